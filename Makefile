@@ -1,0 +1,126 @@
+# Everything a contributor does, from a fresh clone: each target makes what it needs first.
+# `make` alone lists the targets. Plain enough for GNU make 3.81, which macOS still ships.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# -qq where it installs: errors are shown, the chatter of a machine's own mirrors is not.
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+# Passed to pytest as they are: make test PYTEST_ARGS="-n 2 -k resume"
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+# A flag is passed only when it was given, so that BAMBOO_… variables and the program's own defaults
+# hold otherwise (flags win over both). HOST counts on make's command line only: some shells and
+# toolchains export a HOST that is a machine's name or a compiler's target, never a bind address.
+ifeq ($(origin HOST),command line)
+SERVE_HOST := --host '$(HOST)'
+endif
+ifdef PORT
+SERVE_PORT := --port '$(PORT)'
+endif
+ifdef DATA_DIR
+SERVE_DATA_DIR := --data-dir '$(DATA_DIR)'
+endif
+
+# One stamp per level of install. They live inside the venv, so removing it forgets them too.
+VENV_STAMP := $(VENV)/.stamp-venv
+RUNTIME_STAMP := $(VENV)/.stamp-runtime
+DEV_STAMP := $(VENV)/.stamp-dev
+
+# The Node.js clients of the end-to-end tests; nothing to do where they or npm are absent.
+NODE_DIR := tests/e2e/node
+NODE_MANIFESTS := $(wildcard $(NODE_DIR)/package.json $(NODE_DIR)/package-lock.json)
+ifneq ($(NODE_MANIFESTS),)
+ifneq ($(shell command -v npm 2>/dev/null),)
+NODE_STAMP := $(NODE_DIR)/node_modules/.stamp
+endif
+endif
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup serve test check format coverage torture bench openapi readme lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(DEV_STAMP) ## Create .venv with everything to develop and test
+
+serve: $(RUNTIME_STAMP) ## Run the gateway (PORT=, HOST=, DATA_DIR=)
+	@exec $(BIN)/bamboo serve $(SERVE_HOST) $(SERVE_PORT) $(SERVE_DATA_DIR)
+
+test: $(DEV_STAMP) $(NODE_STAMP) ## Run the tests (PYTEST_ARGS="-n 2 -k resume")
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(DEV_STAMP) ## Formatting, lint, types and the architecture's import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(DEV_STAMP) ## Format the code and fix what can be fixed safely
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+coverage: $(DEV_STAMP) $(NODE_STAMP) ## Run the tests and report branch coverage
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+torture: $(DEV_STAMP) ## Run the long crash, fault and soak tests
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+bench: $(DEV_STAMP) ## Run the benchmarks (BENCH_ARGS=)
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+openapi: $(DEV_STAMP) ## Regenerate openapi/openapi.json
+	@mkdir -p openapi
+	$(BIN)/bamboo openapi --output openapi/openapi.json
+
+readme: $(DEV_STAMP) ## Refresh the README's tables, and its tour's output
+	$(BIN)/python -m tests.e2e.readme_tour
+
+# Universal: one lock for every platform and every Python from 3.11 on, with the hashes of all files
+# of a release. --no-config and the unset variables keep this machine's mirrors out of it.
+LOCK := env -u UV_INDEX -u UV_DEFAULT_INDEX -u UV_FIND_LINKS $(BIN)/uv pip compile pyproject.toml \
+	--no-config --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --group build
+
+lock: $(DEV_STAMP) ## Pin the dependencies again (LOCK_ARGS=--upgrade for newer releases)
+	$(LOCK) $(LOCK_ARGS) --output-file requirements.lock
+	$(LOCK) $(LOCK_ARGS) --group dev --constraints requirements.lock --output-file requirements-dev.lock
+	@! grep -n '://' requirements.lock requirements-dev.lock || { echo 'error: a lock names a host' >&2; exit 1; }
+
+clean: ## Remove the venv and everything the tools made
+	rm -rf $(VENV) $(NODE_DIR)/node_modules .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.*
+
+# --clear, because a venv without this stamp is one whose creation was interrupted.
+$(VENV_STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "error: Bamboo Gateway needs Python 3.11 or newer; \`$(PYTHON)\` is missing or older. Try: make $(firstword $(MAKECMDGOALS)) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+# The project is installed editable and without build isolation: the build backend is in the lock,
+# so nothing that runs here is chosen on the day of the install.
+INSTALL_PROJECT = $(PIP) install -qq --no-index --no-deps --no-build-isolation --editable .
+
+$(RUNTIME_STAMP): requirements.lock pyproject.toml | $(VENV_STAMP)
+	@echo 'Installing the runtime dependencies into $(VENV)'
+	@$(PIP) install -qq --require-hashes -r requirements.lock
+	@$(INSTALL_PROJECT)
+	@touch $@
+
+# The dev lock holds all of the runtime lock, so this fulfils the runtime stamp too.
+$(DEV_STAMP): requirements-dev.lock requirements.lock pyproject.toml | $(VENV_STAMP)
+	@echo 'Installing the development dependencies into $(VENV)'
+	@$(PIP) install -qq --require-hashes -r requirements-dev.lock
+	@$(INSTALL_PROJECT)
+	@touch $(RUNTIME_STAMP) $@
+
+# Install scripts stay off: the tests need the packages' own files and nothing they would fetch.
+$(NODE_DIR)/node_modules/.stamp: $(NODE_MANIFESTS)
+	cd $(NODE_DIR) && npm $(if $(filter %package-lock.json,$(NODE_MANIFESTS)),ci,install --no-package-lock) --ignore-scripts --no-audit --no-fund
+	@touch $@
