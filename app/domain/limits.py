@@ -1,0 +1,41 @@
+"""Bounds that are not settings: each with its name and its reason."""
+
+KiB = 1024
+MiB = 1024 * KiB
+
+EVENT_QUEUE_BYTES_MAX = 1 * MiB
+"""Recent frames a session keeps in memory: a few seconds of the fastest agent, so that a reader
+that is merely late does not go to the disk."""
+
+SEND_BYTES_MAX = 256 * KiB
+"""One send joins at most this much: a reader's cost stays bounded (R7)."""
+
+RUN_AHEAD_BYTES_MAX = 256 * KiB
+"""How far an agent's deltas may be ahead of their commit before it is held back."""
+
+RUN_AHEAD_EVENTS_YIELD = 64
+"""After so many events without waiting a run lets the loop serve others."""
+
+SCAN_BYTES_MAX = 4 * MiB
+"""How much of a log one page of filtered events may look at before it says `has_more`."""
+
+PAGE_BYTES_MAX = 8 * MiB
+"""A page of messages or events ends early at about this size."""
+
+METADATA_BYTES_MAX = 64 * KiB
+"""`metadata` is returned in every list, so it is kept small."""
+
+EXTENSION_DATA_BYTES_MAX = 256 * KiB
+"""`extension_data` of one session, encoded."""
+
+ENDED_CONNECTIONS_MAX = 10_000
+"""How many ended connections are remembered for `/reconnect`, the latest first."""
+
+RECOVERY_CONCURRENCY = 32
+"""Sessions whose runs are closed at once at the start: enough to share syncs."""
+
+IDEMPOTENCY_RETENTION_MS = 24 * 3600 * 1000
+"""How long an answer is kept for its key."""
+
+COMPACT_BYTES_MIN = 64 * KiB
+"""A log with fewer bytes of deltas is not rewritten: it would cost more than it frees."""
