@@ -1,0 +1,223 @@
+"""The sessions there are, in memory: what loading, listing and checkpoints need of each.
+
+Owned by the event loop's thread. An entry is changed only by acknowledgements, so it is always the
+durable state; other threads read single attributes of it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from app.domain import codec
+from app.domain.sessions import SessionHead
+from app.storage.base import Commit
+from app.storage.lines import delta_bytes
+from app.storage.listing import Origin
+
+
+class Entry:
+    """One session.
+
+    Attributes:
+        origin: Whose it is and where it belongs, as of its head.
+        activity: `last_activity_at`, which deltas and open streams move without a new head.
+        size: The log's bytes as of `seq`.
+        marks: How many marks its sidecar has; -1 when it has to be built again.
+        snapshot: The log's size when its snapshot was written; 0 without one.
+        snapshot_bytes: What that file takes.
+        deltas: The bytes of its delta lines that no compaction has removed.
+        bundle: The bytes of the bundle that its files were packed into; 0: they are not.
+        generation: How often its files were exchanged under the same epoch (packed, unpacked,
+            compacted) as far as the loop knows, and
+        exchanged: as far as the committer knows. A reader whose two differ takes them anew.
+        head: The head that came with the last commit, as an object, or
+        raw: as JSON; or, with neither (`index_enabled = false`),
+        place: where its line lies in the catalog file: (offset, length).
+        line_bytes: What its last line takes in the catalog file.
+    """
+
+    __slots__ = (
+        "activity",
+        "bundle",
+        "deltas",
+        "epoch",
+        "exchanged",
+        "generation",
+        "head",
+        "id",
+        "line_bytes",
+        "marks",
+        "origin",
+        "place",
+        "raw",
+        "seq",
+        "size",
+        "snapshot",
+        "snapshot_bytes",
+    )
+
+    def __init__(self, session_id: str, epoch: int) -> None:
+        self.id = session_id
+        self.epoch = epoch
+        self.seq = 0
+        self.activity = 0
+        self.origin = Origin(None, None, session_id, is_archived=False)
+        self.size = 0
+        self.marks = 0
+        self.snapshot = self.snapshot_bytes = 0
+        self.deltas = 0
+        self.bundle = 0
+        self.generation = self.exchanged = 0
+        self.head: SessionHead | None = None
+        self.raw: bytes | None = None
+        self.place: tuple[int, int] | None = None
+        self.line_bytes = 0
+
+    def set_head(self, head: SessionHead) -> None:
+        """Takes over a head."""
+        self.head = head
+        self.raw = None
+        self.place = None
+        self.seq = head.seq
+        self.activity = max(self.activity, head.last_activity_at)
+        self.origin = Origin.of(head)
+
+    def own_head(self) -> SessionHead:
+        """Gives an own copy of the durable head; only where `is_at_hand`."""
+        if self.head is not None:
+            head = self.head.copy()
+        else:
+            assert self.raw is not None
+            head = SessionHead.of(codec.decode(self.raw))
+        return self.brought_up(head)
+
+    def brought_up(self, head: SessionHead) -> SessionHead:
+        """Moves a stored head to what deltas and touches have changed since."""
+        head.seq = self.seq
+        head.last_activity_at = max(head.last_activity_at, self.activity)
+        return head
+
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether the head can be had without reading a file."""
+        return self.head is not None or self.raw is not None
+
+    def pack_head(self) -> None:
+        """Keeps the head as bytes: about a tenth of the object, for sessions at rest."""
+        if self.head is not None:
+            self.raw = codec.encode(self.head.to_json())
+            self.head = None
+
+
+class DiskUse:
+    """What the sessions' files take, added up as it changes: bytes by kind."""
+
+    __slots__ = ("archive", "logs", "snapshots")
+
+    def __init__(self) -> None:
+        self.logs = self.archive = self.snapshots = 0
+
+    def add(self, entry: Entry) -> None:
+        """Counts an entry's files."""
+        if entry.bundle:
+            self.archive += entry.bundle
+        else:
+            self.logs += entry.size
+        self.snapshots += entry.snapshot_bytes
+
+    def remove(self, entry: Entry) -> None:
+        """Takes an entry's files out, before they change or go."""
+        if entry.bundle:
+            self.archive -= entry.bundle
+        else:
+            self.logs -= entry.size
+        self.snapshots -= entry.snapshot_bytes
+
+
+class Catalog:
+    """All entries, which of them changed since the last checkpoint, and what is unfinished."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Entry] = {}
+        # A deleted session's entry is None.
+        self.dirty: dict[str, Entry | None] = {}
+        # What list views have not yet seen; they take it right before they are used.
+        self.changed: set[str] = set()
+        self.unfinished: set[str] = set()
+        self.use = DiskUse()
+
+    def begin(self, entries: dict[str, Entry], unfinished: set[str]) -> None:
+        """Takes what opening has found."""
+        self.entries.update(entries)
+        self.unfinished |= unfinished
+        for entry in entries.values():
+            self.use.add(entry)
+
+    def apply(self, commit: Commit, size: int) -> None:
+        """Takes a commit that has become durable; `size` is the log's then."""
+        session_id = commit.session_id
+        if commit.create:
+            entry = self.entries[session_id] = Entry(session_id, commit.epoch)
+        else:
+            entry = self.entries[session_id]
+        self.use.logs += size - entry.size
+        entry.size = size
+        if commit.head is None:
+            # Nothing but deltas (a note among them is a trifle).
+            entry.deltas += len(commit.data)
+        else:
+            if commit.count > 1:
+                entry.deltas += delta_bytes(commit.data)
+            entry.set_head(commit.head)
+            self._note_runs(entry.id, commit.head)
+        entry.activity = max(entry.activity, commit.time_ms)
+        # Last: the committer evicts a log when this seq is its own.
+        entry.seq = commit.first_seq + commit.count - 1
+        self.dirty[session_id] = entry
+        self.changed.add(session_id)
+
+    def adopt(self, entry: Entry, *, dirty: bool = True) -> None:
+        """Takes an entry that repair, or a creation with a history, has made."""
+        former = self.entries.get(entry.id)
+        if former is not None:
+            self.use.remove(former)
+        self.use.add(entry)
+        self.entries[entry.id] = entry
+        if entry.head is not None:
+            self._note_runs(entry.id, entry.head)
+        if dirty:
+            self.dirty[entry.id] = entry
+        self.changed.add(entry.id)
+
+    def remove(self, session_id: str) -> None:
+        """Takes a deletion that has become durable."""
+        former = self.entries.pop(session_id, None)
+        if former is not None:
+            self.use.remove(former)
+        self.unfinished.discard(session_id)
+        self.dirty[session_id] = None
+        self.changed.add(session_id)
+
+    def touch(self, session_id: str, epoch: int, activity_ms: int) -> None:
+        """Moves the last activity forward."""
+        entry = self.entries.get(session_id)
+        if entry is not None and entry.epoch == epoch and entry.activity < activity_ms:
+            entry.activity = activity_ms
+            self.dirty[session_id] = entry
+            self.changed.add(session_id)
+
+    @contextmanager
+    def changing_files(self, entry: Entry) -> Iterator[None]:
+        """Keeps count while the entry's files become other ones; it need not be known any more."""
+        is_known = self.entries.get(entry.id) is entry
+        if is_known:
+            self.use.remove(entry)
+        yield
+        if is_known:
+            self.use.add(entry)
+            self.dirty[entry.id] = entry
+
+    def _note_runs(self, session_id: str, head: SessionHead) -> None:
+        if head.active or head.queue:
+            self.unfinished.add(session_id)
+        else:
+            self.unfinished.discard(session_id)

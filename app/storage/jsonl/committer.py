@@ -1,0 +1,360 @@
+"""The committer: the one thread that gives logs their next lines (R8), many commits at a time.
+
+It takes everything that waits as one batch: checks each commit against its log's head, writes all
+records with one write and one sync, acknowledges the batch with one call into the loop, then writes
+the lines to the logs. While a sync runs the next batch gathers (group commit).
+
+Heads are checked here, in the order commits were given, and nowhere else. So a commit built on one
+that was refused finds another head and is refused too, however many were on their way.
+
+A failed write or sync refuses the whole batch and gives up the segment (see `journal`). A log that
+cannot be written does not: its commits are durable in the journal, its lines stay in memory, where
+reads see them, until a later write or the checkpoint succeeds.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import TypeVar
+
+from app.domain.clock import Clock
+from app.domain.errors import BambooError, StorageFailed, Unavailable
+from app.storage.base import Commit, Done
+from app.storage.jsonl.batch import Answer, Batch, Request
+from app.storage.jsonl.files import failure_of
+from app.storage.jsonl.journal import SEGMENT_BYTES, Journal
+from app.storage.jsonl.log import Log
+from app.storage.jsonl.table import Deletion, LogTable
+
+# One write of some MiB costs little more than its sync; larger ones only add latency.
+_BATCH_BYTES = 4 * 1024 * 1024
+_BATCH_COMMITS = 20_000
+# Segments that wait for a checkpoint: beyond these, a gigabyte, checkpoints are failing.
+_CLOSED_SEGMENTS_MAX = 64
+
+
+@dataclass(slots=True)
+class Errand:
+    """Something to be done between batches on the committer's thread; never raises."""
+
+    run: Callable[[], None]
+
+
+@dataclass(slots=True)
+class Rotation:
+    """What a checkpoint has to bring up: everything up to `lsn`, in closed segments.
+
+    `logs` are those they name, with what their records take in them.
+    """
+
+    lsn: int
+    last_epoch: int
+    segments: list[int]
+    logs: dict[Log, int]
+
+
+_Item = Request | Errand
+T = TypeVar("T")
+
+
+class Committer:
+    """See the module. The loop calls `append`, `delete` and `send`; the rest is the thread's."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        table: LogTable,
+        clock: Clock,
+        *,
+        syncs_commits: bool,
+        checkpoint_interval_seconds: float,
+    ) -> None:
+        self._journal = journal
+        self._table = table
+        self._clock = clock
+        self._syncs_commits = syncs_commits
+        self._interval = checkpoint_interval_seconds
+        self._queue: SimpleQueue[_Item | None] = SimpleQueue()
+        self._thread = Thread(target=self._run, name="bamboo-committer")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._on_answers: Callable[[list[Answer]], None] = _ignore
+        self._on_due: Callable[[], None] = _ignore_due
+        self._closing = False
+        self._last_asked = clock.monotonic()
+        self._asked = False
+        # Closed segments that a checkpoint is at work on.
+        self._handed_over = 0
+        self._touched: dict[Log, None] = {}
+        self.batches = self.commits = self.bytes = self.failures = 0
+
+    def start(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_answers: Callable[[list[Answer]], None],
+        on_due: Callable[[], None],
+    ) -> None:
+        """Starts the thread.
+
+        Args:
+            loop: Where answers are given.
+            on_answers: Takes a batch's answers, in order.
+            on_due: Is called, on the loop too, when a checkpoint is due.
+        """
+        self._loop = loop
+        self._on_answers = on_answers
+        self._on_due = on_due
+        self._thread.start()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether the journal holds anything for a checkpoint."""
+        return self._journal.has_records or bool(self._journal.closed)
+
+    def append(self, commit: Commit, done: Done) -> None:
+        """Takes a commit."""
+        self._queue.put((commit, done))
+
+    def delete(self, deletion: Deletion) -> None:
+        """Takes a deletion, in order with the commits."""
+        self._queue.put(deletion)
+
+    def send(self, function: Callable[[], T]) -> "asyncio.Future[T]":
+        """Has something done on the thread, in order with the commits; the future is on the loop.
+
+        Whatever was answered before is answered before the future is done.
+        """
+        loop = self._loop
+        assert loop is not None
+        future: asyncio.Future[T] = loop.create_future()
+
+        def run() -> None:
+            try:
+                result = function()
+            except Exception as error:  # noqa: BLE001 - it is the asker's to handle
+                self._tell(_set_exception, future, error)
+            else:
+                self._tell(_set_result, future, result)
+
+        self._queue.put(Errand(run))
+        return future
+
+    def change(self, function: Callable[[], T], answer: Callable[[T | Exception], None]) -> None:
+        """Has something done on the thread that changes what commits' answers are applied to.
+
+        As `send`, but `answer` is called on the loop with the result (or what was raised) before
+        any answer of a later commit.
+        """
+
+        def run() -> None:
+            try:
+                result = function()
+            except Exception as error:  # noqa: BLE001 - it is the asker's to handle
+                self._tell(answer, error)
+            else:
+                self._tell(answer, result)
+
+        self._queue.put(Errand(run))
+
+    def note_changed(self, log: Log) -> None:
+        """Has the next checkpoint sync the log and its name; as part of a change only."""
+        log.is_new_file = True
+        self._touched[log] = None
+
+    def _tell(self, function: Callable[..., None], *arguments: object) -> None:
+        loop = self._loop
+        assert loop is not None
+        # A closed loop has nobody left to tell.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(function, *arguments)
+
+    def stop(self) -> None:
+        """Lets the thread end when it has done what was given before."""
+        self._queue.put(None)
+
+    def join(self) -> None:
+        """Waits for the thread's end; not on the loop's thread."""
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._turn()
+        # What came behind the closing is answered, not forgotten.
+        with contextlib.suppress(Empty):
+            while True:
+                self._refuse_closed(self._queue.get_nowait())
+
+    def _turn(self) -> None:
+        batch, errand = self._gather()
+        if batch:
+            self._commit(batch)
+        if errand is not None:
+            errand.run()
+        self._look_at_checkpoint()
+
+    def _gather(self) -> tuple[list[Request], Errand | None]:
+        queue = self._queue
+        batch: list[Request] = []
+        size = 0
+        try:
+            item = queue.get(timeout=self._interval)
+            while True:
+                if item is None:
+                    self._closing = True
+                    return batch, None
+                if isinstance(item, Errand):
+                    return batch, item
+                batch.append(item)
+                if isinstance(item, tuple):
+                    size += len(item[0].data)
+                if size >= _BATCH_BYTES or len(batch) >= _BATCH_COMMITS:
+                    return batch, None
+                item = queue.get_nowait()
+        except Empty:
+            return batch, None
+
+    def _commit(self, items: list[Request]) -> None:
+        batch = Batch(self._table, items)
+        try:
+            self._take(batch)
+        except Exception as error:  # noqa: BLE001 - whatever fails, each commit gets its answer
+            batch.roll_back(_failure(error))
+            self.failures += 1
+        else:
+            batch.settle()
+            self._touched.update(dict.fromkeys(batch.before))
+            for log in batch.gone:
+                self._touched.pop(log, None)
+            self.batches += 1
+            self.commits += len(batch.answers)
+        self._tell(self._answer, batch.answers, batch.deletions)
+        # Answered first: reads find the lines in memory as well, and nobody waits for these files.
+        for log in batch.before:
+            if log.tail:
+                with contextlib.suppress(OSError):
+                    self._table.writer.write(log)
+
+    def _take(self, batch: Batch) -> None:
+        journal = self._journal
+        if len(journal.closed) > _CLOSED_SEGMENTS_MAX:
+            raise StorageFailed("Checkpoints fail, so the journal takes no more.")
+        is_full = not journal.make_room(batch.size)
+        if is_full:
+            journal.make_reserve_room(batch.reserve_size)
+        parts = batch.admit(journal, is_full=is_full)
+        if not parts:
+            return
+        data = b"".join(parts)
+        try:
+            journal.write(data, sync=self._must_sync(batch.before))
+        except BaseException:
+            journal.abandon()
+            raise
+        self.bytes += len(data)
+
+    def _must_sync(self, logs: Iterable[Log]) -> bool:
+        """Tells whether the batch has to be synced.
+
+        With `durability = "os"` only a batch that names a log for the first time in its segment
+        is: so whatever a log holds that is not synced, the journal knows at least that it does.
+        """
+        if self._syncs_commits:
+            return True
+        number = self._journal.number
+        unnamed = [log for log in logs if log.segment != number]
+        for log in unnamed:
+            log.segment = number
+        return bool(unnamed)
+
+    def _answer(self, answers: list[Answer], deletions: list[Deletion]) -> None:
+        self._on_answers(answers)
+        for deletion in deletions:
+            deletion.answer(deletion)
+
+    def _refuse_closed(self, item: _Item | None) -> None:
+        closed = Unavailable("The store is closed.")
+        match item:
+            case (commit, done):
+                self._tell(self._answer, [Answer(commit, done, closed, 0)], [])
+            case Deletion():
+                item.error = closed
+                self._tell(self._answer, [], [item])
+            case Errand():
+                item.run()
+            case None:
+                pass
+
+    def _look_at_checkpoint(self) -> None:
+        now = self._clock.monotonic()
+        if now - self._last_asked >= self._interval:
+            self._asked = False
+        elif self._journal.size < SEGMENT_BYTES and len(self._journal.closed) <= self._handed_over:
+            return
+        if not self._asked:
+            self._asked = True
+            self._last_asked = now
+            self._tell(self._on_due)
+
+    def rotate(self, *, final: bool = False) -> Rotation:
+        """Closes the segment and gives what lies in closed ones; as an errand only.
+
+        Raises:
+            OSError: The next segment cannot be made; this one is used on.
+        """
+        journal = self._journal
+        if final:
+            journal.close_current()
+        elif journal.has_records:
+            journal.rotate()
+            journal.keep_reserve()
+        self._asked = False
+        self._table.evict(self._touched)
+        # A log that could not be written last time gets another chance.
+        self._touched.update((log, None) for log in self._table.logs.values() if log.tail)
+        logs = {log: log.journal_bytes for log in self._touched}
+        self._touched = {}
+        self._handed_over = len(journal.closed)
+        return Rotation(journal.lsn, journal.last_epoch, list(journal.closed), logs)
+
+    def brought_up(self, rotation: Rotation) -> None:
+        """Forgets the segments that a checkpoint has dropped; as an errand only."""
+        dropped = set(rotation.segments)
+        self._journal.closed = [n for n in self._journal.closed if n not in dropped]
+        self._handed_over = 0
+        for log, size in rotation.logs.items():
+            log.journal_bytes -= size
+
+    def give_back(self, rotation: Rotation) -> None:
+        """Takes back what a failed checkpoint has not brought up; as an errand only."""
+        self._touched = {**dict.fromkeys(rotation.logs), **self._touched}
+
+
+def _set_result(future: "asyncio.Future[T]", result: T) -> None:
+    if not future.cancelled():
+        future.set_result(result)
+
+
+def _set_exception(future: "asyncio.Future[T]", error: Exception) -> None:
+    if not future.cancelled():
+        future.set_exception(error)
+
+
+def _ignore(_: list[Answer]) -> None:
+    return None
+
+
+def _ignore_due() -> None:
+    return None
+
+
+def _failure(error: Exception) -> BambooError:
+    match error:
+        case BambooError():
+            return error
+        case OSError():
+            return failure_of(error, "Writing the journal")
+        case _:
+            return StorageFailed(f"Writing the journal failed: {type(error).__name__}.")

@@ -1,0 +1,150 @@
+"""The seam to the file system: every call that changes or syncs a file goes through here.
+
+Tests put another `FileSystem` in its place: one whose Nth call fails, or one that remembers what
+was synced and takes the rest away, as losing power does.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+import sys
+from pathlib import Path
+
+from app.domain.errors import StorageFailed, StorageFull, Unavailable
+
+FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class FileSystem:
+    """The machine's own. All paths are absolute; new files get mode 0600, directories 0700."""
+
+    def open(self, path: Path, flags: int) -> int:
+        """Opens and gives the descriptor."""
+        return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+    def close(self, fd: int) -> None:
+        """Closes."""
+        os.close(fd)
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        """Reads up to `size` bytes; fewer only at the end of the file."""
+        data = os.pread(fd, size, offset)
+        while 0 < len(data) < size:
+            more = os.pread(fd, size - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> None:
+        """Writes all of `data`, or raises; what of it arrived is then unknown."""
+        done = os.pwrite(fd, data, offset)
+        while done < len(data):
+            done += os.pwrite(fd, memoryview(data)[done:], offset + done)
+
+    def sync(self, fd: int) -> None:
+        """Makes the file's content (and size) durable."""
+        if sys.platform == "darwin":  # fsync there stops at the drive's cache
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+        else:
+            os.fdatasync(fd)
+
+    def sync_all(self, fd: int) -> bool:
+        """Makes all of the file system `fd` is on durable; False where there is no such call."""
+        if _syncfs is None:
+            return False
+        if _syncfs(fd) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return True
+
+    def sync_directory(self, path: Path) -> None:
+        """Makes the names in a directory durable."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def allocate(self, fd: int, size: int) -> None:
+        """Reserves space, so that writes within it neither run out nor change the file's size."""
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(fd, 0, size)
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Cuts the file."""
+        os.ftruncate(fd, size)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Renames over whatever is there."""
+        source.replace(target)
+
+    def unlink(self, path: Path) -> None:
+        """Removes the name; nothing happens when there is none."""
+        path.unlink(missing_ok=True)
+
+    def make_directory(self, path: Path) -> None:
+        """Makes a directory, and those above it."""
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    # What only looks never fails a test's Nth call.
+
+    def size(self, path: Path) -> int | None:
+        """Gives a file's size; None when there is no such file."""
+        try:
+            return path.stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def names(self, path: Path) -> list[str]:
+        """Lists a directory, sorted; empty when there is none."""
+        try:
+            return sorted(os.listdir(path))  # noqa: PTH208 - names, not 100,000 Path objects
+        except FileNotFoundError:
+            return []
+
+    def read(self, path: Path) -> bytes | None:
+        """Reads a whole small file; None when there is none."""
+        try:
+            fd = self.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        try:
+            return self.pread(fd, os.fstat(fd).st_size, 0)
+        finally:
+            self.close(fd)
+
+    def write_aside(self, aside: Path, target: Path, data: bytes) -> None:
+        """Replaces a file as a whole: written and synced under another name, then renamed."""
+        self.write_new(aside, data)
+        self.rename(aside, target)
+        self.sync_directory(target.parent)
+
+    def write_new(self, path: Path, data: bytes) -> None:
+        """Writes and syncs a whole file, which nobody reads yet."""
+        fd = self.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        try:
+            self.pwrite(fd, data, 0)
+            self.sync(fd)
+        finally:
+            self.close(fd)
+
+
+def failure_of(error: OSError, doing: str) -> Unavailable:
+    """Translates a driver's error into the gateway's own."""
+    if error.errno in FULL_ERRNOS:
+        return StorageFull("The disk is full: nothing can be written until there is space again.")
+    return StorageFailed(f"{doing} failed: {error.strerror or 'input/output error'}.")
+
+
+def _find_syncfs() -> "ctypes._NamedFuncPointer | None":
+    try:
+        found = ctypes.CDLL(None, use_errno=True).syncfs
+    except (OSError, AttributeError):
+        return None
+    found.argtypes = [ctypes.c_int]
+    return found
+
+
+_syncfs = _find_syncfs()

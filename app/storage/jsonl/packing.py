@@ -1,0 +1,80 @@
+"""Packs the files of archived sessions into bundles, and unpacks them: exactly the bytes again."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from app.domain.sessions import SessionHead
+from app.storage.jsonl.bundle import BundleView, BundleWriter
+from app.storage.jsonl.catalog import Entry
+from app.storage.jsonl.exchanging import Exchange
+from app.storage.jsonl.files import FileSystem
+from app.storage.jsonl.log import Log, LogWriter
+
+
+def prepare_pack(
+    fs: FileSystem, writer: LogWriter, log: Log, entry: Entry, head: SessionHead, aside: Path
+) -> Exchange:
+    """Writes the bundle of a log aside; on a thread for bulk work.
+
+    Raises:
+        OSError: It could not be written.
+        DamagedError, LogReplacedError: The log is damaged, or another one by now.
+    """
+    exchange = Exchange("pack", entry, log.generation, head, aside)
+    view = writer.view(log, log.size)
+    try:
+        bundle = BundleWriter(fs, aside)
+        try:
+            about = {"session": head.id, "epoch": head.epoch, "head": head.to_json()}
+            done = bundle.write(view, about)
+        finally:
+            bundle.close()
+        fs.sync_directory(aside.parent)
+    except BaseException:
+        fs.unlink(aside)
+        raise
+    finally:
+        view.close()
+    exchange.size, exchange.bundle = view.end, done.size
+    exchange.marks, exchange.deltas = done.marks, done.deltas
+    return exchange
+
+
+def prepare_unpack(
+    fs: FileSystem, log: Log, entry: Entry, head: SessionHead, aside: Path
+) -> Exchange:
+    """Writes the log and marks of a bundle aside; on a thread for bulk work.
+
+    Raises:
+        OSError: They could not be written.
+        DamagedError, LogReplacedError: The bundle is damaged, or another one by now.
+    """
+    sidecar = aside.with_name(f"{aside.name}.idx")
+    exchange = Exchange("unpack", entry, log.generation, head, aside, sidecar)
+    view = BundleView(fs, log.path, log.epoch)
+    try:
+        exchange.size = _write(fs, aside, view.blocks())
+        _write(fs, sidecar, view.mark_blocks())
+        fs.sync_directory(aside.parent)
+    except BaseException:
+        for path in exchange.files:
+            fs.unlink(path)
+        raise
+    finally:
+        view.close()
+    exchange.marks, exchange.deltas = view.about["marks"], view.about["deltas"]
+    return exchange
+
+
+def _write(fs: FileSystem, path: Path, parts: Iterable[bytes]) -> int:
+    fd = fs.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    size = 0
+    try:
+        for part in parts:
+            fs.pwrite(fd, part, size)
+            size += len(part)
+        fs.sync(fd)
+    finally:
+        fs.close(fd)
+    return size

@@ -1,0 +1,121 @@
+"""Where everything lies, and how a session's id becomes a file's name (R13)."""
+
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+# Name plus the longest suffix stays below the 255 bytes that common file systems allow.
+_NAME_BYTES_MAX = 200
+_KEPT_BYTES = 150
+
+
+def file_name(session_id: str) -> str:
+    """Gives the name of a session's files, without suffix.
+
+    Capitals are percent-encoded, so that `A` and `a` are two files everywhere; whatever is neither
+    letter, digit, `.`, `_` nor `-` is encoded too, so that no id ever builds a path. Names too long
+    are cut and told apart by a digest behind a `~`, which no other name has; the file's own header
+    says whose it is.
+    """
+    name = "".join(_encoded(character) for character in session_id)
+    if name.startswith("."):
+        name = "%2E" + name[1:]
+    if len(name) <= _NAME_BYTES_MAX:
+        return name
+    return f"{name[:_KEPT_BYTES]}~{sha256(session_id.encode()).hexdigest()[:32]}"
+
+
+def _encoded(character: str) -> str:
+    if character.isascii() and (character.islower() or character.isdigit() or character in "._-"):
+        return character
+    return "".join(f"%{byte:02X}" for byte in character.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The layout of a data directory."""
+
+    root: Path
+
+    @property
+    def lock(self) -> Path:
+        """Who owns the directory."""
+        return self.root / "LOCK"
+
+    @property
+    def events(self) -> Path:
+        """The logs."""
+        return self.root / "events"
+
+    @property
+    def snapshots(self) -> Path:
+        """Snapshots, for people and rebuilds."""
+        return self.root / "sessions"
+
+    @property
+    def index(self) -> Path:
+        """What can be computed again, and the journal."""
+        return self.root / "index"
+
+    @property
+    def marks(self) -> Path:
+        """The offset index of marked lines."""
+        return self.index / "marks"
+
+    @property
+    def aside(self) -> Path:
+        """Files being written or on their way out; emptied at the start."""
+        return self.index / "aside"
+
+    @property
+    def archive(self) -> Path:
+        """Bundles of archived sessions."""
+        return self.root / "archive"
+
+    @property
+    def quarantine(self) -> Path:
+        """What could not be read."""
+        return self.root / "quarantine"
+
+    @property
+    def catalog(self) -> Path:
+        """The heads of all sessions."""
+        return self.index / "catalog.jsonl"
+
+    @property
+    def reserve(self) -> Path:
+        """Space kept back for endings when the disk is full."""
+        return self.index / "reserve"
+
+    def directories(self) -> tuple[Path, ...]:
+        """Gives all there are, parents first."""
+        return (
+            self.root,
+            self.events,
+            self.snapshots,
+            self.index,
+            self.marks,
+            self.aside,
+            self.archive,
+            self.quarantine,
+        )
+
+    def log_of(self, name: str) -> Path:
+        """Gives the log of the session with that file name."""
+        return self.events / f"{name}.jsonl"
+
+    def snapshot_of(self, name: str) -> Path:
+        """Gives the snapshot of the session with that file name."""
+        return self.snapshots / f"{name}.json"
+
+    def marks_of(self, name: str) -> Path:
+        """Gives the marks of the session with that file name."""
+        return self.marks / f"{name}.idx"
+
+    def archive_of(self, name: str) -> Path:
+        """Gives the archive bundle of the session with that file name."""
+        return self.archive / f"{name}.zst"
+
+    def segment(self, number: int) -> Path:
+        """Gives a segment of the journal."""
+        return self.index / f"journal-{number:012d}.jsonl"

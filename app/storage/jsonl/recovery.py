@@ -1,0 +1,235 @@
+"""What opening does: from the files as they were left to the state they promise.
+
+Only the sessions that the journal names are touched, so a start grows with what the last seconds
+before a crash wrote, and with reading the catalog; not with the number or size of logs. A catalog
+that cannot be trusted is rebuilt from all of them, which is slow, and said.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.domain.clock import Clock
+from app.storage.base import RecoveryReport
+from app.storage.jsonl.catalog import Entry
+from app.storage.jsonl.catalogfile import CatalogContents, CatalogFile, EntryState
+from app.storage.jsonl.files import FULL_ERRNOS, FileSystem
+from app.storage.jsonl.journal import JournalContents, JournalRecord, read_journal
+from app.storage.jsonl.lock import boot_id
+from app.storage.jsonl.paths import Paths, file_name
+from app.storage.jsonl.quarantine import set_aside
+from app.storage.jsonl.rebuild import Rebuilder
+from app.storage.jsonl.replay import Replayer
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What the store goes on with."""
+
+    report: RecoveryReport
+    entries: dict[str, Entry] = field(default_factory=dict)
+    unfinished: set[str] = field(default_factory=set)
+    lsn: int = 0
+    last_epoch: int = 0
+    next_segment: int = 1
+
+
+class Recovery:
+    """One recovery, in its own thread, by the owner of the LOCK."""
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        paths: Paths,
+        catalog_file: CatalogFile,
+        clock: Clock,
+        *,
+        previous: dict[str, Any],
+    ) -> None:
+        """Makes it.
+
+        Args:
+            fs: The files.
+            paths: Where they are.
+            catalog_file: The catalog, not yet loaded.
+            clock: Gives the time of new epochs.
+            previous: What LOCK says of the last owner.
+        """
+        self._fs = fs
+        self._paths = paths
+        self._catalog_file = catalog_file
+        self._clock = clock
+        self._last_epoch = int(previous.get("epoch", 0))
+        self._least_lsn = int(previous.get("lsn", 0))
+        # The machine has started again since unsynced commits were acknowledged.
+        self._lost_power = (
+            previous.get("durability") == "os"
+            and not previous.get("clean", False)
+            and (not boot_id() or previous.get("boot") != boot_id())
+        )
+        self._rebuilder = Rebuilder(fs, paths)
+        self._replayer = Replayer(fs, paths, self._rebuilder, self._next_epoch)
+        self._changed: dict[str, Entry | None] = {}
+        self._result = Recovered(RecoveryReport())
+
+    def run(self) -> Recovered:
+        """Recovers.
+
+        Raises:
+            OSError: The disk is full, or nothing can be written at all.
+        """
+        result, report = self._result, self._result.report
+        contents = self._catalog_file.load()
+        journal = read_journal(self._fs, self._paths)
+        if contents.problem is None and contents.lsn < max(self._least_lsn, journal.first_lsn - 1):
+            # An older one was put back, or its end was torn off: what came since is in the logs.
+            contents = CatalogContents(lsn=self._least_lsn, problem="stale")
+        result.entries, result.unfinished = contents.entries, contents.unfinished
+        result.lsn = max(contents.lsn, journal.last_lsn)
+        self._last_epoch = max(self._last_epoch, contents.last_epoch, journal.last_epoch)
+        by_session: dict[str, list[JournalRecord]] = {}
+        for record in journal.records:
+            if record.lsn > contents.lsn or contents.problem is not None:
+                by_session.setdefault(record.session, []).append(record)
+        is_rebuilt = contents.problem is not None
+        if is_rebuilt:
+            self._rebuild(by_session, contents.problem or "")
+        self._quarantine_journal(journal)
+        for session_id, records in by_session.items():
+            self._replay(session_id, records)
+        self._sync_directories()
+        self._write_catalog(contents.lsn, is_rebuilt=is_rebuilt)
+        self._drop_journal(journal)
+        report.clean = not journal.records and not contents.torn_bytes
+        report.sessions = len(result.entries)
+        report.journal_records = sum(map(len, by_session.values()))
+        report.replayed_events = self._replayer.events
+        report.torn_bytes = journal.torn_bytes + contents.torn_bytes
+        report.damaged += self._rebuilder.damaged
+        report.quarantined += self._rebuilder.quarantined
+        result.last_epoch = self._last_epoch
+        return result
+
+    def _next_epoch(self) -> int:
+        self._last_epoch = max(self._clock.now_ms(), self._last_epoch + 1)
+        self._result.report.new_epochs += 1
+        return self._last_epoch
+
+    def _rebuild(self, by_session: dict[str, list[JournalRecord]], problem: str) -> None:
+        """Makes the entries of all sessions from their files."""
+        names = [
+            name.removesuffix(suffix)
+            for directory, suffix in ((self._paths.events, ".jsonl"), (self._paths.archive, ".zst"))
+            for name in self._fs.names(directory)
+            if name.endswith(suffix)
+        ]
+        # A log beside its bundle is the later one: packing removes it last, unpacking makes it.
+        names = list(dict.fromkeys(names))
+        if names or problem != "missing":
+            self._result.report.catalog_rebuilt = True
+        in_journal = {file_name(session_id) for session_id in by_session}
+        for name in names:
+            entry = self._rebuilder.entry_of(name, may_be_torn=name in in_journal)
+            if entry is None and name in in_journal:
+                # Its header may be torn: then the journal has its creation.
+                continue
+            if entry is None:
+                why = "a line of the log is damaged"
+                entry = self._rebuilder.repair(name, self._next_epoch(), known=None, why=why)
+            if entry is not None:
+                self._last_epoch = max(self._last_epoch, entry.epoch)
+                self._adopt(entry)
+
+    def _adopt(self, entry: Entry) -> None:
+        self._result.entries[entry.id] = entry
+        self._changed[entry.id] = entry
+        unfinished = self._result.unfinished
+        head = entry.own_head() if entry.is_at_hand else self._catalog_file.head_of(entry)
+        if head is not None and (head.active or head.queue):
+            unfinished.add(entry.id)
+        else:
+            unfinished.discard(entry.id)
+
+    def _replay(self, session_id: str, records: list[JournalRecord]) -> None:
+        result = self._result
+        entry = result.entries.get(session_id)
+        name = file_name(session_id)
+        try:
+            entry = self._at_hand(entry, name)
+            entry = self._replayer.replay(session_id, records, entry)
+            if entry is not None and self._lost_power:
+                self._rebuilder.renew(entry, self._next_epoch())
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in FULL_ERRNOS:
+                raise
+            # One session's trouble is its own (R10): its records are kept for a person to look at.
+            why = f"its journal records could not be replayed: {type(error).__name__}: {error}"
+            result.report.damaged.append(f"{session_id}: {why}")
+            data = b"".join(record.data for record in records)
+            self._set_aside(f"records-{name}", data, {"session": session_id, "why": why})
+            return
+        if entry is not None:
+            self._adopt(entry)
+        elif session_id in result.entries or records[-1].kind == "delete":
+            result.entries.pop(session_id, None)
+            result.unfinished.discard(session_id)
+            self._changed[session_id] = None
+
+    def _at_hand(self, entry: Entry | None, name: str) -> Entry | None:
+        """Sees to it that the entry is what the files say, and its head in memory."""
+        if entry is None:
+            return None
+        named = self._rebuilder.header_of(name)
+        is_ahead = named is not None and named[0] == entry.id and named[1] > entry.epoch
+        if is_ahead or self._lost_power:
+            # A repair that was not yet in the catalog; or lines that only the log has kept.
+            entry = self._rebuilder.entry_of(name, may_be_torn=True) or entry
+        if not entry.is_at_hand:
+            head = self._catalog_file.head_of(entry)
+            if head is not None:
+                entry.set_head(entry.brought_up(head))
+        return entry
+
+    def _quarantine_journal(self, journal: JournalContents) -> None:
+        for number, offset, data in journal.damaged:
+            why = f"acknowledged records in journal segment {number} could not be read"
+            self._result.report.damaged.append(f"journal: {why} (byte {offset})")
+            note = {"segment": number, "offset": offset, "why": why}
+            self._set_aside(f"journal-{number}", data, note)
+
+    def _set_aside(self, stem: str, data: bytes, note: dict[str, object]) -> None:
+        name = set_aside(self._fs, self._paths, stem, data, note)
+        self._result.report.quarantined.append(name)
+
+    def _sync_directories(self) -> None:
+        if self._changed:
+            for path in (
+                self._paths.events,
+                self._paths.snapshots,
+                self._paths.marks,
+                self._paths.archive,
+            ):
+                self._fs.sync_directory(path)
+
+    def _write_catalog(self, covered_lsn: int, *, is_rebuilt: bool) -> None:
+        result = self._result
+        if is_rebuilt:
+            states = [EntryState.of(entry) for entry in result.entries.values()]
+            self._catalog_file.start_anew(states, result.lsn, self._last_epoch)
+        elif self._changed or result.lsn != covered_lsn:
+            states = [EntryState.of(entry) for entry in self._changed.values() if entry]
+            gone = [name for name, entry in self._changed.items() if entry is None]
+            self._catalog_file.append(states, gone, result.lsn, self._last_epoch)
+        else:
+            return
+        if not self._catalog_file.keeps_heads:
+            for state in states:
+                state.settle()
+
+    def _drop_journal(self, journal: JournalContents) -> None:
+        for number in journal.numbers:
+            self._fs.unlink(self._paths.segment(number))
+        for name in self._fs.names(self._paths.aside):
+            self._fs.unlink(self._paths.aside / name)
+        if journal.numbers:
+            self._fs.sync_directory(self._paths.index)
+        self._result.next_segment = max(journal.numbers, default=0) + 1

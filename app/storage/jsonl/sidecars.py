@@ -1,0 +1,269 @@
+"""Brings marks into their sidecars, and finds lines by them.
+
+A log's marks are first in memory (`Log.marks`), at the next checkpoint in the sidecar. Both change
+together under the writer's lock; `Log.marks_version` tells somebody who wrote without the lock
+whether what he read still holds.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from threading import Lock
+
+from app.domain import codec
+from app.storage.base import Mark, MarkKind, Record
+from app.storage.jsonl.bundle import BundleView, PackedMarks
+from app.storage.jsonl.catalog import Entry
+from app.storage.jsonl.files import FileSystem
+from app.storage.jsonl.log import Log, LogView, LogWriter, OutdatedError
+from app.storage.jsonl.marks import (
+    ENTRY_BYTES,
+    MarksFile,
+    StaleMarksError,
+    digest_of,
+    marks_of_lines,
+    pack_header,
+    pack_marks,
+)
+from app.storage.jsonl.paths import Paths
+from app.storage.jsonl.reading import DamagedError, line_at
+from app.storage.lines import mark_of
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What is looked for: see `SessionStore.find`."""
+
+    kind: MarkKind
+    key: str | None
+    after: int
+    before: int
+    limit: int
+    reverse: bool
+
+    def admits(self, seq: int, kind: MarkKind) -> bool:
+        """Tells whether a mark is one of those."""
+        return kind == self.kind and self.after < seq < self.before
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenMarks:
+    """Marks in the sidecar that count once it is synced."""
+
+    log: Log
+    version: int
+    taken: int
+    saved: int
+
+
+class Sidecars:
+    """See the module. Not for the loop's thread."""
+
+    def __init__(self, fs: FileSystem, paths: Paths, writer: LogWriter) -> None:
+        self._fs = fs
+        self._paths = paths
+        self._writer = writer
+        # One sidecar is written at a time: by the checkpoint, or by a reader that found it stale.
+        self._writing = Lock()
+        # Readers that find the same one stale wait for the first of them: each rebuild forgets what
+        # there is, and so would take its result away from the others.
+        self._rebuilding = Lock()
+
+    def write_pending(self, log: Log, size: int, *, sync: bool = False) -> WrittenMarks | None:
+        """Writes the marks before the byte `size`; None when there are none.
+
+        Raises:
+            OSError: They could not be written.
+            DamagedError, LogReplacedError: Nor could they be read out of the log.
+        """
+        with self._writing:
+            if log.is_outdated or log.packed:
+                return None
+            with self._writer.lock:
+                pending = [(mark, offset) for mark, offset in log.marks if offset < size]
+                saved, version = log.marks_saved, log.marks_version
+            if saved >= 0 and not pending:
+                return None
+            taken = len(pending)
+            if saved < 0:
+                pending, saved = self._read_out(log, size), 0
+            self._put(log, saved, pending, sync=sync)
+            return WrittenMarks(log, version, taken, saved + len(pending))
+
+    def settle(self, written: WrittenMarks) -> bool:
+        """Lets written marks count; False when they have been overtaken."""
+        log = written.log
+        with self._writer.lock:
+            if log.deleted or log.marks_version != written.version:
+                return False
+            log.marks_saved = written.saved
+            log.marks_version += 1
+            del log.marks[: written.taken]
+        return True
+
+    def forget(self, log: Log) -> None:
+        """Has a sidecar that does not fit built again."""
+        with self._writer.lock:
+            log.marks_saved = -1
+            log.marks_version += 1
+
+    def _read_out(self, log: Log, size: int) -> list[tuple[Mark, int]]:
+        view = self._writer.view(log, size)
+        try:
+            return list(marks_of_lines(view, view.begin))
+        finally:
+            view.close()
+
+    def _put(self, log: Log, saved: int, marks: list[tuple[Mark, int]], *, sync: bool) -> None:
+        flags = os.O_RDWR if saved else os.O_RDWR | os.O_CREAT | os.O_TRUNC
+        path = self._paths.marks_of(log.name)
+        fd = self._fs.open(path, flags)
+        try:
+            data = pack_marks(marks)
+            if saved:
+                self._fs.pwrite(fd, data, (saved + 1) * ENTRY_BYTES)
+            else:
+                self._fs.pwrite(fd, pack_header(log.epoch) + data, 0)
+            if sync:
+                self._fs.sync(fd)
+        finally:
+            self._fs.close(fd)
+        if log.deleted:
+            # A successor whose sidecar this takes away builds it again.
+            self._fs.unlink(path)
+
+    def rebuild(self, log: Log, entry: Entry, version: int) -> None:
+        """Builds a sidecar again that did not fit; `log` is pinned in the table.
+
+        Args:
+            log: Whose.
+            entry: Its entry in the catalog.
+            version: The `Log.marks_version` that did not fit; a later one is somebody's rebuild.
+
+        Raises:
+            OSError: It could not be written.
+            DamagedError, LogReplacedError: The log is damaged.
+        """
+        if log.packed:
+            # A bundle's marks are part of what its checksums cover.
+            raise DamagedError(0)
+        with self._rebuilding:
+            if log.marks_version > version and log.marks_saved >= 0:
+                return
+            self.forget(log)
+            # All that is acknowledged now: marks taken out of memory before must be in the file.
+            written = self.write_pending(log, entry.size, sync=True)
+            if written is not None:
+                entry.marks = written.saved
+                if not self.settle(written):
+                    entry.marks = -1
+
+    def find(self, log: Log, size: int, search: Search) -> list[Record]:
+        """Finds lines among those before the byte `size`.
+
+        Raises:
+            StaleMarksError: The sidecar has to be built again.
+            DamagedError, LogReplacedError: The log is damaged.
+            FileNotFoundError: It is not there.
+        """
+        view, marks, pending = self._open(log, size)
+        try:
+            found: list[Record] = []
+            for seq, offset in _places(marks, pending, search):
+                if offset >= size:
+                    continue
+                record = _verified(view, seq, offset, search)
+                if record is not None:
+                    found.append(record)
+                if len(found) >= search.limit:
+                    break
+            return found
+        finally:
+            marks.close()
+            view.close()
+
+    def messages(self, log: Log, size: int) -> Iterator[bytes]:
+        """Gives the stored lines of all messages before the byte `size`, without their newline.
+
+        Raises:
+            StaleMarksError, DamagedError, LogReplacedError, FileNotFoundError: See `find`.
+        """
+        view, marks, pending = self._open(log, size)
+        try:
+            for _, offset in _places(marks, pending, _EVERY_MESSAGE):
+                if offset < size:
+                    yield line_at(view, offset)[:-1]
+        finally:
+            marks.close()
+            view.close()
+
+    def _open(self, log: Log, size: int) -> tuple[LogView, MarksFile, list[tuple[Mark, int]]]:
+        with self._writer.lock:
+            saved = log.marks_saved
+            pending = list(log.marks)
+        if log.packed:
+            packed = self._writer.view(log, size)
+            assert isinstance(packed, BundleView)
+            return packed, PackedMarks(packed), []
+        if saved < 0:
+            raise StaleMarksError
+        try:
+            marks = MarksFile(self._fs, self._paths.marks_of(log.name), log.epoch, saved)
+        except StaleMarksError:
+            if log.is_outdated:
+                raise OutdatedError from None
+            raise
+        try:
+            return self._writer.view(log, size), marks, pending
+        except BaseException:
+            marks.close()
+            raise
+
+
+_EVERY_MESSAGE = Search("message", None, 0, 1 << 62, 1 << 62, reverse=False)
+
+
+def _places(
+    marks: MarksFile, pending: list[tuple[Mark, int]], search: Search
+) -> Iterator[tuple[int, int]]:
+    """Gives (seq, offset) of what may be looked for, in the search's order."""
+    recent = [
+        (mark.seq, offset)
+        for mark, offset in pending
+        if search.admits(mark.seq, mark.kind) and search.key in (None, mark.key)
+    ]
+    if search.reverse:
+        yield from reversed(recent)
+        yield from _saved_places(marks, search)
+    else:
+        yield from _saved_places(marks, search)
+        yield from recent
+
+
+def _saved_places(marks: MarksFile, search: Search) -> Iterator[tuple[int, int]]:
+    if search.key is not None:
+        named = list(marks.named(digest_of(search.key)))
+        entries = iter(reversed(named) if search.reverse else named)
+    else:
+        first, last = marks.above(search.after), marks.above(search.before - 1)
+        entries = marks.blocks(first, last, reverse=search.reverse)
+    for seq, offset, _, kind in entries:
+        if search.admits(seq, kind):
+            yield seq, offset
+
+
+def _verified(view: LogView, seq: int, offset: int, search: Search) -> Record | None:
+    """Reads the line a mark leads to, and makes sure that it is the one that is meant.
+
+    Raises:
+        DamagedError: The line is damaged.
+        StaleMarksError: It is another line.
+    """
+    if offset < view.begin or (offset > view.begin and view.read(offset - 1, 1) != b"\n"):
+        raise StaleMarksError
+    body = codec.body_of(line_at(view, offset))
+    mark = mark_of(body, seq)
+    if mark is None or mark.kind != search.kind or mark.seq != seq:
+        raise StaleMarksError
+    # Two keys may share a digest.
+    return Record(seq, body) if search.key in (None, mark.key) else None

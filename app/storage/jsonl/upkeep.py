@@ -1,0 +1,227 @@
+"""What goes on beside commits and reads: checkpoints, snapshots, removing what was deleted.
+
+Everything here starts and ends on the loop's thread and works in pools of its own, so that neither
+commits nor readers wait for it (R7). One checkpoint runs at a time.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from app.domain.sessions import SessionHead
+from app.storage.jsonl.catalog import Catalog, Entry
+from app.storage.jsonl.catalogfile import CatalogFile, EntryState
+from app.storage.jsonl.checkpoint import Checkpointer, Work
+from app.storage.jsonl.committer import Committer, Rotation
+from app.storage.jsonl.files import FileSystem
+from app.storage.jsonl.log import Log
+from app.storage.jsonl.paths import Paths
+from app.storage.jsonl.sidecars import Sidecars
+from app.storage.jsonl.snapshots import is_due, make_snapshot
+from app.storage.jsonl.table import LogTable
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened since opening."""
+
+    checkpoints: int = 0
+    checkpoint_failures: int = 0
+    snapshots: int = 0
+
+
+class Upkeep:
+    """See the module."""
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        paths: Paths,
+        catalog: Catalog,
+        catalog_file: CatalogFile,
+        table: LogTable,
+        committer: Committer,
+        checkpointer: Checkpointer,
+        sidecars: Sidecars,
+    ) -> None:
+        self._fs = fs
+        self._paths = paths
+        self._catalog = catalog
+        self._catalog_file = catalog_file
+        self._table = table
+        self._committer = committer
+        self._checkpointer = checkpointer
+        self._sidecars = sidecars
+        self._checkpoint_pool = ThreadPoolExecutor(1, "bamboo-checkpoint")
+        # Two: one long snapshot must not hold up the removal of deleted files.
+        self._bulk_pool = ThreadPoolExecutor(2, "bamboo-bulk")
+        self._running: asyncio.Future[bool] | None = None
+        self._is_wanted = False
+        self._is_closing = False
+        self._names = count()
+        self.counters = Counters()
+        self.last_error: OSError | None = None
+
+    def due(self) -> None:
+        """Starts a checkpoint if there is anything to do; after the one that is running, if so."""
+        self._is_wanted = self._running is not None
+        if self._is_closing:
+            return
+        if self._running is None and (self._committer.has_work or self._catalog.dirty):
+            self._start(final=False).add_done_callback(_look_at)
+
+    async def checkpoint(self, *, final: bool = False) -> bool:
+        """Makes a checkpoint of all that was acknowledged before; tells whether it succeeded."""
+        while self._running is not None:
+            await asyncio.shield(self._running)
+        return await asyncio.shield(self._start(final=final))
+
+    def _start(self, *, final: bool) -> "asyncio.Future[bool]":
+        self._is_closing = self._is_closing or final
+        done = self._running = asyncio.get_running_loop().create_future()
+        rotating = self._committer.send(lambda: self._committer.rotate(final=final))
+        rotating.add_done_callback(self._rotated)
+        return done
+
+    def _rotated(self, rotating: "asyncio.Future[Rotation]") -> None:
+        error = rotating.exception()
+        if error is not None:
+            self._finish(error)
+            return
+        rotation = rotating.result()
+        # Answers up to the rotation are in, later ones are not: this is the state as of its lsn.
+        dirty, self._catalog.dirty = self._catalog.dirty, {}
+        states = [EntryState.of(entry) for entry in dirty.values() if entry is not None]
+        deleted = [name for name, entry in dirty.items() if entry is None]
+        work = Work(rotation, states, deleted)
+        loop = asyncio.get_running_loop()
+        working = loop.run_in_executor(self._checkpoint_pool, self._checkpointer.run, work)
+        working.add_done_callback(lambda future: self._checkpointed(future, work))
+
+    def _checkpointed(self, working: "asyncio.Future[None]", work: Work) -> None:
+        error = working.exception()
+        if error is not None:
+            states: dict[str, Entry | None] = {s.entry.id: s.entry for s in work.states}
+            self._catalog.dirty = {**states, **dict.fromkeys(work.deleted), **self._catalog.dirty}
+            giving = self._committer.send(lambda: self._committer.give_back(work.rotation))
+            giving.add_done_callback(_look_at)
+            self._finish(error)
+            return
+        forgetting = self._committer.send(lambda: self._committer.brought_up(work.rotation))
+        forgetting.add_done_callback(_look_at)
+        if not self._catalog_file.keeps_heads:
+            for state in work.states:
+                state.settle()
+        self._snapshot_grown(work)
+        loop = asyncio.get_running_loop()
+        rewriting = loop.run_in_executor(
+            self._checkpoint_pool, self._catalog_file.rewrite_if_due, self._catalog.entries
+        )
+        rewriting.add_done_callback(lambda future: self._finish(future.exception()))
+
+    def _finish(self, error: BaseException | None) -> None:
+        if error is not None and not isinstance(error, OSError):
+            # Not a disk's doing: it is a fault of this program, and must be seen as one.
+            context = {"message": "a checkpoint failed", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
+        self.last_error = error if isinstance(error, OSError) else None
+        self.counters.checkpoints += error is None
+        self.counters.checkpoint_failures += error is not None
+        done, self._running = self._running, None
+        if done is not None and not done.done():
+            done.set_result(error is None)
+        if self._is_wanted and error is None:
+            self.due()
+
+    def _snapshot_grown(self, work: Work) -> None:
+        for state in work.states:
+            entry = state.entry
+            if self._catalog.entries.get(entry.id) is entry and is_due(
+                entry.size, entry.snapshot, at_rest=False
+            ):
+                self._start_snapshot(entry).add_done_callback(_look_at)
+
+    async def snapshot(self, entries: Iterable[Entry]) -> None:
+        """Writes the snapshots of sessions at rest, where they are due."""
+        started = [
+            self._start_snapshot(entry)
+            for entry in entries
+            if is_due(entry.size, entry.snapshot, at_rest=True)
+        ]
+        if started:
+            await asyncio.wait(started)
+
+    def _start_snapshot(self, entry: Entry) -> "asyncio.Future[None]":
+        """Starts writing a snapshot. Failing is no error: without it the log is still the truth."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        if not entry.is_at_hand or entry.bundle:
+            done.set_result(None)
+            return done
+        log, size = self._table.current(entry), entry.size
+
+        def written(future: "asyncio.Future[tuple[Path, int]]") -> None:
+            if future.exception() is not None:
+                done.set_result(None)
+                return
+            # Named on the committer's thread, where the session cannot be gone meanwhile.
+            aside, aside_bytes = future.result()
+            publishing = self._committer.send(lambda: self._publish(log, aside))
+            publishing.add_done_callback(lambda future: published(future, aside_bytes))
+
+        def published(future: "asyncio.Future[bool]", snapshot_bytes: int) -> None:
+            if future.exception() is None and future.result():
+                self.counters.snapshots += 1
+                if entry.generation == log.generation:
+                    with self._catalog.changing_files(entry):
+                        entry.snapshot, entry.snapshot_bytes = size, snapshot_bytes
+            done.set_result(None)
+
+        writing = loop.run_in_executor(
+            self._bulk_pool, self._write_snapshot, entry.own_head(), size, log
+        )
+        writing.add_done_callback(written)
+        return done
+
+    def _write_snapshot(self, head: SessionHead, size: int, log: Log) -> tuple[Path, int]:
+        data = make_snapshot(head, size, self._sidecars.messages(log, size))
+        aside = self._paths.aside / f"snapshot-{next(self._names)}"
+        self._fs.write_new(aside, data)
+        return aside, len(data)
+
+    def _publish(self, log: Log, aside: Path) -> bool:
+        current = self._table.log_of(log.session_id)
+        if current is None or current.epoch != log.epoch or log.is_outdated:
+            self._fs.unlink(aside)
+            return False
+        self._fs.rename(aside, self._paths.snapshot_of(log.name))
+        return True
+
+    async def remove(self, leftovers: list[Path]) -> None:
+        """Removes what a deleted session's files were renamed to, and syncs that they are gone.
+
+        Raises:
+            OSError: Some are still there, under names that the next start clears away.
+        """
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._bulk_pool, self._remove, leftovers)
+
+    def _remove(self, leftovers: list[Path]) -> None:
+        for path in leftovers:
+            self._fs.unlink(path)
+        for directory in (self._paths.events, self._paths.snapshots, self._paths.aside):
+            self._fs.sync_directory(directory)
+
+    def close(self) -> None:
+        """Waits for the pools' threads; not on the loop's thread."""
+        self._checkpoint_pool.shutdown()
+        self._bulk_pool.shutdown()
+
+
+def _look_at(future: "asyncio.Future[Any]") -> None:
+    """Takes the result of what nobody waits for; its errors have been dealt with."""
+    future.exception()

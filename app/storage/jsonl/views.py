@@ -1,0 +1,197 @@
+"""Lists of sessions from the index in memory.
+
+A view is a sorted list of (sort value, id) over all sessions, or over those of one user, parent or
+tree; archived ones with it, without it, or alone. It is made at its first query and brought up to
+date right before each use from the ids that changed since, so a page costs what it shows and a
+commit costs one `set.add`. Making, updating and filtering take turns with everything else on the
+loop.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import islice
+
+import anyio.lowlevel
+from sortedcontainers import SortedList
+
+from app.domain import codec
+from app.domain.sessions import SessionHead
+from app.storage.base import SessionPage, SessionQuery, StateOf
+from app.storage.jsonl.catalog import Catalog, Entry
+from app.storage.jsonl.origins import OriginIndex, Scope, is_within
+from app.storage.listing import (
+    SortKey,
+    admits_archived,
+    admits_content,
+    admits_origin,
+    archived_mode,
+    is_filtered,
+    make_page,
+    read_cursor,
+    sort_key,
+)
+
+# About 10 ms of decoding: the longest a list keeps the loop from its streams.
+_TURN_ENTRIES = 1000
+# A view of 100,000 sessions takes about 25 MB; scopes beyond the last few dozen get theirs anew.
+_VIEWS_MAX = 32
+
+_ViewName = tuple[Scope, str, str]
+
+
+class _View:
+    """Keys in order, and what each session's is."""
+
+    __slots__ = ("by_id", "keys", "stale")
+
+    def __init__(self) -> None:
+        self.keys: SortedList[SortKey] = SortedList()
+        self.by_id: dict[str, SortKey] = {}
+        self.stale: set[str] = set()
+
+
+class SessionViews:
+    """See the module. Used on the loop's thread alone."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._origins = OriginIndex(catalog)
+        self._views: OrderedDict[_ViewName, _View] = OrderedDict()
+
+    async def query(self, query: SessionQuery, state_of: StateOf) -> SessionPage:
+        """See `SessionStore.query`."""
+        start = read_cursor(query)
+        scope, view = await self._view(query)
+        if not is_filtered(query) and _is_covered(query, scope):
+            keys = _keys(view, query.descending, start)
+            skipped = query.offset or 0 if start is None else 0
+            wanted = islice(keys, skipped, skipped + query.limit + 1)
+            heads = [self._head(session_id) for _, session_id in wanted]
+            return make_page(heads, query, len(view.keys) if query.count else None)
+        return await self._filtered(view, query, state_of, start)
+
+    async def _filtered(
+        self, view: _View, query: SessionQuery, state_of: StateOf, start: SortKey | None
+    ) -> SessionPage:
+        heads: list[SessionHead] = []
+        total = 0
+        skipped = query.offset or 0 if start is None else 0
+        place = None if query.count else start
+        while True:
+            turn = list(islice(_keys(view, query.descending, place), _TURN_ENTRIES))
+            for key in turn:
+                head = self._admitted(key[1], query, state_of)
+                if head is None:
+                    continue
+                total += 1
+                if start is not None and not _is_behind(key, start, query.descending):
+                    continue
+                if skipped:
+                    skipped -= 1
+                elif len(heads) <= query.limit:
+                    heads.append(head)
+            enough = len(heads) > query.limit and not query.count
+            if len(turn) < _TURN_ENTRIES or enough:
+                return make_page(heads, query, total if query.count else None)
+            place = turn[-1]
+            await anyio.lowlevel.checkpoint()
+
+    def _admitted(
+        self, session_id: str, query: SessionQuery, state_of: StateOf
+    ) -> SessionHead | None:
+        entry = self._catalog.entries.get(session_id)
+        if entry is None or not admits_origin(query, entry.id, entry.origin):
+            return None
+        if query.active_after is not None and entry.activity <= query.active_after:
+            return None
+        head = entry.own_head()
+        if not admits_content(query, head):
+            return None
+        if query.state is not None and state_of(head) != query.state:
+            return None
+        return head
+
+    def _head(self, session_id: str) -> SessionHead:
+        return self._catalog.entries[session_id].own_head()
+
+    async def _view(self, query: SessionQuery) -> tuple[Scope, _View]:
+        """Gives the view of the query, up to date: no `await` follows its last change."""
+        while True:
+            self._hand_out_changes()
+            if not self._origins.bring_up(_TURN_ENTRIES):
+                await anyio.lowlevel.checkpoint()
+                continue
+            scope = self._origins.scope_of(query)
+            name = (scope, archived_mode(query), query.sort_by)
+            # Looked up again each time: while this waits, other queries may push the view out.
+            view = self._views.get(name)
+            if view is None:
+                view = self._views[name] = _View()
+                view.stale.update(self._origins.ids_of(scope))
+                if len(self._views) > _VIEWS_MAX:
+                    self._views.popitem(last=False)
+            self._views.move_to_end(name)
+            if not view.stale:
+                return scope, view
+            await self._bring_up(view, scope, query)
+
+    def _hand_out_changes(self) -> None:
+        changed = self._catalog.changed
+        if changed:
+            self._origins.note(changed)
+            for view in self._views.values():
+                view.stale |= changed
+            changed.clear()
+
+    async def _bring_up(self, view: _View, scope: Scope, query: SessionQuery) -> None:
+        turn = [view.stale.pop() for _ in range(min(len(view.stale), _TURN_ENTRIES))]
+        fresh: list[SortKey] = []
+        for session_id in turn:
+            entry = self._catalog.entries.get(session_id)
+            if entry is not None and not (
+                is_within(scope, entry.id, entry.origin)
+                and admits_archived(query, is_archived=entry.origin.is_archived)
+            ):
+                entry = None
+            key = _key_of(entry, query.sort_by) if entry else None
+            known = view.by_id.get(session_id)
+            if key == known:
+                continue
+            if known is not None:
+                view.keys.remove(known)
+                del view.by_id[session_id]
+            if key is not None:
+                view.by_id[session_id] = key
+                fresh.append(key)
+        view.keys.update(fresh)
+        if view.stale:
+            await anyio.lowlevel.checkpoint()
+
+
+def _is_covered(query: SessionQuery, scope: Scope) -> bool:
+    """Tells whether the view's scope is the only filter by owner or tree."""
+    wanted = (query.parent_id, query.root_id, query.user_id)
+    return sum(value is not None for value in wanted) == (scope is not None)
+
+
+def _key_of(entry: Entry, sort_by: str) -> SortKey:
+    if sort_by == "last_activity_at":
+        return (entry.activity, entry.id)
+    if entry.head is not None:
+        return sort_key(entry.head, sort_by)
+    assert entry.raw is not None
+    # Stored heads leave out what has its default.
+    value = codec.decode(entry.raw).get(sort_by)
+    return (value or ("" if sort_by == "title" else 0), entry.id)
+
+
+def _keys(view: _View, descending: bool, start: SortKey | None) -> Iterator[SortKey]:
+    if start is None:
+        return reversed(view.keys) if descending else iter(view.keys)
+    if descending:
+        return view.keys.irange(maximum=start, inclusive=(True, False), reverse=True)
+    return view.keys.irange(minimum=start, inclusive=(False, True))
+
+
+def _is_behind(key: SortKey, start: SortKey, descending: bool) -> bool:
+    return key < start if descending else key > start

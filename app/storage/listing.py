@@ -1,0 +1,182 @@
+"""What a list of sessions shows, in which order, and where a page goes on: for every store alike.
+
+The order is the pair of sort value and id, reversed as a whole when descending. A cursor is the
+pair of the last entry shown, so a page begins right behind it even if that session has gone.
+"""
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
+
+from app.domain import codec
+from app.domain.errors import InvalidInput
+from app.domain.sessions import SessionHead
+from app.storage.base import SessionPage, SessionQuery, StateOf
+
+SortKey = tuple[int | str, str]
+
+# A cursor holds a title and an id; whatever is longer was not made here.
+_CURSOR_BYTES_MAX = 64 * 1024
+
+
+def list_page(heads: Iterable[SessionHead], query: SessionQuery, state_of: StateOf) -> SessionPage:
+    """Lists in one go: for stores whose heads are at hand and few."""
+    start = read_cursor(query)
+    found = [(sort_key(head, query.sort_by), head) for head in heads if admits(query, head)]
+    if query.state is not None:
+        found = [pair for pair in found if state_of(pair[1]) == query.state]
+    found.sort(key=lambda pair: pair[0])
+    total = len(found) if query.count else None
+    if start is not None:
+        keys = [key for key, _ in found]
+        if query.descending:
+            del found[bisect_left(keys, start) :]
+        else:
+            del found[: bisect_right(keys, start)]
+    if query.descending:
+        found.reverse()
+    if start is None and query.offset:
+        del found[: query.offset]
+    return make_page([head for _, head in found[: query.limit + 1]], query, total)
+
+
+def make_page(heads: list[SessionHead], query: SessionQuery, total: int | None) -> SessionPage:
+    """Makes the page of the heads found, of which one more than the limit says that more follow."""
+    has_more = len(heads) > query.limit
+    shown = [head.copy() for head in heads[: query.limit]]
+    cursor = make_cursor(query, sort_key(shown[-1], query.sort_by)) if has_more and shown else None
+    return SessionPage(shown, cursor, has_more, total)
+
+
+class Origin(NamedTuple):
+    """Whose a session is and where it belongs: what lists are kept by."""
+
+    user_id: str | None
+    parent_id: str | None
+    root_id: str
+    is_archived: bool
+
+    @staticmethod
+    def of(head: SessionHead) -> "Origin":
+        """Reads it from a head."""
+        parent, ancestors = head.parent, head.ancestors
+        return Origin(
+            head.user_id,
+            parent.get("session_id") if parent else None,
+            ancestors[0]["session_id"] if ancestors else head.id,
+            head.logged_state == "archived",
+        )
+
+    @staticmethod
+    def of_json(session_id: str, shape: dict[str, Any]) -> "Origin":
+        """Reads it from a head's stored form, which leaves out what has its default."""
+        parent, ancestors = shape.get("parent"), shape.get("ancestors")
+        return Origin(
+            shape.get("user_id"),
+            parent.get("session_id") if parent else None,
+            ancestors[0]["session_id"] if ancestors else session_id,
+            shape.get("logged_state") == "archived",
+        )
+
+
+def admits(query: SessionQuery, head: SessionHead) -> bool:
+    """Tells whether the filters admit the session; all but `state`, which only callers know."""
+    return admits_origin(query, head.id, Origin.of(head)) and admits_content(query, head)
+
+
+def admits_origin(query: SessionQuery, session_id: str, origin: Origin) -> bool:
+    """Tells whether the filters by owner, tree and archive admit a session."""
+    return (
+        (query.user_id is None or origin.user_id == query.user_id)
+        and (query.parent_id is None or origin.parent_id == query.parent_id)
+        and (query.root_id is None or query.root_id in (origin.root_id, session_id))
+        and admits_archived(query, is_archived=origin.is_archived)
+    )
+
+
+def admits_archived(query: SessionQuery, *, is_archived: bool) -> bool:
+    """Tells whether the query shows sessions that are archived, or that are not."""
+    match archived_mode(query):
+        case "exclude":
+            return not is_archived
+        case "only":
+            return is_archived
+        case "include":
+            return True
+
+
+def archived_mode(query: SessionQuery) -> Literal["exclude", "only", "include"]:
+    """Says which sessions the query shows; the state `archived` is one that the log decides."""
+    return "only" if query.state == "archived" else query.archived
+
+
+def admits_content(query: SessionQuery, head: SessionHead) -> bool:
+    """Tells whether the filters by what a session is admit it."""
+    return (
+        (query.session_type is None or head.session_type == query.session_type)
+        and (query.created_after is None or head.created_at > query.created_after)
+        and (query.created_before is None or head.created_at < query.created_before)
+        and (query.active_after is None or head.last_activity_at > query.active_after)
+        and (
+            query.title_contains is None
+            or query.title_contains.casefold() in (head.title or "").casefold()
+        )
+    )
+
+
+def is_filtered(query: SessionQuery) -> bool:
+    """Tells whether any filter is set but those by owner, tree and archive."""
+    return any(
+        value is not None
+        for value in (
+            query.state,
+            query.session_type,
+            query.created_after,
+            query.created_before,
+            query.active_after,
+            query.title_contains,
+        )
+    )
+
+
+def sort_key(head: SessionHead, sort_by: str) -> SortKey:
+    """Gives the pair that orders a list."""
+    value: int | str | None = getattr(head, sort_by)
+    return ("" if value is None else value, head.id)
+
+
+def make_cursor(query: SessionQuery, last: SortKey) -> str:
+    """Writes the place behind `last` in the order of `query`."""
+    text = codec.encode([query.sort_by, query.descending, *last])
+    return urlsafe_b64encode(text).rstrip(b"=").decode()
+
+
+def read_cursor(query: SessionQuery) -> SortKey | None:
+    """Reads where the page begins; None for the list's start.
+
+    Raises:
+        InvalidInput: The cursor is none, or of another order.
+    """
+    if query.cursor is None:
+        return None
+    refused = InvalidInput(
+        "`cursor` is what the page before gave as `next_cursor`, with the same sort order.",
+        code="invalid-cursor",
+        errors=[{"loc": ["query", "cursor"], "msg": "not a cursor of this list"}],
+    )
+    if len(query.cursor) > _CURSOR_BYTES_MAX:
+        raise refused
+    try:
+        padded = query.cursor + "=" * (-len(query.cursor) % 4)
+        sort_by, descending, value, session_id = codec.decode(urlsafe_b64decode(padded))
+    except (ValueError, TypeError) as error:
+        raise refused from error
+    expected = str if query.sort_by == "title" else int
+    if (
+        (sort_by, descending) != (query.sort_by, query.descending)
+        or type(value) is not expected
+        or not isinstance(session_id, str)
+    ):
+        raise refused
+    return (value, session_id)
