@@ -1,0 +1,133 @@
+"""Cleanup: sessions whose time has passed go, with everything of theirs that is on the disk."""
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import anyio
+import structlog
+
+from app.domain.callers import Caller
+from app.domain.errors import BambooError, Conflict, NotFound
+from app.domain.sessions import SessionHead
+from app.sessions.pool import SessionPool
+from app.storage.base import SessionQuery
+
+log = structlog.get_logger(__name__)
+
+_DAY_MS = 24 * 3600 * 1000
+_PER_TURN = 1000
+"""Sessions that one scheduled turn cleans at most; the rest waits for the next."""
+_JITTER = 0.1
+"""Part of the interval by which scheduled turns differ, so that gateways do not work in step."""
+
+
+async def clean(
+    pool: SessionPool,
+    caller: Caller,
+    *,
+    before_ms: int | None = None,
+    dry_run: bool = False,
+    sessions_max: int | None = None,
+) -> dict[str, Any]:
+    """Deletes what is expired, or with `before_ms` all whose last activity lies before it.
+
+    Sessions with a run or a reader are left alone. Each is deleted by itself: what fails is
+    logged and stays, whole.
+
+    Returns:
+        The contract's CleanupStats.
+    """
+    del caller
+    cleaned: list[str] = []
+    archives = 0
+    freed = 0
+    for head in await _due(pool, before_ms):
+        if sessions_max is not None and len(cleaned) >= sessions_max:
+            break
+        if dry_run:
+            try:
+                freed += pool.store.size(head.id).stored_bytes
+            except Conflict:
+                continue  # deleted since
+        else:
+            gone = await _delete_if_due(pool, head, before_ms)
+            if gone is None:
+                continue
+            freed += gone
+        cleaned.append(head.id)
+        archives += head.logged_state == "archived"
+    return {
+        "sessions_cleaned": len(cleaned) - archives,
+        "archives_cleaned": archives,
+        "bytes_freed": freed,
+        "session_ids": cleaned,
+        "dry_run": dry_run,
+    }
+
+
+async def schedule(pool: SessionPool, caller: Caller) -> None:
+    """Cleans every `cleanup_interval_seconds`, for ever."""
+    while True:
+        interval = pool.settings.cleanup_interval_seconds
+        jitter = random.uniform(-_JITTER, _JITTER)  # noqa: S311 - not a secret
+        await anyio.sleep(interval * (1 + jitter))
+        try:
+            stats = await clean(pool, caller, sessions_max=_PER_TURN)
+        except BambooError as error:
+            log.warning("cleanup failed", code=error.code)
+            continue
+        if stats["session_ids"]:
+            log.info(
+                "cleaned expired sessions",
+                sessions=stats["sessions_cleaned"],
+                archives=stats["archives_cleaned"],
+                bytes_freed=stats["bytes_freed"],
+            )
+
+
+async def _due(pool: SessionPool, before_ms: int | None) -> list[SessionHead]:
+    """Finds what is due, the longest inactive first."""
+    due: list[SessionHead] = []
+    query = SessionQuery(
+        sort_by="last_activity_at", descending=False, limit=1000, count=False, archived="include"
+    )
+    cursor: str | None = None
+    while True:
+        page = await pool.store.query(replace(query, cursor=cursor), pool.state_of)
+        due += [head for head in page.heads if _is_due(pool, head, before_ms)]
+        cursor = page.next_cursor
+        if not page.has_more:
+            return due
+        if before_ms is not None and page.heads[-1].last_activity_at >= before_ms:
+            return due
+
+
+def _is_due(pool: SessionPool, head: SessionHead, before_ms: int | None) -> bool:
+    live = pool.get(head.id)
+    if head.active or head.queue or (live is not None and live.connections):
+        return False
+    if before_ms is not None:
+        return head.last_activity_at < before_ms
+    inactive_ms = pool.clock.now_ms() - head.last_activity_at
+    if head.logged_state == "archived":
+        days = pool.settings.archive_retention_days
+        since = pool.clock.now_ms() - (head.archived_at or head.updated_at)
+        return days is not None and since > days * _DAY_MS
+    if pool.state_of(head) == "expired":
+        return True
+    days = pool.settings.cleanup_period_days
+    return days > 0 and inactive_ms > days * _DAY_MS
+
+
+async def _delete_if_due(pool: SessionPool, head: SessionHead, before_ms: int | None) -> int | None:
+    """Deletes a session if it is still due when its turn comes; gives the bytes freed."""
+    try:
+        return await pool.delete(
+            head.id, lambda now: _is_due(pool, now, before_ms), spare_used=True
+        )
+    except NotFound:
+        return None
+    except BambooError as error:
+        log.warning("session not cleaned", session_id=head.id, code=error.code)
+        return None

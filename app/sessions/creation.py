@@ -1,0 +1,188 @@
+"""Creating a session with a whole history at once: forks and imports.
+
+The log is written aside in pages, and published by one record of the store (R9); it never passes
+through the journal, and never stands in memory whole.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+from anyio import to_thread
+
+from app.domain.callers import Caller
+from app.domain.clock import format_ms
+from app.domain.codec import encode, to_line
+from app.domain.errors import Conflict, SessionExists, TooLarge
+from app.domain.events import Draft
+from app.domain.projections import fold
+from app.domain.sessions import SessionHead
+from app.sessions.commands import Idempotency, Outcome
+from app.sessions.idempotency import KeptAnswer, key_digest, note_line
+from app.sessions.live import LiveSession, Vanished, unknown_session
+from app.sessions.pool import SessionPool
+
+BULK_WORKERS_MAX = 2
+"""Threads that encode and pack for bulk work: they must not starve the cold reads (R7)."""
+
+PAGE = 500
+"""Messages read and encoded at once."""
+
+_READ_TRIES = 10
+"""How often a page is read again when files were exchanged under it."""
+
+bulk_limiter = anyio.CapacityLimiter(BULK_WORKERS_MAX)
+
+
+class LogWriter:
+    """Turns drafts into a new session's stored lines, folding its head as it goes.
+
+    Args:
+        session_id: The new session's id.
+        epoch: Its epoch.
+        now_ms: The time its events carry; messages keep their own `created_at`.
+        max_event_bytes: The bound of one event.
+    """
+
+    def __init__(self, session_id: str, epoch: int, now_ms: int, max_event_bytes: int) -> None:
+        self.head = SessionHead(session_id, epoch)
+        self._now_ms = now_ms
+        self._time = format_ms(now_ms)
+        self._max = max_event_bytes
+
+    def lines(self, drafts: Sequence[Draft]) -> bytes:
+        """Gives the stored lines of the next events.
+
+        Raises:
+            TooLarge: One is over the bound.
+        """
+        lines = []
+        for kind, fields in drafts:
+            event: dict[str, Any] = {"type": kind, "seq": self.head.seq + 1, "time": self._time}
+            event |= fields
+            body = encode(event)
+            if len(body) > self._max:
+                raise TooLarge(
+                    f"A message has {len(body)} bytes as an event; max_event_bytes is {self._max}.",
+                    code="event-too-large",
+                )
+            fold(self.head, event, self._now_ms)
+            lines.append(to_line(body))
+        return b"".join(lines)
+
+    def note(self, digest: str, record: dict[str, Any]) -> bytes:
+        """Gives the stored line that keeps an answer for an idempotency key."""
+        return note_line(digest, self._now_ms, record)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a new session is made of, and what is answered once it is there.
+
+    `pages` gives its events, in pages of a bounded size, for a log of the epoch it is given.
+    """
+
+    pages: Callable[[int], AsyncIterator[list[Draft]]]
+    answer: Callable[[SessionHead], dict[str, Any]]
+
+
+async def kept_creation(
+    pool: SessionPool, caller: Caller, session_id: str, idem: Idempotency | None
+) -> Outcome | None:
+    """Gives the first answer, if the key made this session already."""
+    while idem is not None:
+        try:
+            async with pool.use(session_id, create=True) as live:
+                kept = await pool.kept_answer(live, key_digest(caller, idem), idem)
+                return Outcome(kept.answer, replayed=True) if kept else None
+        except Vanished:
+            continue
+    return None
+
+
+async def create_whole(
+    pool: SessionPool,
+    caller: Caller,
+    session_id: str,
+    history: History,
+    idem: Idempotency | None,
+) -> Outcome:
+    """Publishes a session with all its history or not at all, once for each idempotency key.
+
+    Raises:
+        SessionExists: There is a session of that id.
+        StorageFull, StorageFailed, TooLarge: Nothing of it is stored.
+    """
+    if kept := await kept_creation(pool, caller, session_id, idem):
+        return kept
+    while True:
+        try:
+            async with pool.use(session_id, create=True) as live:
+                head = await _publish(pool, caller, live, history, idem)
+                return Outcome(history.answer(head))
+        except Vanished:
+            continue
+        except SessionExists:
+            # It may have been the same request, which was faster.
+            if kept := await kept_creation(pool, caller, session_id, idem):
+                return kept
+            raise
+
+
+async def _publish(
+    pool: SessionPool,
+    caller: Caller,
+    live: LiveSession,
+    history: History,
+    idem: Idempotency | None,
+) -> SessionHead:
+    await live.ready()
+    if live.head.seq or not live.is_unborn:
+        await live.settled()
+        raise SessionExists(f"There is a session {live.id!r} already.")
+    live.hold()
+    try:
+        settings = pool.settings
+        writer = LogWriter(live.id, live.epoch, pool.clock.now_ms(), settings.max_event_bytes)
+        async with pool.store.creation(live.id, live.epoch) as creation:
+            async for drafts in history.pages(live.epoch):
+                await creation.write(
+                    await to_thread.run_sync(writer.lines, drafts, limiter=bulk_limiter)
+                )
+            if idem is not None:
+                answer = history.answer(writer.head)
+                kept = KeptAnswer(idem.body_digest, answer, pool.clock.now_ms())
+                await creation.write(writer.note(key_digest(caller, idem), kept.record()))
+            await creation.publish(writer.head.copy())
+    except BaseException:
+        live.vanish("deleted")
+        live.resume()
+        raise
+    live.born(writer.head)
+    live.resume()
+    return writer.head.copy()
+
+
+async def history_page(
+    pool: SessionPool, head: SessionHead, *, after: int, before: int
+) -> list[bytes] | None:
+    """Reads the next message events of one life of a log; None at the end.
+
+    Its files may be exchanged meanwhile (archived, restored, compacted): then it is read again.
+
+    Raises:
+        NotFound: That life has ended.
+    """
+    for _ in range(_READ_TRIES):
+        try:
+            page = await pool.store.find(
+                head.id, head.epoch, "message", after=after, before=before, limit=PAGE
+            )
+        except Conflict:
+            present = await pool.store.load(head.id)
+            if present is None or present.epoch != head.epoch:
+                break
+            continue
+        return [record.body for record in page] or None
+    raise unknown_session(head.id)

@@ -1,0 +1,189 @@
+"""Diagnostics: checks of the running gateway, and a bug report of one session."""
+
+import platform
+import shutil
+import stat
+import zipfile
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from anyio import to_thread
+
+from app import __version__
+from app.domain.codec import decode, encode, encode_pretty
+from app.domain.errors import Conflict
+from app.domain.masking import Masker
+from app.domain.sessions import SessionHead
+from app.sessions.creation import bulk_limiter
+from app.sessions.live import unknown_session
+from app.sessions.pool import SessionPool
+from app.sessions.statistics import session_statistics
+from app.sessions.transfer import ZipBuffer
+from app.sessions.writing import view_of
+
+_FREE_BYTES_WARN = 1024 * 1024 * 1024
+_FREE_BYTES_FAIL = 64 * 1024 * 1024
+"""Below: the journal's reserve for endings is about all that fits."""
+_NEAR = 0.9
+"""A limit is near from here on."""
+_JOURNAL_BYTES_WARN = 256 * 1024 * 1024
+"""Checkpoints come at 16 MiB: more says that they fail."""
+_EARLIEST_MS = 1_735_689_600_000
+"""2025: a clock before it was never set, and ids and positions would not rise."""
+_PAGE = 500
+_PAGE_BYTES = 1024 * 1024
+
+Status = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at: what was seen, and what to do when it is not `ok`."""
+
+    name: str
+    status: Status
+    seen: str
+    action: str = ""
+
+
+async def check_gateway(pool: SessionPool, agents: Sequence[str]) -> dict[str, Any]:
+    """Looks at everything a running gateway stands on; changes nothing."""
+    checks = [_versions(), _clock(pool)]
+    if pool.settings.storage_url.startswith("jsonl"):
+        directory = pool.settings.data_dir.expanduser()
+        checks += await to_thread.run_sync(lambda: list(_directory_checks(directory)))
+    checks += [_journal(pool), _quarantine(pool), *_limits(pool), _agents(agents)]
+    statuses = {check.status for check in checks}
+    worst = next(status for status in ("fail", "warn", "ok") if status in statuses)
+    return {"status": worst, "checks": [asdict(check) for check in checks]}
+
+
+def _versions() -> Check:
+    seen = f"bamboo {__version__}, Python {platform.python_version()}, {platform.system()}"
+    return Check("versions", "ok", seen)
+
+
+def _clock(pool: SessionPool) -> Check:
+    if pool.clock.now_ms() < _EARLIEST_MS:
+        return Check("clock", "fail", "the clock is before 2025", "set the clock")
+    return Check("clock", "ok", "the clock is plausible")
+
+
+def _directory_checks(directory: Path) -> Iterator[Check]:
+    free = shutil.disk_usage(directory).free
+    seen = f"{free // (1024 * 1024)} MiB free"
+    if free < _FREE_BYTES_FAIL:
+        yield Check("disk space", "fail", seen, "free space: writes will be refused")
+    elif free < _FREE_BYTES_WARN:
+        yield Check("disk space", "warn", seen, "free space soon")
+    else:
+        yield Check("disk space", "ok", seen)
+    mode = stat.S_IMODE(directory.stat().st_mode)
+    if mode & 0o077:
+        action = "run chmod 700 on data_dir"
+        yield Check("directory modes", "warn", f"others may enter data_dir ({mode:o})", action)
+    else:
+        yield Check("directory modes", "ok", f"data_dir has mode {mode:o}")
+
+
+def _journal(pool: SessionPool) -> Check:
+    size = int(pool.store.stats().get("disk_bytes_journal", 0))
+    failures = int(pool.store.stats().get("checkpoint_failures", 0))
+    seen = f"{size} bytes of journal, {failures} failed checkpoints"
+    if failures or size > _JOURNAL_BYTES_WARN:
+        return Check("journal", "warn", seen, "look into the log for why checkpoints fail")
+    return Check("journal", "ok", seen)
+
+
+def _quarantine(pool: SessionPool) -> Check:
+    count = int(pool.store.stats().get("quarantined", 0))
+    if count:
+        return Check(
+            "quarantine", "warn", f"{count} files were set aside", "stop, then run bamboo doctor"
+        )
+    return Check("quarantine", "ok", "nothing was set aside since the start")
+
+
+def _limits(pool: SessionPool) -> Iterator[Check]:
+    settings = pool.settings
+    lives = pool.sessions
+    idle = sum(live.is_idle for live in lives)
+    streams = sum(len(live.connections) for live in lives)
+    uses = (
+        ("max_sessions", pool.store.count(), settings.max_sessions),
+        # Idle ones make room.
+        ("max_active_sessions", len(lives) - idle, settings.max_active_sessions),
+        ("max_connections", streams, settings.max_connections),
+    )
+    for name, used, most in uses:
+        if most is None:
+            continue
+        seen = f"{used} of {most}"
+        if used >= most:
+            yield Check(name, "fail", seen, f"raise {name}, or use less: more is refused")
+        elif used >= most * _NEAR:
+            yield Check(name, "warn", seen, f"raise {name} soon")
+        else:
+            yield Check(name, "ok", seen)
+
+
+def _agents(agents: Sequence[str]) -> Check:
+    if "default" not in agents:
+        action = "configure one as default, or name an agent in every chat"
+        return Check("agents", "warn", f"configured: {', '.join(agents) or 'none'}", action)
+    return Check("agents", "ok", f"configured: {', '.join(agents)}")
+
+
+async def bug_report(pool: SessionPool, head: SessionHead) -> AsyncIterator[bytes]:
+    """Writes a zip of one session for a bug report, as it goes, with secrets masked.
+
+    In it: the session, its statistics, its events (messages are events), and what was masked.
+    """
+    masker = Masker()
+    buffer = ZipBuffer()
+    archive = zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, allowZip64=True)
+
+    def put(name: str, value: Any) -> None:
+        archive.writestr(name, encode_pretty(masker.value(value)))
+
+    await _bulk(lambda: put("session.json", view_of(pool, head)))
+    await _bulk(lambda: put("statistics.json", session_statistics(head)))
+    with archive.open("events.jsonl", "w", force_zip64=True) as file:
+        after = 0
+        while after < head.seq:
+            try:
+                page = await pool.store.read(
+                    head.id, head.epoch, after, limit=_PAGE, max_bytes=_PAGE_BYTES
+                )
+            except Conflict as error:
+                raise unknown_session(head.id) from error
+            if not page:
+                break
+            after = page[-1].seq
+            bodies = [record.body for record in page if record.seq <= head.seq]
+            lines = await to_thread.run_sync(_masked, masker, bodies, limiter=bulk_limiter)
+            await to_thread.run_sync(file.write, lines, limiter=bulk_limiter)
+            if data := buffer.take():
+                yield data
+    await _bulk(lambda: archive.writestr("masked.json", encode_pretty(_told(masker))))
+    archive.close()
+    yield buffer.take()
+
+
+async def _bulk(call: Callable[[], None]) -> None:
+    await to_thread.run_sync(call, limiter=bulk_limiter)
+
+
+def _masked(masker: Masker, bodies: list[bytes]) -> bytes:
+    return b"".join(encode(masker.value(decode(body))) + b"\n" for body in bodies)
+
+
+def _told(masker: Masker) -> dict[str, Any]:
+    return {
+        "masked": dict(masker.masked),
+        "note": "Masked is what looks like a secret. Read the files before you send them: what was "
+        "said in the conversation is in them.",
+        "version": __version__,
+    }

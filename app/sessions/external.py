@@ -1,0 +1,216 @@
+"""External runs: nobody here executes them; a program outside posts their events.
+
+Such a run takes the session's one slot, outlives the gateway, and ends with a terminal event, by
+cancel, or with `timeout` when nothing was posted for `external_run_timeout_seconds`.
+"""
+
+from typing import Any
+
+import structlog
+
+from app.domain.callers import Caller
+from app.domain.clock import format_ms
+from app.domain.codec import decode
+from app.domain.errors import (
+    BambooError,
+    Draining,
+    InvalidEvent,
+    NotFound,
+    Refused,
+    RunActive,
+    RunEnded,
+)
+from app.domain.events import (
+    TERMINAL_TYPES,
+    AgentEvent,
+    Custom,
+    Draft,
+    Failed,
+    TerminalEvent,
+    parse_agent_event,
+)
+from app.domain.projections import run_view
+from app.domain.sessions import ActiveRun
+from app.sessions.commands import Idempotency, Outcome
+from app.sessions.live import ExternalRun, LiveSession, Vanished
+from app.sessions.making import Maker, beginning, restored, run_is_new
+from app.sessions.pool import Decision, SessionPool
+
+log = structlog.get_logger(__name__)
+
+EXTERNAL = "external"
+
+
+def outside_event(value: Any) -> tuple[str | None, AgentEvent]:
+    """Reads an event that a program outside posts, and the run that it names.
+
+    Raises:
+        InvalidEvent: It is no event, or of a type that needs a run and names none.
+    """
+    if not isinstance(value, dict):
+        raise InvalidEvent("An event is a JSON object.")
+    run_id = value.get("run_id")
+    if run_id is not None and not isinstance(run_id, str):
+        raise InvalidEvent("`run_id` is a string.")
+    event = parse_agent_event({name: part for name, part in value.items() if name != "run_id"})
+    if run_id is None and not isinstance(event, Custom):
+        hint = "messages go to /messages" if event.type == "message" else "name its `run_id`"
+        raise InvalidEvent(f"`{event.type}` cannot be posted here by itself: {hint}.")
+    return run_id, event
+
+
+def drafts_of(live: LiveSession, run_id: str | None, event: AgentEvent, now: float) -> list[Draft]:
+    """Gives the drafts that a posted event becomes; several of one request belong together.
+
+    Raises:
+        RunEnded: The run has its terminal event.
+        RunActive: The run is one that the gateway itself executes.
+        NotFound: The session's slot is not this run's.
+        InvalidEvent: The event does not fit into the run.
+    """
+    if run_id is None:
+        assert isinstance(event, Custom)  # see `outside_event`
+        return [Draft("custom", {"name": event.name, "value": event.value})]
+    run = live.external
+    if run is None or run.run_id != run_id:
+        active = live.head.active
+        if active is not None and active.run_id == run_id:
+            raise RunActive("The gateway itself executes this run; its events cannot be posted.")
+        raise NotFound(f"No open external run {run_id!r} in this session.", code="run-not-found")
+    run.last_event_at = now
+    drafts = run.assembler.feed(event)
+    if event.type in TERMINAL_TYPES:
+        live.external = None
+    return drafts
+
+
+def ending(live: LiveSession, terminal: TerminalEvent) -> list[Draft]:
+    """Gives what ends the open external run; its assembler has to be there."""
+    run, live.external = live.external, None
+    assert run is not None
+    return run.assembler.end(terminal)
+
+
+def timed_out(seconds: float) -> Failed:
+    """Gives the end of a run that nobody posts to any more."""
+    return Failed(f"No event was posted for {seconds:g} seconds.", "timeout")
+
+
+def busy_with_another_post() -> Refused:
+    """The answer to a second producer on one run."""
+    return Refused(
+        "Another request is posting events of this run; one producer at a time.",
+        code="append-in-progress",
+    )
+
+
+def already_ended(run_id: str) -> RunEnded:
+    """The answer to events that come after the terminal one."""
+    return RunEnded(f"The run {run_id!r} has ended; nothing may follow.")
+
+
+class ExternalRuns:
+    """Opens, feeds and ends external runs."""
+
+    def __init__(self, pool: SessionPool, maker: Maker) -> None:
+        self._pool = pool
+        self._maker = maker
+
+    async def open(
+        self, caller: Caller, session_id: str, run_id: str | None, idem: Idempotency | None
+    ) -> Outcome:
+        """Opens a run whose events a program outside posts.
+
+        Raises:
+            RunActive: A run is executing or waits already.
+            Refused: The session has a run of that id.
+        """
+        name = run_id or self._maker.run_id()
+
+        def decide(live: LiveSession) -> Decision:
+            head = live.head
+            if self._pool.draining:
+                raise Draining("The gateway is shutting down; try again in a moment.")
+            if head.active or head.queue or live.starting:
+                active_id = head.active.run_id if head.active else None
+                raise RunActive(
+                    "A run is executing or queued in this session.",
+                    extra={"active_run_id": active_id},
+                )
+            drafts = beginning(name, EXTERNAL, [], str(head.position))
+            kind, fields = drafts[0]
+            time = format_ms(self._pool.clock.now_ms())
+            event = {"type": kind, "seq": head.seq + 1, "time": time, **fields}
+            live.external = None
+            return Decision(drafts, run_view(live.id, live.epoch, [event]))
+
+        return await self._pool.change(
+            caller, session_id, decide, idem=idem, prepare=run_is_new(self._pool.store, run_id)
+        )
+
+    async def hold(self, live: LiveSession, run_ids: set[str]) -> None:
+        """Makes ready for events of external runs: their messages in the making are at hand.
+
+        Afterwards decisions can be made at once, without another await.
+
+        Raises:
+            RunEnded: One of the runs has its terminal event.
+        """
+        for run_id in run_ids:
+            while True:
+                await live.ready()
+                active = live.head.active
+                if active is None or active.run_id != run_id:
+                    await self._check_not_ended(live, run_id)
+                    break
+                if active.agent != EXTERNAL:
+                    break
+                if live.external is not None and live.external.run_id == run_id:
+                    break
+                await self._load(live, active)
+        await live.ready()
+
+    async def _load(self, live: LiveSession, active: ActiveRun) -> None:
+        await live.settled()
+        assembler = await restored(self._pool.store, self._maker, live, active.run_id)
+        if live.head.active is not None and live.head.active.run_id == active.run_id:
+            live.external = ExternalRun(active.run_id, assembler, self._pool.clock.monotonic())
+
+    async def _check_not_ended(self, live: LiveSession, run_id: str) -> None:
+        records = await self._pool.store.find(live.id, live.epoch, "run", key=run_id, limit=10)
+        if any(decode(record.body)["type"] in TERMINAL_TYPES for record in records):
+            raise already_ended(run_id)
+
+    def end_silent(self) -> None:
+        """Ends external runs to which nothing was posted for too long."""
+        seconds = self._pool.settings.external_run_timeout_seconds
+        now = self._pool.clock.monotonic()
+        for live in self._pool.sessions:
+            active = live.head.active
+            if active is None or active.agent != EXTERNAL or live.users:
+                continue
+            # One that was found open at the start counts from when it was first looked at.
+            held = live.external
+            since = held.last_event_at if held is not None else live.last_used
+            if now - since > seconds:
+                self._pool.spawn(self.end, live, timed_out(seconds), name=f"end {live.id}")
+
+    async def end(self, live: LiveSession, terminal: TerminalEvent) -> None:
+        """Ends the open external run of a session, if there is one, with what was said."""
+        active = live.head.active
+        if active is None:
+            return
+        live.users += 1
+        try:
+            await self.hold(live, {active.run_id})
+            if live.external is None or live.external.run_id != active.run_id:
+                return
+            drafts = ending(live, terminal)
+            await live.commit(drafts, waiters=[lambda _: self._pool.slot_free(live)], reserve=True)
+        except Vanished:
+            return
+        except BambooError as error:
+            # It is looked at again by the next round.
+            log.warning("an external run could not be ended", session_id=live.id, code=error.code)
+        finally:
+            live.users -= 1

@@ -1,0 +1,85 @@
+"""Foreign code, run such that it can be stopped, and left behind when it does not stop.
+
+It has a task of its own, which is no child of a task group: a group waits for its children, and
+code that swallows its cancellation would keep its session, and the process, from ever ending. That
+is the one task of this program without a parent. What foreign code raises never passes as what it
+would mean here: an exit, a cancellation, a group of them.
+"""
+
+import asyncio
+from asyncio.tasks import _unregister_task
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+_AGAIN_SECONDS = 0.01
+_AGAIN_SECONDS_MAX = 1.0
+"""How far apart a cancellation is repeated for code that swallows it. Not at every step, as a
+cancel scope does: code that never ends would keep the processor busy."""
+
+
+class ForeignExitError(Exception):
+    """Foreign code raised what is no error: an exit, or a cancellation that nobody asked for."""
+
+
+class ForeignTask:
+    """See the module. It runs once.
+
+    Args:
+        seconds: How long the code may take to end after it was cancelled.
+
+    Attributes:
+        was_left: Whether it was left behind, still at work.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.was_left = False
+        self._seconds = seconds
+        self._patience = anyio.CancelScope(shield=True)
+
+    def leave(self) -> None:
+        """Has it wait no longer for code that was cancelled."""
+        self._patience.cancel()
+
+    async def run(self, work: Callable[[], Awaitable[None]], name: str) -> None:
+        """Does the work. Being cancelled, it cancels the work, and returns once that has ended.
+
+        Raises:
+            Exception: What the work raises.
+            ForeignExitError: It raised what is no `Exception`.
+        """
+        outcome: BaseException | None = None
+
+        async def contained() -> None:
+            nonlocal outcome
+            try:
+                await work()
+            except BaseException as error:  # noqa: BLE001  an exit would end the whole process
+                outcome = error
+
+        task = asyncio.get_running_loop().create_task(contained(), name=name)
+        ended = anyio.Event()
+        task.add_done_callback(lambda _: ended.set())
+        try:
+            await ended.wait()
+        except anyio.get_cancelled_exc_class():
+            await self._stop(task, ended)
+            raise
+        if isinstance(outcome, Exception):
+            raise outcome
+        if outcome is not None:
+            raise ForeignExitError from outcome
+
+    async def _stop(self, task: "asyncio.Task[None]", ended: anyio.Event) -> None:
+        seconds = _AGAIN_SECONDS
+        self._patience.deadline = anyio.current_time() + self._seconds
+        with self._patience:
+            while not ended.is_set():
+                task.cancel()
+                with anyio.move_on_after(seconds):
+                    await ended.wait()
+                seconds = min(2 * seconds, _AGAIN_SECONDS_MAX)
+        if not ended.is_set():
+            self.was_left = True
+            # The loop's own shutdown would wait for it for ever.
+            _unregister_task(task)

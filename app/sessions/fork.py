@@ -1,0 +1,248 @@
+"""Fork: a new session with the beginning of another one's conversation."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from anyio import to_thread
+
+from app.domain.assembly import message_draft
+from app.domain.callers import Caller
+from app.domain.codec import decode
+from app.domain.errors import BambooError, InvalidInput, NotFound
+from app.domain.events import Draft
+from app.domain.messages import Message
+from app.domain.sessions import SessionHead
+from app.sessions.commands import Idempotency, Outcome
+from app.sessions.creation import (
+    History,
+    bulk_limiter,
+    create_whole,
+    history_page,
+    kept_creation,
+)
+from app.sessions.pool import Decision, SessionPool
+from app.sessions.writing import view_of
+
+ANCESTORS_MAX = 250
+"""Forks of forks this deep; each keeps its whole ancestor path. Deeper trees than that make would
+be more than parsers of JSON nest (Python's: 1000, two for each fork)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Where to cut and what the child is to be called.
+
+    Without `message_id` and `message_index` (which counts from 0) the whole conversation is taken.
+    """
+
+    message_id: str | None = None
+    message_index: int | None = None
+    new_name: str | None = None
+    new_id: str | None = None
+    metadata_strategy: Literal["inherit", "reset"] = "inherit"
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """After which event the child ends, at which message, and whether an exchange moved it."""
+
+    seq: int
+    message_id: str | None
+    moved: bool
+
+
+async def fork(
+    pool: SessionPool,
+    caller: Caller,
+    session_id: str,
+    child_id: str,
+    wanted: Fork,
+    idem: Idempotency | None,
+) -> Outcome:
+    """Makes the child, whole or not at all; the parent hears of it by an event.
+
+    Raises:
+        NotFound: No such session or message.
+        InvalidInput: Both an id and an index, or too deep a tree.
+        SessionExists: `new_id` is taken.
+    """
+    if wanted.message_id is not None and wanted.message_index is not None:
+        raise InvalidInput("Give `from_message_id` or `from_message_index`, not both.")
+    if kept := await kept_creation(pool, caller, child_id, idem):
+        return kept
+
+    async def look(head: SessionHead) -> tuple[SessionHead, _Cut]:
+        return head, await _find_cut(pool, head, wanted)
+
+    parent, cut = await pool.read(session_id, look)
+    if len(parent.ancestors) >= ANCESTORS_MAX:
+        raise InvalidInput(f"A branch is at most {ANCESTORS_MAX} forks deep.")
+    history = History(
+        pages=lambda _: _history(pool, parent, wanted, cut),
+        answer=lambda head: _answer(pool, head, cut),
+    )
+    outcome = await create_whole(pool, caller, child_id, history, idem)
+    if not outcome.replayed:
+        await _tell_parent(pool, caller, parent, outcome.answer, cut)
+    return outcome
+
+
+def _answer(pool: SessionPool, head: SessionHead, cut: _Cut) -> dict[str, Any]:
+    answer = view_of(pool, head)
+    if cut.moved:
+        answer |= {
+            "cut_moved": True,
+            "cut_message_id": cut.message_id,
+            "detail": "The cut was moved so that a tool call and its results stay together.",
+        }
+    return answer
+
+
+async def _find_cut(pool: SessionPool, parent: SessionHead, wanted: Fork) -> _Cut:
+    if wanted.message_id is not None or wanted.message_index is not None:
+        seq, message_id = await _named(pool, parent, wanted)
+        end = seq
+    else:
+        last = await _message_before(pool, parent, parent.seq + 1)
+        if last is None:
+            return _Cut(parent.seq, None, moved=False)
+        seq, message_id = last
+        end = parent.seq
+    moved_to = await _whole_exchange(pool, parent, seq)
+    if moved_to is not None:
+        return _Cut(*moved_to, moved=True)
+    return _Cut(end, message_id, moved=False)
+
+
+async def _message_before(
+    pool: SessionPool, parent: SessionHead, before: int
+) -> tuple[int, str] | None:
+    found = await pool.store.find(
+        parent.id,
+        parent.epoch,
+        "message",
+        after=parent.history_from,
+        before=before,
+        limit=1,
+        reverse=True,
+    )
+    return (found[0].seq, decode(found[0].body)["message_id"]) if found else None
+
+
+async def _named(pool: SessionPool, parent: SessionHead, wanted: Fork) -> tuple[int, str]:
+    store = pool.store
+    if wanted.message_id is not None:
+        # Of those said again by a merge, the one that counts is the last.
+        found = await store.find(
+            parent.id, parent.epoch, "message", key=wanted.message_id, limit=1, reverse=True
+        )
+    else:
+        index = wanted.message_index or 0
+        found, after = [], parent.history_from
+        while page := await store.find(parent.id, parent.epoch, "message", after=after, limit=1000):
+            if index < len(page):
+                found = [page[index]]
+                break
+            index -= len(page)
+            after = page[-1].seq
+    if not found or found[0].seq <= parent.history_from:
+        raise NotFound("The session has no such message.", code="message-not-found")
+    return found[0].seq, decode(found[0].body)["message_id"]
+
+
+async def _whole_exchange(
+    pool: SessionPool, parent: SessionHead, seq: int
+) -> tuple[int, str | None] | None:
+    """Gives where the cut has to move to, so that calls before it have their results.
+
+    Behind the results, or before the calls while results are still to come.
+    """
+    open_calls, called_at = await _open_calls(pool, parent, seq)
+    moved: tuple[int, str | None] | None = None
+    after = seq
+    while open_calls:
+        page = await pool.store.find(
+            parent.id, parent.epoch, "message", after=after, before=parent.seq + 1, limit=50
+        )
+        if not page:
+            return await _message_before(pool, parent, called_at) or (called_at - 1, None)
+        for record in page:
+            message = decode(record.body)["message"]
+            if message["role"] != "tool":
+                return moved  # a history from elsewhere passed over them
+            open_calls.discard(message.get("tool_call_id"))
+            moved = record.seq, message["id"]
+            if not open_calls:
+                return moved
+        after = page[-1].seq
+    return moved
+
+
+async def _open_calls(pool: SessionPool, parent: SessionHead, seq: int) -> tuple[set[str], int]:
+    """Gives the unanswered calls of the exchange that ends at `seq`, and where they were made."""
+    answered: set[str] = set()
+    before = seq + 1
+    while page := await pool.store.find(
+        parent.id,
+        parent.epoch,
+        "message",
+        after=parent.history_from,
+        before=before,
+        limit=50,
+        reverse=True,
+    ):
+        for record in page:
+            message = decode(record.body)["message"]
+            if message["role"] == "tool":
+                answered.add(message.get("tool_call_id"))
+                continue
+            calls = {call["id"] for call in message.get("tool_calls") or ()}
+            return calls - answered, record.seq
+        before = page[-1].seq
+    return set(), seq
+
+
+async def _history(
+    pool: SessionPool, parent: SessionHead, wanted: Fork, cut: _Cut
+) -> AsyncIterator[list[Draft]]:
+    inherit = wanted.metadata_strategy == "inherit"
+    position = f"{parent.epoch}-{cut.seq}"
+    link = {"session_id": parent.id, "message_id": cut.message_id, "position": position}
+    forked_at = parent.parent["position"] if parent.parent else None
+    step = {"session_id": parent.id, "title": parent.title, "forked_at": forked_at}
+    created: dict[str, Any] = {
+        "user_id": parent.user_id,
+        "title": wanted.new_name or f"{parent.title or parent.id} (fork)",
+        "session_type": parent.session_type,
+        "working_dir": parent.working_dir,
+        "metadata": parent.metadata if inherit else {},
+        "extension_data": parent.extension_data if inherit else {},
+        "ttl_seconds": parent.ttl_seconds,
+        "parent": link,
+        "ancestors": [*parent.ancestors, step],
+    }
+    yield [Draft("session_created", created)]
+    after = parent.history_from
+    while bodies := await history_page(pool, parent, after=after, before=cut.seq + 1):
+        yield await to_thread.run_sync(_drafts_of, bodies, limiter=bulk_limiter)
+        after = decode(bodies[-1])["seq"]
+
+
+def _drafts_of(bodies: list[bytes]) -> list[Draft]:
+    return [message_draft(Message.of(decode(body)["message"])) for body in bodies]
+
+
+async def _tell_parent(
+    pool: SessionPool, caller: Caller, parent: SessionHead, child: dict[str, Any], cut: _Cut
+) -> None:
+    fields = {"child_id": child["id"], "title": child["title"], "message_id": cut.message_id}
+
+    def decide(_: Any) -> Decision:
+        return Decision([Draft("session_forked", fields)], {})
+
+    try:
+        await pool.change(caller, parent.id, decide)
+    except BambooError:
+        # The link that counts is the child's; a closed, archived or deleted parent hears nothing.
+        return

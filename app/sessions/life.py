@@ -1,0 +1,309 @@
+"""SessionLife: the verbs of a session's whole life, beyond its main job.
+
+Archive, export and import, fork, merge, tree, summaries, statistics, cleanup, extension data. A
+part of the `SessionManager`, which owns what it works on.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from app.domain.callers import Caller
+from app.domain.clock import format_ms
+from app.domain.errors import Conflict, InvalidId
+from app.domain.ids import check_id, derived_session_id
+from app.domain.sessions import SessionHead
+from app.sessions import archiving, cleanup, diagnostics, statistics, summaries, transfer
+from app.sessions.commands import Idempotency, Outcome, SessionList
+from app.sessions.extensions import (
+    Change,
+    change_extensions,
+    extension_view,
+    named_extension,
+)
+from app.sessions.fork import Fork, fork
+from app.sessions.making import Agents, Maker
+from app.sessions.merge import Merge, merge
+from app.sessions.pool import SessionPool
+from app.sessions.transfer import Export, ExportOptions
+from app.sessions.tree import branch_tree
+from app.storage.base import SessionQuery
+
+
+class SessionLife:
+    """See the module. Answers are in the contract's shapes."""
+
+    def __init__(self, pool: SessionPool, agents: Agents, maker: Maker) -> None:
+        self._pool = pool
+        self._agents = agents
+        self._maker = maker
+
+    # -- archive ----------------------------------------------------------------------------
+
+    async def archive(
+        self, caller: Caller, session_id: str, idem: Idempotency | None = None
+    ) -> Outcome:
+        """Archives a session; see `archiving.archive`."""
+        return await archiving.archive(self._pool, caller, session_id, idem)
+
+    async def restore(
+        self, caller: Caller, session_id: str, idem: Idempotency | None = None
+    ) -> Outcome:
+        """Restores an archived session; see `archiving.restore`."""
+        return await archiving.restore(self._pool, caller, session_id, idem)
+
+    async def archive_each(self, caller: Caller, session_ids: list[str]) -> dict[str, Any]:
+        """Archives many, each by itself; tells what was done and what failed."""
+
+        async def one(session_id: str) -> dict[str, Any]:
+            answer = (await self.archive(caller, session_id)).answer
+            return {"session_id": session_id, "bytes": answer["bytes"]}
+
+        done, failed = await archiving.each(session_ids, one)
+        return {"archived": done, "failed": failed}
+
+    async def restore_each(self, caller: Caller, session_ids: list[str]) -> dict[str, Any]:
+        """Restores many, each by itself; tells what was done and what failed."""
+
+        async def one(session_id: str) -> dict[str, Any]:
+            await self.restore(caller, session_id)
+            return {
+                "session_id": session_id,
+                "bytes": self._pool.store.size(session_id).stored_bytes,
+            }
+
+        done, failed = await archiving.each(session_ids, one)
+        return {"restored": done, "failed": failed}
+
+    async def archived(self, caller: Caller, session_id: str) -> dict[str, Any]:
+        """Gives one ArchivedSession."""
+        del caller
+        return await archiving.archived(self._pool, session_id)
+
+    async def list_archived(self, caller: Caller, query: SessionQuery) -> SessionList:
+        """Lists archived sessions, with the filters and paging of sessions."""
+        del caller
+        page = await self._pool.store.query(replace(query, archived="only"), self._pool.state_of)
+        views = []
+        for head in page.heads:
+            with suppress(Conflict):  # deleted since
+                views.append(archiving.archived_view(self._pool, head))
+        return SessionList(views, page.next_cursor, page.has_more, page.total)
+
+    async def delete_archived(self, caller: Caller, session_id: str) -> None:
+        """Deletes an archived session.
+
+        Raises:
+            NotFound: It is not archived, or not there.
+        """
+        del caller
+
+        def is_archived(head: SessionHead) -> bool:
+            archiving.check_archived(head)
+            return True
+
+        await self._pool.delete(session_id, is_archived)
+
+    # -- export and import ------------------------------------------------------------------
+
+    async def export(self, caller: Caller, session_id: str, options: ExportOptions) -> Export:
+        """Begins to write a session as a document."""
+        del caller
+        return await transfer.export(self._pool, session_id, options)
+
+    async def export_to_file(
+        self, caller: Caller, session_id: str, options: ExportOptions, path: str
+    ) -> dict[str, Any]:
+        """Writes a session to a file under `export_dir`."""
+        del caller
+        return await transfer.export_to_file(self._pool, session_id, options, path)
+
+    def export_zip(
+        self, caller: Caller, session_ids: list[str], options: ExportOptions
+    ) -> AsyncIterator[bytes]:
+        """Writes many sessions as a zip."""
+        del caller
+        return transfer.export_zip(self._pool, session_ids, options)
+
+    async def import_document(
+        self,
+        caller: Caller,
+        data: bytes,
+        *,
+        format_name: str | None = None,
+        conversation: int | None = None,
+        keep_id: bool = False,
+        idem: Idempotency | None = None,
+    ) -> Outcome:
+        """Makes a session of a document; see `transfer.import_document`."""
+        return await transfer.import_document(
+            self._pool,
+            caller,
+            data,
+            format_name=format_name,
+            conversation=conversation,
+            keep_id=keep_id,
+            new_id=self._maker.new_session_id(caller, idem),
+            idem=idem,
+        )
+
+    # -- branches ---------------------------------------------------------------------------
+
+    async def fork(
+        self, caller: Caller, session_id: str, wanted: Fork, idem: Idempotency | None = None
+    ) -> Outcome:
+        """Makes a new session of a session's beginning; see `fork.fork`."""
+        if wanted.new_id is not None:
+            child_id = check_id(wanted.new_id)
+        elif idem is not None:
+            child_id = derived_session_id(caller.id, "fork", session_id, idem.key)
+        else:
+            child_id = self._maker.new_session_id(caller, None)
+        if child_id == session_id:
+            raise InvalidId("A fork needs another id than its parent's.")
+        return await fork(self._pool, caller, session_id, child_id, wanted, idem)
+
+    async def merge(
+        self, caller: Caller, target_id: str, wanted: Merge, idem: Idempotency | None = None
+    ) -> Outcome:
+        """Merges another session's messages into this one; see `merge.merge`."""
+        return await merge(self._pool, caller, target_id, wanted, idem)
+
+    async def tree(self, caller: Caller, session_id: str) -> dict[str, Any]:
+        """Gives the whole branch tree that the session belongs to."""
+        del caller
+        return await branch_tree(self._pool, await self._pool.head(session_id))
+
+    # -- summaries --------------------------------------------------------------------------
+
+    async def summary(self, caller: Caller, session_id: str) -> dict[str, Any]:
+        """Gives the present summary."""
+        del caller
+        store = self._pool.store
+        return await self._pool.read(
+            session_id, lambda head: summaries.require_summary(store, head)
+        )
+
+    async def save_summary(
+        self,
+        caller: Caller,
+        session_id: str,
+        summary: str,
+        turn_count: int | None = None,
+        position: str | None = None,
+        idem: Idempotency | None = None,
+    ) -> Outcome:
+        """Saves a summary; see `summaries.save_summary`."""
+        return await summaries.save_summary(
+            self._pool, caller, session_id, summary, turn_count, position, idem
+        )
+
+    async def delete_summary(self, caller: Caller, session_id: str) -> None:
+        """Deletes the present summary."""
+        await summaries.delete_summary(self._pool, caller, session_id)
+
+    async def list_summaries(self, caller: Caller, query: SessionQuery) -> SessionList:
+        """Lists the summaries of the sessions that `query` admits.
+
+        A page looks at `query.limit` sessions; those without a summary leave it shorter.
+        """
+        del caller
+        page = await self._pool.store.query(
+            replace(query, count=False, archived="include"), self._pool.state_of
+        )
+        shown = []
+        for head in page.heads:
+            with suppress(Conflict):  # deleted since
+                if summary := await summaries.load_summary(self._pool.store, head):
+                    shown.append(summary)
+        return SessionList(shown, page.next_cursor, page.has_more, None)
+
+    async def write_summary(
+        self, caller: Caller, session_id: str, agent: str | None, idem: Idempotency | None = None
+    ) -> Outcome:
+        """Lets an agent write the summary of all so far; see `summaries.ask_for_summary`."""
+        if kept := await summaries.kept_summary(self._pool, caller, session_id, idem):
+            return kept
+
+        async def write(head: SessionHead) -> tuple[str, str]:
+            self._pool.check_writable(head)
+            return await summaries.ask_for_summary(
+                self._pool, self._agents, self._maker, head, agent
+            ), str(head.position)
+
+        text, position = await self._pool.read(session_id, write)
+        return await self.save_summary(caller, session_id, text, position=position, idem=idem)
+
+    async def resume(
+        self, caller: Caller, session_id: str, *, interactive: bool = True
+    ) -> dict[str, Any]:
+        """Gives the message that carries the conversation into a new context."""
+        del caller
+        now = format_ms(self._pool.clock.now_ms())
+        message = await self._pool.read(
+            session_id,
+            lambda head: summaries.resume_message(
+                self._pool.store, head, interactive=interactive, now=now
+            ),
+        )
+        return {"message": message}
+
+    # -- statistics -------------------------------------------------------------------------
+
+    async def statistics(self, caller: Caller, session_id: str) -> dict[str, Any]:
+        """Gives one session's statistics."""
+        del caller
+        return statistics.session_statistics(await self._pool.head(session_id))
+
+    async def report(self, caller: Caller, session_id: str) -> dict[str, Any]:
+        """Gives one session's report for people."""
+        del caller
+        return statistics.session_report(self._pool, await self._pool.head(session_id))
+
+    async def overall_statistics(self, caller: Caller) -> dict[str, Any]:
+        """Adds up all sessions."""
+        del caller
+        return await statistics.overall_statistics(self._pool, SessionQuery())
+
+    # -- cleanup ----------------------------------------------------------------------------
+
+    async def clean(
+        self, caller: Caller, *, before_ms: int | None = None, dry_run: bool = False
+    ) -> dict[str, Any]:
+        """Deletes what is expired, or older than `before_ms`; see `cleanup.clean`."""
+        return await cleanup.clean(self._pool, caller, before_ms=before_ms, dry_run=dry_run)
+
+    # -- extension data ---------------------------------------------------------------------
+
+    async def extensions(self, caller: Caller, session_id: str) -> dict[str, Any]:
+        """Gives the session's ExtensionData."""
+        del caller
+        return extension_view(await self._pool.head(session_id))
+
+    async def extension(self, caller: Caller, session_id: str, name: str) -> dict[str, Any]:
+        """Gives one extension's state."""
+        del caller
+        return named_extension(await self._pool.head(session_id), name)
+
+    async def change_extensions(
+        self,
+        caller: Caller,
+        session_id: str,
+        change: Change,
+        idem: Idempotency | None = None,
+    ) -> dict[str, Any]:
+        """Applies one of the changes of `extensions`; answers the ExtensionData after it."""
+        return await change_extensions(self._pool, caller, session_id, change, idem)
+
+    # -- diagnostics ------------------------------------------------------------------------
+
+    async def diagnostics(self, caller: Caller) -> dict[str, Any]:
+        """Checks what the running gateway stands on; see `diagnostics.check_gateway`."""
+        del caller
+        return await diagnostics.check_gateway(self._pool, sorted(self._pool.settings.agents))
+
+    async def bug_report(self, caller: Caller, session_id: str) -> AsyncIterator[bytes]:
+        """Begins to write a bug report of a session, with secrets masked."""
+        del caller
+        return diagnostics.bug_report(self._pool, await self._pool.head(session_id))

@@ -1,0 +1,510 @@
+"""LiveSession: the single writer of one session, while it is in memory.
+
+Decisions are made synchronously on `head`, which may be ahead of the disk; what others see comes
+from commits that are durable (R1). One commit is in flight at a time; what is decided meanwhile
+gathers into the next. When a commit fails, everything decided after the durable head is undone
+together: the head is loaded again and each waiting call gets the error.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from app.domain.assembly import MessageAssembler
+from app.domain.clock import Clock, format_ms
+from app.domain.codec import encode, to_line
+from app.domain.errors import (
+    BambooError,
+    Conflict,
+    InvalidEvent,
+    NotFound,
+    TooLarge,
+    Unavailable,
+)
+from app.domain.events import DELTA_TYPES, TERMINAL_TYPES, Draft, TerminalEvent
+from app.domain.limits import RUN_AHEAD_BYTES_MAX
+from app.domain.projections import fold
+from app.domain.sessions import SessionHead
+from app.sessions.connections import EndedRun
+from app.sessions.event_queue import EventQueue
+from app.sessions.frames import event_frame
+from app.sessions.idempotency import KeyLedger, note_line
+from app.storage.base import Commit, Mark, SessionStore
+
+if TYPE_CHECKING:
+    from app.sessions.connections import Connection
+
+Waiter = Callable[[BambooError | None], None]
+_MARKED_RUN_TYPES = TERMINAL_TYPES | {"run_queued", "run_start"}
+
+
+class Runner(Protocol):
+    """What the session tells the task of its active run."""
+
+    def cancel(self, terminal: TerminalEvent) -> None:
+        """End with this terminal event."""
+
+    def broken(self, error: BambooError) -> None:
+        """Events of the run could not be stored."""
+
+    def abandon(self) -> None:
+        """The session is gone; end without a word."""
+
+
+class ExternalRun:
+    """What this process holds of an open external run: its messages in the making.
+
+    Dropped whenever it may be ahead of the log; it is then made again by replaying the log.
+    """
+
+    def __init__(self, run_id: str, assembler: MessageAssembler, now: float) -> None:
+        self.run_id = run_id
+        self.assembler = assembler
+        self.last_event_at = now
+
+
+class Vanished(Exception):
+    """The session was deleted, or its creation failed, while a call waited for it."""
+
+
+class _Batch:
+    """What has been decided since the last commit was given to the store."""
+
+    __slots__ = ("frames", "lines", "marks", "notable", "reserve", "size", "structural", "waiters")
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+        self.frames: list[bytes] = []
+        self.marks: list[Mark] = []
+        self.notable: list[tuple[str, str | None, int]] = []
+        self.waiters: list[Waiter] = []
+        self.size = 0
+        self.structural = False
+        self.reserve = False
+
+
+class LiveSession:
+    """See the module.
+
+    Attributes:
+        head: What has been decided; its `seq` may be ahead of `durable_seq`.
+        durable_seq: The last event that clients may see.
+        queue: The frames of recent durable events.
+        connections: The open streams, by connection id.
+        last_run: The run that ended last while the session was in memory.
+        run: The task of the active run, when this process executes one.
+        external: What is held of an open external run, if it has been asked for.
+        is_packing: Whether its archived log is being compressed.
+        posting: The external run whose events a streamed request is posting.
+        queued_inputs: Input of queued runs decided here, so that their start need not read it.
+        streaming_keys: Digests of keys whose streamed request is at work, and what says its end.
+        keys: Answers kept for idempotency keys.
+        users: Calls at work in this session; it stays in memory for them.
+        last_used: When it last had one, on the monotonic clock.
+        gone: Deleted, or never came to be.
+    """
+
+    def __init__(
+        self,
+        head: SessionHead,
+        store: SessionStore,
+        clock: Clock,
+        *,
+        exists: bool,
+        max_event_bytes: int,
+        keys_max: int,
+    ) -> None:
+        self.id = head.id
+        self.epoch = head.epoch
+        self.head = head
+        self.durable_seq = head.seq
+        self.queue = EventQueue(head.seq)
+        self.connections: dict[str, Connection] = {}
+        self.run: Runner | None = None
+        self.external: ExternalRun | None = None
+        self.posting: str | None = None
+        self.is_packing = False
+        self.last_run: EndedRun | None = None
+        self.queued_inputs: dict[str, dict[str, Any]] = {}
+        self.streaming_keys: dict[str, anyio.Event] = {}
+        self.keys = KeyLedger(keys_max)
+        self.starting = False
+        self.users = 0
+        self.last_used = clock.monotonic()
+        self.gone = False
+        self._store = store
+        self._clock = clock
+        self._max_event_bytes = max_event_bytes
+        self._exists = exists
+        self._batch = _Batch()
+        self._flying: _Batch | None = None
+        self._flying_commit: Commit | None = None
+        self._open_gate: anyio.Event | None = None
+        self._reload_wanted: Callable[[LiveSession], None] | None = None
+        self._run_waiters: dict[str, list[Callable[[], None]]] = {}
+        self._change_waiters: list[Callable[[], None]] = []
+
+    # -- deciding ---------------------------------------------------------------------------
+
+    async def ready(self) -> None:
+        """Waits until decisions can be made: not while the head is being loaded again.
+
+        Raises:
+            Vanished: The session is not there any more.
+        """
+        while self._open_gate is not None:
+            await self._open_gate.wait()
+        if self.gone:
+            raise Vanished
+
+    def decide(
+        self,
+        drafts: Sequence[Draft],
+        *,
+        note: tuple[str, dict[str, Any]] | None = None,
+        waiters: Sequence[Waiter] = (),
+        reserve: bool = False,
+    ) -> tuple[int, int]:
+        """Gives the drafts their seqs and sends them on their way to the store, whole or not.
+
+        Call only right after `ready`, without an await between. `note` is a digest and the record
+        kept for it in the same commit. `waiters` are called once each, with the commit's end,
+        also when this raises.
+
+        Returns:
+            The first and last seq (`last = first - 1` without drafts).
+
+        Raises:
+            TooLarge: An event is over `max_event_bytes`; nothing was decided.
+            InvalidEvent: An event holds what JSON cannot; nothing was decided.
+        """
+        head = self.head
+        now_ms = self._clock.now_ms()
+        time = format_ms(now_ms)
+        first = head.seq + 1
+        try:
+            bodies = self._encoded(drafts, first, time)
+            noted = note_line(note[0], now_ms, note[1]) if note is not None else None
+        except BambooError as error:
+            for waiter in waiters:
+                waiter(error)
+            raise
+        batch = self._batch
+        for number, body in enumerate(bodies):
+            kind, fields = drafts[number]
+            place = first + number
+            if kind in DELTA_TYPES:
+                head.seq = place
+                if now_ms > head.last_activity_at:
+                    head.last_activity_at = now_ms
+            else:
+                active = head.active
+                fold(head, {"type": kind, "seq": place, "time": time, **fields}, now_ms)
+                if active is not None and head.active is None:
+                    self.last_run = EndedRun(active.before_seq, place)
+                batch.structural = True
+                self._mark(kind, fields, place)
+            line = to_line(body)
+            batch.lines.append(line)
+            batch.size += len(line)
+            batch.frames.append(event_frame(self.epoch, place, body))
+        if note is not None and noted is not None:
+            batch.marks.append(Mark("note", note[0], head.seq, batch.size))
+            batch.lines.append(noted)
+            batch.size += len(noted)
+        batch.waiters += waiters
+        batch.reserve = batch.reserve or reserve
+        if self._flying is None and (batch.lines or batch.waiters):
+            self._flush()
+        return first, head.seq
+
+    def _encoded(self, drafts: Sequence[Draft], first: int, time: str) -> list[bytes]:
+        bodies: list[bytes] = []
+        for seq, (kind, fields) in enumerate(drafts, first):
+            try:
+                body = encode({"type": kind, "seq": seq, "time": time, **fields})
+            except TypeError as error:
+                raise InvalidEvent(f"The event {kind!r} holds what JSON cannot.") from error
+            if len(body) > self._max_event_bytes:
+                raise TooLarge(
+                    f"The event {kind!r} has {len(body)} bytes; max_event_bytes is "
+                    f"{self._max_event_bytes}.",
+                    code="event-too-large",
+                )
+            bodies.append(body)
+        return bodies
+
+    async def commit(
+        self,
+        drafts: Sequence[Draft],
+        *,
+        note: tuple[str, dict[str, Any]] | None = None,
+        waiters: Sequence[Waiter] = (),
+        reserve: bool = False,
+    ) -> tuple[int, int]:
+        """Decides, then waits until it is durable.
+
+        Raises:
+            BambooError: What failed; nothing of it is stored.
+        """
+        done = _Completion()
+        places = self.decide(drafts, note=note, waiters=(*waiters, done), reserve=reserve)
+        await done.wait()
+        return places
+
+    async def settled(self) -> None:
+        """Waits until everything decided so far is durable.
+
+        Raises:
+            BambooError: It was undone.
+        """
+        batch = self._batch if self._batch.lines else self._flying
+        if batch is not None:
+            done = _Completion()
+            batch.waiters.append(done)
+            await done.wait()
+
+    async def drained(self) -> None:
+        """Holds a producer back that is too far ahead of the disk (R11)."""
+        if self.is_ahead:
+            done = _Completion()
+            self._batch.waiters.append(done)
+            await done.wait()
+        else:
+            await checkpoint()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether `head` may say what is not true any more: only the store knows."""
+        return self._open_gate is not None
+
+    @property
+    def is_unborn(self) -> bool:
+        """Whether it does not exist yet: no event of it is durable."""
+        return not self._exists
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether what waits for the disk is over the bound of `drained`."""
+        return self._batch.size > RUN_AHEAD_BYTES_MAX
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing needs it in memory."""
+        return not (
+            self.users
+            or self.connections
+            or self.run
+            or self.starting
+            or self.head.active
+            or self._flying
+            or self._batch.lines
+            or self._open_gate
+            or self._run_waiters
+            or self._change_waiters
+        )
+
+    # -- seeing -----------------------------------------------------------------------------
+
+    def on_run_end(self, run_id: str, call: Callable[[], None]) -> Callable[[], None]:
+        """Calls back once the run's terminal event is durable; gives what takes it back."""
+        calls = self._run_waiters.setdefault(run_id, [])
+        calls.append(call)
+
+        def forget() -> None:
+            if call in calls:
+                calls.remove(call)
+            if not calls and self._run_waiters.get(run_id) is calls:
+                del self._run_waiters[run_id]
+
+        return forget
+
+    def on_change(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Calls back once at the next durable event; gives what takes it back."""
+        self._change_waiters.append(call)
+
+        def forget() -> None:
+            if call in self._change_waiters:
+                self._change_waiters.remove(call)
+
+        return forget
+
+    def wake_waiters(self) -> None:
+        """Ends the waits of `on_change` without a change."""
+        waiters, self._change_waiters = self._change_waiters, []
+        for call in waiters:
+            call()
+
+    @contextmanager
+    def streaming(self, digest: str) -> Iterator[None]:
+        """Marks a key's streamed request as being at work; a repeat waits for its end."""
+        ended = self.streaming_keys[digest] = anyio.Event()
+        try:
+            yield
+        finally:
+            del self.streaming_keys[digest]
+            ended.set()
+
+    def vanish(self, reason: str) -> None:
+        """Ends everything that hangs on the session: it is deleted, or never came to be."""
+        self.gone = True
+        if self.run is not None:
+            self.run.abandon()
+        self._release_waiters()
+        for connection in list(self.connections.values()):
+            connection.end(reason)
+
+    def born(self, head: SessionHead) -> None:
+        """Takes over what was published under its name past this writer."""
+        self.head = head
+        self.durable_seq = head.seq
+        self.queue = EventQueue(head.seq)
+        self.keys.forget()
+        self._exists = True
+
+    def hold(self) -> None:
+        """Closes the gate: `ready` waits until `resume`."""
+        if self._open_gate is None:
+            self._open_gate = anyio.Event()
+
+    def resume(self, head: SessionHead | None = None) -> None:
+        """Opens the gate, with the durable head loaded again when one is given."""
+        if head is not None:
+            self.head = head
+            self.keys.forget()
+            self.external = None
+            if head.seq != self.durable_seq:
+                self._catch_up()
+        if self._open_gate is not None:
+            self._open_gate.set()
+            self._open_gate = None
+
+    def _catch_up(self) -> None:
+        # The store has more than it has acknowledged: what was shown stands, the rest is news.
+        self.durable_seq = self.head.seq
+        self.queue = EventQueue(self.head.seq)
+        for connection in list(self.connections.values()):
+            connection.end("shutdown")
+        self._release_waiters()
+
+    def lost(self) -> None:
+        """Has the head loaded again, the store having another one."""
+        if not self.gone and self._open_gate is None and self._reload_wanted is not None:
+            self.hold()
+            self._reload_wanted(self)
+
+    def when_broken(self, call: Callable[["LiveSession"], None]) -> None:
+        """Says who loads the head again after a failed commit."""
+        self._reload_wanted = call
+
+    # -- the way to the store ---------------------------------------------------------------
+
+    def _mark(self, kind: str, fields: dict[str, Any], place: int) -> None:
+        batch = self._batch
+        if kind == "message":
+            batch.marks.append(Mark("message", fields["message_id"], place, batch.size))
+        elif kind in _MARKED_RUN_TYPES:
+            batch.marks.append(Mark("run", fields["run_id"], place, batch.size))
+        batch.notable.append((kind, fields.get("run_id"), place))
+
+    def _flush(self) -> None:
+        batch, self._batch = self._batch, _Batch()
+        count = len(batch.frames)
+        commit = Commit(
+            session_id=self.id,
+            epoch=self.epoch,
+            first_seq=self.head.seq - count + 1,
+            count=count,
+            data=b"".join(batch.lines),
+            marks=batch.marks,
+            head=self.head.copy() if batch.structural or not self._exists else None,
+            time_ms=self.head.last_activity_at,
+            create=not self._exists,
+            reserve=batch.reserve,
+        )
+        self._flying, self._flying_commit = batch, commit
+        self._store.append(commit, self._committed)
+
+    def _committed(self, error: BambooError | None) -> None:
+        batch, self._flying = self._flying, None
+        assert batch is not None  # the store answers each commit once
+        if error is not None:
+            self._fail(batch, error)
+            return
+        self._exists = True
+        self.durable_seq += len(batch.frames)
+        self.queue.extend(batch.frames)
+        if self._batch.lines:
+            self._flush()
+        for waiter in batch.waiters:
+            waiter(None)
+        if batch.notable:
+            self._announce(batch)
+        for connection in self.connections.values():
+            connection.wake()
+        if self._change_waiters and batch.frames:
+            self.wake_waiters()
+
+    def _announce(self, batch: _Batch) -> None:
+        for kind, run_id, place in batch.notable:
+            if kind in TERMINAL_TYPES and run_id is not None:
+                for connection in self.connections.values():
+                    connection.run_ended(run_id, place)
+                for call in self._run_waiters.pop(run_id, ()):
+                    call()
+            elif kind == "run_start" and run_id is not None:
+                for connection in self.connections.values():
+                    connection.run_started(run_id)
+            elif kind == "state_change" and self.head.logged_state is not None:
+                for connection in self.connections.values():
+                    connection.end("closed", after_rest=True)
+
+    def _fail(self, batch: _Batch, error: BambooError) -> None:
+        undone, self._batch = self._batch, _Batch()
+        self.hold()
+        self.head.seq = self.durable_seq
+        if isinstance(error, Conflict):
+            error = Unavailable("The session changed underneath; try again.")
+        if self.run is not None:
+            self.run.broken(error)
+        if not self._exists:
+            self.vanish("deleted")
+            self.resume()
+        elif self._reload_wanted is not None:
+            self._reload_wanted(self)
+        for waiter in (*batch.waiters, *undone.waiters):
+            waiter(error)
+
+    def _release_waiters(self) -> None:
+        waiting = [call for calls in self._run_waiters.values() for call in calls]
+        self._run_waiters = {}
+        for call in waiting:
+            call()
+        self.wake_waiters()
+
+
+class _Completion:
+    """A waiter that one task awaits."""
+
+    __slots__ = ("_error", "_event")
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+        self._error: BambooError | None = None
+
+    def __call__(self, error: BambooError | None) -> None:
+        self._error = error
+        self._event.set()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+        if self._error is not None:
+            raise self._error
+
+
+def unknown_session(session_id: str) -> NotFound:
+    """The one answer for what is not there and for what the caller may not see."""
+    return NotFound(f"No session {session_id!r}.", code="session-not-found")

@@ -1,0 +1,455 @@
+"""SessionManager: the one door to sessions, for routes and for programs that embed the gateway.
+
+Process-wide. Every verb names its caller; answers and errors are in the contract's shapes, without
+any HTTP in them.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+import structlog
+
+from app.agents.base import Agent
+from app.domain.callers import GATEWAY, Caller
+from app.domain.clock import Clock
+from app.domain.errors import InvalidInput
+from app.domain.ids import IdMaker
+from app.domain.positions import parse_after
+from app.domain.sessions import SessionHead
+from app.sessions import appending, archiving, cleanup, writing
+from app.sessions.commands import (
+    Chat,
+    EventPage,
+    Idempotency,
+    MessagePage,
+    NewMessage,
+    NewSession,
+    Outcome,
+    RunList,
+    RunWait,
+    SessionDetail,
+    SessionList,
+    StreamRequest,
+)
+from app.sessions.compaction import Compaction
+from app.sessions.connections import Connection, check_within
+from app.sessions.ending import Endings
+from app.sessions.external import ExternalRuns
+from app.sessions.life import SessionLife
+from app.sessions.live import Vanished
+from app.sessions.making import Agents, Maker
+from app.sessions.pool import SessionPool
+from app.sessions.reading import (
+    event_page,
+    event_page_descending,
+    find_run,
+    message_of,
+    message_page,
+    messages_between,
+    run_page,
+)
+from app.sessions.recovery import Recovery
+from app.sessions.streams import Streams
+from app.sessions.turns import Turns
+from app.settings import Settings
+from app.storage.base import SessionQuery, SessionStore
+
+log = structlog.get_logger(__name__)
+
+_HOUSEKEEPING_SECONDS = 1.0
+"""How often idle sessions are looked for."""
+
+
+class SessionManager:
+    """Creates, finds, changes and streams sessions; owns the runs in them.
+
+    An async context manager: entering recovers what the last process left, leaving stops what is
+    still at work. The store has to be open already, and is closed by its owner afterwards.
+
+    Attributes:
+        life: The verbs beyond the main job: archive, export, fork, merge, summaries, cleanup …
+    """
+
+    life: SessionLife
+
+    def __init__(
+        self, store: SessionStore, agents: Mapping[str, Agent], settings: Settings, clock: Clock
+    ) -> None:
+        self._store = store
+        self._agents = agents
+        self._settings = settings
+        self._clock = clock
+        self._ids = IdMaker()
+        self._is_ready = False
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(tasks.cancel_scope.cancel)
+            self._pool = SessionPool(self._store, self._settings, self._clock, tasks)
+            stack.callback(self._pool.close)
+            self._maker = Maker(self._ids, self._clock, self._settings)
+            self._external = ExternalRuns(self._pool, self._maker)
+            agents = Agents(self._agents)
+            self._turns = Turns(self._pool, agents, self._maker, self._external)
+            stack.callback(self._turns.give_up)
+            self._endings = Endings(self._pool, self._external)
+            self.life = SessionLife(self._pool, agents, self._maker)
+            self._streams = Streams(self._pool, self._ids)
+            self._compaction = Compaction(self._pool)
+            closed = await Recovery(self._pool, self._maker).recover()
+            if closed:
+                log.info("closed runs that were interrupted", runs=closed)
+            tasks.start_soon(self._streams.watch, name="stream clock")
+            tasks.start_soon(self._keep_house, name="housekeeping")
+            tasks.start_soon(self._compaction.run, name="compaction")
+            tasks.start_soon(cleanup.schedule, self._pool, GATEWAY, name="scheduled cleanup")
+            tasks.start_soon(archiving.pack_left_over, self._pool, name="packing archives")
+            self._is_ready = True
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            await self.drain()
+        self._is_ready = False
+        await self._stack.__aexit__(kind, error, traceback)
+
+    # -- sessions ---------------------------------------------------------------------------
+
+    async def create_session(
+        self, caller: Caller, new: NewSession, idem: Idempotency | None = None
+    ) -> Outcome:
+        """Creates a session.
+
+        Raises:
+            SessionExists: Its id is taken.
+            LimitReached: There are `max_sessions`.
+        """
+        session_id = new.id or self._maker.new_session_id(caller, idem)
+        return await writing.create(self._pool, caller, session_id, new, idem)
+
+    async def get_or_create_session(self, caller: Caller, new: NewSession) -> dict[str, Any]:
+        """Gives the session of that id, creating it if there is none."""
+        session_id = new.id or self._maker.new_session_id(caller, None)
+        return await writing.get_or_create(self._pool, caller, session_id, new)
+
+    async def get_session(
+        self, caller: Caller, session_id: str, include_messages: bool = False
+    ) -> SessionDetail:
+        """Gives a session, with all its messages if asked for.
+
+        Raises:
+            NotFound, SessionExpired: There is none, or not any more.
+        """
+        del caller
+
+        async def read(head: SessionHead) -> SessionDetail:
+            messages = None
+            if include_messages:
+                bodies = await messages_between(
+                    self._store, session_id, head.epoch, head.history_from, head.seq + 1
+                )
+                messages = [message_of(body) for body in bodies]
+            view = writing.view_of(self._pool, head)
+            return SessionDetail(view, writing.etag_of(head), messages)
+
+        return await self._pool.read(session_id, read)
+
+    async def list_sessions(self, caller: Caller, query: SessionQuery) -> SessionList:
+        """Lists sessions by filters, sorted and in pages."""
+        del caller
+        page = await self._store.query(query, self._pool.state_of)
+        views = [writing.view_of(self._pool, head) for head in page.heads]
+        return SessionList(views, page.next_cursor, page.has_more, page.total)
+
+    async def update_session(
+        self, caller: Caller, session_id: str, patch: dict[str, Any], if_match: str | None = None
+    ) -> SessionDetail:
+        """Applies a JSON merge patch (RFC 7396).
+
+        Raises:
+            PreconditionFailed: `if_match` is not the present ETag.
+        """
+        await writing.update(self._pool, caller, session_id, patch, if_match)
+        return await self.get_session(caller, session_id)
+
+    async def delete_session(self, caller: Caller, session_id: str) -> None:
+        """Deletes a session; its streams get `goodbye deleted`, its run ends without a word.
+
+        Raises:
+            NotFound: There is none.
+        """
+        del caller
+        await self._pool.delete(session_id)
+
+    async def close_session(
+        self, caller: Caller, session_id: str, idem: Idempotency | None = None
+    ) -> Outcome:
+        """Makes a session read-only.
+
+        Raises:
+            RunActive: A run is executing or queued.
+        """
+        return await writing.close(self._pool, caller, session_id, idem)
+
+    async def reopen_session(
+        self, caller: Caller, session_id: str, idem: Idempotency | None = None
+    ) -> Outcome:
+        """Makes a closed session writable again."""
+        return await writing.reopen(self._pool, caller, session_id, idem)
+
+    # -- messages and events ----------------------------------------------------------------
+
+    async def messages(
+        self,
+        caller: Caller,
+        session_id: str,
+        *,
+        limit: int = 100,
+        before: str | None = None,
+        after: str | None = None,
+        descending: bool = False,
+    ) -> MessagePage:
+        """Reads a page of messages.
+
+        Raises:
+            NotFound: No such session, or `before` or `after` is no message of it.
+        """
+        del caller
+        read = partial(
+            message_page,
+            self._store,
+            limit=limit,
+            before=before,
+            after=after,
+            descending=descending,
+        )
+        return await self._pool.read(session_id, read)
+
+    async def add_messages(
+        self,
+        caller: Caller,
+        session_id: str,
+        messages: list[NewMessage],
+        idem: Idempotency | None = None,
+    ) -> Outcome:
+        """Appends messages, all or none, without starting a run.
+
+        Raises:
+            Refused: Tool calls are open and these are not their results, or the other way round.
+        """
+        made = [self._maker.new_message(message) for message in messages]
+        close = self._maker.close_passed_over
+        return await writing.add_messages(self._pool, caller, session_id, made, close, idem)
+
+    async def events(
+        self,
+        caller: Caller,
+        session_id: str,
+        *,
+        after: str | None = None,
+        limit: int = 100,
+        types: frozenset[str] | None = None,
+        wait_seconds: float = 0,
+        descending: bool = False,
+    ) -> EventPage:
+        """Reads a page of events; with `wait_seconds` waits for the first one that matches.
+
+        Raises:
+            PositionGone: `after` is of another epoch or beyond the end.
+            InvalidInput: `after` is malformed.
+        """
+        del caller
+
+        async def read(after: str | None, head: SessionHead) -> EventPage:
+            place = None
+            if after is not None:
+                place = check_within(parse_after(after, head.epoch), head.epoch, head.seq)
+            if descending:
+                before = head.seq + 1 if place is None else place
+                return await event_page_descending(
+                    self._store, head, before=before, limit=limit, types=types
+                )
+            return await event_page(self._store, head, after=place or 0, limit=limit, types=types)
+
+        page = await self._pool.read(session_id, partial(read, after))
+        if descending or page.events or page.has_more or wait_seconds <= 0:
+            return page
+        with anyio.move_on_after(wait_seconds):
+            while not page.events and not self._pool.draining:
+                await self._next_change(session_id, parse_after(page.next, 0).seq)
+                page = await self._pool.read(session_id, partial(read, page.next))
+        return page
+
+    async def _next_change(self, session_id: str, seq: int) -> None:
+        try:
+            async with self._pool.use(session_id) as live:
+                changed = anyio.Event()
+                forget = live.on_change(changed.set)
+                try:
+                    if live.durable_seq == seq:
+                        await changed.wait()
+                finally:
+                    forget()
+        except Vanished:
+            return
+
+    async def append_events(
+        self,
+        caller: Caller,
+        session_id: str,
+        events: list[dict[str, Any]],
+        idem: Idempotency | None = None,
+    ) -> Outcome:
+        """Appends events of a program outside, all or none."""
+        return await appending.append_events(
+            self._pool, self._external, caller, session_id, events, idem
+        )
+
+    async def append_event_lines(
+        self,
+        caller: Caller,
+        session_id: str,
+        batches: AsyncIterator[list[bytes]],
+        idem: Idempotency | None = None,
+    ) -> Outcome:
+        """Appends NDJSON as it arrives; a repeat with the key appends only what is missing."""
+        return await appending.append_event_lines(
+            self._pool, self._external, caller, session_id, batches, idem
+        )
+
+    # -- runs -------------------------------------------------------------------------------
+
+    async def chat(self, caller: Caller, chat: Chat, idem: Idempotency | None = None) -> Outcome:
+        """Begins a turn, or queues it; see `Turns.chat`."""
+        return await self._turns.chat(caller, chat, idem)
+
+    async def open_run(
+        self,
+        caller: Caller,
+        session_id: str,
+        run_id: str | None = None,
+        idem: Idempotency | None = None,
+    ) -> Outcome:
+        """Opens a run whose events a program outside posts; see `ExternalRuns.open`."""
+        return await self._external.open(caller, session_id, run_id, idem)
+
+    async def run(self, caller: Caller, session_id: str, run_id: str) -> dict[str, Any]:
+        """Gives one run.
+
+        Raises:
+            NotFound: No such session or run.
+        """
+        del caller
+        return await self._pool.read(
+            session_id, lambda head: find_run(self._store, session_id, head.epoch, run_id)
+        )
+
+    async def runs(
+        self,
+        caller: Caller,
+        session_id: str,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        descending: bool = False,
+    ) -> RunList:
+        """Lists the runs of a session in the order they were asked for."""
+        del caller
+        if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 16):
+            raise InvalidInput("`cursor` is the `next_cursor` of an earlier page.")
+        read = partial(
+            run_page,
+            self._store,
+            limit=limit,
+            cursor=int(cursor) if cursor is not None else None,
+            descending=descending,
+        )
+        return await self._pool.read(session_id, read)
+
+    async def wait_run(
+        self, caller: Caller, session_id: str, run_id: str, seconds: float
+    ) -> RunWait:
+        """Waits for a run's end, up to so many seconds."""
+        await self.run(caller, session_id, run_id)
+        return await self._endings.wait_run(session_id, run_id, seconds)
+
+    async def cancel_run(self, caller: Caller, session_id: str, run_id: str) -> dict[str, Any]:
+        """Cancels a run; idempotent. See `Endings.cancel_run`."""
+        return await self._endings.cancel_run(caller, session_id, run_id)
+
+    async def cancel_session(self, caller: Caller, session_id: str) -> dict[str, Any]:
+        """Cancels the active run and everything queued."""
+        return await self._endings.cancel_session(caller, session_id)
+
+    # -- connections ------------------------------------------------------------------------
+
+    async def connect(
+        self, caller: Caller, session_id: str, request: StreamRequest
+    ) -> Connection | None:
+        """Opens a stream, or None when nothing will ever come; see `Streams.connect`."""
+        return await self._streams.connect(caller, session_id, request)
+
+    async def connections(self, caller: Caller, session_id: str) -> list[dict[str, Any]]:
+        """Lists the open streams of a session."""
+        return await self._streams.connections(caller, session_id)
+
+    async def disconnect(self, caller: Caller, session_id: str, connection_id: str) -> None:
+        """Ends one stream of a session and no other."""
+        await self._streams.disconnect(caller, session_id, connection_id)
+
+    # -- the process ------------------------------------------------------------------------
+
+    def ready(self) -> tuple[bool, str]:
+        """Tells whether requests are served, and if not, why."""
+        if not self._is_ready:
+            return False, "recovering"
+        return (False, "draining") if self._pool.draining else (True, "ready")
+
+    def begin_drain(self) -> None:
+        """Refuses what is new and says goodbye to streams that wait for nothing."""
+        if self._is_ready and not self._pool.draining:
+            self._pool.draining = True
+            self._streams.farewell()
+            for live in self._pool.sessions:
+                live.wake_waiters()
+
+    async def drain(self) -> None:
+        """Ends runs within `drain_timeout_seconds`, and every stream after its run. Idempotent."""
+        self.begin_drain()
+        await self._turns.finish(self._settings.drain_timeout_seconds)
+        self._streams.farewell(runs_are_over=True)
+
+    def stats(self) -> dict[str, float]:
+        """Gives the counters of the application and of the store, for /metrics."""
+        lives = self._pool.sessions
+        return {
+            "sessions": self._store.count(),
+            "sessions_in_memory": len(lives),
+            "sessions_evicted_total": self._pool.evictions,
+            "runs_active": sum(live.run is not None for live in lives),
+            "runs_queued": sum(len(live.head.queue) for live in lives),
+            "runs_started_total": self._turns.started,
+            "streams_open": self._streams.open,
+            "streams_opened_total": self._streams.opened,
+            "streams_slow_total": self._streams.slow,
+            "compacted_bytes_total": self._compaction.freed,
+            **{f"store_{name}": value for name, value in self._store.stats().items()},
+        }
+
+    async def _keep_house(self) -> None:
+        while True:
+            await anyio.sleep(_HOUSEKEEPING_SECONDS)
+            self._pool.evict_idle()
+            self._external.end_silent()

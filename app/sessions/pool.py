@@ -1,0 +1,483 @@
+"""SessionPool: which sessions are in memory, and how a call gets hold of one.
+
+At most `max_active_sessions` are held; the least recently used one that nothing needs makes room.
+A session that is being created has its place here before its first commit is durable, so that two
+calls cannot create it twice.
+"""
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from app.domain.callers import Caller
+from app.domain.clock import Clock
+from app.domain.errors import (
+    BambooError,
+    Conflict,
+    LimitReached,
+    SessionClosed,
+    SessionExpired,
+    Unavailable,
+)
+from app.domain.events import Draft
+from app.domain.sessions import SessionHead, SessionState
+from app.sessions.commands import Idempotency, Outcome
+from app.sessions.idempotency import KeptAnswer, check_same_body, key_digest
+from app.sessions.live import LiveSession, Vanished, Waiter, unknown_session
+from app.settings import Settings
+from app.storage.base import SessionStore
+
+log = structlog.get_logger(__name__)
+
+_RELOAD_RETRY_SECONDS = 0.5
+"""How long to wait before a head that could not be loaded is asked for again."""
+
+
+_READ_TRIES = 3
+"""How often a session may be deleted and made anew under one read before that is the answer."""
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Decision:
+    """What a verb decided: the events, the answer that goes with them, and what follows.
+
+    `waiters` are called with the commit's end whether or not the caller still waits: what must
+    happen once it is durable (a run starting) hangs on them and not on the caller.
+    """
+
+    drafts: list[Draft]
+    answer: dict[str, Any]
+    waiters: list[Waiter] = field(default_factory=list)
+
+
+Decide = Callable[[LiveSession], Decision]
+
+
+class SessionPool:
+    """See the module. `tasks` is the owner's task group."""
+
+    def __init__(
+        self, store: SessionStore, settings: Settings, clock: Clock, tasks: TaskGroup
+    ) -> None:
+        self.store = store
+        self.settings = settings
+        self.clock = clock
+        self.draining = False
+        self.on_slot_free: list[Callable[[LiveSession], None]] = []
+        self.evictions = 0
+        self._tasks = tasks
+        self._closed = False
+        self._live: OrderedDict[str, LiveSession] = OrderedDict()
+        self._opening: dict[str, anyio.Event] = {}
+        self._reloading: set[LiveSession] = set()
+        self._disconnected_at: OrderedDict[str, float] = OrderedDict()
+
+    @property
+    def sessions(self) -> list[LiveSession]:
+        """Those in memory, the least recently used first."""
+        return list(self._live.values())
+
+    def spawn(self, call: Callable[..., Coroutine[Any, Any, None]], *args: Any, name: str) -> None:
+        """Starts a child of the gateway; not once it ends, when a late commit may still ask."""
+        if not self._closed:
+            self._tasks.start_soon(call, *args, name=name)
+
+    def close(self) -> None:
+        """Starts no children any more."""
+        self._closed = True
+
+    def get(self, session_id: str) -> LiveSession | None:
+        """Gives the session if it is in memory."""
+        return self._live.get(session_id)
+
+    @asynccontextmanager
+    async def use(self, session_id: str, *, create: bool = False) -> AsyncIterator[LiveSession]:
+        """Holds a session in memory for a call, ready for decisions.
+
+        Raises:
+            NotFound: There is none, and it is not to be created.
+            Unavailable: All places are taken by busy sessions.
+            LimitReached: Creating it would go over `max_sessions`.
+            Vanished: It was deleted meanwhile.
+        """
+        live = self._live.get(session_id) or await self._open(session_id, create)
+        live.users += 1
+        self._live.move_to_end(session_id)
+        try:
+            await live.ready()
+            if live.head.seq == 0 and not create:
+                raise unknown_session(session_id)
+            yield live
+        except Conflict as conflict:
+            # The log has another life, or none: whoever holds this one looks again.
+            live.lost()
+            raise Vanished from conflict
+        finally:
+            live.users -= 1
+            live.last_used = self.clock.monotonic()
+            if live.is_unborn and live.is_idle:
+                live.gone = True
+            if live.gone:
+                self.forget(live)
+
+    async def head(self, session_id: str) -> SessionHead:
+        """Gives a durable head for reading, without taking a place in memory for it.
+
+        Raises:
+            NotFound, SessionExpired: It is not there, or not any more.
+        """
+        while True:
+            live = self._live.get(session_id)
+            if live is None or live.gone or live.is_held:
+                head = await self.store.load(session_id)
+            else:
+                head = live.head.copy()
+                try:
+                    await live.settled()
+                except BambooError:
+                    continue  # what the copy shows was undone
+            if head is None or head.seq == 0:
+                raise unknown_session(session_id)
+            self.check_not_expired(head)
+            return head
+
+    async def read(self, session_id: str, read: Callable[[SessionHead], Awaitable[T]]) -> T:
+        """Gives what `read` makes of a durable head, of one life of the log and no two.
+
+        Raises:
+            NotFound, SessionExpired: It is not there, or not any more.
+        """
+        for _ in range(_READ_TRIES):
+            head = await self.head(session_id)
+            try:
+                return await read(head)
+            except Conflict:
+                # Deleted, or made anew, since the head was given.
+                live = self._live.get(session_id)
+                if live is not None and live.epoch == head.epoch:
+                    live.lost()
+        raise unknown_session(session_id)
+
+    async def change(
+        self,
+        caller: Caller,
+        session_id: str,
+        decide: Decide,
+        *,
+        create: bool = False,
+        idem: Idempotency | None = None,
+        closed_too: bool = False,
+        read_only_too: bool = False,
+        prepare: Callable[[LiveSession], Awaitable[None]] | None = None,
+    ) -> Outcome:
+        """Makes a decision durable and gives its answer, once for each idempotency key.
+
+        `prepare` is awaited right before `decide` and ends with the session ready for it.
+
+        Raises:
+            BambooError: What `decide` refused, or what kept it from being stored.
+        """
+        while True:
+            try:
+                async with self.use(session_id, create=create) as live:
+                    digest = None
+                    if idem is not None:
+                        digest = key_digest(caller, idem)
+                        if kept := await self.kept_answer(live, digest, idem):
+                            return Outcome(kept.answer, replayed=True)
+                    if read_only_too:
+                        self.check_not_expired(live.head)
+                    elif live.head.seq:
+                        self.check_writable(live.head, closed_too=closed_too)
+                    if prepare is not None:
+                        await prepare(live)
+                    try:
+                        decision = decide(live)
+                    except BambooError as refusal:
+                        await self._confirm(live, refusal)
+                        continue
+                    # An archived log takes nothing, also no note.
+                    is_archived = live.head.logged_state == "archived"
+                    if not decision.drafts and (idem is None or is_archived):
+                        await live.settled()
+                        return Outcome(decision.answer)
+                    return await self._commit(live, decision, idem, digest)
+            except Vanished:
+                continue
+
+    async def _commit(
+        self,
+        live: LiveSession,
+        decision: Decision,
+        idem: Idempotency | None,
+        digest: str | None,
+    ) -> Outcome:
+        note, kept = None, None
+        if idem is not None and digest is not None:
+            kept = KeptAnswer(idem.body_digest, decision.answer, self.clock.now_ms())
+            note = live.keys.put(digest, kept)
+        try:
+            await live.commit(decision.drafts, note=note, waiters=decision.waiters)
+        except BambooError:
+            if kept is not None and digest is not None:
+                live.keys.take_back(digest, kept)
+            raise
+        return Outcome(decision.answer)
+
+    async def _confirm(self, live: LiveSession, refusal: BambooError) -> None:
+        """Raises a refusal once what it stands on is durable (R1); returns when that was undone."""
+        try:
+            await live.settled()
+        except BambooError:
+            return
+        raise refusal
+
+    async def kept_answer(
+        self, live: LiveSession, digest: str, idem: Idempotency
+    ) -> KeptAnswer | None:
+        """Looks for a first answer; one that is not durable yet is waited for.
+
+        Afterwards decisions can be made at once, without another await.
+
+        Raises:
+            IdempotencyKeyReused: The key was used for another body.
+        """
+        while True:
+            if not live.keys.is_loaded:
+                if live.is_unborn:
+                    live.keys.start_empty()
+                else:
+                    await live.keys.load(self.store, live.id, live.epoch)
+                    await live.ready()
+                continue
+            kept = live.keys.get(digest, self.clock.now_ms())
+            if kept is None:
+                return None
+            check_same_body(kept, idem)
+            try:
+                await live.settled()
+            except BambooError:
+                await live.ready()
+                continue
+            return kept
+
+    def check_writable(self, head: SessionHead, *, closed_too: bool = False) -> None:
+        """Refuses what a closed, archived or expired session does not take.
+
+        Raises:
+            SessionClosed, SessionExpired: As it says.
+        """
+        self.check_not_expired(head)
+        if head.logged_state == "archived":
+            raise SessionClosed(
+                "The session is archived and read-only; restore it first.", code="session-archived"
+            )
+        if head.logged_state == "closed" and not closed_too:
+            raise SessionClosed("The session is closed and read-only; reopen it first.")
+
+    def check_not_expired(self, head: SessionHead) -> None:
+        """Refuses a session whose time to live has passed.
+
+        Raises:
+            SessionExpired: It has.
+        """
+        if self.state_of(head) == "expired":
+            raise SessionExpired("The session's time to live has passed.")
+
+    def state_of(self, head: SessionHead) -> SessionState:
+        """Computes the state as of now."""
+        if head.logged_state is not None:
+            return head.logged_state
+        live = self._live.get(head.id)
+        if head.active or (live is not None and live.connections):
+            return "active"
+        expires_at = head.expires_at
+        if expires_at is not None and expires_at <= self.clock.now_ms() and not head.queue:
+            return "expired"
+        ended = self._disconnected_at.get(head.id)
+        retention = self.settings.disconnect_retention_seconds
+        if ended is not None and self.clock.monotonic() - ended < retention:
+            return "disconnected"
+        return "idle"
+
+    def expires_at(self, head: SessionHead) -> int | None:
+        """Gives when it will have expired if nothing more happens; an open stream is activity."""
+        if head.ttl_seconds is None:
+            return None
+        if self.state_of(head) == "active":
+            return self.clock.now_ms() + head.ttl_seconds * 1000
+        return head.expires_at
+
+    def slot_free(self, live: LiveSession) -> None:
+        """Says that a run may have ended, and the next may start."""
+        for call in self.on_slot_free:
+            call(live)
+
+    def note_disconnect(self, live: LiveSession) -> None:
+        """Remembers that the session's last stream has ended."""
+        self._disconnected_at[live.id] = self.clock.monotonic()
+        self._disconnected_at.move_to_end(live.id)
+        self.touch(live)
+
+    def touch(self, live: LiveSession) -> None:
+        """Moves the session's last activity to now, without an event."""
+        now_ms = self.clock.now_ms()
+        live.head.last_activity_at = max(live.head.last_activity_at, now_ms)
+        self.store.touch(live.id, live.epoch, now_ms)
+
+    def forget(self, live: LiveSession) -> None:
+        """Takes it out of memory, as far as it is still the one of its id."""
+        if self._live.get(live.id) is live:
+            del self._live[live.id]
+
+    async def delete(
+        self,
+        session_id: str,
+        only_if: Callable[[SessionHead], bool] | None = None,
+        *,
+        spare_used: bool = False,
+    ) -> int | None:
+        """Deletes a session with everything that hangs on it (R9).
+
+        Args:
+            session_id: Which.
+            only_if: Asked at the last moment; it may also raise.
+            spare_used: Leave it while another call is at work in it.
+
+        Returns:
+            The bytes that its records took, or None when it was to be left.
+
+        Raises:
+            NotFound: There is none.
+            StorageFailed: It is still there, whole.
+        """
+        try:
+            async with self.use(session_id) as live:
+                if (spare_used and live.users > 1) or (only_if and not only_if(live.head)):
+                    return None
+                live.hold()
+                try:
+                    await live.settled()
+                    freed = await self.store.delete(session_id, live.epoch)
+                except BaseException:
+                    # Also when cancelled: what is true now is for the store to say.
+                    self._reload_later(live)
+                    raise
+                live.vanish("deleted")
+                live.resume()
+                self._disconnected_at.pop(session_id, None)
+                return freed
+        except Vanished:
+            raise unknown_session(session_id) from None
+
+    def evict_idle(self) -> None:
+        """Lets sessions go that nothing has needed for `idle_timeout`."""
+        now = self.clock.monotonic()
+        for live in self.sessions:
+            if now - live.last_used < self.settings.idle_timeout_seconds:
+                continue
+            if live.is_idle:
+                self._evict(live)
+        retention = self.settings.disconnect_retention_seconds
+        while self._disconnected_at:
+            session_id, ended = next(iter(self._disconnected_at.items()))
+            if now - ended < retention:
+                break
+            del self._disconnected_at[session_id]
+
+    async def _open(self, session_id: str, create: bool) -> LiveSession:
+        while True:
+            if (opening := self._opening.get(session_id)) is not None:
+                await opening.wait()
+            if (live := self._live.get(session_id)) is not None:
+                return live
+            if session_id not in self._opening:
+                break
+        opened = self._opening[session_id] = anyio.Event()
+        try:
+            head = await self.store.load(session_id)
+            if head is None and not create:
+                raise unknown_session(session_id)
+            self._make_room()
+            exists = head is not None
+            if head is None:
+                self._check_count()
+                head = SessionHead(session_id, self.store.next_epoch())
+            live = LiveSession(
+                head,
+                self.store,
+                self.clock,
+                exists=exists,
+                max_event_bytes=self.settings.max_event_bytes,
+                keys_max=self.settings.idempotency_keys_max,
+            )
+            live.when_broken(self._reload_later)
+            self._live[session_id] = live
+            return live
+        finally:
+            del self._opening[session_id]
+            opened.set()
+
+    def _make_room(self) -> None:
+        if len(self._live) < self.settings.max_active_sessions:
+            return
+        for live in self.sessions:
+            if live.is_idle:
+                self._evict(live)
+                return
+        raise Unavailable(
+            f"All {self.settings.max_active_sessions} places for active sessions are taken; "
+            "try again soon or raise max_active_sessions.",
+            code="too-many-active-sessions",
+            retry_after_seconds=1,
+        )
+
+    def _check_count(self) -> None:
+        limit = self.settings.max_sessions
+        if limit is None:
+            return
+        unborn = sum(live.is_unborn for live in self._live.values())
+        if self.store.count() + unborn >= limit:
+            raise LimitReached(
+                f"There are {limit} sessions, which is max_sessions; delete some or raise it.",
+                code="too-many-sessions",
+                retry_after_seconds=60,
+            )
+
+    def _evict(self, live: LiveSession) -> None:
+        self.evictions += 1
+        self.forget(live)
+        self.spawn(self.store.release, live.id, name=f"release {live.id}")
+
+    def _reload_later(self, live: LiveSession) -> None:
+        if live not in self._reloading:
+            self._reloading.add(live)
+            self.spawn(self._reload, live, name=f"reload {live.id}")
+
+    async def _reload(self, live: LiveSession) -> None:
+        head = await self._load_patiently(live.id)
+        self._reloading.discard(live)
+        if head is None or head.epoch != live.epoch:
+            # Another life of the log: clients come back, and are told so by `reset`.
+            live.vanish("deleted" if head is None else "shutdown")
+            self.forget(live)
+            live.resume()
+            return
+        live.resume(head)
+        self.slot_free(live)
+
+    async def _load_patiently(self, session_id: str) -> SessionHead | None:
+        while True:
+            try:
+                return await self.store.load(session_id)
+            except BambooError as error:
+                log.warning("head not loaded, trying again", session_id=session_id, code=error.code)
+                await anyio.sleep(_RELOAD_RETRY_SECONDS)

@@ -1,0 +1,209 @@
+"""Reading a session's log in pages: stored lines are cut and joined, not parsed."""
+
+from typing import Any
+
+from app.domain.codec import decode
+from app.domain.errors import NotFound
+from app.domain.limits import PAGE_BYTES_MAX, SCAN_BYTES_MAX
+from app.domain.projections import run_view
+from app.domain.sessions import SessionHead
+from app.sessions.commands import EventPage, MessagePage, RunList
+from app.storage.base import Record, SessionStore
+
+_MESSAGE_MEMBER = b'"message":{'
+
+
+async def messages_between(
+    store: SessionStore, session_id: str, epoch: int, after: int, before: int
+) -> list[bytes]:
+    """Reads all `message` events with `after < seq < before`, ascending."""
+    bodies: list[bytes] = []
+    while page := await store.find(
+        session_id, epoch, "message", after=after, before=before, limit=1000
+    ):
+        bodies += [record.body for record in page]
+        after = page[-1].seq
+    return bodies
+
+
+async def message_page(
+    store: SessionStore,
+    head: SessionHead,
+    *,
+    limit: int,
+    before: str | None,
+    after: str | None,
+    descending: bool,
+) -> MessagePage:
+    """Reads a page of messages, by message id, from either end.
+
+    Raises:
+        NotFound: `before` or `after` names no message of this session.
+    """
+    first = head.history_from
+    if after is not None:
+        first = max(first, await _seq_of_message(store, head, after))
+    last = await _seq_of_message(store, head, before) if before is not None else head.seq + 1
+    records = await store.find(
+        head.id,
+        head.epoch,
+        "message",
+        after=first,
+        before=last,
+        limit=limit + 1,
+        reverse=descending,
+    )
+    shown = _within_bytes(records[:limit])
+    has_more = len(records) > len(shown)
+    begin = head.active.before_seq if head.active else head.seq
+    next_cursor = decode(shown[-1].body)["message_id"] if has_more and shown else None
+    return MessagePage(
+        messages=[message_of(record.body) for record in shown],
+        next_cursor=next_cursor,
+        has_more=has_more,
+        position=str(head.position),
+        stream_url=f"/api/v1/stream/{head.id}?after={head.epoch}-{begin}",
+    )
+
+
+def message_of(body: bytes) -> bytes:
+    """Cuts the message out of its event: `message` is the event's last member."""
+    return body[body.index(_MESSAGE_MEMBER) + len(_MESSAGE_MEMBER) - 1 : -1]
+
+
+async def _seq_of_message(store: SessionStore, head: SessionHead, message_id: str) -> int:
+    found = await store.find(head.id, head.epoch, "message", key=message_id, limit=1, reverse=True)
+    if not found:
+        raise NotFound(f"No message {message_id!r} in this session.", code="message-not-found")
+    return found[0].seq
+
+
+async def event_page(
+    store: SessionStore,
+    head: SessionHead,
+    *,
+    after: int,
+    limit: int,
+    types: frozenset[str] | None,
+) -> EventPage:
+    """Reads a page of events after a seq; a filter looks at `SCAN_BYTES_MAX` of log at most."""
+    bodies: list[bytes] = []
+    scanned = 0
+    cursor = after
+    has_more = True
+    while len(bodies) < limit and scanned < SCAN_BYTES_MAX:
+        wanted = limit - len(bodies) if types is None else 2000
+        records = await store.read(
+            head.id, head.epoch, cursor, limit=wanted, max_bytes=SCAN_BYTES_MAX - scanned
+        )
+        if not records:
+            has_more = False
+            break
+        for seq, body in records:
+            if len(bodies) == limit:
+                break
+            cursor = seq
+            scanned += len(body)
+            if types is None or event_type(body) in types:
+                bodies.append(body)
+    else:
+        has_more = cursor < head.seq
+    return EventPage(bodies, f"{head.epoch}-{cursor}", has_more)
+
+
+async def event_page_descending(
+    store: SessionStore,
+    head: SessionHead,
+    *,
+    before: int,
+    limit: int,
+    types: frozenset[str] | None,
+) -> EventPage:
+    """Reads a page of events before a seq, the latest first; `next` goes on from there."""
+    bodies: list[bytes] = []
+    scanned = 0
+    window = max(limit, 100)
+    while before > 1 and len(bodies) < limit and scanned < SCAN_BYTES_MAX:
+        start = max(0, before - 1 - window)
+        records: list[Record] = []
+        cursor = start
+        while page := await store.read(
+            head.id, head.epoch, cursor, limit=window, max_bytes=SCAN_BYTES_MAX
+        ):
+            records += [record for record in page if record.seq < before]
+            cursor = page[-1].seq
+            if cursor >= before - 1:
+                break
+        before = start + 1
+        for seq, body in reversed(records):
+            scanned += len(body)
+            if types is None or event_type(body) in types:
+                bodies.append(body)
+                if len(bodies) == limit:
+                    before = seq
+                    break
+    return EventPage(bodies, f"{head.epoch}-{before}", before > 1)
+
+
+def event_type(body: bytes) -> str:
+    """Reads an event's type without decoding it: it is the first member."""
+    return body[9 : body.index(b'"', 9)].decode()
+
+
+async def find_run(store: SessionStore, session_id: str, epoch: int, run_id: str) -> dict[str, Any]:
+    """Folds one run from its own events.
+
+    Raises:
+        NotFound: No such run.
+    """
+    records = await store.find(session_id, epoch, "run", key=run_id, limit=10)
+    if not records:
+        raise NotFound(f"No run {run_id!r} in this session.", code="run-not-found")
+    return run_view(session_id, epoch, [decode(record.body) for record in records])
+
+
+async def run_page(
+    store: SessionStore, head: SessionHead, *, limit: int, cursor: int | None, descending: bool
+) -> RunList:
+    """Reads a page of runs in the order they were asked for; cursors are seqs."""
+    firsts: list[tuple[int, str]] = []
+    after, before = 0, head.seq + 1
+    if cursor is not None:
+        after, before = (after, cursor) if descending else (cursor, before)
+    while len(firsts) <= limit:
+        page = await store.find(
+            head.id,
+            head.epoch,
+            "run",
+            after=after,
+            before=before,
+            limit=1000,
+            reverse=descending,
+        )
+        if not page:
+            break
+        firsts += [
+            (record.seq, event["run_id"])
+            for record in page
+            if _begins_run(event := decode(record.body))
+        ]
+        after, before = (after, page[-1].seq) if descending else (page[-1].seq, before)
+    shown = firsts[:limit]
+    has_more = len(firsts) > limit
+    runs = [await find_run(store, head.id, head.epoch, run_id) for _, run_id in shown]
+    return RunList(runs, str(shown[-1][0]) if has_more else None, has_more)
+
+
+def _begins_run(event: dict[str, Any]) -> bool:
+    if event["type"] == "run_start":
+        return "position" in event
+    return bool(event["type"] == "run_queued")
+
+
+def _within_bytes(records: list[Record]) -> list[Record]:
+    size = 0
+    for number, record in enumerate(records):
+        size += len(record.body)
+        if size > PAGE_BYTES_MAX and number:
+            return records[:number]
+    return records

@@ -1,0 +1,316 @@
+"""Streams: opening, reopening and closing connections, and the one clock that watches them all."""
+
+from collections import OrderedDict
+from functools import partial
+from typing import Any, NamedTuple
+
+import anyio
+
+from app.domain.callers import Caller
+from app.domain.codec import decode
+from app.domain.errors import BambooError, NotFound, Unavailable
+from app.domain.events import TERMINAL_TYPES
+from app.domain.ids import IdMaker
+from app.domain.limits import ENDED_CONNECTIONS_MAX
+from app.sessions.commands import StreamRequest
+from app.sessions.connections import Connection, Start, choose_start
+from app.sessions.live import LiveSession, Vanished
+from app.sessions.pool import SessionPool
+
+_TICKS_PER_HEARTBEAT = 15
+"""How finely the shared clock cuts the heartbeat interval: a heartbeat is at most 1/15 late."""
+
+
+class _EndedConnection(NamedTuple):
+    """What is remembered of a connection for `/reconnect`."""
+
+    ended_at: float
+    epoch: int
+    resume_seq: int
+
+
+class Streams:
+    """See the module."""
+
+    def __init__(self, pool: SessionPool, ids: IdMaker) -> None:
+        self._runs_are_over = False
+        self.open = 0
+        self.opened = 0
+        self.slow = 0
+        self._pool = pool
+        self._ids = ids
+        self._ended: OrderedDict[tuple[str, str], _EndedConnection] = OrderedDict()
+
+    async def connect(
+        self, caller: Caller, session_id: str, request: StreamRequest
+    ) -> Connection | None:
+        """Opens a stream at the position the request means (API section 4).
+
+        Returns:
+            The connection, or None when nothing will ever come: the run meant has ended at or
+            before the position, or the session is closed and read to its end.
+
+        Raises:
+            NotFound, SessionExpired: No such session, or not any more.
+            InvalidInput: A malformed `after`.
+            Unavailable: `max_connections` are open.
+        """
+        del caller
+        if self.open >= self._pool.settings.max_connections:
+            raise Unavailable(
+                f"{self.open} streams are open already (max_connections).",
+                code="too-many-connections",
+                retry_after_seconds=5,
+            )
+        while True:
+            try:
+                async with self._pool.use(session_id) as live:
+                    self._pool.check_not_expired(live.head)
+                    try:
+                        # What is decided and not durable may be undone: streams stand on what is.
+                        await live.settled()
+                    except BambooError:
+                        continue
+                    return await self._open(live, request)
+            except Vanished:
+                continue
+
+    async def _open(self, live: LiveSession, request: StreamRequest) -> Connection | None:
+        start = self._start_of(live, request)
+        stop, until_run, until_next = None, None, False
+        if request.until_complete:
+            stop, until_run, until_next = await self._until(live, start.cursor, request.run_id)
+            if live.gone:
+                raise Vanished
+            nothing = stop is None and until_run is None and not until_next
+            if nothing or (stop is not None and stop <= start.cursor):
+                if start.reset is None:
+                    return None
+                stop = start.cursor  # the reset is said, and nothing will follow it
+        ended = live.head.logged_state is not None and start.cursor >= live.durable_seq
+        if ended and start.reset is None:
+            return None
+        connection_id = request.connection_id or self._ids.make("c_", self._pool.clock.now_ms())
+        connection = Connection(
+            connection_id,
+            live,
+            self._pool.store,
+            self._pool.clock,
+            start,
+            request,
+            partial(self._closed, live),
+        )
+        connection.stop_seq = stop
+        connection.until_run = until_run
+        connection.until_next = until_next
+        older = live.connections.get(connection_id)
+        if older is not None:
+            older.end("superseded")
+        live.connections[connection_id] = connection
+        self._ended.pop((live.id, connection_id), None)
+        if live.head.logged_state is not None:
+            connection.end("closed", after_rest=True)
+        elif self._pool.draining:
+            _dismiss(live, connection, at_once=self._runs_are_over)
+        self.open += 1
+        self.opened += 1
+        return connection
+
+    def _start_of(self, live: LiveSession, request: StreamRequest) -> Start:
+        has_position = (
+            request.after is not None or request.from_start or bool(request.last_event_id)
+        )
+        if request.reconnect and request.connection_id and not has_position:
+            ended = self._ended.get((live.id, request.connection_id))
+            current = live.connections.get(request.connection_id)
+            if current is not None:
+                # Half open: the client is gone from it, though nobody has told us yet.
+                return Start(min(_resume_seq(current), live.durable_seq))
+            if ended is not None:
+                if ended.epoch != live.epoch:
+                    return choose_start(live, StreamRequest(after=f"{ended.epoch}-0"))
+                return Start(min(ended.resume_seq, live.durable_seq))
+        return choose_start(live, request)
+
+    async def _until(
+        self, live: LiveSession, cursor: int, run_id: str | None
+    ) -> tuple[int | None, str | None, bool]:
+        """Finds where a stream until a run's end stops: its seq, or the run, or the next run.
+
+        What it gives holds until the next await.
+        """
+        while run_id is None:
+            seen = live.durable_seq
+            run_id = await self._run_at(live, cursor)
+            if run_id is None and live.durable_seq == seen:
+                return None, None, live.head.active is not None or bool(live.head.queue)
+        while True:
+            ended = anyio.Event()
+            # Asked for before looking: an end that comes in between is not missed.
+            forget = live.on_run_end(run_id, ended.set)
+            try:
+                records = await self._pool.store.find(
+                    live.id, live.epoch, "run", key=run_id, limit=10
+                )
+            finally:
+                forget()
+            for record in records:
+                if decode(record.body)["type"] in TERMINAL_TYPES:
+                    return record.seq, None, False
+            if not records:
+                return None, None, False
+            if not ended.is_set():
+                return None, run_id, False
+
+    async def _run_at(self, live: LiveSession, cursor: int) -> str | None:
+        """Finds the run that was executing at a position, else the next that started after it."""
+        active = live.head.active
+        if active is not None and active.before_seq <= cursor:
+            # One that is decided and not durable yet is announced when it is.
+            return active.run_id if active.start_seq <= live.durable_seq else None
+        store = self._pool.store
+        before, searching = cursor + 1, True
+        ended: set[str] = set()
+        while searching and before > 1:
+            page = await store.find(
+                live.id, live.epoch, "run", before=before, limit=100, reverse=True
+            )
+            for record in page:
+                event = decode(record.body)
+                if event["type"] in TERMINAL_TYPES:
+                    ended.add(event["run_id"])
+                elif event["type"] == "run_start":
+                    if event["run_id"] not in ended:
+                        return str(event["run_id"])
+                    searching = False
+                    break
+            searching = searching and bool(page)
+            before = page[-1].seq if page else 0
+        after = cursor
+        while page := await store.find(live.id, live.epoch, "run", after=after, limit=100):
+            for record in page:
+                event = decode(record.body)
+                if event["type"] == "run_start":
+                    return str(event["run_id"])
+            after = page[-1].seq
+        return None
+
+    def _closed(self, live: LiveSession, connection: Connection) -> None:
+        self.open -= 1
+        if live.connections.get(connection.id) is connection:
+            del live.connections[connection.id]
+            self._ended[live.id, connection.id] = _EndedConnection(
+                self._pool.clock.monotonic(), live.epoch, _resume_seq(connection)
+            )
+            while len(self._ended) > ENDED_CONNECTIONS_MAX:
+                self._ended.popitem(last=False)
+        live.last_used = self._pool.clock.monotonic()
+        if not live.connections and not live.gone:
+            self._pool.note_disconnect(live)
+
+    async def connections(self, caller: Caller, session_id: str) -> list[dict[str, Any]]:
+        """Lists the open streams of a session."""
+        del caller
+        await self._pool.head(session_id)
+        live = self._pool.get(session_id)
+        return [connection.view() for connection in live.connections.values()] if live else []
+
+    async def disconnect(self, caller: Caller, session_id: str, connection_id: str) -> None:
+        """Ends one stream; the others and the run go on (R6).
+
+        Raises:
+            NotFound: No such session or connection.
+        """
+        del caller
+        await self._pool.head(session_id)
+        live = self._pool.get(session_id)
+        connection = live.connections.get(connection_id) if live else None
+        if connection is None:
+            raise NotFound(f"No connection {connection_id!r}.", code="connection-not-found")
+        connection.end("superseded")
+
+    def farewell(self, *, runs_are_over: bool = False) -> None:
+        """Begins the end: idle streams now, others after their run's terminal event.
+
+        Args:
+            runs_are_over: What has not ended by now is not waited for.
+        """
+        self._pool.draining = True
+        self._runs_are_over = runs_are_over
+        for live in self._pool.sessions:
+            for connection in list(live.connections.values()):
+                _dismiss(live, connection, at_once=runs_are_over)
+
+    async def watch(self) -> None:
+        """Runs the shared clock: heartbeats, stuck sends, lifetimes, memory of ended ones."""
+        settings = self._pool.settings
+        interval = min(
+            settings.heartbeat_interval_seconds / _TICKS_PER_HEARTBEAT,
+            settings.send_timeout_seconds / 4,
+            1.0,
+        )
+        ticks_per_beat = max(1, round(settings.heartbeat_interval_seconds / interval))
+        while True:
+            await anyio.sleep(interval)
+            now = self._pool.clock.monotonic()
+            for live in self._pool.sessions:
+                if not live.connections:
+                    continue
+                for connection in list(live.connections.values()):
+                    self._watch_one(live, connection, now, ticks_per_beat)
+            self._forget_ended(now)
+
+    def _watch_one(
+        self, live: LiveSession, connection: Connection, now: float, ticks_per_beat: int
+    ) -> None:
+        settings = self._pool.settings
+        sending_since = connection.sending_since
+        if sending_since is not None:
+            if now - sending_since > settings.send_timeout_seconds and not connection.is_slow:
+                connection.is_slow = True
+                self.slow += 1
+                connection.end("slow")
+                if connection.cancel_slow is not None:
+                    connection.cancel_slow()
+            return
+        lifetime = settings.stream_lifetime_seconds
+        if lifetime is not None and now - connection.opened_at > lifetime:
+            connection.end("lifetime", after_rest=True)
+        connection.quiet_ticks += 1
+        if connection.quiet_ticks >= ticks_per_beat:
+            connection.beat()
+            # An open stream is activity: it keeps the session from expiring.
+            self._pool.touch(live)
+
+    def _forget_ended(self, now: float) -> None:
+        retention = self._pool.settings.disconnect_retention_seconds
+        while self._ended:
+            key, ended = next(iter(self._ended.items()))
+            if now - ended.ended_at < retention:
+                return
+            del self._ended[key]
+
+
+def _dismiss(live: LiveSession, connection: Connection, *, at_once: bool) -> None:
+    """Ends a stream because the gateway ends: now, or after its run's terminal event.
+
+    A stream that is opened meanwhile is opened and dismissed as well, never refused: EventSource
+    comes back after the end of a stream, but gives up for good at a 503.
+    """
+    active = live.head.active
+    if active is not None and live.run is not None and not at_once:
+        connection.end_after_run("shutdown", active.run_id)
+    else:
+        connection.end("shutdown", after_rest=True)
+
+
+def _resume_seq(connection: Connection) -> int:
+    """Gives from where nothing can be missing: what was written last may never have arrived."""
+    live = connection.live
+    seqs = [connection.cursor]
+    if live.head.active is not None:
+        seqs.append(live.head.active.before_seq)
+    if live.last_run is not None and live.last_run.end_seq > connection.written_from:
+        # The end of this run was in what was written last.
+        seqs.append(live.last_run.before_seq)
+    return min(seqs)

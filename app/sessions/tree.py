@@ -1,0 +1,85 @@
+"""The branch tree: a session with all that was forked from the same root, merges as edges."""
+
+from dataclasses import replace
+from typing import Any
+
+from app.domain.clock import format_ms
+from app.domain.sessions import SessionHead
+from app.sessions.pool import SessionPool
+from app.storage.base import SessionQuery
+
+TREE_SESSIONS_MAX = 10_000
+"""A tree is one answer: larger ones are cut, and say so."""
+
+
+async def branch_tree(pool: SessionPool, head: SessionHead) -> dict[str, Any]:
+    """Gives the whole tree from its root; deleted sessions in it are stubs.
+
+    Each session keeps its whole ancestor path, so a deleted one is known by its descendants. The
+    walk keeps its own stack: a chain of forks may be deeper than Python recurses.
+    """
+    path = head.ancestors
+    root_id = path[0]["session_id"] if path else head.id
+    nodes: dict[str, dict[str, Any]] = {}
+    heads = await _family(pool, root_id)
+    # Also when it is among those that were cut off, or has been deleted since.
+    for one in [*heads, head]:
+        _place(pool, nodes, one)
+    tree = nodes[root_id]
+    return tree | {"current": head.id, "truncated": len(heads) >= TREE_SESSIONS_MAX}
+
+
+async def _family(pool: SessionPool, root_id: str) -> list[SessionHead]:
+    found: dict[str, SessionHead] = {}
+    query = SessionQuery(
+        root_id=root_id,
+        sort_by="created_at",
+        descending=False,
+        limit=1000,
+        count=False,
+        archived="include",
+    )
+    cursor: str | None = None
+    while len(found) < TREE_SESSIONS_MAX:
+        page = await pool.store.query(replace(query, cursor=cursor), pool.state_of)
+        found |= {one.id: one for one in page.heads}
+        cursor = page.next_cursor
+        if not page.has_more:
+            break
+    return list(found.values())
+
+
+def _place(pool: SessionPool, nodes: dict[str, dict[str, Any]], head: SessionHead) -> None:
+    above: dict[str, Any] | None = None
+    for ancestor in head.ancestors:
+        node = nodes.get(ancestor["session_id"])
+        if node is None:
+            node = nodes[ancestor["session_id"]] = _stub(ancestor)
+            if above is not None:
+                above["branches"].append(node)
+        above = node
+    node = nodes.get(head.id)
+    if node is None:
+        node = nodes[head.id] = _stub({"session_id": head.id})
+        if above is not None:
+            above["branches"].append(node)
+    forked_at = head.parent["position"] if head.parent else None
+    node |= {
+        "title": head.title,
+        "state": pool.state_of(head),
+        "created_at": format_ms(head.created_at),
+        "forked_at": forked_at,
+        "merged_from": [source["session_id"] for source in head.merged_from],
+    }
+
+
+def _stub(ancestor: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "session_id": ancestor["session_id"],
+        "title": ancestor.get("title"),
+        "state": "deleted",
+        "created_at": None,
+        "forked_at": ancestor.get("forked_at"),
+        "merged_from": [],
+        "branches": [],
+    }
