@@ -1,0 +1,138 @@
+"""From what people's agents yield to events that are sound.
+
+People yield our classes, JSON objects of the same shape, plain strings, and a `Usage`. What goes on
+to the session is checked here once, as far as encoding it: an event that turned out unstorable only
+in the writer would take the run's end with it.
+"""
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from typing import Any, get_args
+
+from app.agents.base import AgentError
+from app.domain.codec import encode
+from app.domain.errors import InvalidEvent
+from app.domain.events import (
+    AgentEvent,
+    Cancelled,
+    Complete,
+    Failed,
+    TerminalEvent,
+    Thinking,
+    Token,
+    ToolComplete,
+    ToolDelta,
+    ToolError,
+    ToolStart,
+    Usage,
+    parse_agent_event,
+)
+
+_EVENT_CLASSES = get_args(AgentEvent)
+_COUNT_MAX = 2**53 - 1
+"""The largest whole number that every JSON reader keeps; sums stay below 64 bits."""
+
+
+def as_event(value: Any) -> AgentEvent:
+    """Gives the event that a value stands for: a string is a `Token`.
+
+    Raises:
+        InvalidEvent: It stands for none, or for one that JSON cannot hold.
+    """
+    if isinstance(value, str):
+        value = Token(value)
+    if isinstance(value, Token | Thinking | ToolDelta):
+        # Most events by far: checked without the detour over pydantic.
+        if not isinstance(value.content, str):
+            raise InvalidEvent(f"Not a valid event: {value.type}.content: not a string")
+        event: AgentEvent = value
+        held: Any = value.content
+        if held.isascii():
+            return event
+    elif isinstance(value, _EVENT_CLASSES):
+        held = {name: getattr(value, name) for name in value.__slots__}
+        event = parse_agent_event(held)
+    elif isinstance(value, dict):
+        held = value
+        event = parse_agent_event(value)
+    else:
+        raise InvalidEvent(
+            f"An agent yields events, objects or strings, not {type(value).__name__}."
+        )
+    try:
+        encode(held)
+    except TypeError as error:
+        # Lone surrogates, numbers beyond 64 bits, keys that are no strings, foreign objects.
+        raise InvalidEvent(f"Not a valid event: {event.type}: JSON cannot hold it") from error
+    return event
+
+
+async def paired(values: AsyncGenerator[Any, None]) -> AsyncGenerator[AgentEvent, None]:
+    """Gives the events of everything `values` yields, up to and including the terminal one.
+
+    * A `Usage` is added up and said with the `Complete`, which is made when none is yielded.
+    * Calls still open at the end are closed with a `ToolError`, also when the agent raised; unless
+      it completes with `tool_calls`, which leaves them to the client.
+    * Who says nothing at all has not answered.
+
+    Raises:
+        InvalidEvent: As `as_event`.
+        AgentError: `no_answer`.
+        Exception: What `values` raises.
+    """
+    account = _Account()
+    ending: TerminalEvent | None = None
+    try:
+        async with aclosing(values):
+            async for value in values:
+                if isinstance(value, Usage):
+                    account.add(value)
+                    continue
+                event = as_event(value)
+                if isinstance(event, Complete | Failed | Cancelled):
+                    ending = event
+                    break
+                account.note(event)
+                yield event
+    except Exception:
+        for closed in account.close("The agent failed before this call's result."):
+            yield closed
+        raise
+    for last in account.end(ending):
+        yield last
+
+
+class _Account:
+    """What an agent has said, as far as its end depends on it."""
+
+    def __init__(self) -> None:
+        self._open_calls: dict[str, None] = {}
+        self._usage: Usage | None = None
+        self._said = False
+
+    def add(self, usage: Usage) -> None:
+        counts = usage.to_json().values()
+        if not all(type(count) is int and 0 <= count <= _COUNT_MAX for count in counts):
+            raise InvalidEvent("Not a valid event: usage: counts are whole numbers from 0 up")
+        self._usage = usage if self._usage is None else self._usage + usage
+
+    def note(self, event: AgentEvent) -> None:
+        self._said = True
+        if isinstance(event, ToolStart):
+            self._open_calls[event.tool_call_id] = None
+        elif isinstance(event, ToolComplete | ToolError):
+            self._open_calls.pop(event.tool_call_id, None)
+
+    def close(self, words: str) -> Iterator[ToolError]:
+        while self._open_calls:
+            yield ToolError(self._open_calls.popitem()[0], words)
+
+    def end(self, given: TerminalEvent | None) -> Iterator[AgentEvent]:
+        if given is None and not self._said:
+            raise AgentError("The agent ended without an answer.", code="no_answer")
+        ending = given or Complete()
+        if isinstance(ending, Complete) and ending.usage is None:
+            ending = Complete(self._usage, ending.finish_reason)
+        if not (isinstance(ending, Complete) and ending.finish_reason == "tool_calls"):
+            yield from self.close("The agent ended before this call's result.")
+        yield ending
