@@ -1,0 +1,44 @@
+"""Names of exported files: what a title becomes on somebody's disk and in a header."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+NAME_CHARS_MAX = 80
+"""Readable in a file manager; with the id and the suffix far below the 255 bytes of file systems,
+also when every character takes four."""
+
+_UNSAFE = re.compile(r"[^\w.-]+")
+_NOT_ASCII = re.compile(r"[^A-Za-z0-9._-]+")
+_DEVICES = frozenset(
+    ["con", "prn", "aux", "nul", *(f"{kind}{n}" for kind in ("com", "lpt") for n in range(10))]
+)
+
+
+def file_name(session: Mapping[str, Any], suffix: str) -> str:
+    """Gives a file name that is safe everywhere: letters, digits, `_`, `.`, `-`.
+
+    It is the title where there is one, else the id; never hidden (a leading dot), never a device
+    of Windows, never a path.
+
+    Args:
+        session: A session in the contract's shape.
+        suffix: The exporter's.
+    """
+    stem = _UNSAFE.sub("_", session.get("title") or "")[:NAME_CHARS_MAX].strip("._-")
+    stem = stem or _UNSAFE.sub("_", str(session.get("id") or "")).lstrip("._-") or "session"
+    if stem.split(".")[0].casefold() in _DEVICES:
+        stem = f"session_{stem}"
+    return stem + suffix
+
+
+def content_disposition(name: str) -> str:
+    """Gives the header's value that saves a response under `name`.
+
+    The name goes in `filename*` (RFC 8187) and, for clients that do not read it, in ASCII in
+    `filename` (RFC 6266, section 4.3).
+    """
+    stem, dot, suffix = name.rpartition(".")
+    plain = (_NOT_ASCII.sub("_", stem).strip("_.") or "session") + dot + suffix
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
