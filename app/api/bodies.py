@@ -1,0 +1,202 @@
+"""Request bodies: read once, bounded, strict JSON; and NDJSON line by line.
+
+`JsonRoute` is the class of every route. It refuses query parameters that the route does not have (a
+misspelt `until` would open an endless stream), reads the body under `max_body_bytes`, checks its
+media type and nesting, and hands the framework the parsed value.
+"""
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any, Final
+
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
+from typing_extensions import override
+
+from app.api.limits import JSON_DEPTH_MAX
+from app.api.problems import EdgeError
+from app.domain.codec import decode
+from app.domain.errors import InvalidInput, Malformed, TooLarge
+from app.settings import Settings
+
+NDJSON_TYPES: Final = frozenset({"application/x-ndjson", "application/ndjson"})
+
+
+class JsonRequest(Request):
+    """A request whose body has been read, bounded and parsed."""
+
+    @classmethod
+    async def read(cls, request: Request) -> "JsonRequest":
+        """Reads the body; one that is empty is for the schema to judge.
+
+        Raises:
+            EdgeError: Its media type is not JSON.
+            TooLarge: It is over `max_body_bytes`.
+            Malformed: It is not JSON, or nested too deeply.
+        """
+        self = cls(request.scope, request.receive)
+        self._body = await read_body(request)
+        if self._body:
+            if not is_json(media_type(request)):
+                raise EdgeError("unsupported-media-type")
+            self._json = parse_json(self._body)
+        return self
+
+
+class JsonRoute(APIRoute):
+    """See the module."""
+
+    @override
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        known = dict(_query_names(self.dependant))
+        takes_body = self.body_field is not None
+
+        async def handler(request: Request) -> Response:
+            if request.scope["query_string"]:
+                check_query(request, known)
+            if takes_body:
+                request = await JsonRequest.read(request)
+            return await handle(request)
+
+        return handler
+
+
+def check_query(request: Request, known: dict[str, bool]) -> None:
+    """Refuses parameters that are not known, or given twice though they have one value.
+
+    Args:
+        request: The request.
+        known: The names, and whether a name may come more than once.
+
+    Raises:
+        InvalidInput: `errors` names each.
+    """
+    errors = []
+    seen: set[str] = set()
+    for name, _ in request.query_params.multi_items():
+        if name not in known:
+            errors.append({"loc": ["query", name], "msg": "no such parameter"})
+        elif name in seen and not known[name]:
+            errors.append({"loc": ["query", name], "msg": "given more than once"})
+        seen.add(name)
+    if errors:
+        raise InvalidInput(f"Query parameter: {errors[0]['msg']}.", errors=errors)
+
+
+def media_type(request: Request) -> str:
+    """Gives the body's media type in lower case, without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def is_json(name: str) -> bool:
+    """Tells whether a media type is JSON: `application/json`, or a type built on it."""
+    return name == "application/json" or (
+        name.startswith("application/") and name.endswith("+json")
+    )
+
+
+async def read_json(request: Request) -> Any:
+    """Reads a whole JSON body of a route that takes other types too.
+
+    Raises:
+        TooLarge, Malformed: As `JsonRequest.read`.
+    """
+    return parse_json(await read_body(request))
+
+
+def parse_json(data: bytes) -> Any:
+    """Parses a body.
+
+    Raises:
+        Malformed: It is not strict JSON in UTF-8, or nested too deeply.
+    """
+    try:
+        value = decode(data)
+    except ValueError as error:
+        raise Malformed(f"The body is not JSON: {str(error)[:200]}") from error
+    if data.count(b"[") + data.count(b"{") > JSON_DEPTH_MAX and _is_deep(value):
+        raise Malformed(f"The body is nested deeper than {JSON_DEPTH_MAX} levels.")
+    return value
+
+
+async def ndjson_batches(request: Request) -> AsyncIterator[list[bytes]]:
+    """Gives the lines of a streamed body, those that one chunk completed together.
+
+    A line over `max_event_bytes` is the last one given, cut one byte behind the bound, so that who
+    counts the lines can refuse it by its number. A client that goes away in the middle of a line
+    has not sent that line.
+
+    Raises:
+        ClientDisconnect: The client went away.
+    """
+    line_max = _settings(request).max_event_bytes
+    rest = b""
+    async for chunk in request.stream():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for number, line in enumerate(lines):
+            if len(line) > line_max:
+                yield [*map(_without_cr, lines[:number]), line[: line_max + 1]]
+                return
+        if lines:
+            yield [*map(_without_cr, lines)]
+        if len(rest) > line_max:
+            yield [rest[: line_max + 1]]
+            return
+    if rest:
+        yield [_without_cr(rest)]
+
+
+def _without_cr(line: bytes) -> bytes:
+    return line.removesuffix(b"\r")
+
+
+async def read_body(request: Request) -> bytes:
+    """Reads a whole body of any kind.
+
+    Raises:
+        TooLarge: It is over `max_body_bytes`.
+    """
+    size_max = _settings(request).max_body_bytes
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > size_max:
+        raise _too_large(size_max)
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > size_max:
+            raise _too_large(size_max)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _too_large(size_max: int) -> TooLarge:
+    return TooLarge(f"The body is over max_body_bytes, {size_max} bytes; send less at once.")
+
+
+def _settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(JSON_DEPTH_MAX):
+        level = [
+            child
+            for item in level
+            for child in (item.values() if isinstance(item, dict) else item)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _query_names(dependant: Dependant) -> Iterator[tuple[str, bool]]:
+    for field in dependant.query_params:
+        yield field.alias, "list[" in str(field.field_info.annotation)
+    for child in dependant.dependencies:
+        yield from _query_names(child)

@@ -1,0 +1,130 @@
+"""`POST /chat`: one turn of a conversation, answered in one of three ways."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Request
+from starlette.responses import Response
+
+from app.api import examples
+from app.api.accept import prefers
+from app.api.bodies import JsonRoute
+from app.api.dependencies import Key, Manager, Prefer, SentJson, Who, idempotency, unless_gone
+from app.api.documents import (
+    BODY,
+    EDGE,
+    HEADERS,
+    KEYED,
+    OPEN,
+    TOOLS,
+    WRITE,
+    answer,
+    problems,
+    stream,
+)
+from app.api.responses import json_response, outcome_headers
+from app.api.schemas import ChatInput
+from app.api.shapes import ChatAccepted, ChatCompleted
+from app.api.streams import remote_address, stream_response
+from app.sessions.commands import Chat, StreamRequest
+
+router = APIRouter(prefix="/api/v1", tags=["chat"], route_class=JsonRoute)
+
+_COMPLETED = answer(
+    200,
+    ChatCompleted,
+    "With `Prefer: wait`, the run's end. With `Accept: text/event-stream`, the stream itself.",
+    examples.CHAT_COMPLETED,
+)
+_STREAM = stream("Location", "Session-Id", "Run-Id", "Idempotency-Replayed")
+_COMPLETED[200]["content"] |= _STREAM["content"]
+_COMPLETED[200]["headers"] = _STREAM["headers"] | {
+    "Preference-Applied": HEADERS["Preference-Applied"]
+}
+
+
+@router.post(
+    "/chat",
+    status_code=202,
+    summary="Say something and have it answered",
+    responses={
+        **answer(
+            202,
+            ChatAccepted,
+            "The turn is durable and will run; it belongs to the session, not to this request.",
+            examples.CHAT_ACCEPTED,
+            "Location",
+            "Idempotency-Replayed",
+            "Preference-Applied",
+        ),
+        **_COMPLETED,
+        **problems(
+            *EDGE,
+            *BODY,
+            *OPEN,
+            *WRITE,
+            *KEYED,
+            *TOOLS,
+            "invalid-id",
+            "unknown-agent",
+            "event-too-large",
+            "metadata-too-large",
+            "session-expired",
+            "run-active",
+            "run-exists",
+            "too-many-sessions",
+            "too-many-queued-runs",
+            "too-many-connections",
+            "unavailable",
+        ),
+    },
+)
+async def chat(
+    request: Request,
+    body: Annotated[ChatInput, Body(openapi_examples=examples.CHATS)],
+    manager: Manager,
+    who: Who,
+    key: Key,
+    prefer: Prefer,
+    sent: SentJson,
+) -> Response:
+    """Stores the message, and starts a run that answers it, or queues one.
+
+    The answer comes at once (202) with a `stream_url` that shows every event of the run whenever it
+    is opened. `Accept: text/event-stream` answers with that stream itself and ends with the run;
+    `Prefer: wait=N` waits for the run's end. Closing the request never stops the run.
+    """
+    command = Chat(
+        session=body.session(),
+        messages=body.messages(),
+        agent=body.agent,
+        options=body.options,
+        run_id=body.run_id,
+        on_busy=body.on_busy,
+    )
+    outcome = await manager.chat(who, command, idempotency(key, "POST /chat", sent))
+    turn = outcome.answer
+    session_id, run_id = turn["session_id"], turn["run_id"]
+    headers = {
+        "Location": f"/api/v1/sessions/{session_id}/runs/{run_id}",
+        **outcome_headers(outcome),
+    }
+    if prefers(request, "text/event-stream"):
+        wanted = StreamRequest(
+            after=turn["position"],
+            until_complete=True,
+            run_id=run_id,
+            remote_address=remote_address(request),
+        )
+        connection = await manager.connect(who, session_id, wanted)
+        headers |= {"Session-Id": session_id, "Run-Id": run_id}
+        return stream_response(request, connection, headers)
+    if prefer.wait_seconds is None:
+        return json_response(turn, 202, headers)
+    headers |= prefer.headers
+    waited = await unless_gone(
+        request, manager.wait_run(who, session_id, run_id, prefer.wait_seconds)
+    )
+    if not waited.ended:
+        return json_response({**turn, "status": waited.run["status"]}, 202, headers)
+    ending = {name: waited.run[name] for name in ("status", "usage", "error")}
+    return json_response({**turn, **ending, "message": waited.message}, 200, headers)

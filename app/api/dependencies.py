@@ -1,0 +1,290 @@
+"""What routes ask for by name: the caller, the manager, ids, pages, keys, preferences.
+
+Everything that comes from outside is checked here once (R13); routes and what is behind them get
+values that are within the contract.
+"""
+
+import re
+from collections.abc import Awaitable
+from hashlib import sha256
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
+
+import anyio
+from fastapi import Depends, Header, Path, Query, Request
+from starlette.requests import ClientDisconnect
+
+from app.api.auth import CALLER
+from app.api.bodies import JsonRequest
+from app.api.limits import (
+    CURSOR_CHARS_MAX,
+    IDEMPOTENCY_KEY_CHARS_MAX,
+    PAGE_DEFAULT,
+    PAGE_MAX,
+    PREFER_WAIT_SECONDS_MAX,
+)
+from app.domain.callers import Caller
+from app.domain.clock import parse_ms
+from app.domain.codec import canonical
+from app.domain.errors import InvalidId, InvalidInput
+from app.domain.ids import check_connection_id, check_id
+from app.domain.positions import parse_after
+from app.sessions.commands import Idempotency
+from app.sessions.manager import SessionManager
+
+T = TypeVar("T")
+
+_ID_PATTERN: Final = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+_KEY: Final = re.compile(rf"[!-~]{{1,{IDEMPOTENCY_KEY_CHARS_MAX}}}")
+_WAIT: Final = re.compile(r'wait\s*=\s*"?([0-9]{1,9})"?', re.IGNORECASE)
+_TIME: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
+    r"([Zz]|[+-][0-9]{2}:[0-9]{2})?"
+)
+
+
+async def _manager(request: Request) -> SessionManager:
+    manager: SessionManager = request.app.state.manager
+    return manager
+
+
+async def _caller(request: Request) -> Caller:
+    caller: Caller = request.scope[CALLER]
+    return caller
+
+
+Manager = Annotated[SessionManager, Depends(_manager)]
+Who = Annotated[Caller, Depends(_caller)]
+
+_EXAMPLE_SESSION: Final = {"session": {"value": "s-1"}}
+_EXAMPLE_RUN: Final = {"run": {"value": "run_01kag8v3c0d6q0w1x2y3z4a5b6"}}
+
+
+async def _session_id(
+    session_id: Annotated[
+        str,
+        Path(
+            description="The session.",
+            openapi_examples=_EXAMPLE_SESSION,
+            json_schema_extra={"pattern": _ID_PATTERN},
+        ),
+    ],
+) -> str:
+    return checked_id(session_id, "session id", ("path", "session_id"))
+
+
+async def _run_id(
+    run_id: Annotated[
+        str,
+        Path(
+            description="The run.",
+            openapi_examples=_EXAMPLE_RUN,
+            json_schema_extra={"pattern": _ID_PATTERN},
+        ),
+    ],
+) -> str:
+    return checked_id(run_id, "run id", ("path", "run_id"))
+
+
+async def _connection_id(
+    connection_id: Annotated[
+        str,
+        Path(
+            description="The connection.",
+            openapi_examples={"connection": {"value": "c_01kag8v3c0d6q0w1x2y3z4a5b6"}},
+            json_schema_extra={"pattern": "^[A-Za-z0-9._-]{1,128}$"},
+        ),
+    ],
+) -> str:
+    return checked_connection_id(connection_id, ("path", "connection_id"))
+
+
+SessionId = Annotated[str, Depends(_session_id)]
+RunId = Annotated[str, Depends(_run_id)]
+ConnectionId = Annotated[str, Depends(_connection_id)]
+
+Limit = Annotated[int, Query(ge=1, le=PAGE_MAX, description="Entries of one page.")]
+Order = Annotated[Literal["asc", "desc"], Query(description="`asc`: oldest first.")]
+Cursor = Annotated[
+    str | None,
+    Query(max_length=CURSOR_CHARS_MAX, description="The `next_cursor` of the page before."),
+]
+PAGE: Final = PAGE_DEFAULT
+
+
+def checked_id(text: str, what: str, loc: tuple[str, ...]) -> str:
+    """Gives an id back when it is one.
+
+    Raises:
+        InvalidId: When it is not; `errors` says where it stood.
+    """
+    try:
+        return check_id(text, what)
+    except InvalidId as error:
+        raise _placed(error, loc) from error
+
+
+def checked_connection_id(text: str, loc: tuple[str, ...]) -> str:
+    """Gives a connection id back when it is one.
+
+    Raises:
+        InvalidId: When it is not.
+    """
+    try:
+        return check_connection_id(text)
+    except InvalidId as error:
+        raise _placed(error, loc) from error
+
+
+def checked_after(text: str | None) -> str | None:
+    """Gives `after` back when it is a position, or a bare seq.
+
+    Raises:
+        InvalidInput: When it is neither.
+    """
+    if text is not None:
+        parse_after(text, 0)  # which epoch a bare seq means is for the session to say
+    return text
+
+
+def checked_time(text: str | None, name: str) -> int | None:
+    """Reads an RFC 3339 time of a query, in ms; one without an offset is UTC.
+
+    Raises:
+        InvalidInput: When it is none.
+    """
+    if text is None:
+        return None
+    try:
+        if _TIME.fullmatch(text):
+            return parse_ms(text.upper())
+    except (ValueError, OverflowError):
+        pass
+    hint = "not an RFC 3339 time, like 2026-11-20T17:25:00Z (a `+` is `%2B` in a URL)"
+    raise InvalidInput(f"`{name}` is {hint}.", errors=[{"loc": ["query", name], "msg": hint}])
+
+
+async def _key(
+    request: Request,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            description="1 to 255 visible ASCII characters. A repeat with the same key and body "
+            "gets the first answer and does nothing; kept for 24 hours.",
+            openapi_examples={"key": {"value": "6f1c2a9e-order-66"}},
+        ),
+    ] = None,
+) -> str | None:
+    keys = request.headers.getlist("idempotency-key")
+    if idempotency_key is None:
+        return None
+    if len(keys) > 1 or _KEY.fullmatch(keys[0]) is None:
+        what = "one value of 1 to 255 visible ASCII characters"
+        raise InvalidInput(
+            f"Idempotency-Key is {what}.",
+            errors=[{"loc": ["header", "Idempotency-Key"], "msg": f"not {what}"}],
+        )
+    return keys[0]
+
+
+Key = Annotated[str | None, Depends(_key)]
+
+
+def idempotency(key: str | None, route: str, body: object) -> Idempotency | None:
+    """Gives the client's promise for a parsed body, or None when it made none."""
+    if key is None:
+        return None
+    return Idempotency(key, route, sha256(canonical(body)).hexdigest())
+
+
+def idempotency_of_bytes(key: str | None, route: str, body: bytes) -> Idempotency | None:
+    """Gives the client's promise for a body of any kind, or None when it made none."""
+    if key is None:
+        return None
+    return Idempotency(key, route, sha256(body).hexdigest())
+
+
+async def sent_json(request: Request) -> Any:
+    """Gives the body as the client sent it, parsed; None when there is none."""
+    if isinstance(request, JsonRequest) and await request.body():
+        return await request.json()
+    return None
+
+
+SentJson = Annotated[Any, Depends(sent_json)]
+
+
+class Preference(NamedTuple):
+    """What `Prefer: wait` asks for: seconds, or None."""
+
+    wait_seconds: int | None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of an answer that honoured it."""
+        if self.wait_seconds is None:
+            return {}
+        return {"Preference-Applied": f"wait={self.wait_seconds}"}
+
+
+async def _preference(
+    request: Request,
+    prefer: Annotated[
+        str | None,
+        Header(
+            description="`wait=N`: the answer waits up to N (0 to 300) seconds for the run's end.",
+            openapi_examples={"wait": {"value": "wait=60"}},
+        ),
+    ] = None,
+) -> Preference:
+    if prefer is None:
+        return Preference(None)
+    for part in ",".join(request.headers.getlist("prefer")).split(","):
+        # Preferences that are not known are ignored (RFC 7240); the one that is must be right.
+        preference = part.partition(";")[0].strip()
+        if not re.match(r"wait\b", preference, re.IGNORECASE):
+            continue
+        match = _WAIT.fullmatch(preference)
+        if match is None or int(match[1]) > PREFER_WAIT_SECONDS_MAX:
+            hint = f"`wait` is a whole number of seconds from 0 to {PREFER_WAIT_SECONDS_MAX}"
+            raise InvalidInput(
+                f"Prefer: {hint}.", errors=[{"loc": ["header", "Prefer"], "msg": hint}]
+            )
+        return Preference(int(match[1]))
+    return Preference(None)
+
+
+Prefer = Annotated[Preference, Depends(_preference)]
+
+
+async def unless_gone(request: Request, answer: Awaitable[T]) -> T:
+    """Awaits an answer that may take long, and stops when the client leaves (R11).
+
+    Call only when the body has been read.
+
+    Raises:
+        ClientDisconnect: The client left.
+    """
+    result: list[T] = []
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        group.cancel_scope.cancel()
+
+    error: Exception | None = None
+    async with anyio.create_task_group() as group:
+        group.start_soon(watch, name="watch-client")
+        try:
+            result.append(await answer)
+        except Exception as caught:  # noqa: BLE001 - carried out of the group as it is
+            error = caught
+        group.cancel_scope.cancel()
+    if error is not None:
+        raise error
+    if not result:
+        raise ClientDisconnect
+    return result[0]
+
+
+def _placed(error: InvalidId, loc: tuple[str, ...]) -> InvalidId:
+    return InvalidId(error.detail, errors=[{"loc": list(loc), "msg": error.detail}])

@@ -1,0 +1,190 @@
+"""Export and import: sessions as documents."""
+
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Body, Query, Request
+from starlette.responses import Response, StreamingResponse
+
+from app.api import examples
+from app.api.bodies import JsonRoute, read_body
+from app.api.dependencies import Key, Manager, SessionId, Who, idempotency_of_bytes
+from app.api.documents import BODY, EDGE, KEYED, SESSION, WRITE, answer, problems
+from app.api.life_schemas import BulkExportInput, ExportInput, Format
+from app.api.life_shapes import Exported, ImportedSessionShape
+from app.api.responses import json_response, outcome_headers
+from app.sessions.transfer import ZIP_DISPOSITION, ExportOptions
+
+router = APIRouter(prefix="/api/v1", tags=["export"], route_class=JsonRoute)
+
+_TEXT: Final = {"schema": {"type": "string"}}
+_EXPORTED: Final[dict[str, Any]] = {
+    "bamboo_export": 1,
+    "session": {"title": "My chat", "created_at": "2026-11-20T17:25:00.123Z"},
+    "summary": None,
+    "lineage": {"ancestors": [], "merged_from": []},
+    "messages": [examples.USER_MESSAGE],
+    "message_count": 1,
+}
+_DOCUMENT: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "The document, streamed.",
+        "content": {
+            "text/markdown": {**_TEXT, "example": "# My chat\n"},
+            "application/json": {
+                "schema": {"type": "object"},
+                "examples": {"json": {"value": _EXPORTED}},
+            },
+            "application/yaml": {**_TEXT, "example": "bamboo_export: 1\n"},
+        },
+        "headers": {
+            "Content-Disposition": {"description": "A safe file name.", **_TEXT},
+        },
+    }
+}
+_ZIP: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "The documents, and `errors.txt` where some failed; streamed.",
+        "content": {
+            "application/zip": {
+                "schema": {"type": "string", "format": "binary"},
+                "example": "PK\u0003\u0004",
+            }
+        },
+    }
+}
+_IMPORT: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {},
+                "example": _EXPORTED,
+            },
+            "application/yaml": {**_TEXT, "example": "bamboo_export: 1\n"},
+            "application/x-ndjson": {**_TEXT, "example": '{"type":"session_meta","payload":{}}\n'},
+            "application/octet-stream": {**_TEXT, "example": '{"bamboo_export":1}'},
+        },
+    }
+}
+_NO_STORE: Final = {"Cache-Control": "no-store"}
+
+
+@router.get(
+    "/sessions/{session_id}/export",
+    summary="Export a session",
+    response_class=Response,
+    responses={**_DOCUMENT, **problems(*EDGE, *SESSION)},
+)
+async def export_session(
+    manager: Manager,
+    who: Who,
+    session_id: SessionId,
+    format: Format = "markdown",  # noqa: A002 - the contract's name
+    include_metadata: bool = True,
+    include_tool_calls: bool = True,
+) -> Response:
+    """Gives the session as a document: Markdown for people, JSON or YAML without loss."""
+    options = ExportOptions(format, include_metadata, include_tool_calls)
+    document = await manager.life.export(who, session_id, options)
+    headers = {**_NO_STORE, "Content-Disposition": document.disposition}
+    return StreamingResponse(document.chunks, headers=headers, media_type=document.media_type)
+
+
+@router.post(
+    "/sessions/{session_id}/export",
+    summary="Export a session to a file",
+    responses={
+        **answer(
+            200, Exported, "The file is written.", {"path": "reports/a.md", "bytes": 18_204}
+        ),
+        **problems(
+            *EDGE, *BODY, *SESSION, "invalid-path", "no-export-dir", "storage-full",
+            "storage-failed",
+        ),
+    },
+)  # fmt: skip
+async def export_to_file(
+    body: Annotated[ExportInput, Body(openapi_examples=examples.EXPORT_FILES)],
+    manager: Manager,
+    who: Who,
+    session_id: SessionId,
+) -> Response:
+    """Writes the document under `export_dir`, whole or not at all; an older file is replaced."""
+    return json_response(
+        await manager.life.export_to_file(who, session_id, body.options(), body.path)
+    )
+
+
+@router.post(
+    "/export",
+    summary="Export many sessions",
+    response_class=Response,
+    responses={**_ZIP, **problems(*EDGE, *BODY)},
+)
+async def export_many(
+    body: Annotated[BulkExportInput, Body(openapi_examples=examples.EXPORT_ZIPS)],
+    manager: Manager,
+    who: Who,
+) -> Response:
+    """Gives a zip of documents; sessions that cannot be exported are named in `errors.txt`."""
+    chunks = manager.life.export_zip(who, body.session_ids, body.options())
+    headers = {**_NO_STORE, "Content-Disposition": ZIP_DISPOSITION}
+    return StreamingResponse(chunks, headers=headers, media_type="application/zip")
+
+
+@router.post(
+    "/import",
+    status_code=201,
+    summary="Import a session",
+    openapi_extra=_IMPORT,
+    responses={
+        **answer(
+            201,
+            ImportedSessionShape,
+            "The session.",
+            examples.SESSION,
+            "Location",
+            "Idempotency-Replayed",
+        ),
+        **problems(
+            *EDGE, "malformed", "too-large", *WRITE, *KEYED, "invalid-id", "session-exists",
+            "several-conversations", "event-too-large", "too-many-sessions", "unavailable",
+        ),
+    },
+)  # fmt: skip
+async def import_session(
+    request: Request,
+    manager: Manager,
+    who: Who,
+    key: Key,
+    id: Annotated[  # noqa: A002 - the contract's name
+        Literal["new", "keep"],
+        Query(description="`keep`: the id that the document names; 409 when it is taken."),
+    ] = "new",
+    format: Annotated[  # noqa: A002 - the contract's name
+        str | None, Query(max_length=64, description="What it is; absent: its content tells.")
+    ] = None,
+    conversation: Annotated[
+        int | None, Query(ge=1, le=1_000_000, description="Which one of a document with several.")
+    ] = None,
+) -> Response:
+    """Makes a session of a document, all of it or nothing.
+
+    Read are exports of Bamboo (JSON, YAML), sessions of Claude Code, rollouts of Codex, ChatGPT's
+    `conversations.json`, and sessions of goose. `notes` says what was not understood.
+    """
+    data = await read_body(request)
+    route = f"POST /import?id={id}&format={format}&conversation={conversation}"
+    outcome = await manager.life.import_document(
+        who,
+        data,
+        format_name=format,
+        conversation=conversation,
+        keep_id=id == "keep",
+        idem=idempotency_of_bytes(key, route, data),
+    )
+    headers = {
+        "Location": f"/api/v1/sessions/{outcome.answer['id']}",
+        **outcome_headers(outcome),
+    }
+    return json_response(outcome.answer, 201, headers)

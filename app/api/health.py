@@ -1,0 +1,104 @@
+"""Health and metrics, for whatever starts and watches the gateway; also at the root."""
+
+from anyio import to_thread
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api.bodies import JsonRoute
+from app.api.dependencies import Manager
+from app.api.documents import EDGE, answer, problems
+from app.api.responses import json_response
+from app.api.shapes import Health
+from app.domain.errors import Draining
+from app.observability.metrics import CONTENT_TYPE, render_metrics
+
+router = APIRouter(tags=["health"], route_class=JsonRoute)
+
+_OPEN_EDGE = tuple(code for code in EDGE if code != "unauthorized")
+
+
+@router.get(
+    "/health/live",
+    summary="Whether the process answers",
+    operation_id="live_at_root",
+    responses={
+        **answer(200, Health, "It does.", {"status": "ok", "detail": "alive"}),
+        **problems(*_OPEN_EDGE),
+    },
+)
+@router.get(
+    "/api/v1/health/live",
+    summary="Whether the process answers",
+    operation_id="live",
+    responses={
+        **answer(200, Health, "It does.", {"status": "ok", "detail": "alive"}),
+        **problems(*_OPEN_EDGE),
+    },
+)
+async def live() -> Response:
+    """Answers as long as the event loop turns; says nothing about the storage."""
+    return json_response({"status": "ok", "detail": "alive"})
+
+
+@router.get(
+    "/health/ready",
+    summary="Whether it takes work",
+    operation_id="ready_at_root",
+    responses={
+        **answer(200, Health, "It does.", {"status": "ready", "detail": "ready"}),
+        **problems(*_OPEN_EDGE, "unavailable", "draining"),
+    },
+)
+@router.get(
+    "/api/v1/health/ready",
+    summary="Whether it takes work",
+    operation_id="ready",
+    responses={
+        **answer(200, Health, "It does.", {"status": "ready", "detail": "ready"}),
+        **problems(*_OPEN_EDGE, "unavailable", "draining"),
+    },
+)
+async def ready(manager: Manager) -> Response:
+    """503 while recovering, and from the beginning of a shutdown."""
+    is_ready, detail = manager.ready()
+    if not is_ready:
+        raise Draining(detail)
+    return json_response({"status": "ready", "detail": detail})
+
+
+_METRICS = {
+    200: {
+        "description": "Prometheus text.",
+        "content": {
+            "text/plain": {"schema": {"type": "string"}, "example": "bamboo_sessions 2.0\n"}
+        },
+    },
+    **problems(*EDGE),
+}
+
+
+@router.get(
+    "/metrics",
+    summary="Metrics",
+    operation_id="metrics_at_root",
+    response_class=Response,
+    responses=_METRICS,
+)
+@router.get(
+    "/api/v1/metrics",
+    summary="Metrics",
+    operation_id="metrics",
+    response_class=Response,
+    responses=_METRICS,
+)
+async def metrics(request: Request, manager: Manager) -> Response:
+    """Gives the gateway's numbers in Prometheus's text format."""
+    # In a thread: the process's own numbers are read from files (R12).
+    text = await to_thread.run_sync(
+        render_metrics, manager.stats(), dict(request.app.state.problems)
+    )
+    return Response(
+        text,
+        headers={"Cache-Control": "no-store", "Content-Type": CONTENT_TYPE},
+    )

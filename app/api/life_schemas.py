@@ -1,0 +1,140 @@
+"""What clients send in a session's whole life: see `schemas`."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from app.api.limits import ITEMS_MAX, PATH_CHARS_MAX
+from app.api.schemas import ExtensionData, Id, Input, Name, Title
+from app.sessions.fork import Fork
+from app.sessions.merge import Merge
+from app.sessions.summaries import SUMMARY_CHARS_MAX
+from app.sessions.transfer import ExportOptions
+
+Format = Literal["markdown", "json", "yaml"]
+# Not `Id`: one bad id of many fails by itself.
+SessionIds = Annotated[
+    list[Annotated[str, Field(max_length=1000)]], Field(min_length=1, max_length=ITEMS_MAX)
+]
+
+
+class SessionIdsInput(Input):
+    """Which sessions a bulk call is about; each is dealt with by itself."""
+
+    session_ids: SessionIds
+
+
+class _ExportFields(Input):
+    format: Format = "markdown"
+    include_metadata: bool = True
+    include_tool_calls: bool = True
+
+    def options(self) -> ExportOptions:
+        """Gives the command's form."""
+        return ExportOptions(self.format, self.include_metadata, self.include_tool_calls)
+
+
+class ExportInput(_ExportFields):
+    """A file to write under `export_dir`."""
+
+    path: Annotated[str, Field(min_length=1, max_length=PATH_CHARS_MAX)]
+
+
+class BulkExportInput(_ExportFields):
+    """Sessions to write as one zip."""
+
+    session_ids: SessionIds
+
+
+class ForkInput(Input):
+    """Where the new session's history ends: at a message, or with everything."""
+
+    from_message_id: Id | None = None
+    from_message_index: Annotated[int, Field(ge=0, le=100_000_000)] | None = Field(
+        None, description="Counts from 0."
+    )
+    new_name: Title | None = Field(None, description="Default: `<title> (fork)`.")
+    new_id: Id | None = None
+    metadata_strategy: Literal["inherit", "reset"] = "inherit"
+
+    def to_fork(self) -> Fork:
+        """Gives the command's form."""
+        return Fork(
+            self.from_message_id,
+            self.from_message_index,
+            self.new_name,
+            self.new_id,
+            self.metadata_strategy,
+        )
+
+
+class MergeInput(Input):
+    """What is merged, and how."""
+
+    source_id: Id
+    strategy: Literal["append", "interleave", "replace"] = "append"
+    metadata_strategy: Literal["target", "source", "merge"] = "target"
+
+    def to_merge(self) -> Merge:
+        """Gives the command's form."""
+        return Merge(self.source_id, self.strategy, self.metadata_strategy)
+
+
+class SummaryInput(Input):
+    """A summary of all up to `position` (default: the log's end)."""
+
+    summary: Annotated[str, Field(min_length=1, max_length=SUMMARY_CHARS_MAX)]
+    turn_count: Annotated[int, Field(ge=0)] | None = None
+    position: Annotated[str, Field(max_length=64)] | None = None
+
+
+class WriteSummaryInput(Input):
+    """Who writes the summary."""
+
+    agent: Name | None = None
+
+
+class CleanupInput(Input):
+    """What is deleted: what is expired, or all without activity since `before`."""
+
+    before: Annotated[str, Field(max_length=64)] | None = Field(
+        None, description="An RFC 3339 time."
+    )
+    dry_run: bool = False
+
+
+class ExtensionStateInput(Input):
+    """One extension's state, whose name the path or the list has."""
+
+    config: ExtensionData = Field(default_factory=dict)
+    enabled: bool = True
+
+
+class NamedExtensionInput(ExtensionStateInput):
+    """An entry of `enabled_extensions`."""
+
+    name: Name
+
+
+class TodoInput(Input):
+    """The todo list."""
+
+    content: Annotated[str, Field(max_length=100_000)]
+
+
+class ExtensionDataInput(Input):
+    """ExtensionData, whole: what is not given is emptied."""
+
+    enabled_extensions: Annotated[list[NamedExtensionInput], Field(max_length=100)] = Field(
+        default_factory=list
+    )
+    todo_state: TodoInput | None = None
+    custom: ExtensionData = Field(default_factory=dict)
+
+
+class ExtensionDataPatch(Input):
+    """A JSON merge patch of ExtensionData; lists are replaced whole."""
+
+    enabled_extensions: Annotated[list[NamedExtensionInput], Field(max_length=100)] | None = None
+    todo_state: dict[str, Any] | None = None
+    custom: dict[str, Any] | None = None

@@ -1,0 +1,75 @@
+"""How much a request may hold, with the reason of each number.
+
+The whole body is bounded by `max_body_bytes` and each event by `max_event_bytes`; these bound what
+stays in memory with every session, and what is walked in Python. What the session itself bounds
+(`metadata`, `extension_data`) is in `domain.limits`.
+"""
+
+from typing import Final
+
+TITLE_CHARS_MAX: Final = 1_000
+"""A title is one line in a list; a sentence fits many times."""
+
+USER_ID_CHARS_MAX: Final = 256
+"""Longer than any e-mail address (254)."""
+
+PATH_CHARS_MAX: Final = 4_096
+"""PATH_MAX of Linux: `working_dir` is somebody's path; the gateway never opens it."""
+
+NAME_CHARS_MAX: Final = 256
+"""Names of tools, models, agents, tool calls, files: identifiers of other systems."""
+
+URL_CHARS_MAX: Final = 8_192
+"""What common servers and proxies take as a URL; signed links have some thousands."""
+
+OPTIONS_BYTES_MAX: Final = 64 * 1024
+"""What a chat passes to its agent; it is kept with a queued run."""
+
+TTL_SECONDS_MAX: Final = 100 * 365 * 24 * 3600
+"""A century: beyond it a moment leaves the years that RFC 3339 can write."""
+
+ITEMS_MAX: Final = 1_000
+"""Messages or events in one request; they become durable in one commit."""
+
+PARTS_MAX: Final = 1_000
+"""Parts of one message, and tool calls in it."""
+
+JSON_DEPTH_MAX: Final = 100
+"""Nesting of a body: the encoder refuses 254, and nobody means more than some dozens."""
+
+PAGE_DEFAULT: Final = 100
+PAGE_MAX: Final = 1_000
+"""The contract's bounds of `limit`."""
+
+OFFSET_MAX: Final = 10_000_000
+"""Beyond any number of sessions one gateway holds."""
+
+CURSOR_CHARS_MAX: Final = 4_096
+"""A cursor holds a sort value, which may be a title with every character escaped, and an id."""
+
+QUERY_TEXT_CHARS_MAX: Final = 1_000
+"""What `title_contains` looks for: no longer than a title."""
+
+EVENT_WAIT_SECONDS_MAX: Final = 60.0
+"""The contract's bound of a long poll: below what proxies in between cut."""
+
+PREFER_WAIT_SECONDS_MAX: Final = 300
+"""The contract's bound of `Prefer: wait`."""
+
+IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
+"""The contract's bound of `Idempotency-Key`."""
+
+REQUEST_ID_CHARS_MAX: Final = 128
+"""A request id of a proxy in front is taken over when it is no longer than ours could be."""
+
+POSITION_CHARS_MAX: Final = 64
+"""Longer than any position; a longer `Last-Event-ID` is malformed whatever it says."""
+
+ERRORS_MAX: Final = 20
+"""Entries of `errors` in one problem: enough to see what is wrong with a list of a thousand."""
+
+DETAIL_CHARS_MAX: Final = 500
+"""A `detail` is one sentence; one that quotes a name of the client's ends here."""
+
+ERROR_TEXT_CHARS_MAX: Final = 200
+"""A name of the client's in an error is quoted so far: an answer never echoes a large input."""

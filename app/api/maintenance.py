@@ -1,0 +1,39 @@
+"""Maintenance: deleting what is expired."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body
+from starlette.responses import Response
+
+from app.api import examples
+from app.api.bodies import JsonRoute
+from app.api.dependencies import Manager, Who, checked_time
+from app.api.documents import BODY, EDGE, WRITE, answer, problems
+from app.api.life_schemas import CleanupInput
+from app.api.life_shapes import CleanupStats
+from app.api.responses import json_response
+
+router = APIRouter(prefix="/api/v1", tags=["maintenance"], route_class=JsonRoute)
+
+
+@router.post(
+    "/cleanup",
+    summary="Delete what is expired",
+    responses={
+        **answer(200, CleanupStats, "What was deleted.", examples.CLEANED),
+        **problems(*EDGE, *BODY, *WRITE),
+    },
+)
+async def clean_up(
+    manager: Manager,
+    who: Who,
+    body: Annotated[CleanupInput | None, Body(openapi_examples=examples.CLEANUPS)] = None,
+) -> Response:
+    """Deletes sessions whose time to live has passed or that were inactive for too long.
+
+    With `before`, all without activity since then. Sessions with a run or a reader stay. With
+    `dry_run` nothing is deleted: the answer says what would be.
+    """
+    wanted = body or CleanupInput()
+    before_ms = checked_time(wanted.before, "before")
+    return json_response(await manager.life.clean(who, before_ms=before_ms, dry_run=wanted.dry_run))

@@ -1,0 +1,140 @@
+"""What every request passes before its route: pure ASGI.
+
+`RequestContext` names the request and catches what nobody caught; `Guard` keeps web pages away from
+a gateway that asks for no key. Streams pay for none of it once they have begun: see `stage`.
+"""
+
+import re
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Final
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.limits import REQUEST_ID_CHARS_MAX
+from app.api.problems import EdgeError, internal_problem, problem_response
+from app.domain.errors import BambooError, InvalidId
+from app.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+REQUEST_ID: Final = "bamboo.request_id"
+IS_HEAD: Final = "bamboo.is_head"
+
+_REQUEST_ID = re.compile(rb"[!-~]{1,%d}" % REQUEST_ID_CHARS_MAX)
+_HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(?::[0-9]{0,5})?")
+
+
+class RequestContext:
+    """The outermost room: a request id, HEAD as GET without a body, and no error without an answer.
+
+    Args:
+        app: What comes next.
+        make_id: Makes a request id.
+    """
+
+    def __init__(self, app: ASGIApp, make_id: Callable[[], str]) -> None:
+        self._app = app
+        self._make_id = make_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the ASGI specification."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = self._request_id(scope)
+        scope[REQUEST_ID] = request_id
+        if scope["method"] == "HEAD":
+            # Every GET answers HEAD (RFC 9110, 9.1); the server itself leaves the body out.
+            scope = {**scope, "method": "GET", IS_HEAD: True}
+        started = False
+
+        async def send_named(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", request_id.encode("ascii")),
+                ]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_named)
+        except Exception:  # the boundary: an answer without a trace, and the trace in the log
+            if started:
+                raise
+            log.exception("a request failed", request_id=request_id, path=scope["path"])
+            await internal_problem(scope, request_id)(scope, receive, send_named)
+
+    def _request_id(self, scope: Scope) -> str:
+        for name, value in scope["headers"]:
+            if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+                return str(value, "ascii")
+        return self._make_id()
+
+
+class Guard:
+    """Refuses what only a web page or a confused client sends.
+
+    Without `api_keys` whoever reaches the port is served, so two ways in are closed: a name that an
+    attacker's DNS points at this machine (`Host`), and a page of another origin (`Origin`). With
+    keys a page has none to send, and the gateway may stand behind any name.
+
+    With `insecure` the host may also be an IP address or a name without dots: rebinding needs a
+    name in the attacker's own DNS, and these are none.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._open = not settings.api_keys
+        self._insecure = settings.insecure
+        self._origins = frozenset(settings.cors_origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the ASGI specification."""
+        if scope["type"] == "http":
+            try:
+                self._check(scope)
+            except BambooError as error:
+                await problem_response(error, scope)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        hosts = [value for name, value in scope["headers"] if name == b"host"]
+        if len(hosts) > 1:
+            raise EdgeError("malformed", "The request has more than one Host header.")
+        if b"%2f" in scope["raw_path"].lower():
+            # The server hands the path over decoded: an id with a slash would become another route.
+            raise InvalidId(
+                "No id holds a slash.", errors=[{"loc": ["path"], "msg": "%2F is not allowed"}]
+            )
+        if not self._open:
+            return
+        host = hosts[0].decode("latin-1") if hosts else ""
+        if not self._is_own_name(host):
+            raise EdgeError("host-not-allowed")
+        for name, value in scope["headers"]:
+            if name == b"origin" and not self._is_own_origin(value.decode("latin-1"), host):
+                raise EdgeError("origin-not-allowed")
+
+    def _is_own_name(self, host: str) -> bool:
+        match = _HOST.fullmatch(host)
+        if match is None:
+            return False
+        name = match["name"].lower().removesuffix(".")
+        if name == "localhost" or name.endswith(".localhost"):
+            return True
+        try:
+            address = ip_address(name.strip("[]"))
+        except ValueError:
+            return self._insecure and "." not in name
+        return address.is_loopback or self._insecure
+
+    def _is_own_origin(self, origin: str, host: str) -> bool:
+        if origin in self._origins or "*" in self._origins:
+            return True
+        scheme, separator, rest = origin.partition("://")
+        return bool(separator) and scheme in {"http", "https"} and rest.lower() == host.lower()

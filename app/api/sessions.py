@@ -1,0 +1,212 @@
+"""Sessions: making, finding, changing, closing and deleting them."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Header, Query
+from starlette.responses import Response
+
+from app.api import examples
+from app.api.bodies import JsonRoute
+from app.api.dependencies import (
+    Key,
+    Manager,
+    SentJson,
+    SessionId,
+    Who,
+    idempotency,
+)
+from app.api.documents import BODY, EDGE, KEYED, OPEN, SESSION, WRITE, answer, nothing, problems
+from app.api.filters import Filters, session_page
+from app.api.responses import (
+    bytes_response,
+    etag_matches,
+    json_response,
+    outcome_headers,
+    with_list,
+)
+from app.api.schemas import SessionInput, SessionPatch
+from app.api.shapes import Session, SessionPageShape, SessionWithMessages
+from app.domain.codec import encode
+from app.sessions.commands import NewSession, Outcome
+
+router = APIRouter(prefix="/api/v1", tags=["sessions"], route_class=JsonRoute)
+
+
+@router.post(
+    "/sessions",
+    status_code=201,
+    summary="Create a session",
+    responses={
+        **answer(
+            201,
+            Session,
+            "The session.",
+            examples.SESSION,
+            "Location",
+            "Idempotency-Replayed",
+        ),
+        **problems(
+            *EDGE,
+            *BODY,
+            *WRITE,
+            *KEYED,
+            "invalid-id",
+            "session-exists",
+            "metadata-too-large",
+            "too-many-sessions",
+            "unavailable",
+        ),
+    },
+)
+async def create_session(
+    manager: Manager,
+    who: Who,
+    key: Key,
+    sent: SentJson,
+    body: Annotated[SessionInput | None, Body(openapi_examples=examples.SESSIONS)] = None,
+) -> Response:
+    """Creates a session without saying anything in it yet. `POST /chat` makes its own."""
+    outcome = await manager.create_session(
+        who,
+        body.to_new() if body else NewSession(),
+        idempotency(key, "POST /sessions", sent),
+    )
+    headers = {
+        "Location": f"/api/v1/sessions/{outcome.answer['id']}",
+        **outcome_headers(outcome),
+    }
+    return json_response(outcome.answer, 201, headers)
+
+
+@router.get(
+    "/sessions",
+    summary="List sessions",
+    responses={
+        **answer(
+            200,
+            SessionPageShape,
+            "A page of sessions.",
+            {"sessions": [examples.SESSION], "next_cursor": None, "has_more": False, "total": 1},
+        ),
+        **problems(*EDGE, "invalid-id", "invalid-cursor"),
+    },
+)
+async def list_sessions(manager: Manager, who: Who, query: Filters) -> Response:
+    """Lists sessions that match all filters.
+
+    `cursor` pages neither repeat nor skip while other sessions come and go; `offset` jumps.
+    """
+    return session_page(await manager.list_sessions(who, query), query, "sessions")
+
+
+@router.get(
+    "/sessions/{session_id}",
+    summary="Look at a session",
+    responses={
+        **answer(200, SessionWithMessages, "The session.", examples.SESSION, "ETag"),
+        **nothing(304, "`If-None-Match` names this version."),
+        **problems(*EDGE, *SESSION),
+    },
+)
+async def get_session(
+    manager: Manager,
+    who: Who,
+    session_id: SessionId,
+    include_messages: Annotated[bool, Query(description="Adds all `messages`.")] = False,
+    if_none_match: Annotated[
+        str | None, Header(description="An `ETag`; ignored with `include_messages`.")
+    ] = None,
+) -> Response:
+    """Gives the session. The `ETag` covers what PATCH can change, and nothing else."""
+    session, etag, messages = await manager.get_session(who, session_id, include_messages)
+    headers = {"ETag": etag}
+    if if_none_match is not None and messages is None and etag_matches(if_none_match, etag):
+        return Response(status_code=304, headers=headers)
+    body = encode(session) if messages is None else with_list(session, "messages", messages)
+    return bytes_response(body, headers=headers)
+
+
+@router.patch(
+    "/sessions/{session_id}",
+    summary="Change a session",
+    responses={
+        **answer(200, Session, "The session, changed.", examples.SESSION, "ETag"),
+        **problems(
+            *EDGE,
+            *BODY,
+            *SESSION,
+            *WRITE,
+            "session-archived",
+            "metadata-too-large",
+            "precondition-failed",
+        ),
+    },
+)
+async def update_session(
+    body: Annotated[SessionPatch, Body(openapi_examples=examples.PATCHES)],
+    manager: Manager,
+    who: Who,
+    session_id: SessionId,
+    if_match: Annotated[
+        str | None, Header(description="The `ETag` the change is meant for; else 412.")
+    ] = None,
+) -> Response:
+    """Applies a JSON merge patch (RFC 7396): null takes away, also inside `metadata`."""
+    patch = body.model_dump(exclude_unset=True)
+    session, etag, _ = await manager.update_session(who, session_id, patch, if_match)
+    return json_response(session, headers={"ETag": etag})
+
+
+@router.delete(
+    "/sessions/{session_id}",
+    status_code=204,
+    summary="Delete a session",
+    responses={
+        **nothing(204, "It is gone, with its files."),
+        **problems(*EDGE, *SESSION[:2], "unavailable", *WRITE),
+    },
+)
+async def delete_session(manager: Manager, who: Who, session_id: SessionId) -> Response:
+    """Deletes the session with everything in it; its streams end with `goodbye deleted`."""
+    await manager.delete_session(who, session_id)
+    return Response(status_code=204)
+
+
+@router.post(
+    "/sessions/{session_id}/close",
+    summary="Close a session",
+    responses={
+        **answer(
+            200,
+            Session,
+            "The session, closed.",
+            examples.SESSION | {"state": "closed"},
+            "Idempotency-Replayed",
+        ),
+        **problems(*EDGE, *SESSION, *WRITE, *KEYED, "session-archived", "run-active"),
+    },
+)
+async def close_session(manager: Manager, who: Who, session_id: SessionId, key: Key) -> Response:
+    """Makes the session read-only. Its streams end with `goodbye closed`."""
+    return _changed(
+        await manager.close_session(who, session_id, idempotency(key, "POST /close", None))
+    )
+
+
+@router.post(
+    "/sessions/{session_id}/reopen",
+    summary="Reopen a closed session",
+    responses={
+        **answer(200, Session, "The session.", examples.SESSION, "Idempotency-Replayed"),
+        **problems(*EDGE, *SESSION, *WRITE, *KEYED, *OPEN[1:]),
+    },
+)
+async def reopen_session(manager: Manager, who: Who, session_id: SessionId, key: Key) -> Response:
+    """Lets a closed session go on."""
+    return _changed(
+        await manager.reopen_session(who, session_id, idempotency(key, "POST /reopen", None))
+    )
+
+
+def _changed(outcome: Outcome) -> Response:
+    return json_response(outcome.answer, headers=outcome_headers(outcome))

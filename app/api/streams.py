@@ -1,0 +1,214 @@
+"""Streams: watching a session, coming back to it, and who watches."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Header, Query, Request
+from starlette.responses import Response
+
+from app.api import examples
+from app.api.bodies import JsonRoute
+from app.api.dependencies import (
+    ConnectionId,
+    Manager,
+    SessionId,
+    Who,
+    checked_after,
+    checked_connection_id,
+    checked_id,
+)
+from app.api.documents import EDGE, SESSION, answer, nothing, problems, stream
+from app.api.limits import POSITION_CHARS_MAX
+from app.api.responses import json_response
+from app.api.shapes import ConnectionPageShape
+from app.api.sse import StreamResponse
+from app.domain.clock import Clock
+from app.sessions.commands import StreamRequest
+from app.sessions.connections import Connection
+
+router = APIRouter(prefix="/api/v1", tags=["streams"], route_class=JsonRoute)
+
+_After = Annotated[
+    str | None, Query(description="A position: the stream begins after it. A bare seq works too.")
+]
+_From = Annotated[
+    Literal["start"] | None, Query(alias="from", description="`start`: before the first event.")
+]
+_Until = Annotated[
+    Literal["complete"] | None,
+    Query(description="`complete`: ends right after the terminal event of the run meant."),
+]
+_Run = Annotated[str | None, Query(description="Which run `until` means.")]
+_ConnectionName = Annotated[
+    str | None, Query(description="The client's own name for this connection.")
+]
+_Heartbeat = Annotated[
+    Literal["event"] | None,
+    Query(description="`event`: heartbeats as events, for clients that cannot see comments."),
+]
+_LastEventId = Annotated[
+    str | None, Header(description="The last `id` a client has seen; EventSource sends it.")
+]
+
+_RESPONSES = {
+    200: stream(),
+    **nothing(204, "There is nothing to wait for; EventSource stops on this."),
+    **problems(
+        *EDGE,
+        *SESSION,
+        "invalid-position",
+        "too-many-connections",
+        "too-many-active-sessions",
+    ),
+}
+
+
+@router.get(
+    "/stream/{session_id}",
+    summary="Watch a session",
+    response_class=Response,
+    responses=_RESPONSES,
+)
+async def open_stream(
+    request: Request,
+    manager: Manager,
+    who: Who,
+    session_id: SessionId,
+    after: _After = None,
+    from_: _From = None,
+    until: _Until = None,
+    run_id: _Run = None,
+    connection_id: _ConnectionName = None,
+    heartbeat: _Heartbeat = None,
+    last_event_id: _LastEventId = None,
+) -> Response:
+    """Streams the session's events as they become durable (Server-Sent Events).
+
+    Begins at the latest of `after`, `from` and `Last-Event-ID`; without any, just before the active
+    run's first event, or now. Whatever ends it, a client that comes back with its last id gets
+    every later event, once, in order. Opening a stream never starts a run.
+    """
+    wanted = _wanted(request, after, from_, until, run_id, connection_id, heartbeat, last_event_id)
+    return stream_response(request, await manager.connect(who, session_id, wanted))
+
+
+@router.get(
+    "/reconnect/{session_id}",
+    summary="Come back to a stream",
+    response_class=Response,
+    responses=_RESPONSES,
+)
+async def reconnect(
+    request: Request,
+    manager: Manager,
+    who: Who,
+    session_id: SessionId,
+    after: _After = None,
+    from_: _From = None,
+    until: _Until = None,
+    run_id: _Run = None,
+    connection_id: _ConnectionName = None,
+    heartbeat: _Heartbeat = None,
+    last_event_id: _LastEventId = None,
+) -> Response:
+    """The same stream, for a client that lost one.
+
+    With the old `connection_id` and no position it goes on from the start of the run that was
+    active when the old connection was last written, so that nothing can be missing. An unknown
+    connection id is simply a new connection.
+    """
+    wanted = _wanted(
+        request,
+        after,
+        from_,
+        until,
+        run_id,
+        connection_id,
+        heartbeat,
+        last_event_id,
+        reconnect=True,
+    )
+    return stream_response(request, await manager.connect(who, session_id, wanted))
+
+
+@router.get(
+    "/sessions/{session_id}/connections",
+    summary="See who watches",
+    responses={
+        **answer(
+            200,
+            ConnectionPageShape,
+            "The open streams.",
+            {"connections": [examples.CONNECTION], "next_cursor": None, "has_more": False},
+        ),
+        **problems(*EDGE, *SESSION),
+    },
+)
+async def list_connections(manager: Manager, who: Who, session_id: SessionId) -> Response:
+    """Lists the open streams of the session."""
+    connections = await manager.connections(who, session_id)
+    return json_response({"connections": connections, "next_cursor": None, "has_more": False})
+
+
+@router.delete(
+    "/sessions/{session_id}/connections/{connection_id}",
+    status_code=204,
+    summary="Disconnect one stream",
+    responses={
+        **nothing(204, "It is disconnected."),
+        **problems(*EDGE, *SESSION, "connection-not-found"),
+    },
+)
+async def disconnect(
+    manager: Manager, who: Who, session_id: SessionId, connection_id: ConnectionId
+) -> Response:
+    """Ends that one stream and touches nothing else: no other stream, no run."""
+    await manager.disconnect(who, session_id, connection_id)
+    return Response(status_code=204)
+
+
+def stream_response(
+    request: Request, connection: Connection | None, headers: dict[str, str] | None = None
+) -> Response:
+    """Answers with a connection's stream, or 204 when there is nothing to wait for."""
+    if connection is None:
+        return Response(status_code=204, headers=headers)
+    clock: Clock = request.app.state.clock
+    return StreamResponse(connection, clock, headers)
+
+
+def remote_address(request: Request) -> str | None:
+    """Gives `host:port` of the other end."""
+    client = request.client
+    if client is None:
+        return None
+    host = f"[{client.host}]" if ":" in client.host else client.host
+    return f"{host}:{client.port}"
+
+
+def _wanted(
+    request: Request,
+    after: str | None,
+    from_: str | None,
+    until: str | None,
+    run_id: str | None,
+    connection_id: str | None,
+    heartbeat: str | None,
+    last_event_id: str | None,
+    *,
+    reconnect: bool = False,
+) -> StreamRequest:
+    if run_id is not None:
+        checked_id(run_id, "run id", ("query", "run_id"))
+    if connection_id is not None:
+        checked_connection_id(connection_id, ("query", "connection_id"))
+    return StreamRequest(
+        after=checked_after(after),
+        from_start=from_ is not None,
+        last_event_id=last_event_id[:POSITION_CHARS_MAX] if last_event_id is not None else None,
+        until_complete=until is not None,
+        run_id=run_id,
+        connection_id=connection_id,
+        heartbeat_events=heartbeat is not None,
+        remote_address=remote_address(request),
+        reconnect=reconnect,
+    )

@@ -1,0 +1,134 @@
+"""The composition root: settings become an app, whose one lifespan owns everything that is open."""
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from app import __version__
+from app.agents.factory import make_agent
+from app.api.auth import KeyAuth
+from app.api.middleware import Guard, RequestContext
+from app.api.problems import EXCEPTION_HANDLERS
+from app.api.routes import add_routes, create_openapi, methods_of
+from app.api.stage import StagedApp
+from app.domain.clock import Clock, SystemClock
+from app.domain.codec import encode_pretty
+from app.domain.ids import IdMaker
+from app.sessions.manager import SessionManager
+from app.settings import Settings
+from app.storage.base import RecoveryReport
+from app.storage.factory import make_store
+
+log = structlog.get_logger(__name__)
+
+_CORS_HEADERS = (
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "If-Match",
+    "If-None-Match",
+    "Last-Event-ID",
+    "Prefer",
+    "X-Request-Id",
+)
+_CORS_EXPOSED = (
+    "Connection-Id",
+    "ETag",
+    "Idempotency-Replayed",
+    "Location",
+    "Preference-Applied",
+    "Retry-After",
+    "Run-Id",
+    "Session-Id",
+    "X-Request-Id",
+)
+
+
+def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
+    """Builds the gateway's app. Nothing is opened before its lifespan is entered.
+
+    Raises:
+        StoreUnusable, AgentConfigError: A setting names what cannot be.
+    """
+    clock = clock or SystemClock()
+    ids = IdMaker()
+    agents = {name: make_agent(name, url, settings) for name, url in settings.agents.items()}
+    store = make_store(settings, clock)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(store.aclose)
+            _log_recovery(await store.open())
+            for agent in agents.values():
+                stack.push_async_callback(agent.aclose)
+            app.state.manager = await stack.enter_async_context(
+                SessionManager(store, agents, settings, clock)
+            )
+            yield
+
+    app = StagedApp(
+        title="Bamboo Gateway",
+        version=__version__,
+        lifespan=lifespan,
+        openapi_url="/api/v1/openapi.json",
+        docs_url="/docs",
+        redoc_url=None,
+        redirect_slashes=False,
+        middleware=[
+            Middleware(RequestContext, make_id=lambda: ids.make("req_", clock.now_ms())),
+            Middleware(Guard, settings=settings),
+            *_cors(settings),
+            Middleware(KeyAuth, settings=settings),
+        ],
+        exception_handlers=EXCEPTION_HANDLERS,
+    )
+    app.state.settings = settings
+    app.state.clock = clock
+    app.state.problems = Counter[str]()
+    app.state.methods_of = methods_of
+    add_routes(app)
+    app.openapi = create_openapi  # type: ignore[method-assign] # FastAPI's documented way
+    return app
+
+
+def openapi_document() -> bytes:
+    """Gives the OpenAPI document as it is committed."""
+    return encode_pretty(create_openapi())
+
+
+def _cors(settings: Settings) -> list[Middleware]:
+    if not settings.cors_origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "HEAD", "POST", "PATCH", "DELETE"),
+            allow_headers=_CORS_HEADERS,
+            expose_headers=_CORS_EXPOSED,
+        )
+    ]
+
+
+def _log_recovery(report: RecoveryReport) -> None:
+    """Says in one line what opening the store found."""
+    found = {
+        "sessions": report.sessions,
+        "clean": report.clean,
+        "journal_records": report.journal_records,
+        "replayed_events": report.replayed_events,
+        "torn_bytes": report.torn_bytes,
+        "damaged": report.damaged,
+        "quarantined": report.quarantined,
+        "catalog_rebuilt": report.catalog_rebuilt,
+        "new_epochs": report.new_epochs,
+        "seconds": round(report.seconds, 3),
+    }
+    bad = report.damaged or report.quarantined
+    (log.warning if bad else log.info)("recovered", **found)

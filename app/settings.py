@@ -1,0 +1,205 @@
+"""Every setting, its default, its unit and its reason.
+
+Flags win over the environment (`BAMBOO_…`), the environment over the TOML file, the file over the
+defaults. A wrong value stops the start with one line.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+from pydantic_settings import (
+    SettingsError as SettingsSourceError,
+)
+from typing_extensions import override
+
+MiB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """One frozen set of settings, read once at the start."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="BAMBOO_", frozen=True, extra="forbid", validate_default=True
+    )
+
+    data_dir: Path = Field(
+        Path("~/.bamboo/sessions"), description="Where sessions are kept; made with mode 0700."
+    )
+    storage_url: str = Field(
+        "jsonl:",
+        description="Which store: `jsonl:` (files in `data_dir`) or `memory:` (nothing kept).",
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    insecure: bool = Field(
+        False,
+        description="Allows a non-loopback `host` without `api_keys`: anyone there is served.",
+    )
+    api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Bearer keys, comma-separated; with any set, every route but health needs one.",
+    )
+    agents: dict[str, str] = Field(
+        default_factory=lambda: {"default": "demo:"},
+        description="Who answers, name to URL (JSON); a chat without `agent` gets `default`.",
+    )
+    durability: Literal["fsync", "os"] = Field(
+        "fsync",
+        description="What an acknowledgement means: `fsync` on the disk, `os` in the kernel "
+        "(survives kill -9, not power loss).",
+    )
+    default_ttl_seconds: int | None = Field(
+        None,
+        ge=1,
+        description="Time to live of sessions that name none, counted from their last activity.",
+    )
+    max_sessions: int | None = Field(
+        None, ge=1, description="How many sessions may exist; creating more is refused with 429."
+    )
+    cleanup_interval_seconds: float = Field(
+        3600, gt=0, description="How often expired sessions are looked for."
+    )
+    cleanup_period_days: int = Field(
+        30, ge=0, description="Sessions without activity for so long count as expired; 0 = never."
+    )
+    archive_retention_days: int | None = Field(
+        None, ge=1, description="Archived sessions are cleaned after so long; unset: never."
+    )
+    index_enabled: bool = Field(
+        True, description="Keeps the list index in memory; off, lists read the catalog file."
+    )
+    idle_timeout_seconds: float = Field(
+        300, gt=0, description="A session without run, reader or call for so long leaves memory."
+    )
+    disconnect_retention_seconds: float = Field(
+        3600, gt=0, description="For so long an ended connection is remembered for `/reconnect`."
+    )
+    max_active_sessions: int = Field(
+        1000, ge=1, description="How many sessions are held in memory at once; all busy: 503."
+    )
+    delta_retention_seconds: float = Field(
+        3600, ge=0, description="For so long the deltas of an ended run are kept at least."
+    )
+    checkpoint_interval_seconds: float = Field(
+        5, gt=0, description="At the latest after so long the journal is folded into the logs."
+    )
+    heartbeat_interval_seconds: float = Field(
+        15,
+        gt=0,
+        description="A silent stream says something this often; proxies cut after 30 to 60 s.",
+    )
+    send_timeout_seconds: float = Field(
+        30,
+        gt=0,
+        description="A reader that takes nothing for so long is closed; also TCP_USER_TIMEOUT.",
+    )
+    stream_lifetime_seconds: float | None = Field(
+        None, gt=0, description="Ends every stream after so long with `goodbye lifetime`."
+    )
+    drain_timeout_seconds: float = Field(
+        10, ge=0, description="How long running agents may finish after SIGTERM."
+    )
+    cancel_timeout_seconds: float = Field(
+        10, gt=0, description="How long a cancel call waits for the run's terminal event."
+    )
+    agent_abandon_seconds: float = Field(
+        30, gt=0, description="How long a cancelled agent may take to end; then it is left behind."
+    )
+    external_run_timeout_seconds: float = Field(
+        300, gt=0, description="An external run without an event for so long ends with `timeout`."
+    )
+    max_queued_runs: int = Field(
+        100, ge=0, description="Runs that may wait in one session; more: 429."
+    )
+    on_open_tool_calls: Literal["reject", "close"] = Field(
+        "reject",
+        description="What messages that pass over open tool calls get: 409, or the calls are "
+        "closed without a result. Runs that waited always close them.",
+    )
+    max_connections: int = Field(
+        20_000, ge=1, description="Open streams at once; more: 503. Below the file handle limit."
+    )
+    idempotency_keys_max: int = Field(
+        10_000, ge=1, description="Idempotency keys remembered per session, newest first, for 24 h."
+    )
+    max_body_bytes: int = Field(
+        16 * MiB,
+        ge=1024,
+        description="Largest request body; streamed NDJSON is bounded by line instead.",
+    )
+    max_event_bytes: int = Field(
+        1 * MiB, ge=1024, description="Largest single event, message or line of NDJSON."
+    )
+    export_dir: Path | None = Field(
+        None, description="Where exports to a file go; unset, they are refused."
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Origins of web pages that may call, comma-separated."
+    )
+    log_format: Literal["console", "json"] = Field("console", description="How the log reads.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least that is logged."
+    )
+
+    @field_validator("api_keys", "cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("agents")
+    @classmethod
+    def _default_agent(cls, value: dict[str, str]) -> dict[str, str]:
+        if "external" in value:
+            raise ValueError("the name `external` is taken: it stands for runs of programs outside")
+        return value
+
+
+class SettingsError(Exception):
+    """A wrong setting, in one line that names it."""
+
+
+def load_settings(config: Path | None = None, **flags: Any) -> Settings:
+    """Reads the settings: `flags` (None = not given), then the environment, then `config`.
+
+    Raises:
+        SettingsError: For an unreadable file, an unknown name or a wrong value.
+    """
+
+    class Sources(Settings):
+        @classmethod
+        @override
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            del dotenv_settings, file_secret_settings  # flags, environment and one file are enough
+            sources: tuple[PydanticBaseSettingsSource, ...] = (init_settings, env_settings)
+            if config is not None:
+                sources += (TomlConfigSettingsSource(settings_cls, config),)
+            return sources
+
+    if config is not None and not config.is_file():
+        raise SettingsError(f"config: {config} is not a file")
+    try:
+        return Sources(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"]) or "settings"
+        raise SettingsError(f"{name}: {first['msg']}") from error
+    except (SettingsSourceError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(str(error)) from error
