@@ -1,0 +1,262 @@
+"""c. Durable append: through HTTP, and below it.
+
+Through HTTP: `POST /sessions/{id}/events` with single events, arrays of 100 and NDJSON of 1000
+lines, from 1, 16 and 64 connections, each to a session of its own; events/s acknowledged. The
+gateway's are on the disk; the hand-written way keeps them in a list.
+
+Below HTTP: as many writers as sessions, each giving its next commit when the one before is
+acknowledged, to `store.append` and to a bare group commit (one thread, one write and fdatasync for
+all that waits) with the same bytes; commits/s of one line, and of 100 lines. Both run in processes
+of their own, side by side on the same core and disk.
+"""
+
+import asyncio
+import itertools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import Bench, Row, client_notes, median, median_ratio
+from benchmarks.launch import isolate
+from benchmarks.loadclient import request
+from benchmarks.peers.group_commit import GroupCommit
+
+TITLE = "Durable append, in events/s"
+_NAMES = ("gateway", "handwritten")
+_EVENT = {"type": "custom", "name": "reading", "value": {"text": "the quick brown fox jumps"}}
+
+
+def run(bench: Bench) -> list[Row]:
+    """Measures through HTTP, then below."""
+    rows = _through_http(bench)
+    if bench.storage.startswith("jsonl:"):
+        for lines in (1, 100):
+            for writers in bench.pick((1, 64, 512), (1, 64), (8,)):
+                rows.append(_below_http(bench, writers, lines))
+    return rows
+
+
+def _through_http(bench: Bench) -> list[Row]:
+    one = json.dumps(_EVENT).encode()
+    many = json.dumps([_EVENT] * 100).encode()
+    kinds: dict[str, tuple[bytes, int, str]] = {
+        "single events": (one, 1, "application/json"),
+        "arrays of 100": (many, 100, "application/json"),
+        "NDJSON, 1000 lines": ((one + b"\n") * 1000, 1000, "application/x-ndjson"),
+    }
+    rows = []
+    with bench.servers(*_NAMES) as servers:
+        most = bench.pick(64, 64, 4)
+        for server in servers:
+            for number in range(most):
+                server.call("POST", "/api/v1/sessions", {"id": f"append-{number}"})
+        for kind, (body, events, content_type) in kinds.items():
+            for connections in bench.pick((1, 16, 64), (1, 64), (4,)):
+                requests = [
+                    request("POST", f"/api/v1/sessions/append-{n}/events", body, content_type)
+                    for n in range(connections)
+                ]
+                found: dict[str, list[dict[str, Any]]] = {name: [] for name in _NAMES}
+                for _ in range(bench.runs):
+                    for server in servers:
+                        seconds = bench.pick(1.5, 0.7, 0.2)
+                        answer = bench.load(server, requests, connections, seconds)
+                        found[server.name].append(answer)
+                rates = {
+                    n: [a["answers"] * events / a["elapsed"] for a in found[n]] for n in _NAMES
+                }
+                p50 = ", ".join(f"{n} {median(a['p50_ms'] for a in found[n]):.2f}" for n in _NAMES)
+                rows.append(
+                    Row(
+                        f"HTTP, {kind}, {connections} connections",
+                        "events/s",
+                        median(rates["gateway"]),
+                        median(rates["handwritten"]),
+                        ratio=median_ratio(rates["gateway"], rates["handwritten"]),
+                        of="gateway / hand-written, not durable",
+                        runs=bench.runs,
+                        notes=[
+                            f"p50 ms: {p50}",
+                            *(note for n in _NAMES for note in client_notes(found[n], n)),
+                        ],
+                    )
+                )
+    return rows
+
+
+def _below_http(bench: Bench, writers: int, lines: int) -> Row:
+    """Runs both in children that take turns."""
+    seconds = bench.pick(1.5, 0.7, 0.2)
+    children = {name: _child(bench, name, writers, lines) for name in ("store", "raw")}
+    rates: dict[str, list[float]] = {name: [] for name in children}
+    try:
+        for _ in range(bench.runs):
+            for name, child in children.items():
+                rates[name].append(_ask(child, seconds) * lines)
+    finally:
+        for child in children.values():
+            assert child.stdin is not None
+            child.stdin.close()
+            child.wait(60)
+            if child.stdout is not None:
+                child.stdout.close()
+    what = "1 line" if lines == 1 else f"{lines} lines"
+    return Row(
+        f"store.append, {writers} writers, {what} each",
+        "events/s",
+        median(rates["store"]),
+        limit=median(rates["raw"]),
+        ratio=median_ratio(rates["raw"], rates["store"]),
+        of="raw group commit / store",
+        goal="<= 2.0",
+        runs=bench.runs,
+    )
+
+
+def _child(bench: Bench, name: str, writers: int, lines: int) -> subprocess.Popen[str]:
+    config = {
+        "what": name,
+        "core": bench.server_core,
+        "writers": writers,
+        "lines": lines,
+        "directory": str(bench.directory / f"below-{name}-{writers}-{lines}"),
+        "storage": bench.storage,
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.append", json.dumps(config)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
+
+
+def _ask(child: subprocess.Popen[str], seconds: float) -> float:
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.write(f"{seconds}\n")
+    child.stdin.flush()
+    return float(child.stdout.readline())
+
+
+Append = Callable[[int, Callable[[Any], None]], None]
+
+
+async def _serve_child(config: dict[str, Any]) -> None:
+    """The child: for each line on stdin runs the writers for so long and prints commits/s."""
+    directory = Path(config["directory"])
+    loop = asyncio.get_running_loop()
+    if config["what"] == "raw":
+        raw = GroupCommit(directory / "journal", loop)
+        lines = itertools.count(1, config["lines"])
+
+        def append_raw(_: int, done: Callable[[Any], None]) -> None:
+            raw.append(_stored_lines(config["lines"], next(lines)), done)
+
+        await _take_orders(append_raw, config["writers"])
+        raw.close()
+        return
+    from app.domain.clock import SystemClock
+    from app.domain.sessions import SessionHead
+    from app.settings import load_settings
+    from app.storage.base import Commit
+    from app.storage.factory import make_store
+
+    settings = load_settings(storage_url=config["storage"], data_dir=directory)
+    store = make_store(settings, SystemClock())
+    await store.open()
+    seqs = [0] * config["writers"]
+    epochs = [store.next_epoch() for _ in seqs]
+    count = config["lines"]
+
+    def append(writer: int, done: Callable[[Any], None]) -> None:
+        first = seqs[writer] + 1
+        seqs[writer] += count
+        session = f"below-{writer}"
+        head = SessionHead(session, epochs[writer], seqs[writer]) if first == 1 else None
+        store.append(
+            Commit(
+                session_id=session,
+                epoch=epochs[writer],
+                first_seq=first,
+                count=count,
+                data=_stored_lines(count, first),
+                head=head,
+                time_ms=1_763_661_234_567,
+                create=first == 1,
+            ),
+            done,
+        )
+
+    await _take_orders(append, config["writers"])
+    await store.aclose()
+
+
+_LINE = b'{"crc":"9ae0daaf","type":"token","seq":%d,"time":"2026-11-20T17:25:00.123Z",\
+"run_id":"run_01m7xqahcqcdjp21k83wd3pfr8","message_id":"msg_01m7xqahcr486gwt0apk81yp4d",\
+"content":"the quick brown fox jumps"}\n'
+
+
+def _stored_lines(count: int, first: int) -> bytes:
+    """Lines as the session's writer would give them, at the same small cost to both."""
+    return b"".join([_LINE % seq for seq in range(first, first + count)])
+
+
+async def _take_orders(append: Append, writers: int) -> None:
+    loop = asyncio.get_running_loop()
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        seconds = float(line)
+        await _write(append, writers, seconds * 0.2)
+        rate = await _write(append, writers, seconds)
+        sys.stdout.write(f"{rate}\n")
+        sys.stdout.flush()
+
+
+async def _write(append: Append, writers: int, seconds: float) -> float:
+    """Keeps each writer's one commit on its way for a time; gives commits/s."""
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+    commits, flying = 0, 0
+    started = time.monotonic()
+    until = started + seconds
+
+    def begin(writer: int) -> None:
+        nonlocal flying
+
+        def done(error: Any) -> None:
+            nonlocal commits, flying
+            flying -= 1
+            if error is not None:
+                if not ended.done():
+                    ended.set_exception(RuntimeError(str(error)))
+                return
+            commits += 1
+            if time.monotonic() < until:
+                begin(writer)
+            elif not flying and not ended.done():
+                ended.set_result(None)
+
+        flying += 1
+        append(writer, done)
+
+    for writer in range(writers):
+        begin(writer)
+    await ended
+    return commits / (time.monotonic() - started)
+
+
+def _main(arguments: Sequence[str]) -> None:
+    import uvloop
+
+    config = json.loads(arguments[1])
+    isolate(config["core"])
+    Path(config["directory"]).mkdir(mode=0o700)
+    uvloop.run(_serve_child(config))
+
+
+if __name__ == "__main__":
+    _main(sys.argv)

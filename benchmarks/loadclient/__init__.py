@@ -1,0 +1,139 @@
+"""The load client: a process of its own on the other core, in C where there is a compiler.
+
+`client.c` says what it does. It is compiled at run time into a temporary directory; without a
+compiler `fallback.py` takes the same arguments and commands, several times slower. Either way its
+share of its core is reported: from 90% on, the client may be what limits a figure.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+LIMIT_SHARE = 0.9
+"""From this share of its core on, the client itself may be the limit."""
+
+
+class ClientFailed(Exception):
+    """The load client did not do its work; its words say why."""
+
+
+def build(directory: Path) -> list[str]:
+    """Gives the command of the load client: compiled, or the fallback."""
+    here = Path(__file__).parent
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is not None and sys.platform == "linux":
+        binary = directory / "client"
+        built = subprocess.run(
+            [compiler, "-O2", "-o", str(binary), str(here / "client.c")],
+            capture_output=True,
+            check=False,
+        )
+        if built.returncode == 0:
+            return [str(binary)]
+    return [sys.executable, str(here / "fallback.py")]
+
+
+class Readers:
+    """Open streams, one per path. A context manager: leaving it closes them."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        port: int,
+        paths: Iterable[str],
+        window: int = 64,
+        timeout_seconds: float = 120,
+    ) -> None:
+        self._timeout = timeout_seconds
+        self._process = subprocess.Popen(
+            [*command, "sse", str(port), str(window), str(timeout_seconds)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+        paths = list(paths)
+        self.count = len(paths)
+        self.opening = self._ask("\n".join(paths) + "\n\n")
+        if self.opening["least"] != self.count:
+            self.close()
+            raise ClientFailed(f"{self.opening['least']} of {self.count} streams were opened")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def loop(self, control: int, burst: int, seconds: float) -> dict[str, Any]:
+        """Has the producer say bursts, each once every reader has the one before."""
+        return self._checked(self._ask(f"loop {control} {burst} {seconds}\n"))
+
+    def listen(self, warmup: float, seconds: float) -> dict[str, Any]:
+        """Counts what comes by itself."""
+        return self._checked(self._ask(f"listen {warmup} {seconds}\n"))
+
+    def close(self) -> None:
+        """Closes all streams."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def _ask(self, command: str) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(command)
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise ClientFailed("the load client ended")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _checked(self, answer: dict[str, Any]) -> dict[str, Any]:
+        if answer["closed"]:
+            raise ClientFailed(f"{answer['closed']} streams were closed by the server")
+        return answer
+
+
+def http_load(
+    command: Sequence[str], port: int, requests: Sequence[bytes], connections: int, seconds: float
+) -> dict[str, Any]:
+    """Sends requests on keep-alive connections for a time; each sends every `connections`-th."""
+    data = b"".join(b"%d\n%b" % (len(request), request) for request in requests)
+    done = subprocess.run(
+        [*command, "http", str(port), str(connections), str(seconds)],
+        input=data,
+        stdout=subprocess.PIPE,
+        check=False,
+        timeout=seconds * 3 + 60,
+    )
+    if done.returncode != 0:
+        raise ClientFailed("the load client ended with an error")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    if answer["refused"] or answer["closed"]:
+        raise ClientFailed(f"{answer['refused']} refused, {answer['closed']} connections lost")
+    return answer
+
+
+def request(
+    method: str, path: str, body: bytes = b"", content_type: str = "application/json"
+) -> bytes:
+    """Writes one HTTP/1.1 request."""
+    head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    if body or method != "GET":
+        head += f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
+    return head.encode() + b"\r\n" + body
