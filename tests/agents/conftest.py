@@ -1,0 +1,17 @@
+"""What tests of agents share: one backend, and turns."""
+
+import pytest
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The gateway runs under uvicorn, so asyncio is the only backend there is."""
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key or proxy of the machine reaches a test."""
+    for name in ("OPENAI_API_KEY", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)

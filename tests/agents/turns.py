@@ -1,0 +1,30 @@
+"""Turns and messages for tests, and what an agent says to them."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, cast
+
+import anyio
+
+from app.agents.base import Agent, Turn
+from app.domain.events import AgentEvent
+from app.domain.messages import Message, Role
+
+DEADLINE_SECONDS = 10
+
+
+def said(role: Role, content: Any, **fields: Any) -> Message:
+    return Message("msg_1", role, content, "2026-11-20T17:25:00.123Z", **fields)
+
+
+def turn_of(*messages: Message, **options: Any) -> Turn:
+    given = list(messages) or [said("user", "Hello there")]
+    return Turn("run_1", given, {"id": "s-1", "metadata": {"plan": "free"}}, options)
+
+
+async def events_of(agent: Agent, turn: Turn) -> list[AgentEvent]:
+    """Everything the agent says to the turn, under a deadline."""
+    stream = cast("AsyncGenerator[AgentEvent, None]", agent.run(turn))
+    with anyio.fail_after(DEADLINE_SECONDS):
+        async with aclosing(stream):
+            return [event async for event in stream]

@@ -1,0 +1,205 @@
+"""A real uvicorn server in a thread, and a client that holds every answer against the contract."""
+
+import asyncio
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+from jsonschema import Draft202012Validator
+
+from app.api.routes import create_openapi
+from app.main import create_app
+from app.server import GatewayServer
+from app.settings import Settings
+
+SECONDS = 20.0
+"""The deadline of every wait; nothing takes a tenth of it."""
+
+
+@dataclass
+class Served:
+    """A running gateway."""
+
+    app: FastAPI
+    server: GatewayServer
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @contextmanager
+    def client(self, **options: Any) -> Iterator[httpx.Client]:
+        with httpx.Client(
+            base_url=f"{self.url}/api/v1",
+            trust_env=False,
+            timeout=SECONDS,
+            event_hooks={"response": [check_answer]},
+            **options,
+        ) as client:
+            yield client
+
+
+@contextmanager
+def serving(prepare: Callable[[FastAPI], None] | None = None, **settings: Any) -> Iterator[Served]:
+    """Runs a gateway over the memory store (or what `settings` say) until the block ends."""
+    app = create_app(Settings(**{"storage_url": "memory:", "drain_timeout_seconds": 0, **settings}))
+    if prepare is not None:
+        prepare(app)
+    started = threading.Event()
+    server = GatewayServer(app, lambda _: started.set())
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+                runner.run(server.serve([listener]))
+        except BaseException as error:  # noqa: BLE001 - shown by the thread that waits
+            failures.append(error)
+            started.set()
+
+    thread = threading.Thread(target=run, name="gateway")
+    thread.start()
+    try:
+        assert started.wait(SECONDS), "the gateway did not start"
+        if not failures:
+            yield Served(app, server, port)
+    finally:
+        server.begin_exit()
+        thread.join(SECONDS)
+        listener.close()
+        assert not thread.is_alive(), "the gateway did not end"
+        if failures:
+            raise failures[0]
+
+
+class Contract:
+    """The OpenAPI document, to hold answers against."""
+
+    def __init__(self) -> None:
+        self.document = create_openapi()
+        self._operations: list[tuple[re.Pattern[str], str, dict[str, Any]]] = []
+        for path, operations in self.document["paths"].items():
+            pattern = re.compile(re.sub(r"\{\w+\}", "[^/]+", path))
+            for method, operation in operations.items():
+                self._operations.append((pattern, method.upper(), operation))
+
+    def operation(self, method: str, path: str) -> dict[str, Any] | None:
+        wanted = "GET" if method == "HEAD" else method
+        for pattern, known, operation in self._operations:
+            if known == wanted and pattern.fullmatch(path):
+                return operation
+        return None
+
+    def check(self, method: str, path: str, response: httpx.Response) -> None:
+        operation = self.operation(method, path)
+        if operation is None:
+            assert response.status_code in {404, 405, 401, 403, 400, 422}, (method, path)
+            self._check_body(self.document["components"]["responses"]["UnknownRoute"], response)
+            return
+        key = str(response.status_code)
+        assert key in operation["responses"], f"{method} {path} does not document {key}"
+        described = operation["responses"][key]
+        self._check_body(described, response)
+        if response.headers["content-type"].startswith("application/problem+json"):
+            examples = described["content"]["application/problem+json"]["examples"]
+            code = response.json()["code"]
+            assert code in examples, f"{method} {path} does not document {code}"
+
+    def _check_body(self, described: dict[str, Any], response: httpx.Response) -> None:
+        content = described.get("content")
+        if not content:
+            assert not response.content
+            return
+        kind = response.headers["content-type"].partition(";")[0]
+        assert kind in content, f"{kind} is not among {list(content)}"
+        if response.request.method == "HEAD" or "json" not in kind:
+            return
+        schema = {**content[kind]["schema"], "components": self.document["components"]}
+        Draft202012Validator(schema).validate(response.json())
+
+
+CONTRACT = Contract()
+
+
+def check_answer(response: httpx.Response) -> None:
+    """Fails when an answer is not as the OpenAPI document says. Streams are left to their test."""
+    kind = response.headers.get("content-type", "")
+    if kind.startswith("text/event-stream"):
+        return
+    response.read()
+    if response.status_code in {204, 304} or response.request.method == "HEAD":
+        assert not response.content
+        return
+    CONTRACT.check(response.request.method, response.url.path, response)
+    if kind.startswith("application/problem+json"):
+        check_problem(response)
+
+
+def check_problem(response: httpx.Response) -> None:
+    """Fails when a problem is not what the contract promises of every problem."""
+    problem = response.json()
+    assert list(problem)[:7] == [
+        "type",
+        "title",
+        "status",
+        "detail",
+        "instance",
+        "code",
+        "retryable",
+    ]
+    assert problem["status"] == response.status_code
+    assert problem["type"].endswith(problem["code"])
+    assert ("errors" in problem) == (response.status_code == 422)
+    assert len(response.content) < 20_000
+    assert "Traceback" not in response.text
+    assert ".py" not in response.text
+    if response.status_code in {429, 503}:
+        assert int(response.headers["retry-after"]) >= 1
+
+
+def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """Gives the problem of an answer that has to be this one."""
+    assert response.status_code == status, response.text
+    problem: dict[str, Any] = response.json()
+    assert problem["code"] == code, problem
+    return problem
+
+
+def raw(port: int, data: bytes, *, until: bytes | None = None) -> bytes:
+    """Sends bytes as they are and reads to the end (or until some bytes have come)."""
+    with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as sock:
+        sock.sendall(data)
+        received = b""
+        while until is None or until not in received:
+            chunk = sock.recv(65536)
+            if not chunk:
+                break
+            received += chunk
+        return received
+
+
+def frames_of(text: str) -> list[tuple[str | None, dict[str, Any]]]:
+    """Reads SSE text by the standard's rules: `(id, data)` of each frame."""
+    import json
+
+    frames: list[tuple[str | None, dict[str, Any]]] = []
+    last_id: str | None = None
+    data: list[str] = []
+    for line in text.split("\n"):
+        if line.startswith("id: "):
+            last_id = line[4:]
+        elif line.startswith("data: "):
+            data.append(line[6:])
+        elif not line and data:
+            frames.append((last_id, json.loads("\n".join(data))))
+            data = []
+    return frames

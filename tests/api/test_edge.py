@@ -1,0 +1,285 @@
+"""What every request passes before its route: Host, Origin, keys, methods, the head's bounds."""
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from structlog.testing import capture_logs
+
+from tests.api.serving import Served, check_answer, raw, refused, serving
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "127.0.0.1:8080",
+        "127.1.2.3:80",
+        "localhost",
+        "LOCALHOST:99",
+        "localhost.:8080",
+        "app.localhost:8080",
+        "[::1]",
+        "[::1]:8080",
+    ],
+)
+def test_a_loopback_host_is_served(api: httpx.Client, host: str) -> None:
+    assert api.get("/sessions", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "example.com",
+        "evil.example:8080",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "notlocalhost",
+        "10.0.0.1:8080",
+        "0.0.0.0:8080",
+        "[::2]:8080",
+        "127.0.0.1:8080@evil.example",
+        "127.0.0.1:80:80",
+        "::1",
+        "",
+    ],
+)
+def test_a_host_that_is_no_loopback_name_is_refused(api: httpx.Client, host: str) -> None:
+    refused(api.get("/sessions", headers={"Host": host}), 403, "host-not-allowed")
+    refused(api.get("/health/live", headers={"Host": host}), 403, "host-not-allowed")
+
+
+def test_two_host_headers_are_malformed(served: Served) -> None:
+    head = b"GET /health/live HTTP/1.1\r\nConnection: close\r\n"
+    hosts = b"Host: localhost\r\nHost: localhost\r\n\r\n"
+    assert raw(served.port, head + hosts).startswith(b"HTTP/1.1 400")
+
+
+def test_no_host_header_is_refused(served: Served) -> None:
+    assert raw(served.port, b"GET /health/live HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 403")
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["https://evil.example", "null", "http://localhost:3000", "file://", "", "http://127.0.0.1:1"],
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+def test_a_page_of_another_origin_is_refused(api: httpx.Client, origin: str, method: str) -> None:
+    answer = api.request(method, "/sessions", headers={"Origin": origin})
+    refused(answer, 403, "origin-not-allowed")
+
+
+def test_a_page_of_the_gateways_own_origin_is_served(served: Served, api: httpx.Client) -> None:
+    assert api.get("/sessions", headers={"Origin": served.url}).status_code == 200
+
+
+def test_listed_origins_get_cors_headers_and_others_are_refused() -> None:
+    with serving(cors_origins=("https://app.example",)) as served, served.client() as api:
+        headers = {"Origin": "https://app.example"}
+        answer = api.get("/sessions", headers=headers)
+        assert answer.headers["access-control-allow-origin"] == "https://app.example"
+        assert "ETag" in answer.headers["access-control-expose-headers"]
+        asked = {
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "content-type,idempotency-key,last-event-id",
+        }
+        preflight = httpx.options(
+            f"{served.url}/api/v1/chat", headers=headers | asked, trust_env=False
+        )
+        assert preflight.status_code == 200
+        assert "POST" in preflight.headers["access-control-allow-methods"]
+        other = api.get("/sessions", headers={"Origin": "https://other.example"})
+        refused(other, 403, "origin-not-allowed")
+
+
+def test_with_keys_every_route_but_health_needs_one() -> None:
+    with serving(api_keys=("first", "second")) as served, served.client() as api:
+        for path in ("/sessions", "/sessions/x", "/metrics", "/nowhere", "/stream/x"):
+            answer = api.get(path)
+            refused(answer, 401, "unauthorized")
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+        refused(api.post("/chat", json={"message": "hi"}), 401, "unauthorized")
+        for path in ("/health/live", "/health/ready"):
+            assert api.get(path).status_code == 200
+            assert httpx.get(f"{served.url}{path}", trust_env=False).status_code == 200
+        assert httpx.get(f"{served.url}/metrics", trust_env=False).status_code == 401
+        for key in ("first", "second"):
+            headers = {"Authorization": f"bearer {key}"}
+            assert api.get("/sessions", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["Bearer wrong", "Bearer", "Basic first", "first", "Bearer first second", "Bearer é"],
+)
+def test_a_wrong_key_is_refused(value: str) -> None:
+    with serving(api_keys=("first",)) as served, served.client() as api:
+        headers = {b"Authorization": value.encode("latin-1")}
+        answer = api.get("/sessions", headers=headers)
+        refused(answer, 401, "unauthorized")
+        assert "invalid_token" in answer.headers["www-authenticate"]
+
+
+def test_with_keys_any_host_and_origin_is_served() -> None:
+    with serving(api_keys=("k",)) as served, served.client() as api:
+        headers = {
+            "Authorization": "Bearer k",
+            "Host": "gateway.example",
+            "Origin": "https://app.example",
+        }
+        assert api.get("/sessions", headers=headers).status_code == 200
+
+
+def test_insecure_serves_addresses_and_names_without_dots_but_no_name_of_a_foreign_dns() -> None:
+    with serving(insecure=True) as served, served.client() as api:
+        for host in ("192.168.1.7:8080", "bamboo:8080", "[fd00::1]:8080"):
+            assert api.get("/sessions", headers={"Host": host}).status_code == 200
+        answer = api.get("/sessions", headers={"Host": "evil.example"})
+        refused(answer, 403, "host-not-allowed")
+
+
+def test_an_unknown_route_is_404_and_an_unknown_method_names_all_that_there_are(
+    api: httpx.Client, session_id: str
+) -> None:
+    refused(api.get("/nowhere"), 404, "not-found")
+    refused(api.get("/sessions/"), 404, "not-found")
+    refused(api.get(f"/sessions/{session_id}/forks"), 404, "not-found")
+    answer = api.put(f"/sessions/{session_id}", json={})
+    refused(answer, 405, "method-not-allowed")
+    assert answer.headers["allow"] == "DELETE, GET, HEAD, PATCH"
+    answer = api.delete("/sessions")
+    assert answer.headers["allow"] == "GET, HEAD, POST"
+
+
+def test_every_get_answers_head_without_a_body(api: httpx.Client, session_id: str) -> None:
+    got = api.get(f"/sessions/{session_id}")
+    head = api.head(f"/sessions/{session_id}")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["etag"] == got.headers["etag"]
+    assert head.headers["content-length"] == got.headers["content-length"]
+    assert api.head("/sessions/unknown-one").status_code == 404
+
+
+def test_head_of_a_stream_answers_its_headers_and_opens_none(
+    api: httpx.Client, session_id: str
+) -> None:
+    head = api.head(f"/stream/{session_id}")
+    assert head.status_code == 200
+    assert head.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert api.get(f"/sessions/{session_id}/connections").json()["connections"] == []
+
+
+@pytest.mark.parametrize("path", ["/sessions/..%2F..%2Fvictim", "/stream/a%2fb", "/%2F"])
+def test_an_encoded_slash_is_no_part_of_an_id(api: httpx.Client, path: str) -> None:
+    refused(api.get(path), 422, "invalid-id")
+
+
+def test_a_request_has_an_id_which_a_proxy_may_have_given(api: httpx.Client) -> None:
+    assert api.get("/sessions").headers["x-request-id"].startswith("req_")
+    named = api.get("/nowhere", headers={"X-Request-Id": "abc-123"})
+    assert named.headers["x-request-id"] == "abc-123"
+    for bad in ("a b", "x" * 129, ""):
+        answer = api.get("/sessions", headers={"X-Request-Id": bad})
+        assert answer.headers["x-request-id"].startswith("req_")
+
+
+def test_what_nobody_caught_is_a_problem_without_a_trace_and_a_trace_in_the_log() -> None:
+    def break_it(app: FastAPI) -> None:
+        def broken(path: str) -> list[str]:
+            raise RuntimeError("secret inside")
+
+        app.state.methods_of = broken
+
+    with serving(break_it) as served, capture_logs() as logs:
+        answer = httpx.put(f"{served.url}/api/v1/sessions", trust_env=False)
+    assert answer.status_code == 500
+    problem = answer.json()
+    assert problem["code"] == "internal"
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    assert "secret" not in answer.text
+    assert "Traceback" not in answer.text
+    failure = logs[-1]
+    assert failure["request_id"] == problem["request_id"]
+    assert failure["exc_info"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GARBAGE\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost localhost\r\n\r\n",
+        b"GET /api/v1/sessions/\xff\xfe HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"POST /api/v1/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n",
+    ],
+)
+def test_what_is_no_http_is_answered_with_a_malformed_problem(served: Served, data: bytes) -> None:
+    answer = raw(served.port, data)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"application/problem+json" in answer
+    assert b'"code":"malformed"' in answer
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 70_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 12_000 + b"\r\n",
+    ],
+)
+def test_a_head_that_is_too_large_is_refused(served: Served, head: bytes) -> None:
+    assert raw(served.port, head).startswith(b"HTTP/1.1 400")
+
+
+def test_a_header_that_never_ends_is_cut(served: Served) -> None:
+    import socket
+
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ")
+        sent = 0
+        try:
+            while sent < 4_000_000:
+                sent += sock.send(b"a" * 16_384)
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        assert sock.recv(100).startswith(b"HTTP/1.1 400")
+
+
+def test_a_websocket_is_not_what_this_is(served: Served) -> None:
+    answer = raw(
+        served.port,
+        b"GET /api/v1/stream/x HTTP/1.1\r\nHost: localhost\r\nConnection: close, Upgrade\r\n"
+        b"Upgrade: websocket\r\nSec-WebSocket-Key: x3JJHMbDL1EzLkh9GBhXDw==\r\n"
+        b"Sec-WebSocket-Version: 13\r\n\r\n",
+        until=b"\r\n\r\n",
+    )
+    assert answer.startswith(b"HTTP/1.1 404")
+
+
+def test_the_openapi_document_is_served(served: Served) -> None:
+    answer = httpx.get(f"{served.url}/api/v1/openapi.json", trust_env=False)
+    assert answer.json()["openapi"].startswith("3.1")
+
+
+def test_answers_are_not_kept_by_browsers(api: httpx.Client, session_id: str) -> None:
+    for path in (f"/sessions/{session_id}", "/sessions", "/sessions/unknown-one"):
+        assert api.get(path).headers["cache-control"] == "no-store"
+
+
+def test_the_contract_check_of_these_tests_finds_a_wrong_answer(served: Served) -> None:
+    request = httpx.Request("GET", f"{served.url}/api/v1/sessions/x")
+    wrong = httpx.Response(200, json={"id": 1}, request=request)
+    with pytest.raises(Exception, match="id"):
+        check_answer(wrong)
+
+
+def test_pipelined_requests_are_answered_in_order(served: Served) -> None:
+    def request(name: str, last: bool) -> bytes:
+        end = "Connection: close\r\n" if last else ""
+        return f"GET /api/v1/{name} HTTP/1.1\r\nHost: localhost\r\n{end}\r\n".encode()
+
+    names = ["first", "health/live", "third", "fourth"]
+    sent = b"".join(request(name, name == "fourth") for name in names)
+    received = raw(served.port, sent)
+    places = [received.index(f'/api/v1/{name}"'.encode()) for name in ("first", "third", "fourth")]
+    assert places == sorted(places)
+    assert received.count(b"HTTP/1.1 ") == 4

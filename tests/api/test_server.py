@@ -1,0 +1,182 @@
+"""The server around the app: how it starts, what keeps it from starting, how it ends."""
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import structlog
+
+from app import server
+from app.settings import Settings
+from tests.api.serving import SECONDS, Served, serving
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """`serve` sets up the logging of its process; the tests' own is put back."""
+    root = logging.getLogger()
+    kept, level, words = root.handlers, root.level, structlog.get_config()
+    yield
+    root.handlers = kept
+    root.setLevel(level)
+    structlog.configure(**words)
+
+
+def settings(**values: Any) -> Settings:
+    return Settings(**{"storage_url": "memory:", "port": 0, **values})
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+def test_an_address_of_others_needs_keys_or_a_word(
+    host: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert server.serve(settings(host=host)) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert "BAMBOO_API_KEYS" in line
+    assert "--insecure" in line
+
+
+@pytest.mark.parametrize("host", ["no such host", "x" * 300, "nowhere.invalid"])
+def test_a_host_that_is_none_is_one_line(host: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert server.serve(settings(host=host)) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_address_of_another_machine_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert server.serve(settings(host="192.0.2.1", insecure=True)) == 1
+    assert "192.0.2.1" in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_one_line_and_touches_no_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        data = tmp_path / "data"
+        assert server.serve(settings(port=port, storage_url="jsonl:", data_dir=data)) == 1
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert str(port) in line
+    assert not data.exists()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"storage_url": "punched-cards:"},
+        {"agents": {"default": "telepathy:"}},
+        {"storage_url": "jsonl:", "data_dir": Path("/dev/null/x")},
+    ],
+)
+def test_a_setting_that_names_nothing_is_one_line(
+    values: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert server.serve(settings(**values)) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_localhost_is_served_on_every_loopback_address_of_one_port() -> None:
+    addresses = server._resolve(settings(host="localhost"))
+    sockets = server._bind(settings(host="localhost"), addresses)
+    try:
+        assert len({sock.getsockname()[1] for sock in sockets}) == 1
+        assert {sock.family for sock in sockets} >= {socket.AF_INET}
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            for sock in sockets:
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+def test_the_first_words_are_two_curl_lines_that_work() -> None:
+    environment = {**os.environ, "BAMBOO_STORAGE_URL": "memory:", "PYTHONUNBUFFERED": ""}
+    with subprocess.Popen(
+        [sys.executable, "-m", "app", "serve", "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            process.stdout.readline()
+            lines = [process.stdout.readline().strip() for _ in range(2)]
+            assert all(line.startswith("curl ") for line in lines)
+            outputs = [
+                subprocess.run(
+                    line, shell=True, capture_output=True, text=True, timeout=SECONDS, check=True
+                ).stdout
+                for line in lines
+            ]
+            assert '"type":"complete"' in outputs[0]
+            assert '"role":"assistant"' in outputs[1]
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(SECONDS) == 0
+
+
+def test_the_address_is_shown_as_a_client_can_use_it() -> None:
+    assert "http://127.0.0.1:9/" in server._welcome(settings(host="0.0.0.0"), 9)
+    assert "http://[::1]:9/" in server._welcome(settings(host="::"), 9)
+    shown = server._welcome(settings(api_keys=("secret",)), 9)
+    assert "Bearer YOUR-KEY" in shown
+    assert "secret" not in shown
+
+
+def test_a_second_call_to_end_does_not_wait_for_the_drain() -> None:
+    with serving(drain_timeout_seconds=600) as served, served.client() as api:
+        held = {"message": "x", "session_id": "s", "options": {"hold": "start"}}
+        assert api.post("/chat", json=held).status_code == 202
+        served.server.begin_exit()
+        while api.get("/health/ready").status_code != 503:
+            pass
+        refused = api.post("/chat", json=held)
+        assert refused.json()["code"] == "draining"
+        assert api.get("/sessions/s").status_code == 200
+
+
+def is_polled(served: Served) -> bool:
+    live = served.app.state.manager._pool.get("s")
+    return live is not None and bool(live._change_waiters)
+
+
+def test_the_end_wakes_a_long_poll() -> None:
+    with serving() as served, served.client() as api:
+        api.post("/sessions", json={"id": "s"})
+        position = api.get("/sessions/s").json()["position"]
+        answers: list[httpx.Response] = []
+
+        def poll() -> None:
+            with served.client() as other:
+                params = {"after": position, "wait": "60"}
+                answers.append(other.get("/sessions/s/events", params=params))
+
+        thread = threading.Thread(target=poll)
+        thread.start()
+        deadline = time.monotonic() + SECONDS
+        while not is_polled(served):
+            assert time.monotonic() < deadline
+        served.server.begin_exit()
+        thread.join(SECONDS)
+        assert [answer.status_code for answer in answers] == [200]
+
+
+def test_a_failed_start_leaves_nothing_open(tmp_path: Path) -> None:
+    """The second of two gateways on one directory fails, and can start when the first has gone."""
+    data: dict[str, Any] = {"storage_url": "jsonl:", "data_dir": tmp_path / "data"}
+    with serving(**data), pytest.raises(Exception, match="process"), serving(**data):
+        pass
+    with serving(**data) as served, served.client() as api:
+        assert api.get("/sessions").status_code == 200

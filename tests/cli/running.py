@@ -1,0 +1,112 @@
+"""Runs `bamboo` as a user does: as a program, or as a program in a terminal."""
+
+import os
+import pty
+import subprocess
+import threading
+from collections.abc import Mapping
+from typing import Self
+
+from tests.processes import BAMBOO, REPOSITORY, environment, until
+
+COMMAND_SECONDS = 40
+
+
+def bamboo(
+    *arguments: str, url: str | None = None, stdin: str = "", **settings: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end, with a pipe for each of its streams."""
+    return subprocess.run(
+        [*BAMBOO, *arguments],
+        cwd=REPOSITORY,
+        env=environment(**_address(url), **settings),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_SECONDS,
+        check=False,
+    )
+
+
+class Terminal:
+    """A command in a terminal of its own, whose keys a test presses.
+
+    Attributes:
+        screen: Everything the terminal has been sent.
+    """
+
+    def __init__(self, *arguments: str, url: str, kind: str = "dumb") -> None:
+        self._arguments = arguments
+        self._environment = environment(**_address(url), TERM=kind, COLUMNS="200")
+        self._bytes = bytearray()
+        self._reader = threading.Thread(target=self._read, name="terminal")
+
+    def __enter__(self) -> Self:
+        self._ours, theirs = pty.openpty()
+        self._process = subprocess.Popen(
+            [*BAMBOO, *self._arguments],
+            cwd=REPOSITORY,
+            env=self._environment,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            # A session of its own, whose terminal this is: Ctrl-C then reaches it as a signal.
+            start_new_session=True,
+            preexec_fn=_take_terminal,
+        )
+        os.close(theirs)
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait(COMMAND_SECONDS)
+        self._reader.join(COMMAND_SECONDS)
+        os.close(self._ours)
+
+    @property
+    def screen(self) -> str:
+        return self._bytes.decode(errors="replace")
+
+    def type(self, text: str) -> None:
+        """Presses keys."""
+        os.write(self._ours, text.encode())
+
+    def until(self, text: str) -> None:
+        """Waits until the screen has shown `text`."""
+        until(
+            lambda: text in self.screen,
+            lambda: f"the screen shows {text!r}; it shows {self.screen}",
+        )
+
+    def until_asked(self) -> None:
+        """Waits for the prompt: keys that come before it are not read like those after it."""
+        until(
+            lambda: self.screen.endswith("> "),
+            lambda: f"the screen ends with a prompt; it shows {self.screen}",
+        )
+
+    def exit_code(self) -> int:
+        """Waits for the command's end."""
+        return self._process.wait(COMMAND_SECONDS)
+
+    def _read(self) -> None:
+        while True:
+            try:
+                chunk = os.read(self._ours, 4096)
+            except OSError:  # EIO: nobody has the other side open any more
+                return
+            if not chunk:
+                return
+            self._bytes += chunk
+
+
+def _take_terminal() -> None:
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def _address(url: str | None) -> Mapping[str, str]:
+    return {} if url is None else {"BAMBOO_URL": url}

@@ -1,0 +1,104 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.running import Terminal, bamboo
+from tests.processes import Gateway
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Iterator[Gateway]:
+    """A gateway that has ended cleanly, with a few sessions on its disk."""
+    with Gateway(tmp_path) as gateway:
+        for name in ("a", "b"):
+            gateway.call(
+                "POST",
+                "/chat",
+                json={"message": "hi", "session_id": name, "options": {"delay_ms": 0}},
+                headers={"Prefer": "wait=20"},
+            )
+        assert gateway.stop() == 0
+        yield gateway
+
+
+def damage(gateway: Gateway) -> None:
+    """Turns one bit in the middle of a session's log."""
+    path = gateway.data_dir / "events" / "a.jsonl"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_directory_that_was_left_in_order_is_in_order(stopped: Gateway) -> None:
+    ended = bamboo("doctor", "--data-dir", str(stopped.data_dir))
+    assert (ended.returncode, ended.stdout) == (0, "Everything is in order.\n")
+
+
+def test_damage_is_said_with_what_would_be_done_and_nothing_is_changed(stopped: Gateway) -> None:
+    damage(stopped)
+    before = {path: path.read_bytes() for path in stopped.data_dir.rglob("*.jsonl")}
+    ended = bamboo("doctor", "--data-dir", str(stopped.data_dir))
+    assert ended.returncode == 1
+    assert "fail  a" in ended.stdout
+    assert "to do: " in ended.stdout
+    assert "--repair" in ended.stdout
+    assert {path: path.read_bytes() for path in stopped.data_dir.rglob("*.jsonl")} == before
+
+
+def test_repair_mends_so_that_the_gateway_goes_on_and_clients_are_told(stopped: Gateway) -> None:
+    epoch = stopped.start().call("GET", "/sessions/a")["position"].split("-")[0]
+    assert stopped.stop() == 0
+    damage(stopped)
+    ended = bamboo("doctor", "--repair", "--json", "--data-dir", str(stopped.data_dir))
+    assert ended.returncode == 1
+    findings = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert [(one["subject"], one["repaired"]) for one in findings if one["severity"] == "fail"] == [
+        ("a", True)
+    ]
+    stopped.start()
+    assert stopped.call("GET", "/sessions/a")["position"].split("-")[0] != epoch
+    gone = stopped.http.get("/sessions/a/events", params={"after": f"{epoch}-1"})
+    assert (gone.status_code, gone.json()["code"]) == (410, "position-gone")
+    assert stopped.call("GET", "/sessions/b/messages")["messages"]
+
+
+def test_new_epochs_has_clients_reload_instead_of_reading_other_content(stopped: Gateway) -> None:
+    stopped.start()
+    before = stopped.call("GET", "/sessions/b")["position"]
+    assert stopped.stop() == 0
+    bamboo("doctor", "--new-epochs", "--data-dir", str(stopped.data_dir))
+    stopped.start()
+    after = stopped.call("GET", "/sessions/b")["position"]
+    assert int(after.split("-")[0]) > int(before.split("-")[0])
+    assert stopped.http.get("/sessions/b/events", params={"after": before}).status_code == 410
+
+
+def test_a_directory_that_a_gateway_owns_is_left_alone(stopped: Gateway) -> None:
+    stopped.start()
+    ended = bamboo("doctor", "--repair", "--data-dir", str(stopped.data_dir))
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert str(stopped.process and stopped.process.pid) in line
+
+
+def test_a_directory_that_is_not_there_is_said(tmp_path: Path) -> None:
+    ended = bamboo("doctor", "--data-dir", str(tmp_path / "nowhere"))
+    assert ended.returncode == 2
+    assert "nowhere" in ended.stderr
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_the_directory_of_the_environment_is_the_one_that_is_checked(stopped: Gateway) -> None:
+    ended = bamboo("doctor", BAMBOO_DATA_DIR=str(stopped.data_dir))
+    assert ended.returncode == 0
+
+
+def test_a_bar_shows_how_far_it_is_where_somebody_can_see_it(stopped: Gateway) -> None:
+    command = ("doctor", "--data-dir", str(stopped.data_dir))
+    with Terminal(*command, url=stopped.url, kind="xterm") as terminal:
+        assert terminal.exit_code() == 0
+        terminal.until("Everything is in order.")
+        assert "2/2" in terminal.screen
+    assert bamboo(*command).stderr == ""

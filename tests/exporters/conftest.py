@@ -1,0 +1,19 @@
+"""What tests of exporters share: one backend, and the samples."""
+
+from pathlib import Path
+
+import pytest
+
+SAMPLES = Path(__file__).parent / "samples"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The gateway runs under uvicorn, so asyncio is the only backend there is."""
+    return "asyncio"
+
+
+@pytest.fixture
+def sample():
+    """Gives the bytes of a file in `samples/`."""
+    return lambda name: (SAMPLES / name).read_bytes()

@@ -1,0 +1,317 @@
+"""Networks and clients at their worst (R1, R2, R7): each limit has its answer, and passes."""
+
+import json
+import random
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import httpx
+import pytest
+
+from app.api import protocol
+from app.domain.limits import SEND_BYTES_MAX
+from tests.api.serving import Served, refused, serving
+from tests.faults.wire import Wire, buffered, hanging, metric, refusals, rest_of, until
+
+HEAD = b"HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+def append(api: httpx.Client, session_id: str, values: list[Any]) -> None:
+    events = [{"type": "custom", "name": "n", "value": value} for value in values]
+    assert api.post(f"/sessions/{session_id}/events", json=events).status_code == 201
+
+
+def assert_healthy(served: Served, api: httpx.Client, session_id: str = "healthy") -> None:
+    """Does a whole small conversation."""
+    made = api.post("/sessions", json={"id": session_id})
+    assert made.status_code in {201, 409}, made.text
+    body = {"message": "x", "session_id": session_id, "options": {"delay_ms": 0}}
+    turn = api.post("/chat", json=body).json()
+    answer = Wire(served.port, turn["stream_url"].removeprefix("/api/v1") + "&until=complete")
+    with answer.sock:
+        answer.take_until(b'"complete"')
+    assert api.get("/health/ready").status_code == 200
+
+
+@pytest.mark.parametrize("cuts", [40, pytest.param(1500, marks=pytest.mark.slow)])
+def test_r1_r2_a_client_cut_anywhere_in_a_frame_comes_back_and_has_everything_once(
+    cuts: int,
+) -> None:
+    chance = random.Random(cuts)
+    with serving() as served, served.client() as api:
+        api.post("/sessions", json={"id": "s"})
+        total, last_id = 0, None
+        seen: list[int] = []
+        for _ in range(cuts):
+            append(api, "s", [["é" * chance.randrange(60), total + i] for i in range(3)])
+            total += 3
+            wire = Wire(served.port, "/stream/s?from=start", last_id)
+            wire.take_until(b"\r\n\r\n")
+            for _ in range(chance.randrange(400)):
+                if len(seen) + len([f for f in wire.frames if f.type == "custom"]) == total:
+                    break
+                wire.take(chance.randrange(1, 40))
+            wire.cut()
+            seen += [frame.data["value"][1] for frame in wire.frames if frame.type == "custom"]
+            last_id = next((f.id for f in reversed(wire.frames) if f.id), last_id)
+        api.post("/sessions/s/close")
+        wire = Wire(served.port, "/stream/s?from=start", last_id)
+        with wire.sock:
+            wire.take_until(b"goodbye")
+        seen += [frame.data["value"][1] for frame in wire.frames if frame.type == "custom"]
+        assert seen == list(range(total))
+        until(lambda: metric(api, "streams_open") == 0, "no stream is left")
+
+
+@pytest.mark.parametrize(
+    "clients", [1, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(300)])]
+)
+def test_r7_a_half_open_client_is_closed_as_slow_and_nobody_else_notices(clients: int) -> None:
+    with (
+        serving(send_timeout_seconds=0.5) as served,
+        served.client() as api,
+        ExitStack() as stack,
+    ):
+        api.post("/sessions", json={"id": "s"})
+        stuck = [Wire(served.port, "/stream/s", buffer_bytes=4096) for _ in range(clients)]
+        healthy = Wire(served.port, "/stream/s")
+        for wire in [*stuck, healthy]:
+            stack.enter_context(wire.sock)
+            wire.take_until(b"\n\n")
+        most, sent = 0, 0
+        while metric(api, "streams_slow_total") < clients:
+            append(api, "s", [str(sent) + "x" * 100_000])
+            sent += 1
+            healthy.take_until(b'"value":"%dx' % (sent - 1))
+            most = max(most, buffered(served))
+            assert sent < 2000, "the slow one was never found"
+        assert metric(api, "streams_slow_total") == clients
+        # One chunk of the client's, and what the server lets be behind before it waits.
+        assert most <= SEND_BYTES_MAX + 200_000
+        until(lambda: metric(api, "streams_open") == 1, "the slow ones are gone")
+        api.post("/sessions/s/close")
+        healthy.take_until(b"goodbye")
+        expected = [f"{number}x" for number in range(sent)]
+        assert [
+            f.data["value"].rstrip("x") + "x" for f in healthy.frames if f.type == "custom"
+        ] == expected
+        for wire in stuck[:3]:
+            wire.take_all()
+            last_id = [frame.id for frame in wire.frames if frame.id][-1]
+            again = Wire(served.port, "/stream/s", last_id)
+            with again.sock:
+                again.take_until(b'"goodbye"')
+            values = [f.data["value"] for f in wire.frames + again.frames if f.type == "custom"]
+            assert [value.rstrip("x") + "x" for value in values] == expected
+        assert_healthy(served, api)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """A gateway that waits for heads and bodies a moment only."""
+    monkeypatch.setattr(protocol, "HEAD_SECONDS_MAX", 0.4)
+    monkeypatch.setattr(protocol, "BODY_STALL_SECONDS_MAX", 0.4)
+    with serving() as served:
+        yield served
+
+
+def test_a_client_that_connects_and_says_nothing_is_let_go(hasty: Served) -> None:
+    socks = [hanging(hasty.port) for _ in range(50)]
+    for sock in socks:
+        with sock:
+            assert rest_of(sock) == b""
+    until(lambda: not hasty.server.server_state.connections, "no connection is left")
+    with hasty.client() as api:
+        assert_healthy(hasty, api)
+
+
+@pytest.mark.parametrize(
+    "data", [b"G", b"GET / HTTP/1.1\r\nHost: localh", b"GET / HTTP/1.1\r\nX: y"]
+)
+def test_a_head_that_is_never_whole_is_refused(hasty: Served, data: bytes) -> None:
+    with hanging(hasty.port, data) as sock:
+        assert rest_of(sock).startswith(b"HTTP/1.1 400" if data != b"G" else b"")
+    with hasty.client() as api:
+        assert_healthy(hasty, api)
+
+
+def test_a_head_that_drips_is_refused_however_long_it_goes_on(hasty: Served) -> None:
+    with hanging(hasty.port, b"GET / HTTP/1.1\r\n") as sock:
+        sock.settimeout(0.02)
+        answer, sent = b"", 0
+        while not answer:
+            assert sent < 1000, "the client may drip for ever"
+            try:
+                sock.sendall(b"X-%d: y\r\n" % sent)
+                sent += 1
+                answer = sock.recv(100)
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                break
+        assert answer.startswith(b"HTTP/1.1 400") or not answer
+    with hasty.client() as api:
+        assert refusals(api, "malformed") == 1
+        assert_healthy(hasty, api)
+
+
+def test_empty_lines_after_an_answer_do_not_keep_a_connection(hasty: Served) -> None:
+    with hanging(
+        hasty.port, b"GET /api/v1/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    ) as sock:
+        assert b"200 OK" in sock.recv(4096)
+        sock.sendall(b"\r\n")
+        assert b"HTTP/1.1" not in rest_of(sock)
+
+
+def test_open_streams_and_idle_connections_are_not_bound_by_the_time_for_a_head(
+    hasty: Served,
+) -> None:
+    with hasty.client() as api:
+        api.post("/sessions", json={"id": "s"})
+        stream = Wire(hasty.port, "/stream/s")
+        idle = hanging(hasty.port, b"GET /api/v1/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        with stream.sock, idle:
+            stream.take_until(b"\n\n")
+            assert b"200 OK" in idle.recv(4096)
+            with hanging(hasty.port) as later:  # begun after both, and ended before
+                assert rest_of(later) == b""
+            append(api, "s", ["still there"])
+            stream.take_until(b"still there")
+            idle.sendall(b"GET /api/v1/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert b"200 OK" in idle.recv(4096)
+
+
+@pytest.mark.parametrize("path", [b"/api/v1/chat", b"/api/v1/sessions"])
+@pytest.mark.parametrize(
+    "start", [b"Content-Length: 100\r\n\r\n", b'Transfer-Encoding: chunked\r\n\r\n4\r\n{"a"\r\n']
+)
+def test_a_body_that_stalls_is_refused(hasty: Served, path: bytes, start: bytes) -> None:
+    with hanging(hasty.port, b"POST " + path + b" " + HEAD + start) as sock:
+        answer = rest_of(sock)
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert b'"code":"malformed"' in answer
+    until(lambda: not hasty.server.server_state.tasks, "no request is left")
+    with hasty.client() as api:
+        assert api.get("/sessions").json()["sessions"] == []
+        assert_healthy(hasty, api)
+
+
+def test_a_producer_of_lines_may_be_silent_for_longer(hasty: Served) -> None:
+    def chunk(value: str) -> bytes:
+        line = json.dumps({"type": "custom", "name": "n", "value": value}).encode() + b"\n"
+        return b"%x\r\n%b\r\n" % (len(line), line)
+
+    with hasty.client() as api:
+        api.post("/sessions", json={"id": "s"})
+        head = HEAD.replace(b"application/json", b"application/x-ndjson")
+        start = b"Transfer-Encoding: chunked\r\n\r\n" + chunk("first")
+        with hanging(hasty.port, b"POST /api/v1/sessions/s/events " + head + start) as sock:
+            until(lambda: "first" in api.get("/sessions/s/events").text, "the first line is in")
+            with hanging(
+                hasty.port, b"POST /api/v1/chat " + HEAD + b"Content-Length: 9\r\n\r\n"
+            ) as o:
+                assert rest_of(o).startswith(b"HTTP/1.1 400")  # begun later, and already late
+            sock.sendall(chunk("second") + b"0\r\n\r\n")
+            assert sock.recv(4096).startswith(b"HTTP/1.1 201")
+        assert "second" in api.get("/sessions/s/events").text
+
+
+def test_one_stream_too_many_is_503_and_counted_and_there_is_room_again() -> None:
+    with serving(max_connections=3) as served, served.client() as api:
+        api.post("/sessions", json={"id": "s"})
+        wires = [Wire(served.port, "/stream/s") for _ in range(3)]
+        for wire in wires:
+            wire.take_until(b"\n\n")
+        for _ in range(2):
+            refused(api.get("/stream/s"), 503, "too-many-connections")
+        assert refusals(api, "too-many-connections") == 2
+        assert metric(api, "streams_open") == 3
+        assert api.post("/chat", json={"message": "x", "session_id": "s"}).status_code == 202
+        for wire in wires:
+            wire.cut()
+        until(lambda: metric(api, "streams_open") == 0, "the places are free")
+        assert_healthy(served, api)
+
+
+def test_a_body_too_large_is_413_whether_it_says_so_or_not() -> None:
+    with serving(max_body_bytes=2048, max_event_bytes=1024) as served, served.client() as api:
+        large = b'{"id": "%s"}' % (b"x" * 3000)
+        headers = {"Content-Type": "application/json"}
+        refused(api.post("/sessions", content=large, headers=headers), 413, "too-large")
+        refused(api.post("/sessions", content=iter([large]), headers=headers), 413, "too-large")
+        # It is refused before it is sent.
+        declared = b"POST /api/v1/sessions " + HEAD + b"Content-Length: 999999999\r\n\r\n"
+        with hanging(served.port, declared) as sock:
+            assert sock.recv(4096).startswith(b"HTTP/1.1 413")
+        api.post("/sessions", json={"id": "s"})
+        event = {"type": "custom", "name": "n", "value": "x" * 1500}
+        refused(api.post("/sessions/s/events", json=event), 413, "event-too-large")
+        assert refusals(api, "too-large") == 3
+        assert refusals(api, "event-too-large") == 1
+        assert_healthy(served, api)
+
+
+def test_a_full_queue_is_429_and_counted_and_there_is_room_again() -> None:
+    with serving(max_queued_runs=1) as served, served.client() as api:
+        options = {"delay_ms": 0, "hold": "middle"}
+        body = {"message": "x", "session_id": "s", "options": options}
+        assert api.post("/chat", json=body).status_code == 202
+        assert api.post("/chat", json=body).status_code == 202
+        refused(api.post("/chat", json=body), 429, "too-many-queued-runs")
+        assert refusals(api, "too-many-queued-runs") == 1
+        assert metric(api, "runs_queued") == 1
+        assert api.post("/sessions/s/cancel").is_success
+        assert_healthy(served, api, "s")
+
+
+def test_one_session_too_many_is_429_and_counted_and_there_is_room_again() -> None:
+    with serving(max_sessions=2) as served, served.client() as api:
+        for name in ("a", "b"):
+            assert api.post("/sessions", json={"id": name}).status_code == 201
+        refused(api.post("/sessions", json={"id": "c"}), 429, "too-many-sessions")
+        refused(api.post("/chat", json={"message": "x"}), 429, "too-many-sessions")
+        assert refusals(api, "too-many-sessions") == 2
+        assert api.delete("/sessions/a").status_code == 204
+        assert_healthy(served, api, "c")
+
+
+def test_one_active_session_too_many_is_503_and_counted_and_there_is_room_again() -> None:
+    with serving(max_active_sessions=1) as served, served.client() as api:
+        for name in ("a", "b"):
+            assert api.post("/sessions", json={"id": name}).status_code == 201
+        wire = Wire(served.port, "/stream/a")
+        wire.take_until(b"\n\n")
+        refused(api.get("/stream/b"), 503, "too-many-active-sessions")
+        assert refusals(api, "too-many-active-sessions") == 1
+        wire.cut()
+        until(lambda: metric(api, "streams_open") == 0, "the reader is gone")
+        assert_healthy(served, api, "b")
+
+
+@pytest.mark.parametrize(
+    "connections", [200, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(300)])]
+)
+def test_idle_connections_are_let_go_by_the_time_for_a_head_and_leave_nothing(
+    hasty: Served, connections: int
+) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        # Both ends are open in this process.
+        connections = min(connections, (hard - 500) // 2)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2 * connections + 500), hard))
+    socks: list[socket.socket] = []
+    try:
+        socks += [hanging(hasty.port) for _ in range(connections)]
+        with hasty.client() as api:
+            assert_healthy(hasty, api)
+        assert all(rest_of(sock) == b"" for sock in socks)
+    finally:
+        for sock in socks:
+            sock.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    until(lambda: not hasty.server.server_state.connections, "no connection is left")

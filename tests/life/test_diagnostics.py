@@ -1,0 +1,93 @@
+"""Diagnostics: what is checked, and what a bug report must not say."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.domain.masking import MASK, Masker
+from tests.api.serving import refused, serving
+from tests.life.talk import create
+
+SECRETS = [
+    "sk-abcdefghijklmnop1234",
+    "ghp_abcdefghijklmnopqrstuvwxyz012345",
+    "AKIAABCDEFGHIJKLMNOP",
+    "xoxb-1234567890-abcdef",
+    "Bearer abcdef0123456789",
+    "eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.c2lnbmF0dXJl",
+    "postgres://user:hunter22@db/x",
+    "PASSWORD=hunter2222",
+    '"api_key": "q1w2e3r4t5"',
+    "-----BEGIN RSA PRIVATE KEY-----\nMIIEabc\n-----END RSA PRIVATE KEY-----",
+]
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_what_looks_like_a_secret_is_masked_in_text(secret: str) -> None:
+    masker = Masker()
+    masked = masker.text(f"here: {secret} and more")
+    assert MASK in masked
+    assert "hunter2" not in masked
+    assert secret not in masked
+    assert masked.endswith(" and more")
+    assert sum(masker.masked.values()) == 1
+
+
+def test_values_of_names_like_secrets_are_masked_and_counts_are_not() -> None:
+    value = {"apiKey": "x", "deep": [{"Authorization": "y"}], "total_tokens": 5, "note": "plain"}
+    assert Masker().value(value) == {
+        "apiKey": MASK,
+        "deep": [{"Authorization": MASK}],
+        "total_tokens": 5,
+        "note": "plain",
+    }
+
+
+def test_a_bug_report_says_what_happened_and_no_secret(api: httpx.Client) -> None:
+    create(api, "bug-1", "hello", *SECRETS, metadata={"password": "hunter2222"})
+    answer = api.get("/sessions/bug-1/diagnostics")
+    assert answer.headers["content-type"] == "application/zip"
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.testzip() is None
+        names = set(archive.namelist())
+        whole = b"\n".join(archive.read(name) for name in names).decode()
+        events = archive.read("events.jsonl").splitlines()
+        told = json.loads(archive.read("masked.json"))
+    assert names == {"session.json", "statistics.json", "events.jsonl", "masked.json"}
+    assert "hello" in whole
+    assert "hunter" not in whole
+    for secret in SECRETS:
+        assert json.dumps(secret)[1:-1] not in whole
+    assert len(events) == 2 + len(SECRETS)
+    assert sum(told["masked"].values()) >= len(SECRETS)
+    refused(api.get("/sessions/nobody/diagnostics"), 404, "session-not-found")
+
+
+def test_the_checks_say_what_was_seen_and_what_to_do(api: httpx.Client) -> None:
+    found = api.get("/diagnostics").json()
+    names = {check["name"] for check in found["checks"]}
+    assert {"versions", "clock", "journal", "quarantine", "agents", "max_connections"} <= names
+    assert all(check["seen"] for check in found["checks"])
+    assert all(check["status"] == "ok" or check["action"] for check in found["checks"])
+    # No path of the server in it.
+    assert "/tmp" not in json.dumps(found)
+
+
+def test_a_directory_that_others_may_enter_and_a_full_limit_are_said(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir(mode=0o755)
+    data.chmod(0o755)
+    with serving(
+        storage_url="jsonl:", data_dir=data, max_sessions=1
+    ) as served, served.client() as api:  # fmt: skip
+        create(api, "one")
+        data.chmod(0o755)
+        found = api.get("/diagnostics").json()
+    by_name = {check["name"]: check["status"] for check in found["checks"]}
+    assert by_name["directory modes"] == "warn"
+    assert by_name["max_sessions"] == "fail"
+    assert found["status"] == "fail"

@@ -1,0 +1,359 @@
+"""Export and import: whole documents, files only where they belong, nothing in part."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.domain.errors import BambooError, StorageFailed
+from app.sessions.transfer import ExportOptions
+from tests.api.serving import refused, serving
+from tests.life.talk import create, exchange, ids, said, say, talk
+from tests.support.gateways import ME, Gateway
+
+SAMPLES = Path(__file__).parents[1] / "exporters" / "samples"
+MOVED = {"position", "updated_at", "last_activity_at"}
+"""What a document says of the log it came from, and is another's after an import."""
+
+
+def constant(document: dict[str, Any]) -> dict[str, Any]:
+    """Gives what an import keeps of a document."""
+    session = {n: v for n, v in document["session"].items() if n not in MOVED}
+    summary = document["summary"] and {
+        n: v for n, v in document["summary"].items() if n != "position"
+    }
+    return document | {"session": session, "summary": summary}
+
+
+def exported(api: httpx.Client, session_id: str, form: str = "json") -> bytes:
+    answer = api.get(f"/sessions/{session_id}/export", params={"format": form})
+    assert answer.status_code == 200
+    return answer.content
+
+
+def test_the_three_formats_come_as_attachments(api: httpx.Client) -> None:
+    create(api, "e-1", "hello", title="My chat / ../x\n")
+    kinds = {"markdown": "text/markdown", "json": "application/json", "yaml": "application/yaml"}
+    for form, kind in kinds.items():
+        answer = api.get("/sessions/e-1/export", params={"format": form})
+        assert answer.headers["content-type"].startswith(kind)
+        disposition = answer.headers["content-disposition"]
+        assert disposition.startswith("attachment; ")
+        assert "/" not in disposition
+        assert "\n" not in disposition
+        assert "hello" in answer.text
+    refused(api.get("/sessions/e-1/export", params={"format": "pdf"}), 422, "invalid")
+    refused(api.get("/sessions/nobody/export"), 404, "session-not-found")
+
+
+async def collect(gate: Gateway, session_id: str, **options: object) -> str:
+    export = await gate.manager.life.export(ME, session_id, ExportOptions(**options))  # type: ignore[arg-type]
+    return b"".join([chunk async for chunk in export.chunks]).decode()
+
+
+async def test_options_leave_out_metadata_and_tool_calls(gate: Gateway) -> None:
+    await talk(gate, "s", "hello", metadata={"secret": "word"})
+    await say(gate, "s", *exchange("x"))
+    for form in ("markdown", "json", "yaml"):
+        whole = await collect(gate, "s", format=form)
+        assert "result x" in whole
+        less = await collect(
+            gate, "s", format=form, include_tool_calls=False, include_metadata=False
+        )
+        assert "result x" not in less
+        assert "word" not in less
+        assert "hello" in less
+
+
+async def test_a_summary_that_covers_a_part_covers_the_same_part_after_an_import(
+    gate: Gateway,
+) -> None:
+    await talk(gate, "s", "a", "b", "c")
+    log = await gate.log()
+    second = next(e for e in log if e["type"] == "message" and e["message"]["content"] == "b")
+    head = await gate.store.load("s")
+    assert head is not None
+    await gate.manager.life.save_summary(
+        ME, "s", "a and b", position=f"{head.epoch}-{second['seq']}"
+    )
+    document = await collect(gate, "s", format="json")
+    made = (await gate.manager.life.import_document(ME, document.encode())).answer
+    resumed = (await gate.manager.life.resume(ME, made["id"]))["message"]["content"]
+    assert "a and b" in resumed
+    assert "[user]\nc" in resumed
+    assert "[user]\nb" not in resumed
+
+
+def test_our_formats_come_back_as_they_were(api: httpx.Client) -> None:
+    create(api, "e-2", "one", "two", title="T", user_id="u", metadata={"a": [1, {"b": None}]})
+    api.put("/sessions/e-2/summary", json={"summary": "short"})
+    api.put("/sessions/e-2/todo", json={"content": "- [ ] x"})
+    api.post("/sessions/e-2/fork", json={"new_id": "e-2-child"})
+    for source in ("e-2", "e-2-child"):
+        first = json.loads(exported(api, source))
+        for form in ("json", "yaml"):
+            made = api.post("/import", content=exported(api, source, form))
+            assert made.status_code == 201, made.text
+            assert made.json()["id"] != source
+            assert made.json()["notes"] == []
+            again = json.loads(exported(api, made.json()["id"]))
+            again["session"]["id"] = source
+            if again["summary"]:
+                again["summary"]["session_id"] = source
+            assert constant(again) == constant(first)
+            assert said(api, made.json()["id"]) == said(api, source)
+
+
+def test_an_import_keeps_the_id_where_it_is_free(api: httpx.Client) -> None:
+    create(api, "e-3", "one")
+    document = exported(api, "e-3")
+    refused(api.post("/import?id=keep", content=document), 409, "session-exists")
+    api.delete("/sessions/e-3")
+    made = api.post("/import?id=keep", content=document)
+    assert made.json()["id"] == "e-3"
+    assert made.headers["location"] == "/api/v1/sessions/e-3"
+    assert constant(json.loads(exported(api, "e-3"))) == constant(json.loads(document))
+
+
+def test_a_repeated_import_is_one(api: httpx.Client) -> None:
+    create(api, "e-4", "one")
+    document = exported(api, "e-4")
+    keyed = {"Idempotency-Key": "import-once"}
+    first = api.post("/import", content=document, headers=keyed)
+    again = api.post("/import", content=document, headers=keyed)
+    assert again.json() == first.json()
+    assert again.headers["idempotency-replayed"] == "true"
+
+
+FOREIGN = {
+    "claude_code.jsonl": "claude-code",
+    "codex.jsonl": "codex",
+    "codex_old.jsonl": "codex",
+    "goose.json": "goose",
+    "goose.jsonl": "goose",
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_people_have_is_imported(api: httpx.Client, name: str) -> None:
+    data = (SAMPLES / name).read_bytes()
+    detected = api.post("/import", content=data)
+    assert detected.status_code == 201, detected.text
+    named = api.post("/import", params={"format": FOREIGN[name]}, content=data)
+    assert named.status_code == 201
+    messages = said(api, detected.json()["id"])
+    assert messages
+    assert all(note["place"] and note["what"] for note in detected.json()["notes"])
+    # What was imported can be exported and imported like everything else.
+    round_trip = api.post("/import", content=exported(api, detected.json()["id"]))
+    assert said(api, round_trip.json()["id"]) == messages
+
+
+def test_one_of_several_conversations_is_named(api: httpx.Client) -> None:
+    data = (SAMPLES / "chatgpt.json").read_bytes()
+    conversations = len(json.loads(data))
+    answer = api.post("/import", content=data)
+    if conversations == 1:
+        assert answer.status_code == 201
+        return
+    refused(answer, 422, "several-conversations")
+    assert api.post("/import", params={"conversation": 1}, content=data).status_code == 201
+    refused(api.post("/import", params={"conversation": 999}, content=data), 422, "invalid")
+
+
+def broken(**changed: object) -> bytes:
+    message = {
+        "id": "msg_1",
+        "role": "user",
+        "content": "x",
+        "status": "complete",
+        "created_at": "2026-01-01T00:00:00.000Z",
+        "metadata": {},
+    }
+    document = {
+        "bamboo_export": 1,
+        "session": {"created_at": "2026-01-01T00:00:00.000Z"},
+        "messages": [message],
+        **changed,
+    }
+    return json.dumps(document).encode()
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[1,2]",
+        b'{"bamboo_export":2}',
+        b"bamboo_export: &a [*a]\n",
+        b"bamboo_export: !!python/object/apply:os.system [id]\n",
+        broken(messages=[{"role": "user"}]),
+        broken(lineage={"ancestors": [1]}),
+        broken(lineage={"ancestors": [{"session_id": "../x"}]}),
+        broken(lineage={"ancestors": [{"session_id": "a"}] * 300}),
+        broken(lineage={"merged_from": "x"}),
+        broken(summary={"summary": 5}),
+        broken(summary={"summary": "x", "turn_count": "many"}),
+        broken(summary={"summary": "x", "created_at": "today"}),
+        broken(session={"created_at": "2026-01-01T00:00:00Z", "parent": {"session_id": 5}}),
+        broken(session={"created_at": "2026-01-01T00:00:00Z", "usage": {"total_tokens": "x"}}),
+        broken(session={"created_at": "2026-01-01T00:00:00Z", "id": "../x"}),
+    ],
+)
+def test_a_broken_document_is_refused_and_leaves_nothing(
+    api: httpx.Client, document: bytes
+) -> None:
+    before = api.get("/sessions").json()["total"]
+    answer = api.post("/import?id=new", content=document)
+    assert answer.status_code in {400, 422}, answer.text
+    assert api.get("/sessions").json()["total"] == before
+
+
+def test_files_are_written_below_export_dir_and_nowhere_else(tmp_path: Path) -> None:
+    out, outside = tmp_path / "out", tmp_path / "outside"
+    out.mkdir()
+    outside.mkdir()
+    (out / "link").symlink_to(outside)
+    (out / "file-link.md").symlink_to(outside / "victim.md")
+    (outside / "victim.md").write_text("mine", encoding="utf-8")
+    with serving(export_dir=out) as served, served.client() as api:
+        create(api, "s", "hello")
+        path = "/sessions/s/export"
+        done = api.post(path, json={"path": "reports/2026/a.md"})
+        assert done.json() == {
+            "path": "reports/2026/a.md",
+            "bytes": (out / "reports/2026/a.md").stat().st_size,
+        }
+        attacks = ["../a.md", "/etc/x", "a/../../b", "a//b", "~/x", ".hidden", "a\x00b", "a\nb", "",
+                   "a/", "..", "a\\..\\b", "x" * 300, "/".join("abcdefghijk")]  # fmt: skip
+        for attack in attacks:
+            answer = api.post(path, json={"path": attack})
+            assert answer.status_code == 422, attack
+        refused(api.post(path, json={"path": "link/a.md"}), 422, "invalid-path")
+        refused(api.post(path, json={"path": "reports"}), 422, "invalid-path")
+        refused(api.post(path, json={"path": "reports/2026/a.md/b"}), 422, "invalid-path")
+        assert api.post(path, json={"path": "file-link.md"}).status_code == 200
+        assert not (out / "file-link.md").is_symlink()
+        assert sorted(file.name for file in outside.iterdir()) == ["victim.md"]
+        assert (outside / "victim.md").read_text(encoding="utf-8") == "mine"
+        assert not list(out.rglob("*.part"))
+
+
+def test_without_export_dir_files_are_refused() -> None:
+    with serving() as served, served.client() as api:
+        create(api, "s")
+        refused(api.post("/sessions/s/export", json={"path": "a.md"}), 422, "no-export-dir")
+
+
+async def test_an_export_that_fails_leaves_the_file_that_was_there(
+    gate: Gateway, tmp_path: Path
+) -> None:
+    await talk(gate, "s", "hello")
+    life = gate.manager.life
+    await life.export_to_file(ME, "s", ExportOptions("json"), "a.json")
+    before = (tmp_path / "out" / "a.json").read_bytes()
+    gate.store.fail("find", StorageFailed("The disk is broken."))
+    with pytest.raises(BambooError):
+        await life.export_to_file(ME, "s", ExportOptions("json"), "a.json")
+    assert (tmp_path / "out" / "a.json").read_bytes() == before
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["a.json"]
+
+
+async def test_exports_to_one_file_at_once_are_each_whole(gate: Gateway, tmp_path: Path) -> None:
+    await talk(gate, "s", *(f"message {number}" for number in range(700)))
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(4):
+                tasks.start_soon(
+                    gate.manager.life.export_to_file, ME, "s", ExportOptions("json"), "a.json"
+                )
+    document = json.loads((tmp_path / "out" / "a.json").read_bytes())
+    assert len(document["messages"]) == 700
+
+
+def test_many_are_exported_as_a_zip_that_names_what_failed(api: httpx.Client) -> None:
+    create(api, "z-1", "one", title="First")
+    create(api, "z-2", "two")
+    body = {"session_ids": ["z-1", "z-none", "z-2", "../x"], "format": "json"}
+    answer = api.post("/export", json=body)
+    assert answer.headers["content-type"] == "application/zip"
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.testzip() is None
+        names = archive.namelist()
+        assert all("/" not in name and not name.startswith(".") for name in names)
+        documents = [name for name in names if name.endswith(".json")]
+        assert [json.loads(archive.read(n))["session"]["id"] for n in documents] == ["z-1", "z-2"]
+        errors = archive.read("errors.txt").decode()
+    assert "z-none" in errors
+    assert "session-not-found" in errors
+
+
+TEXT = st.text(max_size=40)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+MESSAGE = st.fixed_dictionaries(
+    {
+        "role": st.sampled_from(["user", "assistant", "system"]),
+        "content": TEXT | st.lists(
+            st.fixed_dictionaries({"type": st.just("text"), "text": TEXT}), min_size=1, max_size=2
+        ),
+    },
+    optional={"metadata": st.dictionaries(TEXT, VALUES, max_size=3), "model": TEXT},
+)  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    fields=st.fixed_dictionaries(
+        {
+            "title": st.none() | TEXT,
+            "metadata": st.dictionaries(TEXT, VALUES, max_size=3),
+            "extension_data": st.dictionaries(TEXT, VALUES, max_size=2),
+        }
+    ),
+    messages=st.lists(MESSAGE, max_size=5),
+    form=st.sampled_from(["json", "yaml"]),
+)
+def test_exporting_importing_and_exporting_is_the_identity(
+    api: httpx.Client, fields: dict[str, Any], messages: list[Any], form: str
+) -> None:
+    made = api.post("/sessions", content=json.dumps(fields).encode(), headers=JSON)
+    if made.status_code != 201:  # a title that is none
+        return
+    session_id = made.json()["id"]
+    if messages:
+        path = f"/sessions/{session_id}/messages"
+        sent = api.post(path, content=json.dumps(messages).encode(), headers=JSON)
+        if sent.status_code != 201:
+            return
+    document = exported(api, session_id, form)
+    whole = json.loads(exported(api, session_id))
+    assert api.delete(f"/sessions/{session_id}").status_code == 204
+    back = api.post("/import?id=keep", content=document)
+    assert back.status_code == 201, back.text
+    assert constant(json.loads(exported(api, session_id))) == constant(whole)
+    if form == "json":
+        return
+    assert said(api, session_id) == whole["messages"]
+
+
+JSON = {"Content-Type": "application/json"}
+
+
+async def test_ids_and_order_survive(gate: Gateway) -> None:
+    named = await talk(gate, "s", "a", "b")
+    document = (await collect(gate, "s", format="yaml")).encode()
+    made = (await gate.manager.life.import_document(ME, document)).answer
+    assert await ids(gate, made["id"]) == named

@@ -1,0 +1,324 @@
+"""Trees, summaries, statistics, cleanup, extension data."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.domain.errors import BambooError, InvalidInput, NotFound
+from app.domain.events import Complete, Token, Usage
+from app.sessions.commands import Idempotency, NewMessage
+from app.sessions.fork import ANCESTORS_MAX, Fork
+from app.sessions.merge import Merge
+from tests.api.serving import refused, serving
+from tests.life.talk import create, exchange, say, talk
+from tests.support.gateways import ME, Gateway, eventually
+
+DAY = 24 * 3600
+
+
+def flat(node: dict[str, Any]) -> dict[str, Any]:
+    """Gives a tree's sessions by id."""
+    found = {node["session_id"]: node}
+    for branch in node["branches"]:
+        found |= flat(branch)
+    return found
+
+
+async def test_the_tree_is_whole_from_wherever_it_is_asked(gate: Gateway) -> None:
+    life = gate.manager.life
+    await talk(gate, "root", "a", title="Root")
+    for parent, child in (("root", "x"), ("root", "y"), ("x", "x1"), ("x1", "x2")):
+        gate.clock.advance(1)
+        await life.fork(ME, parent, Fork(new_id=child))
+    await life.merge(ME, "y", Merge("x2"))
+    await gate.manager.delete_session(ME, "x1")
+    await life.archive(ME, "x2")
+    trees = [await life.tree(ME, name) for name in ("root", "x", "y", "x2")]
+    assert [tree["current"] for tree in trees] == ["root", "x", "y", "x2"]
+    nodes = flat(trees[0])
+    assert {name: node["state"] for name, node in nodes.items()} == {
+        "root": "idle",
+        "x": "idle",
+        "y": "idle",
+        "x1": "deleted",
+        "x2": "archived",
+    }
+    assert [node["session_id"] for node in nodes["root"]["branches"]] == ["x", "y"]
+    assert [node["session_id"] for node in nodes["x1"]["branches"]] == ["x2"]
+    assert nodes["y"]["merged_from"] == ["x2"]
+    assert nodes["x1"]["forked_at"] is not None
+    assert all(tree | {"current": ""} == trees[0] | {"current": ""} for tree in trees)
+    await gate.manager.delete_session(ME, "root")
+    assert (await life.tree(ME, "y"))["state"] == "deleted"
+
+
+async def test_a_chain_of_forks_ends_at_its_bound(gate: Gateway) -> None:
+    life = gate.manager.life
+    await talk(gate, "f0")
+    for number in range(ANCESTORS_MAX):
+        await life.fork(ME, f"f{number}", Fork(new_id=f"f{number + 1}", new_name="x"))
+    with pytest.raises(InvalidInput):
+        await life.fork(ME, f"f{ANCESTORS_MAX}", Fork(new_id="deeper"))
+    node, depth = await life.tree(ME, "f7"), 0
+    while node["branches"]:
+        (node,) = node["branches"]
+        depth += 1
+    assert depth == ANCESTORS_MAX
+
+
+def test_a_deep_tree_is_answered_over_http(api: httpx.Client) -> None:
+    create(api, "deep-0")
+    for number in range(130):
+        path = f"/sessions/deep-{number}/fork"
+        body = {"new_id": f"deep-{number + 1}", "new_name": "x"}
+        assert api.post(path, json=body).status_code == 201
+    # Held against the contract elsewhere: the validator does not nest so deep.
+    with httpx.Client(base_url=api.base_url, trust_env=False) as plain:
+        tree = json.loads(plain.get("/sessions/deep-3/tree").content)
+    assert len(flat(tree)) == 131
+
+
+def test_trees_over_http(api: httpx.Client) -> None:
+    create(api, "tree-1", "a")
+    api.post("/sessions/tree-1/fork", json={"new_id": "tree-2"})
+    api.delete("/sessions/tree-1")
+    tree = api.get("/sessions/tree-2/tree").json()
+    assert (tree["session_id"], tree["state"], tree["current"]) == ("tree-1", "deleted", "tree-2")
+    assert tree["branches"][0]["session_id"] == "tree-2"
+    refused(api.get("/sessions/tree-1/tree"), 404, "session-not-found")
+
+
+async def test_agents_get_the_summary_in_place_of_what_it_covers(gate: Gateway) -> None:
+    life = gate.manager.life
+    await talk(gate, "s", "old one", "old two")
+    await life.save_summary(ME, "s", "They spoke of old things.")
+    await gate.chat("s", "new", run_id="r")
+    await eventually(lambda: gate.agent.script("r").turn)
+    turn = gate.agent.script("r").turn
+    assert turn is not None
+    spoken = [message.text for message in turn.messages]
+    assert "They spoke of old things." in spoken[0]
+    assert spoken[1:] == ["new"]
+    await gate.manager.cancel_session(ME, "s")
+    await life.delete_summary(ME, "s")
+    with pytest.raises(NotFound):
+        await life.summary(ME, "s")
+    await gate.chat("s", "newer", run_id="r2")
+    await eventually(lambda: gate.agent.script("r2").turn)
+    turn = gate.agent.script("r2").turn
+    assert turn is not None
+    assert [m.text for m in turn.messages] == ["old one", "old two", "new", "newer"]
+
+
+async def test_resuming_carries_the_summary_and_every_turn_since(gate: Gateway) -> None:
+    life = gate.manager.life
+    await talk(gate, "s", "old")
+    await life.save_summary(ME, "s", "In short.")
+    await say(gate, "s", NewMessage("user", "since"), *exchange("x"))
+    message = (await life.resume(ME, "s"))["message"]
+    assert message["role"] == "user"
+    for part in ("In short.", "since", "look", "result x"):
+        assert part in message["content"]
+    assert "old" not in message["content"]
+    assert "without asking" not in message["content"]
+    alone = (await life.resume(ME, "s", interactive=False))["message"]["content"]
+    assert "without asking" in alone
+
+
+async def test_an_agent_writes_the_summary_once_for_a_key(gate: Gateway) -> None:
+    life = gate.manager.life
+    await talk(gate, "s", "a")
+    head = await gate.store.load("s")
+    assert head is not None
+    gate.agent.do(f"summary-{head.seq}", Token("Short."), Complete())
+    key = Idempotency("k", "POST /summary", "body")
+    first = await life.write_summary(ME, "s", None, key)
+    assert first.answer["summary"] == "Short."
+    assert first.answer["position"] == str(head.position)
+    again = await life.write_summary(ME, "s", None, key)
+    assert (again.replayed, again.answer) == (True, first.answer)
+    assert gate.agent.asked == [f"summary-{head.seq}"]
+    await talk(gate, "empty")
+    with pytest.raises(InvalidInput) as refusal:
+        await life.write_summary(ME, "empty", None)
+    assert refusal.value.code == "nothing-said"
+
+
+def test_summaries_over_http(api: httpx.Client) -> None:
+    create(api, "sum-1", "a", "b", user_id="sum-user")
+    refused(api.get("/sessions/sum-1/summary"), 404, "summary-not-found")
+    refused(api.delete("/sessions/sum-1/summary"), 404, "summary-not-found")
+    put = api.put("/sessions/sum-1/summary", json={"summary": "short", "turn_count": 2})
+    assert put.json()["turn_count"] == 2
+    assert api.get("/sessions/sum-1/summary").json() == put.json()
+    listed = api.get("/summaries", params={"user_id": "sum-user"}).json()["summaries"]
+    assert listed == [put.json()]
+    wrong = {"summary": "x", "position": "1-1"}
+    refused(api.put("/sessions/sum-1/summary", json=wrong), 422, "invalid-position")
+    assert api.get("/sessions/sum-1/resume", params={"interactive": "false"}).status_code == 200
+    written = api.post("/sessions/sum-1/summary")
+    assert written.status_code == 201
+    assert written.json()["summary"]
+    refused(api.post("/sessions/sum-1/summary", json={"agent": "bob"}), 422, "unknown-agent")
+    assert api.delete("/sessions/sum-1/summary").status_code == 204
+
+
+async def test_statistics_count_what_was_said_and_done(gate: Gateway) -> None:
+    life = gate.manager.life
+    await talk(gate, "s", "a")
+    await say(gate, "s", *exchange("x", "y"))
+    await gate.chat("s", "go", run_id="r")
+    await eventually(lambda: "r" in gate.agent.asked)
+    gate.clock.advance(3)
+    gate.agent.do("r", Token("ok"), Complete(usage=Usage(1, 2, 3)))
+    await gate.ended("r")
+    counted = await life.statistics(ME, "s")
+    expected = {
+        "total_messages": 6,
+        "user_messages": 2,
+        "assistant_messages": 2,
+        "tool_messages": 2,
+        "tool_calls": 2,
+        "total_tokens": 3,
+        "active_seconds": 3.0,
+    }
+    assert counted.items() >= expected.items()
+    assert counted["runs"]["completed"] == 1
+    await life.archive(ME, "s")
+    assert await life.statistics(ME, "s") == counted
+    overall = await life.overall_statistics(ME)
+    assert overall["by_state"] == {"archived": 1}
+    assert (overall["sessions"], overall["total_messages"], overall["runs"]) == (1, 6, 1)
+
+
+def test_reports_over_http(api: httpx.Client) -> None:
+    create(api, "rep-1", "a", title="| *bold* <b>\n# x")
+    report = api.get("/sessions/rep-1/report").json()
+    assert report["statistics"] == api.get("/sessions/rep-1/statistics").json()
+    text = api.get("/sessions/rep-1/report", headers={"Accept": "text/markdown"}).text
+    assert text.startswith("# \\| \\*bold\\* \\<b\\> \\# x\n")
+    overall = api.get("/statistics").json()
+    assert overall["sessions"] >= 1
+    assert len(overall["most_active"]) <= 10
+    refused(api.get("/sessions/nobody/statistics"), 404, "session-not-found")
+
+
+def files_naming(root: Path, name: str) -> list[str]:
+    """Gives the files that still know a session, by name or by what is in them."""
+    return [
+        str(file.relative_to(root))
+        for file in root.rglob("*")
+        if file.is_file() and (name in file.name or name.encode() in file.read_bytes())
+    ]
+
+
+async def test_cleanup_takes_what_is_due_and_nothing_else(gate: Gateway) -> None:
+    life = gate.manager.life
+    await talk(gate, "zz-ttl", "a", ttl_seconds=60)
+    await talk(gate, "zz-old", "a")
+    await talk(gate, "archived", "a")
+    await talk(gate, "watched", "a")
+    await gate.chat("running", run_id="r")
+    await life.archive(ME, "archived")
+    reader = await gate.reader("watched")
+    gate.clock.advance(100)
+    looked = await life.clean(ME, dry_run=True)
+    assert (looked["session_ids"], looked["dry_run"]) == (["zz-ttl"], True)
+    done = await life.clean(ME)
+    assert done["session_ids"] == ["zz-ttl"]
+    assert done["bytes_freed"] >= looked["bytes_freed"] > 0
+    gate.clock.advance(31 * DAY)
+    await talk(gate, "fresh", "a")
+    looked = await life.clean(ME, dry_run=True)
+    done = await life.clean(ME)
+    assert done["session_ids"] == looked["session_ids"] == ["zz-old"]
+    assert (await life.clean(ME))["sessions_cleaned"] == 0
+    for name in ("archived", "watched", "running", "fresh"):
+        assert await gate.store.load(name) is not None
+    reader.close()
+    forced = await life.clean(ME, before_ms=gate.clock.now_ms() - DAY)
+    assert (forced["archives_cleaned"], forced["session_ids"]) == (1, ["archived"])
+
+
+async def test_nothing_of_a_cleaned_session_stays_on_the_disk(tmp_path: Path) -> None:
+    with serving(
+        storage_url="jsonl:",
+        data_dir=tmp_path,
+        checkpoint_interval_seconds=0.05,
+    ) as served, served.client() as api:  # fmt: skip
+        create(api, "zz-gone", "zz-gone said", title="zz-gone")
+        api.put("/sessions/zz-gone/summary", json={"summary": "zz-gone summary"})
+        keyed = {"Idempotency-Key": "k"}
+        chat = {"message": "x", "session_id": "zz-gone", "on_busy": "reject"}
+        api.post("/chat", json=chat, headers={**keyed, "Prefer": "wait=20"})
+        create(api, "zz-gone-archived", "zz-gone said")
+        api.post("/sessions/zz-gone-archived/archive")
+        looked = api.post("/cleanup", json={"before": "2999-01-01T00:00:00Z", "dry_run": True})
+        done = api.post("/cleanup", json={"before": "2999-01-01T00:00:00Z"}).json()
+        assert done["sessions_cleaned"] == 1
+        assert done["archives_cleaned"] == 1
+        assert done["bytes_freed"] >= looked.json()["bytes_freed"] * 0.5
+    left = files_naming(tmp_path, "zz-gone")
+    # The catalog is written anew from time to time; until then it holds the id as deleted.
+    assert set(left) <= {"index/catalog.jsonl"}
+
+
+async def test_expired_sessions_are_cleaned_by_the_clock(tmp_path: Path) -> None:
+    from tests.support.gateways import gateway
+
+    async with gateway(cleanup_interval_seconds=0.01) as gate:
+        await talk(gate, "s", "a", ttl_seconds=5)
+        gate.clock.advance(6)
+        await eventually(lambda: gate.store.count() == 0)
+
+
+def test_cleanup_refuses_what_is_no_time(api: httpx.Client) -> None:
+    refused(api.post("/cleanup", json={"before": "yesterday"}), 422, "invalid")
+    assert api.post("/cleanup").json()["sessions_cleaned"] == 0
+    assert api.post("/cleanup", json={"dry_run": True}).json()["dry_run"] is True
+
+
+def test_extension_data_over_http(api: httpx.Client) -> None:
+    create(api, "ext-1")
+    path = "/sessions/ext-1/extensions"
+    empty: dict[str, Any] = {"enabled_extensions": [], "todo_state": None, "custom": {}}
+    assert api.get(path).json() == empty
+    one = api.put(f"{path}/memory", json={"config": {"a": 1}})
+    assert one.json() == {"name": "memory", "config": {"a": 1}, "enabled": True}
+    assert api.get(f"{path}/memory").json() == one.json()
+    refused(api.get("/sessions/ext-1/todo"), 404, "todo-not-found")
+    assert api.put("/sessions/ext-1/todo", json={"content": "- x"}).json() == {"content": "- x"}
+    assert api.get("/sessions/ext-1/todo").json() == {"content": "- x"}
+    patched = api.patch(path, json={"custom": {"a": 1, "b": {"c": 2}}}).json()
+    assert patched["custom"] == {"a": 1, "b": {"c": 2}}
+    patched = api.patch(path, json={"custom": {"a": None}, "todo_state": None}).json()
+    assert patched == {
+        "enabled_extensions": [one.json()],
+        "todo_state": None,
+        "custom": {"b": {"c": 2}},
+    }
+    assert api.get("/sessions/ext-1").json()["extension_data"]["custom"] == {"b": {"c": 2}}
+    assert api.put(path, json={"custom": {"z": 1}}).json() == {**empty, "custom": {"z": 1}}
+    refused(api.delete(f"{path}/memory"), 404, "extension-not-found")
+    api.put(f"{path}/memory", json={})
+    assert api.delete(f"{path}/memory").status_code == 204
+    refused(api.get(f"{path}/memory"), 404, "extension-not-found")
+    wrong = {"todo_state": {"content": 5}}
+    assert api.patch(path, json=wrong).status_code == 422
+    big = {"custom": {"x": "y" * 2_000_000}}
+    assert api.put(path, json=big).status_code in {413, 422}
+
+
+async def test_each_change_of_extension_data_is_an_event(gate: Gateway) -> None:
+    from app.sessions.extensions import put_todo
+
+    await talk(gate, "s")
+    for _ in range(2):
+        await gate.manager.life.change_extensions(ME, "s", put_todo("x"))
+    assert (await gate.types()).count("extensions_updated") == 1
+    await gate.manager.close_session(ME, "s")
+    with pytest.raises(BambooError):
+        await gate.manager.life.change_extensions(ME, "s", put_todo("y"))

@@ -1,0 +1,188 @@
+"""A real gateway process for tests, that can be ended in every way and started again.
+
+It shares no code with the program: what is proven here must not rest on what it proves.
+"""
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, Self, TypeVar
+
+import httpx
+import pytest
+
+START_SECONDS = 20.0
+EXIT_SECONDS = 20.0
+LOG_CHARS_SHOWN = 8000
+BAMBOO = (sys.executable, "-m", "app")
+REPOSITORY = Path(__file__).resolve().parent.parent
+# Control frames: they are no part of the log.
+CONTROL_TYPES = frozenset({"open", "heartbeat", "goodbye"})
+
+T = TypeVar("T")
+
+
+def until(condition: Callable[[], T], what: str | Callable[[], str], seconds: float = 20.0) -> T:
+    """Waits until `condition` gives something true, and gives that; fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        if time.monotonic() > deadline:
+            why = what if isinstance(what, str) else what()
+            pytest.fail(f"waited {seconds:g} s in vain until {why}")
+        time.sleep(0.01)
+    return result
+
+
+def lacking(what: str) -> NoReturn:
+    """Ends a test for lack of a program: skipped, or failed where everything has to be there."""
+    if os.environ.get("REQUIRE_SERVICES") == "1":
+        pytest.fail(f"REQUIRE_SERVICES=1, but this machine lacks {what}")
+    pytest.skip(f"this machine lacks {what}")
+
+
+def program(*names: str) -> str:
+    """Gives the path of the first of these programs that there is, or ends the test."""
+    for name in names:
+        if found := shutil.which(name):
+            return found
+    lacking(" or ".join(names))
+
+
+def free_port() -> int:
+    """Gives a port nobody listens on.
+
+    Below the range from which the kernel takes ports for outgoing connections: one of those could
+    take the port between two lives of a gateway, or connect to itself.
+    """
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """Gives the environment without this machine's own BAMBOO_… and proxies, and with these."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("BAMBOO_") and not name.lower().endswith("_proxy")
+    }
+    return {**kept, **settings}
+
+
+class Gateway:
+    """`bamboo serve` on one port and data directory, in any number of lives.
+
+    Attributes:
+        url: Its address.
+        http: A client for paths below `/api/v1`.
+        log: What it has written to stdout and stderr, in all its lives.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        settings: Mapping[str, str] | None = None,
+        flags: Sequence[str] = (),
+    ) -> None:
+        self.port = free_port()
+        self.data_dir = directory / "data"
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.http = httpx.Client(base_url=f"{self.url}/api/v1", trust_env=False, timeout=30)
+        self.process: subprocess.Popen[bytes] | None = None
+        self._log_path = directory / "gateway.log"
+        self._environment = environment(**dict(settings or {}))
+        self._flags = tuple(flags)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, error: object, *_: object) -> None:
+        self.http.close()
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+        if error:
+            print("The gateway's log ends with:", self.log[-LOG_CHARS_SHOWN:], sep="\n")
+
+    @property
+    def log(self) -> str:
+        return self._log_path.read_text(encoding="utf-8", errors="replace")
+
+    def command(self) -> list[str]:
+        """Gives the command line it is started with."""
+        where = ["--port", str(self.port), "--data-dir", str(self.data_dir)]
+        return [*BAMBOO, "serve", *where, *self._flags]
+
+    def start(self) -> Self:
+        """Starts it, and returns when it is ready."""
+        with self._log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command(),
+                cwd=REPOSITORY,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        until(self._is_ready, "the gateway is ready", START_SECONDS)
+        return self
+
+    def kill(self) -> None:
+        """Ends it without a warning (SIGKILL)."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(EXIT_SECONDS)
+
+    def interrupt(self) -> None:
+        """Asks it to end (SIGTERM), without waiting."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+
+    def stop(self) -> int:
+        """Asks it to end (SIGTERM), waits, and gives its exit code."""
+        self.interrupt()
+        return self.exit_code()
+
+    def exit_code(self) -> int:
+        """Waits for its end."""
+        assert self.process is not None
+        return self.process.wait(EXIT_SECONDS)
+
+    def call(self, method: str, path: str, **request: Any) -> Any:
+        """Calls the gateway and gives the JSON of an answer that must be a good one."""
+        response = self.http.request(method, path, **request)
+        assert response.is_success, f"{method} {path}: {response.status_code} {response.text}"
+        return response.json() if response.content else None
+
+    def events(self, session_id: str) -> list[dict[str, Any]]:
+        """Gives a session's whole log, page by page."""
+        found: list[dict[str, Any]] = []
+        after = "0"
+        while True:
+            page = self.call(
+                "GET", f"/sessions/{session_id}/events", params={"after": after, "limit": 1000}
+            )
+            found += page["events"]
+            if not page["has_more"]:
+                return found
+            after = page["next"]
+
+    def _is_ready(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            pytest.fail(f"the gateway ended with {self.process.returncode}:\n{self.log}")
+        try:
+            return self.http.get("/health/ready").status_code == 200
+        except httpx.TransportError:
+            return False

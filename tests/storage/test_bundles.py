@@ -1,0 +1,317 @@
+"""What archiving and compacting leave on the disk, seen by other means than the store's."""
+
+import tracemalloc
+from pathlib import Path
+
+import anyio
+import pytest
+import zstandard
+from typing_extensions import override
+
+from app.domain import codec
+from app.domain.errors import Conflict
+from app.storage.jsonl import doctor
+from app.storage.jsonl.bundle import BLOCK_BYTES, BundleView
+from app.storage.jsonl.files import FileSystem
+from app.storage.jsonl.store import JsonlStore
+from tests.contract.test_session_store_creation import CREATED, History
+from tests.storage.conftest import Opener
+from tests.storage.faults import abandon
+from tests.storage.writing import (
+    StepClock,
+    Writer,
+    committed,
+    complete,
+    everything,
+    message,
+    run_start,
+    seqs,
+    token,
+)
+
+
+async def long_session(
+    store: JsonlStore, session_id: str = "Long", messages: int = 3000
+) -> History:
+    history = History(session_id, store.next_epoch())
+    async with store.creation(session_id, history.head.epoch) as creation:
+        await creation.write(history.page(CREATED))
+        for start in range(0, messages, 500):
+            said = [message(f"m{n}", f"{n} " * 60) for n in range(start, start + 500)]
+            await creation.write(history.page(*said, note=f"k{start}"))
+        await creation.publish(history.head)
+    return history
+
+
+def files(data_dir: Path, *directories: str) -> dict[str, bytes]:
+    return {
+        f"{directory}/{path.name}": path.read_bytes()
+        for directory in directories
+        for path in (data_dir / directory).iterdir()
+        if path.is_file()
+    }
+
+
+async def test_unpacking_gives_back_exactly_the_bytes_that_were_packed(
+    opener: Opener, data_dir: Path
+) -> None:
+    """R9."""
+    store = await opener()
+    history = await long_session(store)
+    assert await store.checkpoint()
+    before = files(data_dir, "events", "index/marks")
+    assert len(before) == 2
+    await store.pack("Long", history.head.epoch)
+    assert await store.checkpoint()
+    assert files(data_dir, "events", "index/marks", "sessions") == {}
+    assert list(files(data_dir, "archive")) == ["archive/%4Cong.zst"]
+    await store.unpack("Long", history.head.epoch)
+    assert files(data_dir, "events", "index/marks") == before
+    assert files(data_dir, "archive", "index/aside") == {}
+
+
+async def test_any_zstd_reads_the_log_out_of_a_bundle(opener: Opener, data_dir: Path) -> None:
+    store = await opener()
+    history = await long_session(store)
+    log = (data_dir / "events" / "%4Cong.jsonl").read_bytes()
+    await store.pack("Long", history.head.epoch)
+    bundle = (data_dir / "archive" / "%4Cong.zst").read_bytes()
+    assert len(bundle) < len(log) / 3
+    reader = zstandard.ZstdDecompressor().stream_reader(bundle, read_across_frames=True)
+    assert reader.read(len(log) + 1) == log
+    assert store.size("Long") == (len(bundle), len(log))
+
+
+class CountingFileSystem(FileSystem):
+    read_bytes = 0
+
+    @override
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        data = super().pread(fd, size, offset)
+        self.read_bytes += len(data)
+        return data
+
+
+async def test_reading_by_position_costs_about_a_block_and_not_the_bundle(
+    opener: Opener, data_dir: Path
+) -> None:
+    """R11."""
+    fs = CountingFileSystem()
+    store = await opener(fs)
+    history = await long_session(store, messages=10_000)
+    epoch = history.head.epoch
+    await store.pack("Long", epoch)
+    size = store.size("Long")
+    assert size.original_bytes > 20 * BLOCK_BYTES
+    for after in (0, 17, 5000, 9999):
+        fs.read_bytes = 0
+        [record] = await store.read("Long", epoch, after, limit=1, max_bytes=1)
+        assert record.seq == after + 1
+        assert fs.read_bytes < 2 * BLOCK_BYTES
+    fs.read_bytes = 0
+    found = await store.find("Long", epoch, "message", reverse=True, limit=50)
+    assert [record.seq for record in found] == list(range(10_001, 9951, -1))
+    assert fs.read_bytes < 2 * BLOCK_BYTES
+
+
+async def test_a_lost_catalog_is_rebuilt_from_bundles_and_compacted_logs(
+    opener: Opener, data_dir: Path
+) -> None:
+    """R10."""
+    store = await opener()
+    packed = await long_session(store, "packed", messages=1000)
+    await store.pack("packed", packed.head.epoch)
+    chat = Writer("chat", store.next_epoch())
+    await committed(store, chat.commit(message("m1"), run_start("run_1")))
+    await committed(store, chat.commit(*(token("x" * 50) for _ in range(50))))
+    # A snapshot of the log as it was before: its offset means nothing in the compacted one.
+    await store.release("chat")
+    await committed(store, chat.commit(message("m2"), complete("run_1")))
+    await store.compact("chat", chat.head.epoch, chat.head.seq)
+    for n in range(60):
+        await committed(store, chat.commit(message(f"later{n}", "y" * 40)))
+    expected = {name: await everything(store, name) for name in ("packed", "chat")}
+    await store.aclose()
+    (data_dir / "index" / "catalog.jsonl").unlink()
+    fresh = await opener()
+    for name, records in expected.items():
+        assert await everything(fresh, name) == records
+    assert await fresh.load("packed") == packed.head
+    assert await fresh.load("chat") == chat.head
+    assert fresh.size("packed").stored_bytes < fresh.size("packed").original_bytes
+    assert len(await fresh.find("packed", packed.head.epoch, "message")) == 1000
+
+
+async def test_a_damaged_bundle_costs_what_is_damaged_and_says_so(
+    opener: Opener, data_dir: Path
+) -> None:
+    """R4, R10: readers of the old epoch are told; the rest goes on under a new one."""
+    store = await opener()
+    history = await long_session(store)
+    epoch = history.head.epoch
+    await store.pack("Long", epoch)
+    path = data_dir / "archive" / "%4Cong.zst"
+    data = bytearray(path.read_bytes())
+    view = BundleView(FileSystem(), path, epoch)
+    at = view._places[2][0]
+    view.close()
+    data[at + 200] ^= 0xFF
+    path.write_bytes(data)
+
+    async def read_through() -> None:
+        for after in range(0, history.head.seq, 100):
+            await store.read("Long", epoch, after, limit=100, max_bytes=1 << 20)
+
+    with pytest.raises(Conflict):
+        await read_through()
+    head = await store.load("Long")
+    assert head is not None
+    assert head.epoch > epoch
+    kept = await seqs(store, "Long")
+    assert 2000 < len(kept) < 3001
+    assert kept == sorted(kept)
+    assert head.seq == history.head.seq
+    assert not path.exists()
+    assert any(name.startswith("quarantine/log-%4Cong") for name in files(data_dir, "quarantine"))
+    await abandon(store)
+    fresh = await opener()
+    assert await seqs(fresh, "Long") == kept
+    again = await fresh.load("Long")
+    assert again is not None
+    assert again.position == head.position
+
+
+async def test_deleting_gives_the_bytes_wherever_they_lay(opener: Opener, data_dir: Path) -> None:
+    store = await opener()
+    history = await long_session(store)
+    assert await store.checkpoint()
+    await store.release("Long")
+    on_disk = sum(map(len, files(data_dir, "events", "sessions", "index/marks").values()))
+    assert await store.delete("Long", history.head.epoch) == on_disk
+    again = await long_session(store)
+    await store.pack("Long", again.head.epoch)
+    on_disk = sum(map(len, files(data_dir, "archive").values()))
+    assert await store.delete("Long", again.head.epoch) == on_disk
+    chat = Writer("chat", store.next_epoch())
+    commits = [chat.commit(message("m1")), chat.commit(message("m2"))]
+    for commit in commits:
+        await committed(store, commit)
+    # Not yet brought up: in the log, and in the journal.
+    size = store.size("chat").stored_bytes
+    data = sum(len(commit.data) for commit in commits)
+    assert await store.delete("chat", chat.head.epoch) == size + data
+    assert files(data_dir, "events", "archive", "sessions", "index/marks") == {}
+
+
+async def test_what_is_kept_is_added_up_by_kind(opener: Opener, data_dir: Path) -> None:
+    """R11: the sum of the parts, without looking at the disk for it."""
+
+    def said(store: JsonlStore) -> dict[str, int]:
+        kinds = ("logs", "archive", "snapshots")
+        return {kind: store.stats()[f"disk_bytes_{kind}"] for kind in kinds}
+
+    def real() -> dict[str, int]:
+        folders = {"logs": "events", "archive": "archive", "snapshots": "sessions"}
+        return {
+            kind: sum(map(len, files(data_dir, folder).values()))
+            for kind, folder in folders.items()
+        }
+
+    async def agree(store: JsonlStore) -> None:
+        # Lines are acknowledged by the journal; their files have them a moment later.
+        with anyio.fail_after(10):
+            while said(store) != real():  # noqa: ASYNC110 - files tell nobody
+                await anyio.sleep(0.005)
+
+    store = await opener()
+    one, two = await long_session(store, "one"), await long_session(store, "two")
+    chat = Writer("chat", store.next_epoch())
+    await committed(store, chat.commit(run_start("r"), *(token() for _ in range(20))))
+    await committed(store, chat.commit(message("m"), complete("r")))
+    await agree(store)
+    await store.release("one")
+    await store.release("chat")
+    await agree(store)
+    assert 0 < said(store)["snapshots"] <= said(store)["logs"] + 4096
+    await store.pack("one", one.head.epoch)
+    await store.compact("chat", chat.head.epoch, 100)
+    await agree(store)
+    assert said(store)["archive"] == store.size("one").stored_bytes
+    await store.aclose()
+    store = await opener()
+    await agree(store)
+    await store.delete("two", two.head.epoch)
+    await store.unpack("one", one.head.epoch)
+    await agree(store)
+    assert store.stats()["disk_bytes_quarantine"] == 0
+    assert store.stats()["disk_bytes_journal"] > 0
+
+
+async def test_the_first_line_of_a_compacted_log_still_names_its_session(
+    opener: Opener, data_dir: Path
+) -> None:
+    store = await opener()
+    chat = Writer("chat", store.next_epoch())
+    await committed(store, chat.commit(run_start("r"), token(), message("m"), complete("r")))
+    await store.compact("chat", chat.head.epoch, 100)
+    lines = (data_dir / "events" / "chat.jsonl").read_bytes().splitlines(keepends=True)
+    assert all(codec.is_intact(line) for line in lines)
+    first = codec.decode(lines[0])
+    assert (first["session"], first["epoch"]) == ("chat", chat.head.epoch)
+    assert [codec.decode(line)["seq"] for line in lines[1:]] == [1, 2, 4, 5]
+
+
+async def test_creating_packing_unpacking_and_compacting_take_bounded_memory(
+    opener: Opener,
+) -> None:
+    """R11: a log of 12 MB goes through each of them, and never stands in memory whole."""
+    store = await opener()
+    history = History("Long", store.next_epoch())
+    epoch = history.head.epoch
+
+    async def create() -> None:
+        async with store.creation("Long", epoch) as creation:
+            await creation.write(history.page(CREATED))
+            for start in range(40):
+                events = [token("t" * 4000), token("u"), message(f"m{start}", "x y " * 1000)]
+                await creation.write(history.page(*events * 33))
+                history.bodies.clear()
+            await creation.publish(history.head)
+
+    steps = {
+        "create": create,
+        "compact": lambda: store.compact("Long", epoch, 2000),
+        "pack": lambda: store.pack("Long", epoch),
+        "unpack": lambda: store.unpack("Long", epoch),
+    }
+    for name, step in steps.items():
+        tracemalloc.start()
+        try:
+            await step()
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < 5 * 1024 * 1024, name
+    assert store.size("Long").original_bytes > 6 * 1024 * 1024
+
+
+async def test_the_doctor_looks_into_bundles(
+    opener: Opener, data_dir: Path, clock: StepClock
+) -> None:
+    """R10."""
+    store = await opener()
+    history = await long_session(store)
+    await store.pack("Long", history.head.epoch)
+    await store.aclose()
+    assert doctor.check(data_dir, clock) == []
+    path = data_dir / "archive" / "%4Cong.zst"
+    data = bytearray(path.read_bytes())
+    data[5000] ^= 0xFF
+    path.write_bytes(data)
+    [finding] = doctor.check(data_dir, clock)
+    assert (finding.severity, finding.subject, finding.repaired) == ("fail", "Long", False)
+    [finding, *_] = doctor.check(data_dir, clock, repair=True)
+    assert finding.repaired
+    fresh = await opener()
+    kept = await seqs(fresh, "Long")
+    assert 2000 < len(kept) <= 3001

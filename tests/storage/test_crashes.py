@@ -1,0 +1,247 @@
+"""R1, R3, R9, R10: the engine is stopped at every one of its changes to the disk.
+
+The script is run once for each change it makes; right before that change (or in the middle of a
+write) the files are kept as `kill -9` would leave them, as losing power would, and as losing power
+in the middle of the kernel's own writing would.
+"""
+
+import asyncio
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.domain import codec
+from app.domain.errors import Conflict
+from app.domain.projections import fold
+from app.domain.sessions import SessionHead
+from app.storage.base import Commit, Record
+from app.storage.jsonl.store import JsonlStore
+from tests.storage.faults import VolatileFileSystem, abandon
+from tests.storage.writing import (
+    StepClock,
+    Writer,
+    append,
+    committed,
+    complete,
+    everything,
+    message,
+    run_start,
+    token,
+)
+
+
+class History:
+    """What was given to the store, and what it has acknowledged, in order."""
+
+    def __init__(self) -> None:
+        # (session, epoch) → its commits; and how many of them, and of deletions, were acknowledged.
+        self.given: dict[tuple[str, int], list[Commit]] = {}
+        self.acked: dict[tuple[str, int], int] = {}
+        self.deletion_given: set[tuple[str, int]] = set()
+        self.deleted: set[tuple[str, int]] = set()
+        self.frozen: tuple[dict[tuple[str, int], int], set[tuple[str, int]]] | None = None
+
+    def freeze(self) -> None:
+        self.frozen = (dict(self.acked), set(self.deleted))
+
+    async def commit(self, store: JsonlStore, commit: Commit) -> None:
+        key = (commit.session_id, commit.epoch)
+        self.given.setdefault(key, []).append(commit)
+        await committed(store, commit)
+        self.acked[key] = self.acked.get(key, 0) + 1
+
+    async def delete(self, store: JsonlStore, writer: Writer) -> None:
+        key = (writer.head.id, writer.head.epoch)
+        self.deletion_given.add(key)
+        await store.delete(*key)
+        self.deleted.add(key)
+
+
+async def script(store: JsonlStore, clock: StepClock, history: History) -> None:
+    """A little of everything, with a checkpoint in the middle."""
+    one = Writer("one", store.next_epoch())
+    two = Writer("Two", store.next_epoch())
+    await history.commit(store, one.commit(message("m1"), note="key1"))
+    await history.commit(store, two.commit())
+    await history.commit(store, one.commit(run_start("run_1"), token("a"), token("b")))
+    await asyncio.gather(
+        history.commit(store, one.commit(token("c"))),
+        history.commit(store, two.commit(message("m2", "x" * 700))),
+    )
+    await store.checkpoint()
+    await history.commit(store, one.commit(token("d"), message("m3"), complete("run_1")))
+    await history.delete(store, two)
+    again = Writer("Two", store.next_epoch())
+    await history.commit(store, again.commit(message("m4")))
+    await store.release("one")
+    await store.checkpoint()
+    await history.commit(store, again.commit(token("e"), note="key2"))
+    await history.commit(store, one.commit(token("f")))
+    await history.delete(store, one)
+    await history.commit(store, again.commit(message("m5")))
+
+
+async def run_until(root: Path, crash_at: int | None) -> tuple[VolatileFileSystem, History]:
+    fs, clock, history = VolatileFileSystem(root, crash_at), StepClock(), History()
+    fs.on_crash = history.freeze
+    store = JsonlStore(root, clock, fs=fs)
+    await store.open()
+    await script(store, clock, history)
+    if crash_at is None:
+        await store.aclose()
+    else:
+        await abandon(store)
+    return fs, history
+
+
+async def check(root: Path, history: History, *, new_epochs: bool = False) -> None:
+    """Opens what is left and holds it against what was promised; then goes on writing."""
+    assert history.frozen is not None
+    acked, deleted = history.frozen
+    clock = StepClock()
+    store = JsonlStore(root, clock, fs=VolatileFileSystem(root))
+    report = await store.open()
+    try:
+        if not new_epochs:
+            assert report.damaged == []
+        listed = sorted(store._catalog.entries)
+        for session_id in ("one", "Two"):
+            lives = [key for key in history.given if key[0] == session_id]
+            head = await store.load(session_id)
+            assert (head is not None) == (session_id in listed)
+            if head is None:
+                for key in lives:
+                    assert not acked.get(key) or key in history.deletion_given
+                continue
+            key = (session_id, head.epoch)
+            assert key in lives
+            # R3: what was said to be gone does not come back.
+            assert key not in deleted
+            for older in lives[: lives.index(key)]:
+                assert not acked.get(older) or older in history.deletion_given
+            for newer in lives[lives.index(key) + 1 :]:
+                assert not acked.get(newer)
+            await check_log(store, head, history.given[key], acked.get(key, 0))
+        await check_going_on(store)
+    finally:
+        await abandon(store)
+
+
+async def check_log(store: JsonlStore, head: SessionHead, given: list[Commit], acked: int) -> None:
+    """The log is the acknowledged commits and perhaps some that were on their way, each whole."""
+    records = await everything(store, head.id)
+    wholes = []
+    for kept in range(len(given) + 1):
+        lines = b"".join(commit.data for commit in given[:kept]).splitlines(keepends=True)
+        wholes.append([codec.body_of(line) for line in lines])
+    bodies = [record.body for record in records]
+    matches = [
+        kept
+        for kept in range(acked, len(given) + 1)
+        if [body for body in wholes[kept] if not body.startswith(b'{"note"')] == bodies
+    ]
+    assert matches, f"{len(records)} events; {acked} of {len(given)} commits were acknowledged"
+    assert [record.seq for record in records] == list(range(1, len(records) + 1))
+    folded = SessionHead(head.id, head.epoch)
+    for record in records:
+        fold(folded, codec.decode(record.body))
+    assert head == folded
+    assert (head.id in store.unfinished()) == bool(head.active)
+    expected = marked(given[: matches[-1]])
+    notes = {key for kind, key in expected if kind == "note"}
+    for kind, key in expected:
+        found = await store.find(head.id, head.epoch, kind, key=key)  # type: ignore[arg-type]
+        if key in notes and acked < matches[-1]:
+            continue
+        assert found, (kind, key)
+    by_kind = await store.find(head.id, head.epoch, "message")
+    assert [record.seq for record in by_kind] == message_seqs(records)
+
+
+def marked(commits: list[Commit]) -> list[tuple[str, str]]:
+    return [(mark.kind, mark.key) for commit in commits for mark in commit.marks]
+
+
+def message_seqs(records: list[Record]) -> list[int]:
+    return [record.seq for record in records if codec.decode(record.body)["type"] == "message"]
+
+
+async def check_going_on(store: JsonlStore) -> None:
+    for session_id in list(store._catalog.entries):
+        head = await store.load(session_id)
+        assert head is not None
+        writer = Writer.of(head)
+        await committed(store, writer.commit(token("after"), message("after")))
+        assert (await everything(store, session_id))[-1].seq == head.seq + 2
+        found = await store.find(session_id, head.epoch, "message", reverse=True, limit=1)
+        assert codec.decode(found[0].body)["message"]["id"] == "after"
+    await committed(store, Writer("fresh", store.next_epoch()).commit())
+    for session_id in ("one", "Two"):
+        late = Writer(session_id, 5)
+        late.created = True
+        assert isinstance(await append(store, late.commit(token())), Conflict)
+
+
+def changes_of_script(tmp_path_factory: pytest.TempPathFactory) -> int:
+    fs, _ = asyncio.run(run_until(tmp_path_factory.mktemp("whole") / "data", None))
+    return fs.changes
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_whatever_change_is_the_last_what_was_acknowledged_is_there_and_nothing_is_half(
+    tmp_path_factory: pytest.TempPathFactory, part: int
+) -> None:
+    changes = changes_of_script(tmp_path_factory)
+    assert changes > 80
+    base = tmp_path_factory.mktemp("crashes")
+    for crash_at in range(1 + part, changes + 1, 4):
+        root = base / str(crash_at) / "data"
+        fs, history = asyncio.run(run_until(root, crash_at))
+        if fs.image is None:
+            continue
+        ways: list[dict[str, Any]] = [
+            {"power_lost": False},
+            {"power_lost": True},
+            {"power_lost": True, "chance": random.Random(crash_at)},
+        ]
+        for way in ways:
+            fs.image.restore(root, **way)
+            try:
+                asyncio.run(check(root, history))
+            except BaseException as error:
+                error.add_note(f"crash at change {crash_at}, {way}")
+                raise
+
+
+@pytest.mark.parametrize("part", range(2))
+def test_a_crash_during_recovery_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory, part: int
+) -> None:
+    changes = changes_of_script(tmp_path_factory)
+    base = tmp_path_factory.mktemp("crashes")
+    for crash_at in range(3 + 5 * part, changes, 10):
+        root = base / str(crash_at) / "data"
+        fs, history = asyncio.run(run_until(root, crash_at))
+        if fs.image is None:
+            continue
+        fs.image.restore(root, power_lost=True, chance=random.Random(crash_at))
+        asyncio.run(recover_in_pieces(root))
+        try:
+            asyncio.run(check(root, history))
+        except BaseException as error:
+            error.add_note(f"crash at change {crash_at}")
+            raise
+
+
+async def recover_in_pieces(root: Path) -> None:
+    """Recovers again and again, each time getting a little further before losing power."""
+    for crash_at in range(1, 60, 2):
+        fs = VolatileFileSystem(root, crash_at)
+        store = JsonlStore(root, StepClock(), fs=fs)
+        await store.open()
+        await abandon(store)
+        if fs.image is None:
+            return
+        fs.image.restore(root, power_lost=True, chance=random.Random(crash_at))

@@ -1,0 +1,164 @@
+"""`bamboo doctor` on JSONL files: what it finds, says, repairs; without `repair` it only looks."""
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings
+from app.storage.base import StoreBusy, StoreUnusable
+from app.storage.factory import check_store
+from app.storage.jsonl.doctor import Finding
+from app.storage.jsonl.store import JsonlStore
+from tests.storage.faults import abandon
+from tests.storage.test_damage import flip
+from tests.storage.writing import StepClock, Writer, committed, message, seqs, token
+
+
+def make_data(root: Path, *, closed: bool = True) -> Writer:
+    async def make() -> Writer:
+        store = JsonlStore(root, StepClock())
+        await store.open()
+        one, two = Writer("one", store.next_epoch()), Writer("two", store.next_epoch())
+        await committed(store, one.commit(message("m1"), token("a"), message("m2"), note="k"))
+        await committed(store, two.commit(message("m1")))
+        await store.checkpoint()
+        await committed(store, one.commit(token("b")))
+        await (store.aclose() if closed else abandon(store))
+        return one
+
+    return asyncio.run(make())
+
+
+def check(root: Path, *, repair: bool = False, new_epochs: bool = False) -> list[Finding]:
+    settings = Settings(data_dir=root)
+    return check_store(settings, StepClock(), repair=repair, new_epochs=new_epochs)
+
+
+def state_of(root: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(root)): path.read_bytes().rstrip(b"\0 \n")
+        for path in root.rglob("*")
+        if path.is_file() and path.name != "LOCK"
+    }
+
+
+def test_healthy_data_has_no_findings(data_dir: Path) -> None:
+    make_data(data_dir)
+    told: list[tuple[int, int]] = []
+    settings = Settings(data_dir=data_dir)
+    assert check_store(settings, StepClock(), progress=lambda *n: told.append(n)) == []
+    assert told == [(1, 2), (2, 2)]
+    assert check(data_dir, repair=True) == []
+
+
+def test_records_left_by_a_crash_are_a_warning_that_repair_replays(data_dir: Path) -> None:
+    make_data(data_dir, closed=False)
+    before = state_of(data_dir)
+    findings = check(data_dir)
+    assert [finding.severity for finding in findings] == ["warn"]
+    assert state_of(data_dir) == before
+    assert [finding.repaired for finding in check(data_dir, repair=True)] == [True]
+    assert check(data_dir) == []
+    assert read(data_dir, "one") == [1, 2, 3, 4, 5]
+
+
+def read(root: Path, session_id: str) -> list[int]:
+    async def look() -> list[int]:
+        store = JsonlStore(root, StepClock())
+        await store.open()
+        try:
+            return await seqs(store, session_id)
+        finally:
+            await store.aclose()
+
+    return asyncio.run(look())
+
+
+def epoch_of(root: Path, session_id: str) -> int:
+    async def look() -> int:
+        store = JsonlStore(root, StepClock())
+        await store.open()
+        head = await store.load(session_id)
+        await store.aclose()
+        assert head is not None
+        return head.epoch
+
+    return asyncio.run(look())
+
+
+@pytest.mark.parametrize(
+    ("name", "mark", "severity"),
+    [
+        ("events/one.jsonl", b'"seq":3', "fail"),
+        ("events/one.jsonl", b'"log":1', "fail"),
+        ("sessions/one.json", b'"snapshot":1', "warn"),
+        ("sessions/one.json", b'"m2"', "warn"),
+        ("index/marks/one.idx", b"bamboo", "warn"),
+        ("index/catalog.jsonl", b'"one"', "warn"),
+    ],
+)
+def test_a_flipped_byte_anywhere_is_found_and_repaired(
+    data_dir: Path, name: str, mark: bytes, severity: str
+) -> None:
+    """R10."""
+    writer = make_data(data_dir)
+    path = data_dir / name
+    flip(path, path.read_bytes().index(mark) + 2)
+    before = state_of(data_dir)
+    findings = check(data_dir)
+    assert any(f.severity == severity and not f.repaired for f in findings), findings
+    assert state_of(data_dir) == before
+    assert any(f.repaired for f in check(data_dir, repair=True))
+    left = check(data_dir)
+    assert all(finding.subject.startswith("quarantine/") for finding in left), left
+    found = read(data_dir, "one")
+    assert set(found) >= {1, 2, 4, 5}
+    assert (epoch_of(data_dir, "one") > writer.head.epoch) == (severity == "fail")
+    assert read(data_dir, "two") == [1, 2]
+
+
+def test_a_missing_log_and_files_of_nobody_are_found_and_repaired(data_dir: Path) -> None:
+    make_data(data_dir)
+    shutil.copy(data_dir / "events" / "two.jsonl", data_dir / "copy")
+    (data_dir / "events" / "one.jsonl").unlink()
+    (data_dir / "sessions" / "ghost.json").write_bytes(b"{}")
+    problems = {finding.subject: finding.problem for finding in check(data_dir)}
+    assert problems["one"] == "the log is missing"
+    assert problems["sessions/ghost.json"] == "it belongs to no session"
+    check(data_dir, repair=True)
+    assert read(data_dir, "one") == [1, 2, 4]
+    assert not (data_dir / "sessions" / "ghost.json").exists()
+
+
+def test_new_epochs_after_a_backup_was_put_back(data_dir: Path) -> None:
+    """R3: clients may have seen positions that the backup does not know."""
+    writer = make_data(data_dir)
+    findings = check(data_dir, new_epochs=True)
+    assert [finding.subject for finding in findings] == ["sessions"]
+    assert epoch_of(data_dir, "one") > writer.head.epoch
+    assert read(data_dir, "one") == [1, 2, 3, 4, 5]
+    assert check(data_dir) == []
+
+
+def test_a_directory_in_use_is_left_alone(data_dir: Path) -> None:
+    """R8."""
+
+    async def held() -> None:
+        store = JsonlStore(data_dir, StepClock())
+        await store.open()
+        try:
+            with pytest.raises(StoreBusy):
+                check(data_dir, repair=True)
+        finally:
+            await store.aclose()
+
+    asyncio.run(held())
+
+
+def test_what_has_no_files_cannot_be_examined(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnusable):
+        check_store(Settings(storage_url="memory:"), StepClock())
+    with pytest.raises(StoreUnusable):
+        check(tmp_path / "nowhere")

@@ -1,0 +1,352 @@
+"""What the JSONL engine promises beyond the contract: ownership, names, epochs, bounds, layout."""
+
+import asyncio
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typing_extensions import override
+
+from app.domain import codec
+from app.domain.errors import Conflict
+from app.storage.base import SessionQuery, StoreBusy
+from app.storage.jsonl.paths import file_name
+from app.storage.jsonl.store import JsonlStore
+from tests.storage.conftest import Opener
+from tests.storage.faults import FaultyFileSystem, abandon
+from tests.storage.writing import (
+    StepClock,
+    Writer,
+    answer_to,
+    append,
+    committed,
+    complete,
+    everything,
+    message,
+    run_start,
+    seqs,
+    token,
+)
+
+
+async def test_a_second_owner_of_the_directory_is_refused_with_one_clear_line(
+    opener: Opener, data_dir: Path, clock: StepClock
+) -> None:
+    """R8."""
+    await opener()
+    second = JsonlStore(data_dir, clock)
+    with pytest.raises(StoreBusy) as caught:
+        await second.open()
+    assert f"pid {os.getpid()}" in caught.value.detail
+    assert "\n" not in caught.value.detail
+
+
+def test_a_second_process_is_refused_and_gets_in_when_the_first_is_gone(data_dir: Path) -> None:
+    """R8: the lock is the kernel's, so a killed owner leaves none behind."""
+    program = (
+        "import asyncio, sys, pathlib\n"
+        "from app.storage.jsonl.store import JsonlStore\n"
+        "from app.domain.clock import SystemClock\n"
+        "from app.storage.base import StoreBusy\n"
+        "async def main():\n"
+        "    try:\n"
+        "        await JsonlStore(pathlib.Path(sys.argv[1]), SystemClock()).open()\n"
+        "    except StoreBusy as busy:\n"
+        "        print(busy.detail, flush=True)\n"
+        "        return\n"
+        "    print('open', flush=True)\n"
+        "    sys.stdin.read()\n"
+        "asyncio.run(main())\n"
+    )
+    command = [sys.executable, "-c", program, str(data_dir)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as first:  # type: ignore[call-overload]
+        assert first.stdout.readline() == "open\n"
+        second = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        assert f"pid {first.pid}" in second.stdout
+        first.kill()
+    with subprocess.Popen(command, **pipes) as third:  # type: ignore[call-overload]
+        assert third.stdout.readline() == "open\n"
+        third.kill()
+
+
+async def test_fifty_concurrent_appends_keep_fifty_messages(opener: Opener) -> None:
+    """R8: each goes back to the head it is told and tries again; none is lost, none doubled."""
+    store = await opener()
+    await committed(store, Writer("s-1", store.next_epoch()).commit())
+
+    async def say(number: int) -> None:
+        while True:
+            head = await store.load("s-1")
+            assert head is not None
+            error = await answer_to(append(store, Writer.of(head).commit(message(f"m{number}"))))
+            if error is None:
+                return
+            assert isinstance(error, Conflict)
+
+    await asyncio.gather(*(say(number) for number in range(50)))
+    await abandon(store)
+    fresh = await opener()
+    head = await fresh.load("s-1")
+    assert head is not None
+    found = await fresh.find("s-1", head.epoch, "message")
+    names = {codec.decode(record.body)["message"]["id"] for record in found}
+    assert names == {f"m{number}" for number in range(50)}
+    assert head.message_count == len(found) == 50
+
+
+@pytest.mark.parametrize(
+    "session_id",
+    ["../../victim", "/etc/passwd", "a/b", "..", ".", ".hidden", "a\0b", "nul\n", "é", "~", "%41"],
+)
+def test_no_id_ever_builds_a_path(session_id: str) -> None:
+    """R13: ids are checked at the edge, and still."""
+    name = file_name(session_id)
+    assert not set(name) & {"/", "\\", "\0", "\n"}
+    assert not name.startswith(".")
+    assert name.isascii()
+    assert name != file_name("A")
+
+
+def test_names_are_told_apart_whatever_their_case_and_length() -> None:
+    """R13."""
+    ids = ["a", "A", "aB", "Ab", "AB", "ab", "Z" * 127, "Z" * 128, "z" * 128, "Z" * 127 + "Y"]
+    names = [file_name(session_id) for session_id in ids]
+    assert len({name.casefold() for name in names}) == len(ids)
+    assert all(len(f"{name}.jsonl".encode()) <= 255 for name in names)
+
+
+async def test_the_files_are_for_their_owner_only_and_read_with_common_tools(
+    opener: Opener, data_dir: Path
+) -> None:
+    store = await opener()
+    writer = Writer("My-Session", store.next_epoch())
+    await committed(store, writer.commit(message("m1", "first"), note="key"))
+    await committed(store, writer.commit(token()))
+    await store.release("My-Session")
+    await store.aclose()
+    files = files_in(data_dir)
+    assert {mode_of(path) for path in files} == {0o600}
+    assert mode_of(data_dir) == 0o700
+    log = data_dir / "events" / "%4Dy-%53ession.jsonl"
+    lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+    assert lines[0]["session"] == "My-Session"
+    assert lines[0]["epoch"] == writer.head.epoch
+    assert [line.get("seq") for line in lines[1:]] == [1, 2, None, 3]
+    snapshot = json.loads((data_dir / "sessions" / "%4Dy-%53ession.json").read_text("utf-8"))
+    assert snapshot["head"]["message_count"] == 1
+    assert [event["message"]["content"] for event in snapshot["messages"]] == ["first"]
+    for line in (data_dir / "index" / "catalog.jsonl").read_text("utf-8").splitlines():
+        json.loads(line)
+    # Nothing is left of the journal after a clean end.
+    assert not list((data_dir / "index").glob("journal-*"))
+    assert json.loads((data_dir / "LOCK").read_text("utf-8"))["clean"] is True
+
+
+async def test_the_index_survives_a_restart_without_reading_any_log(
+    opener: Opener, data_dir: Path
+) -> None:
+    store = await opener()
+    for number in range(5):
+        writer = Writer(f"s-{number}", store.next_epoch())
+        await committed(store, writer.commit(message("m1")))
+    await store.aclose()
+    read: list[str] = []
+
+    class Watching(FaultyFileSystem):
+        @override
+        def open(self, path: Path, flags: int) -> int:
+            read.append(str(path))
+            return super().open(path, flags)
+
+    fresh = await opener(Watching())
+    assert fresh.report.clean  # type: ignore[attr-defined]
+    page = await fresh.query(SessionQuery(), lambda head: "idle")
+    assert sorted(head.id for head in page.heads) == [f"s-{number}" for number in range(5)]
+    assert not any("/events/" in path or "/sessions/" in path for path in read)
+
+
+async def test_without_an_index_in_memory_lists_follow_the_rewritten_catalog(
+    opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.storage.jsonl.catalogfile._SMALL_BYTES", 0)
+    store = await opener(index_enabled=False)
+    writers = [Writer(f"s-{number}", store.next_epoch()) for number in range(20)]
+    for writer in writers:
+        await committed(store, writer.commit())
+    for turn in range(12):
+        for writer in writers[turn::3]:
+            await committed(store, writer.commit(message(f"m{turn}")))
+        assert await store.checkpoint()
+        for writer in writers:
+            assert await store.load(writer.head.id) == writer.head
+        page = await store.query(SessionQuery(sort_by="title"), lambda head: "idle")
+        assert {head.id: head.seq for head in page.heads} == {
+            writer.head.id: writer.head.seq for writer in writers
+        }
+    await store.aclose()
+    fresh = await opener(index_enabled=False)
+    for writer in writers:
+        assert await fresh.load(writer.head.id) == writer.head
+
+
+@pytest.mark.parametrize(("boot", "is_new"), [("same", False), ("another", True)])
+async def test_with_durability_os_another_boot_gives_new_epochs_to_what_was_not_synced(
+    opener: Opener, data_dir: Path, boot: str, is_new: bool
+) -> None:
+    """R3: what clients have seen may be gone, so its positions are never used again."""
+    store = await opener(durability="os")
+    synced, written = Writer("synced", store.next_epoch()), Writer("written", store.next_epoch())
+    await committed(store, synced.commit(message("m1")))
+    await committed(store, written.commit(message("m1")))
+    await store.checkpoint()
+    await committed(store, written.commit(token()))
+    await abandon(store)
+    lock = data_dir / "LOCK"
+    content = json.loads(lock.read_text("utf-8"))
+    assert content["clean"] is False
+    if is_new:
+        lock.write_text(json.dumps({**content, "boot": "another"}), "utf-8")
+    fresh = await opener(durability="os")
+    one, two = await fresh.load("synced"), await fresh.load("written")
+    assert one == synced.head
+    assert two is not None
+    assert (two.epoch > written.head.epoch) == is_new
+    assert two.seq == 3
+    assert await seqs(fresh, "written") == [1, 2, 3]
+    found = await fresh.find("written", two.epoch, "message", key="m1")
+    assert [record.seq for record in found] == [2]
+    await committed(fresh, Writer.of(two).commit(token()))
+
+
+async def test_with_durability_os_a_log_is_named_in_synced_bytes_before_it_is_written(
+    opener: Opener,
+) -> None:
+    """Whatever was lost with the power, the journal knows which logs it can have been."""
+    synced: list[str] = []
+
+    class Watching(FaultyFileSystem):
+        @override
+        def sync(self, fd: int) -> None:
+            synced.append(self._names[fd])
+
+    store = await opener(Watching(), durability="os")
+    writer = Writer("s-1", store.next_epoch())
+    await committed(store, writer.commit())
+    before = len(synced)
+    assert any("journal-" in path for path in synced)
+    for _ in range(5):
+        await committed(store, writer.commit(token()))
+    assert len(synced) == before
+    await committed(store, Writer("s-2", store.next_epoch()).commit())
+    assert len(synced) > before
+
+
+async def test_epochs_rise_also_when_the_clock_steps_back_and_all_sessions_are_deleted(
+    opener: Opener, clock: StepClock
+) -> None:
+    """R3."""
+    store = await opener()
+    writer = Writer("s-1", store.next_epoch())
+    await committed(store, writer.commit())
+    await store.delete("s-1", writer.head.epoch)
+    clock.ms -= 10_000_000
+    await abandon(store)
+    second = await opener()
+    assert second.next_epoch() > writer.head.epoch
+    await second.aclose()
+    third = await opener()
+    assert third.next_epoch() > writer.head.epoch
+
+
+async def test_deleting_removes_every_byte_of_the_session(opener: Opener, data_dir: Path) -> None:
+    store = await opener()
+    writer, other = Writer("gone", store.next_epoch()), Writer("stays", store.next_epoch())
+    await committed(store, other.commit(message("m1")))
+    await committed(store, writer.commit(message("m1", "very-secret-words")))
+    await store.checkpoint()
+    await store.release("gone")
+    await committed(store, writer.commit(message("m2", "very-secret-words")))
+    freed = await store.delete("gone", writer.head.epoch)
+    names = [path.name for path in files_in(data_dir)]
+    assert not any(name.startswith("gone") for name in names)
+    assert freed > 1000
+    assert await store.checkpoint()
+    assert not [path for path in files_in(data_dir) if b"very-secret" in path.read_bytes()]
+    await abandon(store)
+    fresh = await opener()
+    assert await fresh.load("gone") is None
+    assert await seqs(fresh, "stays") == [1, 2]
+
+
+async def test_logs_beyond_the_limit_of_open_files_are_closed_and_come_back(
+    opener: Opener,
+) -> None:
+    """R11."""
+    store = await opener()
+    store._writer._files_max = 4
+    writers = [Writer(f"s-{number}", store.next_epoch()) for number in range(20)]
+    for _ in range(3):
+        for writer in writers:
+            await committed(store, writer.commit(token()))
+        assert store.stats()["open_logs"] <= 4
+    for writer in writers:
+        assert len(await seqs(store, writer.head.id)) == 4
+
+
+async def test_a_session_at_rest_leaves_memory_and_its_file_is_closed(opener: Opener) -> None:
+    """R11."""
+    store = await opener()
+    writer = Writer("s-1", store.next_epoch())
+    await committed(store, writer.commit(message("m1")))
+    await store.release("s-1")
+    assert await store.checkpoint()
+    assert await store.checkpoint()
+    assert store._table.logs == {}
+    assert store.stats()["open_logs"] == 0
+    assert await seqs(store, "s-1") == [1, 2]
+    await committed(store, writer.commit(run_start("r"), complete("r")))
+    assert await store.load("s-1") == writer.head
+
+
+async def test_the_journal_is_checkpointed_when_a_segment_is_full(
+    opener: Opener, monkeypatch: pytest.MonkeyPatch, data_dir: Path
+) -> None:
+    monkeypatch.setattr("app.storage.jsonl.journal.SEGMENT_BYTES", 10_000)
+    monkeypatch.setattr("app.storage.jsonl.committer.SEGMENT_BYTES", 10_000)
+    store = await opener()
+    writer = Writer("s-1", store.next_epoch())
+    for _ in range(100):
+        await committed(store, writer.commit(token("x" * 500)))
+    while store._upkeep._running is not None:
+        await store._upkeep._running
+    assert store.stats()["checkpoints"] >= 2
+    assert len(list((data_dir / "index").glob("journal-*"))) <= 5
+    await abandon(store)
+    fresh = await opener()
+    assert len(await seqs(fresh, "s-1")) == 101
+
+
+async def test_a_commit_larger_than_a_segment_is_taken(
+    opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.storage.jsonl.journal.SEGMENT_BYTES", 10_000)
+    store = await opener()
+    writer = Writer("s-1", store.next_epoch())
+    await committed(store, writer.commit(token("x" * 100_000)))
+    await committed(store, writer.commit(token("y")))
+    await abandon(store)
+    fresh = await opener()
+    assert len((await everything(fresh, "s-1"))[1].body) > 100_000
+
+
+def files_in(root: Path) -> list[Path]:
+    return [path for path in root.rglob("*") if path.is_file()]
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)

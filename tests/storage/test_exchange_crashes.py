@@ -1,0 +1,382 @@
+"""R2, R3, R9: creating with a history, packing, unpacking and compacting, stopped at every change.
+
+Whatever change to the disk is the last one, and whatever the disk kept of it, the session is as it
+was before the step or as it is after it, whole; what was acknowledged is as it is after it.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typing_extensions import override
+
+from app.domain import codec
+from app.domain.errors import Conflict, StorageFailed, StorageFull
+from app.domain.events import DELTA_TYPES
+from app.domain.projections import fold
+from app.domain.sessions import SessionHead
+from app.storage.base import StoreUnusable
+from app.storage.jsonl.store import JsonlStore
+from tests.contract.test_session_store_creation import CREATED, History
+from tests.storage.faults import FaultyFileSystem, Image, VolatileFileSystem, _Node, abandon
+from tests.storage.writing import (
+    StepClock,
+    Writer,
+    committed,
+    complete,
+    everything,
+    message,
+    run_start,
+    token,
+)
+
+
+class RenamingFileSystem(VolatileFileSystem):
+    """Renames as journaling file systems do: one step, durable with either of its directories."""
+
+    def __init__(self, root: Path, crash_at: int | None = None) -> None:
+        super().__init__(root, crash_at)
+        self._renamed: list[tuple[Path, Path, _Node]] = []
+
+    @override
+    def rename(self, source: Path, target: Path) -> None:
+        with self._lock:
+            node = self._names.get(source)
+            super().rename(source, target)
+            if node is not None:
+                self._renamed.append((source, target, node))
+
+    @override
+    def sync_directory(self, path: Path) -> None:
+        with self._lock:
+            super().sync_directory(path)
+            pending, self._renamed = self._renamed, []
+            for source, target, node in pending:
+                if path not in (source.parent, target.parent):
+                    self._renamed.append((source, target, node))
+                    continue
+                if self._durable_names.get(source) is node:
+                    del self._durable_names[source]
+                if self._names.get(target) is node:
+                    self._durable_names[target] = node
+
+    @override
+    def take_image(self) -> Image:
+        image = super().take_image()
+        image.renamed = list(self._renamed)  # type: ignore[attr-defined]
+        return image
+
+
+def restore(image: Image, root: Path, *, power_lost: bool, seed: int | None = None) -> None:
+    chance = random.Random(seed) if seed is not None else None
+    image.restore(root, power_lost=power_lost, chance=chance)
+    if power_lost:
+        for source, target, node in image.renamed:  # type: ignore[attr-defined]
+            content = target.read_bytes() if target.exists() else b""
+            if not source.exists() and content[:64] != node.durable[:64]:
+                source.write_bytes(node.durable)
+
+
+class Told:
+    """What the script was told, in order; `frozen` at the crash."""
+
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+        self.frozen: list[str] | None = None
+        self.expected: dict[str, list[bytes]] = {}
+        self.given: dict[str, int] = {}
+
+    def freeze(self) -> None:
+        self.frozen = list(self.steps)
+
+
+async def script(store: JsonlStore, told: Told) -> None:
+    """Each step by itself changes how a session lies on the disk; events are only ever added."""
+    chat = Writer("Chat", store.next_epoch())
+    lines: list[bytes] = []
+
+    async def say(*events: dict[str, Any], note: str | None = None) -> None:
+        commit = chat.commit(*events, note=note)
+        bodies = [codec.body_of(line) for line in commit.data.splitlines(keepends=True)]
+        lines.extend(body for body in bodies if not body.startswith(b'{"note"'))
+        told.expected["Chat"] = list(lines)
+        await committed(store, commit)
+        told.steps.append(f"said {len(lines)}")
+
+    await say(run_start("run_1"), token("a"), token("b"), note="k1")
+    await say(token("c"), message("m1", "x" * 300), complete("run_1"))
+    fork = History("Fork", store.next_epoch())
+    async with store.creation("Fork", fork.head.epoch) as creation:
+        await creation.write(fork.page(CREATED, message("f1")))
+        await creation.write(fork.page(message("f2"), note="k2"))
+        told.expected["Fork"] = list(fork.bodies)
+        await creation.publish(fork.head)
+    told.steps.append("forked")
+    epoch = chat.head.epoch
+    await store.compact("Chat", epoch, 4)
+    told.steps.append("compacted 4")
+    await say(token("d"), message("m2"))
+    await store.pack("Fork", fork.head.epoch)
+    await store.checkpoint()
+    await say(token("e"), message("m3"))
+    await store.compact("Chat", epoch, chat.head.seq)
+    told.steps.append(f"compacted {chat.head.seq}")
+    await store.release("Chat")
+    await store.pack("Chat", epoch)
+    await store.unpack("Fork", fork.head.epoch)
+    await store.checkpoint()
+    await store.unpack("Chat", epoch)
+    await say(message("m4"), token("f"))
+    await store.pack("Fork", fork.head.epoch)
+    told.steps.append("deleting Fork")
+    await store.delete("Fork", fork.head.epoch)
+    told.steps.append("deleted Fork")
+    await say(message("m5"))
+
+
+async def run_until(root: Path, crash_at: int | None) -> tuple[RenamingFileSystem, Told]:
+    fs, told = RenamingFileSystem(root, crash_at), Told()
+    fs.on_crash = told.freeze
+    store = JsonlStore(root, StepClock(), fs=fs)
+    await store.open()
+    await script(store, told)
+    if crash_at is None:
+        await store.aclose()
+    else:
+        await abandon(store)
+    return fs, told
+
+
+async def check(root: Path, told: Told) -> None:
+    steps = told.frozen or []
+    store = JsonlStore(root, StepClock(), fs=RenamingFileSystem(root))
+    report = await store.open()
+    try:
+        assert report.damaged == []
+        said = max([int(s.split()[1]) for s in steps if s.startswith("said")], default=0)
+        compacted = max([int(s.split()[1]) for s in steps if s.startswith("compacted")], default=0)
+        await check_chat(store, told.expected.get("Chat", []), said, compacted)
+        await check_fork(store, told.expected.get("Fork", []), steps)
+        for session_id in list(store._catalog.entries):
+            await check_going_on(store, session_id)
+    finally:
+        await abandon(store)
+
+
+async def check_chat(store: JsonlStore, given: list[bytes], said: int, compacted: int) -> None:
+    head = await store.load("Chat")
+    if head is None:
+        assert said == 0
+        return
+    bodies = [record.body for record in await everything(store, "Chat")]
+    assert head.seq >= said
+    whole = given[: head.seq]
+    missing = [codec.decode(body) for body in whole if body not in set(bodies)]
+    # In order, nothing twice, nothing else: deltas may have gone, and those that were said to.
+    assert bodies == [body for body in whole if body in set(bodies)]
+    assert all(event["type"] in DELTA_TYPES for event in missing)
+    for body in bodies[:-1]:
+        event = codec.decode(body)
+        assert event["type"] not in DELTA_TYPES or event["seq"] > min(compacted, head.seq - 1)
+    folded = SessionHead("Chat", head.epoch)
+    for body in whole:
+        fold(folded, codec.decode(body))
+    assert head == folded
+    messages = [b for b in whole if b.startswith(b'{"type":"message"')]
+    found = await store.find("Chat", head.epoch, "message")
+    assert [record.body for record in found] == messages
+    assert len(await store.find("Chat", head.epoch, "note", key="k1")) == 1
+
+
+async def check_fork(store: JsonlStore, given: list[bytes], steps: list[str]) -> None:
+    head = await store.load("Fork")
+    if head is None:
+        assert "forked" not in steps or "deleting Fork" in steps
+        return
+    assert "deleted Fork" not in steps
+    assert [record.body for record in await everything(store, "Fork")] == given
+    assert len(await store.find("Fork", head.epoch, "message")) == 2
+    assert len(await store.find("Fork", head.epoch, "note", key="k2")) == 1
+
+
+async def check_going_on(store: JsonlStore, session_id: str) -> None:
+    head = await store.load(session_id)
+    assert head is not None
+    await store.unpack(session_id, head.epoch)
+    writer = Writer.of(head)
+    await committed(store, writer.commit(token("after"), message("after")))
+    await store.compact(session_id, head.epoch, head.seq + 2)
+    await store.pack(session_id, head.epoch)
+    [found] = await store.find(session_id, head.epoch, "message", key="after")
+    assert found.seq == head.seq + 2
+    assert await store.load(session_id) == writer.head
+
+
+def changes_of_script(tmp_path_factory: pytest.TempPathFactory) -> int:
+    fs, _ = asyncio.run(run_until(tmp_path_factory.mktemp("whole") / "data", None))
+    return fs.changes
+
+
+WAYS: list[dict[str, Any]] = [
+    {"power_lost": False},
+    {"power_lost": True},
+    {"power_lost": True, "seed": 1},
+]
+
+
+@pytest.mark.parametrize("part", range(6))
+def test_whatever_change_is_the_last_a_session_lies_whole_in_one_form_or_the_other(
+    tmp_path_factory: pytest.TempPathFactory, part: int
+) -> None:
+    changes = changes_of_script(tmp_path_factory)
+    assert changes > 150
+    base = tmp_path_factory.mktemp("crashes")
+    for crash_at in range(1 + part, changes + 1, 6):
+        root = base / str(crash_at) / "data"
+        fs, told = asyncio.run(run_until(root, crash_at))
+        if fs.image is None:
+            continue
+        for way in WAYS:
+            restore(fs.image, root, **way)
+            try:
+                asyncio.run(check(root, told))
+            except BaseException as error:
+                error.add_note(f"crash at change {crash_at}, {way}")
+                raise
+
+
+def test_a_crash_during_recovery_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    changes = changes_of_script(tmp_path_factory)
+    base = tmp_path_factory.mktemp("crashes")
+    for crash_at in range(5, changes, 17):
+        root = base / str(crash_at) / "data"
+        fs, told = asyncio.run(run_until(root, crash_at))
+        if fs.image is None:
+            continue
+        restore(fs.image, root, power_lost=True, seed=crash_at)
+        asyncio.run(recover_in_pieces(root))
+        try:
+            asyncio.run(check(root, told))
+        except BaseException as error:
+            error.add_note(f"crash at change {crash_at}")
+            raise
+
+
+async def recover_in_pieces(root: Path) -> None:
+    """Recovers again and again, each time getting a little further before losing power."""
+    for crash_at in range(1, 60, 3):
+        fs = RenamingFileSystem(root, crash_at)
+        store = JsonlStore(root, StepClock(), fs=fs)
+        await store.open()
+        await abandon(store)
+        if fs.image is None:
+            return
+        restore(fs.image, root, power_lost=True, seed=crash_at)
+
+
+async def failing_script(store: JsonlStore) -> None:
+    """Does its steps whatever fails: each is tried until it succeeds, and looked at in between."""
+    chat = Writer("Chat", store.next_epoch())
+    for event in (run_start("run_1"), token("a"), message("m1"), complete("run_1")):
+        chat = await insist_on_saying(store, chat, event)
+    epoch = chat.head.epoch
+    fork = History("Fork", store.next_epoch())
+    first, second = fork.page(CREATED, message("f1")), fork.page(message("f2"), note="k2")
+
+    async def create() -> None:
+        async with store.creation("Fork", fork.head.epoch) as creation:
+            await creation.write(first)
+            await creation.write(second)
+            await creation.publish(fork.head)
+
+    assert await insist(create) or await store.load("Fork") == fork.head
+    steps: list[Callable[[], Any]] = [
+        lambda: store.compact("Chat", epoch, 100),
+        lambda: store.pack("Fork", fork.head.epoch),
+        lambda: store.pack("Chat", epoch),
+        lambda: store.checkpoint(),
+        lambda: store.unpack("Chat", epoch),
+    ]
+    for step in steps:
+        await insist(step, lambda: look(store, fork))
+    chat = await insist_on_saying(store, chat, message("m2"))
+    await look(store, fork)
+
+
+async def look(store: JsonlStore, fork: History) -> None:
+    """What is there can be seen by every way, right after a step has failed."""
+    assert [record.body for record in await everything(store, "Fork")] == fork.bodies
+    assert len(await store.find("Fork", fork.head.epoch, "message")) == 2
+    bodies = [record.body for record in await everything(store, "Chat")]
+    assert b"m1" in b"".join(bodies)
+    head = await store.load("Chat")
+    assert head is not None
+    [said] = await store.find("Chat", head.epoch, "message", key="m1")
+    assert said.seq == 4
+
+
+async def insist(step: Callable[[], Any], after_failure: Callable[[], Any] | None = None) -> bool:
+    while True:
+        try:
+            await step()
+        except (StorageFailed, StorageFull):
+            if after_failure is not None:
+                await after_failure()
+        except Conflict:
+            # It was done although it failed to say so.
+            return False
+        else:
+            return True
+
+
+async def insist_on_saying(store: JsonlStore, writer: Writer, event: dict[str, Any]) -> Writer:
+    while True:
+        again = Writer.of(writer.head) if writer.created else Writer("Chat", store.next_epoch())
+        try:
+            await committed(store, again.commit(event))
+        except (StorageFailed, StorageFull):
+            continue
+        return again
+
+
+@pytest.mark.parametrize("number", [5, 28], ids=["EIO", "ENOSPC"])
+def test_each_call_may_fail_once_and_the_step_is_done_again(tmp_path: Path, number: int) -> None:
+    async def run(root: Path, fs: FaultyFileSystem) -> None:
+        store = JsonlStore(root, StepClock(), fs=fs)
+        try:
+            await store.open()
+        except StoreUnusable:
+            fs.should_fail = lambda *_: None
+            store = JsonlStore(root, StepClock(), fs=fs)
+            await store.open()
+        await failing_script(store)
+        seen = await summary(store)
+        await store.aclose()
+        again = JsonlStore(root, StepClock())
+        await again.open()
+        assert await summary(again) == seen
+        assert list((root / "index" / "aside").iterdir()) == []
+        await again.aclose()
+
+    whole = FaultyFileSystem()
+    asyncio.run(run(tmp_path / "whole", whole))
+    assert whole.calls > 100
+    for failing in range(1, whole.calls + 1):
+        fs = FaultyFileSystem(lambda n, *_, failing=failing: number if n == failing else None)
+        try:
+            asyncio.run(run(tmp_path / str(failing), fs))
+        except BaseException as error:
+            error.add_note(f"call {failing} failed")
+            raise
+
+
+async def summary(store: JsonlStore) -> list[object]:
+    return [
+        (await store.load(name), await everything(store, name), name in store.unpacked_archives())
+        for name in sorted(store._catalog.entries)
+    ]

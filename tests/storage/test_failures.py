@@ -1,0 +1,251 @@
+"""R1, R3, R8, R10: every call of the engine into the file system fails once, or from then on."""
+
+import asyncio
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from app.domain.errors import BambooError, Conflict, StorageFailed, StorageFull
+from app.storage.base import StoreUnusable
+from app.storage.jsonl.store import JsonlStore
+from tests.storage.conftest import Opener
+from tests.storage.faults import FaultyFileSystem, abandon
+from tests.storage.test_crashes import History, check
+from tests.storage.writing import (
+    StepClock,
+    Writer,
+    answer_to,
+    append,
+    committed,
+    complete,
+    everything,
+    message,
+    run_start,
+    seqs,
+    token,
+)
+
+
+async def persistent_script(store: JsonlStore, history: History) -> None:
+    """Does its work whatever fails: goes back to the durable head and tries again."""
+    one = await created(store, history, "one")
+    for number in range(3):
+        said = message(f"m{number}")
+        one = await insist(store, history, one, lambda w, said=said: w.commit(said))  # type: ignore[misc]
+        one = await insist(store, history, one, lambda w: w.commit(token(), note="k"))
+        if number != 1:
+            await store.checkpoint()
+    two = await created(store, history, "Two")
+    two = await insist(store, history, two, lambda w: w.commit(message("m9")))
+    while True:
+        try:
+            await history.delete(store, two)
+        except (StorageFailed, StorageFull):
+            if await store.load("Two") is None:
+                history.deleted.add(("Two", two.head.epoch))
+                break
+        else:
+            break
+    await store.release("one")
+    await insist(store, history, one, lambda w: w.commit(run_start("r"), complete("r")))
+
+
+async def created(store: JsonlStore, history: History, session_id: str) -> Writer:
+    while True:
+        writer = Writer(session_id, store.next_epoch())
+        try:
+            await history.commit(store, writer.commit())
+        except (StorageFailed, StorageFull):
+            history.given[session_id, writer.head.epoch].pop()
+            continue
+        return writer
+
+
+async def insist(
+    store: JsonlStore, history: History, writer: Writer, make: Callable[[Writer], object]
+) -> Writer:
+    while True:
+        head = await store.load(writer.head.id)
+        assert head is not None
+        writer = Writer.of(head)
+        try:
+            await history.commit(store, make(writer))  # type: ignore[arg-type]
+        except (StorageFailed, StorageFull):
+            history.given[head.id, head.epoch].pop()
+            continue
+        return writer
+
+
+async def run(root: Path, fs: FaultyFileSystem) -> History | None:
+    history = History()
+    store = JsonlStore(root, StepClock(), fs=fs)
+    try:
+        await store.open()
+    except StoreUnusable:
+        return None
+    await persistent_script(store, history)
+    await store.aclose()
+    history.freeze()
+    return history
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC], ids=["EIO", "ENOSPC"])
+def test_each_call_may_fail_once_and_the_store_heals(tmp_path: Path, number: int) -> None:
+    whole = FaultyFileSystem()
+    assert asyncio.run(run(tmp_path / "whole", whole)) is not None
+    assert whole.calls > 60
+    for failing in range(1, whole.calls + 1):
+        root = tmp_path / f"{failing}" / "data"
+        fs = FaultyFileSystem(lambda n, *_, failing=failing: number if n == failing else None)
+        history = asyncio.run(run(root, fs))
+        try:
+            if history is not None:
+                asyncio.run(check(root, history))
+        except BaseException as error:
+            error.add_note(f"call {failing} failed")
+            raise
+
+
+async def test_a_failed_sync_refuses_the_batch_and_what_was_built_on_it(opener: Opener) -> None:
+    """R1, R3: nothing of a refused commit is ever seen; its seqs go to other content."""
+    failing = False
+
+    def should_fail(_: int, operation: str, path: str) -> int | None:
+        return errno.EIO if failing and operation == "sync" and "journal" in path else None
+
+    store = await opener(FaultyFileSystem(should_fail))
+    writer = Writer("s-1", store.next_epoch())
+    await committed(store, writer.commit(message("m1")))
+    durable = writer.head.copy()
+    failing = True
+    answers = [append(store, writer.commit(token(f"lost{n}"))) for n in range(5)]
+    errors = [await answer_to(answer) for answer in answers]
+    assert isinstance(errors[0], StorageFailed)
+    assert all(isinstance(error, StorageFailed | Conflict) for error in errors)
+    failing = False
+    assert await store.load("s-1") == durable
+    again = Writer.of(durable)
+    await committed(store, again.commit(token("kept")))
+    await abandon(store)
+    fresh = await opener()
+    bodies = [record.body for record in await everything(fresh, "s-1")]
+    assert len(bodies) == 3
+    assert b"kept" in bodies[2]
+    assert not any(b"lost" in body for body in bodies)
+
+
+async def test_a_log_that_cannot_be_written_costs_nobody_anything(
+    opener: Opener, data_dir: Path
+) -> None:
+    """R1, R10: its commits are durable and readable; its records are set aside at a checkpoint."""
+    failing = True
+
+    def should_fail(_: int, operation: str, path: str) -> int | None:
+        is_log = path.endswith("events/bad.jsonl")
+        return errno.EIO if failing and is_log and operation in ("write", "open") else None
+
+    store = await opener(FaultyFileSystem(should_fail))
+    bad, good = Writer("bad", store.next_epoch()), Writer("good", store.next_epoch())
+    for writer in (bad, good):
+        await committed(store, writer.commit(message("m1")))
+        await committed(store, writer.commit(message("m2")))
+    for name in ("bad", "good"):
+        assert await seqs(store, name) == [1, 2, 3]
+        assert len(await store.find(name, bad.head.epoch if name == "bad" else good.head.epoch,
+                                    "message")) == 2  # fmt: skip
+    assert await store.checkpoint()
+    [kept] = (data_dir / "quarantine").glob("records-bad-*.jsonl")
+    assert kept.read_bytes().count(b'"type":"message"') == 2
+    # The journal is not pinned, and when the file can be written again nothing is missing.
+    assert await seqs(store, "bad") == [1, 2, 3]
+    failing = False
+    await committed(store, bad.commit(message("m3")))
+    await store.aclose()
+    fresh = await opener()
+    assert await seqs(fresh, "bad") == [1, 2, 3, 4]
+    assert fresh.report.damaged == []  # type: ignore[attr-defined]
+
+
+class SmallDisk(FaultyFileSystem):
+    """A disk whose preallocations fail while it is full, as do writes that make a file longer."""
+
+    is_full = False
+
+    def __init__(self) -> None:
+        super().__init__(self._refuse)
+
+    def _refuse(self, _: int, operation: str, path: str) -> int | None:
+        if not self.is_full or operation not in ("allocate", "write"):
+            return None
+        if operation == "write" and ("journal-" in path or path.endswith("LOCK")):
+            return None
+        return errno.ENOSPC
+
+
+async def test_a_full_disk_refuses_writes_but_not_endings_deletions_and_reads(
+    opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.storage.jsonl.journal.SEGMENT_BYTES", 20_000)
+    disk = SmallDisk()
+    store = await opener(disk)
+    writer = Writer("s-1", store.next_epoch())
+    other = Writer("s-2", store.next_epoch())
+    await committed(store, other.commit(message("m1")))
+    await committed(store, writer.commit(run_start("run_1")))
+    assert await store.checkpoint()
+    disk.is_full = True
+    error: BambooError | None = None
+    head = writer.head
+    for _ in range(200):
+        head = writer.head.copy()
+        error = await answer_to(append(store, writer.commit(token("x" * 200))))
+        if error is not None:
+            break
+    assert isinstance(error, StorageFull)
+    writer = Writer.of(head)
+    assert len(await seqs(store, "s-1")) == head.seq
+    ending = writer.commit(complete("run_1"), reserve=True)
+    await committed(store, ending)
+    assert await store.delete("s-2", other.head.epoch) > 0
+    assert not await store.checkpoint()
+    assert await store.load("s-2") is None
+    disk.is_full = False
+    await committed(store, writer.commit(message("again")))
+    assert await store.checkpoint()
+    await store.aclose()
+    fresh = await opener()
+    assert await seqs(fresh, "s-1") == list(range(1, head.seq + 3))
+    assert fresh.unfinished() == []
+    assert await fresh.load("s-2") is None
+
+
+async def test_the_reserve_lasts_when_no_segment_can_be_made_at_all(opener: Opener) -> None:
+    disk = SmallDisk()
+    store = await opener(disk)
+    writer = Writer("s-1", store.next_epoch())
+    await committed(store, writer.commit(run_start("run_1")))
+    assert await store.checkpoint()
+    await committed(store, writer.commit(token()))
+    disk.is_full = True
+    store._journal.abandon()
+    error = await answer_to(append(store, writer.commit(token())))
+    assert isinstance(error, StorageFull)
+    head = await store.load("s-1")
+    assert head is not None
+    await committed(store, Writer.of(head).commit(complete("run_1"), reserve=True))
+    await abandon(store)
+    disk.is_full = False
+    fresh = await opener()
+    assert await seqs(fresh, "s-1") == list(range(1, head.seq + 2))
+
+
+async def test_a_directory_that_cannot_be_used_is_said_in_one_line(
+    tmp_path: Path, clock: StepClock
+) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    store = JsonlStore(tmp_path / "file" / "data", clock)
+    with pytest.raises(StoreUnusable) as caught:
+        await store.open()
+    assert "\n" not in caught.value.detail

@@ -1,0 +1,102 @@
+"""R2, R11: any place of a log is found by few small reads, whatever lies around it."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typing_extensions import override
+
+from app.domain import codec
+from app.storage.jsonl.files import FileSystem
+from app.storage.jsonl.log import LogView, make_header
+from app.storage.jsonl.reading import DamagedError, find_after, read_page
+
+
+class CountingFileSystem(FileSystem):
+    bytes_read = 0
+
+    @override
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        data = super().pread(fd, size, offset)
+        self.bytes_read += len(data)
+        return data
+
+
+def make_lines(shape: list[tuple[str, int, int]]) -> tuple[list[tuple[int, bytes]], bytes]:
+    """Gives events as (seq, body), and the log; seqs have holes, notes stand between."""
+    events: list[tuple[int, bytes]] = []
+    parts = [make_header("s-1", 1, 1)]
+    seq = 0
+    for kind, hole, size in shape:
+        if kind == "note":
+            body = codec.encode({"note": "k", "answer": "x" * size})
+        else:
+            seq += hole
+            body = codec.encode({"type": kind, "seq": seq, "time": "t", "content": "y" * size})
+            events.append((seq, body))
+        parts.append(codec.to_line(body))
+    return events, b"".join(parts)
+
+
+SHAPES = st.lists(
+    st.tuples(
+        st.sampled_from(["token", "message", "note"]),
+        st.integers(1, 4),
+        st.sampled_from([0, 10, 200, 5000, 40_000]),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(shape=SHAPES, data=st.data())
+def test_a_page_is_what_follows_the_position(
+    tmp_path_factory: pytest.TempPathFactory, shape: list[tuple[str, int, int]], data: st.DataObject
+) -> None:
+    events, content = make_lines(shape)
+    path = tmp_path_factory.mktemp("log") / "log"
+    written = data.draw(st.integers(0, len(content)))
+    path.write_bytes(content[:written])
+    last = events[-1][0] if events else 0
+    view = LogView(FileSystem(), path, 1, written, content[written:], len(content))
+    try:
+        for _ in range(4):
+            after = data.draw(st.integers(0, last + 2))
+            limit = data.draw(st.integers(1, 8))
+            expected = [event for event in events if event[0] > after][:limit]
+            page, end = read_page(view, after, None, limit, 1 << 30)
+            assert [(record.seq, record.body) for record in page] == expected
+            if page:
+                more, _ = read_page(view, page[-1].seq, end, limit, 1 << 30)
+                following = [event for event in events if event[0] > page[-1].seq][:limit]
+                assert [(record.seq, record.body) for record in more] == following
+    finally:
+        view.close()
+
+
+def test_finding_a_position_costs_the_logarithm_of_the_log(tmp_path: Path) -> None:
+    events, content = make_lines([("token", 1, 60)] * 50_000)
+    path = tmp_path / "log"
+    path.write_bytes(content)
+    fs = CountingFileSystem()
+    view = LogView(fs, path, 1, len(content), b"", len(content))
+    for after in (1, 17, 25_000, 49_990, events[-1][0]):
+        fs.bytes_read = 0
+        start = find_after(view, after)
+        assert fs.bytes_read < 300_000 < len(content) / 20
+        assert start <= content.find(b'"seq":%d,' % (after + 1)) or after == events[-1][0]
+    view.close()
+
+
+def test_a_line_damaged_on_the_way_is_said(tmp_path: Path) -> None:
+    """R4."""
+    _, content = make_lines([("token", 1, 60)] * 1000)
+    place = content.index(b'"seq":50,')
+    path = tmp_path / "log"
+    path.write_bytes(content[:place] + b'"seq":9' + content[place + 7 :])
+    view = LogView(FileSystem(), path, 1, len(content), b"", len(content))
+    with pytest.raises(DamagedError):
+        read_page(view, 10, None, 1000, 1 << 30)
+    assert len(read_page(view, 900, None, 1000, 1 << 30)[0]) == 100
+    view.close()

@@ -1,0 +1,304 @@
+"""The application without HTTP: a manager on a store, and a client that follows a stream."""
+
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from app.agents.base import Agent
+from app.domain.callers import LOCAL_CALLER
+from app.domain.events import Complete
+from app.sessions.commands import (
+    Chat,
+    Idempotency,
+    NewMessage,
+    NewSession,
+    OnBusy,
+    StreamRequest,
+)
+from app.sessions.connections import Connection
+from app.sessions.live import LiveSession
+from app.sessions.manager import SessionManager
+from app.settings import Settings
+from app.storage.base import SessionStore
+from app.storage.factory import make_store
+from tests.support.agents import ScriptedAgent
+from tests.support.clocks import FakeClock
+from tests.support.frames import Frame, logged, parse_frames
+from tests.support.stores import FaultyStore
+
+DEADLINE_SECONDS = 10
+ME = LOCAL_CALLER
+# Rounds of the loop after which everything that can go on without the test has done so: the memory
+# store answers within one, and the longest chain of tasks here has fewer than ten.
+_ROUNDS = 60
+
+
+async def eventually(true: Callable[[], Any], what: str = "") -> None:
+    """Lets others run until something is so."""
+    try:
+        with anyio.fail_after(DEADLINE_SECONDS):
+            while not true():
+                await checkpoint()
+    except TimeoutError:
+        raise AssertionError(f"never came true: {what or true}") from None
+
+
+async def quiet() -> None:
+    """Lets others run until nothing moves any more."""
+    for _ in range(_ROUNDS):
+        await checkpoint()
+
+
+def settings_of(**changed: Any) -> Settings:
+    """Gives settings for tests: nothing of the environment, small waits."""
+    return Settings(
+        **{
+            "storage_url": "memory:",
+            "drain_timeout_seconds": 0,
+            "cancel_timeout_seconds": 5,
+            **changed,
+        }
+    )
+
+
+class Gateway:
+    """A manager and what it stands on, with short words for what tests do all the time."""
+
+    def __init__(
+        self,
+        manager: SessionManager,
+        store: FaultyStore,
+        agent: ScriptedAgent,
+        clock: FakeClock,
+        settings: Settings,
+    ) -> None:
+        self.manager = manager
+        self.store = store
+        self.agent = agent
+        self.clock = clock
+        self.settings = settings
+
+    async def chat(
+        self,
+        session_id: str | None = "s",
+        text: str = "hi",
+        run_id: str | None = None,
+        on_busy: OnBusy = "enqueue",
+        key: str | None = None,
+        **more: Any,
+    ) -> dict[str, Any]:
+        """Says something; gives the answer."""
+        idem = Idempotency(key, "POST /chat", repr((session_id, text, run_id))) if key else None
+        outcome = await self.manager.chat(
+            ME,
+            Chat(
+                NewSession(id=session_id),
+                [NewMessage("user", text)],
+                run_id=run_id,
+                on_busy=on_busy,
+                **more,
+            ),
+            idem,
+        )
+        return outcome.answer
+
+    async def connect(self, session_id: str = "s", **request: Any) -> "Reader | None":
+        """Opens a stream."""
+        connection = await self.manager.connect(ME, session_id, StreamRequest(**request))
+        return Reader(connection) if connection is not None else None
+
+    async def reader(self, session_id: str = "s", **request: Any) -> "Reader":
+        """Opens a stream that has something to show."""
+        reader = await self.connect(session_id, **request)
+        assert reader is not None
+        return reader
+
+    async def log(self, session_id: str = "s") -> list[dict[str, Any]]:
+        """Reads the whole log by the store's own path, past everything else."""
+        head = await self.store.inner.load(session_id)
+        if head is None:
+            return []
+        records = await self.store.inner.read(
+            session_id, head.epoch, 0, limit=100_000, max_bytes=1 << 30
+        )
+        return [json.loads(record.body) for record in records]
+
+    async def types(self, session_id: str = "s") -> list[str]:
+        """Gives the types of the log's events."""
+        return [event["type"] for event in await self.log(session_id)]
+
+    async def messages(self, session_id: str = "s") -> list[dict[str, Any]]:
+        """Gives the messages as a client gets them."""
+        page = await self.manager.messages(ME, session_id, limit=1000)
+        return [json.loads(message) for message in page.messages]
+
+    async def ended(self, run_id: str, session_id: str = "s") -> dict[str, Any]:
+        """Waits for a run's end; gives the run."""
+        with anyio.fail_after(DEADLINE_SECONDS):
+            waited = await self.manager.wait_run(ME, session_id, run_id, 60)
+        assert waited.ended
+        return waited.run
+
+    async def finish_runs(self, session_id: str = "s") -> None:
+        """Lets every run complete, those that wait as well."""
+        finished: set[str] = set()
+        while begun := {
+            event["run_id"]
+            for event in await self.log(session_id)
+            if event["type"] == "run_start" and event["run_id"] not in finished
+        }:
+            for run_id in begun:
+                self.agent.do(run_id, Complete())
+            finished |= begun
+            await quiet()
+
+    def live(self, session_id: str = "s") -> LiveSession:
+        """Gives the session as it is in memory."""
+        live = self.manager._pool.get(session_id)
+        assert live is not None, "not in memory"
+        return live
+
+    def leftovers(self) -> list[str]:
+        """Says what still hangs on sessions that should be at rest."""
+        return [
+            f"{live.id}: users={live.users} connections={list(live.connections)} run={live.run} "
+            f"starting={live.starting} run_waiters={list(live._run_waiters)} "
+            f"change_waiters={len(live._change_waiters)} gate={live._open_gate}"
+            for live in self.manager._pool.sessions
+            if not live.is_idle
+        ]
+
+
+class Reader:
+    """A client that follows one stream and remembers what it was shown."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.bytes = b""
+        self.ended = False
+
+    async def __aenter__(self) -> "Reader":
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.connection.aclose()
+
+    async def take(self) -> bytes | None:
+        """Takes the next chunk, under a deadline."""
+        with anyio.fail_after(DEADLINE_SECONDS):
+            chunk = await self.connection.next()
+        if chunk is None:
+            self.ended = True
+        else:
+            self.bytes += chunk
+        return chunk
+
+    async def take_until(self, *types: str) -> list[Frame]:
+        """Takes until a frame of one of these types has come; gives all frames."""
+        while not any(frame.type in types for frame in self.frames):
+            assert await self.take() is not None, f"ended without {types}: {self.frames}"
+        return self.frames
+
+    async def take_all(self) -> list[Frame]:
+        """Takes until the stream ends by itself."""
+        while await self.take() is not None:
+            pass
+        return self.frames
+
+    async def take_what_is_there(self) -> list[Frame]:
+        """Takes until nothing comes without something new happening."""
+        while True:
+            chunks: list[bytes | None] = []
+            async with anyio.create_task_group() as tasks:
+
+                async def one(chunks: list[bytes | None] = chunks) -> None:
+                    chunks.append(await self.connection.next())
+
+                tasks.start_soon(one)
+                await quiet()
+                tasks.cancel_scope.cancel()
+            if not chunks:
+                return self.frames
+            if chunks[0] is None:
+                self.ended = True
+                return self.frames
+            self.bytes += chunks[0]
+
+    @property
+    def frames(self) -> list[Frame]:
+        return parse_frames(self.bytes)[0]
+
+    @property
+    def types(self) -> list[str]:
+        return [frame.type for frame in self.frames]
+
+    @property
+    def events(self) -> list[Frame]:
+        """The frames that stand in the log."""
+        return logged(self.frames)
+
+    @property
+    def last_id(self) -> str:
+        """What a client would send as `Last-Event-ID`."""
+        ids = [frame.id for frame in self.frames if frame.id is not None]
+        return ids[-1]
+
+    @property
+    def goodbye(self) -> dict[str, Any] | None:
+        last = self.frames[-1] if self.frames else None
+        return last.data if last is not None and last.type == "goodbye" else None
+
+    def close(self) -> None:
+        """Leaves."""
+        self.connection.aclose()
+
+
+@asynccontextmanager
+async def gateway(
+    store: SessionStore | None = None,
+    *,
+    clock: FakeClock | None = None,
+    agents: Mapping[str, Agent] | None = None,
+    **changed: Any,
+) -> AsyncIterator[Gateway]:
+    """Runs a manager; with a store given, the one a process before has left behind."""
+    clock = clock or FakeClock()
+    settings = settings_of(**changed)
+    agent = ScriptedAgent()
+    if store is None:
+        store = make_store(settings, clock)
+        await store.open()
+    faulty = store if isinstance(store, FaultyStore) else FaultyStore(store)
+    manager = SessionManager(faulty, {"default": agent, **(agents or {})}, settings, clock)
+    async with manager:
+        yield Gateway(manager, faulty, agent, clock, settings)
+
+
+async def crash(gate: Gateway) -> SessionStore:
+    """Gives what is left when the process dies now: the store as it is durable at this moment.
+
+    The old manager goes on with a store that takes nothing any more.
+    """
+    left = _copy(gate.store.inner)
+    await left.open()
+    gate.store.hold_appends()
+    return left
+
+
+def _copy(store: SessionStore) -> SessionStore:
+    import copy
+
+    loop = store.__dict__.pop("_loop", None)
+    waiting = store.__dict__.pop("_waiting", None)
+    try:
+        twin = copy.deepcopy(store)
+    finally:
+        store.__dict__["_loop"] = loop
+        store.__dict__["_waiting"] = waiting
+    twin.__dict__["_loop"] = None
+    twin.__dict__["_waiting"] = type(waiting)()
+    return twin

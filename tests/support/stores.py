@@ -1,0 +1,293 @@
+"""A store that fails, holds and delays on command, around one that works."""
+
+import asyncio
+from abc import update_abstractmethods
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+from typing_extensions import override
+
+from app.domain.errors import BambooError, StorageFailed
+from app.domain.sessions import SessionHead
+from app.storage.base import (
+    Commit,
+    Done,
+    MarkKind,
+    Record,
+    RecoveryReport,
+    SessionCreation,
+    SessionPage,
+    SessionQuery,
+    SessionStore,
+    StateOf,
+    StoredSize,
+)
+
+
+class FaultyStore(SessionStore):
+    """Passes everything on, except for what the test has ordered.
+
+    Commits: `fail_append(n)` refuses the nth from now on (1 is the next); `hold_appends` keeps them
+    from being stored until `release_appends`; `hold_acks` stores them and keeps the answers back.
+    Reads: `hold(name)` computes the answer at once and gives it only after `let_go(name)`, so that
+    it is as old as can be; `fail(name, error)` lets the next ones fail.
+    """
+
+    def __init__(self, inner: SessionStore) -> None:
+        self.inner = inner
+        self.commits: list[Commit] = []
+        self._failures: dict[int, BambooError] = {}
+        self._always: BambooError | None = None
+        self._lies: set[int] = set()
+        self._held: list[tuple[Commit, Done]] | None = None
+        self._held_acks: list[Callable[[], None]] | None = None
+        self._gates: dict[str, anyio.Event] = {}
+        self._read_failures: dict[str, list[BambooError]] = {}
+        self.waiting: dict[str, int] = {}
+
+    # -- orders -----------------------------------------------------------------------------
+
+    def fail_append(self, nth: int = 1, error: BambooError | None = None) -> None:
+        """Refuses the nth commit from now."""
+        self._failures[len(self.commits) + nth] = error or StorageFailed("The disk is broken.")
+
+    def fail_appends(self, error: BambooError | None = None) -> None:
+        """Refuses every commit until `heal`."""
+        self._always = error or StorageFailed("The disk is broken.")
+
+    def lie_about_append(self, nth: int = 1) -> None:
+        """Stores the nth commit from now and says that it failed."""
+        self._lies.add(len(self.commits) + nth)
+
+    def heal(self) -> None:
+        """Refuses no commit any more."""
+        self._always = None
+        self._failures.clear()
+
+    def hold_appends(self) -> None:
+        """Keeps commits from being stored."""
+        self._held = []
+
+    @property
+    def held(self) -> int:
+        """How many commits or answers are being held."""
+        return len(self._held or ()) + len(self._held_acks or ())
+
+    def release_appends(self, error: BambooError | None = None) -> None:
+        """Stores what was held, in order, or refuses all of it."""
+        held, self._held = self._held or [], None
+        for commit, done in held:
+            if error is None:
+                self.inner.append(commit, done)
+            else:
+                asyncio.get_running_loop().call_soon(done, error)
+
+    def hold_acks(self) -> None:
+        """Stores commits, and answers later."""
+        self._held_acks = []
+
+    def release_acks(self) -> None:
+        """Gives the answers that were held."""
+        held, self._held_acks = self._held_acks or [], None
+        for answer in held:
+            answer()
+
+    def hold(self, name: str) -> None:
+        """Keeps the answers of `read`, `find`, `load`, `delete` or `query` back.
+
+        Also `append` and `ack`: see `hold_appends` and `hold_acks`.
+        """
+        if name == "append":
+            self.hold_appends()
+        elif name == "ack":
+            self.hold_acks()
+        else:
+            self._gates[name] = anyio.Event()
+
+    def let_go(self, name: str) -> None:
+        """Gives the answers that `hold` kept back."""
+        if name == "append":
+            self.release_appends()
+        elif name == "ack":
+            self.release_acks()
+        else:
+            self._gates.pop(name).set()
+
+    def fail(self, name: str, *errors: BambooError) -> None:
+        """Lets the next calls of that name fail, one for each error."""
+        self._read_failures.setdefault(name, []).extend(errors)
+
+    # -- the store --------------------------------------------------------------------------
+
+    @override
+    def append(self, commit: Commit, done: Done) -> None:
+        self.commits.append(commit)
+        error = self._failures.pop(len(self.commits), None) or self._always
+        if error is not None:
+            asyncio.get_running_loop().call_soon(done, error)
+        elif len(self.commits) in self._lies:
+            self.inner.append(commit, lambda _: done(StorageFailed("The answer was lost.")))
+        elif self._held is not None:
+            self._held.append((commit, done))
+        else:
+            self.inner.append(commit, self._acknowledging(done))
+
+    def _acknowledging(self, done: Done) -> Done:
+        def answer(error: BambooError | None) -> None:
+            if self._held_acks is None:
+                done(error)
+            else:
+                self._held_acks.append(lambda: done(error))
+
+        return answer
+
+    async def _gated(self, name: str, call: Callable[[], Any]) -> Any:
+        failures = self._read_failures.get(name)
+        if failures:
+            raise failures.pop(0)
+        answer: Any = None
+        error: BambooError | None = None
+        try:
+            answer = await call()
+        except BambooError as raised:
+            error = raised
+        gate = self._gates.get(name)
+        if gate is not None:
+            self.waiting[name] = self.waiting.get(name, 0) + 1
+            try:
+                await gate.wait()
+            finally:
+                self.waiting[name] -= 1
+        if error is not None:
+            raise error
+        return answer
+
+    @override
+    async def open(self) -> RecoveryReport:
+        return await self.inner.open()
+
+    @override
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+    @override
+    def next_epoch(self) -> int:
+        return self.inner.next_epoch()
+
+    @override
+    def creation(self, session_id: str, epoch: int) -> SessionCreation:
+        return self.inner.creation(session_id, epoch)
+
+    @override
+    async def load(self, session_id: str) -> SessionHead | None:
+        head: SessionHead | None = await self._gated("load", lambda: self.inner.load(session_id))
+        return head
+
+    @override
+    async def delete(self, session_id: str, epoch: int) -> int:
+        size: int = await self._gated("delete", lambda: self.inner.delete(session_id, epoch))
+        return size
+
+    @override
+    async def read(
+        self, session_id: str, epoch: int, after: int, *, limit: int, max_bytes: int
+    ) -> list[Record]:
+        records: list[Record] = await self._gated(
+            "read",
+            lambda: self.inner.read(session_id, epoch, after, limit=limit, max_bytes=max_bytes),
+        )
+        return records
+
+    @override
+    async def find(
+        self,
+        session_id: str,
+        epoch: int,
+        kind: MarkKind,
+        *,
+        key: str | None = None,
+        after: int = 0,
+        before: int | None = None,
+        limit: int = 1000,
+        reverse: bool = False,
+    ) -> list[Record]:
+        records: list[Record] = await self._gated(
+            "find",
+            lambda: self.inner.find(
+                session_id,
+                epoch,
+                kind,
+                key=key,
+                after=after,
+                before=before,
+                limit=limit,
+                reverse=reverse,
+            ),
+        )
+        return records
+
+    @override
+    async def pack(self, session_id: str, epoch: int) -> None:
+        await self._gated("pack", lambda: self.inner.pack(session_id, epoch))
+
+    @override
+    async def unpack(self, session_id: str, epoch: int) -> None:
+        await self._gated("unpack", lambda: self.inner.unpack(session_id, epoch))
+
+    @override
+    async def compact(self, session_id: str, epoch: int, upto: int) -> int:
+        freed: int = await self._gated(
+            "compact", lambda: self.inner.compact(session_id, epoch, upto)
+        )
+        return freed
+
+    @override
+    def delta_bytes(self, session_id: str) -> int:
+        return self.inner.delta_bytes(session_id)
+
+    @override
+    def unpacked_archives(self) -> list[str]:
+        return self.inner.unpacked_archives()
+
+    @override
+    def size(self, session_id: str) -> StoredSize:
+        return self.inner.size(session_id)
+
+    @override
+    async def query(self, query: SessionQuery, state_of: StateOf) -> SessionPage:
+        page: SessionPage = await self._gated("query", lambda: self.inner.query(query, state_of))
+        return page
+
+    @override
+    def count(self) -> int:
+        return self.inner.count()
+
+    @override
+    def touch(self, session_id: str, epoch: int, activity_ms: int) -> None:
+        self.inner.touch(session_id, epoch, activity_ms)
+
+    @override
+    def unfinished(self) -> list[str]:
+        return self.inner.unfinished()
+
+    @override
+    async def release(self, session_id: str) -> None:
+        await self.inner.release(session_id)
+
+    @override
+    def stats(self) -> dict[str, Any]:
+        return self.inner.stats()
+
+
+def _passing(name: str) -> Any:
+    def pass_on(self: FaultyStore, *args: Any, **named: Any) -> Any:
+        return getattr(self.inner, name)(*args, **named)
+
+    return pass_on
+
+
+# What the contract has besides: nothing goes wrong there on command, so it is passed on as it is.
+for _name in FaultyStore.__abstractmethods__:
+    setattr(FaultyStore, _name, _passing(_name))
+update_abstractmethods(FaultyStore)

@@ -1,0 +1,36 @@
+"""The README says what there is, and all of it."""
+
+import re
+
+from app.domain.events import EVENT_TYPES
+from tests.processes import REPOSITORY
+from tests.readme_tables import TABLES, refresh_tables, table_names
+
+PAGE = (REPOSITORY / "README.md").read_text("utf-8")
+REFRESH = "make readme"
+
+
+def test_every_setting_command_route_and_error_code_is_in_the_readme_and_no_other() -> None:
+    assert sorted(table_names(PAGE)) == sorted(TABLES)
+    assert refresh_tables(PAGE) == PAGE, f"the tables are not those of the code; run {REFRESH}"
+
+
+def test_every_type_of_event_is_in_the_readme_and_no_other() -> None:
+    section = PAGE.split("\n## Events\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| ((?:`\w+` ?)+)\|", section, re.MULTILINE)
+    named = {name for row in rows[1:] for name in re.findall(r"`(\w+)`", row)}
+    assert named == EVENT_TYPES
+
+
+def test_the_readme_leads_with_the_two_commands() -> None:
+    first_block = PAGE.split("```")[1]
+    assert [line.split("#")[0].strip() for line in first_block.strip().splitlines()] == [
+        "make serve",
+        "make test",
+    ]
+
+
+def test_links_inside_the_repository_lead_somewhere() -> None:
+    targets = re.findall(r"\]\((?!https?://|#)([^)#]+)", PAGE)
+    assert targets
+    assert [target for target in targets if not (REPOSITORY / target).exists()] == []
