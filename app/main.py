@@ -14,6 +14,7 @@ from app.agents.factory import make_agent
 from app.api.auth import KeyAuth
 from app.api.middleware import Guard, RequestContext
 from app.api.problems import EXCEPTION_HANDLERS
+from app.api.rates import FailureLimit, RateLimit
 from app.api.routes import add_routes, create_openapi, methods_of
 from app.api.stage import StagedApp
 from app.domain.clock import Clock, SystemClock
@@ -42,6 +43,8 @@ _CORS_EXPOSED = (
     "Idempotency-Replayed",
     "Location",
     "Preference-Applied",
+    "RateLimit",
+    "RateLimit-Policy",
     "Retry-After",
     "Run-Id",
     "Session-Id",
@@ -84,7 +87,9 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
             Middleware(RequestContext, make_id=lambda: ids.make("req_", clock.now_ms())),
             Middleware(Guard, settings=settings),
             *_cors(settings),
+            Middleware(FailureLimit, settings=settings, clock=clock),
             Middleware(KeyAuth, settings=settings),
+            Middleware(RateLimit, settings=settings, clock=clock),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
     )

@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from limits import parse_many
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
@@ -128,6 +129,19 @@ class Settings(BaseSettings):
     max_connections: int = Field(
         20_000, ge=1, description="Open streams at once; more: 503. Below the file handle limit."
     )
+    rate_limit_per_caller: str | None = Field(
+        "1000/second",
+        description="Requests of one caller, like `100/second; 2000/minute`; more: 429. Counted "
+        "where credentials are asked for; far above what people do. Empty: no limit.",
+    )
+    rate_limit_in_all: str | None = Field(
+        None, description="Requests of all callers together, written alike; more: 429."
+    )
+    auth_failures_per_address: str | None = Field(
+        "300/minute",
+        description="Requests without a valid credential from one address; more: 429, until the "
+        "rate has fallen, for all but credentials that were right before. Empty: no limit.",
+    )
     idempotency_keys_max: int = Field(
         10_000, ge=1, description="Idempotency keys remembered per session, newest first, for 24 h."
     )
@@ -155,6 +169,20 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("rate_limit_per_caller", "rate_limit_in_all", "auth_failures_per_address")
+    @classmethod
+    def _rates(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        try:
+            limits = parse_many(value)
+        except ValueError as error:
+            raise ValueError("not a rate, like `100/second; 2000/minute`") from error
+        windows = {limit.get_expiry() for limit in limits}
+        if len(windows) < len(limits) or not all(limit.amount for limit in limits):
+            raise ValueError("each rate is above 0 and has a window of its own")
         return value
 
     @field_validator("agents")

@@ -12,8 +12,11 @@ Responses = dict[int | str, dict[str, Any]]
 
 PROBLEM_REF: Final = {"$ref": "#/components/schemas/Problem"}
 
-EDGE: Final = ("unauthorized", "host-not-allowed", "origin-not-allowed", "invalid", "internal")
-"""What any route may answer."""
+OPEN_EDGE: Final = ("host-not-allowed", "origin-not-allowed", "invalid", "internal")
+"""What any route may answer, also one that everybody may ask as often as they like."""
+
+EDGE: Final = ("unauthorized", "rate-limited", *OPEN_EDGE)
+"""What any other route may answer."""
 
 BODY: Final = ("malformed", "too-large", "unsupported-media-type")
 """What a route with a body may answer."""

@@ -7,15 +7,13 @@ from starlette.responses import Response
 
 from app.api.bodies import JsonRoute
 from app.api.dependencies import Manager
-from app.api.documents import EDGE, answer, problems
+from app.api.documents import EDGE, OPEN_EDGE, answer, problems
 from app.api.responses import json_response
 from app.api.shapes import Health
 from app.domain.errors import Draining
 from app.observability.metrics import CONTENT_TYPE, render_metrics
 
 router = APIRouter(tags=["health"], route_class=JsonRoute)
-
-_OPEN_EDGE = tuple(code for code in EDGE if code != "unauthorized")
 
 
 @router.get(
@@ -24,7 +22,7 @@ _OPEN_EDGE = tuple(code for code in EDGE if code != "unauthorized")
     operation_id="live_at_root",
     responses={
         **answer(200, Health, "It does.", {"status": "ok", "detail": "alive"}),
-        **problems(*_OPEN_EDGE),
+        **problems(*OPEN_EDGE),
     },
 )
 @router.get(
@@ -33,7 +31,7 @@ _OPEN_EDGE = tuple(code for code in EDGE if code != "unauthorized")
     operation_id="live",
     responses={
         **answer(200, Health, "It does.", {"status": "ok", "detail": "alive"}),
-        **problems(*_OPEN_EDGE),
+        **problems(*OPEN_EDGE),
     },
 )
 async def live() -> Response:
@@ -47,7 +45,7 @@ async def live() -> Response:
     operation_id="ready_at_root",
     responses={
         **answer(200, Health, "It does.", {"status": "ready", "detail": "ready"}),
-        **problems(*_OPEN_EDGE, "unavailable", "draining"),
+        **problems(*OPEN_EDGE, "unavailable", "draining"),
     },
 )
 @router.get(
@@ -56,7 +54,7 @@ async def live() -> Response:
     operation_id="ready",
     responses={
         **answer(200, Health, "It does.", {"status": "ready", "detail": "ready"}),
-        **problems(*_OPEN_EDGE, "unavailable", "draining"),
+        **problems(*OPEN_EDGE, "unavailable", "draining"),
     },
 )
 async def ready(manager: Manager) -> Response:

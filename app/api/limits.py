@@ -73,3 +73,11 @@ DETAIL_CHARS_MAX: Final = 500
 
 ERROR_TEXT_CHARS_MAX: Final = 200
 """A name of the client's in an error is quoted so far: an answer never echoes a large input."""
+
+RATE_KEYS_MAX: Final = 50_000
+"""Callers or addresses whose rates are counted, the latest first: 15 MB at the most. Whoever wants
+to be forgotten by then has to come from as many others within a window."""
+
+KNOWN_CREDENTIALS_MAX: Final = 10_000
+"""Digests of credentials that were right: callers at work at one time, whom no stranger's guesses
+lock out."""

@@ -160,6 +160,12 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         "This Idempotency-Key was used before with another body; use a new key.",
     ),
     "limit-reached": Problem(429, "A limit is reached", "A named limit is reached.", True),
+    "rate-limited": Problem(
+        429,
+        "Too many requests",
+        "A caller may make 1000 requests in 1 s (rate_limit_per_caller); wait 1 s, or raise it.",
+        True,
+    ),
     "too-many-queued-runs": Problem(
         429, "Too many queued runs", "The session has 100 runs waiting, max_queued_runs.", True
     ),

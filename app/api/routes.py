@@ -58,6 +58,11 @@ Errors are `application/problem+json` (RFC 9457); `code` is stable. An unknown p
 404 `not-found`, an unknown method of a known path with 405 `method-not-allowed`.
 """
 
+_RATE_HEADERS: Final = {
+    "RateLimit-Policy": {"$ref": "#/components/headers/RateLimitPolicy"},
+    "RateLimit": {"$ref": "#/components/headers/RateLimit"},
+}
+
 _TAGS: Final = [
     {"name": "chat", "description": "Say something and have it answered."},
     {"name": "streams", "description": "Watch a session (Server-Sent Events)."},
@@ -111,6 +116,18 @@ def create_openapi() -> dict[str, Any]:
         "UnknownRoute": _shared("not-found", "Any path that is not listed."),
         "UnknownMethod": _shared("method-not-allowed", "A listed path with another method."),
     }
+    components["headers"] = {
+        "RateLimitPolicy": {
+            "description": "The request rates that hold for this caller, where there are any.",
+            "schema": {"type": "string"},
+            "example": '"caller-1s";q=1000;w=1',
+        },
+        "RateLimit": {
+            "description": "What is left of them now: `r` requests, for `t` seconds.",
+            "schema": {"type": "string"},
+            "example": '"caller-1s";r=999;t=1',
+        },
+    }
     components["securitySchemes"] = {
         "bearer": {
             "type": "http",
@@ -122,6 +139,9 @@ def create_openapi() -> dict[str, Any]:
         for operation in operations.values():
             # Without keys configured no route needs one: the empty requirement says so.
             operation["security"] = [] if "/health/" in path else [{"bearer": []}, {}]
+            if "/health/" not in path:
+                for response in operation["responses"].values():
+                    response["headers"] = {**response.get("headers", {}), **_RATE_HEADERS}
     return document
 
 

@@ -83,13 +83,23 @@ def test_an_operation_documents_the_problems_of_the_edge(
 ) -> None:
     codes = documented_codes(operation)
     expected = {"host-not-allowed", "origin-not-allowed", "internal", "invalid"}
-    expected |= set() if "/health/" in path else {"unauthorized"}
+    expected |= set() if "/health/" in path else {"unauthorized", "rate-limited"}
     expected |= {"invalid-id"} if "{" in path else set()
     if "requestBody" in operation:
         expected |= {"malformed", "too-large"}
         # An import tells by its content what it is.
         expected |= set() if path.endswith("/import") else {"unsupported-media-type"}
     assert expected <= codes
+
+
+@pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS)
+def test_every_answer_but_those_of_health_routes_documents_the_rate_fields(
+    path: str, method: str, operation: dict[str, Any]
+) -> None:
+    for status, response in operation["responses"].items():
+        headers = set(response.get("headers", {}))
+        assert ({"RateLimit", "RateLimit-Policy"} <= headers) == ("/health/" not in path), status
+        assert ("Retry-After" in headers) == (status in {"429", "503"}), status
 
 
 def test_every_code_is_documented_and_every_documented_one_exists() -> None:
