@@ -30,9 +30,7 @@ class Entry:
             compacted) as far as the loop knows, and
         exchanged: as far as the committer knows. A reader whose two differ takes them anew.
         head: The head that came with the last commit, as an object, or
-        raw: as JSON; or, with neither (`index_enabled = false`),
-        place: where its line lies in the catalog file: (offset, length).
-        line_bytes: What its last line takes in the catalog file.
+        raw: as JSON; with neither (`index_enabled = false`) it rests in the catalog file.
     """
 
     __slots__ = (
@@ -44,10 +42,8 @@ class Entry:
         "generation",
         "head",
         "id",
-        "line_bytes",
         "marks",
         "origin",
-        "place",
         "raw",
         "seq",
         "size",
@@ -69,14 +65,11 @@ class Entry:
         self.generation = self.exchanged = 0
         self.head: SessionHead | None = None
         self.raw: bytes | None = None
-        self.place: tuple[int, int] | None = None
-        self.line_bytes = 0
 
     def set_head(self, head: SessionHead) -> None:
         """Takes over a head."""
         self.head = head
         self.raw = None
-        self.place = None
         self.seq = head.seq
         self.activity = max(self.activity, head.last_activity_at)
         self.origin = Origin.of(head)
@@ -138,8 +131,9 @@ class Catalog:
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
-        # A deleted session's entry is None.
-        self.dirty: dict[str, Entry | None] = {}
+        self.dirty: dict[str, Entry] = {}
+        # Those that were deleted since; a new life of the same id may be dirty already.
+        self.deleted: set[str] = set()
         # What list views have not yet seen; they take it right before they are used.
         self.changed: set[str] = set()
         self.unfinished: set[str] = set()
@@ -194,7 +188,8 @@ class Catalog:
         if former is not None:
             self.use.remove(former)
         self.unfinished.discard(session_id)
-        self.dirty[session_id] = None
+        self.dirty.pop(session_id, None)
+        self.deleted.add(session_id)
         self.changed.add(session_id)
 
     def touch(self, session_id: str, epoch: int, activity_ms: int) -> None:

@@ -81,8 +81,7 @@ class Checkpointer:
         self._sync(work, written, marked)
         self._note_marks(work, marked)
         if any(log.is_new_file for log in logs) or marked or work.deleted:
-            paths = self._paths
-            for directory in (paths.events, paths.marks, paths.snapshots, paths.archive):
+            for directory in self._paths.of_sessions():
                 self._fs.sync_directory(directory)
             for log in logs:
                 log.is_new_file = False

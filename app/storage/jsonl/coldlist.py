@@ -1,6 +1,7 @@
 """Lists of sessions without an index in memory: the catalog file is read, off the loop."""
 
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from heapq import nlargest, nsmallest
 from typing import Any
@@ -11,7 +12,7 @@ from app.domain import codec
 from app.domain.sessions import SessionHead
 from app.storage.base import SessionPage, SessionQuery, StateOf
 from app.storage.jsonl.catalog import Catalog, Entry
-from app.storage.jsonl.catalogfile import CatalogFile
+from app.storage.jsonl.catalogfile import CatalogFile, ErasedError
 from app.storage.listing import (
     SortKey,
     admits,
@@ -69,8 +70,11 @@ async def _list_by_keys(
         entry = catalog.entries.get(session_id)
         if entry is None:
             continue
-        at_hand = entry.is_at_hand
-        heads.append(entry.own_head() if at_hand else await reading(_head, catalog_file, entry))
+        if entry.is_at_hand:
+            heads.append(entry.own_head())
+            continue
+        with suppress(ErasedError):
+            heads.append(await reading(_head, catalog_file, entry))
     return make_page(heads, query, len(entries) if query.count else None)
 
 
@@ -98,11 +102,16 @@ def _keys(catalog_file: CatalogFile, entries: list[Entry], sort_by: str) -> Iter
         yield (codec.decode(raw).get(sort_by) or default, entry.id)
         del missing[entry.id]
     for entry in missing.values():
-        yield sort_key(_head(catalog_file, entry), sort_by)
+        with suppress(ErasedError):
+            yield sort_key(_head(catalog_file, entry), sort_by)
 
 
 def _head(catalog_file: CatalogFile, entry: Entry) -> SessionHead:
-    """Gives a head wherever it is: it may come into memory and leave it at any moment."""
+    """Gives a head wherever it is: it may come into memory and leave it at any moment.
+
+    Raises:
+        ErasedError: The session was deleted.
+    """
     while True:
         head, raw = entry.head, entry.raw
         if head is not None:

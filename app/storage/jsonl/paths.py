@@ -100,6 +100,10 @@ class Paths:
             self.quarantine,
         )
 
+    def of_sessions(self) -> tuple[Path, ...]:
+        """Gives those that hold files of single sessions."""
+        return (self.events, self.marks, self.snapshots, self.archive, self.quarantine)
+
     def log_of(self, name: str) -> Path:
         """Gives the log of the session with that file name."""
         return self.events / f"{name}.jsonl"

@@ -1,5 +1,10 @@
-"""quarantine/: what could not be read is set aside with a note, never deleted (R10)."""
+"""quarantine/: what could not be read is set aside with a note (R10).
 
+It is never removed but with its session, when somebody deletes that.
+"""
+
+import re
+from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -25,3 +30,14 @@ def set_aside(fs: FileSystem, paths: Paths, stem: str, data: bytes, note: dict[s
     fs.write_aside(aside, paths.quarantine / name, data)
     fs.write_aside(aside, paths.quarantine / f"{name}.note.json", about)
     return name
+
+
+def pieces_of(fs: FileSystem, paths: Paths, name: str) -> list[Path]:
+    """Gives what was set aside of the session with that file name, and the notes."""
+    # The stems that `set_aside` is called with for one session's files, and its checksum.
+    piece = re.compile(rf"(log|records|snapshot|stray)-{re.escape(name)}-[0-9a-f]{{8}}\.jsonl")
+    return [
+        paths.quarantine / file
+        for file in fs.names(paths.quarantine)
+        if piece.fullmatch(file.removesuffix(".note.json"))
+    ]

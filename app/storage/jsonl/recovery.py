@@ -68,7 +68,8 @@ class Recovery:
         )
         self._rebuilder = Rebuilder(fs, paths)
         self._replayer = Replayer(fs, paths, self._rebuilder, self._next_epoch)
-        self._changed: dict[str, Entry | None] = {}
+        self._changed: dict[str, Entry] = {}
+        self._deleted: set[str] = set()
         self._result = Recovered(RecoveryReport())
 
     def run(self) -> Recovered:
@@ -167,12 +168,14 @@ class Recovery:
             data = b"".join(record.data for record in records)
             self._set_aside(f"records-{name}", data, {"session": session_id, "why": why})
             return
+        if any(record.kind == "delete" for record in records):
+            self._deleted.add(session_id)
         if entry is not None:
             self._adopt(entry)
-        elif session_id in result.entries or records[-1].kind == "delete":
-            result.entries.pop(session_id, None)
+        elif session_id in result.entries:
+            del result.entries[session_id]
             result.unfinished.discard(session_id)
-            self._changed[session_id] = None
+            self._deleted.add(session_id)
 
     def _at_hand(self, entry: Entry | None, name: str) -> Entry | None:
         """Sees to it that the entry is what the files say, and its head in memory."""
@@ -201,13 +204,8 @@ class Recovery:
         self._result.report.quarantined.append(name)
 
     def _sync_directories(self) -> None:
-        if self._changed:
-            for path in (
-                self._paths.events,
-                self._paths.snapshots,
-                self._paths.marks,
-                self._paths.archive,
-            ):
+        if self._changed or self._deleted:
+            for path in self._paths.of_sessions():
                 self._fs.sync_directory(path)
 
     def _write_catalog(self, covered_lsn: int, *, is_rebuilt: bool) -> None:
@@ -215,11 +213,13 @@ class Recovery:
         if is_rebuilt:
             states = [EntryState.of(entry) for entry in result.entries.values()]
             self._catalog_file.start_anew(states, result.lsn, self._last_epoch)
-        elif self._changed or result.lsn != covered_lsn:
-            states = [EntryState.of(entry) for entry in self._changed.values() if entry]
-            gone = [name for name, entry in self._changed.items() if entry is None]
-            self._catalog_file.append(states, gone, result.lsn, self._last_epoch)
+        elif self._changed or self._deleted or result.lsn != covered_lsn:
+            states = [EntryState.of(entry) for entry in self._changed.values()]
+            deleted = sorted(self._deleted)
+            self._catalog_file.append(states, deleted, result.lsn, self._last_epoch)
         else:
+            # What a crash kept the last checkpoint from.
+            self._catalog_file.erase()
             return
         if not self._catalog_file.keeps_heads:
             for state in states:

@@ -18,6 +18,7 @@ from app.storage.jsonl.journal import JournalRecord
 from app.storage.jsonl.log import make_header
 from app.storage.jsonl.marks import ENTRY_BYTES, pack_marks
 from app.storage.jsonl.paths import Paths, file_name
+from app.storage.jsonl.quarantine import pieces_of
 from app.storage.jsonl.reading import is_note
 from app.storage.jsonl.rebuild import Rebuilder
 from app.storage.jsonl.repair import fold_data
@@ -67,6 +68,8 @@ class Replayer:
             last = records[places[-1]]
             if last.kind == "delete":
                 self._remove(name)
+                for path in pieces_of(self.fs, self.paths, name):
+                    self.fs.unlink(path)
                 return None
             if last.kind not in KINDS:
                 records = records[places[-1] :]

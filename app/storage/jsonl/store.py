@@ -38,7 +38,7 @@ from app.storage.jsonl.batch import Answer
 from app.storage.jsonl.bulk import Bulk
 from app.storage.jsonl.bundle import BundleView
 from app.storage.jsonl.catalog import Catalog, Entry
-from app.storage.jsonl.catalogfile import CatalogFile
+from app.storage.jsonl.catalogfile import CatalogFile, ErasedError
 from app.storage.jsonl.checkpoint import Checkpointer
 from app.storage.jsonl.coldlist import list_cold
 from app.storage.jsonl.committer import Committer
@@ -256,6 +256,8 @@ class JsonlStore(SessionStore):
             return entry.own_head()
         try:
             head = await self._reading(self._catalog_file.head_of, entry)
+        except ErasedError:
+            return await self.load(session_id)
         except OSError:
             head = await self._reading(self._head_from_log, entry)
         current = self._catalog.entries.get(session_id)

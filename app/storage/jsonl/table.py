@@ -12,6 +12,7 @@ from app.storage.jsonl.catalog import Catalog, Entry
 from app.storage.jsonl.files import FileSystem
 from app.storage.jsonl.log import Log, LogWriter
 from app.storage.jsonl.paths import Paths, file_name
+from app.storage.jsonl.quarantine import pieces_of
 
 
 @dataclass(slots=True)
@@ -74,7 +75,8 @@ class LogTable:
         name = log.name
         paths = self.paths
         deletion.bytes = log.journal_bytes + (0 if log.packed else log.size)
-        beside = (paths.snapshot_of(name), paths.marks_of(name), paths.archive_of(name))
+        beside = [paths.snapshot_of(name), paths.marks_of(name), paths.archive_of(name)]
+        beside += pieces_of(self._fs, paths, name)
         deletion.bytes += sum(self._fs.size(path) or 0 for path in beside)
         for path in (paths.log_of(name), *beside):
             aside = self.paths.aside / f"gone-{log.epoch}-{self._removed}"

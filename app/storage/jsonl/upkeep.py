@@ -71,7 +71,8 @@ class Upkeep:
         self._is_wanted = self._running is not None
         if self._is_closing:
             return
-        if self._running is None and (self._committer.has_work or self._catalog.dirty):
+        catalog = self._catalog
+        if self._running is None and (self._committer.has_work or catalog.dirty or catalog.deleted):
             self._start(final=False).add_done_callback(_look_at)
 
     async def checkpoint(self, *, final: bool = False) -> bool:
@@ -95,9 +96,9 @@ class Upkeep:
         rotation = rotating.result()
         # Answers up to the rotation are in, later ones are not: this is the state as of its lsn.
         dirty, self._catalog.dirty = self._catalog.dirty, {}
-        states = [EntryState.of(entry) for entry in dirty.values() if entry is not None]
-        deleted = [name for name, entry in dirty.items() if entry is None]
-        work = Work(rotation, states, deleted)
+        deleted, self._catalog.deleted = self._catalog.deleted, set()
+        states = [EntryState.of(entry) for entry in dirty.values()]
+        work = Work(rotation, states, sorted(deleted))
         loop = asyncio.get_running_loop()
         working = loop.run_in_executor(self._checkpoint_pool, self._checkpointer.run, work)
         working.add_done_callback(lambda future: self._checkpointed(future, work))
@@ -105,8 +106,11 @@ class Upkeep:
     def _checkpointed(self, working: "asyncio.Future[None]", work: Work) -> None:
         error = working.exception()
         if error is not None:
-            states: dict[str, Entry | None] = {s.entry.id: s.entry for s in work.states}
-            self._catalog.dirty = {**states, **dict.fromkeys(work.deleted), **self._catalog.dirty}
+            catalog = self._catalog
+            entries = [state.entry for state in work.states]
+            still = {e.id: e for e in entries if catalog.entries.get(e.id) is e}
+            catalog.dirty = {**still, **catalog.dirty}
+            catalog.deleted |= set(work.deleted)
             giving = self._committer.send(lambda: self._committer.give_back(work.rotation))
             giving.add_done_callback(_look_at)
             self._finish(error)
@@ -118,9 +122,7 @@ class Upkeep:
                 state.settle()
         self._snapshot_grown(work)
         loop = asyncio.get_running_loop()
-        rewriting = loop.run_in_executor(
-            self._checkpoint_pool, self._catalog_file.rewrite_if_due, self._catalog.entries
-        )
+        rewriting = loop.run_in_executor(self._checkpoint_pool, self._catalog_file.rewrite_if_due)
         rewriting.add_done_callback(lambda future: self._finish(future.exception()))
 
     def _finish(self, error: BaseException | None) -> None:
