@@ -3,9 +3,15 @@
 uvicorn bounds neither the size of a head nor the time that a head or a body may take, and answers
 what it cannot read with plain text. Streams also get a way to cut a client that takes nothing
 (`sse.ABORT`).
+
+What a proxy in front could read differently is refused (RFC 9112, 3.2, 6.1 and 11.2): no `Host`, a
+target whose authority is not the `Host`, a fragment, a transfer coding besides `chunked`, and any
+in HTTP/1.0. Trailers are dropped: to the parser they are headers that come late, so a client could
+send in them what a proxy checks or sets in the head.
 """
 
 import asyncio
+import re
 from typing import Any, Final
 
 from typing_extensions import override
@@ -20,7 +26,8 @@ from app.api.sse import ABORT
 from app.domain.codec import encode
 
 HEAD_BYTES_MAX: Final = 64 * 1024
-"""Request line and headers: eight times what common servers take, for large tokens and cookies."""
+"""Request line and headers: eight times what common servers take, for large tokens and cookies.
+So much may also come of trailers, or of a chunk's extensions, without a byte of body."""
 
 HEAD_SECONDS_MAX: Final = 30.0
 """From a connection's beginning, or a head's first byte, to the head's end. Each waiting connection
@@ -36,14 +43,22 @@ class GatewayProtocol(HttpToolsProtocol):
     """See the module. One instance per TCP connection."""
 
     # With these in its dict an instance would have more names than share one table: 1.3 KB each.
-    __slots__ = ("_deadline", "_deadline_is_of_head", "_head", "_head_bytes", "_reading_head")
+    __slots__ = (
+        "_deadline",
+        "_deadline_is_of_head",
+        "_framing_bytes",
+        "_head",
+        "_reading_head",
+        "_refusal",
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.pipeline = _Pipeline()  # type: ignore[assignment]
         self._head = 0
         self._reading_head = True
-        self._head_bytes = 0
+        self._framing_bytes = 0
+        self._refusal = ""
         self._deadline: asyncio.TimerHandle | None = None
         self._deadline_is_of_head = False
 
@@ -59,13 +74,13 @@ class GatewayProtocol(HttpToolsProtocol):
 
     @override
     def data_received(self, data: bytes) -> None:
-        head = self._head
+        # The parser hands a header over when it is whole, so one that never ends is counted here;
+        # `on_message_begin` and `on_body` say that it went on.
+        self._framing_bytes += len(data)
         super().data_received(data)
-        # The parser hands a header over when it is whole, so one that never ends is counted here.
-        if self._reading_head and self._head == head:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
-                self.send_400_response("The request's head is too large.")
+        if self._framing_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
+            part = "head is" if self._reading_head else "trailers or chunk extensions are"
+            self.send_400_response(f"The request's {part} too large.")
         self._watch()
 
     @override
@@ -73,16 +88,45 @@ class GatewayProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._head += 1
         self._reading_head = True
-        self._head_bytes = 0
+        self._framing_bytes = 0
         self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[dict-item]
+
+    @override
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._reading_head:
+            super().on_header(name, value)
 
     @override
     def on_headers_complete(self) -> None:
         self._reading_head = False
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        if size > HEAD_BYTES_MAX:
-            raise ValueError("head too large")  # the parser turns it into a 400
+        self._refusal = "The head is too large." if size > HEAD_BYTES_MAX else self._ambiguity()
+        if self._refusal:
+            raise ValueError(self._refusal)  # the parser turns it into a 400
         super().on_headers_complete()
+
+    @override
+    def on_body(self, body: bytes) -> None:
+        self._framing_bytes = 0
+        super().on_body(body)
+
+    def _ambiguity(self) -> str:
+        """Says what of the head others may read differently; nothing when it is plain."""
+        version = self.parser.get_http_version()
+        hosts = [value.lower() for name, value in self.headers if name == b"host"]
+        codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
+        if not hosts and version == "1.1":
+            return "The request has no Host header."
+        if codings and (codings != [b"chunked"] or version != "1.1"):
+            return "The one Transfer-Encoding is `chunked`, in HTTP/1.1."
+        if b"#" in self.url:
+            return "The target has a fragment, which is the client's own affair."
+        if not self.url.startswith(b"/"):
+            # An absolute target's authority is the request's host, whatever the header says.
+            _, separator, rest = self.url.partition(b"://")
+            if separator and [re.split(rb"[/?]", rest, maxsplit=1)[0].lower()] != hosts:
+                return "The target names another host than the Host header."
+        return ""
 
     def _watch(self) -> None:
         """Sets the deadline of what has to come next, if anything has to.
@@ -153,7 +197,7 @@ class GatewayProtocol(HttpToolsProtocol):
             # In the middle of another answer there is no place for this one.
             self.transport.close()
             return
-        body = encode(problem_document("malformed", msg, instance="/"))
+        body = encode(problem_document("malformed", self._refusal or msg, instance="/"))
         self.config.app.state.problems["malformed"] += 1  # type: ignore[union-attr] # `create_app`'s
         head = [
             STATUS_LINE[400],
