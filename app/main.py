@@ -93,6 +93,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
         ],
         exception_handlers=EXCEPTION_HANDLERS,
     )
+    app.state.manager = None  # until the lifespan is entered: requests may come before that
     app.state.settings = settings
     app.state.clock = clock
     app.state.problems = Counter[str]()

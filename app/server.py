@@ -3,7 +3,8 @@
 Deviations from `uvicorn.run`, each with its reason:
 
 * The app's lifespan is entered here and not by uvicorn, which would show a failed start as a
-  traceback, and leave the lifespan out when a second signal forces the end.
+  traceback, and leave the lifespan out when a second signal forces the end. It is entered when the
+  port is open already: whoever watches a long recovery gets `503` with its reason, and is alive.
 * A signal starts the drain, and `should_exit` is set only when that is done: uvicorn closes its
   listeners and waits for connections as soon as it is set, and open streams never end by
   themselves. The exit code is 0; uvicorn would raise the signal again.
@@ -20,7 +21,7 @@ import resource
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from ipaddress import ip_address
 from types import FrameType
@@ -75,7 +76,7 @@ def serve(settings: Settings) -> int:
     try:
         addresses = _resolve(settings)
         _check_reach(settings, addresses)
-        server = GatewayServer(create_app(settings), partial(_started, settings))
+        server = GatewayServer(_create(settings), partial(_started, settings))
         _raise_file_limit()
         with ExitStack() as stack:
             sockets = [stack.enter_context(sock) for sock in _bind(settings, addresses)]
@@ -84,10 +85,17 @@ def serve(settings: Settings) -> int:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
     except BambooError as error:
-        # The store is busy or unusable, or an agent's URL is: their one line says which and why.
+        # The store is busy or unusable: its one line says why.
         sys.stderr.write(f"error: {error.detail}\n")
         return 1
     return 0
+
+
+def _create(settings: Settings) -> FastAPI:
+    try:
+        return create_app(settings)
+    except BambooError as error:  # the URL of a store or of an agent is none
+        raise StartError(error.detail, exit_code=2) from error
 
 
 class GatewayServer(uvicorn.Server):
@@ -116,6 +124,7 @@ class GatewayServer(uvicorn.Server):
         )
         self._app = app
         self._on_started = on_started
+        self._lifespan = AsyncExitStack()
         self._signals = 0
         self._told = anyio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -124,7 +133,7 @@ class GatewayServer(uvicorn.Server):
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         with self.capture_signals():
             try:
-                async with self._app.router.lifespan_context(self._app):
+                async with self._lifespan:
                     await self._serve(sockets)
                     self._leave()
             except* _ForcedExit:
@@ -153,6 +162,12 @@ class GatewayServer(uvicorn.Server):
     @override
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        try:
+            await self._lifespan.enter_async_context(self._app.router.lifespan_context(self._app))
+        except BaseException:
+            for server in self.servers:
+                server.close()
+            raise
         self._on_started(self.servers[0].sockets[0].getsockname()[1])
 
     @override

@@ -70,7 +70,7 @@ async def restore_session(manager: Manager, who: Who, session_id: SessionId, key
                 "failed": [examples.FAILED],
             },
         ),
-        **problems(*EDGE, *BODY, "unavailable", "draining"),
+        **problems(*EDGE, *BODY, "draining"),
     },
 )
 async def archive_sessions(
@@ -95,7 +95,7 @@ async def archive_sessions(
                 "failed": [],
             },
         ),
-        **problems(*EDGE, *BODY, "unavailable", "draining"),
+        **problems(*EDGE, *BODY, "draining"),
     },
 )
 async def restore_sessions(

@@ -74,7 +74,6 @@ _COMPLETED[200]["headers"] = _STREAM["headers"] | {
             "too-many-sessions",
             "too-many-queued-runs",
             "too-many-connections",
-            "unavailable",
         ),
     },
 )

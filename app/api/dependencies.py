@@ -25,7 +25,7 @@ from app.api.limits import (
 from app.domain.callers import Caller
 from app.domain.clock import parse_ms
 from app.domain.codec import canonical
-from app.domain.errors import InvalidId, InvalidInput
+from app.domain.errors import InvalidId, InvalidInput, Unavailable
 from app.domain.ids import check_connection_id, check_id
 from app.domain.positions import parse_after
 from app.sessions.commands import Idempotency
@@ -43,7 +43,9 @@ _TIME: Final = re.compile(
 
 
 async def _manager(request: Request) -> SessionManager:
-    manager: SessionManager = request.app.state.manager
+    manager: SessionManager | None = request.app.state.manager
+    if manager is None:
+        raise Unavailable("The gateway recovers its sessions and will serve them soon.")
     return manager
 
 

@@ -15,13 +15,13 @@ PROBLEM_REF: Final = {"$ref": "#/components/schemas/Problem"}
 OPEN_EDGE: Final = ("host-not-allowed", "origin-not-allowed", "invalid", "internal")
 """What any route may answer, also one that everybody may ask as often as they like."""
 
-EDGE: Final = ("unauthorized", "rate-limited", *OPEN_EDGE)
-"""What any other route may answer."""
+EDGE: Final = ("unauthorized", "rate-limited", "unavailable", *OPEN_EDGE)
+"""What any other route may answer; `unavailable` until the sessions are recovered."""
 
 BODY: Final = ("malformed", "too-large", "unsupported-media-type")
 """What a route with a body may answer."""
 
-SESSION: Final = ("invalid-id", "session-not-found", "session-expired", "unavailable")
+SESSION: Final = ("invalid-id", "session-not-found", "session-expired")
 """What a route about one session may answer."""
 
 WRITE: Final = ("too-many-active-sessions", "draining", "storage-full", "storage-failed")

@@ -148,7 +148,7 @@ async def export_many(
         ),
         **problems(
             *EDGE, "malformed", "too-large", *WRITE, *KEYED, "invalid-id", "session-exists",
-            "several-conversations", "event-too-large", "too-many-sessions", "unavailable",
+            "several-conversations", "event-too-large", "too-many-sessions",
         ),
     },
 )  # fmt: skip

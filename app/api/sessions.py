@@ -54,7 +54,6 @@ router = APIRouter(prefix="/api/v1", tags=["sessions"], route_class=JsonRoute)
             "session-exists",
             "metadata-too-large",
             "too-many-sessions",
-            "unavailable",
         ),
     },
 )
@@ -163,7 +162,7 @@ async def update_session(
     summary="Delete a session",
     responses={
         **nothing(204, "It is gone, with its files."),
-        **problems(*EDGE, *SESSION[:2], "unavailable", *WRITE),
+        **problems(*EDGE, *SESSION[:2], *WRITE),
     },
 )
 async def delete_session(manager: Manager, who: Who, session_id: SessionId) -> Response:

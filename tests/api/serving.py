@@ -47,7 +47,9 @@ class Served:
 
 
 @contextmanager
-def serving(prepare: Callable[[FastAPI], None] | None = None, **settings: Any) -> Iterator[Served]:
+def serving(
+    prepare: Callable[[FastAPI], None] | None = None, *, until_started: bool = True, **settings: Any
+) -> Iterator[Served]:
     """Runs a gateway over the memory store (or what `settings` say) until the block ends."""
     app = create_app(Settings(**{"storage_url": "memory:", "drain_timeout_seconds": 0, **settings}))
     if prepare is not None:
@@ -69,7 +71,8 @@ def serving(prepare: Callable[[FastAPI], None] | None = None, **settings: Any) -
     thread = threading.Thread(target=run, name="gateway")
     thread.start()
     try:
-        assert started.wait(SECONDS), "the gateway did not start"
+        if until_started:
+            assert started.wait(SECONDS), "the gateway did not start"
         if not failures:
             yield Served(app, server, port)
     finally:

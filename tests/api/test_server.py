@@ -15,10 +15,15 @@ from typing import Any
 import httpx
 import pytest
 import structlog
+from anyio import to_thread
+from typing_extensions import override
 
-from app import server
+from app import main, server
 from app.settings import Settings
-from tests.api.serving import SECONDS, Served, serving
+from app.storage.base import RecoveryReport
+from app.storage.memory import MemoryStore
+from tests.api.serving import SECONDS, Served, refused, serving
+from tests.faults.wire import until
 
 
 @pytest.fixture(autouse=True)
@@ -71,18 +76,42 @@ def test_a_port_in_use_is_one_line_and_touches_no_data(
     assert not data.exists()
 
 
+def test_whoever_asks_during_recovery_is_told_so_and_served_afterwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    may_open = threading.Event()
+
+    class SlowStore(MemoryStore):
+        @override
+        async def open(self) -> RecoveryReport:
+            await to_thread.run_sync(may_open.wait, SECONDS)
+            return await super().open()
+
+    monkeypatch.setattr(main, "make_store", lambda settings, clock: SlowStore(clock))
+    with serving(until_started=False) as served, served.client() as api:
+        try:
+            assert api.get("/health/live").status_code == 200
+            for path in ("/health/ready", "/sessions", "/metrics"):
+                refused(api.get(path), 503, "unavailable")
+            assert "recovers" in api.get("/health/ready").json()["detail"]
+        finally:
+            may_open.set()
+        until(lambda: api.get("/health/ready").status_code == 200, "it is ready")
+        assert api.get("/sessions").json()["sessions"] == []
+
+
 @pytest.mark.parametrize(
-    "values",
+    ("values", "exit_code"),
     [
-        {"storage_url": "punched-cards:"},
-        {"agents": {"default": "telepathy:"}},
-        {"storage_url": "jsonl:", "data_dir": Path("/dev/null/x")},
+        ({"storage_url": "punched-cards:"}, 2),
+        ({"agents": {"default": "telepathy:"}}, 2),
+        ({"storage_url": "jsonl:", "data_dir": Path("/dev/null/x")}, 1),
     ],
 )
 def test_a_setting_that_names_nothing_is_one_line(
-    values: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    values: dict[str, Any], exit_code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert server.serve(settings(**values)) == 1
+    assert server.serve(settings(**values)) == exit_code
     assert capsys.readouterr().err.startswith("error: ")
 
 

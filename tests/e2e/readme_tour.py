@@ -7,7 +7,9 @@ README, so that the page shows real output; and it makes the reference tables an
 import os
 import pty
 import re
+import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +106,8 @@ def _replayed(step: Step, gateway: Gateway) -> str:
 
 
 if __name__ == "__main__":
+    if missing := [tool for tool in ("curl", "http") if shutil.which(tool) is None]:
+        sys.exit(f"error: the tour needs {' and '.join(missing)} (httpie); the README is unchanged")
     with tempfile.TemporaryDirectory() as directory, Gateway(Path(directory)) as running:
         page = refresh(README.read_text("utf-8"), running)
         README.write_text(refresh_tables(page), "utf-8")
