@@ -65,6 +65,7 @@ _COMPLETED[200]["headers"] = _STREAM["headers"] | {
             *KEYED,
             *TOOLS,
             "invalid-id",
+            "session-not-found",
             "unknown-agent",
             "event-too-large",
             "metadata-too-large",

@@ -109,7 +109,10 @@ async def export_to_file(
     who: Who,
     session_id: SessionId,
 ) -> Response:
-    """Writes the document under `export_dir`, whole or not at all; an older file is replaced."""
+    """Writes the document under `export_dir`, whole or not at all; an older file is replaced.
+
+    Users have a folder each, which their paths are relative to: `users/<user>`.
+    """
     return json_response(
         await manager.life.export_to_file(who, session_id, body.options(), body.path)
     )

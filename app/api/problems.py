@@ -53,6 +53,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         "Origin not allowed",
         "Web pages of this origin may not call; cors_origins lists those that may.",
     ),
+    "forbidden": Problem(403, "Not allowed", "You may read this session, and no more."),
     "not-found": Problem(404, "Not found", "There is no such route."),
     "session-not-found": Problem(404, "No such session", "No session 's-1'."),
     "run-not-found": Problem(404, "No such run", "No run 'run_1' in this session."),

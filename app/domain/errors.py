@@ -6,6 +6,7 @@
     │   ├── InvalidEvent
     │   └── IdempotencyKeyReused
     ├── Malformed             the request cannot even be read
+    ├── Forbidden             ask as somebody who may
     ├── NotFound              name something that exists
     ├── Refused               wait for, or change, the state of the session or run
     │   ├── SessionExists
@@ -103,6 +104,12 @@ class Malformed(BambooError):
     """Not JSON, not UTF-8, not a header that can be read."""
 
     code = "malformed"
+
+
+class Forbidden(BambooError):
+    """The caller may know of it, and may not do this."""
+
+    code = "forbidden"
 
 
 class NotFound(BambooError):

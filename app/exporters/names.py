@@ -2,12 +2,15 @@
 
 import re
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any
 from urllib.parse import quote
 
 NAME_CHARS_MAX = 80
 """Readable in a file manager; with the id and the suffix far below the 255 bytes of file systems,
 also when every character takes four."""
+
+_FOLDER_STEM_CHARS = 40
 
 _UNSAFE = re.compile(r"[^\w.-]+")
 _NOT_ASCII = re.compile(r"[^A-Za-z0-9._-]+")
@@ -31,6 +34,12 @@ def file_name(session: Mapping[str, Any], suffix: str) -> str:
     if stem.split(".")[0].casefold() in _DEVICES:
         stem = f"session_{stem}"
     return stem + suffix
+
+
+def folder_name(user_id: str) -> str:
+    """Gives the name of a user's own folder: readable, and no other user's on any file system."""
+    stem = _NOT_ASCII.sub("_", user_id)[:_FOLDER_STEM_CHARS].strip("._-").casefold()
+    return f"{stem}-{sha256(user_id.encode()).hexdigest()[:16]}"
 
 
 def content_disposition(name: str) -> str:

@@ -4,7 +4,7 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -22,10 +22,16 @@ _NO_PATH: Final = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 class ExportDirectory:
-    """Writes below `root` and nowhere else; links on the way are not followed."""
+    """Writes below `root` and nowhere else; links on the way are not followed.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: The directory.
+        within: Folders below it that names are relative to; plain names.
+    """
+
+    def __init__(self, root: Path, within: Sequence[str] = ()) -> None:
         self._root = root
+        self._within = within
 
     async def write(self, name: str, chunks: AsyncIterator[bytes]) -> int:
         """Writes a file, replacing one of the same name when it is complete.
@@ -52,7 +58,7 @@ class ExportDirectory:
             raise StorageFailed("The file could not be written to export_dir.") from error
 
     async def _write(self, parts: list[str], chunks: AsyncIterator[bytes]) -> int:
-        folder = await to_thread.run_sync(self._open_folder, parts[:-1])
+        folder = await to_thread.run_sync(self._open_folder, [*self._within, *parts[:-1]])
         # Of its own for each writer: two may be writing the same file.
         aside = f".{secrets.token_hex(8)}.part"
         size = 0

@@ -16,6 +16,7 @@ from app.domain.errors import (
     TooLarge,
 )
 from app.domain.events import TERMINAL_TYPES, AgentEvent, Draft
+from app.sessions.access import unknown_session
 from app.sessions.commands import Idempotency, Outcome
 from app.sessions.external import (
     ExternalRuns,
@@ -25,7 +26,7 @@ from app.sessions.external import (
     outside_event,
 )
 from app.sessions.idempotency import KeptAnswer, key_digest
-from app.sessions.live import LiveSession, Vanished, unknown_session
+from app.sessions.live import LiveSession, Vanished
 from app.sessions.pool import Decision, SessionPool
 
 _GROWTH_MAX = 5
@@ -203,7 +204,7 @@ async def append_event_lines(
         digest = key_digest(caller, idem)
     while True:
         try:
-            async with pool.use(session_id) as live:
+            async with pool.use(caller, session_id) as live:
                 pool.check_writable(live.head)
                 if digest is None or idem is None:
                     return await _Post(pool, external, live, None, None).run(batches)

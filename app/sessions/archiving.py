@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import structlog
 
-from app.domain.callers import Caller
+from app.domain.callers import GATEWAY, Caller
 from app.domain.clock import format_ms
 from app.domain.codec import decode
 from app.domain.errors import (
@@ -26,8 +26,9 @@ from app.domain.errors import (
 from app.domain.events import Draft
 from app.domain.ids import check_id
 from app.domain.sessions import SessionHead
+from app.sessions.access import unknown_session
 from app.sessions.commands import Idempotency, Outcome
-from app.sessions.live import LiveSession, Vanished, unknown_session
+from app.sessions.live import LiveSession, Vanished
 from app.sessions.pool import Decision, SessionPool
 from app.sessions.writing import answer_after, view_of
 
@@ -65,7 +66,7 @@ async def archive(
         # It is archived; what is left is to make it smaller, which is tried again.
         log.warning("archive not packed", session_id=session_id, code=error.code)
     # Not `archived`: it may have been restored since.
-    view = await pool.read(session_id, lambda head: _view(pool, head))
+    view = await pool.read(caller, session_id, lambda head: _view(pool, head))
     return Outcome(view, outcome.replayed)
 
 
@@ -77,7 +78,7 @@ async def pack(pool: SessionPool, session_id: str) -> None:
     """
     while True:
         try:
-            async with pool.use(session_id) as live:
+            async with pool.use(GATEWAY, session_id) as live:
                 if live.head.logged_state != "archived" or live.is_packing:
                     return
                 live.is_packing = True
@@ -133,7 +134,7 @@ async def restore(
     )
 
 
-async def archived(pool: SessionPool, session_id: str) -> dict[str, Any]:
+async def archived(pool: SessionPool, caller: Caller, session_id: str) -> dict[str, Any]:
     """Gives one ArchivedSession.
 
     Raises:
@@ -144,7 +145,7 @@ async def archived(pool: SessionPool, session_id: str) -> dict[str, Any]:
         check_archived(head)
         return archived_view(pool, head)
 
-    return await pool.read(session_id, look)
+    return await pool.read(caller, session_id, look)
 
 
 async def _view(pool: SessionPool, head: SessionHead) -> dict[str, Any]:

@@ -32,17 +32,16 @@ async def clean(
 ) -> dict[str, Any]:
     """Deletes what is expired, or with `before_ms` all whose last activity lies before it.
 
-    Sessions with a run or a reader are left alone. Each is deleted by itself: what fails is
-    logged and stays, whole.
+    Of the caller's own, that is. Sessions with a run or a reader are left alone. Each is deleted by
+    itself: what fails is logged and stays, whole.
 
     Returns:
         The contract's CleanupStats.
     """
-    del caller
     cleaned: list[str] = []
     archives = 0
     freed = 0
-    for head in await _due(pool, before_ms):
+    for head in await _due(pool, caller, before_ms):
         if sessions_max is not None and len(cleaned) >= sessions_max:
             break
         if dry_run:
@@ -51,7 +50,7 @@ async def clean(
             except Conflict:
                 continue  # deleted since
         else:
-            gone = await _delete_if_due(pool, head, before_ms)
+            gone = await _delete_if_due(pool, caller, head, before_ms)
             if gone is None:
                 continue
             freed += gone
@@ -86,7 +85,7 @@ async def schedule(pool: SessionPool, caller: Caller) -> None:
             )
 
 
-async def _due(pool: SessionPool, before_ms: int | None) -> list[SessionHead]:
+async def _due(pool: SessionPool, caller: Caller, before_ms: int | None) -> list[SessionHead]:
     """Finds what is due, the longest inactive first."""
     due: list[SessionHead] = []
     query = SessionQuery(
@@ -94,7 +93,7 @@ async def _due(pool: SessionPool, before_ms: int | None) -> list[SessionHead]:
     )
     cursor: str | None = None
     while True:
-        page = await pool.store.query(replace(query, cursor=cursor), pool.state_of)
+        page = await pool.query(caller, replace(query, cursor=cursor))
         due += [head for head in page.heads if _is_due(pool, head, before_ms)]
         cursor = page.next_cursor
         if not page.has_more:
@@ -120,11 +119,13 @@ def _is_due(pool: SessionPool, head: SessionHead, before_ms: int | None) -> bool
     return days > 0 and inactive_ms > days * _DAY_MS
 
 
-async def _delete_if_due(pool: SessionPool, head: SessionHead, before_ms: int | None) -> int | None:
+async def _delete_if_due(
+    pool: SessionPool, caller: Caller, head: SessionHead, before_ms: int | None
+) -> int | None:
     """Deletes a session if it is still due when its turn comes; gives the bytes freed."""
     try:
         return await pool.delete(
-            head.id, lambda now: _is_due(pool, now, before_ms), spare_used=True
+            caller, head.id, lambda now: _is_due(pool, now, before_ms), spare_used=True
         )
     except NotFound:
         return None

@@ -9,6 +9,7 @@ from collections import OrderedDict
 import anyio
 import structlog
 
+from app.domain.callers import GATEWAY
 from app.domain.clock import parse_ms
 from app.domain.codec import decode
 from app.domain.errors import BambooError
@@ -107,9 +108,9 @@ class Compaction:
         """Finds what earlier processes have left to compact."""
         cursor: str | None = None
         while True:
-            page = await self._pool.store.query(
+            page = await self._pool.query(
+                GATEWAY,
                 SessionQuery(sort_by="created_at", cursor=cursor, limit=1000, count=False),
-                self._pool.state_of,
             )
             for head in page.heads:
                 if self._pool.store.delta_bytes(head.id) >= COMPACT_BYTES_MIN:

@@ -18,9 +18,10 @@ from app.domain.errors import Conflict, SessionExists, TooLarge
 from app.domain.events import Draft
 from app.domain.projections import fold
 from app.domain.sessions import SessionHead
+from app.sessions.access import check_made, id_taken, unknown_session
 from app.sessions.commands import Idempotency, Outcome
 from app.sessions.idempotency import KeptAnswer, key_digest, note_line
-from app.sessions.live import LiveSession, Vanished, unknown_session
+from app.sessions.live import LiveSession, Vanished
 from app.sessions.pool import SessionPool
 
 BULK_WORKERS_MAX = 2
@@ -93,7 +94,7 @@ async def kept_creation(
     """Gives the first answer, if the key made this session already."""
     while idem is not None:
         try:
-            async with pool.use(session_id, create=True) as live:
+            async with pool.use(caller, session_id, "make") as live:
                 kept = await pool.kept_answer(live, key_digest(caller, idem), idem)
                 return Outcome(kept.answer, replayed=True) if kept else None
         except Vanished:
@@ -118,7 +119,7 @@ async def create_whole(
         return kept
     while True:
         try:
-            async with pool.use(session_id, create=True) as live:
+            async with pool.use(caller, session_id, "make") as live:
                 head = await _publish(pool, caller, live, history, idem)
                 return Outcome(history.answer(head))
         except Vanished:
@@ -140,7 +141,7 @@ async def _publish(
     await live.ready()
     if live.head.seq or not live.is_unborn:
         await live.settled()
-        raise SessionExists(f"There is a session {live.id!r} already.")
+        raise id_taken(live.id)
     live.hold()
     try:
         settings = pool.settings
@@ -150,6 +151,7 @@ async def _publish(
                 await creation.write(
                     await to_thread.run_sync(writer.lines, drafts, limiter=bulk_limiter)
                 )
+            check_made(caller, writer.head.user_id)
             if idem is not None:
                 answer = history.answer(writer.head)
                 kept = KeptAnswer(idem.body_digest, answer, pool.clock.now_ms())

@@ -16,8 +16,8 @@ from app.domain.codec import decode, encode, encode_pretty
 from app.domain.errors import Conflict
 from app.domain.masking import Masker
 from app.domain.sessions import SessionHead
+from app.sessions.access import unknown_session
 from app.sessions.creation import bulk_limiter
-from app.sessions.live import unknown_session
 from app.sessions.pool import SessionPool
 from app.sessions.statistics import session_statistics
 from app.sessions.transfer import ZipBuffer

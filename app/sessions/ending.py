@@ -28,10 +28,9 @@ class Endings:
         Raises:
             NotFound: No such run.
         """
-        del caller  # ownership is decided in one place, see `SessionManager`
         while True:
             try:
-                async with self._pool.use(session_id) as live:
+                async with self._pool.use(caller, session_id) as live:
                     self._pool.check_not_expired(live.head)
                     return await self._cancel(live, run_id)
             except Vanished:
@@ -39,10 +38,9 @@ class Endings:
 
     async def cancel_session(self, caller: Caller, session_id: str) -> dict[str, Any]:
         """Cancels the active run and everything queued."""
-        del caller
         while True:
             try:
-                async with self._pool.use(session_id) as live:
+                async with self._pool.use(caller, session_id) as live:
                     self._pool.check_not_expired(live.head)
                     head = live.head
                     # The queue first: else its next would start while the active one ends.
@@ -83,7 +81,9 @@ class Endings:
             run["cancel_requested"] = True
         return run
 
-    async def wait_run(self, session_id: str, run_id: str, seconds: float) -> RunWait:
+    async def wait_run(
+        self, caller: Caller, session_id: str, run_id: str, seconds: float
+    ) -> RunWait:
         """Waits for a run's end, up to so many seconds.
 
         Raises:
@@ -92,7 +92,7 @@ class Endings:
         deadline = anyio.current_time() + seconds
         while True:
             try:
-                async with self._pool.use(session_id) as live:
+                async with self._pool.use(caller, session_id) as live:
                     run = await self._wait_end(live, run_id, deadline)
                     message = await self._last_said(live, run) if run["ended_at"] else None
                     return RunWait(run, run["ended_at"] is not None, message)

@@ -13,6 +13,7 @@ from app.domain.errors import BambooError, InvalidInput, NotFound
 from app.domain.events import Draft
 from app.domain.messages import Message
 from app.domain.sessions import SessionHead
+from app.sessions.access import owner_of_copy
 from app.sessions.commands import Idempotency, Outcome
 from app.sessions.creation import (
     History,
@@ -75,11 +76,11 @@ async def fork(
     async def look(head: SessionHead) -> tuple[SessionHead, _Cut]:
         return head, await _find_cut(pool, head, wanted)
 
-    parent, cut = await pool.read(session_id, look)
+    parent, cut = await pool.read(caller, session_id, look, "read")
     if len(parent.ancestors) >= ANCESTORS_MAX:
         raise InvalidInput(f"A branch is at most {ANCESTORS_MAX} forks deep.")
     history = History(
-        pages=lambda _: _history(pool, parent, wanted, cut),
+        pages=lambda _: _history(pool, caller, parent, wanted, cut),
         answer=lambda head: _answer(pool, head, cut),
     )
     outcome = await create_whole(pool, caller, child_id, history, idem)
@@ -204,15 +205,20 @@ async def _open_calls(pool: SessionPool, parent: SessionHead, seq: int) -> tuple
 
 
 async def _history(
-    pool: SessionPool, parent: SessionHead, wanted: Fork, cut: _Cut
+    pool: SessionPool, caller: Caller, parent: SessionHead, wanted: Fork, cut: _Cut
 ) -> AsyncIterator[list[Draft]]:
     inherit = wanted.metadata_strategy == "inherit"
     position = f"{parent.epoch}-{cut.seq}"
     link = {"session_id": parent.id, "message_id": cut.message_id, "position": position}
     forked_at = parent.parent["position"] if parent.parent else None
     step = {"session_id": parent.id, "title": parent.title, "forked_at": forked_at}
+    ancestors = [*parent.ancestors, step]
+    user_id = owner_of_copy(caller, parent.user_id)
+    if user_id != parent.user_id:
+        # Of sessions of another user's the lineage knows the ids, and nothing else.
+        ancestors = [ancestor | {"title": None} for ancestor in ancestors]
     created: dict[str, Any] = {
-        "user_id": parent.user_id,
+        "user_id": user_id,
         "title": wanted.new_name or f"{parent.title or parent.id} (fork)",
         "session_type": parent.session_type,
         "working_dir": parent.working_dir,
@@ -220,7 +226,7 @@ async def _history(
         "extension_data": parent.extension_data if inherit else {},
         "ttl_seconds": parent.ttl_seconds,
         "parent": link,
-        "ancestors": [*parent.ancestors, step],
+        "ancestors": ancestors,
     }
     yield [Draft("session_created", created)]
     after = parent.history_from
@@ -244,5 +250,6 @@ async def _tell_parent(
     try:
         await pool.change(caller, parent.id, decide)
     except BambooError:
-        # The link that counts is the child's; a closed, archived or deleted parent hears nothing.
+        # The link that counts is the child's; a closed, archived, deleted or another's parent
+        # hears nothing.
         return

@@ -78,13 +78,11 @@ class SessionLife:
 
     async def archived(self, caller: Caller, session_id: str) -> dict[str, Any]:
         """Gives one ArchivedSession."""
-        del caller
-        return await archiving.archived(self._pool, session_id)
+        return await archiving.archived(self._pool, caller, session_id)
 
     async def list_archived(self, caller: Caller, query: SessionQuery) -> SessionList:
         """Lists archived sessions, with the filters and paging of sessions."""
-        del caller
-        page = await self._pool.store.query(replace(query, archived="only"), self._pool.state_of)
+        page = await self._pool.query(caller, replace(query, archived="only"))
         views = []
         for head in page.heads:
             with suppress(Conflict):  # deleted since
@@ -97,34 +95,30 @@ class SessionLife:
         Raises:
             NotFound: It is not archived, or not there.
         """
-        del caller
 
         def is_archived(head: SessionHead) -> bool:
             archiving.check_archived(head)
             return True
 
-        await self._pool.delete(session_id, is_archived)
+        await self._pool.delete(caller, session_id, is_archived)
 
     # -- export and import ------------------------------------------------------------------
 
     async def export(self, caller: Caller, session_id: str, options: ExportOptions) -> Export:
         """Begins to write a session as a document."""
-        del caller
-        return await transfer.export(self._pool, session_id, options)
+        return await transfer.export(self._pool, caller, session_id, options)
 
     async def export_to_file(
         self, caller: Caller, session_id: str, options: ExportOptions, path: str
     ) -> dict[str, Any]:
         """Writes a session to a file under `export_dir`."""
-        del caller
-        return await transfer.export_to_file(self._pool, session_id, options, path)
+        return await transfer.export_to_file(self._pool, caller, session_id, options, path)
 
     def export_zip(
         self, caller: Caller, session_ids: list[str], options: ExportOptions
     ) -> AsyncIterator[bytes]:
         """Writes many sessions as a zip."""
-        del caller
-        return transfer.export_zip(self._pool, session_ids, options)
+        return transfer.export_zip(self._pool, caller, session_ids, options)
 
     async def import_document(
         self,
@@ -172,17 +166,16 @@ class SessionLife:
 
     async def tree(self, caller: Caller, session_id: str) -> dict[str, Any]:
         """Gives the whole branch tree that the session belongs to."""
-        del caller
-        return await branch_tree(self._pool, await self._pool.head(session_id))
+        head = await self._pool.head(caller, session_id, "read")
+        return await branch_tree(self._pool, caller, head)
 
     # -- summaries --------------------------------------------------------------------------
 
     async def summary(self, caller: Caller, session_id: str) -> dict[str, Any]:
         """Gives the present summary."""
-        del caller
         store = self._pool.store
         return await self._pool.read(
-            session_id, lambda head: summaries.require_summary(store, head)
+            caller, session_id, lambda head: summaries.require_summary(store, head)
         )
 
     async def save_summary(
@@ -208,10 +201,7 @@ class SessionLife:
 
         A page looks at `query.limit` sessions; those without a summary leave it shorter.
         """
-        del caller
-        page = await self._pool.store.query(
-            replace(query, count=False, archived="include"), self._pool.state_of
-        )
+        page = await self._pool.query(caller, replace(query, count=False, archived="include"))
         shown = []
         for head in page.heads:
             with suppress(Conflict):  # deleted since
@@ -232,20 +222,21 @@ class SessionLife:
                 self._pool, self._agents, self._maker, head, agent
             ), str(head.position)
 
-        text, position = await self._pool.read(session_id, write)
+        text, position = await self._pool.read(caller, session_id, write)
         return await self.save_summary(caller, session_id, text, position=position, idem=idem)
 
     async def resume(
         self, caller: Caller, session_id: str, *, interactive: bool = True
     ) -> dict[str, Any]:
         """Gives the message that carries the conversation into a new context."""
-        del caller
         now = format_ms(self._pool.clock.now_ms())
         message = await self._pool.read(
+            caller,
             session_id,
             lambda head: summaries.resume_message(
                 self._pool.store, head, interactive=interactive, now=now
             ),
+            "read",
         )
         return {"message": message}
 
@@ -253,18 +244,17 @@ class SessionLife:
 
     async def statistics(self, caller: Caller, session_id: str) -> dict[str, Any]:
         """Gives one session's statistics."""
-        del caller
-        return statistics.session_statistics(await self._pool.head(session_id))
+        head = await self._pool.head(caller, session_id, "read")
+        return statistics.session_statistics(head)
 
     async def report(self, caller: Caller, session_id: str) -> dict[str, Any]:
         """Gives one session's report for people."""
-        del caller
-        return statistics.session_report(self._pool, await self._pool.head(session_id))
+        head = await self._pool.head(caller, session_id)
+        return statistics.session_report(self._pool, head)
 
     async def overall_statistics(self, caller: Caller) -> dict[str, Any]:
-        """Adds up all sessions."""
-        del caller
-        return await statistics.overall_statistics(self._pool, SessionQuery())
+        """Adds up all sessions of the caller."""
+        return await statistics.overall_statistics(self._pool, caller)
 
     # -- cleanup ----------------------------------------------------------------------------
 
@@ -278,13 +268,11 @@ class SessionLife:
 
     async def extensions(self, caller: Caller, session_id: str) -> dict[str, Any]:
         """Gives the session's ExtensionData."""
-        del caller
-        return extension_view(await self._pool.head(session_id))
+        return extension_view(await self._pool.head(caller, session_id))
 
     async def extension(self, caller: Caller, session_id: str, name: str) -> dict[str, Any]:
         """Gives one extension's state."""
-        del caller
-        return named_extension(await self._pool.head(session_id), name)
+        return named_extension(await self._pool.head(caller, session_id), name)
 
     async def change_extensions(
         self,
@@ -300,10 +288,9 @@ class SessionLife:
 
     async def diagnostics(self, caller: Caller) -> dict[str, Any]:
         """Checks what the running gateway stands on; see `diagnostics.check_gateway`."""
-        del caller
+        del caller  # of the process, and of no session
         return await diagnostics.check_gateway(self._pool, sorted(self._pool.settings.agents))
 
     async def bug_report(self, caller: Caller, session_id: str) -> AsyncIterator[bytes]:
         """Begins to write a bug report of a session, with secrets masked."""
-        del caller
-        return diagnostics.bug_report(self._pool, await self._pool.head(session_id))
+        return diagnostics.bug_report(self._pool, await self._pool.head(caller, session_id))

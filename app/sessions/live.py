@@ -20,7 +20,6 @@ from app.domain.errors import (
     BambooError,
     Conflict,
     InvalidEvent,
-    NotFound,
     TooLarge,
     Unavailable,
 )
@@ -503,8 +502,3 @@ class _Completion:
         await self._event.wait()
         if self._error is not None:
             raise self._error
-
-
-def unknown_session(session_id: str) -> NotFound:
-    """The one answer for what is not there and for what the caller may not see."""
-    return NotFound(f"No session {session_id!r}.", code="session-not-found")

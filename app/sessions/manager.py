@@ -16,7 +16,6 @@ import structlog
 from app.agents.base import Agent
 from app.domain.callers import GATEWAY, Caller
 from app.domain.clock import Clock
-from app.domain.errors import InvalidInput
 from app.domain.ids import IdMaker
 from app.domain.positions import parse_after
 from app.domain.sessions import SessionHead
@@ -50,6 +49,7 @@ from app.sessions.reading import (
     message_of,
     message_page,
     messages_between,
+    run_cursor,
     run_page,
 )
 from app.sessions.recovery import Recovery
@@ -152,7 +152,6 @@ class SessionManager:
         Raises:
             NotFound, SessionExpired: There is none, or not any more.
         """
-        del caller
 
         async def read(head: SessionHead) -> SessionDetail:
             messages = None
@@ -164,12 +163,11 @@ class SessionManager:
             view = writing.view_of(self._pool, head)
             return SessionDetail(view, writing.etag_of(head), messages)
 
-        return await self._pool.read(session_id, read)
+        return await self._pool.read(caller, session_id, read, "read")
 
     async def list_sessions(self, caller: Caller, query: SessionQuery) -> SessionList:
         """Lists sessions by filters, sorted and in pages."""
-        del caller
-        page = await self._store.query(query, self._pool.state_of)
+        page = await self._pool.query(caller, query)
         views = [writing.view_of(self._pool, head) for head in page.heads]
         return SessionList(views, page.next_cursor, page.has_more, page.total)
 
@@ -190,8 +188,7 @@ class SessionManager:
         Raises:
             NotFound: There is none.
         """
-        del caller
-        await self._pool.delete(session_id)
+        await self._pool.delete(caller, session_id)
 
     async def close_session(
         self, caller: Caller, session_id: str, idem: Idempotency | None = None
@@ -226,7 +223,6 @@ class SessionManager:
         Raises:
             NotFound: No such session, or `before` or `after` is no message of it.
         """
-        del caller
         read = partial(
             message_page,
             self._store,
@@ -235,7 +231,7 @@ class SessionManager:
             after=after,
             descending=descending,
         )
-        return await self._pool.read(session_id, read)
+        return await self._pool.read(caller, session_id, read, "read")
 
     async def add_messages(
         self,
@@ -270,7 +266,6 @@ class SessionManager:
             PositionGone: `after` is of another epoch or beyond the end.
             InvalidInput: `after` is malformed.
         """
-        del caller
 
         async def read(after: str | None, head: SessionHead) -> EventPage:
             place = None
@@ -283,18 +278,18 @@ class SessionManager:
                 )
             return await event_page(self._store, head, after=place or 0, limit=limit, types=types)
 
-        page = await self._pool.read(session_id, partial(read, after))
+        page = await self._pool.read(caller, session_id, partial(read, after), "read")
         if descending or page.events or page.has_more or wait_seconds <= 0:
             return page
         with anyio.move_on_after(wait_seconds):
             while not page.events and not self._pool.draining:
-                await self._next_change(session_id, parse_after(page.next, 0).seq)
-                page = await self._pool.read(session_id, partial(read, page.next))
+                await self._next_change(caller, session_id, parse_after(page.next, 0).seq)
+                page = await self._pool.read(caller, session_id, partial(read, page.next), "read")
         return page
 
-    async def _next_change(self, session_id: str, seq: int) -> None:
+    async def _next_change(self, caller: Caller, session_id: str, seq: int) -> None:
         try:
-            async with self._pool.use(session_id) as live:
+            async with self._pool.use(caller, session_id, "read") as live:
                 changed = anyio.Event()
                 forget = live.on_change(changed.set)
                 try:
@@ -351,9 +346,10 @@ class SessionManager:
         Raises:
             NotFound: No such session or run.
         """
-        del caller
         return await self._pool.read(
-            session_id, lambda head: find_run(self._store, session_id, head.epoch, run_id)
+            caller,
+            session_id,
+            lambda head: find_run(self._store, session_id, head.epoch, run_id),
         )
 
     async def runs(
@@ -366,24 +362,19 @@ class SessionManager:
         descending: bool = False,
     ) -> RunList:
         """Lists the runs of a session in the order they were asked for."""
-        del caller
-        if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 16):
-            raise InvalidInput("`cursor` is the `next_cursor` of an earlier page.")
-        read = partial(
-            run_page,
-            self._store,
-            limit=limit,
-            cursor=int(cursor) if cursor is not None else None,
-            descending=descending,
-        )
-        return await self._pool.read(session_id, read)
+
+        async def read(head: SessionHead) -> RunList:
+            seq = run_cursor(cursor)
+            return await run_page(self._store, head, limit=limit, cursor=seq, descending=descending)
+
+        return await self._pool.read(caller, session_id, read)
 
     async def wait_run(
         self, caller: Caller, session_id: str, run_id: str, seconds: float
     ) -> RunWait:
         """Waits for a run's end, up to so many seconds."""
         await self.run(caller, session_id, run_id)
-        return await self._endings.wait_run(session_id, run_id, seconds)
+        return await self._endings.wait_run(caller, session_id, run_id, seconds)
 
     async def cancel_run(self, caller: Caller, session_id: str, run_id: str) -> dict[str, Any]:
         """Cancels a run; idempotent. See `Endings.cancel_run`."""

@@ -67,7 +67,7 @@ async def merge(
 
     async def prepare(live: LiveSession) -> None:
         nonlocal ours, ours_seq, source, theirs
-        source, theirs = await pool.read(wanted.source_id, read_source)
+        source, theirs = await pool.read(caller, wanted.source_id, read_source)
         while True:
             await live.ready()
             head = live.head.copy()
@@ -152,7 +152,8 @@ def _drafts(
         _check_answered(target.open_calls, said)
     source_ref: dict[str, Any] = {
         "session_id": source.id,
-        "title": source.title,
+        # Of a session of another user's the lineage knows the id, and nothing else.
+        "title": source.title if source.user_id == target.user_id else None,
         "position": str(source.position),
     }
     fields: dict[str, Any] = {

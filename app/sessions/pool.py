@@ -27,11 +27,19 @@ from app.domain.errors import (
 )
 from app.domain.events import Draft
 from app.domain.sessions import SessionHead, SessionState
+from app.sessions.access import (
+    Need,
+    check_access,
+    check_made,
+    check_may_make,
+    scoped,
+    unknown_session,
+)
 from app.sessions.commands import Idempotency, Outcome
 from app.sessions.idempotency import KeptAnswer, check_same_body, key_digest
-from app.sessions.live import LiveSession, Vanished, Waiter, unknown_session
+from app.sessions.live import LiveSession, Vanished, Waiter
 from app.settings import Settings
-from app.storage.base import SessionStore
+from app.storage.base import SessionPage, SessionQuery, SessionStore
 
 log = structlog.get_logger(__name__)
 
@@ -99,21 +107,36 @@ class SessionPool:
         return self._live.get(session_id)
 
     @asynccontextmanager
-    async def use(self, session_id: str, *, create: bool = False) -> AsyncIterator[LiveSession]:
+    async def use(
+        self, caller: Caller, session_id: str, need: Need = "own", *, create: bool = False
+    ) -> AsyncIterator[LiveSession]:
         """Holds a session in memory for a call, ready for decisions.
 
+        With `create`, or where a new one is needed, one that is not there is begun.
+
         Raises:
-            NotFound: There is none, and it is not to be created.
+            NotFound: There is none (for this caller), and it is not to be created.
+            SessionExists, Forbidden: See `access.check_access`.
             Unavailable: All places are taken by busy sessions.
             LimitReached: Creating it would go over `max_sessions`.
             Vanished: It was deleted meanwhile.
         """
-        live = self._live.get(session_id) or await self._open(session_id, create)
+        create = create or need == "make"
+        live = self._live.get(session_id)
+        if live is None:
+            live = await self._open(caller, session_id, need, create)
+        elif live.head.seq:
+            # Before anything is done with it: others cannot even keep it in memory.
+            check_access(caller, live.head, need)
         live.users += 1
         self._live.move_to_end(session_id)
         try:
             await live.ready()
-            if live.head.seq == 0 and not create:
+            if live.head.seq:
+                check_access(caller, live.head, need)
+            elif create:
+                check_may_make(caller)
+            else:
                 raise unknown_session(session_id)
             yield live
         except Conflict as conflict:
@@ -128,11 +151,12 @@ class SessionPool:
             if live.gone:
                 self.forget(live)
 
-    async def head(self, session_id: str) -> SessionHead:
+    async def head(self, caller: Caller, session_id: str, need: Need = "own") -> SessionHead:
         """Gives a durable head for reading, without taking a place in memory for it.
 
         Raises:
-            NotFound, SessionExpired: It is not there, or not any more.
+            NotFound, SessionExpired: It is not there (for this caller), or not any more.
+            Forbidden: See `access.check_access`.
         """
         while True:
             live = self._live.get(session_id)
@@ -146,17 +170,24 @@ class SessionPool:
                     continue  # what the copy shows was undone
             if head is None or head.seq == 0:
                 raise unknown_session(session_id)
+            check_access(caller, head, need)
             self.check_not_expired(head)
             return head
 
-    async def read(self, session_id: str, read: Callable[[SessionHead], Awaitable[T]]) -> T:
+    async def read(
+        self,
+        caller: Caller,
+        session_id: str,
+        read: Callable[[SessionHead], Awaitable[T]],
+        need: Need = "own",
+    ) -> T:
         """Gives what `read` makes of a durable head, of one life of the log and no two.
 
         Raises:
-            NotFound, SessionExpired: It is not there, or not any more.
+            NotFound, SessionExpired, Forbidden: As `head`.
         """
         for _ in range(_READ_TRIES):
-            head = await self.head(session_id)
+            head = await self.head(caller, session_id, need)
             try:
                 return await read(head)
             except Conflict:
@@ -166,11 +197,24 @@ class SessionPool:
                     live.lost()
         raise unknown_session(session_id)
 
+    async def query(self, caller: Caller, query: SessionQuery) -> SessionPage:
+        """Lists durable heads of what the caller may see.
+
+        Raises:
+            InvalidInput: The cursor is none of this list's.
+            Forbidden: The caller came for one session.
+        """
+        wanted = scoped(caller, query)
+        if wanted is None:
+            return SessionPage([], None, has_more=False, total=0 if query.count else None)
+        return await self.store.query(wanted, self.state_of)
+
     async def change(
         self,
         caller: Caller,
         session_id: str,
         decide: Decide,
+        need: Need = "own",
         *,
         create: bool = False,
         idem: Idempotency | None = None,
@@ -187,7 +231,7 @@ class SessionPool:
         """
         while True:
             try:
-                async with self.use(session_id, create=create) as live:
+                async with self.use(caller, session_id, need, create=create) as live:
                     digest = None
                     if idem is not None:
                         digest = key_digest(caller, idem)
@@ -204,6 +248,8 @@ class SessionPool:
                     except BambooError as refusal:
                         await self._confirm(live, refusal)
                         continue
+                    if live.head.seq == 0 and decision.drafts:
+                        check_made(caller, decision.drafts[0].fields.get("user_id"))
                     # An archived log takes nothing, also no note.
                     is_archived = live.head.logged_state == "archived"
                     if not decision.drafts and (idem is None or is_archived):
@@ -340,6 +386,7 @@ class SessionPool:
 
     async def delete(
         self,
+        caller: Caller,
         session_id: str,
         only_if: Callable[[SessionHead], bool] | None = None,
         *,
@@ -348,6 +395,7 @@ class SessionPool:
         """Deletes a session with everything that hangs on it (R9).
 
         Args:
+            caller: Who wants it gone.
             session_id: Which.
             only_if: Asked at the last moment; it may also raise.
             spare_used: Leave it while another call is at work in it.
@@ -360,7 +408,7 @@ class SessionPool:
             StorageFailed: It is still there, whole.
         """
         try:
-            async with self.use(session_id) as live:
+            async with self.use(caller, session_id) as live:
                 if (spare_used and live.users > 1) or (only_if and not only_if(live.head)):
                     return None
                 live.hold()
@@ -393,7 +441,7 @@ class SessionPool:
                 break
             del self._disconnected_at[session_id]
 
-    async def _open(self, session_id: str, create: bool) -> LiveSession:
+    async def _open(self, caller: Caller, session_id: str, need: Need, create: bool) -> LiveSession:
         while True:
             if (opening := self._opening.get(session_id)) is not None:
                 await opening.wait()
@@ -404,10 +452,14 @@ class SessionPool:
         opened = self._opening[session_id] = anyio.Event()
         try:
             head = await self.store.load(session_id)
-            if head is None and not create:
+            exists = head is not None
+            if head is not None:
+                check_access(caller, head, need)
+            elif create:
+                check_may_make(caller)
+            else:
                 raise unknown_session(session_id)
             self._make_room()
-            exists = head is not None
             if head is None:
                 self._check_count()
                 head = SessionHead(session_id, self.store.next_epoch())

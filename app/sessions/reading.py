@@ -3,7 +3,7 @@
 from typing import Any
 
 from app.domain.codec import decode
-from app.domain.errors import NotFound
+from app.domain.errors import InvalidInput, NotFound
 from app.domain.limits import PAGE_BYTES_MAX, SCAN_BYTES_MAX
 from app.domain.projections import run_view
 from app.domain.sessions import SessionHead
@@ -160,6 +160,19 @@ async def find_run(store: SessionStore, session_id: str, epoch: int, run_id: str
     if not records:
         raise NotFound(f"No run {run_id!r} in this session.", code="run-not-found")
     return run_view(session_id, epoch, [decode(record.body) for record in records])
+
+
+def run_cursor(cursor: str | None) -> int | None:
+    """Reads the `next_cursor` of an earlier page of runs.
+
+    Raises:
+        InvalidInput: It is none.
+    """
+    if cursor is None:
+        return None
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 16):
+        raise InvalidInput("`cursor` is the `next_cursor` of an earlier page.")
+    return int(cursor)
 
 
 async def run_page(

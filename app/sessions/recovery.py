@@ -3,6 +3,7 @@
 import anyio
 import structlog
 
+from app.domain.callers import GATEWAY
 from app.domain.errors import BambooError, NotFound
 from app.domain.limits import RECOVERY_CONCURRENCY
 from app.domain.sessions import ActiveRun
@@ -69,7 +70,7 @@ class Recovery:
         """Closes the run that nobody executes, and starts the next; gives how many it closed."""
         closed = 0
         try:
-            async with self._pool.use(session_id) as live:
+            async with self._pool.use(GATEWAY, session_id) as live:
                 active = live.head.active
                 if active is not None and live.run is None and active.agent != EXTERNAL:
                     await self._close_interrupted(live, active)

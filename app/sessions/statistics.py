@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
+from app.domain.callers import Caller
 from app.domain.clock import format_ms
 from app.domain.sessions import SessionHead
 from app.sessions.pool import SessionPool
@@ -93,8 +94,8 @@ def _plain(value: object) -> str:
     return text
 
 
-async def overall_statistics(pool: SessionPool, query: SessionQuery) -> dict[str, Any]:
-    """Adds up all sessions that `query` admits; costs the sessions, not their messages."""
+async def overall_statistics(pool: SessionPool, caller: Caller) -> dict[str, Any]:
+    """Adds up all sessions of the caller; costs the sessions, not their messages."""
     by_type: Counter[str] = Counter()
     by_state: Counter[str] = Counter()
     by_day: Counter[str] = Counter()
@@ -102,7 +103,7 @@ async def overall_statistics(pool: SessionPool, query: SessionQuery) -> dict[str
     oldest: SessionHead | None = None
     newest: SessionHead | None = None
     most: list[SessionHead] = []
-    async for head in _all_heads(pool, query):
+    async for head in _all_heads(pool, caller):
         by_type[head.session_type] += 1
         by_state[pool.state_of(head)] += 1
         by_day[format_ms(head.created_at)[:10]] += 1
@@ -138,13 +139,11 @@ async def overall_statistics(pool: SessionPool, query: SessionQuery) -> dict[str
     }
 
 
-async def _all_heads(pool: SessionPool, query: SessionQuery) -> AsyncIterator[SessionHead]:
+async def _all_heads(pool: SessionPool, caller: Caller) -> AsyncIterator[SessionHead]:
+    query = SessionQuery(limit=1000, count=False, archived="include")
     cursor: str | None = None
     while True:
-        page = await pool.store.query(
-            replace(query, cursor=cursor, limit=1000, count=False, archived="include"),
-            pool.state_of,
-        )
+        page = await pool.query(caller, replace(query, cursor=cursor))
         for head in page.heads:
             yield head
         cursor = page.next_cursor

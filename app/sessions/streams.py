@@ -55,7 +55,6 @@ class Streams:
             InvalidInput: A malformed `after`.
             Unavailable: `max_connections` are open.
         """
-        del caller
         if self.open >= self._pool.settings.max_connections:
             raise Unavailable(
                 f"{self.open} streams are open already (max_connections).",
@@ -64,7 +63,7 @@ class Streams:
             )
         while True:
             try:
-                async with self._pool.use(session_id) as live:
+                async with self._pool.use(caller, session_id, "read") as live:
                     self._pool.check_not_expired(live.head)
                     try:
                         # What is decided and not durable may be undone: streams stand on what is.
@@ -210,8 +209,7 @@ class Streams:
 
     async def connections(self, caller: Caller, session_id: str) -> list[dict[str, Any]]:
         """Lists the open streams of a session."""
-        del caller
-        await self._pool.head(session_id)
+        await self._pool.head(caller, session_id)
         live = self._pool.get(session_id)
         return [connection.view() for connection in live.connections.values()] if live else []
 
@@ -221,8 +219,7 @@ class Streams:
         Raises:
             NotFound: No such session or connection.
         """
-        del caller
-        await self._pool.head(session_id)
+        await self._pool.head(caller, session_id)
         live = self._pool.get(session_id)
         connection = live.connections.get(connection_id) if live else None
         if connection is None:

@@ -109,7 +109,7 @@ async def kept_summary(
     """Gives the first answer to a key, so that a repeat does not ask an agent again."""
     while idem is not None:
         try:
-            async with pool.use(session_id) as live:
+            async with pool.use(caller, session_id) as live:
                 kept = await pool.kept_answer(live, key_digest(caller, idem), idem)
                 return Outcome(kept.answer, replayed=True) if kept else None
         except Vanished:

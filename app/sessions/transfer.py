@@ -22,8 +22,9 @@ from app.exporters.base import ExportSource
 from app.exporters.factory import make_exporter
 from app.exporters.imported import ImportedSession
 from app.exporters.importing import read_import
-from app.exporters.names import content_disposition, file_name
+from app.exporters.names import content_disposition, file_name, folder_name
 from app.exporters.target import ExportDirectory
+from app.sessions.access import owner_of_copy
 from app.sessions.commands import Idempotency, Outcome
 from app.sessions.creation import PAGE, History, bulk_limiter, create_whole, history_page
 from app.sessions.fork import ANCESTORS_MAX
@@ -54,7 +55,9 @@ class Export:
     chunks: AsyncIterator[bytes]
 
 
-async def export(pool: SessionPool, session_id: str, options: ExportOptions) -> Export:
+async def export(
+    pool: SessionPool, caller: Caller, session_id: str, options: ExportOptions
+) -> Export:
     """Begins to write one session, archived ones too.
 
     Raises:
@@ -69,7 +72,7 @@ async def export(pool: SessionPool, session_id: str, options: ExportOptions) -> 
             summary["covers_messages"] = await _count(pool, head, head.summary.covers_seq)
         return head, summary
 
-    head, summary = await pool.read(session_id, look)
+    head, summary = await pool.read(caller, session_id, look, "read")
     view = view_of(pool, head)
     source = ExportSource(
         session=view,
@@ -108,20 +111,24 @@ async def _count(pool: SessionPool, head: SessionHead, upto: int) -> int:
 
 
 async def export_to_file(
-    pool: SessionPool, session_id: str, options: ExportOptions, path: str
+    pool: SessionPool, caller: Caller, session_id: str, options: ExportOptions, path: str
 ) -> dict[str, Any]:
     """Writes one session to a file under `export_dir`, whole or not at all.
+
+    Users have a folder each, `users/<user>` below it, that their paths are relative to.
 
     Raises:
         InvalidInput: No `export_dir` is set, or `path` is no plain relative path.
     """
+    await pool.head(caller, session_id)  # reading it is not enough to write files here
     root = pool.settings.export_dir
     if root is None:
         raise InvalidInput(
             "No export_dir is set; set it, or export to the response.", code="no-export-dir"
         )
-    document = await export(pool, session_id, options)
-    size = await ExportDirectory(root.expanduser()).write(path, document.chunks)
+    document = await export(pool, caller, session_id, options)
+    within = () if caller.user_id is None else ("users", folder_name(caller.user_id))
+    size = await ExportDirectory(root.expanduser(), within).write(path, document.chunks)
     return {"path": path, "bytes": size}
 
 
@@ -129,7 +136,7 @@ ZIP_DISPOSITION = content_disposition("sessions.zip")
 
 
 async def export_zip(
-    pool: SessionPool, session_ids: list[str], options: ExportOptions
+    pool: SessionPool, caller: Caller, session_ids: list[str], options: ExportOptions
 ) -> AsyncIterator[bytes]:
     """Writes many sessions as a zip, as it goes; those that fail are named in `errors.txt`."""
     buffer = ZipBuffer()
@@ -137,7 +144,7 @@ async def export_zip(
     failed: list[str] = []
     for number, session_id in enumerate(session_ids, 1):
         try:
-            document = await export(pool, session_id, options)
+            document = await export(pool, caller, session_id, options)
         except BambooError as error:
             failed.append(f"{session_id}: {error.detail} ({error.code})\n")
             continue
@@ -215,8 +222,9 @@ async def import_document(
         session_id = imported.session["id"]
     notes = [note.to_json() for note in document.notes]
     _check_head(imported)
+    user_id = owner_of_copy(caller, imported.session.get("user_id"))
     history = History(
-        pages=lambda epoch: _history(imported, epoch),
+        pages=lambda epoch: _history(imported, user_id, epoch),
         answer=lambda head: view_of(pool, head) | {"notes": notes},
     )
     return await create_whole(pool, caller, session_id, history, idem)
@@ -236,12 +244,14 @@ def _chosen(sessions: Sequence[ImportedSession], conversation: int | None) -> Im
     return sessions[number - 1]
 
 
-async def _history(imported: ImportedSession, epoch: int) -> AsyncIterator[list[Draft]]:
+async def _history(
+    imported: ImportedSession, user_id: str | None, epoch: int
+) -> AsyncIterator[list[Draft]]:
     session = imported.session
     kind = session.get("session_type")
     lineage = imported.lineage or {}
     created: dict[str, Any] = {
-        "user_id": session.get("user_id"),
+        "user_id": user_id,
         "title": session.get("title"),
         "session_type": kind if kind in SESSION_TYPES else "user",
         "working_dir": session.get("working_dir"),

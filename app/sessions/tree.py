@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from app.domain.callers import Caller
 from app.domain.clock import format_ms
 from app.domain.sessions import SessionHead
 from app.sessions.pool import SessionPool
@@ -12,24 +13,27 @@ TREE_SESSIONS_MAX = 10_000
 """A tree is one answer: larger ones are cut, and say so."""
 
 
-async def branch_tree(pool: SessionPool, head: SessionHead) -> dict[str, Any]:
-    """Gives the whole tree from its root; deleted sessions in it are stubs.
+async def branch_tree(pool: SessionPool, caller: Caller, head: SessionHead) -> dict[str, Any]:
+    """Gives the whole tree from its root; in it, what is deleted or another's is a stub.
 
-    Each session keeps its whole ancestor path, so a deleted one is known by its descendants. The
-    walk keeps its own stack: a chain of forks may be deeper than Python recurses.
+    Each session keeps its whole ancestor path, so a deleted one is known by its descendants. A stub
+    of another's session has no title. The walk keeps its own stack: a chain of forks may be deeper
+    than Python recurses.
     """
     path = head.ancestors
     root_id = path[0]["session_id"] if path else head.id
     nodes: dict[str, dict[str, Any]] = {}
-    heads = await _family(pool, root_id)
+    heads = await _family(pool, caller, root_id)
     # Also when it is among those that were cut off, or has been deleted since.
     for one in [*heads, head]:
-        _place(pool, nodes, one)
+        _place(pool, caller, nodes, one)
     tree = nodes[root_id]
     return tree | {"current": head.id, "truncated": len(heads) >= TREE_SESSIONS_MAX}
 
 
-async def _family(pool: SessionPool, root_id: str) -> list[SessionHead]:
+async def _family(pool: SessionPool, caller: Caller, root_id: str) -> list[SessionHead]:
+    if caller.session_id is not None:
+        return []  # it came for one session
     found: dict[str, SessionHead] = {}
     query = SessionQuery(
         root_id=root_id,
@@ -41,7 +45,7 @@ async def _family(pool: SessionPool, root_id: str) -> list[SessionHead]:
     )
     cursor: str | None = None
     while len(found) < TREE_SESSIONS_MAX:
-        page = await pool.store.query(replace(query, cursor=cursor), pool.state_of)
+        page = await pool.query(caller, replace(query, cursor=cursor))
         found |= {one.id: one for one in page.heads}
         cursor = page.next_cursor
         if not page.has_more:
@@ -49,12 +53,17 @@ async def _family(pool: SessionPool, root_id: str) -> list[SessionHead]:
     return list(found.values())
 
 
-def _place(pool: SessionPool, nodes: dict[str, dict[str, Any]], head: SessionHead) -> None:
+def _place(
+    pool: SessionPool, caller: Caller, nodes: dict[str, dict[str, Any]], head: SessionHead
+) -> None:
     above: dict[str, Any] | None = None
+    is_own = caller.is_owner(head.user_id)
     for ancestor in head.ancestors:
         node = nodes.get(ancestor["session_id"])
         if node is None:
-            node = nodes[ancestor["session_id"]] = _stub(ancestor)
+            node = nodes[ancestor["session_id"]] = _stub(
+                ancestor if is_own else ancestor | {"title": None}
+            )
             if above is not None:
                 above["branches"].append(node)
         above = node

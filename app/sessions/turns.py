@@ -1,6 +1,7 @@
 """Turns: how a chat becomes a run, and waits for its turn."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,7 @@ from app.domain.messages import Message
 from app.domain.projections import session_view
 from app.domain.sessions import ActiveRun, QueuedRun
 from app.domain.tool_order import in_order
+from app.sessions.access import own
 from app.sessions.commands import Chat, Idempotency, Outcome
 from app.sessions.external import EXTERNAL, ExternalRuns
 from app.sessions.live import LiveSession, Vanished
@@ -68,12 +70,15 @@ class Turns:
         """Begins a turn, or queues it (API section 2).
 
         Raises:
+            Forbidden: It names another user for a session that is to be created.
+            NotFound: There is a session of that id, and the caller may not see it.
             InvalidInput: An unknown agent, or a run id that is taken.
             RunActive: The session is busy and `on_busy` says reject.
             Refused: Tool calls are open and these are not their results, or the other way round.
             LimitReached: `max_queued_runs` wait already.
             Draining: The gateway is shutting down.
         """
+        chat = replace(chat, session=own(caller, chat.session))
         agent = self._agents.named(chat.agent)
         session_id = chat.session.id or self._maker.new_session_id(caller, idem)
         run_id = chat.run_id or self._maker.run_id()

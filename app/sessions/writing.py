@@ -11,7 +11,6 @@ from app.domain.errors import (
     InvalidInput,
     PreconditionFailed,
     RunActive,
-    SessionExists,
     TooLarge,
 )
 from app.domain.events import Draft
@@ -20,6 +19,7 @@ from app.domain.messages import Message
 from app.domain.projections import PATCHABLE, fold, session_view
 from app.domain.sessions import SessionHead
 from app.domain.tool_order import in_order, still_open
+from app.sessions.access import id_taken, own
 from app.sessions.commands import Idempotency, NewSession, Outcome
 from app.sessions.live import LiveSession
 from app.sessions.making import created_draft
@@ -43,19 +43,21 @@ async def create(
     pool: SessionPool, caller: Caller, session_id: str, new: NewSession, idem: Idempotency | None
 ) -> Outcome:
     """Creates a session; see `SessionManager.create_session`."""
+    new = own(caller, new)
 
     def decide(live: LiveSession) -> Decision:
         if live.head.seq:
-            raise SessionExists(f"There is a session {session_id!r} already.")
+            raise id_taken(session_id)
         return _creation(pool, live, new)
 
-    return await pool.change(caller, session_id, decide, create=True, idem=idem)
+    return await pool.change(caller, session_id, decide, "make", idem=idem)
 
 
 async def get_or_create(
     pool: SessionPool, caller: Caller, session_id: str, new: NewSession
 ) -> dict[str, Any]:
     """Gives the session, or creates it; see `SessionManager.get_or_create_session`."""
+    new = own(caller, new)
 
     def decide(live: LiveSession) -> Decision:
         if live.head.seq:

@@ -1,0 +1,429 @@
+"""A user has its own sessions, and for everybody else they are not there: on every route.
+
+The routes are those of the OpenAPI document; one that has no plan here fails the test.
+"""
+
+import io
+import itertools
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import httpx
+import pytest
+
+from app.api.routes import create_openapi
+from tests.api.serving import Served, refused
+from tests.api.users import serving_users, user
+
+DOCUMENT = create_openapi()
+OPERATIONS = [
+    (method.upper(), path)
+    for path, operations in DOCUMENT["paths"].items()
+    for method in operations
+]
+ABOUT_ONE = [(method, path) for method, path in OPERATIONS if "{session_id}" in path]
+OTHERS = [(method, path) for method, path in OPERATIONS if "{session_id}" not in path]
+STATES = ("live", "busy", "closed", "archived", "expiring")
+_OF_THE_REQUEST = ("x-request-id", "date", "server")
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class World:
+    """Sessions of alice's in every state, and one of bob's."""
+
+    served: Served
+    alice: httpx.Client
+    bob: httpx.Client
+    operator: httpx.Client
+    looking: httpx.Client
+    sessions: dict[str, str]
+    bobs: str
+    run_id: str
+
+    def unknown(self) -> str:
+        """An id of which there is no session, as long as those of the sessions."""
+        return f"none-{next(_numbers):04d}"
+
+    def seen_by_alice(self) -> dict[str, Any]:
+        """Everything of alice's sessions that could have changed."""
+        return {
+            state: [
+                self.looking.get(f"/sessions/{session_id}").json(),
+                self.looking.get(f"/sessions/{session_id}/events?limit=1000").json(),
+            ]
+            for state, session_id in self.sessions.items()
+        }
+
+
+@pytest.fixture(scope="module")
+def inhabited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """One for all tests here: each holds it to have changed nothing of alice's."""
+    with (
+        serving_users(export_dir=tmp_path_factory.mktemp("exports")) as served,
+        user(served, "alice") as alice,
+        user(served, "bob") as bob,
+        served.client() as operator,
+        httpx.Client(base_url=operator.base_url, trust_env=False) as looking,
+    ):
+        sessions = {state: f"alice-{number:03d}" for number, state in enumerate(STATES)}
+        for session_id in sessions.values():
+            _talk(alice, session_id)
+        run = alice.post(f"/sessions/{sessions['busy']}/runs", json={"agent": "external"})
+        assert run.status_code == 201
+        alice.patch(f"/sessions/{sessions['expiring']}", json={"ttl_seconds": 3600})
+        alice.post(f"/sessions/{sessions['closed']}/close")
+        alice.post(f"/sessions/{sessions['archived']}/archive")
+        yield World(served, alice, bob, operator, looking, sessions, "", run.json()["run_id"])
+
+
+@pytest.fixture
+def world(inhabited: World) -> Iterator[World]:
+    bobs = f"bobs-{next(_numbers):04d}"
+    assert inhabited.bob.post("/sessions", json={"id": bobs}).status_code == 201
+    yield replace(inhabited, bobs=bobs)
+    inhabited.bob.post("/cleanup", json={"before": "2099-01-01T00:00:00Z"})
+
+
+def _talk(alice: httpx.Client, session_id: str) -> None:
+    """Gives a session everything that can be asked for: messages, a run, a summary, data."""
+    made = alice.post("/sessions", json={"id": session_id, "title": "secret plans"})
+    assert made.json()["user_id"] == "alice"
+    run_id = alice.post(f"/sessions/{session_id}/runs", json={"agent": "external"}).json()["run_id"]
+    events = [
+        {"type": "token", "content": "secret", "run_id": run_id},
+        {"type": "complete", "run_id": run_id},
+    ]
+    assert alice.post(f"/sessions/{session_id}/events", json=events).status_code == 201
+    alice.put(f"/sessions/{session_id}/summary", json={"summary": "plans"})
+    alice.put(f"/sessions/{session_id}/todo", json={"content": "hide"})
+    alice.put(f"/sessions/{session_id}/extensions/x", json={"config": {}, "enabled": True})
+
+
+def _body(method: str, path: str) -> dict[str, Any]:
+    """The first example that the document gives for the operation's body."""
+    operation = DOCUMENT["paths"][path][method.lower()]
+    content = operation.get("requestBody", {}).get("content", {})
+    examples = content.get("application/json", {}).get("examples") or {}
+    bodies = [example["value"] for example in examples.values()]
+    return {"json": bodies[0]} if bodies else {}
+
+
+def _ask(client: httpx.Client, world: World, method: str, path: str, of: str) -> httpx.Response:
+    filled = path.removeprefix("/api/v1").format(
+        session_id=of, run_id=world.run_id, connection_id="c-1", name="x"
+    )
+    body = _body(method, path)
+    if path.endswith("/merge"):
+        body["json"] = body["json"] | {"source_id": world.bobs}
+    return client.request(method, filled, **body)
+
+
+def _bare(response: httpx.Response, session_id: str) -> tuple[int, dict[str, str], bytes]:
+    """An answer without what is of its request alone."""
+    headers = {k: v for k, v in response.headers.items() if k not in _OF_THE_REQUEST}
+    return response.status_code, headers, response.content.replace(session_id.encode(), b"<id>")
+
+
+@pytest.mark.parametrize(("method", "path"), ABOUT_ONE, ids=lambda part: str(part))
+def test_a_session_of_another_user_is_as_unknown_as_one_that_is_not_there(
+    world: World, method: str, path: str
+):
+    before = world.seen_by_alice()
+    unknown = world.unknown()
+    expected = _bare(_ask(world.bob, world, method, path, unknown), unknown)
+    for state, session_id in world.sessions.items():
+        answer = _ask(world.bob, world, method, path, session_id)
+        assert answer.status_code == 404, (state, answer.text)
+        assert _bare(answer, session_id) == expected, state
+    assert world.seen_by_alice() == before
+
+
+@pytest.mark.parametrize(("method", "path"), ABOUT_ONE, ids=lambda part: str(part))
+def test_who_comes_for_one_session_gets_no_other_and_changes_nothing(
+    world: World, method: str, path: str
+):
+    before = world.seen_by_alice()
+    with user(world.served, "alice", only_session=world.sessions["live"]) as ticket:
+        other = _ask(ticket, world, method, path, world.sessions["busy"])
+        assert other.status_code == 404, other.text
+        if method != "GET":
+            own = _ask(ticket, world, method, path, world.sessions["live"])
+            assert own.status_code in {403, 404}, own.text
+    with user(world.served, "bob", only_session=world.sessions["live"]) as foreign:
+        assert _ask(foreign, world, method, path, world.sessions["live"]).status_code == 404
+    assert world.seen_by_alice() == before
+
+
+def test_no_key_finds_what_another_user_has_done_with_it(world: World):
+    key = {"Idempotency-Key": "one-key"}
+    live = world.sessions["live"]
+    url = f"/sessions/{live}/messages"
+    message = {"role": "user", "content": "mine"}
+    assert world.alice.post(url, json=message, headers=key).status_code == 201
+    refused(world.bob.post(url, json=message, headers=key), 404, "session-not-found")
+    made = [
+        client.post("/sessions", json={}, headers=key).json()["id"]
+        for client in (world.alice, world.bob, world.alice)
+    ]
+    assert made[0] == made[2] != made[1]
+
+
+# -- the routes that are about no one session ------------------------------------------------
+
+Plan = Callable[[World], None]
+
+
+def _chat(world: World) -> None:
+    for state, session_id in world.sessions.items():
+        said = world.bob.post("/chat", json={"session_id": session_id, "message": "hi"})
+        problem = refused(said, 404, "session-not-found")
+        assert problem["detail"] == f"No session {session_id!r}.", state
+        stream = {"Accept": "text/event-stream"}
+        said = world.bob.post(
+            "/chat", json={"session_id": session_id, "message": 1}, headers=stream
+        )
+        assert said.status_code == 422
+        said = world.bob.post(
+            "/chat", json={"session_id": session_id, "message": "hi"}, headers=stream
+        )
+        refused(said, 404, "session-not-found")
+    named = {"session_id": world.unknown(), "message": "hi", "user_id": "alice"}
+    refused(world.bob.post("/chat", json=named), 403, "forbidden")
+    refused(world.bob.get(f"/sessions/{named['session_id']}"), 404, "session-not-found")
+
+
+def _create(world: World) -> None:
+    for session_id in world.sessions.values():
+        taken = world.bob.post("/sessions", json={"id": session_id, "title": "mine now"})
+        problem = refused(taken, 409, "session-exists")
+        own = refused(world.bob.post("/sessions", json={"id": world.bobs}), 409, "session-exists")
+        assert problem["detail"] == own["detail"].replace(world.bobs, session_id)
+    unknown = world.unknown()
+    named = world.bob.post("/sessions", json={"id": unknown, "user_id": "alice"})
+    refused(named, 403, "forbidden")
+    refused(world.operator.get(f"/sessions/{unknown}"), 404, "session-not-found")
+    acting = world.operator.post("/sessions", json={"id": unknown, "user_id": "bob"})
+    assert acting.status_code == 201
+    assert world.bob.get(f"/sessions/{unknown}").status_code == 200
+
+
+def _list(path: str, entries: str) -> Plan:
+    def plan(world: World) -> None:
+        for query in (
+            "",
+            "?user_id=bob",
+            f"?parent_id={world.sessions['live']}",
+            "?title_contains=secret",
+            "?sort_by=title&limit=1",
+        ):
+            page = world.bob.get(path + query).json()
+            ids = {entry.get("id") or entry.get("session_id") for entry in page[entries]}
+            assert ids <= {world.bobs}, query
+            assert page.get("total", 0) <= 1
+            assert not page["has_more"]
+        # Also with what is no cursor: nothing of another user's list is looked at.
+        for query in ("", "&cursor=nonsense", "&offset=1"):
+            page = world.bob.get(f"{path}?user_id=alice{query}").json()
+            assert page[entries] == []
+            assert page.get("total", 0) == 0
+        shown = world.alice.get(f"{path}?limit=1000").json()[entries]
+        assert shown, "alice has some of these, or the test sees nothing"
+
+    return plan
+
+
+def _bulk(path: str, done: str) -> Plan:
+    def plan(world: World) -> None:
+        unknown = world.unknown()
+        asked = [*world.sessions.values(), unknown, "not an id"]
+        answer = world.bob.post(path, json={"session_ids": asked}).json()
+        assert answer[done] == []
+        *foreign, missing, invalid = answer["failed"]
+        assert [entry["session_id"] for entry in foreign] == list(world.sessions.values())
+        for entry in foreign:
+            assert json.dumps(entry).replace(entry["session_id"], unknown) == json.dumps(missing)
+        assert (missing["code"], invalid["code"]) == ("session-not-found", "invalid-id")
+
+    return plan
+
+
+def _export(world: World) -> None:
+    unknown = world.unknown()
+    asked = {"session_ids": [*world.sessions.values(), unknown], "format": "json"}
+    answer = world.bob.post("/export", json=asked)
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.namelist() == ["errors.txt"]
+        lines = archive.read("errors.txt").decode().splitlines()
+    ids = asked["session_ids"]
+    assert {line.replace(i, "<id>") for line, i in zip(lines, ids, strict=True)} == {
+        "<id>: No session '<id>'. (session-not-found)"
+    }
+
+
+def _import(world: World) -> None:
+    exported = world.alice.get(f"/sessions/{world.sessions['live']}/export?format=json").json()
+    for session_id in world.sessions.values():
+        document = exported | {"session": exported["session"] | {"id": session_id}}
+        taken = world.bob.post("/import?id=keep", json=document)
+        refused(taken, 409, "session-exists")
+    assert exported["session"]["user_id"] == "alice"
+    copy = world.bob.post("/import", json=exported).json()
+    assert copy["user_id"] == "bob"
+    refused(world.alice.get(f"/sessions/{copy['id']}"), 404, "session-not-found")
+    as_it_says = world.operator.post("/import", json=exported).json()
+    assert as_it_says["user_id"] == "alice"
+    assert world.alice.delete(f"/sessions/{as_it_says['id']}").status_code == 204
+    assert world.bob.delete(f"/sessions/{copy['id']}").status_code == 204
+
+
+def _statistics(world: World) -> None:
+    overview = world.bob.get("/statistics").json()
+    assert overview["sessions"] == 1
+    assert overview["oldest"]["session_id"] == world.bobs
+    assert world.alice.get("/statistics").json()["sessions"] >= len(STATES)
+
+
+def _cleanup(world: World) -> None:
+    for dry_run in (True, False):
+        wanted = {"before": "2099-01-01T00:00:00Z", "dry_run": dry_run}
+        cleaned = world.bob.post("/cleanup", json=wanted).json()
+        assert cleaned["session_ids"] == [world.bobs]
+
+
+def _process_wide(path: str) -> Plan:
+    def plan(world: World) -> None:
+        answer = world.bob.get(f"{world.served.url}{path}")
+        assert answer.status_code in {200, 403}
+        for session_id in (*world.sessions.values(), "alice"):
+            assert session_id not in answer.text
+
+    return plan
+
+
+PLANS: dict[tuple[str, str], Plan] = {
+    ("POST", "/api/v1/chat"): _chat,
+    ("POST", "/api/v1/sessions"): _create,
+    ("GET", "/api/v1/sessions"): _list("/sessions", "sessions"),
+    ("GET", "/api/v1/summaries"): _list("/summaries", "summaries"),
+    ("GET", "/api/v1/archive"): _list("/archive", "archives"),
+    ("POST", "/api/v1/archive"): _bulk("/archive", "archived"),
+    ("POST", "/api/v1/archive/restore"): _bulk("/archive/restore", "restored"),
+    ("POST", "/api/v1/export"): _export,
+    ("POST", "/api/v1/import"): _import,
+    ("GET", "/api/v1/statistics"): _statistics,
+    ("POST", "/api/v1/cleanup"): _cleanup,
+    **{
+        ("GET", path): _process_wide(path)
+        for path in (
+            "/api/v1/diagnostics",
+            "/api/v1/metrics",
+            "/metrics",
+            "/api/v1/health/live",
+            "/health/live",
+            "/api/v1/health/ready",
+            "/health/ready",
+        )
+    },
+}
+
+
+@pytest.mark.parametrize(("method", "path"), OTHERS, ids=lambda part: str(part))
+def test_a_route_about_no_one_session_shows_and_changes_nothing_of_another_user(
+    world: World, method: str, path: str
+):
+    plan = PLANS.get((method, path))
+    assert plan is not None, f"say here what {method} {path} may show to another user"
+    before = world.seen_by_alice()
+    plan(world)
+    assert world.seen_by_alice() == before
+
+
+def test_who_comes_for_one_session_has_no_lists_and_makes_nothing(world: World):
+    with user(world.served, "alice", only_session=world.sessions["live"]) as ticket:
+        for path in ("/sessions", "/archive", "/summaries", "/statistics"):
+            refused(ticket.get(path), 403, "forbidden")
+        new = world.unknown()
+        refused(ticket.post("/sessions", json={"id": new}), 403, "forbidden")
+        refused(ticket.post("/chat", json={"message": "hi"}), 403, "forbidden")
+        refused(ticket.post("/cleanup", json={}), 403, "forbidden")
+        refused(world.alice.get(f"/sessions/{new}"), 404, "session-not-found")
+
+
+# -- bodies that name sessions ---------------------------------------------------------------
+
+
+def test_nothing_is_merged_out_of_a_session_of_another_user(world: World):
+    before = world.seen_by_alice()
+    unknown = world.unknown()
+    missing = world.bob.post(f"/sessions/{world.bobs}/merge", json={"source_id": unknown})
+    for session_id in world.sessions.values():
+        answer = world.bob.post(f"/sessions/{world.bobs}/merge", json={"source_id": session_id})
+        refused(answer, 404, "session-not-found")
+        assert _bare(answer, session_id) == _bare(missing, unknown)
+    assert world.bob.get(f"/sessions/{world.bobs}").json()["message_count"] == 0
+    assert world.seen_by_alice() == before
+
+
+def test_a_fork_does_not_take_the_id_of_another_users_session(world: World):
+    for session_id in world.sessions.values():
+        for key in ({}, {"Idempotency-Key": f"fork-{session_id}"}):
+            taken = world.bob.post(
+                f"/sessions/{world.bobs}/fork", json={"new_id": session_id}, headers=key
+            )
+            refused(taken, 409, "session-exists")
+
+
+def test_the_tree_shows_no_fork_of_another_user(world: World):
+    """Also when the operator has mixed them: ids are all that lineage tells of another's."""
+    live = world.sessions["live"]
+    exported = world.alice.get(f"/sessions/{live}/export?format=json").json()
+    exported["lineage"]["ancestors"] = [{"session_id": live, "title": None, "forked_at": None}]
+    exported["session"]["parent"] = {"session_id": live, "message_id": None, "position": None}
+    bobs = world.bob.post("/import", json=exported).json()["id"]
+    tree = world.bob.get(f"/sessions/{bobs}/tree").json()
+    assert (tree["session_id"], tree["title"], tree["state"]) == (live, None, "deleted")
+    assert [branch["session_id"] for branch in tree["branches"]] == [bobs]
+    assert world.alice.get(f"/sessions/{live}/tree").json()["branches"] == []
+    whole = world.operator.get(f"/sessions/{live}/tree").json()
+    assert whole["title"] == "secret plans"
+    assert [branch["session_id"] for branch in whole["branches"]] == [bobs]
+    assert world.bob.get(f"/sessions?parent_id={live}").json()["total"] == 1
+
+
+def test_users_do_not_write_over_each_others_exports(world: World):
+    settings = world.served.app.state.settings
+    wanted = {"path": "a.md", "format": "markdown"}
+    mine = world.bob.post(f"/sessions/{world.bobs}/export", json=wanted)
+    assert mine.json()["path"] == "a.md"
+    theirs = world.alice.post(f"/sessions/{world.sessions['live']}/export", json=wanted)
+    assert theirs.status_code == 200
+    world.operator.post(f"/sessions/{world.bobs}/export", json=wanted)
+    written = sorted(settings.export_dir.rglob("a.md"))
+    assert len({path.parent for path in written}) == 3
+    assert all(path.is_relative_to(settings.export_dir) for path in written)
+
+
+def test_what_the_operator_merges_across_users_tells_the_id_alone(world: World):
+    live = world.sessions["live"]
+    merged = world.operator.post(f"/sessions/{world.bobs}/merge", json={"source_id": live})
+    assert merged.status_code == 200
+    report = world.bob.get(f"/sessions/{world.bobs}/report").json()
+    (source,) = report["merged_from"]
+    assert (source["session_id"], source["title"]) == (live, None)
+    events = world.bob.get(f"/sessions/{world.bobs}/events").text
+    assert "secret plans" not in events
+
+
+def test_the_operator_sees_and_changes_the_sessions_of_all(world: World):
+    ids = {entry["id"] for entry in world.operator.get("/sessions?limit=1000").json()["sessions"]}
+    assert {world.bobs, world.sessions["live"]} <= ids
+    assert world.operator.get("/sessions?user_id=alice").json()["total"] >= 3
+    made = world.unknown()
+    assert world.operator.post("/sessions", json={"id": made}).json()["user_id"] is None
+    refused(world.alice.get(f"/sessions/{made}"), 404, "session-not-found")
+    assert world.operator.delete(f"/sessions/{made}").status_code == 204
