@@ -1,8 +1,9 @@
 """The composition root: settings become an app, whose one lifespan owns everything that is open."""
 
-from collections import Counter
+import platform
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
 
 import structlog
 from fastapi import FastAPI
@@ -17,10 +18,13 @@ from app.api.problems import EXCEPTION_HANDLERS
 from app.api.rates import FailureLimit, RateLimit
 from app.api.routes import add_routes, create_openapi, methods_of
 from app.api.stage import StagedApp
+from app.api.traffic import Traffic
 from app.domain.clock import Clock, SystemClock
 from app.domain.codec import encode_pretty
 from app.domain.ids import IdMaker
+from app.observability.metrics import Measures
 from app.sessions.manager import SessionManager
+from app.sessions.measures import measure_recovery
 from app.settings import Settings
 from app.storage.base import RecoveryReport
 from app.storage.factory import make_store
@@ -51,6 +55,8 @@ _CORS_EXPOSED = (
     "X-Request-Id",
 )
 
+_BUILD: Final[Measures] = {"build_info": {(__version__, platform.python_version()): 1.0}}
+
 
 def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     """Builds the gateway's app. Nothing is opened before its lifespan is entered.
@@ -60,6 +66,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     """
     clock = clock or SystemClock()
     ids = IdMaker()
+    traffic = Traffic(clock)
     agents = {name: make_agent(name, url, settings) for name, url in settings.agents.items()}
     store = make_store(settings, clock)
 
@@ -67,7 +74,9 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(store.aclose)
-            _log_recovery(await store.open())
+            recovered = await store.open()
+            _log_recovery(recovered)
+            app.state.start = {**_BUILD, **measure_recovery(recovered)}
             for agent in agents.values():
                 stack.push_async_callback(agent.aclose)
             app.state.manager = await stack.enter_async_context(
@@ -84,7 +93,9 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         middleware=[
-            Middleware(RequestContext, make_id=lambda: ids.make("req_", clock.now_ms())),
+            Middleware(
+                RequestContext, traffic=traffic, make_id=lambda: ids.make("req_", clock.now_ms())
+            ),
             Middleware(Guard, settings=settings),
             *_cors(settings),
             Middleware(FailureLimit, settings=settings, clock=clock),
@@ -96,7 +107,9 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     app.state.manager = None  # until the lifespan is entered: requests may come before that
     app.state.settings = settings
     app.state.clock = clock
-    app.state.problems = Counter[str]()
+    app.state.traffic = traffic
+    app.state.problems = traffic.problems
+    app.state.start = _BUILD
     app.state.methods_of = methods_of
     add_routes(app)
     app.openapi = create_openapi  # type: ignore[method-assign] # FastAPI's documented way

@@ -311,10 +311,13 @@ async def _new_session(store: Any, clock: Any, number: int) -> Any:
     from app.sessions.commands import NewSession
     from app.sessions.live import LiveSession
     from app.sessions.making import created_draft
+    from app.sessions.tally import Tally
 
     session_id = f"s-{number}"
     head = SessionHead(session_id, store.next_epoch())
-    live = LiveSession(head, store, clock, exists=False, max_event_bytes=1 << 20, keys_max=100)
+    live = LiveSession(
+        head, store, clock, Tally(()), exists=False, max_event_bytes=1 << 20, keys_max=100
+    )
     title, user = f"A chat with number {number}", f"u-{number // _PER_USER}"
     await live.commit([created_draft(NewSession(session_id, user_id=user, title=title), None)])
     return live

@@ -1,4 +1,4 @@
-"""The README's reference tables, made from the code: settings, commands, routes, error codes."""
+"""The README's tables, made from the code: settings, commands, routes, error codes, metrics."""
 
 import json
 import re
@@ -11,6 +11,7 @@ from typer.main import get_command
 from app.api.problems import PROBLEMS
 from app.cli import program
 from app.main import openapi_document
+from app.observability.metrics import FAMILIES, PREFIX
 from app.settings import Settings
 
 _TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(?=<!-- end of table -->)", re.DOTALL)
@@ -93,9 +94,18 @@ def _errors() -> Iterator[str]:
         yield f"| {problem.status} | `{code}` | {title or problem.title} | {problem.example} |"
 
 
+def _metrics() -> Iterator[str]:
+    yield "| metric | | labels | |"
+    yield "|---|---|---|---|"
+    for name, family in FAMILIES.items():
+        labels = ", ".join(f"`{label}`" for label in family.labels)
+        yield f"| `{PREFIX}{name}` | {family.kind} | {labels} | {family.help} |"
+
+
 TABLES: Mapping[str, Callable[[], Iterator[str]]] = {
     "settings": _settings,
     "commands": _commands,
     "routes": _routes,
     "errors": _errors,
+    "metrics": _metrics,
 }

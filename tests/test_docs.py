@@ -12,7 +12,7 @@ ARCHITECTURE = (REPOSITORY / "ARCHITECTURE.md").read_text("utf-8")
 REFRESH = "make readme"
 
 
-def test_every_setting_command_route_and_error_code_is_in_the_readme_and_no_other() -> None:
+def test_every_setting_command_route_error_code_and_metric_is_in_the_readme_and_no_other() -> None:
     assert sorted(table_names(PAGE)) == sorted(TABLES)
     assert refresh_tables(PAGE) == PAGE, f"the tables are not those of the code; run {REFRESH}"
 

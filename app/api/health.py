@@ -12,6 +12,8 @@ from app.api.responses import json_response
 from app.api.shapes import Health
 from app.domain.errors import Draining
 from app.observability.metrics import CONTENT_TYPE, render_metrics
+from app.sessions.manager import SessionManager
+from app.settings import Settings
 
 router = APIRouter(tags=["health"], route_class=JsonRoute)
 
@@ -90,11 +92,17 @@ _METRICS = {
     response_class=Response,
     responses=_METRICS,
 )
-async def metrics(request: Request, manager: Manager) -> Response:
+async def metrics(request: Request) -> Response:
     """Gives the gateway's numbers in Prometheus's text format."""
+    state = request.app.state
+    manager: SessionManager | None = state.manager
+    inside = manager.stats() if manager is not None else {"ready": 0.0}  # it is recovering
+    measures = {**state.start, **inside, **state.traffic.measures()}
+    settings: Settings = state.settings
+    on_disk = settings.storage_url.startswith("jsonl")
     # In a thread: the process's own numbers are read from files (R12).
     text = await to_thread.run_sync(
-        render_metrics, manager.stats(), dict(request.app.state.problems)
+        render_metrics, measures, settings.data_dir.expanduser() if on_disk else None
     )
     return Response(
         text,

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.limits import REQUEST_ID_CHARS_MAX
 from app.api.problems import EdgeError, internal_problem, problem_response
+from app.api.traffic import Traffic
 from app.domain.errors import BambooError, InvalidId
 from app.settings import Settings
 
@@ -31,11 +32,13 @@ class RequestContext:
 
     Args:
         app: What comes next.
+        traffic: Where requests are counted.
         make_id: Makes a request id.
     """
 
-    def __init__(self, app: ASGIApp, make_id: Callable[[], str]) -> None:
+    def __init__(self, app: ASGIApp, traffic: Traffic, make_id: Callable[[], str]) -> None:
         self._app = app
+        self._traffic = traffic
         self._make_id = make_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,15 +48,17 @@ class RequestContext:
             return
         request_id = self._request_id(scope)
         scope[REQUEST_ID] = request_id
-        if scope["method"] == "HEAD":
+        method = scope["method"]
+        if method == "HEAD":
             # Every GET answers HEAD (RFC 9110, 9.1); the server itself leaves the body out.
             scope = {**scope, "method": "GET", IS_HEAD: True}
-        started = False
+        began = self._traffic.began()
+        status: int | None = None
 
         async def send_named(message: Message) -> None:
-            nonlocal started
+            nonlocal status
             if message["type"] == "http.response.start":
-                started = True
+                status = message["status"]
                 message["headers"] = [
                     *message["headers"],
                     (b"x-request-id", request_id.encode("ascii")),
@@ -63,10 +68,12 @@ class RequestContext:
         try:
             await self._app(scope, receive, send_named)
         except Exception:  # the boundary: an answer without a trace, and the trace in the log
-            if started:
+            if status is not None:
                 raise
             log.exception("a request failed", request_id=request_id, path=scope["path"])
             await internal_problem(scope, request_id)(scope, receive, send_named)
+        finally:
+            self._traffic.answered(method, scope, status, began)
 
     def _request_id(self, scope: Scope) -> str:
         for name, value in scope["headers"]:

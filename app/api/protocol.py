@@ -23,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from app.api.problems import MEDIA_TYPE, problem_document
 from app.api.sse import ABORT
+from app.api.traffic import Traffic
 from app.domain.codec import encode
 
 HEAD_BYTES_MAX: Final = 64 * 1024
@@ -79,6 +80,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._framing_bytes += len(data)
         super().data_received(data)
         if self._framing_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
+            self._traffic.cut["head_too_large"] += 1
             part = "head is" if self._reading_head else "trailers or chunk extensions are"
             self.send_400_response(f"The request's {part} too large.")
         self._watch()
@@ -100,7 +102,11 @@ class GatewayProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._reading_head = False
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        self._refusal = "The head is too large." if size > HEAD_BYTES_MAX else self._ambiguity()
+        if size > HEAD_BYTES_MAX:
+            self._traffic.cut["head_too_large"] += 1
+            self._refusal = "The head is too large."
+        else:
+            self._refusal = self._ambiguity()
         if self._refusal:
             raise ValueError(self._refusal)  # the parser turns it into a 400
         super().on_headers_complete()
@@ -178,23 +184,32 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._deadline_is_of_head:
             if self._head == 0 or not self._reading_head:
                 # A connection somebody opened to have one ready; nothing was asked.
+                self._traffic.cut["unused"] += 1
                 self.transport.close()
             else:
+                self._traffic.cut["head_late"] += 1
                 self.send_400_response(
                     f"The request's head was not there after {HEAD_SECONDS_MAX:g} s."
                 )
         elif self.flow.read_paused:
             self._set_deadline(BODY_STALL_SECONDS_MAX, of_head=False)  # it is we who do not read
         elif self._waits_for_body():
+            self._traffic.cut["body_stalled"] += 1
             self.send_400_response(
                 f"Nothing came of the request's body for {BODY_STALL_SECONDS_MAX:g} s."
             )
+
+    @property
+    def _traffic(self) -> Traffic:
+        traffic: Traffic = self.config.app.state.traffic  # type: ignore[union-attr] # `create_app`'s
+        return traffic
 
     @override
     def send_400_response(self, msg: str) -> None:
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None and cycle.response_started and not cycle.response_complete:
             # In the middle of another answer there is no place for this one.
+            self._traffic.cut["mid_answer"] += 1
             self.transport.close()
             return
         body = encode(problem_document("malformed", self._refusal or msg, instance="/"))

@@ -4,7 +4,7 @@
 store's recovery and `doctor` all use it, so they cannot disagree.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -74,7 +74,7 @@ def _on_run_queued(head: SessionHead, event: dict[str, Any], now: int) -> None:
 
 def _on_terminal(head: SessionHead, event: dict[str, Any], now: int) -> None:
     run_id = event.get("run_id")
-    counts = replace(head.counts, runs=_plus_one(head.counts.runs, _status_of(event)))
+    counts = replace(head.counts, runs=_plus_one(head.counts.runs, status_of(event)))
     if head.active and head.active.run_id == run_id:
         if event.get("finish_reason") != "tool_calls":
             # Nobody will answer what it has left open; see `MessageAssembler.end`.
@@ -232,7 +232,7 @@ def run_view(session_id: str, epoch: int, events: Iterable[dict[str, Any]]) -> d
             run["ended_at"] = event["time"]
             run["usage"] = event.get("usage")
             run["finish_reason"] = event.get("finish_reason")
-            run["status"] = _status_of(event)
+            run["status"] = status_of(event)
             if kind == "error":
                 run["error"] = {"code": event["code"], "message": event["message"]}
     run["stream_url"] = (
@@ -241,7 +241,8 @@ def run_view(session_id: str, epoch: int, events: Iterable[dict[str, Any]]) -> d
     return run
 
 
-def _status_of(terminal: dict[str, Any]) -> str:
+def status_of(terminal: Mapping[str, Any]) -> str:
+    """Gives the status of a run that ended with this event."""
     if terminal["type"] == "complete":
         return "completed"
     if terminal["type"] == "cancelled":

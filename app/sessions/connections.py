@@ -18,6 +18,7 @@ from app.domain.sessions import SessionHead
 from app.sessions.commands import StreamRequest
 from app.sessions.event_queue import EventQueue
 from app.sessions.frames import PING, control_frame, event_frame, open_frame
+from app.sessions.tally import Tally
 from app.storage.base import SessionStore
 
 GoodbyeReason = Literal[
@@ -44,6 +45,7 @@ class Source(Protocol):
     durable_seq: int
     queue: EventQueue
     last_run: EndedRun | None
+    tally: Tally
     gone: bool
 
     def lost(self) -> None:
@@ -111,6 +113,8 @@ class Connection:
         sending_since: Set by the response around each send (monotonic seconds), for the clock that
             finds stuck ones.
         cancel_slow: Ends the response of a connection that is stuck; set by the response.
+        ended_by: How it ended: `complete` (at the run it was open for), the reason of its
+            `goodbye`, or `left`: the client went away first.
         send_now: Sends a chunk at once, or says that it cannot; set by a response that can.
     """
 
@@ -137,6 +141,7 @@ class Connection:
         self.cancel_slow: Callable[[], None] | None = None
         self.send_now: Callable[[bytes], bool] | None = None
         self.is_slow = False
+        self.ended_by = "left"
         self.stop_seq: int | None = None
         self.until_run: str | None = None
         self.until_next = False
@@ -160,6 +165,7 @@ class Connection:
             if self._goodbye is not None and not self._goodbye_after_rest:
                 return self._farewell()
             if self.stop_seq is not None and self.cursor >= self.stop_seq:
+                self.ended_by = "complete"
                 break
             taken = self.live.queue.take(self.cursor, self.stop_seq)
             begin = self.cursor
@@ -241,6 +247,8 @@ class Connection:
     def aclose(self) -> None:
         """Unregisters it. Idempotent; never touches a newer connection of the same name."""
         self._ended = True
+        if self.is_slow:
+            self.ended_by = "slow"  # what was said to it last may never have been sent
         self.wake()
         on_close, self._on_close = self._on_close, _closed
         on_close(self)
@@ -281,11 +289,12 @@ class Connection:
 
     def _farewell(self) -> bytes:
         self._ended = True
-        reason = self._goodbye or "shutdown"
+        reason = self.ended_by = self._goodbye or "shutdown"
         retry = reason in _COMES_BACK
         return control_frame(None, {"type": "goodbye", "reason": reason, "retry": retry})
 
     async def _read(self) -> bytes:
+        self.live.tally.log_reads += 1
         try:
             records = await self._store.read(
                 self.session_id,

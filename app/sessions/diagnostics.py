@@ -90,7 +90,7 @@ def _directory_checks(directory: Path) -> Iterator[Check]:
 
 def _journal(pool: SessionPool) -> Check:
     size = int(pool.store.stats().get("disk_bytes_journal", 0))
-    failures = int(pool.store.stats().get("checkpoint_failures", 0))
+    failures = int(pool.store.stats().get("checkpoint_failures_total", 0))
     seen = f"{size} bytes of journal, {failures} failed checkpoints"
     if failures or size > _JOURNAL_BYTES_WARN:
         return Check("journal", "warn", seen, "look into the log for why checkpoints fail")

@@ -31,6 +31,7 @@ from app.sessions.connections import EndedRun
 from app.sessions.event_queue import EventQueue
 from app.sessions.frames import event_frame
 from app.sessions.idempotency import KeyLedger, note_line
+from app.sessions.tally import Tally
 from app.storage.base import Commit, Mark, SessionStore
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class LiveSession:
         durable_seq: The last event that clients may see.
         queue: The frames of recent durable events.
         connections: The open streams, by connection id.
+        tally: Where what happens is counted.
         last_run: The run that ended last while the session was in memory.
         run: The task of the active run, when this process executes one.
         external: What is held of an open external run, if it has been asked for.
@@ -111,6 +113,7 @@ class LiveSession:
         head: SessionHead,
         store: SessionStore,
         clock: Clock,
+        tally: Tally,
         *,
         exists: bool,
         max_event_bytes: int,
@@ -134,6 +137,7 @@ class LiveSession:
         self.users = 0
         self.last_used = clock.monotonic()
         self.gone = False
+        self.tally = tally
         self._store = store
         self._clock = clock
         self._max_event_bytes = max_event_bytes
@@ -141,6 +145,7 @@ class LiveSession:
         self._batch = _Batch()
         self._flying: _Batch | None = None
         self._flying_commit: Commit | None = None
+        self._flying_since = 0.0
         self._open_gate: anyio.Event | None = None
         self._reload_wanted: Callable[[LiveSession], None] | None = None
         self._run_waiters: dict[str, list[Callable[[], None]]] = {}
@@ -206,6 +211,8 @@ class LiveSession:
                     self.last_run = EndedRun(active.before_seq, place)
                 batch.structural = True
                 self._mark(kind, fields, place)
+                if kind in _MARKED_RUN_TYPES:
+                    batch.waiters.append(self.tally.when_stored(kind, fields, active, now_ms))
             line = to_line(body)
             batch.lines.append(line)
             batch.size += len(line)
@@ -425,6 +432,7 @@ class LiveSession:
             reserve=batch.reserve,
         )
         self._flying, self._flying_commit = batch, commit
+        self._flying_since = self._clock.monotonic()
         self._store.append(commit, self._committed)
 
     def _committed(self, error: BambooError | None) -> None:
@@ -433,6 +441,7 @@ class LiveSession:
         if error is not None:
             self._fail(batch, error)
             return
+        self.tally.commit_seconds.observe(self._clock.monotonic() - self._flying_since)
         self._exists = True
         self.durable_seq += len(batch.frames)
         self.queue.extend(batch.frames)

@@ -37,10 +37,11 @@ from app.sessions.commands import (
 from app.sessions.compaction import Compaction
 from app.sessions.connections import Connection, check_within
 from app.sessions.ending import Endings
-from app.sessions.external import ExternalRuns
+from app.sessions.external import EXTERNAL, ExternalRuns
 from app.sessions.life import SessionLife
 from app.sessions.live import Vanished
 from app.sessions.making import Agents, Maker
+from app.sessions.measures import measure
 from app.sessions.pool import SessionPool
 from app.sessions.reading import (
     event_page,
@@ -54,6 +55,7 @@ from app.sessions.reading import (
 )
 from app.sessions.recovery import Recovery
 from app.sessions.streams import Streams
+from app.sessions.tally import Tally
 from app.sessions.turns import Turns
 from app.settings import Settings
 from app.storage.base import SessionQuery, SessionStore
@@ -91,7 +93,8 @@ class SessionManager:
         async with AsyncExitStack() as stack:
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
-            self._pool = SessionPool(self._store, self._settings, self._clock, tasks)
+            tally = Tally((*self._agents, EXTERNAL))
+            self._pool = SessionPool(self._store, self._settings, self._clock, tasks, tally)
             stack.callback(self._pool.close)
             self._maker = Maker(self._ids, self._clock, self._settings)
             self._external = ExternalRuns(self._pool, self._maker)
@@ -422,22 +425,10 @@ class SessionManager:
         await self._turns.finish(self._settings.drain_timeout_seconds)
         self._streams.farewell(runs_are_over=True)
 
-    def stats(self) -> dict[str, float]:
-        """Gives the counters of the application and of the store, for /metrics."""
-        lives = self._pool.sessions
-        return {
-            "sessions": self._store.count(),
-            "sessions_in_memory": len(lives),
-            "sessions_evicted_total": self._pool.evictions,
-            "runs_active": sum(live.run is not None for live in lives),
-            "runs_queued": sum(len(live.head.queue) for live in lives),
-            "runs_started_total": self._turns.started,
-            "streams_open": self._streams.open,
-            "streams_opened_total": self._streams.opened,
-            "streams_slow_total": self._streams.slow,
-            "compacted_bytes_total": self._compaction.freed,
-            **{f"store_{name}": value for name, value in self._store.stats().items()},
-        }
+    def stats(self) -> dict[str, Any]:
+        """Gives the counters and levels of the application and of the store, for /metrics."""
+        measures = measure(self._pool, self._streams, self._compaction)
+        return {"ready": float(self.ready()[0]), **measures}
 
     async def _keep_house(self) -> None:
         while True:

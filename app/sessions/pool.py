@@ -38,6 +38,7 @@ from app.sessions.access import (
 from app.sessions.commands import Idempotency, Outcome
 from app.sessions.idempotency import KeptAnswer, check_same_body, key_digest
 from app.sessions.live import LiveSession, Vanished, Waiter
+from app.sessions.tally import Tally
 from app.settings import Settings
 from app.storage.base import SessionPage, SessionQuery, SessionStore
 
@@ -73,11 +74,17 @@ class SessionPool:
     """See the module. `tasks` is the owner's task group."""
 
     def __init__(
-        self, store: SessionStore, settings: Settings, clock: Clock, tasks: TaskGroup
+        self,
+        store: SessionStore,
+        settings: Settings,
+        clock: Clock,
+        tasks: TaskGroup,
+        tally: Tally,
     ) -> None:
         self.store = store
         self.settings = settings
         self.clock = clock
+        self.tally = tally
         self.draining = False
         self.on_slot_free: list[Callable[[LiveSession], None]] = []
         self.evictions = 0
@@ -124,10 +131,13 @@ class SessionPool:
         create = create or need == "make"
         live = self._live.get(session_id)
         if live is None:
+            self.tally.misses += 1
             live = await self._open(caller, session_id, need, create)
-        elif live.head.seq:
-            # Before anything is done with it: others cannot even keep it in memory.
-            check_access(caller, live.head, need)
+        else:
+            self.tally.hits += 1
+            if live.head.seq:
+                # Before anything is done with it: others cannot even keep it in memory.
+                check_access(caller, live.head, need)
         live.users += 1
         self._live.move_to_end(session_id)
         try:
@@ -467,6 +477,7 @@ class SessionPool:
                 head,
                 self.store,
                 self.clock,
+                self.tally,
                 exists=exists,
                 max_event_bytes=self.settings.max_event_bytes,
                 keys_max=self.settings.idempotency_keys_max,

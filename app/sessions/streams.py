@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import anyio
 
@@ -13,7 +13,7 @@ from app.domain.events import TERMINAL_TYPES
 from app.domain.ids import IdMaker
 from app.domain.limits import ENDED_CONNECTIONS_MAX
 from app.sessions.commands import StreamRequest
-from app.sessions.connections import Connection, Start, choose_start
+from app.sessions.connections import Connection, GoodbyeReason, Start, choose_start
 from app.sessions.live import LiveSession, Vanished
 from app.sessions.pool import SessionPool
 
@@ -39,6 +39,8 @@ class Streams:
         self.slow = 0
         self._pool = pool
         self._ids = ids
+        reasons = (*get_args(GoodbyeReason), "complete", "left")
+        pool.tally.streams_ended.update({(reason,): 0 for reason in reasons})
         self._ended: OrderedDict[tuple[str, str], _EndedConnection] = OrderedDict()
 
     async def connect(
@@ -196,6 +198,7 @@ class Streams:
 
     def _closed(self, live: LiveSession, connection: Connection) -> None:
         self.open -= 1
+        self._pool.tally.streams_ended[connection.ended_by,] += 1
         if live.connections.get(connection.id) is connection:
             del live.connections[connection.id]
             self._ended[live.id, connection.id] = _EndedConnection(

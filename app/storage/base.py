@@ -383,7 +383,7 @@ class SessionStore(ABC):
 
     @abstractmethod
     def stats(self) -> dict[str, Any]:
-        """Gives numbers for /metrics by name: counters since opening, and levels.
+        """Gives what /metrics shows: counters since opening (`…_total`), levels, histograms.
 
         `disk_bytes_<kind>` (logs, journal, snapshots, archive, quarantine) say what is kept where,
         and `disk_bytes_logs` and `…_archive` what of it are the sessions themselves.

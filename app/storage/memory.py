@@ -245,8 +245,8 @@ class MemoryStore(SessionStore):
     def stats(self) -> dict[str, Any]:
         return {
             "sessions": len(self._sessions),
-            "commits": self._commits,
-            "events": self._events,
+            "commits_total": self._commits,
+            "events_total": self._events,
             "disk_bytes_logs": 0,
             "disk_bytes_archive": 0,
             "disk_bytes_snapshots": 0,

@@ -23,7 +23,7 @@ from app.settings import Settings
 from app.storage.base import RecoveryReport
 from app.storage.memory import MemoryStore
 from tests.api.serving import SECONDS, Served, refused, serving
-from tests.faults.wire import until
+from tests.faults.wire import metric, until
 
 
 @pytest.fixture(autouse=True)
@@ -91,13 +91,15 @@ def test_whoever_asks_during_recovery_is_told_so_and_served_afterwards(
     with serving(until_started=False) as served, served.client() as api:
         try:
             assert api.get("/health/live").status_code == 200
-            for path in ("/health/ready", "/sessions", "/metrics"):
+            for path in ("/health/ready", "/sessions"):
                 refused(api.get(path), 503, "unavailable")
             assert "recovers" in api.get("/health/ready").json()["detail"]
+            assert metric(api, "ready") == 0
         finally:
             may_open.set()
         until(lambda: api.get("/health/ready").status_code == 200, "it is ready")
         assert api.get("/sessions").json()["sessions"] == []
+        assert metric(api, "ready") == 1
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from app.domain import codec
 from app.domain.errors import BambooError, Conflict, Unavailable
+from app.observability.histogram import Histogram
 from app.storage.base import Done, Record, SessionStore
 from tests.contract.conftest import Reopen, both_paths
 from tests.storage.writing import (
@@ -372,13 +373,13 @@ async def test_ids_that_differ_in_case_only_are_two_sessions(
         assert f"in-{writer.head.id}".encode() in record.body
 
 
-async def test_stats_are_names_to_numbers(store: SessionStore) -> None:
+async def test_stats_are_names_to_numbers_and_histograms(store: SessionStore) -> None:
     writer = Writer("s-1", store.next_epoch())
     await committed(store, writer.commit(message("m1")))
     stats = store.stats()
-    assert all(isinstance(value, int | float) for value in stats.values())
+    assert all(isinstance(value, int | float | Histogram) for value in stats.values())
     assert stats["sessions"] == 1
-    assert stats["events"] == 2
+    assert stats["events_total"] == 2
 
 
 async def refused(awaitable) -> BaseException | None:

@@ -22,6 +22,7 @@ from typing import TypeVar
 
 from app.domain.clock import Clock
 from app.domain.errors import BambooError, StorageFailed, Unavailable
+from app.observability.histogram import COUNTS, DISK_SECONDS, Histogram
 from app.storage.base import Commit, Done
 from app.storage.jsonl.batch import Answer, Batch, Request
 from app.storage.jsonl.files import failure_of
@@ -88,6 +89,8 @@ class Committer:
         # Closed segments that a checkpoint is at work on.
         self._handed_over = 0
         self._touched: dict[Log, None] = {}
+        self.batch_commits = Histogram(COUNTS)
+        self.sync_seconds = Histogram(DISK_SECONDS)
         self.batches = self.commits = self.bytes = self.failures = 0
 
     def start(
@@ -230,6 +233,7 @@ class Committer:
                 self._touched.pop(log, None)
             self.batches += 1
             self.commits += len(batch.answers)
+            self.batch_commits.observe(len(batch.answers))
         self._tell(self._answer, batch.answers, batch.deletions)
         # Answered first: reads find the lines in memory as well, and nobody waits for these files.
         for log in batch.before:
@@ -248,11 +252,15 @@ class Committer:
         if not parts:
             return
         data = b"".join(parts)
+        must_sync = self._must_sync(batch.before)
+        began = self._clock.monotonic()
         try:
-            journal.write(data, sync=self._must_sync(batch.before))
+            journal.write(data, sync=must_sync)
         except BaseException:
             journal.abandon()
             raise
+        if must_sync:
+            self.sync_seconds.observe(self._clock.monotonic() - began)
         self.bytes += len(data)
 
     def _must_sync(self, logs: Iterable[Log]) -> bool:

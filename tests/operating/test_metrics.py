@@ -1,0 +1,308 @@
+"""`/metrics`: complete, true, and bounded whatever clients send."""
+
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+
+from app.api import protocol
+from app.api.problems import PROBLEMS
+from app.api.routes import ROUTERS
+from app.api.traffic import Traffic
+from app.domain.events import Complete
+from app.observability.histogram import Histogram
+from app.observability.metrics import FAMILIES, PREFIX, render_metrics
+from tests.api.serving import SECONDS, Served, raw, serving
+from tests.faults.wire import Wire, hanging, rest_of, until
+from tests.operating.scraping import Scrape, Series
+from tests.support.clocks import FakeClock
+from tests.support.gateways import ME, gateway
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A gateway on files, with a second agent."""
+    data_dir = tmp_path_factory.mktemp("data")
+    agents = {"default": "demo:?delay_ms=0", "failing": "demo:?delay_ms=0&fail=out_of_words"}
+    with serving(storage_url="jsonl:", data_dir=data_dir, agents=agents) as running:
+        yield running
+
+
+def say(api: httpx.Client, session_id: str, **more: object) -> str:
+    """One whole turn; gives the run's status."""
+    turn = {"session_id": session_id, "message": "Hello!", **more}
+    answer = api.post("/chat", json=turn, headers={"Prefer": "wait=60"})
+    status: str = answer.json()["status"]
+    return status
+
+
+# -- complete ---------------------------------------------------------------------------------
+
+
+def test_every_family_there_is_is_shown_and_no_other(served: Served) -> None:
+    with served.client() as api:
+        say(api, "all")
+        api.get("/nowhere")
+        api.get("/stream/all", params={"after": 0, "until": "complete"})
+        raw(served.port, b"GET / HTTP/1.1\r\nX: " + b"y" * protocol.HEAD_BYTES_MAX + b"\r\n\r\n")
+    scrape = Scrape(served)
+    shown = {name for name in scrape.kinds if not name.startswith("process_")}
+    assert shown == {PREFIX + name.removesuffix("_total") for name in FAMILIES}
+    for name, family in FAMILIES.items():
+        assert scrape.kinds[PREFIX + name.removesuffix("_total")] == family.kind
+    assert scrape.values[Series("process_open_fds", ())] > 0
+
+
+def test_names_follow_the_conventions_of_prometheus() -> None:
+    for name, family in FAMILIES.items():
+        assert re.fullmatch(r"[a-z]+(_[a-z]+)*", name)
+        assert name.endswith("_total") == (family.kind == "counter"), name
+        assert family.help.endswith("."), name
+        assert "|" not in family.help, name
+
+
+def test_whatever_the_store_counts_has_a_family(served: Served) -> None:
+    assert set(served.app.state.manager.stats()) <= set(FAMILIES)
+
+
+# -- true -------------------------------------------------------------------------------------
+
+
+def test_a_turn_moves_the_counters_it_should(served: Served) -> None:
+    with served.client() as api:
+        say(api, "warm")
+        before = Scrape(served)
+        assert say(api, "turn") == "completed"
+        assert say(api, "turn", agent="failing") == "failed"
+        events = len(api.get("/sessions/turn/events", params={"limit": 1000}).json()["events"])
+        after = Scrape(served)
+
+    def moved(name: str, **labels: str) -> float:
+        return after.get(name, **labels) - before.get(name, **labels)
+
+    assert moved("requests_total", method="POST", route="/api/v1/chat", status="2xx") == 2
+    assert moved("request_seconds_count", method="POST", route="/api/v1/chat") == 2
+    assert moved("runs_started_total", agent="default") == 1
+    assert moved("runs_started_total", agent="failing") == 1
+    assert moved("runs_ended_total", agent="default", end="completed") == 1
+    assert moved("runs_ended_total", agent="failing", end="failed") == 1
+    assert moved("runs_ended_total") == 2
+    assert moved("run_seconds_count", agent="default") == 1
+    assert moved("sessions") == 1
+    assert moved("store_events_total") == events
+    commits = moved("store_commits_total")
+    assert 0 < commits <= events
+    assert moved("commit_seconds_count") == commits
+    assert moved("store_batch_commits_sum") == commits
+    assert moved("store_batch_commits_count") == moved("store_batches_total")
+    assert moved("store_sync_seconds_count") == moved("store_batches_total")
+    assert moved("store_journal_bytes_total") > 0
+    assert moved("session_lookups_total", result="hit") > 0
+    assert moved("session_lookups_total", result="miss") == 1
+    assert after.get("disk_free_bytes") > 0
+    assert after.get("store_disk_bytes", kind="journal") > 0
+    assert after.get("ready") == 1
+
+
+def test_refusals_are_counted_by_their_code_and_by_their_routes_template(served: Served) -> None:
+    before = Scrape(served)
+    with served.client() as api:
+        api.get("/sessions/not-there")
+        api.get("/sessions/not-there-either")
+        api.get("/nowhere")
+        api.put("/chat")
+        api.head("/sessions/not-there")
+    after = Scrape(served)
+
+    def moved(name: str, **labels: str) -> float:
+        return after.get(name, **labels) - before.get(name, **labels)
+
+    template = "/api/v1/sessions/{session_id}"
+    assert moved("problems_total", code="session-not-found") == 3
+    assert moved("requests_total", method="GET", route=template, status="4xx") == 2
+    assert moved("requests_total", method="HEAD", route=template, status="4xx") == 1
+    assert moved("requests_total", method="GET", route="unmatched", status="4xx") == 1
+    assert moved("requests_total", method="PUT", route="/api/v1/chat", status="4xx") == 1
+
+
+def test_streams_are_counted_by_how_they_ended() -> None:
+    with serving(agents={"default": "demo:?delay_ms=0"}) as served, served.client() as api:
+        say(api, "s")
+        api.get("/stream/s", params={"after": 0, "until": "complete"})
+        leaving = Wire(served.port, "/stream/s?connection_id=leaving")
+        older = Wire(served.port, "/stream/s?connection_id=twice")
+        for wire in (leaving, older):
+            wire.take_until(b'"open"')
+        assert Scrape(served).get("streams_open") == 2
+        newer = Wire(served.port, "/stream/s?connection_id=twice")
+        older.take_until(b'"superseded"')
+        leaving.sock.close()
+        until(lambda: Scrape(served).get("streams_open") == 1, "two have ended")
+        api.delete("/sessions/s")
+        newer.take_until(b'"deleted"')
+        until(lambda: Scrape(served).get("streams_open") == 0, "all have ended")
+        scrape = Scrape(served)
+        for wire in (older, newer):
+            wire.sock.close()
+    assert scrape.get("streams_opened_total") == 4
+    for reason in ("complete", "left", "superseded", "deleted"):
+        assert scrape.get("streams_ended_total", reason=reason) == 1
+    assert scrape.get("streams_ended_total") == 4
+
+
+async def test_readers_behind_the_event_queue_are_seen_as_lag_and_as_reads_of_the_log() -> None:
+    async with gateway() as gate:
+        await gate.chat("s", run_id="r")
+        gate.agent.do("r", Complete())
+        await gate.ended("r")
+        seq = gate.live().durable_seq
+        late, there = await gate.reader(from_start=True), await gate.reader()
+        lag = gate.manager.stats()["stream_lag_events"]
+        assert lag == {("0.5",): 0, ("0.9",): seq, ("0.99",): seq, ("1",): seq}
+        assert gate.manager.stats()["stream_log_reads_total"] == 0
+        gate.live().queue._frames.clear()  # as if much had followed
+        await late.take()
+        await late.take()
+        assert gate.manager.stats()["stream_log_reads_total"] == 1
+        assert gate.manager.stats()["stream_lag_events"]["1",] == 0
+        late.close()
+        there.close()
+        assert gate.manager.stats()["stream_lag_events"]["1",] == 0
+
+
+async def test_runs_take_as_long_as_the_clock_says_and_end_once_however_they_end() -> None:
+    async with gateway() as gate:
+        await gate.chat("s", run_id="first")
+        await gate.chat("s", run_id="waits")
+        gate.clock.advance(42)
+        await gate.manager.cancel_run(ME, "s", "waits")
+        gate.store.fail_append()  # the end's first commit: told once it is stored, and once only
+        gate.agent.do("first", Complete())
+        await gate.ended("first")
+        stats = gate.manager.stats()
+        assert sum(stats["runs_started_total"].values()) == 1
+        assert sum(stats["runs_ended_total"].values()) == 2
+        assert stats["runs_ended_total"]["unstarted", "cancelled"] == 1
+        assert stats["run_seconds"]["default",].count == 1
+        assert stats["run_seconds"]["default",].sum == pytest.approx(42)
+
+
+def test_what_a_start_has_mended_is_told(tmp_path: Path) -> None:
+    with serving(storage_url="jsonl:", data_dir=tmp_path) as served, served.client() as api:
+        assert Scrape(served).get("recovery_found") == 0
+        api.post("/sessions", json={"id": "s"})
+    for index in (tmp_path / "index").glob("catalog*"):
+        index.unlink()
+    with serving(storage_url="jsonl:", data_dir=tmp_path) as served:
+        scrape = Scrape(served)
+    assert scrape.get("recovery_found", what="catalog_rebuilt") == 1
+    assert scrape.get("recovery_seconds") > 0
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (b"", "unused"),
+        (b"GET / HTTP/1.1\r\nX: y", "head_late"),
+        (
+            b"POST /api/v1/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{",
+            "body_stalled",
+        ),
+        (b"GET / HTTP/1.1\r\nX: " + b"y" * protocol.HEAD_BYTES_MAX + b"\r\n\r\n", "head_too_large"),
+    ],
+)
+def test_connections_that_the_gateway_cuts_are_counted(
+    monkeypatch: pytest.MonkeyPatch, sent: bytes, reason: str
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS_MAX", 0.1)
+    monkeypatch.setattr(protocol, "BODY_STALL_SECONDS_MAX", 0.1)
+    with serving() as served:
+        with hanging(served.port, sent) as sock:
+            rest_of(sock)
+        monkeypatch.setattr(protocol, "HEAD_SECONDS_MAX", SECONDS)
+        assert Scrape(served).get("connections_cut_total", reason=reason) == 1
+
+
+def test_a_histogram_puts_each_value_into_the_bucket_it_lies_in() -> None:
+    histogram = Histogram((1, 2))
+    for value in (0, 1, 1.5, 2, 2.5, 1000):
+        histogram.observe(value)
+    assert list(histogram.buckets()) == [(1, 2), (2, 4), (float("inf"), 6)]
+    assert histogram.count == 6
+    assert histogram.sum == 1007
+
+
+def test_a_disk_that_has_gone_takes_no_other_number_with_it(tmp_path: Path) -> None:
+    text = render_metrics({"sessions": 3}, tmp_path / "gone")
+    assert b"bamboo_sessions 3.0" in text
+    assert b"disk_free" not in text
+
+
+# -- bounded ----------------------------------------------------------------------------------
+
+
+def test_no_client_can_make_a_label(served: Served) -> None:
+    with served.client() as api:
+        be_hostile(served, api, "0" * 8)
+        known = set(Scrape(served).own())
+        words = [secrets.token_hex(4) for _ in range(20)]
+        for word in words:
+            be_hostile(served, api, word)
+        scrape = Scrape(served)
+    assert set(scrape.own()) - known == set()
+    assert not [word for word in words if word in scrape.text]
+    values = {"route": set[str](), "method": set[str](), "code": set[str](), "agent": set[str]()}
+    for series in scrape.own():
+        for name, value in series.labels:
+            values.setdefault(name, set()).add(value)
+    routes = [route for router in ROUTERS for route in router.routes]
+    templates = {route.path for route in routes if isinstance(route, APIRoute)}
+    assert values["route"] <= templates | {"unmatched", "/api/v1/openapi.json", "/docs"}
+    assert values["method"] <= {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"}
+    assert values["code"] <= set(PROBLEMS)
+    assert values["agent"] <= {"default", "failing", "external", "unstarted"}
+    assert set(values) <= {label for family in FAMILIES.values() for label in family.labels} | {
+        "le"
+    }
+
+
+def be_hostile(served: Served, api: httpx.Client, word: str) -> None:
+    """Puts a word wherever a client can put one."""
+    names = {"X-User-Id": word, "X-Request-Id": word, "User-Agent": word, "Cookie": word}
+    say(api, f"s-{word}", user_id=word, title=word, run_id=f"run_{word}", metadata={word: word})
+    say(api, f"s-{word}", agent="failing", options={"fail": f"a{word}"})
+    api.get(f"/{word}", headers=names)
+    api.get(f"/sessions/{word}", params={word: word}, headers={"Host": "localhost", **names})
+    api.get(f"/stream/{word}", params={"connection_id": word}, headers=names)
+    api.post("/chat", json={"message": word, "agent": word, word: word})
+    run = api.post(f"/sessions/s-{word}/runs", json={"agent": "external"}).json()["run_id"]
+    error = {"type": "error", "run_id": run, "message": word, "code": f"a{word}"}
+    api.post(f"/sessions/s-{word}/events", json=error)
+    api.get(f"/sessions/{word}", headers={"Host": f"{word}.example"})
+    api.post(f"/sessions/s-{word}/events", json={"type": "custom", "name": word, "value": word})
+    stream: dict[str, str | int] = {"connection_id": word, "after": 0, "until": "complete"}
+    api.get(f"/stream/s-{word}", params=stream, headers=names)
+    for method in (word, "GET", "BREW"):
+        raw(
+            served.port,
+            f"{method} /{word} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(),
+            until=b"}",
+        )
+
+
+def test_statuses_are_classes_and_methods_a_closed_list() -> None:
+    traffic = Traffic(FakeClock())
+    for method in ("GET", "get", "BREW", "GET ", "X" * 100):
+        for status in (*range(100, 600), None):
+            traffic.answered(method, {"path": "/x"}, status, 0)
+    requests = traffic.measures()["requests_total"]
+    assert isinstance(requests, dict)
+    assert set(requests) == {
+        (method, "unmatched", status)
+        for method in ("GET", "other")
+        for status in ("1xx", "2xx", "3xx", "4xx", "5xx", "none")
+    }
