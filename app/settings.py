@@ -66,6 +66,18 @@ class Settings(BaseSettings):
     max_sessions: int | None = Field(
         None, ge=1, description="How many sessions may exist; creating more is refused with 429."
     )
+    max_sessions_per_user: int | None = Field(
+        None, ge=1, description="How many of them one user may have; creating more: 429."
+    )
+    max_stored_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="What all sessions may take: the bytes of their logs, of archived ones as "
+        "compressed. From there on writes are refused with 429, and runs end what they began.",
+    )
+    max_stored_bytes_per_user: int | None = Field(
+        None, ge=1, description="What the sessions of one user may take, counted alike."
+    )
     cleanup_interval_seconds: float = Field(
         3600, gt=0, description="How often expired sessions are looked for."
     )
@@ -121,6 +133,21 @@ class Settings(BaseSettings):
     max_queued_runs: int = Field(
         100, ge=0, description="Runs that may wait in one session; more: 429."
     )
+    max_queued_runs_per_user: int = Field(
+        1000, ge=1, description="Runs that may wait in all sessions of one user; more: 429."
+    )
+    max_queued_runs_in_all: int = Field(
+        10_000, ge=1, description="Runs that may wait in all sessions together; more: 429."
+    )
+    max_active_runs: int | None = Field(
+        None,
+        ge=1,
+        description="Sessions with a run at work, in all; more: 429. Each is held in memory, so "
+        "`max_active_sessions` bounds them anyway.",
+    )
+    max_active_runs_per_user: int = Field(
+        100, ge=1, description="Sessions of one user with a run at work; more: 429."
+    )
     on_open_tool_calls: Literal["reject", "close"] = Field(
         "reject",
         description="What messages that pass over open tool calls get: 409, or the calls are "
@@ -128,6 +155,9 @@ class Settings(BaseSettings):
     )
     max_connections: int = Field(
         20_000, ge=1, description="Open streams at once; more: 503. Below the file handle limit."
+    )
+    max_connections_per_user: int = Field(
+        1000, ge=1, description="Open streams of one user, or of one ticket; more: 429."
     )
     rate_limit_per_caller: str | None = Field(
         "1000/second",

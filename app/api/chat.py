@@ -14,6 +14,7 @@ from app.api.documents import (
     EDGE,
     HEADERS,
     KEYED,
+    NEW,
     OPEN,
     TOOLS,
     WRITE,
@@ -72,8 +73,10 @@ _COMPLETED[200]["headers"] = _STREAM["headers"] | {
             "session-expired",
             "run-active",
             "run-exists",
-            "too-many-sessions",
+            *NEW,
+            "too-many-runs",
             "too-many-queued-runs",
+            "too-many-streams",
             "too-many-connections",
         ),
     },
@@ -101,6 +104,9 @@ async def chat(
         run_id=body.run_id,
         on_busy=body.on_busy,
     )
+    is_streamed = prefers(request, "text/event-stream")
+    if is_streamed:
+        manager.check_room_for_stream(who)
     outcome = await manager.chat(who, command, idempotency(key, "POST /chat", sent))
     turn = outcome.answer
     session_id, run_id = turn["session_id"], turn["run_id"]
@@ -108,7 +114,7 @@ async def chat(
         "Location": f"/api/v1/sessions/{session_id}/runs/{run_id}",
         **outcome_headers(outcome),
     }
-    if prefers(request, "text/event-stream"):
+    if is_streamed:
         wanted = StreamRequest(
             after=turn["position"],
             until_complete=True,

@@ -27,8 +27,14 @@ SESSION: Final = ("invalid-id", "session-not-found", "session-expired")
 WRITE: Final = ("too-many-active-sessions", "draining", "storage-full", "storage-failed")
 """What a route that changes something may answer."""
 
-OPEN: Final = ("session-closed", "session-archived")
+STORED: Final = ("storage-quota-reached",)
+"""What a route that adds to what is stored may answer."""
+
+OPEN: Final = ("session-closed", "session-archived", *STORED)
 """What a route that adds to a session may answer."""
+
+NEW: Final = ("too-many-sessions", *STORED)
+"""What a route that makes a session may answer."""
 
 TOOLS: Final = ("open-tool-calls", "no-open-tool-call")
 """What a route that takes messages may answer: a call and its result belong together."""

@@ -8,7 +8,7 @@ from starlette.responses import Response, StreamingResponse
 from app.api import examples
 from app.api.bodies import JsonRoute, read_body
 from app.api.dependencies import Key, Manager, SessionId, Who, idempotency_of_bytes
-from app.api.documents import BODY, EDGE, KEYED, SESSION, WRITE, answer, problems
+from app.api.documents import BODY, EDGE, KEYED, NEW, SESSION, WRITE, answer, problems
 from app.api.life_schemas import BulkExportInput, ExportInput, Format
 from app.api.life_shapes import Exported, ImportedSessionShape
 from app.api.responses import json_response, outcome_headers
@@ -151,7 +151,7 @@ async def export_many(
         ),
         **problems(
             *EDGE, "malformed", "too-large", *WRITE, *KEYED, "invalid-id", "session-exists",
-            "several-conversations", "event-too-large", "too-many-sessions",
+            "several-conversations", "event-too-large", *NEW,
         ),
     },
 )  # fmt: skip

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from app.api import examples
 from app.api.bodies import JsonRoute
 from app.api.dependencies import Key, Manager, SentJson, SessionId, Who, idempotency
-from app.api.documents import BODY, EDGE, KEYED, OPEN, SESSION, WRITE, answer, problems
+from app.api.documents import BODY, EDGE, KEYED, NEW, OPEN, SESSION, WRITE, answer, problems
 from app.api.life_schemas import ForkInput, MergeInput
 from app.api.life_shapes import Forked, Tree
 from app.api.responses import json_response, outcome_headers
@@ -26,7 +26,7 @@ router = APIRouter(prefix="/api/v1", tags=["branches"], route_class=JsonRoute)
         **answer(201, Forked, "The new session.", examples.FORK, "Location",
                  "Idempotency-Replayed"),
         **problems(*EDGE, *BODY, *SESSION, *WRITE, *KEYED, "message-not-found", "session-exists",
-                   "too-many-sessions"),
+                   *NEW),
     },
 )  # fmt: skip
 async def fork_session(

@@ -167,6 +167,27 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         "A caller may make 1000 requests in 1 s (rate_limit_per_caller); wait 1 s, or raise it.",
         True,
     ),
+    "too-many-runs": Problem(
+        429,
+        "Too many runs",
+        "max_active_runs_per_user is 100, and that is reached; wait for a run to end, or cancel "
+        "one, or raise it.",
+        True,
+    ),
+    "too-many-streams": Problem(
+        429,
+        "Too many streams",
+        "max_connections_per_user is 1000, and that is reached; close one that is not needed, or "
+        "raise it.",
+        True,
+    ),
+    "storage-quota-reached": Problem(
+        429,
+        "The storage quota is reached",
+        "max_stored_bytes_per_user is 1000000, and that is reached; delete or archive sessions, "
+        "or raise it.",
+        True,
+    ),
     "too-many-queued-runs": Problem(
         429, "Too many queued runs", "The session has 100 runs waiting, max_queued_runs.", True
     ),

@@ -68,7 +68,17 @@ async def list_runs(
         **answer(
             201, Run, "The run is open.", examples.EXTERNAL_RUN, "Location", "Idempotency-Replayed"
         ),
-        **problems(*EDGE, *BODY, *SESSION, *OPEN, *WRITE, *KEYED, "run-active", "run-exists"),
+        **problems(
+            *EDGE,
+            *BODY,
+            *SESSION,
+            *OPEN,
+            *WRITE,
+            *KEYED,
+            "run-active",
+            "run-exists",
+            "too-many-runs",
+        ),
     },
 )
 async def open_run(

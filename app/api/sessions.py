@@ -15,7 +15,18 @@ from app.api.dependencies import (
     Who,
     idempotency,
 )
-from app.api.documents import BODY, EDGE, KEYED, OPEN, SESSION, WRITE, answer, nothing, problems
+from app.api.documents import (
+    BODY,
+    EDGE,
+    KEYED,
+    NEW,
+    SESSION,
+    STORED,
+    WRITE,
+    answer,
+    nothing,
+    problems,
+)
 from app.api.filters import Filters, session_page
 from app.api.responses import (
     bytes_response,
@@ -53,7 +64,7 @@ router = APIRouter(prefix="/api/v1", tags=["sessions"], route_class=JsonRoute)
             "invalid-id",
             "session-exists",
             "metadata-too-large",
-            "too-many-sessions",
+            *NEW,
         ),
     },
 )
@@ -135,6 +146,7 @@ async def get_session(
             *BODY,
             *SESSION,
             *WRITE,
+            *STORED,
             "session-archived",
             "metadata-too-large",
             "precondition-failed",
@@ -197,7 +209,7 @@ async def close_session(manager: Manager, who: Who, session_id: SessionId, key: 
     summary="Reopen a closed session",
     responses={
         **answer(200, Session, "The session.", examples.SESSION, "Idempotency-Replayed"),
-        **problems(*EDGE, *SESSION, *WRITE, *KEYED, *OPEN[1:]),
+        **problems(*EDGE, *SESSION, *WRITE, *KEYED, "session-archived"),
     },
 )
 async def reopen_session(manager: Manager, who: Who, session_id: SessionId, key: Key) -> Response:

@@ -56,6 +56,7 @@ _RESPONSES = {
         *EDGE,
         *SESSION,
         "invalid-position",
+        "too-many-streams",
         "too-many-connections",
         "too-many-active-sessions",
     ),

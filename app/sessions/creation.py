@@ -5,6 +5,7 @@ through the journal, and never stands in memory whole.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,7 +114,7 @@ async def create_whole(
 
     Raises:
         SessionExists: There is a session of that id.
-        StorageFull, StorageFailed, TooLarge: Nothing of it is stored.
+        LimitReached, StorageFull, StorageFailed, TooLarge: Nothing of it is stored.
     """
     if kept := await kept_creation(pool, caller, session_id, idem):
         return kept
@@ -143,11 +144,14 @@ async def _publish(
         await live.settled()
         raise id_taken(live.id)
     live.hold()
+    place = ExitStack()
     try:
         settings = pool.settings
         writer = LogWriter(live.id, live.epoch, pool.clock.now_ms(), settings.max_event_bytes)
         async with pool.store.creation(live.id, live.epoch) as creation:
             async for drafts in history.pages(live.epoch):
+                if writer.head.seq == 0:
+                    place.enter_context(pool.quotas.creating(drafts[0].fields["user_id"]))
                 await creation.write(
                     await to_thread.run_sync(writer.lines, drafts, limiter=bulk_limiter)
                 )
@@ -161,6 +165,8 @@ async def _publish(
         live.vanish("deleted")
         live.resume()
         raise
+    finally:
+        place.close()
     live.born(writer.head)
     live.resume()
     return writer.head.copy()

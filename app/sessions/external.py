@@ -137,6 +137,7 @@ class ExternalRuns:
                     "A run is executing or queued in this session.",
                     extra={"active_run_id": active_id},
                 )
+            self._pool.quotas.check_run(head.user_id)
             drafts = beginning(name, EXTERNAL, [], str(head.position))
             kind, fields = drafts[0]
             time = format_ms(self._pool.clock.now_ms())

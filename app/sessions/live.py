@@ -148,6 +148,7 @@ class LiveSession:
         self._flying_since = 0.0
         self._open_gate: anyio.Event | None = None
         self._reload_wanted: Callable[[LiveSession], None] | None = None
+        self._counted: Callable[[LiveSession], None] | None = None
         self._run_waiters: dict[str, list[Callable[[], None]]] = {}
         self._change_waiters: list[Callable[[], None]] = []
 
@@ -221,6 +222,8 @@ class LiveSession:
             batch.marks.append(Mark("note", note[0], head.seq, batch.size))
             batch.lines.append(noted)
             batch.size += len(noted)
+        if first == 1 or any(draft.type in _MARKED_RUN_TYPES for draft in drafts):
+            self._count()
         batch.waiters += waiters
         batch.reserve = batch.reserve or reserve
         if self._flying is None and (batch.lines or batch.waiters):
@@ -370,6 +373,7 @@ class LiveSession:
         self.queue = EventQueue(head.seq)
         self.keys.forget()
         self._exists = True
+        self._count()
 
     def hold(self) -> None:
         """Closes the gate: `ready` waits until `resume`."""
@@ -382,6 +386,7 @@ class LiveSession:
             self.head = head
             self.keys.forget()
             self.external = None
+            self._count()
             if head.seq != self.durable_seq:
                 self._catch_up()
         if self._open_gate is not None:
@@ -405,6 +410,15 @@ class LiveSession:
     def when_broken(self, call: Callable[["LiveSession"], None]) -> None:
         """Says who loads the head again after a failed commit."""
         self._reload_wanted = call
+
+    def when_counted(self, call: Callable[["LiveSession"], None]) -> None:
+        """Says who keeps count of its runs, and of its being there; counts them now."""
+        self._counted = call
+        call(self)
+
+    def _count(self) -> None:
+        if self._counted is not None:
+            self._counted(self)
 
     # -- the way to the store ---------------------------------------------------------------
 
@@ -442,7 +456,9 @@ class LiveSession:
             self._fail(batch, error)
             return
         self.tally.commit_seconds.observe(self._clock.monotonic() - self._flying_since)
-        self._exists = True
+        if not self._exists:
+            self._exists = True
+            self._count()
         self.durable_seq += len(batch.frames)
         self.queue.extend(batch.frames)
         if self._batch.lines:

@@ -395,6 +395,10 @@ class SessionManager:
         """Opens a stream, or None when nothing will ever come; see `Streams.connect`."""
         return await self._streams.connect(caller, session_id, request)
 
+    def check_room_for_stream(self, caller: Caller) -> None:
+        """Refuses before anything is begun what `connect` would refuse after it."""
+        self._streams.check_room(caller)
+
     async def connections(self, caller: Caller, session_id: str) -> list[dict[str, Any]]:
         """Lists the open streams of a session."""
         return await self._streams.connections(caller, session_id)

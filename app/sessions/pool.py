@@ -38,6 +38,7 @@ from app.sessions.access import (
 from app.sessions.commands import Idempotency, Outcome
 from app.sessions.idempotency import KeptAnswer, check_same_body, key_digest
 from app.sessions.live import LiveSession, Vanished, Waiter
+from app.sessions.quotas import Quotas
 from app.sessions.tally import Tally
 from app.settings import Settings
 from app.storage.base import SessionPage, SessionQuery, SessionStore
@@ -87,6 +88,7 @@ class SessionPool:
         self.tally = tally
         self.draining = False
         self.on_slot_free: list[Callable[[LiveSession], None]] = []
+        self.quotas = Quotas(store, settings)
         self.evictions = 0
         self._tasks = tasks
         self._closed = False
@@ -326,10 +328,10 @@ class SessionPool:
             return kept
 
     def check_writable(self, head: SessionHead, *, closed_too: bool = False) -> None:
-        """Refuses what a closed, archived or expired session does not take.
+        """Refuses what a closed, archived or expired session does not take, or a full quota.
 
         Raises:
-            SessionClosed, SessionExpired: As it says.
+            SessionClosed, SessionExpired, LimitReached: As it says.
         """
         self.check_not_expired(head)
         if head.logged_state == "archived":
@@ -338,6 +340,8 @@ class SessionPool:
             )
         if head.logged_state == "closed" and not closed_too:
             raise SessionClosed("The session is closed and read-only; reopen it first.")
+        if not closed_too:
+            self.quotas.check_stored(head.user_id)
 
     def check_not_expired(self, head: SessionHead) -> None:
         """Refuses a session whose time to live has passed.
@@ -391,6 +395,7 @@ class SessionPool:
 
     def forget(self, live: LiveSession) -> None:
         """Takes it out of memory, as far as it is still the one of its id."""
+        self.quotas.forget(live)
         if self._live.get(live.id) is live:
             del self._live[live.id]
 
@@ -483,6 +488,7 @@ class SessionPool:
                 keys_max=self.settings.idempotency_keys_max,
             )
             live.when_broken(self._reload_later)
+            live.when_counted(self.quotas.note)
             self._live[session_id] = live
             return live
         finally:

@@ -55,14 +55,10 @@ class Streams:
         Raises:
             NotFound, SessionExpired: No such session, or not any more.
             InvalidInput: A malformed `after`.
-            Unavailable: `max_connections` are open.
+            Unavailable, LimitReached: See `check_room`.
         """
-        if self.open >= self._pool.settings.max_connections:
-            raise Unavailable(
-                f"{self.open} streams are open already (max_connections).",
-                code="too-many-connections",
-                retry_after_seconds=5,
-            )
+        if request.connection_id is None:
+            self.check_room(caller)
         while True:
             try:
                 async with self._pool.use(caller, session_id, "read") as live:
@@ -72,11 +68,28 @@ class Streams:
                         await live.settled()
                     except BambooError:
                         continue
-                    return await self._open(live, request)
+                    return await self._open(caller, live, request)
             except Vanished:
                 continue
 
-    async def _open(self, live: LiveSession, request: StreamRequest) -> Connection | None:
+    def check_room(self, caller: Caller) -> None:
+        """Refuses one more stream.
+
+        Raises:
+            Unavailable: `max_connections` are open.
+            LimitReached: The caller has `max_connections_per_user`.
+        """
+        if self.open >= self._pool.settings.max_connections:
+            raise Unavailable(
+                f"{self.open} streams are open already (max_connections).",
+                code="too-many-connections",
+                retry_after_seconds=5,
+            )
+        self._pool.quotas.check_stream(caller)
+
+    async def _open(
+        self, caller: Caller, live: LiveSession, request: StreamRequest
+    ) -> Connection | None:
         start = self._start_of(live, request)
         stop, until_run, until_next = None, None, False
         if request.until_complete:
@@ -92,6 +105,10 @@ class Streams:
         if ended and start.reset is None:
             return None
         connection_id = request.connection_id or self._ids.make("c_", self._pool.clock.now_ms())
+        older = live.connections.get(connection_id)
+        if older is None:
+            # Whoever comes back takes the place of his old stream; that may be half open still.
+            self.check_room(caller)
         connection = Connection(
             connection_id,
             live,
@@ -99,12 +116,11 @@ class Streams:
             self._pool.clock,
             start,
             request,
-            partial(self._closed, live),
+            partial(self._closed, caller, live),
         )
         connection.stop_seq = stop
         connection.until_run = until_run
         connection.until_next = until_next
-        older = live.connections.get(connection_id)
         if older is not None:
             older.end("superseded")
         live.connections[connection_id] = connection
@@ -115,6 +131,7 @@ class Streams:
             _dismiss(live, connection, at_once=self._runs_are_over)
         self.open += 1
         self.opened += 1
+        self._pool.quotas.stream_opened(caller)
         return connection
 
     def _start_of(self, live: LiveSession, request: StreamRequest) -> Start:
@@ -196,9 +213,10 @@ class Streams:
             after = page[-1].seq
         return None
 
-    def _closed(self, live: LiveSession, connection: Connection) -> None:
+    def _closed(self, caller: Caller, live: LiveSession, connection: Connection) -> None:
         self.open -= 1
         self._pool.tally.streams_ended[connection.ended_by,] += 1
+        self._pool.quotas.stream_closed(caller)
         if live.connections.get(connection.id) is connection:
             del live.connections[connection.id]
             self._ended[live.id, connection.id] = _EndedConnection(

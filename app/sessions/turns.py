@@ -112,9 +112,12 @@ class Turns:
         messages = [self._maker.new_message(given) for given in chat.messages]
         drafts: list[Draft] = []
         waiters = []
+        quotas = self._pool.quotas
         if head.seq == 0:
+            quotas.check_session(chat.session.user_id)
             drafts.append(created_draft(chat.session, self._pool.settings.default_ttl_seconds))
         if not busy:
+            quotas.check_run(head.user_id if head.seq else chat.session.user_id)
             said = in_order(
                 head.open_calls, messages, close=self._maker.close_passed_over, all_answered=True
             )
@@ -127,6 +130,7 @@ class Turns:
                     code="too-many-queued-runs",
                     retry_after_seconds=5,
                 )
+            quotas.check_queue(head.user_id)
             fields = {
                 "run_id": run_id,
                 "agent": agent,

@@ -68,6 +68,7 @@ async def get_or_create(
 
 
 def _creation(pool: SessionPool, live: LiveSession, new: NewSession) -> Decision:
+    pool.quotas.check_session(new.user_id)
     draft = created_draft(new, pool.settings.default_ttl_seconds)
     check_sizes(draft.fields)
     return answer_after(pool, live, [draft])

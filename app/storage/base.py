@@ -132,6 +132,17 @@ class StoredSize(NamedTuple):
     original_bytes: int
 
 
+class StoreUsage(NamedTuple):
+    """What somebody has stored: sessions, archived ones too, and the bytes of their logs.
+
+    Bytes are counted as they are stored now: an archived session's are those of its bundle. What
+    is made of the logs (snapshots, indexes) and the journal that all share is not counted.
+    """
+
+    sessions: int
+    stored_bytes: int
+
+
 @dataclass(slots=True)
 class RecoveryReport:
     """What opening the store found and did; logged in one line."""
@@ -365,6 +376,13 @@ class SessionStore(ABC):
     @abstractmethod
     def count(self) -> int:
         """Gives the number of sessions."""
+
+    @abstractmethod
+    def usage(self, user_id: str | None = None) -> StoreUsage:
+        """Gives what a user's sessions take, or all sessions together, as of their last commits.
+
+        Counted as it changes: asking costs the same however many sessions there are.
+        """
 
     @abstractmethod
     def touch(self, session_id: str, epoch: int, activity_ms: int) -> None:

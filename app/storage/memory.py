@@ -30,6 +30,7 @@ from app.storage.base import (
     SessionStore,
     StateOf,
     StoredSize,
+    StoreUsage,
 )
 from app.storage.lines import NOTE_BODY, is_delta, mark_of
 from app.storage.listing import list_page
@@ -225,6 +226,13 @@ class MemoryStore(SessionStore):
     @override
     def count(self) -> int:
         return len(self._sessions)
+
+    @override
+    def usage(self, user_id: str | None = None) -> StoreUsage:
+        # Added up when asked: what is in memory is little.
+        sessions = self._sessions.values()
+        own = [s.bytes for s in sessions if user_id is None or s.head.user_id == user_id]
+        return StoreUsage(len(own), sum(own))
 
     @override
     def touch(self, session_id: str, epoch: int, activity_ms: int) -> None:

@@ -15,6 +15,7 @@ _PLAIN = {
     "touch",
     "unfinished",
     "stats",
+    "usage",
     "size",
     "unpacked_archives",
     "delta_bytes",

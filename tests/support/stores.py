@@ -22,6 +22,7 @@ from app.storage.base import (
     SessionStore,
     StateOf,
     StoredSize,
+    StoreUsage,
 )
 
 
@@ -262,6 +263,10 @@ class FaultyStore(SessionStore):
     @override
     def count(self) -> int:
         return self.inner.count()
+
+    @override
+    def usage(self, user_id: str | None = None) -> StoreUsage:
+        return self.inner.usage(user_id)
 
     @override
     def touch(self, session_id: str, epoch: int, activity_ms: int) -> None:

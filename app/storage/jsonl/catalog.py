@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from app.domain import codec
 from app.domain.sessions import SessionHead
-from app.storage.base import Commit
+from app.storage.base import Commit, StoreUsage
 from app.storage.lines import delta_bytes
 from app.storage.listing import Origin
 
@@ -102,28 +102,50 @@ class Entry:
 
 
 class DiskUse:
-    """What the sessions' files take, added up as it changes: bytes by kind."""
+    """What the sessions' files take, added up as it changes: bytes by kind, and by user."""
 
-    __slots__ = ("archive", "logs", "snapshots")
+    __slots__ = ("_by_user", "archive", "logs", "snapshots")
 
     def __init__(self) -> None:
         self.logs = self.archive = self.snapshots = 0
+        # User id to sessions and bytes; a user who has no session has no entry.
+        self._by_user: dict[str, tuple[int, int]] = {}
 
     def add(self, entry: Entry) -> None:
         """Counts an entry's files."""
-        if entry.bundle:
-            self.archive += entry.bundle
-        else:
-            self.logs += entry.size
-        self.snapshots += entry.snapshot_bytes
+        self._count(entry, 1)
 
     def remove(self, entry: Entry) -> None:
         """Takes an entry's files out, before they change or go."""
+        self._count(entry, -1)
+
+    def grow(self, entry: Entry, added_bytes: int) -> None:
+        """Counts what an entry's log has grown by; it is not packed."""
+        self.logs += added_bytes
+        user_id = entry.origin.user_id
+        if user_id is not None:
+            sessions, stored = self._by_user[user_id]
+            self._by_user[user_id] = sessions, stored + added_bytes
+
+    def of_user(self, user_id: str) -> StoreUsage:
+        """Gives what a user's sessions take."""
+        return StoreUsage(*self._by_user.get(user_id, (0, 0)))
+
+    def _count(self, entry: Entry, sign: int) -> None:
         if entry.bundle:
-            self.archive -= entry.bundle
+            self.archive += sign * entry.bundle
         else:
-            self.logs -= entry.size
-        self.snapshots -= entry.snapshot_bytes
+            self.logs += sign * entry.size
+        self.snapshots += sign * entry.snapshot_bytes
+        user_id = entry.origin.user_id
+        if user_id is None:
+            return
+        sessions, stored = self._by_user.get(user_id, (0, 0))
+        if sessions + sign:
+            stored += sign * (entry.bundle or entry.size)
+            self._by_user[user_id] = sessions + sign, stored
+        else:
+            del self._by_user[user_id]
 
 
 class Catalog:
@@ -153,15 +175,19 @@ class Catalog:
             entry = self.entries[session_id] = Entry(session_id, commit.epoch)
         else:
             entry = self.entries[session_id]
-        self.use.logs += size - entry.size
-        entry.size = size
         if commit.head is None:
             # Nothing but deltas (a note among them is a trifle).
             entry.deltas += len(commit.data)
+            self.use.grow(entry, size - entry.size)
+            entry.size = size
         else:
             if commit.count > 1:
                 entry.deltas += delta_bytes(commit.data)
+            if not commit.create:
+                self.use.remove(entry)
             entry.set_head(commit.head)
+            entry.size = size
+            self.use.add(entry)
             self._note_runs(entry.id, commit.head)
         entry.activity = max(entry.activity, commit.time_ms)
         # Last: the committer evicts a log when this seq is its own.

@@ -33,6 +33,7 @@ from app.storage.base import (
     StateOf,
     StoredSize,
     StoreUnusable,
+    StoreUsage,
 )
 from app.storage.jsonl.batch import Answer
 from app.storage.jsonl.bulk import Bulk
@@ -561,6 +562,13 @@ class JsonlStore(SessionStore):
     @override
     def count(self) -> int:
         return len(self._catalog.entries)
+
+    @override
+    def usage(self, user_id: str | None = None) -> StoreUsage:
+        use = self._catalog.use
+        if user_id is not None:
+            return use.of_user(user_id)
+        return StoreUsage(len(self._catalog.entries), use.logs + use.archive)
 
     @override
     def touch(self, session_id: str, epoch: int, activity_ms: int) -> None:

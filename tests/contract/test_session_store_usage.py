@@ -1,0 +1,72 @@
+"""What users have stored, over every store: right after whatever happens, and in a new process."""
+
+import random
+
+from app.storage.base import SessionQuery, SessionStore, StoreUsage
+from tests.contract.conftest import Reopen
+from tests.contract.test_session_store_trees import state_change, state_of
+from tests.storage.writing import Writer, committed, message, token
+
+USERS = ("ann", "bob", None)
+
+
+def created(user_id: str | None) -> dict[str, object]:
+    return {"type": "session_created", "user_id": user_id, "title": None}
+
+
+async def counted(store: SessionStore, user_id: str | None = None) -> StoreUsage:
+    """Counts by a second path: the list, and the size of each."""
+    query = SessionQuery(user_id=user_id, archived="include", limit=1000)
+    heads = (await store.query(query, state_of)).heads
+    return StoreUsage(len(heads), sum(store.size(head.id).stored_bytes for head in heads))
+
+
+async def check(store: SessionStore) -> None:
+    for user_id in ("ann", "bob", "nobody"):
+        assert store.usage(user_id) == await counted(store, user_id)
+    assert store.usage() == await counted(store)
+
+
+async def test_usage_is_that_of_the_sessions_there_are_whatever_happened_to_them(
+    store: SessionStore, second_path: Reopen
+) -> None:
+    chance = random.Random(7)
+    writers: dict[str, Writer] = {}
+    for number in range(150):
+        name = chance.choice(list(writers)) if writers and chance.random() < 0.7 else f"s-{number}"
+        writer = writers.get(name)
+        if writer is None:
+            writer = writers[name] = Writer(name, store.next_epoch())
+            await committed(store, writer.commit(created(chance.choice(USERS))))
+        elif writer.head.logged_state == "archived":
+            await store.pack(name, writer.head.epoch)
+        else:
+            match chance.randrange(8):
+                case 0:
+                    await store.delete(name, writer.head.epoch)
+                    del writers[name]
+                case 1:
+                    await committed(store, writer.commit(state_change("archived")))
+                case 2:
+                    await store.compact(name, writer.head.epoch, writer.head.seq)
+                case 3 | 4:
+                    await committed(store, writer.commit(*(token("x" * 50) for _ in range(9))))
+                case _:
+                    await committed(store, writer.commit(message(f"m{number}"), note=f"k{number}"))
+        await check(store)
+    assert all(store.usage(user).sessions for user in USERS)
+    await check(await second_path(store))
+
+
+async def test_a_session_made_whole_counts_when_it_is_there_and_not_before(
+    store: SessionStore, second_path: Reopen
+) -> None:
+    writer = Writer("s", store.next_epoch())
+    commit = writer.commit(created("ann"), message("m"))
+    async with store.creation("s", writer.head.epoch) as creation:
+        await creation.write(commit.data)
+        assert store.usage("ann") == StoreUsage(0, 0)
+        await creation.publish(writer.head.copy())
+    assert store.usage("ann").sessions == 1
+    assert store.usage("ann").stored_bytes >= len(commit.data)
+    await check(await second_path(store))

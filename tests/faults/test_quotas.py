@@ -1,0 +1,109 @@
+"""Quotas at the edge: each is hit, says what it is, is counted, and passes (R11)."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+
+from tests.api.serving import refused, serving
+from tests.faults.test_network import assert_healthy
+from tests.faults.wire import refusals, until
+
+HOLD = {"delay_ms": 0, "hold": "middle"}
+
+
+def chat(api: httpx.Client, session_id: str, user_id: str = "ann") -> httpx.Response:
+    body = {"message": "x", "session_id": session_id, "user_id": user_id, "options": HOLD}
+    return api.post("/chat", json=body)
+
+
+def create(api: httpx.Client, session_id: str, user_id: str = "ann") -> httpx.Response:
+    return api.post("/sessions", json={"id": session_id, "user_id": user_id})
+
+
+def grow(api: httpx.Client, session_id: str) -> httpx.Response:
+    event = {"type": "custom", "name": "n", "value": "x" * 900}
+    return api.post(f"/sessions/{session_id}/events", json=event)
+
+
+def import_one(api: httpx.Client, _: str) -> httpx.Response:
+    session = {"title": "t", "user_id": "ann", "messages": []}
+    document: dict[str, Any] = api.get("/sessions/a/export", params={"format": "json"}).json()
+    assert session["user_id"] == document["session"]["user_id"]
+    return api.post("/import", params={"id": "new"}, json=document)
+
+
+class Case(NamedTuple):
+    """A limit, what is done until it is reached, and what makes room again."""
+
+    setting: str
+    most: int
+    code: str
+    fill: Callable[[httpx.Client, str], httpx.Response]
+    over: Callable[[httpx.Client, str], httpx.Response]
+    free: tuple[str, str]
+
+
+CANCEL, DELETE = ("POST", "/sessions/a/cancel"), ("DELETE", "/sessions/a")
+RUNS, QUEUED, SESSIONS, STORED = (
+    "too-many-runs",
+    "too-many-queued-runs",
+    "too-many-sessions",
+    "storage-quota-reached",
+)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("max_active_runs_per_user", 1, RUNS, chat, chat, CANCEL),
+        Case("max_active_runs", 1, RUNS, chat, chat, CANCEL),
+        Case("max_sessions_per_user", 1, SESSIONS, create, create, DELETE),
+        Case("max_sessions_per_user", 1, SESSIONS, create, chat, DELETE),
+        Case("max_sessions_per_user", 1, SESSIONS, create, import_one, DELETE),
+        Case("max_stored_bytes_per_user", 1000, STORED, grow, create, DELETE),
+        Case("max_stored_bytes", 1000, STORED, grow, chat, DELETE),
+    ],
+    ids=lambda case: f"{case.setting}-{case.over.__name__}",
+)
+def test_a_full_quota_is_429_and_counted_and_there_is_room_again(case: Case) -> None:
+    settings: dict[str, Any] = {case.setting: case.most}
+    with serving(**settings) as served, served.client() as api:
+        if case.fill is grow:
+            create(api, "a")
+        assert case.fill(api, "a").status_code in {201, 202}
+        problem = refused(case.over(api, "b"), 429, case.code)
+        assert problem["detail"].startswith(f"{case.setting} is {case.most}, ")
+        assert problem["retryable"]
+        assert refusals(api, case.code) == 1
+        assert api.get("/sessions/b").status_code == 404
+        assert api.request(*case.free).is_success
+        assert_healthy(served, api)
+
+
+def test_runs_that_wait_are_bounded_for_a_user_over_all_his_sessions() -> None:
+    with serving(max_queued_runs_per_user=1) as served, served.client() as api:
+        statuses = [chat(api, name).status_code for name in ("a", "b", "a")]
+        assert statuses == [202, 202, 202]
+        problem = refused(chat(api, "b"), 429, QUEUED)
+        assert "max_queued_runs_per_user is 1, " in problem["detail"]
+        assert refusals(api, QUEUED) == 1
+        assert api.post("/sessions/a/cancel").is_success
+        assert chat(api, "b").status_code == 202
+        assert_healthy(served, api)
+
+
+def test_a_chat_whose_stream_has_no_room_does_nothing_at_all() -> None:
+    with serving(max_connections=1) as served, served.client() as api:
+        create(api, "a")
+        with api.stream("GET", "/stream/a"):
+            answer = api.post(
+                "/chat",
+                json={"message": "x", "session_id": "b"},
+                headers={"Accept": "text/event-stream"},
+            )
+            refused(answer, 503, "too-many-connections")
+            assert api.get("/sessions/b").status_code == 404
+        until(lambda: api.get("/metrics").text.find("bamboo_streams_open 0") >= 0, "room")
+        assert_healthy(served, api)
