@@ -78,15 +78,11 @@ async def pack(pool: SessionPool, session_id: str) -> None:
     """
     while True:
         try:
-            async with pool.use(GATEWAY, session_id) as live:
-                if live.head.logged_state != "archived" or live.is_packing:
-                    return
-                live.is_packing = True
-                try:
+            async with pool.use(GATEWAY, session_id) as live, live.packing:
+                await live.ready()
+                if live.head.logged_state == "archived":
                     await live.settled()
                     await pool.store.pack(session_id, live.epoch)
-                finally:
-                    live.is_packing = False
                 return
         except Vanished:
             continue
@@ -129,9 +125,16 @@ async def restore(
         change = {"from": "archived", "to": back_to}
         return answer_after(pool, live, [Draft("state_change", change)])
 
-    return await pool.change(
-        caller, session_id, decide, idem=idem, prepare=prepare, read_only_too=True
-    )
+    while True:
+        try:
+            # Not while the log is being packed, nor the other way round: nothing could ever be
+            # appended to a log that is packed right after it was brought back.
+            async with pool.use(caller, session_id) as live, live.packing:
+                return await pool.change(
+                    caller, session_id, decide, idem=idem, prepare=prepare, read_only_too=True
+                )
+        except Vanished:
+            continue
 
 
 async def archived(pool: SessionPool, caller: Caller, session_id: str) -> dict[str, Any]:

@@ -98,7 +98,7 @@ class LiveSession:
         last_run: The run that ended last while the session was in memory.
         run: The task of the active run, when this process executes one.
         external: What is held of an open external run, if it has been asked for.
-        is_packing: Whether its archived log is being compressed.
+        packing: Held while its archived log is compressed, and while it is brought back.
         posting: The external run whose events a streamed request is posting.
         queued_inputs: Input of queued runs decided here, so that their start need not read it.
         streaming_keys: Digests of keys whose streamed request is at work, and what says its end.
@@ -128,7 +128,7 @@ class LiveSession:
         self.run: Runner | None = None
         self.external: ExternalRun | None = None
         self.posting: str | None = None
-        self.is_packing = False
+        self.packing = anyio.Lock()
         self.last_run: EndedRun | None = None
         self.queued_inputs: dict[str, dict[str, Any]] = {}
         self.streaming_keys: dict[str, anyio.Event] = {}

@@ -1,13 +1,15 @@
 """Archive and restore: out of the lists, read-only, and back the same in everything."""
 
+import anyio
 import httpx
 import pytest
 
 from app.domain.errors import BambooError, NotFound, RunActive, SessionClosed, StorageFull
+from app.domain.events import Complete, Token
 from app.sessions.commands import Idempotency, NewMessage, SessionQuery
 from tests.api.serving import refused
 from tests.life.talk import create, said, talk
-from tests.support.gateways import ME, Gateway, eventually
+from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, eventually, quiet
 
 
 def key(text: str) -> Idempotency:
@@ -120,6 +122,33 @@ async def test_a_restored_session_goes_on(gate: Gateway) -> None:
     started = await gate.chat("s", "two", run_id="r")
     assert started["status"] == "running"
     await eventually(lambda: "r" in gate.agent.asked)
+
+
+async def test_what_is_restored_while_it_is_being_packed_goes_on(
+    gate: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log that is packed after its session came back would take nothing ever again."""
+    await talk(gate, "s", "one")
+    store = gate.store.inner
+    pack, asked, allowed = store.pack, anyio.Event(), anyio.Event()
+
+    async def late(session_id: str, epoch: int) -> None:
+        asked.set()
+        await allowed.wait()
+        await pack(session_id, epoch)
+
+    monkeypatch.setattr(store, "pack", late)
+    with anyio.fail_after(DEADLINE_SECONDS):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(gate.manager.life.archive, ME, "s")
+            await asked.wait()
+            tasks.start_soon(gate.manager.life.restore, ME, "s")
+            await quiet()
+            allowed.set()
+        gate.agent.do("r", Token("ok"), Complete())
+        await gate.chat("s", "two", run_id="r")
+        await gate.ended("r")
+    assert (await gate.manager.get_session(ME, "s")).session["state"] == "idle"
 
 
 def test_the_archive_over_http(api: httpx.Client) -> None:

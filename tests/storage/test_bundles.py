@@ -16,7 +16,7 @@ from app.storage.jsonl.files import FileSystem
 from app.storage.jsonl.store import JsonlStore
 from tests.contract.test_session_store_creation import CREATED, History
 from tests.storage.conftest import Opener
-from tests.storage.faults import abandon
+from tests.storage.faults import FaultyFileSystem, abandon
 from tests.storage.writing import (
     StepClock,
     Writer,
@@ -315,3 +315,23 @@ async def test_the_doctor_looks_into_bundles(
     fresh = await opener()
     kept = await seqs(fresh, "Long")
     assert 2000 < len(kept) <= 3001
+
+
+async def test_a_log_is_known_to_be_outdated_before_its_files_are_exchanged(
+    opener: Opener, data_dir: Path
+) -> None:
+    """Else a reader takes the new file for the old one, and mends what is not damaged."""
+    seen: list[bool] = []
+
+    class Watching(FaultyFileSystem):
+        @override
+        def rename(self, source: Path, target: Path) -> None:
+            if source.name.startswith("compact-") and target.suffix == ".jsonl":
+                seen.append(store._table.logs["one"].is_outdated)
+            super().rename(source, target)
+
+    store = await opener(Watching())
+    writer = Writer("one", store.next_epoch())
+    await committed(store, writer.commit(*(token() for _ in range(5)), message("m1")))
+    assert await store.compact("one", writer.head.epoch, writer.head.seq) > 0
+    assert seen == [True]

@@ -172,11 +172,8 @@ class Checkpointer:
     def _note_marks(self, work: Work, marked: list[WrittenMarks]) -> None:
         for marks in marked:
             state = work.state_of(marks.log)
-            if state is not None and not marks.log.is_outdated:
-                # The entry first: a log without pending marks may be evicted at any moment.
-                state.entry.marks = marks.saved
-                if not self._sidecars.settle(marks):
-                    state.entry.marks = -1
+            if state is not None:
+                self._sidecars.settle(marks, state.entry)
 
     def _quarantine(self, work: Work) -> None:
         """Copies the records of logs that cannot be written to where nothing pins the journal."""

@@ -122,8 +122,11 @@ class Exchanger:
         except BaseException:
             self.remove(exchange.files)
             raise
-        # First: whoever opens a file now looks again before he trusts it.
-        entry.exchanged += 1
+        # First: whoever opens a file now looks again before he trusts it. A log that began in this
+        # process has not needed to know its entry before.
+        log.entry = entry
+        with self._table.writer.lock:
+            entry.exchanged += 1
         try:
             self._fs.rename(exchange.log, self._target(exchange))
         except OSError:

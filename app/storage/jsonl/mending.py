@@ -45,24 +45,27 @@ class Mender:
         self._table = table
         self.quarantined: list[str] = []
 
-    def prepare(self, known: SessionHead, epoch: int, entry: Entry) -> Prepared:
+    def prepare(
+        self, known: SessionHead, epoch: int, generation: int, size: int, *, is_packed: bool
+    ) -> Prepared:
         """Salvages the log into a file aside; on any thread.
 
         Args:
             known: The session's durable head.
             epoch: The new one.
-            entry: What the catalog says, as of `known`.
+            generation: Of its files, as the loop knows it, and
+            size: the log's bytes then.
+            is_packed: Whether these lie in a bundle.
 
         Raises:
             OSError: It could not be read or written.
         """
         name = file_name(known.id)
-        generation = entry.generation
-        if entry.bundle:
+        if is_packed:
             data, origin = b"", f"archive/{name}.zst"
             found = salvage_bundle(self._fs, self._paths.archive_of(name))
         else:
-            data = (self._fs.read(self._paths.log_of(name)) or b"")[: entry.size]
+            data = (self._fs.read(self._paths.log_of(name)) or b"")[:size]
             found, origin = salvage(data), f"events/{name}.jsonl"
         refill(self._fs, self._paths, name, found)
         for offset, lost in found.damaged:

@@ -90,16 +90,24 @@ class Sidecars:
             self._put(log, saved, pending, sync=sync)
             return WrittenMarks(log, version, taken, saved + len(pending))
 
-    def settle(self, written: WrittenMarks) -> bool:
-        """Lets written marks count; False when they have been overtaken."""
+    def settle(self, written: WrittenMarks, entry: Entry) -> None:
+        """Lets written marks count; what was overtaken is built again.
+
+        All under the lock, under which logs become outdated too: what the entry says of files that
+        were exchanged since stays as it is.
+        """
         log = written.log
         with self._writer.lock:
-            if log.deleted or log.marks_version != written.version:
-                return False
+            if log.is_outdated:
+                return
+            if log.marks_version != written.version:
+                entry.marks = -1
+                return
+            # The entry first: a log without pending marks may be evicted at any moment.
+            entry.marks = written.saved
             log.marks_saved = written.saved
             log.marks_version += 1
             del log.marks[: written.taken]
-        return True
 
     def forget(self, log: Log) -> None:
         """Has a sidecar that does not fit built again."""
@@ -154,9 +162,7 @@ class Sidecars:
             # All that is acknowledged now: marks taken out of memory before must be in the file.
             written = self.write_pending(log, entry.size, sync=True)
             if written is not None:
-                entry.marks = written.saved
-                if not self.settle(written):
-                    entry.marks = -1
+                self.settle(written, entry)
 
     def find(self, log: Log, size: int, search: Search) -> list[Record]:
         """Finds lines among those before the byte `size`.

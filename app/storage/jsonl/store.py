@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -430,10 +431,17 @@ class JsonlStore(SessionStore):
         head = await self.load(entry.id)
         if head is None or head.epoch != entry.epoch:
             return
+        # All of one moment: the files may be exchanged while the thread is at work.
+        prepare = partial(
+            self._mender.prepare,
+            head,
+            self.next_epoch(),
+            entry.generation,
+            entry.size,
+            is_packed=entry.bundle > 0,
+        )
         try:
-            prepared = await self._in_thread(
-                lambda: self._mender.prepare(head, self.next_epoch(), entry)
-            )
+            prepared = await self._in_thread(prepare)
             fresh = await self._committer.send(lambda: self._mender.switch(prepared))
         except OSError as error:
             raise failure_of(error, "Repairing a damaged log") from error
