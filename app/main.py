@@ -12,13 +12,14 @@ from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__
 from app.agents.factory import make_agent
-from app.api.auth import KeyAuth
+from app.api.auth import Authentication
 from app.api.middleware import Guard, RequestContext
 from app.api.problems import EXCEPTION_HANDLERS
 from app.api.rates import FailureLimit, RateLimit
 from app.api.routes import add_routes, create_openapi, methods_of
 from app.api.stage import StagedApp
 from app.api.traffic import Traffic
+from app.credentials.gate import Gate
 from app.domain.clock import Clock, SystemClock
 from app.domain.codec import encode_pretty
 from app.domain.ids import IdMaker
@@ -40,6 +41,7 @@ _CORS_HEADERS = (
     "Last-Event-ID",
     "Prefer",
     "X-Request-Id",
+    "X-User-Id",
 )
 _CORS_EXPOSED = (
     "Connection-Id",
@@ -62,13 +64,14 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     """Builds the gateway's app. Nothing is opened before its lifespan is entered.
 
     Raises:
-        StoreUnusable, AgentConfigError: A setting names what cannot be.
+        StoreUnusable, AgentConfigError, CredentialsUnusable: A setting names what cannot be.
     """
     clock = clock or SystemClock()
     ids = IdMaker()
     traffic = Traffic(clock)
     agents = {name: make_agent(name, url, settings) for name, url in settings.agents.items()}
     store = make_store(settings, clock)
+    gate = Gate(settings, clock)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -77,10 +80,11 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
             recovered = await store.open()
             _log_recovery(recovered)
             app.state.start = {**_BUILD, **measure_recovery(recovered)}
+            await stack.enter_async_context(gate)
             for agent in agents.values():
                 stack.push_async_callback(agent.aclose)
             app.state.manager = await stack.enter_async_context(
-                SessionManager(store, agents, settings, clock)
+                SessionManager(store, agents, settings, clock, gate.is_live)
             )
             yield
 
@@ -96,16 +100,17 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
             Middleware(
                 RequestContext, traffic=traffic, make_id=lambda: ids.make("req_", clock.now_ms())
             ),
-            Middleware(Guard, settings=settings),
+            Middleware(Guard, settings=settings, gate=gate),
             *_cors(settings),
             Middleware(FailureLimit, settings=settings, clock=clock),
-            Middleware(KeyAuth, settings=settings),
+            Middleware(Authentication, gate=gate),
             Middleware(RateLimit, settings=settings, clock=clock),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
     )
     app.state.manager = None  # until the lifespan is entered: requests may come before that
     app.state.settings = settings
+    app.state.gate = gate
     app.state.clock = clock
     app.state.traffic = traffic
     app.state.problems = traffic.problems
@@ -128,7 +133,7 @@ def _cors(settings: Settings) -> list[Middleware]:
         Middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=("GET", "HEAD", "POST", "PATCH", "DELETE"),
+            allow_methods=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"),
             allow_headers=_CORS_HEADERS,
             expose_headers=_CORS_EXPOSED,
         )

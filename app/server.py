@@ -35,6 +35,7 @@ from uvicorn._compat import asyncio_run
 
 from app import __version__
 from app.api.protocol import GatewayProtocol
+from app.credentials.gate import Gate
 from app.domain.errors import BambooError
 from app.main import create_app
 from app.observability.logs import configure_logs
@@ -75,8 +76,10 @@ def serve(settings: Settings) -> int:
     configure_logs(settings.log_format, settings.log_level)
     try:
         addresses = _resolve(settings)
-        _check_reach(settings, addresses)
-        server = GatewayServer(_create(settings), partial(_started, settings))
+        app = _create(settings)
+        gate: Gate = app.state.gate
+        _check_reach(settings, gate, addresses)
+        server = GatewayServer(app, partial(_started, settings, gate))
         _raise_file_limit()
         with ExitStack() as stack:
             sockets = [stack.enter_context(sock) for sock in _bind(settings, addresses)]
@@ -94,7 +97,7 @@ def serve(settings: Settings) -> int:
 def _create(settings: Settings) -> FastAPI:
     try:
         return create_app(settings)
-    except BambooError as error:  # the URL of a store or of an agent is none
+    except BambooError as error:  # the URL of a store or agent, or a file of credentials
         raise StartError(error.detail, exit_code=2) from error
 
 
@@ -211,13 +214,13 @@ def _resolve(settings: Settings) -> list[_Address]:
     return list(dict.fromkeys(_Address(entry[0], str(entry[4][0])) for entry in found))
 
 
-def _check_reach(settings: Settings, addresses: list[_Address]) -> None:
-    if settings.api_keys or settings.insecure:
+def _check_reach(settings: Settings, gate: Gate, addresses: list[_Address]) -> None:
+    if not gate.is_open or settings.insecure:
         return
     if not all(_is_loopback(address.host) for address in addresses):
         raise StartError(
-            f"host {settings.host} can be reached by others: set api_keys (BAMBOO_API_KEYS), or "
-            "say that this is meant with --insecure",
+            f"host {settings.host} can be reached by others: make a key (`bamboo keys create`) or "
+            "set api_keys (BAMBOO_API_KEYS), or say that this is meant with --insecure",
             exit_code=2,
         )
 
@@ -297,22 +300,22 @@ def _raise_file_limit() -> None:
             return  # macOS refuses more than kern.maxfilesperproc: what there is has to do
 
 
-def _started(settings: Settings, port: int) -> None:
+def _started(settings: Settings, gate: Gate, port: int) -> None:
     # What is there now stays: the collector need not walk it again and again. Measured: up to 1.6
     # times the throughput, and a third of the slowest answers' time.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-    sys.stdout.write(_welcome(settings, port))
+    sys.stdout.write(_welcome(settings, port, asks_for_key=not gate.is_open))
     sys.stdout.flush()
 
 
-def _welcome(settings: Settings, port: int) -> str:
+def _welcome(settings: Settings, port: int, *, asks_for_key: bool) -> str:
     host = settings.host or "127.0.0.1"
     if host in {"0.0.0.0", "::"}:  # noqa: S104 - shown, not bound
         host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
     base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    key = "-H 'Authorization: Bearer YOUR-KEY' " if settings.api_keys else ""
+    key = "-H 'Authorization: Bearer YOUR-KEY' " if asks_for_key else ""
     return (
         f"Bamboo Gateway {__version__} serves {base} - try:\n"
         f"  curl -N {key}-H 'Accept: text/event-stream' -H 'Content-Type: application/json' "

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from limits import parse_many
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -43,11 +43,37 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     insecure: bool = Field(
         False,
-        description="Allows a non-loopback `host` without `api_keys`: anyone there is served.",
+        description="Allows a non-loopback `host` without credentials: anyone there is served.",
     )
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Bearer keys, comma-separated; with any set, every route but health needs one.",
+        description="The operator's own bearer keys, comma-separated: they may do everything.",
+    )
+    api_keys_file: Path | None = Field(
+        None,
+        description="The keys that `bamboo keys` makes; unset: `keys.json` in `data_dir`.",
+    )
+    jwt_secret: SecretStr | None = Field(
+        None, description="Verifies JSON Web Tokens by HS256; at least 32 bytes."
+    )
+    jwt_public_key_file: Path | None = Field(
+        None, description="A public key in PEM that verifies tokens: RSA (RS256) or P-256 (ES256)."
+    )
+    jwt_jwks_file: Path | None = Field(
+        None, description="A JSON Web Key Set that verifies tokens, by their `kid`."
+    )
+    jwt_issuer: str | None = Field(
+        None, min_length=1, description="The `iss` that a token must have."
+    )
+    jwt_audience: str | None = Field(
+        None, min_length=1, description="The `aud` that a token must have; unset: it has none."
+    )
+    jwt_leeway_seconds: float = Field(
+        30,
+        ge=0,
+        le=600,
+        allow_inf_nan=False,
+        description="How far the clocks of gateway and issuer may be apart.",
     )
     agents: dict[str, str] = Field(
         default_factory=lambda: {"default": "demo:"},
@@ -193,6 +219,15 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least that is logged."
     )
+
+    @property
+    def keys_path(self) -> Path | None:
+        """Where the keys file is; None when nothing is kept on the disk and none is named."""
+        if self.api_keys_file is not None:
+            return self.api_keys_file.expanduser()
+        if self.storage_url.startswith("memory:"):
+            return None
+        return self.data_dir.expanduser() / "keys.json"
 
     @field_validator("api_keys", "cors_origins", mode="before")
     @classmethod

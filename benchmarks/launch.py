@@ -46,13 +46,14 @@ def announce(port: int, control: int) -> None:
 def _gateway(config: dict[str, Any]) -> int:
     """Runs the gateway as `bamboo serve` does, with a control socket beside it."""
     from app import server
+    from app.credentials.gate import Gate
     from app.settings import Settings, load_settings
     from benchmarks import producer
 
     started = server._started
 
-    def on_started(settings: Settings, port: int) -> None:
-        started(settings, port)
+    def on_started(settings: Settings, gate: Gate, port: int) -> None:
+        started(settings, gate, port)
         announce(port, producer.listen())
 
     server._started = on_started

@@ -6,16 +6,16 @@ from fastapi import APIRouter, Body
 from starlette.responses import Response
 
 from app.api import examples
-from app.api.bodies import JsonRoute
 from app.api.dependencies import Key, Manager, SessionId, Who, idempotency
 from app.api.documents import BODY, EDGE, KEYED, SESSION, WRITE, answer, nothing, problems
 from app.api.filters import Filters, session_page
 from app.api.life_schemas import SessionIdsInput
 from app.api.life_shapes import ArchivedSession, ArchivePage, BulkArchived, BulkRestored
 from app.api.responses import json_response, outcome_headers
+from app.api.rights import SessionRoute
 from app.api.shapes import Session
 
-router = APIRouter(prefix="/api/v1", tags=["archive"], route_class=JsonRoute)
+router = APIRouter(prefix="/api/v1", tags=["archive"], route_class=SessionRoute)
 
 _ARCHIVED: Final = ("archive-not-found", *SESSION)
 

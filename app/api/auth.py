@@ -1,14 +1,13 @@
-"""Who is asking: API keys as bearer tokens, and the caller they stand for."""
+"""Who is asking: the credential of a request, and the caller that comes with it."""
 
-from hashlib import sha256
-from hmac import compare_digest
 from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.problems import EdgeError, problem_response
+from app.credentials.gate import Gate
 from app.domain.callers import LOCAL_CALLER, Caller
-from app.settings import Settings
+from app.domain.errors import BambooError, InvalidId
 
 CALLER: Final = "bamboo.caller"
 """Where the scope keeps the caller."""
@@ -16,55 +15,58 @@ CALLER: Final = "bamboo.caller"
 OPEN_PATHS: Final = frozenset(
     {"/health/live", "/health/ready", "/api/v1/health/live", "/api/v1/health/ready"}
 )
-"""What whoever starts and watches the gateway must see without a key."""
+"""What whoever starts and watches the gateway must see without a credential."""
+
+_NOBODY: Final = Caller("nobody", "", frozenset())
 
 
-class KeyAuth:
-    """Puts the caller into the scope, or answers 401.
+class Authentication:
+    """Puts the caller into the scope, or answers 401; 403 when it may not be who it says."""
 
-    Keys are compared as digests, each with all others' time: neither length nor place leaks.
-    """
-
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, gate: Gate) -> None:
         self._app = app
-        self._callers = [(_digest(key), _caller_of(key)) for key in settings.api_keys]
+        self._gate = gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
         if scope["type"] == "http":
-            caller = self._caller(scope)
-            if isinstance(caller, EdgeError):
-                await problem_response(caller, scope)(scope, receive, send)
+            try:
+                scope[CALLER] = self._caller(scope)
+            except BambooError as error:
+                await problem_response(error, scope)(scope, receive, send)
                 return
-            scope[CALLER] = caller
         await self._app(scope, receive, send)
 
-    def _caller(self, scope: Scope) -> Caller | EdgeError:
-        if not self._callers or scope["path"] in OPEN_PATHS:
+    def _caller(self, scope: Scope) -> Caller:
+        if scope["path"] in OPEN_PATHS:
+            return _NOBODY
+        if self._gate.is_open:
             return LOCAL_CALLER
-        sent = [value for name, value in scope["headers"] if name == b"authorization"]
+        sent = _values(scope, b"authorization")
         if not sent:
-            return _refusal('Bearer realm="bamboo"')
-        scheme, _, key = sent[0].partition(b" ")
-        found: Caller | None = None
-        digest = _digest(key.strip())
-        for known, caller in self._callers:
-            if compare_digest(known, digest):
-                found = caller
-        if found is None or scheme.lower() != b"bearer" or len(sent) > 1:
-            return _refusal('Bearer realm="bamboo", error="invalid_token"')
-        return found
+            raise unauthorized()
+        scheme, _, credential = sent[0].partition(b" ")
+        if len(sent) > 1 or scheme.lower() != b"bearer":
+            raise unauthorized(wrong=True)
+        caller = self._gate.bearer(credential.strip(), _acting_for(scope))
+        if caller is None:
+            raise unauthorized(wrong=True)
+        return caller
 
 
-def _refusal(challenge: str) -> EdgeError:
-    return EdgeError("unauthorized", headers={"WWW-Authenticate": challenge})
+def unauthorized(*, wrong: bool = False) -> EdgeError:
+    """Makes the refusal; what was wrong with a credential is not said (RFC 6750, 3)."""
+    error = ', error="invalid_token"' if wrong else ""
+    return EdgeError("unauthorized", headers={"WWW-Authenticate": f'Bearer realm="bamboo"{error}'})
 
 
-def _digest(key: str | bytes) -> bytes:
-    return sha256(key if isinstance(key, bytes) else key.encode()).digest()
+def _acting_for(scope: Scope) -> str | None:
+    """Gives the user that the caller says to act for, unchecked."""
+    named = _values(scope, b"x-user-id")
+    if len(named) > 1:
+        raise InvalidId("The request has more than one X-User-Id header.")
+    return named[0].decode("latin-1") if named else None
 
 
-def _caller_of(key: str) -> Caller:
-    # Idempotency keys are kept under it, so it is the same after a restart; a second digest, for
-    # what is stored must not help to guess the first.
-    return Caller("key-" + sha256(b"bamboo caller\0" + _digest(key)).hexdigest()[:16])
+def _values(scope: Scope, header: bytes) -> list[bytes]:
+    return [value for name, value in scope["headers"] if name == header]

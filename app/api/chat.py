@@ -7,7 +7,6 @@ from starlette.responses import Response
 
 from app.api import examples
 from app.api.accept import prefers
-from app.api.bodies import JsonRoute
 from app.api.dependencies import Key, Manager, Prefer, SentJson, Who, idempotency, unless_gone
 from app.api.documents import (
     BODY,
@@ -23,12 +22,13 @@ from app.api.documents import (
     stream,
 )
 from app.api.responses import json_response, outcome_headers
+from app.api.rights import SessionRoute
 from app.api.schemas import ChatInput
 from app.api.shapes import ChatAccepted, ChatCompleted
 from app.api.streams import remote_address, stream_response
 from app.sessions.commands import Chat, StreamRequest
 
-router = APIRouter(prefix="/api/v1", tags=["chat"], route_class=JsonRoute)
+router = APIRouter(prefix="/api/v1", tags=["chat"], route_class=SessionRoute)
 
 _COMPLETED = answer(
     200,

@@ -6,13 +6,14 @@ from fastapi import APIRouter
 from starlette.responses import Response, StreamingResponse
 
 from app.api import examples
-from app.api.bodies import JsonRoute
 from app.api.dependencies import Manager, SessionId, Who
 from app.api.documents import EDGE, SESSION, answer, problems
 from app.api.life_shapes import Diagnostics
 from app.api.responses import json_response
+from app.api.rights import OperatorRoute, SessionRoute
 
-router = APIRouter(prefix="/api/v1", tags=["maintenance"], route_class=JsonRoute)
+router = APIRouter(prefix="/api/v1", tags=["maintenance"], route_class=SessionRoute)
+gateway_router = APIRouter(prefix="/api/v1", tags=["maintenance"], route_class=OperatorRoute)
 
 _ZIP: Final[dict[int | str, dict[str, Any]]] = {
     200: {
@@ -27,7 +28,7 @@ _ZIP: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-@router.get(
+@gateway_router.get(
     "/diagnostics",
     summary="Check the gateway",
     responses={

@@ -15,7 +15,7 @@ PROBLEM_REF: Final = {"$ref": "#/components/schemas/Problem"}
 OPEN_EDGE: Final = ("host-not-allowed", "origin-not-allowed", "invalid", "internal")
 """What any route may answer, also one that everybody may ask as often as they like."""
 
-EDGE: Final = ("unauthorized", "forbidden", "rate-limited", "unavailable", *OPEN_EDGE)
+EDGE: Final = ("unauthorized", "forbidden", "invalid-id", "rate-limited", "unavailable", *OPEN_EDGE)
 """What any other route may answer; `unavailable` until the sessions are recovered."""
 
 BODY: Final = ("malformed", "too-large", "unsupported-media-type")

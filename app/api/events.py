@@ -6,14 +6,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from app.api import examples
-from app.api.bodies import (
-    NDJSON_TYPES,
-    JsonRoute,
-    is_json,
-    media_type,
-    ndjson_batches,
-    read_json,
-)
+from app.api.bodies import NDJSON_TYPES, is_json, media_type, ndjson_batches, read_json
 from app.api.dependencies import (
     PAGE,
     Key,
@@ -30,12 +23,13 @@ from app.api.documents import BODY, EDGE, KEYED, OPEN, SESSION, WRITE, answer, p
 from app.api.limits import EVENT_WAIT_SECONDS_MAX, ITEMS_MAX
 from app.api.problems import EdgeError
 from app.api.responses import bytes_response, joined, json_response, outcome_headers
+from app.api.rights import SessionRoute
 from app.api.shapes import EventPageShape, EventsAppended
 from app.domain.errors import InvalidInput
 from app.domain.events import EVENT_TYPES
 from app.sessions.commands import Idempotency
 
-router = APIRouter(prefix="/api/v1", tags=["events"], route_class=JsonRoute)
+router = APIRouter(prefix="/api/v1", tags=["events"], route_class=SessionRoute)
 
 _EVENT_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",

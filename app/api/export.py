@@ -6,15 +6,16 @@ from fastapi import APIRouter, Body, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from app.api import examples
-from app.api.bodies import JsonRoute, read_body
+from app.api.bodies import read_body
 from app.api.dependencies import Key, Manager, SessionId, Who, idempotency_of_bytes
 from app.api.documents import BODY, EDGE, KEYED, NEW, SESSION, WRITE, answer, problems
 from app.api.life_schemas import BulkExportInput, ExportInput, Format
 from app.api.life_shapes import Exported, ImportedSessionShape
 from app.api.responses import json_response, outcome_headers
+from app.api.rights import SessionRoute
 from app.sessions.transfer import ZIP_DISPOSITION, ExportOptions
 
-router = APIRouter(prefix="/api/v1", tags=["export"], route_class=JsonRoute)
+router = APIRouter(prefix="/api/v1", tags=["export"], route_class=SessionRoute)
 
 _TEXT: Final = {"schema": {"type": "string"}}
 _EXPORTED: Final[dict[str, Any]] = {

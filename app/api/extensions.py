@@ -6,7 +6,6 @@ from fastapi import APIRouter, Body, Path
 from starlette.responses import Response
 
 from app.api import examples
-from app.api.bodies import JsonRoute
 from app.api.dependencies import Manager, SessionId, Who
 from app.api.documents import BODY, EDGE, OPEN, SESSION, WRITE, answer, nothing, problems
 from app.api.life_schemas import (
@@ -18,6 +17,7 @@ from app.api.life_schemas import (
 from app.api.life_shapes import ExtensionDataShape, ExtensionState, TodoState
 from app.api.limits import NAME_CHARS_MAX
 from app.api.responses import json_response
+from app.api.rights import SessionRoute
 from app.domain.errors import NotFound
 from app.sessions.extensions import (
     drop_extension,
@@ -28,7 +28,7 @@ from app.sessions.extensions import (
     replace_all,
 )
 
-router = APIRouter(prefix="/api/v1", tags=["extensions"], route_class=JsonRoute)
+router = APIRouter(prefix="/api/v1", tags=["extensions"], route_class=SessionRoute)
 
 _Name = Annotated[
     str,

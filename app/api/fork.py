@@ -6,16 +6,16 @@ from fastapi import APIRouter, Body
 from starlette.responses import Response
 
 from app.api import examples
-from app.api.bodies import JsonRoute
 from app.api.dependencies import Key, Manager, SentJson, SessionId, Who, idempotency
 from app.api.documents import BODY, EDGE, KEYED, NEW, OPEN, SESSION, WRITE, answer, problems
 from app.api.life_schemas import ForkInput, MergeInput
 from app.api.life_shapes import Forked, Tree
 from app.api.responses import json_response, outcome_headers
+from app.api.rights import SessionRoute
 from app.api.shapes import Session
 from app.domain.codec import encode
 
-router = APIRouter(prefix="/api/v1", tags=["branches"], route_class=JsonRoute)
+router = APIRouter(prefix="/api/v1", tags=["branches"], route_class=SessionRoute)
 
 
 @router.post(

@@ -5,17 +5,18 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.bodies import JsonRoute
 from app.api.dependencies import Manager
 from app.api.documents import EDGE, OPEN_EDGE, answer, problems
 from app.api.responses import json_response
+from app.api.rights import OpenRoute, OperatorRoute
 from app.api.shapes import Health
 from app.domain.errors import Draining
 from app.observability.metrics import CONTENT_TYPE, render_metrics
 from app.sessions.manager import SessionManager
 from app.settings import Settings
 
-router = APIRouter(tags=["health"], route_class=JsonRoute)
+router = APIRouter(tags=["health"], route_class=OpenRoute)
+metrics_router = APIRouter(tags=["health"], route_class=OperatorRoute)
 
 
 @router.get(
@@ -78,14 +79,14 @@ _METRICS = {
 }
 
 
-@router.get(
+@metrics_router.get(
     "/metrics",
     summary="Metrics",
     operation_id="metrics_at_root",
     response_class=Response,
     responses=_METRICS,
 )
-@router.get(
+@metrics_router.get(
     "/api/v1/metrics",
     summary="Metrics",
     operation_id="metrics",

@@ -6,14 +6,14 @@ from fastapi import APIRouter, Body
 from starlette.responses import Response
 
 from app.api import examples
-from app.api.bodies import JsonRoute
 from app.api.dependencies import Manager, Who, checked_time
 from app.api.documents import BODY, EDGE, WRITE, answer, problems
 from app.api.life_schemas import CleanupInput
 from app.api.life_shapes import CleanupStats
 from app.api.responses import json_response
+from app.api.rights import SessionRoute
 
-router = APIRouter(prefix="/api/v1", tags=["maintenance"], route_class=JsonRoute)
+router = APIRouter(prefix="/api/v1", tags=["maintenance"], route_class=SessionRoute)
 
 
 @router.post(

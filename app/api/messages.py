@@ -6,7 +6,6 @@ from fastapi import APIRouter, Body, Query
 from starlette.responses import Response
 
 from app.api import examples
-from app.api.bodies import JsonRoute
 from app.api.dependencies import (
     PAGE,
     Key,
@@ -32,10 +31,11 @@ from app.api.documents import (
     problems,
 )
 from app.api.responses import bytes_response, joined, json_response, outcome_headers
+from app.api.rights import SessionRoute
 from app.api.schemas import MessageInput, MessageOrList
 from app.api.shapes import Message, MessagePageShape, MessagesAdded
 
-router = APIRouter(prefix="/api/v1", tags=["messages"], route_class=JsonRoute)
+router = APIRouter(prefix="/api/v1", tags=["messages"], route_class=SessionRoute)
 
 _MessageId = Annotated[str | None, Query(description="A message id; it is not in the page itself.")]
 

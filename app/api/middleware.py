@@ -1,7 +1,7 @@
 """What every request passes before its route: pure ASGI.
 
 `RequestContext` names the request and catches what nobody caught; `Guard` keeps web pages away from
-a gateway that asks for no key. Streams pay for none of it once they have begun: see `stage`.
+a gateway that asks for no credential. Streams pay for none of it once they have begun: see `stage`.
 """
 
 import re
@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.limits import REQUEST_ID_CHARS_MAX
 from app.api.problems import EdgeError, internal_problem, problem_response
 from app.api.traffic import Traffic
+from app.credentials.gate import Gate
 from app.domain.errors import BambooError, InvalidId
 from app.settings import Settings
 
@@ -85,17 +86,17 @@ class RequestContext:
 class Guard:
     """Refuses what only a web page or a confused client sends.
 
-    Without `api_keys` whoever reaches the port is served, so two ways in are closed: a name that an
-    attacker's DNS points at this machine (`Host`), and a page of another origin (`Origin`). With
-    keys a page has none to send, and the gateway may stand behind any name.
+    Without credentials whoever reaches the port is served, so two ways in are closed: a name that
+    an attacker's DNS points at this machine (`Host`), and a page of another origin (`Origin`). With
+    credentials a page has none to send, and the gateway may stand behind any name.
 
     With `insecure` the host may also be an IP address or a name without dots: rebinding needs a
     name in the attacker's own DNS, and these are none.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, gate: Gate) -> None:
         self._app = app
-        self._open = not settings.api_keys
+        self._gate = gate
         self._insecure = settings.insecure
         self._origins = frozenset(settings.cors_origins)
 
@@ -118,7 +119,7 @@ class Guard:
             raise InvalidId(
                 "No id holds a slash.", errors=[{"loc": ["path"], "msg": "%2F is not allowed"}]
             )
-        if not self._open:
+        if not self._gate.is_open:
             return
         host = hosts[0].decode("latin-1") if hosts else ""
         if not self._is_own_name(host):

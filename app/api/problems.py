@@ -41,19 +41,23 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         400, "The request cannot be read", "The body is not JSON: unexpected end of data."
     ),
     "unauthorized": Problem(
-        401, "Not authenticated", "Send one of the gateway's keys as `Authorization: Bearer <key>`."
+        401,
+        "Not authenticated",
+        "Send a key or token of this gateway as `Authorization: Bearer <key>`.",
     ),
     "host-not-allowed": Problem(
         403,
         "Host not allowed",
-        "Without api_keys the Host must be a loopback name, like 127.0.0.1 or localhost.",
+        "Without credentials the Host must be a loopback name, like 127.0.0.1 or localhost.",
     ),
     "origin-not-allowed": Problem(
         403,
         "Origin not allowed",
         "Web pages of this origin may not call; cors_origins lists those that may.",
     ),
-    "forbidden": Problem(403, "Not allowed", "You may read this session, and no more."),
+    "forbidden": Problem(
+        403, "Not allowed", "This needs the right `write`; the credential's rights: `read`."
+    ),
     "not-found": Problem(404, "Not found", "There is no such route."),
     "session-not-found": Problem(404, "No such session", "No session 's-1'."),
     "run-not-found": Problem(404, "No such run", "No run 'run_1' in this session."),

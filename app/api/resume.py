@@ -6,15 +6,15 @@ from fastapi import APIRouter, Body, Query
 from starlette.responses import Response
 
 from app.api import examples
-from app.api.bodies import JsonRoute
 from app.api.dependencies import Key, Manager, SentJson, SessionId, Who, idempotency
 from app.api.documents import BODY, EDGE, KEYED, OPEN, SESSION, WRITE, answer, nothing, problems
 from app.api.filters import Filters, session_page
 from app.api.life_schemas import SummaryInput, WriteSummaryInput
 from app.api.life_shapes import Resumed, Summary, SummaryPage
 from app.api.responses import json_response, outcome_headers
+from app.api.rights import SessionRoute
 
-router = APIRouter(prefix="/api/v1", tags=["summaries"], route_class=JsonRoute)
+router = APIRouter(prefix="/api/v1", tags=["summaries"], route_class=SessionRoute)
 
 
 @router.get(

@@ -5,7 +5,6 @@ from typing import Any, Final
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
-from starlette.routing import BaseRoute
 
 from app import __version__
 from app.api import (
@@ -27,6 +26,7 @@ from app.api import (
 )
 from app.api.documents import PROBLEM_REF, example_problem
 from app.api.problems import MEDIA_TYPE, PROBLEMS
+from app.api.rights import SECURITY_SCHEMES, GuardedRoute, security_of
 from app.api.shapes import ProblemShape
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
@@ -43,8 +43,10 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     statistics.router,
     extensions.router,
     maintenance.router,
+    diagnostics.gateway_router,
     diagnostics.router,
     health.router,
+    health.metrics_router,
 )
 
 _DESCRIPTION: Final = """\
@@ -83,13 +85,27 @@ _TAGS: Final = [
 
 def add_routes(app: FastAPI) -> None:
     """Puts all routes into the app: flat, since nested routers are matched twice per request."""
+    app.router.routes.extend(guarded_routes())
+
+
+def guarded_routes() -> list[GuardedRoute]:
+    """Gives all routes.
+
+    Raises:
+        TypeError: One does not say which right it needs.
+    """
+    routes = []
     for router in ROUTERS:
-        app.router.routes.extend(router.routes)
+        for route in router.routes:
+            if not isinstance(route, GuardedRoute):
+                raise TypeError(f"{route} needs a route_class of app.api.rights")
+            routes.append(route)
+    return routes
 
 
 def create_openapi() -> dict[str, Any]:
     """Builds the OpenAPI 3.1 document."""
-    routes = [route for router in ROUTERS for route in router.routes]
+    routes = guarded_routes()
     document = get_openapi(
         title="Bamboo Gateway",
         version=__version__,
@@ -128,26 +144,19 @@ def create_openapi() -> dict[str, Any]:
             "example": '"caller-1s";r=999;t=1',
         },
     }
-    components["securitySchemes"] = {
-        "bearer": {
-            "type": "http",
-            "scheme": "bearer",
-            "description": "One of `api_keys`, where the gateway has any.",
-        }
-    }
-    for path, operations in document["paths"].items():
-        for operation in operations.values():
-            # Without keys configured no route needs one: the empty requirement says so.
-            operation["security"] = [] if "/health/" in path else [{"bearer": []}, {}]
-            if "/health/" not in path:
+    components["securitySchemes"] = SECURITY_SCHEMES
+    for route in routes:
+        for method in route.methods or ():
+            operation = document["paths"][route.path_format][method.lower()]
+            operation["security"] = security_of(route)
+            if route.right is not None:
                 for response in operation["responses"].values():
                     response["headers"] = {**response.get("headers", {}), **_RATE_HEADERS}
     return document
 
 
-def _restore_examples(paths: dict[str, Any], route: BaseRoute) -> None:
+def _restore_examples(paths: dict[str, Any], route: APIRoute) -> None:
     """Puts a route's examples back as they are: the framework drops every null in the document."""
-    assert isinstance(route, APIRoute)  # all are
     for method in route.methods or ():
         operation = paths[route.path_format][method.lower()]
         for status, response in route.responses.items():
@@ -162,10 +171,9 @@ def _restore_examples(paths: dict[str, Any], route: BaseRoute) -> None:
 def methods_of(path: str) -> list[str]:
     """Gives the methods that a path takes, of all routes it matches."""
     methods: set[str] = set()
-    for router in ROUTERS:
-        for route in router.routes:
-            if isinstance(route, APIRoute) and route.path_regex.match(path):
-                methods |= route.methods or set()
+    for route in guarded_routes():
+        if route.path_regex.match(path):
+            methods |= route.methods or set()
     if "GET" in methods:
         methods.add("HEAD")
     return sorted(methods)

@@ -6,7 +6,6 @@ from fastapi import APIRouter, Body, Request
 from starlette.responses import Response
 
 from app.api import examples
-from app.api.bodies import JsonRoute
 from app.api.dependencies import (
     PAGE,
     Cursor,
@@ -24,10 +23,11 @@ from app.api.dependencies import (
 )
 from app.api.documents import BODY, EDGE, KEYED, OPEN, SESSION, WRITE, answer, problems
 from app.api.responses import json_response, outcome_headers
+from app.api.rights import SessionRoute
 from app.api.schemas import RunInput
 from app.api.shapes import Run, RunCancelled, RunPageShape, RunWaited, SessionCancelled
 
-router = APIRouter(prefix="/api/v1", tags=["runs"], route_class=JsonRoute)
+router = APIRouter(prefix="/api/v1", tags=["runs"], route_class=SessionRoute)
 
 
 @router.get(

@@ -6,7 +6,6 @@ from fastapi import APIRouter, Body, Header, Query
 from starlette.responses import Response
 
 from app.api import examples
-from app.api.bodies import JsonRoute
 from app.api.dependencies import (
     Key,
     Manager,
@@ -35,12 +34,13 @@ from app.api.responses import (
     outcome_headers,
     with_list,
 )
+from app.api.rights import SessionRoute
 from app.api.schemas import SessionInput, SessionPatch
 from app.api.shapes import Session, SessionPageShape, SessionWithMessages
 from app.domain.codec import encode
 from app.sessions.commands import NewSession, Outcome
 
-router = APIRouter(prefix="/api/v1", tags=["sessions"], route_class=JsonRoute)
+router = APIRouter(prefix="/api/v1", tags=["sessions"], route_class=SessionRoute)
 
 
 @router.post(

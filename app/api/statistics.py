@@ -5,14 +5,14 @@ from starlette.responses import Response
 
 from app.api import examples
 from app.api.accept import prefers
-from app.api.bodies import JsonRoute
 from app.api.dependencies import Manager, SessionId, Who
 from app.api.documents import EDGE, SESSION, answer, problems
 from app.api.life_shapes import Overview, Report, Statistics
 from app.api.responses import json_response
+from app.api.rights import SessionRoute
 from app.sessions.statistics import report_markdown
 
-router = APIRouter(prefix="/api/v1", tags=["statistics"], route_class=JsonRoute)
+router = APIRouter(prefix="/api/v1", tags=["statistics"], route_class=SessionRoute)
 
 _MARKDOWN = "text/markdown"
 _REPORT = answer(200, Report, "The report; Markdown by `Accept`.", examples.REPORT)

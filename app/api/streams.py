@@ -6,7 +6,6 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
 from app.api import examples
-from app.api.bodies import JsonRoute
 from app.api.dependencies import (
     ConnectionId,
     Manager,
@@ -19,13 +18,14 @@ from app.api.dependencies import (
 from app.api.documents import EDGE, SESSION, answer, nothing, problems, stream
 from app.api.limits import POSITION_CHARS_MAX
 from app.api.responses import json_response
+from app.api.rights import SessionRoute
 from app.api.shapes import ConnectionPageShape
 from app.api.sse import StreamResponse
 from app.domain.clock import Clock
 from app.sessions.commands import StreamRequest
 from app.sessions.connections import Connection
 
-router = APIRouter(prefix="/api/v1", tags=["streams"], route_class=JsonRoute)
+router = APIRouter(prefix="/api/v1", tags=["streams"], route_class=SessionRoute)
 
 _After = Annotated[
     str | None, Query(description="A position: the stream begins after it. A bare seq works too.")

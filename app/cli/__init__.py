@@ -1,7 +1,8 @@
 """The `bamboo` command line.
 
 Every command speaks HTTP to a gateway (`--url`, `BAMBOO_URL`), but `serve`, `doctor` and `openapi`,
-which are the gateway or own its data directory, and `new-agent`, which only writes a file.
+which are the gateway or own its data directory, `keys`, which owns the keys file, and `new-agent`,
+which only writes a file.
 
 A command's heavy imports stand inside it: the program answers `--help` before the server's
 libraries would have been read. Exit codes: 0 done, 1 it was refused or failed (for `doctor`: it
@@ -18,6 +19,7 @@ from app.cli import (
     chat,
     doctor,
     documents,
+    keys,
     life,
     looking,
     new_agent,
@@ -52,6 +54,7 @@ program.command("report")(looking.report)
 program.command("extensions")(looking.extensions)
 program.command("cleanup")(life.cleanup)
 program.command("diagnose")(looking.diagnose)
+program.add_typer(keys.commands, name="keys")
 program.command("doctor")(doctor.doctor)
 program.command("openapi")(openapi.openapi)
 program.command("new-agent")(new_agent.new_agent)

@@ -11,6 +11,7 @@ from secrets import randbits
 from app.domain.errors import InvalidId
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_USER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@|:+-]{0,127}")
 _CONNECTION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 _RANDOM_BITS = 80
@@ -26,6 +27,20 @@ def check_id(text: str, what: str = "session id") -> str:
     if _ID.fullmatch(text) is None:
         raise InvalidId(
             f"A {what} is 1 to 128 characters of [A-Za-z0-9._-] and begins with a letter or digit."
+        )
+    return text
+
+
+def check_user_id(text: str) -> str:
+    """Gives `text` back when it can name a user of a credential: an id, an address, `auth0|…`.
+
+    Raises:
+        InvalidId: When it cannot.
+    """
+    if _USER_ID.fullmatch(text) is None:
+        raise InvalidId(
+            "A user id is 1 to 128 characters of [A-Za-z0-9._@|:+-] and begins with a letter or "
+            "digit."
         )
     return text
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
+from app.domain.callers import Caller
 from app.domain.clock import Clock, format_ms
 from app.domain.errors import Conflict, PositionGone
 from app.domain.limits import SEND_BYTES_MAX
@@ -108,6 +109,7 @@ class Connection:
     Attributes:
         id: Its name, unique in its session.
         session_id: Whose events it shows.
+        caller: Who watches.
         cursor: The seq of the last event it has handed out.
         written_from: Where the cursor was before the last chunk, which may never have arrived.
         sending_since: Set by the response around each send (monotonic seconds), for the clock that
@@ -126,9 +128,11 @@ class Connection:
         clock: Clock,
         start: Start,
         request: StreamRequest,
+        caller: Caller,
         on_close: Callable[["Connection"], None],
     ) -> None:
         self.id = connection_id
+        self.caller = caller
         self.live = live
         self.session_id = live.id
         self.cursor = self.written_from = start.cursor

@@ -4,7 +4,7 @@ Process-wide. Every verb names its caller; answers and errors are in the contrac
 any HTTP in them.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
@@ -72,6 +72,13 @@ class SessionManager:
     An async context manager: entering recovers what the last process left, leaving stops what is
     still at work. The store has to be open already, and is closed by its owner afterwards.
 
+    Args:
+        store: Where everything is kept.
+        agents: Who answers, by name.
+        settings: Bounds and times.
+        clock: Where the time comes from.
+        may_stay: Asked every second for each open stream: whether its caller's right has not ended.
+
     Attributes:
         life: The verbs beyond the main job: archive, export, fork, merge, summaries, cleanup …
     """
@@ -79,12 +86,18 @@ class SessionManager:
     life: SessionLife
 
     def __init__(
-        self, store: SessionStore, agents: Mapping[str, Agent], settings: Settings, clock: Clock
+        self,
+        store: SessionStore,
+        agents: Mapping[str, Agent],
+        settings: Settings,
+        clock: Clock,
+        may_stay: Callable[[Caller], bool] = lambda _: True,
     ) -> None:
         self._store = store
         self._agents = agents
         self._settings = settings
         self._clock = clock
+        self._may_stay = may_stay
         self._ids = IdMaker()
         self._is_ready = False
         self._stack = AsyncExitStack()
@@ -103,7 +116,7 @@ class SessionManager:
             stack.callback(self._turns.give_up)
             self._endings = Endings(self._pool, self._external)
             self.life = SessionLife(self._pool, agents, self._maker)
-            self._streams = Streams(self._pool, self._ids)
+            self._streams = Streams(self._pool, self._ids, self._may_stay)
             self._compaction = Compaction(self._pool)
             closed = await Recovery(self._pool, self._maker).recover()
             if closed:

@@ -1,6 +1,7 @@
 """Streams: opening, reopening and closing connections, and the one clock that watches them all."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, get_args
 
@@ -32,7 +33,7 @@ class _EndedConnection(NamedTuple):
 class Streams:
     """See the module."""
 
-    def __init__(self, pool: SessionPool, ids: IdMaker) -> None:
+    def __init__(self, pool: SessionPool, ids: IdMaker, may_stay: Callable[[Caller], bool]) -> None:
         self._runs_are_over = False
         self.open = 0
         self.opened = 0
@@ -41,6 +42,7 @@ class Streams:
         self._ids = ids
         reasons = (*get_args(GoodbyeReason), "complete", "left")
         pool.tally.streams_ended.update({(reason,): 0 for reason in reasons})
+        self._may_stay = may_stay
         self._ended: OrderedDict[tuple[str, str], _EndedConnection] = OrderedDict()
 
     async def connect(
@@ -116,7 +118,8 @@ class Streams:
             self._pool.clock,
             start,
             request,
-            partial(self._closed, caller, live),
+            caller,
+            partial(self._closed, live),
         )
         connection.stop_seq = stop
         connection.until_run = until_run
@@ -213,10 +216,10 @@ class Streams:
             after = page[-1].seq
         return None
 
-    def _closed(self, caller: Caller, live: LiveSession, connection: Connection) -> None:
+    def _closed(self, live: LiveSession, connection: Connection) -> None:
         self.open -= 1
         self._pool.tally.streams_ended[connection.ended_by,] += 1
-        self._pool.quotas.stream_closed(caller)
+        self._pool.quotas.stream_closed(connection.caller)
         if live.connections.get(connection.id) is connection:
             del live.connections[connection.id]
             self._ended[live.id, connection.id] = _EndedConnection(
@@ -260,7 +263,10 @@ class Streams:
                 _dismiss(live, connection, at_once=runs_are_over)
 
     async def watch(self) -> None:
-        """Runs the shared clock: heartbeats, stuck sends, lifetimes, memory of ended ones."""
+        """Runs the shared clock: heartbeats, stuck sends, lifetimes, rights, memory of ended ones.
+
+        It ticks at least once a second: so soon ends a stream whose right has ended.
+        """
         settings = self._pool.settings
         interval = min(
             settings.heartbeat_interval_seconds / _TICKS_PER_HEARTBEAT,
@@ -290,6 +296,9 @@ class Streams:
                 connection.end("slow")
                 if connection.cancel_slow is not None:
                     connection.cancel_slow()
+            return
+        if not self._may_stay(connection.caller):
+            connection.end("unauthorized")
             return
         lifetime = settings.stream_lifetime_seconds
         if lifetime is not None and now - connection.opened_at > lifetime:

@@ -159,9 +159,9 @@ def test_the_first_words_are_two_curl_lines_that_work() -> None:
 
 
 def test_the_address_is_shown_as_a_client_can_use_it() -> None:
-    assert "http://127.0.0.1:9/" in server._welcome(settings(host="0.0.0.0"), 9)
-    assert "http://[::1]:9/" in server._welcome(settings(host="::"), 9)
-    shown = server._welcome(settings(api_keys=("secret",)), 9)
+    assert "http://127.0.0.1:9/" in server._welcome(settings(host="0.0.0.0"), 9, asks_for_key=False)
+    assert "http://[::1]:9/" in server._welcome(settings(host="::"), 9, asks_for_key=False)
+    shown = server._welcome(settings(api_keys=("secret",)), 9, asks_for_key=True)
     assert "Bearer YOUR-KEY" in shown
     assert "secret" not in shown
 

@@ -1,0 +1,1 @@
+"""Credentials: who may come in, as whom, and until when. Knows nothing of HTTP."""

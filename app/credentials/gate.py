@@ -1,0 +1,139 @@
+"""The gate: which credentials are good now, who comes with them, and whether they still are."""
+
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from types import TracebackType
+from typing import Final, Self
+
+import anyio
+from anyio import to_thread
+
+from app.credentials.keyfile import check_owner, parse_keys
+from app.credentials.keys import KeyTable, PlainKeys, user_caller
+from app.credentials.tokens import make_verifier
+from app.credentials.watched import WatchedFile
+from app.domain.callers import Caller
+from app.domain.clock import Clock
+from app.domain.errors import Forbidden
+from app.domain.ids import check_user_id
+from app.settings import Settings
+
+_LOOK_SECONDS: Final = 1.0
+"""How often files are looked at: so soon is a key that was revoked closed out."""
+
+
+class Gate:
+    """All credentials of one gateway.
+
+    An async context manager: while entered it notices when files change. What it answers never
+    tells why a credential is not good, so nobody learns which part of a guess was right.
+
+    Raises:
+        CredentialsUnusable: A file or setting of credentials cannot be used.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self._clock = clock
+        self._plain = PlainKeys(settings.api_keys)
+        self._tokens = make_verifier(settings)
+        path = settings.keys_path
+        self._keys: WatchedFile[KeyTable] | None = None
+        if path is not None:
+            self._keys = WatchedFile(path, lambda data: KeyTable(parse_keys(data)), _no_keys)
+            if self._keys.exists:
+                check_owner(path)
+        self._stack = AsyncExitStack()
+        self._is_open = True
+        self._close_if_configured()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(tasks.cancel_scope.cancel)
+            tasks.start_soon(self._watch, name="credential files")
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._stack.__aexit__(kind, error, traceback)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether no credentials are configured, so that whoever reaches the gateway is served.
+
+        A keys file counts, also an empty one: revoking the last key must not open the gateway. Once
+        there were credentials it stays closed until the next start, whatever happens to the file.
+        """
+        return self._is_open
+
+    def bearer(self, sent: bytes, acting_for: str | None) -> Caller | None:
+        """Gives who comes with a key or token; None when it is not good.
+
+        Args:
+            sent: What was sent, as it was sent.
+            acting_for: The user that the caller says to act for, unchecked.
+
+        Raises:
+            Forbidden: It is good, and not for that user, or a service's that names none.
+            InvalidId: `acting_for` can be nobody.
+        """
+        caller = self._plain.find(sent)
+        if caller is None and self._keys is not None:
+            key = self._keys.value.find(sent, self._clock.now_ms())
+            caller = key.caller() if key is not None else None
+        if caller is None and self._tokens is not None:
+            caller = self._tokens.verify(sent)
+        if caller is None:
+            return None
+        if caller.user_id is None and acting_for is None and "admin" not in caller.rights:
+            raise Forbidden("This is a service's key: name the user it acts for in X-User-Id.")
+        return _acting(caller, acting_for)
+
+    def is_live(self, caller: Caller) -> bool:
+        """Tells whether what a caller came with is still good."""
+        now_ms = self._clock.now_ms()
+        if caller.expires_at is not None and now_ms >= caller.expires_at:
+            return False
+        if caller.credential is None:
+            return self._is_open
+        root = caller.credential
+        if root.startswith("token-"):
+            return self._tokens is not None
+        in_file = self._keys is not None and self._keys.value.is_live(root, now_ms)
+        return in_file or self._plain.is_live(root)
+
+    async def _watch(self) -> None:
+        files = (self._keys, self._tokens.file if self._tokens is not None else None)
+        while True:
+            await anyio.sleep(_LOOK_SECONDS)
+            for file in files:
+                if file is not None:
+                    await to_thread.run_sync(file.refresh)
+            self._close_if_configured()
+
+    def _close_if_configured(self) -> None:
+        has_file = self._keys is not None and self._keys.exists
+        if self._plain or has_file or self._tokens is not None:
+            self._is_open = False
+
+
+def _acting(caller: Caller, user_id: str | None) -> Caller:
+    """Lets a caller act for a user: an operator or service for any, a user for himself."""
+    if user_id is None:
+        return caller
+    check_user_id(user_id)
+    if caller.user_id is None:
+        acting = user_caller(user_id, caller.rights, caller.credential or "", caller.expires_at)
+        return replace(acting, session_id=caller.session_id)
+    if caller.user_id != user_id:
+        raise Forbidden("This credential is another user's than X-User-Id names.")
+    return caller
+
+
+def _no_keys() -> KeyTable:
+    return KeyTable(())

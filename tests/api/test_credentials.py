@@ -1,0 +1,407 @@
+"""Who may come in: keys and tokens at a running gateway, what they may do, and when it ends."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+from structlog.testing import capture_logs
+from typing_extensions import override
+
+from app.api.rights import GuardedRoute, OpenRoute, OperatorRoute
+from app.api.routes import guarded_routes
+from app.credentials import gate
+from app.credentials.keyfile import KeyFile
+from app.credentials.keys import ApiKey, make_key
+from app.domain.callers import Caller, Right
+from app.domain.clock import SystemClock
+from app.domain.codec import encode_pretty
+from tests.api.serving import Served, check_answer, raw, refused, serving
+from tests.faults.wire import until
+from tests.support.frames import Frame, parse_frames
+
+SECRET = "the secret of an issuer of tokens, of more than 32 bytes"
+
+
+@dataclass
+class Keyed:
+    """A gateway with a keys file, and the file."""
+
+    served: Served
+    file: KeyFile
+
+    def make(
+        self,
+        user_id: str | None,
+        *rights: Right,
+        expires_at: int | None = None,
+    ) -> tuple[str, str]:
+        """Makes a key that the gateway knows already; gives its id and the key."""
+        key_id, text, digest = make_key()
+        allowed: frozenset[Right] = frozenset(rights or ("read", "write"))
+        key = ApiKey(key_id, digest, user_id, allowed, "", 0, expires_at)
+        self.file.change(lambda known: [*known, key])
+        if key.is_live(SystemClock().now_ms()):
+            until(lambda: self.knows(text, user_id), "the key is known")
+        return key_id, text
+
+    def knows(self, key: str, user_id: str | None) -> bool:
+        headers = bearer(key, **({"X-User-Id": "probe"} if user_id is None else {}))
+        return self.get("/sessions/none", headers).status_code != 401
+
+    def revoke(self, key_id: str) -> None:
+        self.file.change(
+            lambda known: [replace(k, revoked_at=1) if k.id == key_id else k for k in known]
+        )
+
+    def get(self, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
+        return self.ask("GET", path, headers)
+
+    def ask(
+        self, method: str, path: str, headers: dict[str, str] | None = None, **more: Any
+    ) -> httpx.Response:
+        response = httpx.request(
+            method,
+            f"{self.served.url}/api/v1{path}",
+            headers=headers,
+            trust_env=False,
+            timeout=20,
+            **more,
+        )
+        check_answer(response)
+        return response
+
+
+def bearer(credential: str, **more: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {credential}", **more}
+
+
+@contextmanager
+def keyed(directory: Path, **settings: Any) -> Iterator[Keyed]:
+    path = directory / "keys.json"
+    KeyFile(path).change(lambda known: known)
+    with looking_often(), serving(api_keys_file=path, **settings) as served:
+        yield Keyed(served, KeyFile(path))
+
+
+@contextmanager
+def looking_often() -> Iterator[None]:
+    """Lets gateways notice a change of a file at once: only the tests' time depends on it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate, "_LOOK_SECONDS", 0.01)
+        yield
+
+
+class LateClock(SystemClock):
+    """A clock that a test sets forward."""
+
+    ahead_ms = 0
+
+    @override
+    def now_ms(self) -> int:
+        return super().now_ms() + self.ahead_ms
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
+    with keyed(tmp_path_factory.mktemp("keys"), api_keys=("plain",), jwt_secret=SECRET) as running:
+        yield running
+
+
+def token(**changed: Any) -> str:
+    claims = {"sub": "alice", "exp": int(time.time()) + 600, **changed}
+    return jwt.encode(claims, SECRET, "HS256")
+
+
+def callers_seen(served: Served) -> list[Caller]:
+    """Gives every caller that a session was created for from now on."""
+    seen: list[Caller] = []
+    manager = served.app.state.manager
+    create = manager.create_session
+
+    async def spy(caller: Caller, *rest: Any) -> Any:
+        seen.append(caller)
+        return await create(caller, *rest)
+
+    manager.create_session = spy
+    return seen
+
+
+def test_a_users_key_and_token_are_that_user_and_a_services_key_whom_it_names(
+    gateway: Keyed,
+) -> None:
+    seen = callers_seen(gateway.served)
+    user_key = gateway.make("alice")
+    service = gateway.make(None)
+    operator = gateway.make(None, "read", "write", "admin")
+    sent: list[dict[str, str]] = [
+        bearer(user_key[1]),
+        bearer(token()),
+        bearer(user_key[1], **{"X-User-Id": "alice"}),
+        bearer(token(), **{"X-User-Id": "alice"}),
+        bearer(service[1], **{"X-User-Id": "alice"}),
+        bearer(operator[1], **{"X-User-Id": "alice"}),
+        bearer("plain", **{"X-User-Id": "alice"}),
+    ]
+    for headers in sent:
+        assert gateway.ask("POST", "/sessions", headers, json={}).status_code == 201
+    assert {(caller.id, caller.user_id) for caller in seen} == {("user:alice", "alice")}
+    assert [caller.credential for caller in seen[::4]] == [user_key[0], service[0]]
+    for headers, key_id in ((bearer(operator[1]), operator[0]), (bearer("plain"), None)):
+        assert gateway.ask("POST", "/sessions", headers, json={}).status_code == 201
+        assert seen[-1].user_id is None
+        assert seen[-1].rights == {"read", "write", "admin"}
+        assert key_id in {None, seen[-1].id}
+
+
+def test_nobody_acts_for_another_user_and_a_service_has_to_name_one(gateway: Keyed) -> None:
+    _, user_key = gateway.make("alice")
+    _, service = gateway.make(None)
+    for credential in (user_key, token()):
+        refused(
+            gateway.get("/sessions", bearer(credential, **{"X-User-Id": "bob"})), 403, "forbidden"
+        )
+    problem = refused(gateway.get("/sessions", bearer(service)), 403, "forbidden")
+    assert "X-User-Id" in problem["detail"]
+
+
+@pytest.mark.parametrize("user_id", ["", "../alice", "a b", "a/b", "é", "a" * 129, ".a", "a\tb"])
+def test_r13_a_user_that_is_no_id_is_refused(gateway: Keyed, user_id: str) -> None:
+    headers = {**bearer("plain"), "X-User-Id": user_id.encode()}
+    refused(gateway.get("/sessions", headers), 422, "invalid-id")  # type: ignore[arg-type]
+    # Who has no good credential learns nothing of it.
+    headers = {**bearer("wrong"), "X-User-Id": user_id.encode()}
+    refused(gateway.get("/sessions", headers), 401, "unauthorized")  # type: ignore[arg-type]
+
+
+def test_two_users_at_once_are_refused(gateway: Keyed) -> None:
+    answer = raw(
+        gateway.served.port,
+        b"GET /api/v1/sessions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        b"Authorization: Bearer plain\r\nX-User-Id: a\r\nX-User-Id: b\r\n\r\n",
+    )
+    assert b'"code":"invalid-id"' in answer
+
+
+def test_every_wrong_credential_gets_the_same_answer(gateway: Keyed, tmp_path: Path) -> None:
+    key_id, key = gateway.make("alice", expires_at=1)
+    revoked_id, revoked = gateway.make("alice")
+    gateway.revoke(revoked_id)
+    until(lambda: gateway.get("/sessions", bearer(revoked)).status_code == 401, "it is revoked")
+    _, unknown, _ = make_key()
+    wrong = [
+        key,
+        revoked,
+        unknown,
+        revoked[:-1] + "a",
+        key_id,
+        "wrong",
+        "plain ,plain",
+        token(exp=1),
+        token(sub="../x"),
+        token(aud="other"),
+        jwt.encode({"sub": "alice"}, SECRET, "HS256"),
+        jwt.encode({"sub": "alice", "exp": 4e9}, SECRET + "x", "HS256"),
+        jwt.encode({"sub": "alice", "exp": 4e9}, "", "none"),
+        token() + "x",
+        "e30.e30.e30",
+    ]
+    answers = set()
+    for credential in wrong:
+        answer = gateway.get("/sessions", bearer(credential))
+        refused(answer, 401, "unauthorized")
+        kept = {k: v for k, v in answer.headers.items() if k not in {"date", "x-request-id"}}
+        answers.add((answer.text, json.dumps(kept, sort_keys=True)))
+    assert len(answers) == 1
+
+
+REACHED = [
+    pytest.param(route, method, id=f"{method} {route.path}")
+    for route in guarded_routes()
+    for method in sorted(route.methods or ())
+]
+
+
+def test_no_route_is_without_a_right() -> None:
+    classes = {type(route) for route in guarded_routes()}
+    assert classes
+    assert GuardedRoute not in classes
+    for route in guarded_routes():
+        if isinstance(route, OpenRoute):
+            assert "/health/" in route.path, f"{route.path} is open to everybody"
+        if any(word in route.path for word in ("/metrics",)):
+            assert isinstance(route, OperatorRoute), route.path
+
+
+@pytest.mark.parametrize(("route", "method"), REACHED)
+def test_a_credential_without_the_right_is_refused_before_anything_is_looked_up(
+    rightless: dict[str, dict[str, str]], gateway: Keyed, route: GuardedRoute, method: str
+) -> None:
+    path = route.path.format(
+        **dict.fromkeys(route.param_convertors, "not-there")  # 404 to whoever may look
+    )
+    answer = httpx.request(
+        method,
+        f"{gateway.served.url}{path}",
+        headers=rightless[str(route.right)],
+        content=b"{ no JSON" if method != "GET" else None,
+        trust_env=False,
+    )
+    if route.right is None:
+        assert answer.status_code in {200, 204}
+        return
+    check_answer(answer)
+    problem = refused(answer, 403, "forbidden")
+    assert str(route.right) in problem["detail"]
+
+
+@pytest.fixture(scope="module")
+def rightless(gateway: Keyed) -> dict[str, dict[str, str]]:
+    """Headers of credentials that have every right but one."""
+    return {
+        "read": bearer(gateway.make("r", "write", "admin")[1]),
+        "write": bearer(gateway.make("w", "read", "admin")[1]),
+        "admin": bearer(gateway.make("a", "read", "write")[1]),
+        "None": {},
+    }
+
+
+@pytest.mark.parametrize(("route", "method"), REACHED)
+def test_the_document_says_which_right_a_route_needs(route: GuardedRoute, method: str) -> None:
+    from tests.api.serving import CONTRACT
+
+    operation = CONTRACT.document["paths"][route.path_format][method.lower()]
+    if route.right is None:
+        assert operation["security"] == []
+        return
+    schemes = CONTRACT.document["components"]["securitySchemes"]
+    named = {name: scopes for one in operation["security"] for name, scopes in one.items()}
+    assert {"key", "token"} <= set(named) <= set(schemes)
+    assert all(scopes == [route.right] for scopes in named.values())
+    assert {} in operation["security"]
+
+
+@contextmanager
+def watching(gateway: Keyed, path: str, headers: dict[str, str]) -> Iterator["Watcher"]:
+    with (
+        httpx.Client(trust_env=False, timeout=20) as client,
+        client.stream("GET", f"{gateway.served.url}/api/v1{path}", headers=headers) as response,
+    ):
+        assert response.status_code == 200, response.read()
+        yield Watcher(response)
+
+
+class Watcher:
+    """A stream that somebody has open."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._chunks = response.iter_bytes()
+        self.received = b""
+
+    def until(self, what: bytes) -> None:
+        while what not in self.received:
+            self.received += next(self._chunks)
+
+    def to_end(self) -> list[Frame]:
+        for chunk in self._chunks:
+            self.received += chunk
+        return parse_frames(self.received)[0]
+
+
+def test_a_stream_ends_within_seconds_when_its_key_is_revoked_and_no_other_does(
+    gateway: Keyed,
+) -> None:
+    key_id, key = gateway.make("carol")
+    _, other = gateway.make("carol")
+    gateway.ask("POST", "/sessions", bearer(key), json={"id": "revoked-one", "user_id": "carol"})
+    with (
+        watching(gateway, "/stream/revoked-one", bearer(key)) as first,
+        watching(gateway, "/stream/revoked-one", bearer(other)) as second,
+    ):
+        first.until(b'"open"')
+        second.until(b'"open"')
+        gateway.revoke(key_id)
+        goodbye = first.to_end()[-1].data
+        assert goodbye == {"type": "goodbye", "reason": "unauthorized", "retry": True}
+        refused(gateway.get("/stream/revoked-one", bearer(key)), 401, "unauthorized")
+        note = {"type": "custom", "name": "still", "value": "here"}
+        path = "/sessions/revoked-one/events"
+        assert gateway.ask("POST", path, bearer(other), json=note).status_code == 201
+        second.until(b'"still"')
+        assert b"goodbye" not in second.received
+
+
+@pytest.mark.parametrize("kind", ["key", "token"])
+def test_a_stream_ends_when_its_credential_expires(
+    gateway: Keyed, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = LateClock()
+    expires = clock.now_ms() // 1000 + 3600
+    if kind == "key":
+        headers = bearer(gateway.make("dora", expires_at=expires * 1000)[1])
+    else:
+        headers = bearer(token(sub="dora", exp=expires))
+    name = f"ends-with-its-{kind}"
+    gateway.ask("POST", "/sessions", bearer("plain"), json={"id": name, "user_id": "dora"})
+    with watching(gateway, f"/stream/{name}", headers) as stream:
+        stream.until(b'"open"')
+        monkeypatch.setattr(gateway.served.app.state.gate, "_clock", clock)
+        clock.ahead_ms = 3_700_000
+        assert stream.to_end()[-1].data["reason"] == "unauthorized"
+    if kind == "key":
+        refused(gateway.get(f"/stream/{name}", headers), 401, "unauthorized")
+
+
+def test_the_first_key_closes_a_gateway_that_was_open_and_the_last_one_opens_it_not(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "keys.json"
+    with looking_often(), serving(api_keys_file=path) as served:
+        open_one = Keyed(served, KeyFile(path))
+        assert open_one.get("/sessions").status_code == 200
+        refused(open_one.get("/sessions", {"Host": "evil.example"}), 403, "host-not-allowed")
+        assert open_one.ask("POST", "/sessions", json={"id": "s"}).status_code == 201
+        with watching(open_one, "/stream/s", {}) as stream:
+            stream.until(b'"open"')
+            key_id, key = open_one.make("alice")
+            assert stream.to_end()[-1].data["reason"] == "unauthorized"
+        until(lambda: open_one.get("/sessions").status_code == 401, "it asks for a key")
+        assert open_one.get("/sessions", bearer(key)).status_code == 200
+        # Behind a name of its own, as a gateway with credentials may stand.
+        named = bearer(key, Host="gateway.example")
+        assert open_one.get("/sessions", named).status_code == 200
+        open_one.revoke(key_id)
+        until(lambda: open_one.get("/sessions", bearer(key)).status_code == 401, "it is revoked")
+        with capture_logs() as logs:
+            path.unlink()
+            until(lambda: any("again" in entry["event"] for entry in logs), "it was noticed")
+        refused(open_one.get("/sessions"), 401, "unauthorized")
+
+
+def test_a_keys_file_that_was_broken_by_hand_locks_nobody_out(tmp_path: Path) -> None:
+    with keyed(tmp_path) as gateway:
+        _, key = gateway.make("alice")
+        path = tmp_path / "keys.json"
+        good = path.read_bytes()
+        with capture_logs() as logs:
+            path.write_bytes(b"{ a slip")
+            until(lambda: any("stay" in entry["event"] for entry in logs), "it was noticed")
+        assert gateway.get("/sessions", bearer(key)).status_code == 200
+        path.write_bytes(good + b"\n")
+        _, other = gateway.make("bob")
+        assert gateway.get("/sessions", bearer(other)).status_code == 200
+
+
+def test_an_empty_keys_file_lets_nobody_in(tmp_path: Path) -> None:
+    with keyed(tmp_path) as gateway:
+        refused(gateway.get("/sessions"), 401, "unauthorized")
+        assert gateway.get("/health/ready").status_code == 200
+        document = json.loads((tmp_path / "keys.json").read_bytes())
+        assert document == {"version": 1, "keys": []}
+        assert (tmp_path / "keys.json").read_bytes() == encode_pretty(document)
