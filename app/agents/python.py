@@ -25,8 +25,8 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from functools import partial
 from pathlib import Path
 from traceback import extract_tb
@@ -93,7 +93,7 @@ class PythonAgent(Agent):
     @override
     def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:
         """Runs the user's code."""
-        return paired(self._guarded(turn))
+        return paired(self._values(turn), _boundary(turn.run_id))
 
     @override
     async def aclose(self) -> None:
@@ -101,29 +101,16 @@ class PythonAgent(Agent):
         if (aclose := getattr(self._target, "aclose", None)) is not None:
             await aclose()
 
-    async def _guarded(self, turn: Turn) -> AsyncGenerator[Any, None]:
-        """The boundary to foreign code: nothing of it but its words as an error passes."""
-        try:
-            async with aclosing(self._values(turn)) as values:
-                async for value in values:
-                    yield value
-        except AgentError as error:
-            raise AgentError(_safe(error.detail), code=_safe(error.code)) from error
-        except InvalidEvent:
-            raise
-        except (asyncio.CancelledError, SystemExit, BambooError) as error:
-            # A cancellation that nobody asked for, an exit, or an error that means something else
-            # to the gateway than to the agent.
-            if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
-                raise
-            log.exception("agent failed", run_id=turn.run_id)
-            raise AgentError("The agent failed; the gateway's log has the details.") from error
+    def _values(self, turn: Turn) -> AsyncGenerator[Any, None]:
+        if inspect.isasyncgenfunction(self._function):
+            # As it is: each generator around another costs every event a step of its own.
+            values: AsyncGenerator[Any, None] = self._function(turn)
+            return values
+        return self._returned(turn)
 
-    async def _values(self, turn: Turn) -> AsyncGenerator[Any, None]:
-        if inspect.isasyncgenfunction(self._function) or inspect.iscoroutinefunction(
-            self._function
-        ):
-            result = self._function(turn)
+    async def _returned(self, turn: Turn) -> AsyncGenerator[Any, None]:
+        if inspect.iscoroutinefunction(self._function):
+            result: Any = self._function(turn)
         else:
             call = partial(self._function, turn)
             items = items_from_thread(call, f"agent-{turn.run_id}", self._slots)
@@ -148,6 +135,24 @@ class PythonAgent(Agent):
                 yield value
         elif result is not None:
             yield result
+
+
+@contextmanager
+def _boundary(run_id: str) -> Iterator[None]:
+    """The boundary to foreign code: nothing of it but its words as an error passes."""
+    try:
+        yield
+    except AgentError as error:
+        raise AgentError(_safe(error.detail), code=_safe(error.code)) from error
+    except InvalidEvent:
+        raise
+    except (asyncio.CancelledError, SystemExit, BambooError) as error:
+        # A cancellation that nobody asked for, an exit, or an error that means something else
+        # to the gateway than to the agent.
+        if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
+            raise
+        log.exception("agent failed", run_id=run_id)
+        raise AgentError("The agent failed; the gateway's log has the details.") from error
 
 
 def _imported(module_name: str, path: str) -> Any:

@@ -6,7 +6,7 @@ in the writer would take the run's end with it.
 """
 
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from typing import Any, get_args
 
 from app.agents.base import AgentError
@@ -14,9 +14,7 @@ from app.domain.codec import encode
 from app.domain.errors import InvalidEvent
 from app.domain.events import (
     AgentEvent,
-    Cancelled,
     Complete,
-    Failed,
     TerminalEvent,
     Thinking,
     Token,
@@ -28,7 +26,10 @@ from app.domain.events import (
     parse_agent_event,
 )
 
+# Named here because each event is asked for them: an `A | B` written there is built every time.
 _EVENT_CLASSES = get_args(AgentEvent)
+_Delta = Token | Thinking | ToolDelta
+_ToolEnd = ToolComplete | ToolError
 _COUNT_MAX = 2**53 - 1
 """The largest whole number that every JSON reader keeps; sums stay below 64 bits."""
 
@@ -41,7 +42,7 @@ def as_event(value: Any) -> AgentEvent:
     """
     if isinstance(value, str):
         value = Token(value)
-    if isinstance(value, Token | Thinking | ToolDelta):
+    if isinstance(value, _Delta):
         # Most events by far: checked without the detour over pydantic.
         if not isinstance(value.content, str):
             raise InvalidEvent(f"Not a valid event: {value.type}.content: not a string")
@@ -67,7 +68,9 @@ def as_event(value: Any) -> AgentEvent:
     return event
 
 
-async def paired(values: AsyncGenerator[Any, None]) -> AsyncGenerator[AgentEvent, None]:
+async def paired(
+    values: AsyncGenerator[Any, None], boundary: AbstractContextManager[None] | None = None
+) -> AsyncGenerator[AgentEvent, None]:
     """Gives the events of everything `values` yields, up to and including the terminal one.
 
     * A `Usage` is added up and said with the `Complete`, which is made when none is yielded.
@@ -75,25 +78,31 @@ async def paired(values: AsyncGenerator[Any, None]) -> AsyncGenerator[AgentEvent
       it completes with `tool_calls`, which leaves them to the client.
     * Who says nothing at all has not answered.
 
+    Args:
+        values: What the agent yields; closed at the end.
+        boundary: Is entered around `values`, to translate what foreign code raises. A generator
+            between the two would do the same, at the price of one more step for each event.
+
     Raises:
         InvalidEvent: As `as_event`.
         AgentError: `no_answer`.
-        Exception: What `values` raises.
+        Exception: What `values` raises, as `boundary` lets it through.
     """
     account = _Account()
     ending: TerminalEvent | None = None
     try:
-        async with aclosing(values):
-            async for value in values:
-                if isinstance(value, Usage):
-                    account.add(value)
-                    continue
-                event = as_event(value)
-                if isinstance(event, Complete | Failed | Cancelled):
-                    ending = event
-                    break
-                account.note(event)
-                yield event
+        with boundary or nullcontext():
+            async with aclosing(values):
+                async for value in values:
+                    if isinstance(value, Usage):
+                        account.add(value)
+                        continue
+                    event = as_event(value)
+                    if isinstance(event, TerminalEvent):
+                        ending = event
+                        break
+                    account.note(event)
+                    yield event
     except Exception:
         for closed in account.close("The agent failed before this call's result."):
             yield closed
@@ -120,7 +129,7 @@ class _Account:
         self._said = True
         if isinstance(event, ToolStart):
             self._open_calls[event.tool_call_id] = None
-        elif isinstance(event, ToolComplete | ToolError):
+        elif isinstance(event, _ToolEnd):
             self._open_calls.pop(event.tool_call_id, None)
 
     def close(self, words: str) -> Iterator[ToolError]:

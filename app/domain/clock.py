@@ -29,20 +29,29 @@ class SystemClock:
         return monotonic()
 
 
-class _SecondCache:
-    """The text of the last second that was formatted: events come many to a second."""
+class _Last:
+    """What was formatted last, whole and as far as the second: many events share either.
 
-    second = -1
-    text = ""
+    Each is a pair that is replaced as one, for threads format times too.
+    """
+
+    whole = (-1, "")
+    to_second = (-1, "")
 
 
 def format_ms(ms: int) -> str:
     """Formats as RFC 3339 in UTC with milliseconds: `2026-11-20T17:25:00.123Z`."""
+    known, text = _Last.whole
+    if ms == known:
+        return text
     second, rest = divmod(ms, 1000)
-    if second != _SecondCache.second:
-        text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        _SecondCache.second, _SecondCache.text = second, text
-    return f"{_SecondCache.text}.{rest:03d}Z"
+    known, start = _Last.to_second
+    if second != known:
+        start = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        _Last.to_second = (second, start)
+    text = f"{start}.{rest:03d}Z"
+    _Last.whole = (ms, text)
+    return text
 
 
 def parse_ms(text: str) -> int:

@@ -286,6 +286,11 @@ class LiveSession:
             await checkpoint()
 
     @property
+    def is_ready(self) -> bool:
+        """Whether `ready` would return at once: saves a coroutine where each event asks."""
+        return self._open_gate is None and not self.gone
+
+    @property
     def is_held(self) -> bool:
         """Whether `head` may say what is not true any more: only the store knows."""
         return self._open_gate is not None

@@ -18,7 +18,6 @@ from app.domain.errors import BambooError, InvalidEvent, StorageFull, TooLarge
 from app.domain.events import (
     CODE_INTERRUPTED,
     AgentEvent,
-    Cancelled,
     Complete,
     Draft,
     Failed,
@@ -147,13 +146,17 @@ class RunTask:
         async with aclosing(agent.run(turn)) as events:  # type: ignore[type-var]
             async for event in events:
                 check_encodable(event)
-                if isinstance(event, Complete | Failed | Cancelled):
+                if isinstance(event, TerminalEvent):
                     self._said = event
                     return
-                await self._emit(event)
+                if not self.live.is_ready:
+                    await self.live.ready()
+                self._emit(event)
+                if self._since_yield >= RUN_AHEAD_EVENTS_YIELD or self.live.is_ahead:
+                    self._since_yield = 0
+                    await self.live.drained()
 
-    async def _emit(self, event: AgentEvent) -> None:
-        await self.live.ready()
+    def _emit(self, event: AgentEvent) -> None:
         if self._failure is not None:
             raise self._failure
         if self._ending:
@@ -161,9 +164,6 @@ class RunTask:
             raise Vanished
         _, self._last_seq = self.live.decide(self._assembler.feed(event))
         self._since_yield += 1
-        if self._since_yield >= RUN_AHEAD_EVENTS_YIELD or self.live.is_ahead:
-            self._since_yield = 0
-            await self.live.drained()
 
     async def _end(self, otherwise: TerminalEvent) -> None:
         delay = 0.05
