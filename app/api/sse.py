@@ -7,8 +7,8 @@ Deviations from `sse_starlette.EventSourceResponse`, each measured:
 * No ping task and no shutdown watcher: heartbeats and farewells come from the connection, whose
   session has one clock for all; `AppStatus`, global to the process, is not consulted.
 * No timeout around each send: the same clock cancels a response that is stuck (`cancel_slow`).
-* While the task has nothing to send, what is committed is sent without waking it (`_send_now`):
-  1.3 times the single events a core hands out.
+* While the task has nothing to send, what is committed is sent without waking it, and past `send`
+  (`WRITE`): 1.3 times the single events a core hands out.
 * Only the start of the response passes the framework and the middleware; the rest happens on the
   app's `stage`, with the server's own `send`.
 
@@ -34,6 +34,10 @@ log = structlog.get_logger(__name__)
 
 ABORT: Final = "bamboo.abort"
 """Where the scope's `extensions` keep what cuts the client's connection, if the server has it."""
+
+WRITE: Final = "bamboo.write"
+"""Where they keep what sends a piece of a body that has begun at once, if the server has it: a
+function of the bytes, which says False and has sent nothing when `send` would wait, or end."""
 
 
 class StreamResponse(EventSourceResponse):
@@ -83,22 +87,19 @@ class StreamResponse(EventSourceResponse):
 class FrameLoop:
     """Sends the frames of one connection: all that an open stream has in memory, but its tasks."""
 
-    __slots__ = ("_clock", "_connection", "_done", "_send")
+    __slots__ = ("_clock", "_connection", "_done")
 
     def __init__(self, connection: Connection, clock: Clock) -> None:
         self._connection = connection
         self._clock = clock
         self._done = False
-        self._send: Send | None = None
 
     async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends until the end, and closes the connection."""
         try:
             async with anyio.create_task_group() as group:
                 self._connection.cancel_slow = group.cancel_scope.cancel
-                if ABORT in (scope.get("extensions") or {}):
-                    self._send = send
-                    self._connection.send_now = self._send_now
+                self._connection.send_now = (scope.get("extensions") or {}).get(WRITE)
                 group.start_soon(self._watch, receive, group.cancel_scope)
                 await self._pump(send)
                 group.cancel_scope.cancel()
@@ -122,23 +123,6 @@ class FrameLoop:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         connection.sending_since = None
         self._done = True
-
-    def _send_now(self, chunk: bytes) -> bool:
-        """Sends without waiting, if the server takes the chunk at once.
-
-        The server's `send` waits before it writes, and only while the client is slow; so it either
-        ends at its first step, or is given up there with nothing written, and the task sends.
-        """
-        assert self._send is not None
-        sending = self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-        try:
-            sending.send(None)  # type: ignore[attr-defined] # a coroutine, as the server's own is
-        except StopIteration:
-            return True
-        except Exception:  # noqa: BLE001 - the task meets it again, where it is dealt with
-            return False
-        sending.close()  # type: ignore[attr-defined]
-        return False
 
     async def _next(self) -> bytes | None:
         try:

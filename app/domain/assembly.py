@@ -108,7 +108,7 @@ class MessageAssembler:
         """
         match event:
             case Token() | Thinking():
-                return self._text("text" if event.type == "token" else "thinking", event)
+                return self._text(event)
             case ToolStart():
                 return self._tool_start(event)
             case ToolDelta():
@@ -179,12 +179,15 @@ class MessageAssembler:
 
     # -- what an agent says -------------------------------------------------------------------
 
-    def _text(self, kind: str, event: Token | Thinking) -> list[Draft]:
-        size = self._check_size(event.type, event.content)
-        before = self._make_room(size)
+    def _text(self, event: Token | Thinking) -> list[Draft]:
+        kind, text = event.type, event.content
+        size = self._check_size(kind, text)
+        drafts = self._make_room(size)
         pending = self._begun()
-        pending.add(kind, event.content, size)
-        return [*before, Draft(event.type, self._of(pending.id, content=event.content))]
+        pending.add("text" if kind == "token" else "thinking", text, size)
+        fields = {"run_id": self._run_id, "message_id": pending.id, "content": text}
+        drafts.append(Draft(kind, fields))
+        return drafts
 
     def _tool_start(self, event: ToolStart) -> list[Draft]:
         call_id = event.tool_call_id
@@ -380,8 +383,6 @@ class MessageAssembler:
 
 
 def _size_of(value: Any) -> int:
-    if isinstance(value, str) and len(value) < 64 and value.isalnum() and value.isascii():
-        return len(value) + 2
     return len(encode(value))
 
 

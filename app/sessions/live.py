@@ -73,7 +73,7 @@ class Vanished(Exception):
 class _Batch:
     """What has been decided since the last commit was given to the store."""
 
-    __slots__ = ("frames", "lines", "marks", "notable", "reserve", "size", "structural", "waiters")
+    __slots__ = ("frames", "lines", "marks", "notable", "reserve", "size", "waiters")
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
@@ -82,7 +82,6 @@ class _Batch:
         self.notable: list[tuple[str, str | None, int]] = []
         self.waiters: list[Waiter] = []
         self.size = 0
-        self.structural = False
         self.reserve = False
 
 
@@ -144,7 +143,6 @@ class LiveSession:
         self._exists = exists
         self._batch = _Batch()
         self._flying: _Batch | None = None
-        self._flying_commit: Commit | None = None
         self._flying_since = 0.0
         self._open_gate: anyio.Event | None = None
         self._reload_wanted: Callable[[LiveSession], None] | None = None
@@ -198,19 +196,14 @@ class LiveSession:
                 waiter(error)
             raise
         batch = self._batch
-        for number, body in enumerate(bodies):
-            kind, fields = drafts[number]
-            place = first + number
+        for place, ((kind, fields), body) in enumerate(zip(drafts, bodies, strict=True), first):
             if kind in DELTA_TYPES:
                 head.seq = place
-                if now_ms > head.last_activity_at:
-                    head.last_activity_at = now_ms
             else:
                 active = head.active
                 fold(head, {"type": kind, "seq": place, "time": time, **fields}, now_ms)
                 if active is not None and head.active is None:
                     self.last_run = EndedRun(active.before_seq, place)
-                batch.structural = True
                 self._mark(kind, fields, place)
                 if kind in _MARKED_RUN_TYPES:
                     batch.waiters.append(self.tally.when_stored(kind, fields, active, now_ms))
@@ -218,6 +211,8 @@ class LiveSession:
             batch.lines.append(line)
             batch.size += len(line)
             batch.frames.append(event_frame(self.epoch, place, body))
+        if bodies and now_ms > head.last_activity_at:
+            head.last_activity_at = now_ms
         if note is not None and noted is not None:
             batch.marks.append(Mark("note", note[0], head.seq, batch.size))
             batch.lines.append(noted)
@@ -445,12 +440,13 @@ class LiveSession:
             count=count,
             data=b"".join(batch.lines),
             marks=batch.marks,
-            head=self.head.copy() if batch.structural or not self._exists else None,
+            # Deltas move nothing in a head that the commit itself does not say.
+            head=self.head.copy() if batch.notable or not self._exists else None,
             time_ms=self.head.last_activity_at,
             create=not self._exists,
             reserve=batch.reserve,
         )
-        self._flying, self._flying_commit = batch, commit
+        self._flying = batch
         self._flying_since = self._clock.monotonic()
         self._store.append(commit, self._committed)
 
