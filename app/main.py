@@ -13,6 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from app import __version__
 from app.agents.factory import make_agent
 from app.api.auth import Authentication
+from app.api.connection_limits import ConnectionLimits
 from app.api.middleware import Guard, RequestContext
 from app.api.problems import EXCEPTION_HANDLERS
 from app.api.rates import FailureLimit, RateLimit
@@ -113,6 +114,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     app.state.gate = gate
     app.state.clock = clock
     app.state.traffic = traffic
+    app.state.connection_limits = ConnectionLimits(settings)
     app.state.problems = traffic.problems
     app.state.start = _BUILD
     app.state.methods_of = methods_of

@@ -182,6 +182,17 @@ class Settings(BaseSettings):
     max_connections: int = Field(
         20_000, ge=1, description="Open streams at once; more: 503. Below the file handle limit."
     )
+    max_tcp_connections: int = Field(
+        25_000,
+        ge=1,
+        description="TCP connections at once; more get 503 and are closed. Above `max_connections`,"
+        " so that there is room beside the streams, and below the file handle limit.",
+    )
+    max_tcp_connections_per_address: int | None = Field(
+        None,
+        ge=1,
+        description="Those from one address (an IPv6 /64). Behind a proxy all have its one.",
+    )
     max_connections_per_user: int = Field(
         1000, ge=1, description="Open streams of one user, or of one ticket; more: 429."
     )

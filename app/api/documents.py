@@ -12,7 +12,13 @@ Responses = dict[int | str, dict[str, Any]]
 
 PROBLEM_REF: Final = {"$ref": "#/components/schemas/Problem"}
 
-OPEN_EDGE: Final = ("host-not-allowed", "origin-not-allowed", "invalid", "internal")
+OPEN_EDGE: Final = (
+    "host-not-allowed",
+    "origin-not-allowed",
+    "invalid",
+    "internal",
+    "too-many-tcp-connections",
+)
 """What any route may answer, also one that everybody may ask as often as they like."""
 
 EDGE: Final = ("unauthorized", "forbidden", "invalid-id", "rate-limited", "unavailable", *OPEN_EDGE)

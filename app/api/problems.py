@@ -213,6 +213,12 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         "All 1000 places for active sessions are taken; try again soon.",
         True,
     ),
+    "too-many-tcp-connections": Problem(
+        503,
+        "Too many TCP connections",
+        "max_tcp_connections is 25000, and that is reached; try again, or raise it.",
+        True,
+    ),
     "too-many-connections": Problem(
         503, "Too many connections", "All 20000 streams are open, max_connections.", True
     ),

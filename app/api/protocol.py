@@ -11,9 +11,10 @@ send in them what a proxy checks or sets in the head.
 """
 
 import asyncio
+import math
 import re
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import (
@@ -22,10 +23,12 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from app.api.problems import MEDIA_TYPE, problem_document
+from app.api.connection_limits import ConnectionLimits
+from app.api.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, problem_document
 from app.api.sse import ABORT, WRITE
 from app.api.traffic import Traffic
 from app.domain.codec import encode
+from app.settings import Settings
 
 HEAD_BYTES_MAX: Final = 64 * 1024
 """Request line and headers: eight times what common servers take, for large tokens and cookies.
@@ -37,8 +40,17 @@ holds a file handle, and a client that drips a byte now and then would hold it f
 
 BODY_STALL_SECONDS_MAX: Final = 60.0
 """How long a body may stand still: longer than a phone takes to find its network again. A body of
-NDJSON is excepted: a producer sends a line when its agent has something to say; its run is bounded
-by `external_run_timeout_seconds`, and a peer that is gone is found by the kernel (`server`)."""
+NDJSON may for `external_run_timeout_seconds`: a producer sends a line when its agent has something
+to say, and by then its run has ended."""
+
+BODY_SECONDS_FREE: Final = 30.0
+BODY_BYTES_PER_SECOND_MIN: Final = 1024
+"""How fast a body has to come, over all of it, after so many seconds: half of what the slowest
+mobile networks do. One that drips is never still, and would last for ever. NDJSON is excepted."""
+
+
+Awaited = Literal["head", "more", "pace"]
+"""What a deadline is of: a whole head, more of a body, or its pace."""
 
 
 class GatewayProtocol(HttpToolsProtocol):
@@ -46,10 +58,13 @@ class GatewayProtocol(HttpToolsProtocol):
 
     # With these in its dict an instance would have more names than share one table: 1.3 KB each.
     __slots__ = (
+        "_body_bytes",
+        "_body_since",
         "_deadline",
-        "_deadline_is_of_head",
+        "_deadline_of",
         "_framing_bytes",
         "_head",
+        "_is_in",
         "_reading_head",
         "_refusal",
     )
@@ -61,18 +76,40 @@ class GatewayProtocol(HttpToolsProtocol):
         self._reading_head = True
         self._framing_bytes = 0
         self._refusal = ""
+        self._is_in = False
+        self._body_bytes = 0
+        self._body_since = 0.0
         self._deadline: asyncio.TimerHandle | None = None
-        self._deadline_is_of_head = False
+        self._deadline_of: Awaited = "head"
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._watch()
+        limits = self._limits
+        reason = limits.enter(self._host)
+        if reason is None:
+            self._is_in = True
+            self._watch()
+        else:
+            # Answered before anything is asked: whoever is too many costs no more than this.
+            self._traffic.cut[reason] += 1
+            self._answer_and_close("too-many-tcp-connections", limits.detail(reason))
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_deadline()
+        if self._is_in:
+            self._limits.leave(self._host)
         super().connection_lost(exc)
+
+    @property
+    def _host(self) -> str:
+        return self.client[0] if self.client else ""
+
+    @override
+    def timeout_keep_alive_handler(self) -> None:
+        self._traffic.cut["idle"] += not self.transport.is_closing()
+        super().timeout_keep_alive_handler()
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -109,6 +146,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._refusal = self._ambiguity()
         if self._refusal:
             raise ValueError(self._refusal)  # the parser turns it into a 400
+        self._begin_measure()
         super().on_headers_complete()
         # Bound to this request's cycle: the protocol's may be that of a later one, which waits.
         self.scope["extensions"] = {
@@ -119,6 +157,7 @@ class GatewayProtocol(HttpToolsProtocol):
     @override
     def on_body(self, body: bytes) -> None:
         self._framing_bytes = 0
+        self._body_bytes += len(body)
         super().on_body(body)
 
     def _ambiguity(self) -> str:
@@ -148,10 +187,11 @@ class GatewayProtocol(HttpToolsProtocol):
             self._forget_deadline()
         elif self._waits_for_head():
             # More bytes do not move this one.
-            if self._deadline is None or not self._deadline_is_of_head:
-                self._set_deadline(HEAD_SECONDS_MAX, of_head=True)
+            if self._deadline is None or self._deadline_of != "head":
+                self._set_deadline(HEAD_SECONDS_MAX, "head")
         elif self._waits_for_body():
-            self._set_deadline(BODY_STALL_SECONDS_MAX, of_head=False)
+            still, slow = self._still_seconds(), self._slow_in()
+            self._set_deadline(min(still, slow), "pace" if slow < still else "more")
         else:
             self._forget_deadline()
 
@@ -163,18 +203,34 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _waits_for_body(self) -> bool:
         cycle: RequestResponseCycle = self.cycle
-        return (
-            cycle.more_body
-            and not cycle.response_started
-            and not any(
-                name == b"content-type" and b"ndjson" in value.lower()
-                for name, value in cycle.scope["headers"]
-            )
+        return cycle.more_body and not cycle.response_started
+
+    def _begin_measure(self) -> None:
+        self._body_bytes = 0
+        self._body_since = self.loop.time()
+
+    def _still_seconds(self) -> float:
+        """Gives how long the body may stand still."""
+        settings: Settings = self.config.app.state.settings  # type: ignore[union-attr] # `create_app`'s
+        return settings.external_run_timeout_seconds if self._is_ndjson else BODY_STALL_SECONDS_MAX
+
+    def _slow_in(self) -> float:
+        """Gives after how long the body is too slow if nothing more comes of it."""
+        if self._is_ndjson:
+            return math.inf
+        free = BODY_SECONDS_FREE + self._body_bytes / BODY_BYTES_PER_SECOND_MIN
+        return self._body_since + free - self.loop.time()
+
+    @property
+    def _is_ndjson(self) -> bool:
+        return any(
+            name == b"content-type" and b"ndjson" in value.lower()
+            for name, value in self.cycle.scope["headers"]
         )
 
-    def _set_deadline(self, seconds: float, *, of_head: bool) -> None:
+    def _set_deadline(self, seconds: float, awaited: Awaited) -> None:
         self._forget_deadline()
-        self._deadline_is_of_head = of_head
+        self._deadline_of = awaited
         self._deadline = self.loop.call_later(seconds, self._is_late)
 
     def _forget_deadline(self) -> None:
@@ -186,7 +242,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._deadline = None
         if self.transport.is_closing():
             return
-        if self._deadline_is_of_head:
+        if self._deadline_of == "head":
             if self._head == 0 or not self._reading_head:
                 # A connection somebody opened to have one ready; nothing was asked.
                 self._traffic.cut["unused"] += 1
@@ -197,17 +253,30 @@ class GatewayProtocol(HttpToolsProtocol):
                     f"The request's head was not there after {HEAD_SECONDS_MAX:g} s."
                 )
         elif self.flow.read_paused:
-            self._set_deadline(BODY_STALL_SECONDS_MAX, of_head=False)  # it is we who do not read
+            # It is we who do not read.
+            self._begin_measure()
+            self._set_deadline(self._still_seconds(), "more")
         elif self._waits_for_body():
-            self._traffic.cut["body_stalled"] += 1
-            self.send_400_response(
-                f"Nothing came of the request's body for {BODY_STALL_SECONDS_MAX:g} s."
-            )
+            if self._deadline_of == "pace":
+                self._traffic.cut["body_slow"] += 1
+                self.send_400_response(
+                    f"The request's body came slower than {BODY_BYTES_PER_SECOND_MIN} bytes/s."
+                )
+            else:
+                self._traffic.cut["body_stalled"] += 1
+                self.send_400_response(
+                    f"Nothing came of the request's body for {self._still_seconds():g} s."
+                )
 
     @property
     def _traffic(self) -> Traffic:
         traffic: Traffic = self.config.app.state.traffic  # type: ignore[union-attr] # `create_app`'s
         return traffic
+
+    @property
+    def _limits(self) -> ConnectionLimits:
+        limits: ConnectionLimits = self.config.app.state.connection_limits  # type: ignore[union-attr] # `create_app`'s
+        return limits
 
     @override
     def send_400_response(self, msg: str) -> None:
@@ -217,12 +286,19 @@ class GatewayProtocol(HttpToolsProtocol):
             self._traffic.cut["mid_answer"] += 1
             self.transport.close()
             return
-        body = encode(problem_document("malformed", self._refusal or msg, instance="/"))
-        self.config.app.state.problems["malformed"] += 1  # type: ignore[union-attr] # `create_app`'s
+        self._answer_and_close("malformed", self._refusal or msg)
+
+    def _answer_and_close(self, code: str, detail: str) -> None:
+        """Answers with a problem, past the app."""
+        problem = problem_document(code, detail, instance="/")
+        self._traffic.problems[code] += 1
+        body = encode(problem)
+        retry = b"retry-after: %d\r\n" % RETRY_AFTER_SECONDS if problem["retryable"] else b""
         head = [
-            STATUS_LINE[400],
+            STATUS_LINE[problem["status"]],
             *(b"%b: %b\r\n" % header for header in self.server_state.default_headers),
             b"content-type: %b\r\n" % MEDIA_TYPE.encode(),
+            retry,
             b"content-length: %d\r\n" % len(body),
             b"connection: close\r\n\r\n",
         ]

@@ -13,7 +13,6 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import sha256
-from ipaddress import IPv6Address, ip_address
 from typing import Final, NamedTuple
 
 from limits import RateLimitItem, parse_many
@@ -21,6 +20,7 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.auth import CALLER, OPEN_PATHS
+from app.api.connection_limits import network_of
 from app.api.limits import KNOWN_CREDENTIALS_MAX, RATE_KEYS_MAX
 from app.api.problems import problem_response
 from app.api.windows import Windows
@@ -184,6 +184,7 @@ class FailureLimit:
             if message["type"] == "http.response.start":
                 if message["status"] == 401:
                     self._meter.take([(policy, key) for policy in self._policies])
+                    self._forget(credential)
                 elif credential is not None and CALLER in scope:
                     self._remember(credential)
             await send(message)
@@ -195,6 +196,11 @@ class FailureLimit:
         self._known.move_to_end(credential)
         if len(self._known) > KNOWN_CREDENTIALS_MAX:
             self._known.popitem(last=False)
+
+    def _forget(self, credential: bytes | None) -> None:
+        # It has been revoked, or has expired.
+        if credential is not None:
+            self._known.pop(credential, None)
 
     def _refusal(self, policy: Policy, key: str) -> LimitReached:
         seconds = self._meter.retry_after(policy, key)
@@ -208,15 +214,7 @@ class FailureLimit:
 
 
 def _address(scope: Scope) -> str:
-    """Names who is at the other end; of IPv6 the network, which is what one client is given."""
-    host: str = scope["client"][0] if scope.get("client") else ""
-    try:
-        address = ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is None:
-        return address.packed[:8].hex()
-    return host
+    return network_of(scope["client"][0] if scope.get("client") else "")
 
 
 def _credential(scope: Scope) -> bytes | None:

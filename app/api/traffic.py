@@ -16,7 +16,17 @@ UNMATCHED: Final = "unmatched"
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-CutReason = Literal["unused", "head_late", "head_too_large", "body_stalled", "mid_answer"]
+CutReason = Literal[
+    "too_many",
+    "too_many_of_address",
+    "unused",
+    "idle",
+    "head_late",
+    "head_too_large",
+    "body_stalled",
+    "body_slow",
+    "mid_answer",
+]
 """Why the gateway ended a TCP connection; see `protocol`."""
 
 

@@ -61,8 +61,9 @@ FAMILIES: Final[Mapping[str, Family]] = {
     ),
     "connections_cut_total": Family(
         "counter",
-        "TCP connections the gateway ended: `unused`, `head_late`, `head_too_large`, "
-        "`body_stalled`, `mid_answer` (what came made no sense while an answer was on its way).",
+        "TCP connections the gateway ended: `too_many`, `too_many_of_address`, `unused`, `idle` "
+        "(after an answer), `head_late`, `head_too_large`, `body_stalled`, `body_slow`, "
+        "`mid_answer` (what came made no sense while an answer was on its way).",
         ("reason",),
     ),
     "streams_open": Family("gauge", "Open event streams."),

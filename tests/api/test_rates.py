@@ -148,6 +148,13 @@ async def test_failures_of_an_address_end_in_429_and_what_was_right_before_passe
     assert (await asked.ask(headers={"Authorization": "Bearer new"}))[0] == 200
 
 
+async def test_a_credential_that_is_right_no_more_is_as_any_wrong_one() -> None:
+    asked = Asked(FailureLimit, auth_failures_per_address="2/minute")
+    assert (await asked.ask(headers=KEY))[0] == 200
+    statuses = [(await asked.ask(status=401, headers=KEY))[0] for _ in range(4)]
+    assert statuses == [401, 401, 429, 429]
+
+
 @pytest.mark.parametrize(
     ("one", "other", "is_same"),
     [

@@ -8,7 +8,7 @@ import pytest
 
 from tests.api.serving import refused, serving
 from tests.faults.test_network import assert_healthy
-from tests.faults.wire import refusals, until
+from tests.faults.wire import metric, refusals, until
 
 HOLD = {"delay_ms": 0, "hold": "middle"}
 
@@ -92,6 +92,30 @@ def test_runs_that_wait_are_bounded_for_a_user_over_all_his_sessions() -> None:
         assert api.post("/sessions/a/cancel").is_success
         assert chat(api, "b").status_code == 202
         assert_healthy(served, api)
+
+
+def test_streams_of_a_user_are_bounded_and_another_has_his_own() -> None:
+    settings: dict[str, Any] = {"api_keys": ("key",), "max_connections_per_user": 2}
+    with serving(**settings) as served:
+        key = {"Authorization": "Bearer key"}
+        with (
+            served.client(headers={**key, "X-User-Id": "ann"}) as ann,
+            served.client(headers={**key, "X-User-Id": "bob"}) as bob,
+            served.client(headers=key) as operator,
+        ):
+            for api, session_id in ((ann, "a"), (bob, "b")):
+                assert api.post("/sessions", json={"id": session_id}).status_code == 201
+            with ann.stream("GET", "/stream/a"), ann.stream("GET", "/stream/a"):
+                problem = refused(ann.get("/stream/a"), 429, "too-many-streams")
+                assert problem["detail"].startswith("max_connections_per_user is 2, ")
+                with bob.stream("GET", "/stream/b") as other:
+                    assert other.status_code == 200
+                with operator.stream("GET", "/stream/a") as other:
+                    assert other.status_code == 200
+                assert refusals(operator, "too-many-streams") == 1
+            until(lambda: metric(operator, "streams_open") == 0, "they are gone")
+            with ann.stream("GET", "/stream/a") as again:
+                assert again.status_code == 200
 
 
 def test_a_chat_whose_stream_has_no_room_does_nothing_at_all() -> None:

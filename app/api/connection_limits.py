@@ -1,0 +1,60 @@
+"""How many TCP connections there may be, in all and from one address."""
+
+from collections import Counter
+from ipaddress import IPv6Address, ip_address
+from typing import Final, Literal
+
+from app.settings import Settings
+
+_DETAILS: Final = {
+    "too_many": "max_tcp_connections is {most}, and that is reached; try again, or raise it.",
+    "too_many_of_address": "max_tcp_connections_per_address is {most}, and that is reached; close "
+    "some, or raise it.",
+}
+
+Reason = Literal["too_many", "too_many_of_address"]
+
+
+class ConnectionLimits:
+    """Counts the connections that were let in. Used on the event loop alone."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._most = settings.max_tcp_connections
+        self._most_of_one = settings.max_tcp_connections_per_address
+        self._open = 0
+        self._by_address: Counter[str] = Counter()
+
+    def enter(self, host: str) -> Reason | None:
+        """Lets a connection in, or says why not; one that is in has to `leave`."""
+        address = network_of(host)
+        if self._open >= self._most:
+            return "too_many"
+        if self._most_of_one is not None and self._by_address[address] >= self._most_of_one:
+            return "too_many_of_address"
+        self._open += 1
+        self._by_address[address] += 1
+        return None
+
+    def leave(self, host: str) -> None:
+        """Counts out a connection that was let in."""
+        address = network_of(host)
+        self._open -= 1
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]
+
+    def detail(self, reason: Reason) -> str:
+        """Says which limit it was, and what to do."""
+        most = self._most if reason == "too_many" else self._most_of_one
+        return _DETAILS[reason].format(most=most)
+
+
+def network_of(host: str) -> str:
+    """Names who is at an address; of IPv6 the network, which is what one client is given."""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is None:
+        return address.packed[:8].hex()
+    return host

@@ -1,0 +1,174 @@
+"""TCP connections: how many there may be, and how long one may take (R11)."""
+
+import socket
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from app.api import protocol
+from tests.api.serving import SECONDS, Served, serving
+from tests.faults.test_network import HEAD, append, assert_healthy
+from tests.faults.wire import Wire, hanging, metric, refusals, rest_of, until
+
+LIVE = b"GET /api/v1/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def cuts(api: httpx.Client, reason: str) -> float:
+    return metric(api, f'connections_cut_total{{reason="{reason}"}}')
+
+
+def wait_for(served: Served, connections: int) -> None:
+    open_ones = served.server.server_state.connections
+    until(lambda: len(open_ones) == connections, f"{connections} connections are open")
+
+
+def is_served(port: int, host: str = "127.0.0.1") -> bool:
+    """Tells whether a new connection from an address of this machine is."""
+    with socket.create_connection(("127.0.0.1", port), SECONDS, (host, 0)) as sock:
+        try:
+            sock.sendall(LIVE)
+            return sock.recv(4096).startswith(b"HTTP/1.1 200")
+        except ConnectionError:
+            return False
+
+
+def test_one_connection_too_many_is_503_at_once_and_there_is_room_again() -> None:
+    with serving(max_tcp_connections=3) as served, served.client() as api:
+        assert api.get("/health/live").is_success  # and stays open
+        held = [hanging(served.port) for _ in range(2)]
+        wait_for(served, 3)
+        for _ in range(5):
+            with hanging(served.port) as one_more:
+                answer = rest_of(one_more)
+            assert answer.startswith(b"HTTP/1.1 503")
+            assert b"\r\nretry-after: 1\r\n" in answer
+            assert b'"code":"too-many-tcp-connections"' in answer
+            assert b"max_tcp_connections is 3, " in answer
+        assert refusals(api, "too-many-tcp-connections") == 5
+        assert cuts(api, "too_many") == 5
+        for sock in held:
+            sock.close()
+        until(lambda: is_served(served.port), "there is room")
+        wait_for(served, 1)
+        assert_healthy(served, api)
+
+
+def test_streams_hold_their_connections_and_others_are_refused() -> None:
+    with serving(max_tcp_connections=2) as served, served.client() as api:
+        api.post("/sessions", json={"id": "s"})
+        wire = Wire(served.port, "/stream/s")
+        wire.take_until(b"\n\n")
+        until(lambda: not is_served(served.port), "it is full")
+        append(api, "s", ["still served"])
+        wire.take_until(b"still served")
+        wire.cut()
+        until(lambda: is_served(served.port), "there is room")
+        wait_for(served, 1)
+        assert_healthy(served, api)
+
+
+def test_an_address_may_have_so_many_and_others_have_theirs() -> None:
+    with serving(max_tcp_connections_per_address=2) as served:
+        try:
+            other = is_served(served.port, "127.0.0.2")
+        except OSError:
+            pytest.skip("this machine has one loopback address")
+        assert other
+        with hanging(served.port), hanging(served.port):
+            wait_for(served, 2)
+            assert not is_served(served.port)
+            assert is_served(served.port, "127.0.0.2")
+        until(lambda: is_served(served.port), "there is room")
+        wait_for(served, 0)
+        with served.client() as api:
+            assert cuts(api, "too_many_of_address") >= 1
+            assert_healthy(served, api)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """A gateway that wants bodies fast, and lets them stand still for as long as they like."""
+    monkeypatch.setattr(protocol, "BODY_SECONDS_FREE", 0.3)
+    monkeypatch.setattr(protocol, "BODY_BYTES_PER_SECOND_MIN", 1 << 30)
+    with serving() as served:
+        yield served
+
+
+def drip(sock: socket.socket, data: bytes) -> bytes:
+    """Sends the same again and again until there is an answer; gives that."""
+    sock.settimeout(0.02)
+    for _ in range(1000):
+        try:
+            sock.sendall(data)
+            return sock.recv(4096)
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            return b""
+    raise AssertionError("the client may drip for ever")
+
+
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [
+        (b"Content-Length: 1000000\r\n\r\n[", b" "),
+        (b"Transfer-Encoding: chunked\r\n\r\n1\r\n[\r\n", b"1\r\n \r\n"),
+    ],
+)
+def test_a_body_that_drips_is_refused_though_it_never_stands_still(
+    hasty: Served, start: bytes, piece: bytes
+) -> None:
+    with hanging(hasty.port, b"POST /api/v1/sessions " + HEAD + start) as sock:
+        answer = drip(sock, piece)
+    assert not answer or answer.startswith(b"HTTP/1.1 400")
+    with hasty.client() as api:
+        assert cuts(api, "body_slow") == 1
+        assert cuts(api, "body_stalled") == 0
+        assert_healthy(hasty, api)
+
+
+def test_a_producer_of_lines_may_be_slow_and_ends_when_its_run_would(hasty: Served) -> None:
+    line = b'{"type":"custom","name":"n","value":1}\n'
+    chunk = b"%x\r\n%b\r\n" % (len(line), line)
+    head = b"POST /api/v1/sessions/s/events " + HEAD.replace(b"/json", b"/x-ndjson")
+    start = head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk
+    with hasty.client() as api:
+        api.post("/sessions", json={"id": "s"})
+        with hanging(hasty.port, start) as sock:
+            # As many lines as a slower body than this one was refused after.
+            with hanging(
+                hasty.port, b"POST /api/v1/chat " + HEAD + b"Content-Length: 9\r\n\r\n["
+            ) as slow:
+                assert rest_of(slow).startswith(b"HTTP/1.1 400")
+            sock.sendall(chunk + b"0\r\n\r\n")
+            assert sock.recv(4096).startswith(b"HTTP/1.1 201")
+    with serving(external_run_timeout_seconds=0.3) as served, served.client() as api:
+        api.post("/sessions", json={"id": "s"})
+        with hanging(served.port, start) as sock:
+            assert rest_of(sock).startswith(b"HTTP/1.1 400")
+        assert cuts(api, "body_stalled") == 1
+        assert_healthy(served, api)
+
+
+def test_a_run_whose_producer_keeps_its_request_open_and_says_nothing_times_out() -> None:
+    line = b'{"type":"token","run_id":"r","content":"so far"}\n'
+    head = b"POST /api/v1/sessions/s/events " + HEAD.replace(b"/json", b"/x-ndjson")
+    chunk = b"%x\r\n%b\r\n" % (len(line), line)
+    with serving(external_run_timeout_seconds=0.3) as served, served.client() as api:
+        api.post("/sessions", json={"id": "s"})
+        opened = api.post("/sessions/s/runs", json={"agent": "external", "run_id": "r"})
+        assert opened.status_code == 201
+        with hanging(served.port, head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk) as sock:
+            assert rest_of(sock).startswith(b"HTTP/1.1 400")
+        until(lambda: api.get("/sessions/s/runs/r").json()["status"] == "failed", "it has ended")
+        assert api.get("/sessions/s/runs/r").json()["error"]["code"] == "timeout"
+
+
+def test_an_idle_connection_is_let_go_and_counted() -> None:
+    with serving() as served:
+        served.server.config.timeout_keep_alive = 0  # read for each request
+        with hanging(served.port, LIVE) as sock:
+            assert b"200 OK" in rest_of(sock)
+        with served.client(headers={"Connection": "close"}) as api:
+            assert cuts(api, "idle") >= 1
