@@ -2,9 +2,10 @@
 
 `JsonRoute` is the class of every route. It refuses query parameters that the route does not have (a
 misspelt `until` would open an endless stream), reads the body under `max_body_bytes`, checks its
-media type and nesting, and hands the framework the parsed value.
+media type, size and nesting, and hands the framework the parsed value.
 """
 
+import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Final
 
@@ -14,13 +15,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from typing_extensions import override
 
-from app.api.limits import JSON_DEPTH_MAX
+from app.api.limits import JSON_DEPTH_MAX, JSON_NODES_MAX
 from app.api.problems import EdgeError
 from app.domain.codec import decode
 from app.domain.errors import InvalidInput, Malformed, TooLarge
 from app.settings import Settings
 
 NDJSON_TYPES: Final = frozenset({"application/x-ndjson", "application/ndjson"})
+
+_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+"""A string of JSON, or what is left of one: each byte is looked at once, whatever it is."""
 
 
 class JsonRequest(Request):
@@ -32,7 +36,7 @@ class JsonRequest(Request):
 
         Raises:
             EdgeError: Its media type is not JSON.
-            TooLarge: It is over `max_body_bytes`.
+            TooLarge: It is over `max_body_bytes`, or has too many parts.
             Malformed: It is not JSON, or nested too deeply.
         """
         self = cls(request.scope, request.receive)
@@ -110,8 +114,14 @@ def parse_json(data: bytes) -> Any:
     """Parses a body.
 
     Raises:
+        TooLarge: It has more than `JSON_NODES_MAX` objects, arrays and members.
         Malformed: It is not strict JSON in UTF-8, or nested too deeply.
     """
+    if _has_many_nodes(data):
+        raise TooLarge(
+            f"The body has more than {JSON_NODES_MAX} objects, arrays and members; "
+            "send less at once."
+        )
     try:
         value = decode(data)
     except ValueError as error:
@@ -179,6 +189,21 @@ def _too_large(size_max: int) -> TooLarge:
 def _settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
+
+
+def _has_many_nodes(data: bytes) -> bool:
+    """Counts before anything is parsed: bytes are cheap, objects are not."""
+    if _nodes_at_most(data) <= JSON_NODES_MAX:
+        return False
+    # What was counted may stand in strings, like code. These are taken out, unless there are so
+    # many that it would take long: most have a quote at each end that is not escaped.
+    if data.count(b'"') - data.count(b'\\"') > 4 * JSON_NODES_MAX:
+        return True
+    return _nodes_at_most(_STRING.sub(b"", data)) > JSON_NODES_MAX
+
+
+def _nodes_at_most(data: bytes) -> int:
+    return data.count(b"[") + data.count(b"{") + data.count(b":")
 
 
 def _is_deep(value: Any) -> bool:

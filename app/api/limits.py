@@ -37,6 +37,14 @@ PARTS_MAX: Final = 1_000
 JSON_DEPTH_MAX: Final = 100
 """Nesting of a body: the encoder refuses 254, and nobody means more than some dozens."""
 
+JSON_NODES_MAX: Final = 200_000
+"""Objects, arrays and members of one body: a thousand events of two hundred each. A body made of
+nothing else would take a hundred times its size in memory, and many seconds to be judged."""
+
+MEMBERS_MAX: Final = 64
+"""Members of an object with a schema: several times those that any schema has. One that has more is
+refused as a whole, instead of once for each name that is not known."""
+
 PAGE_DEFAULT: Final = 100
 PAGE_MAX: Final = 1_000
 """The contract's bounds of `limit`."""

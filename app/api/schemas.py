@@ -18,6 +18,7 @@ from pydantic import (
 
 from app.api.limits import (
     ITEMS_MAX,
+    MEMBERS_MAX,
     NAME_CHARS_MAX,
     OPTIONS_BYTES_MAX,
     PARTS_MAX,
@@ -39,6 +40,13 @@ class Input(BaseModel):
 
     # Strict: "5" is no number and 1 no truth; a client that mixes them up hears of it.
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_members(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > MEMBERS_MAX:
+            raise ValueError(f"has {len(value)} members, of which most are not known")
+        return value
 
 
 def _is_id(text: str) -> str:
@@ -98,8 +106,9 @@ class MediaPart(Input):
 
 
 def _part_kind(value: Any) -> str:
+    # It may be anything, also what has no hash.
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return "<media>" if kind in {"image", "file"} else "<text>"
+    return "<media>" if kind in ("image", "file") else "<text>"
 
 
 Part = Annotated[

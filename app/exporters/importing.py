@@ -6,7 +6,7 @@ A format is one file, and one entry here.
 import re
 from typing import Any, Final
 
-from app.domain.errors import InvalidInput
+from app.domain.errors import InvalidInput, TooLarge
 from app.exporters.document import MARK
 from app.exporters.foreign.base import ForeignReader, Source
 from app.exporters.foreign.chatgpt import ChatGptReader
@@ -27,6 +27,12 @@ IMPORT_FORMATS: Final = ("json", "yaml", *(reader.format for reader in _READERS)
 _ACCEPTED: Final = "an export of Bamboo (JSON or YAML), " + ", ".join(
     reader.told for reader in _READERS
 )
+PARTS_FREE: Final = 200_000
+BYTES_PER_PART_MIN: Final = 5
+"""Beyond the first, objects, arrays, members and lines have so many bytes on average: in real
+documents it is twenty and more. What is made of nothing else takes sixty times its size in memory.
+"""
+
 _OWN_YAML: Final = re.compile(rb"^[\"']?" + MARK.encode() + rb"[\"']?\s*:", re.MULTILINE)
 
 
@@ -46,8 +52,11 @@ def read_import(data: bytes, format_name: str | None = None, *, now_ms: int) -> 
     Raises:
         InvalidInput: No such format, not of that format, or of none that is known; our own
             formats: also when anything in it is wrong. Nothing is to be stored then.
-        TooLarge: More YAML than is read.
+        TooLarge: More YAML than is read, or a document of countless tiny parts.
     """
+    parts = sum(data.count(mark) for mark in (b"[", b"{", b":", b"\n"))
+    if parts > PARTS_FREE and parts * BYTES_PER_PART_MIN > len(data):
+        raise TooLarge("The document has too many parts for its size; leave out what is empty.")
     name = format_name.replace("_", "-") if format_name else None
     if name is not None and name not in IMPORT_FORMATS:
         raise InvalidInput(f"No such import format; use one of {', '.join(IMPORT_FORMATS)}.")

@@ -1,11 +1,13 @@
 """Extension data: which extensions a session has enabled, its todo list, and custom values.
 
 It is the session's `extension_data`, read and changed piece by piece. Members that this page does
-not know are kept as they are; known ones of a wrong shape are refused, never reset.
+not know are kept as they are; known ones of a wrong shape are refused, never reset. Where the
+session itself was given such (by PATCH, an import), they are not shown here, and stay until all is
+replaced.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 from app.domain.callers import Caller
 from app.domain.errors import InvalidInput, NotFound, TooLarge
@@ -27,10 +29,11 @@ _EXTENSIONS_MAX = 100
 def extension_view(head: SessionHead) -> dict[str, Any]:
     """Gives the contract's ExtensionData."""
     data = head.extension_data
+    enabled, todo, custom = data.get(ENABLED), data.get(TODO), data.get(CUSTOM)
     return {
-        ENABLED: data.get(ENABLED) or [],
-        TODO: data.get(TODO),
-        CUSTOM: data.get(CUSTOM) or {},
+        ENABLED: _shown(enabled) if _is_enabled(enabled) else [],
+        TODO: todo if _is_todo(todo) else None,
+        CUSTOM: custom if isinstance(custom, dict) else {},
     }
 
 
@@ -49,7 +52,7 @@ def named_in(data: dict[str, Any], name: str) -> dict[str, Any]:
     Raises:
         NotFound: There is none of that name.
     """
-    for extension in data.get(ENABLED) or ():
+    for extension in data[ENABLED]:
         if extension["name"] == name:
             return dict(extension)
     raise NotFound(f"No extension {name!r} in this session.", code="extension-not-found")
@@ -66,31 +69,38 @@ def check_extension_data(data: dict[str, Any]) -> None:
     enabled = data.get(ENABLED)
     if enabled is not None:
         _check_enabled(enabled)
-    if data.get(TODO) is not None:
-        todo = data[TODO]
-        if not (isinstance(todo, dict) and isinstance(todo.get("content"), str)):
-            raise _wrong(TODO, "is null or {content: string}")
+    if data.get(TODO) is not None and not _is_todo(data[TODO]):
+        raise _wrong(TODO, "is null or {content: string}")
     if data.get(CUSTOM) is not None and not isinstance(data[CUSTOM], dict):
         raise _wrong(CUSTOM, "is an object")
 
 
 def _check_enabled(enabled: Any) -> None:
-    if not isinstance(enabled, list):
-        raise _wrong(ENABLED, "is a list")
+    if not _is_enabled(enabled):
+        raise _wrong(ENABLED, "is a list of {name: string, config: object, enabled: boolean}")
     if len(enabled) > _EXTENSIONS_MAX:
         raise TooLarge(f"A session has at most {_EXTENSIONS_MAX} extensions.")
-    names = []
-    for extension in enabled:
-        if (
-            not isinstance(extension, dict)
-            or not isinstance(extension.get("name"), str)
-            or not isinstance(extension.get("config", {}), dict)
-            or not isinstance(extension.get("enabled", True), bool)
-        ):
-            raise _wrong(ENABLED, "holds {name: string, config: object, enabled: boolean}")
-        names.append(extension["name"])
+    names = [extension["name"] for extension in enabled]
     if len(set(names)) != len(names):
         raise _wrong(ENABLED, "names each extension once")
+
+
+def _is_enabled(value: Any) -> TypeGuard[list[dict[str, Any]]]:
+    return isinstance(value, list) and all(
+        isinstance(extension, dict)
+        and isinstance(extension.get("name"), str)
+        and isinstance(extension.get("config", {}), dict)
+        and isinstance(extension.get("enabled", True), bool)
+        for extension in value
+    )
+
+
+def _is_todo(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("content"), str)
+
+
+def _shown(enabled: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"config": {}, "enabled": True, **extension} for extension in enabled]
 
 
 def _wrong(member: str, what: str) -> InvalidInput:
@@ -141,7 +151,11 @@ def put_extension(name: str, config: dict[str, Any], *, enabled: bool) -> Change
     state = {"name": name, "config": config, "enabled": enabled}
 
     def change(data: dict[str, Any]) -> dict[str, Any]:
-        others = list(data.get(ENABLED) or [])
+        present = data.get(ENABLED)
+        if present is None:
+            present = []
+        _check_enabled(present)
+        others = list(present)
         names = [extension["name"] for extension in others]
         if name in names:
             others[names.index(name)] = state
@@ -156,7 +170,9 @@ def drop_extension(name: str) -> Change:
     """Makes the change that takes one extension out; it has to be there."""
 
     def change(data: dict[str, Any]) -> dict[str, Any]:
-        present = data.get(ENABLED) or []
+        present = data.get(ENABLED)
+        if not _is_enabled(present):
+            present = []
         rest = [extension for extension in present if extension["name"] != name]
         if len(rest) == len(present):
             raise NotFound(f"No extension {name!r} in this session.", code="extension-not-found")

@@ -394,6 +394,8 @@ MESSAGE_ERRORS: list[dict[str, object]] = [
     {"role": "user", "content": ["x"]},
     {"role": "user", "content": [{"type": "text"}]},
     {"role": "user", "content": [{"type": "poem", "text": "x"}]},
+    {"role": "user", "content": [{"type": ["text"], "text": "x"}]},
+    {"role": "user", "content": [{"type": {}, "text": "x"}]},
     {"role": "user", "content": [{"type": "text", "text": "x", "color": 1}]},
     {"role": "user", "content": [{"type": "image", "media_type": "image/png"}]},
     {"role": "user", "content": [{"type": "image", "url": "u"}]},

@@ -310,6 +310,32 @@ def test_extension_data_over_http(api: httpx.Client) -> None:
     assert api.put(path, json=big).status_code in {413, 422}
 
 
+def test_what_an_extension_leaves_out_is_filled_in(api: httpx.Client) -> None:
+    api.post("/sessions", json={"id": "ext-2"})
+    path = "/sessions/ext-2/extensions"
+    filled = {"name": "memory", "config": {}, "enabled": True}
+    changed = api.patch(path, json={"enabled_extensions": [{"name": "memory"}]}).json()
+    assert changed["enabled_extensions"] == [filled]
+    assert api.get(f"{path}/memory").json() == filled
+
+
+@pytest.mark.parametrize("enabled", ["memory", {"a": 1}, [1], ["memory"], [{"name": 1}], 5])
+def test_extension_data_of_another_shape_is_never_shown_changed_or_reset(
+    api: httpx.Client, enabled: Any
+) -> None:
+    data = {"enabled_extensions": enabled, "todo_state": [], "custom": 1}
+    session_id = api.post("/sessions", json={"extension_data": data}).json()["id"]
+    path = f"/sessions/{session_id}/extensions"
+    empty: dict[str, Any] = {"enabled_extensions": [], "todo_state": None, "custom": {}}
+    assert api.get(path).json() == empty
+    refused(api.get(f"{path}/memory"), 404, "extension-not-found")
+    one = {"config": {}, "enabled": True}
+    refused(api.put(f"{path}/memory", json=one), 422, "invalid-extension-data")
+    refused(api.delete(f"{path}/memory"), 404, "extension-not-found")
+    assert api.get(f"/sessions/{session_id}").json()["extension_data"] == data
+    assert api.put(path, json=empty).json() == empty
+
+
 async def test_each_change_of_extension_data_is_an_event(gate: Gateway) -> None:
     from app.sessions.extensions import put_todo
 
