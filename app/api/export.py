@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Body, Query, Request
+from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
 from app.api import examples
@@ -13,6 +14,7 @@ from app.api.life_schemas import BulkExportInput, ExportInput, Format
 from app.api.life_shapes import Exported, ImportedSessionShape
 from app.api.responses import json_response, outcome_headers
 from app.api.rights import SessionRoute
+from app.domain.codec import encode
 from app.sessions.transfer import ZIP_DISPOSITION, ExportOptions
 
 router = APIRouter(prefix="/api/v1", tags=["export"], route_class=SessionRoute)
@@ -64,6 +66,22 @@ _IMPORT: Final[dict[str, Any]] = {
             "application/yaml": {**_TEXT, "example": "bamboo_export: 1\n"},
             "application/x-ndjson": {**_TEXT, "example": '{"type":"session_meta","payload":{}}\n'},
             "application/octet-stream": {**_TEXT, "example": '{"bamboo_export":1}'},
+        },
+    }
+}
+_ALL: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "With `conversation=all`: what became of each conversation, one a line: "
+        "`{conversation, of, notes, session}`, or `{conversation, of, notes, code, detail}`.",
+        "content": {
+            "application/x-ndjson": {
+                **_TEXT,
+                "examples": {
+                    "ndjson": {
+                        "value": '{"conversation":1,"of":2,"notes":[],"session":{"id":"s-1"}}\n'
+                    }
+                },
+            }
         },
     }
 }
@@ -142,6 +160,7 @@ async def export_many(
     summary="Import a session",
     openapi_extra=_IMPORT,
     responses={
+        **_ALL,
         **answer(
             201,
             ImportedSessionShape,
@@ -169,23 +188,37 @@ async def import_session(
         str | None, Query(max_length=64, description="What it is; absent: its content tells.")
     ] = None,
     conversation: Annotated[
-        int | None, Query(ge=1, le=1_000_000, description="Which one of a document with several.")
+        Annotated[int, Field(ge=1, le=1_000_000)] | Literal["all"] | None,
+        Query(description="Which one of a document with several; `all`: each becomes a session."),
     ] = None,
 ) -> Response:
     """Makes a session of a document, all of it or nothing.
+
+    With `conversation=all` each conversation becomes a session by itself, and the answer tells of
+    them as they are made, one a line.
 
     Read are exports of Bamboo (JSON, YAML), sessions of Claude Code, rollouts of Codex, ChatGPT's
     `conversations.json`, and sessions of goose. `notes` says what was not understood.
     """
     data = await read_body(request)
     route = f"POST /import?id={id}&format={format}&conversation={conversation}"
+    idem = idempotency_of_bytes(key, route, data)
+    if conversation == "all":
+        lines = await manager.life.import_all(
+            who, data, format_name=format, keep_id=id == "keep", idem=idem
+        )
+        return StreamingResponse(
+            (encode(line) + b"\n" async for line in lines),
+            headers=_NO_STORE,
+            media_type="application/x-ndjson",
+        )
     outcome = await manager.life.import_document(
         who,
         data,
         format_name=format,
         conversation=conversation,
         keep_id=id == "keep",
-        idem=idempotency_of_bytes(key, route, data),
+        idem=idem,
     )
     headers = {
         "Location": f"/api/v1/sessions/{outcome.answer['id']}",

@@ -9,10 +9,9 @@ from app.api import examples
 from app.api.dependencies import Key, Manager, SentJson, SessionId, Who, idempotency
 from app.api.documents import BODY, EDGE, KEYED, NEW, OPEN, SESSION, WRITE, answer, problems
 from app.api.life_schemas import ForkInput, MergeInput
-from app.api.life_shapes import Forked, Tree
+from app.api.life_shapes import Forked, Merged, Tree
 from app.api.responses import json_response, outcome_headers
 from app.api.rights import SessionRoute
-from app.api.shapes import Session
 from app.domain.codec import encode
 
 router = APIRouter(prefix="/api/v1", tags=["branches"], route_class=SessionRoute)
@@ -59,7 +58,7 @@ async def fork_session(
     "/sessions/{session_id}/merge",
     summary="Merge another session into this one",
     responses={
-        **answer(200, Session, "The target.", examples.SESSION, "Idempotency-Replayed"),
+        **answer(200, Merged, "The target.", examples.SESSION, "Idempotency-Replayed"),
         **problems(*EDGE, *BODY, *SESSION, *OPEN, *WRITE, *KEYED, "self-merge", "run-active",
                    "open-tool-calls", "event-too-large", "metadata-too-large"),
     },

@@ -77,6 +77,14 @@ class ImportedSessionShape(Session):
     model_config = ConfigDict(json_schema_serialization_defaults_required=False)
 
 
+class Merged(Session):
+    """The target; `notes` when calls without a result were closed on the way."""
+
+    notes: list[ImportNote] = []
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=False)
+
+
 class Forked(Session):
     """The new session; `cut_moved` when the cut was moved to keep a tool exchange whole."""
 

@@ -136,6 +136,7 @@ class GatewayClient:
         json: Mapping[str, Any] | None = None,
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
+        content: bytes | None = None,
     ) -> Iterator[Iterator[bytes]]:
         """Gives a document below `/api/v1`, piece by piece.
 
@@ -143,8 +144,10 @@ class GatewayClient:
             RefusedError: The gateway answered with an error.
             UnreachableError: It did not answer, or the document broke off.
         """
-        content = None if json is None else codec.encode(json)
-        sent = {**(headers or {}), **({"Content-Type": "application/json"} if content else {})}
+        sent = dict(headers or {})
+        if json is not None:
+            content = codec.encode(json)
+            sent["Content-Type"] = "application/json"
         try:
             with self._http.stream(
                 method, f"{self.url}{API}{path}", content=content, params=params, headers=sent

@@ -4,13 +4,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
 from app.cli.life import progress
 from app.cli.options import DEFAULT_URL, ApiKeyOption, JsonOption, UrlOption, session_id
 from app.cli.output import CommandError, ExitCode, notice, one_line, print_json, print_line
+from app.domain import codec
+
+if TYPE_CHECKING:
+    from app.cli.client import GatewayClient
 
 
 def export(
@@ -75,7 +79,12 @@ def import_(
         bool, typer.Option("--keep-id", help="Under the id that the document names.")
     ] = False,
     conversation: Annotated[
-        int | None, typer.Option(min=1, help="Which of a document with several.", metavar="N")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Only this one of a document with several; else each is a session.",
+            metavar="N",
+        ),
     ] = None,
     json: JsonOption = False,
     url: UrlOption = DEFAULT_URL,
@@ -84,30 +93,57 @@ def import_(
     """Make sessions of documents: Bamboo's, Claude Code's, Codex's, ChatGPT's and goose's."""
     from app.cli.client import GatewayClient, RefusedError
 
-    params = {
-        "id": "keep" if keep_id else "new",
-        "format": form,
-        "conversation": conversation,
-    }
-    failed = 0
+    params: dict[str, Any] = {"id": "keep" if keep_id else "new"}
+    params |= {"format": form} if form else {}
+    done = failed = 0
     with GatewayClient(url, api_key) as client, progress("imported", len(files)) as advance:
         for file in files:
             try:
-                made = client.call("POST", "/import", params=params, content=_read(file))
+                for made in _imported(client, _read(file), params, conversation):
+                    advance(1, made["of"] - 1 if made["conversation"] == 1 else 0)
+                    is_there = _tell_imported(file, made, json=json)
+                    done, failed = done + is_there, failed + (not is_there)
             except RefusedError as error:
                 failed += 1
                 notice(f"{file}: {one_line(error.line)}")
                 advance(1)
-                continue
-            for note in made["notes"]:
-                notice(f"{file}, {one_line(note['place'])}: {one_line(note['what'])}")
-            if json:
-                print_json(made)
-            else:
-                print_line(f"{made['id']}  {made['message_count']} messages")
-            advance(1)
     if failed:
-        raise CommandError(f"{failed} of {len(files)} were not imported.")
+        raise CommandError(f"{failed} of {done + failed} were not imported.")
+
+
+def _imported(
+    client: "GatewayClient", content: bytes, params: dict[str, Any], conversation: int | None
+) -> Iterator[dict[str, Any]]:
+    """Imports a document; gives what became of each conversation as the gateway tells of it."""
+    if conversation is not None:
+        given = {**params, "conversation": conversation}
+        session = client.call("POST", "/import", params=given, content=content)
+        yield {"conversation": 1, "of": 1, "notes": session.pop("notes"), "session": session}
+        return
+    given = {**params, "conversation": "all"}
+    rest = b""
+    with client.download("POST", "/import", params=given, content=content) as pieces:
+        for piece in pieces:
+            *lines, rest = (rest + piece).split(b"\n")
+            yield from map(codec.decode, lines)
+    if rest:
+        raise CommandError("The gateway broke off in the middle of its answer.")
+
+
+def _tell_imported(file: Path, made: dict[str, Any], *, json: bool) -> bool:
+    """Says what became of one conversation; gives whether it is a session now."""
+    for note in made["notes"]:
+        notice(f"{file}, {one_line(note['place'])}: {one_line(note['what'])}")
+    if "session" not in made:
+        where = f"{file}, conversation {made['conversation']}" if made["of"] > 1 else str(file)
+        notice(f"{where}: {one_line(made['detail'])} ({made['code']})")
+        return False
+    session = made["session"]
+    if json:
+        print_json(session | {"notes": made["notes"]})
+    else:
+        print_line(f"{session['id']}  {session['message_count']} messages")
+    return True
 
 
 def _read(file: Path) -> bytes:

@@ -169,8 +169,11 @@ def confirm(question: str) -> None:
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows how far bulk work is, on a terminal; gives what moves it on."""
+def progress(what: str, total: int) -> Iterator[Callable[..., None]]:
+    """Shows how far bulk work is, on a terminal; gives what moves it on.
+
+    It takes how much was done, and how much more there is than was known.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
     console = stderr()
@@ -183,7 +186,13 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
         disable=not console.is_terminal,
     ) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda count: bar.update(task, advance=count)
+
+        def advance(count: int, more: int = 0) -> None:
+            nonlocal total
+            total += more
+            bar.update(task, advance=count, total=total)
+
+        yield advance
 
 
 def _bulk(

@@ -6,6 +6,7 @@ it is refused upstream.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 from app.domain.errors import InvalidInput, Refused
@@ -83,6 +84,46 @@ def in_order(
     if all_answered:
         pass_over()
     return said
+
+
+def settled(messages: Iterable[Message], *, at_end: bool) -> tuple[list[Message], list[Message]]:
+    """Closes the calls of a history from elsewhere that it passed over.
+
+    Args:
+        messages: The history.
+        at_end: Also the calls that nothing has followed yet: nobody is there to answer them.
+
+    Returns:
+        The history, and what was added to it. The ids of that are derived, so that the same history
+        gives the same again, and a merge recognises it.
+    """
+    said: list[Message] = []
+    added: list[Message] = []
+    waiting: list[str] = []
+    calling = ""
+
+    def close() -> None:
+        for call_id in dict.fromkeys(waiting):
+            closing = Message(
+                id="msg_" + sha256(f"{calling}\0{call_id}".encode()).hexdigest()[:26],
+                role="tool",
+                content=UNANSWERED,
+                created_at=said[-1].created_at,
+                tool_call_id=call_id,
+                metadata={"closed": True},
+            )
+            said.append(closing)
+            added.append(closing)
+
+    for message in messages:
+        if message.role != "tool":
+            close()
+            calling = message.id
+        said.append(message)
+        waiting = open_after(waiting, {"role": message.role, **_calls_of(message)})
+    if at_end:
+        close()
+    return said, added
 
 
 def _calls_of(message: Message) -> dict[str, Any]:

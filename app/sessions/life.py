@@ -7,6 +7,7 @@ part of the `SessionManager`, which owns what it works on.
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from app.domain.callers import Caller
@@ -14,7 +15,15 @@ from app.domain.clock import format_ms
 from app.domain.errors import Conflict, InvalidId
 from app.domain.ids import check_id, derived_session_id
 from app.domain.sessions import SessionHead
-from app.sessions import archiving, cleanup, diagnostics, statistics, summaries, transfer
+from app.sessions import (
+    archiving,
+    cleanup,
+    diagnostics,
+    importing,
+    statistics,
+    summaries,
+    transfer,
+)
 from app.sessions.commands import Idempotency, Outcome, SessionList
 from app.sessions.extensions import (
     Change,
@@ -130,15 +139,35 @@ class SessionLife:
         keep_id: bool = False,
         idem: Idempotency | None = None,
     ) -> Outcome:
-        """Makes a session of a document; see `transfer.import_document`."""
-        return await transfer.import_document(
+        """Makes a session of a document; see `importing.import_document`."""
+        return await importing.import_document(
             self._pool,
             caller,
             data,
             format_name=format_name,
             conversation=conversation,
             keep_id=keep_id,
-            new_id=self._maker.new_session_id(caller, idem),
+            new_id=partial(self._maker.new_session_id, caller),
+            idem=idem,
+        )
+
+    async def import_all(
+        self,
+        caller: Caller,
+        data: bytes,
+        *,
+        format_name: str | None = None,
+        keep_id: bool = False,
+        idem: Idempotency | None = None,
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Begins to make a session of each conversation; see `importing.import_all`."""
+        return await importing.import_all(
+            self._pool,
+            caller,
+            data,
+            format_name=format_name,
+            keep_id=keep_id,
+            new_id=partial(self._maker.new_session_id, caller),
             idem=idem,
         )
 

@@ -16,9 +16,10 @@ from app.domain.errors import InvalidInput, RunActive, TooLarge
 from app.domain.events import Draft, Usage
 from app.domain.messages import Message
 from app.domain.sessions import SessionHead
-from app.domain.tool_order import still_open
+from app.domain.tool_order import open_after, settled, still_open
 from app.sessions.commands import Idempotency, Outcome
 from app.sessions.creation import bulk_limiter
+from app.sessions.importing import closing_note
 from app.sessions.live import LiveSession
 from app.sessions.pool import Decision, SessionPool
 from app.sessions.reading import messages_between
@@ -59,11 +60,13 @@ async def merge(
         raise InvalidInput("A session cannot be merged into itself.", code="self-merge")
     ours: list[Message] = []
     theirs: list[Message] = []
+    closed: list[Message] = []
     source = SessionHead(wanted.source_id, 0)
     ours_seq = -1
 
     async def read_source(head: SessionHead) -> tuple[SessionHead, list[Message]]:
-        return head, _without_open_calls(await _messages(pool, head))
+        said, closed[:] = settled(_without_open_calls(await _messages(pool, head)), at_end=False)
+        return head, said
 
     async def prepare(live: LiveSession) -> None:
         nonlocal ours, ours_seq, source, theirs
@@ -83,7 +86,11 @@ async def merge(
         _check_not_busy(live.head)
         assert live.head.seq == ours_seq  # `prepare` ends without an await in between
         drafts = _drafts(live.head, source, ours, theirs, wanted)
-        return answer_after(pool, live, drafts)
+        decision = answer_after(pool, live, drafts)
+        said = {fields["message_id"] for kind, fields in drafts if kind == "message"}
+        if told := [message for message in closed if message.id in said]:
+            decision.answer["notes"] = [closing_note(told).to_json()]
+        return decision
 
     return await pool.change(caller, target_id, decide, idem=idem, prepare=prepare)
 
@@ -150,6 +157,8 @@ def _drafts(
         return []
     if not replaces:
         _check_answered(target.open_calls, said)
+    elif wanted.strategy == "interleave":
+        _check_still_last(target.open_calls, said)
     source_ref: dict[str, Any] = {
         "session_id": source.id,
         # Of a session of another user's the lineage knows the id, and nothing else.
@@ -194,6 +203,15 @@ def _check_answered(open_calls: list[str], said: list[Message]) -> None:
         waiting.discard(message.tool_call_id or "")
     if waiting and said:
         raise still_open(sorted(waiting))
+
+
+def _check_still_last(open_calls: list[str], said: list[Message]) -> None:
+    """Refuses an order in which something follows calls that wait for their results."""
+    waiting: list[str] = []
+    for message in said:
+        waiting = open_after(waiting, message.to_json())
+    if passed_over := set(open_calls) - set(waiting):
+        raise still_open(sorted(passed_over))
 
 
 def _more(usage: Usage, counted: Usage) -> Usage:

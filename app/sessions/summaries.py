@@ -138,21 +138,42 @@ async def conversation(
 ) -> tuple[dict[str, Any] | None, list[Message]]:
     """Gives what an agent is to know: the summary, and the messages that it does not cover.
 
-    The cut never separates a tool's result from its call: results whose call is covered go with it.
+    What a summary covers never ends inside a tool exchange: results that come after it are nothing
+    without their calls.
     """
     summary = await load_summary(store, head)
     after = max(head.history_from, head.summary.covers_seq if head.summary else 0)
-    bodies = await messages_between(store, head.id, head.epoch, after, before)
-    messages = [Message.of(decode(body)["message"]) for body in bodies]
-    if summary is not None:
-        called: set[str] = set()
-        kept = []
-        for message in messages:
-            called |= {call["id"] for call in message.tool_calls or ()}
-            if message.role != "tool" or message.tool_call_id in called:
-                kept.append(message)
-        messages = kept
+    messages = await _messages_between(store, head, after, before)
+    if summary is not None and messages and messages[0].role == "tool":
+        after = await _exchange_before(store, head, after)
+        messages = await _messages_between(store, head, after, before)
     return summary, messages
+
+
+async def _messages_between(
+    store: SessionStore, head: SessionHead, after: int, before: int
+) -> list[Message]:
+    bodies = await messages_between(store, head.id, head.epoch, after, before)
+    return [Message.of(decode(body)["message"]) for body in bodies]
+
+
+async def _exchange_before(store: SessionStore, head: SessionHead, seq: int) -> int:
+    """Gives the seq before the tool exchange that goes on behind `seq`."""
+    before = seq + 1
+    while page := await store.find(
+        head.id,
+        head.epoch,
+        "message",
+        after=head.history_from,
+        before=before,
+        limit=50,
+        reverse=True,
+    ):
+        for record in page:
+            if decode(record.body)["message"]["role"] != "tool":
+                return record.seq - 1
+        before = page[-1].seq
+    return head.history_from
 
 
 async def agent_messages(store: SessionStore, head: SessionHead, before: int) -> list[Message]:

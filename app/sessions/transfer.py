@@ -1,39 +1,26 @@
-"""Export and import: a session as a document, and documents as sessions."""
+"""Export: a session as a document, many as a zip."""
 
 import io
 import zipfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from anyio import to_thread
 from typing_extensions import override
 
-from app.domain.assembly import message_draft
 from app.domain.callers import Caller
-from app.domain.clock import parse_ms
 from app.domain.codec import decode
-from app.domain.errors import BambooError, InvalidId, InvalidInput
-from app.domain.events import Draft
-from app.domain.ids import check_id
-from app.domain.messages import Message
-from app.domain.sessions import SESSION_TYPES, SessionHead
+from app.domain.errors import BambooError, InvalidInput
+from app.domain.sessions import SessionHead
 from app.exporters.base import ExportSource
 from app.exporters.factory import make_exporter
-from app.exporters.imported import ImportedSession
-from app.exporters.importing import read_import
 from app.exporters.names import content_disposition, file_name, folder_name
 from app.exporters.target import ExportDirectory
-from app.sessions.access import owner_of_copy
-from app.sessions.commands import Idempotency, Outcome
-from app.sessions.creation import PAGE, History, bulk_limiter, create_whole, history_page
-from app.sessions.fork import ANCESTORS_MAX
+from app.sessions.creation import bulk_limiter, history_page
 from app.sessions.pool import SessionPool
-from app.sessions.summaries import SUMMARY_CHARS_MAX, load_summary
+from app.sessions.summaries import load_summary
 from app.sessions.writing import view_of
-
-_MERGES_MAX = 10_000
-"""Sources that a document may name; each is part of the session's head from then on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,156 +168,3 @@ class ZipBuffer(io.RawIOBase):
         """Gives what was written since."""
         parts, self._parts = self._parts, []
         return b"".join(parts)
-
-
-async def import_document(
-    pool: SessionPool,
-    caller: Caller,
-    data: bytes,
-    *,
-    format_name: str | None,
-    conversation: int | None,
-    keep_id: bool,
-    new_id: str,
-    idem: Idempotency | None,
-) -> Outcome:
-    """Makes a session of a document: all of it, or nothing.
-
-    Args:
-        pool: Where it goes.
-        caller: Who imports.
-        data: The document.
-        format_name: What it is; None: its content tells.
-        conversation: Which of a document with several is meant, from 1.
-        keep_id: Whether the session gets the id that the document names.
-        new_id: Its id otherwise.
-        idem: The request's idempotency key.
-
-    Raises:
-        InvalidInput: It is none of the documents that are read, or holds no single session.
-        SessionExists: Its id is taken.
-    """
-    now_ms = pool.clock.now_ms()
-    document = await to_thread.run_sync(
-        lambda: read_import(data, format_name, now_ms=now_ms), limiter=bulk_limiter
-    )
-    imported = _chosen(document.sessions, conversation)
-    session_id = new_id
-    if keep_id:
-        if not imported.session.get("id"):
-            raise InvalidInput("The document names no id that could be kept; use id=new.")
-        session_id = imported.session["id"]
-    notes = [note.to_json() for note in document.notes]
-    _check_head(imported)
-    user_id = owner_of_copy(caller, imported.session.get("user_id"))
-    history = History(
-        pages=lambda epoch: _history(imported, user_id, epoch),
-        answer=lambda head: view_of(pool, head) | {"notes": notes},
-    )
-    return await create_whole(pool, caller, session_id, history, idem)
-
-
-def _chosen(sessions: Sequence[ImportedSession], conversation: int | None) -> ImportedSession:
-    if conversation is None and len(sessions) > 1:
-        # One import is one session, whole or not at all.
-        raise InvalidInput(
-            f"The document holds {len(sessions)} conversations; name one with `conversation`, "
-            "counted from 1.",
-            code="several-conversations",
-        )
-    number = conversation or 1
-    if not 1 <= number <= len(sessions):
-        raise InvalidInput(f"The document holds {len(sessions)} conversations.")
-    return sessions[number - 1]
-
-
-async def _history(
-    imported: ImportedSession, user_id: str | None, epoch: int
-) -> AsyncIterator[list[Draft]]:
-    session = imported.session
-    kind = session.get("session_type")
-    lineage = imported.lineage or {}
-    created: dict[str, Any] = {
-        "user_id": user_id,
-        "title": session.get("title"),
-        "session_type": kind if kind in SESSION_TYPES else "user",
-        "working_dir": session.get("working_dir"),
-        "metadata": session.get("metadata") or {},
-        "extension_data": session.get("extension_data") or {},
-        "ttl_seconds": session.get("ttl_seconds"),
-        "created_at": session["created_at"],
-        "parent": session.get("parent"),
-        "ancestors": lineage.get("ancestors") or [],
-        "merged_from": lineage.get("merged_from") or [],
-        "usage_total": session.get("usage"),
-    }
-    yield [Draft("session_created", created)]
-    for start in range(0, len(imported.messages), PAGE):
-        page = imported.messages[start : start + PAGE]
-        yield [message_draft(Message.of(shape)) for shape in page]
-    summary = imported.summary
-    if summary is not None:
-        covered = summary.get("covers_messages")
-        count = len(imported.messages) if covered is None else covered
-        fields = {
-            "summary": summary["summary"],
-            "turn_count": summary.get("turn_count", 0),
-            # `session_created` is the first event, the messages follow it without a gap.
-            "position": f"{epoch}-{1 + min(count, len(imported.messages))}",
-        }
-        if "created_at" in summary:
-            fields["created_at"] = summary["created_at"]
-        yield [Draft("summary_saved", fields)]
-
-
-def _check_head(imported: ImportedSession) -> None:
-    """Checks what every list, tree and fold takes as it is.
-
-    Raises:
-        InvalidInput: A document says something else there; nothing of it is stored.
-    """
-    session, lineage = imported.session, imported.lineage or {}
-    _check("session.created_at", _is_time(session.get("created_at")))
-    _check("session.parent", session.get("parent") is None or _is_link(session["parent"]))
-    usage = session.get("usage") or {}
-    _check("session.usage", isinstance(usage, dict) and all(map(_is_count, usage.values())))
-    for name, most in (("ancestors", ANCESTORS_MAX), ("merged_from", _MERGES_MAX)):
-        links = lineage.get(name) or []
-        _check(f"lineage.{name}", isinstance(links, list) and len(links) <= most)
-        _check(f"lineage.{name}", all(map(_is_link, links)))
-    summary = imported.summary
-    if summary is None:
-        return
-    text = summary.get("summary")
-    _check("summary.summary", isinstance(text, str) and 0 < len(text) <= SUMMARY_CHARS_MAX)
-    _check("summary.turn_count", _is_count(summary.get("turn_count", 0)))
-    _check("summary.covers_messages", _is_count(summary.get("covers_messages") or 0))
-    _check("summary.created_at", "created_at" not in summary or _is_time(summary["created_at"]))
-
-
-def _check(place: str, right: bool) -> None:
-    if not right:
-        errors = [{"loc": place.split("."), "msg": "is not what an export of Bamboo has there"}]
-        raise InvalidInput(f"Not a whole export: `{place}` is not right.", errors=errors)
-
-
-def _is_link(value: Any) -> bool:
-    if not isinstance(value, dict) or not isinstance(value.get("session_id"), str):
-        return False
-    try:
-        check_id(value["session_id"])
-    except InvalidId:
-        return False
-    texts = ("title", "message_id", "position", "forked_at")
-    return all(isinstance(value.get(name), str | None) for name in texts)
-
-
-def _is_count(value: Any) -> bool:
-    return value is None or (type(value) is int and 0 <= value < 1 << 53)
-
-
-def _is_time(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and parse_ms(value) >= 0
-    except (ValueError, OverflowError):
-        return False

@@ -68,6 +68,14 @@ def test_exports_are_imported_again(gateway: Gateway, url: str, tmp_path: Path) 
     with zipfile.ZipFile(archive) as opened:
         assert len(opened.namelist()) == 2
     assert bamboo("import", str(tmp_path / "none"), url=url).returncode == 2
+    several = Path(__file__).parents[1] / "exporters" / "samples" / "chatgpt.json"
+    all_of_it = bamboo("import", str(several), url=url)
+    assert all_of_it.returncode == 0
+    assert len(all_of_it.stdout.splitlines()) == 2
+    assert "holds no message" in all_of_it.stderr
+    one = bamboo("import", str(several), "--conversation", "2", "--json", url=url)
+    assert json.loads(one.stdout)["id"]
+    assert bamboo("import", str(several), "--conversation", "9", url=url).returncode == 1
     missing = tmp_path / "missing.md"
     assert bamboo("export", "nobody", "-o", str(missing), url=url).returncode == 1
     assert sorted(one.name for one in tmp_path.iterdir()) == ["a.yaml", "all.zip"]

@@ -141,6 +141,23 @@ async def test_nothing_comes_between_a_targets_calls_and_their_results(gate: Gat
     assert await texts(gate, "t") == ["a", ""]
 
 
+async def test_interleaving_puts_nothing_behind_calls_that_wait(gate: Gateway) -> None:
+    await talk(gate, "src", "early")
+    gate.clock.advance(1)
+    await talk(gate, "t", "a")
+    call = [{"id": "x", "name": "look", "arguments": {}}]
+    await say(gate, "t", NewMessage("assistant", "", tool_calls=call))
+    await merge(gate, "t", "src", "interleave")
+    assert await texts(gate, "t") == ["early", "a", ""]
+    gate.clock.advance(1)
+    await say(gate, "src", NewMessage("user", "late"))
+    with pytest.raises(Refused) as refusal:
+        await merge(gate, "t", "src", "interleave")
+    assert refusal.value.code == "open-tool-calls"
+    assert refusal.value.extra == {"open_tool_call_ids": ["x"]}
+    await say(gate, "t", NewMessage("tool", "found", tool_call_id="x"))
+
+
 async def test_what_cannot_be_merged_is_said(gate: Gateway) -> None:
     await talk(gate, "s", "a")
     await talk(gate, "c", "b")

@@ -1,0 +1,270 @@
+"""Import: documents as sessions, ours and other tools'."""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any
+
+from anyio import to_thread
+
+from app.domain.assembly import message_draft
+from app.domain.callers import Caller
+from app.domain.clock import parse_ms
+from app.domain.errors import BambooError, InvalidId, InvalidInput
+from app.domain.events import Draft
+from app.domain.ids import check_id
+from app.domain.messages import Message
+from app.domain.sessions import SESSION_TYPES
+from app.domain.tool_order import settled
+from app.exporters.imported import ImportedDocument, ImportedSession, Note
+from app.exporters.importing import read_import
+from app.sessions.access import owner_of_copy
+from app.sessions.commands import Idempotency, Outcome
+from app.sessions.creation import PAGE, History, bulk_limiter, create_whole
+from app.sessions.fork import ANCESTORS_MAX
+from app.sessions.pool import SessionPool
+from app.sessions.summaries import SUMMARY_CHARS_MAX
+from app.sessions.writing import view_of
+
+_MERGES_MAX = 10_000
+"""Sources that a document may name; each is part of the session's head from then on."""
+
+NewId = Callable[[Idempotency | None], str]
+
+
+async def import_document(
+    pool: SessionPool,
+    caller: Caller,
+    data: bytes,
+    *,
+    format_name: str | None,
+    conversation: int | None,
+    keep_id: bool,
+    new_id: NewId,
+    idem: Idempotency | None,
+) -> Outcome:
+    """Makes one session of a document: all of it, or nothing.
+
+    Args:
+        pool: Where it goes.
+        caller: Who imports.
+        data: The document.
+        format_name: What it is; None: its content tells.
+        conversation: Which of a document with several is meant, from 1.
+        keep_id: Whether the session gets the id that the document names.
+        new_id: Makes its id otherwise, with a key the same one for each repeat.
+        idem: The request's idempotency key.
+
+    Raises:
+        InvalidInput: It is none of the documents that are read, or holds no single session.
+        SessionExists: Its id is taken.
+    """
+    document = await _read(pool, data, format_name)
+    count = len(document.sessions)
+    if conversation is None and count > 1:
+        raise InvalidInput(
+            f"The document holds {count} conversations; name one with `conversation`, counted "
+            "from 1, or `conversation=all`.",
+            code="several-conversations",
+        )
+    number = conversation or 1
+    if number > count:
+        raise InvalidInput(f"The document holds {count} conversations.")
+    return await _make(
+        pool, caller, document, number, document.notes, keep_id=keep_id, new_id=new_id, idem=idem
+    )
+
+
+async def import_all(
+    pool: SessionPool,
+    caller: Caller,
+    data: bytes,
+    *,
+    format_name: str | None,
+    keep_id: bool,
+    new_id: NewId,
+    idem: Idempotency | None,
+) -> AsyncIterator[dict[str, Any]]:
+    """Begins to make a session of each conversation of a document, each by itself.
+
+    Gives what became of one conversation after another: `{conversation, of, notes, session}`, or
+    `{conversation, of, notes, code, detail}`. The conversation *n* has the key `<key>#n`, so that a
+    repeat makes only those that are missing.
+
+    Raises:
+        InvalidInput: It is none of the documents that are read.
+    """
+    document = await _read(pool, data, format_name)
+
+    async def each() -> AsyncIterator[dict[str, Any]]:
+        count = len(document.sessions)
+        for number in range(1, count + 1):
+            told: dict[str, Any] = {"conversation": number, "of": count}
+            key = replace(idem, key=f"{idem.key}#{number}") if idem else None
+            # Which conversation a note is on is in its place: they all come with the first.
+            notes = document.notes if number == 1 else ()
+            try:
+                outcome = await _make(
+                    pool, caller, document, number, notes, keep_id=keep_id, new_id=new_id, idem=key
+                )
+            except BambooError as error:
+                noted = [note.to_json() for note in notes]
+                yield told | {"notes": noted, "code": error.code, "detail": error.detail}
+                continue
+            session = dict(outcome.answer)
+            yield told | {"notes": session.pop("notes"), "session": session}
+
+    return each()
+
+
+async def _read(pool: SessionPool, data: bytes, format_name: str | None) -> ImportedDocument:
+    now_ms = pool.clock.now_ms()
+    return await to_thread.run_sync(
+        lambda: read_import(data, format_name, now_ms=now_ms), limiter=bulk_limiter
+    )
+
+
+async def _make(
+    pool: SessionPool,
+    caller: Caller,
+    document: ImportedDocument,
+    number: int,
+    notes: tuple[Note, ...],
+    *,
+    keep_id: bool,
+    new_id: NewId,
+    idem: Idempotency | None,
+) -> Outcome:
+    imported = document.sessions[number - 1]
+    session_id = new_id(idem)
+    if keep_id:
+        if not imported.session.get("id"):
+            raise InvalidInput("The document names no id that could be kept; use id=new.")
+        session_id = imported.session["id"]
+    _check_head(imported)
+    is_own = document.format in {"json", "yaml"}
+    imported, closed = await to_thread.run_sync(
+        # Whoever is to answer the last calls of one of our sessions may be there still.
+        lambda: _settled(imported, at_end=not is_own),
+        limiter=bulk_limiter,
+    )
+    told = [note.to_json() for note in (*notes, *closed)]
+    user_id = owner_of_copy(caller, imported.session.get("user_id"))
+    history = History(
+        pages=lambda epoch: _history(imported, user_id, epoch),
+        answer=lambda head: view_of(pool, head) | {"notes": told},
+    )
+    return await create_whole(pool, caller, session_id, history, idem)
+
+
+def _settled(imported: ImportedSession, *, at_end: bool) -> tuple[ImportedSession, list[Note]]:
+    """Closes the tool calls that were passed over: agents cannot go on from such a history."""
+    messages, added = settled(map(Message.of, imported.messages), at_end=at_end)
+    if not added:
+        return imported, []
+    summary = imported.summary
+    covered = summary.get("covers_messages") if summary is not None else None
+    if summary is not None and covered:
+        new = {id(message) for message in added}
+        kept = [place for place, message in enumerate(messages, 1) if id(message) not in new]
+        summary = summary | {"covers_messages": kept[min(covered, len(kept)) - 1]}
+    shapes = [message.to_json() for message in messages]
+    return replace(imported, messages=shapes, summary=summary), [closing_note(added)]
+
+
+def closing_note(added: list[Message]) -> Note:
+    """Says that tool calls without a result were closed."""
+    calls = ", ".join(str(message.tool_call_id) for message in added[:3])
+    more = f" and {len(added) - 3} more" if len(added) > 3 else ""
+    return Note("tool calls", f"without a result, now closed by one that says so: {calls}{more}")
+
+
+async def _history(
+    imported: ImportedSession, user_id: str | None, epoch: int
+) -> AsyncIterator[list[Draft]]:
+    session = imported.session
+    kind = session.get("session_type")
+    lineage = imported.lineage or {}
+    created: dict[str, Any] = {
+        "user_id": user_id,
+        "title": session.get("title"),
+        "session_type": kind if kind in SESSION_TYPES else "user",
+        "working_dir": session.get("working_dir"),
+        "metadata": session.get("metadata") or {},
+        "extension_data": session.get("extension_data") or {},
+        "ttl_seconds": session.get("ttl_seconds"),
+        "created_at": session["created_at"],
+        "parent": session.get("parent"),
+        "ancestors": lineage.get("ancestors") or [],
+        "merged_from": lineage.get("merged_from") or [],
+        "usage_total": session.get("usage"),
+    }
+    yield [Draft("session_created", created)]
+    for start in range(0, len(imported.messages), PAGE):
+        page = imported.messages[start : start + PAGE]
+        yield [message_draft(Message.of(shape)) for shape in page]
+    summary = imported.summary
+    if summary is not None:
+        covered = summary.get("covers_messages")
+        count = len(imported.messages) if covered is None else covered
+        fields = {
+            "summary": summary["summary"],
+            "turn_count": summary.get("turn_count", 0),
+            # `session_created` is the first event, the messages follow it without a gap.
+            "position": f"{epoch}-{1 + min(count, len(imported.messages))}",
+        }
+        if "created_at" in summary:
+            fields["created_at"] = summary["created_at"]
+        yield [Draft("summary_saved", fields)]
+
+
+def _check_head(imported: ImportedSession) -> None:
+    """Checks what every list, tree and fold takes as it is.
+
+    Raises:
+        InvalidInput: A document says something else there; nothing of it is stored.
+    """
+    session, lineage = imported.session, imported.lineage or {}
+    _check("session.created_at", _is_time(session.get("created_at")))
+    _check("session.parent", session.get("parent") is None or _is_link(session["parent"]))
+    usage = session.get("usage") or {}
+    _check("session.usage", isinstance(usage, dict) and all(map(_is_count, usage.values())))
+    for name, most in (("ancestors", ANCESTORS_MAX), ("merged_from", _MERGES_MAX)):
+        links = lineage.get(name) or []
+        _check(f"lineage.{name}", isinstance(links, list) and len(links) <= most)
+        _check(f"lineage.{name}", all(map(_is_link, links)))
+    summary = imported.summary
+    if summary is None:
+        return
+    text = summary.get("summary")
+    _check("summary.summary", isinstance(text, str) and 0 < len(text) <= SUMMARY_CHARS_MAX)
+    _check("summary.turn_count", _is_count(summary.get("turn_count", 0)))
+    _check("summary.covers_messages", _is_count(summary.get("covers_messages") or 0))
+    _check("summary.created_at", "created_at" not in summary or _is_time(summary["created_at"]))
+
+
+def _check(place: str, right: bool) -> None:
+    if not right:
+        errors = [{"loc": place.split("."), "msg": "is not what an export of Bamboo has there"}]
+        raise InvalidInput(f"Not a whole export: `{place}` is not right.", errors=errors)
+
+
+def _is_link(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("session_id"), str):
+        return False
+    try:
+        check_id(value["session_id"])
+    except InvalidId:
+        return False
+    texts = ("title", "message_id", "position", "forked_at")
+    return all(isinstance(value.get(name), str | None) for name in texts)
+
+
+def _is_count(value: Any) -> bool:
+    return value is None or (type(value) is int and 0 <= value < 1 << 53)
+
+
+def _is_time(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and parse_ms(value) >= 0
+    except (ValueError, OverflowError):
+        return False
