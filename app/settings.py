@@ -212,6 +212,11 @@ class Settings(BaseSettings):
     idempotency_keys_max: int = Field(
         10_000, ge=1, description="Idempotency keys remembered per session, newest first, for 24 h."
     )
+    idempotency_bytes_max: int = Field(
+        16 * MiB,
+        ge=1024,
+        description="What their answers take together per session; the newest one is always kept.",
+    )
     max_body_bytes: int = Field(
         16 * MiB,
         ge=1024,

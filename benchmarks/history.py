@@ -309,6 +309,7 @@ async def _make_sessions(store: Any, clock: Any, numbers: range) -> None:
 async def _new_session(store: Any, clock: Any, number: int) -> Any:
     from app.domain.sessions import SessionHead
     from app.sessions.commands import NewSession
+    from app.sessions.idempotency import KeyLedger
     from app.sessions.live import LiveSession
     from app.sessions.making import created_draft
     from app.sessions.tally import Tally
@@ -316,7 +317,13 @@ async def _new_session(store: Any, clock: Any, number: int) -> Any:
     session_id = f"s-{number}"
     head = SessionHead(session_id, store.next_epoch())
     live = LiveSession(
-        head, store, clock, Tally(()), exists=False, max_event_bytes=1 << 20, keys_max=100
+        head,
+        store,
+        clock,
+        Tally(()),
+        exists=False,
+        max_event_bytes=1 << 20,
+        keys=KeyLedger(100, 1 << 20),
     )
     title, user = f"A chat with number {number}", f"u-{number // _PER_USER}"
     await live.commit([created_draft(NewSession(session_id, user_id=user, title=title), None)])

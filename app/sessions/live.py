@@ -116,7 +116,7 @@ class LiveSession:
         *,
         exists: bool,
         max_event_bytes: int,
-        keys_max: int,
+        keys: KeyLedger,
     ) -> None:
         self.id = head.id
         self.epoch = head.epoch
@@ -131,7 +131,7 @@ class LiveSession:
         self.last_run: EndedRun | None = None
         self.queued_inputs: dict[str, dict[str, Any]] = {}
         self.streaming_keys: dict[str, anyio.Event] = {}
-        self.keys = KeyLedger(keys_max)
+        self.keys = keys
         self.starting = False
         self.users = 0
         self.last_used = clock.monotonic()

@@ -36,7 +36,7 @@ from app.sessions.access import (
     unknown_session,
 )
 from app.sessions.commands import Idempotency, Outcome
-from app.sessions.idempotency import KeptAnswer, check_same_body, key_digest
+from app.sessions.idempotency import KeptAnswer, KeyLedger, check_same_body, key_digest
 from app.sessions.live import LiveSession, Vanished, Waiter
 from app.sessions.quotas import Quotas
 from app.sessions.tally import Tally
@@ -485,7 +485,9 @@ class SessionPool:
                 self.tally,
                 exists=exists,
                 max_event_bytes=self.settings.max_event_bytes,
-                keys_max=self.settings.idempotency_keys_max,
+                keys=KeyLedger(
+                    self.settings.idempotency_keys_max, self.settings.idempotency_bytes_max
+                ),
             )
             live.when_broken(self._reload_later)
             live.when_counted(self.quotas.note)

@@ -235,6 +235,53 @@ async def test_the_newest_keys_are_kept():
             assert (await add(gate, key(str(number)))).replayed == replayed
 
 
+async def test_the_newest_answers_are_kept_up_to_their_bytes_in_memory_and_from_the_log():
+    """An answer to `POST /messages` is as large as what was sent: a count bounds nothing."""
+    async with gateway(idempotency_bytes_max=5000) as gate:
+        await gate.manager.create_session(ME, NewSession(id="s"))
+
+        async def add_one(name: str, text: str) -> bool:
+            message = NewMessage("user", text)
+            return (await gate.manager.add_messages(ME, "s", [message], key(name))).replayed
+
+        def kept() -> int:
+            held = gate.live().keys._kept
+            assert held is not None
+            assert gate.live().keys._bytes == sum(one.size for one in held.values())
+            return len(held)
+
+        for number in range(40):
+            assert not await add_one(f"small-{number}", "x" * 1000)
+        assert kept() == 3
+        for forgotten in (False, True):
+            if forgotten:
+                gate.live().keys.forget()
+            for number in (39, 38, 37):
+                assert await add_one(f"small-{number}", "x" * 1000)
+            assert kept() == 3
+        # One that is larger than all may be: the last request can be repeated all the same.
+        assert not await add_one("large", "x" * 20_000)
+        assert kept() == 1
+        gate.live().keys.forget()
+        assert await add_one("large", "x" * 20_000)
+        assert kept() == 1
+        assert not await add_one("small-39", "x" * 1000)
+        assert kept() == 1
+
+
+async def test_an_answer_whose_commit_failed_takes_no_bytes(gate: Gateway):
+    await gate.manager.create_session(ME, NewSession(id="s"))
+    await add(gate, key("first"))
+    before = gate.live().keys._bytes
+    gate.store.fail_append()
+    with pytest.raises(StorageFailed):
+        await add(gate, key("second"))
+    await quiet()
+    await gate.live().ready()
+    await add(gate, key("first"))
+    assert gate.live().keys._bytes == before
+
+
 async def test_one_long_stream_of_lines_does_not_push_other_keys_out():
     """Each of its commits moves its one key on; the others are as young as they were."""
     async with gateway(idempotency_keys_max=5) as gate:
