@@ -12,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__
 from app.agents.factory import make_agent
+from app.api.audit import AuditTrail
 from app.api.auth import Authentication
 from app.api.connection_limits import ConnectionLimits
 from app.api.middleware import Guard, RequestContext
@@ -24,6 +25,7 @@ from app.credentials.gate import Gate
 from app.domain.clock import Clock, SystemClock
 from app.domain.codec import encode_pretty
 from app.domain.ids import IdMaker
+from app.observability.audit import AuditLog
 from app.observability.metrics import Measures
 from app.sessions.manager import SessionManager
 from app.sessions.measures import measure_recovery
@@ -69,7 +71,10 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     """
     clock = clock or SystemClock()
     ids = IdMaker()
-    traffic = Traffic(clock)
+    traffic = Traffic(
+        clock, slow_seconds=settings.slow_request_seconds, access_log=settings.access_log
+    )
+    audit = _audit_log(settings)
     agents = {name: make_agent(name, url, settings) for name, url in settings.agents.items()}
     store = make_store(settings, clock)
     gate = Gate(settings, clock)
@@ -99,7 +104,10 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
         redirect_slashes=False,
         middleware=[
             Middleware(
-                RequestContext, traffic=traffic, make_id=lambda: ids.make("req_", clock.now_ms())
+                RequestContext,
+                traffic=traffic,
+                audit=AuditTrail(audit, clock) if audit is not None else None,
+                make_id=lambda: ids.make("req_", clock.now_ms()),
             ),
             Middleware(Guard, settings=settings, gate=gate),
             *_cors(settings),
@@ -116,11 +124,20 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     app.state.traffic = traffic
     app.state.connection_limits = ConnectionLimits(settings)
     app.state.problems = traffic.problems
+    app.state.audit = audit
     app.state.start = _BUILD
     app.state.methods_of = methods_of
     add_routes(app)
     app.openapi = create_openapi  # type: ignore[method-assign] # FastAPI's documented way
     return app
+
+
+def _audit_log(settings: Settings) -> AuditLog | None:
+    if settings.audit_log is not None:
+        return AuditLog(settings.audit_log.expanduser())
+    if settings.storage_url.startswith("jsonl"):
+        return AuditLog(settings.data_dir.expanduser() / "audit.jsonl")
+    return None
 
 
 def openapi_document() -> bytes:

@@ -235,6 +235,20 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least that is logged."
     )
+    access_log: bool = Field(
+        True, description="Logs a line for each request; slow and failed ones are logged anyway."
+    )
+    slow_request_seconds: float = Field(
+        5, gt=0, description="Requests that take longer, and did not ask to wait, are a warning."
+    )
+    loop_lag_warning_seconds: float = Field(
+        0.5, gt=0, description="An event loop that was held up for so long is a warning."
+    )
+    audit_log: Path | None = Field(
+        None,
+        description="Where administrative requests are recorded; unset: `audit.jsonl` in "
+        "`data_dir`, and nowhere with `memory:`.",
+    )
 
     @property
     def keys_path(self) -> Path | None:

@@ -2,10 +2,11 @@
 
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Body, Request
 from starlette.responses import Response
 
 from app.api import examples
+from app.api.audit import name_bulk_targets
 from app.api.dependencies import Key, Manager, SessionId, Who, idempotency
 from app.api.documents import BODY, EDGE, KEYED, SESSION, WRITE, answer, nothing, problems
 from app.api.filters import Filters, session_page
@@ -74,12 +75,15 @@ async def restore_session(manager: Manager, who: Who, session_id: SessionId, key
     },
 )
 async def archive_sessions(
+    request: Request,
     body: Annotated[SessionIdsInput, Body(openapi_examples=examples.BULK_IDS)],
     manager: Manager,
     who: Who,
 ) -> Response:
     """Archives each session by itself: one that fails does not hold up the others."""
-    return json_response(await manager.life.archive_each(who, body.session_ids))
+    result = await manager.life.archive_each(who, body.session_ids)
+    name_bulk_targets(request, result, "archived")
+    return json_response(result)
 
 
 @router.post(
@@ -99,12 +103,15 @@ async def archive_sessions(
     },
 )
 async def restore_sessions(
+    request: Request,
     body: Annotated[SessionIdsInput, Body(openapi_examples=examples.BULK_IDS)],
     manager: Manager,
     who: Who,
 ) -> Response:
     """Restores each session by itself."""
-    return json_response(await manager.life.restore_each(who, body.session_ids))
+    result = await manager.life.restore_each(who, body.session_ids)
+    name_bulk_targets(request, result, "restored")
+    return json_response(result)
 
 
 @router.get(

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Request
 from starlette.responses import Response
+from structlog.contextvars import bind_contextvars
 
 from app.api import examples
 from app.api.accept import prefers
@@ -110,6 +111,7 @@ async def chat(
     outcome = await manager.chat(who, command, idempotency(key, "POST /chat", sent))
     turn = outcome.answer
     session_id, run_id = turn["session_id"], turn["run_id"]
+    bind_contextvars(session_id=session_id, run_id=run_id)
     headers = {
         "Location": f"/api/v1/sessions/{session_id}/runs/{run_id}",
         **outcome_headers(outcome),

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
 import anyio
 from fastapi import Depends, Header, Path, Query, Request
 from starlette.requests import ClientDisconnect
+from structlog.contextvars import bind_contextvars
 
 from app.api.auth import CALLER
 from app.api.bodies import JsonRequest
@@ -22,6 +23,7 @@ from app.api.limits import (
     PAGE_MAX,
     PREFER_WAIT_SECONDS_MAX,
 )
+from app.api.traffic import MAY_WAIT
 from app.domain.callers import Caller
 from app.domain.clock import parse_ms
 from app.domain.codec import canonical
@@ -71,7 +73,9 @@ async def _session_id(
         ),
     ],
 ) -> str:
-    return checked_id(session_id, "session id", ("path", "session_id"))
+    checked_id(session_id, "session id", ("path", "session_id"))
+    bind_contextvars(session_id=session_id)
+    return session_id
 
 
 async def _run_id(
@@ -84,7 +88,9 @@ async def _run_id(
         ),
     ],
 ) -> str:
-    return checked_id(run_id, "run id", ("path", "run_id"))
+    checked_id(run_id, "run id", ("path", "run_id"))
+    bind_contextvars(run_id=run_id)
+    return run_id
 
 
 async def _connection_id(
@@ -266,6 +272,7 @@ async def unless_gone(request: Request, answer: Awaitable[T]) -> T:
     Raises:
         ClientDisconnect: The client left.
     """
+    request.scope[MAY_WAIT] = True
     result: list[T] = []
 
     async def watch() -> None:

@@ -25,6 +25,7 @@ from app.api.problems import EdgeError
 from app.api.responses import bytes_response, joined, json_response, outcome_headers
 from app.api.rights import SessionRoute
 from app.api.shapes import EventPageShape, EventsAppended
+from app.api.traffic import MAY_WAIT
 from app.domain.errors import InvalidInput
 from app.domain.events import EVENT_TYPES
 from app.sessions.commands import Idempotency
@@ -165,6 +166,7 @@ async def append_events(
     """
     kind = media_type(request)
     if kind in NDJSON_TYPES:
+        request.scope[MAY_WAIT] = True
         # A streamed body has no digest before its end: what is compared are its lines.
         idem = Idempotency(key, "POST /events", "") if key is not None else None
         outcome = await manager.append_event_lines(who, session_id, ndjson_batches(request), idem)

@@ -7,6 +7,7 @@ from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
 from app.api import examples
+from app.api.audit import name_targets
 from app.api.bodies import read_body
 from app.api.dependencies import Key, Manager, SessionId, Who, idempotency_of_bytes
 from app.api.documents import BODY, EDGE, KEYED, NEW, SESSION, WRITE, answer, problems
@@ -220,6 +221,7 @@ async def import_session(
         keep_id=id == "keep",
         idem=idem,
     )
+    name_targets(request, [outcome.answer["id"]])
     headers = {
         "Location": f"/api/v1/sessions/{outcome.answer['id']}",
         **outcome_headers(outcome),

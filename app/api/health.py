@@ -11,6 +11,8 @@ from app.api.responses import json_response
 from app.api.rights import OpenRoute, OperatorRoute
 from app.api.shapes import Health
 from app.domain.errors import Draining
+from app.observability.audit import AuditLog
+from app.observability.logs import HandOver
 from app.observability.metrics import CONTENT_TYPE, render_metrics
 from app.sessions.manager import SessionManager
 from app.settings import Settings
@@ -98,7 +100,12 @@ async def metrics(request: Request) -> Response:
     state = request.app.state
     manager: SessionManager | None = state.manager
     inside = manager.stats() if manager is not None else {"ready": 0.0}  # it is recovering
-    measures = {**state.start, **inside, **state.traffic.measures()}
+    audit: AuditLog | None = state.audit
+    told = {
+        "log_lines_lost_total": HandOver.lost,
+        "audit_failures_total": audit.failures if audit is not None else 0,
+    }
+    measures = {**state.start, **inside, **state.traffic.measures(), **told}
     settings: Settings = state.settings
     on_disk = settings.storage_url.startswith("jsonl")
     # In a thread: the process's own numbers are read from files (R12).

@@ -2,10 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Body, Request
 from starlette.responses import Response
 
 from app.api import examples
+from app.api.audit import name_targets
 from app.api.dependencies import Manager, Who, checked_time
 from app.api.documents import BODY, EDGE, WRITE, answer, problems
 from app.api.life_schemas import CleanupInput
@@ -25,6 +26,7 @@ router = APIRouter(prefix="/api/v1", tags=["maintenance"], route_class=SessionRo
     },
 )
 async def clean_up(
+    request: Request,
     manager: Manager,
     who: Who,
     body: Annotated[CleanupInput | None, Body(openapi_examples=examples.CLEANUPS)] = None,
@@ -36,4 +38,6 @@ async def clean_up(
     """
     wanted = body or CleanupInput()
     before_ms = checked_time(wanted.before, "before")
-    return json_response(await manager.life.clean(who, before_ms=before_ms, dry_run=wanted.dry_run))
+    stats = await manager.life.clean(who, before_ms=before_ms, dry_run=wanted.dry_run)
+    name_targets(request, stats["session_ids"] if not wanted.dry_run else ())
+    return json_response(stats)

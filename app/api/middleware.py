@@ -11,10 +11,12 @@ from typing import Final
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bind_contextvars, clear_contextvars
 
+from app.api.audit import AuditTrail
 from app.api.limits import REQUEST_ID_CHARS_MAX
 from app.api.problems import EdgeError, internal_problem, problem_response
-from app.api.traffic import Traffic
+from app.api.traffic import Exchange, Traffic, route_of
 from app.credentials.gate import Gate
 from app.domain.errors import BambooError, InvalidId
 from app.settings import Settings
@@ -33,13 +35,17 @@ class RequestContext:
 
     Args:
         app: What comes next.
-        traffic: Where requests are counted.
+        traffic: Where requests are counted, and told to the log.
+        audit: What records the requests that are audited; None where nothing is.
         make_id: Makes a request id.
     """
 
-    def __init__(self, app: ASGIApp, traffic: Traffic, make_id: Callable[[], str]) -> None:
+    def __init__(
+        self, app: ASGIApp, traffic: Traffic, audit: AuditTrail | None, make_id: Callable[[], str]
+    ) -> None:
         self._app = app
         self._traffic = traffic
+        self._audit = audit
         self._make_id = make_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,34 +53,37 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = self._request_id(scope)
-        scope[REQUEST_ID] = request_id
-        method = scope["method"]
-        if method == "HEAD":
+        exchange = Exchange(scope["method"], self._request_id(scope), self._traffic.now())
+        scope[REQUEST_ID] = exchange.request_id
+        if scope["method"] == "HEAD":
             # Every GET answers HEAD (RFC 9110, 9.1); the server itself leaves the body out.
             scope = {**scope, "method": "GET", IS_HEAD: True}
-        began = self._traffic.began()
-        status: int | None = None
+        # A pipelined request is begun by the one before it, and in its context.
+        clear_contextvars()
+        bind_contextvars(request_id=exchange.request_id)
 
         async def send_named(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                exchange.status = message["status"]
                 message["headers"] = [
                     *message["headers"],
-                    (b"x-request-id", request_id.encode("ascii")),
+                    (b"x-request-id", exchange.request_id.encode("ascii")),
                 ]
+                if self._audit is not None:
+                    await self._audit.record(scope, exchange)
+            else:
+                exchange.bytes += len(message.get("body", b""))
             await send(message)
 
         try:
             await self._app(scope, receive, send_named)
         except Exception:  # the boundary: an answer without a trace, and the trace in the log
-            if status is not None:
+            if exchange.status is not None:
                 raise
-            log.exception("a request failed", request_id=request_id, path=scope["path"])
-            await internal_problem(scope, request_id)(scope, receive, send_named)
+            log.exception("a request failed", method=exchange.method, route=route_of(scope))
+            await internal_problem(scope, exchange.request_id)(scope, receive, send_named)
         finally:
-            self._traffic.answered(method, scope, status, began)
+            self._traffic.ended(scope, exchange)
 
     def _request_id(self, scope: Scope) -> str:
         for name, value in scope["headers"]:

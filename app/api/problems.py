@@ -18,6 +18,9 @@ from app.domain.codec import encode
 from app.domain.errors import BambooError, InvalidInput
 
 MEDIA_TYPE: Final = "application/problem+json"
+PROBLEM: Final = "bamboo.problem"
+"""Where the scope keeps the code of the problem that was answered."""
+
 TYPE_PREFIX: Final = "urn:bamboo:problem:"
 """`type` names a problem and leads nowhere: a URN says so, where a relative URL would be a 404."""
 
@@ -273,6 +276,7 @@ def problem_response(error: BambooError, scope: Scope) -> Response:
     detail = error.detail[:DETAIL_CHARS_MAX]
     document = problem_document(code, detail, instance=instance_of(scope), errors=errors)
     document["retryable"] = error.retryable or problem.retryable
+    scope[PROBLEM] = code
     scope["app"].state.problems[code] += 1
     for name, value in error.extra.items():
         document.setdefault(name, value)
@@ -285,6 +289,7 @@ def internal_problem(scope: Scope, request_id: str) -> Response:
         "internal", PROBLEMS["internal"].example, instance=instance_of(scope)
     )
     document["request_id"] = request_id
+    scope[PROBLEM] = "internal"
     scope["app"].state.problems["internal"] += 1
     return _response(document, {})
 

@@ -1,20 +1,34 @@
-"""What passes the edge, counted: requests, and connections that the gateway cut."""
+"""What passes the edge: counted, and told to the log in one line a request.
+
+A stream counts when it has begun; its end is told by `sessions.streams`. Nothing of a line or a
+label is the client's choice but the id it may give to its request.
+"""
 
 from collections import Counter, defaultdict
 from typing import Final, Literal, get_args
 
+import structlog
 from starlette.types import Scope
 
-from app.api.problems import PROBLEMS
+from app.api.auth import CALLER, OPEN_PATHS
+from app.api.problems import PROBLEM, PROBLEMS
+from app.domain.callers import Caller
 from app.domain.clock import Clock
 from app.observability.histogram import REQUEST_SECONDS, Histogram
 from app.observability.metrics import Measures
 
+log = structlog.get_logger(__name__)
+
 UNMATCHED: Final = "unmatched"
 """Stands for the route of requests that reached none."""
 
+MAY_WAIT: Final = "bamboo.may_wait"
+"""Where the scope says that a request is meant to take long: it asked to wait, or streams."""
+
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
+_QUIET_PATHS: Final = OPEN_PATHS | {"/metrics", "/api/v1/metrics"}
+"""Asked for every few seconds for ever: told at the level `debug`, as long as all is well."""
 
 CutReason = Literal[
     "too_many",
@@ -30,39 +44,86 @@ CutReason = Literal[
 """Why the gateway ended a TCP connection; see `protocol`."""
 
 
+class Exchange:
+    """A request and its answer, as far as it has come.
+
+    Attributes:
+        method: As the client sent it.
+        request_id: Its name in answers and in the log.
+        began: When, on the monotonic clock.
+        status: What was answered; None as long as nothing was.
+        bytes: How much of a body was answered.
+    """
+
+    __slots__ = ("began", "bytes", "method", "request_id", "status")
+
+    def __init__(self, method: str, request_id: str, began: float) -> None:
+        self.method = method if method in _METHODS else "other"
+        self.request_id = request_id
+        self.began = began
+        self.status: int | None = None
+        self.bytes = 0
+
+
 class Traffic:
-    """Plain numbers for /metrics, with labels that no client can choose.
+    """Plain numbers for /metrics, with labels that no client can choose, and the access log.
+
+    Args:
+        clock: Where the time comes from.
+        slow_seconds: Requests that take longer are told as a warning.
+        access_log: Whether the others are told at all.
 
     Attributes:
         problems: How often each problem was answered, by its code.
         cut: TCP connections that the gateway ended, by reason.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, slow_seconds: float, access_log: bool) -> None:
         self._clock = clock
+        self._slow_seconds = slow_seconds
+        self._access_log = access_log
         # At 0 from the start: Prometheus does not see the step from no number to 1.
         self.problems = Counter[str](dict.fromkeys(PROBLEMS, 0))
         self.cut = Counter[CutReason](dict.fromkeys(get_args(CutReason), 0))
         self._requests = Counter[tuple[str, ...]]()
         self._seconds = defaultdict[tuple[str, ...], Histogram](lambda: Histogram(REQUEST_SECONDS))
 
-    def began(self) -> float:
-        """Gives what `answered` wants to know of a request's beginning."""
+    def now(self) -> float:
+        """Gives what an exchange begins with."""
         return self._clock.monotonic()
 
-    def answered(self, method: str, scope: Scope, status: int | None, began: float) -> None:
-        """Counts a request that is answered, or whose stream has begun.
+    def ended(self, scope: Scope, exchange: Exchange) -> None:
+        """Counts and tells a request that is answered, or whose stream has begun.
 
         Args:
-            method: As the client sent it.
             scope: The request's, after its route was looked for.
-            status: What was answered; None when there was nobody left to answer.
-            began: What `began` gave.
+            exchange: What became of it.
         """
-        method = method if method in _METHODS else "other"
-        route = route_of(scope)
+        method, status, route = exchange.method, exchange.status, route_of(scope)
+        seconds = self._clock.monotonic() - exchange.began
         self._requests[method, route, f"{status // 100}xx" if status else "none"] += 1
-        self._seconds[method, route].observe(self._clock.monotonic() - began)
+        self._seconds[method, route].observe(seconds)
+        is_slow = seconds > self._slow_seconds and MAY_WAIT not in scope
+        if not (is_slow or self._access_log):
+            return
+        if is_slow:
+            tell = log.warning
+        elif scope["path"] in _QUIET_PATHS and status == 200:
+            tell = log.debug
+        else:
+            tell = log.info
+        caller: Caller | None = scope.get(CALLER)
+        problem = {"code": scope[PROBLEM]} if PROBLEM in scope else {}
+        tell(
+            "slow request" if is_slow else "request",
+            method=method,
+            route=route,
+            status=status,
+            ms=round(seconds * 1000, 1),
+            bytes=exchange.bytes,
+            caller=caller.id if caller else None,
+            **problem,
+        )
 
     def measures(self) -> Measures:
         """Gives the families of `observability.metrics` that the edge has."""

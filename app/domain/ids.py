@@ -17,14 +17,19 @@ _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 _RANDOM_BITS = 80
 
 
+def is_id(text: str) -> bool:
+    """Tells whether `text` is an id."""
+    # fullmatch: `$` would let a trailing newline through.
+    return _ID.fullmatch(text) is not None
+
+
 def check_id(text: str, what: str = "session id") -> str:
     """Gives `text` back when it is an id.
 
     Raises:
         InvalidId: When it is not.
     """
-    # fullmatch: `$` would let a trailing newline through.
-    if _ID.fullmatch(text) is None:
+    if not is_id(text):
         raise InvalidId(
             f"A {what} is 1 to 128 characters of [A-Za-z0-9._-] and begins with a letter or digit."
         )

@@ -1,14 +1,31 @@
-"""The log: structlog for the gateway's own words and the libraries' alike, to stderr."""
+"""The log: structlog for the gateway's own words and the libraries' alike, to stderr.
 
+A line is written by a thread of its own: a pipe that nobody empties must not hold up the event loop
+(R12), so what does not fit into the queue is counted and dropped. Nothing that comes from outside
+ends a line or reaches a terminal as a command (R13): JSON escapes it, and so does the console form.
+What requests and runs are about (`request_id`, `session_id`, `run_id`) is bound as context at the
+edge and in each run's task; what they say is never logged.
+"""
+
+import atexit
 import logging
 import sys
-from typing import Any
+import traceback
+from collections.abc import MutableMapping
+from logging.handlers import QueueHandler, QueueListener
+from queue import Full, Queue
+from typing import Any, Final, TextIO
 
 import structlog
+from structlog.contextvars import get_contextvars, merge_contextvars
+from structlog.typing import ExcInfo, Processor
+from typing_extensions import override
 
-_SHARED: list[structlog.typing.Processor] = [
+_WAITING_LINES_MAX: Final = 10_000
+"""Some MiB, and a second of a busy gateway: longer pauses are no hiccup of whoever reads it."""
+
+_SHARED: Final[list[Processor]] = [
     structlog.stdlib.add_log_level,
-    structlog.stdlib.ExtraAdder(),
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 ]
 
@@ -18,26 +35,27 @@ def configure_logs(log_format: str, log_level: str) -> None:
 
     Stdout stays free for what a command answers.
     """
+    writer = logging.StreamHandler(sys.stderr)
+    writer.setFormatter(make_formatter(log_format, colors=sys.stderr.isatty()))
+    handler = HandOver(Queue(_WAITING_LINES_MAX))
+    listener = QueueListener(handler.queue, writer)
+    listener.start()
+    atexit.register(listener.stop)
+    send_logs_to(handler, log_level)
+
+
+def send_logs_to(handler: logging.Handler, log_level: str) -> None:
+    """Sends everything of that level and above to one handler, in whatever way it was said."""
     level = logging.getLevelNamesMapping()[log_level.upper()]
     structlog.configure(
         processors=[
-            *_SHARED[:1],
-            *_SHARED[2:],
+            merge_contextvars,
+            *_SHARED,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *_render(log_format),
-            ],
-            foreign_pre_chain=_SHARED,
-        )
     )
     root = logging.getLogger()
     root.handlers = [handler]
@@ -47,12 +65,79 @@ def configure_logs(log_format: str, log_level: str) -> None:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
 
 
-def _render(log_format: str) -> list[Any]:
+def make_formatter(log_format: str, *, colors: bool = False) -> logging.Formatter:
+    """Gives what makes lines of records, `json` or `console`."""
+    render: list[Processor]
     if log_format == "json":
-        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    # Plain: the pretty one shows the locals of every frame, and with them keys and conversations.
-    return [
-        structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
-    ]
+        render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    else:
+        # Plain: the pretty traceback shows the locals of every frame, and with them keys and
+        # conversations.
+        console = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=_write_traceback)
+        render = [_escape, console]
+    return structlog.stdlib.ProcessorFormatter(
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        foreign_pre_chain=[_add_context, *_SHARED, structlog.stdlib.ExtraAdder({_CONTEXT})],
+    )
+
+
+class HandOver(QueueHandler):
+    """Hands records over to the thread that writes them.
+
+    Attributes:
+        lost: How many lines there was no room for, in this process.
+    """
+
+    lost = 0
+
+    @override
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        if not isinstance(record.msg, dict):
+            # A library's own record: what it says and where it was said is only known now.
+            record.msg, record.args = record.getMessage(), None
+            setattr(record, _CONTEXT, get_contextvars())
+        return record
+
+    @override
+    def enqueue(self, record: logging.LogRecord) -> None:
+        try:
+            self.queue.put_nowait(record)
+        except Full:
+            HandOver.lost += 1
+
+
+_CONTEXT: Final = "bamboo_context"
+"""Where a library's record keeps the context it was made in."""
+
+_PLAIN: Final = frozenset({int, float, bool, type(None)})
+_EXCEPTION_KEYS: Final = frozenset({"exc_info", "stack_info"})
+
+
+def _add_context(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    event.update(getattr(event["_record"], _CONTEXT, {}))
+    return event
+
+
+def _escape(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Escapes whatever could end the line, or be a command to a terminal."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = _escaped(value)
+        elif type(value) not in _PLAIN and name not in _EXCEPTION_KEYS:
+            event[name] = _escaped(repr(value))
+    return event
+
+
+def _escaped(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
+        for char in text
+    )
+
+
+def _write_traceback(target: TextIO, exc_info: ExcInfo) -> None:
+    """Writes a traceback such that none of its lines can be taken for one of the log."""
+    lines = "".join(traceback.format_exception(*exc_info)).rstrip().split("\n")
+    target.writelines(f"\n  | {_escaped(line)}" for line in lines)

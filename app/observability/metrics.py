@@ -112,6 +112,9 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "store_open_logs": Family("gauge", "Logs held open for writing."),
     "store_disk_bytes": Family("gauge", "What the sessions' files take.", ("kind",)),
     "disk_free_bytes": Family("gauge", "Free space where the data directory is."),
+    "loop_lag_seconds": Family("histogram", "How late the event loop was, looked at each second."),
+    "log_lines_lost_total": Family("counter", "Log lines dropped: nobody took them in time."),
+    "audit_failures_total": Family("counter", "Audit records that could not be written."),
     "recovery_seconds": Family("gauge", "How long the last start took to recover."),
     "recovery_found": Family("gauge", "What the last start found and mended.", ("what",)),
 }

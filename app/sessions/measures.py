@@ -45,6 +45,7 @@ def measure(pool: SessionPool, streams: Streams, compaction: Compaction) -> dict
         "stream_lag_events": _quantiles(lags),
         "stream_log_reads_total": tally.log_reads,
         "commit_seconds": tally.commit_seconds,
+        "loop_lag_seconds": tally.loop_lag_seconds,
         "compacted_bytes_total": compaction.freed,
         "store_disk_bytes": disk,
         **{f"store_{name}": value for name, value in stored.items() if not name.startswith(_DISK)},

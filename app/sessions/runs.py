@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import structlog
+from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from app.agents.base import Agent, AgentError, Turn
 from app.domain.assembly import MessageAssembler
@@ -106,6 +107,8 @@ class RunTask:
             options: What the chat passed to it.
             load_turn: Builds the turn from `(run_id, options, cancelled)`.
         """
+        clear_contextvars()
+        bind_contextvars(session_id=self.live.id, run_id=self.run_id)
         otherwise: TerminalEvent = Complete()
         try:
             with self._scope:

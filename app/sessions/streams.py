@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, NamedTuple, get_args
 
 import anyio
+import structlog
 
 from app.domain.callers import Caller
 from app.domain.codec import decode
@@ -17,6 +18,8 @@ from app.sessions.commands import StreamRequest
 from app.sessions.connections import Connection, GoodbyeReason, Start, choose_start
 from app.sessions.live import LiveSession, Vanished
 from app.sessions.pool import SessionPool
+
+log = structlog.get_logger(__name__)
 
 _TICKS_PER_HEARTBEAT = 15
 """How finely the shared clock cuts the heartbeat interval: a heartbeat is at most 1/15 late."""
@@ -220,6 +223,14 @@ class Streams:
         self.open -= 1
         self._pool.tally.streams_ended[connection.ended_by,] += 1
         self._pool.quotas.stream_closed(connection.caller)
+        if self._pool.settings.access_log:
+            log.info(
+                "stream ended",
+                session_id=live.id,
+                connection_id=connection.id,
+                reason=connection.ended_by,
+                seconds=round(self._pool.clock.monotonic() - connection.opened_at, 1),
+            )
         if live.connections.get(connection.id) is connection:
             del live.connections[connection.id]
             self._ended[live.id, connection.id] = _EndedConnection(
@@ -275,14 +286,22 @@ class Streams:
         )
         ticks_per_beat = max(1, round(settings.heartbeat_interval_seconds / interval))
         while True:
+            began = self._pool.clock.monotonic()
             await anyio.sleep(interval)
             now = self._pool.clock.monotonic()
+            self._note_lag(now - began - interval)
             for live in self._pool.sessions:
                 if not live.connections:
                     continue
                 for connection in list(live.connections.values()):
                     self._watch_one(live, connection, now, ticks_per_beat)
             self._forget_ended(now)
+
+    def _note_lag(self, seconds: float) -> None:
+        """Counts how late the clock's tick was: what the loop's other work made everybody wait."""
+        self._pool.tally.loop_lag_seconds.observe(max(0, seconds))
+        if seconds > self._pool.settings.loop_lag_warning_seconds:
+            log.warning("the event loop was held up", seconds=round(seconds, 3))
 
     def _watch_one(
         self, live: LiveSession, connection: Connection, now: float, ticks_per_beat: int

@@ -8,7 +8,7 @@ from typing import Any, Final
 from app.domain.errors import BambooError
 from app.domain.projections import status_of
 from app.domain.sessions import ActiveRun
-from app.observability.histogram import DISK_SECONDS, RUN_SECONDS, Histogram
+from app.observability.histogram import DISK_SECONDS, REQUEST_SECONDS, RUN_SECONDS, Histogram
 
 UNSTARTED: Final = "unstarted"
 """Stands for the agent of a run that ended while it was queued."""
@@ -34,6 +34,7 @@ class Tally:
         hits: Calls that found their session in memory.
         misses: Calls that did not.
         commit_seconds: From a commit's being given to the store to its acknowledgement.
+        loop_lag_seconds: How late the event loop was.
     """
 
     __slots__ = (
@@ -41,6 +42,7 @@ class Tally:
         "commit_seconds",
         "hits",
         "log_reads",
+        "loop_lag_seconds",
         "misses",
         "run_seconds",
         "runs_ended",
@@ -57,6 +59,7 @@ class Tally:
         self.streams_ended = Counter[tuple[str, ...]]()
         self.log_reads = self.hits = self.misses = 0
         self.commit_seconds = Histogram(DISK_SECONDS)
+        self.loop_lag_seconds = Histogram(REQUEST_SECONDS)
 
     def when_stored(
         self, kind: str, fields: dict[str, Any], active: ActiveRun | None, now_ms: int

@@ -3,6 +3,7 @@
 import httpx
 import pytest
 from fastapi import FastAPI
+from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from tests.api.serving import Served, check_answer, raw, refused, serving
@@ -189,7 +190,7 @@ def test_what_nobody_caught_is_a_problem_without_a_trace_and_a_trace_in_the_log(
 
         app.state.methods_of = broken
 
-    with serving(break_it) as served, capture_logs() as logs:
+    with serving(break_it) as served, capture_logs(processors=[merge_contextvars]) as logs:
         answer = httpx.put(f"{served.url}/api/v1/sessions", trust_env=False)
     assert answer.status_code == 500
     problem = answer.json()
@@ -197,7 +198,7 @@ def test_what_nobody_caught_is_a_problem_without_a_trace_and_a_trace_in_the_log(
     assert problem["request_id"] == answer.headers["x-request-id"]
     assert "secret" not in answer.text
     assert "Traceback" not in answer.text
-    failure = logs[-1]
+    (failure,) = [line for line in logs if line["log_level"] == "error"]
     assert failure["request_id"] == problem["request_id"]
     assert failure["exc_info"]
 

@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from app.api import protocol
 from app.api.problems import PROBLEMS
 from app.api.routes import ROUTERS
-from app.api.traffic import Traffic
+from app.api.traffic import Exchange, Traffic
 from app.domain.events import Complete
 from app.observability.histogram import Histogram
 from app.observability.metrics import FAMILIES, PREFIX, render_metrics
@@ -295,10 +295,12 @@ def be_hostile(served: Served, api: httpx.Client, word: str) -> None:
 
 
 def test_statuses_are_classes_and_methods_a_closed_list() -> None:
-    traffic = Traffic(FakeClock())
+    traffic = Traffic(FakeClock(), slow_seconds=1, access_log=False)
     for method in ("GET", "get", "BREW", "GET ", "X" * 100):
         for status in (*range(100, 600), None):
-            traffic.answered(method, {"path": "/x"}, status, 0)
+            exchange = Exchange(method, "r", 0)
+            exchange.status = status
+            traffic.ended({"path": "/x"}, exchange)
     requests = traffic.measures()["requests_total"]
     assert isinstance(requests, dict)
     assert set(requests) == {

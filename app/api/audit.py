@@ -1,0 +1,94 @@
+"""Which requests are audited, and what is recorded of them: never what was said in a session.
+
+A record is written when the answer is known and before it is sent: what a client has heard of is in
+the audit log. Refusals and failures are recorded too, from the moment that the caller is known.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Final, Literal
+
+from starlette.requests import Request
+from starlette.types import Scope
+
+from app.api.auth import CALLER
+from app.api.problems import PROBLEM
+from app.api.traffic import Exchange, route_of
+from app.domain.callers import Caller
+from app.domain.clock import Clock, format_ms
+from app.domain.ids import is_id
+from app.observability.audit import AuditLog
+
+ACTIONS: Final = {
+    ("DELETE", "/api/v1/sessions/{session_id}"): "delete",
+    ("POST", "/api/v1/sessions/{session_id}/archive"): "archive",
+    ("POST", "/api/v1/sessions/{session_id}/restore"): "restore",
+    ("POST", "/api/v1/archive"): "archive",
+    ("POST", "/api/v1/archive/restore"): "restore",
+    ("DELETE", "/api/v1/archive/{session_id}"): "delete",
+    ("POST", "/api/v1/import"): "import",
+    ("POST", "/api/v1/cleanup"): "cleanup",
+    ("GET", "/api/v1/diagnostics"): "diagnose",
+    ("GET", "/api/v1/sessions/{session_id}/diagnostics"): "bug-report",
+}
+"""Method and route template to the action's name."""
+
+_TARGETS: Final = "bamboo.audit_targets"
+_TARGETS_MAX: Final = 1000
+"""Sessions named in one record: as many as a bulk request may name."""
+
+
+class AuditTrail:
+    """Records what `ACTIONS` names."""
+
+    def __init__(self, audit_log: AuditLog, clock: Clock) -> None:
+        self._log = audit_log
+        self._clock = clock
+
+    async def record(self, scope: Scope, exchange: Exchange) -> None:
+        """Records a request that is about to be answered, if it is one of those."""
+        action = ACTIONS.get((scope["method"], route_of(scope)))
+        if action is None:
+            return
+        caller: Caller | None = scope.get(CALLER)
+        client = scope.get("client")
+        status = exchange.status or 0
+        done, failed = scope.get(_TARGETS) or _targets_of(scope)
+        await self._log.append(
+            {
+                "time": format_ms(self._clock.now_ms()),
+                "action": action,
+                "outcome": _outcome(status),
+                "status": status,
+                "code": scope.get(PROBLEM),
+                "caller": caller.id if caller else None,
+                "user_id": caller.user_id if caller else None,
+                "credential": caller.credential if caller else None,
+                "remote_address": client[0] if client else None,
+                "targets": done,
+                "failed_targets": failed,
+                "request_id": exchange.request_id,
+            }
+        )
+
+
+def name_targets(request: Request, done: Iterable[str], failed: Iterable[str] = ()) -> None:
+    """Says which sessions an audited request was about, where its path does not."""
+    request.scope[_TARGETS] = (list(done)[:_TARGETS_MAX], list(failed)[:_TARGETS_MAX])
+
+
+def name_bulk_targets(request: Request, answer: dict[str, Any], verb: str) -> None:
+    """Says which sessions of a bulk request were `verb`, and which failed."""
+    done = (entry["session_id"] for entry in answer[verb])
+    failed = (entry["session_id"] for entry in answer["failed"])
+    name_targets(request, done, filter(is_id, failed))
+
+
+def _targets_of(scope: Scope) -> tuple[list[str], list[str]]:
+    session_id = (scope.get("path_params") or {}).get("session_id")
+    return ([session_id] if session_id is not None and is_id(session_id) else []), []
+
+
+def _outcome(status: int) -> Literal["done", "refused", "failed"]:
+    if status < 400:
+        return "done"
+    return "refused" if status < 500 else "failed"

@@ -1,0 +1,144 @@
+"""The audit log: who did what to what, also what was refused or failed."""
+
+import json
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.api.audit import ACTIONS
+from app.api.routes import ROUTERS
+from app.domain.codec import encode
+from tests.api.serving import Served, serving
+from tests.operating.scraping import Scrape
+
+KEY = {"Authorization": "Bearer sk-one"}
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    data_dir = tmp_path / "data"
+    with serving(storage_url="jsonl:", data_dir=data_dir, api_keys=("sk-one",)) as running:
+        yield running
+
+
+@pytest.fixture
+def api(served: Served) -> Iterator[httpx.Client]:
+    with served.client(headers=KEY) as client:
+        yield client
+
+
+def records(tmp_path: Path) -> list[dict[str, Any]]:
+    path = tmp_path / "data" / "audit.jsonl"
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def test_each_action_is_recorded_before_its_answer_is_read(
+    api: httpx.Client, tmp_path: Path
+) -> None:
+    def last() -> dict[str, Any]:
+        return records(tmp_path)[-1]
+
+    for name in ("one", "two", "three"):
+        api.post("/sessions", json={"id": name, "title": "never in the audit log"})
+    api.post("/sessions/one/archive", headers={"X-Request-Id": "r-1"})
+    assert (
+        last().items()
+        >= {
+            "action": "archive",
+            "outcome": "done",
+            "status": 200,
+            "code": None,
+            "targets": ["one"],
+            "request_id": "r-1",
+            "remote_address": "127.0.0.1",
+        }.items()
+    )
+    assert last()["caller"].startswith("key-")
+    assert last()["time"].endswith("Z")
+    api.post("/sessions/one/archive")
+    assert (last()["outcome"], last()["targets"]) == ("done", ["one"])
+    api.post("/sessions/one/restore")
+    assert last()["action"] == "restore"
+    api.post("/archive", json={"session_ids": ["two", "missing", "../x"]})
+    assert last()["targets"] == ["two"]
+    assert last()["failed_targets"] == ["missing"]
+    api.post("/archive/restore", json={"session_ids": ["two"]})
+    assert (last()["action"], last()["targets"]) == ("restore", ["two"])
+    document = api.get("/sessions/one/export", params={"format": "json"}).content
+    made = api.post("/import", content=document, headers={"Content-Type": "application/json"})
+    assert (last()["action"], last()["targets"]) == ("import", [made.json()["id"]])
+    api.delete("/sessions/three")
+    assert (last()["action"], last()["targets"]) == ("delete", ["three"])
+    api.post("/cleanup", json={"before": "2000-01-01T00:00:00Z", "dry_run": True})
+    assert (last()["action"], last()["targets"]) == ("cleanup", [])
+    api.post("/cleanup", json={"before": "2100-01-01T00:00:00Z"})
+    assert set(last()["targets"]) == {"one", "two", made.json()["id"]}
+    api.get("/diagnostics")
+    assert last()["action"] == "diagnose"
+    assert "never in" not in (tmp_path / "data" / "audit.jsonl").read_text("utf-8")
+
+
+def test_what_was_refused_and_what_failed_is_recorded_too(
+    served: Served, api: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert api.delete("/sessions/missing").status_code == 404
+    assert api.post("/import", content=b"nothing").status_code >= 400
+    assert api.delete("/sessions/..%2f..%2fx").status_code == 422
+
+    async def broken(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(served.app.state.manager.life, "clean", broken)
+    assert api.post("/cleanup").status_code == 500
+    found = [(r["action"], r["outcome"], r["code"], r["targets"]) for r in records(tmp_path)]
+    assert found[0] == ("delete", "refused", "session-not-found", ["missing"])
+    assert found[1][:2] == ("import", "refused")
+    assert found[-1] == ("cleanup", "failed", "internal", [])
+
+
+def test_whoever_has_no_key_leaves_no_record_and_what_is_no_action_neither(
+    served: Served, api: httpx.Client, tmp_path: Path
+) -> None:
+    httpx.delete(f"{served.url}/api/v1/sessions/x", trust_env=False)
+    api.post("/sessions", json={"id": "s"})
+    api.get("/sessions/s")
+    assert not (tmp_path / "data" / "audit.jsonl").exists()
+
+
+def test_the_file_is_for_its_owner_and_may_be_taken_away_while_it_is_written(
+    api: httpx.Client, tmp_path: Path
+) -> None:
+    path = tmp_path / "data" / "audit.jsonl"
+    api.get("/diagnostics")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.rename(path.with_suffix(".1"))
+    api.get("/diagnostics")
+    assert len(records(tmp_path)) == 1
+    assert len(path.with_suffix(".1").read_text("utf-8").splitlines()) == 1
+
+
+def test_a_record_that_cannot_be_written_is_counted_and_the_action_stands(tmp_path: Path) -> None:
+    with serving(audit_log=tmp_path / "missing" / "audit.jsonl") as served:
+        with served.client() as api:
+            api.post("/sessions", json={"id": "s"})
+            assert api.delete("/sessions/s").status_code == 204
+            assert api.get("/sessions/s").status_code == 404
+        assert Scrape(served).get("audit_failures_total") == 1
+
+
+def test_every_audited_route_is_there() -> None:
+    routes = {
+        (method, route.path)  # type: ignore[attr-defined]
+        for router in ROUTERS
+        for route in router.routes
+        for method in route.methods  # type: ignore[attr-defined]
+    }
+    assert set(ACTIONS) <= routes
+
+
+def test_a_record_is_one_line_whatever_is_in_it() -> None:
+    assert b"\n" not in encode({"user_id": "a\nb\u2028\x1b"})
