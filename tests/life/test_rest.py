@@ -246,7 +246,8 @@ async def test_cleanup_takes_what_is_due_and_nothing_else(gate: Gateway) -> None
 async def test_nothing_of_a_cleaned_session_stays_on_the_disk(tmp_path: Path) -> None:
     with serving(
         storage_url="jsonl:",
-        data_dir=tmp_path,
+        data_dir=tmp_path / "data",
+        audit_log=tmp_path / "audit.jsonl",  # it names what was deleted: that is what it is for
         checkpoint_interval_seconds=0.05,
     ) as served, served.client() as api:  # fmt: skip
         create(api, "zz-gone", "zz-gone said", title="zz-gone")
@@ -261,7 +262,8 @@ async def test_nothing_of_a_cleaned_session_stays_on_the_disk(tmp_path: Path) ->
         assert done["sessions_cleaned"] == 1
         assert done["archives_cleaned"] == 1
         assert done["bytes_freed"] >= looked.json()["bytes_freed"] * 0.5
-    assert files_naming(tmp_path, "zz-gone") == []
+    assert files_naming(tmp_path / "data", "zz-gone") == []
+    assert files_naming(tmp_path, "zz-gone said") == []
 
 
 async def test_expired_sessions_are_cleaned_by_the_clock(tmp_path: Path) -> None:
