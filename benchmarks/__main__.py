@@ -13,6 +13,7 @@ from benchmarks.harness import Bench, Row
 BENCHMARKS = {
     "fan_out": "one session, many readers",
     "many": "many sessions, one reader each",
+    "stalled": "many readers and a writer beside one that is stuck",
     "append": "durable append, through HTTP and below",
     "connections": "memory, tasks and opening of idle streams",
     "history": "replay, last messages, lists and cold start as data grow",

@@ -2,7 +2,8 @@
 
 Through HTTP: `POST /sessions/{id}/events` with single events, arrays of 100 and NDJSON of 1000
 lines, from 1, 16 and 64 connections, each to a session of its own; events/s acknowledged. The
-gateway's are on the disk; the hand-written way keeps them in a list.
+gateway's are on the disk; the hand-written way keeps them in a list; the bare limit is the group
+commit below, with as many writers that each give the same lines at once, and no HTTP at all.
 
 Below HTTP: as many writers as sessions, each giving its next commit when the one before is
 acknowledged, to `store.append` and to a bare group commit (one thread, one write and fdatasync for
@@ -16,11 +17,12 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Bench, Row, client_notes, median, median_ratio
+from benchmarks.harness import Bench, Row, Server, client_notes, median, median_ratio, three
 from benchmarks.launch import isolate
 from benchmarks.loadclient import request
 from benchmarks.peers.group_commit import GroupCommit
@@ -48,62 +50,70 @@ def _through_http(bench: Bench) -> list[Row]:
         "arrays of 100": (many, 100, "application/json"),
         "NDJSON, 1000 lines": ((one + b"\n") * 1000, 1000, "application/x-ndjson"),
     }
-    rows = []
     with bench.servers(*_NAMES) as servers:
         most = bench.pick(64, 64, 4)
         for server in servers:
             for number in range(most):
                 server.call("POST", "/api/v1/sessions", {"id": f"append-{number}"})
-        for kind, (body, events, content_type) in kinds.items():
-            for connections in bench.pick((1, 16, 64), (1, 64), (4,)):
-                requests = [
-                    request("POST", f"/api/v1/sessions/append-{n}/events", body, content_type)
-                    for n in range(connections)
-                ]
-                found: dict[str, list[dict[str, Any]]] = {name: [] for name in _NAMES}
-                for _ in range(bench.runs):
-                    for server in servers:
-                        seconds = bench.pick(1.5, 0.7, 0.2)
-                        answer = bench.load(server, requests, connections, seconds)
-                        found[server.name].append(answer)
-                rates = {
-                    n: [a["answers"] * events / a["elapsed"] for a in found[n]] for n in _NAMES
-                }
-                p50 = ", ".join(f"{n} {median(a['p50_ms'] for a in found[n]):.2f}" for n in _NAMES)
-                rows.append(
-                    Row(
-                        f"HTTP, {kind}, {connections} connections",
-                        "events/s",
-                        median(rates["gateway"]),
-                        median(rates["handwritten"]),
-                        ratio=median_ratio(rates["gateway"], rates["handwritten"]),
-                        of="gateway / hand-written, not durable",
-                        runs=bench.runs,
-                        notes=[
-                            f"p50 ms: {p50}",
-                            *(note for n in _NAMES for note in client_notes(found[n], n)),
-                        ],
-                    )
-                )
-    return rows
+        return [
+            _posted(bench, servers, connections, kind, *sent)
+            for kind, sent in kinds.items()
+            for connections in bench.pick((1, 16, 64), (1, 64), (4,))
+        ]
+
+
+def _posted(
+    bench: Bench,
+    servers: list[Server],
+    connections: int,
+    kind: str,
+    body: bytes,
+    events: int,
+    content_type: str,
+) -> Row:
+    """Measures one kind of request, the servers and the bare writers alternating."""
+    seconds = bench.pick(1.5, 0.7, 0.2)
+    requests = [
+        request("POST", f"/api/v1/sessions/append-{n}/events", body, content_type)
+        for n in range(connections)
+    ]
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in _NAMES}
+    bare: list[float] = []
+    with _child(bench, "raw", connections, events, "posted") as raw:
+        for _ in range(bench.runs):
+            for server in servers:
+                found[server.name].append(bench.load(server, requests, connections, seconds))
+            bare.append(_ask(raw, seconds) * events)
+    rates = {n: [a["answers"] * events / a["elapsed"] for a in found[n]] for n in _NAMES}
+    p50 = ", ".join(f"{n} {median(a['p50_ms'] for a in found[n]):.2f}" for n in _NAMES)
+    beside = median_ratio(rates["gateway"], rates["handwritten"])
+    return Row(
+        f"HTTP, {kind}, {connections} connections",
+        "events/s",
+        *three({**rates, "raw": bare}),
+        ratio=median_ratio(bare, rates["gateway"]),
+        of="raw group commit / gateway through HTTP",
+        runs=bench.runs,
+        notes=[
+            f"p50 ms: {p50}",
+            f"gateway / hand-written, not durable: {beside:.2f}",
+            *(note for n in _NAMES for note in client_notes(found[n], n)),
+        ],
+    )
 
 
 def _below_http(bench: Bench, writers: int, lines: int) -> Row:
     """Runs both in children that take turns."""
     seconds = bench.pick(1.5, 0.7, 0.2)
-    children = {name: _child(bench, name, writers, lines) for name in ("store", "raw")}
-    rates: dict[str, list[float]] = {name: [] for name in children}
-    try:
+    rates: dict[str, list[float]] = {"store": [], "raw": []}
+    with ExitStack() as stack:
+        children = {
+            name: stack.enter_context(_child(bench, name, writers, lines, "spoken"))
+            for name in rates
+        }
         for _ in range(bench.runs):
             for name, child in children.items():
                 rates[name].append(_ask(child, seconds) * lines)
-    finally:
-        for child in children.values():
-            assert child.stdin is not None
-            child.stdin.close()
-            child.wait(60)
-            if child.stdout is not None:
-                child.stdout.close()
     what = "1 line" if lines == 1 else f"{lines} lines"
     return Row(
         f"store.append, {writers} writers, {what} each",
@@ -111,28 +121,40 @@ def _below_http(bench: Bench, writers: int, lines: int) -> Row:
         median(rates["store"]),
         limit=median(rates["raw"]),
         ratio=median_ratio(rates["raw"], rates["store"]),
-        of="raw group commit / store",
+        of="below: raw group commit / store",
         goal="<= 2.0",
         runs=bench.runs,
     )
 
 
-def _child(bench: Bench, name: str, writers: int, lines: int) -> subprocess.Popen[str]:
+@contextmanager
+def _child(
+    bench: Bench, name: str, writers: int, lines: int, line: str
+) -> Iterator[subprocess.Popen[str]]:
     config = {
         "what": name,
         "core": bench.server_core,
         "writers": writers,
         "lines": lines,
-        "directory": str(bench.directory / f"below-{name}-{writers}-{lines}"),
+        "line": line,
+        "directory": str(bench.directory / f"{line}-{name}-{writers}-{lines}"),
         "storage": bench.storage,
     }
-    return subprocess.Popen(
+    child = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.append", json.dumps(config)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parent.parent,
     )
+    try:
+        yield child
+    finally:
+        assert child.stdin is not None
+        child.stdin.close()
+        child.wait(60)
+        if child.stdout is not None:
+            child.stdout.close()
 
 
 def _ask(child: subprocess.Popen[str], seconds: float) -> float:
@@ -150,12 +172,13 @@ async def _serve_child(config: dict[str, Any]) -> None:
     """The child: for each line on stdin runs the writers for so long and prints commits/s."""
     directory = Path(config["directory"])
     loop = asyncio.get_running_loop()
+    line = _LINES[config["line"]]
     if config["what"] == "raw":
         raw = GroupCommit(directory / "journal", loop)
         lines = itertools.count(1, config["lines"])
 
         def append_raw(_: int, done: Callable[[Any], None]) -> None:
-            raw.append(_stored_lines(config["lines"], next(lines)), done)
+            raw.append(_stored_lines(line, config["lines"], next(lines)), done)
 
         await _take_orders(append_raw, config["writers"])
         raw.close()
@@ -184,7 +207,7 @@ async def _serve_child(config: dict[str, Any]) -> None:
                 epoch=epochs[writer],
                 first_seq=first,
                 count=count,
-                data=_stored_lines(count, first),
+                data=_stored_lines(line, count, first),
                 head=head,
                 time_ms=1_763_661_234_567,
                 create=first == 1,
@@ -196,14 +219,20 @@ async def _serve_child(config: dict[str, Any]) -> None:
     await store.aclose()
 
 
-_LINE = b'{"crc":"9ae0daaf","type":"token","seq":%d,"time":"2026-11-20T17:25:00.123Z",\
+_SPOKEN = b'{"crc":"9ae0daaf","type":"token","seq":%d,"time":"2026-11-20T17:25:00.123Z",\
 "run_id":"run_01m7xqahcqcdjp21k83wd3pfr8","message_id":"msg_01m7xqahcr486gwt0apk81yp4d",\
 "content":"the quick brown fox jumps"}\n'
 
 
-def _stored_lines(count: int, first: int) -> bytes:
+_POSTED = b'{"crc":"9ae0daaf","type":"custom","seq":%d,"time":"2026-11-20T17:25:00.123Z",\
+"name":"reading","value":{"text":"the quick brown fox jumps"}}\n'
+
+_LINES = {"spoken": _SPOKEN, "posted": _POSTED}
+
+
+def _stored_lines(line: bytes, count: int, first: int) -> bytes:
     """Lines as the session's writer would give them, at the same small cost to both."""
-    return b"".join([_LINE % seq for seq in range(first, first + count)])
+    return b"".join([line % seq for seq in range(first, first + count)])
 
 
 async def _take_orders(append: Append, writers: int) -> None:
