@@ -74,6 +74,14 @@ class Agent(ABC):
             Exception: The run ends as failed with `agent_error`; only the log has the details.
         """
 
+    async def probe(self) -> str:
+        """Looks whether the agent can be reached, asking nothing of it; gives what was seen.
+
+        Raises:
+            AgentError: It cannot be reached.
+        """
+        return "is part of the gateway"
+
     async def aclose(self) -> None:
         """Gives back what the agent holds (connection pools). Runs have ended before."""
         return

@@ -121,6 +121,10 @@ class HttpAgent(Agent):
         return paired(self._values(turn))
 
     @override
+    async def probe(self) -> str:
+        return await self._upstream.probe()
+
+    @override
     async def aclose(self) -> None:
         """Closes what connections there are."""
         await self._upstream.aclose()

@@ -164,6 +164,10 @@ class OpenAIAgent(Agent):
             yield event
 
     @override
+    async def probe(self) -> str:
+        return await self._upstream.probe()
+
+    @override
     async def aclose(self) -> None:
         """Closes the connections."""
         await self._upstream.aclose()

@@ -108,6 +108,23 @@ class Upstream:
         """Closes the connections."""
         await self._client.aclose()
 
+    async def probe(self) -> str:
+        """Looks whether the service answers at all; says how. No work is asked of it.
+
+        Raises:
+            AgentError: It cannot be reached, or does not answer.
+        """
+        try:
+            response = await self._client.head(self._url)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error, may_retry=False).error from error
+        if response.is_server_error:
+            raise AgentError(
+                f"The {self._what} answers with HTTP {response.status_code}.", code="upstream_error"
+            )
+        # 404 and 405 are what services say to a HEAD that only expect a POST.
+        return f"answers (HTTP {response.status_code})"
+
     @asynccontextmanager
     async def post(self, body: bytes, headers: Mapping[str, str]) -> AsyncIterator["Answer"]:
         """Posts `body` and gives the answer once its head says 2xx.

@@ -23,6 +23,8 @@ class _Finding(Protocol):
     def action(self) -> str: ...
     @property
     def repaired(self) -> bool: ...
+    @property
+    def is_open(self) -> bool: ...
 
 
 def doctor(
@@ -45,8 +47,8 @@ def doctor(
 ) -> None:
     """Check every checksum, snapshot and catalog entry while no gateway runs.
 
-    Exit codes: 0 everything is in order, 1 something was found (also when it was mended), 2 it
-    could not be checked.
+    Exit codes: 0 everything is in order, or is again, 1 something is wrong, 2 it could not be
+    checked. What was set aside earlier is told, and is no fault.
     """
     from app.domain.clock import SystemClock
     from app.domain.errors import BambooError
@@ -70,7 +72,7 @@ def doctor(
             _print(finding)
     if not json:
         _conclude(findings)
-    if findings:
+    if any(finding.is_open for finding in findings):
         raise typer.Exit(ExitCode.FAILED)
 
 
@@ -89,7 +91,7 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
 
 
 def _print(finding: _Finding) -> None:
-    style = "red" if finding.severity == "fail" else "yellow"
+    style = {"fail": "red", "warn": "yellow"}.get(finding.severity, "dim")
     line = styled(f"{finding.severity}  ", style) + styled(one_line(finding.subject), "bold")
     done = "done" if finding.repaired else "to do"
     stdout().print(
@@ -103,8 +105,10 @@ def _conclude(findings: Sequence[_Finding]) -> None:
         return
     failures = sum(finding.severity == "fail" for finding in findings)
     summary = f"{len(findings)} findings, {failures} of them damage."
-    if not all(finding.repaired for finding in findings):
+    if any(finding.is_open for finding in findings):
         summary += " `bamboo doctor --repair` does what can be done."
+    else:
+        summary += " Nothing is wrong any more."
     stdout().print(summary)
 
 

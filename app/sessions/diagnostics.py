@@ -9,19 +9,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import anyio
 from anyio import to_thread
 
 from app import __version__
+from app.agents.base import AgentError
 from app.domain.codec import decode, encode, encode_pretty
 from app.domain.errors import Conflict
 from app.domain.masking import Masker
 from app.domain.sessions import SessionHead
 from app.sessions.access import unknown_session
 from app.sessions.creation import bulk_limiter
+from app.sessions.making import Agents
 from app.sessions.pool import SessionPool
 from app.sessions.statistics import session_statistics
 from app.sessions.transfer import ZipBuffer
 from app.sessions.writing import view_of
+from app.storage.base import SupportsExamination
 
 _FREE_BYTES_WARN = 1024 * 1024 * 1024
 _FREE_BYTES_FAIL = 64 * 1024 * 1024
@@ -32,6 +36,13 @@ _JOURNAL_BYTES_WARN = 256 * 1024 * 1024
 """Checkpoints come at 16 MiB: more says that they fail."""
 _EARLIEST_MS = 1_735_689_600_000
 """2025: a clock before it was never set, and ids and positions would not rise."""
+_JOURNAL_SECONDS_WARN = 60
+"""Checkpoints come every few seconds: a record that waits for a minute says that they fail."""
+_SAMPLE_SESSIONS = 20
+_SAMPLE_BYTES = 16 * 1024 * 1024
+"""What is read to look through some sessions: well below a second of one disk's time."""
+_PROBE_SECONDS = 3
+"""How long an agent may take to show that it is there: a call waits for it."""
 _PAGE = 500
 _PAGE_BYTES = 1024 * 1024
 
@@ -48,13 +59,14 @@ class Check:
     action: str = ""
 
 
-async def check_gateway(pool: SessionPool, agents: Sequence[str]) -> dict[str, Any]:
+async def check_gateway(pool: SessionPool, agents: Agents) -> dict[str, Any]:
     """Looks at everything a running gateway stands on; changes nothing."""
     checks = [_versions(), _clock(pool)]
     if pool.settings.storage_url.startswith("jsonl"):
         directory = pool.settings.data_dir.expanduser()
         checks += await to_thread.run_sync(lambda: list(_directory_checks(directory)))
-    checks += [_journal(pool), _quarantine(pool), *_limits(pool), _agents(agents)]
+    checks += [_journal(pool), _quarantine(pool), *await _files(pool)]
+    checks += [*_limits(pool), _agents(list(agents)), *await _reachable(agents)]
     statuses = {check.status for check in checks}
     worst = next(status for status in ("fail", "warn", "ok") if status in statuses)
     return {"status": worst, "checks": [asdict(check) for check in checks]}
@@ -95,6 +107,57 @@ def _journal(pool: SessionPool) -> Check:
     if failures or size > _JOURNAL_BYTES_WARN:
         return Check("journal", "warn", seen, "look into the log for why checkpoints fail")
     return Check("journal", "ok", seen)
+
+
+async def _files(pool: SessionPool) -> list[Check]:
+    """Holds the catalog against the files, and looks through some sessions to their last byte."""
+    if not isinstance(pool.store, SupportsExamination):
+        return []
+    found = await pool.store.examine(_SAMPLE_SESSIONS, _SAMPLE_BYTES)
+    checks = [Check("catalog", "ok", f"{pool.store.count()} sessions, each with its files")]
+    if found.missing or found.strays:
+        seen = f"{len(found.missing)} sessions without their files{_some(found.missing)}, "
+        seen += f"{len(found.strays)} files of no session{_some(found.strays)}"
+        checks = [Check("catalog", "fail", seen, "stop, then run bamboo doctor")]
+    seen = f"{found.looked_at} sessions looked through by chance"
+    if found.damaged:
+        wrong = [f"{session_id}: {problem}" for session_id, problem in found.damaged]
+        action = "stop, then run bamboo doctor --repair"
+        checks.append(Check("records", "fail", f"{seen}; {'; '.join(wrong[:3])}", action))
+    else:
+        checks.append(Check("records", "ok", f"{seen}, every checksum is right"))
+    waits = round(found.journal_seconds)
+    limit = max(_JOURNAL_SECONDS_WARN, 10 * pool.settings.checkpoint_interval_seconds)
+    seen = f"the oldest record waits for {waits} s to be brought up"
+    action = "look into the log for why checkpoints fail"
+    is_late = found.journal_seconds > limit
+    checks.append(Check("journal age", *(("warn", seen, action) if is_late else ("ok", seen))))
+    return checks
+
+
+def _some(names: Sequence[str]) -> str:
+    return f" ({', '.join(names[:3])}{' …' if len(names) > 3 else ''})" if names else ""
+
+
+async def _reachable(agents: Agents) -> list[Check]:
+    """Asks all agents at once whether they can be reached."""
+    checks: dict[str, Check] = {}
+
+    async def probe(name: str) -> None:
+        label, action = f"agent {name}", "see that it runs, and that its address is right"
+        try:
+            with anyio.fail_after(_PROBE_SECONDS):
+                checks[name] = Check(label, "ok", await agents[name].probe())
+        except AgentError as error:
+            checks[name] = Check(label, "warn", error.detail, action)
+        except TimeoutError:
+            seen = f"no answer within {_PROBE_SECONDS} s"
+            checks[name] = Check(label, "warn", seen, action)
+
+    async with anyio.create_task_group() as tasks:
+        for name in agents:
+            tasks.start_soon(probe, name)
+    return [checks[name] for name in agents]
 
 
 def _quarantine(pool: SessionPool) -> Check:

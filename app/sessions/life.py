@@ -318,7 +318,7 @@ class SessionLife:
     async def diagnostics(self, caller: Caller) -> dict[str, Any]:
         """Checks what the running gateway stands on; see `diagnostics.check_gateway`."""
         del caller  # of the process, and of no session
-        return await diagnostics.check_gateway(self._pool, sorted(self._pool.settings.agents))
+        return await diagnostics.check_gateway(self._pool, self._agents)
 
     async def bug_report(self, caller: Caller, session_id: str) -> AsyncIterator[bytes]:
         """Begins to write a bug report of a session, with secrets masked."""

@@ -1,6 +1,6 @@
 """What turns are made of: ids, messages, the events that sessions and runs begin with."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 import anyio
@@ -90,6 +90,9 @@ class Agents:
 
     def __getitem__(self, name: str) -> Agent:
         return self._agents[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._agents))
 
     def named(self, name: str | None) -> str:
         """Gives the name of the agent that is meant.

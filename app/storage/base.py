@@ -21,7 +21,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 from app.domain.errors import BambooError
 from app.domain.sessions import SessionHead, SessionState
@@ -405,6 +405,36 @@ class SessionStore(ABC):
 
         `disk_bytes_<kind>` (logs, journal, snapshots, archive, quarantine) say what is kept where,
         and `disk_bytes_logs` and `…_archive` what of it are the sessions themselves.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What a store at work finds in its own files.
+
+    Attributes:
+        missing: Sessions whose files are not there.
+        strays: Files that belong to no session, by name.
+        looked_at: How many sessions were looked through, each to its last byte.
+        damaged: What is wrong with those: `(session, problem)`.
+        journal_seconds: How long the oldest record has waited to be brought up.
+    """
+
+    missing: list[str]
+    strays: list[str]
+    looked_at: int
+    damaged: list[tuple[str, str]]
+    journal_seconds: float
+
+
+@runtime_checkable
+class SupportsExamination(Protocol):
+    """A store that can look at its own files while it is at work."""
+
+    async def examine(self, sessions_max: int, bytes_max: int) -> Examination:
+        """Looks at what there is, and through so many sessions, chosen by chance.
+
+        Nothing is changed: what is damaged is repaired by whoever reads it, or by `doctor`.
         """
 
 

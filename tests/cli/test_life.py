@@ -120,3 +120,21 @@ def test_cleanup_looks_asks_and_deletes(gateway: Gateway, url: str) -> None:
     assert bamboo("cleanup", "--yes", "--before", before, url=url).returncode == 0
     assert gateway.call("GET", "/sessions/cl-1")["last_activity_at"] == last
     assert bamboo("cleanup", "--before", "yesterday", "--dry-run", url=url).returncode == 1
+
+
+def test_a_gateway_is_diagnosed_and_a_bug_report_written(
+    gateway: Gateway, url: str, tmp_path: Path
+) -> None:
+    create(gateway, "dg-1", "my password=hunter2222")
+    shown = bamboo("diagnose", url=url)
+    assert shown.returncode == 0
+    for name in ("disk space", "catalog", "records", "journal age", "agent default"):
+        assert name in shown.stdout
+    lines = bamboo("diagnose", "--json", url=url).stdout.splitlines()
+    assert {json.loads(line)["name"] for line in lines} >= {"catalog", "records"}
+    target = tmp_path / "bug.zip"
+    assert bamboo("diagnose", "dg-1", "-o", str(target), url=url).returncode == 0
+    with zipfile.ZipFile(target) as opened:
+        told = b"".join(opened.read(name) for name in opened.namelist())
+    assert b"hunter2222" not in told
+    assert bamboo("diagnose", "nobody", "-o", str(target), url=url).returncode == 1

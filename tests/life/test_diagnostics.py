@@ -2,6 +2,7 @@
 
 import io
 import json
+import socket
 import zipfile
 from pathlib import Path
 
@@ -91,3 +92,55 @@ def test_a_directory_that_others_may_enter_and_a_full_limit_are_said(tmp_path: P
     assert by_name["directory modes"] == "warn"
     assert by_name["max_sessions"] == "fail"
     assert found["status"] == "fail"
+
+
+def checks_of(api: httpx.Client) -> dict[str, dict[str, str]]:
+    return {check["name"]: check for check in api.get("/diagnostics").json()["checks"]}
+
+
+def test_the_catalog_is_held_against_the_files_and_records_against_their_checksums(
+    tmp_path: Path,
+) -> None:
+    with serving(
+        storage_url="jsonl:", data_dir=tmp_path, checkpoint_interval_seconds=0.05
+    ) as served, served.client() as api:  # fmt: skip
+        for name in ("one", "two", "three"):
+            create(api, name, "hello")
+        api.post("/sessions/three/archive")
+        found = checks_of(api)
+        assert [found[n]["status"] for n in ("catalog", "records", "journal age")] == ["ok"] * 3
+        assert found["catalog"]["seen"] == "3 sessions, each with its files"
+        assert found["records"]["seen"].startswith("3 sessions")
+        events = tmp_path / "events"
+        (events / "stray.jsonl").write_bytes(b"{}\n")
+        (events / "two.jsonl").unlink()
+        log = events / "one.jsonl"
+        log.write_bytes(log.read_bytes().replace(b"hello", b"jello"))
+        found = checks_of(api)
+        assert found["catalog"]["status"] == found["records"]["status"] == "fail"
+        assert "1 sessions without their files (two)" in found["catalog"]["seen"]
+        assert "1 files of no session (stray)" in found["catalog"]["seen"]
+        assert "one: an unreadable line" in found["records"]["seen"]
+        assert "bamboo doctor" in found["records"]["action"]
+        # Looking has changed nothing.
+        assert checks_of(api)["records"]["seen"].count("one: ") == 1
+
+
+def test_agents_that_cannot_be_reached_are_said(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with serving(storage_url="memory:", data_dir=tmp_path) as there:
+        agents = {
+            "default": "demo:",
+            "there": f"{there.url}/api/v1/health/live",
+            "gone": f"http://127.0.0.1:{port}/",
+            "model": f"openai:m?base_url=http://127.0.0.1:{port}/v1",
+        }
+        with serving(
+            storage_url="memory:", data_dir=tmp_path, agents=agents
+        ) as served, served.client() as api:  # fmt: skip
+            found = checks_of(api)
+    assert found["agent default"]["status"] == "ok"
+    assert found["agent there"]["seen"].startswith("answers (HTTP ")
+    assert found["agent gone"]["status"] == found["agent model"]["status"] == "warn"
+    assert "cannot be reached" in found["agent gone"]["seen"]

@@ -5,7 +5,6 @@ it repairs it repairs as the store would: a damaged log goes on under a new epoc
 snapshot, and what could not be read is set aside.
 """
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,9 @@ from app.domain.clock import Clock
 from app.domain.errors import InvalidId
 from app.domain.ids import check_id
 from app.storage.base import StoreUnusable
-from app.storage.jsonl.bundle import BundleView
 from app.storage.jsonl.catalog import Entry
 from app.storage.jsonl.catalogfile import CatalogFile, EntryState
+from app.storage.jsonl.examining import look_through, names_on_disk, problem_of_bundle
 from app.storage.jsonl.files import FileSystem
 from app.storage.jsonl.journal import read_journal
 from app.storage.jsonl.lock import DirectoryLock, boot_id
@@ -25,12 +24,13 @@ from app.storage.jsonl.log import LogReplacedError, LogView
 from app.storage.jsonl.marks import MarksFile, StaleMarksError, digest_of, marks_of_lines
 from app.storage.jsonl.paths import Paths, file_name
 from app.storage.jsonl.quarantine import set_aside
-from app.storage.jsonl.reading import DamagedError, is_note, lines_from, seq_of
+from app.storage.jsonl.reading import DamagedError
 from app.storage.jsonl.rebuild import Rebuilder
 from app.storage.jsonl.recovery import Recovery
 from app.storage.jsonl.snapshots import is_whole, read_snapshot_head
 
 Progress = Callable[[int, int], None]
+Severity = Literal["note", "warn", "fail"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +38,24 @@ class Finding:
     """One thing that is not as it should be.
 
     Attributes:
-        severity: `fail` when something was lost or is at risk, `warn` when it heals by itself.
+        severity: `fail` when something was lost or is at risk, `warn` when it heals by itself,
+            `note` when nothing is wrong any more and a person may want to know.
         subject: A session's id, or a file's name below the data directory.
         problem: What is wrong.
         action: What is done about it, or would be with `repair`.
         repaired: Whether it was done.
     """
 
-    severity: Literal["warn", "fail"]
+    severity: Severity
     subject: str
     problem: str
     action: str
     repaired: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something is still wrong."""
+        return not self.repaired and self.severity != "note"
 
 
 def check(
@@ -123,7 +129,7 @@ class _Examination:
 
     def _find(
         self,
-        severity: Literal["warn", "fail"],
+        severity: Severity,
         subject: str,
         problem: str,
         action: str,
@@ -170,11 +176,8 @@ class _Examination:
             self._find("fail", subject, problem, "set them aside; their sessions get new epochs")
 
     def _look_at_sessions(self, progress: Progress | None) -> None:
-        names = {
-            name.removesuffix(".jsonl"): None
-            for name in self._fs.names(self._paths.events)
-            if name.endswith(".jsonl")
-        }
+        found = names_on_disk(self._fs, self._paths)
+        names = dict.fromkeys(sorted(found))
         by_name = {file_name(session_id): entry for session_id, entry in self._entries.items()}
         names.update(dict.fromkeys(by_name))
         for number, name in enumerate(names, 1):
@@ -208,20 +211,8 @@ class _Examination:
         self._look_at_snapshot(name, entry)
 
     def _look_at_bundle(self, name: str, entry: Entry) -> None:
-        path = self._paths.archive_of(name)
-        try:
-            view = BundleView(self._fs, path, entry.epoch)
-            try:
-                # The checksums are looked at on the way.
-                deque(view.blocks(), maxlen=0)
-                deque(view.mark_blocks(), maxlen=0)
-            finally:
-                view.close()
-        except FileNotFoundError:
-            problem = "its bundle is missing"
-        except (DamagedError, LogReplacedError):
-            problem = "its bundle is damaged"
-        else:
+        problem = problem_of_bundle(self._fs, self._paths.archive_of(name), entry.epoch)
+        if problem is None:
             return
         self._find("fail", entry.id, problem, "go on with what is intact, under a new epoch")
         if self._repairs:
@@ -265,22 +256,15 @@ class _Examination:
             view = LogView(self._fs, self._paths.log_of(name), named[1], size, b"", size)
         except (InvalidId, LogReplacedError, FileNotFoundError):
             return "the log's first line names no session"
-        seq = 0
         try:
-            for offset, line in lines_from(view, view.begin):
-                number = seq_of(line)
-                if number is None and not is_note(line):
-                    return f"no event at byte {offset}"
-                if number is not None and number <= seq:
-                    return f"seq {number} after {seq} at byte {offset}"
-                seq = number or seq
+            problem, seq = look_through(view)
         except DamagedError as damage:
             return None if may_be_torn else f"an unreadable line at byte {damage.offset}"
         finally:
             view.close()
-        if entry is not None and not may_be_torn and seq > entry.seq:
+        if problem is None and entry is not None and not may_be_torn and seq > entry.seq:
             return f"the log goes to seq {seq}, the catalog to {entry.seq}"
-        return None
+        return problem
 
     def _look_at_marks(self, name: str, entry: Entry) -> None:
         if entry.marks < 0:
@@ -348,7 +332,7 @@ class _Examination:
             if name.endswith(".note.json"):
                 subject = f"quarantine/{name.removesuffix('.note.json')}"
                 action = "look at it beside its note; remove both when they are of no use"
-                self._find("warn", subject, "was set aside", action, repaired=False)
+                self._find("note", subject, "was set aside", action, repaired=False)
 
     def _renew(self) -> None:
         # A bundle is read-only: no position in it will be given to other content.

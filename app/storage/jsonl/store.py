@@ -5,6 +5,7 @@ checkpoints, snapshots, and reads, each in a bounded pool of its own.
 """
 
 import asyncio
+import random
 import resource
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,6 +25,7 @@ from app.domain.sessions import SessionHead
 from app.storage.base import (
     Commit,
     Done,
+    Examination,
     MarkKind,
     Record,
     RecoveryReport,
@@ -46,6 +48,7 @@ from app.storage.jsonl.coldlist import list_cold
 from app.storage.jsonl.committer import Committer
 from app.storage.jsonl.compacting import Compaction
 from app.storage.jsonl.creating import Creator
+from app.storage.jsonl.examining import compare, look_through, problem_of_bundle
 from app.storage.jsonl.exchanging import Exchange, Exchanger
 from app.storage.jsonl.files import FileSystem, failure_of
 from app.storage.jsonl.journal import Journal
@@ -123,6 +126,7 @@ class JsonlStore(SessionStore):
             self._committer,
             checkpointer,
             self._sidecars,
+            clock,
         )
         self._mender = Mender(fs, paths, self._journal, self._table)
         self._lifecycle = Lifecycle(fs, self._journal, self._committer)
@@ -594,6 +598,68 @@ class JsonlStore(SessionStore):
         await self._upkeep.snapshot([entry])
         # Its file is closed with the checkpoint after the next, when nothing of it is pending.
         entry.pack_head()
+
+    async def examine(self, sessions_max: int, bytes_max: int) -> Examination:
+        """See `SupportsExamination`."""
+        missing, strays = await self._compared()
+        damaged: list[tuple[str, str]] = []
+        entries = list(self._catalog.entries.values())
+        looked_at = size = 0
+        for entry in random.sample(entries, min(sessions_max, len(entries))):
+            if looked_at and size + entry.size > bytes_max:
+                continue
+            size += entry.size
+            try:
+                problem = await self._reading(self._problem_of, self._table.current(entry), entry)
+            except OutdatedError:
+                continue  # exchanged or deleted since: those who did it have looked at it
+            looked_at += 1
+            if problem is not None and self._catalog.entries.get(entry.id) is entry:
+                damaged.append((entry.id, problem))
+        return Examination(
+            missing, strays, looked_at, damaged, journal_seconds=self._upkeep.journal_seconds
+        )
+
+    async def _compared(self) -> tuple[list[str], list[str]]:
+        """Gives the sessions without a file, and files without a session.
+
+        What comes or goes while it is looked at seems to be both: it is looked at again when the
+        loop knows of all that the committer has done.
+        """
+        fs, paths, entries = self._fs, self._paths, self._catalog.entries
+        missing, strays = await self._reading(compare, fs, paths, list(entries))
+        if not missing and not strays:
+            return [], []
+        await self._exchanged()
+        still_missing, still_strays = await self._reading(compare, fs, paths, list(entries))
+        missing = {
+            name
+            for name in missing & still_missing & entries.keys()
+            # A log that could not be written yet is in memory and in the journal.
+            if self._table.current(entries[name]).written
+        }
+        return sorted(missing), sorted(strays & still_strays)
+
+    def _problem_of(self, log: Log, entry: Entry) -> str | None:
+        if log.packed:
+            problem = problem_of_bundle(self._fs, log.path, log.epoch)
+            if problem is not None and log.is_outdated:
+                raise OutdatedError
+            return problem
+        try:
+            view = self._writer.view(log, entry.size)
+            try:
+                return look_through(view)[0]
+            finally:
+                view.close()
+        except OutdatedError:
+            raise
+        except FileNotFoundError:
+            return "the log is missing"
+        except LogReplacedError:
+            return "the log's first line is another's"
+        except DamagedError as damage:
+            return f"an unreadable line at byte {damage.offset}"
 
     async def checkpoint(self) -> bool:
         """Brings everything up now; tells whether that succeeded."""

@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from app.domain.clock import Clock
 from app.domain.sessions import SessionHead
 from app.storage.jsonl.catalog import Catalog, Entry
 from app.storage.jsonl.catalogfile import CatalogFile, EntryState
@@ -47,7 +48,11 @@ class Upkeep:
         committer: Committer,
         checkpointer: Checkpointer,
         sidecars: Sidecars,
+        clock: Clock,
     ) -> None:
+        self._clock = clock
+        # When the journal was last known to hold nothing that is not in its place.
+        self._brought_up_at = clock.monotonic()
         self._fs = fs
         self._paths = paths
         self._catalog = catalog
@@ -66,14 +71,23 @@ class Upkeep:
         self.counters = Counters()
         self.last_error: OSError | None = None
 
+    @property
+    def journal_seconds(self) -> float:
+        """How long the journal's oldest record has waited; as exact as the interval."""
+        return self._clock.monotonic() - self._brought_up_at if self._committer.has_work else 0.0
+
     def due(self) -> None:
         """Starts a checkpoint if there is anything to do; after the one that is running, if so."""
         self._is_wanted = self._running is not None
         if self._is_closing:
             return
         catalog = self._catalog
-        if self._running is None and (self._committer.has_work or catalog.dirty or catalog.deleted):
+        if self._running is not None:
+            return
+        if self._committer.has_work or catalog.dirty or catalog.deleted:
             self._start(final=False).add_done_callback(_look_at)
+        else:
+            self._brought_up_at = self._clock.monotonic()
 
     async def checkpoint(self, *, final: bool = False) -> bool:
         """Makes a checkpoint of all that was acknowledged before; tells whether it succeeded."""
@@ -131,6 +145,8 @@ class Upkeep:
             context = {"message": "a checkpoint failed", "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)
         self.last_error = error if isinstance(error, OSError) else None
+        if error is None:
+            self._brought_up_at = self._clock.monotonic()
         self.counters.checkpoints += error is None
         self.counters.checkpoint_failures += error is not None
         done, self._running = self._running, None
