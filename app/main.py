@@ -112,7 +112,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
             Middleware(Guard, settings=settings, gate=gate),
             *_cors(settings),
             Middleware(FailureLimit, settings=settings, clock=clock),
-            Middleware(Authentication, gate=gate),
+            Middleware(Authentication, settings=settings, gate=gate),
             Middleware(RateLimit, settings=settings, clock=clock),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
@@ -152,6 +152,8 @@ def _cors(settings: Settings) -> list[Middleware]:
         Middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
+            # A cookie goes to pages that somebody has named, and never to all the world's.
+            allow_credentials="*" not in settings.cors_origins,
             allow_methods=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"),
             allow_headers=_CORS_HEADERS,
             expose_headers=_CORS_EXPOSED,

@@ -75,6 +75,23 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="How far the clocks of gateway and issuer may be apart.",
     )
+    ticket_secret: SecretStr | None = Field(
+        None,
+        description="Signs tickets and cookies; at least 32 bytes. Unset: one is made and kept as "
+        "`ticket-secret` in `data_dir`.",
+    )
+    ticket_ttl_seconds: int = Field(
+        60,
+        ge=1,
+        le=3600,
+        description="For so long a ticket opens its session; a page uses it at once.",
+    )
+    login_ttl_seconds: int = Field(
+        12 * 3600,
+        ge=60,
+        le=30 * 24 * 3600,
+        description="For so long a login's cookie holds: a working day.",
+    )
     agents: dict[str, str] = Field(
         default_factory=lambda: {"default": "demo:"},
         description="Who answers, name to URL (JSON); a chat without `agent` gets `default`.",
@@ -258,6 +275,13 @@ class Settings(BaseSettings):
         if self.storage_url.startswith("memory:"):
             return None
         return self.data_dir.expanduser() / "keys.json"
+
+    @property
+    def ticket_secret_path(self) -> Path | None:
+        """Where the secret of tickets is kept; None when nothing is kept on the disk."""
+        if self.storage_url.startswith("memory:"):
+            return None
+        return self.data_dir.expanduser() / "ticket-secret"
 
     @field_validator("api_keys", "cors_origins", mode="before")
     @classmethod

@@ -2,30 +2,48 @@
 
 from typing import Final
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.api.origins import check_cookie_origin, values_of
 from app.api.problems import EdgeError, problem_response
+from app.api.tickets import TICKET
 from app.credentials.gate import Gate
 from app.domain.callers import LOCAL_CALLER, Caller
 from app.domain.errors import BambooError, InvalidId
+from app.settings import Settings
 
 CALLER: Final = "bamboo.caller"
 """Where the scope keeps the caller."""
 
+COOKIE: Final = "bamboo_login"
+"""The name of a login's cookie."""
+
 OPEN_PATHS: Final = frozenset(
-    {"/health/live", "/health/ready", "/api/v1/health/live", "/api/v1/health/ready"}
+    {
+        "/health/live",
+        "/health/ready",
+        "/api/v1/health/live",
+        "/api/v1/health/ready",
+        "/api/v1/logout",
+    }
 )
-"""What whoever starts and watches the gateway must see without a credential."""
+"""What needs no credential: who watches the gateway has none, who leaves may have none left."""
 
 _NOBODY: Final = Caller("nobody", "", frozenset())
 
 
 class Authentication:
-    """Puts the caller into the scope, or answers 401; 403 when it may not be who it says."""
+    """Puts the caller into the scope, or answers 401; 403 when it may not be who it says.
 
-    def __init__(self, app: ASGIApp, gate: Gate) -> None:
+    Of several credentials the one that was sent on purpose counts: the header, else the ticket,
+    else the cookie. A wrong one is refused and never passed over.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, gate: Gate) -> None:
         self._app = app
         self._gate = gate
+        self._origins = frozenset(settings.cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
@@ -40,18 +58,21 @@ class Authentication:
     def _caller(self, scope: Scope) -> Caller:
         if scope["path"] in OPEN_PATHS:
             return _NOBODY
-        if self._gate.is_open:
+        gate, acting_for = self._gate, None
+        if not gate.is_open:
+            acting_for = _acting_for(scope)
+            if sent := values_of(scope, b"authorization"):
+                scheme, _, credential = sent[0].partition(b" ")
+                is_bearer = len(sent) == 1 and scheme.lower() == b"bearer"
+                return _known(gate.bearer(credential.strip(), acting_for) if is_bearer else None)
+        if (ticket := scope.get(TICKET)) is not None:
+            return _known(gate.ticket(ticket, acting_for))
+        if gate.is_open:
             return LOCAL_CALLER
-        sent = _values(scope, b"authorization")
-        if not sent:
-            raise unauthorized()
-        scheme, _, credential = sent[0].partition(b" ")
-        if len(sent) > 1 or scheme.lower() != b"bearer":
-            raise unauthorized(wrong=True)
-        caller = self._gate.bearer(credential.strip(), _acting_for(scope))
-        if caller is None:
-            raise unauthorized(wrong=True)
-        return caller
+        if cookies := _cookies(scope):
+            check_cookie_origin(scope, self._origins)
+            return _known(gate.cookie(cookies[0], acting_for) if len(cookies) == 1 else None)
+        raise unauthorized()
 
 
 def unauthorized(*, wrong: bool = False) -> EdgeError:
@@ -60,13 +81,33 @@ def unauthorized(*, wrong: bool = False) -> EdgeError:
     return EdgeError("unauthorized", headers={"WWW-Authenticate": f'Bearer realm="bamboo"{error}'})
 
 
+def check_still_allowed(request: Request) -> None:
+    """Refuses to go on for a caller whose right has ended while the request was at work.
+
+    Raises:
+        EdgeError: It has.
+    """
+    gate: Gate = request.app.state.gate
+    if not gate.is_live(request.scope[CALLER]):
+        raise unauthorized(wrong=True)
+
+
+def _known(caller: Caller | None) -> Caller:
+    if caller is None:
+        raise unauthorized(wrong=True)
+    return caller
+
+
 def _acting_for(scope: Scope) -> str | None:
     """Gives the user that the caller says to act for, unchecked."""
-    named = _values(scope, b"x-user-id")
+    named = values_of(scope, b"x-user-id")
     if len(named) > 1:
         raise InvalidId("The request has more than one X-User-Id header.")
     return named[0].decode("latin-1") if named else None
 
 
-def _values(scope: Scope, header: bytes) -> list[bytes]:
-    return [value for name, value in scope["headers"] if name == header]
+def _cookies(scope: Scope) -> list[str]:
+    """Gives every login's cookie there is: two are somebody's who put one beside the right one."""
+    pairs = b";".join(values_of(scope, b"cookie")).decode("latin-1").split(";")
+    named = [pair.strip().partition("=") for pair in pairs]
+    return [value for name, _, value in named if name == COOKIE]

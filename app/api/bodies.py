@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from typing_extensions import override
 
+from app.api.auth import check_still_allowed
 from app.api.limits import JSON_DEPTH_MAX, JSON_NODES_MAX
 from app.api.problems import EdgeError
 from app.domain.codec import decode
@@ -140,11 +141,13 @@ async def ndjson_batches(request: Request) -> AsyncIterator[list[bytes]]:
 
     Raises:
         ClientDisconnect: The client went away.
+        EdgeError: The client's right has ended meanwhile.
     """
     line_max = _settings(request).max_event_bytes
     rest = b""
     async for chunk in request.stream():
         *lines, rest = (rest + chunk).split(b"\n")
+        check_still_allowed(request)
         for number, line in enumerate(lines):
             if len(line) > line_max:
                 yield [*map(_without_cr, lines[:number]), line[: line_max + 1]]
@@ -155,6 +158,7 @@ async def ndjson_batches(request: Request) -> AsyncIterator[list[bytes]]:
             yield [rest[: line_max + 1]]
             return
     if rest:
+        check_still_allowed(request)
         yield [_without_cr(rest)]
 
 

@@ -14,7 +14,7 @@ from fastapi import Depends, Header, Path, Query, Request
 from starlette.requests import ClientDisconnect
 from structlog.contextvars import bind_contextvars
 
-from app.api.auth import CALLER
+from app.api.auth import CALLER, check_still_allowed
 from app.api.bodies import JsonRequest
 from app.api.limits import (
     CURSOR_CHARS_MAX,
@@ -271,6 +271,7 @@ async def unless_gone(request: Request, answer: Awaitable[T]) -> T:
 
     Raises:
         ClientDisconnect: The client left.
+        EdgeError: Its right has ended while it waited; what was waited for is not given out.
     """
     request.scope[MAY_WAIT] = True
     result: list[T] = []
@@ -292,6 +293,7 @@ async def unless_gone(request: Request, answer: Awaitable[T]) -> T:
         raise error
     if not result:
         raise ClientDisconnect
+    check_still_allowed(request)
     return result[0]
 
 

@@ -23,7 +23,7 @@ from app.api.documents import BODY, EDGE, KEYED, OPEN, SESSION, WRITE, answer, p
 from app.api.limits import EVENT_WAIT_SECONDS_MAX, ITEMS_MAX
 from app.api.problems import EdgeError
 from app.api.responses import bytes_response, joined, json_response, outcome_headers
-from app.api.rights import SessionRoute
+from app.api.rights import SessionRoute, takes_ticket
 from app.api.shapes import EventPageShape, EventsAppended
 from app.api.traffic import MAY_WAIT
 from app.domain.errors import InvalidInput
@@ -86,6 +86,7 @@ _BODY: Final[dict[str, Any]] = {
         **problems(*EDGE, *SESSION, "invalid-position", "position-gone"),
     },
 )
+@takes_ticket
 async def list_events(
     request: Request,
     manager: Manager,

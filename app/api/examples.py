@@ -189,6 +189,13 @@ CONNECTION: Final[dict[str, Any]] = {
     "remote_address": "127.0.0.1:50712",
 }
 
+_TICKET: Final = "eyJhbGciOiJIUzI1NiJ9.eyJzaWQiOiJzLTEifQ.c2lnbmF0dXJl"
+TICKET: Final[dict[str, Any]] = {
+    "ticket": _TICKET,
+    "expires_at": "2026-11-20T17:26:00.000Z",
+    "stream_url": f"/api/v1/stream/{SESSION_ID}?after={POSITION}&ticket={_TICKET}",
+}
+
 STREAM: Final = (
     f"id: {POSITION}\n"
     "retry: 1000\n"

@@ -31,7 +31,7 @@ from app.api.documents import (
     problems,
 )
 from app.api.responses import bytes_response, joined, json_response, outcome_headers
-from app.api.rights import SessionRoute
+from app.api.rights import SessionRoute, takes_ticket
 from app.api.schemas import MessageInput, MessageOrList
 from app.api.shapes import Message, MessagePageShape, MessagesAdded
 
@@ -74,6 +74,7 @@ _ADDED[201]["model"] = Message | MessagesAdded
         **problems(*EDGE, *SESSION, "message-not-found"),
     },
 )
+@takes_ticket
 async def list_messages(
     manager: Manager,
     who: Who,

@@ -15,7 +15,9 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from app.api.audit import AuditTrail
 from app.api.limits import REQUEST_ID_CHARS_MAX
+from app.api.origins import is_own_origin
 from app.api.problems import EdgeError, internal_problem, problem_response
+from app.api.tickets import take_ticket
 from app.api.traffic import Exchange, Traffic, route_of
 from app.credentials.gate import Gate
 from app.domain.errors import BambooError, InvalidId
@@ -31,7 +33,9 @@ _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(?::[0-9]{0,5})?")
 
 
 class RequestContext:
-    """The outermost room: a request id, HEAD as GET without a body, and no error without an answer.
+    """The outermost room: a request id, HEAD as GET without a body, no error without an answer.
+
+    What is secret in a URL is taken out of it here, before anything can write it down.
 
     Args:
         app: What comes next.
@@ -53,6 +57,7 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        take_ticket(scope)
         exchange = Exchange(scope["method"], self._request_id(scope), self._traffic.now())
         scope[REQUEST_ID] = exchange.request_id
         if scope["method"] == "HEAD":
@@ -134,7 +139,7 @@ class Guard:
         if not self._is_own_name(host):
             raise EdgeError("host-not-allowed")
         for name, value in scope["headers"]:
-            if name == b"origin" and not self._is_own_origin(value.decode("latin-1"), host):
+            if name == b"origin" and not self._may_call(value.decode("latin-1"), host):
                 raise EdgeError("origin-not-allowed")
 
     def _is_own_name(self, host: str) -> bool:
@@ -150,8 +155,5 @@ class Guard:
             return self._insecure and "." not in name
         return address.is_loopback or self._insecure
 
-    def _is_own_origin(self, origin: str, host: str) -> bool:
-        if origin in self._origins or "*" in self._origins:
-            return True
-        scheme, separator, rest = origin.partition("://")
-        return bool(separator) and scheme in {"http", "https"} and rest.lower() == host.lower()
+    def _may_call(self, origin: str, host: str) -> bool:
+        return origin in self._origins or "*" in self._origins or is_own_origin(origin, host)

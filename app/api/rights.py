@@ -1,18 +1,19 @@
 """What a caller needs for each route: declared by the class of its router's routes.
 
-`OpenRoute` asks for nothing, `SessionRoute` for `read` to look and for `write` to change something,
-`OperatorRoute` for `admin`. There is no route without such a class: the app does not start, and no
-document is made of it.
+`OpenRoute` asks for nothing, `ReadRoute` for `read`, `SessionRoute` for `read` to look and for
+`write` to change something, `OperatorRoute` for `admin`. There is no route without such a class:
+the app does not start, and no document is made of it. Who came for one session, with a ticket, gets
+to the few routes that `takes_ticket` marks.
 """
 
 from collections.abc import Callable, Coroutine, Set
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 from typing_extensions import override
 
-from app.api.auth import CALLER
+from app.api.auth import CALLER, COOKIE
 from app.api.bodies import JsonRoute
 from app.domain.callers import Caller, Right
 from app.domain.errors import Forbidden
@@ -31,8 +32,30 @@ SECURITY_SCHEMES: Final[dict[str, Any]] = {
         "description": "A JSON Web Token of the configured issuer. `sub` is the user; `scope` or "
         "`scp` may name the rights, which are `read` and `write` otherwise.",
     },
+    "cookie": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": COOKIE,
+        "description": "A login's cookie. What changes something needs an `Origin` that may call.",
+    },
+    "ticket": {
+        "type": "apiKey",
+        "in": "query",
+        "name": "ticket",
+        "description": "A ticket to the session, from `POST /sessions/{session_id}/ticket`.",
+    },
 }
 """How a caller may come in, for the OpenAPI document."""
+
+
+_Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
+_TICKET_ENDPOINTS: Final[set[Callable[..., Any]]] = set()
+
+
+def takes_ticket(endpoint: _Endpoint) -> _Endpoint:
+    """Marks an endpoint about one session that a page with a ticket for it may read."""
+    _TICKET_ENDPOINTS.add(endpoint)
+    return endpoint
 
 
 class GuardedRoute(JsonRoute):
@@ -48,15 +71,24 @@ class GuardedRoute(JsonRoute):
         """The right that this route needs."""
         return self.right_for(self.methods or set())
 
+    @property
+    def takes_ticket(self) -> bool:
+        """Whether who came for one session gets here, for that session."""
+        return self.endpoint in _TICKET_ENDPOINTS
+
     @override
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         right = self.right
         if right is None:
             return handle
+        takes_ticket = self.takes_ticket
 
         async def handler(request: Request) -> Response:
-            check_right(request.scope[CALLER], right)
+            caller: Caller = request.scope[CALLER]
+            check_right(caller, right)
+            if caller.session_id is not None and not takes_ticket:
+                raise Forbidden("What you came with opens one session, to read, and not this.")
             return await handle(request)
 
         return handler
@@ -69,6 +101,15 @@ class OpenRoute(GuardedRoute):
     @override
     def right_for(cls, methods: Set[str]) -> Right | None:
         return None
+
+
+class ReadRoute(GuardedRoute):
+    """For users: what changes nothing of anybody's, whatever its method."""
+
+    @classmethod
+    @override
+    def right_for(cls, methods: Set[str]) -> Right | None:
+        return "read"
 
 
 class SessionRoute(GuardedRoute):
@@ -106,4 +147,5 @@ def security_of(route: GuardedRoute) -> list[dict[str, list[str]]]:
     if right is None:
         return []
     # Without credentials configured no route needs one: the empty requirement says so.
-    return [*({scheme: [str(right)]} for scheme in SECURITY_SCHEMES), {}]
+    schemes = [name for name in SECURITY_SCHEMES if name != "ticket" or route.takes_ticket]
+    return [*({name: [str(right)]} for name in schemes), {}]

@@ -16,6 +16,7 @@ from app.api import (
     extensions,
     fork,
     health,
+    login,
     maintenance,
     messages,
     resume,
@@ -43,6 +44,8 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     statistics.router,
     extensions.router,
     maintenance.router,
+    login.router,
+    login.open_router,
     diagnostics.gateway_router,
     diagnostics.router,
     health.router,
@@ -79,6 +82,7 @@ _TAGS: Final = [
     {"name": "statistics", "description": "What sessions have come to."},
     {"name": "extensions", "description": "Enabled extensions, todo list, custom values."},
     {"name": "maintenance", "description": "Deleting what is expired; checks and bug reports."},
+    {"name": "access", "description": "Credentials for web pages."},
     {"name": "health", "description": "For whatever starts and watches the gateway."},
 ]
 

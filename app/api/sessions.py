@@ -34,7 +34,7 @@ from app.api.responses import (
     outcome_headers,
     with_list,
 )
-from app.api.rights import SessionRoute
+from app.api.rights import SessionRoute, takes_ticket
 from app.api.schemas import SessionInput, SessionPatch
 from app.api.shapes import Session, SessionPageShape, SessionWithMessages
 from app.domain.codec import encode
@@ -118,6 +118,7 @@ async def list_sessions(manager: Manager, who: Who, query: Filters) -> Response:
         **problems(*EDGE, *SESSION),
     },
 )
+@takes_ticket
 async def get_session(
     manager: Manager,
     who: Who,

@@ -18,7 +18,7 @@ from app.api.dependencies import (
 from app.api.documents import EDGE, SESSION, answer, nothing, problems, stream
 from app.api.limits import POSITION_CHARS_MAX
 from app.api.responses import json_response
-from app.api.rights import SessionRoute
+from app.api.rights import SessionRoute, takes_ticket
 from app.api.shapes import ConnectionPageShape
 from app.api.sse import StreamResponse
 from app.domain.clock import Clock
@@ -69,6 +69,7 @@ _RESPONSES = {
     response_class=Response,
     responses=_RESPONSES,
 )
+@takes_ticket
 async def open_stream(
     request: Request,
     manager: Manager,
@@ -98,6 +99,7 @@ async def open_stream(
     response_class=Response,
     responses=_RESPONSES,
 )
+@takes_ticket
 async def reconnect(
     request: Request,
     manager: Manager,

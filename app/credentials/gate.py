@@ -10,11 +10,20 @@ from anyio import to_thread
 
 from app.credentials.keyfile import check_owner, parse_keys
 from app.credentials.keys import KeyTable, PlainKeys, user_caller
+from app.credentials.signing import (
+    WITHOUT_CREDENTIAL,
+    Signed,
+    Signer,
+    chance,
+    checked_secret,
+    kept_secret,
+    root_of,
+)
 from app.credentials.tokens import make_verifier
 from app.credentials.watched import WatchedFile
 from app.domain.callers import Caller
 from app.domain.clock import Clock
-from app.domain.errors import Forbidden
+from app.domain.errors import Forbidden, Unavailable
 from app.domain.ids import check_user_id
 from app.settings import Settings
 
@@ -42,11 +51,23 @@ class Gate:
             self._keys = WatchedFile(path, lambda data: KeyTable(parse_keys(data)), _no_keys)
             if self._keys.exists:
                 check_owner(path)
+        self._secret_path = settings.ticket_secret_path
+        self._signer: Signer | None = None
+        if settings.ticket_secret is not None:
+            self._signer = Signer(checked_secret(settings.ticket_secret.get_secret_value()), clock)
+        elif self._secret_path is None:
+            self._signer = Signer(chance(), clock)
+        self._ticket_seconds = settings.ticket_ttl_seconds
+        self._login_seconds = settings.login_ttl_seconds
         self._stack = AsyncExitStack()
         self._is_open = True
         self._close_if_configured()
 
     async def __aenter__(self) -> Self:
+        if self._signer is None:
+            assert self._secret_path is not None
+            secret = await to_thread.run_sync(kept_secret, self._secret_path)
+            self._signer = Signer(secret, self._clock)
         async with AsyncExitStack() as stack:
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
@@ -94,18 +115,52 @@ class Gate:
             raise Forbidden("This is a service's key: name the user it acts for in X-User-Id.")
         return _acting(caller, acting_for)
 
+    def ticket(self, sent: str, acting_for: str | None) -> Caller | None:
+        """Gives who comes with a ticket: a reader of one session; None when it is not good.
+
+        Raises:
+            Forbidden, InvalidId: As `bearer`.
+        """
+        return self._if_live(self._signed().read_ticket(sent), acting_for)
+
+    def cookie(self, sent: str, acting_for: str | None) -> Caller | None:
+        """Gives who comes with a login's cookie; None when it is not good.
+
+        Raises:
+            Forbidden, InvalidId: As `bearer`.
+        """
+        return self._if_live(self._signed().read_cookie(sent), acting_for)
+
+    def make_ticket(self, caller: Caller, session_id: str) -> Signed:
+        """Makes a ticket to a session that the caller may see."""
+        return self._signed().ticket(caller, session_id, self._ticket_seconds)
+
+    def make_cookie(self, caller: Caller) -> Signed:
+        """Makes a cookie that stands for the caller."""
+        return self._signed().cookie(caller, self._login_seconds)
+
     def is_live(self, caller: Caller) -> bool:
         """Tells whether what a caller came with is still good."""
         now_ms = self._clock.now_ms()
         if caller.expires_at is not None and now_ms >= caller.expires_at:
             return False
-        if caller.credential is None:
+        root = root_of(caller.credential or WITHOUT_CREDENTIAL)
+        if root == WITHOUT_CREDENTIAL:
             return self._is_open
-        root = caller.credential
         if root.startswith("token-"):
             return self._tokens is not None
         in_file = self._keys is not None and self._keys.value.is_live(root, now_ms)
         return in_file or self._plain.is_live(root)
+
+    def _if_live(self, caller: Caller | None, acting_for: str | None) -> Caller | None:
+        if caller is None or not self.is_live(caller):
+            return None
+        return _acting(caller, acting_for)
+
+    def _signed(self) -> Signer:
+        if self._signer is None:
+            raise Unavailable("The gateway recovers its sessions and will serve them soon.")
+        return self._signer
 
     async def _watch(self) -> None:
         files = (self._keys, self._tokens.file if self._tokens is not None else None)

@@ -1,10 +1,7 @@
 """Who may come in: keys and tokens at a running gateway, what they may do, and when it ends."""
 
 import json
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,111 +9,22 @@ import httpx
 import jwt
 import pytest
 from structlog.testing import capture_logs
-from typing_extensions import override
 
 from app.api.rights import GuardedRoute, OpenRoute, OperatorRoute
 from app.api.routes import guarded_routes
-from app.credentials import gate
 from app.credentials.keyfile import KeyFile
-from app.credentials.keys import ApiKey, make_key
-from app.domain.callers import Caller, Right
-from app.domain.clock import SystemClock
+from app.credentials.keys import make_key
+from app.domain.callers import Caller
 from app.domain.codec import encode_pretty
+from tests.api.keyed import SECRET, Keyed, LateClock, bearer, keyed, looking_often, token, watching
 from tests.api.serving import Served, check_answer, raw, refused, serving
 from tests.faults.wire import until
-from tests.support.frames import Frame, parse_frames
-
-SECRET = "the secret of an issuer of tokens, of more than 32 bytes"
-
-
-@dataclass
-class Keyed:
-    """A gateway with a keys file, and the file."""
-
-    served: Served
-    file: KeyFile
-
-    def make(
-        self,
-        user_id: str | None,
-        *rights: Right,
-        expires_at: int | None = None,
-    ) -> tuple[str, str]:
-        """Makes a key that the gateway knows already; gives its id and the key."""
-        key_id, text, digest = make_key()
-        allowed: frozenset[Right] = frozenset(rights or ("read", "write"))
-        key = ApiKey(key_id, digest, user_id, allowed, "", 0, expires_at)
-        self.file.change(lambda known: [*known, key])
-        if key.is_live(SystemClock().now_ms()):
-            until(lambda: self.knows(text, user_id), "the key is known")
-        return key_id, text
-
-    def knows(self, key: str, user_id: str | None) -> bool:
-        headers = bearer(key, **({"X-User-Id": "probe"} if user_id is None else {}))
-        return self.get("/sessions/none", headers).status_code != 401
-
-    def revoke(self, key_id: str) -> None:
-        self.file.change(
-            lambda known: [replace(k, revoked_at=1) if k.id == key_id else k for k in known]
-        )
-
-    def get(self, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
-        return self.ask("GET", path, headers)
-
-    def ask(
-        self, method: str, path: str, headers: dict[str, str] | None = None, **more: Any
-    ) -> httpx.Response:
-        response = httpx.request(
-            method,
-            f"{self.served.url}/api/v1{path}",
-            headers=headers,
-            trust_env=False,
-            timeout=20,
-            **more,
-        )
-        check_answer(response)
-        return response
-
-
-def bearer(credential: str, **more: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {credential}", **more}
-
-
-@contextmanager
-def keyed(directory: Path, **settings: Any) -> Iterator[Keyed]:
-    path = directory / "keys.json"
-    KeyFile(path).change(lambda known: known)
-    with looking_often(), serving(api_keys_file=path, **settings) as served:
-        yield Keyed(served, KeyFile(path))
-
-
-@contextmanager
-def looking_often() -> Iterator[None]:
-    """Lets gateways notice a change of a file at once: only the tests' time depends on it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gate, "_LOOK_SECONDS", 0.01)
-        yield
-
-
-class LateClock(SystemClock):
-    """A clock that a test sets forward."""
-
-    ahead_ms = 0
-
-    @override
-    def now_ms(self) -> int:
-        return super().now_ms() + self.ahead_ms
 
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
     with keyed(tmp_path_factory.mktemp("keys"), api_keys=("plain",), jwt_secret=SECRET) as running:
         yield running
-
-
-def token(**changed: Any) -> str:
-    claims = {"sub": "alice", "exp": int(time.time()) + 600, **changed}
-    return jwt.encode(claims, SECRET, "HS256")
 
 
 def callers_seen(served: Served) -> list[Caller]:
@@ -234,7 +142,8 @@ def test_no_route_is_without_a_right() -> None:
     assert GuardedRoute not in classes
     for route in guarded_routes():
         if isinstance(route, OpenRoute):
-            assert "/health/" in route.path, f"{route.path} is open to everybody"
+            is_meant = "/health/" in route.path or route.path == "/api/v1/logout"
+            assert is_meant, f"{route.path} is open to everybody"
         if any(word in route.path for word in ("/metrics",)):
             assert isinstance(route, OperatorRoute), route.path
 
@@ -285,33 +194,6 @@ def test_the_document_says_which_right_a_route_needs(route: GuardedRoute, method
     assert {"key", "token"} <= set(named) <= set(schemes)
     assert all(scopes == [route.right] for scopes in named.values())
     assert {} in operation["security"]
-
-
-@contextmanager
-def watching(gateway: Keyed, path: str, headers: dict[str, str]) -> Iterator["Watcher"]:
-    with (
-        httpx.Client(trust_env=False, timeout=20) as client,
-        client.stream("GET", f"{gateway.served.url}/api/v1{path}", headers=headers) as response,
-    ):
-        assert response.status_code == 200, response.read()
-        yield Watcher(response)
-
-
-class Watcher:
-    """A stream that somebody has open."""
-
-    def __init__(self, response: httpx.Response) -> None:
-        self._chunks = response.iter_bytes()
-        self.received = b""
-
-    def until(self, what: bytes) -> None:
-        while what not in self.received:
-            self.received += next(self._chunks)
-
-    def to_end(self) -> list[Frame]:
-        for chunk in self._chunks:
-            self.received += chunk
-        return parse_frames(self.received)[0]
 
 
 def test_a_stream_ends_within_seconds_when_its_key_is_revoked_and_no_other_does(

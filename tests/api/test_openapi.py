@@ -83,7 +83,7 @@ def test_an_operation_documents_the_problems_of_the_edge(
 ) -> None:
     codes = documented_codes(operation)
     expected = {"host-not-allowed", "origin-not-allowed", "internal", "invalid"}
-    expected |= set() if "/health/" in path else {"unauthorized", "rate-limited"}
+    expected |= {"unauthorized", "forbidden", "rate-limited"} if operation["security"] else set()
     expected |= {"invalid-id"} if "{" in path else set()
     if "requestBody" in operation:
         expected |= {"malformed", "too-large"}
@@ -93,12 +93,13 @@ def test_an_operation_documents_the_problems_of_the_edge(
 
 
 @pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS)
-def test_every_answer_but_those_of_health_routes_documents_the_rate_fields(
+def test_every_answer_but_those_of_open_routes_documents_the_rate_fields(
     path: str, method: str, operation: dict[str, Any]
 ) -> None:
     for status, response in operation["responses"].items():
         headers = set(response.get("headers", {}))
-        assert ({"RateLimit", "RateLimit-Policy"} <= headers) == ("/health/" not in path), status
+        is_open = operation["security"] == []
+        assert ({"RateLimit", "RateLimit-Policy"} <= headers) is not is_open, status
         assert ("Retry-After" in headers) == (status in {"429", "503"}), status
 
 

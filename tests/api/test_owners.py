@@ -309,7 +309,17 @@ def _process_wide(path: str) -> Plan:
     return plan
 
 
+def _cookie(path: str) -> Plan:
+    def plan(world: World) -> None:
+        answer = world.bob.post(path)
+        assert (answer.status_code, answer.content) == (204, b"")
+
+    return plan
+
+
 PLANS: dict[tuple[str, str], Plan] = {
+    ("POST", "/api/v1/login"): _cookie("/login"),
+    ("POST", "/api/v1/logout"): _cookie("/logout"),
     ("POST", "/api/v1/chat"): _chat,
     ("POST", "/api/v1/sessions"): _create,
     ("GET", "/api/v1/sessions"): _list("/sessions", "sessions"),
