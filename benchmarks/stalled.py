@@ -29,6 +29,7 @@ _POSTED_RATE = 50.0
 _FILL_EVENTS, _FILL_BYTES = 10, 500_000
 """Sent twice: the kernel takes 4 MB for a client that reads nothing before a send waits."""
 _P99_GOAL = "<= 1.5"
+_TRIES_MAX = 20
 
 
 def run(bench: Bench) -> list[Row]:
@@ -50,7 +51,7 @@ def run(bench: Bench) -> list[Row]:
         readers = {c: s.enter_context(bench.readers(servers[c], paths)) for c in _CASES}
         for _ in range(bench.runs):
             for case in _CASES:
-                found[case].append(_play(bench, servers[case], readers[case]))
+                found[case].append(_play_until_heard(bench, servers[case], readers[case]))
         _check_stalled(servers["with"])
     return [
         _row(bench, f"{count} readers, {who}: {name}", found, f"{who}_{name}")
@@ -74,6 +75,15 @@ def _row(bench: Bench, case: str, found: dict[str, list[dict[str, Any]]], name: 
     )
 
 
+def _play_until_heard(bench: Bench, server: Server, readers: Readers) -> dict[str, Any]:
+    """Plays again when nothing came in time: on a busy machine the smallest size is too short."""
+    for _ in range(_TRIES_MAX):
+        answer = _play(bench, server, readers)
+        if answer["frames"]:
+            return answer
+    raise RuntimeError(f"nothing was heard, {_TRIES_MAX} times")
+
+
 def _play(bench: Bench, server: Server, readers: Readers) -> dict[str, Any]:
     """Has the agent speak and a client post, and listens."""
     warmup, seconds = bench.pick((0.7, 3.0), (0.5, 2.0), (0.1, 0.3))
@@ -92,8 +102,8 @@ def _play(bench: Bench, server: Server, readers: Readers) -> dict[str, Any]:
     server.wait_idle()
     # What is late is still on its way, and would count in the next round.
     readers.listen(0.0, 0.2)
-    if not answer["frames"] or writer.failure:
-        raise RuntimeError(f"nothing was measured: {answer}, {writer.failure}")
+    if writer.failure:
+        raise RuntimeError(f"an event was not taken: {writer.failure}")
     answer |= {"delivery_p50": answer["p50_ms"], "delivery_p99": answer["p99_ms"]}
     return answer | {
         "append_p50": writer.percentile_ms(0.5),
