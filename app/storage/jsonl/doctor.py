@@ -22,7 +22,7 @@ from app.storage.jsonl.journal import read_journal
 from app.storage.jsonl.lock import DirectoryLock, boot_id
 from app.storage.jsonl.log import LogReplacedError, LogView
 from app.storage.jsonl.marks import MarksFile, StaleMarksError, digest_of, marks_of_lines
-from app.storage.jsonl.paths import Paths, file_name
+from app.storage.jsonl.paths import Paths, file_name, root_of
 from app.storage.jsonl.quarantine import set_aside
 from app.storage.jsonl.reading import DamagedError
 from app.storage.jsonl.rebuild import Rebuilder
@@ -82,7 +82,7 @@ def check(
         StoreBusy: A process owns the directory.
         StoreUnusable: There is none, or it cannot be read or written.
     """
-    root = data_dir.expanduser().absolute()
+    root = root_of(data_dir)
     if not root.is_dir():
         raise StoreUnusable(f"There is no data directory {root}.")
     examination = _Examination(fs or FileSystem(), Paths(root), clock, repairs=repair or new_epochs)

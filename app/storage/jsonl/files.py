@@ -8,6 +8,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -17,11 +18,21 @@ FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class FileSystem:
-    """The machine's own. All paths are absolute; new files get mode 0600, directories 0700."""
+    """The machine's own. All paths are absolute; new files get mode 0600, directories 0700.
+
+    No symbolic link is followed below the data directory: one that was planted there would have the
+    gateway read, write or cut a file elsewhere.
+    """
 
     def open(self, path: Path, flags: int) -> int:
         """Opens and gives the descriptor."""
-        return os.open(path, flags | os.O_CLOEXEC, 0o600)
+        try:
+            return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                what = "a symbolic link stands where a file should be"
+                raise OSError(errno.ELOOP, what, str(path)) from error
+            raise
 
     def close(self, fd: int) -> None:
         """Closes."""
@@ -85,15 +96,27 @@ class FileSystem:
         path.unlink(missing_ok=True)
 
     def make_directory(self, path: Path) -> None:
-        """Makes a directory, and those above it."""
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Makes a directory, and those above it; one that is there is left as it is.
+
+        Raises:
+            NotADirectoryError: There is something else of that name, which may be a link to one.
+        """
+        for missing in [above for above in reversed(path.parents) if not above.exists()]:
+            # Not by `parents=True`, which leaves their modes to the umask.
+            missing.mkdir(mode=0o700, exist_ok=True)
+        try:
+            path.mkdir(mode=0o700)
+        except FileExistsError as error:
+            if not stat.S_ISDIR(path.lstat().st_mode):
+                what = "a link or file stands where a directory should be"
+                raise NotADirectoryError(errno.ENOTDIR, what, str(path)) from error
 
     # What only looks never fails a test's Nth call.
 
     def size(self, path: Path) -> int | None:
         """Gives a file's size; None when there is no such file."""
         try:
-            return path.stat().st_size
+            return path.lstat().st_size
         except FileNotFoundError:
             return None
 

@@ -1,5 +1,6 @@
 """Where everything lies, and how a session's id becomes a file's name (R13)."""
 
+import os
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -29,6 +30,11 @@ def _encoded(character: str) -> str:
     if character.isascii() and (character.islower() or character.isdigit() or character in "._-"):
         return character
     return "".join(f"%{byte:02X}" for byte in character.encode())
+
+
+def root_of(data_dir: Path) -> Path:
+    """Gives the directory that the setting leads to: it may be a link, below it there is none."""
+    return Path(os.path.realpath(data_dir.expanduser()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ from app.storage.jsonl.log import Log, LogReplacedError, LogWriter, OutdatedErro
 from app.storage.jsonl.marks import StaleMarksError
 from app.storage.jsonl.mending import Mender
 from app.storage.jsonl.packing import prepare_pack, prepare_unpack
-from app.storage.jsonl.paths import Paths, file_name
+from app.storage.jsonl.paths import Paths, file_name, root_of
 from app.storage.jsonl.reading import DamagedError, read_page
 from app.storage.jsonl.rebuild import Rebuilder
 from app.storage.jsonl.recovery import Recovered, Recovery
@@ -98,7 +98,7 @@ class JsonlStore(SessionStore):
         fs: FileSystem | None = None,
     ) -> None:
         self._fs = fs = fs or FileSystem()
-        self._paths = paths = Paths(data_dir.expanduser().absolute())
+        self._paths = paths = Paths(root_of(data_dir))
         self._clock = clock
         self._durability = durability
         self._lock = DirectoryLock(fs, paths.lock)
@@ -176,8 +176,9 @@ class JsonlStore(SessionStore):
             self._journal.keep_reserve()
             self._checkpointer.look_at_quarantine()
         except OSError as error:
+            where = f" ({error.filename})" if error.filename else ""
             raise StoreUnusable(
-                f"The data directory {paths.root} cannot be used: {error.strerror}."
+                f"The data directory {paths.root} cannot be used: {error.strerror}{where}."
             ) from error
         return recovered
 
