@@ -51,9 +51,10 @@ class Record(NamedTuple):
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(NamedTuple):
     """Events (and notes) of one session that become durable together.
+
+    A tuple, since one is made, carried and taken apart for every event that is streamed.
 
     Attributes:
         session_id: Whose log.
@@ -72,7 +73,7 @@ class Commit:
     session_id: str
     epoch: int
     first_seq: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs of a commit
     data: bytes
     marks: Sequence[Mark] = ()
     head: SessionHead | None = None

@@ -270,6 +270,17 @@ class VolatileFileSystem(FileSystem):
             self._names.pop(path, None)
 
 
+async def write_out(store: JsonlStore) -> None:
+    """Brings up every log that lags behind the journal, so that its file can be looked at."""
+    lagging = store._committer._lagging
+
+    def bring_up() -> None:
+        while lagging:
+            lagging.bring_up_some()
+
+    await store._committer.send(bring_up)
+
+
 async def abandon(store: JsonlStore) -> None:
     """Lets a store go without closing it: what was given is done, nothing is brought up."""
     store._is_open = False

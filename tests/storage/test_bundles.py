@@ -16,7 +16,7 @@ from app.storage.jsonl.files import FileSystem
 from app.storage.jsonl.store import JsonlStore
 from tests.contract.test_session_store_creation import CREATED, History
 from tests.storage.conftest import Opener
-from tests.storage.faults import FaultyFileSystem, abandon
+from tests.storage.faults import FaultyFileSystem, abandon, write_out
 from tests.storage.writing import (
     StepClock,
     Writer,
@@ -67,12 +67,15 @@ async def test_unpacking_gives_back_exactly_the_bytes_that_were_packed(
     assert list(files(data_dir, "archive")) == ["archive/%4Cong.zst"]
     await store.unpack("Long", history.head.epoch)
     assert files(data_dir, "events", "index/marks") == before
-    assert files(data_dir, "archive", "index/aside") == {}
+    assert [
+        name for name in files(data_dir, "archive", "index/aside") if "spare-" not in name
+    ] == []
 
 
 async def test_any_zstd_reads_the_log_out_of_a_bundle(opener: Opener, data_dir: Path) -> None:
     store = await opener()
     history = await long_session(store)
+    await write_out(store)
     log = (data_dir / "events" / "%4Cong.jsonl").read_bytes()
     await store.pack("Long", history.head.epoch)
     bundle = (data_dir / "archive" / "%4Cong.zst").read_bytes()

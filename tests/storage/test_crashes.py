@@ -20,6 +20,7 @@ from app.storage.base import Commit, Record
 from app.storage.jsonl.store import JsonlStore
 from tests.storage.faults import VolatileFileSystem, abandon
 from tests.storage.writing import (
+    DEADLINE_SECONDS,
     StepClock,
     Writer,
     append,
@@ -187,6 +188,12 @@ async def check_going_on(store: JsonlStore) -> None:
 def changes_of_script(tmp_path_factory: pytest.TempPathFactory) -> int:
     fs, _ = asyncio.run(run_until(tmp_path_factory.mktemp("whole") / "data", None))
     return fs.changes
+
+
+@pytest.fixture(params=[0, DEADLINE_SECONDS], ids=["written", "lagging"], autouse=True)
+def logs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logs are written whenever the committer has nothing to do, or by checkpoints alone."""
+    monkeypatch.setattr("app.storage.jsonl.committer._REST_SECONDS", request.param)
 
 
 @pytest.mark.parametrize("part", range(4))

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,13 @@ from app.domain import codec
 from app.domain.errors import Conflict
 from app.storage.jsonl.store import JsonlStore
 from tests.storage.conftest import Opener
-from tests.storage.faults import VolatileFileSystem, abandon
+from tests.storage.faults import VolatileFileSystem, abandon, write_out
 from tests.storage.writing import (
+    DEADLINE_SECONDS,
     StepClock,
     Writer,
+    answer_to,
+    append,
     committed,
     complete,
     everything,
@@ -35,6 +39,7 @@ async def prepared(root: Path, *, closed: bool) -> list[bytes]:
     await committed(store, one.commit(token("b"), note="key2"))
     await committed(store, one.commit(message("m3"), complete("r1")))
     bodies = [record.body for record in await everything(store, "one")]
+    await write_out(store)
     await (store.aclose() if closed else abandon(store))
     return bodies
 
@@ -259,6 +264,7 @@ async def test_acknowledged_records_damaged_in_the_journal_give_their_session_a_
     for number in range(5):
         await committed(store, one.commit(token(f"one{number}")))
         await committed(store, two.commit(token(f"two{number}")))
+    await write_out(store)
     await abandon(store)
     [segment] = (data_dir / "index").glob("journal-*.jsonl")
     flip(segment, segment.read_bytes().index(b"one2"))
@@ -277,6 +283,40 @@ async def test_acknowledged_records_damaged_in_the_journal_give_their_session_a_
     other = await fresh.load("two")
     assert other is not None
     assert other.epoch == two.head.epoch
+
+
+async def test_damage_in_what_one_write_put_into_the_journal_costs_the_records_it_lies_in(
+    opener: Opener, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R10: many sessions share a write; the logs lag, so that the journal alone has the lines."""
+    monkeypatch.setattr("app.storage.jsonl.committer._REST_SECONDS", DEADLINE_SECONDS)
+    store = await opener()
+    writers = [Writer(f"s-{number}", store.next_epoch()) for number in range(6)]
+    for writer in writers:
+        await committed(store, writer.commit())
+    await store.checkpoint()
+    before = store._committer.batches
+    hold = threading.Event()
+    held = store._committer.send(lambda: hold.wait(DEADLINE_SECONDS))
+    writers.append(Writer("new", store.next_epoch()))
+    answers = [append(store, w.commit(token(f"in {w.head.id}"), message("m"))) for w in writers]
+    hold.set()
+    assert await held
+    assert [await answer_to(answer) for answer in answers] == [None] * len(writers)
+    assert store._committer.batches == before + 1
+    await committed(store, writers[0].commit(token("a later write")))
+    await abandon(store)
+    [segment] = (data_dir / "index").glob("journal-*.jsonl")
+    for name in (b"in s-3", b"in new"):
+        flip(segment, segment.read_bytes().index(name))
+    fresh = await opener()
+    assert fresh.report.damaged  # type: ignore[attr-defined]
+    for writer in writers:
+        head = await fresh.load(writer.head.id)
+        assert head is not None
+        is_whole = writer.head.id not in ("s-3", "new")
+        assert (head.epoch == writer.head.epoch) is is_whole
+        assert len(await seqs(fresh, head.id)) == (writer.head.seq if is_whole else 1)
 
 
 async def test_a_missing_log_comes_back_from_its_snapshot(opener: Opener, data_dir: Path) -> None:

@@ -1,27 +1,26 @@
 """One batch of the committer: admitted, written as one, then settled or rolled back as one."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING
+from zlib import crc32
 
 from app.domain.errors import BambooError, Conflict, StorageFailed, StorageFull
 from app.storage.base import Commit, Done
-from app.storage.jsonl.journal import RECORD_OVERHEAD_BYTES, Journal, pack
+from app.storage.jsonl.journal import RECORD_OVERHEAD_BYTES, Description, Journal, describe
 from app.storage.jsonl.log import Log, make_header
 from app.storage.jsonl.paths import file_name
 from app.storage.jsonl.table import Deletion, LogTable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from app.storage.base import Mark
 
 # What a session may keep in memory while its own file cannot be written.
 _TAIL_BYTES_MAX = 16 * 1024 * 1024
 
 
-class Answer(NamedTuple):
-    """What became of a commit; `size` is its log's end then."""
-
-    commit: Commit
-    done: Done
-    error: BambooError | None
-    size: int
-
-
+# What became of a commit: it, who waits, what is wrong if anything is, and its log's end if not.
+Answer = tuple[Commit, Done, BambooError | None, int]
 Request = tuple[Commit, Done] | Deletion
 
 
@@ -29,88 +28,97 @@ class Batch:
     """See the module. Used on the committer's thread alone.
 
     Attributes:
-        size: The most that its records can take; `reserve_size`: of those that may use the reserve.
         before: The logs it changes, with the (seq, size) they had.
         gone: The logs it deletes.
     """
 
-    def __init__(self, table: LogTable, requests: list[Request]) -> None:
+    def __init__(self, table: LogTable, requests: list[Request], data_bytes: int) -> None:
         self._table = table
         self._requests = requests
+        self._data_bytes = data_bytes
         self._replaced: list[tuple[str, Log | None]] = []
-        self._taken: list[tuple[Log, int]] = []
+        # What is taken, one beside the other: a log, and the lines it gets.
+        self._logs: list[Log] = []
+        self._lines: list[bytes] = []
+        self._marks: list[tuple[Log, int, Sequence[Mark]]] = []
         self.before: dict[Log, tuple[int, int]] = {}
         self.gone: dict[Log, Deletion] = {}
         self.answers: list[Answer] = []
-        self.deletions: list[Deletion] = []
-        self.size = self.reserve_size = 0
-        for request in requests:
-            if isinstance(request, Deletion):
-                self.deletions.append(request)
-                self.size += RECORD_OVERHEAD_BYTES
-                self.reserve_size += RECORD_OVERHEAD_BYTES
-            else:
-                size = len(request[0].data) + RECORD_OVERHEAD_BYTES
-                self.size += size
-                if request[0].reserve:
-                    self.reserve_size += size
+
+    @property
+    def size(self) -> int:
+        """The most that its records can take."""
+        return self._data_bytes + RECORD_OVERHEAD_BYTES * len(self._requests)
+
+    @property
+    def reserve_size(self) -> int:
+        """The most that those of them can take which may use the reserve."""
+        return sum(
+            RECORD_OVERHEAD_BYTES + (0 if isinstance(request, Deletion) else len(request[0].data))
+            for request in self._requests
+            if isinstance(request, Deletion) or request[0].reserve
+        )
+
+    @property
+    def deletions(self) -> list[Deletion]:
+        """Those among its requests."""
+        return [request for request in self._requests if isinstance(request, Deletion)]
 
     def admit(self, journal: Journal, *, is_full: bool) -> list[bytes]:
-        """Checks each request against its log's head; gives the records of those that fit.
+        """Checks each request against its log's head; gives what is written for those that fit.
+
+        What stands in the loop is paid for by every commit, so it is written out, and calls only
+        for what is rare.
 
         Args:
             journal: Gives the numbers of the records.
             is_full: Only what may use the reserve is taken.
         """
-        parts: list[bytes] = []
-        lsn, acked = journal.lsn, journal.acked
+        records: list[Description] = []
+        logs, before, answers = self._table.logs, self.before, self.answers
+        takers, lines = self._logs, self._lines
         for request in self._requests:
-            if isinstance(request, Deletion):
-                log = self._admit_deletion(request)
-                if log is None:
-                    continue
-                lsn += 1
-                kind, at = b"delete", log.size
-                parts.append(
-                    pack(lsn, acked, log.session_id, log.epoch, log.seq + 1, 0, kind, 0, at, b"")
-                )
+            if type(request) is Deletion:
+                records += self._admit_deletion(request)
                 continue
             commit, done = request
-            log_or_error = self._log_for(commit, is_full)
-            if isinstance(log_or_error, BambooError):
-                self.answers.append(Answer(commit, done, log_or_error, 0))
-                continue
-            log = log_or_error
-            at = log.size
-            if log not in self.before:
-                self.before[log] = (log.seq, at)
-            data = commit.data
-            log.size = at + len(data)
-            log.seq += commit.count
-            lsn += 1
-            kind = b"create" if commit.create else b"append"
-            parts.append(
-                pack(
-                    lsn,
-                    acked,
-                    commit.session_id,
-                    commit.epoch,
-                    commit.first_seq,
-                    commit.count,
-                    kind,
-                    commit.time_ms,
-                    at,
-                    data,
-                )
-            )
-            parts.append(data)
-            self._taken.append((log, at))
-            self.answers.append(Answer(commit, done, None, log.size))
-            if commit.create and commit.epoch > journal.last_epoch:
-                journal.last_epoch = commit.epoch
+            session_id, epoch, first, count, data, marks, _, time_ms, create, _ = commit
+            log = logs.get(session_id)
+            if (
+                log is None
+                or log.seq != first - 1
+                or log.epoch != epoch
+                or create
+                or is_full
+                or log.deleted
+                or log.packed
+                or log.size - log.written > _TAIL_BYTES_MAX
+            ):
+                log_or_error = self._log_for(commit, is_full)
+                if isinstance(log_or_error, BambooError):
+                    answers.append((commit, done, log_or_error, 0))
+                    continue
+                log = log_or_error
+            at, size = log.size, len(data)
+            if log not in before:
+                before[log] = (log.seq, at)
+            log.size = end = at + size
+            log.seq = first + count - 1
+            kind = "create" if create else "append"
+            records.append((session_id, epoch, first, count, kind, time_ms, at, size, crc32(data)))
+            takers.append(log)
+            lines.append(data)
+            answers.append((commit, done, None, end))
+            if marks:
+                self._marks.append((log, at, marks))
+            if create and epoch > journal.last_epoch:
+                journal.last_epoch = epoch
+        if not records:
+            return []
+        line = describe(journal.lsn + 1, journal.acked, records)
         # Never given again, whatever becomes of these.
-        journal.lsn = lsn
-        return parts
+        journal.lsn += len(records)
+        return [line, *lines]
 
     def _log_for(self, commit: Commit, is_full: bool) -> Log | BambooError:
         log = self._table.log_of(commit.session_id)
@@ -126,7 +134,7 @@ class Batch:
             return Conflict("The session is packed, so nothing is appended.", head=log.seq)
         if log.seq != commit.first_seq - 1:
             return Conflict("The head has moved.", head=log.seq)
-        if log.tail and sum(map(len, log.tail)) > _TAIL_BYTES_MAX:
+        if log.size - log.written > _TAIL_BYTES_MAX:
             return StorageFailed("The session's log cannot be written.")
         return log
 
@@ -144,28 +152,25 @@ class Batch:
         self._replaced.append((session_id, logs.get(session_id)))
         logs[session_id] = log
 
-    def _admit_deletion(self, deletion: Deletion) -> Log | None:
+    def _admit_deletion(self, deletion: Deletion) -> list[Description]:
         log = self._table.log_of(deletion.session_id)
         if log is None or log.epoch != deletion.epoch:
             deletion.error = Conflict("There is no such session of that epoch.", head=None)
-            return None
+            return []
         # The tombstone stays until the loop has heard of it; a successor takes its place.
         log.deleted = True
         self.gone[log] = deletion
-        return log
+        return [(log.session_id, log.epoch, log.seq + 1, 0, "delete", 0, log.size, 0, 0)]
 
     def settle(self) -> None:
         """Hands the lines to their logs: they are durable."""
-        taken = iter(self._taken)
         with self._table.writer.lock:
-            for commit, _, error, _ in self.answers:
-                if error is not None:
-                    continue
-                log, at = next(taken)
-                log.tail.append(commit.data)
-                log.journal_bytes += len(commit.data)
-                if commit.marks:
-                    log.marks += [(mark, at + mark.offset) for mark in commit.marks]
+            for log, lines in zip(self._logs, self._lines, strict=True):
+                log.tail.append(lines)
+            for log, at, marks in self._marks:
+                log.marks += [(mark, at + mark.offset) for mark in marks]
+        for log, (_, size) in self.before.items():
+            log.journal_bytes += log.size - size
         for log, deletion in self.gone.items():
             self._table.remove_files(log, deletion)
 
@@ -184,7 +189,7 @@ class Batch:
         self.gone = {}
         self.before = {}
         self.answers = [
-            Answer(*request, error, 0) for request in self._requests if isinstance(request, tuple)
+            (*request, error, 0) for request in self._requests if isinstance(request, tuple)
         ]
         for deletion in self.deletions:
             deletion.error = error

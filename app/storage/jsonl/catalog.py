@@ -170,28 +170,29 @@ class Catalog:
 
     def apply(self, commit: Commit, size: int) -> None:
         """Takes a commit that has become durable; `size` is the log's then."""
-        session_id = commit.session_id
-        if commit.create:
-            entry = self.entries[session_id] = Entry(session_id, commit.epoch)
+        session_id, epoch, first, count, data, _, head, time_ms, create, _ = commit
+        if create:
+            entry = self.entries[session_id] = Entry(session_id, epoch)
         else:
             entry = self.entries[session_id]
-        if commit.head is None:
+        if head is None:
             # Nothing but deltas (a note among them is a trifle).
-            entry.deltas += len(commit.data)
+            entry.deltas += len(data)
             self.use.grow(entry, size - entry.size)
             entry.size = size
         else:
-            if commit.count > 1:
-                entry.deltas += delta_bytes(commit.data)
-            if not commit.create:
+            if count > 1:
+                entry.deltas += delta_bytes(data)
+            if not create:
                 self.use.remove(entry)
-            entry.set_head(commit.head)
+            entry.set_head(head)
             entry.size = size
             self.use.add(entry)
-            self._note_runs(entry.id, commit.head)
-        entry.activity = max(entry.activity, commit.time_ms)
+            self._note_runs(session_id, head)
+        if time_ms > entry.activity:
+            entry.activity = time_ms
         # Last: the committer evicts a log when this seq is its own.
-        entry.seq = commit.first_seq + commit.count - 1
+        entry.seq = first + count - 1
         self.dirty[session_id] = entry
         self.changed.add(session_id)
 

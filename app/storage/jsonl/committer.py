@@ -1,8 +1,9 @@
 """The committer: the one thread that gives logs their next lines (R8), many commits at a time.
 
 It takes everything that waits as one batch: checks each commit against its log's head, writes all
-records with one write and one sync, acknowledges the batch with one call into the loop, then writes
-the lines to the logs. While a sync runs the next batch gathers (group commit).
+records with one write and one sync, acknowledges the batch with one call into the loop. While a
+sync runs the next batch gathers (group commit). The logs get their lines when there is time (see
+`lagging`).
 
 Heads are checked here, in the order commits were given, and nowhere else. So a commit built on one
 that was refused finds another head and is refused too, however many were on their way.
@@ -15,10 +16,11 @@ reads see them, until a later write or the checkpoint succeeds.
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import TypeVar
+from typing import TypeVar, final
 
 from app.domain.clock import Clock
 from app.domain.errors import BambooError, StorageFailed, Unavailable
@@ -26,17 +28,21 @@ from app.observability.histogram import COUNTS, DISK_SECONDS, Histogram
 from app.storage.base import Commit, Done
 from app.storage.jsonl.batch import Answer, Batch, Request
 from app.storage.jsonl.files import failure_of
-from app.storage.jsonl.journal import SEGMENT_BYTES, Journal
+from app.storage.jsonl.journal import SEGMENT_BYTES, SPARES_MAX, Journal
+from app.storage.jsonl.lagging import LaggingLogs
 from app.storage.jsonl.log import Log
 from app.storage.jsonl.table import Deletion, LogTable
 
 # One write of some MiB costs little more than its sync; larger ones only add latency.
 _BATCH_BYTES = 4 * 1024 * 1024
 _BATCH_COMMITS = 20_000
+# With so long a pause the thread has time for the logs: longer than between batches under load.
+_REST_SECONDS = 0.02
 # Segments that wait for a checkpoint: beyond these, a gigabyte, checkpoints are failing.
 _CLOSED_SEGMENTS_MAX = 64
 
 
+@final
 @dataclass(slots=True)
 class Errand:
     """Something to be done between batches on the committer's thread; never raises."""
@@ -48,13 +54,16 @@ class Errand:
 class Rotation:
     """What a checkpoint has to bring up: everything up to `lsn`, in closed segments.
 
-    `logs` are those they name, with what their records take in them.
+    `logs` are those they name, with what their records take in them. The checkpoint adds to
+    `spares` those segments, as many as are wanted, that it has made blank to be used again.
     """
 
     lsn: int
     last_epoch: int
-    segments: list[int]
+    segments: dict[int, int | None]
     logs: dict[Log, int]
+    spares_wanted: int
+    spares: list[Path] = field(default_factory=list)
 
 
 _Item = Request | Errand
@@ -91,6 +100,8 @@ class Committer:
         self._touched: dict[Log, None] = {}
         self.batch_commits = Histogram(COUNTS)
         self.sync_seconds = Histogram(DISK_SECONDS)
+        self._lagging = LaggingLogs(table.writer, clock)
+        self._is_at_rest = False
         self.batches = self.commits = self.bytes = self.failures = 0
 
     def start(
@@ -191,36 +202,45 @@ class Committer:
                 self._refuse_closed(self._queue.get_nowait())
 
     def _turn(self) -> None:
-        batch, errand = self._gather()
+        batch, data_bytes, errand = self._gather()
         if batch:
-            self._commit(batch)
+            self._commit(Batch(self._table, batch, data_bytes))
         if errand is not None:
             errand.run()
+        self._is_at_rest = not batch and errand is None and not self._closing
+        if self._is_at_rest:
+            self._lagging.bring_up_some()
+        else:
+            self._lagging.bring_up_due()
         self._look_at_checkpoint()
 
-    def _gather(self) -> tuple[list[Request], Errand | None]:
-        queue = self._queue
+    def _gather(self) -> tuple[list[Request], int, Errand | None]:
+        """Takes what waits: requests, the bytes of their lines, and what is to be done then."""
+        take, data_bytes = self._queue.get_nowait, 0
         batch: list[Request] = []
-        size = 0
-        try:
-            item = queue.get(timeout=self._interval)
+        with contextlib.suppress(Empty):
+            item = self._queue.get(timeout=self._patience())
             while True:
                 if item is None:
                     self._closing = True
-                    return batch, None
-                if isinstance(item, Errand):
-                    return batch, item
+                    break
+                if type(item) is Errand:
+                    return batch, data_bytes, item
                 batch.append(item)
-                if isinstance(item, tuple):
-                    size += len(item[0].data)
-                if size >= _BATCH_BYTES or len(batch) >= _BATCH_COMMITS:
-                    return batch, None
-                item = queue.get_nowait()
-        except Empty:
-            return batch, None
+                if type(item) is tuple:
+                    data_bytes += len(item[0].data)
+                if data_bytes >= _BATCH_BYTES or len(batch) >= _BATCH_COMMITS:
+                    break
+                item = take()
+        return batch, data_bytes, None
 
-    def _commit(self, items: list[Request]) -> None:
-        batch = Batch(self._table, items)
+    def _patience(self) -> float:
+        """Says for how long, in seconds, to wait for what is to be committed."""
+        if not self._lagging:
+            return self._interval
+        return 0 if self._is_at_rest else _REST_SECONDS
+
+    def _commit(self, batch: Batch) -> None:
         try:
             self._take(batch)
         except Exception as error:  # noqa: BLE001 - whatever fails, each commit gets its answer
@@ -235,11 +255,7 @@ class Committer:
             self.commits += len(batch.answers)
             self.batch_commits.observe(len(batch.answers))
         self._tell(self._answer, batch.answers, batch.deletions)
-        # Answered first: reads find the lines in memory as well, and nobody waits for these files.
-        for log in batch.before:
-            if log.tail:
-                with contextlib.suppress(OSError):
-                    self._table.writer.write(log)
+        self._lagging.add(batch.before)
 
     def _take(self, batch: Batch) -> None:
         journal = self._journal
@@ -286,7 +302,7 @@ class Committer:
         closed = Unavailable("The store is closed.")
         match item:
             case (commit, done):
-                self._tell(self._answer, [Answer(commit, done, closed, 0)], [])
+                self._tell(self._answer, [(commit, done, closed, 0)], [])
             case Deletion():
                 item.error = closed
                 self._tell(self._answer, [], [item])
@@ -323,14 +339,16 @@ class Committer:
         # A log that could not be written last time gets another chance.
         self._touched.update((log, None) for log in self._table.logs.values() if log.tail)
         logs = {log: log.journal_bytes for log in self._touched}
+        wanted = SPARES_MAX - len(journal.spares)
         self._touched = {}
         self._handed_over = len(journal.closed)
-        return Rotation(journal.lsn, journal.last_epoch, list(journal.closed), logs)
+        return Rotation(journal.lsn, journal.last_epoch, dict(journal.closed), logs, wanted)
 
     def brought_up(self, rotation: Rotation) -> None:
         """Forgets the segments that a checkpoint has dropped; as an errand only."""
-        dropped = set(rotation.segments)
-        self._journal.closed = [n for n in self._journal.closed if n not in dropped]
+        for number in rotation.segments:
+            del self._journal.closed[number]
+        self._journal.spares += rotation.spares
         self._handed_over = 0
         for log, size in rotation.logs.items():
             log.journal_bytes -= size

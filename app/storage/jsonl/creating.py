@@ -86,7 +86,7 @@ class Creator:
         except OSError:
             lifecycle, size = self._lifecycle, entry.size
             lifecycle.revoke(
-                lambda: lifecycle.record(b"delete", entry.id, entry.epoch, entry.seq, size, {}),
+                lambda: lifecycle.record("delete", entry.id, entry.epoch, entry.seq, size, {}),
                 files,
             )
             raise
@@ -104,7 +104,7 @@ class Creator:
         if existing is not None:
             raise Conflict("The session exists.", head=existing.seq)
         about = publication(entry, written.path.name)
-        self._lifecycle.record(b"publish", entry.id, entry.epoch, entry.seq, entry.size, about)
+        self._lifecycle.record("publish", entry.id, entry.epoch, entry.seq, entry.size, about)
 
 
 def publication(entry: Entry, aside: str) -> dict[str, Any]:

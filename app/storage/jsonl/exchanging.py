@@ -131,7 +131,7 @@ class Exchanger:
             self._fs.rename(exchange.log, self._target(exchange))
         except OSError:
             entry.exchanged -= 1
-            keep, about = b"keep", {"instead_of": exchange.kind}
+            keep, about = "keep", {"instead_of": exchange.kind}
             self._lifecycle.revoke(
                 lambda: self._lifecycle.record(
                     keep, entry.id, entry.epoch, log.seq, log.size, about
@@ -160,7 +160,7 @@ class Exchanger:
         elif log.seq != exchange.head.seq or log.size != exchange.size:
             raise Conflict("The session has been appended to.", head=log.seq)
         self._lifecycle.record(
-            exchange.kind.encode(), entry.id, entry.epoch, log.seq, exchange.size, exchange.about()
+            exchange.kind, entry.id, entry.epoch, log.seq, exchange.size, exchange.about()
         )
         return log
 

@@ -5,21 +5,32 @@ predecessor and how many of that one's bytes count: after a write or sync that f
 the good bytes is ever read, since pages the kernel could not write are not trusted again, and the
 next segment may give the same seqs without R3 breaking.
 
-A record is one commit, whole or absent: a line that describes it, then its lines as they are, so
-that the file reads with grep and jq. `crc` covers both. `at` is where the lines begin in the
-session's log, which makes replay a matter of writing bytes to their place, as often as need be.
-`acked` is the last record known to be durable when this one was written: it tells a torn tail
-(nothing behind it was acknowledged) from damage (something was).
+A record is one commit, whole or absent. The records of one write stand behind one line that
+describes them all, then their lines follow as they are, so that the file reads with grep and jq:
+
+    {"crc":"…","lsn":<the first's>,"acked":…,"records":[[session,epoch,first,…],…]}
+
+One line for all, since describing each by itself costs more than all else that is done for a
+commit. A record's `crc` covers its lines, so that damage costs the records it lies in; the line's
+own covers the rest. `at` is where the lines begin in the session's log, which makes replay a matter
+of writing bytes to their place, as often as need be. `acked` is the last record known to be durable
+when these were written: it tells a torn tail (nothing behind it was acknowledged) from damage
+(something was).
 
 Segments are preallocated, so that a sync writes data only and running out of space is noticed
-before a commit is taken. The last part of a segment, and a reserve file that becomes a segment when
-no other can be made, are kept back for endings of runs and for deletions on a full disk.
+before a commit is taken; and used again when a checkpoint has dropped them, made blank where they
+were written: a sync of blocks that were written before costs a third of one that has to note they
+are now in use, and nothing of a deleted session stays. The last part of a segment, and a reserve
+file that becomes a segment when no other can be made, are kept back for endings of runs and for
+deletions on a full disk.
 """
 
 import errno
 import os
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
 from zlib import crc32
 
 from app.domain import codec
@@ -33,10 +44,13 @@ SEGMENT_BYTES = 16 * 1024 * 1024
 RESERVE_BYTES = 1024 * 1024
 # When 16 MiB cannot be had, commits of some seconds still can.
 SMALL_SEGMENT_BYTES = 512 * 1024
-# Above what one record's describing line takes: a 128-byte id and ten numbers.
+# Of the records; a segment of another one is set aside, not guessed at.
+FORMAT = 2
+# Dropped segments kept for use: what is filled while a checkpoint is at work.
+SPARES_MAX = 4
+# Above what describing one record takes: a 128-byte id and ten numbers, and their line.
 RECORD_OVERHEAD_BYTES = 512
 
-_PREFIX = len(b'{"crc":"00000000",')
 _NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS})
 
 
@@ -63,8 +77,11 @@ class Journal:
         self.last_epoch = 0
         self.lsn = 0
         self.acked = 0
-        # Closed segments that no checkpoint has dropped yet, oldest first.
-        self.closed: list[int] = []
+        # Closed segments that no checkpoint has dropped yet, oldest first, with the bytes used of
+        # each; None: of one that must not be used again.
+        self.closed: dict[int, int | None] = {}
+        # Dropped ones, blank again.
+        self.spares: list[Path] = []
 
     def begin(self, number: int, lsn: int, last_epoch: int) -> None:
         """Sets where the chain goes on after recovery; a segment is made when it is needed."""
@@ -80,7 +97,7 @@ class Journal:
     @property
     def disk_bytes(self) -> int:
         """What the segments take: they are preallocated; a large commit's may be larger."""
-        segments = len(self.closed) + (self._current is not None)
+        segments = len(self.closed) + len(self.spares) + (self._current is not None)
         return segments * (SEGMENT_BYTES + RESERVE_BYTES) + RESERVE_BYTES
 
     @property
@@ -143,6 +160,9 @@ class Journal:
         """
         path = self._paths.segment(self._next_number)
         limit = max(SEGMENT_BYTES, size + RECORD_OVERHEAD_BYTES)
+        if self.spares and limit == SEGMENT_BYTES:
+            self._use_spare(path)
+            return
         fd = self._fs.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         try:
             try:
@@ -160,6 +180,17 @@ class Journal:
                 self._fs.unlink(path)
             raise
 
+    def _use_spare(self, path: Path) -> None:
+        self._fs.rename(self.spares.pop(), path)
+        fd = self._fs.open(path, os.O_RDWR)
+        try:
+            self._start(fd, SEGMENT_BYTES)
+        except BaseException:
+            self._fs.close(fd)
+            with suppress(OSError):
+                self._fs.unlink(path)
+            raise
+
     def _allocate(self, fd: int, size: int) -> None:
         try:
             self._fs.allocate(fd, size)
@@ -170,7 +201,7 @@ class Journal:
 
     def _start(self, fd: int, limit: int) -> None:
         head = {
-            "journal": 1,
+            "journal": FORMAT,
             "number": self._next_number,
             "lsn": self.lsn + 1,
             "predecessor": self._predecessor[0] if self._predecessor else None,
@@ -214,6 +245,7 @@ class Journal:
             self._fs.truncate(current.fd, current.end)
             self._fs.sync(current.fd)
         self.close_current()
+        self.closed[current.number] = None
         with suppress(OSError):
             self.rotate()
 
@@ -221,7 +253,8 @@ class Journal:
         """Closes the segment, which then waits for its checkpoint."""
         current, self._current = self._current, None
         if current is not None:
-            self.closed.append(current.number)
+            is_whole = current.limit == SEGMENT_BYTES
+            self.closed[current.number] = current.end if is_whole else None
             self._fs.close(current.fd)
 
     def keep_reserve(self) -> None:
@@ -238,44 +271,36 @@ class Journal:
             self._fs.rename(aside, self._paths.reserve)
 
 
+# What a line says of a record: session, epoch, first, count, kind, time, at, bytes, crc.
+Description = tuple[str, int, int, int, str, int, int, int, int]
+
+
+def describe(lsn: int, acked: int, records: list[Description]) -> bytes:
+    """Makes the line that describes the records of one write; their data follow it verbatim."""
+    return codec.to_line(codec.encode({"lsn": lsn, "acked": acked, "records": records}))
+
+
 def pack(
     lsn: int,
     acked: int,
     session_id: str,
     epoch: int,
     first: int,
-    count: int,
-    kind: bytes,
+    kind: str,
     time_ms: int,
     at: int,
     data: bytes,
 ) -> bytes:
-    """Makes the line that describes a record; `data` follows it verbatim."""
-    body = (
-        b'{"lsn":%d,"acked":%d,"session":"%b","epoch":%d,"first":%d,"count":%d,"kind":"%b",'
-        b'"time":%d,"at":%d,"bytes":%d}'
-        % (
-            lsn,
-            acked,
-            session_id.encode(),
-            epoch,
-            first,
-            count,
-            kind,
-            time_ms,
-            at,
-            len(data),
-        )
-    )
-    return b'{"crc":"%08x",%b\n' % (crc32(data, crc32(body)), body[1:])
+    """Makes a record that is written by itself and holds no events: of what happens to files."""
+    about = (session_id, epoch, first, 0, kind, time_ms, at, len(data), crc32(data))
+    return describe(lsn, acked, [about]) + data
 
 
 @dataclass(slots=True)
 class JournalRecord:
-    """A record as read back."""
+    """A record as read back; of one that `is_lost` there is no more than its description."""
 
     lsn: int
-    acked: int
     session: str
     epoch: int
     first: int
@@ -284,6 +309,7 @@ class JournalRecord:
     time: int
     at: int
     data: bytes
+    is_lost: bool = False
 
 
 @dataclass(slots=True)
@@ -299,6 +325,13 @@ class JournalContents:
     torn_bytes: int = 0
     # Where acknowledged records could not be read: (segment number, offset, the bytes).
     damaged: list[tuple[int, int, bytes]] = field(default_factory=list)
+
+    def take(self, records: list[JournalRecord]) -> None:
+        """Adds what was read of a segment."""
+        self.records += records
+        for record in records:
+            self.last_lsn = max(self.last_lsn, record.lsn)
+            self.last_epoch = max(self.last_epoch, record.epoch)
 
 
 def read_journal(fs: FileSystem, paths: Paths) -> JournalContents:
@@ -319,6 +352,9 @@ def read_journal(fs: FileSystem, paths: Paths) -> JournalContents:
                 _note_unreadable(contents, number, 0, rest)
             continue
         head = codec.decode(line)
+        if head["journal"] != FORMAT:
+            contents.damaged.append((number, 0, data.rstrip(b"\0")))
+            continue
         found.append((number, head["lsn"], data))
         contents.last_epoch = max(contents.last_epoch, head["epoch"])
         contents.first_lsn = min(contents.first_lsn or head["lsn"], head["lsn"])
@@ -343,12 +379,10 @@ def _read_segment(
 ) -> None:
     offset = data.find(b"\n") + 1
     while offset < len(data):
-        record, end = _read_record(data, offset)
-        if record is not None:
-            contents.records.append(record)
-            contents.last_lsn = max(contents.last_lsn, record.lsn)
-            contents.last_epoch = max(contents.last_epoch, record.epoch)
-            offset, lsn = end, record.lsn + 1
+        written = _read_write(data, offset)
+        if written is not None and written.is_whole:
+            contents.take(written.records)
+            offset, lsn = written.end, written.records[-1].lsn + 1
             continue
         again = _intact_after(data, offset, lsn)
         rest = data[offset:again].rstrip(b"\0")
@@ -356,33 +390,50 @@ def _read_segment(
             contents.torn_bytes += len(rest)
             return
         contents.damaged.append((number, offset, rest))
+        if written is not None:
+            # What the damage does not lie in is as good as ever; whose the rest was is known.
+            contents.take(written.records)
         offset = len(data) if again is None else again
 
 
-def _read_record(data: bytes, offset: int) -> tuple[JournalRecord | None, int]:
-    newline = data.find(b"\n", offset, offset + RECORD_OVERHEAD_BYTES)
-    line = data[offset : newline + 1]
-    if newline < 0 or not (line.startswith(b'{"crc":"') and line.endswith(b"}\n")):
-        return None, offset
-    body = codec.body_of(line)
-    try:
-        expected = int(line[8:16], 16)
-        shape = codec.decode(body)
-        size = shape.pop("bytes")
-        lines = data[newline + 1 : newline + 1 + size]
-        if len(lines) != size or crc32(lines, crc32(body)) != expected:
-            return None, offset
-        return JournalRecord(**shape, data=lines), newline + 1 + size
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None, offset
+class _Write(NamedTuple):
+    """What one write put into a segment."""
+
+    acked: int
+    records: list[JournalRecord]
+    end: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it is intact."""
+        return not any(record.is_lost for record in self.records)
+
+
+def _read_write(data: bytes, offset: int) -> _Write | None:
+    """Reads the records of the write at `offset`; None when there is no intact line of them."""
+    end = data.find(b"\n", offset) + 1
+    line = data[offset:end]
+    if not (line.startswith(b'"lsn":', codec.LINE_PREFIX_BYTES) and codec.is_intact(line)):
+        return None
+    shape = codec.decode(codec.body_of(line))
+    descriptions: list[Description] = shape["records"]
+    records: list[JournalRecord] = []
+    for lsn, description in enumerate(descriptions, shape["lsn"]):
+        session, epoch, first, count, kind, time, at, size, crc = description
+        lines = data[end : end + size]
+        record = JournalRecord(lsn, session, epoch, first, count, kind, time, at, lines)
+        record.is_lost = len(lines) != size or crc32(lines) != crc
+        records.append(record)
+        end += size
+    return _Write(shape["acked"], records, end)
 
 
 def _intact_after(data: bytes, offset: int, lsn: int) -> int | None:
-    """Finds the next intact record written when the record `lsn` had been acknowledged."""
+    """Finds the next whole write that was made when the record `lsn` had been acknowledged."""
     while (offset := data.find(b'{"crc":"', offset + 1)) >= 0:
-        if not data.startswith(b'"lsn":', offset + _PREFIX):
+        if not data.startswith(b'"lsn":', offset + codec.LINE_PREFIX_BYTES):
             continue
-        record, _ = _read_record(data, offset)
-        if record is not None and record.acked >= lsn:
+        written = _read_write(data, offset)
+        if written is not None and written.is_whole and written.acked >= lsn:
             return offset
     return None

@@ -29,7 +29,7 @@ class Lifecycle:
         self.committer = committer
 
     def record(
-        self, kind: bytes, session_id: str, epoch: int, seq: int, size: int, about: dict[str, Any]
+        self, kind: str, session_id: str, epoch: int, seq: int, size: int, about: dict[str, Any]
     ) -> None:
         """Writes a record and syncs it.
 
@@ -50,9 +50,9 @@ class Lifecycle:
         if not journal.make_room(RECORD_OVERHEAD_BYTES + len(data)):
             raise StorageFull("The disk is full: nothing can be written until there is space.")
         journal.lsn += 1
-        line = pack(journal.lsn, journal.acked, session_id, epoch, seq + 1, 0, kind, 0, size, data)
+        line = pack(journal.lsn, journal.acked, session_id, epoch, seq + 1, kind, 0, size, data)
         try:
-            journal.write(line + data, sync=True)
+            journal.write(line, sync=True)
         except BaseException:
             journal.abandon()
             raise

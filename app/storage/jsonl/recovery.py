@@ -89,6 +89,9 @@ class Recovery:
         self._last_epoch = max(self._last_epoch, contents.last_epoch, journal.last_epoch)
         by_session: dict[str, list[JournalRecord]] = {}
         for record in journal.records:
+            if record.is_lost and record.kind not in ("create", "append"):
+                # What it would have repeated is not known, and its files are as it found them.
+                continue
             if record.lsn > contents.lsn or contents.problem is not None:
                 by_session.setdefault(record.session, []).append(record)
         is_rebuilt = contents.problem is not None

@@ -85,9 +85,9 @@ class Replayer:
             # Nothing is ever appended to a bundle.
             return entry
         records = [record for record in records if entry and record.epoch == entry.epoch]
-        lines = b"".join(record.data for record in records)
         if entry is None:
             return None
+        lines = b"".join(record.data for record in records if not record.is_lost)
         problem = self._problem_with(name, entry, records)
         if problem is not None:
             known = entry.own_head()
@@ -143,6 +143,8 @@ class Replayer:
             return f"the log has {size} bytes of {entry.size}"
         if self.rebuilder.header_of(name) != (entry.id, entry.epoch):
             return "the log's first line is another"
+        if any(record.is_lost for record in records):
+            return "acknowledged lines were damaged in the journal"
         end = entry.size
         for record in records:
             if record.at > end:

@@ -6,6 +6,7 @@ Changed by the committer's thread alone; other threads look one up and take a vi
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import final
 
 from app.domain.errors import BambooError
 from app.storage.jsonl.catalog import Catalog, Entry
@@ -15,6 +16,7 @@ from app.storage.jsonl.paths import Paths, file_name
 from app.storage.jsonl.quarantine import pieces_of
 
 
+@final
 @dataclass(slots=True)
 class Deletion:
     """A session to be deleted.

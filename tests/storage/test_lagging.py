@@ -1,0 +1,141 @@
+"""Logs lag behind the journal (R1: that is what is durable), within bounds; segments come again."""
+
+from pathlib import Path
+
+import anyio
+import pytest
+from typing_extensions import override
+
+from app.storage.jsonl.store import JsonlStore
+from tests.processes import until
+from tests.storage.conftest import Opener
+from tests.storage.faults import FaultyFileSystem, abandon, write_out
+from tests.storage.writing import (
+    DEADLINE_SECONDS,
+    StepClock,
+    Writer,
+    answer_to,
+    append,
+    committed,
+    message,
+    seqs,
+    token,
+)
+
+
+@pytest.fixture
+def never_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under load: the committer never comes to write logs for want of anything else to do."""
+    monkeypatch.setattr("app.storage.jsonl.committer._REST_SECONDS", DEADLINE_SECONDS)
+
+
+async def turns(store: JsonlStore) -> None:
+    """Waits until the turn is over in which the last answer was given."""
+    for _ in range(2):
+        await store._committer.send(lambda: None)
+
+
+def lines_in(path: Path) -> int:
+    """How many lines of events a log has in its file."""
+    return max(path.read_bytes().count(b"\n") - 1, 0) if path.exists() else 0
+
+
+@pytest.mark.usefixtures("never_at_rest")
+async def test_a_busy_log_is_written_once_for_many_commits_and_read_whole_meanwhile(
+    opener: Opener, data_dir: Path, clock: StepClock
+) -> None:
+    store = await opener()
+    path = data_dir / "events" / "busy.jsonl"
+    busy = Writer("busy", store.next_epoch())
+    for number in range(10):
+        await committed(store, busy.commit(token(str(number))))
+    await turns(store)
+    assert lines_in(path) == 0
+    assert await seqs(store, "busy") == list(range(1, 12))
+    clock.ms += 1000
+    await committed(store, Writer("other", store.next_epoch()).commit())
+    await turns(store)
+    assert lines_in(path) == 11
+    # From here on partly in the file, partly in memory.
+    await committed(store, busy.commit(message("m1")))
+    assert await seqs(store, "busy") == list(range(1, 13))
+    [found] = await store.find("busy", busy.head.epoch, "message", key="m1")
+    assert found.seq == 12
+    assert lines_in(path) == 11
+
+
+@pytest.mark.usefixtures("never_at_rest")
+async def test_what_a_log_keeps_in_memory_is_bounded(opener: Opener, data_dir: Path) -> None:
+    """R11."""
+    store = await opener()
+    big = Writer("big", store.next_epoch())
+    for _ in range(6):
+        await committed(store, big.commit(token("x" * 100_000)))
+        await turns(store)
+        log = store._table.logs["big"]
+        assert log.size - log.written < 256 * 1024
+    assert (data_dir / "events" / "big.jsonl").stat().st_size > 500_000
+
+
+async def test_at_rest_files_are_current_without_another_commit(
+    opener: Opener, data_dir: Path
+) -> None:
+    store = await opener()
+    writers = [Writer(f"s-{number}", store.next_epoch()) for number in range(20)]
+    answers = [append(store, writer.commit(token())) for writer in writers]
+    for answer in answers:
+        assert await answer_to(answer) is None
+    paths = [data_dir / "events" / f"{writer.head.id}.jsonl" for writer in writers]
+    await anyio.to_thread.run_sync(
+        until, lambda: [lines_in(path) for path in paths] == [2] * len(paths), "the files"
+    )
+
+
+@pytest.mark.usefixtures("never_at_rest")
+async def test_a_log_that_could_not_be_written_in_time_is_written_by_the_checkpoint(
+    opener: Opener, data_dir: Path
+) -> None:
+    """R10."""
+    fails = True
+
+    def should_fail(_: int, operation: str, path: str) -> int | None:
+        return 5 if fails and operation == "write" and "/events/" in path else None
+
+    store = await opener(FaultyFileSystem(should_fail))
+    writer = Writer("s-1", store.next_epoch())
+    await committed(store, writer.commit(token()))
+    await write_out(store)
+    assert await seqs(store, "s-1") == [1, 2]
+    fails = False
+    assert await store.checkpoint()
+    assert lines_in(data_dir / "events" / "s-1.jsonl") == 2
+    assert store.stats()["quarantined"] == 0
+
+
+@pytest.mark.usefixtures("never_at_rest")
+async def test_segments_are_used_again_and_nothing_of_what_they_held_is_left(
+    opener: Opener, data_dir: Path
+) -> None:
+    allocated: list[str] = []
+
+    class Watching(FaultyFileSystem):
+        @override
+        def allocate(self, fd: int, size: int) -> None:
+            allocated.append(Path(self._names[fd]).name)
+
+    store = await opener(Watching())
+    writer = Writer("s-1", store.next_epoch())
+    for number in range(6):
+        # Shorter each time: what the longer ones before have written is behind its end.
+        await committed(store, writer.commit(token(f"secret-{number} " * (60 - 10 * number))))
+        assert await store.checkpoint()
+        spares = [path.read_bytes() for path in (data_dir / "index" / "aside").glob("spare-*")]
+        assert not any(spare.strip(b"\0") for spare in spares)
+        assert len(spares) <= 2
+    assert len([name for name in allocated if name.startswith("journal-")]) <= 2
+    await committed(store, writer.commit(token("last")))
+    await abandon(store)
+    fresh = await opener()
+    report = fresh.report  # type: ignore[attr-defined]
+    assert (report.damaged, report.torn_bytes) == ([], 0)
+    assert await seqs(fresh, "s-1") == list(range(1, 9))
