@@ -27,11 +27,11 @@ from app.api.traffic import MAY_WAIT
 from app.domain.callers import Caller
 from app.domain.clock import parse_ms
 from app.domain.codec import canonical
-from app.domain.errors import InvalidId, InvalidInput, Unavailable
+from app.domain.errors import InvalidId, InvalidInput
 from app.domain.ids import check_connection_id, check_id
 from app.domain.positions import parse_after
 from app.sessions.commands import Idempotency
-from app.sessions.manager import SessionManager
+from app.sessions.manager import SessionManager, not_recovered
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ _TIME: Final = re.compile(
 async def _manager(request: Request) -> SessionManager:
     manager: SessionManager | None = request.app.state.manager
     if manager is None:
-        raise Unavailable("The gateway recovers its sessions and will serve them soon.")
+        raise not_recovered()
     return manager
 
 

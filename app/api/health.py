@@ -10,7 +10,6 @@ from app.api.documents import EDGE, OPEN_EDGE, answer, problems
 from app.api.responses import json_response
 from app.api.rights import OpenRoute, OperatorRoute
 from app.api.shapes import Health
-from app.domain.errors import Draining
 from app.observability.audit import AuditLog
 from app.observability.logs import HandOver
 from app.observability.metrics import CONTENT_TYPE, render_metrics
@@ -63,11 +62,13 @@ async def live() -> Response:
     },
 )
 async def ready(manager: Manager) -> Response:
-    """503 while recovering, and from the beginning of a shutdown."""
-    is_ready, detail = manager.ready()
-    if not is_ready:
-        raise Draining(detail)
-    return json_response({"status": "ready", "detail": detail})
+    """503 while recovering, from the beginning of a shutdown, and when nothing can be stored.
+
+    The problem's `check` names which: `recovery`, `drain` or `storage`. A full disk is none of
+    them: reads and streams go on.
+    """
+    manager.check_ready()
+    return json_response({"status": "ready", "detail": "ready"})
 
 
 _METRICS = {

@@ -16,6 +16,7 @@ import structlog
 from app.agents.base import Agent
 from app.domain.callers import GATEWAY, Caller
 from app.domain.clock import Clock
+from app.domain.errors import Draining, Unavailable
 from app.domain.ids import IdMaker
 from app.domain.positions import parse_after
 from app.domain.sessions import SessionHead
@@ -422,11 +423,29 @@ class SessionManager:
 
     # -- the process ------------------------------------------------------------------------
 
-    def ready(self) -> tuple[bool, str]:
-        """Tells whether requests are served, and if not, why."""
+    def check_ready(self) -> None:
+        """Checks that the gateway takes work; the error's `check` names what it does not for.
+
+        Raises:
+            Unavailable: It does not: `recovery`, `drain` or `storage`.
+        """
         if not self._is_ready:
-            return False, "recovering"
-        return (False, "draining") if self._pool.draining else (True, "ready")
+            raise not_recovered()
+        if self._pool.draining:
+            raise Draining(
+                "The gateway is shutting down; its successor will answer.",
+                extra={"check": "drain"},
+            )
+        if not self._store.is_writing:
+            raise Unavailable(
+                "The store's writer has ended: nothing can be kept before a restart.",
+                extra={"check": "storage"},
+            )
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the gateway takes work."""
+        return self._is_ready and not self._pool.draining and self._store.is_writing
 
     def begin_drain(self) -> None:
         """Refuses what is new and says goodbye to streams that wait for nothing."""
@@ -445,10 +464,17 @@ class SessionManager:
     def stats(self) -> dict[str, Any]:
         """Gives the counters and levels of the application and of the store, for /metrics."""
         measures = measure(self._pool, self._streams, self._compaction)
-        return {"ready": float(self.ready()[0]), **measures}
+        return {"ready": float(self.is_ready), **measures}
 
     async def _keep_house(self) -> None:
         while True:
             await anyio.sleep(_HOUSEKEEPING_SECONDS)
             self._pool.evict_idle()
             self._external.end_silent()
+
+
+def not_recovered() -> Unavailable:
+    """What is answered before all is recovered."""
+    return Unavailable(
+        "The gateway recovers its sessions and will serve them soon.", extra={"check": "recovery"}
+    )

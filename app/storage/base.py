@@ -400,6 +400,11 @@ class SessionStore(ABC):
     async def release(self, session_id: str) -> None:
         """Says that the session leaves memory: its file is closed, its snapshot written if due."""
 
+    @property
+    @abstractmethod
+    def is_writing(self) -> bool:
+        """Whether commits will be answered: the store is open and whatever writes it is alive."""
+
     @abstractmethod
     def stats(self) -> dict[str, Any]:
         """Gives what /metrics shows: counters since opening (`…_total`), levels, histograms.

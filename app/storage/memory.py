@@ -249,6 +249,11 @@ class MemoryStore(SessionStore):
     async def release(self, session_id: str) -> None:
         return None
 
+    @property
+    @override
+    def is_writing(self) -> bool:
+        return True
+
     @override
     def stats(self) -> dict[str, Any]:
         return {

@@ -94,6 +94,7 @@ def test_whoever_asks_during_recovery_is_told_so_and_served_afterwards(
             for path in ("/health/ready", "/sessions"):
                 refused(api.get(path), 503, "unavailable")
             assert "recovers" in api.get("/health/ready").json()["detail"]
+            assert api.get("/health/ready").json()["check"] == "recovery"
             assert metric(api, "ready") == 0
         finally:
             may_open.set()

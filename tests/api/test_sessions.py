@@ -218,8 +218,6 @@ def test_a_gateway_that_drains_is_not_ready_and_starts_nothing(
 ) -> None:
     with serving() as own, own.client() as api:
         api.post("/sessions", json={"id": "s"})
-        own.app.state.manager._is_ready = False
-        answer = api.get("/health/ready")
-        refused(answer, 503, "draining")
+        own.app.state.manager._pool.draining = True
+        assert refused(api.get("/health/ready"), 503, "draining")["check"] == "drain"
         assert api.get("/health/live").status_code == 200
-        own.app.state.manager._is_ready = True

@@ -280,6 +280,11 @@ class FaultyStore(SessionStore):
     async def release(self, session_id: str) -> None:
         await self.inner.release(session_id)
 
+    @property
+    @override
+    def is_writing(self) -> bool:
+        return self.inner.is_writing
+
     @override
     def stats(self) -> dict[str, Any]:
         return self.inner.stats()

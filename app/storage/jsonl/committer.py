@@ -123,6 +123,11 @@ class Committer:
         self._thread.start()
 
     @property
+    def is_alive(self) -> bool:
+        """Whether the thread is at work, or waits for it."""
+        return self._thread.is_alive()
+
+    @property
     def has_work(self) -> bool:
         """Whether the journal holds anything for a checkpoint."""
         return self._journal.has_records or bool(self._journal.closed)

@@ -666,6 +666,11 @@ class JsonlStore(SessionStore):
         """Brings everything up now; tells whether that succeeded."""
         return await self._upkeep.checkpoint()
 
+    @property
+    @override
+    def is_writing(self) -> bool:
+        return self._is_open and self._committer.is_alive
+
     @override
     def stats(self) -> dict[str, Any]:
         committer, upkeep, use = self._committer, self._upkeep.counters, self._catalog.use
