@@ -203,7 +203,8 @@ class Settings(BaseSettings):
         25_000,
         ge=1,
         description="TCP connections at once; more get 503 and are closed. Above `max_connections`,"
-        " so that there is room beside the streams, and below the file handle limit.",
+        " so that there is room beside the streams. At most three quarters of the open files that "
+        "the process may have.",
     )
     max_tcp_connections_per_address: int | None = Field(
         None,

@@ -219,7 +219,8 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "too-many-tcp-connections": Problem(
         503,
         "Too many TCP connections",
-        "max_tcp_connections is 25000, and that is reached; try again, or raise it.",
+        "max_tcp_connections, or what the limit of open files leaves of it, is 25000, and that is "
+        "reached; try again, or raise it.",
         True,
     ),
     "too-many-connections": Problem(

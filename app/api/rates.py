@@ -23,6 +23,7 @@ from app.api.auth import CALLER, OPEN_PATHS
 from app.api.connection_limits import network_of
 from app.api.limits import KNOWN_CREDENTIALS_MAX, RATE_KEYS_MAX
 from app.api.problems import problem_response
+from app.api.tickets import TICKET
 from app.api.windows import Windows
 from app.domain.callers import LOCAL_CALLER, Caller
 from app.domain.clock import Clock
@@ -87,7 +88,7 @@ class Meter:
 class RateLimit:
     """Answers 429 to a caller that asks too often, and tells each what it has left.
 
-    Stands behind the authentication. Health routes are free. Who comes without a credential, to a
+    Stands behind the authentication. What needs no credential is free. Who comes without a credential, to a
     gateway that asks for none, is not told from others: only what all share is counted for it.
     """
 
@@ -157,7 +158,8 @@ class FailureLimit:
 
     Stands before the authentication, so that from then on guesses are not even looked at. Behind a
     proxy all clients have its one address: so a header that was right before passes, and a stranger
-    who guesses locks out nobody who is at work.
+    who guesses locks out nobody who is at work. A ticket passes too: it is signed, so there is
+    nothing to guess, and EventSource does not come back after a 429.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, clock: Clock) -> None:
@@ -173,7 +175,7 @@ class FailureLimit:
             await self._app(scope, receive, send)
             return
         key, credential = _address(scope), _credential(scope)
-        if credential is None or credential not in self._known:
+        if not (credential in self._known or (credential is None and TICKET in scope)):
             for policy in self._policies:
                 if not self._meter.has_room(policy, key):
                     refusal = self._refusal(policy, key)

@@ -207,6 +207,7 @@ class LiveSession:
                 self._mark(kind, fields, place)
                 if kind in _MARKED_RUN_TYPES:
                     batch.waiters.append(self.tally.when_stored(kind, fields, active, now_ms))
+                    self._count()
             line = to_line(body)
             batch.lines.append(line)
             batch.size += len(line)
@@ -217,7 +218,7 @@ class LiveSession:
             batch.marks.append(Mark("note", note[0], head.seq, batch.size))
             batch.lines.append(noted)
             batch.size += len(noted)
-        if first == 1 or any(draft.type in _MARKED_RUN_TYPES for draft in drafts):
+        if first == 1:
             self._count()
         batch.waiters += waiters
         batch.reserve = batch.reserve or reserve

@@ -12,6 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.api.auth import CALLER
 from app.api.rates import FailureLimit, RateLimit
+from app.api.tickets import TICKET
 from app.api.windows import Windows
 from app.domain.callers import LOCAL_CALLER, Caller
 from app.settings import Settings, SettingsError, load_settings
@@ -50,6 +51,7 @@ class Asked:
         status: int = 200,
         host: str = "1.2.3.4",
         headers: dict[str, str] | None = None,
+        ticket: str | None = None,
     ) -> tuple[int, dict[str, str]]:
         """Asks once; gives the status and the headers."""
         self._status = status
@@ -69,6 +71,8 @@ class Asked:
             "headers": [(k.lower().encode(), v.encode()) for k, v in (headers or {}).items()],
             "app": SimpleNamespace(state=SimpleNamespace(problems=self.problems)),
         }
+        if ticket is not None:
+            scope[TICKET] = ticket
         if caller is not None:
             scope[CALLER] = caller
         await self.app(scope, receive, send)
@@ -142,6 +146,8 @@ async def test_failures_of_an_address_end_in_429_and_what_was_right_before_passe
         assert status == 429
         assert 1 <= int(answered["retry-after"]) <= 61
     assert (await asked.ask(headers=KEY))[0] == 200
+    assert (await asked.ask(ticket="signed"))[0] == 200
+    assert (await asked.ask(headers=WRONG, ticket="signed"))[0] == 429
     assert (await asked.ask(headers=WRONG, path="/health/live"))[0] == 200
     assert (await asked.ask(status=401, headers=WRONG, host="4.3.2.1"))[0] == 401
     asked.clock.advance(61)

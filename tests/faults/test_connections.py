@@ -1,5 +1,6 @@
 """TCP connections: how many there may be, and how long one may take (R11)."""
 
+import resource
 import socket
 from collections.abc import Iterator
 
@@ -7,6 +8,8 @@ import httpx
 import pytest
 
 from app.api import protocol
+from app.api.connection_limits import ConnectionLimits
+from app.settings import Settings
 from tests.api.serving import SECONDS, Served, serving
 from tests.faults.test_network import HEAD, append, assert_healthy
 from tests.faults.wire import Wire, hanging, metric, refusals, rest_of, until
@@ -44,7 +47,8 @@ def test_one_connection_too_many_is_503_at_once_and_there_is_room_again() -> Non
             assert answer.startswith(b"HTTP/1.1 503")
             assert b"\r\nretry-after: 1\r\n" in answer
             assert b'"code":"too-many-tcp-connections"' in answer
-            assert b"max_tcp_connections is 3, " in answer
+            assert b"max_tcp_connections, " in answer
+            assert b" is 3, " in answer
         assert refusals(api, "too-many-tcp-connections") == 5
         assert cuts(api, "too_many") == 5
         for sock in held:
@@ -52,6 +56,24 @@ def test_one_connection_too_many_is_503_at_once_and_there_is_room_again() -> Non
         until(lambda: is_served(served.port), "there is room")
         wait_for(served, 1)
         assert_healthy(served, api)
+
+
+def test_connections_leave_files_for_what_was_promised() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < 1024:
+        pytest.skip("this process may not even have the files of the test")
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+        limits = ConnectionLimits(Settings(max_tcp_connections=100_000))
+        let_in = 0
+        while limits.enter("1.2.3.4") is None:
+            let_in += 1
+        assert let_in == 1024 - 256 - 64
+        assert f" is {let_in}, " in limits.detail("too_many")
+        limits.leave("1.2.3.4")
+        assert limits.enter("4.3.2.1") is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_streams_hold_their_connections_and_others_are_refused() -> None:
