@@ -88,7 +88,7 @@ class Meter:
 class RateLimit:
     """Answers 429 to a caller that asks too often, and tells each what it has left.
 
-    Stands behind the authentication. What needs no credential is free. Who comes without a credential, to a
+    Stands behind the authentication. What needs no credential is free. Who comes without one, to a
     gateway that asks for none, is not told from others: only what all share is counted for it.
     """
 
