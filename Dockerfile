@@ -23,7 +23,8 @@ ENV PATH=/opt/bamboo/bin:$PATH \
     BAMBOO_DATA_DIR=/data \
     BAMBOO_HOST=0.0.0.0 \
     BAMBOO_PORT=8080
-USER bamboo
+# By number: an orchestrator that wants no root cannot look names up.
+USER 10001:10001
 WORKDIR /home/bamboo
 # After the directory was made with its owner and mode: a new volume takes both from it.
 VOLUME /data

@@ -6,6 +6,7 @@ The query may say:
 |---|---|---|
 | `base_url` | `https://api.openai.com/v1` | what stands before `/chat/completions` |
 | `api_key_env` | `OPENAI_API_KEY` | the variable with the key; with a `base_url`, none may do |
+| `media_origins` | `*` | origins that addresses of images, passed on, may lead to; by commas |
 | `stream_usage` | true | asks for the usage chunk; a few servers reject the question |
 | `connect_timeout_seconds` | 10 | |
 | `first_byte_timeout_seconds` | 120 | models think before they speak |
@@ -42,6 +43,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from app.agents.base import Agent, AgentError, Turn
+from app.agents.media_urls import ANYWHERE, MediaOrigins
 from app.agents.openai_chunks import ChunkReader, invalid
 from app.agents.openai_context import trim
 from app.agents.openai_messages import to_openai
@@ -89,6 +91,7 @@ class OpenAIQuery(_Sampling, Waits):
 
     base_url: str | None = None
     api_key_env: VariableName | None = None
+    media_origins: MediaOrigins = ANYWHERE
     stream_usage: bool = True
 
 
@@ -107,6 +110,7 @@ class OpenAIAgent(Agent):
         self._model = model
         self._defaults = query.model_dump(include=set(_Sampling.model_fields), exclude_none=True)
         self._stream_usage = query.stream_usage
+        self._media_origins = query.media_origins
         self._event_bytes_max = event_bytes_max
         self._secrets = (api_key,) if api_key else ()
         self._headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
@@ -176,7 +180,7 @@ class OpenAIAgent(Agent):
         """Gives the request's body, and the event that says what it leaves out."""
         given = read_options(OpenAIOptions, turn.options).model_dump(exclude_none=True)
         options = {"model": self._model} | self._defaults | given
-        messages = to_openai(turn.messages, options.pop("system", None))
+        messages = to_openai(turn.messages, options.pop("system", None), self._media_origins)
         tokens_max = options.pop("context_tokens", None)
         event = None
         if tokens_max is not None:

@@ -14,13 +14,22 @@ history is rejected is dead. So what it would refuse is repaired on the way, and
 from collections.abc import Iterable
 from typing import Any
 
+from app.agents.media_urls import ANYWHERE, may_lead_to
 from app.domain.codec import decode, encode
 from app.domain.messages import Message
 from app.domain.tool_order import INTERRUPTED
 
 
-def to_openai(messages: Iterable[Message], system: str | None = None) -> list[dict[str, Any]]:
-    """Gives the request's `messages`, with `system` before all others."""
+def to_openai(
+    messages: Iterable[Message], system: str | None = None, media_origins: str = ANYWHERE
+) -> list[dict[str, Any]]:
+    """Gives the request's `messages`.
+
+    Args:
+        messages: The session's.
+        system: Stands before all others.
+        media_origins: Where addresses of images may lead that the server would fetch.
+    """
     request: list[dict[str, Any]] = []
     waiting: dict[str, dict[str, Any]] = {}
     if system:
@@ -30,7 +39,8 @@ def to_openai(messages: Iterable[Message], system: str | None = None) -> list[di
             case "system":
                 _append(request, {"role": "system", "content": message.text})
             case "user":
-                _append(request, {"role": "user", "content": _user_content(message.content)})
+                content = _user_content(message.content, media_origins)
+                _append(request, {"role": "user", "content": content})
             case "assistant":
                 _append_assistant(request, waiting, message)
             case "tool":
@@ -95,20 +105,25 @@ def _arguments(value: Any) -> str:
     return encode(value or {}).decode()
 
 
-def _user_content(content: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+def _user_content(
+    content: str | list[dict[str, Any]], media_origins: str
+) -> str | list[dict[str, Any]]:
     if isinstance(content, str):
         return content
-    parts = [part for given in content if (part := _part(given)) is not None]
+    parts = [part for given in content if (part := _part(given, media_origins)) is not None]
     if all(part["type"] == "text" for part in parts):
         # A plain string is what every server takes.
         return "".join(part["text"] for part in parts)
     return parts
 
 
-def _part(part: dict[str, Any]) -> dict[str, Any] | None:
+def _part(part: dict[str, Any], media_origins: str) -> dict[str, Any] | None:
     match part["type"]:
         case "text" if part.get("text"):
             return {"type": "text", "text": part["text"]}
+        case "image" if part.get("url") and not may_lead_to(part["url"], media_origins):
+            # Without its address, which a model with tools might fetch.
+            return {"type": "text", "text": "[an image, whose address is not allowed here]"}
         case "image":
             return {"type": "image_url", "image_url": {"url": _url(part)}}
         case "file" if "data" in part:

@@ -154,6 +154,47 @@ def test_images_and_files_become_parts() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("url", "origins", "passed"),
+    [
+        ("https://images.example/a.png", "*", True),
+        ("HTTPS://Images.Example/a.png", "https://images.example", True),
+        ("https://b.example:8443/a", "https://images.example,https://b.example:8443", True),
+        ("https://images.example.evil/a", "https://images.example", False),
+        ("https://images.example:444/a", "https://images.example", False),
+        ("https://images.example@evil.example/", "https://images.example", False),
+        ("https://u:p@images.example/", "https://images.example", False),
+        ("https://evil.example\\@images.example/", "https://images.example", False),
+        ("https://images.example\t.evil/", "https://images.example", False),
+        ("http://images.example/", "https://images.example", False),
+        ("http://169.254.169.254/latest", "https://images.example", False),
+        ("https://images.example/", "", False),
+        ("file:///etc/passwd", "*", False),
+        ("gopher://127.0.0.1:6379/_x", "*", False),
+        ("//127.0.0.1/a", "*", False),
+        ("a.png", "*", False),
+        ("http://[::1", "*", False),
+        ("https://", "*", False),
+        ("data:image/png;base64,QUJD", "", True),
+    ],
+)
+def test_only_addresses_that_are_allowed_are_passed_on(
+    url: str, origins: str, passed: bool
+) -> None:
+    message = said("user", [{"type": "image", "url": url}])
+    (request,) = to_openai([message], media_origins=origins)
+    if passed:
+        assert request["content"] == [{"type": "image_url", "image_url": {"url": url}}]
+    else:
+        assert "address is not allowed" in request["content"]
+        assert url not in request["content"]
+
+
+def test_an_image_in_the_message_itself_is_always_passed_on() -> None:
+    message = said("user", [{"type": "image", "data": "QUJD", "media_type": "image/png"}])
+    assert to_openai([message], media_origins="")[0]["content"][0]["type"] == "image_url"
+
+
 def test_parts_that_are_only_text_are_sent_as_a_string() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert to_openai([said("user", parts)]) == [{"role": "user", "content": "ab"}]
