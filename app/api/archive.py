@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from app.api import examples
 from app.api.audit import name_bulk_targets
-from app.api.dependencies import Key, Manager, SessionId, Who, idempotency
+from app.api.dependencies import Key, Manager, SentJson, SessionId, Who, idempotency
 from app.api.documents import BODY, EDGE, KEYED, SESSION, WRITE, answer, nothing, problems
 from app.api.filters import Filters, session_page
 from app.api.life_schemas import SessionIdsInput
@@ -71,7 +71,7 @@ async def restore_session(manager: Manager, who: Who, session_id: SessionId, key
                 "failed": [examples.FAILED],
             },
         ),
-        **problems(*EDGE, *BODY, "draining"),
+        **problems(*EDGE, *BODY, *KEYED, "draining"),
     },
 )
 async def archive_sessions(
@@ -79,9 +79,12 @@ async def archive_sessions(
     body: Annotated[SessionIdsInput, Body(openapi_examples=examples.BULK_IDS)],
     manager: Manager,
     who: Who,
+    key: Key,
+    sent: SentJson,
 ) -> Response:
     """Archives each session by itself: one that fails does not hold up the others."""
-    result = await manager.life.archive_each(who, body.session_ids)
+    idem = idempotency(key, "POST /archive", sent)
+    result = await manager.life.archive_each(who, body.session_ids, idem)
     name_bulk_targets(request, result, "archived")
     return json_response(result)
 
@@ -99,7 +102,7 @@ async def archive_sessions(
                 "failed": [],
             },
         ),
-        **problems(*EDGE, *BODY, "draining"),
+        **problems(*EDGE, *BODY, *KEYED, "draining"),
     },
 )
 async def restore_sessions(
@@ -107,9 +110,12 @@ async def restore_sessions(
     body: Annotated[SessionIdsInput, Body(openapi_examples=examples.BULK_IDS)],
     manager: Manager,
     who: Who,
+    key: Key,
+    sent: SentJson,
 ) -> Response:
     """Restores each session by itself."""
-    result = await manager.life.restore_each(who, body.session_ids)
+    idem = idempotency(key, "POST /archive/restore", sent)
+    result = await manager.life.restore_each(who, body.session_ids, idem)
     name_bulk_targets(request, result, "restored")
     return json_response(result)
 

@@ -9,7 +9,15 @@ from starlette.responses import Response, StreamingResponse
 from app.api import examples
 from app.api.audit import name_targets
 from app.api.bodies import read_body
-from app.api.dependencies import Key, Manager, SessionId, Who, idempotency_of_bytes
+from app.api.dependencies import (
+    Key,
+    Manager,
+    SentJson,
+    SessionId,
+    Who,
+    idempotency,
+    idempotency_of_bytes,
+)
 from app.api.documents import BODY, EDGE, KEYED, NEW, SESSION, WRITE, answer, problems
 from app.api.life_schemas import BulkExportInput, ExportInput, Format
 from app.api.life_shapes import Exported, ImportedSessionShape
@@ -115,10 +123,14 @@ async def export_session(
     summary="Export a session to a file",
     responses={
         **answer(
-            200, Exported, "The file is written.", {"path": "reports/a.md", "bytes": 18_204}
+            200,
+            Exported,
+            "The file is written.",
+            {"path": "reports/a.md", "bytes": 18_204},
+            "Idempotency-Replayed",
         ),
         **problems(
-            *EDGE, *BODY, *SESSION, "invalid-path", "no-export-dir", "storage-full",
+            *EDGE, *BODY, *SESSION, *KEYED, "invalid-path", "no-export-dir", "storage-full",
             "storage-failed",
         ),
     },
@@ -128,14 +140,17 @@ async def export_to_file(
     manager: Manager,
     who: Who,
     session_id: SessionId,
+    key: Key,
+    sent: SentJson,
 ) -> Response:
     """Writes the document under `export_dir`, whole or not at all; an older file is replaced.
 
     Users have a folder each, which their paths are relative to: `users/<user>`.
     """
-    return json_response(
-        await manager.life.export_to_file(who, session_id, body.options(), body.path)
+    outcome = await manager.life.export_to_file(
+        who, session_id, body.options(), body.path, idempotency(key, "POST /export", sent)
     )
+    return json_response(outcome.answer, headers=outcome_headers(outcome))
 
 
 @router.post(

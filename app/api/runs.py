@@ -146,8 +146,9 @@ async def get_run(
             RunCancelled,
             "The run, as it ended; `cancel_requested` when its end is not in the log yet.",
             examples.RUN_CANCELLED,
+            "Idempotency-Replayed",
         ),
-        **problems(*EDGE, *SESSION, *WRITE, "run-not-found"),
+        **problems(*EDGE, *SESSION, *WRITE, *KEYED, "run-not-found"),
     },
 )
 async def cancel_run(
@@ -157,8 +158,9 @@ async def cancel_run(
 
     A queued run is cancelled without starting.
     """
-    del key  # a repeat finds the run ended: the first answer, without keeping it
-    return json_response(await manager.cancel_run(who, session_id, run_id))
+    idem = idempotency(key, f"POST /runs/{run_id}/cancel", None)
+    outcome = await manager.cancel_run(who, session_id, run_id, idem)
+    return json_response(outcome.answer, headers=outcome_headers(outcome))
 
 
 _CANCELLED = {
@@ -167,8 +169,9 @@ _CANCELLED = {
         SessionCancelled,
         "The runs that were cancelled.",
         {"session_id": examples.SESSION_ID, "runs": [examples.RUN_CANCELLED]},
+        "Idempotency-Replayed",
     ),
-    **problems(*EDGE, *SESSION, *WRITE),
+    **problems(*EDGE, *SESSION, *WRITE, *KEYED),
 }
 
 
@@ -179,8 +182,8 @@ _CANCELLED = {
 )
 async def cancel_session(manager: Manager, who: Who, session_id: SessionId, key: Key) -> Response:
     """Cancels the active run and everything queued behind it."""
-    del key  # see `cancel_run`
-    return json_response(await manager.cancel_session(who, session_id))
+    outcome = await manager.cancel_session(who, session_id, idempotency(key, "POST /cancel", None))
+    return json_response(outcome.answer, headers=outcome_headers(outcome))
 
 
 @router.post("/stop/{session_id}", summary="Stop (the same as cancel)", responses=_CANCELLED)

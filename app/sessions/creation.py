@@ -89,20 +89,6 @@ class History:
     answer: Callable[[SessionHead], dict[str, Any]]
 
 
-async def kept_creation(
-    pool: SessionPool, caller: Caller, session_id: str, idem: Idempotency | None
-) -> Outcome | None:
-    """Gives the first answer, if the key made this session already."""
-    while idem is not None:
-        try:
-            async with pool.use(caller, session_id, "make") as live:
-                kept = await pool.kept_answer(live, key_digest(caller, idem), idem)
-                return Outcome(kept.answer, replayed=True) if kept else None
-        except Vanished:
-            continue
-    return None
-
-
 async def create_whole(
     pool: SessionPool,
     caller: Caller,
@@ -116,7 +102,7 @@ async def create_whole(
         SessionExists: There is a session of that id.
         LimitReached, StorageFull, StorageFailed, TooLarge: Nothing of it is stored.
     """
-    if kept := await kept_creation(pool, caller, session_id, idem):
+    if kept := await pool.kept(caller, session_id, idem, "make"):
         return kept
     while True:
         try:
@@ -127,7 +113,7 @@ async def create_whole(
             continue
         except SessionExists:
             # It may have been the same request, which was faster.
-            if kept := await kept_creation(pool, caller, session_id, idem):
+            if kept := await pool.kept(caller, session_id, idem, "make"):
                 return kept
             raise
 

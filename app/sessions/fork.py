@@ -20,7 +20,6 @@ from app.sessions.creation import (
     bulk_limiter,
     create_whole,
     history_page,
-    kept_creation,
 )
 from app.sessions.pool import Decision, SessionPool
 from app.sessions.writing import view_of
@@ -70,7 +69,7 @@ async def fork(
     """
     if wanted.message_id is not None and wanted.message_index is not None:
         raise InvalidInput("Give `from_message_id` or `from_message_index`, not both.")
-    if kept := await kept_creation(pool, caller, child_id, idem):
+    if kept := await pool.kept(caller, child_id, idem, "make"):
         return kept
 
     async def look(head: SessionHead) -> tuple[SessionHead, _Cut]:

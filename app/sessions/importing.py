@@ -1,6 +1,6 @@
 """Import: documents as sessions, ours and other tools'."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -21,14 +21,13 @@ from app.sessions.access import owner_of_copy
 from app.sessions.commands import Idempotency, Outcome
 from app.sessions.creation import PAGE, History, bulk_limiter, create_whole
 from app.sessions.fork import ANCESTORS_MAX
+from app.sessions.making import Maker
 from app.sessions.pool import SessionPool
 from app.sessions.summaries import SUMMARY_CHARS_MAX
 from app.sessions.writing import view_of
 
 _MERGES_MAX = 10_000
 """Sources that a document may name; each is part of the session's head from then on."""
-
-NewId = Callable[[Idempotency | None], str]
 
 
 async def import_document(
@@ -39,7 +38,7 @@ async def import_document(
     format_name: str | None,
     conversation: int | None,
     keep_id: bool,
-    new_id: NewId,
+    maker: Maker,
     idem: Idempotency | None,
 ) -> Outcome:
     """Makes one session of a document: all of it, or nothing.
@@ -51,7 +50,7 @@ async def import_document(
         format_name: What it is; None: its content tells.
         conversation: Which of a document with several is meant, from 1.
         keep_id: Whether the session gets the id that the document names.
-        new_id: Makes its id otherwise, with a key the same one for each repeat.
+        maker: Makes its id otherwise.
         idem: The request's idempotency key.
 
     Raises:
@@ -70,7 +69,7 @@ async def import_document(
     if number > count:
         raise InvalidInput(f"The document holds {count} conversations.")
     return await _make(
-        pool, caller, document, number, document.notes, keep_id=keep_id, new_id=new_id, idem=idem
+        pool, caller, document, number, document.notes, keep_id=keep_id, maker=maker, idem=idem
     )
 
 
@@ -81,7 +80,7 @@ async def import_all(
     *,
     format_name: str | None,
     keep_id: bool,
-    new_id: NewId,
+    maker: Maker,
     idem: Idempotency | None,
 ) -> AsyncIterator[dict[str, Any]]:
     """Begins to make a session of each conversation of a document, each by itself.
@@ -104,7 +103,7 @@ async def import_all(
             notes = document.notes if number == 1 else ()
             try:
                 outcome = await _make(
-                    pool, caller, document, number, notes, keep_id=keep_id, new_id=new_id, idem=key
+                    pool, caller, document, number, notes, keep_id=keep_id, maker=maker, idem=key
                 )
             except BambooError as error:
                 noted = [note.to_json() for note in notes]
@@ -131,15 +130,12 @@ async def _make(
     notes: tuple[Note, ...],
     *,
     keep_id: bool,
-    new_id: NewId,
+    maker: Maker,
     idem: Idempotency | None,
 ) -> Outcome:
     imported = document.sessions[number - 1]
-    session_id = new_id(idem)
-    if keep_id:
-        if not imported.session.get("id"):
-            raise InvalidInput("The document names no id that could be kept; use id=new.")
-        session_id = imported.session["id"]
+    if keep_id and not imported.session.get("id"):
+        raise InvalidInput("The document names no id that could be kept; use id=new.")
     _check_head(imported)
     is_own = document.format in {"json", "yaml"}
     imported, closed = await to_thread.run_sync(
@@ -153,7 +149,13 @@ async def _make(
         pages=lambda epoch: _history(imported, user_id, epoch),
         answer=lambda head: view_of(pool, head) | {"notes": told},
     )
-    return await create_whole(pool, caller, session_id, history, idem)
+
+    async def create(session_id: str) -> Outcome:
+        return await create_whole(pool, caller, session_id, history, idem)
+
+    if keep_id:
+        return await create(imported.session["id"])
+    return await maker.under_new_id(caller, idem, create)
 
 
 def _settled(imported: ImportedSession, *, at_end: bool) -> tuple[ImportedSession, list[Note]]:

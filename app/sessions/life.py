@@ -7,7 +7,6 @@ part of the `SessionManager`, which owns what it works on.
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from app.domain.callers import Caller
@@ -62,21 +61,25 @@ class SessionLife:
         """Restores an archived session; see `archiving.restore`."""
         return await archiving.restore(self._pool, caller, session_id, idem)
 
-    async def archive_each(self, caller: Caller, session_ids: list[str]) -> dict[str, Any]:
-        """Archives many, each by itself; tells what was done and what failed."""
+    async def archive_each(
+        self, caller: Caller, session_ids: list[str], idem: Idempotency | None = None
+    ) -> dict[str, Any]:
+        """Archives many, each by itself and once for a key; tells what was done, what failed."""
 
         async def one(session_id: str) -> dict[str, Any]:
-            answer = (await self.archive(caller, session_id)).answer
+            answer = (await self.archive(caller, session_id, idem)).answer
             return {"session_id": session_id, "bytes": answer["bytes"]}
 
         done, failed = await archiving.each(session_ids, one)
         return {"archived": done, "failed": failed}
 
-    async def restore_each(self, caller: Caller, session_ids: list[str]) -> dict[str, Any]:
-        """Restores many, each by itself; tells what was done and what failed."""
+    async def restore_each(
+        self, caller: Caller, session_ids: list[str], idem: Idempotency | None = None
+    ) -> dict[str, Any]:
+        """Restores many, each by itself and once for a key; tells what was done, what failed."""
 
         async def one(session_id: str) -> dict[str, Any]:
-            await self.restore(caller, session_id)
+            await self.restore(caller, session_id, idem)
             return {
                 "session_id": session_id,
                 "bytes": self._pool.store.size(session_id).stored_bytes,
@@ -118,10 +121,19 @@ class SessionLife:
         return await transfer.export(self._pool, caller, session_id, options)
 
     async def export_to_file(
-        self, caller: Caller, session_id: str, options: ExportOptions, path: str
-    ) -> dict[str, Any]:
-        """Writes a session to a file under `export_dir`."""
-        return await transfer.export_to_file(self._pool, caller, session_id, options, path)
+        self,
+        caller: Caller,
+        session_id: str,
+        options: ExportOptions,
+        path: str,
+        idem: Idempotency | None = None,
+    ) -> Outcome:
+        """Writes a session to a file under `export_dir`; see `transfer.export_to_file`."""
+
+        async def write() -> dict[str, Any]:
+            return await transfer.export_to_file(self._pool, caller, session_id, options, path)
+
+        return await self._pool.once(caller, session_id, idem, write)
 
     def export_zip(
         self, caller: Caller, session_ids: list[str], options: ExportOptions
@@ -147,7 +159,7 @@ class SessionLife:
             format_name=format_name,
             conversation=conversation,
             keep_id=keep_id,
-            new_id=partial(self._maker.new_session_id, caller),
+            maker=self._maker,
             idem=idem,
         )
 
@@ -167,7 +179,7 @@ class SessionLife:
             data,
             format_name=format_name,
             keep_id=keep_id,
-            new_id=partial(self._maker.new_session_id, caller),
+            maker=self._maker,
             idem=idem,
         )
 
@@ -182,7 +194,7 @@ class SessionLife:
         elif idem is not None:
             child_id = derived_session_id(caller.id, "fork", session_id, idem.key)
         else:
-            child_id = self._maker.new_session_id(caller, None)
+            child_id = self._maker.new_session_id()
         if child_id == session_id:
             raise InvalidId("A fork needs another id than its parent's.")
         return await fork(self._pool, caller, session_id, child_id, wanted, idem)
@@ -242,7 +254,7 @@ class SessionLife:
         self, caller: Caller, session_id: str, agent: str | None, idem: Idempotency | None = None
     ) -> Outcome:
         """Lets an agent write the summary of all so far; see `summaries.ask_for_summary`."""
-        if kept := await summaries.kept_summary(self._pool, caller, session_id, idem):
+        if kept := await self._pool.kept(caller, session_id, idem):
             return kept
 
         async def write(head: SessionHead) -> tuple[str, str]:

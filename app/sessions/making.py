@@ -1,6 +1,7 @@
 """What turns are made of: ids, messages, the events that sessions and runs begin with."""
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from itertools import count
 from typing import Any
 
 import anyio
@@ -10,14 +11,20 @@ from app.domain.assembly import MessageAssembler, message_draft
 from app.domain.callers import Caller
 from app.domain.clock import Clock, format_ms
 from app.domain.codec import decode
-from app.domain.errors import InvalidInput, Refused
+from app.domain.errors import (
+    InvalidInput,
+    Refused,
+    SessionClosed,
+    SessionExists,
+    SessionExpired,
+)
 from app.domain.events import TERMINAL_TYPES, Draft
 from app.domain.ids import IdMaker, derived_session_id
 from app.domain.limits import PAGE_BYTES_MAX
 from app.domain.messages import Message
 from app.domain.sessions import ActiveRun
 from app.domain.tool_order import UNANSWERED
-from app.sessions.commands import Idempotency, NewMessage, NewSession
+from app.sessions.commands import Idempotency, NewMessage, NewSession, Outcome
 from app.sessions.live import LiveSession
 from app.settings import Settings
 from app.storage.base import SessionStore
@@ -35,11 +42,30 @@ class Maker:
         """Makes a run's name."""
         return self._ids.make("run_", self._clock.now_ms())
 
-    def new_session_id(self, caller: Caller, idem: Idempotency | None) -> str:
-        """Makes an id; with a key the same one for each repeat."""
-        if idem is not None:
-            return derived_session_id(caller.id, idem.route, idem.key)
+    def new_session_id(self) -> str:
+        """Makes an id that no session has."""
         return self._ids.make("s-", self._clock.now_ms())
+
+    async def under_new_id(
+        self,
+        caller: Caller,
+        idem: Idempotency | None,
+        make: Callable[[str], Awaitable[Outcome]],
+    ) -> Outcome:
+        """Has a session made under a new id; with a key under the same one for each repeat.
+
+        A key is forgotten after a day, its session is not: what it then stands for is another one,
+        whose id is derived anew.
+        """
+        if idem is None:
+            return await make(self.new_session_id())
+        for again in count():
+            more = (str(again),) if again else ()
+            try:
+                return await make(derived_session_id(caller.id, idem.route, idem.key, *more))
+            except (SessionExists, SessionClosed, SessionExpired):
+                continue
+        raise AssertionError  # `count` has no end
 
     def new_message(self, given: NewMessage) -> Message:
         """Gives a client's message its id and time."""

@@ -153,12 +153,17 @@ class SessionManager:
             SessionExists: Its id is taken.
             LimitReached: There are `max_sessions`.
         """
-        session_id = new.id or self._maker.new_session_id(caller, idem)
-        return await writing.create(self._pool, caller, session_id, new, idem)
+
+        async def create(session_id: str) -> Outcome:
+            return await writing.create(self._pool, caller, session_id, new, idem)
+
+        if new.id is not None:
+            return await create(new.id)
+        return await self._maker.under_new_id(caller, idem, create)
 
     async def get_or_create_session(self, caller: Caller, new: NewSession) -> dict[str, Any]:
         """Gives the session of that id, creating it if there is none."""
-        session_id = new.id or self._maker.new_session_id(caller, None)
+        session_id = new.id or self._maker.new_session_id()
         return await writing.get_or_create(self._pool, caller, session_id, new)
 
     async def get_session(
@@ -393,13 +398,19 @@ class SessionManager:
         await self.run(caller, session_id, run_id)
         return await self._endings.wait_run(caller, session_id, run_id, seconds)
 
-    async def cancel_run(self, caller: Caller, session_id: str, run_id: str) -> dict[str, Any]:
+    async def cancel_run(
+        self, caller: Caller, session_id: str, run_id: str, idem: Idempotency | None = None
+    ) -> Outcome:
         """Cancels a run; idempotent. See `Endings.cancel_run`."""
-        return await self._endings.cancel_run(caller, session_id, run_id)
+        work = partial(self._endings.cancel_run, caller, session_id, run_id)
+        return await self._pool.once(caller, session_id, idem, work)
 
-    async def cancel_session(self, caller: Caller, session_id: str) -> dict[str, Any]:
-        """Cancels the active run and everything queued."""
-        return await self._endings.cancel_session(caller, session_id)
+    async def cancel_session(
+        self, caller: Caller, session_id: str, idem: Idempotency | None = None
+    ) -> Outcome:
+        """Cancels the active run and everything queued; a repeat spares what began since."""
+        work = partial(self._endings.cancel_session, caller, session_id)
+        return await self._pool.once(caller, session_id, idem, work)
 
     # -- connections ------------------------------------------------------------------------
 

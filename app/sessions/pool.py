@@ -7,7 +7,7 @@ calls cannot create it twice.
 
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -298,6 +298,45 @@ class SessionPool:
             return
         raise refusal
 
+    async def kept(
+        self, caller: Caller, session_id: str, idem: Idempotency | None, need: Need = "own"
+    ) -> Outcome | None:
+        """Gives the first answer to a key, if there is one."""
+        while idem is not None:
+            try:
+                async with self.use(caller, session_id, need) as live:
+                    kept = await self.kept_answer(live, key_digest(caller, idem), idem)
+                    return Outcome(kept.answer, replayed=True) if kept else None
+            except Vanished:
+                continue
+        return None
+
+    async def once(
+        self,
+        caller: Caller,
+        session_id: str,
+        idem: Idempotency | None,
+        work: Callable[[], Awaitable[dict[str, Any]]],
+    ) -> Outcome:
+        """Does what is no decision of its own, and keeps the answer for the key behind it.
+
+        So a crash in between leaves work that a repeat does again: for what may be done twice.
+        """
+        if kept := await self.kept(caller, session_id, idem):
+            return kept
+        answer = await work()
+        if idem is not None:
+            # It is done, whether or not there is room to remember it.
+            with suppress(BambooError):
+                return await self.change(
+                    caller,
+                    session_id,
+                    lambda _: Decision([], answer),
+                    idem=idem,
+                    read_only_too=True,
+                )
+        return Outcome(answer)
+
     async def kept_answer(
         self, live: LiveSession, digest: str, idem: Idempotency
     ) -> KeptAnswer | None:
@@ -353,15 +392,21 @@ class SessionPool:
             raise SessionExpired("The session's time to live has passed.")
 
     def state_of(self, head: SessionHead) -> SessionState:
-        """Computes the state as of now."""
-        if head.logged_state is not None:
-            return head.logged_state
+        """Computes the state as of now.
+
+        A closed session expires like any other; an archived one has a retention of its own.
+        """
+        if head.logged_state == "archived":
+            return "archived"
         live = self._live.get(head.id)
-        if head.active or (live is not None and live.connections):
+        watched = live is not None and bool(live.connections)
+        if head.logged_state is None and (head.active or watched):
             return "active"
         expires_at = head.expires_at
         if expires_at is not None and expires_at <= self.clock.now_ms() and not head.queue:
             return "expired"
+        if head.logged_state is not None:
+            return head.logged_state
         ended = self._disconnected_at.get(head.id)
         retention = self.settings.disconnect_retention_seconds
         if ended is not None and self.clock.monotonic() - ended < retention:

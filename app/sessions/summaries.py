@@ -16,8 +16,7 @@ from app.domain.positions import parse_position
 from app.domain.projections import session_view
 from app.domain.sessions import SessionHead
 from app.sessions.commands import Idempotency, NewMessage, Outcome
-from app.sessions.idempotency import key_digest
-from app.sessions.live import LiveSession, Vanished
+from app.sessions.live import LiveSession
 from app.sessions.making import Agents, Maker
 from app.sessions.pool import Decision, SessionPool
 from app.sessions.reading import messages_between
@@ -101,20 +100,6 @@ async def save_summary(
         return Decision([Draft("summary_saved", fields)], answer)
 
     return await pool.change(caller, session_id, decide, idem=idem)
-
-
-async def kept_summary(
-    pool: SessionPool, caller: Caller, session_id: str, idem: Idempotency | None
-) -> Outcome | None:
-    """Gives the first answer to a key, so that a repeat does not ask an agent again."""
-    while idem is not None:
-        try:
-            async with pool.use(caller, session_id) as live:
-                kept = await pool.kept_answer(live, key_digest(caller, idem), idem)
-                return Outcome(kept.answer, replayed=True) if kept else None
-        except Vanished:
-            continue
-    return None
 
 
 async def delete_summary(pool: SessionPool, caller: Caller, session_id: str) -> None:

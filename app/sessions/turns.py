@@ -19,6 +19,7 @@ from app.domain.errors import (
     LimitReached,
     Refused,
     RunActive,
+    SessionExists,
 )
 from app.domain.events import CODE_INTERRUPTED, Cancelled, Draft, Failed
 from app.domain.limits import PAGE_BYTES_MAX
@@ -80,20 +81,32 @@ class Turns:
         """
         chat = replace(chat, session=own(caller, chat.session))
         agent = self._agents.named(chat.agent)
-        session_id = chat.session.id or self._maker.new_session_id(caller, idem)
         run_id = chat.run_id or self._maker.run_id()
+
+        run_is_free = run_is_new(self._pool.store, chat.run_id)
+
+        async def prepare(live: LiveSession) -> None:
+            if live.head.seq and chat.session.id is None:
+                raise SessionExists(f"There is a session {live.id!r} already.")
+            if run_is_free is not None:
+                await run_is_free(live)
 
         def decide(live: LiveSession) -> Decision:
             return self._decide_chat(live, chat, agent, run_id)
 
-        return await self._pool.change(
-            caller,
-            session_id,
-            decide,
-            create=True,
-            idem=idem,
-            prepare=run_is_new(self._pool.store, chat.run_id),
-        )
+        async def begin(session_id: str) -> Outcome:
+            return await self._pool.change(
+                caller,
+                session_id,
+                decide,
+                create=True,
+                idem=idem,
+                prepare=prepare,
+            )
+
+        if chat.session.id is not None:
+            return await begin(chat.session.id)
+        return await self._maker.under_new_id(caller, idem, begin)
 
     def _decide_chat(self, live: LiveSession, chat: Chat, agent: str, run_id: str) -> Decision:
         if self._pool.draining:

@@ -187,6 +187,13 @@ def test_bulk_archiving_over_http(api: httpx.Client) -> None:
     back = api.post("/archive/restore", json={"session_ids": names}).json()
     assert [one["session_id"] for one in back["restored"]] == names[:2]
     refused(api.post("/archive", json={"session_ids": []}), 422, "invalid")
+    keyed = {"Idempotency-Key": "bulk"}
+    body = {"session_ids": ["bulk-1"]}
+    assert api.post("/archive", json=body, headers=keyed).json()["archived"]
+    api.post("/sessions/bulk-1/restore")
+    # Whoever sends it again learns what was done, and nothing is done again.
+    assert api.post("/archive", json=body, headers=keyed).json()["failed"] == []
+    assert api.get("/sessions/bulk-1").json()["state"] == "idle"
 
 
 async def test_an_archive_that_is_refused_leaves_the_session_as_it_was(gate: Gateway) -> None:

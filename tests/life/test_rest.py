@@ -7,11 +7,12 @@ from typing import Any
 import httpx
 import pytest
 
-from app.domain.errors import BambooError, InvalidInput, NotFound
+from app.domain.errors import BambooError, InvalidInput, NotFound, SessionExpired
 from app.domain.events import Complete, Token, Usage
 from app.sessions.commands import Idempotency, NewMessage
 from app.sessions.fork import ANCESTORS_MAX, Fork
 from app.sessions.merge import Merge
+from app.storage.base import SessionQuery
 from tests.api.serving import refused, serving
 from tests.life.talk import create, exchange, say, talk
 from tests.support.gateways import ME, Gateway, eventually
@@ -273,6 +274,20 @@ async def test_expired_sessions_are_cleaned_by_the_clock(tmp_path: Path) -> None
         await talk(gate, "s", "a", ttl_seconds=5)
         gate.clock.advance(6)
         await eventually(lambda: gate.store.count() == 0)
+
+
+async def test_a_closed_session_expires_and_an_archived_one_does_not(gate: Gateway) -> None:
+    for name in ("closed", "kept"):
+        await talk(gate, name, "a", ttl_seconds=60)
+    await gate.manager.close_session(ME, "closed")
+    await gate.manager.life.archive(ME, "kept")
+    gate.clock.advance(61)
+    listed = await gate.manager.list_sessions(ME, SessionQuery(state="expired"))
+    assert [one["id"] for one in listed.sessions] == ["closed"]
+    with pytest.raises(SessionExpired):
+        await gate.manager.reopen_session(ME, "closed")
+    assert (await gate.manager.get_session(ME, "kept")).session["state"] == "archived"
+    assert (await gate.manager.life.clean(ME))["session_ids"] == ["closed"]
 
 
 def test_cleanup_refuses_what_is_no_time(api: httpx.Client) -> None:

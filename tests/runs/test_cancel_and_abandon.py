@@ -90,7 +90,7 @@ async def test_a_run_is_cancelled_by_the_clients_own_name_before_its_chat_was_an
             await eventually(lambda: gate.store.held)
 
             async def cancel() -> None:
-                answers.append(await gate.manager.cancel_run(ME, "new", "mine"))
+                answers.append((await gate.manager.cancel_run(ME, "new", "mine")).answer)
 
             tasks.start_soon(cancel)
             await quiet()
@@ -173,7 +173,7 @@ async def test_an_agent_that_ignores_its_cancellation_is_left_behind_and_says_no
         await gate.chat(run_id="r", agent="stubborn")
         await eventually(lambda: agent.turns)
         with anyio.fail_after(DEADLINE_SECONDS):
-            run = await gate.manager.cancel_run(ME, "s", "r")
+            run = (await gate.manager.cancel_run(ME, "s", "r")).answer
         assert run["status"] == "cancelled"
         assert agent.turns[0].cancelled.is_set()
         assert agent.cancelled > 1
@@ -347,7 +347,7 @@ async def test_others_are_served_while_an_agent_floods() -> None:
         gate.agent.do("r", Complete())
         await gate.ended("r", "quiet")
         assert flood.given < flood.count
-        assert (await gate.manager.cancel_run(ME, "loud", "r"))["status"] == "cancelled"
+        assert (await gate.manager.cancel_run(ME, "loud", "r")).answer["status"] == "cancelled"
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,7 @@ async def test_a_cancelled_run_takes_nothing_more(how: str, gate: Gateway) -> No
     await post(gate, *of("x", STEPS[1], STEPS[3]))
     with anyio.fail_after(DEADLINE_SECONDS):
         if how == "cancel":
-            run = await gate.manager.cancel_run(ME, "s", "x")
+            run = (await gate.manager.cancel_run(ME, "s", "x")).answer
         else:
             await gate.chat(run_id="next", on_busy="interrupt")
             gate.agent.do("next", Complete())

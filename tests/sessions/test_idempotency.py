@@ -472,3 +472,54 @@ async def test_a_chat_is_replayed_whatever_has_happened_since(gate: Gateway):
     await gate.ended("r")
     await gate.manager.close_session(ME, "s")
     assert await gate.chat(run_id="r", key="k") == answer
+
+
+async def test_a_chat_whose_key_was_forgotten_begins_another_session(gate: Gateway):
+    """Not one more message in the session that the key made a day ago."""
+    gate.agent.do("r1", Complete())
+    first = await gate.chat(None, key="k", run_id="r1")
+    await gate.ended("r1", first["session_id"])
+    log = await gate.log(first["session_id"])
+    gate.clock.advance(24 * 3600 + 1)
+    again = await gate.chat(None, key="k", run_id="r1")
+    assert again["session_id"] != first["session_id"]
+    assert await gate.chat(None, key="k", run_id="r1") == again
+    assert await gate.log(first["session_id"]) == log
+    await gate.manager.cancel_session(ME, again["session_id"])
+    await gate.manager.close_session(ME, again["session_id"])
+    gate.clock.advance(24 * 3600 + 1)
+    third = await gate.chat(None, key="k", run_id="r1")
+    assert gate.store.count() == 3
+    assert third["session_id"] not in {first["session_id"], again["session_id"]}
+
+
+async def test_a_session_made_with_a_key_that_was_forgotten_is_another_one(gate: Gateway):
+    creating = key(route="POST /sessions")
+    first = (await gate.manager.create_session(ME, NewSession(), creating)).answer
+    gate.clock.advance(24 * 3600 + 1)
+    again = (await gate.manager.create_session(ME, NewSession(), creating)).answer
+    assert again["id"] != first["id"]
+
+
+async def test_a_repeated_cancel_spares_the_run_that_came_since(gate: Gateway):
+    await gate.chat(run_id="r1")
+    idem = key(route="POST /cancel")
+    first = await gate.manager.cancel_session(ME, "s", idem)
+    assert [run["run_id"] for run in first.answer["runs"]] == ["r1"]
+    await gate.chat(run_id="r2")
+    again = await gate.manager.cancel_session(ME, "s", idem)
+    assert (again.replayed, again.answer) == (True, first.answer)
+    assert (await gate.manager.run(ME, "s", "r2"))["status"] == "running"
+    one = key("k2", route="POST /runs/r2/cancel")
+    ended = await gate.manager.cancel_run(ME, "s", "r2", one)
+    assert ended.answer["status"] == "cancelled"
+    assert (await gate.manager.cancel_run(ME, "s", "r2", one)).replayed
+
+
+async def test_a_cancel_whose_answer_cannot_be_kept_is_answered(gate: Gateway):
+    await gate.chat(run_id="r1")
+    first = await gate.manager.cancel_session(ME, "s")
+    gate.store.fail_append()
+    again = await gate.manager.cancel_session(ME, "s", key(route="POST /cancel"))
+    assert (again.replayed, again.answer["runs"]) == (False, [])
+    assert first.answer["runs"]

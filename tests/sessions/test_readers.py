@@ -200,7 +200,7 @@ async def test_a_hot_agent_lets_others_live(gate: Gateway):
     gate.agent.do("b", Complete())
     assert (await gate.ended("b", "other"))["status"] == "completed"
     assert gate.agent.script("a").taken < 20_000
-    run = await gate.manager.cancel_run(ME, "s", "a")
+    run = (await gate.manager.cancel_run(ME, "s", "a")).answer
     assert run["status"] == "cancelled"
 
 

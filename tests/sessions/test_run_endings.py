@@ -172,7 +172,7 @@ async def test_a_streaming_run_is_cancelled_and_what_was_said_is_kept(gate: Gate
     await gate.chat(run_id="r")
     gate.agent.do("r", Thinking("hm"), Token("half"))
     await eventually(lambda: gate.agent.script("r").taken == 2)
-    run = await gate.manager.cancel_run(ME, "s", "r")
+    run = (await gate.manager.cancel_run(ME, "s", "r")).answer
     assert run["status"] == "cancelled"
     assert (await gate.types())[-2:] == ["message", "cancelled"]
     said = (await gate.messages())[-1]
@@ -189,14 +189,14 @@ async def test_cancel_is_idempotent_and_answers_how_the_run_ended(gate: Gateway)
     gate.agent.do("r", Complete())
     ended = await gate.ended("r")
     for _ in range(2):
-        assert await gate.manager.cancel_run(ME, "s", "r") == ended
+        assert (await gate.manager.cancel_run(ME, "s", "r")).answer == ended
     assert await terminals(gate) == [("r", "complete")]
 
 
 async def test_a_queued_run_is_cancelled_without_starting(gate: Gateway):
     await gate.chat(run_id="r")
     await gate.chat(run_id="q")
-    run = await gate.manager.cancel_run(ME, "s", "q")
+    run = (await gate.manager.cancel_run(ME, "s", "q")).answer
     assert run["status"] == "cancelled"
     assert run["started_at"] is None
     gate.agent.do("r", Complete())
@@ -216,7 +216,7 @@ async def test_a_run_whose_start_is_not_durable_yet_is_cancelled(gate: Gateway):
         answers: list[dict[str, Any]] = []
 
         async def cancel() -> None:
-            answers.append(await gate.manager.cancel_run(ME, "s", "r"))
+            answers.append((await gate.manager.cancel_run(ME, "s", "r")).answer)
 
         tasks.start_soon(cancel)
         await quiet()
@@ -235,7 +235,7 @@ async def test_ten_cancels_at_once_make_one_end(gate: Gateway):
     answers: list[dict[str, Any]] = []
 
     async def cancel() -> None:
-        answers.append(await gate.manager.cancel_run(ME, "s", "r"))
+        answers.append((await gate.manager.cancel_run(ME, "s", "r")).answer)
 
     with anyio.fail_after(DEADLINE_SECONDS):
         async with anyio.create_task_group() as tasks:
@@ -270,7 +270,7 @@ async def test_cancel_while_the_end_waits_for_the_disk_answers_how_it_ended(gate
     answers: list[dict[str, Any]] = []
 
     async def cancel() -> None:
-        answers.append(await gate.manager.cancel_run(ME, "s", "r"))
+        answers.append((await gate.manager.cancel_run(ME, "s", "r")).answer)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(cancel)
@@ -285,7 +285,7 @@ async def test_an_agent_that_swallows_its_cancellation_is_cancelled_all_the_same
     gate.agent.script("r").swallow = True
     gate.agent.do("r", Token("half"))
     await eventually(lambda: gate.agent.script("r").taken == 1)
-    run = await gate.manager.cancel_run(ME, "s", "r")
+    run = (await gate.manager.cancel_run(ME, "s", "r")).answer
     assert run["status"] == "cancelled"
     assert (await gate.messages())[-1]["status"] == "incomplete"
 
@@ -301,7 +301,7 @@ async def test_cancel_answers_in_time_when_the_agent_does_not_let_go():
                 answers: list[dict[str, Any]] = []
 
                 async def cancel() -> None:
-                    answers.append(await run_of(ME, "s", "r"))
+                    answers.append((await run_of(ME, "s", "r")).answer)
 
                 tasks.start_soon(cancel)
                 await anyio.sleep(0.1)
@@ -312,7 +312,7 @@ async def test_cancel_answers_in_time_when_the_agent_does_not_let_go():
 async def test_cancelling_a_session_ends_the_active_run_and_all_that_waits(gate: Gateway):
     for run_id in ("a", "b", "c"):
         await gate.chat(run_id=run_id)
-    answer = await gate.manager.cancel_session(ME, "s")
+    answer = (await gate.manager.cancel_session(ME, "s")).answer
     assert {run["run_id"]: run["status"] for run in answer["runs"]} == {
         "a": "cancelled",
         "b": "cancelled",
