@@ -1,4 +1,4 @@
-"""The gateway writes below `data_dir` and `export_dir` alone, and the container holds it to that."""
+"""The gateway writes below `data_dir` and `export_dir` alone, and the container sees to that."""
 
 import json
 import re
