@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from typing_extensions import override
 
 from tests.api.serving import SECONDS, Served, serving
 
@@ -57,6 +58,7 @@ def detour(canary: Canary) -> Iterator[str]:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
+        @override
         def log_message(self, *_: Any) -> None:
             """Says nothing."""
 

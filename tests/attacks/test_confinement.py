@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typing_extensions import override
 
 from tests.attacks import confined
 from tests.attacks.test_files import live
@@ -29,6 +30,7 @@ class ConfinedGateway(Gateway):
 
     writable: tuple[Path, ...] = ()
 
+    @override
     def command(self) -> list[str]:
         return [*within(*self.writable), *super().command()]
 
