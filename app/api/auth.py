@@ -2,9 +2,11 @@
 
 from typing import Final
 
+import anyio
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.limits import RIGHT_LOOK_SECONDS
 from app.api.origins import check_cookie_origin, values_of
 from app.api.problems import EdgeError, problem_response
 from app.api.tickets import TICKET
@@ -90,6 +92,21 @@ def check_still_allowed(request: Request) -> None:
     gate: Gate = request.app.state.gate
     if not gate.is_live(request.scope[CALLER]):
         raise unauthorized(wrong=True)
+
+
+async def receive_while_allowed(request: Request) -> Message:
+    """Waits for what the client sends next, or for its leaving, for as long as its right lasts.
+
+    Raises:
+        EdgeError: Its right has ended.
+    """
+    while True:
+        message: Message | None = None
+        with anyio.move_on_after(RIGHT_LOOK_SECONDS):
+            message = await request.receive()
+        check_still_allowed(request)
+        if message is not None:
+            return message
 
 
 def _known(caller: Caller | None) -> Caller:

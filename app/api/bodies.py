@@ -11,11 +11,11 @@ from typing import Any, Final
 
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from typing_extensions import override
 
-from app.api.auth import check_still_allowed
+from app.api.auth import receive_while_allowed
 from app.api.limits import JSON_DEPTH_MAX, JSON_NODES_MAX
 from app.api.problems import EdgeError
 from app.domain.codec import decode
@@ -145,9 +145,13 @@ async def ndjson_batches(request: Request) -> AsyncIterator[list[bytes]]:
     """
     line_max = _settings(request).max_event_bytes
     rest = b""
-    async for chunk in request.stream():
-        *lines, rest = (rest + chunk).split(b"\n")
-        check_still_allowed(request)
+    more = True
+    while more:
+        message = await receive_while_allowed(request)
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        more = message.get("more_body", False)
+        *lines, rest = (rest + message.get("body", b"")).split(b"\n")
         for number, line in enumerate(lines):
             if len(line) > line_max:
                 yield [*map(_without_cr, lines[:number]), line[: line_max + 1]]
@@ -158,7 +162,6 @@ async def ndjson_batches(request: Request) -> AsyncIterator[list[bytes]]:
             yield [rest[: line_max + 1]]
             return
     if rest:
-        check_still_allowed(request)
         yield [_without_cr(rest)]
 
 

@@ -14,7 +14,7 @@ from fastapi import Depends, Header, Path, Query, Request
 from starlette.requests import ClientDisconnect
 from structlog.contextvars import bind_contextvars
 
-from app.api.auth import CALLER, check_still_allowed
+from app.api.auth import CALLER, check_still_allowed, receive_while_allowed
 from app.api.bodies import JsonRequest
 from app.api.limits import (
     CURSOR_CHARS_MAX,
@@ -23,6 +23,7 @@ from app.api.limits import (
     PAGE_MAX,
     PREFER_WAIT_SECONDS_MAX,
 )
+from app.api.problems import EdgeError
 from app.api.traffic import MAY_WAIT
 from app.domain.callers import Caller
 from app.domain.clock import parse_ms
@@ -265,7 +266,7 @@ Prefer = Annotated[Preference, Depends(_preference)]
 
 
 async def unless_gone(request: Request, answer: Awaitable[T]) -> T:
-    """Awaits an answer that may take long, and stops when the client leaves (R11).
+    """Awaits an answer that may take long, and stops when the client leaves or its right ends.
 
     Call only when the body has been read.
 
@@ -277,8 +278,11 @@ async def unless_gone(request: Request, answer: Awaitable[T]) -> T:
     result: list[T] = []
 
     async def watch() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
+        try:
+            while (await receive_while_allowed(request))["type"] != "http.disconnect":
+                pass
+        except EdgeError:
+            pass  # the refusal below
         group.cancel_scope.cancel()
 
     error: Exception | None = None
@@ -291,9 +295,9 @@ async def unless_gone(request: Request, answer: Awaitable[T]) -> T:
         group.cancel_scope.cancel()
     if error is not None:
         raise error
+    check_still_allowed(request)
     if not result:
         raise ClientDisconnect
-    check_still_allowed(request)
     return result[0]
 
 

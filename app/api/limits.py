@@ -89,3 +89,6 @@ to be forgotten by then has to come from as many others within a window."""
 KNOWN_CREDENTIALS_MAX: Final = 10_000
 """Digests of credentials that were right: callers at work at one time, whom no stranger's guesses
 lock out."""
+
+RIGHT_LOOK_SECONDS: Final = 1.0
+"""How often a request that waits is asked whether its caller's right lasts; as streams are."""

@@ -87,7 +87,7 @@ def create_key(
     if json:
         print_json({"key": text, **_shape(key, now_ms)})
         return
-    notice(f"{key_id}: keep it, it is shown this once")
+    notice(f"{key_id} is in {file.path}; keep the key, it is shown this once")
     print_line(text)
 
 

@@ -81,10 +81,14 @@ def check_owner(path: Path) -> None:
 
 
 class KeyFile:
-    """The file, for whoever changes it. Blocking: for commands."""
+    """The file, for whoever changes it. Blocking: for commands.
+
+    Attributes:
+        path: Where it is.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
 
     def read(self) -> tuple[ApiKey, ...]:
         """Gives all keys; none when there is no file.
@@ -93,11 +97,11 @@ class KeyFile:
             CredentialsUnusable: It cannot be read, or is no keys file.
         """
         try:
-            return parse_keys(self._path.read_bytes())
+            return parse_keys(self.path.read_bytes())
         except FileNotFoundError:
             return ()
         except (OSError, ValueError) as error:
-            raise CredentialsUnusable(f"{self._path} is not usable: {_reason(error)}") from error
+            raise CredentialsUnusable(f"{self.path} is not usable: {_reason(error)}") from error
 
     def change(self, change: Callable[[Sequence[ApiKey]], Sequence[ApiKey]]) -> None:
         """Replaces the keys by what `change` makes of them, durably.
@@ -109,13 +113,11 @@ class KeyFile:
             with self._locked():
                 self._write(change(self.read()))
         except OSError as error:
-            raise CredentialsUnusable(
-                f"{self._path} cannot be written: {_reason(error)}"
-            ) from error
+            raise CredentialsUnusable(f"{self.path} cannot be written: {_reason(error)}") from error
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        directory = self._path.parent
+        directory = self.path.parent
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -127,7 +129,7 @@ class KeyFile:
 
     def _write(self, keys: Sequence[ApiKey]) -> None:
         document = _Document(keys=[_entry_of(key) for key in keys])
-        fd, name = mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)  # mode 0600
+        fd, name = mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)  # mode 0600
         aside = Path(name)
         try:
             with os.fdopen(fd, "wb") as file:
@@ -135,7 +137,7 @@ class KeyFile:
                 file.flush()
                 os.fsync(file.fileno())
             aside.chmod(_MODE)
-            aside.replace(self._path)
+            aside.replace(self.path)
         finally:
             aside.unlink(missing_ok=True)
 

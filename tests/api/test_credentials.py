@@ -8,14 +8,19 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+from fastapi import APIRouter
 from structlog.testing import capture_logs
 
+from app.api import routes
+from app.api.bodies import JsonRoute
 from app.api.rights import GuardedRoute, OpenRoute, OperatorRoute
 from app.api.routes import guarded_routes
 from app.credentials.keyfile import KeyFile
 from app.credentials.keys import make_key
 from app.domain.callers import Caller
 from app.domain.codec import encode_pretty
+from app.main import create_app
+from app.settings import Settings
 from tests.api.keyed import SECRET, Keyed, LateClock, bearer, keyed, looking_often, token, watching
 from tests.api.serving import Served, check_answer, raw, refused, serving
 from tests.faults.wire import until
@@ -287,3 +292,25 @@ def test_an_empty_keys_file_lets_nobody_in(tmp_path: Path) -> None:
         document = json.loads((tmp_path / "keys.json").read_bytes())
         assert document == {"version": 1, "keys": []}
         assert (tmp_path / "keys.json").read_bytes() == encode_pretty(document)
+
+
+def test_the_document_and_its_page_are_for_whoever_has_a_credential(gateway: Keyed) -> None:
+    others = {
+        str(getattr(route, "path", route))
+        for route in gateway.served.app.routes
+        if not isinstance(route, GuardedRoute)
+    }
+    assert others == {"/api/v1/openapi.json", "/docs", "/docs/oauth2-redirect"}
+    for path in others:
+        url = gateway.served.url + path
+        assert httpx.get(url, trust_env=False).status_code == 401
+        assert httpx.get(url, headers=bearer(token()), trust_env=False).status_code == 200
+
+
+def test_a_route_that_does_not_say_its_right_starts_no_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    forgetful = APIRouter(route_class=JsonRoute)
+    forgetful.get("/forgotten")(lambda: None)
+    monkeypatch.setattr(routes, "ROUTERS", (*routes.ROUTERS, forgetful))
+    for make in (lambda: create_app(Settings(storage_url="memory:")), routes.create_openapi):
+        with pytest.raises(TypeError, match="forgotten"):
+            make()

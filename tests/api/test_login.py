@@ -14,7 +14,7 @@ from app.credentials.keyfile import KeyFile
 from tests.api.keyed import SECRET, Keyed, LateClock, bearer, keyed, looking_often, token, watching
 from tests.api.serving import refused, serving
 from tests.e2e.watchers import HttpxSse
-from tests.faults.wire import until
+from tests.faults.wire import hanging, until
 from tests.processes import Gateway
 
 
@@ -25,6 +25,9 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
             body = {"id": name, "user_id": user_id}
             assert running.ask("POST", "/sessions", bearer("plain"), json=body).status_code == 201
         yield running
+
+
+LINE = b'{"type":"custom","name":"line","value":1}\n'
 
 
 def ticket_of(gateway: Keyed, headers: dict[str, str], session_id: str = "mine") -> dict[str, str]:
@@ -440,40 +443,49 @@ def test_without_a_list_no_other_origin_is_told_that_it_may_read(gateway: Keyed)
 # -- requests that take long -----------------------------------------------------------------
 
 
-def test_what_somebody_waits_for_is_not_given_out_after_the_right_has_ended(
-    gateway: Keyed,
-) -> None:
+@pytest.mark.parametrize("wait", ["poll", "run"])
+def test_what_somebody_waits_for_ends_with_the_right(gateway: Keyed, wait: str) -> None:
     key_id, key = gateway.make("alice")
+    session = f"waited-for-{wait}"
+    gateway.ask("POST", "/sessions", bearer(key), json={"id": session})
+    position = gateway.get(f"/sessions/{session}", bearer(key)).json()["position"]
+    path, headers = f"/sessions/{session}/events?after={position}&wait=60", bearer(key)
+    if wait == "run":
+        opened = gateway.ask(
+            "POST", f"/sessions/{session}/runs", headers, json={"agent": "external"}
+        )
+        path = f"/sessions/{session}/runs/{opened.json()['run_id']}"
+        headers["Prefer"] = "wait=300"
     answers: list[httpx.Response] = []
-    position = gateway.get("/sessions/other", bearer("plain")).json()["position"]
-    path = f"/sessions/other/events?after={position}&wait=20"
-    waiting = threading.Thread(target=lambda: answers.append(gateway.get(path, bearer(key))))
+    waiting = threading.Thread(target=lambda: answers.append(gateway.get(path, headers)))
     waiting.start()
     pool = gateway.served.app.state.manager._pool
-    until(lambda: (live := pool.get("other")) and live._change_waiters, "somebody waits")
+    live = pool.get(session)
+    until(lambda: live._change_waiters or live._run_waiters, "somebody waits")
     gateway.revoke(key_id)
-    until(lambda: gateway.get("/sessions", bearer(key)).status_code == 401, "it is revoked")
-    note = {"type": "custom", "name": "secret", "value": 1}
-    gateway.ask("POST", "/sessions/other/events", bearer("plain"), json=note)
     waiting.join(20)
     refused(answers[0], 401, "unauthorized")
+    until(lambda: not (live._change_waiters or live._run_waiters), "nobody waits")
 
 
-def test_lines_that_come_after_the_right_has_ended_are_not_taken(gateway: Keyed) -> None:
+def test_streamed_lines_end_with_the_right_also_when_none_comes(gateway: Keyed) -> None:
     key_id, key = gateway.make("alice")
-    line = b'{"type":"custom","name":"line","value":1}\n'
+    gateway.ask("POST", "/sessions", bearer(key), json={"id": "told"})
+    events = "/sessions/told/events"
+    chunk = b"%x\r\n%b\r\n" % (len(LINE), LINE)
+    head = (
+        f"POST /api/v1{events} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n"
+        "Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
 
-    def lines() -> Iterator[bytes]:
-        yield line
-        until(lambda: b'"line"' in events().content, "the first line is taken")
+    def taken() -> int:
+        return gateway.get(events, bearer("plain")).content.count(b'"line"')
+
+    with hanging(gateway.served.port, head.encode() + chunk) as sock:
+        until(lambda: taken() == 1, "the first line is taken")
         gateway.revoke(key_id)
-        until(lambda: gateway.get("/sessions", bearer(key)).status_code == 401, "it is revoked")
-        yield line
-
-    def events() -> httpx.Response:
-        return gateway.get("/sessions/other/events?limit=1000", bearer("plain"))
-
-    headers = bearer(key, **{"Content-Type": "application/x-ndjson"})
-    answer = gateway.ask("POST", "/sessions/other/events", headers, content=lines())
-    refused(answer, 401, "unauthorized")
-    assert events().content.count(b'"line"') == 1
+        received = b""
+        while b"}" not in received:
+            received += sock.recv(65536)
+    assert received.startswith(b"HTTP/1.1 401")
+    assert taken() == 1
