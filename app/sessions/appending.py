@@ -12,6 +12,7 @@ from app.domain.errors import (
     Conflict,
     IdempotencyKeyReused,
     InvalidEvent,
+    LimitReached,
     NotFound,
     TooLarge,
 )
@@ -195,8 +196,9 @@ async def append_event_lines(
     """Appends NDJSON as it arrives; see `SessionManager.append_event_lines`.
 
     Raises:
-        InvalidEvent, TooLarge, RunEnded: A bad line; `extra` has its number (`line`) and what this
-            request and its earlier tries have appended (`appended`).
+        InvalidEvent, TooLarge, RunEnded, LimitReached: A bad line, or one without room; `extra` has
+            its number (`line`) and what this request and its earlier tries have appended
+            (`appended`).
     """
     digest = None
     if idem is not None:
@@ -270,7 +272,10 @@ class _Post:
             await live.keys.load(pool.store, live.id, live.epoch)
         active = live.head.active
         await self._external.hold(live, {active.run_id} if active else set())
-        pool.check_writable(live.head)
+        try:
+            pool.check_writable(live.head)
+        except LimitReached as full:
+            return full
         drafts: list[Draft] = []
         events = 0
         bad: BambooError | None = None

@@ -220,6 +220,24 @@ async def test_a_full_store_refuses_what_adds_and_lets_what_ends_and_frees() -> 
         assert await chat(gate, "a1", "ann") == "running"
 
 
+async def test_lines_end_where_the_room_does_and_the_answer_says_where() -> None:
+    async with gateway(max_stored_bytes=2000) as gate:
+        await gate.manager.create_session(ME, NewSession(id="s"))
+        line = b'{"type":"custom","name":"n","value":"%s"}' % (b"x" * 300)
+
+        async def lines() -> Any:
+            for _ in range(50):
+                yield [line]
+
+        with pytest.raises(LimitReached) as caught:
+            await gate.manager.append_event_lines(ME, "s", lines())
+        stored = [event for event in await gate.log("s") if event["type"] == "custom"]
+        assert 1 < len(stored) < 20
+        assert caught.value.extra["line"] == len(stored) + 1
+        assert caught.value.extra["appended"]["count"] == len(stored)
+        assert gate.store.usage().stored_bytes < 2000 + 500
+
+
 async def session_of_bob(gate: Gateway) -> str:
     made = await gate.manager.create_session(ME, NewSession(user_id=f"b{random.random()}"))
     name: str = made.answer["id"]
