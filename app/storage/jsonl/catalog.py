@@ -51,12 +51,12 @@ class Entry:
         "snapshot_bytes",
     )
 
-    def __init__(self, session_id: str, epoch: int) -> None:
+    def __init__(self, session_id: str, epoch: int, origin: Origin | None = None) -> None:
         self.id = session_id
         self.epoch = epoch
         self.seq = 0
         self.activity = 0
-        self.origin = Origin(None, None, session_id, is_archived=False)
+        self.origin = origin or Origin(None, None, session_id, is_archived=False)
         self.size = 0
         self.marks = 0
         self.snapshot = self.snapshot_bytes = 0
