@@ -219,7 +219,7 @@ class SessionPool:
         wanted = scoped(caller, query)
         if wanted is None:
             return SessionPage([], None, has_more=False, total=0 if query.count else None)
-        return await self.store.query(wanted, self.state_of)
+        return await self.store.query(wanted, PoolStates(self))
 
     async def change(
         self,
@@ -413,6 +413,11 @@ class SessionPool:
             return "disconnected"
         return "idle"
 
+    def noted(self) -> set[str]:
+        """Gives the sessions whose state takes more than their heads to tell."""
+        connected = (live.id for live in self._live.values() if live.connections)
+        return {*connected, *self._disconnected_at}
+
     def expires_at(self, head: SessionHead) -> int | None:
         """Gives when it will have expired if nothing more happens; an open stream is activity."""
         if head.ttl_seconds is None:
@@ -597,3 +602,18 @@ class SessionPool:
             except BambooError as error:
                 log.warning("head not loaded, trying again", session_id=session_id, code=error.code)
                 await anyio.sleep(_RELOAD_RETRY_SECONDS)
+
+
+class PoolStates:
+    """How a store that lists by state asks the pool (`storage.base.SupportsNoted`)."""
+
+    def __init__(self, pool: SessionPool) -> None:
+        self._pool = pool
+
+    def __call__(self, head: SessionHead) -> SessionState:
+        """Computes the state as of now."""
+        return self._pool.state_of(head)
+
+    def noted(self) -> set[str]:
+        """Gives the sessions of which the pool knows more than their heads say."""
+        return self._pool.noted()

@@ -18,7 +18,7 @@ abandons the answer and leaves the store as if the call had either happened or n
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
@@ -89,7 +89,8 @@ class SessionQuery:
     `parent_id` admits the sessions forked from that one; `root_id` the whole tree: those whose
     first ancestor it is, and itself. `archived` says what becomes of archived sessions; asking for
     `state == "archived"` shows them, whatever it says. A page filtered by one of these or by
-    `user_id` costs what they admit, not the number of sessions.
+    `user_id` costs what they admit, not the number of sessions; one by `state` that, where states
+    are `SupportsNoted`, and what has to be asked about. The other filters look at every session.
 
     `cursor` is the `next_cursor` of the page before: it stands for the last entry shown (its sort
     value and id), so pages neither repeat nor skip while other sessions come and go. `offset`
@@ -162,6 +163,21 @@ class RecoveryReport:
 
 Done = Callable[[BambooError | None], None]
 StateOf = Callable[[SessionHead], SessionState]
+
+
+@runtime_checkable
+class SupportsNoted(Protocol):
+    """What a `StateOf` may tell besides, so that it need not be asked about every session.
+
+    It says by this: of a session that is not noted the head alone decides. Its state is then its
+    `logged_state`; without one, and with neither run nor queue nor time to live, it is idle.
+    """
+
+    def __call__(self, head: SessionHead, /) -> SessionState:
+        """Computes the state."""
+
+    def noted(self) -> Collection[str]:
+        """Gives the sessions of which more is known than their heads say."""
 
 
 class SessionCreation(ABC):

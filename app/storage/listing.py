@@ -80,6 +80,26 @@ class Origin(NamedTuple):
         )
 
 
+# What a head says of its session's state: the one that is logged; idle; or open, where it also
+# takes the time, and who is connected, to tell.
+Standing = Literal["closed", "expired", "archived", "idle", "open"]
+
+
+def standing_of(head: SessionHead) -> Standing:
+    """Reads it from a head."""
+    if head.logged_state is not None:
+        return head.logged_state
+    return "open" if head.active or head.queue or head.ttl_seconds is not None else "idle"
+
+
+def standing_of_json(shape: dict[str, Any]) -> Standing:
+    """Reads it from a head's stored form, which leaves out what has its default."""
+    logged: Standing | None = shape.get("logged_state")
+    if logged is not None:
+        return logged
+    return "open" if shape.keys() & {"active", "queue", "ttl_seconds"} else "idle"
+
+
 def admits(query: SessionQuery, head: SessionHead) -> bool:
     """Tells whether the filters admit the session; all but `state`, which only callers know."""
     return admits_origin(query, head.id, Origin.of(head)) and admits_content(query, head)
@@ -127,10 +147,14 @@ def admits_content(query: SessionQuery, head: SessionHead) -> bool:
 
 def is_filtered(query: SessionQuery) -> bool:
     """Tells whether any filter is set but those by owner, tree and archive."""
+    return query.state is not None or is_filtered_by_content(query)
+
+
+def is_filtered_by_content(query: SessionQuery) -> bool:
+    """Tells whether any of the filters is set that `admits_content` looks at."""
     return any(
         value is not None
         for value in (
-            query.state,
             query.session_type,
             query.created_after,
             query.created_before,

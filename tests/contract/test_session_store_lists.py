@@ -1,5 +1,6 @@
 """Lists of sessions, over every store."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -183,3 +184,89 @@ async def test_heads_in_a_page_are_copies(store: SessionStore) -> None:
     head.title = "changed"
     [again] = (await store.query(SessionQuery(), state_of)).heads
     assert again.title is None
+
+
+class Knowing:
+    """As the pool does: some sessions are connected or were, whatever their heads say."""
+
+    def __init__(self, **noted: SessionState) -> None:
+        self._noted = noted
+
+    def __call__(self, head: SessionHead) -> SessionState:
+        if head.logged_state is not None:
+            return head.logged_state
+        if head.active:
+            return "active"
+        if head.ttl_seconds is not None and head.ttl_seconds < 100:
+            return "expired"
+        return self._noted.get(head.id.replace("-", "_"), "idle")
+
+    def noted(self) -> list[str]:
+        return [name.replace("_", "-") for name in self._noted]
+
+
+async def fill_with_states(store: SessionStore) -> dict[str, Writer]:
+    writers = await fill(store, 45)
+    for number, writer in enumerate(writers.values()):
+        if number % 5 == 1:
+            to = ("closed", "expired", "archived")[number // 5 % 3]
+            change = {"type": "state_change", "from": "idle", "to": to}
+            await committed(store, writer.commit(change))
+        elif number % 5 == 2:
+            ttl = {"type": "session_updated", "ttl_seconds": 50 + number * 2}
+            await committed(store, writer.commit(ttl))
+    return writers
+
+
+@pytest.mark.parametrize(
+    "state", ["idle", "active", "disconnected", "closed", "expired", "archived"]
+)
+@pytest.mark.parametrize("turn", [1, 1000])
+async def test_lists_by_state_are_the_same_whether_each_session_is_asked_about_or_only_some(
+    store: SessionStore, state: SessionState, turn: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.storage.jsonl.views._TURN_ENTRIES", turn)
+    writers = await fill_with_states(store)
+    knowing = Knowing(
+        s_000="active", s_001="disconnected", s_004="active", s_005="disconnected", s_013="active",
+        s_044="disconnected", s_999="active",
+    )  # fmt: skip
+
+    assert (await store.query(SessionQuery(state=state), knowing)).heads
+
+    async def compare() -> None:
+        for user_id in (None, "odd"):
+            for descending in (True, False):
+                query = SessionQuery(
+                    state=state, user_id=user_id, descending=descending, sort_by="title", limit=7
+                )
+                seen = 0
+                while True:
+                    asked = await store.query(query, lambda head: knowing(head))
+                    assert await store.query(query, knowing) == asked
+                    seen += len(asked.heads)
+                    if not asked.has_more:
+                        break
+                    query = replace(query, cursor=asked.next_cursor)
+                assert seen == asked.total
+                skipping = replace(query, cursor=None, offset=3, count=False)
+                asked = await store.query(skipping, lambda head: knowing(head))
+                assert await store.query(skipping, knowing) == asked
+        parent = SessionQuery(state=state, user_id="odd", parent_id="s-000")
+        asked = await store.query(parent, lambda head: knowing(head))
+        assert await store.query(parent, knowing) == asked
+
+    await compare()
+    # Sessions come, go, and change their states while the lists are kept.
+    await committed(store, writers["s-003"].commit(run_start("run_2")))
+    await committed(
+        store,
+        writers["s-009"].commit({"type": "state_change", "from": "idle", "to": "closed"}),
+    )
+    await committed(
+        store,
+        writers["s-011"].commit({"type": "state_change", "from": "closed", "to": "idle"}),
+    )
+    await store.delete("s-014", writers["s-014"].head.epoch)
+    await committed(store, Writer("s-new", store.next_epoch()).commit())
+    await compare()

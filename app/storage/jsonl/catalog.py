@@ -11,14 +11,15 @@ from app.domain import codec
 from app.domain.sessions import SessionHead
 from app.storage.base import Commit, StoreUsage
 from app.storage.lines import delta_bytes
-from app.storage.listing import Origin
+from app.storage.listing import Origin, Standing, standing_of
 
 
 class Entry:
     """One session.
 
     Attributes:
-        origin: Whose it is and where it belongs, as of its head.
+        origin: Whose it is and where it belongs, and
+        standing: what state it is in, as of its head.
         activity: `last_activity_at`, which deltas and open streams move without a new head.
         size: The log's bytes as of `seq`.
         marks: How many marks its sidecar has; -1 when it has to be built again.
@@ -49,6 +50,7 @@ class Entry:
         "size",
         "snapshot",
         "snapshot_bytes",
+        "standing",
     )
 
     def __init__(self, session_id: str, epoch: int, origin: Origin | None = None) -> None:
@@ -57,6 +59,7 @@ class Entry:
         self.seq = 0
         self.activity = 0
         self.origin = origin or Origin(None, None, session_id, is_archived=False)
+        self.standing: Standing = "idle"
         self.size = 0
         self.marks = 0
         self.snapshot = self.snapshot_bytes = 0
@@ -73,6 +76,7 @@ class Entry:
         self.seq = head.seq
         self.activity = max(self.activity, head.last_activity_at)
         self.origin = Origin.of(head)
+        self.standing = standing_of(head)
 
     def own_head(self) -> SessionHead:
         """Gives an own copy of the durable head; only where `is_at_hand`."""

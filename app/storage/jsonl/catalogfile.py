@@ -31,7 +31,7 @@ from app.domain.sessions import SessionHead
 from app.storage.jsonl.catalog import Entry
 from app.storage.jsonl.files import FileSystem
 from app.storage.jsonl.paths import Paths
-from app.storage.listing import Origin
+from app.storage.listing import Origin, standing_of_json
 
 # Below this, rewriting would save nothing anybody notices.
 _SMALL_BYTES = 1024 * 1024
@@ -403,6 +403,7 @@ def _collector_at_rest() -> Iterator[None]:
 def _entry_of(shape: dict[str, Any]) -> Entry:
     session_id = shape["id"]
     entry = Entry(session_id, shape["epoch"], Origin.of_json(session_id, shape["head"]))
+    entry.standing = standing_of_json(shape["head"])
     entry.seq = shape["seq"]
     entry.activity = shape["activity"]
     entry.size = shape["size"]

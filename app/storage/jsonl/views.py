@@ -1,7 +1,8 @@
 """Lists of sessions from the index in memory.
 
 A view is a sorted list of (sort value, id) over all sessions, or over those of one user, parent or
-tree; archived ones with it, without it, or alone. It is made at its first query and brought up to
+tree; archived ones with it, without it, or alone; for a list by state, those of one standing. It is
+made at its first query and brought up to
 date right before each use from the ids that changed since, so a page costs what it shows and a
 commit costs one `set.add`. Making, updating and filtering take turns with everything else on the
 loop.
@@ -9,23 +10,26 @@ loop.
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from heapq import merge
 from itertools import islice
 
 import anyio.lowlevel
 from sortedcontainers import SortedList
 
 from app.domain import codec
-from app.domain.sessions import SessionHead
-from app.storage.base import SessionPage, SessionQuery, StateOf
+from app.domain.sessions import SessionHead, SessionState
+from app.storage.base import SessionPage, SessionQuery, StateOf, SupportsNoted
 from app.storage.jsonl.catalog import Catalog, Entry
 from app.storage.jsonl.origins import OriginIndex, Scope, is_within
 from app.storage.listing import (
     SortKey,
+    Standing,
     admits_archived,
     admits_content,
     admits_origin,
     archived_mode,
     is_filtered,
+    is_filtered_by_content,
     make_page,
     read_cursor,
     sort_key,
@@ -36,7 +40,15 @@ _TURN_ENTRIES = 1000
 # A view of 100,000 sessions takes about 25 MB; scopes beyond the last few dozen get theirs anew.
 _VIEWS_MAX = 32
 
-_ViewName = tuple[Scope, str, str]
+# Scope, archived mode, sort order; and the standing, of a view of one.
+_ViewName = tuple[Scope, str, str, Standing | None]
+# Where the head decides a state, the standing it shows.
+_STANDING_OF_STATE: dict[SessionState, Standing] = {
+    "idle": "idle",
+    "closed": "closed",
+    "expired": "expired",
+    "archived": "archived",
+}
 
 
 class _View:
@@ -61,7 +73,11 @@ class SessionViews:
     async def query(self, query: SessionQuery, state_of: StateOf) -> SessionPage:
         """See `SessionStore.query`."""
         start = read_cursor(query)
-        scope, view = await self._view(query)
+        if isinstance(state_of, SupportsNoted) and not is_filtered_by_content(query):
+            page = await self._in_state(query, query.state, state_of, start)
+            if page is not None:
+                return page
+        scope, [view] = await self._current(query, None)
         if not is_filtered(query) and _is_covered(query, scope):
             keys = _keys(view, query.descending, start)
             skipped = query.offset or 0 if start is None else 0
@@ -69,6 +85,64 @@ class SessionViews:
             heads = [self._head(session_id) for _, session_id in wanted]
             return make_page(heads, query, len(view.keys) if query.count else None)
         return await self._filtered(view, query, state_of, start)
+
+    async def _in_state(
+        self,
+        query: SessionQuery,
+        state: SessionState | None,
+        state_of: SupportsNoted,
+        start: SortKey | None,
+    ) -> SessionPage | None:
+        """Lists by state: those whose heads decide it, and those that `state_of` is asked about.
+
+        Returns:
+            None when no state is asked for, or when owner or tree filter more than a view does.
+        """
+        if state is None:
+            return None
+        standing = _STANDING_OF_STATE.get(state)
+        answers: dict[str, bool] = {}
+        while True:
+            scope, [asked, sure] = await self._current(query, "open", standing or "open")
+            if not _is_covered(query, scope):
+                return None
+            missing = [name for name in {*asked.by_id, *state_of.noted()} if name not in answers]
+            for name in missing[:_TURN_ENTRIES]:
+                entry = self._catalog.entries.get(name)
+                answers[name] = entry is not None and state_of(entry.own_head()) == state
+            if len(missing) <= _TURN_ENTRIES:
+                break
+            await anyio.lowlevel.checkpoint()
+        known = sure.by_id if standing else {}
+        keys = [
+            key
+            for name, is_so in answers.items()
+            if is_so and name not in known and (key := self._shown_key(name, scope, query))
+        ]
+        less = sum(1 for name, is_so in answers.items() if not is_so and name in known)
+        total = len(known) - less + len(keys) if query.count else None
+        if start is not None:
+            keys = [key for key in keys if _is_behind(key, start, query.descending)]
+        decided = _keys(sure, query.descending, start) if standing else iter(())
+        merged = merge(
+            (key for key in decided if answers.get(key[1], True)),
+            sorted(keys, reverse=query.descending),
+            reverse=query.descending,
+        )
+        skipped = query.offset or 0 if start is None else 0
+        wanted = islice(merged, skipped, skipped + query.limit + 1)
+        return make_page([self._head(session_id) for _, session_id in wanted], query, total)
+
+    def _shown_key(self, session_id: str, scope: Scope, query: SessionQuery) -> SortKey | None:
+        """Gives the key of a session, if a view of the query may hold it."""
+        entry = self._catalog.entries.get(session_id)
+        if (
+            entry is None
+            or not is_within(scope, entry.id, entry.origin)
+            or not admits_archived(query, is_archived=entry.origin.is_archived)
+        ):
+            return None
+        return _key_of(entry, query.sort_by)
 
     async def _filtered(
         self, view: _View, query: SessionQuery, state_of: StateOf, start: SortKey | None
@@ -114,26 +188,35 @@ class SessionViews:
     def _head(self, session_id: str) -> SessionHead:
         return self._catalog.entries[session_id].own_head()
 
-    async def _view(self, query: SessionQuery) -> tuple[Scope, _View]:
-        """Gives the view of the query, up to date: no `await` follows its last change."""
+    async def _current(
+        self, query: SessionQuery, *standings: Standing | None
+    ) -> tuple[Scope, list[_View]]:
+        """Gives views of the query, all up to date: no `await` follows the last change of any."""
         while True:
             self._hand_out_changes()
             if not self._origins.bring_up(_TURN_ENTRIES):
                 await anyio.lowlevel.checkpoint()
                 continue
             scope = self._origins.scope_of(query)
-            name = (scope, archived_mode(query), query.sort_by)
-            # Looked up again each time: while this waits, other queries may push the view out.
-            view = self._views.get(name)
-            if view is None:
-                view = self._views[name] = _View()
-                view.stale.update(self._origins.ids_of(scope))
-                if len(self._views) > _VIEWS_MAX:
-                    self._views.popitem(last=False)
-            self._views.move_to_end(name)
-            if not view.stale:
-                return scope, view
-            await self._bring_up(view, scope, query)
+            # Looked up again each time: while this waits, other queries may push a view out.
+            views = [self._view(query, scope, standing) for standing in standings]
+            for view, standing in zip(views, standings, strict=True):
+                if view.stale:
+                    await self._bring_up(view, scope, query, standing)
+                    break
+            else:
+                return scope, views
+
+    def _view(self, query: SessionQuery, scope: Scope, standing: Standing | None) -> _View:
+        name = (scope, archived_mode(query), query.sort_by, standing)
+        view = self._views.get(name)
+        if view is None:
+            view = self._views[name] = _View()
+            view.stale.update(self._origins.ids_of(scope))
+            if len(self._views) > _VIEWS_MAX:
+                self._views.popitem(last=False)
+        self._views.move_to_end(name)
+        return view
 
     def _hand_out_changes(self) -> None:
         changed = self._catalog.changed
@@ -143,17 +226,15 @@ class SessionViews:
                 view.stale |= changed
             changed.clear()
 
-    async def _bring_up(self, view: _View, scope: Scope, query: SessionQuery) -> None:
+    async def _bring_up(
+        self, view: _View, scope: Scope, query: SessionQuery, standing: Standing | None
+    ) -> None:
         turn = [view.stale.pop() for _ in range(min(len(view.stale), _TURN_ENTRIES))]
         fresh: list[SortKey] = []
         for session_id in turn:
             entry = self._catalog.entries.get(session_id)
-            if entry is not None and not (
-                is_within(scope, entry.id, entry.origin)
-                and admits_archived(query, is_archived=entry.origin.is_archived)
-            ):
-                entry = None
-            key = _key_of(entry, query.sort_by) if entry else None
+            is_of_it = standing is None or (entry is not None and entry.standing == standing)
+            key = self._shown_key(session_id, scope, query) if is_of_it else None
             known = view.by_id.get(session_id)
             if key == known:
                 continue
