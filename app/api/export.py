@@ -3,7 +3,6 @@
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Body, Query, Request
-from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
 from app.api import examples
@@ -204,8 +203,11 @@ async def import_session(
         str | None, Query(max_length=64, description="What it is; absent: its content tells.")
     ] = None,
     conversation: Annotated[
-        Annotated[int, Field(ge=1, le=1_000_000)] | Literal["all"] | None,
-        Query(description="Which one of a document with several; `all`: each becomes a session."),
+        str | None,
+        Query(
+            pattern="^(all|[1-9][0-9]{0,5})$",
+            description="Which one of a document with several, from 1; `all`: each is a session.",
+        ),
     ] = None,
 ) -> Response:
     """Makes a session of a document, all of it or nothing.
@@ -232,7 +234,7 @@ async def import_session(
         who,
         data,
         format_name=format,
-        conversation=conversation,
+        conversation=int(conversation) if conversation is not None else None,
         keep_id=id == "keep",
         idem=idem,
     )

@@ -47,8 +47,8 @@ def doctor(
 ) -> None:
     """Check every checksum, snapshot and catalog entry while no gateway runs.
 
-    Exit codes: 0 everything is in order, or is again, 1 something is wrong, 2 it could not be
-    checked. What was set aside earlier is told, and is no fault.
+    Exit codes: 0 all is in order, or is again; 1 something is wrong;
+    2 it could not be checked. What was set aside earlier is no fault.
     """
     from app.domain.clock import SystemClock
     from app.domain.errors import BambooError

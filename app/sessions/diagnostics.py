@@ -119,7 +119,7 @@ async def _files(pool: SessionPool) -> list[Check]:
         seen = f"{len(found.missing)} sessions without their files{_some(found.missing)}, "
         seen += f"{len(found.strays)} files of no session{_some(found.strays)}"
         checks = [Check("catalog", "fail", seen, "stop, then run bamboo doctor")]
-    seen = f"{found.looked_at} sessions looked through by chance"
+    seen = f"{found.looked_at} sessions, chosen by chance, were looked through"
     if found.damaged:
         wrong = [f"{session_id}: {problem}" for session_id, problem in found.damaged]
         action = "stop, then run bamboo doctor --repair"

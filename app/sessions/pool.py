@@ -420,7 +420,7 @@ class SessionPool:
 
     def expires_at(self, head: SessionHead) -> int | None:
         """Gives when it will have expired if nothing more happens; an open stream is activity."""
-        if head.ttl_seconds is None:
+        if head.ttl_seconds is None or head.logged_state == "archived":
             return None
         if self.state_of(head) == "active":
             return self.clock.now_ms() + head.ttl_seconds * 1000

@@ -62,7 +62,10 @@ def test_one_that_fails_is_said_and_the_others_are_made(api: httpx.Client) -> No
     assert [line["session"]["id"] for line in again if "session" in line] == kept[:1]
     failed = [line["code"] for line in again if "session" not in line]
     assert failed == ["session-exists"] * (len(kept) - 1) + ["invalid"] * (2 - len(kept))
-    refused(api.post("/import", params={"conversation": "some"}, content=CHATGPT), 422, "invalid")
+    for wrong in ("some", "0", "-1", "1\n", "9999999"):
+        refused(
+            api.post("/import", params={"conversation": wrong}, content=CHATGPT), 422, "invalid"
+        )
     refused(api.post("/import", params={"conversation": "all"}, content=b"{"), 422, "invalid")
 
 

@@ -286,7 +286,8 @@ async def test_a_closed_session_expires_and_an_archived_one_does_not(gate: Gatew
     assert [one["id"] for one in listed.sessions] == ["closed"]
     with pytest.raises(SessionExpired):
         await gate.manager.reopen_session(ME, "closed")
-    assert (await gate.manager.get_session(ME, "kept")).session["state"] == "archived"
+    kept = (await gate.manager.get_session(ME, "kept")).session
+    assert (kept["state"], kept["expires_at"], kept["ttl_seconds"]) == ("archived", None, 60)
     assert (await gate.manager.life.clean(ME))["session_ids"] == ["closed"]
 
 
