@@ -25,6 +25,8 @@ ACTIONS: Final = {
     ("POST", "/api/v1/archive"): "archive",
     ("POST", "/api/v1/archive/restore"): "restore",
     ("DELETE", "/api/v1/archive/{session_id}"): "delete",
+    ("POST", "/api/v1/sessions/{session_id}/shares"): "share",
+    ("DELETE", "/api/v1/sessions/{session_id}/shares/{share_id}"): "revoke-share",
     ("POST", "/api/v1/import"): "import",
     ("POST", "/api/v1/cleanup"): "cleanup",
     ("GET", "/api/v1/diagnostics"): "diagnose",

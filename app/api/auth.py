@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.limits import RIGHT_LOOK_SECONDS
+from app.api.links import caller_by_link
 from app.api.origins import check_cookie_origin, values_of
 from app.api.problems import EdgeError, problem_response
 from app.api.tickets import TICKET
@@ -39,7 +40,7 @@ class Authentication:
     """Puts the caller into the scope, or answers 401; 403 when it may not be who it says.
 
     Of several credentials the one that was sent on purpose counts: the header, else the ticket,
-    else the cookie. A wrong one is refused and never passed over.
+    else the link, else the cookie. A wrong one is refused and never passed over.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, gate: Gate) -> None:
@@ -51,13 +52,13 @@ class Authentication:
         """See the ASGI specification."""
         if scope["type"] == "http":
             try:
-                scope[CALLER] = self._caller(scope)
+                scope[CALLER] = await self._caller(scope)
             except BambooError as error:
                 await problem_response(error, scope)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _caller(self, scope: Scope) -> Caller:
+    async def _caller(self, scope: Scope) -> Caller:
         if scope["path"] in OPEN_PATHS:
             return _NOBODY
         gate, acting_for = self._gate, None
@@ -69,6 +70,8 @@ class Authentication:
                 return _known(gate.bearer(credential.strip(), acting_for) if is_bearer else None)
         if (ticket := scope.get(TICKET)) is not None:
             return _known(gate.ticket(ticket, acting_for))
+        if (by_link := await caller_by_link(scope)) is not None:
+            return by_link
         if gate.is_open:
             return LOCAL_CALLER
         if cookies := _cookies(scope):

@@ -107,7 +107,21 @@ async def _connection_id(
     return checked_connection_id(connection_id, ("path", "connection_id"))
 
 
+async def _share_id(
+    share_id: Annotated[
+        str,
+        Path(
+            description="The share.",
+            openapi_examples={"share": {"value": "share_01kag8v3c0d6q0w1x2y3z4a5b6"}},
+            json_schema_extra={"pattern": _ID_PATTERN},
+        ),
+    ],
+) -> str:
+    return checked_id(share_id, "share id", ("path", "share_id"))
+
+
 SessionId = Annotated[str, Depends(_session_id)]
+ShareId = Annotated[str, Depends(_share_id)]
 RunId = Annotated[str, Depends(_run_id)]
 ConnectionId = Annotated[str, Depends(_connection_id)]
 

@@ -239,6 +239,24 @@ EXPORT_ZIPS: Final[dict[str, Any]] = {
     }
 }
 
+SHARES: Final[dict[str, Any]] = {
+    "user": {"summary": "With one user", "value": {"user_id": "user-456"}},
+    "link": {
+        "summary": "With whoever has the link, for a day",
+        "value": {"link": True, "expires_in": 86_400},
+    },
+}
+SHARE: Final[dict[str, Any]] = {
+    "id": "share_01kag8v3c0d6q0w1x2y3z4a5b6",
+    "user_id": "user-456",
+    "created_at": "2026-11-20T17:25:00.123Z",
+    "expires_at": None,
+}
+LINK_SHARE: Final[dict[str, Any]] = SHARE | {
+    "user_id": None,
+    "expires_at": "2026-11-21T17:25:00.123Z",
+    "token": "link_cy0x.WJ6wq0pX0m3u5c9bN1zq3nV7yTn2w8kqfE4rGd1hJ0s",
+}
 FORKS: Final[dict[str, Any]] = {
     "all": {"summary": "The whole conversation", "value": {}},
     "at": {

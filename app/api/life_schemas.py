@@ -1,13 +1,15 @@
 """What clients send in a session's whole life: see `schemas`."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from app.api.limits import ITEMS_MAX, PATH_CHARS_MAX
-from app.api.schemas import ExtensionData, Id, Input, Name, Title
+from app.api.schemas import ExtensionData, Id, Input, Name, Title, UserId
+from app.domain.limits import SHARE_SECONDS_MAX
 from app.sessions.fork import Fork
 from app.sessions.merge import Merge
+from app.sessions.sharing import NewShare
 from app.sessions.summaries import SUMMARY_CHARS_MAX
 from app.sessions.transfer import ExportOptions
 
@@ -44,6 +46,26 @@ class BulkExportInput(_ExportFields):
     """Sessions to write as one zip."""
 
     session_ids: SessionIds
+
+
+class ShareInput(Input):
+    """With whom to share: one user, or whoever has the link."""
+
+    user_id: UserId | None = None
+    link: bool = False
+    expires_in: Annotated[int, Field(ge=1, le=SHARE_SECONDS_MAX)] | None = Field(
+        None, description="Seconds after which it ends; absent: it does not by itself."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.user_id is None) != self.link:
+            raise ValueError("give `user_id`, or `link: true`")
+        return self
+
+    def to_new(self) -> NewShare:
+        """Gives the command's form."""
+        return NewShare(self.user_id, self.expires_in)
 
 
 class ForkInput(Input):

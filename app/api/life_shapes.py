@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.shapes import Message, Session
 
@@ -24,6 +24,29 @@ class ArchivePage(BaseModel):
     has_more: bool
     total: int = 0
     offset: int = 0
+
+
+class ShareShape(BaseModel):
+    """A grant to read a session; without a `user_id` it is a link."""
+
+    id: str
+    user_id: str | None
+    created_at: str
+    expires_at: str | None
+
+
+class NewShareShape(ShareShape):
+    """A share that was just made."""
+
+    token: str = Field("", description="A link's, this once: it is not kept.")
+
+
+class SharePage(BaseModel):
+    """The shares of a session that hold."""
+
+    shares: list[ShareShape]
+    next_cursor: str | None
+    has_more: bool
 
 
 class Done(BaseModel):

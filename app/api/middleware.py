@@ -17,7 +17,7 @@ from app.api.audit import AuditTrail
 from app.api.limits import REQUEST_ID_CHARS_MAX
 from app.api.origins import is_own_origin
 from app.api.problems import EdgeError, internal_problem, problem_response
-from app.api.tickets import take_ticket
+from app.api.tickets import take_credentials
 from app.api.traffic import Exchange, Traffic, route_of
 from app.credentials.gate import Gate
 from app.domain.errors import BambooError, InvalidId
@@ -57,7 +57,7 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        take_ticket(scope)
+        take_credentials(scope)
         exchange = Exchange(scope["method"], self._request_id(scope), self._traffic.now())
         scope[REQUEST_ID] = exchange.request_id
         if scope["method"] == "HEAD":

@@ -68,6 +68,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "connection-not-found": Problem(404, "No such connection", "No connection 'c_1'."),
     "summary-not-found": Problem(404, "No summary", "The session has no summary; PUT one first."),
     "extension-not-found": Problem(404, "No such extension", "No extension 'x' in this session."),
+    "share-not-found": Problem(404, "No such share", "No share 'share_1' of this session."),
     "todo-not-found": Problem(404, "No todo list", "The session has no todo list; PUT one first."),
     "archive-not-found": Problem(404, "No such archive", "No archived session 's-1'."),
     "method-not-allowed": Problem(

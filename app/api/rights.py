@@ -2,8 +2,8 @@
 
 `OpenRoute` asks for nothing, `ReadRoute` for `read`, `SessionRoute` for `read` to look and for
 `write` to change something, `OperatorRoute` for `admin`. There is no route without such a class:
-the app does not start, and no document is made of it. Who came for one session, with a ticket, gets
-to the few routes that `takes_ticket` marks.
+the app does not start, and no document is made of it. Who came for one session gets to few routes:
+with a ticket to those that `takes_ticket` marks, by a link to `SHARED_PATHS`.
 """
 
 from collections.abc import Callable, Coroutine, Set
@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from app.api.auth import CALLER, COOKIE
 from app.api.bodies import JsonRoute
+from app.api.links import SHARED_PATHS
 from app.domain.callers import Caller, Right
 from app.domain.errors import Forbidden
 
@@ -43,6 +44,12 @@ SECURITY_SCHEMES: Final[dict[str, Any]] = {
         "in": "query",
         "name": "ticket",
         "description": "A ticket to the session, from `POST /sessions/{session_id}/ticket`.",
+    },
+    "link": {
+        "type": "apiKey",
+        "in": "query",
+        "name": "share",
+        "description": "The token of a link that a session is shared by.",
     },
 }
 """How a caller may come in, for the OpenAPI document."""
@@ -76,18 +83,24 @@ class GuardedRoute(JsonRoute):
         """Whether who came for one session gets here, for that session."""
         return self.endpoint in _TICKET_ENDPOINTS
 
+    @property
+    def takes_link(self) -> bool:
+        """Whether who came by a session's link gets here, for that session."""
+        return self.path in SHARED_PATHS and self.right == "read"
+
     @override
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         right = self.right
         if right is None:
             return handle
-        takes_ticket = self.takes_ticket
+        takes_ticket, takes_link = self.takes_ticket, self.takes_link
 
         async def handler(request: Request) -> Response:
             caller: Caller = request.scope[CALLER]
             check_right(caller, right)
-            if caller.session_id is not None and not takes_ticket:
+            takes = takes_ticket if caller.share_id is None else takes_link
+            if caller.session_id is not None and not takes:
                 raise Forbidden("What you came with opens one session, to read, and not this.")
             return await handle(request)
 
@@ -147,5 +160,6 @@ def security_of(route: GuardedRoute) -> list[dict[str, list[str]]]:
     if right is None:
         return []
     # Without credentials configured no route needs one: the empty requirement says so.
-    schemes = [name for name in SECURITY_SCHEMES if name != "ticket" or route.takes_ticket]
+    takes = {"ticket": route.takes_ticket, "link": route.takes_link}
+    schemes = [name for name in SECURITY_SCHEMES if takes.get(name, True)]
     return [*({name: [str(right)]} for name in schemes), {}]

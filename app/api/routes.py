@@ -22,6 +22,7 @@ from app.api import (
     resume,
     runs,
     sessions,
+    shares,
     statistics,
     streams,
 )
@@ -39,6 +40,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     sessions.router,
     archive.router,
     export.router,
+    shares.router,
     fork.router,
     resume.router,
     statistics.router,
@@ -77,6 +79,7 @@ _TAGS: Final = [
     {"name": "sessions", "description": "Conversations with their whole history."},
     {"name": "archive", "description": "Out of the lists, compressed, and back."},
     {"name": "export", "description": "Sessions as documents, and documents as sessions."},
+    {"name": "sharing", "description": "Letting others read a session."},
     {"name": "branches", "description": "Fork, merge, and the tree they make."},
     {"name": "summaries", "description": "What stands for a long conversation's beginning."},
     {"name": "statistics", "description": "What sessions have come to."},

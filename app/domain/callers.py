@@ -21,6 +21,7 @@ class Caller:
         session_id: The only session it may see, if it came with a ticket or a link.
         credential: Names the key, token or ticket it came with; None where none is asked for.
         expires_at: When its credential ends, in ms since 1970; None: not by itself.
+        share_id: The share it came by, if it came with the link of one.
     """
 
     id: str
@@ -29,6 +30,7 @@ class Caller:
     session_id: str | None = None
     credential: str | None = None
     expires_at: int | None = None
+    share_id: str | None = None
 
     def is_owner(self, user_id: str | None) -> bool:
         """Tells whether a session of this user is this caller's own."""

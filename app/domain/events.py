@@ -29,11 +29,13 @@ SESSION_EVENT_TYPES: Final = frozenset(
         "state_change",
     }
 )
+SHARE_TYPES: Final = frozenset({"session_shared", "share_revoked"})
 EVENT_TYPES: Final = (
     DELTA_TYPES
     | TERMINAL_TYPES
     | RUN_EVENT_TYPES
     | SESSION_EVENT_TYPES
+    | SHARE_TYPES
     | {"message", "run_queued", "run_start", "custom"}
 )
 

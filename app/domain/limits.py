@@ -28,6 +28,12 @@ METADATA_BYTES_MAX = 64 * KiB
 EXTENSION_DATA_BYTES_MAX = 256 * KiB
 """`extension_data` of one session, encoded."""
 
+SHARES_MAX = 100
+"""Shares of one session that hold: they are part of its head, which every list carries."""
+
+SHARE_SECONDS_MAX = 10 * 365 * 24 * 3600
+"""A share that is meant to end ends within this; a longer one is one without an end."""
+
 ENDED_CONNECTIONS_MAX = 10_000
 """How many ended connections are remembered for `/reconnect`, the latest first."""
 

@@ -11,7 +11,7 @@ from typing import Any
 from app.domain.clock import format_ms, parse_ms
 from app.domain.events import CODE_INTERRUPTED, DELTA_TYPES, TERMINAL_TYPES, Usage
 from app.domain.positions import parse_position
-from app.domain.sessions import ActiveRun, QueuedRun, SessionHead, SummaryRef
+from app.domain.sessions import ActiveRun, QueuedRun, SessionHead, Share, SummaryRef
 from app.domain.tool_order import OPEN_CALLS_MAX, open_after
 
 PATCHABLE = ("title", "working_dir", "metadata", "ttl_seconds", "session_type", "extension_data")
@@ -140,6 +140,30 @@ def _on_state_change(head: SessionHead, event: dict[str, Any], now: int) -> None
     head.archived_at = now if to == "archived" else None
 
 
+def _on_shared(head: SessionHead, event: dict[str, Any], now: int) -> None:
+    given = event["share"]
+    expires_at = given.get("expires_at")
+    share = Share(
+        given["id"],
+        given.get("user_id"),
+        parse_ms(given["created_at"]),
+        parse_ms(expires_at) if expires_at else None,
+        given.get("token_sha256"),
+    )
+    # One of a user's takes the place of an earlier one; those that have ended make room.
+    others = [
+        one
+        for one in head.shares
+        if one.holds_at(now) and (share.user_id is None or one.user_id != share.user_id)
+    ]
+    head.shares = [*others, share]
+
+
+def _on_share_revoked(head: SessionHead, event: dict[str, Any], now: int) -> None:
+    del now
+    head.shares = [share for share in head.shares if share.id != event["share_id"]]
+
+
 _STEPS: dict[str, Callable[[SessionHead, dict[str, Any], int], None]] = {
     "message": _on_message,
     "tool_error": _on_tool_error,
@@ -152,6 +176,8 @@ _STEPS: dict[str, Callable[[SessionHead, dict[str, Any], int], None]] = {
     "session_merged": _on_merged,
     "summary_saved": _on_summary,
     "state_change": _on_state_change,
+    "session_shared": _on_shared,
+    "share_revoked": _on_share_revoked,
 }
 
 

@@ -49,6 +49,24 @@ class SummaryRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """A grant to read the session, to one user or to whoever has a link's token.
+
+    Times are milliseconds since 1970; of a token there is only its SHA-256, in hex.
+    """
+
+    id: str
+    user_id: str | None
+    created_at: int
+    expires_at: int | None = None
+    token_sha256: str | None = None
+
+    def holds_at(self, now_ms: int) -> bool:
+        """Tells whether it has not ended."""
+        return self.expires_at is None or now_ms < self.expires_at
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
     """What statistics count. Folded and never recounted, so that compaction changes nothing."""
 
@@ -95,6 +113,7 @@ class SessionHead:
     logged_state: LoggedState | None = None
     active: ActiveRun | None = None
     queue: list[QueuedRun] = field(default_factory=list)
+    shares: list[Share] = field(default_factory=list)
 
     @property
     def position(self) -> Position:
@@ -107,6 +126,10 @@ class SessionHead:
         if self.ttl_seconds is None:
             return None
         return self.last_activity_at + self.ttl_seconds * 1000
+
+    def is_shared_with(self, user_id: str, now_ms: int) -> bool:
+        """Tells whether a share of that user's holds."""
+        return any(share.user_id == user_id and share.holds_at(now_ms) for share in self.shares)
 
     def copy(self) -> "SessionHead":
         """Gives an independent copy. Dict values are shared: they are replaced, never changed."""
@@ -141,6 +164,8 @@ class SessionHead:
             known["summary"] = SummaryRef(**known["summary"])
         if known.get("active"):
             known["active"] = ActiveRun(**known["active"])
+        if "shares" in known:
+            known["shares"] = [Share(**share) for share in known["shares"]]
         known["queue"] = [QueuedRun(**queued) for queued in known.get("queue", ())]
         return SessionHead(**known)
 

@@ -5,6 +5,10 @@ forget to, and nothing of a session (its state, its cursors, the keys used in it
 by then. What a caller may not see is not there for it: the same answer as for an unknown id. The
 gateway's own work is done as `GATEWAY`.
 
+Whom a session is shared with may read it: the session, its messages, events, streams, export,
+statistics, branch tree and resume message. A user may also fork it. That there is more to it is no
+secret then: the rest is `forbidden`.
+
 One thing cannot be hidden: that an id which a client has chosen is taken (`session-exists`).
 """
 
@@ -23,7 +27,7 @@ Need = Literal["own", "read", "make"]
 _NOT_YOURS = "A session that you create is yours: leave out `user_id`."
 
 
-def check_access(caller: Caller, head: SessionHead, need: Need = "own") -> None:
+def check_access(caller: Caller, head: SessionHead, need: Need, now_ms: int) -> None:
     """Lets a verb go on with a session that is there.
 
     Raises:
@@ -35,15 +39,24 @@ def check_access(caller: Caller, head: SessionHead, need: Need = "own") -> None:
         return
     if need == "make":
         raise id_taken(head.id)
-    if not _may_read(caller, head):
+    if not may_read(caller, head, now_ms):
         raise unknown_session(head.id)
     if need != "read":
         raise Forbidden("You may read this session, and no more.")
 
 
-def _may_read(caller: Caller, head: SessionHead) -> bool:
-    # A ticket shows what its holder may see, and of that the one session.
-    return caller.session_id == head.id and caller.user_id in {None, head.user_id}
+def may_read(caller: Caller, head: SessionHead, now_ms: int) -> bool:
+    """Tells whether a caller may read a session: its own, or by a share that holds.
+
+    A ticket shows what its holder may see, and of that the one session.
+    """
+    if caller.session_id not in {None, head.id}:
+        return False
+    if caller.share_id is not None:
+        return any(one.id == caller.share_id and one.holds_at(now_ms) for one in head.shares)
+    if caller.user_id in {None, head.user_id}:
+        return True
+    return head.is_shared_with(caller.user_id, now_ms)
 
 
 def check_may_make(caller: Caller) -> None:
@@ -85,7 +98,7 @@ def owner_of_copy(caller: Caller, user_id: str | None) -> str | None:
 
 
 def scoped(caller: Caller, query: SessionQuery) -> SessionQuery | None:
-    """Narrows a list to what the caller may see; None: nothing of it.
+    """Narrows a list to the caller's own, or to what is shared with it; None: nothing of it.
 
     Raises:
         Forbidden: The caller came for one session; it has no lists.
@@ -94,6 +107,8 @@ def scoped(caller: Caller, query: SessionQuery) -> SessionQuery | None:
         raise Forbidden("What you came with opens one session; it has no lists.")
     if caller.user_id is None:
         return query
+    if query.shared_with is not None:
+        return query if query.shared_with == caller.user_id else None
     if query.user_id not in {None, caller.user_id}:
         return None
     return replace(query, user_id=caller.user_id)

@@ -23,7 +23,7 @@ from app.domain.errors import (
     StorageFull,
     Unavailable,
 )
-from app.domain.events import Draft
+from app.domain.events import SHARE_TYPES, Draft
 from app.domain.ids import check_id
 from app.domain.sessions import SessionHead
 from app.sessions.access import unknown_session
@@ -60,14 +60,20 @@ async def archive(
         return answer_after(pool, live, [Draft("state_change", change)])
 
     outcome = await pool.change(caller, session_id, decide, idem=idem, read_only_too=True)
-    try:
-        await pack(pool, session_id)
-    except (StorageFull, StorageFailed, Unavailable) as error:
-        # It is archived; what is left is to make it smaller, which is tried again.
-        log.warning("archive not packed", session_id=session_id, code=error.code)
+    await pack_again(pool, session_id)
     # Not `archived`: it may have been restored since.
     view = await pool.read(caller, session_id, lambda head: _view(pool, head))
     return Outcome(view, outcome.replayed)
+
+
+async def pack_again(pool: SessionPool, session_id: str) -> None:
+    """Packs what is archived; what fails there is tried again later, and is nobody's trouble."""
+    try:
+        await pack(pool, session_id)
+    except NotFound:
+        return  # deleted since
+    except (StorageFull, StorageFailed, Unavailable) as error:
+        log.warning("archive not packed", session_id=session_id, code=error.code)
 
 
 async def pack(pool: SessionPool, session_id: str) -> None:
@@ -157,12 +163,15 @@ async def _view(pool: SessionPool, head: SessionHead) -> dict[str, Any]:
 
 async def _state_before(pool: SessionPool, head: SessionHead) -> str:
     """Gives the state to go back to: a closed session is closed again."""
-    # Nothing was said since: archiving is the last event of an archived log.
-    records = await pool.store.read(
-        head.id, head.epoch, head.seq - 1, limit=1, max_bytes=_EVENT_BYTES
-    )
-    event = decode(records[0].body) if records else {}
-    return "closed" if event.get("from") == "closed" else "idle"
+    # Nothing was said since: only its shares can have changed.
+    for seq in range(head.seq, 0, -1):
+        records = await pool.store.read(
+            head.id, head.epoch, seq - 1, limit=1, max_bytes=_EVENT_BYTES
+        )
+        event = decode(records[0].body) if records else {}
+        if event.get("type") not in SHARE_TYPES:
+            return "closed" if event.get("from") == "closed" else "idle"
+    return "idle"
 
 
 def check_archived(head: SessionHead) -> None:

@@ -1,7 +1,7 @@
 """SessionLife: the verbs of a session's whole life, beyond its main job.
 
-Archive, export and import, fork, merge, tree, summaries, statistics, cleanup, extension data. A
-part of the `SessionManager`, which owns what it works on.
+Archive, export and import, sharing, fork, merge, tree, summaries, statistics, cleanup, extension
+data. A part of the `SessionManager`, which owns what it works on.
 """
 
 from collections.abc import AsyncIterator
@@ -19,6 +19,7 @@ from app.sessions import (
     cleanup,
     diagnostics,
     importing,
+    sharing,
     statistics,
     summaries,
     transfer,
@@ -34,6 +35,7 @@ from app.sessions.fork import Fork, fork
 from app.sessions.making import Agents, Maker
 from app.sessions.merge import Merge, merge
 from app.sessions.pool import SessionPool
+from app.sessions.sharing import NewShare
 from app.sessions.transfer import Export, ExportOptions
 from app.sessions.tree import branch_tree
 from app.storage.base import SessionQuery
@@ -182,6 +184,27 @@ class SessionLife:
             maker=self._maker,
             idem=idem,
         )
+
+    # -- sharing ----------------------------------------------------------------------------
+
+    async def share(
+        self, caller: Caller, session_id: str, wanted: NewShare, idem: Idempotency | None = None
+    ) -> Outcome:
+        """Shares a session, read-only; see `sharing.share`."""
+        share_id = self._maker.share_id()
+        return await sharing.share(self._pool, caller, session_id, wanted, share_id, idem)
+
+    async def shares(self, caller: Caller, session_id: str) -> list[dict[str, Any]]:
+        """Lists the shares of a session."""
+        return await sharing.shares(self._pool, caller, session_id)
+
+    async def revoke_share(self, caller: Caller, session_id: str, share_id: str) -> None:
+        """Ends a share and the streams that stood on it."""
+        await sharing.revoke(self._pool, caller, session_id, share_id)
+
+    async def link_caller(self, token: str) -> Caller | None:
+        """Gives who comes with a link's token, or None when it opens nothing."""
+        return await sharing.link_caller(self._pool, token)
 
     # -- branches ---------------------------------------------------------------------------
 

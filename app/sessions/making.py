@@ -42,6 +42,10 @@ class Maker:
         """Makes a run's name."""
         return self._ids.make("run_", self._clock.now_ms())
 
+    def share_id(self) -> str:
+        """Makes a share's name."""
+        return self._ids.make("share_", self._clock.now_ms())
+
     def new_session_id(self) -> str:
         """Makes an id that no session has."""
         return self._ids.make("s-", self._clock.now_ms())

@@ -8,7 +8,7 @@ calls cannot create it twice.
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import anyio
@@ -139,13 +139,13 @@ class SessionPool:
             self.tally.hits += 1
             if live.head.seq:
                 # Before anything is done with it: others cannot even keep it in memory.
-                check_access(caller, live.head, need)
+                self._check(caller, live.head, need)
         live.users += 1
         self._live.move_to_end(session_id)
         try:
             await live.ready()
             if live.head.seq:
-                check_access(caller, live.head, need)
+                self._check(caller, live.head, need)
             elif create:
                 check_may_make(caller)
             else:
@@ -182,7 +182,7 @@ class SessionPool:
                     continue  # what the copy shows was undone
             if head is None or head.seq == 0:
                 raise unknown_session(session_id)
-            check_access(caller, head, need)
+            self._check(caller, head, need)
             self.check_not_expired(head)
             return head
 
@@ -219,6 +219,8 @@ class SessionPool:
         wanted = scoped(caller, query)
         if wanted is None:
             return SessionPage([], None, has_more=False, total=0 if query.count else None)
+        if wanted.shared_with is not None:
+            wanted = replace(wanted, shared_at=self.clock.now_ms())
         return await self.store.query(wanted, PoolStates(self))
 
     async def change(
@@ -365,6 +367,9 @@ class SessionPool:
                 await live.ready()
                 continue
             return kept
+
+    def _check(self, caller: Caller, head: SessionHead, need: Need) -> None:
+        check_access(caller, head, need, self.clock.now_ms())
 
     def check_writable(self, head: SessionHead, *, closed_too: bool = False) -> None:
         """Refuses what a closed, archived or expired session does not take, or a full quota.
@@ -519,7 +524,7 @@ class SessionPool:
             head = await self.store.load(session_id)
             exists = head is not None
             if head is not None:
-                check_access(caller, head, need)
+                self._check(caller, head, need)
             elif create:
                 check_may_make(caller)
             else:

@@ -14,6 +14,7 @@ from app.domain.errors import BambooError, NotFound, Unavailable
 from app.domain.events import TERMINAL_TYPES
 from app.domain.ids import IdMaker
 from app.domain.limits import ENDED_CONNECTIONS_MAX
+from app.sessions.access import may_read
 from app.sessions.commands import StreamRequest
 from app.sessions.connections import Connection, GoodbyeReason, Start, choose_start
 from app.sessions.live import LiveSession, Vanished
@@ -109,7 +110,7 @@ class Streams:
         ended = live.head.logged_state is not None and start.cursor >= live.durable_seq
         if ended and start.reset is None:
             return None
-        connection_id = request.connection_id or self._ids.make("c_", self._pool.clock.now_ms())
+        connection_id = self._name_of(caller, live, request)
         older = live.connections.get(connection_id)
         if older is None:
             # Whoever comes back takes the place of his old stream; that may be half open still.
@@ -139,6 +140,15 @@ class Streams:
         self.opened += 1
         self._pool.quotas.stream_opened(caller)
         return connection
+
+    def _name_of(self, caller: Caller, live: LiveSession, request: StreamRequest) -> str:
+        name = request.connection_id
+        older = live.connections.get(name) if name is not None else None
+        is_anothers = older is not None and older.caller.id != caller.id
+        if name is None or (is_anothers and not caller.is_owner(live.head.user_id)):
+            # Whoever may only read ends no stream but its own.
+            return self._ids.make("c_", self._pool.clock.now_ms())
+        return name
 
     def _start_of(self, live: LiveSession, request: StreamRequest) -> Start:
         has_position = (
@@ -316,7 +326,9 @@ class Streams:
                 if connection.cancel_slow is not None:
                     connection.cancel_slow()
             return
-        if not self._may_stay(connection.caller):
+        caller = connection.caller
+        may_read_on = may_read(caller, live.head, self._pool.clock.now_ms())
+        if not may_read_on or not self._may_stay(caller):
             connection.end("unauthorized")
             return
         lifetime = settings.stream_lifetime_seconds

@@ -87,7 +87,8 @@ class SessionQuery:
     """What a list of sessions shows. Times in ms; `None` does not filter.
 
     `parent_id` admits the sessions forked from that one; `root_id` the whole tree: those whose
-    first ancestor it is, and itself. `archived` says what becomes of archived sessions; asking for
+    first ancestor it is, and itself. `shared_with` admits the sessions with a share for that user
+    that holds at `shared_at`. `archived` says what becomes of archived sessions; asking for
     `state == "archived"` shows them, whatever it says. A page filtered by one of these or by
     `user_id` costs what they admit, not the number of sessions; one by `state` that, where states
     are `SupportsNoted`, and what has to be asked about. The other filters look at every session.
@@ -106,6 +107,8 @@ class SessionQuery:
     title_contains: str | None = None
     parent_id: str | None = None
     root_id: str | None = None
+    shared_with: str | None = None
+    shared_at: int = 0
     archived: Literal["exclude", "only", "include"] = "exclude"
     sort_by: Literal["last_activity_at", "created_at", "updated_at", "message_count", "title"] = (
         "last_activity_at"

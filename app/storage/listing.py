@@ -56,6 +56,7 @@ class Origin(NamedTuple):
     parent_id: str | None
     root_id: str
     is_archived: bool
+    shared_with: tuple[str, ...] = ()
 
     @staticmethod
     def of(head: SessionHead) -> "Origin":
@@ -66,6 +67,7 @@ class Origin(NamedTuple):
             parent.get("session_id") if parent else None,
             ancestors[0]["session_id"] if ancestors else head.id,
             head.logged_state == "archived",
+            tuple(share.user_id for share in head.shares if share.user_id is not None),
         )
 
     @staticmethod
@@ -77,6 +79,7 @@ class Origin(NamedTuple):
             parent.get("session_id") if parent else None,
             ancestors[0]["session_id"] if ancestors else session_id,
             shape.get("logged_state") == "archived",
+            tuple(user for share in shape.get("shares", ()) if (user := share.get("user_id"))),
         )
 
 
@@ -106,9 +109,10 @@ def admits(query: SessionQuery, head: SessionHead) -> bool:
 
 
 def admits_origin(query: SessionQuery, session_id: str, origin: Origin) -> bool:
-    """Tells whether the filters by owner, tree and archive admit a session."""
+    """Tells whether the filters by owner, share, tree and archive admit a session."""
     return (
         (query.user_id is None or origin.user_id == query.user_id)
+        and (query.shared_with is None or query.shared_with in origin.shared_with)
         and (query.parent_id is None or origin.parent_id == query.parent_id)
         and (query.root_id is None or query.root_id in (origin.root_id, session_id))
         and admits_archived(query, is_archived=origin.is_archived)
@@ -138,6 +142,7 @@ def admits_content(query: SessionQuery, head: SessionHead) -> bool:
         and (query.created_after is None or head.created_at > query.created_after)
         and (query.created_before is None or head.created_at < query.created_before)
         and (query.active_after is None or head.last_activity_at > query.active_after)
+        and (query.shared_with is None or head.is_shared_with(query.shared_with, query.shared_at))
         and (
             query.title_contains is None
             or query.title_contains.casefold() in (head.title or "").casefold()
@@ -151,7 +156,10 @@ def is_filtered(query: SessionQuery) -> bool:
 
 
 def is_filtered_by_content(query: SessionQuery) -> bool:
-    """Tells whether any of the filters is set that `admits_content` looks at."""
+    """Tells whether any of the filters is set that `admits_content` looks at.
+
+    One by share is: whether a share still holds, only the head says.
+    """
     return any(
         value is not None
         for value in (
@@ -160,6 +168,7 @@ def is_filtered_by_content(query: SessionQuery) -> bool:
             query.created_before,
             query.active_after,
             query.title_contains,
+            query.shared_with,
         )
     )
 

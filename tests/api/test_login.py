@@ -126,6 +126,7 @@ def test_a_ticket_gets_nowhere_else(gateway: Keyed, route: APIRoute, method: str
     assert {"ticket": ["read"]} not in documented
     ticket = ticket_of(gateway, bearer(token()))["ticket"]
     names = {"session_id": "mine", "run_id": "r", "connection_id": "c", "name": "n"}
+    names["share_id"] = "share-1"
     path = route.path.format(**{name: names[name] for name in route.param_convertors})
     answer = httpx.request(
         method,

@@ -64,10 +64,10 @@ def test_who_may_do_what(
     caller: Caller, head: SessionHead, need: Need, refusal: type[BambooError] | None
 ):
     if refusal is None:
-        check_access(caller, head, need)
+        check_access(caller, head, need, 0)
         return
     with pytest.raises(refusal):
-        check_access(caller, head, need)
+        check_access(caller, head, need, 0)
 
 
 def test_a_user_creates_and_lists_its_own_and_the_operator_everybodys():

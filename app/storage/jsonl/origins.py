@@ -1,5 +1,7 @@
 """Which sessions a user, a parent or a root has: so that their lists cost what they show.
 
+A session that is shared is among those of `shared_with` for each user it is shared with.
+
 Kept by the views on the loop's thread, from the ids that changed since the last look.
 """
 
@@ -56,7 +58,7 @@ class OriginIndex:
         """Gives the filter of the query that admits the fewest."""
         scopes = [
             (name, value)
-            for name in ("parent_id", "root_id", "user_id")
+            for name in ("parent_id", "root_id", "user_id", "shared_with")
             if (value := getattr(query, name)) is not None
         ]
         return min(scopes, key=lambda scope: len(self._ids.get(scope, ())), default=None)
@@ -76,11 +78,13 @@ def is_within(scope: Scope, session_id: str, origin: Origin) -> bool:
     if scope is None:
         return True
     name, value = scope
+    if name == "shared_with":
+        return value in origin.shared_with
     return getattr(origin, name) == value or (name == "root_id" and session_id == value)
 
 
 def _scopes(session_id: str, origin: Origin) -> list[tuple[str, str]]:
-    scopes = []
+    scopes = [("shared_with", user_id) for user_id in origin.shared_with]
     if origin.user_id is not None:
         scopes.append(("user_id", origin.user_id))
     if origin.parent_id is not None:
