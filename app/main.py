@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 import structlog
+from anyio import to_thread
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -25,7 +26,9 @@ from app.credentials.gate import Gate
 from app.domain.clock import Clock, SystemClock
 from app.domain.codec import encode_pretty
 from app.domain.ids import IdMaker
+from app.observability import tracing
 from app.observability.audit import AuditLog
+from app.observability.factory import make_spans
 from app.observability.metrics import Measures
 from app.sessions.manager import SessionManager
 from app.sessions.measures import measure_recovery
@@ -67,7 +70,8 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     """Builds the gateway's app. Nothing is opened before its lifespan is entered.
 
     Raises:
-        StoreUnusable, AgentConfigError, CredentialsUnusable: A setting names what cannot be.
+        StoreUnusable, AgentConfigError, CredentialsUnusable, TracingUnavailable: A setting names
+            what cannot be.
     """
     clock = clock or SystemClock()
     ids = IdMaker()
@@ -75,6 +79,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
         clock, slow_seconds=settings.slow_request_seconds, access_log=settings.access_log
     )
     audit = _audit_log(settings)
+    spans = make_spans(settings.otel_endpoint) if settings.otel_endpoint else None
     agents = {name: make_agent(name, url, settings) for name, url in settings.agents.items()}
     store = make_store(settings, clock)
     gate = Gate(settings, clock)
@@ -82,6 +87,9 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            if spans is not None:
+                tracing.switch(spans)
+                stack.push_async_callback(to_thread.run_sync, tracing.closing(spans))
             stack.push_async_callback(store.aclose)
             recovered = await store.open()
             _log_recovery(recovered)

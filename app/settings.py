@@ -253,6 +253,12 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least that is logged."
     )
+    otel_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://\S+$",
+        description="Where traces go, an OTLP/HTTP endpoint like `http://127.0.0.1:4318`; needs "
+        "the extra `otel`. Unset: no traces.",
+    )
     access_log: bool = Field(
         True, description="Logs a line for each request; slow and failed ones are logged anyway."
     )

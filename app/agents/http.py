@@ -50,6 +50,7 @@ from app.agents.yielded import paired
 from app.domain.clock import Clock, SystemClock
 from app.domain.codec import decode, encode
 from app.domain.events import AgentEvent, MessageSaid
+from app.observability.tracing import trace_headers
 from app.settings import Settings
 
 _RETRIED_STATUSES = frozenset({429, 502, 503, 504})
@@ -151,6 +152,7 @@ class HttpAgent(Agent):
             "Content-Type": "application/json",
             "Accept": "text/event-stream, application/x-ndjson, application/json",
             "Idempotency-Key": turn.run_id,
+            **trace_headers(),
         }
         if self._secret is not None:
             timestamp = str(self._clock.now_ms() // 1000)

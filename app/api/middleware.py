@@ -21,6 +21,7 @@ from app.api.tickets import take_credentials
 from app.api.traffic import Exchange, Traffic, route_of
 from app.credentials.gate import Gate
 from app.domain.errors import BambooError, InvalidId
+from app.observability.tracing import request_span
 from app.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -80,15 +81,18 @@ class RequestContext:
                 exchange.bytes += len(message.get("body", b""))
             await send(message)
 
-        try:
-            await self._app(scope, receive, send_named)
-        except Exception:  # the boundary: an answer without a trace, and the trace in the log
-            if exchange.status is not None:
-                raise
-            log.exception("a request failed", method=exchange.method, route=route_of(scope))
-            await internal_problem(scope, exchange.request_id)(scope, receive, send_named)
-        finally:
-            self._traffic.ended(scope, exchange)
+        with request_span(scope["headers"]) as span:
+            try:
+                await self._app(scope, receive, send_named)
+            except Exception:  # the boundary: an answer without a trace, and the trace in the log
+                if exchange.status is not None:
+                    raise
+                log.exception("a request failed", method=exchange.method, route=route_of(scope))
+                await internal_problem(scope, exchange.request_id)(scope, receive, send_named)
+            finally:
+                self._traffic.ended(scope, exchange)
+                if span is not None:
+                    exchange.describe(span, route_of(scope))
 
     def _request_id(self, scope: Scope) -> str:
         for name, value in scope["headers"]:

@@ -16,6 +16,7 @@ from app.domain.callers import Caller
 from app.domain.clock import Clock
 from app.observability.histogram import REQUEST_SECONDS, Histogram
 from app.observability.metrics import Measures
+from app.observability.tracing import Span
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +64,16 @@ class Exchange:
         self.began = began
         self.status: int | None = None
         self.bytes = 0
+
+    def describe(self, span: Span, route: str) -> None:
+        """Says of a span what it was about, in OpenTelemetry's words for HTTP."""
+        attributes = {
+            "http.request.method": self.method,
+            "http.route": route,
+            "http.response.status_code": self.status or 0,
+            "bamboo.request_id": self.request_id,
+        }
+        span.answered(f"{self.method} {route}", attributes, failed=(self.status or 500) >= 500)
 
 
 class Traffic:

@@ -27,6 +27,7 @@ from app.domain.errors import (
 )
 from app.domain.events import Draft
 from app.domain.sessions import SessionHead, SessionState
+from app.observability.tracing import span
 from app.sessions.access import (
     Need,
     check_access,
@@ -285,7 +286,8 @@ class SessionPool:
             kept = KeptAnswer(idem.body_digest, decision.answer, self.clock.now_ms())
             note = live.keys.put(digest, kept)
         try:
-            await live.commit(decision.drafts, note=note, waiters=decision.waiters)
+            with span("commit", session_id=live.id, events=len(decision.drafts)):
+                await live.commit(decision.drafts, note=note, waiters=decision.waiters)
         except BambooError:
             if kept is not None and digest is not None:
                 live.keys.take_back(digest, kept)

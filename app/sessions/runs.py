@@ -26,6 +26,7 @@ from app.domain.events import (
     check_encodable,
 )
 from app.domain.limits import RUN_AHEAD_EVENTS_YIELD
+from app.observability.tracing import Parent, span_under
 from app.sessions.foreign import ForeignTask
 from app.sessions.live import LiveSession, Vanished
 
@@ -42,6 +43,7 @@ class RunTask:
         run_id: Its name.
         agent_name: Which configured agent answers.
         live: Whose run it is.
+        parent: The span of the request that it is an answer to, if that is traced.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class RunTask:
         self.live = live
         self.run_id = run_id
         self.agent_name = agent_name
+        self.parent: Parent = None
         self._assembler = assembler
         self._restore = restore
         self._scope = anyio.CancelScope()
@@ -109,6 +112,13 @@ class RunTask:
         """
         clear_contextvars()
         bind_contextvars(session_id=self.live.id, run_id=self.run_id)
+        named = {"session_id": self.live.id, "run_id": self.run_id, "agent": self.agent_name}
+        with span_under(self.parent, "run", **named):
+            await self._execute(agent, options, load_turn)
+
+    async def _execute(
+        self, agent: Agent, options: dict[str, Any], load_turn: Callable[..., Awaitable[Turn]]
+    ) -> None:
         otherwise: TerminalEvent = Complete()
         try:
             with self._scope:

@@ -27,6 +27,7 @@ from app.domain.messages import Message
 from app.domain.projections import session_view
 from app.domain.sessions import ActiveRun, QueuedRun
 from app.domain.tool_order import in_order
+from app.observability.tracing import Parent, here
 from app.sessions.access import own
 from app.sessions.commands import Chat, Idempotency, Outcome
 from app.sessions.external import EXTERNAL, ExternalRuns
@@ -135,7 +136,7 @@ class Turns:
                 head.open_calls, messages, close=self._maker.close_passed_over, all_answered=True
             )
             drafts += beginning(run_id, agent, said, position)
-            waiters.append(self._start_when_durable(live, run_id, agent, chat.options))
+            waiters.append(self._start_when_durable(live, run_id, agent, chat.options, here()))
         else:
             if len(head.queue) >= self._pool.settings.max_queued_runs:
                 raise LimitReached(
@@ -168,11 +169,17 @@ class Turns:
         )
 
     def _start_when_durable(
-        self, live: LiveSession, run_id: str, agent: str, options: dict[str, Any]
+        self,
+        live: LiveSession,
+        run_id: str,
+        agent: str,
+        options: dict[str, Any],
+        parent: Parent = None,
     ) -> Callable[[BambooError | None], None]:
         patience = self._pool.settings.agent_abandon_seconds
         again = partial(restored, self._pool.store, self._maker)
         task = RunTask(live, run_id, agent, self._maker.assembler(run_id), again, patience)
+        task.parent = parent
         live.run = task
 
         def durable(error: BambooError | None) -> None:
