@@ -40,7 +40,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve test check format coverage torture bench openapi readme lock clean
+.PHONY: help setup serve test check audit format coverage torture bench openapi readme lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -53,11 +53,15 @@ serve: $(RUNTIME_STAMP) ## Run the gateway (PORT=, HOST=, DATA_DIR=)
 test: $(DEV_STAMP) $(NODE_STAMP) ## Run the tests (PYTEST_ARGS="-n 2 -k resume")
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-check: $(DEV_STAMP) ## Formatting, lint, types and the architecture's import rules
+check: $(DEV_STAMP) ## Formatting, lint, types, the architecture's import rules, the locks' hashes
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m tests.locks
+
+audit: $(DEV_STAMP) ## Ask whether any pinned dependency is known to be vulnerable (needs a network)
+	$(BIN)/python -m tests.locks audit
 
 format: $(DEV_STAMP) ## Format the code and fix what can be fixed safely
 	$(BIN)/ruff format .
