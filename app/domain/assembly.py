@@ -53,14 +53,17 @@ class _Pending:
     parts: list[tuple[str, list[str]]] = field(default_factory=list)
     calls: dict[str, dict[str, Any]] = field(default_factory=dict)
     size: int = 0
+    # The last part, which most texts are added to.
+    kind: str = ""
+    texts: list[str] = field(default_factory=list)
 
     def add(self, kind: str, text: str, size: int) -> None:
         self.size += size
-        if self.parts and self.parts[-1][0] == kind:
-            self.parts[-1][1].append(text)
-        else:
+        if kind != self.kind:
             self.size += _PART_BYTES
-            self.parts.append((kind, [text]))
+            self.kind, self.texts = kind, []
+            self.parts.append((kind, self.texts))
+        self.texts.append(text)
 
     def content(self) -> str | list[dict[str, Any]]:
         if all(kind == "text" for kind, _ in self.parts):
@@ -82,6 +85,17 @@ class MessageAssembler:
         event_bytes_max: The bound of one event. What does not fit into one message is said in
             several, so that nothing is lost however long the agent talks.
     """
+
+    __slots__ = (
+        "_called",
+        "_make_id",
+        "_now",
+        "_open",
+        "_order",
+        "_pending",
+        "_run_id",
+        "_size_max",
+    )
 
     def __init__(
         self,

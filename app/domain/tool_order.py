@@ -146,6 +146,11 @@ class OrderedMessages:
     Such a message, and all after it, is held back until those have their results.
     """
 
+    __slots__ = (
+        "_held",
+        "_waiting",
+    )
+
     def __init__(self) -> None:
         self._waiting: list[str] = []
         self._held: list[Message] = []

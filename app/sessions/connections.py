@@ -120,6 +120,37 @@ class Connection:
         send_now: Sends a chunk at once, or says that it cannot; set by a response that can.
     """
 
+    __slots__ = (
+        "_ended",
+        "_goodbye",
+        "_goodbye_after_rest",
+        "_greeted",
+        "_heartbeat_due",
+        "_on_close",
+        "_store",
+        "_waiter",
+        "caller",
+        "cancel_slow",
+        "cursor",
+        "ended_by",
+        "heartbeat_events",
+        "id",
+        "is_slow",
+        "live",
+        "opened_at",
+        "quiet_ticks",
+        "remote_address",
+        "reset",
+        "send_now",
+        "sending_since",
+        "session_id",
+        "since_ms",
+        "stop_seq",
+        "until_next",
+        "until_run",
+        "written_from",
+    )
+
     def __init__(
         self,
         connection_id: str,

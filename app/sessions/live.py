@@ -107,6 +107,41 @@ class LiveSession:
         gone: Deleted, or never came to be.
     """
 
+    # More names than share one table; and each event of each session looks many of them up.
+    __slots__ = (
+        "_batch",
+        "_change_waiters",
+        "_clock",
+        "_counted",
+        "_exists",
+        "_flying",
+        "_flying_since",
+        "_max_event_bytes",
+        "_open_gate",
+        "_reload_wanted",
+        "_run_waiters",
+        "_store",
+        "connections",
+        "durable_seq",
+        "epoch",
+        "external",
+        "gone",
+        "head",
+        "id",
+        "keys",
+        "last_run",
+        "last_used",
+        "packing",
+        "posting",
+        "queue",
+        "queued_inputs",
+        "run",
+        "starting",
+        "streaming_keys",
+        "tally",
+        "users",
+    )
+
     def __init__(
         self,
         head: SessionHead,

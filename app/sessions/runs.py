@@ -46,6 +46,24 @@ class RunTask:
         parent: The span of the request that it is an answer to, if that is traced.
     """
 
+    __slots__ = (
+        "_assembler",
+        "_cancelled",
+        "_end_scope",
+        "_ending",
+        "_failure",
+        "_foreign",
+        "_last_seq",
+        "_restore",
+        "_said",
+        "_scope",
+        "_since_yield",
+        "_stop",
+        "agent_name",
+        "live",
+        "run_id",
+    )
+
     def __init__(
         self,
         live: LiveSession,
