@@ -73,16 +73,31 @@ class Vanished(Exception):
 class _Batch:
     """What has been decided since the last commit was given to the store."""
 
-    __slots__ = ("frames", "lines", "marks", "notable", "reserve", "size", "waiters")
+    __slots__ = ("extras", "frames", "lines", "reserve", "size")
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
         self.frames: list[bytes] = []
+        self.extras: _Extras | None = None
+        self.size = 0
+        self.reserve = False
+
+    def with_extras(self) -> "_Extras":
+        """Gives the extras, made at first use."""
+        if self.extras is None:
+            self.extras = _Extras()
+        return self.extras
+
+
+class _Extras:
+    """What a batch has beside its lines; most are a delta of a running agent, and have none."""
+
+    __slots__ = ("marks", "notable", "waiters")
+
+    def __init__(self) -> None:
         self.marks: list[Mark] = []
         self.notable: list[tuple[str, str | None, int]] = []
         self.waiters: list[Waiter] = []
-        self.size = 0
-        self.reserve = False
 
 
 class LiveSession:
@@ -241,7 +256,8 @@ class LiveSession:
                     self.last_run = EndedRun(active.before_seq, place)
                 self._mark(kind, fields, place)
                 if kind in _MARKED_RUN_TYPES:
-                    batch.waiters.append(self.tally.when_stored(kind, fields, active, now_ms))
+                    counter = self.tally.when_stored(kind, fields, active, now_ms)
+                    batch.with_extras().waiters.append(counter)
                     self._count()
             line = to_line(body)
             batch.lines.append(line)
@@ -250,14 +266,15 @@ class LiveSession:
         if bodies and now_ms > head.last_activity_at:
             head.last_activity_at = now_ms
         if note is not None and noted is not None:
-            batch.marks.append(Mark("note", note[0], head.seq, batch.size))
+            batch.with_extras().marks.append(Mark("note", note[0], head.seq, batch.size))
             batch.lines.append(noted)
             batch.size += len(noted)
         if first == 1:
             self._count()
-        batch.waiters += waiters
+        if waiters:
+            batch.with_extras().waiters += waiters
         batch.reserve = batch.reserve or reserve
-        if self._flying is None and (batch.lines or batch.waiters):
+        if self._flying is None and (batch.lines or batch.extras):
             self._flush()
         return first, head.seq
 
@@ -304,14 +321,14 @@ class LiveSession:
         batch = self._batch if self._batch.lines else self._flying
         if batch is not None:
             done = _Completion()
-            batch.waiters.append(done)
+            batch.with_extras().waiters.append(done)
             await done.wait()
 
     async def drained(self) -> None:
         """Holds a producer back that is too far ahead of the disk (R11)."""
         if self.is_ahead:
             done = _Completion()
-            self._batch.waiters.append(done)
+            self._batch.with_extras().waiters.append(done)
             await done.wait()
         else:
             await checkpoint()
@@ -459,25 +476,26 @@ class LiveSession:
     # -- the way to the store ---------------------------------------------------------------
 
     def _mark(self, kind: str, fields: dict[str, Any], place: int) -> None:
-        batch = self._batch
+        offset, extras = self._batch.size, self._batch.with_extras()
         if kind == "message":
-            batch.marks.append(Mark("message", fields["message_id"], place, batch.size))
+            extras.marks.append(Mark("message", fields["message_id"], place, offset))
         elif kind in _MARKED_RUN_TYPES:
-            batch.marks.append(Mark("run", fields["run_id"], place, batch.size))
-        batch.notable.append((kind, fields.get("run_id"), place))
+            extras.marks.append(Mark("run", fields["run_id"], place, offset))
+        extras.notable.append((kind, fields.get("run_id"), place))
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, _Batch()
-        count = len(batch.frames)
+        count, extras = len(batch.frames), batch.extras
+        # Deltas move nothing in a head that the commit itself does not say.
+        is_structural = not self._exists or (extras is not None and bool(extras.notable))
         commit = Commit(
             session_id=self.id,
             epoch=self.epoch,
             first_seq=self.head.seq - count + 1,
             count=count,
             data=b"".join(batch.lines),
-            marks=batch.marks,
-            # Deltas move nothing in a head that the commit itself does not say.
-            head=self.head.copy() if batch.notable or not self._exists else None,
+            marks=extras.marks if extras is not None else (),
+            head=self.head.copy() if is_structural else None,
             time_ms=self.head.last_activity_at,
             create=not self._exists,
             reserve=batch.reserve,
@@ -500,17 +518,17 @@ class LiveSession:
         self.queue.extend(batch.frames)
         if self._batch.lines:
             self._flush()
-        for waiter in batch.waiters:
-            waiter(None)
-        if batch.notable:
-            self._announce(batch)
+        if batch.extras is not None:
+            for waiter in batch.extras.waiters:
+                waiter(None)
+            self._announce(batch.extras)
         for connection in self.connections.values():
             connection.wake()
         if self._change_waiters and batch.frames:
             self.wake_waiters()
 
-    def _announce(self, batch: _Batch) -> None:
-        for kind, run_id, place in batch.notable:
+    def _announce(self, extras: _Extras) -> None:
+        for kind, run_id, place in extras.notable:
             if kind in TERMINAL_TYPES and run_id is not None:
                 for connection in self.connections.values():
                     connection.run_ended(run_id, place)
@@ -536,8 +554,9 @@ class LiveSession:
             self.resume()
         elif self._reload_wanted is not None:
             self._reload_wanted(self)
-        for waiter in (*batch.waiters, *undone.waiters):
-            waiter(error)
+        for failed in (batch.extras, undone.extras):
+            for waiter in failed.waiters if failed is not None else ():
+                waiter(error)
 
     def _release_waiters(self) -> None:
         waiting = [call for calls in self._run_waiters.values() for call in calls]
