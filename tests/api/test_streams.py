@@ -12,6 +12,7 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
+from app.sessions.connections import Connection
 from tests.api.serving import SECONDS, Served, frames_of, refused, serving
 
 
@@ -302,18 +303,16 @@ def test_the_number_of_streams_is_bounded() -> None:
 
 
 def test_what_fails_while_a_stream_is_on_is_a_goodbye_and_a_line_in_the_log(
-    served: Served, api: httpx.Client, session_id: str
+    served: Served, api: httpx.Client, session_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with watching(served, session_id) as watcher:
-        live = served.app.state.manager._pool.get(session_id)
-        (connection,) = live.connections.values()
-        real_next = connection.next
+        real_next = Connection.next
 
-        async def broken() -> bytes:
-            connection.next = real_next
+        async def broken(_: Connection) -> bytes:
+            monkeypatch.setattr(Connection, "next", real_next)
             raise RuntimeError("no disk")
 
-        connection.next = broken
+        monkeypatch.setattr(Connection, "next", broken)
         with capture_logs() as logs:
             custom(api, session_id, "seen")
             watcher.ended()

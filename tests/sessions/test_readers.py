@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from app.domain.events import Complete, Token
 from app.domain.limits import EVENT_QUEUE_BYTES_MAX, SEND_BYTES_MAX
 from app.sessions.commands import NewSession
+from app.sessions.connections import Connection
 from app.sessions.event_queue import EventQueue
 from app.sessions.frames import event_frame
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, Reader, eventually, gateway, quiet
@@ -140,7 +141,8 @@ async def test_a_reader_that_takes_nothing_costs_and_delays_nothing(gate: Gatewa
     assert len(awake.events) == 4001
     for reader in dead:
         # A connection holds no frames of its own, whatever it has missed.
-        held = [v for v in vars(reader.connection).values() if isinstance(v, bytes | list | dict)]
+        values = [getattr(reader.connection, name) for name in Connection.__slots__]
+        held = [value for value in values if isinstance(value, bytes | list | dict)]
         assert not held
     await dead[0].take_what_is_there()
     assert [frame.seq for frame in dead[0].events] == list(range(1, 4002))
