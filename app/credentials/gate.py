@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Final, Self
 
 import anyio
+import structlog
 from anyio import to_thread
 
 from app.credentials.keyfile import check_owner, parse_keys
@@ -26,6 +27,11 @@ from app.domain.clock import Clock
 from app.domain.errors import Forbidden, Unavailable
 from app.domain.ids import check_user_id
 from app.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+_KEYS_TOLD_MAX: Final = 20
+"""Keys that one line of the log names: somebody makes one at a time, or a script all of them."""
 
 _LOOK_SECONDS: Final = 1.0
 """How often files are looked at: so soon is a key that was revoked closed out."""
@@ -109,7 +115,7 @@ class Gate:
             caller = key.caller() if key is not None else None
         if caller is None and self._tokens is not None:
             caller = self._tokens.verify(sent)
-        if caller is None:
+        if caller is None or not self.is_live(caller):
             return None
         if caller.user_id is None and acting_for is None and "admin" not in caller.rights:
             raise Forbidden("This is a service's key: name the user it acts for in X-User-Id.")
@@ -165,13 +171,27 @@ class Gate:
         return self._signer
 
     async def _watch(self) -> None:
-        files = (self._keys, self._tokens.file if self._tokens is not None else None)
+        tokens = self._tokens.file if self._tokens is not None else None
         while True:
             await anyio.sleep(_LOOK_SECONDS)
-            for file in files:
-                if file is not None:
-                    await to_thread.run_sync(file.refresh)
+            if tokens is not None:
+                await to_thread.run_sync(tokens.refresh)
+            if self._keys is not None:
+                before = self._keys.value
+                if await to_thread.run_sync(self._keys.refresh):
+                    self._tell(before, self._keys.value)
             self._close_if_configured()
+
+    def _tell(self, before: KeyTable, after: KeyTable) -> None:
+        now_ms = self._clock.now_ms()
+        was, now = before.live_ids(now_ms), after.live_ids(now_ms)
+        added, ended = sorted(now - was), sorted(was - now)
+        log.info(
+            "keys changed",
+            keys=len(now),
+            added=added[:_KEYS_TOLD_MAX],
+            ended=ended[:_KEYS_TOLD_MAX],
+        )
 
     def _close_if_configured(self) -> None:
         has_file = self._keys is not None and self._keys.exists

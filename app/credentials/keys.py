@@ -92,6 +92,10 @@ class KeyTable:
         key = self._keys.get(key_id)
         return key is not None and key.is_live(now_ms)
 
+    def live_ids(self, now_ms: int) -> frozenset[str]:
+        """Names all keys that open anything now."""
+        return frozenset(key.id for key in self._keys.values() if key.is_live(now_ms))
+
 
 class PlainKeys:
     """Keys of the settings, in whatever form somebody chose: each is the operator's own.

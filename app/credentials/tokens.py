@@ -4,6 +4,7 @@ Which algorithm a token may have is decided by the key and never by the token (R
 secret verifies HS256, an RSA key RS256, a P-256 key ES256, and nothing else verifies anything.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
@@ -30,6 +31,10 @@ RSA_BITS_MIN: Final = 2048
 
 TOKEN_CHARS_MAX: Final = 8_192
 """What is larger is refused unread; tokens with many groups have some thousands."""
+
+TOKENS_KNOWN_MAX: Final = 1_000
+"""Tokens remembered as verified, the latest first: verifying one costs more than the rest of a
+small request, and a page sends the same one with each."""
 
 _DEFAULT_RIGHTS: Final[frozenset[Right]] = frozenset({"read", "write"})
 _RIGHTS: Final[tuple[Right, ...]] = ("read", "write", "admin")
@@ -101,23 +106,37 @@ class TokenVerifier:
         required = ["exp", "sub"]
         required += ["iss"] * (self._issuer is not None) + ["aud"] * (self._audience is not None)
         self._options: Any = {"require": required}
+        self._verified = OrderedDict[str, Caller]()
+        self._verified_with: KeySet | None = None
 
     def verify(self, sent: bytes) -> Caller | None:
-        """Gives the user of a good token; None for any other."""
+        """Gives the user of a good token, which may have expired since it was seen first.
+
+        None for any other.
+        """
         if len(sent) > TOKEN_CHARS_MAX:
             return None
+        keys, digest = self._keys(), sha256(sent).hexdigest()
+        if keys is not self._verified_with:
+            self._verified.clear()
+            self._verified_with = keys
+        if (caller := self._verified.get(digest)) is not None:
+            self._verified.move_to_end(digest)
+            return caller
         try:
-            claims = self._claims(sent)
+            claims = self._claims(keys, sent)
             user_id = check_user_id(claims["sub"])
-            # Whatever else is in it is not of interest here, but names it in a log.
-            name = f"token-{sha256(sent).hexdigest()[:16]}"
             expires_at = int((float(claims["exp"]) + self._leeway) * 1000)
-            return user_caller(user_id, _rights(claims), name, expires_at)
+            name = f"token-{digest[:16]}"
+            caller = user_caller(user_id, _rights(claims), name, expires_at)
         except Exception:  # noqa: BLE001 - the boundary: what a forger makes of it is a refusal
             return None
+        self._verified[digest] = caller
+        if len(self._verified) > TOKENS_KNOWN_MAX:
+            self._verified.popitem(last=False)
+        return caller
 
-    def _claims(self, sent: bytes) -> dict[str, Any]:
-        keys = self._keys()
+    def _claims(self, keys: KeySet, sent: bytes) -> dict[str, Any]:
         known = keys.get(None)
         if known is None:
             known = keys[jwt.get_unverified_header(sent)["kid"]]

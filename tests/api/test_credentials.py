@@ -241,8 +241,7 @@ def test_a_stream_ends_when_its_credential_expires(
         monkeypatch.setattr(gateway.served.app.state.gate, "_clock", clock)
         clock.ahead_ms = 3_700_000
         assert stream.to_end()[-1].data["reason"] == "unauthorized"
-    if kind == "key":
-        refused(gateway.get(f"/stream/{name}", headers), 401, "unauthorized")
+    refused(gateway.get(f"/stream/{name}", headers), 401, "unauthorized")
 
 
 def test_the_first_key_closes_a_gateway_that_was_open_and_the_last_one_opens_it_not(

@@ -46,6 +46,7 @@ def test_a_key_is_printed_once_opens_a_running_gateway_and_is_revoked(tmp_path: 
         assert gateway.stop() == 0
         assert bamboo("doctor", *where).returncode == 0
         assert key not in gateway.log
+        assert key_id in gateway.log
         assert key.split("_")[2] not in (gateway.data_dir / "keys.json").read_text("utf-8")
 
 

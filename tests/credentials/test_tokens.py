@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
+from app.credentials import tokens
 from app.credentials.errors import CredentialsUnusable
 from app.credentials.tokens import TokenVerifier, make_verifier
 from app.settings import Settings
@@ -283,6 +284,37 @@ def test_a_key_set_is_read_again_when_it_changes_and_bad_content_changes_nothing
     assert by.file.refresh()
     assert by.verify(signed(rsa_key(), "RS256", "old")) is None
     assert by.verify(signed(ec_key(), "ES256", "new")) is not None
+
+
+def test_a_token_that_was_seen_is_not_verified_again_until_the_keys_are_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "jwks.json"
+    path.write_bytes(key_set_of(jwk(rsa_key(), kid="a")))
+    by = verifier(jwt_jwks_file=path)
+    assert by.file is not None
+    verified: list[bytes] = []
+    claims_of = by._claims
+
+    def counted(keys: Any, sent: bytes) -> dict[str, Any]:
+        verified.append(sent)
+        return claims_of(keys, sent)
+
+    monkeypatch.setattr(by, "_claims", counted)
+    monkeypatch.setattr(tokens, "TOKENS_KNOWN_MAX", 2)
+    mine, other = signed(rsa_key(), "RS256", "a"), signed(rsa_key(), "RS256", "a", sub="bob")
+    forged = mine[:-4]
+    for sent, user_id in ((mine, "alice"), (other, "bob"), (mine, "alice"), (other, "bob")):
+        caller = by.verify(sent)
+        assert caller is not None
+        assert caller.user_id == user_id
+    assert verified == [mine, other]
+    assert by.verify(forged) is by.verify(forged) is None
+    assert by.verify(signed(rsa_key(), "RS256", "a", sub="carol")) is not None
+    assert len(by._verified) == 2
+    path.write_bytes(key_set_of(jwk(ec_key(), kid="a")))
+    assert by.file.refresh()
+    assert by.verify(mine) is by.verify(other) is None
 
 
 @pytest.mark.parametrize(
