@@ -137,15 +137,40 @@ def archived_mode(query: SessionQuery) -> Literal["exclude", "only", "include"]:
 
 def admits_content(query: SessionQuery, head: SessionHead) -> bool:
     """Tells whether the filters by what a session is admit it."""
+    if query.shared_with is not None and not head.is_shared_with(
+        query.shared_with, query.shared_at
+    ):
+        return False
+    return _admits_values(
+        query, head.session_type, head.created_at, head.last_activity_at, head.title
+    )
+
+
+def admits_stored(query: SessionQuery, shape: dict[str, Any], activity: int) -> bool:
+    """As `admits_content`, of a head's stored form, which leaves out what has its default.
+
+    Whom a session is shared with is not looked at.
+    """
+    return _admits_values(
+        query,
+        shape.get("session_type", "user"),
+        shape.get("created_at", 0),
+        activity,
+        shape.get("title"),
+    )
+
+
+def _admits_values(
+    query: SessionQuery, session_type: str, created_at: int, active_at: int, title: str | None
+) -> bool:
     return (
-        (query.session_type is None or head.session_type == query.session_type)
-        and (query.created_after is None or head.created_at > query.created_after)
-        and (query.created_before is None or head.created_at < query.created_before)
-        and (query.active_after is None or head.last_activity_at > query.active_after)
-        and (query.shared_with is None or head.is_shared_with(query.shared_with, query.shared_at))
+        (query.session_type is None or session_type == query.session_type)
+        and (query.created_after is None or created_at > query.created_after)
+        and (query.created_before is None or created_at < query.created_before)
+        and (query.active_after is None or active_at > query.active_after)
         and (
             query.title_contains is None
-            or query.title_contains.casefold() in (head.title or "").casefold()
+            or query.title_contains.casefold() in (title or "").casefold()
         )
     )
 

@@ -27,6 +27,7 @@ from app.storage.listing import (
     admits_archived,
     admits_content,
     admits_origin,
+    admits_stored,
     archived_mode,
     is_filtered,
     is_filtered_by_content,
@@ -154,8 +155,7 @@ class SessionViews:
         while True:
             turn = list(islice(_keys(view, query.descending, place), _TURN_ENTRIES))
             for key in turn:
-                head = self._admitted(key[1], query, state_of)
-                if head is None:
+                if not self._is_admitted(key[1], query, state_of):
                     continue
                 total += 1
                 if start is not None and not _is_behind(key, start, query.descending):
@@ -163,27 +163,25 @@ class SessionViews:
                 if skipped:
                     skipped -= 1
                 elif len(heads) <= query.limit:
-                    heads.append(head)
+                    heads.append(self._head(key[1]))
             enough = len(heads) > query.limit and not query.count
             if len(turn) < _TURN_ENTRIES or enough:
                 return make_page(heads, query, total if query.count else None)
             place = turn[-1]
             await anyio.lowlevel.checkpoint()
 
-    def _admitted(
-        self, session_id: str, query: SessionQuery, state_of: StateOf
-    ) -> SessionHead | None:
+    def _is_admitted(self, session_id: str, query: SessionQuery, state_of: StateOf) -> bool:
+        """Looks at what a head says without making it: most are only counted, or not even that."""
         entry = self._catalog.entries.get(session_id)
         if entry is None or not admits_origin(query, entry.id, entry.origin):
-            return None
+            return False
         if query.active_after is not None and entry.activity <= query.active_after:
-            return None
-        head = entry.own_head()
-        if not admits_content(query, head):
-            return None
-        if query.state is not None and state_of(head) != query.state:
-            return None
-        return head
+            return False
+        if entry.raw is not None and query.shared_with is None:
+            is_admitted = admits_stored(query, codec.decode(entry.raw), entry.activity)
+        else:
+            is_admitted = admits_content(query, entry.own_head())
+        return is_admitted and (query.state is None or state_of(entry.own_head()) == query.state)
 
     def _head(self, session_id: str) -> SessionHead:
         return self._catalog.entries[session_id].own_head()
