@@ -61,6 +61,7 @@ class RunTask:
         "_stop",
         "agent_name",
         "live",
+        "parent",
         "run_id",
     )
 
