@@ -35,6 +35,8 @@ ACTIONS: Final = {
 """Method and route template to the action's name."""
 
 _TARGETS: Final = "bamboo.audit_targets"
+MORE_TARGETS: Final = "bamboo.audit_more"
+"""Is in the scope while an answer that has begun has something more to record."""
 _TARGETS_MAX: Final = 1000
 """Sessions named in one record: as many as a bulk request may name."""
 
@@ -76,6 +78,15 @@ class AuditTrail:
 def name_targets(request: Request, done: Iterable[str], failed: Iterable[str] = ()) -> None:
     """Says which sessions an audited request was about, where its path does not."""
     request.scope[_TARGETS] = (list(done)[:_TARGETS_MAX], list(failed)[:_TARGETS_MAX])
+
+
+def name_more_targets(request: Request, done: Iterable[str]) -> None:
+    """Says what else a request has done whose answer is on its way: a record for each time.
+
+    Call it before that part of the answer is given on.
+    """
+    name_targets(request, done)
+    request.scope[MORE_TARGETS] = True
 
 
 def name_bulk_targets(request: Request, answer: dict[str, Any], verb: str) -> None:

@@ -1,12 +1,13 @@
 """Export and import: sessions as documents."""
 
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Body, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from app.api import examples
-from app.api.audit import name_targets
+from app.api.audit import name_more_targets, name_targets
 from app.api.bodies import read_body
 from app.api.dependencies import (
     Key,
@@ -225,10 +226,11 @@ async def import_session(
         lines = await manager.life.import_all(
             who, data, format_name=format, keep_id=id == "keep", idem=idem
         )
+        # The first before the answer begins: what it has done is in the audit log by then.
+        first = await anext(lines)
+        name_targets(request, _made(first))
         return StreamingResponse(
-            (encode(line) + b"\n" async for line in lines),
-            headers=_NO_STORE,
-            media_type="application/x-ndjson",
+            _told(request, first, lines), headers=_NO_STORE, media_type="application/x-ndjson"
         )
     outcome = await manager.life.import_document(
         who,
@@ -244,3 +246,17 @@ async def import_session(
         **outcome_headers(outcome),
     }
     return json_response(outcome.answer, 201, headers)
+
+
+async def _told(
+    request: Request, first: dict[str, Any], rest: AsyncIterator[dict[str, Any]]
+) -> AsyncIterator[bytes]:
+    yield encode(first) + b"\n"
+    async for line in rest:
+        if made := _made(line):
+            name_more_targets(request, made)
+        yield encode(line) + b"\n"
+
+
+def _made(line: dict[str, Any]) -> list[str]:
+    return [line["session"]["id"]] if "session" in line else []

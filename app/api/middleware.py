@@ -13,7 +13,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from app.api.audit import AuditTrail
+from app.api.audit import MORE_TARGETS, AuditTrail
 from app.api.limits import REQUEST_ID_CHARS_MAX
 from app.api.origins import is_own_origin
 from app.api.problems import EdgeError, internal_problem, problem_response
@@ -79,6 +79,8 @@ class RequestContext:
                     await self._audit.record(scope, exchange)
             else:
                 exchange.bytes += len(message.get("body", b""))
+                if self._audit is not None and scope.pop(MORE_TARGETS, False):
+                    await self._audit.record(scope, exchange)
             await send(message)
 
         with request_span(scope["headers"]) as span:

@@ -82,6 +82,15 @@ def test_each_action_is_recorded_before_its_answer_is_read(
     assert "never in" not in (tmp_path / "data" / "audit.jsonl").read_text("utf-8")
 
 
+def test_each_session_of_an_import_of_many_is_recorded(api: httpx.Client, tmp_path: Path) -> None:
+    document = (Path(__file__).parents[1] / "exporters" / "samples" / "chatgpt.json").read_bytes()
+    answer = api.post("/import", params={"conversation": "all"}, content=document)
+    made = [json.loads(line)["session"]["id"] for line in answer.content.splitlines()]
+    found = [record for record in records(tmp_path) if record["action"] == "import"]
+    assert [record["targets"] for record in found] == [[made[0]], [made[1]]]
+    assert {record["request_id"] for record in found} == {answer.headers["x-request-id"]}
+
+
 def test_what_was_refused_and_what_failed_is_recorded_too(
     served: Served, api: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
