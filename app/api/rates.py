@@ -23,7 +23,7 @@ from app.api.auth import CALLER, OPEN_PATHS
 from app.api.connection_limits import network_of
 from app.api.limits import KNOWN_CREDENTIALS_MAX, RATE_KEYS_MAX
 from app.api.problems import problem_response
-from app.api.tickets import TICKET
+from app.api.tickets import LINK, TICKET
 from app.api.windows import Windows
 from app.domain.callers import LOCAL_CALLER, Caller
 from app.domain.clock import Clock
@@ -157,9 +157,9 @@ class FailureLimit:
     """Answers 429 to an address from which too many wrong or no credentials came.
 
     Stands before the authentication, so that from then on guesses are not even looked at. Behind a
-    proxy all clients have its one address: so a header that was right before passes, and a stranger
-    who guesses locks out nobody who is at work. A ticket passes too: it is signed, so there is
-    nothing to guess, and EventSource does not come back after a 429.
+    proxy all clients have its one address: so a header or link that was right before passes, and a
+    stranger who guesses locks out nobody who is at work. A ticket passes too: it is signed, so
+    there is nothing to guess, and EventSource does not come back after a 429.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, clock: Clock) -> None:
@@ -220,6 +220,8 @@ def _address(scope: Scope) -> str:
 
 
 def _credential(scope: Scope) -> bytes | None:
-    """Gives a digest of the headers that credentials come in; None when there are none."""
+    """Gives a digest of what credentials come in, but tickets; None when there is nothing."""
     sent = [value for name, value in scope["headers"] if name in {b"authorization", b"cookie"}]
+    if (link := scope.get(LINK)) is not None:
+        sent.append(link.encode("utf-8", "surrogateescape"))
     return sha256(b"\0".join(sent)).digest() if sent else None

@@ -42,6 +42,9 @@ def list_sessions(
     created_before: Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339.")] = None,
     active_after: Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339.")] = None,
     parent_id: Annotated[str | None, typer.Option(help="Only forks of this session.")] = None,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="What others share with you, in place of your own.")
+    ] = False,
     sort_by: Annotated[
         str | None,
         typer.Option(help="last_activity_at, created_at, updated_at, message_count or title."),
@@ -64,6 +67,7 @@ def list_sessions(
         "created_before": created_before,
         "active_after": active_after,
         "parent_id": parent_id,
+        "shared": "true" if shared else None,
         "sort_by": sort_by,
         "sort_order": sort_order,
     }

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -9,6 +10,7 @@ import pytest
 
 from app.api.links import SHARED_PATHS
 from app.api.routes import create_openapi
+from app.domain.callers import Caller
 from tests.api.keyed import Keyed, bearer, keyed
 from tests.api.serving import refused
 from tests.support.frames import Frame, parse_frames
@@ -197,6 +199,46 @@ def test_a_share_is_with_one_other_user_or_by_link(
     assert alice.get(f"/sessions/{session_id}/shares").json()["shares"] == []
     missing = alice.delete(f"/sessions/{session_id}/shares/share-1")
     refused(missing, 404, "share-not-found")
+
+
+def test_a_ticket_of_a_grantee_shows_what_is_shared_and_ends_with_the_share(
+    alice: httpx.Client, bob: httpx.Client, anybody: httpx.Client, session_id: str
+):
+    refused(bob.post(f"/sessions/{session_id}/ticket"), 404, "session-not-found")
+    made = share(alice, session_id, user_id="bob")
+    ticket = {"ticket": bob.post(f"/sessions/{session_id}/ticket").json()["ticket"]}
+    url = f"/sessions/{session_id}"
+    assert anybody.get(url, params=ticket).status_code == 200
+    refused(anybody.get(f"{url}/export", params=ticket), 403, "forbidden")
+    with anybody.stream("GET", f"/stream/{session_id}", params=ticket) as stream:
+        assert alice.delete(f"{url}/shares/{made['id']}").status_code == 204
+        _check_goodbye(parse_frames(stream.read())[0])
+    refused(anybody.get(url, params=ticket), 404, "session-not-found")
+
+
+def test_who_came_by_a_link_stays_for_as_long_as_the_share_says(gateway: Keyed):
+    is_live = gateway.served.app.state.gate.is_live
+    by_link = Caller("link:x", None, frozenset({"read"}), "s", "link:x", share_id="x")
+    assert is_live(by_link)
+    assert not is_live(replace(by_link, expires_at=1))
+    assert not is_live(replace(by_link, share_id=None)), "the link is what it came by"
+
+
+def test_guesses_of_others_shut_no_link_out_that_was_right_before(tmp_path: Path):
+    with keyed(tmp_path, auth_failures_per_address="3/day") as gateway:
+        with client(gateway, gateway.make("alice")[1]) as alice:
+            alice.post("/sessions", json={"id": "s"})
+            tokens = [share(alice, "s", link=True)["token"] for _ in range(2)]
+        with client(gateway, None) as anybody:
+
+            def opened(token: str) -> int:
+                return anybody.get("/sessions/s", params={"share": token}).status_code
+
+            assert opened(tokens[0]) == 200
+            while opened("link_guessed") != 429:
+                pass
+            assert opened(tokens[0]) == 200
+            assert opened(tokens[1]) == 429, "as any credential that was not seen before"
 
 
 def test_links_and_shares_outlive_the_gateway(tmp_path: Path):

@@ -21,6 +21,8 @@ def test_a_session_is_shared_listed_and_revoked(gateway: Gateway, url: str) -> N
     assert [line.split()[1] for line in listed] == ["bob", "by"]
     assert link.partition("share=")[2] not in "".join(listed)
     shapes = bamboo("share", "list", "sh-1", "--json", url=url).stdout.splitlines()
+    # Who looks is the operator here: it sees all, and nothing is shared with it.
+    assert "sh-1" not in bamboo("sessions", "list", "--shared", url=url).stdout
     for shape in map(json.loads, shapes):
         assert bamboo("share", "revoke", "sh-1", shape["id"], url=url).returncode == 0
     assert bamboo("share", "list", "sh-1", url=url).stdout == ""
