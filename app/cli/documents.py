@@ -1,6 +1,7 @@
 """`bamboo export` and `bamboo import`: sessions as documents, and back."""
 
 import sys
+from codecs import getincrementaldecoder
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,15 @@ import typer
 
 from app.cli.life import progress
 from app.cli.options import DEFAULT_URL, ApiKeyOption, JsonOption, UrlOption, session_id
-from app.cli.output import CommandError, ExitCode, notice, one_line, print_json, print_line
+from app.cli.output import (
+    CommandError,
+    ExitCode,
+    notice,
+    one_line,
+    print_json,
+    print_line,
+    write,
+)
 from app.domain import codec
 
 if TYPE_CHECKING:
@@ -154,8 +163,11 @@ def _read(file: Path) -> bytes:
 
 
 @contextmanager
-def _target(output: Path | None) -> Iterator[BinaryIO]:
+def _target(output: Path | None) -> "Iterator[BinaryIO | _Screen]":
     """Gives what to write to; a file is there whole or not at all."""
+    if output is None and sys.stdout.isatty():
+        yield _Screen()
+        return
     if output is None:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
@@ -169,3 +181,14 @@ def _target(output: Path | None) -> Iterator[BinaryIO]:
         raise CommandError(f"{output}: {error.strerror}") from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+class _Screen:
+    """A terminal to write documents to, none of which commands it: JSON leaves C1 as it is."""
+
+    def __init__(self) -> None:
+        self._decoder = getincrementaldecoder("utf-8")("replace")
+
+    def write(self, data: bytes) -> None:
+        """Shows a piece of a document."""
+        write(self._decoder.decode(data))
