@@ -173,7 +173,8 @@ class SupportsNoted(Protocol):
     """What a `StateOf` may tell besides, so that it need not be asked about every session.
 
     It says by this: of a session that is not noted the head alone decides. Its state is then its
-    `logged_state`; without one, and with neither run nor queue nor time to live, it is idle.
+    `logged_state`, if that is not `closed` with a time to live; without one, and with neither run
+    nor queue nor time to live, it is idle.
     """
 
     def __call__(self, head: SessionHead, /) -> SessionState:
