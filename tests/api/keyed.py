@@ -81,6 +81,15 @@ def bearer(credential: str, **more: str) -> dict[str, str]:
 def keyed(directory: Path, **settings: Any) -> Iterator[Keyed]:
     path = directory / "keys.json"
     KeyFile(path).change(lambda known: known)
+    with serving_with(path, **settings) as gateway:
+        yield gateway
+
+
+@contextmanager
+def serving_with(path: Path, **settings: Any) -> Iterator[Keyed]:
+    """Runs a gateway that looks for keys in a file, which need not be there."""
+    # Tests wait for a key by asking with it: no number of failures is too many.
+    settings = {"auth_failures_per_address": "", **settings}
     with looking_often(), serving(api_keys_file=path, **settings) as served:
         yield Keyed(served, KeyFile(path))
 

@@ -15,14 +15,13 @@ from app.api import routes
 from app.api.bodies import JsonRoute
 from app.api.rights import GuardedRoute, OpenRoute, OperatorRoute
 from app.api.routes import guarded_routes
-from app.credentials.keyfile import KeyFile
 from app.credentials.keys import make_key
 from app.domain.callers import Caller
 from app.domain.codec import encode_pretty
 from app.main import create_app
 from app.settings import Settings
-from tests.api.keyed import SECRET, Keyed, LateClock, bearer, keyed, looking_often, token, watching
-from tests.api.serving import Served, check_answer, raw, refused, serving
+from tests.api.keyed import SECRET, Keyed, LateClock, bearer, keyed, serving_with, token, watching
+from tests.api.serving import Served, check_answer, raw, refused
 from tests.faults.wire import until
 
 
@@ -166,6 +165,7 @@ def test_a_credential_without_the_right_is_refused_before_anything_is_looked_up(
         headers=rightless[str(route.right)],
         content=b"{ no JSON" if method != "GET" else None,
         trust_env=False,
+        timeout=20,
     )
     if route.right is None:
         assert answer.status_code in {200, 204}
@@ -248,8 +248,7 @@ def test_the_first_key_closes_a_gateway_that_was_open_and_the_last_one_opens_it_
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "keys.json"
-    with looking_often(), serving(api_keys_file=path) as served:
-        open_one = Keyed(served, KeyFile(path))
+    with serving_with(path) as open_one:
         assert open_one.get("/sessions").status_code == 200
         refused(open_one.get("/sessions", {"Host": "evil.example"}), 403, "host-not-allowed")
         assert open_one.ask("POST", "/sessions", json={"id": "s"}).status_code == 201
@@ -302,8 +301,10 @@ def test_the_document_and_its_page_are_for_whoever_has_a_credential(gateway: Key
     assert others == {"/api/v1/openapi.json", "/docs", "/docs/oauth2-redirect"}
     for path in others:
         url = gateway.served.url + path
-        assert httpx.get(url, trust_env=False).status_code == 401
-        assert httpx.get(url, headers=bearer(token()), trust_env=False).status_code == 200
+        assert httpx.get(url, trust_env=False, timeout=20).status_code == 401
+        assert (
+            httpx.get(url, headers=bearer(token()), trust_env=False, timeout=20).status_code == 200
+        )
 
 
 def test_a_route_that_does_not_say_its_right_starts_no_app(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from app.api.routes import guarded_routes
-from app.credentials.keyfile import KeyFile
-from tests.api.keyed import SECRET, Keyed, LateClock, bearer, keyed, looking_often, token, watching
+from tests.api.keyed import SECRET, Keyed, LateClock, bearer, keyed, serving_with, token, watching
 from tests.api.serving import refused, serving
 from tests.e2e.watchers import HttpxSse
 from tests.faults.wire import hanging, until
@@ -133,6 +132,7 @@ def test_a_ticket_gets_nowhere_else(gateway: Keyed, route: APIRoute, method: str
         gateway.served.url + with_ticket(path, ticket),
         content=b"{ no JSON" if method != "GET" else None,
         trust_env=False,
+        timeout=20,
     )
     refused(answer, 403, "forbidden")
 
@@ -220,9 +220,7 @@ def test_a_stream_outlives_its_ticket_and_not_the_token_behind_it(
 
 
 def test_a_gateway_that_asks_for_nothing_makes_tickets_too(tmp_path: Path) -> None:
-    path = tmp_path / "keys.json"
-    with looking_often(), serving(api_keys_file=path) as served:
-        gateway = Keyed(served, KeyFile(path))
+    with serving_with(tmp_path / "keys.json") as gateway:
         gateway.ask("POST", "/sessions", json={"id": "mine"})
         ticket = ticket_of(gateway, {})["ticket"]
         assert gateway.get(with_ticket("/sessions/mine", ticket)).status_code == 200
@@ -429,6 +427,7 @@ def test_a_listed_origin_may_call_with_a_cookie_and_all_the_world_may_not(tmp_pa
                 f"{gateway.served.url}/api/v1/sessions",
                 headers={**origin, **asked},
                 trust_env=False,
+                timeout=20,
             )
             assert preflight.status_code == 200
             allowed = preflight.headers.get("access-control-allow-credentials")
