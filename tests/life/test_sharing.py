@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from app.domain.callers import Caller
-from app.domain.errors import Forbidden, InvalidInput, LimitReached, NotFound
+from app.domain.errors import Forbidden, InvalidInput, LimitReached, NotFound, StorageFailed
 from app.domain.limits import SHARES_MAX
 from app.sessions.commands import (
     Chat,
@@ -219,6 +219,23 @@ async def test_revoking_ends_the_streams_that_stood_on_the_share_and_no_other(ga
         reader.close()
     with pytest.raises(NotFound, match="No share"):
         await gate.manager.life.revoke_share(ALICE, "s", bobs)
+
+
+async def test_what_could_not_be_stored_was_neither_shared_nor_revoked(gate: Gateway):
+    await make(gate)
+    gate.store.fail_append()
+    with pytest.raises(StorageFailed):
+        await share_with(gate, "bob")
+    assert not await reads(gate, BOB)
+    share_id = await share_with(gate, "bob")
+    async with await watch(gate, BOB) as reader:
+        gate.store.fail_append()
+        with pytest.raises(StorageFailed):
+            await gate.manager.life.revoke_share(ALICE, "s", share_id)
+        assert await reads(gate, BOB)
+        assert reader.goodbye is None
+        await gate.manager.life.revoke_share(ALICE, "s", share_id)
+        assert await said_goodbye(reader) == "unauthorized"
 
 
 async def test_streams_end_when_their_share_does(gate: Gateway):
