@@ -51,6 +51,7 @@ def send_logs_to(handler: logging.Handler, log_level: str) -> None:
         processors=[
             merge_contextvars,
             *_SHARED,
+            _keep_exception,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -111,6 +112,13 @@ _CONTEXT: Final = "bamboo_context"
 
 _PLAIN: Final = frozenset({int, float, bool, type(None)})
 _EXCEPTION_KEYS: Final = frozenset({"exc_info", "stack_info"})
+
+
+def _keep_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Takes the exception that is being handled along: the thread that writes handles none."""
+    if event.get("exc_info") is True:
+        event["exc_info"] = sys.exc_info()
+    return event
 
 
 def _add_context(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
