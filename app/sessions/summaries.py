@@ -91,13 +91,14 @@ async def save_summary(
                 "`position` is no position of this session's log.", code="invalid-position"
             )
         turns = turn_count if turn_count is not None else head.counts.by_role.get("user", 0)
-        fields = {"summary": summary, "turn_count": turns, "position": str(covered)}
-        answer = {
-            "session_id": head.id,
-            **fields,
+        fields = {
+            "summary": summary,
+            "turn_count": turns,
+            "position": str(covered),
+            # Said here: the event's own time is that of a moment later.
             "created_at": format_ms(pool.clock.now_ms()),
         }
-        return Decision([Draft("summary_saved", fields)], answer)
+        return Decision([Draft("summary_saved", fields)], {"session_id": head.id, **fields})
 
     return await pool.change(caller, session_id, decide, idem=idem)
 
