@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
+import anyio
 import structlog
 from anyio import to_thread
 from fastapi import FastAPI
@@ -16,7 +17,7 @@ from app.agents.factory import make_agent
 from app.api.audit import AuditTrail
 from app.api.auth import Authentication
 from app.api.connection_limits import ConnectionLimits
-from app.api.middleware import Guard, RequestContext
+from app.api.middleware import Guard, RequestContext, UntilRecovered
 from app.api.problems import EXCEPTION_HANDLERS
 from app.api.rates import FailureLimit, RateLimit
 from app.api.routes import add_routes, create_openapi, methods_of
@@ -83,6 +84,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     agents = {name: make_agent(name, url, settings) for name, url in settings.agents.items()}
     store = make_store(settings, clock)
     gate = Gate(settings, clock)
+    recovered = anyio.Event()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -91,15 +93,16 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
                 tracing.switch(spans)
                 stack.push_async_callback(to_thread.run_sync, tracing.closing(spans))
             stack.push_async_callback(store.aclose)
-            recovered = await store.open()
-            _log_recovery(recovered)
-            app.state.start = {**_BUILD, **measure_recovery(recovered)}
+            report = await store.open()
+            _log_recovery(report)
+            app.state.start = {**_BUILD, **measure_recovery(report)}
             await stack.enter_async_context(gate)
             for agent in agents.values():
                 stack.push_async_callback(agent.aclose)
             app.state.manager = await stack.enter_async_context(
                 SessionManager(store, agents, settings, clock, gate.is_live)
             )
+            recovered.set()
             yield
 
     app = StagedApp(
@@ -117,6 +120,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
                 audit=AuditTrail(audit, clock) if audit is not None else None,
                 make_id=lambda: ids.make("req_", clock.now_ms()),
             ),
+            Middleware(UntilRecovered, recovered=recovered),
             Middleware(Guard, settings=settings, gate=gate),
             *_cors(settings),
             Middleware(FailureLimit, settings=settings, clock=clock),

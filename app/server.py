@@ -4,7 +4,7 @@ Deviations from `uvicorn.run`, each with its reason:
 
 * The app's lifespan is entered here and not by uvicorn, which would show a failed start as a
   traceback, and leave the lifespan out when a second signal forces the end. It is entered when the
-  port is open already: whoever watches a long recovery gets `503` with its reason, and is alive.
+  port is open already: whoever watches a long recovery is told so, and the others wait for it.
 * A signal starts the drain, and `should_exit` is set only when that is done: uvicorn closes its
   listeners and waits for connections as soon as it is set, and open streams never end by
   themselves. The exit code is 0; uvicorn would raise the signal again.

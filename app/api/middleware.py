@@ -9,11 +9,13 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Final
 
+import anyio
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from app.api.audit import MORE_TARGETS, AuditTrail
+from app.api.auth import OPEN_PATHS
 from app.api.limits import REQUEST_ID_CHARS_MAX
 from app.api.origins import is_own_origin
 from app.api.problems import EdgeError, internal_problem, problem_response
@@ -28,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 REQUEST_ID: Final = "bamboo.request_id"
 IS_HEAD: Final = "bamboo.is_head"
+
+METRICS_PATHS: Final = frozenset({"/metrics", "/api/v1/metrics"})
 
 _REQUEST_ID = re.compile(rb"[!-~]{1,%d}" % REQUEST_ID_CHARS_MAX)
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(?::[0-9]{0,5})?")
@@ -101,6 +105,29 @@ class RequestContext:
             if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
                 return str(value, "ascii")
         return self._make_id()
+
+
+class UntilRecovered:
+    """Lets requests wait until the sessions are recovered, all but those that ask how it stands.
+
+    Not answered with 503: a browser's EventSource gives up for good at anything but 200. What waits
+    is bounded by `max_tcp_connections`, and by its own patience.
+
+    Args:
+        app: What comes next.
+        recovered: Set when all is there.
+    """
+
+    def __init__(self, app: ASGIApp, recovered: anyio.Event) -> None:
+        self._app = app
+        self._recovered = recovered
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the ASGI specification."""
+        is_early = not self._recovered.is_set() and scope["type"] == "http"
+        if is_early and scope["path"] not in OPEN_PATHS | METRICS_PATHS:
+            await self._recovered.wait()
+        await self._app(scope, receive, send)
 
 
 class Guard:

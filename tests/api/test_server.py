@@ -23,7 +23,7 @@ from app.settings import Settings
 from app.storage.base import RecoveryReport
 from app.storage.memory import MemoryStore
 from tests.api.serving import SECONDS, Served, refused, serving
-from tests.faults.wire import metric, until
+from tests.faults.wire import Wire, metric, until
 
 
 @pytest.fixture(autouse=True)
@@ -91,8 +91,8 @@ def test_whoever_asks_during_recovery_is_told_so_and_served_afterwards(
     with serving(until_started=False) as served, served.client() as api:
         try:
             assert api.get("/health/live").status_code == 200
-            for path in ("/health/ready", "/sessions"):
-                refused(api.get(path), 503, "unavailable")
+            early = Wire(served.port, "/stream/early?from=start")
+            refused(api.get("/health/ready"), 503, "unavailable")
             assert "recovers" in api.get("/health/ready").json()["detail"]
             assert api.get("/health/ready").json()["check"] == "recovery"
             assert metric(api, "ready") == 0
@@ -101,6 +101,9 @@ def test_whoever_asks_during_recovery_is_told_so_and_served_afterwards(
         until(lambda: api.get("/health/ready").status_code == 200, "it is ready")
         assert api.get("/sessions").json()["sessions"] == []
         assert metric(api, "ready") == 1
+        # Who came too soon has waited: refused, an EventSource would never come back.
+        with early.sock:
+            early.take_until(b"session-not-found")
 
 
 @pytest.mark.parametrize(

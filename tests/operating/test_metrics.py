@@ -254,6 +254,8 @@ def test_a_disk_that_has_gone_takes_no_other_number_with_it(tmp_path: Path) -> N
 def test_no_client_can_make_a_label(served: Served) -> None:
     with served.client() as api:
         be_hostile(served, api, "0" * 8)
+        # A scrape is counted when it is answered: the first one is known to a later one.
+        until(lambda: 'route="/metrics"' in Scrape(served).text, "a scrape is counted")
         known = set(Scrape(served).own())
         words = [secrets.token_hex(4) for _ in range(20)]
         for word in words:
