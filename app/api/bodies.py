@@ -18,7 +18,7 @@ from typing_extensions import override
 from app.api.auth import receive_while_allowed
 from app.api.limits import JSON_DEPTH_MAX, JSON_NODES_MAX
 from app.api.problems import EdgeError
-from app.domain.codec import decode
+from app.domain.codec import decode, nests_deeper
 from app.domain.errors import InvalidInput, Malformed, TooLarge
 from app.settings import Settings
 
@@ -127,7 +127,8 @@ def parse_json(data: bytes) -> Any:
         value = decode(data)
     except ValueError as error:
         raise Malformed(f"The body is not JSON: {str(error)[:200]}") from error
-    if data.count(b"[") + data.count(b"{") > JSON_DEPTH_MAX and _is_deep(value):
+    opened = data.count(b"[") + data.count(b"{")
+    if opened > JSON_DEPTH_MAX and nests_deeper(value, JSON_DEPTH_MAX):
         raise Malformed(f"The body is nested deeper than {JSON_DEPTH_MAX} levels.")
     return value
 
@@ -211,20 +212,6 @@ def _has_many_nodes(data: bytes) -> bool:
 
 def _nodes_at_most(data: bytes) -> int:
     return data.count(b"[") + data.count(b"{") + data.count(b":")
-
-
-def _is_deep(value: Any) -> bool:
-    level = [value] if isinstance(value, dict | list) else []
-    for _ in range(JSON_DEPTH_MAX):
-        level = [
-            child
-            for item in level
-            for child in (item.values() if isinstance(item, dict) else item)
-            if isinstance(child, dict | list)
-        ]
-        if not level:
-            return False
-    return True
 
 
 def _query_names(dependant: Dependant) -> Iterator[tuple[str, bool]]:

@@ -7,8 +7,7 @@ from starlette.types import Scope
 from app.api.problems import EdgeError
 from app.api.tickets import LINK
 from app.domain.callers import Caller
-from app.domain.errors import Unavailable
-from app.sessions.manager import SessionManager
+from app.sessions.manager import SessionManager, not_recovered
 
 SHARED_PATHS: Final = frozenset(
     {
@@ -38,7 +37,7 @@ async def caller_by_link(scope: Scope) -> Caller | None:
         return None
     manager: SessionManager | None = scope["app"].state.manager
     if manager is None:
-        raise Unavailable("The gateway recovers its sessions and will serve them soon.")
+        raise not_recovered()
     caller = await manager.life.link_caller(token)
     if caller is None:
         raise EdgeError(

@@ -46,6 +46,21 @@ def decode(data: bytes | bytearray | memoryview | str) -> Any:
     return orjson.loads(data)
 
 
+def nests_deeper(value: Any, levels: int) -> bool:
+    """Tells whether a JSON value nests deeper than so many levels; without recursion."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(levels):
+        level = [
+            member
+            for outer in level
+            for member in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(member, dict | list)
+        ]
+        if not level:
+            return False
+    return True
+
+
 def to_line(body: bytes) -> bytes:
     """Turns an event's JSON object into its stored line."""
     return b'{"crc":"%08x",%b\n' % (crc32(body), body[1:])

@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from app.domain.codec import nests_deeper
+
 NOTES_MAX: Final = 200
 """Notes of one document: enough to see what is wrong; the rest is counted."""
 
@@ -120,18 +122,8 @@ def quoted_value(value: object) -> str:
 
 
 def is_deep(value: Any) -> bool:
-    """Tells whether a JSON value nests deeper than `DEPTH_MAX`; without recursion."""
-    level = [value] if isinstance(value, dict | list) else []
-    for _ in range(DEPTH_MAX):
-        level = [
-            member
-            for outer in level
-            for member in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(member, dict | list)
-        ]
-        if not level:
-            return False
-    return True
+    """Tells whether a JSON value nests deeper than `DEPTH_MAX`."""
+    return nests_deeper(value, DEPTH_MAX)
 
 
 def _short(text: str, chars_max: int = NOTE_CHARS_MAX) -> str:
