@@ -1,7 +1,6 @@
 """Cleanup: sessions whose time has passed go, with everything of theirs that is on the disk."""
 
 import random
-from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -88,18 +87,13 @@ async def schedule(pool: SessionPool, caller: Caller) -> None:
 async def _due(pool: SessionPool, caller: Caller, before_ms: int | None) -> list[SessionHead]:
     """Finds what is due, the longest inactive first."""
     due: list[SessionHead] = []
-    query = SessionQuery(
-        sort_by="last_activity_at", descending=False, limit=1000, count=False, archived="include"
-    )
-    cursor: str | None = None
-    while True:
-        page = await pool.query(caller, replace(query, cursor=cursor))
-        due += [head for head in page.heads if _is_due(pool, head, before_ms)]
-        cursor = page.next_cursor
-        if not page.has_more:
-            return due
-        if before_ms is not None and page.heads[-1].last_activity_at >= before_ms:
-            return due
+    query = SessionQuery(sort_by="last_activity_at", descending=False, archived="include")
+    async for head in pool.each(caller, query):
+        if before_ms is not None and head.last_activity_at >= before_ms:
+            break
+        if _is_due(pool, head, before_ms):
+            due.append(head)
+    return due
 
 
 def _is_due(pool: SessionPool, head: SessionHead, before_ms: int | None) -> bool:

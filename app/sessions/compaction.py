@@ -9,7 +9,6 @@ from collections import OrderedDict
 import anyio
 import structlog
 
-from app.domain.callers import GATEWAY
 from app.domain.clock import parse_ms
 from app.domain.codec import decode
 from app.domain.errors import BambooError
@@ -18,7 +17,6 @@ from app.domain.limits import COMPACT_BYTES_MIN
 from app.domain.sessions import SessionHead
 from app.sessions.live import LiveSession
 from app.sessions.pool import SessionPool
-from app.storage.base import SessionQuery
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +47,7 @@ class Compaction:
 
     async def run(self) -> None:
         """Compacts what is due, for ever."""
-        await self._find_left_over()
+        self._find_left_over()
         retention = self._pool.settings.delta_retention_seconds
         while True:
             await anyio.sleep(min(_LOOK_SECONDS_MAX, max(retention / 4, 0.05)))
@@ -104,17 +102,8 @@ class Compaction:
             before = page[-1].seq
         return 0
 
-    async def _find_left_over(self) -> None:
+    def _find_left_over(self) -> None:
         """Finds what earlier processes have left to compact."""
-        cursor: str | None = None
-        while True:
-            page = await self._pool.query(
-                GATEWAY,
-                SessionQuery(sort_by="created_at", cursor=cursor, limit=1000, count=False),
-            )
-            for head in page.heads:
-                if self._pool.store.delta_bytes(head.id) >= COMPACT_BYTES_MIN:
-                    self._waiting.setdefault(head.id, head.last_activity_at)
-            cursor = page.next_cursor
-            if not page.has_more:
-                return
+        found = self._pool.store.holding_deltas(COMPACT_BYTES_MIN)
+        for session_id in sorted(found, key=found.__getitem__):
+            self._waiting.setdefault(session_id, found[session_id])

@@ -1,8 +1,6 @@
 """Statistics and reports: what the heads have counted, put together when asked."""
 
 from collections import Counter
-from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 from app.domain.callers import Caller
@@ -103,7 +101,7 @@ async def overall_statistics(pool: SessionPool, caller: Caller) -> dict[str, Any
     oldest: SessionHead | None = None
     newest: SessionHead | None = None
     most: list[SessionHead] = []
-    async for head in _all_heads(pool, caller):
+    async for head in pool.each(caller, SessionQuery(archived="include")):
         by_type[head.session_type] += 1
         by_state[pool.state_of(head)] += 1
         by_day[format_ms(head.created_at)[:10]] += 1
@@ -137,18 +135,6 @@ async def overall_statistics(pool: SessionPool, caller: Caller) -> dict[str, Any
         "newest": _brief(newest),
         "most_active": [_brief(head) for head in most],
     }
-
-
-async def _all_heads(pool: SessionPool, caller: Caller) -> AsyncIterator[SessionHead]:
-    query = SessionQuery(limit=1000, count=False, archived="include")
-    cursor: str | None = None
-    while True:
-        page = await pool.query(caller, replace(query, cursor=cursor))
-        for head in page.heads:
-            yield head
-        cursor = page.next_cursor
-        if not page.has_more:
-            return
 
 
 def _brief(head: SessionHead | None) -> dict[str, Any] | None:

@@ -1,6 +1,5 @@
 """The branch tree: a session with all that was forked from the same root, merges as edges."""
 
-from dataclasses import replace
 from typing import Any
 
 from app.domain.callers import Caller
@@ -39,16 +38,11 @@ async def _family(pool: SessionPool, caller: Caller, root_id: str) -> list[Sessi
         root_id=root_id,
         sort_by="created_at",
         descending=False,
-        limit=1000,
-        count=False,
         archived="include",
     )
-    cursor: str | None = None
-    while len(found) < TREE_SESSIONS_MAX:
-        page = await pool.query(caller, replace(query, cursor=cursor))
-        found |= {one.id: one for one in page.heads}
-        cursor = page.next_cursor
-        if not page.has_more:
+    async for head in pool.each(caller, query):
+        found[head.id] = head
+        if len(found) >= TREE_SESSIONS_MAX:
             break
     return list(found.values())
 

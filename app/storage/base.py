@@ -368,6 +368,13 @@ class SessionStore(ABC):
         """
 
     @abstractmethod
+    def holding_deltas(self, bytes_min: int) -> dict[str, int]:
+        """Gives the last activity, in ms, of each session with at least so many `delta_bytes`.
+
+        Looks at all sessions in memory: for a start, not for a request.
+        """
+
+    @abstractmethod
     def unpacked_archives(self) -> list[str]:
         """Lists the sessions whose head says archived and that are not packed: `pack` is due.
 

@@ -207,6 +207,14 @@ class MemoryStore(SessionStore):
         return sum(len(line) for line in map(codec.to_line, session.bodies) if is_delta(line))
 
     @override
+    def holding_deltas(self, bytes_min: int) -> dict[str, int]:
+        return {
+            head.id: head.last_activity_at
+            for head in self._heads()
+            if self.delta_bytes(head.id) >= bytes_min
+        }
+
+    @override
     def unpacked_archives(self) -> list[str]:
         sessions = sorted(self._sessions.items())
         return [name for name, s in sessions if s.head.logged_state == "archived" and not s.packed]

@@ -118,6 +118,9 @@ async def test_the_bytes_of_deltas_are_counted_as_they_come_and_go(
     )
     async for seen in both_paths(store, second_path):
         assert deltas <= seen.delta_bytes("s-1") < 2 * deltas
+        held = seen.delta_bytes("s-1")
+        assert seen.holding_deltas(held) == {"s-1": writer.head.last_activity_at}
+        assert seen.holding_deltas(held + 1) == {}
     await seen.compact("s-1", writer.head.epoch, 30)
     assert 0 < seen.delta_bytes("s-1") < deltas
     assert seen.delta_bytes("nobody") == 0

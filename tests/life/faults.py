@@ -19,6 +19,7 @@ _PLAIN = {
     "size",
     "unpacked_archives",
     "delta_bytes",
+    "holding_deltas",
 }
 
 

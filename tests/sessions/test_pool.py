@@ -1,8 +1,10 @@
 """States, expiry, places in memory, and what PATCH changes (API section 5)."""
 
+from collections import Counter
 from typing import Any, cast
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from app.domain.errors import (
@@ -22,11 +24,35 @@ from app.domain.errors import (
 from app.domain.events import Complete, Token
 from app.domain.sessions import SessionState
 from app.sessions.commands import NewMessage, NewSession, SessionQuery, StreamRequest
+from app.sessions.pool import _TURN_HEADS
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, eventually, gateway, quiet
 
 
 async def state(gate: Gateway, session_id: str = "s") -> str:
     return str((await gate.manager.get_session(ME, session_id)).session["state"])
+
+
+async def test_r12_going_through_all_sessions_lets_others_on(gate: Gateway):
+    for n in range(3 * _TURN_HEADS):
+        await gate.manager.create_session(ME, NewSession(id=f"s-{n}"))
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await anyio.lowlevel.checkpoint()
+            turns += 1
+
+    # The first pass brings the list up to date; from then on nothing in it waits by itself.
+    for _ in range(2):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(count_turns)
+            await anyio.lowlevel.checkpoint()
+            every = gate.manager._pool.each(ME, SessionQuery())
+            seen = [(turns, head.id) async for head in every]
+            tasks.cancel_scope.cancel()
+        assert len({name for _, name in seen}) == 3 * _TURN_HEADS
+        assert max(Counter(turn for turn, _ in seen).values()) <= _TURN_HEADS
 
 
 # -- states ---------------------------------------------------------------------------------------

@@ -248,6 +248,10 @@ class FaultyStore(SessionStore):
         return self.inner.delta_bytes(session_id)
 
     @override
+    def holding_deltas(self, bytes_min: int) -> dict[str, int]:
+        return self.inner.holding_deltas(bytes_min)
+
+    @override
     def unpacked_archives(self) -> list[str]:
         return self.inner.unpacked_archives()
 

@@ -555,6 +555,11 @@ class JsonlStore(SessionStore):
         return entry.deltas if entry is not None else 0
 
     @override
+    def holding_deltas(self, bytes_min: int) -> dict[str, int]:
+        entries = self._catalog.entries.values()
+        return {e.id: e.activity for e in entries if e.deltas >= bytes_min}
+
+    @override
     def unpacked_archives(self) -> list[str]:
         entries = self._catalog.entries.values()
         return sorted(e.id for e in entries if e.origin.is_archived and not e.bundle)
