@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Query
+from fastapi import APIRouter, Body, Query, Request
 from starlette.responses import Response
 
 from app.api import examples
@@ -34,6 +34,7 @@ from app.api.responses import bytes_response, joined, json_response, outcome_hea
 from app.api.rights import SessionRoute, takes_ticket
 from app.api.schemas import MessageInput, MessageOrList
 from app.api.shapes import Message, MessagePageShape, MessagesAdded
+from app.api.tickets import opening
 
 router = APIRouter(prefix="/api/v1", tags=["messages"], route_class=SessionRoute)
 
@@ -76,6 +77,7 @@ _ADDED[201]["model"] = Message | MessagesAdded
 )
 @takes_ticket
 async def list_messages(
+    request: Request,
     manager: Manager,
     who: Who,
     session_id: SessionId,
@@ -88,7 +90,8 @@ async def list_messages(
 
     Everything up to `position` is in the pages; `stream_url` goes on from there (or from just
     before the active run's first event): load, then open it, and nothing is missed. The next page:
-    `after=<next_cursor>`, or with `order=desc` `before=<next_cursor>`.
+    `after=<next_cursor>`, or with `order=desc` `before=<next_cursor>`. `stream_url` has the ticket,
+    or the token of the link, that the page was asked for with.
     """
     for name, message_id in (("before", before), ("after", after)):
         if message_id is not None:
@@ -100,7 +103,7 @@ async def list_messages(
         "next_cursor": page.next_cursor,
         "has_more": page.has_more,
         "position": page.position,
-        "stream_url": page.stream_url,
+        "stream_url": opening(request.scope, who, page.stream_url),
     }
     return bytes_response(joined("messages", page.messages, rest))
 

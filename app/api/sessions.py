@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Header, Query
+from fastapi import APIRouter, Body, Header, Query, Request
 from starlette.responses import Response
 
 from app.api import examples
@@ -38,6 +38,7 @@ from app.api.responses import (
 from app.api.rights import SessionRoute, takes_ticket
 from app.api.schemas import SessionInput, SessionPatch
 from app.api.shapes import Session, SessionPageShape, SessionWithMessages
+from app.api.tickets import opening
 from app.domain.codec import encode
 from app.sessions.commands import NewSession, Outcome
 
@@ -131,6 +132,7 @@ async def list_sessions(
 )
 @takes_ticket
 async def get_session(
+    request: Request,
     manager: Manager,
     who: Who,
     session_id: SessionId,
@@ -139,11 +141,15 @@ async def get_session(
         str | None, Header(description="An `ETag`; ignored with `include_messages`.")
     ] = None,
 ) -> Response:
-    """Gives the session. The `ETag` covers what PATCH can change, and nothing else."""
+    """Gives the session. The `ETag` covers what PATCH can change, and nothing else.
+
+    Its `stream_url` has the ticket, or the token of the link, that it was asked for with.
+    """
     session, etag, messages = await manager.get_session(who, session_id, include_messages)
     headers = {"ETag": etag}
     if if_none_match is not None and messages is None and etag_matches(if_none_match, etag):
         return Response(status_code=304, headers=headers)
+    session["stream_url"] = opening(request.scope, who, session["stream_url"])
     body = encode(session) if messages is None else with_list(session, "messages", messages)
     return bytes_response(body, headers=headers)
 

@@ -5,6 +5,8 @@ from urllib.parse import unquote_plus
 
 from starlette.types import Scope
 
+from app.domain.callers import Caller
+
 TICKET: Final = "bamboo.ticket"
 """Where the scope keeps the ticket that came in the query."""
 
@@ -31,3 +33,19 @@ def take_credentials(scope: Scope) -> None:
         else:
             scope[place] = "" if place in scope else unquote_plus(value.decode("latin-1"))
     scope["query_string"] = b"&".join(kept)
+
+
+def opening(scope: Scope, caller: Caller, url: str) -> str:
+    """Gives a URL with the ticket or token that the request came with, if it came with one.
+
+    Who has nothing but that could not follow the URL without it.
+
+    Args:
+        scope: The request's.
+        caller: Who came.
+        url: What he is given, with a query.
+    """
+    if caller.session_id is None:
+        return url
+    name = "ticket" if caller.share_id is None else "share"
+    return f"{url}&{name}={scope[_PLACES[name]]}"

@@ -11,7 +11,7 @@ import pytest
 from app.api.links import SHARED_PATHS
 from app.api.routes import create_openapi
 from app.domain.callers import Caller
-from tests.api.keyed import Keyed, bearer, keyed
+from tests.api.keyed import Keyed, bearer, keyed, watching
 from tests.api.serving import refused
 from tests.support.frames import Frame, parse_frames
 
@@ -102,6 +102,23 @@ def test_a_link_opens_exactly_the_routes_that_the_document_says(
     other = alice.post("/sessions", json={}).json()["id"]
     foreign = anybody.request(method, filled(path, other), params=query)
     refused(foreign, *((404, "session-not-found") if opens else (403, "forbidden")))
+
+
+@pytest.mark.parametrize("path", ["", "?include_messages=true", "/messages", "/messages?limit=1"])
+def test_the_url_in_an_answer_opens_with_the_link_or_ticket_that_the_answer_was_asked_with(
+    gateway: Keyed, alice: httpx.Client, anybody: httpx.Client, session_id: str, path: str
+):
+    asked = f"/sessions/{session_id}{path}{'&' if path.endswith(('e', '1')) else '?'}"
+    ticket = alice.post(f"/sessions/{session_id}/ticket").json()["ticket"]
+    for came in (f"share={share(alice, session_id, link=True)['token']}", f"ticket={ticket}"):
+        given = anybody.get(asked + came).json()["stream_url"]
+        with watching(gateway, given.removeprefix("/api/v1"), {}) as stream:
+            stream.until(b'"open"')
+        # Who comes with a key is given what the key opens, and not what stood beside it.
+        with_key = alice.get(asked + came).json()["stream_url"]
+        assert came not in with_key
+        with watching(gateway, with_key.removeprefix("/api/v1"), dict(alice.headers)) as stream:
+            stream.until(b'"open"')
 
 
 def test_a_link_that_opens_nothing_is_refused_as_a_wrong_key_is(
