@@ -11,11 +11,11 @@ from app.api.documents import BODY, EDGE, OPEN, SESSION, WRITE, answer, nothing,
 from app.api.life_schemas import (
     ExtensionDataInput,
     ExtensionDataPatch,
+    ExtensionName,
     ExtensionStateInput,
     TodoInput,
 )
 from app.api.life_shapes import ExtensionDataShape, ExtensionState, TodoState
-from app.api.limits import NAME_CHARS_MAX
 from app.api.responses import json_response
 from app.api.rights import SessionRoute
 from app.domain.errors import NotFound
@@ -31,11 +31,9 @@ from app.sessions.extensions import (
 router = APIRouter(prefix="/api/v1", tags=["extensions"], route_class=SessionRoute)
 
 _Name = Annotated[
-    str,
+    ExtensionName,
     Path(
-        min_length=1,
-        max_length=NAME_CHARS_MAX,
-        description="The extension's name.",
+        description="The extension's name: any text without control characters.",
         openapi_examples={"memory": {"value": "memory"}},
     ),
 ]

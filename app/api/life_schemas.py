@@ -1,8 +1,9 @@
 """What clients send in a session's whole life: see `schemas`."""
 
-from typing import Annotated, Any, Literal, Self
+import re
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from app.api.limits import ITEMS_MAX, PATH_CHARS_MAX
 from app.api.schemas import ExtensionData, Id, Input, Name, Title, UserId
@@ -12,6 +13,9 @@ from app.sessions.merge import Merge
 from app.sessions.sharing import NewShare
 from app.sessions.summaries import SUMMARY_CHARS_MAX
 from app.sessions.transfer import ExportOptions
+
+# Of Unicode those, too, which end a line for some readers.
+_NAME_WITHOUT: Final = r"\u0000-\u001f\u007f-\u009f\u2028\u2029"
 
 Format = Literal["markdown", "json", "yaml"]
 # Not `Id`: one bad id of many fails by itself.
@@ -125,6 +129,19 @@ class CleanupInput(Input):
     dry_run: bool = False
 
 
+def _without_controls(name: str) -> str:
+    if re.search(f"[{_NAME_WITHOUT}]", name):
+        raise ValueError("an extension's name holds no control character, and no line end")
+    return name
+
+
+ExtensionName = Annotated[
+    Name,
+    AfterValidator(_without_controls),
+    Field(json_schema_extra={"pattern": f"^[^{_NAME_WITHOUT}]+$"}),
+]
+
+
 class ExtensionStateInput(Input):
     """One extension's state, whose name the path or the list has."""
 
@@ -135,7 +152,7 @@ class ExtensionStateInput(Input):
 class NamedExtensionInput(ExtensionStateInput):
     """An entry of `enabled_extensions`."""
 
-    name: Name
+    name: ExtensionName
 
 
 class TodoInput(Input):

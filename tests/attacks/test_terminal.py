@@ -55,7 +55,9 @@ def url() -> Iterator[str]:
         post("/sessions/evil/fork", {"new_name": EVIL, "new_id": "branch"})
         extension = {"name": EVIL, "config": {EVIL: EVIL}, "enabled": True}
         data = {"enabled_extensions": [extension], "todo_state": {"content": EVIL}}
-        changed = api.patch("/sessions/evil/extensions", json=data | {"custom": {EVIL: EVIL}})
+        data |= {"custom": {EVIL: EVIL}}
+        # By this door any text is a name.
+        changed = api.patch("/sessions/evil", json={"extension_data": data})
         assert changed.is_success, changed.text
         api.put("/sessions/evil/summary", json={"summary": EVIL})
         api.post("/sessions/evil/close")

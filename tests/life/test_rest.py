@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -326,6 +327,31 @@ def test_extension_data_over_http(api: httpx.Client) -> None:
     assert api.patch(path, json=wrong).status_code == 422
     big = {"custom": {"x": "y" * 2_000_000}}
     assert api.put(path, json=big).status_code in {413, 422}
+
+
+@pytest.mark.parametrize("char", "\n\r\t\0\x1b\x7f\x85\u2028\u2029")
+def test_the_name_of_an_extension_holds_no_control_character(api: httpx.Client, char: str) -> None:
+    session_id = api.post("/sessions", json={}).json()["id"]
+    path = f"/sessions/{session_id}/extensions"
+    for name in (char, f"memory{char}", f"mem{char}ory"):
+        url = f"{path}/{quote(name, safe='')}"
+        for answer in (api.put(url, json={}), api.get(url), api.delete(url)):
+            problem = refused(answer, 422, "invalid")
+            assert problem["detail"].startswith("path.name: an extension's name holds no control")
+        listed = {"enabled_extensions": [{"name": "a"}, {"name": name}]}
+        for answer in (api.put(path, json=listed), api.patch(path, json=listed)):
+            problem = refused(answer, 422, "invalid")
+            assert problem["errors"][0]["loc"] == ["body", "enabled_extensions", 1, "name"]
+    assert api.get(path).json()["enabled_extensions"] == []
+
+
+@pytest.mark.parametrize("name", ["a b", "größe", "名前", "👩\u200d🚀", "a.b:c@d%e", "x" * 256])
+def test_the_name_of_an_extension_may_be_any_other_text(api: httpx.Client, name: str) -> None:
+    session_id = api.post("/sessions", json={}).json()["id"]
+    url = f"/sessions/{session_id}/extensions/{quote(name, safe='')}"
+    assert api.put(url, json={}).json()["name"] == name
+    assert api.get(url).json()["name"] == name
+    assert api.delete(url).status_code == 204
 
 
 def test_what_an_extension_leaves_out_is_filled_in(api: httpx.Client) -> None:
