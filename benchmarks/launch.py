@@ -6,6 +6,7 @@ where it listens, as one JSON line.
 """
 
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -45,6 +46,7 @@ def announce(port: int, control: int) -> None:
 
 def _gateway(config: dict[str, Any]) -> int:
     """Runs the gateway as `bamboo serve` does, with a control socket beside it."""
+    gc.disable()
     from app import server
     from app.credentials.gate import Gate
     from app.settings import Settings, load_settings

@@ -1,5 +1,6 @@
 """`bamboo serve`: the gateway itself."""
 
+import gc
 from pathlib import Path
 from typing import Annotated
 
@@ -44,6 +45,9 @@ def serve(
     Flags win over BAMBOO_… variables, those over the file of --config. Every setting has a
     variable; the README lists them.
     """
+    # What is made until it has started stays: to walk it again and again would be a quarter of the
+    # imports below, and of loading 100,000 sessions.
+    gc.disable()
     from app.server import serve as run_server
     from app.settings import SettingsError, load_settings
 

@@ -176,3 +176,15 @@ def test_readers_and_writers_of_many_sessions_start_a_gateway_that_has_just_reco
         for thread in threads:
             thread.join(20)
         assert statuses == dict.fromkeys(names, "interrupted")
+
+
+def test_the_garbage_collector_is_at_work_once_it_has_started(tmp_path: Path) -> None:
+    """It rests during the start; were it left so, cycles would fill the memory."""
+    probe = "import gc\n\nasync def agent(turn):\n    yield f'{gc.isenabled()}'\n"
+    (tmp_path / "collector_probe.py").write_text(probe, encoding="utf-8")
+    agent = ("--agent", "default=python:collector_probe:agent")
+    with Gateway(tmp_path, {"PYTHONPATH": str(tmp_path)}, agent) as gateway:
+        chat = {"message": "is it?", "session_id": "s"}
+        gateway.call("POST", "/chat", json=chat, headers={"Prefer": "wait=20"})
+        said = gateway.call("GET", "/sessions/s/messages")["messages"]
+        assert said[-1]["content"] == "True"

@@ -18,10 +18,8 @@ at again, so a crash in between leaves nothing to repair but blanks to write.
 """
 
 import errno
-import gc
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
@@ -135,8 +133,7 @@ class CatalogFile:
             return contents
         contents.torn_bytes = len(data) - end
         gone = _gone_lines(data, end)
-        with _collector_at_rest():
-            self._read_lines(contents, data, end, gone)
+        self._read_lines(contents, data, end, gone)
         if contents.problem is None:
             self._size = end
             self._live_bytes = sum(length for _, length in self._last.values())
@@ -383,21 +380,6 @@ class CatalogFile:
         fd, self._fd = self._fd, None
         if fd is not None:
             self._fs.close(fd)
-
-
-@contextmanager
-def _collector_at_rest() -> Iterator[None]:
-    """Keeps the garbage collector from walking all that is being made, none of which is garbage.
-
-    It would do so again and again: a quarter of what loading 100,000 sessions takes.
-    """
-    was_at_work = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_at_work:
-            gc.enable()
 
 
 def _entry_of(shape: dict[str, Any]) -> Entry:
