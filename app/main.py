@@ -79,7 +79,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     traffic = Traffic(
         clock, slow_seconds=settings.slow_request_seconds, access_log=settings.access_log
     )
-    audit = _audit_log(settings)
+    audit = AuditLog(settings.audit_path) if settings.audit_path is not None else None
     spans = make_spans(settings.otel_endpoint) if settings.otel_endpoint else None
     agents = {name: make_agent(name, url, settings) for name, url in settings.agents.items()}
     store = make_store(settings, clock)
@@ -100,7 +100,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
             for agent in agents.values():
                 stack.push_async_callback(agent.aclose)
             app.state.manager = await stack.enter_async_context(
-                SessionManager(store, agents, settings, clock, gate.is_live)
+                SessionManager(store, agents, settings, clock, gate.is_live, audit)
             )
             recovered.set()
             yield
@@ -142,14 +142,6 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     add_routes(app)
     app.openapi = create_openapi  # type: ignore[method-assign] # FastAPI's documented way
     return app
-
-
-def _audit_log(settings: Settings) -> AuditLog | None:
-    if settings.audit_log is not None:
-        return AuditLog(settings.audit_log.expanduser())
-    if settings.storage_url.startswith("jsonl"):
-        return AuditLog(settings.data_dir.expanduser() / "audit.jsonl")
-    return None
 
 
 def openapi_document() -> bytes:

@@ -270,7 +270,7 @@ class Settings(BaseSettings):
     )
     audit_log: Path | None = Field(
         None,
-        description="Where administrative requests are recorded; unset: `audit.jsonl` in "
+        description="Where administrative acts are recorded; unset: `audit.jsonl` in "
         "`data_dir`, and nowhere with `memory:`.",
     )
 
@@ -289,6 +289,15 @@ class Settings(BaseSettings):
         if self.storage_url.startswith("memory:"):
             return None
         return self.data_dir.expanduser() / "ticket-secret"
+
+    @property
+    def audit_path(self) -> Path | None:
+        """Where the audit log is; None when nothing is kept on the disk and none is named."""
+        if self.audit_log is not None:
+            return self.audit_log.expanduser()
+        if self.storage_url.startswith("memory:"):
+            return None
+        return self.data_dir.expanduser() / "audit.jsonl"
 
     @field_validator("api_keys", "cors_origins", mode="before")
     @classmethod

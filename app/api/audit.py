@@ -10,13 +10,13 @@ from typing import Any, Final, Literal
 from starlette.requests import Request
 from starlette.types import Scope
 
-from app.api.auth import CALLER
+from app.api.auth import CALLER, NOBODY
 from app.api.problems import PROBLEM
 from app.api.traffic import Exchange, route_of
 from app.domain.callers import Caller
-from app.domain.clock import Clock, format_ms
+from app.domain.clock import Clock
 from app.domain.ids import is_id
-from app.observability.audit import AuditLog
+from app.observability.audit import AuditLog, AuditRecord
 
 ACTIONS: Final = {
     ("DELETE", "/api/v1/sessions/{session_id}"): "delete",
@@ -25,6 +25,9 @@ ACTIONS: Final = {
     ("POST", "/api/v1/archive"): "archive",
     ("POST", "/api/v1/archive/restore"): "restore",
     ("DELETE", "/api/v1/archive/{session_id}"): "delete",
+    ("POST", "/api/v1/login"): "login",
+    ("POST", "/api/v1/logout"): "logout",
+    ("POST", "/api/v1/sessions/{session_id}/ticket"): "ticket",
     ("POST", "/api/v1/sessions/{session_id}/shares"): "share",
     ("DELETE", "/api/v1/sessions/{session_id}/shares/{share_id}"): "revoke-share",
     ("POST", "/api/v1/import"): "import",
@@ -51,27 +54,27 @@ class AuditTrail:
     async def record(self, scope: Scope, exchange: Exchange) -> None:
         """Records a request that is about to be answered, if it is one of those."""
         action = ACTIONS.get((scope["method"], route_of(scope)))
-        if action is None:
-            return
         caller: Caller | None = scope.get(CALLER)
+        if action is None or caller is NOBODY:
+            return
         client = scope.get("client")
         status = exchange.status or 0
         done, failed = scope.get(_TARGETS) or _targets_of(scope)
         await self._log.append(
-            {
-                "time": format_ms(self._clock.now_ms()),
-                "action": action,
-                "outcome": _outcome(status),
-                "status": status,
-                "code": scope.get(PROBLEM),
-                "caller": caller.id if caller else None,
-                "user_id": caller.user_id if caller else None,
-                "credential": caller.credential if caller else None,
-                "remote_address": client[0] if client else None,
-                "targets": done,
-                "failed_targets": failed,
-                "request_id": exchange.request_id,
-            }
+            AuditRecord(
+                at_ms=self._clock.now_ms(),
+                action=action,
+                outcome=_outcome(status),
+                status=status,
+                code=scope.get(PROBLEM),
+                caller=caller.id if caller else None,
+                user_id=caller.user_id if caller else None,
+                credential=caller.credential if caller else None,
+                remote_address=client[0] if client else None,
+                targets=done,
+                failed_targets=failed,
+                request_id=exchange.request_id,
+            )
         )
 
 

@@ -33,7 +33,8 @@ OPEN_PATHS: Final = frozenset(
 )
 """What needs no credential: who watches the gateway has none, who leaves may have none left."""
 
-_NOBODY: Final = Caller("nobody", "", frozenset())
+NOBODY: Final = Caller("nobody", "", frozenset())
+"""Whoever asks for what needs no credential."""
 
 
 class Authentication:
@@ -60,7 +61,7 @@ class Authentication:
 
     async def _caller(self, scope: Scope) -> Caller:
         if scope["path"] in OPEN_PATHS:
-            return _NOBODY
+            return NOBODY
         gate, acting_for = self._gate, None
         if not gate.is_open:
             acting_for = _acting_for(scope)
@@ -74,9 +75,9 @@ class Authentication:
             return by_link
         if gate.is_open:
             return LOCAL_CALLER
-        if cookies := _cookies(scope):
+        if has_cookie(scope):
             check_cookie_origin(scope, self._origins)
-            return _known(gate.cookie(cookies[0], acting_for) if len(cookies) == 1 else None)
+            return _known(caller_by_cookie(scope, gate, acting_for))
         raise unauthorized()
 
 
@@ -110,6 +111,21 @@ async def receive_while_allowed(request: Request) -> Message:
         check_still_allowed(request)
         if message is not None:
             return message
+
+
+def has_cookie(scope: Scope) -> bool:
+    """Tells whether a login's cookie came, good or not."""
+    return bool(_cookies(scope))
+
+
+def caller_by_cookie(scope: Scope, gate: Gate, acting_for: str | None = None) -> Caller | None:
+    """Gives who comes with a login's cookie; None when it is not good, or one of several.
+
+    Raises:
+        Forbidden, InvalidId, Unavailable: As `Gate.cookie`.
+    """
+    cookies = _cookies(scope)
+    return gate.cookie(cookies[0], acting_for) if len(cookies) == 1 else None
 
 
 def _known(caller: Caller | None) -> Caller:

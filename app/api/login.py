@@ -1,5 +1,6 @@
 """Credentials for web pages: tickets for streams, and a login's cookie."""
 
+from contextlib import suppress
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Request
@@ -7,7 +8,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from app.api import examples
-from app.api.auth import COOKIE, unauthorized
+from app.api.auth import CALLER, COOKIE, NOBODY, caller_by_cookie, has_cookie, unauthorized
 from app.api.dependencies import Manager, SessionId, Who
 from app.api.documents import EDGE, OPEN_EDGE, SESSION, answer, problems
 from app.api.origins import check_cookie_origin, values_of
@@ -16,6 +17,7 @@ from app.api.rights import OpenRoute, ReadRoute
 from app.credentials.gate import Gate
 from app.credentials.signing import is_made
 from app.domain.clock import format_ms
+from app.domain.errors import Unavailable
 
 router = APIRouter(prefix="/api/v1", tags=["access"], route_class=ReadRoute)
 open_router = APIRouter(prefix="/api/v1", tags=["access"], route_class=OpenRoute)
@@ -102,7 +104,9 @@ async def log_in(request: Request, who: Who) -> Response:
 )
 async def log_out(request: Request) -> Response:
     """Takes the cookie from the browser. What was copied of it ends with its time or its key."""
-    if values_of(request.scope, b"origin") or COOKIE in request.cookies:
+    with suppress(Unavailable):  # who leaves is let go, also by a gateway that is not ready
+        request.scope[CALLER] = caller_by_cookie(request.scope, request.app.state.gate) or NOBODY
+    if values_of(request.scope, b"origin") or has_cookie(request.scope):
         check_cookie_origin(request.scope, frozenset(request.app.state.settings.cors_origins))
     response = Response(status_code=204, headers={"Cache-Control": "no-store"})
     _set_cookie(request, response, "", 0)

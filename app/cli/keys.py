@@ -1,5 +1,6 @@
 """`bamboo keys`: who may come in. Works on the keys file itself; a running gateway notices."""
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from app.credentials.keyfile import KeyFile
     from app.credentials.keys import ApiKey
     from app.domain.callers import Right
+    from app.settings import Settings
 
 NAME_CHARS_MAX: Final = 200
 """A name is one cell of a list."""
@@ -76,7 +78,8 @@ def create_key(
     allowed = _rights(rights)
     now_ms = SystemClock().now_ms()
     expires_at = None if expires is None else _expiry(expires, now_ms)
-    file = _key_file(data_dir, config)
+    settings = _settings(data_dir, config)
+    file = _key_file(settings)
     key_id, text, digest = make_key()
     try:
         user_id = None if user is None else check_user_id(user)
@@ -84,6 +87,7 @@ def create_key(
         file.change(lambda keys: [*with_room(keys), key])
     except BambooError as error:
         raise CommandError(error.detail) from error
+    _record(settings, "create-key", [key_id], now_ms)
     if json:
         print_json({"key": text, **_shape(key, now_ms)})
         return
@@ -100,7 +104,7 @@ def list_keys(
     from app.domain.errors import BambooError
 
     try:
-        keys = _key_file(data_dir, config).read()
+        keys = _key_file(_settings(data_dir, config)).read()
     except BambooError as error:
         raise CommandError(error.detail) from error
     now_ms = SystemClock().now_ms()
@@ -125,6 +129,7 @@ def revoke_keys(
     from app.domain.clock import SystemClock
     from app.domain.errors import BambooError
 
+    settings = _settings(data_dir, config)
     wanted = {_id_of(text) for text in keys}
     now_ms = SystemClock().now_ms()
 
@@ -138,9 +143,10 @@ def revoke_keys(
         ]
 
     try:
-        _key_file(data_dir, config).change(revoked)
+        _key_file(settings).change(revoked)
     except BambooError as error:
         raise CommandError(error.detail) from error
+    _record(settings, "revoke-key", sorted(wanted), now_ms)
     for key_id in sorted(wanted):
         if json:
             print_json({"id": key_id, "state": "revoked"})
@@ -148,14 +154,34 @@ def revoke_keys(
             notice(f"revoked {key_id}")
 
 
-def _key_file(data_dir: Path | None, config: Path | None) -> "KeyFile":
-    from app.credentials.keyfile import KeyFile
+def _settings(data_dir: Path | None, config: Path | None) -> "Settings":
     from app.settings import SettingsError, load_settings
 
     try:
-        path = load_settings(config, data_dir=data_dir).keys_path
+        return load_settings(config, data_dir=data_dir)
     except SettingsError as error:
         raise CommandError(str(error), ExitCode.USAGE) from error
+
+
+def _record(settings: "Settings", action: str, key_ids: list[str], now_ms: int) -> None:
+    """Writes into the audit log what has been done; it is not undone where that fails."""
+    from app.observability.audit import AuditLog, AuditRecord
+
+    path = settings.audit_path
+    if path is None:
+        return
+    caller = f"uid:{os.getuid()}"
+    record = AuditRecord(at_ms=now_ms, action=action, caller=caller, targets=key_ids)
+    try:
+        AuditLog(path).write(record)
+    except OSError as error:
+        notice(f"it is done, but not recorded in the audit log {path}: {error.strerror}")
+
+
+def _key_file(settings: "Settings") -> "KeyFile":
+    from app.credentials.keyfile import KeyFile
+
+    path = settings.keys_path
     if path is None:
         raise CommandError(
             "storage_url `memory:` keeps no keys file; set api_keys_file", ExitCode.USAGE

@@ -1,6 +1,8 @@
 """Cleanup: sessions whose time has passed go, with everything of theirs that is on the disk."""
 
 import random
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -9,6 +11,7 @@ import structlog
 from app.domain.callers import Caller
 from app.domain.errors import BambooError, Conflict, NotFound
 from app.domain.sessions import SessionHead
+from app.observability.audit import AuditLog, AuditRecord
 from app.sessions.pool import SessionPool
 from app.storage.base import SessionQuery
 
@@ -28,11 +31,12 @@ async def clean(
     before_ms: int | None = None,
     dry_run: bool = False,
     sessions_max: int | None = None,
+    told: Callable[[str], Awaitable[None]] | None = None,
 ) -> dict[str, Any]:
     """Deletes what is expired, or with `before_ms` all whose last activity lies before it.
 
     Of the caller's own, that is. Sessions with a run or a reader are left alone. Each is deleted by
-    itself: what fails is logged and stays, whole.
+    itself: what fails is logged and stays, whole; what is gone is `told` before the next one goes.
 
     Returns:
         The contract's CleanupStats.
@@ -53,6 +57,8 @@ async def clean(
             if gone is None:
                 continue
             freed += gone
+            if told is not None:
+                await told(head.id)
         cleaned.append(head.id)
         archives += head.logged_state == "archived"
     return {
@@ -64,14 +70,15 @@ async def clean(
     }
 
 
-async def schedule(pool: SessionPool, caller: Caller) -> None:
-    """Cleans every `cleanup_interval_seconds`, for ever."""
+async def schedule(pool: SessionPool, caller: Caller, audit: AuditLog | None) -> None:
+    """Cleans every `cleanup_interval_seconds`, for ever, and records each session that goes."""
+    told = partial(_record, audit, pool, caller) if audit is not None else None
     while True:
         interval = pool.settings.cleanup_interval_seconds
         jitter = random.uniform(-_JITTER, _JITTER)  # noqa: S311 - not a secret
         await anyio.sleep(interval * (1 + jitter))
         try:
-            stats = await clean(pool, caller, sessions_max=_PER_TURN)
+            stats = await clean(pool, caller, sessions_max=_PER_TURN, told=told)
         except BambooError as error:
             log.warning("cleanup failed", code=error.code)
             continue
@@ -82,6 +89,18 @@ async def schedule(pool: SessionPool, caller: Caller) -> None:
                 archives=stats["archives_cleaned"],
                 bytes_freed=stats["bytes_freed"],
             )
+
+
+async def _record(audit: AuditLog, pool: SessionPool, caller: Caller, session_id: str) -> None:
+    with anyio.CancelScope(shield=True):  # it is gone, also when the gateway ends now
+        await audit.append(
+            AuditRecord(
+                at_ms=pool.clock.now_ms(),
+                action="cleanup",
+                caller=caller.id,
+                targets=[session_id],
+            )
+        )
 
 
 async def _due(pool: SessionPool, caller: Caller, before_ms: int | None) -> list[SessionHead]:

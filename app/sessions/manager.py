@@ -20,6 +20,7 @@ from app.domain.errors import Draining, Unavailable
 from app.domain.ids import IdMaker
 from app.domain.positions import parse_after
 from app.domain.sessions import SessionHead
+from app.observability.audit import AuditLog
 from app.sessions import appending, archiving, cleanup, writing
 from app.sessions.commands import (
     Chat,
@@ -79,6 +80,7 @@ class SessionManager:
         settings: Bounds and times.
         clock: Where the time comes from.
         may_stay: Asked every second for each open stream: whether its caller's right has not ended.
+        audit: Where scheduled work is recorded that somebody may ask about; None: nowhere.
 
     Attributes:
         life: The verbs beyond the main job: archive, export, fork, merge, summaries, cleanup …
@@ -93,12 +95,14 @@ class SessionManager:
         settings: Settings,
         clock: Clock,
         may_stay: Callable[[Caller], bool] = lambda _: True,
+        audit: AuditLog | None = None,
     ) -> None:
         self._store = store
         self._agents = agents
         self._settings = settings
         self._clock = clock
         self._may_stay = may_stay
+        self._audit = audit
         self._ids = IdMaker()
         self._is_ready = False
         self._stack = AsyncExitStack()
@@ -125,7 +129,9 @@ class SessionManager:
             tasks.start_soon(self._streams.watch, name="stream clock")
             tasks.start_soon(self._keep_house, name="housekeeping")
             tasks.start_soon(self._compaction.run, name="compaction")
-            tasks.start_soon(cleanup.schedule, self._pool, GATEWAY, name="scheduled cleanup")
+            tasks.start_soon(
+                cleanup.schedule, self._pool, GATEWAY, self._audit, name="scheduled cleanup"
+            )
             tasks.start_soon(archiving.pack_left_over, self._pool, name="packing archives")
             self._is_ready = True
             self._stack = stack.pop_all()

@@ -1,6 +1,7 @@
 """`bamboo keys`, and what its keys do at a gateway that runs meanwhile."""
 
 import json
+import os
 from pathlib import Path
 
 import httpx
@@ -89,6 +90,35 @@ def test_a_key_that_is_pasted_is_revoked_by_its_id_and_not_shown(tmp_path: Path)
     assert ended.returncode == 0
     assert str(made["id"]) in ended.stderr
     assert str(made["key"]) not in ended.stderr
+
+
+def test_keys_that_are_made_and_revoked_are_in_the_audit_log_and_their_secrets_are_not(
+    tmp_path: Path,
+) -> None:
+    made = create(tmp_path, "--user", "alice")
+    where = ("--data-dir", str(tmp_path))
+    assert bamboo("keys", "list", *where).returncode == 0
+    assert bamboo("keys", "revoke", "key-unknown", *where).returncode == 1
+    assert bamboo("keys", "revoke", str(made["id"]), *where).returncode == 0
+    path = tmp_path / "audit.jsonl"
+    assert path.stat().st_mode & 0o777 == 0o600
+    created, revoked = map(json.loads, path.read_text("utf-8").splitlines())
+    for record, action in ((created, "create-key"), (revoked, "revoke-key")):
+        assert (record["action"], record["outcome"]) == (action, "done")
+        assert (record["caller"], record["targets"]) == (f"uid:{os.getuid()}", [made["id"]])
+    assert created["time"] == made["created_at"]
+    assert str(made["key"]).split("_")[2] not in path.read_text("utf-8")
+
+
+def test_a_key_that_is_not_recorded_is_made_and_it_is_said(tmp_path: Path) -> None:
+    audit_log = str(tmp_path / "missing" / "audit.jsonl")
+    ended = bamboo(
+        *("keys", "create", "--user", "a", "--data-dir", str(tmp_path)), BAMBOO_AUDIT_LOG=audit_log
+    )
+    assert ended.returncode == 0
+    assert ended.stdout.startswith("bamboo_")
+    assert audit_log in ended.stderr
+    assert not (tmp_path / "audit.jsonl").exists()
 
 
 def test_a_file_that_is_none_is_neither_read_nor_overwritten(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ import pytest
 from app.api.audit import ACTIONS
 from app.api.routes import ROUTERS
 from app.domain.codec import encode
+from tests.api.keyed import LateClock
 from tests.api.serving import Served, serving
+from tests.faults.wire import until
 from tests.operating.scraping import Scrape
 
 KEY = {"Authorization": "Bearer sk-one"}
@@ -82,6 +84,55 @@ def test_each_action_is_recorded_before_its_answer_is_read(
     assert "never in" not in (tmp_path / "data" / "audit.jsonl").read_text("utf-8")
 
 
+def test_who_logs_in_and_out_or_takes_a_ticket_is_recorded_and_what_it_opens_with_is_not(
+    served: Served, api: httpx.Client, tmp_path: Path
+) -> None:
+    api.post("/sessions", json={"id": "s"})
+    ticket = api.post("/sessions/s/ticket").json()["ticket"]
+    cookie = api.post("/login").headers["set-cookie"].partition(";")[0]
+    api.cookies.clear()
+    page = {"Cookie": cookie, "Origin": served.url}
+    with served.client(headers=page) as browser:
+        assert browser.post("/login").status_code == 401
+        assert browser.post("/logout", headers={"Origin": "http://x.example"}).status_code == 403
+        assert browser.post("/logout").status_code == 204
+    found = records(tmp_path)
+    assert [(r["action"], r["outcome"], r["code"], r["targets"]) for r in found] == [
+        ("ticket", "done", None, ["s"]),
+        ("login", "done", None, []),
+        ("login", "refused", "unauthorized", []),
+        ("logout", "refused", "origin-not-allowed", []),
+        ("logout", "done", None, []),
+    ]
+    (key,) = {record["credential"].partition("/")[0] for record in found}
+    assert [record["credential"].partition("/cookie-")[0] for record in found] == [key] * 5
+    text = (tmp_path / "data" / "audit.jsonl").read_text("utf-8")
+    for secret in (ticket, cookie.partition("=")[2], "sk-one"):
+        assert secret.rpartition(".")[2] not in text
+
+
+def test_what_the_clock_cleans_up_is_recorded_each_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data_dir = tmp_path / "data"
+    with serving(storage_url="jsonl:", data_dir=data_dir, cleanup_interval_seconds=0.02) as served:
+        with served.client() as api:
+            for name in ("one", "two"):
+                api.post("/sessions", json={"id": name, "ttl_seconds": 60})
+            api.post("/sessions", json={"id": "stays"})
+        assert not (data_dir / "audit.jsonl").exists()
+        clock = LateClock()
+        clock.ahead_ms = 61_000
+        monkeypatch.setattr(served.app.state.manager._pool, "clock", clock)
+        until(lambda: (data_dir / "audit.jsonl").exists(), "the first is cleaned")
+        until(lambda: len(records(tmp_path)) >= 2, "both are cleaned")
+    found = records(tmp_path)
+    assert sorted(record["targets"] for record in found) == [["one"], ["two"]]
+    for record in found:
+        told = (record["action"], record["outcome"], record["caller"], record["status"])
+        assert told == ("cleanup", "done", "gateway", None)
+
+
 def test_each_session_of_an_import_of_many_is_recorded(api: httpx.Client, tmp_path: Path) -> None:
     document = (Path(__file__).parents[1] / "exporters" / "samples" / "chatgpt.json").read_bytes()
     answer = api.post("/import", params={"conversation": "all"}, content=document)
@@ -113,6 +164,10 @@ def test_whoever_has_no_key_leaves_no_record_and_what_is_no_action_neither(
     served: Served, api: httpx.Client, tmp_path: Path
 ) -> None:
     httpx.delete(f"{served.url}/api/v1/sessions/x", trust_env=False)
+    for cookie in ({}, {"Cookie": "bamboo_login=made-up"}):
+        headers = {"Origin": served.url, **cookie}
+        left = httpx.post(f"{served.url}/api/v1/logout", headers=headers, trust_env=False)
+        assert left.status_code == 204
     api.post("/sessions", json={"id": "s"})
     api.get("/sessions/s")
     assert not (tmp_path / "data" / "audit.jsonl").exists()
