@@ -74,7 +74,7 @@ coverage: $(DEV_STAMP) $(NODE_STAMP) ## Run the tests and report branch coverage
 	$(BIN)/coverage report
 
 torture: $(DEV_STAMP) ## Run the long crash, fault and soak tests
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m slow --hypothesis-profile=new $(PYTEST_ARGS)
 
 bench: $(DEV_STAMP) ## Run the benchmarks (BENCH_ARGS=)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
