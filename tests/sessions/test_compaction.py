@@ -5,10 +5,23 @@ import pytest
 
 from app.domain.events import Complete, Token
 from app.domain.limits import COMPACT_BYTES_MIN
-from tests.support.gateways import DEADLINE_SECONDS, Gateway, crash, gateway, quiet
+from tests.support.gateways import (
+    DEADLINE_SECONDS,
+    Gateway,
+    crash,
+    eventually,
+    gateway,
+    quiet,
+)
 
 WORD = "word " * 200
 WORDS = COMPACT_BYTES_MIN // len(WORD) + 10
+
+
+@pytest.fixture
+def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scheduled round does not come in between, however long a test may take."""
+    monkeypatch.setattr("app.sessions.compaction._LOOK_SECONDS_MAX", 3600)
 
 
 async def talk(gate: Gateway, run_id: str, session_id: str = "s") -> None:
@@ -19,12 +32,13 @@ async def talk(gate: Gateway, run_id: str, session_id: str = "s") -> None:
 
 
 async def compacted(gate: Gateway) -> int:
-    """Does what the scheduled round does, now."""
+    """Does what the scheduled round does, now; for tests that do it `by_hand`."""
     compaction = gate.manager._compaction
     with anyio.fail_after(DEADLINE_SECONDS):
         return sum([await compaction.compact(session_id) for session_id in compaction._due()])
 
 
+@pytest.mark.usefixtures("by_hand")
 async def test_the_deltas_of_a_run_leave_the_log_after_the_retention_and_nothing_else_does():
     async with gateway(delta_retention_seconds=3600) as gate:
         await talk(gate, "a")
@@ -39,14 +53,14 @@ async def test_the_deltas_of_a_run_leave_the_log_after_the_retention_and_nothing
         assert (await gate.messages())[-1]["content"] == WORD * WORDS
 
 
+@pytest.mark.usefixtures("by_hand")
 async def test_r2_a_client_amid_the_deltas_gets_the_message_that_replaces_them():
-    async with gateway(delta_retention_seconds=1) as gate:
+    async with gateway(delta_retention_seconds=3600) as gate:
         await talk(gate, "a")
         before = await gate.log()
         live = gate.live()
-        gate.clock.advance(301)
+        gate.clock.advance(3601)
         gate.manager._pool.evict_idle()
-        await quiet()
         assert gate.manager._pool.get("s") is None, "no frame of it is in memory any more"
         assert await compacted(gate)
         kept = [event["seq"] for event in await gate.log()]
@@ -60,13 +74,15 @@ async def test_r2_a_client_amid_the_deltas_gets_the_message_that_replaces_them()
             assert "message" in reader.types or after >= kept[-2]
 
 
+@pytest.mark.usefixtures("by_hand")
 async def test_a_run_that_is_executing_keeps_its_deltas():
-    async with gateway(delta_retention_seconds=1) as gate:
+    async with gateway(delta_retention_seconds=3600) as gate:
         await talk(gate, "a")
         await gate.chat(run_id="b")
         gate.agent.do("b", *[Token(WORD) for _ in range(WORDS)])
-        await quiet()
-        gate.clock.advance(10)
+        await eventually(lambda: gate.agent.script("b").taken == WORDS)
+        await gate.live().settled()
+        gate.clock.advance(3601)
         assert await compacted(gate)
         tokens = {event["run_id"] for event in await gate.log() if event["type"] == "token"}
         assert tokens == {"b"}
@@ -74,6 +90,7 @@ async def test_a_run_that_is_executing_keeps_its_deltas():
         await gate.ended("b")
 
 
+@pytest.mark.usefixtures("by_hand")
 async def test_what_a_process_before_has_left_to_compact_is_found():
     async with gateway(delta_retention_seconds=3600) as gate:
         await talk(gate, "a")
@@ -85,13 +102,14 @@ async def test_what_a_process_before_has_left_to_compact_is_found():
             assert "token" not in await again.types()
 
 
+@pytest.mark.usefixtures("by_hand")
 async def test_little_is_left_alone():
-    async with gateway(delta_retention_seconds=1) as gate:
+    async with gateway(delta_retention_seconds=3600) as gate:
         await gate.chat(run_id="a")
         gate.agent.do("a", Token("few"), Complete())
         await gate.ended("a")
         await quiet()
-        gate.clock.advance(10)
+        gate.clock.advance(3601)
         assert await compacted(gate) == 0
         assert "token" in await gate.types()
 
