@@ -168,8 +168,7 @@ async def test_an_agent_that_ignores_its_cancellation_is_left_behind_and_says_no
     None
 ):
     agent = Stubborn()
-    settings: dict[str, Any] = {"agent_abandon_seconds": 0.05, "cancel_timeout_seconds": 5}
-    async with gateway(agents={"stubborn": agent}, **settings) as gate:
+    async with gateway(agents={"stubborn": agent}, agent_abandon_seconds=0.5) as gate:
         await gate.chat(run_id="r", agent="stubborn")
         await eventually(lambda: agent.turns)
         with anyio.fail_after(DEADLINE_SECONDS):
@@ -208,7 +207,8 @@ async def test_the_gateway_stops_though_an_agent_does_not() -> None:
     """R11: its run is closed all the same, and the loop does not wait for it."""
     agent = Stubborn()
     with anyio.fail_after(DEADLINE_SECONDS):
-        async with gateway(agents={"stubborn": agent}, cancel_timeout_seconds=0.1) as gate:
+        # The half of it is what the run has for its end once the agent was left behind.
+        async with gateway(agents={"stubborn": agent}, cancel_timeout_seconds=1) as gate:
             await gate.chat(run_id="r", agent="stubborn")
             await eventually(lambda: agent.turns)
     assert [event["type"] for event in await gate.log()][-1] == "error"
