@@ -9,6 +9,7 @@ from app.storage.base import SessionQuery, SessionStore
 from tests.contract.conftest import Reopen, both_paths
 from tests.contract.test_session_store_trees import state_change, state_of
 from tests.storage.writing import (
+    DEADLINE_SECONDS,
     Writer,
     answer_to,
     append,
@@ -178,7 +179,7 @@ async def test_readers_inside_see_nothing_of_packing_and_unpacking(store: Sessio
             said = await store.find("s-1", epoch, "message", reverse=True, limit=5)
             assert codec.decode(said[0].body)["message"]["id"] == "a39"
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(DEADLINE_SECONDS):
         async with anyio.create_task_group() as tasks:
             for _ in range(4):
                 tasks.start_soon(read)

