@@ -35,6 +35,10 @@ async def clean_up(
 
     With `before`, all without activity since then. Sessions with a run or a reader stay. With
     `dry_run` nothing is deleted: the answer says what would be.
+
+    It takes no `Idempotency-Key`, and needs none: a repeat deletes what is due by then and was not
+    deleted yet, and its answer names that alone. With a `before` that has passed, nothing that was
+    made or used since is touched, however often it is asked for.
     """
     wanted = body or CleanupInput()
     before_ms = checked_time(wanted.before, "before")

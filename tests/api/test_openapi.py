@@ -103,6 +103,20 @@ def test_every_answer_but_those_of_open_routes_documents_the_rate_fields(
         assert ("Retry-After" in headers) == (status in {"429", "503"}), status
 
 
+def test_every_post_that_changes_something_takes_an_idempotency_key_but_cleanup() -> None:
+    posts = {path: operations["post"] for path, operations in DOCUMENT["paths"].items()
+             if "post" in operations}  # fmt: skip
+    without = {
+        path.removeprefix("/api/v1")
+        for path, operation in posts.items()
+        if "idempotency-key" not in {each["name"] for each in operation.get("parameters", [])}
+    }
+    # Nothing of these is kept: what was not received is asked for again.
+    change_nothing = {"/login", "/logout", "/sessions/{session_id}/ticket", "/export"}
+    assert without == change_nothing | {"/cleanup"}
+    assert "takes no `Idempotency-Key`" in posts["/api/v1/cleanup"]["description"]
+
+
 def test_every_code_is_documented_and_every_documented_one_exists() -> None:
     used: set[str] = set()
     for operations in DOCUMENT["paths"].values():

@@ -277,6 +277,23 @@ async def test_expired_sessions_are_cleaned_by_the_clock(tmp_path: Path) -> None
         await eventually(lambda: gate.store.count() == 0)
 
 
+async def test_a_cleanup_that_is_repeated_touches_nothing_made_or_used_since(
+    gate: Gateway,
+) -> None:
+    for name in ("old", "watched"):
+        await talk(gate, name, "a")
+    before_ms = gate.clock.now_ms() + 1
+    reader = await gate.reader("watched")
+    gate.clock.advance(DAY)
+    life = gate.manager.life
+    assert (await life.clean(ME, before_ms=before_ms))["session_ids"] == ["old"]
+    reader.close()
+    await talk(gate, "old", "made anew under its id")
+    assert (await life.clean(ME, before_ms=before_ms))["session_ids"] == []
+    for name in ("old", "watched"):
+        assert await gate.store.load(name) is not None
+
+
 async def test_a_closed_session_expires_and_an_archived_one_does_not(gate: Gateway) -> None:
     for name in ("closed", "kept"):
         await talk(gate, name, "a", ttl_seconds=60)
