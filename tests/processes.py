@@ -18,8 +18,8 @@ from typing import Any, NoReturn, Self, TypeVar
 import httpx
 import pytest
 
-START_SECONDS = 20.0
-EXIT_SECONDS = 20.0
+START_SECONDS = 60.0
+EXIT_SECONDS = 60.0
 LOG_CHARS_SHOWN = 8000
 BAMBOO = (sys.executable, "-m", "app")
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -29,7 +29,7 @@ CONTROL_TYPES = frozenset({"open", "heartbeat", "goodbye"})
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], what: str | Callable[[], str], seconds: float = 20.0) -> T:
+def until(condition: Callable[[], T], what: str | Callable[[], str], seconds: float = 60.0) -> T:
     """Waits until `condition` gives something true, and gives that; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (result := condition()):
@@ -99,7 +99,7 @@ class Gateway:
         self.port = free_port()
         self.data_dir = directory / "data"
         self.url = f"http://127.0.0.1:{self.port}"
-        self.http = httpx.Client(base_url=f"{self.url}/api/v1", trust_env=False, timeout=30)
+        self.http = httpx.Client(base_url=f"{self.url}/api/v1", trust_env=False, timeout=60)
         self.process: subprocess.Popen[bytes] | None = None
         self._log_path = directory / "gateway.log"
         self._environment = environment(**dict(settings or {}))

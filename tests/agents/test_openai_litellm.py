@@ -24,12 +24,12 @@ from tests.processes import REPOSITORY, environment, free_port, lacking, until
 from tests.support.gateways import ME, gateway
 
 # Its imports alone take a minute on a busy machine.
-pytestmark = [pytest.mark.external_service, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.external_service, pytest.mark.timeout(500)]
 
 # Where `.ci/run` installs requirements.txt: a world of its own, in nobody's way.
 LITELLM = REPOSITORY / ".venv" / "litellm" / "bin" / "litellm"
 KEY = "sk-of-the-proxy"
-START_SECONDS = 150
+START_SECONDS = 240
 
 CONFIG = """
 model_list:

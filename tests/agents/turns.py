@@ -10,7 +10,7 @@ from app.agents.base import Agent, Turn
 from app.domain.events import AgentEvent
 from app.domain.messages import Message, Role
 
-DEADLINE_SECONDS = 10
+DEADLINE_SECONDS = 60
 
 
 def said(role: Role, content: Any, **fields: Any) -> Message:

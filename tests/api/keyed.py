@@ -17,7 +17,7 @@ from app.credentials.keyfile import KeyFile
 from app.credentials.keys import ApiKey, make_key
 from app.domain.callers import Right
 from app.domain.clock import SystemClock
-from tests.api.serving import Served, check_answer, serving
+from tests.api.serving import SECONDS, Served, check_answer, serving
 from tests.faults.wire import until
 from tests.support.frames import Frame, parse_frames
 
@@ -66,7 +66,7 @@ class Keyed:
             f"{self.served.url}/api/v1{path}",
             headers=headers,
             trust_env=False,
-            timeout=20,
+            timeout=SECONDS,
             **more,
         )
         check_answer(response)
@@ -120,7 +120,7 @@ def token(**changed: Any) -> str:
 @contextmanager
 def watching(gateway: Keyed, path: str, headers: dict[str, str]) -> Iterator["Watcher"]:
     with (
-        httpx.Client(trust_env=False, timeout=20) as client,
+        httpx.Client(trust_env=False, timeout=SECONDS) as client,
         client.stream("GET", f"{gateway.served.url}/api/v1{path}", headers=headers) as response,
     ):
         assert response.status_code == 200, response.read()

@@ -21,7 +21,7 @@ from app.domain.codec import encode_pretty
 from app.main import create_app
 from app.settings import Settings
 from tests.api.keyed import SECRET, Keyed, LateClock, bearer, keyed, serving_with, token, watching
-from tests.api.serving import Served, check_answer, raw, refused
+from tests.api.serving import SECONDS, Served, check_answer, raw, refused
 from tests.faults.wire import until
 
 
@@ -165,7 +165,7 @@ def test_a_credential_without_the_right_is_refused_before_anything_is_looked_up(
         headers=rightless[str(route.right)],
         content=b"{ no JSON" if method != "GET" else None,
         trust_env=False,
-        timeout=20,
+        timeout=SECONDS,
     )
     if route.right is None:
         assert answer.status_code in {200, 204}
@@ -301,9 +301,10 @@ def test_the_document_and_its_page_are_for_whoever_has_a_credential(gateway: Key
     assert others == {"/api/v1/openapi.json", "/docs", "/docs/oauth2-redirect"}
     for path in others:
         url = gateway.served.url + path
-        assert httpx.get(url, trust_env=False, timeout=20).status_code == 401
+        assert httpx.get(url, trust_env=False, timeout=SECONDS).status_code == 401
         assert (
-            httpx.get(url, headers=bearer(token()), trust_env=False, timeout=20).status_code == 200
+            httpx.get(url, headers=bearer(token()), trust_env=False, timeout=SECONDS).status_code
+            == 200
         )
 
 

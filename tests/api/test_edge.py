@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
-from tests.api.serving import Served, check_answer, raw, refused, serving
+from tests.api.serving import SECONDS, Served, check_answer, raw, refused, serving
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_listed_origins_get_cors_headers_and_others_are_refused() -> None:
             "Access-Control-Request-Headers": "content-type,idempotency-key,last-event-id",
         }
         preflight = httpx.options(
-            f"{served.url}/api/v1/chat", headers=headers | asked, trust_env=False
+            f"{served.url}/api/v1/chat", headers=headers | asked, trust_env=False, timeout=SECONDS
         )
         assert preflight.status_code == 200
         assert "POST" in preflight.headers["access-control-allow-methods"]
@@ -101,8 +101,13 @@ def test_with_keys_every_route_but_health_needs_one() -> None:
         refused(api.post("/chat", json={"message": "hi"}), 401, "unauthorized")
         for path in ("/health/live", "/health/ready"):
             assert api.get(path).status_code == 200
-            assert httpx.get(f"{served.url}{path}", trust_env=False).status_code == 200
-        assert httpx.get(f"{served.url}/metrics", trust_env=False).status_code == 401
+            assert (
+                httpx.get(f"{served.url}{path}", trust_env=False, timeout=SECONDS).status_code
+                == 200
+            )
+        assert (
+            httpx.get(f"{served.url}/metrics", trust_env=False, timeout=SECONDS).status_code == 401
+        )
         for key in ("first", "second"):
             headers = {"Authorization": f"bearer {key}"}
             assert api.get("/sessions", headers=headers).status_code == 200
@@ -191,7 +196,7 @@ def test_what_nobody_caught_is_a_problem_without_a_trace_and_a_trace_in_the_log(
         app.state.methods_of = broken
 
     with serving(break_it) as served, capture_logs(processors=[merge_contextvars]) as logs:
-        answer = httpx.put(f"{served.url}/api/v1/sessions", trust_env=False)
+        answer = httpx.put(f"{served.url}/api/v1/sessions", trust_env=False, timeout=SECONDS)
     assert answer.status_code == 500
     problem = answer.json()
     assert problem["code"] == "internal"
@@ -234,7 +239,7 @@ def test_a_head_that_is_too_large_is_refused(served: Served, head: bytes) -> Non
 def test_a_header_that_never_ends_is_cut(served: Served) -> None:
     import socket
 
-    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=SECONDS) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ")
         sent = 0
         try:
@@ -257,7 +262,7 @@ def test_a_websocket_is_not_what_this_is(served: Served) -> None:
 
 
 def test_the_openapi_document_is_served(served: Served) -> None:
-    answer = httpx.get(f"{served.url}/api/v1/openapi.json", trust_env=False)
+    answer = httpx.get(f"{served.url}/api/v1/openapi.json", trust_env=False, timeout=SECONDS)
     assert answer.json()["openapi"].startswith("3.1")
 
 

@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 
 from app.api.routes import guarded_routes
 from tests.api.keyed import SECRET, Keyed, LateClock, bearer, keyed, serving_with, token, watching
-from tests.api.serving import refused, serving
+from tests.api.serving import SECONDS, refused, serving
 from tests.e2e.watchers import HttpxSse
 from tests.faults.wire import hanging, until
 from tests.processes import Gateway
@@ -132,7 +132,7 @@ def test_a_ticket_gets_nowhere_else(gateway: Keyed, route: APIRoute, method: str
         gateway.served.url + with_ticket(path, ticket),
         content=b"{ no JSON" if method != "GET" else None,
         trust_env=False,
-        timeout=20,
+        timeout=SECONDS,
     )
     refused(answer, 403, "forbidden")
 
@@ -436,7 +436,7 @@ def test_a_listed_origin_may_call_with_a_cookie_and_all_the_world_may_not(tmp_pa
                 f"{gateway.served.url}/api/v1/sessions",
                 headers={**origin, **asked},
                 trust_env=False,
-                timeout=20,
+                timeout=SECONDS,
             )
             assert preflight.status_code == 200
             allowed = preflight.headers.get("access-control-allow-credentials")
@@ -472,7 +472,7 @@ def test_what_somebody_waits_for_ends_with_the_right(gateway: Keyed, wait: str) 
     live = pool.get(session)
     until(lambda: live._change_waiters or live._run_waiters, "somebody waits")
     gateway.revoke(key_id)
-    waiting.join(20)
+    waiting.join(SECONDS)
     refused(answers[0], 401, "unauthorized")
     until(lambda: not (live._change_waiters or live._run_waiters), "nobody waits")
 

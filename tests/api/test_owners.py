@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from app.api.routes import create_openapi
-from tests.api.serving import Served, refused
+from tests.api.serving import SECONDS, Served, refused
 from tests.api.users import serving_users, user
 
 DOCUMENT = create_openapi()
@@ -68,7 +68,7 @@ def inhabited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         user(served, "alice") as alice,
         user(served, "bob") as bob,
         served.client() as operator,
-        httpx.Client(base_url=operator.base_url, trust_env=False) as looking,
+        httpx.Client(base_url=operator.base_url, trust_env=False, timeout=SECONDS) as looking,
     ):
         sessions = {state: f"alice-{number:03d}" for number, state in enumerate(STATES)}
         for session_id in sessions.values():

@@ -2,7 +2,7 @@
 
 import httpx
 
-from tests.api.serving import Served, refused, serving
+from tests.api.serving import SECONDS, Served, refused, serving
 
 
 def test_a_session_is_created_found_and_deleted(api: httpx.Client, free_id: str) -> None:
@@ -206,7 +206,7 @@ def test_health_and_metrics_are_at_the_root_too(served: Served, api: httpx.Clien
     assert api.get("/health/live").json()["status"] == "ok"
     assert api.get("/health/ready").json()["status"] == "ready"
     for path in ("/health/live", "/health/ready", "/metrics"):
-        assert httpx.get(f"{served.url}{path}", trust_env=False).status_code == 200
+        assert httpx.get(f"{served.url}{path}", trust_env=False, timeout=SECONDS).status_code == 200
     text = api.get("/metrics").text
     assert "# TYPE bamboo_sessions gauge" in text
     assert "# TYPE bamboo_runs_started_total counter" in text

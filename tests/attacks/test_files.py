@@ -14,7 +14,7 @@ import pytest
 from app.credentials.keyfile import KeyFile
 from app.domain.errors import BambooError
 from app.storage.base import StoreUnusable
-from tests.api.serving import refused, serving
+from tests.api.serving import SECONDS, refused, serving
 from tests.processes import Gateway
 
 SECRET = "what lies outside"
@@ -229,7 +229,9 @@ def test_the_data_directory_itself_may_be_a_link_of_the_operators(tmp_path: Path
     (tmp_path / "disk").mkdir()
     (tmp_path / "data").symlink_to(tmp_path / "disk")
     with serving(storage_url="jsonl:", data_dir=tmp_path / "data") as served:
-        assert httpx.post(f"{served.url}/api/v1/sessions", json={}, trust_env=False).is_success
+        assert httpx.post(
+            f"{served.url}/api/v1/sessions", json={}, trust_env=False, timeout=SECONDS
+        ).is_success
     assert (tmp_path / "disk" / "LOCK").exists()
 
 

@@ -9,7 +9,7 @@ from typing import Self
 
 from tests.processes import BAMBOO, REPOSITORY, environment, until
 
-COMMAND_SECONDS = 40
+COMMAND_SECONDS = 100
 
 
 def bamboo(

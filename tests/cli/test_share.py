@@ -16,7 +16,7 @@ def test_a_session_is_shared_listed_and_revoked(gateway: Gateway, url: str) -> N
     linked = bamboo("share", "create", "sh-1", "--link", "--expires-in", "60", url=url)
     link = linked.stdout.strip()
     assert "not to be had again" in linked.stderr
-    assert httpx.get(link, trust_env=False).text.startswith("# Shown")
+    assert httpx.get(link, trust_env=False, timeout=60).text.startswith("# Shown")
     listed = bamboo("share", "list", "sh-1", url=url).stdout.splitlines()
     assert [line.split()[1] for line in listed] == ["bob", "by"]
     assert link.partition("share=")[2] not in "".join(listed)
@@ -26,7 +26,7 @@ def test_a_session_is_shared_listed_and_revoked(gateway: Gateway, url: str) -> N
     for shape in map(json.loads, shapes):
         assert bamboo("share", "revoke", "sh-1", shape["id"], url=url).returncode == 0
     assert bamboo("share", "list", "sh-1", url=url).stdout == ""
-    assert httpx.get(link, trust_env=False).status_code == 401
+    assert httpx.get(link, trust_env=False, timeout=60).status_code == 401
     gone = bamboo("share", "revoke", "sh-1", json.loads(shapes[0])["id"], url=url)
     assert gone.returncode == 1
     assert "(share-not-found)" in gone.stderr

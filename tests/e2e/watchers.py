@@ -61,7 +61,7 @@ class Watcher(ABC):
 
     def wait_for_end(self) -> None:
         """Waits until it has seen the end."""
-        until(lambda: self.seen and self.seen[-1].is_end, "the client has seen the end", 30)
+        until(lambda: self.seen and self.seen[-1].is_end, "the client has seen the end")
 
 
 class ThreadWatcher(Watcher):
@@ -81,7 +81,7 @@ class ThreadWatcher(Watcher):
     @override
     def stop(self) -> None:
         self._over.set()
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
     def _follow(self) -> None:
@@ -137,7 +137,7 @@ class HttpxSse(ThreadWatcher):
 
     def __init__(self) -> None:
         super().__init__()
-        self._http = httpx.Client(trust_env=False, timeout=20)
+        self._http = httpx.Client(trust_env=False, timeout=60)
 
     @override
     def one_stream(self, url: str, last_id: str | None) -> Iterator[Seen]:
@@ -187,8 +187,8 @@ class NodeEventSource(Watcher):
     @override
     def stop(self) -> None:
         self._process.kill()
-        self._process.wait(20)
-        self._thread.join(20)
+        self._process.wait(60)
+        self._thread.join(60)
 
 
 class Chromium(Watcher):
@@ -232,10 +232,10 @@ class Chromium(Watcher):
     def stop(self) -> None:
         try:
             self._process.kill()
-            self._process.wait(20)
+            self._process.wait(60)
         finally:
             self._server.shutdown()
-            self._thread.join(20)
+            self._thread.join(60)
             self._server.server_close()
             shutil.rmtree(self._profile, ignore_errors=True)
 

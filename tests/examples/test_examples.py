@@ -135,7 +135,7 @@ def test_external_producer(url: str) -> None:
     answers = [json.loads(line) for line in shown.splitlines()]
     assert answers[-1]["status"] == "completed"
     assert answers[-2]["count"] == 6
-    with httpx.Client(trust_env=False) as client:
+    with httpx.Client(trust_env=False, timeout=60) as client:
         page = client.get(f"{url}/api/v1/sessions/built/messages").json()
     said = [(message["role"], message["content"]) for message in page["messages"]]
     assert said == [

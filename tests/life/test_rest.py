@@ -14,7 +14,7 @@ from app.sessions.commands import Idempotency, NewMessage
 from app.sessions.fork import ANCESTORS_MAX, Fork
 from app.sessions.merge import Merge
 from app.storage.base import SessionQuery
-from tests.api.serving import refused, serving
+from tests.api.serving import SECONDS, refused, serving
 from tests.life.talk import create, exchange, say, talk
 from tests.support.gateways import ME, Gateway, eventually
 
@@ -78,7 +78,7 @@ def test_a_deep_tree_is_answered_over_http(api: httpx.Client) -> None:
         body = {"new_id": f"deep-{number + 1}", "new_name": "x"}
         assert api.post(path, json=body).status_code == 201
     # Held against the contract elsewhere: the validator does not nest so deep.
-    with httpx.Client(base_url=api.base_url, trust_env=False) as plain:
+    with httpx.Client(base_url=api.base_url, trust_env=False, timeout=SECONDS) as plain:
         tree = json.loads(plain.get("/sessions/deep-3/tree").content)
     assert len(flat(tree)) == 131
 

@@ -13,7 +13,7 @@ from app.api.audit import ACTIONS
 from app.api.routes import ROUTERS
 from app.domain.codec import encode
 from tests.api.keyed import LateClock
-from tests.api.serving import Served, serving
+from tests.api.serving import SECONDS, Served, serving
 from tests.faults.wire import until
 from tests.operating.scraping import Scrape
 
@@ -163,10 +163,12 @@ def test_what_was_refused_and_what_failed_is_recorded_too(
 def test_whoever_has_no_key_leaves_no_record_and_what_is_no_action_neither(
     served: Served, api: httpx.Client, tmp_path: Path
 ) -> None:
-    httpx.delete(f"{served.url}/api/v1/sessions/x", trust_env=False)
+    httpx.delete(f"{served.url}/api/v1/sessions/x", trust_env=False, timeout=SECONDS)
     for cookie in ({}, {"Cookie": "bamboo_login=made-up"}):
         headers = {"Origin": served.url, **cookie}
-        left = httpx.post(f"{served.url}/api/v1/logout", headers=headers, trust_env=False)
+        left = httpx.post(
+            f"{served.url}/api/v1/logout", headers=headers, trust_env=False, timeout=SECONDS
+        )
         assert left.status_code == 204
     api.post("/sessions", json={"id": "s"})
     api.get("/sessions/s")
