@@ -1,5 +1,7 @@
 """The README's tour as data: its commands in order, and what the page says they print.
 
+Examples that stand beside the tour, in `sh` blocks, are one script.
+
 `python -m tests.e2e.readme_tour` plays the tour on a fresh gateway and puts what came into the
 README, so that the page shows real output; and it makes the reference tables anew.
 """
@@ -20,8 +22,10 @@ from tests.readme_tables import refresh_tables
 
 README = REPOSITORY / "README.md"
 COMMAND_SECONDS = 40
+SCRIPT_SECONDS = 120
 
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_SCRIPT = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What differs from one machine, day and run to the next.
 _VOLATILE = [
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"), "TIME"),
@@ -47,6 +51,11 @@ def steps(page: str) -> list[Step]:
     A line that ends with a backslash goes on in the next.
     """
     return [step for block in _BLOCK.findall(page) for step in _steps_of(block)]
+
+
+def script(page: str) -> str:
+    """Gives all `sh` blocks in order: one of them may use the variables of those before it."""
+    return "\n".join(_SCRIPT.findall(page))
 
 
 def _steps_of(block: str) -> Iterator[Step]:
@@ -79,6 +88,28 @@ def play(command: str, gateway: Gateway) -> str:
         os.close(ours)
         os.close(theirs)
     return played.stdout.replace(f":{gateway.port}", ":8080").strip("\n")
+
+
+def run_script(text: str, gateway: Gateway, directory: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a script against `gateway` instead of port 8080, up to the first command that fails.
+
+    An answer that refuses counts as a failure. Each command is told on stderr before it runs.
+    """
+    where = text.replace("localhost:8080", f"127.0.0.1:{gateway.port}")
+    strict = 'set -euo pipefail; curl() { command curl -sS --fail "$@"; }; set -x\n'
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", "-c", strict + where],
+        cwd=directory,
+        env=environment(
+            BAMBOO_URL=gateway.url, BAMBOO_DATA_DIR=str(gateway.data_dir), PATH=path, COLUMNS="100"
+        ),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SCRIPT_SECONDS,
+        check=False,
+    )
 
 
 def shape(output: str) -> str:
