@@ -3,7 +3,7 @@
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from typing_extensions import override
@@ -35,7 +35,7 @@ def pretender(answer: Answer) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
-        thread.join(20)
+        thread.join(60)
         server.server_close()
 
 
@@ -71,7 +71,8 @@ def forgetful_wire(port: int, lose: int) -> Iterator[str]:
             threading.Thread(target=carry, args=(ours,), daemon=True).start()
 
     def carry(ours: socket.socket) -> None:
-        with ours, socket.create_connection(("127.0.0.1", port)) as theirs:
+        # One side may go first, and then the other has nobody to tell.
+        with suppress(OSError), ours, socket.create_connection(("127.0.0.1", port)) as theirs:
             asked = [b""]
             threading.Thread(target=ask, args=(ours, theirs, asked), daemon=True).start()
             while chunk := theirs.recv(65536):
@@ -83,14 +84,12 @@ def forgetful_wire(port: int, lose: int) -> Iterator[str]:
                 ours.sendall(chunk)
 
     def ask(ours: socket.socket, theirs: socket.socket, asked: list[bytes]) -> None:
-        try:
+        with suppress(OSError):
             while chunk := ours.recv(65536):
                 # The requests of a test are small: each comes with its method first, or is a body.
                 asked[0] = chunk if b" HTTP/1.1\r\n" in chunk else asked[0]
                 theirs.sendall(chunk)
             theirs.shutdown(socket.SHUT_WR)
-        except OSError:  # the other side went first
-            pass
 
     thread = threading.Thread(target=serve)
     thread.start()
@@ -100,4 +99,4 @@ def forgetful_wire(port: int, lose: int) -> Iterator[str]:
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        thread.join(20)
+        thread.join(60)

@@ -79,6 +79,13 @@ class Terminal:
             lambda: f"the screen shows {text!r}; it shows {self.screen}",
         )
 
+    def until_line(self, text: str) -> None:
+        """Waits until the screen has shown a whole line with `text` in it."""
+        until(
+            lambda: "\n" in self.screen.partition(text)[2],
+            lambda: f"the screen shows a line with {text!r}; it shows {self.screen}",
+        )
+
     def until_asked(self) -> None:
         """Waits for the prompt: keys that come before it are not read like those after it."""
         until(
@@ -87,8 +94,10 @@ class Terminal:
         )
 
     def exit_code(self) -> int:
-        """Waits for the command's end."""
-        return self._process.wait(COMMAND_SECONDS)
+        """Waits for the command's end, and until all that it wrote is on the screen."""
+        code = self._process.wait(COMMAND_SECONDS)
+        self._reader.join(COMMAND_SECONDS)
+        return code
 
     def _read(self) -> None:
         while True:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.running import COMMAND_SECONDS
 from tests.processes import BAMBOO, REPOSITORY, Gateway, environment
 
 
@@ -15,7 +16,7 @@ def new_agent(directory: Path, *arguments: str) -> subprocess.CompletedProcess[s
         env=environment(PYTHONPATH=str(REPOSITORY)),
         capture_output=True,
         text=True,
-        timeout=40,
+        timeout=COMMAND_SECONDS,
         check=False,
     )
 

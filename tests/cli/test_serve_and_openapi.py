@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.running import bamboo
-from tests.processes import Gateway
+from tests.processes import Gateway, until
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,8 @@ def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -
 
 def test_the_start_prints_two_curl_lines_that_work(tmp_path: Path) -> None:
     with Gateway(tmp_path) as gateway:
+        # Requests are served a moment before this is printed.
+        until(lambda: "/messages\n" in gateway.log, "the start has printed its lines")
         lines = [line for line in gateway.log.splitlines() if "curl " in line]
         assert len(lines) == 2
         assert all(f"127.0.0.1:{gateway.port}" in line for line in lines)

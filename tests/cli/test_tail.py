@@ -75,7 +75,7 @@ def test_it_goes_on_across_a_kill_without_missing_or_doubling(tmp_path: Path) ->
             gateway.start()
             terminal.until("connected again")
             gateway.call("POST", "/sessions/s/events", json={"type": "custom", "name": "end"})
-            terminal.until('"name":"end"')
+            terminal.until_line('"name":"end"')
             lines = [line for line in terminal.screen.splitlines() if line.startswith("{")]
             assert [json.loads(line) for line in lines] == gateway.events("s")
 
