@@ -24,7 +24,7 @@ def alerts() -> list[dict[str, Any]]:
 def promtool(*arguments: str | Path) -> None:
     """Runs promtool to its good end; a machine without it ends the test."""
     command = [program("promtool"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

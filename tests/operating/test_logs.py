@@ -107,7 +107,8 @@ def requests_of(logs: list[Any]) -> list[Any]:
 
 
 def test_each_request_is_one_line_with_its_route_and_never_what_it_asked_for() -> None:
-    with serving() as served, capture_logs() as logs, served.client() as api:
+    # A request may be told after its answer was read: the gateway's end comes first.
+    with capture_logs() as logs, serving() as served, served.client() as api:
         api.post("/chat", json={"session_id": "s", "message": "m", "options": {"hold": "start"}})
         api.get("/sessions/s?include_messages=true")
         api.head("/sessions/s")
@@ -185,8 +186,8 @@ def test_a_request_that_took_too_long_is_a_warning() -> None:
 
 def test_requests_that_asked_to_wait_are_never_slow() -> None:
     with (
-        serving(slow_request_seconds=1e-9, access_log=False) as served,
         capture_logs() as logs,
+        serving(slow_request_seconds=1e-9, access_log=False) as served,
         served.client() as api,
     ):
         turn = {"session_id": "s", "message": "m", "options": {"delay_ms": 0}}
@@ -259,7 +260,7 @@ def send_secrets(own: Gateway) -> None:
         "User-Agent": SECRETS["user"],
         "Referer": f"http://localhost/?key={SECRETS['query']}",
     }
-    api = httpx.Client(base_url=own.http.base_url, headers=headers, trust_env=False, timeout=30)
+    api = httpx.Client(base_url=own.http.base_url, headers=headers, trust_env=False, timeout=100)
     turn = {
         "session_id": "s",
         "message": SECRETS["said"],
@@ -269,7 +270,7 @@ def send_secrets(own: Gateway) -> None:
         "options": {"text": SECRETS["answer"], "delay_ms": 0},
     }
     with api:
-        assert api.post("/chat", json=turn, headers={"Prefer": "wait=30"}).status_code == 200
+        assert api.post("/chat", json=turn, headers={"Prefer": "wait=60"}).status_code == 200
         api.get("/sessions", params={"title_contains": SECRETS["query"], "x": "\nINJECTED"})
         api.get("/stream/s", params={"after": 0, "until": "complete", "t": SECRETS["query"]})
         api.get("/stream/s", params={"ticket": SECRETS["ticket"], "after": 0, "until": "complete"})
