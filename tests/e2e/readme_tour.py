@@ -21,8 +21,8 @@ from tests.processes import REPOSITORY, Gateway, environment
 from tests.readme_tables import refresh_tables
 
 README = REPOSITORY / "README.md"
-COMMAND_SECONDS = 40
-SCRIPT_SECONDS = 120
+COMMAND_SECONDS = 100
+SCRIPT_SECONDS = 250
 
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SCRIPT = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -34,6 +34,8 @@ _VOLATILE = [
     (re.compile(r"\bc_[0-9a-z]+\b"), "c_ID"),
     (re.compile(r"\bs-k?[0-9a-z]{26}\b"), "s-ID"),
     (re.compile(r"\d+\.\d s\b"), "SECONDS"),
+    # A short run may be over before a busy machine has opened its stream.
+    (re.compile(r'(?<="active_run_id":)(null|"run_ID")'), "RUN"),
     (re.compile(r"[ \t]+$", re.MULTILINE), ""),
 ]
 

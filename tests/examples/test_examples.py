@@ -30,7 +30,7 @@ def run(*command: str, **settings: str) -> str:
         env=environment(**settings),
         capture_output=True,
         text=True,
-        timeout=40,
+        timeout=100,
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
@@ -185,7 +185,7 @@ def served_page(seen: list[str]) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
-        thread.join(20)
+        thread.join(60)
         server.server_close()
 
 
@@ -195,7 +195,9 @@ def test_browser(tmp_path: Path) -> None:
     browser = program("chromium", "chromium-browser", "google-chrome")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-proxy-server"]
     flags += ["--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking"]
+    # What is shown at one moment; of several moments the reports may overtake each other.
     seen: list[str] = []
+    wanted = ["user: Before", "user: Hello from a page", "I counted 4 words"]
     with (
         served_page(seen) as origin,
         Gateway(tmp_path, {"BAMBOO_CORS_ORIGINS": origin}) as gateway,
@@ -209,13 +211,11 @@ def test_browser(tmp_path: Path) -> None:
         ) as process:
             try:
                 until(
-                    lambda: seen and "I counted 4 words" in seen[-1] and "user: Before" in seen[-1],
-                    lambda: f"the answer is shown; the page shows {seen[-1:]}",
-                    40,
+                    lambda: any(all(words in shown for words in wanted) for shown in list(seen)),
+                    lambda: f"the page shows {wanted} at once; it shows {seen[-1:]}",
                 )
             finally:
                 process.kill()
-    assert "user: Hello from a page" in seen[-1]
 
 
 def test_every_example_is_in_their_readme_and_no_other() -> None:
