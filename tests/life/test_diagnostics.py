@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from app.domain.masking import MASK, Masker
-from tests.api.serving import refused, serving
+from tests.api.serving import SECONDS, refused, serving
 from tests.life.talk import create
 
 SECRETS = [
@@ -128,10 +128,14 @@ def test_the_catalog_is_held_against_the_files_and_records_against_their_checksu
         assert checks_of(api)["records"]["seen"].count("one: ") == 1
 
 
-def test_agents_that_cannot_be_reached_are_said(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    with serving(storage_url="memory:", data_dir=tmp_path) as there:
+def test_agents_that_cannot_be_reached_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.sessions.diagnostics._PROBE_SECONDS", SECONDS)
+    with socket.socket() as deaf, serving(storage_url="memory:", data_dir=tmp_path) as there:
+        # Bound, so that nobody else is given the port; and it does not listen.
+        deaf.bind(("127.0.0.1", 0))
+        port = deaf.getsockname()[1]
         agents = {
             "default": "demo:",
             "there": f"{there.url}/api/v1/health/live",
