@@ -154,7 +154,7 @@ def test_an_address_others_can_reach_is_served_once_there_is_a_key(tmp_path: Pat
     made = create(tmp_path / "data", "--user", "alice")
     with Gateway(tmp_path, flags=["--host", "0.0.0.0"]) as gateway:
         assert (
-            httpx.get(f"{gateway.url}/api/v1/sessions", trust_env=False, timeout=20).status_code
+            httpx.get(f"{gateway.url}/api/v1/sessions", trust_env=False, timeout=60).status_code
             == 401
         )
         headers = {"Authorization": f"Bearer {made['key']}"}

@@ -25,6 +25,7 @@ PRODUCERS_PER_SESSION = 2
 READERS_PER_SESSION = 1
 
 
+@pytest.mark.timeout(600)
 def test_a_gateway_that_is_killed_loses_doubles_and_reorders_nothing(tmp_path: Path) -> None:
     live_through_kills(tmp_path, rounds=4, durability="fsync")
 
@@ -73,7 +74,7 @@ def live_through_kills(directory: Path, *, rounds: int, durability: str) -> None
             for producer in everybody:
                 producer.finish()
         for name in names:
-            until(partial(no_run_is_open, gateway, name), "all runs have ended", 60)
+            until(partial(no_run_is_open, gateway, name), "all runs have ended", 100)
             gateway.call("POST", f"/sessions/{name}/events", json={"type": "custom", "name": "end"})
             for reader in readers[name]:
                 reader.wait_for_end()
@@ -93,7 +94,7 @@ def progress(gateway: Gateway, names: list[str], dice: random.Random) -> None:
     """Lets a random number of events happen in one of the sessions."""
     name = dice.choice(names)
     enough = head(gateway, name) + dice.randrange(1, 120)
-    until(lambda: head(gateway, name) >= enough, "the session has grown", 40)
+    until(lambda: head(gateway, name) >= enough, "the session has grown")
 
 
 def head(gateway: Gateway, name: str) -> int:

@@ -44,7 +44,7 @@ class Producer:
         self._random = random.Random(seed)
         self._count = 0
         self._over = threading.Event()
-        self._http = httpx.Client(base_url=f"{url}/api/v1", trust_env=False, timeout=20)
+        self._http = httpx.Client(base_url=f"{url}/api/v1", trust_env=False, timeout=60)
         self._thread = threading.Thread(target=self._produce, name=f"producer {name}")
 
     def start(self) -> None:
@@ -54,7 +54,7 @@ class Producer:
     def finish(self) -> None:
         """Lets it see its last request through, and ends it."""
         self._over.set()
-        self._thread.join(40)
+        self._thread.join(100)
         assert not self._thread.is_alive(), f"{self._name} was never answered"
         self._http.close()
         assert self.failure is None, self.failure

@@ -182,7 +182,7 @@ async def in_fresh_gateways(
         store = make_store(settings_of(**changed), clock)
         await store.open()
         try:
-            with anyio.fail_after(30):
+            with anyio.fail_after(DEADLINE_SECONDS):
                 async with gateway(store, clock=clock, **changed) as gate:
                     await prepare(gate)
                     await at_rest(gate)

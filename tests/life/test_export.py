@@ -16,7 +16,7 @@ from app.domain.errors import BambooError, StorageFailed
 from app.sessions.transfer import ExportOptions
 from tests.api.serving import refused, serving
 from tests.life.talk import create, exchange, ids, said, say, talk
-from tests.support.gateways import ME, Gateway
+from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway
 
 SAMPLES = Path(__file__).parents[1] / "exporters" / "samples"
 MOVED = {"position", "updated_at", "last_activity_at"}
@@ -270,7 +270,7 @@ async def test_an_export_that_fails_leaves_the_file_that_was_there(
 
 async def test_exports_to_one_file_at_once_are_each_whole(gate: Gateway, tmp_path: Path) -> None:
     await talk(gate, "s", *(f"message {number}" for number in range(700)))
-    with anyio.fail_after(30):
+    with anyio.fail_after(DEADLINE_SECONDS):
         async with anyio.create_task_group() as tasks:
             for _ in range(4):
                 tasks.start_soon(

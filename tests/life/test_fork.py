@@ -9,7 +9,7 @@ from app.sessions.commands import Idempotency, NewMessage
 from app.sessions.fork import Fork
 from tests.api.serving import refused
 from tests.life.talk import create, exchange, ids, said, say, talk, texts
-from tests.support.gateways import ME, Gateway
+from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway
 
 
 async def fork(gate: Gateway, child: str, parent: str = "s", **wanted: object) -> dict[str, object]:
@@ -116,7 +116,7 @@ async def test_a_repeat_with_the_key_is_the_same_fork_also_when_both_come_at_onc
     async def once() -> None:
         answers.append((await gate.manager.life.fork(ME, "s", Fork(), key)).answer)
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(DEADLINE_SECONDS):
         async with anyio.create_task_group() as tasks:
             for _ in range(5):
                 tasks.start_soon(once)
@@ -138,7 +138,7 @@ async def test_a_parent_deleted_meanwhile_leaves_no_child(gate: Gateway) -> None
         except BambooError as error:
             failed.append(error)
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(DEADLINE_SECONDS):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(try_it)
             while not gate.store.waiting.get("find"):

@@ -256,7 +256,7 @@ async def test_nothing_of_a_cleaned_session_stays_on_the_disk(tmp_path: Path) ->
         api.put("/sessions/zz-gone/summary", json={"summary": "zz-gone summary"})
         keyed = {"Idempotency-Key": "k"}
         chat = {"message": "x", "session_id": "zz-gone", "on_busy": "reject"}
-        api.post("/chat", json=chat, headers={**keyed, "Prefer": "wait=20"})
+        api.post("/chat", json=chat, headers={**keyed, "Prefer": "wait=60"})
         create(api, "zz-gone-archived", "zz-gone said")
         api.post("/sessions/zz-gone-archived/archive")
         looked = api.post("/cleanup", json={"before": "2999-01-01T00:00:00Z", "dry_run": True})

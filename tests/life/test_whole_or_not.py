@@ -18,7 +18,7 @@ from app.storage.factory import make_store
 from tests.life.faults import NthFault
 from tests.life.talk import exchange, ids, say, talk
 from tests.support.clocks import FakeClock
-from tests.support.gateways import ME, Gateway, gateway, settings_of
+from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, gateway, settings_of
 
 DOCUMENT = json.dumps(
     {
@@ -85,7 +85,7 @@ async def test_a_verb_is_whole_or_not_at_all_whichever_call_fails(
         await inner.open()
         faults = NthFault(inner)  # type: ignore[abstract]
         try:
-            with anyio.fail_after(30):
+            with anyio.fail_after(DEADLINE_SECONDS):
                 async with gateway(faults, clock=clock, **changed) as gate:
                     await talk(gate, "s", "a", "b")
                     await say(gate, "s", *exchange("x"))
@@ -151,7 +151,7 @@ async def everything_at_once(gate: Gateway, *, with_archiving: bool) -> None:
         await gate.chat("s", f"chat {number}", run_id=f"r{number}")
         await gate.ended(f"r{number}")
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(2 * DEADLINE_SECONDS):
         async with anyio.create_task_group() as tasks:
             for number in range(6):
                 tasks.start_soon(quietly, chat(number))
@@ -172,7 +172,7 @@ async def everything_at_once(gate: Gateway, *, with_archiving: bool) -> None:
         "open-tool-calls",
         "session-closed",
     }
-    with anyio.fail_after(60):
+    with anyio.fail_after(2 * DEADLINE_SECONDS):
         head = await gate.store.load("s")
         if head is not None and head.logged_state == "archived":
             await life.restore(ME, "s")
