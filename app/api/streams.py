@@ -48,6 +48,14 @@ _Heartbeat = Annotated[
 _LastEventId = Annotated[
     str | None, Header(description="The last `id` a client has seen; EventSource sends it.")
 ]
+_LastEventIdInUrl = Annotated[
+    str | None,
+    Query(
+        alias="lastEventId",
+        description="`Last-Event-ID` for clients that send no header of that name, as the npm "
+        "package event-source-polyfill. The header counts where both are given.",
+    ),
+]
 
 _RESPONSES = {
     200: stream(),
@@ -82,6 +90,7 @@ async def open_stream(
     connection_id: _ConnectionName = None,
     heartbeat: _Heartbeat = None,
     last_event_id: _LastEventId = None,
+    last_event_id_in_url: _LastEventIdInUrl = None,
 ) -> Response:
     """Streams the session's events as they become durable (Server-Sent Events).
 
@@ -89,7 +98,16 @@ async def open_stream(
     run's first event, or now. Whatever ends it, a client that comes back with its last id gets
     every later event, once, in order. Opening a stream never starts a run.
     """
-    wanted = _wanted(request, after, from_, until, run_id, connection_id, heartbeat, last_event_id)
+    wanted = _wanted(
+        request,
+        after,
+        from_,
+        until,
+        run_id,
+        connection_id,
+        heartbeat,
+        last_event_id or last_event_id_in_url,
+    )
     return stream_response(request, await manager.connect(who, session_id, wanted))
 
 
@@ -112,6 +130,7 @@ async def reconnect(
     connection_id: _ConnectionName = None,
     heartbeat: _Heartbeat = None,
     last_event_id: _LastEventId = None,
+    last_event_id_in_url: _LastEventIdInUrl = None,
 ) -> Response:
     """The same stream, for a client that lost one.
 
@@ -127,7 +146,7 @@ async def reconnect(
         run_id,
         connection_id,
         heartbeat,
-        last_event_id,
+        last_event_id or last_event_id_in_url,
         reconnect=True,
     )
     return stream_response(request, await manager.connect(who, session_id, wanted))

@@ -127,9 +127,12 @@ def test_httpx_sse_with_last_event_id_misses_and_doubles_nothing(
 
 
 @pytest.mark.external_service
+@pytest.mark.parametrize("package", ["eventsource", "event-source-polyfill"])
 @pytest.mark.parametrize("ending", ["SIGKILL", "SIGTERM"])
-def test_the_eventsource_of_npm_comes_back_by_itself(tmp_path: Path, ending: Ending) -> None:
-    watcher = NodeEventSource()
+def test_the_eventsources_of_npm_come_back_by_themselves(
+    tmp_path: Path, ending: Ending, package: str
+) -> None:
+    watcher = NodeEventSource(package)
     with gateway_for(tmp_path) as gateway, watching(watcher, stream_url(gateway)):
         live_through_restarts(gateway, watcher, ending)
         assert_saw_everything_once(gateway, watcher)

@@ -159,19 +159,25 @@ class HttpxSse(ThreadWatcher):
 
 
 class NodeEventSource(Watcher):
-    """The npm package `eventsource`, which comes back by itself."""
+    """An npm package, which comes back by itself.
 
-    def __init__(self) -> None:
+    Args:
+        package: `eventsource`, or `event-source-polyfill`, which many pages use where they have to
+            send a credential: it says where it was in the URL, not in a header.
+    """
+
+    def __init__(self, package: str = "eventsource") -> None:
         super().__init__()
+        self._package = package
         self._node = program("node")
-        if not (NODE_DIR / "node_modules" / "eventsource").is_dir():
+        if not (NODE_DIR / "node_modules" / package).is_dir():
             lacking("the npm packages of tests/e2e/node (`make test` installs them where npm is)")
         self._thread = threading.Thread(target=self._read, name="watcher")
 
     @override
     def start(self, url: str) -> None:
         self._process = subprocess.Popen(
-            [self._node, "follow.mjs", url],
+            [self._node, "follow.mjs", url, self._package],
             cwd=NODE_DIR,
             env=environment(),
             stdout=subprocess.PIPE,

@@ -1,6 +1,7 @@
-// Follows the stream of argv[2] with the npm package `eventsource`, which reconnects by itself, and
-// prints each message as one line of JSON. The event `custom` named `end` ends it.
-import { EventSource } from "eventsource";
+// Follows the stream of argv[2] with the npm package that argv[3] names, which reconnects by itself,
+// and prints each message as one line of JSON. The event `custom` named `end` ends it.
+const found = await import(process.argv[3]);
+const EventSource = found.EventSource ?? found.default.EventSourcePolyfill;
 
 const source = new EventSource(process.argv[2]);
 
