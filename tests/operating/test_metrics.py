@@ -2,7 +2,8 @@
 
 import re
 import secrets
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -20,7 +21,7 @@ from tests.api.serving import Served, raw, serving
 from tests.faults.wire import Wire, hanging, rest_of, until
 from tests.operating.scraping import Scrape, Series
 from tests.support.clocks import FakeClock
-from tests.support.gateways import ME, gateway
+from tests.support.gateways import ME, Reader, gateway
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +173,31 @@ async def test_readers_behind_the_event_queue_are_seen_as_lag_and_as_reads_of_th
         late.close()
         there.close()
         assert gate.manager.stats()["stream_lag_events"]["1",] == 0
+
+
+async def test_a_scrape_calls_nothing_for_each_stream() -> None:
+    async with gateway() as gate:
+        await gate.chat("s", run_id="r")
+        readers: list[Reader] = []
+        calls = []
+        for _ in range(2):
+            readers += [await gate.reader() for _ in range(20)]
+            calls.append(calls_of(gate.manager.stats))
+        assert gate.manager.stats()["streams_open"] == 40
+        assert calls[0] == calls[1]
+        for reader in readers:
+            reader.close()
+
+
+def calls_of(function: Callable[[], object]) -> int:
+    """Counts the calls that a function makes, its own and those of what is written in C."""
+    events: list[str] = []
+    sys.setprofile(lambda _frame, event, _: events.append(event))
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return events.count("call") + events.count("c_call")
 
 
 async def test_runs_take_as_long_as_the_clock_says_and_end_once_however_they_end() -> None:
