@@ -20,7 +20,12 @@ from app.api.dependencies import (
 )
 from app.api.documents import BODY, EDGE, KEYED, NEW, SESSION, WRITE, answer, problems
 from app.api.life_schemas import BulkExportInput, ExportInput, Format
-from app.api.life_shapes import Exported, ImportedSessionShape
+from app.api.life_shapes import (
+    ExportDocument,
+    Exported,
+    ExportedSession,
+    ImportedSessionShape,
+)
 from app.api.responses import json_response, outcome_headers
 from app.api.rights import SessionRoute
 from app.domain.codec import encode
@@ -31,7 +36,7 @@ router = APIRouter(prefix="/api/v1", tags=["export"], route_class=SessionRoute)
 _TEXT: Final = {"schema": {"type": "string"}}
 _EXPORTED: Final[dict[str, Any]] = {
     "bamboo_export": 1,
-    "session": {"title": "My chat", "created_at": "2026-11-20T17:25:00.123Z"},
+    "session": {name: examples.SESSION[name] for name in ExportedSession.model_fields},
     "summary": None,
     "lineage": {"ancestors": [], "merged_from": []},
     "messages": [examples.USER_MESSAGE],
@@ -39,14 +44,15 @@ _EXPORTED: Final[dict[str, Any]] = {
 }
 _DOCUMENT: Final[dict[int | str, dict[str, Any]]] = {
     200: {
-        "description": "The document, streamed.",
+        "model": ExportDocument,
+        "description": "The document, streamed; YAML has the same members as JSON.",
         "content": {
             "text/markdown": {**_TEXT, "example": "# My chat\n"},
-            "application/json": {
-                "schema": {"type": "object"},
-                "examples": {"json": {"value": _EXPORTED}},
+            "application/json": {"examples": {"json": {"value": _EXPORTED}}},
+            "application/yaml": {
+                "schema": {"$ref": f"#/components/schemas/{ExportDocument.__name__}"},
+                "examples": {"yaml": {"value": _EXPORTED}},
             },
-            "application/yaml": {**_TEXT, "example": "bamboo_export: 1\n"},
         },
         "headers": {
             "Content-Disposition": {"description": "A safe file name.", **_TEXT},

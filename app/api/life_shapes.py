@@ -1,10 +1,11 @@
 """What clients get of a session's whole life: see `shapes`."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.shapes import Message, Session
+from app.api.schemas import SessionTypeName
+from app.api.shapes import Message, ParentShape, Session, UsageShape
 
 
 class ArchivedSession(BaseModel):
@@ -85,6 +86,75 @@ class Exported(BaseModel):
     bytes: int
 
 
+class Summary(BaseModel):
+    """SummaryCacheData: what stands for the session's events up to `position`."""
+
+    session_id: str
+    summary: str
+    turn_count: int
+    position: str
+    created_at: str
+
+
+class ExportedSession(BaseModel):
+    """A session as it is exported: without what holds only at the moment.
+
+    `metadata` and `extension_data` unless `include_metadata=false`.
+    """
+
+    id: str
+    title: str | None
+    user_id: str | None
+    session_type: SessionTypeName
+    working_dir: str | None
+    created_at: str
+    updated_at: str
+    last_activity_at: str
+    ttl_seconds: int | None
+    message_count: int
+    usage: UsageShape
+    metadata: dict[str, Any] = {}
+    extension_data: dict[str, Any] = {}
+    parent: ParentShape | None
+    position: str
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ExportedMessage(Message):
+    """A message as it is exported; `metadata` unless `include_metadata=false`."""
+
+    metadata: dict[str, Any] = {}
+
+
+class ExportedSummary(Summary):
+    """A summary as it is exported: positions are another log's after an import, a count holds."""
+
+    covers_messages: Annotated[int, Field(description="The first so many are in the summary.")] = 0
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ExportedLineage(BaseModel):
+    """What a session's `parent` does not say: all it was forked from, and what was merged in."""
+
+    ancestors: list[dict[str, Any]]
+    merged_from: list[dict[str, Any]]
+
+
+class ExportDocument(BaseModel):
+    """A session, without loss. `bamboo_export` is the version of this shape."""
+
+    bamboo_export: Literal[1]
+    session: ExportedSession
+    summary: ExportedSummary | None
+    lineage: ExportedLineage | None
+    messages: list[ExportedMessage]
+    message_count: Annotated[int, Field(description="Says that the document is whole.")]
+
+    model_config = ConfigDict(extra="forbid")
+
+
 class ImportNote(BaseModel):
     """Something of an imported document that was not understood."""
 
@@ -135,16 +205,6 @@ class Tree(TreeNode):
 
     current: str
     truncated: bool
-
-
-class Summary(BaseModel):
-    """SummaryCacheData: what stands for the session's events up to `position`."""
-
-    session_id: str
-    summary: str
-    turn_count: int
-    position: str
-    created_at: str
 
 
 class SummaryPage(BaseModel):

@@ -2,7 +2,7 @@
 
     {"bamboo_export": 1,
      "session":  {…},          the contract's Session, without what holds only at the moment
-     "summary":  {…} | null,   SummaryCacheData
+     "summary":  {…} | null,   SummaryCacheData, and how many messages it covers
      "lineage":  {…} | null,   ancestors and merges, as the gateway that wrote it knew them
      "messages": [{…}, …],     the contract's Messages, in order
      "message_count": 2}       last: says that the document is whole

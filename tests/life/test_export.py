@@ -9,12 +9,14 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from app.domain.errors import BambooError, StorageFailed
 from app.sessions.transfer import ExportOptions
-from tests.api.serving import refused, serving
+from tests.api.serving import CONTRACT, refused, serving
 from tests.life.talk import create, exchange, ids, said, say, talk
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway
 
@@ -51,6 +53,29 @@ def test_the_three_formats_come_as_attachments(api: httpx.Client) -> None:
         assert "hello" in answer.text
     refused(api.get("/sessions/e-1/export", params={"format": "pdf"}), 422, "invalid")
     refused(api.get("/sessions/nobody/export"), 404, "session-not-found")
+
+
+@pytest.mark.parametrize("options", ["", "&include_metadata=false&include_tool_calls=false"])
+@pytest.mark.parametrize("form", ["json", "yaml"])
+def test_what_is_exported_has_the_shape_that_the_document_says(
+    api: httpx.Client, form: str, options: str
+) -> None:
+    made = api.post("/sessions", json={"metadata": {"a": 1}, "extension_data": {"b": 2}}).json()
+    message = {"role": "user", "content": "x", "metadata": {"c": 3}}
+    assert api.post(f"/sessions/{made['id']}/messages", json=[message]).status_code == 201
+    turn = {"session_id": made["id"], "message": "y", "options": {"delay_ms": 0}}
+    assert api.post("/chat", json=turn, headers={"Prefer": "wait=30"}).status_code == 200
+    api.put(f"/sessions/{made['id']}/summary", json={"summary": "short"})
+    child = api.post(f"/sessions/{made['id']}/fork", json={}).json()["id"]
+    described = CONTRACT.document["paths"]["/api/v1/sessions/{session_id}/export"]["get"]
+    schema = described["responses"]["200"]["content"][f"application/{form}"]["schema"]
+    validator = Draft202012Validator({**schema, "components": CONTRACT.document["components"]})
+    for session_id in (made["id"], child):
+        text = api.get(f"/sessions/{session_id}/export?format={form}{options}").text
+        document = json.loads(text) if form == "json" else yaml.safe_load(text)
+        validator.validate(document)
+        assert len(document["messages"]) == document["message_count"] > 1
+        assert not validator.is_valid(document | {"messages": [{}]})
 
 
 async def collect(gate: Gateway, session_id: str, **options: object) -> str:
