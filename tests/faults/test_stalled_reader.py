@@ -89,12 +89,19 @@ def append(api: httpx.Client, first: int, count: int) -> None:
     assert api.post("/sessions/s/events", json=events).status_code == 201
 
 
+def lag(api: httpx.Client) -> int:
+    (view,) = api.get("/sessions/s/connections").json()["connections"]
+    behind: int = view["lag_events"]
+    return behind
+
+
 def numbers(wire: Wire) -> list[int]:
     body = unchunked(wire.raw.partition(b"\r\n\r\n")[2])
     found = []
     for frame in body[: body.rfind(b"\n\n")].split(b"\n\n"):
-        data: Any = json.loads(frame.partition(b"data: ")[2])
-        if data["type"] == "custom":
+        told = frame.partition(b"data: ")[2]
+        data: Any = json.loads(told or b"{}")  # a ping has none
+        if data.get("type") == "custom":
             found.append(int(data["value"].split()[0]))
     return found
 
@@ -152,11 +159,10 @@ def test_r7_a_reader_that_was_slow_and_reads_again_in_time_has_everything() -> N
         wire = Wire(served.port, "/stream/s", buffer_bytes=4096)
         wire.take_until(b"\n\n")
         sent = 0
-        while sent * EVENT_BYTES < 4 * EVENT_QUEUE_BYTES_MAX:
+        # How much the kernel takes for a reader that reads nothing is its own affair.
+        while sent * EVENT_BYTES < 4 * EVENT_QUEUE_BYTES_MAX or lag(api) == 0:
             append(api, sent, 20)
             sent += 20
-        (view,) = api.get("/sessions/s/connections").json()["connections"]
-        assert view["lag_events"] > 0
         assert buffered(served) <= SEND_BYTES_MAX + HIGH_WATER_BYTES + EVENT_BYTES
         api.post("/sessions/s/close")
         with wire.sock:
