@@ -12,10 +12,8 @@ from app.api import protocol
 from app.api.connection_limits import ConnectionLimits
 from app.settings import Settings
 from tests.api.serving import SECONDS, Served, serving
-from tests.faults.test_network import HEAD, append, assert_healthy
-from tests.faults.wire import Wire, hanging, metric, refusals, rest_of, until
-
-LIVE = b"GET /api/v1/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+from tests.faults.test_network import HEAD, LIVE, append, assert_healthy
+from tests.faults.wire import Wire, drip, hanging, metric, refusals, rest_of, until
 
 
 def cuts(api: httpx.Client, reason: str) -> float:
@@ -116,20 +114,6 @@ def haste() -> Iterator[None]:
         patch.setattr(protocol, "BODY_SECONDS_FREE", 0.3)
         patch.setattr(protocol, "BODY_BYTES_PER_SECOND_MIN", 1 << 30)
         yield
-
-
-def drip(sock: socket.socket, data: bytes) -> bytes:
-    """Sends the same again and again until there is an answer; gives that."""
-    sock.settimeout(0.02)
-    for _ in range(1000):
-        try:
-            sock.sendall(data)
-            return sock.recv(4096)
-        except TimeoutError:
-            continue
-        except ConnectionError:
-            return b""
-    raise AssertionError("the client may drip for ever")
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,20 @@ def hanging(port: int, data: bytes = b"") -> socket.socket:
     return sock
 
 
+def drip(sock: socket.socket, data: bytes) -> bytes:
+    """Sends the same again and again until there is an answer; gives that."""
+    sock.settimeout(0.02)
+    for _ in range(3000):
+        try:
+            sock.sendall(data)
+            return sock.recv(4096)
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            return b""
+    raise AssertionError("the client may drip for ever")
+
+
 def rest_of(sock: socket.socket) -> bytes:
     """Reads until the other side closes, under the deadline of every wait."""
     received = b""
