@@ -156,7 +156,7 @@ def test_an_eventsource_that_comes_back_while_the_gateway_drains_does_not_give_u
     watcher = NodeEventSource() if kind == "npm" else Chromium(tmp_path / "profile")
     origins = [watcher.origin] if isinstance(watcher, Chromium) else []
     settings = {
-        "BAMBOO_DRAIN_TIMEOUT_SECONDS": "60",
+        "BAMBOO_DRAIN_TIMEOUT_SECONDS": "200",
         "BAMBOO_CORS_ORIGINS": ",".join(origins),
     }
     with Gateway(tmp_path, settings) as gateway, watching(watcher, stream_url(gateway)):

@@ -119,7 +119,7 @@ class Curl(ThreadWatcher):
                 name, colon, value = line.decode().removesuffix("\n").partition(": ")
                 if name and colon:
                     fields[name] = value
-                elif not name:
+                elif not colon and "data" in fields:
                     # A frame without an id of its own (`goodbye`) stands where the last one stood.
                     yield Seen(fields["id"], fields.pop("data"))
             self._process.kill()
@@ -148,6 +148,10 @@ class HttpxSse(ThreadWatcher):
                     yield Seen(message.id, message.data)
         except (httpx.TransportError, httpx_sse.SSEError):
             return
+        except Exception:
+            # Closed under it by `stop`: httpx has no one error for that.
+            if not self._over.is_set():
+                raise
 
     @override
     def stop(self) -> None:
