@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, get_args
 
 import anyio
 import structlog
+from anyio.lowlevel import checkpoint
 
 from app.domain.callers import Caller
 from app.domain.codec import decode
@@ -24,6 +25,10 @@ log = structlog.get_logger(__name__)
 
 _TICKS_PER_HEARTBEAT = 15
 """How finely the shared clock cuts the heartbeat interval: a heartbeat is at most 1/15 late."""
+
+
+_TURN_STREAMS = 1000
+"""How many streams the clock looks at in one turn of the loop: less than a ms of it."""
 
 
 class _EndedConnection(NamedTuple):
@@ -300,12 +305,18 @@ class Streams:
             await anyio.sleep(interval)
             now = self._pool.clock.monotonic()
             self._note_lag(now - began - interval)
-            for live in self._pool.sessions:
-                if not live.connections:
-                    continue
-                for connection in list(live.connections.values()):
-                    self._watch_one(live, connection, now, ticks_per_beat)
+            await self._watch_all(now, ticks_per_beat)
             self._forget_ended(now)
+
+    async def _watch_all(self, now: float, ticks_per_beat: int) -> None:
+        seen = 0
+        for live in self._pool.sessions:
+            for connection in list(live.connections.values()):
+                seen += 1
+                if seen % _TURN_STREAMS == 0:
+                    await checkpoint()
+                if live.connections.get(connection.id) is connection:  # it has not ended meanwhile
+                    self._watch_one(live, connection, now, ticks_per_beat)
 
     def _note_lag(self, seconds: float) -> None:
         """Counts how late the clock's tick was: what the loop's other work made everybody wait."""

@@ -1,5 +1,6 @@
 """R2, R3, R4, R6: where streams begin, what they show, how they end (API section 4)."""
 
+from asyncio import get_running_loop
 from typing import Any
 
 import anyio
@@ -7,6 +8,7 @@ import pytest
 
 from app.domain.errors import InvalidInput, NotFound, Unavailable
 from app.domain.events import Complete, Token
+from app.sessions import streams
 from app.sessions.commands import NewMessage, NewSession
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, Reader, eventually, gateway, quiet
 
@@ -690,6 +692,30 @@ async def test_a_send_that_is_stuck_is_cut_and_counted_once():
             assert reader.goodbye == {"type": "goodbye", "reason": "slow", "retry": True}
             await other.take_what_is_there()
             assert other.goodbye is None
+
+
+async def test_the_clock_takes_turns_with_others_and_passes_over_streams_that_end_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """R7: with tens of thousands of streams one look at all of them keeps everybody waiting."""
+    monkeypatch.setattr(streams, "_TURN_STREAMS", 1)
+    async with gateway(**FAST) as gate:
+        await gate.chat()
+        readers = [await gate.reader() for _ in range(3)]
+        looked_at: list[object] = []
+
+        def close_all() -> None:
+            for reader in readers:
+                reader.close()
+
+        def look(_: object, connection: object, *__: object) -> None:
+            looked_at.append(connection)
+            get_running_loop().call_soon(close_all)
+
+        monkeypatch.setattr(gate.manager._streams, "_watch_one", look)
+        await eventually(lambda: looked_at)
+        await quiet()
+        assert len(looked_at) == 1
 
 
 async def test_a_long_poll_is_answered_by_the_next_event_that_matches(gate: Gateway):
