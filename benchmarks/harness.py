@@ -8,6 +8,7 @@ owner: processes are children, ended by their own handle, and die with their par
 import contextlib
 import http.client
 import json
+import math
 import os
 import platform
 import shutil
@@ -264,8 +265,11 @@ def median(values: Iterable[float]) -> float:
 
 
 def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    """The median of the ratios of rounds that ran side by side."""
-    return statistics.median(a / b for a, b in zip(above, below, strict=True) if b)
+    """The median of the ratios of rounds that ran side by side.
+
+    A round that was too short for a busy machine may have measured nothing.
+    """
+    return statistics.median(a / b if b else math.inf for a, b in zip(above, below, strict=True))
 
 
 def three(values: dict[str, list[float]]) -> tuple[float, float, float]:

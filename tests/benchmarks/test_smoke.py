@@ -1,6 +1,7 @@
 """Each benchmark runs at its smallest size: nothing is measured, everything is executed."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import BENCHMARKS
-from benchmarks.harness import Bench, Row
+from benchmarks.harness import Bench, Row, median_ratio
 from benchmarks.loadclient import Readers
 
 # Whole processes, which a busy machine keeps waiting.
@@ -57,6 +58,11 @@ def test_a_goal_bounds_the_ratio_or_the_number_itself():
     assert Row("a", "x", 1, ratio=2.4, goal=">= 2.5").is_met is False
     assert Row("a", "x", 17, ratio=0.1, goal="<= 16", goal_is_absolute=True).is_met is False
     assert Row("a", "x", 1, ratio=1).is_met is None
+
+
+def test_a_round_in_which_a_peer_did_nothing_ends_no_benchmark():
+    assert median_ratio([1.0, 2.0, 3.0], [2.0, 0.0, 1.0]) == 3.0
+    assert median_ratio([1.0], [0.0]) == math.inf
 
 
 def test_without_a_compiler_the_client_is_a_python_program(tmp_path: Path):
