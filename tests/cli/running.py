@@ -1,8 +1,10 @@
 """Runs `bamboo` as a user does: as a program, or as a program in a terminal."""
 
+import fcntl
 import os
 import pty
 import subprocess
+import termios
 import threading
 from collections.abc import Mapping
 from typing import Self
@@ -111,9 +113,7 @@ class Terminal:
 
 
 def _take_terminal() -> None:
-    import fcntl
-    import termios
-
+    # Between fork and exec, where other threads may hold any lock: nothing is imported here.
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
