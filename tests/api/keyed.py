@@ -38,17 +38,16 @@ class Keyed:
         expires_at: int | None = None,
     ) -> tuple[str, str]:
         """Makes a key that the gateway knows already; gives its id and the key."""
-        key_id, text, digest = make_key()
-        allowed: frozenset[Right] = frozenset(rights or ("read", "write"))
-        key = ApiKey(key_id, digest, user_id, allowed, "", 0, expires_at)
-        self.file.change(lambda known: [*known, key])
+        key, text = add_key(self.file, user_id, *rights, expires_at=expires_at)
         if key.is_live(SystemClock().now_ms()):
             until(lambda: self.knows(text, user_id), "the key is known")
-        return key_id, text
+        return key.id, text
 
     def knows(self, key: str, user_id: str | None) -> bool:
+        """Tells whether the gateway asks for a credential, and takes this one."""
         headers = bearer(key, **({"X-User-Id": "probe"} if user_id is None else {}))
-        return self.get("/sessions/none", headers).status_code != 401
+        asks = self.get("/sessions/none").status_code == 401
+        return asks and self.get("/sessions/none", headers).status_code in {403, 404}
 
     def revoke(self, key_id: str) -> None:
         self.file.change(
@@ -71,6 +70,17 @@ class Keyed:
         )
         check_answer(response)
         return response
+
+
+def add_key(
+    file: KeyFile, user_id: str | None, *rights: Right, expires_at: int | None = None
+) -> tuple[ApiKey, str]:
+    """Puts a key into a file; a gateway that looks there knows it when it has started, or later."""
+    key_id, text, digest = make_key()
+    allowed: frozenset[Right] = frozenset(rights or ("read", "write"))
+    key = ApiKey(key_id, digest, user_id, allowed, "", 0, expires_at)
+    file.change(lambda known: [*known, key])
+    return key, text
 
 
 def bearer(credential: str, **more: str) -> dict[str, str]:
