@@ -113,13 +113,17 @@ def looking_often() -> Iterator[None]:
 
 
 class LateClock(SystemClock):
-    """A clock that a test sets forward."""
+    """Clocks that a test sets forward."""
 
     ahead_ms = 0
 
     @override
     def now_ms(self) -> int:
         return super().now_ms() + self.ahead_ms
+
+    @override
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead_ms / 1000
 
 
 def token(**changed: Any) -> str:

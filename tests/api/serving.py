@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from jsonschema import Draft202012Validator
 
 from app.api.routes import create_openapi
+from app.domain.clock import Clock
 from app.main import create_app
 from app.server import GatewayServer
 from app.settings import Settings
@@ -50,10 +51,15 @@ class Served:
 
 @contextmanager
 def serving(
-    prepare: Callable[[FastAPI], None] | None = None, *, until_started: bool = True, **settings: Any
+    prepare: Callable[[FastAPI], None] | None = None,
+    *,
+    until_started: bool = True,
+    clock: Clock | None = None,
+    **settings: Any,
 ) -> Iterator[Served]:
     """Runs a gateway over the memory store (or what `settings` say) until the block ends."""
-    app = create_app(Settings(**{"storage_url": "memory:", "drain_timeout_seconds": 0, **settings}))
+    settings = {"storage_url": "memory:", "drain_timeout_seconds": 0, **settings}
+    app = create_app(Settings(**settings), clock)
     if prepare is not None:
         prepare(app)
     started = threading.Event()

@@ -9,7 +9,6 @@ import httpx
 import jwt
 import pytest
 from fastapi import APIRouter
-from structlog.testing import capture_logs
 
 from app.api import routes
 from app.api.bodies import JsonRoute
@@ -23,6 +22,7 @@ from app.settings import Settings
 from tests.api.keyed import SECRET, Keyed, LateClock, bearer, keyed, serving_with, token, watching
 from tests.api.serving import SECONDS, Served, check_answer, raw, refused
 from tests.faults.wire import until
+from tests.support.logs import captured_logs
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +263,7 @@ def test_the_first_key_closes_a_gateway_that_was_open_and_the_last_one_opens_it_
         assert open_one.get("/sessions", named).status_code == 200
         open_one.revoke(key_id)
         until(lambda: open_one.get("/sessions", bearer(key)).status_code == 401, "it is revoked")
-        with capture_logs() as logs:
+        with captured_logs() as logs:
             path.unlink()
             until(lambda: any("again" in entry["event"] for entry in logs), "it was noticed")
         refused(open_one.get("/sessions"), 401, "unauthorized")
@@ -274,7 +274,7 @@ def test_a_keys_file_that_was_broken_by_hand_locks_nobody_out(tmp_path: Path) ->
         _, key = gateway.make("alice")
         path = tmp_path / "keys.json"
         good = path.read_bytes()
-        with capture_logs() as logs:
+        with captured_logs() as logs:
             path.write_bytes(b"{ a slip")
             until(lambda: any("stay" in entry["event"] for entry in logs), "it was noticed")
         assert gateway.get("/sessions", bearer(key)).status_code == 200

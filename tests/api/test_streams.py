@@ -3,17 +3,18 @@
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import pytest
-from structlog.testing import capture_logs
 
 from app.sessions.connections import Connection
+from tests.api.keyed import LateClock
 from tests.api.serving import SECONDS, Served, frames_of, refused, serving
+from tests.faults.wire import rest_of, until
+from tests.support.logs import captured_logs
 
 
 class Watcher:
@@ -54,8 +55,17 @@ class Watcher:
         return [event for _, event in self.frames]
 
     def until(self, what: str) -> None:
+        """Waits until this has come."""
         with self.changed:
             assert self.changed.wait_for(lambda: what in self.text, SECONDS), self.text
+
+    def until_frame(self, what: str) -> None:
+        """Waits until the frame that has this has come whole."""
+        self.until(what)
+        with self.changed:
+            at = self.text.index(what)
+            whole = self.changed.wait_for(lambda: self.text.find("\n\n", at) >= 0, SECONDS)
+            assert whole, self.text[at:]
 
     def ended(self) -> None:
         self._thread.join(SECONDS)
@@ -68,6 +78,12 @@ def custom(api: httpx.Client, session_id: str, name: str, value: Any = None) -> 
     assert answer.status_code == 201
     appended: dict[str, Any] = answer.json()
     return appended
+
+
+def connections(api: httpx.Client, session_id: str) -> set[str]:
+    """Gives the names of who watches."""
+    found = api.get(f"/sessions/{session_id}/connections").json()["connections"]
+    return {one["connection_id"] for one in found}
 
 
 @contextmanager
@@ -90,7 +106,7 @@ def test_a_stream_begins_with_open_and_shows_what_comes(
         assert watcher.headers["cache-control"] == "no-cache, no-transform"
         assert watcher.headers["x-accel-buffering"] == "no"
         place = custom(api, session_id, "now")["last"]
-        watcher.until('"now"')
+        watcher.until_frame('"now"')
         first, second = watcher.frames
         assert first[1]["type"] == "open"
         assert first[1]["connection_id"] == watcher.headers["connection-id"]
@@ -193,10 +209,9 @@ def test_who_watches_is_listed_and_can_be_disconnected_alone(
         assert api.delete(f"{path}/tab-1").status_code == 204
         first.ended()
         assert first.events[-1]["type"] == "goodbye"
-        deadline = time.monotonic() + SECONDS
-        while (again := api.delete(f"{path}/tab-1")).status_code == 204:
-            assert time.monotonic() < deadline  # it is on its way out
-        refused(again, 404, "connection-not-found")
+        # It may be on its way out.
+        until(lambda: api.delete(f"{path}/tab-1").status_code != 204, "it is out")
+        refused(api.delete(f"{path}/tab-1"), 404, "connection-not-found")
         left = api.get(path).json()["connections"]
         assert [one["connection_id"] for one in left] == ["tab-2"]
 
@@ -219,11 +234,9 @@ def test_a_client_that_leaves_is_forgotten(
 ) -> None:
     with api.stream("GET", f"/stream/{session_id}") as answer:
         chunks = answer.iter_raw()
-        assert b"open" in next(chunks)
-        assert len(api.get(f"/sessions/{session_id}/connections").json()["connections"]) == 1
-    deadline = time.monotonic() + SECONDS
-    while api.get(f"/sessions/{session_id}/connections").json()["connections"]:
-        assert time.monotonic() < deadline
+        assert next(chunks)
+        assert connections(api, session_id)
+    until(lambda: not connections(api, session_id), "it is forgotten")
     assert api.get(f"/sessions/{session_id}").json()["state"] == "disconnected"
 
 
@@ -233,11 +246,13 @@ def test_reconnect_shows_the_whole_run_that_was_on_when_the_connection_was_lost(
     body = {"message": "x", "session_id": free_id, "options": {"delay_ms": 0, "hold": "middle"}}
     api.post("/chat", json=body)
     with api.stream("GET", f"/stream/{free_id}?from=start&connection_id=tab") as answer:
+        text = ""
         for chunk in answer.iter_text():
-            if '"token"' in chunk:
+            text += chunk
+            if '"token"' in text:
                 break
     again = Watcher(served, f"/reconnect/{free_id}?connection_id=tab")
-    again.until('"token"')
+    again.until_frame('"token"')
     types = [event["type"] for event in again.events]
     assert types[0] == "open"
     assert "run_start" in types
@@ -256,7 +271,7 @@ def test_heartbeats_keep_a_silent_stream_alive_without_a_blank_line() -> None:
             assert len(watcher.frames) == 1
         api.post("/sessions", json={"id": "t"})
         with watching(served, "t", "?heartbeat=event") as watcher:
-            watcher.until('"heartbeat"')
+            watcher.until_frame('"heartbeat"')
             place, event = watcher.frames[1]
             assert event == {"type": "heartbeat"}
             assert place == watcher.frames[0][0]
@@ -272,25 +287,34 @@ def test_a_shutdown_says_goodbye() -> None:
 
 
 def test_a_reader_that_takes_nothing_is_cut_and_delays_nobody() -> None:
-    with serving(send_timeout_seconds=0.5) as served, served.client() as api:
+    # Nothing but this clock makes a reader late: on a machine that stands still all of them are.
+    clock = LateClock()
+    with (
+        serving(clock=clock, send_timeout_seconds=600, heartbeat_interval_seconds=1.5) as served,
+        served.client() as api,
+    ):
         api.post("/sessions", json={"id": "s"})
         with socket.socket() as stuck:
             stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             stuck.settimeout(SECONDS)
             stuck.connect(("127.0.0.1", served.port))
-            stuck.sendall(b"GET /api/v1/stream/s HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            path = b"/api/v1/stream/s?connection_id=stuck"
+            stuck.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
             stuck.recv(100)
             watcher = Watcher(served, "/stream/s?connection_id=fast")
             for number in range(40):
                 custom(api, "s", f"n{number}", "v" * 250_000)
             watcher.until('"n39"')
-            deadline = time.monotonic() + SECONDS
-            while len(api.get("/sessions/s/connections").json()["connections"]) > 1:
-                assert time.monotonic() < deadline
-            received = b""
-            while chunk := stuck.recv(1 << 20):
-                received += chunk
-            assert b'"n39"' not in received
+            assert connections(api, "s") == {"stuck", "fast"}
+            live = served.app.state.manager._pool.get("s")
+            both = list(live.connections.values())
+            until(
+                lambda: [one.id for one in both if one.sending_since is not None] == ["stuck"],
+                "one takes nothing, the other has taken all",
+            )
+            clock.ahead_ms = 601_000
+            until(lambda: connections(api, "s") == {"fast"}, "it is cut")
+            assert b'"n39"' not in rest_of(stuck)
         api.delete("/sessions/s")
         watcher.ended()
 
@@ -303,18 +327,21 @@ def test_the_number_of_streams_is_bounded() -> None:
 
 
 def test_what_fails_while_a_stream_is_on_is_a_goodbye_and_a_line_in_the_log(
-    served: Served, api: httpx.Client, session_id: str, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with watching(served, session_id) as watcher:
-        real_next = Connection.next
+    real_next = Connection.next
 
-        async def broken(_: Connection) -> bytes:
-            monkeypatch.setattr(Connection, "next", real_next)
-            raise RuntimeError("no disk")
+    async def broken(_: Connection) -> bytes:
+        monkeypatch.setattr(Connection, "next", real_next)
+        raise RuntimeError("no disk")
 
-        monkeypatch.setattr(Connection, "next", broken)
-        with capture_logs() as logs:
-            custom(api, session_id, "seen")
+    with serving(heartbeat_interval_seconds=0.15) as served, served.client() as api:
+        api.post("/sessions", json={"id": "s"})
+        with watching(served, "s") as watcher, captured_logs() as logs:
+            custom(api, "s", "seen")
+            watcher.until_frame('"seen"')
+            # What it asks for after its next heartbeat.
+            monkeypatch.setattr(Connection, "next", broken)
             watcher.ended()
     assert [event["type"] for event in watcher.events] == ["open", "custom", "goodbye"]
     assert watcher.events[-1]["retry"]
