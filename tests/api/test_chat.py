@@ -1,12 +1,14 @@
 """Chat: one turn in three ways, and the promises around it."""
 
+import json
 import threading
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.api.serving import CONTRACT, Served, frames_of, refused, serving
+from tests.api.serving import CONTRACT, SECONDS, Served, frames_of, refused, serving
+from tests.faults.wire import hanging, until
 
 FAST: dict[str, Any] = {"delay_ms": 0}
 STREAM = {"Accept": "text/event-stream"}
@@ -209,13 +211,26 @@ def test_a_chat_may_bring_tool_results(api: httpx.Client, session_id: str) -> No
     assert said[2]["content"] == message[1]["content"]
 
 
-def test_a_client_that_leaves_while_it_waits_is_not_waited_for(served: Served) -> None:
-    with served.client() as api:
-        body = {"message": "x", "session_id": "left", "options": {"hold": "start"}}
-        with pytest.raises(httpx.ReadTimeout):
-            api.post("/chat", json=body, headers={"Prefer": "wait=300"}, timeout=0.3)
-        assert api.get("/sessions/left").json()["active_run_id"] is not None
-        api.post("/stop/left")
+def test_a_client_that_leaves_while_it_waits_is_not_waited_for(
+    served: Served, api: httpx.Client, free_id: str
+) -> None:
+    said = {"message": "x", "session_id": free_id, "options": {"hold": "start"}}
+    body = json.dumps(said).encode()
+    head = (
+        "POST /api/v1/chat HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=300\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    pool = served.app.state.manager._pool
+
+    def is_waited_for() -> bool:
+        live = pool.get(free_id)
+        return live is not None and bool(live._run_waiters)
+
+    with hanging(served.port, head.encode() + body):
+        until(is_waited_for, "the client waits")
+    until(lambda: not is_waited_for(), "nobody waits")
+    assert api.get(f"/sessions/{free_id}").json()["active_run_id"] is not None
+    api.post(f"/stop/{free_id}")
 
 
 def test_many_chats_at_once_in_one_session_all_run_in_turn(served: Served, free_id: str) -> None:
@@ -231,7 +246,7 @@ def test_many_chats_at_once_in_one_session_all_run_in_turn(served: Served, free_
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(SECONDS)
     assert statuses == ["completed"] * 20
 
 

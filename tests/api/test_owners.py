@@ -64,7 +64,10 @@ class World:
 def inhabited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One for all tests here: each holds it to have changed nothing of alice's."""
     with (
-        serving_users(export_dir=tmp_path_factory.mktemp("exports")) as served,
+        serving_users(
+            export_dir=tmp_path_factory.mktemp("exports"),
+            external_run_timeout_seconds=86_400,  # the busy session stays busy
+        ) as served,
         user(served, "alice") as alice,
         user(served, "bob") as bob,
         served.client() as operator,

@@ -11,6 +11,7 @@ import pytest
 from typing_extensions import override
 
 from tests.api.serving import SECONDS, Served, serving
+from tests.faults.wire import until
 
 
 class Canary:
@@ -39,7 +40,7 @@ def canary() -> Iterator[Canary]:
     assert canary.visits() == 0
     # It does sing: what is counted here would have been counted above.
     with socket.create_connection(("127.0.0.1", canary.listener.getsockname()[1]), SECONDS):
-        assert canary.visits() == 1
+        until(lambda: canary.visits() == 1, "the visit is seen")
     canary.listener.close()
 
 
