@@ -40,7 +40,7 @@ from tests.agents.scripted_server import (
     sse,
     whole,
 )
-from tests.agents.turns import DEADLINE_SECONDS, events_of, said, turn_of
+from tests.agents.turns import DEADLINE_SECONDS, events_of, let_pass, said, turn_of
 
 SECRET = "hush-hush"
 NDJSON = head(media_type="application/x-ndjson")
@@ -255,8 +255,22 @@ async def test_without_length_or_chunks_only_a_terminal_event_is_an_end() -> Non
 async def test_a_silence_is_a_timeout() -> None:
     script: Script = [NDJSON, chunk(lines(SPOKEN[:1])), anyio.Event()]
     assert (await failure_of(script, idle_timeout_seconds=0.05)).code == "upstream_timeout"
-    begin: Script = [anyio.Event()]
-    assert (await failure_of(begin, first_byte_timeout_seconds=0.05)).code == "upstream_timeout"
+
+
+async def test_an_answer_that_does_not_begin_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with (
+        playing([anyio.Event()], first_byte_timeout_seconds=20) as (agent, server),
+        anyio.create_task_group() as tasks,
+    ):
+
+        async def ask() -> None:
+            with pytest.raises(AgentError, match="in time") as caught:
+                await events_of(agent, turn_of())
+            assert caught.value.code == "upstream_timeout"
+
+        tasks.start_soon(ask)
+        await server.requested.wait()
+        let_pass(21, monkeypatch)
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])

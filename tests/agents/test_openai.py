@@ -1,5 +1,6 @@
 """The OpenAI-compatible agent against a scripted server on a real socket."""
 
+import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
+from app.agents import upstream
 from app.agents.base import Agent, AgentError
 from app.agents.openai import OpenAIAgent, OpenAIQuery
 from app.domain.events import (
@@ -33,7 +35,7 @@ from tests.agents.scripted_server import (
     stream,
     whole,
 )
-from tests.agents.turns import DEADLINE_SECONDS, events_of, said, turn_of
+from tests.agents.turns import DEADLINE_SECONDS, events_of, let_pass, said, turn_of
 
 KEY = "sk-very-secret"
 EVENT_BYTES_MAX = 4096
@@ -350,11 +352,22 @@ async def test_a_silence_after_the_finish_costs_only_the_usage() -> None:
     assert events[-1] == Complete(None, "stop")
 
 
-async def test_an_answer_that_does_not_begin_is_a_timeout_and_is_not_asked_for_twice() -> None:
-    async with playing([anyio.Event()], first_byte_timeout_seconds=0.05) as (agent, server):
-        with pytest.raises(AgentError) as caught:
-            await events_of(agent, turn_of())
-    assert caught.value.code == "upstream_timeout"
+async def test_an_answer_that_does_not_begin_is_a_timeout_and_is_not_asked_for_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    errors: list[AgentError] = []
+    async with playing([anyio.Event()], first_byte_timeout_seconds=20) as (agent, server):
+
+        async def ask() -> None:
+            with pytest.raises(AgentError) as caught:
+                await events_of(agent, turn_of())
+            errors.append(caught.value)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            await server.requested.wait()
+            let_pass(21, monkeypatch)
+    assert [error.code for error in errors] == ["upstream_timeout"]
     assert len(server.requests) == 1
 
 
@@ -409,7 +422,10 @@ async def test_closing_the_generator_closes_the_request() -> None:
             await server.left.wait()
 
 
-async def test_a_finished_answers_connection_is_used_again() -> None:
+async def test_a_finished_answers_connection_is_used_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(upstream, "_DRAIN_SECONDS", DEADLINE_SECONDS)
     async with playing(stream(HELLO), stream(HELLO)) as (agent, server):
         assert await events_of(agent, turn_of()) == HELLO_EVENTS
         assert await events_of(agent, turn_of()) == HELLO_EVENTS
@@ -476,19 +492,19 @@ async def test_nothing_is_tried_again_once_the_answer_has_begun() -> None:
 
 
 async def test_a_server_that_is_not_there_is_said_without_its_address() -> None:
-    slept: list[float] = []
-    async with playing(slept=slept) as (agent, server):
-        port = server.port
-    # The port is free now: nobody listens.
-    agent = OpenAIAgent(
-        "tiny",
-        OpenAIQuery(base_url=f"http://127.0.0.1:{port}/v1", retries_max=0),
-        api_key=None,
-        event_bytes_max=EVENT_BYTES_MAX,
-    )
-    with pytest.raises(AgentError) as caught:
-        await events_of(agent, turn_of())
-    await agent.aclose()
+    with socket.socket() as taken:
+        # Nobody listens there, and nobody else can.
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        agent = OpenAIAgent(
+            "tiny",
+            OpenAIQuery(base_url=f"http://127.0.0.1:{port}/v1", retries_max=0),
+            api_key=None,
+            event_bytes_max=EVENT_BYTES_MAX,
+        )
+        with pytest.raises(AgentError) as caught:
+            await events_of(agent, turn_of())
+        await agent.aclose()
     assert caught.value.code == "upstream_unreachable"
     assert "127.0.0.1" not in caught.value.detail
 
