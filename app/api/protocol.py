@@ -7,7 +7,9 @@ what it cannot read with plain text. Streams also get a way to cut a client that
 What a proxy in front could read differently is refused (RFC 9112, 3.2, 6.1 and 11.2): no `Host`, a
 target whose authority is not the `Host`, a fragment, a transfer coding besides `chunked`, and any
 in HTTP/1.0. Trailers are dropped: to the parser they are headers that come late, so a client could
-send in them what a proxy checks or sets in the head.
+send in them what a proxy checks or sets in the head. `Upgrade` is ignored (RFC 9110, 7.8): Java's
+own client and `curl --http2` send it with ordinary requests, whose bodies the parser would leave
+unread, and take what comes of them later for requests.
 """
 
 import asyncio
@@ -16,6 +18,7 @@ import re
 from functools import partial
 from typing import Any, Final, Literal
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -115,13 +118,45 @@ class GatewayProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         # The parser hands a header over when it is whole, so one that never ends is counted here;
         # `on_message_begin` and `on_body` say that it went on.
+        self._unset_keepalive_if_required()
         self._framing_bytes += len(data)
-        super().data_received(data)
+        try:
+            self._parse(data)
+        except HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
         if self._framing_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
             self._traffic.cut["head_too_large"] += 1
             part = "head is" if self._reading_head else "trailers or chunk extensions are"
             self.send_400_response(f"The request's {part} too large.")
         self._watch()
+
+    def _parse(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            try:
+                self.parser.feed_data(rest)
+            except HttpParserUpgrade as upgrade:
+                # What follows belongs to a request like any other: the head is read once more,
+                # without the header that the parser stopped at.
+                (end,) = upgrade.args
+                rest = rest[end:]
+                head = self._head_without_upgrade()
+                self.parser = HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn
+                self.parser.feed_data(head)
+            else:
+                return
+
+    def _head_without_upgrade(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        headers = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)
+        return b"".join([line, *headers, b"\r\n"])
+
+    @property
+    def _would_upgrade(self) -> bool:
+        # The parser would also for CONNECT, which is no request that can be answered.
+        return self.parser.should_upgrade() and any(name == b"upgrade" for name, _ in self.headers)
 
     @override
     def on_message_begin(self) -> None:
@@ -137,6 +172,8 @@ class GatewayProtocol(HttpToolsProtocol):
 
     @override
     def on_headers_complete(self) -> None:
+        if self._would_upgrade:
+            return  # it comes again, without
         self._reading_head = False
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > HEAD_BYTES_MAX:
@@ -153,6 +190,11 @@ class GatewayProtocol(HttpToolsProtocol):
             ABORT: self.transport.abort,  # type: ignore[dict-item]
             WRITE: partial(write_at_once, self.cycle),  # type: ignore[dict-item]
         }
+
+    @override
+    def on_message_complete(self) -> None:
+        if not self._would_upgrade:
+            super().on_message_complete()
 
     @override
     def on_body(self, body: bytes) -> None:

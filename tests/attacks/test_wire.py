@@ -146,6 +146,44 @@ def test_a_trailer_is_no_header(trailer: bytes) -> None:
         assert [status for status, _ in answers(served, request)] == [201]
 
 
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+"""What Java's own HTTP client sends with its first requests, and curl with --http2."""
+
+
+def test_the_body_of_a_request_that_would_upgrade_is_its_body(served: Served) -> None:
+    body = b'{"id": "upgrading"}'
+    head = post(UPGRADE + b"Content-Length: %d\r\n" % len(body), b"")
+    after = get(b"/health/live")
+    found = answers(served, head + body + after)
+    assert [status for status, _ in found] == [201, 200]
+    assert json.loads(found[0][1])["id"] == "upgrading"
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: %d\r\n" % len(NEXT), CHUNKED])
+def test_what_comes_after_the_head_of_an_upgrade_is_no_request(
+    served: Served, framing: bytes
+) -> None:
+    """A proxy that passes `Upgrade` on takes it for the body, and so must we."""
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(NEXT), NEXT) if framing == CHUNKED else NEXT
+    with socket.create_connection(("127.0.0.1", served.port), timeout=SECONDS) as sock:
+        # The gateway says `100` when it waits for the body: so it has read the head by itself.
+        sock.sendall(post(UPGRADE + framing + b"Expect: 100-continue\r\n", b""))
+        received = b""
+        while b"\r\n\r\n" not in received and (chunk := sock.recv(65536)):
+            received += chunk
+        assert received == b"HTTP/1.1 100 Continue\r\n\r\n"
+        sock.sendall(body + get(b"/health/live"))
+        received = rest_of(sock)
+    assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"400", b"200"]
+    assert b"malformed" in received
+
+
+def test_requests_that_would_upgrade_may_follow_each_other(served: Served) -> None:
+    request = get(b"/health/live", HOST + UPGRADE).replace(b"Connection: close\r\n", b"")
+    found = answers(served, request * 3 + get(b"/health/live"))
+    assert [status for status, _ in found] == [200] * 4
+
+
 @pytest.mark.parametrize("piece", [b"X-A: b\r\n", b"a"], ids=["many", "one without end"])
 @pytest.mark.parametrize("start", [b"2\r\n{}\r\n0\r\nX: ", b"2;"], ids=["trailers", "extension"])
 def test_what_is_between_the_bytes_of_a_body_is_bounded(
