@@ -10,6 +10,9 @@ in HTTP/1.0. Trailers are dropped: to the parser they are headers that come late
 send in them what a proxy checks or sets in the head. `Upgrade` is ignored (RFC 9110, 7.8): Java's
 own client and `curl --http2` send it with ordinary requests, whose bodies the parser would leave
 unread, and take what comes of them later for requests.
+
+HTTP/1.0, which nginx speaks if nobody tells it otherwise, knows no chunks (RFC 9112, 6.1): there
+the end of the connection is the end of an answer.
 """
 
 import asyncio
@@ -19,6 +22,7 @@ from functools import partial
 from typing import Any, Final, Literal
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from starlette.types import Message, Send
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -185,6 +189,8 @@ class GatewayProtocol(HttpToolsProtocol):
             raise ValueError(self._refusal)  # the parser turns it into a 400
         self._begin_measure()
         super().on_headers_complete()
+        if self.parser.get_http_version() == "1.0":
+            self.cycle.send = without_chunks(self.cycle)  # type: ignore[assignment]
         # Bound to this request's cycle: the protocol's may be that of a later one, which waits.
         self.scope["extensions"] = {
             ABORT: self.transport.abort,  # type: ignore[dict-item]
@@ -369,6 +375,25 @@ def write_at_once(cycle: RequestResponseCycle, chunk: bytes) -> bool:
     except (OSError, RuntimeError):
         return False  # the task meets it again, where it is dealt with
     return True
+
+
+def without_chunks(cycle: RequestResponseCycle) -> Send:
+    """Gives a `send` for HTTP/1.0: what has no length comes as it is, and ends with the connection.
+
+    uvicorn sends chunks to whoever asks, also to clients that take their sizes for content.
+    """
+    send, has_length = cycle.send, True
+
+    async def send_plain(message: Message) -> None:
+        nonlocal has_length
+        if message["type"] == "http.response.start":
+            has_length = any(name.lower() == b"content-length" for name, _ in message["headers"])
+            cycle.chunked_encoding = None if has_length else False
+        elif not has_length:
+            cycle.expected_content_length = len(message["body"])  # all that there is to expect
+        await send(message)  # type: ignore[arg-type] # the same messages, by another name
+
+    return send_plain
 
 
 class _Pipeline(list[Any]):

@@ -59,6 +59,8 @@ class StreamResponse(EventSourceResponse):
             ping=0,
             sep="\n",
         )
+        # Which connections stay is the server's to say, and wrong where it closes them (HTTP/1.0).
+        del self.headers["Connection"]
         self._frames = FrameLoop(connection, clock)
 
     @override

@@ -12,8 +12,8 @@ import pytest
 
 from app.sessions.connections import Connection
 from tests.api.keyed import LateClock
-from tests.api.serving import SECONDS, Served, frames_of, refused, serving
-from tests.faults.wire import rest_of, until
+from tests.api.serving import SECONDS, Served, frames_of, raw, refused, serving
+from tests.faults.wire import rest_of, unchunked, until
 from tests.support.logs import captured_logs
 
 
@@ -96,6 +96,43 @@ def watching(served: Served, session_id: str, query: str = "") -> Iterator[Watch
         with served.client() as client:
             client.delete(f"/sessions/{session_id}")
         watcher.ended()
+
+
+@pytest.mark.parametrize("asked", ["HTTP/1.0", "HTTP/1.1\r\nConnection: close"])
+def test_a_stream_over_http_1_0_has_no_chunks_and_ends_with_its_connection(
+    served: Served, asked: str
+) -> None:
+    """nginx speaks HTTP/1.0 to what is behind it if nobody tells it otherwise."""
+    body = b'{"message": "hi", "options": {"delay_ms": 0}}'
+    head = (
+        f"POST /api/v1/chat {asked}\r\nHost: localhost\r\nAccept: text/event-stream\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    received = raw(served.port, head.encode() + body)
+    answered, _, content = received.partition(b"\r\n\r\n")
+    lines = answered.decode().lower().split("\r\n")
+    assert lines[0] == "http/1.1 200 ok"
+    assert [line for line in lines if line.startswith("connection:")] == ["connection: close"]
+    is_chunked = "transfer-encoding: chunked" in lines
+    assert is_chunked == ("1.1" in asked)
+    assert content.startswith(b"id: ") != is_chunked
+    text = (unchunked(content) if is_chunked else content).decode()
+    kinds = [event["type"] for _, event in frames_of(text)]
+    assert (kinds[0], kinds[-1]) == ("open", "complete")
+    assert text.endswith("\n\n")
+
+
+def test_what_has_a_length_has_it_over_http_1_0_too(served: Served, session_id: str) -> None:
+    """And what has none, like an export, is whole nevertheless."""
+    for path in (f"/sessions/{session_id}", f"/sessions/{session_id}/export"):
+        target = f"GET /api/v1{path} HTTP/1.0\r\nHost: localhost\r\n\r\n"
+        head, _, body = raw(served.port, target.encode()).partition(b"\r\n\r\n")
+        with served.client() as api:
+            answer = api.get(path)
+        assert body == answer.content
+        length = f"content-length: {len(body)}".encode() in head.lower()
+        assert length == ("content-length" in answer.headers)
+        assert b"transfer-encoding" not in head.lower()
 
 
 def test_a_stream_begins_with_open_and_shows_what_comes(
