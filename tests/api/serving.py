@@ -58,8 +58,11 @@ def serving(
     **settings: Any,
 ) -> Iterator[Served]:
     """Runs a gateway over the memory store (or what `settings` say) until the block ends."""
-    settings = {"storage_url": "memory:", "drain_timeout_seconds": 0, **settings}
-    app = create_app(Settings(**settings), clock)
+    # Some live beside many tests, and all log to one place: none is to hear that a busy machine
+    # stood still.
+    quiet = {"loop_lag_warning_seconds": 3600}
+    defaults = {"storage_url": "memory:", "drain_timeout_seconds": 0, **quiet}
+    app = create_app(Settings(**{**defaults, **settings}), clock)
     if prepare is not None:
         prepare(app)
     started = threading.Event()
