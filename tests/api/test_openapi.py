@@ -155,7 +155,7 @@ def test_every_code_that_the_code_says_has_its_status() -> None:
     found: set[str] = set()
     loaded = [
         Path(module.__file__ or "")
-        for name, module in sys.modules.items()
+        for name, module in list(sys.modules.items())
         if name.startswith("app.") and not name.startswith(("app.cli", "app.agents"))
     ]
     for file in loaded:
