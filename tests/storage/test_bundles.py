@@ -1,6 +1,7 @@
 """What archiving and compacting leave on the disk, seen by other means than the store's."""
 
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -53,6 +54,13 @@ def files(data_dir: Path, *directories: str) -> dict[str, bytes]:
     }
 
 
+async def comes_true(true: Callable[[], bool]) -> None:
+    """Waits for what threads do, which tell nobody."""
+    with anyio.fail_after(DEADLINE_SECONDS):
+        while not true():  # noqa: ASYNC110 - see above
+            await anyio.sleep(0.005)
+
+
 async def test_unpacking_gives_back_exactly_the_bytes_that_were_packed(
     opener: Opener, data_dir: Path
 ) -> None:
@@ -60,8 +68,11 @@ async def test_unpacking_gives_back_exactly_the_bytes_that_were_packed(
     store = await opener()
     history = await long_session(store)
     assert await store.checkpoint()
+    # The checkpoint has begun a snapshot, and does not wait for it.
+    await comes_true(lambda: store.stats()["snapshots_total"] == 1)
     before = files(data_dir, "events", "index/marks")
     assert len(before) == 2
+    assert files(data_dir, "sessions")
     await store.pack("Long", history.head.epoch)
     assert await store.checkpoint()
     assert files(data_dir, "events", "index/marks", "sessions") == {}
@@ -223,9 +234,7 @@ async def test_what_is_kept_is_added_up_by_kind(opener: Opener, data_dir: Path) 
 
     async def agree(store: JsonlStore) -> None:
         # Lines are acknowledged by the journal; their files have them a moment later.
-        with anyio.fail_after(DEADLINE_SECONDS):
-            while said(store) != real():  # noqa: ASYNC110 - files tell nobody
-                await anyio.sleep(0.005)
+        await comes_true(lambda: said(store) == real())
 
     store = await opener()
     one, two = await long_session(store, "one"), await long_session(store, "two")

@@ -87,7 +87,10 @@ async def test_at_rest_files_are_current_without_another_commit(
         assert await answer_to(answer) is None
     paths = [data_dir / "events" / f"{writer.head.id}.jsonl" for writer in writers]
     await anyio.to_thread.run_sync(
-        until, lambda: [lines_in(path) for path in paths] == [2] * len(paths), "the files"
+        until,
+        lambda: [lines_in(path) for path in paths] == [2] * len(paths),
+        "the files are current",
+        DEADLINE_SECONDS,
     )
 
 
