@@ -27,6 +27,7 @@ class Endings:
 
         Raises:
             NotFound: No such run.
+            StorageFailed: The end of a run that nobody executes here could not be stored.
         """
         while True:
             try:

@@ -194,10 +194,25 @@ class ExternalRuns:
             held = live.external
             since = held.last_event_at if held is not None else live.last_used
             if now - since > seconds:
-                self._pool.spawn(self.end, live, timed_out(seconds), name=f"end {live.id}")
+                self.end_later(live, timed_out(seconds))
+
+    def end_later(self, live: LiveSession, terminal: TerminalEvent) -> None:
+        """As `end`, in a task of its own."""
+        self._pool.spawn(self._end_unasked, live, terminal, name=f"end {live.id}")
+
+    async def _end_unasked(self, live: LiveSession, terminal: TerminalEvent) -> None:
+        try:
+            await self.end(live, terminal)
+        except BambooError as error:
+            # It is looked at again by the next round.
+            log.warning("an external run could not be ended", session_id=live.id, code=error.code)
 
     async def end(self, live: LiveSession, terminal: TerminalEvent) -> None:
-        """Ends the open external run of a session, if there is one, with what was said."""
+        """Ends the open external run of a session, if there is one, with what was said.
+
+        Raises:
+            BambooError: Its end could not be stored; the run is still open.
+        """
         active = live.head.active
         if active is None:
             return
@@ -210,8 +225,5 @@ class ExternalRuns:
             await live.commit(drafts, waiters=[lambda _: self._pool.slot_free(live)], reserve=True)
         except Vanished:
             return
-        except BambooError as error:
-            # It is looked at again by the next round.
-            log.warning("an external run could not be ended", session_id=live.id, code=error.code)
         finally:
             live.users -= 1

@@ -211,7 +211,7 @@ class Turns:
         if live.run is not None:
             live.run.cancel(terminal)
         elif active.agent == EXTERNAL:
-            self._pool.spawn(self._external.end, live, terminal, name=f"end {live.id}")
+            self._external.end_later(live, terminal)
 
     async def _execute(
         self, live: LiveSession, task: RunTask, agent: str, options: dict[str, Any]

@@ -7,7 +7,14 @@ from typing import Any
 import anyio
 import pytest
 
-from app.domain.errors import InvalidEvent, NotFound, Refused, RunActive, RunEnded
+from app.domain.errors import (
+    InvalidEvent,
+    NotFound,
+    Refused,
+    RunActive,
+    RunEnded,
+    StorageFailed,
+)
 from app.domain.events import TERMINAL_TYPES, Complete
 from app.sessions.commands import Idempotency, NewMessage, NewSession, Outcome
 from tests.domain.histories import accepted_by_upstreams
@@ -205,6 +212,22 @@ async def test_a_cancelled_run_takes_nothing_more(how: str, gate: Gateway) -> No
     with pytest.raises(RunEnded):
         await post(gate, *of("x", STEPS[2]))
     accepted_by_upstreams(await gate.messages())
+
+
+async def test_a_cancel_that_cannot_be_stored_is_told_at_once_and_may_be_repeated(
+    gate: Gateway,
+) -> None:
+    """R5: nobody would take it up again, so nobody waits for it."""
+    await opened(gate)
+    await post(gate, *of("x", STEPS[1], STEPS[3]))
+    for cancel in (gate.manager.cancel_session(ME, "s"), gate.manager.cancel_run(ME, "s", "x")):
+        gate.store.fail_append(1)
+        with pytest.raises(StorageFailed):
+            await cancel
+    assert (await gate.manager.run(ME, "s", "x"))["status"] == "running"
+    assert (await gate.manager.cancel_run(ME, "s", "x")).answer["status"] == "cancelled"
+    accepted_by_upstreams(await gate.messages())
+    assert [event["type"] for event in await gate.log()].count("cancelled") == 1
 
 
 @pytest.mark.parametrize(
