@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from typing import Any, get_args
 
-from app.agents.base import AgentError
 from app.domain.codec import encode
 from app.domain.errors import InvalidEvent
 from app.domain.events import (
@@ -74,9 +73,8 @@ async def paired(
     """Gives the events of everything `values` yields, up to and including the terminal one.
 
     * A `Usage` is added up and said with the `Complete`, which is made when none is yielded.
-    * Calls still open at the end are closed with a `ToolError`, also when the agent raised; unless
-      it completes with `tool_calls`, which leaves them to the client.
-    * Who says nothing at all has not answered.
+    * Calls without a result are the client's to answer when the agent just returns, or completes
+      with `tool_calls`; however else it ends, also when it raised, they get a `ToolError`.
 
     Args:
         values: What the agent yields; closed at the end.
@@ -85,7 +83,6 @@ async def paired(
 
     Raises:
         InvalidEvent: As `as_event`.
-        AgentError: `no_answer`.
         Exception: What `values` raises, as `boundary` lets it through.
     """
     account = _Account()
@@ -117,7 +114,6 @@ class _Account:
     def __init__(self) -> None:
         self._open_calls: dict[str, None] = {}
         self._usage: Usage | None = None
-        self._said = False
 
     def add(self, usage: Usage) -> None:
         counts = usage.to_json().values()
@@ -126,7 +122,6 @@ class _Account:
         self._usage = usage if self._usage is None else self._usage + usage
 
     def note(self, event: AgentEvent) -> None:
-        self._said = True
         if isinstance(event, ToolStart):
             self._open_calls[event.tool_call_id] = None
         elif isinstance(event, _ToolEnd):
@@ -137,9 +132,7 @@ class _Account:
             yield ToolError(self._open_calls.popitem()[0], words)
 
     def end(self, given: TerminalEvent | None) -> Iterator[AgentEvent]:
-        if given is None and not self._said:
-            raise AgentError("The agent ended without an answer.", code="no_answer")
-        ending = given or Complete()
+        ending = given or Complete(finish_reason="tool_calls" if self._open_calls else "stop")
         if isinstance(ending, Complete) and ending.usage is None:
             ending = Complete(self._usage, ending.finish_reason)
         if not (isinstance(ending, Complete) and ending.finish_reason == "tool_calls"):

@@ -21,7 +21,6 @@ from app.domain.events import (
     Thinking,
     Token,
     ToolComplete,
-    ToolError,
     ToolResult,
     ToolStart,
     Usage,
@@ -179,10 +178,9 @@ async def test_the_service_may_end_the_turn_as_failed_or_cancelled() -> None:
         assert [type(event) for event in events] == [Thinking, heard]
 
 
-async def test_calls_left_open_are_closed() -> None:
+async def test_calls_without_a_result_are_the_clients_when_the_answer_just_ends() -> None:
     events = await answer_to(NDJSON, chunk(lines(SPOKEN[:2])), END)
-    assert isinstance(events[2], ToolError)
-    assert events[3] == Complete()
+    assert events[2:] == [Complete(finish_reason="tool_calls")]
 
 
 async def test_the_request_holds_the_turn() -> None:
@@ -235,15 +233,21 @@ async def test_a_broken_event_ends_the_turn(bad: bytes) -> None:
         ("upstream_rejected", whole(422, {"detail": "no such tenant"})),
         ("upstream_auth", whole(401, {})),
         ("upstream_error", whole(500, {})),
-        ("no_answer", [NDJSON, END]),
-        ("no_answer", [head(), chunk(b"data: [DONE]\n\n"), END]),
-        ("no_answer", whole(200, [])),
     ],
 )
 async def test_what_is_no_answer_ends_the_turn_with_its_code(code: str, script: Script) -> None:
     error = await failure_of(script)
     assert error.code == code
     assert "agent" in error.detail
+
+
+@pytest.mark.parametrize(
+    "script",
+    [[NDJSON, END], [head(), chunk(b"data: [DONE]\n\n"), END], whole(200, [])],
+    ids=["ndjson", "sse", "json"],
+)
+async def test_a_whole_answer_that_says_nothing_completes(script: Script) -> None:
+    assert await answer_to(*script) == [Complete()]
 
 
 async def test_without_length_or_chunks_only_a_terminal_event_is_an_end() -> None:

@@ -169,13 +169,11 @@ async def test_what_is_no_sound_event_ends_the_turn_as_broken(value: Any) -> Non
         await asked(answer)
 
 
-async def test_saying_nothing_at_all_is_no_answer() -> None:
-    silent: list[Any] = [lambda _: None, lambda _: iter([]), lambda _: [Usage(1, 1, 2)]]
+async def test_who_returns_has_completed_also_with_nothing_said() -> None:
+    silent: list[Any] = [lambda _: None, lambda _: iter([]), lambda _: [Complete()]]
     for target in silent:
-        with pytest.raises(AgentError) as caught:
-            await asked(target)
-        assert caught.value.code == "no_answer"
-    assert await asked(lambda _: [Complete()]) == [Complete()]
+        assert await asked(target) == [Complete()]
+    assert await asked(lambda _: [Usage(1, 1, 2)]) == [Complete(Usage(1, 1, 2))]
 
 
 def raising(error: BaseException) -> list[Callable[[Turn], Any]]:
@@ -402,9 +400,19 @@ async def test_a_tool_that_raises_is_a_tool_error_and_the_agent_goes_on(
     assert events[2:] == [Token("sorry"), Complete()]
 
 
-async def test_calls_left_open_are_closed_before_the_end() -> None:
+async def test_calls_without_a_result_are_the_clients_when_the_agent_returns() -> None:
     async def answer(turn: Turn) -> AsyncIterator[Any]:
         yield turn.tool("look").start
+
+    events = await asked(answer)
+    assert isinstance(events[0], ToolStart)
+    assert events[1:] == [Complete(finish_reason="tool_calls")]
+
+
+async def test_calls_without_a_result_are_closed_when_the_agent_says_that_it_stopped() -> None:
+    async def answer(turn: Turn) -> AsyncIterator[Any]:
+        yield turn.tool("look").start
+        yield Complete()
 
     events = await asked(answer)
     assert [type(event) for event in events] == [ToolStart, ToolError, Complete]
