@@ -7,8 +7,9 @@ from typing_extensions import override
 
 from app.domain.errors import InvalidInput
 
-_POSITION = re.compile(r"([0-9]{1,15})-([0-9]{1,15})")
-_SEQ = re.compile(r"[0-9]{1,15}")
+# More digits than a position ever has: one far beyond the end is gone, and not malformed.
+_POSITION = re.compile(r"([0-9]{1,100})-([0-9]{1,100})")
+_SEQ = re.compile(r"[0-9]{1,100}")
 
 
 class Position(NamedTuple):

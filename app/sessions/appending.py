@@ -13,6 +13,7 @@ from app.domain.errors import (
     IdempotencyKeyReused,
     InvalidEvent,
     LimitReached,
+    Malformed,
     NotFound,
     TooLarge,
 )
@@ -141,7 +142,7 @@ class _Lines:
         """Reads the next line; None when it is empty, or stored by an earlier try.
 
         Raises:
-            InvalidEvent, TooLarge: The line is bad; it does not count.
+            Malformed, InvalidEvent, TooLarge: The line is bad; it does not count.
             IdempotencyKeyReused: The lines stored under the key were others.
         """
         chain = sha256(self.chain.encode() + line).hexdigest()[:32]
@@ -170,7 +171,7 @@ class _Lines:
         try:
             value = decode(line)
         except ValueError as error:
-            raise InvalidEvent(f"Not JSON: {error}") from error
+            raise Malformed(f"The line is not JSON: {error}") from error
         size = len(line)
         if size * _GROWTH_MAX > self._line_bytes_max:
             size = len(encode(value))
@@ -196,9 +197,9 @@ async def append_event_lines(
     """Appends NDJSON as it arrives; see `SessionManager.append_event_lines`.
 
     Raises:
-        InvalidEvent, TooLarge, RunEnded, LimitReached: A bad line, or one without room; `extra` has
-            its number (`line`) and what this request and its earlier tries have appended
-            (`appended`).
+        Malformed, InvalidEvent, TooLarge, RunEnded, LimitReached: A bad line, or one without room;
+            `extra` has its number (`line`) and what this request and its earlier tries have
+            appended (`appended`).
     """
     digest = None
     if idem is not None:

@@ -90,25 +90,23 @@ async def event_page(
     bodies: list[bytes] = []
     scanned = 0
     cursor = after
-    has_more = True
-    while len(bodies) < limit and scanned < SCAN_BYTES_MAX:
+    while scanned < SCAN_BYTES_MAX:
         wanted = limit - len(bodies) if types is None else 2000
         records = await store.read(
             head.id, head.epoch, cursor, limit=wanted, max_bytes=SCAN_BYTES_MAX - scanned
         )
         if not records:
-            has_more = False
-            break
+            return EventPage(bodies, f"{head.epoch}-{cursor}", has_more=False)
         for seq, body in records:
-            if len(bodies) == limit:
-                break
+            if types is None or event_type(body) in types:
+                if len(bodies) == limit:
+                    return EventPage(bodies, f"{head.epoch}-{cursor}", has_more=True)
+                bodies.append(body)
             cursor = seq
             scanned += len(body)
-            if types is None or event_type(body) in types:
-                bodies.append(body)
-    else:
-        has_more = cursor < head.seq
-    return EventPage(bodies, f"{head.epoch}-{cursor}", has_more)
+        if types is None and len(bodies) == limit:
+            break
+    return EventPage(bodies, f"{head.epoch}-{cursor}", has_more=cursor < head.seq)
 
 
 async def event_page_descending(
@@ -122,8 +120,9 @@ async def event_page_descending(
     """Reads a page of events before a seq, the latest first; `next` goes on from there."""
     bodies: list[bytes] = []
     scanned = 0
+    shown = before
     window = max(limit, 100)
-    while before > 1 and len(bodies) < limit and scanned < SCAN_BYTES_MAX:
+    while before > 1 and scanned < SCAN_BYTES_MAX:
         start = max(0, before - 1 - window)
         records: list[Record] = []
         cursor = start
@@ -138,11 +137,14 @@ async def event_page_descending(
         for seq, body in reversed(records):
             scanned += len(body)
             if types is None or event_type(body) in types:
-                bodies.append(body)
                 if len(bodies) == limit:
-                    before = seq
-                    break
-    return EventPage(bodies, f"{head.epoch}-{before}", before > 1)
+                    return EventPage(bodies, f"{head.epoch}-{shown}", has_more=True)
+                bodies.append(body)
+                shown = seq
+        if types is None and len(bodies) == limit:
+            before = shown
+            break
+    return EventPage(bodies, f"{head.epoch}-{before}", has_more=before > 1)
 
 
 def event_type(body: bytes) -> str:

@@ -103,19 +103,24 @@ def test_the_last_line_needs_no_newline_and_an_empty_body_appends_nothing(
 
 
 @pytest.mark.parametrize(
-    "bad", [b"{", b"nope", b"[]", b'{"type":"token","content":"x"}', b'{"type":"custom"}', b"\xff"]
+    ("bad", "refusal"),
+    [
+        *((line, (400, "malformed")) for line in (b"{", b"nope", b"\xff")),
+        *((line, (422, "invalid-event")) for line in (b"[]", b'{"type":"custom"}')),
+        (b'{"type":"token","content":"x"}', (422, "invalid-event")),
+    ],
 )
 def test_a_bad_line_is_answered_with_its_number_and_what_went_before(
-    api: httpx.Client, session_id: str, bad: bytes
+    api: httpx.Client, session_id: str, bad: bytes, refusal: tuple[int, str]
 ) -> None:
     path = f"/sessions/{session_id}/events"
     good = json.dumps(custom("a")).encode()
     body = b"\n".join([good, b"", good, bad, good])
-    problem = refused(api.post(path, content=body, headers=LINES), 422, "invalid-event")
+    problem = refused(api.post(path, content=body, headers=LINES), *refusal)
     assert problem["line"] == 4
     assert problem["appended"]["count"] == 2
     assert names(api, session_id) == ["a", "a"]
-    first = refused(api.post(path, content=bad, headers=LINES), 422, "invalid-event")
+    first = refused(api.post(path, content=bad, headers=LINES), *refusal)
     assert first["line"] == 1
     assert first["appended"] == {"first": None, "last": None, "count": 0}
 
@@ -201,12 +206,36 @@ def test_events_are_paged_filtered_and_read_backwards(api: httpx.Client, session
     assert [event["seq"] for event in back["events"]] == [5, 4]
 
 
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_more_of_a_type_is_said_only_when_there_is_more_of_it(
+    api: httpx.Client, session_id: str, order: str
+) -> None:
+    path = f"/sessions/{session_id}/events"
+    message = {"role": "user", "content": "x"}
+    for event in ("a", None, "b", None, "c"):
+        if event is None:
+            api.post(f"/sessions/{session_id}/messages", json=message)
+        else:
+            api.post(path, json=custom(event))
+    asked: dict[str, Any] = {"type": "custom", "order": order}
+    for limit in (1, 2, 3, 4):
+        heard: list[str] = []
+        page: dict[str, Any] = {"has_more": True}
+        after: dict[str, str] = {}
+        while page["has_more"]:
+            page = api.get(path, params=asked | after | {"limit": limit}).json()
+            assert 1 <= len(page["events"]) <= limit
+            heard += [event["name"] for event in page["events"]]
+            after = {"after": page["next"]}
+        assert heard == (["a", "b", "c"] if order == "asc" else ["c", "b", "a"])
+
+
 def test_a_position_of_another_epoch_or_beyond_the_end_is_gone(
     api: httpx.Client, session_id: str
 ) -> None:
     path = f"/sessions/{session_id}/events"
     epoch = api.get(f"/sessions/{session_id}").json()["position"].split("-")[0]
-    for gone in ("1-1", f"{epoch}-999", "999"):
+    for gone in ("1-1", f"{epoch}-999", "999", f"{epoch}-{10**18}", "9" * 20, f"{10**18}-1"):
         refused(api.get(path, params={"after": gone}), 410, "position-gone")
     assert len(api.get(path, params={"after": "0"}).json()["events"]) == 1
 

@@ -9,7 +9,7 @@ import pytest
 from app.domain.errors import (
     BambooError,
     IdempotencyKeyReused,
-    InvalidEvent,
+    Malformed,
     NotFound,
     StorageFailed,
     TooLarge,
@@ -350,7 +350,7 @@ async def test_lines_are_appended_as_they_arrive(lined: Gateway):
 
 
 async def test_a_bad_line_is_answered_with_its_number_and_what_was_appended(lined: Gateway):
-    with pytest.raises(InvalidEvent) as caught:
+    with pytest.raises(Malformed) as caught:
         await post(lined, [line(1)], [line(2), b"", b"{bad", line(3)])
     assert caught.value.extra["line"] == 4
     assert caught.value.extra["appended"]["count"] == 2
@@ -392,7 +392,7 @@ async def test_a_repeat_after_a_failed_commit_appends_each_line_once(nth: int, l
 
 
 async def test_a_mended_line_is_appended_by_the_repeat(lined: Gateway):
-    with pytest.raises(InvalidEvent):
+    with pytest.raises(Malformed):
         await post(lined, [line(0), b"{bad"])
     await post(lined, [line(0), line(1)])
     assert await values(lined) == [0, 1]
