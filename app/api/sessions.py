@@ -192,12 +192,19 @@ async def update_session(
     summary="Delete a session",
     responses={
         **nothing(204, "It is gone, with its files."),
-        **problems(*EDGE, *SESSION[:2], *WRITE),
+        **problems(*EDGE, *SESSION[:2], *WRITE, "precondition-failed"),
     },
 )
-async def delete_session(manager: Manager, who: Who, session_id: SessionId) -> Response:
+async def delete_session(
+    manager: Manager,
+    who: Who,
+    session_id: SessionId,
+    if_match: Annotated[
+        str | None, Header(description="The `ETag` the deletion is meant for; else 412.")
+    ] = None,
+) -> Response:
     """Deletes the session with everything in it; its streams end with `goodbye deleted`."""
-    await manager.delete_session(who, session_id)
+    await manager.delete_session(who, session_id, if_match)
     return Response(status_code=204)
 
 

@@ -210,13 +210,21 @@ class SessionManager:
         await writing.update(self._pool, caller, session_id, patch, if_match)
         return await self.get_session(caller, session_id)
 
-    async def delete_session(self, caller: Caller, session_id: str) -> None:
+    async def delete_session(
+        self, caller: Caller, session_id: str, if_match: str | None = None
+    ) -> None:
         """Deletes a session; its streams get `goodbye deleted`, its run ends without a word.
 
         Raises:
             NotFound: There is none.
+            PreconditionFailed: `if_match` is not the present ETag.
         """
-        await self._pool.delete(caller, session_id)
+
+        def is_meant(head: SessionHead) -> bool:
+            writing.check_match(head, if_match)
+            return True
+
+        await self._pool.delete(caller, session_id, is_meant)
 
     async def close_session(
         self, caller: Caller, session_id: str, idem: Idempotency | None = None

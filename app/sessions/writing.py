@@ -90,10 +90,7 @@ async def update(
 
     def decide(live: LiveSession) -> Decision:
         head = live.head
-        if if_match is not None and if_match != "*":
-            tags = {tag.strip() for tag in if_match.split(",")}
-            if etag_of(head) not in tags:
-                raise PreconditionFailed("The session was changed meanwhile; read it again.")
+        check_match(head, if_match)
         changed: dict[str, Any] = {}
         for name, value in patch.items():
             if name not in PATCHABLE:
@@ -108,6 +105,18 @@ async def update(
         return Decision([Draft("session_updated", changed)] if changed else [], {})
 
     await pool.change(caller, session_id, decide)
+
+
+def check_match(head: SessionHead, if_match: str | None) -> None:
+    """Holds a change to the version that it is meant for (RFC 9110, 13.1.1: strong comparison).
+
+    Raises:
+        PreconditionFailed: `if_match` names others only.
+    """
+    if if_match is None or if_match == "*":
+        return
+    if etag_of(head) not in {tag.strip() for tag in if_match.split(",")}:
+        raise PreconditionFailed("The session was changed meanwhile; read it again.")
 
 
 def merge_patch(target: Any, patch: Any) -> Any:

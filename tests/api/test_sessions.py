@@ -73,6 +73,19 @@ def test_a_patch_is_a_merge_patch_guarded_by_its_etag(api: httpx.Client, session
     refused(api.patch(path, json={}, headers={"If-Match": "garbage"}), 412, "precondition-failed")
 
 
+def test_a_session_is_deleted_only_as_the_version_that_is_meant(
+    api: httpx.Client, session_id: str
+) -> None:
+    path = f"/sessions/{session_id}"
+    etag = api.get(path).headers["etag"]
+    changed = api.patch(path, json={"title": "new"}).headers["etag"]
+    for stale in (etag, f"W/{changed}"):
+        refused(api.delete(path, headers={"If-Match": stale}), 412, "precondition-failed")
+    assert api.get(path).json()["title"] == "new"
+    assert api.delete(path, headers={"If-Match": f"{etag}, {changed}"}).status_code == 204
+    refused(api.delete(path, headers={"If-Match": "*"}), 404, "session-not-found")
+
+
 def test_an_unchanged_session_need_not_be_sent_again(api: httpx.Client, session_id: str) -> None:
     path = f"/sessions/{session_id}"
     etag = api.get(path).headers["etag"]
