@@ -49,7 +49,10 @@ async def eventually(true: Callable[[], Any], what: str = "") -> None:
 
 
 async def quiet() -> None:
-    """Lets others run until nothing moves any more."""
+    """Lets others run until nothing moves any more: on the memory store, and but for timers.
+
+    What other threads do is not waited for: a test that needs it waits until it can see it.
+    """
     for _ in range(_ROUNDS):
         await checkpoint()
 
