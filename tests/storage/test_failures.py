@@ -229,9 +229,13 @@ async def test_the_reserve_lasts_when_no_segment_can_be_made_at_all(opener: Open
     assert await store.checkpoint()
     await committed(store, writer.commit(token()))
     disk.is_full = True
-    # With a segment to use again there would be room.
-    store._journal.spares.clear()
-    store._journal.abandon()
+
+    def give_up_the_segment() -> None:
+        # With one to use again there would be room.
+        store._journal.spares.clear()
+        store._journal.abandon()
+
+    await store._committer.send(give_up_the_segment)
     error = await answer_to(append(store, writer.commit(token())))
     assert isinstance(error, StorageFull)
     head = await store.load("s-1")
