@@ -12,7 +12,6 @@ import httpx
 import pytest
 import structlog
 from structlog.contextvars import bind_contextvars, clear_contextvars
-from structlog.testing import capture_logs
 from typing_extensions import override
 
 from app.api.traffic import Exchange, Traffic
@@ -22,6 +21,7 @@ from tests.api.serving import raw, serving
 from tests.processes import Gateway
 from tests.support.clocks import FakeClock
 from tests.support.gateways import eventually, gateway
+from tests.support.logs import captured_logs
 
 EVIL = "x\n2026-01-01T00:00:00Z [info     ] fake  \x1b[31mred\x1b[0m\r\x9b2J\u2028\u202eend"
 
@@ -108,7 +108,7 @@ def requests_of(logs: list[Any]) -> list[Any]:
 
 def test_each_request_is_one_line_with_its_route_and_never_what_it_asked_for() -> None:
     # A request may be told after its answer was read: the gateway's end comes first.
-    with capture_logs() as logs, serving() as served, served.client() as api:
+    with captured_logs() as logs, serving() as served, served.client() as api:
         api.post("/chat", json={"session_id": "s", "message": "m", "options": {"hold": "start"}})
         api.get("/sessions/s?include_messages=true")
         api.head("/sessions/s")
@@ -174,7 +174,7 @@ async def test_what_an_agent_logs_names_its_run_and_not_the_request_that_came_be
 def test_a_request_that_took_too_long_is_a_warning() -> None:
     clock = FakeClock()
     traffic = Traffic(clock, slow_seconds=5, access_log=False)
-    with capture_logs() as logs:
+    with captured_logs() as logs:
         for seconds in (4.9, 5.1):
             exchange = Exchange("GET", "r", traffic.now())
             exchange.status = 200
@@ -186,7 +186,7 @@ def test_a_request_that_took_too_long_is_a_warning() -> None:
 
 def test_requests_that_asked_to_wait_are_never_slow() -> None:
     with (
-        capture_logs() as logs,
+        captured_logs() as logs,
         serving(slow_request_seconds=1e-9, access_log=False) as served,
         served.client() as api,
     ):
@@ -201,7 +201,7 @@ def test_requests_that_asked_to_wait_are_never_slow() -> None:
 
 
 async def test_a_loop_that_was_held_up_is_counted_and_a_warning() -> None:
-    with capture_logs() as logs:
+    with captured_logs() as logs:
         async with gateway(heartbeat_interval_seconds=0.15) as gate:
             lag = gate.manager.stats()["loop_lag_seconds"]
             await eventually(lambda: lag.count, "a tick")
