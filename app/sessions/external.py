@@ -174,6 +174,8 @@ class ExternalRuns:
     async def _load(self, live: LiveSession, active: ActiveRun) -> None:
         await live.settled()
         assembler = await restored(self._pool.store, self._maker, live, active.run_id)
+        if live.external is not None and live.external.run_id == active.run_id:
+            return  # Somebody else was faster, and may have fed it since.
         if live.head.active is not None and live.head.active.run_id == active.run_id:
             live.external = ExternalRun(active.run_id, assembler, self._pool.clock.monotonic())
 
@@ -183,18 +185,28 @@ class ExternalRuns:
             raise already_ended(run_id)
 
     def end_silent(self) -> None:
-        """Ends external runs to which nothing was posted for too long."""
+        """Ends external runs to which nothing was posted for too long, whoever looks at them."""
         seconds = self._pool.settings.external_run_timeout_seconds
         now = self._pool.clock.monotonic()
         for live in self._pool.sessions:
             active = live.head.active
-            if active is None or active.agent != EXTERNAL or live.users:
+            if active is None or active.agent != EXTERNAL:
                 continue
-            # One that was found open at the start counts from when it was first looked at.
             held = live.external
-            since = held.last_event_at if held is not None else live.last_used
-            if now - since > seconds:
+            if held is None:
+                # Opened just now, or found open at the start: its time counts from here.
+                self._pool.spawn(self._take_up, live, active.run_id, name=f"take up {live.id}")
+            elif now - held.last_event_at > seconds:
                 self.end_later(live, timed_out(seconds))
+
+    async def _take_up(self, live: LiveSession, run_id: str) -> None:
+        live.users += 1
+        try:
+            await self.hold(live, {run_id})
+        except (BambooError, Vanished):
+            return  # It has ended, or it is looked at again by the next round.
+        finally:
+            live.users -= 1
 
     def end_later(self, live: LiveSession, terminal: TerminalEvent) -> None:
         """As `end`, in a task of its own."""

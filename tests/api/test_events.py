@@ -284,3 +284,11 @@ def test_a_program_outside_can_be_the_agent_of_a_run(api: httpx.Client, session_
     refused(api.post(events, json=said), 409, "run-ended")
     other = [{**said[0], "run_id": "nobody"}]
     refused(api.post(events, json=other), 404, "run-not-found")
+
+
+def test_who_waits_for_a_silent_run_does_not_keep_it_open() -> None:
+    with serving(external_run_timeout_seconds=0.3) as served, served.client() as api:
+        api.post("/sessions", json={"id": "s"})
+        api.post("/sessions/s/runs", json={"agent": "external", "run_id": "silent"})
+        run = api.get("/sessions/s/runs/silent", headers={"Prefer": "wait=60"}).json()
+        assert (run["status"], run["error"]["code"]) == ("failed", "timeout")

@@ -179,6 +179,17 @@ async def test_a_run_to_which_nobody_posts_ends_with_timeout(gate: Gateway) -> N
     assert gate.leftovers() == []
 
 
+async def test_looking_at_a_silent_run_gives_it_no_more_time(gate: Gateway) -> None:
+    await opened(gate)
+    gate.manager._external.end_silent()
+    await quiet()
+    gate.clock.advance(301)
+    assert (await gate.manager.run(ME, "s", "x"))["status"] == "running"
+    async with gate.manager._pool.use(ME, "s"):
+        gate.manager._external.end_silent()
+        assert (await gate.ended("x"))["error"]["code"] == "timeout"
+
+
 async def test_a_run_found_open_at_the_start_has_its_time_again(gate: Gateway) -> None:
     await opened(gate)
     await post(gate, *of("x", STEPS[1]))
