@@ -12,7 +12,8 @@ own client and `curl --http2` send it with ordinary requests, whose bodies the p
 unread, and take what comes of them later for requests.
 
 HTTP/1.0, which nginx speaks if nobody tells it otherwise, knows no chunks (RFC 9112, 6.1): there
-the end of the connection is the end of an answer.
+the end of the connection is the end of an answer. And a connection that is closed while a body is
+still on its way is reset, which may take the answer with it (9.6): to nginx that is a 502.
 """
 
 import asyncio
@@ -55,9 +56,13 @@ BODY_BYTES_PER_SECOND_MIN: Final = 1024
 """How fast a body has to come, over all of it, after so many seconds: half of what the slowest
 mobile networks do. One that drips is never still, and would last for ever. NDJSON is excepted."""
 
+LINGER_SECONDS_MAX: Final = 30.0
+"""After an answer that closes, for how long what is left of a body is taken and dropped: many
+clients read nothing before they have sent all. As long as where the connection stays."""
 
-Awaited = Literal["head", "more", "pace"]
-"""What a deadline is of: a whole head, more of a body, or its pace."""
+
+Awaited = Literal["head", "more", "pace", "rest"]
+"""What a deadline is of: a whole head, more of a body, its pace, or what is left of it."""
 
 
 class GatewayProtocol(HttpToolsProtocol):
@@ -72,6 +77,7 @@ class GatewayProtocol(HttpToolsProtocol):
         "_framing_bytes",
         "_head",
         "_is_in",
+        "_lingers",
         "_reading_head",
         "_refusal",
     )
@@ -84,6 +90,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._framing_bytes = 0
         self._refusal = ""
         self._is_in = False
+        self._lingers = False
         self._body_bytes = 0
         self._body_since = 0.0
         self._deadline: asyncio.TimerHandle | None = None
@@ -120,6 +127,8 @@ class GatewayProtocol(HttpToolsProtocol):
 
     @override
     def data_received(self, data: bytes) -> None:
+        if self._lingers:
+            return
         # The parser hands a header over when it is whole, so one that never ends is counted here;
         # `on_message_begin` and `on_body` say that it went on.
         self._unset_keepalive_if_required()
@@ -189,13 +198,45 @@ class GatewayProtocol(HttpToolsProtocol):
             raise ValueError(self._refusal)  # the parser turns it into a 400
         self._begin_measure()
         super().on_headers_complete()
-        if self.parser.get_http_version() == "1.0":
-            self.cycle.send = without_chunks(self.cycle)  # type: ignore[assignment]
+        if not self.cycle.keep_alive:
+            self.cycle.send = self._last_send(self.cycle)  # type: ignore[assignment]
         # Bound to this request's cycle: the protocol's may be that of a later one, which waits.
         self.scope["extensions"] = {
             ABORT: self.transport.abort,  # type: ignore[dict-item]
             WRITE: partial(write_at_once, self.cycle),  # type: ignore[dict-item]
         }
+
+    def _last_send(self, cycle: RequestResponseCycle) -> Send:
+        """Gives the `send` of a connection's last answer: see the module."""
+        send = cycle.send
+        knows_chunks = cycle.scope["http_version"] != "1.0"
+        has_end = True
+
+        async def send_last(message: Message) -> None:
+            nonlocal has_end
+            if message["type"] == "http.response.start":
+                has_end = knows_chunks or any(
+                    name.lower() == b"content-length" for name, _ in message["headers"]
+                )
+                cycle.chunked_encoding = None if has_end else False
+            else:
+                if not has_end:
+                    cycle.expected_content_length = len(message.get("body", b""))
+                if cycle.more_body and not message.get("more_body", False):
+                    self._lingers = cycle.keep_alive = True
+            await send(message)  # type: ignore[arg-type] # the same messages, by another name
+
+        return send_last
+
+    @override
+    def on_response_complete(self) -> None:
+        if not self._lingers:
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self._set_deadline(LINGER_SECONDS_MAX, "rest")
 
     @override
     def on_message_complete(self) -> None:
@@ -290,7 +331,9 @@ class GatewayProtocol(HttpToolsProtocol):
         self._deadline = None
         if self.transport.is_closing():
             return
-        if self._deadline_of == "head":
+        if self._deadline_of == "rest":
+            self.transport.close()
+        elif self._deadline_of == "head":
             if self._head == 0 or not self._reading_head:
                 # A connection somebody opened to have one ready; nothing was asked.
                 self._traffic.cut["unused"] += 1
@@ -375,25 +418,6 @@ def write_at_once(cycle: RequestResponseCycle, chunk: bytes) -> bool:
     except (OSError, RuntimeError):
         return False  # the task meets it again, where it is dealt with
     return True
-
-
-def without_chunks(cycle: RequestResponseCycle) -> Send:
-    """Gives a `send` for HTTP/1.0: what has no length comes as it is, and ends with the connection.
-
-    uvicorn sends chunks to whoever asks, also to clients that take their sizes for content.
-    """
-    send, has_length = cycle.send, True
-
-    async def send_plain(message: Message) -> None:
-        nonlocal has_length
-        if message["type"] == "http.response.start":
-            has_length = any(name.lower() == b"content-length" for name, _ in message["headers"])
-            cycle.chunked_encoding = None if has_length else False
-        elif not has_length:
-            cycle.expected_content_length = len(message["body"])  # all that there is to expect
-        await send(message)  # type: ignore[arg-type] # the same messages, by another name
-
-    return send_plain
 
 
 class _Pipeline(list[Any]):

@@ -179,3 +179,59 @@ def test_an_idle_connection_is_let_go_and_counted() -> None:
             assert b"200 OK" in rest_of(sock)
         with served.client(headers={"Connection": "close"}) as api:
             assert cuts(api, "idle") >= 1
+
+
+BODY = b"x" * 4_000_000
+"""More than the kernel keeps for who does not read it."""
+
+
+def asking(version: bytes, framing: bytes) -> bytes:
+    head = b"POST /api/v1/chat HTTP/" + version + b"\r\nHost: localhost\r\n"
+    return head + framing + b"Content-Type: application/json\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        pytest.param(asking(b"1.0", b"Content-Length: 4000000\r\n"), BODY, id="HTTP/1.0"),
+        pytest.param(asking(b"1.1", b"Content-Length: 4000000\r\n"), BODY, id="HTTP/1.1"),
+        pytest.param(
+            asking(b"1.1", b"Transfer-Encoding: chunked\r\n"),
+            b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY),
+            id="chunked",
+        ),
+    ],
+)
+def test_an_early_answer_that_closes_reaches_who_sends_a_whole_body_first(
+    head: bytes, body: bytes
+) -> None:
+    """A reset would take the refusal with it: nginx, as it is, makes a 502 of that."""
+    with serving(max_body_bytes=1024) as served, served.client() as api:
+        for number in range(1, 4):
+            with hanging(served.port, head + body[:5000]) as sock:
+                # Whoever looks sees that it is answered, and may stop; this one does not look.
+                until(lambda: refusals(api, "too-large") == number, "it is refused")  # noqa: B023
+                sock.sendall(body[5000:])
+                answer = rest_of(sock)
+            assert answer.startswith(b"HTTP/1.1 413")
+            assert answer.endswith(b"}")
+        wait_for(served, 1)
+        assert_healthy(served, api)
+
+
+def test_what_is_left_of_a_body_is_not_taken_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "LINGER_SECONDS_MAX", 0.3)
+    with serving(max_body_bytes=1024) as served, served.client() as api:
+        with hanging(served.port, asking(b"1.1", b"Content-Length: 4000000\r\n")) as sock:
+            assert rest_of(sock).startswith(b"HTTP/1.1 413")
+
+            def is_cut() -> bool:
+                try:
+                    sock.sendall(b"x")
+                except ConnectionError:
+                    return True
+                return False
+
+            until(is_cut, "its connection is closed")
+        wait_for(served, 0)
+        assert_healthy(served, api)
