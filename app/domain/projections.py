@@ -32,7 +32,9 @@ def fold(head: SessionHead, event: dict[str, Any], time_ms: int | None = None) -
     head.last_activity_at = max(head.last_activity_at, now)
     if kind in DELTA_TYPES:
         return
-    head.updated_at = max(head.updated_at, now)
+    if kind != "state_change" or "archived" not in (event["from"], event["to"]):
+        # Out of the archive a session comes as it was put there, dates and all.
+        head.updated_at = max(head.updated_at, now)
     step = _STEPS.get(kind)
     if step is not None:
         step(head, event, now)
