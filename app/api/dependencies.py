@@ -169,8 +169,10 @@ def checked_after(text: str | None) -> str | None:
     return text
 
 
-def checked_time(text: str | None, name: str) -> int | None:
-    """Reads an RFC 3339 time of a query, in ms; one without an offset is UTC.
+def checked_time(
+    text: str | None, name: str, place: Literal["query", "body"] = "query"
+) -> int | None:
+    """Reads an RFC 3339 time that `name` in the query or body holds, in ms; no offset means UTC.
 
     Raises:
         InvalidInput: When it is none.
@@ -182,8 +184,10 @@ def checked_time(text: str | None, name: str) -> int | None:
             return parse_ms(text.upper())
     except (ValueError, OverflowError):
         pass
-    hint = "not an RFC 3339 time, like 2026-11-20T17:25:00Z (a `+` is `%2B` in a URL)"
-    raise InvalidInput(f"`{name}` is {hint}.", errors=[{"loc": ["query", name], "msg": hint}])
+    hint = "not an RFC 3339 time, like 2026-11-20T17:25:00Z"
+    if place == "query":
+        hint += " (a `+` is `%2B` in a URL)"
+    raise InvalidInput(f"`{name}` is {hint}.", errors=[{"loc": [place, name], "msg": hint}])
 
 
 async def _key(
