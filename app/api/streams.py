@@ -1,13 +1,17 @@
 """Streams: watching a session, coming back to it, and who watches."""
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
 from app.api import examples
 from app.api.dependencies import (
+    PAGE,
     ConnectionId,
+    Cursor,
+    Limit,
     Manager,
     SessionId,
     Who,
@@ -22,10 +26,14 @@ from app.api.rights import SessionRoute, takes_ticket
 from app.api.shapes import ConnectionPageShape
 from app.api.sse import StreamResponse
 from app.domain.clock import Clock
+from app.domain.errors import InvalidInput
 from app.sessions.commands import StreamRequest
 from app.sessions.connections import Connection
 
 router = APIRouter(prefix="/api/v1", tags=["streams"], route_class=SessionRoute)
+
+_CURSOR = re.compile(r"([0-9TZ:.-]{24})_([A-Za-z0-9._-]{1,128})")
+"""Since when the last one of a page was there, and its id: the list's order."""
 
 _After = Annotated[
     str | None, Query(description="A position: the stream begins after it. A bare seq works too.")
@@ -162,13 +170,40 @@ async def reconnect(
             "The open streams.",
             {"connections": [examples.CONNECTION], "next_cursor": None, "has_more": False},
         ),
-        **problems(*EDGE, *SESSION),
+        **problems(*EDGE, *SESSION, "invalid-cursor"),
     },
 )
-async def list_connections(manager: Manager, who: Who, session_id: SessionId) -> Response:
-    """Lists the open streams of the session."""
-    connections = await manager.connections(who, session_id)
-    return json_response({"connections": connections, "next_cursor": None, "has_more": False})
+async def list_connections(
+    manager: Manager,
+    who: Who,
+    session_id: SessionId,
+    limit: Limit = PAGE,
+    cursor: Cursor = None,
+) -> Response:
+    """Lists the open streams of the session, the oldest first."""
+    connections = sorted(await manager.connections(who, session_id), key=_place_of)
+    if cursor is not None:
+        begin = _read_cursor(cursor)
+        connections = [each for each in connections if _place_of(each) > begin]
+    shown = connections[:limit]
+    has_more = len(connections) > limit
+    next_cursor = "_".join(_place_of(shown[-1])) if has_more else None
+    return json_response({"connections": shown, "next_cursor": next_cursor, "has_more": has_more})
+
+
+def _place_of(connection: dict[str, Any]) -> tuple[str, str]:
+    return connection["since"], connection["connection_id"]
+
+
+def _read_cursor(cursor: str) -> tuple[str, str]:
+    match = _CURSOR.fullmatch(cursor)
+    if match is None:
+        raise InvalidInput(
+            "`cursor` is the `next_cursor` of an earlier page.",
+            code="invalid-cursor",
+            errors=[{"loc": ["query", "cursor"], "msg": "not a cursor of this list"}],
+        )
+    return match[1], match[2]
 
 
 @router.delete(

@@ -346,7 +346,7 @@ def test_an_error_never_echoes_a_large_input(api: httpx.Client, session_id: str)
         ("/stream/{id}", "from=end"),
         ("/stream/{id}", "heartbeat=yes"),
         ("/stream/{id}", "after=1&after=2"),
-        ("/sessions/{id}/connections", "limit=1"),
+        ("/sessions/{id}/connections", "limit=1001"),
         ("/health/live", "x=1"),
     ],
 )
@@ -414,6 +414,12 @@ MESSAGE_ERRORS: list[dict[str, object]] = [
     {"role": "user", "content": "x", "status": "complete"},
     {"role": "user", "content": "x", "usage": {"total_tokens": -1}},
 ]
+
+
+def test_a_bad_time_in_a_body_is_said_to_be_in_the_body(api: httpx.Client) -> None:
+    problem = refused(api.post("/cleanup", json={"before": "yesterday"}), 422, "invalid")
+    assert [error["loc"] for error in problem["errors"]] == [["body", "before"]]
+    assert "%2B" not in problem["detail"]
 
 
 @pytest.mark.parametrize("message", MESSAGE_ERRORS)

@@ -4,7 +4,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
@@ -264,6 +264,24 @@ def test_a_newer_connection_of_the_same_name_takes_its_place_and_stays(
         assert len(found) == 1
         custom(api, session_id, "still-there")
         new.until("still-there")
+
+
+def test_who_watches_is_listed_in_pages(served: Served, api: httpx.Client, session_id: str) -> None:
+    path = f"/sessions/{session_id}/connections"
+    with ExitStack() as open_streams:
+        for name in "abc":
+            query = f"?connection_id={name}"
+            open_streams.enter_context(watching(served, session_id, query)).until("open")
+        heard: list[str] = []
+        page: dict[str, Any] = {"next_cursor": None, "has_more": True}
+        while page["has_more"]:
+            after = {"cursor": page["next_cursor"]} if page["next_cursor"] else {}
+            page = api.get(path, params={"limit": 1} | after).json()
+            heard += [one["connection_id"] for one in page["connections"]]
+        assert heard == ["a", "b", "c"]
+        for limit in ("0", "1001", "x"):
+            refused(api.get(path, params={"limit": limit}), 422, "invalid")
+        refused(api.get(path, params={"cursor": "x"}), 422, "invalid-cursor")
 
 
 def test_a_client_that_leaves_is_forgotten(
