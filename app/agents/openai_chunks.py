@@ -16,6 +16,7 @@ from app.agents.base import AgentError
 from app.agents.upstream_errors import words_of_error
 from app.domain.codec import decode, encode
 from app.domain.events import (
+    COUNT_MAX,
     AgentEvent,
     Complete,
     Thinking,
@@ -219,7 +220,8 @@ def _arguments(text: str) -> dict[str, Any] | str:
 def _usage(given: Mapping[str, Any]) -> Usage:
     def count(name: str) -> int:
         value = given.get(name)
-        return max(0, int(value)) if isinstance(value, int | float) else 0
+        return min(max(0, int(value)), COUNT_MAX) if isinstance(value, int | float) else 0
 
     prompt, completion = count("prompt_tokens"), count("completion_tokens")
-    return Usage(prompt, completion, count("total_tokens") or prompt + completion)
+    total = count("total_tokens") or min(prompt + completion, COUNT_MAX)
+    return Usage(prompt, completion, total)

@@ -12,6 +12,7 @@ from typing import Any, get_args
 from app.domain.codec import encode
 from app.domain.errors import InvalidEvent
 from app.domain.events import (
+    COUNT_MAX,
     AgentEvent,
     Complete,
     TerminalEvent,
@@ -29,8 +30,6 @@ from app.domain.events import (
 _EVENT_CLASSES = get_args(AgentEvent)
 _Delta = Token | Thinking | ToolDelta
 _ToolEnd = ToolComplete | ToolError
-_COUNT_MAX = 2**53 - 1
-"""The largest whole number that every JSON reader keeps; sums stay below 64 bits."""
 
 
 def as_event(value: Any) -> AgentEvent:
@@ -117,7 +116,7 @@ class _Account:
 
     def add(self, usage: Usage) -> None:
         counts = usage.to_json().values()
-        if not all(type(count) is int and 0 <= count <= _COUNT_MAX for count in counts):
+        if not all(type(count) is int and 0 <= count <= COUNT_MAX for count in counts):
             raise InvalidEvent("Not a valid event: usage: counts are whole numbers from 0 up")
         self._usage = usage if self._usage is None else self._usage + usage
 

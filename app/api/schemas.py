@@ -30,6 +30,7 @@ from app.api.limits import (
 )
 from app.domain.codec import encode
 from app.domain.errors import InvalidId
+from app.domain.events import COUNT_MAX
 from app.domain.ids import check_id
 from app.domain.limits import EXTENSION_DATA_BYTES_MAX, METADATA_BYTES_MAX
 from app.sessions.commands import NewMessage, NewSession
@@ -139,9 +140,9 @@ class ToolCallInput(Input):
 class UsageInput(Input):
     """What a message cost, in tokens."""
 
-    prompt_tokens: int = Field(0, ge=0)
-    completion_tokens: int = Field(0, ge=0)
-    total_tokens: int = Field(0, ge=0)
+    prompt_tokens: int = Field(0, ge=0, le=COUNT_MAX)
+    completion_tokens: int = Field(0, ge=0, le=COUNT_MAX)
+    total_tokens: int = Field(0, ge=0, le=COUNT_MAX)
 
 
 class MessageInput(Input):

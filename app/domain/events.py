@@ -8,9 +8,17 @@ read by `parse_agent_event`). In the log every event is one flat JSON object wit
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
-from pydantic import ConfigDict, Discriminator, TypeAdapter, ValidationError, with_config
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
 
-from app.domain.codec import encode
+from app.domain.codec import decode, encode, nests_deeper
 from app.domain.errors import InvalidEvent
 
 DELTA_TYPES: Final = frozenset({"token", "thinking", "tool_delta"})
@@ -42,6 +50,18 @@ EVENT_TYPES: Final = (
 CODE_INTERRUPTED: Final = "interrupted"
 
 
+def _as_object(arguments: Any) -> Any:
+    """Reads a call's arguments that came as the text of a JSON object."""
+    if isinstance(arguments, str):
+        try:
+            value = decode(arguments)
+        except ValueError:
+            return arguments
+        if isinstance(value, dict) and not nests_deeper(value, _ARGUMENTS_DEPTH_MAX):
+            return value
+    return arguments
+
+
 class Draft(NamedTuple):
     """An event before it has its place: its type and its further fields, in order."""
 
@@ -49,7 +69,15 @@ class Draft(NamedTuple):
     fields: dict[str, Any]
 
 
-_EXACT = ConfigDict(extra="forbid")
+_EXACT = ConfigDict(extra="forbid", revalidate_instances="always")
+
+COUNT_MAX: Final = 2**53 - 1
+"""The largest whole number that every JSON reader keeps; sums of counts stop there, too."""
+
+_ARGUMENTS_DEPTH_MAX = 200
+"""An event that nests deeper than 254 levels cannot be written."""
+
+_Count = Annotated[int, Field(ge=0, le=COUNT_MAX)]
 
 
 @with_config(_EXACT)
@@ -57,15 +85,15 @@ _EXACT = ConfigDict(extra="forbid")
 class Usage:
     """What a run cost, in tokens of the model."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    total_tokens: int = 0
+    prompt_tokens: _Count = 0
+    completion_tokens: _Count = 0
+    total_tokens: _Count = 0
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-            self.total_tokens + other.total_tokens,
+            min(self.prompt_tokens + other.prompt_tokens, COUNT_MAX),
+            min(self.completion_tokens + other.completion_tokens, COUNT_MAX),
+            min(self.total_tokens + other.total_tokens, COUNT_MAX),
         )
 
     def to_json(self) -> dict[str, int]:
@@ -110,7 +138,9 @@ class ToolStart:
 
     tool_call_id: str
     tool_name: str
-    arguments: dict[str, Any] | str = field(default_factory=dict)
+    arguments: Annotated[dict[str, Any] | str, BeforeValidator(_as_object)] = field(
+        default_factory=dict
+    )
     type: Literal["tool_start"] = "tool_start"
 
 

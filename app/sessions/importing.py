@@ -10,7 +10,7 @@ from app.domain.assembly import message_draft
 from app.domain.callers import Caller
 from app.domain.clock import parse_ms
 from app.domain.errors import BambooError, InvalidId, InvalidInput
-from app.domain.events import Draft
+from app.domain.events import COUNT_MAX, Draft
 from app.domain.ids import check_id
 from app.domain.messages import Message
 from app.domain.sessions import SESSION_TYPES
@@ -262,7 +262,7 @@ def _is_link(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return value is None or (type(value) is int and 0 <= value < 1 << 53)
+    return value is None or (type(value) is int and 0 <= value <= COUNT_MAX)
 
 
 def _is_time(value: Any) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 
 from app.domain.callers import Caller
 from app.domain.clock import format_ms
+from app.domain.events import Usage
 from app.domain.sessions import SessionHead
 from app.sessions.pool import SessionPool
 from app.storage.base import SessionQuery
@@ -98,6 +99,7 @@ async def overall_statistics(pool: SessionPool, caller: Caller) -> dict[str, Any
     by_state: Counter[str] = Counter()
     by_day: Counter[str] = Counter()
     totals: Counter[str] = Counter()
+    usage = Usage()
     oldest: SessionHead | None = None
     newest: SessionHead | None = None
     most: list[SessionHead] = []
@@ -108,8 +110,7 @@ async def overall_statistics(pool: SessionPool, caller: Caller) -> dict[str, Any
         totals["total_messages"] += head.message_count
         totals["tool_calls"] += head.counts.tool_calls
         totals["runs"] += sum(head.counts.runs.values())
-        for name, value in head.usage.to_json().items():
-            totals[name] += value
+        usage += head.usage
         if oldest is None or head.created_at < oldest.created_at:
             oldest = head
         if newest is None or head.created_at > newest.created_at:
@@ -120,17 +121,8 @@ async def overall_statistics(pool: SessionPool, caller: Caller) -> dict[str, Any
         "by_type": dict(by_type),
         "by_state": dict(by_state),
         "by_day": dict(sorted(by_day.items())),
-        **{
-            name: totals[name]
-            for name in (
-                "total_messages",
-                "tool_calls",
-                "runs",
-                "prompt_tokens",
-                "completion_tokens",
-                "total_tokens",
-            )
-        },
+        **{name: totals[name] for name in ("total_messages", "tool_calls", "runs")},
+        **usage.to_json(),
         "oldest": _brief(oldest),
         "newest": _brief(newest),
         "most_active": [_brief(head) for head in most],

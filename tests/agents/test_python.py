@@ -117,6 +117,19 @@ async def test_objects_of_the_contract_and_our_classes_may_be_yielded() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("said", "kept"), [('{"a": 1}', {"a": 1}), ("[1]", "[1]"), ("look at", "look at"), ({}, {})]
+)
+async def test_arguments_that_are_the_text_of_an_object_become_that_object(
+    said: Any, kept: Any
+) -> None:
+    call = {"type": "tool_start", "tool_call_id": "a", "tool_name": "look", "arguments": said}
+    assert (await asked(lambda _: [call]))[0] == ToolStart("a", "look", kept)
+    assert (await asked(lambda _: [ToolStart("a", "look", said)]))[0] == ToolStart(
+        "a", "look", kept
+    )
+
+
 async def test_usage_is_added_up_and_said_at_the_end() -> None:
     def answer(_: Turn) -> Any:
         yield Usage(1, 2, 3)
@@ -155,6 +168,8 @@ BAD: list[tuple[str, Any]] = [
     ("a key that is no string", ToolStart("a", "b", {1: 2})),  # type: ignore[dict-item]
     ("a wrong field in a failure", Failed("x", 5)),  # type: ignore[arg-type]
     ("a negative usage", Usage(-1, 0, 0)),
+    ("a negative usage at the end", Complete(Usage(-1, 0, 0))),
+    ("a usage that no reader keeps", {"type": "complete", "usage": {"prompt_tokens": 2**53}}),
     ("a usage that is no number", Usage("1", 0, 0)),  # type: ignore[arg-type]
 ]
 

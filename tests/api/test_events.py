@@ -292,3 +292,23 @@ def test_who_waits_for_a_silent_run_does_not_keep_it_open() -> None:
         api.post("/sessions/s/runs", json={"agent": "external", "run_id": "silent"})
         run = api.get("/sessions/s/runs/silent", headers={"Prefer": "wait=60"}).json()
         assert (run["status"], run["error"]["code"]) == ("failed", "timeout")
+
+
+def test_counts_that_nobody_can_write_are_refused_and_sums_stay_readable(
+    api: httpx.Client, session_id: str
+) -> None:
+    path = f"/sessions/{session_id}"
+    most = 2**53 - 1
+    for count in (-1, most + 1, 2**64 - 1):
+        said = {"role": "assistant", "content": "x", "usage": {"prompt_tokens": count}}
+        refused(api.post(f"{path}/messages", json=said), 422, "invalid")
+    for number in range(2):
+        api.post(f"{path}/runs", json={"agent": "external", "run_id": f"r{number}"})
+        end = {"type": "complete", "run_id": f"r{number}"}
+        for count in (-1, most + 1, 2**64 - 1):
+            wrong = end | {"usage": {"prompt_tokens": count}}
+            refused(api.post(f"{path}/events", json=wrong), 422, "invalid-event")
+        api.post(f"{path}/events", json=end | {"usage": {"prompt_tokens": most}})
+    assert api.get(path).json()["usage"]["prompt_tokens"] == most
+    assert api.get(f"{path}/statistics").json()["prompt_tokens"] == most
+    assert api.get("/statistics").json()["prompt_tokens"] == most

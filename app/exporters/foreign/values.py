@@ -5,6 +5,7 @@ from typing import Any
 from app.domain.clock import parse_ms
 from app.domain.codec import decode, encode
 from app.domain.errors import InvalidId
+from app.domain.events import COUNT_MAX
 from app.domain.ids import check_id
 from app.exporters.imported import is_deep
 
@@ -49,13 +50,16 @@ def arguments_of(value: Any) -> dict[str, Any] | str:
 
 def usage_of(prompt: Any, completion: Any) -> dict[str, int] | None:
     """Gives a message's usage in the contract's shape; None when nothing was counted."""
-    counts = [value if type(value) is int and value > 0 else 0 for value in (prompt, completion)]
+    counts = [
+        value if type(value) is int and 0 < value <= COUNT_MAX else 0
+        for value in (prompt, completion)
+    ]
     if not any(counts):
         return None
     return {
         "prompt_tokens": counts[0],
         "completion_tokens": counts[1],
-        "total_tokens": sum(counts),
+        "total_tokens": min(sum(counts), COUNT_MAX),
     }
 
 
