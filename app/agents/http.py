@@ -119,7 +119,7 @@ class HttpAgent(Agent):
     @override
     def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:
         """Posts the turn and gives the service's events as they come."""
-        return paired(self._values(turn))
+        return paired(self._values(turn), turn.cancelled)
 
     @override
     async def probe(self) -> str:

@@ -93,7 +93,7 @@ class PythonAgent(Agent):
     @override
     def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:
         """Runs the user's code."""
-        return paired(self._values(turn), _boundary(turn.run_id))
+        return paired(self._values(turn), turn.cancelled, _boundary(turn.run_id))
 
     @override
     async def aclose(self) -> None:

@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from typing import Any, get_args
 
+import anyio
+
 from app.domain.codec import encode
 from app.domain.errors import InvalidEvent
 from app.domain.events import (
@@ -67,16 +69,20 @@ def as_event(value: Any) -> AgentEvent:
 
 
 async def paired(
-    values: AsyncGenerator[Any, None], boundary: AbstractContextManager[None] | None = None
+    values: AsyncGenerator[Any, None],
+    cancelled: anyio.Event,
+    boundary: AbstractContextManager[None] | None = None,
 ) -> AsyncGenerator[AgentEvent, None]:
     """Gives the events of everything `values` yields, up to and including the terminal one.
 
     * A `Usage` is added up and said with the `Complete`, which is made when none is yielded.
     * Calls without a result are the client's to answer when the agent just returns, or completes
       with `tool_calls`; however else it ends, also when it raised, they get a `ToolError`.
+    * An agent that just returns once it was told to end has not completed: nothing is said for it.
 
     Args:
         values: What the agent yields; closed at the end.
+        cancelled: Is set when the agent is told to end.
         boundary: Is entered around `values`, to translate what foreign code raises. A generator
             between the two would do the same, at the price of one more step for each event.
 
@@ -103,6 +109,8 @@ async def paired(
         for closed in account.close("The agent failed before this call's result."):
             yield closed
         raise
+    if ending is None and cancelled.is_set():
+        return
     for last in account.end(ending):
         yield last
 

@@ -415,6 +415,15 @@ async def test_a_tool_that_raises_is_a_tool_error_and_the_agent_goes_on(
     assert events[2:] == [Token("sorry"), Complete()]
 
 
+async def test_who_returns_because_it_was_told_to_end_has_not_completed() -> None:
+    async def answer(turn: Turn) -> AsyncIterator[Any]:
+        yield turn.tool("look").start
+        turn.cancelled.set()
+
+    events = await asked(answer)
+    assert [type(event) for event in events] == [ToolStart]
+
+
 async def test_calls_without_a_result_are_the_clients_when_the_agent_returns() -> None:
     async def answer(turn: Turn) -> AsyncIterator[Any]:
         yield turn.tool("look").start

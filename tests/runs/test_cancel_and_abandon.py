@@ -9,6 +9,7 @@ import pytest
 from typing_extensions import override
 
 from app.agents.base import Agent, Turn
+from app.agents.python import PythonAgent
 from app.domain.errors import LimitReached
 from app.domain.events import (
     TERMINAL_TYPES,
@@ -20,6 +21,7 @@ from app.domain.events import (
     ToolResult,
     ToolStart,
 )
+from app.sessions.commands import Chat, NewMessage, NewSession
 from app.sessions.live import LiveSession
 from tests.domain.histories import accepted_by_upstreams
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, eventually, gateway, quiet
@@ -392,3 +394,23 @@ async def test_a_thousand_runs_at_once_each_end_once() -> None:
             assert await ends(gate, f"s{number}") == {f"r{number}": ["complete"]}
         await quiet()
         assert gate.leftovers() == []
+
+
+async def test_code_that_swallows_its_cancellation_and_returns_is_cancelled_all_the_same() -> None:
+    begun = anyio.Event()
+
+    async def answer(turn: Turn) -> AsyncIterator[str]:
+        yield "half"
+        begun.set()
+        try:
+            await anyio.sleep_forever()
+        except asyncio.CancelledError:
+            return
+
+    async with gateway(agents={"default": PythonAgent(answer)}) as gate:
+        await gate.manager.chat(ME, Chat(NewSession(id="s"), [NewMessage("user", "x")], run_id="r"))
+        with anyio.fail_after(DEADLINE_SECONDS):
+            await begun.wait()
+            run = (await gate.manager.cancel_run(ME, "s", "r")).answer
+        assert run["status"] == "cancelled"
+        assert (await gate.messages())[-1]["status"] == "incomplete"
