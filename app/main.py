@@ -41,6 +41,7 @@ log = structlog.get_logger(__name__)
 
 _CORS_HEADERS = (
     "Authorization",
+    "Cache-Control",  # the npm package eventsource, up to its version 2
     "Content-Type",
     "Idempotency-Key",
     "If-Match",
@@ -49,6 +50,8 @@ _CORS_HEADERS = (
     "Prefer",
     "X-Request-Id",
     "X-User-Id",
+    "traceparent",
+    "tracestate",
 )
 _CORS_EXPOSED = (
     "Connection-Id",

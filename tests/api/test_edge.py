@@ -81,7 +81,8 @@ def test_listed_origins_get_cors_headers_and_others_are_refused() -> None:
         assert "ETag" in answer.headers["access-control-expose-headers"]
         asked = {
             "Access-Control-Request-Method": "POST",
-            "Access-Control-Request-Headers": "content-type,idempotency-key,last-event-id",
+            "Access-Control-Request-Headers": "cache-control,content-type,idempotency-key,"
+            "last-event-id,traceparent,tracestate",
         }
         preflight = httpx.options(
             f"{served.url}/api/v1/chat", headers=headers | asked, trust_env=False, timeout=SECONDS
