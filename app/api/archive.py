@@ -70,6 +70,7 @@ async def restore_session(manager: Manager, who: Who, session_id: SessionId, key
                 "archived": [{"session_id": examples.SESSION_ID, "bytes": 2_410}],
                 "failed": [examples.FAILED],
             },
+            "Idempotency-Replayed",
         ),
         **problems(*EDGE, *BODY, *KEYED, "draining"),
     },
@@ -84,9 +85,9 @@ async def archive_sessions(
 ) -> Response:
     """Archives each session by itself: one that fails does not hold up the others."""
     idem = idempotency(key, "POST /archive", sent)
-    result = await manager.life.archive_each(who, body.session_ids, idem)
-    name_bulk_targets(request, result, "archived")
-    return json_response(result)
+    outcome = await manager.life.archive_each(who, body.session_ids, idem)
+    name_bulk_targets(request, outcome.answer, "archived")
+    return json_response(outcome.answer, headers=outcome_headers(outcome))
 
 
 @router.post(
@@ -101,6 +102,7 @@ async def archive_sessions(
                 "restored": [{"session_id": examples.SESSION_ID, "bytes": 18_204}],
                 "failed": [],
             },
+            "Idempotency-Replayed",
         ),
         **problems(*EDGE, *BODY, *KEYED, "draining"),
     },
@@ -115,9 +117,9 @@ async def restore_sessions(
 ) -> Response:
     """Restores each session by itself."""
     idem = idempotency(key, "POST /archive/restore", sent)
-    result = await manager.life.restore_each(who, body.session_ids, idem)
-    name_bulk_targets(request, result, "restored")
-    return json_response(result)
+    outcome = await manager.life.restore_each(who, body.session_ids, idem)
+    name_bulk_targets(request, outcome.answer, "restored")
+    return json_response(outcome.answer, headers=outcome_headers(outcome))
 
 
 @router.get(

@@ -65,30 +65,33 @@ class SessionLife:
 
     async def archive_each(
         self, caller: Caller, session_ids: list[str], idem: Idempotency | None = None
-    ) -> dict[str, Any]:
+    ) -> Outcome:
         """Archives many, each by itself and once for a key; tells what was done, what failed."""
+        replays: list[bool] = []
 
         async def one(session_id: str) -> dict[str, Any]:
-            answer = (await self.archive(caller, session_id, idem)).answer
-            return {"session_id": session_id, "bytes": answer["bytes"]}
+            outcome = await self.archive(caller, session_id, idem)
+            replays.append(outcome.replayed)
+            return {"session_id": session_id, "bytes": outcome.answer["bytes"]}
 
         done, failed = await archiving.each(session_ids, one)
-        return {"archived": done, "failed": failed}
+        return Outcome({"archived": done, "failed": failed}, _is_replay(replays))
 
     async def restore_each(
         self, caller: Caller, session_ids: list[str], idem: Idempotency | None = None
-    ) -> dict[str, Any]:
+    ) -> Outcome:
         """Restores many, each by itself and once for a key; tells what was done, what failed."""
+        replays: list[bool] = []
 
         async def one(session_id: str) -> dict[str, Any]:
-            await self.restore(caller, session_id, idem)
+            replays.append((await self.restore(caller, session_id, idem)).replayed)
             return {
                 "session_id": session_id,
                 "bytes": self._pool.store.size(session_id).stored_bytes,
             }
 
         done, failed = await archiving.each(session_ids, one)
-        return {"restored": done, "failed": failed}
+        return Outcome({"restored": done, "failed": failed}, _is_replay(replays))
 
     async def archived(self, caller: Caller, session_id: str) -> dict[str, Any]:
         """Gives one ArchivedSession."""
@@ -358,3 +361,8 @@ class SessionLife:
     async def bug_report(self, caller: Caller, session_id: str) -> AsyncIterator[bytes]:
         """Begins to write a bug report of a session, with secrets masked."""
         return diagnostics.bug_report(self._pool, await self._pool.head(caller, session_id))
+
+
+def _is_replay(each: list[bool]) -> bool:
+    """Tells whether a bulk request did nothing that an earlier one with its key had not done."""
+    return bool(each) and all(each)

@@ -107,14 +107,31 @@ async def test_many_are_archived_each_by_itself(gate: Gateway) -> None:
     for name in ("a", "b", "c"):
         await talk(gate, name, "one")
     await gate.chat("b", run_id="r")
-    done = await gate.manager.life.archive_each(ME, ["a", "b", "none", "../x", "c"])
+    done = (await gate.manager.life.archive_each(ME, ["a", "b", "none", "../x", "c"])).answer
     assert [one["session_id"] for one in done["archived"]] == ["a", "c"]
     assert all(one["bytes"] > 0 for one in done["archived"])
     codes = {one["session_id"]: one["code"] for one in done["failed"]}
     assert codes == {"b": "run-active", "none": "session-not-found", "../x": "invalid-id"}
-    back = await gate.manager.life.restore_each(ME, ["a", "b", "c"])
+    back = (await gate.manager.life.restore_each(ME, ["a", "b", "c"])).answer
     assert [one["session_id"] for one in back["restored"]] == ["a", "c"]
     assert [one["code"] for one in back["failed"]] == ["not-archived"]
+
+
+async def test_many_are_archived_once_for_a_key_and_a_repeat_says_that_it_is_one(
+    gate: Gateway,
+) -> None:
+    life = gate.manager.life
+    for name in ("a", "b"):
+        await talk(gate, name, "one")
+    once = key("k")
+    assert not (await life.archive_each(ME, ["a"], once)).replayed
+    assert (await life.archive_each(ME, ["a", "none"], once)).replayed
+    assert not (await life.archive_each(ME, ["a", "b"], once)).replayed
+    back = Idempotency("k", "POST /archive/restore", "body")
+    assert not (await life.restore_each(ME, ["a", "b"], back)).replayed
+    assert (await life.archive_each(ME, ["a", "b"], once)).replayed
+    assert (await gate.manager.get_session(ME, "a")).session["state"] == "idle"
+    assert not (await life.archive_each(ME, ["none"], once)).replayed
 
 
 async def test_a_restored_session_goes_on(gate: Gateway) -> None:
