@@ -14,6 +14,9 @@ unread, and take what comes of them later for requests.
 HTTP/1.0, which nginx speaks if nobody tells it otherwise, knows no chunks (RFC 9112, 6.1): there
 the end of the connection is the end of an answer. And a connection that is closed while a body is
 still on its way is reset, which may take the answer with it (9.6): to nginx that is a 502.
+
+A body that waits for `100` and is answered without it may come or not (RFC 9110, 10.1.1): Go 1.19
+goes on with its next request, which would be taken for the body. That connection is closed.
 """
 
 import asyncio
@@ -197,8 +200,10 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._refusal:
             raise ValueError(self._refusal)  # the parser turns it into a 400
         self._begin_measure()
+        # HTTP/1.0 knows no `100` (RFC 9110, 10.1.1).
+        self.expect_100_continue &= self.parser.get_http_version() != "1.0"
         super().on_headers_complete()
-        if not self.cycle.keep_alive:
+        if self.expect_100_continue or not self.cycle.keep_alive:
             self.cycle.send = self._last_send(self.cycle)  # type: ignore[assignment]
         # Bound to this request's cycle: the protocol's may be that of a later one, which waits.
         self.scope["extensions"] = {
@@ -207,7 +212,7 @@ class GatewayProtocol(HttpToolsProtocol):
         }
 
     def _last_send(self, cycle: RequestResponseCycle) -> Send:
-        """Gives the `send` of a connection's last answer: see the module."""
+        """Gives the `send` of what is, or may be, a connection's last answer: see the module."""
         send = cycle.send
         knows_chunks = cycle.scope["http_version"] != "1.0"
         has_end = True
@@ -215,6 +220,8 @@ class GatewayProtocol(HttpToolsProtocol):
         async def send_last(message: Message) -> None:
             nonlocal has_end
             if message["type"] == "http.response.start":
+                if cycle.waiting_for_100_continue and cycle.more_body:
+                    cycle.keep_alive = False
                 has_end = knows_chunks or any(
                     name.lower() == b"content-length" for name, _ in message["headers"]
                 )
@@ -222,7 +229,8 @@ class GatewayProtocol(HttpToolsProtocol):
             else:
                 if not has_end:
                     cycle.expected_content_length = len(message.get("body", b""))
-                if cycle.more_body and not message.get("more_body", False):
+                is_last = not (cycle.keep_alive or message.get("more_body", False))
+                if is_last and cycle.more_body:
                     self._lingers = cycle.keep_alive = True
             await send(message)  # type: ignore[arg-type] # the same messages, by another name
 

@@ -16,6 +16,7 @@ from tests.faults.wire import rest_of
 HOST = b"Host: localhost\r\n"
 JSON = b"Content-Type: application/json\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 NEXT = b"GET /api/v1/stolen HTTP/1.1\r\nHost: localhost\r\n\r\n"
 """What a smuggler wants to have read as a request of its own."""
 
@@ -43,6 +44,14 @@ def answers(served: Served, data: bytes) -> list[tuple[int, bytes]]:
         found.append((int(head.split(b" ")[1]), rest[: int(length[1])]))
         received = rest[int(length[1]) :]
     return found
+
+
+def head_of(sock: socket.socket) -> bytes:
+    """Reads a head, and nothing of what comes after it."""
+    received = b""
+    while not received.endswith(b"\r\n\r\n") and (chunk := sock.recv(1)):
+        received += chunk
+    return received
 
 
 def assert_refused(served: Served, data: bytes, *statuses: int) -> None:
@@ -168,14 +177,42 @@ def test_what_comes_after_the_head_of_an_upgrade_is_no_request(
     with socket.create_connection(("127.0.0.1", served.port), timeout=SECONDS) as sock:
         # The gateway says `100` when it waits for the body: so it has read the head by itself.
         sock.sendall(post(UPGRADE + framing + b"Expect: 100-continue\r\n", b""))
-        received = b""
-        while b"\r\n\r\n" not in received and (chunk := sock.recv(65536)):
-            received += chunk
-        assert received == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert head_of(sock) == CONTINUE
         sock.sendall(body + get(b"/health/live"))
         received = rest_of(sock)
     assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"400", b"200"]
     assert b"malformed" in received
+
+
+def test_what_comes_instead_of_a_body_that_nobody_asked_for_is_no_body() -> None:
+    """Some clients go on with the next request after an answer that they had instead of `100`."""
+    head = post(b"Content-Length: 5000\r\nExpect: 100-continue\r\n", b"")
+    with (
+        serving(api_keys=("k",)) as served,
+        socket.create_connection(("127.0.0.1", served.port), timeout=SECONDS) as sock,
+    ):
+        sock.sendall(head + NEXT)
+        received = rest_of(sock).lower()
+        assert received.startswith(b"http/1.1 401")
+        assert received.count(b"http/1.1") == 1
+        assert b"\r\nconnection: close\r\n" in received
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_a_body_that_waits_is_asked_for_where_the_client_knows_how(
+    served: Served, version: bytes
+) -> None:
+    request = post(b"Content-Length: 2\r\nExpect: 100-continue\r\n", b"", version)
+    with socket.create_connection(("127.0.0.1", served.port), timeout=SECONDS) as sock:
+        sock.sendall(request)
+        if version == b"1.1":
+            assert head_of(sock) == CONTINUE
+        sock.sendall(b"{}")
+        if version == b"1.1":
+            sock.sendall(get(b"/health/live"))
+        received = rest_of(sock)
+    statuses = re.findall(rb"HTTP/1.1 (\d+)", received)
+    assert statuses == ([b"201", b"200"] if version == b"1.1" else [b"201"])
 
 
 def test_requests_that_would_upgrade_may_follow_each_other(served: Served) -> None:
