@@ -52,7 +52,7 @@ class Input(BaseModel):
 
 def _is_id(text: str) -> str:
     try:
-        return check_id(text, "id")
+        return check_id(text, "valid id")
     except InvalidId as error:
         raise ValueError(error.detail) from error
 
