@@ -1,9 +1,10 @@
 """Streams: watching a session, coming back to it, and who watches."""
 
 import re
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response
 
 from app.api import examples
@@ -35,35 +36,69 @@ router = APIRouter(prefix="/api/v1", tags=["streams"], route_class=SessionRoute)
 _CURSOR = re.compile(r"([0-9TZ:.-]{24})_([A-Za-z0-9._-]{1,128})")
 """Since when the last one of a page was there, and its id: the list's order."""
 
-_After = Annotated[
-    str | None, Query(description="A position: the stream begins after it. A bare seq works too.")
-]
-_From = Annotated[
-    Literal["start"] | None, Query(alias="from", description="`start`: before the first event.")
-]
-_Until = Annotated[
-    Literal["complete"] | None,
-    Query(description="`complete`: ends right after the terminal event of the run meant."),
-]
-_Run = Annotated[str | None, Query(description="Which run `until` means.")]
-_ConnectionName = Annotated[
-    str | None, Query(description="The client's own name for this connection.")
-]
-_Heartbeat = Annotated[
-    Literal["event"] | None,
-    Query(description="`event`: heartbeats as events, for clients that cannot see comments."),
-]
-_LastEventId = Annotated[
-    str | None, Header(description="The last `id` a client has seen; EventSource sends it.")
-]
-_LastEventIdInUrl = Annotated[
-    str | None,
-    Query(
-        alias="lastEventId",
-        description="`Last-Event-ID` for clients that send no header of that name, as the npm "
-        "package event-source-polyfill. The header counts where both are given.",
-    ),
-]
+
+def remote_address(request: Request) -> str | None:
+    """Gives `host:port` of the other end."""
+    client = request.client
+    if client is None:
+        return None
+    host = f"[{client.host}]" if ":" in client.host else client.host
+    return f"{host}:{client.port}"
+
+
+async def _wanted(
+    request: Request,
+    after: Annotated[
+        str | None,
+        Query(description="A position: the stream begins after it. A bare seq works too."),
+    ] = None,
+    from_: Annotated[
+        Literal["start"] | None,
+        Query(alias="from", description="`start`: before the first event."),
+    ] = None,
+    until: Annotated[
+        Literal["complete"] | None,
+        Query(description="`complete`: ends right after the terminal event of the run meant."),
+    ] = None,
+    run_id: Annotated[str | None, Query(description="Which run `until` means.")] = None,
+    connection_id: Annotated[
+        str | None, Query(description="The client's own name for this connection.")
+    ] = None,
+    heartbeat: Annotated[
+        Literal["event"] | None,
+        Query(description="`event`: heartbeats as events, for clients that cannot see comments."),
+    ] = None,
+    last_event_id: Annotated[
+        str | None, Header(description="The last `id` a client has seen; EventSource sends it.")
+    ] = None,
+    last_event_id_in_url: Annotated[
+        str | None,
+        Query(
+            alias="lastEventId",
+            description="`Last-Event-ID` for clients that send no header of that name, as the npm "
+            "package event-source-polyfill. The header counts where both are given.",
+        ),
+    ] = None,
+) -> StreamRequest:
+    """Gives what both routes to a stream are asked for."""
+    if run_id is not None:
+        checked_id(run_id, "run id", ("query", "run_id"))
+    if connection_id is not None:
+        checked_connection_id(connection_id, ("query", "connection_id"))
+    seen = last_event_id or last_event_id_in_url
+    return StreamRequest(
+        after=checked_after(after),
+        from_start=from_ is not None,
+        last_event_id=seen[:POSITION_CHARS_MAX] if seen is not None else None,
+        until_complete=until is not None,
+        run_id=run_id,
+        connection_id=connection_id,
+        heartbeat_events=heartbeat is not None,
+        remote_address=remote_address(request),
+    )
+
+
+_Wanted = Annotated[StreamRequest, Depends(_wanted)]
 
 _RESPONSES = {
     200: stream(),
@@ -87,18 +122,7 @@ _RESPONSES = {
 )
 @takes_ticket
 async def open_stream(
-    request: Request,
-    manager: Manager,
-    who: Who,
-    session_id: SessionId,
-    after: _After = None,
-    from_: _From = None,
-    until: _Until = None,
-    run_id: _Run = None,
-    connection_id: _ConnectionName = None,
-    heartbeat: _Heartbeat = None,
-    last_event_id: _LastEventId = None,
-    last_event_id_in_url: _LastEventIdInUrl = None,
+    request: Request, manager: Manager, who: Who, session_id: SessionId, wanted: _Wanted
 ) -> Response:
     """Streams the session's events as they become durable (Server-Sent Events).
 
@@ -106,16 +130,6 @@ async def open_stream(
     run's first event, or now. Whatever ends it, a client that comes back with its last id gets
     every later event, once, in order. Opening a stream never starts a run.
     """
-    wanted = _wanted(
-        request,
-        after,
-        from_,
-        until,
-        run_id,
-        connection_id,
-        heartbeat,
-        last_event_id or last_event_id_in_url,
-    )
     return stream_response(request, await manager.connect(who, session_id, wanted))
 
 
@@ -127,18 +141,7 @@ async def open_stream(
 )
 @takes_ticket
 async def reconnect(
-    request: Request,
-    manager: Manager,
-    who: Who,
-    session_id: SessionId,
-    after: _After = None,
-    from_: _From = None,
-    until: _Until = None,
-    run_id: _Run = None,
-    connection_id: _ConnectionName = None,
-    heartbeat: _Heartbeat = None,
-    last_event_id: _LastEventId = None,
-    last_event_id_in_url: _LastEventIdInUrl = None,
+    request: Request, manager: Manager, who: Who, session_id: SessionId, wanted: _Wanted
 ) -> Response:
     """The same stream, for a client that lost one.
 
@@ -146,17 +149,7 @@ async def reconnect(
     active when the old connection was last written, so that nothing can be missing. An unknown
     connection id is simply a new connection.
     """
-    wanted = _wanted(
-        request,
-        after,
-        from_,
-        until,
-        run_id,
-        connection_id,
-        heartbeat,
-        last_event_id or last_event_id_in_url,
-        reconnect=True,
-    )
+    wanted = replace(wanted, reconnect=True)
     return stream_response(request, await manager.connect(who, session_id, wanted))
 
 
@@ -231,41 +224,3 @@ def stream_response(
         return Response(status_code=204, headers=headers)
     clock: Clock = request.app.state.clock
     return StreamResponse(connection, clock, headers)
-
-
-def remote_address(request: Request) -> str | None:
-    """Gives `host:port` of the other end."""
-    client = request.client
-    if client is None:
-        return None
-    host = f"[{client.host}]" if ":" in client.host else client.host
-    return f"{host}:{client.port}"
-
-
-def _wanted(
-    request: Request,
-    after: str | None,
-    from_: str | None,
-    until: str | None,
-    run_id: str | None,
-    connection_id: str | None,
-    heartbeat: str | None,
-    last_event_id: str | None,
-    *,
-    reconnect: bool = False,
-) -> StreamRequest:
-    if run_id is not None:
-        checked_id(run_id, "run id", ("query", "run_id"))
-    if connection_id is not None:
-        checked_connection_id(connection_id, ("query", "connection_id"))
-    return StreamRequest(
-        after=checked_after(after),
-        from_start=from_ is not None,
-        last_event_id=last_event_id[:POSITION_CHARS_MAX] if last_event_id is not None else None,
-        until_complete=until is not None,
-        run_id=run_id,
-        connection_id=connection_id,
-        heartbeat_events=heartbeat is not None,
-        remote_address=remote_address(request),
-        reconnect=reconnect,
-    )
