@@ -277,27 +277,24 @@ class Settings(BaseSettings):
     @property
     def keys_path(self) -> Path | None:
         """Where the keys file is; None when nothing is kept on the disk and none is named."""
-        if self.api_keys_file is not None:
-            return self.api_keys_file.expanduser()
-        if self.storage_url.startswith("memory:"):
-            return None
-        return self.data_dir.expanduser() / "keys.json"
+        return self._kept_in(self.api_keys_file, "keys.json")
 
     @property
     def ticket_secret_path(self) -> Path | None:
         """Where the secret of tickets is kept; None when nothing is kept on the disk."""
-        if self.storage_url.startswith("memory:"):
-            return None
-        return self.data_dir.expanduser() / "ticket-secret"
+        return self._kept_in(None, "ticket-secret")
 
     @property
     def audit_path(self) -> Path | None:
         """Where the audit log is; None when nothing is kept on the disk and none is named."""
-        if self.audit_log is not None:
-            return self.audit_log.expanduser()
+        return self._kept_in(self.audit_log, "audit.jsonl")
+
+    def _kept_in(self, named: Path | None, file_name: str) -> Path | None:
+        if named is not None:
+            return named.expanduser()
         if self.storage_url.startswith("memory:"):
             return None
-        return self.data_dir.expanduser() / "audit.jsonl"
+        return self.data_dir.expanduser() / file_name
 
     @field_validator("api_keys", "cors_origins", mode="before")
     @classmethod
