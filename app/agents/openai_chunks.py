@@ -14,7 +14,7 @@ from typing import Any
 
 from app.agents.base import AgentError
 from app.agents.upstream_errors import words_of_error
-from app.domain.codec import decode, encode
+from app.domain.codec import encode, object_in
 from app.domain.events import (
     COUNT_MAX,
     AgentEvent,
@@ -210,11 +210,8 @@ def _arguments(text: str) -> dict[str, Any] | str:
     if not text.strip():
         # What a call of a function without parameters looks like on some servers.
         return {}
-    try:
-        value = decode(text)
-    except ValueError:
-        return text
-    return value if isinstance(value, dict) else text
+    read = object_in(text)
+    return text if read is None else read
 
 
 def _usage(given: Mapping[str, Any]) -> Usage:

@@ -46,6 +46,15 @@ def decode(data: bytes | bytearray | memoryview | str) -> Any:
     return orjson.loads(data)
 
 
+def object_in(text: str) -> dict[str, Any] | None:
+    """Gives the object that JSON text holds; None when it is no JSON, or holds something else."""
+    try:
+        value = decode(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def nests_deeper(value: Any, levels: int) -> bool:
     """Tells whether a JSON value nests deeper than so many levels; without recursion."""
     level = [value] if isinstance(value, dict | list) else []

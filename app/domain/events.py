@@ -18,7 +18,7 @@ from pydantic import (
     with_config,
 )
 
-from app.domain.codec import decode, encode, nests_deeper
+from app.domain.codec import encode, nests_deeper, object_in
 from app.domain.errors import InvalidEvent
 
 DELTA_TYPES: Final = frozenset({"token", "thinking", "tool_delta"})
@@ -52,14 +52,10 @@ CODE_INTERRUPTED: Final = "interrupted"
 
 def _as_object(arguments: Any) -> Any:
     """Reads a call's arguments that came as the text of a JSON object."""
-    if isinstance(arguments, str):
-        try:
-            value = decode(arguments)
-        except ValueError:
-            return arguments
-        if isinstance(value, dict) and not nests_deeper(value, _ARGUMENTS_DEPTH_MAX):
-            return value
-    return arguments
+    read = object_in(arguments) if isinstance(arguments, str) else None
+    if read is None or nests_deeper(read, _ARGUMENTS_DEPTH_MAX):
+        return arguments
+    return read
 
 
 class Draft(NamedTuple):

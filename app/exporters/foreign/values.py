@@ -3,7 +3,7 @@
 from typing import Any
 
 from app.domain.clock import parse_ms
-from app.domain.codec import decode, encode
+from app.domain.codec import encode, object_in
 from app.domain.errors import InvalidId
 from app.domain.events import COUNT_MAX
 from app.domain.ids import check_id
@@ -36,11 +36,8 @@ def text_part(text: Any, kind: str = "text") -> Part:
 def arguments_of(value: Any) -> dict[str, Any] | str:
     """Gives a call's arguments as an object; as text only what is no JSON object."""
     if isinstance(value, str):
-        try:
-            parsed = decode(value or "{}")
-        except ValueError:
-            return value
-        return parsed if isinstance(parsed, dict) else value
+        read = object_in(value or "{}")
+        return value if read is None else read
     if value is None:
         return {}
     if isinstance(value, dict) or is_deep(value):
