@@ -204,6 +204,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self.expect_100_continue &= self.parser.get_http_version() != "1.0"
         super().on_headers_complete()
         if self.expect_100_continue or not self.cycle.keep_alive:
+            # Stands in for the method: the cycle's task looks it up when it begins, later.
             self.cycle.send = self._last_send(self.cycle)  # type: ignore[assignment]
         # Bound to this request's cycle: the protocol's may be that of a later one, which waits.
         self.scope["extensions"] = {
