@@ -172,6 +172,9 @@ def test_a_stream_begins_after_the_latest_of_its_candidates(
     assert seen(f"?after={places[2]}", places[0]) == ["n3"]
     assert seen("", places[1]) == ["n2", "n3"]
     assert seen("?from=start", places[2]) == ["n3"]
+    # The header's stand-in in the URL; where both came the header is the newer one.
+    assert seen(f"?from=start&lastEventId={places[2]}") == ["n3"]
+    assert seen(f"?lastEventId={places[0]}", places[1]) == ["n2", "n3"]
 
 
 @pytest.mark.parametrize(
