@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import weakref
 from typing import Any, cast
 
 import pytest
@@ -73,7 +74,7 @@ def test_the_bytes_are_those_of_send(chunks: list[bytes]):
     sending, writing = begun(slow), begun(fast)
     for chunk in chunks:
         _at_once(sending, {"type": "http.response.body", "body": chunk, "more_body": True})
-        assert write_at_once(writing, chunk)
+        assert write_at_once(weakref.ref(writing), chunk)
     assert b"".join(fast.written) == b"".join(slow.written)
 
 
@@ -95,7 +96,7 @@ def test_what_send_would_not_write_at_once_is_left_to_it(what: str):
             cycle.response_complete = True
         case _:
             assert not cycle.chunked_encoding
-    assert not write_at_once(cycle, b"data: x\n\n")
+    assert not write_at_once(weakref.ref(cycle), b"data: x\n\n")
     assert not transport.written
 
 
@@ -103,5 +104,13 @@ def test_a_response_that_has_not_begun_is_not_written_into():
     transport = Transport()
     cycle = begun(transport)
     cycle.response_started, cycle.chunked_encoding = False, None
+    assert not write_at_once(weakref.ref(cycle), b"data: x\n\n")
+    assert not transport.written
+
+
+def test_nothing_is_written_for_a_request_that_is_over():
+    transport = Transport()
+    cycle = weakref.ref(begun(transport))
+    assert cycle() is None
     assert not write_at_once(cycle, b"data: x\n\n")
     assert not transport.written
