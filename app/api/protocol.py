@@ -29,6 +29,7 @@ from typing import Any, Final, Literal
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from starlette.types import Message, Send
 from typing_extensions import override
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
@@ -103,6 +104,7 @@ class GatewayProtocol(HttpToolsProtocol):
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = _Flow(transport)
         limits = self._limits
         reason = limits.enter(self._host)
         if reason is None:
@@ -204,8 +206,9 @@ class GatewayProtocol(HttpToolsProtocol):
         # HTTP/1.0 knows no `100` (RFC 9110, 10.1.1).
         self.expect_100_continue &= self.parser.get_http_version() != "1.0"
         super().on_headers_complete()
+        self.cycle.message_event = _Signal()  # nobody waits yet: the cycle's task begins later
         if self.expect_100_continue or not self.cycle.keep_alive:
-            # Stands in for the method: the cycle's task looks it up when it begins, later.
+            # Stands in for the method, which the cycle's task looks up when it begins.
             self.cycle.send = self._last_send(self.cycle)  # type: ignore[assignment]
         # Bound to this request's cycle: the protocol's may be that of a later one, which waits.
         # Weakly, as the cycle holds the scope: else each request is the collector's to find,
@@ -435,6 +438,23 @@ def write_at_once(of: weakref.ref[RequestResponseCycle], chunk: bytes) -> bool:
     except (OSError, RuntimeError):
         return False  # the task meets it again, where it is dealt with
     return True
+
+
+class _Signal(asyncio.Event):
+    """An event with a list for those who wait: asyncio's deque takes 0.6 KB while nobody does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiters: list[asyncio.Future[bool]] = []  # type: ignore[assignment]
+
+
+class _Flow(FlowControl):
+    """uvicorn's, with a smaller event."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        super().__init__(transport)
+        self._is_writable_event = _Signal()
+        self._is_writable_event.set()
 
 
 class _Pipeline(list[Any]):
