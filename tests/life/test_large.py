@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from app.domain.assembly import message_draft
-from app.domain.events import Draft
 from app.domain.messages import Message
+from app.sessions.commands import NewSession
 from app.sessions.creation import History, create_whole
 from app.sessions.fork import Fork
+from app.sessions.making import created_draft
 from app.sessions.transfer import ExportOptions
 from app.storage.factory import make_store
 from tests.support.clocks import FakeClock
@@ -26,7 +27,7 @@ GROWTH_BYTES_MAX = 64 * 1024 * 1024
 
 async def fill(gate: Gateway) -> None:
     async def pages(_: int) -> Any:
-        yield [Draft("session_created", {"title": "Large"})]
+        yield [created_draft(NewSession("large", title="Large"), None)]
         for start in range(0, MESSAGES, 1000):
             yield [
                 message_draft(

@@ -61,6 +61,12 @@ class FaultyFileSystem(FileSystem):
         self._count("sync", self._names.get(fd))
 
     @override
+    def pwrite_synced(self, fd: int, data: bytes, offset: int) -> None:
+        # Either half of it may be what fails.
+        self.pwrite(fd, data, offset)
+        self.sync(fd)
+
+    @override
     def sync_all(self, fd: int) -> bool:
         self._count("sync_all", "")
         return True
@@ -226,6 +232,15 @@ class VolatileFileSystem(FileSystem):
             self._change()
             node, _ = self._by_fd[fd]
             node.durable = os.pread(fd, os.fstat(fd).st_size, 0)
+
+    @override
+    def pwrite_synced(self, fd: int, data: bytes, offset: int) -> None:
+        with self._lock:
+            self.pwrite(fd, data, offset)
+            self._change()
+            node, _ = self._by_fd[fd]
+            before, after = node.durable[:offset], node.durable[offset + len(data) :]
+            node.durable = before.ljust(offset, b"\0") + data + after
 
     @override
     def sync_all(self, fd: int) -> bool:

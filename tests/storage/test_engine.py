@@ -1,6 +1,7 @@
 """What the JSONL engine promises beyond the contract: ownership, names, epochs, bounds, layout."""
 
 import asyncio
+import errno
 import json
 import os
 import stat
@@ -14,10 +15,11 @@ from typing_extensions import override
 from app.domain import codec
 from app.domain.errors import Conflict
 from app.storage.base import SessionQuery, StoreBusy
+from app.storage.jsonl.files import FileSystem
 from app.storage.jsonl.paths import file_name
 from app.storage.jsonl.store import JsonlStore
 from tests.storage.conftest import Opener
-from tests.storage.faults import FaultyFileSystem, abandon, write_out
+from tests.storage.faults import FaultyFileSystem, VolatileFileSystem, abandon, write_out
 from tests.storage.writing import (
     StepClock,
     Writer,
@@ -244,6 +246,74 @@ async def test_with_durability_os_a_log_is_named_in_synced_bytes_before_it_is_wr
     assert len(synced) == before
     await committed(store, Writer("s-2", store.next_epoch()).commit())
     assert len(synced) > before
+
+
+async def test_with_durability_os_what_is_synced_has_all_that_was_written_before_it(
+    opener: Opener, data_dir: Path
+) -> None:
+    """A journal with a hole would look damaged, not torn (R3)."""
+    fs = VolatileFileSystem(data_dir)
+    store = await opener(fs, durability="os")
+    writer = Writer("s-1", store.next_epoch())
+    await committed(store, writer.commit())
+    for _ in range(3):
+        await committed(store, writer.commit(token()))
+    await committed(store, Writer("s-2", store.next_epoch()).commit())
+    image = fs.take_image()
+    await abandon(store)
+    image.restore(data_dir, power_lost=True)
+    fresh = await opener(durability="os")
+    assert fresh.report.damaged == []  # type: ignore[attr-defined]
+    assert await seqs(fresh, "s-1") == [1, 2, 3, 4]
+    assert await seqs(fresh, "s-2") == [1]
+
+
+@pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.EINVAL, errno.EIO])
+def test_what_cannot_be_written_and_synced_at_once_is_written_then_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """A disk's own error is not tried again: the pages are not trusted (R1)."""
+    synced: list[int] = []
+
+    class Watching(FileSystem):
+        @override
+        def sync(self, fd: int) -> None:
+            synced.append(os.fstat(fd).st_size)
+
+    def refuse(*_: object) -> int:
+        raise OSError(error, os.strerror(error))
+
+    fs = Watching()
+    fd = fs.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    monkeypatch.setattr(os, "pwritev", refuse)
+    if error == errno.EIO and hasattr(os, "RWF_DSYNC"):
+        with pytest.raises(OSError, match="error"):
+            fs.pwrite_synced(fd, b"words", 3)
+        assert synced == []
+    else:
+        fs.pwrite_synced(fd, b"words", 3)
+        assert synced == [8]
+        assert os.pread(fd, 8, 0) == b"\0\0\0words"
+    fs.close(fd)
+
+
+@pytest.mark.skipif(not hasattr(os, "RWF_DSYNC"), reason="Linux has it")
+def test_what_is_written_in_pieces_is_written_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags: list[int] = []
+
+    def write_two(fd: int, parts: list[memoryview], offset: int, how: int) -> int:
+        flags.append(how)
+        return os.pwrite(fd, parts[0][:2], offset)
+
+    fs = FileSystem()
+    fd = fs.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    monkeypatch.setattr(os, "pwritev", write_two)
+    fs.pwrite_synced(fd, b"words", 1)
+    assert os.pread(fd, 9, 0) == b"\0words"
+    assert flags == [os.RWF_DSYNC] * 3
+    fs.close(fd)
 
 
 async def test_epochs_rise_also_when_the_clock_steps_back_and_all_sessions_are_deleted(

@@ -25,7 +25,6 @@ file that becomes a segment when no other can be made, are kept back for endings
 deletions on a full disk.
 """
 
-import errno
 import os
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -35,7 +34,7 @@ from zlib import crc32
 
 from app.domain import codec
 from app.domain.errors import StorageFull
-from app.storage.jsonl.files import FULL_ERRNOS, FileSystem
+from app.storage.jsonl.files import FULL_ERRNOS, NOT_SUPPORTED_ERRNOS, FileSystem
 from app.storage.jsonl.paths import Paths
 
 # A checkpoint is due at this size: replaying so much takes well below a second.
@@ -51,8 +50,6 @@ SPARES_MAX = 4
 # Above what describing one record takes: a 128-byte id and ten numbers, and their line.
 RECORD_OVERHEAD_BYTES = 512
 
-_NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS})
-
 
 @dataclass(slots=True)
 class Segment:
@@ -63,6 +60,7 @@ class Segment:
     limit: int
     begin: int
     end: int
+    has_unsynced: bool = False
 
 
 class Journal:
@@ -196,7 +194,7 @@ class Journal:
             self._fs.allocate(fd, size)
         except OSError as error:
             # Without preallocation syncs are slower, and only writing tells when the disk is full.
-            if error.errno not in _NOT_SUPPORTED:
+            if error.errno not in NOT_SUPPORTED_ERRNOS:
                 raise
 
     def _start(self, fd: int, limit: int) -> None:
@@ -225,9 +223,13 @@ class Journal:
         """
         current = self._current
         assert current is not None
-        self._fs.pwrite(current.fd, data, current.end)
-        if sync:
-            self._fs.sync(current.fd)
+        if sync and not current.has_unsynced:
+            self._fs.pwrite_synced(current.fd, data, current.end)
+        else:
+            self._fs.pwrite(current.fd, data, current.end)
+            if sync:
+                self._fs.sync(current.fd)
+            current.has_unsynced = not sync
         current.end += len(data)
         self._predecessor = (current.number, current.end)
         self.acked = self.lsn
