@@ -1,10 +1,8 @@
 """What archiving and compacting leave on the disk, seen by other means than the store's."""
 
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 
-import anyio
 import pytest
 import zstandard
 from typing_extensions import override
@@ -16,10 +14,9 @@ from app.storage.jsonl.bundle import BLOCK_BYTES, BundleView
 from app.storage.jsonl.files import FileSystem
 from app.storage.jsonl.store import JsonlStore
 from tests.contract.test_session_store_creation import CREATED, History
-from tests.storage.conftest import Opener
+from tests.storage.conftest import Opener, comes_true
 from tests.storage.faults import FaultyFileSystem, abandon, write_out
 from tests.storage.writing import (
-    DEADLINE_SECONDS,
     StepClock,
     Writer,
     committed,
@@ -52,13 +49,6 @@ def files(data_dir: Path, *directories: str) -> dict[str, bytes]:
         for path in (data_dir / directory).iterdir()
         if path.is_file()
     }
-
-
-async def comes_true(true: Callable[[], bool]) -> None:
-    """Waits for what threads do, which tell nobody."""
-    with anyio.fail_after(DEADLINE_SECONDS):
-        while not true():  # noqa: ASYNC110 - see above
-            await anyio.sleep(0.005)
 
 
 async def test_unpacking_gives_back_exactly_the_bytes_that_were_packed(

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from app.storage.base import SessionQuery, StoreBusy
 from app.storage.jsonl.files import FileSystem
 from app.storage.jsonl.paths import file_name
 from app.storage.jsonl.store import JsonlStore
-from tests.storage.conftest import Opener
+from tests.storage.conftest import Opener, comes_true
 from tests.storage.faults import FaultyFileSystem, VolatileFileSystem, abandon, write_out
 from tests.storage.writing import (
     StepClock,
@@ -314,6 +315,37 @@ def test_what_is_written_in_pieces_is_written_whole(
     assert os.pread(fd, 9, 0) == b"\0words"
     assert flags == [os.RWF_DSYNC] * 3
     fs.close(fd)
+
+
+async def test_snapshots_of_many_that_have_grown_are_written_one_by_one_and_hold_nothing_up(
+    opener: Opener,
+) -> None:
+    """R7: commits share the disk with them, and deletions the threads."""
+    began: list[str] = []
+    may_go_on = threading.Event()
+
+    class Watching(FileSystem):
+        @override
+        def write_new(self, path: Path, data: bytes) -> None:
+            if path.name.startswith("snapshot-"):
+                began.append(path.name)
+                assert may_go_on.wait(60)
+            super().write_new(path, data)
+
+    store = await opener(Watching())
+    for number in range(5):
+        writer = Writer(f"s-{number}", store.next_epoch())
+        await committed(store, writer.commit(message("m", "x" * 100_000)))
+    other = Writer("other", store.next_epoch())
+    await committed(store, other.commit())
+    try:
+        await store.checkpoint()
+        await comes_true(lambda: bool(began))
+        await store.delete("other", other.head.epoch)
+        assert len(began) == 1
+    finally:
+        may_go_on.set()
+    await comes_true(lambda: store.stats()["snapshots_total"] == 5)
 
 
 async def test_epochs_rise_also_when_the_clock_steps_back_and_all_sessions_are_deleted(

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ from app.storage.jsonl.paths import Paths
 from app.storage.jsonl.sidecars import Sidecars
 from app.storage.jsonl.snapshots import is_due, make_snapshot
 from app.storage.jsonl.table import LogTable
+
+# After a snapshot that a checkpoint asks for, how many times as long as it took until the next one:
+# many sessions may have grown at once, and commits share the disk and the interpreter with them.
+_SNAPSHOT_REST = 4
 
 
 @dataclass(slots=True)
@@ -67,6 +72,9 @@ class Upkeep:
         self._running: asyncio.Future[bool] | None = None
         self._is_wanted = False
         self._is_closing = False
+        # Those that a checkpoint found to have grown, by id; and whether one of them is at work.
+        self._grown: dict[str, Entry] = {}
+        self._is_snapshotting = False
         self._names = count()
         self.counters = Counters()
         self.last_error: OSError | None = None
@@ -157,11 +165,29 @@ class Upkeep:
 
     def _snapshot_grown(self, work: Work) -> None:
         for state in work.states:
-            entry = state.entry
-            if self._catalog.entries.get(entry.id) is entry and is_due(
-                entry.size, entry.snapshot, at_rest=False
-            ):
-                self._start_snapshot(entry).add_done_callback(_look_at)
+            if self._has_grown(state.entry):
+                self._grown[state.entry.id] = state.entry
+        if not self._is_snapshotting:
+            self._snapshot_next()
+
+    def _has_grown(self, entry: Entry) -> bool:
+        is_current = self._catalog.entries.get(entry.id) is entry
+        return is_current and is_due(entry.size, entry.snapshot, at_rest=False)
+
+    def _snapshot_next(self) -> None:
+        """Starts the snapshot of the next that has grown: one at a time, with rests between."""
+        self._is_snapshotting = False
+        while self._grown and not self._is_closing:
+            entry = self._grown.pop(next(iter(self._grown)))
+            if self._has_grown(entry):
+                self._is_snapshotting = True
+                rest = partial(self._rest, asyncio.get_running_loop().time())
+                self._start_snapshot(entry).add_done_callback(rest)
+                return
+
+    def _rest(self, began: float, _: "asyncio.Future[None]") -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(_SNAPSHOT_REST * (loop.time() - began), self._snapshot_next)
 
     async def snapshot(self, entries: Iterable[Entry]) -> None:
         """Writes the snapshots of sessions at rest, where they are due."""
@@ -236,6 +262,7 @@ class Upkeep:
 
     def close(self) -> None:
         """Waits for the pools' threads; not on the loop's thread."""
+        self._is_closing = True
         self._checkpoint_pool.shutdown()
         self._bulk_pool.shutdown()
 
