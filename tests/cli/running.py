@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pty
+import signal
 import subprocess
 import termios
 import threading
@@ -115,6 +116,8 @@ class Terminal:
 def _take_terminal() -> None:
     # Between fork and exec, where other threads may hold any lock: nothing is imported here.
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    # Whoever runs the tests in the background has them ignore Ctrl-C; a terminal's programs do not.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _address(url: str | None) -> Mapping[str, str]:
