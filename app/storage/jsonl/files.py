@@ -69,7 +69,7 @@ class FileSystem:
         With one call where the system has it: a thread that waits for the disk has to wait for the
         interpreter after it, up to 5 ms while the event loop is busy.
         """
-        if sys.platform == "linux":
+        if hasattr(os, "RWF_DSYNC"):
             done = 0
             try:
                 while done < len(data):
