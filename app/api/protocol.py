@@ -212,7 +212,8 @@ class GatewayProtocol(HttpToolsProtocol):
             self.cycle.send = self._last_send(self.cycle)  # type: ignore[assignment]
         # Bound to this request's cycle: the protocol's may be that of a later one, which waits.
         # Weakly, as the cycle holds the scope: else each request is the collector's to find,
-        # whose pauses, of 80 ms, were the slowest answers.
+        # whose pauses, of 80 ms, were the slowest answers. (uvicorn's types know no extensions of
+        # others.)
         self.scope["extensions"] = {
             ABORT: self.transport.abort,  # type: ignore[dict-item]
             WRITE: partial(write_at_once, weakref.ref(self.cycle)),  # type: ignore[dict-item]
@@ -445,7 +446,7 @@ class _Signal(asyncio.Event):
 
     def __init__(self) -> None:
         super().__init__()
-        self._waiters: list[asyncio.Future[bool]] = []  # type: ignore[assignment]
+        self._waiters: list[asyncio.Future[bool]] = []  # type: ignore[assignment] # it does as well
 
 
 class _Flow(FlowControl):

@@ -53,7 +53,10 @@ RECORD_OVERHEAD_BYTES = 512
 
 @dataclass(slots=True)
 class Segment:
-    """One file of the chain. Records lie from `begin` to `end`."""
+    """One file of the chain. Records lie from `begin` to `end`.
+
+    With `has_unsynced` some of them are not known to be on the disk.
+    """
 
     number: int
     fd: int

@@ -72,7 +72,8 @@ class Upkeep:
         self._running: asyncio.Future[bool] | None = None
         self._is_wanted = False
         self._is_closing = False
-        # Those that a checkpoint found to have grown, by id; and whether one of them is at work.
+        # Those that a checkpoint found to have grown, by id; and whether one of them is at work, or
+        # the rest after it.
         self._grown: dict[str, Entry] = {}
         self._is_snapshotting = False
         self._names = count()
