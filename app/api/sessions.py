@@ -44,6 +44,10 @@ from app.sessions.commands import NewSession, Outcome
 
 router = APIRouter(prefix="/api/v1", tags=["sessions"], route_class=SessionRoute)
 
+_IfMatch = Annotated[
+    str | None, Header(description="The `ETag` that this is meant for; any other is 412.")
+]
+
 
 @router.post(
     "/sessions",
@@ -176,9 +180,7 @@ async def update_session(
     manager: Manager,
     who: Who,
     session_id: SessionId,
-    if_match: Annotated[
-        str | None, Header(description="The `ETag` the change is meant for; else 412.")
-    ] = None,
+    if_match: _IfMatch = None,
 ) -> Response:
     """Applies a JSON merge patch (RFC 7396): null takes away, also inside `metadata`."""
     patch = body.model_dump(exclude_unset=True)
@@ -199,9 +201,7 @@ async def delete_session(
     manager: Manager,
     who: Who,
     session_id: SessionId,
-    if_match: Annotated[
-        str | None, Header(description="The `ETag` the deletion is meant for; else 412.")
-    ] = None,
+    if_match: _IfMatch = None,
 ) -> Response:
     """Deletes the session with everything in it; its streams end with `goodbye deleted`."""
     await manager.delete_session(who, session_id, if_match)

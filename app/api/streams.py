@@ -27,7 +27,7 @@ from app.api.rights import SessionRoute, takes_ticket
 from app.api.shapes import ConnectionPageShape
 from app.api.sse import StreamResponse
 from app.domain.clock import Clock
-from app.domain.errors import InvalidInput
+from app.domain.errors import InvalidCursor
 from app.sessions.commands import StreamRequest
 from app.sessions.connections import Connection
 
@@ -191,11 +191,7 @@ def _place_of(connection: dict[str, Any]) -> tuple[str, str]:
 def _read_cursor(cursor: str) -> tuple[str, str]:
     match = _CURSOR.fullmatch(cursor)
     if match is None:
-        raise InvalidInput(
-            "`cursor` is the `next_cursor` of an earlier page.",
-            code="invalid-cursor",
-            errors=[{"loc": ["query", "cursor"], "msg": "not a cursor of this list"}],
-        )
+        raise InvalidCursor
     return match[1], match[2]
 
 

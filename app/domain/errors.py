@@ -82,6 +82,18 @@ class InvalidInput(BambooError):
         self.errors = [dict(error) for error in errors]
 
 
+class InvalidCursor(InvalidInput):
+    """A list's cursor that no earlier page of it, in the same order, gave as `next_cursor`."""
+
+    code = "invalid-cursor"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "`cursor` is what an earlier page gave as `next_cursor`, with the same sort order.",
+            errors=[{"loc": ["query", "cursor"], "msg": "not a cursor of this list"}],
+        )
+
+
 class InvalidId(InvalidInput):
     """A session, run, message or connection id outside its alphabet."""
 

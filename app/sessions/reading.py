@@ -3,7 +3,7 @@
 from typing import Any
 
 from app.domain.codec import decode
-from app.domain.errors import InvalidInput, NotFound
+from app.domain.errors import InvalidCursor, NotFound
 from app.domain.limits import PAGE_BYTES_MAX, SCAN_BYTES_MAX
 from app.domain.projections import run_view
 from app.domain.sessions import SessionHead
@@ -168,12 +168,12 @@ def run_cursor(cursor: str | None) -> int | None:
     """Reads the `next_cursor` of an earlier page of runs.
 
     Raises:
-        InvalidInput: It is none.
+        InvalidCursor: It is none.
     """
     if cursor is None:
         return None
     if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 16):
-        raise InvalidInput("`cursor` is the `next_cursor` of an earlier page.")
+        raise InvalidCursor
     return int(cursor)
 
 

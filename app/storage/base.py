@@ -398,7 +398,7 @@ class SessionStore(ABC):
         `…_before` leave out the moment itself; `title_contains` ignores case.
 
         Raises:
-            InvalidInput: The cursor is none of this store's, or of another sort order.
+            InvalidCursor: The cursor is none of this store's, or of another sort order.
         """
 
     @abstractmethod

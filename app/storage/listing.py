@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 from app.domain import codec
-from app.domain.errors import InvalidInput
+from app.domain.errors import InvalidCursor
 from app.domain.sessions import SessionHead
 from app.storage.base import SessionPage, SessionQuery, StateOf
 
@@ -214,27 +214,22 @@ def read_cursor(query: SessionQuery) -> SortKey | None:
     """Reads where the page begins; None for the list's start.
 
     Raises:
-        InvalidInput: The cursor is none, or of another order.
+        InvalidCursor: The cursor is none, or of another order.
     """
     if query.cursor is None:
         return None
-    refused = InvalidInput(
-        "`cursor` is what the page before gave as `next_cursor`, with the same sort order.",
-        code="invalid-cursor",
-        errors=[{"loc": ["query", "cursor"], "msg": "not a cursor of this list"}],
-    )
     if len(query.cursor) > _CURSOR_BYTES_MAX:
-        raise refused
+        raise InvalidCursor
     try:
         padded = query.cursor + "=" * (-len(query.cursor) % 4)
         sort_by, descending, value, session_id = codec.decode(urlsafe_b64decode(padded))
     except (ValueError, TypeError) as error:
-        raise refused from error
+        raise InvalidCursor from error
     expected = str if query.sort_by == "title" else int
     if (
         (sort_by, descending) != (query.sort_by, query.descending)
         or type(value) is not expected
         or not isinstance(session_id, str)
     ):
-        raise refused
+        raise InvalidCursor
     return (value, session_id)

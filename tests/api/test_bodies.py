@@ -363,9 +363,13 @@ def test_a_query_outside_the_contract_is_422(
 def test_a_cursor_that_the_gateway_did_not_make_is_422(
     api: httpx.Client, session_id: str, cursor: str
 ) -> None:
-    assert api.get(f"/sessions?cursor={cursor}").status_code == 422
-    if cursor != "99999999999999999999":
-        assert api.get(f"/sessions/{session_id}/runs?cursor={cursor}").status_code == 422
+    for path in (
+        "/sessions",
+        f"/sessions/{session_id}/runs",
+        f"/sessions/{session_id}/connections",
+    ):
+        problem = refused(api.get(f"{path}?cursor={cursor}"), 422, "invalid-cursor")
+        assert problem["errors"][0]["loc"] == ["query", "cursor"]
 
 
 @pytest.mark.parametrize("after", ["x", "-", "1-", "-1", "1-x", "1--2", "1 -2", "", "1-2-3", "1e3"])
