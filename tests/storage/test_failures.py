@@ -91,7 +91,7 @@ async def run(root: Path, fs: FaultyFileSystem) -> History | None:
     return history
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC], ids=["EIO", "ENOSPC"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EMFILE], ids=errno.errorcode.get)
 def test_each_call_may_fail_once_and_the_store_heals(tmp_path: Path, number: int) -> None:
     whole = FaultyFileSystem()
     assert asyncio.run(run(tmp_path / "whole", whole)) is not None
