@@ -2,8 +2,7 @@
 
 A front end does a bit of everything. Each request has a key and is repeated while the answer says
 that it may be. Whichever call fails, everything is there once in the end, and again after a
-restart, or after the crash of a gateway that never came to a checkpoint; and a session that
-somebody else reads notices nothing.
+restart or a crash; and a session that somebody else reads notices nothing.
 """
 
 import errno
@@ -23,8 +22,8 @@ from tests.storage.faults import FaultyFileSystem, copy_of
 # Two may be lost to one fault: where undoing what failed takes the head from the store again.
 ATTEMPTS_MAX = 5
 # How the gateway ends, and how often it makes checkpoints until then. With as many as can be their
-# calls fail too, at each place among the others; without any, what was acknowledged is known to the
-# journal alone.
+# calls fail too, at each place among the others; with none but what a failure asks for, the journal
+# alone knows what was acknowledged.
 ENDS = {"stopped": 0.02, "crashed": 3600.0}
 ERRORS = [errno.EIO, errno.ENOSPC, errno.EMFILE]
 TERMINALS = {"complete", "error", "cancelled"}
@@ -138,8 +137,9 @@ def run_with_a_fault(
         reader.take_frame(b"still")
         assert [frame.data["type"] for frame in reader.frames] == ["open", "message"]
         if end == "crashed":
-            # What `kill -9` would leave. Nothing is taken away meanwhile: no checkpoint is due.
-            root = copy_of(root, root.with_name(f"{root.name}-crashed"))
+            # What `kill -9` would leave: the files as they all are at one moment.
+            with fs.lock:
+                root = copy_of(root, root.with_name(f"{root.name}-crashed"))
     with (
         gateway_on(root, FileSystem(), end, monkeypatch) as served,
         served.client() as http,

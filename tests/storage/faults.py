@@ -21,6 +21,7 @@ class FaultyFileSystem(FileSystem):
     """Counts the calls that change something; fails those that `should_fail` names.
 
     `should_fail(number, operation, path)` gives an errno, or None for a call that goes well.
+    Who holds `lock` has the files as they are: one call at a time, and none meanwhile.
     """
 
     def __init__(
@@ -28,37 +29,39 @@ class FaultyFileSystem(FileSystem):
     ) -> None:
         self.should_fail = should_fail
         self.calls = 0
-        self._lock = RLock()
+        self.lock = RLock()
         self._names: dict[int, str] = {}
 
     def _count(self, operation: str, path: object) -> None:
-        with self._lock:
-            self.calls += 1
-            number = self.should_fail(self.calls, operation, str(path))
+        self.calls += 1
+        number = self.should_fail(self.calls, operation, str(path))
         if number is not None:
             raise OSError(number, os.strerror(number))
 
     @override
     def open(self, path: Path, flags: int) -> int:
-        if flags & (os.O_CREAT | os.O_RDWR):
-            self._count("open", path)
-        fd = super().open(path, flags)
-        self._names[fd] = str(path)
-        return fd
+        with self.lock:
+            if flags & (os.O_CREAT | os.O_RDWR):
+                self._count("open", path)
+            fd = super().open(path, flags)
+            self._names[fd] = str(path)
+            return fd
 
     @override
     def pwrite(self, fd: int, data: bytes, offset: int) -> None:
-        try:
-            self._count("write", self._names.get(fd))
-        except OSError:
-            # Half of it arrives, as half-done writes do.
-            super().pwrite(fd, data[: len(data) // 2], offset)
-            raise
-        super().pwrite(fd, data, offset)
+        with self.lock:
+            try:
+                self._count("write", self._names.get(fd))
+            except OSError:
+                # Half of it arrives, as half-done writes do.
+                super().pwrite(fd, data[: len(data) // 2], offset)
+                raise
+            super().pwrite(fd, data, offset)
 
     @override
     def sync(self, fd: int) -> None:
-        self._count("sync", self._names.get(fd))
+        with self.lock:
+            self._count("sync", self._names.get(fd))
 
     @override
     def pwrite_synced(self, fd: int, data: bytes, offset: int) -> None:
@@ -68,31 +71,37 @@ class FaultyFileSystem(FileSystem):
 
     @override
     def sync_all(self, fd: int) -> bool:
-        self._count("sync_all", "")
+        with self.lock:
+            self._count("sync_all", "")
         return True
 
     @override
     def sync_directory(self, path: Path) -> None:
-        self._count("sync_directory", path)
+        with self.lock:
+            self._count("sync_directory", path)
 
     @override
     def allocate(self, fd: int, size: int) -> None:
-        self._count("allocate", self._names.get(fd))
+        with self.lock:
+            self._count("allocate", self._names.get(fd))
 
     @override
     def truncate(self, fd: int, size: int) -> None:
-        self._count("truncate", self._names.get(fd))
-        super().truncate(fd, size)
+        with self.lock:
+            self._count("truncate", self._names.get(fd))
+            super().truncate(fd, size)
 
     @override
     def rename(self, source: Path, target: Path) -> None:
-        self._count("rename", target)
-        super().rename(source, target)
+        with self.lock:
+            self._count("rename", target)
+            super().rename(source, target)
 
     @override
     def unlink(self, path: Path) -> None:
-        self._count("unlink", path)
-        super().unlink(path)
+        with self.lock:
+            self._count("unlink", path)
+            super().unlink(path)
 
 
 class _Node:
