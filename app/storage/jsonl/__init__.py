@@ -8,7 +8,7 @@ leads to.
 Disk use: a snapshot holds the head and the message lines that its log holds, so it takes no more
 than log and head; marks take 32 bytes a message, run event or note; the catalog at most twice what
 counts in it and 1 MiB. The journal takes one to three segments of 17 MiB, after a heavy load up to
-four more that wait to be used again, and at most 66 while checkpoints fail, after which commits are
+four more that wait to be used again, and at most 67 while checkpoints fail, after which commits are
 refused. So all there is takes at most twice what is kept in logs and archive, besides the heads and
 a constant. While a session is packed, unpacked or compacted its files are there twice.
 """
