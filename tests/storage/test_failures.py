@@ -136,6 +136,34 @@ async def test_a_failed_sync_refuses_the_batch_and_what_was_built_on_it(opener: 
     assert not any(b"lost" in body for body in bodies)
 
 
+async def test_a_segment_whose_sync_failed_gets_no_more_records(opener: Opener) -> None:
+    written: list[str] = []
+    failed: list[str] = []
+
+    def should_fail(_: int, operation: str, path: str) -> int | None:
+        if "journal-" in path and operation == "sync" and not failed:
+            failed.append(path)
+            return errno.EIO
+        if operation == "write" and failed:
+            written.append(path)
+        return None
+
+    fs = FaultyFileSystem()
+    store = await opener(fs)
+    writer = Writer("s", store.next_epoch())
+    await committed(store, writer.commit())
+    fs.should_fail = should_fail
+    with pytest.raises(StorageFailed):
+        await committed(store, writer.commit(message("lost")))
+    head = await store.load("s")
+    assert head is not None
+    await committed(store, Writer.of(head).commit(message("kept")))
+    # Its pages may never have reached the disk, and a later sync would not say so.
+    assert failed
+    assert failed[0] not in written
+    assert any("journal-" in path for path in written)
+
+
 async def test_a_log_that_cannot_be_written_costs_nobody_anything(
     opener: Opener, data_dir: Path
 ) -> None:
