@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.domain.events import TERMINAL_TYPES
 from app.storage.jsonl.files import FileSystem
 from tests.api.serving import Served, check_problem, serving
 from tests.faults.wire import Wire
@@ -26,7 +27,6 @@ ATTEMPTS_MAX = 5
 # alone knows what was acknowledged.
 ENDS = {"stopped": 0.02, "crashed": 3600.0}
 ERRORS = [errno.EIO, errno.ENOSPC, errno.EMFILE]
-TERMINALS = {"complete", "error", "cancelled"}
 
 
 class FrontEnd:
@@ -96,7 +96,7 @@ def check_once(ask: FrontEnd) -> list[dict[str, Any]]:
     messages = [event["message"] for event in log if event["type"] == "message"]
     said = [message["content"] for message in messages if message["role"] == "user"]
     assert said == ["first", "second", "third"]
-    assert [event["run_id"] for event in log if event["type"] in TERMINALS] == ["r"]
+    assert [event["run_id"] for event in log if event["type"] in TERMINAL_TYPES] == ["r"]
     session = ask.made("GET", "/sessions/s")
     assert (session["title"], session["state"]) == ("named", "idle")
     assert ask("GET", "/sessions/copy").status_code == 404

@@ -9,6 +9,7 @@ from app.domain import codec
 from app.domain.errors import StorageFailed
 from app.storage.jsonl import committer, journal
 from app.storage.jsonl.marks import ENTRY_BYTES
+from app.storage.jsonl.paths import root_of
 from app.storage.jsonl.store import JsonlStore
 from tests.storage.conftest import Opener
 from tests.storage.faults import FaultyFileSystem
@@ -61,14 +62,14 @@ async def test_what_is_made_of_the_logs_takes_no_more_than_they_and_the_heads_do
     assert await store.checkpoint()
     await store.aclose()
 
-    root = store._paths.root
+    root = root_of(data_dir)
     heads = sum(len(codec.encode(writer.head.to_json())) for writer in writers)
     heads += ENVELOPE_BYTES * sessions
     logs = taken(root / "events")
     assert logs > 0
     assert taken(root / "sessions") <= logs + heads
-    marks = sum(1 + 3 * turns for _ in writers)
-    assert taken(root / "index" / "marks") <= ENTRY_BYTES * marks
+    # A header, and of each turn its message, its start and its end.
+    assert taken(root / "index" / "marks") <= ENTRY_BYTES * sessions * (1 + 3 * turns)
     assert taken(root / "index", "catalog*") <= 2 * heads + MIB
     assert len(segments(root)) <= SEGMENTS_MAX
 
@@ -84,7 +85,7 @@ async def test_the_journal_does_not_grow_with_what_is_written(
         seen = max(seen, store.stats()["disk_bytes_journal"])
         if number % 2:
             assert await store.checkpoint()
-            assert len(segments(store._paths.root)) <= SEGMENTS_MAX
+            assert len(segments(root_of(data_dir))) <= SEGMENTS_MAX
     assert 0 < seen <= SEGMENTS_MAX * SEGMENT_BYTES + journal.RESERVE_BYTES
 
 
@@ -105,10 +106,10 @@ async def test_while_checkpoints_fail_the_journal_is_bounded_and_commits_are_ref
     with pytest.raises(StorageFailed, match="Checkpoints fail"):
         await write_on()
     # One that filled up, one that the last checkpoint closed, and the one in use.
-    assert most < len(segments(store._paths.root)) <= most + 3
+    assert most < len(segments(root_of(data_dir))) <= most + 3
     fs.should_fail = lambda *_: None
     assert await store.checkpoint()
     head = await store.load("s")
     assert head is not None
     await committed(store, Writer.of(head).commit(message("later")))
-    assert len(segments(store._paths.root)) <= SEGMENTS_MAX
+    assert len(segments(root_of(data_dir))) <= SEGMENTS_MAX
