@@ -14,6 +14,8 @@ from zlib import crc32
 import orjson
 
 LINE_PREFIX_BYTES = len(b'{"crc":"00000000",')
+LINE_EXTRA_BYTES = LINE_PREFIX_BYTES - len(b"{") + len(b"\n")
+"""A line is so much longer than its body."""
 # Where the checksum of a body goes on from: all of it but this brace lies in its line as it is.
 _BRACE_CHECKSUM = crc32(b"{")
 
@@ -77,7 +79,8 @@ def to_line(body: bytes) -> bytes:
 
 def body_of(line: bytes) -> bytes:
     """Gives the body of a stored line (with or without its newline), unchecked."""
-    return b"{" + line[LINE_PREFIX_BYTES:].rstrip(b"\n")
+    end = -1 if line.endswith(b"\n") else None
+    return b"".join((b"{", memoryview(line)[LINE_PREFIX_BYTES:end]))
 
 
 def is_intact(line: bytes) -> bool:
@@ -85,5 +88,6 @@ def is_intact(line: bytes) -> bool:
     if not (line.startswith(b'{"crc":"') and line.endswith(b"}\n")):
         return False
     # Compared as text: `int` would also take signs, spaces and capitals for digits.
-    checksum = crc32(line[LINE_PREFIX_BYTES:-1], _BRACE_CHECKSUM)
+    # Lines may have many MB: a view, so that nothing of them is copied.
+    checksum = crc32(memoryview(line)[LINE_PREFIX_BYTES:-1], _BRACE_CHECKSUM)
     return line[16:18] == b'",' and line[8:16] == b"%08x" % checksum

@@ -19,8 +19,9 @@ RUN_AHEAD_EVENTS_YIELD = 64
 SCAN_BYTES_MAX = 4 * MiB
 """How much of a log one page of filtered events may look at before it says `has_more`."""
 
-PAGE_BYTES_MAX = 8 * MiB
-"""A page of messages or events ends early at about this size."""
+PAGE_BYTES_MAX = 4 * MiB
+"""A page of messages or events ends early at about this size. A page is in memory a few times over
+(read, cut, joined, sent), and pages of several requests are at once."""
 
 METADATA_BYTES_MAX = 64 * KiB
 """`metadata` is returned in every list, so it is kept small."""

@@ -137,18 +137,19 @@ async def _named(pool: SessionPool, parent: SessionHead, wanted: Fork) -> tuple[
         found = await store.find(
             parent.id, parent.epoch, "message", key=wanted.message_id, limit=1, reverse=True
         )
+        record = found[0] if found else None
     else:
         index = wanted.message_index or 0
-        found, after = [], parent.history_from
+        record, after = None, parent.history_from
         while page := await store.find(parent.id, parent.epoch, "message", after=after, limit=1000):
             if index < len(page):
-                found = [page[index]]
+                record = page[index]
                 break
             index -= len(page)
             after = page[-1].seq
-    if not found or found[0].seq <= parent.history_from:
+    if record is None or record.seq <= parent.history_from:
         raise NotFound("The session has no such message.", code="message-not-found")
-    return found[0].seq, decode(found[0].body)["message_id"]
+    return record.seq, decode(record.body)["message_id"]
 
 
 async def _whole_exchange(

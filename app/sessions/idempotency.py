@@ -112,7 +112,9 @@ class KeyLedger:
     ) -> OrderedDict[str, KeptAnswer]:
         limit = min(self._max, _NOTES_AT_FIRST)
         while True:
-            found = await store.find(session_id, epoch, "note", limit=limit, reverse=True)
+            found = await store.find(
+                session_id, epoch, "note", limit=limit, max_bytes=self._bytes_max, reverse=True
+            )
             newest: dict[str, KeptAnswer] = {}
             size, is_full = 0, False
             for number, record in enumerate(found):

@@ -18,12 +18,13 @@ abandons the answer and leaves the store as if the call had either happened or n
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 from app.domain.errors import BambooError
+from app.domain.limits import PAGE_BYTES_MAX
 from app.domain.sessions import SessionHead, SessionState
 
 MarkKind = Literal["message", "run", "note"]
@@ -49,6 +50,22 @@ class Record(NamedTuple):
 
     seq: int
     body: bytes
+
+
+class Found(list[Record]):
+    """What one `SessionStore.find` found.
+
+    Attributes:
+        has_more: Whether the search may find more beyond the last of these. False is certain.
+            After True, a further search may find nothing; but a search that finds nothing always
+            has False.
+    """
+
+    __slots__ = ("has_more",)
+
+    def __init__(self, records: Iterable[Record] = (), *, has_more: bool = False) -> None:
+        super().__init__(records)
+        self.has_more = has_more
 
 
 class Commit(NamedTuple):
@@ -310,12 +327,18 @@ class SessionStore(ABC):
         after: int = 0,
         before: int | None = None,
         limit: int = 1000,
+        max_bytes: int = PAGE_BYTES_MAX,
         reverse: bool = False,
-    ) -> list[Record]:
+    ) -> Found:
         """Finds marked lines with `after < seq < before`, ascending by log order, or descending.
 
-        With `key` only those marked with it. Costs the size of the answer (a `key`: also a scan of
-        the marks, not of the log).
+        With `key` only those marked with it. At most `limit`, and at most `max_bytes` of bodies,
+        but at least one when there is one. So fewer than `limit` do not mean that these are all:
+        `Found.has_more` says that, and a caller who wants everything asks again beyond the last
+        seq until nothing is found. (Several notes may have one seq; asking beyond it passes over
+        those that the answer left out.)
+
+        Costs the size of the answer (a `key`: also a scan of the marks, not of the log).
 
         Raises:
             Conflict: No such session of that epoch.

@@ -16,10 +16,12 @@ from typing_extensions import override
 from app.domain import codec
 from app.domain.clock import Clock
 from app.domain.errors import BambooError, Conflict, Unavailable
+from app.domain.limits import PAGE_BYTES_MAX
 from app.domain.sessions import SessionHead
 from app.storage.base import (
     Commit,
     Done,
+    Found,
     Mark,
     MarkKind,
     Record,
@@ -171,18 +173,27 @@ class MemoryStore(SessionStore):
         after: int = 0,
         before: int | None = None,
         limit: int = 1000,
+        max_bytes: int = PAGE_BYTES_MAX,
         reverse: bool = False,
-    ) -> list[Record]:
+    ) -> Found:
         session = self._session(session_id, epoch)
-        found = [
-            Record(mark.seq, session.bodies[index])
-            for mark, index in session.marks
-            if mark.kind == kind
-            and (key is None or mark.key == key)
-            and after < mark.seq
-            and (before is None or mark.seq < before)
-        ]
-        return (found[::-1] if reverse else found)[:limit]
+        found = Found()
+        size = 0
+        for mark, index in reversed(session.marks) if reverse else session.marks:
+            if (
+                mark.kind != kind
+                or key not in (None, mark.key)
+                or not after < mark.seq
+                or not (before is None or mark.seq < before)
+            ):
+                continue
+            body = session.bodies[index]
+            size += len(body)
+            if len(found) >= limit or (found and size > max_bytes):
+                found.has_more = bool(found)
+                break
+            found.append(Record(mark.seq, body))
+        return found
 
     @override
     async def pack(self, session_id: str, epoch: int) -> None:

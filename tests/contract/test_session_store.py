@@ -1,9 +1,11 @@
 """What every store promises (`app.storage.base`), looked at by a second path."""
 
+import pytest
+
 from app.domain import codec
 from app.domain.errors import BambooError, Conflict, Unavailable
 from app.observability.histogram import Histogram
-from app.storage.base import Done, Record, SessionStore
+from app.storage.base import Done, Found, Record, SessionStore
 from tests.contract.conftest import Reopen, both_paths
 from tests.storage.writing import (
     StepClock,
@@ -223,6 +225,52 @@ async def test_marked_lines_are_found_by_name_range_and_direction(
         assert codec.decode(note.body)["note"] == "key3"
         assert note.seq == 17
         assert len(await seen.find("s-1", epoch, "note", limit=5)) == 5
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+async def test_found_lines_are_bounded_by_bytes_and_paging_gives_each_once(
+    store: SessionStore, second_path: Reopen, reverse: bool
+) -> None:
+    """R11: a line above the bound comes alone; the answer says whether there is more."""
+    writer = Writer("s-1", store.next_epoch())
+    await committed(store, writer.commit())
+    contents = ["x" * length for length in (1000, 1000, 1000, 50_000, 300_000, 10, 10, 3000, 1000)]
+    await committed(store, writer.commit(*(message(f"m{n}", c) for n, c in enumerate(contents))))
+    epoch = writer.head.epoch
+    async for seen in both_paths(store, second_path):
+        pages: list[Found] = []
+        after, before = 0, writer.head.seq + 1
+        while page := await seen.find(
+            "s-1", epoch, "message", after=after, before=before, max_bytes=4000, reverse=reverse
+        ):
+            pages.append(page)
+            after, before = (after, page[-1].seq) if reverse else (page[-1].seq, before)
+        assert not page.has_more
+        assert [found.has_more for found in pages] == [True] * (len(pages) - 1) + [False]
+        for found in pages:
+            assert len(found) == 1 or sum(len(record.body) for record in found) <= 4000
+        said = [codec.decode(record.body)["message"]["id"] for found in pages for record in found]
+        numbers = range(len(contents))
+        assert said == [f"m{n}" for n in (reversed(numbers) if reverse else numbers)]
+        lengths = [len(found) for found in pages]
+        assert lengths == ([1, 3, 1, 1, 3] if reverse else [3, 1, 1, 3, 1])
+
+
+async def test_a_search_that_was_cut_by_its_limit_says_so(
+    store: SessionStore, second_path: Reopen
+) -> None:
+    writer = Writer("s-1", store.next_epoch())
+    await committed(store, writer.commit(*(message("twice", str(n)) for n in range(3))))
+    epoch = writer.head.epoch
+    async for seen in both_paths(store, second_path):
+        for key in (None, "twice"):
+            assert (await seen.find("s-1", epoch, "message", key=key, limit=2)).has_more
+            assert not (await seen.find("s-1", epoch, "message", key=key, limit=3)).has_more
+            assert len(await seen.find("s-1", epoch, "message", key=key, max_bytes=1)) == 1
+            last = await seen.find("s-1", epoch, "message", key=key, max_bytes=1, reverse=True)
+            assert [record.seq for record in last] == [writer.head.seq]
+            assert last.has_more
+        assert not (await seen.find("s-1", epoch, "run", limit=1)).has_more
 
 
 async def test_a_note_without_events_is_kept(store: SessionStore, second_path: Reopen) -> None:

@@ -9,10 +9,12 @@ import anyio
 from typing_extensions import override
 
 from app.domain.errors import BambooError, StorageFailed
+from app.domain.limits import PAGE_BYTES_MAX
 from app.domain.sessions import SessionHead
 from app.storage.base import (
     Commit,
     Done,
+    Found,
     MarkKind,
     Record,
     RecoveryReport,
@@ -211,9 +213,10 @@ class FaultyStore(SessionStore):
         after: int = 0,
         before: int | None = None,
         limit: int = 1000,
+        max_bytes: int = PAGE_BYTES_MAX,
         reverse: bool = False,
-    ) -> list[Record]:
-        records: list[Record] = await self._gated(
+    ) -> Found:
+        records: Found = await self._gated(
             "find",
             lambda: self.inner.find(
                 session_id,
@@ -223,6 +226,7 @@ class FaultyStore(SessionStore):
                 after=after,
                 before=before,
                 limit=limit,
+                max_bytes=max_bytes,
                 reverse=reverse,
             ),
         )

@@ -17,6 +17,8 @@ _EVENT_LINE = re.compile(rb'\{"crc":"[0-9a-f]{8}","type":"[^"\\]{1,64}","seq":([
 # Enough for most lines at once when probing, and for a page of tokens in few reads.
 _PROBE_BYTES = 4096
 _CHUNK_BYTES = 128 * 1024
+# The most that is read at once of a long line, and so at most beyond its end.
+_LINE_CHUNK_BYTES = 256 * 1024
 # Below this the rest is read through: one more read costs less than further probes.
 _SCAN_BYTES = 16 * 1024
 
@@ -27,6 +29,10 @@ class DamagedError(Exception):
     def __init__(self, offset: int) -> None:
         super().__init__(f"damaged line at byte {offset}")
         self.offset = offset
+
+
+class LongLineError(Exception):
+    """A line is longer than whoever reads it wants."""
 
 
 def seq_of(line: bytes) -> int | None:
@@ -161,22 +167,28 @@ def _line_after(view: LogView, offset: int) -> int:
         offset += len(chunk)
 
 
-def line_at(view: LogView, offset: int) -> bytes:
-    """Gives the line that begins at `offset`, newline included.
+def line_at(view: LogView, offset: int, bytes_max: int | None = None) -> bytes:
+    """Gives the line that begins at `offset`, newline included; reads little beyond it.
 
     Raises:
+        LongLineError: It has more than `bytes_max` bytes.
         DamagedError: There is no intact line.
     """
+    parts: list[bytes] = []
+    read = 0
     size = _PROBE_BYTES
     while True:
-        chunk = view.read(offset, size)
+        chunk = view.read(offset + read, size)
         newline = chunk.find(b"\n")
-        if newline >= 0:
-            line = chunk[: newline + 1]
-            if codec.is_intact(line):
-                return line
+        part = chunk[: newline + 1] if newline >= 0 else chunk
+        parts.append(part)
+        read += len(part)
+        if bytes_max is not None and read > bytes_max:
+            raise LongLineError
+        if newline >= 0 or len(chunk) < size:
             break
-        if len(chunk) < size:
-            break
-        size *= 4
-    raise DamagedError(offset)
+        size = min(size * 4, _LINE_CHUNK_BYTES)
+    line = b"".join(parts)
+    if not codec.is_intact(line):
+        raise DamagedError(offset)
+    return line

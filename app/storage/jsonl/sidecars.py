@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from threading import Lock
 
 from app.domain import codec
-from app.storage.base import Mark, MarkKind, Record
+from app.storage.base import Found, Mark, MarkKind, Record
 from app.storage.jsonl.bundle import BundleView, PackedMarks
 from app.storage.jsonl.catalog import Entry
 from app.storage.jsonl.files import FileSystem
@@ -26,7 +26,7 @@ from app.storage.jsonl.marks import (
     pack_marks,
 )
 from app.storage.jsonl.paths import Paths
-from app.storage.jsonl.reading import DamagedError, line_at
+from app.storage.jsonl.reading import DamagedError, LongLineError, line_at
 from app.storage.lines import mark_of
 
 
@@ -39,6 +39,7 @@ class Search:
     after: int
     before: int
     limit: int
+    max_bytes: int
     reverse: bool
 
     def admits(self, seq: int, kind: MarkKind) -> bool:
@@ -164,7 +165,7 @@ class Sidecars:
             if written is not None:
                 self.settle(written, entry)
 
-    def find(self, log: Log, size: int, search: Search) -> list[Record]:
+    def find(self, log: Log, size: int, search: Search) -> Found:
         """Finds lines among those before the byte `size`.
 
         Raises:
@@ -174,15 +175,22 @@ class Sidecars:
         """
         view, marks, pending = self._open(log, size)
         try:
-            found: list[Record] = []
+            found = Found()
+            left = search.max_bytes
             for seq, offset in _places(marks, pending, search):
                 if offset >= size:
                     continue
-                record = _verified(view, seq, offset, search)
+                if len(found) >= search.limit:
+                    found.has_more = True
+                    break
+                try:
+                    record = _verified(view, seq, offset, search, left if found else None)
+                except LongLineError:
+                    found.has_more = True
+                    break
                 if record is not None:
                     found.append(record)
-                if len(found) >= search.limit:
-                    break
+                    left -= len(record.body)
             return found
         finally:
             marks.close()
@@ -226,7 +234,7 @@ class Sidecars:
             raise
 
 
-_EVERY_MESSAGE = Search("message", None, 0, 1 << 62, 1 << 62, reverse=False)
+_EVERY_MESSAGE = Search("message", None, 0, 1 << 62, 1 << 62, 1 << 62, reverse=False)
 
 
 def _places(
@@ -258,16 +266,20 @@ def _saved_places(marks: MarksFile, search: Search) -> Iterator[tuple[int, int]]
             yield seq, offset
 
 
-def _verified(view: LogView, seq: int, offset: int, search: Search) -> Record | None:
+def _verified(
+    view: LogView, seq: int, offset: int, search: Search, bytes_max: int | None
+) -> Record | None:
     """Reads the line a mark leads to, and makes sure that it is the one that is meant.
 
     Raises:
+        LongLineError: Its body has more than `bytes_max` bytes.
         DamagedError: The line is damaged.
         StaleMarksError: It is another line.
     """
     if offset < view.begin or (offset > view.begin and view.read(offset - 1, 1) != b"\n"):
         raise StaleMarksError
-    body = codec.body_of(line_at(view, offset))
+    line_max = None if bytes_max is None else bytes_max + codec.LINE_EXTRA_BYTES
+    body = codec.body_of(line_at(view, offset, line_max))
     mark = mark_of(body, seq)
     if mark is None or mark.kind != search.kind or mark.seq != seq:
         raise StaleMarksError

@@ -21,11 +21,13 @@ from typing_extensions import override
 
 from app.domain.clock import Clock
 from app.domain.errors import Conflict, StorageFailed, Unavailable
+from app.domain.limits import PAGE_BYTES_MAX
 from app.domain.sessions import SessionHead
 from app.storage.base import (
     Commit,
     Done,
     Examination,
+    Found,
     MarkKind,
     Record,
     RecoveryReport,
@@ -364,14 +366,16 @@ class JsonlStore(SessionStore):
         after: int = 0,
         before: int | None = None,
         limit: int = 1000,
+        max_bytes: int = PAGE_BYTES_MAX,
         reverse: bool = False,
-    ) -> list[Record]:
-        search = Search(kind, key, after, 1 << 62 if before is None else before, limit, reverse)
+    ) -> Found:
+        end = 1 << 62 if before is None else before
+        search = Search(kind, key, after, end, limit, max_bytes, reverse)
         suspected = False
         while True:
             entry = self._entry(session_id, epoch)
             if limit <= 0:
-                return []
+                return Found()
             try:
                 return await self._find(entry, search)
             except OutdatedError:
@@ -384,7 +388,7 @@ class JsonlStore(SessionStore):
                 await self._mend(entry)
                 raise Conflict(_NO_SUCH_SESSION, head=None) from damage
 
-    async def _find(self, entry: Entry, search: Search) -> list[Record]:
+    async def _find(self, entry: Entry, search: Search) -> Found:
         for _ in range(_REBUILDS_MAX):
             log = self._table.current(entry)
             version = log.marks_version
