@@ -149,6 +149,21 @@ class MarksFile:
             self._fs.close(fd)
 
 
+def last_offset(fs: FileSystem, path: Path, epoch: int, count: int) -> int | None:
+    """Gives where in the log the last of a sidecar's `count` marks leads; None without one."""
+    if count <= 0:
+        return None
+    try:
+        marks = MarksFile(fs, path, epoch, count)
+        try:
+            [(_, offset, _, _)] = marks.entries(count - 1, count)
+        finally:
+            marks.close()
+    except StaleMarksError:
+        return None
+    return offset
+
+
 def _unpack(data: bytes, at: int) -> tuple[int, int, bytes, MarkKind]:
     entry = data[at : at + ENTRY_BYTES]
     if len(entry) < ENTRY_BYTES:

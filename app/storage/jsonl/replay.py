@@ -1,7 +1,9 @@
 """Replays what the journal has of one session onto its files.
 
 Records say where in the log their lines begin, so replaying is writing bytes to their place; it may
-be repeated after another crash. A session's records before its last lifecycle record are skipped
+be repeated after another crash, and on top of a state that has some of the records in it: the head
+knows its events by their seqs, the sidecar its marks by their offsets, and neither counts one
+twice. A session's records before its last lifecycle record are skipped
 and that record's rename or removal is repeated: nothing comes back from the dead.
 """
 
@@ -16,7 +18,7 @@ from app.storage.jsonl.catalog import Entry
 from app.storage.jsonl.files import FileSystem
 from app.storage.jsonl.journal import JournalRecord
 from app.storage.jsonl.log import make_header
-from app.storage.jsonl.marks import ENTRY_BYTES, pack_marks
+from app.storage.jsonl.marks import ENTRY_BYTES, last_offset, pack_marks
 from app.storage.jsonl.paths import Paths, file_name
 from app.storage.jsonl.quarantine import pieces_of
 from app.storage.jsonl.reading import is_note
@@ -139,18 +141,17 @@ class Replayer:
         size = self.fs.size(self.paths.log_of(name))
         if size is None:
             return "the log is missing"
-        if size < entry.size:
-            return f"the log has {size} bytes of {entry.size}"
         if self.rebuilder.header_of(name) != (entry.id, entry.epoch):
             return "the log's first line is another"
         if any(record.is_lost for record in records):
             return "acknowledged lines were damaged in the journal"
-        end = entry.size
+        # The records may give the file what it lacks, also where the entry counts that already.
+        end = min(size, entry.size)
         for record in records:
             if record.at > end:
                 return f"bytes {end} to {record.at} were lost with the journal"
             end = max(end, record.at + len(record.data))
-        return None
+        return None if end >= entry.size else f"the log has {end} bytes of {entry.size}"
 
     def _write(self, name: str, entry: Entry, records: list[JournalRecord]) -> None:
         path = self.paths.log_of(name)
@@ -183,17 +184,20 @@ class Replayer:
         self._add_marks(name, entry, marks)
 
     def _add_marks(self, name: str, entry: Entry, marks: list[tuple[Mark, int]]) -> None:
-        """Brings the sidecar up; one that does not fit is left to be built again."""
+        """Brings the sidecar up; one that does not fit is left to be built again.
+
+        The sidecar itself says how far it goes, by its last mark: it may hold some of these.
+        """
         path = self.paths.marks_of(name)
-        size = self.fs.size(path)
-        if entry.marks <= 0 or size is None or size < (entry.marks + 1) * ENTRY_BYTES:
+        last = last_offset(self.fs, path, entry.epoch, entry.marks)
+        if last is None:
             entry.marks = -1
             return
+        missing = [(mark, offset) for mark, offset in marks if offset > last]
         fd = self.fs.open(path, os.O_RDWR)
         try:
-            data = pack_marks(marks)
-            self.fs.pwrite(fd, data, (entry.marks + 1) * ENTRY_BYTES)
+            self.fs.pwrite(fd, pack_marks(missing), (entry.marks + 1) * ENTRY_BYTES)
             self.fs.sync(fd)
         finally:
             self.fs.close(fd)
-        entry.marks += len(marks)
+        entry.marks += len(missing)

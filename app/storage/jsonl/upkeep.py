@@ -107,16 +107,15 @@ class Upkeep:
     def _start(self, *, final: bool) -> "asyncio.Future[bool]":
         self._is_closing = self._is_closing or final
         done = self._running = asyncio.get_running_loop().create_future()
-        rotating = self._committer.send(lambda: self._committer.rotate(final=final))
-        rotating.add_done_callback(self._rotated)
+        # By `change`: the state is taken before the answer of any later commit. A replay relies on
+        # it, and so do the marks: what the state says of a log has been in this rotation.
+        self._committer.change(lambda: self._committer.rotate(final=final), self._rotated)
         return done
 
-    def _rotated(self, rotating: "asyncio.Future[Rotation]") -> None:
-        error = rotating.exception()
-        if error is not None:
-            self._finish(error)
+    def _rotated(self, rotation: Rotation | Exception) -> None:
+        if isinstance(rotation, Exception):
+            self._finish(rotation)
             return
-        rotation = rotating.result()
         # Answers up to the rotation are in, later ones are not: this is the state as of its lsn.
         dirty, self._catalog.dirty = self._catalog.dirty, {}
         deleted, self._catalog.deleted = self._catalog.deleted, set()
