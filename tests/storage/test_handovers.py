@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from app.storage.jsonl.catalogfile import CatalogFile
+from app.storage.jsonl.catalogfile import CatalogFile, EntryState
 from app.storage.jsonl.committer import Errand
 from app.storage.jsonl.files import FileSystem
 from app.storage.jsonl.paths import Paths
@@ -240,3 +240,31 @@ async def test_marks_that_a_reader_has_built_again_while_a_checkpoint_is_at_work
     fresh = await opener()
     assert await found_in(fresh, "s-1") == before
     assert before["head"][2] == len(before["message in order"]) == 2
+
+
+async def test_a_sidecar_that_has_a_line_twice_is_noticed_by_its_reader_and_built_again(
+    opener: Opener,
+) -> None:
+    store = await opener(FaultyFileSystem())
+    writer = Writer("s-1", store.next_epoch())
+    for number in range(3):
+        await committed(store, writer.commit(message(f"m{number}")))
+    assert await store.checkpoint()
+    before = await found_in(store, "s-1")
+    await abandon(store)
+    _double_last_mark(store._paths, "s-1")
+    fresh = await opener()
+    assert await found_in(fresh, "s-1") == before
+
+
+def _double_last_mark(paths: Paths, name: str) -> None:
+    """Leaves a sidecar as gateways did that counted replayed marks twice."""
+    path = paths.marks_of(name)
+    with path.open("ab") as file:
+        file.write(path.read_bytes()[-32:])
+    file_of_catalog = CatalogFile(FileSystem(), paths, keeps_heads=True)
+    contents = file_of_catalog.load()
+    entry = contents.entries[name]
+    entry.marks += 1
+    file_of_catalog.append([EntryState.of(entry)], [], contents.lsn, contents.last_epoch)
+    file_of_catalog.close()

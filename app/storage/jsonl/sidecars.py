@@ -26,7 +26,7 @@ from app.storage.jsonl.marks import (
     pack_marks,
 )
 from app.storage.jsonl.paths import Paths
-from app.storage.jsonl.reading import DamagedError, LongLineError, line_at
+from app.storage.jsonl.reading import DamagedError, LongLineError, line_at, seq_of
 from app.storage.lines import mark_of
 
 
@@ -177,7 +177,7 @@ class Sidecars:
         try:
             found = Found()
             left = search.max_bytes
-            for seq, offset in _places(marks, pending, search):
+            for seq, offset in _rising(_places(marks, pending, search), reverse=search.reverse):
                 if offset >= size:
                     continue
                 if len(found) >= search.limit:
@@ -204,9 +204,13 @@ class Sidecars:
         """
         view, marks, pending = self._open(log, size)
         try:
-            for _, offset in _places(marks, pending, _EVERY_MESSAGE):
-                if offset < size:
-                    yield line_at(view, offset)[:-1]
+            for seq, offset in _rising(_places(marks, pending, _EVERY_MESSAGE), reverse=False):
+                if offset >= size:
+                    continue
+                line = line_at(view, offset)
+                if seq_of(line) != seq:
+                    raise StaleMarksError
+                yield line[:-1]
         finally:
             marks.close()
             view.close()
@@ -252,6 +256,20 @@ def _places(
     else:
         yield from _saved_places(marks, search)
         yield from recent
+
+
+def _rising(places: Iterator[tuple[int, int]], *, reverse: bool) -> Iterator[tuple[int, int]]:
+    """Gives the places; each line of a log has one mark at most.
+
+    Raises:
+        StaleMarksError: Their offsets do not rise (or fall, in reverse).
+    """
+    last: int | None = None
+    for seq, offset in places:
+        if last is not None and (offset >= last if reverse else offset <= last):
+            raise StaleMarksError
+        last = offset
+        yield seq, offset
 
 
 def _saved_places(marks: MarksFile, search: Search) -> Iterator[tuple[int, int]]:
