@@ -4,6 +4,8 @@ Lines begin the same way each time (crc, type, seq), so most questions are answe
 bytes.
 """
 
+import re
+
 from app.domain import codec
 from app.domain.events import DELTA_TYPES, TERMINAL_TYPES
 from app.storage.base import Mark
@@ -12,6 +14,11 @@ NOTE_BODY = b'{"note":'
 _RUN_TYPES = TERMINAL_TYPES | {"run_start", "run_queued"}
 _MARKED_BODIES = tuple(b'{"type":"%b"' % name.encode() for name in ("message", *sorted(_RUN_TYPES)))
 _MARKED_STARTS = tuple(body[1:] for body in (NOTE_BODY, *_MARKED_BODIES))
+# What precedes the message in its event; ids with escapes are left to the decoder.
+_MESSAGE_START = re.compile(
+    rb'\{"type":"message","seq":([0-9]+),"time":"[^"\\]*",'
+    rb'(?:"run_id":"[^"\\]*",)?"message_id":"([^"\\]*)","message":\{'
+)
 _DELTA_STARTS = tuple(b'"type":"%b"' % name.encode() for name in sorted(DELTA_TYPES))
 
 
@@ -21,6 +28,9 @@ def mark_of(body: bytes, seq_before: int) -> Mark | None:
         return Mark("note", str(codec.decode(body)["note"]), seq_before, 0)
     if not body.startswith(_MARKED_BODIES):
         return None
+    # A message may have many MB: decoded it would take a multiple of that.
+    if begins := _MESSAGE_START.match(body):
+        return Mark("message", begins[2].decode(), int(begins[1]), 0)
     event = codec.decode(body)
     if event["type"] == "message":
         return Mark("message", event["message"]["id"], event["seq"], 0)

@@ -25,8 +25,11 @@ from app.storage.lines import mark_of
 
 ENTRY_BYTES = 32
 _ENTRY = struct.Struct("<QQ8sB3xI")
+_DIGEST_AT = 16
 _HEADER = struct.Struct("<8sQ12xI")
 _MAGIC = b"bamboo1\n"
+# A scan of all marks holds so many of them at once: 1 MiB.
+_SCAN_ENTRIES = 32 * 1024
 # One read of 16 KiB: a page of the last fifty is in it, whatever is marked between them.
 _BLOCK_ENTRIES = 512
 _KINDS: tuple[MarkKind, ...] = ("message", "run", "note")
@@ -130,17 +133,19 @@ class MarksFile:
             block = self.entries(start, min(start + _BLOCK_ENTRIES, last))
             yield from reversed(block) if reverse else block
 
-    def named(self, digest: bytes) -> Iterator[tuple[int, int, bytes, MarkKind]]:
-        """Gives the entries of one key, ascending."""
-        if self.count == 0:
-            return
-        data = self._pread(self.count * ENTRY_BYTES, ENTRY_BYTES)
-        at = data.find(digest)
-        while at >= 0:
-            # The bytes may also turn up across other fields; only the digest's own place counts.
-            if at % ENTRY_BYTES == 16:
-                yield _unpack(data, at - 16)
-            at = data.find(digest, at + 1)
+    def named(self, digest: bytes, *, reverse: bool) -> Iterator[tuple[int, int, bytes, MarkKind]]:
+        """Gives the entries of one key, from one end."""
+        starts = range(0, self.count, _SCAN_ENTRIES)
+        for start in reversed(starts) if reverse else starts:
+            count = min(_SCAN_ENTRIES, self.count - start)
+            data = self._pread(count * ENTRY_BYTES, (start + 1) * ENTRY_BYTES)
+            find = data.rfind if reverse else data.find
+            at = find(digest)
+            while at >= 0:
+                # The bytes may also turn up across other fields; only the digest's place counts.
+                if at % ENTRY_BYTES == _DIGEST_AT:
+                    yield _unpack(data, at - _DIGEST_AT)
+                at = find(digest, 0, at + len(digest) - 1) if reverse else find(digest, at + 1)
 
     def close(self) -> None:
         """Closes the file. Idempotent."""

@@ -14,6 +14,7 @@ from app.storage.jsonl.log import LogView
 
 _NOTE_LINE = re.compile(rb'\{"crc":"[0-9a-f]{8}","note":')
 _EVENT_LINE = re.compile(rb'\{"crc":"[0-9a-f]{8}","type":"[^"\\]{1,64}","seq":([0-9]{1,15})[,}]')
+_BRACE_CHECKSUM = crc32(b"{")
 # Enough for most lines at once when probing, and for a page of tokens in few reads.
 _PROBE_BYTES = 4096
 _CHUNK_BYTES = 128 * 1024
@@ -52,26 +53,30 @@ def lines_from(view: LogView, offset: int) -> Iterator[tuple[int, bytes]]:
     Raises:
         DamagedError: At the first that is not intact.
     """
-    rest = b""
-    while True:
-        chunk = view.read(offset + len(rest), _CHUNK_BYTES)
-        if not chunk:
-            break
-        lines = (rest + chunk).split(b"\n")
-        rest = lines.pop()
+    # What was read of a line whose end was not: joined once, however long the line is.
+    begun: list[bytes] = []
+    at = offset
+    while chunk := view.read(at, _CHUNK_BYTES):
+        at += len(chunk)
+        first, *lines = chunk.split(b"\n")
+        begun.append(first)
+        if not lines:
+            continue
+        lines.insert(0, b"".join(begun))
+        begun = [lines.pop()]
         for part in lines:
             # Inlined `codec.is_intact`: this is the loop that all replays go through.
             try:
-                intact = part.startswith(b'{"crc":"') and crc32(b"{" + part[18:]) == int(
-                    part[8:16], 16
-                )
+                intact = part.startswith(b'{"crc":"') and crc32(
+                    memoryview(part)[18:], _BRACE_CHECKSUM
+                ) == int(part[8:16], 16)
             except ValueError:
                 intact = False
             if not intact:
                 raise DamagedError(offset)
             yield offset, part
             offset += len(part) + 1
-    if rest or offset < view.end:
+    if any(begun) or offset < view.end:
         raise DamagedError(offset)
 
 

@@ -274,8 +274,7 @@ def _rising(places: Iterator[tuple[int, int]], *, reverse: bool) -> Iterator[tup
 
 def _saved_places(marks: MarksFile, search: Search) -> Iterator[tuple[int, int]]:
     if search.key is not None:
-        named = list(marks.named(digest_of(search.key)))
-        entries = iter(reversed(named) if search.reverse else named)
+        entries = marks.named(digest_of(search.key), reverse=search.reverse)
     else:
         first, last = marks.above(search.after), marks.above(search.before - 1)
         entries = marks.blocks(first, last, reverse=search.reverse)
