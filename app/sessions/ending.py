@@ -12,7 +12,7 @@ from app.sessions.commands import RunWait
 from app.sessions.external import EXTERNAL, ExternalRuns
 from app.sessions.live import LiveSession, Vanished
 from app.sessions.pool import SessionPool
-from app.sessions.reading import find_run
+from app.sessions.reading import find_run, last_of_run
 
 
 class Endings:
@@ -117,18 +117,24 @@ class Endings:
                 forget()
 
     async def _last_said(self, live: LiveSession, run: dict[str, Any]) -> dict[str, Any] | None:
-        records = await self._pool.store.find(
-            live.id, live.epoch, "run", key=run["run_id"], limit=10
-        )
-        start, end = records[0].seq, records[-1].seq
-        before: int | None = end
-        while before is not None and before > start:
-            page = await self._pool.store.find(
-                live.id, live.epoch, "message", after=start, before=before, limit=20, reverse=True
+        run_id = run["run_id"]
+        store = self._pool.store
+        [first] = await store.find(live.id, live.epoch, "run", key=run_id, limit=1)
+        last = await last_of_run(store, live.id, live.epoch, run_id)
+        before = last.seq if last is not None else None
+        while before is not None and before > first.seq:
+            page = await store.find(
+                live.id,
+                live.epoch,
+                "message",
+                after=first.seq,
+                before=before,
+                limit=20,
+                reverse=True,
             )
             for record in page:
                 message: dict[str, Any] = decode(record.body)["message"]
-                if message["role"] == "assistant" and message.get("run_id") == run["run_id"]:
+                if message["role"] == "assistant" and message.get("run_id") == run_id:
                     return message
             before = page[-1].seq if page else None
         return None

@@ -10,7 +10,6 @@ import structlog
 
 from app.domain.callers import Caller
 from app.domain.clock import format_ms
-from app.domain.codec import decode
 from app.domain.errors import (
     BambooError,
     Draining,
@@ -35,6 +34,7 @@ from app.sessions.commands import Idempotency, Outcome
 from app.sessions.live import ExternalRun, LiveSession, Vanished
 from app.sessions.making import Maker, beginning, restored, run_is_new
 from app.sessions.pool import Decision, SessionPool
+from app.sessions.reading import event_type, last_of_run
 
 log = structlog.get_logger(__name__)
 
@@ -180,8 +180,8 @@ class ExternalRuns:
             live.external = ExternalRun(active.run_id, assembler, self._pool.clock.monotonic())
 
     async def _check_not_ended(self, live: LiveSession, run_id: str) -> None:
-        records = await self._pool.store.find(live.id, live.epoch, "run", key=run_id, limit=10)
-        if any(decode(record.body)["type"] in TERMINAL_TYPES for record in records):
+        last = await last_of_run(self._pool.store, live.id, live.epoch, run_id)
+        if last is not None and event_type(last.body) in TERMINAL_TYPES:
             raise already_ended(run_id)
 
     def end_silent(self) -> None:

@@ -1,5 +1,6 @@
 """Reading a session's log in pages: stored lines are cut and joined, not parsed."""
 
+import re
 from typing import Any
 
 from app.domain.codec import decode
@@ -11,6 +12,7 @@ from app.sessions.commands import EventPage, MessagePage, RunList
 from app.storage.base import Record, SessionStore
 
 _MESSAGE_MEMBER = b'"message":{'
+_MESSAGE_ID = re.compile(rb'"message_id":("(?:[^"\\]|\\.)*")')
 
 
 async def messages_between(
@@ -44,23 +46,21 @@ async def message_page(
     if after is not None:
         first = max(first, await _seq_of_message(store, head, after))
     last = await _seq_of_message(store, head, before) if before is not None else head.seq + 1
-    records = await store.find(
+    shown = await store.find(
         head.id,
         head.epoch,
         "message",
         after=first,
         before=last,
-        limit=limit + 1,
+        limit=limit,
+        max_bytes=PAGE_BYTES_MAX,
         reverse=descending,
     )
-    shown = _within_bytes(records[:limit])
-    has_more = len(records) > len(shown)
     begin = head.active.before_seq if head.active else head.seq
-    next_cursor = decode(shown[-1].body)["message_id"] if has_more and shown else None
     return MessagePage(
         messages=[message_of(record.body) for record in shown],
-        next_cursor=next_cursor,
-        has_more=has_more,
+        next_cursor=_message_id(shown[-1].body) if shown.has_more else None,
+        has_more=shown.has_more,
         position=str(head.position),
         stream_url=f"/api/v1/stream/{head.id}?after={head.epoch}-{begin}",
     )
@@ -69,6 +69,12 @@ async def message_page(
 def message_of(body: bytes) -> bytes:
     """Cuts the message out of its event: `message` is the event's last member."""
     return body[body.index(_MESSAGE_MEMBER) + len(_MESSAGE_MEMBER) - 1 : -1]
+
+
+def _message_id(body: bytes) -> str:
+    named = _MESSAGE_ID.search(body)
+    assert named is not None  # every message event has it, before the message itself
+    return str(decode(named[1]))
 
 
 async def _seq_of_message(store: SessionStore, head: SessionHead, message_id: str) -> int:
@@ -98,6 +104,8 @@ async def event_page(
         if not records:
             return EventPage(bodies, f"{head.epoch}-{cursor}", has_more=False)
         for seq, body in records:
+            if scanned and scanned + len(body) > SCAN_BYTES_MAX:
+                return EventPage(bodies, f"{head.epoch}-{cursor}", has_more=True)
             if types is None or event_type(body) in types:
                 if len(bodies) == limit:
                     return EventPage(bodies, f"{head.epoch}-{cursor}", has_more=True)
@@ -121,20 +129,24 @@ async def event_page_descending(
     bodies: list[bytes] = []
     scanned = 0
     shown = before
-    window = max(limit, 100)
+    window_max = window = max(limit, 100)
     while before > 1 and scanned < SCAN_BYTES_MAX:
         start = max(0, before - 1 - window)
-        records: list[Record] = []
-        cursor = start
-        while page := await store.read(
-            head.id, head.epoch, cursor, limit=window, max_bytes=SCAN_BYTES_MAX
-        ):
-            records += [record for record in page if record.seq < before]
-            cursor = page[-1].seq
-            if cursor >= before - 1:
-                break
+        page = await store.read(
+            head.id, head.epoch, start, limit=window, max_bytes=SCAN_BYTES_MAX - scanned
+        )
+        # The log is read forwards. Fewer events than asked for, which reach neither `before` nor
+        # the log's end: they had too many bytes, so a smaller window is tried.
+        if len(page) < window and page and page[-1].seq < min(before - 1, head.seq):
+            window = min(len(page), max(1, window // 2))
+            continue
+        # A log that was compacted has wide gaps.
+        window = min(2 * window, window_max)
+        records = [record for record in page if record.seq < before]
         before = start + 1
         for seq, body in reversed(records):
+            if scanned and scanned + len(body) > SCAN_BYTES_MAX:
+                return EventPage(bodies, f"{head.epoch}-{seq + 1}", has_more=True)
             scanned += len(body)
             if types is None or event_type(body) in types:
                 if len(bodies) == limit:
@@ -158,10 +170,25 @@ async def find_run(store: SessionStore, session_id: str, epoch: int, run_id: str
     Raises:
         NotFound: No such run.
     """
-    records = await store.find(session_id, epoch, "run", key=run_id, limit=10)
-    if not records:
+    events: list[dict[str, Any]] = []
+    after = 0
+    # The input of a run that was queued may be a page by itself.
+    while page := await store.find(session_id, epoch, "run", key=run_id, after=after):
+        events += [decode(record.body) for record in page]
+        after = page[-1].seq
+        if not page.has_more:
+            break
+    if not events:
         raise NotFound(f"No run {run_id!r} in this session.", code="run-not-found")
-    return run_view(session_id, epoch, [decode(record.body) for record in records])
+    return run_view(session_id, epoch, events)
+
+
+async def last_of_run(
+    store: SessionStore, session_id: str, epoch: int, run_id: str
+) -> Record | None:
+    """Gives the last of the events that say where a run is: its terminal event, if it has ended."""
+    found = await store.find(session_id, epoch, "run", key=run_id, limit=1, reverse=True)
+    return found[0] if found else None
 
 
 def run_cursor(cursor: str | None) -> int | None:
@@ -213,12 +240,3 @@ def _begins_run(event: dict[str, Any]) -> bool:
     if event["type"] == "run_start":
         return "position" in event
     return bool(event["type"] == "run_queued")
-
-
-def _within_bytes(records: list[Record]) -> list[Record]:
-    size = 0
-    for number, record in enumerate(records):
-        size += len(record.body)
-        if size > PAGE_BYTES_MAX and number:
-            return records[:number]
-    return records

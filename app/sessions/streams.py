@@ -20,6 +20,7 @@ from app.sessions.commands import StreamRequest
 from app.sessions.connections import Connection, GoodbyeReason, Start, choose_start
 from app.sessions.live import LiveSession, Vanished
 from app.sessions.pool import SessionPool
+from app.sessions.reading import event_type, last_of_run
 
 log = structlog.get_logger(__name__)
 
@@ -188,16 +189,13 @@ class Streams:
             # Asked for before looking: an end that comes in between is not missed.
             forget = live.on_run_end(run_id, ended.set)
             try:
-                records = await self._pool.store.find(
-                    live.id, live.epoch, "run", key=run_id, limit=10
-                )
+                last = await last_of_run(self._pool.store, live.id, live.epoch, run_id)
             finally:
                 forget()
-            for record in records:
-                if decode(record.body)["type"] in TERMINAL_TYPES:
-                    return record.seq, None, False
-            if not records:
+            if last is None:
                 return None, None, False
+            if event_type(last.body) in TERMINAL_TYPES:
+                return last.seq, None, False
             if not ended.is_set():
                 return None, run_id, False
 
