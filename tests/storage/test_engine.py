@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -339,11 +340,11 @@ async def test_snapshots_of_many_that_have_grown_are_written_one_by_one_and_hold
 
     class Watching(FileSystem):
         @override
-        def write_new(self, path: Path, data: bytes) -> None:
+        def write_pieces(self, path: Path, pieces: Iterable[bytes]) -> int:
             if path.name.startswith("snapshot-"):
                 began.append(path.name)
                 assert may_go_on.wait(DEADLINE_SECONDS)
-            super().write_new(path, data)
+            return super().write_pieces(path, pieces)
 
     store = await opener(Watching())
     for number in range(5):

@@ -1,7 +1,5 @@
 """Packs the files of archived sessions into bundles, and unpacks them: exactly the bytes again."""
 
-import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from app.domain.sessions import SessionHead
@@ -54,8 +52,8 @@ def prepare_unpack(
     exchange = Exchange("unpack", entry, log.generation, head, aside, sidecar)
     view = BundleView(fs, log.path, log.epoch)
     try:
-        exchange.size = _write(fs, aside, view.blocks())
-        _write(fs, sidecar, view.mark_blocks())
+        exchange.size = fs.write_pieces(aside, view.blocks())
+        fs.write_pieces(sidecar, view.mark_blocks())
         fs.sync_directory(aside.parent)
     except BaseException:
         for path in exchange.files:
@@ -65,16 +63,3 @@ def prepare_unpack(
         view.close()
     exchange.marks, exchange.deltas = view.about["marks"], view.about["deltas"]
     return exchange
-
-
-def _write(fs: FileSystem, path: Path, parts: Iterable[bytes]) -> int:
-    fd = fs.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-    size = 0
-    try:
-        for part in parts:
-            fs.pwrite(fd, part, size)
-            size += len(part)
-        fs.sync(fd)
-    finally:
-        fs.close(fd)
-    return size

@@ -16,7 +16,7 @@ from app.storage.jsonl.files import FileSystem
 from app.storage.jsonl.log import make_header, read_header
 from app.storage.jsonl.paths import Paths
 from app.storage.jsonl.reading import is_note, seq_of
-from app.storage.jsonl.snapshots import read_snapshot
+from app.storage.jsonl.snapshots import read_snapshot_head, read_snapshot_lines
 from app.storage.lines import NOTE_BODY
 
 
@@ -66,17 +66,18 @@ def refill(fs: FileSystem, paths: Paths, name: str, found: Salvage) -> SessionHe
     Returns:
         The snapshot's head, if there is one.
     """
-    snapshot = read_snapshot(fs, paths, name)
-    if snapshot is None:
+    remembered = read_snapshot_head(fs, paths, name)
+    if remembered is None:
         return None
-    if found.header is not None and snapshot.head.epoch != found.header[1]:
+    head, _ = remembered
+    if found.header is not None and head.epoch != found.header[1]:
         return None
     known = {seq for seq, _ in found.lines}
-    missing = [(seq, line) for seq, line in snapshot.lines.items() if seq not in known]
+    missing = [pair for pair in read_snapshot_lines(fs, paths, name) if pair[0] not in known]
     if missing:
         # Stable: a note keeps its place behind its event.
         found.lines = sorted([*missing, *found.lines], key=lambda pair: pair[0])
-    return snapshot.head
+    return head
 
 
 def make_log(

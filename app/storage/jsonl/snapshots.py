@@ -7,11 +7,13 @@ object. `offset` is the log's size as of the head.
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from pathlib import Path
 from zlib import crc32
 
 from app.domain import codec
 from app.domain.sessions import SessionHead
+from app.storage.jsonl.bulk import Turns
 from app.storage.jsonl.files import FileSystem
 from app.storage.jsonl.paths import Paths
 from app.storage.jsonl.reading import seq_of
@@ -22,16 +24,8 @@ _OPEN = b',"messages":['
 _SMALL_LOG_BYTES = 1024 * 1024
 # At a checkpoint only logs that are worth it, and not before they have doubled.
 _CHECKPOINT_BYTES = 64 * 1024
-_HEAD_BYTES = 64 * 1024
-
-
-@dataclass(slots=True)
-class Snapshot:
-    """A snapshot as read: the head, the log's size then, and its message lines by seq."""
-
-    head: SessionHead
-    offset: int
-    lines: dict[int, bytes]
+# Enough for most heads at once, and for many small lines in few reads.
+_READ_BYTES = 64 * 1024
 
 
 def is_due(log_bytes: int, snapshot_bytes: int, *, at_rest: bool) -> bool:
@@ -48,57 +42,100 @@ def is_due(log_bytes: int, snapshot_bytes: int, *, at_rest: bool) -> bool:
     return grown >= max(snapshot_bytes, _CHECKPOINT_BYTES)
 
 
-def make_snapshot(head: SessionHead, offset: int, lines: Iterator[bytes]) -> bytes:
-    """Makes the file's content; `lines` are stored lines without their newline."""
+def write_snapshot(
+    fs: FileSystem, path: Path, head: SessionHead, offset: int, lines: Iterator[bytes]
+) -> int:
+    """Writes and syncs a snapshot; memory holds a piece of it.
+
+    Args:
+        fs: The files.
+        path: The new file, which nobody reads yet; nothing is left of it when this raises.
+        head: The session's head, and
+        offset: the log's size as of it.
+        lines: The log's message lines, without their newline. What they raise comes through.
+
+    Returns:
+        Its bytes.
+
+    Raises:
+        OSError: It could not be written.
+    """
+    try:
+        return fs.write_pieces(path, _pieces(head, offset, lines))
+    except BaseException:
+        with suppress(OSError):
+            fs.unlink(path)
+        raise
+
+
+def _pieces(head: SessionHead, offset: int, lines: Iterator[bytes]) -> Iterator[bytes]:
     body = b'{"snapshot":1,"offset":%d,"head":%b' % (offset, codec.encode(head.to_json()))
-    first = b'{"crc":"%08x",%b%b' % (crc32(body), body[1:], _OPEN)
-    return b"".join([first, b",".join(b"\n" + line for line in lines), _END])
+    yield b'{"crc":"%08x",%b%b' % (crc32(body), body[1:], _OPEN)
+    turns = Turns()
+    separator = b"\n"
+    for line in lines:
+        yield separator + line
+        separator = b",\n"
+        turns.took(len(line))
+    yield _END
 
 
 def read_snapshot_head(fs: FileSystem, paths: Paths, name: str) -> tuple[SessionHead, int] | None:
     """Reads the first line alone: (head, log size), or None when there is none that can be read."""
-    try:
-        fd = fs.open(paths.snapshot_of(name), os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    try:
-        size = _HEAD_BYTES
-        while True:
-            data = fs.pread(fd, size, 0)
-            if b"\n" in data or len(data) < size:
-                return _head_of(data[: data.find(b"\n")])
-            size *= 4
-    finally:
-        fs.close(fd)
+    for line in _lines_of(fs, paths.snapshot_of(name)):
+        return _head_of(line.removesuffix(b"\n"))
+    return None
 
 
-def read_snapshot(fs: FileSystem, paths: Paths, name: str) -> Snapshot | None:
-    """Reads all that is intact, or None when not even the head is."""
-    data = fs.read(paths.snapshot_of(name))
-    if not data:
-        return None
-    first, *rest = data.split(b"\n")
-    named = _head_of(first)
-    if named is None:
-        return None
-    lines: dict[int, bytes] = {}
-    for part in rest:
-        line = part.removesuffix(b",") + b"\n"
+def read_snapshot_lines(fs: FileSystem, paths: Paths, name: str) -> Iterator[tuple[int, bytes]]:
+    """Gives each message line that is intact, newline included, with its seq."""
+    lines = _lines_of(fs, paths.snapshot_of(name))
+    next(lines, None)
+    for part in lines:
+        line = part.removesuffix(b"\n").removesuffix(b",") + b"\n"
         seq = seq_of(line)
         if seq is not None and codec.is_intact(line):
-            lines[seq] = line
-    return Snapshot(*named, lines)
+            yield seq, line
 
 
 def is_whole(fs: FileSystem, paths: Paths, name: str) -> bool:
-    """Tells whether every line of the snapshot is intact."""
-    data = fs.read(paths.snapshot_of(name)) or b""
-    snapshot = read_snapshot(fs, paths, name)
-    return (
-        snapshot is not None
-        and data.endswith(_END)
-        and len(snapshot.lines) == len(data.split(b"\n")) - 3 - (not snapshot.lines)
-    )
+    """Tells whether every line of the snapshot is intact, from the first to the end mark."""
+    lines = _lines_of(fs, paths.snapshot_of(name))
+    if _head_of(next(lines, b"").removesuffix(b"\n")) is None:
+        return False
+    for part in lines:
+        if part == _END[1:]:
+            return next(lines, None) is None
+        line = part.removesuffix(b"\n").removesuffix(b",") + b"\n"
+        if seq_of(line) is None or not codec.is_intact(line):
+            return False
+    return False
+
+
+def _lines_of(fs: FileSystem, path: Path) -> Iterator[bytes]:
+    """Gives the lines of a file, newlines included; none when it is not there."""
+    try:
+        fd = fs.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        offset = 0
+        begun: list[bytes] = []
+        while chunk := fs.pread(fd, _READ_BYTES, offset):
+            offset += len(chunk)
+            first, newline, rest = chunk.partition(b"\n")
+            begun.append(first + newline)
+            if not newline:
+                continue
+            yield b"".join(begun)
+            *whole, last = rest.split(b"\n")
+            for line in whole:
+                yield line + b"\n"
+            begun = [last]
+        if end := b"".join(begun):
+            yield end
+    finally:
+        fs.close(fd)
 
 
 def _head_of(first: bytes) -> tuple[SessionHead, int] | None:

@@ -23,7 +23,7 @@ from app.storage.jsonl.files import FileSystem
 from app.storage.jsonl.log import Log
 from app.storage.jsonl.paths import Paths
 from app.storage.jsonl.sidecars import Sidecars
-from app.storage.jsonl.snapshots import is_due, make_snapshot
+from app.storage.jsonl.snapshots import is_due, write_snapshot
 from app.storage.jsonl.table import LogTable
 
 # After a snapshot that a checkpoint asks for, how many times as long as it took until the next one:
@@ -232,10 +232,9 @@ class Upkeep:
         return done
 
     def _write_snapshot(self, head: SessionHead, size: int, log: Log) -> tuple[Path, int]:
-        data = make_snapshot(head, size, self._sidecars.messages(log, size))
         aside = self._paths.aside / f"snapshot-{next(self._names)}"
-        self._fs.write_new(aside, data)
-        return aside, len(data)
+        lines = self._sidecars.messages(log, size)
+        return aside, write_snapshot(self._fs, aside, head, size, lines)
 
     def _publish(self, log: Log, aside: Path) -> bool:
         current = self._table.log_of(log.session_id)
