@@ -23,7 +23,7 @@ URL_CHARS_MAX: Final = 8_192
 """What common servers and proxies take as a URL; signed links have some thousands."""
 
 OPTIONS_BYTES_MAX: Final = 64 * 1024
-"""What a chat passes to its agent; it is kept with a queued run."""
+"""What a chat passes to its agent; it is part of the event of a run that waits."""
 
 TTL_SECONDS_MAX: Final = 100 * 365 * 24 * 3600
 """A century: beyond it a moment leaves the years that RFC 3339 can write."""

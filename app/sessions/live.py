@@ -114,7 +114,6 @@ class LiveSession:
         external: What is held of an open external run, if it has been asked for.
         packing: Held while its archived log is compressed, and while it is brought back.
         posting: The external run whose events a streamed request is posting.
-        queued_inputs: Input of queued runs decided here, so that their start need not read it.
         streaming_keys: Digests of keys whose streamed request is at work, and what says its end.
         keys: Answers kept for idempotency keys.
         users: Calls at work in this session; it stays in memory for them.
@@ -149,7 +148,6 @@ class LiveSession:
         "packing",
         "posting",
         "queue",
-        "queued_inputs",
         "run",
         "starting",
         "streaming_keys",
@@ -179,7 +177,6 @@ class LiveSession:
         self.posting: str | None = None
         self.packing = anyio.Lock()
         self.last_run: EndedRun | None = None
-        self.queued_inputs: dict[str, dict[str, Any]] = {}
         self.streaming_keys: dict[str, anyio.Event] = {}
         self.keys = keys
         self.starting = False

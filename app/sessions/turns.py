@@ -153,7 +153,6 @@ class Turns:
             }
             front = {"front": True} if chat.on_busy == "interrupt" else {}
             drafts.append(Draft("run_queued", fields | front))
-            live.queued_inputs[run_id] = fields
             waiters.append(self._queued_when_durable(live, interrupts=active_id if front else None))
         return Decision(
             drafts,
@@ -253,32 +252,16 @@ class Turns:
             return
         finally:
             live.starting = False
-            live.queued_inputs = {
-                queued.run_id: live.queued_inputs[queued.run_id]
-                for queued in live.head.queue
-                if queued.run_id in live.queued_inputs
-            }
         if live.head.active is None:
             self.start_next(live)
 
     async def _start_one(self, live: LiveSession) -> bool:
         """Tries once; gives whether it is worth another try."""
         try:
-            await live.ready()
-            if not live.head.queue:
-                return False
-            queued = live.head.queue[0]
-            given = live.queued_inputs.get(queued.run_id)
-            if given is None:
-                given = await self._read_input(live, queued)
-                live.queued_inputs[queued.run_id] = given
-            await live.ready()
+            queued, given = await self._next_input(live)
             head = live.head
-            first = head.queue[0] if head.queue else None
-            if self._pool.draining or head.active or head.logged_state or first is None:
+            if self._pool.draining or head.active or head.logged_state or queued is None:
                 return False
-            if first.run_id != queued.run_id:
-                return await self._start_one(live)
             agent = given.get("agent")
             if agent is None:
                 lost = Failed("The input of this run is not in the log any more.", "input_lost")
@@ -309,6 +292,24 @@ class Turns:
             log.warning("a queued run could not start", session_id=live.id, code=error.code)
             return True
         return False
+
+    async def _next_input(self, live: LiveSession) -> tuple[QueuedRun | None, dict[str, Any]]:
+        """Gives the first run that waits and its input, ready for a decision.
+
+        The log alone keeps the input: in memory, what waits would take what its messages take.
+        """
+        read: QueuedRun | None = None
+        given: dict[str, Any] = {}
+        while True:
+            await live.ready()
+            first = live.head.queue[0] if live.head.queue else None
+            if first is None or first == read:
+                return first, given
+            if first.seq > live.durable_seq:
+                # It cannot be read before it is stored, and may still be undone.
+                await live.settled()
+            else:
+                read, given = first, await self._read_input(live, first)
 
     async def _read_input(self, live: LiveSession, queued: QueuedRun) -> dict[str, Any]:
         """Reads a `run_queued`; empty when it is not there, damaged on the disk."""
