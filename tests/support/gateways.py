@@ -136,9 +136,14 @@ class Gateway:
         return [event["type"] for event in await self.log(session_id)]
 
     async def messages(self, session_id: str = "s") -> list[dict[str, Any]]:
-        """Gives the messages as a client gets them."""
+        """Gives all messages as a client gets them, page by page."""
+        shown: list[dict[str, Any]] = []
         page = await self.manager.messages(ME, session_id, limit=1000)
-        return [json.loads(message) for message in page.messages]
+        while True:
+            shown += [json.loads(message) for message in page.messages]
+            if page.next_cursor is None:
+                return shown
+            page = await self.manager.messages(ME, session_id, limit=1000, after=page.next_cursor)
 
     async def ended(self, run_id: str, session_id: str = "s") -> dict[str, Any]:
         """Waits for a run's end; gives the run."""
