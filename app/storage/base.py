@@ -34,9 +34,10 @@ class Mark(NamedTuple):
     """Names one line of a commit, so that it can be found without reading the log.
 
     Marked are `message` events (`key`: the message id), `run_queued`, `run_start` and terminal
-    events (kind `run`, `key`: the run id), and notes (`key`: the idempotency key's digest).
-    `offset` is where the line begins in the commit's `data`; a note has the seq of the event
-    before it.
+    events (kind `run`, `key`: the run id), and notes (`key`: the idempotency key's digest, which
+    the line has as well: `{"note": "idempotency", "key": <digest>, …}`). So a mark made from a
+    stored line is the one that came with its commit. `offset` is where the line begins in the
+    commit's `data`; a note has the seq of the event before it.
     """
 
     kind: MarkKind

@@ -25,7 +25,7 @@ _DELTA_STARTS = tuple(b'"type":"%b"' % name.encode() for name in sorted(DELTA_TY
 def mark_of(body: bytes, seq_before: int) -> Mark | None:
     """Gives the mark that a stored body has, or None; its offset is left at 0."""
     if body.startswith(NOTE_BODY):
-        return Mark("note", str(codec.decode(body)["note"]), seq_before, 0)
+        return Mark("note", codec.decode(body)["key"], seq_before, 0)
     if not body.startswith(_MARKED_BODIES):
         return None
     # A message may have many MB: decoded it would take a multiple of that.

@@ -1,6 +1,8 @@
 import json
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,3 +110,69 @@ def test_a_bar_shows_how_far_it_is_where_somebody_can_see_it(stopped: Gateway) -
         terminal.until("Everything is in order.")
         assert "2/2" in terminal.screen
     assert bamboo(*command).stderr == ""
+
+
+def test_whatever_a_gateway_was_asked_and_however_it_ended_its_directory_is_in_order(
+    tmp_path: Path,
+) -> None:
+    settings = {
+        "BAMBOO_IDLE_TIMEOUT_SECONDS": "0.2",
+        "BAMBOO_CHECKPOINT_INTERVAL_SECONDS": "0.2",
+        "BAMBOO_DELTA_RETENTION_SECONDS": "0",
+    }
+    with Gateway(tmp_path, settings) as gateway:
+        ask_for_everything(gateway, "1")
+        gateway.kill()
+        assert findings_in(gateway) == []
+        gateway.start()
+        ask_for_everything(gateway, "2")
+        assert gateway.stop() == 0
+        assert findings_in(gateway) == []
+        ended = bamboo("doctor", "--data-dir", str(gateway.data_dir))
+        assert (ended.returncode, ended.stdout) == (0, "Everything is in order.\n")
+
+
+def findings_in(gateway: Gateway) -> list[str]:
+    """Gives what the doctor finds wrong in the directory of a gateway that has ended."""
+    ended = bamboo("doctor", "--json", "--data-dir", str(gateway.data_dir))
+    found = [json.loads(line) for line in ended.stdout.splitlines()]
+    wrong = [str(one) for one in found if one["severity"] != "note"]
+    assert (ended.returncode == 0) == (not wrong)
+    return wrong
+
+
+def ask_for_everything(gateway: Gateway, life: str) -> None:
+    """Makes requests of every kind that leaves something in the files, with keys and without."""
+    keys = (f"{life}.{number}" for number in count())
+
+    def call(method: str, path: str, body: object = None) -> dict[str, Any]:
+        headers = {"Idempotency-Key": next(keys), "Prefer": "wait=20"}
+        answer: dict[str, Any] = gateway.call(method, path, json=body, headers=headers)
+        return answer
+
+    empty, talk, other = f"Empty{life}", f"talk{life}", f"other{life}"
+    said = {"role": "user", "content": "hello"}
+    call("POST", "/sessions", {"id": empty})
+    call("POST", "/chat", {"session_id": talk, "message": "hi", "options": {"delay_ms": 0}})
+    call("POST", f"/sessions/{talk}/messages", [said, said])
+    call("POST", f"/sessions/{talk}/events", {"type": "custom", "name": "n", "value": 1})
+    call("POST", f"/sessions/{empty}/cancel")
+    run = call("POST", f"/sessions/{talk}/runs", {"agent": "external"})
+    token = {"type": "token", "run_id": run["run_id"], "content": "a"}
+    call("POST", f"/sessions/{talk}/events", [token, token])
+    call("POST", f"/sessions/{talk}/runs/{run['run_id']}/cancel")
+    call("PUT", f"/sessions/{talk}/summary", {"summary": "short"})
+    call("POST", f"/sessions/{talk}/fork", {"new_id": other})
+    call("POST", f"/sessions/{other}/messages", said)
+    call("POST", f"/sessions/{talk}/merge", {"source_id": other, "strategy": "append"})
+    call("POST", f"/sessions/{other}/merge", {"source_id": talk, "strategy": "replace"})
+    export = gateway.call("GET", f"/sessions/{talk}/export", params={"format": "json"})
+    call("POST", "/import?id=new", export)
+    call("POST", f"/sessions/{talk}/archive")
+    call("POST", f"/sessions/{talk}/restore")
+    call("POST", f"/sessions/{talk}/messages", said)
+    call("POST", f"/sessions/{other}/archive")
+    call("POST", f"/sessions/{empty}/close")
+    gateway.call("POST", "/sessions", json={"id": f"gone{life}"})
+    gateway.call("DELETE", f"/sessions/gone{life}")
+    gateway.call("POST", "/sessions", json={"id": f"gone{life}"})

@@ -222,7 +222,7 @@ async def test_marked_lines_are_found_by_name_range_and_direction(
         run = await seen.find("s-1", epoch, "run", key="run_5")
         assert [codec.decode(record.body)["type"] for record in run] == ["run_start", "complete"]
         [note] = await seen.find("s-1", epoch, "note", key="key3")
-        assert codec.decode(note.body)["note"] == "key3"
+        assert codec.decode(note.body)["key"] == "key3"
         assert note.seq == 17
         assert len(await seen.find("s-1", epoch, "note", limit=5)) == 5
 

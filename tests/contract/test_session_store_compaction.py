@@ -59,7 +59,7 @@ async def test_deltas_leave_and_everything_else_stays_at_its_position(
         assert await seen.find("s-1", epoch, "message") == messages
         assert await seen.find("s-1", epoch, "run") == runs
         [note] = await seen.find("s-1", epoch, "note", key="in3.2")
-        assert codec.decode(note.body)["note"] == "in3.2"
+        assert codec.decode(note.body)["key"] == "in3.2"
         assert len(await seen.find("s-1", epoch, "note")) == 30
         for after in range(writer.head.seq + 1):
             page = await seen.read("s-1", epoch, after, limit=4, max_bytes=1 << 20)

@@ -20,6 +20,7 @@ from tests.storage.writing import (
     complete,
     everything,
     message,
+    note_line,
     run_start,
     seqs,
     token,
@@ -41,7 +42,7 @@ class History:
             self.bodies.append(codec.encode(event))
             lines.append(codec.to_line(self.bodies[-1]))
         if note is not None:
-            lines.append(codec.to_line(codec.encode({"note": note, "time": format_ms(T0)})))
+            lines.append(note_line(note))
         return b"".join(lines)
 
 

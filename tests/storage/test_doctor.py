@@ -2,18 +2,29 @@
 
 import asyncio
 import shutil
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from app.settings import Settings
-from app.storage.base import StoreBusy, StoreUnusable
+from app.storage.base import Mark, StoreBusy, StoreUnusable
 from app.storage.factory import check_store
 from app.storage.jsonl.doctor import Finding
 from app.storage.jsonl.store import JsonlStore
+from app.storage.lines import mark_of_line
 from tests.storage.faults import abandon
 from tests.storage.test_damage import flip
-from tests.storage.writing import StepClock, Writer, committed, message, seqs, token
+from tests.storage.writing import (
+    StepClock,
+    Writer,
+    committed,
+    complete,
+    message,
+    run_start,
+    seqs,
+    token,
+)
 
 
 def make_data(root: Path, *, closed: bool = True) -> Writer:
@@ -53,11 +64,11 @@ def test_healthy_data_has_no_findings(data_dir: Path) -> None:
     assert check(data_dir, repair=True) == []
 
 
-def test_records_left_by_a_crash_are_a_warning_that_repair_replays(data_dir: Path) -> None:
+def test_records_left_by_a_crash_are_no_fault_and_repair_replays_them(data_dir: Path) -> None:
     make_data(data_dir, closed=False)
     before = state_of(data_dir)
     findings = check(data_dir)
-    assert [finding.severity for finding in findings] == ["warn"]
+    assert [(finding.severity, finding.is_open) for finding in findings] == [("note", False)]
     assert state_of(data_dir) == before
     assert [finding.repaired for finding in check(data_dir, repair=True)] == [True]
     assert check(data_dir) == []
@@ -117,6 +128,158 @@ def test_a_flipped_byte_anywhere_is_found_and_repaired(
     assert set(found) >= {1, 2, 4, 5}
     assert (epoch_of(data_dir, "one") > writer.head.epoch) == (severity == "fail")
     assert read(data_dir, "two") == [1, 2]
+
+
+async def keyed(store: JsonlStore) -> None:
+    writer = await some_session(store)
+    await committed(store, writer.commit(message("m2"), note="k2"))
+    await committed(store, writer.commit(note="k2"))
+    await committed(store, writer.commit(run_start("run_1"), token("a"), note="k3"))
+
+
+async def without_messages(store: JsonlStore) -> None:
+    await committed(store, Writer("one", store.next_epoch()).commit())
+
+
+async def compacted(store: JsonlStore) -> None:
+    writer = await some_session(store)
+    await committed(store, writer.commit(run_start("run_1"), token("a"), note="k1"))
+    await committed(store, writer.commit(token("b"), note="k2"))
+    await committed(store, writer.commit(message("m2"), complete("run_1"), note="k3"))
+    assert await store.compact("one", writer.head.epoch, writer.head.seq) > 0
+    await committed(store, writer.commit(message("m3"), note="k4"))
+
+
+async def archived(store: JsonlStore) -> None:
+    writer = await some_session(store)
+    await store.pack("one", writer.head.epoch)
+
+
+async def restored(store: JsonlStore) -> None:
+    writer = await some_session(store)
+    await store.pack("one", writer.head.epoch)
+    await store.unpack("one", writer.head.epoch)
+    await committed(store, writer.commit(message("m2"), note="k2"))
+
+
+async def made_whole(store: JsonlStore) -> None:
+    """As forks and imports are, with the key that asked for it."""
+    history = Writer("one", store.next_epoch())
+    async with store.creation("one", history.head.epoch) as creation:
+        await creation.write(history.commit(message("m1"), message("m2"), note="k1").data)
+        await creation.publish(history.head)
+
+
+async def evicted(store: JsonlStore) -> None:
+    await some_session(store)
+    for _ in range(3):
+        await store.release("one")
+        assert await store.checkpoint()
+    assert not store._table.logs
+
+
+async def made_again(store: JsonlStore) -> None:
+    writer = await some_session(store)
+    await store.release("one")
+    await store.delete("one", writer.head.epoch)
+    await some_session(store)
+    await store.release("one")
+
+
+async def rebuilt(store: JsonlStore) -> None:
+    writer = await some_session(store)
+    assert await store.checkpoint()
+    store._paths.marks_of("one").unlink()
+    [found] = await store.find("one", writer.head.epoch, "note", key="k1")
+    assert found.seq == writer.head.seq
+
+
+async def some_session(store: JsonlStore) -> Writer:
+    writer = Writer("one", store.next_epoch())
+    await committed(store, writer.commit(message("m1"), note="k1"))
+    return writer
+
+
+@pytest.mark.parametrize("checkpointed", [True, False])
+@pytest.mark.parametrize("closed", [True, False])
+@pytest.mark.parametrize(
+    "done",
+    [
+        keyed,
+        without_messages,
+        compacted,
+        archived,
+        restored,
+        made_whole,
+        evicted,
+        made_again,
+        rebuilt,
+    ],
+)
+def test_whatever_sessions_went_through_their_directory_is_in_order(
+    data_dir: Path,
+    done: Callable[[JsonlStore], Awaitable[None]],
+    *,
+    checkpointed: bool,
+    closed: bool,
+) -> None:
+    async def go_through() -> None:
+        store = JsonlStore(data_dir, StepClock())
+        await store.open()
+        await done(store)
+        if checkpointed:
+            assert await store.checkpoint()
+        await (store.aclose() if closed else abandon(store))
+
+    asyncio.run(go_through())
+    assert not [finding for finding in check(data_dir) if finding.is_open]
+    assert not [one for one in check(data_dir, repair=True) if one.severity != "note"]
+    assert list((data_dir / "quarantine").iterdir()) == []
+    assert check(data_dir) == []
+
+
+def _as_earlier_gateways(body: bytes, seq_before: int) -> Mark | None:
+    mark = mark_of_line(body, seq_before)
+    return mark._replace(key="idempotency") if mark is not None and mark.kind == "note" else mark
+
+
+def test_bundles_and_marks_of_earlier_gateways_are_in_order_and_their_notes_are_found(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They gave all notes one name where they made marks out of lines."""
+
+    async def fill() -> None:
+        store = JsonlStore(data_dir, StepClock())
+        await store.open()
+        writer = await some_session(store)
+        await committed(store, writer.commit(message("m2"), note="k2"))
+        with monkeypatch.context() as earlier:
+            earlier.setattr("app.storage.jsonl.bundle.mark_of_line", _as_earlier_gateways)
+            await store.pack("one", writer.head.epoch)
+        await look_for_notes(store)
+        await store.aclose()
+
+    async def look_for_notes(store: JsonlStore) -> None:
+        head = await store.load("one")
+        assert head is not None
+        for number in (1, 2):
+            [note] = await store.find("one", head.epoch, "note", key=f"k{number}")
+            assert b'"key":"k%d"' % number in note.body
+        assert len(await store.find("one", head.epoch, "note")) == 2
+
+    async def go_on() -> None:
+        store = JsonlStore(data_dir, StepClock())
+        await store.open()
+        head = await store.load("one")
+        assert head is not None
+        await store.unpack("one", head.epoch)
+        await look_for_notes(store)
+        await store.aclose()
+
+    asyncio.run(fill())
+    assert check(data_dir) == []
+    asyncio.run(go_on())
+    assert check(data_dir) == []
 
 
 def test_a_missing_log_and_files_of_nobody_are_found_and_repaired(data_dir: Path) -> None:

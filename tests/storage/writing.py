@@ -72,8 +72,7 @@ class Writer:
             offset += len(parts[-1])
         if note is not None:
             marks.append(Mark("note", note, self.head.seq, offset))
-            body = codec.encode({"note": note, "time": format_ms(self.now_ms)})
-            parts.append(codec.to_line(body))
+            parts.append(note_line(note, self.now_ms))
         return Commit(
             session_id=self.head.id,
             epoch=self.head.epoch,
@@ -86,6 +85,12 @@ class Writer:
             create=create,
             **options,
         )
+
+
+def note_line(key: str, now_ms: int = T0) -> bytes:
+    """Gives a note's stored line, of the shape that sessions make them in."""
+    kept = {"note": "idempotency", "key": key, "time": now_ms, "body": "0", "answer": [200, {}]}
+    return codec.to_line(codec.encode(kept))
 
 
 def token(text: str = "x") -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Literal
 from app.domain.clock import Clock
 from app.domain.errors import InvalidId
 from app.domain.ids import check_id
-from app.storage.base import StoreUnusable
+from app.storage.base import Mark, MarkKind, StoreUnusable
 from app.storage.jsonl.catalog import Entry
 from app.storage.jsonl.catalogfile import CatalogFile, EntryState
 from app.storage.jsonl.examining import look_through, names_on_disk, problem_of_bundle
@@ -21,7 +21,7 @@ from app.storage.jsonl.files import FileSystem
 from app.storage.jsonl.journal import read_journal
 from app.storage.jsonl.lock import DirectoryLock, boot_id
 from app.storage.jsonl.log import LogReplacedError, LogView
-from app.storage.jsonl.marks import MarksFile, StaleMarksError, digest_of, marks_of_lines
+from app.storage.jsonl.marks import MarksFile, StaleMarksError, digests_of, marks_of_lines
 from app.storage.jsonl.paths import Paths, file_name, root_of
 from app.storage.jsonl.quarantine import set_aside
 from app.storage.jsonl.reading import DamagedError
@@ -152,7 +152,7 @@ class _Examination:
             self._find("warn", "index/catalog.jsonl", "it could not be used", "rebuilt")
         if report.journal_records:
             count = report.journal_records
-            self._find("warn", "index", f"{count} records were not yet in the logs", "replayed")
+            self._find("note", "index", f"{count} records were not yet in the logs", "replayed")
         for text in report.damaged:
             self._find("fail", text.partition(":")[0], text, "repaired under a new epoch")
 
@@ -168,8 +168,9 @@ class _Examination:
         journal = read_journal(self._fs, self._paths)
         self._in_journal = {file_name(record.session) for record in journal.records}
         if journal.records:
+            # Nothing is wrong: so a gateway that was killed leaves its directory.
             problem = f"{len(journal.records)} records are not yet in the logs"
-            self._find("warn", "index", problem, "replay them, as the next start does")
+            self._find("note", "index", problem, "replay them, as the next start does")
         for number, offset, _ in journal.damaged:
             problem = f"acknowledged records cannot be read at byte {offset}"
             subject = f"index/{self._paths.segment(number).name}"
@@ -186,11 +187,13 @@ class _Examination:
                 progress(number, len(names))
 
     def _look_at_session(self, name: str, entry: Entry | None) -> None:
+        # What the journal has of a session may have ended a life of it, or exchanged its files.
+        may_be_torn = name in self._in_journal
         if entry is not None and entry.bundle:
-            self._look_at_bundle(name, entry)
+            if not may_be_torn:
+                self._look_at_bundle(name, entry)
             return
         subject = entry.id if entry else f"events/{name}.jsonl"
-        may_be_torn = name in self._in_journal
         problem = self._problem_of_log(name, entry, may_be_torn=may_be_torn)
         if problem is not None:
             action = "go on with what is intact, under a new epoch"
@@ -208,7 +211,7 @@ class _Examination:
                 self._adopt(None, self._rebuilder.entry_of(name, may_be_torn=False))
         if entry is not None and not may_be_torn:
             self._look_at_marks(name, entry)
-        self._look_at_snapshot(name, entry)
+        self._look_at_snapshot(name, None if may_be_torn else entry)
 
     def _look_at_bundle(self, name: str, entry: Entry) -> None:
         problem = problem_of_bundle(self._fs, self._paths.archive_of(name), entry.epoch)
@@ -272,10 +275,7 @@ class _Examination:
         path = self._paths.log_of(name)
         view = LogView(self._fs, path, entry.epoch, entry.size, b"", entry.size)
         try:
-            expected = [
-                (mark.seq, offset, digest_of(mark.key), mark.kind)
-                for mark, offset in marks_of_lines(view, view.begin)
-            ]
+            expected = list(marks_of_lines(view, view.begin))
         finally:
             view.close()
         try:
@@ -285,8 +285,8 @@ class _Examination:
             finally:
                 marks.close()
         except StaleMarksError:
-            found = None
-        if found != expected:
+            found = []
+        if not _is_all(found, expected):
             self._find("warn", entry.id, "its marks do not fit its log", "build them again")
             if self._repairs:
                 entry.marks = -1
@@ -353,3 +353,13 @@ class _Examination:
         self._catalog_file.start_anew(states, self._lsn, self._last_epoch)
         now = {"epoch": self._last_epoch, "lsn": self._lsn, "boot": boot_id(), "clean": True}
         self._lock.write({**self._lock.previous, **now})
+
+
+def _is_all(
+    found: list[tuple[int, int, bytes, MarkKind]], expected: list[tuple[Mark, int]]
+) -> bool:
+    """Tells whether a sidecar's entries are the marks of its log, each once and in order."""
+    return len(found) == len(expected) and all(
+        (seq, at, kind) == (mark.seq, offset, mark.kind) and digest in digests_of(kind, mark.key)
+        for (seq, at, digest, kind), (mark, offset) in zip(found, expected, strict=True)
+    )

@@ -11,7 +11,7 @@ entries; a range is bisected. How many entries count stands in the catalog. What
 
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from hashlib import blake2b
 from pathlib import Path
 from zlib import crc32
@@ -45,6 +45,15 @@ def digest_of(key: str) -> bytes:
     return blake2b(key.encode(), digest_size=8).digest()
 
 
+def digests_of(kind: MarkKind, key: str) -> tuple[bytes, ...]:
+    """Gives the bytes that a mark of this kind and key may have.
+
+    Earlier gateways gave all notes one name wherever they made marks out of lines: in sidecars that
+    were built again, and in bundles, which stay as they are.
+    """
+    return (digest_of(key), _FORMER_NOTE) if kind == "note" else (digest_of(key),)
+
+
 def pack_marks(marks: Iterable[tuple[Mark, int]]) -> bytes:
     """Makes the entries of marks with their offsets in the log."""
     parts = []
@@ -52,6 +61,9 @@ def pack_marks(marks: Iterable[tuple[Mark, int]]) -> bytes:
         head = _ENTRY.pack(mark.seq, offset, digest_of(mark.key), _KIND_NUMBER[mark.kind], 0)[:-4]
         parts.append(head + struct.pack("<I", crc32(head)))
     return b"".join(parts)
+
+
+_FORMER_NOTE = digest_of("idempotency")
 
 
 def pack_header(epoch: int) -> bytes:
@@ -133,19 +145,17 @@ class MarksFile:
             block = self.entries(start, min(start + _BLOCK_ENTRIES, last))
             yield from reversed(block) if reverse else block
 
-    def named(self, digest: bytes, *, reverse: bool) -> Iterator[tuple[int, int, bytes, MarkKind]]:
-        """Gives the entries of one key, from one end."""
+    def named(
+        self, digests: Collection[bytes], *, reverse: bool
+    ) -> Iterator[tuple[int, int, bytes, MarkKind]]:
+        """Iterate over the entries that have one of the digests, from one end."""
         starts = range(0, self.count, _SCAN_ENTRIES)
         for start in reversed(starts) if reverse else starts:
             count = min(_SCAN_ENTRIES, self.count - start)
             data = self._pread(count * ENTRY_BYTES, (start + 1) * ENTRY_BYTES)
-            find = data.rfind if reverse else data.find
-            at = find(digest)
-            while at >= 0:
-                # The bytes may also turn up across other fields; only the digest's place counts.
-                if at % ENTRY_BYTES == _DIGEST_AT:
-                    yield _unpack(data, at - _DIGEST_AT)
-                at = find(digest, 0, at + len(digest) - 1) if reverse else find(digest, at + 1)
+            places = {place for digest in digests for place in _places_of(digest, data)}
+            for place in sorted(places, reverse=reverse):
+                yield _unpack(data, place)
 
     def close(self) -> None:
         """Closes the file. Idempotent."""
@@ -167,6 +177,16 @@ def last_offset(fs: FileSystem, path: Path, epoch: int, count: int) -> int | Non
     except StaleMarksError:
         return None
     return offset
+
+
+def _places_of(digest: bytes, data: bytes) -> Iterator[int]:
+    """Iterate over the offsets in `data` of the entries that have this digest."""
+    at = data.find(digest)
+    while at >= 0:
+        # The bytes may also turn up across other fields; only the digest's own place counts.
+        if at % ENTRY_BYTES == _DIGEST_AT:
+            yield at - _DIGEST_AT
+        at = data.find(digest, at + 1)
 
 
 def _unpack(data: bytes, at: int) -> tuple[int, int, bytes, MarkKind]:

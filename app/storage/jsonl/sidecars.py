@@ -20,7 +20,7 @@ from app.storage.jsonl.marks import (
     ENTRY_BYTES,
     MarksFile,
     StaleMarksError,
-    digest_of,
+    digests_of,
     marks_of_lines,
     pack_header,
     pack_marks,
@@ -274,7 +274,7 @@ def _rising(places: Iterator[tuple[int, int]], *, reverse: bool) -> Iterator[tup
 
 def _saved_places(marks: MarksFile, search: Search) -> Iterator[tuple[int, int]]:
     if search.key is not None:
-        entries = marks.named(digest_of(search.key), reverse=search.reverse)
+        entries = marks.named(digests_of(search.kind, search.key), reverse=search.reverse)
     else:
         first, last = marks.above(search.after), marks.above(search.before - 1)
         entries = marks.blocks(first, last, reverse=search.reverse)
