@@ -1,9 +1,9 @@
 """Answers: JSON bytes. What is stored as JSON is joined, never parsed and encoded again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from app.domain.codec import encode
 from app.sessions.commands import Outcome
@@ -29,6 +29,25 @@ def bytes_response(
     return Response(body, status_code, {**_HEADERS, **(headers or {})}, media_type=JSON)
 
 
+async def streamed(
+    chunks: AsyncIterator[bytes], headers: Mapping[str, str] | None = None
+) -> Response:
+    """Answers with encoded JSON that comes in pieces, so that memory holds one of them.
+
+    The first is waited for: what is raised before it becomes an answer of its own.
+    """
+    first = await anext(chunks)
+    return StreamingResponse(
+        _from(first, chunks), headers={**_HEADERS, **(headers or {})}, media_type=JSON
+    )
+
+
+async def _from(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for chunk in rest:
+        yield chunk
+
+
 def outcome_headers(outcome: Outcome) -> dict[str, str]:
     """Gives the headers that tell a repeat from a first answer."""
     return {"Idempotency-Replayed": "true"} if outcome.replayed else {}
@@ -39,9 +58,18 @@ def joined(name: str, items: Sequence[bytes], rest: Mapping[str, Any]) -> bytes:
     return b'{"%b":[%b],%b' % (name.encode(), b",".join(items), encode(rest)[1:])
 
 
-def with_list(value: Mapping[str, Any], name: str, items: Sequence[bytes]) -> bytes:
-    """Builds `{…value, "<name>": [items…]}` around encoded items. `value` is not empty."""
-    return b'%b,"%b":[%b]}' % (encode(value)[:-1], name.encode(), b",".join(items))
+async def with_list(
+    value: Mapping[str, Any], name: str, pages: AsyncIterator[Sequence[bytes]]
+) -> AsyncIterator[bytes]:
+    """Builds `{…value, "<name>": [items…]}` around pages of encoded items, a piece for each page.
+
+    `value` is not empty.
+    """
+    before = b'%b,"%b":[' % (encode(value)[:-1], name.encode())
+    async for items in pages:
+        yield before + b",".join(items)
+        before = b","
+    yield b"]}" if before == b"," else before + b"]}"
 
 
 def etag_matches(header: str, etag: str) -> bool:

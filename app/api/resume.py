@@ -11,7 +11,7 @@ from app.api.documents import BODY, EDGE, KEYED, OPEN, SESSION, WRITE, answer, n
 from app.api.filters import Filters, session_page
 from app.api.life_schemas import SummaryInput, WriteSummaryInput
 from app.api.life_shapes import Resumed, Summary, SummaryPage
-from app.api.responses import json_response, outcome_headers
+from app.api.responses import json_response, outcome_headers, streamed
 from app.api.rights import SessionRoute
 
 router = APIRouter(prefix="/api/v1", tags=["summaries"], route_class=SessionRoute)
@@ -133,4 +133,4 @@ async def resume_session(
     ] = True,
 ) -> Response:
     """Gives one message with the summary and every turn since, for a new context."""
-    return json_response(await manager.life.resume(who, session_id, interactive=interactive))
+    return await streamed(await manager.life.resume(who, session_id, interactive=interactive))

@@ -29,17 +29,16 @@ from app.api.documents import (
 )
 from app.api.filters import Filters, session_page
 from app.api.responses import (
-    bytes_response,
     etag_matches,
     json_response,
     outcome_headers,
+    streamed,
     with_list,
 )
 from app.api.rights import SessionRoute, takes_ticket
 from app.api.schemas import SessionInput, SessionPatch
 from app.api.shapes import Session, SessionPageShape, SessionWithMessages
 from app.api.tickets import opening
-from app.domain.codec import encode
 from app.sessions.commands import NewSession, Outcome
 
 router = APIRouter(prefix="/api/v1", tags=["sessions"], route_class=SessionRoute)
@@ -140,7 +139,7 @@ async def get_session(
     manager: Manager,
     who: Who,
     session_id: SessionId,
-    include_messages: Annotated[bool, Query(description="Adds all `messages`.")] = False,
+    include_messages: Annotated[bool, Query(description="Adds all `messages`; streamed.")] = False,
     if_none_match: Annotated[
         str | None, Header(description="An `ETag`; ignored with `include_messages`.")
     ] = None,
@@ -154,8 +153,9 @@ async def get_session(
     if if_none_match is not None and messages is None and etag_matches(if_none_match, etag):
         return Response(status_code=304, headers=headers)
     session["stream_url"] = opening(request.scope, who, session["stream_url"])
-    body = encode(session) if messages is None else with_list(session, "messages", messages)
-    return bytes_response(body, headers=headers)
+    if messages is not None:
+        return await streamed(with_list(session, "messages", messages), headers)
+    return json_response(session, headers=headers)
 
 
 @router.patch(

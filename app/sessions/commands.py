@@ -3,6 +3,7 @@
 JSON-shaped values (`dict`, and `bytes` of stored JSON) are in the contract's shapes.
 """
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -112,11 +113,11 @@ class Outcome(NamedTuple):
 
 
 class SessionDetail(NamedTuple):
-    """One session. `etag` covers what PATCH can change; `messages` are stored JSON objects."""
+    """One session. `etag` covers what PATCH can change; `messages` are pages of JSON objects."""
 
     session: dict[str, Any]
     etag: str
-    messages: list[bytes] | None = None
+    messages: AsyncIterator[list[bytes]] | None = None
 
 
 class SessionList(NamedTuple):

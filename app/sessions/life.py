@@ -10,13 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 from app.domain.callers import Caller
-from app.domain.clock import format_ms
 from app.domain.errors import Conflict, InvalidId
 from app.domain.ids import check_id, derived_session_id
 from app.domain.sessions import SessionHead
 from app.sessions import (
     archiving,
     cleanup,
+    conversation,
     diagnostics,
     importing,
     sharing,
@@ -272,7 +272,7 @@ class SessionLife:
         shown = []
         for head in page.heads:
             with suppress(Conflict):  # deleted since
-                if summary := await summaries.load_summary(self._pool.store, head):
+                if summary := await conversation.load_summary(self._pool.store, head):
                     shown.append(summary)
         return SessionList(shown, page.next_cursor, page.has_more, None)
 
@@ -294,18 +294,9 @@ class SessionLife:
 
     async def resume(
         self, caller: Caller, session_id: str, *, interactive: bool = True
-    ) -> dict[str, Any]:
-        """Gives the message that carries the conversation into a new context."""
-        now = format_ms(self._pool.clock.now_ms())
-        message = await self._pool.read(
-            caller,
-            session_id,
-            lambda head: summaries.resume_message(
-                self._pool.store, head, interactive=interactive, now=now
-            ),
-            "read",
-        )
-        return {"message": message}
+    ) -> AsyncIterator[bytes]:
+        """Gives `{"message": …}`, encoded and in pieces; see `conversation.resume`."""
+        return await conversation.resume(self._pool, caller, session_id, interactive=interactive)
 
     # -- statistics -------------------------------------------------------------------------
 

@@ -49,9 +49,8 @@ from app.sessions.reading import (
     event_page,
     event_page_descending,
     find_run,
-    message_of,
     message_page,
-    messages_between,
+    message_pages,
     run_cursor,
     run_page,
 )
@@ -175,23 +174,15 @@ class SessionManager:
     async def get_session(
         self, caller: Caller, session_id: str, include_messages: bool = False
     ) -> SessionDetail:
-        """Gives a session, with all its messages if asked for.
+        """Gives a session, with all its messages, as they are read, if asked for.
 
         Raises:
-            NotFound, SessionExpired: There is none, or not any more.
+            NotFound, SessionExpired: There is none, or not any more; also while messages are read.
         """
-
-        async def read(head: SessionHead) -> SessionDetail:
-            messages = None
-            if include_messages:
-                bodies = await messages_between(
-                    self._store, session_id, head.epoch, head.history_from, head.seq + 1
-                )
-                messages = [message_of(body) for body in bodies]
-            view = writing.view_of(self._pool, head)
-            return SessionDetail(view, writing.etag_of(head), messages)
-
-        return await self._pool.read(caller, session_id, read, "read")
+        head = await self._pool.head(caller, session_id, "read")
+        view = writing.view_of(self._pool, head)
+        messages = message_pages(self._pool, head) if include_messages else None
+        return SessionDetail(view, writing.etag_of(head), messages)
 
     async def list_sessions(self, caller: Caller, query: SessionQuery) -> SessionList:
         """Lists sessions by filters, sorted and in pages."""

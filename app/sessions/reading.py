@@ -1,6 +1,7 @@
 """Reading a session's log in pages: stored lines are cut and joined, not parsed."""
 
 import re
+from collections.abc import AsyncIterator
 from typing import Any
 
 from app.domain.codec import decode
@@ -9,9 +10,12 @@ from app.domain.limits import PAGE_BYTES_MAX, SCAN_BYTES_MAX
 from app.domain.projections import run_view
 from app.domain.sessions import SessionHead
 from app.sessions.commands import EventPage, MessagePage, RunList
+from app.sessions.creation import history_page
+from app.sessions.pool import SessionPool
 from app.storage.base import Record, SessionStore
 
 _MESSAGE_MEMBER = b'"message":{'
+_EVENT_SEQ = re.compile(rb'\{"type":"[^"]*","seq":([0-9]+)')
 _MESSAGE_ID = re.compile(rb'"message_id":("(?:[^"\\]|\\.)*")')
 
 
@@ -64,6 +68,18 @@ async def message_page(
         position=str(head.position),
         stream_url=f"/api/v1/stream/{head.id}?after={head.epoch}-{begin}",
     )
+
+
+async def message_pages(pool: SessionPool, head: SessionHead) -> AsyncIterator[list[bytes]]:
+    """Reads all messages, a page at a time.
+
+    Raises:
+        NotFound: The session was deleted meanwhile.
+    """
+    after = head.history_from
+    while bodies := await history_page(pool, head, after=after, before=head.seq + 1):
+        yield [message_of(body) for body in bodies]
+        after = event_seq(bodies[-1])
 
 
 def message_of(body: bytes) -> bytes:
@@ -157,6 +173,13 @@ async def event_page_descending(
             before = shown
             break
     return EventPage(bodies, f"{head.epoch}-{before}", has_more=before > 1)
+
+
+def event_seq(body: bytes) -> int:
+    """Reads an event's seq without decoding it: it is the second member."""
+    named = _EVENT_SEQ.match(body)
+    assert named is not None  # the gateway wrote it
+    return int(named[1])
 
 
 def event_type(body: bytes) -> str:

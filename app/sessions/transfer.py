@@ -17,9 +17,9 @@ from app.exporters.base import ExportSource
 from app.exporters.factory import make_exporter
 from app.exporters.names import content_disposition, file_name, folder_name
 from app.exporters.target import ExportDirectory
+from app.sessions.conversation import load_summary
 from app.sessions.creation import bulk_limiter, history_page
 from app.sessions.pool import SessionPool
-from app.sessions.summaries import load_summary
 from app.sessions.writing import view_of
 
 

@@ -30,6 +30,7 @@ from app.domain.tool_order import in_order
 from app.observability.tracing import Parent, here
 from app.sessions.access import own
 from app.sessions.commands import Chat, Idempotency, Outcome
+from app.sessions.conversation import agent_messages
 from app.sessions.external import EXTERNAL, ExternalRuns
 from app.sessions.live import LiveSession, Vanished
 from app.sessions.making import (
@@ -43,7 +44,6 @@ from app.sessions.making import (
 )
 from app.sessions.pool import Decision, SessionPool
 from app.sessions.runs import RunTask
-from app.sessions.summaries import agent_messages
 
 log = structlog.get_logger(__name__)
 

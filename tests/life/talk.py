@@ -1,5 +1,6 @@
 """Short words for conversations that tests make, without and with HTTP."""
 
+import json
 from typing import Any
 
 import httpx
@@ -28,6 +29,13 @@ async def texts(gate: Gateway, session_id: str) -> list[str]:
 async def ids(gate: Gateway, session_id: str) -> list[str]:
     """Gives the ids of the messages, in order."""
     return [message["id"] for message in await gate.messages(session_id)]
+
+
+async def resumed_message(gate: Gateway, session_id: str, **options: bool) -> dict[str, Any]:
+    """Gives the message that carries a session into a new context."""
+    pieces = await gate.manager.life.resume(ME, session_id, **options)
+    message: dict[str, Any] = json.loads(b"".join([piece async for piece in pieces]))["message"]
+    return message
 
 
 def exchange(*call_ids: str) -> list[NewMessage]:

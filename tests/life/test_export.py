@@ -17,7 +17,7 @@ from jsonschema import Draft202012Validator
 from app.domain.errors import BambooError, StorageFailed
 from app.sessions.transfer import ExportOptions
 from tests.api.serving import CONTRACT, refused, serving
-from tests.life.talk import create, exchange, ids, said, say, talk
+from tests.life.talk import create, exchange, ids, resumed_message, said, say, talk
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway
 
 SAMPLES = Path(__file__).parents[1] / "exporters" / "samples"
@@ -110,7 +110,7 @@ async def test_a_summary_that_covers_a_part_covers_the_same_part_after_an_import
     )
     document = await collect(gate, "s", format="json")
     made = (await gate.manager.life.import_document(ME, document.encode())).answer
-    resumed = (await gate.manager.life.resume(ME, made["id"]))["message"]["content"]
+    resumed = (await resumed_message(gate, made["id"]))["content"]
     assert "a and b" in resumed
     assert "[user]\nc" in resumed
     assert "[user]\nb" not in resumed

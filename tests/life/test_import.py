@@ -16,7 +16,7 @@ from app.sessions.creation import LogWriter
 from app.sessions.merge import Merge
 from app.sessions.transfer import ExportOptions
 from tests.api.serving import refused
-from tests.life.talk import exchange, ids, said, say, talk
+from tests.life.talk import exchange, ids, resumed_message, said, say, talk
 from tests.support.gateways import ME, Gateway, eventually
 
 CHATGPT = (Path(__file__).parents[1] / "exporters" / "samples" / "chatgpt.json").read_bytes()
@@ -162,7 +162,7 @@ async def test_a_summary_covers_the_same_messages_when_calls_are_closed(gate: Ga
     document = own(*PASSED_OVER, covers=3)
     made = (await gate.manager.life.import_document(ME, document)).answer
     assert len(await ids(gate, made["id"])) == 5
-    resumed = (await gate.manager.life.resume(ME, made["id"]))["message"]["content"]
+    resumed = (await resumed_message(gate, made["id"]))["content"]
     assert "[user]\nc" in resumed
     assert "[user]\nb" not in resumed
 
@@ -219,6 +219,6 @@ async def test_agents_get_the_results_that_come_after_a_summary_with_their_calls
         "tool",
         "user",
     ]
-    resumed = (await life.resume(ME, "s"))["message"]["content"]
+    resumed = (await resumed_message(gate, "s"))["content"]
     assert "result y" in resumed
     assert "old" not in resumed

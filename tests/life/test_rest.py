@@ -15,7 +15,7 @@ from app.sessions.fork import ANCESTORS_MAX, Fork
 from app.sessions.merge import Merge
 from app.storage.base import SessionQuery
 from tests.api.serving import SECONDS, refused, serving
-from tests.life.talk import create, exchange, say, talk
+from tests.life.talk import create, exchange, resumed_message, say, talk
 from tests.support.gateways import ME, Gateway, eventually
 
 DAY = 24 * 3600
@@ -120,13 +120,13 @@ async def test_resuming_carries_the_summary_and_every_turn_since(gate: Gateway) 
     await talk(gate, "s", "old")
     await life.save_summary(ME, "s", "In short.")
     await say(gate, "s", NewMessage("user", "since"), *exchange("x"))
-    message = (await life.resume(ME, "s"))["message"]
+    message = await resumed_message(gate, "s")
     assert message["role"] == "user"
     for part in ("In short.", "since", "look", "result x"):
         assert part in message["content"]
     assert "old" not in message["content"]
     assert "without asking" not in message["content"]
-    alone = (await life.resume(ME, "s", interactive=False))["message"]["content"]
+    alone = (await resumed_message(gate, "s", interactive=False))["content"]
     assert "without asking" in alone
 
 

@@ -7,6 +7,7 @@ import pytest
 from app.domain.events import Complete, Token
 from app.domain.limits import MiB
 from app.sessions.commands import Chat, NewMessage, NewSession
+from app.sessions.creation import PAGE
 from tests.support.gateways import ME, Gateway, gateway
 
 _PAGE_BYTES = 64 * 1024
@@ -121,3 +122,49 @@ async def test_a_run_whose_input_fills_pages_is_shown_with_its_end():
         assert [run["status"] for run in runs.runs] == ["completed", "completed"]
         async with await gate.reader(run_id="b", after="0", until_complete=True) as reader:
             assert (await reader.take_all())[-1].type == "complete"
+
+
+async def test_all_messages_of_a_session_come_in_pages(gate: Gateway):
+    """R11: what is added meanwhile is not among them, as the session's position says."""
+    await say(gate, *_LENGTHS)
+    detail = await gate.manager.get_session(ME, "s", include_messages=True)
+    assert detail.messages is not None
+    shown: list[int] = []
+    async for page in detail.messages:
+        await say(gate, 1)
+        assert len(page) <= PAGE
+        shown += [len(json.loads(message)["content"]) for message in page]
+    assert shown == list(_LENGTHS)
+    empty = await gate.manager.create_session(ME, NewSession(id="empty"))
+    detail = await gate.manager.get_session(ME, empty.answer["id"], include_messages=True)
+    assert detail.messages is not None
+    assert [page async for page in detail.messages] == []
+
+
+@pytest.mark.parametrize("interactive", [True, False])
+@pytest.mark.parametrize("summary", [None, 'In "short"\n…'])
+@pytest.mark.parametrize("count", [0, 1, 2 * PAGE + 3])
+async def test_a_conversation_is_resumed_in_pieces_that_are_one_document(
+    gate: Gateway, count: int, summary: str | None, interactive: bool
+):
+    await say(gate, 3)
+    if summary is not None:
+        await gate.manager.life.save_summary(ME, "s", summary)
+    texts = [f'"{number}"\n\\ 😀' for number in range(count)]
+    for first in range(0, count, 100):
+        given = [NewMessage("user", text) for text in texts[first : first + 100]]
+        await gate.manager.add_messages(ME, "s", given)
+    pieces = [
+        piece async for piece in await gate.manager.life.resume(ME, "s", interactive=interactive)
+    ]
+    message = json.loads(b"".join(pieces))["message"]
+    said = [f"[user]\n{text}" for text in ([] if summary else ["xxx"]) + texts]
+    parts = message["content"].split("\n\n")
+    begin = [] if summary is None else parts[:2]
+    assert summary is None or begin[1] == summary
+    title = "The conversation so far:" if summary is None else "The turns since then:"
+    rest = parts[len(begin) :] if interactive else parts[len(begin) : -1]
+    assert rest == ([title, *said] if said else [])
+    assert ("without asking" in parts[-1]) != interactive
+    assert message["metadata"]["position"] == str(gate.live().head.position)
+    assert count < PAGE or len(pieces) > count / PAGE

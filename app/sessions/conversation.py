@@ -1,0 +1,207 @@
+"""Conversations as they are taken up: by an agent for its next turn, by a person in a new context.
+
+A summary stands for what it covers, which is not read; of the rest memory holds what is asked for.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
+
+from anyio import to_thread
+
+from app.domain.callers import Caller
+from app.domain.clock import format_ms
+from app.domain.codec import decode, encode
+from app.domain.limits import PAGE_BYTES_MAX, KiB
+from app.domain.messages import Message
+from app.domain.sessions import SessionHead
+from app.sessions.creation import history_page
+from app.sessions.pool import SessionPool
+from app.sessions.reading import event_seq
+from app.storage.base import SessionStore
+
+T = TypeVar("T")
+
+_INLINE_BYTES_MAX = 64 * KiB
+"""Decoded where they are read: that takes a fraction of a millisecond, a thread more."""
+
+_PAGE = 2000
+"""Messages that are read and decoded at once, if their bytes are no more than a page's."""
+
+_GLUE = "\n\n"
+_CONTINUE = (
+    "Please continue from where we left off, without asking further questions: "
+    "go on with the last task that you were asked to do."
+)
+
+
+async def load_summary(store: SessionStore, head: SessionHead) -> dict[str, Any] | None:
+    """Gives the present SummaryCacheData, or None without one."""
+    if head.summary is None:
+        return None
+    records = await store.read(
+        head.id, head.epoch, head.summary.seq - 1, limit=1, max_bytes=PAGE_BYTES_MAX
+    )
+    event = decode(records[0].body)
+    return {
+        "session_id": head.id,
+        "summary": event["summary"],
+        "turn_count": event["turn_count"],
+        "position": event["position"],
+        "created_at": event.get("created_at", event["time"]),
+    }
+
+
+async def agent_messages(store: SessionStore, head: SessionHead, before: int) -> list[Message]:
+    """Gives the conversation as an agent gets it: the summary in place of what it covers."""
+    summary, after = await _uncovered(store, head, before)
+    messages: list[Message] = []
+    if summary is not None:
+        instead = Message(
+            id=f"summary-{summary['position']}",
+            role="system",
+            content=f"Summary of the conversation so far:\n\n{summary['summary']}",
+            created_at=summary["created_at"],
+            metadata={"summary": True},
+        )
+        messages.append(instead)
+    while page := await store.find(
+        head.id, head.epoch, "message", after=after, before=before, limit=_PAGE
+    ):
+        messages += await _decoded(_messages_of, [record.body for record in page])
+        after = page[-1].seq
+        if not page.has_more:
+            break
+    return messages
+
+
+async def _uncovered(
+    store: SessionStore, head: SessionHead, before: int
+) -> tuple[dict[str, Any] | None, int]:
+    """Gives the summary, if there is one, and the seq after which messages are not covered by it.
+
+    What a summary covers never ends inside a tool exchange: results that come after it are nothing
+    without their calls.
+    """
+    summary = await load_summary(store, head)
+    if summary is None or head.summary is None:
+        return None, head.history_from
+    after = max(head.history_from, head.summary.covers_seq)
+    first = await store.find(head.id, head.epoch, "message", after=after, before=before, limit=1)
+    if first and _role_of(first[0].body) == "tool":
+        after = await _exchange_before(store, head, after)
+    return summary, after
+
+
+async def _exchange_before(store: SessionStore, head: SessionHead, seq: int) -> int:
+    """Gives the seq before the tool exchange that goes on behind `seq`."""
+    before = seq + 1
+    while page := await store.find(
+        head.id,
+        head.epoch,
+        "message",
+        after=head.history_from,
+        before=before,
+        limit=50,
+        reverse=True,
+    ):
+        for record in page:
+            if _role_of(record.body) != "tool":
+                return record.seq - 1
+        before = page[-1].seq
+    return head.history_from
+
+
+def _role_of(body: bytes) -> str:
+    role: str = decode(body)["message"]["role"]
+    return role
+
+
+async def _decoded(decoder: Callable[[list[bytes]], T], bodies: list[bytes]) -> T:
+    """Decodes a page: at once, or in a thread, so that the event loop is never kept for long."""
+    if sum(map(len, bodies)) <= _INLINE_BYTES_MAX:
+        return decoder(bodies)
+    return await to_thread.run_sync(decoder, bodies)
+
+
+def _messages_of(bodies: list[bytes]) -> list[Message]:
+    return [Message.of(decode(body)["message"]) for body in bodies]
+
+
+async def resume(
+    pool: SessionPool, caller: Caller, session_id: str, *, interactive: bool
+) -> AsyncIterator[bytes]:
+    """Gives the one message that carries a conversation into a new context.
+
+    It is `{"message": …}`, encoded, in pieces: a page of the conversation at a time is in memory.
+
+    Raises:
+        NotFound, SessionExpired: There is none, or not any more; also while it is read.
+    """
+
+    async def look(head: SessionHead) -> tuple[SessionHead, dict[str, Any] | None, int]:
+        return head, *await _uncovered(pool.store, head, head.seq + 1)
+
+    head, summary, after = await pool.read(caller, session_id, look, "read")
+    message = Message(
+        id=f"resume-{head.epoch}-{head.seq}",
+        role="user",
+        content="",
+        created_at=format_ms(pool.clock.now_ms()),
+        metadata={"resumed_from": head.id, "position": str(head.position)},
+    )
+    begin, content, end = encode({"message": message.to_json()}).partition(b'"content":"')
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield begin + content
+        glue = ""
+        async for part in _resumed(pool, head, summary, after, interactive=interactive):
+            yield _in_json(glue) + part
+            glue = _GLUE
+        yield end
+
+    return pieces()
+
+
+async def _resumed(
+    pool: SessionPool,
+    head: SessionHead,
+    summary: dict[str, Any] | None,
+    after: int,
+    *,
+    interactive: bool,
+) -> AsyncIterator[bytes]:
+    """Gives the parts of the message's text, as they stand in a JSON string."""
+    if summary is not None:
+        yield _in_json(
+            "This conversation is continued from an earlier one that ran out of context. "
+            f"It is summarized below.\n\n{summary['summary']}"
+        )
+    title = "The turns since then:" if summary else "The conversation so far:"
+    while bodies := await history_page(pool, head, after=after, before=head.seq + 1):
+        if title:
+            yield _in_json(title)
+            title = ""
+        yield await _decoded(_quoted, bodies)
+        after = event_seq(bodies[-1])
+    if not interactive:
+        yield _in_json(_CONTINUE)
+
+
+def _in_json(text: str) -> bytes:
+    """Gives a text as it stands between the quotes of a JSON string."""
+    return encode(text)[1:-1]
+
+
+def _quoted(bodies: list[bytes]) -> bytes:
+    return _in_json(_GLUE).join(_in_json(_quote(message)) for message in _messages_of(bodies))
+
+
+def _quote(message: Message) -> str:
+    lines = [f"[{message.role}]"]
+    if text := message.text:
+        lines.append(text)
+    lines += [
+        f"(called the tool {call['name']}: {encode(call['arguments']).decode()})"
+        for call in message.tool_calls or ()
+    ]
+    return "\n".join(lines)
