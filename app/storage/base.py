@@ -346,6 +346,22 @@ class SessionStore(ABC):
         """
 
     @abstractmethod
+    async def count_marks(
+        self,
+        session_id: str,
+        epoch: int,
+        kind: MarkKind,
+        *,
+        after: int = 0,
+        before: int | None = None,
+    ) -> int:
+        """Counts the marked lines with `after < seq < before`. Costs some bytes a mark, no line.
+
+        Raises:
+            Conflict: No such session of that epoch.
+        """
+
+    @abstractmethod
     async def pack(self, session_id: str, epoch: int) -> None:
         """Compresses the log of a session that has been archived.
 

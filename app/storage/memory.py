@@ -196,6 +196,21 @@ class MemoryStore(SessionStore):
         return found
 
     @override
+    async def count_marks(
+        self,
+        session_id: str,
+        epoch: int,
+        kind: MarkKind,
+        *,
+        after: int = 0,
+        before: int | None = None,
+    ) -> int:
+        return sum(
+            mark.kind == kind and after < mark.seq and (before is None or mark.seq < before)
+            for mark, _ in self._session(session_id, epoch).marks
+        )
+
+    @override
     async def pack(self, session_id: str, epoch: int) -> None:
         self._apply_waiting()
         self._session(session_id, epoch).packed = True

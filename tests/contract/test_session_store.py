@@ -256,6 +256,27 @@ async def test_found_lines_are_bounded_by_bytes_and_paging_gives_each_once(
         assert lengths == ([1, 3, 1, 1, 3] if reverse else [3, 1, 1, 3, 1])
 
 
+async def test_marks_are_counted_without_their_lines(
+    store: SessionStore, second_path: Reopen
+) -> None:
+    writer = Writer("s-1", store.next_epoch())
+    await committed(store, writer.commit())
+    for number in range(20):
+        run = run_start(f"run_{number}"), complete(f"run_{number}")
+        await committed(store, writer.commit(message(f"m{number}"), *run, note=f"key{number}"))
+    epoch = writer.head.epoch
+    async for seen in both_paths(store, second_path):
+        assert await seen.count_marks("s-1", epoch, "message") == 20
+        assert await seen.count_marks("s-1", epoch, "run") == 40
+        assert await seen.count_marks("s-1", epoch, "note") == 20
+        for after, before in ((2, 14), (0, 3), (50, None), (7, 8), (61, None)):
+            found = await seen.find("s-1", epoch, "message", after=after, before=before)
+            counted = await seen.count_marks("s-1", epoch, "message", after=after, before=before)
+            assert counted == len(found)
+    with pytest.raises(Conflict):
+        await seen.count_marks("nobody", 1, "message")
+
+
 async def test_a_search_that_was_cut_by_its_limit_says_so(
     store: SessionStore, second_path: Reopen
 ) -> None:

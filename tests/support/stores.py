@@ -233,6 +233,18 @@ class FaultyStore(SessionStore):
         return records
 
     @override
+    async def count_marks(
+        self,
+        session_id: str,
+        epoch: int,
+        kind: MarkKind,
+        *,
+        after: int = 0,
+        before: int | None = None,
+    ) -> int:
+        return await self.inner.count_marks(session_id, epoch, kind, after=after, before=before)
+
+    @override
     async def pack(self, session_id: str, epoch: int) -> None:
         await self._gated("pack", lambda: self.inner.pack(session_id, epoch))
 

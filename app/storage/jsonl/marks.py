@@ -26,6 +26,7 @@ from app.storage.lines import mark_of
 ENTRY_BYTES = 32
 _ENTRY = struct.Struct("<QQ8sB3xI")
 _DIGEST_AT = 16
+_KIND_AT = 24
 _HEADER = struct.Struct("<8sQ12xI")
 _MAGIC = b"bamboo1\n"
 # A scan of all marks holds so many of them at once: 1 MiB.
@@ -144,6 +145,16 @@ class MarksFile:
         for start in reversed(starts) if reverse else starts:
             block = self.entries(start, min(start + _BLOCK_ENTRIES, last))
             yield from reversed(block) if reverse else block
+
+    def count_of(self, kind: MarkKind, first: int, last: int) -> int:
+        """Counts the entries `first <= n < last` of one kind; unchecked, since it reads no line."""
+        wanted = bytes([_KIND_NUMBER[kind]])
+        count = 0
+        for start in range(first, last, _SCAN_ENTRIES):
+            size = (min(start + _SCAN_ENTRIES, last) - start) * ENTRY_BYTES
+            data = self._pread(size, (start + 1) * ENTRY_BYTES)
+            count += data[_KIND_AT::ENTRY_BYTES].count(wanted)
+        return count
 
     def named(
         self, digests: Collection[bytes], *, reverse: bool

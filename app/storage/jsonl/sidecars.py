@@ -196,6 +196,22 @@ class Sidecars:
             marks.close()
             view.close()
 
+    def count(self, log: Log, size: int, search: Search) -> int:
+        """Counts the marks before the byte `size` that a search admits, whatever their key.
+
+        Raises:
+            StaleMarksError, DamagedError, LogReplacedError, FileNotFoundError: See `find`.
+        """
+        view, marks, pending = self._open(log, size)
+        try:
+            first, last = marks.above(search.after), marks.above(search.before - 1)
+            return marks.count_of(search.kind, first, last) + sum(
+                offset < size and search.admits(mark.seq, mark.kind) for mark, offset in pending
+            )
+        finally:
+            marks.close()
+            view.close()
+
     def messages(self, log: Log, size: int) -> Iterator[bytes]:
         """Gives the stored lines of all messages before the byte `size`, without their newline.
 

@@ -77,6 +77,8 @@ _PLACES_MAX = 4096
 _LOG_FILES_MAX = 1024
 # Others may forget marks in between (a checkpoint that could not write them); not again and again.
 _REBUILDS_MAX = 3
+# Above every seq.
+_NO_END = 1 << 62
 _NO_SUCH_SESSION = "There is no such session of that epoch."
 _DAMAGE = (DamagedError, LogReplacedError, FileNotFoundError)
 # A log that seems damaged is looked through in pages of about so much.
@@ -369,15 +371,39 @@ class JsonlStore(SessionStore):
         max_bytes: int = PAGE_BYTES_MAX,
         reverse: bool = False,
     ) -> Found:
-        end = 1 << 62 if before is None else before
+        end = _NO_END if before is None else before
         search = Search(kind, key, after, end, limit, max_bytes, reverse)
+        if limit <= 0:
+            self._entry(session_id, epoch)
+            return Found()
+        return await self._search(session_id, epoch, self._sidecars.find, search)
+
+    @override
+    async def count_marks(
+        self,
+        session_id: str,
+        epoch: int,
+        kind: MarkKind,
+        *,
+        after: int = 0,
+        before: int | None = None,
+    ) -> int:
+        end = _NO_END if before is None else before
+        search = Search(kind, None, after, end, limit=0, max_bytes=0, reverse=False)
+        return await self._search(session_id, epoch, self._sidecars.count, search)
+
+    async def _search(
+        self,
+        session_id: str,
+        epoch: int,
+        look: Callable[[Log, int, Search], T],
+        search: Search,
+    ) -> T:
         suspected = False
         while True:
             entry = self._entry(session_id, epoch)
-            if limit <= 0:
-                return Found()
             try:
-                return await self._find(entry, search)
+                return await self._look(entry, look, search)
             except OutdatedError:
                 await self._exchanged()
             except _DAMAGE as damage:
@@ -388,17 +414,15 @@ class JsonlStore(SessionStore):
                 await self._mend(entry)
                 raise Conflict(_NO_SUCH_SESSION, head=None) from damage
 
-    async def _find(self, entry: Entry, search: Search) -> Found:
+    async def _look(self, entry: Entry, look: Callable[[Log, int, Search], T], search: Search) -> T:
         for _ in range(_REBUILDS_MAX):
             log = self._table.current(entry)
             version = log.marks_version
             try:
-                return await self._reading(self._sidecars.find, log, entry.size, search)
+                return await self._reading(look, log, entry.size, search)
             except StaleMarksError:
                 await self._rebuild_marks(entry, log.generation, version)
-        return await self._reading(
-            self._sidecars.find, self._table.current(entry), entry.size, search
-        )
+        return await self._reading(look, self._table.current(entry), entry.size, search)
 
     async def _rebuild_marks(self, entry: Entry, generation: int, version: int) -> None:
         log = await self._committer.send(lambda: self._table.pin(entry.id, entry.epoch))
