@@ -1,8 +1,8 @@
 """The server's HTTP/1.1 protocol: uvicorn's, with bounded requests and problems for refusals.
 
-uvicorn bounds neither the size of a head nor the time that a head or a body may take, and answers
-what it cannot read with plain text. Streams also get a way to cut a client that takes nothing
-(`sse.ABORT`), and one to send without a coroutine (`sse.WRITE`).
+uvicorn bounds neither the size of a head nor the time that a head, a body or the reading of an
+answer may take, and answers what it cannot read with plain text. Streams also get a way to cut a
+client that takes nothing (`sse.ABORT`), and one to send without a coroutine (`sse.WRITE`).
 
 What a proxy in front could read differently is refused (RFC 9112, 3.2, 6.1 and 11.2): no `Host`, a
 target whose authority is not the `Host`, a fragment, a transfer coding besides `chunked`, and any
@@ -38,7 +38,7 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from app.api.connection_limits import ConnectionLimits
 from app.api.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, problem_document
-from app.api.sse import ABORT, WRITE
+from app.api.sse import ABORT, WATCHED, WRITE
 from app.api.traffic import Traffic
 from app.domain.codec import encode
 from app.settings import Settings
@@ -85,6 +85,8 @@ class GatewayProtocol(HttpToolsProtocol):
         "_lingers",
         "_reading_head",
         "_refusal",
+        "_unread_bytes",
+        "_unread_deadline",
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -100,6 +102,8 @@ class GatewayProtocol(HttpToolsProtocol):
         self._body_since = 0.0
         self._deadline: asyncio.TimerHandle | None = None
         self._deadline_of: Awaited = "head"
+        self._unread_deadline: asyncio.TimerHandle | None = None
+        self._unread_bytes = 0
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -118,9 +122,45 @@ class GatewayProtocol(HttpToolsProtocol):
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_deadline()
+        self._forget_unread()
         if self._is_in:
             self._limits.leave(self._host)
         super().connection_lost(exc)
+
+    @override
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader()
+
+    @override
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._forget_unread()
+
+    def _watch_reader(self) -> None:
+        # Also after the answer's end, and when the connection is to be closed behind it: as long as
+        # the client does not read, the transport holds what is left of it.
+        self._forget_unread()
+        self._unread_bytes = self.transport.get_write_buffer_size()
+        settings: Settings = self.config.app.state.settings  # type: ignore[union-attr] # `create_app`'s
+        seconds = settings.send_timeout_seconds
+        self._unread_deadline = self.loop.call_later(seconds, self._look_at_reader)
+
+    def _look_at_reader(self) -> None:
+        self._unread_deadline = None
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and WATCHED in (cycle.scope.get("extensions") or {}):
+            return
+        if self.transport.get_write_buffer_size() < self._unread_bytes:
+            self._watch_reader()  # a slow one, which is no fault
+            return
+        self._traffic.cut["unread"] += 1
+        self.transport.abort()
+
+    def _forget_unread(self) -> None:
+        if self._unread_deadline is not None:
+            self._unread_deadline.cancel()
+            self._unread_deadline = None
 
     @property
     def _host(self) -> str:

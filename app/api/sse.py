@@ -35,6 +35,10 @@ log = structlog.get_logger(__name__)
 ABORT: Final = "bamboo.abort"
 """Where the scope's `extensions` keep what cuts the client's connection, if the server has it."""
 
+WATCHED: Final = "bamboo.watched"
+"""Where they are told that the answer looks itself after a client that takes nothing: it says
+`goodbye` and counts it, where the server would only close the connection."""
+
 WRITE: Final = "bamboo.write"
 """Where they keep what sends a piece of a body that has begun at once, if the server has it: a
 function of the bytes, which says False and has sent nothing when `send` would wait, or end."""
@@ -101,7 +105,9 @@ class FrameLoop:
         try:
             async with anyio.create_task_group() as group:
                 self._connection.cancel_slow = group.cancel_scope.cancel
-                self._connection.send_now = (scope.get("extensions") or {}).get(WRITE)
+                extensions = scope.get("extensions") or {}
+                extensions[WATCHED] = True
+                self._connection.send_now = extensions.get(WRITE)
                 group.start_soon(self._watch, receive, group.cancel_scope)
                 await self._pump(send)
                 group.cancel_scope.cancel()

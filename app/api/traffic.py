@@ -41,6 +41,7 @@ CutReason = Literal[
     "body_stalled",
     "body_slow",
     "mid_answer",
+    "unread",
 ]
 """Why the gateway ended a TCP connection; see `protocol`."""
 

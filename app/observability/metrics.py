@@ -63,7 +63,8 @@ FAMILIES: Final[Mapping[str, Family]] = {
         "counter",
         "TCP connections the gateway ended: `too_many`, `too_many_of_address`, `unused`, `idle` "
         "(after an answer), `head_late`, `head_too_large`, `body_stalled`, `body_slow`, "
-        "`mid_answer` (what came made no sense while an answer was on its way).",
+        "`mid_answer` (what came made no sense while an answer was on its way), "
+        "`unread` (its reader took nothing of an answer).",
         ("reason",),
     ),
     "streams_open": Family("gauge", "Open event streams."),

@@ -2,18 +2,22 @@
 
 import resource
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from unittest.mock import Mock
 
 import httpx
 import pytest
 
 from app.api import protocol
 from app.api.connection_limits import ConnectionLimits
+from app.domain.limits import SEND_BYTES_MAX
 from app.settings import Settings
 from tests.api.serving import SECONDS, Served, serving
 from tests.faults.test_network import HEAD, LIVE, append, assert_healthy
-from tests.faults.wire import Wire, drip, hanging, metric, refusals, rest_of, until
+from tests.faults.wire import Wire, buffered, drip, hanging, metric, refusals, rest_of, until
 
 
 def cuts(api: httpx.Client, reason: str) -> float:
@@ -235,3 +239,72 @@ def test_what_is_left_of_a_body_is_not_taken_for_ever(monkeypatch: pytest.Monkey
             until(is_cut, "its connection is closed")
         wait_for(served, 0)
         assert_healthy(served, api)
+
+
+def test_r11_an_answer_whose_reader_takes_nothing_is_cut_and_holds_little_until_then() -> None:
+    """However long it is: an export, a page that was made at once, one that ends its connection."""
+    paths = {
+        "an export": "/sessions/s/export?format=json",
+        "a page": "/sessions/s/messages",
+    }
+    message = {"role": "user", "content": "x" * 1_000_000}
+    with (
+        serving(send_timeout_seconds=0.5) as served,
+        served.client() as api,
+        ExitStack() as stack,
+    ):
+
+        def was_cut(times: int) -> bool:
+            return cuts(api, "unread") == times
+
+        api.post("/sessions", json={"id": "s"})
+        for _ in range(12):
+            assert api.post("/sessions/s/messages", json=message).is_success
+        for number, path in enumerate(paths.values(), 1):
+            wire = Wire(served.port, path, buffer_bytes=4096)
+            stack.enter_context(wire.sock)
+            if "export" in path:
+                wire.take_until(b"bamboo_export")
+                until(lambda: buffered(served) > 0, "it waits for its reader")
+                assert buffered(served) <= SEND_BYTES_MAX + 70_000
+            until(partial(was_cut, number), "it is cut")
+            until(lambda: buffered(served) == 0, "nothing is held any more")
+        head = b"GET /api/v1/sessions/s/messages HTTP/1.1\r\nHost: localhost\r\n"
+        stuck = stack.enter_context(socket.socket())
+        stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stuck.connect(("127.0.0.1", served.port))
+        stuck.sendall(head + b"Connection: close\r\n\r\n")
+        until(partial(was_cut, len(paths) + 1), "it is cut as well")
+        stuck.close()
+        assert_healthy(served, api)
+
+
+def test_r11_a_reader_that_takes_a_little_now_and_then_is_waited_for() -> None:
+    """Looked at through the protocol's own clock: no test can be slow in time on a busy machine."""
+    looks: list[Callable[[], None]] = []
+
+    class Loop:
+        def call_later(self, seconds: float, call: Callable[[], None]) -> Mock:
+            assert seconds == 30
+            looks.append(call)
+            return Mock()
+
+    edge = protocol.GatewayProtocol.__new__(protocol.GatewayProtocol)
+    edge._unread_deadline = None
+    edge.cycle = None  # type: ignore[assignment]
+    edge.flow = Mock()
+    edge.loop = Loop()  # type: ignore[assignment]
+    edge.transport = Mock()
+    edge.config = Mock()
+    edge.config.app.state.settings = Settings()
+    edge.config.app.state.traffic.cut = Counter()
+    edge.transport.get_write_buffer_size.return_value = 1000
+    edge.pause_writing()
+    for left in (999, 500, 1):
+        edge.transport.get_write_buffer_size.return_value = left
+        looks.pop()()
+        assert not edge.transport.abort.called
+    looks.pop()()
+    assert edge.transport.abort.called
+    assert edge.config.app.state.traffic.cut["unread"] == 1
+    assert not looks
