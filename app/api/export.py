@@ -1,10 +1,11 @@
 """Export and import: sessions as documents."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Body, Query, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from app.api import examples
 from app.api.audit import name_more_targets, name_targets
@@ -26,7 +27,7 @@ from app.api.life_shapes import (
     ExportedSession,
     ImportedSessionShape,
 )
-from app.api.responses import json_response, outcome_headers
+from app.api.responses import DocumentResponse, json_response, outcome_headers
 from app.api.rights import SessionRoute
 from app.domain.codec import encode
 from app.sessions.transfer import ZIP_DISPOSITION, ExportOptions
@@ -121,7 +122,7 @@ async def export_session(
     options = ExportOptions(format, include_metadata, include_tool_calls)
     document = await manager.life.export(who, session_id, options)
     headers = {**_NO_STORE, "Content-Disposition": document.disposition}
-    return StreamingResponse(document.chunks, headers=headers, media_type=document.media_type)
+    return DocumentResponse(document.chunks, document.media_type, headers)
 
 
 @router.post(
@@ -173,7 +174,7 @@ async def export_many(
     """Gives a zip of documents; sessions that cannot be exported are named in `errors.txt`."""
     chunks = manager.life.export_zip(who, body.session_ids, body.options())
     headers = {**_NO_STORE, "Content-Disposition": ZIP_DISPOSITION}
-    return StreamingResponse(chunks, headers=headers, media_type="application/zip")
+    return DocumentResponse(chunks, "application/zip", headers)
 
 
 @router.post(
@@ -235,9 +236,8 @@ async def import_session(
         # The first before the answer begins: what it has done is in the audit log by then.
         first = await anext(lines)
         name_targets(request, _made(first))
-        return StreamingResponse(
-            _told(request, first, lines), headers=_NO_STORE, media_type="application/x-ndjson"
-        )
+        told = _told(request, first, lines)
+        return DocumentResponse(told, "application/x-ndjson", _NO_STORE)
     outcome = await manager.life.import_document(
         who,
         data,
@@ -255,13 +255,14 @@ async def import_session(
 
 
 async def _told(
-    request: Request, first: dict[str, Any], rest: AsyncIterator[dict[str, Any]]
-) -> AsyncIterator[bytes]:
-    yield encode(first) + b"\n"
-    async for line in rest:
-        if made := _made(line):
-            name_more_targets(request, made)
-        yield encode(line) + b"\n"
+    request: Request, first: dict[str, Any], rest: AsyncGenerator[dict[str, Any]]
+) -> AsyncGenerator[bytes]:
+    async with aclosing(rest):
+        yield encode(first) + b"\n"
+        async for line in rest:
+            if made := _made(line):
+                name_more_targets(request, made)
+            yield encode(line) + b"\n"
 
 
 def _made(line: dict[str, Any]) -> list[str]:

@@ -1,9 +1,12 @@
 """Answers: JSON bytes. What is stored as JSON is joined, never parsed and encoded again."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Send
+from typing_extensions import override
 
 from app.domain.codec import encode
 from app.sessions.commands import Outcome
@@ -13,6 +16,25 @@ _HEADERS = {
     # Browsers keep what has an ETag and show it again: a session's state would be an old one.
     "Cache-Control": "no-store"
 }
+
+
+class DocumentResponse(StreamingResponse):
+    """Answers with what a generator gives, a piece at a time as the client takes them.
+
+    Owns the generator: closes it at the end, when it fails, and as soon as the client leaves, so
+    that nothing goes on working, or keeps anything, for an answer that nobody reads.
+    """
+
+    def __init__(
+        self, chunks: AsyncGenerator[bytes], media_type: str, headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(chunks, headers=headers, media_type=media_type)
+        self._chunks = chunks
+
+    @override
+    async def stream_response(self, send: Send) -> None:
+        async with aclosing(self._chunks):
+            await super().stream_response(send)
 
 
 def json_response(
@@ -30,22 +52,21 @@ def bytes_response(
 
 
 async def streamed(
-    chunks: AsyncIterator[bytes], headers: Mapping[str, str] | None = None
+    chunks: AsyncGenerator[bytes], headers: Mapping[str, str] | None = None
 ) -> Response:
     """Answers with encoded JSON that comes in pieces, so that memory holds one of them.
 
     The first is waited for: what is raised before it becomes an answer of its own.
     """
     first = await anext(chunks)
-    return StreamingResponse(
-        _from(first, chunks), headers={**_HEADERS, **(headers or {})}, media_type=JSON
-    )
+    return DocumentResponse(_from(first, chunks), JSON, {**_HEADERS, **(headers or {})})
 
 
-async def _from(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for chunk in rest:
-        yield chunk
+async def _from(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    async with aclosing(rest):
+        yield first
+        async for chunk in rest:
+            yield chunk
 
 
 def outcome_headers(outcome: Outcome) -> dict[str, str]:
@@ -59,16 +80,17 @@ def joined(name: str, items: Sequence[bytes], rest: Mapping[str, Any]) -> bytes:
 
 
 async def with_list(
-    value: Mapping[str, Any], name: str, pages: AsyncIterator[Sequence[bytes]]
-) -> AsyncIterator[bytes]:
+    value: Mapping[str, Any], name: str, pages: AsyncGenerator[Sequence[bytes]]
+) -> AsyncGenerator[bytes]:
     """Builds `{…value, "<name>": [items…]}` around pages of encoded items, a piece for each page.
 
     `value` is not empty.
     """
     before = b'%b,"%b":[' % (encode(value)[:-1], name.encode())
-    async for items in pages:
-        yield before + b",".join(items)
-        before = b","
+    async with aclosing(pages):
+        async for items in pages:
+            yield before + b",".join(items)
+            before = b","
     yield b"]}" if before == b"," else before + b"]}"
 
 

@@ -23,6 +23,10 @@ PAGE_BYTES_MAX = 4 * MiB
 """A page of messages or events ends early at about this size. A page is in memory a few times over
 (read, cut, joined, sent), and pages of several requests are at once."""
 
+BULK_PAGE_BYTES_MAX = 1 * MiB
+"""Bulk work (exports, forks, merges) goes through a session in pages of about this size. Decoded,
+written and encoded again a page takes some ten times as much, and several requests are at it."""
+
 METADATA_BYTES_MAX = 64 * KiB
 """`metadata` is returned in every list, so it is kept small."""
 

@@ -6,7 +6,8 @@ larger than one send, so that a session of any length costs the memory of one pa
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
@@ -28,7 +29,8 @@ class ExportSource:
     Attributes:
         session: The session in the contract's shape (API section 8).
         messages: Its messages in order, as pages of the contract's shape. The consumer goes on
-            only when a page has been written, so nothing is read ahead.
+            only when a page has been taken by whoever reads the document, so nothing is read
+            ahead; and closes it, however the document ends.
         summary: The saved summary, if there is one; written as it is.
         lineage: What the session's `parent` does not say (ancestors, merges); written as it is.
         include_metadata: Whether `metadata` and `extension_data` are written; in Markdown, the
@@ -38,7 +40,7 @@ class ExportSource:
     """
 
     session: JsonObject
-    messages: AsyncIterator[Sequence[JsonObject]]
+    messages: AsyncGenerator[Sequence[JsonObject]]
     summary: JsonObject | None = None
     lineage: JsonObject | None = None
     include_metadata: bool = True
@@ -90,23 +92,26 @@ class Exporter(ABC):
     @final
     async def stream(
         self, source: ExportSource, *, limiter: anyio.CapacityLimiter | None = None
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes]:
         """Gives the document in pieces of at most `SEND_BYTES_MAX`.
 
         What `source.messages` raises comes through and leaves the document without its end.
-        Closing the generator early leaves nothing behind.
+        Closing the generator early leaves nothing behind. While nobody takes the next piece, it
+        holds what was written of one page and nothing else.
 
         Args:
             source: What to write.
             limiter: Bounds the worker threads that encode; the default is the process-wide one.
         """
-        head = _head_of(source)
-        for piece in _pieces(await anyio.to_thread.run_sync(self.begin, head, limiter=limiter)):
-            yield piece
-        async for page in source.messages:
-            written = await anyio.to_thread.run_sync(self._add, source, page, limiter=limiter)
-            for piece in _pieces(written):
+        async with aclosing(source.messages) as pages:
+            head = _head_of(source)
+            for piece in _pieces(await anyio.to_thread.run_sync(self.begin, head, limiter=limiter)):
                 yield piece
+            async for page in pages:
+                written = await anyio.to_thread.run_sync(self._add, source, page, limiter=limiter)
+                del page
+                for piece in _pieces(written):
+                    yield piece
         for piece in _pieces(await anyio.to_thread.run_sync(self.end, limiter=limiter)):
             yield piece
 

@@ -4,12 +4,14 @@ The document's structure is this module's alone: one heading of level 1, one of 
 summary and for each message. What sessions hold goes through `markdown_text`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from typing_extensions import override
 
 from app.domain.codec import encode, encode_pretty
+from app.domain.limits import MiB
 from app.exporters.base import DocumentHead, Exporter, JsonObject
 from app.exporters.markdown_text import fenced, inline, quoted
 
@@ -24,16 +26,24 @@ _ROWS = (
 )
 
 
+HELD_BYTES_MAX = 4 * MiB
+"""What results that came before those of earlier calls of their message are held back for, as they
+are encoded; the usual order holds none. Beyond it they stand behind the message, with their ids."""
+
+
 class MarkdownExporter(Exporter):
-    """Writes CommonMark with GitHub's tables."""
+    """Writes CommonMark with GitHub's tables. Each result stands under its call."""
 
     format: ClassVar[str] = "markdown"
     media_type: ClassVar[str] = "text/markdown; charset=utf-8"
     suffix: ClassVar[str] = ".md"
 
     def __init__(self) -> None:
-        self._calling: JsonObject | None = None
+        # The calls of the last message that are not written yet, in order: at the first of them the
+        # result that came too early, or the next message, is waited for.
+        self._calls: deque[JsonObject] = deque()
         self._results: dict[str, JsonObject] = {}
+        self._held_bytes = 0
         self._with_metadata = True
 
     @override
@@ -55,36 +65,54 @@ class MarkdownExporter(Exporter):
         blocks: list[list[str]] = []
         for message in messages:
             if self._take_result(message):
-                continue
-            blocks += self._flush()
-            if message.get("tool_calls"):
-                # Held back until its results are there: each stands under its call.
-                self._calling = message
+                blocks += self._answered()
             else:
+                blocks += self._unanswered()
                 blocks += self._message(message)
         return _joined(blocks)
 
     @override
     def end(self) -> bytes:
-        return _joined(self._flush())
+        return _joined(self._unanswered())
 
     def _take_result(self, message: JsonObject) -> bool:
-        call_id = message.get("tool_call_id")
-        if message.get("role") != "tool" or self._calling is None or call_id in self._results:
+        """Tells whether a message is the result of a call that is not written yet; keeps it."""
+        call_id: Any = message.get("tool_call_id")
+        if message.get("role") != "tool" or call_id in self._results:
             return False
-        if not any(call["id"] == call_id for call in self._calling["tool_calls"]):
+        if all(call["id"] != call_id for call in self._calls):
             return False
-        self._results[str(call_id)] = message
+        if call_id != self._calls[0]["id"]:
+            self._held_bytes += len(encode(message))
+            if self._held_bytes > HELD_BYTES_MAX:
+                return False
+        self._results[call_id] = message
         return True
 
-    def _flush(self) -> list[list[str]]:
-        calling, results = self._calling, self._results
-        self._calling, self._results = None, {}
-        return [] if calling is None else self._message(calling, results)
+    def _answered(self) -> list[list[str]]:
+        """Gives the first calls that are still to be written, as far as their results are there."""
+        blocks: list[list[str]] = []
+        while self._calls and self._calls[0]["id"] in self._results:
+            blocks += self._next_call()
+        return blocks
 
-    def _message(
-        self, message: JsonObject, results: Mapping[str, JsonObject] | None = None
-    ) -> list[list[str]]:
+    def _unanswered(self) -> list[list[str]]:
+        """Gives all calls that are still to be written, with what results there are."""
+        blocks: list[list[str]] = []
+        while self._calls:
+            blocks += self._next_call()
+        return blocks
+
+    def _next_call(self) -> list[list[str]]:
+        call = self._calls.popleft()
+        result = self._results.get(call["id"])
+        if result is None:
+            return _call(call)
+        if all(later["id"] != call["id"] for later in self._calls):
+            del self._results[call["id"]]
+        return [*_call(call), *_result(result, "Result")]
+
+    def _message(self, message: JsonObject) -> list[list[str]]:
         heading = [str(message.get("role")).capitalize(), str(message.get("created_at") or "")]
         if message.get("status") == "incomplete":
             heading.append("incomplete")
@@ -94,12 +122,9 @@ class MarkdownExporter(Exporter):
         if message.get("role") == "tool":
             label = f"Result of {inline(str(message.get('tool_call_id')))}"
             return [*blocks, *_result(message, label)]
-        blocks += _content(message.get("content"))
-        for call in message.get("tool_calls") or ():
-            blocks += _call(call)
-            if results and call["id"] in results:
-                blocks += _result(results[call["id"]], "Result")
-        return blocks
+        self._calls.extend(message.get("tool_calls") or ())
+        self._results, self._held_bytes = {}, 0
+        return blocks + _content(message.get("content"))
 
 
 def _table(head: DocumentHead) -> Iterator[str]:

@@ -92,10 +92,8 @@ def _node(lines: list[str], lead: str, value: Any, indent: int, depth: int) -> N
     match value:
         case str() if "\n" in value and not _NOT_BLOCK.search(value) and not _HIDDEN.search(value):
             chomp = "" if value.endswith("\n") else "-"
-            blank = " " * (indent + 2)
             lines.append(f"{lead} |2{chomp}")
-            texts = value.removesuffix("\n").split("\n")
-            lines.extend(blank + text if text else "" for text in texts)
+            lines.append(_indented(value.removesuffix("\n"), " " * (indent + 2)))
         case dict() if value and depth < BLOCK_DEPTH_MAX:
             lines.append(lead)
             _mapping(lines, value, indent + 2, depth + 1)
@@ -105,6 +103,17 @@ def _node(lines: list[str], lead: str, value: Any, indent: int, depth: int) -> N
                 _item(lines, item, indent + 2, depth + 1)
         case _:
             lines.append(f"{lead} {_flow(value)}")
+
+
+def _indented(text: str, blank: str) -> str:
+    """Puts every line behind `blank`, but those that are empty; the first and last are not.
+
+    As a whole: short lines, each a string of its own, take fifty times what they hold.
+    """
+    empty = f"\n{blank}\n"
+    shown = blank + text.replace("\n", "\n" + blank)
+    # Twice: of several in a row each pass meets every other one.
+    return shown.replace(empty, "\n\n").replace(empty, "\n\n")
 
 
 def _flow(value: Any) -> str:

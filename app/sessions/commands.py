@@ -3,7 +3,7 @@
 JSON-shaped values (`dict`, and `bytes` of stored JSON) are in the contract's shapes.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -117,7 +117,7 @@ class SessionDetail(NamedTuple):
 
     session: dict[str, Any]
     etag: str
-    messages: AsyncIterator[list[bytes]] | None = None
+    messages: AsyncGenerator[list[bytes]] | None = None
 
 
 class SessionList(NamedTuple):

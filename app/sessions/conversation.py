@@ -3,7 +3,8 @@
 A summary stands for what it covers, which is not read; of the rest memory holds what is asked for.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from anyio import to_thread
@@ -16,7 +17,6 @@ from app.domain.messages import Message
 from app.domain.sessions import SessionHead
 from app.sessions.creation import history_page
 from app.sessions.pool import SessionPool
-from app.sessions.reading import event_seq
 from app.storage.base import SessionStore
 
 T = TypeVar("T")
@@ -129,7 +129,7 @@ def _messages_of(bodies: list[bytes]) -> list[Message]:
 
 async def resume(
     pool: SessionPool, caller: Caller, session_id: str, *, interactive: bool
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """Gives the one message that carries a conversation into a new context.
 
     It is `{"message": …}`, encoded, in pieces: a page of the conversation at a time is in memory.
@@ -151,12 +151,14 @@ async def resume(
     )
     begin, content, end = encode({"message": message.to_json()}).partition(b'"content":"')
 
-    async def pieces() -> AsyncIterator[bytes]:
+    async def pieces() -> AsyncGenerator[bytes]:
         yield begin + content
         glue = ""
-        async for part in _resumed(pool, head, summary, after, interactive=interactive):
-            yield _in_json(glue) + part
-            glue = _GLUE
+        parts = _resumed(pool, head, summary, after, interactive=interactive)
+        async with aclosing(parts):
+            async for part in parts:
+                yield _in_json(glue) + part
+                glue = _GLUE
         yield end
 
     return pieces()
@@ -169,7 +171,7 @@ async def _resumed(
     after: int,
     *,
     interactive: bool,
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """Gives the parts of the message's text, as they stand in a JSON string."""
     if summary is not None:
         yield _in_json(
@@ -177,12 +179,12 @@ async def _resumed(
             f"It is summarized below.\n\n{summary['summary']}"
         )
     title = "The turns since then:" if summary else "The conversation so far:"
-    while bodies := await history_page(pool, head, after=after, before=head.seq + 1):
+    while page := await history_page(pool, head, after=after, before=head.seq + 1):
         if title:
             yield _in_json(title)
             title = ""
-        yield await _decoded(_quoted, bodies)
-        after = event_seq(bodies[-1])
+        after = page[-1].seq
+        yield await _decoded(_quoted, [record.body for record in page])
     if not interactive:
         yield _in_json(_CONTINUE)
 

@@ -17,6 +17,7 @@ from app.domain.clock import format_ms
 from app.domain.codec import encode, to_line
 from app.domain.errors import Conflict, SessionExists, TooLarge
 from app.domain.events import Draft
+from app.domain.limits import BULK_PAGE_BYTES_MAX
 from app.domain.projections import fold
 from app.domain.sessions import SessionHead
 from app.sessions.access import check_made, id_taken, unknown_session
@@ -24,12 +25,13 @@ from app.sessions.commands import Idempotency, Outcome
 from app.sessions.idempotency import KeptAnswer, key_digest, note_line
 from app.sessions.live import LiveSession, Vanished
 from app.sessions.pool import SessionPool
+from app.storage.base import Record
 
 BULK_WORKERS_MAX = 2
 """Threads that encode and pack for bulk work: they must not starve the cold reads (R7)."""
 
 PAGE = 500
-"""Messages read and encoded at once."""
+"""Messages read and encoded at once, if they are small; see `BULK_PAGE_BYTES_MAX`."""
 
 _READ_TRIES = 10
 """How often a page is read again when files were exchanged under it."""
@@ -160,8 +162,8 @@ async def _publish(
 
 async def history_page(
     pool: SessionPool, head: SessionHead, *, after: int, before: int
-) -> list[bytes] | None:
-    """Reads the next message events of one life of a log; None at the end.
+) -> list[Record]:
+    """Reads the next message events of one life of a log; none at the end.
 
     Its files may be exchanged meanwhile (archived, restored, compacted): then it is read again.
 
@@ -170,13 +172,17 @@ async def history_page(
     """
     for _ in range(_READ_TRIES):
         try:
-            page = await pool.store.find(
-                head.id, head.epoch, "message", after=after, before=before, limit=PAGE
+            return await pool.store.find(
+                head.id,
+                head.epoch,
+                "message",
+                after=after,
+                before=before,
+                limit=PAGE,
+                max_bytes=BULK_PAGE_BYTES_MAX,
             )
         except Conflict:
             present = await pool.store.load(head.id)
             if present is None or present.epoch != head.epoch:
                 break
-            continue
-        return [record.body for record in page] or None
     raise unknown_session(head.id)

@@ -23,6 +23,7 @@ from app.sessions.creation import (
 )
 from app.sessions.pool import Decision, SessionPool
 from app.sessions.writing import view_of
+from app.storage.base import Record
 
 ANCESTORS_MAX = 250
 """Forks of forks this deep; each keeps its whole ancestor path. Deeper trees than that make would
@@ -230,13 +231,13 @@ async def _history(
     }
     yield [Draft("session_created", created)]
     after = parent.history_from
-    while bodies := await history_page(pool, parent, after=after, before=cut.seq + 1):
-        yield await to_thread.run_sync(_drafts_of, bodies, limiter=bulk_limiter)
-        after = decode(bodies[-1])["seq"]
+    while page := await history_page(pool, parent, after=after, before=cut.seq + 1):
+        yield await to_thread.run_sync(_drafts_of, page, limiter=bulk_limiter)
+        after = page[-1].seq
 
 
-def _drafts_of(bodies: list[bytes]) -> list[Draft]:
-    return [message_draft(Message.of(decode(body)["message"])) for body in bodies]
+def _drafts_of(page: list[Record]) -> list[Draft]:
+    return [message_draft(Message.of(decode(body)["message"])) for _, body in page]
 
 
 async def _tell_parent(

@@ -1,6 +1,6 @@
 """Import: documents as sessions, ours and other tools'."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -82,7 +82,7 @@ async def import_all(
     keep_id: bool,
     maker: Maker,
     idem: Idempotency | None,
-) -> AsyncIterator[dict[str, Any]]:
+) -> AsyncGenerator[dict[str, Any]]:
     """Begins to make a session of each conversation of a document, each by itself.
 
     Gives what became of one conversation after another: `{conversation, of, notes, session}`, or
@@ -94,7 +94,7 @@ async def import_all(
     """
     document = await _read(pool, data, format_name)
 
-    async def each() -> AsyncIterator[dict[str, Any]]:
+    async def each() -> AsyncGenerator[dict[str, Any]]:
         count = len(document.sessions)
         for number in range(1, count + 1):
             told: dict[str, Any] = {"conversation": number, "of": count}

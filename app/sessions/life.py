@@ -4,7 +4,7 @@ Archive, export and import, sharing, fork, merge, tree, summaries, statistics, c
 data. A part of the `SessionManager`, which owns what it works on.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -142,7 +142,7 @@ class SessionLife:
 
     def export_zip(
         self, caller: Caller, session_ids: list[str], options: ExportOptions
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes]:
         """Writes many sessions as a zip."""
         return transfer.export_zip(self._pool, caller, session_ids, options)
 
@@ -176,7 +176,7 @@ class SessionLife:
         format_name: str | None = None,
         keep_id: bool = False,
         idem: Idempotency | None = None,
-    ) -> AsyncIterator[dict[str, Any]]:
+    ) -> AsyncGenerator[dict[str, Any]]:
         """Begins to make a session of each conversation; see `importing.import_all`."""
         return await importing.import_all(
             self._pool,
@@ -294,7 +294,7 @@ class SessionLife:
 
     async def resume(
         self, caller: Caller, session_id: str, *, interactive: bool = True
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes]:
         """Gives `{"message": …}`, encoded and in pieces; see `conversation.resume`."""
         return await conversation.resume(self._pool, caller, session_id, interactive=interactive)
 

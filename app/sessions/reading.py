@@ -1,7 +1,7 @@
 """Reading a session's log in pages: stored lines are cut and joined, not parsed."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from app.domain.codec import decode
@@ -15,7 +15,6 @@ from app.sessions.pool import SessionPool
 from app.storage.base import Record, SessionStore
 
 _MESSAGE_MEMBER = b'"message":{'
-_EVENT_SEQ = re.compile(rb'\{"type":"[^"]*","seq":([0-9]+)')
 _MESSAGE_ID = re.compile(rb'"message_id":("(?:[^"\\]|\\.)*")')
 
 
@@ -70,16 +69,16 @@ async def message_page(
     )
 
 
-async def message_pages(pool: SessionPool, head: SessionHead) -> AsyncIterator[list[bytes]]:
+async def message_pages(pool: SessionPool, head: SessionHead) -> AsyncGenerator[list[bytes]]:
     """Reads all messages, a page at a time.
 
     Raises:
         NotFound: The session was deleted meanwhile.
     """
     after = head.history_from
-    while bodies := await history_page(pool, head, after=after, before=head.seq + 1):
-        yield [message_of(body) for body in bodies]
-        after = event_seq(bodies[-1])
+    while page := await history_page(pool, head, after=after, before=head.seq + 1):
+        yield [message_of(record.body) for record in page]
+        after = page[-1].seq
 
 
 def message_of(body: bytes) -> bytes:
@@ -173,13 +172,6 @@ async def event_page_descending(
             before = shown
             break
     return EventPage(bodies, f"{head.epoch}-{before}", has_more=before > 1)
-
-
-def event_seq(body: bytes) -> int:
-    """Reads an event's seq without decoding it: it is the second member."""
-    named = _EVENT_SEQ.match(body)
-    assert named is not None  # the gateway wrote it
-    return int(named[1])
 
 
 def event_type(body: bytes) -> str:

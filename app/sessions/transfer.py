@@ -2,7 +2,8 @@
 
 import io
 import zipfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from app.sessions.conversation import load_summary
 from app.sessions.creation import bulk_limiter, history_page
 from app.sessions.pool import SessionPool
 from app.sessions.writing import view_of
+from app.storage.base import Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +36,15 @@ class ExportOptions:
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A document on its way: what it is called (also as a `Content-Disposition`), and its bytes."""
+    """A document on its way: what it is called (also as a `Content-Disposition`), and its bytes.
+
+    Whoever takes the chunks closes them, also before their end; a document holds one page.
+    """
 
     file_name: str
     disposition: str
     media_type: str
-    chunks: AsyncIterator[bytes]
+    chunks: AsyncGenerator[bytes]
 
 
 async def export(
@@ -76,15 +81,18 @@ async def export(
 
 async def _message_pages(
     pool: SessionPool, head: SessionHead
-) -> AsyncIterator[list[dict[str, Any]]]:
+) -> AsyncGenerator[list[dict[str, Any]]]:
     after = head.history_from
-    while bodies := await history_page(pool, head, after=after, before=head.seq + 1):
-        yield await to_thread.run_sync(_messages_of, bodies, limiter=bulk_limiter)
-        after = decode(bodies[-1])["seq"]
+    while page := await history_page(pool, head, after=after, before=head.seq + 1):
+        after = page[-1].seq
+        decoding = to_thread.run_sync(_messages_of, page, limiter=bulk_limiter)
+        # Nothing of a page stays here while its reader is slow, nor what is made of it.
+        del page
+        yield await decoding
 
 
-def _messages_of(bodies: list[bytes]) -> list[dict[str, Any]]:
-    return [decode(body)["message"] for body in bodies]
+def _messages_of(page: list[Record]) -> list[dict[str, Any]]:
+    return [decode(body)["message"] for _, body in page]
 
 
 async def _count(pool: SessionPool, head: SessionHead, upto: int) -> int:
@@ -115,7 +123,8 @@ async def export_to_file(
         )
     document = await export(pool, caller, session_id, options)
     within = () if caller.user_id is None else ("users", folder_name(caller.user_id))
-    size = await ExportDirectory(root.expanduser(), within).write(path, document.chunks)
+    async with aclosing(document.chunks) as chunks:
+        size = await ExportDirectory(root.expanduser(), within).write(path, chunks)
     return {"path": path, "bytes": size}
 
 
@@ -124,7 +133,7 @@ ZIP_DISPOSITION = content_disposition("sessions.zip")
 
 async def export_zip(
     pool: SessionPool, caller: Caller, session_ids: list[str], options: ExportOptions
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """Writes many sessions as a zip, as it goes; those that fail are named in `errors.txt`."""
     buffer = ZipBuffer()
     archive = zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, allowZip64=True)
@@ -135,12 +144,14 @@ async def export_zip(
         except BambooError as error:
             failed.append(f"{session_id}: {error.detail} ({error.code})\n")
             continue
-        with archive.open(f"{number:04d}-{document.file_name}", "w", force_zip64=True) as file:
+        name = f"{number:04d}-{document.file_name}"
+        with archive.open(name, "w", force_zip64=True) as file:
             try:
-                async for chunk in document.chunks:
-                    await to_thread.run_sync(file.write, chunk, limiter=bulk_limiter)
-                    if data := buffer.take():
-                        yield data
+                async with aclosing(document.chunks) as chunks:
+                    async for chunk in chunks:
+                        await to_thread.run_sync(file.write, chunk, limiter=bulk_limiter)
+                        if data := buffer.take():
+                            yield data
             except BambooError as error:
                 failed.append(f"{session_id}: cut off: {error.detail} ({error.code})\n")
     if failed:

@@ -1,6 +1,6 @@
 """Sessions to export, and how: one document from pages of messages."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any
 
 from hypothesis import strategies as st
@@ -53,7 +53,7 @@ MESSAGES = [
 ]
 
 
-async def pages(messages: Sequence[dict[str, Any]], size: int = 3) -> AsyncIterator[Any]:
+async def pages(messages: Sequence[dict[str, Any]], size: int = 3) -> AsyncGenerator[Any]:
     for start in range(0, len(messages), size):
         yield messages[start : start + size]
 

@@ -1,5 +1,6 @@
 """The Markdown's structure is the exporter's alone, whatever a session holds."""
 
+from itertools import permutations
 from typing import Any
 
 import anyio
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from app.exporters.base import DocumentHead
+from app.exporters.markdown import MarkdownExporter
 from tests.exporters.documents import (
     CALL,
     MESSAGES,
@@ -244,3 +247,42 @@ async def test_nothing_hides(hidden: str):
 async def test_a_hostile_line_is_written_in_time_linear_to_its_length(text: str):
     with anyio.fail_after(60):
         assert await markdown(messages=[message(1, "user", text)])
+
+
+def exchange_in(order: tuple[int, ...], text: str = "out") -> list[Any]:
+    calls = [{"id": f"c-{n}", "name": "f", "arguments": {"n": n}} for n in range(len(order))]
+    results = [message(10 + n, "tool", f"{text} {n}", tool_call_id=f"c-{n}") for n in order]
+    asked = message(2, "assistant", "Looking.", tool_calls=calls)
+    return [message(1, "user", "Go."), asked, *results, message(99, "user", "Thanks.")]
+
+
+@pytest.mark.parametrize("order", list(permutations(range(4))))
+async def test_each_result_stands_under_its_call_in_whatever_order_they_come(order: Any):
+    assert await export("markdown", messages=exchange_in(order)) == await export(
+        "markdown", messages=exchange_in((0, 1, 2, 3))
+    )
+
+
+async def test_r11_results_that_come_in_order_are_not_held_back():
+    document = MarkdownExporter()
+    document.begin(DocumentHead(SESSION, None, None))
+    _, asked, *results, last = exchange_in((0, 1, 2), "x" * 100_000)
+    assert b"Looking." in document.add([asked])
+    for number, result in enumerate(results):
+        written = document.add([result])
+        assert written.count(b"**Tool call:**") == written.count(b"**Result:**") == 1
+        assert b" %d\n" % number in written
+    assert b"Tool call" not in document.add([last])
+
+
+async def test_r11_results_beyond_what_is_held_back_stand_behind_their_message(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("app.exporters.markdown.HELD_BYTES_MAX", 2_500)
+    text = (await export("markdown", messages=exchange_in((3, 2, 1, 0), "x" * 1_000))).decode()
+    # Two were held; the third was too much, so all that wait are written, and the rest by itself.
+    assert text.count("**Result:**") == 2
+    assert text.index("**Result of c-1:**") < text.index("**Result of c-0:**")
+    assert text.count("**Tool call:**") == 4
+    for number in range(4):
+        assert f"x {number}\n" in text

@@ -1,7 +1,7 @@
 """A document is streamed: in bounded pieces, in bounded memory, and not at all after a failure."""
 
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -40,7 +40,7 @@ async def test_a_session_without_messages_is_a_document_too(name: str):
 
 @pytest.mark.parametrize("name", ["json", "yaml"])
 async def test_a_failure_in_between_leaves_a_document_that_is_not_read(name: str):
-    async def failing() -> AsyncIterator[Any]:
+    async def failing() -> AsyncGenerator[Any]:
         yield MESSAGES[:2]
         raise OSError("disk")
 
@@ -69,7 +69,7 @@ async def test_a_hundred_thousand_messages_are_exported_in_bounded_memory(name: 
     count, page = 100_000, 500
     words = "Some words, `code`, and a second line.\nIt is here."
 
-    async def many() -> AsyncIterator[Any]:
+    async def many() -> AsyncGenerator[Any]:
         for start in range(0, count, page):
             yield [message(n, "user", words) for n in range(start, start + page)]
 
@@ -83,3 +83,41 @@ async def test_a_hundred_thousand_messages_are_exported_in_bounded_memory(name: 
         tracemalloc.stop()
     assert written > 8 * MiB
     assert peak < 4 * MiB
+
+
+@pytest.mark.parametrize("name", EXPORT_FORMATS)
+async def test_nothing_is_read_ahead_of_the_reader_and_the_pages_are_closed_with_it(name: str):
+    """R7, R11: a reader that stops costs what was written of one page."""
+    asked: list[int] = []
+
+    async def many() -> AsyncGenerator[Any]:
+        try:
+            for number in range(100):
+                asked.append(number)
+                yield [message(number, "user", "x" * SEND_BYTES_MAX * 2)]
+        finally:
+            asked.append(-1)
+
+    document = make_exporter(name).stream(ExportSource(SESSION, many()))
+    read = 0
+    while read < 3 * SEND_BYTES_MAX:
+        read += len(await anext(document))
+    assert asked == [0, 1]
+    await document.aclose()
+    assert asked == [0, 1, -1]
+
+
+@pytest.mark.parametrize("name", EXPORT_FORMATS)
+async def test_r11_a_message_of_many_short_lines_costs_a_few_times_its_size(name: str):
+    text = "x\n" * (MiB // 2)
+    parts = [{"type": "text", "text": text}]
+    messages = [message(1, "user", text), message(2, "user", parts)]
+    source = ExportSource(SESSION, pages(messages, 1))
+    tracemalloc.start()
+    try:
+        async for _ in make_exporter(name).stream(source):
+            pass
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 48 * MiB
