@@ -180,7 +180,8 @@ def _log_recovery(report: RecoveryReport) -> None:
         "quarantined": report.quarantined,
         "catalog_rebuilt": report.catalog_rebuilt,
         "new_epochs": report.new_epochs,
+        "mended_indexes": report.mended_indexes,
         "seconds": round(report.seconds, 3),
     }
-    bad = report.damaged or report.quarantined
+    bad = report.damaged or report.quarantined or report.mended_indexes
     (log.warning if bad else log.info)("recovered", **found)

@@ -56,6 +56,7 @@ def measure_recovery(report: RecoveryReport) -> Measures:
         "catalog_rebuilt": report.catalog_rebuilt,
         "damaged": len(report.damaged),
         "journal_records": report.journal_records,
+        "mended_indexes": report.mended_indexes,
         "new_epochs": report.new_epochs,
         "quarantined": len(report.quarantined),
         "replayed_events": report.replayed_events,

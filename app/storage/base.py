@@ -179,6 +179,8 @@ class RecoveryReport:
     quarantined: list[str] = field(default_factory=list)
     catalog_rebuilt: bool = False
     new_epochs: int = 0
+    # Sessions whose index of messages did not fit their log, as earlier gateways could leave it.
+    mended_indexes: int = 0
     seconds: float = 0.0
 
 

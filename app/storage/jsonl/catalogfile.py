@@ -5,7 +5,10 @@ has come, and syncs; only then are journal segments dropped. The last line of a 
 
     {"crc":"…","id":"s-1","epoch":…,"seq":…,"activity":…,"size":…,"marks":…,"snapshot":…,"head":{…}}
     {"crc":"…","gone":[<where a line of a deleted session begins>,…]}
-    {"crc":"…","checkpoint":<lsn>,"epoch":<the last one given>}
+    {"crc":"…","checkpoint":<lsn>,"epoch":<the last one given>,"format":2}
+
+The format says who has written last: without it (1) it was a gateway whose sidecars may not fit
+their logs, so the next start looks through all of them (`upgrading`).
 
 What stands behind the last checkpoint line is torn and does not count. Any line damaged before it
 makes the whole file untrustworthy, since nobody knows whose line it was: then the catalog is
@@ -33,6 +36,8 @@ from app.storage.listing import Origin, standing_of_json
 
 # Below this, rewriting would save nothing anybody notices.
 _SMALL_BYTES = 1024 * 1024
+# What this gateway writes; see the module.
+FORMAT = 2
 _HEAD = b'"head":'
 _GONE = b'"gone":'
 _CHECKPOINT = b'"checkpoint":'
@@ -93,6 +98,7 @@ class CatalogContents:
     lsn: int = 0
     last_epoch: int = 0
     torn_bytes: int = 0
+    format: int = FORMAT
     problem: str | None = None
 
 
@@ -171,6 +177,7 @@ class CatalogFile:
             elif "checkpoint" in shape:
                 contents.lsn = shape["checkpoint"]
                 contents.last_epoch = max(contents.last_epoch, shape["epoch"])
+                contents.format = shape.get("format", 1)
 
     def append(
         self, states: list[EntryState], deleted: list[str], lsn: int, last_epoch: int
@@ -191,7 +198,7 @@ class CatalogFile:
         gone = [place for name in deleted for place in self._places_of(name)]
         lines = [self._line_of(state) for state in states]
         said = [_line({"gone": [at for at, _ in gone]})] if gone else []
-        checkpoint = _line({"checkpoint": lsn, "epoch": last_epoch})
+        checkpoint = _checkpoint_line(lsn, last_epoch)
         data = b"".join([*lines, *said, checkpoint])
         self._write_at_end(data)
         for name in deleted:
@@ -309,7 +316,7 @@ class CatalogFile:
             OSError: The file is as it was.
         """
         lines = [self._line_of(state) for state in states]
-        self._last_checkpoint = _line({"checkpoint": lsn, "epoch": last_epoch})
+        self._last_checkpoint = _checkpoint_line(lsn, last_epoch)
         self._replace(b"".join([*lines, self._last_checkpoint]))
         self._note_lines(states, lines, 0)
 
@@ -399,6 +406,10 @@ def _entry_of(shape: dict[str, Any]) -> Entry:
 
 def _line(shape: dict[str, Any]) -> bytes:
     return codec.to_line(codec.encode(shape))
+
+
+def _checkpoint_line(lsn: int, last_epoch: int) -> bytes:
+    return _line({"checkpoint": lsn, "epoch": last_epoch, "format": FORMAT})
 
 
 def _is_blank(data: bytes, place: _Place) -> bool:

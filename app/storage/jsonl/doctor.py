@@ -153,6 +153,9 @@ class _Examination:
         if report.journal_records:
             count = report.journal_records
             self._find("note", "index", f"{count} records were not yet in the logs", "replayed")
+        if report.mended_indexes:
+            problem = f"the marks of {report.mended_indexes} sessions did not fit their logs"
+            self._find("warn", "index/marks", problem, "built again at their first use")
         for text in report.damaged:
             self._find("fail", text.partition(":")[0], text, "repaired under a new epoch")
 

@@ -2,16 +2,18 @@
 
 Only the sessions that the journal names are touched, so a start grows with what the last seconds
 before a crash wrote, and with reading the catalog; not with the number or size of logs. A catalog
-that cannot be trusted is rebuilt from all of them, which is slow, and said.
+that cannot be trusted is rebuilt from all of them, which is slow, and said. So is the first start
+on an earlier gateway's directory (see `upgrading`).
 """
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from app.domain.clock import Clock
+from app.domain.sessions import SessionHead
 from app.storage.base import RecoveryReport
 from app.storage.jsonl.catalog import Entry
-from app.storage.jsonl.catalogfile import CatalogContents, CatalogFile, EntryState
+from app.storage.jsonl.catalogfile import FORMAT, CatalogContents, CatalogFile, EntryState
 from app.storage.jsonl.files import FULL_ERRNOS, FileSystem
 from app.storage.jsonl.journal import JournalContents, JournalRecord, read_journal
 from app.storage.jsonl.lock import boot_id
@@ -19,6 +21,7 @@ from app.storage.jsonl.paths import Paths, file_name
 from app.storage.jsonl.quarantine import set_aside
 from app.storage.jsonl.rebuild import Rebuilder
 from app.storage.jsonl.replay import Replayer
+from app.storage.jsonl.upgrading import Upgrade
 
 
 @dataclass(slots=True)
@@ -95,13 +98,16 @@ class Recovery:
             if record.lsn > contents.lsn or contents.problem is not None:
                 by_session.setdefault(record.session, []).append(record)
         is_rebuilt = contents.problem is not None
+        is_former = contents.format < FORMAT
         if is_rebuilt:
             self._rebuild(by_session, contents.problem or "")
+        elif is_former:
+            self._upgrade()
         self._quarantine_journal(journal)
         for session_id, records in by_session.items():
             self._replay(session_id, records)
         self._sync_directories()
-        self._write_catalog(contents.lsn, is_rebuilt=is_rebuilt)
+        self._write_catalog(contents.lsn, is_anew=is_rebuilt or is_former)
         self._drop_journal(journal)
         report.clean = not journal.records and not contents.torn_bytes
         report.sessions = len(result.entries)
@@ -143,11 +149,21 @@ class Recovery:
                 self._last_epoch = max(self._last_epoch, entry.epoch)
                 self._adopt(entry)
 
+    def _upgrade(self) -> None:
+        """Looks through what an earlier gateway has left, whatever the number of sessions."""
+        upgrade = Upgrade(self._fs, self._paths)
+        for entry in self._result.entries.values():
+            if not upgrade.bring_up(entry, self._head_of(entry)):
+                self._result.report.mended_indexes += 1
+
+    def _head_of(self, entry: Entry) -> SessionHead | None:
+        return entry.own_head() if entry.is_at_hand else self._catalog_file.head_of(entry)
+
     def _adopt(self, entry: Entry) -> None:
         self._result.entries[entry.id] = entry
         self._changed[entry.id] = entry
         unfinished = self._result.unfinished
-        head = entry.own_head() if entry.is_at_hand else self._catalog_file.head_of(entry)
+        head = self._head_of(entry)
         if head is not None and (head.active or head.queue):
             unfinished.add(entry.id)
         else:
@@ -211,9 +227,9 @@ class Recovery:
             for path in self._paths.of_sessions():
                 self._fs.sync_directory(path)
 
-    def _write_catalog(self, covered_lsn: int, *, is_rebuilt: bool) -> None:
+    def _write_catalog(self, covered_lsn: int, *, is_anew: bool) -> None:
         result = self._result
-        if is_rebuilt:
+        if is_anew:
             states = [EntryState.of(entry) for entry in result.entries.values()]
             self._catalog_file.start_anew(states, result.lsn, self._last_epoch)
         elif self._changed or self._deleted or result.lsn != covered_lsn:

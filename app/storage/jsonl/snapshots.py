@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 from zlib import crc32
 
 from app.domain import codec
@@ -99,17 +100,52 @@ def read_snapshot_lines(fs: FileSystem, paths: Paths, name: str) -> Iterator[tup
 
 
 def is_whole(fs: FileSystem, paths: Paths, name: str) -> bool:
-    """Tells whether every line of the snapshot is intact, from the first to the end mark."""
+    """Tells whether every line of the snapshot is intact, and there once, up to the end mark."""
+    return _condition_of(fs, paths, name) == "whole"
+
+
+def take_out_doubles(fs: FileSystem, paths: Paths, name: str) -> None:
+    """Writes a snapshot that has lines twice anew, with each once; not one that is damaged.
+
+    Raises:
+        OSError: It is as it was.
+    """
+    remembered = read_snapshot_head(fs, paths, name)
+    if remembered is None or _condition_of(fs, paths, name) != "doubled":
+        return
+    aside, target = paths.aside / "snapshot", paths.snapshot_of(name)
+    write_snapshot(fs, aside, *remembered, _each_once(read_snapshot_lines(fs, paths, name)))
+    fs.rename(aside, target)
+    fs.sync_directory(target.parent)
+
+
+def _each_once(lines: Iterator[tuple[int, bytes]]) -> Iterator[bytes]:
+    last = 0
+    for seq, line in lines:
+        if seq > last:
+            yield line[:-1]
+            last = seq
+
+
+def _condition_of(
+    fs: FileSystem, paths: Paths, name: str
+) -> Literal["whole", "doubled", "damaged"]:
     lines = _lines_of(fs, paths.snapshot_of(name))
     if _head_of(next(lines, b"").removesuffix(b"\n")) is None:
-        return False
+        return "damaged"
+    last, has_doubles = 0, False
     for part in lines:
         if part == _END[1:]:
-            return next(lines, None) is None
+            if next(lines, None) is not None:
+                break
+            return "doubled" if has_doubles else "whole"
         line = part.removesuffix(b"\n").removesuffix(b",") + b"\n"
-        if seq_of(line) is None or not codec.is_intact(line):
-            return False
-    return False
+        seq = seq_of(line)
+        if seq is None or not codec.is_intact(line):
+            break
+        has_doubles = has_doubles or seq <= last
+        last = max(last, seq)
+    return "damaged"
 
 
 def _lines_of(fs: FileSystem, path: Path) -> Iterator[bytes]:

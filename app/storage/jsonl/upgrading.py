@@ -1,0 +1,65 @@
+"""What the first start on an earlier gateway's directory looks through, once.
+
+Earlier gateways could be killed in a moment that left a sidecar with some marks twice, or without
+some (see `Upkeep`: they took the catalog's state one turn of the loop late). Then messages stood
+twice, or were missing, wherever they are read by their marks. The logs were right all the time, so
+every sidecar of such a directory is built again at its first use; which ones did not fit is said,
+and what was made of those is made again.
+"""
+
+from dataclasses import dataclass
+
+from app.domain.sessions import SessionHead
+from app.storage.jsonl.catalog import Entry
+from app.storage.jsonl.files import FileSystem
+from app.storage.jsonl.marks import MarksFile, StaleMarksError
+from app.storage.jsonl.paths import Paths, file_name
+from app.storage.jsonl.snapshots import take_out_doubles
+
+
+@dataclass(slots=True)
+class Upgrade:
+    """See the module. Used in recovery, before any record is replayed."""
+
+    fs: FileSystem
+    paths: Paths
+
+    def bring_up(self, entry: Entry, head: SessionHead | None) -> bool:
+        """Has a session's sidecar built again; tells whether it did fit as it was.
+
+        Args:
+            entry: The session, as the catalog has it; bundles have right marks of their own.
+            head: Its head as of that.
+
+        Raises:
+            OSError: A file cannot be read, or a snapshot cannot be written.
+        """
+        if entry.bundle:
+            return True
+        fits = self._fits(entry, head)
+        entry.marks = -1
+        if not fits:
+            # A snapshot has the messages that the marks lead to.
+            take_out_doubles(self.fs, self.paths, file_name(entry.id))
+            entry.snapshot = 0
+        return fits
+
+    def _fits(self, entry: Entry, head: SessionHead | None) -> bool:
+        """Tells whether the marks rise, and lead to as many messages as the head counts."""
+        if entry.marks < 0 or head is None:
+            return True
+        path = self.paths.marks_of(file_name(entry.id))
+        messages, last = 0, -1
+        try:
+            marks = MarksFile(self.fs, path, entry.epoch, entry.marks)
+            try:
+                for seq, offset, _, kind in marks.blocks(0, entry.marks, reverse=False):
+                    if offset <= last:
+                        return False
+                    last = offset
+                    messages += kind == "message" and seq > head.history_from
+            finally:
+                marks.close()
+        except StaleMarksError:
+            return False
+        return messages == head.message_count

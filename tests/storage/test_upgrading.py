@@ -1,0 +1,159 @@
+"""Directories that an earlier gateway has left: opened as they are, looked through once, mended."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typing_extensions import override
+
+from app.domain import codec
+from app.storage.jsonl.catalogfile import FORMAT, CatalogFile, EntryState
+from app.storage.jsonl.files import FileSystem
+from app.storage.jsonl.paths import Paths
+from app.storage.jsonl.snapshots import is_whole
+from tests.storage.conftest import Opener
+from tests.storage.faults import FaultyFileSystem, abandon
+from tests.storage.test_doctor import check
+from tests.storage.test_handovers import found_in
+from tests.storage.writing import Writer, committed, complete, message, run_start, token
+
+MARK_BYTES = 32
+
+
+async def leave_three_sessions(
+    opener: Opener, data_dir: Path
+) -> dict[str, dict[str, list[object]]]:
+    """Leaves a directory as an earlier gateway would; gives what its sessions show."""
+    store = await opener()
+    shown: dict[str, dict[str, list[object]]] = {}
+    for name in ("whole", "marked", "packed"):
+        writer = Writer(name, store.next_epoch())
+        await committed(store, writer.commit(message("m1"), note="k1"))
+        await committed(store, writer.commit(run_start("run_1"), token("a")))
+        await committed(store, writer.commit(message("m2"), message("m3"), complete("run_1")))
+        await store.release(name)
+        shown[name] = await found_in(store, name)
+    await store.pack("packed", shown["packed"]["head"][0])  # type: ignore[arg-type]
+    await store.aclose()
+    say_by_whom(Paths(data_dir), 1)
+    return shown
+
+
+def say_by_whom(paths: Paths, number: int) -> None:
+    """Has the catalog say which gateway wrote last."""
+    file = CatalogFile(FileSystem(), paths, keeps_heads=True)
+    contents = file.load()
+    checkpoint = {"checkpoint": contents.lsn, "epoch": contents.last_epoch}
+    said = checkpoint if number == 1 else checkpoint | {"format": number}
+    with paths.catalog.open("ab") as catalog:
+        catalog.write(codec.to_line(codec.encode(said)))
+
+
+def count_marks(paths: Paths, name: str, added: int) -> None:
+    """Has the catalog count more marks, or fewer."""
+    file = CatalogFile(FileSystem(), paths, keeps_heads=True)
+    contents = file.load()
+    entry = contents.entries[name]
+    entry.marks += added
+    file.append([EntryState.of(entry)], [], contents.lsn, contents.last_epoch)
+    file.close()
+
+
+def double_marks(paths: Paths) -> None:
+    """As a replay on top of marks that were there: in the sidecar, and in the snapshot after it."""
+    sidecar = paths.marks_of("marked")
+    with sidecar.open("ab") as file:
+        file.write(sidecar.read_bytes()[-3 * MARK_BYTES :])
+    count_marks(paths, "marked", 3)
+    snapshot = paths.snapshot_of("marked")
+    head, *lines, end, rest = snapshot.read_bytes().split(b"\n")
+    doubled = [head, *lines[:-1], lines[-1] + b",", *lines[1:], end, rest]
+    snapshot.write_bytes(b"\n".join(doubled))
+    assert not is_whole(FileSystem(), paths, "marked")
+
+
+def lack_marks(paths: Paths) -> None:
+    """As a checkpoint that counted a log's bytes and not the marks in them."""
+    count_marks(paths, "marked", -2)
+
+
+def tear_marks(paths: Paths) -> None:
+    sidecar = paths.marks_of("marked")
+    sidecar.write_bytes(sidecar.read_bytes()[:-MARK_BYTES])
+
+
+@pytest.mark.parametrize("index_enabled", [True, False])
+@pytest.mark.parametrize("harm", [double_marks, lack_marks, tear_marks])
+async def test_marks_that_do_not_fit_are_found_once_mended_and_said(
+    opener: Opener, data_dir: Path, harm: Callable[[Paths], None], *, index_enabled: bool
+) -> None:
+    """R2: each message once, in pages as in the log."""
+    before = await leave_three_sessions(opener, data_dir)
+    harm(Paths(data_dir))
+    say_by_whom(Paths(data_dir), 1)
+    store = await opener(index_enabled=index_enabled)
+    report = store.report  # type: ignore[attr-defined]
+    assert (report.mended_indexes, report.new_epochs, report.quarantined) == (1, 0, [])
+    assert {name: await found_in(store, name) for name in ("whole", "marked")} == {
+        name: before[name] for name in ("whole", "marked")
+    }
+    await store.aclose()
+    assert check(data_dir) == []
+    again = await opener(index_enabled=index_enabled)
+    assert again.report.mended_indexes == 0  # type: ignore[attr-defined]
+    assert await found_in(again, "marked") == before["marked"]
+
+
+async def test_a_directory_that_is_in_order_opens_and_is_marked_as_looked_through(
+    opener: Opener, data_dir: Path
+) -> None:
+    before = await leave_three_sessions(opener, data_dir)
+    assert check(data_dir) == []
+    store = await opener()
+    assert store.report.mended_indexes == 0  # type: ignore[attr-defined]
+    assert {name: await found_in(store, name) for name in before} == before
+    await abandon(store)
+    contents = CatalogFile(FileSystem(), Paths(data_dir), keeps_heads=True).load()
+    assert contents.format == FORMAT
+
+
+async def test_a_session_that_is_only_looked_through_is_in_order_afterwards(
+    opener: Opener, data_dir: Path
+) -> None:
+    await leave_three_sessions(opener, data_dir)
+    double_marks(Paths(data_dir))
+    say_by_whom(Paths(data_dir), 1)
+    assert [finding.severity for finding in check(data_dir)] == ["warn", "warn"]
+    await (await opener()).aclose()
+    assert check(data_dir) == []
+
+
+async def test_doctor_mends_what_an_earlier_gateway_has_left(
+    opener: Opener, data_dir: Path
+) -> None:
+    before = await leave_three_sessions(opener, data_dir)
+    double_marks(Paths(data_dir))
+    say_by_whom(Paths(data_dir), 1)
+    assert [(one.subject, one.repaired) for one in check(data_dir, repair=True)] == [
+        ("index/marks", True)
+    ]
+    assert check(data_dir) == []
+    store = await opener()
+    assert await found_in(store, "marked") == before["marked"]
+
+
+async def test_a_later_start_looks_at_no_sidecar(opener: Opener, data_dir: Path) -> None:
+    """It grows with the number of sessions no more than the catalog does."""
+    opened: Counter[str] = Counter()
+
+    class Watching(FaultyFileSystem):
+        @override
+        def open(self, path: Path, flags: int) -> int:
+            opened[path.parent.name] += 1
+            return super().open(path, flags)
+
+    await leave_three_sessions(opener, data_dir)
+    await (await opener()).aclose()
+    await abandon(await opener(Watching()))
+    assert not {"marks", "events", "sessions"} & opened.keys()
