@@ -74,6 +74,7 @@ _COMPLETED[200]["headers"] = _STREAM["headers"] | {
             "session-expired",
             "run-active",
             "run-exists",
+            "message-exists",
             *NEW,
             "too-many-runs",
             "too-many-queued-runs",

@@ -29,7 +29,7 @@ from app.domain.callers import Caller
 from app.domain.clock import parse_ms
 from app.domain.codec import canonical
 from app.domain.errors import InvalidId, InvalidInput
-from app.domain.ids import check_connection_id, check_id
+from app.domain.ids import check_connection_id, check_id, message_cursor
 from app.domain.positions import parse_after
 from app.sessions.commands import Idempotency
 from app.sessions.manager import SessionManager, not_recovered
@@ -156,6 +156,20 @@ def checked_connection_id(text: str, loc: tuple[str, ...]) -> str:
         return check_connection_id(text)
     except InvalidId as error:
         raise _placed(error, loc) from error
+
+
+def checked_message_cursor(text: str | None, name: str) -> None:
+    """Checks a place in the history, as `message_cursor` reads it.
+
+    Raises:
+        InvalidId: It is none; `errors` says in which query parameter it stood.
+    """
+    if text is None:
+        return
+    try:
+        message_cursor(text)
+    except InvalidId as error:
+        raise _placed(error, ("query", name)) from error
 
 
 def checked_after(text: str | None) -> str | None:

@@ -15,7 +15,7 @@ from app.api.dependencies import (
     SentJson,
     SessionId,
     Who,
-    checked_id,
+    checked_message_cursor,
     idempotency,
 )
 from app.api.documents import (
@@ -38,7 +38,10 @@ from app.api.tickets import opening
 
 router = APIRouter(prefix="/api/v1", tags=["messages"], route_class=SessionRoute)
 
-_MessageId = Annotated[str | None, Query(description="A message id; it is not in the page itself.")]
+_Place = Annotated[
+    str | None,
+    Query(description="A message id, or a page's `next_cursor`; it is not in the page itself."),
+]
 
 _ADDED = answers(
     201,
@@ -82,8 +85,8 @@ async def list_messages(
     who: Who,
     session_id: SessionId,
     limit: Limit = PAGE,
-    before: _MessageId = None,
-    after: _MessageId = None,
+    before: _Place = None,
+    after: _Place = None,
     order: Order = "asc",
 ) -> Response:
     """Gives messages from the beginning, or with `order=desc` from the end.
@@ -93,9 +96,8 @@ async def list_messages(
     `after=<next_cursor>`, or with `order=desc` `before=<next_cursor>`. `stream_url` has the ticket,
     or the token of the link, that the page was asked for with.
     """
-    for name, message_id in (("before", before), ("after", after)):
-        if message_id is not None:
-            checked_id(message_id, "message id", ("query", name))
+    checked_message_cursor(before, "before")
+    checked_message_cursor(after, "after")
     page = await manager.messages(
         who, session_id, limit=limit, before=before, after=after, descending=order == "desc"
     )
@@ -122,6 +124,7 @@ async def list_messages(
             *WRITE,
             *KEYED,
             *TOOLS,
+            "message-exists",
             "event-too-large",
             "metadata-too-large",
         ),
@@ -135,7 +138,11 @@ async def add_messages(
     key: Key,
     sent: SentJson,
 ) -> Response:
-    """Adds one message or a list, all or nothing, without starting a run."""
+    """Adds one message or a list, all or nothing, without starting a run.
+
+    An id that the client names is new in the session: 409 `message-exists` otherwise. To send a
+    message again safely, use an `Idempotency-Key`.
+    """
     single = isinstance(body, MessageInput)
     messages = [body] if isinstance(body, MessageInput) else body
     outcome = await manager.add_messages(

@@ -80,6 +80,9 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "session-exists": Problem(
         409, "The session exists", "There is a session 's-1' already; choose another id."
     ),
+    "message-exists": Problem(
+        409, "The message exists", "The session has a message 'msg_1' already."
+    ),
     "session-closed": Problem(
         409, "The session is closed", "The session is closed and read-only; reopen it first."
     ),

@@ -171,6 +171,12 @@ class MessageAssembler:
                 assert_never(event)
         return [*drafts, Draft(event.type, fields)]
 
+    def is_making(self, message_id: str) -> bool:
+        """Tells whether a message of that id has begun and is not said yet."""
+        if self._pending is not None and self._pending.id == message_id:
+            return True
+        return self._order.holds(message_id)
+
     def replay(self, event: dict[str, Any]) -> None:
         """Takes up an event of this run as the log has it."""
         match event["type"]:

@@ -10,6 +10,7 @@
     ├── NotFound              name something that exists
     ├── Refused               wait for, or change, the state of the session or run
     │   ├── SessionExists
+    │   ├── MessageExists
     │   ├── SessionClosed
     │   ├── RunActive
     │   └── RunEnded
@@ -140,6 +141,12 @@ class SessionExists(Refused):
     """A session of that id is there already."""
 
     code = "session-exists"
+
+
+class MessageExists(Refused):
+    """The session has a message of that id: in its log, in the making, or waiting in its queue."""
+
+    code = "message-exists"
 
 
 class SessionClosed(Refused):

@@ -13,6 +13,7 @@ from app.domain.errors import InvalidId
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _USER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@|:+-]{0,127}")
 _CONNECTION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_SEQ_DIGITS_MAX = 15  # as stored lines have them: no log is longer
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 _RANDOM_BITS = 80
 
@@ -59,6 +60,18 @@ def check_connection_id(text: str) -> str:
     if _CONNECTION_ID.fullmatch(text) is None:
         raise InvalidId("A connection id is 1 to 128 characters of [A-Za-z0-9._-].")
     return text
+
+
+def message_cursor(text: str) -> tuple[str, int | None]:
+    """Reads a place in the history: a message id, or `<id>@<seq>` where the id stands twice.
+
+    Raises:
+        InvalidId: It is neither.
+    """
+    message_id, at, seq = text.partition("@")
+    if at and not (seq.isascii() and seq.isdigit() and len(seq) <= _SEQ_DIGITS_MAX):
+        raise InvalidId("A cursor of messages is a message id, or the `next_cursor` of a page.")
+    return check_id(message_id, "message id"), int(seq) if at else None
 
 
 class IdMaker:

@@ -165,6 +165,10 @@ class OrderedMessages:
         """Whether messages are held back."""
         return bool(self._held)
 
+    def holds(self, message_id: str) -> bool:
+        """Tells whether a message of that id is held back."""
+        return any(held.id == message_id for held in self._held)
+
     def put(self, message: Message) -> list[Message]:
         """Adds the next message; gives those that may be said now, in order."""
         self._held.append(message)

@@ -9,8 +9,9 @@ from app.domain.codec import decode
 from app.domain.errors import BambooError
 from app.domain.events import Cancelled, Draft
 from app.sessions.commands import RunWait
-from app.sessions.external import EXTERNAL, ExternalRuns
+from app.sessions.external import ExternalRuns
 from app.sessions.live import LiveSession, Vanished
+from app.sessions.making import EXTERNAL
 from app.sessions.pool import SessionPool
 from app.sessions.reading import find_run, last_of_run
 

@@ -32,13 +32,12 @@ from app.domain.projections import run_view
 from app.domain.sessions import ActiveRun
 from app.sessions.commands import Idempotency, Outcome
 from app.sessions.live import ExternalRun, LiveSession, Vanished
-from app.sessions.making import Maker, beginning, restored, run_is_new
+from app.sessions.making import EXTERNAL, Maker, beginning, restored
+from app.sessions.names import GivenNames
 from app.sessions.pool import Decision, SessionPool
 from app.sessions.reading import event_type, last_of_run
 
 log = structlog.get_logger(__name__)
-
-EXTERNAL = "external"
 
 
 def outside_event(value: Any) -> tuple[str | None, AgentEvent]:
@@ -126,8 +125,10 @@ class ExternalRuns:
             Refused: The session has a run of that id.
         """
         name = run_id or self._maker.run_id()
+        names = GivenNames(self._pool.store, self.hold, run_id)
 
         def decide(live: LiveSession) -> Decision:
+            names.check(live)
             head = live.head
             if self._pool.draining:
                 raise Draining("The gateway is shutting down; try again in a moment.")
@@ -145,9 +146,7 @@ class ExternalRuns:
             live.external = None
             return Decision(drafts, run_view(live.id, live.epoch, [event]))
 
-        return await self._pool.change(
-            caller, session_id, decide, idem=idem, prepare=run_is_new(self._pool.store, run_id)
-        )
+        return await self._pool.change(caller, session_id, decide, idem=idem, prepare=names.prepare)
 
     async def hold(self, live: LiveSession, run_ids: set[str]) -> None:
         """Makes ready for events of external runs: their messages in the making are at hand.

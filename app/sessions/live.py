@@ -53,6 +53,9 @@ class Runner(Protocol):
     def abandon(self) -> None:
         """The session is gone; end without a word."""
 
+    def is_making(self, message_id: str) -> bool:
+        """Whether a message of that id has begun and is not said yet."""
+
 
 class ExternalRun:
     """What this process holds of an open external run: its messages in the making.
@@ -117,6 +120,7 @@ class LiveSession:
         streaming_keys: Digests of keys whose streamed request is at work, and what says its end.
         keys: Answers kept for idempotency keys.
         users: Calls at work in this session; it stays in memory for them.
+        waiting_message_ids: Of each queued run the ids of its input; what is missing is in the log.
         last_used: When it last had one, on the monotonic clock.
         gone: Deleted, or never came to be.
     """
@@ -130,6 +134,7 @@ class LiveSession:
         "_exists",
         "_flying",
         "_flying_since",
+        "_id_watchers",
         "_max_event_bytes",
         "_open_gate",
         "_reload_wanted",
@@ -153,6 +158,7 @@ class LiveSession:
         "streaming_keys",
         "tally",
         "users",
+        "waiting_message_ids",
     )
 
     def __init__(
@@ -183,6 +189,7 @@ class LiveSession:
         self.users = 0
         self.last_used = clock.monotonic()
         self.gone = False
+        self.waiting_message_ids: dict[str, frozenset[str]] = {}
         self.tally = tally
         self._store = store
         self._clock = clock
@@ -196,6 +203,7 @@ class LiveSession:
         self._counted: Callable[[LiveSession], None] | None = None
         self._run_waiters: dict[str, list[Callable[[], None]]] = {}
         self._change_waiters: list[Callable[[], None]] = []
+        self._id_watchers: list[Callable[[str], None]] = []
 
     # -- deciding ---------------------------------------------------------------------------
 
@@ -381,6 +389,26 @@ class LiveSession:
 
         return forget
 
+    def on_message_id(self, call: Callable[[str], None]) -> Callable[[], None]:
+        """Calls back with the id of each message from now on, at its decision; gives what ends it.
+
+        At once with those whose decision is not durable yet, and also with those of input that is
+        queued.
+        """
+        for batch in (self._flying, self._batch):
+            if batch is not None and batch.extras is not None:
+                for mark in batch.extras.marks:
+                    if mark.kind == "message":
+                        call(mark.key)
+        self._id_watchers.append(call)
+        return lambda: self._id_watchers.remove(call)
+
+    def is_making(self, message_id: str) -> bool:
+        """Tells whether a run is making a message of that id; an external one has to be held."""
+        if self.external is not None and self.external.assembler.is_making(message_id):
+            return True
+        return self.run is not None and self.run.is_making(message_id)
+
     def on_change(self, call: Callable[[], None]) -> Callable[[], None]:
         """Calls back once at the next durable event; gives what takes it back."""
         self._change_waiters.append(call)
@@ -436,6 +464,7 @@ class LiveSession:
             self.head = head
             self.keys.forget()
             self.external = None
+            self.waiting_message_ids = {}
             self._count()
             if head.seq != self.durable_seq:
                 self._catch_up()
@@ -476,9 +505,21 @@ class LiveSession:
         offset, extras = self._batch.size, self._batch.with_extras()
         if kind == "message":
             extras.marks.append(Mark("message", fields["message_id"], place, offset))
+            self._tell_ids(fields["message_id"])
         elif kind in _MARKED_RUN_TYPES:
             extras.marks.append(Mark("run", fields["run_id"], place, offset))
+            if kind == "run_queued":
+                ids = frozenset(message["id"] for message in fields["messages"])
+                self.waiting_message_ids[fields["run_id"]] = ids
+                self._tell_ids(*ids)
+            else:
+                self.waiting_message_ids.pop(fields["run_id"], None)
         extras.notable.append((kind, fields.get("run_id"), place))
+
+    def _tell_ids(self, *message_ids: str) -> None:
+        for call in self._id_watchers:
+            for message_id in message_ids:
+                call(message_id)
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, _Batch()

@@ -4,8 +4,6 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from itertools import count
 from typing import Any
 
-import anyio
-
 from app.agents.base import Agent
 from app.domain.assembly import MessageAssembler, message_draft
 from app.domain.callers import Caller
@@ -13,7 +11,6 @@ from app.domain.clock import Clock, format_ms
 from app.domain.codec import decode
 from app.domain.errors import (
     InvalidInput,
-    Refused,
     SessionClosed,
     SessionExists,
     SessionExpired,
@@ -28,6 +25,9 @@ from app.sessions.commands import Idempotency, NewMessage, NewSession, Outcome
 from app.sessions.live import LiveSession
 from app.settings import Settings
 from app.storage.base import SessionStore
+
+EXTERNAL = "external"
+"""The agent of runs whose events a program outside posts."""
 
 
 class Maker:
@@ -168,36 +168,6 @@ def beginning(
         # Only a run that never waited has it: a queued one begins at its `run_queued`.
         fields["position"] = position
     return [*(message_draft(message, run_id) for message in messages), Draft("run_start", fields)]
-
-
-def run_is_new(
-    store: SessionStore, run_id: str | None
-) -> Callable[[LiveSession], Awaitable[None]] | None:
-    """Gives what refuses a client's run id that any run of the session has, or had."""
-    if run_id is None:
-        return None
-
-    async def prepare(live: LiveSession) -> None:
-        if live.is_unborn:
-            return
-        ended = anyio.Event()
-        # Asked for before looking: a run that begins and ends in between is not missed. One
-        # that has not ended is in the head, where the decision looks.
-        forget = live.on_run_end(run_id, ended.set)
-        try:
-            found = await store.find(live.id, live.epoch, "run", key=run_id, limit=1)
-        finally:
-            forget()
-        if found or ended.is_set():
-            raise run_exists(run_id)
-        await live.ready()
-
-    return prepare
-
-
-def run_exists(run_id: str) -> Refused:
-    """The answer to a run id that is taken."""
-    return Refused(f"The session has a run {run_id!r} already.", code="run-exists")
 
 
 async def restored(

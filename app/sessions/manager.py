@@ -39,11 +39,12 @@ from app.sessions.commands import (
 from app.sessions.compaction import Compaction
 from app.sessions.connections import Connection, check_within
 from app.sessions.ending import Endings
-from app.sessions.external import EXTERNAL, ExternalRuns
+from app.sessions.external import ExternalRuns
 from app.sessions.life import SessionLife
 from app.sessions.live import Vanished
-from app.sessions.making import Agents, Maker
+from app.sessions.making import EXTERNAL, Agents, Maker
 from app.sessions.measures import measure
+from app.sessions.names import GivenNames
 from app.sessions.pool import SessionPool
 from app.sessions.reading import (
     event_page,
@@ -270,11 +271,15 @@ class SessionManager:
         """Appends messages, all or none, without starting a run.
 
         Raises:
+            MessageExists: The session has a message of an id that the caller names.
+            InvalidInput: Two of them have the same id.
             Refused: Tool calls are open and these are not their results, or the other way round.
         """
+        ids = [message.id for message in messages]
+        names = GivenNames(self._store, self._external.hold, message_ids=ids)
         made = [self._maker.new_message(message) for message in messages]
         close = self._maker.close_passed_over
-        return await writing.add_messages(self._pool, caller, session_id, made, close, idem)
+        return await writing.add_messages(self._pool, caller, session_id, made, names, close, idem)
 
     async def events(
         self,

@@ -277,6 +277,8 @@ class SessionPool:
                         self.check_writable(live.head, closed_too=closed_too)
                     if prepare is not None:
                         await prepare(live)
+                        if digest is not None and not self._is_first(live, digest):
+                            continue
                     try:
                         decision = decide(live)
                     except BambooError as refusal:
@@ -292,6 +294,10 @@ class SessionPool:
                     return await self._commit(live, decision, idem, digest)
             except Vanished:
                 continue
+
+    def _is_first(self, live: LiveSession, digest: str) -> bool:
+        """Tells whether a key still has no answer, after something was waited for."""
+        return live.keys.is_loaded and live.keys.get(digest, self.clock.now_ms()) is None
 
     async def _commit(
         self,

@@ -7,9 +7,8 @@ from app.domain.callers import GATEWAY
 from app.domain.errors import BambooError, NotFound
 from app.domain.limits import RECOVERY_CONCURRENCY
 from app.domain.sessions import ActiveRun
-from app.sessions.external import EXTERNAL
 from app.sessions.live import LiveSession, Vanished
-from app.sessions.making import Maker, restored
+from app.sessions.making import EXTERNAL, Maker, restored
 from app.sessions.pool import SessionPool
 from app.sessions.runs import end_interrupted
 

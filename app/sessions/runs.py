@@ -110,6 +110,10 @@ class RunTask:
         self._ending = True
         self._scope.cancel()
 
+    def is_making(self, message_id: str) -> bool:
+        """Tells whether a message of that id has begun and is not said yet."""
+        return self._assembler.is_making(message_id)
+
     def leave(self) -> None:
         """Waits no longer for an agent that was cancelled."""
         self._foreign.leave()

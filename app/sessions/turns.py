@@ -31,17 +31,10 @@ from app.observability.tracing import Parent, here
 from app.sessions.access import own
 from app.sessions.commands import Chat, Idempotency, Outcome
 from app.sessions.conversation import agent_messages
-from app.sessions.external import EXTERNAL, ExternalRuns
+from app.sessions.external import ExternalRuns
 from app.sessions.live import LiveSession, Vanished
-from app.sessions.making import (
-    Agents,
-    Maker,
-    beginning,
-    created_draft,
-    restored,
-    run_exists,
-    run_is_new,
-)
+from app.sessions.making import EXTERNAL, Agents, Maker, beginning, created_draft, restored
+from app.sessions.names import GivenNames
 from app.sessions.pool import Decision, SessionPool
 from app.sessions.runs import RunTask
 
@@ -74,25 +67,27 @@ class Turns:
         Raises:
             Forbidden: It names another user for a session that is to be created.
             NotFound: There is a session of that id, and the caller may not see it.
-            InvalidInput: An unknown agent, or a run id that is taken.
+            InvalidInput: An unknown agent, or two messages with the same id.
+            MessageExists: The session has a message of an id that the caller names.
             RunActive: The session is busy and `on_busy` says reject.
-            Refused: Tool calls are open and these are not their results, or the other way round.
+            Refused: The run id is taken, or tool calls are open and these are not their results, or
+                the other way round.
             LimitReached: `max_queued_runs` wait already.
             Draining: The gateway is shutting down.
         """
         chat = replace(chat, session=own(caller, chat.session))
         agent = self._agents.named(chat.agent)
         run_id = chat.run_id or self._maker.run_id()
-
-        run_is_free = run_is_new(self._pool.store, chat.run_id)
+        ids = [message.id for message in chat.messages]
+        names = GivenNames(self._pool.store, self._external.hold, chat.run_id, ids)
 
         async def prepare(live: LiveSession) -> None:
             if live.head.seq and chat.session.id is None:
                 raise SessionExists(f"There is a session {live.id!r} already.")
-            if run_is_free is not None:
-                await run_is_free(live)
+            await names.prepare(live)
 
         def decide(live: LiveSession) -> Decision:
+            names.check(live)
             return self._decide_chat(live, chat, agent, run_id)
 
         async def begin(session_id: str) -> Outcome:
@@ -120,8 +115,6 @@ class Turns:
                 f"The session is executing the run {active_id!r}.",
                 extra={"active_run_id": active_id},
             )
-        if run_id in (active_id, *(queued.run_id for queued in head.queue)):
-            raise run_exists(run_id)
         position = str(head.position)
         messages = [self._maker.new_message(given) for given in chat.messages]
         drafts: list[Draft] = []

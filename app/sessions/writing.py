@@ -23,6 +23,7 @@ from app.sessions.access import id_taken, own
 from app.sessions.commands import Idempotency, NewSession, Outcome
 from app.sessions.live import LiveSession
 from app.sessions.making import created_draft
+from app.sessions.names import GivenNames
 from app.sessions.pool import Decision, SessionPool
 
 _BYTES_MAX = {"metadata": METADATA_BYTES_MAX, "extension_data": EXTENSION_DATA_BYTES_MAX}
@@ -182,15 +183,14 @@ async def add_messages(
     caller: Caller,
     session_id: str,
     messages: list[Message],
+    names: GivenNames,
     close: Callable[[str], Message] | None,
     idem: Idempotency | None,
 ) -> Outcome:
     """Appends messages; see `SessionManager.add_messages`. `close` is that of `in_order`."""
-    named = [message.id for message in messages]
-    if len(set(named)) != len(named):
-        raise InvalidInput("Two messages of the list have the same id.", code="invalid-id")
 
     def decide(live: LiveSession) -> Decision:
+        names.check(live)
         head = live.head
         if head.active and head.open_calls:
             # They are at work in the run, and their results will come from there.
@@ -201,4 +201,4 @@ async def add_messages(
         position = f"{live.epoch}-{live.head.seq + len(drafts)}"
         return Decision(drafts, {"messages": shapes, "position": position})
 
-    return await pool.change(caller, session_id, decide, idem=idem)
+    return await pool.change(caller, session_id, decide, idem=idem, prepare=names.prepare)

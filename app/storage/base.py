@@ -364,6 +364,18 @@ class SessionStore(ABC):
         """
 
     @abstractmethod
+    async def keys_in_use(
+        self, session_id: str, epoch: int, kind: MarkKind, keys: Collection[str]
+    ) -> set[str]:
+        """Gives those of the keys that a line of this kind is marked with.
+
+        Costs one scan of the marks, not of the log, however many keys are asked for.
+
+        Raises:
+            Conflict: No such session of that epoch.
+        """
+
+    @abstractmethod
     async def pack(self, session_id: str, epoch: int) -> None:
         """Compresses the log of a session that has been archived.
 

@@ -6,7 +6,7 @@ timing (an answer is never given from within the call), so tests use it instead 
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -209,6 +209,13 @@ class MemoryStore(SessionStore):
             mark.kind == kind and after < mark.seq and (before is None or mark.seq < before)
             for mark, _ in self._session(session_id, epoch).marks
         )
+
+    @override
+    async def keys_in_use(
+        self, session_id: str, epoch: int, kind: MarkKind, keys: Collection[str]
+    ) -> set[str]:
+        session = self._session(session_id, epoch)
+        return {mark.key for mark, _ in session.marks if mark.kind == kind and mark.key in keys}
 
     @override
     async def pack(self, session_id: str, epoch: int) -> None:

@@ -183,6 +183,26 @@ def test_messages_are_added_whole_and_read_from_either_end(
     assert [message["id"] for message in whole["messages"]] == ids
 
 
+def test_a_message_id_is_taken_once(api: httpx.Client, session_id: str) -> None:
+    path = f"/sessions/{session_id}/messages"
+    body = {"id": "mine", "role": "user", "content": "x"}
+    headers = {"Idempotency-Key": "mine"}
+    assert api.post(path, json=body, headers=headers).status_code == 201
+    problem = refused(api.post(path, json=body), 409, "message-exists")
+    assert problem["message_id"] == "mine"
+    assert "mine" in problem["detail"]
+    refused(api.post(path, json=[{"role": "user", "content": "y"}, body]), 409, "message-exists")
+    chat = {"session_id": session_id, "message": body}
+    refused(api.post("/chat", json=chat), 409, "message-exists")
+    again = api.post(path, json=body, headers=headers)
+    assert (again.status_code, again.headers["Idempotency-Replayed"]) == (201, "true")
+    twice = [body | {"id": "new"}, body | {"id": "new"}]
+    refused(api.post(path, json=twice), 422, "invalid-id")
+    refused(api.post("/chat", json=chat | {"message": twice}), 422, "invalid-id")
+    refused(api.get(path, params={"after": "mine@"}), 422, "invalid-id")
+    assert len(api.get(path).json()["messages"]) == 1
+
+
 def test_repeated_messages_are_added_once(api: httpx.Client, session_id: str) -> None:
     path = f"/sessions/{session_id}/messages"
     headers = {"Idempotency-Key": "say-it"}

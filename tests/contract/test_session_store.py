@@ -65,6 +65,7 @@ async def test_an_unknown_session_is_none_or_a_conflict(store: SessionStore) -> 
     for ask in (
         store.read("nobody", 1, 0, limit=1, max_bytes=1),
         store.find("nobody", 1, "message"),
+        store.keys_in_use("nobody", 1, "message", {"m"}),
         store.delete("nobody", 1),
     ):
         assert isinstance(await refused(ask), Conflict)
@@ -219,6 +220,12 @@ async def test_marked_lines_are_found_by_name_range_and_direction(
         assert names(inner) == ["m2", "m1"]
         assert names(await seen.find("s-1", epoch, "message", key="m7")) == ["m7"]
         assert await seen.find("s-1", epoch, "message", key="m77") == []
+        wanted = {f"m{number}" for number in range(15, 25)} | {"run_5", "key3"}
+        used = {f"m{number}" for number in range(15, 20)}
+        assert await seen.keys_in_use("s-1", epoch, "message", wanted) == used
+        assert await seen.keys_in_use("s-1", epoch, "run", wanted) == {"run_5"}
+        assert await seen.keys_in_use("s-1", epoch, "note", wanted) == {"key3"}
+        assert await seen.keys_in_use("s-1", epoch, "message", set()) == set()
         run = await seen.find("s-1", epoch, "run", key="run_5")
         assert [codec.decode(record.body)["type"] for record in run] == ["run_start", "complete"]
         [note] = await seen.find("s-1", epoch, "note", key="key3")

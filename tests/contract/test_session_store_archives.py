@@ -51,6 +51,7 @@ async def look(store: SessionStore, writer: Writer) -> list[object]:
     seen.append(await store.find(name, epoch, "message", reverse=True, limit=3))
     seen.append(await store.find(name, epoch, "message", after=100, before=300, limit=5))
     seen.append(await store.find(name, epoch, "message", key="a17"))
+    seen.append(await store.keys_in_use(name, epoch, "message", {"a17", "a18", "none"}))
     seen.append(await store.find(name, epoch, "note", key="k5"))
     seen.append(await store.find(name, epoch, "run", key="run_39"))
     return seen

@@ -2,7 +2,7 @@
 
 import asyncio
 from abc import update_abstractmethods
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import anyio
@@ -243,6 +243,15 @@ class FaultyStore(SessionStore):
         before: int | None = None,
     ) -> int:
         return await self.inner.count_marks(session_id, epoch, kind, after=after, before=before)
+
+    @override
+    async def keys_in_use(
+        self, session_id: str, epoch: int, kind: MarkKind, keys: Collection[str]
+    ) -> set[str]:
+        used: set[str] = await self._gated(
+            "keys_in_use", lambda: self.inner.keys_in_use(session_id, epoch, kind, keys)
+        )
+        return used
 
     @override
     async def pack(self, session_id: str, epoch: int) -> None:

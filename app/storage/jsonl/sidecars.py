@@ -6,7 +6,7 @@ whether what he read still holds.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from threading import Lock
 
@@ -20,6 +20,7 @@ from app.storage.jsonl.marks import (
     ENTRY_BYTES,
     MarksFile,
     StaleMarksError,
+    digest_of,
     digests_of,
     marks_of_lines,
     pack_header,
@@ -208,6 +209,30 @@ class Sidecars:
             return marks.count_of(search.kind, first, last) + sum(
                 offset < size and search.admits(mark.seq, mark.kind) for mark, offset in pending
             )
+        finally:
+            marks.close()
+            view.close()
+
+    def keys_in_use(self, log: Log, size: int, kind: MarkKind, keys: Collection[str]) -> set[str]:
+        """Gives those of the keys that a line before the byte `size` is marked with.
+
+        Raises:
+            StaleMarksError, DamagedError, LogReplacedError, FileNotFoundError: See `find`.
+        """
+        view, marks, pending = self._open(log, size)
+        try:
+            used = {
+                mark.key
+                for mark, offset in pending
+                if mark.kind == kind and mark.key in keys and offset < size
+            }
+            digests = {digest_of(key): key for key in keys}
+            for seq, offset, digest, entry_kind in marks.named(digests, reverse=False):
+                if entry_kind == kind and offset < size and digests[digest] not in used:
+                    search = Search(kind, digests[digest], 0, 1 << 62, 1, 1 << 62, reverse=False)
+                    if _verified(view, seq, offset, search, None) is not None:
+                        used.add(digests[digest])
+            return used
         finally:
             marks.close()
             view.close()

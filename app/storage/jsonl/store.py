@@ -8,7 +8,7 @@ import asyncio
 import random
 import resource
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -376,7 +376,7 @@ class JsonlStore(SessionStore):
         if limit <= 0:
             self._entry(session_id, epoch)
             return Found()
-        return await self._search(session_id, epoch, self._sidecars.find, search)
+        return await self._by_marks(session_id, epoch, partial(self._sidecars.find, search=search))
 
     @override
     async def count_marks(
@@ -390,20 +390,22 @@ class JsonlStore(SessionStore):
     ) -> int:
         end = _NO_END if before is None else before
         search = Search(kind, None, after, end, limit=0, max_bytes=0, reverse=False)
-        return await self._search(session_id, epoch, self._sidecars.count, search)
+        return await self._by_marks(session_id, epoch, partial(self._sidecars.count, search=search))
 
-    async def _search(
-        self,
-        session_id: str,
-        epoch: int,
-        look: Callable[[Log, int, Search], T],
-        search: Search,
-    ) -> T:
+    @override
+    async def keys_in_use(
+        self, session_id: str, epoch: int, kind: MarkKind, keys: Collection[str]
+    ) -> set[str]:
+        look = partial(self._sidecars.keys_in_use, kind=kind, keys=keys)
+        return await self._by_marks(session_id, epoch, look)
+
+    async def _by_marks(self, session_id: str, epoch: int, look: Callable[[Log, int], T]) -> T:
+        """Gives what `look` finds by a log's marks, which are built again where they do not fit."""
         suspected = False
         while True:
             entry = self._entry(session_id, epoch)
             try:
-                return await self._look(entry, look, search)
+                return await self._look(entry, look)
             except OutdatedError:
                 await self._exchanged()
             except _DAMAGE as damage:
@@ -414,15 +416,15 @@ class JsonlStore(SessionStore):
                 await self._mend(entry)
                 raise Conflict(_NO_SUCH_SESSION, head=None) from damage
 
-    async def _look(self, entry: Entry, look: Callable[[Log, int, Search], T], search: Search) -> T:
+    async def _look(self, entry: Entry, look: Callable[[Log, int], T]) -> T:
         for _ in range(_REBUILDS_MAX):
             log = self._table.current(entry)
             version = log.marks_version
             try:
-                return await self._reading(look, log, entry.size, search)
+                return await self._reading(look, log, entry.size)
             except StaleMarksError:
                 await self._rebuild_marks(entry, log.generation, version)
-        return await self._reading(look, self._table.current(entry), entry.size, search)
+        return await self._reading(look, self._table.current(entry), entry.size)
 
     async def _rebuild_marks(self, entry: Entry, generation: int, version: int) -> None:
         log = await self._committer.send(lambda: self._table.pin(entry.id, entry.epoch))
