@@ -63,7 +63,7 @@ def check_connection_id(text: str) -> str:
 
 
 def message_cursor(text: str) -> tuple[str, int | None]:
-    """Reads a place in the history: a message id, or `<id>@<seq>` where the id stands twice.
+    """Read a place in the history: a message id, or a page's `next_cursor`, `<id>@<seq>`.
 
     Raises:
         InvalidId: It is neither.

@@ -1,7 +1,12 @@
 """Messages: what was said, in the contract's shape."""
 
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from itertools import count
 from typing import Any, Literal
+
+from app.domain.codec import canonical
 
 Role = Literal["system", "user", "assistant", "tool"]
 Status = Literal["complete", "incomplete"]
@@ -46,9 +51,38 @@ class Message:
         """Reads a message back from its stored shape; unknown members are left out."""
         return Message(**{name: shape[name] for name in Message.__slots__ if name in shape})
 
+    def says_the_same(self, other: "Message") -> bool:
+        """Tells whether both say the same, whatever an export has left out around it."""
+        ours = (self.role, self.content, self.tool_calls, self.tool_call_id)
+        return ours == (other.role, other.content, other.tool_calls, other.tool_call_id)
+
+    def renamed(self, taken: Container[str]) -> "Message":
+        """Gives the message an id that is not taken; the same one for the same message."""
+        shape = self.to_json()
+        for again in count():
+            seed = canonical([shape, again])
+            name = "msg_" + sha256(seed).hexdigest()[:26]
+            if name not in taken:
+                return replace(self, id=name)
+        raise AssertionError  # `count` has no end
+
     @property
     def text(self) -> str:
         """The words alone: the string, or the text parts joined."""
         if isinstance(self.content, str):
             return self.content
         return "".join(part.get("text", "") for part in self.content if part["type"] == "text")
+
+
+def distinct(messages: Iterable[Message]) -> list[Message]:
+    """Gives each later message with an id that an earlier one has a derived id of its own.
+
+    A session has each id once; logs and documents from before that was checked may have doubles.
+    """
+    found: list[Message] = []
+    seen: set[str] = set()
+    for message in messages:
+        one = message.renamed(seen) if message.id in seen else message
+        seen.add(one.id)
+        found.append(one)
+    return found

@@ -49,7 +49,8 @@ class ImportedSession:
             `created_at`, `metadata`, `extension_data`. `id` where the document has a legal one.
             From our own formats it is what was written, so `user_id`, `parent`, `usage`,
             `position`, `updated_at` and the like are there too; who imports decides which count.
-        messages: In the contract's shape, complete, in order; ids are legal and unique.
+        messages: In the contract's shape, complete, in order; ids are legal, and in our own
+            formats may stand twice: sessions of earlier versions took an id again.
         summary: The saved summary, as written by an export.
         lineage: The ancestors and merges, as written by an export.
     """

@@ -87,9 +87,8 @@ def _errors(value: dict[str, Any], counted: bool) -> Iterator[_Error]:
     count = value.get("message_count")
     if count != len(messages) and (counted or count is not None):
         yield ["message_count"], f"is not the number of messages, {len(messages)}: it may be cut"
-    seen: set[str] = set()
     for index, message in enumerate(messages):
-        for loc, msg in _message_errors(message, seen):
+        for loc, msg in _message_errors(message):
             yield ["messages", index, *loc], msg
 
 
@@ -123,17 +122,12 @@ def _data_errors(session: dict[str, Any]) -> Iterator[_Error]:
             yield from _bounded(session[name], [name], bytes_max)
 
 
-def _message_errors(message: Any, seen: set[str]) -> Iterator[_Error]:
+def _message_errors(message: Any) -> Iterator[_Error]:
     if not isinstance(message, dict):
         yield [], "is an object"
         return
-    message_id: Any = message.get("id")
-    if not _is_id(message_id):
+    if not _is_id(message.get("id")):
         yield ["id"], "is not a message id"
-    elif message_id in seen:
-        yield ["id"], "stands twice"
-    else:
-        seen.add(message_id)
     yield from _member_errors(message)
     yield from _bounded(message, [], None)
 

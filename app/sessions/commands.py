@@ -130,7 +130,7 @@ class SessionList(NamedTuple):
 
 
 class MessagePage(NamedTuple):
-    """A page of messages, as JSON objects; `next_cursor` is the last message's id."""
+    """A page of messages, as JSON objects; `next_cursor` names the last one's place in the log."""
 
     messages: list[bytes]
     next_cursor: str | None

@@ -134,7 +134,7 @@ async def _message_before(
 async def _named(pool: SessionPool, parent: SessionHead, wanted: Fork) -> tuple[int, str]:
     store = pool.store
     if wanted.message_id is not None:
-        # Of those said again by a merge, the one that counts is the last.
+        # Of several with one id, as a merge says them again, the one that counts is the last.
         found = await store.find(
             parent.id, parent.epoch, "message", key=wanted.message_id, limit=1, reverse=True
         )

@@ -12,7 +12,7 @@ from app.domain.clock import parse_ms
 from app.domain.errors import BambooError, InvalidId, InvalidInput
 from app.domain.events import COUNT_MAX, Draft
 from app.domain.ids import check_id
-from app.domain.messages import Message
+from app.domain.messages import Message, distinct
 from app.domain.sessions import SESSION_TYPES
 from app.domain.tool_order import settled
 from app.exporters.imported import ImportedDocument, ImportedSession, Note
@@ -143,7 +143,8 @@ async def _make(
         lambda: _settled(imported, at_end=not is_own),
         limiter=bulk_limiter,
     )
-    told = [note.to_json() for note in (*notes, *closed)]
+    imported, renamed = await to_thread.run_sync(_distinct, imported, limiter=bulk_limiter)
+    told = [note.to_json() for note in (*notes, *closed, *renamed)]
     user_id = owner_of_copy(caller, imported.session.get("user_id"))
     history = History(
         pages=lambda epoch: _history(imported, user_id, epoch),
@@ -171,6 +172,24 @@ def _settled(imported: ImportedSession, *, at_end: bool) -> tuple[ImportedSessio
         summary = summary | {"covers_messages": kept[min(covered, len(kept)) - 1]}
     shapes = [message.to_json() for message in messages]
     return replace(imported, messages=shapes, summary=summary), [closing_note(added)]
+
+
+def _distinct(imported: ImportedSession) -> tuple[ImportedSession, list[Note]]:
+    """Gives messages whose id stands twice ids of their own: a session has each id once."""
+    if len({shape["id"] for shape in imported.messages}) == len(imported.messages):
+        return imported, []
+    messages = distinct(map(Message.of, imported.messages))
+    shapes = [message.to_json() for message in messages]
+    renamed = [
+        old["id"]
+        for old, new in zip(imported.messages, shapes, strict=True)
+        if old["id"] != new["id"]
+    ]
+    more = f" and {len(renamed) - 3} more" if len(renamed) > 3 else ""
+    said = (
+        f"with an id that stands before, now with one of their own: {', '.join(renamed[:3])}{more}"
+    )
+    return replace(imported, messages=shapes), [Note("messages", said)]
 
 
 def closing_note(added: list[Message]) -> Note:

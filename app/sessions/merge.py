@@ -1,7 +1,8 @@
 """Merge: the messages of one session into another, each once.
 
-What both already share (the same message ids, by fork or by an earlier merge) is left out, so
-merging again adds nothing. The whole is one commit of the target; the source stays as it is.
+What both already share (the same messages under the same ids, by fork or by an earlier merge) is
+left out, so merging again adds nothing. Another message under an id that the target has gets an id
+derived from it. The whole is one commit of the target; the source stays as it is.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from app.domain.callers import Caller
 from app.domain.codec import decode
 from app.domain.errors import InvalidInput, RunActive, TooLarge
 from app.domain.events import Draft, Usage
-from app.domain.messages import Message
+from app.domain.messages import Message, distinct
 from app.domain.sessions import SessionHead
 from app.domain.tool_order import open_after, settled, still_open
 from app.sessions.commands import Idempotency, Outcome
@@ -136,20 +137,7 @@ def _drafts(
     theirs: list[Message],
     wanted: Merge,
 ) -> list[Draft]:
-    known = {message.id for message in ours}
-    new = [message for message in theirs if message.id not in known]
-    said, replaces = new, False
-    match wanted.strategy:
-        case "append":
-            pass
-        case "interleave":
-            said, replaces = _in_time_order(ours, new), bool(new and ours)
-        case "replace":
-            same = [message.id for message in ours] == [message.id for message in theirs]
-            said, replaces = ([], False) if same else (theirs, True)
-    if said[: len(ours)] == ours and ours:
-        # Nothing has another place than before: it need not be said again.
-        said, replaces = said[len(ours) :], False
+    said, replaces = _said(ours, theirs, wanted)
     before = next(
         (one for one in reversed(target.merged_from) if one["session_id"] == source.id), None
     )
@@ -192,6 +180,49 @@ def _drafts(
         source_ref["counted_usage"] = counted.to_json()
     check_sizes(fields)
     return [Draft("session_merged", fields), *(message_draft(message) for message in said)]
+
+
+def _said(ours: list[Message], theirs: list[Message], wanted: Merge) -> tuple[list[Message], bool]:
+    """Gives the messages to be said, and whether they replace the target's."""
+    new = _not_shared(ours, theirs)
+    said, replaces = new, False
+    match wanted.strategy:
+        case "append":
+            pass
+        case "interleave":
+            said, replaces = _in_time_order(ours, new), bool(new and ours)
+        case "replace":
+            theirs = distinct(theirs)
+            said, replaces = ([], False) if _are_the_same(ours, theirs) else (theirs, True)
+    if said[: len(ours)] == ours and ours:
+        # Nothing has another place than before: it need not be said again.
+        return said[len(ours) :], False
+    return (distinct(said), True) if replaces else (said, False)
+
+
+def _not_shared(ours: list[Message], theirs: list[Message]) -> list[Message]:
+    """Gives what the target does not have yet, each under an id that it can have there."""
+    known: dict[str, list[Message]] = {}
+    for message in ours:
+        known.setdefault(message.id, []).append(message)
+    new: list[Message] = []
+    for message in theirs:
+        same_id = known.get(message.id, [])
+        if any(message.says_the_same(one) for one in same_id):
+            continue
+        one = message.renamed(()) if same_id else message
+        if same_id and one.id in known:
+            continue  # an earlier merge brought it
+        known.setdefault(one.id, []).append(one)
+        new.append(one)
+    return new
+
+
+def _are_the_same(ours: list[Message], theirs: list[Message]) -> bool:
+    return len(ours) == len(theirs) and all(
+        one.id == other.id and one.says_the_same(other)
+        for one, other in zip(ours, theirs, strict=True)
+    )
 
 
 def _check_answered(open_calls: list[str], said: list[Message]) -> None:

@@ -6,13 +6,14 @@ from typing import Any
 
 from app.domain.codec import decode
 from app.domain.errors import InvalidCursor, NotFound
+from app.domain.ids import message_cursor
 from app.domain.limits import PAGE_BYTES_MAX, SCAN_BYTES_MAX
 from app.domain.projections import run_view
 from app.domain.sessions import SessionHead
 from app.sessions.commands import EventPage, MessagePage, RunList
 from app.sessions.creation import history_page
 from app.sessions.pool import SessionPool
-from app.storage.base import Record, SessionStore
+from app.storage.base import Found, Record, SessionStore
 
 _MESSAGE_MEMBER = b'"message":{'
 _MESSAGE_ID = re.compile(rb'"message_id":("(?:[^"\\]|\\.)*")')
@@ -40,15 +41,20 @@ async def message_page(
     after: str | None,
     descending: bool,
 ) -> MessagePage:
-    """Reads a page of messages, by message id, from either end.
+    """Reads a page of messages, from either end.
+
+    `before` and `after` are those of `domain.ids.message_cursor`. Of several messages with one id,
+    `after` means the last and `before` the first, so that whoever names the end of his page goes on
+    in any case.
 
     Raises:
         NotFound: `before` or `after` names no message of this session.
     """
-    first = head.history_from
+    first, last = head.history_from, head.seq + 1
     if after is not None:
-        first = max(first, await _seq_of_message(store, head, after))
-    last = await _seq_of_message(store, head, before) if before is not None else head.seq + 1
+        first = await _seq_of_message(store, head, after, last=True)
+    if before is not None:
+        last = await _seq_of_message(store, head, before, last=False)
     shown = await store.find(
         head.id,
         head.epoch,
@@ -62,7 +68,7 @@ async def message_page(
     begin = head.active.before_seq if head.active else head.seq
     return MessagePage(
         messages=[message_of(record.body) for record in shown],
-        next_cursor=_message_id(shown[-1].body) if shown.has_more else None,
+        next_cursor=_cursor_of(shown[-1]) if shown.has_more else None,
         has_more=shown.has_more,
         position=str(head.position),
         stream_url=f"/api/v1/stream/{head.id}?after={head.epoch}-{begin}",
@@ -86,14 +92,39 @@ def message_of(body: bytes) -> bytes:
     return body[body.index(_MESSAGE_MEMBER) + len(_MESSAGE_MEMBER) - 1 : -1]
 
 
-def _message_id(body: bytes) -> str:
-    named = _MESSAGE_ID.search(body)
+def _cursor_of(record: Record) -> str:
+    """Return what the next page goes on from: by its seq, since an id may stand twice."""
+    named = _MESSAGE_ID.search(record.body)
     assert named is not None  # every message event has it, before the message itself
-    return str(decode(named[1]))
+    return f"{decode(named[1])}@{record.seq}"
 
 
-async def _seq_of_message(store: SessionStore, head: SessionHead, message_id: str) -> int:
-    found = await store.find(head.id, head.epoch, "message", key=message_id, limit=1, reverse=True)
+async def _seq_of_message(
+    store: SessionStore, head: SessionHead, cursor: str, *, last: bool
+) -> int:
+    """Find the message that a cursor names: of several with its id the last one, or the first.
+
+    Raises:
+        NotFound: There is none.
+    """
+    message_id, seq = message_cursor(cursor)
+    if seq is None:
+        found = await store.find(
+            head.id,
+            head.epoch,
+            "message",
+            key=message_id,
+            after=head.history_from,
+            limit=1,
+            reverse=last,
+        )
+    else:
+        # By its place: that costs the same in a history of any length.
+        after = max(head.history_from, seq - 1)
+        found = await store.find(
+            head.id, head.epoch, "message", after=after, before=seq + 1, limit=1
+        )
+        found = Found(record for record in found if _cursor_of(record) == cursor)
     if not found:
         raise NotFound(f"No message {message_id!r} in this session.", code="message-not-found")
     return found[0].seq
