@@ -11,11 +11,13 @@ from app.domain.callers import Caller
 from app.domain.codec import decode
 from app.domain.errors import BambooError, InvalidInput, NotFound
 from app.domain.events import Draft
+from app.domain.limits import BULK_PAGE_BYTES_MAX
 from app.domain.messages import Message
 from app.domain.sessions import SessionHead
 from app.sessions.access import owner_of_copy
 from app.sessions.commands import Idempotency, Outcome
 from app.sessions.creation import (
+    PAGE,
     History,
     bulk_limiter,
     create_whole,
@@ -23,7 +25,7 @@ from app.sessions.creation import (
 )
 from app.sessions.pool import Decision, SessionPool
 from app.sessions.writing import view_of
-from app.storage.base import Record
+from app.storage.base import Record, SessionStore
 
 ANCESTORS_MAX = 250
 """Forks of forks this deep; each keeps its whole ancestor path. Deeper trees than that make would
@@ -140,17 +142,28 @@ async def _named(pool: SessionPool, parent: SessionHead, wanted: Fork) -> tuple[
         )
         record = found[0] if found else None
     else:
-        index = wanted.message_index or 0
-        record, after = None, parent.history_from
-        while page := await store.find(parent.id, parent.epoch, "message", after=after, limit=1000):
-            if index < len(page):
-                record = page[index]
-                break
-            index -= len(page)
-            after = page[-1].seq
+        record = await _at_index(store, parent, wanted.message_index or 0)
     if record is None or record.seq <= parent.history_from:
         raise NotFound("The session has no such message.", code="message-not-found")
     return record.seq, decode(record.body)["message_id"]
+
+
+async def _at_index(store: SessionStore, parent: SessionHead, index: int) -> Record | None:
+    """Gives the message with so many before it; reads those, and nothing behind it."""
+    after = parent.history_from
+    while page := await store.find(
+        parent.id,
+        parent.epoch,
+        "message",
+        after=after,
+        limit=min(index + 1, PAGE),
+        max_bytes=BULK_PAGE_BYTES_MAX,
+    ):
+        if index < len(page):
+            return page[index]
+        index -= len(page)
+        after = page[-1].seq
+    return None
 
 
 async def _whole_exchange(
@@ -165,7 +178,13 @@ async def _whole_exchange(
     after = seq
     while open_calls:
         page = await pool.store.find(
-            parent.id, parent.epoch, "message", after=after, before=parent.seq + 1, limit=50
+            parent.id,
+            parent.epoch,
+            "message",
+            after=after,
+            before=parent.seq + 1,
+            limit=50,
+            max_bytes=BULK_PAGE_BYTES_MAX,
         )
         if not page:
             return await _message_before(pool, parent, called_at) or (called_at - 1, None)
@@ -192,6 +211,7 @@ async def _open_calls(pool: SessionPool, parent: SessionHead, seq: int) -> tuple
         after=parent.history_from,
         before=before,
         limit=50,
+        max_bytes=BULK_PAGE_BYTES_MAX,
         reverse=True,
     ):
         for record in page:

@@ -10,11 +10,12 @@ from typing_extensions import override
 from app.domain.errors import StorageFailed
 from app.domain.limits import BULK_PAGE_BYTES_MAX
 from app.sessions.commands import NewMessage
+from app.sessions.fork import Fork
 from app.sessions.transfer import ExportOptions
 from app.storage.base import Found
 from app.storage.factory import make_store
 from tests.life.faults import NthFault
-from tests.life.talk import say, talk
+from tests.life.talk import ids, say, talk
 from tests.support.clocks import FakeClock
 from tests.support.gateways import ME, Gateway, gateway, settings_of
 
@@ -111,3 +112,26 @@ async def test_an_export_that_fails_at_any_page_has_no_end(gate: Gateway, store:
         break
     assert failed >= MESSAGES * MESSAGE_BYTES // BULK_PAGE_BYTES_MAX
     assert b"".join(pieces) == whole
+
+
+async def test_a_fork_reads_each_message_once_in_pages_of_bytes(
+    gate: Gateway, store: Pages
+) -> None:
+    await gate.manager.life.fork(ME, "s", Fork(new_id="c"))
+    sizes = store.of_messages()
+    # The last message is looked at twice more: where to cut, and whether it calls tools.
+    assert_in_pieces(sizes[2:])
+    assert await ids(gate, "c") == await ids(gate, "s")
+
+
+async def test_a_fork_at_an_index_reads_no_more_than_lies_before_it(
+    gate: Gateway, store: Pages
+) -> None:
+    for index in (0, 1, 12):
+        store.sizes.clear()
+        await gate.manager.life.fork(ME, "s", Fork(new_id=f"c{index}", message_index=index))
+        sizes = store.of_messages()
+        assert max(sizes) <= BULK_PAGE_BYTES_MAX
+        # To find it, to look at its tool calls, and to copy what lies before it.
+        assert sum(sizes) <= 3 * (index + 1) * (MESSAGE_BYTES + 1_000)
+        assert await ids(gate, f"c{index}") == (await ids(gate, "s"))[: index + 1]
