@@ -134,13 +134,18 @@ class Settings(BaseSettings):
         True, description="Keeps the list index in memory; off, lists read the catalog file."
     )
     idle_timeout_seconds: float = Field(
-        300, gt=0, description="A session without run, reader or call for so long leaves memory."
+        300,
+        gt=0,
+        description="A session without run or call for so long leaves memory; its streams stay.",
     )
     disconnect_retention_seconds: float = Field(
         3600, gt=0, description="For so long an ended connection is remembered for `/reconnect`."
     )
     max_active_sessions: int = Field(
-        1000, ge=1, description="How many sessions are held in memory at once; all busy: 503."
+        1000,
+        ge=1,
+        description="How many sessions are held in memory at once; all busy with a run or a call: "
+        "503. Open streams need no place.",
     )
     delta_retention_seconds: float = Field(
         3600, ge=0, description="For so long the deltas of an ended run are kept at least."

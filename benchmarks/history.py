@@ -308,6 +308,7 @@ async def _make_sessions(store: Any, clock: Any, numbers: range) -> None:
 
 async def _new_session(store: Any, clock: Any, number: int) -> Any:
     from app.domain.sessions import SessionHead
+    from app.sessions.channel import Channel
     from app.sessions.commands import NewSession
     from app.sessions.idempotency import KeyLedger
     from app.sessions.live import LiveSession
@@ -318,6 +319,7 @@ async def _new_session(store: Any, clock: Any, number: int) -> Any:
     head = SessionHead(session_id, store.next_epoch())
     live = LiveSession(
         head,
+        Channel(head, {}, lambda _: None),
         store,
         clock,
         Tally(()),

@@ -116,8 +116,8 @@ async def _due(pool: SessionPool, caller: Caller, before_ms: int | None) -> list
 
 
 def _is_due(pool: SessionPool, head: SessionHead, before_ms: int | None) -> bool:
-    live = pool.get(head.id)
-    if head.active or head.queue or (live is not None and live.connections):
+    channel = pool.channel(head.id)
+    if head.active or head.queue or (channel is not None and channel.connections):
         return False
     if before_ms is not None:
         return head.last_activity_at < before_ms

@@ -38,7 +38,7 @@ class EndedRun(NamedTuple):
 
 
 class Source(Protocol):
-    """What a connection needs of its session."""
+    """What a connection needs of its session's channel."""
 
     id: str
     epoch: int
@@ -46,14 +46,10 @@ class Source(Protocol):
     durable_seq: int
     queue: EventQueue
     last_run: EndedRun | None
-    tally: Tally
     gone: bool
 
     def lost(self) -> None:
         """The log is not the one that was opened; look again."""
-
-    def on_run_end(self, run_id: str, call: Callable[[], None]) -> Callable[[], None]:
-        """Calls back when the run has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +65,7 @@ class Start:
     reset: Literal["unknown_position", "epoch_changed"] | None = None
 
 
-def choose_start(live: Source, request: StreamRequest) -> Start:
+def choose_start(channel: Source, request: StreamRequest) -> Start:
     """Picks the position where a stream begins (API section 4).
 
     Raises:
@@ -78,27 +74,27 @@ def choose_start(live: Source, request: StreamRequest) -> Start:
     candidates: list[Position] = []
     malformed = False
     if request.after is not None:
-        candidates.append(parse_after(request.after, live.epoch))
+        candidates.append(parse_after(request.after, channel.epoch))
     if request.from_start:
-        candidates.append(Position(live.epoch, 0))
+        candidates.append(Position(channel.epoch, 0))
     if request.last_event_id:
         position = parse_position(request.last_event_id)
         if position is None:
             malformed = True
         else:
             candidates.append(position)
-    active = live.head.active
+    active = channel.head.active
     # What has been decided but is not durable yet must not be skipped: begin at what is.
-    fresh = min(active.before_seq if active else live.durable_seq, live.durable_seq)
+    fresh = min(active.before_seq if active else channel.durable_seq, channel.durable_seq)
     if malformed:
         return Start(fresh, "unknown_position")
     if not candidates:
         return Start(fresh)
-    current = [position.seq for position in candidates if position.epoch == live.epoch]
+    current = [position.seq for position in candidates if position.epoch == channel.epoch]
     if not current:
         return Start(fresh, "epoch_changed")
     latest = max(current)
-    if latest > live.durable_seq:
+    if latest > channel.durable_seq:
         return Start(fresh, "unknown_position")
     return Start(latest)
 
@@ -128,15 +124,16 @@ class Connection:
         "_heartbeat_due",
         "_on_close",
         "_store",
+        "_tally",
         "_waiter",
         "caller",
         "cancel_slow",
+        "channel",
         "cursor",
         "ended_by",
         "heartbeat_events",
         "id",
         "is_slow",
-        "live",
         "opened_at",
         "quiet_ticks",
         "remote_address",
@@ -154,9 +151,10 @@ class Connection:
     def __init__(
         self,
         connection_id: str,
-        live: Source,
+        channel: Source,
         store: SessionStore,
         clock: Clock,
+        tally: Tally,
         start: Start,
         request: StreamRequest,
         caller: Caller,
@@ -164,8 +162,8 @@ class Connection:
     ) -> None:
         self.id = connection_id
         self.caller = caller
-        self.live = live
-        self.session_id = live.id
+        self.channel = channel
+        self.session_id = channel.id
         self.cursor = self.written_from = start.cursor
         self.reset = start.reset
         self.heartbeat_events = request.heartbeat_events
@@ -183,6 +181,7 @@ class Connection:
         self.quiet_ticks = 0
         self._heartbeat_due = False
         self._store = store
+        self._tally = tally
         self._on_close = on_close
         self._greeted = False
         self._goodbye: str | None = None
@@ -202,7 +201,7 @@ class Connection:
             if self.stop_seq is not None and self.cursor >= self.stop_seq:
                 self.ended_by = "complete"
                 break
-            taken = self.live.queue.take(self.cursor, self.stop_seq)
+            taken = self.channel.queue.take(self.cursor, self.stop_seq)
             begin = self.cursor
             if taken is None:
                 chunk = await self._read()
@@ -242,7 +241,7 @@ class Connection:
             return False
         if self.stop_seq is not None:
             return False
-        queue = self.live.queue
+        queue = self.channel.queue
         taken = queue.take(self.cursor)
         if taken is None or not self.send_now(taken[0]):
             return False
@@ -256,10 +255,6 @@ class Connection:
             self._goodbye = reason
             self._goodbye_after_rest = after_rest
         self.wake()
-
-    def end_after_run(self, reason: str, run_id: str) -> None:
-        """Ends it with `goodbye` once the run's terminal event has been handed out."""
-        self.live.on_run_end(run_id, lambda: self.end(reason, after_rest=True))
 
     def beat(self) -> None:
         """Makes it say something, being silent for too long."""
@@ -295,17 +290,17 @@ class Connection:
             "session_id": self.session_id,
             "since": format_ms(self.since_ms),
             "position": self._position,
-            "lag_events": max(0, self.live.durable_seq - self.cursor),
+            "lag_events": max(0, self.channel.durable_seq - self.cursor),
             "remote_address": self.remote_address,
         }
 
     @property
     def _position(self) -> str:
-        return f"{self.live.epoch}-{self.cursor}"
+        return f"{self.channel.epoch}-{self.cursor}"
 
     def _greeting(self) -> bytes:
-        active = self.live.head.active
-        visible = active is not None and active.start_seq <= self.live.durable_seq
+        active = self.channel.head.active
+        visible = active is not None and active.start_seq <= self.channel.durable_seq
         chunk = open_frame(
             self._position, self.session_id, self.id, active.run_id if active and visible else None
         )
@@ -329,11 +324,11 @@ class Connection:
         return control_frame(None, {"type": "goodbye", "reason": reason, "retry": retry})
 
     async def _read(self) -> bytes:
-        self.live.tally.log_reads += 1
+        self._tally.log_reads += 1
         try:
             records = await self._store.read(
                 self.session_id,
-                self.live.epoch,
+                self.channel.epoch,
                 self.cursor,
                 limit=_PAGE_EVENTS,
                 max_bytes=SEND_BYTES_MAX - 64 * _PAGE_EVENTS,
@@ -341,15 +336,15 @@ class Connection:
         except Conflict:
             # The log has another life, or none: the session is loaded again, which ends this
             # stream; the client comes back with its old position and is told.
-            self.live.lost()
-            self.end("deleted" if self.live.gone else "shutdown")
+            self.channel.lost()
+            self.end("deleted" if self.channel.gone else "shutdown")
             return b""
-        stop = self.stop_seq if self.stop_seq is not None else self.live.durable_seq
-        epoch = self.live.epoch
+        stop = self.stop_seq if self.stop_seq is not None else self.channel.durable_seq
+        epoch = self.channel.epoch
         frames = [event_frame(epoch, seq, body) for seq, body in records if seq <= stop]
         if not frames:
             # Nothing is kept between the cursor and the queue (compacted deltas): step over it.
-            self.cursor = max(self.cursor, min(stop, self.live.queue.start))
+            self.cursor = max(self.cursor, min(stop, self.channel.queue.start))
             return b""
         self.cursor = records[len(frames) - 1].seq
         return b"".join(frames)

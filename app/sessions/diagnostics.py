@@ -173,7 +173,7 @@ def _limits(pool: SessionPool) -> Iterator[Check]:
     settings = pool.settings
     lives = pool.sessions
     idle = sum(live.is_idle for live in lives)
-    streams = sum(len(live.connections) for live in lives)
+    streams = sum(len(channel.connections) for channel in pool.channels)
     uses = (
         ("max_sessions", pool.store.count(), settings.max_sessions),
         # Idle ones make room.

@@ -94,7 +94,8 @@ class Endings:
         deadline = anyio.current_time() + seconds
         while True:
             try:
-                async with self._pool.use(caller, session_id) as live:
+                # Without a place: the run that is waited for has one.
+                async with self._pool.use(caller, session_id, place=False) as live:
                     run = await self._wait_end(live, run_id, deadline)
                     message = await self._last_said(live, run) if run["ended_at"] else None
                     return RunWait(run, run["ended_at"] is not None, message)

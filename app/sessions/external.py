@@ -199,13 +199,11 @@ class ExternalRuns:
                 self.end_later(live, timed_out(seconds))
 
     async def _take_up(self, live: LiveSession, run_id: str) -> None:
-        live.users += 1
-        try:
-            await self.hold(live, {run_id})
-        except (BambooError, Vanished):
-            return  # It has ended, or it is looked at again by the next round.
-        finally:
-            live.users -= 1
+        with self._pool.keeping(live):
+            try:
+                await self.hold(live, {run_id})
+            except (BambooError, Vanished):
+                return  # It has ended, or it is looked at again by the next round.
 
     def end_later(self, live: LiveSession, terminal: TerminalEvent) -> None:
         """As `end`, in a task of its own."""
@@ -227,14 +225,14 @@ class ExternalRuns:
         active = live.head.active
         if active is None:
             return
-        live.users += 1
-        try:
-            await self.hold(live, {active.run_id})
-            if live.external is None or live.external.run_id != active.run_id:
+        with self._pool.keeping(live):
+            try:
+                await self.hold(live, {active.run_id})
+                if live.external is None or live.external.run_id != active.run_id:
+                    return
+                drafts = ending(live, terminal)
+                await live.commit(
+                    drafts, waiters=[lambda _: self._pool.slot_free(live)], reserve=True
+                )
+            except Vanished:
                 return
-            drafts = ending(live, terminal)
-            await live.commit(drafts, waiters=[lambda _: self._pool.slot_free(live)], reserve=True)
-        except Vanished:
-            return
-        finally:
-            live.users -= 1

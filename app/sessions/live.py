@@ -4,11 +4,14 @@ Decisions are made synchronously on `head`, which may be ahead of the disk; what
 from commits that are durable (R1). One commit is in flight at a time; what is decided meanwhile
 gathers into the next. When a commit fails, everything decided after the durable head is undone
 together: the head is loaded again and each waiting call gets the error.
+
+What is durable is published in the session's `Channel`, which stays while somebody reads; the
+writer leaves memory once it has nothing to do.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -27,15 +30,12 @@ from app.domain.events import DELTA_TYPES, TERMINAL_TYPES, Draft, TerminalEvent
 from app.domain.limits import RUN_AHEAD_BYTES_MAX
 from app.domain.projections import fold
 from app.domain.sessions import SessionHead
+from app.sessions.channel import Channel
 from app.sessions.connections import EndedRun
-from app.sessions.event_queue import EventQueue
 from app.sessions.frames import event_frame
 from app.sessions.idempotency import KeyLedger, note_line
 from app.sessions.tally import Tally
 from app.storage.base import Commit, Mark, SessionStore
-
-if TYPE_CHECKING:
-    from app.sessions.connections import Connection
 
 Waiter = Callable[[BambooError | None], None]
 _MARKED_RUN_TYPES = TERMINAL_TYPES | {"run_queued", "run_start"}
@@ -108,11 +108,8 @@ class LiveSession:
 
     Attributes:
         head: What has been decided; its `seq` may be ahead of `durable_seq`.
-        durable_seq: The last event that clients may see.
-        queue: The frames of recent durable events.
-        connections: The open streams, by connection id.
+        channel: Where its readers get what is durable.
         tally: Where what happens is counted.
-        last_run: The run that ended last while the session was in memory.
         run: The task of the active run, when this process executes one.
         external: What is held of an open external run, if it has been asked for.
         packing: Held while its archived log is compressed, and while it is brought back.
@@ -128,7 +125,6 @@ class LiveSession:
     # More names than share one table; and each event of each session looks many of them up.
     __slots__ = (
         "_batch",
-        "_change_waiters",
         "_clock",
         "_counted",
         "_exists",
@@ -140,19 +136,16 @@ class LiveSession:
         "_reload_wanted",
         "_run_waiters",
         "_store",
-        "connections",
-        "durable_seq",
+        "channel",
         "epoch",
         "external",
         "gone",
         "head",
         "id",
         "keys",
-        "last_run",
         "last_used",
         "packing",
         "posting",
-        "queue",
         "run",
         "starting",
         "streaming_keys",
@@ -164,6 +157,7 @@ class LiveSession:
     def __init__(
         self,
         head: SessionHead,
+        channel: Channel,
         store: SessionStore,
         clock: Clock,
         tally: Tally,
@@ -174,15 +168,12 @@ class LiveSession:
     ) -> None:
         self.id = head.id
         self.epoch = head.epoch
-        self.head = head
-        self.durable_seq = head.seq
-        self.queue = EventQueue(head.seq)
-        self.connections: dict[str, Connection] = {}
+        self.head = channel.head = head
+        self.channel = channel
         self.run: Runner | None = None
         self.external: ExternalRun | None = None
         self.posting: str | None = None
         self.packing = anyio.Lock()
-        self.last_run: EndedRun | None = None
         self.streaming_keys: dict[str, anyio.Event] = {}
         self.keys = keys
         self.starting = False
@@ -202,7 +193,6 @@ class LiveSession:
         self._reload_wanted: Callable[[LiveSession], None] | None = None
         self._counted: Callable[[LiveSession], None] | None = None
         self._run_waiters: dict[str, list[Callable[[], None]]] = {}
-        self._change_waiters: list[Callable[[], None]] = []
         self._id_watchers: list[Callable[[str], None]] = []
 
     # -- deciding ---------------------------------------------------------------------------
@@ -258,7 +248,7 @@ class LiveSession:
                 active = head.active
                 fold(head, {"type": kind, "seq": place, "time": time, **fields}, now_ms)
                 if active is not None and head.active is None:
-                    self.last_run = EndedRun(active.before_seq, place)
+                    self.channel.last_run = EndedRun(active.before_seq, place)
                 self._mark(kind, fields, place)
                 if kind in _MARKED_RUN_TYPES:
                     counter = self.tally.when_stored(kind, fields, active, now_ms)
@@ -339,6 +329,11 @@ class LiveSession:
             await checkpoint()
 
     @property
+    def durable_seq(self) -> int:
+        """The last event that readers may see."""
+        return self.channel.durable_seq
+
+    @property
     def is_ready(self) -> bool:
         """Whether `ready` would return at once: saves a coroutine where each event asks."""
         return self._open_gate is None and not self.gone
@@ -360,10 +355,9 @@ class LiveSession:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing needs it in memory."""
+        """Whether nothing needs it in memory. Readers do not: they wait in its channel."""
         return not (
             self.users
-            or self.connections
             or self.run
             or self.starting
             or self.head.active
@@ -371,7 +365,6 @@ class LiveSession:
             or self._batch.lines
             or self._open_gate
             or self._run_waiters
-            or self._change_waiters
         )
 
     # -- seeing -----------------------------------------------------------------------------
@@ -409,22 +402,6 @@ class LiveSession:
             return True
         return self.run is not None and self.run.is_making(message_id)
 
-    def on_change(self, call: Callable[[], None]) -> Callable[[], None]:
-        """Calls back once at the next durable event; gives what takes it back."""
-        self._change_waiters.append(call)
-
-        def forget() -> None:
-            if call in self._change_waiters:
-                self._change_waiters.remove(call)
-
-        return forget
-
-    def wake_waiters(self) -> None:
-        """Ends the waits of `on_change` without a change."""
-        waiters, self._change_waiters = self._change_waiters, []
-        for call in waiters:
-            call()
-
     @contextmanager
     def streaming(self, digest: str) -> Iterator[None]:
         """Marks a key's streamed request as being at work; a repeat waits for its end."""
@@ -441,14 +418,12 @@ class LiveSession:
         if self.run is not None:
             self.run.abandon()
         self._release_waiters()
-        for connection in list(self.connections.values()):
-            connection.end(reason)
+        self.channel.vanish(reason)
 
     def born(self, head: SessionHead) -> None:
         """Takes over what was published under its name past this writer."""
         self.head = head
-        self.durable_seq = head.seq
-        self.queue = EventQueue(head.seq)
+        self.channel.begin(head)
         self.keys.forget()
         self._exists = True
         self._count()
@@ -461,7 +436,7 @@ class LiveSession:
     def resume(self, head: SessionHead | None = None) -> None:
         """Opens the gate, with the durable head loaded again when one is given."""
         if head is not None:
-            self.head = head
+            self.head = self.channel.head = head
             self.keys.forget()
             self.external = None
             self.waiting_message_ids = {}
@@ -474,10 +449,8 @@ class LiveSession:
 
     def _catch_up(self) -> None:
         # The store has more than it has acknowledged: what was shown stands, the rest is news.
-        self.durable_seq = self.head.seq
-        self.queue = EventQueue(self.head.seq)
-        for connection in list(self.connections.values()):
-            connection.end("shutdown")
+        self.channel.begin(self.head)
+        self.channel.end_all("shutdown")
         self._release_waiters()
 
     def lost(self) -> None:
@@ -552,31 +525,29 @@ class LiveSession:
         if not self._exists:
             self._exists = True
             self._count()
-        self.durable_seq += len(batch.frames)
-        self.queue.extend(batch.frames)
+        self.channel.extend(batch.frames)
         if self._batch.lines:
             self._flush()
         if batch.extras is not None:
             for waiter in batch.extras.waiters:
                 waiter(None)
             self._announce(batch.extras)
-        for connection in self.connections.values():
-            connection.wake()
-        if self._change_waiters and batch.frames:
-            self.wake_waiters()
+        if batch.frames:
+            self.channel.wake()
 
     def _announce(self, extras: _Extras) -> None:
+        connections = self.channel.connections
         for kind, run_id, place in extras.notable:
             if kind in TERMINAL_TYPES and run_id is not None:
-                for connection in self.connections.values():
+                for connection in connections.values():
                     connection.run_ended(run_id, place)
                 for call in self._run_waiters.pop(run_id, ()):
                     call()
             elif kind == "run_start" and run_id is not None:
-                for connection in self.connections.values():
+                for connection in connections.values():
                     connection.run_started(run_id)
             elif kind == "state_change" and self.head.logged_state is not None:
-                for connection in self.connections.values():
+                for connection in connections.values():
                     connection.end("closed", after_rest=True)
 
     def _fail(self, batch: _Batch, error: BambooError) -> None:
@@ -601,7 +572,6 @@ class LiveSession:
         self._run_waiters = {}
         for call in waiting:
             call()
-        self.wake_waiters()
 
 
 class _Completion:

@@ -321,16 +321,18 @@ class SessionManager:
 
     async def _next_change(self, caller: Caller, session_id: str, seq: int) -> None:
         try:
-            async with self._pool.use(caller, session_id, "read") as live:
+            async with self._pool.use(caller, session_id, "read", place=False) as live:
+                if live.durable_seq != seq or self._pool.draining:
+                    return
                 changed = anyio.Event()
-                forget = live.on_change(changed.set)
-                try:
-                    if live.durable_seq == seq:
-                        await changed.wait()
-                finally:
-                    forget()
+                # The session may leave memory meanwhile: its channel stays.
+                forget = live.channel.on_change(changed.set)
         except Vanished:
             return
+        try:
+            await changed.wait()
+        finally:
+            forget()
 
     async def append_events(
         self,
@@ -473,8 +475,8 @@ class SessionManager:
         if self._is_ready and not self._pool.draining:
             self._pool.draining = True
             self._streams.farewell()
-            for live in self._pool.sessions:
-                live.wake_waiters()
+            for channel in self._pool.channels:
+                channel.wake_waiters()
 
     async def drain(self) -> None:
         """Ends runs within `drain_timeout_seconds`, and every stream after its run. Idempotent."""

@@ -9,8 +9,8 @@ from math import ceil
 from typing import Any, Final
 
 from app.observability.metrics import Measures
+from app.sessions.channel import Channel
 from app.sessions.compaction import Compaction
-from app.sessions.live import LiveSession
 from app.sessions.pool import SessionPool
 from app.sessions.streams import Streams
 from app.storage.base import RecoveryReport
@@ -39,7 +39,7 @@ def measure(pool: SessionPool, streams: Streams, compaction: Compaction) -> dict
         "streams_opened_total": streams.opened,
         "streams_ended_total": dict(tally.streams_ended),
         "streams_slow_total": streams.slow,
-        "stream_lag_events": _quantiles(_lags(lives)),
+        "stream_lag_events": _quantiles(_lags(pool.channels)),
         "stream_log_reads_total": tally.log_reads,
         "commit_seconds": tally.commit_seconds,
         "loop_lag_seconds": tally.loop_lag_seconds,
@@ -68,13 +68,13 @@ def measure_recovery(report: RecoveryReport) -> Measures:
     }
 
 
-def _lags(lives: Iterable[LiveSession]) -> list[int]:
+def _lags(channels: Iterable[Channel]) -> list[int]:
     """Gives how many events each open stream is behind; below 0 is not at all."""
     lags: list[int] = []
-    for live in lives:
+    for channel in channels:
         # Nothing but this for each stream: there may be tens of thousands, and all else waits.
-        end = live.durable_seq
-        lags += [end - connection.cursor for connection in live.connections.values()]
+        end = channel.durable_seq
+        lags += [end - connection.cursor for connection in channel.connections.values()]
     return lags
 
 

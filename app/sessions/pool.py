@@ -1,13 +1,15 @@
 """SessionPool: which sessions are in memory, and how a call gets hold of one.
 
-At most `max_active_sessions` are held; the least recently used one that nothing needs makes room.
+At most `max_active_sessions` are held; the least recently used one that nothing needs makes room,
+first of all one without open streams. Readers need no place: they wait in the session's `Channel`,
+which stays when the session leaves memory.
 A session that is being created has its place here before its first commit is durable, so that two
 calls cannot create it twice.
 """
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -36,6 +38,7 @@ from app.sessions.access import (
     scoped,
     unknown_session,
 )
+from app.sessions.channel import Channel
 from app.sessions.commands import Idempotency, Outcome
 from app.sessions.idempotency import KeptAnswer, KeyLedger, check_same_body, key_digest
 from app.sessions.live import LiveSession, Vanished, Waiter
@@ -96,6 +99,7 @@ class SessionPool:
         self._tasks = tasks
         self._closed = False
         self._live: OrderedDict[str, LiveSession] = OrderedDict()
+        self._channels: dict[str, Channel] = {}
         self._opening: dict[str, anyio.Event] = {}
         self._reloading: set[LiveSession] = set()
         self._disconnected_at: OrderedDict[str, float] = OrderedDict()
@@ -114,17 +118,34 @@ class SessionPool:
         """Starts no children any more."""
         self._closed = True
 
+    @property
+    def channels(self) -> list[Channel]:
+        """Those that somebody reads; their writers need not be in memory."""
+        return list(self._channels.values())
+
     def get(self, session_id: str) -> LiveSession | None:
         """Gives the session if it is in memory."""
         return self._live.get(session_id)
 
+    def channel(self, session_id: str) -> Channel | None:
+        """Gives the session's channel if somebody reads it."""
+        return self._channels.get(session_id)
+
     @asynccontextmanager
     async def use(
-        self, caller: Caller, session_id: str, need: Need = "own", *, create: bool = False
+        self,
+        caller: Caller,
+        session_id: str,
+        need: Need = "own",
+        *,
+        create: bool = False,
+        place: bool = True,
     ) -> AsyncIterator[LiveSession]:
         """Holds a session in memory for a call, ready for decisions.
 
-        With `create`, or where a new one is needed, one that is not there is begun.
+        With `create`, or where a new one is needed, one that is not there is begun. Calls that only
+        look, or delete, take no `place`: a session without a run is then held also where all
+        places are taken, and leaves memory again with the call.
 
         Raises:
             NotFound: There is none (for this caller), and it is not to be created.
@@ -137,27 +158,36 @@ class SessionPool:
         live = self._live.get(session_id)
         if live is None:
             self.tally.misses += 1
-            live = await self._open(caller, session_id, need, create)
+            live = await self._open(caller, session_id, need, create, place)
         else:
             self.tally.hits += 1
             if live.head.seq:
                 # Before anything is done with it: others cannot even keep it in memory.
                 self._check(caller, live.head, need)
-        live.users += 1
         self._live.move_to_end(session_id)
+        with self.keeping(live):
+            if place:
+                self._make_room()
+            try:
+                await live.ready()
+                if live.head.seq:
+                    self._check(caller, live.head, need)
+                elif create:
+                    check_may_make(caller)
+                else:
+                    raise unknown_session(session_id)
+                yield live
+            except Conflict as conflict:
+                # The log has another life, or none: whoever holds this one looks again.
+                live.lost()
+                raise Vanished from conflict
+
+    @contextmanager
+    def keeping(self, live: LiveSession) -> Iterator[None]:
+        """Keeps a session in memory for a call."""
+        live.users += 1
         try:
-            await live.ready()
-            if live.head.seq:
-                self._check(caller, live.head, need)
-            elif create:
-                check_may_make(caller)
-            else:
-                raise unknown_session(session_id)
-            yield live
-        except Conflict as conflict:
-            # The log has another life, or none: whoever holds this one looks again.
-            live.lost()
-            raise Vanished from conflict
+            yield
         finally:
             live.users -= 1
             live.last_used = self.clock.monotonic()
@@ -165,6 +195,8 @@ class SessionPool:
                 live.gone = True
             if live.gone:
                 self.forget(live)
+            elif len(self._live) > self.settings.max_active_sessions and live.is_idle:
+                self._evict(live)
 
     async def head(self, caller: Caller, session_id: str, need: Need = "own") -> SessionHead:
         """Gives a durable head for reading, without taking a place in memory for it.
@@ -430,8 +462,8 @@ class SessionPool:
         """
         if head.logged_state == "archived":
             return "archived"
-        live = self._live.get(head.id)
-        watched = live is not None and bool(live.connections)
+        channel = self._channels.get(head.id)
+        watched = channel is not None and bool(channel.connections)
         if head.logged_state is None and (head.active or watched):
             return "active"
         expires_at = head.expires_at
@@ -447,7 +479,7 @@ class SessionPool:
 
     def noted(self) -> set[str]:
         """Gives the sessions whose state takes more than their heads to tell."""
-        connected = (live.id for live in self._live.values() if live.connections)
+        connected = (channel.id for channel in self._channels.values() if channel.connections)
         return {*connected, *self._disconnected_at}
 
     def expires_at(self, head: SessionHead) -> int | None:
@@ -463,17 +495,17 @@ class SessionPool:
         for call in self.on_slot_free:
             call(live)
 
-    def note_disconnect(self, live: LiveSession) -> None:
+    def note_disconnect(self, channel: Channel) -> None:
         """Remembers that the session's last stream has ended."""
-        self._disconnected_at[live.id] = self.clock.monotonic()
-        self._disconnected_at.move_to_end(live.id)
-        self.touch(live)
+        self._disconnected_at[channel.id] = self.clock.monotonic()
+        self._disconnected_at.move_to_end(channel.id)
+        self.touch(channel)
 
-    def touch(self, live: LiveSession) -> None:
+    def touch(self, channel: Channel) -> None:
         """Moves the session's last activity to now, without an event."""
         now_ms = self.clock.now_ms()
-        live.head.last_activity_at = max(live.head.last_activity_at, now_ms)
-        self.store.touch(live.id, live.epoch, now_ms)
+        channel.head.last_activity_at = max(channel.head.last_activity_at, now_ms)
+        self.store.touch(channel.id, channel.epoch, now_ms)
 
     def forget(self, live: LiveSession) -> None:
         """Takes it out of memory, as far as it is still the one of its id."""
@@ -505,7 +537,8 @@ class SessionPool:
             StorageFailed: It is still there, whole.
         """
         try:
-            async with self.use(caller, session_id) as live:
+            # Without a place: what frees memory and the disk is not refused where they are full.
+            async with self.use(caller, session_id, place=False) as live:
                 if (spare_used and live.users > 1) or (only_if and not only_if(live.head)):
                     return None
                 live.hold()
@@ -538,7 +571,9 @@ class SessionPool:
                 break
             del self._disconnected_at[session_id]
 
-    async def _open(self, caller: Caller, session_id: str, need: Need, create: bool) -> LiveSession:
+    async def _open(
+        self, caller: Caller, session_id: str, need: Need, create: bool, place: bool
+    ) -> LiveSession:
         while True:
             if (opening := self._opening.get(session_id)) is not None:
                 await opening.wait()
@@ -550,18 +585,21 @@ class SessionPool:
         try:
             head = await self.store.load(session_id)
             exists = head is not None
+            channel = self._channel_at(session_id, head)
             if head is not None:
                 self._check(caller, head, need)
             elif create:
                 check_may_make(caller)
             else:
                 raise unknown_session(session_id)
-            self._make_room()
+            if place or head is None or head.active or head.queue:
+                self._make_room(1)
             if head is None:
                 self._check_count()
                 head = SessionHead(session_id, self.store.next_epoch())
             live = LiveSession(
                 head,
+                channel or Channel(head, self._channels, self._look_again),
                 self.store,
                 self.clock,
                 self.tally,
@@ -579,13 +617,41 @@ class SessionPool:
             del self._opening[session_id]
             opened.set()
 
-    def _make_room(self) -> None:
-        if len(self._live) < self.settings.max_active_sessions:
-            return
-        for live in self.sessions:
-            if live.is_idle:
-                self._evict(live)
-                return
+    def _channel_at(self, session_id: str, head: SessionHead | None) -> Channel | None:
+        """Gives the channel that readers of a session at rest wait in, if it is still its own."""
+        channel = self._channels.get(session_id)
+        if channel is None:
+            return None
+        if head is not None and (channel.epoch, channel.durable_seq) == head.position:
+            return channel
+        # Another life of the log: clients come back, and are told so by `reset`.
+        channel.vanish("deleted" if head is None else "shutdown")
+        return None
+
+    def _look_again(self, channel: Channel) -> None:
+        live = self._live.get(channel.id)
+        if live is not None and live.channel is channel:
+            live.lost()
+
+    def _make_room(self, places: int = 0) -> None:
+        """Evicts sessions that nothing needs, until so many places more are free.
+
+        Raises:
+            Unavailable: All others are busy.
+        """
+        while len(self._live) + places > self.settings.max_active_sessions:
+            self._evict(self._least_needed())
+
+    def _least_needed(self) -> LiveSession:
+        read: LiveSession | None = None
+        for live in self._live.values():
+            if not live.is_idle:
+                continue
+            if not live.channel.connections:
+                return live
+            read = read or live
+        if read is not None:
+            return read
         raise Unavailable(
             f"All {self.settings.max_active_sessions} places for active sessions are taken; "
             "try again soon or raise max_active_sessions.",
@@ -608,6 +674,7 @@ class SessionPool:
     def _evict(self, live: LiveSession) -> None:
         self.evictions += 1
         self.forget(live)
+        live.channel.rest()
         self.spawn(self.store.release, live.id, name=f"release {live.id}")
 
     def _reload_later(self, live: LiveSession) -> None:

@@ -134,7 +134,7 @@ async def _change(
 def end_streams(pool: SessionPool, live: LiveSession) -> None:
     """Ends the streams of those who may not read the session any more."""
     now_ms = pool.clock.now_ms()
-    for connection in list(live.connections.values()):
+    for connection in list(live.channel.connections.values()):
         if not may_read(connection.caller, live.head, now_ms):
             connection.end("unauthorized")
 

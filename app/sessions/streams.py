@@ -16,6 +16,7 @@ from app.domain.events import TERMINAL_TYPES
 from app.domain.ids import IdMaker
 from app.domain.limits import ENDED_CONNECTIONS_MAX
 from app.sessions.access import may_read
+from app.sessions.channel import Channel
 from app.sessions.commands import StreamRequest
 from app.sessions.connections import Connection, GoodbyeReason, Start, choose_start
 from app.sessions.live import LiveSession, Vanished
@@ -73,7 +74,8 @@ class Streams:
             self.check_room(caller)
         while True:
             try:
-                async with self._pool.use(caller, session_id, "read") as live:
+                # Without a place: the stream waits in the session's channel.
+                async with self._pool.use(caller, session_id, "read", place=False) as live:
                     self._pool.check_not_expired(live.head)
                     try:
                         # What is decided and not durable may be undone: streams stand on what is.
@@ -102,7 +104,8 @@ class Streams:
     async def _open(
         self, caller: Caller, live: LiveSession, request: StreamRequest
     ) -> Connection | None:
-        start = self._start_of(live, request)
+        channel = live.channel
+        start = self._start_of(channel, request)
         stop, until_run, until_next = None, None, False
         if request.until_complete:
             stop, until_run, until_next = await self._until(live, start.cursor, request.run_id)
@@ -113,30 +116,31 @@ class Streams:
                 if start.reset is None:
                     return None
                 stop = start.cursor  # the reset is said, and nothing will follow it
-        ended = live.head.logged_state is not None and start.cursor >= live.durable_seq
+        ended = live.head.logged_state is not None and start.cursor >= channel.durable_seq
         if ended and start.reset is None:
             return None
         connection_id = self._name_of(caller, live, request)
-        older = live.connections.get(connection_id)
+        older = channel.connections.get(connection_id)
         if older is None:
             # Whoever comes back takes the place of his old stream; that may be half open still.
             self.check_room(caller)
         connection = Connection(
             connection_id,
-            live,
+            channel,
             self._pool.store,
             self._pool.clock,
+            self._pool.tally,
             start,
             request,
             caller,
-            partial(self._closed, live),
+            partial(self._closed, channel),
         )
         connection.stop_seq = stop
         connection.until_run = until_run
         connection.until_next = until_next
         if older is not None:
             older.end("superseded")
-        live.connections[connection_id] = connection
+        channel.add(connection)
         self._ended.pop((live.id, connection_id), None)
         if live.head.logged_state is not None:
             connection.end("closed", after_rest=True)
@@ -149,28 +153,28 @@ class Streams:
 
     def _name_of(self, caller: Caller, live: LiveSession, request: StreamRequest) -> str:
         name = request.connection_id
-        older = live.connections.get(name) if name is not None else None
+        older = live.channel.connections.get(name) if name is not None else None
         is_anothers = older is not None and older.caller.id != caller.id
         if name is None or (is_anothers and not caller.is_owner(live.head.user_id)):
             # Whoever may only read ends no stream but its own.
             return self._ids.make("c_", self._pool.clock.now_ms())
         return name
 
-    def _start_of(self, live: LiveSession, request: StreamRequest) -> Start:
+    def _start_of(self, channel: Channel, request: StreamRequest) -> Start:
         has_position = (
             request.after is not None or request.from_start or bool(request.last_event_id)
         )
         if request.reconnect and request.connection_id and not has_position:
-            ended = self._ended.get((live.id, request.connection_id))
-            current = live.connections.get(request.connection_id)
+            ended = self._ended.get((channel.id, request.connection_id))
+            current = channel.connections.get(request.connection_id)
             if current is not None:
                 # Half open: the client is gone from it, though nobody has told us yet.
-                return Start(min(_resume_seq(current), live.durable_seq))
+                return Start(min(_resume_seq(current), channel.durable_seq))
             if ended is not None:
-                if ended.epoch != live.epoch:
-                    return choose_start(live, StreamRequest(after=f"{ended.epoch}-0"))
-                return Start(min(ended.resume_seq, live.durable_seq))
-        return choose_start(live, request)
+                if ended.epoch != channel.epoch:
+                    return choose_start(channel, StreamRequest(after=f"{ended.epoch}-0"))
+                return Start(min(ended.resume_seq, channel.durable_seq))
+        return choose_start(channel, request)
 
     async def _until(
         self, live: LiveSession, cursor: int, run_id: str | None
@@ -232,34 +236,32 @@ class Streams:
             after = page[-1].seq
         return None
 
-    def _closed(self, live: LiveSession, connection: Connection) -> None:
+    def _closed(self, channel: Channel, connection: Connection) -> None:
         self.open -= 1
         self._pool.tally.streams_ended[connection.ended_by,] += 1
         self._pool.quotas.stream_closed(connection.caller)
         if self._pool.settings.access_log:
             log.info(
                 "stream ended",
-                session_id=live.id,
+                session_id=channel.id,
                 connection_id=connection.id,
                 reason=connection.ended_by,
                 seconds=round(self._pool.clock.monotonic() - connection.opened_at, 1),
             )
-        if live.connections.get(connection.id) is connection:
-            del live.connections[connection.id]
-            self._ended[live.id, connection.id] = _EndedConnection(
-                self._pool.clock.monotonic(), live.epoch, _resume_seq(connection)
+        if channel.remove(connection):
+            self._ended[channel.id, connection.id] = _EndedConnection(
+                self._pool.clock.monotonic(), channel.epoch, _resume_seq(connection)
             )
             while len(self._ended) > ENDED_CONNECTIONS_MAX:
                 self._ended.popitem(last=False)
-        live.last_used = self._pool.clock.monotonic()
-        if not live.connections and not live.gone:
-            self._pool.note_disconnect(live)
+        if not channel.connections and not channel.gone:
+            self._pool.note_disconnect(channel)
 
     async def connections(self, caller: Caller, session_id: str) -> list[dict[str, Any]]:
         """Lists the open streams of a session."""
         await self._pool.head(caller, session_id)
-        live = self._pool.get(session_id)
-        return [connection.view() for connection in live.connections.values()] if live else []
+        channel = self._pool.channel(session_id)
+        return [each.view() for each in channel.connections.values()] if channel else []
 
     async def disconnect(self, caller: Caller, session_id: str, connection_id: str) -> None:
         """Ends one stream; the others and the run go on (R6).
@@ -268,8 +270,8 @@ class Streams:
             NotFound: No such session or connection.
         """
         await self._pool.head(caller, session_id)
-        live = self._pool.get(session_id)
-        connection = live.connections.get(connection_id) if live else None
+        channel = self._pool.channel(session_id)
+        connection = channel.connections.get(connection_id) if channel else None
         if connection is None:
             raise NotFound(f"No connection {connection_id!r}.", code="connection-not-found")
         connection.end("superseded")
@@ -282,8 +284,9 @@ class Streams:
         """
         self._pool.draining = True
         self._runs_are_over = runs_are_over
-        for live in self._pool.sessions:
-            for connection in list(live.connections.values()):
+        for channel in self._pool.channels:
+            live = self._pool.get(channel.id)
+            for connection in list(channel.connections.values()):
                 _dismiss(live, connection, at_once=runs_are_over)
 
     async def watch(self) -> None:
@@ -308,13 +311,13 @@ class Streams:
 
     async def _watch_all(self, now: float, ticks_per_beat: int) -> None:
         seen = 0
-        for live in self._pool.sessions:
-            for connection in list(live.connections.values()):
+        for channel in self._pool.channels:
+            for connection in list(channel.connections.values()):
                 seen += 1
                 if seen % _TURN_STREAMS == 0:
                     await checkpoint()
-                if live.connections.get(connection.id) is connection:  # it has not ended meanwhile
-                    self._watch_one(live, connection, now, ticks_per_beat)
+                if channel.connections.get(connection.id) is connection:  # not ended meanwhile
+                    self._watch_one(channel, connection, now, ticks_per_beat)
 
     def _note_lag(self, seconds: float) -> None:
         """Counts how late the clock's tick was: what the loop's other work made everybody wait."""
@@ -323,7 +326,7 @@ class Streams:
             log.warning("the event loop was held up", seconds=round(seconds, 3))
 
     def _watch_one(
-        self, live: LiveSession, connection: Connection, now: float, ticks_per_beat: int
+        self, channel: Channel, connection: Connection, now: float, ticks_per_beat: int
     ) -> None:
         settings = self._pool.settings
         sending_since = connection.sending_since
@@ -336,7 +339,7 @@ class Streams:
                     connection.cancel_slow()
             return
         caller = connection.caller
-        may_read_on = may_read(caller, live.head, self._pool.clock.now_ms())
+        may_read_on = may_read(caller, channel.head, self._pool.clock.now_ms())
         if not may_read_on or not self._may_stay(caller):
             connection.end("unauthorized")
             return
@@ -347,7 +350,7 @@ class Streams:
         if connection.quiet_ticks >= ticks_per_beat:
             connection.beat()
             # An open stream is activity: it keeps the session from expiring.
-            self._pool.touch(live)
+            self._pool.touch(channel)
 
     def _forget_ended(self, now: float) -> None:
         retention = self._pool.settings.disconnect_retention_seconds
@@ -358,26 +361,28 @@ class Streams:
             del self._ended[key]
 
 
-def _dismiss(live: LiveSession, connection: Connection, *, at_once: bool) -> None:
+def _dismiss(live: LiveSession | None, connection: Connection, *, at_once: bool) -> None:
     """Ends a stream because the gateway ends: now, or after its run's terminal event.
 
     A stream that is opened meanwhile is opened and dismissed as well, never refused: EventSource
     comes back after the end of a stream, but gives up for good at a 503.
     """
-    active = live.head.active
-    if active is not None and live.run is not None and not at_once:
-        connection.end_after_run("shutdown", active.run_id)
+    end = partial(connection.end, "shutdown", after_rest=True)
+    active = live.head.active if live is not None else None
+    if live is not None and live.run is not None and active is not None and not at_once:
+        live.on_run_end(active.run_id, end)
     else:
-        connection.end("shutdown", after_rest=True)
+        end()
 
 
 def _resume_seq(connection: Connection) -> int:
     """Gives from where nothing can be missing: what was written last may never have arrived."""
-    live = connection.live
+    channel = connection.channel
+    active, last_run = channel.head.active, channel.last_run
     seqs = [connection.cursor]
-    if live.head.active is not None:
-        seqs.append(live.head.active.before_seq)
-    if live.last_run is not None and live.last_run.end_seq > connection.written_from:
+    if active is not None:
+        seqs.append(active.before_seq)
+    if last_run is not None and last_run.end_seq > connection.written_from:
         # The end of this run was in what was written last.
-        seqs.append(live.last_run.before_seq)
+        seqs.append(last_run.before_seq)
     return min(seqs)

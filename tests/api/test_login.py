@@ -470,11 +470,11 @@ def test_what_somebody_waits_for_ends_with_the_right(gateway: Keyed, wait: str) 
     waiting.start()
     pool = gateway.served.app.state.manager._pool
     live = pool.get(session)
-    until(lambda: live._change_waiters or live._run_waiters, "somebody waits")
+    until(lambda: live.channel._change_waiters or live._run_waiters, "somebody waits")
     gateway.revoke(key_id)
     waiting.join(SECONDS)
     refused(answers[0], 401, "unauthorized")
-    until(lambda: not (live._change_waiters or live._run_waiters), "nobody waits")
+    until(lambda: not (live.channel._change_waiters or live._run_waiters), "nobody waits")
 
 
 def test_streamed_lines_end_with_the_right_also_when_none_comes(gateway: Keyed) -> None:

@@ -181,8 +181,8 @@ def test_a_second_call_to_end_does_not_wait_for_the_drain() -> None:
 
 
 def is_polled(served: Served) -> bool:
-    live = served.app.state.manager._pool.get("s")
-    return live is not None and bool(live._change_waiters)
+    channel = served.app.state.manager._pool.channel("s")
+    return channel is not None and bool(channel._change_waiters)
 
 
 def test_the_end_wakes_a_long_poll() -> None:

@@ -364,8 +364,8 @@ def test_a_reader_that_takes_nothing_is_cut_and_delays_nobody() -> None:
                 custom(api, "s", f"n{number}", "v" * 250_000)
             watcher.until('"n39"')
             assert connections(api, "s") == {"stuck", "fast"}
-            live = served.app.state.manager._pool.get("s")
-            both = list(live.connections.values())
+            channel = served.app.state.manager._pool.channel("s")
+            both = list(channel.connections.values())
             until(
                 lambda: [one.id for one in both if one.sending_since is not None] == ["stuck"],
                 "one takes nothing, the other has taken all",

@@ -1,6 +1,8 @@
 """Quotas at the edge: each is hit, says what it is, is counted, and passes (R11)."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
@@ -8,7 +10,7 @@ import pytest
 
 from tests.api.serving import refused, serving
 from tests.faults.test_network import assert_healthy
-from tests.faults.wire import metric, refusals, until
+from tests.faults.wire import Wire, metric, refusals, until
 
 HOLD = {"delay_ms": 0, "hold": "middle"}
 
@@ -116,6 +118,43 @@ def test_streams_of_a_user_are_bounded_and_another_has_his_own() -> None:
             until(lambda: metric(operator, "streams_open") == 0, "they are gone")
             with ann.stream("GET", "/stream/a") as again:
                 assert again.status_code == 200
+
+
+@pytest.mark.parametrize("storage", ["memory:", "jsonl:"])
+def test_streams_on_more_sessions_than_there_are_places_lock_nobody_out(
+    storage: str, tmp_path: Path
+) -> None:
+    """R2: each is woken by what comes, once and in order, and told when its session goes."""
+    with ExitStack() as stack:
+        served = stack.enter_context(
+            serving(storage_url=storage, data_dir=tmp_path, max_active_sessions=2)
+        )
+        api = stack.enter_context(served.client())
+        wires: dict[str, Wire] = {}
+        for number in range(30):
+            assert create(api, f"a{number}").status_code == 201
+            wire = wires[f"a{number}"] = Wire(served.port, f"/stream/a{number}")
+            stack.enter_context(wire.sock)
+            wire.take_until(b"\n\n")
+        assert metric(api, "streams_open") == 30
+        assert metric(api, "sessions_in_memory") <= 2
+        for session_id in ("b", "c", "d"):
+            assert create(api, session_id, "bob").status_code == 201
+            assert grow(api, session_id).status_code == 201
+        with api.stream("GET", "/stream/b") as stream:
+            assert stream.status_code == 200
+        for value in ("one", "two"):
+            for session_id in wires:
+                event = {"type": "custom", "name": "n", "value": value}
+                assert api.post(f"/sessions/{session_id}/events", json=event).status_code == 201
+        for session_id, wire in wires.items():
+            assert api.delete(f"/sessions/{session_id}").status_code == 204
+            wire.take_frame(b"goodbye")
+            told = [frame.data.get("value", frame.data["type"]) for frame in wire.frames]
+            assert told == ["open", "one", "two", "goodbye"]
+            assert wire.frames[-1].data["reason"] == "deleted"
+            wire.cut()
+        until(lambda: metric(api, "streams_open") == 0, "they are gone")
 
 
 def test_a_chat_whose_stream_has_no_room_does_nothing_at_all() -> None:

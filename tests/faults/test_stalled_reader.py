@@ -123,7 +123,7 @@ def test_r7_a_stalled_reader_costs_others_nothing_and_the_process_no_memory(
         stack.enter_context(stalled.sock)
         stalled.take_until(b"\n\n")
         crowd = Crowd(served, READERS, stack)
-        live = served.app.state.manager._pool.get("s")
+        channel = served.app.state.manager._pool.channel("s")
         sent, most_buffered, most_queued = 0, 0, 0
         while sent < 5 * rounds or metric(api, "streams_slow_total") == 0:
             append(api, sent, 5)
@@ -131,7 +131,7 @@ def test_r7_a_stalled_reader_costs_others_nothing_and_the_process_no_memory(
             # The next ones come when all have these: the stalled one sets nobody's pace.
             crowd.all_have(sent)
             most_buffered = max(most_buffered, buffered(served))
-            most_queued = max(most_queued, live.queue._bytes)
+            most_queued = max(most_queued, channel.queue._bytes)
         assert metric(api, "streams_slow_total") == 1
         assert sent * EVENT_BYTES > 2 * EVENT_QUEUE_BYTES_MAX
         # It has no queue of its own: one send at a time, and the session's queue is bounded.

@@ -245,7 +245,7 @@ async def test_streams_end_when_their_share_does(gate: Gateway):
         gate.clock.advance(61)
         for _ in range(2):
             gate.manager._streams._watch_one(
-                gate.live(), reader.connection, gate.clock.monotonic(), 10_000
+                gate.live().channel, reader.connection, gate.clock.monotonic(), 10_000
             )
         assert await said_goodbye(reader) == "unauthorized"
 
@@ -259,7 +259,7 @@ async def test_a_grantee_cannot_push_the_owner_off_its_stream(gate: Gateway):
     ):
         name = his.connection.id
         assert name != "tab"
-        assert gate.live().connections["tab"] is hers.connection
+        assert gate.live().channel.connections["tab"] is hers.connection
         # Its own it may take over, as everybody may.
         async with await watch(gate, BOB, name=name) as again:
             assert again.connection.id == name

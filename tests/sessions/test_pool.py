@@ -252,7 +252,8 @@ async def test_idle_sessions_leave_memory_and_come_back_on_demand(gate: Gateway)
     await quiet()
     gate.clock.advance(gate.settings.idle_timeout_seconds + 1)
     gate.manager._pool.evict_idle()
-    assert {live.id for live in gate.manager._pool.sessions} == {"running", "watched"}
+    assert {live.id for live in gate.manager._pool.sessions} == {"running"}
+    assert await state(gate, "watched") == "active"
     assert len(await gate.messages("quiet")) == 1
     again = await gate.reader("quiet", from_start=True)
     await again.take_what_is_there()
@@ -285,9 +286,8 @@ async def test_the_least_recently_used_idle_session_makes_room():
 
 async def test_when_all_places_are_busy_others_are_told_to_come_back():
     async with gateway(max_active_sessions=2) as gate:
-        await gate.chat("a", run_id="a")
-        await gate.manager.create_session(ME, NewSession(id="b"))
-        reader = await gate.reader("b")
+        for name in "ab":
+            await gate.chat(name, run_id=name)
         for call in (
             lambda: gate.chat("c"),
             lambda: gate.manager.create_session(ME, NewSession(id="c")),
@@ -295,7 +295,9 @@ async def test_when_all_places_are_busy_others_are_told_to_come_back():
             with pytest.raises(Unavailable) as caught:
                 await call()
             assert caught.value.code == "too-many-active-sessions"
-        reader.close()
+        gate.agent.do("b", Complete())
+        await gate.ended("b", "b")
+        await quiet()
         await gate.chat("c")
         gate.agent.do("a", Token("still"), Complete())
         assert (await gate.ended("a", "a"))["status"] == "completed"

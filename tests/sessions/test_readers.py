@@ -64,7 +64,7 @@ async def play(steps: list[tuple[str, int]]) -> None:
                 number += amount
                 await gate.manager.append_events(ME, "s", events)
                 # A tiny queue: what is older is read from the log.
-                gate.live().queue._bytes_max = 1000
+                gate.live().channel.queue._bytes_max = 1000
             elif step == "connect" and client.reader is None:
                 begin = {"last_event_id": client.last_id} if client.last_id else {"after": "0"}
                 client.reader = await gate.reader(**begin)
@@ -108,14 +108,14 @@ def test_every_client_sees_every_event_once_in_order_whatever_it_does(
 async def test_a_reader_behind_the_queue_is_served_from_the_log(until: bool, gate: Gateway):
     """R2, R7: cold reads and the queue meet without a gap, also where a stream is to stop."""
     await gate.chat(run_id="a")
-    gate.live().queue._bytes_max = 2000
+    gate.live().channel.queue._bytes_max = 2000
     answer = await gate.manager.run(ME, "s", "a")
     reader = await gate.reader(after=answer["position"], run_id="a", until_complete=until)
     gate.agent.do("a", *[Token("x" * 50) for _ in range(500)], Complete())
     await gate.ended("a")
     await gate.manager.append_events(ME, "s", [custom(number) for number in range(100)])
     log = await gate.log()
-    assert gate.live().queue.start > 100
+    assert gate.live().channel.queue.start > 100
     frames = await (reader.take_all() if until else reader.take_what_is_there())
     seqs = [frame.seq for frame in reader.events]
     if until:
@@ -136,7 +136,7 @@ async def test_a_reader_that_takes_nothing_costs_and_delays_nothing(gate: Gatewa
             ME, "s", [custom(number, 500) for number in range(begin, begin + 100)]
         )
         await awake.take_what_is_there()
-    queue = gate.live().queue
+    queue = gate.live().channel.queue
     assert queue._bytes <= EVENT_QUEUE_BYTES_MAX
     assert len(awake.events) == 4001
     for reader in dead:

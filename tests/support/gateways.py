@@ -174,11 +174,14 @@ class Gateway:
     def leftovers(self) -> list[str]:
         """Says what still hangs on sessions that should be at rest."""
         return [
-            f"{live.id}: users={live.users} connections={list(live.connections)} run={live.run} "
-            f"starting={live.starting} run_waiters={list(live._run_waiters)} "
-            f"change_waiters={len(live._change_waiters)} gate={live._open_gate}"
+            f"{live.id}: users={live.users} run={live.run} starting={live.starting} "
+            f"run_waiters={list(live._run_waiters)} gate={live._open_gate}"
             for live in self.manager._pool.sessions
             if not live.is_idle
+        ] + [
+            f"{channel.id}: connections={list(channel.connections)} "
+            f"change_waiters={len(channel._change_waiters)}"
+            for channel in self.manager._pool.channels
         ]
 
 
