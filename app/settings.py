@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from limits import parse_many
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -146,6 +146,12 @@ class Settings(BaseSettings):
         ge=1,
         description="How many sessions are held in memory at once; all busy with a run or a call: "
         "503. Open streams need no place.",
+    )
+    max_active_sessions_per_user: int | None = Field(
+        None,
+        ge=1,
+        description="Sessions of one user that are busy with a run or a call; more: 429. Unset: a "
+        "quarter of `max_active_sessions`, so that one user leaves room for others.",
     )
     delta_retention_seconds: float = Field(
         3600, ge=0, description="For so long the deltas of an ended run are kept at least."
@@ -307,6 +313,12 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("max_active_sessions_per_user")
+    @classmethod
+    def _share_of_places(cls, value: int | None, info: ValidationInfo) -> int | None:
+        places = info.data.get("max_active_sessions")  # not there when that one is wrong
+        return value if value is not None or places is None else -(-places // 4)
 
     @field_validator("rate_limit_per_caller", "rate_limit_in_all", "auth_failures_per_address")
     @classmethod

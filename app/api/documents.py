@@ -30,7 +30,13 @@ BODY: Final = ("malformed", "too-large", "unsupported-media-type")
 SESSION: Final = ("invalid-id", "session-not-found", "session-expired")
 """What a route about one session may answer."""
 
-WRITE: Final = ("too-many-active-sessions", "draining", "storage-full", "storage-failed")
+WRITE: Final = (
+    "too-many-busy-sessions",
+    "too-many-active-sessions",
+    "draining",
+    "storage-full",
+    "storage-failed",
+)
 """What a route that changes something may answer."""
 
 STORED: Final = ("storage-quota-reached",)

@@ -185,6 +185,13 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         "one, or raise it.",
         True,
     ),
+    "too-many-busy-sessions": Problem(
+        429,
+        "Too many busy sessions",
+        "max_active_sessions_per_user is 250, and that is reached; wait for a run or a request to "
+        "end, or raise it.",
+        True,
+    ),
     "too-many-streams": Problem(
         429,
         "Too many streams",

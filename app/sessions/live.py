@@ -118,6 +118,7 @@ class LiveSession:
         keys: Answers kept for idempotency keys.
         users: Calls at work in this session; it stays in memory for them.
         waiting_message_ids: Of each queued run the ids of its input; what is missing is in the log.
+        made_for: The user who is creating it, until it has an owner; None: no user.
         last_used: When it last had one, on the monotonic clock.
         gone: Deleted, or never came to be.
     """
@@ -144,6 +145,7 @@ class LiveSession:
         "id",
         "keys",
         "last_used",
+        "made_for",
         "packing",
         "posting",
         "run",
@@ -178,6 +180,7 @@ class LiveSession:
         self.keys = keys
         self.starting = False
         self.users = 0
+        self.made_for: str | None = None
         self.last_used = clock.monotonic()
         self.gone = False
         self.waiting_message_ids: dict[str, frozenset[str]] = {}

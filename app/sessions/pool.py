@@ -17,7 +17,7 @@ import anyio
 import structlog
 from anyio.abc import TaskGroup
 
-from app.domain.callers import Caller
+from app.domain.callers import GATEWAY, Caller
 from app.domain.clock import Clock
 from app.domain.errors import (
     BambooError,
@@ -151,7 +151,8 @@ class SessionPool:
             NotFound: There is none (for this caller), and it is not to be created.
             SessionExists, Forbidden: See `access.check_access`.
             Unavailable: All places are taken by busy sessions.
-            LimitReached: Creating it would go over `max_sessions`.
+            LimitReached: Creating it would go over `max_sessions`, or its user has
+                `max_active_sessions_per_user` at work.
             Vanished: It was deleted meanwhile.
         """
         create = create or need == "make"
@@ -168,6 +169,7 @@ class SessionPool:
         with self.keeping(live):
             if place:
                 self._make_room()
+                self.quotas.take_place(live, within_share=caller is not GATEWAY)
             try:
                 await live.ready()
                 if live.head.seq:
@@ -195,8 +197,10 @@ class SessionPool:
                 live.gone = True
             if live.gone:
                 self.forget(live)
-            elif len(self._live) > self.settings.max_active_sessions and live.is_idle:
-                self._evict(live)
+            else:
+                self.quotas.note(live)
+                if len(self._live) > self.settings.max_active_sessions and live.is_idle:
+                    self._evict(live)
 
     async def head(self, caller: Caller, session_id: str, need: Need = "own") -> SessionHead:
         """Gives a durable head for reading, without taking a place in memory for it.
@@ -609,6 +613,8 @@ class SessionPool:
                     self.settings.idempotency_keys_max, self.settings.idempotency_bytes_max
                 ),
             )
+            if not exists:
+                live.made_for = caller.user_id
             live.when_broken(self._reload_later)
             live.when_counted(self.quotas.note)
             self._live[session_id] = live

@@ -48,13 +48,15 @@ class _Share(NamedTuple):
     """What one session in memory counts for its user.
 
     `runs` is 1 from the first run's beginning to the last queued one's end: the session's one slot
-    goes from a run to the next, and nobody else's run gets in between.
+    goes from a run to the next, and nobody else's run gets in between. `places` is 1 while the
+    session cannot leave memory: it has a run, or a call is at work in it.
     """
 
     user_id: str | None
     runs: int
     queued: int
     unborn: int
+    places: int
 
 
 class Quotas:
@@ -68,16 +70,23 @@ class Quotas:
         # Sessions that are decided and not stored yet.
         self._unborn = _ByUser()
         self._streams = _ByUser()
+        self._places = _ByUser()
         self._shares: dict[LiveSession, _Share] = {}
 
     # -- counting ---------------------------------------------------------------------------
 
     def note(self, live: LiveSession) -> None:
-        """Hears of a session in memory whose runs, or whose being there, may have changed."""
+        """Updates the counters after a session's runs, its calls or its existence changed."""
         head = live.head
         waiting = len(head.queue)
-        is_new = live.is_unborn and head.seq > 0
-        share = _Share(head.user_id, int(head.active is not None or waiting > 0), waiting, is_new)
+        has_run = head.active is not None or waiting > 0
+        share = _Share(
+            head.user_id if head.seq else live.made_for,
+            runs=int(has_run),
+            queued=waiting,
+            unborn=int(live.is_unborn and head.seq > 0),
+            places=int(has_run or live.users > 0),
+        )
         if share != self._shares.get(live):
             self.forget(live)
             self._count(share, 1)
@@ -115,6 +124,27 @@ class Quotas:
         self._runs.add(share.user_id, sign * share.runs)
         self._queued.add(share.user_id, sign * share.queued)
         self._unborn.add(share.user_id, sign * share.unborn)
+        self._places.add(share.user_id, sign * share.places)
+
+    def take_place(self, live: LiveSession, *, within_share: bool) -> None:
+        """Counts a session that a call keeps in memory; refuses only one that nothing kept before.
+
+        Args:
+            live: The session. Its `users` include the call.
+            within_share: Whether the user's share is a limit to this call.
+
+        Raises:
+            LimitReached: The user has `max_active_sessions_per_user`.
+        """
+        share = self._shares[live]
+        if within_share and not share.places:
+            self._check(
+                "too-many-busy-sessions",
+                "wait for a run or a request to end",
+                _RUN_SECONDS,
+                max_active_sessions_per_user=lambda: self._places.of(share.user_id),
+            )
+        self.note(live)
 
     # -- asking -----------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from tests.faults.test_network import assert_healthy
 from tests.faults.wire import Wire, metric, refusals, until
 
 HOLD = {"delay_ms": 0, "hold": "middle"}
+BODY = {"message": "x", "session_id": "b", "options": HOLD}
 
 
 def chat(api: httpx.Client, session_id: str, user_id: str = "ann") -> httpx.Response:
@@ -118,6 +119,31 @@ def test_streams_of_a_user_are_bounded_and_another_has_his_own() -> None:
             until(lambda: metric(operator, "streams_open") == 0, "they are gone")
             with ann.stream("GET", "/stream/a") as again:
                 assert again.status_code == 200
+
+
+def test_a_user_whose_share_of_busy_sessions_is_taken_is_refused_and_another_is_served() -> None:
+    settings: dict[str, Any] = {"api_keys": ("key",), "max_active_sessions_per_user": 1}
+    key = {"Authorization": "Bearer key"}
+    with (
+        serving(**settings) as served,
+        served.client(headers={**key, "X-User-Id": "ann"}) as ann,
+        served.client(headers={**key, "X-User-Id": "bob"}) as bob,
+    ):
+        for api, session_id in ((ann, "a"), (ann, "b"), (bob, "c")):
+            assert api.post("/sessions", json={"id": session_id}).status_code == 201
+        chat = {"message": "x", "session_id": "a", "options": HOLD}
+        assert ann.post("/chat", json=chat).status_code == 202
+        message = {"role": "user", "content": "x"}
+        for path, body in (("/sessions", {}), ("/sessions/b/messages", message), ("/chat", BODY)):
+            problem = refused(ann.post(path, json=body), 429, "too-many-busy-sessions")
+            assert problem["detail"].startswith("max_active_sessions_per_user is 1, ")
+            assert problem["retryable"]
+        assert bob.post("/chat", json={**chat, "session_id": "c"}).status_code == 202
+        assert ann.get("/sessions/b/messages").status_code == 200
+        with ann.stream("GET", "/stream/b") as stream:
+            assert stream.status_code == 200
+        assert ann.post("/sessions/a/cancel").is_success
+        assert ann.post("/sessions/b/messages", json=message).status_code == 201
 
 
 @pytest.mark.parametrize("storage", ["memory:", "jsonl:"])

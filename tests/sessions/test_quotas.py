@@ -1,6 +1,8 @@
 """Quotas: what each user and all together may have, and that nothing is miscounted (R11)."""
 
 import random
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -8,10 +10,12 @@ import pytest
 
 from app.domain.callers import ALL_RIGHTS, Caller
 from app.domain.errors import BambooError, LimitReached
-from app.domain.events import Complete
+from app.domain.events import Complete, Draft
 from app.sessions.commands import Chat, NewMessage, NewSession, StreamRequest
+from app.sessions.creation import History, create_whole
 from app.sessions.fork import Fork
-from tests.support.gateways import ME, Gateway, eventually, gateway, quiet
+from app.sessions.making import created_draft
+from tests.support.gateways import ME, Gateway, eventually, gateway, quiet, settings_of
 
 ANN, BOB = Caller("ann", "ann"), Caller("bob", "bob")
 TICKET = Caller("ticket", None, ALL_RIGHTS, session_id="s")
@@ -44,19 +48,20 @@ def counted(gate: Gateway) -> dict[str, tuple[int, dict[str, int]]]:
     quotas = gate.manager._pool.quotas
     return {
         name: (tally.total, dict(tally._by_user))
-        for name in ("_runs", "_queued", "_unborn", "_streams")
+        for name in ("_runs", "_queued", "_unborn", "_places", "_streams")
         for tally in [getattr(quotas, name)]
     }
 
 
 def expected(gate: Gateway) -> dict[str, tuple[int, dict[str, int]]]:
     """Counts again, from what there is in memory."""
-    found: dict[str, list[str | None]] = {"_runs": [], "_queued": [], "_unborn": []}
+    found: dict[str, list[str | None]] = {"_runs": [], "_queued": [], "_unborn": [], "_places": []}
     for live in gate.manager._pool.sessions:
         head = live.head
         found["_runs"] += [head.user_id] * bool(head.active or head.queue)
         found["_queued"] += [head.user_id] * len(head.queue)
         found["_unborn"] += [head.user_id] * (live.is_unborn and head.seq > 0)
+        found["_places"] += [head.user_id] * bool(head.active or head.queue or live.users)
     return {
         name: (len(users), {user: users.count(user) for user in users if user is not None})
         for name, users in found.items()
@@ -140,6 +145,89 @@ async def test_streams_of_a_user_or_a_ticket_are_bounded_and_the_operators_are_n
             connection.aclose()
         assert counted(gate)["_streams"] == (0, {})
         (await connect(ANN)).aclose()
+
+
+async def test_busy_sessions_of_a_user_are_bounded_and_others_have_their_places() -> None:
+    async with gateway(max_active_sessions=4, max_active_sessions_per_user=2) as gate:
+        for name in ("a1", "a2", "a3", "b1", "n1"):
+            user_id = {"a": "ann", "b": "bob"}.get(name[0])
+            await gate.manager.create_session(ME, NewSession(id=name, user_id=user_id))
+
+        async def add(caller: Caller, name: str) -> None:
+            await gate.manager.add_messages(caller, name, [NewMessage("user", "x")])
+
+        limited = ("too-many-busy-sessions", "max_active_sessions_per_user")
+        gate.store.hold_appends()
+        async with anyio.create_task_group() as tasks:
+            for caller, name in ((ANN, "a1"), (ANN, "a2"), (ANN, "a2")):
+                tasks.start_soon(add, caller, name)
+            await eventually(lambda: gate.store.held == 2)
+            await refused(*limited, add(ANN, "a3"))
+            await refused(*limited, add(ME, "a3"))
+            await refused(*limited, gate.manager.create_session(ANN, NewSession(id="a4")))
+            # What is busy may get more to do; and what begins nothing needs no place.
+            tasks.start_soon(add, ANN, "a1")
+            stream = await gate.manager.connect(ANN, "a3", StreamRequest())
+            assert stream is not None
+            stream.aclose()
+            await gate.manager.delete_session(ANN, "a3")
+            for caller, name in ((BOB, "b1"), (ME, "n1")):
+                tasks.start_soon(add, caller, name)
+            await eventually(lambda: gate.store.held == 4)
+            assert counted(gate)["_places"] == (4, {"ann": 2, "bob": 1})
+            gate.store.release_appends()
+        assert counted(gate)["_places"] == (0, {})
+        # A run holds its session's place to its end; whoever creates has one from the beginning.
+        assert await chat(gate, "a1", run_id="r1") == "running"
+        gate.store.hold("load")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(gate.manager.create_session, ANN, NewSession(id="a4"))
+            await eventually(lambda: gate.store.waiting.get("load"))
+            gate.store.hold_appends()
+            gate.store.let_go("load")
+            await eventually(lambda: gate.store.held)
+            await refused(*limited, add(ANN, "a2"))
+            gate.store.release_appends()
+        gate.agent.do("r1", Complete())
+        await gate.ended("r1", "a1")
+        await quiet()
+        assert counted(gate)["_places"] == (0, {})
+
+
+async def test_whoever_makes_a_session_in_pieces_holds_a_place_all_the_time() -> None:
+    async with gateway(max_active_sessions_per_user=1) as gate:
+        more = anyio.Event()
+
+        async def pages(_: int) -> AsyncIterator[list[Draft]]:
+            await more.wait()
+            yield [created_draft(NewSession(user_id="ann"), None)]
+
+        async def make() -> None:
+            pool, history = gate.manager._pool, History(pages, lambda _: {})
+            await create_whole(pool, ANN, "a1", history, None)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(make)
+            await quiet()
+            assert counted(gate)["_places"] == (1, {"ann": 1})
+            limited = ("too-many-busy-sessions", "max_active_sessions_per_user")
+            await refused(*limited, gate.manager.create_session(ANN, NewSession(id="a2")))
+            await gate.manager.create_session(BOB, NewSession(id="b1"))
+            more.set()
+        assert counted(gate)["_places"] == (0, {})
+        assert gate.store.usage("ann").sessions == 1
+
+
+def test_a_user_has_a_quarter_of_the_places_if_nothing_else_is_said() -> None:
+    shares = [settings_of(max_active_sessions=most) for most in (1, 4, 10, 1000)]
+    assert [each.max_active_sessions_per_user for each in shares] == [1, 1, 3, 250]
+    said = settings_of(max_active_sessions=10, max_active_sessions_per_user=10)
+    assert said.max_active_sessions_per_user == 10
+
+
+async def test_sessions_of_nobody_have_no_share() -> None:
+    async with gateway(max_active_sessions=4) as gate:
+        assert [await chat(gate, f"s-{number}") for number in range(4)] == ["running"] * 4
 
 
 async def test_sessions_of_a_user_are_bounded_however_they_are_made() -> None:
@@ -244,32 +332,38 @@ async def session_of_bob(gate: Gateway) -> str:
     return name
 
 
+async def act(gate: Gateway, chance: random.Random, name: str, number: int) -> None:
+    """Does one of all the things that change what is counted."""
+    match chance.randrange(10):
+        case 0:
+            gate.store.fail_append(chance.randrange(1, 3))
+            await chat(gate, name, "ann")
+        case 1:
+            await gate.manager.cancel_session(ME, name)
+        case 2:
+            await gate.manager.delete_session(ME, name)
+        case 3:
+            await gate.manager.create_session(ME, NewSession(id=name, user_id="bob"))
+        case 4:
+            await gate.finish_runs(name)
+        case 5:
+            gate.store.heal()
+            gate.clock.seconds += gate.settings.idle_timeout_seconds + 1
+            gate.manager._pool.evict_idle()
+        case 6:
+            (await gate.reader(name)).close()
+        case 7:
+            await gate.manager.open_run(ME, name, f"x{number}")
+        case _:
+            await chat(gate, name, "ann", f"r{number}")
+
+
 async def test_nothing_is_miscounted_whatever_fails() -> None:
     chance = random.Random(3)
     async with gateway(max_active_runs_per_user=4, max_queued_runs_per_user=5) as gate:
         for number in range(300):
-            name = f"s-{chance.randrange(8)}"
-            try:
-                match chance.randrange(8):
-                    case 0:
-                        gate.store.fail_append(chance.randrange(1, 3))
-                        await chat(gate, name, "ann")
-                    case 1:
-                        await gate.manager.cancel_session(ME, name)
-                    case 2:
-                        await gate.manager.delete_session(ME, name)
-                    case 3:
-                        await gate.manager.create_session(ME, NewSession(id=name, user_id="bob"))
-                    case 4:
-                        await gate.finish_runs(name)
-                    case 5:
-                        gate.store.heal()
-                        gate.clock.seconds += gate.settings.idle_timeout_seconds + 1
-                        gate.manager._pool.evict_idle()
-                    case _:
-                        await chat(gate, name, "ann", f"r{number}")
-            except BambooError:
-                pass
+            with suppress(BambooError):
+                await act(gate, chance, f"s-{chance.randrange(8)}", number)
             await quiet()
             assert counted(gate) | expected(gate) == counted(gate), number
         gate.store.heal()
@@ -280,3 +374,4 @@ async def test_nothing_is_miscounted_whatever_fails() -> None:
                 continue
         await eventually(lambda: counted(gate)["_runs"] == (0, {}))
         assert counted(gate)["_queued"] == (0, {})
+        assert counted(gate)["_places"] == (0, {})
