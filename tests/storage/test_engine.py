@@ -5,8 +5,6 @@ import errno
 import json
 import os
 import stat
-import subprocess
-import sys
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -48,35 +46,6 @@ async def test_a_second_owner_of_the_directory_is_refused_with_one_clear_line(
         await second.open()
     assert f"pid {os.getpid()}" in caught.value.detail
     assert "\n" not in caught.value.detail
-
-
-def test_a_second_process_is_refused_and_gets_in_when_the_first_is_gone(data_dir: Path) -> None:
-    """R8: the lock is the kernel's, so a killed owner leaves none behind."""
-    program = (
-        "import asyncio, sys, pathlib\n"
-        "from app.storage.jsonl.store import JsonlStore\n"
-        "from app.domain.clock import SystemClock\n"
-        "from app.storage.base import StoreBusy\n"
-        "async def main():\n"
-        "    try:\n"
-        "        await JsonlStore(pathlib.Path(sys.argv[1]), SystemClock()).open()\n"
-        "    except StoreBusy as busy:\n"
-        "        print(busy.detail, flush=True)\n"
-        "        return\n"
-        "    print('open', flush=True)\n"
-        "    sys.stdin.read()\n"
-        "asyncio.run(main())\n"
-    )
-    command = [sys.executable, "-c", program, str(data_dir)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes) as first:  # type: ignore[call-overload]
-        assert first.stdout.readline() == "open\n"
-        second = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        assert f"pid {first.pid}" in second.stdout
-        first.kill()
-    with subprocess.Popen(command, **pipes) as third:  # type: ignore[call-overload]
-        assert third.stdout.readline() == "open\n"
-        third.kill()
 
 
 async def test_fifty_concurrent_appends_keep_fifty_messages(opener: Opener) -> None:

@@ -332,11 +332,12 @@ class Committer:
         """Closes the segment and gives what lies in closed ones; as an errand only.
 
         Raises:
-            OSError: The next segment cannot be made; this one is used on.
+            OSError: The next segment cannot be made, and this one is used on; or the directory is
+                not ours any more.
         """
         journal = self._journal
         if final:
-            journal.close_current()
+            journal.finish()
         elif journal.has_records:
             journal.rotate()
             journal.keep_reserve()

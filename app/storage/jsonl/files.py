@@ -136,6 +136,26 @@ class FileSystem:
                 what = "a link or file stands where a directory should be"
                 raise NotADirectoryError(errno.ENOTDIR, what, str(path)) from error
 
+    def lock_directory(self, path: Path) -> int | None:
+        """Takes the one lock that a directory has; closing the descriptor gives it back.
+
+        Returns:
+            The descriptor; None where the file system locks no directories (NFS does not).
+
+        Raises:
+            BlockingIOError: Somebody else has it.
+        """
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise
+        except OSError:
+            os.close(fd)
+            return None
+        return fd
+
     # What only looks never fails a test's Nth call.
 
     def size(self, path: Path) -> int | None:

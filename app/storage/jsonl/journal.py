@@ -26,6 +26,7 @@ deletions on a full disk.
 """
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +34,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from app.domain import codec
-from app.domain.errors import StorageFull
+from app.domain.errors import StorageFull, Unavailable
 from app.storage.jsonl.files import FULL_ERRNOS, NOT_SUPPORTED_ERRNOS, FileSystem
 from app.storage.jsonl.paths import Paths
 
@@ -69,9 +70,12 @@ class Segment:
 class Journal:
     """The writing end. Used by the committer's thread alone."""
 
-    def __init__(self, fs: FileSystem, paths: Paths) -> None:
+    def __init__(self, fs: FileSystem, paths: Paths, check_owner: Callable[[], None]) -> None:
+        """Makes it; `check_owner` raises OSError when the directory is not ours any more."""
         self._fs = fs
         self._paths = paths
+        self._check_owner = check_owner
+        self._is_finished = False
         self._current: Segment | None = None
         self._next_number = 1
         self._predecessor: tuple[int, int] | None = None
@@ -119,8 +123,13 @@ class Journal:
             fit, and no others.
 
         Raises:
-            OSError: No segment can be made, for another reason than space.
+            OSError: No segment can be made, for another reason than space; or the directory is not
+                ours any more.
+            Unavailable: The journal is finished.
         """
+        if self._is_finished:
+            raise Unavailable("The store is closed.")
+        self._check_owner()
         current = self._current
         if current is not None and current.end + size <= current.limit:
             return True
@@ -159,6 +168,7 @@ class Journal:
         Raises:
             OSError: It could not be made.
         """
+        self._check_owner()
         path = self._paths.segment(self._next_number)
         limit = max(SEGMENT_BYTES, size + RECORD_OVERHEAD_BYTES)
         if self.spares and limit == SEGMENT_BYTES:
@@ -253,6 +263,16 @@ class Journal:
         self.closed[current.number] = None
         with suppress(OSError):
             self.rotate()
+
+    def finish(self) -> None:
+        """Closes the last segment: no record is taken from here on.
+
+        Raises:
+            OSError: The directory is not ours any more.
+        """
+        self._is_finished = True
+        self.close_current()
+        self._check_owner()
 
     def close_current(self) -> None:
         """Closes the segment, which then waits for its checkpoint."""

@@ -1,10 +1,16 @@
 """LOCK: one process owns a data directory (R8), and says how it left it.
 
-The lock is `flock`, which the kernel gives back however the process ends. The file's content tells
-people and the next start: the owner's pid, the machine's boot, how durable commits were, the last
-epoch, and whether the owner closed everything (`clean`).
+The lock is `flock`, which the kernel gives back however the process ends. It is taken on the
+directory itself, so it holds when somebody deletes LOCK, and on the file, which is all that file
+systems without locks of directories and earlier gateways know. The file's content tells people and
+the next start: the owner's pid, the machine's boot, how durable commits were, the last epoch, and
+whether the owner closed everything (`clean`).
+
+Files are opened by path, so the owner also makes sure that the path still leads to his directory:
+in the place of one that was moved or removed there may be another gateway's.
 """
 
+import errno
 import fcntl
 import os
 from contextlib import suppress
@@ -33,6 +39,8 @@ class DirectoryLock:
         self._fs = fs
         self._path = path
         self._fd: int | None = None
+        self._directory_fd: int | None = None
+        self._identity = (0, 0)
         self.previous: dict[str, Any] = {}
 
     def take(self) -> None:
@@ -41,18 +49,18 @@ class DirectoryLock:
         Raises:
             StoreBusy: Another process has it.
         """
-        fd = self._fs.open(self._path, os.O_RDWR | os.O_CREAT)
         try:
+            self._directory_fd = self._fs.lock_directory(self._path.parent)
+            fd = self._fd = self._fs.open(self._path, os.O_RDWR | os.O_CREAT)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            owner = _content(fd).get("pid", "unknown")
-            self._fs.close(fd)
+            owner = _owner_in(_content(self._fs.read(self._path)))
+            self.release()
             raise StoreBusy(
-                f"The data directory is in use by the process with pid {owner}; "
-                "stop it, or choose another data_dir."
+                f"The data directory is in use by {owner}; stop it, or choose another data_dir."
             ) from error
-        self._fd = fd
-        self.previous = _content(fd)
+        self._identity = _identity_of(self._path.parent)
+        self.previous = _content(os.pread(fd, _CONTENT_BYTES_MAX, 0))
         # The pid alone changes now: boot and clean mark must outlive a crash during recovery.
         self.write({**self.previous, **self.owner()})
 
@@ -68,16 +76,45 @@ class DirectoryLock:
         self._fs.pwrite(self._fd, data.ljust(_CONTENT_BYTES_MAX // 8, b" "), 0)
         self._fs.sync(self._fd)
 
+    def check(self) -> None:
+        """Makes sure that the path still leads to the directory that was taken; on any thread.
+
+        Raises:
+            OSError: It does not.
+        """
+        directory = self._path.parent
+        try:
+            is_same = _identity_of(directory) == self._identity
+        except FileNotFoundError:
+            is_same = False
+        if not is_same:
+            raise OSError(
+                errno.ESTALE, "the data directory was moved, removed or replaced", str(directory)
+            )
+
     def release(self) -> None:
         """Gives the lock back. Idempotent."""
         fd, self._fd = self._fd, None
         if fd is not None:
             self._fs.close(fd)
+        directory_fd, self._directory_fd = self._directory_fd, None
+        if directory_fd is not None:
+            os.close(directory_fd)
 
 
-def _content(fd: int) -> dict[str, Any]:
+def _identity_of(directory: Path) -> tuple[int, int]:
+    status = directory.stat()
+    return status.st_dev, status.st_ino
+
+
+def _content(data: bytes | None) -> dict[str, Any]:
     try:
-        content = codec.decode(os.pread(fd, _CONTENT_BYTES_MAX, 0))
+        content = codec.decode(data or b"")
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _owner_in(content: dict[str, Any]) -> str:
+    pid = content.get("pid")
+    return "another process" if pid is None else f"the process with pid {pid}"

@@ -108,7 +108,7 @@ class JsonlStore(SessionStore):
         self._lock = DirectoryLock(fs, paths.lock)
         self._catalog = Catalog()
         self._catalog_file = CatalogFile(fs, paths, keeps_heads=index_enabled)
-        self._journal = Journal(fs, paths)
+        self._journal = Journal(fs, paths, self._lock.check)
         self._writer = LogWriter(fs, _raise_files_limit(), BundleView)
         self._table = LogTable(fs, paths, self._catalog, self._writer)
         self._sidecars = Sidecars(fs, paths, self._writer)

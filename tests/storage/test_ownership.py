@@ -1,0 +1,152 @@
+"""R8: one process owns a data directory, whatever becomes of the names in it."""
+
+import asyncio
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from typing_extensions import override
+
+from app.domain.errors import StorageFailed
+from app.storage.base import StoreBusy
+from app.storage.jsonl.files import FileSystem
+from app.storage.jsonl.store import JsonlStore
+from tests.storage.conftest import Opener
+from tests.storage.faults import abandon
+from tests.storage.test_doctor import check
+from tests.storage.writing import StepClock, Writer, answer_to, append, committed, message, seqs
+
+# Opens the store, says `open` or why not, and keeps it until its input ends.
+OWNER = """
+import asyncio, pathlib, sys
+from app.domain.clock import SystemClock
+from app.storage.base import StoreBusy
+from app.storage.jsonl.store import JsonlStore
+
+async def main():
+    try:
+        await JsonlStore(pathlib.Path(sys.argv[1]), SystemClock()).open()
+    except StoreBusy as busy:
+        print(busy.detail, flush=True)
+        return
+    print("open", flush=True)
+    sys.stdin.read()
+
+asyncio.run(main())
+"""
+
+
+def command(data_dir: Path) -> list[str]:
+    return [sys.executable, "-c", OWNER, str(data_dir)]
+
+
+@contextmanager
+def owner(data_dir: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A process that owns the directory; it is killed at the end."""
+    with subprocess.Popen(
+        command(data_dir), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "open\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def refused(data_dir: Path) -> str:
+    """Starts a process that must not get the directory; gives what it says."""
+    ended = subprocess.run(
+        command(data_dir), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout != "open\n"
+    return ended.stdout
+
+
+def test_a_second_process_is_refused_and_gets_in_when_the_first_was_killed(data_dir: Path) -> None:
+    """The lock is the kernel's, so a killed owner leaves none behind."""
+    with owner(data_dir) as first:
+        assert f"pid {first.pid}" in refused(data_dir)
+    with owner(data_dir):
+        pass
+
+
+def test_a_deleted_lock_file_lets_nobody_in(data_dir: Path) -> None:
+    with owner(data_dir):
+        (data_dir / "LOCK").unlink()
+        assert "in use by another process" in refused(data_dir)
+        # Not even when there is a file of that name again, which nobody has locked.
+        (data_dir / "LOCK").touch()
+        assert "in use by another process" in refused(data_dir)
+        with pytest.raises(StoreBusy):
+            check(data_dir, repair=True)
+    with owner(data_dir):
+        pass
+
+
+async def test_where_directories_cannot_be_locked_the_file_is_all_there_is(
+    opener: Opener, data_dir: Path, clock: StepClock
+) -> None:
+    class WithoutDirectoryLocks(FileSystem):
+        @override
+        def lock_directory(self, path: Path) -> int | None:
+            return None
+
+    store = await opener(WithoutDirectoryLocks())
+    with pytest.raises(StoreBusy):
+        await JsonlStore(data_dir, clock, fs=WithoutDirectoryLocks()).open()
+    await store.aclose()
+    await opener(WithoutDirectoryLocks())
+
+
+async def test_an_earlier_gateway_that_locks_the_file_alone_keeps_a_later_one_out(
+    opener: Opener, data_dir: Path
+) -> None:
+    class WithoutDirectoryLocks(FileSystem):
+        @override
+        def lock_directory(self, path: Path) -> int | None:
+            return None
+
+    await opener(WithoutDirectoryLocks())
+    assert "in use by the process with pid" in await asyncio.to_thread(refused, data_dir)
+
+
+@pytest.mark.parametrize("is_made_again", [True, False])
+async def test_whose_directory_was_replaced_acknowledges_nothing_and_leaves_the_other_alone(
+    opener: Opener, data_dir: Path, *, is_made_again: bool
+) -> None:
+    """R1, R8: what went to the old directory would be lost, and the new one has its own owner."""
+    store = await opener()
+    writer = Writer("s-1", store.next_epoch())
+    await committed(store, writer.commit(message("m1")))
+    again = Writer.of(writer.head)
+    moved = data_dir.with_name("moved")
+    move(data_dir, moved)
+    if is_made_again:
+        with owner(data_dir):
+            pass
+    before = files_in(data_dir)
+    assert isinstance(await answer_to(append(store, writer.commit(message("m2")))), StorageFailed)
+    assert not await store.checkpoint()
+    with pytest.raises(StorageFailed):
+        await store.delete("s-1", writer.head.epoch)
+    assert files_in(data_dir) == before
+    shutil.rmtree(data_dir, ignore_errors=True)
+    move(moved, data_dir)
+    # Back in its place, it goes on as if nothing had been.
+    await committed(store, again.commit(message("m3")))
+    assert await store.checkpoint()
+    await abandon(store)
+    assert await seqs(await opener(), "s-1") == [1, 2, 3]
+
+
+def move(source: Path, target: Path) -> None:
+    source.rename(target)
+
+
+def files_in(directory: Path) -> list[Path]:
+    return sorted(directory.rglob("*"))
