@@ -15,6 +15,7 @@ from app.domain.errors import (
     LimitReached,
     Malformed,
     NotFound,
+    RunEnded,
     TooLarge,
 )
 from app.domain.events import TERMINAL_TYPES, AgentEvent, Draft
@@ -298,7 +299,10 @@ class _Post:
         if drafts:
             await self._commit(drafts, events, ends=ends)
         if isinstance(bad, NotFound) and self._run_id is not None:
-            await self._external.hold(live, {self._run_id})
+            try:
+                await self._external.hold(live, {self._run_id})
+            except RunEnded as ended:
+                return ended
         return bad
 
     def _hold_run(self, run_id: str | None) -> None:

@@ -108,6 +108,13 @@ def already_ended(run_id: str) -> RunEnded:
     return RunEnded(f"The run {run_id!r} has ended; nothing may follow.")
 
 
+def _is_held(live: LiveSession, active: ActiveRun) -> bool:
+    """Tells whether the active run's messages are at hand, or here nobody's to make."""
+    if active.agent != EXTERNAL:
+        return True
+    return live.external is not None and live.external.run_id == active.run_id
+
+
 class ExternalRuns:
     """Opens, feeds and ends external runs."""
 
@@ -156,19 +163,17 @@ class ExternalRuns:
         Raises:
             RunEnded: One of the runs has its terminal event.
         """
-        for run_id in run_ids:
-            while True:
-                await live.ready()
-                active = live.head.active
-                if active is None or active.run_id != run_id:
-                    await self._check_not_ended(live, run_id)
-                    break
-                if active.agent != EXTERNAL:
-                    break
-                if live.external is not None and live.external.run_id == run_id:
-                    break
+        never_begun: set[str] = set()
+        while True:
+            await live.ready()
+            active = live.head.active
+            elsewhere = run_ids - never_begun - {active.run_id if active else ""}
+            if elsewhere:
+                never_begun |= await self._never_begun(live, elsewhere.pop())
+            elif active is not None and active.run_id in run_ids and not _is_held(live, active):
                 await self._load(live, active)
-        await live.ready()
+            else:
+                return
 
     async def _load(self, live: LiveSession, active: ActiveRun) -> None:
         await live.settled()
@@ -178,10 +183,21 @@ class ExternalRuns:
         if live.head.active is not None and live.head.active.run_id == active.run_id:
             live.external = ExternalRun(active.run_id, assembler, self._pool.clock.monotonic())
 
-    async def _check_not_ended(self, live: LiveSession, run_id: str) -> None:
+    async def _never_begun(self, live: LiveSession, run_id: str) -> set[str]:
+        """Gives a run that has not the session's slot if it never had it.
+
+        Raises:
+            RunEnded: It has its terminal event.
+        """
+        try:
+            # The end may be decided and on its way to the store.
+            await live.settled()
+        except BambooError:
+            return set()  # it was undone: the head says what holds
         last = await last_of_run(self._pool.store, live.id, live.epoch, run_id)
         if last is not None and event_type(last.body) in TERMINAL_TYPES:
             raise already_ended(run_id)
+        return {run_id}
 
     def end_silent(self) -> None:
         """Ends external runs to which nothing was posted for too long, whoever looks at them."""
@@ -234,5 +250,5 @@ class ExternalRuns:
                 await live.commit(
                     drafts, waiters=[lambda _: self._pool.slot_free(live)], reserve=True
                 )
-            except Vanished:
+            except (Vanished, RunEnded):
                 return

@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from app.domain.errors import (
+    BambooError,
     InvalidEvent,
     NotFound,
     Refused,
@@ -223,6 +224,88 @@ async def test_a_cancelled_run_takes_nothing_more(how: str, gate: Gateway) -> No
     with pytest.raises(RunEnded):
         await post(gate, *of("x", STEPS[2]))
     accepted_by_upstreams(await gate.messages())
+
+
+@pytest.mark.parametrize("how", ["event", "array", "lines"])
+@pytest.mark.parametrize("end", ["cancel", "complete"])
+async def test_events_that_come_while_the_end_is_being_stored_come_after_it(
+    end: str, how: str, gate: Gateway
+) -> None:
+    """R1, R5: the run has ended once its end is durable, and until then nobody is told so."""
+    await opened(gate)
+    await post(gate, *of("x", STEPS[1]))
+    gate.store.hold_appends()
+    told: list[BambooError] = []
+
+    async def late() -> None:
+        events = of("x", *STEPS[1 : 2 if how == "event" else 3])
+        try:
+            if how == "lines":
+                await stream(gate, lines_of(*events))
+            else:
+                await post(gate, *events)
+        except BambooError as error:
+            told.append(error)
+
+    with anyio.fail_after(DEADLINE_SECONDS):
+        async with anyio.create_task_group() as tasks:
+            if end == "cancel":
+                tasks.start_soon(gate.manager.cancel_run, ME, "s", "x")
+            else:
+                tasks.start_soon(post, gate, *of("x", STEPS[6]))
+            await eventually(lambda: gate.store.held)
+            tasks.start_soon(late)
+            await quiet()
+            assert not told
+            gate.store.release_appends()
+    assert [error.code for error in told] == ["run-ended"]
+    assert [event["type"] in TERMINAL_TYPES for event in await gate.log()][-1]
+
+
+async def test_events_that_come_while_an_end_fails_to_be_stored_belong_to_the_run(
+    gate: Gateway,
+) -> None:
+    await opened(gate)
+    await post(gate, *of("x", STEPS[1]))
+    gate.store.hold_appends()
+
+    async def cancel() -> None:
+        with pytest.raises(StorageFailed):
+            await gate.manager.cancel_run(ME, "s", "x")
+
+    with anyio.fail_after(DEADLINE_SECONDS):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(cancel)
+            await eventually(lambda: gate.store.held)
+            tasks.start_soon(post, gate, *of("x", STEPS[2]))
+            await quiet()
+            gate.store.release_appends(StorageFailed("no"))
+    assert [event["content"] for event in await gate.log() if event["type"] == "token"] == [
+        "Let me ",
+        "look. ",
+    ]
+
+
+async def test_a_run_that_ends_while_another_is_looked_up_has_ended(gate: Gateway) -> None:
+    await opened(gate)
+    await post(gate, *of("x", STEPS[1]))
+    gate.store.hold("find")
+    told: list[BambooError] = []
+
+    async def late() -> None:
+        try:
+            await post(gate, *of("x", STEPS[1]), *of("never", STEPS[1]))
+        except BambooError as error:
+            told.append(error)
+
+    with anyio.fail_after(DEADLINE_SECONDS):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(late)
+            await quiet()
+            tasks.start_soon(post, gate, *of("x", STEPS[6]))
+            await quiet()
+            gate.store.let_go("find")
+    assert [error.code for error in told] == ["run-ended"]
 
 
 async def test_a_cancel_that_cannot_be_stored_is_told_at_once_and_may_be_repeated(
