@@ -6,10 +6,10 @@ messages, commits, streams, ends the run when the generator returns without a te
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import anyio
 
@@ -19,17 +19,29 @@ from app.domain.events import AgentEvent
 from app.domain.messages import Message
 
 
+class LeftOut(NamedTuple):
+    """How much of a conversation's beginning was not read. A turn is a message of the user's."""
+
+    turns: int = 0
+    messages: int = 0
+
+
+NOTHING_LEFT_OUT = LeftOut()
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """What an agent is given: the conversation so far, ending with the input it answers.
 
     Attributes:
         run_id: The run's name.
-        messages: The whole conversation in order, the run's own input last.
+        messages: The conversation in order, the run's own input last: the whole of it, unless the
+            agent says that its end is enough (`SupportsWindow`).
         session: The session, in the contract's shape (API section 8), without messages.
         options: What the chat request passed in `options`.
         cancelled: Is set when the run is to end; the agent's task is cancelled as well, so only
             agents that work outside that task (threads, processes) need to look at it.
+        left_out: What stands before `messages` and was not read.
     """
 
     run_id: str
@@ -37,6 +49,7 @@ class Turn:
     session: Mapping[str, Any]
     options: Mapping[str, Any] = field(default_factory=dict)
     cancelled: anyio.Event = field(default_factory=anyio.Event)
+    left_out: LeftOut = NOTHING_LEFT_OUT
     _call_numbers: Iterator[int] = field(default_factory=count, repr=False, compare=False)
 
     @property
@@ -85,6 +98,29 @@ class Agent(ABC):
     async def aclose(self) -> None:
         """Gives back what the agent holds (connection pools). Runs have ended before."""
         return
+
+
+@runtime_checkable
+class SupportsWindow(Protocol):
+    """What an agent may say besides: that the end of a long conversation is enough for it.
+
+    So a turn costs what the agent uses, whatever was said before.
+    """
+
+    def is_enough(self, messages: Sequence[Message], options: Mapping[str, Any]) -> bool:
+        """Tells whether what stands before `messages` makes no difference to the answer.
+
+        Asked again with at least twice as much until it is so, or nothing is left; perhaps in a
+        thread.
+
+        Args:
+            messages: The conversation's latest messages, which may begin amid a tool exchange.
+                Before them the summary, if there is one, and every earlier system message.
+            options: What the chat request passed in `options`.
+
+        Raises:
+            AgentError: As `Agent.run`.
+        """
 
 
 class AgentError(BambooError):

@@ -17,9 +17,9 @@ nothing else. Usage counts words: those of the user's message, and the tokens sa
 """
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from itertools import cycle, islice
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -38,6 +38,7 @@ from app.domain.events import (
     ToolStart,
     Usage,
 )
+from app.domain.messages import Message
 
 _ECHO_CHARS_MAX = 200
 """How much of the user's words is said back: the demo's events stay small whatever is sent."""
@@ -73,6 +74,11 @@ class DemoAgent(Agent):
         if address.target:
             raise address.refuse("nothing stands between `demo:` and `?`")
         return DemoAgent(read_query(DemoOptions, address))
+
+    def is_enough(self, messages: Sequence[Message], options: Mapping[str, Any]) -> bool:
+        """Needs the user's last words; see `SupportsWindow`."""
+        del options
+        return any(message.role == "user" for message in messages)
 
     @override
     async def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:

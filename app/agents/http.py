@@ -48,7 +48,7 @@ from app.agents.sse_reader import LineReader, LineTooLongError, SseReader
 from app.agents.upstream import Answer, Upstream, Waits
 from app.agents.yielded import paired
 from app.domain.clock import Clock, SystemClock
-from app.domain.codec import decode, encode
+from app.domain.codec import decode, encode_with
 from app.domain.events import AgentEvent, MessageSaid
 from app.observability.tracing import trace_headers
 from app.settings import Settings
@@ -175,15 +175,13 @@ class HttpAgent(Agent):
 
 
 def _body(turn: Turn) -> bytes:
-    return encode(
-        {
-            "version": 1,
-            "run_id": turn.run_id,
-            "session": dict(turn.session),
-            "messages": [message.to_json() for message in turn.messages],
-            "options": dict(turn.options),
-        }
-    )
+    rest = {
+        "version": 1,
+        "run_id": turn.run_id,
+        "session": dict(turn.session),
+        "options": dict(turn.options),
+    }
+    return encode_with(rest, "messages", (message.to_json() for message in turn.messages))
 
 
 def _whole(value: Any) -> Iterator[Any]:

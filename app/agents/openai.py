@@ -25,13 +25,22 @@ over it, the oldest whole turns are left out, and the run begins with the event
     {"type": "custom", "name": "context_trimmed", "value": {"dropped_turns": 3,
      "dropped_messages": 8, "estimated_tokens": 7411, "context_tokens": 8000}}
 
-The session keeps everything. A summary (`PUT /sessions/{id}/summary`) stands in the first system
-message in place of what it covers, and is never left out.
+The session keeps everything, and of a long one no more is read than that takes. A summary
+(`PUT /sessions/{id}/summary`) stands in the first system message in place of what it covers, and is
+never left out.
 
 The key is read once, at the start, and is in no message, log line or error.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing
 from math import inf
 from typing import Annotated, Any
@@ -50,8 +59,9 @@ from app.agents.openai_messages import to_openai
 from app.agents.options import AgentAddress, Options, VariableName, read_options, read_query
 from app.agents.sse_reader import LineTooLongError, SseReader
 from app.agents.upstream import Answer, Upstream, Waits
-from app.domain.codec import decode, encode
+from app.domain.codec import decode, encode_with
 from app.domain.events import AgentEvent, Custom
+from app.domain.messages import Message
 from app.settings import Settings
 
 _OPENAI_URL = "https://api.openai.com/v1"
@@ -145,6 +155,17 @@ class OpenAIAgent(Agent):
         except ValueError as error:
             raise address.refuse(str(error)) from error
 
+    def is_enough(self, messages: Sequence[Message], options: Mapping[str, Any]) -> bool:
+        """Needs what fits into `context_tokens`; see `SupportsWindow`.
+
+        Once the oldest turn of what was read is left out, so would be all before it.
+        """
+        given = self._options(options)
+        tokens_max = given.get("context_tokens")
+        if tokens_max is None:
+            return False
+        return trim(self._messages(messages, given), tokens_max, given.get("tools")).turns > 0
+
     @override
     async def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:
         """Asks the server and gives its answer as it comes."""
@@ -178,19 +199,28 @@ class OpenAIAgent(Agent):
 
     def _request(self, turn: Turn) -> tuple[bytes, Custom | None]:
         """Gives the request's body, and the event that says what it leaves out."""
-        given = read_options(OpenAIOptions, turn.options).model_dump(exclude_none=True)
-        options = {"model": self._model} | self._defaults | given
-        messages = to_openai(turn.messages, options.pop("system", None), self._media_origins)
+        options = self._options(turn.options)
+        messages = self._messages(turn.messages, options)
         tokens_max = options.pop("context_tokens", None)
         event = None
         if tokens_max is not None:
             trimmed = trim(messages, tokens_max, options.get("tools"))
             messages = trimmed.messages
-            event = trimmed.event(tokens_max) if trimmed.turns else None
-        request = {"model": options.pop("model"), "messages": messages, "stream": True}
+            event = trimmed.event(tokens_max, turn.left_out) if trimmed.turns else None
+        options.pop("system", None)
+        request: dict[str, Any] = {"model": options.pop("model"), "stream": True}
         if self._stream_usage:
             request["stream_options"] = {"include_usage": True}
-        return encode(request | options), event
+        return encode_with(request | options, "messages", messages), event
+
+    def _options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        read = read_options(OpenAIOptions, given).model_dump(exclude_none=True)
+        return {"model": self._model} | self._defaults | read
+
+    def _messages(
+        self, messages: Iterable[Message], options: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        return to_openai(messages, options.get("system"), self._media_origins)
 
 
 async def _streamed(

@@ -13,6 +13,7 @@ message and `_IMAGE_TOKENS` for each image, whatever its size.
 from dataclasses import dataclass
 from typing import Any
 
+from app.agents.base import NOTHING_LEFT_OUT, LeftOut
 from app.domain.codec import encode
 from app.domain.events import Custom
 
@@ -34,20 +35,24 @@ class Trimmed:
         turns: How many turns were left out.
         dropped: How many messages of the request they were.
         tokens: The estimate for what is left.
+        is_begun: Whether the first of those turns had begun before: its user's message is not
+            among the messages.
     """
 
     messages: Messages
     turns: int
     dropped: int
     tokens: int
+    is_begun: bool = False
 
-    def event(self, tokens_max: int) -> Custom:
-        """Gives the event that says what was left out."""
+    def event(self, tokens_max: int, before: LeftOut = NOTHING_LEFT_OUT) -> Custom:
+        """Gives the event that says what was left out, also of what was not even read."""
+        counted_twice = self.is_begun and before.turns > 0
         return Custom(
             "context_trimmed",
             {
-                "dropped_turns": self.turns,
-                "dropped_messages": self.dropped,
+                "dropped_turns": self.turns + before.turns - counted_twice,
+                "dropped_messages": self.dropped + before.messages,
                 "estimated_tokens": self.tokens,
                 "context_tokens": tokens_max,
             },
@@ -68,7 +73,8 @@ def trim(messages: Messages, tokens_max: int, fixed: object = None) -> Trimmed:
     turns, cut = 0, 0
     # What stands before the first user's message is a turn too, unless it is only system messages.
     before = messages[: begins[0]] if begins else []
-    ends = begins if any(message["role"] != "system" for message in before) else begins[1:]
+    is_begun = any(message["role"] != "system" for message in before)
+    ends = begins if is_begun else begins[1:]
     for end in ends:
         if total <= tokens_max:
             break
@@ -81,7 +87,7 @@ def trim(messages: Messages, tokens_max: int, fixed: object = None) -> Trimmed:
     kept = [message for message in messages[:cut] if message["role"] == "system"]
     dropped = cut - len(kept)
     first = [_joined(kept)] if kept else []
-    return Trimmed([*first, *messages[cut:]], turns, dropped, total)
+    return Trimmed([*first, *messages[cut:]], turns, dropped, total, is_begun)
 
 
 def _joined(messages: Messages) -> dict[str, Any]:

@@ -8,6 +8,7 @@ so that a log reads with grep and jq, and the event's own bytes (`body`: the sam
 `crc`) are found by slicing, never by parsing. `crc` is the CRC-32 of the body.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 from zlib import crc32
 
@@ -27,6 +28,15 @@ def encode(value: object) -> bytes:
         TypeError: For what JSON cannot hold.
     """
     return orjson.dumps(value)
+
+
+def encode_with(value: Mapping[str, Any], name: str, items: Iterable[object]) -> bytes:
+    """Encodes `{…value, "<name>": [items…]}`, an item at a time: other threads get their turn.
+
+    `value` is not empty.
+    """
+    encoded = b",".join(map(encode, items))
+    return b'%b,"%b":[%b]}' % (encode(value)[:-1], name.encode(), encoded)
 
 
 def encode_pretty(value: object) -> bytes:

@@ -14,6 +14,10 @@ from app.domain.positions import parse_position
 from app.domain.sessions import ActiveRun, QueuedRun, SessionHead, Share, SummaryRef
 from app.domain.tool_order import OPEN_CALLS_MAX, open_after
 
+SYSTEM_SEQS_MAX = 64
+"""System messages that a head names: agents that read only a conversation's end get them all the
+same. Of sessions with more, they read everything."""
+
 PATCHABLE = ("title", "working_dir", "metadata", "ttl_seconds", "session_type", "extension_data")
 
 
@@ -44,6 +48,8 @@ def _on_message(head: SessionHead, event: dict[str, Any], now: int) -> None:
     message = event["message"]
     head.message_count += 1
     head.open_calls = open_after(head.open_calls, message)[:OPEN_CALLS_MAX]
+    if message["role"] == "system" and len(head.system_seqs) < SYSTEM_SEQS_MAX:
+        head.system_seqs = [*head.system_seqs, head.seq]
     counts = head.counts
     said_at = parse_ms(message["created_at"]) if message.get("created_at") else now
     head.counts = replace(
@@ -118,6 +124,7 @@ def _on_merged(head: SessionHead, event: dict[str, Any], now: int) -> None:
         head.history_from = head.seq
         head.message_count = 0
         head.open_calls = []
+        head.system_seqs = []
         head.summary = None
         head.counts = replace(
             head.counts, by_role={}, tool_calls=0, first_message_at=None, last_message_at=None

@@ -85,6 +85,7 @@ class SessionHead:
 
     Messages up to the seq `history_from` are not part of the conversation any more: a merge has
     put others in their place. `open_calls` are tool calls that wait for a result (`tool_order`).
+    `system_seqs` are the seqs of the conversation's system messages, as long as they are few.
     """
 
     id: str
@@ -108,12 +109,18 @@ class SessionHead:
     merged_from: list[dict[str, Any]] = field(default_factory=list)
     history_from: int = 0
     open_calls: list[str] = field(default_factory=list)
+    system_seqs: list[int] = field(default_factory=list)
     summary: SummaryRef | None = None
     archived_at: int | None = None
     logged_state: LoggedState | None = None
     active: ActiveRun | None = None
     queue: list[QueuedRun] = field(default_factory=list)
     shares: list[Share] = field(default_factory=list)
+
+    @property
+    def knows_system_messages(self) -> bool:
+        """Whether `system_seqs` has all of them; heads of earlier versions may have none."""
+        return len(self.system_seqs) == self.counts.by_role.get("system", 0)
 
     @property
     def position(self) -> Position:

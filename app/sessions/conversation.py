@@ -3,12 +3,14 @@
 A summary stands for what it covers, which is not read; of the rest memory holds what is asked for.
 """
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from typing import Any, TypeVar
+from itertools import chain
+from typing import Any, NamedTuple, TypeVar, TypeVarTuple, Unpack
 
 from anyio import to_thread
 
+from app.agents.base import NOTHING_LEFT_OUT, Agent, LeftOut, SupportsWindow
 from app.domain.callers import Caller
 from app.domain.clock import format_ms
 from app.domain.codec import decode, encode
@@ -20,12 +22,16 @@ from app.sessions.pool import SessionPool
 from app.storage.base import SessionStore
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 _INLINE_BYTES_MAX = 64 * KiB
 """Decoded where they are read: that takes a fraction of a millisecond, a thread more."""
 
 _PAGE = 2000
 """Messages that are read and decoded at once, if their bytes are no more than a page's."""
+
+_FIRST_PAGE = 100
+"""Messages that are read before an agent is asked whether it wants more; then twice as many."""
 
 _GLUE = "\n\n"
 _CONTINUE = (
@@ -51,27 +57,83 @@ async def load_summary(store: SessionStore, head: SessionHead) -> dict[str, Any]
     }
 
 
-async def agent_messages(store: SessionStore, head: SessionHead, before: int) -> list[Message]:
-    """Gives the conversation as an agent gets it: the summary in place of what it covers."""
+class Conversation(NamedTuple):
+    """What an agent is given of a session; see `Turn`."""
+
+    messages: list[Message]
+    left_out: LeftOut
+
+
+async def agent_conversation(
+    store: SessionStore, head: SessionHead, before: int, agent: Agent, options: Mapping[str, Any]
+) -> Conversation:
+    """Gives the conversation as an agent gets it: the summary in place of what it covers.
+
+    It is read from its end, for as long as the agent wants more of it.
+
+    Raises:
+        AgentError: What the agent says to the options.
+    """
     summary, after = await _uncovered(store, head, before)
-    messages: list[Message] = []
-    if summary is not None:
-        instead = Message(
-            id=f"summary-{summary['position']}",
-            role="system",
-            content=f"Summary of the conversation so far:\n\n{summary['summary']}",
-            created_at=summary["created_at"],
-            metadata={"summary": True},
+    first = [] if summary is None else [_in_place_of_covered(summary)]
+    asks = isinstance(agent, SupportsWindow) and head.knows_system_messages
+    pages: list[list[Message]] = []
+    count = asked = size = 0
+    edge = before
+    while True:
+        limit = min(max(_FIRST_PAGE, count), _PAGE) if asks else _PAGE
+        page = await store.find(
+            head.id, head.epoch, "message", after=after, before=edge, limit=limit, reverse=True
         )
-        messages.append(instead)
-    while page := await store.find(
-        head.id, head.epoch, "message", after=after, before=before, limit=_PAGE
-    ):
-        messages += await _decoded(_messages_of, [record.body for record in page])
-        after = page[-1].seq
+        if page:
+            bodies = [record.body for record in reversed(page)]
+            pages.insert(0, await _in_turn(sum(map(len, bodies)), _messages_of, bodies))
+            size += sum(map(len, bodies))
+            count, edge = count + len(page), page[-1].seq
         if not page.has_more:
-            break
-    return messages
+            return Conversation([*first, *chain.from_iterable(pages)], NOTHING_LEFT_OUT)
+        if isinstance(agent, SupportsWindow) and asks and count >= 2 * asked:
+            asked = count
+            earlier = await _system_messages(store, head, after, edge)
+            given = [*first, *earlier, *chain.from_iterable(pages)]
+            if await _in_turn(size, agent.is_enough, given, options):
+                left = await _left_out(store, head, after, edge, given)
+                return Conversation(given, left)
+
+
+def _in_place_of_covered(summary: dict[str, Any]) -> Message:
+    return Message(
+        id=f"summary-{summary['position']}",
+        role="system",
+        content=f"Summary of the conversation so far:\n\n{summary['summary']}",
+        created_at=summary["created_at"],
+        metadata={"summary": True},
+    )
+
+
+async def _system_messages(
+    store: SessionStore, head: SessionHead, after: int, before: int
+) -> list[Message]:
+    bodies = []
+    for seq in head.system_seqs:
+        if after < seq < before:
+            found = await store.find(
+                head.id, head.epoch, "message", after=seq - 1, before=seq + 1, limit=1
+            )
+            bodies += [record.body for record in found]
+    return await _in_turn(sum(map(len, bodies)), _messages_of, bodies)
+
+
+async def _left_out(
+    store: SessionStore, head: SessionHead, after: int, before: int, given: list[Message]
+) -> LeftOut:
+    count = await store.count_marks(head.id, head.epoch, "message", after=after, before=before)
+    count -= sum(after < seq < before for seq in head.system_seqs)
+    covered = head.summary.turn_count if head.summary else 0
+    users = head.counts.by_role.get("user", 0) - covered
+    users -= sum(message.role == "user" for message in given)
+    # A summary's count is what its writer said, and messages may have come since the run began.
+    return LeftOut(turns=min(max(users, 0), count), messages=count)
 
 
 async def _uncovered(
@@ -116,11 +178,11 @@ def _role_of(body: bytes) -> str:
     return role
 
 
-async def _decoded(decoder: Callable[[list[bytes]], T], bodies: list[bytes]) -> T:
-    """Decodes a page: at once, or in a thread, so that the event loop is never kept for long."""
-    if sum(map(len, bodies)) <= _INLINE_BYTES_MAX:
-        return decoder(bodies)
-    return await to_thread.run_sync(decoder, bodies)
+async def _in_turn(size: int, work: Callable[[Unpack[Ts]], T], *given: *Ts) -> T:
+    """Works on so many bytes: at once, or in a thread, so that the event loop is never kept."""
+    if size <= _INLINE_BYTES_MAX:
+        return work(*given)
+    return await to_thread.run_sync(work, *given)
 
 
 def _messages_of(bodies: list[bytes]) -> list[Message]:
@@ -184,7 +246,8 @@ async def _resumed(
             yield _in_json(title)
             title = ""
         after = page[-1].seq
-        yield await _decoded(_quoted, [record.body for record in page])
+        bodies = [record.body for record in page]
+        yield await _in_turn(sum(map(len, bodies)), _quoted, bodies)
     if not interactive:
         yield _in_json(_CONTINUE)
 

@@ -14,7 +14,7 @@ from app.domain.positions import parse_position
 from app.domain.projections import session_view
 from app.domain.sessions import SessionHead
 from app.sessions.commands import Idempotency, NewMessage, Outcome
-from app.sessions.conversation import agent_messages, load_summary
+from app.sessions.conversation import agent_conversation, load_summary
 from app.sessions.live import LiveSession
 from app.sessions.making import Agents, Maker
 from app.sessions.pool import Decision, SessionPool
@@ -105,12 +105,12 @@ async def ask_for_summary(
         Unavailable: The agent failed, said nothing, or took longer than `SUMMARY_SECONDS_MAX`.
     """
     name = agents.named(agent)
-    messages = await agent_messages(pool.store, head, head.seq + 1)
-    if not messages:
+    said = await agent_conversation(pool.store, head, head.seq + 1, agents[name], {})
+    if not said.messages:
         raise InvalidInput("The session has no messages to summarize.", code="nothing-said")
     asked = maker.new_message(NewMessage("user", SUMMARY_REQUEST))
     view = session_view(head, pool.state_of(head), pool.expires_at(head))
-    turn = Turn(f"summary-{head.seq}", [*messages, asked], view)
+    turn = Turn(f"summary-{head.seq}", [*said.messages, asked], view, left_out=said.left_out)
     try:
         with anyio.fail_after(SUMMARY_SECONDS_MAX):
             text = await _said_by(agents[name], turn)

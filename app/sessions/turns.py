@@ -30,7 +30,7 @@ from app.domain.tool_order import in_order
 from app.observability.tracing import Parent, here
 from app.sessions.access import own
 from app.sessions.commands import Chat, Idempotency, Outcome
-from app.sessions.conversation import agent_messages
+from app.sessions.conversation import agent_conversation
 from app.sessions.external import ExternalRuns
 from app.sessions.live import LiveSession, Vanished
 from app.sessions.making import EXTERNAL, Agents, Maker, beginning, created_draft, restored
@@ -209,12 +209,14 @@ class Turns:
         self, live: LiveSession, task: RunTask, agent: str, options: dict[str, Any]
     ) -> None:
         async def load_turn(run_id: str, options: dict[str, Any], cancelled: anyio.Event) -> Turn:
-            head = live.head
+            head = live.head.copy()
             active = head.active
             assert active is not None  # the run has the session's slot
-            messages = await agent_messages(self._pool.store, head, active.start_seq)
+            said = await agent_conversation(
+                self._pool.store, head, active.start_seq, self._agents[agent], options
+            )
             view = session_view(head, "active", self._pool.expires_at(head))
-            return Turn(run_id, messages, view, options, cancelled)
+            return Turn(run_id, said.messages, view, options, cancelled, said.left_out)
 
         self._running.add(task)
         try:

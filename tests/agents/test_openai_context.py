@@ -1,11 +1,15 @@
 """A request's messages inside a budget of tokens."""
 
+from collections.abc import Iterator
+from random import Random
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.agents.base import LeftOut
+from app.agents.openai import OpenAIAgent, OpenAIQuery
 from app.agents.openai_context import trim
 from app.agents.openai_messages import to_openai
 from app.domain.messages import Message
@@ -131,3 +135,40 @@ def test_no_call_is_ever_parted_from_its_result(given: list[list[Message]], budg
     assert not open_calls
     assert trim(trimmed.messages, budget).turns == 0
     assert trimmed.tokens <= budget or sum(m["role"] == "user" for m in trimmed.messages) <= 1
+
+
+@pytest.mark.parametrize("tokens_max", [50, 200, 1000, 5000])
+async def test_of_a_long_conversation_the_same_is_sent_whether_all_or_enough_of_it_was_read(
+    tokens_max: int,
+) -> None:
+    """Whatever suffix the agent calls enough: neither a message more nor one less."""
+    chance = Random(tokens_max)
+    agent = OpenAIAgent("m", OpenAIQuery(base_url="http://127.0.0.1:9/v1"), api_key=None,
+                        event_bytes_max=1 << 20)  # fmt: skip
+    options = {"context_tokens": tokens_max}
+    for _ in range(20):
+        everything = list(_talk(chance))
+        whole = trim(to_openai(everything), tokens_max)
+        for begin in range(len(everything) - 1, -1, -1):
+            read = everything[begin:]
+            if agent.is_enough(read, options):
+                part = trim(to_openai(read), tokens_max)
+                assert part.messages == whole.messages
+                users = sum(message.role == "user" for message in everything[:begin])
+                said = part.event(tokens_max, LeftOut(users, begin)).value
+                assert said["dropped_turns"] == whole.turns
+        assert not agent.is_enough(everything, {})
+        assert agent.is_enough(everything, options) == (whole.turns > 0)
+    await agent.aclose()
+
+
+def _talk(chance: Random) -> Iterator[Message]:
+    """Turns of a user's message, perhaps a tool exchange, and an answer."""
+    for turn in range(chance.randrange(1, 40)):
+        yield said("user", "u" * chance.randrange(1, 300))
+        if chance.random() < 0.4:
+            call = f"call_{turn}"
+            yield said("assistant", "", tool_calls=[{"id": call, "name": "f", "arguments": {}}])
+            yield said("tool", "r" * chance.randrange(1, 300), tool_call_id=call)
+        yield said("assistant", "a" * chance.randrange(1, 300))
+    yield said("user", "And now?")
