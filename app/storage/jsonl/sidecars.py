@@ -20,7 +20,6 @@ from app.storage.jsonl.marks import (
     ENTRY_BYTES,
     MarksFile,
     StaleMarksError,
-    digest_of,
     digests_of,
     marks_of_lines,
     pack_header,
@@ -226,12 +225,14 @@ class Sidecars:
                 for mark, offset in pending
                 if mark.kind == kind and mark.key in keys and offset < size
             }
-            digests = {digest_of(key): key for key in keys}
-            for seq, offset, digest, entry_kind in marks.named(digests, reverse=False):
-                if entry_kind == kind and offset < size and digests[digest] not in used:
-                    search = Search(kind, digests[digest], 0, 1 << 62, 1, 1 << 62, reverse=False)
-                    if _verified(view, seq, offset, search, None) is not None:
-                        used.add(digests[digest])
+            digests = {digest for key in keys for digest in digests_of(kind, key)}
+            any_key = Search(kind, None, 0, 1 << 62, 1, 1 << 62, reverse=False)
+            for seq, offset, _, entry_kind in marks.named(digests, reverse=False):
+                if entry_kind == kind and offset < size:
+                    record = _verified(view, seq, offset, any_key, None)
+                    mark = mark_of(record.body, seq) if record is not None else None
+                    if mark is not None and mark.key in keys:
+                        used.add(mark.key)
             return used
         finally:
             marks.close()
