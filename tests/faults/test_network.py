@@ -298,13 +298,15 @@ def test_one_session_too_many_is_429_and_counted_and_there_is_room_again() -> No
 
 def test_one_active_session_too_many_is_503_and_counted_and_there_is_room_again() -> None:
     with serving(max_active_sessions=1) as served, served.client() as api:
-        for name in ("a", "b"):
-            assert api.post("/sessions", json={"id": name}).status_code == 201
-        wire = Wire(served.port, "/stream/a")
-        wire.take_until(b"\n\n")
-        refused(api.get("/stream/b"), 503, "too-many-active-sessions")
+        assert api.post("/sessions", json={"id": "b"}).status_code == 201
+        held = {"message": "x", "session_id": "a", "options": {"delay_ms": 0, "hold": "middle"}}
+        assert api.post("/chat", json=held).status_code == 202
+        event = {"type": "custom", "name": "n", "value": 1}
+        refused(api.post("/sessions/b/events", json=event), 503, "too-many-active-sessions")
         assert refusals(api, "too-many-active-sessions") == 1
-        wire.cut()
+        with api.stream("GET", "/stream/b") as stream:
+            assert stream.status_code == 200  # it needs no place
+        assert api.post("/sessions/a/cancel").is_success
         until(lambda: metric(api, "streams_open") == 0, "the reader is gone")
         assert_healthy(served, api, "b")
 
