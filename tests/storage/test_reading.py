@@ -10,7 +10,7 @@ from typing_extensions import override
 from app.domain import codec
 from app.storage.jsonl.files import FileSystem
 from app.storage.jsonl.log import LogView, make_header
-from app.storage.jsonl.reading import DamagedError, find_after, read_page
+from app.storage.jsonl.reading import DamagedError, LineReader, find_after, read_page
 
 
 class CountingFileSystem(FileSystem):
@@ -100,3 +100,50 @@ def test_a_line_damaged_on_the_way_is_said(tmp_path: Path) -> None:
         read_page(view, 10, None, 1000, 1 << 30)
     assert len(read_page(view, 900, None, 1000, 1 << 30)[0]) == 100
     view.close()
+
+
+class Recorded(LogView):
+    """A view that counts its reads."""
+
+    reads = 0
+    read_bytes = 0
+
+    @override
+    def read(self, offset: int, size: int) -> bytes:
+        data = super().read(offset, size)
+        self.reads += 1
+        self.read_bytes += len(data)
+        return data
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [(200, 0), (200, 20_000), (300_000, 0), (50, 3000), (5000, 0), (7000, 0), (20_000, 0)],
+)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_reading_ahead_gives_the_same_lines_in_few_reads_of_little_more(
+    tmp_path: Path, lengths: tuple[int, int], reverse: bool
+) -> None:
+    """R7: messages of one length, with a line of another between them."""
+    length, between = lengths
+    content = make_header("s", 7, 0)
+    places: list[tuple[int, bytes]] = []
+    for n in range(40 if length > 100_000 else 1000):
+        line = codec.to_line(b'{"type":"message","seq":%d,"x":"%b"}' % (n, b"x" * length))
+        places.append((len(content), line))
+        content += line
+        if between:
+            content += codec.to_line(b'{"type":"token","x":"%b"}' % (b"y" * between))
+    path = tmp_path / "log"
+    path.write_bytes(content)
+    view = Recorded(FileSystem(), path, 7, len(content), b"", len(content))
+    lines = LineReader(view)
+    for offset, line in reversed(places) if reverse else places:
+        assert lines.begins_line(offset)
+        assert not lines.begins_line(offset + 1)
+        assert lines.line_at(offset) == line
+    view.close()
+    if length + between < 100_000:
+        assert view.read_bytes < max(2 * len(content), 5000 * len(places))
+    if lengths == (200, 0):
+        assert view.reads < 40

@@ -20,6 +20,8 @@ _PROBE_BYTES = 4096
 _CHUNK_BYTES = 128 * 1024
 # The most that is read at once of a long line, and so at most beyond its end.
 _LINE_CHUNK_BYTES = 256 * 1024
+# Lines that begin this close to each other are read together: twice the bytes that each would cost.
+_NEAR_BYTES = 2 * _PROBE_BYTES
 # Below this the rest is read through: one more read costs less than further probes.
 _SCAN_BYTES = 16 * 1024
 
@@ -197,3 +199,50 @@ def line_at(view: LogView, offset: int, bytes_max: int | None = None) -> bytes:
     if not codec.is_intact(line):
         raise DamagedError(offset)
     return line
+
+
+class LineReader:
+    """Reads lines of a view one after the other, in either direction.
+
+    As long as they lie close together it reads ahead, up to 128 KiB at once: a page of short
+    messages in a few reads. Lines far apart, with a run's deltas between them, are read one by one.
+    """
+
+    def __init__(self, view: LogView) -> None:
+        self.begin = view.begin
+        self._view = view
+        self._at = 0
+        self._data = b""
+        self._ahead = 0
+        self._last: int | None = None
+
+    def line_at(self, offset: int, bytes_max: int | None = None) -> bytes:
+        """Gives the line that begins at `offset`, and raises as the function of that name."""
+        if not self._at <= offset < self._at + len(self._data):
+            self._read_ahead(offset)
+        self._last = offset
+        start = offset - self._at
+        end = self._data.find(b"\n", start) + 1 if start >= 0 else 0
+        if end and (bytes_max is None or end - start <= bytes_max):
+            line = self._data[start:end]
+            if codec.is_intact(line):
+                return line
+        return line_at(self._view, offset, bytes_max)
+
+    def begins_line(self, offset: int) -> bool:
+        """Tells whether a line, or the header, ends right before `offset`."""
+        start = offset - 1 - self._at
+        if offset == self.begin or 0 <= start < len(self._data):
+            return offset == self.begin or self._data[start : start + 1] == b"\n"
+        return offset > self.begin and self._view.read(offset - 1, 1) == b"\n"
+
+    def _read_ahead(self, offset: int) -> None:
+        last = self._last
+        if last is None or abs(offset - last) > _NEAR_BYTES:
+            self._data, self._ahead = b"", 0
+            return
+        self._ahead = min(max(2 * self._ahead, 2 * _NEAR_BYTES), _CHUNK_BYTES)
+        # With the byte before the line, which tells that it is one.
+        self._at = offset - 1 if offset > last else max(self.begin, last - self._ahead)
+        end = offset + self._ahead if offset > last else last
+        self._data = self._view.read(self._at, end - self._at)

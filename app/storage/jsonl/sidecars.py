@@ -6,6 +6,7 @@ whether what he read still holds.
 """
 
 import os
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from threading import Lock
@@ -26,7 +27,7 @@ from app.storage.jsonl.marks import (
     pack_marks,
 )
 from app.storage.jsonl.paths import Paths
-from app.storage.jsonl.reading import DamagedError, LongLineError, line_at, seq_of
+from app.storage.jsonl.reading import DamagedError, LineReader, LongLineError, seq_of
 from app.storage.lines import mark_of
 
 
@@ -176,6 +177,7 @@ class Sidecars:
         view, marks, pending = self._open(log, size)
         try:
             found = Found()
+            lines = LineReader(view)
             left = search.max_bytes
             for seq, offset in _rising(_places(marks, pending, search), reverse=search.reverse):
                 if offset >= size:
@@ -184,7 +186,7 @@ class Sidecars:
                     found.has_more = True
                     break
                 try:
-                    record = _verified(view, seq, offset, search, left if found else None)
+                    record = _verified(lines, seq, offset, search, left if found else None)
                 except LongLineError:
                     found.has_more = True
                     break
@@ -227,9 +229,10 @@ class Sidecars:
             }
             digests = {digest for key in keys for digest in digests_of(kind, key)}
             any_key = Search(kind, None, 0, 1 << 62, 1, 1 << 62, reverse=False)
+            lines = LineReader(view)
             for seq, offset, _, entry_kind in marks.named(digests, reverse=False):
                 if entry_kind == kind and offset < size:
-                    record = _verified(view, seq, offset, any_key, None)
+                    record = _verified(lines, seq, offset, any_key, None)
                     mark = mark_of(record.body, seq) if record is not None else None
                     if mark is not None and mark.key in keys:
                         used.add(mark.key)
@@ -246,10 +249,11 @@ class Sidecars:
         """
         view, marks, pending = self._open(log, size)
         try:
+            lines = LineReader(view)
             for seq, offset in _rising(_places(marks, pending, _EVERY_MESSAGE), reverse=False):
                 if offset >= size:
                     continue
-                line = line_at(view, offset)
+                line = lines.line_at(offset)
                 if seq_of(line) != seq:
                     raise StaleMarksError
                 yield line[:-1]
@@ -287,17 +291,26 @@ def _places(
     marks: MarksFile, pending: list[tuple[Mark, int]], search: Search
 ) -> Iterator[tuple[int, int]]:
     """Gives (seq, offset) of what may be looked for, in the search's order."""
-    recent = [
-        (mark.seq, offset)
-        for mark, offset in pending
-        if search.admits(mark.seq, mark.kind) and search.key in (None, mark.key)
-    ]
     if search.reverse:
-        yield from reversed(recent)
+        yield from _pending_places(pending, search)
         yield from _saved_places(marks, search)
     else:
         yield from _saved_places(marks, search)
-        yield from recent
+        yield from _pending_places(pending, search)
+
+
+def _pending_places(pending: list[tuple[Mark, int]], search: Search) -> Iterator[tuple[int, int]]:
+    # There may be as many as one checkpoint takes: a page looks at its own.
+    first = bisect_right(pending, search.after, key=_seq_of_pending)
+    last = bisect_left(pending, search.before, key=_seq_of_pending)
+    for at in range(last - 1, first - 1, -1) if search.reverse else range(first, last):
+        mark, offset = pending[at]
+        if search.admits(mark.seq, mark.kind) and search.key in (None, mark.key):
+            yield mark.seq, offset
+
+
+def _seq_of_pending(pending: tuple[Mark, int]) -> int:
+    return pending[0].seq
 
 
 def _rising(places: Iterator[tuple[int, int]], *, reverse: bool) -> Iterator[tuple[int, int]]:
@@ -326,7 +339,7 @@ def _saved_places(marks: MarksFile, search: Search) -> Iterator[tuple[int, int]]
 
 
 def _verified(
-    view: LogView, seq: int, offset: int, search: Search, bytes_max: int | None
+    lines: LineReader, seq: int, offset: int, search: Search, bytes_max: int | None
 ) -> Record | None:
     """Reads the line a mark leads to, and makes sure that it is the one that is meant.
 
@@ -335,10 +348,10 @@ def _verified(
         DamagedError: The line is damaged.
         StaleMarksError: It is another line.
     """
-    if offset < view.begin or (offset > view.begin and view.read(offset - 1, 1) != b"\n"):
-        raise StaleMarksError
     line_max = None if bytes_max is None else bytes_max + codec.LINE_EXTRA_BYTES
-    body = codec.body_of(line_at(view, offset, line_max))
+    if not lines.begins_line(offset):
+        raise StaleMarksError
+    body = codec.body_of(lines.line_at(offset, line_max))
     mark = mark_of(body, seq)
     if mark is None or mark.kind != search.kind or mark.seq != seq:
         raise StaleMarksError
