@@ -16,6 +16,7 @@ from app import __version__
 from app.agents.factory import make_agent
 from app.api.audit import AuditTrail
 from app.api.auth import Authentication
+from app.api.body_memory import BodyMemory
 from app.api.connection_limits import ConnectionLimits
 from app.api.middleware import Guard, RequestContext, UntilRecovered
 from app.api.problems import EXCEPTION_HANDLERS
@@ -138,6 +139,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     app.state.clock = clock
     app.state.traffic = traffic
     app.state.connection_limits = ConnectionLimits(settings)
+    app.state.body_memory = BodyMemory(settings)
     app.state.problems = traffic.problems
     app.state.audit = audit
     app.state.start = _BUILD

@@ -251,6 +251,19 @@ class Settings(BaseSettings):
         ge=1024,
         description="Largest request body; streamed NDJSON is bounded by line instead.",
     )
+    max_body_memory_bytes: int = Field(
+        256 * MiB,
+        ge=1024,
+        description="What the bodies of all requests at work may take; more wait, then 503. Bodies "
+        "up to 64 KiB and streamed NDJSON are not counted. Handling one takes several times its "
+        "size, so that this stands for 1 to 2 GiB. At least a caller's share.",
+    )
+    max_body_memory_bytes_per_caller: int = Field(
+        64 * MiB,
+        ge=1024,
+        description="What those of one caller (without credentials: address) may take; more wait, "
+        "then 429. Four of the largest at once. At least `max_body_bytes`.",
+    )
     max_event_bytes: int = Field(
         1 * MiB, ge=1024, description="Largest single event, message or line of NDJSON."
     )

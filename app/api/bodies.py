@@ -16,6 +16,7 @@ from starlette.responses import Response
 from typing_extensions import override
 
 from app.api.auth import receive_while_allowed
+from app.api.body_memory import held_body
 from app.api.limits import JSON_DEPTH_MAX, JSON_NODES_MAX
 from app.api.problems import EdgeError
 from app.domain.codec import decode, nests_deeper
@@ -23,6 +24,10 @@ from app.domain.errors import InvalidInput, Malformed, TooLarge
 from app.settings import Settings
 
 NDJSON_TYPES: Final = frozenset({"application/x-ndjson", "application/ndjson"})
+
+STREAMED_BODY: Final = "bamboo.streamed_body"
+"""The scope's extension with which a route tells the server that it takes its body as it comes and
+holds no more of it than a line. The body's type does not: any route could be sent one of NDJSON."""
 
 _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 """A string of JSON, or what is left of one: each byte is looked at once, whatever it is."""
@@ -143,8 +148,11 @@ async def ndjson_batches(request: Request) -> AsyncIterator[list[bytes]]:
     Raises:
         ClientDisconnect: The client went away.
         EdgeError: The client's right has ended meanwhile.
+        LimitReached, Unavailable: There was no room for a long line, as `HeldBody.hold`.
     """
     line_max = _settings(request).max_event_bytes
+    request.scope.setdefault("extensions", {})[STREAMED_BODY] = True
+    held = held_body(request.scope)
     rest = b""
     more = True
     while more:
@@ -162,6 +170,8 @@ async def ndjson_batches(request: Request) -> AsyncIterator[list[bytes]]:
         if len(rest) > line_max:
             yield [rest[: line_max + 1]]
             return
+        held.release(len(rest))
+        await held.hold(len(rest))
     if rest:
         yield [_without_cr(rest)]
 
@@ -171,21 +181,27 @@ def _without_cr(line: bytes) -> bytes:
 
 
 async def read_body(request: Request) -> bytes:
-    """Reads a whole body of any kind.
+    """Reads a whole body of any kind; waits first until there is room for it.
 
     Raises:
         TooLarge: It is over `max_body_bytes`.
+        LimitReached, Unavailable: There was no room, as `HeldBody.hold`.
     """
     size_max = _settings(request).max_body_bytes
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > size_max:
+    length = int(declared) if declared.isdecimal() else 0
+    if length > size_max:
         raise _too_large(size_max)
+    held = held_body(request.scope)
+    await held.hold(length)
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > size_max:
             raise _too_large(size_max)
+        if size > length:
+            await held.hold(size)
         chunks.append(chunk)
     return b"".join(chunks)
 

@@ -24,8 +24,11 @@ OPEN_EDGE: Final = (
 EDGE: Final = ("unauthorized", "forbidden", "invalid-id", "rate-limited", "unavailable", *OPEN_EDGE)
 """What any other route may answer; `unavailable` until the sessions are recovered."""
 
-BODY: Final = ("malformed", "too-large", "unsupported-media-type")
-"""What a route with a body may answer."""
+HELD: Final = ("too-large", "limit-reached")
+"""What a route that holds its body as a whole may answer."""
+
+BODY: Final = ("malformed", "unsupported-media-type", *HELD)
+"""What a route with a JSON body may answer."""
 
 SESSION: Final = ("invalid-id", "session-not-found", "session-expired")
 """What a route about one session may answer."""

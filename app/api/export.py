@@ -19,7 +19,7 @@ from app.api.dependencies import (
     idempotency,
     idempotency_of_bytes,
 )
-from app.api.documents import BODY, EDGE, KEYED, NEW, SESSION, WRITE, answer, problems
+from app.api.documents import BODY, EDGE, HELD, KEYED, NEW, SESSION, WRITE, answer, problems
 from app.api.life_schemas import BulkExportInput, ExportInput, Format
 from app.api.life_shapes import (
     ExportDocument,
@@ -193,7 +193,7 @@ async def export_many(
             "Idempotency-Replayed",
         ),
         **problems(
-            *EDGE, "malformed", "too-large", *WRITE, *KEYED, "invalid-id", "session-exists",
+            *EDGE, "malformed", *HELD, *WRITE, *KEYED, "invalid-id", "session-exists",
             "several-conversations", "event-too-large", *NEW,
         ),
     },

@@ -106,7 +106,8 @@ async def metrics(request: Request) -> Response:
         "log_lines_lost_total": HandOver.lost,
         "audit_failures_total": audit.failures if audit is not None else 0,
     }
-    measures = {**state.start, **inside, **state.traffic.measures(), **told}
+    edge = {**state.traffic.measures(), **state.body_memory.measures()}
+    measures = {**state.start, **inside, **edge, **told}
     settings: Settings = state.settings
     on_disk = settings.storage_url.startswith("jsonl")
     # In a thread: the process's own numbers are read from files (R12).

@@ -92,3 +92,16 @@ lock out."""
 
 RIGHT_LOOK_SECONDS: Final = 1.0
 """How often a request that waits is asked whether its caller's right lasts; as streams are."""
+
+BODY_BYTES_FREE: Final = 64 * 1024
+"""A body up to this size is not counted, and never waits for others: what people say fits. The
+server holds as much of every connection before it knows whose it is."""
+
+BODY_WAIT_SECONDS_MAX: Final = 10.0
+"""How long a body may wait for room before it is refused: in less the largest comes over 16 Mbit/s,
+and few clients have less patience."""
+
+BODIES_WAITING_MAX: Final = 256
+BODIES_WAITING_MAX_PER_CALLER: Final = 64
+"""Bodies that may wait for room; more are refused at once. Each holds up to 320 KiB, what the
+server reads before it stops: 80 MiB in all, and of one caller a quarter."""

@@ -16,6 +16,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from app.api.audit import MORE_TARGETS, AuditTrail
 from app.api.auth import OPEN_PATHS
+from app.api.body_memory import release_body
 from app.api.limits import REQUEST_ID_CHARS_MAX
 from app.api.origins import is_own_origin
 from app.api.problems import EdgeError, internal_problem, problem_response
@@ -96,6 +97,7 @@ class RequestContext:
                 log.exception("a request failed", method=exchange.method, route=route_of(scope))
                 await internal_problem(scope, exchange.request_id)(scope, receive, send_named)
             finally:
+                release_body(scope)
                 self._traffic.ended(scope, exchange)
                 if span is not None:
                     exchange.describe(span, route_of(scope))

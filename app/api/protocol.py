@@ -20,7 +20,6 @@ goes on with its next request, which would be taken for the body. That connectio
 """
 
 import asyncio
-import math
 import re
 import weakref
 from functools import partial
@@ -36,6 +35,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
+from app.api.bodies import STREAMED_BODY
 from app.api.connection_limits import ConnectionLimits
 from app.api.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, problem_document
 from app.api.sse import ABORT, WATCHED, WRITE
@@ -51,23 +51,22 @@ HEAD_SECONDS_MAX: Final = 30.0
 """From a connection's beginning, or a head's first byte, to the head's end. Each waiting connection
 holds a file handle, and a client that drips a byte now and then would hold it for ever."""
 
-BODY_STALL_SECONDS_MAX: Final = 60.0
-"""How long a body may stand still: longer than a phone takes to find its network again. A body of
-NDJSON may for `external_run_timeout_seconds`: a producer sends a line when its agent has something
-to say, and by then its run has ended."""
-
-BODY_SECONDS_FREE: Final = 30.0
-BODY_BYTES_PER_SECOND_MIN: Final = 1024
-"""How fast a body has to come, over all of it, after so many seconds: half of what the slowest
-mobile networks do. One that drips is never still, and would last for ever. NDJSON is excepted."""
+BODY_WINDOW_SECONDS: Final = 30.0
+BODY_WINDOW_BYTES_MIN: Final = 30 * 1024
+"""How much has to come of a body in each window of so many seconds, until it is whole: 1 KiB/s,
+half of what the slowest mobile networks do, and the time that a phone takes to find its network
+again. In each window and not on average: what came fast at first would else be held for hours by a
+byte now and then. A body that is read as a stream (`STREAMED_BODY`) is held to neither: a producer
+sends a line when its agent has something to say. It may stand still for
+`external_run_timeout_seconds`, and by then its run has ended."""
 
 LINGER_SECONDS_MAX: Final = 30.0
 """After an answer that closes, for how long what is left of a body is taken and dropped: many
 clients read nothing before they have sent all. As long as where the connection stays."""
 
 
-Awaited = Literal["head", "more", "pace", "rest"]
-"""What a deadline is of: a whole head, more of a body, its pace, or what is left of it."""
+Awaited = Literal["head", "body", "rest"]
+"""What a deadline is of: a whole head, more of a body, or what is left of it after the answer."""
 
 
 class GatewayProtocol(HttpToolsProtocol):
@@ -75,8 +74,8 @@ class GatewayProtocol(HttpToolsProtocol):
 
     # With these in its dict an instance would have more names than share one table: 1.3 KB each.
     __slots__ = (
+        "_body_at",
         "_body_bytes",
-        "_body_since",
         "_deadline",
         "_deadline_of",
         "_framing_bytes",
@@ -87,6 +86,7 @@ class GatewayProtocol(HttpToolsProtocol):
         "_refusal",
         "_unread_bytes",
         "_unread_deadline",
+        "_window_from",
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -99,7 +99,8 @@ class GatewayProtocol(HttpToolsProtocol):
         self._is_in = False
         self._lingers = False
         self._body_bytes = 0
-        self._body_since = 0.0
+        self._body_at = 0.0
+        self._window_from: int | None = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._deadline_of: Awaited = "head"
         self._unread_deadline: asyncio.TimerHandle | None = None
@@ -242,7 +243,8 @@ class GatewayProtocol(HttpToolsProtocol):
             self._refusal = self._ambiguity()
         if self._refusal:
             raise ValueError(self._refusal)  # the parser turns it into a 400
-        self._begin_measure()
+        self._body_bytes = 0
+        self._forget_deadline()
         # HTTP/1.0 knows no `100` (RFC 9110, 10.1.1).
         self.expect_100_continue &= self.parser.get_http_version() != "1.0"
         super().on_headers_complete()
@@ -305,6 +307,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._framing_bytes = 0
         self._body_bytes += len(body)
+        self._body_at = self.loop.time()
         super().on_body(body)
 
     def _ambiguity(self) -> str:
@@ -337,8 +340,8 @@ class GatewayProtocol(HttpToolsProtocol):
             if self._deadline is None or self._deadline_of != "head":
                 self._set_deadline(HEAD_SECONDS_MAX, "head")
         elif self._waits_for_body():
-            still, slow = self._still_seconds(), self._slow_in()
-            self._set_deadline(min(still, slow), "pace" if slow < still else "more")
+            if self._deadline is None or self._deadline_of != "body":
+                self._begin_window(0)
         else:
             self._forget_deadline()
 
@@ -352,28 +355,25 @@ class GatewayProtocol(HttpToolsProtocol):
         cycle: RequestResponseCycle = self.cycle
         return cycle.more_body and not cycle.response_started
 
-    def _begin_measure(self) -> None:
-        self._body_bytes = 0
-        self._body_since = self.loop.time()
-
-    def _still_seconds(self) -> float:
-        """Gives how long the body may stand still."""
-        settings: Settings = self.config.app.state.settings  # type: ignore[union-attr] # `create_app`'s
-        return settings.external_run_timeout_seconds if self._is_ndjson else BODY_STALL_SECONDS_MAX
-
-    def _slow_in(self) -> float:
-        """Gives after how long the body is too slow if nothing more comes of it."""
-        if self._is_ndjson:
-            return math.inf
-        free = BODY_SECONDS_FREE + self._body_bytes / BODY_BYTES_PER_SECOND_MIN
-        return self._body_since + free - self.loop.time()
+    def _begin_window(self, begin: int | None) -> None:
+        """Gives the body a window that counts from a byte on; None: one that is not judged."""
+        self._window_from = begin
+        self._body_at = self.loop.time()
+        self._set_deadline(self._window_seconds, "body")
 
     @property
-    def _is_ndjson(self) -> bool:
-        return any(
-            name == b"content-type" and b"ndjson" in value.lower()
-            for name, value in self.cycle.scope["headers"]
-        )
+    def _holds_back(self) -> bool:
+        """Whether it is the gateway that does not read on."""
+        return self.flow.read_paused or bool(self.cycle.body)
+
+    @property
+    def _window_seconds(self) -> float:
+        settings: Settings = self.config.app.state.settings  # type: ignore[union-attr] # `create_app`'s
+        return settings.external_run_timeout_seconds if self._is_streamed else BODY_WINDOW_SECONDS
+
+    @property
+    def _is_streamed(self) -> bool:
+        return STREAMED_BODY in self.cycle.scope["extensions"]
 
     def _set_deadline(self, seconds: float, awaited: Awaited) -> None:
         self._forget_deadline()
@@ -401,21 +401,37 @@ class GatewayProtocol(HttpToolsProtocol):
                 self.send_400_response(
                     f"The request's head was not there after {HEAD_SECONDS_MAX:g} s."
                 )
-        elif self.flow.read_paused:
-            # It is we who do not read.
-            self._begin_measure()
-            self._set_deadline(self._still_seconds(), "more")
         elif self._waits_for_body():
-            if self._deadline_of == "pace":
-                self._traffic.cut["body_slow"] += 1
-                self.send_400_response(
-                    f"The request's body came slower than {BODY_BYTES_PER_SECOND_MIN} bytes/s."
-                )
-            else:
-                self._traffic.cut["body_stalled"] += 1
-                self.send_400_response(
-                    f"Nothing came of the request's body for {self._still_seconds():g} s."
-                )
+            self._end_window()
+
+    def _end_window(self) -> None:
+        if self._holds_back:
+            # The client could not have sent more; nor in all of the next window.
+            self._begin_window(None)
+            return
+        if self._is_streamed:
+            left = self._body_at + self._window_seconds - self.loop.time()
+            if left > 0:
+                self._set_deadline(left, "body")
+                return
+            came = 0
+        elif self._window_from is None:
+            came = BODY_WINDOW_BYTES_MIN
+        else:
+            came = self._body_bytes - self._window_from
+        if came >= BODY_WINDOW_BYTES_MIN:
+            self._begin_window(self._body_bytes)
+        elif came:
+            self._traffic.cut["body_slow"] += 1
+            self.send_400_response(
+                f"Less than {BODY_WINDOW_BYTES_MIN} bytes came of the request's body in "
+                f"{self._window_seconds:g} s."
+            )
+        else:
+            self._traffic.cut["body_stalled"] += 1
+            self.send_400_response(
+                f"Nothing came of the request's body for {self._window_seconds:g} s."
+            )
 
     @property
     def _traffic(self) -> Traffic:

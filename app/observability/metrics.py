@@ -67,6 +67,10 @@ FAMILIES: Final[Mapping[str, Family]] = {
         "`unread` (its reader took nothing of an answer).",
         ("reason",),
     ),
+    "body_bytes_held": Family(
+        "gauge", "What the bodies of requests at work take; those up to 64 KiB are not counted."
+    ),
+    "bodies_waiting": Family("gauge", "Bodies that wait until there is room to read them."),
     "streams_open": Family("gauge", "Open event streams."),
     "streams_opened_total": Family("counter", "Event streams opened."),
     "streams_ended_total": Family(

@@ -17,6 +17,7 @@ from app.domain.errors import (
     NotFound,
     RunEnded,
     TooLarge,
+    Unavailable,
 )
 from app.domain.events import TERMINAL_TYPES, AgentEvent, Draft
 from app.sessions.access import unknown_session
@@ -198,9 +199,9 @@ async def append_event_lines(
     """Appends NDJSON as it arrives; see `SessionManager.append_event_lines`.
 
     Raises:
-        Malformed, InvalidEvent, TooLarge, RunEnded, LimitReached: A bad line, or one without room;
-            `extra` has its number (`line`) and what this request and its earlier tries have
-            appended (`appended`).
+        Malformed, InvalidEvent, TooLarge, RunEnded, LimitReached, Unavailable: A bad line, or one
+            without room; `extra` has its number (`line`) and what this request and its earlier
+            tries have appended (`appended`).
     """
     digest = None
     if idem is not None:
@@ -251,21 +252,31 @@ class _Post:
         """Takes the batches as they come; each is one commit."""
         live = self._live
         try:
-            async for lines in batches:
+            while (lines := await self._next(batches)) is not None:
                 try:
                     bad = await self._take(lines)
                 except (Vanished, Conflict) as error:
                     # What is under this id now is another session: these lines were not meant.
                     raise unknown_session(live.id) from error
                 if bad is not None:
-                    bad.extra |= {"line": self._lines.line + 1, "appended": self._lines.answer()}
-                    raise bad
+                    raise self._placed(bad)
         finally:
             if self._run_id is not None and live.posting == self._run_id:
                 live.posting = None
         self._lines.check_end()
         replayed = self._kept is not None and not self._lines.appended
         return Outcome(self._lines.answer(), replayed=replayed)
+
+    async def _next(self, batches: AsyncIterator[list[bytes]]) -> list[bytes] | None:
+        try:
+            return await anext(batches, None)
+        except (LimitReached, Unavailable) as full:  # there is no room for the line
+            self._placed(full)
+            raise
+
+    def _placed(self, bad: BambooError) -> BambooError:
+        bad.extra |= {"line": self._lines.line + 1, "appended": self._lines.answer()}
+        return bad
 
     async def _take(self, lines: list[bytes]) -> BambooError | None:
         """Stores a batch up to its first bad line; gives what is wrong with that."""

@@ -115,8 +115,8 @@ def test_an_address_may_have_so_many_and_others_have_theirs() -> None:
 def haste() -> Iterator[None]:
     """Has bodies come fast; only here, since a busy machine sends any in two pieces."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(protocol, "BODY_SECONDS_FREE", 0.3)
-        patch.setattr(protocol, "BODY_BYTES_PER_SECOND_MIN", 1 << 30)
+        patch.setattr(protocol, "BODY_WINDOW_SECONDS", 0.3)
+        patch.setattr(protocol, "BODY_WINDOW_BYTES_MIN", 1 << 30)
         yield
 
 

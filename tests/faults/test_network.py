@@ -115,7 +115,7 @@ def served() -> Iterator[Served]:
         yield running
 
 
-HEADS, BODIES = "HEAD_SECONDS_MAX", "BODY_STALL_SECONDS_MAX"
+HEADS, BODIES = "HEAD_SECONDS_MAX", "BODY_WINDOW_SECONDS"
 
 
 @contextmanager

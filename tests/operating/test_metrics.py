@@ -238,9 +238,14 @@ def test_what_a_start_has_mended_is_told(tmp_path: Path) -> None:
         (b"", "HEAD_SECONDS_MAX", "unused"),
         (b"GET / HTTP/1.1\r\nX: y", "HEAD_SECONDS_MAX", "head_late"),
         (
-            b"POST /api/v1/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{",
-            "BODY_STALL_SECONDS_MAX",
+            b"POST /api/v1/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n",
+            "BODY_WINDOW_SECONDS",
             "body_stalled",
+        ),
+        (
+            b"POST /api/v1/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{",
+            "BODY_WINDOW_SECONDS",
+            "body_slow",
         ),
         (
             b"GET / HTTP/1.1\r\nX: " + b"y" * protocol.HEAD_BYTES_MAX + b"\r\n\r\n",
