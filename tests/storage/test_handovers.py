@@ -6,20 +6,27 @@ again. What was acknowledged is there once, in the log and in everything that is
 """
 
 import asyncio
+import errno
+import os
 import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import pytest
+from typing_extensions import override
 
+from app.domain.errors import BambooError, Conflict, StorageFailed, Unavailable
+from app.storage.base import SessionQuery
 from app.storage.jsonl.catalogfile import CatalogFile, EntryState
 from app.storage.jsonl.committer import Errand
 from app.storage.jsonl.files import FileSystem
+from app.storage.jsonl.log import Log
 from app.storage.jsonl.paths import Paths
 from app.storage.jsonl.store import JsonlStore
 from tests.storage.conftest import Opener
-from tests.storage.faults import FaultyFileSystem, abandon
+from tests.storage.faults import FaultyFileSystem, abandon, write_out
 from tests.storage.writing import (
     DEADLINE_SECONDS,
     Writer,
@@ -178,47 +185,65 @@ class Gate:
 
 
 class GatedFileSystem(FaultyFileSystem):
-    """Holds whoever makes a call of a name on a path that is named, once."""
+    """Holds whoever makes a call of a name on a path that is named, once; reads too."""
 
     def __init__(self) -> None:
         super().__init__(self._pass)
-        self._gates: list[tuple[str, str, Gate]] = []
+        self.gates: list[Gate] = []
+        self._waiting: list[tuple[str, str, Gate]] = []
+        # What fails with EIO: an operation, and what its path has in it.
+        self.failing: set[tuple[str, str]] = set()
 
     def gate(self, operation: str, path: str) -> Gate:
         """Sets a gate before the next such call."""
         gate = Gate()
-        self._gates.append((operation, path, gate))
+        self.gates.append(gate)
+        self._waiting.append((operation, path, gate))
         return gate
 
     def _pass(self, _: int, operation: str, path: str) -> int | None:
-        for place, (wanted, part, gate) in enumerate(self._gates):
+        gate = self._gate_for(operation, path)
+        if gate is not None:
+            # Others go on meanwhile.
+            self.lock.release()
+            try:
+                gate.pass_by()
+            finally:
+                self.lock.acquire()
+        fails = any(operation == wanted and part in path for wanted, part in self.failing)
+        return errno.EIO if fails else None
+
+    def _gate_for(self, operation: str, path: str) -> Gate | None:
+        for place, (wanted, part, gate) in enumerate(self._waiting):
             if operation == wanted and part in path:
-                del self._gates[place]
-                # Others go on meanwhile.
-                self.lock.release()
-                try:
-                    gate.pass_by()
-                finally:
-                    self.lock.acquire()
-                break
+                del self._waiting[place]
+                return gate
         return None
+
+    @override
+    def open(self, path: Path, flags: int) -> int:
+        if not flags & (os.O_CREAT | os.O_RDWR):
+            gate = self._gate_for("look", str(path))
+            if gate is not None:
+                gate.pass_by()
+        return super().open(path, flags)
+
+    @override
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        data = super().pread(fd, size, offset)
+        gate = self._gate_for("read", self._names.get(fd, ""))
+        if gate is not None:
+            gate.pass_by()
+        return data
 
 
 @pytest.fixture
 def fs() -> Iterator[GatedFileSystem]:
     """A file system with gates; those that nobody opened are opened at the end."""
     system = GatedFileSystem()
-    gates: list[Gate] = []
-    set_gate = system.gate
-
-    def gate(operation: str, path: str) -> Gate:
-        gates.append(set_gate(operation, path))
-        return gates[-1]
-
-    system.gate = gate  # type: ignore[method-assign]
     yield system
-    for one in gates:
-        one.opened.set()
+    for gate in system.gates:
+        gate.opened.set()
 
 
 async def test_marks_that_a_reader_has_built_again_while_a_checkpoint_is_at_work_count_once(
@@ -268,3 +293,472 @@ def _double_last_mark(paths: Paths, name: str) -> None:
     entry.marks += 1
     file_of_catalog.append([EntryState.of(entry)], [], contents.lsn, contents.last_epoch)
     file_of_catalog.close()
+
+
+# -- checkpoints and what comes meanwhile ---------------------------------------------------------
+
+
+async def test_what_a_failed_checkpoint_gives_back_does_not_hide_what_has_come_since(
+    opener: Opener, fs: GatedFileSystem
+) -> None:
+    """`dirty` and `deleted` go back behind what was deleted, made again and written meanwhile."""
+    store = await opener(fs)
+    kept, gone = Writer("kept", store.next_epoch()), Writer("gone", store.next_epoch())
+    await committed(store, kept.commit(message("m1")))
+    await committed(store, gone.commit(message("m1")))
+    gate = fs.gate("write", "catalog.jsonl")
+    fs.failing.add(("write", "catalog.jsonl"))
+    running = store._upkeep._start(final=False)
+    await gate.comes()
+    await committed(store, kept.commit(message("m2")))
+    await store.delete("gone", gone.head.epoch)
+    again = Writer("gone", store.next_epoch())
+    await committed(store, again.commit(message("new")))
+    gate.opened.set()
+    assert not await running
+    fs.failing.clear()
+    before = {name: await found_in(store, name) for name in ("kept", "gone")}
+    assert await store.checkpoint()
+    await abandon(store)
+    fresh = await opener()
+    assert {name: await found_in(fresh, name) for name in before} == before
+    assert before["gone"]["head"][0] == again.head.epoch
+
+
+async def test_a_deletion_that_fails_takes_nothing_from_a_checkpoint_beside_it(
+    opener: Opener, fs: GatedFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R1: until its record is durable nobody else may count a session as gone."""
+    monkeypatch.setattr("app.storage.jsonl.committer._REST_SECONDS", DEADLINE_SECONDS)
+    store = await opener(fs)
+    writer = Writer("s-1", store.next_epoch())
+    await committed(store, writer.commit(message("m1")))
+    waiting = threading.Event()
+    store._upkeep._checkpoint_pool.submit(waiting.wait, DEADLINE_SECONDS)
+    running = store._upkeep._start(final=False)
+    await store._exchanged()
+    gate = fs.gate("write", "journal-")
+    fs.failing.add(("write", "journal-"))
+    deleting = asyncio.ensure_future(store.delete("s-1", writer.head.epoch))
+    await gate.comes()
+    waiting.set()
+    assert await running
+    gate.opened.set()
+    with pytest.raises(StorageFailed):
+        await deleting
+    before = await found_in(store, "s-1")
+    await abandon(store)
+    assert await found_in(await opener(), "s-1") == before
+
+
+async def test_a_tombstone_stays_until_the_loop_has_heard_of_the_deletion(opener: Opener) -> None:
+    """Else the entry, which the loop still has, would be made into a log again."""
+    store = await opener(FaultyFileSystem())
+    first = Writer("s-1", store.next_epoch())
+    await committed(store, first.commit(message("m1")))
+    for _ in range(2):
+        assert await store.checkpoint()
+    deleting = asyncio.ensure_future(store.delete("s-1", first.head.epoch))
+    await asyncio.sleep(0)
+    running = store._upkeep._start(final=False)
+    second = Writer("s-1", store.next_epoch())
+    made = append(store, second.commit(message("new")))
+    hold_the_loop(store)
+    assert await answer_to(made) is None
+    await deleting
+    assert await running
+    before = await found_in(store, "s-1")
+    assert before["head"][0] == second.head.epoch
+    await abandon(store)
+    assert await found_in(await opener(), "s-1") == before
+
+
+async def test_a_creation_and_all_around_it_come_in_one_late_turn(
+    opener: Opener, fs: GatedFileSystem
+) -> None:
+    """R9: published, appended to and checkpointed before the loop has heard of any of it."""
+    store = await opener(fs)
+    history = Writer("s-1", store.next_epoch())
+    async with store.creation("s-1", history.head.epoch) as creation:
+        await creation.write(history.commit(message("m1"), message("m2"), note="k1").data)
+        gate = fs.gate("rename", "/events/s-1")
+        publishing = asyncio.ensure_future(creation.publish(history.head))
+        await gate.comes()
+        running = store._upkeep._start(final=False)
+        more = append(store, history.commit(message("m3")))
+        gate.opened.set()
+        hold_the_loop(store)
+        assert await answer_to(more) is None
+        assert await running
+        await publishing
+    before = await found_in(store, "s-1")
+    await abandon(store)
+    assert await found_in(await opener(), "s-1") == before
+    assert len(before["message in order"]) == 3
+
+
+# -- exchanges: compacting, packing, mending ------------------------------------------------------
+
+
+async def a_session_to_compact(store: JsonlStore) -> Writer:
+    writer = Writer("s-1", store.next_epoch())
+    await committed(store, writer.commit(message("m1"), run_start("run_1")))
+    for number in range(10):
+        await committed(store, writer.commit(token(f"{number} " * 40)))
+    await committed(store, writer.commit(message("m2"), complete("run_1"), note="k1"))
+    return writer
+
+
+async def queued(store: JsonlStore, count: int) -> None:
+    """Waits until so much waits for the committer, which is held."""
+    with anyio.fail_after(DEADLINE_SECONDS):
+        while store._committer._queue.qsize() < count:  # noqa: ASYNC110 - nobody tells
+            await anyio.sleep(0.001)
+
+
+async def test_commits_on_both_sides_of_a_compaction_come_in_one_late_turn(
+    opener: Opener, fs: GatedFileSystem
+) -> None:
+    """R2: answers before it are applied to the old file's size, those after it to the new one's."""
+    store = await opener(fs)
+    writer = await a_session_to_compact(store)
+    assert await store.checkpoint()
+    epoch, upto = writer.head.epoch, writer.head.seq
+    gate = fs.gate("sync_directory", "/aside")
+    compacting = asyncio.ensure_future(store.compact("s-1", epoch, upto))
+    await gate.comes()
+    holding = fs.gate("write", "journal-")
+    first = append(store, writer.commit(token("between"), message("m3")))
+    await holding.comes()
+    gate.opened.set()
+    await queued(store, 1)
+    second = append(store, writer.commit(message("m4"), note="k2"))
+    running = store._upkeep._start(final=False)
+    third = append(store, writer.commit(message("m5")))
+    holding.opened.set()
+    hold_the_loop(store)
+    assert [await answer_to(answer) for answer in (first, second, third)] == [None] * 3
+    assert await running
+    assert await compacting > 0
+    before = await found_in(store, "s-1")
+    names = [f"m{number}" for number in range(1, 6)]
+    assert [name in str(before["message in order"]) for name in names] == [True] * 5
+    await abandon(store)
+    assert await found_in(await opener(), "s-1") == before
+
+
+async def test_a_reader_who_has_looked_a_log_up_before_a_compaction_reads_it_right_after(
+    opener: Opener, fs: GatedFileSystem
+) -> None:
+    store = await opener(fs)
+    writer = await a_session_to_compact(store)
+    assert await store.checkpoint()
+    epoch = writer.head.epoch
+    kept = [record for record in await everything(store, "s-1") if b'"token"' not in record.body]
+    gates = [fs.gate("look", "/events/s-1"), fs.gate("look", "/marks/s-1")]
+    reading = asyncio.ensure_future(everything(store, "s-1"))
+    finding = asyncio.ensure_future(store.find("s-1", epoch, "message"))
+    for gate in gates:
+        await gate.comes()
+    # The compaction reads the log too: through a gate of its own there is none left.
+    assert await store.compact("s-1", epoch, writer.head.seq) > 0
+    for gate in gates:
+        gate.opened.set()
+    assert await reading == kept
+    assert [record.seq for record in await finding] == [2, writer.head.seq - 1]
+
+
+async def test_a_checkpoint_that_comes_late_with_marks_leaves_a_compacted_log_its_own(
+    opener: Opener, fs: GatedFileSystem
+) -> None:
+    store = await opener(fs)
+    writer = await a_session_to_compact(store)
+    gate = fs.gate("open", "/marks/s-1")
+    running = store._upkeep._start(final=False)
+    await gate.comes()
+    assert await store.compact("s-1", writer.head.epoch, writer.head.seq) > 0
+    sidecar = store._paths.marks_of("s-1")
+    compacted = sidecar.read_bytes()
+    gate.opened.set()
+    assert await running
+    assert sidecar.read_bytes() == compacted
+    before = await found_in(store, "s-1")
+    await abandon(store)
+    assert await found_in(await opener(), "s-1") == before
+
+
+async def test_a_late_writer_of_a_log_that_was_exchanged_leaves_the_new_file_alone(
+    opener: Opener,
+) -> None:
+    """Between the rename and the moment when everybody has the new log."""
+
+    class WritesAfterTheRename(FaultyFileSystem):
+        @override
+        def rename(self, source: Path, target: Path) -> None:
+            super().rename(source, target)
+            if source.name.startswith("compact") and target.name == "s-1.jsonl":
+                late = threading.Thread(target=store._writer.write, args=(former,))
+                late.start()
+                late.join(DEADLINE_SECONDS)
+
+    store = await opener(WritesAfterTheRename())
+    writer = await a_session_to_compact(store)
+    former = store._table.logs["s-1"]
+    assert await store.checkpoint()
+    gathered = [token(f"tail {number}") for number in range(5)]
+    await committed(store, writer.commit(*gathered, message("m3")))
+    await write_out(store)
+    # As if the committer had not come to write it yet.
+    store._writer.forget(former)
+    last = _last_line_of(store, former)
+    with store._writer.lock:
+        former.written = former.size - len(last)
+        former.tail = [last]
+    assert await store.compact("s-1", writer.head.epoch, writer.head.seq) > 0
+    before = await found_in(store, "s-1")
+    assert store._paths.log_of("s-1").stat().st_size == before["head"][3]
+    await abandon(store)
+    assert await found_in(await opener(), "s-1") == before
+
+
+def _last_line_of(store: JsonlStore, log: Log) -> bytes:
+    """The last line of a log, from its file or from memory."""
+    view = store._writer.view(log, log.size)
+    try:
+        data = view.read(0, log.size)
+    finally:
+        view.close()
+    return data[data.rstrip(b"\n").rfind(b"\n") + 1 :]
+
+
+async def test_packing_counts_no_commit_that_is_not_durable_yet(
+    opener: Opener, fs: GatedFileSystem
+) -> None:
+    """It is refused because the session goes on, and nothing in it is taken for damaged."""
+    store = await opener(fs)
+    writer = Writer("s-1", store.next_epoch())
+    await committed(store, writer.commit(message("m1")))
+    gate = fs.gate("write", "journal-")
+    late = append(store, writer.commit(message("m2")))
+    await gate.comes()
+    packing = asyncio.ensure_future(store.pack("s-1", writer.head.epoch))
+    await queued(store, 1)
+    gate.opened.set()
+    with pytest.raises(Conflict) as caught:
+        await packing
+    assert caught.value.head == writer.head.seq
+    assert await answer_to(late) is None
+    assert list(store._paths.aside.glob("pack-*")) == []
+
+
+async def test_a_mended_log_is_known_before_the_next_checkpoint_takes_the_state(
+    opener: Opener, fs: GatedFileSystem
+) -> None:
+    """R3: the checkpoint drops the record of the replacement, so it has to have the new epoch."""
+    store = await opener(fs)
+    writer = Writer("s-1", store.next_epoch())
+    for number in range(3):
+        await committed(store, writer.commit(message(f"m{number}", "x" * 500)))
+    await store.release("s-1")
+    assert await store.checkpoint()
+    log = store._paths.log_of("s-1")
+    content = bytearray(log.read_bytes())
+    content[content.index(b'"m1"') + 1] ^= 1
+    log.write_bytes(content)
+    gate = fs.gate("rename", "/events/s-1")
+    reading = asyncio.ensure_future(everything(store, "s-1"))
+    await gate.comes()
+    running = store._upkeep._start(final=False)
+    gate.opened.set()
+    hold_the_loop(store)
+    assert await running
+    with pytest.raises(Conflict):
+        await reading
+    before = await found_in(store, "s-1")
+    assert before["head"][0] != writer.head.epoch
+    await abandon(store)
+    fresh = await opener()
+    assert fresh.report.new_epochs == 0  # type: ignore[attr-defined]
+    assert await found_in(fresh, "s-1") == before
+
+
+async def test_mending_beside_a_write_keeps_the_line_that_is_half_in_its_file(
+    opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R10: what is damaged costs itself, and not what was being written meanwhile."""
+    monkeypatch.setattr("app.storage.jsonl.committer._REST_SECONDS", DEADLINE_SECONDS)
+    store = await opener(FaultyFileSystem())
+    writer = Writer("s-1", store.next_epoch())
+    for number in range(4):
+        await committed(store, writer.commit(message(f"m{number}")))
+    await write_out(store)
+    log, path = store._table.logs["s-1"], store._paths.log_of("s-1")
+    last = _last_line_of(store, log)
+    with store._writer.lock:
+        log.written = log.size - len(last)
+        log.tail = [last]
+    content = bytearray(path.read_bytes())
+    content[content.index(b'"m1"') + 1] ^= 1
+    path.write_bytes(content[: -len(last) // 2])
+    with pytest.raises(Conflict):
+        await everything(store, "s-1")
+    assert [record.seq for record in await everything(store, "s-1")] == [1, 2, 4, 5]
+    notes = list(store._paths.quarantine.glob("*.note.json"))
+    assert len(notes) == 1
+
+
+async def test_an_exchange_that_comes_after_the_last_checkpoint_is_refused(
+    opener: Opener, fs: GatedFileSystem
+) -> None:
+    """Else the directory would be left as clean, with a record that no checkpoint has seen."""
+    store = await opener(fs)
+    writer = await a_session_to_compact(store)
+    gate = fs.gate("sync_directory", "/aside")
+    compacting = asyncio.ensure_future(store.compact("s-1", writer.head.epoch, writer.head.seq))
+    await gate.comes()
+    before = await found_in(store, "s-1")
+    final = fs.gate("write", "catalog.jsonl")
+    closing = asyncio.ensure_future(store.aclose())
+    await final.comes()
+    gate.opened.set()
+    with pytest.raises(Unavailable):
+        await compacting
+    final.opened.set()
+    await closing
+    fresh = await opener()
+    report = fresh.report  # type: ignore[attr-defined]
+    assert (report.clean, report.catalog_rebuilt) == (True, False)
+    assert await found_in(fresh, "s-1") == before
+
+
+async def test_a_log_is_let_go_again_by_whoever_was_cancelled_while_it_was_pinned(
+    opener: Opener, fs: GatedFileSystem
+) -> None:
+    store = await opener(fs)
+    writer = await a_session_to_compact(store)
+    assert await store.checkpoint()
+    gate = fs.gate("write", "journal-")
+    late = append(store, writer.commit(token("x")))
+    await gate.comes()
+    compacting = asyncio.ensure_future(store.compact("s-1", writer.head.epoch, writer.head.seq))
+    await queued(store, 1)
+    compacting.cancel()
+    await asyncio.sleep(0)
+    gate.opened.set()
+    with pytest.raises(asyncio.CancelledError):
+        await compacting
+    assert await answer_to(late) is None
+    await store._exchanged()
+    assert store._table.logs["s-1"].pins == 0
+
+
+# -- snapshots, heads, lists ----------------------------------------------------------------------
+
+
+async def test_a_snapshot_of_a_life_that_has_ended_is_not_given_to_the_next(
+    opener: Opener, fs: GatedFileSystem
+) -> None:
+    store = await opener(fs)
+    first = Writer("s-1", store.next_epoch())
+    await committed(store, first.commit(message("m1", "of the first life")))
+    gate = fs.gate("write", "snapshot-")
+    releasing = asyncio.ensure_future(store.release("s-1"))
+    await gate.comes()
+    await store.delete("s-1", first.head.epoch)
+    second = Writer("s-1", store.next_epoch())
+    await committed(store, second.commit(message("m2")))
+    gate.opened.set()
+    await releasing
+    assert store._fs.size(store._paths.snapshot_of("s-1")) is None
+    assert store._catalog.entries["s-1"].snapshot == 0
+
+
+async def test_a_snapshot_is_counted_though_the_log_is_compacted_in_the_same_late_turn(
+    opener: Opener, fs: GatedFileSystem
+) -> None:
+    store = await opener(fs)
+    writer = await a_session_to_compact(store)
+    assert await store.checkpoint()
+    aside = fs.gate("sync_directory", "/aside")
+    compacting = asyncio.ensure_future(store.compact("s-1", writer.head.epoch, writer.head.seq))
+    await aside.comes()
+    publishing = fs.gate("rename", "/sessions/s-1")
+    releasing = asyncio.ensure_future(store.release("s-1"))
+    await publishing.comes()
+    aside.opened.set()
+    await queued(store, 1)
+    publishing.opened.set()
+    hold_the_loop(store)
+    await releasing
+    assert await compacting > 0
+    size = store._paths.snapshot_of("s-1").stat().st_size
+    assert store.stats()["disk_bytes_snapshots"] == size
+
+
+async def test_a_head_that_was_read_before_a_commit_is_not_given_after_it(
+    opener: Opener, fs: GatedFileSystem
+) -> None:
+    """Without an index in memory heads rest in the catalog's file."""
+    store = await opener(fs, index_enabled=False)
+    writer = Writer("s-1", store.next_epoch())
+    await committed(store, writer.commit(message("m1")))
+    assert await store.checkpoint()
+    assert not store._catalog.entries["s-1"].is_at_hand
+    gate = fs.gate("read", "catalog.jsonl")
+    loading = asyncio.ensure_future(store.load("s-1"))
+    await gate.comes()
+    await committed(store, writer.commit(message("m2")))
+    gate.opened.set()
+    head = await loading
+    assert head is not None
+    assert (head.seq, head.message_count) == (3, 2)
+
+
+@pytest.mark.parametrize("query", [SessionQuery(), SessionQuery(title_contains="new")])
+async def test_a_list_shows_heads_that_changed_while_the_catalog_was_read_as_they_are(
+    opener: Opener, fs: GatedFileSystem, query: SessionQuery
+) -> None:
+    store = await opener(fs, index_enabled=False)
+    writer = Writer("s-1", store.next_epoch())
+    await committed(store, writer.commit())
+    assert await store.checkpoint()
+    gate = fs.gate("read", "catalog.jsonl")
+    listing = asyncio.ensure_future(store.query(query, lambda _: "idle"))
+    await gate.comes()
+    await committed(store, writer.commit({"type": "session_updated", "title": "new"}))
+    gate.opened.set()
+    assert [(head.seq, head.title) for head in (await listing).heads] == [(2, "new")]
+
+
+async def test_without_an_index_no_head_stays_in_memory_however_a_checkpoint_meets_a_release(
+    opener: Opener, fs: GatedFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R11."""
+    monkeypatch.setattr("app.storage.jsonl.upkeep.is_due", lambda *_, **__: False)
+    store = await opener(fs, index_enabled=False)
+    writer = Writer("s-1", store.next_epoch())
+    await committed(store, writer.commit(message("m1")))
+    gate = fs.gate("write", "catalog.jsonl")
+    running = store._upkeep._start(final=False)
+    await gate.comes()
+    await store.release("s-1")
+    gate.opened.set()
+    assert await running
+    assert await store.checkpoint()
+    assert not store._catalog.entries["s-1"].is_at_hand
+
+
+async def test_closing_answers_all_that_was_given_before(opener: Opener) -> None:
+    """R1: nothing is left without an answer, and what was answered well is there."""
+    store = await opener(FaultyFileSystem())
+    writer = Writer("s-1", store.next_epoch())
+    answers = [append(store, writer.commit(message(f"m{number}"))) for number in range(50)]
+    closing = asyncio.ensure_future(store.aclose())
+    await asyncio.sleep(0)
+    hold_the_loop(store)
+    errors: list[BambooError | None] = [await answer_to(answer) for answer in answers]
+    assert errors == [None] * 50
+    await closing
+    fresh = await opener()
+    assert fresh.report.clean  # type: ignore[attr-defined]
+    assert len((await found_in(fresh, "s-1"))["message in order"]) == 50

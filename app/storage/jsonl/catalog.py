@@ -189,8 +189,8 @@ class Catalog:
                 entry.deltas += delta_bytes(data)
             if not create:
                 self.use.remove(entry)
-            entry.set_head(head)
             entry.size = size
+            entry.set_head(head)
             self.use.add(entry)
             self._note_runs(session_id, head)
         if time_ms > entry.activity:

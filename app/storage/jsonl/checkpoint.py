@@ -78,7 +78,7 @@ class Checkpointer:
         Raises:
             OSError: It could not be done; nothing is lost, the segments are still there.
         """
-        logs = [log for log in work.rotation.logs if not log.deleted]
+        logs = [log for log in work.rotation.logs if not log.removed]
         written = [log for log in logs if self._write(work, log)]
         marked = self._write_marks(work, logs)
         self._sync(work, written, marked)
@@ -177,7 +177,7 @@ class Checkpointer:
             except OSError as error:
                 if error.errno in FULL_ERRNOS:
                     raise
-                if not log.deleted:
+                if not log.removed:
                     work.failed[log] = error
         for marks in marked:
             try:

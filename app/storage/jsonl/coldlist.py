@@ -42,13 +42,10 @@ async def list_cold(
     warm = [entry.own_head() for entry in entries if entry.is_at_hand]
     cold = [entry for entry in entries if not entry.is_at_hand]
     heads: list[SessionHead] = await reading(_admitted, catalog_file, warm, cold, query)
-    # Those that came into memory while the file was read.
-    seen = {head.id for head in heads}
-    for entry in cold:
-        if entry.is_at_hand and entry.id not in seen:
-            head = entry.own_head()
-            if admits(query, head):
-                heads.append(head)
+    # Those that came into memory while the file was read: what it said of them is a former head.
+    fresh = {entry.id: entry.own_head() for entry in cold if entry.is_at_hand}
+    heads = [head for head in heads if head.id not in fresh]
+    heads += [head for head in fresh.values() if admits(query, head)]
     heads = [head for head in heads if head.id in catalog.entries]
     if query.state is not None:
         heads = await _in_state(heads, query, state_of)
@@ -118,8 +115,10 @@ def _head(catalog_file: CatalogFile, entry: Entry) -> SessionHead:
             return entry.brought_up(head.copy())
         if raw is not None:
             return entry.brought_up(SessionHead.of(codec.decode(raw)))
+        seq = entry.seq
         stored = catalog_file.head_of(entry)
-        if stored is not None:
+        # Else it has changed meanwhile, and this may be a former head.
+        if stored is not None and entry.seq == seq:
             return entry.brought_up(stored)
 
 

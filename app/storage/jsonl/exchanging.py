@@ -125,7 +125,7 @@ class Exchanger:
         # First: whoever opens a file now looks again before he trusts it. A log that began in this
         # process has not needed to know its entry before.
         log.entry = entry
-        with self._table.writer.lock:
+        with self._table.writer.exchanging():
             entry.exchanged += 1
         try:
             self._fs.rename(exchange.log, self._target(exchange))

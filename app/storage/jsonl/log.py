@@ -6,8 +6,8 @@ taken under the lock and then independent of what happens next.
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -66,7 +66,9 @@ class Log:
         packed: Its files are in a bundle, and nothing is appended; `path` is the bundle's.
         generation: Of its entry, see there; and the entry itself, to tell when it is outdated.
         pins: Who works on its sidecar; it is not evicted then.
-        deleted: It is a tombstone: the session is gone, and a successor not yet there.
+        deleted: It is a tombstone: the session is gone, and a successor not yet there. As the
+            committer counts: a deletion that is being synced included.
+        removed: So it is, durably; what other threads go by.
         journal_bytes: What its records take in segments that no checkpoint has dropped.
     """
 
@@ -84,6 +86,7 @@ class Log:
         "packed",
         "path",
         "pins",
+        "removed",
         "segment",
         "seq",
         "session_id",
@@ -118,7 +121,7 @@ class Log:
         self.generation = 0
         self.entry: Entry | None = None
         self.pins = 0
-        self.deleted = False
+        self.deleted = self.removed = False
         self.is_new_file = False
         self.journal_bytes = 0
         # The journal segment that last named it in synced bytes; see `durability = "os"`.
@@ -128,7 +131,7 @@ class Log:
     def is_outdated(self) -> bool:
         """Whether its files are other ones by now, or gone; each thread may ask."""
         entry = self.entry
-        return self.deleted or (entry is not None and entry.exchanged != self.generation)
+        return self.removed or (entry is not None and entry.exchanged != self.generation)
 
 
 class LogView:
@@ -231,7 +234,8 @@ class LogWriter:
         """
         # The committer and a checkpoint may come for the same log.
         with self._writing:
-            if log.deleted:
+            if log.is_outdated:
+                # The file of that name may be another one by now.
                 return
             with self.lock:
                 chunks = len(log.tail)
@@ -272,6 +276,15 @@ class LogWriter:
             known = self._open.get(log.path)
             if known is not None and known[0] is log:
                 self._close(log.path)
+
+    @contextmanager
+    def exchanging(self) -> Iterator[None]:
+        """Holds writers off while a log is said to be outdated: for a moment, before its renames.
+
+        Whoever was about to open its file has written by then, and later ones see that it is.
+        """
+        with self._writing, self.lock:
+            yield
 
     def view(self, log: Log, end: int) -> LogView:
         """Opens the log for reading, up to the byte `end`.

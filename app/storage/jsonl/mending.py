@@ -54,7 +54,7 @@ class Mender:
             known: The session's durable head.
             epoch: The new one.
             generation: Of its files, as the loop knows it, and
-            size: the log's bytes then.
+            size: the log's bytes that were acknowledged and in its file then.
             is_packed: Whether these lie in a bundle.
 
         Raises:
@@ -96,8 +96,13 @@ class Mender:
         if not log.packed:
             self._add_what_came(log, prepared)
         self._write_record(prepared)
-        self._table.writer.forget(log)
-        self._fs.rename(self._aside(prepared.epoch), self._paths.log_of(log.name))
+        # First: whoever writes its tail from now on would write it into the repaired file.
+        self._table.retire(log)
+        try:
+            self._fs.rename(self._aside(prepared.epoch), self._paths.log_of(log.name))
+        except OSError:
+            log.deleted = log.removed = False
+            raise
         self._fs.sync_directory(self._paths.events)
         with suppress(OSError):
             self._fs.unlink(self._paths.marks_of(log.name))

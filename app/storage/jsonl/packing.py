@@ -11,16 +11,22 @@ from app.storage.jsonl.log import Log, LogWriter
 
 
 def prepare_pack(
-    fs: FileSystem, writer: LogWriter, log: Log, entry: Entry, head: SessionHead, aside: Path
+    fs: FileSystem,
+    writer: LogWriter,
+    log: Log,
+    size: int,
+    entry: Entry,
+    head: SessionHead,
+    aside: Path,
 ) -> Exchange:
-    """Writes the bundle of a log aside; on a thread for bulk work.
+    """Writes the bundle of a log's first `size` bytes aside; on a thread for bulk work.
 
     Raises:
         OSError: It could not be written.
         DamagedError, LogReplacedError: The log is damaged, or another one by now.
     """
     exchange = Exchange("pack", entry, log.generation, head, aside)
-    view = writer.view(log, log.size)
+    view = writer.view(log, size)
     try:
         bundle = BundleWriter(fs, aside)
         try:

@@ -125,22 +125,30 @@ class Sidecars:
             view.close()
 
     def _put(self, log: Log, saved: int, marks: list[tuple[Mark, int]], *, sync: bool) -> None:
-        flags = os.O_RDWR if saved else os.O_RDWR | os.O_CREAT | os.O_TRUNC
+        flags = os.O_RDWR if saved else os.O_RDWR | os.O_CREAT
         path = self._paths.marks_of(log.name)
         fd = self._fs.open(path, flags)
         try:
-            data = pack_marks(marks)
-            if saved:
-                self._fs.pwrite(fd, data, (saved + 1) * ENTRY_BYTES)
-            else:
-                self._fs.pwrite(fd, pack_header(log.epoch) + data, 0)
-            if sync:
-                self._fs.sync(fd)
+            if not log.is_outdated:
+                # Logs are said to be outdated before their files are exchanged: so this is its.
+                self._write_into(fd, log, saved, marks, sync=sync)
+            elif os.fstat(fd).st_size == 0:
+                # Made just now, for nobody. A successor who loses his by this builds it again.
+                self._fs.unlink(path)
         finally:
             self._fs.close(fd)
-        if log.deleted:
-            # A successor whose sidecar this takes away builds it again.
-            self._fs.unlink(path)
+
+    def _write_into(
+        self, fd: int, log: Log, saved: int, marks: list[tuple[Mark, int]], *, sync: bool
+    ) -> None:
+        data = pack_marks(marks)
+        if saved:
+            self._fs.pwrite(fd, data, (saved + 1) * ENTRY_BYTES)
+        else:
+            self._fs.truncate(fd, 0)
+            self._fs.pwrite(fd, pack_header(log.epoch) + data, 0)
+        if sync:
+            self._fs.sync(fd)
 
     def rebuild(self, log: Log, entry: Entry, version: int) -> None:
         """Builds a sidecar again that did not fit; `log` is pinned in the table.

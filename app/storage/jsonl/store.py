@@ -265,6 +265,7 @@ class JsonlStore(SessionStore):
             return None
         if entry.is_at_hand:
             return entry.own_head()
+        seq = entry.seq
         try:
             head = await self._reading(self._catalog_file.head_of, entry)
         except ErasedError:
@@ -272,8 +273,8 @@ class JsonlStore(SessionStore):
         except OSError:
             head = await self._reading(self._head_from_log, entry)
         current = self._catalog.entries.get(session_id)
-        if current is not entry or head is None:
-            # It came into memory, or went, while this waited.
+        if current is not entry or head is None or current.is_at_hand or current.seq != seq:
+            # It changed, came into memory, or went, while this waited: the head may be a former.
             return await self.load(session_id)
         return entry.brought_up(head)
 
@@ -427,14 +428,30 @@ class JsonlStore(SessionStore):
         return await self._reading(look, self._table.current(entry), entry.size)
 
     async def _rebuild_marks(self, entry: Entry, generation: int, version: int) -> None:
-        log = await self._committer.send(lambda: self._table.pin(entry.id, entry.epoch))
-        if log is None:
-            raise Conflict(_NO_SUCH_SESSION, head=None)
+        log = await self._pin(entry.id, entry.epoch)
         try:
             if log.generation != generation:
                 raise OutdatedError
             await self._reading(self._sidecars.rebuild, log, entry, version)
         finally:
+            self._table.unpin(log)
+
+    async def _pin(self, session_id: str, epoch: int) -> Log:
+        """Keeps a log in the table; the caller unpins it."""
+        pinning = self._committer.send(lambda: self._table.pin(session_id, epoch))
+        try:
+            log = await asyncio.shield(pinning)
+        except asyncio.CancelledError:
+            # The committer pins it whoever leaves meanwhile.
+            pinning.add_done_callback(self._unpin)
+            raise
+        if log is None:
+            raise Conflict(_NO_SUCH_SESSION, head=None)
+        return log
+
+    def _unpin(self, pinning: "asyncio.Future[Log | None]") -> None:
+        log = pinning.result()
+        if log is not None:
             self._table.unpin(log)
 
     def _entry(self, session_id: str, epoch: int) -> Entry:
@@ -466,20 +483,25 @@ class JsonlStore(SessionStore):
         head = await self.load(entry.id)
         if head is None or head.epoch != entry.epoch:
             return
-        # All of one moment: the files may be exchanged while the thread is at work.
+        # All of one moment: the files may be exchanged while the thread is at work. What is being
+        # written at this moment counts as not there: of that only a part may be seen.
         prepare = partial(
             self._mender.prepare,
             head,
             self.next_epoch(),
             entry.generation,
-            entry.size,
+            min(entry.size, self._table.current(entry).written),
             is_packed=entry.bundle > 0,
         )
         try:
             prepared = await self._in_thread(prepare)
-            fresh = await self._committer.send(lambda: self._mender.switch(prepared))
+            await self._lifecycle.carry_out(
+                lambda: self._mender.switch(prepared), self._adopt_mended
+            )
         except OSError as error:
             raise failure_of(error, "Repairing a damaged log") from error
+
+    def _adopt_mended(self, fresh: Entry | None) -> None:
         if fresh is not None:
             self._catalog.adopt(fresh)
 
@@ -491,7 +513,10 @@ class JsonlStore(SessionStore):
             if entry.bundle:
                 return None
             log, aside = self._table.current(entry), self._exchanger.aside("pack")
-            return await self._bulk.run(lambda: prepare_pack(fs, writer, log, entry, head, aside))
+            size = entry.size
+            return await self._bulk.run(
+                lambda: prepare_pack(fs, writer, log, size, entry, head, aside)
+            )
 
         await self._exchange(session_id, epoch, "Packing an archived session", make)
 
@@ -556,9 +581,7 @@ class JsonlStore(SessionStore):
     async def compact(self, session_id: str, epoch: int, upto: int) -> int:
         async with self._exchanges_of(session_id):
             entry = self._entry(session_id, epoch)
-            log = await self._committer.send(lambda: self._table.pin(session_id, epoch))
-            if log is None:
-                raise Conflict(_NO_SUCH_SESSION, head=None)
+            log = await self._pin(session_id, epoch)
             try:
                 head = await self._head_of(entry)
                 async with self._failing_as(entry, "Compacting a session"):
@@ -633,7 +656,8 @@ class JsonlStore(SessionStore):
             return
         await self._upkeep.snapshot([entry])
         # Its file is closed with the checkpoint after the next, when nothing of it is pending.
-        entry.pack_head()
+        if self._index_enabled:
+            entry.pack_head()
 
     async def examine(self, sessions_max: int, bytes_max: int) -> Examination:
         """See `SupportsExamination`."""

@@ -70,10 +70,10 @@ class LogTable:
 
         It is done on this thread so that a successor's files are never taken for its own.
         """
+        self.retire(log)
         with self.writer.lock:
             log.tail.clear()
             log.marks.clear()
-        self.writer.forget(log)
         name = log.name
         paths = self.paths
         deletion.bytes = log.journal_bytes + (0 if log.packed else log.size)
@@ -143,9 +143,13 @@ class LogTable:
         """Puts a log in the place of the session's former one."""
         former = self.logs.get(log.session_id)
         if former is not None:
-            former.deleted = True
+            self.retire(former)
             with self.writer.lock:
                 former.tail.clear()
                 former.marks.clear()
-            self.writer.forget(former)
         self.logs[log.session_id] = log
+
+    def retire(self, log: Log) -> None:
+        """Has nobody write to a log's files any more: they are going to be another's."""
+        log.deleted = log.removed = True
+        self.writer.forget(log)

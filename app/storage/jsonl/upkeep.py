@@ -214,11 +214,12 @@ class Upkeep:
                 return
             # Named on the committer's thread, where the session cannot be gone meanwhile.
             aside, aside_bytes = future.result()
-            publishing = self._committer.send(lambda: self._publish(log, aside))
-            publishing.add_done_callback(lambda future: published(future, aside_bytes))
+            self._committer.change(
+                lambda: self._publish(log, aside), lambda result: published(result, aside_bytes)
+            )
 
-        def published(future: "asyncio.Future[bool]", snapshot_bytes: int) -> None:
-            if future.exception() is None and future.result():
+        def published(is_published: bool | Exception, snapshot_bytes: int) -> None:
+            if is_published is True:
                 self.counters.snapshots += 1
                 if entry.generation == log.generation:
                     with self._catalog.changing_files(entry):
