@@ -183,7 +183,10 @@ def _log_recovery(report: RecoveryReport) -> None:
         "catalog_rebuilt": report.catalog_rebuilt,
         "new_epochs": report.new_epochs,
         "mended_indexes": report.mended_indexes,
+        "unwritten": report.unwritten,
+        "disk_full": report.disk_full,
         "seconds": round(report.seconds, 3),
     }
-    bad = report.damaged or report.quarantined or report.mended_indexes
+    losses = report.damaged or report.quarantined or report.mended_indexes
+    bad = losses or report.unwritten or report.disk_full
     (log.warning if bad else log.info)("recovered", **found)

@@ -114,6 +114,10 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "store_checkpoint_failures_total": Family("counter", "Checkpoints that failed."),
     "store_snapshots_total": Family("counter", "Snapshots of sessions written."),
     "store_quarantined": Family("gauge", "Files set aside since the start."),
+    "store_log_failures_total": Family(
+        "counter", "Logs found that could not be written: their sessions' writes are refused."
+    ),
+    "store_failed_logs": Family("gauge", "Logs that cannot be written now."),
     "store_open_logs": Family("gauge", "Logs held open for writing."),
     "store_disk_bytes": Family("gauge", "What the sessions' files take.", ("kind",)),
     "disk_free_bytes": Family("gauge", "Free space where the data directory is."),

@@ -15,7 +15,7 @@ from anyio import to_thread
 from app import __version__
 from app.agents.base import AgentError
 from app.domain.codec import decode, encode, encode_pretty
-from app.domain.errors import Conflict
+from app.domain.errors import Conflict, StorageFull
 from app.domain.masking import Masker
 from app.domain.sessions import SessionHead
 from app.sessions.access import unknown_session
@@ -65,7 +65,7 @@ async def check_gateway(pool: SessionPool, agents: Agents) -> dict[str, Any]:
     if pool.settings.storage_url.startswith("jsonl"):
         directory = pool.settings.data_dir.expanduser()
         checks += await to_thread.run_sync(lambda: list(_directory_checks(directory)))
-    checks += [_journal(pool), _quarantine(pool), *await _files(pool)]
+    checks += [_writing(pool), _journal(pool), _quarantine(pool), *await _files(pool)]
     checks += [*_limits(pool), _agents(list(agents)), *await _reachable(agents)]
     statuses = {check.status for check in checks}
     worst = next(status for status in ("fail", "warn", "ok") if status in statuses)
@@ -98,6 +98,26 @@ def _directory_checks(directory: Path) -> Iterator[Check]:
         yield Check("directory modes", "warn", f"others may enter data_dir ({mode:o})", action)
     else:
         yield Check("directory modes", "ok", f"data_dir has mode {mode:o}")
+
+
+def _writing(pool: SessionPool) -> Check:
+    """Says whether all sessions can be written, and which cannot."""
+    refusal = pool.store.refusal
+    if refusal is not None:
+        action = "free space" if isinstance(refusal, StorageFull) else "look into the log for why"
+        return Check("writing", "fail", refusal.detail, f"{action}: it is tried again by itself")
+    failed = unwritable(pool)
+    if not failed:
+        return Check("writing", "ok", "every session's log can be written")
+    some = [f"{session_id}: {why}" for session_id, why in sorted(failed.items())[:3]]
+    seen = f"{len(failed)} sessions whose logs cannot be written; {'; '.join(some)}"
+    action = "make their files in events/ writable; nothing that was acknowledged is lost"
+    return Check("writing", "fail", seen, action)
+
+
+def unwritable(pool: SessionPool) -> dict[str, str]:
+    """Gives the sessions whose logs cannot be written, and why."""
+    return pool.store.unwritable() if isinstance(pool.store, SupportsExamination) else {}
 
 
 def _journal(pool: SessionPool) -> Check:
@@ -202,7 +222,8 @@ def _agents(agents: Sequence[str]) -> Check:
 async def bug_report(pool: SessionPool, head: SessionHead) -> AsyncIterator[bytes]:
     """Writes a zip of one session for a bug report, as it goes, with secrets masked.
 
-    In it: the session, its statistics, its events (messages are events), and what was masked.
+    In it: the session, whether its log can be written, its statistics, its events (messages are
+    events), and what was masked.
     """
     masker = Masker()
     buffer = ZipBuffer()
@@ -212,6 +233,8 @@ async def bug_report(pool: SessionPool, head: SessionHead) -> AsyncIterator[byte
         archive.writestr(name, encode_pretty(masker.value(value)))
 
     await _bulk(lambda: put("session.json", view_of(pool, head)))
+    why = unwritable(pool).get(head.id)
+    await _bulk(lambda: put("storage.json", {"writable": why is None, "problem": why}))
     await _bulk(lambda: put("statistics.json", session_statistics(head)))
     with archive.open("events.jsonl", "w", force_zip64=True) as file:
         after = 0

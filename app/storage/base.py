@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
-from app.domain.errors import BambooError
+from app.domain.errors import BambooError, Unavailable
 from app.domain.limits import PAGE_BYTES_MAX
 from app.domain.sessions import SessionHead, SessionState
 
@@ -181,6 +181,9 @@ class RecoveryReport:
     new_epochs: int = 0
     # Sessions whose index of messages did not fit their log, as earlier gateways could leave it.
     mended_indexes: int = 0
+    # Sessions whose logs cannot be written; and whether that, and all else, is for want of space.
+    unwritten: list[str] = field(default_factory=list)
+    disk_full: bool = False
     seconds: float = 0.0
 
 
@@ -486,6 +489,14 @@ class SessionStore(ABC):
     def is_writing(self) -> bool:
         """Whether commits will be answered: the store is open and whatever writes it is alive."""
 
+    @property
+    def refusal(self) -> Unavailable | None:
+        """What every write is refused with at present, as far as is known, or None.
+
+        `StorageFull`: there is no room; endings of runs and deletions may still be taken.
+        """
+        return None
+
     @abstractmethod
     def stats(self) -> dict[str, Any]:
         """Gives what /metrics shows: counters since opening (`…_total`), levels, histograms.
@@ -523,6 +534,9 @@ class SupportsExamination(Protocol):
 
         Nothing is changed: what is damaged is repaired by whoever reads it, or by `doctor`.
         """
+
+    def unwritable(self) -> dict[str, str]:
+        """Gives the sessions whose logs cannot be written at present, and why."""
 
 
 class StoreBusy(BambooError):

@@ -58,7 +58,8 @@ def test_a_bug_report_says_what_happened_and_no_secret(api: httpx.Client) -> Non
         whole = b"\n".join(archive.read(name) for name in names).decode()
         events = archive.read("events.jsonl").splitlines()
         told = json.loads(archive.read("masked.json"))
-    assert names == {"session.json", "statistics.json", "events.jsonl", "masked.json"}
+    others = {"storage.json", "statistics.json", "masked.json"}
+    assert names == {"session.json", "events.jsonl", *others}
     assert "hello" in whole
     assert "hunter" not in whole
     for secret in SECRETS:

@@ -164,38 +164,6 @@ async def test_a_segment_whose_sync_failed_gets_no_more_records(opener: Opener) 
     assert any("journal-" in path for path in written)
 
 
-async def test_a_log_that_cannot_be_written_costs_nobody_anything(
-    opener: Opener, data_dir: Path
-) -> None:
-    """R1, R10: its commits are durable and readable; its records are set aside at a checkpoint."""
-    failing = True
-
-    def should_fail(_: int, operation: str, path: str) -> int | None:
-        is_log = path.endswith("events/bad.jsonl")
-        return errno.EIO if failing and is_log and operation in ("write", "open") else None
-
-    store = await opener(FaultyFileSystem(should_fail))
-    bad, good = Writer("bad", store.next_epoch()), Writer("good", store.next_epoch())
-    for writer in (bad, good):
-        await committed(store, writer.commit(message("m1")))
-        await committed(store, writer.commit(message("m2")))
-    for name in ("bad", "good"):
-        assert await seqs(store, name) == [1, 2, 3]
-        assert len(await store.find(name, bad.head.epoch if name == "bad" else good.head.epoch,
-                                    "message")) == 2  # fmt: skip
-    assert await store.checkpoint()
-    [kept] = (data_dir / "quarantine").glob("records-bad-*.jsonl")
-    assert kept.read_bytes().count(b'"type":"message"') == 2
-    # The journal is not pinned, and when the file can be written again nothing is missing.
-    assert await seqs(store, "bad") == [1, 2, 3]
-    failing = False
-    await committed(store, bad.commit(message("m3")))
-    await store.aclose()
-    fresh = await opener()
-    assert await seqs(fresh, "bad") == [1, 2, 3, 4]
-    assert fresh.report.damaged == []  # type: ignore[attr-defined]
-
-
 class SmallDisk(FaultyFileSystem):
     """A disk whose preallocations fail while it is full, as do writes that make a file longer."""
 

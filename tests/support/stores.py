@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 from typing_extensions import override
 
-from app.domain.errors import BambooError, StorageFailed
+from app.domain.errors import BambooError, StorageFailed, Unavailable
 from app.domain.limits import PAGE_BYTES_MAX
 from app.domain.sessions import SessionHead
 from app.storage.base import (
@@ -313,6 +313,11 @@ class FaultyStore(SessionStore):
     @override
     def is_writing(self) -> bool:
         return self.inner.is_writing
+
+    @property
+    @override
+    def refusal(self) -> Unavailable | None:
+        return self.inner.refusal
 
     @override
     def stats(self) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from app.domain.errors import BambooError, Conflict, StorageFailed, StorageFull
+from app.domain.errors import BambooError, Conflict, StorageFull
 from app.storage.base import Commit, Done
+from app.storage.jsonl.condition import Condition
 from app.storage.jsonl.journal import RECORD_OVERHEAD_BYTES, Description, Journal, describe
 from app.storage.jsonl.log import Log, make_header
 from app.storage.jsonl.paths import file_name
@@ -14,10 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from app.storage.base import Mark
-
-# What a session may keep in memory while its own file cannot be written.
-_TAIL_BYTES_MAX = 16 * 1024 * 1024
-
 
 # What became of a commit: it, who waits, what is wrong if anything is, and its log's end if not.
 Answer = tuple[Commit, Done, BambooError | None, int]
@@ -32,8 +29,11 @@ class Batch:
         gone: The logs it deletes.
     """
 
-    def __init__(self, table: LogTable, requests: list[Request], data_bytes: int) -> None:
+    def __init__(
+        self, table: LogTable, condition: Condition, requests: list[Request], data_bytes: int
+    ) -> None:
         self._table = table
+        self._condition = condition
         self._requests = requests
         self._data_bytes = data_bytes
         self._replaced: list[tuple[str, Log | None]] = []
@@ -92,7 +92,7 @@ class Batch:
                 or is_full
                 or log.deleted
                 or log.packed
-                or log.size - log.written > _TAIL_BYTES_MAX
+                or log.failure is not None
             ):
                 log_or_error = self._log_for(commit, is_full)
                 if isinstance(log_or_error, BambooError):
@@ -134,9 +134,16 @@ class Batch:
             return Conflict("The session is packed, so nothing is appended.", head=log.seq)
         if log.seq != commit.first_seq - 1:
             return Conflict("The head has moved.", head=log.seq)
-        if log.size - log.written > _TAIL_BYTES_MAX:
-            return StorageFailed("The session's log cannot be written.")
-        return log
+        return log if commit.reserve else self._refusal_of(log) or log
+
+    def _refusal_of(self, log: Log) -> BambooError | None:
+        """Says why a log takes no lines but endings: they would pile up in memory (R11)."""
+        if log.failure is None:
+            return None
+        condition = self._condition
+        if condition.is_due(log) and condition.retry(log):
+            return None
+        return condition.problem_of(log)
 
     def _new_log(self, commit: Commit) -> Log:
         name = file_name(commit.session_id)

@@ -1,31 +1,33 @@
 """A checkpoint: what the journal stands for is brought up where it belongs, then it is dropped.
 
 Logs are written and synced, their marks added to the sidecars, the heads to the catalog; only when
-all that is on the disk are the journal's segments removed. A log that cannot be written or synced
-has its records copied, synced, into quarantine: so one bad file never pins the journal. A full disk
-is no fault of a file: then nothing is dropped, and the next checkpoint tries again.
+all that is on the disk are the journal's segments removed. What a log that cannot be written or
+synced lacks is held beside it (see `held`): so one bad file never pins the journal, and a start
+finds all that was acknowledged. A full disk is no fault of a file: then nothing is dropped, and the
+next checkpoint tries again.
 """
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.storage.jsonl.catalogfile import CatalogFile, EntryState
 from app.storage.jsonl.committer import Rotation
+from app.storage.jsonl.condition import Condition
 from app.storage.jsonl.files import FULL_ERRNOS, FileSystem
-from app.storage.jsonl.journal import read_journal
-from app.storage.jsonl.log import Log, LogReplacedError, LogWriter
+from app.storage.jsonl.held import Held, write_held
+from app.storage.jsonl.journal import JournalRecord, read_journal
+from app.storage.jsonl.log import Log, LogReplacedError, LogWriter, make_header
 from app.storage.jsonl.paths import Paths
-from app.storage.jsonl.quarantine import set_aside
 from app.storage.jsonl.reading import DamagedError
+from app.storage.jsonl.repeating import standing
 from app.storage.jsonl.sidecars import Sidecars, WrittenMarks
 
 # From here on one sync of everything is cheaper than one of each (measured: 1000 files 4 against
 # 53 ms); below, other programs' dirty data would be paid for with ours.
 _SYNC_ALL_FILES = 16
-# A log that cannot be written so often is given up, so that it does not pin the journal.
-_WRITES_MAX = 2
 _BLANK = bytes(1024 * 1024)
 
 
@@ -36,7 +38,7 @@ class Work:
     rotation: Rotation
     states: list[EntryState]
     deleted: list[str]
-    failed: dict[Log, OSError] = field(default_factory=dict)
+    failed: set[Log] = field(default_factory=set)
     _by_life: dict[tuple[str, int], EntryState] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -57,13 +59,14 @@ class Checkpointer:
         catalog_file: CatalogFile,
         writer: LogWriter,
         sidecars: Sidecars,
+        condition: Condition,
     ) -> None:
         self._fs = fs
         self._paths = paths
         self._catalog_file = catalog_file
         self._writer = writer
         self._sidecars = sidecars
-        self.quarantined: list[str] = []
+        self._condition = condition
         self.quarantine_bytes = 0
 
     def look_at_quarantine(self) -> None:
@@ -81,15 +84,20 @@ class Checkpointer:
         logs = [log for log in work.rotation.logs if not log.removed]
         written = [log for log in logs if self._write(work, log)]
         marked = self._write_marks(work, logs)
-        self._sync(work, written, marked)
+        # What a failed log's file has got before counts too, when the segments are gone.
+        failed = [log for log in work.failed if log.written and self._lacks(work, log)]
+        self._sync(work, [*written, *failed], marked)
         self._note_marks(work, marked)
+        for log in written:
+            if log.failure is not None and log not in work.failed:
+                self._condition.log_written(log)
         if any(log.is_new_file for log in logs) or marked or work.deleted:
             for directory in self._paths.of_sessions():
                 self._fs.sync_directory(directory)
             for log in logs:
                 log.is_new_file = False
-        if work.failed:
-            self._quarantine(work)
+        self._hold_what_failed(work)
+        self._let_go(log for log in logs if log not in work.failed)
         self._catalog_file.append(
             work.states, work.deleted, work.rotation.lsn, work.rotation.last_epoch
         )
@@ -126,17 +134,12 @@ class Checkpointer:
             self._fs.close(fd)
 
     def _write(self, work: Work, log: Log) -> bool:
-        # It may be the first time that anybody tries: what failed once is tried again.
-        for _ in range(_WRITES_MAX):
-            try:
-                self._writer.write(log)
-            except OSError as error:
-                if error.errno in FULL_ERRNOS:
-                    raise
-                work.failed[log] = error
-            else:
-                work.failed.pop(log, None)
-                return True
+        error = self._condition.write(log)
+        if error is None:
+            return True
+        if error.errno in FULL_ERRNOS:
+            raise error
+        work.failed.add(log)
         return False
 
     def _write_marks(self, work: Work, logs: list[Log]) -> list[WrittenMarks]:
@@ -171,14 +174,15 @@ class Checkpointer:
     def _sync(self, work: Work, logs: list[Log], marked: list[WrittenMarks]) -> None:
         if len(logs) + len(marked) > _SYNC_ALL_FILES and self._sync_all():
             return
+        unsynced: list[Log] = []
         for log in logs:
             try:
                 self._sync_file(log.path)
-            except OSError as error:
-                if error.errno in FULL_ERRNOS:
-                    raise
+            except OSError:
                 if not log.removed:
-                    work.failed[log] = error
+                    unsynced.append(log)
+        if unsynced:
+            self._write_again(work, unsynced)
         for marks in marked:
             try:
                 self._sync_file(self._paths.marks_of(marks.log.name))
@@ -208,17 +212,79 @@ class Checkpointer:
             if state is not None:
                 self._sidecars.settle(marks, state.entry)
 
-    def _quarantine(self, work: Work) -> None:
-        """Copies the records of logs that cannot be written to where nothing pins the journal."""
-        failed = {(log.session_id, log.epoch): log for log in work.failed}
-        data: dict[Log, list[bytes]] = {}
-        for record in read_journal(self._fs, self._paths).records:
-            log = failed.get((record.session, record.epoch))
-            if log is not None and record.lsn <= work.rotation.lsn:
-                data.setdefault(log, []).append(record.data)
-        for log, lines in data.items():
-            why = f"the log could not be written: {work.failed[log].strerror}"
-            note = {"session": log.session_id, "epoch": log.epoch, "why": why}
-            stem = f"records-{log.name}"
-            name = set_aside(self._fs, self._paths, stem, b"".join(lines), note)
-            self.quarantined.append(name)
+    def _write_again(self, work: Work, unsynced: list[Log]) -> None:
+        """Writes what a failed sync leaves uncertain: the kernel does not try these pages again.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        for log in unsynced:
+            log.is_uncertain = True
+        records = read_journal(self._fs, self._paths).records
+        for log in unsynced:
+            lines = _lines_of(log, records)
+            if lines is not None and not self._writer.take_back(log, *lines):
+                # The committer was about to write to it, and has: not again.
+                records = read_journal(self._fs, self._paths).records
+                if (lines := _lines_of(log, records)) is not None:
+                    self._writer.take_back(log, *lines)
+            try:
+                self._writer.write(log, sync=True)
+            except OSError as error:
+                self._condition.log_failed(log, error)
+                if error.errno in FULL_ERRNOS:
+                    raise
+                work.failed.add(log)
+            finally:
+                log.is_uncertain = False
+
+    def _lacks(self, work: Work, log: Log) -> bool:
+        """Tells whether there are lines of a failed log that nothing but the journal has."""
+        state = work.state_of(log)
+        return state is not None and state.size != log.held_end
+
+    def _hold_what_failed(self, work: Work) -> None:
+        """Keeps what logs that cannot be written lack where nothing pins the journal."""
+        for log in work.failed:
+            state = work.state_of(log)
+            if state is None or not self._lacks(work, log):
+                continue
+            with self._writer.lock:
+                written, tail = log.written, b"".join(log.tail)
+            if written >= state.size:
+                continue  # It was written meanwhile, and synced.
+            held = Held(log.session_id, log.epoch, written, tail[: state.size - written])
+            write_held(self._fs, self._paths, log.name, held)
+            log.held_end = state.size
+            if log.deleted:
+                # Nothing of a deleted session stays; a successor's is written at its next failure.
+                self._fs.unlink(self._paths.held_of(log.name))
+
+    def _let_go(self, logs: Iterable[Log]) -> None:
+        """Removes what is held of logs that have it by now, before the catalog goes beyond it."""
+        brought_up = [log for log in logs if log.held_end]
+        for log in brought_up:
+            self._fs.unlink(self._paths.held_of(log.name))
+            log.held_end = 0
+        if brought_up:
+            self._fs.sync_directory(self._paths.index)
+
+
+def _lines_of(log: Log, records: list[JournalRecord]) -> tuple[int, bytes] | None:
+    """Gives what the journal has of a log's file: where it begins, and the bytes."""
+    life = (log.session_id, log.epoch)
+    mine = [record for record in records if (record.session, record.epoch) == life]
+    start, data = 0, bytearray()
+    for record in standing(mine):
+        if record.kind == "create":
+            start, data = 0, bytearray(make_header(record.session, record.epoch, record.time))
+        elif record.kind != "append":
+            # The file is another one from here on.
+            data = bytearray()
+            continue
+        elif not data:
+            start = record.at
+        if record.is_lost or record.at - start > len(data):
+            return None
+        data[record.at - start :] = record.data
+    return (start, bytes(data)) if data else None

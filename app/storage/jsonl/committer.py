@@ -9,8 +9,9 @@ Heads are checked here, in the order commits were given, and nowhere else. So a 
 that was refused finds another head and is refused too, however many were on their way.
 
 A failed write or sync refuses the whole batch and gives up the segment (see `journal`). A log that
-cannot be written does not: its commits are durable in the journal, its lines stay in memory, where
-reads see them, until a later write or the checkpoint succeeds.
+cannot be written does not: what was acknowledged is durable in the journal and stays in memory,
+where reads see it. From then on commits of that session alone are refused, but for endings of runs,
+until one of the retries here, or the checkpoint's, succeeds (see `condition`).
 """
 
 import asyncio
@@ -23,10 +24,11 @@ from threading import Thread
 from typing import TypeVar, final
 
 from app.domain.clock import Clock
-from app.domain.errors import BambooError, StorageFailed, Unavailable
+from app.domain.errors import BambooError, StorageFailed, StorageFull, Unavailable
 from app.observability.histogram import COUNTS, DISK_SECONDS, Histogram
 from app.storage.base import Commit, Done
 from app.storage.jsonl.batch import Answer, Batch, Request
+from app.storage.jsonl.condition import Condition
 from app.storage.jsonl.files import failure_of
 from app.storage.jsonl.journal import SEGMENT_BYTES, SPARES_MAX, Journal
 from app.storage.jsonl.lagging import LaggingLogs
@@ -41,6 +43,9 @@ _BATCH_COMMITS = 20_000
 _REST_SECONDS = 0.25
 # Segments that wait for a checkpoint: beyond these, a gigabyte, checkpoints are failing.
 _CLOSED_SEGMENTS_MAX = 64
+# How often it is looked at whether the journal still lies where it should, and, while it takes
+# nothing, whether it does again: what /health/ready says is no older.
+_LOOK_SECONDS = 1.0
 
 
 @final
@@ -67,6 +72,8 @@ class Rotation:
     spares: list[Path] = field(default_factory=list)
 
 
+_WRITING = "Writing the journal"
+
 _Item = Request | Errand
 T = TypeVar("T")
 
@@ -78,6 +85,7 @@ class Committer:
         self,
         journal: Journal,
         table: LogTable,
+        condition: Condition,
         clock: Clock,
         *,
         syncs_commits: bool,
@@ -85,6 +93,7 @@ class Committer:
     ) -> None:
         self._journal = journal
         self._table = table
+        self._condition = condition
         self._clock = clock
         self._syncs_commits = syncs_commits
         self._interval = checkpoint_interval_seconds
@@ -101,7 +110,9 @@ class Committer:
         self._touched: dict[Log, None] = {}
         self.batch_commits = Histogram(COUNTS)
         self.sync_seconds = Histogram(DISK_SECONDS)
-        self._lagging = LaggingLogs(table.writer, clock)
+        self._lagging = LaggingLogs(condition, clock)
+        self._looked_at = clock.monotonic()
+        self._is_in_place = True
         self._is_at_rest = False
         self.batches = self.commits = self.bytes = self.failures = 0
 
@@ -210,15 +221,43 @@ class Committer:
     def _turn(self) -> None:
         batch, data_bytes, errand = self._gather()
         if batch:
-            self._commit(Batch(self._table, batch, data_bytes))
+            self._commit(Batch(self._table, self._condition, batch, data_bytes))
         if errand is not None:
             errand.run()
         self._is_at_rest = not batch and errand is None and not self._closing
-        if self._is_at_rest:
-            self._lagging.bring_up_some()
-        else:
-            self._lagging.bring_up_due()
+        self._look_at_journal()
+        if self._is_in_place:
+            if self._is_at_rest:
+                self._lagging.bring_up_some()
+            else:
+                self._lagging.bring_up_due()
+            self._retry_failed()
         self._look_at_checkpoint()
+
+    def _retry_failed(self) -> None:
+        if self._condition.is_full and self._journal.spares:
+            self._journal.give_up_spares()
+            failed = self._condition.without_room()
+        else:
+            failed = self._condition.due()
+        for log in failed:
+            if log.deleted:
+                # It was deleted, or its files were exchanged: nobody asks for these lines.
+                self._condition.log_written(log)
+            elif self._condition.retry(log):
+                # Its held lines go with the next checkpoint.
+                self._touched[log] = None
+
+    def _look_at_journal(self) -> None:
+        """Looks whether the journal is where it should be, and whether it takes commits again."""
+        now = self._clock.monotonic()
+        if now - self._looked_at < _LOOK_SECONDS:
+            return
+        self._looked_at = now
+        self._is_in_place = self._journal.is_in_place()
+        if not self._is_in_place or self._condition.refusal is not None:
+            with contextlib.suppress(OSError, Unavailable):
+                self._make_room(self._condition.refused_bytes)
 
     def _gather(self) -> tuple[list[Request], int, Errand | None]:
         """Takes what waits: requests, the bytes of their lines, and what is to be done then."""
@@ -242,9 +281,11 @@ class Committer:
 
     def _patience(self) -> float:
         """Says for how long, in seconds, to wait for what is to be committed."""
-        if not self._lagging:
-            return self._interval
-        return 0 if self._is_at_rest else _REST_SECONDS
+        if self._lagging and self._is_in_place:
+            return 0 if self._is_at_rest else _REST_SECONDS
+        until_retry = self._condition.seconds_until_due()
+        patience = min(self._interval, _LOOK_SECONDS)
+        return patience if until_retry is None else min(patience, max(until_retry, _REST_SECONDS))
 
     def _commit(self, batch: Batch) -> None:
         try:
@@ -265,9 +306,7 @@ class Committer:
 
     def _take(self, batch: Batch) -> None:
         journal = self._journal
-        if len(journal.closed) > _CLOSED_SEGMENTS_MAX:
-            raise StorageFailed("Checkpoints fail, so the journal takes no more.")
-        is_full = not journal.make_room(batch.size)
+        is_full = not self._make_room(batch.size)
         if is_full:
             journal.make_reserve_room(batch.reserve_size)
         parts = batch.admit(journal, is_full=is_full)
@@ -278,12 +317,45 @@ class Committer:
         began = self._clock.monotonic()
         try:
             journal.write(data, sync=must_sync)
-        except BaseException:
+        except BaseException as error:
             journal.abandon()
+            if journal.number == 0 and isinstance(error, OSError):
+                # Nor could another segment be made.
+                self._condition.journal_failed(failure_of(error, _WRITING), batch.size)
             raise
         if must_sync:
             self.sync_seconds.observe(self._clock.monotonic() - began)
         self.bytes += len(data)
+
+    def _make_room(self, size: int) -> bool:
+        """Sees to it that the journal takes so many bytes; notes when it does not.
+
+        Returns:
+            False when only the reserve is left.
+
+        Raises:
+            OSError, StorageFailed: It takes nothing.
+        """
+        condition = self._condition
+        try:
+            self._check_checkpoints()
+            has_room = self._journal.make_room(size)
+        except StorageFailed as failed:
+            condition.journal_failed(failed, size)
+            raise
+        except OSError as error:
+            condition.journal_failed(failure_of(error, _WRITING), size)
+            raise
+        if not has_room:
+            full = StorageFull("The disk is full: nothing can be written until there is space.")
+            condition.journal_failed(full, size)
+        elif condition.refusal is not None and size >= condition.refused_bytes:
+            condition.journal_works()
+        return has_room
+
+    def _check_checkpoints(self) -> None:
+        if len(self._journal.closed) > _CLOSED_SEGMENTS_MAX:
+            raise StorageFailed("Checkpoints fail, so the journal takes no more.")
 
     def _must_sync(self, logs: Iterable[Log]) -> bool:
         """Tells whether the batch has to be synced.
@@ -336,6 +408,7 @@ class Committer:
                 not ours any more.
         """
         journal = self._journal
+        journal.check_owner()
         if final:
             journal.finish()
         elif journal.has_records:
@@ -346,7 +419,7 @@ class Committer:
         # A log that could not be written last time gets another chance.
         self._touched.update((log, None) for log in self._table.logs.values() if log.tail)
         logs = {log: log.journal_bytes for log in self._touched}
-        wanted = SPARES_MAX - len(journal.spares)
+        wanted = 0 if self._condition.is_full else SPARES_MAX - len(journal.spares)
         self._touched = {}
         self._handed_over = len(journal.closed)
         return Rotation(journal.lsn, journal.last_epoch, dict(journal.closed), logs, wanted)
@@ -388,6 +461,6 @@ def _failure(error: Exception) -> BambooError:
         case BambooError():
             return error
         case OSError():
-            return failure_of(error, "Writing the journal")
+            return failure_of(error, _WRITING)
         case _:
-            return StorageFailed(f"Writing the journal failed: {type(error).__name__}.")
+            return StorageFailed(f"{_WRITING} failed: {type(error).__name__}.")

@@ -18,6 +18,7 @@ from app.storage.jsonl.catalog import Entry
 from app.storage.jsonl.catalogfile import CatalogFile, EntryState
 from app.storage.jsonl.examining import look_through, names_on_disk, problem_of_bundle
 from app.storage.jsonl.files import FileSystem
+from app.storage.jsonl.held import Held, read_held
 from app.storage.jsonl.journal import read_journal
 from app.storage.jsonl.lock import DirectoryLock, boot_id
 from app.storage.jsonl.log import LogReplacedError, LogView
@@ -145,6 +146,12 @@ class _Examination:
         recovered = Recovery(
             self._fs, self._paths, self._catalog_file, self._clock, previous=self._lock.previous
         ).run()
+        if recovered.full is not None:
+            raise recovered.full
+        for session_id, unwritten in recovered.unwritten.items():
+            # What its file has is not what there is of it.
+            self._in_journal.add(file_name(session_id))
+            self._find_held(unwritten.lines, str(unwritten.error.strerror), repaired=False)
         self._entries, self._lsn = recovered.entries, recovered.lsn
         self._last_epoch = recovered.last_epoch
         report = recovered.report
@@ -169,15 +176,30 @@ class _Examination:
             problem = f"{contents.torn_bytes} bytes behind the last checkpoint"
             self._find("warn", "index/catalog.jsonl", problem, "cut them off")
         journal = read_journal(self._fs, self._paths)
+        held = read_held(self._fs, self._paths)
         self._in_journal = {file_name(record.session) for record in journal.records}
         if journal.records:
             # Nothing is wrong: so a gateway that was killed leaves its directory.
             problem = f"{len(journal.records)} records are not yet in the logs"
             self._find("note", "index", problem, "replay them, as the next start does")
+        self._in_journal |= held.keys()
+        for name, lines in held.items():
+            if lines is not None:
+                self._find_held(lines, "its log could not be written")
+            else:
+                problem = "the lines held of a log that could not be written are damaged"
+                action = "set them aside; go on with what is intact, under a new epoch"
+                self._find("fail", f"index/{self._paths.held_of(name).name}", problem, action)
         for number, offset, _ in journal.damaged:
             problem = f"acknowledged records cannot be read at byte {offset}"
             subject = f"index/{self._paths.segment(number).name}"
             self._find("fail", subject, problem, "set them aside; their sessions get new epochs")
+
+    def _find_held(self, held: Held, why: str, *, repaired: bool | None = None) -> None:
+        name = self._paths.log_of(file_name(held.session)).name
+        problem = f"{len(held.data)} acknowledged bytes are not in its log: {why}"
+        action = f"make events/{name} writable; the next start writes them"
+        self._find("warn", held.session, problem, action, repaired=repaired)
 
     def _look_at_sessions(self, progress: Progress | None) -> None:
         found = names_on_disk(self._fs, self._paths)
@@ -340,6 +362,12 @@ class _Examination:
     def _renew(self) -> None:
         # A bundle is read-only: no position in it will be given to other content.
         loose = [entry for entry in self._entries.values() if not entry.bundle]
+        for entry in loose:
+            if file_name(entry.id) in self._in_journal:
+                raise StoreUnusable(
+                    f"The log of the session {entry.id} cannot be written, so it cannot be given "
+                    "a new epoch: make it writable first."
+                )
         for entry in loose:
             self._rebuilder.renew(entry, self._next_epoch())
         count = len(loose)

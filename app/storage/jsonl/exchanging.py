@@ -178,6 +178,8 @@ class Exchanger:
         fresh.packed = exchange.bundle > 0
         fresh.entry, fresh.generation = entry, entry.exchanged
         fresh.journal_bytes = log.journal_bytes
+        # What is held of the former file goes with the next checkpoint.
+        fresh.held_end = log.held_end
         return fresh
 
     def _place_sidecar(self, exchange: Exchange, fresh: Log) -> None:

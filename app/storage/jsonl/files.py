@@ -165,6 +165,14 @@ class FileSystem:
         except FileNotFoundError:
             return None
 
+    def identity(self, path: Path) -> tuple[int, int] | None:
+        """Tells one file or directory from another that has its name; None when there is none."""
+        try:
+            found = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return found.st_dev, found.st_ino
+
     def names(self, path: Path) -> list[str]:
         """Lists a directory, sorted; empty when there is none."""
         try:

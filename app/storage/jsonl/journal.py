@@ -74,7 +74,7 @@ class Journal:
         """Makes it; `check_owner` raises OSError when the directory is not ours any more."""
         self._fs = fs
         self._paths = paths
-        self._check_owner = check_owner
+        self.check_owner = check_owner
         self._is_finished = False
         self._current: Segment | None = None
         self._next_number = 1
@@ -87,12 +87,41 @@ class Journal:
         self.closed: dict[int, int | None] = {}
         # Dropped ones, blank again.
         self.spares: list[Path] = []
+        # Which file the chain's last segment is.
+        self._segment_place: tuple[int, int] | None = None
 
-    def begin(self, number: int, lsn: int, last_epoch: int) -> None:
-        """Sets where the chain goes on after recovery; a segment is made when it is needed."""
+    def begin(self, number: int, lsn: int, last_epoch: int, kept: dict[int, int]) -> None:
+        """Sets where the chain goes on after recovery; a segment is made when it is needed.
+
+        Args:
+            number: Of the next segment.
+            lsn: Of the last record.
+            last_epoch: The last one given.
+            kept: Segments that recovery could not bring up, with the bytes of each that count:
+                they wait for the first checkpoint.
+        """
         self._next_number = number
         self.lsn = self.acked = lsn
         self.last_epoch = last_epoch
+        self.closed = dict.fromkeys(kept)
+        self._predecessor = max(kept.items(), default=None)
+
+    def is_in_place(self) -> bool:
+        """Looks whether the directory is still the one that was opened.
+
+        A segment that somebody has removed is given up: what it says is in memory, and the next
+        checkpoint brings it up.
+        """
+        try:
+            self.check_owner()
+        except OSError:
+            return False
+        current = self._current
+        if current is not None and self._segment_place != self._fs.identity(
+            self._paths.segment(current.number)
+        ):
+            self.abandon()
+        return True
 
     @property
     def size(self) -> int:
@@ -129,7 +158,7 @@ class Journal:
         """
         if self._is_finished:
             raise Unavailable("The store is closed.")
-        self._check_owner()
+        self.check_owner()
         current = self._current
         if current is not None and current.end + size <= current.limit:
             return True
@@ -168,7 +197,7 @@ class Journal:
         Raises:
             OSError: It could not be made.
         """
-        self._check_owner()
+        self.check_owner()
         path = self._paths.segment(self._next_number)
         limit = max(SEGMENT_BYTES, size + RECORD_OVERHEAD_BYTES)
         if self.spares and limit == SEGMENT_BYTES:
@@ -202,6 +231,14 @@ class Journal:
                 self._fs.unlink(path)
             raise
 
+    def give_up_spares(self) -> None:
+        """Gives the space of dropped segments back: others need it more."""
+        spares, self.spares = self.spares, []
+        for path in spares:
+            # What cannot be removed now is cleared away at the next start.
+            with suppress(OSError):
+                self._fs.unlink(path)
+
     def _allocate(self, fd: int, size: int) -> None:
         try:
             self._fs.allocate(fd, size)
@@ -225,6 +262,7 @@ class Journal:
         self._fs.sync_directory(self._paths.index)
         self.close_current()
         self._current = Segment(self._next_number, fd, limit, len(line), len(line))
+        self._segment_place = self._fs.identity(self._paths.segment(self._next_number))
         self._predecessor = (self._next_number, len(line))
         self._next_number += 1
 
@@ -272,7 +310,7 @@ class Journal:
         """
         self._is_finished = True
         self.close_current()
-        self._check_owner()
+        self.check_owner()
 
     def close_current(self) -> None:
         """Closes the segment, which then waits for its checkpoint."""
@@ -348,6 +386,8 @@ class JournalContents:
     last_lsn: int = 0
     last_epoch: int = 0
     torn_bytes: int = 0
+    # How many bytes of each segment count: what is behind them never will.
+    ends: dict[int, int] = field(default_factory=dict)
     # Where acknowledged records could not be read: (segment number, offset, the bytes).
     damaged: list[tuple[int, int, bytes]] = field(default_factory=list)
 
@@ -370,6 +410,7 @@ def read_journal(fs: FileSystem, paths: Paths) -> JournalContents:
         number = int(name[len("journal-") : -len(".jsonl")])
         contents.numbers.append(number)
         data = fs.read(paths.segment(number)) or b""
+        contents.ends[number] = 0
         line = data[: data.find(b"\n") + 1]
         if not codec.is_intact(line):
             # Without a header no record of it was ever acknowledged, unless it was damaged later.
@@ -403,11 +444,13 @@ def _read_segment(
     contents: JournalContents, number: int, lsn: int, data: bytes, *, is_whole: bool
 ) -> None:
     offset = data.find(b"\n") + 1
+    contents.ends[number] = len(data) if is_whole else offset
     while offset < len(data):
         written = _read_write(data, offset)
         if written is not None and written.is_whole:
             contents.take(written.records)
             offset, lsn = written.end, written.records[-1].lsn + 1
+            contents.ends[number] = max(contents.ends[number], offset)
             continue
         again = _intact_after(data, offset, lsn)
         rest = data[offset:again].rstrip(b"\0")

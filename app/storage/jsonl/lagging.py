@@ -8,10 +8,10 @@ for a write of its own.
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from contextlib import suppress
 
 from app.domain.clock import Clock
-from app.storage.jsonl.log import Log, LogWriter
+from app.storage.jsonl.condition import Condition
+from app.storage.jsonl.log import Log
 
 # How long files may be behind what is acknowledged while commits keep coming: whoever follows one
 # with `tail -f` hardly notices, and a session that streams 50 events a second is written once.
@@ -26,8 +26,8 @@ _TAIL_BYTES = 256 * 1024
 class LaggingLogs:
     """See the module. Used on the committer's thread alone."""
 
-    def __init__(self, writer: LogWriter, clock: Clock) -> None:
-        self._writer = writer
+    def __init__(self, condition: Condition, clock: Clock) -> None:
+        self._condition = condition
         self._clock = clock
         # Since when, in that order.
         self._since: OrderedDict[Log, float] = OrderedDict()
@@ -60,6 +60,6 @@ class LaggingLogs:
 
     def _write(self, log: Log) -> None:
         self._since.pop(log, None)
-        # What cannot be written stays in memory; the next commit or checkpoint tries again.
-        with suppress(OSError):
-            self._writer.write(log)
+        # What cannot be written stays in memory, and from then on the session's writes are refused.
+        if log.failure is None and not log.is_uncertain:
+            self._condition.write(log)

@@ -17,6 +17,9 @@ from app.storage.jsonl.committer import Committer
 from app.storage.jsonl.files import FileSystem
 from app.storage.jsonl.journal import RECORD_OVERHEAD_BYTES, Journal, pack
 
+# What makes room may use the reserve; so may what takes a record back.
+_FREEING = ("pack", "compact", "delete", "keep")
+
 T = TypeVar("T")
 
 
@@ -47,8 +50,11 @@ class Lifecycle:
         """
         journal = self._journal
         data = codec.encode(about) + b"\n"
-        if not journal.make_room(RECORD_OVERHEAD_BYTES + len(data)):
-            raise StorageFull("The disk is full: nothing can be written until there is space.")
+        needed = RECORD_OVERHEAD_BYTES + len(data)
+        if not journal.make_room(needed):
+            if kind not in _FREEING:
+                raise StorageFull("The disk is full: nothing can be written until there is space.")
+            journal.make_reserve_room(needed)
         journal.lsn += 1
         line = pack(journal.lsn, journal.acked, session_id, epoch, seq + 1, kind, 0, size, data)
         try:

@@ -19,7 +19,7 @@ from typing import Any
 
 from app.domain import codec
 from app.storage.base import StoreBusy
-from app.storage.jsonl.files import FileSystem
+from app.storage.jsonl.files import FULL_ERRNOS, FileSystem
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _CONTENT_BYTES_MAX = 4096
@@ -73,8 +73,14 @@ class DirectoryLock:
         if self._fd is None:
             return
         data = codec.encode(content) + b"\n"
-        self._fs.pwrite(self._fd, data.ljust(_CONTENT_BYTES_MAX // 8, b" "), 0)
-        self._fs.sync(self._fd)
+        try:
+            self._fs.pwrite(self._fd, data.ljust(_CONTENT_BYTES_MAX // 8, b" "), 0)
+            self._fs.sync(self._fd)
+        except OSError as error:
+            # There are file systems that need room to overwrite. What is then said of the owner
+            # before only makes the next start more careful: see how it takes a clean mark.
+            if error.errno not in FULL_ERRNOS:
+                raise
 
     def check(self) -> None:
         """Makes sure that the path still leads to the directory that was taken; on any thread.

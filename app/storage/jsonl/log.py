@@ -70,14 +70,20 @@ class Log:
             committer counts: a deletion that is being synced included.
         removed: So it is, durably; what other threads go by.
         journal_bytes: What its records take in segments that no checkpoint has dropped.
+        failure: Why its file cannot be written, since that was found out; see `Condition`.
+        is_uncertain: A sync of its file failed: the checkpoint writes it again, and nobody else.
+        held_end: Where the lines end that a file beside the journal holds of it; 0 without one.
     """
 
     __slots__ = (
         "deleted",
         "entry",
         "epoch",
+        "failure",
         "generation",
+        "held_end",
         "is_new_file",
+        "is_uncertain",
         "journal_bytes",
         "marks",
         "marks_saved",
@@ -124,6 +130,9 @@ class Log:
         self.deleted = self.removed = False
         self.is_new_file = False
         self.journal_bytes = 0
+        self.failure: OSError | None = None
+        self.is_uncertain = False
+        self.held_end = 0
         # The journal segment that last named it in synced bytes; see `durability = "os"`.
         self.segment = 0
 
@@ -226,7 +235,7 @@ class LogWriter:
         self._writing = Lock()
         self.lock = Lock()
 
-    def write(self, log: Log) -> None:
+    def write(self, log: Log, *, sync: bool = False) -> None:
         """Writes what is not yet in the file.
 
         Raises:
@@ -244,9 +253,31 @@ class LogWriter:
                 return
             fd = self._fd_of(log)
             self._fs.pwrite(fd, data, log.written)
+            if sync:
+                self._fs.sync(fd)
             with self.lock:
                 log.written += len(data)
                 del log.tail[:chunks]
+
+    def take_back(self, log: Log, start: int, data: bytes) -> bool:
+        """Takes lines back into memory that the file got and may not have: a sync of it failed.
+
+        Args:
+            log: Whose.
+            start: Where they begin in the log.
+            data: The log's bytes from there on.
+
+        Returns:
+            False when the file was written beyond them meanwhile.
+        """
+        self.forget(log)
+        with self._writing, self.lock:
+            if log.written > start + len(data):
+                return False
+            if log.written > start:
+                log.tail.insert(0, data[: log.written - start])
+                log.written = start
+            return True
 
     def _fd_of(self, log: Log) -> int:
         known = self._open.get(log.path)

@@ -112,7 +112,7 @@ class Mender:
         entry.set_head(prepared.head)
         entry.size, entry.marks = prepared.size, -1
         fresh = self._table.made_of(entry)
-        fresh.journal_bytes = log.journal_bytes
+        fresh.journal_bytes, fresh.held_end = log.journal_bytes, log.held_end
         self._table.put(fresh)
         return entry
 

@@ -126,6 +126,10 @@ class Paths:
         """Gives the archive bundle of the session with that file name."""
         return self.archive / f"{name}.zst"
 
+    def held_of(self, name: str) -> Path:
+        """Gives what is held of a log that cannot be written, of the session with that name."""
+        return self.index / f"held-{name}.jsonl"
+
     def segment(self, number: int) -> Path:
         """Gives a segment of the journal."""
         return self.index / f"journal-{number:012d}.jsonl"

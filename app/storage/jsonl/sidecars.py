@@ -159,7 +159,7 @@ class Sidecars:
             version: The `Log.marks_version` that did not fit; a later one is somebody's rebuild.
 
         Raises:
-            OSError: It could not be written.
+            OSError: The log could not be read.
             DamagedError, LogReplacedError: The log is damaged.
         """
         if log.packed:
@@ -170,9 +170,26 @@ class Sidecars:
                 return
             self.forget(log)
             # All that is acknowledged now: marks taken out of memory before must be in the file.
-            written = self.write_pending(log, entry.size, sync=True)
+            try:
+                written = self.write_pending(log, entry.size, sync=True)
+            except FileNotFoundError:
+                raise
+            except OSError:
+                # Reads go on where nothing can be written (or this raises what is wrong with them).
+                self._keep_in_memory(log, entry)
+                return
             if written is not None:
                 self.settle(written, entry)
+
+    def _keep_in_memory(self, log: Log, entry: Entry) -> None:
+        """Has all marks of a log in memory until the next checkpoint that can write them."""
+        marks = self._read_out(log, entry.size)
+        with self._writer.lock:
+            marks += [(mark, offset) for mark, offset in log.marks if offset >= entry.size]
+            log.marks[:] = marks
+            entry.marks = -1
+            log.marks_saved = 0
+            log.marks_version += 1
 
     def find(self, log: Log, size: int, search: Search) -> Found:
         """Finds lines among those before the byte `size`.

@@ -20,7 +20,7 @@ import anyio
 from typing_extensions import override
 
 from app.domain.clock import Clock
-from app.domain.errors import Conflict, StorageFailed, Unavailable
+from app.domain.errors import Conflict, StorageFailed, StorageFull, Unavailable
 from app.domain.limits import PAGE_BYTES_MAX
 from app.domain.sessions import SessionHead
 from app.storage.base import (
@@ -49,11 +49,12 @@ from app.storage.jsonl.checkpoint import Checkpointer
 from app.storage.jsonl.coldlist import list_cold
 from app.storage.jsonl.committer import Committer
 from app.storage.jsonl.compacting import Compaction
+from app.storage.jsonl.condition import Condition
 from app.storage.jsonl.creating import Creator
 from app.storage.jsonl.examining import compare, look_through, problem_of_bundle
 from app.storage.jsonl.exchanging import Exchange, Exchanger
 from app.storage.jsonl.files import FileSystem, failure_of
-from app.storage.jsonl.journal import Journal
+from app.storage.jsonl.journal import RECORD_OVERHEAD_BYTES, Journal
 from app.storage.jsonl.lifecycle import Lifecycle
 from app.storage.jsonl.lock import DirectoryLock, boot_id
 from app.storage.jsonl.log import Log, LogReplacedError, LogWriter, OutdatedError
@@ -79,6 +80,7 @@ _LOG_FILES_MAX = 1024
 _REBUILDS_MAX = 3
 # Above every seq.
 _NO_END = 1 << 62
+_READING = "Reading the session's log"
 _NO_SUCH_SESSION = "There is no such session of that epoch."
 _DAMAGE = (DamagedError, LogReplacedError, FileNotFoundError)
 # A log that seems damaged is looked through in pages of about so much.
@@ -112,14 +114,18 @@ class JsonlStore(SessionStore):
         self._writer = LogWriter(fs, _raise_files_limit(), BundleView)
         self._table = LogTable(fs, paths, self._catalog, self._writer)
         self._sidecars = Sidecars(fs, paths, self._writer)
+        self._condition = Condition(self._writer, clock)
         self._committer = Committer(
             self._journal,
             self._table,
+            self._condition,
             clock,
             syncs_commits=durability == "fsync",
             checkpoint_interval_seconds=checkpoint_interval_seconds,
         )
-        checkpointer = Checkpointer(fs, paths, self._catalog_file, self._writer, self._sidecars)
+        checkpointer = Checkpointer(
+            fs, paths, self._catalog_file, self._writer, self._sidecars, self._condition
+        )
         self._checkpointer = checkpointer
         self._upkeep = Upkeep(
             fs,
@@ -159,8 +165,13 @@ class JsonlStore(SessionStore):
             await self._in_thread(self._close_files)
             raise
         self._catalog.begin(recovered.entries, recovered.unfinished)
+        self._catalog.dirty |= recovered.changed
+        self._catalog.deleted |= recovered.deleted
         self._last_epoch = recovered.last_epoch
-        self._journal.begin(recovered.next_segment, recovered.lsn, recovered.last_epoch)
+        self._journal.begin(
+            recovered.next_segment, recovered.lsn, recovered.last_epoch, recovered.kept
+        )
+        self._take_over_unwritten(recovered)
         loop = asyncio.get_running_loop()
         self._committer.start(loop, self._take_answers, self._upkeep.due)
         self._is_open = True
@@ -176,7 +187,8 @@ class JsonlStore(SessionStore):
             recovered = Recovery(
                 fs, paths, self._catalog_file, self._clock, previous=self._lock.previous
             ).run()
-            self._lock.write(self._lock_content(recovered.last_epoch, recovered.lsn, clean=False))
+            lsn = recovered.covered_lsn
+            self._lock.write(self._lock_content(recovered.last_epoch, lsn, clean=False))
             self._journal.keep_reserve()
             self._checkpointer.look_at_quarantine()
         except OSError as error:
@@ -185,6 +197,18 @@ class JsonlStore(SessionStore):
                 f"The data directory {paths.root} cannot be used: {error.strerror}{where}."
             ) from error
         return recovered
+
+    def _take_over_unwritten(self, recovered: Recovered) -> None:
+        """Goes on with what logs lack in memory, as if their writing had failed just now."""
+        for unwritten in recovered.unwritten.values():
+            log = self._table.made_of(unwritten.entry)
+            log.written, log.tail = unwritten.lines.at, [unwritten.lines.data]
+            log.held_end = recovered.held.get(log.name, 0)
+            self._table.logs[log.session_id] = log
+            self._condition.log_failed(log, unwritten.error)
+        if recovered.full is not None:
+            full = failure_of(recovered.full, "Opening the store")
+            self._condition.journal_failed(full, RECORD_OVERHEAD_BYTES)
 
     def _lock_content(self, last_epoch: int, lsn: int, *, clean: bool) -> dict[str, Any]:
         return {
@@ -335,6 +359,8 @@ class JsonlStore(SessionStore):
                     continue
                 await self._mend(entry)
                 raise Conflict(_NO_SUCH_SESSION, head=None) from damage
+            except OSError as error:
+                raise failure_of(error, _READING) from error
             if page:
                 self._note_place((session_id, epoch, log.generation, page[-1].seq), end)
             return page
@@ -416,6 +442,8 @@ class JsonlStore(SessionStore):
                     continue
                 await self._mend(entry)
                 raise Conflict(_NO_SUCH_SESSION, head=None) from damage
+            except OSError as error:
+                raise failure_of(error, _READING) from error
 
     async def _look(self, entry: Entry, look: Callable[[Log, int], T]) -> T:
         for _ in range(_REBUILDS_MAX):
@@ -730,6 +758,18 @@ class JsonlStore(SessionStore):
     def is_writing(self) -> bool:
         return self._is_open and self._committer.is_alive
 
+    @property
+    @override
+    def refusal(self) -> Unavailable | None:
+        condition = self._condition
+        if condition.refusal is None and condition.is_full:
+            return StorageFull("The disk is full: nothing can be written until there is space.")
+        return condition.refusal
+
+    def unwritable(self) -> dict[str, str]:
+        """See `SupportsExamination`."""
+        return self._condition.problems()
+
     @override
     def stats(self) -> dict[str, Any]:
         committer, upkeep, use = self._committer, self._upkeep.counters, self._catalog.use
@@ -745,7 +785,9 @@ class JsonlStore(SessionStore):
             "checkpoints_total": upkeep.checkpoints,
             "checkpoint_failures_total": upkeep.checkpoint_failures,
             "snapshots_total": upkeep.snapshots,
-            "quarantined": len(self._checkpointer.quarantined) + len(self._mender.quarantined),
+            "quarantined": len(self._mender.quarantined),
+            "log_failures_total": self._condition.log_failures,
+            "failed_logs": self._condition.failed_logs,
             "open_logs": self._writer.open_files,
             "disk_bytes_logs": use.logs,
             "disk_bytes_archive": use.archive,

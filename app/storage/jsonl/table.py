@@ -78,6 +78,8 @@ class LogTable:
         paths = self.paths
         deletion.bytes = log.journal_bytes + (0 if log.packed else log.size)
         beside = [paths.snapshot_of(name), paths.marks_of(name), paths.archive_of(name)]
+        if log.held_end:
+            beside.append(paths.held_of(name))
         beside += pieces_of(self._fs, paths, name)
         deletion.bytes += sum(self._fs.size(path) or 0 for path in beside)
         for path in (paths.log_of(name), *beside):

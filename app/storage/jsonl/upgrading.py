@@ -7,6 +7,7 @@ every sidecar of such a directory is built again at its first use; which ones di
 and what was made of those is made again.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from app.domain.sessions import SessionHead
@@ -32,15 +33,17 @@ class Upgrade:
             head: Its head as of that.
 
         Raises:
-            OSError: A file cannot be read, or a snapshot cannot be written.
+            OSError: A file cannot be read.
         """
         if entry.bundle:
             return True
         fits = self._fits(entry, head)
         entry.marks = -1
         if not fits:
-            # A snapshot has the messages that the marks lead to.
-            take_out_doubles(self.fs, self.paths, file_name(entry.id))
+            # A snapshot has the messages that the marks lead to. On a full disk it stays as it is,
+            # and is due all the same.
+            with suppress(OSError):
+                take_out_doubles(self.fs, self.paths, file_name(entry.id))
             entry.snapshot = 0
         return fits
 
