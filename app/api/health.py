@@ -65,10 +65,9 @@ async def ready(manager: Manager) -> Response:
     """503 while recovering, from the beginning of a shutdown, and when nothing can be stored.
 
     The problem's `check` names which: `recovery`, `drain` or `storage`. A full disk is none of
-    them: reads and streams go on.
+    them, since reads and streams go on: then `detail` begins with `read-only`.
     """
-    manager.check_ready()
-    return json_response({"status": "ready", "detail": "ready"})
+    return json_response({"status": "ready", "detail": manager.check_ready()})
 
 
 _METRICS = {

@@ -84,7 +84,13 @@ def _clock(pool: SessionPool) -> Check:
 
 
 def _directory_checks(directory: Path) -> Iterator[Check]:
-    free = shutil.disk_usage(directory).free
+    try:
+        free = shutil.disk_usage(directory).free
+        mode = stat.S_IMODE(directory.stat().st_mode)
+    except OSError as error:
+        seen = f"data_dir cannot be looked at: {error.strerror}"
+        yield Check("disk space", "fail", seen, "put data_dir back in its place")
+        return
     seen = f"{free // (1024 * 1024)} MiB free"
     if free < _FREE_BYTES_FAIL:
         yield Check("disk space", "fail", seen, "free space: writes will be refused")
@@ -92,7 +98,6 @@ def _directory_checks(directory: Path) -> Iterator[Check]:
         yield Check("disk space", "warn", seen, "free space soon")
     else:
         yield Check("disk space", "ok", seen)
-    mode = stat.S_IMODE(directory.stat().st_mode)
     if mode & 0o077:
         action = "run chmod 700 on data_dir"
         yield Check("directory modes", "warn", f"others may enter data_dir ({mode:o})", action)

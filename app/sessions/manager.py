@@ -16,7 +16,7 @@ import structlog
 from app.agents.base import Agent
 from app.domain.callers import GATEWAY, Caller
 from app.domain.clock import Clock
-from app.domain.errors import Draining, Unavailable
+from app.domain.errors import Draining, StorageFull, Unavailable
 from app.domain.ids import IdMaker
 from app.domain.positions import parse_after
 from app.domain.sessions import SessionHead
@@ -446,8 +446,12 @@ class SessionManager:
 
     # -- the process ------------------------------------------------------------------------
 
-    def check_ready(self) -> None:
+    def check_ready(self) -> str:
         """Checks that the gateway takes work; the error's `check` names what it does not for.
+
+        Returns:
+            What somebody should know who sends work: `ready`, or that the disk is full. Then reads,
+            streams and deletions go on, and only what would be written is refused.
 
         Raises:
             Unavailable: It does not: `recovery`, `drain` or `storage`.
@@ -464,11 +468,21 @@ class SessionManager:
                 "The store's writer has ended: nothing can be kept before a restart.",
                 extra={"check": "storage"},
             )
+        refusal = self._store.refusal
+        if isinstance(refusal, StorageFull):
+            return f"read-only: {refusal.detail}"
+        if refusal is not None:
+            raise Unavailable(refusal.detail, extra={"check": "storage"})
+        return "ready"
 
     @property
     def is_ready(self) -> bool:
         """Whether the gateway takes work."""
-        return self._is_ready and not self._pool.draining and self._store.is_writing
+        try:
+            self.check_ready()
+        except Unavailable:
+            return False
+        return True
 
     def begin_drain(self) -> None:
         """Refuses what is new and says goodbye to streams that wait for nothing."""
