@@ -6,10 +6,11 @@ values that are within the contract.
 
 import re
 from collections.abc import Awaitable
+from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
 
-import anyio
 from fastapi import Depends, Header, Path, Query, Request
 from starlette.requests import ClientDisconnect
 from structlog.contextvars import bind_contextvars
@@ -23,6 +24,7 @@ from app.api.limits import (
     PAGE_MAX,
     PREFER_WAIT_SECONDS_MAX,
 )
+from app.api.presence import left, while_present
 from app.api.problems import EdgeError
 from app.api.traffic import MAY_WAIT
 from app.domain.callers import Caller
@@ -307,30 +309,18 @@ async def unless_gone(request: Request, answer: Awaitable[T]) -> T:
         EdgeError: Its right has ended while it waited; what was waited for is not given out.
     """
     request.scope[MAY_WAIT] = True
-    result: list[T] = []
 
-    async def watch() -> None:
-        try:
-            while (await receive_while_allowed(request))["type"] != "http.disconnect":
-                pass
-        except EdgeError:
-            pass  # the refusal below
-        group.cancel_scope.cancel()
+    async def leaving() -> None:
+        with suppress(EdgeError):  # refused below
+            await left(partial(receive_while_allowed, request))
 
-    error: Exception | None = None
-    async with anyio.create_task_group() as group:
-        group.start_soon(watch, name="watch-client")
-        try:
-            result.append(await answer)
-        except Exception as caught:  # noqa: BLE001 - carried out of the group as it is
-            error = caught
-        group.cancel_scope.cancel()
-    if error is not None:
-        raise error
+    try:
+        result = await while_present(answer, leaving)
+    except ClientDisconnect:
+        check_still_allowed(request)
+        raise
     check_still_allowed(request)
-    if not result:
-        raise ClientDisconnect
-    return result[0]
+    return result
 
 
 def _placed(error: InvalidId, loc: tuple[str, ...]) -> InvalidId:

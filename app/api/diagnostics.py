@@ -3,13 +3,13 @@
 from typing import Any, Final
 
 from fastapi import APIRouter
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from app.api import examples
 from app.api.dependencies import Manager, SessionId, Who
 from app.api.documents import EDGE, SESSION, answer, problems
 from app.api.life_shapes import Diagnostics
-from app.api.responses import json_response
+from app.api.responses import DocumentResponse, json_response
 from app.api.rights import OperatorRoute, SessionRoute
 
 router = APIRouter(prefix="/api/v1", tags=["maintenance"], route_class=SessionRoute)
@@ -54,5 +54,4 @@ async def session_diagnostics(manager: Manager, who: Who, session_id: SessionId)
     """
     chunks = await manager.life.bug_report(who, session_id)
     disposition = f'attachment; filename="bamboo-{session_id}.zip"'
-    headers = {"Cache-Control": "no-store", "Content-Disposition": disposition}
-    return StreamingResponse(chunks, headers=headers, media_type="application/zip")
+    return DocumentResponse(chunks, "application/zip", {"Content-Disposition": disposition})

@@ -101,7 +101,6 @@ _ALL: Final[dict[int | str, dict[str, Any]]] = {
         },
     }
 }
-_NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
 @router.get(
@@ -121,7 +120,7 @@ async def export_session(
     """Gives the session as a document: Markdown for people, JSON or YAML without loss."""
     options = ExportOptions(format, include_metadata, include_tool_calls)
     document = await manager.life.export(who, session_id, options)
-    headers = {**_NO_STORE, "Content-Disposition": document.disposition}
+    headers = {"Content-Disposition": document.disposition}
     return DocumentResponse(document.chunks, document.media_type, headers)
 
 
@@ -173,8 +172,7 @@ async def export_many(
 ) -> Response:
     """Gives a zip of documents; sessions that cannot be exported are named in `errors.txt`."""
     chunks = manager.life.export_zip(who, body.session_ids, body.options())
-    headers = {**_NO_STORE, "Content-Disposition": ZIP_DISPOSITION}
-    return DocumentResponse(chunks, "application/zip", headers)
+    return DocumentResponse(chunks, "application/zip", {"Content-Disposition": ZIP_DISPOSITION})
 
 
 @router.post(
@@ -236,8 +234,7 @@ async def import_session(
         # The first before the answer begins: what it has done is in the audit log by then.
         first = await anext(lines)
         name_targets(request, _made(first))
-        told = _told(request, first, lines)
-        return DocumentResponse(told, "application/x-ndjson", _NO_STORE)
+        return DocumentResponse(_told(request, first, lines), "application/x-ndjson", {})
     outcome = await manager.life.import_document(
         who,
         data,

@@ -276,7 +276,8 @@ class EdgeError(BambooError):
 
 
 def problem_response(error: BambooError, scope: Scope) -> Response:
-    """Gives the answer for an error raised on purpose."""
+    """Gives the answer for an error raised on purpose, which keeps nothing of the request then."""
+    _forget_frames(error)
     code, problem = _classify(error)
     errors: Sequence[Mapping[str, Any]] = ()
     if isinstance(error, InvalidInput):
@@ -348,6 +349,8 @@ async def on_invalid_request(request: Request, error: Exception) -> Response:
         }
         for item in error.errors()[:ERRORS_MAX]
     ]
+    for item in error.errors():
+        _forget_frames(item.get("ctx", {}).get("error"))
     place = ".".join(_short(part) for part in map(str, errors[0]["loc"]))
     return problem_response(
         InvalidInput(_short(f"{place}: {errors[0]['msg']}"), errors=errors), request.scope
@@ -383,6 +386,22 @@ EXCEPTION_HANDLERS: Final[dict[int | type[Exception], Any]] = {
     HTTPException: on_http_exception,
     ClientDisconnect: on_client_gone,
 }
+
+
+def _forget_frames(error: object) -> None:
+    """Takes the tracebacks off an error that is dealt with, and off those that led to it.
+
+    A frame that has the error in a local variable is kept by the error's traceback, and keeps all
+    that it knew: the request with its body, until the garbage collector runs.
+    """
+    waiting = [error]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, BaseException) and found.__traceback__ is not None:
+            found.__traceback__ = None
+            waiting += [found.__cause__, found.__context__]
+            if isinstance(found, BaseExceptionGroup):
+                waiting += found.exceptions
 
 
 def instance_of(scope: Scope) -> str:

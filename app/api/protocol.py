@@ -263,12 +263,15 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _last_send(self, cycle: RequestResponseCycle) -> Send:
         """Gives the `send` of what is, or may be, a connection's last answer: see the module."""
-        send = cycle.send
+        # Weakly: the cycle keeps what is given here, and the protocol keeps the cycle.
+        of, linger = weakref.ref(cycle), weakref.WeakMethod(self._linger_if_unread)
         knows_chunks = cycle.scope["http_version"] != "1.0"
         has_end = True
 
         async def send_last(message: Message) -> None:
             nonlocal has_end
+            cycle = of()
+            assert cycle is not None  # its task is what sends
             if message["type"] == "http.response.start":
                 if cycle.waiting_for_100_continue and cycle.more_body:
                     cycle.keep_alive = False
@@ -280,13 +283,16 @@ class GatewayProtocol(HttpToolsProtocol):
                 if not has_end:
                     cycle.expected_content_length = len(message.get("body", b""))
                 is_last = not message.get("more_body", False)
-                if is_last:
-                    del cycle.send  # as above: it would hold itself
-                    if cycle.more_body and not cycle.keep_alive:
-                        self._lingers = cycle.keep_alive = True
-            await send(message)  # type: ignore[arg-type] # the same messages, by another name
+                if is_last and (linger_if_unread := linger()) is not None:
+                    linger_if_unread(cycle)
+            # The same messages, by another name.
+            await RequestResponseCycle.send(cycle, message)  # type: ignore[arg-type]
 
         return send_last
+
+    def _linger_if_unread(self, cycle: RequestResponseCycle) -> None:
+        if cycle.more_body and not cycle.keep_alive:
+            self._lingers = cycle.keep_alive = True
 
     @override
     def on_response_complete(self) -> None:

@@ -1,13 +1,19 @@
-"""Answers: JSON bytes. What is stored as JSON is joined, never parsed and encoded again."""
+"""Answers: JSON bytes. What is stored as JSON is joined, never parsed and encoded again.
+
+Documents are sent in pieces, as they are made.
+"""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from functools import partial
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
+from app.api.presence import left, while_present
 from app.domain.codec import encode
 from app.sessions.commands import Outcome
 
@@ -19,22 +25,23 @@ _HEADERS = {
 
 
 class DocumentResponse(StreamingResponse):
-    """Answers with what a generator gives, a piece at a time as the client takes them.
+    """Answers with the pieces of a document, and closes what makes them: read whole or left.
 
-    Owns the generator: closes it at the end, when it fails, and as soon as the client leaves, so
-    that nothing goes on working, or keeps anything, for an answer that nobody reads.
+    Nothing of them stays when the client leaves in the middle; see `presence`. The base class
+    sends in a task that it cancels then, and closes nothing.
     """
 
     def __init__(
-        self, chunks: AsyncGenerator[bytes], media_type: str, headers: Mapping[str, str]
+        self, pieces: AsyncGenerator[bytes], media_type: str, headers: Mapping[str, str]
     ) -> None:
-        super().__init__(chunks, headers=headers, media_type=media_type)
-        self._chunks = chunks
+        super().__init__(pieces, headers={**_HEADERS, **headers}, media_type=media_type)
+        self._pieces = pieces
 
     @override
-    async def stream_response(self, send: Send) -> None:
-        async with aclosing(self._chunks):
-            await super().stream_response(send)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._pieces):
+            with suppress(ClientDisconnect):
+                await while_present(self.stream_response(send), partial(left, receive))
 
 
 def json_response(
@@ -59,7 +66,7 @@ async def streamed(
     The first is waited for: what is raised before it becomes an answer of its own.
     """
     first = await anext(chunks)
-    return DocumentResponse(_from(first, chunks), JSON, {**_HEADERS, **(headers or {})})
+    return DocumentResponse(_from(first, chunks), JSON, headers or {})
 
 
 async def _from(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:

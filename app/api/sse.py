@@ -17,6 +17,7 @@ What is left is two tasks: the server's, which sends, and one that waits for the
 """
 
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import Final
 
 import anyio
@@ -26,6 +27,7 @@ from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
 from app.api.middleware import IS_HEAD
+from app.api.presence import forgettable, left
 from app.api.stage import STAGE
 from app.domain.clock import Clock
 from app.sessions.connections import Connection
@@ -108,7 +110,8 @@ class FrameLoop:
                 extensions = scope.get("extensions") or {}
                 extensions[WATCHED] = True
                 self._connection.send_now = extensions.get(WRITE)
-                group.start_soon(self._watch, receive, group.cancel_scope)
+                watch = partial(self._watch, receive, group.cancel_scope)
+                group.start_soon(forgettable, watch, name="watch-client")
                 await self._pump(send)
                 group.cancel_scope.cancel()
             if not self._done:
@@ -142,8 +145,7 @@ class FrameLoop:
             return await self._connection.next()
 
     async def _watch(self, receive: Receive, scope: anyio.CancelScope) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass  # what is left of the request's body
+        await left(receive)
         self._done = True
         scope.cancel()
 
@@ -163,5 +165,4 @@ async def _cut(scope: Scope, receive: Receive) -> None:
     abort = (scope.get("extensions") or {}).get(ABORT)
     if abort is not None:
         abort()
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        await left(receive)

@@ -4,7 +4,7 @@ import platform
 import shutil
 import stat
 import zipfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -224,7 +224,7 @@ def _agents(agents: Sequence[str]) -> Check:
     return Check("agents", "ok", f"configured: {', '.join(agents)}")
 
 
-async def bug_report(pool: SessionPool, head: SessionHead) -> AsyncIterator[bytes]:
+async def bug_report(pool: SessionPool, head: SessionHead) -> AsyncGenerator[bytes]:
     """Writes a zip of one session for a bug report, as it goes, with secrets masked.
 
     In it: the session, whether its log can be written, its statistics, its events (messages are

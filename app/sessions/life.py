@@ -4,7 +4,7 @@ Archive, export and import, sharing, fork, merge, tree, summaries, statistics, c
 data. A part of the `SessionManager`, which owns what it works on.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -349,7 +349,7 @@ class SessionLife:
         del caller  # of the process, and of no session
         return await diagnostics.check_gateway(self._pool, self._agents)
 
-    async def bug_report(self, caller: Caller, session_id: str) -> AsyncIterator[bytes]:
+    async def bug_report(self, caller: Caller, session_id: str) -> AsyncGenerator[bytes]:
         """Begins to write a bug report of a session, with secrets masked."""
         return diagnostics.bug_report(self._pool, await self._pool.head(caller, session_id))
 
