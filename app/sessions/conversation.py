@@ -5,10 +5,12 @@ A summary stands for what it covers, which is not read; of the rest memory holds
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple, TypeVar, TypeVarTuple, Unpack
+from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 from anyio import to_thread
+from anyio.lowlevel import checkpoint
 
 from app.agents.base import NOTHING_LEFT_OUT, Agent, LeftOut, SupportsWindow
 from app.domain.callers import Caller
@@ -57,11 +59,22 @@ async def load_summary(store: SessionStore, head: SessionHead) -> dict[str, Any]
     }
 
 
-class Conversation(NamedTuple):
-    """What an agent is given of a session; see `Turn`."""
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What an agent is given of a session; see `Turn`. `pages` hold the same messages."""
 
     messages: list[Message]
     left_out: LeftOut
+    pages: list[list[Message]]
+
+    async def let_go(self) -> None:
+        """Frees the messages a page at a time, once the agent is through with its own list.
+
+        All of a long conversation at once would keep the event loop: 0.1 s for 200,000 messages.
+        """
+        while self.pages:
+            self.pages.pop()
+            await checkpoint()
 
 
 async def agent_conversation(
@@ -91,14 +104,15 @@ async def agent_conversation(
             size += sum(map(len, bodies))
             count, edge = count + len(page), page[-1].seq
         if not page.has_more:
-            return Conversation([*first, *chain.from_iterable(pages)], NOTHING_LEFT_OUT)
+            given = [*first, *chain.from_iterable(pages)]
+            return Conversation(given, NOTHING_LEFT_OUT, pages)
         if isinstance(agent, SupportsWindow) and asks and count >= 2 * asked:
             asked = count
             earlier = await _system_messages(store, head, after, edge)
             given = [*first, *earlier, *chain.from_iterable(pages)]
             if await _in_turn(size, agent.is_enough, given, options):
                 left = await _left_out(store, head, after, edge, given)
-                return Conversation(given, left)
+                return Conversation(given, left, pages)
 
 
 def _in_place_of_covered(summary: dict[str, Any]) -> Message:

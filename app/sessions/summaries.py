@@ -119,6 +119,8 @@ async def ask_for_summary(
         raise Unavailable(
             f"The agent did not write a summary: {reason}.", code="agent-failed"
         ) from error
+    del turn
+    await said.let_go()
     if not text:
         raise Unavailable("The agent said nothing.", code="agent-failed")
     return text[:SUMMARY_CHARS_MAX]

@@ -30,7 +30,7 @@ from app.domain.tool_order import in_order
 from app.observability.tracing import Parent, here
 from app.sessions.access import own
 from app.sessions.commands import Chat, Idempotency, Outcome
-from app.sessions.conversation import agent_conversation
+from app.sessions.conversation import Conversation, agent_conversation
 from app.sessions.external import ExternalRuns
 from app.sessions.live import LiveSession, Vanished
 from app.sessions.making import EXTERNAL, Agents, Maker, beginning, created_draft, restored
@@ -208,6 +208,8 @@ class Turns:
     async def _execute(
         self, live: LiveSession, task: RunTask, agent: str, options: dict[str, Any]
     ) -> None:
+        given: list[Conversation] = []
+
         async def load_turn(run_id: str, options: dict[str, Any], cancelled: anyio.Event) -> Turn:
             head = live.head.copy()
             active = head.active
@@ -215,6 +217,7 @@ class Turns:
             said = await agent_conversation(
                 self._pool.store, head, active.start_seq, self._agents[agent], options
             )
+            given.append(said)
             view = session_view(head, "active", self._pool.expires_at(head))
             return Turn(run_id, said.messages, view, options, cancelled, said.left_out)
 
@@ -227,6 +230,8 @@ class Turns:
                 live.run = None
             live.last_used = self._pool.clock.monotonic()
             self._pool.slot_free(live)
+        for said in given:
+            await said.let_go()
 
     # -- the queue --------------------------------------------------------------------------
 

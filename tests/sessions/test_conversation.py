@@ -6,7 +6,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 from typing_extensions import override
 
 from app.agents.base import Agent, AgentError, Turn
@@ -200,3 +202,23 @@ async def test_long_conversations_are_decoded_off_the_event_loop(
         assert len(pieces) > 10
         assert sum(elsewhere) > 5000 * 100
     assert max(on_loop, default=0) <= 64 * KiB
+
+
+async def test_a_long_conversation_is_freed_in_turns_and_the_agents_list_is_its_own() -> None:
+    """R12: between two pages others get their turn."""
+    agent = LatestAgent(10**9)
+    async with gateway(agents={"latest": agent}) as gate:
+        await talk(gate, 5000)
+        head = await gate.store.load("s")
+        assert head is not None
+        said = await conversation.agent_conversation(gate.store, head, head.seq + 1, agent, {})
+        given = list(said.messages)
+        left: list[int] = []
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(said.let_go)
+            while said.pages:
+                left.append(sum(map(len, said.pages)))
+                await checkpoint()
+        assert len(left) >= 3
+        assert max(more - fewer for more, fewer in pairwise([*left, 0])) <= 2000
+        assert said.messages == given
