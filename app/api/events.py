@@ -110,7 +110,11 @@ async def list_events(
     ] = 0.0,
     order: Order = "asc",
 ) -> Response:
-    """Gives events in order. `wait` is a long poll, for networks that buffer streams."""
+    """Gives events in order. `wait` is a long poll, for networks that buffer streams.
+
+    A page has fewer than `limit` where they are long, and with `type` perhaps none: it ends after
+    about 4 MiB of the log, with `has_more`.
+    """
     checked_after(after)
     reading = manager.events(
         who,

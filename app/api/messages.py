@@ -94,7 +94,8 @@ async def list_messages(
     Everything up to `position` is in the pages; `stream_url` goes on from there (or from just
     before the active run's first event): load, then open it, and nothing is missed. The next page:
     `after=<next_cursor>`, or with `order=desc` `before=<next_cursor>`. `stream_url` has the ticket,
-    or the token of the link, that the page was asked for with.
+    or the token of the link, that the page was asked for with. A page has fewer than `limit` where
+    they are long: it ends at about 4 MiB, with `has_more`.
     """
     checked_message_cursor(before, "before")
     checked_message_cursor(after, "after")

@@ -7,8 +7,9 @@ whether what he read still holds.
 
 import os
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from threading import Lock
 
 from app.domain import codec
@@ -29,6 +30,9 @@ from app.storage.jsonl.marks import (
 from app.storage.jsonl.paths import Paths
 from app.storage.jsonl.reading import DamagedError, LineReader, LongLineError, seq_of
 from app.storage.lines import mark_of
+
+# What is held at once of the marks of a log that is read through: 1 MiB in the sidecar.
+_MARKS_AT_ONCE = 32 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +90,11 @@ class Sidecars:
                 saved, version = log.marks_saved, log.marks_version
             if saved >= 0 and not pending:
                 return None
-            taken = len(pending)
             if saved < 0:
-                pending, saved = self._read_out(log, size), 0
-            self._put(log, saved, pending, sync=sync)
-            return WrittenMarks(log, version, taken, saved + len(pending))
+                count = self._read_out(log, size, sync=sync)
+            else:
+                count = saved + self._put(log, saved, pending, sync=sync)
+            return WrittenMarks(log, version, len(pending), count)
 
     def settle(self, written: WrittenMarks, entry: Entry) -> None:
         """Lets written marks count; what was overtaken is built again.
@@ -117,38 +121,42 @@ class Sidecars:
             log.marks_saved = -1
             log.marks_version += 1
 
-    def _read_out(self, log: Log, size: int) -> list[tuple[Mark, int]]:
+    def _read_out(self, log: Log, size: int, *, sync: bool) -> int:
         view = self._writer.view(log, size)
         try:
-            return list(marks_of_lines(view, view.begin))
+            return self._put(log, 0, marks_of_lines(view, view.begin), sync=sync)
         finally:
             view.close()
 
-    def _put(self, log: Log, saved: int, marks: list[tuple[Mark, int]], *, sync: bool) -> None:
+    def _put(self, log: Log, saved: int, marks: Iterable[tuple[Mark, int]], *, sync: bool) -> int:
+        """Writes marks behind those that are saved; gives their number."""
         flags = os.O_RDWR if saved else os.O_RDWR | os.O_CREAT
         path = self._paths.marks_of(log.name)
         fd = self._fs.open(path, flags)
         try:
             if not log.is_outdated:
                 # Logs are said to be outdated before their files are exchanged: so this is its.
-                self._write_into(fd, log, saved, marks, sync=sync)
-            elif os.fstat(fd).st_size == 0:
+                return self._write_into(fd, log, saved, marks, sync=sync)
+            if os.fstat(fd).st_size == 0:
                 # Made just now, for nobody. A successor who loses his by this builds it again.
                 self._fs.unlink(path)
+            return 0
         finally:
             self._fs.close(fd)
 
     def _write_into(
-        self, fd: int, log: Log, saved: int, marks: list[tuple[Mark, int]], *, sync: bool
-    ) -> None:
-        data = pack_marks(marks)
-        if saved:
-            self._fs.pwrite(fd, data, (saved + 1) * ENTRY_BYTES)
-        else:
+        self, fd: int, log: Log, saved: int, marks: Iterable[tuple[Mark, int]], *, sync: bool
+    ) -> int:
+        if not saved:
             self._fs.truncate(fd, 0)
-            self._fs.pwrite(fd, pack_header(log.epoch) + data, 0)
+            self._fs.pwrite(fd, pack_header(log.epoch), 0)
+        count, rest = 0, iter(marks)
+        while batch := list(islice(rest, _MARKS_AT_ONCE)):
+            self._fs.pwrite(fd, pack_marks(batch), (saved + 1 + count) * ENTRY_BYTES)
+            count += len(batch)
         if sync:
             self._fs.sync(fd)
+        return count
 
     def rebuild(self, log: Log, entry: Entry, version: int) -> None:
         """Builds a sidecar again that did not fit; `log` is pinned in the table.
@@ -183,7 +191,11 @@ class Sidecars:
 
     def _keep_in_memory(self, log: Log, entry: Entry) -> None:
         """Has all marks of a log in memory until the next checkpoint that can write them."""
-        marks = self._read_out(log, entry.size)
+        view = self._writer.view(log, entry.size)
+        try:
+            marks = list(marks_of_lines(view, view.begin))
+        finally:
+            view.close()
         with self._writer.lock:
             marks += [(mark, offset) for mark, offset in log.marks if offset >= entry.size]
             log.marks[:] = marks
