@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.crash.traffic import Onlooker, Producer
 from tests.e2e.watchers import HttpxSse
 from tests.processes import BAMBOO, REPOSITORY, Gateway, environment, free_port, until
+from tests.support.seen import check_files, check_what_people_see
 
 
 def serve(*flags: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -51,6 +53,53 @@ def test_sigterm_says_goodbye_lets_a_run_end_and_exits_with_0(tmp_path: Path) ->
         gateway.start()
         path = f"/sessions/busy/runs/{run['run_id']}"
         assert gateway.call("GET", path)["status"] == "completed"
+
+
+@pytest.mark.parametrize("durability", ["fsync", "os"])
+def test_a_gateway_that_is_ended_under_load_keeps_everything_and_leaves_its_files_in_order(
+    tmp_path: Path, durability: str
+) -> None:
+    """R1: also where a stop, and not a crash, falls between an answer and a checkpoint."""
+    settings = {
+        "BAMBOO_DURABILITY": durability,
+        "BAMBOO_CHECKPOINT_INTERVAL_SECONDS": "0.1",
+        "BAMBOO_DRAIN_TIMEOUT_SECONDS": "1",
+    }
+    names = ["a", "b"]
+    with Gateway(tmp_path, settings) as gateway:
+        for name in names:
+            gateway.call("POST", "/sessions", json={"id": name})
+        producers = [Producer(gateway.url, name, name, number) for number, name in enumerate(names)]
+        with Onlooker(gateway.url, names):
+            for producer in producers:
+                producer.start()
+            try:
+                until(
+                    lambda: all(len(producer.promises.messages) >= 10 for producer in producers),
+                    "messages were acknowledged",
+                )
+                assert gateway.stop() == 0
+                check_files(gateway.data_dir)
+                gateway.start()
+            finally:
+                for producer in producers:
+                    producer.finish()
+        until(lambda: not any(runs_open(gateway, name) for name in names), "all runs have ended")
+        told = {
+            name: [producer.promises.messages, producer.promises.inputs]
+            for name, producer in zip(names, producers, strict=True)
+        }
+        check_what_people_see(gateway.http, told)
+        assert gateway.stop() == 0
+        check_files(gateway.data_dir)
+        gateway.start()
+        check_what_people_see(gateway.http, told, copies=False)
+
+
+def runs_open(gateway: Gateway, name: str) -> int:
+    # In one answer: between two a run that waits becomes one that executes.
+    runs = gateway.call("GET", f"/sessions/{name}/statistics")["runs"]
+    return int(runs["queued"] + runs["running"])
 
 
 def goodbyes(watcher: HttpxSse) -> list[str]:

@@ -3,9 +3,10 @@
 import json
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import cycle
+from typing import Any, Self
 
 import httpx
 
@@ -20,13 +21,58 @@ class Promises:
 
     Attributes:
         values: Of each `custom` event that was acknowledged, its value and its seq.
-        messages: The texts of acknowledged messages.
+        messages: The texts of acknowledged messages that start nothing.
+        inputs: Those of acknowledged chats, which are said when their turn comes.
         runs: The run ids of acknowledged chats.
     """
 
     values: dict[str, int] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
+
+
+class Onlooker:
+    """Somebody who lists all sessions and loads large answers, one after the other, without end.
+
+    What is slow is the gateway's loop then: what it hands to another thread, and takes from there,
+    comes late.
+    """
+
+    def __init__(self, url: str, session_ids: Sequence[str]) -> None:
+        self.failure: str | None = None
+        self._sessions = session_ids
+        self._over = threading.Event()
+        self._http = httpx.Client(base_url=f"{url}/api/v1", trust_env=False, timeout=60)
+        self._thread = threading.Thread(target=self._look, name="onlooker")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(100)
+        self._http.close()
+        assert self.failure is None, self.failure
+
+    def _look(self) -> None:
+        paths = ["/sessions?limit=1000"]
+        for name in self._sessions:
+            paths.append(f"/sessions/{name}?include_messages=true")
+            paths.append("/sessions?limit=1000&sort_by=title")
+            paths.append(f"/sessions/{name}/events?limit=1000")
+        for path in cycle(paths):
+            if self._over.is_set():
+                return
+            try:
+                response = self._http.get(path)
+            except httpx.TransportError:
+                self._over.wait(PAUSE_SECONDS)
+                continue
+            if response.status_code not in {200, 503}:
+                self.failure = f"GET {path}: {response.status_code} {response.text}"
+                return
 
 
 class Producer:
@@ -109,7 +155,7 @@ class Producer:
         answer = self._post("/chat", lambda: {"json": body})
         assert answer["run_id"] == run_id, answer
         self.promises.runs.append(run_id)
-        self.promises.messages.append(text)
+        self.promises.inputs.append(text)
 
     def _append(
         self,
