@@ -38,6 +38,7 @@ from app.api.protocol import GatewayProtocol
 from app.credentials.gate import Gate
 from app.domain.errors import BambooError
 from app.main import create_app
+from app.memory import MemoryKeeper, share_one_heap
 from app.observability.logs import configure_logs
 from app.settings import Settings
 
@@ -73,6 +74,7 @@ def serve(settings: Settings) -> int:
     Returns:
         The exit code: 0 after a clean end, 1 when it cannot start, 2 when the settings forbid it.
     """
+    share_one_heap()  # before the log has its thread
     configure_logs(settings.log_format, settings.log_level)
     try:
         addresses = _resolve(settings)
@@ -180,8 +182,12 @@ class GatewayServer(uvicorn.Server):
             self._told.set()
         async with anyio.create_task_group() as group:
             group.start_soon(self._drain_when_told, name="drain")
+            group.start_soon(MemoryKeeper(self._served).run, name="memory")
             await super().main_loop()
             group.cancel_scope.cancel()
+
+    def _served(self) -> int:
+        return self.server_state.total_requests
 
     async def _drain_when_told(self) -> None:
         await self._told.wait()
@@ -302,7 +308,8 @@ def _raise_file_limit() -> None:
 
 def _started(settings: Settings, gate: Gate, port: int) -> None:
     # What is there now stays: the collector need not walk it again and again. Requests and streams
-    # leave it nothing, so it is only to look after what an agent's own code leaves.
+    # leave it nothing, so it is only to look after what an agent's own code leaves; `memory` looks
+    # after what is large.
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
     gc.enable()
