@@ -244,7 +244,9 @@ class Settings(BaseSettings):
     idempotency_bytes_max: int = Field(
         16 * MiB,
         ge=1024,
-        description="What their answers take together per session; the newest one is always kept.",
+        description="What their answers take together per session, in its log; the newest one is "
+        "always kept. They are read when a repeat asks: memory has some 600 bytes a key, of up to "
+        "100,000 keys in all.",
     )
     max_body_bytes: int = Field(
         16 * MiB,

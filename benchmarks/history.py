@@ -310,7 +310,7 @@ async def _new_session(store: Any, clock: Any, number: int) -> Any:
     from app.domain.sessions import SessionHead
     from app.sessions.channel import Channel
     from app.sessions.commands import NewSession
-    from app.sessions.idempotency import KeyLedger
+    from app.sessions.idempotency import KeyCount, KeyLedger
     from app.sessions.live import LiveSession
     from app.sessions.making import created_draft
     from app.sessions.tally import Tally
@@ -325,7 +325,7 @@ async def _new_session(store: Any, clock: Any, number: int) -> Any:
         Tally(()),
         exists=False,
         max_event_bytes=1 << 20,
-        keys=KeyLedger(100, 1 << 20),
+        keys=KeyLedger(100, 1 << 20, KeyCount()),
     )
     title, user = f"A chat with number {number}", f"u-{number // _PER_USER}"
     await live.commit([created_draft(NewSession(session_id, user_id=user, title=title), None)])

@@ -54,7 +54,7 @@ NEW: Final = ("too-many-sessions", *STORED)
 TOOLS: Final = ("open-tool-calls", "no-open-tool-call")
 """What a route that takes messages may answer: a call and its result belong together."""
 
-KEYED: Final = ("idempotency-key-reused",)
+KEYED: Final = ("idempotency-key-reused", "storage-failed")
 """What a route that takes an `Idempotency-Key` may answer."""
 
 _TEXT: Final = {"schema": {"type": "string"}}

@@ -48,5 +48,9 @@ RECOVERY_CONCURRENCY = 32
 IDEMPOTENCY_RETENTION_MS = 24 * 3600 * 1000
 """How long an answer is kept for its key."""
 
+KEYS_IN_MEMORY_MAX = 100_000
+"""Idempotency keys that the sessions in memory know together: some 60 MB. Those of a session that
+nobody is using are dropped beyond it, and read from its log again when they are asked for."""
+
 COMPACT_BYTES_MIN = 64 * KiB
 """A log with fewer bytes of deltas is not rewritten: it would cost more than it frees."""

@@ -244,7 +244,7 @@ class _Post:
         self._external = external
         self._live = live
         self._digest = digest
-        self._kept = self._noted = kept
+        self._kept = kept
         self._run_id: str | None = None
         self._lines = _Lines(live.epoch, kept, pool.settings.max_event_bytes)
 
@@ -281,10 +281,12 @@ class _Post:
     async def _take(self, lines: list[bytes]) -> BambooError | None:
         """Stores a batch up to its first bad line; gives what is wrong with that."""
         live, pool = self._live, self._pool
-        if self._digest is not None and not live.keys.is_loaded:
+        while True:
+            active = live.head.active
+            await self._external.hold(live, {active.run_id} if active else set())
+            if self._digest is None or live.keys.is_loaded:
+                break
             await live.keys.load(pool.store, live.id, live.epoch)
-        active = live.head.active
-        await self._external.hold(live, {active.run_id} if active else set())
         try:
             pool.check_writable(live.head)
         except LimitReached as full:
@@ -329,11 +331,11 @@ class _Post:
     async def _commit(self, drafts: list[Draft], events: int, *, ends: bool) -> None:
         live, pool = self._live, self._pool
         self._lines.store(live.head.seq + 1, len(drafts), events)
-        note, kept = None, None
+        note, take_back = None, None
         if self._digest is not None:
             state = self._lines
             kept = KeptAnswer(_LINES, state.answer(), pool.clock.now_ms(), state.line, state.chain)
-            note = live.keys.put(self._digest, kept)
+            note, take_back = live.keys.put(self._digest, kept)
 
         def durable(_: BambooError | None) -> None:
             if ends:
@@ -342,8 +344,7 @@ class _Post:
         try:
             await live.commit(drafts, note=note, waiters=[durable])
         except BambooError:
-            if self._digest is not None and kept is not None:
-                live.keys.take_back(self._digest, kept, self._noted)
+            if take_back is not None:
+                take_back()
             live.external = None
             raise
-        self._noted = kept

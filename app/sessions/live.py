@@ -357,6 +357,11 @@ class LiveSession:
         return self._batch.size > RUN_AHEAD_BYTES_MAX
 
     @property
+    def is_storing(self) -> bool:
+        """Whether something that was decided is not durable yet."""
+        return bool(self._flying or self._batch.lines)
+
+    @property
     def is_idle(self) -> bool:
         """Whether nothing needs it in memory. Readers do not: they wait in its channel."""
         return not (
@@ -364,8 +369,7 @@ class LiveSession:
             or self.run
             or self.starting
             or self.head.active
-            or self._flying
-            or self._batch.lines
+            or self.is_storing
             or self._open_gate
             or self._run_waiters
         )

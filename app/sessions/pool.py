@@ -28,6 +28,7 @@ from app.domain.errors import (
     Unavailable,
 )
 from app.domain.events import Draft
+from app.domain.limits import KEYS_IN_MEMORY_MAX
 from app.domain.sessions import SessionHead, SessionState
 from app.observability.tracing import span
 from app.sessions.access import (
@@ -40,7 +41,14 @@ from app.sessions.access import (
 )
 from app.sessions.channel import Channel
 from app.sessions.commands import Idempotency, Outcome
-from app.sessions.idempotency import KeptAnswer, KeyLedger, check_same_body, key_digest
+from app.sessions.idempotency import (
+    KeptAnswer,
+    KeyCount,
+    KeyLedger,
+    check_same_body,
+    key_digest,
+    read_answer,
+)
 from app.sessions.live import LiveSession, Vanished, Waiter
 from app.sessions.quotas import Quotas
 from app.sessions.tally import Tally
@@ -101,6 +109,7 @@ class SessionPool:
         self.quotas = Quotas(store, settings)
         self.evictions = 0
         self._tasks = tasks
+        self._key_count = KeyCount()
         self._closed = False
         self._live: OrderedDict[str, LiveSession] = OrderedDict()
         self._channels: dict[str, Channel] = {}
@@ -346,16 +355,17 @@ class SessionPool:
         idem: Idempotency | None,
         digest: str | None,
     ) -> Outcome:
-        note, kept = None, None
+        note, take_back = None, None
         if idem is not None and digest is not None:
             kept = KeptAnswer(idem.body_digest, decision.answer, self.clock.now_ms())
-            note = live.keys.put(digest, kept)
+            note, take_back = live.keys.put(digest, kept)
+            self._bound_keys()
         try:
             with span("commit", session_id=live.id, events=len(decision.drafts)):
                 await live.commit(decision.drafts, note=note, waiters=decision.waiters)
         except BambooError:
-            if kept is not None and digest is not None:
-                live.keys.take_back(digest, kept)
+            if take_back is not None:
+                take_back()
             raise
         return Outcome(decision.answer)
 
@@ -415,6 +425,7 @@ class SessionPool:
 
         Raises:
             IdempotencyKeyReused: The key was used for another body.
+            StorageFailed: There is one, and it cannot be read.
         """
         while True:
             if not live.keys.is_loaded:
@@ -422,18 +433,30 @@ class SessionPool:
                     live.keys.start_empty()
                 else:
                     await live.keys.load(self.store, live.id, live.epoch)
+                    self._bound_keys()
                     await live.ready()
                 continue
-            kept = live.keys.get(digest, self.clock.now_ms())
-            if kept is None:
+            known = live.keys.get(digest, self.clock.now_ms())
+            if known is None:
                 return None
-            check_same_body(kept, idem)
+            check_same_body(known, idem)
             try:
                 await live.settled()
             except BambooError:
                 await live.ready()
                 continue
-            return kept
+            return await read_answer(self.store, live.id, live.epoch, digest)
+
+    def _bound_keys(self) -> None:
+        """Drops the keys of sessions that no call is at work in, the least recently used first."""
+        if self._key_count.keys <= KEYS_IN_MEMORY_MAX:
+            return
+        for live in self.sessions:
+            # Of any other, what is in flight is not in the log yet, or about to be decided.
+            if not live.users and not live.is_storing:
+                live.keys.forget()
+                if self._key_count.keys <= KEYS_IN_MEMORY_MAX:
+                    return
 
     def _check(self, caller: Caller, head: SessionHead, need: Need) -> None:
         check_access(caller, head, need, self.clock.now_ms())
@@ -518,6 +541,7 @@ class SessionPool:
     def forget(self, live: LiveSession) -> None:
         """Takes it out of memory, as far as it is still the one of its id."""
         self.quotas.forget(live)
+        live.keys.forget()
         if self._live.get(live.id) is live:
             del self._live[live.id]
 
@@ -614,7 +638,9 @@ class SessionPool:
                 exists=exists,
                 max_event_bytes=self.settings.max_event_bytes,
                 keys=KeyLedger(
-                    self.settings.idempotency_keys_max, self.settings.idempotency_bytes_max
+                    self.settings.idempotency_keys_max,
+                    self.settings.idempotency_bytes_max,
+                    self._key_count,
                 ),
             )
             if not exists:

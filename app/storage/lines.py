@@ -14,6 +14,8 @@ NOTE_BODY = b'{"note":'
 _RUN_TYPES = TERMINAL_TYPES | {"run_start", "run_queued"}
 _MARKED_BODIES = tuple(b'{"type":"%b"' % name.encode() for name in ("message", *sorted(_RUN_TYPES)))
 _MARKED_STARTS = tuple(body[1:] for body in (NOTE_BODY, *_MARKED_BODIES))
+# A note may have many MB as well: the answer that is kept for its key.
+_NOTE_START = re.compile(rb'\{"note":"[^"\\]*","key":"([^"\\]*)"')
 # What precedes the message in its event; ids with escapes are left to the decoder.
 _MESSAGE_START = re.compile(
     rb'\{"type":"message","seq":([0-9]+),"time":"[^"\\]*",'
@@ -25,7 +27,9 @@ _DELTA_STARTS = tuple(b'"type":"%b"' % name.encode() for name in sorted(DELTA_TY
 def mark_of(body: bytes, seq_before: int) -> Mark | None:
     """Gives the mark that a stored body has, or None; its offset is left at 0."""
     if body.startswith(NOTE_BODY):
-        return Mark("note", codec.decode(body)["key"], seq_before, 0)
+        begins = _NOTE_START.match(body)
+        key = begins[1].decode() if begins else codec.decode(body)["key"]
+        return Mark("note", key, seq_before, 0)
     if not body.startswith(_MARKED_BODIES):
         return None
     # A message may have many MB: decoded it would take a multiple of that.
