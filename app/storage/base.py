@@ -210,6 +210,7 @@ class SupportsNoted(Protocol):
 class SessionCreation(ABC):
     """A session with its whole history on its way into the store (`SessionStore.creation`).
 
+    Or a long continuation of one that there is (`SessionStore.extension`).
     `async with store.creation(…) as creation:`; leaving without `publish` discards everything.
     """
 
@@ -226,7 +227,7 @@ class SessionCreation(ABC):
 
     @abstractmethod
     async def write(self, lines: bytes) -> None:
-        """Adds whole stored lines: events with rising seqs from 1 on, and notes.
+        """Adds whole stored lines: events with rising seqs from 1 (or the head's) on, and notes.
 
         What is given is written before this returns, so memory holds one call's lines at a time.
 
@@ -237,12 +238,12 @@ class SessionCreation(ABC):
 
     @abstractmethod
     async def publish(self, head: SessionHead) -> None:
-        """Makes the session durable and visible, as a whole; `head` is folded from all its events.
+        """Makes what was written durable and visible, as a whole; `head` is folded from all events.
 
-        Cancelling abandons the answer: the session is then there or not, never in part.
+        Cancelling abandons the answer: all of it is then there or nothing, never a part.
 
         Raises:
-            Conflict: The session exists; `head` is its own.
+            Conflict: The session exists; `head` is its own. Of an extension: its head has moved.
             StorageFull, StorageFailed: Nothing of it is or will become visible.
         """
 
@@ -292,6 +293,18 @@ class SessionStore(ABC):
 
         Nothing of it is visible before it is published. Its lines do not pass through what commits
         of others wait for, so its size costs them nothing (R7).
+        """
+
+    @abstractmethod
+    def extension(self, session_id: str, epoch: int, after: int) -> SessionCreation:
+        """Begins many events that a session gets at once, behind the seq `after`: a merge.
+
+        As `creation`: nothing of them is visible before they are published, and however many they
+        are, they cost commits of others nothing. What is appended meanwhile, or packing, has the
+        publication refused. Without events there may be notes.
+
+        `write` and `publish` raise besides:
+            Conflict: No such session of that epoch, or its head is another; `head` says which.
         """
 
     @abstractmethod

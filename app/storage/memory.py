@@ -48,6 +48,8 @@ class _Session:
     marks: list[tuple[Mark, int]] = field(default_factory=list)
     bytes: int = 0
     packed: bool = False
+    # Of an extension: the seq that it begins behind.
+    after: int = 0
 
 
 class MemoryStore(SessionStore):
@@ -127,6 +129,28 @@ class MemoryStore(SessionStore):
             raise Conflict("The session exists.", head=existing.head.seq)
         self._sessions[session.head.id] = session
         self._events += len(session.seqs) - sum(session.is_note)
+
+    @override
+    def extension(self, session_id: str, epoch: int, after: int) -> SessionCreation:
+        return _Creation(self._extend, session_id, epoch, after)
+
+    def _extend(self, added: _Session) -> None:
+        if self._loop is None:
+            raise Unavailable("The store is closed.")
+        self._apply_waiting()
+        session = self._session(added.head.id, added.head.epoch)
+        if session.packed or session.head.seq != added.after:
+            raise Conflict("The session has been appended to.", head=session.head.seq)
+        lines = len(session.bodies)
+        session.marks += [(mark, lines + index) for mark, index in added.marks]
+        session.bodies += added.bodies
+        session.seqs += added.seqs
+        session.is_note += added.is_note
+        session.bytes += added.bytes
+        activity = max(session.head.last_activity_at, added.head.last_activity_at)
+        session.head = added.head
+        session.head.last_activity_at = activity
+        self._events += len(added.seqs) - sum(added.is_note)
 
     def _session(self, session_id: str, epoch: int) -> _Session:
         session = self._sessions.get(session_id)
@@ -313,11 +337,13 @@ class MemoryStore(SessionStore):
 
 
 class _Creation(SessionCreation):
-    """A session that nobody sees yet."""
+    """A session, or what is to be added to one, that nobody sees yet."""
 
-    def __init__(self, publish: Callable[[_Session], None], session_id: str, epoch: int) -> None:
+    def __init__(
+        self, publish: Callable[[_Session], None], session_id: str, epoch: int, after: int = 0
+    ) -> None:
         self._publish = publish
-        self._session: _Session | None = _Session(SessionHead(session_id, epoch))
+        self._session: _Session | None = _Session(SessionHead(session_id, epoch), after=after)
 
     @override
     async def write(self, lines: bytes) -> None:
@@ -325,7 +351,7 @@ class _Creation(SessionCreation):
         assert session is not None, "it has been published or discarded"
         for line in lines.splitlines(keepends=True):
             body = codec.body_of(line)
-            seq = session.seqs[-1] if session.seqs else 0
+            seq = session.seqs[-1] if session.seqs else session.after
             is_note = body.startswith(NOTE_BODY)
             mark = mark_of(body, seq)
             if mark is not None:
@@ -341,7 +367,7 @@ class _Creation(SessionCreation):
         await anyio.lowlevel.checkpoint()
         session, self._session = self._session, None
         assert session is not None, "it has been published or discarded"
-        assert head.seq == (session.seqs[-1] if session.seqs else 0)
+        assert head.seq == (session.seqs[-1] if session.seqs else session.after)
         session.head = head.copy()
         self._publish(session)
 

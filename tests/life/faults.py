@@ -55,6 +55,10 @@ class NthFault(SessionStore):
     def creation(self, session_id: str, epoch: int) -> SessionCreation:
         return _Creation(self, self.inner.creation(session_id, epoch))
 
+    @override
+    def extension(self, session_id: str, epoch: int, after: int) -> SessionCreation:
+        return _Creation(self, self.inner.extension(session_id, epoch, after))
+
 
 class _Creation(SessionCreation):
     def __init__(self, faults: NthFault, inner: SessionCreation) -> None:

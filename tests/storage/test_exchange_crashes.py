@@ -1,4 +1,6 @@
-"""R2, R3, R9: creating with a history, packing, unpacking and compacting, stopped at every change.
+"""R2, R3, R9: whatever exchanges a session's files, or adds much to it, stopped at every change.
+
+Creating with a history, packing, unpacking, compacting, and adding many events at once.
 
 Whatever change to the disk is the last one, and whatever the disk kept of it, the session is as it
 was before the step or as it is after it, whole; what was acknowledged is as it is after it.
@@ -19,6 +21,7 @@ from app.domain.events import DELTA_TYPES
 from app.domain.projections import fold
 from app.domain.sessions import SessionHead
 from app.storage.base import StoreUnusable
+from app.storage.jsonl import extending
 from app.storage.jsonl.store import JsonlStore
 from tests.contract.test_session_store_creation import CREATED, History
 from tests.storage.faults import FaultyFileSystem, Image, VolatileFileSystem, _Node, abandon
@@ -32,6 +35,12 @@ from tests.storage.writing import (
     run_start,
     token,
 )
+
+
+@pytest.fixture(autouse=True)
+def all_through_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes even small extensions copy the log aside."""
+    monkeypatch.setattr(extending, "COMMIT_BYTES_MAX", 100)
 
 
 class RenamingFileSystem(VolatileFileSystem):
@@ -66,7 +75,9 @@ class RenamingFileSystem(VolatileFileSystem):
     @override
     def take_image(self) -> Image:
         image = super().take_image()
-        image.renamed = list(self._renamed)  # type: ignore[attr-defined]
+        # As it is now: the same file may be another segment of the journal by the end.
+        renamed = [(source, target, node.durable) for source, target, node in self._renamed]
+        image.renamed = renamed  # type: ignore[attr-defined]
         return image
 
 
@@ -74,10 +85,10 @@ def restore(image: Image, root: Path, *, power_lost: bool, seed: int | None = No
     chance = random.Random(seed) if seed is not None else None
     image.restore(root, power_lost=power_lost, chance=chance)
     if power_lost:
-        for source, target, node in image.renamed:  # type: ignore[attr-defined]
+        for source, target, durable in image.renamed:  # type: ignore[attr-defined]
             content = target.read_bytes() if target.exists() else b""
-            if not source.exists() and content[:64] != node.durable[:64]:
-                source.write_bytes(node.durable)
+            if not source.exists() and content[:64] != durable[:64]:
+                source.write_bytes(durable)
 
 
 class Told:
@@ -88,6 +99,7 @@ class Told:
         self.frozen: list[str] | None = None
         self.expected: dict[str, list[bytes]] = {}
         self.given: dict[str, int] = {}
+        self.at_once: list[tuple[int, int]] = []
 
     def freeze(self) -> None:
         self.frozen = list(self.steps)
@@ -106,6 +118,19 @@ async def script(store: JsonlStore, told: Told) -> None:
         await committed(store, commit)
         told.steps.append(f"said {len(lines)}")
 
+    async def add(*events: dict[str, Any], note: str) -> None:
+        """Has them published at once, through a copy of the log: see `extending`."""
+        commit = chat.commit(*events, note=note)
+        added = commit.data.splitlines(keepends=True)
+        lines.extend(codec.body_of(line) for line in added[:-1])
+        told.expected["Chat"] = list(lines)
+        told.at_once.append((commit.first_seq - 1, chat.head.seq))
+        async with store.extension("Chat", chat.head.epoch, commit.first_seq - 1) as extension:
+            for line in added:
+                await extension.write(line)
+            await extension.publish(chat.head)
+        told.steps.append(f"said {len(lines)}")
+
     await say(run_start("run_1"), token("a"), token("b"), note="k1")
     await say(token("c"), message("m1", "x" * 300), complete("run_1"))
     fork = History("Fork", store.next_epoch())
@@ -119,6 +144,7 @@ async def script(store: JsonlStore, told: Told) -> None:
     await store.compact("Chat", epoch, 4)
     told.steps.append("compacted 4")
     await say(token("d"), message("m2"))
+    await add(message("a1", "y" * 300), message("a2", "y" * 300), note="k3")
     await store.pack("Fork", fork.head.epoch)
     await store.checkpoint()
     await say(token("e"), message("m3"))
@@ -129,6 +155,7 @@ async def script(store: JsonlStore, told: Told) -> None:
     await store.unpack("Fork", fork.head.epoch)
     await store.checkpoint()
     await store.unpack("Chat", epoch)
+    await add(message("a3", "y" * 300), message("a4"), note="k4")
     await say(message("m4"), token("f"))
     await store.pack("Fork", fork.head.epoch)
     told.steps.append("deleting Fork")
@@ -159,6 +186,8 @@ async def check(root: Path, told: Told) -> None:
         said = max([int(s.split()[1]) for s in steps if s.startswith("said")], default=0)
         compacted = max([int(s.split()[1]) for s in steps if s.startswith("compacted")], default=0)
         await check_chat(store, told.expected.get("Chat", []), said, compacted)
+        head = await store.load("Chat")
+        assert head is None or not any(a < head.seq < b for a, b in told.at_once)
         await check_fork(store, told.expected.get("Fork", []), steps)
         for session_id in list(store._catalog.entries):
             await check_going_on(store, session_id)
@@ -295,6 +324,18 @@ async def failing_script(store: JsonlStore) -> None:
             await creation.publish(fork.head)
 
     assert await insist(create) or await store.load("Fork") == fork.head
+    more = Writer.of(chat.head)
+    commit = more.commit(message("a1", "y" * 300), message("a2", "y" * 300), note="k3")
+
+    async def add() -> None:
+        async with store.extension("Chat", epoch, commit.first_seq - 1) as extension:
+            for line in commit.data.splitlines(keepends=True):
+                await extension.write(line)
+            await extension.publish(more.head)
+
+    await insist(add, lambda: look(store, fork))
+    assert await store.load("Chat") == more.head
+    chat = more
     steps: list[Callable[[], Any]] = [
         lambda: store.compact("Chat", epoch, 100),
         lambda: store.pack("Fork", fork.head.epoch),

@@ -183,6 +183,10 @@ class FaultyStore(SessionStore):
         return self.inner.creation(session_id, epoch)
 
     @override
+    def extension(self, session_id: str, epoch: int, after: int) -> SessionCreation:
+        return self.inner.extension(session_id, epoch, after)
+
+    @override
     async def load(self, session_id: str) -> SessionHead | None:
         head: SessionHead | None = await self._gated("load", lambda: self.inner.load(session_id))
         return head

@@ -10,5 +10,6 @@ than log and head; marks take 32 bytes a message, run event or note; the catalog
 counts in it and 1 MiB. The journal takes one to three segments of 17 MiB, after a heavy load up to
 four more that wait to be used again, and at most 67 while checkpoints fail, after which commits are
 refused. So all there is takes at most twice what is kept in logs and archive, besides the heads and
-a constant. While a session is packed, unpacked or compacted its files are there twice.
+a constant. While a session is packed, unpacked or compacted, or gets many events at once, its files
+are there twice.
 """

@@ -1,8 +1,11 @@
-"""Compaction: the deltas of runs long ended leave the log; every position stays what it was.
+"""A log copied aside while the session goes on: without old deltas, or with many new events.
 
-The lines to keep are copied aside while readers and appends go on. What has come meanwhile is added
-on the committer's thread, so it is as little as the copying took time; then the files are
-exchanged. Seqs keep their holes, and the last event always stays: the log's end is known by it.
+Compaction: the deltas of runs long ended leave the log; every position stays what it was. The lines
+to keep are copied aside while readers and appends go on. What has come meanwhile is added on the
+committer's thread, so it is as little as the copying took time; then the files are exchanged. Seqs
+keep their holes, and the last event always stays: the log's end is known by it.
+
+An extension (see `extending`) copies all lines, and adds those that are to be published with it.
 """
 
 import os
@@ -14,7 +17,7 @@ from app.domain.sessions import SessionHead
 from app.storage.base import Mark
 from app.storage.jsonl.bulk import Turns
 from app.storage.jsonl.catalog import Entry
-from app.storage.jsonl.exchanging import Exchange
+from app.storage.jsonl.exchanging import Exchange, Kind
 from app.storage.jsonl.files import FileSystem
 from app.storage.jsonl.log import Log, LogView, LogWriter, make_header
 from app.storage.jsonl.marks import ENTRY_BYTES, pack_header, pack_marks
@@ -63,10 +66,11 @@ class Compaction:
         head: SessionHead,
         upto: int,
         aside: Path,
+        kind: Kind = "compact",
     ) -> "Compaction":
         """Begins one of a log as it is at this moment."""
         sidecar = aside.with_name(f"{aside.name}.idx")
-        exchange = Exchange("compact", entry, log.generation, head, aside, sidecar)
+        exchange = Exchange(kind, entry, log.generation, head, aside, sidecar)
         exchange.token = f"{entry.epoch}-{head.seq}-{entry.generation}-{aside.name}"
         return cls(fs, writer, log, min(upto, head.seq - 1), exchange, covered=entry.size)
 
@@ -79,22 +83,43 @@ class Compaction:
         """
         exchange = self.exchange
         try:
-            self._open(os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-            self.fs.pwrite(self._fds[1], pack_header(exchange.entry.epoch), 0)
-            head = exchange.head
-            self._take(make_header(head.id, head.epoch, head.created_at, token=exchange.token))
-            self._copy_until(self.covered, is_new=False)
+            self.begin()
             # What has come meanwhile, until little is left for the committer.
             while exchange.entry.size - self.covered > _CATCH_UP_BYTES:
                 self._copy_until(exchange.entry.size, is_new=True)
-            self._sync_and_close()
-            self.fs.sync_directory(exchange.log.parent)
+            self.finish()
         except BaseException:
-            self._close()
-            for path in exchange.files:
-                with suppress(OSError):
-                    self.fs.unlink(path)
+            self.discard()
             raise
+
+    def begin(self) -> None:
+        """Copies what the log had at the beginning; `finish` or `discard` has to follow."""
+        exchange = self.exchange
+        self._open(os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        self.fs.pwrite(self._fds[1], pack_header(exchange.entry.epoch), 0)
+        head = exchange.head
+        self._take(make_header(head.id, head.epoch, head.created_at, token=exchange.token))
+        self._copy_until(self.covered, is_new=False)
+
+    def add(self, lines: bytes) -> None:
+        """Adds stored lines that the session does not have yet; its head is the caller's affair."""
+        turns = Turns()
+        for line in lines.splitlines(keepends=True):
+            turns.took(len(line))
+            self._keep(line[:-1])
+        self._flush()
+
+    def finish(self) -> None:
+        """Makes the files durable, and their names."""
+        self._sync_and_close()
+        self.fs.sync_directory(self.exchange.log.parent)
+
+    def discard(self) -> None:
+        """Removes the files."""
+        self._close()
+        for path in self.exchange.files:
+            with suppress(OSError):
+                self.fs.unlink(path)
 
     def _copy_until(self, end: int, *, is_new: bool) -> None:
         view = self.writer.view(self.log, end)
@@ -130,22 +155,25 @@ class Compaction:
         """Copies lines; new ones are not yet in the head."""
         exchange = self.exchange
         for _, part in lines_from(view, begin):
-            seq = seq_of(part)
             if turns is not None:
                 turns.took(len(part))
             if is_new:
                 fold_data(exchange.head, part)
             if is_delta(part):
+                seq = seq_of(part)
                 if seq is not None and seq <= self.upto:
                     exchange.freed += len(part) + 1
                     continue
                 exchange.deltas += len(part) + 1
-            mark = mark_of_line(part, self._seq)
-            if mark is not None:
-                self._pending_marks.append((mark, exchange.size))
-            self._seq = seq or self._seq
-            self._take(part + b"\n")
+            self._keep(part)
         self._flush()
+
+    def _keep(self, part: bytes) -> None:
+        mark = mark_of_line(part, self._seq)
+        if mark is not None:
+            self._pending_marks.append((mark, self.exchange.size))
+        self._seq = seq_of(part) or self._seq
+        self._take(part + b"\n")
 
     def _take(self, line: bytes) -> None:
         self._lines.append(line)

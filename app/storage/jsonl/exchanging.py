@@ -1,6 +1,7 @@
 """Exchanges a session's files for others that say the same, under the same epoch and positions.
 
-Packing, unpacking and compacting have one shape: the new files are written aside while everybody
+Packing, unpacking and compacting have one shape, and so has adding many events at once, for which
+"the same" is the log with them: the new files are written aside while everybody
 goes on; then, on the committer's thread and between batches, one record makes them the session's.
 Readers that looked a log up before find out when they open it (`Log.is_outdated`) and look again.
 """
@@ -22,7 +23,7 @@ from app.storage.jsonl.log import Log
 from app.storage.jsonl.paths import Paths, file_name
 from app.storage.jsonl.table import LogTable
 
-Kind = Literal["pack", "unpack", "compact"]
+Kind = Literal["pack", "unpack", "compact", "extend"]
 
 
 @dataclass(slots=True)
@@ -61,6 +62,10 @@ class Exchange:
     def files(self) -> list[Path]:
         """All that was written aside."""
         return [self.log, *([self.sidecar] if self.sidecar else [])]
+
+    def seq_after(self, log: Log) -> int:
+        """Gives the seq of the session's last event with these files."""
+        return self.head.seq if self.kind == "extend" else log.seq
 
     def about(self) -> dict[str, Any]:
         """Says in a record what a replay needs."""
@@ -103,7 +108,8 @@ class Exchanger:
 
         Args:
             exchange: What was prepared.
-            catch_up: Adds what has come since, on the committer's thread; without it nothing may.
+            catch_up: Adds what has come since, or refuses it, on the committer's thread; without it
+                nothing may have come.
 
         Raises:
             Conflict: The session has gone, or has changed since.
@@ -159,8 +165,9 @@ class Exchanger:
             catch_up(log)
         elif log.seq != exchange.head.seq or log.size != exchange.size:
             raise Conflict("The session has been appended to.", head=log.seq)
+        seq = exchange.seq_after(log)
         self._lifecycle.record(
-            exchange.kind, entry.id, entry.epoch, log.seq, exchange.size, exchange.about()
+            exchange.kind, entry.id, entry.epoch, seq, exchange.size, exchange.about()
         )
         return log
 
@@ -171,7 +178,7 @@ class Exchanger:
             log.name,
             self._target(exchange),
             entry.epoch,
-            seq=log.seq,
+            seq=exchange.seq_after(log),
             size=exchange.size,
             marks_saved=exchange.marks,
         )
@@ -198,6 +205,7 @@ class Exchanger:
             "pack": (paths.log_of(name), paths.marks_of(name), paths.snapshot_of(name)),
             "unpack": (paths.archive_of(name),),
             "compact": (),
+            "extend": (),
         }
         for path in gone[exchange.kind]:
             aside = self._paths.aside / f"past-{next(self._numbers)}"
@@ -213,6 +221,9 @@ class Exchanger:
             entry.size, entry.marks = exchange.size, exchange.marks
             entry.deltas, entry.bundle = exchange.deltas, exchange.bundle
             entry.snapshot = min(entry.snapshot, exchange.size)
+            if exchange.kind == "extend":
+                entry.set_head(exchange.head.copy())
+                self._catalog.changed.add(entry.id)
             if exchange.bundle:
                 entry.snapshot = entry.snapshot_bytes = 0
 

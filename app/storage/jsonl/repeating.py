@@ -18,7 +18,7 @@ from app.storage.jsonl.log import HEADER_BYTES_MAX, LogReplacedError, read_heade
 from app.storage.jsonl.paths import Paths
 from app.storage.jsonl.reading import DamagedError
 
-KINDS = ("publish", "pack", "unpack", "compact")
+KINDS = ("publish", "pack", "unpack", "compact", "extend")
 
 
 def standing(records: list[JournalRecord]) -> list[JournalRecord]:
@@ -100,6 +100,7 @@ class Repeater:
             "pack": (paths.log_of(name), paths.snapshot_of(name), paths.marks_of(name)),
             "unpack": (paths.archive_of(name),),
             "compact": (),
+            "extend": (),
         }
         for path in gone[kind]:
             self.fs.unlink(path)

@@ -10,7 +10,7 @@ import resource
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,6 +53,7 @@ from app.storage.jsonl.condition import Condition
 from app.storage.jsonl.creating import Creator
 from app.storage.jsonl.examining import compare, look_through, problem_of_bundle
 from app.storage.jsonl.exchanging import Exchange, Exchanger
+from app.storage.jsonl.extending import Extension
 from app.storage.jsonl.files import FileSystem, failure_of
 from app.storage.jsonl.journal import RECORD_OVERHEAD_BYTES, Journal
 from app.storage.jsonl.lifecycle import Lifecycle
@@ -269,6 +270,35 @@ class JsonlStore(SessionStore):
     @override
     def creation(self, session_id: str, epoch: int) -> SessionCreation:
         return self._creator.begin(session_id, epoch, self._clock.now_ms(), lambda: self._is_open)
+
+    @override
+    def extension(self, session_id: str, epoch: int, after: int) -> SessionCreation:
+        commit = Commit(session_id, epoch, after + 1, 0, b"")
+
+        def copying() -> AbstractAsyncContextManager[Compaction]:
+            return self._copying(session_id, epoch)
+
+        def failing(entry: Entry) -> AbstractAsyncContextManager[None]:
+            return self._failing_as(entry, "Adding to a session")
+
+        return Extension(commit, self.append, copying, failing, self._exchanger, self._bulk)
+
+    @asynccontextmanager
+    async def _copying(self, session_id: str, epoch: int) -> AsyncIterator[Compaction]:
+        """Gives a copy that is to be made of a log, and of its files as long as nobody else has."""
+        async with self._exchanges_of(session_id):
+            entry = self._entry(session_id, epoch)
+            log = await self._committer.send(lambda: self._table.pin(session_id, epoch))
+            if log is None or log.packed:
+                raise Conflict(_NO_SUCH_SESSION, head=log.seq if log else None)
+            try:
+                head = await self._head_of(entry)
+                aside = self._exchanger.aside("extend")
+                yield Compaction.of(
+                    self._fs, self._writer, log, entry, head, 0, aside, kind="extend"
+                )
+            finally:
+                self._table.unpin(log)
 
     def _take_answers(self, answers: list[Answer]) -> None:
         apply = self._catalog.apply
