@@ -71,7 +71,10 @@ async def merge_sessions(
     key: Key,
     sent: SentJson,
 ) -> Response:
-    """Merges the source's messages; what both share is not doubled. The source stays."""
+    """Merges the source's messages; what both share is not doubled. The source stays.
+
+    Both may have 300,000 different messages together, of any size; beyond that it is 413.
+    """
     outcome = await manager.life.merge(
         who, session_id, body.to_merge(), idempotency(key, "POST /merge", sent)
     )

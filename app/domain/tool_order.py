@@ -97,33 +97,53 @@ def settled(messages: Iterable[Message], *, at_end: bool) -> tuple[list[Message]
         The history, and what was added to it. The ids of that are derived, so that the same history
         gives the same again, and a merge recognises it.
     """
+    settler = Settler()
     said: list[Message] = []
     added: list[Message] = []
-    waiting: list[str] = []
-    calling = ""
+    for message in messages:
+        closing = settler.take(message)
+        said += [*closing, message]
+        added += closing
+    if at_end:
+        closing = settler.end()
+        said += closing
+        added += closing
+    return said, added
 
-    def close() -> None:
-        for call_id in dict.fromkeys(waiting):
-            closing = Message(
-                id="msg_" + sha256(f"{calling}\0{call_id}".encode()).hexdigest()[:26],
+
+class Settler:
+    """As `settled`, message by message: of a history that does not fit into memory."""
+
+    __slots__ = ("_calling", "_said_at", "_waiting")
+
+    def __init__(self) -> None:
+        self._waiting: list[str] = []
+        self._calling = ""
+        self._said_at = ""
+
+    def take(self, message: Message) -> list[Message]:
+        """Takes the next message; gives what closes the calls that it passes over."""
+        closing: list[Message] = []
+        if message.role != "tool":
+            closing = self.end()
+            self._calling = message.id
+        self._said_at = message.created_at
+        self._waiting = open_after(self._waiting, {"role": message.role, **_calls_of(message)})
+        return closing
+
+    def end(self) -> list[Message]:
+        """Gives what closes the calls that nothing has followed."""
+        return [
+            Message(
+                id="msg_" + sha256(f"{self._calling}\0{call_id}".encode()).hexdigest()[:26],
                 role="tool",
                 content=UNANSWERED,
-                created_at=said[-1].created_at,
+                created_at=self._said_at,
                 tool_call_id=call_id,
                 metadata={"closed": True},
             )
-            said.append(closing)
-            added.append(closing)
-
-    for message in messages:
-        if message.role != "tool":
-            close()
-            calling = message.id
-        said.append(message)
-        waiting = open_after(waiting, {"role": message.role, **_calls_of(message)})
-    if at_end:
-        close()
-    return said, added
+            for call_id in dict.fromkeys(self._waiting)
+        ]
 
 
 def _calls_of(message: Message) -> dict[str, Any]:

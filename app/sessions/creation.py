@@ -40,17 +40,16 @@ bulk_limiter = anyio.CapacityLimiter(BULK_WORKERS_MAX)
 
 
 class LogWriter:
-    """Turns drafts into a new session's stored lines, folding its head as it goes.
+    """Turns drafts into a session's stored lines, folding its head as it goes.
 
     Args:
-        session_id: The new session's id.
-        epoch: Its epoch.
+        head: The session's head before them; it is the writer's from here.
         now_ms: The time its events carry; messages keep their own `created_at`.
         max_event_bytes: The bound of one event.
     """
 
-    def __init__(self, session_id: str, epoch: int, now_ms: int, max_event_bytes: int) -> None:
-        self.head = SessionHead(session_id, epoch)
+    def __init__(self, head: SessionHead, now_ms: int, max_event_bytes: int) -> None:
+        self.head = head
         self._now_ms = now_ms
         self._time = format_ms(now_ms)
         self._max = max_event_bytes
@@ -75,9 +74,10 @@ class LogWriter:
             lines.append(to_line(body))
         return b"".join(lines)
 
-    def note(self, digest: str, record: dict[str, Any]) -> bytes:
+    def note(self, caller: Caller, idem: Idempotency, answer: dict[str, Any]) -> bytes:
         """Gives the stored line that keeps an answer for an idempotency key."""
-        return note_line(digest, self._now_ms, record)
+        kept = KeptAnswer(idem.body_digest, answer, self._now_ms)
+        return note_line(key_digest(caller, idem), self._now_ms, kept.record())
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,8 @@ async def _publish(
     place = ExitStack()
     try:
         settings = pool.settings
-        writer = LogWriter(live.id, live.epoch, pool.clock.now_ms(), settings.max_event_bytes)
+        unborn = SessionHead(live.id, live.epoch)
+        writer = LogWriter(unborn, pool.clock.now_ms(), settings.max_event_bytes)
         async with pool.store.creation(live.id, live.epoch) as creation:
             async for drafts in history.pages(live.epoch):
                 if writer.head.seq == 0:
@@ -146,8 +147,7 @@ async def _publish(
             check_made(caller, writer.head.user_id)
             if idem is not None:
                 answer = history.answer(writer.head)
-                kept = KeptAnswer(idem.body_digest, answer, pool.clock.now_ms())
-                await creation.write(writer.note(key_digest(caller, idem), kept.record()))
+                await creation.write(writer.note(caller, idem, answer))
             await creation.publish(writer.head.copy())
     except BaseException:
         live.vanish("deleted")

@@ -173,7 +173,7 @@ async def _whole_exchange(
 
     Behind the results, or before the calls while results are still to come.
     """
-    open_calls, called_at = await _open_calls(pool, parent, seq)
+    open_calls, called_at = await open_calls_at(pool, parent, seq)
     moved: tuple[int, str | None] | None = None
     after = seq
     while open_calls:
@@ -200,7 +200,7 @@ async def _whole_exchange(
     return moved
 
 
-async def _open_calls(pool: SessionPool, parent: SessionHead, seq: int) -> tuple[set[str], int]:
+async def open_calls_at(pool: SessionPool, parent: SessionHead, seq: int) -> tuple[set[str], int]:
     """Gives the unanswered calls of the exchange that ends at `seq`, and where they were made."""
     answered: set[str] = set()
     before = seq + 1

@@ -171,7 +171,9 @@ def _settled(imported: ImportedSession, *, at_end: bool) -> tuple[ImportedSessio
         kept = [place for place, message in enumerate(messages, 1) if id(message) not in new]
         summary = summary | {"covers_messages": kept[min(covered, len(kept)) - 1]}
     shapes = [message.to_json() for message in messages]
-    return replace(imported, messages=shapes, summary=summary), [closing_note(added)]
+    return replace(imported, messages=shapes, summary=summary), [
+        closing_note([str(message.tool_call_id) for message in added[:3]], len(added))
+    ]
 
 
 def _distinct(imported: ImportedSession) -> tuple[ImportedSession, list[Note]]:
@@ -192,10 +194,10 @@ def _distinct(imported: ImportedSession) -> tuple[ImportedSession, list[Note]]:
     return replace(imported, messages=shapes), [Note("messages", said)]
 
 
-def closing_note(added: list[Message]) -> Note:
-    """Says that tool calls without a result were closed."""
-    calls = ", ".join(str(message.tool_call_id) for message in added[:3])
-    more = f" and {len(added) - 3} more" if len(added) > 3 else ""
+def closing_note(first: list[str], count: int) -> Note:
+    """Says that so many tool calls without a result were closed; names the first of them."""
+    calls = ", ".join(first)
+    more = f" and {count - len(first)} more" if count > len(first) else ""
     return Note("tool calls", f"without a result, now closed by one that says so: {calls}{more}")
 
 

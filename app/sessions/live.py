@@ -435,6 +435,13 @@ class LiveSession:
         self._exists = True
         self._count()
 
+    def grown(self, head: SessionHead) -> None:
+        """Takes over what was published behind its head past this writer: readers read the log."""
+        self.head = head
+        self.channel.begin(head)
+        self.keys.forget()
+        self.channel.wake()
+
     def hold(self) -> None:
         """Closes the gate: `ready` waits until `resume`."""
         if self._open_gate is None:

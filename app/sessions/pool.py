@@ -573,20 +573,30 @@ class SessionPool:
             async with self.use(caller, session_id, place=False) as live:
                 if (spare_used and live.users > 1) or (only_if and not only_if(live.head)):
                     return None
-                live.hold()
-                try:
-                    await live.settled()
+                async with self.holding(live):
                     freed = await self.store.delete(session_id, live.epoch)
-                except BaseException:
-                    # Also when cancelled: what is true now is for the store to say.
-                    self._reload_later(live)
-                    raise
-                live.vanish("deleted")
-                live.resume()
+                    live.vanish("deleted")
                 self._disconnected_at.pop(session_id, None)
                 return freed
         except Vanished:
             raise unknown_session(session_id) from None
+
+    @asynccontextmanager
+    async def holding(self, live: LiveSession) -> AsyncIterator[None]:
+        """Keeps a session as it is, for what changes it past its writer.
+
+        Call only right after `ready`, without an await between. What was decided is durable when
+        this begins, and nothing is decided until it ends.
+        """
+        live.hold()
+        try:
+            await live.settled()
+            yield
+        except BaseException:
+            # Also when cancelled: what is true now is for the store to say.
+            self._reload_later(live)
+            raise
+        live.resume()
 
     def evict_idle(self) -> None:
         """Lets sessions go that nothing has needed for `idle_timeout`."""

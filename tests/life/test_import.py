@@ -10,6 +10,7 @@ import pytest
 from app.domain.assembly import message_draft
 from app.domain.events import Draft
 from app.domain.messages import Message
+from app.domain.sessions import SessionHead
 from app.domain.tool_order import UNANSWERED
 from app.sessions.commands import NewMessage
 from app.sessions.creation import LogWriter
@@ -191,7 +192,7 @@ async def test_what_a_merge_brings_has_a_result_for_each_call(gate: Gateway, str
 async def passed_over(gate: Gateway, session_id: str) -> None:
     """Makes a session with a call that was passed over, as older logs may hold."""
     epoch = gate.store.next_epoch()
-    writer = LogWriter(session_id, epoch, gate.clock.now_ms(), 1 << 20)
+    writer = LogWriter(SessionHead(session_id, epoch), gate.clock.now_ms(), 1 << 20)
     shapes = json.loads(own(*PASSED_OVER))["messages"]
     drafts = [Draft("session_created", {}), *(message_draft(Message.of(one)) for one in shapes)]
     async with gate.store.creation(session_id, epoch) as creation:

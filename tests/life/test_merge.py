@@ -1,16 +1,17 @@
 """Merge: the messages of one session into another, each once."""
 
+import anyio
 import httpx
 import pytest
 
 from app.domain.errors import BambooError, InvalidInput, NotFound, Refused, RunActive
 from app.domain.events import Complete, Usage
-from app.sessions.commands import NewMessage
+from app.sessions.commands import Idempotency, NewMessage
 from app.sessions.fork import Fork
 from app.sessions.merge import Merge
 from tests.api.serving import refused
 from tests.life.talk import create, exchange, ids, said, say, talk, texts
-from tests.support.gateways import ME, Gateway
+from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway
 
 
 async def merge(
@@ -195,3 +196,66 @@ def test_merges_over_http(api: httpx.Client) -> None:
     refused(api.post("/sessions/m-t/merge", json=wrong), 422, "invalid")
     api.post("/sessions/m-t/archive")
     refused(api.post("/sessions/m-t/merge", json={"source_id": child}), 409, "session-archived")
+
+
+async def test_r2_streams_and_waiters_of_the_target_get_every_message_of_a_merge_once(
+    gate: Gateway,
+) -> None:
+    await talk(gate, "t", "a")
+    await talk(gate, "src", *(f"b{number} " + "x" * 60_000 for number in range(30)))
+    reader = await gate.connect("t")
+    assert reader is not None
+    async with reader:
+        merged = await merge(gate, "t", "src")
+        await say(gate, "t", NewMessage("user", "after"))
+        while not any(frame.data["seq"] == 34 for frame in reader.events):
+            assert await reader.take() is not None
+        assert [frame.data["seq"] for frame in reader.events] == list(range(3, 35))
+    assert merged["message_count"] == 31
+
+
+async def test_a_repeat_with_the_key_is_the_same_merge_also_when_both_come_at_once(
+    gate: Gateway,
+) -> None:
+    await talk(gate, "t", "a")
+    await talk(gate, "src", "b")
+    key = Idempotency("k", "POST /sessions/t/merge", "body")
+    answers = []
+
+    async def once() -> None:
+        answers.append((await gate.manager.life.merge(ME, "t", Merge("src"), key)).answer)
+
+    with anyio.fail_after(DEADLINE_SECONDS):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(once)
+    assert answers[0] == answers[1] == answers[2]
+    assert await texts(gate, "t") == ["a", "b"]
+    assert [event["type"] for event in await gate.log("t")].count("session_merged") == 1
+    await say(gate, "src", NewMessage("user", "c"))
+    assert (await gate.manager.life.merge(ME, "t", Merge("src"), key)).replayed
+    assert await texts(gate, "t") == ["a", "b"]
+
+
+async def test_what_is_said_during_a_merge_comes_behind_it(gate: Gateway) -> None:
+    await talk(gate, "t", "a")
+    await talk(gate, "src", *(f"b{number}" for number in range(5)))
+    with anyio.fail_after(DEADLINE_SECONDS):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(merge, gate, "t", "src")
+            await anyio.lowlevel.checkpoint()
+            tasks.start_soon(say, gate, "t", NewMessage("user", "meanwhile"))
+    assert await texts(gate, "t") in (
+        ["a", "b0", "b1", "b2", "b3", "b4", "meanwhile"],
+        ["a", "meanwhile", "b0", "b1", "b2", "b3", "b4"],
+    )
+
+
+async def test_two_sessions_may_be_merged_into_each_other_at_once(gate: Gateway) -> None:
+    await talk(gate, "t", "a")
+    await talk(gate, "u", "b")
+    with anyio.fail_after(DEADLINE_SECONDS):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(merge, gate, "t", "u")
+            tasks.start_soon(merge, gate, "u", "t")
+    assert sorted(await texts(gate, "t")) == sorted(await texts(gate, "u")) == ["a", "b"]

@@ -11,6 +11,7 @@ from app.domain.errors import StorageFailed
 from app.domain.limits import BULK_PAGE_BYTES_MAX
 from app.sessions.commands import NewMessage
 from app.sessions.fork import Fork
+from app.sessions.merge import Merge
 from app.sessions.transfer import ExportOptions
 from app.storage.base import Found
 from app.storage.factory import make_store
@@ -135,3 +136,52 @@ async def test_a_fork_at_an_index_reads_no_more_than_lies_before_it(
         # To find it, to look at its tool calls, and to copy what lies before it.
         assert sum(sizes) <= 3 * (index + 1) * (MESSAGE_BYTES + 1_000)
         assert await ids(gate, f"c{index}") == (await ids(gate, "s"))[: index + 1]
+
+
+@pytest.mark.parametrize("strategy", ["append", "interleave", "replace"])
+async def test_a_merge_reads_both_in_pages_of_bytes_and_is_seen_at_once(
+    gate: Gateway, store: Pages, strategy: str
+) -> None:
+    """R9: others see all of it or nothing, however many MB it has."""
+    await talk(gate, "t", "before")
+    gate.clock.advance(1)
+    await say(gate, "t", NewMessage("user", "after"))
+    earlier = await ids(gate, "t")
+    store.sizes.clear()
+    answer = (await gate.manager.life.merge(ME, "t", Merge("s", strategy))).answer  # type: ignore[arg-type]
+    sizes = store.of_messages()
+    assert max(sizes) <= BULK_PAGE_BYTES_MAX
+    # The source twice, to see what is to be said and to say it; and its end for open tool calls.
+    assert sum(sizes) <= 2 * (MESSAGES + 2) * (MESSAGE_BYTES + 1_000) + BULK_PAGE_BYTES_MAX
+    theirs = await ids(gate, "s")
+    expected = {
+        "append": [*earlier, *theirs],
+        "interleave": [earlier[0], *theirs, earlier[1]],
+        "replace": theirs,
+    }
+    assert answer["message_count"] == len(expected[strategy])
+    assert await ids(gate, "t") == expected[strategy]
+
+
+@pytest.mark.parametrize("strategy", ["append", "interleave", "replace"])
+async def test_a_merge_that_fails_at_any_page_changes_nothing(
+    gate: Gateway, store: Pages, strategy: str
+) -> None:
+    """R9."""
+    await talk(gate, "t", "before")
+    before = await gate.log("t")
+    failed = 0
+    while True:
+        store.arm(failed + 1)
+        try:
+            await gate.manager.life.merge(ME, "t", Merge("s", strategy))  # type: ignore[arg-type]
+        except StorageFailed:
+            store.arm(None)
+            failed += 1
+            assert await gate.log("t") == before
+            continue
+        store.arm(None)
+        break
+    assert failed > 3 * MESSAGES * MESSAGE_BYTES // BULK_PAGE_BYTES_MAX
+    assert (await ids(gate, "t"))[-MESSAGES:] == await ids(gate, "s")
+    await say(gate, "t", NewMessage("user", "on"))
