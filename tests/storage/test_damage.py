@@ -341,3 +341,22 @@ async def test_a_missing_log_comes_back_from_its_snapshot(opener: Opener, data_d
         "message",
         "message",
     ]
+
+
+async def test_a_repaired_session_counts_no_message_that_a_merge_has_replaced(
+    opener: Opener, data_dir: Path
+) -> None:
+    store = await opener()
+    writer = Writer("s-1", store.next_epoch())
+    await committed(store, writer.commit(message("m1"), message("m2")))
+    merged = {"type": "session_merged", "source": {"session_id": "s-2"}, "replaces": True}
+    await committed(store, writer.commit(merged, message("m3"), message("m4")))
+    await store.aclose()
+    path = data_dir / "events" / "s-1.jsonl"
+    flip(path, path.read_bytes().index(b'"m1"') + 1)
+    again = await opener()
+    with pytest.raises(Conflict):
+        await everything(again, "s-1")
+    head = await again.load("s-1")
+    assert head is not None
+    assert head.message_count == 2

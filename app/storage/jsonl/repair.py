@@ -101,13 +101,14 @@ def make_log(
     head = known.copy() if known else SessionHead(session_id, epoch)
     head.epoch = epoch
     folded = head.seq
-    messages = 0
+    messages: list[int] = []
     for seq, line in lines:
         if line.startswith(b'"type":"message"', codec.LINE_PREFIX_BYTES):
-            messages += 1
+            messages.append(seq)
         if seq > folded and not is_note(line):
             fold(head, codec.decode(line))
-    head.message_count = messages
+    # A merge that replaces leaves what was before in the log; it counts no more.
+    head.message_count = sum(seq > head.history_from for seq in messages)
     # Never back: what is lost keeps its seqs, so that a position stays in order with its like.
     head.seq = max(head.seq, folded)
     data = b"".join([make_header(session_id, epoch, head.created_at), *(line for _, line in lines)])
