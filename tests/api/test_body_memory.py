@@ -24,8 +24,13 @@ ALL = 3 * LARGE
 
 
 @pytest.fixture
-def served() -> Iterator[Served]:
-    """A gateway with room for three large bodies, and for two of one caller."""
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """A gateway with room for three large bodies, and for two of one caller.
+
+    Bodies may stand still and wait for as long as a slow machine takes; tests of that say less.
+    """
+    monkeypatch.setattr(protocol, "BODY_WINDOW_SECONDS", 600)
+    monkeypatch.setattr(body_memory, "BODY_WAIT_SECONDS_MAX", 600)
     with serving_users(
         max_body_bytes=LARGE,
         max_body_memory_bytes_per_caller=SHARE,
@@ -182,7 +187,6 @@ def test_more_than_may_wait_are_refused_at_once(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(body_memory, "BODIES_WAITING_MAX_PER_CALLER", 1)
-    monkeypatch.setattr(body_memory, "BODY_WAIT_SECONDS_MAX", 600)
     with begun(served, "alice") as first, begun(served, "alice"):
         held(served, SHARE)
         with begun(served, "alice") as patient:
@@ -231,9 +235,7 @@ def test_a_body_that_waits_for_room_is_not_cut_for_what_it_could_not_send(served
     with ExitStack() as stack:
         first, _second = (stack.enter_context(begun(served, "alice")) for _ in range(2))
         held(served, SHARE)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(protocol, "BODY_WINDOW_SECONDS", 0.3)
-            patch.setattr(body_memory, "BODY_WAIT_SECONDS_MAX", 600)
+        with short_windows():
             third = stack.enter_context(begun(served, "alice"))
             waiting(served, 1)
             for _ in range(3):  # each begins later than the third, and is cut
