@@ -89,12 +89,12 @@ async def agent_conversation(
     """
     summary, after = await _uncovered(store, head, before)
     first = [] if summary is None else [_in_place_of_covered(summary)]
-    asks = isinstance(agent, SupportsWindow) and head.knows_system_messages
+    window = agent if isinstance(agent, SupportsWindow) and head.knows_system_messages else None
     pages: list[list[Message]] = []
     count = asked = size = 0
     edge = before
     while True:
-        limit = min(max(_FIRST_PAGE, count), _PAGE) if asks else _PAGE
+        limit = min(max(_FIRST_PAGE, count), _PAGE) if window is not None else _PAGE
         page = await store.find(
             head.id, head.epoch, "message", after=after, before=edge, limit=limit, reverse=True
         )
@@ -106,11 +106,11 @@ async def agent_conversation(
         if not page.has_more:
             given = [*first, *chain.from_iterable(pages)]
             return Conversation(given, NOTHING_LEFT_OUT, pages)
-        if isinstance(agent, SupportsWindow) and asks and count >= 2 * asked:
+        if window is not None and count >= 2 * asked:
             asked = count
             earlier = await _system_messages(store, head, after, edge)
             given = [*first, *earlier, *chain.from_iterable(pages)]
-            if await _in_turn(size, agent.is_enough, given, options):
+            if await _in_turn(size, window.is_enough, given, options):
                 left = await _left_out(store, head, after, edge, given)
                 return Conversation(given, left, pages)
 
