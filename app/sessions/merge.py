@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, TypeVar
 
+import anyio
 from anyio import to_thread
 
 from app.domain.assembly import message_draft
@@ -116,9 +117,11 @@ async def _merge(
             await extension.write(writer.note(caller, idem, answer))
         elif writer.head.seq == target.seq:
             return Outcome(answer)
-        with span("commit", session_id=live.id, events=writer.head.seq - target.seq):
+        events = writer.head.seq - target.seq
+        with anyio.CancelScope(shield=True), span("commit", session_id=live.id, events=events):
+            # Waited for, whoever leaves: while it is on its way nobody knows the session's head.
             await extension.publish(writer.head.copy())
-    live.grown(writer.head)
+            live.grown(writer.head)
     return Outcome(answer)
 
 
