@@ -32,6 +32,9 @@ BYTES_PER_PART_MIN: Final = 5
 """Beyond the first, objects, arrays, members and lines have so many bytes on average: in real
 documents it is twenty and more. What is made of nothing else takes sixty times its size in memory.
 """
+BYTES_PER_NESTED_MIN: Final = 12
+"""And objects and arrays, which cost the most, so many: a document takes some ten times its size
+then. In real ones each has thirty bytes and more."""
 
 _OWN_YAML: Final = re.compile(rb"^[\"']?" + MARK.encode() + rb"[\"']?\s*:", re.MULTILINE)
 
@@ -55,7 +58,10 @@ def read_import(data: bytes, format_name: str | None = None, *, now_ms: int) -> 
         TooLarge: More YAML than is read, or a document of countless tiny parts.
     """
     parts = sum(data.count(mark) for mark in (b"[", b"{", b":", b"\n"))
-    if parts > PARTS_FREE and parts * BYTES_PER_PART_MIN > len(data):
+    nested = data.count(b"[") + data.count(b"{")
+    if (parts > PARTS_FREE and parts * BYTES_PER_PART_MIN > len(data)) or (
+        nested > PARTS_FREE and nested * BYTES_PER_NESTED_MIN > len(data)
+    ):
         raise TooLarge("The document has too many parts for its size; leave out what is empty.")
     name = format_name.replace("_", "-") if format_name else None
     if name is not None and name not in IMPORT_FORMATS:

@@ -76,11 +76,18 @@ def test_json_of_countless_parts_is_refused_before_it_takes_memory(
         assert peak(gateway) - before < GROWTH_MAX, name
 
 
-@pytest.mark.parametrize("name", ["lists", "objects", "open", "lines", "empty lines"])
+@pytest.mark.parametrize(
+    "name", ["lists", "objects", "open", "lines", "empty lines", "lists in messages"]
+)
 def test_an_import_of_countless_parts_is_refused_before_it_takes_memory(
     gateway: Gateway, name: str
 ) -> None:
-    lines = {"lines": b"{}\n" * (ROOM // 3), "empty lines": b"\n" * ROOM}
+    message = b'{"id":"m","role":"user","content":"x","metadata":{"a":[%b[]]}},' % (b"[]," * 40)
+    lines = {
+        "lines": b"{}\n" * (ROOM // 3),
+        "empty lines": b"\n" * ROOM,
+        "lists in messages": b'{"bamboo_export":1,"messages":[' + message * (ROOM // len(message)),
+    }
     before = peak(gateway)
     answer = gateway.http.post("/import", content=(HOSTILE | lines)[name], headers=JSON)
     refused(answer, 413, "too-large")

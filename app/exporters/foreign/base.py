@@ -4,6 +4,7 @@ import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from typing import Any, ClassVar
 
 from app.domain.codec import decode
@@ -43,7 +44,8 @@ class Source:
     def _parsed(self) -> list[tuple[int, Any]]:
         return [
             (number, _json(line))
-            for number, line in enumerate(self.data.split(b"\n"), 1)
+            # One at a time: all lines beside what they hold would be the document once more.
+            for number, line in enumerate(BytesIO(self.data), 1)
             if line.strip()
         ]
 
