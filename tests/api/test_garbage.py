@@ -18,6 +18,7 @@ from tests.faults.wire import until
 
 _JSON = b"Host: localhost\r\nContent-Type: application/json\r\n"
 _TIMES = 20
+_QUICK = {"session_id": "quick", "message": "Hello!", "options": {"delay_ms": 0}}
 _LARGE_BYTES = 900_000
 # What an answer may leave in the kernel's buffers: the rest of it waits in the gateway.
 _RECEIVE_BYTES = 16 * 1024
@@ -34,6 +35,16 @@ def _without_collector() -> Iterator[None]:
 def cycles() -> int:
     """How many requests are in memory: served, or in a ring that only the collector breaks."""
     return sum(isinstance(found, RequestResponseCycle) for found in gc.get_objects())
+
+
+def posted(
+    line: str, body: object, kind: str = "application/json", header: str = "Connection: close"
+) -> bytes:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return (
+        f"{line} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n{header}\r\n"
+        f"Content-Length: {len(data)}\r\n\r\n"
+    ).encode() + data
 
 
 @pytest.mark.parametrize(
@@ -53,8 +64,20 @@ def cycles() -> int:
             b"HTTP/1.1 413",
         ),
         (b"GET /api/v1/stream/garbage HTTP/1.1\r\nHost: localhost\r\n\r\n", b"text/event-stream"),
+        (posted("POST /api/v1/chat", _QUICK, header="Prefer: wait=60"), b"200 OK"),
+        (posted("POST /api/v1/chat", _QUICK, header="Accept: text/event-stream"), b"\r\n0\r\n"),
     ],
-    ids=["kept", "closed", "HTTP/1.0", "refused", "posted", "expected", "streamed"],
+    ids=[
+        "kept",
+        "closed",
+        "HTTP/1.0",
+        "refused",
+        "posted",
+        "expected",
+        "streamed",
+        "waited",
+        "streamed to its end",
+    ],
 )
 def test_a_request_is_freed_with_its_end(served: Served, request_: bytes, answer: bytes) -> None:
     with served.client() as api:
@@ -77,16 +100,6 @@ def frames() -> int:
         for found in gc.get_objects()
         if isinstance(found, FrameType)
     )
-
-
-def posted(
-    line: str, body: object, kind: str = "application/json", header: str = "Connection: close"
-) -> bytes:
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return (
-        f"{line} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n{header}\r\n"
-        f"Content-Length: {len(data)}\r\n\r\n"
-    ).encode() + data
 
 
 _TEXT = "x" * _LARGE_BYTES
