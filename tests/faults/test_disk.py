@@ -2,7 +2,8 @@
 
 A front end does a bit of everything. Each request has a key and is repeated while the answer says
 that it may be. Whichever call fails, everything is there once in the end, and again after a
-restart or a crash; and a session that somebody else reads notices nothing.
+restart or a crash, by every way to look at it; the files are in order; and a session that somebody
+else reads notices nothing.
 """
 
 import errno
@@ -14,11 +15,15 @@ from typing import Any
 import httpx
 import pytest
 
+from app.domain.clock import SystemClock
 from app.domain.events import TERMINAL_TYPES
+from app.storage.factory import check_store
 from app.storage.jsonl.files import FileSystem
 from tests.api.serving import Served, check_problem, serving
 from tests.faults.wire import Wire
 from tests.storage.faults import FaultyFileSystem, copy_of
+from tests.support.gateways import settings_of
+from tests.support.seen import check_what_people_see
 
 # Two may be lost to one fault: where undoing what failed takes the head from the store again.
 ATTEMPTS_MAX = 5
@@ -26,6 +31,7 @@ ATTEMPTS_MAX = 5
 # calls fail too, at each place among the others; with none but what a failure asks for, the journal
 # alone knows what was acknowledged.
 ENDS = {"stopped": 0.02, "crashed": 3600.0}
+SAID = [["first", "second", "third"]]
 ERRORS = [errno.EIO, errno.ENOSPC, errno.EMFILE]
 
 
@@ -33,7 +39,7 @@ class FrontEnd:
     """A client that repeats what was refused for the disk's sake."""
 
     def __init__(self, http: httpx.Client) -> None:
-        self._http = http
+        self.http = http
         self._requests = 0
 
     def __call__(self, method: str, path: str, **options: Any) -> httpx.Response:
@@ -41,7 +47,7 @@ class FrontEnd:
         self._requests += 1
         headers = {"Idempotency-Key": f"k{self._requests}"} if method == "POST" else {}
         headers |= options.pop("headers", {})
-        response = self._http.request(method, path, headers=headers, **options)
+        response = self.http.request(method, path, headers=headers, **options)
         for _ in range(ATTEMPTS_MAX):
             if response.status_code != 503:
                 return response
@@ -49,7 +55,7 @@ class FrontEnd:
             problem = response.json()
             assert problem["code"] in {"storage-failed", "storage-full", "unavailable"}, problem
             assert problem["retryable"]
-            response = self._http.request(method, path, headers=headers, **options)
+            response = self.http.request(method, path, headers=headers, **options)
         pytest.fail(f"{method} {path} was refused again and again: {response.text}")
 
     def made(self, method: str, path: str, **options: Any) -> Any:
@@ -133,6 +139,7 @@ def run_with_a_fault(
             fs.should_fail = lambda number, *_: error if number == before + nth else None
         a_bit_of_everything(ask)
         log = check_once(ask)
+        check_what_people_see(ask.http, {"s": SAID}, copies=False)
         ask.made("POST", "/sessions/other/messages", json={"role": "user", "content": "still"})
         reader.take_frame(b"still")
         assert [frame.data["type"] for frame in reader.frames] == ["open", "message"]
@@ -147,6 +154,12 @@ def run_with_a_fault(
         ask = FrontEnd(http)
         assert check_once(ask) == log
         assert [event["type"] for event in ask.events("other")] == ["session_created", "message"]
+        check_what_people_see(http, {"s": SAID})
+    assert [
+        one
+        for one in check_store(settings_of(storage_url="jsonl:", data_dir=root), SystemClock())
+        if one.is_open
+    ] == []
     return fs.calls - before
 
 
