@@ -61,8 +61,10 @@ def free_port() -> int:
     Below the range from which the kernel takes ports for outgoing connections: one of those could
     take the port between two lives of a gateway, or connect to itself.
     """
+    # Of the machine's own chance: Hypothesis seeds `random` alike in all processes that run tests.
+    chance = random.SystemRandom()
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = chance.randrange(20_000, 32_000)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
