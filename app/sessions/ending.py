@@ -48,6 +48,12 @@ class Endings:
                     # The queue first: else its next would start while the active one ends.
                     run_ids = [queued.run_id for queued in head.queue]
                     run_ids += [head.active.run_id] if head.active else []
+                    if not run_ids:
+                        try:
+                            # An end may be decided and on its way to the store.
+                            await live.settled()
+                        except BambooError:
+                            continue  # it was undone: there is something to cancel again
                     runs = [await self._cancel(live, run_id) for run_id in run_ids]
                     return {"session_id": session_id, "runs": runs}
             except Vanished:

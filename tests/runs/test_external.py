@@ -262,6 +262,28 @@ async def test_events_that_come_while_the_end_is_being_stored_come_after_it(
     assert [event["type"] in TERMINAL_TYPES for event in await gate.log()][-1]
 
 
+async def test_a_cancel_that_comes_while_the_end_is_being_stored_waits_for_it(
+    gate: Gateway,
+) -> None:
+    """R1: that nothing is active any more is not said before it is durable."""
+    await opened(gate)
+    gate.store.hold_appends()
+    told: list[Outcome] = []
+
+    async def cancel() -> None:
+        told.append(await gate.manager.cancel_session(ME, "s"))
+
+    with anyio.fail_after(DEADLINE_SECONDS):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(post, gate, *of("x", STEPS[6]))
+            await eventually(lambda: gate.store.held)
+            tasks.start_soon(cancel)
+            await quiet()
+            assert not told
+            gate.store.release_appends()
+    assert [outcome.answer["runs"] for outcome in told] == [[]]
+
+
 async def test_events_that_come_while_an_end_fails_to_be_stored_belong_to_the_run(
     gate: Gateway,
 ) -> None:
