@@ -12,6 +12,9 @@ from typing_extensions import override
 from app.domain.errors import StorageFailed, StorageFull
 from app.domain.sessions import SessionHead
 from app.storage.base import SessionQuery, StoreUnusable
+from app.storage.jsonl.catalog import Entry
+from app.storage.jsonl.catalogfile import CatalogFile, EntryState
+from app.storage.jsonl.paths import Paths
 from app.storage.jsonl.store import JsonlStore
 from tests.degraded.disks import FullDisk, findings, ids, turn
 from tests.storage.conftest import Opener
@@ -239,6 +242,31 @@ def test_the_disk_may_be_full_at_every_step_of_a_start_and_of_a_stop(
     tmp_path: Path, is_clean: bool, lasts: bool, step: int
 ) -> None:
     asyncio.run(each_step(tmp_path, is_clean=is_clean, lasts=lasts, step=step))
+
+
+@pytest.mark.parametrize(("operation", "lsn"), [("rename", 5), ("sync_directory", 9)])
+def test_a_catalog_that_could_not_be_made_anew_does_not_say_more_than_it_has(
+    data_dir: Path, operation: str, lsn: int
+) -> None:
+    """R1: what it says is covered is not replayed."""
+    disk, paths = FaultyFileSystem(), Paths(data_dir)
+    for directory in paths.directories():
+        disk.make_directory(directory)
+    head = Writer("s", 1).commit(message("m")).head
+    assert head is not None
+    entry = Entry("s", 1)
+    entry.set_head(head)
+    file = CatalogFile(disk, paths, keeps_heads=True)
+    file.start_anew([EntryState.of(entry)], 5, 1)
+    disk.should_fail = lambda _, name, __: errno.ENOSPC if name == operation else None
+    with pytest.raises(OSError, match="No space"):
+        file.start_anew([EntryState.of(entry)], 9, 1)
+    disk.should_fail = lambda *_: None
+    file._repair_end()
+    file.close()
+    contents = CatalogFile(disk, paths, keeps_heads=True).load()
+    assert (contents.problem, contents.lsn) == (None, lsn)
+    assert contents.entries["s"].own_head() == head
 
 
 async def test_a_full_disk_does_not_outlive_its_session(opener: Opener, clock: StepClock) -> None:

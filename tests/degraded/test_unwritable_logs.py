@@ -5,11 +5,13 @@ import errno
 from pathlib import Path
 
 import pytest
+from typing_extensions import override
 
 from app.domain.errors import StorageFailed
 from app.storage.jsonl.doctor import check as examine
 from app.storage.jsonl.store import JsonlStore
 from tests.degraded.disks import BadFile, VolatileBadFile, findings, ids, turn
+from tests.processes import Gateway, until
 from tests.storage.conftest import Opener
 from tests.storage.faults import abandon, write_out
 from tests.storage.test_crashes import History, check_log
@@ -26,6 +28,7 @@ from tests.storage.writing import (
 )
 from tests.support.logs import captured_logs
 
+LIMIT_KIB = 18_500
 ERRORS = [errno.EIO, errno.EACCES, errno.EFBIG]
 
 
@@ -67,6 +70,7 @@ async def test_what_was_acknowledged_is_there_after_a_restart_and_what_was_not_i
     if end != "crashed before a checkpoint":
         assert await store.checkpoint()
         assert held(data_dir) == ["held-bad.jsonl"]
+        await turn(store)
         # The journal is not pinned, and nothing is lost in a place where nobody looks.
         assert not store._journal.closed
         assert not list((data_dir / "quarantine").iterdir())
@@ -249,6 +253,10 @@ async def run_until(root: Path, crash_at: int | None) -> tuple[VolatileBadFile, 
     return disk, history
 
 
+def is_compacted(log: Path) -> bool:
+    return log.exists() and b'"compacted"' in log.read_bytes()[:200]
+
+
 async def check_whole(root: Path, history: History) -> None:
     assert history.frozen is not None
     acked, _ = history.frozen
@@ -264,7 +272,7 @@ async def check_whole(root: Path, history: History) -> None:
         else:
             assert head.epoch == key[1]
             given = history.given[key]
-            if b'"compacted"' in (root / "events" / "one.jsonl").read_bytes()[:200]:
+            if is_compacted(root / "events" / "one.jsonl"):
                 assert set(await ids(store, "one")) >= {f"m{n}" for n in range(1, 5)}
             else:
                 await check_log(store, head, given, acked.get(key, 0))
@@ -289,3 +297,55 @@ def test_r1_whatever_change_is_the_last_what_was_held_is_there_once(
             except BaseException as error:
                 error.add_note(f"crash at change {crash_at}, power lost: {power_lost}")
                 raise
+
+
+class Limited(Gateway):
+    """A gateway whose files may not grow beyond a limit, which segments of the journal keep."""
+
+    @override
+    def command(self) -> list[str]:
+        limit = f'ulimit -f {LIMIT_KIB}; exec "$@"'
+        return ["bash", "-c", limit, "limited", *super().command()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["killed", "stopped"])
+def test_a_session_that_reached_the_limit_of_its_file_keeps_all_that_was_acknowledged(
+    tmp_path: Path, end: str
+) -> None:
+    acknowledged: list[str] = []
+    with Limited(tmp_path, {"BAMBOO_CHECKPOINT_INTERVAL_SECONDS": "1"}) as limited:
+        for name in ("big", "other"):
+            limited.call("POST", "/sessions", json={"id": name})
+        while True:
+            content = f"{len(acknowledged)} {'x' * 900_000}"
+            body = {"role": "user", "content": content}
+            answer = limited.http.post("/sessions/big/messages", json=body)
+            if answer.status_code != 201:
+                break
+            acknowledged.append(str(len(acknowledged)))
+        assert (answer.status_code, answer.json()["code"]) == (503, "storage-failed")
+        assert len(acknowledged) * 900_000 > 1024 * LIMIT_KIB - 2_000_000
+        limited.call("POST", "/sessions/other/messages", json={"role": "user", "content": "on"})
+        where = limited.data_dir / "index" / "held-big.jsonl"
+        until(where.exists, "what the log lacks is held")
+        if end == "killed":
+            limited.kill()
+        else:
+            assert limited.stop() == 0
+    free = Gateway(tmp_path)
+    with free:
+        found: list[str] = []
+        after = None
+        while True:
+            params = {"limit": 10} | ({"after": after} if after else {})
+            page = free.call("GET", "/sessions/big/messages", params=params)
+            found += [said["content"].split()[0] for said in page["messages"]]
+            after = page["next_cursor"]
+            if not page["has_more"]:
+                break
+        assert found == acknowledged
+        body = {"role": "user", "content": "again"}
+        assert free.http.post("/sessions/big/messages", json=body).status_code == 201
+        assert free.stop() == 0
+    assert findings(free.data_dir) == []

@@ -300,25 +300,36 @@ class CatalogFile:
         with self._places_lock:
             self._replace(b"".join([*parts, self._last_checkpoint]))
             self._last, self._live_bytes = last, offset
+        self._settle_name()
 
     def _replace(self, data: bytes) -> None:
+        """Puts a file in the place of this one; it counts when `_settle_name` has returned."""
         self._is_sound = False
-        self._fs.write_aside(self._paths.aside / "catalog", self._paths.catalog, data)
+        aside = self._paths.aside / "catalog"
+        self._fs.write_new(aside, data)
+        self._fs.rename(aside, self._paths.catalog)
         self.close()
         self._size = len(data)
         self._last, self._former, self._live_bytes, self._owed = {}, {}, 0, []
-        self._is_sound, self._has_torn_end = True, False
+        self._has_torn_end = False
+
+    def _settle_name(self) -> None:
+        self._fs.sync_directory(self._paths.index)
+        self._is_sound = True
 
     def start_anew(self, states: list[EntryState], lsn: int, last_epoch: int) -> None:
         """Writes the whole file from what is known, aside.
 
         Raises:
-            OSError: The file is as it was.
+            OSError: The file is as it was, or all of this; it is written anew before it is used.
         """
         lines = [self._line_of(state) for state in states]
-        self._last_checkpoint = _checkpoint_line(lsn, last_epoch)
-        self._replace(b"".join([*lines, self._last_checkpoint]))
+        checkpoint = _checkpoint_line(lsn, last_epoch)
+        self._replace(b"".join([*lines, checkpoint]))
+        # Not before: a file as it was must not be written again with how far this one goes.
+        self._last_checkpoint = checkpoint
         self._note_lines(states, lines, 0)
+        self._settle_name()
 
     def _line_of(self, state: EntryState) -> bytes:
         raw = state.raw

@@ -256,7 +256,7 @@ class Checkpointer:
             held = Held(log.session_id, log.epoch, written, tail[: state.size - written])
             write_held(self._fs, self._paths, log.name, held)
             log.held_end = state.size
-            if log.deleted:
+            if log.removed:
                 # Nothing of a deleted session stays; a successor's is written at its next failure.
                 self._fs.unlink(self._paths.held_of(log.name))
 

@@ -16,6 +16,7 @@ until one of the retries here, or the checkpoint's, succeeds (see `condition`).
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -241,11 +242,10 @@ class Committer:
         else:
             failed = self._condition.due()
         for log in failed:
-            if log.deleted:
+            if log.removed:
                 # It was deleted, or its files were exchanged: nobody asks for these lines.
                 self._condition.log_written(log)
             elif self._condition.retry(log):
-                # Its held lines go with the next checkpoint.
                 self._touched[log] = None
 
     def _look_at_journal(self) -> None:
@@ -338,22 +338,24 @@ class Committer:
         """
         condition = self._condition
         try:
-            self._check_checkpoints()
+            self._check_journal()
             has_room = self._journal.make_room(size)
         except StorageFailed as failed:
             condition.journal_failed(failed, size)
             raise
         except OSError as error:
+            self._is_in_place = error.errno != errno.ESTALE
             condition.journal_failed(failure_of(error, _WRITING), size)
             raise
+        self._is_in_place = True
         if not has_room:
             full = StorageFull("The disk is full: nothing can be written until there is space.")
             condition.journal_failed(full, size)
-        elif condition.refusal is not None and size >= condition.refused_bytes:
+        elif size >= condition.refused_bytes or not condition.is_full:
             condition.journal_works()
         return has_room
 
-    def _check_checkpoints(self) -> None:
+    def _check_journal(self) -> None:
         if len(self._journal.closed) > _CLOSED_SEGMENTS_MAX:
             raise StorageFailed("Checkpoints fail, so the journal takes no more.")
 
@@ -408,7 +410,8 @@ class Committer:
                 not ours any more.
         """
         journal = self._journal
-        journal.check_owner()
+        if not final and not journal.is_in_place():
+            raise OSError(errno.ESTALE, "the data directory was moved, removed or replaced")
         if final:
             journal.finish()
         elif journal.has_records:
@@ -416,8 +419,11 @@ class Committer:
             journal.keep_reserve()
         self._asked = False
         self._table.evict(self._touched)
-        # A log that could not be written last time gets another chance.
-        self._touched.update((log, None) for log in self._table.logs.values() if log.tail)
+        # A log that could not be written last time gets another chance; what is held of one that
+        # was written since goes.
+        self._touched.update(
+            (log, None) for log in self._table.logs.values() if log.tail or log.held_end
+        )
         logs = {log: log.journal_bytes for log in self._touched}
         wanted = 0 if self._condition.is_full else SPARES_MAX - len(journal.spares)
         self._touched = {}

@@ -8,6 +8,7 @@ being asked, said in the log when it begins and when it is over, and counted.
 The committer and the checkpoint change it; any thread may look.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
 
@@ -51,8 +52,10 @@ class Condition:
         log_failures: How often a log was found that cannot be written, since opening.
     """
 
-    def __init__(self, writer: LogWriter, clock: Clock) -> None:
+    def __init__(self, writer: LogWriter, clock: Clock, check_owner: Callable[[], None]) -> None:
+        """Makes it; `check_owner` raises OSError when the directory is not ours any more."""
         self._writer = writer
+        self._check_owner = check_owner
         self._clock = clock
         self._lock = Lock()
         self._failures: dict[Log, _Failure] = {}
@@ -96,6 +99,11 @@ class Condition:
             else:
                 return None
         assert error is not None
+        try:
+            self._check_owner()
+        except OSError as elsewhere:
+            # No fault of the log: all are somewhere else, and the journal says so.
+            return elsewhere
         self.log_failed(log, error)
         return error
 
@@ -130,7 +138,7 @@ class Condition:
             self._without_room.discard(log)
         if failure is None:
             return
-        if not failure.is_full and not log.deleted:
+        if not failure.is_full and not log.removed:
             seconds = round(self._clock.monotonic() - failure.since, 1)
             logger.info("log is written again", session_id=log.session_id, after_seconds=seconds)
         self._say_full()
@@ -187,7 +195,9 @@ class Condition:
     def journal_works(self) -> None:
         """Notes that it takes commits."""
         known, self.refusal = self.refusal, None
-        if known is not None and not isinstance(known, StorageFull):
+        if known is None:
+            return
+        if not isinstance(known, StorageFull):
             logger.info("commits are stored again")
         self._say_full()
 

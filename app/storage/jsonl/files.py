@@ -166,10 +166,10 @@ class FileSystem:
             return None
 
     def identity(self, path: Path) -> tuple[int, int] | None:
-        """Tells one file or directory from another that has its name; None when there is none."""
+        """Tells one file or directory from another of its name; None when none can be seen."""
         try:
             found = path.lstat()
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError:
             return None
         return found.st_dev, found.st_ino
 

@@ -74,7 +74,7 @@ class Journal:
         """Makes it; `check_owner` raises OSError when the directory is not ours any more."""
         self._fs = fs
         self._paths = paths
-        self.check_owner = check_owner
+        self._check_owner = check_owner
         self._is_finished = False
         self._current: Segment | None = None
         self._next_number = 1
@@ -87,7 +87,7 @@ class Journal:
         self.closed: dict[int, int | None] = {}
         # Dropped ones, blank again.
         self.spares: list[Path] = []
-        # Which file the chain's last segment is.
+        # Which file the last segment is.
         self._segment_place: tuple[int, int] | None = None
 
     def begin(self, number: int, lsn: int, last_epoch: int, kept: dict[int, int]) -> None:
@@ -113,7 +113,7 @@ class Journal:
         checkpoint brings it up.
         """
         try:
-            self.check_owner()
+            self._check_owner()
         except OSError:
             return False
         current = self._current
@@ -158,7 +158,7 @@ class Journal:
         """
         if self._is_finished:
             raise Unavailable("The store is closed.")
-        self.check_owner()
+        self._check_owner()
         current = self._current
         if current is not None and current.end + size <= current.limit:
             return True
@@ -197,7 +197,7 @@ class Journal:
         Raises:
             OSError: It could not be made.
         """
-        self.check_owner()
+        self._check_owner()
         path = self._paths.segment(self._next_number)
         limit = max(SEGMENT_BYTES, size + RECORD_OVERHEAD_BYTES)
         if self.spares and limit == SEGMENT_BYTES:
@@ -310,7 +310,7 @@ class Journal:
         """
         self._is_finished = True
         self.close_current()
-        self.check_owner()
+        self._check_owner()
 
     def close_current(self) -> None:
         """Closes the segment, which then waits for its checkpoint."""

@@ -153,14 +153,15 @@ class Recovery:
             self._replay(session_id, records)
         self._sync_directories()
         self._hold()
+        is_anew = is_rebuilt or is_former
         if result.full is None:
-            self._write_catalog(contents.lsn, is_anew=is_rebuilt or is_former)
+            self._write_catalog(contents.lsn, is_anew=is_anew)
         if result.full is None:
             result.covered_lsn = result.lsn
             self._drop_journal(journal)
         else:
             result.covered_lsn = contents.lsn
-            self._keep_journal(journal)
+            self._keep_journal(journal, is_anew=is_anew)
         report.clean = not journal.records and not contents.torn_bytes
         report.sessions = len(result.entries)
         report.journal_records = sum(map(len, by_session.values()))
@@ -215,8 +216,6 @@ class Recovery:
         for entry in self._result.entries.values():
             if not upgrade.bring_up(entry, self._head_of(entry)):
                 self._result.report.mended_indexes += 1
-            # The catalog's next line says that this is done, so it has to have all of them.
-            self._changed[entry.id] = entry
 
     def _head_of(self, entry: Entry) -> SessionHead | None:
         return entry.own_head() if entry.is_at_hand else self._catalog_file.head_of(entry)
@@ -376,7 +375,7 @@ class Recovery:
                 self._fs.sync_directory(self._paths.index)
         self._result.next_segment = max(journal.numbers, default=0) + 1
 
-    def _keep_journal(self, journal: JournalContents) -> None:
+    def _keep_journal(self, journal: JournalContents, *, is_anew: bool) -> None:
         """Leaves the journal to the first checkpoint that finds room; makes what room there is."""
         result = self._result
         result.kept = {number: journal.ends[number] for number in journal.numbers}
@@ -391,7 +390,8 @@ class Recovery:
         names = {file_name(session_id) for session_id in self._replayer.unwritten}
         self._let_go(self._held.keys() - names)
         result.held = {name: held.end for name in names if (held := self._held.get(name))}
-        result.changed, result.deleted = self._changed, self._deleted
+        result.changed = dict(result.entries) if is_anew else self._changed
+        result.deleted = self._deleted
         self._clear_away("")
         result.next_segment = max(journal.numbers, default=0) + 1
 

@@ -115,7 +115,7 @@ class JsonlStore(SessionStore):
         self._writer = LogWriter(fs, _raise_files_limit(), BundleView)
         self._table = LogTable(fs, paths, self._catalog, self._writer)
         self._sidecars = Sidecars(fs, paths, self._writer)
-        self._condition = Condition(self._writer, clock)
+        self._condition = Condition(self._writer, clock, self._lock.check)
         self._committer = Committer(
             self._journal,
             self._table,

@@ -54,7 +54,7 @@ class LogTable:
     def evict(self, touched: Container[Log]) -> None:
         """Forgets logs that have nothing which their entry does not say."""
         for session_id, log in list(self.logs.items()):
-            if log in touched or log.tail or log.marks or log.pins:
+            if log in touched or log.tail or log.marks or log.pins or log.held_end:
                 continue
             entry = self._catalog.entries.get(session_id)
             if log.deleted:
@@ -80,6 +80,7 @@ class LogTable:
         beside = [paths.snapshot_of(name), paths.marks_of(name), paths.archive_of(name)]
         if log.held_end:
             beside.append(paths.held_of(name))
+            log.held_end = 0
         beside += pieces_of(self._fs, paths, name)
         deletion.bytes += sum(self._fs.size(path) or 0 for path in beside)
         for path in (paths.log_of(name), *beside):
