@@ -30,8 +30,8 @@ HELD: Final = ("too-large", "limit-reached")
 BODY: Final = ("malformed", "unsupported-media-type", *HELD)
 """What a route with a JSON body may answer."""
 
-SESSION: Final = ("invalid-id", "session-not-found", "session-expired")
-"""What a route about one session may answer."""
+SESSION: Final = ("invalid-id", "session-not-found", "session-expired", "storage-failed")
+"""What a route about one session may answer; the last when its files cannot be read."""
 
 WRITE: Final = (
     "too-many-busy-sessions",

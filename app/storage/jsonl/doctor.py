@@ -99,7 +99,7 @@ class _Examination:
         self._paths = paths
         self._clock = clock
         self._repairs = repairs
-        self._lock = DirectoryLock(fs, paths.lock)
+        self._lock = DirectoryLock(fs, paths)
         self._rebuilder = Rebuilder(fs, paths)
         self._catalog_file = CatalogFile(fs, paths, keeps_heads=True)
         self._entries: dict[str, Entry] = {}

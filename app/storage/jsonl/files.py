@@ -140,12 +140,16 @@ class FileSystem:
         """Takes the one lock that a directory has; closing the descriptor gives it back.
 
         Returns:
-            The descriptor; None where the file system locks no directories (NFS does not).
+            The descriptor; None where there is no such directory, or the file system locks none
+            (NFS does not).
 
         Raises:
             BlockingIOError: Somebody else has it.
         """
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -1,13 +1,14 @@
 """LOCK: one process owns a data directory (R8), and says how it left it.
 
-The lock is `flock`, which the kernel gives back however the process ends. It is taken on the
-directory itself, so it holds when somebody deletes LOCK, and on the file, which is all that file
-systems without locks of directories and earlier gateways know. The file's content tells people and
-the next start: the owner's pid, the machine's boot, how durable commits were, the last epoch, and
-whether the owner closed everything (`clean`).
+The lock is `flock`, which the kernel gives back however the process ends. It is taken on a
+directory, so it holds when somebody deletes LOCK, and on the file, which is all that file systems
+without locks of directories and earlier gateways know. The directory is `index/`: the lock of the
+data directory itself is taken by whoever changes the keys file, also beside a gateway at work. The
+file's content tells people and the next start: the owner's pid, the machine's boot, how durable
+commits were, the last epoch, and whether the owner closed everything (`clean`).
 
-Files are opened by path, so the owner also makes sure that the path still leads to his directory:
-in the place of one that was moved or removed there may be another gateway's.
+Files are opened by path, so the owner also makes sure that the path still leads to his `index/`: in
+the place of a directory that was moved or removed there may be another gateway's.
 """
 
 import errno
@@ -20,6 +21,7 @@ from typing import Any
 from app.domain import codec
 from app.storage.base import StoreBusy
 from app.storage.jsonl.files import FULL_ERRNOS, FileSystem
+from app.storage.jsonl.paths import Paths
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _CONTENT_BYTES_MAX = 4096
@@ -35,12 +37,13 @@ def boot_id() -> str:
 class DirectoryLock:
     """The lock, held from `take` to `release`."""
 
-    def __init__(self, fs: FileSystem, path: Path) -> None:
+    def __init__(self, fs: FileSystem, paths: Paths) -> None:
         self._fs = fs
-        self._path = path
+        self._path = paths.lock
+        self._directory = paths.index
         self._fd: int | None = None
         self._directory_fd: int | None = None
-        self._identity = (0, 0)
+        self._identity: tuple[int, int] | None = None
         self.previous: dict[str, Any] = {}
 
     def take(self) -> None:
@@ -50,7 +53,7 @@ class DirectoryLock:
             StoreBusy: Another process has it.
         """
         try:
-            self._directory_fd = self._fs.lock_directory(self._path.parent)
+            self._directory_fd = self._fs.lock_directory(self._directory)
             fd = self._fd = self._fs.open(self._path, os.O_RDWR | os.O_CREAT)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -59,7 +62,7 @@ class DirectoryLock:
             raise StoreBusy(
                 f"The data directory is in use by {owner}; stop it, or choose another data_dir."
             ) from error
-        self._identity = _identity_of(self._path.parent)
+        self._identity = self._fs.identity(self._directory)
         self.previous = _content(os.pread(fd, _CONTENT_BYTES_MAX, 0))
         # The pid alone changes now: boot and clean mark must outlive a crash during recovery.
         self.write({**self.previous, **self.owner()})
@@ -88,14 +91,10 @@ class DirectoryLock:
         Raises:
             OSError: It does not.
         """
-        directory = self._path.parent
-        try:
-            is_same = _identity_of(directory) == self._identity
-        except FileNotFoundError:
-            is_same = False
-        if not is_same:
+        if self._identity is None or self._fs.identity(self._directory) != self._identity:
+            directory = str(self._path.parent)
             raise OSError(
-                errno.ESTALE, "the data directory was moved, removed or replaced", str(directory)
+                errno.ESTALE, "the data directory was moved, removed or replaced", directory
             )
 
     def release(self) -> None:
@@ -106,11 +105,6 @@ class DirectoryLock:
         directory_fd, self._directory_fd = self._directory_fd, None
         if directory_fd is not None:
             os.close(directory_fd)
-
-
-def _identity_of(directory: Path) -> tuple[int, int]:
-    status = directory.stat()
-    return status.st_dev, status.st_ino
 
 
 def _content(data: bytes | None) -> dict[str, Any]:

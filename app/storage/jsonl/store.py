@@ -108,7 +108,7 @@ class JsonlStore(SessionStore):
         self._paths = paths = Paths(root_of(data_dir))
         self._clock = clock
         self._durability = durability
-        self._lock = DirectoryLock(fs, paths.lock)
+        self._lock = DirectoryLock(fs, paths)
         self._catalog = Catalog()
         self._catalog_file = CatalogFile(fs, paths, keeps_heads=index_enabled)
         self._journal = Journal(fs, paths, self._lock.check)
