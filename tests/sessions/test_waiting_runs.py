@@ -48,6 +48,13 @@ async def test_large_input_waits_through_a_restart_and_is_answered_in_order_once
     gate.store.release_appends()
 
 
+async def complete(gate: Gateway, *run_ids: str) -> None:
+    """Lets runs complete, one after the other; their input is decoded in threads."""
+    for run_id in run_ids:
+        gate.agent.do(run_id, Complete())
+        await gate.ended(run_id)
+
+
 async def store_what_is_held(gate: Gateway) -> None:
     """Stores the commits that are held now, and goes on holding those that follow."""
     held, gate.store._held = gate.store._held or [], []
@@ -76,7 +83,7 @@ async def test_a_run_that_goes_first_starts_once_its_input_is_stored(gate: Gatew
     turn = gate.agent.script("b").turn
     assert turn is not None
     assert turn.messages[-1].text == said(1)
-    await gate.finish_runs()
+    await complete(gate, "b", "c")
     assert gate.agent.asked == ["a", "b", "c"]
 
 
@@ -91,7 +98,7 @@ async def test_a_run_that_goes_first_while_the_next_is_read_starts_with_its_own_
     await gate.chat(text=said(1), run_id="b", on_busy="interrupt")
     gate.store.let_go("read")
     await gate.agent.script("b").started.wait()
-    await gate.finish_runs()
+    await complete(gate, "b", "c")
     assert gate.agent.asked == ["a", "b", "c"]
     assert [m["content"] for m in await gate.messages()] == ["hi", said(1), said(2)]
 
