@@ -19,19 +19,6 @@ _MESSAGE_MEMBER = b'"message":{'
 _MESSAGE_ID = re.compile(rb'"message_id":("(?:[^"\\]|\\.)*")')
 
 
-async def messages_between(
-    store: SessionStore, session_id: str, epoch: int, after: int, before: int
-) -> list[bytes]:
-    """Reads all `message` events with `after < seq < before`, ascending."""
-    bodies: list[bytes] = []
-    while page := await store.find(
-        session_id, epoch, "message", after=after, before=before, limit=1000
-    ):
-        bodies += [record.body for record in page]
-        after = page[-1].seq
-    return bodies
-
-
 async def message_page(
     store: SessionStore,
     head: SessionHead,

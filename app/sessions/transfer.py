@@ -96,13 +96,9 @@ def _messages_of(page: list[Record]) -> list[dict[str, Any]]:
 
 
 async def _count(pool: SessionPool, head: SessionHead, upto: int) -> int:
-    count, after = 0, head.history_from
-    while page := await pool.store.find(
-        head.id, head.epoch, "message", after=after, before=upto + 1, limit=1000
-    ):
-        count += len(page)
-        after = page[-1].seq
-    return count
+    return await pool.store.count_marks(
+        head.id, head.epoch, "message", after=head.history_from, before=upto + 1
+    )
 
 
 async def export_to_file(

@@ -35,6 +35,10 @@ from app.storage.lines import mark_of
 _MARKS_AT_ONCE = 32 * 1024
 
 
+# Above every seq, and every number of lines or bytes.
+NO_END = 1 << 62
+
+
 @dataclass(frozen=True, slots=True)
 class Search:
     """What is looked for: see `SessionStore.find`."""
@@ -265,7 +269,7 @@ class Sidecars:
                 if mark.kind == kind and mark.key in keys and offset < size
             }
             digests = {digest for key in keys for digest in digests_of(kind, key)}
-            any_key = Search(kind, None, 0, 1 << 62, 1, 1 << 62, reverse=False)
+            any_key = _all_of(kind)
             lines = LineReader(view)
             for seq, offset, _, entry_kind in marks.named(digests, reverse=False):
                 if entry_kind == kind and offset < size:
@@ -321,7 +325,12 @@ class Sidecars:
             raise
 
 
-_EVERY_MESSAGE = Search("message", None, 0, 1 << 62, 1 << 62, 1 << 62, reverse=False)
+def _all_of(kind: MarkKind) -> Search:
+    """Return the search that leaves no line of a kind out."""
+    return Search(kind, None, 0, NO_END, NO_END, NO_END, reverse=False)
+
+
+_EVERY_MESSAGE = _all_of("message")
 
 
 def _places(

@@ -66,7 +66,7 @@ from app.storage.jsonl.paths import Paths, file_name, root_of
 from app.storage.jsonl.reading import DamagedError, read_page
 from app.storage.jsonl.rebuild import Rebuilder
 from app.storage.jsonl.recovery import Recovered, Recovery
-from app.storage.jsonl.sidecars import Search, Sidecars
+from app.storage.jsonl.sidecars import NO_END, Search, Sidecars
 from app.storage.jsonl.table import Deletion, LogTable
 from app.storage.jsonl.upkeep import Upkeep
 from app.storage.jsonl.views import SessionViews
@@ -79,8 +79,6 @@ _PLACES_MAX = 4096
 _LOG_FILES_MAX = 1024
 # Others may forget marks in between (a checkpoint that could not write them); not again and again.
 _REBUILDS_MAX = 3
-# Above every seq.
-_NO_END = 1 << 62
 _READING = "Reading the session's log"
 _NO_SUCH_SESSION = "There is no such session of that epoch."
 _DAMAGE = (DamagedError, LogReplacedError, FileNotFoundError)
@@ -428,7 +426,7 @@ class JsonlStore(SessionStore):
         max_bytes: int = PAGE_BYTES_MAX,
         reverse: bool = False,
     ) -> Found:
-        end = _NO_END if before is None else before
+        end = NO_END if before is None else before
         search = Search(kind, key, after, end, limit, max_bytes, reverse)
         if limit <= 0:
             self._entry(session_id, epoch)
@@ -445,7 +443,7 @@ class JsonlStore(SessionStore):
         after: int = 0,
         before: int | None = None,
     ) -> int:
-        end = _NO_END if before is None else before
+        end = NO_END if before is None else before
         search = Search(kind, None, after, end, limit=0, max_bytes=0, reverse=False)
         return await self._by_marks(session_id, epoch, partial(self._sidecars.count, search=search))
 
