@@ -61,7 +61,12 @@ def owner(data_dir: Path) -> Iterator["subprocess.Popen[str]"]:
 def refused(data_dir: Path) -> str:
     """Starts a process that must not get the directory; gives what it says."""
     ended = subprocess.run(
-        command(data_dir), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
+        command(data_dir),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,  # one that got in does not end by itself
     )
     assert ended.stdout != "open\n"
     return ended.stdout
