@@ -183,11 +183,11 @@ async def _serve_child(config: dict[str, Any]) -> None:
         await _take_orders(append_raw, config["writers"])
         raw.close()
         return
-    from app.domain.clock import SystemClock
-    from app.domain.sessions import SessionHead
-    from app.settings import load_settings
-    from app.storage.base import Commit
-    from app.storage.factory import make_store
+    from bamboo_gateway.domain.clock import SystemClock
+    from bamboo_gateway.domain.sessions import SessionHead
+    from bamboo_gateway.settings import load_settings
+    from bamboo_gateway.storage.base import Commit
+    from bamboo_gateway.storage.factory import make_store
 
     settings = load_settings(storage_url=config["storage"], data_dir=directory)
     store = make_store(settings, SystemClock())

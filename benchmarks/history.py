@@ -272,9 +272,9 @@ def _built(bench: Bench, what: str, sizes: tuple[int, ...]) -> Iterator[dict[int
 
 async def _build(config: dict[str, Any]) -> None:
     """The child that makes one data set, through the sessions' own writers."""
-    from app.domain.clock import SystemClock
-    from app.settings import load_settings
-    from app.storage.factory import make_store
+    from bamboo_gateway.domain.clock import SystemClock
+    from bamboo_gateway.settings import load_settings
+    from bamboo_gateway.storage.factory import make_store
 
     settings = load_settings(
         data_dir=config["data_dir"], storage_url=config["storage_url"], durability="os"
@@ -307,13 +307,13 @@ async def _make_sessions(store: Any, clock: Any, numbers: range) -> None:
 
 
 async def _new_session(store: Any, clock: Any, number: int) -> Any:
-    from app.domain.sessions import SessionHead
-    from app.sessions.channel import Channel
-    from app.sessions.commands import NewSession
-    from app.sessions.idempotency import KeyCount, KeyLedger
-    from app.sessions.live import LiveSession
-    from app.sessions.making import created_draft
-    from app.sessions.tally import Tally
+    from bamboo_gateway.domain.sessions import SessionHead
+    from bamboo_gateway.sessions.channel import Channel
+    from bamboo_gateway.sessions.commands import NewSession
+    from bamboo_gateway.sessions.idempotency import KeyCount, KeyLedger
+    from bamboo_gateway.sessions.live import LiveSession
+    from bamboo_gateway.sessions.making import created_draft
+    from bamboo_gateway.sessions.tally import Tally
 
     session_id = f"s-{number}"
     head = SessionHead(session_id, store.next_epoch())
@@ -333,14 +333,14 @@ async def _new_session(store: Any, clock: Any, number: int) -> Any:
 
 
 def _event(size: int) -> Any:
-    from app.domain.events import Draft
+    from bamboo_gateway.domain.events import Draft
 
     return Draft("custom", {"name": "reading", "value": "x" * size})
 
 
 def _message(number: int) -> Any:
-    from app.domain.assembly import message_draft
-    from app.domain.messages import Message
+    from bamboo_gateway.domain.assembly import message_draft
+    from bamboo_gateway.domain.messages import Message
 
     return message_draft(
         Message(

@@ -12,15 +12,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
-
-from app.agents.base import Agent, Turn
-from app.domain.callers import LOCAL_CALLER
-from app.domain.clock import SystemClock
-from app.domain.events import AgentEvent, Token
-from app.sessions.commands import Chat, NewMessage, NewSession, StreamRequest
-from app.sessions.manager import SessionManager
-from app.settings import Settings
-from app.storage.factory import make_store
+from bamboo_gateway.agents.base import Agent, Turn
+from bamboo_gateway.domain.callers import LOCAL_CALLER
+from bamboo_gateway.domain.clock import SystemClock
+from bamboo_gateway.domain.events import AgentEvent, Token
+from bamboo_gateway.sessions.commands import Chat, NewMessage, NewSession, StreamRequest
+from bamboo_gateway.sessions.manager import SessionManager
+from bamboo_gateway.settings import Settings
+from bamboo_gateway.storage.factory import make_store
 
 
 class Echo(Agent):

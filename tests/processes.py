@@ -21,7 +21,7 @@ import pytest
 START_SECONDS = 60.0
 EXIT_SECONDS = 60.0
 LOG_CHARS_SHOWN = 8000
-BAMBOO = (sys.executable, "-m", "app")
+BAMBOO = (sys.executable, "-m", "bamboo_gateway")
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Control frames: they are no part of the log.
 CONTROL_TYPES = frozenset({"open", "heartbeat", "goodbye"})

@@ -3,7 +3,8 @@
 import re
 from itertools import chain
 
-from app.domain.events import EVENT_TYPES
+from bamboo_gateway.domain.events import EVENT_TYPES
+
 from tests.processes import REPOSITORY
 from tests.readme_tables import TABLES, refresh_tables, table_names
 

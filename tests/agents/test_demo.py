@@ -4,10 +4,9 @@ from typing import Any
 
 import anyio
 import pytest
-
-from app.agents.base import AgentConfigError, AgentError
-from app.agents.factory import make_agent
-from app.domain.events import (
+from bamboo_gateway.agents.base import AgentConfigError, AgentError
+from bamboo_gateway.agents.factory import make_agent
+from bamboo_gateway.domain.events import (
     AgentEvent,
     Complete,
     Thinking,
@@ -16,7 +15,8 @@ from app.domain.events import (
     ToolStart,
     Usage,
 )
-from app.settings import Settings
+from bamboo_gateway.settings import Settings
+
 from tests.agents.turns import DEADLINE_SECONDS, events_of, said, turn_of
 
 

@@ -1,10 +1,9 @@
 """From URLs to agents, and the one line when that fails."""
 
 import pytest
-
-from app.agents.base import AgentConfigError
-from app.agents.factory import make_agent
-from app.settings import Settings
+from bamboo_gateway.agents.base import AgentConfigError
+from bamboo_gateway.agents.factory import make_agent
+from bamboo_gateway.settings import Settings
 
 
 def refusal_of(url: str) -> str:

@@ -7,12 +7,11 @@ from typing import Any
 
 import anyio
 import pytest
-
-from app.agents.base import Agent, AgentConfigError, AgentError
-from app.agents.factory import make_agent
-from app.agents.http import HttpAgent, HttpQuery
-from app.domain.errors import InvalidEvent
-from app.domain.events import (
+from bamboo_gateway.agents.base import Agent, AgentConfigError, AgentError
+from bamboo_gateway.agents.factory import make_agent
+from bamboo_gateway.agents.http import HttpAgent, HttpQuery
+from bamboo_gateway.domain.errors import InvalidEvent
+from bamboo_gateway.domain.events import (
     AgentEvent,
     Cancelled,
     Complete,
@@ -25,7 +24,8 @@ from app.domain.events import (
     ToolStart,
     Usage,
 )
-from app.settings import Settings
+from bamboo_gateway.settings import Settings
+
 from tests.agents.scripted_server import (
     CUT,
     END,

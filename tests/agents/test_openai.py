@@ -7,11 +7,10 @@ from typing import Any
 
 import anyio
 import pytest
-
-from app.agents import upstream
-from app.agents.base import Agent, AgentError
-from app.agents.openai import OpenAIAgent, OpenAIQuery
-from app.domain.events import (
+from bamboo_gateway.agents import upstream
+from bamboo_gateway.agents.base import Agent, AgentError
+from bamboo_gateway.agents.openai import OpenAIAgent, OpenAIQuery
+from bamboo_gateway.domain.events import (
     AgentEvent,
     Complete,
     Custom,
@@ -21,6 +20,7 @@ from app.domain.events import (
     ToolStart,
     Usage,
 )
+
 from tests.agents.scripted_server import (
     CUT,
     END,

@@ -10,12 +10,11 @@ from typing import Any
 
 import anyio
 import pytest
-
-from app.agents.base import AgentConfigError, AgentError, Turn
-from app.agents.factory import make_agent
-from app.agents.python import PythonAgent
-from app.domain.errors import InvalidEvent, NotFound
-from app.domain.events import (
+from bamboo_gateway.agents.base import AgentConfigError, AgentError, Turn
+from bamboo_gateway.agents.factory import make_agent
+from bamboo_gateway.agents.python import PythonAgent
+from bamboo_gateway.domain.errors import InvalidEvent, NotFound
+from bamboo_gateway.domain.events import (
     AgentEvent,
     Cancelled,
     Complete,
@@ -30,7 +29,8 @@ from app.domain.events import (
     ToolStart,
     Usage,
 )
-from app.settings import Settings
+from bamboo_gateway.settings import Settings
+
 from tests.agents.turns import DEADLINE_SECONDS, events_of, turn_of
 
 

@@ -7,10 +7,9 @@ from typing import Any, cast
 
 import anyio
 import pytest
-
-from app.agents.base import Agent, Turn
-from app.domain.events import AgentEvent
-from app.domain.messages import Message, Role
+from bamboo_gateway.agents.base import Agent, Turn
+from bamboo_gateway.domain.events import AgentEvent
+from bamboo_gateway.domain.messages import Message, Role
 
 DEADLINE_SECONDS = 60
 

@@ -19,8 +19,10 @@ def _nothing_blocks_the_loop() -> Iterator[None]:
 
     Not for the whole session: tests of other rooms log tracebacks, which reads source files.
     """
-    with blockbuster_ctx("app") as blocking:
-        blocking.functions["os.fsync"] = BlockBusterFunction(os, "fsync", scanned_modules=["app"])
+    with blockbuster_ctx("bamboo_gateway") as blocking:
+        blocking.functions["os.fsync"] = BlockBusterFunction(
+            os, "fsync", scanned_modules=["bamboo_gateway"]
+        )
         blocking.functions["os.fsync"].activate()
         # Tests print the log, which the program hands to a thread, to whatever stdout was a moment
         # ago: pytest changes it between tests.

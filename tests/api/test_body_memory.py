@@ -8,12 +8,12 @@ from contextlib import ExitStack, contextmanager
 import anyio
 import httpx
 import pytest
+from bamboo_gateway.api import body_memory, protocol
+from bamboo_gateway.api.body_memory import BodyMemory, HeldBody
+from bamboo_gateway.api.limits import BODY_BYTES_FREE
+from bamboo_gateway.domain.errors import LimitReached, Unavailable
+from bamboo_gateway.settings import Settings
 
-from app.api import body_memory, protocol
-from app.api.body_memory import BodyMemory, HeldBody
-from app.api.limits import BODY_BYTES_FREE
-from app.domain.errors import LimitReached, Unavailable
-from app.settings import Settings
 from tests.api.serving import Served, refused
 from tests.api.users import serving_users, user
 from tests.faults.wire import drip, hanging, metric, rest_of, until

@@ -8,17 +8,17 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+from bamboo_gateway.api import routes
+from bamboo_gateway.api.bodies import JsonRoute
+from bamboo_gateway.api.rights import GuardedRoute, OpenRoute, OperatorRoute
+from bamboo_gateway.api.routes import guarded_routes
+from bamboo_gateway.credentials.keys import make_key
+from bamboo_gateway.domain.callers import Caller
+from bamboo_gateway.domain.codec import encode_pretty
+from bamboo_gateway.main import create_app
+from bamboo_gateway.settings import Settings
 from fastapi import APIRouter
 
-from app.api import routes
-from app.api.bodies import JsonRoute
-from app.api.rights import GuardedRoute, OpenRoute, OperatorRoute
-from app.api.routes import guarded_routes
-from app.credentials.keys import make_key
-from app.domain.callers import Caller
-from app.domain.codec import encode_pretty
-from app.main import create_app
-from app.settings import Settings
 from tests.api.keyed import SECRET, Keyed, LateClock, bearer, keyed, serving_with, token, watching
 from tests.api.serving import SECONDS, Served, check_answer, raw, refused
 from tests.faults.wire import until

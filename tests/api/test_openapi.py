@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bamboo_gateway.api.problems import PROBLEMS
+from bamboo_gateway.api.routes import ROUTERS
+from bamboo_gateway.domain import errors
+from bamboo_gateway.main import openapi_document
 from fastapi.routing import APIRoute
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
-from app.api.problems import PROBLEMS
-from app.api.routes import ROUTERS
-from app.domain import errors
-from app.main import openapi_document
 from tests.api.serving import CONTRACT
 
 ROOT = Path(__file__).parents[2]
@@ -156,7 +156,8 @@ def test_every_code_that_the_code_says_has_its_status() -> None:
     loaded = [
         Path(module.__file__ or "")
         for name, module in list(sys.modules.items())
-        if name.startswith("app.") and not name.startswith(("app.cli", "app.agents"))
+        if name.startswith("bamboo_gateway.")
+        and not name.startswith(("bamboo_gateway.cli", "bamboo_gateway.agents"))
     ]
     for file in loaded:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

@@ -15,12 +15,12 @@ import httpx
 import pytest
 import structlog
 from anyio import to_thread
+from bamboo_gateway import main, server
+from bamboo_gateway.settings import Settings
+from bamboo_gateway.storage.base import RecoveryReport
+from bamboo_gateway.storage.memory import MemoryStore
 from typing_extensions import override
 
-from app import main, server
-from app.settings import Settings
-from app.storage.base import RecoveryReport
-from app.storage.memory import MemoryStore
 from tests.api.serving import SECONDS, Served, refused, serving
 from tests.faults.wire import Wire, metric, until
 
@@ -137,7 +137,7 @@ def test_localhost_is_served_on_every_loopback_address_of_one_port() -> None:
 def test_the_first_words_are_two_curl_lines_that_work() -> None:
     environment = {**os.environ, "BAMBOO_STORAGE_URL": "memory:", "PYTHONUNBUFFERED": ""}
     with subprocess.Popen(
-        [sys.executable, "-m", "app", "serve", "--port", "0"],
+        [sys.executable, "-m", "bamboo_gateway", "serve", "--port", "0"],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

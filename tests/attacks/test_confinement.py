@@ -78,7 +78,7 @@ def test_a_whole_life_needs_to_write_nowhere_else(tmp_path: Path, writable: Path
 def test_a_directory_it_may_not_write_stops_the_start_with_one_line(
     tmp_path: Path, writable: Path
 ) -> None:
-    command = [sys.executable, "-m", "app", "serve", "--port", "0", "--data-dir"]
+    command = [sys.executable, "-m", "bamboo_gateway", "serve", "--port", "0", "--data-dir"]
     ended = subprocess.run(
         [*within(writable), *command, str(tmp_path / "elsewhere")],
         capture_output=True,

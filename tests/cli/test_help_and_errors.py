@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler
 
 import pytest
+from bamboo_gateway import __version__
+from bamboo_gateway.cli import program
 from typer.main import get_command
 
-from app import __version__
-from app.cli import program
 from tests.cli.pretenders import pretender, stream
 from tests.cli.running import bamboo
 from tests.processes import REPOSITORY, Gateway, free_port
@@ -57,7 +57,7 @@ def test_the_version_is_that_of_the_package() -> None:
 
 def test_help_does_not_wait_for_the_libraries_of_the_server() -> None:
     heavy = {"fastapi", "starlette", "uvicorn", "pydantic", "httpx", "anyio", "structlog"}
-    code = f"import sys, app.cli; print(sorted({heavy!r} & sys.modules.keys()))"
+    code = f"import sys, bamboo_gateway.cli; print(sorted({heavy!r} & sys.modules.keys()))"
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )

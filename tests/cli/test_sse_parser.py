@@ -1,11 +1,10 @@
 from itertools import pairwise
 
 import pytest
+from bamboo_gateway.cli import sse
+from bamboo_gateway.cli.sse import Frame, FrameParser
 from hypothesis import given
 from hypothesis import strategies as st
-
-from app.cli import sse
-from app.cli.sse import Frame, FrameParser
 
 
 def parsed(*chunks: bytes, last_id: str | None = None) -> list[Frame]:

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from app.domain.clock import format_ms
-from app.domain.sessions import SessionHead, SessionState
-from app.storage.base import SessionQuery, SessionStore
+from bamboo_gateway.domain.clock import format_ms
+from bamboo_gateway.domain.sessions import SessionHead, SessionState
+from bamboo_gateway.storage.base import SessionQuery, SessionStore
+
 from tests.contract.conftest import Reopen, both_paths
 from tests.storage.writing import T0, Writer, committed, message
 

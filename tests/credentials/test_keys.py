@@ -6,12 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
-from app.credentials import keyfile
-from app.credentials.errors import CredentialsUnusable
-from app.credentials.keyfile import KeyFile, parse_keys, with_room
-from app.credentials.keys import ApiKey, KeyTable, make_key
-from app.domain.codec import encode
+from bamboo_gateway.credentials import keyfile
+from bamboo_gateway.credentials.errors import CredentialsUnusable
+from bamboo_gateway.credentials.keyfile import KeyFile, parse_keys, with_room
+from bamboo_gateway.credentials.keys import ApiKey, KeyTable, make_key
+from bamboo_gateway.domain.codec import encode
 
 NOW = 1_800_000_000_000
 

@@ -12,6 +12,10 @@ from typing import Any
 
 import jwt
 import pytest
+from bamboo_gateway.credentials import tokens
+from bamboo_gateway.credentials.errors import CredentialsUnusable
+from bamboo_gateway.credentials.tokens import TokenVerifier, make_verifier
+from bamboo_gateway.settings import Settings
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -19,11 +23,6 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-
-from app.credentials import tokens
-from app.credentials.errors import CredentialsUnusable
-from app.credentials.tokens import TokenVerifier, make_verifier
-from app.settings import Settings
 
 SECRET = "a secret of the tests, long enough for every one of the digests there are"
 

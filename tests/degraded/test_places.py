@@ -11,13 +11,13 @@ from pathlib import Path
 import anyio
 import httpx
 import pytest
+from bamboo_gateway.domain.errors import StorageFailed
+from bamboo_gateway.storage.base import StoreUnusable
+from bamboo_gateway.storage.jsonl.doctor import check as examine
+from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.jsonl.store import JsonlStore
 from typing_extensions import override
 
-from app.domain.errors import StorageFailed
-from app.storage.base import StoreUnusable
-from app.storage.jsonl.doctor import check as examine
-from app.storage.jsonl.files import FileSystem
-from app.storage.jsonl.store import JsonlStore
 from tests.api.serving import refused, serving
 from tests.degraded.disks import findings, ids, turn
 from tests.faults.wire import metric
@@ -132,7 +132,7 @@ def test_ready_and_diagnostics_tell_a_full_disk_and_a_log_that_cannot_be_written
             else None
         )
     )
-    monkeypatch.setattr("app.storage.jsonl.store.FileSystem", lambda: fs)
+    monkeypatch.setattr("bamboo_gateway.storage.jsonl.store.FileSystem", lambda: fs)
     with (
         serving(storage_url="jsonl:", data_dir=tmp_path, checkpoint_interval_seconds=0.2) as served,
         served.client() as api,

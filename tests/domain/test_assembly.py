@@ -4,13 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from app.domain.assembly import MessageAssembler
-from app.domain.codec import encode
-from app.domain.errors import InvalidEvent, TooLarge
-from app.domain.events import (
+from bamboo_gateway.domain.assembly import MessageAssembler
+from bamboo_gateway.domain.codec import encode
+from bamboo_gateway.domain.errors import InvalidEvent, TooLarge
+from bamboo_gateway.domain.events import (
     DELTA_TYPES,
     AgentEvent,
     Cancelled,
@@ -28,6 +25,8 @@ from app.domain.events import (
     ToolResult,
     ToolStart,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 NOW = "2026-11-20T17:25:00.123Z"
 LARGE = 1 << 20

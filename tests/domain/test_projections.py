@@ -6,18 +6,18 @@ from typing import Any
 
 import anyio
 import pytest
+from bamboo_gateway.domain import codec
+from bamboo_gateway.domain.clock import format_ms, parse_ms
+from bamboo_gateway.domain.errors import BambooError, InvalidId
+from bamboo_gateway.domain.events import Complete, Failed, Token, ToolError, ToolStart, Usage
+from bamboo_gateway.domain.ids import IdMaker, check_connection_id, check_id, derived_session_id
+from bamboo_gateway.domain.positions import Position, parse_position
+from bamboo_gateway.domain.projections import fold
+from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.sessions.commands import NewMessage, NewSession
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.domain import codec
-from app.domain.clock import format_ms, parse_ms
-from app.domain.errors import BambooError, InvalidId
-from app.domain.events import Complete, Failed, Token, ToolError, ToolStart, Usage
-from app.domain.ids import IdMaker, check_connection_id, check_id, derived_session_id
-from app.domain.positions import Position, parse_position
-from app.domain.projections import fold
-from app.domain.sessions import SessionHead
-from app.sessions.commands import NewMessage, NewSession
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, gateway, quiet
 
 VERBS = st.lists(

@@ -3,10 +3,9 @@
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any
 
+from bamboo_gateway.exporters.base import DocumentHead, ExportSource
+from bamboo_gateway.exporters.factory import make_exporter
 from hypothesis import strategies as st
-
-from app.exporters.base import DocumentHead, ExportSource
-from app.exporters.factory import make_exporter
 
 SESSION: dict[str, Any] = {
     "id": "s-1",

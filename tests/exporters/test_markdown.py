@@ -5,13 +5,13 @@ from typing import Any
 
 import anyio
 import pytest
+from bamboo_gateway.exporters.base import DocumentHead
+from bamboo_gateway.exporters.markdown import MarkdownExporter
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from app.exporters.base import DocumentHead
-from app.exporters.markdown import MarkdownExporter
 from tests.exporters.documents import (
     CALL,
     MESSAGES,
@@ -278,7 +278,7 @@ async def test_r11_results_that_come_in_order_are_not_held_back():
 async def test_r11_results_beyond_what_is_held_back_stand_behind_their_message(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr("app.exporters.markdown.HELD_BYTES_MAX", 2_500)
+    monkeypatch.setattr("bamboo_gateway.exporters.markdown.HELD_BYTES_MAX", 2_500)
     text = (await export("markdown", messages=exchange_in((3, 2, 1, 0), "x" * 1_000))).decode()
     # Two were held; the third was too much, so all that wait are written, and the rest by itself.
     assert text.count("**Result:**") == 2

@@ -1,10 +1,9 @@
 """YAML is data here: bounded, without objects, and what YAML 1.2 says it is."""
 
 import pytest
-
-from app.domain.errors import InvalidInput, TooLarge
-from app.exporters import safe_yaml
-from app.exporters.safe_yaml import load_yaml
+from bamboo_gateway.domain.errors import InvalidInput, TooLarge
+from bamboo_gateway.exporters import safe_yaml
+from bamboo_gateway.exporters.safe_yaml import load_yaml
 
 
 def laughs(levels: int) -> str:

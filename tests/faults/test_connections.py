@@ -10,11 +10,11 @@ from unittest.mock import Mock
 
 import httpx
 import pytest
+from bamboo_gateway.api import protocol
+from bamboo_gateway.api.connection_limits import ConnectionLimits
+from bamboo_gateway.domain.limits import SEND_BYTES_MAX
+from bamboo_gateway.settings import Settings
 
-from app.api import protocol
-from app.api.connection_limits import ConnectionLimits
-from app.domain.limits import SEND_BYTES_MAX
-from app.settings import Settings
 from tests.api.serving import SECONDS, Served, serving
 from tests.faults.test_network import HEAD, LIVE, append, assert_healthy
 from tests.faults.wire import Wire, buffered, drip, hanging, metric, refusals, rest_of, until

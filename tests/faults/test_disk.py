@@ -14,11 +14,11 @@ from typing import Any
 
 import httpx
 import pytest
+from bamboo_gateway.domain.clock import SystemClock
+from bamboo_gateway.domain.events import TERMINAL_TYPES
+from bamboo_gateway.storage.factory import check_store
+from bamboo_gateway.storage.jsonl.files import FileSystem
 
-from app.domain.clock import SystemClock
-from app.domain.events import TERMINAL_TYPES
-from app.storage.factory import check_store
-from app.storage.jsonl.files import FileSystem
 from tests.api.serving import Served, check_problem, serving
 from tests.faults.wire import Wire
 from tests.storage.faults import FaultyFileSystem, copy_of
@@ -114,7 +114,7 @@ def gateway_on(
     root: Path, fs: FileSystem, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Served]:
     """Runs a gateway whose engine calls this file system."""
-    monkeypatch.setattr("app.storage.jsonl.store.FileSystem", lambda: fs)
+    monkeypatch.setattr("bamboo_gateway.storage.jsonl.store.FileSystem", lambda: fs)
     with serving(
         storage_url="jsonl:", data_dir=root, checkpoint_interval_seconds=ENDS[end]
     ) as served:

@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
+from bamboo_gateway.api import protocol
+from bamboo_gateway.domain.limits import SEND_BYTES_MAX
 
-from app.api import protocol
-from app.domain.limits import SEND_BYTES_MAX
 from tests.api.serving import Served, refused, serving
 from tests.faults.wire import Wire, buffered, drip, hanging, metric, refusals, rest_of, until
 

@@ -4,10 +4,9 @@ import asyncio
 from abc import update_abstractmethods
 from typing import Any
 
+from bamboo_gateway.domain.errors import StorageFailed
+from bamboo_gateway.storage.base import Commit, Done, SessionCreation, SessionStore
 from typing_extensions import override
-
-from app.domain.errors import StorageFailed
-from app.storage.base import Commit, Done, SessionCreation, SessionStore
 
 _PLAIN = {
     "next_epoch",

@@ -3,10 +3,16 @@
 import anyio
 import httpx
 import pytest
+from bamboo_gateway.domain.errors import (
+    BambooError,
+    NotFound,
+    RunActive,
+    SessionClosed,
+    StorageFull,
+)
+from bamboo_gateway.domain.events import Complete, Token
+from bamboo_gateway.sessions.commands import Idempotency, NewMessage, SessionQuery
 
-from app.domain.errors import BambooError, NotFound, RunActive, SessionClosed, StorageFull
-from app.domain.events import Complete, Token
-from app.sessions.commands import Idempotency, NewMessage, SessionQuery
 from tests.api.serving import refused
 from tests.life.talk import create, said, talk
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, eventually, quiet

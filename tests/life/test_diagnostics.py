@@ -8,8 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from bamboo_gateway.domain.masking import MASK, Masker
 
-from app.domain.masking import MASK, Masker
 from tests.api.serving import SECONDS, refused, serving
 from tests.life.talk import create
 
@@ -132,7 +132,7 @@ def test_the_catalog_is_held_against_the_files_and_records_against_their_checksu
 def test_agents_that_cannot_be_reached_are_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.sessions.diagnostics._PROBE_SECONDS", SECONDS)
+    monkeypatch.setattr("bamboo_gateway.sessions.diagnostics._PROBE_SECONDS", SECONDS)
     with socket.socket() as deaf, serving(storage_url="memory:", data_dir=tmp_path) as there:
         # Bound, so that nobody else is given the port; and it does not listen.
         deaf.bind(("127.0.0.1", 0))

@@ -5,19 +5,19 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from bamboo_gateway.domain.assembly import message_draft
+from bamboo_gateway.domain.clock import format_ms
+from bamboo_gateway.domain.errors import Refused, TooLarge
+from bamboo_gateway.domain.events import Draft
+from bamboo_gateway.domain.messages import Message, distinct
+from bamboo_gateway.domain.tool_order import settled
+from bamboo_gateway.sessions import creation
+from bamboo_gateway.sessions import merge as merging
+from bamboo_gateway.sessions.commands import NewSession
+from bamboo_gateway.sessions.creation import History, create_whole
+from bamboo_gateway.sessions.making import created_draft
+from bamboo_gateway.sessions.merge import Merge
 
-from app.domain.assembly import message_draft
-from app.domain.clock import format_ms
-from app.domain.errors import Refused, TooLarge
-from app.domain.events import Draft
-from app.domain.messages import Message, distinct
-from app.domain.tool_order import settled
-from app.sessions import creation
-from app.sessions import merge as merging
-from app.sessions.commands import NewSession
-from app.sessions.creation import History, create_whole
-from app.sessions.making import created_draft
-from app.sessions.merge import Merge
 from tests.life.talk import talk, texts
 from tests.support.gateways import ME, Gateway
 

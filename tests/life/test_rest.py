@@ -7,13 +7,13 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from bamboo_gateway.domain.errors import BambooError, InvalidInput, NotFound, SessionExpired
+from bamboo_gateway.domain.events import Complete, Token, Usage
+from bamboo_gateway.sessions.commands import Idempotency, NewMessage
+from bamboo_gateway.sessions.fork import ANCESTORS_MAX, Fork
+from bamboo_gateway.sessions.merge import Merge
+from bamboo_gateway.storage.base import SessionQuery
 
-from app.domain.errors import BambooError, InvalidInput, NotFound, SessionExpired
-from app.domain.events import Complete, Token, Usage
-from app.sessions.commands import Idempotency, NewMessage
-from app.sessions.fork import ANCESTORS_MAX, Fork
-from app.sessions.merge import Merge
-from app.storage.base import SessionQuery
 from tests.api.serving import SECONDS, refused, serving
 from tests.life.talk import create, exchange, resumed_message, say, talk
 from tests.support.gateways import ME, Gateway, eventually
@@ -398,7 +398,7 @@ def test_extension_data_of_another_shape_is_never_shown_changed_or_reset(
 
 
 async def test_each_change_of_extension_data_is_an_event(gate: Gateway) -> None:
-    from app.sessions.extensions import put_todo
+    from bamboo_gateway.sessions.extensions import put_todo
 
     await talk(gate, "s")
     for _ in range(2):

@@ -5,11 +5,16 @@ from pathlib import Path
 
 import anyio
 import pytest
-
-from app.domain.callers import Caller
-from app.domain.errors import Forbidden, InvalidInput, LimitReached, NotFound, StorageFailed
-from app.domain.limits import SHARES_MAX
-from app.sessions.commands import (
+from bamboo_gateway.domain.callers import Caller
+from bamboo_gateway.domain.errors import (
+    Forbidden,
+    InvalidInput,
+    LimitReached,
+    NotFound,
+    StorageFailed,
+)
+from bamboo_gateway.domain.limits import SHARES_MAX
+from bamboo_gateway.sessions.commands import (
     Chat,
     Idempotency,
     NewMessage,
@@ -17,11 +22,12 @@ from app.sessions.commands import (
     SessionQuery,
     StreamRequest,
 )
-from app.sessions.fork import Fork
-from app.sessions.merge import Merge
-from app.sessions.sharing import NewShare
-from app.sessions.transfer import ExportOptions
-from app.storage.factory import make_store
+from bamboo_gateway.sessions.fork import Fork
+from bamboo_gateway.sessions.merge import Merge
+from bamboo_gateway.sessions.sharing import NewShare
+from bamboo_gateway.sessions.transfer import ExportOptions
+from bamboo_gateway.storage.factory import make_store
+
 from tests.support.clocks import FakeClock
 from tests.support.gateways import DEADLINE_SECONDS, Gateway, Reader, gateway, settings_of
 

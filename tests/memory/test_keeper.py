@@ -1,6 +1,11 @@
 """When memory is looked after: by what is held, by time, and never for too large a share of it."""
 
-from app.memory import COLLECT_SECONDS_MAX, GROWTH_BYTES_MAX, PAUSE_SHARE_MAX, MemoryKeeper
+from bamboo_gateway.memory import (
+    COLLECT_SECONDS_MAX,
+    GROWTH_BYTES_MAX,
+    PAUSE_SHARE_MAX,
+    MemoryKeeper,
+)
 
 HELD = 100_000_000
 GROWN = HELD + GROWTH_BYTES_MAX + 1

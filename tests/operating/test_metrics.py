@@ -9,15 +9,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+from bamboo_gateway.api import protocol
+from bamboo_gateway.api.problems import PROBLEMS
+from bamboo_gateway.api.routes import ROUTERS
+from bamboo_gateway.api.traffic import Exchange, Traffic
+from bamboo_gateway.domain.events import Complete
+from bamboo_gateway.observability.histogram import Histogram
+from bamboo_gateway.observability.metrics import FAMILIES, PREFIX, render_metrics
 from fastapi.routing import APIRoute
 
-from app.api import protocol
-from app.api.problems import PROBLEMS
-from app.api.routes import ROUTERS
-from app.api.traffic import Exchange, Traffic
-from app.domain.events import Complete
-from app.observability.histogram import Histogram
-from app.observability.metrics import FAMILIES, PREFIX, render_metrics
 from tests.api.serving import Served, raw, serving
 from tests.faults.wire import Wire, hanging, rest_of, until
 from tests.operating.scraping import Scrape, Series

@@ -11,6 +11,11 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from bamboo_gateway.main import create_app
+from bamboo_gateway.observability import tracing
+from bamboo_gateway.observability.factory import TracingUnavailable
+from bamboo_gateway.observability.otel import OtelSpans
+from bamboo_gateway.settings import Settings
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -18,11 +23,6 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode, format_span_id, format_trace_id
 from typing_extensions import override
 
-from app.main import create_app
-from app.observability import tracing
-from app.observability.factory import TracingUnavailable
-from app.observability.otel import OtelSpans
-from app.settings import Settings
 from tests.api.serving import SECONDS, Served, serving
 from tests.faults.wire import until
 from tests.processes import REPOSITORY, environment
@@ -191,7 +191,8 @@ def test_off_nothing_is_imported_and_no_header_is_sent(
         chat(served, {"traceparent": TRACEPARENT})
     assert agent[1].get(timeout=SECONDS)[0]["traceparent"] is None
     code = (
-        "import sys, json; from app.main import create_app; from app.settings import Settings; "
+        "import sys, json; from bamboo_gateway.main import create_app; "
+        "from bamboo_gateway.settings import Settings; "
         "create_app(Settings(storage_url='memory:')); "
         "print(json.dumps(list(sys.modules)))"
     )
@@ -205,16 +206,16 @@ def test_off_nothing_is_imported_and_no_header_is_sent(
         check=True,
     )
     imported = json.loads(done.stdout)
-    assert "app.observability.tracing" in imported
+    assert "bamboo_gateway.observability.tracing" in imported
     # FastAPI looks for OpenTelemetry's API by itself; what costs anything is the SDK.
-    heavy = ("app.observability.otel", "opentelemetry.sdk", "opentelemetry.exporter")
+    heavy = ("bamboo_gateway.observability.otel", "opentelemetry.sdk", "opentelemetry.exporter")
     assert [name for name in imported if name.startswith(heavy)] == []
 
 
 def test_without_the_extra_a_gateway_that_should_trace_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "app.observability.otel", None)
+    monkeypatch.setitem(sys.modules, "bamboo_gateway.observability.otel", None)
     settings = Settings(storage_url="memory:", otel_endpoint="http://127.0.0.1:4318")
     with pytest.raises(TracingUnavailable, match=r"bamboo-gateway\[otel\]"):
         create_app(settings)

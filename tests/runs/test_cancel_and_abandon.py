@@ -6,12 +6,10 @@ from typing import Any
 
 import anyio
 import pytest
-from typing_extensions import override
-
-from app.agents.base import Agent, Turn
-from app.agents.python import PythonAgent
-from app.domain.errors import LimitReached
-from app.domain.events import (
+from bamboo_gateway.agents.base import Agent, Turn
+from bamboo_gateway.agents.python import PythonAgent
+from bamboo_gateway.domain.errors import LimitReached
+from bamboo_gateway.domain.events import (
     TERMINAL_TYPES,
     AgentEvent,
     Complete,
@@ -21,8 +19,10 @@ from app.domain.events import (
     ToolResult,
     ToolStart,
 )
-from app.sessions.commands import Chat, NewMessage, NewSession
-from app.sessions.live import LiveSession
+from bamboo_gateway.sessions.commands import Chat, NewMessage, NewSession
+from bamboo_gateway.sessions.live import LiveSession
+from typing_extensions import override
+
 from tests.domain.histories import accepted_by_upstreams
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, eventually, gateway, quiet
 

@@ -3,11 +3,18 @@
 from typing import Any
 
 import pytest
+from bamboo_gateway.domain.errors import Refused
+from bamboo_gateway.domain.events import (
+    Complete,
+    Failed,
+    Token,
+    ToolComplete,
+    ToolResult,
+    ToolStart,
+)
+from bamboo_gateway.domain.tool_order import INTERRUPTED, UNANSWERED
+from bamboo_gateway.sessions.commands import Chat, NewMessage, NewSession, OnBusy, Outcome
 
-from app.domain.errors import Refused
-from app.domain.events import Complete, Failed, Token, ToolComplete, ToolResult, ToolStart
-from app.domain.tool_order import INTERRUPTED, UNANSWERED
-from app.sessions.commands import Chat, NewMessage, NewSession, OnBusy, Outcome
 from tests.domain.histories import accepted_by_upstreams
 from tests.support.gateways import ME, Gateway, crash, eventually, gateway
 
@@ -221,7 +228,7 @@ async def test_a_crash_in_a_tool_leaves_no_call_open(gate: Gateway) -> None:
 
 
 async def test_an_idempotent_repeat_of_results_is_not_a_second_result(gate: Gateway) -> None:
-    from app.sessions.commands import Idempotency
+    from bamboo_gateway.sessions.commands import Idempotency
 
     await call_tools(gate, "a")
     key = Idempotency("k", "POST /chat", "body")

@@ -6,8 +6,7 @@ from typing import Any
 
 import anyio
 import pytest
-
-from app.domain.errors import (
+from bamboo_gateway.domain.errors import (
     BambooError,
     InvalidEvent,
     NotFound,
@@ -16,8 +15,9 @@ from app.domain.errors import (
     RunEnded,
     StorageFailed,
 )
-from app.domain.events import TERMINAL_TYPES, Complete
-from app.sessions.commands import Idempotency, NewMessage, NewSession, Outcome
+from bamboo_gateway.domain.events import TERMINAL_TYPES, Complete
+from bamboo_gateway.sessions.commands import Idempotency, NewMessage, NewSession, Outcome
+
 from tests.domain.histories import accepted_by_upstreams
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, crash, eventually, gateway, quiet
 

@@ -3,14 +3,20 @@
 import ast
 from pathlib import Path
 
+import bamboo_gateway.sessions
 import pytest
+from bamboo_gateway.domain.callers import GATEWAY, LOCAL_CALLER, Caller, Right
+from bamboo_gateway.domain.errors import BambooError, Forbidden, NotFound, SessionExists
+from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.sessions.access import Need, check_access, own, owner_of_copy, scoped
+from bamboo_gateway.sessions.commands import (
+    Chat,
+    NewMessage,
+    NewSession,
+    SessionQuery,
+    StreamRequest,
+)
 
-import app.sessions
-from app.domain.callers import GATEWAY, LOCAL_CALLER, Caller, Right
-from app.domain.errors import BambooError, Forbidden, NotFound, SessionExists
-from app.domain.sessions import SessionHead
-from app.sessions.access import Need, check_access, own, owner_of_copy, scoped
-from app.sessions.commands import Chat, NewMessage, NewSession, SessionQuery, StreamRequest
 from tests.support.gateways import ME, gateway
 
 ALICE = Caller("user-alice", "alice")
@@ -29,7 +35,7 @@ _FILES_MIN = 30
 
 def test_only_the_pool_asks_the_store_for_heads():
     """A verb that asks the store itself would pass by the check."""
-    (folder,) = app.sessions.__path__
+    (folder,) = bamboo_gateway.sessions.__path__
     files = sorted(Path(folder).rglob("*.py"))
     assert len(files) >= _FILES_MIN, f"only {len(files)} modules found in {folder}"
     assert _DOORS.keys() <= {file.name for file in files}

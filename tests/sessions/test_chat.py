@@ -5,8 +5,7 @@ from typing import Any
 
 import anyio
 import pytest
-
-from app.domain.errors import (
+from bamboo_gateway.domain.errors import (
     BambooError,
     Draining,
     InvalidInput,
@@ -16,8 +15,9 @@ from app.domain.errors import (
     SessionClosed,
     TooLarge,
 )
-from app.domain.events import Complete, Token, ToolStart
-from app.sessions.commands import Chat, NewMessage, NewSession
+from bamboo_gateway.domain.events import Complete, Token, ToolStart
+from bamboo_gateway.sessions.commands import Chat, NewMessage, NewSession
+
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, eventually, gateway, quiet
 
 

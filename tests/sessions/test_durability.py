@@ -6,8 +6,7 @@ from typing import Any
 
 import anyio
 import pytest
-
-from app.domain.errors import (
+from bamboo_gateway.domain.errors import (
     BambooError,
     NotFound,
     Refused,
@@ -15,8 +14,9 @@ from app.domain.errors import (
     StorageFailed,
     StorageFull,
 )
-from app.domain.events import Complete, Token
-from app.sessions.commands import NewMessage, NewSession, SessionQuery
+from bamboo_gateway.domain.events import Complete, Token
+from bamboo_gateway.sessions.commands import NewMessage, NewSession, SessionQuery
+
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, eventually, gateway, quiet
 
 NEW = "NOT-DURABLE"
@@ -368,7 +368,7 @@ VERBS: dict[str, Callable[[Gateway], Awaitable[Any]]] = {
 
 
 def _request() -> Any:
-    from app.sessions.commands import StreamRequest
+    from bamboo_gateway.sessions.commands import StreamRequest
 
     return StreamRequest(until_complete=True, run_id="a")
 

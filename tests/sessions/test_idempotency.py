@@ -5,8 +5,7 @@ from typing import Any
 
 import anyio
 import pytest
-
-from app.domain.errors import (
+from bamboo_gateway.domain.errors import (
     BambooError,
     IdempotencyKeyReused,
     Malformed,
@@ -14,8 +13,9 @@ from app.domain.errors import (
     StorageFailed,
     TooLarge,
 )
-from app.domain.events import Complete
-from app.sessions.commands import Idempotency, NewMessage, NewSession, Outcome
+from bamboo_gateway.domain.events import Complete
+from bamboo_gateway.sessions.commands import Idempotency, NewMessage, NewSession, Outcome
+
 from tests.support.gateways import (
     DEADLINE_SECONDS,
     ME,

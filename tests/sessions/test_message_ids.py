@@ -5,8 +5,7 @@ from typing import Any
 
 import anyio
 import pytest
-
-from app.domain.errors import (
+from bamboo_gateway.domain.errors import (
     BambooError,
     IdempotencyKeyReused,
     InvalidInput,
@@ -14,10 +13,11 @@ from app.domain.errors import (
     StorageFailed,
     StorageFull,
 )
-from app.domain.events import Complete, MessageSaid, Token
-from app.sessions.commands import Chat, Idempotency, NewMessage, NewSession, Outcome
-from app.sessions.fork import Fork
-from app.sessions.merge import Merge
+from bamboo_gateway.domain.events import Complete, MessageSaid, Token
+from bamboo_gateway.sessions.commands import Chat, Idempotency, NewMessage, NewSession, Outcome
+from bamboo_gateway.sessions.fork import Fork
+from bamboo_gateway.sessions.merge import Merge
+
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, crash, gateway, quiet
 
 

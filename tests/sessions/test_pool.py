@@ -6,8 +6,7 @@ from typing import Any, cast
 import anyio
 import anyio.lowlevel
 import pytest
-
-from app.domain.errors import (
+from bamboo_gateway.domain.errors import (
     BambooError,
     InvalidInput,
     LimitReached,
@@ -21,10 +20,11 @@ from app.domain.errors import (
     TooLarge,
     Unavailable,
 )
-from app.domain.events import Complete, Token
-from app.domain.sessions import SessionState
-from app.sessions.commands import NewMessage, NewSession, SessionQuery, StreamRequest
-from app.sessions.pool import _TURN_HEADS
+from bamboo_gateway.domain.events import Complete, Token
+from bamboo_gateway.domain.sessions import SessionState
+from bamboo_gateway.sessions.commands import NewMessage, NewSession, SessionQuery, StreamRequest
+from bamboo_gateway.sessions.pool import _TURN_HEADS
+
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, eventually, gateway, quiet
 
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import anyio
 import pytest
+from bamboo_gateway.domain.callers import ALL_RIGHTS, Caller
+from bamboo_gateway.domain.errors import BambooError, LimitReached
+from bamboo_gateway.domain.events import Complete, Draft
+from bamboo_gateway.sessions.commands import Chat, NewMessage, NewSession, StreamRequest
+from bamboo_gateway.sessions.creation import History, create_whole
+from bamboo_gateway.sessions.fork import Fork
+from bamboo_gateway.sessions.making import created_draft
 
-from app.domain.callers import ALL_RIGHTS, Caller
-from app.domain.errors import BambooError, LimitReached
-from app.domain.events import Complete, Draft
-from app.sessions.commands import Chat, NewMessage, NewSession, StreamRequest
-from app.sessions.creation import History, create_whole
-from app.sessions.fork import Fork
-from app.sessions.making import created_draft
 from tests.support.gateways import ME, Gateway, eventually, gateway, quiet, settings_of
 
 ANN, BOB = Caller("ann", "ann"), Caller("bob", "bob")

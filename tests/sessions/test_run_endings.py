@@ -6,11 +6,10 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-
-from app.agents.base import AgentError
-from app.domain.assembly import MessageAssembler
-from app.domain.errors import NotFound, StorageFailed, StorageFull
-from app.domain.events import (
+from bamboo_gateway.agents.base import AgentError
+from bamboo_gateway.domain.assembly import MessageAssembler
+from bamboo_gateway.domain.errors import NotFound, StorageFailed, StorageFull
+from bamboo_gateway.domain.events import (
     TERMINAL_TYPES,
     Cancelled,
     Complete,
@@ -25,7 +24,8 @@ from app.domain.events import (
     ToolStart,
     Usage,
 )
-from app.sessions.commands import NewMessage, NewSession
+from bamboo_gateway.sessions.commands import NewMessage, NewSession
+
 from tests.support.agents import RETURN, Step
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, crash, eventually, gateway, quiet
 from tests.support.stores import FaultyStore

@@ -5,11 +5,11 @@ from typing import Any
 
 import anyio
 import pytest
+from bamboo_gateway.domain.errors import InvalidInput, NotFound, Unavailable
+from bamboo_gateway.domain.events import Complete, Token
+from bamboo_gateway.sessions import streams
+from bamboo_gateway.sessions.commands import NewMessage, NewSession
 
-from app.domain.errors import InvalidInput, NotFound, Unavailable
-from app.domain.events import Complete, Token
-from app.sessions import streams
-from app.sessions.commands import NewMessage, NewSession
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, Reader, eventually, gateway, quiet
 
 

@@ -2,11 +2,11 @@
 
 import anyio
 import pytest
+from bamboo_gateway.domain.errors import StorageFailed
+from bamboo_gateway.domain.events import Complete
+from bamboo_gateway.domain.limits import EVENT_QUEUE_BYTES_MAX
+from bamboo_gateway.sessions import turns
 
-from app.domain.errors import StorageFailed
-from app.domain.events import Complete
-from app.domain.limits import EVENT_QUEUE_BYTES_MAX
-from app.sessions import turns
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, crash, eventually, gateway, quiet
 from tests.support.held import held_bytes
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from threading import RLock
 from typing import NamedTuple
 
+from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.jsonl.store import JsonlStore
 from typing_extensions import override
-
-from app.storage.jsonl.files import FileSystem
-from app.storage.jsonl.store import JsonlStore
 
 PAGE_BYTES = 512
 

@@ -4,13 +4,13 @@ import errno
 from pathlib import Path
 
 import pytest
+from bamboo_gateway.domain import codec
+from bamboo_gateway.domain.errors import StorageFailed
+from bamboo_gateway.storage.jsonl import committer, journal
+from bamboo_gateway.storage.jsonl.marks import ENTRY_BYTES
+from bamboo_gateway.storage.jsonl.paths import root_of
+from bamboo_gateway.storage.jsonl.store import JsonlStore
 
-from app.domain import codec
-from app.domain.errors import StorageFailed
-from app.storage.jsonl import committer, journal
-from app.storage.jsonl.marks import ENTRY_BYTES
-from app.storage.jsonl.paths import root_of
-from app.storage.jsonl.store import JsonlStore
 from tests.storage.conftest import Opener
 from tests.storage.faults import FaultyFileSystem
 from tests.storage.writing import Writer, committed, complete, message, run_start, token

@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from bamboo_gateway.settings import Settings
+from bamboo_gateway.storage.base import Mark, StoreBusy, StoreUnusable
+from bamboo_gateway.storage.factory import check_store
+from bamboo_gateway.storage.jsonl.doctor import Finding
+from bamboo_gateway.storage.jsonl.store import JsonlStore
+from bamboo_gateway.storage.lines import mark_of_line
 
-from app.settings import Settings
-from app.storage.base import Mark, StoreBusy, StoreUnusable
-from app.storage.factory import check_store
-from app.storage.jsonl.doctor import Finding
-from app.storage.jsonl.store import JsonlStore
-from app.storage.lines import mark_of_line
 from tests.storage.faults import abandon
 from tests.storage.test_damage import flip
 from tests.storage.writing import (
@@ -254,7 +254,9 @@ def test_bundles_and_marks_of_earlier_gateways_are_in_order_and_their_notes_are_
         writer = await some_session(store)
         await committed(store, writer.commit(message("m2"), note="k2"))
         with monkeypatch.context() as earlier:
-            earlier.setattr("app.storage.jsonl.bundle.mark_of_line", _as_earlier_gateways)
+            earlier.setattr(
+                "bamboo_gateway.storage.jsonl.bundle.mark_of_line", _as_earlier_gateways
+            )
             await store.pack("one", writer.head.epoch)
         await look_for_notes(store)
         await store.aclose()

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bamboo_gateway.domain import codec
+from bamboo_gateway.domain.errors import Conflict, StorageFailed, StorageFull
+from bamboo_gateway.domain.events import DELTA_TYPES
+from bamboo_gateway.domain.projections import fold
+from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.storage.base import StoreUnusable
+from bamboo_gateway.storage.jsonl import extending
+from bamboo_gateway.storage.jsonl.store import JsonlStore
 from typing_extensions import override
 
-from app.domain import codec
-from app.domain.errors import Conflict, StorageFailed, StorageFull
-from app.domain.events import DELTA_TYPES
-from app.domain.projections import fold
-from app.domain.sessions import SessionHead
-from app.storage.base import StoreUnusable
-from app.storage.jsonl import extending
-from app.storage.jsonl.store import JsonlStore
 from tests.contract.test_session_store_creation import CREATED, History
 from tests.storage.faults import FaultyFileSystem, Image, VolatileFileSystem, _Node, abandon
 from tests.storage.writing import (

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from bamboo_gateway.domain.errors import StorageFailed
+from bamboo_gateway.storage.base import StoreBusy
+from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.jsonl.store import JsonlStore
 from typing_extensions import override
 
-from app.domain.errors import StorageFailed
-from app.storage.base import StoreBusy
-from app.storage.jsonl.files import FileSystem
-from app.storage.jsonl.store import JsonlStore
 from tests.storage.conftest import Opener
 from tests.storage.faults import abandon
 from tests.storage.test_doctor import check
@@ -23,9 +23,9 @@ from tests.storage.writing import StepClock, Writer, answer_to, append, committe
 # Opens the store, says `open` or why not, and keeps it until its input ends.
 OWNER = """
 import asyncio, pathlib, sys
-from app.domain.clock import SystemClock
-from app.storage.base import StoreBusy
-from app.storage.jsonl.store import JsonlStore
+from bamboo_gateway.domain.clock import SystemClock
+from bamboo_gateway.storage.base import StoreBusy
+from bamboo_gateway.storage.jsonl.store import JsonlStore
 
 async def main():
     try:

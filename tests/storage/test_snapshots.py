@@ -7,18 +7,18 @@ from pathlib import Path
 from zlib import crc32
 
 import pytest
-from typing_extensions import override
-
-from app.domain import codec
-from app.domain.sessions import SessionHead
-from app.storage.jsonl.files import WRITE_BYTES, FileSystem
-from app.storage.jsonl.paths import Paths, root_of
-from app.storage.jsonl.snapshots import (
+from bamboo_gateway.domain import codec
+from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.storage.jsonl.files import WRITE_BYTES, FileSystem
+from bamboo_gateway.storage.jsonl.paths import Paths, root_of
+from bamboo_gateway.storage.jsonl.snapshots import (
     is_whole,
     read_snapshot_head,
     read_snapshot_lines,
     write_snapshot,
 )
+from typing_extensions import override
+
 from tests.storage.conftest import Opener
 from tests.storage.faults import FaultyFileSystem
 from tests.storage.writing import Writer, committed, message

@@ -4,14 +4,13 @@ import asyncio
 from typing import Any
 
 import anyio
-
-from app.domain import codec
-from app.domain.clock import format_ms
-from app.domain.errors import BambooError
-from app.domain.events import DELTA_TYPES, TERMINAL_TYPES
-from app.domain.projections import fold
-from app.domain.sessions import SessionHead
-from app.storage.base import Commit, Mark, Record, SessionStore
+from bamboo_gateway.domain import codec
+from bamboo_gateway.domain.clock import format_ms
+from bamboo_gateway.domain.errors import BambooError
+from bamboo_gateway.domain.events import DELTA_TYPES, TERMINAL_TYPES
+from bamboo_gateway.domain.projections import fold
+from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.storage.base import Commit, Mark, Record, SessionStore
 
 # Patience with a slow machine: it costs nothing where all goes well.
 DEADLINE_SECONDS = 60

@@ -4,10 +4,9 @@ from collections import deque
 from collections.abc import AsyncIterator
 
 import anyio
+from bamboo_gateway.agents.base import Agent, Turn
+from bamboo_gateway.domain.events import AgentEvent
 from typing_extensions import override
-
-from app.agents.base import Agent, Turn
-from app.domain.events import AgentEvent
 
 RETURN = object()
 """The step with which an agent returns without a terminal event."""

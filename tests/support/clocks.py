@@ -1,8 +1,7 @@
 """Clocks that tests step."""
 
+from bamboo_gateway.domain.clock import Clock
 from typing_extensions import override
-
-from app.domain.clock import Clock
 
 T0_MS = 1_763_661_234_567
 

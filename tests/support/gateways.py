@@ -7,11 +7,10 @@ from typing import Any
 
 import anyio
 from anyio.lowlevel import checkpoint
-
-from app.agents.base import Agent
-from app.domain.callers import LOCAL_CALLER
-from app.domain.events import Complete
-from app.sessions.commands import (
+from bamboo_gateway.agents.base import Agent
+from bamboo_gateway.domain.callers import LOCAL_CALLER
+from bamboo_gateway.domain.events import Complete
+from bamboo_gateway.sessions.commands import (
     Chat,
     Idempotency,
     NewMessage,
@@ -19,12 +18,13 @@ from app.sessions.commands import (
     OnBusy,
     StreamRequest,
 )
-from app.sessions.connections import Connection
-from app.sessions.live import LiveSession
-from app.sessions.manager import SessionManager
-from app.settings import Settings
-from app.storage.base import SessionStore
-from app.storage.factory import make_store
+from bamboo_gateway.sessions.connections import Connection
+from bamboo_gateway.sessions.live import LiveSession
+from bamboo_gateway.sessions.manager import SessionManager
+from bamboo_gateway.settings import Settings
+from bamboo_gateway.storage.base import SessionStore
+from bamboo_gateway.storage.factory import make_store
+
 from tests.support.agents import ScriptedAgent
 from tests.support.clocks import FakeClock
 from tests.support.frames import Frame, logged, parse_frames

@@ -28,7 +28,7 @@ def held_bytes(root: object) -> int:
             waiting += [*value.keys(), *value.values()]
         elif isinstance(value, list | tuple | set | frozenset):
             waiting += value
-        elif type(value).__module__.startswith("app."):
+        elif type(value).__module__.startswith("bamboo_gateway."):
             waiting += _parts(value)
     return size
 

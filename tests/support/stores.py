@@ -6,12 +6,10 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import anyio
-from typing_extensions import override
-
-from app.domain.errors import BambooError, StorageFailed, Unavailable
-from app.domain.limits import PAGE_BYTES_MAX
-from app.domain.sessions import SessionHead
-from app.storage.base import (
+from bamboo_gateway.domain.errors import BambooError, StorageFailed, Unavailable
+from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
+from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.storage.base import (
     Commit,
     Done,
     Found,
@@ -26,6 +24,7 @@ from app.storage.base import (
     StoredSize,
     StoreUsage,
 )
+from typing_extensions import override
 
 
 class FaultyStore(SessionStore):

@@ -1,0 +1,157 @@
+"""`demo:`: a small scripted agent, so that the first `curl` shows everything without a key.
+
+It thinks, calls a tool, streams words that use what the user said, and completes with a usage. The
+same input always gives the same events. The query, and each chat's `options` over it, may say:
+
+| option | default | |
+|---|---|---|
+| `delay_ms` | 25 | between two words; the default turn takes one to two seconds |
+| `text` | | says this instead of the script |
+| `tokens` | | says exactly so many tokens, repeating or cutting the words |
+| `thinking`, `tool` | true | whether it thinks and calls its tool |
+| `hold` | | stays at `start`, `tool`, `middle` or `end` until it is cancelled |
+| `fail` | | ends as failed with this code (snake_case), after everything was said |
+
+`{"delay_ms": 0, "tokens": 100, "thinking": false, "tool": false}` is a load of 100 tokens and
+nothing else. Usage counts words: those of the user's message, and the tokens said.
+"""
+
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from itertools import cycle, islice
+from typing import Annotated, Any, Literal
+
+import anyio
+from anyio.lowlevel import checkpoint
+from pydantic import Field
+from typing_extensions import override
+
+from bamboo_gateway.agents.base import Agent, AgentError, Turn
+from bamboo_gateway.agents.options import AgentAddress, Options, read_options, read_query
+from bamboo_gateway.domain.events import (
+    AgentEvent,
+    Complete,
+    Thinking,
+    Token,
+    ToolComplete,
+    ToolResult,
+    ToolStart,
+    Usage,
+)
+from bamboo_gateway.domain.messages import Message
+
+_ECHO_CHARS_MAX = 200
+"""How much of the user's words is said back: the demo's events stay small whatever is sent."""
+
+_TOOL_NAME = "count_words"
+
+
+class DemoOptions(Options):
+    """What the query and a chat may set; see the module."""
+
+    delay_ms: Annotated[int, Field(ge=0, le=60_000)] = 25
+    text: Annotated[str, Field(max_length=100_000)] | None = None
+    tokens: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    thinking: bool = True
+    tool: bool = True
+    hold: Literal["start", "tool", "middle", "end"] | None = None
+    fail: Annotated[str, Field(pattern=r"\A[a-z][a-z0-9_]{0,63}\z")] | None = None
+
+
+class DemoAgent(Agent):
+    """See the module."""
+
+    def __init__(self, defaults: DemoOptions | None = None) -> None:
+        self._defaults = defaults or DemoOptions()
+
+    @staticmethod
+    def from_address(address: AgentAddress) -> "DemoAgent":
+        """Makes it from `demo:?…`.
+
+        Raises:
+            AgentConfigError: The query says what it does not know.
+        """
+        if address.target:
+            raise address.refuse("nothing stands between `demo:` and `?`")
+        return DemoAgent(read_query(DemoOptions, address))
+
+    def is_enough(self, messages: Sequence[Message], options: Mapping[str, Any]) -> bool:
+        """Needs the user's last words; see `SupportsWindow`."""
+        del options
+        return any(message.role == "user" for message in messages)
+
+    @override
+    async def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:
+        """Plays the script."""
+        given = read_options(DemoOptions, turn.options)
+        options = self._defaults.model_copy(update=given.model_dump(exclude_unset=True))
+        pause = _Pause(options)
+        said = _last_words_of_user(turn)
+        await pause.at("start")
+        if options.thinking:
+            for word in _words("Let me see how many words that was. "):
+                yield Thinking(word)
+                await pause.between()
+        if options.tool:
+            call_id = f"call_{turn.run_id}"
+            yield ToolStart(call_id, _TOOL_NAME, {"text": said[:_ECHO_CHARS_MAX]})
+            await pause.between()
+            await pause.at("tool")
+            counted = {"words": len(said.split()), "characters": len(said)}
+            yield ToolComplete(call_id, ToolResult(success=True, content=counted))
+        words = _words(_script(said) if options.text is None else options.text)
+        count = len(words) if options.tokens is None else options.tokens
+        if count and not words:
+            raise AgentError("options: tokens needs a text with words in it", code="invalid_option")
+        for number, word in enumerate(islice(cycle(words), count)):
+            if number == count // 2:
+                await pause.at("middle")
+            yield Token(word)
+            await pause.between()
+        await pause.at("end")
+        if options.fail is not None:
+            raise AgentError("The demo was asked to fail.", code=options.fail)
+        prompt = len(said.split())
+        yield Complete(Usage(prompt, count, prompt + count))
+
+
+class _Pause:
+    """Where the script waits."""
+
+    def __init__(self, options: DemoOptions) -> None:
+        self._seconds = options.delay_ms / 1000
+        self._hold = options.hold
+
+    async def between(self) -> None:
+        """Waits for one word's time, or lets others run."""
+        if self._seconds:
+            await anyio.sleep(self._seconds)
+        else:
+            await checkpoint()
+
+    async def at(self, place: str) -> None:
+        """Stays here until cancelled, if the options say so."""
+        if place == self._hold:
+            await anyio.sleep_forever()
+
+
+def _last_words_of_user(turn: Turn) -> str:
+    for message in reversed(turn.messages):
+        if message.role == "user":
+            return message.text
+    return ""
+
+
+def _script(said: str) -> str:
+    words = len(said.split())
+    echo = said[:_ECHO_CHARS_MAX] + ("…" if len(said) > _ECHO_CHARS_MAX else "")
+    return (
+        f"You said: “{echo}”. I counted {words} {'word' if words == 1 else 'words'}. "
+        "Every word of this answer is an event in your session's log: "
+        "close this connection, come back with the last id you saw, and nothing is missing."
+    )
+
+
+def _words(text: str) -> list[str]:
+    """Cuts into words with the space after them; joined, they are the text again."""
+    return re.findall(r"\s*\S+\s?|\s+", text)

@@ -1,0 +1,42 @@
+"""From an agent's URL to the agent. A kind is one file and one case here."""
+
+from bamboo_gateway.agents.base import Agent
+from bamboo_gateway.agents.options import AgentAddress
+from bamboo_gateway.settings import Settings
+
+
+def make_agent(name: str, url: str, settings: Settings) -> Agent:
+    """Makes the agent that `url` describes.
+
+    Args:
+        name: Its name in the settings.
+        url: `demo:`, `openai:MODEL?…`, `python:module:object`, `https://…`; the kinds' modules say
+            the rest.
+        settings: Limits that agents keep to (`max_event_bytes`).
+
+    Raises:
+        AgentConfigError: The URL cannot be used, with one line that says why.
+    """
+    address = AgentAddress.parse(name, url)
+    match address.kind:
+        case "demo":
+            from bamboo_gateway.agents.demo import DemoAgent
+
+            return DemoAgent.from_address(address)
+        case "openai":
+            from bamboo_gateway.agents.openai import OpenAIAgent
+
+            return OpenAIAgent.from_address(address, settings)
+        case "python":
+            from bamboo_gateway.agents.python import PythonAgent
+
+            return PythonAgent.from_address(address)
+        case "http" | "https":
+            from bamboo_gateway.agents.http import HttpAgent
+
+            return HttpAgent.from_address(address, settings)
+        case _:
+            # The kind is not repeated: a key pasted in the wrong place would end up in the log.
+            raise address.refuse(
+                "its URL is of no known kind; use demo:, openai:, python:, http: or https:"
+            )

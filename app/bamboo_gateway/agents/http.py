@@ -1,0 +1,224 @@
+"""`http://…`, `https://…`: an agent in any language, as an HTTP service.
+
+Each turn is one `POST` to the URL, with the JSON body
+
+    {"version": 1, "run_id": "run_…", "session": Session, "messages": [Message, …], "options": {…}}
+
+in the shapes of the gateway's own API; the conversation ends with the input to be answered. The
+service answers with status 200 and one of
+
+* `text/event-stream`: the `data` of each event is one JSON event (`{"type": "token", "content":
+  "Hel"}` …); `[DONE]` is passed over;
+* `application/x-ndjson`: one JSON event a line;
+* `application/json`: one message (`{"content": "…"}`, perhaps with `role`, `tool_calls`, `usage`,
+  `metadata`), one event, or a list of events.
+
+The turn ends with a terminal event (`complete`, `error`, `cancelled`) or with the body; where the
+body has neither length nor chunks its end cannot be told from a cut, so there the terminal event is
+needed. Closing the request means that the run was cancelled.
+
+`Idempotency-Key` is the run's id. A request is sent again only when connecting failed, or for 429,
+502, 503 and 504, the statuses of those who did not begin the work: a second one would run the
+agent's tools again. For the same reason connections are not kept: one that breaks is never a stale
+one.
+
+The query may say `secret_env`, `connect_timeout_seconds` (10), `first_byte_timeout_seconds` (120),
+`idle_timeout_seconds` (120; any byte is a sign of life, so a comment or an empty line will do) and
+`retries_max` (3); these are taken out, the rest goes to the service. With `secret_env`, which names
+the variable that holds a shared secret, each request is signed:
+
+    Bamboo-Timestamp: <seconds since 1970>
+    Bamboo-Signature: v1=<hex of HMAC-SHA256(secret, timestamp + "." + body)>
+
+The service compares in constant time, and refuses timestamps that are minutes away.
+"""
+
+import hmac
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+from urllib.parse import unquote_plus
+
+import anyio
+from anyio import to_thread
+from typing_extensions import override
+
+from bamboo_gateway.agents.base import Agent, AgentError, Turn
+from bamboo_gateway.agents.options import AgentAddress, VariableName, read_query
+from bamboo_gateway.agents.sse_reader import LineReader, LineTooLongError, SseReader
+from bamboo_gateway.agents.upstream import Answer, Upstream, Waits
+from bamboo_gateway.agents.yielded import paired
+from bamboo_gateway.domain.clock import Clock, SystemClock
+from bamboo_gateway.domain.codec import decode, encode_with
+from bamboo_gateway.domain.events import AgentEvent, MessageSaid
+from bamboo_gateway.observability.tracing import trace_headers
+from bamboo_gateway.settings import Settings
+
+_RETRIED_STATUSES = frozenset({429, 502, 503, 504})
+_LINE_TYPES = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
+_DONE = "[DONE]"
+
+
+class HttpQuery(Waits):
+    """The agent's own members of the query."""
+
+    secret_env: VariableName | None = None
+
+
+class HttpAgent(Agent):
+    """See the module."""
+
+    def __init__(
+        self,
+        url: str,
+        query: HttpQuery,
+        *,
+        secret: str | None,
+        settings: Settings,
+        clock: Clock | None = None,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ) -> None:
+        self._secret = secret.encode() if secret else None
+        self._event_bytes_max = settings.max_event_bytes
+        self._body_bytes_max = settings.max_body_bytes
+        self._clock = clock or SystemClock()
+        self._upstream = Upstream(
+            url,
+            what="agent service",
+            waits=query,
+            retried_statuses=_RETRIED_STATUSES,
+            keeps_alive=False,
+            secrets=(secret,) if secret else (),
+            sleep=sleep,
+        )
+
+    @staticmethod
+    def from_address(address: AgentAddress, settings: Settings) -> "HttpAgent":
+        """Makes it from the service's URL, with the secret from the environment.
+
+        Raises:
+            AgentConfigError: The URL or a member of the query is wrong, or the secret is missing.
+        """
+        ours: list[str] = []
+        theirs: list[str] = []
+        for member in filter(None, address.query.split("&")):
+            name = unquote_plus(member.partition("=")[0])
+            (ours if name in HttpQuery.model_fields else theirs).append(member)
+        own = AgentAddress(address.name, address.kind, address.target, "&".join(ours))
+        query = read_query(HttpQuery, own)
+        secret = None
+        if query.secret_env is not None:
+            secret = address.secret(query.secret_env, called="that secret_env names")
+            if secret is None:
+                raise address.refuse("the environment variable that secret_env names is not set")
+        url = f"{address.kind}:{address.target}" + ("?" + "&".join(theirs) if theirs else "")
+        try:
+            return HttpAgent(url, query, secret=secret, settings=settings)
+        except ValueError as error:
+            raise address.refuse(str(error)) from error
+
+    @override
+    def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:
+        """Posts the turn and gives the service's events as they come."""
+        return paired(self._values(turn), turn.cancelled)
+
+    @override
+    async def probe(self) -> str:
+        return await self._upstream.probe()
+
+    @override
+    async def aclose(self) -> None:
+        """Closes what connections there are."""
+        await self._upstream.aclose()
+
+    async def _values(self, turn: Turn) -> AsyncGenerator[Any, None]:
+        # A long conversation takes its time to encode; that must not be the event loop's.
+        body = await to_thread.run_sync(_body, turn, abandon_on_cancel=True)
+        async with self._upstream.post(body, self._headers(turn, body)) as answer:
+            if answer.media_type == "application/json":
+                for value in _whole(_decoded(await answer.read(self._body_bytes_max))):
+                    yield value
+                return
+            feed, flush = self._reader(answer)
+            while (chunk := await answer.next_chunk()) is not None:
+                for data in feed(chunk):
+                    yield _decoded(data)
+            for data in flush():
+                yield _decoded(data, at_end=True)
+            if not answer.says_its_end:
+                raise _incomplete()
+
+    def _headers(self, turn: Turn, body: bytes) -> dict[str, str]:
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "text/event-stream, application/x-ndjson, application/json",
+            "Idempotency-Key": turn.run_id,
+            **trace_headers(),
+        }
+        if self._secret is not None:
+            timestamp = str(self._clock.now_ms() // 1000)
+            signed = timestamp.encode() + b"." + body
+            headers["Bamboo-Timestamp"] = timestamp
+            headers["Bamboo-Signature"] = "v1=" + hmac.digest(self._secret, signed, "sha256").hex()
+        return headers
+
+    def _reader(
+        self, answer: Answer
+    ) -> tuple[Callable[[bytes], Iterator[str | bytes]], Callable[[], Iterator[str | bytes]]]:
+        """Gives what turns bytes into the texts of events, and what gives the last of them."""
+        if answer.media_type == "text/event-stream":
+            frames = SseReader(self._event_bytes_max)
+            return lambda chunk: _data(frames.feed, chunk), lambda: _data(frames.flush)
+        if answer.media_type in _LINE_TYPES:
+            lines = LineReader(self._event_bytes_max)
+            return lambda chunk: _bounded(lines.feed, chunk), lambda: _bounded(lines.flush)
+        raise _invalid("neither an event stream, nor NDJSON, nor JSON")
+
+
+def _body(turn: Turn) -> bytes:
+    rest = {
+        "version": 1,
+        "run_id": turn.run_id,
+        "session": dict(turn.session),
+        "options": dict(turn.options),
+    }
+    return encode_with(rest, "messages", (message.to_json() for message in turn.messages))
+
+
+def _whole(value: Any) -> Iterator[Any]:
+    if isinstance(value, list):
+        yield from value
+    elif isinstance(value, dict) and "type" not in value:
+        yield MessageSaid({"role": "assistant"} | value)
+        reason = "tool_calls" if value.get("tool_calls") else "stop"
+        yield {"type": "complete", "usage": value.pop("usage", None), "finish_reason": reason}
+    else:
+        yield value
+
+
+def _data(read: Callable[..., list[Any]], *given: bytes) -> Iterator[str | bytes]:
+    for event in _bounded(read, *given):
+        if event.data != _DONE:
+            yield event.data
+
+
+def _bounded(read: Callable[..., list[Any]], *given: bytes) -> Iterator[Any]:
+    try:
+        yield from filter(None, read(*given))
+    except LineTooLongError as error:
+        raise _invalid("an event over the gateway's limit") from error
+
+
+def _decoded(data: str | bytes, *, at_end: bool = False) -> Any:
+    try:
+        return decode(data)
+    except ValueError as error:
+        # Half an event at the very end is an answer that was cut.
+        raise (_incomplete() if at_end else _invalid("what is not JSON")) from error
+
+
+def _invalid(what: str) -> AgentError:
+    return AgentError(f"The agent service sent {what}.", code="upstream_invalid")
+
+
+def _incomplete() -> AgentError:
+    return AgentError("The agent service broke off its answer.", code="upstream_incomplete")

@@ -1,0 +1,286 @@
+"""`openai:MODEL?…`: any server that speaks OpenAI's Chat Completions, streamed.
+
+The query may say:
+
+| | default | |
+|---|---|---|
+| `base_url` | `https://api.openai.com/v1` | what stands before `/chat/completions` |
+| `api_key_env` | `OPENAI_API_KEY` | the variable with the key; with a `base_url`, none may do |
+| `media_origins` | `*` | origins that addresses of images, passed on, may lead to; by commas |
+| `stream_usage` | true | asks for the usage chunk; a few servers reject the question |
+| `connect_timeout_seconds` | 10 | |
+| `first_byte_timeout_seconds` | 120 | models think before they speak |
+| `idle_timeout_seconds` | 120 | a silence in mid-answer; comments count as a sign of life |
+| `retries_max` | 3 | before the first byte only |
+| the options below but `tools`, `tool_choice`, `stop`, `response_format` | | for every chat |
+
+A chat's `options` may say `model`, `system`, `temperature`, `top_p`, `max_tokens`,
+`max_completion_tokens`, `seed`, `reasoning_effort`, `stop`, `tools`, `tool_choice`,
+`parallel_tool_calls` and `response_format`; they go to the server as they are, but `system`, which
+becomes the first message. Anything else but `context_tokens` is refused with `invalid_option`.
+
+`context_tokens` bounds what is sent (not the answer): where the estimate of `openai_context` is
+over it, the oldest whole turns are left out, and the run begins with the event
+
+    {"type": "custom", "name": "context_trimmed", "value": {"dropped_turns": 3,
+     "dropped_messages": 8, "estimated_tokens": 7411, "context_tokens": 8000}}
+
+The session keeps everything, and of a long one no more is read than that takes. A summary
+(`PUT /sessions/{id}/summary`) stands in the first system message in place of what it covers, and is
+never left out.
+
+The key is read once, at the start, and is in no message, log line or error.
+"""
+
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing
+from math import inf
+from typing import Annotated, Any
+from urllib.parse import unquote
+
+import anyio
+from anyio import to_thread
+from pydantic import Field
+from typing_extensions import override
+
+from bamboo_gateway.agents.base import Agent, AgentError, Turn
+from bamboo_gateway.agents.media_urls import ANYWHERE, MediaOrigins
+from bamboo_gateway.agents.openai_chunks import ChunkReader, invalid
+from bamboo_gateway.agents.openai_context import trim
+from bamboo_gateway.agents.openai_messages import to_openai
+from bamboo_gateway.agents.options import (
+    AgentAddress,
+    Options,
+    VariableName,
+    read_options,
+    read_query,
+)
+from bamboo_gateway.agents.sse_reader import LineTooLongError, SseReader
+from bamboo_gateway.agents.upstream import Answer, Upstream, Waits
+from bamboo_gateway.domain.codec import decode, encode_with
+from bamboo_gateway.domain.events import AgentEvent, Custom
+from bamboo_gateway.domain.messages import Message
+from bamboo_gateway.settings import Settings
+
+_OPENAI_URL = "https://api.openai.com/v1"
+_KEY_VARIABLE = "OPENAI_API_KEY"
+_AFTER_FINISH_SECONDS = 10.0
+"""How long the usage may be waited for when the answer itself is whole."""
+_DONE = "[DONE]"
+_RETRIED_STATUSES = frozenset({429, *range(500, 600)})
+
+
+class _Sampling(Options):
+    """What both the query and a chat may say."""
+
+    system: str | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    seed: int | None = None
+    reasoning_effort: str | None = None
+    parallel_tool_calls: bool | None = None
+    context_tokens: Annotated[int, Field(ge=1)] | None = None
+
+
+class OpenAIOptions(_Sampling):
+    """A chat's `options`."""
+
+    model: Annotated[str, Field(min_length=1)] | None = None
+    stop: str | list[str] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    response_format: dict[str, Any] | None = None
+
+
+class OpenAIQuery(_Sampling, Waits):
+    """The query of the agent's URL; see the module."""
+
+    base_url: str | None = None
+    api_key_env: VariableName | None = None
+    media_origins: MediaOrigins = ANYWHERE
+    stream_usage: bool = True
+
+
+class OpenAIAgent(Agent):
+    """See the module."""
+
+    def __init__(
+        self,
+        model: str,
+        query: OpenAIQuery,
+        *,
+        api_key: str | None,
+        event_bytes_max: int,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ) -> None:
+        self._model = model
+        self._defaults = query.model_dump(include=set(_Sampling.model_fields), exclude_none=True)
+        self._stream_usage = query.stream_usage
+        self._media_origins = query.media_origins
+        self._event_bytes_max = event_bytes_max
+        self._secrets = (api_key,) if api_key else ()
+        self._headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
+        if api_key:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._upstream = Upstream(
+            (query.base_url or _OPENAI_URL).rstrip("/") + "/chat/completions",
+            what="model server",
+            waits=query,
+            retried_statuses=_RETRIED_STATUSES,
+            keeps_alive=True,
+            secrets=self._secrets,
+            sleep=sleep,
+        )
+
+    @staticmethod
+    def from_address(address: AgentAddress, settings: Settings) -> "OpenAIAgent":
+        """Makes it from `openai:MODEL?…`, with the key from the environment.
+
+        Raises:
+            AgentConfigError: No model, a wrong query, or a key that is missing.
+        """
+        model = unquote(address.target)
+        if not model:
+            raise address.refuse("no model is named; write `openai:MODEL`")
+        query = read_query(OpenAIQuery, address)
+        if query.base_url is not None and ("?" in query.base_url or "#" in query.base_url):
+            raise address.refuse("query: base_url has a query or fragment of its own")
+        key = _key(address, query)
+        try:
+            return OpenAIAgent(model, query, api_key=key, event_bytes_max=settings.max_event_bytes)
+        except ValueError as error:
+            raise address.refuse(str(error)) from error
+
+    def is_enough(self, messages: Sequence[Message], options: Mapping[str, Any]) -> bool:
+        """Needs what fits into `context_tokens`; see `SupportsWindow`.
+
+        Once the oldest turn of what was read is left out, so would be all before it.
+        """
+        given = self._options(options)
+        tokens_max = given.get("context_tokens")
+        if tokens_max is None:
+            return False
+        return trim(self._messages(messages, given), tokens_max, given.get("tools")).turns > 0
+
+    @override
+    async def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:
+        """Asks the server and gives its answer as it comes."""
+        # A long conversation takes its time to encode; that must not be the event loop's.
+        body, trimmed = await to_thread.run_sync(self._request, turn, abandon_on_cancel=True)
+        if trimmed is not None:
+            yield trimmed
+        reader = ChunkReader(turn.run_id, self._event_bytes_max, self._secrets)
+        async with self._upstream.post(body, self._headers) as answer:
+            if answer.media_type == "application/json":
+                # A server that cannot stream answers whole; an error with status 200 does too.
+                for event in reader.feed(_decoded(await answer.read(self._event_bytes_max))):
+                    yield event
+                if not (reader.is_finished or reader.said_something):
+                    raise invalid("an answer without a choice")
+            else:
+                async with aclosing(_streamed(answer, reader, self._event_bytes_max)) as events:
+                    async for event in events:
+                        yield event
+        for event in reader.end():
+            yield event
+
+    @override
+    async def probe(self) -> str:
+        return await self._upstream.probe()
+
+    @override
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._upstream.aclose()
+
+    def _request(self, turn: Turn) -> tuple[bytes, Custom | None]:
+        """Gives the request's body, and the event that says what it leaves out."""
+        options = self._options(turn.options)
+        messages = self._messages(turn.messages, options)
+        tokens_max = options.pop("context_tokens", None)
+        event = None
+        if tokens_max is not None:
+            trimmed = trim(messages, tokens_max, options.get("tools"))
+            messages = trimmed.messages
+            event = trimmed.event(tokens_max, turn.left_out) if trimmed.turns else None
+        options.pop("system", None)
+        request: dict[str, Any] = {"model": options.pop("model"), "stream": True}
+        if self._stream_usage:
+            request["stream_options"] = {"include_usage": True}
+        return encode_with(request | options, "messages", messages), event
+
+    def _options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        read = read_options(OpenAIOptions, given).model_dump(exclude_none=True)
+        return {"model": self._model} | self._defaults | read
+
+    def _messages(
+        self, messages: Iterable[Message], options: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        return to_openai(messages, options.get("system"), self._media_origins)
+
+
+async def _streamed(
+    answer: Answer, reader: ChunkReader, event_bytes_max: int
+) -> AsyncGenerator[AgentEvent, None]:
+    """Gives the events of an event stream up to its end, which must have been said."""
+    if answer.media_type == "text/html":
+        raise invalid("a web page; base_url is probably wrong")
+    frames = SseReader(event_bytes_max)
+    while True:
+        try:
+            chunk = await answer.next_chunk(_AFTER_FINISH_SECONDS if reader.is_finished else inf)
+        except AgentError:
+            if reader.is_finished:
+                # What was said is whole; trouble on the way to the usage does not spoil it.
+                return
+            raise
+        for data in _data(frames, chunk):
+            if data == _DONE:
+                if not (reader.is_finished or reader.said_something):
+                    raise _incomplete()
+                await answer.drain()
+                return
+            for event in reader.feed(_decoded(data, at_end=chunk is None)):
+                yield event
+        if chunk is None:
+            if not reader.is_finished:
+                raise _incomplete()
+            return
+
+
+def _data(frames: SseReader, chunk: bytes | None) -> list[str]:
+    try:
+        events = frames.flush() if chunk is None else frames.feed(chunk)
+    except LineTooLongError as error:
+        raise invalid("an event over the gateway's limit") from error
+    return [event.data for event in events]
+
+
+def _decoded(data: str | bytes, *, at_end: bool = False) -> Any:
+    try:
+        return decode(data)
+    except ValueError as error:
+        # Half a chunk at the very end is an answer that was cut.
+        raise (_incomplete() if at_end else invalid("what is not JSON")) from error
+
+
+def _incomplete() -> AgentError:
+    return AgentError("The model server broke off its answer.", code="upstream_incomplete")
+
+
+def _key(address: AgentAddress, query: OpenAIQuery) -> str | None:
+    called = _KEY_VARIABLE if query.api_key_env is None else "that api_key_env names"
+    key = address.secret(query.api_key_env or _KEY_VARIABLE, called=called)
+    if key is None and (query.api_key_env is not None or query.base_url is None):
+        raise address.refuse(f"the environment variable {called} is not set")
+    return key

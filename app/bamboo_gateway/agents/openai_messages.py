@@ -1,0 +1,143 @@
+"""From a session's messages to the messages of a Chat Completions request.
+
+An upstream must never reject the history, whatever happened to the session, since a session whose
+history is rejected is dead. So what it would refuse is repaired on the way, and only there:
+
+* every tool call is followed by exactly one result: one that came late is moved up, one that is
+  missing is said to have been interrupted, one without its call is left out;
+* arguments that are not a JSON object are wrapped into one, since servers parse them;
+* messages with nothing in them are left out;
+* neighbours of one role are joined, and leading system messages too: many models' templates insist
+  on turns that alternate and on one system message.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from bamboo_gateway.agents.media_urls import ANYWHERE, may_lead_to
+from bamboo_gateway.domain.codec import decode, encode
+from bamboo_gateway.domain.messages import Message
+from bamboo_gateway.domain.tool_order import INTERRUPTED
+
+
+def to_openai(
+    messages: Iterable[Message], system: str | None = None, media_origins: str = ANYWHERE
+) -> list[dict[str, Any]]:
+    """Gives the request's `messages`.
+
+    Args:
+        messages: The session's.
+        system: Stands before all others.
+        media_origins: Where addresses of images may lead that the server would fetch.
+    """
+    request: list[dict[str, Any]] = []
+    waiting: dict[str, dict[str, Any]] = {}
+    if system:
+        request.append({"role": "system", "content": system})
+    for message in messages:
+        match message.role:
+            case "system":
+                _append(request, {"role": "system", "content": message.text})
+            case "user":
+                content = _user_content(message.content, media_origins)
+                _append(request, {"role": "user", "content": content})
+            case "assistant":
+                _append_assistant(request, waiting, message)
+            case "tool":
+                # Call ids may come again in later turns: a result belongs to the latest call.
+                result = waiting.pop(message.tool_call_id or "", None)
+                if result is not None:
+                    result["content"] = message.text
+    return request
+
+
+def _append_assistant(
+    request: list[dict[str, Any]], waiting: dict[str, dict[str, Any]], message: Message
+) -> None:
+    # An id that stands twice in one message would need two results under one name.
+    calls = {call["id"]: call for call in message.tool_calls or ()}
+    if not calls:
+        _append(request, {"role": "assistant", "content": message.text})
+        return
+    request.append(
+        {
+            "role": "assistant",
+            "content": message.text or None,
+            "tool_calls": [_call(call) for call in calls.values()],
+        }
+    )
+    for call_id in calls:
+        waiting[call_id] = {"role": "tool", "tool_call_id": call_id, "content": INTERRUPTED}
+        request.append(waiting[call_id])
+
+
+def _append(request: list[dict[str, Any]], message: dict[str, Any]) -> None:
+    if not message["content"]:
+        return
+    last = request[-1] if request else None
+    if last is None or last["role"] != message["role"] or "tool_calls" in last:
+        request.append(message)
+        return
+    before, after = last["content"], message["content"]
+    if isinstance(before, str) and isinstance(after, str):
+        last["content"] = f"{before}\n\n{after}"
+    else:
+        last["content"] = [*_as_parts(before), *_as_parts(after)]
+
+
+def _as_parts(content: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _call(call: dict[str, Any]) -> dict[str, Any]:
+    function = {"name": call["name"], "arguments": _arguments(call.get("arguments"))}
+    return {"id": call["id"], "type": "function", "function": function}
+
+
+def _arguments(value: Any) -> str:
+    if isinstance(value, str):
+        try:
+            if isinstance(decode(value), dict):
+                return value
+        except ValueError:
+            pass
+        value = {"input": value}
+    return encode(value or {}).decode()
+
+
+def _user_content(
+    content: str | list[dict[str, Any]], media_origins: str
+) -> str | list[dict[str, Any]]:
+    if isinstance(content, str):
+        return content
+    parts = [part for given in content if (part := _part(given, media_origins)) is not None]
+    if all(part["type"] == "text" for part in parts):
+        # A plain string is what every server takes.
+        return "".join(part["text"] for part in parts)
+    return parts
+
+
+def _part(part: dict[str, Any], media_origins: str) -> dict[str, Any] | None:
+    match part["type"]:
+        case "text" if part.get("text"):
+            return {"type": "text", "text": part["text"]}
+        case "image" if part.get("url") and not may_lead_to(part["url"], media_origins):
+            # Without its address, which a model with tools might fetch.
+            return {"type": "text", "text": "[an image, whose address is not allowed here]"}
+        case "image":
+            return {"type": "image_url", "image_url": {"url": _url(part)}}
+        case "file" if "data" in part:
+            file = {"filename": part.get("name") or "file", "file_data": _url(part)}
+            return {"type": "file", "file": file}
+        case "file":
+            # The API takes no links to files; the model can at least be told of it.
+            return {"type": "text", "text": f"[file {part.get('name') or ''}: {part.get('url')}]"}
+        case _:
+            return None
+
+
+def _url(part: dict[str, Any]) -> str:
+    if part.get("url"):
+        return str(part["url"])
+    media_type = part.get("media_type") or "application/octet-stream"
+    return f"data:{media_type};base64,{part.get('data', '')}"

@@ -1,0 +1,116 @@
+"""What people write about an agent: its URL, the URL's query, and a chat's `options`.
+
+Each agent has pydantic models for its query and its options; here they are filled, and what is
+wrong becomes one line that never repeats a value, since values may be secrets.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
+from urllib.parse import parse_qsl
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bamboo_gateway.agents.base import AgentConfigError, AgentError
+
+
+@dataclass(frozen=True, slots=True)
+class AgentAddress:
+    """An agent's URL, taken apart: `kind:target?query`.
+
+    Attributes:
+        name: The agent's name in the settings, for messages.
+        kind: What stands before the first colon, in lower case.
+        target: What stands between that colon and the question mark, as written.
+        query: What stands behind it, as written.
+    """
+
+    name: str
+    kind: str
+    target: str
+    query: str
+
+    @staticmethod
+    def parse(name: str, url: str) -> "AgentAddress":
+        """Takes `url` apart.
+
+        Raises:
+            AgentConfigError: It has no kind.
+        """
+        head, _, query = url.partition("?")
+        kind, colon, target = head.partition(":")
+        if not colon or not kind:
+            raise AgentConfigError(f"agent {name!r}: its URL has no kind; write e.g. `demo:`")
+        return AgentAddress(name, kind.lower(), target, query)
+
+    def secret(self, variable: str, *, called: str) -> str | None:
+        """Gives a secret from the environment, None when there is none.
+
+        Args:
+            variable: The environment variable.
+            called: How an error names it: the variable's own name may be the secret itself, written
+                in the wrong place.
+
+        Raises:
+            AgentConfigError: What it holds fits into no header.
+        """
+        value = os.environ.get(variable, "").strip()
+        if not (value.isascii() and (value.isprintable() or not value)) or " " in value:
+            raise self.refuse(f"the environment variable {called} holds no usable secret")
+        return value or None
+
+    def refuse(self, reason: str) -> AgentConfigError:
+        """Gives the error that stops the start, naming this agent."""
+        return AgentConfigError(f"agent {self.name!r}: {reason}")
+
+
+class Options(BaseModel):
+    """Base of the models for queries and chat options."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+VariableName = Annotated[str, Field(pattern=r"\A[A-Za-z_][A-Za-z0-9_]*\z")]
+"""The name of an environment variable, in the syntax of Rust's regexes, which pydantic uses."""
+
+_O = TypeVar("_O", bound=Options)
+
+
+def read_query(model: type[_O], address: AgentAddress) -> _O:
+    """Reads a URL's query; numbers and booleans are taken from their text.
+
+    Raises:
+        AgentConfigError: It cannot be read, or a member is unknown or wrong.
+    """
+    try:
+        pairs = parse_qsl(address.query, keep_blank_values=True, strict_parsing=bool(address.query))
+    except ValueError as error:
+        raise address.refuse("its query is not `name=value&name=value`") from error
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise address.refuse("its query names something twice")
+    try:
+        return model.model_validate(members)
+    except ValidationError as error:
+        raise address.refuse(f"query: {_first(error)}") from error
+
+
+def read_options(model: type[_O], options: Mapping[str, object]) -> _O:
+    """Reads a chat's `options`; types must be right already, as it is JSON.
+
+    Raises:
+        AgentError: With code `invalid_option`.
+    """
+    try:
+        return model.model_validate(dict(options), strict=True)
+    except ValidationError as error:
+        raise AgentError(f"options: {_first(error)}", code="invalid_option") from error
+
+
+def _first(error: ValidationError) -> str:
+    details = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    place = ".".join(str(part) for part in details["loc"])
+    if details["type"] == "extra_forbidden":
+        return f"{place[:64]!r} is not known here"
+    return f"{place}: {details['msg']}" if place else details["msg"]

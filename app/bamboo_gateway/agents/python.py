@@ -1,0 +1,210 @@
+"""`python:package.module:object`: the user's own code.
+
+The object is one of
+
+* an async generator function of the turn, or a plain one, which runs in a thread;
+* a function of the turn that returns the answer, async or plain (in a thread);
+* an object with such a function as its method `run`, or a class of such objects, made once,
+  without arguments. If it has `aclose()`, that is awaited when the gateway ends.
+
+It yields events (`bamboo_gateway.domain.events`), JSON objects of the same shape, plain strings,
+which are tokens, and `Usage`; a plain generator and a function may return any of these. The turn is
+`bamboo_gateway.agents.base.Turn`. The module is imported once, at the start, with the working
+directory on the path.
+
+What it raises ends the run: an `AgentError` with its own code and words, anything else as
+`agent_error` with words that say nothing, and its traceback in the log. Async code must let
+cancellation through; plain code looks at `turn.cancelled.is_set()` where it works long between two
+yields.
+
+The query may say `threads_max` (100): how many turns of plain code run at once; more wait.
+"""
+
+import asyncio
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from functools import partial
+from pathlib import Path
+from traceback import extract_tb
+from typing import Annotated, Any, cast
+
+import anyio
+import structlog
+from pydantic import Field
+from typing_extensions import override
+
+from bamboo_gateway.agents.base import Agent, AgentError, Turn
+from bamboo_gateway.agents.options import AgentAddress, Options, read_query
+from bamboo_gateway.agents.threaded import Returned, items_from_thread
+from bamboo_gateway.agents.yielded import paired
+from bamboo_gateway.domain.errors import BambooError, InvalidEvent
+from bamboo_gateway.domain.events import AgentEvent
+
+log = structlog.get_logger(__name__)
+
+_WORDS_CHARS_MAX = 1000
+"""An error's words are a sentence for people; more than this is a mistake or a dump."""
+
+
+class UnusableError(Exception):
+    """The object is not there or is of no use here, in one line."""
+
+
+class PythonQuery(Options):
+    """The query of the agent's URL."""
+
+    threads_max: Annotated[int, Field(ge=1, le=10_000)] = 100
+
+
+class PythonAgent(Agent):
+    """See the module.
+
+    Raises:
+        UnusableError: The object cannot answer turns.
+    """
+
+    def __init__(self, target: Any, threads_max: int = 100) -> None:
+        self._target = target() if isinstance(target, type) else target
+        self._function = _function_of(self._target)
+        self._slots = anyio.Semaphore(threads_max)
+
+    @staticmethod
+    def from_address(address: AgentAddress) -> "PythonAgent":
+        """Imports the object that the URL names.
+
+        Raises:
+            AgentConfigError: It is not there, raises when imported, or cannot answer turns.
+        """
+        query = read_query(PythonQuery, address)
+        module, _, path = address.target.partition(":")
+        if not module or not path:
+            raise address.refuse("write `python:package.module:object`")
+        try:
+            return PythonAgent(_imported(module, path), query.threads_max)
+        except UnusableError as error:
+            raise address.refuse(str(error)) from error
+        except (Exception, SystemExit) as error:
+            raise address.refuse(f"{address.target}: {_one_line(error)}") from error
+
+    @override
+    def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:
+        """Runs the user's code."""
+        return paired(self._values(turn), turn.cancelled, _boundary(turn.run_id))
+
+    @override
+    async def aclose(self) -> None:
+        """Closes the user's object, if it can be closed."""
+        if (aclose := getattr(self._target, "aclose", None)) is not None:
+            await aclose()
+
+    def _values(self, turn: Turn) -> AsyncGenerator[Any, None]:
+        if inspect.isasyncgenfunction(self._function):
+            # As it is: each generator around another costs every event a step of its own.
+            values: AsyncGenerator[Any, None] = self._function(turn)
+            return values
+        return self._returned(turn)
+
+    async def _returned(self, turn: Turn) -> AsyncGenerator[Any, None]:
+        if inspect.iscoroutinefunction(self._function):
+            result: Any = self._function(turn)
+        else:
+            call = partial(self._function, turn)
+            items = items_from_thread(call, f"agent-{turn.run_id}", self._slots)
+            result = None
+            async with aclosing(items):
+                async for item in items:
+                    if isinstance(item, Returned):
+                        result = item.value
+                    else:
+                        yield item
+        if isinstance(result, Awaitable):
+            result = await result
+        if isinstance(result, AsyncIterator):
+            try:
+                async for value in result:
+                    yield value
+            finally:
+                if isinstance(result, AsyncGenerator):
+                    await result.aclose()
+        elif isinstance(result, list | tuple):
+            for value in result:
+                yield value
+        elif result is not None:
+            yield result
+
+
+@contextmanager
+def _boundary(run_id: str) -> Iterator[None]:
+    """The boundary to foreign code: nothing of it but its words as an error passes."""
+    try:
+        yield
+    except AgentError as error:
+        raise AgentError(_safe(error.detail), code=_safe(error.code)) from error
+    except InvalidEvent:
+        raise
+    except (asyncio.CancelledError, SystemExit, BambooError) as error:
+        # A cancellation that nobody asked for, an exit, or an error that means something else
+        # to the gateway than to the agent.
+        if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
+            raise
+        log.exception("agent failed", run_id=run_id)
+        raise AgentError("The agent failed; the gateway's log has the details.") from error
+
+
+def _imported(module_name: str, path: str) -> Any:
+    # As `python -m` does; an installed program does not look where it was started.
+    if (here := os.getcwd()) not in sys.path:  # noqa: PTH109  the path as text is what is compared
+        sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module_name + ".").startswith(error.name + "."):
+            raise UnusableError(f"there is no module {error.name!r}") from error
+        raise
+    for name in path.split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError as error:
+            raise UnusableError(f"module {module_name!r} has no {path!r}") from error
+    return found
+
+
+def _function_of(target: Any) -> Callable[[Turn], Any]:
+    function = getattr(target, "run", target)
+    if not callable(function):
+        raise UnusableError("it is neither a function of the turn nor has it a method `run`")
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError as error:
+        raise UnusableError("its function must take one argument, the turn") from error
+    except ValueError:
+        # Some built-in callables do not tell their signature; calling them will.
+        pass
+    if not inspect.isroutine(function) and not isinstance(function, partial):
+        # An object that can be called: what kind of function it is, its method knows.
+        function = function.__call__
+    return cast("Callable[[Turn], Any]", function)
+
+
+def _one_line(error: BaseException) -> str:
+    frames = extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    if isinstance(error, SyntaxError):
+        place = f" ({Path(error.filename or '?').name}, line {error.lineno})"
+        error = type(error)(error.msg)
+    words = " ".join(str(error).split())[:_WORDS_CHARS_MAX]
+    return f"{type(error).__name__}: {words}{place}" if words else f"{type(error).__name__}{place}"
+
+
+def _safe(words: object) -> str:
+    # What cannot be encoded would keep the run's end out of the log.
+    return str(words)[:_WORDS_CHARS_MAX].encode(errors="replace").decode()
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,0 +1,92 @@
+"""The `bamboo` command line.
+
+Every command speaks HTTP to a gateway (`--url`, `BAMBOO_URL`), but `serve`, `doctor` and `openapi`,
+which are the gateway or own its data directory, `keys`, which owns the keys file, and `new-agent`,
+which only writes a file.
+
+A command's heavy imports stand inside it: the program answers `--help` before the server's
+libraries would have been read. Exit codes: 0 done, 1 it was refused or failed (for `doctor`: it
+found something), 2 wrong usage or settings, 3 the gateway cannot be reached, 130 interrupted.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from bamboo_gateway import __version__
+from bamboo_gateway.cli import (
+    chat,
+    doctor,
+    documents,
+    keys,
+    life,
+    looking,
+    new_agent,
+    openapi,
+    serve,
+    sessions,
+    share,
+    tail,
+)
+from bamboo_gateway.cli.output import CommandError, complain
+
+program = typer.Typer(
+    name="bamboo",
+    help="Durable sessions and resumable event streams for AI agents.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+program.command("serve")(serve.serve)
+program.command("chat")(chat.chat)
+program.command("tail")(tail.tail)
+program.add_typer(sessions.commands, name="sessions")
+program.command("archive")(life.archive)
+program.command("restore")(life.restore)
+program.command("export")(documents.export)
+program.command("import")(documents.import_)
+program.command("fork")(life.fork)
+program.command("merge")(life.merge)
+program.add_typer(share.commands, name="share")
+program.command("tree")(looking.tree)
+program.command("resume")(looking.resume)
+program.command("stats")(looking.stats)
+program.command("report")(looking.report)
+program.command("extensions")(looking.extensions)
+program.command("cleanup")(life.cleanup)
+program.command("diagnose")(looking.diagnose)
+program.add_typer(keys.commands, name="keys")
+program.command("doctor")(doctor.doctor)
+program.command("openapi")(openapi.openapi)
+program.command("new-agent")(new_agent.new_agent)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bamboo {__version__}")
+        raise typer.Exit
+
+
+@program.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and leave."
+        ),
+    ] = False,
+) -> None:
+    """Durable sessions and resumable event streams for AI agents."""
+
+
+def main() -> None:
+    """Runs the program; every failure that was foreseen is one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character must not end a conversation.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        program()
+    except CommandError as failure:
+        complain(failure)
+        sys.exit(failure.exit_code)

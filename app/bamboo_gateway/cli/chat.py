@@ -1,0 +1,150 @@
+"""`bamboo chat`: a conversation in the terminal."""
+
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from bamboo_gateway.cli.options import DEFAULT_URL, ApiKeyOption, UrlOption, session_id
+from bamboo_gateway.cli.output import CommandError, ExitCode, complain, notice
+from bamboo_gateway.domain import codec
+
+if TYPE_CHECKING:
+    from bamboo_gateway.cli.client import GatewayClient
+
+
+def chat(
+    message: Annotated[
+        str | None, typer.Argument(help="What to say; without it, a conversation begins.")
+    ] = None,
+    session: Annotated[
+        str | None,
+        typer.Option("--session", "-s", help="Session to go on with, or to begin.", metavar="ID"),
+    ] = None,
+    agent: Annotated[str | None, typer.Option(help="Which agent answers.", metavar="NAME")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option",
+            "-o",
+            help="Passed to the agent; the value is JSON, or else text. Repeatable.",
+            metavar="NAME=VALUE",
+        ),
+    ] = None,
+    url: UrlOption = DEFAULT_URL,
+    api_key: ApiKeyOption = None,
+) -> None:
+    """Talk with an agent; the answer streams, and lost connections are taken up again.
+
+    Ctrl-C cancels the running answer, a second one leaves; Ctrl-D ends the conversation. A message
+    can also come on standard input.
+    """
+    from bamboo_gateway.cli.client import GatewayClient
+
+    options = _options(option or [])
+    if session is not None:
+        session_id(session)
+    if message is None and not sys.stdin.isatty():
+        message = sys.stdin.read()
+    with GatewayClient(url, api_key) as client:
+        if message is None:
+            _converse(client, session, agent, options)
+            return
+        if not message.strip():
+            raise CommandError("There is nothing to say: the message is empty.", ExitCode.USAGE)
+        ended = _turn(client, message, session, agent, options).ended
+        if ended != "complete":
+            raise typer.Exit(ExitCode.INTERRUPTED if ended == "cancelled" else ExitCode.FAILED)
+
+
+class Turned(NamedTuple):
+    """What a turn leaves: its session, and the type of the run's terminal event."""
+
+    session_id: str
+    ended: str
+
+
+def _turn(
+    client: "GatewayClient",
+    message: str,
+    session: str | None,
+    agent: str | None,
+    options: dict[str, Any],
+) -> Turned:
+    from bamboo_gateway.cli.transcript import Transcript
+    from bamboo_gateway.cli.turns import CancelOnInterrupt, Question, new_id, send, show
+
+    question = Question(message, session or new_id("s-"), agent, options)
+    try:
+        with CancelOnInterrupt(client, question.session_id, question.run_id) as interrupt:
+            run = send(client, question)
+            interrupt.begun()
+            if session is None:
+                notice(f"session {question.session_id}")
+            return Turned(question.session_id, show(client, run, Transcript()))
+    except KeyboardInterrupt:
+        notice(f"Left; the run may go on in session {question.session_id}.")
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+def _converse(
+    client: "GatewayClient", session: str | None, agent: str | None, options: dict[str, Any]
+) -> None:
+    notice("Ctrl-C cancels an answer, Ctrl-D ends the conversation.")
+    _take_up(client, session)
+    while (text := _asked()) is not None:
+        if not text.strip():
+            continue
+        try:
+            session = _turn(client, text, session, agent, options).session_id
+        except CommandError as failure:
+            complain(failure)
+    if session:
+        notice(f"Go on with: bamboo chat --session {session}")
+
+
+def _take_up(client: "GatewayClient", session: str | None) -> None:
+    """Says what there is already, and shows a run that is on to its end."""
+    from bamboo_gateway.cli.client import RefusedError
+    from bamboo_gateway.cli.transcript import Transcript
+    from bamboo_gateway.cli.turns import CancelOnInterrupt, show
+
+    if session is None:
+        client.call("GET", "/health/live")
+        return
+    try:
+        found = client.call("GET", f"/sessions/{session}")
+    except RefusedError as refusal:
+        if not refusal.is_not_found:
+            raise
+        return
+    notice(f"session {session}: {found['message_count']} messages")
+    if run_id := found["active_run_id"]:
+        notice("An answer is on its way:")
+        with CancelOnInterrupt(client, session, run_id):
+            show(client, client.call("GET", f"/sessions/{session}/runs/{run_id}"), Transcript())
+
+
+def _asked() -> str | None:
+    """Reads the next message from the terminal; None ends the conversation."""
+    with suppress(ImportError):
+        import readline  # noqa: F401  gives `input` its line editing and history
+    try:
+        return input("> ")
+    except (EOFError, KeyboardInterrupt):
+        typer.echo()
+        return None
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name and equals):
+            raise CommandError(f"--option {pair}: write NAME=VALUE", ExitCode.USAGE)
+        try:
+            options[name] = codec.decode(value)
+        except ValueError:
+            options[name] = value
+    return options

@@ -1,0 +1,156 @@
+"""Following a session's events across lost connections, each event once and in order.
+
+The position is the only state: whatever ends a stream, the next one begins after the last frame
+that was read (API section 4).
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, cast
+
+import httpx
+
+from bamboo_gateway.cli.client import GatewayClient, RefusedError, UnreachableError
+from bamboo_gateway.cli.output import CommandError
+from bamboo_gateway.cli.sse import FrameParser
+from bamboo_gateway.domain import codec
+from bamboo_gateway.domain.events import TERMINAL_TYPES
+
+# What the gateway asks for by `retry:` unless a stream has said something else.
+RETRY_SECONDS = 1.0
+# A gateway that is away for long is asked four times a minute, not hammered.
+RETRY_SECONDS_MAX = 15.0
+
+
+class Received(NamedTuple):
+    """One event of the log, or a `reset`.
+
+    Attributes:
+        position: Where it stands.
+        event: The decoded object.
+        data: The same as the JSON text that came.
+    """
+
+    position: str
+    event: dict[str, Any]
+    data: str
+
+
+class Follower:
+    """Iterates over a session's events and comes back by itself when the stream is lost.
+
+    `reset` is handed on, because what was shown has to be loaded again; the other frames that are
+    not in the log are dealt with here. The iteration ends when the gateway says that nothing more
+    will come.
+
+    Attributes:
+        position: After which event it goes on; None before the first frame.
+        goodbye: Why the gateway ended the stream for good, where it said so.
+    """
+
+    def __init__(
+        self,
+        client: GatewayClient,
+        session_id: str,
+        *,
+        after: str | None = None,
+        run_id: str | None = None,
+        until_complete: bool = False,
+        notify: Callable[[str], None],
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.position: str | None = None
+        self.goodbye: str | None = None
+        self._client = client
+        self._path = f"/stream/{session_id}"
+        self._params = {
+            name: value
+            for name, value in {
+                "after": after,
+                "run_id": run_id,
+                "until": "complete" if until_complete else None,
+            }.items()
+            if value is not None
+        }
+        self._notify = notify
+        self._pause = pause
+        self._retry_seconds = RETRY_SECONDS
+        self._failures = 0
+        self._ended = False
+        self._lost_because = ""
+
+    def __iter__(self) -> Iterator[Received]:
+        while not self._ended:
+            self._lost_because = "it was closed"
+            wanted: float | None = None
+            try:
+                yield from self._one_stream()
+            except httpx.TransportError as error:
+                if not self._client.reached:
+                    raise UnreachableError(self._client.url, error) from error
+                self._lost_because = str(error) or type(error).__name__
+            except RefusedError as refusal:
+                if not refusal.passes or not self._client.reached:
+                    raise
+                self._lost_because, wanted = refusal.line, refusal.retry_after_seconds
+            if not self._ended:
+                self._wait(wanted)
+
+    def _one_stream(self) -> Iterator[Received]:
+        headers = {"Last-Event-ID": self.position} if self.position else {}
+        with self._client.stream(self._path, self._params, headers) as response:
+            if response.status_code == httpx.codes.NO_CONTENT:
+                self._ended = True
+                return
+            media_type = response.headers.get("Content-Type", "")
+            if not media_type.startswith("text/event-stream"):
+                raise CommandError("This does not answer like a gateway: no event stream.")
+            if self._failures:
+                self._notify(f"connected again, going on after {self.position or 'the start'}")
+            kind = ""
+            for data in self._frames(response):
+                event = _decoded(data)
+                kind = event["type"]
+                match kind:
+                    case "open" | "heartbeat":
+                        pass
+                    case "goodbye":
+                        self._lost_because = f"goodbye {event['reason']}"
+                        if not event.get("retry", True):
+                            self.goodbye = event["reason"]
+                            self._ended = True
+                    case _:
+                        yield Received(self.position or "", event, data)
+            # The gateway ends a stream after a terminal event only when it was asked to.
+            self._ended |= "until" in self._params and kind in TERMINAL_TYPES
+
+    def _frames(self, response: httpx.Response) -> Iterator[str]:
+        parser = FrameParser(self.position)
+        try:
+            for chunk in response.iter_bytes():
+                for frame in parser.feed(chunk):
+                    self._failures = 0
+                    self.position = frame.id
+                    yield frame.data
+                if parser.retry_ms is not None:
+                    self._retry_seconds = parser.retry_ms / 1000
+        except ValueError as error:
+            raise CommandError(f"This does not answer like a gateway: {error}.") from error
+
+    def _wait(self, wanted: float | None) -> None:
+        backoff = min(self._retry_seconds * 2**self._failures, RETRY_SECONDS_MAX)
+        self._failures += 1
+        # Clients that lost one gateway together do not all come back at the same moment.
+        seconds = backoff * random.uniform(0.5, 1) if wanted is None else wanted  # noqa: S311
+        self._notify(f"connection lost ({self._lost_because}); trying again in {seconds:.1f} s")
+        self._pause(seconds)
+
+
+def _decoded(data: str) -> dict[str, Any]:
+    try:
+        event = codec.decode(data)
+        event["type"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise CommandError("This does not answer like a gateway: a frame is no event.") from error
+    return cast(dict[str, Any], event)

@@ -1,0 +1,263 @@
+"""`bamboo keys`: who may come in. Works on the keys file itself; a running gateway notices."""
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from bamboo_gateway.cli.options import JsonOption
+from bamboo_gateway.cli.output import (
+    CommandError,
+    ExitCode,
+    notice,
+    one_line,
+    print_json,
+    print_line,
+    stdout,
+    styled,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bamboo_gateway.credentials.keyfile import KeyFile
+    from bamboo_gateway.credentials.keys import ApiKey
+    from bamboo_gateway.domain.callers import Right
+    from bamboo_gateway.settings import Settings
+
+NAME_CHARS_MAX: Final = 200
+"""A name is one cell of a list."""
+
+_SECONDS: Final = {"m": 60, "h": 3600, "d": 86_400}
+_DURATION: Final = re.compile(r"([1-9][0-9]{0,5})([mhd])")
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="TOML file with settings.", metavar="FILE")
+]
+DataDirOption = Annotated[
+    Path | None, typer.Option("--data-dir", help="Where sessions are kept.", metavar="DIR")
+]
+
+commands = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
+
+
+@commands.command("create")
+def create_key(
+    user: Annotated[
+        str | None, typer.Option(help="Whose key it is.", metavar="USER", show_default=False)
+    ] = None,
+    service: Annotated[
+        bool,
+        typer.Option("--service", help="For a program that names its user in X-User-Id."),
+    ] = False,
+    rights: Annotated[
+        str, typer.Option(help="Of read, write and admin, with commas.", metavar="RIGHTS")
+    ] = "read,write",
+    name: Annotated[str, typer.Option(help="What you call it.", metavar="NAME")] = "",
+    expires: Annotated[
+        str | None,
+        typer.Option(help="When it ends: RFC 3339, or after 90d, 12h, 30m.", metavar="TIME"),
+    ] = None,
+    json: JsonOption = False,
+    data_dir: DataDirOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Make a key. It is printed once, and kept only as a digest."""
+    from bamboo_gateway.credentials.keyfile import with_room
+    from bamboo_gateway.credentials.keys import ApiKey, make_key
+    from bamboo_gateway.domain.clock import SystemClock
+    from bamboo_gateway.domain.errors import BambooError
+    from bamboo_gateway.domain.ids import check_user_id
+
+    if (user is None) is not service:
+        raise CommandError("say whose key it is: --user USER, or --service", ExitCode.USAGE)
+    if len(name) > NAME_CHARS_MAX:
+        raise CommandError(f"--name has at most {NAME_CHARS_MAX} characters", ExitCode.USAGE)
+    allowed = _rights(rights)
+    now_ms = SystemClock().now_ms()
+    expires_at = None if expires is None else _expiry(expires, now_ms)
+    settings = _settings(data_dir, config)
+    file = _key_file(settings)
+    key_id, text, digest = make_key()
+    try:
+        user_id = None if user is None else check_user_id(user)
+        key = ApiKey(key_id, digest, user_id, allowed, name, now_ms, expires_at)
+        file.change(lambda keys: [*with_room(keys), key])
+    except BambooError as error:
+        raise CommandError(error.detail) from error
+    _record(settings, "create-key", [key_id], now_ms)
+    if json:
+        print_json({"key": text, **_shape(key, now_ms)})
+        return
+    notice(f"{key_id} is in {file.path}; keep the key, it is shown this once")
+    print_line(text)
+
+
+@commands.command("list")
+def list_keys(
+    json: JsonOption = False, data_dir: DataDirOption = None, config: ConfigOption = None
+) -> None:
+    """List the keys there are, without their secrets."""
+    from bamboo_gateway.domain.clock import SystemClock
+    from bamboo_gateway.domain.errors import BambooError
+
+    try:
+        keys = _key_file(_settings(data_dir, config)).read()
+    except BambooError as error:
+        raise CommandError(error.detail) from error
+    now_ms = SystemClock().now_ms()
+    shapes = [_shape(key, now_ms) for key in keys]
+    if json:
+        for shape in shapes:
+            print_json(shape)
+    else:
+        _print_table(shapes)
+
+
+@commands.command("revoke")
+def revoke_keys(
+    keys: Annotated[list[str], typer.Argument(help="Which keys, by id.", metavar="ID…")],
+    json: JsonOption = False,
+    data_dir: DataDirOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Revoke keys: within seconds they open nothing, and streams opened with them end."""
+    from dataclasses import replace
+
+    from bamboo_gateway.domain.clock import SystemClock
+    from bamboo_gateway.domain.errors import BambooError
+
+    settings = _settings(data_dir, config)
+    wanted = {_id_of(text) for text in keys}
+    now_ms = SystemClock().now_ms()
+
+    def revoked(known: "Sequence[ApiKey]") -> "Sequence[ApiKey]":
+        unknown = sorted(wanted - {key.id for key in known})
+        if unknown:
+            raise CommandError(f"no key {', '.join(unknown)}; `bamboo keys list` shows them")
+        return [
+            replace(key, revoked_at=now_ms) if key.id in wanted and key.revoked_at is None else key
+            for key in known
+        ]
+
+    try:
+        _key_file(settings).change(revoked)
+    except BambooError as error:
+        raise CommandError(error.detail) from error
+    _record(settings, "revoke-key", sorted(wanted), now_ms)
+    for key_id in sorted(wanted):
+        if json:
+            print_json({"id": key_id, "state": "revoked"})
+        else:
+            notice(f"revoked {key_id}")
+
+
+def _settings(data_dir: Path | None, config: Path | None) -> "Settings":
+    from bamboo_gateway.settings import SettingsError, load_settings
+
+    try:
+        return load_settings(config, data_dir=data_dir)
+    except SettingsError as error:
+        raise CommandError(str(error), ExitCode.USAGE) from error
+
+
+def _record(settings: "Settings", action: str, key_ids: list[str], now_ms: int) -> None:
+    """Writes into the audit log what has been done; it is not undone where that fails."""
+    from bamboo_gateway.observability.audit import AuditLog, AuditRecord
+
+    path = settings.audit_path
+    if path is None:
+        return
+    caller = f"uid:{os.getuid()}"
+    record = AuditRecord(at_ms=now_ms, action=action, caller=caller, targets=key_ids)
+    try:
+        AuditLog(path).write(record)
+    except OSError as error:
+        notice(f"it is done, but not recorded in the audit log {path}: {error.strerror}")
+
+
+def _key_file(settings: "Settings") -> "KeyFile":
+    from bamboo_gateway.credentials.keyfile import KeyFile
+
+    path = settings.keys_path
+    if path is None:
+        raise CommandError(
+            "storage_url `memory:` keeps no keys file; set api_keys_file", ExitCode.USAGE
+        )
+    return KeyFile(path)
+
+
+def _rights(text: str) -> "frozenset[Right]":
+    from bamboo_gateway.domain.callers import ALL_RIGHTS
+
+    named = {part.strip() for part in text.split(",")}
+    if not named <= ALL_RIGHTS:
+        raise CommandError("--rights are some of read, write and admin", ExitCode.USAGE)
+    return frozenset(right for right in ALL_RIGHTS if right in named)
+
+
+def _expiry(text: str, now_ms: int) -> int:
+    from bamboo_gateway.domain.clock import parse_ms
+
+    match = _DURATION.fullmatch(text)
+    try:
+        at_ms = (
+            now_ms + int(match[1]) * _SECONDS[match[2]] * 1000
+            if match is not None
+            else parse_ms(text)
+        )
+    except (ValueError, OverflowError) as error:
+        raise CommandError(
+            f"--expires {text}: write 2027-01-31T12:00:00Z, or 90d, 12h, 30m", ExitCode.USAGE
+        ) from error
+    if at_ms <= now_ms:
+        raise CommandError(f"--expires {text} has passed already", ExitCode.USAGE)
+    return at_ms
+
+
+def _id_of(text: str) -> str:
+    # Somebody who has the key itself at hand need not look its id up, and it is not shown again.
+    return "key-" + text.split("_")[1] if text.startswith("bamboo_") else text
+
+
+def _shape(key: "ApiKey", now_ms: int) -> dict[str, Any]:
+    from bamboo_gateway.domain.clock import format_ms
+
+    state = (
+        "revoked" if key.revoked_at is not None else "live" if key.is_live(now_ms) else "expired"
+    )
+    return {
+        "id": key.id,
+        "name": key.name,
+        "user_id": key.user_id,
+        "rights": sorted(key.rights),
+        "state": state,
+        "created_at": format_ms(key.created_at),
+        "expires_at": None if key.expires_at is None else format_ms(key.expires_at),
+    }
+
+
+def _print_table(shapes: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    if not shapes:
+        notice("no keys")
+        return
+    table = Table(box=None, pad_edge=False)
+    for header in ("ID", "State", "User", "Rights", "Created", "Expires", "Name"):
+        # An id is what `revoke` takes, so it is never cut.
+        table.add_column(header, no_wrap=header == "ID", min_width=20 if header == "ID" else None)
+    for shape in shapes:
+        table.add_row(
+            styled(shape["id"]),
+            styled(shape["state"]),
+            styled(shape["user_id"] or "(service)"),
+            styled(",".join(shape["rights"])),
+            styled(shape["created_at"]),
+            styled(shape["expires_at"] or "never"),
+            styled(one_line(shape["name"], 60)),
+        )
+    # A pipe has no width: its lines are as long as they are.
+    stdout().print(table, soft_wrap=not stdout().is_terminal)

@@ -1,0 +1,260 @@
+"""`bamboo archive`, `restore`, `fork`, `merge`, `cleanup`: what becomes of sessions."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bamboo_gateway.cli.options import DEFAULT_URL, ApiKeyOption, JsonOption, UrlOption, session_id
+from bamboo_gateway.cli.output import (
+    CommandError,
+    ExitCode,
+    notice,
+    one_line,
+    print_json,
+    print_line,
+    stderr,
+)
+
+if TYPE_CHECKING:
+    from bamboo_gateway.cli.client import GatewayClient
+
+_AT_ONCE = 50
+"""Sessions of one bulk request: a step of the progress bar."""
+
+Ids = Annotated[list[str], typer.Argument(help="Which sessions.", metavar="ID…")]
+One = Annotated[str, typer.Argument(help="Which session.", metavar="ID")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would be.")]
+
+
+def archive(
+    sessions: Annotated[
+        list[str] | None, typer.Argument(help="Which sessions; none lists.", metavar="[ID…]")
+    ] = None,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete archived sessions, for good.")
+    ] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    json: JsonOption = False,
+    url: UrlOption = DEFAULT_URL,
+    api_key: ApiKeyOption = None,
+) -> None:
+    """Archive sessions: read-only, compressed, out of the lists. Without any, list the archive."""
+    from bamboo_gateway.cli.client import GatewayClient
+
+    ids = [session_id(one) for one in sessions or ()]
+    with GatewayClient(url, api_key) as client:
+        if not ids:
+            _list_archive(client, json=json)
+        elif delete:
+            _delete_archived(client, ids, dry_run=dry_run, yes=yes)
+        elif dry_run:
+            for one in ids:
+                notice(f"would archive {client.call('GET', f'/sessions/{one}')['id']}")
+        else:
+            _bulk(client, "/archive", "archived", ids, json=json)
+
+
+def restore(
+    sessions: Ids,
+    json: JsonOption = False,
+    url: UrlOption = DEFAULT_URL,
+    api_key: ApiKeyOption = None,
+) -> None:
+    """Bring archived sessions back, with everything they had."""
+    from bamboo_gateway.cli.client import GatewayClient
+
+    ids = [session_id(one) for one in sessions]
+    with GatewayClient(url, api_key) as client:
+        _bulk(client, "/archive/restore", "restored", ids, json=json)
+
+
+def fork(
+    session: One,
+    at: Annotated[
+        str | None, typer.Option(help="Last message of the fork (default: the last).", metavar="ID")
+    ] = None,
+    index: Annotated[
+        int | None, typer.Option(min=0, help="The same by number, from 0.", metavar="N")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Title of the fork.", metavar="TITLE")] = None,
+    new_id: Annotated[str | None, typer.Option(help="Id of the fork.", metavar="ID")] = None,
+    reset: Annotated[
+        bool, typer.Option("--reset", help="Without the parent's metadata and extension data.")
+    ] = False,
+    json: JsonOption = False,
+    url: UrlOption = DEFAULT_URL,
+    api_key: ApiKeyOption = None,
+) -> None:
+    """Make a new session of a session's beginning."""
+    from bamboo_gateway.cli.client import GatewayClient
+
+    body = {
+        "from_message_id": at,
+        "from_message_index": index,
+        "new_name": name,
+        "new_id": new_id,
+        "metadata_strategy": "reset" if reset else None,
+    }
+    given = {field: value for field, value in body.items() if value is not None}
+    with GatewayClient(url, api_key) as client:
+        made = client.call("POST", f"/sessions/{session_id(session)}/fork", json=given)
+    if made.get("cut_moved"):
+        notice(made["detail"])
+    _say(made, f"{made['id']}  {made['message_count']} messages", json=json)
+
+
+def merge(
+    target: Annotated[str, typer.Argument(help="Which session gets them.", metavar="TARGET")],
+    source: Annotated[str, typer.Argument(help="Whose messages.", metavar="SOURCE")],
+    strategy: Annotated[str, typer.Option(help="append, interleave or replace.")] = "append",
+    metadata: Annotated[
+        str, typer.Option(help="Whose metadata and usage: target, source or merge.")
+    ] = "target",
+    json: JsonOption = False,
+    url: UrlOption = DEFAULT_URL,
+    api_key: ApiKeyOption = None,
+) -> None:
+    """Merge the messages of one session into another, each once. The source stays."""
+    from bamboo_gateway.cli.client import GatewayClient
+
+    body = {
+        "source_id": session_id(source),
+        "strategy": strategy,
+        "metadata_strategy": metadata,
+    }
+    with GatewayClient(url, api_key) as client:
+        merged = client.call("POST", f"/sessions/{session_id(target)}/merge", json=body)
+    _say(merged, f"{merged['id']}  {merged['message_count']} messages", json=json)
+
+
+def cleanup(
+    before: Annotated[
+        str | None,
+        typer.Option(help="All without activity since then (RFC 3339).", metavar="TIME"),
+    ] = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    json: JsonOption = False,
+    url: UrlOption = DEFAULT_URL,
+    api_key: ApiKeyOption = None,
+) -> None:
+    """Delete sessions whose time has passed. There is no way back; --dry-run looks first."""
+    from bamboo_gateway.cli.client import GatewayClient
+
+    wanted = {"before": before} if before else {}
+    with GatewayClient(url, api_key) as client:
+        if not dry_run and not yes:
+            due = client.call("POST", "/cleanup", json={**wanted, "dry_run": True})
+            count = len(due["session_ids"])
+            confirm(f"Delete {count} sessions ({due['bytes_freed']} bytes) for good?")
+        stats = client.call("POST", "/cleanup", json={**wanted, "dry_run": dry_run})
+    if json:
+        print_json(stats)
+        return
+    for one in stats["session_ids"]:
+        print_line(one)
+    did = "would delete" if dry_run else "deleted"
+    notice(
+        f"{did} {stats['sessions_cleaned']} sessions and {stats['archives_cleaned']} archived "
+        f"ones, {stats['bytes_freed']} bytes"
+    )
+
+
+def confirm(question: str) -> None:
+    """Asks before what has no way back.
+
+    Raises:
+        CommandError: Nobody can answer.
+    """
+    if not sys.stdin.isatty():
+        raise CommandError("Deleting asks first, and nobody can answer: use --yes.", ExitCode.USAGE)
+    typer.confirm(question, abort=True)
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[..., None]]:
+    """Shows how far bulk work is, on a terminal; gives what moves it on.
+
+    It takes how much was done, and how much more there is than was known.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress
+
+    console = stderr()
+    with Progress(
+        what,
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task(what, total=total)
+
+        def advance(count: int, more: int = 0) -> None:
+            nonlocal total
+            total += more
+            bar.update(task, advance=count, total=total)
+
+        yield advance
+
+
+def _bulk(
+    client: "GatewayClient", path: str, done_name: str, ids: Sequence[str], *, json: bool
+) -> None:
+    failed = 0
+    with progress(done_name, len(ids)) as advance:
+        for start in range(0, len(ids), _AT_ONCE):
+            part = list(ids[start : start + _AT_ONCE])
+            answer = client.call("POST", path, json={"session_ids": part})
+            for one in answer[done_name]:
+                _say(one, f"{done_name} {one['session_id']}  {one['bytes']} bytes", json=json)
+            for one in answer["failed"]:
+                notice(f"{one['session_id']}: {one_line(one['detail'])} ({one['code']})")
+            failed += len(answer["failed"])
+            advance(len(part))
+    if failed:
+        raise CommandError(f"{failed} of {len(ids)} were not {done_name}.")
+
+
+def _list_archive(client: "GatewayClient", *, json: bool) -> None:
+    params: dict[str, Any] = {"limit": 1000}
+    while True:
+        page = client.call("GET", "/archive", params=params)
+        for one in page["archives"]:
+            session = one["session"]
+            title = one_line(session["title"] or "", 60)
+            line = f"{session['id']}  {one['archived_at']}  {one['bytes']} bytes  {title}"
+            _say(one, line, json=json)
+        if not page["has_more"]:
+            return
+        params["cursor"] = page["next_cursor"]
+
+
+def _delete_archived(
+    client: "GatewayClient", ids: Sequence[str], *, dry_run: bool, yes: bool
+) -> None:
+    for one in ids:
+        client.call("GET", f"/archive/{one}")
+    if dry_run:
+        for one in ids:
+            notice(f"would delete {one}")
+        return
+    if not yes:
+        confirm(f"Delete {', '.join(ids)} for good?")
+    with progress("deleted", len(ids)) as advance:
+        for one in ids:
+            client.call("DELETE", f"/archive/{one}")
+            notice(f"deleted {one}")
+            advance(1)
+
+
+def _say(shape: dict[str, Any], line: str, *, json: bool) -> None:
+    if json:
+        print_json(shape)
+    else:
+        print_line(line)

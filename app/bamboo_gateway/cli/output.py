@@ -1,0 +1,110 @@
+"""What the commands print: through here everything that came over the network is made harmless.
+
+A terminal obeys control sequences wherever they come from: an agent's answer could rename the
+window, hide text or answer a query of the terminal into the shell. So control characters are shown
+as escapes, and Rich never reads markup in them.
+"""
+
+import re
+from collections.abc import Mapping
+from enum import IntEnum
+from functools import cache
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from bamboo_gateway.domain import codec
+
+# C0 but tab and newline, DEL, C1 (0x9b alone begins a sequence), and the marks that turn the
+# direction of text, which make a line read differently from what it says.
+_UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# JSON escapes C0 by itself; of valid JSON these can only stand inside strings.
+_UNSAFE_IN_JSON = re.compile(r"[\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+class ExitCode(IntEnum):
+    """What a shell learns from a command."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    INTERRUPTED = 130
+
+
+class CommandError(Exception):
+    """Ends the command with one line on stderr and an exit code.
+
+    Attributes:
+        line: The one line.
+        exit_code: What the process ends with.
+    """
+
+    def __init__(self, line: str, exit_code: ExitCode = ExitCode.FAILED) -> None:
+        super().__init__(line)
+        self.line = line
+        self.exit_code = exit_code
+
+
+@cache
+def stdout() -> Console:
+    """The results."""
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+@cache
+def stderr() -> Console:
+    """Notices and errors, so that a pipe gets results alone."""
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+def harmless(text: str) -> str:
+    """Gives `text` with control characters written as escapes; newline and tab stay."""
+    return _UNSAFE.sub(_escaped, text.replace("\r\n", "\n"))
+
+
+def one_line(text: str, width: int = 200) -> str:
+    """Gives `text` harmless, on one line, cut to `width` characters."""
+    line = " ".join(harmless(text).split())
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def styled(text: str, style: str = "") -> Text:
+    """Gives text from the network for a console: harmless, and never read as markup."""
+    return Text(harmless(text), style=style)
+
+
+def write(text: str, style: str = "") -> None:
+    """Prints a piece of a running text to stdout, as it is: no newline, no wrapping."""
+    stdout().print(styled(text, style), end="", soft_wrap=True)
+
+
+def print_line(text: str, style: str = "") -> None:
+    """Prints one line to stdout, unwrapped."""
+    stdout().print(styled(text, style), soft_wrap=True)
+
+
+def print_json(value: bytes | str | Mapping[str, Any]) -> None:
+    """Prints one JSON value as one line to stdout; JSON text goes out as it came."""
+    if isinstance(value, Mapping):
+        value = codec.encode(value)
+    text = value.decode() if isinstance(value, bytes) else value
+    stdout().out(_UNSAFE_IN_JSON.sub(_escaped, text), highlight=False)
+
+
+def notice(text: str) -> None:
+    """Says on stderr what is going on."""
+    stderr().print(styled(text, "dim"), soft_wrap=True)
+
+
+def complain(failure: CommandError) -> None:
+    """Says on stderr why the command ends."""
+    stderr().print(
+        Text("error: ", "bold red") + styled(one_line(failure.line, 500)), soft_wrap=True
+    )
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\u{code:04x}"

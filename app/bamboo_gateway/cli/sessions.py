@@ -1,0 +1,192 @@
+"""`bamboo sessions`: what conversations there are."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bamboo_gateway.cli.options import DEFAULT_URL, ApiKeyOption, JsonOption, UrlOption, session_id
+from bamboo_gateway.cli.output import (
+    CommandError,
+    ExitCode,
+    harmless,
+    notice,
+    one_line,
+    print_json,
+    print_line,
+    stdout,
+    styled,
+)
+
+if TYPE_CHECKING:
+    from bamboo_gateway.cli.client import GatewayClient
+
+# The most the gateway gives at once (API section 8).
+PAGE_MAX = 1000
+
+commands = typer.Typer(help="List, show and delete sessions.", no_args_is_help=True)
+
+
+@commands.command("list")
+def list_sessions(
+    user_id: Annotated[str | None, typer.Option(help="Only this user's.")] = None,
+    state: Annotated[
+        str | None,
+        typer.Option(help="active, idle, disconnected, closed, expired or archived."),
+    ] = None,
+    session_type: Annotated[str | None, typer.Option(help="user, sub_agent or scheduled.")] = None,
+    title_contains: Annotated[
+        str | None, typer.Option(help="Only with this in the title, in any case.")
+    ] = None,
+    created_after: Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339.")] = None,
+    created_before: Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339.")] = None,
+    active_after: Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339.")] = None,
+    parent_id: Annotated[str | None, typer.Option(help="Only forks of this session.")] = None,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="What others share with you, in place of your own.")
+    ] = False,
+    sort_by: Annotated[
+        str | None,
+        typer.Option(help="last_activity_at, created_at, updated_at, message_count or title."),
+    ] = None,
+    sort_order: Annotated[str | None, typer.Option(help="asc or desc.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    json: JsonOption = False,
+    url: UrlOption = DEFAULT_URL,
+    api_key: ApiKeyOption = None,
+) -> None:
+    """List sessions, the last active first."""
+    from bamboo_gateway.cli.client import GatewayClient
+
+    filters = {
+        "user_id": user_id,
+        "state": state,
+        "session_type": session_type,
+        "title_contains": title_contains,
+        "created_after": created_after,
+        "created_before": created_before,
+        "active_after": active_after,
+        "parent_id": parent_id,
+        "shared": "true" if shared else None,
+        "sort_by": sort_by,
+        "sort_order": sort_order,
+    }
+    with GatewayClient(url, api_key) as client:
+        found = _pages(client, "/sessions", "sessions", filters, limit)
+        if json:
+            for session in found:
+                print_json(session)
+        else:
+            _print_table(list(found))
+
+
+@commands.command("show")
+def show_session(
+    session: Annotated[str, typer.Argument(help="Which session.", metavar="ID")],
+    messages: Annotated[
+        bool, typer.Option("--messages", "-m", help="With everything that was said.")
+    ] = False,
+    json: JsonOption = False,
+    url: UrlOption = DEFAULT_URL,
+    api_key: ApiKeyOption = None,
+) -> None:
+    """Show one session, and with --messages the conversation."""
+    from bamboo_gateway.cli.client import GatewayClient
+
+    path = f"/sessions/{session_id(session)}"
+    with GatewayClient(url, api_key) as client:
+        found = client.call("GET", path)
+        said = _pages(client, f"{path}/messages", "messages", {}, None) if messages else iter(())
+        if json:
+            print_json({**found, "messages": list(said)} if messages else found)
+            return
+        _print_fields(found)
+        for message in said:
+            _print_message(message)
+
+
+@commands.command("delete")
+def delete_sessions(
+    sessions: Annotated[list[str], typer.Argument(help="Which sessions.", metavar="ID…")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    url: UrlOption = DEFAULT_URL,
+    api_key: ApiKeyOption = None,
+) -> None:
+    """Delete sessions with everything in them. There is no way back."""
+    import sys
+
+    from bamboo_gateway.cli.client import GatewayClient
+
+    ids = [session_id(session) for session in sessions]
+    if not yes:
+        if not sys.stdin.isatty():
+            raise CommandError(
+                "Deleting asks first, and nobody can answer: use --yes.", ExitCode.USAGE
+            )
+        typer.confirm(f"Delete {', '.join(ids)} for good?", abort=True)
+    with GatewayClient(url, api_key) as client:
+        for one in ids:
+            client.call("DELETE", f"/sessions/{one}")
+            notice(f"deleted {one}")
+
+
+def _pages(
+    client: "GatewayClient",
+    path: str,
+    name: str,
+    filters: dict[str, Any],
+    limit: int | None,
+) -> Iterator[dict[str, Any]]:
+    """Gives a list's items across its pages, up to `limit`."""
+    cursor = "after" if name == "messages" else "cursor"
+    params = dict(filters)
+    left = limit
+    while left is None or left > 0:
+        params["limit"] = PAGE_MAX if left is None else min(left, PAGE_MAX)
+        page = client.call("GET", path, params=params)
+        yield from page[name]
+        if not page["has_more"]:
+            return
+        params[cursor] = page["next_cursor"]
+        left = None if left is None else left - len(page[name])
+
+
+def _print_table(found: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    if not found:
+        notice("no sessions")
+        return
+    table = Table(box=None, pad_edge=False)
+    for header in ("ID", "State", "Last activity", "Messages", "Title"):
+        table.add_column(header, justify="right" if header == "Messages" else "left")
+    for session in found:
+        table.add_row(
+            styled(session["id"]),
+            styled(session["state"]),
+            styled(session["last_activity_at"]),
+            styled(str(session["message_count"])),
+            styled(one_line(session["title"] or "", 60)),
+        )
+    # A pipe has no width: its lines are as long as they are.
+    stdout().print(table, soft_wrap=not stdout().is_terminal)
+
+
+def _print_fields(session: dict[str, Any]) -> None:
+    from bamboo_gateway.domain import codec
+
+    width = max(map(len, session))
+    for name, value in session.items():
+        text = value if isinstance(value, str) else codec.encode(value).decode()
+        print_line(f"{harmless(name):<{width}}  {one_line(text, 500)}")
+
+
+def _print_message(message: dict[str, Any]) -> None:
+    from bamboo_gateway.cli.transcript import text_of
+
+    status = "" if message["status"] == "complete" else f" ({message['status']})"
+    print_line(f"\n{message['role']}{status}  {message['created_at']}", "bold")
+    if text := text_of(message["content"]):
+        print_line(text)
+    for call in message.get("tool_calls") or ():
+        print_line(one_line(f"→ {call['name']} {call['arguments']}"), "cyan")

@@ -1,0 +1,81 @@
+"""`bamboo share`: letting others read a session, and not any more."""
+
+from typing import Annotated
+
+import typer
+
+from bamboo_gateway.cli.options import DEFAULT_URL, ApiKeyOption, JsonOption, UrlOption, session_id
+from bamboo_gateway.cli.output import CommandError, ExitCode, notice, print_json, print_line
+
+commands = typer.Typer(
+    name="share", help="Let others read a session, and not any more.", no_args_is_help=True
+)
+
+Session = Annotated[str, typer.Argument(help="Which session.", metavar="ID")]
+
+
+@commands.command("create")
+def create(
+    session: Session,
+    user: Annotated[str | None, typer.Option(help="With this user.", metavar="USER")] = None,
+    link: Annotated[bool, typer.Option("--link", help="With whoever has the link.")] = False,
+    expires_in: Annotated[
+        int | None, typer.Option(min=1, help="Ends after so many seconds.", metavar="SECONDS")
+    ] = None,
+    json: JsonOption = False,
+    url: UrlOption = DEFAULT_URL,
+    api_key: ApiKeyOption = None,
+) -> None:
+    """Share a session, read-only. A link's token is printed this once."""
+    from bamboo_gateway.cli.client import API, GatewayClient
+
+    if (user is None) != link:
+        raise CommandError("Give --user USER, or --link.", ExitCode.USAGE)
+    given = {"user_id": user, "link": link or None, "expires_in": expires_in}
+    body = {name: value for name, value in given.items() if value is not None}
+    one = session_id(session)
+    with GatewayClient(url, api_key) as client:
+        made = client.call("POST", f"/sessions/{one}/shares", json=body)
+        if json:
+            print_json(made)
+        elif link:
+            notice(f"{made['id']}: the link, not to be had again:")
+            print_line(f"{client.url}{API}/sessions/{one}/export?share={made['token']}")
+        else:
+            print_line(f"{made['id']}  {made['user_id']}")
+
+
+@commands.command("list")
+def list_(
+    session: Session,
+    json: JsonOption = False,
+    url: UrlOption = DEFAULT_URL,
+    api_key: ApiKeyOption = None,
+) -> None:
+    """List whom a session is shared with."""
+    from bamboo_gateway.cli.client import GatewayClient
+
+    with GatewayClient(url, api_key) as client:
+        shares = client.call("GET", f"/sessions/{session_id(session)}/shares")["shares"]
+    for share in shares:
+        if json:
+            print_json(share)
+            continue
+        until = f"  until {share['expires_at']}" if share["expires_at"] else ""
+        print_line(f"{share['id']}  {share['user_id'] or 'by link'}{until}")
+
+
+@commands.command("revoke")
+def revoke(
+    session: Session,
+    share: Annotated[str, typer.Argument(help="Which share.", metavar="SHARE")],
+    url: UrlOption = DEFAULT_URL,
+    api_key: ApiKeyOption = None,
+) -> None:
+    """End a share, and the streams that stand on it."""
+    from bamboo_gateway.cli.client import GatewayClient
+
+    path = f"/sessions/{session_id(session)}/shares/{session_id(share)}"
+    with GatewayClient(url, api_key) as client:
+        client.call("DELETE", path)
+    notice(f"revoked {share}")

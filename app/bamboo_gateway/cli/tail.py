@@ -1,0 +1,69 @@
+"""`bamboo tail`: a session's events as they come."""
+
+from typing import Annotated, Any
+
+import typer
+
+from bamboo_gateway.cli.options import DEFAULT_URL, ApiKeyOption, JsonOption, UrlOption, session_id
+from bamboo_gateway.cli.output import ExitCode, notice, one_line, print_json, print_line
+from bamboo_gateway.domain import codec
+
+TEXT_CHARS = 500
+# What is the same in every event, or stands in a column of its own.
+_COLUMNS = ("type", "seq", "time")
+
+
+def tail(
+    session: Annotated[str, typer.Argument(help="Which session.", metavar="ID")],
+    after: Annotated[
+        str | None,
+        typer.Option(
+            help="Begin after this position (0: from the start). "
+            "Default: before the active run's first event, or now.",
+            metavar="POSITION",
+        ),
+    ] = None,
+    until_complete: Annotated[
+        bool, typer.Option("--until-complete", help="End with the run's terminal event.")
+    ] = False,
+    json: JsonOption = False,
+    url: UrlOption = DEFAULT_URL,
+    api_key: ApiKeyOption = None,
+) -> None:
+    """Follow a session's events, each once and in order; lost connections are taken up again.
+
+    Watching starts nothing and stops nothing. Ctrl-C leaves.
+    """
+    from bamboo_gateway.cli.client import GatewayClient
+    from bamboo_gateway.cli.following import Follower
+
+    with GatewayClient(url, api_key) as client:
+        follower = Follower(
+            client,
+            session_id(session),
+            after=after,
+            until_complete=until_complete,
+            notify=notice,
+        )
+        try:
+            for position, event, data in follower:
+                if json:
+                    print_json(data)
+                else:
+                    _print_event(position, event)
+        except KeyboardInterrupt:
+            notice(f"Go on with: bamboo tail {session} --after {follower.position or 0}")
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
+        if follower.goodbye:
+            notice(f"The gateway ended the stream: {follower.goodbye}.")
+
+
+def _print_event(position: str, event: dict[str, Any]) -> None:
+    words = " ".join(
+        f"{name}={_text(value)}" for name, value in event.items() if name not in _COLUMNS
+    )
+    print_line(f"{position}  {event['type']:<16} {one_line(words, TEXT_CHARS)}".rstrip())
+
+
+def _text(value: Any) -> str:
+    return codec.encode(value).decode()

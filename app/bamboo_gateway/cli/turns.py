@@ -1,0 +1,181 @@
+"""One turn of a conversation: sent exactly once, shown as it is answered, cancelled by Ctrl-C."""
+
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from threading import Thread
+from types import FrameType
+from typing import Any, Self
+
+from bamboo_gateway.cli.client import GatewayClient, RefusedError, UnreachableError
+from bamboo_gateway.cli.following import RETRY_SECONDS, RETRY_SECONDS_MAX, Follower
+from bamboo_gateway.cli.output import CommandError, notice
+from bamboo_gateway.cli.transcript import Transcript
+from bamboo_gateway.domain.clock import SystemClock
+from bamboo_gateway.domain.events import TERMINAL_TYPES
+from bamboo_gateway.domain.ids import IdMaker
+
+# About three minutes in all: longer than a restart with a recovery, shorter than patience.
+SEND_ATTEMPTS_MAX = 15
+
+_ids = IdMaker()
+
+
+def new_id(prefix: str) -> str:
+    """Makes an id like the gateway's own, without asking it."""
+    return _ids.make(prefix, SystemClock().now_ms())
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is sent: the message, and who is to answer it how.
+
+    Attributes:
+        run_id: Our own name for the run, so that it can be cancelled before there is an answer.
+        session_id: The conversation, or how a new one is to be called: for the same reason.
+    """
+
+    message: str
+    session_id: str
+    agent: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    run_id: str = field(default_factory=lambda: new_id("run_"))
+
+
+def send(
+    client: GatewayClient, question: Question, pause: Callable[[float], None] = time.sleep
+) -> dict[str, Any]:
+    """Posts a question until there is an answer; the key makes all its posts one run.
+
+    Raises:
+        RefusedError: The gateway does not want it.
+        UnreachableError: There is no gateway, or it stayed away.
+    """
+    body: dict[str, Any] = {
+        "message": question.message,
+        "session_id": question.session_id,
+        "run_id": question.run_id,
+    }
+    if question.agent is not None:
+        body["agent"] = question.agent
+    if question.options:
+        body["options"] = question.options
+    headers = {"Idempotency-Key": question.run_id}
+    for attempt in range(SEND_ATTEMPTS_MAX):
+        wanted: float | None = None
+        try:
+            answer: dict[str, Any] = client.call("POST", "/chat", json=body, headers=headers)
+        except UnreachableError as error:
+            if not client.reached or attempt == SEND_ATTEMPTS_MAX - 1:
+                raise
+            line = error.line
+        except RefusedError as refusal:
+            if not refusal.passes or attempt == SEND_ATTEMPTS_MAX - 1:
+                raise
+            line, wanted = refusal.line, refusal.retry_after_seconds
+        else:
+            return answer
+        seconds = min(RETRY_SECONDS * 2**attempt, RETRY_SECONDS_MAX) if wanted is None else wanted
+        notice(f"{line} Sending again in {seconds:.0f} s.")
+        pause(seconds)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def show(client: GatewayClient, run: Mapping[str, Any], transcript: Transcript) -> str:
+    """Shows a run from its beginning to its end.
+
+    Args:
+        client: Which gateway.
+        run: The answer of `POST /chat`, or a run.
+        transcript: Where it is shown.
+
+    Returns:
+        The type of the run's terminal event: `complete`, `error` or `cancelled`.
+
+    Raises:
+        CommandError: The stream ended before the run had: the session was deleted, say.
+    """
+    session_id, run_id = run["session_id"], run["run_id"]
+    follower = Follower(
+        client,
+        session_id,
+        after=run["position"],
+        run_id=run_id,
+        until_complete=True,
+        notify=transcript.interrupt,
+    )
+    for position, event, _ in follower:
+        if event["type"] == "reset":
+            transcript.interrupt(
+                f"the gateway cannot go on where the stream was ({event['reason']}); "
+                f"it goes on at {position}"
+            )
+        elif event.get("run_id") == run_id:
+            transcript.show(event)
+            if event["type"] in TERMINAL_TYPES:
+                return str(event["type"])
+    return _ended_unseen(client, session_id, run_id, follower, transcript)
+
+
+class CancelOnInterrupt:
+    """While the block runs, Ctrl-C cancels the run; a second one raises `KeyboardInterrupt`.
+
+    The cancel call has a thread of its own: an exception out of a signal would cut the stream in
+    the middle of a frame, and nobody could say what had been shown.
+    """
+
+    def __init__(self, client: GatewayClient, session_id: str, run_id: str) -> None:
+        self._path = f"/sessions/{session_id}/runs/{run_id}/cancel"
+        self._client = client
+        self._pressed = False
+
+    def __enter__(self) -> Self:
+        self._before = signal.signal(signal.SIGINT, self._on_sigint)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def begun(self) -> None:
+        """Says that the run exists now: a Ctrl-C from before could not find it."""
+        if self._pressed:
+            self._start_cancel()
+
+    def _on_sigint(self, _signal: int, _frame: FrameType | None) -> None:
+        if self._pressed:
+            raise KeyboardInterrupt
+        self._pressed = True
+        self._start_cancel()
+
+    def _start_cancel(self) -> None:
+        Thread(target=self._cancel, name="cancel", daemon=True).start()
+
+    def _cancel(self) -> None:
+        try:
+            self._client.call("POST", self._path)
+        except CommandError as failure:
+            if not (isinstance(failure, RefusedError) and failure.is_not_found):
+                notice(f"The run could not be cancelled: {failure.line}")
+
+
+def _ended_unseen(
+    client: GatewayClient,
+    session_id: str,
+    run_id: str,
+    follower: Follower,
+    transcript: Transcript,
+) -> str:
+    """Says how a run ended whose terminal event the stream did not have (after a `reset`)."""
+    run = client.call("GET", f"/sessions/{session_id}/runs/{run_id}")
+    if run["ended_at"] is None:
+        reason = follower.goodbye or "no reason given"
+        raise CommandError(f"The gateway ended the stream before the run ended: {reason}.")
+    page = client.call(
+        "GET", f"/sessions/{session_id}/messages", params={"limit": 100, "order": "desc"}
+    )
+    for message in reversed(page["messages"]):
+        if message.get("run_id") == run_id:
+            transcript.show({"type": "message", "run_id": run_id, "message": message})
+    transcript.interrupt(f"the run has ended: {run['status']}")
+    return {"completed": "complete", "cancelled": "cancelled"}.get(run["status"], "error")

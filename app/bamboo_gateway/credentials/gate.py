@@ -1,0 +1,216 @@
+"""The gate: which credentials are good now, who comes with them, and whether they still are."""
+
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from types import TracebackType
+from typing import Final, Self
+
+import anyio
+import structlog
+from anyio import to_thread
+
+from bamboo_gateway.credentials.keyfile import check_owner, parse_keys
+from bamboo_gateway.credentials.keys import KeyTable, PlainKeys, user_caller
+from bamboo_gateway.credentials.signing import (
+    WITHOUT_CREDENTIAL,
+    Signed,
+    Signer,
+    chance,
+    checked_secret,
+    kept_secret,
+    root_of,
+)
+from bamboo_gateway.credentials.tokens import make_verifier
+from bamboo_gateway.credentials.watched import WatchedFile
+from bamboo_gateway.domain.callers import Caller
+from bamboo_gateway.domain.clock import Clock
+from bamboo_gateway.domain.errors import Forbidden, Unavailable
+from bamboo_gateway.domain.ids import check_user_id
+from bamboo_gateway.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+_KEYS_TOLD_MAX: Final = 20
+"""Keys that one line of the log names: somebody makes one at a time, or a script all of them."""
+
+_LOOK_SECONDS: Final = 1.0
+"""How often files are looked at: so soon is a key that was revoked closed out."""
+
+
+class Gate:
+    """All credentials of one gateway.
+
+    An async context manager: while entered it notices when files change. What it answers never
+    tells why a credential is not good, so nobody learns which part of a guess was right.
+
+    Raises:
+        CredentialsUnusable: A file or setting of credentials cannot be used.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self._clock = clock
+        self._plain = PlainKeys(settings.api_keys)
+        self._tokens = make_verifier(settings)
+        path = settings.keys_path
+        self._keys: WatchedFile[KeyTable] | None = None
+        if path is not None:
+            self._keys = WatchedFile(path, lambda data: KeyTable(parse_keys(data)), _no_keys)
+            if self._keys.exists:
+                check_owner(path)
+        self._secret_path = settings.ticket_secret_path
+        self._signer: Signer | None = None
+        if settings.ticket_secret is not None:
+            self._signer = Signer(checked_secret(settings.ticket_secret.get_secret_value()), clock)
+        elif self._secret_path is None:
+            self._signer = Signer(chance(), clock)
+        self._ticket_seconds = settings.ticket_ttl_seconds
+        self._login_seconds = settings.login_ttl_seconds
+        self._stack = AsyncExitStack()
+        self._is_open = True
+        self._close_if_configured()
+
+    async def __aenter__(self) -> Self:
+        if self._signer is None:
+            assert self._secret_path is not None
+            secret = await to_thread.run_sync(kept_secret, self._secret_path)
+            self._signer = Signer(secret, self._clock)
+        async with AsyncExitStack() as stack:
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(tasks.cancel_scope.cancel)
+            tasks.start_soon(self._watch, name="credential files")
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._stack.__aexit__(kind, error, traceback)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether no credentials are configured, so that whoever reaches the gateway is served.
+
+        A keys file counts, also an empty one: revoking the last key must not open the gateway. Once
+        there were credentials it stays closed until the next start, whatever happens to the file.
+        """
+        return self._is_open
+
+    def bearer(self, sent: bytes, acting_for: str | None) -> Caller | None:
+        """Gives who comes with a key or token; None when it is not good.
+
+        Args:
+            sent: What was sent, as it was sent.
+            acting_for: The user that the caller says to act for, unchecked.
+
+        Raises:
+            Forbidden: It is good, and not for that user, or a service's that names none.
+            InvalidId: `acting_for` can be nobody.
+        """
+        caller = self._plain.find(sent)
+        if caller is None and self._keys is not None:
+            key = self._keys.value.find(sent, self._clock.now_ms())
+            caller = key.caller() if key is not None else None
+        if caller is None and self._tokens is not None:
+            caller = self._tokens.verify(sent)
+        if caller is None or not self.is_live(caller):
+            return None
+        if caller.user_id is None and acting_for is None and "admin" not in caller.rights:
+            raise Forbidden("This is a service's key: name the user it acts for in X-User-Id.")
+        return _acting(caller, acting_for)
+
+    def ticket(self, sent: str, acting_for: str | None) -> Caller | None:
+        """Gives who comes with a ticket: a reader of one session; None when it is not good.
+
+        Raises:
+            Forbidden, InvalidId: As `bearer`.
+        """
+        return self._if_live(self._signed().read_ticket(sent), acting_for)
+
+    def cookie(self, sent: str, acting_for: str | None) -> Caller | None:
+        """Gives who comes with a login's cookie; None when it is not good.
+
+        Raises:
+            Forbidden, InvalidId: As `bearer`.
+        """
+        return self._if_live(self._signed().read_cookie(sent), acting_for)
+
+    def make_ticket(self, caller: Caller, session_id: str) -> Signed:
+        """Makes a ticket to a session that the caller may see."""
+        return self._signed().ticket(caller, session_id, self._ticket_seconds)
+
+    def make_cookie(self, caller: Caller) -> Signed:
+        """Makes a cookie that stands for the caller."""
+        return self._signed().cookie(caller, self._login_seconds)
+
+    def is_live(self, caller: Caller) -> bool:
+        """Tells whether what a caller came with is still good."""
+        now_ms = self._clock.now_ms()
+        if caller.expires_at is not None and now_ms >= caller.expires_at:
+            return False
+        if caller.share_id is not None:
+            return True  # how long a share holds, its session's log says
+        root = root_of(caller.credential or WITHOUT_CREDENTIAL)
+        if root == WITHOUT_CREDENTIAL:
+            return self._is_open
+        if root.startswith("token-"):
+            return self._tokens is not None
+        in_file = self._keys is not None and self._keys.value.is_live(root, now_ms)
+        return in_file or self._plain.is_live(root)
+
+    def _if_live(self, caller: Caller | None, acting_for: str | None) -> Caller | None:
+        if caller is None or not self.is_live(caller):
+            return None
+        return _acting(caller, acting_for)
+
+    def _signed(self) -> Signer:
+        if self._signer is None:
+            raise Unavailable("The gateway recovers its sessions and will serve them soon.")
+        return self._signer
+
+    async def _watch(self) -> None:
+        tokens = self._tokens.file if self._tokens is not None else None
+        while True:
+            await anyio.sleep(_LOOK_SECONDS)
+            if tokens is not None:
+                await to_thread.run_sync(tokens.refresh)
+            if self._keys is not None:
+                before = self._keys.value
+                if await to_thread.run_sync(self._keys.refresh):
+                    self._tell(before, self._keys.value)
+            self._close_if_configured()
+
+    def _tell(self, before: KeyTable, after: KeyTable) -> None:
+        now_ms = self._clock.now_ms()
+        was, now = before.live_ids(now_ms), after.live_ids(now_ms)
+        added, ended = sorted(now - was), sorted(was - now)
+        log.info(
+            "keys changed",
+            keys=len(now),
+            added=added[:_KEYS_TOLD_MAX],
+            ended=ended[:_KEYS_TOLD_MAX],
+        )
+
+    def _close_if_configured(self) -> None:
+        has_file = self._keys is not None and self._keys.exists
+        if self._plain or has_file or self._tokens is not None:
+            self._is_open = False
+
+
+def _acting(caller: Caller, user_id: str | None) -> Caller:
+    """Lets a caller act for a user: an operator or service for any, a user for himself."""
+    if user_id is None:
+        return caller
+    check_user_id(user_id)
+    if caller.user_id is None:
+        acting = user_caller(user_id, caller.rights, caller.credential or "", caller.expires_at)
+        return replace(acting, session_id=caller.session_id)
+    if caller.user_id != user_id:
+        raise Forbidden("This credential is another user's than X-User-Id names.")
+    return caller
+
+
+def _no_keys() -> KeyTable:
+    return KeyTable(())

@@ -1,0 +1,139 @@
+"""API keys: what one looks like, and what is kept of it.
+
+A key is `bamboo_<id>_<secret>`. Its id is public: lists and logs name it. Its secret has 280 bits
+of chance, so a plain digest is as good as a slow one: there is nothing to guess from.
+"""
+
+import re
+from base64 import b32encode
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from hmac import compare_digest
+from secrets import token_bytes
+from typing import Final
+
+from bamboo_gateway.domain.callers import ALL_RIGHTS, Caller, Right
+
+_ID_BYTES: Final = 10
+_SECRET_BYTES: Final = 35
+_KEY: Final = re.compile(r"bamboo_([a-z2-7]{16})_[a-z2-7]{56}")
+_NO_KEY: Final = bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """What is kept of a key: all but its secret.
+
+    Attributes:
+        id: Its public name, `key-…`.
+        digest: SHA-256 of the key as it was printed.
+        user_id: Whose key it is; None: a service's, which acts for the user it names.
+        rights: What it allows.
+        name: What people call it.
+        created_at: In ms since 1970.
+        expires_at: From when on it is no key any more, in ms since 1970; None: never.
+        revoked_at: When it was revoked, if it was.
+    """
+
+    id: str
+    digest: bytes
+    user_id: str | None
+    rights: frozenset[Right]
+    name: str
+    created_at: int
+    expires_at: int | None = None
+    revoked_at: int | None = None
+
+    def is_live(self, now_ms: int) -> bool:
+        """Tells whether it opens anything now."""
+        return self.revoked_at is None and (self.expires_at is None or now_ms < self.expires_at)
+
+    def caller(self) -> Caller:
+        """Gives who comes with it, before a service has named its user."""
+        if self.user_id is not None:
+            return user_caller(self.user_id, self.rights, self.id, self.expires_at)
+        return Caller(self.id, None, self.rights, None, self.id, self.expires_at)
+
+
+def user_caller(
+    user_id: str, rights: frozenset[Right], credential: str, expires_at: int | None
+) -> Caller:
+    """Gives a user as a caller: the same `id` whatever it came with."""
+    return Caller(f"user:{user_id}", user_id, rights, None, credential, expires_at)
+
+
+def make_key() -> tuple[str, str, bytes]:
+    """Makes a key: its id, the key itself, and the digest that is kept."""
+    name, secret = _base32(token_bytes(_ID_BYTES)), _base32(token_bytes(_SECRET_BYTES))
+    key = f"bamboo_{name}_{secret}"
+    return f"key-{name}", key, _digest(key.encode())
+
+
+class KeyTable:
+    """All keys there are, to be asked for the one that was sent."""
+
+    def __init__(self, keys: Iterable[ApiKey]) -> None:
+        self._keys = {key.id: key for key in keys}
+
+    def find(self, sent: bytes, now_ms: int) -> ApiKey | None:
+        """Gives the key that was sent, if it is one and lives.
+
+        A wrong secret, an unknown id and what is no key at all cost the same: one digest and one
+        comparison.
+        """
+        match = _KEY.fullmatch(sent.decode("latin-1"))
+        key = self._keys.get(f"key-{match[1]}") if match else None
+        is_same = compare_digest(key.digest if key else _NO_KEY, _digest(sent))
+        return key if key is not None and is_same and key.is_live(now_ms) else None
+
+    def is_live(self, key_id: str, now_ms: int) -> bool:
+        """Tells whether the key of that id opens anything now."""
+        key = self._keys.get(key_id)
+        return key is not None and key.is_live(now_ms)
+
+    def live_ids(self, now_ms: int) -> frozenset[str]:
+        """Names all keys that open anything now."""
+        return frozenset(key.id for key in self._keys.values() if key.is_live(now_ms))
+
+
+class PlainKeys:
+    """Keys of the settings, in whatever form somebody chose: each is the operator's own.
+
+    They are compared as digests, each with all others' time: neither length nor place leaks.
+    """
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._callers = {_digest(key.encode()): _operator(key) for key in keys}
+        self._ids = frozenset(caller.id for caller in self._callers.values())
+
+    def __bool__(self) -> bool:
+        return bool(self._callers)
+
+    def find(self, sent: bytes) -> Caller | None:
+        """Gives the operator, if this is one of the keys."""
+        found: Caller | None = None
+        digest = _digest(sent)
+        for known, caller in self._callers.items():
+            if compare_digest(known, digest):
+                found = caller
+        return found
+
+    def is_live(self, key_id: str) -> bool:
+        """Tells whether a key of that id is configured."""
+        return key_id in self._ids
+
+
+def _operator(key: str) -> Caller:
+    # Idempotency keys are kept under it, so it is the same after a restart; a second digest, for
+    # what is stored must not help to guess the first.
+    name = "key-" + sha256(b"bamboo caller\0" + _digest(key.encode())).hexdigest()[:16]
+    return Caller(name, None, ALL_RIGHTS, None, name)
+
+
+def _digest(key: bytes) -> bytes:
+    return sha256(key).digest()
+
+
+def _base32(data: bytes) -> str:
+    return b32encode(data).decode("ascii").lower()

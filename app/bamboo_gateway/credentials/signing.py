@@ -1,0 +1,172 @@
+"""Credentials that the gateway makes itself: tickets for streams, cookies for browsers.
+
+Both are signed and kept nowhere, and both name the key or token they were made with: they end with
+it. Each kind has a signing key of its own, so that one is never taken for the other, nor for a
+token of somebody who shares the secret.
+"""
+
+import hmac
+import os
+from hashlib import sha256
+from pathlib import Path
+from secrets import token_bytes, token_hex
+from tempfile import mkstemp
+from typing import Any, Final, Literal, NamedTuple
+
+import jwt
+
+from bamboo_gateway.credentials.errors import CredentialsUnusable
+from bamboo_gateway.credentials.tokens import SECRET_BYTES_MIN, TOKEN_CHARS_MAX
+from bamboo_gateway.domain.callers import Caller
+from bamboo_gateway.domain.clock import Clock
+
+Kind = Literal["ticket", "cookie"]
+
+WITHOUT_CREDENTIAL: Final = "local"
+"""Stands for what somebody came with who needed nothing: good while nothing is needed."""
+
+_ALGORITHM: Final = "HS256"
+_OTHERS_MAY_READ: Final = 0o077
+
+
+class Signed(NamedTuple):
+    """What was made, and until when it opens anything, in ms since 1970."""
+
+    text: str
+    expires_at: int
+
+
+class Signer:
+    """Makes tickets and cookies, and reads them back."""
+
+    def __init__(self, secret: bytes, clock: Clock) -> None:
+        self._clock = clock
+        self._keys: dict[Kind, bytes] = {
+            "ticket": hmac.digest(secret, b"bamboo ticket", sha256),
+            "cookie": hmac.digest(secret, b"bamboo cookie", sha256),
+        }
+
+    def ticket(self, caller: Caller, session_id: str, seconds: int) -> Signed:
+        """Makes a ticket to one session: opens it for so long, and shows it while `caller` may."""
+        return self._sign("ticket", caller, seconds, sid=session_id, end=caller.expires_at)
+
+    def cookie(self, caller: Caller, seconds: int) -> Signed:
+        """Makes a cookie that stands for the caller for so long."""
+        return self._sign("cookie", caller, seconds, rts=sorted(caller.rights))
+
+    def read_ticket(self, text: str) -> Caller | None:
+        """Gives who comes with a ticket, whose right may have ended since; None if it is none."""
+        claims = self._read("ticket", text)
+        if claims is None:
+            return None
+        rights = frozenset({"read"})
+        return self._caller("ticket", claims, rights, claims["sid"], claims["end"])
+
+    def read_cookie(self, text: str) -> Caller | None:
+        """Gives who comes with a cookie, whose right may have ended since; None if it is none."""
+        claims = self._read("cookie", text)
+        if claims is None:
+            return None
+        return self._caller("cookie", claims, frozenset(claims["rts"]), None, claims["exp"] * 1000)
+
+    def _sign(self, kind: Kind, caller: Caller, seconds: int, **more: Any) -> Signed:
+        # A whole second, as the format has them: what is said is what holds.
+        expires = self._clock.now_ms() // 1000 + seconds
+        if caller.expires_at is not None:
+            expires = min(expires, caller.expires_at // 1000)
+        claims = {
+            "exp": expires,
+            "jti": token_hex(8),
+            "cid": caller.id,
+            "uid": caller.user_id,
+            "crd": caller.credential or WITHOUT_CREDENTIAL,
+            **more,
+        }
+        return Signed(jwt.encode(claims, self._keys[kind], _ALGORITHM), expires * 1000)
+
+    def _read(self, kind: Kind, text: str) -> dict[str, Any] | None:
+        if len(text) > TOKEN_CHARS_MAX:
+            return None
+        try:
+            claims: dict[str, Any] = jwt.decode(
+                text,
+                self._keys[kind],
+                algorithms=[_ALGORITHM],
+                # By the gateway's own clock, which tests set.
+                options={"require": ["exp"], "verify_exp": False},
+            )
+        except Exception:  # noqa: BLE001 - the boundary: what a forger makes of it is a refusal
+            return None
+        return claims if self._clock.now_ms() < claims["exp"] * 1000 else None
+
+    @staticmethod
+    def _caller(
+        kind: Kind,
+        claims: dict[str, Any],
+        rights: frozenset[Any],
+        session_id: str | None,
+        expires_at: int | None,
+    ) -> Caller:
+        credential = f"{claims['crd']}/{kind}-{claims['jti']}"
+        return Caller(claims["cid"], claims["uid"], rights, session_id, credential, expires_at)
+
+
+def root_of(credential: str) -> str:
+    """Gives the key or token that a credential was made with, or itself."""
+    return credential.partition("/")[0]
+
+
+def is_made(caller: Caller) -> bool:
+    """Tells whether a caller came with something that the gateway made from a key or token."""
+    return "/" in (caller.credential or "")
+
+
+def chance() -> bytes:
+    """Makes a secret that ends with the process."""
+    return token_bytes(SECRET_BYTES_MIN)
+
+
+def checked_secret(text: str) -> bytes:
+    """Gives the secret of the settings.
+
+    Raises:
+        CredentialsUnusable: It is too short.
+    """
+    data = text.encode()
+    if len(data) < SECRET_BYTES_MIN:
+        raise CredentialsUnusable(
+            f"ticket_secret has {len(data)} bytes; it needs {SECRET_BYTES_MIN}"
+        )
+    return data
+
+
+def kept_secret(path: Path) -> bytes:
+    """Gives the secret that is kept in a file, made when it is not there. Blocking.
+
+    Raises:
+        CredentialsUnusable: It cannot be read or made, or others can read it.
+    """
+    try:
+        try:
+            data = path.read_bytes().strip()
+        except FileNotFoundError:
+            data = _make_secret(path)
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise CredentialsUnusable(f"{path} cannot be used: {error.strerror}") from error
+    if mode & _OTHERS_MAY_READ:
+        raise CredentialsUnusable(f"{path} can be read by others; delete it, or `chmod 600` it")
+    if len(data) < SECRET_BYTES_MIN:
+        raise CredentialsUnusable(f"{path} holds no secret; delete it, and a new one is made")
+    return data
+
+
+def _make_secret(path: Path) -> bytes:
+    data = token_hex(SECRET_BYTES_MIN).encode()
+    fd, name = mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+    with os.fdopen(fd, "wb") as file:
+        file.write(data + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    Path(name).replace(path)
+    return data

@@ -1,0 +1,236 @@
+"""JSON Web Tokens of an identity provider (RFC 7519), verified with keys that were configured.
+
+Which algorithm a token may have is decided by the key and never by the token (RFC 8725, 3.1): a
+secret verifies HS256, an RSA key RS256, a P-256 key ES256, and nothing else verifies anything.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from typing import Any, Final, NamedTuple
+
+import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from bamboo_gateway.credentials.errors import CredentialsUnusable
+from bamboo_gateway.credentials.keys import user_caller
+from bamboo_gateway.credentials.watched import WatchedFile
+from bamboo_gateway.domain.callers import Caller, Right
+from bamboo_gateway.domain.codec import decode
+from bamboo_gateway.domain.ids import check_user_id
+from bamboo_gateway.settings import Settings
+
+SECRET_BYTES_MIN: Final = 32
+"""HS256 is as strong as its secret: one as long as the digest (RFC 7518, 3.2)."""
+
+RSA_BITS_MIN: Final = 2048
+"""RFC 7518, 3.3."""
+
+TOKEN_CHARS_MAX: Final = 8_192
+"""What is larger is refused unread; tokens with many groups have some thousands."""
+
+TOKENS_KNOWN_MAX: Final = 1_000
+"""Tokens remembered as verified, the latest first: verifying one costs more than the rest of a
+small request, and a page sends the same one with each."""
+
+_DEFAULT_RIGHTS: Final[frozenset[Right]] = frozenset({"read", "write"})
+_RIGHTS: Final[tuple[Right, ...]] = ("read", "write", "admin")
+
+
+class VerifyingKey(NamedTuple):
+    """A key, and the one algorithm it is for."""
+
+    algorithm: str
+    key: Any
+
+
+KeySet = Mapping[str | None, VerifyingKey]
+"""Keys by the `kid` of the tokens they verify; under None the only one, whatever the `kid`."""
+
+
+def make_verifier(settings: Settings) -> "TokenVerifier | None":
+    """Makes what the settings ask for; None when they name no key.
+
+    Raises:
+        CredentialsUnusable: They name more than one, or one that cannot be used.
+    """
+    given = [
+        name
+        for name in ("jwt_secret", "jwt_public_key_file", "jwt_jwks_file")
+        if getattr(settings, name) is not None
+    ]
+    if not given:
+        for name in ("jwt_issuer", "jwt_audience"):
+            if getattr(settings, name) is not None:
+                raise CredentialsUnusable(
+                    f"{name} is set, and no key: set jwt_secret, jwt_public_key_file or "
+                    "jwt_jwks_file"
+                )
+        return None
+    if len(given) > 1:
+        raise CredentialsUnusable(
+            f"{' and '.join(given)} are set; tokens are verified with one of them"
+        )
+    if settings.jwt_secret is not None:
+        keys = _secret_keys(settings.jwt_secret.get_secret_value())
+        return TokenVerifier(settings, lambda: keys)
+    if settings.jwt_public_key_file is not None:
+        file = WatchedFile(settings.jwt_public_key_file.expanduser(), public_key)
+    else:
+        assert settings.jwt_jwks_file is not None
+        file = WatchedFile(settings.jwt_jwks_file.expanduser(), key_set)
+    return TokenVerifier(settings, lambda: file.value, file)
+
+
+class TokenVerifier:
+    """Tells whose a token is.
+
+    Attributes:
+        file: Where its keys come from, when from a file.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        keys: Callable[[], KeySet],
+        file: WatchedFile[KeySet] | None = None,
+    ) -> None:
+        self.file = file
+        self._keys = keys
+        self._issuer = settings.jwt_issuer
+        self._audience = settings.jwt_audience
+        self._leeway = settings.jwt_leeway_seconds
+        required = ["exp", "sub"]
+        required += ["iss"] * (self._issuer is not None) + ["aud"] * (self._audience is not None)
+        self._options: Any = {"require": required}
+        self._verified = OrderedDict[str, Caller]()
+        self._verified_with: KeySet | None = None
+
+    def verify(self, sent: bytes) -> Caller | None:
+        """Gives the user of a good token, which may have expired since it was seen first.
+
+        None for any other.
+        """
+        if len(sent) > TOKEN_CHARS_MAX:
+            return None
+        keys, digest = self._keys(), sha256(sent).hexdigest()
+        if keys is not self._verified_with:
+            self._verified.clear()
+            self._verified_with = keys
+        if (caller := self._verified.get(digest)) is not None:
+            self._verified.move_to_end(digest)
+            return caller
+        try:
+            claims = self._claims(keys, sent)
+            user_id = check_user_id(claims["sub"])
+            expires_at = int((float(claims["exp"]) + self._leeway) * 1000)
+            name = f"token-{digest[:16]}"
+            caller = user_caller(user_id, _rights(claims), name, expires_at)
+        except Exception:  # noqa: BLE001 - the boundary: what a forger makes of it is a refusal
+            return None
+        self._verified[digest] = caller
+        if len(self._verified) > TOKENS_KNOWN_MAX:
+            self._verified.popitem(last=False)
+        return caller
+
+    def _claims(self, keys: KeySet, sent: bytes) -> dict[str, Any]:
+        known = keys.get(None)
+        if known is None:
+            known = keys[jwt.get_unverified_header(sent)["kid"]]
+        return jwt.decode(
+            sent,
+            known.key,
+            algorithms=[known.algorithm],
+            issuer=self._issuer,
+            audience=self._audience,
+            leeway=self._leeway,
+            options=self._options,
+        )
+
+
+def _rights(claims: Mapping[str, Any]) -> frozenset[Right]:
+    """Reads the rights a token names among its scopes; one that names none may read and write."""
+    named: set[str] = set()
+    for claim in ("scope", "scp"):
+        value = claims.get(claim, ())
+        named |= set(value.split() if isinstance(value, str) else value)
+    return frozenset(right for right in _RIGHTS if right in named) or _DEFAULT_RIGHTS
+
+
+def _secret_keys(secret: str) -> KeySet:
+    data = secret.encode()
+    if len(data) < SECRET_BYTES_MIN:
+        raise CredentialsUnusable(f"jwt_secret has {len(data)} bytes; it needs {SECRET_BYTES_MIN}")
+    return {None: VerifyingKey("HS256", data)}
+
+
+def public_key(data: bytes) -> KeySet:
+    """Reads a public key in PEM.
+
+    Raises:
+        ValueError: It is none, or of a kind or size that is not taken.
+    """
+    if b"PRIVATE KEY" in data:
+        raise ValueError("it holds a private key; the gateway needs the public one alone")
+    try:
+        return {None: _verifying(load_pem_public_key(data))}
+    except (ValueError, UnsupportedAlgorithm) as error:
+        if isinstance(error, _UnusableKey):
+            raise
+        raise ValueError("it holds no public key in PEM (-----BEGIN PUBLIC KEY-----)") from error
+
+
+def key_set(data: bytes) -> KeySet:
+    """Reads a JSON Web Key Set (RFC 7517). Keys that are not for RS256 or ES256 are left out.
+
+    Raises:
+        ValueError: It is none, holds a secret, or no key that can be used.
+    """
+    document = decode(data)
+    entries = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError("it is no JSON Web Key Set: an object with a list `keys`")
+    keys: dict[str | None, VerifyingKey] = {}
+    for entry in entries:
+        if entry.get("kty") == "oct" or "d" in entry:
+            raise ValueError("it holds a secret or private key; the gateway needs public ones")
+        known = _key_of(entry)
+        if known is None:
+            continue
+        kid = entry.get("kid")
+        if not isinstance(kid, str) or not kid or kid in keys:
+            raise ValueError("each of its keys needs a `kid` of its own")
+        keys[kid] = known
+    if not keys:
+        raise ValueError("it holds no key for RS256 or ES256")
+    return keys
+
+
+def _key_of(entry: dict[str, Any]) -> VerifyingKey | None:
+    algorithm = {"RSA": "RS256", "EC": "ES256"}.get(str(entry.get("kty")))
+    is_other = entry.get("use", "sig") != "sig" or entry.get("alg", algorithm) != algorithm
+    if algorithm is None or is_other or entry.get("crv", "P-256") != "P-256":
+        return None
+    try:
+        return _verifying(jwt.PyJWK.from_dict(entry, algorithm=algorithm).key)
+    except jwt.PyJWTError as error:
+        raise ValueError(f"its key {entry.get('kid')!r} is broken") from error
+
+
+def _verifying(key: object) -> VerifyingKey:
+    match key:
+        case RSAPublicKey():
+            if key.key_size < RSA_BITS_MIN:
+                raise _UnusableKey(f"an RSA key needs {RSA_BITS_MIN} bits, not {key.key_size}")
+            return VerifyingKey("RS256", key)
+        case EllipticCurvePublicKey() if isinstance(key.curve, SECP256R1):
+            return VerifyingKey("ES256", key)
+        case _:
+            raise _UnusableKey("only RSA and P-256 keys are taken (RS256, ES256)")
+
+
+class _UnusableKey(ValueError):
+    """A key, and none that is taken."""

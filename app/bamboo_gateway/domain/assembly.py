@@ -1,0 +1,416 @@
+"""Assembles messages from a run's events.
+
+Text, thinking and tool starts up to the first tool result are one assistant message; each result
+is one tool message; then a new assistant message begins. Ids are given when a message begins, so
+that a client's deltas and the authoritative message share them. Messages are said in the order of
+`tool_order`, and calls that nobody will answer are closed at the end.
+
+An event that is refused leaves no trace, so what was said before it is kept. The state is a fold
+over the drafts given out, so a run that a crash has cut is picked up from the log by `replay`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, assert_never
+
+from bamboo_gateway.domain.codec import encode
+from bamboo_gateway.domain.errors import InvalidEvent, TooLarge
+from bamboo_gateway.domain.events import (
+    AgentEvent,
+    Cancelled,
+    Complete,
+    Custom,
+    Draft,
+    Failed,
+    MessageSaid,
+    TerminalEvent,
+    Thinking,
+    Token,
+    ToolComplete,
+    ToolDelta,
+    ToolError,
+    ToolStart,
+)
+from bamboo_gateway.domain.messages import Message, Status
+from bamboo_gateway.domain.said import checked_message
+from bamboo_gateway.domain.tool_order import INTERRUPTED, OPEN_CALLS_MAX, OrderedMessages, too_many
+
+_ENVELOPE_BYTES = 640
+"""What the gateway adds to what an agent said: ids of at most 128 characters, times, names."""
+
+_PART_BYTES = 40
+"""What a part of a message costs beside its text."""
+
+_WORDS_CHARS_MAX = 2000
+"""A reason or an error is a few sentences; the end of a run must always fit into an event."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    """An assistant message that has begun and is not in the log yet."""
+
+    id: str
+    parts: list[tuple[str, list[str]]] = field(default_factory=list)
+    calls: dict[str, dict[str, Any]] = field(default_factory=dict)
+    size: int = 0
+    # The last part, which most texts are added to.
+    kind: str = ""
+    texts: list[str] = field(default_factory=list)
+
+    def add(self, kind: str, text: str, size: int) -> None:
+        self.size += size
+        if kind != self.kind:
+            self.size += _PART_BYTES
+            self.kind, self.texts = kind, []
+            self.parts.append((kind, self.texts))
+        self.texts.append(text)
+
+    def content(self) -> str | list[dict[str, Any]]:
+        if all(kind == "text" for kind, _ in self.parts):
+            return "".join(text for _, texts in self.parts for text in texts)
+        return [{"type": kind, "text": "".join(texts)} for kind, texts in self.parts]
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.parts and not self.calls
+
+
+class MessageAssembler:
+    """One run's messages in the making.
+
+    Args:
+        run_id: The run's name, which every draft carries.
+        make_id: Gives message ids.
+        now: Gives the time of day as the contract writes it.
+        event_bytes_max: The bound of one event. What does not fit into one message is said in
+            several, so that nothing is lost however long the agent talks.
+    """
+
+    __slots__ = (
+        "_called",
+        "_make_id",
+        "_now",
+        "_open",
+        "_order",
+        "_pending",
+        "_run_id",
+        "_size_max",
+    )
+
+    def __init__(
+        self,
+        run_id: str,
+        make_id: Callable[[], str],
+        now: Callable[[], str],
+        event_bytes_max: int,
+    ) -> None:
+        self._run_id = run_id
+        self._make_id = make_id
+        self._now = now
+        self._size_max = max(event_bytes_max - _ENVELOPE_BYTES, event_bytes_max // 3)
+        self._pending: _Pending | None = None
+        self._called: dict[str, str] = {}
+        self._open: dict[str, None] = {}
+        self._order = OrderedMessages()
+
+    def feed(self, event: AgentEvent) -> list[Draft]:
+        """Gives the drafts that an event becomes; they belong into one commit.
+
+        Raises:
+            InvalidEvent: A tool result without its call, a second one, or a message out of order.
+            TooLarge: It does not fit into one event.
+        """
+        match event:
+            case Token() | Thinking():
+                return self._text(event)
+            case ToolStart():
+                return self._tool_start(event)
+            case ToolDelta():
+                self._check_size(event.type, event.content)
+                message_id = self._called.get(event.tool_call_id) or self._begun().id
+                delta = {"tool_call_id": event.tool_call_id, "content": event.content}
+                return [Draft("tool_delta", self._of(message_id, **delta))]
+            case ToolComplete():
+                result = {"success": event.result.success, "content": event.result.content}
+                fields = {"tool_call_id": event.tool_call_id, "result": result}
+                return self._tool_result("tool_complete", fields, _as_text(event.result.content))
+            case ToolError():
+                failed = {"tool_call_id": event.tool_call_id, "error": event.error}
+                return self._tool_result("tool_error", failed, event.error)
+            case MessageSaid():
+                return self._said(checked_message(event.message))
+            case Custom():
+                return [Draft("custom", self._of(None, name=event.name, value=event.value))]
+            case Complete() | Failed() | Cancelled():
+                return self.end(event)
+            case _:
+                assert_never(event)
+
+    def end(self, event: TerminalEvent) -> list[Draft]:
+        """Gives what is left to say as messages, and the terminal event after them.
+
+        Calls without a result are closed, unless the run completes with `tool_calls`: those of its
+        last message are for the client to answer.
+        """
+        drafts = self._flush("complete" if isinstance(event, Complete) else "incomplete")
+        for_client = isinstance(event, Complete) and event.finish_reason == "tool_calls"
+        while self._order.waiting and (self._order.is_holding or not for_client):
+            unanswered = {"tool_call_id": self._order.waiting[0], "error": INTERRUPTED}
+            drafts += self._tool_result("tool_error", unanswered, INTERRUPTED)
+        match event:
+            case Complete():
+                fields = self._of(None, finish_reason=self._cut(event.finish_reason))
+                if event.usage is not None:
+                    fields["usage"] = event.usage.to_json()
+            case Failed():
+                words = {"message": self._cut(event.message), "code": self._cut(event.code)}
+                fields = self._of(None, **words)
+            case Cancelled():
+                fields = self._of(None, reason=self._cut(event.reason))
+            case _:
+                assert_never(event)
+        return [*drafts, Draft(event.type, fields)]
+
+    def is_making(self, message_id: str) -> bool:
+        """Tells whether a message of that id has begun and is not said yet."""
+        if self._pending is not None and self._pending.id == message_id:
+            return True
+        return self._order.holds(message_id)
+
+    def replay(self, event: dict[str, Any]) -> None:
+        """Takes up an event of this run as the log has it."""
+        match event["type"]:
+            case "token" | "thinking":
+                kind = "text" if event["type"] == "token" else "thinking"
+                text = event["content"]
+                self._resumed(event["message_id"]).add(kind, text, _size_of(text))
+            case "tool_delta":
+                if event["tool_call_id"] not in self._called:
+                    self._resumed(event["message_id"])
+            case "tool_start":
+                if event["tool_call_id"] not in self._called:
+                    self._add_call(self._resumed(event["message_id"]), event)
+            case "tool_complete" | "tool_error":
+                self._replay_result(event)
+            case "message":
+                self._note(Message.of(event["message"]))
+            case _:
+                pass
+
+    # -- what an agent says -------------------------------------------------------------------
+
+    def _text(self, event: Token | Thinking) -> list[Draft]:
+        kind, text = event.type, event.content
+        size = self._check_size(kind, text)
+        drafts = self._make_room(size)
+        pending = self._begun()
+        pending.add("text" if kind == "token" else "thinking", text, size)
+        fields = {"run_id": self._run_id, "message_id": pending.id, "content": text}
+        drafts.append(Draft(kind, fields))
+        return drafts
+
+    def _tool_start(self, event: ToolStart) -> list[Draft]:
+        call_id = event.tool_call_id
+        if call_id in self._called and call_id not in self._open:
+            raise InvalidEvent(f"tool_start: the call {call_id!r} has its result already")
+        fields = {
+            "tool_call_id": call_id,
+            "tool_name": event.tool_name,
+            "arguments": event.arguments,
+        }
+        size = self._check_size(event.type, fields)
+        if call_id in self._called:
+            return [Draft("tool_start", self._of(self._called[call_id], **fields))]
+        if too_many([*self._open, call_id]):
+            raise InvalidEvent(f"tool_start: {OPEN_CALLS_MAX} calls are open, or ids are too long")
+        before = self._make_room(size)
+        pending = self._begun()
+        pending.size += size
+        self._add_call(pending, fields)
+        return [*before, Draft("tool_start", self._of(pending.id, **fields))]
+
+    def _tool_result(self, kind: str, fields: dict[str, Any], text: str) -> list[Draft]:
+        call_id: str = fields["tool_call_id"]
+        if call_id not in self._called:
+            raise InvalidEvent(f"{kind}: no tool_start for the call {call_id!r}")
+        if call_id not in self._open:
+            raise InvalidEvent(f"{kind}: the call {call_id!r} has its result already")
+        self._check_size(kind, fields)
+        self._check_size(kind, text)
+        message = Message(
+            self._make_id(), "tool", text, self._now(), tool_call_id=call_id, run_id=self._run_id
+        )
+        # A result never stands before the message that holds its call: upstreams reject that.
+        before = self._flush("complete") if self._holds(call_id) else []
+        del self._open[call_id]
+        return [*before, Draft(kind, self._of(message.id, **fields)), *self._put(message)]
+
+    def _said(self, shape: dict[str, Any]) -> list[Draft]:
+        role, call_id = shape["role"], shape.get("tool_call_id")
+        if role == "tool":
+            if call_id not in self._called:
+                raise InvalidEvent(f"message: no tool call {call_id!r} for this result")
+            if call_id not in self._open:
+                # The gateway has made this message from the call's `tool_complete`.
+                return []
+            if call_id not in self._order.waiting and not self._comes_next(call_id):
+                raise InvalidEvent(f"message: calls before {call_id!r} have no result yet")
+        elif self._order.waiting:
+            waiting = ", ".join(self._order.waiting)[:500]
+            raise InvalidEvent(f"message: the tool calls {waiting} have no result yet")
+        # The authoritative message takes the place, and the id, of what was shown in pieces.
+        pending = self._pending if role == "assistant" else None
+        if pending is not None and pending.calls:
+            named = {call["id"] for call in shape.get("tool_calls") or ()}
+            missing = [call for name, call in pending.calls.items() if name not in named]
+            shape = shape | {"tool_calls": [*(shape.get("tool_calls") or ()), *missing]}
+        message = Message(
+            pending.id if pending else self._make_id(),
+            created_at=self._now(),
+            run_id=self._run_id,
+            **shape,
+        )
+        self._check_size("message", shape)
+        new = [call["id"] for call in message.tool_calls or () if call["id"] not in self._open]
+        if too_many([*self._open, *new]):
+            raise InvalidEvent(f"message: more than {OPEN_CALLS_MAX} open tool calls")
+        if any(name in self._called for name in new):
+            raise InvalidEvent("message: one of its tool calls has its result already")
+        before = self._flush("complete") if role == "tool" and self._holds(call_id) else []
+        self._note(message)
+        # A result that an agent says itself may be what later messages were held back for.
+        released = [self._message(held) for held in self._order.release()]
+        return [*before, self._message(message), *released]
+
+    # -- messages in the making ---------------------------------------------------------------
+
+    def _begun(self) -> _Pending:
+        if self._pending is None:
+            self._pending = _Pending(self._make_id())
+        return self._pending
+
+    def _make_room(self, size: int) -> list[Draft]:
+        """Ends the pending message when so much more would make it too large for an event."""
+        pending = self._pending
+        if pending is None or pending.size + size + _PART_BYTES <= self._size_max:
+            return []
+        return self._flush("complete")
+
+    def _add_call(self, pending: _Pending, fields: dict[str, Any]) -> None:
+        call_id = fields["tool_call_id"]
+        pending.calls[call_id] = {
+            "id": call_id,
+            "name": fields["tool_name"],
+            "arguments": fields["arguments"],
+        }
+        self._called[call_id] = pending.id
+        self._open[call_id] = None
+
+    def _holds(self, call_id: Any) -> bool:
+        return self._pending is not None and call_id in self._pending.calls
+
+    def _comes_next(self, call_id: Any) -> bool:
+        return self._holds(call_id) and not self._order.waiting
+
+    def _flush(self, status: Status) -> list[Draft]:
+        message = self._taken(status)
+        return self._put(message) if message is not None else []
+
+    def _taken(self, status: Status) -> Message | None:
+        pending, self._pending = self._pending, None
+        if pending is None or pending.is_empty:
+            return None
+        return Message(
+            pending.id,
+            "assistant",
+            pending.content(),
+            self._now(),
+            status=status,
+            tool_calls=list(pending.calls.values()) or None,
+            run_id=self._run_id,
+        )
+
+    def _put(self, message: Message) -> list[Draft]:
+        return [self._message(said) for said in self._order.put(message)]
+
+    def _note(self, message: Message) -> None:
+        """Takes up a message that stands in the log, or is about to."""
+        if self._pending is not None and self._pending.id == message.id:
+            self._pending = None
+        for call in message.tool_calls or ():
+            if call["id"] not in self._called:
+                self._called[call["id"]] = message.id
+                self._open[call["id"]] = None
+        if message.role == "tool":
+            self._open.pop(message.tool_call_id or "", None)
+        self._order.note(message)
+
+    # -- taking up what the log has -----------------------------------------------------------
+
+    def _resumed(self, message_id: str) -> _Pending:
+        if self._pending is not None and self._pending.id != message_id:
+            # Its text went on in another message, and it waits for the results of earlier calls.
+            self._hold_pending()
+        if self._pending is None:
+            self._pending = _Pending(message_id)
+        return self._pending
+
+    def _hold_pending(self) -> None:
+        message = self._taken("complete")
+        if message is not None:
+            self._order.hold(message)
+
+    def _replay_result(self, event: dict[str, Any]) -> None:
+        call_id = event["tool_call_id"]
+        if self._holds(call_id):
+            self._hold_pending()
+        self._open.pop(call_id, None)
+        text = event["error"] if "error" in event else _as_text(event["result"]["content"])
+        # Where it was not held back, its message comes next and takes this one's place.
+        self._order.hold(
+            Message(
+                event["message_id"],
+                "tool",
+                text,
+                event["time"],
+                tool_call_id=call_id,
+                run_id=self._run_id,
+            )
+        )
+
+    # -- drafts -------------------------------------------------------------------------------
+
+    def _of(self, message_id: str | None, **fields: Any) -> dict[str, Any]:
+        head = {"run_id": self._run_id}
+        if message_id is not None:
+            head["message_id"] = message_id
+        return head | fields
+
+    def _message(self, message: Message) -> Draft:
+        return message_draft(message, self._run_id)
+
+    def _check_size(self, kind: str, value: Any) -> int:
+        size = _size_of(value)
+        if size > self._size_max:
+            raise TooLarge(
+                f"A {kind!r} event has {size} bytes; max_event_bytes allows {self._size_max}.",
+                code="event-too-large",
+            )
+        return size
+
+    def _cut(self, words: str) -> str:
+        return words[: min(_WORDS_CHARS_MAX, self._size_max // 8)]
+
+
+def _size_of(value: Any) -> int:
+    return len(encode(value))
+
+
+def message_draft(message: Message, run_id: str | None = None) -> Draft:
+    """Gives the event that says a message."""
+    fields: dict[str, Any] = {"run_id": run_id} if run_id else {}
+    return Draft("message", fields | {"message_id": message.id, "message": message.to_json()})
+
+
+def _as_text(content: Any) -> str:
+    return content if isinstance(content, str) else encode(content).decode()

@@ -1,0 +1,282 @@
+"""Events: what agents yield, and what a session's log may hold.
+
+Agents and programs outside yield the frozen classes below (or JSON objects of the same shape,
+read by `parse_agent_event`). In the log every event is one flat JSON object with `type`, `seq` and
+`time` first; there it is a `Draft` until it has been given its seq.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
+
+from bamboo_gateway.domain.codec import encode, nests_deeper, object_in
+from bamboo_gateway.domain.errors import InvalidEvent
+
+DELTA_TYPES: Final = frozenset({"token", "thinking", "tool_delta"})
+TERMINAL_TYPES: Final = frozenset({"complete", "error", "cancelled"})
+RUN_EVENT_TYPES: Final = frozenset(
+    {"token", "thinking", "tool_start", "tool_delta", "tool_complete", "tool_error"}
+)
+SESSION_EVENT_TYPES: Final = frozenset(
+    {
+        "session_created",
+        "session_updated",
+        "session_forked",
+        "session_merged",
+        "summary_saved",
+        "extensions_updated",
+        "state_change",
+    }
+)
+SHARE_TYPES: Final = frozenset({"session_shared", "share_revoked"})
+EVENT_TYPES: Final = (
+    DELTA_TYPES
+    | TERMINAL_TYPES
+    | RUN_EVENT_TYPES
+    | SESSION_EVENT_TYPES
+    | SHARE_TYPES
+    | {"message", "run_queued", "run_start", "custom"}
+)
+
+CODE_INTERRUPTED: Final = "interrupted"
+
+
+def _as_object(arguments: Any) -> Any:
+    """Reads a call's arguments that came as the text of a JSON object."""
+    read = object_in(arguments) if isinstance(arguments, str) else None
+    if read is None or nests_deeper(read, _ARGUMENTS_DEPTH_MAX):
+        return arguments
+    return read
+
+
+class Draft(NamedTuple):
+    """An event before it has its place: its type and its further fields, in order."""
+
+    type: str
+    fields: dict[str, Any]
+
+
+_EXACT = ConfigDict(extra="forbid", revalidate_instances="always")
+
+COUNT_MAX: Final = 2**53 - 1
+"""The largest whole number that every JSON reader keeps; sums of counts stop there, too."""
+
+_ARGUMENTS_DEPTH_MAX = 200
+"""An event that nests deeper than 254 levels cannot be written."""
+
+_Count = Annotated[int, Field(ge=0, le=COUNT_MAX)]
+
+
+@with_config(_EXACT)
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a run cost, in tokens of the model."""
+
+    prompt_tokens: _Count = 0
+    completion_tokens: _Count = 0
+    total_tokens: _Count = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            min(self.prompt_tokens + other.prompt_tokens, COUNT_MAX),
+            min(self.completion_tokens + other.completion_tokens, COUNT_MAX),
+            min(self.total_tokens + other.total_tokens, COUNT_MAX),
+        )
+
+    def to_json(self) -> dict[str, int]:
+        """Gives the shape of the contract."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.total_tokens,
+        }
+
+    @staticmethod
+    def of(value: Any) -> "Usage":
+        """Reads a stored usage; absent or null counts are none."""
+        if not isinstance(value, dict):
+            return Usage()
+        names = ("prompt_tokens", "completion_tokens", "total_tokens")
+        return Usage(*(int(value.get(name) or 0) for name in names))
+
+
+@with_config(_EXACT)
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A delta of the assistant's text."""
+
+    content: str
+    type: Literal["token"] = "token"
+
+
+@with_config(_EXACT)
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """A delta of the assistant's reasoning."""
+
+    content: str
+    type: Literal["thinking"] = "thinking"
+
+
+@with_config(_EXACT)
+@dataclass(frozen=True, slots=True)
+class ToolStart:
+    """A tool call, whole. `arguments` is a string only when the model's text was not JSON."""
+
+    tool_call_id: str
+    tool_name: str
+    arguments: Annotated[dict[str, Any] | str, BeforeValidator(_as_object)] = field(
+        default_factory=dict
+    )
+    type: Literal["tool_start"] = "tool_start"
+
+
+@with_config(_EXACT)
+@dataclass(frozen=True, slots=True)
+class ToolDelta:
+    """Arguments or output of a tool call, as they arrive."""
+
+    tool_call_id: str
+    content: str
+    type: Literal["tool_delta"] = "tool_delta"
+
+
+@with_config(_EXACT)
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a tool gave back. `content` is text, or any JSON value."""
+
+    success: bool
+    content: Any
+
+
+@with_config(_EXACT)
+@dataclass(frozen=True, slots=True)
+class ToolComplete:
+    """A tool call's result."""
+
+    tool_call_id: str
+    result: ToolResult
+    type: Literal["tool_complete"] = "tool_complete"
+
+
+@with_config(_EXACT)
+@dataclass(frozen=True, slots=True)
+class ToolError:
+    """A tool call that failed."""
+
+    tool_call_id: str
+    error: str
+    type: Literal["tool_error"] = "tool_error"
+
+
+@with_config(_EXACT)
+@dataclass(frozen=True, slots=True)
+class MessageSaid:
+    """A whole message, from an agent that assembles its own.
+
+    `message` has `role` and `content`, and what else a message may have; its id, run and time are
+    given by the gateway.
+    """
+
+    message: dict[str, Any]
+    type: Literal["message"] = "message"
+
+
+@with_config(_EXACT)
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """Terminal: the run completed."""
+
+    usage: Usage | None = None
+    finish_reason: str = "stop"
+    type: Literal["complete"] = "complete"
+
+
+@with_config(_EXACT)
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Terminal: the run failed. `message` is for people and holds no secret and no path."""
+
+    message: str
+    code: str = "agent_error"
+    type: Literal["error"] = "error"
+
+
+@with_config(_EXACT)
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Terminal: the run was cancelled."""
+
+    reason: str = "cancelled"
+    type: Literal["cancelled"] = "cancelled"
+
+
+@with_config(_EXACT)
+@dataclass(frozen=True, slots=True)
+class Custom:
+    """Anything an agent or a program wants to tell its front end."""
+
+    name: str
+    value: Any = None
+    type: Literal["custom"] = "custom"
+
+
+TerminalEvent = Complete | Failed | Cancelled
+AgentEvent = (
+    Token
+    | Thinking
+    | ToolStart
+    | ToolDelta
+    | ToolComplete
+    | ToolError
+    | MessageSaid
+    | Custom
+    | TerminalEvent
+)
+
+_ADAPTER: TypeAdapter[AgentEvent] = TypeAdapter(Annotated[AgentEvent, Discriminator("type")])
+
+
+def check_encodable(event: AgentEvent) -> None:
+    """Refuses text that is no Unicode (lone surrogates) before anything is built on it.
+
+    Raises:
+        InvalidEvent: It cannot be stored as UTF-8.
+    """
+    try:
+        if isinstance(event, Token):  # most events by far
+            event.content.encode()
+        else:
+            encode(event)
+    except (TypeError, UnicodeEncodeError) as error:
+        raise InvalidEvent(f"The event {event.type!r} cannot be written as JSON.") from error
+
+
+def parse_agent_event(value: Any) -> AgentEvent:
+    """Reads one event of an agent from its JSON object.
+
+    Raises:
+        InvalidEvent: For an unknown type or wrong fields; `errors` says which.
+    """
+    if not isinstance(value, dict):
+        raise InvalidEvent("An event is a JSON object.")
+    try:
+        return _ADAPTER.validate_python(value)
+    except ValidationError as error:
+        details = [
+            {"loc": list(item["loc"]), "msg": item["msg"]}
+            for item in error.errors(include_url=False, include_input=False)
+        ]
+        first = details[0]
+        place = ".".join(str(part) for part in first["loc"]) or "event"
+        raise InvalidEvent(f"Not a valid event: {place}: {first['msg']}", errors=details) from error

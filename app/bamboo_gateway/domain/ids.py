@@ -1,0 +1,102 @@
+"""Names: which are allowed, and how the gateway makes its own.
+
+An id is data (R13): it is checked here once, over the whole string, and never builds a path, a
+query or a log line by itself.
+"""
+
+import re
+from hashlib import sha256
+from secrets import randbits
+
+from bamboo_gateway.domain.errors import InvalidId
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_USER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@|:+-]{0,127}")
+_CONNECTION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_SEQ_DIGITS_MAX = 15  # as stored lines have them: no log is longer
+_CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
+_RANDOM_BITS = 80
+
+
+def is_id(text: str) -> bool:
+    """Tells whether `text` is an id."""
+    # fullmatch: `$` would let a trailing newline through.
+    return _ID.fullmatch(text) is not None
+
+
+def check_id(text: str, what: str = "session id") -> str:
+    """Gives `text` back when it is an id.
+
+    Raises:
+        InvalidId: When it is not.
+    """
+    if not is_id(text):
+        raise InvalidId(
+            f"A {what} is 1 to 128 characters of [A-Za-z0-9._-] and begins with a letter or digit."
+        )
+    return text
+
+
+def check_user_id(text: str) -> str:
+    """Gives `text` back when it can name a user of a credential: an id, an address, `auth0|…`.
+
+    Raises:
+        InvalidId: When it cannot.
+    """
+    if _USER_ID.fullmatch(text) is None:
+        raise InvalidId(
+            "A user id is 1 to 128 characters of [A-Za-z0-9._@|:+-] and begins with a letter or "
+            "digit."
+        )
+    return text
+
+
+def check_connection_id(text: str) -> str:
+    """Gives `text` back when it is a connection id.
+
+    Raises:
+        InvalidId: When it is not.
+    """
+    if _CONNECTION_ID.fullmatch(text) is None:
+        raise InvalidId("A connection id is 1 to 128 characters of [A-Za-z0-9._-].")
+    return text
+
+
+def message_cursor(text: str) -> tuple[str, int | None]:
+    """Read a place in the history: a message id, or a page's `next_cursor`, `<id>@<seq>`.
+
+    Raises:
+        InvalidId: It is neither.
+    """
+    message_id, at, seq = text.partition("@")
+    if at and not (seq.isascii() and seq.isdigit() and len(seq) <= _SEQ_DIGITS_MAX):
+        raise InvalidId("A cursor of messages is a message id, or the `next_cursor` of a page.")
+    return check_id(message_id, "message id"), int(seq) if at else None
+
+
+class IdMaker:
+    """Makes ids that sort by time: 48 bits of milliseconds, then 80 of chance, in base 32.
+
+    Within one process each is greater than the one before, also when the clock steps back.
+    """
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def make(self, prefix: str, now_ms: int) -> str:
+        """Gives `<prefix><26 characters>`."""
+        number = (now_ms << _RANDOM_BITS) | randbits(_RANDOM_BITS)
+        if number <= self._last:
+            number = self._last + 1 + randbits(_RANDOM_BITS // 2)
+        self._last = number
+        return prefix + _base32(number, 26)
+
+
+def derived_session_id(*parts: str) -> str:
+    """Gives the session id that a key stands for, the same one each time it is asked."""
+    digest = sha256("\0".join(parts).encode()).digest()
+    return "s-k" + _base32(int.from_bytes(digest[:16], "big"), 26)
+
+
+def _base32(number: int, width: int) -> str:
+    return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(5 * (width - 1), -1, -5))

@@ -1,0 +1,285 @@
+"""Folds over a session's log.
+
+`fold` is the only place that says what an event does to a session's head; the live session, the
+store's recovery and `doctor` all use it, so they cannot disagree.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from bamboo_gateway.domain.clock import format_ms, parse_ms
+from bamboo_gateway.domain.events import CODE_INTERRUPTED, DELTA_TYPES, TERMINAL_TYPES, Usage
+from bamboo_gateway.domain.positions import parse_position
+from bamboo_gateway.domain.sessions import ActiveRun, QueuedRun, SessionHead, Share, SummaryRef
+from bamboo_gateway.domain.tool_order import OPEN_CALLS_MAX, open_after
+
+SYSTEM_SEQS_MAX = 64
+"""System messages that a head names: agents that read only a conversation's end get them all the
+same. Of sessions with more, they read everything."""
+
+PATCHABLE = ("title", "working_dir", "metadata", "ttl_seconds", "session_type", "extension_data")
+
+
+def fold(head: SessionHead, event: dict[str, Any], time_ms: int | None = None) -> None:
+    """Applies one event of the log to `head`, in place.
+
+    Args:
+        head: The projection so far.
+        event: A decoded event of the log, the next in order.
+        time_ms: The event's time, where the caller has it already.
+    """
+    kind = event["type"]
+    head.seq = event["seq"]
+    now = parse_ms(event["time"]) if time_ms is None else time_ms
+    # The clock may step back; what was active a moment ago does not become older for it.
+    head.last_activity_at = max(head.last_activity_at, now)
+    if kind in DELTA_TYPES:
+        return
+    if kind != "state_change" or "archived" not in (event["from"], event["to"]):
+        # Out of the archive a session comes as it was put there, dates and all.
+        head.updated_at = max(head.updated_at, now)
+    step = _STEPS.get(kind)
+    if step is not None:
+        step(head, event, now)
+
+
+def _on_message(head: SessionHead, event: dict[str, Any], now: int) -> None:
+    message = event["message"]
+    head.message_count += 1
+    head.open_calls = open_after(head.open_calls, message)[:OPEN_CALLS_MAX]
+    if message["role"] == "system" and len(head.system_seqs) < SYSTEM_SEQS_MAX:
+        head.system_seqs = [*head.system_seqs, head.seq]
+    counts = head.counts
+    said_at = parse_ms(message["created_at"]) if message.get("created_at") else now
+    head.counts = replace(
+        counts,
+        by_role=_plus_one(counts.by_role, message["role"]),
+        tool_calls=counts.tool_calls + len(message.get("tool_calls") or ()),
+        first_message_at=min(counts.first_message_at or said_at, said_at),
+        last_message_at=max(counts.last_message_at or said_at, said_at),
+    )
+
+
+def _on_tool_error(head: SessionHead, event: dict[str, Any], now: int) -> None:
+    del event, now
+    head.counts = replace(head.counts, tool_errors=head.counts.tool_errors + 1)
+
+
+def _on_run_start(head: SessionHead, event: dict[str, Any], now: int) -> None:
+    run_id = event["run_id"]
+    head.queue = [queued for queued in head.queue if queued.run_id != run_id]
+    # Its input stands right before it, in the same commit.
+    before = head.seq - len(event["message_ids"]) - 1
+    head.active = ActiveRun(run_id, event["agent"], head.seq, before, now)
+
+
+def _on_run_queued(head: SessionHead, event: dict[str, Any], now: int) -> None:
+    del now
+    queued = QueuedRun(event["run_id"], head.seq)
+    head.queue = [queued, *head.queue] if event.get("front") else [*head.queue, queued]
+
+
+def _on_terminal(head: SessionHead, event: dict[str, Any], now: int) -> None:
+    run_id = event.get("run_id")
+    counts = replace(head.counts, runs=_plus_one(head.counts.runs, status_of(event)))
+    if head.active and head.active.run_id == run_id:
+        if event.get("finish_reason") != "tool_calls":
+            # Nobody will answer what it has left open; see `MessageAssembler.end`.
+            head.open_calls = []
+        counts = replace(counts, active_ms=counts.active_ms + max(0, now - head.active.started_at))
+        head.active = None
+    else:
+        head.queue = [queued for queued in head.queue if queued.run_id != run_id]
+    head.counts = counts
+    if event.get("usage"):
+        head.usage += Usage.of(event["usage"])
+
+
+def _on_created(head: SessionHead, event: dict[str, Any], now: int) -> None:
+    head.created_at = parse_ms(event["created_at"]) if event.get("created_at") else now
+    head.user_id = event.get("user_id")
+    head.parent = event.get("parent")
+    head.ancestors = event.get("ancestors", [])
+    head.merged_from = event.get("merged_from", [])
+    head.usage = Usage.of(event.get("usage_total"))
+    _on_patch(head, event, now)
+
+
+def _on_patch(head: SessionHead, event: dict[str, Any], now: int) -> None:
+    del now
+    for name in PATCHABLE:
+        if name in event:
+            setattr(head, name, event[name])
+
+
+def _on_merged(head: SessionHead, event: dict[str, Any], now: int) -> None:
+    _on_patch(head, event, now)
+    source = event["source"]
+    # A source that is merged again and again is one of them, as it was the last time.
+    others = [one for one in head.merged_from if one["session_id"] != source["session_id"]]
+    head.merged_from = [*others, source]
+    if event.get("replaces"):
+        # The event comes first in its commit, the messages that count from here on after it.
+        head.history_from = head.seq
+        head.message_count = 0
+        head.open_calls = []
+        head.system_seqs = []
+        head.summary = None
+        head.counts = replace(
+            head.counts, by_role={}, tool_calls=0, first_message_at=None, last_message_at=None
+        )
+    if "usage_total" in event:
+        head.usage = Usage.of(event["usage_total"])
+
+
+def _on_summary(head: SessionHead, event: dict[str, Any], now: int) -> None:
+    del now
+    if event["summary"] is None:
+        head.summary = None
+        return
+    covered = parse_position(event["position"])
+    assert covered is not None  # the gateway wrote it
+    head.summary = SummaryRef(head.seq, covered.seq, event["turn_count"])
+
+
+def _on_state_change(head: SessionHead, event: dict[str, Any], now: int) -> None:
+    to = event["to"]
+    head.logged_state = to if to in ("closed", "expired", "archived") else None
+    head.archived_at = now if to == "archived" else None
+
+
+def _on_shared(head: SessionHead, event: dict[str, Any], now: int) -> None:
+    given = event["share"]
+    expires_at = given.get("expires_at")
+    share = Share(
+        given["id"],
+        given.get("user_id"),
+        parse_ms(given["created_at"]),
+        parse_ms(expires_at) if expires_at else None,
+        given.get("token_sha256"),
+    )
+    # One of a user's takes the place of an earlier one; those that have ended make room.
+    others = [
+        one
+        for one in head.shares
+        if one.holds_at(now) and (share.user_id is None or one.user_id != share.user_id)
+    ]
+    head.shares = [*others, share]
+
+
+def _on_share_revoked(head: SessionHead, event: dict[str, Any], now: int) -> None:
+    del now
+    head.shares = [share for share in head.shares if share.id != event["share_id"]]
+
+
+_STEPS: dict[str, Callable[[SessionHead, dict[str, Any], int], None]] = {
+    "message": _on_message,
+    "tool_error": _on_tool_error,
+    "run_start": _on_run_start,
+    "run_queued": _on_run_queued,
+    **dict.fromkeys(TERMINAL_TYPES, _on_terminal),
+    "session_created": _on_created,
+    "session_updated": _on_patch,
+    "extensions_updated": _on_patch,
+    "session_merged": _on_merged,
+    "summary_saved": _on_summary,
+    "state_change": _on_state_change,
+    "session_shared": _on_shared,
+    "share_revoked": _on_share_revoked,
+}
+
+
+def _plus_one(counts: dict[str, int], name: str) -> dict[str, int]:
+    return counts | {name: counts.get(name, 0) + 1}
+
+
+def session_view(head: SessionHead, state: str, expires_at: int | None) -> dict[str, Any]:
+    """Gives the contract's Session of a head.
+
+    Args:
+        head: What the log says.
+        state: The state as computed now.
+        expires_at: When it expires, in ms, open streams and runs considered.
+    """
+    begin = head.active.before_seq if head.active else head.seq
+    return {
+        "id": head.id,
+        "title": head.title,
+        "user_id": head.user_id,
+        "session_type": head.session_type,
+        "state": state,
+        "working_dir": head.working_dir,
+        "created_at": format_ms(head.created_at),
+        "updated_at": format_ms(head.updated_at),
+        "last_activity_at": format_ms(head.last_activity_at),
+        "expires_at": format_ms(expires_at) if expires_at is not None else None,
+        "ttl_seconds": head.ttl_seconds,
+        "message_count": head.message_count,
+        "usage": head.usage.to_json(),
+        "metadata": head.metadata,
+        "extension_data": head.extension_data,
+        "parent": head.parent,
+        "position": str(head.position),
+        "active_run_id": head.active.run_id if head.active else None,
+        "stream_url": f"/api/v1/stream/{head.id}?after={head.epoch}-{begin}",
+    }
+
+
+def run_view(session_id: str, epoch: int, events: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Gives the contract's Run, folded over the run's own events (queued, start, terminal).
+
+    Args:
+        session_id: Whose run it is.
+        epoch: The epoch of its session's log.
+        events: Its `run_queued`, `run_start` and terminal event, as far as they are there.
+    """
+    run: dict[str, Any] = {
+        "run_id": None,
+        "session_id": session_id,
+        "agent": None,
+        "status": "queued",
+        "position": None,
+        "message_ids": [],
+        "created_at": None,
+        "started_at": None,
+        "ended_at": None,
+        "usage": None,
+        "finish_reason": None,
+        "error": None,
+    }
+    for event in events:
+        kind = event["type"]
+        run["run_id"] = event["run_id"]
+        if kind == "run_queued":
+            run["agent"] = event["agent"]
+            run["message_ids"] = [message["id"] for message in event["messages"]]
+            run["created_at"] = event["time"]
+            run["position"] = f"{epoch}-{event['seq'] - 1}"
+        elif kind == "run_start":
+            run["status"] = "running"
+            run["agent"] = event["agent"]
+            run["message_ids"] = event["message_ids"]
+            run["started_at"] = event["time"]
+            run["created_at"] = run["created_at"] or event["time"]
+            run["position"] = run["position"] or event["position"]
+        else:
+            run["ended_at"] = event["time"]
+            run["usage"] = event.get("usage")
+            run["finish_reason"] = event.get("finish_reason")
+            run["status"] = status_of(event)
+            if kind == "error":
+                run["error"] = {"code": event["code"], "message": event["message"]}
+    run["stream_url"] = (
+        f"/api/v1/stream/{session_id}?after={run['position']}&run_id={run['run_id']}"
+    )
+    return run
+
+
+def status_of(terminal: Mapping[str, Any]) -> str:
+    """Gives the status of a run that ended with this event."""
+    if terminal["type"] == "complete":
+        return "completed"
+    if terminal["type"] == "cancelled":
+        return "cancelled"
+    return "interrupted" if terminal["code"] == CODE_INTERRUPTED else "failed"

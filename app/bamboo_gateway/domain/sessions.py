@@ -1,0 +1,182 @@
+"""A session's head: everything its log says, short of the messages and events themselves.
+
+It is the projection that lists, catalog lines and snapshots hold, and the state decisions are made
+on: small, and computed again from the log whenever it is lost.
+"""
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+from bamboo_gateway.domain.events import Usage
+from bamboo_gateway.domain.positions import Position
+
+SessionType = Literal["user", "sub_agent", "scheduled"]
+SESSION_TYPES = ("user", "sub_agent", "scheduled")
+LoggedState = Literal["closed", "expired", "archived"]
+SessionState = Literal["active", "idle", "disconnected", "closed", "expired", "archived"]
+
+
+@dataclass(slots=True)
+class ActiveRun:
+    """The run that has the session's one slot.
+
+    `start_seq` is the seq of its `run_start`; `before_seq` stands just before its input messages:
+    where a client that has loaded the messages begins to stream. `started_at` is in ms.
+    """
+
+    run_id: str
+    agent: str
+    start_seq: int
+    before_seq: int
+    started_at: int = 0
+
+
+@dataclass(slots=True)
+class QueuedRun:
+    """A run that waits for its turn; its input is in the `run_queued` event at `seq`."""
+
+    run_id: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryRef:
+    """Where the present summary is: its event's seq, the last seq it covers, its turns."""
+
+    seq: int
+    covers_seq: int
+    turn_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A grant to read the session, to one user or to whoever has a link's token.
+
+    Times are milliseconds since 1970; of a token there is only its SHA-256, in hex.
+    """
+
+    id: str
+    user_id: str | None
+    created_at: int
+    expires_at: int | None = None
+    token_sha256: str | None = None
+
+    def holds_at(self, now_ms: int) -> bool:
+        """Tells whether it has not ended."""
+        return self.expires_at is None or now_ms < self.expires_at
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What statistics count. Folded and never recounted, so that compaction changes nothing."""
+
+    by_role: dict[str, int] = field(default_factory=dict)
+    tool_calls: int = 0
+    tool_errors: int = 0
+    runs: dict[str, int] = field(default_factory=dict)
+    active_ms: int = 0
+    first_message_at: int | None = None
+    last_message_at: int | None = None
+
+
+@dataclass(slots=True)
+class SessionHead:
+    """See the module. Times are milliseconds since 1970; `seq` is the last event folded in.
+
+    Messages up to the seq `history_from` are not part of the conversation any more: a merge has
+    put others in their place. `open_calls` are tool calls that wait for a result (`tool_order`).
+    `system_seqs` are the seqs of the conversation's system messages, as long as they are few.
+    """
+
+    id: str
+    epoch: int
+    seq: int = 0
+    title: str | None = None
+    user_id: str | None = None
+    session_type: SessionType = "user"
+    working_dir: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    extension_data: dict[str, Any] = field(default_factory=dict)
+    ttl_seconds: int | None = None
+    created_at: int = 0
+    updated_at: int = 0
+    last_activity_at: int = 0
+    message_count: int = 0
+    usage: Usage = field(default_factory=Usage)
+    counts: Counts = field(default_factory=Counts)
+    parent: dict[str, Any] | None = None
+    ancestors: list[dict[str, Any]] = field(default_factory=list)
+    merged_from: list[dict[str, Any]] = field(default_factory=list)
+    history_from: int = 0
+    open_calls: list[str] = field(default_factory=list)
+    system_seqs: list[int] = field(default_factory=list)
+    summary: SummaryRef | None = None
+    archived_at: int | None = None
+    logged_state: LoggedState | None = None
+    active: ActiveRun | None = None
+    queue: list[QueuedRun] = field(default_factory=list)
+    shares: list[Share] = field(default_factory=list)
+
+    @property
+    def knows_system_messages(self) -> bool:
+        """Whether `system_seqs` has all of them; heads of earlier versions may have none."""
+        return len(self.system_seqs) == self.counts.by_role.get("system", 0)
+
+    @property
+    def position(self) -> Position:
+        """Where the log ends."""
+        return Position(self.epoch, self.seq)
+
+    @property
+    def expires_at(self) -> int | None:
+        """When its time to live will have passed, in ms; None without one."""
+        if self.ttl_seconds is None:
+            return None
+        return self.last_activity_at + self.ttl_seconds * 1000
+
+    def is_shared_with(self, user_id: str, now_ms: int) -> bool:
+        """Tells whether a share of that user's holds."""
+        return any(share.user_id == user_id and share.holds_at(now_ms) for share in self.shares)
+
+    def copy(self) -> "SessionHead":
+        """Gives an independent copy. Dict values are shared: they are replaced, never changed."""
+        return replace(
+            self,
+            active=replace(self.active) if self.active else None,
+            queue=[replace(queued) for queued in self.queue],
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Gives the stored form, for the codec (which writes dataclasses as objects).
+
+        Members with their default value are left out: most sessions have few others.
+        """
+        return {
+            name: value for name, default in _DEFAULTS if (value := getattr(self, name)) != default
+        }
+
+    @staticmethod
+    def of(shape: dict[str, Any]) -> "SessionHead":
+        """Reads the stored form.
+
+        Raises:
+            TypeError, KeyError: When it is none.
+        """
+        known = {name: shape[name] for name in _NAMES if name in shape}
+        if "usage" in known:
+            known["usage"] = Usage(**known["usage"])
+        if "counts" in known:
+            known["counts"] = Counts(**known["counts"])
+        if known.get("summary"):
+            known["summary"] = SummaryRef(**known["summary"])
+        if known.get("active"):
+            known["active"] = ActiveRun(**known["active"])
+        if "shares" in known:
+            known["shares"] = [Share(**share) for share in known["shares"]]
+        known["queue"] = [QueuedRun(**queued) for queued in known.get("queue", ())]
+        return SessionHead(**known)
+
+
+_NAMES = tuple(f.name for f in fields(SessionHead))
+_BLANK = SessionHead("", 0)
+_DEFAULTS = tuple((name, getattr(_BLANK, name)) for name in _NAMES)

@@ -1,0 +1,222 @@
+"""The order of messages that a session keeps: one that OpenAI-compatible servers accept.
+
+A message that calls tools is followed by one result for each call, before anything else is said;
+a result stands nowhere else. Sessions whose history breaks this are dead: every later request with
+it is refused upstream.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import sha256
+from typing import Any
+
+from bamboo_gateway.domain.errors import InvalidInput, Refused
+from bamboo_gateway.domain.messages import Message
+
+INTERRUPTED = "The call was interrupted before it gave a result."
+UNANSWERED = "The conversation went on without a result of this call."
+
+OPEN_CALLS_MAX = 128
+"""Calls without a result at once, which the head holds: OpenAI takes as many in one message."""
+
+OPEN_CALLS_CHARS_MAX = 16 * 1024
+"""The ids of all of them together: some servers hide signatures of some KB in an id."""
+
+
+def open_after(open_calls: Sequence[str], message: Mapping[str, Any]) -> list[str]:
+    """Gives the calls that wait for a result once the message was said.
+
+    Histories from elsewhere may pass over a call; nothing can answer it in its place any more.
+    """
+    if message["role"] == "tool":
+        return [call_id for call_id in open_calls if call_id != message.get("tool_call_id")]
+    return [call["id"] for call in message.get("tool_calls") or ()]
+
+
+def too_many(open_calls: Sequence[str]) -> bool:
+    """Tells whether these are more than a session holds."""
+    return len(open_calls) > OPEN_CALLS_MAX or sum(map(len, open_calls)) > OPEN_CALLS_CHARS_MAX
+
+
+def in_order(
+    open_calls: Sequence[str],
+    given: Iterable[Message],
+    *,
+    close: Callable[[str], Message] | None,
+    all_answered: bool,
+) -> list[Message]:
+    """Gives a client's messages as they may follow what was said.
+
+    Args:
+        open_calls: The calls that wait for a result before them.
+        given: The client's messages.
+        close: Makes the message that closes a call which the client passes over; None refuses that.
+        all_answered: Whether no call may wait after them, since they are to be answered.
+
+    Raises:
+        Refused: `no-open-tool-call`: nobody waits for this result; `open-tool-calls`: calls
+            are passed over.
+        InvalidInput: A message makes two calls with one id, or too many at once.
+    """
+    waiting = list(open_calls)
+    said: list[Message] = []
+
+    def pass_over() -> None:
+        if waiting and close is None:
+            raise still_open(waiting)
+        said.extend(close(call_id) for call_id in waiting if close is not None)
+        waiting.clear()
+
+    for message in given:
+        if message.role != "tool":
+            pass_over()
+        elif message.tool_call_id not in waiting:
+            raise Refused(
+                f"No tool call {message.tool_call_id!r} waits for a result.",
+                code="no-open-tool-call",
+                extra={"tool_call_id": message.tool_call_id, "open_tool_call_ids": waiting},
+            )
+        said.append(message)
+        waiting = open_after(waiting, {"role": message.role, **_calls_of(message)})
+        if len(set(waiting)) < len(waiting):
+            raise InvalidInput("Two tool calls of a message have the same id.")
+        if too_many(waiting):
+            raise InvalidInput(f"A message makes at most {OPEN_CALLS_MAX} tool calls.")
+    if all_answered:
+        pass_over()
+    return said
+
+
+def settled(messages: Iterable[Message], *, at_end: bool) -> tuple[list[Message], list[Message]]:
+    """Closes the calls of a history from elsewhere that it passed over.
+
+    Args:
+        messages: The history.
+        at_end: Also the calls that nothing has followed yet: nobody is there to answer them.
+
+    Returns:
+        The history, and what was added to it. The ids of that are derived, so that the same history
+        gives the same again, and a merge recognises it.
+    """
+    settler = Settler()
+    said: list[Message] = []
+    added: list[Message] = []
+    for message in messages:
+        closing = settler.take(message)
+        said += [*closing, message]
+        added += closing
+    if at_end:
+        closing = settler.end()
+        said += closing
+        added += closing
+    return said, added
+
+
+class Settler:
+    """As `settled`, message by message: of a history that does not fit into memory."""
+
+    __slots__ = ("_calling", "_said_at", "_waiting")
+
+    def __init__(self) -> None:
+        self._waiting: list[str] = []
+        self._calling = ""
+        self._said_at = ""
+
+    def take(self, message: Message) -> list[Message]:
+        """Takes the next message; gives what closes the calls that it passes over."""
+        closing: list[Message] = []
+        if message.role != "tool":
+            closing = self.end()
+            self._calling = message.id
+        self._said_at = message.created_at
+        self._waiting = open_after(self._waiting, {"role": message.role, **_calls_of(message)})
+        return closing
+
+    def end(self) -> list[Message]:
+        """Gives what closes the calls that nothing has followed."""
+        return [
+            Message(
+                id="msg_" + sha256(f"{self._calling}\0{call_id}".encode()).hexdigest()[:26],
+                role="tool",
+                content=UNANSWERED,
+                created_at=self._said_at,
+                tool_call_id=call_id,
+                metadata={"closed": True},
+            )
+            for call_id in dict.fromkeys(self._waiting)
+        ]
+
+
+def _calls_of(message: Message) -> dict[str, Any]:
+    return {"tool_calls": message.tool_calls, "tool_call_id": message.tool_call_id}
+
+
+def still_open(call_ids: Sequence[str]) -> Refused:
+    """The answer to messages that pass over open calls."""
+    return Refused(
+        f"{len(call_ids)} tool calls wait for their results first: {', '.join(call_ids)[:500]}.",
+        code="open-tool-calls",
+        extra={"open_tool_call_ids": list(call_ids)},
+    )
+
+
+class OrderedMessages:
+    """Puts the messages of one run in order as they are made.
+
+    A run may begin another message while calls of an earlier one are at work (tools within tools).
+    Such a message, and all after it, is held back until those have their results.
+    """
+
+    __slots__ = (
+        "_held",
+        "_waiting",
+    )
+
+    def __init__(self) -> None:
+        self._waiting: list[str] = []
+        self._held: list[Message] = []
+
+    @property
+    def waiting(self) -> Sequence[str]:
+        """The calls of messages already said that have no result yet."""
+        return self._waiting
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether messages are held back."""
+        return bool(self._held)
+
+    def holds(self, message_id: str) -> bool:
+        """Tells whether a message of that id is held back."""
+        return any(held.id == message_id for held in self._held)
+
+    def put(self, message: Message) -> list[Message]:
+        """Adds the next message; gives those that may be said now, in order."""
+        self._held.append(message)
+        return self.release()
+
+    def release(self) -> list[Message]:
+        """Gives those that were held back and may be said now, in order."""
+        said: list[Message] = []
+        while (at := self._next()) is not None:
+            following = self._held.pop(at)
+            self.note(following)
+            said.append(following)
+        return said
+
+    def note(self, message: Message) -> None:
+        """Takes up a message that has been said."""
+        self._held = [held for held in self._held if held.id != message.id]
+        shape = {"role": message.role, **_calls_of(message)}
+        self._waiting = open_after(self._waiting, shape)
+
+    def hold(self, message: Message) -> None:
+        """Takes up, from the log, a message that was being held back."""
+        self._held.append(message)
+
+    def _next(self) -> int | None:
+        if not self._waiting:
+            return 0 if self._held else None
+        for at, held in enumerate(self._held):
+            if held.role == "tool" and held.tool_call_id in self._waiting:
+                return at
+        return None

@@ -1,0 +1,149 @@
+"""The contract of exporters: a session becomes a document, page by page.
+
+An exporter is plain synchronous code that writes one document. `stream` drives it: it takes the
+messages in pages, encodes each page in a worker thread (R12), and hands the bytes on in pieces no
+larger than one send, so that a session of any length costs the memory of one page.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import anyio
+import anyio.to_thread
+
+from bamboo_gateway.domain.limits import SEND_BYTES_MAX
+
+JsonObject = dict[str, Any]
+
+MOMENTARY = frozenset({"state", "expires_at", "active_run_id", "stream_url", "messages"})
+"""Members of a Session that hold only now and only in the gateway that was asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportSource:
+    """A session to export.
+
+    Attributes:
+        session: The session in the contract's shape (API section 8).
+        messages: Its messages in order, as pages of the contract's shape. The consumer goes on
+            only when a page has been taken by whoever reads the document, so nothing is read
+            ahead; and closes it, however the document ends.
+        summary: The saved summary, if there is one; written as it is.
+        lineage: What the session's `parent` does not say (ancestors, merges); written as it is.
+        include_metadata: Whether `metadata` and `extension_data` are written; in Markdown, the
+            whole table and the line about model and tokens.
+        include_tool_calls: Whether tool calls and their results are written. Without them an
+            assistant message that says nothing else is left out as well.
+    """
+
+    session: JsonObject
+    messages: AsyncGenerator[Sequence[JsonObject]]
+    summary: JsonObject | None = None
+    lineage: JsonObject | None = None
+    include_metadata: bool = True
+    include_tool_calls: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentHead:
+    """What stands before the messages, with the options already applied."""
+
+    session: dict[str, Any]
+    summary: JsonObject | None
+    lineage: JsonObject | None
+    include_metadata: bool = True
+
+
+class Exporter(ABC):
+    """Writes one session as one document. An instance is used once.
+
+    The parts come in order: `begin`, any number of `add`, `end`; what they return, joined, is the
+    document. Each may run in another thread, never two at a time. Nothing is written by a call
+    that raises, and the exporter is of no use after it.
+
+    Attributes:
+        format: Its name in requests.
+        media_type: What `Content-Type` says of the document.
+        suffix: The end of its file's name, with the dot.
+    """
+
+    format: ClassVar[str]
+    media_type: ClassVar[str]
+    suffix: ClassVar[str]
+
+    @abstractmethod
+    def begin(self, head: DocumentHead) -> bytes:
+        """Gives everything before the first message."""
+
+    @abstractmethod
+    def add(self, messages: Sequence[JsonObject]) -> bytes:
+        """Gives the next messages; may hold back what belongs with later ones, within bounds."""
+
+    @abstractmethod
+    def end(self) -> bytes:
+        """Gives what was held back, and what ends the document.
+
+        Every format says here that it is whole: a document cut before its end is not read back.
+        """
+
+    @final
+    async def stream(
+        self, source: ExportSource, *, limiter: anyio.CapacityLimiter | None = None
+    ) -> AsyncGenerator[bytes]:
+        """Gives the document in pieces of at most `SEND_BYTES_MAX`.
+
+        What `source.messages` raises comes through and leaves the document without its end.
+        Closing the generator early leaves nothing behind. While nobody takes the next piece, it
+        holds what was written of one page and nothing else.
+
+        Args:
+            source: What to write.
+            limiter: Bounds the worker threads that encode; the default is the process-wide one.
+        """
+        async with aclosing(source.messages) as pages:
+            head = _head_of(source)
+            for piece in _pieces(await anyio.to_thread.run_sync(self.begin, head, limiter=limiter)):
+                yield piece
+            async for page in pages:
+                written = await anyio.to_thread.run_sync(self._add, source, page, limiter=limiter)
+                del page
+                for piece in _pieces(written):
+                    yield piece
+        for piece in _pieces(await anyio.to_thread.run_sync(self.end, limiter=limiter)):
+            yield piece
+
+    def _add(self, source: ExportSource, page: Sequence[JsonObject]) -> bytes:
+        if source.include_metadata and source.include_tool_calls:
+            return self.add(page)
+        kept = (_reduced(message, source) for message in page)
+        return self.add([message for message in kept if message is not None])
+
+
+def _head_of(source: ExportSource) -> DocumentHead:
+    left_out = MOMENTARY
+    if not source.include_metadata:
+        left_out |= {"metadata", "extension_data"}
+    session = {name: value for name, value in source.session.items() if name not in left_out}
+    return DocumentHead(session, source.summary, source.lineage, source.include_metadata)
+
+
+def _reduced(message: JsonObject, source: ExportSource) -> JsonObject | None:
+    """Gives a message without what the options leave out; None when nothing is left of it."""
+    left_out = set() if source.include_metadata else {"metadata"}
+    if not source.include_tool_calls:
+        if message.get("role") == "tool":
+            return None
+        if message.get("tool_calls"):
+            if not message.get("content"):
+                return None
+            left_out.add("tool_calls")
+    return {name: value for name, value in message.items() if name not in left_out}
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    # R7: one send joins at most so much.
+    for start in range(0, len(data), SEND_BYTES_MAX):
+        yield data[start : start + SEND_BYTES_MAX]

@@ -1,0 +1,192 @@
+"""The composition root: settings become an app, whose one lifespan owns everything that is open."""
+
+import platform
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+import anyio
+import structlog
+from anyio import to_thread
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from bamboo_gateway import __version__
+from bamboo_gateway.agents.factory import make_agent
+from bamboo_gateway.api.audit import AuditTrail
+from bamboo_gateway.api.auth import Authentication
+from bamboo_gateway.api.body_memory import BodyMemory
+from bamboo_gateway.api.connection_limits import ConnectionLimits
+from bamboo_gateway.api.middleware import Guard, RequestContext, UntilRecovered
+from bamboo_gateway.api.problems import EXCEPTION_HANDLERS
+from bamboo_gateway.api.rates import FailureLimit, RateLimit
+from bamboo_gateway.api.routes import add_routes, create_openapi, methods_of
+from bamboo_gateway.api.stage import StagedApp
+from bamboo_gateway.api.traffic import Traffic
+from bamboo_gateway.credentials.gate import Gate
+from bamboo_gateway.domain.clock import Clock, SystemClock
+from bamboo_gateway.domain.codec import encode_pretty
+from bamboo_gateway.domain.ids import IdMaker
+from bamboo_gateway.observability import tracing
+from bamboo_gateway.observability.audit import AuditLog
+from bamboo_gateway.observability.factory import make_spans
+from bamboo_gateway.observability.metrics import Measures
+from bamboo_gateway.sessions.manager import SessionManager
+from bamboo_gateway.sessions.measures import measure_recovery
+from bamboo_gateway.settings import Settings
+from bamboo_gateway.storage.base import RecoveryReport
+from bamboo_gateway.storage.factory import make_store
+
+log = structlog.get_logger(__name__)
+
+_CORS_HEADERS = (
+    "Authorization",
+    "Cache-Control",  # the npm package eventsource, up to its version 2
+    "Content-Type",
+    "Idempotency-Key",
+    "If-Match",
+    "If-None-Match",
+    "Last-Event-ID",
+    "Prefer",
+    "X-Request-Id",
+    "X-User-Id",
+    "traceparent",
+    "tracestate",
+)
+_CORS_EXPOSED = (
+    "Connection-Id",
+    "ETag",
+    "Idempotency-Replayed",
+    "Location",
+    "Preference-Applied",
+    "RateLimit",
+    "RateLimit-Policy",
+    "Retry-After",
+    "Run-Id",
+    "Session-Id",
+    "X-Request-Id",
+)
+
+_BUILD: Final[Measures] = {"build_info": {(__version__, platform.python_version()): 1.0}}
+
+
+def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
+    """Builds the gateway's app. Nothing is opened before its lifespan is entered.
+
+    Raises:
+        StoreUnusable, AgentConfigError, CredentialsUnusable, TracingUnavailable: A setting names
+            what cannot be.
+    """
+    clock = clock or SystemClock()
+    ids = IdMaker()
+    traffic = Traffic(
+        clock, slow_seconds=settings.slow_request_seconds, access_log=settings.access_log
+    )
+    audit = AuditLog(settings.audit_path) if settings.audit_path is not None else None
+    spans = make_spans(settings.otel_endpoint) if settings.otel_endpoint else None
+    agents = {name: make_agent(name, url, settings) for name, url in settings.agents.items()}
+    store = make_store(settings, clock)
+    gate = Gate(settings, clock)
+    recovered = anyio.Event()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            if spans is not None:
+                tracing.switch(spans)
+                stack.push_async_callback(to_thread.run_sync, tracing.closing(spans))
+            stack.push_async_callback(store.aclose)
+            report = await store.open()
+            _log_recovery(report)
+            app.state.start = {**_BUILD, **measure_recovery(report)}
+            await stack.enter_async_context(gate)
+            for agent in agents.values():
+                stack.push_async_callback(agent.aclose)
+            app.state.manager = await stack.enter_async_context(
+                SessionManager(store, agents, settings, clock, gate.is_live, audit)
+            )
+            recovered.set()
+            yield
+
+    app = StagedApp(
+        title="Bamboo Gateway",
+        version=__version__,
+        lifespan=lifespan,
+        openapi_url="/api/v1/openapi.json",
+        docs_url="/docs",
+        redoc_url=None,
+        redirect_slashes=False,
+        middleware=[
+            Middleware(
+                RequestContext,
+                traffic=traffic,
+                audit=AuditTrail(audit, clock) if audit is not None else None,
+                make_id=lambda: ids.make("req_", clock.now_ms()),
+            ),
+            Middleware(UntilRecovered, recovered=recovered),
+            Middleware(Guard, settings=settings, gate=gate),
+            *_cors(settings),
+            Middleware(FailureLimit, settings=settings, clock=clock),
+            Middleware(Authentication, settings=settings, gate=gate),
+            Middleware(RateLimit, settings=settings, clock=clock),
+        ],
+        exception_handlers=EXCEPTION_HANDLERS,
+    )
+    app.state.manager = None  # until the lifespan is entered: requests may come before that
+    app.state.settings = settings
+    app.state.gate = gate
+    app.state.clock = clock
+    app.state.traffic = traffic
+    app.state.connection_limits = ConnectionLimits(settings)
+    app.state.body_memory = BodyMemory(settings)
+    app.state.problems = traffic.problems
+    app.state.audit = audit
+    app.state.start = _BUILD
+    app.state.methods_of = methods_of
+    add_routes(app)
+    app.openapi = create_openapi  # type: ignore[method-assign] # FastAPI's documented way
+    return app
+
+
+def openapi_document() -> bytes:
+    """Gives the OpenAPI document as it is committed."""
+    return encode_pretty(create_openapi())
+
+
+def _cors(settings: Settings) -> list[Middleware]:
+    if not settings.cors_origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            # A cookie goes to pages that somebody has named, and never to all the world's.
+            allow_credentials="*" not in settings.cors_origins,
+            allow_methods=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"),
+            allow_headers=_CORS_HEADERS,
+            expose_headers=_CORS_EXPOSED,
+        )
+    ]
+
+
+def _log_recovery(report: RecoveryReport) -> None:
+    """Says in one line what opening the store found."""
+    found = {
+        "sessions": report.sessions,
+        "clean": report.clean,
+        "journal_records": report.journal_records,
+        "replayed_events": report.replayed_events,
+        "torn_bytes": report.torn_bytes,
+        "damaged": report.damaged,
+        "quarantined": report.quarantined,
+        "catalog_rebuilt": report.catalog_rebuilt,
+        "new_epochs": report.new_epochs,
+        "mended_indexes": report.mended_indexes,
+        "unwritten": report.unwritten,
+        "disk_full": report.disk_full,
+        "seconds": round(report.seconds, 3),
+    }
+    losses = report.damaged or report.quarantined or report.mended_indexes
+    bad = losses or report.unwritten or report.disk_full
+    (log.warning if bad else log.info)("recovered", **found)

@@ -1,0 +1,187 @@
+"""Metrics: the numbers of the inside as Prometheus text.
+
+What happens is counted in plain numbers where it happens; families are made of them at a scrape and
+not before. `FAMILIES` is the list of all there are. Labels have few values, all of them the
+gateway's own: nothing that a client sends becomes one.
+"""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from math import inf
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+from typing_extensions import override
+
+from bamboo_gateway.observability.histogram import Histogram
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+PREFIX: Final = "bamboo_"
+
+Labels = tuple[str, ...]
+Measure = float | Histogram | Mapping[Any, float] | Mapping[Any, Histogram]
+"""A value, or with labels one for each tuple of their values."""
+
+Measures = Mapping[str, Measure]
+"""Names of families, without the prefix, to what there is to say of them."""
+
+
+class Family(NamedTuple):
+    """What a metric is."""
+
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: Labels = ()
+
+
+FAMILIES: Final[Mapping[str, Family]] = {
+    "build_info": Family("gauge", "1; which version runs, on which Python.", ("version", "python")),
+    "ready": Family("gauge", "1 while requests are served, 0 while recovering or draining."),
+    "requests_total": Family(
+        "counter",
+        "Requests answered, by route template; a stream counts when it has begun.",
+        ("method", "route", "status"),
+    ),
+    "request_seconds": Family(
+        "histogram",
+        "From a request's head to its whole answer, or to a stream's beginning.",
+        ("method", "route"),
+    ),
+    "problems_total": Family(
+        "counter", "Requests refused or failed, by error code; limits that were hit too.", ("code",)
+    ),
+    "connections_cut_total": Family(
+        "counter",
+        "TCP connections the gateway ended: `too_many`, `too_many_of_address`, `unused`, `idle` "
+        "(after an answer), `head_late`, `head_too_large`, `body_stalled`, `body_slow`, "
+        "`mid_answer` (what came made no sense while an answer was on its way), "
+        "`unread` (its reader took nothing of an answer).",
+        ("reason",),
+    ),
+    "body_bytes_held": Family(
+        "gauge", "What the bodies of requests at work take; those up to 64 KiB are not counted."
+    ),
+    "bodies_waiting": Family("gauge", "Bodies that wait until there is room to read them."),
+    "streams_open": Family("gauge", "Open event streams."),
+    "streams_opened_total": Family("counter", "Event streams opened."),
+    "streams_ended_total": Family(
+        "counter",
+        "Event streams ended: `complete` and `left` (by the client) are usual; the others are the "
+        "`goodbye` they ended with.",
+        ("reason",),
+    ),
+    "streams_slow_total": Family("counter", "Streams closed because their reader took nothing."),
+    "stream_lag_events": Family(
+        "gauge", "How many events open streams are behind, now: quantiles over them.", ("quantile",)
+    ),
+    "stream_log_reads_total": Family(
+        "counter", "Pages read from logs for streams that were behind the event queue."
+    ),
+    "runs_active": Family("gauge", "Runs that agents of this process are executing."),
+    "runs_queued": Family("gauge", "Runs that wait in sessions in memory."),
+    "runs_started_total": Family("counter", "Runs started.", ("agent",)),
+    "runs_ended_total": Family(
+        "counter", "Runs ended; `unstarted` ones never had an agent.", ("agent", "end")
+    ),
+    "run_seconds": Family("histogram", "From a run's start to its end.", ("agent",)),
+    "sessions": Family("gauge", "Sessions there are."),
+    "sessions_in_memory": Family("gauge", "Sessions held in memory."),
+    "sessions_evicted_total": Family("counter", "Sessions that left memory."),
+    "session_lookups_total": Family(
+        "counter", "Calls into sessions: in memory already (`hit`), or not.", ("result",)
+    ),
+    "commit_seconds": Family(
+        "histogram", "From a decision to its durable acknowledgement, for each session's commit."
+    ),
+    "compacted_bytes_total": Family("counter", "Bytes of old deltas taken out of logs."),
+    "store_events_total": Family("counter", "Events stored."),
+    "store_commits_total": Family("counter", "Commits stored."),
+    "store_batches_total": Family("counter", "Batches of commits written."),
+    "store_batch_failures_total": Family("counter", "Batches refused: the journal failed."),
+    "store_batch_commits": Family("histogram", "Commits in a batch."),
+    "store_sync_seconds": Family("histogram", "Writing and syncing a batch to the journal."),
+    "store_journal_bytes_total": Family("counter", "Bytes written to the journal."),
+    "store_checkpoints_total": Family("counter", "Checkpoints: logs synced, journal dropped."),
+    "store_checkpoint_failures_total": Family("counter", "Checkpoints that failed."),
+    "store_snapshots_total": Family("counter", "Snapshots of sessions written."),
+    "store_quarantined": Family("gauge", "Files set aside since the start."),
+    "store_log_failures_total": Family(
+        "counter", "Logs found that could not be written: their sessions' writes are refused."
+    ),
+    "store_failed_logs": Family("gauge", "Logs that cannot be written now."),
+    "store_open_logs": Family("gauge", "Logs held open for writing."),
+    "store_disk_bytes": Family("gauge", "What the sessions' files take.", ("kind",)),
+    "disk_free_bytes": Family("gauge", "Free space where the data directory is."),
+    "loop_lag_seconds": Family("histogram", "How late the event loop was, looked at each second."),
+    "log_lines_lost_total": Family("counter", "Log lines dropped: nobody took them in time."),
+    "audit_failures_total": Family("counter", "Audit records that could not be written."),
+    "recovery_seconds": Family("gauge", "How long the last start took to recover."),
+    "recovery_found": Family("gauge", "What the last start found and mended.", ("what",)),
+}
+"""Every metric of the gateway's own, without the prefix. Those of the process come beside it."""
+
+
+def render_metrics(measures: Measures, data_dir: Path | None) -> bytes:
+    """Gives the text for one scrape. Reads files: not on the event loop.
+
+    Args:
+        measures: A value for each family that there is something to say of.
+        data_dir: Whose disk's free space is shown; None where nothing is kept on one.
+    """
+    registry = CollectorRegistry()
+    registry.register(_Families({**measures, **_free_space(data_dir)}))
+    ProcessCollector(registry=registry)
+    return generate_latest(registry)
+
+
+def _free_space(data_dir: Path | None) -> Measures:
+    if data_dir is None:
+        return {}
+    try:
+        return {"disk_free_bytes": shutil.disk_usage(data_dir).free}
+    except OSError:
+        return {}  # a disk that has gone away must not take the other numbers with it
+
+
+class _Families(Collector):
+    def __init__(self, measures: Measures) -> None:
+        self._measures = measures
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        for name, family in FAMILIES.items():
+            measure = self._measures.get(name)
+            if measure is not None:
+                yield _metric(PREFIX + name, family, measure)
+
+
+def _metric(name: str, family: Family, measure: Measure) -> Any:
+    metric = _KINDS[family.kind](name, family.help, labels=family.labels)
+    values: Mapping[Any, Any] = measure if isinstance(measure, Mapping) else {(): measure}
+    for labels, value in sorted(values.items(), key=itemgetter(0)):
+        if isinstance(value, Histogram):
+            metric.add_metric(labels, list(_buckets(value)), value.sum)
+        else:
+            metric.add_metric(labels, value)
+    return metric
+
+
+_KINDS: Final[Mapping[str, Any]] = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+    "histogram": HistogramMetricFamily,
+}
+
+
+def _buckets(histogram: Histogram) -> Iterator[tuple[str, int]]:
+    for bound, count in histogram.buckets():
+        yield "+Inf" if bound == inf else f"{bound:g}", count

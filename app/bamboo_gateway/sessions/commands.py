@@ -1,0 +1,163 @@
+"""What can be asked of the `SessionManager`, and what it answers, as plain frozen types.
+
+JSON-shaped values (`dict`, and `bytes` of stored JSON) are in the contract's shapes.
+"""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from bamboo_gateway.domain.messages import Role
+from bamboo_gateway.domain.sessions import SessionType
+from bamboo_gateway.storage.base import SessionQuery
+
+__all__ = [
+    "Chat",
+    "EventPage",
+    "Idempotency",
+    "MessagePage",
+    "NewMessage",
+    "NewSession",
+    "OnBusy",
+    "Outcome",
+    "RunList",
+    "RunWait",
+    "SessionDetail",
+    "SessionList",
+    "SessionQuery",
+    "StreamRequest",
+]
+
+OnBusy = Literal["enqueue", "reject", "interrupt"]
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """A client's promise that a repeat is the same request.
+
+    Attributes:
+        key: The `Idempotency-Key` as sent.
+        route: What it is used on, without the session: `POST /chat`.
+        body_digest: A digest of the body; the same key with another one is refused.
+    """
+
+    key: str
+    route: str
+    body_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """A message as a client gives it. `id` is made unless the client names one."""
+
+    role: Role
+    content: str | list[dict[str, Any]]
+    id: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+    model: str | None = None
+    usage: dict[str, int] | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NewSession:
+    """What a session is created with. Without `id` one is made (or derived from the key)."""
+
+    id: str | None = None
+    user_id: str | None = None
+    title: str | None = None
+    session_type: SessionType = "user"
+    working_dir: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    extension_data: dict[str, Any] = field(default_factory=dict)
+    ttl_seconds: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """One turn: input messages and how they are to be answered.
+
+    `session` is used only when the session has to be created; its `id` is the one meant, or None
+    for a new session.
+    """
+
+    session: NewSession
+    messages: list[NewMessage]
+    agent: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    run_id: str | None = None
+    on_busy: OnBusy = "enqueue"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRequest:
+    """Where a stream begins, when it ends, and how it speaks (API section 4)."""
+
+    after: str | None = None
+    from_start: bool = False
+    last_event_id: str | None = None
+    until_complete: bool = False
+    run_id: str | None = None
+    connection_id: str | None = None
+    heartbeat_events: bool = False
+    remote_address: str | None = None
+    reconnect: bool = False
+
+
+class Outcome(NamedTuple):
+    """An answer that may be kept for its idempotency key."""
+
+    answer: dict[str, Any]
+    replayed: bool = False
+
+
+class SessionDetail(NamedTuple):
+    """One session. `etag` covers what PATCH can change; `messages` are pages of JSON objects."""
+
+    session: dict[str, Any]
+    etag: str
+    messages: AsyncGenerator[list[bytes]] | None = None
+
+
+class SessionList(NamedTuple):
+    """A page of sessions."""
+
+    sessions: list[dict[str, Any]]
+    next_cursor: str | None
+    has_more: bool
+    total: int | None
+
+
+class MessagePage(NamedTuple):
+    """A page of messages, as JSON objects; `next_cursor` names the last one's place in the log."""
+
+    messages: list[bytes]
+    next_cursor: str | None
+    has_more: bool
+    position: str
+    stream_url: str
+
+
+class EventPage(NamedTuple):
+    """A page of events, as JSON objects; `next` is the position to go on `after`."""
+
+    events: list[bytes]
+    next: str
+    has_more: bool
+
+
+class RunList(NamedTuple):
+    """A page of runs."""
+
+    runs: list[dict[str, Any]]
+    next_cursor: str | None
+    has_more: bool
+
+
+class RunWait(NamedTuple):
+    """A run after waiting for it: its view, and once it has ended its last assistant message."""
+
+    run: dict[str, Any]
+    ended: bool
+    message: dict[str, Any] | None

@@ -1,0 +1,280 @@
+"""Diagnostics: checks of the running gateway, and a bug report of one session."""
+
+import platform
+import shutil
+import stat
+import zipfile
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import anyio
+from anyio import to_thread
+
+from bamboo_gateway import __version__
+from bamboo_gateway.agents.base import AgentError
+from bamboo_gateway.domain.codec import decode, encode, encode_pretty
+from bamboo_gateway.domain.errors import Conflict, StorageFull
+from bamboo_gateway.domain.masking import Masker
+from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.sessions.access import unknown_session
+from bamboo_gateway.sessions.creation import bulk_limiter
+from bamboo_gateway.sessions.making import Agents
+from bamboo_gateway.sessions.pool import SessionPool
+from bamboo_gateway.sessions.statistics import session_statistics
+from bamboo_gateway.sessions.transfer import ZipBuffer
+from bamboo_gateway.sessions.writing import view_of
+from bamboo_gateway.storage.base import SupportsExamination
+
+_FREE_BYTES_WARN = 1024 * 1024 * 1024
+_FREE_BYTES_FAIL = 64 * 1024 * 1024
+"""Below: the journal's reserve for endings is about all that fits."""
+_NEAR = 0.9
+"""A limit is near from here on."""
+_JOURNAL_BYTES_WARN = 256 * 1024 * 1024
+"""Checkpoints come at 16 MiB: more says that they fail."""
+_EARLIEST_MS = 1_735_689_600_000
+"""2025: a clock before it was never set, and ids and positions would not rise."""
+_JOURNAL_SECONDS_WARN = 60
+"""Checkpoints come every few seconds: a record that waits for a minute says that they fail."""
+_SAMPLE_SESSIONS = 20
+_SAMPLE_BYTES = 16 * 1024 * 1024
+"""What is read to look through some sessions: well below a second of one disk's time."""
+_PROBE_SECONDS = 3
+"""How long an agent may take to show that it is there: a call waits for it."""
+_PAGE = 500
+_PAGE_BYTES = 1024 * 1024
+
+Status = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at: what was seen, and what to do when it is not `ok`."""
+
+    name: str
+    status: Status
+    seen: str
+    action: str = ""
+
+
+async def check_gateway(pool: SessionPool, agents: Agents) -> dict[str, Any]:
+    """Looks at everything a running gateway stands on; changes nothing."""
+    checks = [_versions(), _clock(pool)]
+    if pool.settings.storage_url.startswith("jsonl"):
+        directory = pool.settings.data_dir.expanduser()
+        checks += await to_thread.run_sync(lambda: list(_directory_checks(directory)))
+    checks += [_writing(pool), _journal(pool), _quarantine(pool), *await _files(pool)]
+    checks += [*_limits(pool), _agents(list(agents)), *await _reachable(agents)]
+    statuses = {check.status for check in checks}
+    worst = next(status for status in ("fail", "warn", "ok") if status in statuses)
+    return {"status": worst, "checks": [asdict(check) for check in checks]}
+
+
+def _versions() -> Check:
+    seen = f"bamboo {__version__}, Python {platform.python_version()}, {platform.system()}"
+    return Check("versions", "ok", seen)
+
+
+def _clock(pool: SessionPool) -> Check:
+    if pool.clock.now_ms() < _EARLIEST_MS:
+        return Check("clock", "fail", "the clock is before 2025", "set the clock")
+    return Check("clock", "ok", "the clock is plausible")
+
+
+def _directory_checks(directory: Path) -> Iterator[Check]:
+    try:
+        free = shutil.disk_usage(directory).free
+        mode = stat.S_IMODE(directory.stat().st_mode)
+    except OSError as error:
+        seen = f"data_dir cannot be looked at: {error.strerror}"
+        yield Check("disk space", "fail", seen, "put data_dir back in its place")
+        return
+    seen = f"{free // (1024 * 1024)} MiB free"
+    if free < _FREE_BYTES_FAIL:
+        yield Check("disk space", "fail", seen, "free space: writes will be refused")
+    elif free < _FREE_BYTES_WARN:
+        yield Check("disk space", "warn", seen, "free space soon")
+    else:
+        yield Check("disk space", "ok", seen)
+    if mode & 0o077:
+        action = "run chmod 700 on data_dir"
+        yield Check("directory modes", "warn", f"others may enter data_dir ({mode:o})", action)
+    else:
+        yield Check("directory modes", "ok", f"data_dir has mode {mode:o}")
+
+
+def _writing(pool: SessionPool) -> Check:
+    """Says whether all sessions can be written, and which cannot."""
+    refusal = pool.store.refusal
+    if refusal is not None:
+        action = "free space" if isinstance(refusal, StorageFull) else "look into the log for why"
+        return Check("writing", "fail", refusal.detail, f"{action}: it is tried again by itself")
+    failed = unwritable(pool)
+    if not failed:
+        return Check("writing", "ok", "every session's log can be written")
+    some = [f"{session_id}: {why}" for session_id, why in sorted(failed.items())[:3]]
+    seen = f"{len(failed)} sessions whose logs cannot be written; {'; '.join(some)}"
+    action = "make their files in events/ writable; nothing that was acknowledged is lost"
+    return Check("writing", "fail", seen, action)
+
+
+def unwritable(pool: SessionPool) -> dict[str, str]:
+    """Gives the sessions whose logs cannot be written, and why."""
+    return pool.store.unwritable() if isinstance(pool.store, SupportsExamination) else {}
+
+
+def _journal(pool: SessionPool) -> Check:
+    size = int(pool.store.stats().get("disk_bytes_journal", 0))
+    failures = int(pool.store.stats().get("checkpoint_failures_total", 0))
+    seen = f"{size} bytes of journal, {failures} failed checkpoints"
+    if failures or size > _JOURNAL_BYTES_WARN:
+        return Check("journal", "warn", seen, "look into the log for why checkpoints fail")
+    return Check("journal", "ok", seen)
+
+
+async def _files(pool: SessionPool) -> list[Check]:
+    """Holds the catalog against the files, and looks through some sessions to their last byte."""
+    if not isinstance(pool.store, SupportsExamination):
+        return []
+    found = await pool.store.examine(_SAMPLE_SESSIONS, _SAMPLE_BYTES)
+    checks = [Check("catalog", "ok", f"{pool.store.count()} sessions, each with its files")]
+    if found.missing or found.strays:
+        seen = f"{len(found.missing)} sessions without their files{_some(found.missing)}, "
+        seen += f"{len(found.strays)} files of no session{_some(found.strays)}"
+        checks = [Check("catalog", "fail", seen, "stop, then run bamboo doctor")]
+    seen = f"{found.looked_at} sessions, chosen by chance, were looked through"
+    if found.damaged:
+        wrong = [f"{session_id}: {problem}" for session_id, problem in found.damaged]
+        action = "stop, then run bamboo doctor --repair"
+        checks.append(Check("records", "fail", f"{seen}; {'; '.join(wrong[:3])}", action))
+    else:
+        checks.append(Check("records", "ok", f"{seen}, every checksum is right"))
+    waits = round(found.journal_seconds)
+    limit = max(_JOURNAL_SECONDS_WARN, 10 * pool.settings.checkpoint_interval_seconds)
+    seen = f"the oldest record waits for {waits} s to be brought up"
+    action = "look into the log for why checkpoints fail"
+    is_late = found.journal_seconds > limit
+    checks.append(Check("journal age", *(("warn", seen, action) if is_late else ("ok", seen))))
+    return checks
+
+
+def _some(names: Sequence[str]) -> str:
+    return f" ({', '.join(names[:3])}{' …' if len(names) > 3 else ''})" if names else ""
+
+
+async def _reachable(agents: Agents) -> list[Check]:
+    """Asks all agents at once whether they can be reached."""
+    checks: dict[str, Check] = {}
+
+    async def probe(name: str) -> None:
+        label, action = f"agent {name}", "see that it runs, and that its address is right"
+        try:
+            with anyio.fail_after(_PROBE_SECONDS):
+                checks[name] = Check(label, "ok", await agents[name].probe())
+        except AgentError as error:
+            checks[name] = Check(label, "warn", error.detail, action)
+        except TimeoutError:
+            seen = f"no answer within {_PROBE_SECONDS} s"
+            checks[name] = Check(label, "warn", seen, action)
+
+    async with anyio.create_task_group() as tasks:
+        for name in agents:
+            tasks.start_soon(probe, name)
+    return [checks[name] for name in agents]
+
+
+def _quarantine(pool: SessionPool) -> Check:
+    count = int(pool.store.stats().get("quarantined", 0))
+    if count:
+        return Check(
+            "quarantine", "warn", f"{count} files were set aside", "stop, then run bamboo doctor"
+        )
+    return Check("quarantine", "ok", "nothing was set aside since the start")
+
+
+def _limits(pool: SessionPool) -> Iterator[Check]:
+    settings = pool.settings
+    lives = pool.sessions
+    idle = sum(live.is_idle for live in lives)
+    streams = sum(len(channel.connections) for channel in pool.channels)
+    uses = (
+        ("max_sessions", pool.store.count(), settings.max_sessions),
+        # Idle ones make room.
+        ("max_active_sessions", len(lives) - idle, settings.max_active_sessions),
+        ("max_connections", streams, settings.max_connections),
+    )
+    for name, used, most in uses:
+        if most is None:
+            continue
+        seen = f"{used} of {most}"
+        if used >= most:
+            yield Check(name, "fail", seen, f"raise {name}, or use less: more is refused")
+        elif used >= most * _NEAR:
+            yield Check(name, "warn", seen, f"raise {name} soon")
+        else:
+            yield Check(name, "ok", seen)
+
+
+def _agents(agents: Sequence[str]) -> Check:
+    if "default" not in agents:
+        action = "configure one as default, or name an agent in every chat"
+        return Check("agents", "warn", f"configured: {', '.join(agents) or 'none'}", action)
+    return Check("agents", "ok", f"configured: {', '.join(agents)}")
+
+
+async def bug_report(pool: SessionPool, head: SessionHead) -> AsyncGenerator[bytes]:
+    """Writes a zip of one session for a bug report, as it goes, with secrets masked.
+
+    In it: the session, whether its log can be written, its statistics, its events (messages are
+    events), and what was masked.
+    """
+    masker = Masker()
+    buffer = ZipBuffer()
+    archive = zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, allowZip64=True)
+
+    def put(name: str, value: Any) -> None:
+        archive.writestr(name, encode_pretty(masker.value(value)))
+
+    await _bulk(lambda: put("session.json", view_of(pool, head)))
+    why = unwritable(pool).get(head.id)
+    await _bulk(lambda: put("storage.json", {"writable": why is None, "problem": why}))
+    await _bulk(lambda: put("statistics.json", session_statistics(head)))
+    with archive.open("events.jsonl", "w", force_zip64=True) as file:
+        after = 0
+        while after < head.seq:
+            try:
+                page = await pool.store.read(
+                    head.id, head.epoch, after, limit=_PAGE, max_bytes=_PAGE_BYTES
+                )
+            except Conflict as error:
+                raise unknown_session(head.id) from error
+            if not page:
+                break
+            after = page[-1].seq
+            bodies = [record.body for record in page if record.seq <= head.seq]
+            lines = await to_thread.run_sync(_masked, masker, bodies, limiter=bulk_limiter)
+            await to_thread.run_sync(file.write, lines, limiter=bulk_limiter)
+            if data := buffer.take():
+                yield data
+    await _bulk(lambda: archive.writestr("masked.json", encode_pretty(_told(masker))))
+    archive.close()
+    yield buffer.take()
+
+
+async def _bulk(call: Callable[[], None]) -> None:
+    await to_thread.run_sync(call, limiter=bulk_limiter)
+
+
+def _masked(masker: Masker, bodies: list[bytes]) -> bytes:
+    return b"".join(encode(masker.value(decode(body))) + b"\n" for body in bodies)
+
+
+def _told(masker: Masker) -> dict[str, Any]:
+    return {
+        "masked": dict(masker.masked),
+        "note": "Masked is what looks like a secret. Read the files before you send them: what was "
+        "said in the conversation is in them.",
+        "version": __version__,
+    }

@@ -1,0 +1,186 @@
+"""Extension data: which extensions a session has enabled, its todo list, and custom values.
+
+It is the session's `extension_data`, read and changed piece by piece. Members that this page does
+not know are kept as they are; known ones of a wrong shape are refused, never reset. Where the
+session itself was given such (by PATCH, an import), they are not shown here, and stay until all is
+replaced.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeGuard
+
+from bamboo_gateway.domain.callers import Caller
+from bamboo_gateway.domain.errors import InvalidInput, NotFound, TooLarge
+from bamboo_gateway.domain.events import Draft
+from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.sessions.commands import Idempotency
+from bamboo_gateway.sessions.live import LiveSession
+from bamboo_gateway.sessions.pool import Decision, SessionPool
+from bamboo_gateway.sessions.writing import check_sizes, merge_patch
+
+ENABLED, TODO, CUSTOM = "enabled_extensions", "todo_state", "custom"
+Change = Callable[[dict[str, Any]], dict[str, Any]]
+"""Gives the extension data after a change; its argument may be changed at the top."""
+
+_EXTENSIONS_MAX = 100
+"""Enabled extensions of one session: they are shown and searched as a list."""
+
+
+def extension_view(head: SessionHead) -> dict[str, Any]:
+    """Gives the contract's ExtensionData."""
+    data = head.extension_data
+    enabled, todo, custom = data.get(ENABLED), data.get(TODO), data.get(CUSTOM)
+    return {
+        ENABLED: _shown(enabled) if _is_enabled(enabled) else [],
+        TODO: todo if _is_todo(todo) else None,
+        CUSTOM: custom if isinstance(custom, dict) else {},
+    }
+
+
+def named_extension(head: SessionHead, name: str) -> dict[str, Any]:
+    """Gives one extension's state.
+
+    Raises:
+        NotFound: There is none of that name.
+    """
+    return named_in(extension_view(head), name)
+
+
+def named_in(data: dict[str, Any], name: str) -> dict[str, Any]:
+    """Gives one extension's state out of an ExtensionData.
+
+    Raises:
+        NotFound: There is none of that name.
+    """
+    for extension in data[ENABLED]:
+        if extension["name"] == name:
+            return dict(extension)
+    raise NotFound(f"No extension {name!r} in this session.", code="extension-not-found")
+
+
+def check_extension_data(data: dict[str, Any]) -> None:
+    """Checks the members that are known.
+
+    Raises:
+        InvalidInput: One has a wrong shape; `errors` says where.
+        TooLarge: The whole is over its limit.
+    """
+    check_sizes({"extension_data": data})
+    enabled = data.get(ENABLED)
+    if enabled is not None:
+        _check_enabled(enabled)
+    if data.get(TODO) is not None and not _is_todo(data[TODO]):
+        raise _wrong(TODO, "is null or {content: string}")
+    if data.get(CUSTOM) is not None and not isinstance(data[CUSTOM], dict):
+        raise _wrong(CUSTOM, "is an object")
+
+
+def _check_enabled(enabled: Any) -> None:
+    if not _is_enabled(enabled):
+        raise _wrong(ENABLED, "is a list of {name: string, config: object, enabled: boolean}")
+    if len(enabled) > _EXTENSIONS_MAX:
+        raise TooLarge(f"A session has at most {_EXTENSIONS_MAX} extensions.")
+    names = [extension["name"] for extension in enabled]
+    if len(set(names)) != len(names):
+        raise _wrong(ENABLED, "names each extension once")
+
+
+def _is_enabled(value: Any) -> TypeGuard[list[dict[str, Any]]]:
+    return isinstance(value, list) and all(
+        isinstance(extension, dict)
+        and isinstance(extension.get("name"), str)
+        and isinstance(extension.get("config", {}), dict)
+        and isinstance(extension.get("enabled", True), bool)
+        for extension in value
+    )
+
+
+def _is_todo(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("content"), str)
+
+
+def _shown(enabled: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"config": {}, "enabled": True, **extension} for extension in enabled]
+
+
+def _wrong(member: str, what: str) -> InvalidInput:
+    return InvalidInput(
+        f"`{member}` {what}.",
+        code="invalid-extension-data",
+        errors=[{"loc": ["body", member], "msg": what}],
+    )
+
+
+async def change_extensions(
+    pool: SessionPool,
+    caller: Caller,
+    session_id: str,
+    change: Change,
+    idem: Idempotency | None = None,
+) -> dict[str, Any]:
+    """Applies `change` to a copy of the session's extension data, as one event.
+
+    Raises:
+        InvalidInput, TooLarge, NotFound: What the change or the check refuses.
+    """
+
+    def decide(live: LiveSession) -> Decision:
+        present = live.head.extension_data
+        changed = change(dict(present))
+        check_extension_data(changed)
+        after = live.head.copy()
+        after.extension_data = changed
+        drafts = [Draft("extensions_updated", {"extension_data": changed})]
+        return Decision(drafts if changed != present else [], extension_view(after))
+
+    return (await pool.change(caller, session_id, decide, idem=idem)).answer
+
+
+def replace_all(new: dict[str, Any]) -> Change:
+    """Makes the change that puts all known members in place of the present ones."""
+    return lambda data: data | {name: new.get(name) for name in (ENABLED, TODO, CUSTOM)}
+
+
+def merge_all(patch: dict[str, Any]) -> Change:
+    """Makes the change of a JSON merge patch (RFC 7396)."""
+    return lambda data: dict(merge_patch(data, patch))
+
+
+def put_extension(name: str, config: dict[str, Any], *, enabled: bool) -> Change:
+    """Makes the change that sets one extension's state."""
+    state = {"name": name, "config": config, "enabled": enabled}
+
+    def change(data: dict[str, Any]) -> dict[str, Any]:
+        present = data.get(ENABLED)
+        if present is None:
+            present = []
+        _check_enabled(present)
+        others = list(present)
+        names = [extension["name"] for extension in others]
+        if name in names:
+            others[names.index(name)] = state
+        else:
+            others.append(state)
+        return data | {ENABLED: others}
+
+    return change
+
+
+def drop_extension(name: str) -> Change:
+    """Makes the change that takes one extension out; it has to be there."""
+
+    def change(data: dict[str, Any]) -> dict[str, Any]:
+        present = data.get(ENABLED)
+        if not _is_enabled(present):
+            present = []
+        rest = [extension for extension in present if extension["name"] != name]
+        if len(rest) == len(present):
+            raise NotFound(f"No extension {name!r} in this session.", code="extension-not-found")
+        return data | {ENABLED: rest}
+
+    return change
+
+
+def put_todo(content: str) -> Change:
+    """Makes the change that sets the todo list."""
+    return lambda data: data | {TODO: {"content": content}}

@@ -1,0 +1,140 @@
+"""Statistics and reports: what the heads have counted, put together when asked."""
+
+from collections import Counter
+from typing import Any
+
+from bamboo_gateway.domain.callers import Caller
+from bamboo_gateway.domain.clock import format_ms
+from bamboo_gateway.domain.events import Usage
+from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.sessions.pool import SessionPool
+from bamboo_gateway.storage.base import SessionQuery
+
+_MOST_ACTIVE = 10
+"""How many of the most active sessions the overview names."""
+
+
+def session_statistics(head: SessionHead) -> dict[str, Any]:
+    """Gives one session's statistics; exact, whatever has been compacted."""
+    counts = head.counts
+    runs = dict.fromkeys(
+        ("queued", "running", "completed", "failed", "cancelled", "interrupted"), 0
+    )
+    runs |= counts.runs
+    runs["queued"] = len(head.queue)
+    runs["running"] = 1 if head.active else 0
+    first, last = counts.first_message_at, counts.last_message_at
+    return {
+        "session_id": head.id,
+        "total_messages": head.message_count,
+        "user_messages": counts.by_role.get("user", 0),
+        "assistant_messages": counts.by_role.get("assistant", 0),
+        "tool_messages": counts.by_role.get("tool", 0),
+        "tool_calls": counts.tool_calls,
+        "tool_errors": counts.tool_errors,
+        "runs": runs,
+        **head.usage.to_json(),
+        "duration_seconds": (last - first) / 1000 if first and last else 0.0,
+        "active_seconds": counts.active_ms / 1000,
+        "first_message_at": format_ms(first) if first else None,
+        "last_message_at": format_ms(last) if last else None,
+    }
+
+
+def session_report(pool: SessionPool, head: SessionHead) -> dict[str, Any]:
+    """Gives a SessionSummary for people: who, what, how long, how much."""
+    return {
+        "session_id": head.id,
+        "title": head.title,
+        "user_id": head.user_id,
+        "session_type": head.session_type,
+        "state": pool.state_of(head),
+        "working_dir": head.working_dir,
+        "created_at": format_ms(head.created_at),
+        "last_activity_at": format_ms(head.last_activity_at),
+        "parent": head.parent,
+        "merged_from": head.merged_from,
+        "has_summary": head.summary is not None,
+        "statistics": session_statistics(head),
+    }
+
+
+def report_markdown(report: dict[str, Any]) -> str:
+    """Writes a report as Markdown; values are shown as code, so that none becomes structure."""
+    statistics = report["statistics"]
+    rows = [
+        ("Session", report["session_id"]),
+        ("State", report["state"]),
+        ("Type", report["session_type"]),
+        ("User", report["user_id"]),
+        ("Created", report["created_at"]),
+        ("Last activity", report["last_activity_at"]),
+        ("Messages", statistics["total_messages"]),
+        ("of the user", statistics["user_messages"]),
+        ("of the assistant", statistics["assistant_messages"]),
+        ("Tool calls", statistics["tool_calls"]),
+        ("Tool errors", statistics["tool_errors"]),
+        ("Runs completed", statistics["runs"]["completed"]),
+        ("Runs failed", statistics["runs"]["failed"]),
+        ("Tokens", statistics["total_tokens"]),
+        ("Duration", f"{statistics['duration_seconds']:.0f} s"),
+        ("Active", f"{statistics['active_seconds']:.1f} s"),
+    ]
+    title = _plain(report["title"] or report["session_id"])
+    lines = [f"# {title}", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {_plain(value)} |" for name, value in rows if value is not None]
+    return "\n".join(lines) + "\n"
+
+
+def _plain(value: object) -> str:
+    text = " ".join(str(value).split())
+    for mark in "\\`*_[]<>|#&":
+        text = text.replace(mark, "\\" + mark)
+    return text
+
+
+async def overall_statistics(pool: SessionPool, caller: Caller) -> dict[str, Any]:
+    """Adds up all sessions of the caller; costs the sessions, not their messages."""
+    by_type: Counter[str] = Counter()
+    by_state: Counter[str] = Counter()
+    by_day: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
+    usage = Usage()
+    oldest: SessionHead | None = None
+    newest: SessionHead | None = None
+    most: list[SessionHead] = []
+    async for head in pool.each(caller, SessionQuery(archived="include")):
+        by_type[head.session_type] += 1
+        by_state[pool.state_of(head)] += 1
+        by_day[format_ms(head.created_at)[:10]] += 1
+        totals["total_messages"] += head.message_count
+        totals["tool_calls"] += head.counts.tool_calls
+        totals["runs"] += sum(head.counts.runs.values())
+        usage += head.usage
+        if oldest is None or head.created_at < oldest.created_at:
+            oldest = head
+        if newest is None or head.created_at > newest.created_at:
+            newest = head
+        most = sorted([*most, head], key=lambda one: (-one.message_count, one.id))[:_MOST_ACTIVE]
+    return {
+        "sessions": sum(by_type.values()),
+        "by_type": dict(by_type),
+        "by_state": dict(by_state),
+        "by_day": dict(sorted(by_day.items())),
+        **{name: totals[name] for name in ("total_messages", "tool_calls", "runs")},
+        **usage.to_json(),
+        "oldest": _brief(oldest),
+        "newest": _brief(newest),
+        "most_active": [_brief(head) for head in most],
+    }
+
+
+def _brief(head: SessionHead | None) -> dict[str, Any] | None:
+    if head is None:
+        return None
+    return {
+        "session_id": head.id,
+        "title": head.title,
+        "created_at": format_ms(head.created_at),
+        "message_count": head.message_count,
+    }

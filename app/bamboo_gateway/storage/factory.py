@@ -1,0 +1,76 @@
+"""From `storage_url` to a store. A backend is one file and one line here."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from bamboo_gateway.domain.clock import Clock
+from bamboo_gateway.settings import Settings
+from bamboo_gateway.storage.base import SessionStore, StoreUnusable
+
+if TYPE_CHECKING:
+    from bamboo_gateway.storage.jsonl.doctor import Finding
+
+
+def make_store(settings: Settings, clock: Clock) -> SessionStore:
+    """Makes the store that `storage_url` names, not yet opened.
+
+    Raises:
+        StoreUnusable: The URL names no store there is.
+    """
+    match settings.storage_url:
+        case "jsonl:":
+            from bamboo_gateway.storage.jsonl.store import JsonlStore
+
+            return JsonlStore(
+                settings.data_dir,
+                clock,
+                durability=settings.durability,
+                checkpoint_interval_seconds=settings.checkpoint_interval_seconds,
+                index_enabled=settings.index_enabled,
+            )
+        case "memory:":
+            from bamboo_gateway.storage.memory import MemoryStore
+
+            return MemoryStore(clock)
+        case unknown:
+            raise StoreUnusable(
+                f"storage_url {unknown!r} names no store; use `jsonl:` (files) or `memory:`."
+            )
+
+
+def check_store(
+    settings: Settings,
+    clock: Clock,
+    *,
+    repair: bool = False,
+    new_epochs: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> "list[Finding]":
+    """Examines the files of the store that `storage_url` names, which must not be open.
+
+    Blocking: for `bamboo doctor`, which has the process to itself.
+
+    Args:
+        settings: Says which store, and where.
+        clock: Gives the time of new epochs.
+        repair: Repairs what is found.
+        new_epochs: Gives every session a new epoch, after a backup was put back.
+        progress: Is told how many sessions of how many were looked at.
+
+    Raises:
+        StoreBusy: A process owns the data.
+        StoreUnusable: There is no such store, or none that has files.
+    """
+    match settings.storage_url:
+        case "jsonl:":
+            from bamboo_gateway.storage.jsonl.doctor import check
+
+            return check(
+                settings.data_dir,
+                clock,
+                repair=repair,
+                new_epochs=new_epochs,
+                progress=progress,
+            )
+        case other:
+            raise StoreUnusable(f"storage_url {other!r} keeps no files that could be examined.")

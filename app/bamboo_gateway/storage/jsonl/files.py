@@ -1,0 +1,249 @@
+"""The seam to the file system: every call that changes or syncs a file goes through here.
+
+Tests put another `FileSystem` in its place: one whose Nth call fails, or one that remembers what
+was synced and takes the rest away, as losing power does.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from bamboo_gateway.domain.errors import StorageFailed, StorageFull, Unavailable
+
+FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
+# What small pieces of a new file are joined to: a call for each line costs more than the writing.
+WRITE_BYTES = 256 * 1024
+# What a system or file system says of a call that it does not have.
+NOT_SUPPORTED_ERRNOS = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS})
+
+
+class FileSystem:
+    """The machine's own. All paths are absolute; new files get mode 0600, directories 0700.
+
+    No symbolic link is followed below the data directory: one that was planted there would have the
+    gateway read, write or cut a file elsewhere.
+    """
+
+    def open(self, path: Path, flags: int) -> int:
+        """Opens and gives the descriptor."""
+        try:
+            return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                what = "a symbolic link stands where a file should be"
+                raise OSError(errno.ELOOP, what, str(path)) from error
+            raise
+
+    def close(self, fd: int) -> None:
+        """Closes."""
+        os.close(fd)
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        """Reads up to `size` bytes; fewer only at the end of the file."""
+        data = os.pread(fd, size, offset)
+        while 0 < len(data) < size:
+            more = os.pread(fd, size - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> None:
+        """Writes all of `data`, or raises; what of it arrived is then unknown."""
+        done = os.pwrite(fd, data, offset)
+        while done < len(data):
+            done += os.pwrite(fd, memoryview(data)[done:], offset + done)
+
+    def sync(self, fd: int) -> None:
+        """Makes the file's content (and size) durable."""
+        if sys.platform == "darwin":  # fsync there stops at the drive's cache
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+        else:
+            os.fdatasync(fd)
+
+    def pwrite_synced(self, fd: int, data: bytes, offset: int) -> None:
+        """Writes all of `data` and makes it durable, but nothing that was written before.
+
+        With one call where the system has it: a thread that waits for the disk has to wait for the
+        interpreter after it, up to 5 ms while the event loop is busy.
+        """
+        if hasattr(os, "RWF_DSYNC"):
+            done = 0
+            try:
+                while done < len(data):
+                    rest = memoryview(data)[done:]
+                    done += os.pwritev(fd, [rest], offset + done, os.RWF_DSYNC)
+            except OSError as error:
+                if error.errno not in NOT_SUPPORTED_ERRNOS:
+                    raise
+            else:
+                return
+        self.pwrite(fd, data, offset)
+        self.sync(fd)
+
+    def sync_all(self, fd: int) -> bool:
+        """Makes all of the file system `fd` is on durable; False where there is no such call."""
+        if _syncfs is None:
+            return False
+        if _syncfs(fd) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return True
+
+    def sync_directory(self, path: Path) -> None:
+        """Makes the names in a directory durable."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def allocate(self, fd: int, size: int) -> None:
+        """Reserves space, so that writes within it neither run out nor change the file's size."""
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(fd, 0, size)
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Cuts the file."""
+        os.ftruncate(fd, size)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Renames over whatever is there."""
+        source.replace(target)
+
+    def unlink(self, path: Path) -> None:
+        """Removes the name; nothing happens when there is none."""
+        path.unlink(missing_ok=True)
+
+    def make_directory(self, path: Path) -> None:
+        """Makes a directory, and those above it; one that is there is left as it is.
+
+        Raises:
+            NotADirectoryError: There is something else of that name, which may be a link to one.
+        """
+        for missing in [above for above in reversed(path.parents) if not above.exists()]:
+            # Not by `parents=True`, which leaves their modes to the umask.
+            missing.mkdir(mode=0o700, exist_ok=True)
+        try:
+            path.mkdir(mode=0o700)
+        except FileExistsError as error:
+            if not stat.S_ISDIR(path.lstat().st_mode):
+                what = "a link or file stands where a directory should be"
+                raise NotADirectoryError(errno.ENOTDIR, what, str(path)) from error
+
+    def lock_directory(self, path: Path) -> int | None:
+        """Takes the one lock that a directory has; closing the descriptor gives it back.
+
+        Returns:
+            The descriptor; None where there is no such directory, or the file system locks none
+            (NFS does not).
+
+        Raises:
+            BlockingIOError: Somebody else has it.
+        """
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise
+        except OSError:
+            os.close(fd)
+            return None
+        return fd
+
+    # What only looks never fails a test's Nth call.
+
+    def size(self, path: Path) -> int | None:
+        """Gives a file's size; None when there is no such file."""
+        try:
+            return path.lstat().st_size
+        except FileNotFoundError:
+            return None
+
+    def identity(self, path: Path) -> tuple[int, int] | None:
+        """Tells one file or directory from another of its name; None when none can be seen."""
+        try:
+            found = path.lstat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def names(self, path: Path) -> list[str]:
+        """Lists a directory, sorted; empty when there is none."""
+        try:
+            return sorted(os.listdir(path))  # noqa: PTH208 - names, not 100,000 Path objects
+        except FileNotFoundError:
+            return []
+
+    def read(self, path: Path) -> bytes | None:
+        """Reads a whole small file; None when there is none."""
+        try:
+            fd = self.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        try:
+            return self.pread(fd, os.fstat(fd).st_size, 0)
+        finally:
+            self.close(fd)
+
+    def write_aside(self, aside: Path, target: Path, data: bytes) -> None:
+        """Replaces a file as a whole: written and synced under another name, then renamed."""
+        self.write_new(aside, data)
+        self.rename(aside, target)
+        self.sync_directory(target.parent)
+
+    def write_new(self, path: Path, data: bytes) -> None:
+        """Writes and syncs a whole file, which nobody reads yet."""
+        self.write_pieces(path, [data])
+
+    def write_pieces(self, path: Path, pieces: Iterable[bytes]) -> int:
+        """Writes and syncs a whole file, which nobody reads yet, as its pieces come.
+
+        Returns:
+            Its bytes.
+        """
+        fd = self.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        size = pending_bytes = 0
+        pending: list[bytes] = []
+        try:
+            for piece in pieces:
+                pending.append(piece)
+                pending_bytes += len(piece)
+                if pending_bytes >= WRITE_BYTES:
+                    self.pwrite(fd, b"".join(pending), size)
+                    size += pending_bytes
+                    pending, pending_bytes = [], 0
+            if pending:
+                self.pwrite(fd, b"".join(pending), size)
+            self.sync(fd)
+        finally:
+            self.close(fd)
+        return size + pending_bytes
+
+
+def failure_of(error: OSError, doing: str) -> Unavailable:
+    """Translates a driver's error into the gateway's own."""
+    if error.errno in FULL_ERRNOS:
+        return StorageFull("The disk is full: nothing can be written until there is space again.")
+    return StorageFailed(f"{doing} failed: {error.strerror or 'input/output error'}.")
+
+
+def _find_syncfs() -> "ctypes._NamedFuncPointer | None":
+    try:
+        found = ctypes.CDLL(None, use_errno=True).syncfs
+    except (OSError, AttributeError):
+        return None
+    found.argtypes = [ctypes.c_int]
+    return found
+
+
+_syncfs = _find_syncfs()

@@ -1,0 +1,187 @@
+"""Snapshots, `sessions/<name>.json`: a session for people, and for rebuilding what was lost.
+
+The first line is the head with its own checksum, all that a rebuild needs to begin with; then come
+the log's message lines as they are, each with the checksum it has there. The whole is one JSON
+object. `offset` is the log's size as of the head.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+from zlib import crc32
+
+from bamboo_gateway.domain import codec
+from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.storage.jsonl.bulk import Turns
+from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.jsonl.paths import Paths
+from bamboo_gateway.storage.jsonl.reading import seq_of
+
+_END = b"\n]}\n"
+_OPEN = b',"messages":['
+# Small logs are written at every chance; large ones when a quarter has been added.
+_SMALL_LOG_BYTES = 1024 * 1024
+# At a checkpoint only logs that are worth it, and not before they have doubled.
+_CHECKPOINT_BYTES = 64 * 1024
+# Enough for most heads at once, and for many small lines in few reads.
+_READ_BYTES = 64 * 1024
+
+
+def is_due(log_bytes: int, snapshot_bytes: int, *, at_rest: bool) -> bool:
+    """Tells whether a new snapshot is worth it: work in proportion to what was added.
+
+    Args:
+        log_bytes: The log's size.
+        snapshot_bytes: The log's size when the last snapshot was written, or 0.
+        at_rest: The session leaves memory; else this is a checkpoint.
+    """
+    grown = log_bytes - snapshot_bytes
+    if at_rest:
+        return grown > 0 and (log_bytes < _SMALL_LOG_BYTES or grown >= snapshot_bytes // 4)
+    return grown >= max(snapshot_bytes, _CHECKPOINT_BYTES)
+
+
+def write_snapshot(
+    fs: FileSystem, path: Path, head: SessionHead, offset: int, lines: Iterator[bytes]
+) -> int:
+    """Writes and syncs a snapshot; memory holds a piece of it.
+
+    Args:
+        fs: The files.
+        path: The new file, which nobody reads yet; nothing is left of it when this raises.
+        head: The session's head, and
+        offset: the log's size as of it.
+        lines: The log's message lines, without their newline. What they raise comes through.
+
+    Returns:
+        Its bytes.
+
+    Raises:
+        OSError: It could not be written.
+    """
+    try:
+        return fs.write_pieces(path, _pieces(head, offset, lines))
+    except BaseException:
+        with suppress(OSError):
+            fs.unlink(path)
+        raise
+
+
+def _pieces(head: SessionHead, offset: int, lines: Iterator[bytes]) -> Iterator[bytes]:
+    body = b'{"snapshot":1,"offset":%d,"head":%b' % (offset, codec.encode(head.to_json()))
+    yield b'{"crc":"%08x",%b%b' % (crc32(body), body[1:], _OPEN)
+    turns = Turns()
+    separator = b"\n"
+    for line in lines:
+        yield separator + line
+        separator = b",\n"
+        turns.took(len(line))
+    yield _END
+
+
+def read_snapshot_head(fs: FileSystem, paths: Paths, name: str) -> tuple[SessionHead, int] | None:
+    """Reads the first line alone: (head, log size), or None when there is none that can be read."""
+    for line in _lines_of(fs, paths.snapshot_of(name)):
+        return _head_of(line.removesuffix(b"\n"))
+    return None
+
+
+def read_snapshot_lines(fs: FileSystem, paths: Paths, name: str) -> Iterator[tuple[int, bytes]]:
+    """Gives each message line that is intact, newline included, with its seq."""
+    lines = _lines_of(fs, paths.snapshot_of(name))
+    next(lines, None)
+    for part in lines:
+        line = part.removesuffix(b"\n").removesuffix(b",") + b"\n"
+        seq = seq_of(line)
+        if seq is not None and codec.is_intact(line):
+            yield seq, line
+
+
+def is_whole(fs: FileSystem, paths: Paths, name: str) -> bool:
+    """Tells whether every line of the snapshot is intact, and there once, up to the end mark."""
+    return _condition_of(fs, paths, name) == "whole"
+
+
+def take_out_doubles(fs: FileSystem, paths: Paths, name: str) -> None:
+    """Writes a snapshot that has lines twice anew, with each once; not one that is damaged.
+
+    Raises:
+        OSError: It is as it was.
+    """
+    remembered = read_snapshot_head(fs, paths, name)
+    if remembered is None or _condition_of(fs, paths, name) != "doubled":
+        return
+    aside, target = paths.aside / "snapshot", paths.snapshot_of(name)
+    write_snapshot(fs, aside, *remembered, _each_once(read_snapshot_lines(fs, paths, name)))
+    fs.rename(aside, target)
+    fs.sync_directory(target.parent)
+
+
+def _each_once(lines: Iterator[tuple[int, bytes]]) -> Iterator[bytes]:
+    last = 0
+    for seq, line in lines:
+        if seq > last:
+            yield line[:-1]
+            last = seq
+
+
+def _condition_of(
+    fs: FileSystem, paths: Paths, name: str
+) -> Literal["whole", "doubled", "damaged"]:
+    lines = _lines_of(fs, paths.snapshot_of(name))
+    if _head_of(next(lines, b"").removesuffix(b"\n")) is None:
+        return "damaged"
+    last, has_doubles = 0, False
+    for part in lines:
+        if part == _END[1:]:
+            if next(lines, None) is not None:
+                break
+            return "doubled" if has_doubles else "whole"
+        line = part.removesuffix(b"\n").removesuffix(b",") + b"\n"
+        seq = seq_of(line)
+        if seq is None or not codec.is_intact(line):
+            break
+        has_doubles = has_doubles or seq <= last
+        last = max(last, seq)
+    return "damaged"
+
+
+def _lines_of(fs: FileSystem, path: Path) -> Iterator[bytes]:
+    """Gives the lines of a file, newlines included; none when it is not there."""
+    try:
+        fd = fs.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        offset = 0
+        begun: list[bytes] = []
+        while chunk := fs.pread(fd, _READ_BYTES, offset):
+            offset += len(chunk)
+            first, newline, rest = chunk.partition(b"\n")
+            begun.append(first + newline)
+            if not newline:
+                continue
+            yield b"".join(begun)
+            *whole, last = rest.split(b"\n")
+            for line in whole:
+                yield line + b"\n"
+            begun = [last]
+        if end := b"".join(begun):
+            yield end
+    finally:
+        fs.close(fd)
+
+
+def _head_of(first: bytes) -> tuple[SessionHead, int] | None:
+    if not first.endswith(_OPEN):
+        return None
+    body = b"{" + first[codec.LINE_PREFIX_BYTES : -len(_OPEN)]
+    try:
+        if crc32(body) != int(first[8:16], 16):
+            return None
+        shape = codec.decode(body + b"}")
+        return SessionHead.of(shape["head"]), int(shape["offset"])
+    except (ValueError, KeyError, TypeError):
+        return None

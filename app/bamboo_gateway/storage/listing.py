@@ -1,0 +1,235 @@
+"""What a list of sessions shows, in which order, and where a page goes on: for every store alike.
+
+The order is the pair of sort value and id, reversed as a whole when descending. A cursor is the
+pair of the last entry shown, so a page begins right behind it even if that session has gone.
+"""
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
+
+from bamboo_gateway.domain import codec
+from bamboo_gateway.domain.errors import InvalidCursor
+from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.storage.base import SessionPage, SessionQuery, StateOf
+
+SortKey = tuple[int | str, str]
+
+# A cursor holds a title and an id; whatever is longer was not made here.
+_CURSOR_BYTES_MAX = 64 * 1024
+
+
+def list_page(heads: Iterable[SessionHead], query: SessionQuery, state_of: StateOf) -> SessionPage:
+    """Lists in one go: for stores whose heads are at hand and few."""
+    start = read_cursor(query)
+    found = [(sort_key(head, query.sort_by), head) for head in heads if admits(query, head)]
+    if query.state is not None:
+        found = [pair for pair in found if state_of(pair[1]) == query.state]
+    found.sort(key=lambda pair: pair[0])
+    total = len(found) if query.count else None
+    if start is not None:
+        keys = [key for key, _ in found]
+        if query.descending:
+            del found[bisect_left(keys, start) :]
+        else:
+            del found[: bisect_right(keys, start)]
+    if query.descending:
+        found.reverse()
+    if start is None and query.offset:
+        del found[: query.offset]
+    return make_page([head for _, head in found[: query.limit + 1]], query, total)
+
+
+def make_page(heads: list[SessionHead], query: SessionQuery, total: int | None) -> SessionPage:
+    """Makes the page of the heads found, of which one more than the limit says that more follow."""
+    has_more = len(heads) > query.limit
+    shown = [head.copy() for head in heads[: query.limit]]
+    cursor = make_cursor(query, sort_key(shown[-1], query.sort_by)) if has_more and shown else None
+    return SessionPage(shown, cursor, has_more, total)
+
+
+class Origin(NamedTuple):
+    """Whose a session is and where it belongs: what lists are kept by."""
+
+    user_id: str | None
+    parent_id: str | None
+    root_id: str
+    is_archived: bool
+    shared_with: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(head: SessionHead) -> "Origin":
+        """Reads it from a head."""
+        parent, ancestors = head.parent, head.ancestors
+        return Origin(
+            head.user_id,
+            parent.get("session_id") if parent else None,
+            ancestors[0]["session_id"] if ancestors else head.id,
+            head.logged_state == "archived",
+            tuple(share.user_id for share in head.shares if share.user_id is not None),
+        )
+
+    @staticmethod
+    def of_json(session_id: str, shape: dict[str, Any]) -> "Origin":
+        """Reads it from a head's stored form, which leaves out what has its default."""
+        parent, ancestors = shape.get("parent"), shape.get("ancestors")
+        return Origin(
+            shape.get("user_id"),
+            parent.get("session_id") if parent else None,
+            ancestors[0]["session_id"] if ancestors else session_id,
+            shape.get("logged_state") == "archived",
+            tuple(user for share in shape.get("shares", ()) if (user := share.get("user_id"))),
+        )
+
+
+# What a head says of its session's state: the one that is logged; idle; or open, where it also
+# takes the time, and who is connected, to tell. A closed session may have expired since.
+Standing = Literal["closed", "expired", "archived", "idle", "open"]
+
+
+def standing_of(head: SessionHead) -> Standing:
+    """Reads it from a head."""
+    if head.logged_state is not None and (head.logged_state != "closed" or not head.ttl_seconds):
+        return head.logged_state
+    return "open" if head.active or head.queue or head.ttl_seconds is not None else "idle"
+
+
+def standing_of_json(shape: dict[str, Any]) -> Standing:
+    """Reads it from a head's stored form, which leaves out what has its default."""
+    logged: Standing | None = shape.get("logged_state")
+    if logged is not None and (logged != "closed" or "ttl_seconds" not in shape):
+        return logged
+    return "open" if shape.keys() & {"active", "queue", "ttl_seconds"} else "idle"
+
+
+def admits(query: SessionQuery, head: SessionHead) -> bool:
+    """Tells whether the filters admit the session; all but `state`, which only callers know."""
+    return admits_origin(query, head.id, Origin.of(head)) and admits_content(query, head)
+
+
+def admits_origin(query: SessionQuery, session_id: str, origin: Origin) -> bool:
+    """Tells whether the filters by owner, share, tree and archive admit a session."""
+    return (
+        (query.user_id is None or origin.user_id == query.user_id)
+        and (query.shared_with is None or query.shared_with in origin.shared_with)
+        and (query.parent_id is None or origin.parent_id == query.parent_id)
+        and (query.root_id is None or query.root_id in (origin.root_id, session_id))
+        and admits_archived(query, is_archived=origin.is_archived)
+    )
+
+
+def admits_archived(query: SessionQuery, *, is_archived: bool) -> bool:
+    """Tells whether the query shows sessions that are archived, or that are not."""
+    match archived_mode(query):
+        case "exclude":
+            return not is_archived
+        case "only":
+            return is_archived
+        case "include":
+            return True
+
+
+def archived_mode(query: SessionQuery) -> Literal["exclude", "only", "include"]:
+    """Says which sessions the query shows; the state `archived` is one that the log decides."""
+    return "only" if query.state == "archived" else query.archived
+
+
+def admits_content(query: SessionQuery, head: SessionHead) -> bool:
+    """Tells whether the filters by what a session is admit it."""
+    if query.shared_with is not None and not head.is_shared_with(
+        query.shared_with, query.shared_at
+    ):
+        return False
+    return _admits_values(
+        query, head.session_type, head.created_at, head.last_activity_at, head.title
+    )
+
+
+def admits_stored(query: SessionQuery, shape: dict[str, Any], activity: int) -> bool:
+    """As `admits_content`, of a head's stored form, which leaves out what has its default.
+
+    Whom a session is shared with is not looked at.
+    """
+    return _admits_values(
+        query,
+        shape.get("session_type", "user"),
+        shape.get("created_at", 0),
+        activity,
+        shape.get("title"),
+    )
+
+
+def _admits_values(
+    query: SessionQuery, session_type: str, created_at: int, active_at: int, title: str | None
+) -> bool:
+    return (
+        (query.session_type is None or session_type == query.session_type)
+        and (query.created_after is None or created_at > query.created_after)
+        and (query.created_before is None or created_at < query.created_before)
+        and (query.active_after is None or active_at > query.active_after)
+        and (
+            query.title_contains is None
+            or query.title_contains.casefold() in (title or "").casefold()
+        )
+    )
+
+
+def is_filtered(query: SessionQuery) -> bool:
+    """Tells whether any filter is set but those by owner, tree and archive."""
+    return query.state is not None or is_filtered_by_content(query)
+
+
+def is_filtered_by_content(query: SessionQuery) -> bool:
+    """Tells whether any of the filters is set that `admits_content` looks at.
+
+    One by share is: whether a share still holds, only the head says.
+    """
+    return any(
+        value is not None
+        for value in (
+            query.session_type,
+            query.created_after,
+            query.created_before,
+            query.active_after,
+            query.title_contains,
+            query.shared_with,
+        )
+    )
+
+
+def sort_key(head: SessionHead, sort_by: str) -> SortKey:
+    """Gives the pair that orders a list."""
+    value: int | str | None = getattr(head, sort_by)
+    return ("" if value is None else value, head.id)
+
+
+def make_cursor(query: SessionQuery, last: SortKey) -> str:
+    """Writes the place behind `last` in the order of `query`."""
+    text = codec.encode([query.sort_by, query.descending, *last])
+    return urlsafe_b64encode(text).rstrip(b"=").decode()
+
+
+def read_cursor(query: SessionQuery) -> SortKey | None:
+    """Reads where the page begins; None for the list's start.
+
+    Raises:
+        InvalidCursor: The cursor is none, or of another order.
+    """
+    if query.cursor is None:
+        return None
+    if len(query.cursor) > _CURSOR_BYTES_MAX:
+        raise InvalidCursor
+    try:
+        padded = query.cursor + "=" * (-len(query.cursor) % 4)
+        sort_by, descending, value, session_id = codec.decode(urlsafe_b64decode(padded))
+    except (ValueError, TypeError) as error:
+        raise InvalidCursor from error
+    expected = str if query.sort_by == "title" else int
+    if (
+        (sort_by, descending) != (query.sort_by, query.descending)
+        or type(value) is not expected
+        or not isinstance(session_id, str)
+    ):
+        raise InvalidCursor
+    return (value, session_id)

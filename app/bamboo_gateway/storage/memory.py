@@ -1,0 +1,426 @@
+"""`memory:` keeps sessions for as long as the process lives: for tests, demos and trying out.
+
+A verified fake: it passes the same contract suite as the stores that keep things, with the same
+timing (an answer is never given from within the call), so tests use it instead of mocks.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio.lowlevel
+from typing_extensions import override
+
+from bamboo_gateway.domain import codec
+from bamboo_gateway.domain.clock import Clock
+from bamboo_gateway.domain.errors import BambooError, Conflict, Unavailable
+from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
+from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.storage.base import (
+    Commit,
+    Done,
+    Found,
+    Mark,
+    MarkKind,
+    Record,
+    RecoveryReport,
+    SessionCreation,
+    SessionPage,
+    SessionQuery,
+    SessionStore,
+    StateOf,
+    StoredSize,
+    StoreUsage,
+)
+from bamboo_gateway.storage.lines import NOTE_BODY, is_delta, mark_of
+from bamboo_gateway.storage.listing import list_page
+
+
+@dataclass(slots=True)
+class _Session:
+    head: SessionHead
+    # One entry a line; `seqs` rises, a note has the seq of the event before it.
+    bodies: list[bytes] = field(default_factory=list)
+    seqs: list[int] = field(default_factory=list)
+    is_note: list[bool] = field(default_factory=list)
+    marks: list[tuple[Mark, int]] = field(default_factory=list)
+    bytes: int = 0
+    packed: bool = False
+    # Of an extension: the seq that it begins behind.
+    after: int = 0
+
+
+class MemoryStore(SessionStore):
+    """See the module."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._sessions: dict[str, _Session] = {}
+        self._waiting: deque[tuple[Commit, Done]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._last_epoch = 0
+        self._commits = 0
+        self._events = 0
+
+    @override
+    async def open(self) -> RecoveryReport:
+        self._loop = asyncio.get_running_loop()
+        return RecoveryReport(sessions=len(self._sessions))
+
+    @override
+    async def aclose(self) -> None:
+        self._apply_waiting()
+        self._loop = None
+
+    @override
+    def next_epoch(self) -> int:
+        self._last_epoch = max(self._clock.now_ms(), self._last_epoch + 1)
+        return self._last_epoch
+
+    @override
+    def append(self, commit: Commit, done: Done) -> None:
+        if self._loop is None:
+            closed = Unavailable("The store is closed.")
+            asyncio.get_running_loop().call_soon(done, closed)
+            return
+        if not self._waiting:
+            self._loop.call_soon(self._apply_waiting)
+        self._waiting.append((commit, done))
+
+    def _apply_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, deque()
+        answers: list[tuple[Done, BambooError | None]] = []
+        for commit, done in waiting:
+            answers.append((done, self._apply(commit)))
+        for done, answer in answers:
+            done(answer)
+
+    def _apply(self, commit: Commit) -> BambooError | None:
+        session = self._sessions.get(commit.session_id)
+        if commit.create:
+            if session is not None:
+                return Conflict("The session exists.", head=session.head.seq)
+            head = commit.head or SessionHead(commit.session_id, commit.epoch)
+            session = self._sessions[commit.session_id] = _Session(head)
+        elif session is None or session.head.epoch != commit.epoch:
+            return Conflict("There is no such session of that epoch.", head=None)
+        elif session.packed:
+            return Conflict("The session is packed, so nothing is appended.", head=session.head.seq)
+        elif session.head.seq != commit.first_seq - 1:
+            return Conflict("The head has moved.", head=session.head.seq)
+        _extend(session, commit)
+        self._commits += 1
+        self._events += commit.count
+        return None
+
+    @override
+    def creation(self, session_id: str, epoch: int) -> SessionCreation:
+        return _Creation(self._publish, session_id, epoch)
+
+    def _publish(self, session: _Session) -> None:
+        if self._loop is None:
+            raise Unavailable("The store is closed.")
+        # In order with the commits given before.
+        self._apply_waiting()
+        existing = self._sessions.get(session.head.id)
+        if existing is not None:
+            raise Conflict("The session exists.", head=existing.head.seq)
+        self._sessions[session.head.id] = session
+        self._events += len(session.seqs) - sum(session.is_note)
+
+    @override
+    def extension(self, session_id: str, epoch: int, after: int) -> SessionCreation:
+        return _Creation(self._extend, session_id, epoch, after)
+
+    def _extend(self, added: _Session) -> None:
+        if self._loop is None:
+            raise Unavailable("The store is closed.")
+        self._apply_waiting()
+        session = self._session(added.head.id, added.head.epoch)
+        if session.packed or session.head.seq != added.after:
+            raise Conflict("The session has been appended to.", head=session.head.seq)
+        lines = len(session.bodies)
+        session.marks += [(mark, lines + index) for mark, index in added.marks]
+        session.bodies += added.bodies
+        session.seqs += added.seqs
+        session.is_note += added.is_note
+        session.bytes += added.bytes
+        activity = max(session.head.last_activity_at, added.head.last_activity_at)
+        session.head = added.head
+        session.head.last_activity_at = activity
+        self._events += len(added.seqs) - sum(added.is_note)
+
+    def _session(self, session_id: str, epoch: int) -> _Session:
+        session = self._sessions.get(session_id)
+        if session is None or session.head.epoch != epoch:
+            raise Conflict("There is no such session of that epoch.", head=None)
+        return session
+
+    @override
+    async def load(self, session_id: str) -> SessionHead | None:
+        session = self._sessions.get(session_id)
+        return session.head.copy() if session else None
+
+    @override
+    async def delete(self, session_id: str, epoch: int) -> int:
+        self._apply_waiting()
+        session = self._session(session_id, epoch)
+        del self._sessions[session_id]
+        return session.bytes
+
+    @override
+    async def read(
+        self, session_id: str, epoch: int, after: int, *, limit: int, max_bytes: int
+    ) -> list[Record]:
+        session = self._session(session_id, epoch)
+        found: list[Record] = []
+        size = 0
+        for seq, body, is_note in zip(session.seqs, session.bodies, session.is_note, strict=True):
+            if is_note or seq <= after:
+                continue
+            size += len(body)
+            if found and (len(found) >= limit or size > max_bytes):
+                break
+            found.append(Record(seq, body))
+        return found[:limit]
+
+    @override
+    async def find(
+        self,
+        session_id: str,
+        epoch: int,
+        kind: MarkKind,
+        *,
+        key: str | None = None,
+        after: int = 0,
+        before: int | None = None,
+        limit: int = 1000,
+        max_bytes: int = PAGE_BYTES_MAX,
+        reverse: bool = False,
+    ) -> Found:
+        session = self._session(session_id, epoch)
+        found = Found()
+        size = 0
+        for mark, index in reversed(session.marks) if reverse else session.marks:
+            if (
+                mark.kind != kind
+                or key not in (None, mark.key)
+                or not after < mark.seq
+                or not (before is None or mark.seq < before)
+            ):
+                continue
+            body = session.bodies[index]
+            size += len(body)
+            if len(found) >= limit or (found and size > max_bytes):
+                found.has_more = bool(found)
+                break
+            found.append(Record(mark.seq, body))
+        return found
+
+    @override
+    async def count_marks(
+        self,
+        session_id: str,
+        epoch: int,
+        kind: MarkKind,
+        *,
+        after: int = 0,
+        before: int | None = None,
+    ) -> int:
+        return sum(
+            mark.kind == kind and after < mark.seq and (before is None or mark.seq < before)
+            for mark, _ in self._session(session_id, epoch).marks
+        )
+
+    @override
+    async def keys_in_use(
+        self, session_id: str, epoch: int, kind: MarkKind, keys: Collection[str]
+    ) -> set[str]:
+        session = self._session(session_id, epoch)
+        return {mark.key for mark, _ in session.marks if mark.kind == kind and mark.key in keys}
+
+    @override
+    async def pack(self, session_id: str, epoch: int) -> None:
+        self._apply_waiting()
+        self._session(session_id, epoch).packed = True
+
+    @override
+    async def unpack(self, session_id: str, epoch: int) -> None:
+        self._session(session_id, epoch).packed = False
+
+    @override
+    async def compact(self, session_id: str, epoch: int, upto: int) -> int:
+        self._apply_waiting()
+        session = self._session(session_id, epoch)
+        return 0 if session.packed else _compact(session, min(upto, session.head.seq - 1))
+
+    @override
+    def delta_bytes(self, session_id: str) -> int:
+        session = self._sessions.get(session_id)
+        if session is None:
+            return 0
+        return sum(len(line) for line in map(codec.to_line, session.bodies) if is_delta(line))
+
+    @override
+    def holding_deltas(self, bytes_min: int) -> dict[str, int]:
+        return {
+            head.id: head.last_activity_at
+            for head in self._heads()
+            if self.delta_bytes(head.id) >= bytes_min
+        }
+
+    @override
+    def unpacked_archives(self) -> list[str]:
+        sessions = sorted(self._sessions.items())
+        return [name for name, s in sessions if s.head.logged_state == "archived" and not s.packed]
+
+    @override
+    def size(self, session_id: str) -> StoredSize:
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise Conflict("There is no such session.", head=None)
+        # Nothing is compressed in memory.
+        return StoredSize(session.bytes, session.bytes)
+
+    @override
+    async def query(self, query: SessionQuery, state_of: StateOf) -> SessionPage:
+        return list_page(self._heads(), query, state_of)
+
+    @override
+    def count(self) -> int:
+        return len(self._sessions)
+
+    @override
+    def usage(self, user_id: str | None = None) -> StoreUsage:
+        # Added up when asked: what is in memory is little.
+        sessions = self._sessions.values()
+        own = [s.bytes for s in sessions if user_id is None or s.head.user_id == user_id]
+        return StoreUsage(len(own), sum(own))
+
+    @override
+    def touch(self, session_id: str, epoch: int, activity_ms: int) -> None:
+        session = self._sessions.get(session_id)
+        if session is not None and session.head.epoch == epoch:
+            head = session.head
+            head.last_activity_at = max(head.last_activity_at, activity_ms)
+
+    @override
+    def unfinished(self) -> list[str]:
+        return [head.id for head in self._heads() if head.active or head.queue]
+
+    @override
+    async def release(self, session_id: str) -> None:
+        return None
+
+    @property
+    @override
+    def is_writing(self) -> bool:
+        return True
+
+    @override
+    def stats(self) -> dict[str, Any]:
+        return {
+            "sessions": len(self._sessions),
+            "commits_total": self._commits,
+            "events_total": self._events,
+            "disk_bytes_logs": 0,
+            "disk_bytes_archive": 0,
+            "disk_bytes_snapshots": 0,
+            "disk_bytes_journal": 0,
+            "disk_bytes_quarantine": 0,
+        }
+
+    def _heads(self) -> list[SessionHead]:
+        return [session.head for session in self._sessions.values()]
+
+
+class _Creation(SessionCreation):
+    """A session, or what is to be added to one, that nobody sees yet."""
+
+    def __init__(
+        self, publish: Callable[[_Session], None], session_id: str, epoch: int, after: int = 0
+    ) -> None:
+        self._publish = publish
+        self._session: _Session | None = _Session(SessionHead(session_id, epoch), after=after)
+
+    @override
+    async def write(self, lines: bytes) -> None:
+        session = self._session
+        assert session is not None, "it has been published or discarded"
+        for line in lines.splitlines(keepends=True):
+            body = codec.body_of(line)
+            seq = session.seqs[-1] if session.seqs else session.after
+            is_note = body.startswith(NOTE_BODY)
+            mark = mark_of(body, seq)
+            if mark is not None:
+                session.marks.append((mark, len(session.bodies)))
+            session.bodies.append(body)
+            session.seqs.append(seq if is_note else codec.decode(body)["seq"])
+            session.is_note.append(is_note)
+        session.bytes += len(lines)
+        await anyio.lowlevel.checkpoint()
+
+    @override
+    async def publish(self, head: SessionHead) -> None:
+        await anyio.lowlevel.checkpoint()
+        session, self._session = self._session, None
+        assert session is not None, "it has been published or discarded"
+        assert head.seq == (session.seqs[-1] if session.seqs else session.after)
+        session.head = head.copy()
+        self._publish(session)
+
+    @override
+    async def discard(self) -> None:
+        self._session = None
+
+
+def _compact(session: _Session, upto: int) -> int:
+    freed = 0
+    kept: list[int] = []
+    for index, body in enumerate(session.bodies):
+        line = codec.to_line(body)
+        if is_delta(line) and session.seqs[index] <= upto:
+            freed += len(line)
+        else:
+            kept.append(index)
+    places = {index: place for place, index in enumerate(kept)}
+    seqs: list[int] = []
+    for index in kept:
+        # A note has the seq of the event before it.
+        seq = (seqs[-1] if seqs else 0) if session.is_note[index] else session.seqs[index]
+        seqs.append(seq)
+    session.marks = [
+        (mark._replace(seq=seqs[places[index]]), places[index]) for mark, index in session.marks
+    ]
+    session.bodies = [session.bodies[index] for index in kept]
+    session.is_note = [session.is_note[index] for index in kept]
+    session.seqs = seqs
+    session.bytes -= freed
+    return freed
+
+
+def _extend(session: _Session, commit: Commit) -> None:
+    by_offset: dict[int, int] = {}
+    seq = commit.first_seq - 1
+    offset = 0
+    for line in commit.data.splitlines(keepends=True):
+        body = codec.body_of(line)
+        is_note = body.startswith(NOTE_BODY)
+        if not is_note:
+            seq += 1
+        by_offset[offset] = len(session.bodies)
+        session.bodies.append(body)
+        session.seqs.append(seq)
+        session.is_note.append(is_note)
+        offset += len(line)
+    session.marks += [(mark, by_offset[mark.offset]) for mark in commit.marks]
+    session.bytes += len(commit.data)
+    if commit.head is not None:
+        activity = max(session.head.last_activity_at, commit.head.last_activity_at)
+        session.head = commit.head
+        session.head.last_activity_at = activity
+    head = session.head
+    head.seq = commit.first_seq + commit.count - 1
+    head.last_activity_at = max(head.last_activity_at, commit.time_ms)
