@@ -308,11 +308,11 @@ async def _make_sessions(store: Any, clock: Any, numbers: range) -> None:
 
 async def _new_session(store: Any, clock: Any, number: int) -> Any:
     from bamboo_gateway.domain.sessions import SessionHead
-    from bamboo_gateway.sessions.channel import Channel
     from bamboo_gateway.sessions.commands import NewSession
     from bamboo_gateway.sessions.idempotency import KeyCount, KeyLedger
-    from bamboo_gateway.sessions.live import LiveSession
-    from bamboo_gateway.sessions.making import created_draft
+    from bamboo_gateway.sessions.runs.factory import created_draft
+    from bamboo_gateway.sessions.streaming.channel import Channel
+    from bamboo_gateway.sessions.streaming.session_writer import LiveSession
     from bamboo_gateway.sessions.tally import Tally
 
     session_id = f"s-{number}"

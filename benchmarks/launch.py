@@ -47,10 +47,9 @@ def announce(port: int, control: int) -> None:
 def _gateway(config: dict[str, Any]) -> int:
     """Runs the gateway as `bamboo serve` does, with a control socket beside it."""
     gc.disable()
-    from bamboo_gateway import server
     from bamboo_gateway.credentials.gate import Gate
+    from bamboo_gateway.server import server
     from bamboo_gateway.settings import Settings, load_settings
-
     from benchmarks import producer
 
     started = server._started

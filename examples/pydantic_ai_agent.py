@@ -9,16 +9,6 @@ write `Agent("openai:gpt-4o-mini", …)` below.
 
 from collections.abc import AsyncIterator
 
-from bamboo_gateway.agents.base import Turn
-from bamboo_gateway.domain.events import (
-    AgentEvent,
-    Thinking,
-    Token,
-    ToolComplete,
-    ToolResult,
-    ToolStart,
-    Usage,
-)
 from pydantic_ai import Agent
 from pydantic_ai.messages import (
     FunctionToolCallEvent,
@@ -36,6 +26,17 @@ from pydantic_ai.messages import (
 )
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.run import AgentRunResultEvent
+
+from bamboo_gateway.agents.base import Turn
+from bamboo_gateway.domain.events import (
+    AgentEvent,
+    Thinking,
+    Token,
+    ToolComplete,
+    ToolResult,
+    ToolStart,
+    Usage,
+)
 
 agent = Agent(TestModel(), instructions="Answer in one sentence.")
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
+
 from bamboo_gateway.agents.base import Agent, Turn
 from bamboo_gateway.domain.callers import LOCAL_CALLER
 from bamboo_gateway.domain.clock import SystemClock

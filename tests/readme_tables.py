@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from typer.main import get_command
+
 from bamboo_gateway.api.problems import PROBLEMS
 from bamboo_gateway.cli import program
 from bamboo_gateway.main import openapi_document
 from bamboo_gateway.observability.metrics import FAMILIES, PREFIX
 from bamboo_gateway.settings import Settings
-from typer.main import get_command
 
 _TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(?=<!-- end of table -->)", re.DOTALL)
 

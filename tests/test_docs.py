@@ -4,7 +4,6 @@ import re
 from itertools import chain
 
 from bamboo_gateway.domain.events import EVENT_TYPES
-
 from tests.processes import REPOSITORY
 from tests.readme_tables import TABLES, refresh_tables, table_names
 

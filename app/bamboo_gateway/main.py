@@ -14,16 +14,15 @@ from starlette.middleware.cors import CORSMiddleware
 
 from bamboo_gateway import __version__
 from bamboo_gateway.agents.factory import make_agent
+from bamboo_gateway.api.access_log import Traffic
 from bamboo_gateway.api.audit import AuditTrail
-from bamboo_gateway.api.auth import Authentication
 from bamboo_gateway.api.body_memory import BodyMemory
-from bamboo_gateway.api.connection_limits import ConnectionLimits
+from bamboo_gateway.api.detached_response import StagedApp
 from bamboo_gateway.api.middleware import Guard, RequestContext, UntilRecovered
+from bamboo_gateway.api.openapi import add_routes, create_openapi, methods_of
 from bamboo_gateway.api.problems import EXCEPTION_HANDLERS
-from bamboo_gateway.api.rates import FailureLimit, RateLimit
-from bamboo_gateway.api.routes import add_routes, create_openapi, methods_of
-from bamboo_gateway.api.stage import StagedApp
-from bamboo_gateway.api.traffic import Traffic
+from bamboo_gateway.api.security.authentication import Authentication
+from bamboo_gateway.api.security.rate_limits import FailureLimit, RateLimit
 from bamboo_gateway.credentials.gate import Gate
 from bamboo_gateway.domain.clock import Clock, SystemClock
 from bamboo_gateway.domain.codec import encode_pretty
@@ -138,7 +137,6 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     app.state.gate = gate
     app.state.clock = clock
     app.state.traffic = traffic
-    app.state.connection_limits = ConnectionLimits(settings)
     app.state.body_memory = BodyMemory(settings)
     app.state.problems = traffic.problems
     app.state.audit = audit

@@ -4,6 +4,7 @@ from typing import Any
 
 import anyio
 import pytest
+
 from bamboo_gateway.agents.base import AgentConfigError, AgentError
 from bamboo_gateway.agents.factory import make_agent
 from bamboo_gateway.domain.events import (
@@ -16,7 +17,6 @@ from bamboo_gateway.domain.events import (
     Usage,
 )
 from bamboo_gateway.settings import Settings
-
 from tests.agents.turns import DEADLINE_SECONDS, events_of, said, turn_of
 
 

@@ -1,6 +1,7 @@
 """From URLs to agents, and the one line when that fails."""
 
 import pytest
+
 from bamboo_gateway.agents.base import AgentConfigError
 from bamboo_gateway.agents.factory import make_agent
 from bamboo_gateway.settings import Settings

@@ -7,6 +7,7 @@ from typing import Any
 
 import anyio
 import pytest
+
 from bamboo_gateway.agents.base import Agent, AgentConfigError, AgentError
 from bamboo_gateway.agents.factory import make_agent
 from bamboo_gateway.agents.http import HttpAgent, HttpQuery
@@ -25,7 +26,6 @@ from bamboo_gateway.domain.events import (
     Usage,
 )
 from bamboo_gateway.settings import Settings
-
 from tests.agents.scripted_server import (
     CUT,
     END,

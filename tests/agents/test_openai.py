@@ -7,6 +7,7 @@ from typing import Any
 
 import anyio
 import pytest
+
 from bamboo_gateway.agents import upstream
 from bamboo_gateway.agents.base import Agent, AgentError
 from bamboo_gateway.agents.openai import OpenAIAgent, OpenAIQuery
@@ -20,7 +21,6 @@ from bamboo_gateway.domain.events import (
     ToolStart,
     Usage,
 )
-
 from tests.agents.scripted_server import (
     CUT,
     END,

@@ -5,14 +5,14 @@ from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from bamboo_gateway.agents.base import LeftOut
 from bamboo_gateway.agents.openai import OpenAIAgent, OpenAIQuery
 from bamboo_gateway.agents.openai_context import trim
 from bamboo_gateway.agents.openai_messages import to_openai
 from bamboo_gateway.domain.messages import Message
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.agents.turns import said
 
 LONG = "x" * 300

@@ -6,10 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from bamboo_gateway.agents.base import AgentError
 from bamboo_gateway.agents.factory import make_agent
 from bamboo_gateway.settings import Settings
-
 from tests.agents.scripted_server import ScriptedServer, scripted, stream
 from tests.agents.test_openai import HELLO, HELLO_EVENTS
 from tests.agents.turns import events_of, turn_of

@@ -12,11 +12,11 @@ from typing import Any
 
 import httpx
 import pytest
+
 from bamboo_gateway.agents.base import Agent, AgentError
 from bamboo_gateway.agents.openai import OpenAIAgent, OpenAIQuery
 from bamboo_gateway.domain.events import AgentEvent, Complete, Token
 from bamboo_gateway.sessions.commands import Chat, NewMessage, NewSession
-
 from tests.agents.scripted_server import scripted, stream
 from tests.agents.test_openai import HELLO, call, delta
 from tests.agents.turns import events_of, said, turn_of

@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
+
 from bamboo_gateway.agents.openai_messages import to_openai
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.tool_order import INTERRUPTED
-
 from tests.agents.turns import said
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
+
 from bamboo_gateway.agents.base import AgentConfigError, AgentError, Turn
 from bamboo_gateway.agents.factory import make_agent
 from bamboo_gateway.agents.python import PythonAgent
@@ -30,7 +31,6 @@ from bamboo_gateway.domain.events import (
     Usage,
 )
 from bamboo_gateway.settings import Settings
-
 from tests.agents.turns import DEADLINE_SECONDS, events_of, turn_of
 
 

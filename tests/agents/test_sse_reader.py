@@ -1,14 +1,15 @@
 """The reader of event streams, at every place where bytes can be cut."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from bamboo_gateway.agents.sse_reader import (
     LineReader,
     LineTooLongError,
     ServerSentEvent,
     SseReader,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def read(data: bytes, *cuts: int) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import anyio
 import pytest
+
 from bamboo_gateway.agents.base import Agent, Turn
 from bamboo_gateway.domain.events import AgentEvent
 from bamboo_gateway.domain.messages import Message, Role

@@ -10,13 +10,13 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+from typing_extensions import override
+
 from bamboo_gateway.credentials import gate
 from bamboo_gateway.credentials.keyfile import KeyFile
 from bamboo_gateway.credentials.keys import ApiKey, make_key
 from bamboo_gateway.domain.callers import Right
 from bamboo_gateway.domain.clock import SystemClock
-from typing_extensions import override
-
 from tests.api.serving import SECONDS, Served, check_answer, serving
 from tests.faults.wire import until
 from tests.support.frames import Frame, parse_frames

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-from bamboo_gateway.api.routes import create_openapi
-from bamboo_gateway.domain.clock import Clock
-from bamboo_gateway.main import create_app
-from bamboo_gateway.server import GatewayServer
-from bamboo_gateway.settings import Settings
 from fastapi import FastAPI
 from jsonschema import Draft202012Validator
+
+from bamboo_gateway.api.openapi import create_openapi
+from bamboo_gateway.domain.clock import Clock
+from bamboo_gateway.main import create_app
+from bamboo_gateway.server.server import GatewayServer
+from bamboo_gateway.settings import Settings
 
 SECONDS = 60.0
 """The deadline of every wait: what nothing takes, however busy the machine is."""

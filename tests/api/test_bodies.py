@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from bamboo_gateway.api.limits import IDEMPOTENCY_KEY_CHARS_MAX, JSON_DEPTH_MAX
 
+from bamboo_gateway.api.limits import IDEMPOTENCY_KEY_CHARS_MAX, JSON_DEPTH_MAX
 from tests.api.serving import Served, raw, refused, serving
 
 JSON = {"Content-Type": "application/json"}

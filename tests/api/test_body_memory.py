@@ -8,12 +8,13 @@ from contextlib import ExitStack, contextmanager
 import anyio
 import httpx
 import pytest
-from bamboo_gateway.api import body_memory, protocol
+
+from bamboo_gateway.api import body_memory
 from bamboo_gateway.api.body_memory import BodyMemory, HeldBody
 from bamboo_gateway.api.limits import BODY_BYTES_FREE
 from bamboo_gateway.domain.errors import LimitReached, Unavailable
+from bamboo_gateway.server import http1
 from bamboo_gateway.settings import Settings
-
 from tests.api.serving import Served, refused
 from tests.api.users import serving_users, user
 from tests.faults.wire import drip, hanging, metric, rest_of, until
@@ -29,7 +30,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
 
     Bodies may stand still and wait for as long as a slow machine takes; tests of that say less.
     """
-    monkeypatch.setattr(protocol, "BODY_WINDOW_SECONDS", 600)
+    monkeypatch.setattr(http1, "BODY_WINDOW_SECONDS", 600)
     monkeypatch.setattr(body_memory, "BODY_WAIT_SECONDS_MAX", 600)
     with serving_users(
         max_body_bytes=LARGE,
@@ -203,7 +204,7 @@ def test_more_than_may_wait_are_refused_at_once(
 @contextmanager
 def short_windows() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(protocol, "BODY_WINDOW_SECONDS", 0.3)
+        patch.setattr(http1, "BODY_WINDOW_SECONDS", 0.3)
         yield
 
 

@@ -8,17 +8,17 @@ from typing import Any
 import httpx
 import jwt
 import pytest
-from bamboo_gateway.api import routes
+from fastapi import APIRouter
+
+from bamboo_gateway.api import openapi
 from bamboo_gateway.api.bodies import JsonRoute
-from bamboo_gateway.api.rights import GuardedRoute, OpenRoute, OperatorRoute
-from bamboo_gateway.api.routes import guarded_routes
+from bamboo_gateway.api.openapi import guarded_routes
+from bamboo_gateway.api.security.permissions import GuardedRoute, OpenRoute, OperatorRoute
 from bamboo_gateway.credentials.keys import make_key
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.codec import encode_pretty
 from bamboo_gateway.main import create_app
 from bamboo_gateway.settings import Settings
-from fastapi import APIRouter
-
 from tests.api.keyed import SECRET, Keyed, LateClock, bearer, keyed, serving_with, token, watching
 from tests.api.serving import SECONDS, Served, check_answer, raw, refused
 from tests.faults.wire import until
@@ -311,7 +311,7 @@ def test_the_document_and_its_page_are_for_whoever_has_a_credential(gateway: Key
 def test_a_route_that_does_not_say_its_right_starts_no_app(monkeypatch: pytest.MonkeyPatch) -> None:
     forgetful = APIRouter(route_class=JsonRoute)
     forgetful.get("/forgotten")(lambda: None)
-    monkeypatch.setattr(routes, "ROUTERS", (*routes.ROUTERS, forgetful))
-    for make in (lambda: create_app(Settings(storage_url="memory:")), routes.create_openapi):
+    monkeypatch.setattr(openapi, "ROUTERS", (*openapi.ROUTERS, forgetful))
+    for make in (lambda: create_app(Settings(storage_url="memory:")), openapi.create_openapi):
         with pytest.raises(TypeError, match="forgotten"):
             make()

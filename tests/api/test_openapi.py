@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bamboo_gateway.api.problems import PROBLEMS
-from bamboo_gateway.api.routes import ROUTERS
-from bamboo_gateway.domain import errors
-from bamboo_gateway.main import openapi_document
 from fastapi.routing import APIRoute
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
+from bamboo_gateway.api.openapi import ROUTERS
+from bamboo_gateway.api.problems import PROBLEMS
+from bamboo_gateway.domain import errors
+from bamboo_gateway.main import openapi_document
 from tests.api.serving import CONTRACT
 
 ROOT = Path(__file__).parents[2]

@@ -6,16 +6,16 @@ from typing import Any
 
 import httpx
 import pytest
-from bamboo_gateway.api.auth import CALLER
-from bamboo_gateway.api.rates import FailureLimit, RateLimit
-from bamboo_gateway.api.tickets import TICKET
-from bamboo_gateway.api.windows import Windows
-from bamboo_gateway.domain.callers import LOCAL_CALLER, Caller
-from bamboo_gateway.settings import Settings, SettingsError, load_settings
 from limits import parse
 from limits.strategies import SlidingWindowCounterRateLimiter
 from starlette.types import Message, Receive, Scope, Send
 
+from bamboo_gateway.api.caller import CALLER
+from bamboo_gateway.api.security.rate_limits import FailureLimit, RateLimit
+from bamboo_gateway.api.security.rate_windows import Windows
+from bamboo_gateway.api.security.url_credentials import TICKET
+from bamboo_gateway.domain.callers import LOCAL_CALLER, Caller
+from bamboo_gateway.settings import Settings, SettingsError, load_settings
 from tests.api.serving import Served, refused, serving
 from tests.faults.wire import refusals
 from tests.support.clocks import FakeClock

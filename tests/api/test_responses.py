@@ -4,9 +4,9 @@ from collections.abc import AsyncGenerator
 
 import anyio
 import pytest
-from bamboo_gateway.api.responses import DocumentResponse
 from starlette.types import Message, Scope
 
+from bamboo_gateway.api.responses import DocumentResponse
 from tests.api.serving import SECONDS
 
 SCOPE: Scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}}

@@ -15,12 +15,13 @@ import httpx
 import pytest
 import structlog
 from anyio import to_thread
-from bamboo_gateway import main, server
+from typing_extensions import override
+
+from bamboo_gateway import main
+from bamboo_gateway.server import server
 from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import RecoveryReport
 from bamboo_gateway.storage.memory import MemoryStore
-from typing_extensions import override
-
 from tests.api.serving import SECONDS, Served, refused, serving
 from tests.faults.wire import Wire, metric, until
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from bamboo_gateway.api.links import SHARED_PATHS
-from bamboo_gateway.api.routes import create_openapi
+
+from bamboo_gateway.api.openapi import create_openapi
+from bamboo_gateway.api.security.share_links import SHARED_PATHS
 from bamboo_gateway.credentials.keyfile import KeyFile
 from bamboo_gateway.domain.callers import Caller
-
 from tests.api.keyed import Keyed, add_key, bearer, keyed, watching
 from tests.api.serving import refused
 from tests.support.frames import Frame, parse_frames

@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-from bamboo_gateway.sessions.connections import Connection
 
+from bamboo_gateway.sessions.streaming.subscription import Connection
 from tests.api.keyed import LateClock
 from tests.api.serving import SECONDS, Served, frames_of, raw, refused, serving
 from tests.faults.wire import rest_of, unchunked, until

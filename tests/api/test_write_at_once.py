@@ -6,11 +6,12 @@ import weakref
 from typing import Any, cast
 
 import pytest
-from bamboo_gateway.api.protocol import write_at_once
 from hypothesis import given
 from hypothesis import strategies as st
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from bamboo_gateway.server.http1 import write_at_once
 
 _LOG = logging.getLogger(__name__)
 

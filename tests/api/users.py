@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
-from bamboo_gateway.api.auth import CALLER
-from bamboo_gateway.domain.callers import ALL_RIGHTS, Caller
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from bamboo_gateway.api.caller import CALLER
+from bamboo_gateway.domain.callers import ALL_RIGHTS, Caller
 from tests.api.serving import Served, serving
 
 _USER = b"x-test-user"

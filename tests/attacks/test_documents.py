@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 import zstandard
-from bamboo_gateway.api import limits
 
+from bamboo_gateway.api import limits
 from tests.api.serving import check_answer, refused
 from tests.processes import Gateway
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
+
 from bamboo_gateway.credentials.keyfile import KeyFile
 from bamboo_gateway.domain.errors import BambooError
 from bamboo_gateway.storage.base import StoreUnusable
-
 from tests.api.serving import SECONDS, refused, serving
 from tests.processes import Gateway, until
 

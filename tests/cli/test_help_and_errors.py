@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler
 
 import pytest
-from bamboo_gateway import __version__
-from bamboo_gateway.cli import program
 from typer.main import get_command
 
+from bamboo_gateway import __version__
+from bamboo_gateway.cli import program
 from tests.cli.pretenders import pretender, stream
 from tests.cli.running import bamboo
 from tests.processes import REPOSITORY, Gateway, free_port

@@ -1,10 +1,11 @@
 from itertools import pairwise
 
 import pytest
-from bamboo_gateway.cli import sse
-from bamboo_gateway.cli.sse import Frame, FrameParser
 from hypothesis import given
 from hypothesis import strategies as st
+
+from bamboo_gateway.cli import sse
+from bamboo_gateway.cli.sse import Frame, FrameParser
 
 
 def parsed(*chunks: bytes, last_id: str | None = None) -> list[Frame]:

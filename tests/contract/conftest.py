@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+
 from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import SessionStore
 from bamboo_gateway.storage.factory import make_store
-
 from tests.storage.writing import StepClock
 
 STORES = ("memory", "jsonl", "jsonl-os", "jsonl-noindex")

@@ -1,11 +1,11 @@
 """What every store promises (`bamboo_gateway.storage.base`), looked at by a second path."""
 
 import pytest
+
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.errors import BambooError, Conflict, Unavailable
 from bamboo_gateway.observability.histogram import Histogram
 from bamboo_gateway.storage.base import Done, Found, Record, SessionStore
-
 from tests.contract.conftest import Reopen, both_paths
 from tests.storage.writing import (
     StepClock,

@@ -4,11 +4,11 @@ import random
 
 import anyio
 import pytest
+
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.errors import Conflict
 from bamboo_gateway.domain.events import DELTA_TYPES
 from bamboo_gateway.storage.base import SessionStore
-
 from tests.contract.conftest import Reopen, both_paths
 from tests.storage.screens import Screen, random_run
 from tests.storage.writing import (

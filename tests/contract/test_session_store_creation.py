@@ -4,13 +4,13 @@ from typing import Any
 
 import anyio
 import pytest
+
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.domain.errors import Conflict, Unavailable
 from bamboo_gateway.domain.projections import fold
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.base import SessionQuery, SessionStore
-
 from tests.contract.conftest import Reopen, both_paths
 from tests.contract.test_session_store_lists import state_of
 from tests.storage.writing import (

@@ -4,10 +4,10 @@ from typing import Any
 
 import anyio
 import pytest
+
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.errors import Conflict, Unavailable
 from bamboo_gateway.storage.base import Commit, SessionStore
-
 from tests.contract.conftest import Reopen, both_paths
 from tests.storage.writing import Writer, committed, everything, message, seqs, token
 

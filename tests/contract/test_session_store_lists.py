@@ -4,10 +4,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from bamboo_gateway.domain.errors import InvalidInput
 from bamboo_gateway.domain.sessions import SessionHead, SessionState
 from bamboo_gateway.storage.base import SessionPage, SessionQuery, SessionStore
-
 from tests.contract.conftest import Reopen, both_paths
 from tests.storage.writing import T0, Writer, committed, message, run_start, token
 
@@ -225,7 +225,7 @@ async def fill_with_states(store: SessionStore) -> dict[str, Writer]:
 async def test_lists_by_state_are_the_same_whether_each_session_is_asked_about_or_only_some(
     store: SessionStore, state: SessionState, turn: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bamboo_gateway.storage.jsonl.views._TURN_ENTRIES", turn)
+    monkeypatch.setattr("bamboo_gateway.storage.jsonl.index.views._TURN_ENTRIES", turn)
     writers = await fill_with_states(store)
     knowing = Knowing(
         s_000="active", s_001="disconnected", s_004="active", s_005="disconnected", s_013="active",

@@ -5,7 +5,6 @@ from typing import Any
 from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.domain.sessions import SessionHead, SessionState
 from bamboo_gateway.storage.base import SessionQuery, SessionStore
-
 from tests.contract.conftest import Reopen, both_paths
 from tests.storage.writing import T0, Writer, committed, message
 

@@ -3,7 +3,6 @@
 import random
 
 from bamboo_gateway.storage.base import SessionQuery, SessionStore, StoreUsage
-
 from tests.contract.conftest import Reopen
 from tests.contract.test_session_store_trees import state_change, state_of
 from tests.storage.writing import Writer, committed, message, token

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from bamboo_gateway.credentials import keyfile
 from bamboo_gateway.credentials.errors import CredentialsUnusable
 from bamboo_gateway.credentials.keyfile import KeyFile, parse_keys, with_room

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import jwt
 import pytest
+from pydantic import SecretStr
+
 from bamboo_gateway.credentials.errors import CredentialsUnusable
 from bamboo_gateway.credentials.gate import Gate
 from bamboo_gateway.credentials.signing import Signer, chance, kept_secret
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.settings import Settings
-from pydantic import SecretStr
-
 from tests.support.clocks import FakeClock
 
 ALICE = Caller("user:alice", "alice", frozenset({"read", "write"}), None, "key-a")

@@ -12,10 +12,6 @@ from typing import Any
 
 import jwt
 import pytest
-from bamboo_gateway.credentials import tokens
-from bamboo_gateway.credentials.errors import CredentialsUnusable
-from bamboo_gateway.credentials.tokens import TokenVerifier, make_verifier
-from bamboo_gateway.settings import Settings
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -23,6 +19,11 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+
+from bamboo_gateway.credentials import tokens
+from bamboo_gateway.credentials.errors import CredentialsUnusable
+from bamboo_gateway.credentials.tokens import TokenVerifier, make_verifier
+from bamboo_gateway.settings import Settings
 
 SECRET = "a secret of the tests, long enough for every one of the digests there are"
 

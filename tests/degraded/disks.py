@@ -4,11 +4,11 @@ import errno
 import os
 from pathlib import Path
 
+from typing_extensions import override
+
 from bamboo_gateway.storage.base import SessionStore
 from bamboo_gateway.storage.jsonl.doctor import check
 from bamboo_gateway.storage.jsonl.store import JsonlStore
-from typing_extensions import override
-
 from tests.storage.faults import FaultyFileSystem, VolatileFileSystem
 from tests.storage.writing import StepClock, everything
 

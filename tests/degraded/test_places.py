@@ -11,13 +11,13 @@ from pathlib import Path
 import anyio
 import httpx
 import pytest
+from typing_extensions import override
+
 from bamboo_gateway.domain.errors import StorageFailed
 from bamboo_gateway.storage.base import StoreUnusable
 from bamboo_gateway.storage.jsonl.doctor import check as examine
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.store import JsonlStore
-from typing_extensions import override
-
 from tests.api.serving import refused, serving
 from tests.degraded.disks import findings, ids, turn
 from tests.faults.wire import metric

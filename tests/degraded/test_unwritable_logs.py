@@ -5,11 +5,11 @@ import errno
 from pathlib import Path
 
 import pytest
+from typing_extensions import override
+
 from bamboo_gateway.domain.errors import StorageFailed
 from bamboo_gateway.storage.jsonl.doctor import check as examine
 from bamboo_gateway.storage.jsonl.store import JsonlStore
-from typing_extensions import override
-
 from tests.degraded.disks import BadFile, VolatileBadFile, findings, ids, turn
 from tests.processes import Gateway, until
 from tests.storage.conftest import Opener

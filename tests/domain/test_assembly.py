@@ -4,6 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from bamboo_gateway.domain.assembly import MessageAssembler
 from bamboo_gateway.domain.codec import encode
 from bamboo_gateway.domain.errors import InvalidEvent, TooLarge
@@ -25,8 +28,6 @@ from bamboo_gateway.domain.events import (
     ToolResult,
     ToolStart,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 NOW = "2026-11-20T17:25:00.123Z"
 LARGE = 1 << 20

@@ -5,6 +5,9 @@ from itertools import count
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from bamboo_gateway.domain.assembly import MessageAssembler
 from bamboo_gateway.domain.errors import BambooError, InvalidEvent, InvalidInput, Refused, TooLarge
 from bamboo_gateway.domain.events import (
@@ -27,9 +30,6 @@ from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.projections import fold
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.tool_order import INTERRUPTED, OPEN_CALLS_MAX, in_order
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.domain.histories import accepted_by_upstreams
 
 EVENT_BYTES_MAX = 4096

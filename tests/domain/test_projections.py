@@ -6,6 +6,9 @@ from typing import Any
 
 import anyio
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.clock import format_ms, parse_ms
 from bamboo_gateway.domain.errors import BambooError, InvalidId
@@ -15,9 +18,6 @@ from bamboo_gateway.domain.positions import Position, parse_position
 from bamboo_gateway.domain.projections import fold
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.commands import NewMessage, NewSession
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, gateway, quiet
 
 VERBS = st.lists(

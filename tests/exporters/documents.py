@@ -3,9 +3,10 @@
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any
 
+from hypothesis import strategies as st
+
 from bamboo_gateway.exporters.base import DocumentHead, ExportSource
 from bamboo_gateway.exporters.factory import make_exporter
-from hypothesis import strategies as st
 
 SESSION: dict[str, Any] = {
     "id": "s-1",

@@ -7,13 +7,13 @@ from typing import Any
 
 import anyio
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from bamboo_gateway.domain.errors import BambooError, InvalidInput
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.exporters.imported import NOTES_MAX, ImportedDocument
 from bamboo_gateway.exporters.importing import IMPORT_FORMATS, read_import
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.exporters.conftest import SAMPLES
 from tests.exporters.documents import export
 

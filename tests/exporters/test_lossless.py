@@ -6,11 +6,11 @@ from typing import Any
 import anyio
 import pytest
 import yaml
-from bamboo_gateway.domain.errors import InvalidInput
-from bamboo_gateway.exporters.importing import read_import
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bamboo_gateway.domain.errors import InvalidInput
+from bamboo_gateway.exporters.importing import read_import
 from tests.exporters.documents import (
     MESSAGES,
     SESSION,

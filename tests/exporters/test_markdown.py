@@ -5,13 +5,13 @@ from typing import Any
 
 import anyio
 import pytest
-from bamboo_gateway.exporters.base import DocumentHead
-from bamboo_gateway.exporters.markdown import MarkdownExporter
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from bamboo_gateway.exporters.base import DocumentHead
+from bamboo_gateway.exporters.markdown import MarkdownExporter
 from tests.exporters.documents import (
     CALL,
     MESSAGES,

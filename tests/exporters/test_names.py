@@ -1,9 +1,10 @@
 """File names of exports are safe on every disk and in every header."""
 
 import pytest
-from bamboo_gateway.exporters.names import content_disposition, file_name
 from hypothesis import given
 from hypothesis import strategies as st
+
+from bamboo_gateway.exporters.names import content_disposition, file_name
 
 
 @given(st.text(max_size=300), st.sampled_from([".md", ".json"]))

@@ -1,6 +1,7 @@
 """YAML is data here: bounded, without objects, and what YAML 1.2 says it is."""
 
 import pytest
+
 from bamboo_gateway.domain.errors import InvalidInput, TooLarge
 from bamboo_gateway.exporters import safe_yaml
 from bamboo_gateway.exporters.safe_yaml import load_yaml

@@ -5,12 +5,12 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
+
 from bamboo_gateway.domain.errors import InvalidInput
 from bamboo_gateway.domain.limits import SEND_BYTES_MAX, MiB
 from bamboo_gateway.exporters.base import ExportSource
 from bamboo_gateway.exporters.factory import EXPORT_FORMATS, make_exporter
 from bamboo_gateway.exporters.importing import read_import
-
 from tests.exporters.documents import MESSAGES, SESSION, export, message, pages
 
 

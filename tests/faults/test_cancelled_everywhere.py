@@ -12,12 +12,12 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+
 from bamboo_gateway.domain.events import Complete, Token
 from bamboo_gateway.sessions.commands import Idempotency, NewMessage, NewSession
-from bamboo_gateway.sessions.fork import Fork
-from bamboo_gateway.sessions.merge import Merge
+from bamboo_gateway.sessions.lifecycle.fork import Fork
+from bamboo_gateway.sessions.lifecycle.merge import Merge
 from bamboo_gateway.storage.factory import make_store
-
 from tests.life.talk import exchange, say, talk
 from tests.support.clocks import FakeClock
 from tests.support.gateways import (

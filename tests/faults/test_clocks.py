@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from bamboo_gateway.domain.errors import SessionExpired
 from bamboo_gateway.domain.events import Complete, Token
 from bamboo_gateway.domain.limits import IDEMPOTENCY_RETENTION_MS
 from bamboo_gateway.domain.positions import parse_position
 from bamboo_gateway.sessions.commands import Idempotency, NewMessage, NewSession, SessionQuery
-from bamboo_gateway.sessions.merge import Merge
+from bamboo_gateway.sessions.lifecycle.merge import Merge
 from bamboo_gateway.storage.factory import make_store
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.life.talk import ids, say, talk, texts
 from tests.support.clocks import FakeClock
 from tests.support.gateways import ME, Gateway, Reader, eventually, gateway, quiet, settings_of

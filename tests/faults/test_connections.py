@@ -10,11 +10,11 @@ from unittest.mock import Mock
 
 import httpx
 import pytest
-from bamboo_gateway.api import protocol
-from bamboo_gateway.api.connection_limits import ConnectionLimits
-from bamboo_gateway.domain.limits import SEND_BYTES_MAX
-from bamboo_gateway.settings import Settings
 
+from bamboo_gateway.domain.limits import SEND_BYTES_MAX
+from bamboo_gateway.server import http1
+from bamboo_gateway.server.connection_limits import ConnectionLimits
+from bamboo_gateway.settings import Settings
 from tests.api.serving import SECONDS, Served, serving
 from tests.faults.test_network import HEAD, LIVE, append, assert_healthy
 from tests.faults.wire import Wire, buffered, drip, hanging, metric, refusals, rest_of, until
@@ -115,8 +115,8 @@ def test_an_address_may_have_so_many_and_others_have_theirs() -> None:
 def haste() -> Iterator[None]:
     """Has bodies come fast; only here, since a busy machine sends any in two pieces."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(protocol, "BODY_WINDOW_SECONDS", 0.3)
-        patch.setattr(protocol, "BODY_WINDOW_BYTES_MIN", 1 << 30)
+        patch.setattr(http1, "BODY_WINDOW_SECONDS", 0.3)
+        patch.setattr(http1, "BODY_WINDOW_BYTES_MIN", 1 << 30)
         yield
 
 
@@ -224,7 +224,7 @@ def test_an_early_answer_that_closes_reaches_who_sends_a_whole_body_first(
 
 
 def test_what_is_left_of_a_body_is_not_taken_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "LINGER_SECONDS_MAX", 0.3)
+    monkeypatch.setattr(http1, "LINGER_SECONDS_MAX", 0.3)
     with serving(max_body_bytes=1024) as served, served.client() as api:
         with hanging(served.port, asking(b"1.1", b"Content-Length: 4000000\r\n")) as sock:
             assert rest_of(sock).startswith(b"HTTP/1.1 413")
@@ -289,7 +289,7 @@ def test_r11_a_reader_that_takes_a_little_now_and_then_is_waited_for() -> None:
             looks.append(call)
             return Mock()
 
-    edge = protocol.GatewayProtocol.__new__(protocol.GatewayProtocol)
+    edge = http1.GatewayProtocol.__new__(http1.GatewayProtocol)
     edge._unread_deadline = None
     edge.cycle = None  # type: ignore[assignment]
     edge.flow = Mock()

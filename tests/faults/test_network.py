@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
-from bamboo_gateway.api import protocol
-from bamboo_gateway.domain.limits import SEND_BYTES_MAX
 
+from bamboo_gateway.domain.limits import SEND_BYTES_MAX
+from bamboo_gateway.server import http1
 from tests.api.serving import Served, refused, serving
 from tests.faults.wire import Wire, buffered, drip, hanging, metric, refusals, rest_of, until
 
@@ -125,7 +125,7 @@ def hurried(what: str, seconds: float = 0.4) -> Iterator[None]:
     Not longer than it takes to test that: on a busy machine it comes too soon for every request.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(protocol, what, seconds)
+        patch.setattr(http1, what, seconds)
         yield
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-from bamboo_gateway.domain.limits import EVENT_QUEUE_BYTES_MAX, SEND_BYTES_MAX
 
+from bamboo_gateway.domain.limits import EVENT_QUEUE_BYTES_MAX, SEND_BYTES_MAX
 from tests.api.serving import SECONDS, Served, serving
 from tests.faults.wire import Wire, buffered, metric, unchunked, until
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import httpx
 import pytest
-from bamboo_gateway.storage.factory import make_store
 
+from bamboo_gateway.storage.factory import make_store
 from tests.api.serving import serving
 from tests.support.clocks import FakeClock
 from tests.support.gateways import Gateway, gateway, settings_of

@@ -4,9 +4,10 @@ import asyncio
 from abc import update_abstractmethods
 from typing import Any
 
+from typing_extensions import override
+
 from bamboo_gateway.domain.errors import StorageFailed
 from bamboo_gateway.storage.base import Commit, Done, SessionCreation, SessionStore
-from typing_extensions import override
 
 _PLAIN = {
     "next_epoch",

@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 import httpx
-from bamboo_gateway.sessions.commands import NewMessage, NewSession, Outcome
 
+from bamboo_gateway.sessions.commands import NewMessage, NewSession, Outcome
 from tests.support.gateways import ME, Gateway
 
 

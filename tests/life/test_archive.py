@@ -3,6 +3,7 @@
 import anyio
 import httpx
 import pytest
+
 from bamboo_gateway.domain.errors import (
     BambooError,
     NotFound,
@@ -12,7 +13,6 @@ from bamboo_gateway.domain.errors import (
 )
 from bamboo_gateway.domain.events import Complete, Token
 from bamboo_gateway.sessions.commands import Idempotency, NewMessage, SessionQuery
-
 from tests.api.serving import refused
 from tests.life.talk import create, said, talk
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, eventually, quiet

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from bamboo_gateway.domain.masking import MASK, Masker
 
+from bamboo_gateway.domain.masking import MASK, Masker
 from tests.api.serving import SECONDS, refused, serving
 from tests.life.talk import create
 

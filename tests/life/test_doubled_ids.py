@@ -5,12 +5,12 @@ from typing import Any
 
 import anyio
 import pytest
+
 from bamboo_gateway.domain.errors import InvalidId, MessageExists, NotFound
 from bamboo_gateway.sessions.commands import MessagePage, NewMessage
-from bamboo_gateway.sessions.fork import Fork
-from bamboo_gateway.sessions.merge import Merge
-from bamboo_gateway.sessions.transfer import ExportOptions
-
+from bamboo_gateway.sessions.lifecycle.export import ExportOptions
+from bamboo_gateway.sessions.lifecycle.fork import Fork
+from bamboo_gateway.sessions.lifecycle.merge import Merge
 from tests.life.talk import ids, say, talk, texts
 from tests.storage.writing import Writer, committed, message
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway

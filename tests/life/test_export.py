@@ -10,12 +10,12 @@ import anyio
 import httpx
 import pytest
 import yaml
-from bamboo_gateway.domain.errors import BambooError, StorageFailed
-from bamboo_gateway.sessions.transfer import ExportOptions
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from bamboo_gateway.domain.errors import BambooError, StorageFailed
+from bamboo_gateway.sessions.lifecycle.export import ExportOptions
 from tests.api.serving import CONTRACT, refused, serving
 from tests.life.talk import create, exchange, ids, resumed_message, said, say, talk
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway

@@ -6,16 +6,16 @@ from typing import Any
 
 import httpx
 import pytest
+
 from bamboo_gateway.domain.assembly import message_draft
 from bamboo_gateway.domain.events import Draft
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.tool_order import UNANSWERED
 from bamboo_gateway.sessions.commands import NewMessage
-from bamboo_gateway.sessions.creation import LogWriter
-from bamboo_gateway.sessions.merge import Merge
-from bamboo_gateway.sessions.transfer import ExportOptions
-
+from bamboo_gateway.sessions.lifecycle.bulk_creation import LogWriter
+from bamboo_gateway.sessions.lifecycle.export import ExportOptions
+from bamboo_gateway.sessions.lifecycle.merge import Merge
 from tests.api.serving import refused
 from tests.life.talk import exchange, ids, resumed_message, said, say, talk
 from tests.support.gateways import ME, Gateway, eventually

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from bamboo_gateway.domain.assembly import message_draft
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.sessions.commands import NewSession
-from bamboo_gateway.sessions.creation import History, create_whole
-from bamboo_gateway.sessions.fork import Fork
-from bamboo_gateway.sessions.making import created_draft
-from bamboo_gateway.sessions.transfer import ExportOptions
+from bamboo_gateway.sessions.lifecycle.bulk_creation import History, create_whole
+from bamboo_gateway.sessions.lifecycle.export import ExportOptions
+from bamboo_gateway.sessions.lifecycle.fork import Fork
+from bamboo_gateway.sessions.runs.factory import created_draft
 from bamboo_gateway.storage.factory import make_store
-
 from tests.support.clocks import FakeClock
 from tests.support.gateways import ME, Gateway, gateway, settings_of
 

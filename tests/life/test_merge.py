@@ -3,12 +3,12 @@
 import anyio
 import httpx
 import pytest
+
 from bamboo_gateway.domain.errors import BambooError, InvalidInput, NotFound, Refused, RunActive
 from bamboo_gateway.domain.events import Complete, Usage
 from bamboo_gateway.sessions.commands import Idempotency, NewMessage
-from bamboo_gateway.sessions.fork import Fork
-from bamboo_gateway.sessions.merge import Merge
-
+from bamboo_gateway.sessions.lifecycle.fork import Fork
+from bamboo_gateway.sessions.lifecycle.merge import Merge
 from tests.api.serving import refused
 from tests.life.talk import create, exchange, ids, said, say, talk, texts
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway

@@ -5,19 +5,19 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+
 from bamboo_gateway.domain.assembly import message_draft
 from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.domain.errors import Refused, TooLarge
 from bamboo_gateway.domain.events import Draft
 from bamboo_gateway.domain.messages import Message, distinct
 from bamboo_gateway.domain.tool_order import settled
-from bamboo_gateway.sessions import creation
-from bamboo_gateway.sessions import merge as merging
 from bamboo_gateway.sessions.commands import NewSession
-from bamboo_gateway.sessions.creation import History, create_whole
-from bamboo_gateway.sessions.making import created_draft
-from bamboo_gateway.sessions.merge import Merge
-
+from bamboo_gateway.sessions.lifecycle import bulk_creation
+from bamboo_gateway.sessions.lifecycle import merge as merging
+from bamboo_gateway.sessions.lifecycle.bulk_creation import History, create_whole
+from bamboo_gateway.sessions.lifecycle.merge import Merge
+from bamboo_gateway.sessions.runs.factory import created_draft
 from tests.life.talk import talk, texts
 from tests.support.gateways import ME, Gateway
 
@@ -26,7 +26,7 @@ STRATEGIES = ("append", "interleave", "replace")
 
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(creation, "PAGE", 2)
+    monkeypatch.setattr(bulk_creation, "PAGE", 2)
 
 
 def history(chance: random.Random, mark: str, shared: list[Message]) -> list[Message]:

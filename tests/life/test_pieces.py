@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typing_extensions import override
+
 from bamboo_gateway.domain.errors import StorageFailed
 from bamboo_gateway.domain.limits import BULK_PAGE_BYTES_MAX
 from bamboo_gateway.sessions.commands import NewMessage
-from bamboo_gateway.sessions.fork import Fork
-from bamboo_gateway.sessions.merge import Merge
-from bamboo_gateway.sessions.transfer import ExportOptions
+from bamboo_gateway.sessions.lifecycle.export import ExportOptions
+from bamboo_gateway.sessions.lifecycle.fork import Fork
+from bamboo_gateway.sessions.lifecycle.merge import Merge
 from bamboo_gateway.storage.base import Found
 from bamboo_gateway.storage.factory import make_store
-from typing_extensions import override
-
 from tests.life.faults import NthFault
 from tests.life.talk import ids, say, talk
 from tests.support.clocks import FakeClock

@@ -7,13 +7,13 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+
 from bamboo_gateway.domain.errors import BambooError, InvalidInput, NotFound, SessionExpired
 from bamboo_gateway.domain.events import Complete, Token, Usage
 from bamboo_gateway.sessions.commands import Idempotency, NewMessage
-from bamboo_gateway.sessions.fork import ANCESTORS_MAX, Fork
-from bamboo_gateway.sessions.merge import Merge
+from bamboo_gateway.sessions.lifecycle.fork import ANCESTORS_MAX, Fork
+from bamboo_gateway.sessions.lifecycle.merge import Merge
 from bamboo_gateway.storage.base import SessionQuery
-
 from tests.api.serving import SECONDS, refused, serving
 from tests.life.talk import create, exchange, resumed_message, say, talk
 from tests.support.gateways import ME, Gateway, eventually

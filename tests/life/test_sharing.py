@@ -5,6 +5,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import (
     Forbidden,
@@ -22,12 +23,11 @@ from bamboo_gateway.sessions.commands import (
     SessionQuery,
     StreamRequest,
 )
-from bamboo_gateway.sessions.fork import Fork
-from bamboo_gateway.sessions.merge import Merge
+from bamboo_gateway.sessions.lifecycle.export import ExportOptions
+from bamboo_gateway.sessions.lifecycle.fork import Fork
+from bamboo_gateway.sessions.lifecycle.merge import Merge
 from bamboo_gateway.sessions.sharing import NewShare
-from bamboo_gateway.sessions.transfer import ExportOptions
 from bamboo_gateway.storage.factory import make_store
-
 from tests.support.clocks import FakeClock
 from tests.support.gateways import DEADLINE_SECONDS, Gateway, Reader, gateway, settings_of
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import anyio
 import pytest
+
 from bamboo_gateway.domain.errors import BambooError
 from bamboo_gateway.domain.events import Complete, Token
 from bamboo_gateway.sessions.commands import NewMessage
-from bamboo_gateway.sessions.fork import Fork
-from bamboo_gateway.sessions.merge import Merge
-from bamboo_gateway.sessions.transfer import ExportOptions
+from bamboo_gateway.sessions.lifecycle.export import ExportOptions
+from bamboo_gateway.sessions.lifecycle.fork import Fork
+from bamboo_gateway.sessions.lifecycle.merge import Merge
 from bamboo_gateway.storage.factory import make_store
-
 from tests.life.faults import NthFault
 from tests.life.talk import exchange, ids, say, talk
 from tests.support.clocks import FakeClock

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bamboo_gateway.domain.limits import MiB
 
+from bamboo_gateway.domain.limits import MiB
 from tests.processes import Gateway, until
 
 BOUND = 64 * MiB

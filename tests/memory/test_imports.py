@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bamboo_gateway.domain.limits import MiB
 
+from bamboo_gateway.domain.limits import MiB
 from tests.memory.test_exports import BOUND, Process
 
 BODY_BYTES = 14 * MiB

@@ -1,6 +1,6 @@
 """When memory is looked after: by what is held, by time, and never for too large a share of it."""
 
-from bamboo_gateway.memory import (
+from bamboo_gateway.server.memory import (
     COLLECT_SECONDS_MAX,
     GROWTH_BYTES_MAX,
     PAUSE_SHARE_MAX,

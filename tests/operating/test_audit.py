@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
-from bamboo_gateway.api.audit import ACTIONS
-from bamboo_gateway.api.routes import ROUTERS
-from bamboo_gateway.domain.codec import encode
 
+from bamboo_gateway.api.audit import ACTIONS
+from bamboo_gateway.api.openapi import ROUTERS
+from bamboo_gateway.domain.codec import encode
 from tests.api.keyed import LateClock
 from tests.api.serving import SECONDS, Served, serving
 from tests.faults.wire import until

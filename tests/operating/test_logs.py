@@ -11,12 +11,12 @@ from typing import Any
 import httpx
 import pytest
 import structlog
-from bamboo_gateway.api.traffic import Exchange, Traffic
-from bamboo_gateway.domain.events import Complete
-from bamboo_gateway.observability.logs import HandOver, make_formatter, send_logs_to
 from structlog.contextvars import bind_contextvars, clear_contextvars
 from typing_extensions import override
 
+from bamboo_gateway.api.access_log import Exchange, Traffic
+from bamboo_gateway.domain.events import Complete
+from bamboo_gateway.observability.logs import HandOver, make_formatter, send_logs_to
 from tests.api.serving import raw, serving
 from tests.processes import Gateway
 from tests.support.clocks import FakeClock

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import httpx
 import pytest
-from bamboo_gateway.api import protocol
+from fastapi.routing import APIRoute
+
+from bamboo_gateway.api.access_log import Exchange, Traffic
+from bamboo_gateway.api.openapi import ROUTERS
 from bamboo_gateway.api.problems import PROBLEMS
-from bamboo_gateway.api.routes import ROUTERS
-from bamboo_gateway.api.traffic import Exchange, Traffic
 from bamboo_gateway.domain.events import Complete
 from bamboo_gateway.observability.histogram import Histogram
 from bamboo_gateway.observability.metrics import FAMILIES, PREFIX, render_metrics
-from fastapi.routing import APIRoute
-
+from bamboo_gateway.server import http1
 from tests.api.serving import Served, raw, serving
 from tests.faults.wire import Wire, hanging, rest_of, until
 from tests.operating.scraping import Scrape, Series
@@ -50,7 +50,7 @@ def test_every_family_there_is_is_shown_and_no_other(served: Served) -> None:
         say(api, "all")
         api.get("/nowhere")
         api.get("/stream/all", params={"after": 0, "until": "complete"})
-        raw(served.port, b"GET / HTTP/1.1\r\nX: " + b"y" * protocol.HEAD_BYTES_MAX + b"\r\n\r\n")
+        raw(served.port, b"GET / HTTP/1.1\r\nX: " + b"y" * http1.HEAD_BYTES_MAX + b"\r\n\r\n")
     scrape = Scrape(served)
     shown = {name for name in scrape.kinds if not name.startswith("process_")}
     assert shown == {PREFIX + name.removesuffix("_total") for name in FAMILIES}
@@ -248,7 +248,7 @@ def test_what_a_start_has_mended_is_told(tmp_path: Path) -> None:
             "body_slow",
         ),
         (
-            b"GET / HTTP/1.1\r\nX: " + b"y" * protocol.HEAD_BYTES_MAX + b"\r\n\r\n",
+            b"GET / HTTP/1.1\r\nX: " + b"y" * http1.HEAD_BYTES_MAX + b"\r\n\r\n",
             None,
             "head_too_large",
         ),
@@ -262,7 +262,7 @@ def test_connections_that_the_gateway_cuts_are_counted(
         def is_counted() -> bool:
             with monkeypatch.context() as patch:
                 if late is not None:
-                    patch.setattr(protocol, late, 0.3)
+                    patch.setattr(http1, late, 0.3)
                 with hanging(served.port, sent) as sock:
                     rest_of(sock)
             return Scrape(served).get("connections_cut_total", reason=reason) == 1

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
+
 from bamboo_gateway.api.problems import PROBLEMS
 from bamboo_gateway.observability.metrics import FAMILIES, PREFIX
-from bamboo_gateway.storage.jsonl.journal import Journal
-
+from bamboo_gateway.storage.jsonl.journal.segments import Journal
 from tests.api.serving import refused, serving
 from tests.operating.promtool import RULES, Values, alerts, check_firing, promtool
 from tests.operating.scraping import Scrape

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
+
 from bamboo_gateway.domain.clock import SystemClock
 from bamboo_gateway.storage.jsonl.store import JsonlStore
 from bamboo_gateway.storage.memory import MemoryStore
-
 from tests.api.serving import refused, serving
 from tests.faults.wire import metric
 

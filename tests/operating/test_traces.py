@@ -11,11 +11,6 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from bamboo_gateway.main import create_app
-from bamboo_gateway.observability import tracing
-from bamboo_gateway.observability.factory import TracingUnavailable
-from bamboo_gateway.observability.otel import OtelSpans
-from bamboo_gateway.settings import Settings
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -23,6 +18,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode, format_span_id, format_trace_id
 from typing_extensions import override
 
+from bamboo_gateway.main import create_app
+from bamboo_gateway.observability import tracing
+from bamboo_gateway.observability.factory import TracingUnavailable
+from bamboo_gateway.observability.otel import OtelSpans
+from bamboo_gateway.settings import Settings
 from tests.api.serving import SECONDS, Served, serving
 from tests.faults.wire import until
 from tests.processes import REPOSITORY, environment

@@ -6,6 +6,8 @@ from typing import Any
 
 import anyio
 import pytest
+from typing_extensions import override
+
 from bamboo_gateway.agents.base import Agent, Turn
 from bamboo_gateway.agents.python import PythonAgent
 from bamboo_gateway.domain.errors import LimitReached
@@ -20,9 +22,7 @@ from bamboo_gateway.domain.events import (
     ToolStart,
 )
 from bamboo_gateway.sessions.commands import Chat, NewMessage, NewSession
-from bamboo_gateway.sessions.live import LiveSession
-from typing_extensions import override
-
+from bamboo_gateway.sessions.streaming.session_writer import LiveSession
 from tests.domain.histories import accepted_by_upstreams
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, eventually, gateway, quiet
 

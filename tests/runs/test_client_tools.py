@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from bamboo_gateway.domain.errors import Refused
 from bamboo_gateway.domain.events import (
     Complete,
@@ -14,7 +15,6 @@ from bamboo_gateway.domain.events import (
 )
 from bamboo_gateway.domain.tool_order import INTERRUPTED, UNANSWERED
 from bamboo_gateway.sessions.commands import Chat, NewMessage, NewSession, OnBusy, Outcome
-
 from tests.domain.histories import accepted_by_upstreams
 from tests.support.gateways import ME, Gateway, crash, eventually, gateway
 

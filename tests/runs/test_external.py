@@ -6,6 +6,7 @@ from typing import Any
 
 import anyio
 import pytest
+
 from bamboo_gateway.domain.errors import (
     BambooError,
     InvalidEvent,
@@ -17,7 +18,6 @@ from bamboo_gateway.domain.errors import (
 )
 from bamboo_gateway.domain.events import TERMINAL_TYPES, Complete
 from bamboo_gateway.sessions.commands import Idempotency, NewMessage, NewSession, Outcome
-
 from tests.domain.histories import accepted_by_upstreams
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, crash, eventually, gateway, quiet
 

@@ -3,8 +3,9 @@
 import ast
 from pathlib import Path
 
-import bamboo_gateway.sessions
 import pytest
+
+import bamboo_gateway.sessions
 from bamboo_gateway.domain.callers import GATEWAY, LOCAL_CALLER, Caller, Right
 from bamboo_gateway.domain.errors import BambooError, Forbidden, NotFound, SessionExists
 from bamboo_gateway.domain.sessions import SessionHead
@@ -16,7 +17,6 @@ from bamboo_gateway.sessions.commands import (
     SessionQuery,
     StreamRequest,
 )
-
 from tests.support.gateways import ME, gateway
 
 ALICE = Caller("user-alice", "alice")
@@ -25,7 +25,7 @@ READ: frozenset[Right] = frozenset({"read"})
 HERS = SessionHead("s", 1, seq=1, user_id="alice")
 NOBODYS = SessionHead("s", 1, seq=1)
 
-_DOORS = {"pool.py": {"load", "query"}, "creation.py": {"load"}, "compaction.py": {"load"}}
+_DOORS = {"pool.py": {"load", "query"}, "history.py": {"load"}, "compaction.py": {"load"}}
 """Where the store is asked for heads: by the doors, and for what the gateway does by itself."""
 
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import anyio
 import pytest
+
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import NotFound, Unavailable
 from bamboo_gateway.domain.events import Complete, Token
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.commands import NewSession, SessionQuery, StreamRequest
-from bamboo_gateway.sessions.live import LiveSession
 from bamboo_gateway.sessions.manager import SessionManager
 from bamboo_gateway.sessions.sharing import NewShare
+from bamboo_gateway.sessions.streaming.session_writer import LiveSession
 from bamboo_gateway.storage.factory import make_store
-
 from tests.support.clocks import FakeClock
 from tests.support.gateways import (
     DEADLINE_SECONDS,

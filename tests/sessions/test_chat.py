@@ -5,6 +5,7 @@ from typing import Any
 
 import anyio
 import pytest
+
 from bamboo_gateway.domain.errors import (
     BambooError,
     Draining,
@@ -17,7 +18,6 @@ from bamboo_gateway.domain.errors import (
 )
 from bamboo_gateway.domain.events import Complete, Token, ToolStart
 from bamboo_gateway.sessions.commands import Chat, NewMessage, NewSession
-
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, eventually, gateway, quiet
 
 

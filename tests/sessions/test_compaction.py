@@ -2,9 +2,9 @@
 
 import anyio
 import pytest
+
 from bamboo_gateway.domain.events import Complete, Token
 from bamboo_gateway.domain.limits import COMPACT_BYTES_MIN
-
 from tests.support.gateways import (
     DEADLINE_SECONDS,
     Gateway,
@@ -21,7 +21,7 @@ WORDS = COMPACT_BYTES_MIN // len(WORD) + 10
 @pytest.fixture
 def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """The scheduled round does not come in between, however long a test may take."""
-    monkeypatch.setattr("bamboo_gateway.sessions.compaction._LOOK_SECONDS_MAX", 3600)
+    monkeypatch.setattr("bamboo_gateway.sessions.lifecycle.compaction._LOOK_SECONDS_MAX", 3600)
 
 
 async def talk(gate: Gateway, run_id: str, session_id: str = "s") -> None:

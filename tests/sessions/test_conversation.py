@@ -9,17 +9,17 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from typing_extensions import override
+
 from bamboo_gateway.agents.base import Agent, AgentError, Turn
 from bamboo_gateway.agents.demo import DemoAgent
 from bamboo_gateway.domain.events import AgentEvent, Complete
 from bamboo_gateway.domain.limits import KiB
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.projections import SYSTEM_SEQS_MAX
-from bamboo_gateway.sessions import conversation
 from bamboo_gateway.sessions.commands import NewMessage, NewSession
+from bamboo_gateway.sessions.runs import conversation
 from bamboo_gateway.storage.jsonl.files import FileSystem
-from typing_extensions import override
-
 from tests.support.gateways import ME, Gateway, gateway
 
 

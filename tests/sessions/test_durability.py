@@ -6,6 +6,7 @@ from typing import Any
 
 import anyio
 import pytest
+
 from bamboo_gateway.domain.errors import (
     BambooError,
     NotFound,
@@ -16,7 +17,6 @@ from bamboo_gateway.domain.errors import (
 )
 from bamboo_gateway.domain.events import Complete, Token
 from bamboo_gateway.sessions.commands import NewMessage, NewSession, SessionQuery
-
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, eventually, gateway, quiet
 
 NEW = "NOT-DURABLE"

@@ -5,6 +5,7 @@ from typing import Any
 
 import anyio
 import pytest
+
 from bamboo_gateway.domain.errors import (
     BambooError,
     IdempotencyKeyReused,
@@ -15,7 +16,6 @@ from bamboo_gateway.domain.errors import (
 )
 from bamboo_gateway.domain.events import Complete
 from bamboo_gateway.sessions.commands import Idempotency, NewMessage, NewSession, Outcome
-
 from tests.support.gateways import (
     DEADLINE_SECONDS,
     ME,

@@ -4,13 +4,13 @@ from collections.abc import AsyncIterator
 
 import anyio
 import pytest
+
 from bamboo_gateway.domain.errors import StorageFailed
 from bamboo_gateway.domain.limits import EVENT_QUEUE_BYTES_MAX
 from bamboo_gateway.sessions import pool
 from bamboo_gateway.sessions.commands import Idempotency, NewMessage, NewSession, Outcome
 from bamboo_gateway.storage.base import Mark
 from bamboo_gateway.storage.lines import mark_of
-
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, crash, eventually, gateway
 from tests.support.held import held_bytes
 

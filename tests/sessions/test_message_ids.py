@@ -5,6 +5,7 @@ from typing import Any
 
 import anyio
 import pytest
+
 from bamboo_gateway.domain.errors import (
     BambooError,
     IdempotencyKeyReused,
@@ -15,9 +16,8 @@ from bamboo_gateway.domain.errors import (
 )
 from bamboo_gateway.domain.events import Complete, MessageSaid, Token
 from bamboo_gateway.sessions.commands import Chat, Idempotency, NewMessage, NewSession, Outcome
-from bamboo_gateway.sessions.fork import Fork
-from bamboo_gateway.sessions.merge import Merge
-
+from bamboo_gateway.sessions.lifecycle.fork import Fork
+from bamboo_gateway.sessions.lifecycle.merge import Merge
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, crash, gateway, quiet
 
 

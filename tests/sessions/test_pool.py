@@ -6,6 +6,7 @@ from typing import Any, cast
 import anyio
 import anyio.lowlevel
 import pytest
+
 from bamboo_gateway.domain.errors import (
     BambooError,
     InvalidInput,
@@ -24,7 +25,6 @@ from bamboo_gateway.domain.events import Complete, Token
 from bamboo_gateway.domain.sessions import SessionState
 from bamboo_gateway.sessions.commands import NewMessage, NewSession, SessionQuery, StreamRequest
 from bamboo_gateway.sessions.pool import _TURN_HEADS
-
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, eventually, gateway, quiet
 
 

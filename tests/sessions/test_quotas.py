@@ -7,14 +7,14 @@ from typing import Any
 
 import anyio
 import pytest
+
 from bamboo_gateway.domain.callers import ALL_RIGHTS, Caller
 from bamboo_gateway.domain.errors import BambooError, LimitReached
 from bamboo_gateway.domain.events import Complete, Draft
 from bamboo_gateway.sessions.commands import Chat, NewMessage, NewSession, StreamRequest
-from bamboo_gateway.sessions.creation import History, create_whole
-from bamboo_gateway.sessions.fork import Fork
-from bamboo_gateway.sessions.making import created_draft
-
+from bamboo_gateway.sessions.lifecycle.bulk_creation import History, create_whole
+from bamboo_gateway.sessions.lifecycle.fork import Fork
+from bamboo_gateway.sessions.runs.factory import created_draft
 from tests.support.gateways import ME, Gateway, eventually, gateway, quiet, settings_of
 
 ANN, BOB = Caller("ann", "ann"), Caller("bob", "bob")

@@ -4,15 +4,15 @@ from typing import Any
 
 import anyio
 import pytest
-from bamboo_gateway.domain.events import Complete, Token
-from bamboo_gateway.domain.limits import EVENT_QUEUE_BYTES_MAX, SEND_BYTES_MAX
-from bamboo_gateway.sessions.commands import NewSession
-from bamboo_gateway.sessions.connections import Connection
-from bamboo_gateway.sessions.event_queue import EventQueue
-from bamboo_gateway.sessions.frames import event_frame
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bamboo_gateway.domain.events import Complete, Token
+from bamboo_gateway.domain.limits import EVENT_QUEUE_BYTES_MAX, SEND_BYTES_MAX
+from bamboo_gateway.sessions.commands import NewSession
+from bamboo_gateway.sessions.streaming.event_queue import EventQueue
+from bamboo_gateway.sessions.streaming.frames import event_frame
+from bamboo_gateway.sessions.streaming.subscription import Connection
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, Reader, eventually, gateway, quiet
 
 

@@ -3,11 +3,11 @@
 import json
 
 import pytest
+
 from bamboo_gateway.domain.events import Complete, Token
 from bamboo_gateway.domain.limits import MiB
 from bamboo_gateway.sessions.commands import Chat, NewMessage, NewSession
-from bamboo_gateway.sessions.creation import PAGE
-
+from bamboo_gateway.sessions.history import PAGE
 from tests.support.gateways import ME, Gateway, gateway
 
 _PAGE_BYTES = 64 * 1024
@@ -18,8 +18,8 @@ _LENGTHS = (100, 20_000, 20_000, 50_000, 60_000, 300_000, 10, 10, 10, 40_000, 40
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that few bytes are a long history."""
-    monkeypatch.setattr("bamboo_gateway.sessions.reading.PAGE_BYTES_MAX", _PAGE_BYTES)
-    monkeypatch.setattr("bamboo_gateway.sessions.reading.SCAN_BYTES_MAX", _PAGE_BYTES)
+    monkeypatch.setattr("bamboo_gateway.sessions.queries.PAGE_BYTES_MAX", _PAGE_BYTES)
+    monkeypatch.setattr("bamboo_gateway.sessions.queries.SCAN_BYTES_MAX", _PAGE_BYTES)
 
 
 async def say(gate: Gateway, *lengths: int, session_id: str = "s") -> None:

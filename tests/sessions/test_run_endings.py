@@ -6,6 +6,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+
 from bamboo_gateway.agents.base import AgentError
 from bamboo_gateway.domain.assembly import MessageAssembler
 from bamboo_gateway.domain.errors import NotFound, StorageFailed, StorageFull
@@ -25,7 +26,6 @@ from bamboo_gateway.domain.events import (
     Usage,
 )
 from bamboo_gateway.sessions.commands import NewMessage, NewSession
-
 from tests.support.agents import RETURN, Step
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, crash, eventually, gateway, quiet
 from tests.support.stores import FaultyStore

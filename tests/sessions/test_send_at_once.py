@@ -4,10 +4,10 @@ from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
+
 from bamboo_gateway.api.sse import WRITE, FrameLoop
 from bamboo_gateway.domain.clock import SystemClock
 from bamboo_gateway.sessions.commands import NewSession, StreamRequest
-
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, eventually
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import anyio
 import pytest
+
 from bamboo_gateway.domain.errors import InvalidInput, NotFound, Unavailable
 from bamboo_gateway.domain.events import Complete, Token
-from bamboo_gateway.sessions import streams
 from bamboo_gateway.sessions.commands import NewMessage, NewSession
-
+from bamboo_gateway.sessions.streaming import hub
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, Reader, eventually, gateway, quiet
 
 
@@ -699,7 +699,7 @@ async def test_the_clock_takes_turns_with_others_and_passes_over_streams_that_en
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """R7: with tens of thousands of streams one look at all of them keeps everybody waiting."""
-    monkeypatch.setattr(streams, "_TURN_STREAMS", 1)
+    monkeypatch.setattr(hub, "_TURN_STREAMS", 1)
     async with gateway(**FAST) as gate:
         await gate.chat()
         readers = [await gate.reader() for _ in range(3)]

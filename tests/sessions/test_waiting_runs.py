@@ -2,11 +2,11 @@
 
 import anyio
 import pytest
+
 from bamboo_gateway.domain.errors import StorageFailed
 from bamboo_gateway.domain.events import Complete
 from bamboo_gateway.domain.limits import EVENT_QUEUE_BYTES_MAX
-from bamboo_gateway.sessions import turns
-
+from bamboo_gateway.sessions.runs import scheduler
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, crash, eventually, gateway, quiet
 from tests.support.held import held_bytes
 
@@ -106,7 +106,7 @@ async def test_a_run_that_goes_first_while_the_next_is_read_starts_with_its_own_
 async def test_a_run_that_was_undone_while_it_was_to_start_leaves_the_next_its_turn(
     gate: Gateway, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(turns, "_START_RETRY_SECONDS", 0)
+    monkeypatch.setattr(scheduler, "_START_RETRY_SECONDS", 0)
     await gate.chat(run_id="a")
     await gate.chat(text=said(2), run_id="c")
     await gate.agent.script("a").started.wait()
@@ -136,7 +136,7 @@ async def test_a_run_that_was_undone_while_it_was_to_start_leaves_the_next_its_t
 async def test_input_that_cannot_be_read_now_is_read_again_and_nothing_is_lost(
     gate: Gateway, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(turns, "_START_RETRY_SECONDS", 0)
+    monkeypatch.setattr(scheduler, "_START_RETRY_SECONDS", 0)
     await gate.chat(run_id="a")
     await gate.chat(text=said(1), run_id="b")
     gate.store.fail("read", *[StorageFailed("The disk is broken.")] * 3)

@@ -6,9 +6,9 @@ from typing import Any
 
 import anyio
 import pytest
+
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.store import JsonlStore
-
 from tests.storage.faults import abandon
 from tests.storage.writing import DEADLINE_SECONDS, StepClock
 

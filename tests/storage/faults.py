@@ -9,9 +9,10 @@ from pathlib import Path
 from threading import RLock
 from typing import NamedTuple
 
+from typing_extensions import override
+
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.store import JsonlStore
-from typing_extensions import override
 
 PAGE_BYTES = 512
 

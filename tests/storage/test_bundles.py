@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from typing_extensions import override
+
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.errors import Conflict
 from bamboo_gateway.storage.jsonl import doctor
 from bamboo_gateway.storage.jsonl.bundle import BLOCK_BYTES, BundleView
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.store import JsonlStore
-from typing_extensions import override
-
 from tests.contract.test_session_store_creation import CREATED, History
 from tests.storage.conftest import Opener, comes_true
 from tests.storage.faults import FaultyFileSystem, abandon, write_out

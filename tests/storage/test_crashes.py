@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.errors import Conflict
 from bamboo_gateway.domain.projections import fold
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.base import Commit, Record
 from bamboo_gateway.storage.jsonl.store import JsonlStore
-
 from tests.storage.faults import VolatileFileSystem, abandon
 from tests.storage.writing import (
     DEADLINE_SECONDS,
@@ -193,7 +193,9 @@ def changes_of_script(tmp_path_factory: pytest.TempPathFactory) -> int:
 @pytest.fixture(params=[0, DEADLINE_SECONDS], ids=["written", "lagging"], autouse=True)
 def logs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logs are written whenever the committer has nothing to do, or by checkpoints alone."""
-    monkeypatch.setattr("bamboo_gateway.storage.jsonl.committer._REST_SECONDS", request.param)
+    monkeypatch.setattr(
+        "bamboo_gateway.storage.jsonl.journal.committer._REST_SECONDS", request.param
+    )
 
 
 @pytest.mark.parametrize("part", range(4))

@@ -6,10 +6,10 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.errors import Conflict
 from bamboo_gateway.storage.jsonl.store import JsonlStore
-
 from tests.storage.conftest import Opener
 from tests.storage.faults import VolatileFileSystem, abandon, write_out
 from tests.storage.writing import (
@@ -289,7 +289,9 @@ async def test_damage_in_what_one_write_put_into_the_journal_costs_the_records_i
     opener: Opener, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R10: many sessions share a write; the logs lag, so that the journal alone has the lines."""
-    monkeypatch.setattr("bamboo_gateway.storage.jsonl.committer._REST_SECONDS", DEADLINE_SECONDS)
+    monkeypatch.setattr(
+        "bamboo_gateway.storage.jsonl.journal.committer._REST_SECONDS", DEADLINE_SECONDS
+    )
     store = await opener()
     writers = [Writer(f"s-{number}", store.next_epoch()) for number in range(6)]
     for writer in writers:

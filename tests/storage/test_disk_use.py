@@ -1,24 +1,24 @@
-"""R11 on the disk: what is made of the logs, and the journal, stay within what the package says."""
+"""R11 on the disk: files made of the logs, and the segments, stay within the documented bounds."""
 
 import errno
 from pathlib import Path
 
 import pytest
+
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.errors import StorageFailed
-from bamboo_gateway.storage.jsonl import committer, journal
-from bamboo_gateway.storage.jsonl.marks import ENTRY_BYTES
+from bamboo_gateway.storage.jsonl.journal import committer, segments
+from bamboo_gateway.storage.jsonl.log.marks import ENTRY_BYTES
 from bamboo_gateway.storage.jsonl.paths import root_of
 from bamboo_gateway.storage.jsonl.store import JsonlStore
-
 from tests.storage.conftest import Opener
 from tests.storage.faults import FaultyFileSystem
 from tests.storage.writing import Writer, committed, complete, message, run_start, token
 
 MIB = 1024 * 1024
-SEGMENT_BYTES = journal.SEGMENT_BYTES + journal.RESERVE_BYTES
+SEGMENT_BYTES = segments.SEGMENT_BYTES + segments.RESERVE_BYTES
 # Three at work, and those that wait to be used again.
-SEGMENTS_MAX = 3 + journal.SPARES_MAX
+SEGMENTS_MAX = 3 + segments.SPARES_MAX
 # Names, numbers and checksums around a head.
 ENVELOPE_BYTES = 400
 
@@ -27,7 +27,7 @@ def taken(directory: Path, pattern: str = "*") -> int:
     return sum(path.stat().st_size for path in directory.glob(pattern) if path.is_file())
 
 
-def segments(root: Path) -> list[Path]:
+def segment_files(root: Path) -> list[Path]:
     return [*root.rglob("journal-*"), *root.rglob("spare-*")]
 
 
@@ -71,7 +71,7 @@ async def test_what_is_made_of_the_logs_takes_no_more_than_they_and_the_heads_do
     # A header, and of each turn its message, its start and its end.
     assert taken(root / "index" / "marks") <= ENTRY_BYTES * sessions * (1 + 3 * turns)
     assert taken(root / "index", "catalog*") <= 2 * heads + MIB
-    assert len(segments(root)) <= SEGMENTS_MAX
+    assert len(segment_files(root)) <= SEGMENTS_MAX
 
 
 async def test_the_journal_does_not_grow_with_what_is_written(
@@ -85,8 +85,8 @@ async def test_the_journal_does_not_grow_with_what_is_written(
         seen = max(seen, store.stats()["disk_bytes_journal"])
         if number % 2:
             assert await store.checkpoint()
-            assert len(segments(root_of(data_dir))) <= SEGMENTS_MAX
-    assert 0 < seen <= SEGMENTS_MAX * SEGMENT_BYTES + journal.RESERVE_BYTES
+            assert len(segment_files(root_of(data_dir))) <= SEGMENTS_MAX
+    assert 0 < seen <= SEGMENTS_MAX * SEGMENT_BYTES + segments.RESERVE_BYTES
 
 
 async def test_while_checkpoints_fail_the_journal_is_bounded_and_commits_are_refused(
@@ -106,10 +106,10 @@ async def test_while_checkpoints_fail_the_journal_is_bounded_and_commits_are_ref
     with pytest.raises(StorageFailed, match="Checkpoints fail"):
         await write_on()
     # One that filled up, one that the last checkpoint closed, and the one in use.
-    assert most < len(segments(root_of(data_dir))) <= most + 3
+    assert most < len(segment_files(root_of(data_dir))) <= most + 3
     fs.should_fail = lambda *_: None
     assert await store.checkpoint()
     head = await store.load("s")
     assert head is not None
     await committed(store, Writer.of(head).commit(message("later")))
-    assert len(segments(root_of(data_dir))) <= SEGMENTS_MAX
+    assert len(segment_files(root_of(data_dir))) <= SEGMENTS_MAX

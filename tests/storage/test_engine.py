@@ -10,14 +10,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from typing_extensions import override
+
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.errors import Conflict
 from bamboo_gateway.storage.base import SessionQuery, StoreBusy
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.paths import file_name
 from bamboo_gateway.storage.jsonl.store import JsonlStore
-from typing_extensions import override
-
 from tests.storage.conftest import Opener, comes_true
 from tests.storage.faults import FaultyFileSystem, VolatileFileSystem, abandon, write_out
 from tests.storage.writing import (
@@ -147,7 +147,7 @@ async def test_the_index_survives_a_restart_without_reading_any_log(
 async def test_without_an_index_in_memory_lists_follow_the_rewritten_catalog(
     opener: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bamboo_gateway.storage.jsonl.catalogfile._SMALL_BYTES", 0)
+    monkeypatch.setattr("bamboo_gateway.storage.jsonl.index.catalog_file._SMALL_BYTES", 0)
     store = await opener(index_enabled=False)
     writers = [Writer(f"s-{number}", store.next_epoch()) for number in range(20)]
     for writer in writers:
@@ -402,8 +402,8 @@ async def test_a_session_at_rest_leaves_memory_and_its_file_is_closed(opener: Op
 async def test_the_journal_is_checkpointed_when_a_segment_is_full(
     opener: Opener, monkeypatch: pytest.MonkeyPatch, data_dir: Path
 ) -> None:
-    monkeypatch.setattr("bamboo_gateway.storage.jsonl.journal.SEGMENT_BYTES", 10_000)
-    monkeypatch.setattr("bamboo_gateway.storage.jsonl.committer.SEGMENT_BYTES", 10_000)
+    monkeypatch.setattr("bamboo_gateway.storage.jsonl.journal.segments.SEGMENT_BYTES", 10_000)
+    monkeypatch.setattr("bamboo_gateway.storage.jsonl.journal.committer.SEGMENT_BYTES", 10_000)
     store = await opener()
     writer = Writer("s-1", store.next_epoch())
     for _ in range(100):
@@ -420,7 +420,7 @@ async def test_the_journal_is_checkpointed_when_a_segment_is_full(
 async def test_a_commit_larger_than_a_segment_is_taken(
     opener: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bamboo_gateway.storage.jsonl.journal.SEGMENT_BYTES", 10_000)
+    monkeypatch.setattr("bamboo_gateway.storage.jsonl.journal.segments.SEGMENT_BYTES", 10_000)
     store = await opener()
     writer = Writer("s-1", store.next_epoch())
     await committed(store, writer.commit(token("x" * 100_000)))

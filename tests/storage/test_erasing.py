@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from bamboo_gateway.storage.base import SessionQuery
 from bamboo_gateway.storage.jsonl.paths import Paths
 from bamboo_gateway.storage.jsonl.quarantine import set_aside
 from bamboo_gateway.storage.jsonl.store import JsonlStore
-
 from tests.storage.conftest import Opener
 from tests.storage.faults import FaultyFileSystem, VolatileFileSystem, abandon
 from tests.storage.writing import StepClock, Writer, committed, everything, message

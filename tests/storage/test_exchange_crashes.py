@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typing_extensions import override
+
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.errors import Conflict, StorageFailed, StorageFull
 from bamboo_gateway.domain.events import DELTA_TYPES
 from bamboo_gateway.domain.projections import fold
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.base import StoreUnusable
-from bamboo_gateway.storage.jsonl import extending
+from bamboo_gateway.storage.jsonl import bulk_append
 from bamboo_gateway.storage.jsonl.store import JsonlStore
-from typing_extensions import override
-
 from tests.contract.test_session_store_creation import CREATED, History
 from tests.storage.faults import FaultyFileSystem, Image, VolatileFileSystem, _Node, abandon
 from tests.storage.writing import (
@@ -40,7 +40,7 @@ from tests.storage.writing import (
 @pytest.fixture(autouse=True)
 def all_through_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes even small extensions copy the log aside."""
-    monkeypatch.setattr(extending, "COMMIT_BYTES_MAX", 100)
+    monkeypatch.setattr(bulk_append, "COMMIT_BYTES_MAX", 100)
 
 
 class RenamingFileSystem(VolatileFileSystem):

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from bamboo_gateway.domain.errors import BambooError, Conflict, StorageFailed, StorageFull
 from bamboo_gateway.storage.base import StoreUnusable
 from bamboo_gateway.storage.jsonl.store import JsonlStore
-
 from tests.storage.conftest import Opener
 from tests.storage.faults import FaultyFileSystem, abandon
 from tests.storage.test_crashes import History, check
@@ -183,7 +183,7 @@ class SmallDisk(FaultyFileSystem):
 async def test_a_full_disk_refuses_writes_but_not_endings_deletions_and_reads(
     opener: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bamboo_gateway.storage.jsonl.journal.SEGMENT_BYTES", 20_000)
+    monkeypatch.setattr("bamboo_gateway.storage.jsonl.journal.segments.SEGMENT_BYTES", 20_000)
     disk = SmallDisk()
     store = await opener(disk)
     writer = Writer("s-1", store.next_epoch())

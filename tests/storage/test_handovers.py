@@ -15,16 +15,16 @@ from pathlib import Path
 
 import anyio
 import pytest
-from bamboo_gateway.domain.errors import BambooError, Conflict, StorageFailed, Unavailable
-from bamboo_gateway.storage.base import SessionQuery
-from bamboo_gateway.storage.jsonl.catalogfile import CatalogFile, EntryState
-from bamboo_gateway.storage.jsonl.committer import Errand
-from bamboo_gateway.storage.jsonl.files import FileSystem
-from bamboo_gateway.storage.jsonl.log import Log
-from bamboo_gateway.storage.jsonl.paths import Paths
-from bamboo_gateway.storage.jsonl.store import JsonlStore
 from typing_extensions import override
 
+from bamboo_gateway.domain.errors import BambooError, Conflict, StorageFailed, Unavailable
+from bamboo_gateway.storage.base import SessionQuery
+from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile, EntryState
+from bamboo_gateway.storage.jsonl.journal.committer import Errand
+from bamboo_gateway.storage.jsonl.log.log import Log
+from bamboo_gateway.storage.jsonl.paths import Paths
+from bamboo_gateway.storage.jsonl.store import JsonlStore
 from tests.storage.conftest import Opener
 from tests.storage.faults import FaultyFileSystem, abandon, write_out
 from tests.storage.writing import (
@@ -332,7 +332,9 @@ async def test_a_deletion_that_fails_takes_nothing_from_a_checkpoint_beside_it(
     opener: Opener, fs: GatedFileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R1: until its record is durable nobody else may count a session as gone."""
-    monkeypatch.setattr("bamboo_gateway.storage.jsonl.committer._REST_SECONDS", DEADLINE_SECONDS)
+    monkeypatch.setattr(
+        "bamboo_gateway.storage.jsonl.journal.committer._REST_SECONDS", DEADLINE_SECONDS
+    )
     store = await opener(fs)
     writer = Writer("s-1", store.next_epoch())
     await committed(store, writer.commit(message("m1")))
@@ -589,7 +591,9 @@ async def test_mending_beside_a_write_keeps_the_line_that_is_half_in_its_file(
     opener: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R10: what is damaged costs itself, and not what was being written meanwhile."""
-    monkeypatch.setattr("bamboo_gateway.storage.jsonl.committer._REST_SECONDS", DEADLINE_SECONDS)
+    monkeypatch.setattr(
+        "bamboo_gateway.storage.jsonl.journal.committer._REST_SECONDS", DEADLINE_SECONDS
+    )
     store = await opener(FaultyFileSystem())
     writer = Writer("s-1", store.next_epoch())
     for number in range(4):
@@ -737,7 +741,7 @@ async def test_without_an_index_no_head_stays_in_memory_however_a_checkpoint_mee
     opener: Opener, fs: GatedFileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R11."""
-    monkeypatch.setattr("bamboo_gateway.storage.jsonl.upkeep.is_due", lambda *_, **__: False)
+    monkeypatch.setattr("bamboo_gateway.storage.jsonl.maintenance.is_due", lambda *_, **__: False)
     store = await opener(fs, index_enabled=False)
     writer = Writer("s-1", store.next_epoch())
     await committed(store, writer.commit(message("m1")))

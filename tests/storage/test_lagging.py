@@ -4,9 +4,9 @@ from pathlib import Path
 
 import anyio
 import pytest
-from bamboo_gateway.storage.jsonl.store import JsonlStore
 from typing_extensions import override
 
+from bamboo_gateway.storage.jsonl.store import JsonlStore
 from tests.processes import until
 from tests.storage.conftest import Opener
 from tests.storage.faults import FaultyFileSystem, abandon, write_out
@@ -26,7 +26,9 @@ from tests.storage.writing import (
 @pytest.fixture
 def never_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """As under load: the committer never comes to write logs for want of anything else to do."""
-    monkeypatch.setattr("bamboo_gateway.storage.jsonl.committer._REST_SECONDS", DEADLINE_SECONDS)
+    monkeypatch.setattr(
+        "bamboo_gateway.storage.jsonl.journal.committer._REST_SECONDS", DEADLINE_SECONDS
+    )
 
 
 async def turns(store: JsonlStore) -> None:

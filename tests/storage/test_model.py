@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from bamboo_gateway.domain import codec
-from bamboo_gateway.storage.base import Commit, MarkKind, SessionQuery
-from bamboo_gateway.storage.jsonl.store import JsonlStore
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from typing_extensions import override
 
+from bamboo_gateway.domain import codec
+from bamboo_gateway.storage.base import Commit, MarkKind, SessionQuery
+from bamboo_gateway.storage.jsonl.store import JsonlStore
 from tests.storage.faults import VolatileFileSystem, abandon
 from tests.storage.writing import (
     DEADLINE_SECONDS,

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from typing_extensions import override
+
 from bamboo_gateway.domain.errors import StorageFailed
 from bamboo_gateway.storage.base import StoreBusy
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.store import JsonlStore
-from typing_extensions import override
-
 from tests.storage.conftest import Opener
 from tests.storage.faults import abandon
 from tests.storage.test_doctor import check

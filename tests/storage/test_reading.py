@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
-from bamboo_gateway.domain import codec
-from bamboo_gateway.storage.jsonl.files import FileSystem
-from bamboo_gateway.storage.jsonl.log import LogView, make_header
-from bamboo_gateway.storage.jsonl.reading import DamagedError, LineReader, find_after, read_page
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
+
+from bamboo_gateway.domain import codec
+from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.jsonl.log.log import LogView, make_header
+from bamboo_gateway.storage.jsonl.log.reader import DamagedError, LineReader, find_after, read_page
 
 
 class CountingFileSystem(FileSystem):

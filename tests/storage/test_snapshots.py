@@ -7,6 +7,8 @@ from pathlib import Path
 from zlib import crc32
 
 import pytest
+from typing_extensions import override
+
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.jsonl.files import WRITE_BYTES, FileSystem
@@ -17,8 +19,6 @@ from bamboo_gateway.storage.jsonl.snapshots import (
     read_snapshot_lines,
     write_snapshot,
 )
-from typing_extensions import override
-
 from tests.storage.conftest import Opener
 from tests.storage.faults import FaultyFileSystem
 from tests.storage.writing import Writer, committed, message

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bamboo_gateway.domain import codec
-from bamboo_gateway.storage.jsonl.catalogfile import FORMAT, CatalogFile, EntryState
-from bamboo_gateway.storage.jsonl.files import FileSystem
-from bamboo_gateway.storage.jsonl.paths import Paths
-from bamboo_gateway.storage.jsonl.snapshots import is_whole
 from typing_extensions import override
 
+from bamboo_gateway.domain import codec
+from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.jsonl.index.catalog_file import FORMAT, CatalogFile, EntryState
+from bamboo_gateway.storage.jsonl.paths import Paths
+from bamboo_gateway.storage.jsonl.snapshots import is_whole
 from tests.storage.conftest import Opener
 from tests.storage.faults import FaultyFileSystem, abandon
 from tests.storage.test_doctor import check

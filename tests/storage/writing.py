@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import anyio
+
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.domain.errors import BambooError

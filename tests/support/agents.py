@@ -4,9 +4,10 @@ from collections import deque
 from collections.abc import AsyncIterator
 
 import anyio
+from typing_extensions import override
+
 from bamboo_gateway.agents.base import Agent, Turn
 from bamboo_gateway.domain.events import AgentEvent
-from typing_extensions import override
 
 RETURN = object()
 """The step with which an agent returns without a terminal event."""

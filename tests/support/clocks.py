@@ -1,7 +1,8 @@
 """Clocks that tests step."""
 
-from bamboo_gateway.domain.clock import Clock
 from typing_extensions import override
+
+from bamboo_gateway.domain.clock import Clock
 
 T0_MS = 1_763_661_234_567
 

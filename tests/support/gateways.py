@@ -7,6 +7,7 @@ from typing import Any
 
 import anyio
 from anyio.lowlevel import checkpoint
+
 from bamboo_gateway.agents.base import Agent
 from bamboo_gateway.domain.callers import LOCAL_CALLER
 from bamboo_gateway.domain.events import Complete
@@ -18,13 +19,12 @@ from bamboo_gateway.sessions.commands import (
     OnBusy,
     StreamRequest,
 )
-from bamboo_gateway.sessions.connections import Connection
-from bamboo_gateway.sessions.live import LiveSession
 from bamboo_gateway.sessions.manager import SessionManager
+from bamboo_gateway.sessions.streaming.session_writer import LiveSession
+from bamboo_gateway.sessions.streaming.subscription import Connection
 from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import SessionStore
 from bamboo_gateway.storage.factory import make_store
-
 from tests.support.agents import ScriptedAgent
 from tests.support.clocks import FakeClock
 from tests.support.frames import Frame, logged, parse_frames

@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import anyio
+from typing_extensions import override
+
 from bamboo_gateway.domain.errors import BambooError, StorageFailed, Unavailable
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.sessions import SessionHead
@@ -24,7 +26,6 @@ from bamboo_gateway.storage.base import (
     StoredSize,
     StoreUsage,
 )
-from typing_extensions import override
 
 
 class FaultyStore(SessionStore):

@@ -10,9 +10,9 @@ from typing import Any, Final, Literal
 from starlette.requests import Request
 from starlette.types import Scope
 
-from bamboo_gateway.api.auth import CALLER, NOBODY
+from bamboo_gateway.api.access_log import Exchange, route_of
+from bamboo_gateway.api.caller import CALLER, NOBODY
 from bamboo_gateway.api.problems import PROBLEM
-from bamboo_gateway.api.traffic import Exchange, route_of
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.ids import is_id

@@ -15,8 +15,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from typing_extensions import override
 
-from bamboo_gateway.api.auth import receive_while_allowed
 from bamboo_gateway.api.body_memory import held_body
+from bamboo_gateway.api.caller import receive_while_allowed
 from bamboo_gateway.api.limits import JSON_DEPTH_MAX, JSON_NODES_MAX
 from bamboo_gateway.api.problems import EdgeError
 from bamboo_gateway.domain.codec import decode, nests_deeper

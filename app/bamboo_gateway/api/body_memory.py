@@ -13,8 +13,7 @@ from typing import Final
 import anyio
 from starlette.types import Scope
 
-from bamboo_gateway.api.auth import CALLER, NOBODY
-from bamboo_gateway.api.connection_limits import network_of
+from bamboo_gateway.api.caller import CALLER, NOBODY
 from bamboo_gateway.api.limits import (
     BODIES_WAITING_MAX,
     BODIES_WAITING_MAX_PER_CALLER,
@@ -23,6 +22,7 @@ from bamboo_gateway.api.limits import (
 )
 from bamboo_gateway.domain.callers import LOCAL_CALLER, Caller
 from bamboo_gateway.domain.errors import BambooError, LimitReached, Unavailable
+from bamboo_gateway.domain.networks import network_of
 from bamboo_gateway.observability.metrics import Measures
 from bamboo_gateway.settings import Settings
 

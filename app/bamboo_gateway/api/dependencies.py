@@ -15,8 +15,9 @@ from fastapi import Depends, Header, Path, Query, Request
 from starlette.requests import ClientDisconnect
 from structlog.contextvars import bind_contextvars
 
-from bamboo_gateway.api.auth import CALLER, check_still_allowed, receive_while_allowed
+from bamboo_gateway.api.access_log import MAY_WAIT
 from bamboo_gateway.api.bodies import JsonRequest
+from bamboo_gateway.api.caller import CALLER, check_still_allowed, receive_while_allowed
 from bamboo_gateway.api.limits import (
     CURSOR_CHARS_MAX,
     IDEMPOTENCY_KEY_CHARS_MAX,
@@ -26,7 +27,6 @@ from bamboo_gateway.api.limits import (
 )
 from bamboo_gateway.api.presence import left, while_present
 from bamboo_gateway.api.problems import EdgeError
-from bamboo_gateway.api.traffic import MAY_WAIT
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import parse_ms
 from bamboo_gateway.domain.codec import canonical

@@ -14,14 +14,14 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
+from bamboo_gateway.api.access_log import Exchange, Traffic, route_of
 from bamboo_gateway.api.audit import MORE_TARGETS, AuditTrail
-from bamboo_gateway.api.auth import OPEN_PATHS
 from bamboo_gateway.api.body_memory import release_body
 from bamboo_gateway.api.limits import REQUEST_ID_CHARS_MAX
-from bamboo_gateway.api.origins import is_own_origin
 from bamboo_gateway.api.problems import EdgeError, internal_problem, problem_response
-from bamboo_gateway.api.tickets import take_credentials
-from bamboo_gateway.api.traffic import Exchange, Traffic, route_of
+from bamboo_gateway.api.security.authentication import OPEN_PATHS
+from bamboo_gateway.api.security.origins import is_own_origin
+from bamboo_gateway.api.security.url_credentials import take_credentials
 from bamboo_gateway.credentials.gate import Gate
 from bamboo_gateway.domain.errors import BambooError, InvalidId
 from bamboo_gateway.observability.tracing import request_span

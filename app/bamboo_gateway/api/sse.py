@@ -26,11 +26,11 @@ from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
+from bamboo_gateway.api.detached_response import STAGE
 from bamboo_gateway.api.middleware import IS_HEAD
 from bamboo_gateway.api.presence import forgettable, left
-from bamboo_gateway.api.stage import STAGE
 from bamboo_gateway.domain.clock import Clock
-from bamboo_gateway.sessions.connections import Connection
+from bamboo_gateway.sessions.streaming.subscription import Connection
 
 log = structlog.get_logger(__name__)
 

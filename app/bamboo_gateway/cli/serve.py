@@ -48,7 +48,7 @@ def serve(
     # What is made until it has started stays: to walk it again and again would be a quarter of the
     # imports below, and of loading 100,000 sessions.
     gc.disable()
-    from bamboo_gateway.server import serve as run_server
+    from bamboo_gateway.server.server import serve as run_server
     from bamboo_gateway.settings import SettingsError, load_settings
 
     try:

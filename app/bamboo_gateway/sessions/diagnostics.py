@@ -19,12 +19,12 @@ from bamboo_gateway.domain.errors import Conflict, StorageFull
 from bamboo_gateway.domain.masking import Masker
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.access import unknown_session
-from bamboo_gateway.sessions.creation import bulk_limiter
-from bamboo_gateway.sessions.making import Agents
+from bamboo_gateway.sessions.history import bulk_limiter
+from bamboo_gateway.sessions.lifecycle.export import ZipBuffer
+from bamboo_gateway.sessions.metadata import view_of
 from bamboo_gateway.sessions.pool import SessionPool
+from bamboo_gateway.sessions.runs.factory import Agents
 from bamboo_gateway.sessions.statistics import session_statistics
-from bamboo_gateway.sessions.transfer import ZipBuffer
-from bamboo_gateway.sessions.writing import view_of
 from bamboo_gateway.storage.base import SupportsExamination
 
 _FREE_BYTES_WARN = 1024 * 1024 * 1024

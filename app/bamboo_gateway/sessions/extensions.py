@@ -14,9 +14,9 @@ from bamboo_gateway.domain.errors import InvalidInput, NotFound, TooLarge
 from bamboo_gateway.domain.events import Draft
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.commands import Idempotency
-from bamboo_gateway.sessions.live import LiveSession
+from bamboo_gateway.sessions.metadata import check_sizes, merge_patch
 from bamboo_gateway.sessions.pool import Decision, SessionPool
-from bamboo_gateway.sessions.writing import check_sizes, merge_patch
+from bamboo_gateway.sessions.streaming.session_writer import LiveSession
 
 ENABLED, TODO, CUSTOM = "enabled_extensions", "todo_state", "custom"
 Change = Callable[[dict[str, Any]], dict[str, Any]]

@@ -1,6 +1,6 @@
 """SessionLife: the verbs of a session's whole life, beyond its main job.
 
-Archive, export and import, sharing, fork, merge, tree, summaries, statistics, cleanup, extension
+Archive, export and import, sharing, fork, merge, tree, summaries, statistics, retention, extension
 data. A part of the `SessionManager`, which owns what it works on.
 """
 
@@ -13,17 +13,7 @@ from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import Conflict, InvalidId
 from bamboo_gateway.domain.ids import check_id, derived_session_id
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.sessions import (
-    archiving,
-    cleanup,
-    conversation,
-    diagnostics,
-    importing,
-    sharing,
-    statistics,
-    summaries,
-    transfer,
-)
+from bamboo_gateway.sessions import diagnostics, sharing, statistics
 from bamboo_gateway.sessions.commands import Idempotency, Outcome, SessionList
 from bamboo_gateway.sessions.extensions import (
     Change,
@@ -31,13 +21,15 @@ from bamboo_gateway.sessions.extensions import (
     extension_view,
     named_extension,
 )
-from bamboo_gateway.sessions.fork import Fork, fork
-from bamboo_gateway.sessions.making import Agents, Maker
-from bamboo_gateway.sessions.merge import Merge, merge
+from bamboo_gateway.sessions.lifecycle import archive, export, imports, retention, summaries
+from bamboo_gateway.sessions.lifecycle.branch_tree import branch_tree
+from bamboo_gateway.sessions.lifecycle.export import Export, ExportOptions
+from bamboo_gateway.sessions.lifecycle.fork import Fork, fork
+from bamboo_gateway.sessions.lifecycle.merge import Merge, merge
 from bamboo_gateway.sessions.pool import SessionPool
+from bamboo_gateway.sessions.runs import conversation
+from bamboo_gateway.sessions.runs.factory import Agents, Maker
 from bamboo_gateway.sessions.sharing import NewShare
-from bamboo_gateway.sessions.transfer import Export, ExportOptions
-from bamboo_gateway.sessions.tree import branch_tree
 from bamboo_gateway.storage.base import SessionQuery
 
 
@@ -54,14 +46,14 @@ class SessionLife:
     async def archive(
         self, caller: Caller, session_id: str, idem: Idempotency | None = None
     ) -> Outcome:
-        """Archives a session; see `archiving.archive`."""
-        return await archiving.archive(self._pool, caller, session_id, idem)
+        """Archives a session; see `archive.archive`."""
+        return await archive.archive(self._pool, caller, session_id, idem)
 
     async def restore(
         self, caller: Caller, session_id: str, idem: Idempotency | None = None
     ) -> Outcome:
-        """Restores an archived session; see `archiving.restore`."""
-        return await archiving.restore(self._pool, caller, session_id, idem)
+        """Restores an archived session; see `archive.restore`."""
+        return await archive.restore(self._pool, caller, session_id, idem)
 
     async def archive_each(
         self, caller: Caller, session_ids: list[str], idem: Idempotency | None = None
@@ -74,7 +66,7 @@ class SessionLife:
             replays.append(outcome.replayed)
             return {"session_id": session_id, "bytes": outcome.answer["bytes"]}
 
-        done, failed = await archiving.each(session_ids, one)
+        done, failed = await archive.each(session_ids, one)
         return Outcome({"archived": done, "failed": failed}, _is_replay(replays))
 
     async def restore_each(
@@ -90,12 +82,12 @@ class SessionLife:
                 "bytes": self._pool.store.size(session_id).stored_bytes,
             }
 
-        done, failed = await archiving.each(session_ids, one)
+        done, failed = await archive.each(session_ids, one)
         return Outcome({"restored": done, "failed": failed}, _is_replay(replays))
 
     async def archived(self, caller: Caller, session_id: str) -> dict[str, Any]:
         """Gives one ArchivedSession."""
-        return await archiving.archived(self._pool, caller, session_id)
+        return await archive.archived(self._pool, caller, session_id)
 
     async def list_archived(self, caller: Caller, query: SessionQuery) -> SessionList:
         """Lists archived sessions, with the filters and paging of sessions."""
@@ -103,7 +95,7 @@ class SessionLife:
         views = []
         for head in page.heads:
             with suppress(Conflict):  # deleted since
-                views.append(archiving.archived_view(self._pool, head))
+                views.append(archive.archived_view(self._pool, head))
         return SessionList(views, page.next_cursor, page.has_more, page.total)
 
     async def delete_archived(self, caller: Caller, session_id: str) -> None:
@@ -114,7 +106,7 @@ class SessionLife:
         """
 
         def is_archived(head: SessionHead) -> bool:
-            archiving.check_archived(head)
+            archive.check_archived(head)
             return True
 
         await self._pool.delete(caller, session_id, is_archived)
@@ -123,7 +115,7 @@ class SessionLife:
 
     async def export(self, caller: Caller, session_id: str, options: ExportOptions) -> Export:
         """Begins to write a session as a document."""
-        return await transfer.export(self._pool, caller, session_id, options)
+        return await export.export(self._pool, caller, session_id, options)
 
     async def export_to_file(
         self,
@@ -133,10 +125,10 @@ class SessionLife:
         path: str,
         idem: Idempotency | None = None,
     ) -> Outcome:
-        """Writes a session to a file under `export_dir`; see `transfer.export_to_file`."""
+        """Writes a session to a file under `export_dir`; see `export.export_to_file`."""
 
         async def write() -> dict[str, Any]:
-            return await transfer.export_to_file(self._pool, caller, session_id, options, path)
+            return await export.export_to_file(self._pool, caller, session_id, options, path)
 
         return await self._pool.once(caller, session_id, idem, write)
 
@@ -144,7 +136,7 @@ class SessionLife:
         self, caller: Caller, session_ids: list[str], options: ExportOptions
     ) -> AsyncGenerator[bytes]:
         """Writes many sessions as a zip."""
-        return transfer.export_zip(self._pool, caller, session_ids, options)
+        return export.export_zip(self._pool, caller, session_ids, options)
 
     async def import_document(
         self,
@@ -156,8 +148,8 @@ class SessionLife:
         keep_id: bool = False,
         idem: Idempotency | None = None,
     ) -> Outcome:
-        """Makes a session of a document; see `importing.import_document`."""
-        return await importing.import_document(
+        """Makes a session of a document; see `imports.import_document`."""
+        return await imports.import_document(
             self._pool,
             caller,
             data,
@@ -177,8 +169,8 @@ class SessionLife:
         keep_id: bool = False,
         idem: Idempotency | None = None,
     ) -> AsyncGenerator[dict[str, Any]]:
-        """Begins to make a session of each conversation; see `importing.import_all`."""
-        return await importing.import_all(
+        """Begins to make a session of each conversation; see `imports.import_all`."""
+        return await imports.import_all(
             self._pool,
             caller,
             data,
@@ -319,8 +311,8 @@ class SessionLife:
     async def clean(
         self, caller: Caller, *, before_ms: int | None = None, dry_run: bool = False
     ) -> dict[str, Any]:
-        """Deletes what is expired, or older than `before_ms`; see `cleanup.clean`."""
-        return await cleanup.clean(self._pool, caller, before_ms=before_ms, dry_run=dry_run)
+        """Deletes what is expired, or older than `before_ms`; see `retention.clean`."""
+        return await retention.clean(self._pool, caller, before_ms=before_ms, dry_run=dry_run)
 
     # -- extension data ---------------------------------------------------------------------
 

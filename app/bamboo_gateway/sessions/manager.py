@@ -21,7 +21,7 @@ from bamboo_gateway.domain.ids import IdMaker
 from bamboo_gateway.domain.positions import parse_after
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.observability.audit import AuditLog
-from bamboo_gateway.sessions import appending, archiving, cleanup, writing
+from bamboo_gateway.sessions import ingest, metadata
 from bamboo_gateway.sessions.commands import (
     Chat,
     EventPage,
@@ -36,17 +36,12 @@ from bamboo_gateway.sessions.commands import (
     SessionList,
     StreamRequest,
 )
-from bamboo_gateway.sessions.compaction import Compaction
-from bamboo_gateway.sessions.connections import Connection, check_within
-from bamboo_gateway.sessions.ending import Endings
-from bamboo_gateway.sessions.external import ExternalRuns
 from bamboo_gateway.sessions.life import SessionLife
-from bamboo_gateway.sessions.live import Vanished
-from bamboo_gateway.sessions.making import EXTERNAL, Agents, Maker
+from bamboo_gateway.sessions.lifecycle import archive, retention
+from bamboo_gateway.sessions.lifecycle.compaction import Compaction
 from bamboo_gateway.sessions.measures import measure
-from bamboo_gateway.sessions.names import GivenNames
 from bamboo_gateway.sessions.pool import SessionPool
-from bamboo_gateway.sessions.reading import (
+from bamboo_gateway.sessions.queries import (
     event_page,
     event_page_descending,
     find_run,
@@ -55,10 +50,16 @@ from bamboo_gateway.sessions.reading import (
     run_cursor,
     run_page,
 )
-from bamboo_gateway.sessions.recovery import Recovery
-from bamboo_gateway.sessions.streams import Streams
+from bamboo_gateway.sessions.runs.cancellation import Endings
+from bamboo_gateway.sessions.runs.client_ids import GivenNames
+from bamboo_gateway.sessions.runs.external import ExternalRuns
+from bamboo_gateway.sessions.runs.factory import EXTERNAL, Agents, Maker
+from bamboo_gateway.sessions.runs.recovery import Recovery
+from bamboo_gateway.sessions.runs.scheduler import Turns
+from bamboo_gateway.sessions.streaming.hub import Streams
+from bamboo_gateway.sessions.streaming.session_writer import Vanished
+from bamboo_gateway.sessions.streaming.subscription import Connection, check_within
 from bamboo_gateway.sessions.tally import Tally
-from bamboo_gateway.sessions.turns import Turns
 from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import SessionQuery, SessionStore
 
@@ -130,9 +131,9 @@ class SessionManager:
             tasks.start_soon(self._keep_house, name="housekeeping")
             tasks.start_soon(self._compaction.run, name="compaction")
             tasks.start_soon(
-                cleanup.schedule, self._pool, GATEWAY, self._audit, name="scheduled cleanup"
+                retention.schedule, self._pool, GATEWAY, self._audit, name="scheduled cleanup"
             )
-            tasks.start_soon(archiving.pack_left_over, self._pool, name="packing archives")
+            tasks.start_soon(archive.pack_left_over, self._pool, name="packing archives")
             self._is_ready = True
             self._stack = stack.pop_all()
         return self
@@ -161,7 +162,7 @@ class SessionManager:
         """
 
         async def create(session_id: str) -> Outcome:
-            return await writing.create(self._pool, caller, session_id, new, idem)
+            return await metadata.create(self._pool, caller, session_id, new, idem)
 
         if new.id is not None:
             return await create(new.id)
@@ -170,7 +171,7 @@ class SessionManager:
     async def get_or_create_session(self, caller: Caller, new: NewSession) -> dict[str, Any]:
         """Gives the session of that id, creating it if there is none."""
         session_id = new.id or self._maker.new_session_id()
-        return await writing.get_or_create(self._pool, caller, session_id, new)
+        return await metadata.get_or_create(self._pool, caller, session_id, new)
 
     async def get_session(
         self, caller: Caller, session_id: str, include_messages: bool = False
@@ -181,14 +182,14 @@ class SessionManager:
             NotFound, SessionExpired: There is none, or not any more; also while messages are read.
         """
         head = await self._pool.head(caller, session_id, "read")
-        view = writing.view_of(self._pool, head)
+        view = metadata.view_of(self._pool, head)
         messages = message_pages(self._pool, head) if include_messages else None
-        return SessionDetail(view, writing.etag_of(head), messages)
+        return SessionDetail(view, metadata.etag_of(head), messages)
 
     async def list_sessions(self, caller: Caller, query: SessionQuery) -> SessionList:
         """Lists sessions by filters, sorted and in pages."""
         page = await self._pool.query(caller, query)
-        views = [writing.view_of(self._pool, head) for head in page.heads]
+        views = [metadata.view_of(self._pool, head) for head in page.heads]
         return SessionList(views, page.next_cursor, page.has_more, page.total)
 
     async def update_session(
@@ -199,7 +200,7 @@ class SessionManager:
         Raises:
             PreconditionFailed: `if_match` is not the present ETag.
         """
-        await writing.update(self._pool, caller, session_id, patch, if_match)
+        await metadata.update(self._pool, caller, session_id, patch, if_match)
         return await self.get_session(caller, session_id)
 
     async def delete_session(
@@ -213,7 +214,7 @@ class SessionManager:
         """
 
         def is_meant(head: SessionHead) -> bool:
-            writing.check_match(head, if_match)
+            metadata.check_match(head, if_match)
             return True
 
         await self._pool.delete(caller, session_id, is_meant)
@@ -226,13 +227,13 @@ class SessionManager:
         Raises:
             RunActive: A run is executing or queued.
         """
-        return await writing.close(self._pool, caller, session_id, idem)
+        return await metadata.close(self._pool, caller, session_id, idem)
 
     async def reopen_session(
         self, caller: Caller, session_id: str, idem: Idempotency | None = None
     ) -> Outcome:
         """Makes a closed session writable again."""
-        return await writing.reopen(self._pool, caller, session_id, idem)
+        return await metadata.reopen(self._pool, caller, session_id, idem)
 
     # -- messages and events ----------------------------------------------------------------
 
@@ -279,7 +280,7 @@ class SessionManager:
         names = GivenNames(self._store, self._external.hold, message_ids=ids)
         made = [self._maker.new_message(message) for message in messages]
         close = self._maker.close_passed_over
-        return await writing.add_messages(self._pool, caller, session_id, made, names, close, idem)
+        return await metadata.add_messages(self._pool, caller, session_id, made, names, close, idem)
 
     async def events(
         self,
@@ -342,7 +343,7 @@ class SessionManager:
         idem: Idempotency | None = None,
     ) -> Outcome:
         """Appends events of a program outside, all or none."""
-        return await appending.append_events(
+        return await ingest.append_events(
             self._pool, self._external, caller, session_id, events, idem
         )
 
@@ -354,7 +355,7 @@ class SessionManager:
         idem: Idempotency | None = None,
     ) -> Outcome:
         """Appends NDJSON as it arrives; a repeat with the key appends only what is missing."""
-        return await appending.append_event_lines(
+        return await ingest.append_event_lines(
             self._pool, self._external, caller, session_id, batches, idem
         )
 

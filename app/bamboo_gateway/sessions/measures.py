@@ -9,10 +9,10 @@ from math import ceil
 from typing import Any, Final
 
 from bamboo_gateway.observability.metrics import Measures
-from bamboo_gateway.sessions.channel import Channel
-from bamboo_gateway.sessions.compaction import Compaction
+from bamboo_gateway.sessions.lifecycle.compaction import Compaction
 from bamboo_gateway.sessions.pool import SessionPool
-from bamboo_gateway.sessions.streams import Streams
+from bamboo_gateway.sessions.streaming.channel import Channel
+from bamboo_gateway.sessions.streaming.hub import Streams
 from bamboo_gateway.storage.base import RecoveryReport
 
 _QUANTILES: Final = (0.5, 0.9, 0.99, 1.0)

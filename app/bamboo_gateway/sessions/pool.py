@@ -39,7 +39,6 @@ from bamboo_gateway.sessions.access import (
     scoped,
     unknown_session,
 )
-from bamboo_gateway.sessions.channel import Channel
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
 from bamboo_gateway.sessions.idempotency import (
     KeptAnswer,
@@ -49,8 +48,9 @@ from bamboo_gateway.sessions.idempotency import (
     key_digest,
     read_answer,
 )
-from bamboo_gateway.sessions.live import LiveSession, Vanished, Waiter
 from bamboo_gateway.sessions.quotas import Quotas
+from bamboo_gateway.sessions.streaming.channel import Channel
+from bamboo_gateway.sessions.streaming.session_writer import LiveSession, Vanished, Waiter
 from bamboo_gateway.sessions.tally import Tally
 from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import SessionPage, SessionQuery, SessionStore

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import LimitReached
-from bamboo_gateway.sessions.live import LiveSession
+from bamboo_gateway.sessions.streaming.session_writer import LiveSession
 from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import SessionStore
 

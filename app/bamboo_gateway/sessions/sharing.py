@@ -19,11 +19,11 @@ from bamboo_gateway.domain.errors import BambooError, Gone, InvalidInput, LimitR
 from bamboo_gateway.domain.events import Draft
 from bamboo_gateway.domain.limits import SHARES_MAX
 from bamboo_gateway.domain.sessions import Share
-from bamboo_gateway.sessions import archiving
 from bamboo_gateway.sessions.access import may_read
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
-from bamboo_gateway.sessions.live import LiveSession
+from bamboo_gateway.sessions.lifecycle import archive
 from bamboo_gateway.sessions.pool import Decide, Decision, SessionPool
+from bamboo_gateway.sessions.streaming.session_writer import LiveSession
 
 _TOKEN: Final = re.compile(r"link_([A-Za-z0-9_-]{2,171})\.[A-Za-z0-9_-]{43}")
 _SECRET_BYTES: Final = 32
@@ -128,7 +128,7 @@ async def _change(
         )
     finally:
         if is_archived:
-            await archiving.pack_again(pool, session_id)
+            await archive.pack_again(pool, session_id)
 
 
 def end_streams(pool: SessionPool, live: LiveSession) -> None:

@@ -23,11 +23,11 @@ import zstandard
 from typing_extensions import override
 
 from bamboo_gateway.domain import codec
-from bamboo_gateway.storage.jsonl.bulk import Turns
+from bamboo_gateway.storage.jsonl.bulk_threads import Turns
 from bamboo_gateway.storage.jsonl.files import FileSystem
-from bamboo_gateway.storage.jsonl.log import LogReplacedError, LogView
-from bamboo_gateway.storage.jsonl.marks import ENTRY_BYTES, MarksFile, pack_header, pack_marks
-from bamboo_gateway.storage.jsonl.reading import DamagedError, lines_from, seq_of
+from bamboo_gateway.storage.jsonl.log.log import LogReplacedError, LogView
+from bamboo_gateway.storage.jsonl.log.marks import ENTRY_BYTES, MarksFile, pack_header, pack_marks
+from bamboo_gateway.storage.jsonl.log.reader import DamagedError, lines_from, seq_of
 from bamboo_gateway.storage.jsonl.repair import Salvage, salvage
 from bamboo_gateway.storage.lines import is_delta, mark_of_line
 

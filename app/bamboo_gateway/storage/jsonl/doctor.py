@@ -14,26 +14,26 @@ from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import InvalidId
 from bamboo_gateway.domain.ids import check_id
 from bamboo_gateway.storage.base import Mark, MarkKind, StoreUnusable
-from bamboo_gateway.storage.jsonl.catalog import Entry
-from bamboo_gateway.storage.jsonl.catalogfile import CatalogFile, EntryState
-from bamboo_gateway.storage.jsonl.examining import look_through, names_on_disk, problem_of_bundle
 from bamboo_gateway.storage.jsonl.files import FileSystem
-from bamboo_gateway.storage.jsonl.held import Held, read_held
-from bamboo_gateway.storage.jsonl.journal import read_journal
+from bamboo_gateway.storage.jsonl.index.catalog import Entry
+from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile, EntryState
+from bamboo_gateway.storage.jsonl.journal.recovery import Recovery
+from bamboo_gateway.storage.jsonl.journal.segments import read_journal
 from bamboo_gateway.storage.jsonl.lock import DirectoryLock, boot_id
-from bamboo_gateway.storage.jsonl.log import LogReplacedError, LogView
-from bamboo_gateway.storage.jsonl.marks import (
+from bamboo_gateway.storage.jsonl.log.held import Held, read_held
+from bamboo_gateway.storage.jsonl.log.log import LogReplacedError, LogView
+from bamboo_gateway.storage.jsonl.log.marks import (
     MarksFile,
     StaleMarksError,
     digests_of,
     marks_of_lines,
 )
+from bamboo_gateway.storage.jsonl.log.reader import DamagedError
 from bamboo_gateway.storage.jsonl.paths import Paths, file_name, root_of
 from bamboo_gateway.storage.jsonl.quarantine import set_aside
-from bamboo_gateway.storage.jsonl.reading import DamagedError
 from bamboo_gateway.storage.jsonl.rebuild import Rebuilder
-from bamboo_gateway.storage.jsonl.recovery import Recovery
 from bamboo_gateway.storage.jsonl.snapshots import is_whole, read_snapshot_head
+from bamboo_gateway.storage.jsonl.verify import look_through, names_on_disk, problem_of_bundle
 
 Progress = Callable[[int, int], None]
 Severity = Literal["note", "warn", "fail"]

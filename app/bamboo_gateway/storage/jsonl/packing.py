@@ -4,10 +4,10 @@ from pathlib import Path
 
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.jsonl.bundle import BundleView, BundleWriter
-from bamboo_gateway.storage.jsonl.catalog import Entry
-from bamboo_gateway.storage.jsonl.exchanging import Exchange
+from bamboo_gateway.storage.jsonl.file_swap import Exchange
 from bamboo_gateway.storage.jsonl.files import FileSystem
-from bamboo_gateway.storage.jsonl.log import Log, LogWriter
+from bamboo_gateway.storage.jsonl.index.catalog import Entry
+from bamboo_gateway.storage.jsonl.log.log import Log, LogWriter
 
 
 def prepare_pack(

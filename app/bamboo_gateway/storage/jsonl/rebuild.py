@@ -6,12 +6,12 @@ from urllib.parse import unquote
 
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.jsonl.bundle import about_bundle, salvage_bundle
-from bamboo_gateway.storage.jsonl.catalog import Entry
 from bamboo_gateway.storage.jsonl.files import FileSystem
-from bamboo_gateway.storage.jsonl.log import HEADER_BYTES_MAX, LogView, read_header
+from bamboo_gateway.storage.jsonl.index.catalog import Entry
+from bamboo_gateway.storage.jsonl.log.log import HEADER_BYTES_MAX, LogView, read_header
+from bamboo_gateway.storage.jsonl.log.reader import DamagedError, find_after, is_note, lines_from
 from bamboo_gateway.storage.jsonl.paths import Paths, file_name
 from bamboo_gateway.storage.jsonl.quarantine import set_aside
-from bamboo_gateway.storage.jsonl.reading import DamagedError, find_after, is_note, lines_from
 from bamboo_gateway.storage.jsonl.repair import Salvage, fold_data, make_log, refill, salvage
 from bamboo_gateway.storage.jsonl.snapshots import read_snapshot_head
 from bamboo_gateway.storage.lines import is_delta

@@ -13,9 +13,9 @@ from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.domain.projections import fold
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.jsonl.files import FileSystem
-from bamboo_gateway.storage.jsonl.log import make_header, read_header
+from bamboo_gateway.storage.jsonl.log.log import make_header, read_header
+from bamboo_gateway.storage.jsonl.log.reader import is_note, seq_of
 from bamboo_gateway.storage.jsonl.paths import Paths
-from bamboo_gateway.storage.jsonl.reading import is_note, seq_of
 from bamboo_gateway.storage.jsonl.snapshots import read_snapshot_head, read_snapshot_lines
 from bamboo_gateway.storage.lines import NOTE_BODY
 

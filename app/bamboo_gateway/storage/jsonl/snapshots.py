@@ -14,10 +14,10 @@ from zlib import crc32
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.jsonl.bulk import Turns
+from bamboo_gateway.storage.jsonl.bulk_threads import Turns
 from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.jsonl.log.reader import seq_of
 from bamboo_gateway.storage.jsonl.paths import Paths
-from bamboo_gateway.storage.jsonl.reading import seq_of
 
 _END = b"\n]}\n"
 _OPEN = b',"messages":['

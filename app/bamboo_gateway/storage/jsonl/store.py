@@ -40,36 +40,36 @@ from bamboo_gateway.storage.base import (
     StoreUnusable,
     StoreUsage,
 )
-from bamboo_gateway.storage.jsonl.batch import Answer
-from bamboo_gateway.storage.jsonl.bulk import Bulk
+from bamboo_gateway.storage.jsonl.bulk_append import Extension
+from bamboo_gateway.storage.jsonl.bulk_create import Creator
+from bamboo_gateway.storage.jsonl.bulk_threads import Bulk
 from bamboo_gateway.storage.jsonl.bundle import BundleView
-from bamboo_gateway.storage.jsonl.catalog import Catalog, Entry
-from bamboo_gateway.storage.jsonl.catalogfile import CatalogFile, ErasedError
-from bamboo_gateway.storage.jsonl.checkpoint import Checkpointer
-from bamboo_gateway.storage.jsonl.coldlist import list_cold
-from bamboo_gateway.storage.jsonl.committer import Committer
-from bamboo_gateway.storage.jsonl.compacting import Compaction
-from bamboo_gateway.storage.jsonl.condition import Condition
-from bamboo_gateway.storage.jsonl.creating import Creator
-from bamboo_gateway.storage.jsonl.examining import compare, look_through, problem_of_bundle
-from bamboo_gateway.storage.jsonl.exchanging import Exchange, Exchanger
-from bamboo_gateway.storage.jsonl.extending import Extension
+from bamboo_gateway.storage.jsonl.file_swap import Exchange, Exchanger
 from bamboo_gateway.storage.jsonl.files import FileSystem, failure_of
-from bamboo_gateway.storage.jsonl.journal import RECORD_OVERHEAD_BYTES, Journal
-from bamboo_gateway.storage.jsonl.lifecycle import Lifecycle
+from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
+from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile, ErasedError
+from bamboo_gateway.storage.jsonl.index.cold_list import list_cold
+from bamboo_gateway.storage.jsonl.index.views import SessionViews
+from bamboo_gateway.storage.jsonl.journal.batch import Answer
+from bamboo_gateway.storage.jsonl.journal.checkpoint import Checkpointer
+from bamboo_gateway.storage.jsonl.journal.committer import Committer
+from bamboo_gateway.storage.jsonl.journal.lifecycle_records import Lifecycle
+from bamboo_gateway.storage.jsonl.journal.recovery import Recovered, Recovery
+from bamboo_gateway.storage.jsonl.journal.segments import RECORD_OVERHEAD_BYTES, Journal
 from bamboo_gateway.storage.jsonl.lock import DirectoryLock, boot_id
-from bamboo_gateway.storage.jsonl.log import Log, LogReplacedError, LogWriter, OutdatedError
-from bamboo_gateway.storage.jsonl.marks import StaleMarksError
-from bamboo_gateway.storage.jsonl.mending import Mender
+from bamboo_gateway.storage.jsonl.log.log import Log, LogReplacedError, LogWriter, OutdatedError
+from bamboo_gateway.storage.jsonl.log.marks import StaleMarksError
+from bamboo_gateway.storage.jsonl.log.reader import DamagedError, read_page
+from bamboo_gateway.storage.jsonl.log.table import Deletion, LogTable
+from bamboo_gateway.storage.jsonl.log.write_health import Condition
+from bamboo_gateway.storage.jsonl.log_copy import Compaction
+from bamboo_gateway.storage.jsonl.maintenance import Upkeep
+from bamboo_gateway.storage.jsonl.mark_files import NO_END, Search, Sidecars
+from bamboo_gateway.storage.jsonl.online_repair import Mender
 from bamboo_gateway.storage.jsonl.packing import prepare_pack, prepare_unpack
 from bamboo_gateway.storage.jsonl.paths import Paths, file_name, root_of
-from bamboo_gateway.storage.jsonl.reading import DamagedError, read_page
 from bamboo_gateway.storage.jsonl.rebuild import Rebuilder
-from bamboo_gateway.storage.jsonl.recovery import Recovered, Recovery
-from bamboo_gateway.storage.jsonl.sidecars import NO_END, Search, Sidecars
-from bamboo_gateway.storage.jsonl.table import Deletion, LogTable
-from bamboo_gateway.storage.jsonl.upkeep import Upkeep
-from bamboo_gateway.storage.jsonl.views import SessionViews
+from bamboo_gateway.storage.jsonl.verify import compare, look_through, problem_of_bundle
 
 # Readers behind the event queue: more threads would only wait for the same disk.
 _READ_THREADS = 4

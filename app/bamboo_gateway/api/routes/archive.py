@@ -1,0 +1,187 @@
+"""The archive: sessions out of the lists, read-only and compressed, and back."""
+
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Body, Request
+from starlette.responses import Response
+
+from bamboo_gateway.api.audit import name_bulk_targets
+from bamboo_gateway.api.dependencies import Key, Manager, SentJson, SessionId, Who, idempotency
+from bamboo_gateway.api.responses import json_response, outcome_headers
+from bamboo_gateway.api.routes.filters import Filters, session_page
+from bamboo_gateway.api.schemas import examples
+from bamboo_gateway.api.schemas.answers import Session
+from bamboo_gateway.api.schemas.documents import (
+    BODY,
+    EDGE,
+    KEYED,
+    SESSION,
+    WRITE,
+    answer,
+    nothing,
+    problems,
+)
+from bamboo_gateway.api.schemas.life_answers import (
+    ArchivedSession,
+    ArchivePage,
+    BulkArchived,
+    BulkRestored,
+)
+from bamboo_gateway.api.schemas.life_requests import SessionIdsInput
+from bamboo_gateway.api.security.permissions import SessionRoute
+
+router = APIRouter(prefix="/api/v1", tags=["archive"], route_class=SessionRoute)
+
+_ARCHIVED: Final = ("archive-not-found", *SESSION)
+
+
+@router.post(
+    "/sessions/{session_id}/archive",
+    summary="Archive a session",
+    responses={
+        **answer(
+            200,
+            ArchivedSession,
+            "It is archived.",
+            examples.ARCHIVED,
+            "Idempotency-Replayed",
+        ),
+        **problems(*EDGE, *SESSION, *WRITE, *KEYED, "run-active"),
+    },
+)
+async def archive_session(manager: Manager, who: Who, session_id: SessionId, key: Key) -> Response:
+    """Takes the session out of the lists, makes it read-only and compresses it.
+
+    It can still be read, exported and forked. Its streams end with `goodbye closed`.
+    """
+    outcome = await manager.life.archive(who, session_id, idempotency(key, "POST /archive", None))
+    return json_response(outcome.answer, headers=outcome_headers(outcome))
+
+
+@router.post(
+    "/sessions/{session_id}/restore",
+    summary="Restore an archived session",
+    responses={
+        **answer(200, Session, "It is back.", examples.SESSION, "Idempotency-Replayed"),
+        **problems(*EDGE, *SESSION, *WRITE, *KEYED, "not-archived"),
+    },
+)
+async def restore_session(manager: Manager, who: Who, session_id: SessionId, key: Key) -> Response:
+    """Brings it back: the same id, dates, links, events and positions."""
+    outcome = await manager.life.restore(who, session_id, idempotency(key, "POST /restore", None))
+    return json_response(outcome.answer, headers=outcome_headers(outcome))
+
+
+@router.post(
+    "/archive",
+    summary="Archive many sessions",
+    responses={
+        **answer(
+            200,
+            BulkArchived,
+            "What was done, and what failed.",
+            {
+                "archived": [{"session_id": examples.SESSION_ID, "bytes": 2_410}],
+                "failed": [examples.FAILED],
+            },
+            "Idempotency-Replayed",
+        ),
+        **problems(*EDGE, *BODY, *KEYED, "draining"),
+    },
+)
+async def archive_sessions(
+    request: Request,
+    body: Annotated[SessionIdsInput, Body(openapi_examples=examples.BULK_IDS)],
+    manager: Manager,
+    who: Who,
+    key: Key,
+    sent: SentJson,
+) -> Response:
+    """Archives each session by itself: one that fails does not hold up the others."""
+    idem = idempotency(key, "POST /archive", sent)
+    outcome = await manager.life.archive_each(who, body.session_ids, idem)
+    name_bulk_targets(request, outcome.answer, "archived")
+    return json_response(outcome.answer, headers=outcome_headers(outcome))
+
+
+@router.post(
+    "/archive/restore",
+    summary="Restore many sessions",
+    responses={
+        **answer(
+            200,
+            BulkRestored,
+            "What was done, and what failed.",
+            {
+                "restored": [{"session_id": examples.SESSION_ID, "bytes": 18_204}],
+                "failed": [],
+            },
+            "Idempotency-Replayed",
+        ),
+        **problems(*EDGE, *BODY, *KEYED, "draining"),
+    },
+)
+async def restore_sessions(
+    request: Request,
+    body: Annotated[SessionIdsInput, Body(openapi_examples=examples.BULK_IDS)],
+    manager: Manager,
+    who: Who,
+    key: Key,
+    sent: SentJson,
+) -> Response:
+    """Restores each session by itself."""
+    idem = idempotency(key, "POST /archive/restore", sent)
+    outcome = await manager.life.restore_each(who, body.session_ids, idem)
+    name_bulk_targets(request, outcome.answer, "restored")
+    return json_response(outcome.answer, headers=outcome_headers(outcome))
+
+
+@router.get(
+    "/archive",
+    summary="List archived sessions",
+    responses={
+        **answer(
+            200,
+            ArchivePage,
+            "A page of archived sessions.",
+            {
+                "archives": [examples.ARCHIVED],
+                "next_cursor": None,
+                "has_more": False,
+                "total": 1,
+            },
+        ),
+        **problems(*EDGE, "invalid-id", "invalid-cursor"),
+    },
+)
+async def list_archived(manager: Manager, who: Who, query: Filters) -> Response:
+    """Lists what is archived, with the filters and paging of sessions."""
+    return session_page(await manager.life.list_archived(who, query), query, "archives")
+
+
+@router.get(
+    "/archive/{session_id}",
+    summary="Look at an archived session",
+    responses={
+        **answer(200, ArchivedSession, "The archived session.", examples.ARCHIVED),
+        **problems(*EDGE, *_ARCHIVED),
+    },
+)
+async def get_archived(manager: Manager, who: Who, session_id: SessionId) -> Response:
+    """Gives the session and what it takes on the disk."""
+    return json_response(await manager.life.archived(who, session_id))
+
+
+@router.delete(
+    "/archive/{session_id}",
+    status_code=204,
+    summary="Delete an archived session",
+    responses={
+        **nothing(204, "It is gone, with its files."),
+        **problems(*EDGE, *_ARCHIVED, *WRITE),
+    },
+)
+async def delete_archived(manager: Manager, who: Who, session_id: SessionId) -> Response:
+    """Deletes the session with everything in it."""
+    await manager.life.delete_archived(who, session_id)
+    return Response(status_code=204)

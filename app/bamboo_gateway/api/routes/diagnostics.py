@@ -1,0 +1,57 @@
+"""Diagnostics: checks of the running gateway, and bug reports."""
+
+from typing import Any, Final
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from bamboo_gateway.api.dependencies import Manager, SessionId, Who
+from bamboo_gateway.api.responses import DocumentResponse, json_response
+from bamboo_gateway.api.schemas import examples
+from bamboo_gateway.api.schemas.documents import EDGE, SESSION, answer, problems
+from bamboo_gateway.api.schemas.life_answers import Diagnostics
+from bamboo_gateway.api.security.permissions import OperatorRoute, SessionRoute
+
+router = APIRouter(prefix="/api/v1", tags=["maintenance"], route_class=SessionRoute)
+gateway_router = APIRouter(prefix="/api/v1", tags=["maintenance"], route_class=OperatorRoute)
+
+_ZIP: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "The bug report, streamed.",
+        "content": {
+            "application/zip": {
+                "schema": {"type": "string", "format": "binary"},
+                "example": "PK\u0003\u0004",
+            }
+        },
+    }
+}
+
+
+@gateway_router.get(
+    "/diagnostics",
+    summary="Check the gateway",
+    responses={
+        **answer(200, Diagnostics, "What was seen, and what to do.", examples.DIAGNOSTICS),
+        **problems(*EDGE),
+    },
+)
+async def gateway_diagnostics(manager: Manager, who: Who) -> Response:
+    """Looks at disk, clock, journal, limits and agents; changes nothing."""
+    return json_response(await manager.life.diagnostics(who))
+
+
+@router.get(
+    "/sessions/{session_id}/diagnostics",
+    summary="Write a bug report",
+    response_class=Response,
+    responses={**_ZIP, **problems(*EDGE, *SESSION)},
+)
+async def session_diagnostics(manager: Manager, who: Who, session_id: SessionId) -> Response:
+    """Gives a zip with the session, its statistics and its events, secrets masked.
+
+    `masked.json` in it says what was masked. Read it before you send it to anybody.
+    """
+    chunks = await manager.life.bug_report(who, session_id)
+    disposition = f'attachment; filename="bamboo-{session_id}.zip"'
+    return DocumentResponse(chunks, "application/zip", {"Content-Disposition": disposition})

@@ -1,0 +1,226 @@
+"""Events: the log in pages, and appending to it."""
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from bamboo_gateway.api.access_log import MAY_WAIT
+from bamboo_gateway.api.bodies import NDJSON_TYPES, is_json, media_type, ndjson_batches, read_json
+from bamboo_gateway.api.dependencies import (
+    PAGE,
+    Key,
+    Limit,
+    Manager,
+    Order,
+    SessionId,
+    Who,
+    checked_after,
+    idempotency,
+    unless_gone,
+)
+from bamboo_gateway.api.limits import EVENT_WAIT_SECONDS_MAX, ITEMS_MAX
+from bamboo_gateway.api.problems import EdgeError
+from bamboo_gateway.api.responses import bytes_response, joined, json_response, outcome_headers
+from bamboo_gateway.api.schemas import examples
+from bamboo_gateway.api.schemas.answers import EventPageShape, EventsAppended
+from bamboo_gateway.api.schemas.documents import (
+    BODY,
+    EDGE,
+    KEYED,
+    OPEN,
+    SESSION,
+    WRITE,
+    answer,
+    problems,
+)
+from bamboo_gateway.api.security.permissions import SessionRoute, takes_ticket
+from bamboo_gateway.domain.errors import InvalidInput
+from bamboo_gateway.domain.events import EVENT_TYPES
+from bamboo_gateway.sessions.commands import Idempotency
+
+router = APIRouter(prefix="/api/v1", tags=["events"], route_class=SessionRoute)
+
+_EVENT_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["type"],
+    "properties": {"type": {"enum": sorted(EVENT_TYPES)}, "run_id": {"type": "string"}},
+}
+_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "oneOf": [
+                        _EVENT_SCHEMA,
+                        {
+                            "type": "array",
+                            "items": _EVENT_SCHEMA,
+                            "minItems": 1,
+                            "maxItems": ITEMS_MAX,
+                        },
+                    ]
+                },
+                "examples": {
+                    "custom": {"summary": "One event", "value": examples.CUSTOM_EVENT},
+                    "run": {
+                        "summary": "Events of an external run, all or nothing",
+                        "value": [
+                            {"type": "token", "run_id": examples.RUN_ID, "content": "Hel"},
+                            {"type": "complete", "run_id": examples.RUN_ID},
+                        ],
+                    },
+                },
+            },
+            "application/x-ndjson": {
+                "schema": {"type": "string"},
+                "example": '{"type":"custom","name":"a"}\n{"type":"custom","name":"b"}\n',
+            },
+        },
+    }
+}
+
+
+@router.get(
+    "/sessions/{session_id}/events",
+    summary="Read the log",
+    responses={
+        **answer(
+            200,
+            EventPageShape,
+            "A page of events; `next` goes into the next `after`.",
+            {"events": [examples.TOKEN_EVENT], "next": "1763661234567-6", "has_more": True},
+        ),
+        **problems(*EDGE, *SESSION, "invalid-position", "position-gone"),
+    },
+)
+@takes_ticket
+async def list_events(
+    request: Request,
+    manager: Manager,
+    who: Who,
+    session_id: SessionId,
+    after: Annotated[
+        str | None, Query(description="A position: events after it. A bare seq: of this epoch.")
+    ] = None,
+    limit: Limit = PAGE,
+    type: Annotated[  # noqa: A002 - the contract's name
+        list[str] | None, Query(description="Only these types; repeated, or with commas.")
+    ] = None,
+    wait: Annotated[
+        float,
+        Query(
+            ge=0,
+            le=EVENT_WAIT_SECONDS_MAX,
+            allow_inf_nan=False,
+            description="Seconds to wait for a first event (long poll).",
+        ),
+    ] = 0.0,
+    order: Order = "asc",
+) -> Response:
+    """Gives events in order. `wait` is a long poll, for networks that buffer streams.
+
+    A page has fewer than `limit` where they are long, and with `type` perhaps none: it ends after
+    about 4 MiB of the log, with `has_more`.
+    """
+    checked_after(after)
+    reading = manager.events(
+        who,
+        session_id,
+        after=after,
+        limit=limit,
+        types=_types(type),
+        wait_seconds=wait,
+        descending=order == "desc",
+    )
+    page = await (unless_gone(request, reading) if wait else reading)
+    rest = {"next": page.next, "has_more": page.has_more}
+    return bytes_response(joined("events", page.events, rest))
+
+
+@router.post(
+    "/sessions/{session_id}/events",
+    status_code=201,
+    summary="Append events",
+    responses={
+        **answer(
+            201,
+            EventsAppended,
+            "Where they stand.",
+            examples.EVENTS_APPENDED,
+            "Idempotency-Replayed",
+        ),
+        **problems(
+            *EDGE,
+            *BODY,
+            *SESSION,
+            *OPEN,
+            *WRITE,
+            *KEYED,
+            "invalid-event",
+            "event-too-large",
+            "run-not-found",
+            "run-active",
+            "run-ended",
+            "append-in-progress",
+        ),
+    },
+    openapi_extra=_BODY,
+)
+async def append_events(
+    request: Request, manager: Manager, who: Who, session_id: SessionId, key: Key
+) -> Response:
+    """Appends one event, a list (all or nothing), or lines as they arrive.
+
+    `custom` events may always be appended; with the `run_id` of an open external run all that an
+    agent may yield. In streamed NDJSON each line is appended as it comes; a bad one is answered
+    with its `line` and what was `appended` before it, and with an `Idempotency-Key` a repeat
+    appends only what is missing.
+    """
+    kind = media_type(request)
+    if kind in NDJSON_TYPES:
+        request.scope[MAY_WAIT] = True
+        # A streamed body has no digest before its end: what is compared are its lines.
+        idem = Idempotency(key, "POST /events", "") if key is not None else None
+        outcome = await manager.append_event_lines(who, session_id, ndjson_batches(request), idem)
+    elif is_json(kind):
+        body = await read_json(request)
+        outcome = await manager.append_events(
+            who, session_id, _event_list(body), idempotency(key, "POST /events", body)
+        )
+    else:
+        raise EdgeError(
+            "unsupported-media-type",
+            "Send events as `application/json`, or a line each as `application/x-ndjson`.",
+        )
+    return json_response(outcome.answer, 201, outcome_headers(outcome))
+
+
+def _event_list(body: Any) -> list[dict[str, Any]]:
+    events = body if isinstance(body, list) else [body]
+    if not 1 <= len(events) <= ITEMS_MAX:
+        hint = f"a list of events has 1 to {ITEMS_MAX} entries"
+        raise InvalidInput(f"In one request {hint}.", errors=[{"loc": ["body"], "msg": hint}])
+    for number, event in enumerate(events):
+        if not isinstance(event, dict):
+            loc = ["body", number] if isinstance(body, list) else ["body"]
+            raise InvalidInput(
+                "An event is a JSON object.", errors=[{"loc": loc, "msg": "not an object"}]
+            )
+    return events
+
+
+def _types(given: list[str] | None) -> frozenset[str] | None:
+    if given is None:
+        return None
+    types = frozenset(name.strip() for text in given for name in text.split(","))
+    unknown = sorted(types - EVENT_TYPES)
+    if unknown:
+        raise InvalidInput(
+            "`type` names event types.",
+            errors=[
+                {"loc": ["query", "type"], "msg": f"no event type: {name}"} for name in unknown
+            ],
+        )
+    return types

@@ -1,0 +1,80 @@
+"""The filters, sorting and paging that every list of sessions has."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, Query
+from starlette.responses import Response
+
+from bamboo_gateway.api.dependencies import PAGE, Cursor, Limit, checked_id, checked_time
+from bamboo_gateway.api.limits import OFFSET_MAX, QUERY_TEXT_CHARS_MAX, USER_ID_CHARS_MAX
+from bamboo_gateway.api.responses import json_response
+from bamboo_gateway.api.schemas.requests import SessionTypeName
+from bamboo_gateway.domain.errors import InvalidInput
+from bamboo_gateway.domain.sessions import SessionState
+from bamboo_gateway.sessions.commands import SessionList, SessionQuery
+
+_Time = Annotated[str | None, Query(description="An RFC 3339 time.")]
+
+
+async def _session_query(
+    user_id: Annotated[str | None, Query(max_length=USER_ID_CHARS_MAX)] = None,
+    state: SessionState | None = None,
+    session_type: SessionTypeName | None = None,
+    created_after: _Time = None,
+    created_before: _Time = None,
+    active_after: _Time = None,
+    title_contains: Annotated[
+        str | None, Query(max_length=QUERY_TEXT_CHARS_MAX, description="Ignores case.")
+    ] = None,
+    parent_id: str | None = None,
+    sort_by: Literal[
+        "last_activity_at", "created_at", "updated_at", "message_count", "title"
+    ] = "last_activity_at",
+    sort_order: Literal["asc", "desc"] = "desc",
+    cursor: Cursor = None,
+    offset: Annotated[
+        int | None, Query(ge=0, le=OFFSET_MAX, description="Instead of `cursor`.")
+    ] = None,
+    limit: Limit = PAGE,
+    count: Annotated[bool, Query(description="`false` saves counting `total`.")] = True,
+) -> SessionQuery:
+    if cursor is not None and offset is not None:
+        raise InvalidInput(
+            "Give `cursor` or `offset`, not both.",
+            errors=[{"loc": ["query", "offset"], "msg": "not together with `cursor`"}],
+        )
+    if parent_id is not None:
+        checked_id(parent_id, "session id", ("query", "parent_id"))
+    return SessionQuery(
+        user_id=user_id,
+        state=state,
+        session_type=session_type,
+        created_after=checked_time(created_after, "created_after"),
+        created_before=checked_time(created_before, "created_before"),
+        active_after=checked_time(active_after, "active_after"),
+        title_contains=title_contains,
+        parent_id=parent_id,
+        sort_by=sort_by,
+        descending=sort_order == "desc",
+        cursor=cursor,
+        offset=offset,
+        limit=limit,
+        count=count,
+    )
+
+
+Filters = Annotated[SessionQuery, Depends(_session_query)]
+
+
+def session_page(page: SessionList, query: SessionQuery, name: str) -> Response:
+    """Answers with a page of a list; its entries stand under `name`."""
+    body: dict[str, Any] = {
+        name: page.sessions,
+        "next_cursor": page.next_cursor,
+        "has_more": page.has_more,
+    }
+    if page.total is not None:
+        body["total"] = page.total
+    if query.offset is not None:
+        body["offset"] = query.offset
+    return json_response(body)

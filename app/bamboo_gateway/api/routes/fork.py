@@ -1,0 +1,125 @@
+"""Branches: fork, merge, and the tree they make."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body
+from starlette.responses import Response
+
+from bamboo_gateway.api.dependencies import Key, Manager, SentJson, SessionId, Who, idempotency
+from bamboo_gateway.api.responses import json_response, outcome_headers
+from bamboo_gateway.api.schemas import examples
+from bamboo_gateway.api.schemas.documents import (
+    BODY,
+    EDGE,
+    KEYED,
+    NEW,
+    OPEN,
+    SESSION,
+    WRITE,
+    answer,
+    problems,
+)
+from bamboo_gateway.api.schemas.life_answers import Forked, Merged, Tree
+from bamboo_gateway.api.schemas.life_requests import ForkInput, MergeInput
+from bamboo_gateway.api.security.permissions import SessionRoute
+from bamboo_gateway.domain.codec import encode
+
+router = APIRouter(prefix="/api/v1", tags=["branches"], route_class=SessionRoute)
+
+
+@router.post(
+    "/sessions/{session_id}/fork",
+    status_code=201,
+    summary="Fork a session",
+    responses={
+        **answer(201, Forked, "The new session.", examples.FORK, "Location",
+                 "Idempotency-Replayed"),
+        **problems(*EDGE, *BODY, *SESSION, *WRITE, *KEYED, "message-not-found", "session-exists",
+                   *NEW),
+    },
+)  # fmt: skip
+async def fork_session(
+    manager: Manager,
+    who: Who,
+    session_id: SessionId,
+    key: Key,
+    sent: SentJson,
+    body: Annotated[ForkInput | None, Body(openapi_examples=examples.FORKS)] = None,
+) -> Response:
+    """Makes a new session with the messages up to and including one (default: all).
+
+    Never half a tool exchange: where the cut would separate a call from its results it is moved
+    behind them, and the answer says so.
+    """
+    outcome = await manager.life.fork(
+        who,
+        session_id,
+        (body or ForkInput()).to_fork(),
+        idempotency(key, f"POST /sessions/{session_id}/fork", sent),
+    )
+    headers = {
+        "Location": f"/api/v1/sessions/{outcome.answer['id']}",
+        **outcome_headers(outcome),
+    }
+    return json_response(outcome.answer, 201, headers)
+
+
+@router.post(
+    "/sessions/{session_id}/merge",
+    summary="Merge another session into this one",
+    responses={
+        **answer(200, Merged, "The target.", examples.SESSION, "Idempotency-Replayed"),
+        **problems(*EDGE, *BODY, *SESSION, *OPEN, *WRITE, *KEYED, "self-merge", "run-active",
+                   "open-tool-calls", "event-too-large", "metadata-too-large"),
+    },
+)  # fmt: skip
+async def merge_sessions(
+    body: Annotated[MergeInput, Body(openapi_examples=examples.MERGES)],
+    manager: Manager,
+    who: Who,
+    session_id: SessionId,
+    key: Key,
+    sent: SentJson,
+) -> Response:
+    """Merges the source's messages; what both share is not doubled. The source stays.
+
+    Both may have 300,000 different messages together, of any size; beyond that it is 413.
+    """
+    outcome = await manager.life.merge(
+        who, session_id, body.to_merge(), idempotency(key, "POST /merge", sent)
+    )
+    return json_response(outcome.answer, headers=outcome_headers(outcome))
+
+
+@router.get(
+    "/sessions/{session_id}/tree",
+    summary="Look at the branch tree",
+    responses={
+        **answer(200, Tree, "The whole tree, from its root.", examples.TREE),
+        **problems(*EDGE, *SESSION),
+    },
+)
+async def session_tree(manager: Manager, who: Who, session_id: SessionId) -> Response:
+    """Gives the whole tree that the session belongs to; deleted sessions in it are stubs."""
+    return Response(
+        _nested(await manager.life.tree(who, session_id)), media_type="application/json"
+    )
+
+
+def _nested(tree: dict[str, Any]) -> bytes:
+    """Encodes a tree of any depth; the encoder itself refuses to nest as deep as forks may."""
+    parts: list[bytes] = []
+    todo: list[dict[str, Any] | bytes] = [tree]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, bytes):
+            parts.append(node)
+            continue
+        own = {name: value for name, value in node.items() if name != "branches"}
+        parts.append(encode(own)[:-1] + b',"branches":[')
+        todo.append(b"]}")
+        for number, branch in reversed(list(enumerate(node["branches"]))):
+            todo.append(branch)
+            if number:
+                todo.append(b",")
+    return b"".join(parts)

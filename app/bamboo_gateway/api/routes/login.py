@@ -1,0 +1,134 @@
+"""Credentials for web pages: tickets for streams, and a login's cookie."""
+
+from contextlib import suppress
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from bamboo_gateway.api.caller import CALLER, NOBODY, unauthorized
+from bamboo_gateway.api.dependencies import Manager, SessionId, Who
+from bamboo_gateway.api.responses import json_response
+from bamboo_gateway.api.schemas import examples
+from bamboo_gateway.api.schemas.documents import EDGE, OPEN_EDGE, SESSION, answer, problems
+from bamboo_gateway.api.security.authentication import COOKIE, caller_by_cookie, has_cookie
+from bamboo_gateway.api.security.origins import check_cookie_origin, values_of
+from bamboo_gateway.api.security.permissions import OpenRoute, ReadRoute
+from bamboo_gateway.credentials.gate import Gate
+from bamboo_gateway.credentials.signing import is_made
+from bamboo_gateway.domain.clock import format_ms
+from bamboo_gateway.domain.errors import Unavailable
+
+router = APIRouter(prefix="/api/v1", tags=["access"], route_class=ReadRoute)
+open_router = APIRouter(prefix="/api/v1", tags=["access"], route_class=OpenRoute)
+
+_SET_COOKIE: Final = {
+    "Set-Cookie": {"description": "The login's cookie.", "schema": {"type": "string"}}
+}
+
+
+class Ticket(BaseModel):
+    """A ticket to one session."""
+
+    ticket: Annotated[str, Field(description="Opens the session's reading routes as `?ticket=`.")]
+    expires_at: Annotated[str, Field(description="Until when it opens anything.")]
+    stream_url: Annotated[str, Field(description="The session's stream, with the ticket.")]
+
+
+@router.post(
+    "/sessions/{session_id}/ticket",
+    status_code=201,
+    summary="Make a ticket for a stream",
+    responses={
+        **answer(201, Ticket, "The ticket.", examples.TICKET),
+        **problems(*EDGE, *SESSION),
+    },
+)
+async def make_ticket(
+    request: Request, manager: Manager, who: Who, session_id: SessionId
+) -> Response:
+    """Makes a short-lived ticket, for an EventSource, which can send no headers.
+
+    It opens this session's stream, messages, events and the session itself, to read, as `?ticket=`,
+    until `expires_at`. A stream that was opened with it goes on for as long as the credential that
+    the ticket was made with is good. To come back later, make a new one.
+    """
+    detail = await manager.get_session(who, session_id)
+    gate: Gate = request.app.state.gate
+    ticket = gate.make_ticket(who, session_id)
+    made = {
+        "ticket": ticket.text,
+        "expires_at": format_ms(ticket.expires_at),
+        "stream_url": f"{detail.session['stream_url']}&ticket={ticket.text}",
+    }
+    return json_response(made, 201)
+
+
+@router.post(
+    "/login",
+    status_code=204,
+    summary="Log in with a cookie",
+    responses={
+        204: {"description": "The cookie is set.", "headers": _SET_COOKIE},
+        **problems(*EDGE),
+    },
+)
+async def log_in(request: Request, who: Who) -> Response:
+    """Gives a cookie for the key or token in `Authorization`, so that a page need not keep it.
+
+    No script can read it and no other site sends it (`HttpOnly`, `SameSite=Strict`). With it, what
+    changes something is taken from pages of the gateway's own origin and of `cors_origins` alone.
+    It ends after `login_ttl_seconds`, and with the credential.
+    """
+    response = Response(status_code=204, headers={"Cache-Control": "no-store"})
+    gate: Gate = request.app.state.gate
+    if gate.is_open:
+        return response  # nobody needs one
+    if is_made(who):
+        # Or a cookie that was stolen once could be renewed for ever.
+        raise unauthorized()
+    cookie = gate.make_cookie(who)
+    seconds = max(0, cookie.expires_at - request.app.state.clock.now_ms()) // 1000
+    _set_cookie(request, response, cookie.text, seconds)
+    return response
+
+
+@open_router.post(
+    "/logout",
+    status_code=204,
+    summary="Log out",
+    responses={
+        204: {"description": "The cookie is taken back.", "headers": _SET_COOKIE},
+        **problems(*OPEN_EDGE),
+    },
+)
+async def log_out(request: Request) -> Response:
+    """Takes the cookie from the browser. What was copied of it ends with its time or its key."""
+    with suppress(Unavailable):  # who leaves is let go, also by a gateway that is not ready
+        request.scope[CALLER] = caller_by_cookie(request.scope, request.app.state.gate) or NOBODY
+    if values_of(request.scope, b"origin") or has_cookie(request.scope):
+        check_cookie_origin(request.scope, frozenset(request.app.state.settings.cors_origins))
+    response = Response(status_code=204, headers={"Cache-Control": "no-store"})
+    _set_cookie(request, response, "", 0)
+    return response
+
+
+def _set_cookie(request: Request, response: Response, text: str, seconds: int) -> None:
+    response.set_cookie(
+        COOKIE,
+        text,
+        max_age=seconds,
+        httponly=True,
+        samesite="strict",
+        secure=_is_https(request),
+    )
+
+
+def _is_https(request: Request) -> bool:
+    """Tells whether the browser came by TLS, be it to a proxy in front.
+
+    Whoever says so wrongly only keeps the cookie from his own requests.
+    """
+    said = (request.headers.get("x-forwarded-proto", ""), request.headers.get("origin", ""))
+    return request.url.scheme == "https" or any(text.startswith("https") for text in said)

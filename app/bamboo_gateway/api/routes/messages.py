@@ -1,0 +1,156 @@
+"""Messages: the history, in pages, and adding to it without starting a run."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Query, Request
+from starlette.responses import Response
+
+from bamboo_gateway.api.dependencies import (
+    PAGE,
+    Key,
+    Limit,
+    Manager,
+    Order,
+    SentJson,
+    SessionId,
+    Who,
+    checked_message_cursor,
+    idempotency,
+)
+from bamboo_gateway.api.responses import bytes_response, joined, json_response, outcome_headers
+from bamboo_gateway.api.schemas import examples
+from bamboo_gateway.api.schemas.answers import Message, MessagePageShape, MessagesAdded
+from bamboo_gateway.api.schemas.documents import (
+    BODY,
+    EDGE,
+    KEYED,
+    OPEN,
+    SESSION,
+    TOOLS,
+    WRITE,
+    answer,
+    answers,
+    problems,
+)
+from bamboo_gateway.api.schemas.requests import MessageInput, MessageOrList
+from bamboo_gateway.api.security.permissions import SessionRoute, takes_ticket
+from bamboo_gateway.api.security.url_credentials import opening
+
+router = APIRouter(prefix="/api/v1", tags=["messages"], route_class=SessionRoute)
+
+_Place = Annotated[
+    str | None,
+    Query(description="A message id, or a page's `next_cursor`; it is not in the page itself."),
+]
+
+_ADDED = answers(
+    201,
+    Message,
+    "The message, or for a list `{messages, position}`.",
+    {
+        "one": ("One message", examples.USER_MESSAGE),
+        "list": (
+            "A list of messages",
+            {"messages": [examples.USER_MESSAGE], "position": examples.POSITION},
+        ),
+    },
+    "Idempotency-Replayed",
+)
+_ADDED[201]["model"] = Message | MessagesAdded
+
+
+@router.get(
+    "/sessions/{session_id}/messages",
+    summary="Read the history",
+    responses={
+        **answer(
+            200,
+            MessagePageShape,
+            "A page of messages.",
+            {
+                "messages": [examples.USER_MESSAGE, examples.ASSISTANT_MESSAGE],
+                "next_cursor": None,
+                "has_more": False,
+                "position": examples.POSITION,
+                "stream_url": examples.SESSION["stream_url"],
+            },
+        ),
+        **problems(*EDGE, *SESSION, "message-not-found"),
+    },
+)
+@takes_ticket
+async def list_messages(
+    request: Request,
+    manager: Manager,
+    who: Who,
+    session_id: SessionId,
+    limit: Limit = PAGE,
+    before: _Place = None,
+    after: _Place = None,
+    order: Order = "asc",
+) -> Response:
+    """Gives messages from the beginning, or with `order=desc` from the end.
+
+    Everything up to `position` is in the pages; `stream_url` goes on from there (or from just
+    before the active run's first event): load, then open it, and nothing is missed. The next page:
+    `after=<next_cursor>`, or with `order=desc` `before=<next_cursor>`. `stream_url` has the ticket,
+    or the token of the link, that the page was asked for with. A page has fewer than `limit` where
+    they are long: it ends at about 4 MiB, with `has_more`.
+    """
+    checked_message_cursor(before, "before")
+    checked_message_cursor(after, "after")
+    page = await manager.messages(
+        who, session_id, limit=limit, before=before, after=after, descending=order == "desc"
+    )
+    rest = {
+        "next_cursor": page.next_cursor,
+        "has_more": page.has_more,
+        "position": page.position,
+        "stream_url": opening(request.scope, who, page.stream_url),
+    }
+    return bytes_response(joined("messages", page.messages, rest))
+
+
+@router.post(
+    "/sessions/{session_id}/messages",
+    status_code=201,
+    summary="Add messages",
+    responses={
+        **_ADDED,
+        **problems(
+            *EDGE,
+            *BODY,
+            *SESSION,
+            *OPEN,
+            *WRITE,
+            *KEYED,
+            *TOOLS,
+            "message-exists",
+            "event-too-large",
+            "metadata-too-large",
+        ),
+    },
+)
+async def add_messages(
+    body: Annotated[MessageOrList, Body(openapi_examples=examples.NEW_MESSAGES)],
+    manager: Manager,
+    who: Who,
+    session_id: SessionId,
+    key: Key,
+    sent: SentJson,
+) -> Response:
+    """Adds one message or a list, all or nothing, without starting a run.
+
+    An id that the client names is new in the session: 409 `message-exists` otherwise. To send a
+    message again safely, use an `Idempotency-Key`.
+    """
+    single = isinstance(body, MessageInput)
+    messages = [body] if isinstance(body, MessageInput) else body
+    outcome = await manager.add_messages(
+        who,
+        session_id,
+        [message.to_new() for message in messages],
+        idempotency(key, "POST /messages", sent),
+    )
+    added = outcome.answer["messages"][0] if single else outcome.answer
+    return json_response(added, 201, outcome_headers(outcome))

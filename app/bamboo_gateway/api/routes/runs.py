@@ -1,0 +1,207 @@
+"""Runs: looking at them, waiting for them, cancelling them, and opening external ones."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Request
+from starlette.responses import Response
+
+from bamboo_gateway.api.dependencies import (
+    PAGE,
+    Cursor,
+    Key,
+    Limit,
+    Manager,
+    Order,
+    Prefer,
+    RunId,
+    SentJson,
+    SessionId,
+    Who,
+    idempotency,
+    unless_gone,
+)
+from bamboo_gateway.api.responses import json_response, outcome_headers
+from bamboo_gateway.api.schemas import examples
+from bamboo_gateway.api.schemas.answers import (
+    Run,
+    RunCancelled,
+    RunPageShape,
+    RunWaited,
+    SessionCancelled,
+)
+from bamboo_gateway.api.schemas.documents import (
+    BODY,
+    EDGE,
+    KEYED,
+    OPEN,
+    SESSION,
+    WRITE,
+    answer,
+    problems,
+)
+from bamboo_gateway.api.schemas.requests import RunInput
+from bamboo_gateway.api.security.permissions import SessionRoute
+
+router = APIRouter(prefix="/api/v1", tags=["runs"], route_class=SessionRoute)
+
+
+@router.get(
+    "/sessions/{session_id}/runs",
+    summary="List the runs of a session",
+    responses={
+        **answer(
+            200,
+            RunPageShape,
+            "A page of runs.",
+            {"runs": [examples.RUN], "next_cursor": None, "has_more": False},
+        ),
+        **problems(*EDGE, *SESSION, "invalid-cursor"),
+    },
+)
+async def list_runs(
+    manager: Manager,
+    who: Who,
+    session_id: SessionId,
+    limit: Limit = PAGE,
+    cursor: Cursor = None,
+    order: Order = "asc",
+) -> Response:
+    """Lists queued, active and ended runs, in the order in which they were asked for."""
+    page = await manager.runs(
+        who, session_id, limit=limit, cursor=cursor, descending=order == "desc"
+    )
+    return json_response(
+        {"runs": page.runs, "next_cursor": page.next_cursor, "has_more": page.has_more}
+    )
+
+
+@router.post(
+    "/sessions/{session_id}/runs",
+    status_code=201,
+    summary="Open an external run",
+    responses={
+        **answer(
+            201, Run, "The run is open.", examples.EXTERNAL_RUN, "Location", "Idempotency-Replayed"
+        ),
+        **problems(
+            *EDGE,
+            *BODY,
+            *SESSION,
+            *OPEN,
+            *WRITE,
+            *KEYED,
+            "run-active",
+            "run-exists",
+            "too-many-runs",
+        ),
+    },
+)
+async def open_run(
+    body: Annotated[RunInput, Body(openapi_examples=examples.NEW_RUNS)],
+    manager: Manager,
+    who: Who,
+    session_id: SessionId,
+    key: Key,
+    sent: SentJson,
+) -> Response:
+    """Opens a run whose events a program outside posts to `/events`.
+
+    It takes the session's one slot and ends with a terminal event; without any event for
+    `external_run_timeout_seconds` it ends as failed, with the code `timeout`.
+    """
+    outcome = await manager.open_run(
+        who, session_id, body.run_id, idempotency(key, "POST /runs", sent)
+    )
+    run = outcome.answer
+    headers = {
+        "Location": f"/api/v1/sessions/{session_id}/runs/{run['run_id']}",
+        **outcome_headers(outcome),
+    }
+    return json_response(run, 201, headers)
+
+
+@router.get(
+    "/sessions/{session_id}/runs/{run_id}",
+    summary="Look at a run, or wait for its end",
+    responses={
+        **answer(
+            200,
+            RunWaited,
+            "The run. With `Prefer: wait`, once it has ended, also its last assistant message.",
+            examples.RUN,
+            "Preference-Applied",
+        ),
+        **problems(*EDGE, *SESSION, "run-not-found"),
+    },
+)
+async def get_run(
+    request: Request,
+    manager: Manager,
+    who: Who,
+    session_id: SessionId,
+    run_id: RunId,
+    prefer: Prefer,
+) -> Response:
+    """Gives the run as it is now. `Prefer: wait=N` first waits up to N seconds for its end."""
+    if prefer.wait_seconds is None:
+        return json_response(await manager.run(who, session_id, run_id))
+    waited = await unless_gone(
+        request, manager.wait_run(who, session_id, run_id, prefer.wait_seconds)
+    )
+    body = {**waited.run, "message": waited.message} if waited.ended else waited.run
+    return json_response(body, headers=prefer.headers)
+
+
+@router.post(
+    "/sessions/{session_id}/runs/{run_id}/cancel",
+    summary="Cancel a run",
+    responses={
+        **answer(
+            200,
+            RunCancelled,
+            "The run, as it ended; `cancel_requested` when its end is not in the log yet.",
+            examples.RUN_CANCELLED,
+            "Idempotency-Replayed",
+        ),
+        **problems(*EDGE, *SESSION, *WRITE, *KEYED, "run-not-found"),
+    },
+)
+async def cancel_run(
+    manager: Manager, who: Who, session_id: SessionId, run_id: RunId, key: Key
+) -> Response:
+    """Ends the run and keeps what was said. Idempotent: a run that has ended answers how.
+
+    A queued run is cancelled without starting.
+    """
+    idem = idempotency(key, f"POST /runs/{run_id}/cancel", None)
+    outcome = await manager.cancel_run(who, session_id, run_id, idem)
+    return json_response(outcome.answer, headers=outcome_headers(outcome))
+
+
+_CANCELLED = {
+    **answer(
+        200,
+        SessionCancelled,
+        "The runs that were cancelled.",
+        {"session_id": examples.SESSION_ID, "runs": [examples.RUN_CANCELLED]},
+        "Idempotency-Replayed",
+    ),
+    **problems(*EDGE, *SESSION, *WRITE, *KEYED),
+}
+
+
+@router.post(
+    "/sessions/{session_id}/cancel",
+    summary="Cancel everything a session does",
+    responses=_CANCELLED,
+)
+async def cancel_session(manager: Manager, who: Who, session_id: SessionId, key: Key) -> Response:
+    """Cancels the active run and everything queued behind it."""
+    outcome = await manager.cancel_session(who, session_id, idempotency(key, "POST /cancel", None))
+    return json_response(outcome.answer, headers=outcome_headers(outcome))
+
+
+@router.post("/stop/{session_id}", summary="Stop (the same as cancel)", responses=_CANCELLED)
+async def stop(manager: Manager, who: Who, session_id: SessionId, key: Key) -> Response:
+    """Cancels the active run and everything queued: an alias of `/sessions/{session_id}/cancel`."""
+    return await cancel_session(manager, who, session_id, key)

@@ -1,0 +1,103 @@
+"""Sharing: read-only grants, to users and by link."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body
+from starlette.responses import Response
+
+from bamboo_gateway.api.dependencies import (
+    Key,
+    Manager,
+    SentJson,
+    SessionId,
+    ShareId,
+    Who,
+    idempotency,
+)
+from bamboo_gateway.api.responses import json_response, outcome_headers
+from bamboo_gateway.api.schemas import examples
+from bamboo_gateway.api.schemas.documents import (
+    BODY,
+    EDGE,
+    KEYED,
+    SESSION,
+    WRITE,
+    answer,
+    nothing,
+    problems,
+)
+from bamboo_gateway.api.schemas.life_answers import NewShareShape, SharePage
+from bamboo_gateway.api.schemas.life_requests import ShareInput
+from bamboo_gateway.api.security.permissions import SessionRoute
+
+router = APIRouter(prefix="/api/v1", tags=["sharing"], route_class=SessionRoute)
+
+
+@router.post(
+    "/sessions/{session_id}/shares",
+    status_code=201,
+    summary="Share a session",
+    responses={
+        **answer(201, NewShareShape, "The share.", examples.LINK_SHARE, "Location",
+                 "Idempotency-Replayed"),
+        **problems(*EDGE, *BODY, *SESSION, *WRITE, *KEYED, "limit-reached"),
+    },
+)  # fmt: skip
+async def share_session(
+    body: Annotated[ShareInput, Body(openapi_examples=examples.SHARES)],
+    manager: Manager,
+    who: Who,
+    session_id: SessionId,
+    key: Key,
+    sent: SentJson,
+) -> Response:
+    """Lets one user, or whoever has the link, read the session: as it is, and as it goes on.
+
+    A link's `token` is told in this answer and never again; it goes into `?share=` of the routes
+    that read. Sharing with the same user again replaces the share. A fork, an import or an export
+    of the session is not shared.
+    """
+    outcome = await manager.life.share(
+        who, session_id, body.to_new(), idempotency(key, "POST /shares", sent)
+    )
+    headers = {
+        "Location": f"/api/v1/sessions/{session_id}/shares/{outcome.answer['id']}",
+        **outcome_headers(outcome),
+    }
+    return json_response(outcome.answer, 201, headers)
+
+
+@router.get(
+    "/sessions/{session_id}/shares",
+    summary="See whom a session is shared with",
+    responses={
+        **answer(
+            200,
+            SharePage,
+            "The shares that hold.",
+            {"shares": [examples.SHARE], "next_cursor": None, "has_more": False},
+        ),
+        **problems(*EDGE, *SESSION),
+    },
+)
+async def list_shares(manager: Manager, who: Who, session_id: SessionId) -> Response:
+    """Lists the shares that hold, the oldest first; one without a `user_id` is a link."""
+    shares = await manager.life.shares(who, session_id)
+    return json_response({"shares": shares, "next_cursor": None, "has_more": False})
+
+
+@router.delete(
+    "/sessions/{session_id}/shares/{share_id}",
+    status_code=204,
+    summary="Revoke a share",
+    responses={
+        **nothing(204, "It is revoked."),
+        **problems(*EDGE, *SESSION, *WRITE, "share-not-found"),
+    },
+)
+async def revoke_share(
+    manager: Manager, who: Who, session_id: SessionId, share_id: ShareId
+) -> Response:
+    """Ends the share at once; streams that stood on it end with `goodbye unauthorized`."""
+    await manager.life.revoke_share(who, session_id, share_id)
+    return Response(status_code=204)

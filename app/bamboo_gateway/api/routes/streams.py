@@ -1,0 +1,222 @@
+"""Streams: watching a session, coming back to it, and who watches."""
+
+import re
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Header, Query, Request
+from starlette.responses import Response
+
+from bamboo_gateway.api.dependencies import (
+    PAGE,
+    ConnectionId,
+    Cursor,
+    Limit,
+    Manager,
+    SessionId,
+    Who,
+    checked_after,
+    checked_connection_id,
+    checked_id,
+)
+from bamboo_gateway.api.limits import POSITION_CHARS_MAX
+from bamboo_gateway.api.responses import json_response
+from bamboo_gateway.api.schemas import examples
+from bamboo_gateway.api.schemas.answers import ConnectionPageShape
+from bamboo_gateway.api.schemas.documents import EDGE, SESSION, answer, nothing, problems, stream
+from bamboo_gateway.api.security.permissions import SessionRoute, takes_ticket
+from bamboo_gateway.api.sse import StreamResponse
+from bamboo_gateway.domain.clock import Clock
+from bamboo_gateway.domain.errors import InvalidCursor
+from bamboo_gateway.sessions.commands import StreamRequest
+from bamboo_gateway.sessions.streaming.subscription import Connection
+
+router = APIRouter(prefix="/api/v1", tags=["streams"], route_class=SessionRoute)
+
+_CURSOR = re.compile(r"([0-9TZ:.-]{24})_([A-Za-z0-9._-]{1,128})")
+"""Since when the last one of a page was there, and its id: the list's order."""
+
+
+def remote_address(request: Request) -> str | None:
+    """Gives `host:port` of the other end."""
+    client = request.client
+    if client is None:
+        return None
+    host = f"[{client.host}]" if ":" in client.host else client.host
+    return f"{host}:{client.port}"
+
+
+async def _wanted(
+    request: Request,
+    after: Annotated[
+        str | None,
+        Query(description="A position: the stream begins after it. A bare seq works too."),
+    ] = None,
+    from_: Annotated[
+        Literal["start"] | None,
+        Query(alias="from", description="`start`: before the first event."),
+    ] = None,
+    until: Annotated[
+        Literal["complete"] | None,
+        Query(description="`complete`: ends right after the terminal event of the run meant."),
+    ] = None,
+    run_id: Annotated[str | None, Query(description="Which run `until` means.")] = None,
+    connection_id: Annotated[
+        str | None, Query(description="The client's own name for this connection.")
+    ] = None,
+    heartbeat: Annotated[
+        Literal["event"] | None,
+        Query(description="`event`: heartbeats as events, for clients that cannot see comments."),
+    ] = None,
+    last_event_id: Annotated[
+        str | None, Header(description="The last `id` a client has seen; EventSource sends it.")
+    ] = None,
+    last_event_id_in_url: Annotated[
+        str | None,
+        Query(
+            alias="lastEventId",
+            description="`Last-Event-ID` for clients that send no header of that name, as the npm "
+            "package event-source-polyfill. The header counts where both are given.",
+        ),
+    ] = None,
+) -> StreamRequest:
+    """Gives what both routes to a stream are asked for."""
+    if run_id is not None:
+        checked_id(run_id, "run id", ("query", "run_id"))
+    if connection_id is not None:
+        checked_connection_id(connection_id, ("query", "connection_id"))
+    seen = last_event_id or last_event_id_in_url
+    return StreamRequest(
+        after=checked_after(after),
+        from_start=from_ is not None,
+        last_event_id=seen[:POSITION_CHARS_MAX] if seen is not None else None,
+        until_complete=until is not None,
+        run_id=run_id,
+        connection_id=connection_id,
+        heartbeat_events=heartbeat is not None,
+        remote_address=remote_address(request),
+    )
+
+
+_Wanted = Annotated[StreamRequest, Depends(_wanted)]
+
+_RESPONSES = {
+    200: stream(),
+    **nothing(204, "There is nothing to wait for; EventSource stops on this."),
+    **problems(
+        *EDGE,
+        *SESSION,
+        "invalid-position",
+        "too-many-streams",
+        "too-many-connections",
+        "too-many-active-sessions",
+    ),
+}
+
+
+@router.get(
+    "/stream/{session_id}",
+    summary="Watch a session",
+    response_class=Response,
+    responses=_RESPONSES,
+)
+@takes_ticket
+async def open_stream(
+    request: Request, manager: Manager, who: Who, session_id: SessionId, wanted: _Wanted
+) -> Response:
+    """Streams the session's events as they become durable (Server-Sent Events).
+
+    Begins at the latest of `after`, `from` and `Last-Event-ID`; without any, just before the active
+    run's first event, or now. Whatever ends it, a client that comes back with its last id gets
+    every later event, once, in order. Opening a stream never starts a run.
+    """
+    return stream_response(request, await manager.connect(who, session_id, wanted))
+
+
+@router.get(
+    "/reconnect/{session_id}",
+    summary="Come back to a stream",
+    response_class=Response,
+    responses=_RESPONSES,
+)
+@takes_ticket
+async def reconnect(
+    request: Request, manager: Manager, who: Who, session_id: SessionId, wanted: _Wanted
+) -> Response:
+    """The same stream, for a client that lost one.
+
+    With the old `connection_id` and no position it goes on from the start of the run that was
+    active when the old connection was last written, so that nothing can be missing. An unknown
+    connection id is simply a new connection.
+    """
+    wanted = replace(wanted, reconnect=True)
+    return stream_response(request, await manager.connect(who, session_id, wanted))
+
+
+@router.get(
+    "/sessions/{session_id}/connections",
+    summary="See who watches",
+    responses={
+        **answer(
+            200,
+            ConnectionPageShape,
+            "The open streams.",
+            {"connections": [examples.CONNECTION], "next_cursor": None, "has_more": False},
+        ),
+        **problems(*EDGE, *SESSION, "invalid-cursor"),
+    },
+)
+async def list_connections(
+    manager: Manager,
+    who: Who,
+    session_id: SessionId,
+    limit: Limit = PAGE,
+    cursor: Cursor = None,
+) -> Response:
+    """Lists the open streams of the session, the oldest first."""
+    connections = sorted(await manager.connections(who, session_id), key=_place_of)
+    if cursor is not None:
+        begin = _read_cursor(cursor)
+        connections = [each for each in connections if _place_of(each) > begin]
+    shown = connections[:limit]
+    has_more = len(connections) > limit
+    next_cursor = "_".join(_place_of(shown[-1])) if has_more else None
+    return json_response({"connections": shown, "next_cursor": next_cursor, "has_more": has_more})
+
+
+def _place_of(connection: dict[str, Any]) -> tuple[str, str]:
+    return connection["since"], connection["connection_id"]
+
+
+def _read_cursor(cursor: str) -> tuple[str, str]:
+    match = _CURSOR.fullmatch(cursor)
+    if match is None:
+        raise InvalidCursor
+    return match[1], match[2]
+
+
+@router.delete(
+    "/sessions/{session_id}/connections/{connection_id}",
+    status_code=204,
+    summary="Disconnect one stream",
+    responses={
+        **nothing(204, "It is disconnected."),
+        **problems(*EDGE, *SESSION, "connection-not-found"),
+    },
+)
+async def disconnect(
+    manager: Manager, who: Who, session_id: SessionId, connection_id: ConnectionId
+) -> Response:
+    """Ends that one stream and touches nothing else: no other stream, no run."""
+    await manager.disconnect(who, session_id, connection_id)
+    return Response(status_code=204)
+
+
+def stream_response(
+    request: Request, connection: Connection | None, headers: dict[str, str] | None = None
+) -> Response:
+    """Answers with a connection's stream, or 204 when there is nothing to wait for."""
+    if connection is None:
+        return Response(status_code=204, headers=headers)
+    clock: Clock = request.app.state.clock
+    return StreamResponse(connection, clock, headers)

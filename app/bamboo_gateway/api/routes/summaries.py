@@ -1,0 +1,146 @@
+"""Summaries, and taking a conversation up again."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Query
+from starlette.responses import Response
+
+from bamboo_gateway.api.dependencies import Key, Manager, SentJson, SessionId, Who, idempotency
+from bamboo_gateway.api.responses import json_response, outcome_headers, streamed
+from bamboo_gateway.api.routes.filters import Filters, session_page
+from bamboo_gateway.api.schemas import examples
+from bamboo_gateway.api.schemas.documents import (
+    BODY,
+    EDGE,
+    KEYED,
+    OPEN,
+    SESSION,
+    WRITE,
+    answer,
+    nothing,
+    problems,
+)
+from bamboo_gateway.api.schemas.life_answers import Resumed, Summary, SummaryPage
+from bamboo_gateway.api.schemas.life_requests import SummaryInput, WriteSummaryInput
+from bamboo_gateway.api.security.permissions import SessionRoute
+
+router = APIRouter(prefix="/api/v1", tags=["summaries"], route_class=SessionRoute)
+
+
+@router.get(
+    "/sessions/{session_id}/summary",
+    summary="Read the summary",
+    responses={
+        **answer(200, Summary, "The summary.", examples.SUMMARY),
+        **problems(*EDGE, *SESSION, "summary-not-found"),
+    },
+)
+async def get_summary(manager: Manager, who: Who, session_id: SessionId) -> Response:
+    """Gives the present summary, and the position that it covers."""
+    return json_response(await manager.life.summary(who, session_id))
+
+
+@router.put(
+    "/sessions/{session_id}/summary",
+    summary="Save a summary",
+    responses={
+        **answer(200, Summary, "The summary.", examples.SUMMARY),
+        **problems(*EDGE, *BODY, *SESSION, *OPEN, *WRITE, "invalid-position", "event-too-large"),
+    },
+)
+async def put_summary(
+    body: Annotated[SummaryInput, Body(openapi_examples=examples.SUMMARIES)],
+    manager: Manager,
+    who: Who,
+    session_id: SessionId,
+) -> Response:
+    """Saves a summary of all up to `position`. Agents get it in place of what it covers."""
+    outcome = await manager.life.save_summary(
+        who, session_id, body.summary, body.turn_count, body.position
+    )
+    return json_response(outcome.answer)
+
+
+@router.post(
+    "/sessions/{session_id}/summary",
+    status_code=201,
+    summary="Have a summary written",
+    responses={
+        **answer(201, Summary, "The summary.", examples.SUMMARY, "Idempotency-Replayed"),
+        **problems(*EDGE, *BODY, *SESSION, *OPEN, *WRITE, *KEYED, "unknown-agent", "nothing-said",
+                   "agent-failed", "event-too-large"),
+    },
+)  # fmt: skip
+async def write_summary(
+    manager: Manager,
+    who: Who,
+    session_id: SessionId,
+    key: Key,
+    sent: SentJson,
+    body: Annotated[WriteSummaryInput | None, Body(openapi_examples=examples.WRITE_SUMMARIES)] = (
+        None
+    ),
+) -> Response:
+    """Lets an agent write the summary of everything so far, and saves it."""
+    outcome = await manager.life.write_summary(
+        who, session_id, body.agent if body else None, idempotency(key, "POST /summary", sent)
+    )
+    return json_response(outcome.answer, 201, outcome_headers(outcome))
+
+
+@router.delete(
+    "/sessions/{session_id}/summary",
+    status_code=204,
+    summary="Delete the summary",
+    responses={
+        **nothing(204, "It is gone."),
+        **problems(*EDGE, *SESSION, *OPEN, *WRITE, "summary-not-found"),
+    },
+)
+async def delete_summary(manager: Manager, who: Who, session_id: SessionId) -> Response:
+    """Deletes the present summary; agents get the whole conversation again."""
+    await manager.life.delete_summary(who, session_id)
+    return Response(status_code=204)
+
+
+@router.get(
+    "/summaries",
+    summary="List summaries",
+    responses={
+        **answer(
+            200,
+            SummaryPage,
+            "A page of summaries.",
+            {"summaries": [examples.SUMMARY], "next_cursor": None, "has_more": False},
+        ),
+        **problems(*EDGE, "invalid-id", "invalid-cursor"),
+    },
+)
+async def list_summaries(manager: Manager, who: Who, query: Filters) -> Response:
+    """Lists summaries, with the filters of sessions. A page may be shorter than `limit`."""
+    return session_page(await manager.life.list_summaries(who, query), query, "summaries")
+
+
+@router.get(
+    "/sessions/{session_id}/resume",
+    summary="Take a conversation up again",
+    responses={
+        **answer(
+            200,
+            Resumed,
+            "The message that carries it.",
+            {"message": examples.USER_MESSAGE},
+        ),
+        **problems(*EDGE, *SESSION),
+    },
+)
+async def resume_session(
+    manager: Manager,
+    who: Who,
+    session_id: SessionId,
+    interactive: Annotated[
+        bool, Query(description="`false` adds the instruction to go on without asking.")
+    ] = True,
+) -> Response:
+    """Gives one message with the summary and every turn since, for a new context."""
+    return await streamed(await manager.life.resume(who, session_id, interactive=interactive))

@@ -1,0 +1,1 @@
+"""Authentication, permissions, tickets, share links, origins and rate limits."""

@@ -1,0 +1,1 @@
+"""Lifecycle: archive, fork, merge, export, import, summaries, retention and compaction."""

@@ -1,0 +1,271 @@
+"""Fork: a new session with the beginning of another one's conversation."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from anyio import to_thread
+
+from bamboo_gateway.domain.assembly import message_draft
+from bamboo_gateway.domain.callers import Caller
+from bamboo_gateway.domain.codec import decode
+from bamboo_gateway.domain.errors import BambooError, InvalidInput, NotFound
+from bamboo_gateway.domain.events import Draft
+from bamboo_gateway.domain.limits import BULK_PAGE_BYTES_MAX
+from bamboo_gateway.domain.messages import Message
+from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.sessions.access import owner_of_copy
+from bamboo_gateway.sessions.commands import Idempotency, Outcome
+from bamboo_gateway.sessions.history import PAGE, bulk_limiter, history_page
+from bamboo_gateway.sessions.lifecycle.bulk_creation import History, create_whole
+from bamboo_gateway.sessions.metadata import view_of
+from bamboo_gateway.sessions.pool import Decision, SessionPool
+from bamboo_gateway.storage.base import Record, SessionStore
+
+ANCESTORS_MAX = 250
+"""Forks of forks this deep; each keeps its whole ancestor path. Deeper trees than that make would
+be more than parsers of JSON nest (Python's: 1000, two for each fork)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Where to cut and what the child is to be called.
+
+    Without `message_id` and `message_index` (which counts from 0) the whole conversation is taken.
+    """
+
+    message_id: str | None = None
+    message_index: int | None = None
+    new_name: str | None = None
+    new_id: str | None = None
+    metadata_strategy: Literal["inherit", "reset"] = "inherit"
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """After which event the child ends, at which message, and whether an exchange moved it."""
+
+    seq: int
+    message_id: str | None
+    moved: bool
+
+
+async def fork(
+    pool: SessionPool,
+    caller: Caller,
+    session_id: str,
+    child_id: str,
+    wanted: Fork,
+    idem: Idempotency | None,
+) -> Outcome:
+    """Makes the child, whole or not at all; the parent hears of it by an event.
+
+    Raises:
+        NotFound: No such session or message.
+        InvalidInput: Both an id and an index, or too deep a tree.
+        SessionExists: `new_id` is taken.
+    """
+    if wanted.message_id is not None and wanted.message_index is not None:
+        raise InvalidInput("Give `from_message_id` or `from_message_index`, not both.")
+    if kept := await pool.kept(caller, child_id, idem, "make"):
+        return kept
+
+    async def look(head: SessionHead) -> tuple[SessionHead, _Cut]:
+        return head, await _find_cut(pool, head, wanted)
+
+    parent, cut = await pool.read(caller, session_id, look, "read")
+    if len(parent.ancestors) >= ANCESTORS_MAX:
+        raise InvalidInput(f"A branch is at most {ANCESTORS_MAX} forks deep.")
+    history = History(
+        pages=lambda _: _history(pool, caller, parent, wanted, cut),
+        answer=lambda head: _answer(pool, head, cut),
+    )
+    outcome = await create_whole(pool, caller, child_id, history, idem)
+    if not outcome.replayed:
+        await _tell_parent(pool, caller, parent, outcome.answer, cut)
+    return outcome
+
+
+def _answer(pool: SessionPool, head: SessionHead, cut: _Cut) -> dict[str, Any]:
+    answer = view_of(pool, head)
+    if cut.moved:
+        answer |= {
+            "cut_moved": True,
+            "cut_message_id": cut.message_id,
+            "detail": "The cut was moved so that a tool call and its results stay together.",
+        }
+    return answer
+
+
+async def _find_cut(pool: SessionPool, parent: SessionHead, wanted: Fork) -> _Cut:
+    if wanted.message_id is not None or wanted.message_index is not None:
+        seq, message_id = await _named(pool, parent, wanted)
+        end = seq
+    else:
+        last = await _message_before(pool, parent, parent.seq + 1)
+        if last is None:
+            return _Cut(parent.seq, None, moved=False)
+        seq, message_id = last
+        end = parent.seq
+    moved_to = await _whole_exchange(pool, parent, seq)
+    if moved_to is not None:
+        return _Cut(*moved_to, moved=True)
+    return _Cut(end, message_id, moved=False)
+
+
+async def _message_before(
+    pool: SessionPool, parent: SessionHead, before: int
+) -> tuple[int, str] | None:
+    found = await pool.store.find(
+        parent.id,
+        parent.epoch,
+        "message",
+        after=parent.history_from,
+        before=before,
+        limit=1,
+        reverse=True,
+    )
+    return (found[0].seq, decode(found[0].body)["message_id"]) if found else None
+
+
+async def _named(pool: SessionPool, parent: SessionHead, wanted: Fork) -> tuple[int, str]:
+    store = pool.store
+    if wanted.message_id is not None:
+        # Of several with one id, as a merge says them again, the one that counts is the last.
+        found = await store.find(
+            parent.id, parent.epoch, "message", key=wanted.message_id, limit=1, reverse=True
+        )
+        record = found[0] if found else None
+    else:
+        record = await _at_index(store, parent, wanted.message_index or 0)
+    if record is None or record.seq <= parent.history_from:
+        raise NotFound("The session has no such message.", code="message-not-found")
+    return record.seq, decode(record.body)["message_id"]
+
+
+async def _at_index(store: SessionStore, parent: SessionHead, index: int) -> Record | None:
+    """Gives the message with so many before it; reads those, and nothing behind it."""
+    after = parent.history_from
+    while page := await store.find(
+        parent.id,
+        parent.epoch,
+        "message",
+        after=after,
+        limit=min(index + 1, PAGE),
+        max_bytes=BULK_PAGE_BYTES_MAX,
+    ):
+        if index < len(page):
+            return page[index]
+        index -= len(page)
+        after = page[-1].seq
+    return None
+
+
+async def _whole_exchange(
+    pool: SessionPool, parent: SessionHead, seq: int
+) -> tuple[int, str | None] | None:
+    """Gives where the cut has to move to, so that calls before it have their results.
+
+    Behind the results, or before the calls while results are still to come.
+    """
+    open_calls, called_at = await open_calls_at(pool, parent, seq)
+    moved: tuple[int, str | None] | None = None
+    after = seq
+    while open_calls:
+        page = await pool.store.find(
+            parent.id,
+            parent.epoch,
+            "message",
+            after=after,
+            before=parent.seq + 1,
+            limit=50,
+            max_bytes=BULK_PAGE_BYTES_MAX,
+        )
+        if not page:
+            return await _message_before(pool, parent, called_at) or (called_at - 1, None)
+        for record in page:
+            message = decode(record.body)["message"]
+            if message["role"] != "tool":
+                return moved  # a history from elsewhere passed over them
+            open_calls.discard(message.get("tool_call_id"))
+            moved = record.seq, message["id"]
+            if not open_calls:
+                return moved
+        after = page[-1].seq
+    return moved
+
+
+async def open_calls_at(pool: SessionPool, parent: SessionHead, seq: int) -> tuple[set[str], int]:
+    """Gives the unanswered calls of the exchange that ends at `seq`, and where they were made."""
+    answered: set[str] = set()
+    before = seq + 1
+    while page := await pool.store.find(
+        parent.id,
+        parent.epoch,
+        "message",
+        after=parent.history_from,
+        before=before,
+        limit=50,
+        max_bytes=BULK_PAGE_BYTES_MAX,
+        reverse=True,
+    ):
+        for record in page:
+            message = decode(record.body)["message"]
+            if message["role"] == "tool":
+                answered.add(message.get("tool_call_id"))
+                continue
+            calls = {call["id"] for call in message.get("tool_calls") or ()}
+            return calls - answered, record.seq
+        before = page[-1].seq
+    return set(), seq
+
+
+async def _history(
+    pool: SessionPool, caller: Caller, parent: SessionHead, wanted: Fork, cut: _Cut
+) -> AsyncIterator[list[Draft]]:
+    inherit = wanted.metadata_strategy == "inherit"
+    position = f"{parent.epoch}-{cut.seq}"
+    link = {"session_id": parent.id, "message_id": cut.message_id, "position": position}
+    forked_at = parent.parent["position"] if parent.parent else None
+    step = {"session_id": parent.id, "title": parent.title, "forked_at": forked_at}
+    ancestors = [*parent.ancestors, step]
+    user_id = owner_of_copy(caller, parent.user_id)
+    if user_id != parent.user_id:
+        # Of sessions of another user's the lineage knows the ids, and nothing else.
+        ancestors = [ancestor | {"title": None} for ancestor in ancestors]
+    created: dict[str, Any] = {
+        "user_id": user_id,
+        "title": wanted.new_name or f"{parent.title or parent.id} (fork)",
+        "session_type": parent.session_type,
+        "working_dir": parent.working_dir,
+        "metadata": parent.metadata if inherit else {},
+        "extension_data": parent.extension_data if inherit else {},
+        "ttl_seconds": parent.ttl_seconds,
+        "parent": link,
+        "ancestors": ancestors,
+    }
+    yield [Draft("session_created", created)]
+    after = parent.history_from
+    while page := await history_page(pool.store, parent, after=after, before=cut.seq + 1):
+        yield await to_thread.run_sync(_drafts_of, page, limiter=bulk_limiter)
+        after = page[-1].seq
+
+
+def _drafts_of(page: list[Record]) -> list[Draft]:
+    return [message_draft(Message.of(decode(body)["message"])) for _, body in page]
+
+
+async def _tell_parent(
+    pool: SessionPool, caller: Caller, parent: SessionHead, child: dict[str, Any], cut: _Cut
+) -> None:
+    fields = {"child_id": child["id"], "title": child["title"], "message_id": cut.message_id}
+
+    def decide(_: Any) -> Decision:
+        return Decision([Draft("session_forked", fields)], {})
+
+    try:
+        await pool.change(caller, parent.id, decide)
+    except BambooError:
+        # The link that counts is the child's; a closed, archived, deleted or another's parent
+        # hears nothing.
+        return

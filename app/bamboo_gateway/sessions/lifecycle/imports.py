@@ -1,0 +1,294 @@
+"""Import: documents as sessions, ours and other tools'."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+from anyio import to_thread
+
+from bamboo_gateway.domain.assembly import message_draft
+from bamboo_gateway.domain.callers import Caller
+from bamboo_gateway.domain.clock import parse_ms
+from bamboo_gateway.domain.errors import BambooError, InvalidId, InvalidInput
+from bamboo_gateway.domain.events import COUNT_MAX, Draft
+from bamboo_gateway.domain.ids import check_id
+from bamboo_gateway.domain.messages import Message, distinct
+from bamboo_gateway.domain.sessions import SESSION_TYPES
+from bamboo_gateway.domain.tool_order import settled
+from bamboo_gateway.exporters.imported import ImportedDocument, ImportedSession, Note
+from bamboo_gateway.exporters.importing import read_import
+from bamboo_gateway.sessions.access import owner_of_copy
+from bamboo_gateway.sessions.commands import Idempotency, Outcome
+from bamboo_gateway.sessions.history import PAGE, bulk_limiter
+from bamboo_gateway.sessions.lifecycle.bulk_creation import History, create_whole
+from bamboo_gateway.sessions.lifecycle.fork import ANCESTORS_MAX
+from bamboo_gateway.sessions.lifecycle.summaries import SUMMARY_CHARS_MAX
+from bamboo_gateway.sessions.metadata import view_of
+from bamboo_gateway.sessions.pool import SessionPool
+from bamboo_gateway.sessions.runs.factory import Maker
+
+_MERGES_MAX = 10_000
+"""Sources that a document may name; each is part of the session's head from then on."""
+
+
+async def import_document(
+    pool: SessionPool,
+    caller: Caller,
+    data: bytes,
+    *,
+    format_name: str | None,
+    conversation: int | None,
+    keep_id: bool,
+    maker: Maker,
+    idem: Idempotency | None,
+) -> Outcome:
+    """Makes one session of a document: all of it, or nothing.
+
+    Args:
+        pool: Where it goes.
+        caller: Who imports.
+        data: The document.
+        format_name: What it is; None: its content tells.
+        conversation: Which of a document with several is meant, from 1.
+        keep_id: Whether the session gets the id that the document names.
+        maker: Makes its id otherwise.
+        idem: The request's idempotency key.
+
+    Raises:
+        InvalidInput: It is none of the documents that are read, or holds no single session.
+        SessionExists: Its id is taken.
+    """
+    document = await _read(pool, data, format_name)
+    count = len(document.sessions)
+    if conversation is None and count > 1:
+        raise InvalidInput(
+            f"The document holds {count} conversations; name one with `conversation`, counted "
+            "from 1, or `conversation=all`.",
+            code="several-conversations",
+        )
+    number = conversation or 1
+    if number > count:
+        raise InvalidInput(f"The document holds {count} conversations.")
+    return await _make(
+        pool, caller, document, number, document.notes, keep_id=keep_id, maker=maker, idem=idem
+    )
+
+
+async def import_all(
+    pool: SessionPool,
+    caller: Caller,
+    data: bytes,
+    *,
+    format_name: str | None,
+    keep_id: bool,
+    maker: Maker,
+    idem: Idempotency | None,
+) -> AsyncGenerator[dict[str, Any]]:
+    """Begins to make a session of each conversation of a document, each by itself.
+
+    Gives what became of one conversation after another: `{conversation, of, notes, session}`, or
+    `{conversation, of, notes, code, detail}`. The conversation *n* has the key `<key>#n`, so that a
+    repeat makes only those that are missing.
+
+    Raises:
+        InvalidInput: It is none of the documents that are read.
+    """
+    document = await _read(pool, data, format_name)
+
+    async def each() -> AsyncGenerator[dict[str, Any]]:
+        count = len(document.sessions)
+        for number in range(1, count + 1):
+            told: dict[str, Any] = {"conversation": number, "of": count}
+            key = replace(idem, key=f"{idem.key}#{number}") if idem else None
+            # Which conversation a note is on is in its place: they all come with the first.
+            notes = document.notes if number == 1 else ()
+            try:
+                outcome = await _make(
+                    pool, caller, document, number, notes, keep_id=keep_id, maker=maker, idem=key
+                )
+            except BambooError as error:
+                noted = [note.to_json() for note in notes]
+                yield told | {"notes": noted, "code": error.code, "detail": error.detail}
+                continue
+            session = dict(outcome.answer)
+            yield told | {"notes": session.pop("notes"), "session": session}
+
+    return each()
+
+
+async def _read(pool: SessionPool, data: bytes, format_name: str | None) -> ImportedDocument:
+    now_ms = pool.clock.now_ms()
+    return await to_thread.run_sync(
+        lambda: read_import(data, format_name, now_ms=now_ms), limiter=bulk_limiter
+    )
+
+
+async def _make(
+    pool: SessionPool,
+    caller: Caller,
+    document: ImportedDocument,
+    number: int,
+    notes: tuple[Note, ...],
+    *,
+    keep_id: bool,
+    maker: Maker,
+    idem: Idempotency | None,
+) -> Outcome:
+    imported = document.sessions[number - 1]
+    if keep_id and not imported.session.get("id"):
+        raise InvalidInput("The document names no id that could be kept; use id=new.")
+    _check_head(imported)
+    is_own = document.format in {"json", "yaml"}
+    imported, closed = await to_thread.run_sync(
+        # Whoever is to answer the last calls of one of our sessions may be there still.
+        lambda: _settled(imported, at_end=not is_own),
+        limiter=bulk_limiter,
+    )
+    imported, renamed = await to_thread.run_sync(_distinct, imported, limiter=bulk_limiter)
+    told = [note.to_json() for note in (*notes, *closed, *renamed)]
+    user_id = owner_of_copy(caller, imported.session.get("user_id"))
+    history = History(
+        pages=lambda epoch: _history(imported, user_id, epoch),
+        answer=lambda head: view_of(pool, head) | {"notes": told},
+    )
+
+    async def create(session_id: str) -> Outcome:
+        return await create_whole(pool, caller, session_id, history, idem)
+
+    if keep_id:
+        return await create(imported.session["id"])
+    return await maker.under_new_id(caller, idem, create)
+
+
+def _settled(imported: ImportedSession, *, at_end: bool) -> tuple[ImportedSession, list[Note]]:
+    """Closes the tool calls that were passed over: agents cannot go on from such a history."""
+    messages, added = settled(map(Message.of, imported.messages), at_end=at_end)
+    if not added:
+        return imported, []
+    summary = imported.summary
+    covered = summary.get("covers_messages") if summary is not None else None
+    if summary is not None and covered:
+        new = {id(message) for message in added}
+        kept = [place for place, message in enumerate(messages, 1) if id(message) not in new]
+        summary = summary | {"covers_messages": kept[min(covered, len(kept)) - 1]}
+    shapes = [message.to_json() for message in messages]
+    return replace(imported, messages=shapes, summary=summary), [
+        closing_note([str(message.tool_call_id) for message in added[:3]], len(added))
+    ]
+
+
+def _distinct(imported: ImportedSession) -> tuple[ImportedSession, list[Note]]:
+    """Gives messages whose id stands twice ids of their own: a session has each id once."""
+    if len({shape["id"] for shape in imported.messages}) == len(imported.messages):
+        return imported, []
+    messages = distinct(map(Message.of, imported.messages))
+    shapes = [message.to_json() for message in messages]
+    renamed = [
+        old["id"]
+        for old, new in zip(imported.messages, shapes, strict=True)
+        if old["id"] != new["id"]
+    ]
+    more = f" and {len(renamed) - 3} more" if len(renamed) > 3 else ""
+    said = (
+        f"with an id that stands before, now with one of their own: {', '.join(renamed[:3])}{more}"
+    )
+    return replace(imported, messages=shapes), [Note("messages", said)]
+
+
+def closing_note(first: list[str], count: int) -> Note:
+    """Says that so many tool calls without a result were closed; names the first of them."""
+    calls = ", ".join(first)
+    more = f" and {count - len(first)} more" if count > len(first) else ""
+    return Note("tool calls", f"without a result, now closed by one that says so: {calls}{more}")
+
+
+async def _history(
+    imported: ImportedSession, user_id: str | None, epoch: int
+) -> AsyncIterator[list[Draft]]:
+    session = imported.session
+    kind = session.get("session_type")
+    lineage = imported.lineage or {}
+    created: dict[str, Any] = {
+        "user_id": user_id,
+        "title": session.get("title"),
+        "session_type": kind if kind in SESSION_TYPES else "user",
+        "working_dir": session.get("working_dir"),
+        "metadata": session.get("metadata") or {},
+        "extension_data": session.get("extension_data") or {},
+        "ttl_seconds": session.get("ttl_seconds"),
+        "created_at": session["created_at"],
+        "parent": session.get("parent"),
+        "ancestors": lineage.get("ancestors") or [],
+        "merged_from": lineage.get("merged_from") or [],
+        "usage_total": session.get("usage"),
+    }
+    yield [Draft("session_created", created)]
+    for start in range(0, len(imported.messages), PAGE):
+        page = imported.messages[start : start + PAGE]
+        yield [message_draft(Message.of(shape)) for shape in page]
+    summary = imported.summary
+    if summary is not None:
+        covered = summary.get("covers_messages")
+        count = len(imported.messages) if covered is None else covered
+        fields = {
+            "summary": summary["summary"],
+            "turn_count": summary.get("turn_count", 0),
+            # `session_created` is the first event, the messages follow it without a gap.
+            "position": f"{epoch}-{1 + min(count, len(imported.messages))}",
+        }
+        if "created_at" in summary:
+            fields["created_at"] = summary["created_at"]
+        yield [Draft("summary_saved", fields)]
+
+
+def _check_head(imported: ImportedSession) -> None:
+    """Checks what every list, tree and fold takes as it is.
+
+    Raises:
+        InvalidInput: A document says something else there; nothing of it is stored.
+    """
+    session, lineage = imported.session, imported.lineage or {}
+    _check("session.created_at", _is_time(session.get("created_at")))
+    _check("session.parent", session.get("parent") is None or _is_link(session["parent"]))
+    usage = session.get("usage") or {}
+    _check("session.usage", isinstance(usage, dict) and all(map(_is_count, usage.values())))
+    for name, most in (("ancestors", ANCESTORS_MAX), ("merged_from", _MERGES_MAX)):
+        links = lineage.get(name) or []
+        _check(f"lineage.{name}", isinstance(links, list) and len(links) <= most)
+        _check(f"lineage.{name}", all(map(_is_link, links)))
+    summary = imported.summary
+    if summary is None:
+        return
+    text = summary.get("summary")
+    _check("summary.summary", isinstance(text, str) and 0 < len(text) <= SUMMARY_CHARS_MAX)
+    _check("summary.turn_count", _is_count(summary.get("turn_count", 0)))
+    _check("summary.covers_messages", _is_count(summary.get("covers_messages") or 0))
+    _check("summary.created_at", "created_at" not in summary or _is_time(summary["created_at"]))
+
+
+def _check(place: str, right: bool) -> None:
+    if not right:
+        errors = [{"loc": place.split("."), "msg": "is not what an export of Bamboo has there"}]
+        raise InvalidInput(f"Not a whole export: `{place}` is not right.", errors=errors)
+
+
+def _is_link(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("session_id"), str):
+        return False
+    try:
+        check_id(value["session_id"])
+    except InvalidId:
+        return False
+    texts = ("title", "message_id", "position", "forked_at")
+    return all(isinstance(value.get(name), str | None) for name in texts)
+
+
+def _is_count(value: Any) -> bool:
+    return value is None or (type(value) is int and 0 <= value <= COUNT_MAX)
+
+
+def _is_time(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and parse_ms(value) >= 0
+    except (ValueError, OverflowError):
+        return False

@@ -1,0 +1,139 @@
+"""Summaries: what stands for the beginning of a long conversation."""
+
+from contextlib import aclosing
+from typing import Any
+
+import anyio
+
+from bamboo_gateway.agents.base import Agent, AgentError, Turn
+from bamboo_gateway.domain.callers import Caller
+from bamboo_gateway.domain.clock import format_ms
+from bamboo_gateway.domain.errors import InvalidInput, NotFound, Unavailable
+from bamboo_gateway.domain.events import Complete, Draft, Failed, Token
+from bamboo_gateway.domain.positions import parse_position
+from bamboo_gateway.domain.projections import session_view
+from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.sessions.commands import Idempotency, NewMessage, Outcome
+from bamboo_gateway.sessions.pool import Decision, SessionPool
+from bamboo_gateway.sessions.runs.conversation import agent_conversation, load_summary
+from bamboo_gateway.sessions.runs.factory import Agents, Maker
+from bamboo_gateway.sessions.streaming.session_writer import LiveSession
+from bamboo_gateway.storage.base import SessionStore
+
+SUMMARY_CHARS_MAX = 200_000
+"""A summary replaces a conversation in a model's context: longer ones would fill it."""
+
+SUMMARY_SECONDS_MAX = 120
+"""How long an agent may take to write a summary: a call waits for it."""
+
+SUMMARY_REQUEST = (
+    "Summarize this conversation so far, for somebody who is to carry it on without having read "
+    "it: what was asked, what was decided and done, what is open. Answer with the summary alone."
+)
+
+
+async def require_summary(store: SessionStore, head: SessionHead) -> dict[str, Any]:
+    """Gives the present summary.
+
+    Raises:
+        NotFound: There is none.
+    """
+    summary = await load_summary(store, head)
+    if summary is None:
+        raise NotFound("The session has no summary; PUT one first.", code="summary-not-found")
+    return summary
+
+
+async def save_summary(
+    pool: SessionPool,
+    caller: Caller,
+    session_id: str,
+    summary: str,
+    turn_count: int | None,
+    position: str | None,
+    idem: Idempotency | None,
+) -> Outcome:
+    """Saves a summary of all up to `position` (default: the end).
+
+    Raises:
+        InvalidInput: The position is none of this log, or inside an exchange that is executing.
+    """
+
+    def decide(live: LiveSession) -> Decision:
+        head = live.head
+        covered = head.position if position is None else parse_position(position)
+        if covered is None or covered.epoch != head.epoch or not 0 < covered.seq <= head.seq:
+            raise InvalidInput(
+                "`position` is no position of this session's log.", code="invalid-position"
+            )
+        turns = turn_count if turn_count is not None else head.counts.by_role.get("user", 0)
+        fields = {
+            "summary": summary,
+            "turn_count": turns,
+            "position": str(covered),
+            # Said here: the event's own time is that of a moment later.
+            "created_at": format_ms(pool.clock.now_ms()),
+        }
+        return Decision([Draft("summary_saved", fields)], {"session_id": head.id, **fields})
+
+    return await pool.change(caller, session_id, decide, idem=idem)
+
+
+async def delete_summary(pool: SessionPool, caller: Caller, session_id: str) -> None:
+    """Deletes the present summary.
+
+    Raises:
+        NotFound: There is none.
+    """
+
+    def decide(live: LiveSession) -> Decision:
+        if live.head.summary is None:
+            raise NotFound("The session has no summary.", code="summary-not-found")
+        fields = {"summary": None, "turn_count": 0, "position": str(live.head.position)}
+        return Decision([Draft("summary_saved", fields)], {})
+
+    await pool.change(caller, session_id, decide)
+
+
+async def ask_for_summary(
+    pool: SessionPool, agents: Agents, maker: Maker, head: SessionHead, agent: str | None
+) -> str:
+    """Lets an agent write what a session has come to; nothing of it enters the log here.
+
+    Raises:
+        InvalidInput: No such agent, or nothing to summarize.
+        Unavailable: The agent failed, said nothing, or took longer than `SUMMARY_SECONDS_MAX`.
+    """
+    name = agents.named(agent)
+    said = await agent_conversation(pool.store, head, head.seq + 1, agents[name], {})
+    if not said.messages:
+        raise InvalidInput("The session has no messages to summarize.", code="nothing-said")
+    asked = maker.new_message(NewMessage("user", SUMMARY_REQUEST))
+    view = session_view(head, pool.state_of(head), pool.expires_at(head))
+    turn = Turn(f"summary-{head.seq}", [*said.messages, asked], view, left_out=said.left_out)
+    try:
+        with anyio.fail_after(SUMMARY_SECONDS_MAX):
+            text = await _said_by(agents[name], turn)
+    except (AgentError, TimeoutError) as error:
+        reason = error.detail if isinstance(error, AgentError) else "it took too long"
+        raise Unavailable(
+            f"The agent did not write a summary: {reason}.", code="agent-failed"
+        ) from error
+    del turn
+    await said.let_go()
+    if not text:
+        raise Unavailable("The agent said nothing.", code="agent-failed")
+    return text[:SUMMARY_CHARS_MAX]
+
+
+async def _said_by(agent: Agent, turn: Turn) -> str:
+    said: list[str] = []
+    async with aclosing(agent.run(turn)) as events:  # type: ignore[type-var]
+        async for event in events:
+            if isinstance(event, Token):
+                said.append(event.content)
+            elif isinstance(event, Failed):
+                raise AgentError(event.message)
+            elif isinstance(event, Complete):
+                break  # nothing may follow, and an agent may wait for ever after it
+    return "".join(said).strip()

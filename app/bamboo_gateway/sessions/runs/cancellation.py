@@ -1,0 +1,148 @@
+"""Endings: cancelling runs, waiting for their end, and ending all of them when the gateway ends."""
+
+from typing import Any
+
+import anyio
+
+from bamboo_gateway.domain.callers import Caller
+from bamboo_gateway.domain.codec import decode
+from bamboo_gateway.domain.errors import BambooError
+from bamboo_gateway.domain.events import Cancelled, Draft
+from bamboo_gateway.sessions.commands import RunWait
+from bamboo_gateway.sessions.pool import SessionPool
+from bamboo_gateway.sessions.queries import find_run, last_of_run
+from bamboo_gateway.sessions.runs.external import ExternalRuns
+from bamboo_gateway.sessions.runs.factory import EXTERNAL
+from bamboo_gateway.sessions.streaming.session_writer import LiveSession, Vanished
+
+
+class Endings:
+    """See the module."""
+
+    def __init__(self, pool: SessionPool, external: ExternalRuns) -> None:
+        self._pool = pool
+        self._external = external
+
+    async def cancel_run(self, caller: Caller, session_id: str, run_id: str) -> dict[str, Any]:
+        """Cancels one run, and answers it once its terminal event is durable.
+
+        Raises:
+            NotFound: No such run.
+            StorageFailed: The end of a run that nobody executes here could not be stored.
+        """
+        while True:
+            try:
+                async with self._pool.use(caller, session_id) as live:
+                    self._pool.check_not_expired(live.head)
+                    return await self._cancel(live, run_id)
+            except Vanished:
+                continue
+
+    async def cancel_session(self, caller: Caller, session_id: str) -> dict[str, Any]:
+        """Cancels the active run and everything queued."""
+        while True:
+            try:
+                async with self._pool.use(caller, session_id) as live:
+                    self._pool.check_not_expired(live.head)
+                    head = live.head
+                    # The queue first: else its next would start while the active one ends.
+                    run_ids = [queued.run_id for queued in head.queue]
+                    run_ids += [head.active.run_id] if head.active else []
+                    if not run_ids:
+                        try:
+                            # An end may be decided and on its way to the store.
+                            await live.settled()
+                        except BambooError:
+                            continue  # it was undone: there is something to cancel again
+                    runs = [await self._cancel(live, run_id) for run_id in run_ids]
+                    return {"session_id": session_id, "runs": runs}
+            except Vanished:
+                continue
+
+    async def _cancel(self, live: LiveSession, run_id: str) -> dict[str, Any]:
+        ended = anyio.Event()
+        forget = live.on_run_end(run_id, ended.set)
+        try:
+            await live.ready()
+            head = live.head
+            terminal = Cancelled("cancelled by the client")
+            if any(queued.run_id == run_id for queued in head.queue):
+                await live.commit(
+                    [Draft("cancelled", {"run_id": run_id, "reason": terminal.reason})]
+                )
+            elif head.active and head.active.run_id == run_id:
+                if live.run is not None:
+                    live.run.cancel(terminal)
+                elif head.active.agent == EXTERNAL:
+                    await self._external.end(live, terminal)
+                with anyio.move_on_after(self._pool.settings.cancel_timeout_seconds):
+                    await ended.wait()
+        finally:
+            forget()
+        await live.ready()
+        try:
+            await live.settled()
+        except BambooError:
+            await live.ready()
+        run = await find_run(self._pool.store, live.id, live.epoch, run_id)
+        if run["ended_at"] is None:
+            run["cancel_requested"] = True
+        return run
+
+    async def wait_run(
+        self, caller: Caller, session_id: str, run_id: str, seconds: float
+    ) -> RunWait:
+        """Waits for a run's end, up to so many seconds.
+
+        Raises:
+            NotFound: No such run.
+        """
+        deadline = anyio.current_time() + seconds
+        while True:
+            try:
+                # Without a place: the run that is waited for has one.
+                async with self._pool.use(caller, session_id, place=False) as live:
+                    run = await self._wait_end(live, run_id, deadline)
+                    message = await self._last_said(live, run) if run["ended_at"] else None
+                    return RunWait(run, run["ended_at"] is not None, message)
+            except Vanished:
+                continue
+
+    async def _wait_end(self, live: LiveSession, run_id: str, deadline: float) -> dict[str, Any]:
+        while True:
+            ended = anyio.Event()
+            # Asked for before looking: an end that comes in between is not missed.
+            forget = live.on_run_end(run_id, ended.set)
+            try:
+                run = await find_run(self._pool.store, live.id, live.epoch, run_id)
+                remaining = deadline - anyio.current_time()
+                if run["ended_at"] is not None or remaining <= 0:
+                    return run
+                with anyio.move_on_after(remaining):
+                    await ended.wait()
+                await live.ready()
+            finally:
+                forget()
+
+    async def _last_said(self, live: LiveSession, run: dict[str, Any]) -> dict[str, Any] | None:
+        run_id = run["run_id"]
+        store = self._pool.store
+        [first] = await store.find(live.id, live.epoch, "run", key=run_id, limit=1)
+        last = await last_of_run(store, live.id, live.epoch, run_id)
+        before = last.seq if last is not None else None
+        while before is not None and before > first.seq:
+            page = await store.find(
+                live.id,
+                live.epoch,
+                "message",
+                after=first.seq,
+                before=before,
+                limit=20,
+                reverse=True,
+            )
+            for record in page:
+                message: dict[str, Any] = decode(record.body)["message"]
+                if message["role"] == "assistant" and message.get("run_id") == run_id:
+                    return message
+            before = page[-1].seq if page else None
+        return None

@@ -1,0 +1,155 @@
+"""Names that clients give what they begin: a run's, and those of their messages.
+
+A session has each of them once. A name is looked up before the decision that uses it, since the
+look-up waits for the store; what the session's writer decides meanwhile is noticed too, so that of
+two requests at once with the same name one is refused.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import anyio
+from anyio import to_thread
+
+from bamboo_gateway.domain.codec import decode
+from bamboo_gateway.domain.errors import InvalidInput, MessageExists, Refused, RunEnded
+from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
+from bamboo_gateway.domain.sessions import QueuedRun
+from bamboo_gateway.sessions.history import bulk_limiter
+from bamboo_gateway.sessions.runs.factory import EXTERNAL
+from bamboo_gateway.sessions.streaming.session_writer import LiveSession
+from bamboo_gateway.storage.base import SessionStore
+
+HoldRuns = Callable[[LiveSession, set[str]], Awaitable[None]]
+
+
+class GivenNames:
+    """The names in one request.
+
+    `prepare` looks them up; `check` belongs into the decision right behind it. Names that the
+    gateway makes itself cost nothing.
+
+    Args:
+        store: Where the session is.
+        hold: Has the messages that an external run is making at hand (`ExternalRuns.hold`).
+        run_id: The run's, when the client names it.
+        message_ids: Those of its messages; None for each that the gateway names.
+
+    Raises:
+        InvalidInput: Two of the messages have the same id.
+    """
+
+    def __init__(
+        self,
+        store: SessionStore,
+        hold: HoldRuns,
+        run_id: str | None = None,
+        message_ids: Sequence[str | None] = (),
+    ) -> None:
+        named = [name for name in message_ids if name is not None]
+        self._message_ids = frozenset(named)
+        if len(self._message_ids) != len(named):
+            raise InvalidInput("Two messages of the list have the same id.", code="invalid-id")
+        self._store = store
+        self._hold = hold
+        self._run_id = run_id
+        self._run_taken = False
+        self._taken: set[str] = set()
+
+    async def prepare(self, live: LiveSession) -> None:
+        """Looks the names up in what is durable, what waits for the disk, and what is queued.
+
+        Ends with the session ready for the decision: nothing has changed since what was found.
+
+        Raises:
+            Vanished: The session is not there any more.
+            BambooError: The store cannot tell.
+        """
+        if self._run_id is None and not self._message_ids:
+            return
+        while True:
+            await live.ready()
+            head = live.head
+            self._run_taken = False
+            self._taken = set()
+            # Asked for before looking: what is decided in between is not missed.
+            ended = anyio.Event()
+            forget_run = live.on_run_end(self._run_id, ended.set) if self._run_id else None
+            forget_messages = live.on_message_id(self._note)
+            try:
+                await self._look(live)
+            finally:
+                forget_messages()
+                if forget_run is not None:
+                    forget_run()
+            # A head that was loaded again has lost, or got, what nobody was told of.
+            if live.is_ready and live.head is head and self._sees_makings(live):
+                self._run_taken = self._run_taken or ended.is_set()
+                return
+
+    def check(self, live: LiveSession) -> None:
+        """Refuses a name that the session has.
+
+        Raises:
+            MessageExists: A message in the log, in the making or waiting has the id.
+            Refused: A run has, or had, the name.
+        """
+        for message_id in sorted(self._message_ids):
+            if message_id in self._taken or live.is_making(message_id):
+                raise MessageExists(
+                    f"The session has a message {message_id!r} already.",
+                    extra={"message_id": message_id},
+                )
+        head = live.head
+        present = {head.active.run_id} if head.active else set()
+        present |= {queued.run_id for queued in head.queue}
+        if self._run_id is not None and (self._run_taken or self._run_id in present):
+            raise Refused(f"The session has a run {self._run_id!r} already.", code="run-exists")
+
+    def _note(self, message_id: str) -> None:
+        if message_id in self._message_ids:
+            self._taken.add(message_id)
+
+    async def _look(self, live: LiveSession) -> None:
+        # Of a session that is being created nothing is in the store.
+        if self._run_id is not None and not live.is_unborn:
+            found = await self._store.find(live.id, live.epoch, "run", key=self._run_id, limit=1)
+            self._run_taken = bool(found)
+        if not self._message_ids:
+            return
+        if not live.is_unborn:
+            self._taken |= await self._store.keys_in_use(
+                live.id, live.epoch, "message", self._message_ids
+            )
+        for queued in list(live.head.queue):
+            self._taken |= self._message_ids & await self._queued_ids(live, queued)
+        active = live.head.active
+        if active is not None and not self._sees_makings(live):
+            try:
+                await self._hold(live, {active.run_id})
+            except RunEnded:
+                return  # what it has said is in the log
+
+    def _sees_makings(self, live: LiveSession) -> bool:
+        """Tells whether `is_making` can be asked: an external run's messages may not be at hand."""
+        active = live.head.active
+        if not self._message_ids or active is None or active.agent != EXTERNAL:
+            return True
+        return live.external is not None and live.external.run_id == active.run_id
+
+    async def _queued_ids(self, live: LiveSession, queued: QueuedRun) -> frozenset[str]:
+        known = live.waiting_message_ids.get(queued.run_id)
+        if known is not None:
+            return known
+        found = await self._store.read(
+            live.id, live.epoch, queued.seq - 1, limit=1, max_bytes=PAGE_BYTES_MAX
+        )
+        ids: frozenset[str] = frozenset()
+        if found and found[0].seq == queued.seq:
+            ids = await to_thread.run_sync(_ids_of_input, found[0].body, limiter=bulk_limiter)
+        if any(waiting.run_id == queued.run_id for waiting in live.head.queue):
+            live.waiting_message_ids[queued.run_id] = ids
+        return ids
+
+
+def _ids_of_input(body: bytes) -> frozenset[str]:
+    return frozenset(message["id"] for message in decode(body)["messages"])

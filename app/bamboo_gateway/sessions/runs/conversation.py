@@ -1,0 +1,286 @@
+"""Conversations as they are taken up: by an agent for its next turn, by a person in a new context.
+
+A summary stands for what it covers, which is not read; of the rest memory holds what is asked for.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, TypeVar, TypeVarTuple, Unpack
+
+from anyio import to_thread
+from anyio.lowlevel import checkpoint
+
+from bamboo_gateway.agents.base import NOTHING_LEFT_OUT, Agent, LeftOut, SupportsWindow
+from bamboo_gateway.domain.callers import Caller
+from bamboo_gateway.domain.clock import format_ms
+from bamboo_gateway.domain.codec import decode, encode
+from bamboo_gateway.domain.limits import PAGE_BYTES_MAX, KiB
+from bamboo_gateway.domain.messages import Message
+from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.sessions.history import history_page
+from bamboo_gateway.sessions.pool import SessionPool
+from bamboo_gateway.storage.base import SessionStore
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_INLINE_BYTES_MAX = 64 * KiB
+"""Decoded where they are read: that takes a fraction of a millisecond, a thread more."""
+
+_PAGE = 2000
+"""Messages that are read and decoded at once, if their bytes are no more than a page's."""
+
+_FIRST_PAGE = 100
+"""Messages that are read before an agent is asked whether it wants more; then twice as many."""
+
+_GLUE = "\n\n"
+_CONTINUE = (
+    "Please continue from where we left off, without asking further questions: "
+    "go on with the last task that you were asked to do."
+)
+
+
+async def load_summary(store: SessionStore, head: SessionHead) -> dict[str, Any] | None:
+    """Gives the present SummaryCacheData, or None without one."""
+    if head.summary is None:
+        return None
+    records = await store.read(
+        head.id, head.epoch, head.summary.seq - 1, limit=1, max_bytes=PAGE_BYTES_MAX
+    )
+    event = decode(records[0].body)
+    return {
+        "session_id": head.id,
+        "summary": event["summary"],
+        "turn_count": event["turn_count"],
+        "position": event["position"],
+        "created_at": event.get("created_at", event["time"]),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What an agent is given of a session; see `Turn`. `pages` hold the same messages."""
+
+    messages: list[Message]
+    left_out: LeftOut
+    pages: list[list[Message]]
+
+    async def let_go(self) -> None:
+        """Frees the messages a page at a time, once the agent is through with its own list.
+
+        All of a long conversation at once would keep the event loop: 0.1 s for 200,000 messages.
+        """
+        while self.pages:
+            self.pages.pop()
+            await checkpoint()
+
+
+async def agent_conversation(
+    store: SessionStore, head: SessionHead, before: int, agent: Agent, options: Mapping[str, Any]
+) -> Conversation:
+    """Gives the conversation as an agent gets it: the summary in place of what it covers.
+
+    It is read from its end, for as long as the agent wants more of it.
+
+    Raises:
+        AgentError: What the agent says to the options.
+    """
+    summary, after = await _uncovered(store, head, before)
+    first = [] if summary is None else [_in_place_of_covered(summary)]
+    window = agent if isinstance(agent, SupportsWindow) and head.knows_system_messages else None
+    pages: list[list[Message]] = []
+    count = asked = size = 0
+    edge = before
+    while True:
+        limit = min(max(_FIRST_PAGE, count), _PAGE) if window is not None else _PAGE
+        page = await store.find(
+            head.id, head.epoch, "message", after=after, before=edge, limit=limit, reverse=True
+        )
+        if page:
+            bodies = [record.body for record in reversed(page)]
+            pages.insert(0, await _in_turn(sum(map(len, bodies)), _messages_of, bodies))
+            size += sum(map(len, bodies))
+            count, edge = count + len(page), page[-1].seq
+        if not page.has_more:
+            given = [*first, *chain.from_iterable(pages)]
+            return Conversation(given, NOTHING_LEFT_OUT, pages)
+        if window is not None and count >= 2 * asked:
+            asked = count
+            earlier = await _system_messages(store, head, after, edge)
+            given = [*first, *earlier, *chain.from_iterable(pages)]
+            if await _in_turn(size, window.is_enough, given, options):
+                left = await _left_out(store, head, after, edge, given)
+                return Conversation(given, left, pages)
+
+
+def _in_place_of_covered(summary: dict[str, Any]) -> Message:
+    return Message(
+        id=f"summary-{summary['position']}",
+        role="system",
+        content=f"Summary of the conversation so far:\n\n{summary['summary']}",
+        created_at=summary["created_at"],
+        metadata={"summary": True},
+    )
+
+
+async def _system_messages(
+    store: SessionStore, head: SessionHead, after: int, before: int
+) -> list[Message]:
+    bodies = []
+    for seq in head.system_seqs:
+        if after < seq < before:
+            found = await store.find(
+                head.id, head.epoch, "message", after=seq - 1, before=seq + 1, limit=1
+            )
+            bodies += [record.body for record in found]
+    return await _in_turn(sum(map(len, bodies)), _messages_of, bodies)
+
+
+async def _left_out(
+    store: SessionStore, head: SessionHead, after: int, before: int, given: list[Message]
+) -> LeftOut:
+    count = await store.count_marks(head.id, head.epoch, "message", after=after, before=before)
+    count -= sum(after < seq < before for seq in head.system_seqs)
+    covered = head.summary.turn_count if head.summary else 0
+    users = head.counts.by_role.get("user", 0) - covered
+    users -= sum(message.role == "user" for message in given)
+    # A summary's count is what its writer said, and messages may have come since the run began.
+    return LeftOut(turns=min(max(users, 0), count), messages=count)
+
+
+async def _uncovered(
+    store: SessionStore, head: SessionHead, before: int
+) -> tuple[dict[str, Any] | None, int]:
+    """Gives the summary, if there is one, and the seq after which messages are not covered by it.
+
+    What a summary covers never ends inside a tool exchange: results that come after it are nothing
+    without their calls.
+    """
+    summary = await load_summary(store, head)
+    if summary is None or head.summary is None:
+        return None, head.history_from
+    after = max(head.history_from, head.summary.covers_seq)
+    first = await store.find(head.id, head.epoch, "message", after=after, before=before, limit=1)
+    if first and _role_of(first[0].body) == "tool":
+        after = await _exchange_before(store, head, after)
+    return summary, after
+
+
+async def _exchange_before(store: SessionStore, head: SessionHead, seq: int) -> int:
+    """Gives the seq before the tool exchange that goes on behind `seq`."""
+    before = seq + 1
+    while page := await store.find(
+        head.id,
+        head.epoch,
+        "message",
+        after=head.history_from,
+        before=before,
+        limit=50,
+        reverse=True,
+    ):
+        for record in page:
+            if _role_of(record.body) != "tool":
+                return record.seq - 1
+        before = page[-1].seq
+    return head.history_from
+
+
+def _role_of(body: bytes) -> str:
+    role: str = decode(body)["message"]["role"]
+    return role
+
+
+async def _in_turn(size: int, work: Callable[[Unpack[Ts]], T], *given: *Ts) -> T:
+    """Works on so many bytes: at once, or in a thread, so that the event loop is never kept."""
+    if size <= _INLINE_BYTES_MAX:
+        return work(*given)
+    return await to_thread.run_sync(work, *given)
+
+
+def _messages_of(bodies: list[bytes]) -> list[Message]:
+    return [Message.of(decode(body)["message"]) for body in bodies]
+
+
+async def resume(
+    pool: SessionPool, caller: Caller, session_id: str, *, interactive: bool
+) -> AsyncGenerator[bytes]:
+    """Gives the one message that carries a conversation into a new context.
+
+    It is `{"message": …}`, encoded, in pieces: a page of the conversation at a time is in memory.
+
+    Raises:
+        NotFound, SessionExpired: There is none, or not any more; also while it is read.
+    """
+
+    async def look(head: SessionHead) -> tuple[SessionHead, dict[str, Any] | None, int]:
+        return head, *await _uncovered(pool.store, head, head.seq + 1)
+
+    head, summary, after = await pool.read(caller, session_id, look, "read")
+    message = Message(
+        id=f"resume-{head.epoch}-{head.seq}",
+        role="user",
+        content="",
+        created_at=format_ms(pool.clock.now_ms()),
+        metadata={"resumed_from": head.id, "position": str(head.position)},
+    )
+    begin, content, end = encode({"message": message.to_json()}).partition(b'"content":"')
+
+    async def pieces() -> AsyncGenerator[bytes]:
+        yield begin + content
+        glue = ""
+        parts = _resumed(pool, head, summary, after, interactive=interactive)
+        async with aclosing(parts):
+            async for part in parts:
+                yield _in_json(glue) + part
+                glue = _GLUE
+        yield end
+
+    return pieces()
+
+
+async def _resumed(
+    pool: SessionPool,
+    head: SessionHead,
+    summary: dict[str, Any] | None,
+    after: int,
+    *,
+    interactive: bool,
+) -> AsyncGenerator[bytes]:
+    """Gives the parts of the message's text, as they stand in a JSON string."""
+    if summary is not None:
+        yield _in_json(
+            "This conversation is continued from an earlier one that ran out of context. "
+            f"It is summarized below.\n\n{summary['summary']}"
+        )
+    title = "The turns since then:" if summary else "The conversation so far:"
+    while page := await history_page(pool.store, head, after=after, before=head.seq + 1):
+        if title:
+            yield _in_json(title)
+            title = ""
+        after = page[-1].seq
+        bodies = [record.body for record in page]
+        yield await _in_turn(sum(map(len, bodies)), _quoted, bodies)
+    if not interactive:
+        yield _in_json(_CONTINUE)
+
+
+def _in_json(text: str) -> bytes:
+    """Gives a text as it stands between the quotes of a JSON string."""
+    return encode(text)[1:-1]
+
+
+def _quoted(bodies: list[bytes]) -> bytes:
+    return _in_json(_GLUE).join(_in_json(_quote(message)) for message in _messages_of(bodies))
+
+
+def _quote(message: Message) -> str:
+    lines = [f"[{message.role}]"]
+    if text := message.text:
+        lines.append(text)
+    lines += [
+        f"(called the tool {call['name']}: {encode(call['arguments']).decode()})"
+        for call in message.tool_calls or ()
+    ]
+    return "\n".join(lines)

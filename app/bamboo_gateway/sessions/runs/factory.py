@@ -1,0 +1,195 @@
+"""What turns are made of: ids, messages, the events that sessions and runs begin with."""
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from itertools import count
+from typing import Any
+
+from bamboo_gateway.agents.base import Agent
+from bamboo_gateway.domain.assembly import MessageAssembler, message_draft
+from bamboo_gateway.domain.callers import Caller
+from bamboo_gateway.domain.clock import Clock, format_ms
+from bamboo_gateway.domain.codec import decode
+from bamboo_gateway.domain.errors import (
+    InvalidInput,
+    SessionClosed,
+    SessionExists,
+    SessionExpired,
+)
+from bamboo_gateway.domain.events import TERMINAL_TYPES, Draft
+from bamboo_gateway.domain.ids import IdMaker, derived_session_id
+from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
+from bamboo_gateway.domain.messages import Message
+from bamboo_gateway.domain.sessions import ActiveRun
+from bamboo_gateway.domain.tool_order import UNANSWERED
+from bamboo_gateway.sessions.commands import Idempotency, NewMessage, NewSession, Outcome
+from bamboo_gateway.sessions.streaming.session_writer import LiveSession
+from bamboo_gateway.settings import Settings
+from bamboo_gateway.storage.base import SessionStore
+
+EXTERNAL = "external"
+"""The agent of runs whose events a program outside posts."""
+
+
+class Maker:
+    """Makes ids, messages and assemblers, all with one clock and one maker of ids."""
+
+    def __init__(self, ids: IdMaker, clock: Clock, settings: Settings) -> None:
+        self._ids = ids
+        self._clock = clock
+        self._settings = settings
+
+    def run_id(self) -> str:
+        """Makes a run's name."""
+        return self._ids.make("run_", self._clock.now_ms())
+
+    def share_id(self) -> str:
+        """Makes a share's name."""
+        return self._ids.make("share_", self._clock.now_ms())
+
+    def new_session_id(self) -> str:
+        """Makes an id that no session has."""
+        return self._ids.make("s-", self._clock.now_ms())
+
+    async def under_new_id(
+        self,
+        caller: Caller,
+        idem: Idempotency | None,
+        make: Callable[[str], Awaitable[Outcome]],
+    ) -> Outcome:
+        """Has a session made under a new id; with a key under the same one for each repeat.
+
+        A key is forgotten after a day, its session is not: what it then stands for is another one,
+        whose id is derived anew.
+        """
+        if idem is None:
+            return await make(self.new_session_id())
+        for again in count():
+            more = (str(again),) if again else ()
+            try:
+                return await make(derived_session_id(caller.id, idem.route, idem.key, *more))
+            except (SessionExists, SessionClosed, SessionExpired):
+                continue
+        raise AssertionError  # `count` has no end
+
+    def new_message(self, given: NewMessage) -> Message:
+        """Gives a client's message its id and time."""
+        now_ms = self._clock.now_ms()
+        return Message(
+            id=given.id or self._ids.make("msg_", now_ms),
+            role=given.role,
+            content=given.content,
+            created_at=format_ms(now_ms),
+            tool_calls=given.tool_calls,
+            tool_call_id=given.tool_call_id,
+            usage=given.usage,
+            model=given.model,
+            metadata=given.metadata,
+        )
+
+    @property
+    def close_passed_over(self) -> Callable[[str], Message] | None:
+        """Gives what closes tool calls that a client passes over; None where that is refused."""
+        may_close = self._settings.on_open_tool_calls == "close"
+        return self.unanswered if may_close else None
+
+    def unanswered(self, call_id: str) -> Message:
+        """Gives what stands for the result of a tool call that nobody will give."""
+        new = NewMessage("tool", UNANSWERED, tool_call_id=call_id, metadata={"closed": True})
+        return self.new_message(new)
+
+    def assembler(self, run_id: str) -> MessageAssembler:
+        """Gives a run's messages in the making, with nothing said yet."""
+        clock = self._clock
+        return MessageAssembler(
+            run_id,
+            lambda: self._ids.make("msg_", clock.now_ms()),
+            lambda: format_ms(clock.now_ms()),
+            self._settings.max_event_bytes,
+        )
+
+
+class Agents:
+    """The configured agents, by name; `default`, or else the first, answers where none is named."""
+
+    def __init__(self, agents: Mapping[str, Agent]) -> None:
+        self._agents = agents
+        self._default = "default" if "default" in agents else next(iter(agents), "default")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._agents
+
+    def __getitem__(self, name: str) -> Agent:
+        return self._agents[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._agents))
+
+    def named(self, name: str | None) -> str:
+        """Gives the name of the agent that is meant.
+
+        Raises:
+            InvalidInput: None of that name is configured.
+        """
+        agent = name or self._default
+        if agent not in self._agents:
+            raise InvalidInput(
+                f"No agent {agent!r} is configured; there are: {', '.join(self._agents)}.",
+                code="unknown-agent",
+                errors=[{"loc": ["body", "agent"], "msg": "not configured"}],
+            )
+        return agent
+
+
+def created_draft(session: NewSession, default_ttl_seconds: int | None) -> Draft:
+    """Gives the event that a session begins with."""
+    fields: dict[str, Any] = {
+        "user_id": session.user_id,
+        "title": session.title,
+        "session_type": session.session_type,
+        "working_dir": session.working_dir,
+        "metadata": session.metadata,
+        "ttl_seconds": session.ttl_seconds or default_ttl_seconds,
+    }
+    if session.extension_data:
+        fields["extension_data"] = session.extension_data
+    return Draft("session_created", fields)
+
+
+def beginning(
+    run_id: str, agent: str, messages: list[Message], position: str | None
+) -> list[Draft]:
+    """Gives the events that a run begins with; they belong into one commit."""
+    fields: dict[str, Any] = {
+        "run_id": run_id,
+        "agent": agent,
+        "message_ids": [message.id for message in messages],
+    }
+    if position is not None:
+        # Only a run that never waited has it: a queued one begins at its `run_queued`.
+        fields["position"] = position
+    return [*(message_draft(message, run_id) for message in messages), Draft("run_start", fields)]
+
+
+async def restored(
+    store: SessionStore, maker: Maker, live: LiveSession, run_id: str
+) -> MessageAssembler:
+    """Makes the messages in the making of the active run again, from the log."""
+    assembler = maker.assembler(run_id)
+    active = live.head.active
+    if active is not None and active.run_id == run_id:
+        await _replay(store, live, active, assembler)
+    return assembler
+
+
+async def _replay(
+    store: SessionStore, live: LiveSession, active: ActiveRun, assembler: MessageAssembler
+) -> None:
+    cursor = active.start_seq
+    while records := await store.read(
+        live.id, live.epoch, cursor, limit=5000, max_bytes=PAGE_BYTES_MAX
+    ):
+        for record in records:
+            event = decode(record.body)
+            if event.get("run_id") == active.run_id and event["type"] not in TERMINAL_TYPES:
+                assembler.replay(event)
+        cursor = records[-1].seq

@@ -1,0 +1,367 @@
+"""Connections: an open stream is a cursor in its session's log, and little else.
+
+It takes what lies between its cursor and the end of the event queue; behind the queue's start it
+reads the log in pages until it is back in. Reading is the connection's own work in its own task,
+so a slow one delays nobody and costs one chunk (R7).
+"""
+
+from asyncio import Future, get_running_loop
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+from bamboo_gateway.domain.callers import Caller
+from bamboo_gateway.domain.clock import Clock, format_ms
+from bamboo_gateway.domain.errors import Conflict, PositionGone
+from bamboo_gateway.domain.limits import SEND_BYTES_MAX
+from bamboo_gateway.domain.positions import Position, parse_after, parse_position
+from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.sessions.commands import StreamRequest
+from bamboo_gateway.sessions.streaming.event_queue import EventQueue
+from bamboo_gateway.sessions.streaming.frames import PING, control_frame, event_frame, open_frame
+from bamboo_gateway.sessions.tally import Tally
+from bamboo_gateway.storage.base import SessionStore
+
+GoodbyeReason = Literal[
+    "shutdown", "superseded", "deleted", "closed", "slow", "lifetime", "unauthorized"
+]
+_COMES_BACK = frozenset({"shutdown", "slow", "lifetime", "unauthorized"})
+_PAGE_EVENTS = 2000
+"""Events read at once when catching up: with `SEND_BYTES_MAX` it bounds one read."""
+
+
+class EndedRun(NamedTuple):
+    """The run of a session that ended last: just before its input, and its terminal event."""
+
+    before_seq: int
+    end_seq: int
+
+
+class Source(Protocol):
+    """What a connection needs of its session's channel."""
+
+    id: str
+    epoch: int
+    head: SessionHead
+    durable_seq: int
+    queue: EventQueue
+    last_run: EndedRun | None
+    gone: bool
+
+    def lost(self) -> None:
+        """The log is not the one that was opened; look again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a stream begins, decided before it is opened.
+
+    Attributes:
+        cursor: The seq it begins after.
+        reset: Why the client's own position cannot be served, if so.
+    """
+
+    cursor: int
+    reset: Literal["unknown_position", "epoch_changed"] | None = None
+
+
+def choose_start(channel: Source, request: StreamRequest) -> Start:
+    """Picks the position where a stream begins (API section 4).
+
+    Raises:
+        InvalidInput: `after` is malformed.
+    """
+    candidates: list[Position] = []
+    malformed = False
+    if request.after is not None:
+        candidates.append(parse_after(request.after, channel.epoch))
+    if request.from_start:
+        candidates.append(Position(channel.epoch, 0))
+    if request.last_event_id:
+        position = parse_position(request.last_event_id)
+        if position is None:
+            malformed = True
+        else:
+            candidates.append(position)
+    active = channel.head.active
+    # What has been decided but is not durable yet must not be skipped: begin at what is.
+    fresh = min(active.before_seq if active else channel.durable_seq, channel.durable_seq)
+    if malformed:
+        return Start(fresh, "unknown_position")
+    if not candidates:
+        return Start(fresh)
+    current = [position.seq for position in candidates if position.epoch == channel.epoch]
+    if not current:
+        return Start(fresh, "epoch_changed")
+    latest = max(current)
+    if latest > channel.durable_seq:
+        return Start(fresh, "unknown_position")
+    return Start(latest)
+
+
+class Connection:
+    """One open stream. Made by the manager; the HTTP response drains it with `next`.
+
+    Attributes:
+        id: Its name, unique in its session.
+        session_id: Whose events it shows.
+        caller: Who watches.
+        cursor: The seq of the last event it has handed out.
+        written_from: Where the cursor was before the last chunk, which may never have arrived.
+        sending_since: Set by the response around each send (monotonic seconds), for the clock that
+            finds stuck ones.
+        cancel_slow: Ends the response of a connection that is stuck; set by the response.
+        ended_by: How it ended: `complete` (at the run it was open for), the reason of its
+            `goodbye`, or `left`: the client went away first.
+        send_now: Sends a chunk at once, or says that it cannot; set by a response that can.
+    """
+
+    __slots__ = (
+        "_ended",
+        "_goodbye",
+        "_goodbye_after_rest",
+        "_greeted",
+        "_heartbeat_due",
+        "_on_close",
+        "_store",
+        "_tally",
+        "_waiter",
+        "caller",
+        "cancel_slow",
+        "channel",
+        "cursor",
+        "ended_by",
+        "heartbeat_events",
+        "id",
+        "is_slow",
+        "opened_at",
+        "quiet_ticks",
+        "remote_address",
+        "reset",
+        "send_now",
+        "sending_since",
+        "session_id",
+        "since_ms",
+        "stop_seq",
+        "until_next",
+        "until_run",
+        "written_from",
+    )
+
+    def __init__(
+        self,
+        connection_id: str,
+        channel: Source,
+        store: SessionStore,
+        clock: Clock,
+        tally: Tally,
+        start: Start,
+        request: StreamRequest,
+        caller: Caller,
+        on_close: Callable[["Connection"], None],
+    ) -> None:
+        self.id = connection_id
+        self.caller = caller
+        self.channel = channel
+        self.session_id = channel.id
+        self.cursor = self.written_from = start.cursor
+        self.reset = start.reset
+        self.heartbeat_events = request.heartbeat_events
+        self.remote_address = request.remote_address
+        self.since_ms = clock.now_ms()
+        self.opened_at = clock.monotonic()
+        self.sending_since: float | None = None
+        self.cancel_slow: Callable[[], None] | None = None
+        self.send_now: Callable[[bytes], bool] | None = None
+        self.is_slow = False
+        self.ended_by = "left"
+        self.stop_seq: int | None = None
+        self.until_run: str | None = None
+        self.until_next = False
+        self.quiet_ticks = 0
+        self._heartbeat_due = False
+        self._store = store
+        self._tally = tally
+        self._on_close = on_close
+        self._greeted = False
+        self._goodbye: str | None = None
+        self._goodbye_after_rest = False
+        self._ended = False
+        self._waiter: Future[None] | None = None
+
+    async def next(self) -> bytes | None:
+        """Gives the next chunk of whole SSE frames, waiting for one; None at the stream's end."""
+        self.quiet_ticks = 0
+        if not self._greeted:
+            self._greeted = True
+            return self._greeting()
+        while not self._ended:
+            if self._goodbye is not None and not self._goodbye_after_rest:
+                return self._farewell()
+            if self.stop_seq is not None and self.cursor >= self.stop_seq:
+                self.ended_by = "complete"
+                break
+            taken = self.channel.queue.take(self.cursor, self.stop_seq)
+            begin = self.cursor
+            if taken is None:
+                chunk = await self._read()
+                if chunk:
+                    self.written_from = begin
+                    return chunk
+                continue
+            chunk, self.cursor = taken
+            if chunk:
+                self.written_from = begin
+                return chunk
+            if self._goodbye is not None:
+                return self._farewell()
+            if self._heartbeat_due:
+                self._heartbeat_due = False
+                return self._heartbeat()
+            self._waiter = get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        self._ended = True
+        return None
+
+    def wake(self) -> None:
+        """Says that there may be something to take."""
+        waiter = self._waiter
+        if waiter is not None and not waiter.done() and not self._send_now():
+            waiter.set_result(None)
+
+    def _send_now(self) -> bool:
+        """Sends what waits without the reader's task, if there is nothing else to it.
+
+        The task is waiting, so all that came before is sent.
+        """
+        if self.send_now is None or self._goodbye is not None or self._heartbeat_due:
+            return False
+        if self.stop_seq is not None:
+            return False
+        queue = self.channel.queue
+        taken = queue.take(self.cursor)
+        if taken is None or not self.send_now(taken[0]):
+            return False
+        self.written_from, self.cursor = self.cursor, taken[1]
+        self.quiet_ticks = 0
+        return self.cursor == queue.head
+
+    def end(self, reason: str, *, after_rest: bool = False) -> None:
+        """Ends it with `goodbye`, at once or after what the log has."""
+        if self._goodbye is None or (self._goodbye_after_rest and not after_rest):
+            self._goodbye = reason
+            self._goodbye_after_rest = after_rest
+        self.wake()
+
+    def beat(self) -> None:
+        """Makes it say something, being silent for too long."""
+        self.quiet_ticks = 0
+        self._heartbeat_due = True
+        self.wake()
+
+    def run_started(self, run_id: str) -> None:
+        """Binds a stream that waits for the next run to it."""
+        if self.until_next:
+            self.until_next = False
+            self.until_run = run_id
+
+    def run_ended(self, run_id: str, seq: int) -> None:
+        """Lets a stream until that run's end stop right after its terminal event."""
+        if self.until_run == run_id:
+            self.until_run = None
+            self.stop_seq = seq
+
+    def aclose(self) -> None:
+        """Unregisters it. Idempotent; never touches a newer connection of the same name."""
+        self._ended = True
+        if self.is_slow:
+            self.ended_by = "slow"  # what was said to it last may never have been sent
+        self.wake()
+        on_close, self._on_close = self._on_close, _closed
+        on_close(self)
+
+    def view(self) -> dict[str, Any]:
+        """Gives the contract's shape of a connection."""
+        return {
+            "connection_id": self.id,
+            "session_id": self.session_id,
+            "since": format_ms(self.since_ms),
+            "position": self._position,
+            "lag_events": max(0, self.channel.durable_seq - self.cursor),
+            "remote_address": self.remote_address,
+        }
+
+    @property
+    def _position(self) -> str:
+        return f"{self.channel.epoch}-{self.cursor}"
+
+    def _greeting(self) -> bytes:
+        active = self.channel.head.active
+        visible = active is not None and active.start_seq <= self.channel.durable_seq
+        chunk = open_frame(
+            self._position, self.session_id, self.id, active.run_id if active and visible else None
+        )
+        if self.reset is not None:
+            chunk += control_frame(
+                self._position,
+                {"type": "reset", "reason": self.reset, "position": self._position},
+            )
+        return chunk
+
+    def _heartbeat(self) -> bytes:
+        self.written_from = self.cursor
+        if self.heartbeat_events:
+            return control_frame(self._position, {"type": "heartbeat"})
+        return PING
+
+    def _farewell(self) -> bytes:
+        self._ended = True
+        reason = self.ended_by = self._goodbye or "shutdown"
+        retry = reason in _COMES_BACK
+        return control_frame(None, {"type": "goodbye", "reason": reason, "retry": retry})
+
+    async def _read(self) -> bytes:
+        self._tally.log_reads += 1
+        try:
+            records = await self._store.read(
+                self.session_id,
+                self.channel.epoch,
+                self.cursor,
+                limit=_PAGE_EVENTS,
+                max_bytes=SEND_BYTES_MAX - 64 * _PAGE_EVENTS,
+            )
+        except Conflict:
+            # The log has another life, or none: the session is loaded again, which ends this
+            # stream; the client comes back with its old position and is told.
+            self.channel.lost()
+            self.end("deleted" if self.channel.gone else "shutdown")
+            return b""
+        stop = self.stop_seq if self.stop_seq is not None else self.channel.durable_seq
+        epoch = self.channel.epoch
+        frames = [event_frame(epoch, seq, body) for seq, body in records if seq <= stop]
+        if not frames:
+            # Nothing is kept between the cursor and the queue (compacted deltas): step over it.
+            self.cursor = max(self.cursor, min(stop, self.channel.queue.start))
+            return b""
+        self.cursor = records[len(frames) - 1].seq
+        return b"".join(frames)
+
+
+def _closed(_: Connection) -> None:
+    """What closing does from the second time on."""
+
+
+def check_within(position: Position, live_epoch: int, head_seq: int) -> int:
+    """Gives the seq of a position of this epoch that is not beyond the end.
+
+    Raises:
+        PositionGone: It is of another epoch, or beyond the end.
+    """
+    if position.epoch != live_epoch or position.seq > head_seq:
+        raise PositionGone(
+            "This position is not in the log; load the messages and go on from their position."
+        )
+    return position.seq

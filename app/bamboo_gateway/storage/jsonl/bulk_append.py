@@ -1,0 +1,142 @@
+"""Extensions: many events that a session gets at once, all of them or none.
+
+Few of them are one commit like any other. Beyond `COMMIT_BYTES_MAX` the log is copied aside, the
+events are written behind the copy as they come, and the files are exchanged by one record (see
+`exchanging`): so memory holds one call's lines, and commits of others wait for nothing.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+
+import anyio
+from typing_extensions import override
+
+from bamboo_gateway.domain.errors import BambooError, Conflict
+from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.storage.base import Commit, Done, Mark, SessionCreation
+from bamboo_gateway.storage.jsonl.bulk_threads import Bulk
+from bamboo_gateway.storage.jsonl.file_swap import Exchanger
+from bamboo_gateway.storage.jsonl.index.catalog import Entry
+from bamboo_gateway.storage.jsonl.log.log import Log
+from bamboo_gateway.storage.jsonl.log.reader import seq_of
+from bamboo_gateway.storage.jsonl.log_copy import Compaction
+from bamboo_gateway.storage.lines import mark_of_line
+
+COMMIT_BYTES_MAX = 1024 * 1024
+"""What goes through the journal: a commit is in memory several times over, and others wait for it.
+More than that is worth copying the log, which costs its size on the disk."""
+
+
+class Extension(SessionCreation):
+    """One extension of one session; see the module.
+
+    Args:
+        commit: An empty commit, of the session and epoch, that begins behind its head.
+        append: Takes a commit.
+        copying: Keeps the session's files from being exchanged by others, and gives their copy;
+            raises `Conflict` when it is another session by now.
+        failing: Gives what files may raise as what callers know.
+        exchanger: Exchanges them.
+        bulk: Where files are written.
+    """
+
+    def __init__(
+        self,
+        commit: Commit,
+        append: Callable[[Commit, Done], None],
+        copying: Callable[[], AbstractAsyncContextManager[Compaction]],
+        failing: Callable[[Entry], AbstractAsyncContextManager[None]],
+        exchanger: Exchanger,
+        bulk: Bulk,
+    ) -> None:
+        self._commit = commit
+        self._append = append
+        self._copying = copying
+        self._failing = failing
+        self._exchanger = exchanger
+        self._bulk = bulk
+        self._held = AsyncExitStack()
+        self._copy: Compaction | None = None
+        self._lines: list[bytes] = []
+        self._bytes = 0
+        self._is_over = False
+
+    @override
+    async def write(self, lines: bytes) -> None:
+        assert not self._is_over, "it has been published or discarded"
+        if self._copy is None:
+            self._lines.append(lines)
+            self._bytes += len(lines)
+            if self._bytes <= COMMIT_BYTES_MAX:
+                return
+            copy = await self._held.enter_async_context(self._copying())
+            self._check(copy.exchange.head.seq)
+            self._copy = copy
+            async with self._failing(copy.exchange.entry):
+                await self._bulk.run(copy.begin)
+            lines, self._lines = b"".join(self._lines), []
+        copy = self._copy
+        async with self._failing(copy.exchange.entry):
+            await self._bulk.run(lambda: copy.add(lines))
+
+    @override
+    async def publish(self, head: SessionHead) -> None:
+        assert not self._is_over, "it has been published or discarded"
+        copy = self._copy
+        if copy is None:
+            self._is_over = True
+            await self._publish_commit(head)
+            return
+        before = copy.exchange.head.seq
+        copy.exchange.head = head.copy()
+
+        def refuse_more(log: Log) -> None:
+            if log.seq != before or log.size != copy.covered:
+                raise Conflict("The session has been appended to.", head=log.seq)
+
+        async with self._failing(copy.exchange.entry):
+            await self._bulk.run(copy.finish)
+            # From here on the files are the committer's, whatever becomes of this call.
+            self._copy = None
+            await self._exchanger.carry_out(copy.exchange, refuse_more)
+
+    async def _publish_commit(self, head: SessionHead) -> None:
+        data = b"".join(self._lines)
+        first = self._commit.first_seq
+        marks: list[Mark] = []
+        offset, seq = 0, first - 1
+        for line in data.splitlines(keepends=True):
+            if (mark := mark_of_line(line, seq)) is not None:
+                marks.append(mark._replace(offset=offset))
+            seq = seq_of(line) or seq
+            offset += len(line)
+        commit = self._commit._replace(
+            count=seq - first + 1,
+            data=data,
+            marks=marks,
+            head=head.copy() if seq >= first else None,
+            time_ms=head.last_activity_at,
+        )
+        answered: asyncio.Future[BambooError | None] = asyncio.get_running_loop().create_future()
+
+        def done(error: BambooError | None) -> None:
+            if not answered.done():
+                answered.set_result(error)
+
+        self._append(commit, done)
+        if (error := await answered) is not None:
+            raise error
+
+    def _check(self, seq: int) -> None:
+        if seq != self._commit.first_seq - 1:
+            raise Conflict("The session has been appended to.", head=seq)
+
+    @override
+    async def discard(self) -> None:
+        with anyio.CancelScope(shield=True):
+            copy, self._copy = self._copy, None
+            if copy is not None:
+                await self._bulk.run(copy.discard)
+            self._is_over, self._lines = True, []
+            await self._held.aclose()

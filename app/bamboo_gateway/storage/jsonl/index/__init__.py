@@ -1,0 +1,1 @@
+"""The index: which sessions there are, and the lists of them."""

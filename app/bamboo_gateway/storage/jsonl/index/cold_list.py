@@ -1,0 +1,149 @@
+"""Lists of sessions without an index in memory: the catalog file is read, off the loop."""
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from heapq import nlargest, nsmallest
+from typing import Any
+
+import anyio.lowlevel
+
+from bamboo_gateway.domain import codec
+from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.storage.base import SessionPage, SessionQuery, StateOf
+from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
+from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile, ErasedError
+from bamboo_gateway.storage.listing import (
+    SortKey,
+    admits,
+    admits_origin,
+    is_filtered,
+    list_page,
+    make_page,
+    read_cursor,
+    sort_key,
+)
+
+# As in `views`: what one turn of the loop looks at.
+_TURN_ENTRIES = 1000
+
+
+async def list_cold(
+    catalog: Catalog,
+    catalog_file: CatalogFile,
+    query: SessionQuery,
+    state_of: StateOf,
+    reading: Callable[..., Awaitable[Any]],
+) -> SessionPage:
+    """See `SessionStore.query`; `reading` runs a function in the readers' pool."""
+    entries = [e for e in catalog.entries.values() if admits_origin(query, e.id, e.origin)]
+    if not is_filtered(query):
+        return await _list_by_keys(catalog, catalog_file, entries, query, reading)
+    warm = [entry.own_head() for entry in entries if entry.is_at_hand]
+    cold = [entry for entry in entries if not entry.is_at_hand]
+    heads: list[SessionHead] = await reading(_admitted, catalog_file, warm, cold, query)
+    # Those that came into memory while the file was read: what it said of them is a former head.
+    fresh = {entry.id: entry.own_head() for entry in cold if entry.is_at_hand}
+    heads = [head for head in heads if head.id not in fresh]
+    heads += [head for head in fresh.values() if admits(query, head)]
+    heads = [head for head in heads if head.id in catalog.entries]
+    if query.state is not None:
+        heads = await _in_state(heads, query, state_of)
+    return await reading(partial(list_page, heads, query, _already_filtered(query)))  # type: ignore[no-any-return]
+
+
+async def _list_by_keys(
+    catalog: Catalog,
+    catalog_file: CatalogFile,
+    entries: list[Entry],
+    query: SessionQuery,
+    reading: Callable[..., Awaitable[Any]],
+) -> SessionPage:
+    """Lists without filters on content: only the heads that are shown are made."""
+    start = read_cursor(query)
+    chosen: list[SortKey] = await reading(_choose, catalog_file, entries, query, start)
+    heads: list[SessionHead] = []
+    for _, session_id in chosen:
+        entry = catalog.entries.get(session_id)
+        if entry is None:
+            continue
+        if entry.is_at_hand:
+            heads.append(entry.own_head())
+            continue
+        with suppress(ErasedError):
+            heads.append(await reading(_head, catalog_file, entry))
+    return make_page(heads, query, len(entries) if query.count else None)
+
+
+def _choose(
+    catalog_file: CatalogFile, entries: list[Entry], query: SessionQuery, start: SortKey | None
+) -> list[SortKey]:
+    keys = _keys(catalog_file, entries, query.sort_by)
+    if start is not None and query.descending:
+        keys = (key for key in keys if key < start)
+    elif start is not None:
+        keys = (key for key in keys if key > start)
+    skipped = query.offset or 0 if start is None else 0
+    best = nlargest if query.descending else nsmallest
+    return best(skipped + query.limit + 1, keys)[skipped:]
+
+
+def _keys(catalog_file: CatalogFile, entries: list[Entry], sort_by: str) -> Iterator[SortKey]:
+    if sort_by == "last_activity_at":
+        yield from ((entry.activity, entry.id) for entry in entries)
+        return
+    default: int | str = "" if sort_by == "title" else 0
+    missing = {entry.id: entry for entry in entries}
+    for entry, raw in catalog_file.heads_of(entries):
+        # Stored heads leave out what has its default.
+        yield (codec.decode(raw).get(sort_by) or default, entry.id)
+        del missing[entry.id]
+    for entry in missing.values():
+        with suppress(ErasedError):
+            yield sort_key(_head(catalog_file, entry), sort_by)
+
+
+def _head(catalog_file: CatalogFile, entry: Entry) -> SessionHead:
+    """Gives a head wherever it is: it may come into memory and leave it at any moment.
+
+    Raises:
+        ErasedError: The session was deleted.
+    """
+    while True:
+        head, raw = entry.head, entry.raw
+        if head is not None:
+            return entry.brought_up(head.copy())
+        if raw is not None:
+            return entry.brought_up(SessionHead.of(codec.decode(raw)))
+        seq = entry.seq
+        stored = catalog_file.head_of(entry)
+        # Else it has changed meanwhile, and this may be a former head.
+        if stored is not None and entry.seq == seq:
+            return entry.brought_up(stored)
+
+
+def _admitted(
+    catalog_file: CatalogFile, warm: list[SessionHead], cold: list[Entry], query: SessionQuery
+) -> list[SessionHead]:
+    heads = [head for head in warm if admits(query, head)]
+    for entry, raw in catalog_file.heads_of(cold):
+        head = entry.brought_up(SessionHead.of(codec.decode(raw)))
+        if admits(query, head):
+            heads.append(head)
+    return heads
+
+
+async def _in_state(
+    heads: list[SessionHead], query: SessionQuery, state_of: StateOf
+) -> list[SessionHead]:
+    found: list[SessionHead] = []
+    for start in range(0, len(heads), _TURN_ENTRIES):
+        turn = heads[start : start + _TURN_ENTRIES]
+        found += [head for head in turn if state_of(head) == query.state]
+        await anyio.lowlevel.checkpoint()
+    return found
+
+
+def _already_filtered(query: SessionQuery) -> StateOf:
+    state = query.state or "idle"
+    return lambda _: state

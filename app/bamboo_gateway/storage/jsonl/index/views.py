@@ -1,0 +1,276 @@
+"""Lists of sessions from the index in memory.
+
+A view is a sorted list of (sort value, id) over all sessions, or over those of one user, parent or
+tree; archived ones with it, without it, or alone; for a list by state, those of one standing. It is
+made at its first query and brought up to
+date right before each use from the ids that changed since, so a page costs what it shows and a
+commit costs one `set.add`. Making, updating and filtering take turns with everything else on the
+loop.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from heapq import merge
+from itertools import islice
+
+import anyio.lowlevel
+from sortedcontainers import SortedList
+
+from bamboo_gateway.domain import codec
+from bamboo_gateway.domain.sessions import SessionHead, SessionState
+from bamboo_gateway.storage.base import SessionPage, SessionQuery, StateOf, SupportsNoted
+from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
+from bamboo_gateway.storage.jsonl.index.relations import OriginIndex, Scope, is_within
+from bamboo_gateway.storage.listing import (
+    SortKey,
+    Standing,
+    admits_archived,
+    admits_content,
+    admits_origin,
+    admits_stored,
+    archived_mode,
+    is_filtered,
+    is_filtered_by_content,
+    make_page,
+    read_cursor,
+    sort_key,
+)
+
+# About 10 ms of decoding: the longest a list keeps the loop from its streams.
+_TURN_ENTRIES = 1000
+# A view of 100,000 sessions takes about 25 MB; scopes beyond the last few dozen get theirs anew.
+_VIEWS_MAX = 32
+
+# Scope, archived mode, sort order; and the standing, of a view of one.
+_ViewName = tuple[Scope, str, str, Standing | None]
+# Where the head decides a state, the standing it shows.
+_STANDING_OF_STATE: dict[SessionState, Standing] = {
+    "idle": "idle",
+    "closed": "closed",
+    "expired": "expired",
+    "archived": "archived",
+}
+
+
+class _View:
+    """Keys in order, and what each session's is."""
+
+    __slots__ = ("by_id", "keys", "stale")
+
+    def __init__(self) -> None:
+        self.keys: SortedList[SortKey] = SortedList()
+        self.by_id: dict[str, SortKey] = {}
+        self.stale: set[str] = set()
+
+
+class SessionViews:
+    """See the module. Used on the loop's thread alone."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._origins = OriginIndex(catalog)
+        self._views: OrderedDict[_ViewName, _View] = OrderedDict()
+
+    async def query(self, query: SessionQuery, state_of: StateOf) -> SessionPage:
+        """See `SessionStore.query`."""
+        start = read_cursor(query)
+        if isinstance(state_of, SupportsNoted) and not is_filtered_by_content(query):
+            page = await self._in_state(query, query.state, state_of, start)
+            if page is not None:
+                return page
+        scope, [view] = await self._current(query, None)
+        if not is_filtered(query) and _is_covered(query, scope):
+            keys = _keys(view, query.descending, start)
+            skipped = query.offset or 0 if start is None else 0
+            wanted = islice(keys, skipped, skipped + query.limit + 1)
+            heads = [self._head(session_id) for _, session_id in wanted]
+            return make_page(heads, query, len(view.keys) if query.count else None)
+        return await self._filtered(view, query, state_of, start)
+
+    async def _in_state(
+        self,
+        query: SessionQuery,
+        state: SessionState | None,
+        state_of: SupportsNoted,
+        start: SortKey | None,
+    ) -> SessionPage | None:
+        """Lists by state: those whose heads decide it, and those that `state_of` is asked about.
+
+        Returns:
+            None when no state is asked for, or when owner or tree filter more than a view does.
+        """
+        if state is None:
+            return None
+        standing = _STANDING_OF_STATE.get(state)
+        answers: dict[str, bool] = {}
+        while True:
+            scope, [asked, sure] = await self._current(query, "open", standing or "open")
+            if not _is_covered(query, scope):
+                return None
+            missing = [name for name in {*asked.by_id, *state_of.noted()} if name not in answers]
+            for name in missing[:_TURN_ENTRIES]:
+                entry = self._catalog.entries.get(name)
+                answers[name] = entry is not None and state_of(entry.own_head()) == state
+            if len(missing) <= _TURN_ENTRIES:
+                break
+            await anyio.lowlevel.checkpoint()
+        known = sure.by_id if standing else {}
+        keys = [
+            key
+            for name, is_so in answers.items()
+            if is_so and name not in known and (key := self._shown_key(name, scope, query))
+        ]
+        less = sum(1 for name, is_so in answers.items() if not is_so and name in known)
+        total = len(known) - less + len(keys) if query.count else None
+        if start is not None:
+            keys = [key for key in keys if _is_behind(key, start, query.descending)]
+        decided = _keys(sure, query.descending, start) if standing else iter(())
+        merged = merge(
+            (key for key in decided if answers.get(key[1], True)),
+            sorted(keys, reverse=query.descending),
+            reverse=query.descending,
+        )
+        skipped = query.offset or 0 if start is None else 0
+        wanted = islice(merged, skipped, skipped + query.limit + 1)
+        return make_page([self._head(session_id) for _, session_id in wanted], query, total)
+
+    def _shown_key(self, session_id: str, scope: Scope, query: SessionQuery) -> SortKey | None:
+        """Gives the key of a session, if a view of the query may hold it."""
+        entry = self._catalog.entries.get(session_id)
+        if (
+            entry is None
+            or not is_within(scope, entry.id, entry.origin)
+            or not admits_archived(query, is_archived=entry.origin.is_archived)
+        ):
+            return None
+        return _key_of(entry, query.sort_by)
+
+    async def _filtered(
+        self, view: _View, query: SessionQuery, state_of: StateOf, start: SortKey | None
+    ) -> SessionPage:
+        heads: list[SessionHead] = []
+        total = 0
+        skipped = query.offset or 0 if start is None else 0
+        place = None if query.count else start
+        while True:
+            turn = list(islice(_keys(view, query.descending, place), _TURN_ENTRIES))
+            for key in turn:
+                if not self._is_admitted(key[1], query, state_of):
+                    continue
+                total += 1
+                if start is not None and not _is_behind(key, start, query.descending):
+                    continue
+                if skipped:
+                    skipped -= 1
+                elif len(heads) <= query.limit:
+                    heads.append(self._head(key[1]))
+            enough = len(heads) > query.limit and not query.count
+            if len(turn) < _TURN_ENTRIES or enough:
+                return make_page(heads, query, total if query.count else None)
+            place = turn[-1]
+            await anyio.lowlevel.checkpoint()
+
+    def _is_admitted(self, session_id: str, query: SessionQuery, state_of: StateOf) -> bool:
+        """Looks at what a head says without making it: most are only counted, or not even that."""
+        entry = self._catalog.entries.get(session_id)
+        if entry is None or not admits_origin(query, entry.id, entry.origin):
+            return False
+        if query.active_after is not None and entry.activity <= query.active_after:
+            return False
+        if entry.raw is not None and query.shared_with is None:
+            is_admitted = admits_stored(query, codec.decode(entry.raw), entry.activity)
+        else:
+            is_admitted = admits_content(query, entry.own_head())
+        return is_admitted and (query.state is None or state_of(entry.own_head()) == query.state)
+
+    def _head(self, session_id: str) -> SessionHead:
+        return self._catalog.entries[session_id].own_head()
+
+    async def _current(
+        self, query: SessionQuery, *standings: Standing | None
+    ) -> tuple[Scope, list[_View]]:
+        """Gives views of the query, all up to date: no `await` follows the last change of any."""
+        while True:
+            self._hand_out_changes()
+            if not self._origins.bring_up(_TURN_ENTRIES):
+                await anyio.lowlevel.checkpoint()
+                continue
+            scope = self._origins.scope_of(query)
+            # Looked up again each time: while this waits, other queries may push a view out.
+            views = [self._view(query, scope, standing) for standing in standings]
+            for view, standing in zip(views, standings, strict=True):
+                if view.stale:
+                    await self._bring_up(view, scope, query, standing)
+                    break
+            else:
+                return scope, views
+
+    def _view(self, query: SessionQuery, scope: Scope, standing: Standing | None) -> _View:
+        name = (scope, archived_mode(query), query.sort_by, standing)
+        view = self._views.get(name)
+        if view is None:
+            view = self._views[name] = _View()
+            view.stale.update(self._origins.ids_of(scope))
+            if len(self._views) > _VIEWS_MAX:
+                self._views.popitem(last=False)
+        self._views.move_to_end(name)
+        return view
+
+    def _hand_out_changes(self) -> None:
+        changed = self._catalog.changed
+        if changed:
+            self._origins.note(changed)
+            for view in self._views.values():
+                view.stale |= changed
+            changed.clear()
+
+    async def _bring_up(
+        self, view: _View, scope: Scope, query: SessionQuery, standing: Standing | None
+    ) -> None:
+        turn = [view.stale.pop() for _ in range(min(len(view.stale), _TURN_ENTRIES))]
+        fresh: list[SortKey] = []
+        for session_id in turn:
+            entry = self._catalog.entries.get(session_id)
+            is_of_it = standing is None or (entry is not None and entry.standing == standing)
+            key = self._shown_key(session_id, scope, query) if is_of_it else None
+            known = view.by_id.get(session_id)
+            if key == known:
+                continue
+            if known is not None:
+                view.keys.remove(known)
+                del view.by_id[session_id]
+            if key is not None:
+                view.by_id[session_id] = key
+                fresh.append(key)
+        view.keys.update(fresh)
+        if view.stale:
+            await anyio.lowlevel.checkpoint()
+
+
+def _is_covered(query: SessionQuery, scope: Scope) -> bool:
+    """Tells whether the view's scope is the only filter by owner or tree."""
+    wanted = (query.parent_id, query.root_id, query.user_id)
+    return sum(value is not None for value in wanted) == (scope is not None)
+
+
+def _key_of(entry: Entry, sort_by: str) -> SortKey:
+    if sort_by == "last_activity_at":
+        return (entry.activity, entry.id)
+    if entry.head is not None:
+        return sort_key(entry.head, sort_by)
+    assert entry.raw is not None
+    # Stored heads leave out what has its default.
+    value = codec.decode(entry.raw).get(sort_by)
+    return (value or ("" if sort_by == "title" else 0), entry.id)
+
+
+def _keys(view: _View, descending: bool, start: SortKey | None) -> Iterator[SortKey]:
+    if start is None:
+        return reversed(view.keys) if descending else iter(view.keys)
+    if descending:
+        return view.keys.irange(maximum=start, inclusive=(True, False), reverse=True)
+    return view.keys.irange(minimum=start, inclusive=(False, True))
+
+
+def _is_behind(key: SortKey, start: SortKey, descending: bool) -> bool:
+    return key < start if descending else key > start

@@ -1,0 +1,207 @@
+"""One batch of the committer: admitted, written as one, then settled or rolled back as one."""
+
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+from bamboo_gateway.domain.errors import BambooError, Conflict, StorageFull
+from bamboo_gateway.storage.base import Commit, Done
+from bamboo_gateway.storage.jsonl.journal.segments import (
+    RECORD_OVERHEAD_BYTES,
+    Description,
+    Journal,
+    describe,
+)
+from bamboo_gateway.storage.jsonl.log.log import Log, make_header
+from bamboo_gateway.storage.jsonl.log.table import Deletion, LogTable
+from bamboo_gateway.storage.jsonl.log.write_health import Condition
+from bamboo_gateway.storage.jsonl.paths import file_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bamboo_gateway.storage.base import Mark
+
+# What became of a commit: it, who waits, what is wrong if anything is, and its log's end if not.
+Answer = tuple[Commit, Done, BambooError | None, int]
+Request = tuple[Commit, Done] | Deletion
+
+
+class Batch:
+    """See the module. Used on the committer's thread alone.
+
+    Attributes:
+        before: The logs it changes, with the (seq, size) they had.
+        gone: The logs it deletes.
+    """
+
+    def __init__(
+        self, table: LogTable, condition: Condition, requests: list[Request], data_bytes: int
+    ) -> None:
+        self._table = table
+        self._condition = condition
+        self._requests = requests
+        self._data_bytes = data_bytes
+        self._replaced: list[tuple[str, Log | None]] = []
+        # What is taken, one beside the other: a log, and the lines it gets.
+        self._logs: list[Log] = []
+        self._lines: list[bytes] = []
+        self._marks: list[tuple[Log, int, Sequence[Mark]]] = []
+        self.before: dict[Log, tuple[int, int]] = {}
+        self.gone: dict[Log, Deletion] = {}
+        self.answers: list[Answer] = []
+
+    @property
+    def size(self) -> int:
+        """The most that its records can take."""
+        return self._data_bytes + RECORD_OVERHEAD_BYTES * len(self._requests)
+
+    @property
+    def reserve_size(self) -> int:
+        """The most that those of them can take which may use the reserve."""
+        return sum(
+            RECORD_OVERHEAD_BYTES + (0 if isinstance(request, Deletion) else len(request[0].data))
+            for request in self._requests
+            if isinstance(request, Deletion) or request[0].reserve
+        )
+
+    @property
+    def deletions(self) -> list[Deletion]:
+        """Those among its requests."""
+        return [request for request in self._requests if isinstance(request, Deletion)]
+
+    def admit(self, journal: Journal, *, is_full: bool) -> list[bytes]:
+        """Checks each request against its log's head; gives what is written for those that fit.
+
+        What stands in the loop is paid for by every commit, so it is written out, and calls only
+        for what is rare.
+
+        Args:
+            journal: Gives the numbers of the records.
+            is_full: Only what may use the reserve is taken.
+        """
+        records: list[Description] = []
+        logs, before, answers = self._table.logs, self.before, self.answers
+        takers, lines = self._logs, self._lines
+        for request in self._requests:
+            if type(request) is Deletion:
+                records += self._admit_deletion(request)
+                continue
+            commit, done = request
+            session_id, epoch, first, count, data, marks, _, time_ms, create, _ = commit
+            log = logs.get(session_id)
+            if (
+                log is None
+                or log.seq != first - 1
+                or log.epoch != epoch
+                or create
+                or is_full
+                or log.deleted
+                or log.packed
+                or log.failure is not None
+            ):
+                log_or_error = self._log_for(commit, is_full)
+                if isinstance(log_or_error, BambooError):
+                    answers.append((commit, done, log_or_error, 0))
+                    continue
+                log = log_or_error
+            at, size = log.size, len(data)
+            if log not in before:
+                before[log] = (log.seq, at)
+            log.size = end = at + size
+            log.seq = first + count - 1
+            kind = "create" if create else "append"
+            records.append((session_id, epoch, first, count, kind, time_ms, at, size, crc32(data)))
+            takers.append(log)
+            lines.append(data)
+            answers.append((commit, done, None, end))
+            if marks:
+                self._marks.append((log, at, marks))
+            if create and epoch > journal.last_epoch:
+                journal.last_epoch = epoch
+        if not records:
+            return []
+        line = describe(journal.lsn + 1, journal.acked, records)
+        # Never given again, whatever becomes of these.
+        journal.lsn += len(records)
+        return [line, *lines]
+
+    def _log_for(self, commit: Commit, is_full: bool) -> Log | BambooError:
+        log = self._table.log_of(commit.session_id)
+        if is_full and not commit.reserve:
+            return StorageFull("The disk is full: nothing can be written until there is space.")
+        if commit.create:
+            if log is not None:
+                return Conflict("The session exists.", head=log.seq)
+            return self._new_log(commit)
+        if log is None or log.epoch != commit.epoch:
+            return Conflict("There is no such session of that epoch.", head=None)
+        if log.packed:
+            return Conflict("The session is packed, so nothing is appended.", head=log.seq)
+        if log.seq != commit.first_seq - 1:
+            return Conflict("The head has moved.", head=log.seq)
+        return log if commit.reserve else self._refusal_of(log) or log
+
+    def _refusal_of(self, log: Log) -> BambooError | None:
+        """Says why a log takes no lines but endings: they would pile up in memory (R11)."""
+        if log.failure is None:
+            return None
+        condition = self._condition
+        if condition.is_due(log) and condition.retry(log):
+            return None
+        return condition.problem_of(log)
+
+    def _new_log(self, commit: Commit) -> Log:
+        name = file_name(commit.session_id)
+        log = Log(commit.session_id, name, self._table.paths.log_of(name), commit.epoch)
+        header = make_header(commit.session_id, commit.epoch, commit.time_ms)
+        log.tail.append(header)
+        log.size = len(header)
+        self._replace(commit.session_id, log)
+        return log
+
+    def _replace(self, session_id: str, log: Log) -> None:
+        logs = self._table.logs
+        self._replaced.append((session_id, logs.get(session_id)))
+        logs[session_id] = log
+
+    def _admit_deletion(self, deletion: Deletion) -> list[Description]:
+        log = self._table.log_of(deletion.session_id)
+        if log is None or log.epoch != deletion.epoch:
+            deletion.error = Conflict("There is no such session of that epoch.", head=None)
+            return []
+        # The tombstone stays until the loop has heard of it; a successor takes its place.
+        log.deleted = True
+        self.gone[log] = deletion
+        return [(log.session_id, log.epoch, log.seq + 1, 0, "delete", 0, log.size, 0, 0)]
+
+    def settle(self) -> None:
+        """Hands the lines to their logs: they are durable."""
+        with self._table.writer.lock:
+            for log, lines in zip(self._logs, self._lines, strict=True):
+                log.tail.append(lines)
+            for log, at, marks in self._marks:
+                log.marks += [(mark, at + mark.offset) for mark in marks]
+        for log, (_, size) in self.before.items():
+            log.journal_bytes += log.size - size
+        for log, deletion in self.gone.items():
+            self._table.remove_files(log, deletion)
+
+    def roll_back(self, error: BambooError) -> None:
+        """Takes everything back: nothing of it is or will become visible."""
+        for log, (seq, size) in self.before.items():
+            log.seq, log.size = seq, size
+        for log in self.gone:
+            log.deleted = False
+        logs = self._table.logs
+        for session_id, previous in reversed(self._replaced):
+            if previous is None:
+                del logs[session_id]
+            else:
+                logs[session_id] = previous
+        self.gone = {}
+        self.before = {}
+        self.answers = [
+            (*request, error, 0) for request in self._requests if isinstance(request, tuple)
+        ]
+        for deletion in self.deletions:
+            deletion.error = error

@@ -1,0 +1,472 @@
+"""The committer: the one thread that gives logs their next lines (R8), many commits at a time.
+
+It takes everything that waits as one batch: checks each commit against its log's head, writes all
+records with one write and one sync, acknowledges the batch with one call into the loop. While a
+sync runs the next batch gathers (group commit). The logs get their lines when there is time (see
+`lagging`).
+
+Heads are checked here, in the order commits were given, and nowhere else. So a commit built on one
+that was refused finds another head and is refused too, however many were on their way.
+
+A failed write or sync refuses the whole batch and gives up the segment (see `journal`). A log that
+cannot be written does not: what was acknowledged is durable in the journal and stays in memory,
+where reads see it. From then on commits of that session alone are refused, but for endings of runs,
+until one of the retries here, or the checkpoint's, succeeds (see `condition`).
+"""
+
+import asyncio
+import contextlib
+import errno
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import TypeVar, final
+
+from bamboo_gateway.domain.clock import Clock
+from bamboo_gateway.domain.errors import BambooError, StorageFailed, StorageFull, Unavailable
+from bamboo_gateway.observability.histogram import COUNTS, DISK_SECONDS, Histogram
+from bamboo_gateway.storage.base import Commit, Done
+from bamboo_gateway.storage.jsonl.files import failure_of
+from bamboo_gateway.storage.jsonl.journal.batch import Answer, Batch, Request
+from bamboo_gateway.storage.jsonl.journal.segments import SEGMENT_BYTES, SPARES_MAX, Journal
+from bamboo_gateway.storage.jsonl.log.log import Log
+from bamboo_gateway.storage.jsonl.log.table import Deletion, LogTable
+from bamboo_gateway.storage.jsonl.log.write_behind import LaggingLogs
+from bamboo_gateway.storage.jsonl.log.write_health import Condition
+
+# One write of some MiB costs little more than its sync; larger ones only add latency.
+_BATCH_BYTES = 4 * 1024 * 1024
+_BATCH_COMMITS = 20_000
+# With so long a pause the thread has time for the logs: longer than between batches under load,
+# also where other programs take most of the machine (measured there: 20 ms were no pause).
+_REST_SECONDS = 0.25
+# Segments that wait for a checkpoint: beyond these, a gigabyte, checkpoints are failing.
+_CLOSED_SEGMENTS_MAX = 64
+# How often it is looked at whether the journal still lies where it should, and, while it takes
+# nothing, whether it does again: what /health/ready says is no older.
+_LOOK_SECONDS = 1.0
+
+
+@final
+@dataclass(slots=True)
+class Errand:
+    """Something to be done between batches on the committer's thread; never raises."""
+
+    run: Callable[[], None]
+
+
+@dataclass(slots=True)
+class Rotation:
+    """What a checkpoint has to bring up: everything up to `lsn`, in closed segments.
+
+    `logs` are those they name, with what their records take in them. The checkpoint adds to
+    `spares` those segments, as many as are wanted, that it has made blank to be used again.
+    """
+
+    lsn: int
+    last_epoch: int
+    segments: dict[int, int | None]
+    logs: dict[Log, int]
+    spares_wanted: int
+    spares: list[Path] = field(default_factory=list)
+
+
+_WRITING = "Writing the journal"
+
+_Item = Request | Errand
+T = TypeVar("T")
+
+
+class Committer:
+    """See the module. The loop calls `append`, `delete` and `send`; the rest is the thread's."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        table: LogTable,
+        condition: Condition,
+        clock: Clock,
+        *,
+        syncs_commits: bool,
+        checkpoint_interval_seconds: float,
+    ) -> None:
+        self._journal = journal
+        self._table = table
+        self._condition = condition
+        self._clock = clock
+        self._syncs_commits = syncs_commits
+        self._interval = checkpoint_interval_seconds
+        self._queue: SimpleQueue[_Item | None] = SimpleQueue()
+        self._thread = Thread(target=self._run, name="bamboo-committer")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._on_answers: Callable[[list[Answer]], None] = _ignore
+        self._on_due: Callable[[], None] = _ignore_due
+        self._closing = False
+        self._last_asked = clock.monotonic()
+        self._asked = False
+        # Closed segments that a checkpoint is at work on.
+        self._handed_over = 0
+        self._touched: dict[Log, None] = {}
+        self.batch_commits = Histogram(COUNTS)
+        self.sync_seconds = Histogram(DISK_SECONDS)
+        self._lagging = LaggingLogs(condition, clock)
+        self._looked_at = clock.monotonic()
+        self._is_in_place = True
+        self._is_at_rest = False
+        self.batches = self.commits = self.bytes = self.failures = 0
+
+    def start(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_answers: Callable[[list[Answer]], None],
+        on_due: Callable[[], None],
+    ) -> None:
+        """Starts the thread.
+
+        Args:
+            loop: Where answers are given.
+            on_answers: Takes a batch's answers, in order.
+            on_due: Is called, on the loop too, when a checkpoint is due.
+        """
+        self._loop = loop
+        self._on_answers = on_answers
+        self._on_due = on_due
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread is at work, or waits for it."""
+        return self._thread.is_alive()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether the journal holds anything for a checkpoint."""
+        return self._journal.has_records or bool(self._journal.closed)
+
+    def append(self, commit: Commit, done: Done) -> None:
+        """Takes a commit."""
+        self._queue.put((commit, done))
+
+    def delete(self, deletion: Deletion) -> None:
+        """Takes a deletion, in order with the commits."""
+        self._queue.put(deletion)
+
+    def send(self, function: Callable[[], T]) -> "asyncio.Future[T]":
+        """Has something done on the thread, in order with the commits; the future is on the loop.
+
+        Whatever was answered before is answered before the future is done.
+        """
+        loop = self._loop
+        assert loop is not None
+        future: asyncio.Future[T] = loop.create_future()
+
+        def run() -> None:
+            try:
+                result = function()
+            except Exception as error:  # noqa: BLE001 - it is the asker's to handle
+                self._tell(_set_exception, future, error)
+            else:
+                self._tell(_set_result, future, result)
+
+        self._queue.put(Errand(run))
+        return future
+
+    def change(self, function: Callable[[], T], answer: Callable[[T | Exception], None]) -> None:
+        """Has something done on the thread that changes what commits' answers are applied to.
+
+        As `send`, but `answer` is called on the loop with the result (or what was raised) before
+        any answer of a later commit.
+        """
+
+        def run() -> None:
+            try:
+                result = function()
+            except Exception as error:  # noqa: BLE001 - it is the asker's to handle
+                self._tell(answer, error)
+            else:
+                self._tell(answer, result)
+
+        self._queue.put(Errand(run))
+
+    def note_changed(self, log: Log) -> None:
+        """Has the next checkpoint sync the log and its name; as part of a change only."""
+        log.is_new_file = True
+        self._touched[log] = None
+
+    def _tell(self, function: Callable[..., None], *arguments: object) -> None:
+        loop = self._loop
+        assert loop is not None
+        # A closed loop has nobody left to tell.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(function, *arguments)
+
+    def stop(self) -> None:
+        """Lets the thread end when it has done what was given before."""
+        self._queue.put(None)
+
+    def join(self) -> None:
+        """Waits for the thread's end; not on the loop's thread."""
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._turn()
+        # What came behind the closing is answered, not forgotten.
+        with contextlib.suppress(Empty):
+            while True:
+                self._refuse_closed(self._queue.get_nowait())
+
+    def _turn(self) -> None:
+        batch, data_bytes, errand = self._gather()
+        if batch:
+            self._commit(Batch(self._table, self._condition, batch, data_bytes))
+        if errand is not None:
+            errand.run()
+        self._is_at_rest = not batch and errand is None and not self._closing
+        self._look_at_journal()
+        if self._is_in_place:
+            if self._is_at_rest:
+                self._lagging.bring_up_some()
+            else:
+                self._lagging.bring_up_due()
+            self._retry_failed()
+        self._look_at_checkpoint()
+
+    def _retry_failed(self) -> None:
+        if self._condition.is_full and self._journal.spares:
+            self._journal.give_up_spares()
+            failed = self._condition.without_room()
+        else:
+            failed = self._condition.due()
+        for log in failed:
+            if log.removed:
+                # It was deleted, or its files were exchanged: nobody asks for these lines.
+                self._condition.log_written(log)
+            elif self._condition.retry(log):
+                self._touched[log] = None
+
+    def _look_at_journal(self) -> None:
+        """Looks whether the journal is where it should be, and whether it takes commits again."""
+        now = self._clock.monotonic()
+        if now - self._looked_at < _LOOK_SECONDS:
+            return
+        self._looked_at = now
+        self._is_in_place = self._journal.is_in_place()
+        if not self._is_in_place or self._condition.refusal is not None:
+            with contextlib.suppress(OSError, Unavailable):
+                self._make_room(self._condition.refused_bytes)
+
+    def _gather(self) -> tuple[list[Request], int, Errand | None]:
+        """Takes what waits: requests, the bytes of their lines, and what is to be done then."""
+        take, data_bytes = self._queue.get_nowait, 0
+        batch: list[Request] = []
+        with contextlib.suppress(Empty):
+            item = self._queue.get(timeout=self._patience())
+            while True:
+                if item is None:
+                    self._closing = True
+                    break
+                if type(item) is Errand:
+                    return batch, data_bytes, item
+                batch.append(item)
+                if type(item) is tuple:
+                    data_bytes += len(item[0].data)
+                if data_bytes >= _BATCH_BYTES or len(batch) >= _BATCH_COMMITS:
+                    break
+                item = take()
+        return batch, data_bytes, None
+
+    def _patience(self) -> float:
+        """Says for how long, in seconds, to wait for what is to be committed."""
+        if self._lagging and self._is_in_place:
+            return 0 if self._is_at_rest else _REST_SECONDS
+        until_retry = self._condition.seconds_until_due()
+        patience = min(self._interval, _LOOK_SECONDS)
+        return patience if until_retry is None else min(patience, max(until_retry, _REST_SECONDS))
+
+    def _commit(self, batch: Batch) -> None:
+        try:
+            self._take(batch)
+        except Exception as error:  # noqa: BLE001 - whatever fails, each commit gets its answer
+            batch.roll_back(_failure(error))
+            self.failures += 1
+        else:
+            batch.settle()
+            self._touched.update(dict.fromkeys(batch.before))
+            for log in batch.gone:
+                self._touched.pop(log, None)
+            self.batches += 1
+            self.commits += len(batch.answers)
+            self.batch_commits.observe(len(batch.answers))
+        self._tell(self._answer, batch.answers, batch.deletions)
+        self._lagging.add(batch.before)
+
+    def _take(self, batch: Batch) -> None:
+        journal = self._journal
+        is_full = not self._make_room(batch.size)
+        if is_full:
+            journal.make_reserve_room(batch.reserve_size)
+        parts = batch.admit(journal, is_full=is_full)
+        if not parts:
+            return
+        data = b"".join(parts)
+        must_sync = self._must_sync(batch.before)
+        began = self._clock.monotonic()
+        try:
+            journal.write(data, sync=must_sync)
+        except BaseException as error:
+            journal.abandon()
+            if journal.number == 0 and isinstance(error, OSError):
+                # Nor could another segment be made.
+                self._condition.journal_failed(failure_of(error, _WRITING), batch.size)
+            raise
+        if must_sync:
+            self.sync_seconds.observe(self._clock.monotonic() - began)
+        self.bytes += len(data)
+
+    def _make_room(self, size: int) -> bool:
+        """Sees to it that the journal takes so many bytes; notes when it does not.
+
+        Returns:
+            False when only the reserve is left.
+
+        Raises:
+            OSError, StorageFailed: It takes nothing.
+        """
+        condition = self._condition
+        try:
+            self._check_journal()
+            has_room = self._journal.make_room(size)
+        except StorageFailed as failed:
+            condition.journal_failed(failed, size)
+            raise
+        except OSError as error:
+            self._is_in_place = error.errno != errno.ESTALE
+            condition.journal_failed(failure_of(error, _WRITING), size)
+            raise
+        self._is_in_place = True
+        if not has_room:
+            full = StorageFull("The disk is full: nothing can be written until there is space.")
+            condition.journal_failed(full, size)
+        elif size >= condition.refused_bytes or not condition.is_full:
+            condition.journal_works()
+        return has_room
+
+    def _check_journal(self) -> None:
+        if len(self._journal.closed) > _CLOSED_SEGMENTS_MAX:
+            raise StorageFailed("Checkpoints fail, so the journal takes no more.")
+
+    def _must_sync(self, logs: Iterable[Log]) -> bool:
+        """Tells whether the batch has to be synced.
+
+        With `durability = "os"` only a batch that names a log for the first time in its segment
+        is: so whatever a log holds that is not synced, the journal knows at least that it does.
+        """
+        if self._syncs_commits:
+            return True
+        number = self._journal.number
+        unnamed = [log for log in logs if log.segment != number]
+        for log in unnamed:
+            log.segment = number
+        return bool(unnamed)
+
+    def _answer(self, answers: list[Answer], deletions: list[Deletion]) -> None:
+        self._on_answers(answers)
+        for deletion in deletions:
+            deletion.answer(deletion)
+
+    def _refuse_closed(self, item: _Item | None) -> None:
+        closed = Unavailable("The store is closed.")
+        match item:
+            case (commit, done):
+                self._tell(self._answer, [(commit, done, closed, 0)], [])
+            case Deletion():
+                item.error = closed
+                self._tell(self._answer, [], [item])
+            case Errand():
+                item.run()
+            case None:
+                pass
+
+    def _look_at_checkpoint(self) -> None:
+        now = self._clock.monotonic()
+        if now - self._last_asked >= self._interval:
+            self._asked = False
+        elif self._journal.size < SEGMENT_BYTES and len(self._journal.closed) <= self._handed_over:
+            return
+        if not self._asked:
+            self._asked = True
+            self._last_asked = now
+            self._tell(self._on_due)
+
+    def rotate(self, *, final: bool = False) -> Rotation:
+        """Closes the segment and gives what lies in closed ones; as an errand only.
+
+        Raises:
+            OSError: The next segment cannot be made, and this one is used on; or the directory is
+                not ours any more.
+        """
+        journal = self._journal
+        if not final and not journal.is_in_place():
+            raise OSError(errno.ESTALE, "the data directory was moved, removed or replaced")
+        if final:
+            journal.finish()
+        elif journal.has_records:
+            journal.rotate()
+            journal.keep_reserve()
+        self._asked = False
+        self._table.evict(self._touched)
+        # A log that could not be written last time gets another chance; what is held of one that
+        # was written since goes.
+        self._touched.update(
+            (log, None) for log in self._table.logs.values() if log.tail or log.held_end
+        )
+        logs = {log: log.journal_bytes for log in self._touched}
+        wanted = 0 if self._condition.is_full else SPARES_MAX - len(journal.spares)
+        self._touched = {}
+        self._handed_over = len(journal.closed)
+        return Rotation(journal.lsn, journal.last_epoch, dict(journal.closed), logs, wanted)
+
+    def brought_up(self, rotation: Rotation) -> None:
+        """Forgets the segments that a checkpoint has dropped; as an errand only."""
+        for number in rotation.segments:
+            del self._journal.closed[number]
+        self._journal.spares += rotation.spares
+        self._handed_over = 0
+        for log, size in rotation.logs.items():
+            log.journal_bytes -= size
+
+    def give_back(self, rotation: Rotation) -> None:
+        """Takes back what a failed checkpoint has not brought up; as an errand only."""
+        self._touched = {**dict.fromkeys(rotation.logs), **self._touched}
+
+
+def _set_result(future: "asyncio.Future[T]", result: T) -> None:
+    if not future.cancelled():
+        future.set_result(result)
+
+
+def _set_exception(future: "asyncio.Future[T]", error: Exception) -> None:
+    if not future.cancelled():
+        future.set_exception(error)
+
+
+def _ignore(_: list[Answer]) -> None:
+    return None
+
+
+def _ignore_due() -> None:
+    return None
+
+
+def _failure(error: Exception) -> BambooError:
+    match error:
+        case BambooError():
+            return error
+        case OSError():
+            return failure_of(error, _WRITING)
+        case _:
+            return StorageFailed(f"{_WRITING} failed: {type(error).__name__}.")

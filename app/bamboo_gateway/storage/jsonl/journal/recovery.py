@@ -1,0 +1,416 @@
+"""What opening does: from the files as they were left to the state they promise.
+
+Only the sessions that the journal names are touched, so a start grows with what the last seconds
+before a crash wrote, and with reading the catalog; not with the number or size of logs. A catalog
+that cannot be trusted is rebuilt from all of them, which is slow, and said. So is the first start
+on an earlier gateway's directory (see `upgrading`).
+
+A log that cannot be written keeps nobody from starting: what it lacks is held beside the journal,
+and the store has it in memory. On a full disk even that cannot be written. Then the journal stays
+as it is, all that it says is in memory, and the first checkpoint that finds room brings it up. Only
+what must be written before anybody reads is waited for: a damaged log's repair, and new epochs.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from bamboo_gateway.domain.clock import Clock
+from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.storage.base import RecoveryReport
+from bamboo_gateway.storage.jsonl.files import FULL_ERRNOS, FileSystem
+from bamboo_gateway.storage.jsonl.index.catalog import Entry
+from bamboo_gateway.storage.jsonl.index.catalog_file import (
+    FORMAT,
+    CatalogContents,
+    CatalogFile,
+    EntryState,
+)
+from bamboo_gateway.storage.jsonl.journal.replay import Replayer, Unwritten
+from bamboo_gateway.storage.jsonl.journal.segments import (
+    JournalContents,
+    JournalRecord,
+    read_journal,
+)
+from bamboo_gateway.storage.jsonl.lock import boot_id
+from bamboo_gateway.storage.jsonl.log.held import Held, read_held, write_held
+from bamboo_gateway.storage.jsonl.paths import Paths, file_name
+from bamboo_gateway.storage.jsonl.quarantine import set_aside
+from bamboo_gateway.storage.jsonl.rebuild import Rebuilder
+from bamboo_gateway.storage.jsonl.upgrade import Upgrade
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What the store goes on with.
+
+    Attributes:
+        report: What was found.
+        entries: All sessions.
+        unfinished: Those with a run that is open or waits.
+        lsn: The last record's.
+        covered_lsn: How far the catalog's file goes.
+        last_epoch: The last one given.
+        next_segment: The number of the journal's next segment.
+        unwritten: What logs lack that could not be written.
+        held: Where the lines that are held end, by the names of those sessions' files.
+        kept: The journal's segments that are still needed, with the bytes of each that count, and
+        changed: the entries that the catalog's file does not have, and
+        deleted: those that it should not have, because of that.
+        full: Why the journal was kept.
+    """
+
+    report: RecoveryReport
+    entries: dict[str, Entry] = field(default_factory=dict)
+    unfinished: set[str] = field(default_factory=set)
+    lsn: int = 0
+    covered_lsn: int = 0
+    last_epoch: int = 0
+    next_segment: int = 1
+    unwritten: dict[str, Unwritten] = field(default_factory=dict)
+    held: dict[str, int] = field(default_factory=dict)
+    kept: dict[int, int] = field(default_factory=dict)
+    changed: dict[str, Entry] = field(default_factory=dict)
+    deleted: set[str] = field(default_factory=set)
+    full: OSError | None = None
+
+
+class Recovery:
+    """One recovery, in its own thread, by the owner of the LOCK."""
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        paths: Paths,
+        catalog_file: CatalogFile,
+        clock: Clock,
+        *,
+        previous: dict[str, Any],
+    ) -> None:
+        """Makes it.
+
+        Args:
+            fs: The files.
+            paths: Where they are.
+            catalog_file: The catalog, not yet loaded.
+            clock: Gives the time of new epochs.
+            previous: What LOCK says of the last owner.
+        """
+        self._fs = fs
+        self._paths = paths
+        self._catalog_file = catalog_file
+        self._clock = clock
+        self._last_epoch = int(previous.get("epoch", 0))
+        self._least_lsn = int(previous.get("lsn", 0))
+        self._was_clean = bool(previous.get("clean", False))
+        # The machine has started again since the last owner's start.
+        self._has_rebooted = not boot_id() or previous.get("boot") != boot_id()
+        self._previous_durability = previous.get("durability")
+        self._lost_power = False
+        self._rebuilder = Rebuilder(fs, paths)
+        self._replayer = Replayer(fs, paths, self._rebuilder, self._next_epoch)
+        self._changed: dict[str, Entry] = {}
+        self._deleted: set[str] = set()
+        self._held: dict[str, Held | None] = {}
+        self._result = Recovered(RecoveryReport())
+
+    def run(self) -> Recovered:
+        """Recovers.
+
+        Raises:
+            OSError: Something has to be written before anybody reads, and cannot be.
+        """
+        result, report = self._result, self._result.report
+        self._clear_away("spare-", "gone-", "past-", "snapshot-")
+        contents = self._catalog_file.load()
+        journal = read_journal(self._fs, self._paths)
+        self._held = read_held(self._fs, self._paths)
+        # Unsynced commits may have been acknowledged, and are gone. A clean mark beside segments is
+        # an older one, which a full disk kept the last owner from taking back.
+        self._lost_power = (
+            self._previous_durability == "os"
+            and self._has_rebooted
+            and not (self._was_clean and not journal.numbers)
+        )
+        if contents.problem is None and contents.lsn < max(self._least_lsn, journal.first_lsn - 1):
+            # An older one was put back, or its end was torn off: what came since is in the logs.
+            contents = CatalogContents(lsn=self._least_lsn, problem="stale")
+        result.entries, result.unfinished = contents.entries, contents.unfinished
+        result.lsn = max(contents.lsn, journal.last_lsn)
+        self._last_epoch = max(self._last_epoch, contents.last_epoch, journal.last_epoch)
+        by_session: dict[str, list[JournalRecord]] = {}
+        for record in journal.records:
+            if record.is_lost and record.kind not in ("create", "append"):
+                # What it would have repeated is not known, and its files are as it found them.
+                continue
+            if record.lsn > contents.lsn or contents.problem is not None:
+                by_session.setdefault(record.session, []).append(record)
+        is_rebuilt = contents.problem is not None
+        is_former = contents.format < FORMAT
+        if is_rebuilt:
+            self._rebuild(by_session, contents.problem or "")
+        elif is_former:
+            self._upgrade()
+        self._quarantine_journal(journal)
+        self._quarantine_held()
+        for held in self._held.values():
+            if held is not None:
+                by_session.setdefault(held.session, [])
+        for session_id, records in by_session.items():
+            self._replay(session_id, records)
+        self._sync_directories()
+        self._hold()
+        is_anew = is_rebuilt or is_former
+        if result.full is None:
+            self._write_catalog(contents.lsn, is_anew=is_anew)
+        if result.full is None:
+            result.covered_lsn = result.lsn
+            self._drop_journal(journal)
+        else:
+            result.covered_lsn = contents.lsn
+            self._keep_journal(journal, is_anew=is_anew)
+        report.clean = not journal.records and not contents.torn_bytes
+        report.sessions = len(result.entries)
+        report.journal_records = sum(map(len, by_session.values()))
+        report.replayed_events = self._replayer.events
+        result.unwritten = self._replayer.unwritten
+        report.unwritten = sorted(result.unwritten)
+        report.disk_full = result.full is not None
+        report.torn_bytes = journal.torn_bytes + contents.torn_bytes
+        report.damaged += self._rebuilder.damaged
+        report.quarantined += self._rebuilder.quarantined
+        result.last_epoch = self._last_epoch
+        return result
+
+    def _next_epoch(self) -> int:
+        self._last_epoch = max(self._clock.now_ms(), self._last_epoch + 1)
+        self._result.report.new_epochs += 1
+        return self._last_epoch
+
+    def _rebuild(self, by_session: dict[str, list[JournalRecord]], problem: str) -> None:
+        """Makes the entries of all sessions from their files."""
+        for name, held in self._held.items():
+            if held is not None and self._is_end_of(name, held):
+                error = self._replayer.bring_in(name, held)
+                if error is not None:
+                    raise error
+        names = [
+            name.removesuffix(suffix)
+            for directory, suffix in ((self._paths.events, ".jsonl"), (self._paths.archive, ".zst"))
+            for name in self._fs.names(directory)
+            if name.endswith(suffix)
+        ]
+        # A log beside its bundle is the later one: packing removes it last, unpacking makes it.
+        names = list(dict.fromkeys(names))
+        if names or problem != "missing":
+            self._result.report.catalog_rebuilt = True
+        in_journal = {file_name(session_id) for session_id in by_session}
+        for name in names:
+            entry = self._rebuilder.entry_of(name, may_be_torn=name in in_journal)
+            if entry is None and name in in_journal:
+                # Its header may be torn: then the journal has its creation.
+                continue
+            if entry is None:
+                why = "a line of the log is damaged"
+                entry = self._rebuilder.repair(name, self._next_epoch(), known=None, why=why)
+            if entry is not None:
+                self._last_epoch = max(self._last_epoch, entry.epoch)
+                self._adopt(entry)
+
+    def _upgrade(self) -> None:
+        """Looks through what an earlier gateway has left, whatever the number of sessions."""
+        upgrade = Upgrade(self._fs, self._paths)
+        for entry in self._result.entries.values():
+            if not upgrade.bring_up(entry, self._head_of(entry)):
+                self._result.report.mended_indexes += 1
+
+    def _head_of(self, entry: Entry) -> SessionHead | None:
+        return entry.own_head() if entry.is_at_hand else self._catalog_file.head_of(entry)
+
+    def _is_end_of(self, name: str, held: Held) -> bool:
+        """Tells whether what is held is of the log that lies there."""
+        named = self._rebuilder.header_of(name)
+        size = self._fs.size(self._paths.log_of(name)) or 0
+        if named is None:
+            return held.at == 0 and self._fs.size(self._paths.archive_of(name)) is None
+        return named == (held.session, held.epoch) and held.at <= size <= held.end
+
+    def _adopt(self, entry: Entry) -> None:
+        self._result.entries[entry.id] = entry
+        self._changed[entry.id] = entry
+        unfinished = self._result.unfinished
+        head = self._head_of(entry)
+        if head is not None and (head.active or head.queue):
+            unfinished.add(entry.id)
+        else:
+            unfinished.discard(entry.id)
+
+    def _replay(self, session_id: str, records: list[JournalRecord]) -> None:
+        result = self._result
+        entry = result.entries.get(session_id)
+        name = file_name(session_id)
+        try:
+            entry = self._at_hand(entry, name)
+            entry = self._replayer.replay(session_id, records, entry, self._held.get(name))
+            if entry is not None and self._lost_power:
+                self._renew(entry)
+        except OSError:
+            # Nothing is wrong with what was read, so nothing is set aside: the files stay as they
+            # are until the next start.
+            raise
+        except Exception as error:  # noqa: BLE001 - see below
+            # One session's trouble is its own (R10): its records are kept for a person to look at.
+            why = f"its journal records could not be replayed: {type(error).__name__}: {error}"
+            result.report.damaged.append(f"{session_id}: {why}")
+            data = b"".join(record.data for record in records)
+            self._set_aside(f"records-{name}", data, {"session": session_id, "why": why})
+            return
+        if any(record.kind == "delete" for record in records):
+            self._deleted.add(session_id)
+        if entry is not None:
+            self._adopt(entry)
+        elif session_id in result.entries:
+            del result.entries[session_id]
+            result.unfinished.discard(session_id)
+            self._deleted.add(session_id)
+
+    def _renew(self, entry: Entry) -> None:
+        unwritten = self._replayer.unwritten.get(entry.id)
+        if unwritten is not None:
+            # Its first line says the old epoch, which must not be served.
+            raise unwritten.error
+        self._rebuilder.renew(entry, self._next_epoch())
+
+    def _at_hand(self, entry: Entry | None, name: str) -> Entry | None:
+        """Sees to it that the entry is what the files say, and its head in memory."""
+        if entry is None:
+            return None
+        try:
+            named = self._rebuilder.header_of(name)
+        except OSError:
+            named = None  # Whoever reads the log is told.
+        is_ahead = named is not None and named[0] == entry.id and named[1] > entry.epoch
+        if is_ahead or self._lost_power:
+            # A repair that was not yet in the catalog; or lines that only the log has kept.
+            entry = self._rebuilder.entry_of(name, may_be_torn=True) or entry
+        if not entry.is_at_hand:
+            head = self._catalog_file.head_of(entry)
+            if head is not None:
+                entry.set_head(entry.brought_up(head))
+        return entry
+
+    def _quarantine_journal(self, journal: JournalContents) -> None:
+        for number, offset, data in journal.damaged:
+            why = f"acknowledged records in journal segment {number} could not be read"
+            self._result.report.damaged.append(f"journal: {why} (byte {offset})")
+            note = {"segment": number, "offset": offset, "why": why}
+            self._set_aside(f"journal-{number}", data, note)
+
+    def _quarantine_held(self) -> None:
+        for name, held in self._held.items():
+            if held is None:
+                why = "the lines held of a log that could not be written are damaged"
+                self._result.report.damaged.append(f"{name}: {why}")
+                data = self._fs.read(self._paths.held_of(name)) or b""
+                self._set_aside(f"records-{name}", data, {"from": f"held-{name}", "why": why})
+
+    def _hold(self) -> None:
+        """Has what logs lack held, so that neither they nor the journal need be waited for."""
+        result = self._result
+        for session_id, unwritten in self._replayer.unwritten.items():
+            name, known = file_name(session_id), self._held.get(file_name(session_id))
+            if known is None or (known.epoch, known.end) != (
+                unwritten.lines.epoch,
+                unwritten.lines.end,
+            ):
+                with self._noting_full():
+                    write_held(self._fs, self._paths, name, unwritten.lines)
+                    self._held[name] = unwritten.lines
+                if result.full is not None:
+                    return
+            result.held[name] = unwritten.lines.end
+
+    @contextmanager
+    def _noting_full(self) -> Iterator[None]:
+        """Has the journal kept when there is no room for what would make it needless."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in FULL_ERRNOS:
+                raise
+            self._result.full = error
+
+    def _set_aside(self, stem: str, data: bytes, note: dict[str, object]) -> None:
+        name = set_aside(self._fs, self._paths, stem, data, note)
+        self._result.report.quarantined.append(name)
+
+    def _sync_directories(self) -> None:
+        if self._changed or self._deleted:
+            with self._noting_full():
+                for path in self._paths.of_sessions():
+                    self._fs.sync_directory(path)
+
+    def _write_catalog(self, covered_lsn: int, *, is_anew: bool) -> None:
+        with self._noting_full():
+            self._write_states(covered_lsn, is_anew=is_anew)
+
+    def _write_states(self, covered_lsn: int, *, is_anew: bool) -> None:
+        result = self._result
+        if is_anew:
+            states = [EntryState.of(entry) for entry in result.entries.values()]
+            self._catalog_file.start_anew(states, result.lsn, self._last_epoch)
+        elif self._changed or self._deleted or result.lsn != covered_lsn:
+            states = [EntryState.of(entry) for entry in self._changed.values()]
+            deleted = sorted(self._deleted)
+            self._catalog_file.append(states, deleted, result.lsn, self._last_epoch)
+        else:
+            # What a crash kept the last checkpoint from.
+            self._catalog_file.erase()
+            return
+        if not self._catalog_file.keeps_heads:
+            for state in states:
+                state.settle()
+
+    def _drop_journal(self, journal: JournalContents) -> None:
+        for number in journal.numbers:
+            self._fs.unlink(self._paths.segment(number))
+        self._let_go(self._held.keys() - self._result.held.keys())
+        self._clear_away("")
+        if journal.numbers:
+            # Names that come back are of records that the catalog covers.
+            with self._noting_full():
+                self._fs.sync_directory(self._paths.index)
+        self._result.next_segment = max(journal.numbers, default=0) + 1
+
+    def _keep_journal(self, journal: JournalContents, *, is_anew: bool) -> None:
+        """Leaves the journal to the first checkpoint that finds room; makes what room there is."""
+        result = self._result
+        result.kept = {number: journal.ends[number] for number in journal.numbers}
+        for number, end in result.kept.items():
+            # What lies behind does not count, and was allocated.
+            with suppress(OSError):
+                fd = self._fs.open(self._paths.segment(number), os.O_RDWR)
+                try:
+                    self._fs.truncate(fd, end)
+                finally:
+                    self._fs.close(fd)
+        names = {file_name(session_id) for session_id in self._replayer.unwritten}
+        self._let_go(self._held.keys() - names)
+        result.held = {name: held.end for name in names if (held := self._held.get(name))}
+        result.changed = dict(result.entries) if is_anew else self._changed
+        result.deleted = self._deleted
+        self._clear_away("")
+        result.next_segment = max(journal.numbers, default=0) + 1
+
+    def _let_go(self, names: Iterable[str]) -> None:
+        """Removes what was held of logs that have it by now, or that are gone."""
+        for name in names:
+            self._fs.unlink(self._paths.held_of(name))
+
+    def _clear_away(self, *prefixes: str) -> None:
+        """Removes what nobody needs any more of what lies aside."""
+        for name in self._fs.names(self._paths.aside):
+            if name.startswith(prefixes):
+                self._fs.unlink(self._paths.aside / name)

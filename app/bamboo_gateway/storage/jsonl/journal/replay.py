@@ -1,0 +1,326 @@
+"""Replays what the journal has of one session onto its files.
+
+Records say where in the log their lines begin, so replaying is writing bytes to their place; it may
+be repeated after another crash, and on top of a state that has some of the records in it: the head
+knows its events by their seqs, the sidecar its marks by their offsets, and neither counts one
+twice. A session's records before its last lifecycle record are skipped
+and that record's rename or removal is repeated: nothing comes back from the dead.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from bamboo_gateway.domain import codec
+from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.storage.base import Mark
+from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.jsonl.index.catalog import Entry
+from bamboo_gateway.storage.jsonl.journal.redo import KINDS, Repeater, standing
+from bamboo_gateway.storage.jsonl.journal.segments import JournalRecord
+from bamboo_gateway.storage.jsonl.log.held import Held
+from bamboo_gateway.storage.jsonl.log.log import make_header
+from bamboo_gateway.storage.jsonl.log.marks import ENTRY_BYTES, last_offset, pack_marks
+from bamboo_gateway.storage.jsonl.log.reader import is_note
+from bamboo_gateway.storage.jsonl.paths import Paths, file_name
+from bamboo_gateway.storage.jsonl.quarantine import pieces_of
+from bamboo_gateway.storage.jsonl.rebuild import Rebuilder
+from bamboo_gateway.storage.jsonl.repair import fold_data
+from bamboo_gateway.storage.lines import delta_bytes, mark_of
+
+LIFECYCLE = ("create", "delete", "replace", *KINDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Unwritten:
+    """What a log lacks that could not be written: the store goes on with it in memory."""
+
+    entry: Entry
+    lines: Held
+    error: OSError
+
+
+@dataclass(slots=True)
+class _Stage:
+    """How far the replay of one session has come.
+
+    Attributes:
+        entry: What is true of it so far.
+        records: Those that are still to be applied.
+        held: What is held of its log, while nothing has replaced that.
+        lacking: What of the log could not be written before the records' turn, and
+        error: why, or why they could not.
+    """
+
+    entry: Entry | None
+    records: list[JournalRecord]
+    held: Held | None
+    lacking: Held | None = None
+    error: OSError | None = None
+
+
+@dataclass(slots=True)
+class Replayer:
+    """See the module.
+
+    Attributes:
+        fs: The files.
+        paths: Where they are.
+        rebuilder: Makes entries from files, and repairs.
+        next_epoch: Gives the epoch of a log that has to be repaired.
+        events: How many lines were replayed.
+        unwritten: The sessions whose logs could not be written.
+    """
+
+    fs: FileSystem
+    paths: Paths
+    rebuilder: Rebuilder
+    next_epoch: Callable[[], int]
+    events: int = 0
+    unwritten: dict[str, Unwritten] = field(default_factory=dict)
+
+    def replay(
+        self,
+        session_id: str,
+        records: list[JournalRecord],
+        entry: Entry | None,
+        held: Held | None = None,
+    ) -> Entry | None:
+        """Brings a session up to its records.
+
+        Args:
+            session_id: Whose they are.
+            records: In order; none that the catalog's checkpoint already covers.
+            entry: What the catalog says of it.
+            held: What is held of its log.
+
+        Returns:
+            What is true now; None when the session is deleted.
+
+        Raises:
+            OSError: A file cannot be renamed, removed, or repaired.
+        """
+        name = file_name(session_id)
+        stage = _Stage(entry, standing(records), held)
+        if not self._repeat(name, stage) or stage.entry is None:
+            return None
+        entry = stage.entry
+        if entry.bundle:
+            # Nothing is ever appended to a bundle.
+            return entry
+        records = [record for record in stage.records if record.epoch == entry.epoch]
+        self._bring_in_held(name, entry, stage)
+        lines = b"".join(record.data for record in records if not record.is_lost)
+        problem = self._looked_at(name, entry, records, stage)
+        if problem is not None:
+            known = entry.own_head()
+            epoch = self.next_epoch()
+            return self.rebuilder.repair(name, epoch, known=known, more=lines, why=problem)
+        if lines:
+            self._write(name, entry, records, stage)
+        if stage.error is not None:
+            self._keep(entry, records, stage.lacking, stage.error)
+        if lines:
+            self._fold(name, entry, records, has_file=stage.error is None)
+        return entry
+
+    def _repeat(self, name: str, stage: "_Stage") -> bool:
+        """Repeats the last lifecycle record that stands; False when the session is deleted."""
+        records = stage.records
+        while places := [n for n, record in enumerate(records) if record.kind in LIFECYCLE]:
+            last = records[places[-1]]
+            if last.kind == "delete":
+                self._remove(name)
+                for path in pieces_of(self.fs, self.paths, name):
+                    self.fs.unlink(path)
+                return False
+            if last.kind not in KINDS:
+                stage.records, stage.held = records[places[-1] :], None
+                if last.kind == "create":
+                    self._create(name, last, stage)
+                else:
+                    stage.entry = self._replace(name, last)
+                break
+            repeated = Repeater(self.fs, self.paths).repeat(name, last, stage.entry)
+            if repeated is not None:
+                stage.records, stage.held = records[places[-1] + 1 :], None
+                stage.entry = repeated
+                break
+            del records[places[-1]]
+        return True
+
+    def _bring_in_held(self, name: str, entry: Entry, stage: "_Stage") -> None:
+        held = stage.held
+        if held and held.epoch == entry.epoch and held.at <= entry.size <= held.end:
+            entry.marks = -1
+            # What is beyond came to it with a catalog that was never written: the records have it.
+            held = held.upto(entry.size)
+            stage.error = self.bring_in(name, held)
+            stage.lacking = held if stage.error else None
+
+    def _looked_at(
+        self, name: str, entry: Entry, records: list[JournalRecord], stage: "_Stage"
+    ) -> str | None:
+        """Gives what is wrong with the log, as far as it can be read."""
+        if stage.error is None:
+            try:
+                return self._problem_with(name, entry, records)
+            except OSError as error:
+                stage.error = error
+        return None
+
+    def _keep(
+        self, entry: Entry, records: list[JournalRecord], lacking: Held | None, error: OSError
+    ) -> None:
+        """Keeps what could not be written, from the first byte on that the file may not have."""
+        if lacking is None and not records:
+            return  # Nothing was to be written: whoever reads the log is told.
+        start = lacking.at if lacking else min(entry.size, records[0].at)
+        data = bytearray(lacking.data if lacking else b"")
+        for record in records:
+            if not start <= record.at <= start + len(data) or record.is_lost:
+                raise error
+            data[record.at - start :] = record.data
+        held = Held(entry.id, entry.epoch, start, bytes(data))
+        self.unwritten[entry.id] = Unwritten(entry, held, error)
+
+    def bring_in(self, name: str, held: Held) -> OSError | None:
+        """Writes what is held to its place; gives why that cannot be done, if so."""
+        path = self.paths.log_of(name)
+        try:
+            fd = self.fs.open(path, os.O_RDWR | (0 if held.at else os.O_CREAT | os.O_TRUNC))
+            try:
+                self.fs.pwrite(fd, held.data, held.at)
+                self.fs.truncate(fd, held.end)
+                self.fs.sync(fd)
+            finally:
+                self.fs.close(fd)
+        except OSError as error:
+            return error
+        return None
+
+    def _remove(self, name: str) -> None:
+        for path in (
+            self.paths.log_of(name),
+            self.paths.snapshot_of(name),
+            self.paths.marks_of(name),
+            self.paths.archive_of(name),
+        ):
+            self.fs.unlink(path)
+
+    def _replace(self, name: str, record: JournalRecord) -> Entry | None:
+        """Repeats the replacement of a log; gives its entry before the records."""
+        aside = self.paths.aside / f"replace-{record.epoch}"
+        if self.fs.size(aside) is not None:
+            self.fs.rename(aside, self.paths.log_of(name))
+        for path in (self.paths.marks_of(name), self.paths.archive_of(name)):
+            self.fs.unlink(path)
+        entry = self.rebuilder.entry_of(name, may_be_torn=True)
+        if entry is not None and entry.epoch == record.epoch and entry.seq < record.first - 1:
+            # Lost seqs at the end were positions once; they are not given again.
+            head = entry.own_head()
+            head.seq = record.first - 1
+            entry.set_head(head)
+        return entry
+
+    def _create(self, name: str, record: JournalRecord, stage: "_Stage") -> None:
+        """Repeats the creation of a log."""
+        header = make_header(record.session, record.epoch, record.time)
+        stage.entry = entry = Entry(record.session, record.epoch)
+        entry.set_head(SessionHead(record.session, record.epoch))
+        entry.size = len(header)
+        try:
+            # What lies there under the same name belongs to a life before this one.
+            self._remove(name)
+            fd = self.fs.open(self.paths.log_of(name), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+            try:
+                self.fs.pwrite(fd, header, 0)
+            finally:
+                self.fs.close(fd)
+        except OSError as error:
+            stage.error = error
+            stage.lacking = Held(record.session, record.epoch, 0, header)
+
+    def _problem_with(self, name: str, entry: Entry, records: list[JournalRecord]) -> str | None:
+        size = self.fs.size(self.paths.log_of(name))
+        if size is None:
+            return "the log is missing"
+        if self.rebuilder.header_of(name) != (entry.id, entry.epoch):
+            return "the log's first line is another"
+        if any(record.is_lost for record in records):
+            return "acknowledged lines were damaged in the journal"
+        # The records may give the file what it lacks, also where the entry counts that already.
+        end = min(size, entry.size)
+        for record in records:
+            if record.at > end:
+                return f"bytes {end} to {record.at} were lost with the journal"
+            end = max(end, record.at + len(record.data))
+        return None if end >= entry.size else f"the log has {end} bytes of {entry.size}"
+
+    def _write(
+        self, name: str, entry: Entry, records: list[JournalRecord], stage: "_Stage"
+    ) -> None:
+        """Writes records to their places, unless something could not be written before."""
+        if stage.error is not None:
+            return
+        size = max(entry.size, *(record.at + len(record.data) for record in records))
+        try:
+            fd = self.fs.open(self.paths.log_of(name), os.O_RDWR)
+            try:
+                for record in records:
+                    self.fs.pwrite(fd, record.data, record.at)
+                self.fs.truncate(fd, size)
+                self.fs.sync(fd)
+            finally:
+                self.fs.close(fd)
+        except OSError as error:
+            stage.error = error
+
+    def _fold(
+        self, name: str, entry: Entry, records: list[JournalRecord], *, has_file: bool
+    ) -> None:
+        """Brings the entry up to its records, and the sidecar if the log has them."""
+        entry.size = max(entry.size, *(record.at + len(record.data) for record in records))
+        head = entry.own_head()
+        entry.deltas += sum(
+            delta_bytes(record.data) for record in records if record.first > head.seq
+        )
+        marks: list[tuple[Mark, int]] = []
+        for record in records:
+            seq, offset = record.first - 1, record.at
+            for line in record.data.splitlines(keepends=True):
+                mark = mark_of(codec.body_of(line), seq)
+                if mark is not None:
+                    marks.append((mark, offset))
+                seq += not is_note(line)
+                offset += len(line)
+                self.events += 1
+            fold_data(head, record.data)
+        entry.activity = max(entry.activity, head.last_activity_at)
+        entry.set_head(head)
+        if not has_file:
+            entry.marks = -1
+            return
+        try:
+            self._add_marks(name, entry, marks)
+        except OSError:
+            entry.marks = -1
+
+    def _add_marks(self, name: str, entry: Entry, marks: list[tuple[Mark, int]]) -> None:
+        """Brings the sidecar up; one that does not fit is left to be built again.
+
+        The sidecar itself says how far it goes, by its last mark: it may hold some of these.
+        """
+        path = self.paths.marks_of(name)
+        last = last_offset(self.fs, path, entry.epoch, entry.marks)
+        if last is None:
+            entry.marks = -1
+            return
+        missing = [(mark, offset) for mark, offset in marks if offset > last]
+        fd = self.fs.open(path, os.O_RDWR)
+        try:
+            self.fs.pwrite(fd, pack_marks(missing), (entry.marks + 1) * ENTRY_BYTES)
+            self.fs.sync(fd)
+        finally:
+            self.fs.close(fd)
+        entry.marks += len(missing)

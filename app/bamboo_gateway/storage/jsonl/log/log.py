@@ -1,0 +1,354 @@
+"""A session's log as the running store holds it: a file, and the lines that are not yet in it.
+
+The committer's thread alone moves a log's end; other threads look at it through `LogView`, which is
+taken under the lock and then independent of what happens next.
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from bamboo_gateway.domain import codec
+from bamboo_gateway.storage.jsonl.files import FileSystem
+
+if TYPE_CHECKING:
+    from bamboo_gateway.storage.base import Mark
+    from bamboo_gateway.storage.jsonl.index.catalog import Entry
+
+# The id, two numbers and names: what precedes the first event.
+HEADER_BYTES_MAX = 1024
+
+
+def make_header(session_id: str, epoch: int, created_ms: int, *, token: str | None = None) -> bytes:
+    """Makes the first line of a log; the token tells one that was compacted from the others."""
+    shape: dict[str, object] = {
+        "log": 1,
+        "session": session_id,
+        "epoch": epoch,
+        "created": created_ms,
+    }
+    if token is not None:
+        shape["compacted"] = token
+    return codec.to_line(codec.encode(shape))
+
+
+def read_header(line: bytes) -> tuple[str, int] | None:
+    """Gives the session and epoch that a log's first line names, or None when it is none."""
+    if not codec.is_intact(line):
+        return None
+    try:
+        shape = codec.decode(codec.body_of(line))
+        return (str(shape["session"]), int(shape["epoch"])) if shape["log"] == 1 else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def read_token(line: bytes) -> str | None:
+    """Gives the token in an intact first line of a log; None when it was never compacted."""
+    token = codec.decode(codec.body_of(line)).get("compacted")
+    return token if isinstance(token, str) else None
+
+
+class Log:
+    """The log of one session in one epoch, between its first use and its eviction.
+
+    Attributes:
+        seq: The last event's, as the committer counts: commits being synced included.
+        size: The bytes of the log, as the committer counts.
+        written: How many of them are in the file; the rest is `tail`. 0: there is no file yet.
+        marks: Those that are not yet in the sidecar: (mark, offset in the log).
+        marks_saved: How many are; -1 when the sidecar has to be built again.
+        marks_version: Changes whenever these two do not just grow.
+        packed: Its files are in a bundle, and nothing is appended; `path` is the bundle's.
+        generation: Of its entry, see there; and the entry itself, to tell when it is outdated.
+        pins: Who works on its sidecar; it is not evicted then.
+        deleted: It is a tombstone: the session is gone, and a successor not yet there. As the
+            committer counts: a deletion that is being synced included.
+        removed: So it is, durably; what other threads go by.
+        journal_bytes: What its records take in segments that no checkpoint has dropped.
+        failure: Why its file cannot be written, since that was found out; see `Condition`.
+        is_uncertain: A sync of its file failed: the checkpoint writes it again, and nobody else.
+        held_end: Where the lines end that a file beside the journal holds of it; 0 without one.
+    """
+
+    __slots__ = (
+        "deleted",
+        "entry",
+        "epoch",
+        "failure",
+        "generation",
+        "held_end",
+        "is_new_file",
+        "is_uncertain",
+        "journal_bytes",
+        "marks",
+        "marks_saved",
+        "marks_version",
+        "name",
+        "packed",
+        "path",
+        "pins",
+        "removed",
+        "segment",
+        "seq",
+        "session_id",
+        "size",
+        "tail",
+        "written",
+    )
+
+    def __init__(
+        self,
+        session_id: str,
+        name: str,
+        path: Path,
+        epoch: int,
+        *,
+        seq: int = 0,
+        size: int = 0,
+        marks_saved: int = 0,
+    ) -> None:
+        self.session_id = session_id
+        self.name = name
+        self.path = path
+        self.epoch = epoch
+        self.seq = seq
+        self.size = size
+        self.written = size
+        self.tail: list[bytes] = []
+        self.marks: list[tuple[Mark, int]] = []
+        self.marks_saved = marks_saved
+        self.marks_version = 0
+        self.packed = False
+        self.generation = 0
+        self.entry: Entry | None = None
+        self.pins = 0
+        self.deleted = self.removed = False
+        self.is_new_file = False
+        self.journal_bytes = 0
+        self.failure: OSError | None = None
+        self.is_uncertain = False
+        self.held_end = 0
+        # The journal segment that last named it in synced bytes; see `durability = "os"`.
+        self.segment = 0
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether its files are other ones by now, or gone; each thread may ask."""
+        entry = self.entry
+        return self.removed or (entry is not None and entry.exchanged != self.generation)
+
+
+class LogView:
+    """A log as of one moment, for reading. Close it."""
+
+    def __init__(
+        self, fs: FileSystem, path: Path, epoch: int, written: int, tail: bytes, end: int
+    ) -> None:
+        """Opens the file, if any of the log is in it.
+
+        Raises:
+            FileNotFoundError: There is no file, though there should be.
+            LogReplacedError: The file is of another epoch.
+        """
+        self._fs = fs
+        self._written = min(written, end)
+        self._tail = tail
+        self.end = end
+        self._fd: int | None = None
+        if self._written:
+            self._fd = fs.open(path, os.O_RDONLY)
+        self.begin = self._check_header(epoch)
+
+    def _check_header(self, epoch: int) -> int:
+        head = self.read(0, HEADER_BYTES_MAX)
+        line = head[: head.find(b"\n") + 1]
+        named = read_header(line)
+        if named is None or named[1] != epoch:
+            self.close()
+            raise LogReplacedError(named)
+        return len(line)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Reads up to `size` bytes; fewer only at the end."""
+        size = min(size, self.end - offset)
+        if size <= 0:
+            return b""
+        data = b""
+        if offset < self._written and self._fd is not None:
+            data = self._fs.pread(self._fd, min(size, self._written - offset), offset)
+            if len(data) < min(size, self._written - offset):
+                return data  # The file is shorter than it was: the caller finds that out.
+        if len(data) < size:
+            start = max(offset - self._written, 0)
+            data += self._tail[start : start + size - len(data)]
+        return data
+
+    def place_after(self, seq: int) -> int | None:  # noqa: ARG002 - bundles know
+        """Gives a line's start at or before the first event above `seq`, if that is known."""
+        return None
+
+    def close(self) -> None:
+        """Closes the file. Idempotent."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            self._fs.close(fd)
+
+
+class LogReplacedError(Exception):
+    """The file has another header than expected: `named` is its (session, epoch), if it has one."""
+
+    def __init__(self, named: tuple[str, int] | None) -> None:
+        super().__init__("the log's header is another")
+        self.named = named
+
+
+class OutdatedError(LogReplacedError):
+    """The log was exchanged or deleted while somebody was about to read it: look again."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+
+class LogWriter:
+    """Writes tails into files, and keeps the files it writes to open: an LRU with a limit.
+
+    `lock` guards the change from tail to file, and from pending to saved marks. It is held for
+    moments only, never during I/O.
+    """
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        files_max: int,
+        open_bundle: Callable[[FileSystem, Path, int], LogView],
+    ) -> None:
+        """Makes it; `open_bundle` opens a packed log by its path and epoch."""
+        self._fs = fs
+        self._open_bundle = open_bundle
+        self._files_max = files_max
+        self._open: OrderedDict[Path, tuple[Log, int]] = OrderedDict()
+        self._writing = Lock()
+        self.lock = Lock()
+
+    def write(self, log: Log, *, sync: bool = False) -> None:
+        """Writes what is not yet in the file.
+
+        Raises:
+            OSError: It stays in the tail; reads see it there, and the next write tries again.
+        """
+        # The committer and a checkpoint may come for the same log.
+        with self._writing:
+            if log.is_outdated:
+                # The file of that name may be another one by now.
+                return
+            with self.lock:
+                chunks = len(log.tail)
+                data = b"".join(log.tail)
+            if not data:
+                return
+            fd = self._fd_of(log)
+            self._fs.pwrite(fd, data, log.written)
+            if sync:
+                self._fs.sync(fd)
+            with self.lock:
+                log.written += len(data)
+                del log.tail[:chunks]
+
+    def take_back(self, log: Log, start: int, data: bytes) -> bool:
+        """Takes lines back into memory that the file got and may not have: a sync of it failed.
+
+        Args:
+            log: Whose.
+            start: Where they begin in the log.
+            data: The log's bytes from there on.
+
+        Returns:
+            False when the file was written beyond them meanwhile.
+        """
+        self.forget(log)
+        with self._writing, self.lock:
+            if log.written > start + len(data):
+                return False
+            if log.written > start:
+                log.tail.insert(0, data[: log.written - start])
+                log.written = start
+            return True
+
+    def _fd_of(self, log: Log) -> int:
+        known = self._open.get(log.path)
+        if known is not None:
+            if known[0] is log:
+                self._open.move_to_end(log.path)
+                return known[1]
+            self._close(log.path)
+        flags = os.O_RDWR
+        if log.written == 0:
+            flags |= os.O_CREAT | os.O_TRUNC
+            log.is_new_file = True
+        fd = self._fs.open(log.path, flags)
+        self._open[log.path] = (log, fd)
+        if len(self._open) > self._files_max:
+            self._close(next(iter(self._open)))
+        return fd
+
+    def _close(self, path: Path) -> None:
+        _, fd = self._open.pop(path)
+        with suppress(OSError):
+            self._fs.close(fd)
+
+    def forget(self, log: Log) -> None:
+        """Closes the log's file, before it is renamed or because nobody writes to it."""
+        with self._writing:
+            known = self._open.get(log.path)
+            if known is not None and known[0] is log:
+                self._close(log.path)
+
+    @contextmanager
+    def exchanging(self) -> Iterator[None]:
+        """Holds writers off while a log is said to be outdated: for a moment, before its renames.
+
+        Whoever was about to open its file has written by then, and later ones see that it is.
+        """
+        with self._writing, self.lock:
+            yield
+
+    def view(self, log: Log, end: int) -> LogView:
+        """Opens the log for reading, up to the byte `end`.
+
+        Raises:
+            OutdatedError: The log is another one by now.
+        """
+        with self.lock:
+            written, tail = log.written, b"".join(log.tail)
+        try:
+            view = self._open_view(log, written, tail, end)
+        except (FileNotFoundError, LogReplacedError):
+            if log.is_outdated:
+                raise OutdatedError from None
+            raise
+        # Logs are said to be outdated before their files are exchanged: so this is the right file.
+        if log.is_outdated:
+            view.close()
+            raise OutdatedError
+        return view
+
+    def _open_view(self, log: Log, written: int, tail: bytes, end: int) -> LogView:
+        if log.packed:
+            return self._open_bundle(self._fs, log.path, log.epoch)
+        return LogView(self._fs, log.path, log.epoch, written, tail, end)
+
+    def close(self) -> None:
+        """Closes every file."""
+        with self._writing:
+            for path in list(self._open):
+                self._close(path)
+
+    @property
+    def open_files(self) -> int:
+        """How many files are open."""
+        return len(self._open)

@@ -1,0 +1,220 @@
+"""The marks sidecar: where a log's messages, run events and notes are, without reading the log.
+
+`index/marks/<name>.idx` is a 32-byte header and 32 bytes a mark, in log order:
+
+    seq u64 · offset u64 · key digest 8 bytes · kind u8 · three 0 · CRC-32 of the rest u32
+
+Finding by name is a search for eight bytes, verified on the real line; the last fifty are the last
+entries; a range is bisected. How many entries count stands in the catalog. Whatever does not fit
+(missing, torn, of another epoch, leading to the wrong line) is built again from the log.
+"""
+
+import os
+import struct
+from collections.abc import Collection, Iterable, Iterator
+from hashlib import blake2b
+from pathlib import Path
+from zlib import crc32
+
+from bamboo_gateway.domain import codec
+from bamboo_gateway.storage.base import Mark, MarkKind
+from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.jsonl.log.log import LogView
+from bamboo_gateway.storage.jsonl.log.reader import lines_from, seq_of
+from bamboo_gateway.storage.lines import mark_of
+
+ENTRY_BYTES = 32
+_ENTRY = struct.Struct("<QQ8sB3xI")
+_DIGEST_AT = 16
+_KIND_AT = 24
+_HEADER = struct.Struct("<8sQ12xI")
+_MAGIC = b"bamboo1\n"
+# Up to so many digests, finding one after the other is faster than looking at every entry.
+_FINDS_MAX = 16
+# A scan of all marks holds so many of them at once: 1 MiB.
+_SCAN_ENTRIES = 32 * 1024
+# One read of 16 KiB: a page of the last fifty is in it, whatever is marked between them.
+_BLOCK_ENTRIES = 512
+_KINDS: tuple[MarkKind, ...] = ("message", "run", "note")
+_KIND_NUMBER = {kind: number for number, kind in enumerate(_KINDS)}
+
+
+class StaleMarksError(Exception):
+    """The sidecar does not fit its log and has to be built again."""
+
+
+def digest_of(key: str) -> bytes:
+    """Gives the eight bytes a key is searched by."""
+    return blake2b(key.encode(), digest_size=8).digest()
+
+
+def digests_of(kind: MarkKind, key: str) -> tuple[bytes, ...]:
+    """Gives the bytes that a mark of this kind and key may have.
+
+    Earlier gateways gave all notes one name wherever they made marks out of lines: in sidecars that
+    were built again, and in bundles, which stay as they are.
+    """
+    return (digest_of(key), _FORMER_NOTE) if kind == "note" else (digest_of(key),)
+
+
+def pack_marks(marks: Iterable[tuple[Mark, int]]) -> bytes:
+    """Makes the entries of marks with their offsets in the log."""
+    parts = []
+    for mark, offset in marks:
+        head = _ENTRY.pack(mark.seq, offset, digest_of(mark.key), _KIND_NUMBER[mark.kind], 0)[:-4]
+        parts.append(head + struct.pack("<I", crc32(head)))
+    return b"".join(parts)
+
+
+_FORMER_NOTE = digest_of("idempotency")
+
+
+def pack_header(epoch: int) -> bytes:
+    """Makes the header of a sidecar."""
+    head = _HEADER.pack(_MAGIC, epoch, 0)[:-4]
+    return head + struct.pack("<I", crc32(head))
+
+
+def marks_of_lines(view: LogView, offset: int) -> Iterator[tuple[Mark, int]]:
+    """Reads the marks out of a log from a line's start on.
+
+    Raises:
+        DamagedError: A line is not intact.
+    """
+    seq = 0
+    for start, line in lines_from(view, offset):
+        mark = mark_of(b"{" + line[codec.LINE_PREFIX_BYTES :], seq)
+        if mark is not None:
+            yield mark, start
+        seq = seq_of(line) or seq
+
+
+class MarksFile:
+    """A sidecar open for reading: its first `count` entries. Close it."""
+
+    def __init__(self, fs: FileSystem, path: Path, epoch: int, count: int) -> None:
+        """Opens it.
+
+        Raises:
+            StaleMarksError: It is missing, too short, or of another epoch.
+        """
+        self._fs = fs
+        self._fd: int | None = None
+        self.count = count
+        if count == 0:
+            return
+        try:
+            self._fd = fs.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            raise StaleMarksError from None
+        head = self._pread(ENTRY_BYTES, 0)
+        if head != pack_header(epoch) or os.fstat(self._fd).st_size < ENTRY_BYTES * (count + 1):
+            self.close()
+            raise StaleMarksError
+
+    def _pread(self, size: int, offset: int) -> bytes:
+        assert self._fd is not None
+        return self._fs.pread(self._fd, size, offset)
+
+    def entries(self, first: int, last: int) -> list[tuple[int, int, bytes, MarkKind]]:
+        """Gives (seq, offset, digest, kind) of the entries `first <= n < last`.
+
+        Raises:
+            StaleMarksError: One of them is damaged.
+        """
+        first, last = max(first, 0), min(last, self.count)
+        if first >= last:
+            return []
+        data = self._pread((last - first) * ENTRY_BYTES, (first + 1) * ENTRY_BYTES)
+        return [_unpack(data, at) for at in range(0, (last - first) * ENTRY_BYTES, ENTRY_BYTES)]
+
+    def above(self, seq: int) -> int:
+        """Gives the number of the first entry whose seq is above `seq`."""
+        low, high = 0, self.count
+        while low < high:
+            middle = (low + high) // 2
+            if self.entries(middle, middle + 1)[0][0] > seq:
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    def blocks(
+        self, first: int, last: int, *, reverse: bool
+    ) -> Iterator[tuple[int, int, bytes, MarkKind]]:
+        """Goes through the entries from one end, reading a block at a time."""
+        starts = range(first, last, _BLOCK_ENTRIES)
+        for start in reversed(starts) if reverse else starts:
+            block = self.entries(start, min(start + _BLOCK_ENTRIES, last))
+            yield from reversed(block) if reverse else block
+
+    def count_of(self, kind: MarkKind, first: int, last: int) -> int:
+        """Counts the entries `first <= n < last` of one kind; unchecked, since it reads no line."""
+        wanted = bytes([_KIND_NUMBER[kind]])
+        count = 0
+        for start in range(first, last, _SCAN_ENTRIES):
+            size = (min(start + _SCAN_ENTRIES, last) - start) * ENTRY_BYTES
+            data = self._pread(size, (start + 1) * ENTRY_BYTES)
+            count += data[_KIND_AT::ENTRY_BYTES].count(wanted)
+        return count
+
+    def named(
+        self, digests: Collection[bytes], *, reverse: bool
+    ) -> Iterator[tuple[int, int, bytes, MarkKind]]:
+        """Iterate over the entries that have one of the digests, from one end, in one pass."""
+        starts = range(0, self.count, _SCAN_ENTRIES)
+        for start in reversed(starts) if reverse else starts:
+            count = min(_SCAN_ENTRIES, self.count - start)
+            data = self._pread(count * ENTRY_BYTES, (start + 1) * ENTRY_BYTES)
+            for place in sorted(_places_of(digests, data), reverse=reverse):
+                yield _unpack(data, place)
+
+    def close(self) -> None:
+        """Closes the file. Idempotent."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            self._fs.close(fd)
+
+
+def last_offset(fs: FileSystem, path: Path, epoch: int, count: int) -> int | None:
+    """Gives where in the log the last of a sidecar's `count` marks leads; None without one."""
+    if count <= 0:
+        return None
+    try:
+        marks = MarksFile(fs, path, epoch, count)
+        try:
+            [(_, offset, _, _)] = marks.entries(count - 1, count)
+        finally:
+            marks.close()
+    except StaleMarksError:
+        return None
+    return offset
+
+
+def _places_of(digests: Collection[bytes], data: bytes) -> set[int]:
+    """Return the offsets in `data` of the entries that have one of the digests."""
+    if len(digests) > _FINDS_MAX:
+        return {
+            at
+            for at in range(0, len(data), ENTRY_BYTES)
+            if data[at + _DIGEST_AT : at + _KIND_AT] in digests
+        }
+    places: set[int] = set()
+    for digest in digests:
+        at = data.find(digest)
+        while at >= 0:
+            # The bytes may also turn up across other fields; only the digest's own place counts.
+            if at % ENTRY_BYTES == _DIGEST_AT:
+                places.add(at - _DIGEST_AT)
+            at = data.find(digest, at + 1)
+    return places
+
+
+def _unpack(data: bytes, at: int) -> tuple[int, int, bytes, MarkKind]:
+    entry = data[at : at + ENTRY_BYTES]
+    if len(entry) < ENTRY_BYTES:
+        raise StaleMarksError
+    seq, offset, digest, kind, crc = _ENTRY.unpack(entry)
+    if crc32(entry[:-4]) != crc or kind >= len(_KINDS):
+        raise StaleMarksError
+    return seq, offset, digest, _KINDS[kind]

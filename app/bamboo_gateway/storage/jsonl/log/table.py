@@ -1,0 +1,158 @@
+"""The logs in use: those with something that their catalog entry does not say yet.
+
+Changed by the committer's thread alone; other threads look one up and take a view of it.
+"""
+
+from collections.abc import Callable, Container
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import final
+
+from bamboo_gateway.domain.errors import BambooError
+from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
+from bamboo_gateway.storage.jsonl.log.log import Log, LogWriter
+from bamboo_gateway.storage.jsonl.paths import Paths, file_name
+from bamboo_gateway.storage.jsonl.quarantine import pieces_of
+
+
+@final
+@dataclass(slots=True)
+class Deletion:
+    """A session to be deleted.
+
+    Attributes:
+        session_id: Which.
+        epoch: Which life of it.
+        answer: Is called on the loop when it is durable, or refused.
+        error: Why it was refused.
+        bytes: What its records took.
+        leftovers: What its files were renamed to, to be removed without hurry.
+        stuck: Files that could not even be renamed.
+    """
+
+    session_id: str
+    epoch: int
+    answer: Callable[["Deletion"], None]
+    error: BambooError | None = None
+    bytes: int = 0
+    leftovers: list[Path] = field(default_factory=list)
+    stuck: list[Path] = field(default_factory=list)
+
+
+class LogTable:
+    """See the module."""
+
+    def __init__(self, fs: FileSystem, paths: Paths, catalog: Catalog, writer: LogWriter) -> None:
+        self._fs = fs
+        self._catalog = catalog
+        self._removed = 0
+        self.paths = paths
+        self.writer = writer
+        self.logs: dict[str, Log] = {}
+
+    def evict(self, touched: Container[Log]) -> None:
+        """Forgets logs that have nothing which their entry does not say."""
+        for session_id, log in list(self.logs.items()):
+            if log in touched or log.tail or log.marks or log.pins or log.held_end:
+                continue
+            entry = self._catalog.entries.get(session_id)
+            if log.deleted:
+                is_settled = entry is None or entry.epoch != log.epoch
+            else:
+                is_settled = entry is not None and entry.epoch == log.epoch and entry.seq == log.seq
+            if is_settled:
+                del self.logs[session_id]
+                self.writer.forget(log)
+
+    def remove_files(self, log: Log, deletion: Deletion) -> None:
+        """Takes a deleted session's files out of the way: renamed, so that it costs no time here.
+
+        It is done on this thread so that a successor's files are never taken for its own.
+        """
+        self.retire(log)
+        with self.writer.lock:
+            log.tail.clear()
+            log.marks.clear()
+        name = log.name
+        paths = self.paths
+        deletion.bytes = log.journal_bytes + (0 if log.packed else log.size)
+        beside = [paths.snapshot_of(name), paths.marks_of(name), paths.archive_of(name)]
+        if log.held_end:
+            beside.append(paths.held_of(name))
+            log.held_end = 0
+        beside += pieces_of(self._fs, paths, name)
+        deletion.bytes += sum(self._fs.size(path) or 0 for path in beside)
+        for path in (paths.log_of(name), *beside):
+            aside = self.paths.aside / f"gone-{log.epoch}-{self._removed}"
+            self._removed += 1
+            try:
+                self._fs.rename(path, aside)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                deletion.stuck.append(path)
+            else:
+                deletion.leftovers.append(aside)
+
+    def log_of(self, session_id: str) -> Log | None:
+        """Gives the log as the committer sees it, made from its entry at first use."""
+        log = self.logs.get(session_id)
+        if log is None:
+            entry = self._catalog.entries.get(session_id)
+            if entry is None:
+                return None
+            log = self.logs[session_id] = self.made_of(entry)
+        return None if log.deleted else log
+
+    def made_of(self, entry: Entry) -> Log:
+        """Makes a log of what an entry says; to look at it only, when it is not in the table."""
+        name = file_name(entry.id)
+        log = Log(
+            entry.id,
+            name,
+            self.paths.archive_of(name) if entry.bundle else self.paths.log_of(name),
+            entry.epoch,
+            seq=entry.seq,
+            size=entry.size,
+            marks_saved=entry.marks,
+        )
+        log.packed = entry.bundle > 0
+        log.entry, log.generation = entry, entry.generation
+        return log
+
+    def current(self, entry: Entry) -> Log:
+        """Gives the log that an entry speaks of, to look at it; on the loop's thread."""
+        log = self.logs.get(entry.id)
+        if log is not None and log.epoch == entry.epoch and log.generation == entry.generation:
+            return log
+        return self.made_of(entry)
+
+    def pin(self, session_id: str, epoch: int) -> Log | None:
+        """Keeps the session's log in the table until `unpin`; None when it is not there."""
+        log = self.log_of(session_id)
+        if log is None or log.epoch != epoch:
+            return None
+        with self.writer.lock:
+            log.pins += 1
+        return log
+
+    def unpin(self, log: Log) -> None:
+        """Undoes one `pin`, from any thread."""
+        with self.writer.lock:
+            log.pins -= 1
+
+    def put(self, log: Log) -> None:
+        """Puts a log in the place of the session's former one."""
+        former = self.logs.get(log.session_id)
+        if former is not None:
+            self.retire(former)
+            with self.writer.lock:
+                former.tail.clear()
+                former.marks.clear()
+        self.logs[log.session_id] = log
+
+    def retire(self, log: Log) -> None:
+        """Has nobody write to a log's files any more: they are going to be another's."""
+        log.deleted = log.removed = True
+        self.writer.forget(log)

@@ -1,0 +1,220 @@
+"""What of the store cannot be written at present, and when that is tried again.
+
+Two things may fail for longer than a moment. A log: then its session's writes are refused while all
+others go on, and its last lines are kept in memory and beside the journal (see `held`). And the
+journal: then everything is refused but what the reserve has room for. Each is tried again without
+being asked, said in the log when it begins and when it is over, and counted.
+
+The committer and the checkpoint change it; any thread may look.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Lock
+
+import structlog
+
+from bamboo_gateway.domain.clock import Clock
+from bamboo_gateway.domain.errors import StorageFull, Unavailable
+from bamboo_gateway.storage.jsonl.files import FULL_ERRNOS, failure_of
+from bamboo_gateway.storage.jsonl.log.log import Log, LogWriter
+
+logger = structlog.get_logger(__name__)
+
+# What fails for a moment only (a signal, a descriptor too many) is nobody's business.
+_WRITES = 2
+# A log is tried again after so long, then after twice as long each time: a bad disk may take
+# seconds for each attempt, for which commits of all others wait.
+_RETRY_SECONDS = 1.0
+_RETRY_SECONDS_MAX = 30.0
+# Tried again between two batches, if that many are due.
+_RETRIES_A_TURN = 8
+
+
+@dataclass(slots=True)
+class _Failure:
+    error: OSError
+    since: float
+    next_try: float
+    delay: float = _RETRY_SECONDS
+
+    @property
+    def is_full(self) -> bool:
+        return self.error.errno in FULL_ERRNOS
+
+
+class Condition:
+    """See the module.
+
+    Attributes:
+        refusal: What commits are refused with while the journal takes none, or None.
+        refused_bytes: What there has to be room for before that is over.
+        log_failures: How often a log was found that cannot be written, since opening.
+    """
+
+    def __init__(self, writer: LogWriter, clock: Clock, check_owner: Callable[[], None]) -> None:
+        """Makes it; `check_owner` raises OSError when the directory is not ours any more."""
+        self._writer = writer
+        self._check_owner = check_owner
+        self._clock = clock
+        self._lock = Lock()
+        self._failures: dict[Log, _Failure] = {}
+        # Those of them that a full disk is the reason of.
+        self._without_room: set[Log] = set()
+        self._is_full = False
+        self.refusal: Unavailable | None = None
+        self.refused_bytes = 0
+        self.log_failures = 0
+
+    @property
+    def failed_logs(self) -> int:
+        """How many logs cannot be written."""
+        return len(self._failures)
+
+    def problems(self) -> dict[str, str]:
+        """Gives the sessions whose logs cannot be written, and why."""
+        with self._lock:
+            failures = list(self._failures.items())
+        return {log.session_id: _words(failure.error) for log, failure in failures}
+
+    def problem_of(self, log: Log) -> Unavailable | None:
+        """Gives what the commits of a log are refused with, or None."""
+        with self._lock:
+            failure = self._failures.get(log)
+            if failure is None:
+                return None
+            refusal = failure_of(failure.error, "Writing the session's log")
+            seconds = failure.next_try - self._clock.monotonic()
+        refusal.retry_after_seconds = max(1, round(seconds))
+        return refusal
+
+    def write(self, log: Log) -> OSError | None:
+        """Writes a log's lines into its file; gives why it has failed, if it has."""
+        error: OSError | None = None
+        for _ in range(_WRITES):
+            try:
+                self._writer.write(log)
+            except OSError as caught:
+                error = caught
+            else:
+                return None
+        assert error is not None
+        try:
+            self._check_owner()
+        except OSError as elsewhere:
+            # No fault of the log: all are somewhere else, and the journal says so.
+            return elsewhere
+        self.log_failed(log, error)
+        return error
+
+    def log_failed(self, log: Log, error: OSError) -> None:
+        """Notes that a log cannot be written."""
+        now = self._clock.monotonic()
+        with self._lock:
+            known = self._failures.get(log)
+            if known is None:
+                self.log_failures += 1
+                self._failures[log] = _Failure(error, now, now + _RETRY_SECONDS)
+            else:
+                known.error = error
+                known.delay = min(2 * known.delay, _RETRY_SECONDS_MAX)
+                known.next_try = now + known.delay
+            log.failure = error
+            if error.errno in FULL_ERRNOS:
+                self._without_room.add(log)
+            else:
+                self._without_room.discard(log)
+        # A full disk is said once, not for each session that comes upon it.
+        if known is None and error.errno not in FULL_ERRNOS:
+            why = _words(error)
+            logger.error("log cannot be written", session_id=log.session_id, why=why)
+        self._say_full()
+
+    def log_written(self, log: Log) -> None:
+        """Notes that all that a log had in memory is in its file, and synced."""
+        with self._lock:
+            log.failure = None
+            failure = self._failures.pop(log, None)
+            self._without_room.discard(log)
+        if failure is None:
+            return
+        if not failure.is_full and not log.removed:
+            seconds = round(self._clock.monotonic() - failure.since, 1)
+            logger.info("log is written again", session_id=log.session_id, after_seconds=seconds)
+        self._say_full()
+
+    def retry(self, log: Log) -> bool:
+        """Tries to write a failed log; on the committer's thread. Tells whether it is written.
+
+        Raises nothing: what is wrong now is noted.
+        """
+        try:
+            self._writer.write(log, sync=True)
+        except OSError as error:
+            self.log_failed(log, error)
+            return False
+        self.log_written(log)
+        return True
+
+    def is_due(self, log: Log) -> bool:
+        """Tells whether a failed log is worth a try: a write to a full disk costs nothing."""
+        with self._lock:
+            failure = self._failures.get(log)
+        return failure is None or failure.is_full or failure.next_try <= self._clock.monotonic()
+
+    def due(self) -> list[Log]:
+        """Gives failed logs that it is time to try again; some of them, if they are many."""
+        if not self._failures:
+            return []
+        now = self._clock.monotonic()
+        with self._lock:
+            due = [log for log, failure in self._failures.items() if failure.next_try <= now]
+        return due[:_RETRIES_A_TURN]
+
+    def without_room(self) -> list[Log]:
+        """Gives the logs that a full disk kept from being written."""
+        with self._lock:
+            return list(self._without_room)
+
+    def seconds_until_due(self) -> float | None:
+        """Says how long to wait for the next log to be due; None when none has failed."""
+        if not self._failures:
+            return None
+        with self._lock:
+            first = min(failure.next_try for failure in self._failures.values())
+        return max(0.0, first - self._clock.monotonic())
+
+    def journal_failed(self, refusal: Unavailable, size: int) -> None:
+        """Notes that the journal takes nothing, or nothing of that size."""
+        known, self.refusal = self.refusal, refusal
+        self.refused_bytes = size
+        if not isinstance(refusal, StorageFull) and type(known) is not type(refusal):
+            logger.error("nothing can be stored", why=refusal.detail)
+        self._say_full()
+
+    def journal_works(self) -> None:
+        """Notes that it takes commits."""
+        known, self.refusal = self.refusal, None
+        if known is None:
+            return
+        if not isinstance(known, StorageFull):
+            logger.info("commits are stored again")
+        self._say_full()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether writes are refused for want of space."""
+        return self._is_full
+
+    def _say_full(self) -> None:
+        with self._lock:
+            is_full = isinstance(self.refusal, StorageFull) or bool(self._without_room)
+            was_full, self._is_full = self._is_full, is_full
+        if is_full and not was_full:
+            logger.error("the disk is full", note="reads go on; writes go on when there is room")
+        elif was_full and not is_full:
+            logger.info("the disk has room again")
+
+
+def _words(error: OSError) -> str:
+    return f"{error.strerror or 'input/output error'} (errno {error.errno})"

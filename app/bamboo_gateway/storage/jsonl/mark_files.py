@@ -1,0 +1,405 @@
+"""Brings marks into their sidecars, and finds lines by them.
+
+A log's marks are first in memory (`Log.marks`), at the next checkpoint in the sidecar. Both change
+together under the writer's lock; `Log.marks_version` tells somebody who wrote without the lock
+whether what he read still holds.
+"""
+
+import os
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from threading import Lock
+
+from bamboo_gateway.domain import codec
+from bamboo_gateway.storage.base import Found, Mark, MarkKind, Record
+from bamboo_gateway.storage.jsonl.bundle import BundleView, PackedMarks
+from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.jsonl.index.catalog import Entry
+from bamboo_gateway.storage.jsonl.log.log import Log, LogView, LogWriter, OutdatedError
+from bamboo_gateway.storage.jsonl.log.marks import (
+    ENTRY_BYTES,
+    MarksFile,
+    StaleMarksError,
+    digests_of,
+    marks_of_lines,
+    pack_header,
+    pack_marks,
+)
+from bamboo_gateway.storage.jsonl.log.reader import DamagedError, LineReader, LongLineError, seq_of
+from bamboo_gateway.storage.jsonl.paths import Paths
+from bamboo_gateway.storage.lines import mark_of
+
+# What is held at once of the marks of a log that is read through: 1 MiB in the sidecar.
+_MARKS_AT_ONCE = 32 * 1024
+
+
+# Above every seq, and every number of lines or bytes.
+NO_END = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What is looked for: see `SessionStore.find`."""
+
+    kind: MarkKind
+    key: str | None
+    after: int
+    before: int
+    limit: int
+    max_bytes: int
+    reverse: bool
+
+    def admits(self, seq: int, kind: MarkKind) -> bool:
+        """Tells whether a mark is one of those."""
+        return kind == self.kind and self.after < seq < self.before
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenMarks:
+    """Marks in the sidecar that count once it is synced."""
+
+    log: Log
+    version: int
+    taken: int
+    saved: int
+
+
+class Sidecars:
+    """See the module. Not for the loop's thread."""
+
+    def __init__(self, fs: FileSystem, paths: Paths, writer: LogWriter) -> None:
+        self._fs = fs
+        self._paths = paths
+        self._writer = writer
+        # One sidecar is written at a time: by the checkpoint, or by a reader that found it stale.
+        self._writing = Lock()
+        # Readers that find the same one stale wait for the first of them: each rebuild forgets what
+        # there is, and so would take its result away from the others.
+        self._rebuilding = Lock()
+
+    def write_pending(self, log: Log, size: int, *, sync: bool = False) -> WrittenMarks | None:
+        """Writes the marks before the byte `size`; None when there are none.
+
+        Raises:
+            OSError: They could not be written.
+            DamagedError, LogReplacedError: Nor could they be read out of the log.
+        """
+        with self._writing:
+            if log.is_outdated or log.packed:
+                return None
+            with self._writer.lock:
+                pending = [(mark, offset) for mark, offset in log.marks if offset < size]
+                saved, version = log.marks_saved, log.marks_version
+            if saved >= 0 and not pending:
+                return None
+            if saved < 0:
+                count = self._read_out(log, size, sync=sync)
+            else:
+                count = saved + self._put(log, saved, pending, sync=sync)
+            return WrittenMarks(log, version, len(pending), count)
+
+    def settle(self, written: WrittenMarks, entry: Entry) -> None:
+        """Lets written marks count; what was overtaken is built again.
+
+        All under the lock, under which logs become outdated too: what the entry says of files that
+        were exchanged since stays as it is.
+        """
+        log = written.log
+        with self._writer.lock:
+            if log.is_outdated:
+                return
+            if log.marks_version != written.version:
+                entry.marks = -1
+                return
+            # The entry first: a log without pending marks may be evicted at any moment.
+            entry.marks = written.saved
+            log.marks_saved = written.saved
+            log.marks_version += 1
+            del log.marks[: written.taken]
+
+    def forget(self, log: Log) -> None:
+        """Has a sidecar that does not fit built again."""
+        with self._writer.lock:
+            log.marks_saved = -1
+            log.marks_version += 1
+
+    def _read_out(self, log: Log, size: int, *, sync: bool) -> int:
+        view = self._writer.view(log, size)
+        try:
+            return self._put(log, 0, marks_of_lines(view, view.begin), sync=sync)
+        finally:
+            view.close()
+
+    def _put(self, log: Log, saved: int, marks: Iterable[tuple[Mark, int]], *, sync: bool) -> int:
+        """Writes marks behind those that are saved; gives their number."""
+        flags = os.O_RDWR if saved else os.O_RDWR | os.O_CREAT
+        path = self._paths.marks_of(log.name)
+        fd = self._fs.open(path, flags)
+        try:
+            if not log.is_outdated:
+                # Logs are said to be outdated before their files are exchanged: so this is its.
+                return self._write_into(fd, log, saved, marks, sync=sync)
+            if os.fstat(fd).st_size == 0:
+                # Made just now, for nobody. A successor who loses his by this builds it again.
+                self._fs.unlink(path)
+            return 0
+        finally:
+            self._fs.close(fd)
+
+    def _write_into(
+        self, fd: int, log: Log, saved: int, marks: Iterable[tuple[Mark, int]], *, sync: bool
+    ) -> int:
+        if not saved:
+            self._fs.truncate(fd, 0)
+            self._fs.pwrite(fd, pack_header(log.epoch), 0)
+        count, rest = 0, iter(marks)
+        while batch := list(islice(rest, _MARKS_AT_ONCE)):
+            self._fs.pwrite(fd, pack_marks(batch), (saved + 1 + count) * ENTRY_BYTES)
+            count += len(batch)
+        if sync:
+            self._fs.sync(fd)
+        return count
+
+    def rebuild(self, log: Log, entry: Entry, version: int) -> None:
+        """Builds a sidecar again that did not fit; `log` is pinned in the table.
+
+        Args:
+            log: Whose.
+            entry: Its entry in the catalog.
+            version: The `Log.marks_version` that did not fit; a later one is somebody's rebuild.
+
+        Raises:
+            OSError: The log could not be read.
+            DamagedError, LogReplacedError: The log is damaged.
+        """
+        if log.packed:
+            # A bundle's marks are part of what its checksums cover.
+            raise DamagedError(0)
+        with self._rebuilding:
+            if log.marks_version > version and log.marks_saved >= 0:
+                return
+            self.forget(log)
+            # All that is acknowledged now: marks taken out of memory before must be in the file.
+            try:
+                written = self.write_pending(log, entry.size, sync=True)
+            except FileNotFoundError:
+                raise
+            except OSError:
+                # Reads go on where nothing can be written (or this raises what is wrong with them).
+                self._keep_in_memory(log, entry)
+                return
+            if written is not None:
+                self.settle(written, entry)
+
+    def _keep_in_memory(self, log: Log, entry: Entry) -> None:
+        """Has all marks of a log in memory until the next checkpoint that can write them."""
+        view = self._writer.view(log, entry.size)
+        try:
+            marks = list(marks_of_lines(view, view.begin))
+        finally:
+            view.close()
+        with self._writer.lock:
+            marks += [(mark, offset) for mark, offset in log.marks if offset >= entry.size]
+            log.marks[:] = marks
+            entry.marks = -1
+            log.marks_saved = 0
+            log.marks_version += 1
+
+    def find(self, log: Log, size: int, search: Search) -> Found:
+        """Finds lines among those before the byte `size`.
+
+        Raises:
+            StaleMarksError: The sidecar has to be built again.
+            DamagedError, LogReplacedError: The log is damaged.
+            FileNotFoundError: It is not there.
+        """
+        view, marks, pending = self._open(log, size)
+        try:
+            found = Found()
+            lines = LineReader(view)
+            left = search.max_bytes
+            for seq, offset in _rising(_places(marks, pending, search), reverse=search.reverse):
+                if offset >= size:
+                    continue
+                if len(found) >= search.limit:
+                    found.has_more = True
+                    break
+                try:
+                    record = _verified(lines, seq, offset, search, left if found else None)
+                except LongLineError:
+                    found.has_more = True
+                    break
+                if record is not None:
+                    found.append(record)
+                    left -= len(record.body)
+            return found
+        finally:
+            marks.close()
+            view.close()
+
+    def count(self, log: Log, size: int, search: Search) -> int:
+        """Counts the marks before the byte `size` that a search admits, whatever their key.
+
+        Raises:
+            StaleMarksError, DamagedError, LogReplacedError, FileNotFoundError: See `find`.
+        """
+        view, marks, pending = self._open(log, size)
+        try:
+            first, last = marks.above(search.after), marks.above(search.before - 1)
+            return marks.count_of(search.kind, first, last) + sum(
+                offset < size and search.admits(mark.seq, mark.kind) for mark, offset in pending
+            )
+        finally:
+            marks.close()
+            view.close()
+
+    def keys_in_use(self, log: Log, size: int, kind: MarkKind, keys: Collection[str]) -> set[str]:
+        """Gives those of the keys that a line before the byte `size` is marked with.
+
+        Raises:
+            StaleMarksError, DamagedError, LogReplacedError, FileNotFoundError: See `find`.
+        """
+        view, marks, pending = self._open(log, size)
+        try:
+            used = {
+                mark.key
+                for mark, offset in pending
+                if mark.kind == kind and mark.key in keys and offset < size
+            }
+            digests = {digest for key in keys for digest in digests_of(kind, key)}
+            any_key = _all_of(kind)
+            lines = LineReader(view)
+            for seq, offset, _, entry_kind in marks.named(digests, reverse=False):
+                if entry_kind == kind and offset < size:
+                    record = _verified(lines, seq, offset, any_key, None)
+                    mark = mark_of(record.body, seq) if record is not None else None
+                    if mark is not None and mark.key in keys:
+                        used.add(mark.key)
+            return used
+        finally:
+            marks.close()
+            view.close()
+
+    def messages(self, log: Log, size: int) -> Iterator[bytes]:
+        """Gives the stored lines of all messages before the byte `size`, without their newline.
+
+        Raises:
+            StaleMarksError, DamagedError, LogReplacedError, FileNotFoundError: See `find`.
+        """
+        view, marks, pending = self._open(log, size)
+        try:
+            lines = LineReader(view)
+            for seq, offset in _rising(_places(marks, pending, _EVERY_MESSAGE), reverse=False):
+                if offset >= size:
+                    continue
+                line = lines.line_at(offset)
+                if seq_of(line) != seq:
+                    raise StaleMarksError
+                yield line[:-1]
+        finally:
+            marks.close()
+            view.close()
+
+    def _open(self, log: Log, size: int) -> tuple[LogView, MarksFile, list[tuple[Mark, int]]]:
+        with self._writer.lock:
+            saved = log.marks_saved
+            pending = list(log.marks)
+        if log.packed:
+            packed = self._writer.view(log, size)
+            assert isinstance(packed, BundleView)
+            return packed, PackedMarks(packed), []
+        if saved < 0:
+            raise StaleMarksError
+        try:
+            marks = MarksFile(self._fs, self._paths.marks_of(log.name), log.epoch, saved)
+        except StaleMarksError:
+            if log.is_outdated:
+                raise OutdatedError from None
+            raise
+        try:
+            return self._writer.view(log, size), marks, pending
+        except BaseException:
+            marks.close()
+            raise
+
+
+def _all_of(kind: MarkKind) -> Search:
+    """Return the search that leaves no line of a kind out."""
+    return Search(kind, None, 0, NO_END, NO_END, NO_END, reverse=False)
+
+
+_EVERY_MESSAGE = _all_of("message")
+
+
+def _places(
+    marks: MarksFile, pending: list[tuple[Mark, int]], search: Search
+) -> Iterator[tuple[int, int]]:
+    """Gives (seq, offset) of what may be looked for, in the search's order."""
+    if search.reverse:
+        yield from _pending_places(pending, search)
+        yield from _saved_places(marks, search)
+    else:
+        yield from _saved_places(marks, search)
+        yield from _pending_places(pending, search)
+
+
+def _pending_places(pending: list[tuple[Mark, int]], search: Search) -> Iterator[tuple[int, int]]:
+    # There may be as many as one checkpoint takes: a page looks at its own.
+    first = bisect_right(pending, search.after, key=_seq_of_pending)
+    last = bisect_left(pending, search.before, key=_seq_of_pending)
+    for at in range(last - 1, first - 1, -1) if search.reverse else range(first, last):
+        mark, offset = pending[at]
+        if search.admits(mark.seq, mark.kind) and search.key in (None, mark.key):
+            yield mark.seq, offset
+
+
+def _seq_of_pending(pending: tuple[Mark, int]) -> int:
+    return pending[0].seq
+
+
+def _rising(places: Iterator[tuple[int, int]], *, reverse: bool) -> Iterator[tuple[int, int]]:
+    """Gives the places; each line of a log has one mark at most.
+
+    Raises:
+        StaleMarksError: Their offsets do not rise (or fall, in reverse).
+    """
+    last: int | None = None
+    for seq, offset in places:
+        if last is not None and (offset >= last if reverse else offset <= last):
+            raise StaleMarksError
+        last = offset
+        yield seq, offset
+
+
+def _saved_places(marks: MarksFile, search: Search) -> Iterator[tuple[int, int]]:
+    if search.key is not None:
+        entries = marks.named(digests_of(search.kind, search.key), reverse=search.reverse)
+    else:
+        first, last = marks.above(search.after), marks.above(search.before - 1)
+        entries = marks.blocks(first, last, reverse=search.reverse)
+    for seq, offset, _, kind in entries:
+        if search.admits(seq, kind):
+            yield seq, offset
+
+
+def _verified(
+    lines: LineReader, seq: int, offset: int, search: Search, bytes_max: int | None
+) -> Record | None:
+    """Reads the line a mark leads to, and makes sure that it is the one that is meant.
+
+    Raises:
+        LongLineError: Its body has more than `bytes_max` bytes.
+        DamagedError: The line is damaged.
+        StaleMarksError: It is another line.
+    """
+    line_max = None if bytes_max is None else bytes_max + codec.LINE_EXTRA_BYTES
+    if not lines.begins_line(offset):
+        raise StaleMarksError
+    body = codec.body_of(lines.line_at(offset, line_max))
+    mark = mark_of(body, seq)
+    if mark is None or mark.kind != search.kind or mark.seq != seq:
+        raise StaleMarksError
+    # Two keys may share a digest.
+    return Record(seq, body) if search.key in (None, mark.key) else None

@@ -1,0 +1,62 @@
+"""Looks at the files of sessions without changing them: for `doctor`, and for a store at work."""
+
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+
+from bamboo_gateway.storage.jsonl.bundle import BundleView
+from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.jsonl.log.log import LogReplacedError, LogView
+from bamboo_gateway.storage.jsonl.log.reader import DamagedError, is_note, lines_from, seq_of
+from bamboo_gateway.storage.jsonl.paths import Paths, file_name
+
+
+def names_on_disk(fs: FileSystem, paths: Paths) -> set[str]:
+    """Gives the file names of all sessions that have a log or a bundle."""
+    return {
+        file.removesuffix(suffix)
+        for directory, suffix in ((paths.events, ".jsonl"), (paths.archive, ".zst"))
+        for file in fs.names(directory)
+        if file.endswith(suffix)
+    }
+
+
+def compare(fs: FileSystem, paths: Paths, session_ids: Iterable[str]) -> tuple[set[str], set[str]]:
+    """Gives the sessions without a file, and the file names without a session."""
+    by_name = {file_name(session_id): session_id for session_id in session_ids}
+    names = names_on_disk(fs, paths)
+    return {by_name[name] for name in by_name.keys() - names}, names - by_name.keys()
+
+
+def look_through(view: LogView) -> tuple[str | None, int]:
+    """Looks at every line of a log; gives what is wrong with their order, and the last seq.
+
+    Raises:
+        DamagedError: A line's checksum is wrong.
+    """
+    seq = 0
+    for offset, line in lines_from(view, view.begin):
+        number = seq_of(line)
+        if number is None and not is_note(line):
+            return f"no event at byte {offset}", seq
+        if number is not None and number <= seq:
+            return f"seq {number} after {seq} at byte {offset}", seq
+        seq = number or seq
+    return None, seq
+
+
+def problem_of_bundle(fs: FileSystem, path: Path, epoch: int) -> str | None:
+    """Looks at all of a bundle; gives what is wrong with it."""
+    try:
+        view = BundleView(fs, path, epoch)
+        try:
+            # The checksums are looked at on the way.
+            deque(view.blocks(), maxlen=0)
+            deque(view.mark_blocks(), maxlen=0)
+        finally:
+            view.close()
+    except FileNotFoundError:
+        return "its bundle is missing"
+    except (DamagedError, LogReplacedError):
+        return "its bundle is damaged"
+    return None
