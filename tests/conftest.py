@@ -1,5 +1,6 @@
-"""How examples are made up, for every test that has Hypothesis make them."""
+"""What all tests share: the event loop they run on, and how Hypothesis makes examples."""
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # How long an example takes says something about the machine, never about what is tested.
@@ -9,3 +10,9 @@ _PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("same", _PATIENT, derandomize=True, database=None)
 settings.register_profile("new", _PATIENT)
 settings.load_profile("same")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The gateway runs under uvicorn, so asyncio is the only backend there is."""
+    return "asyncio"

@@ -3,12 +3,6 @@
 import pytest
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """The gateway runs under uvicorn, so asyncio is the only backend there is."""
-    return "asyncio"
-
-
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No key or proxy of the machine reaches a test."""

@@ -312,11 +312,6 @@ async def wait_for(room: Room, count: int) -> None:
             await anyio.lowlevel.checkpoint()
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_those_who_wait_are_let_in_in_their_order_and_none_overtakes() -> None:
     room = Room()
     first = await room.take("a1", 6)

@@ -12,11 +12,6 @@ from tests.api.serving import SECONDS
 SCOPE: Scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}}
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def answered(chunks: AsyncGenerator[bytes], left: anyio.Event) -> list[Message]:
     """Gives what was sent of a document until `left` is set, which is when its client leaves."""
     sent: list[Message] = []

@@ -14,11 +14,6 @@ STORES = ("memory", "jsonl", "jsonl-os", "jsonl-noindex")
 Reopen = Callable[[SessionStore], Awaitable[SessionStore]]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(params=STORES)
 def store_name(request: pytest.FixtureRequest) -> str:
     name: str = request.param

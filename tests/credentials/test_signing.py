@@ -17,11 +17,6 @@ from tests.support.clocks import FakeClock
 ALICE = Caller("user:alice", "alice", frozenset({"read", "write"}), None, "key-a")
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def test_a_ticket_is_a_reader_of_one_session_and_names_what_it_was_made_with() -> None:
     clock = FakeClock()
     signer = Signer(chance(), clock)

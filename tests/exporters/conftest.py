@@ -8,12 +8,6 @@ SAMPLES = Path(__file__).parent / "samples"
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    """The gateway runs under uvicorn, so asyncio is the only backend there is."""
-    return "asyncio"
-
-
-@pytest.fixture
 def sample():
     """Gives the bytes of a file in `samples/`."""
     return lambda name: (SAMPLES / name).read_bytes()

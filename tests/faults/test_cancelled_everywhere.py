@@ -18,7 +18,7 @@ from bamboo_gateway.sessions.commands import Idempotency, NewMessage, NewSession
 from bamboo_gateway.sessions.lifecycle.fork import Fork
 from bamboo_gateway.sessions.lifecycle.merge import Merge
 from bamboo_gateway.storage.factory import make_store
-from tests.life.talk import exchange, say, talk
+from tests.sessions.lifecycle.talk import exchange, say, talk
 from tests.support.clocks import FakeClock
 from tests.support.gateways import (
     DEADLINE_SECONDS,

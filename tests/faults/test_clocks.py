@@ -21,7 +21,7 @@ from bamboo_gateway.domain.positions import parse_position
 from bamboo_gateway.sessions.commands import Idempotency, NewMessage, NewSession, SessionQuery
 from bamboo_gateway.sessions.lifecycle.merge import Merge
 from bamboo_gateway.storage.factory import make_store
-from tests.life.talk import ids, say, talk, texts
+from tests.sessions.lifecycle.talk import ids, say, talk, texts
 from tests.support.clocks import FakeClock
 from tests.support.gateways import ME, Gateway, Reader, eventually, gateway, quiet, settings_of
 

@@ -8,11 +8,6 @@ from tests.support.gateways import Gateway, gateway
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def gate() -> AsyncIterator[Gateway]:
     """A gateway on an empty memory store."""
     async with gateway() as running:

@@ -23,11 +23,6 @@ async def comes_true(true: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def clock() -> StepClock:
     return StepClock()
 

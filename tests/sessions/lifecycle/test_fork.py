@@ -8,7 +8,7 @@ from bamboo_gateway.domain.errors import BambooError, InvalidInput, NotFound, Se
 from bamboo_gateway.sessions.commands import Idempotency, NewMessage
 from bamboo_gateway.sessions.lifecycle.fork import Fork
 from tests.api.serving import refused
-from tests.life.talk import create, exchange, ids, said, say, talk, texts
+from tests.sessions.lifecycle.talk import create, exchange, ids, said, say, talk, texts
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway
 
 

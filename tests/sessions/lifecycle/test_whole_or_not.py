@@ -15,8 +15,8 @@ from bamboo_gateway.sessions.lifecycle.export import ExportOptions
 from bamboo_gateway.sessions.lifecycle.fork import Fork
 from bamboo_gateway.sessions.lifecycle.merge import Merge
 from bamboo_gateway.storage.factory import make_store
-from tests.life.faults import NthFault
-from tests.life.talk import exchange, ids, say, talk
+from tests.sessions.lifecycle.faults import NthFault
+from tests.sessions.lifecycle.talk import exchange, ids, say, talk
 from tests.support.clocks import FakeClock
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, gateway, settings_of
 

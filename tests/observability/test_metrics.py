@@ -20,7 +20,7 @@ from bamboo_gateway.observability.metrics import FAMILIES, PREFIX, render_metric
 from bamboo_gateway.server import http1
 from tests.api.serving import Served, raw, serving
 from tests.faults.wire import Wire, hanging, rest_of, until
-from tests.operating.scraping import Scrape, Series
+from tests.observability.scraping import Scrape, Series
 from tests.support.clocks import FakeClock
 from tests.support.gateways import ME, Reader, gateway
 

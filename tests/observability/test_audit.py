@@ -15,7 +15,7 @@ from bamboo_gateway.domain.codec import encode
 from tests.api.keyed import LateClock
 from tests.api.serving import SECONDS, Served, serving
 from tests.faults.wire import until
-from tests.operating.scraping import Scrape
+from tests.observability.scraping import Scrape
 
 KEY = {"Authorization": "Bearer sk-one"}
 

@@ -17,10 +17,10 @@ from jsonschema import Draft202012Validator
 from bamboo_gateway.domain.errors import BambooError, StorageFailed
 from bamboo_gateway.sessions.lifecycle.export import ExportOptions
 from tests.api.serving import CONTRACT, refused, serving
-from tests.life.talk import create, exchange, ids, resumed_message, said, say, talk
+from tests.sessions.lifecycle.talk import create, exchange, ids, resumed_message, said, say, talk
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway
 
-SAMPLES = Path(__file__).parents[1] / "exporters" / "samples"
+SAMPLES = Path(__file__).parents[2] / "exporters" / "samples"
 MOVED = {"position", "updated_at", "last_activity_at"}
 """What a document says of the log it came from, and is another's after an import."""
 

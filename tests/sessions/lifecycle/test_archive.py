@@ -14,7 +14,7 @@ from bamboo_gateway.domain.errors import (
 from bamboo_gateway.domain.events import Complete, Token
 from bamboo_gateway.sessions.commands import Idempotency, NewMessage, SessionQuery
 from tests.api.serving import refused
-from tests.life.talk import create, said, talk
+from tests.sessions.lifecycle.talk import create, said, talk
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, eventually, quiet
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from bamboo_gateway.domain.masking import MASK, Masker
 from tests.api.serving import SECONDS, refused, serving
-from tests.life.talk import create
+from tests.sessions.lifecycle.talk import create
 
 SECRETS = [
     "sk-abcdefghijklmnop1234",

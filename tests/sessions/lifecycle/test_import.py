@@ -17,10 +17,10 @@ from bamboo_gateway.sessions.lifecycle.bulk_creation import LogWriter
 from bamboo_gateway.sessions.lifecycle.export import ExportOptions
 from bamboo_gateway.sessions.lifecycle.merge import Merge
 from tests.api.serving import refused
-from tests.life.talk import exchange, ids, resumed_message, said, say, talk
+from tests.sessions.lifecycle.talk import exchange, ids, resumed_message, said, say, talk
 from tests.support.gateways import ME, Gateway, eventually
 
-CHATGPT = (Path(__file__).parents[1] / "exporters" / "samples" / "chatgpt.json").read_bytes()
+CHATGPT = (Path(__file__).parents[2] / "exporters" / "samples" / "chatgpt.json").read_bytes()
 TIME = "2026-01-01T00:00:00.000Z"
 
 

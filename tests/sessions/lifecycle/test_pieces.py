@@ -15,8 +15,8 @@ from bamboo_gateway.sessions.lifecycle.fork import Fork
 from bamboo_gateway.sessions.lifecycle.merge import Merge
 from bamboo_gateway.storage.base import Found
 from bamboo_gateway.storage.factory import make_store
-from tests.life.faults import NthFault
-from tests.life.talk import ids, say, talk
+from tests.sessions.lifecycle.faults import NthFault
+from tests.sessions.lifecycle.talk import ids, say, talk
 from tests.support.clocks import FakeClock
 from tests.support.gateways import ME, Gateway, gateway, settings_of
 
@@ -43,11 +43,6 @@ class Pages(NthFault):
         """Gives the sizes of the pages since it was asked last, empty ones left out."""
         sizes, self.sizes = self.sizes, []
         return [size for size in sizes if size]
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 @pytest.fixture(params=["memory:", "jsonl:"])

@@ -13,8 +13,8 @@ from bamboo_gateway.api.problems import PROBLEMS
 from bamboo_gateway.observability.metrics import FAMILIES, PREFIX
 from bamboo_gateway.storage.jsonl.journal.segments import Journal
 from tests.api.serving import refused, serving
-from tests.operating.promtool import RULES, Values, alerts, check_firing, promtool
-from tests.operating.scraping import Scrape
+from tests.observability.promtool import RULES, Values, alerts, check_firing, promtool
+from tests.observability.scraping import Scrape
 
 DASHBOARD = json.loads((RULES.parent / "grafana-dashboard.json").read_text("utf-8"))
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]

@@ -18,7 +18,7 @@ from bamboo_gateway.sessions.lifecycle import merge as merging
 from bamboo_gateway.sessions.lifecycle.bulk_creation import History, create_whole
 from bamboo_gateway.sessions.lifecycle.merge import Merge
 from bamboo_gateway.sessions.runs.factory import created_draft
-from tests.life.talk import talk, texts
+from tests.sessions.lifecycle.talk import talk, texts
 from tests.support.gateways import ME, Gateway
 
 STRATEGIES = ("append", "interleave", "replace")

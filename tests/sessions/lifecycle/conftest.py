@@ -13,11 +13,6 @@ from tests.support.clocks import FakeClock
 from tests.support.gateways import Gateway, gateway, settings_of
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(params=["memory:", "jsonl:"])
 async def gate(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Gateway]:
     """A gateway on an empty store, of each kind."""

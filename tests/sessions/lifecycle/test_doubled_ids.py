@@ -11,7 +11,7 @@ from bamboo_gateway.sessions.commands import MessagePage, NewMessage
 from bamboo_gateway.sessions.lifecycle.export import ExportOptions
 from bamboo_gateway.sessions.lifecycle.fork import Fork
 from bamboo_gateway.sessions.lifecycle.merge import Merge
-from tests.life.talk import ids, say, talk, texts
+from tests.sessions.lifecycle.talk import ids, say, talk, texts
 from tests.storage.writing import Writer, committed, message
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway
 

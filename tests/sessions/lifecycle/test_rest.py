@@ -15,7 +15,7 @@ from bamboo_gateway.sessions.lifecycle.fork import ANCESTORS_MAX, Fork
 from bamboo_gateway.sessions.lifecycle.merge import Merge
 from bamboo_gateway.storage.base import SessionQuery
 from tests.api.serving import SECONDS, refused, serving
-from tests.life.talk import create, exchange, resumed_message, say, talk
+from tests.sessions.lifecycle.talk import create, exchange, resumed_message, say, talk
 from tests.support.gateways import ME, Gateway, eventually
 
 DAY = 24 * 3600

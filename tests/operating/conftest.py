@@ -1,8 +1,0 @@
-"""What tests of the operator's side share."""
-
-import pytest
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
