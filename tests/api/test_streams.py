@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from bamboo_gateway.sessions.streaming.subscription import Connection
+from bamboo_gateway.sessions.streaming.subscription import Subscription
 from tests.api.keyed import LateClock
 from tests.api.serving import SECONDS, Served, frames_of, raw, refused, serving
 from tests.faults.wire import rest_of, unchunked, until
@@ -387,10 +387,10 @@ def test_the_number_of_streams_is_bounded() -> None:
 def test_what_fails_while_a_stream_is_on_is_a_goodbye_and_a_line_in_the_log(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real_next = Connection.next
+    real_next = Subscription.next
 
-    async def broken(_: Connection) -> bytes:
-        monkeypatch.setattr(Connection, "next", real_next)
+    async def broken(_: Subscription) -> bytes:
+        monkeypatch.setattr(Subscription, "next", real_next)
         raise RuntimeError("no disk")
 
     with serving(heartbeat_interval_seconds=0.15) as served, served.client() as api:
@@ -399,7 +399,7 @@ def test_what_fails_while_a_stream_is_on_is_a_goodbye_and_a_line_in_the_log(
             custom(api, "s", "seen")
             watcher.until_frame('"seen"')
             # What it asks for after its next heartbeat.
-            monkeypatch.setattr(Connection, "next", broken)
+            monkeypatch.setattr(Subscription, "next", broken)
             watcher.ended()
     assert [event["type"] for event in watcher.events] == ["open", "custom", "goodbye"]
     assert watcher.events[-1]["retry"]

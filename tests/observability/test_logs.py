@@ -14,7 +14,7 @@ import structlog
 from structlog.contextvars import bind_contextvars, clear_contextvars
 from typing_extensions import override
 
-from bamboo_gateway.api.access_log import Exchange, Traffic
+from bamboo_gateway.api.access_log import RequestRecord, Traffic
 from bamboo_gateway.domain.events import Complete
 from bamboo_gateway.observability.logs import HandOver, make_formatter, send_logs_to
 from tests.api.serving import raw, serving
@@ -176,7 +176,7 @@ def test_a_request_that_took_too_long_is_a_warning() -> None:
     traffic = Traffic(clock, slow_seconds=5, access_log=False)
     with captured_logs() as logs:
         for seconds in (4.9, 5.1):
-            exchange = Exchange("GET", "r", traffic.now())
+            exchange = RequestRecord("GET", "r", traffic.now())
             exchange.status = 200
             clock.advance(seconds)
             traffic.ended({"path": "/x"}, exchange)

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute
 
-from bamboo_gateway.api.access_log import Exchange, Traffic
+from bamboo_gateway.api.access_log import RequestRecord, Traffic
 from bamboo_gateway.api.openapi import ROUTERS
 from bamboo_gateway.api.problems import PROBLEMS
 from bamboo_gateway.domain.events import Complete
@@ -344,7 +344,7 @@ def test_statuses_are_classes_and_methods_a_closed_list() -> None:
     traffic = Traffic(FakeClock(), slow_seconds=1, access_log=False)
     for method in ("GET", "get", "BREW", "GET ", "X" * 100):
         for status in (*range(100, 600), None):
-            exchange = Exchange(method, "r", 0)
+            exchange = RequestRecord(method, "r", 0)
             exchange.status = status
             traffic.ended({"path": "/x"}, exchange)
     requests = traffic.measures()["requests_total"]

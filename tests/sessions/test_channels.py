@@ -17,7 +17,7 @@ from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.commands import NewSession, SessionQuery, StreamRequest
 from bamboo_gateway.sessions.manager import SessionManager
 from bamboo_gateway.sessions.sharing import NewShare
-from bamboo_gateway.sessions.streaming.session_writer import LiveSession
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 from bamboo_gateway.storage.factory import make_store
 from tests.support.clocks import FakeClock
 from tests.support.gateways import (
@@ -285,7 +285,7 @@ async def test_what_readers_do_not_need_is_not_kept(gate: Gateway):
             leave_memory(gate, "s")
             await quiet()
             left = [
-                one for one in gc.get_objects() if isinstance(one, LiveSession) and one.id == "s"
+                one for one in gc.get_objects() if isinstance(one, SessionWriter) and one.id == "s"
             ]
         finally:
             gc.enable()

@@ -12,7 +12,7 @@ from bamboo_gateway.domain.limits import EVENT_QUEUE_BYTES_MAX, SEND_BYTES_MAX
 from bamboo_gateway.sessions.commands import NewSession
 from bamboo_gateway.sessions.streaming.event_queue import EventQueue
 from bamboo_gateway.sessions.streaming.frames import event_frame
-from bamboo_gateway.sessions.streaming.subscription import Connection
+from bamboo_gateway.sessions.streaming.subscription import Subscription
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, Reader, eventually, gateway, quiet
 
 
@@ -141,7 +141,7 @@ async def test_a_reader_that_takes_nothing_costs_and_delays_nothing(gate: Gatewa
     assert len(awake.events) == 4001
     for reader in dead:
         # A connection holds no frames of its own, whatever it has missed.
-        values = [getattr(reader.connection, name) for name in Connection.__slots__]
+        values = [getattr(reader.connection, name) for name in Subscription.__slots__]
         held = [value for value in values if isinstance(value, bytes | list | dict)]
         assert not held
     await dead[0].take_what_is_there()

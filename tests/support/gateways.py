@@ -20,8 +20,8 @@ from bamboo_gateway.sessions.commands import (
     StreamRequest,
 )
 from bamboo_gateway.sessions.manager import SessionManager
-from bamboo_gateway.sessions.streaming.session_writer import LiveSession
-from bamboo_gateway.sessions.streaming.subscription import Connection
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
+from bamboo_gateway.sessions.streaming.subscription import Subscription
 from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import SessionStore
 from bamboo_gateway.storage.factory import make_store
@@ -165,7 +165,7 @@ class Gateway:
             finished |= begun
             await quiet()
 
-    def live(self, session_id: str = "s") -> LiveSession:
+    def live(self, session_id: str = "s") -> SessionWriter:
         """Gives the session as it is in memory."""
         live = self.manager._pool.get(session_id)
         assert live is not None, "not in memory"
@@ -188,7 +188,7 @@ class Gateway:
 class Reader:
     """A client that follows one stream and remembers what it was shown."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Subscription) -> None:
         self.connection = connection
         self.bytes = b""
         self.ended = False

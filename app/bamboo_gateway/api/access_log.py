@@ -47,7 +47,7 @@ CutReason = Literal[
 """Why the gateway ended a TCP connection; see `protocol`."""
 
 
-class Exchange:
+class RequestRecord:
     """A request and its answer, as far as it has come.
 
     Attributes:
@@ -105,7 +105,7 @@ class Traffic:
         """Gives what an exchange begins with."""
         return self._clock.monotonic()
 
-    def ended(self, scope: Scope, exchange: Exchange) -> None:
+    def ended(self, scope: Scope, exchange: RequestRecord) -> None:
         """Counts and tells a request that is answered, or whose stream has begun.
 
         Args:

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from starlette.requests import Request
 from starlette.types import Scope
 
-from bamboo_gateway.api.access_log import Exchange, route_of
+from bamboo_gateway.api.access_log import RequestRecord, route_of
 from bamboo_gateway.api.caller import CALLER, NOBODY
 from bamboo_gateway.api.problems import PROBLEM
 from bamboo_gateway.domain.callers import Caller
@@ -51,7 +51,7 @@ class AuditTrail:
         self._log = audit_log
         self._clock = clock
 
-    async def record(self, scope: Scope, exchange: Exchange) -> None:
+    async def record(self, scope: Scope, exchange: RequestRecord) -> None:
         """Records a request that is about to be answered, if it is one of those."""
         action = ACTIONS.get((scope["method"], route_of(scope)))
         caller: Caller | None = scope.get(CALLER)

@@ -14,7 +14,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from bamboo_gateway.api.access_log import Exchange, Traffic, route_of
+from bamboo_gateway.api.access_log import RequestRecord, Traffic, route_of
 from bamboo_gateway.api.audit import MORE_TARGETS, AuditTrail
 from bamboo_gateway.api.body_memory import release_body
 from bamboo_gateway.api.limits import REQUEST_ID_CHARS_MAX
@@ -64,7 +64,7 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         take_credentials(scope)
-        exchange = Exchange(scope["method"], self._request_id(scope), self._traffic.now())
+        exchange = RequestRecord(scope["method"], self._request_id(scope), self._traffic.now())
         scope[REQUEST_ID] = exchange.request_id
         if scope["method"] == "HEAD":
             # Every GET answers HEAD (RFC 9110, 9.1); the server itself leaves the body out.

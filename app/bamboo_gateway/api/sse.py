@@ -30,7 +30,7 @@ from bamboo_gateway.api.detached_response import STAGE
 from bamboo_gateway.api.middleware import IS_HEAD
 from bamboo_gateway.api.presence import forgettable, left
 from bamboo_gateway.domain.clock import Clock
-from bamboo_gateway.sessions.streaming.subscription import Connection
+from bamboo_gateway.sessions.streaming.subscription import Subscription
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +53,7 @@ class StreamResponse(EventSourceResponse):
     """
 
     def __init__(
-        self, connection: Connection, clock: Clock, headers: Mapping[str, str] | None = None
+        self, connection: Subscription, clock: Clock, headers: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(
             _OWN_LOOP,
@@ -97,7 +97,7 @@ class FrameLoop:
 
     __slots__ = ("_clock", "_connection", "_done")
 
-    def __init__(self, connection: Connection, clock: Clock) -> None:
+    def __init__(self, connection: Subscription, clock: Clock) -> None:
         self._connection = connection
         self._clock = clock
         self._done = False

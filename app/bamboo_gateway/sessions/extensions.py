@@ -16,7 +16,7 @@ from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.commands import Idempotency
 from bamboo_gateway.sessions.metadata import check_sizes, merge_patch
 from bamboo_gateway.sessions.pool import Decision, SessionPool
-from bamboo_gateway.sessions.streaming.session_writer import LiveSession
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 
 ENABLED, TODO, CUSTOM = "enabled_extensions", "todo_state", "custom"
 Change = Callable[[dict[str, Any]], dict[str, Any]]
@@ -124,7 +124,7 @@ async def change_extensions(
         InvalidInput, TooLarge, NotFound: What the change or the check refuses.
     """
 
-    def decide(live: LiveSession) -> Decision:
+    def decide(live: SessionWriter) -> Decision:
         present = live.head.extension_data
         changed = change(dict(present))
         check_extension_data(changed)

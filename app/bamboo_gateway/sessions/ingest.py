@@ -31,7 +31,7 @@ from bamboo_gateway.sessions.runs.external import (
     drafts_of,
     outside_event,
 )
-from bamboo_gateway.sessions.streaming.session_writer import LiveSession, Vanished
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
 
 _GROWTH_MAX = 5
 """How much longer JSON may become when it is written again: `1e15` is `1000000000000000.0`."""
@@ -63,10 +63,10 @@ async def append_events(
             raise
     run_ids = {run_id for run_id, _ in events if run_id is not None}
 
-    async def prepare(live: LiveSession) -> None:
+    async def prepare(live: SessionWriter) -> None:
         await external.hold(live, run_ids)
 
-    def decide(live: LiveSession) -> Decision:
+    def decide(live: SessionWriter) -> Decision:
         held = live.external
         drafts, ends = _feed_all(live, events, pool.clock.monotonic())
         first = live.head.seq + 1
@@ -88,7 +88,7 @@ async def append_events(
 
 
 def _feed_all(
-    live: LiveSession, events: list[OutsideEvent], now: float
+    live: SessionWriter, events: list[OutsideEvent], now: float
 ) -> tuple[list[Draft], bool]:
     """Gives what the events become together, and whether a run ends with them; all or nothing."""
     drafts: list[Draft] = []
@@ -236,7 +236,7 @@ class _Post:
         self,
         pool: SessionPool,
         external: ExternalRuns,
-        live: LiveSession,
+        live: SessionWriter,
         digest: str | None,
         kept: KeptAnswer | None,
     ) -> None:

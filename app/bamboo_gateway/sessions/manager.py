@@ -50,15 +50,15 @@ from bamboo_gateway.sessions.queries import (
     run_cursor,
     run_page,
 )
-from bamboo_gateway.sessions.runs.cancellation import Endings
-from bamboo_gateway.sessions.runs.client_ids import GivenNames
+from bamboo_gateway.sessions.runs.cancellation import Cancellation
+from bamboo_gateway.sessions.runs.client_ids import ClientIds
 from bamboo_gateway.sessions.runs.external import ExternalRuns
 from bamboo_gateway.sessions.runs.factory import EXTERNAL, Agents, Maker
 from bamboo_gateway.sessions.runs.recovery import Recovery
-from bamboo_gateway.sessions.runs.scheduler import Turns
-from bamboo_gateway.sessions.streaming.hub import Streams
+from bamboo_gateway.sessions.runs.scheduler import RunScheduler
+from bamboo_gateway.sessions.streaming.hub import StreamHub
 from bamboo_gateway.sessions.streaming.session_writer import Vanished
-from bamboo_gateway.sessions.streaming.subscription import Connection, check_within
+from bamboo_gateway.sessions.streaming.subscription import Subscription, check_within
 from bamboo_gateway.sessions.tally import Tally
 from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import SessionQuery, SessionStore
@@ -118,11 +118,11 @@ class SessionManager:
             self._maker = Maker(self._ids, self._clock, self._settings)
             self._external = ExternalRuns(self._pool, self._maker)
             agents = Agents(self._agents)
-            self._turns = Turns(self._pool, agents, self._maker, self._external)
+            self._turns = RunScheduler(self._pool, agents, self._maker, self._external)
             stack.callback(self._turns.give_up)
-            self._endings = Endings(self._pool, self._external)
+            self._endings = Cancellation(self._pool, self._external)
             self.life = SessionLife(self._pool, agents, self._maker)
-            self._streams = Streams(self._pool, self._ids, self._may_stay)
+            self._streams = StreamHub(self._pool, self._ids, self._may_stay)
             self._compaction = Compaction(self._pool)
             closed = await Recovery(self._pool, self._maker).recover()
             if closed:
@@ -277,7 +277,7 @@ class SessionManager:
             Refused: Tool calls are open and these are not their results, or the other way round.
         """
         ids = [message.id for message in messages]
-        names = GivenNames(self._store, self._external.hold, message_ids=ids)
+        names = ClientIds(self._store, self._external.hold, message_ids=ids)
         made = [self._maker.new_message(message) for message in messages]
         close = self._maker.close_passed_over
         return await metadata.add_messages(self._pool, caller, session_id, made, names, close, idem)
@@ -362,7 +362,7 @@ class SessionManager:
     # -- runs -------------------------------------------------------------------------------
 
     async def chat(self, caller: Caller, chat: Chat, idem: Idempotency | None = None) -> Outcome:
-        """Begins a turn, or queues it; see `Turns.chat`."""
+        """Begins a turn, or queues it; see `RunScheduler.chat`."""
         return await self._turns.chat(caller, chat, idem)
 
     async def open_run(
@@ -414,7 +414,7 @@ class SessionManager:
     async def cancel_run(
         self, caller: Caller, session_id: str, run_id: str, idem: Idempotency | None = None
     ) -> Outcome:
-        """Cancels a run; idempotent. See `Endings.cancel_run`."""
+        """Cancels a run; idempotent. See `Cancellation.cancel_run`."""
         work = partial(self._endings.cancel_run, caller, session_id, run_id)
         return await self._pool.once(caller, session_id, idem, work)
 
@@ -429,8 +429,8 @@ class SessionManager:
 
     async def connect(
         self, caller: Caller, session_id: str, request: StreamRequest
-    ) -> Connection | None:
-        """Opens a stream, or None when nothing will ever come; see `Streams.connect`."""
+    ) -> Subscription | None:
+        """Opens a stream, or None when nothing will ever come; see `StreamHub.connect`."""
         return await self._streams.connect(caller, session_id, request)
 
     def check_room_for_stream(self, caller: Caller) -> None:

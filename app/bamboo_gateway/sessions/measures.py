@@ -12,14 +12,14 @@ from bamboo_gateway.observability.metrics import Measures
 from bamboo_gateway.sessions.lifecycle.compaction import Compaction
 from bamboo_gateway.sessions.pool import SessionPool
 from bamboo_gateway.sessions.streaming.channel import Channel
-from bamboo_gateway.sessions.streaming.hub import Streams
+from bamboo_gateway.sessions.streaming.hub import StreamHub
 from bamboo_gateway.storage.base import RecoveryReport
 
 _QUANTILES: Final = (0.5, 0.9, 0.99, 1.0)
 _DISK: Final = "disk_bytes_"
 
 
-def measure(pool: SessionPool, streams: Streams, compaction: Compaction) -> dict[str, Any]:
+def measure(pool: SessionPool, streams: StreamHub, compaction: Compaction) -> dict[str, Any]:
     """Gives the families of `observability.metrics` that sessions and their store have."""
     tally, lives = pool.tally, pool.sessions
     stored = pool.store.stats()

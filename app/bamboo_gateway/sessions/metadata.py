@@ -22,9 +22,9 @@ from bamboo_gateway.domain.tool_order import in_order, still_open
 from bamboo_gateway.sessions.access import id_taken, own
 from bamboo_gateway.sessions.commands import Idempotency, NewSession, Outcome
 from bamboo_gateway.sessions.pool import Decision, SessionPool
-from bamboo_gateway.sessions.runs.client_ids import GivenNames
+from bamboo_gateway.sessions.runs.client_ids import ClientIds
 from bamboo_gateway.sessions.runs.factory import created_draft
-from bamboo_gateway.sessions.streaming.session_writer import LiveSession
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 
 _BYTES_MAX = {"metadata": METADATA_BYTES_MAX, "extension_data": EXTENSION_DATA_BYTES_MAX}
 
@@ -46,7 +46,7 @@ async def create(
     """Creates a session; see `SessionManager.create_session`."""
     new = own(caller, new)
 
-    def decide(live: LiveSession) -> Decision:
+    def decide(live: SessionWriter) -> Decision:
         if live.head.seq:
             raise id_taken(session_id)
         return _creation(pool, live, new)
@@ -60,7 +60,7 @@ async def get_or_create(
     """Gives the session, or creates it; see `SessionManager.get_or_create_session`."""
     new = own(caller, new)
 
-    def decide(live: LiveSession) -> Decision:
+    def decide(live: SessionWriter) -> Decision:
         if live.head.seq:
             return Decision([], view_of(pool, live.head))
         return _creation(pool, live, new)
@@ -68,14 +68,14 @@ async def get_or_create(
     return (await pool.change(caller, session_id, decide, create=True)).answer
 
 
-def _creation(pool: SessionPool, live: LiveSession, new: NewSession) -> Decision:
+def _creation(pool: SessionPool, live: SessionWriter, new: NewSession) -> Decision:
     pool.quotas.check_session(new.user_id)
     draft = created_draft(new, pool.settings.default_ttl_seconds)
     check_sizes(draft.fields)
     return answer_after(pool, live, [draft])
 
 
-def answer_after(pool: SessionPool, live: LiveSession, drafts: list[Draft]) -> Decision:
+def answer_after(pool: SessionPool, live: SessionWriter, drafts: list[Draft]) -> Decision:
     """Answers with the session as it will be once the drafts are durable."""
     head = live.head.copy()
     now_ms = pool.clock.now_ms()
@@ -89,7 +89,7 @@ async def update(
 ) -> None:
     """Applies a merge patch; see `SessionManager.update_session`."""
 
-    def decide(live: LiveSession) -> Decision:
+    def decide(live: SessionWriter) -> Decision:
         head = live.head
         check_match(head, if_match)
         changed: dict[str, Any] = {}
@@ -149,7 +149,7 @@ async def close(
 ) -> Outcome:
     """Closes; a closed session stays as it is."""
 
-    def decide(live: LiveSession) -> Decision:
+    def decide(live: SessionWriter) -> Decision:
         head = live.head
         if head.logged_state == "closed":
             return Decision([], view_of(pool, head))
@@ -169,7 +169,7 @@ async def reopen(
 ) -> Outcome:
     """Reopens; an open session stays as it is."""
 
-    def decide(live: LiveSession) -> Decision:
+    def decide(live: SessionWriter) -> Decision:
         if live.head.logged_state != "closed":
             return Decision([], view_of(pool, live.head))
         change = {"from": "closed", "to": "idle"}
@@ -183,13 +183,13 @@ async def add_messages(
     caller: Caller,
     session_id: str,
     messages: list[Message],
-    names: GivenNames,
+    names: ClientIds,
     close: Callable[[str], Message] | None,
     idem: Idempotency | None,
 ) -> Outcome:
     """Appends messages; see `SessionManager.add_messages`. `close` is that of `in_order`."""
 
-    def decide(live: LiveSession) -> Decision:
+    def decide(live: SessionWriter) -> Decision:
         names.check(live)
         head = live.head
         if head.active and head.open_calls:

@@ -50,7 +50,7 @@ from bamboo_gateway.sessions.idempotency import (
 )
 from bamboo_gateway.sessions.quotas import Quotas
 from bamboo_gateway.sessions.streaming.channel import Channel
-from bamboo_gateway.sessions.streaming.session_writer import LiveSession, Vanished, Waiter
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished, Waiter
 from bamboo_gateway.sessions.tally import Tally
 from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import SessionPage, SessionQuery, SessionStore
@@ -86,7 +86,7 @@ class Decision:
     waiters: list[Waiter] = field(default_factory=list)
 
 
-Decide = Callable[[LiveSession], Decision]
+Decide = Callable[[SessionWriter], Decision]
 
 
 class SessionPool:
@@ -105,20 +105,20 @@ class SessionPool:
         self.clock = clock
         self.tally = tally
         self.draining = False
-        self.on_slot_free: list[Callable[[LiveSession], None]] = []
+        self.on_slot_free: list[Callable[[SessionWriter], None]] = []
         self.quotas = Quotas(store, settings)
         self.evictions = 0
         self._tasks = tasks
         self._key_count = KeyCount()
         self._closed = False
-        self._live: OrderedDict[str, LiveSession] = OrderedDict()
+        self._live: OrderedDict[str, SessionWriter] = OrderedDict()
         self._channels: dict[str, Channel] = {}
         self._opening: dict[str, anyio.Event] = {}
-        self._reloading: set[LiveSession] = set()
+        self._reloading: set[SessionWriter] = set()
         self._disconnected_at: OrderedDict[str, float] = OrderedDict()
 
     @property
-    def sessions(self) -> list[LiveSession]:
+    def sessions(self) -> list[SessionWriter]:
         """Those in memory, the least recently used first."""
         return list(self._live.values())
 
@@ -136,7 +136,7 @@ class SessionPool:
         """Those that somebody reads; their writers need not be in memory."""
         return list(self._channels.values())
 
-    def get(self, session_id: str) -> LiveSession | None:
+    def get(self, session_id: str) -> SessionWriter | None:
         """Gives the session if it is in memory."""
         return self._live.get(session_id)
 
@@ -153,7 +153,7 @@ class SessionPool:
         *,
         create: bool = False,
         place: bool = True,
-    ) -> AsyncIterator[LiveSession]:
+    ) -> AsyncIterator[SessionWriter]:
         """Holds a session in memory for a call, ready for decisions.
 
         With `create`, or where a new one is needed, one that is not there is begun. Calls that only
@@ -198,7 +198,7 @@ class SessionPool:
                 raise Vanished from conflict
 
     @contextmanager
-    def keeping(self, live: LiveSession) -> Iterator[None]:
+    def keeping(self, live: SessionWriter) -> Iterator[None]:
         """Keeps a session in memory for a call."""
         live.users += 1
         try:
@@ -303,7 +303,7 @@ class SessionPool:
         idem: Idempotency | None = None,
         closed_too: bool = False,
         read_only_too: bool = False,
-        prepare: Callable[[LiveSession], Awaitable[None]] | None = None,
+        prepare: Callable[[SessionWriter], Awaitable[None]] | None = None,
     ) -> Outcome:
         """Makes a decision durable and gives its answer, once for each idempotency key.
 
@@ -344,13 +344,13 @@ class SessionPool:
             except Vanished:
                 continue
 
-    def _is_first(self, live: LiveSession, digest: str) -> bool:
+    def _is_first(self, live: SessionWriter, digest: str) -> bool:
         """Tells whether a key still has no answer, after something was waited for."""
         return live.keys.is_loaded and live.keys.get(digest, self.clock.now_ms()) is None
 
     async def _commit(
         self,
-        live: LiveSession,
+        live: SessionWriter,
         decision: Decision,
         idem: Idempotency | None,
         digest: str | None,
@@ -369,7 +369,7 @@ class SessionPool:
             raise
         return Outcome(decision.answer)
 
-    async def _confirm(self, live: LiveSession, refusal: BambooError) -> None:
+    async def _confirm(self, live: SessionWriter, refusal: BambooError) -> None:
         """Raises a refusal once what it stands on is durable (R1); returns when that was undone."""
         try:
             await live.settled()
@@ -417,7 +417,7 @@ class SessionPool:
         return Outcome(answer)
 
     async def kept_answer(
-        self, live: LiveSession, digest: str, idem: Idempotency
+        self, live: SessionWriter, digest: str, idem: Idempotency
     ) -> KeptAnswer | None:
         """Looks for a first answer; one that is not durable yet is waited for.
 
@@ -521,7 +521,7 @@ class SessionPool:
             return self.clock.now_ms() + head.ttl_seconds * 1000
         return head.expires_at
 
-    def slot_free(self, live: LiveSession) -> None:
+    def slot_free(self, live: SessionWriter) -> None:
         """Says that a run may have ended, and the next may start."""
         for call in self.on_slot_free:
             call(live)
@@ -538,7 +538,7 @@ class SessionPool:
         channel.head.last_activity_at = max(channel.head.last_activity_at, now_ms)
         self.store.touch(channel.id, channel.epoch, now_ms)
 
-    def forget(self, live: LiveSession) -> None:
+    def forget(self, live: SessionWriter) -> None:
         """Takes it out of memory, as far as it is still the one of its id."""
         self.quotas.forget(live)
         live.keys.forget()
@@ -582,7 +582,7 @@ class SessionPool:
             raise unknown_session(session_id) from None
 
     @asynccontextmanager
-    async def holding(self, live: LiveSession) -> AsyncIterator[None]:
+    async def holding(self, live: SessionWriter) -> AsyncIterator[None]:
         """Keeps a session as it is, for what changes it past its writer.
 
         Call only right after `ready`, without an await between. What was decided is durable when
@@ -615,7 +615,7 @@ class SessionPool:
 
     async def _open(
         self, caller: Caller, session_id: str, need: Need, create: bool, place: bool
-    ) -> LiveSession:
+    ) -> SessionWriter:
         while True:
             if (opening := self._opening.get(session_id)) is not None:
                 await opening.wait()
@@ -639,7 +639,7 @@ class SessionPool:
             if head is None:
                 self._check_count()
                 head = SessionHead(session_id, self.store.next_epoch())
-            live = LiveSession(
+            live = SessionWriter(
                 head,
                 channel or Channel(head, self._channels, self._look_again),
                 self.store,
@@ -688,9 +688,9 @@ class SessionPool:
         while len(self._live) + places > self.settings.max_active_sessions:
             self._evict(self._least_needed())
 
-    def _least_needed(self) -> LiveSession:
+    def _least_needed(self) -> SessionWriter:
         """Gives the least recently used that nothing needs, rather one without open streams."""
-        read: list[LiveSession] = []
+        read: list[SessionWriter] = []
         for live in self._live.values():
             if not live.is_idle:
                 continue
@@ -720,18 +720,18 @@ class SessionPool:
                 retry_after_seconds=60,
             )
 
-    def _evict(self, live: LiveSession) -> None:
+    def _evict(self, live: SessionWriter) -> None:
         self.evictions += 1
         self.forget(live)
         live.channel.rest()
         self.spawn(self.store.release, live.id, name=f"release {live.id}")
 
-    def _reload_later(self, live: LiveSession) -> None:
+    def _reload_later(self, live: SessionWriter) -> None:
         if live not in self._reloading:
             self._reloading.add(live)
             self.spawn(self._reload, live, name=f"reload {live.id}")
 
-    async def _reload(self, live: LiveSession) -> None:
+    async def _reload(self, live: SessionWriter) -> None:
         head = await self._load_patiently(live.id)
         self._reloading.discard(live)
         if head is None or head.epoch != live.epoch:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import LimitReached
-from bamboo_gateway.sessions.streaming.session_writer import LiveSession
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import SessionStore
 
@@ -71,11 +71,11 @@ class Quotas:
         self._unborn = _ByUser()
         self._streams = _ByUser()
         self._places = _ByUser()
-        self._shares: dict[LiveSession, _Share] = {}
+        self._shares: dict[SessionWriter, _Share] = {}
 
     # -- counting ---------------------------------------------------------------------------
 
-    def note(self, live: LiveSession) -> None:
+    def note(self, live: SessionWriter) -> None:
         """Updates the counters after a session's runs, its calls or its existence changed."""
         head = live.head
         waiting = len(head.queue)
@@ -92,7 +92,7 @@ class Quotas:
             self._count(share, 1)
             self._shares[live] = share
 
-    def forget(self, live: LiveSession) -> None:
+    def forget(self, live: SessionWriter) -> None:
         """Hears of a session that has left memory, or is gone."""
         share = self._shares.pop(live, None)
         if share is not None:
@@ -126,7 +126,7 @@ class Quotas:
         self._unborn.add(share.user_id, sign * share.unborn)
         self._places.add(share.user_id, sign * share.places)
 
-    def take_place(self, live: LiveSession, *, within_share: bool) -> None:
+    def take_place(self, live: SessionWriter, *, within_share: bool) -> None:
         """Counts a session that a call keeps in memory; refuses only one that nothing kept before.
 
         Args:

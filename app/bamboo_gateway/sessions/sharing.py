@@ -23,7 +23,7 @@ from bamboo_gateway.sessions.access import may_read
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
 from bamboo_gateway.sessions.lifecycle import archive
 from bamboo_gateway.sessions.pool import Decide, Decision, SessionPool
-from bamboo_gateway.sessions.streaming.session_writer import LiveSession
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 
 _TOKEN: Final = re.compile(r"link_([A-Za-z0-9_-]{2,171})\.[A-Za-z0-9_-]{43}")
 _SECRET_BYTES: Final = 32
@@ -57,7 +57,7 @@ async def share(
     """
     token = _make_token(session_id) if wanted.user_id is None else None
 
-    def decide(live: LiveSession) -> Decision:
+    def decide(live: SessionWriter) -> Decision:
         head, now_ms = live.head, pool.clock.now_ms()
         if wanted.user_id is not None and wanted.user_id == head.user_id:
             raise InvalidInput("The session is this user's own; share it with another.")
@@ -95,7 +95,7 @@ async def revoke(pool: SessionPool, caller: Caller, session_id: str, share_id: s
         NotFound: The session has no such share.
     """
 
-    def decide(live: LiveSession) -> Decision:
+    def decide(live: SessionWriter) -> Decision:
         if not any(one.id == share_id for one in live.head.shares):
             raise NotFound(f"No share {share_id!r} of this session.", code="share-not-found")
 
@@ -114,7 +114,7 @@ async def _change(
     """Changes the shares of a session in any state: also what is read-only can be revoked."""
     is_archived = False
 
-    async def prepare(live: LiveSession) -> None:
+    async def prepare(live: SessionWriter) -> None:
         nonlocal is_archived
         if live.head.logged_state == "archived":
             is_archived = True
@@ -131,7 +131,7 @@ async def _change(
             await archive.pack_again(pool, session_id)
 
 
-def end_streams(pool: SessionPool, live: LiveSession) -> None:
+def end_streams(pool: SessionPool, live: SessionWriter) -> None:
     """Ends the streams of those who may not read the session any more."""
     now_ms = pool.clock.now_ms()
     for connection in list(live.channel.connections.values()):

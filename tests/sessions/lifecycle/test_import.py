@@ -13,7 +13,7 @@ from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.tool_order import UNANSWERED
 from bamboo_gateway.sessions.commands import NewMessage
-from bamboo_gateway.sessions.lifecycle.bulk_creation import LogWriter
+from bamboo_gateway.sessions.lifecycle.bulk_creation import HistoryWriter
 from bamboo_gateway.sessions.lifecycle.export import ExportOptions
 from bamboo_gateway.sessions.lifecycle.merge import Merge
 from tests.api.serving import refused
@@ -192,7 +192,7 @@ async def test_what_a_merge_brings_has_a_result_for_each_call(gate: Gateway, str
 async def passed_over(gate: Gateway, session_id: str) -> None:
     """Makes a session with a call that was passed over, as older logs may hold."""
     epoch = gate.store.next_epoch()
-    writer = LogWriter(SessionHead(session_id, epoch), gate.clock.now_ms(), 1 << 20)
+    writer = HistoryWriter(SessionHead(session_id, epoch), gate.clock.now_ms(), 1 << 20)
     shapes = json.loads(own(*PASSED_OVER))["messages"]
     drafts = [Draft("session_created", {}), *(message_draft(Message.of(one)) for one in shapes)]
     async with gate.store.creation(session_id, epoch) as creation:

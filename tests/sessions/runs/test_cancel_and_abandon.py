@@ -22,7 +22,7 @@ from bamboo_gateway.domain.events import (
     ToolStart,
 )
 from bamboo_gateway.sessions.commands import Chat, NewMessage, NewSession
-from bamboo_gateway.sessions.streaming.session_writer import LiveSession
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 from tests.domain.histories import accepted_by_upstreams
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, eventually, gateway, quiet
 
@@ -320,7 +320,7 @@ async def test_a_flood_is_held_back_by_the_store_and_arrives_whole() -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(chat)
             await eventually(lambda: gate.store.held)
-            live: LiveSession = gate.live()
+            live: SessionWriter = gate.live()
             gate.store.release_appends()
             await eventually(lambda: flood.given > 100)
             gate.store.hold_appends()

@@ -29,7 +29,7 @@ from bamboo_gateway.api.sse import StreamResponse
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import InvalidCursor
 from bamboo_gateway.sessions.commands import StreamRequest
-from bamboo_gateway.sessions.streaming.subscription import Connection
+from bamboo_gateway.sessions.streaming.subscription import Subscription
 
 router = APIRouter(prefix="/api/v1", tags=["streams"], route_class=SessionRoute)
 
@@ -213,7 +213,7 @@ async def disconnect(
 
 
 def stream_response(
-    request: Request, connection: Connection | None, headers: dict[str, str] | None = None
+    request: Request, connection: Subscription | None, headers: dict[str, str] | None = None
 ) -> Response:
     """Answers with a connection's stream, or 204 when there is nothing to wait for."""
     if connection is None:

@@ -30,7 +30,7 @@ from bamboo_gateway.sessions.access import unknown_session
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
 from bamboo_gateway.sessions.metadata import answer_after, view_of
 from bamboo_gateway.sessions.pool import Decision, SessionPool
-from bamboo_gateway.sessions.streaming.session_writer import LiveSession, Vanished
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +47,7 @@ async def archive(
         RunActive: A run is executing or queued.
     """
 
-    def decide(live: LiveSession) -> Decision:
+    def decide(live: SessionWriter) -> Decision:
         head = live.head
         if head.logged_state == "archived":
             return Decision([], {})
@@ -117,7 +117,7 @@ async def restore(
     """
     back_to = "idle"
 
-    async def prepare(live: LiveSession) -> None:
+    async def prepare(live: SessionWriter) -> None:
         nonlocal back_to
         if live.head.logged_state == "archived":
             await live.settled()
@@ -125,7 +125,7 @@ async def restore(
             await pool.store.unpack(session_id, live.epoch)
             await live.ready()
 
-    def decide(live: LiveSession) -> Decision:
+    def decide(live: SessionWriter) -> Decision:
         if live.head.logged_state != "archived":
             raise Refused("The session is not archived.", code="not-archived")
         change = {"from": "archived", "to": back_to}

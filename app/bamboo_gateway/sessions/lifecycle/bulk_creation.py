@@ -23,10 +23,10 @@ from bamboo_gateway.sessions.commands import Idempotency, Outcome
 from bamboo_gateway.sessions.history import bulk_limiter
 from bamboo_gateway.sessions.idempotency import KeptAnswer, key_digest, note_line
 from bamboo_gateway.sessions.pool import SessionPool
-from bamboo_gateway.sessions.streaming.session_writer import LiveSession, Vanished
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
 
 
-class LogWriter:
+class HistoryWriter:
     """Turns drafts into a session's stored lines, folding its head as it goes.
 
     Args:
@@ -110,7 +110,7 @@ async def create_whole(
 async def _publish(
     pool: SessionPool,
     caller: Caller,
-    live: LiveSession,
+    live: SessionWriter,
     history: History,
     idem: Idempotency | None,
 ) -> SessionHead:
@@ -123,7 +123,7 @@ async def _publish(
     try:
         settings = pool.settings
         unborn = SessionHead(live.id, live.epoch)
-        writer = LogWriter(unborn, pool.clock.now_ms(), settings.max_event_bytes)
+        writer = HistoryWriter(unborn, pool.clock.now_ms(), settings.max_event_bytes)
         async with pool.store.creation(live.id, live.epoch) as creation:
             async for drafts in history.pages(live.epoch):
                 if writer.head.seq == 0:

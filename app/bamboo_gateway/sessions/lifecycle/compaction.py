@@ -16,7 +16,7 @@ from bamboo_gateway.domain.events import TERMINAL_TYPES
 from bamboo_gateway.domain.limits import COMPACT_BYTES_MIN
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.pool import SessionPool
-from bamboo_gateway.sessions.streaming.session_writer import LiveSession
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +41,7 @@ class Compaction:
         self._waiting: OrderedDict[str, int] = OrderedDict()
         pool.on_slot_free.append(self._run_ended)
 
-    def _run_ended(self, live: LiveSession) -> None:
+    def _run_ended(self, live: SessionWriter) -> None:
         self._waiting[live.id] = self._pool.clock.now_ms()
         self._waiting.move_to_end(live.id)
 

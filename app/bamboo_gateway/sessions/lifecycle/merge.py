@@ -30,12 +30,12 @@ from bamboo_gateway.observability.tracing import span
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
 from bamboo_gateway.sessions.history import bulk_limiter, history_page
 from bamboo_gateway.sessions.idempotency import key_digest
-from bamboo_gateway.sessions.lifecycle.bulk_creation import LogWriter
+from bamboo_gateway.sessions.lifecycle.bulk_creation import HistoryWriter
 from bamboo_gateway.sessions.lifecycle.fork import open_calls_at
 from bamboo_gateway.sessions.lifecycle.imports import closing_note
 from bamboo_gateway.sessions.metadata import check_sizes, view_of
 from bamboo_gateway.sessions.pool import SessionPool
-from bamboo_gateway.sessions.streaming.session_writer import LiveSession, Vanished
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
 from bamboo_gateway.storage.base import Record
 
 MERGE_MESSAGES_MAX = 300_000
@@ -93,7 +93,7 @@ async def merge(
 async def _merge(
     pool: SessionPool,
     caller: Caller,
-    live: LiveSession,
+    live: SessionWriter,
     wanted: Merge,
     idem: Idempotency | None,
 ) -> Outcome:
@@ -105,7 +105,7 @@ async def _merge(
         return head, await _plan(pool, target, head, wanted)
 
     source, plan = await pool.read(caller, wanted.source_id, look)
-    writer = LogWriter(target.copy(), pool.clock.now_ms(), pool.settings.max_event_bytes)
+    writer = HistoryWriter(target.copy(), pool.clock.now_ms(), pool.settings.max_event_bytes)
     async with pool.store.extension(live.id, live.epoch, target.seq) as extension:
         async with aclosing(_drafts(pool, target, source, plan, wanted)) as pages:
             async for drafts in pages:

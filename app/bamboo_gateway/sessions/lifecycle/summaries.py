@@ -17,7 +17,7 @@ from bamboo_gateway.sessions.commands import Idempotency, NewMessage, Outcome
 from bamboo_gateway.sessions.pool import Decision, SessionPool
 from bamboo_gateway.sessions.runs.conversation import agent_conversation, load_summary
 from bamboo_gateway.sessions.runs.factory import Agents, Maker
-from bamboo_gateway.sessions.streaming.session_writer import LiveSession
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 from bamboo_gateway.storage.base import SessionStore
 
 SUMMARY_CHARS_MAX = 200_000
@@ -59,7 +59,7 @@ async def save_summary(
         InvalidInput: The position is none of this log, or inside an exchange that is executing.
     """
 
-    def decide(live: LiveSession) -> Decision:
+    def decide(live: SessionWriter) -> Decision:
         head = live.head
         covered = head.position if position is None else parse_position(position)
         if covered is None or covered.epoch != head.epoch or not 0 < covered.seq <= head.seq:
@@ -86,7 +86,7 @@ async def delete_summary(pool: SessionPool, caller: Caller, session_id: str) -> 
         NotFound: There is none.
     """
 
-    def decide(live: LiveSession) -> Decision:
+    def decide(live: SessionWriter) -> Decision:
         if live.head.summary is None:
             raise NotFound("The session has no summary.", code="summary-not-found")
         fields = {"summary": None, "turn_count": 0, "position": str(live.head.position)}

@@ -1,4 +1,4 @@
-"""Endings: cancelling runs, waiting for their end, and ending all of them when the gateway ends."""
+"""Cancellation: ending one run, waiting for its end, and ending all of them at shutdown."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ from bamboo_gateway.sessions.pool import SessionPool
 from bamboo_gateway.sessions.queries import find_run, last_of_run
 from bamboo_gateway.sessions.runs.external import ExternalRuns
 from bamboo_gateway.sessions.runs.factory import EXTERNAL
-from bamboo_gateway.sessions.streaming.session_writer import LiveSession, Vanished
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
 
 
-class Endings:
+class Cancellation:
     """See the module."""
 
     def __init__(self, pool: SessionPool, external: ExternalRuns) -> None:
@@ -59,7 +59,7 @@ class Endings:
             except Vanished:
                 continue
 
-    async def _cancel(self, live: LiveSession, run_id: str) -> dict[str, Any]:
+    async def _cancel(self, live: SessionWriter, run_id: str) -> dict[str, Any]:
         ended = anyio.Event()
         forget = live.on_run_end(run_id, ended.set)
         try:
@@ -108,7 +108,7 @@ class Endings:
             except Vanished:
                 continue
 
-    async def _wait_end(self, live: LiveSession, run_id: str, deadline: float) -> dict[str, Any]:
+    async def _wait_end(self, live: SessionWriter, run_id: str, deadline: float) -> dict[str, Any]:
         while True:
             ended = anyio.Event()
             # Asked for before looking: an end that comes in between is not missed.
@@ -124,7 +124,7 @@ class Endings:
             finally:
                 forget()
 
-    async def _last_said(self, live: LiveSession, run: dict[str, Any]) -> dict[str, Any] | None:
+    async def _last_said(self, live: SessionWriter, run: dict[str, Any]) -> dict[str, Any] | None:
         run_id = run["run_id"]
         store = self._pool.store
         [first] = await store.find(live.id, live.epoch, "run", key=run_id, limit=1)

@@ -16,13 +16,13 @@ from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.sessions import QueuedRun
 from bamboo_gateway.sessions.history import bulk_limiter
 from bamboo_gateway.sessions.runs.factory import EXTERNAL
-from bamboo_gateway.sessions.streaming.session_writer import LiveSession
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 from bamboo_gateway.storage.base import SessionStore
 
-HoldRuns = Callable[[LiveSession, set[str]], Awaitable[None]]
+HoldRuns = Callable[[SessionWriter, set[str]], Awaitable[None]]
 
 
-class GivenNames:
+class ClientIds:
     """The names in one request.
 
     `prepare` looks them up; `check` belongs into the decision right behind it. Names that the
@@ -55,7 +55,7 @@ class GivenNames:
         self._run_taken = False
         self._taken: set[str] = set()
 
-    async def prepare(self, live: LiveSession) -> None:
+    async def prepare(self, live: SessionWriter) -> None:
         """Looks the names up in what is durable, what waits for the disk, and what is queued.
 
         Ends with the session ready for the decision: nothing has changed since what was found.
@@ -86,7 +86,7 @@ class GivenNames:
                 self._run_taken = self._run_taken or ended.is_set()
                 return
 
-    def check(self, live: LiveSession) -> None:
+    def check(self, live: SessionWriter) -> None:
         """Refuses a name that the session has.
 
         Raises:
@@ -109,7 +109,7 @@ class GivenNames:
         if message_id in self._message_ids:
             self._taken.add(message_id)
 
-    async def _look(self, live: LiveSession) -> None:
+    async def _look(self, live: SessionWriter) -> None:
         # Of a session that is being created nothing is in the store.
         if self._run_id is not None and not live.is_unborn:
             found = await self._store.find(live.id, live.epoch, "run", key=self._run_id, limit=1)
@@ -129,14 +129,14 @@ class GivenNames:
             except RunEnded:
                 return  # what it has said is in the log
 
-    def _sees_makings(self, live: LiveSession) -> bool:
+    def _sees_makings(self, live: SessionWriter) -> bool:
         """Tells whether `is_making` can be asked: an external run's messages may not be at hand."""
         active = live.head.active
         if not self._message_ids or active is None or active.agent != EXTERNAL:
             return True
         return live.external is not None and live.external.run_id == active.run_id
 
-    async def _queued_ids(self, live: LiveSession, queued: QueuedRun) -> frozenset[str]:
+    async def _queued_ids(self, live: SessionWriter, queued: QueuedRun) -> frozenset[str]:
         known = live.waiting_message_ids.get(queued.run_id)
         if known is not None:
             return known

@@ -22,7 +22,7 @@ class ForeignExitError(Exception):
     """Foreign code raised what is no error: an exit, or a cancellation that nobody asked for."""
 
 
-class ForeignTask:
+class DetachedTask:
     """See the module. It runs once.
 
     Args:

@@ -1,8 +1,8 @@
 """Runs: one turn of an agent, owned by its session and by no connection (R6).
 
-`RunTask` iterates the agent, turns its events into drafts and gives them to the session's writer.
-However it ends, it ends the run with what was said and exactly one terminal event (R5). An agent
-that ignores its cancellation is left behind after a while, and can say nothing more.
+`RunExecutor` iterates the agent, turns its events into drafts and gives them to the session's
+writer. However it ends, it ends the run with what was said and exactly one terminal event (R5). An
+agent that ignores its cancellation is left behind after a while, and can say nothing more.
 """
 
 from collections.abc import Awaitable, Callable
@@ -27,8 +27,8 @@ from bamboo_gateway.domain.events import (
 )
 from bamboo_gateway.domain.limits import RUN_AHEAD_EVENTS_YIELD
 from bamboo_gateway.observability.tracing import Parent, span_under
-from bamboo_gateway.sessions.runs.detached_task import ForeignTask
-from bamboo_gateway.sessions.streaming.session_writer import LiveSession, Vanished
+from bamboo_gateway.sessions.runs.detached_task import DetachedTask
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +36,7 @@ _RETRY_SECONDS_MAX = 30.0
 """A terminal event that cannot be stored is tried again at most this far apart."""
 
 
-class RunTask:
+class RunExecutor:
     """The execution of one run in this process.
 
     Attributes:
@@ -67,11 +67,11 @@ class RunTask:
 
     def __init__(
         self,
-        live: LiveSession,
+        live: SessionWriter,
         run_id: str,
         agent_name: str,
         assembler: MessageAssembler,
-        restore: Callable[[LiveSession, str], Awaitable[MessageAssembler]],
+        restore: Callable[[SessionWriter, str], Awaitable[MessageAssembler]],
         abandon_seconds: float,
     ) -> None:
         self.live = live
@@ -82,7 +82,7 @@ class RunTask:
         self._restore = restore
         self._scope = anyio.CancelScope()
         self._end_scope = anyio.CancelScope(shield=True)
-        self._foreign = ForeignTask(abandon_seconds)
+        self._foreign = DetachedTask(abandon_seconds)
         self._cancelled = anyio.Event()
         self._stop: TerminalEvent | None = None
         self._said: TerminalEvent | None = None

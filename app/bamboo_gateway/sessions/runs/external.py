@@ -33,9 +33,9 @@ from bamboo_gateway.domain.sessions import ActiveRun
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
 from bamboo_gateway.sessions.pool import Decision, SessionPool
 from bamboo_gateway.sessions.queries import event_type, last_of_run
-from bamboo_gateway.sessions.runs.client_ids import GivenNames
+from bamboo_gateway.sessions.runs.client_ids import ClientIds
 from bamboo_gateway.sessions.runs.factory import EXTERNAL, Maker, beginning, restored
-from bamboo_gateway.sessions.streaming.session_writer import ExternalRun, LiveSession, Vanished
+from bamboo_gateway.sessions.streaming.session_writer import ExternalRun, SessionWriter, Vanished
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +58,9 @@ def outside_event(value: Any) -> tuple[str | None, AgentEvent]:
     return run_id, event
 
 
-def drafts_of(live: LiveSession, run_id: str | None, event: AgentEvent, now: float) -> list[Draft]:
+def drafts_of(
+    live: SessionWriter, run_id: str | None, event: AgentEvent, now: float
+) -> list[Draft]:
     """Gives the drafts that a posted event becomes; several of one request belong together.
 
     Raises:
@@ -83,7 +85,7 @@ def drafts_of(live: LiveSession, run_id: str | None, event: AgentEvent, now: flo
     return drafts
 
 
-def ending(live: LiveSession, terminal: TerminalEvent) -> list[Draft]:
+def ending(live: SessionWriter, terminal: TerminalEvent) -> list[Draft]:
     """Gives what ends the open external run; its assembler has to be there."""
     run, live.external = live.external, None
     assert run is not None
@@ -108,7 +110,7 @@ def already_ended(run_id: str) -> RunEnded:
     return RunEnded(f"The run {run_id!r} has ended; nothing may follow.")
 
 
-def _is_held(live: LiveSession, active: ActiveRun) -> bool:
+def _is_held(live: SessionWriter, active: ActiveRun) -> bool:
     """Tells whether the active run's messages are at hand, or here nobody's to make."""
     if active.agent != EXTERNAL:
         return True
@@ -132,9 +134,9 @@ class ExternalRuns:
             Refused: The session has a run of that id.
         """
         name = run_id or self._maker.run_id()
-        names = GivenNames(self._pool.store, self.hold, run_id)
+        names = ClientIds(self._pool.store, self.hold, run_id)
 
-        def decide(live: LiveSession) -> Decision:
+        def decide(live: SessionWriter) -> Decision:
             names.check(live)
             head = live.head
             if self._pool.draining:
@@ -155,7 +157,7 @@ class ExternalRuns:
 
         return await self._pool.change(caller, session_id, decide, idem=idem, prepare=names.prepare)
 
-    async def hold(self, live: LiveSession, run_ids: set[str]) -> None:
+    async def hold(self, live: SessionWriter, run_ids: set[str]) -> None:
         """Makes ready for events of external runs: their messages in the making are at hand.
 
         Afterwards decisions can be made at once, without another await.
@@ -175,7 +177,7 @@ class ExternalRuns:
             else:
                 return
 
-    async def _load(self, live: LiveSession, active: ActiveRun) -> None:
+    async def _load(self, live: SessionWriter, active: ActiveRun) -> None:
         await live.settled()
         assembler = await restored(self._pool.store, self._maker, live, active.run_id)
         if live.external is not None and live.external.run_id == active.run_id:
@@ -183,7 +185,7 @@ class ExternalRuns:
         if live.head.active is not None and live.head.active.run_id == active.run_id:
             live.external = ExternalRun(active.run_id, assembler, self._pool.clock.monotonic())
 
-    async def _never_begun(self, live: LiveSession, run_id: str) -> set[str]:
+    async def _never_begun(self, live: SessionWriter, run_id: str) -> set[str]:
         """Gives a run that has not the session's slot if it never had it.
 
         Raises:
@@ -214,25 +216,25 @@ class ExternalRuns:
             elif now - held.last_event_at > seconds:
                 self.end_later(live, timed_out(seconds))
 
-    async def _take_up(self, live: LiveSession, run_id: str) -> None:
+    async def _take_up(self, live: SessionWriter, run_id: str) -> None:
         with self._pool.keeping(live):
             try:
                 await self.hold(live, {run_id})
             except (BambooError, Vanished):
                 return  # It has ended, or it is looked at again by the next round.
 
-    def end_later(self, live: LiveSession, terminal: TerminalEvent) -> None:
+    def end_later(self, live: SessionWriter, terminal: TerminalEvent) -> None:
         """As `end`, in a task of its own."""
         self._pool.spawn(self._end_unasked, live, terminal, name=f"end {live.id}")
 
-    async def _end_unasked(self, live: LiveSession, terminal: TerminalEvent) -> None:
+    async def _end_unasked(self, live: SessionWriter, terminal: TerminalEvent) -> None:
         try:
             await self.end(live, terminal)
         except BambooError as error:
             # It is looked at again by the next round.
             log.warning("an external run could not be ended", session_id=live.id, code=error.code)
 
-    async def end(self, live: LiveSession, terminal: TerminalEvent) -> None:
+    async def end(self, live: SessionWriter, terminal: TerminalEvent) -> None:
         """Ends the open external run of a session, if there is one, with what was said.
 
         Raises:

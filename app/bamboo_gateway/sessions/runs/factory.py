@@ -22,7 +22,7 @@ from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.sessions import ActiveRun
 from bamboo_gateway.domain.tool_order import UNANSWERED
 from bamboo_gateway.sessions.commands import Idempotency, NewMessage, NewSession, Outcome
-from bamboo_gateway.sessions.streaming.session_writer import LiveSession
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import SessionStore
 
@@ -171,7 +171,7 @@ def beginning(
 
 
 async def restored(
-    store: SessionStore, maker: Maker, live: LiveSession, run_id: str
+    store: SessionStore, maker: Maker, live: SessionWriter, run_id: str
 ) -> MessageAssembler:
     """Makes the messages in the making of the active run again, from the log."""
     assembler = maker.assembler(run_id)
@@ -182,7 +182,7 @@ async def restored(
 
 
 async def _replay(
-    store: SessionStore, live: LiveSession, active: ActiveRun, assembler: MessageAssembler
+    store: SessionStore, live: SessionWriter, active: ActiveRun, assembler: MessageAssembler
 ) -> None:
     cursor = active.start_seq
     while records := await store.read(

@@ -10,7 +10,7 @@ from bamboo_gateway.domain.sessions import ActiveRun
 from bamboo_gateway.sessions.pool import SessionPool
 from bamboo_gateway.sessions.runs.executor import end_interrupted
 from bamboo_gateway.sessions.runs.factory import EXTERNAL, Maker, restored
-from bamboo_gateway.sessions.streaming.session_writer import LiveSession, Vanished
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +80,7 @@ class Recovery:
             pass  # deleted meanwhile
         return closed
 
-    async def _close_interrupted(self, live: LiveSession, active: ActiveRun) -> None:
+    async def _close_interrupted(self, live: SessionWriter, active: ActiveRun) -> None:
         try:
             assembler = await restored(self._pool.store, self._maker, live, active.run_id)
         except BambooError:

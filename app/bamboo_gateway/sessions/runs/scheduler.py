@@ -1,4 +1,4 @@
-"""Turns: how a chat becomes a run, and waits for its turn."""
+"""RunScheduler: how a chat becomes a run, and waits for its turn."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,9 +31,9 @@ from bamboo_gateway.observability.tracing import Parent, here
 from bamboo_gateway.sessions.access import own
 from bamboo_gateway.sessions.commands import Chat, Idempotency, Outcome
 from bamboo_gateway.sessions.pool import Decision, SessionPool
-from bamboo_gateway.sessions.runs.client_ids import GivenNames
+from bamboo_gateway.sessions.runs.client_ids import ClientIds
 from bamboo_gateway.sessions.runs.conversation import Conversation, agent_conversation
-from bamboo_gateway.sessions.runs.executor import RunTask
+from bamboo_gateway.sessions.runs.executor import RunExecutor
 from bamboo_gateway.sessions.runs.external import ExternalRuns
 from bamboo_gateway.sessions.runs.factory import (
     EXTERNAL,
@@ -43,7 +43,7 @@ from bamboo_gateway.sessions.runs.factory import (
     created_draft,
     restored,
 )
-from bamboo_gateway.sessions.streaming.session_writer import LiveSession, Vanished
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +51,7 @@ _START_RETRY_SECONDS = 1.0
 """A queued run that could not be started (a full disk) is tried again after so long."""
 
 
-class Turns:
+class RunScheduler:
     """See the module. Runs are children of the pool's task group."""
 
     def __init__(
@@ -63,7 +63,7 @@ class Turns:
         self._maker = maker
         self._external = external
         # Also those whose session is gone already.
-        self._running: set[RunTask] = set()
+        self._running: set[RunExecutor] = set()
         pool.on_slot_free.append(self.start_next)
 
     # -- starting ---------------------------------------------------------------------------
@@ -86,14 +86,14 @@ class Turns:
         agent = self._agents.named(chat.agent)
         run_id = chat.run_id or self._maker.run_id()
         ids = [message.id for message in chat.messages]
-        names = GivenNames(self._pool.store, self._external.hold, chat.run_id, ids)
+        names = ClientIds(self._pool.store, self._external.hold, chat.run_id, ids)
 
-        async def prepare(live: LiveSession) -> None:
+        async def prepare(live: SessionWriter) -> None:
             if live.head.seq and chat.session.id is None:
                 raise SessionExists(f"There is a session {live.id!r} already.")
             await names.prepare(live)
 
-        def decide(live: LiveSession) -> Decision:
+        def decide(live: SessionWriter) -> Decision:
             names.check(live)
             return self._decide_chat(live, chat, agent, run_id)
 
@@ -111,7 +111,7 @@ class Turns:
             return await begin(chat.session.id)
         return await self._maker.under_new_id(caller, idem, begin)
 
-    def _decide_chat(self, live: LiveSession, chat: Chat, agent: str, run_id: str) -> Decision:
+    def _decide_chat(self, live: SessionWriter, chat: Chat, agent: str, run_id: str) -> Decision:
         if self._pool.draining:
             raise Draining("The gateway is shutting down; try again in a moment.")
         head = live.head
@@ -169,7 +169,7 @@ class Turns:
 
     def _start_when_durable(
         self,
-        live: LiveSession,
+        live: SessionWriter,
         run_id: str,
         agent: str,
         options: dict[str, Any],
@@ -177,7 +177,7 @@ class Turns:
     ) -> Callable[[BambooError | None], None]:
         patience = self._pool.settings.agent_abandon_seconds
         again = partial(restored, self._pool.store, self._maker)
-        task = RunTask(live, run_id, agent, self._maker.assembler(run_id), again, patience)
+        task = RunExecutor(live, run_id, agent, self._maker.assembler(run_id), again, patience)
         task.parent = parent
         live.run = task
 
@@ -194,7 +194,7 @@ class Turns:
         return durable
 
     def _queued_when_durable(
-        self, live: LiveSession, *, interrupts: str | None
+        self, live: SessionWriter, *, interrupts: str | None
     ) -> Callable[[BambooError | None], None]:
         def durable(error: BambooError | None) -> None:
             active = live.head.active
@@ -205,7 +205,7 @@ class Turns:
 
         return durable
 
-    def _interrupt(self, live: LiveSession, active: ActiveRun) -> None:
+    def _interrupt(self, live: SessionWriter, active: ActiveRun) -> None:
         terminal = Cancelled("interrupted by a newer message")
         if live.run is not None:
             live.run.cancel(terminal)
@@ -213,7 +213,7 @@ class Turns:
             self._external.end_later(live, terminal)
 
     async def _execute(
-        self, live: LiveSession, task: RunTask, agent: str, options: dict[str, Any]
+        self, live: SessionWriter, task: RunExecutor, agent: str, options: dict[str, Any]
     ) -> None:
         given: list[Conversation] = []
 
@@ -242,7 +242,7 @@ class Turns:
 
     # -- the queue --------------------------------------------------------------------------
 
-    def start_next(self, live: LiveSession) -> None:
+    def start_next(self, live: SessionWriter) -> None:
         """Starts the run at the head of the queue, if nothing stands against it."""
         head = live.head
         if live.starting or live.gone or self._pool.draining or live.run is not None:
@@ -251,7 +251,7 @@ class Turns:
             live.starting = True
             self._pool.spawn(self._start_queued, live, name=f"start next in {live.id}")
 
-    async def _start_queued(self, live: LiveSession) -> None:
+    async def _start_queued(self, live: SessionWriter) -> None:
         try:
             while await self._start_one(live):  # noqa: ASYNC110
                 await anyio.sleep(_START_RETRY_SECONDS)
@@ -262,7 +262,7 @@ class Turns:
         if live.head.active is None:
             self.start_next(live)
 
-    async def _start_one(self, live: LiveSession) -> bool:
+    async def _start_one(self, live: SessionWriter) -> bool:
         """Tries once; gives whether it is worth another try."""
         try:
             queued, given = await self._next_input(live)
@@ -300,7 +300,7 @@ class Turns:
             return True
         return False
 
-    async def _next_input(self, live: LiveSession) -> tuple[QueuedRun | None, dict[str, Any]]:
+    async def _next_input(self, live: SessionWriter) -> tuple[QueuedRun | None, dict[str, Any]]:
         """Gives the first run that waits and its input, ready for a decision.
 
         The log alone keeps the input: in memory, what waits would take what its messages take.
@@ -318,7 +318,7 @@ class Turns:
             else:
                 read, given = first, await self._read_input(live, first)
 
-    async def _read_input(self, live: LiveSession, queued: QueuedRun) -> dict[str, Any]:
+    async def _read_input(self, live: SessionWriter, queued: QueuedRun) -> dict[str, Any]:
         """Reads a `run_queued`; empty when it is not there, damaged on the disk."""
         records = await self._pool.store.read(
             live.id, live.epoch, queued.seq - 1, limit=1, max_bytes=PAGE_BYTES_MAX

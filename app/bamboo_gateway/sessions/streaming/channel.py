@@ -1,6 +1,6 @@
 """Channels: what the readers of one session share, whether or not its writer is in memory.
 
-A reader waits here for the next event. The writer (`LiveSession`) publishes here, and may leave
+A reader waits here for the next event. The writer (`SessionWriter`) publishes here, and may leave
 memory while readers wait: the channel stays, with little more than where the log ends and who may
 read it. The writer that comes next publishes into the same channel, so no wake-up can be missed in
 between and no reader notices.
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.streaming.event_queue import EventQueue
-from bamboo_gateway.sessions.streaming.subscription import Connection, EndedRun
+from bamboo_gateway.sessions.streaming.subscription import EndedRun, Subscription
 
 
 class Channel:
@@ -52,7 +52,7 @@ class Channel:
     ) -> None:
         self.id = head.id
         self.epoch = head.epoch
-        self.connections: dict[str, Connection] = {}
+        self.connections: dict[str, Subscription] = {}
         self.last_run: EndedRun | None = None
         self.gone = False
         self._channels = channels
@@ -62,12 +62,12 @@ class Channel:
 
     # -- readers ----------------------------------------------------------------------------
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: Subscription) -> None:
         """Registers an open stream, in the place of one of the same id."""
         self.connections[connection.id] = connection
         self._register()
 
-    def remove(self, connection: Connection) -> bool:
+    def remove(self, connection: Subscription) -> bool:
         """Unregisters a stream; tells whether it was registered and not replaced since."""
         if self.connections.get(connection.id) is not connection:
             return False

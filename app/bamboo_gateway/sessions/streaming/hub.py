@@ -1,4 +1,4 @@
-"""Streams: opening, reopening and closing connections, and the one clock that watches them all."""
+"""The hub: opens, reopens and closes subscriptions, and has the one clock that watches them all."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,11 +20,11 @@ from bamboo_gateway.sessions.commands import StreamRequest
 from bamboo_gateway.sessions.pool import SessionPool
 from bamboo_gateway.sessions.queries import event_type, last_of_run
 from bamboo_gateway.sessions.streaming.channel import Channel
-from bamboo_gateway.sessions.streaming.session_writer import LiveSession, Vanished
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
 from bamboo_gateway.sessions.streaming.subscription import (
-    Connection,
     GoodbyeReason,
     Start,
+    Subscription,
     choose_start,
 )
 
@@ -46,7 +46,7 @@ class _EndedConnection(NamedTuple):
     resume_seq: int
 
 
-class Streams:
+class StreamHub:
     """See the module."""
 
     def __init__(self, pool: SessionPool, ids: IdMaker, may_stay: Callable[[Caller], bool]) -> None:
@@ -63,7 +63,7 @@ class Streams:
 
     async def connect(
         self, caller: Caller, session_id: str, request: StreamRequest
-    ) -> Connection | None:
+    ) -> Subscription | None:
         """Opens a stream at the position the request means (API section 4).
 
         Returns:
@@ -107,8 +107,8 @@ class Streams:
         self._pool.quotas.check_stream(caller)
 
     async def _open(
-        self, caller: Caller, live: LiveSession, request: StreamRequest
-    ) -> Connection | None:
+        self, caller: Caller, live: SessionWriter, request: StreamRequest
+    ) -> Subscription | None:
         channel = live.channel
         start = self._start_of(channel, request)
         stop, until_run, until_next = None, None, False
@@ -129,7 +129,7 @@ class Streams:
         if older is None:
             # Whoever comes back takes the place of his old stream; that may be half open still.
             self.check_room(caller)
-        connection = Connection(
+        connection = Subscription(
             connection_id,
             channel,
             self._pool.store,
@@ -156,7 +156,7 @@ class Streams:
         self._pool.quotas.stream_opened(caller)
         return connection
 
-    def _name_of(self, caller: Caller, live: LiveSession, request: StreamRequest) -> str:
+    def _name_of(self, caller: Caller, live: SessionWriter, request: StreamRequest) -> str:
         name = request.connection_id
         older = live.channel.connections.get(name) if name is not None else None
         is_anothers = older is not None and older.caller.id != caller.id
@@ -182,7 +182,7 @@ class Streams:
         return choose_start(channel, request)
 
     async def _until(
-        self, live: LiveSession, cursor: int, run_id: str | None
+        self, live: SessionWriter, cursor: int, run_id: str | None
     ) -> tuple[int | None, str | None, bool]:
         """Finds where a stream until a run's end stops: its seq, or the run, or the next run.
 
@@ -208,7 +208,7 @@ class Streams:
             if not ended.is_set():
                 return None, run_id, False
 
-    async def _run_at(self, live: LiveSession, cursor: int) -> str | None:
+    async def _run_at(self, live: SessionWriter, cursor: int) -> str | None:
         """Finds the run that was executing at a position, else the next that started after it."""
         active = live.head.active
         if active is not None and active.before_seq <= cursor:
@@ -241,7 +241,7 @@ class Streams:
             after = page[-1].seq
         return None
 
-    def _closed(self, channel: Channel, connection: Connection) -> None:
+    def _closed(self, channel: Channel, connection: Subscription) -> None:
         self.open -= 1
         self._pool.tally.streams_ended[connection.ended_by,] += 1
         self._pool.quotas.stream_closed(connection.caller)
@@ -331,7 +331,7 @@ class Streams:
             log.warning("the event loop was held up", seconds=round(seconds, 3))
 
     def _watch_one(
-        self, channel: Channel, connection: Connection, now: float, ticks_per_beat: int
+        self, channel: Channel, connection: Subscription, now: float, ticks_per_beat: int
     ) -> None:
         settings = self._pool.settings
         sending_since = connection.sending_since
@@ -366,7 +366,7 @@ class Streams:
             del self._ended[key]
 
 
-def _dismiss(live: LiveSession | None, connection: Connection, *, at_once: bool) -> None:
+def _dismiss(live: SessionWriter | None, connection: Subscription, *, at_once: bool) -> None:
     """Ends a stream because the gateway ends: now, or after its run's terminal event.
 
     A stream that is opened meanwhile is opened and dismissed as well, never refused: EventSource
@@ -380,7 +380,7 @@ def _dismiss(live: LiveSession | None, connection: Connection, *, at_once: bool)
         end()
 
 
-def _resume_seq(connection: Connection) -> int:
+def _resume_seq(connection: Subscription) -> int:
     """Gives from where nothing can be missing: what was written last may never have arrived."""
     channel = connection.channel
     active, last_run = channel.head.active, channel.last_run

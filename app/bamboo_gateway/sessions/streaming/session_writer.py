@@ -1,4 +1,4 @@
-"""LiveSession: the single writer of one session, while it is in memory.
+"""SessionWriter: the single writer of one session, while it is in memory.
 
 Decisions are made synchronously on `head`, which may be ahead of the disk; what others see comes
 from commits that are durable (R1). One commit is in flight at a time; what is decided meanwhile
@@ -103,7 +103,7 @@ class _Extras:
         self.waiters: list[Waiter] = []
 
 
-class LiveSession:
+class SessionWriter:
     """See the module.
 
     Attributes:
@@ -193,8 +193,8 @@ class LiveSession:
         self._flying: _Batch | None = None
         self._flying_since = 0.0
         self._open_gate: anyio.Event | None = None
-        self._reload_wanted: Callable[[LiveSession], None] | None = None
-        self._counted: Callable[[LiveSession], None] | None = None
+        self._reload_wanted: Callable[[SessionWriter], None] | None = None
+        self._counted: Callable[[SessionWriter], None] | None = None
         self._run_waiters: dict[str, list[Callable[[], None]]] = {}
         self._id_watchers: list[Callable[[str], None]] = []
 
@@ -473,11 +473,11 @@ class LiveSession:
             self.hold()
             self._reload_wanted(self)
 
-    def when_broken(self, call: Callable[["LiveSession"], None]) -> None:
+    def when_broken(self, call: Callable[["SessionWriter"], None]) -> None:
         """Says who loads the head again after a failed commit."""
         self._reload_wanted = call
 
-    def when_counted(self, call: Callable[["LiveSession"], None]) -> None:
+    def when_counted(self, call: Callable[["SessionWriter"], None]) -> None:
         """Says who keeps count of its runs, and of its being there; counts them now."""
         self._counted = call
         call(self)

@@ -99,7 +99,7 @@ def choose_start(channel: Source, request: StreamRequest) -> Start:
     return Start(latest)
 
 
-class Connection:
+class Subscription:
     """One open stream. Made by the manager; the HTTP response drains it with `next`.
 
     Attributes:
@@ -158,7 +158,7 @@ class Connection:
         start: Start,
         request: StreamRequest,
         caller: Caller,
-        on_close: Callable[["Connection"], None],
+        on_close: Callable[["Subscription"], None],
     ) -> None:
         self.id = connection_id
         self.caller = caller
@@ -350,7 +350,7 @@ class Connection:
         return b"".join(frames)
 
 
-def _closed(_: Connection) -> None:
+def _closed(_: Subscription) -> None:
     """What closing does from the second time on."""
 
 

@@ -15,12 +15,12 @@ from typing_extensions import override
 from bamboo_gateway.domain.errors import BambooError, Conflict
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.base import Commit, Done, Mark, SessionCreation
-from bamboo_gateway.storage.jsonl.bulk_threads import Bulk
-from bamboo_gateway.storage.jsonl.file_swap import Exchanger
+from bamboo_gateway.storage.jsonl.bulk_threads import BulkThreads
+from bamboo_gateway.storage.jsonl.file_swap import FileSwapper
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.log.log import Log
 from bamboo_gateway.storage.jsonl.log.reader import seq_of
-from bamboo_gateway.storage.jsonl.log_copy import Compaction
+from bamboo_gateway.storage.jsonl.log_copy import LogCopy
 from bamboo_gateway.storage.lines import mark_of_line
 
 COMMIT_BYTES_MAX = 1024 * 1024
@@ -28,7 +28,7 @@ COMMIT_BYTES_MAX = 1024 * 1024
 More than that is worth copying the log, which costs its size on the disk."""
 
 
-class Extension(SessionCreation):
+class BulkAppend(SessionCreation):
     """One extension of one session; see the module.
 
     Args:
@@ -45,10 +45,10 @@ class Extension(SessionCreation):
         self,
         commit: Commit,
         append: Callable[[Commit, Done], None],
-        copying: Callable[[], AbstractAsyncContextManager[Compaction]],
+        copying: Callable[[], AbstractAsyncContextManager[LogCopy]],
         failing: Callable[[Entry], AbstractAsyncContextManager[None]],
-        exchanger: Exchanger,
-        bulk: Bulk,
+        exchanger: FileSwapper,
+        bulk: BulkThreads,
     ) -> None:
         self._commit = commit
         self._append = append
@@ -57,7 +57,7 @@ class Extension(SessionCreation):
         self._exchanger = exchanger
         self._bulk = bulk
         self._held = AsyncExitStack()
-        self._copy: Compaction | None = None
+        self._copy: LogCopy | None = None
         self._lines: list[bytes] = []
         self._bytes = 0
         self._is_over = False

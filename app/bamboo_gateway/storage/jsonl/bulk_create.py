@@ -18,10 +18,10 @@ from typing_extensions import override
 from bamboo_gateway.domain.errors import Conflict, Unavailable
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.base import Mark, SessionCreation
-from bamboo_gateway.storage.jsonl.bulk_threads import Bulk, Turns
+from bamboo_gateway.storage.jsonl.bulk_threads import BulkThreads, Pacer
 from bamboo_gateway.storage.jsonl.files import FileSystem, failure_of
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
-from bamboo_gateway.storage.jsonl.journal.lifecycle_records import Lifecycle
+from bamboo_gateway.storage.jsonl.journal.lifecycle_records import LifecycleRecords
 from bamboo_gateway.storage.jsonl.log.log import make_header
 from bamboo_gateway.storage.jsonl.log.marks import ENTRY_BYTES, pack_header, pack_marks
 from bamboo_gateway.storage.jsonl.log.reader import seq_of
@@ -30,7 +30,7 @@ from bamboo_gateway.storage.jsonl.paths import Paths, file_name
 from bamboo_gateway.storage.lines import is_delta, mark_of_line
 
 
-class Creator:
+class BulkCreator:
     """Makes creations, and publishes them."""
 
     def __init__(
@@ -39,8 +39,8 @@ class Creator:
         paths: Paths,
         catalog: Catalog,
         table: LogTable,
-        lifecycle: Lifecycle,
-        bulk: Bulk,
+        lifecycle: LifecycleRecords,
+        bulk: BulkThreads,
     ) -> None:
         self._fs = fs
         self._paths = paths
@@ -131,7 +131,7 @@ class _Written:
     seq: int = 0
     marks: int = 0
     deltas: int = 0
-    turns: Turns = field(default_factory=Turns)
+    turns: Pacer = field(default_factory=Pacer)
     log_fd: int | None = None
     marks_fd: int | None = None
 
@@ -196,7 +196,11 @@ class _Written:
 
 class _Creation(SessionCreation):
     def __init__(
-        self, creator: Creator, bulk: Bulk, written: _Written, is_open: Callable[[], bool]
+        self,
+        creator: BulkCreator,
+        bulk: BulkThreads,
+        written: _Written,
+        is_open: Callable[[], bool],
     ) -> None:
         self._creator = creator
         self._bulk = bulk

@@ -19,7 +19,7 @@ _TURN_BYTES = 32 * 1024
 _PAUSE_SECONDS = 0.0002
 
 
-class Turns:
+class Pacer:
     """Has a thread that goes through many lines give way to those that sessions wait for (R7).
 
     The interpreter runs one thread at a time, and takes a busy one's turn away after 5 ms only:
@@ -37,7 +37,7 @@ class Turns:
             time.sleep(_PAUSE_SECONDS)
 
 
-class Bulk:
+class BulkThreads:
     """See the module."""
 
     def __init__(self) -> None:

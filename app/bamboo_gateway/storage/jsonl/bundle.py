@@ -23,7 +23,7 @@ import zstandard
 from typing_extensions import override
 
 from bamboo_gateway.domain import codec
-from bamboo_gateway.storage.jsonl.bulk_threads import Turns
+from bamboo_gateway.storage.jsonl.bulk_threads import Pacer
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.log.log import LogReplacedError, LogView
 from bamboo_gateway.storage.jsonl.log.marks import ENTRY_BYTES, MarksFile, pack_header, pack_marks
@@ -66,7 +66,7 @@ class BundleWriter:
         self._fd = fs.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
         self._at = 0
-        self._turns = Turns()
+        self._turns = Pacer()
         self._blocks: list[bytes] = []
         self._mark_blocks: list[bytes] = []
         self._pending: list[tuple[Mark, int]] = []

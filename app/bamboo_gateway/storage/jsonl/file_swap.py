@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 from bamboo_gateway.domain.errors import Conflict
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.jsonl.bulk_threads import Bulk
+from bamboo_gateway.storage.jsonl.bulk_threads import BulkThreads
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
-from bamboo_gateway.storage.jsonl.journal.lifecycle_records import Lifecycle
+from bamboo_gateway.storage.jsonl.journal.lifecycle_records import LifecycleRecords
 from bamboo_gateway.storage.jsonl.log.log import Log
 from bamboo_gateway.storage.jsonl.log.table import LogTable
 from bamboo_gateway.storage.jsonl.paths import Paths, file_name
@@ -27,7 +27,7 @@ Kind = Literal["pack", "unpack", "compact", "extend"]
 
 
 @dataclass(slots=True)
-class Exchange:
+class FileSwap:
     """New files for a session, written aside and synced.
 
     Attributes:
@@ -77,7 +77,7 @@ class Exchange:
         return about | {"head": self.head.to_json()}
 
 
-class Exchanger:
+class FileSwapper:
     """See the module."""
 
     def __init__(
@@ -86,8 +86,8 @@ class Exchanger:
         paths: Paths,
         catalog: Catalog,
         table: LogTable,
-        lifecycle: Lifecycle,
-        bulk: Bulk,
+        lifecycle: LifecycleRecords,
+        bulk: BulkThreads,
     ) -> None:
         self._fs = fs
         self._paths = paths
@@ -102,7 +102,7 @@ class Exchanger:
         return self._paths.aside / f"{kind}-{next(self._numbers)}"
 
     async def carry_out(
-        self, exchange: Exchange, catch_up: Callable[[Log], None] | None = None
+        self, exchange: FileSwap, catch_up: Callable[[Log], None] | None = None
     ) -> None:
         """Puts the files in their place; the old ones are gone on return.
 
@@ -121,7 +121,7 @@ class Exchanger:
         )
         await self._bulk.run(lambda: self._finish(exchange))
 
-    def _switch(self, exchange: Exchange, catch_up: Callable[[Log], None] | None) -> None:
+    def _switch(self, exchange: FileSwap, catch_up: Callable[[Log], None] | None) -> None:
         entry = exchange.entry
         try:
             log = self._recorded(exchange, catch_up)
@@ -151,11 +151,11 @@ class Exchanger:
         self._take_away(exchange)
         self._lifecycle.committer.note_changed(fresh)
 
-    def _target(self, exchange: Exchange) -> Path:
+    def _target(self, exchange: FileSwap) -> Path:
         name = file_name(exchange.entry.id)
         return self._paths.archive_of(name) if exchange.bundle else self._paths.log_of(name)
 
-    def _recorded(self, exchange: Exchange, catch_up: Callable[[Log], None] | None) -> Log:
+    def _recorded(self, exchange: FileSwap, catch_up: Callable[[Log], None] | None) -> Log:
         """Writes the record, if the session is still what the files were made of."""
         entry = exchange.entry
         log = self._table.log_of(entry.id)
@@ -171,7 +171,7 @@ class Exchanger:
         )
         return log
 
-    def _fresh(self, exchange: Exchange, log: Log) -> Log:
+    def _fresh(self, exchange: FileSwap, log: Log) -> Log:
         entry = exchange.entry
         fresh = Log(
             entry.id,
@@ -189,7 +189,7 @@ class Exchanger:
         fresh.held_end = log.held_end
         return fresh
 
-    def _place_sidecar(self, exchange: Exchange, fresh: Log) -> None:
+    def _place_sidecar(self, exchange: FileSwap, fresh: Log) -> None:
         if exchange.sidecar is None:
             return
         try:
@@ -197,7 +197,7 @@ class Exchanger:
         except OSError:
             exchange.marks = fresh.marks_saved = -1
 
-    def _take_away(self, exchange: Exchange) -> None:
+    def _take_away(self, exchange: FileSwap) -> None:
         """Renames what the session no longer needs: removing large files takes its time."""
         name = file_name(exchange.entry.id)
         paths = self._paths
@@ -214,7 +214,7 @@ class Exchanger:
                 self._fs.rename(path, aside)
                 exchange.leftovers.append(aside)
 
-    def _adopt(self, exchange: Exchange) -> None:
+    def _adopt(self, exchange: FileSwap) -> None:
         entry = exchange.entry
         with self._catalog.changing_files(entry):
             entry.generation = entry.exchanged
@@ -227,7 +227,7 @@ class Exchanger:
             if exchange.bundle:
                 entry.snapshot = entry.snapshot_bytes = 0
 
-    def _finish(self, exchange: Exchange) -> None:
+    def _finish(self, exchange: FileSwap) -> None:
         # Until this is durable a replay repeats the renames.
         with suppress(OSError):
             self._fs.sync_directory(self._target(exchange).parent)

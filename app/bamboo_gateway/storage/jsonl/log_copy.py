@@ -15,8 +15,8 @@ from pathlib import Path
 
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.base import Mark
-from bamboo_gateway.storage.jsonl.bulk_threads import Turns
-from bamboo_gateway.storage.jsonl.file_swap import Exchange, Kind
+from bamboo_gateway.storage.jsonl.bulk_threads import Pacer
+from bamboo_gateway.storage.jsonl.file_swap import FileSwap, Kind
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.log.log import Log, LogView, LogWriter, make_header
@@ -32,7 +32,7 @@ _CATCH_UP_BYTES = 64 * 1024
 
 
 @dataclass(slots=True)
-class Compaction:
+class LogCopy:
     """One compaction.
 
     Attributes:
@@ -48,7 +48,7 @@ class Compaction:
     writer: LogWriter
     log: Log
     upto: int
-    exchange: Exchange
+    exchange: FileSwap
     covered: int = 0
     _seq: int = 0
     _lines: list[bytes] = field(default_factory=list)
@@ -67,10 +67,10 @@ class Compaction:
         upto: int,
         aside: Path,
         kind: Kind = "compact",
-    ) -> "Compaction":
+    ) -> "LogCopy":
         """Begins one of a log as it is at this moment."""
         sidecar = aside.with_name(f"{aside.name}.idx")
-        exchange = Exchange(kind, entry, log.generation, head, aside, sidecar)
+        exchange = FileSwap(kind, entry, log.generation, head, aside, sidecar)
         exchange.token = f"{entry.epoch}-{head.seq}-{entry.generation}-{aside.name}"
         return cls(fs, writer, log, min(upto, head.seq - 1), exchange, covered=entry.size)
 
@@ -103,7 +103,7 @@ class Compaction:
 
     def add(self, lines: bytes) -> None:
         """Adds stored lines that the session does not have yet; its head is the caller's affair."""
-        turns = Turns()
+        turns = Pacer()
         for line in lines.splitlines(keepends=True):
             turns.took(len(line))
             self._keep(line[:-1])
@@ -125,7 +125,7 @@ class Compaction:
         view = self.writer.view(self.log, end)
         try:
             self._copy_lines(
-                view, self.covered if is_new else view.begin, is_new=is_new, turns=Turns()
+                view, self.covered if is_new else view.begin, is_new=is_new, turns=Pacer()
             )
         finally:
             view.close()
@@ -150,7 +150,7 @@ class Compaction:
             view.close()
 
     def _copy_lines(
-        self, view: LogView, begin: int, *, is_new: bool, turns: Turns | None = None
+        self, view: LogView, begin: int, *, is_new: bool, turns: Pacer | None = None
     ) -> None:
         """Copies lines; new ones are not yet in the head."""
         exchange = self.exchange

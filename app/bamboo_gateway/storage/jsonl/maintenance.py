@@ -22,7 +22,7 @@ from bamboo_gateway.storage.jsonl.journal.checkpoint import Checkpointer, Work
 from bamboo_gateway.storage.jsonl.journal.committer import Committer, Rotation
 from bamboo_gateway.storage.jsonl.log.log import Log
 from bamboo_gateway.storage.jsonl.log.table import LogTable
-from bamboo_gateway.storage.jsonl.mark_files import Sidecars
+from bamboo_gateway.storage.jsonl.mark_files import MarkFiles
 from bamboo_gateway.storage.jsonl.paths import Paths
 from bamboo_gateway.storage.jsonl.snapshots import is_due, write_snapshot
 
@@ -40,7 +40,7 @@ class Counters:
     snapshots: int = 0
 
 
-class Upkeep:
+class Maintenance:
     """See the module."""
 
     def __init__(
@@ -52,7 +52,7 @@ class Upkeep:
         table: LogTable,
         committer: Committer,
         checkpointer: Checkpointer,
-        sidecars: Sidecars,
+        sidecars: MarkFiles,
         clock: Clock,
     ) -> None:
         self._clock = clock

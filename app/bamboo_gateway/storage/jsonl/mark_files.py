@@ -66,7 +66,7 @@ class WrittenMarks:
     saved: int
 
 
-class Sidecars:
+class MarkFiles:
     """See the module. Not for the loop's thread."""
 
     def __init__(self, fs: FileSystem, paths: Paths, writer: LogWriter) -> None:

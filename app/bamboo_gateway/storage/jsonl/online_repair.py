@@ -35,7 +35,7 @@ class Prepared:
     head: SessionHead
 
 
-class Mender:
+class OnlineRepair:
     """See the module."""
 
     def __init__(self, fs: FileSystem, paths: Paths, journal: Journal, table: LogTable) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.jsonl.bundle import BundleView, BundleWriter
-from bamboo_gateway.storage.jsonl.file_swap import Exchange
+from bamboo_gateway.storage.jsonl.file_swap import FileSwap
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.log.log import Log, LogWriter
@@ -18,14 +18,14 @@ def prepare_pack(
     entry: Entry,
     head: SessionHead,
     aside: Path,
-) -> Exchange:
+) -> FileSwap:
     """Writes the bundle of a log's first `size` bytes aside; on a thread for bulk work.
 
     Raises:
         OSError: It could not be written.
         DamagedError, LogReplacedError: The log is damaged, or another one by now.
     """
-    exchange = Exchange("pack", entry, log.generation, head, aside)
+    exchange = FileSwap("pack", entry, log.generation, head, aside)
     view = writer.view(log, size)
     try:
         bundle = BundleWriter(fs, aside)
@@ -47,7 +47,7 @@ def prepare_pack(
 
 def prepare_unpack(
     fs: FileSystem, log: Log, entry: Entry, head: SessionHead, aside: Path
-) -> Exchange:
+) -> FileSwap:
     """Writes the log and marks of a bundle aside; on a thread for bulk work.
 
     Raises:
@@ -55,7 +55,7 @@ def prepare_unpack(
         DamagedError, LogReplacedError: The bundle is damaged, or another one by now.
     """
     sidecar = aside.with_name(f"{aside.name}.idx")
-    exchange = Exchange("unpack", entry, log.generation, head, aside, sidecar)
+    exchange = FileSwap("unpack", entry, log.generation, head, aside, sidecar)
     view = BundleView(fs, log.path, log.epoch)
     try:
         exchange.size = fs.write_pieces(aside, view.blocks())

@@ -14,7 +14,7 @@ from zlib import crc32
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.jsonl.bulk_threads import Turns
+from bamboo_gateway.storage.jsonl.bulk_threads import Pacer
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.log.reader import seq_of
 from bamboo_gateway.storage.jsonl.paths import Paths
@@ -72,7 +72,7 @@ def write_snapshot(
 def _pieces(head: SessionHead, offset: int, lines: Iterator[bytes]) -> Iterator[bytes]:
     body = b'{"snapshot":1,"offset":%d,"head":%b' % (offset, codec.encode(head.to_json()))
     yield b'{"crc":"%08x",%b%b' % (crc32(body), body[1:], _OPEN)
-    turns = Turns()
+    turns = Pacer()
     separator = b"\n"
     for line in lines:
         yield separator + line

@@ -40,11 +40,11 @@ from bamboo_gateway.storage.base import (
     StoreUnusable,
     StoreUsage,
 )
-from bamboo_gateway.storage.jsonl.bulk_append import Extension
-from bamboo_gateway.storage.jsonl.bulk_create import Creator
-from bamboo_gateway.storage.jsonl.bulk_threads import Bulk
+from bamboo_gateway.storage.jsonl.bulk_append import BulkAppend
+from bamboo_gateway.storage.jsonl.bulk_create import BulkCreator
+from bamboo_gateway.storage.jsonl.bulk_threads import BulkThreads
 from bamboo_gateway.storage.jsonl.bundle import BundleView
-from bamboo_gateway.storage.jsonl.file_swap import Exchange, Exchanger
+from bamboo_gateway.storage.jsonl.file_swap import FileSwap, FileSwapper
 from bamboo_gateway.storage.jsonl.files import FileSystem, failure_of
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
 from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile, ErasedError
@@ -53,7 +53,7 @@ from bamboo_gateway.storage.jsonl.index.views import SessionViews
 from bamboo_gateway.storage.jsonl.journal.batch import Answer
 from bamboo_gateway.storage.jsonl.journal.checkpoint import Checkpointer
 from bamboo_gateway.storage.jsonl.journal.committer import Committer
-from bamboo_gateway.storage.jsonl.journal.lifecycle_records import Lifecycle
+from bamboo_gateway.storage.jsonl.journal.lifecycle_records import LifecycleRecords
 from bamboo_gateway.storage.jsonl.journal.recovery import Recovered, Recovery
 from bamboo_gateway.storage.jsonl.journal.segments import RECORD_OVERHEAD_BYTES, Journal
 from bamboo_gateway.storage.jsonl.lock import DirectoryLock, boot_id
@@ -61,11 +61,11 @@ from bamboo_gateway.storage.jsonl.log.log import Log, LogReplacedError, LogWrite
 from bamboo_gateway.storage.jsonl.log.marks import StaleMarksError
 from bamboo_gateway.storage.jsonl.log.reader import DamagedError, read_page
 from bamboo_gateway.storage.jsonl.log.table import Deletion, LogTable
-from bamboo_gateway.storage.jsonl.log.write_health import Condition
-from bamboo_gateway.storage.jsonl.log_copy import Compaction
-from bamboo_gateway.storage.jsonl.maintenance import Upkeep
-from bamboo_gateway.storage.jsonl.mark_files import NO_END, Search, Sidecars
-from bamboo_gateway.storage.jsonl.online_repair import Mender
+from bamboo_gateway.storage.jsonl.log.write_health import WriteHealth
+from bamboo_gateway.storage.jsonl.log_copy import LogCopy
+from bamboo_gateway.storage.jsonl.maintenance import Maintenance
+from bamboo_gateway.storage.jsonl.mark_files import NO_END, MarkFiles, Search
+from bamboo_gateway.storage.jsonl.online_repair import OnlineRepair
 from bamboo_gateway.storage.jsonl.packing import prepare_pack, prepare_unpack
 from bamboo_gateway.storage.jsonl.paths import Paths, file_name, root_of
 from bamboo_gateway.storage.jsonl.rebuild import Rebuilder
@@ -112,8 +112,8 @@ class JsonlStore(SessionStore):
         self._journal = Journal(fs, paths, self._lock.check)
         self._writer = LogWriter(fs, _raise_files_limit(), BundleView)
         self._table = LogTable(fs, paths, self._catalog, self._writer)
-        self._sidecars = Sidecars(fs, paths, self._writer)
-        self._condition = Condition(self._writer, clock, self._lock.check)
+        self._sidecars = MarkFiles(fs, paths, self._writer)
+        self._condition = WriteHealth(self._writer, clock, self._lock.check)
         self._committer = Committer(
             self._journal,
             self._table,
@@ -126,7 +126,7 @@ class JsonlStore(SessionStore):
             fs, paths, self._catalog_file, self._writer, self._sidecars, self._condition
         )
         self._checkpointer = checkpointer
-        self._upkeep = Upkeep(
+        self._upkeep = Maintenance(
             fs,
             paths,
             self._catalog,
@@ -137,11 +137,13 @@ class JsonlStore(SessionStore):
             self._sidecars,
             clock,
         )
-        self._mender = Mender(fs, paths, self._journal, self._table)
-        self._lifecycle = Lifecycle(fs, self._journal, self._committer)
-        self._bulk = Bulk()
-        self._creator = Creator(fs, paths, self._catalog, self._table, self._lifecycle, self._bulk)
-        self._exchanger = Exchanger(
+        self._mender = OnlineRepair(fs, paths, self._journal, self._table)
+        self._lifecycle = LifecycleRecords(fs, self._journal, self._committer)
+        self._bulk = BulkThreads()
+        self._creator = BulkCreator(
+            fs, paths, self._catalog, self._table, self._lifecycle, self._bulk
+        )
+        self._exchanger = FileSwapper(
             fs, paths, self._catalog, self._table, self._lifecycle, self._bulk
         )
         # One exchange of a session's files at a time; gone with the last who holds it.
@@ -273,16 +275,16 @@ class JsonlStore(SessionStore):
     def extension(self, session_id: str, epoch: int, after: int) -> SessionCreation:
         commit = Commit(session_id, epoch, after + 1, 0, b"")
 
-        def copying() -> AbstractAsyncContextManager[Compaction]:
+        def copying() -> AbstractAsyncContextManager[LogCopy]:
             return self._copying(session_id, epoch)
 
         def failing(entry: Entry) -> AbstractAsyncContextManager[None]:
             return self._failing_as(entry, "Adding to a session")
 
-        return Extension(commit, self.append, copying, failing, self._exchanger, self._bulk)
+        return BulkAppend(commit, self.append, copying, failing, self._exchanger, self._bulk)
 
     @asynccontextmanager
-    async def _copying(self, session_id: str, epoch: int) -> AsyncIterator[Compaction]:
+    async def _copying(self, session_id: str, epoch: int) -> AsyncIterator[LogCopy]:
         """Gives a copy that is to be made of a log, and of its files as long as nobody else has."""
         async with self._exchanges_of(session_id):
             entry = self._entry(session_id, epoch)
@@ -292,9 +294,7 @@ class JsonlStore(SessionStore):
             try:
                 head = await self._head_of(entry)
                 aside = self._exchanger.aside("extend")
-                yield Compaction.of(
-                    self._fs, self._writer, log, entry, head, 0, aside, kind="extend"
-                )
+                yield LogCopy.of(self._fs, self._writer, log, entry, head, 0, aside, kind="extend")
             finally:
                 self._table.unpin(log)
 
@@ -565,7 +565,7 @@ class JsonlStore(SessionStore):
     async def pack(self, session_id: str, epoch: int) -> None:
         fs, writer = self._fs, self._writer
 
-        async def make(entry: Entry, head: SessionHead) -> Exchange | None:
+        async def make(entry: Entry, head: SessionHead) -> FileSwap | None:
             if entry.bundle:
                 return None
             log, aside = self._table.current(entry), self._exchanger.aside("pack")
@@ -578,7 +578,7 @@ class JsonlStore(SessionStore):
 
     @override
     async def unpack(self, session_id: str, epoch: int) -> None:
-        async def make(entry: Entry, head: SessionHead) -> Exchange | None:
+        async def make(entry: Entry, head: SessionHead) -> FileSwap | None:
             if not entry.bundle:
                 return None
             log, aside = self._table.current(entry), self._exchanger.aside("unpack")
@@ -591,7 +591,7 @@ class JsonlStore(SessionStore):
         session_id: str,
         epoch: int,
         doing: str,
-        make: Callable[[Entry, SessionHead], Awaitable[Exchange | None]],
+        make: Callable[[Entry, SessionHead], Awaitable[FileSwap | None]],
     ) -> None:
         """Exchanges the files of a session for those that `make` prepares, if it does."""
         async with self._exchanges_of(session_id):
@@ -649,7 +649,7 @@ class JsonlStore(SessionStore):
         if log.packed:
             return 0
         aside = self._exchanger.aside("compact")
-        compaction = Compaction.of(self._fs, self._writer, log, entry, head, upto, aside)
+        compaction = LogCopy.of(self._fs, self._writer, log, entry, head, upto, aside)
         exchange = compaction.exchange
         await self._bulk.run(compaction.copy)
         if exchange.freed == 0:

@@ -1,10 +1,10 @@
 """What the first start on an earlier gateway's directory looks through, once.
 
 Earlier gateways could be killed in a moment that left a sidecar with some marks twice, or without
-some (see `Upkeep`: they took the catalog's state one turn of the loop late). Then messages stood
-twice, or were missing, wherever they are read by their marks. The logs were right all the time, so
-every sidecar of such a directory is built again at its first use; which ones did not fit is said,
-and what was made of those is made again.
+some (see `Maintenance`: they took the catalog's state one turn of the loop late). Then messages
+stood twice, or were missing, wherever they are read by their marks. The logs were right all the
+time, so every sidecar of such a directory is built again at its first use; which ones did not fit
+is said, and what was made of those is made again.
 """
 
 from contextlib import suppress

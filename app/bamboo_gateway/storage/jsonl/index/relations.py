@@ -13,7 +13,7 @@ from bamboo_gateway.storage.listing import Origin
 Scope = tuple[str, str] | None
 
 
-class OriginIndex:
+class RelationIndex:
     """See the module. A session that is alone in its tree is its own root: that needs no entry."""
 
     def __init__(self, catalog: Catalog) -> None:

@@ -20,7 +20,7 @@ from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.sessions import SessionHead, SessionState
 from bamboo_gateway.storage.base import SessionPage, SessionQuery, StateOf, SupportsNoted
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
-from bamboo_gateway.storage.jsonl.index.relations import OriginIndex, Scope, is_within
+from bamboo_gateway.storage.jsonl.index.relations import RelationIndex, Scope, is_within
 from bamboo_gateway.storage.listing import (
     SortKey,
     Standing,
@@ -68,7 +68,7 @@ class SessionViews:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._origins = OriginIndex(catalog)
+        self._origins = RelationIndex(catalog)
         self._views: OrderedDict[_ViewName, _View] = OrderedDict()
 
     async def query(self, query: SessionQuery, state_of: StateOf) -> SessionPage:

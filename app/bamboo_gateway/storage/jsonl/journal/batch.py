@@ -13,7 +13,7 @@ from bamboo_gateway.storage.jsonl.journal.segments import (
 )
 from bamboo_gateway.storage.jsonl.log.log import Log, make_header
 from bamboo_gateway.storage.jsonl.log.table import Deletion, LogTable
-from bamboo_gateway.storage.jsonl.log.write_health import Condition
+from bamboo_gateway.storage.jsonl.log.write_health import WriteHealth
 from bamboo_gateway.storage.jsonl.paths import file_name
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Batch:
     """
 
     def __init__(
-        self, table: LogTable, condition: Condition, requests: list[Request], data_bytes: int
+        self, table: LogTable, condition: WriteHealth, requests: list[Request], data_bytes: int
     ) -> None:
         self._table = table
         self._condition = condition

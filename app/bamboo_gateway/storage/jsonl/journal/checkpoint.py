@@ -21,8 +21,8 @@ from bamboo_gateway.storage.jsonl.journal.segments import JournalRecord, read_jo
 from bamboo_gateway.storage.jsonl.log.held import Held, write_held
 from bamboo_gateway.storage.jsonl.log.log import Log, LogReplacedError, LogWriter, make_header
 from bamboo_gateway.storage.jsonl.log.reader import DamagedError
-from bamboo_gateway.storage.jsonl.log.write_health import Condition
-from bamboo_gateway.storage.jsonl.mark_files import Sidecars, WrittenMarks
+from bamboo_gateway.storage.jsonl.log.write_health import WriteHealth
+from bamboo_gateway.storage.jsonl.mark_files import MarkFiles, WrittenMarks
 from bamboo_gateway.storage.jsonl.paths import Paths
 
 # From here on one sync of everything is cheaper than one of each (measured: 1000 files 4 against
@@ -58,8 +58,8 @@ class Checkpointer:
         paths: Paths,
         catalog_file: CatalogFile,
         writer: LogWriter,
-        sidecars: Sidecars,
-        condition: Condition,
+        sidecars: MarkFiles,
+        condition: WriteHealth,
     ) -> None:
         self._fs = fs
         self._paths = paths

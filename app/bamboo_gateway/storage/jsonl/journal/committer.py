@@ -33,8 +33,8 @@ from bamboo_gateway.storage.jsonl.journal.batch import Answer, Batch, Request
 from bamboo_gateway.storage.jsonl.journal.segments import SEGMENT_BYTES, SPARES_MAX, Journal
 from bamboo_gateway.storage.jsonl.log.log import Log
 from bamboo_gateway.storage.jsonl.log.table import Deletion, LogTable
-from bamboo_gateway.storage.jsonl.log.write_behind import LaggingLogs
-from bamboo_gateway.storage.jsonl.log.write_health import Condition
+from bamboo_gateway.storage.jsonl.log.write_behind import WriteBehind
+from bamboo_gateway.storage.jsonl.log.write_health import WriteHealth
 
 # One write of some MiB costs little more than its sync; larger ones only add latency.
 _BATCH_BYTES = 4 * 1024 * 1024
@@ -86,7 +86,7 @@ class Committer:
         self,
         journal: Journal,
         table: LogTable,
-        condition: Condition,
+        condition: WriteHealth,
         clock: Clock,
         *,
         syncs_commits: bool,
@@ -111,7 +111,7 @@ class Committer:
         self._touched: dict[Log, None] = {}
         self.batch_commits = Histogram(COUNTS)
         self.sync_seconds = Histogram(DISK_SECONDS)
-        self._lagging = LaggingLogs(condition, clock)
+        self._lagging = WriteBehind(condition, clock)
         self._looked_at = clock.monotonic()
         self._is_in_place = True
         self._is_at_rest = False

@@ -23,7 +23,7 @@ _FREEING = ("pack", "compact", "delete", "keep")
 T = TypeVar("T")
 
 
-class Lifecycle:
+class LifecycleRecords:
     """See the module."""
 
     def __init__(self, fs: FileSystem, journal: Journal, committer: Committer) -> None:

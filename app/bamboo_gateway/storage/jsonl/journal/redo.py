@@ -41,7 +41,7 @@ def standing(records: list[JournalRecord]) -> list[JournalRecord]:
 
 
 @dataclass(slots=True)
-class Repeater:
+class Redo:
     """See the module; for one session's record at a time."""
 
     fs: FileSystem

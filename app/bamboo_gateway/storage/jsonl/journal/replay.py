@@ -16,7 +16,7 @@ from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.base import Mark
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
-from bamboo_gateway.storage.jsonl.journal.redo import KINDS, Repeater, standing
+from bamboo_gateway.storage.jsonl.journal.redo import KINDS, Redo, standing
 from bamboo_gateway.storage.jsonl.journal.segments import JournalRecord
 from bamboo_gateway.storage.jsonl.log.held import Held
 from bamboo_gateway.storage.jsonl.log.log import make_header
@@ -141,7 +141,7 @@ class Replayer:
                 else:
                     stage.entry = self._replace(name, last)
                 break
-            repeated = Repeater(self.fs, self.paths).repeat(name, last, stage.entry)
+            repeated = Redo(self.fs, self.paths).repeat(name, last, stage.entry)
             if repeated is not None:
                 stage.records, stage.held = records[places[-1] + 1 :], None
                 stage.entry = repeated

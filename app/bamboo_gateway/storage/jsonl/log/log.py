@@ -70,7 +70,7 @@ class Log:
             committer counts: a deletion that is being synced included.
         removed: So it is, durably; what other threads go by.
         journal_bytes: What its records take in segments that no checkpoint has dropped.
-        failure: Why its file cannot be written, since that was found out; see `Condition`.
+        failure: Why its file cannot be written, since that was found out; see `WriteHealth`.
         is_uncertain: A sync of its file failed: the checkpoint writes it again, and nobody else.
         held_end: Where the lines end that a file beside the journal holds of it; 0 without one.
     """

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.storage.jsonl.log.log import Log
-from bamboo_gateway.storage.jsonl.log.write_health import Condition
+from bamboo_gateway.storage.jsonl.log.write_health import WriteHealth
 
 # How long files may be behind what is acknowledged while commits keep coming: whoever follows one
 # with `tail -f` hardly notices, and a session that streams 50 events a second is written once.
@@ -23,10 +23,10 @@ _LOGS_A_TURN = 8
 _TAIL_BYTES = 256 * 1024
 
 
-class LaggingLogs:
+class WriteBehind:
     """See the module. Used on the committer's thread alone."""
 
-    def __init__(self, condition: Condition, clock: Clock) -> None:
+    def __init__(self, condition: WriteHealth, clock: Clock) -> None:
         self._condition = condition
         self._clock = clock
         # Since when, in that order.

@@ -43,7 +43,7 @@ class _Failure:
         return self.error.errno in FULL_ERRNOS
 
 
-class Condition:
+class WriteHealth:
     """See the module.
 
     Attributes:
