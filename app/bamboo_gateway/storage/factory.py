@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def make_store(settings: Settings, clock: Clock) -> SessionStore:
-    """Makes the store that `storage_url` names, not yet opened.
+    """Make the store that `storage_url` names, not yet opened.
 
     Raises:
         StoreUnusable: The URL names no store there is.
@@ -46,7 +46,7 @@ def check_store(
     new_epochs: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> "list[Finding]":
-    """Examines the files of the store that `storage_url` names, which must not be open.
+    """Examine the files of the store that `storage_url` names, which must not be open.
 
     Blocking: for `bamboo doctor`, which has the process to itself.
 

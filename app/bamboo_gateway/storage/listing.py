@@ -21,7 +21,7 @@ _CURSOR_BYTES_MAX = 64 * 1024
 
 
 def list_page(heads: Iterable[SessionHead], query: SessionQuery, state_of: StateOf) -> SessionPage:
-    """Lists in one go: for stores whose heads are at hand and few."""
+    """List in one go: for stores whose heads are at hand and few."""
     start = read_cursor(query)
     found = [(sort_key(head, query.sort_by), head) for head in heads if admits(query, head)]
     if query.state is not None:
@@ -42,7 +42,7 @@ def list_page(heads: Iterable[SessionHead], query: SessionQuery, state_of: State
 
 
 def make_page(heads: list[SessionHead], query: SessionQuery, total: int | None) -> SessionPage:
-    """Makes the page of the heads found, of which one more than the limit says that more follow."""
+    """Make the page of the heads found, of which one more than the limit says that more follow."""
     has_more = len(heads) > query.limit
     shown = [head.copy() for head in heads[: query.limit]]
     cursor = make_cursor(query, sort_key(shown[-1], query.sort_by)) if has_more and shown else None
@@ -60,7 +60,7 @@ class Origin(NamedTuple):
 
     @staticmethod
     def of(head: SessionHead) -> "Origin":
-        """Reads it from a head."""
+        """Read it from a head."""
         parent, ancestors = head.parent, head.ancestors
         return Origin(
             head.user_id,
@@ -72,7 +72,7 @@ class Origin(NamedTuple):
 
     @staticmethod
     def of_json(session_id: str, shape: dict[str, Any]) -> "Origin":
-        """Reads it from a head's stored form, which leaves out what has its default."""
+        """Read it from a head's stored form, which leaves out what has its default."""
         parent, ancestors = shape.get("parent"), shape.get("ancestors")
         return Origin(
             shape.get("user_id"),
@@ -89,14 +89,14 @@ Standing = Literal["closed", "expired", "archived", "idle", "open"]
 
 
 def standing_of(head: SessionHead) -> Standing:
-    """Reads it from a head."""
+    """Read it from a head."""
     if head.logged_state is not None and (head.logged_state != "closed" or not head.ttl_seconds):
         return head.logged_state
     return "open" if head.active or head.queue or head.ttl_seconds is not None else "idle"
 
 
 def standing_of_json(shape: dict[str, Any]) -> Standing:
-    """Reads it from a head's stored form, which leaves out what has its default."""
+    """Read it from a head's stored form, which leaves out what has its default."""
     logged: Standing | None = shape.get("logged_state")
     if logged is not None and (logged != "closed" or "ttl_seconds" not in shape):
         return logged
@@ -104,12 +104,12 @@ def standing_of_json(shape: dict[str, Any]) -> Standing:
 
 
 def admits(query: SessionQuery, head: SessionHead) -> bool:
-    """Tells whether the filters admit the session; all but `state`, which only callers know."""
+    """Return whether the filters admit the session; all but `state`, which only callers know."""
     return admits_origin(query, head.id, Origin.of(head)) and admits_content(query, head)
 
 
 def admits_origin(query: SessionQuery, session_id: str, origin: Origin) -> bool:
-    """Tells whether the filters by owner, share, tree and archive admit a session."""
+    """Return whether the filters by owner, share, tree and archive admit a session."""
     return (
         (query.user_id is None or origin.user_id == query.user_id)
         and (query.shared_with is None or query.shared_with in origin.shared_with)
@@ -120,7 +120,7 @@ def admits_origin(query: SessionQuery, session_id: str, origin: Origin) -> bool:
 
 
 def admits_archived(query: SessionQuery, *, is_archived: bool) -> bool:
-    """Tells whether the query shows sessions that are archived, or that are not."""
+    """Return whether the query shows sessions that are archived, or that are not."""
     match archived_mode(query):
         case "exclude":
             return not is_archived
@@ -131,12 +131,12 @@ def admits_archived(query: SessionQuery, *, is_archived: bool) -> bool:
 
 
 def archived_mode(query: SessionQuery) -> Literal["exclude", "only", "include"]:
-    """Says which sessions the query shows; the state `archived` is one that the log decides."""
+    """Say which sessions the query shows; the state `archived` is one that the log decides."""
     return "only" if query.state == "archived" else query.archived
 
 
 def admits_content(query: SessionQuery, head: SessionHead) -> bool:
-    """Tells whether the filters by what a session is admit it."""
+    """Return whether the filters by what a session is admit it."""
     if query.shared_with is not None and not head.is_shared_with(
         query.shared_with, query.shared_at
     ):
@@ -147,7 +147,7 @@ def admits_content(query: SessionQuery, head: SessionHead) -> bool:
 
 
 def admits_stored(query: SessionQuery, shape: dict[str, Any], activity: int) -> bool:
-    """As `admits_content`, of a head's stored form, which leaves out what has its default.
+    """Decide as `admits_content`, from a head's stored form, which leaves out what has its default.
 
     Whom a session is shared with is not looked at.
     """
@@ -176,12 +176,12 @@ def _admits_values(
 
 
 def is_filtered(query: SessionQuery) -> bool:
-    """Tells whether any filter is set but those by owner, tree and archive."""
+    """Return whether any filter is set but those by owner, tree and archive."""
     return query.state is not None or is_filtered_by_content(query)
 
 
 def is_filtered_by_content(query: SessionQuery) -> bool:
-    """Tells whether any of the filters is set that `admits_content` looks at.
+    """Return whether any of the filters is set that `admits_content` looks at.
 
     One by share is: whether a share still holds, only the head says.
     """
@@ -199,19 +199,19 @@ def is_filtered_by_content(query: SessionQuery) -> bool:
 
 
 def sort_key(head: SessionHead, sort_by: str) -> SortKey:
-    """Gives the pair that orders a list."""
+    """Return the pair that orders a list."""
     value: int | str | None = getattr(head, sort_by)
     return ("" if value is None else value, head.id)
 
 
 def make_cursor(query: SessionQuery, last: SortKey) -> str:
-    """Writes the place behind `last` in the order of `query`."""
+    """Write the place behind `last` in the order of `query`."""
     text = codec.encode([query.sort_by, query.descending, *last])
     return urlsafe_b64encode(text).rstrip(b"=").decode()
 
 
 def read_cursor(query: SessionQuery) -> SortKey | None:
-    """Reads where the page begins; None for the list's start.
+    """Read where the page begins; None for the list's start.
 
     Raises:
         InvalidCursor: The cursor is none, or of another order.

@@ -53,13 +53,13 @@ class BulkCreator:
     def begin(
         self, session_id: str, epoch: int, now_ms: int, is_open: Callable[[], bool]
     ) -> SessionCreation:
-        """Begins one; nothing is done before it is entered."""
+        """Begin one; nothing is done before it is entered."""
         name = f"create-{next(self._numbers)}"
         written = _Written(self._fs, self._paths.aside / name, session_id, epoch, now_ms)
         return _Creation(self, self._bulk, written, is_open)
 
     async def publish(self, written: "_Written", head: SessionHead) -> None:
-        """Publishes what was written and synced."""
+        """Publish what was written and synced."""
         entry = Entry(head.id, head.epoch)
         entry.set_head(head.copy())
         entry.size, entry.marks, entry.deltas = written.size, written.marks, written.deltas
@@ -108,7 +108,7 @@ class BulkCreator:
 
 
 def publication(entry: Entry, aside: str) -> dict[str, Any]:
-    """Says in a record what a replay needs: the file, and all that reading it would give."""
+    """Say in a record what a replay needs: the file, and all that reading it would give."""
     assert entry.head is not None
     return {
         "aside": aside,

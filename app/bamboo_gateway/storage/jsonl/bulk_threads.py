@@ -30,7 +30,7 @@ class Pacer:
         self._left = _TURN_BYTES
 
     def took(self, size: int) -> None:
-        """Says that so many bytes were gone through."""
+        """Count bytes that were processed, and pause when their share is used up."""
         self._left -= size
         if self._left < 0:
             self._left = _TURN_BYTES
@@ -44,5 +44,5 @@ class BulkThreads:
         self._limiter = anyio.CapacityLimiter(_THREADS)
 
     async def run(self, function: Callable[[], T]) -> T:
-        """Runs a function; once begun it is waited for, cancelled or not: it may hold files."""
+        """Run a function; once begun it is waited for, cancelled or not: it may hold files."""
         return await to_thread.run_sync(function, limiter=self._limiter)

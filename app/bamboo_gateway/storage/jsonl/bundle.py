@@ -73,7 +73,7 @@ class BundleWriter:
         self._marks = self._deltas = self._crc = 0
 
     def write(self, view: LogView, about: dict[str, Any]) -> Bundled:
-        """Writes the whole log, every line checked, and syncs.
+        """Write the whole log, every line checked, and sync.
 
         Args:
             view: The log.
@@ -149,7 +149,7 @@ class BundleWriter:
         self._at += len(data)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._fs.close(self._fd)
 
 
@@ -157,7 +157,7 @@ class BundleView(LogView):
     """A packed log for reading, with the offsets that the plain one has. Close it."""
 
     def __init__(self, fs: FileSystem, path: Path, epoch: int | None) -> None:
-        """Opens it; of whatever epoch with None.
+        """Open it; of whatever epoch with None.
 
         Raises:
             FileNotFoundError: There is no file.
@@ -217,7 +217,7 @@ class BundleView(LogView):
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def block(self, number: int) -> bytes:
-        """Gives a block's content.
+        """Return a block's content.
 
         Raises:
             DamagedError: It is not what it was.
@@ -254,7 +254,7 @@ class BundleView(LogView):
         return begin
 
     def blocks(self) -> Iterator[bytes]:
-        """Gives the whole log, checked to the last byte.
+        """Return the whole log, checked to the last byte.
 
         Raises:
             DamagedError: It is not what it was.
@@ -268,13 +268,13 @@ class BundleView(LogView):
             raise DamagedError(0)
 
     def mark_blocks(self) -> Iterator[bytes]:
-        """Gives the sidecar that the plain log had."""
+        """Return the sidecar that the plain log had."""
         yield pack_header(self.about["epoch"])
         for number in range(len(self._mark_places)):
             yield self.mark_block(number)
 
     def mark_block(self, number: int) -> bytes:
-        """Gives a block of marks.
+        """Return a block of marks.
 
         Raises:
             DamagedError: It is not what it was.
@@ -317,7 +317,7 @@ class PackedMarks(MarksFile):
 
 
 def about_bundle(fs: FileSystem, path: Path) -> dict[str, Any]:
-    """Gives what the end of a bundle says.
+    """Return what the end of a bundle says.
 
     Raises:
         FileNotFoundError: There is none.
@@ -329,7 +329,7 @@ def about_bundle(fs: FileSystem, path: Path) -> dict[str, Any]:
 
 
 def salvage_bundle(fs: FileSystem, path: Path) -> Salvage:
-    """Gives what is intact of a damaged bundle; it is looked at frame by frame, without its end."""
+    """Return what is intact of a damaged bundle, read frame by frame without its end."""
     data = fs.read(path) or b""
     parts: list[bytes] = []
     lost: list[tuple[int, bytes]] = []

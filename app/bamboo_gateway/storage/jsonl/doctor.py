@@ -73,7 +73,7 @@ def check(
     progress: Progress | None = None,
     fs: FileSystem | None = None,
 ) -> list[Finding]:
-    """Checks a data directory; blocking, for a process of its own.
+    """Check a data directory; blocking, for a process of its own.
 
     Args:
         data_dir: The directory.
@@ -394,7 +394,7 @@ class _Examination:
 def _is_all(
     found: list[tuple[int, int, bytes, MarkKind]], expected: list[tuple[Mark, int]]
 ) -> bool:
-    """Tells whether a sidecar's entries are the marks of its log, each once and in order."""
+    """Return whether a sidecar's entries are the marks of its log, each once and in order."""
     return len(found) == len(expected) and all(
         (seq, at, kind) == (mark.seq, offset, mark.kind) and digest in digests_of(kind, mark.key)
         for (seq, at, digest, kind), (mark, offset) in zip(found, expected, strict=True)

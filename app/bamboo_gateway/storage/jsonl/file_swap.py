@@ -64,11 +64,11 @@ class FileSwap:
         return [self.log, *([self.sidecar] if self.sidecar else [])]
 
     def seq_after(self, log: Log) -> int:
-        """Gives the seq of the session's last event with these files."""
+        """Return the seq of the session's last event with these files."""
         return self.head.seq if self.kind == "extend" else log.seq
 
     def about(self) -> dict[str, Any]:
-        """Says in a record what a replay needs."""
+        """Say in a record what a replay needs."""
         about: dict[str, Any] = {"aside": self.log.name, "marks": self.marks, "deltas": self.deltas}
         if self.sidecar is not None:
             about["sidecar"] = self.sidecar.name
@@ -98,13 +98,13 @@ class FileSwapper:
         self._numbers = count()
 
     def aside(self, kind: Kind) -> Path:
-        """Gives a name for a file that is being written."""
+        """Return a name for a file that is being written."""
         return self._paths.aside / f"{kind}-{next(self._numbers)}"
 
     async def carry_out(
         self, exchange: FileSwap, catch_up: Callable[[Log], None] | None = None
     ) -> None:
-        """Puts the files in their place; the old ones are gone on return.
+        """Put the files in their place; the old ones are gone on return.
 
         Args:
             exchange: What was prepared.
@@ -156,7 +156,7 @@ class FileSwapper:
         return self._paths.archive_of(name) if exchange.bundle else self._paths.log_of(name)
 
     def _recorded(self, exchange: FileSwap, catch_up: Callable[[Log], None] | None) -> Log:
-        """Writes the record, if the session is still what the files were made of."""
+        """Write the record, if the session is still what the files were made of."""
         entry = exchange.entry
         log = self._table.log_of(entry.id)
         if log is None or log.epoch != entry.epoch or log.generation != exchange.generation:
@@ -198,7 +198,7 @@ class FileSwapper:
             exchange.marks = fresh.marks_saved = -1
 
     def _take_away(self, exchange: FileSwap) -> None:
-        """Renames what the session no longer needs: removing large files takes its time."""
+        """Rename what the session no longer needs: removing large files takes its time."""
         name = file_name(exchange.entry.id)
         paths = self._paths
         gone = {
@@ -234,7 +234,7 @@ class FileSwapper:
         self.remove(exchange.leftovers)
 
     def remove(self, files: Iterable[Path]) -> None:
-        """Removes files; what cannot be removed now is cleared away at the next start."""
+        """Remove files; what cannot be removed now is cleared away at the next start."""
         for path in files:
             with suppress(OSError):
                 self._fs.unlink(path)

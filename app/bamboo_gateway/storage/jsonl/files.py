@@ -30,7 +30,7 @@ class FileSystem:
     """
 
     def open(self, path: Path, flags: int) -> int:
-        """Opens and gives the descriptor."""
+        """Open and return the descriptor."""
         try:
             return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
@@ -40,11 +40,11 @@ class FileSystem:
             raise
 
     def close(self, fd: int) -> None:
-        """Closes."""
+        """Close."""
         os.close(fd)
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:
-        """Reads up to `size` bytes; fewer only at the end of the file."""
+        """Read up to `size` bytes; fewer only at the end of the file."""
         data = os.pread(fd, size, offset)
         while 0 < len(data) < size:
             more = os.pread(fd, size - len(data), offset + len(data))
@@ -54,20 +54,20 @@ class FileSystem:
         return data
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> None:
-        """Writes all of `data`, or raises; what of it arrived is then unknown."""
+        """Write all of `data`, or raises; what of it arrived is then unknown."""
         done = os.pwrite(fd, data, offset)
         while done < len(data):
             done += os.pwrite(fd, memoryview(data)[done:], offset + done)
 
     def sync(self, fd: int) -> None:
-        """Makes the file's content (and size) durable."""
+        """Make the file's content (and size) durable."""
         if sys.platform == "darwin":  # fsync there stops at the drive's cache
             fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
         else:
             os.fdatasync(fd)
 
     def pwrite_synced(self, fd: int, data: bytes, offset: int) -> None:
-        """Writes all of `data` and makes it durable, but nothing that was written before.
+        """Write all of `data` and make it durable, but nothing that was written before.
 
         With one call where the system has it: a thread that waits for the disk has to wait for the
         interpreter after it, up to 5 ms while the event loop is busy.
@@ -87,7 +87,7 @@ class FileSystem:
         self.sync(fd)
 
     def sync_all(self, fd: int) -> bool:
-        """Makes all of the file system `fd` is on durable; False where there is no such call."""
+        """Make all of the file system `fd` is on durable; False where there is no such call."""
         if _syncfs is None:
             return False
         if _syncfs(fd) != 0:
@@ -96,7 +96,7 @@ class FileSystem:
         return True
 
     def sync_directory(self, path: Path) -> None:
-        """Makes the names in a directory durable."""
+        """Make the names in a directory durable."""
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
@@ -104,24 +104,24 @@ class FileSystem:
             os.close(fd)
 
     def allocate(self, fd: int, size: int) -> None:
-        """Reserves space, so that writes within it neither run out nor change the file's size."""
+        """Reserve space, so that writes within it neither run out nor change the file's size."""
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(fd, 0, size)
 
     def truncate(self, fd: int, size: int) -> None:
-        """Cuts the file."""
+        """Cut the file."""
         os.ftruncate(fd, size)
 
     def rename(self, source: Path, target: Path) -> None:
-        """Renames over whatever is there."""
+        """Rename over whatever is there."""
         source.replace(target)
 
     def unlink(self, path: Path) -> None:
-        """Removes the name; nothing happens when there is none."""
+        """Remove the name; nothing happens when there is none."""
         path.unlink(missing_ok=True)
 
     def make_directory(self, path: Path) -> None:
-        """Makes a directory, and those above it; one that is there is left as it is.
+        """Make a directory, and those above it; one that is there is left as it is.
 
         Raises:
             NotADirectoryError: There is something else of that name, which may be a link to one.
@@ -137,7 +137,7 @@ class FileSystem:
                 raise NotADirectoryError(errno.ENOTDIR, what, str(path)) from error
 
     def lock_directory(self, path: Path) -> int | None:
-        """Takes the one lock that a directory has; closing the descriptor gives it back.
+        """Take the one lock that a directory has; closing the descriptor gives it back.
 
         Returns:
             The descriptor; None where there is no such directory, or the file system locks none
@@ -163,14 +163,14 @@ class FileSystem:
     # What only looks never fails a test's Nth call.
 
     def size(self, path: Path) -> int | None:
-        """Gives a file's size; None when there is no such file."""
+        """Return a file's size; None when there is no such file."""
         try:
             return path.lstat().st_size
         except FileNotFoundError:
             return None
 
     def identity(self, path: Path) -> tuple[int, int] | None:
-        """Tells one file or directory from another of its name; None when none can be seen."""
+        """Return what identifies the file or directory now at a path; None when there is none."""
         try:
             found = path.lstat()
         except OSError:
@@ -178,14 +178,14 @@ class FileSystem:
         return found.st_dev, found.st_ino
 
     def names(self, path: Path) -> list[str]:
-        """Lists a directory, sorted; empty when there is none."""
+        """List a directory, sorted; empty when there is none."""
         try:
             return sorted(os.listdir(path))  # noqa: PTH208 - names, not 100,000 Path objects
         except FileNotFoundError:
             return []
 
     def read(self, path: Path) -> bytes | None:
-        """Reads a whole small file; None when there is none."""
+        """Read a whole small file; None when there is none."""
         try:
             fd = self.open(path, os.O_RDONLY)
         except FileNotFoundError:
@@ -196,17 +196,17 @@ class FileSystem:
             self.close(fd)
 
     def write_aside(self, aside: Path, target: Path, data: bytes) -> None:
-        """Replaces a file as a whole: written and synced under another name, then renamed."""
+        """Replace a file as a whole: written and synced under another name, then renamed."""
         self.write_new(aside, data)
         self.rename(aside, target)
         self.sync_directory(target.parent)
 
     def write_new(self, path: Path, data: bytes) -> None:
-        """Writes and syncs a whole file, which nobody reads yet."""
+        """Write and sync a whole file, which nobody reads yet."""
         self.write_pieces(path, [data])
 
     def write_pieces(self, path: Path, pieces: Iterable[bytes]) -> int:
-        """Writes and syncs a whole file, which nobody reads yet, as its pieces come.
+        """Write and sync a whole file, which nobody reads yet, as its pieces come.
 
         Returns:
             Its bytes.
@@ -231,7 +231,7 @@ class FileSystem:
 
 
 def failure_of(error: OSError, doing: str) -> Unavailable:
-    """Translates a driver's error into the gateway's own."""
+    """Translate a driver's error into the gateway's own."""
     if error.errno in FULL_ERRNOS:
         return StorageFull("The disk is full: nothing can be written until there is space again.")
     return StorageFailed(f"{doing} failed: {error.strerror or 'input/output error'}.")

@@ -28,7 +28,7 @@ _CONTENT_BYTES_MAX = 4096
 
 
 def boot_id() -> str:
-    """Names this boot of the machine; empty where that cannot be told."""
+    """Name this boot of the machine; empty where that cannot be told."""
     with suppress(OSError):
         return _BOOT_ID.read_text(encoding="ascii").strip()
     return ""
@@ -47,7 +47,7 @@ class DirectoryLock:
         self.previous: dict[str, Any] = {}
 
     def take(self) -> None:
-        """Takes the lock; `previous` is then what the last owner wrote.
+        """Take the lock; `previous` is then what the last owner wrote.
 
         Raises:
             StoreBusy: Another process has it.
@@ -68,11 +68,11 @@ class DirectoryLock:
         self.write({**self.previous, **self.owner()})
 
     def owner(self) -> dict[str, Any]:
-        """Says who this is."""
+        """Return how the lock file names this process."""
         return {"pid": os.getpid()}
 
     def write(self, content: dict[str, Any]) -> None:
-        """Writes and syncs what the file says, in one block."""
+        """Write and sync what the file says, in one block."""
         if self._fd is None:
             return
         data = codec.encode(content) + b"\n"
@@ -86,7 +86,7 @@ class DirectoryLock:
                 raise
 
     def check(self) -> None:
-        """Makes sure that the path still leads to the directory that was taken; on any thread.
+        """Make sure that the path still leads to the directory that was taken; on any thread.
 
         Raises:
             OSError: It does not.
@@ -98,7 +98,7 @@ class DirectoryLock:
             )
 
     def release(self) -> None:
-        """Gives the lock back. Idempotent."""
+        """Release the lock. Idempotent."""
         fd, self._fd = self._fd, None
         if fd is not None:
             self._fs.close(fd)

@@ -68,14 +68,14 @@ class LogCopy:
         aside: Path,
         kind: Kind = "compact",
     ) -> "LogCopy":
-        """Begins one of a log as it is at this moment."""
+        """Begin one of a log as it is at this moment."""
         sidecar = aside.with_name(f"{aside.name}.idx")
         exchange = FileSwap(kind, entry, log.generation, head, aside, sidecar)
         exchange.token = f"{entry.epoch}-{head.seq}-{entry.generation}-{aside.name}"
         return cls(fs, writer, log, min(upto, head.seq - 1), exchange, covered=entry.size)
 
     def copy(self) -> None:
-        """Copies what stays aside and syncs it; on a thread for bulk work.
+        """Copy what stays aside and sync it; on a thread for bulk work.
 
         Raises:
             OSError: It could not be written.
@@ -93,7 +93,7 @@ class LogCopy:
             raise
 
     def begin(self) -> None:
-        """Copies what the log had at the beginning; `finish` or `discard` has to follow."""
+        """Copy what the log had at the beginning; `finish` or `discard` has to follow."""
         exchange = self.exchange
         self._open(os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         self.fs.pwrite(self._fds[1], pack_header(exchange.entry.epoch), 0)
@@ -102,7 +102,7 @@ class LogCopy:
         self._copy_until(self.covered, is_new=False)
 
     def add(self, lines: bytes) -> None:
-        """Adds stored lines that the session does not have yet; its head is the caller's affair."""
+        """Add stored lines that the session does not have yet; its head is the caller's affair."""
         turns = Pacer()
         for line in lines.splitlines(keepends=True):
             turns.took(len(line))
@@ -110,12 +110,12 @@ class LogCopy:
         self._flush()
 
     def finish(self) -> None:
-        """Makes the files durable, and their names."""
+        """Make the files durable, and their names."""
         self._sync_and_close()
         self.fs.sync_directory(self.exchange.log.parent)
 
     def discard(self) -> None:
-        """Removes the files."""
+        """Remove the files."""
         self._close()
         for path in self.exchange.files:
             with suppress(OSError):
@@ -132,7 +132,7 @@ class LogCopy:
         self.covered = end
 
     def catch_up(self, log: Log) -> None:
-        """Adds what has come since; on the committer's thread.
+        """Add what has come since; on the committer's thread.
 
         Raises:
             OSError: It could not be read or written.
@@ -152,7 +152,7 @@ class LogCopy:
     def _copy_lines(
         self, view: LogView, begin: int, *, is_new: bool, turns: Pacer | None = None
     ) -> None:
-        """Copies lines; new ones are not yet in the head."""
+        """Copy lines; new ones are not yet in the head."""
         exchange = self.exchange
         for _, part in lines_from(view, begin):
             if turns is not None:

@@ -86,7 +86,7 @@ class Maintenance:
         return self._clock.monotonic() - self._brought_up_at if self._committer.has_work else 0.0
 
     def due(self) -> None:
-        """Starts a checkpoint if there is anything to do; after the one that is running, if so."""
+        """Start a checkpoint if there is anything to do; after the one that is running, if so."""
         self._is_wanted = self._running is not None
         if self._is_closing:
             return
@@ -99,7 +99,7 @@ class Maintenance:
             self._brought_up_at = self._clock.monotonic()
 
     async def checkpoint(self, *, final: bool = False) -> bool:
-        """Makes a checkpoint of all that was acknowledged before; tells whether it succeeded."""
+        """Make a checkpoint of all that was acknowledged before; return whether it succeeded."""
         while self._running is not None:
             await asyncio.shield(self._running)
         return await asyncio.shield(self._start(final=final))
@@ -175,7 +175,7 @@ class Maintenance:
         return is_current and is_due(entry.size, entry.snapshot, at_rest=False)
 
     def _snapshot_next(self) -> None:
-        """Starts the snapshot of the next that has grown: one at a time, with rests between."""
+        """Start the snapshot of the next that has grown: one at a time, with rests between."""
         self._is_snapshotting = False
         while self._grown and not self._is_closing:
             entry = self._grown.pop(next(iter(self._grown)))
@@ -190,7 +190,7 @@ class Maintenance:
         loop.call_later(_SNAPSHOT_REST * (loop.time() - began), self._snapshot_next)
 
     async def snapshot(self, entries: Iterable[Entry]) -> None:
-        """Writes the snapshots of sessions at rest, where they are due."""
+        """Write the snapshots of sessions at rest, where they are due."""
         started = [
             self._start_snapshot(entry)
             for entry in entries
@@ -200,7 +200,7 @@ class Maintenance:
             await asyncio.wait(started)
 
     def _start_snapshot(self, entry: Entry) -> "asyncio.Future[None]":
-        """Starts writing a snapshot. Failing is no error: without it the log is still the truth."""
+        """Start writing a snapshot. Failing is no error: without it the log is still the truth."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         if not entry.is_at_hand or entry.bundle:
@@ -246,7 +246,7 @@ class Maintenance:
         return True
 
     async def remove(self, leftovers: list[Path]) -> None:
-        """Removes what a deleted session's files were renamed to, and syncs that they are gone.
+        """Remove what a deleted session's files were renamed to, and sync that they are gone.
 
         Raises:
             OSError: Some are still there, under names that the next start clears away.
@@ -261,12 +261,12 @@ class Maintenance:
             self._fs.sync_directory(directory)
 
     def close(self) -> None:
-        """Waits for the pools' threads; not on the loop's thread."""
+        """Wait for the pools' threads; not on the loop's thread."""
         self._is_closing = True
         self._checkpoint_pool.shutdown()
         self._bulk_pool.shutdown()
 
 
 def _look_at(future: "asyncio.Future[Any]") -> None:
-    """Takes the result of what nobody waits for; its errors have been dealt with."""
+    """Take the result of what nobody waits for; its errors have been dealt with."""
     future.exception()

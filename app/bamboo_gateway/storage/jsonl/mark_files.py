@@ -52,7 +52,7 @@ class Search:
     reverse: bool
 
     def admits(self, seq: int, kind: MarkKind) -> bool:
-        """Tells whether a mark is one of those."""
+        """Return whether a mark is one of those."""
         return kind == self.kind and self.after < seq < self.before
 
 
@@ -80,7 +80,7 @@ class MarkFiles:
         self._rebuilding = Lock()
 
     def write_pending(self, log: Log, size: int, *, sync: bool = False) -> WrittenMarks | None:
-        """Writes the marks before the byte `size`; None when there are none.
+        """Write the marks before the byte `size`; None when there are none.
 
         Raises:
             OSError: They could not be written.
@@ -101,7 +101,7 @@ class MarkFiles:
             return WrittenMarks(log, version, len(pending), count)
 
     def settle(self, written: WrittenMarks, entry: Entry) -> None:
-        """Lets written marks count; what was overtaken is built again.
+        """Let written marks count; what was overtaken is built again.
 
         All under the lock, under which logs become outdated too: what the entry says of files that
         were exchanged since stays as it is.
@@ -120,7 +120,7 @@ class MarkFiles:
             del log.marks[: written.taken]
 
     def forget(self, log: Log) -> None:
-        """Has a sidecar that does not fit built again."""
+        """Have a sidecar that does not fit built again."""
         with self._writer.lock:
             log.marks_saved = -1
             log.marks_version += 1
@@ -133,7 +133,7 @@ class MarkFiles:
             view.close()
 
     def _put(self, log: Log, saved: int, marks: Iterable[tuple[Mark, int]], *, sync: bool) -> int:
-        """Writes marks behind those that are saved; gives their number."""
+        """Write marks behind those that are saved; return their number."""
         flags = os.O_RDWR if saved else os.O_RDWR | os.O_CREAT
         path = self._paths.marks_of(log.name)
         fd = self._fs.open(path, flags)
@@ -163,7 +163,7 @@ class MarkFiles:
         return count
 
     def rebuild(self, log: Log, entry: Entry, version: int) -> None:
-        """Builds a sidecar again that did not fit; `log` is pinned in the table.
+        """Build a sidecar again that did not fit; `log` is pinned in the table.
 
         Args:
             log: Whose.
@@ -194,7 +194,7 @@ class MarkFiles:
                 self.settle(written, entry)
 
     def _keep_in_memory(self, log: Log, entry: Entry) -> None:
-        """Has all marks of a log in memory until the next checkpoint that can write them."""
+        """Have all marks of a log in memory until the next checkpoint that can write them."""
         view = self._writer.view(log, entry.size)
         try:
             marks = list(marks_of_lines(view, view.begin))
@@ -208,7 +208,7 @@ class MarkFiles:
             log.marks_version += 1
 
     def find(self, log: Log, size: int, search: Search) -> Found:
-        """Finds lines among those before the byte `size`.
+        """Find lines among those before the byte `size`.
 
         Raises:
             StaleMarksError: The sidecar has to be built again.
@@ -240,7 +240,7 @@ class MarkFiles:
             view.close()
 
     def count(self, log: Log, size: int, search: Search) -> int:
-        """Counts the marks before the byte `size` that a search admits, whatever their key.
+        """Count the marks before the byte `size` that a search admits, whatever their key.
 
         Raises:
             StaleMarksError, DamagedError, LogReplacedError, FileNotFoundError: See `find`.
@@ -256,7 +256,7 @@ class MarkFiles:
             view.close()
 
     def keys_in_use(self, log: Log, size: int, kind: MarkKind, keys: Collection[str]) -> set[str]:
-        """Gives those of the keys that a line before the byte `size` is marked with.
+        """Return those of the keys that a line before the byte `size` is marked with.
 
         Raises:
             StaleMarksError, DamagedError, LogReplacedError, FileNotFoundError: See `find`.
@@ -283,7 +283,7 @@ class MarkFiles:
             view.close()
 
     def messages(self, log: Log, size: int) -> Iterator[bytes]:
-        """Gives the stored lines of all messages before the byte `size`, without their newline.
+        """Return the stored lines of all messages before the byte `size`, without their newline.
 
         Raises:
             StaleMarksError, DamagedError, LogReplacedError, FileNotFoundError: See `find`.
@@ -336,7 +336,7 @@ _EVERY_MESSAGE = _all_of("message")
 def _places(
     marks: MarksFile, pending: list[tuple[Mark, int]], search: Search
 ) -> Iterator[tuple[int, int]]:
-    """Gives (seq, offset) of what may be looked for, in the search's order."""
+    """Return (seq, offset) of what may be looked for, in the search's order."""
     if search.reverse:
         yield from _pending_places(pending, search)
         yield from _saved_places(marks, search)
@@ -360,7 +360,7 @@ def _seq_of_pending(pending: tuple[Mark, int]) -> int:
 
 
 def _rising(places: Iterator[tuple[int, int]], *, reverse: bool) -> Iterator[tuple[int, int]]:
-    """Gives the places; each line of a log has one mark at most.
+    """Return the places; each line of a log has one mark at most.
 
     Raises:
         StaleMarksError: Their offsets do not rise (or fall, in reverse).
@@ -387,7 +387,7 @@ def _saved_places(marks: MarksFile, search: Search) -> Iterator[tuple[int, int]]
 def _verified(
     lines: LineReader, seq: int, offset: int, search: Search, bytes_max: int | None
 ) -> Record | None:
-    """Reads the line a mark leads to, and makes sure that it is the one that is meant.
+    """Read the line a mark leads to, and make sure that it is the one that is meant.
 
     Raises:
         LongLineError: Its body has more than `bytes_max` bytes.

@@ -48,7 +48,7 @@ class OnlineRepair:
     def prepare(
         self, known: SessionHead, epoch: int, generation: int, size: int, *, is_packed: bool
     ) -> Prepared:
-        """Salvages the log into a file aside; on any thread.
+        """Salvage the log into a file aside; on any thread.
 
         Args:
             known: The session's durable head.
@@ -81,7 +81,7 @@ class OnlineRepair:
         return self._paths.aside / f"replace-{epoch}"
 
     def switch(self, prepared: Prepared) -> Entry | None:
-        """Puts the repaired log in its place; on the committer's thread.
+        """Put the repaired log in its place; on the committer's thread.
 
         Returns:
             The new entry; None when the session is gone or was repaired by somebody else.

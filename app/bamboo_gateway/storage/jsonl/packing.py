@@ -19,7 +19,7 @@ def prepare_pack(
     head: SessionHead,
     aside: Path,
 ) -> FileSwap:
-    """Writes the bundle of a log's first `size` bytes aside; on a thread for bulk work.
+    """Write the bundle of a log's first `size` bytes aside; on a thread for bulk work.
 
     Raises:
         OSError: It could not be written.
@@ -48,7 +48,7 @@ def prepare_pack(
 def prepare_unpack(
     fs: FileSystem, log: Log, entry: Entry, head: SessionHead, aside: Path
 ) -> FileSwap:
-    """Writes the log and marks of a bundle aside; on a thread for bulk work.
+    """Write the log and marks of a bundle aside; on a thread for bulk work.
 
     Raises:
         OSError: They could not be written.

@@ -11,7 +11,7 @@ _KEPT_BYTES = 150
 
 
 def file_name(session_id: str) -> str:
-    """Gives the name of a session's files, without suffix.
+    """Return the name of a session's files, without suffix.
 
     Capitals are percent-encoded, so that `A` and `a` are two files everywhere; whatever is neither
     letter, digit, `.`, `_` nor `-` is encoded too, so that no id ever builds a path. Names too long
@@ -33,7 +33,7 @@ def _encoded(character: str) -> str:
 
 
 def root_of(data_dir: Path) -> Path:
-    """Gives the directory that the setting leads to: it may be a link, below it there is none."""
+    """Return the directory that the setting leads to: it may be a link, below it there is none."""
     return Path(os.path.realpath(data_dir.expanduser()))
 
 
@@ -94,7 +94,7 @@ class Paths:
         return self.index / "reserve"
 
     def directories(self) -> tuple[Path, ...]:
-        """Gives all there are, parents first."""
+        """Return all there are, parents first."""
         return (
             self.root,
             self.events,
@@ -107,29 +107,29 @@ class Paths:
         )
 
     def of_sessions(self) -> tuple[Path, ...]:
-        """Gives those that hold files of single sessions."""
+        """Return those that hold files of single sessions."""
         return (self.events, self.marks, self.snapshots, self.archive, self.quarantine)
 
     def log_of(self, name: str) -> Path:
-        """Gives the log of the session with that file name."""
+        """Return the log of the session with that file name."""
         return self.events / f"{name}.jsonl"
 
     def snapshot_of(self, name: str) -> Path:
-        """Gives the snapshot of the session with that file name."""
+        """Return the snapshot of the session with that file name."""
         return self.snapshots / f"{name}.json"
 
     def marks_of(self, name: str) -> Path:
-        """Gives the marks of the session with that file name."""
+        """Return the marks of the session with that file name."""
         return self.marks / f"{name}.idx"
 
     def archive_of(self, name: str) -> Path:
-        """Gives the archive bundle of the session with that file name."""
+        """Return the archive bundle of the session with that file name."""
         return self.archive / f"{name}.zst"
 
     def held_of(self, name: str) -> Path:
-        """Gives what is held of a log that cannot be written, of the session with that name."""
+        """Return what is held of a log that cannot be written, of the session with that name."""
         return self.index / f"held-{name}.jsonl"
 
     def segment(self, number: int) -> Path:
-        """Gives a segment of the journal."""
+        """Return a segment of the journal."""
         return self.index / f"journal-{number:012d}.jsonl"

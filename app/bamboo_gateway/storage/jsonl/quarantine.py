@@ -14,7 +14,7 @@ from bamboo_gateway.storage.jsonl.paths import Paths
 
 
 def set_aside(fs: FileSystem, paths: Paths, stem: str, data: bytes, note: dict[str, Any]) -> str:
-    """Keeps bytes beside a note that says what they are and why they lie here; both synced.
+    """Keep bytes beside a note that says what they are and why they lie here; both synced.
 
     The name comes from the content, so that a recovery that is repeated sets nothing aside twice.
 
@@ -33,7 +33,7 @@ def set_aside(fs: FileSystem, paths: Paths, stem: str, data: bytes, note: dict[s
 
 
 def pieces_of(fs: FileSystem, paths: Paths, name: str) -> list[Path]:
-    """Gives what was set aside of the session with that file name, and the notes."""
+    """Return what was set aside of the session with that file name, and the notes."""
     # The stems that `set_aside` is called with for one session's files, and its checksum.
     piece = re.compile(rf"(log|records|snapshot|stray)-{re.escape(name)}-[0-9a-f]{{8}}\.jsonl")
     return [

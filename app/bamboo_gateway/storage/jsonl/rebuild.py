@@ -34,7 +34,7 @@ class Rebuilder:
     quarantined: list[str] = field(default_factory=list)
 
     def header_of(self, name: str) -> tuple[str, int] | None:
-        """Gives the (session, epoch) in a log's first line."""
+        """Return the (session, epoch) in a log's first line."""
         data = self._first_bytes(name)
         return read_header(data[: data.find(b"\n") + 1])
 
@@ -50,7 +50,7 @@ class Rebuilder:
             self.fs.close(fd)
 
     def entry_of(self, name: str, *, may_be_torn: bool) -> Entry | None:
-        """Reads an entry out of a log, going on from its snapshot.
+        """Read an entry out of a log, going on from its snapshot.
 
         Args:
             name: The session's file name.
@@ -121,7 +121,7 @@ class Rebuilder:
         more: bytes = b"",
         why: str,
     ) -> Entry | None:
-        """Replaces a damaged log by what is intact, under a new epoch.
+        """Replace a damaged log by what is intact, under a new epoch.
 
         Args:
             name: The session's file name.
@@ -168,13 +168,13 @@ class Rebuilder:
         self.quarantined.append(set_aside(self.fs, self.paths, f"log-{name}", lost, note))
 
     def _forget_copies(self, name: str) -> None:
-        """Removes what was made of the former log; all that it had is in the new one."""
+        """Remove what was made of the former log; all that it had is in the new one."""
         with suppress(OSError):
             self.fs.unlink(self.paths.marks_of(name))
             self.fs.unlink(self.paths.snapshot_of(name))
 
     def renew(self, entry: Entry, epoch: int) -> None:
-        """Gives an intact log a new epoch: its first line changes, nothing else.
+        """Give an intact log a new epoch: its first line changes, nothing else.
 
         Raises:
             OSError: It could not be written; nothing has changed.
@@ -194,7 +194,7 @@ class Rebuilder:
 
 
 def add_lines(found: Salvage, more: bytes) -> None:
-    """Adds stored lines to what was salvaged, where their seqs are not there yet."""
+    """Add stored lines to what was salvaged, where their seqs are not there yet."""
     if not more:
         return
     known = {seq for seq, _ in found.lines}

@@ -36,7 +36,7 @@ class Salvage:
 
 
 def salvage(data: bytes) -> Salvage:
-    """Sorts the bytes of a log into what is intact and what is not; seqs must rise."""
+    """Sort the bytes of a log into what is intact and what is not; seqs must rise."""
     found = Salvage()
     newline = data.find(b"\n") + 1
     found.header = read_header(data[:newline])
@@ -61,7 +61,7 @@ def _ends_at(damaged: tuple[int, bytes], offset: int) -> bool:
 
 
 def refill(fs: FileSystem, paths: Paths, name: str, found: Salvage) -> SessionHead | None:
-    """Adds the messages of the snapshot that the log no longer has.
+    """Add the messages of the snapshot that the log no longer has.
 
     Returns:
         The snapshot's head, if there is one.
@@ -83,7 +83,7 @@ def refill(fs: FileSystem, paths: Paths, name: str, found: Salvage) -> SessionHe
 def make_log(
     session_id: str, epoch: int, found: Salvage, known: SessionHead | None
 ) -> tuple[bytes, SessionHead]:
-    """Makes the log of the new epoch.
+    """Make the log of the new epoch.
 
     Args:
         session_id: Whose it is.
@@ -134,7 +134,7 @@ def _created_again(head: SessionHead) -> bytes:
 
 
 def fold_data(head: SessionHead, data: bytes) -> None:
-    """Folds the stored lines of a commit into a head, notes left out."""
+    """Fold the stored lines of a commit into a head, notes left out."""
     for line in data.splitlines(keepends=True):
         body = codec.body_of(line)
         if not body.startswith(NOTE_BODY):

@@ -30,7 +30,7 @@ _READ_BYTES = 64 * 1024
 
 
 def is_due(log_bytes: int, snapshot_bytes: int, *, at_rest: bool) -> bool:
-    """Tells whether a new snapshot is worth it: work in proportion to what was added.
+    """Return whether a new snapshot is worth it: work in proportion to what was added.
 
     Args:
         log_bytes: The log's size.
@@ -46,7 +46,7 @@ def is_due(log_bytes: int, snapshot_bytes: int, *, at_rest: bool) -> bool:
 def write_snapshot(
     fs: FileSystem, path: Path, head: SessionHead, offset: int, lines: Iterator[bytes]
 ) -> int:
-    """Writes and syncs a snapshot; memory holds a piece of it.
+    """Write and sync a snapshot; memory holds a piece of it.
 
     Args:
         fs: The files.
@@ -82,14 +82,14 @@ def _pieces(head: SessionHead, offset: int, lines: Iterator[bytes]) -> Iterator[
 
 
 def read_snapshot_head(fs: FileSystem, paths: Paths, name: str) -> tuple[SessionHead, int] | None:
-    """Reads the first line alone: (head, log size), or None when there is none that can be read."""
+    """Read the first line alone: (head, log size), or None when there is none that can be read."""
     for line in _lines_of(fs, paths.snapshot_of(name)):
         return _head_of(line.removesuffix(b"\n"))
     return None
 
 
 def read_snapshot_lines(fs: FileSystem, paths: Paths, name: str) -> Iterator[tuple[int, bytes]]:
-    """Gives each message line that is intact, newline included, with its seq."""
+    """Return each message line that is intact, newline included, with its seq."""
     lines = _lines_of(fs, paths.snapshot_of(name))
     next(lines, None)
     for part in lines:
@@ -100,12 +100,12 @@ def read_snapshot_lines(fs: FileSystem, paths: Paths, name: str) -> Iterator[tup
 
 
 def is_whole(fs: FileSystem, paths: Paths, name: str) -> bool:
-    """Tells whether every line of the snapshot is intact, and there once, up to the end mark."""
+    """Return whether every line of the snapshot is intact, and there once, up to the end mark."""
     return _condition_of(fs, paths, name) == "whole"
 
 
 def take_out_doubles(fs: FileSystem, paths: Paths, name: str) -> None:
-    """Writes a snapshot that has lines twice anew, with each once; not one that is damaged.
+    """Write a snapshot that has lines twice anew, with each once; not one that is damaged.
 
     Raises:
         OSError: It is as it was.
@@ -149,7 +149,7 @@ def _condition_of(
 
 
 def _lines_of(fs: FileSystem, path: Path) -> Iterator[bytes]:
-    """Gives the lines of a file, newlines included; none when it is not there."""
+    """Return the lines of a file, newlines included; none when it is not there."""
     try:
         fd = fs.open(path, os.O_RDONLY)
     except FileNotFoundError:

@@ -200,7 +200,7 @@ class JsonlStore(SessionStore):
         return recovered
 
     def _take_over_unwritten(self, recovered: Recovered) -> None:
-        """Goes on with what logs lack in memory, as if their writing had failed just now."""
+        """Go on with what logs lack in memory, as if their writing had failed just now."""
         for unwritten in recovered.unwritten.values():
             log = self._table.made_of(unwritten.entry)
             log.written, log.tail = unwritten.lines.at, [unwritten.lines.data]
@@ -285,7 +285,7 @@ class JsonlStore(SessionStore):
 
     @asynccontextmanager
     async def _copying(self, session_id: str, epoch: int) -> AsyncIterator[LogCopy]:
-        """Gives a copy that is to be made of a log, and of its files as long as nobody else has."""
+        """Open a copy of a log; nobody else exchanges its files meanwhile."""
         async with self._exchanges_of(session_id):
             entry = self._entry(session_id, epoch)
             log = await self._committer.send(lambda: self._table.pin(session_id, epoch))
@@ -394,7 +394,7 @@ class JsonlStore(SessionStore):
             return page
 
     async def _exchanged(self) -> None:
-        """Waits until the loop knows of whatever the committer has exchanged."""
+        """Wait until the loop knows of whatever the committer has exchanged."""
         await self._committer.send(lambda: None)
 
     def _read_page(
@@ -455,7 +455,7 @@ class JsonlStore(SessionStore):
         return await self._by_marks(session_id, epoch, look)
 
     async def _by_marks(self, session_id: str, epoch: int, look: Callable[[Log, int], T]) -> T:
-        """Gives what `look` finds by a log's marks, which are built again where they do not fit."""
+        """Return what `look` finds by a log's marks; rebuild those that do not fit the log."""
         suspected = False
         while True:
             entry = self._entry(session_id, epoch)
@@ -493,7 +493,7 @@ class JsonlStore(SessionStore):
             self._table.unpin(log)
 
     async def _pin(self, session_id: str, epoch: int) -> Log:
-        """Keeps a log in the table; the caller unpins it."""
+        """Keep a log in the table; the caller unpins it."""
         pinning = self._committer.send(lambda: self._table.pin(session_id, epoch))
         try:
             log = await asyncio.shield(pinning)
@@ -519,7 +519,7 @@ class JsonlStore(SessionStore):
         return entry
 
     async def _mend(self, entry: Entry) -> None:
-        """Repairs a damaged log, once however many readers came upon it."""
+        """Repair a damaged log, once however many readers came upon it."""
         mending = self._mending.get(entry.id)
         if mending is None:
             if self._catalog.entries.get(entry.id) is not entry:
@@ -593,7 +593,7 @@ class JsonlStore(SessionStore):
         doing: str,
         make: Callable[[Entry, SessionHead], Awaitable[FileSwap | None]],
     ) -> None:
-        """Exchanges the files of a session for those that `make` prepares, if it does."""
+        """Exchange the files of a session for those that `make` prepares, if it does."""
         async with self._exchanges_of(session_id):
             entry = self._entry(session_id, epoch)
             head = await self._head_of(entry)
@@ -606,7 +606,7 @@ class JsonlStore(SessionStore):
         return self._exchanging.setdefault(session_id, anyio.Lock())
 
     async def _head_of(self, entry: Entry) -> SessionHead:
-        """Loads the head of an entry; nothing has changed in it since when this returns."""
+        """Load the head of an entry; nothing has changed in it since when this returns."""
         head = await self.load(entry.id)
         if head is None or self._catalog.entries.get(entry.id) is not entry:
             raise Conflict(_NO_SUCH_SESSION, head=None)
@@ -614,7 +614,7 @@ class JsonlStore(SessionStore):
 
     @asynccontextmanager
     async def _failing_as(self, entry: Entry, doing: str) -> AsyncIterator[None]:
-        """Gives what files may raise as what callers know; damage is mended."""
+        """Translate what files raise into the errors of the contract; damage is repaired."""
         try:
             yield
         except OutdatedError as gone:
@@ -626,7 +626,7 @@ class JsonlStore(SessionStore):
             raise failure_of(error, doing) from error
 
     async def _read_through(self, entry: Entry) -> None:
-        """Looks at every line of a log that seems damaged; whoever finds that it is mends it."""
+        """Look at every line of a log that seems damaged; whoever finds that it is mends it."""
         after = 0
         while page := await self.read(
             entry.id, entry.epoch, after, limit=_LOOK_EVENTS, max_bytes=_LOOK_BYTES
@@ -737,7 +737,7 @@ class JsonlStore(SessionStore):
         )
 
     async def _compared(self) -> tuple[list[str], list[str]]:
-        """Gives the sessions without a file, and files without a session.
+        """Return the sessions without a file, and files without a session.
 
         What comes or goes while it is looked at seems to be both: it is looked at again when the
         loop knows of all that the committer has done.
@@ -778,7 +778,7 @@ class JsonlStore(SessionStore):
             return f"an unreadable line at byte {damage.offset}"
 
     async def checkpoint(self) -> bool:
-        """Brings everything up now; tells whether that succeeded."""
+        """Bring everything up now; return whether that succeeded."""
         return await self._upkeep.checkpoint()
 
     @property
@@ -833,7 +833,7 @@ class JsonlStore(SessionStore):
 
 
 def _raise_files_limit() -> int:
-    """Raises the process's limit of open files as far as it may; gives the logs' share of it."""
+    """Raise the process's limit of open files as far as it may; return the logs' share of it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with suppress(OSError, ValueError):

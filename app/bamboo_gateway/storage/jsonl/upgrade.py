@@ -26,7 +26,7 @@ class Upgrade:
     paths: Paths
 
     def bring_up(self, entry: Entry, head: SessionHead | None) -> bool:
-        """Has a session's sidecar built again; tells whether it did fit as it was.
+        """Have a session's sidecar built again; return whether it did fit as it was.
 
         Args:
             entry: The session, as the catalog has it; bundles have right marks of their own.
@@ -48,7 +48,7 @@ class Upgrade:
         return fits
 
     def _fits(self, entry: Entry, head: SessionHead | None) -> bool:
-        """Tells whether the marks rise, and lead to as many messages as the head counts."""
+        """Return whether the marks rise, and lead to as many messages as the head counts."""
         if entry.marks < 0 or head is None:
             return True
         path = self.paths.marks_of(file_name(entry.id))

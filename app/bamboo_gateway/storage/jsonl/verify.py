@@ -12,7 +12,7 @@ from bamboo_gateway.storage.jsonl.paths import Paths, file_name
 
 
 def names_on_disk(fs: FileSystem, paths: Paths) -> set[str]:
-    """Gives the file names of all sessions that have a log or a bundle."""
+    """Return the file names of all sessions that have a log or a bundle."""
     return {
         file.removesuffix(suffix)
         for directory, suffix in ((paths.events, ".jsonl"), (paths.archive, ".zst"))
@@ -22,14 +22,14 @@ def names_on_disk(fs: FileSystem, paths: Paths) -> set[str]:
 
 
 def compare(fs: FileSystem, paths: Paths, session_ids: Iterable[str]) -> tuple[set[str], set[str]]:
-    """Gives the sessions without a file, and the file names without a session."""
+    """Return the sessions without a file, and the file names without a session."""
     by_name = {file_name(session_id): session_id for session_id in session_ids}
     names = names_on_disk(fs, paths)
     return {by_name[name] for name in by_name.keys() - names}, names - by_name.keys()
 
 
 def look_through(view: LogView) -> tuple[str | None, int]:
-    """Looks at every line of a log; gives what is wrong with their order, and the last seq.
+    """Look at every line of a log; return what is wrong with their order, and the last seq.
 
     Raises:
         DamagedError: A line's checksum is wrong.
@@ -46,7 +46,7 @@ def look_through(view: LogView) -> tuple[str | None, int]:
 
 
 def problem_of_bundle(fs: FileSystem, path: Path, epoch: int) -> str | None:
-    """Looks at all of a bundle; gives what is wrong with it."""
+    """Look at all of a bundle; return what is wrong with it."""
     try:
         view = BundleView(fs, path, epoch)
         try:

@@ -70,7 +70,7 @@ class Entry:
         self.raw: bytes | None = None
 
     def set_head(self, head: SessionHead) -> None:
-        """Takes over a head."""
+        """Take over a head."""
         self.head = head
         self.raw = None
         self.seq = head.seq
@@ -79,7 +79,7 @@ class Entry:
         self.standing = standing_of(head)
 
     def own_head(self) -> SessionHead:
-        """Gives an own copy of the durable head; only where `is_at_hand`."""
+        """Return an own copy of the durable head; only where `is_at_hand`."""
         if self.head is not None:
             head = self.head.copy()
         else:
@@ -88,7 +88,7 @@ class Entry:
         return self.brought_up(head)
 
     def brought_up(self, head: SessionHead) -> SessionHead:
-        """Moves a stored head to what deltas and touches have changed since."""
+        """Move a stored head to what deltas and touches have changed since."""
         head.seq = self.seq
         head.last_activity_at = max(head.last_activity_at, self.activity)
         return head
@@ -99,7 +99,7 @@ class Entry:
         return self.head is not None or self.raw is not None
 
     def pack_head(self) -> None:
-        """Keeps the head as bytes: about a tenth of the object, for sessions at rest."""
+        """Keep the head as bytes: about a tenth of the object, for sessions at rest."""
         if self.head is not None:
             self.raw = codec.encode(self.head.to_json())
             self.head = None
@@ -116,15 +116,15 @@ class DiskUse:
         self._by_user: dict[str, tuple[int, int]] = {}
 
     def add(self, entry: Entry) -> None:
-        """Counts an entry's files."""
+        """Count an entry's files."""
         self._count(entry, 1)
 
     def remove(self, entry: Entry) -> None:
-        """Takes an entry's files out, before they change or go."""
+        """Take an entry's files out, before they change or go."""
         self._count(entry, -1)
 
     def grow(self, entry: Entry, added_bytes: int) -> None:
-        """Counts what an entry's log has grown by; it is not packed."""
+        """Count what an entry's log has grown by; it is not packed."""
         self.logs += added_bytes
         user_id = entry.origin.user_id
         if user_id is not None:
@@ -132,7 +132,7 @@ class DiskUse:
             self._by_user[user_id] = sessions, stored + added_bytes
 
     def of_user(self, user_id: str) -> StoreUsage:
-        """Gives what a user's sessions take."""
+        """Return what a user's sessions take."""
         return StoreUsage(*self._by_user.get(user_id, (0, 0)))
 
     def _count(self, entry: Entry, sign: int) -> None:
@@ -166,14 +166,14 @@ class Catalog:
         self.use = DiskUse()
 
     def begin(self, entries: dict[str, Entry], unfinished: set[str]) -> None:
-        """Takes what opening has found."""
+        """Take what opening has found."""
         self.entries.update(entries)
         self.unfinished |= unfinished
         for entry in entries.values():
             self.use.add(entry)
 
     def apply(self, commit: Commit, size: int) -> None:
-        """Takes a commit that has become durable; `size` is the log's then."""
+        """Take a commit that has become durable; `size` is the log's then."""
         session_id, epoch, first, count, data, _, head, time_ms, create, _ = commit
         if create:
             entry = self.entries[session_id] = Entry(session_id, epoch)
@@ -201,7 +201,7 @@ class Catalog:
         self.changed.add(session_id)
 
     def adopt(self, entry: Entry, *, dirty: bool = True) -> None:
-        """Takes an entry that repair, or a creation with a history, has made."""
+        """Take an entry that repair, or a creation with a history, has made."""
         former = self.entries.get(entry.id)
         if former is not None:
             self.use.remove(former)
@@ -214,7 +214,7 @@ class Catalog:
         self.changed.add(entry.id)
 
     def remove(self, session_id: str) -> None:
-        """Takes a deletion that has become durable."""
+        """Take a deletion that has become durable."""
         former = self.entries.pop(session_id, None)
         if former is not None:
             self.use.remove(former)
@@ -224,7 +224,7 @@ class Catalog:
         self.changed.add(session_id)
 
     def touch(self, session_id: str, epoch: int, activity_ms: int) -> None:
-        """Moves the last activity forward."""
+        """Move the last activity forward."""
         entry = self.entries.get(session_id)
         if entry is not None and entry.epoch == epoch and entry.activity < activity_ms:
             entry.activity = activity_ms
@@ -233,7 +233,7 @@ class Catalog:
 
     @contextmanager
     def changing_files(self, entry: Entry) -> Iterator[None]:
-        """Keeps count while the entry's files become other ones; it need not be known any more."""
+        """Keep count while the entry's files become other ones; it need not be known any more."""
         is_known = self.entries.get(entry.id) is entry
         if is_known:
             self.use.remove(entry)

@@ -68,7 +68,7 @@ class EntryState:
 
     @staticmethod
     def of(entry: Entry) -> "EntryState":
-        """Takes it."""
+        """Take it."""
         return EntryState(
             entry,
             entry.seq,
@@ -83,7 +83,7 @@ class EntryState:
         )
 
     def settle(self) -> None:
-        """Lets the head rest in the file, if it is still the one written (loop's thread)."""
+        """Let the head rest in the file, if it is still the one written (loop's thread)."""
         entry = self.entry
         if entry.head is self.head and entry.raw is self.raw:
             entry.head = entry.raw = None
@@ -106,7 +106,7 @@ class CatalogFile:
     """The file. Used by one thread at a time: recovery's, then the checkpoint's."""
 
     def __init__(self, fs: FileSystem, paths: Paths, *, keeps_heads: bool) -> None:
-        """Makes it; `keeps_heads`: entries hold their heads in memory, else they rest here."""
+        """Make it; `keeps_heads`: entries hold their heads in memory, else they rest here."""
         self._fs = fs
         self._paths = paths
         self.keeps_heads = keeps_heads
@@ -127,7 +127,7 @@ class CatalogFile:
         self._is_sound = False
 
     def load(self) -> CatalogContents:
-        """Reads the file."""
+        """Read the file."""
         contents = CatalogContents()
         data = self._fs.read(self._paths.catalog)
         if not data:
@@ -182,7 +182,7 @@ class CatalogFile:
     def append(
         self, states: list[EntryState], deleted: list[str], lsn: int, last_epoch: int
     ) -> None:
-        """Adds what a checkpoint knows, and syncs; what is deleted is not in the file any more.
+        """Add what a checkpoint knows, and sync; what is deleted is not in the file any more.
 
         Args:
             states: What has changed.
@@ -239,7 +239,7 @@ class CatalogFile:
         self._former.pop(session_id, None)
 
     def _places_of(self, session_id: str) -> list[_Place]:
-        """Gives where all lines of a session are."""
+        """Return where all lines of a session are."""
         last = self._last.get(session_id)
         if last is None:
             return []
@@ -256,7 +256,7 @@ class CatalogFile:
             size *= 4
 
     def erase(self) -> None:
-        """Writes the blanks that are still owed, and syncs.
+        """Write the blanks that are still owed, and sync.
 
         Raises:
             OSError: They are owed on.
@@ -271,7 +271,7 @@ class CatalogFile:
         self._owed = []
 
     def _repair_end(self) -> None:
-        """Goes back to the end of what is known to count, after a failure."""
+        """Go back to the end of what is known to count, after a failure."""
         self.close()
         if self._size == 0:
             self._fs.write_aside(self._paths.aside / "catalog", self._paths.catalog, b"")
@@ -280,7 +280,7 @@ class CatalogFile:
         self._rewrite()
 
     def rewrite_if_due(self) -> None:
-        """Rewrites the file when what does not count in it has outgrown what does.
+        """Rewrite the file when what does not count in it has outgrown what does.
 
         Raises:
             OSError: The file is as it was.
@@ -303,7 +303,7 @@ class CatalogFile:
         self._settle_name()
 
     def _replace(self, data: bytes) -> None:
-        """Puts a file in the place of this one; it counts when `_settle_name` has returned."""
+        """Put a file in the place of this one; it counts when `_settle_name` has returned."""
         self._is_sound = False
         aside = self._paths.aside / "catalog"
         self._fs.write_new(aside, data)
@@ -318,7 +318,7 @@ class CatalogFile:
         self._is_sound = True
 
     def start_anew(self, states: list[EntryState], lsn: int, last_epoch: int) -> None:
-        """Writes the whole file from what is known, aside.
+        """Write the whole file from what is known, aside.
 
         Raises:
             OSError: The file is as it was, or all of this; it is written anew before it is used.
@@ -354,7 +354,7 @@ class CatalogFile:
         return codec.to_line(b"%b,%b%b}" % (codec.encode(shape)[:-1], _HEAD, raw))
 
     def head_of(self, entry: Entry) -> SessionHead | None:
-        """Reads a head that is not in memory; None when it has come there meanwhile.
+        """Read a head that is not in memory; None when it has come there meanwhile.
 
         Raises:
             ErasedError: That life of the session has ended.
@@ -367,7 +367,7 @@ class CatalogFile:
         return SessionHead.of(codec.decode(raw))
 
     def heads_of(self, entries: list[Entry]) -> list[tuple[Entry, bytes]]:
-        """Reads the heads of all entries that lie here, in one go; not those deleted meanwhile.
+        """Read the heads of all entries that lie here, in one go; not those deleted meanwhile.
 
         Raises:
             OSError: They cannot be read.
@@ -394,7 +394,7 @@ class CatalogFile:
         return self._fd
 
     def close(self) -> None:
-        """Closes the file; the next use opens it again."""
+        """Close the file; the next use opens it again."""
         fd, self._fd = self._fd, None
         if fd is not None:
             self._fs.close(fd)
@@ -437,7 +437,7 @@ def _head_in(line: bytes, epoch: int) -> bytes:
 
 
 def _end_of_last_checkpoint(data: bytes) -> int:
-    """Gives where the last intact checkpoint line ends; 0 when there is none."""
+    """Return where the last intact checkpoint line ends; 0 when there is none."""
     end = len(data)
     while (place := data.rfind(_CHECKPOINT, 0, end)) >= 0:
         start = data.rfind(b"\n", 0, place) + 1
@@ -449,7 +449,7 @@ def _end_of_last_checkpoint(data: bytes) -> int:
 
 
 def _gone_lines(data: bytes, end: int) -> dict[int, int]:
-    """Gives the offset and length of each line that an intact line says is gone."""
+    """Return the offset and length of each line that an intact line says is gone."""
     found: dict[int, int] = {}
     place = -1
     while (place := data.find(_GONE, place + 1, end)) >= 0:

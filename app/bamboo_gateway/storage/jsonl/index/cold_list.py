@@ -59,7 +59,7 @@ async def _list_by_keys(
     query: SessionQuery,
     reading: Callable[..., Awaitable[Any]],
 ) -> SessionPage:
-    """Lists without filters on content: only the heads that are shown are made."""
+    """List without filters on content: only the heads that are shown are made."""
     start = read_cursor(query)
     chosen: list[SortKey] = await reading(_choose, catalog_file, entries, query, start)
     heads: list[SessionHead] = []
@@ -104,7 +104,7 @@ def _keys(catalog_file: CatalogFile, entries: list[Entry], sort_by: str) -> Iter
 
 
 def _head(catalog_file: CatalogFile, entry: Entry) -> SessionHead:
-    """Gives a head wherever it is: it may come into memory and leave it at any moment.
+    """Return a head wherever it is: it may come into memory and leave it at any moment.
 
     Raises:
         ErasedError: The session was deleted.

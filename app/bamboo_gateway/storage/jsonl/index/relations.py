@@ -24,12 +24,12 @@ class RelationIndex:
         self.stale: set[str] | None = None
 
     def note(self, changed: set[str]) -> None:
-        """Hears of sessions that changed; before the first look there is nothing to change."""
+        """Hear of sessions that changed; before the first look there is nothing to change."""
         if self.stale is not None:
             self.stale |= changed
 
     def bring_up(self, turn: int) -> bool:
-        """Looks at so many that changed; tells whether that was all."""
+        """Look at so many that changed; return whether that was all."""
         if self.stale is None:
             self.stale = set(self._catalog.entries)
         for _ in range(min(turn, len(self.stale))):
@@ -55,7 +55,7 @@ class RelationIndex:
                 self._ids.setdefault(scope, set()).add(session_id)
 
     def scope_of(self, query: SessionQuery) -> Scope:
-        """Gives the filter of the query that admits the fewest."""
+        """Return the filter of the query that admits the fewest."""
         scopes = [
             (name, value)
             for name in ("parent_id", "root_id", "user_id", "shared_with")
@@ -64,7 +64,7 @@ class RelationIndex:
         return min(scopes, key=lambda scope: len(self._ids.get(scope, ())), default=None)
 
     def ids_of(self, scope: Scope) -> list[str]:
-        """Gives the sessions in a scope."""
+        """Return the sessions in a scope."""
         if scope is None:
             return list(self._catalog.entries)
         ids = list(self._ids.get(scope, ()))
@@ -74,7 +74,7 @@ class RelationIndex:
 
 
 def is_within(scope: Scope, session_id: str, origin: Origin) -> bool:
-    """Tells whether a session is in a scope; the one a tree is asked for by is in it."""
+    """Return whether a session is in a scope; the one a tree is asked for by is in it."""
     if scope is None:
         return True
     name, value = scope

@@ -94,7 +94,7 @@ class SessionViews:
         state_of: SupportsNoted,
         start: SortKey | None,
     ) -> SessionPage | None:
-        """Lists by state: those whose heads decide it, and those that `state_of` is asked about.
+        """List by state: those whose heads decide it, and those that `state_of` is asked about.
 
         Returns:
             None when no state is asked for, or when owner or tree filter more than a view does.
@@ -135,7 +135,7 @@ class SessionViews:
         return make_page([self._head(session_id) for _, session_id in wanted], query, total)
 
     def _shown_key(self, session_id: str, scope: Scope, query: SessionQuery) -> SortKey | None:
-        """Gives the key of a session, if a view of the query may hold it."""
+        """Return the key of a session, if a view of the query may hold it."""
         entry = self._catalog.entries.get(session_id)
         if (
             entry is None
@@ -171,7 +171,7 @@ class SessionViews:
             await anyio.lowlevel.checkpoint()
 
     def _is_admitted(self, session_id: str, query: SessionQuery, state_of: StateOf) -> bool:
-        """Looks at what a head says without making it: most are only counted, or not even that."""
+        """Look at what a head says without making it: most are only counted, or not even that."""
         entry = self._catalog.entries.get(session_id)
         if entry is None or not admits_origin(query, entry.id, entry.origin):
             return False
@@ -189,7 +189,7 @@ class SessionViews:
     async def _current(
         self, query: SessionQuery, *standings: Standing | None
     ) -> tuple[Scope, list[_View]]:
-        """Gives views of the query, all up to date: no `await` follows the last change of any."""
+        """Return views of the query, all up to date: no `await` follows the last change of any."""
         while True:
             self._hand_out_changes()
             if not self._origins.bring_up(_TURN_ENTRIES):
@@ -248,7 +248,7 @@ class SessionViews:
 
 
 def _is_covered(query: SessionQuery, scope: Scope) -> bool:
-    """Tells whether the view's scope is the only filter by owner or tree."""
+    """Return whether the view's scope is the only filter by owner or tree."""
     wanted = (query.parent_id, query.root_id, query.user_id)
     return sum(value is not None for value in wanted) == (scope is not None)
 

@@ -45,7 +45,7 @@ class Work:
         self._by_life = {(state.entry.id, state.entry.epoch): state for state in self.states}
 
     def state_of(self, log: Log) -> EntryState | None:
-        """Gives the state of the log's session, if it is still that life of it."""
+        """Return the state of the log's session, if it is still that life of it."""
         return self._by_life.get((log.session_id, log.epoch))
 
 
@@ -70,13 +70,13 @@ class Checkpointer:
         self.quarantine_bytes = 0
 
     def look_at_quarantine(self) -> None:
-        """Adds up what was set aside; there are few such files."""
+        """Add up what was set aside; there are few such files."""
         directory = self._paths.quarantine
         names = self._fs.names(directory)
         self.quarantine_bytes = sum(self._fs.size(directory / name) or 0 for name in names)
 
     def run(self, work: Work) -> None:
-        """Does it.
+        """Do it.
 
         Raises:
             OSError: It could not be done; nothing is lost, the segments are still there.
@@ -105,7 +105,7 @@ class Checkpointer:
         self._drop(work.rotation)
 
     def _drop(self, rotation: Rotation) -> None:
-        """Removes the segments, but for a few that the journal uses again."""
+        """Remove the segments, but for a few that the journal uses again."""
         again: list[tuple[Path, int]] = []
         for number, used in rotation.segments.items():
             path = self._paths.segment(number)
@@ -163,7 +163,7 @@ class Checkpointer:
         return marked
 
     def _forget_marks(self, work: Work, log: Log) -> None:
-        """Has the sidecar built again: it does not hold what the entry's size would promise."""
+        """Have the sidecar built again: it does not hold what the entry's size would promise."""
         self._sidecars.forget(log)
         if log.is_outdated:
             return
@@ -213,7 +213,7 @@ class Checkpointer:
                 self._sidecars.settle(marks, state.entry)
 
     def _write_again(self, work: Work, unsynced: list[Log]) -> None:
-        """Writes what a failed sync leaves uncertain: the kernel does not try these pages again.
+        """Write what a failed sync leaves uncertain: the kernel does not try these pages again.
 
         Raises:
             OSError: The disk is full.
@@ -239,12 +239,12 @@ class Checkpointer:
                 log.is_uncertain = False
 
     def _lacks(self, work: Work, log: Log) -> bool:
-        """Tells whether there are lines of a failed log that nothing but the journal has."""
+        """Return whether there are lines of a failed log that nothing but the journal has."""
         state = work.state_of(log)
         return state is not None and state.size != log.held_end
 
     def _hold_what_failed(self, work: Work) -> None:
-        """Keeps what logs that cannot be written lack where nothing pins the journal."""
+        """Keep what logs that cannot be written lack where nothing pins the journal."""
         for log in work.failed:
             state = work.state_of(log)
             if state is None or not self._lacks(work, log):
@@ -261,7 +261,7 @@ class Checkpointer:
                 self._fs.unlink(self._paths.held_of(log.name))
 
     def _let_go(self, logs: Iterable[Log]) -> None:
-        """Removes what is held of logs that have it by now, before the catalog goes beyond it."""
+        """Remove what is held of logs that have it by now, before the catalog goes beyond it."""
         brought_up = [log for log in logs if log.held_end]
         for log in brought_up:
             self._fs.unlink(self._paths.held_of(log.name))
@@ -271,7 +271,7 @@ class Checkpointer:
 
 
 def _lines_of(log: Log, records: list[JournalRecord]) -> tuple[int, bytes] | None:
-    """Gives what the journal has of a log's file: where it begins, and the bytes."""
+    """Return what the journal has of a log's file: where it begins, and the bytes."""
     life = (log.session_id, log.epoch)
     mine = [record for record in records if (record.session, record.epoch) == life]
     start, data = 0, bytearray()

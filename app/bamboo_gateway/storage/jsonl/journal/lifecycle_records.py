@@ -34,7 +34,7 @@ class LifecycleRecords:
     def record(
         self, kind: str, session_id: str, epoch: int, seq: int, size: int, about: dict[str, Any]
     ) -> None:
-        """Writes a record and syncs it.
+        """Write a record and sync it.
 
         Args:
             kind: What happens to the session's files.
@@ -65,7 +65,7 @@ class LifecycleRecords:
         journal.last_epoch = max(journal.last_epoch, epoch)
 
     def revoke(self, undo: Callable[[], None], files: Iterable[Path]) -> None:
-        """Takes a durable record back whose renames failed: as if it had not been.
+        """Take a durable record back whose renames failed: as if it had not been.
 
         `undo` writes the record that says so; a replay that misses the files aside comes to the
         same result, so one of the two is enough.
@@ -77,7 +77,7 @@ class LifecycleRecords:
             undo()
 
     async def carry_out(self, function: Callable[[], T], adopt: Callable[[T], None]) -> T:
-        """Has a change made on the committer's thread; on the loop's thread.
+        """Have a change made on the committer's thread; on the loop's thread.
 
         `adopt` takes the result into the catalog before any later commit's answer, even when
         nobody waits any more.

@@ -89,7 +89,7 @@ class Recovery:
         *,
         previous: dict[str, Any],
     ) -> None:
-        """Makes it.
+        """Make it.
 
         Args:
             fs: The files.
@@ -117,7 +117,7 @@ class Recovery:
         self._result = Recovered(RecoveryReport())
 
     def run(self) -> Recovered:
-        """Recovers.
+        """Recover.
 
         Raises:
             OSError: Something has to be written before anybody reads, and cannot be.
@@ -190,7 +190,7 @@ class Recovery:
         return self._last_epoch
 
     def _rebuild(self, by_session: dict[str, list[JournalRecord]], problem: str) -> None:
-        """Makes the entries of all sessions from their files."""
+        """Make the entries of all sessions from their files."""
         for name, held in self._held.items():
             if held is not None and self._is_end_of(name, held):
                 error = self._replayer.bring_in(name, held)
@@ -220,7 +220,7 @@ class Recovery:
                 self._adopt(entry)
 
     def _upgrade(self) -> None:
-        """Looks through what an earlier gateway has left, whatever the number of sessions."""
+        """Look through what an earlier gateway has left, whatever the number of sessions."""
         upgrade = Upgrade(self._fs, self._paths)
         for entry in self._result.entries.values():
             if not upgrade.bring_up(entry, self._head_of(entry)):
@@ -230,7 +230,7 @@ class Recovery:
         return entry.own_head() if entry.is_at_hand else self._catalog_file.head_of(entry)
 
     def _is_end_of(self, name: str, held: Held) -> bool:
-        """Tells whether what is held is of the log that lies there."""
+        """Return whether what is held is of the log that lies there."""
         named = self._rebuilder.header_of(name)
         size = self._fs.size(self._paths.log_of(name)) or 0
         if named is None:
@@ -284,7 +284,7 @@ class Recovery:
         self._rebuilder.renew(entry, self._next_epoch())
 
     def _at_hand(self, entry: Entry | None, name: str) -> Entry | None:
-        """Sees to it that the entry is what the files say, and its head in memory."""
+        """Make sure that the entry is what the files say, and its head in memory."""
         if entry is None:
             return None
         try:
@@ -317,7 +317,7 @@ class Recovery:
                 self._set_aside(f"records-{name}", data, {"from": f"held-{name}", "why": why})
 
     def _hold(self) -> None:
-        """Has what logs lack held, so that neither they nor the journal need be waited for."""
+        """Have what logs lack held, so that neither they nor the journal need be waited for."""
         result = self._result
         for session_id, unwritten in self._replayer.unwritten.items():
             name, known = file_name(session_id), self._held.get(file_name(session_id))
@@ -334,7 +334,7 @@ class Recovery:
 
     @contextmanager
     def _noting_full(self) -> Iterator[None]:
-        """Has the journal kept when there is no room for what would make it needless."""
+        """Have the journal kept when there is no room for what would make it needless."""
         try:
             yield
         except OSError as error:
@@ -385,7 +385,7 @@ class Recovery:
         self._result.next_segment = max(journal.numbers, default=0) + 1
 
     def _keep_journal(self, journal: JournalContents, *, is_anew: bool) -> None:
-        """Leaves the journal to the first checkpoint that finds room; makes what room there is."""
+        """Leave the journal to the first checkpoint that finds room; make what room there is."""
         result = self._result
         result.kept = {number: journal.ends[number] for number in journal.numbers}
         for number, end in result.kept.items():
@@ -405,12 +405,12 @@ class Recovery:
         result.next_segment = max(journal.numbers, default=0) + 1
 
     def _let_go(self, names: Iterable[str]) -> None:
-        """Removes what was held of logs that have it by now, or that are gone."""
+        """Remove what was held of logs that have it by now, or that are gone."""
         for name in names:
             self._fs.unlink(self._paths.held_of(name))
 
     def _clear_away(self, *prefixes: str) -> None:
-        """Removes what nobody needs any more of what lies aside."""
+        """Remove what nobody needs any more of what lies aside."""
         for name in self._fs.names(self._paths.aside):
             if name.startswith(prefixes):
                 self._fs.unlink(self._paths.aside / name)

@@ -27,7 +27,7 @@ KINDS = ("publish", "pack", "unpack", "compact", "extend")
 
 
 def standing(records: list[JournalRecord]) -> list[JournalRecord]:
-    """Leaves out records that were taken back (`keep`), and those that say so."""
+    """Leave out records that were taken back (`keep`), and those that say so."""
     found: list[JournalRecord] = []
     for record in records:
         if record.kind != "keep":
@@ -48,7 +48,7 @@ class Redo:
     paths: Paths
 
     def repeat(self, name: str, record: JournalRecord, known: Entry | None) -> Entry | None:
-        """Puts a record's files in their place; gives the entry as of it, None if taken back.
+        """Put a record's files in their place; return the entry as of it, None if taken back.
 
         Raises:
             OSError: A file cannot be renamed or removed.

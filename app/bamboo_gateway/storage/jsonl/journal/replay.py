@@ -86,7 +86,7 @@ class Replayer:
         entry: Entry | None,
         held: Held | None = None,
     ) -> Entry | None:
-        """Brings a session up to its records.
+        """Bring a session up to its records.
 
         Args:
             session_id: Whose they are.
@@ -125,7 +125,7 @@ class Replayer:
         return entry
 
     def _repeat(self, name: str, stage: "_Stage") -> bool:
-        """Repeats the last lifecycle record that stands; False when the session is deleted."""
+        """Repeat the last lifecycle record that stands; False when the session is deleted."""
         records = stage.records
         while places := [n for n, record in enumerate(records) if record.kind in LIFECYCLE]:
             last = records[places[-1]]
@@ -161,7 +161,7 @@ class Replayer:
     def _looked_at(
         self, name: str, entry: Entry, records: list[JournalRecord], stage: "_Stage"
     ) -> str | None:
-        """Gives what is wrong with the log, as far as it can be read."""
+        """Return what is wrong with the log, as far as it can be read."""
         if stage.error is None:
             try:
                 return self._problem_with(name, entry, records)
@@ -172,7 +172,7 @@ class Replayer:
     def _keep(
         self, entry: Entry, records: list[JournalRecord], lacking: Held | None, error: OSError
     ) -> None:
-        """Keeps what could not be written, from the first byte on that the file may not have."""
+        """Keep what could not be written, from the first byte on that the file may not have."""
         if lacking is None and not records:
             return  # Nothing was to be written: whoever reads the log is told.
         start = lacking.at if lacking else min(entry.size, records[0].at)
@@ -185,7 +185,7 @@ class Replayer:
         self.unwritten[entry.id] = Unwritten(entry, held, error)
 
     def bring_in(self, name: str, held: Held) -> OSError | None:
-        """Writes what is held to its place; gives why that cannot be done, if so."""
+        """Write what is held to its place; return why that cannot be done, if so."""
         path = self.paths.log_of(name)
         try:
             fd = self.fs.open(path, os.O_RDWR | (0 if held.at else os.O_CREAT | os.O_TRUNC))
@@ -209,7 +209,7 @@ class Replayer:
             self.fs.unlink(path)
 
     def _replace(self, name: str, record: JournalRecord) -> Entry | None:
-        """Repeats the replacement of a log; gives its entry before the records."""
+        """Repeat the replacement of a log; return its entry before the records."""
         aside = self.paths.aside / f"replace-{record.epoch}"
         if self.fs.size(aside) is not None:
             self.fs.rename(aside, self.paths.log_of(name))
@@ -224,7 +224,7 @@ class Replayer:
         return entry
 
     def _create(self, name: str, record: JournalRecord, stage: "_Stage") -> None:
-        """Repeats the creation of a log."""
+        """Repeat the creation of a log."""
         header = make_header(record.session, record.epoch, record.time)
         stage.entry = entry = Entry(record.session, record.epoch)
         entry.set_head(SessionHead(record.session, record.epoch))
@@ -260,7 +260,7 @@ class Replayer:
     def _write(
         self, name: str, entry: Entry, records: list[JournalRecord], stage: "_Stage"
     ) -> None:
-        """Writes records to their places, unless something could not be written before."""
+        """Write records to their places, unless something could not be written before."""
         if stage.error is not None:
             return
         size = max(entry.size, *(record.at + len(record.data) for record in records))
@@ -279,7 +279,7 @@ class Replayer:
     def _fold(
         self, name: str, entry: Entry, records: list[JournalRecord], *, has_file: bool
     ) -> None:
-        """Brings the entry up to its records, and the sidecar if the log has them."""
+        """Bring the entry up to its records, and the sidecar if the log has them."""
         entry.size = max(entry.size, *(record.at + len(record.data) for record in records))
         head = entry.own_head()
         entry.deltas += sum(
@@ -307,7 +307,7 @@ class Replayer:
             entry.marks = -1
 
     def _add_marks(self, name: str, entry: Entry, marks: list[tuple[Mark, int]]) -> None:
-        """Brings the sidecar up; one that does not fit is left to be built again.
+        """Bring the sidecar up; one that does not fit is left to be built again.
 
         The sidecar itself says how far it goes, by its last mark: it may hold some of these.
         """

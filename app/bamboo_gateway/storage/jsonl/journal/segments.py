@@ -71,7 +71,7 @@ class Journal:
     """The writing end. Used by the committer's thread alone."""
 
     def __init__(self, fs: FileSystem, paths: Paths, check_owner: Callable[[], None]) -> None:
-        """Makes it; `check_owner` raises OSError when the directory is not ours any more."""
+        """Make it; `check_owner` raises OSError when the directory is not ours any more."""
         self._fs = fs
         self._paths = paths
         self._check_owner = check_owner
@@ -91,7 +91,7 @@ class Journal:
         self._segment_place: tuple[int, int] | None = None
 
     def begin(self, number: int, lsn: int, last_epoch: int, kept: dict[int, int]) -> None:
-        """Sets where the chain goes on after recovery; a segment is made when it is needed.
+        """Set where the chain goes on after recovery; a segment is made when it is needed.
 
         Args:
             number: Of the next segment.
@@ -107,7 +107,7 @@ class Journal:
         self._predecessor = max(kept.items(), default=None)
 
     def is_in_place(self) -> bool:
-        """Looks whether the directory is still the one that was opened.
+        """Look whether the directory is still the one that was opened.
 
         A segment that somebody has removed is given up: what it says is in memory, and the next
         checkpoint brings it up.
@@ -145,7 +145,7 @@ class Journal:
         return self._current is not None and self._current.end > self._current.begin
 
     def make_room(self, size: int) -> bool:
-        """Sees to it that `size` more bytes fit.
+        """Make sure that `size` more bytes fit.
 
         Returns:
             False when only the reserve is left: then records that may use it are written, if they
@@ -171,7 +171,7 @@ class Journal:
         return True
 
     def make_reserve_room(self, size: int) -> None:
-        """Sees to it that `size` more bytes fit into what is kept back.
+        """Make sure that `size` more bytes fit into what is kept back.
 
         Raises:
             StorageFull: They do not.
@@ -192,7 +192,7 @@ class Journal:
         self._start(fd, limit=0)
 
     def rotate(self, size: int = 0) -> None:
-        """Begins a new segment. The one before stays as it is when that fails.
+        """Begin a new segment. The one before stays as it is when that fails.
 
         Raises:
             OSError: It could not be made.
@@ -232,7 +232,7 @@ class Journal:
             raise
 
     def give_up_spares(self) -> None:
-        """Gives the space of dropped segments back: others need it more."""
+        """Free the space of dropped segments: others need it more."""
         spares, self.spares = self.spares, []
         for path in spares:
             # What cannot be removed now is cleared away at the next start.
@@ -267,7 +267,7 @@ class Journal:
         self._next_number += 1
 
     def write(self, data: bytes, *, sync: bool) -> None:
-        """Writes records; after an error the segment's good end is where it was.
+        """Write records; after an error the segment's good end is where it was.
 
         Raises:
             OSError: The caller answers its commits with it and calls `abandon`.
@@ -286,7 +286,7 @@ class Journal:
         self.acked = self.lsn
 
     def abandon(self) -> None:
-        """Gives up the segment after a failure: its good bytes count, nothing beyond is read.
+        """Abandon the segment after a failure: its good bytes count, nothing beyond is read.
 
         A successor that says so is made at once if it can be; else with the next commit. Cutting
         the file covers the time in between, as far as the disk still does anything.
@@ -303,7 +303,7 @@ class Journal:
             self.rotate()
 
     def finish(self) -> None:
-        """Closes the last segment: no record is taken from here on.
+        """Close the last segment: no record is taken from here on.
 
         Raises:
             OSError: The directory is not ours any more.
@@ -313,7 +313,7 @@ class Journal:
         self._check_owner()
 
     def close_current(self) -> None:
-        """Closes the segment, which then waits for its checkpoint."""
+        """Close the segment, which then waits for its checkpoint."""
         current, self._current = self._current, None
         if current is not None:
             is_whole = current.limit == SEGMENT_BYTES
@@ -321,7 +321,7 @@ class Journal:
             self._fs.close(current.fd)
 
     def keep_reserve(self) -> None:
-        """Makes the reserve file where it is missing and there is space."""
+        """Make the reserve file where it is missing and there is space."""
         if self._fs.size(self._paths.reserve) is not None:
             return
         aside = self._paths.aside / "reserve"
@@ -339,7 +339,7 @@ Description = tuple[str, int, int, int, str, int, int, int, int]
 
 
 def describe(lsn: int, acked: int, records: list[Description]) -> bytes:
-    """Makes the line that describes the records of one write; their data follow it verbatim."""
+    """Make the line that describes the records of one write; their data follow it verbatim."""
     return codec.to_line(codec.encode({"lsn": lsn, "acked": acked, "records": records}))
 
 
@@ -354,7 +354,7 @@ def pack(
     at: int,
     data: bytes,
 ) -> bytes:
-    """Makes a record that is written by itself and holds no events: of what happens to files."""
+    """Make a record that is written by itself and holds no events: of what happens to files."""
     about = (session_id, epoch, first, 0, kind, time_ms, at, len(data), crc32(data))
     return describe(lsn, acked, [about]) + data
 
@@ -392,7 +392,7 @@ class JournalContents:
     damaged: list[tuple[int, int, bytes]] = field(default_factory=list)
 
     def take(self, records: list[JournalRecord]) -> None:
-        """Adds what was read of a segment."""
+        """Add what was read of a segment."""
         self.records += records
         for record in records:
             self.last_lsn = max(self.last_lsn, record.lsn)
@@ -400,7 +400,7 @@ class JournalContents:
 
 
 def read_journal(fs: FileSystem, paths: Paths) -> JournalContents:
-    """Reads every segment, in order, each as far as it counts."""
+    """Read every segment, in order, each as far as it counts."""
     contents = JournalContents()
     found: list[tuple[int, int, bytes]] = []
     counts: dict[int, int] = {}
@@ -478,7 +478,7 @@ class _Write(NamedTuple):
 
 
 def _read_write(data: bytes, offset: int) -> _Write | None:
-    """Reads the records of the write at `offset`; None when there is no intact line of them."""
+    """Read the records of the write at `offset`; None when there is no intact line of them."""
     end = data.find(b"\n", offset) + 1
     line = data[offset:end]
     if not (line.startswith(b'"lsn":', codec.LINE_PREFIX_BYTES) and codec.is_intact(line)):
@@ -497,7 +497,7 @@ def _read_write(data: bytes, offset: int) -> _Write | None:
 
 
 def _intact_after(data: bytes, offset: int, lsn: int) -> int | None:
-    """Finds the next whole write that was made when the record `lsn` had been acknowledged."""
+    """Find the next whole write that was made when the record `lsn` had been acknowledged."""
     while (offset := data.find(b'{"crc":"', offset + 1)) >= 0:
         if not data.startswith(b'"lsn":', offset + codec.LINE_PREFIX_BYTES):
             continue

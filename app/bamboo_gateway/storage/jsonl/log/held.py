@@ -40,12 +40,12 @@ class Held:
         return self.at + len(self.data)
 
     def upto(self, size: int) -> "Held":
-        """Gives what the log has before the byte `size`."""
+        """Return what the log has before the byte `size`."""
         return Held(self.session, self.epoch, self.at, self.data[: size - self.at])
 
 
 def write_held(fs: FileSystem, paths: Paths, name: str, held: Held) -> None:
-    """Keeps the end of a log, in place of what was kept of it before; synced.
+    """Keep the end of a log, in place of what was kept of it before; synced.
 
     Raises:
         OSError: What was kept before is there still.
@@ -63,7 +63,7 @@ def write_held(fs: FileSystem, paths: Paths, name: str, held: Held) -> None:
 
 
 def read_held(fs: FileSystem, paths: Paths) -> dict[str, Held | None]:
-    """Reads what is held, by the sessions' file names; None: it is damaged."""
+    """Read what is held, by the sessions' file names; None: it is damaged."""
     found: dict[str, Held | None] = {}
     for file in fs.names(paths.index):
         if file.startswith(_PREFIX) and file.endswith(_SUFFIX):

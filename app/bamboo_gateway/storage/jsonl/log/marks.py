@@ -44,12 +44,12 @@ class StaleMarksError(Exception):
 
 
 def digest_of(key: str) -> bytes:
-    """Gives the eight bytes a key is searched by."""
+    """Return the eight bytes a key is searched by."""
     return blake2b(key.encode(), digest_size=8).digest()
 
 
 def digests_of(kind: MarkKind, key: str) -> tuple[bytes, ...]:
-    """Gives the bytes that a mark of this kind and key may have.
+    """Return the bytes that a mark of this kind and key may have.
 
     Earlier gateways gave all notes one name wherever they made marks out of lines: in sidecars that
     were built again, and in bundles, which stay as they are.
@@ -58,7 +58,7 @@ def digests_of(kind: MarkKind, key: str) -> tuple[bytes, ...]:
 
 
 def pack_marks(marks: Iterable[tuple[Mark, int]]) -> bytes:
-    """Makes the entries of marks with their offsets in the log."""
+    """Make the entries of marks with their offsets in the log."""
     parts = []
     for mark, offset in marks:
         head = _ENTRY.pack(mark.seq, offset, digest_of(mark.key), _KIND_NUMBER[mark.kind], 0)[:-4]
@@ -70,13 +70,13 @@ _FORMER_NOTE = digest_of("idempotency")
 
 
 def pack_header(epoch: int) -> bytes:
-    """Makes the header of a sidecar."""
+    """Make the header of a sidecar."""
     head = _HEADER.pack(_MAGIC, epoch, 0)[:-4]
     return head + struct.pack("<I", crc32(head))
 
 
 def marks_of_lines(view: LogView, offset: int) -> Iterator[tuple[Mark, int]]:
-    """Reads the marks out of a log from a line's start on.
+    """Read the marks out of a log from a line's start on.
 
     Raises:
         DamagedError: A line is not intact.
@@ -93,7 +93,7 @@ class MarksFile:
     """A sidecar open for reading: its first `count` entries. Close it."""
 
     def __init__(self, fs: FileSystem, path: Path, epoch: int, count: int) -> None:
-        """Opens it.
+        """Open it.
 
         Raises:
             StaleMarksError: It is missing, too short, or of another epoch.
@@ -117,7 +117,7 @@ class MarksFile:
         return self._fs.pread(self._fd, size, offset)
 
     def entries(self, first: int, last: int) -> list[tuple[int, int, bytes, MarkKind]]:
-        """Gives (seq, offset, digest, kind) of the entries `first <= n < last`.
+        """Return (seq, offset, digest, kind) of the entries `first <= n < last`.
 
         Raises:
             StaleMarksError: One of them is damaged.
@@ -129,7 +129,7 @@ class MarksFile:
         return [_unpack(data, at) for at in range(0, (last - first) * ENTRY_BYTES, ENTRY_BYTES)]
 
     def above(self, seq: int) -> int:
-        """Gives the number of the first entry whose seq is above `seq`."""
+        """Return the number of the first entry whose seq is above `seq`."""
         low, high = 0, self.count
         while low < high:
             middle = (low + high) // 2
@@ -142,14 +142,14 @@ class MarksFile:
     def blocks(
         self, first: int, last: int, *, reverse: bool
     ) -> Iterator[tuple[int, int, bytes, MarkKind]]:
-        """Goes through the entries from one end, reading a block at a time."""
+        """Go through the entries from one end, reading a block at a time."""
         starts = range(first, last, _BLOCK_ENTRIES)
         for start in reversed(starts) if reverse else starts:
             block = self.entries(start, min(start + _BLOCK_ENTRIES, last))
             yield from reversed(block) if reverse else block
 
     def count_of(self, kind: MarkKind, first: int, last: int) -> int:
-        """Counts the entries `first <= n < last` of one kind; unchecked, since it reads no line."""
+        """Count the entries `first <= n < last` of one kind; unchecked, since it reads no line."""
         wanted = bytes([_KIND_NUMBER[kind]])
         count = 0
         for start in range(first, last, _SCAN_ENTRIES):
@@ -170,14 +170,14 @@ class MarksFile:
                 yield _unpack(data, place)
 
     def close(self) -> None:
-        """Closes the file. Idempotent."""
+        """Close the file. Idempotent."""
         fd, self._fd = self._fd, None
         if fd is not None:
             self._fs.close(fd)
 
 
 def last_offset(fs: FileSystem, path: Path, epoch: int, count: int) -> int | None:
-    """Gives where in the log the last of a sidecar's `count` marks leads; None without one."""
+    """Return where in the log the last of a sidecar's `count` marks leads; None without one."""
     if count <= 0:
         return None
     try:

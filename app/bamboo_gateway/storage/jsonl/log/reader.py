@@ -39,18 +39,18 @@ class LongLineError(Exception):
 
 
 def seq_of(line: bytes) -> int | None:
-    """Gives the seq of an event's line; None for a note and for what is neither."""
+    """Return the seq of an event's line; None for a note and for what is neither."""
     match = _EVENT_LINE.match(line)
     return int(match[1]) if match else None
 
 
 def is_note(line: bytes) -> bool:
-    """Tells a note's line."""
+    """Return a note's line."""
     return _NOTE_LINE.match(line) is not None
 
 
 def lines_from(view: LogView, offset: int) -> Iterator[tuple[int, bytes]]:
-    """Gives each line with its offset, checked.
+    """Return each line with its offset, checked.
 
     Raises:
         DamagedError: At the first that is not intact.
@@ -85,7 +85,7 @@ def lines_from(view: LogView, offset: int) -> Iterator[tuple[int, bytes]]:
 def read_page(
     view: LogView, after: int, start: int | None, limit: int, max_bytes: int
 ) -> tuple[list[Record], int]:
-    """Reads the events after the seq `after`.
+    """Read the events after the seq `after`.
 
     Args:
         view: The log.
@@ -122,7 +122,7 @@ def read_page(
 
 
 def find_after(view: LogView, after: int) -> int:
-    """Finds a line's start at or a little before the first event whose seq is above `after`.
+    """Find a line's start at or a little before the first event whose seq is above `after`.
 
     Raises:
         DamagedError: A line on the way is not intact.
@@ -149,7 +149,7 @@ def find_after(view: LogView, after: int) -> int:
 
 
 def _event_after(view: LogView, offset: int, high: int) -> tuple[int, int] | None:
-    """Gives (seq, end) of the first event whose line begins after `offset`, before `high`."""
+    """Return (seq, end) of the first event whose line begins after `offset`, before `high`."""
     start = _line_after(view, offset)
     while start < high:
         line = line_at(view, start)
@@ -175,7 +175,7 @@ def _line_after(view: LogView, offset: int) -> int:
 
 
 def line_at(view: LogView, offset: int, bytes_max: int | None = None) -> bytes:
-    """Gives the line that begins at `offset`, newline included; reads little beyond it.
+    """Return the line that begins at `offset`, newline included; read little beyond it.
 
     Raises:
         LongLineError: It has more than `bytes_max` bytes.
@@ -217,7 +217,7 @@ class LineReader:
         self._last: int | None = None
 
     def line_at(self, offset: int, bytes_max: int | None = None) -> bytes:
-        """Gives the line that begins at `offset`, and raises as the function of that name."""
+        """Return the line that begins at `offset`; raise as the function of that name."""
         if not self._at <= offset < self._at + len(self._data):
             self._read_ahead(offset)
         self._last = offset
@@ -230,7 +230,7 @@ class LineReader:
         return line_at(self._view, offset, bytes_max)
 
     def begins_line(self, offset: int) -> bool:
-        """Tells whether a line, or the header, ends right before `offset`."""
+        """Return whether a line, or the header, ends right before `offset`."""
         start = offset - 1 - self._at
         if offset == self.begin or 0 <= start < len(self._data):
             return offset == self.begin or self._data[start : start + 1] == b"\n"

@@ -52,7 +52,7 @@ class LogTable:
         self.logs: dict[str, Log] = {}
 
     def evict(self, touched: Container[Log]) -> None:
-        """Forgets logs that have nothing which their entry does not say."""
+        """Forget logs that have nothing which their entry does not say."""
         for session_id, log in list(self.logs.items()):
             if log in touched or log.tail or log.marks or log.pins or log.held_end:
                 continue
@@ -66,7 +66,7 @@ class LogTable:
                 self.writer.forget(log)
 
     def remove_files(self, log: Log, deletion: Deletion) -> None:
-        """Takes a deleted session's files out of the way: renamed, so that it costs no time here.
+        """Take a deleted session's files out of the way: renamed, so that it costs no time here.
 
         It is done on this thread so that a successor's files are never taken for its own.
         """
@@ -96,7 +96,7 @@ class LogTable:
                 deletion.leftovers.append(aside)
 
     def log_of(self, session_id: str) -> Log | None:
-        """Gives the log as the committer sees it, made from its entry at first use."""
+        """Return the log as the committer sees it, made from its entry at first use."""
         log = self.logs.get(session_id)
         if log is None:
             entry = self._catalog.entries.get(session_id)
@@ -106,7 +106,7 @@ class LogTable:
         return None if log.deleted else log
 
     def made_of(self, entry: Entry) -> Log:
-        """Makes a log of what an entry says; to look at it only, when it is not in the table."""
+        """Make a log of what an entry says; to look at it only, when it is not in the table."""
         name = file_name(entry.id)
         log = Log(
             entry.id,
@@ -122,14 +122,14 @@ class LogTable:
         return log
 
     def current(self, entry: Entry) -> Log:
-        """Gives the log that an entry speaks of, to look at it; on the loop's thread."""
+        """Return the log that an entry speaks of, to look at it; on the loop's thread."""
         log = self.logs.get(entry.id)
         if log is not None and log.epoch == entry.epoch and log.generation == entry.generation:
             return log
         return self.made_of(entry)
 
     def pin(self, session_id: str, epoch: int) -> Log | None:
-        """Keeps the session's log in the table until `unpin`; None when it is not there."""
+        """Keep the session's log in the table until `unpin`; None when it is not there."""
         log = self.log_of(session_id)
         if log is None or log.epoch != epoch:
             return None
@@ -138,12 +138,12 @@ class LogTable:
         return log
 
     def unpin(self, log: Log) -> None:
-        """Undoes one `pin`, from any thread."""
+        """Undo one `pin`, from any thread."""
         with self.writer.lock:
             log.pins -= 1
 
     def put(self, log: Log) -> None:
-        """Puts a log in the place of the session's former one."""
+        """Put a log in the place of the session's former one."""
         former = self.logs.get(log.session_id)
         if former is not None:
             self.retire(former)
@@ -153,6 +153,6 @@ class LogTable:
         self.logs[log.session_id] = log
 
     def retire(self, log: Log) -> None:
-        """Has nobody write to a log's files any more: they are going to be another's."""
+        """Have nobody write to a log's files any more: they are going to be another's."""
         log.deleted = log.removed = True
         self.writer.forget(log)

@@ -36,7 +36,7 @@ class WriteBehind:
         return bool(self._since)
 
     def add(self, logs: Iterable[Log]) -> None:
-        """Takes logs that have got lines; those with much are brought up at once."""
+        """Take logs that have got lines; those with much are brought up at once."""
         since, now = self._since, self._clock.monotonic()
         for log in logs:
             if log.size - log.written >= _TAIL_BYTES:
@@ -45,7 +45,7 @@ class WriteBehind:
                 since[log] = now
 
     def bring_up_due(self) -> None:
-        """Writes some of those that have lagged for long: between batches."""
+        """Write some of those that have lagged for long: between batches."""
         until = self._clock.monotonic() - _LAG_SECONDS
         for _ in range(_LOGS_A_TURN):
             log, since = next(iter(self._since.items()), (None, until))
@@ -54,7 +54,7 @@ class WriteBehind:
             self._write(log)
 
     def bring_up_some(self) -> None:
-        """Writes those that have lagged longest: when there is nothing else to do."""
+        """Write those that have lagged longest: when there is nothing else to do."""
         for _ in range(min(_LOGS_A_TURN, len(self._since))):
             self._write(next(iter(self._since)))
 

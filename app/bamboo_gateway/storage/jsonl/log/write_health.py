@@ -53,7 +53,7 @@ class WriteHealth:
     """
 
     def __init__(self, writer: LogWriter, clock: Clock, check_owner: Callable[[], None]) -> None:
-        """Makes it; `check_owner` raises OSError when the directory is not ours any more."""
+        """Make it; `check_owner` raises OSError when the directory is not ours any more."""
         self._writer = writer
         self._check_owner = check_owner
         self._clock = clock
@@ -72,13 +72,13 @@ class WriteHealth:
         return len(self._failures)
 
     def problems(self) -> dict[str, str]:
-        """Gives the sessions whose logs cannot be written, and why."""
+        """Return the sessions whose logs cannot be written, and why."""
         with self._lock:
             failures = list(self._failures.items())
         return {log.session_id: _words(failure.error) for log, failure in failures}
 
     def problem_of(self, log: Log) -> Unavailable | None:
-        """Gives what the commits of a log are refused with, or None."""
+        """Return what the commits of a log are refused with, or None."""
         with self._lock:
             failure = self._failures.get(log)
             if failure is None:
@@ -89,7 +89,7 @@ class WriteHealth:
         return refusal
 
     def write(self, log: Log) -> OSError | None:
-        """Writes a log's lines into its file; gives why it has failed, if it has."""
+        """Write a log's lines into its file; return why it has failed, if it has."""
         error: OSError | None = None
         for _ in range(_WRITES):
             try:
@@ -108,7 +108,7 @@ class WriteHealth:
         return error
 
     def log_failed(self, log: Log, error: OSError) -> None:
-        """Notes that a log cannot be written."""
+        """Note that a log cannot be written."""
         now = self._clock.monotonic()
         with self._lock:
             known = self._failures.get(log)
@@ -131,7 +131,7 @@ class WriteHealth:
         self._say_full()
 
     def log_written(self, log: Log) -> None:
-        """Notes that all that a log had in memory is in its file, and synced."""
+        """Note that all that a log had in memory is in its file, and synced."""
         with self._lock:
             log.failure = None
             failure = self._failures.pop(log, None)
@@ -144,7 +144,7 @@ class WriteHealth:
         self._say_full()
 
     def retry(self, log: Log) -> bool:
-        """Tries to write a failed log; on the committer's thread. Tells whether it is written.
+        """Try to write a failed log; on the committer's thread. Return whether it is written.
 
         Raises nothing: what is wrong now is noted.
         """
@@ -157,13 +157,13 @@ class WriteHealth:
         return True
 
     def is_due(self, log: Log) -> bool:
-        """Tells whether a failed log is worth a try: a write to a full disk costs nothing."""
+        """Return whether a failed log is worth a try: a write to a full disk costs nothing."""
         with self._lock:
             failure = self._failures.get(log)
         return failure is None or failure.is_full or failure.next_try <= self._clock.monotonic()
 
     def due(self) -> list[Log]:
-        """Gives failed logs that it is time to try again; some of them, if they are many."""
+        """Return failed logs that it is time to try again; some of them, if they are many."""
         if not self._failures:
             return []
         now = self._clock.monotonic()
@@ -172,12 +172,12 @@ class WriteHealth:
         return due[:_RETRIES_A_TURN]
 
     def without_room(self) -> list[Log]:
-        """Gives the logs that a full disk kept from being written."""
+        """Return the logs that a full disk kept from being written."""
         with self._lock:
             return list(self._without_room)
 
     def seconds_until_due(self) -> float | None:
-        """Says how long to wait for the next log to be due; None when none has failed."""
+        """Return the seconds until the next failed log is due; None when none has failed."""
         if not self._failures:
             return None
         with self._lock:
@@ -185,7 +185,7 @@ class WriteHealth:
         return max(0.0, first - self._clock.monotonic())
 
     def journal_failed(self, refusal: Unavailable, size: int) -> None:
-        """Notes that the journal takes nothing, or nothing of that size."""
+        """Note that the journal takes nothing, or nothing of that size."""
         known, self.refusal = self.refusal, refusal
         self.refused_bytes = size
         if not isinstance(refusal, StorageFull) and type(known) is not type(refusal):
@@ -193,7 +193,7 @@ class WriteHealth:
         self._say_full()
 
     def journal_works(self) -> None:
-        """Notes that it takes commits."""
+        """Note that it takes commits."""
         known, self.refusal = self.refusal, None
         if known is None:
             return
