@@ -1,15 +1,16 @@
-"""`jsonl:` keeps sessions in plain files: the embedded default. `store` is where to begin reading.
+"""The JSONL store, `jsonl:`, keeps sessions in plain files: the embedded default.
 
-A commit travels `store` → `committer` → `journal` (synced) → acknowledged → `lagging` → `log` (the
-file people read) and, at the next `checkpoint`, → logs synced, `marks` and `catalogfile` brought
-up, segments dropped. `recovery` walks the same way after a crash; `repair` is what damage on disk
-leads to.
+Start reading at `store`. A commit goes from `store` to `journal.committer`, which writes and syncs
+it in the journal (`journal.segments`) and acknowledges it. `log.write_behind` then writes its lines
+to the session's log file, the one people read. The next `journal.checkpoint` syncs the logs, brings
+the marks (`mark_files`) and the catalog (`index.catalog_file`) up to date, and drops the segments.
+After a crash `journal.recovery` goes the same way. `repair` handles logs that the disk has damaged.
 
-Disk use: a snapshot holds the head and the message lines that its log holds, so it takes no more
-than log and head; marks take 32 bytes a message, run event or note; the catalog at most twice what
-counts in it and 1 MiB. The journal takes one to three segments of 17 MiB, after a heavy load up to
-four more that wait to be used again, and at most 67 while checkpoints fail, after which commits are
-refused. So all there is takes at most twice what is kept in logs and archive, besides the heads and
-a constant. While a session is packed, unpacked or compacted, or gets many events at once, its files
-are there twice.
+Disk use. A snapshot holds the head and the message lines of its log, so it takes no more than log
+and head. Marks take 32 bytes for each message, run event or note. The catalog takes at most twice
+its current content plus 1 MiB. The journal takes one to three segments of 17 MiB, after a heavy
+load up to four more that wait to be used again, and at most 67 while checkpoints fail; then the
+store refuses commits. In all, the directory takes at most twice the size of logs and archive, plus
+the heads and a constant. While a session is archived, restored, compacted or bulk-extended, its
+files exist twice.
 """

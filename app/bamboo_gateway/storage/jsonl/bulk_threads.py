@@ -1,4 +1,4 @@
-"""Threads for work in bulk: it has few, of its own, so that commits and reads never wait for it."""
+"""Threads for bulk work: few, and separate, so that commits and reads never wait for it (R7)."""
 
 import time
 from collections.abc import Callable
@@ -7,23 +7,23 @@ from typing import TypeVar
 import anyio
 from anyio import to_thread
 
-# Compression takes a core for a while; the second is for the short work beside it.
+# Compression uses a core for a while; the second thread is for short work beside it.
 _THREADS = 2
 
 T = TypeVar("T")
 
 
-# About a millisecond of going through lines.
+# About a millisecond of processing lines.
 _TURN_BYTES = 32 * 1024
 # The shortest sleep that certainly lets another thread run.
 _PAUSE_SECONDS = 0.0002
 
 
 class Pacer:
-    """Has a thread that goes through many lines give way to those that sessions wait for (R7).
+    """Makes a thread that processes many lines yield to the threads that sessions wait for (R7).
 
-    The interpreter runs one thread at a time, and takes a busy one's turn away after 5 ms only:
-    each step of a commit would wait so long.
+    The interpreter runs one thread at a time and interrupts a busy one only after 5 ms: without
+    pauses each step of a commit would wait that long.
     """
 
     def __init__(self) -> None:
@@ -38,11 +38,15 @@ class Pacer:
 
 
 class BulkThreads:
-    """See the module."""
+    """Runs bulk work on its own small pool of threads."""
 
     def __init__(self) -> None:
         self._limiter = anyio.CapacityLimiter(_THREADS)
 
     async def run(self, function: Callable[[], T]) -> T:
-        """Run a function; once begun it is waited for, cancelled or not: it may hold files."""
+        """Run a function in the pool.
+
+        A function that has begun is waited for even when the caller is cancelled: it may hold files
+        open.
+        """
         return await to_thread.run_sync(function, limiter=self._limiter)

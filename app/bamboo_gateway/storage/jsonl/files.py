@@ -1,7 +1,7 @@
-"""The seam to the file system: every call that changes or syncs a file goes through here.
+"""The seam to the file system: every call that changes or syncs a file goes through `FileSystem`.
 
-Tests put another `FileSystem` in its place: one whose Nth call fails, or one that remembers what
-was synced and takes the rest away, as losing power does.
+Tests replace it by one whose Nth call fails, or by one that remembers what was synced and drops
+everything else, as a power loss does.
 """
 
 import ctypes
@@ -16,21 +16,22 @@ from pathlib import Path
 from bamboo_gateway.domain.errors import StorageFailed, StorageFull, Unavailable
 
 FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
-# What small pieces of a new file are joined to: a call for each line costs more than the writing.
+# Small pieces of a new file are joined to this size: one call per line costs more than the writing.
 WRITE_BYTES = 256 * 1024
-# What a system or file system says of a call that it does not have.
+# What an operating system or file system answers to a call that it does not support.
 NOT_SUPPORTED_ERRNOS = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS})
 
 
 class FileSystem:
-    """The machine's own. All paths are absolute; new files get mode 0600, directories 0700.
+    """The file system of this machine.
 
-    No symbolic link is followed below the data directory: one that was planted there would have the
-    gateway read, write or cut a file elsewhere.
+    All paths are absolute. New files get mode 0600, directories 0700. No call follows a symbolic
+    link below the data directory: a planted link would make the gateway read, write or truncate a
+    file elsewhere.
     """
 
     def open(self, path: Path, flags: int) -> int:
-        """Open and return the descriptor."""
+        """Open a file and return its descriptor."""
         try:
             return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
@@ -40,7 +41,7 @@ class FileSystem:
             raise
 
     def close(self, fd: int) -> None:
-        """Close."""
+        """Close a descriptor."""
         os.close(fd)
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:
@@ -54,7 +55,7 @@ class FileSystem:
         return data
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> None:
-        """Write all of `data`, or raises; what of it arrived is then unknown."""
+        """Write all of `data`, or raise; how much was written is then unknown."""
         done = os.pwrite(fd, data, offset)
         while done < len(data):
             done += os.pwrite(fd, memoryview(data)[done:], offset + done)
@@ -67,10 +68,10 @@ class FileSystem:
             os.fdatasync(fd)
 
     def pwrite_synced(self, fd: int, data: bytes, offset: int) -> None:
-        """Write all of `data` and make it durable, but nothing that was written before.
+        """Write all of `data` and make it durable, without syncing anything written before.
 
-        With one call where the system has it: a thread that waits for the disk has to wait for the
-        interpreter after it, up to 5 ms while the event loop is busy.
+        Use one system call where the system has it: after each wait for the disk a thread also
+        waits for the interpreter, up to 5 ms while the event loop is busy.
         """
         if hasattr(os, "RWF_DSYNC"):
             done = 0
@@ -87,7 +88,7 @@ class FileSystem:
         self.sync(fd)
 
     def sync_all(self, fd: int) -> bool:
-        """Make all of the file system `fd` is on durable; False where there is no such call."""
+        """Sync the whole file system of `fd`; return False where the system has no such call."""
         if _syncfs is None:
             return False
         if _syncfs(fd) != 0:
@@ -96,7 +97,7 @@ class FileSystem:
         return True
 
     def sync_directory(self, path: Path) -> None:
-        """Make the names in a directory durable."""
+        """Make the names in a directory durable: files created, renamed or removed there."""
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
@@ -104,27 +105,27 @@ class FileSystem:
             os.close(fd)
 
     def allocate(self, fd: int, size: int) -> None:
-        """Reserve space, so that writes within it neither run out nor change the file's size."""
+        """Reserve space: writes within it cannot fail for lack of space or change the size."""
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(fd, 0, size)
 
     def truncate(self, fd: int, size: int) -> None:
-        """Cut the file."""
+        """Truncate the file to `size` bytes."""
         os.ftruncate(fd, size)
 
     def rename(self, source: Path, target: Path) -> None:
-        """Rename over whatever is there."""
+        """Rename a file, replacing the target."""
         source.replace(target)
 
     def unlink(self, path: Path) -> None:
-        """Remove the name; nothing happens when there is none."""
+        """Remove a file; do nothing when there is none."""
         path.unlink(missing_ok=True)
 
     def make_directory(self, path: Path) -> None:
-        """Make a directory, and those above it; one that is there is left as it is.
+        """Create a directory and its missing parents; leave an existing one as it is.
 
         Raises:
-            NotADirectoryError: There is something else of that name, which may be a link to one.
+            NotADirectoryError: A file or a symbolic link has that name.
         """
         for missing in [above for above in reversed(path.parents) if not above.exists()]:
             # Not by `parents=True`, which leaves their modes to the umask.
@@ -137,14 +138,14 @@ class FileSystem:
                 raise NotADirectoryError(errno.ENOTDIR, what, str(path)) from error
 
     def lock_directory(self, path: Path) -> int | None:
-        """Take the one lock that a directory has; closing the descriptor gives it back.
+        """Take the lock of a directory; closing the descriptor releases it.
 
         Returns:
-            The descriptor; None where there is no such directory, or the file system locks none
-            (NFS does not).
+            The descriptor; None when the directory does not exist, or the file system cannot lock
+            directories (NFS cannot).
 
         Raises:
-            BlockingIOError: Somebody else has it.
+            BlockingIOError: Another process holds it.
         """
         try:
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -160,10 +161,10 @@ class FileSystem:
             return None
         return fd
 
-    # What only looks never fails a test's Nth call.
+    # The calls below only look. Tests that fail the Nth call do not count them.
 
     def size(self, path: Path) -> int | None:
-        """Return a file's size; None when there is no such file."""
+        """Return a file's size in bytes; None when there is no such file."""
         try:
             return path.lstat().st_size
         except FileNotFoundError:
@@ -178,14 +179,14 @@ class FileSystem:
         return found.st_dev, found.st_ino
 
     def names(self, path: Path) -> list[str]:
-        """List a directory, sorted; empty when there is none."""
+        """Return the sorted names in a directory; none when the directory does not exist."""
         try:
             return sorted(os.listdir(path))  # noqa: PTH208 - names, not 100,000 Path objects
         except FileNotFoundError:
             return []
 
     def read(self, path: Path) -> bytes | None:
-        """Read a whole small file; None when there is none."""
+        """Read a whole small file; return None when it does not exist."""
         try:
             fd = self.open(path, os.O_RDONLY)
         except FileNotFoundError:
@@ -196,20 +197,20 @@ class FileSystem:
             self.close(fd)
 
     def write_aside(self, aside: Path, target: Path, data: bytes) -> None:
-        """Replace a file as a whole: written and synced under another name, then renamed."""
+        """Replace a file as a whole: write and sync it as `aside`, then rename it."""
         self.write_new(aside, data)
         self.rename(aside, target)
         self.sync_directory(target.parent)
 
     def write_new(self, path: Path, data: bytes) -> None:
-        """Write and sync a whole file, which nobody reads yet."""
+        """Write and sync a whole new file that nobody reads yet."""
         self.write_pieces(path, [data])
 
     def write_pieces(self, path: Path, pieces: Iterable[bytes]) -> int:
-        """Write and sync a whole file, which nobody reads yet, as its pieces come.
+        """Write and sync a whole new file that nobody reads yet, piece by piece.
 
         Returns:
-            Its bytes.
+            Its size in bytes.
         """
         fd = self.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         size = pending_bytes = 0
@@ -231,7 +232,7 @@ class FileSystem:
 
 
 def failure_of(error: OSError, doing: str) -> Unavailable:
-    """Translate a driver's error into the gateway's own."""
+    """Translate an operating system's error into the gateway's own."""
     if error.errno in FULL_ERRNOS:
         return StorageFull("The disk is full: nothing can be written until there is space again.")
     return StorageFailed(f"{doing} failed: {error.strerror or 'input/output error'}.")

@@ -1,14 +1,15 @@
-"""LOCK: one process owns a data directory (R8), and says how it left it.
+"""LOCK: one process owns a data directory (R8) and records how it left it.
 
-The lock is `flock`, which the kernel gives back however the process ends. It is taken on a
-directory, so it holds when somebody deletes LOCK, and on the file, which is all that file systems
-without locks of directories and earlier gateways know. The directory is `index/`: the lock of the
-data directory itself is taken by whoever changes the keys file, also beside a gateway at work. The
-file's content tells people and the next start: the owner's pid, the machine's boot, how durable
-commits were, the last epoch, and whether the owner closed everything (`clean`).
+The lock is `flock`, which the kernel releases however the process ends. The store takes it twice.
+The lock on the directory `index/` still holds when somebody deletes LOCK. The lock on the file LOCK
+is for file systems that cannot lock directories, and for older gateways, which know only this one.
+The store does not lock the data directory itself: that lock belongs to whoever changes the keys
+file, also while a gateway is running. The content of LOCK is for people and for the next start: the
+owner's pid, the id of the machine's boot, the durability mode, the last epoch, and whether the
+owner closed everything (`clean`).
 
-Files are opened by path, so the owner also makes sure that the path still leads to his `index/`: in
-the place of a directory that was moved or removed there may be another gateway's.
+The store opens files by path. So the owner also checks that the path still leads to its own
+`index/`: when a directory was moved or removed, another gateway's may have taken its place.
 """
 
 import errno
@@ -28,14 +29,14 @@ _CONTENT_BYTES_MAX = 4096
 
 
 def boot_id() -> str:
-    """Name this boot of the machine; empty where that cannot be told."""
+    """Return the id of the machine's current boot; empty on systems without one."""
     with suppress(OSError):
         return _BOOT_ID.read_text(encoding="ascii").strip()
     return ""
 
 
 class DirectoryLock:
-    """The lock, held from `take` to `release`."""
+    """The lock of a data directory, held from `take` to `release`."""
 
     def __init__(self, fs: FileSystem, paths: Paths) -> None:
         self._fs = fs
@@ -47,10 +48,10 @@ class DirectoryLock:
         self.previous: dict[str, Any] = {}
 
     def take(self) -> None:
-        """Take the lock; `previous` is then what the last owner wrote.
+        """Take the lock, and read what the last owner wrote into `previous`.
 
         Raises:
-            StoreBusy: Another process has it.
+            StoreBusy: Another process holds it.
         """
         try:
             self._directory_fd = self._fs.lock_directory(self._directory)
@@ -64,15 +65,15 @@ class DirectoryLock:
             ) from error
         self._identity = self._fs.identity(self._directory)
         self.previous = _content(os.pread(fd, _CONTENT_BYTES_MAX, 0))
-        # The pid alone changes now: boot and clean mark must outlive a crash during recovery.
+        # Only the pid changes now: boot id and clean mark must survive a crash during recovery.
         self.write({**self.previous, **self.owner()})
 
     def owner(self) -> dict[str, Any]:
-        """Return how the lock file names this process."""
+        """Return the members of the content that name this process."""
         return {"pid": os.getpid()}
 
     def write(self, content: dict[str, Any]) -> None:
-        """Write and sync what the file says, in one block."""
+        """Write and sync the content, in one block."""
         if self._fd is None:
             return
         data = codec.encode(content) + b"\n"
@@ -80,16 +81,16 @@ class DirectoryLock:
             self._fs.pwrite(self._fd, data.ljust(_CONTENT_BYTES_MAX // 8, b" "), 0)
             self._fs.sync(self._fd)
         except OSError as error:
-            # There are file systems that need room to overwrite. What is then said of the owner
-            # before only makes the next start more careful: see how it takes a clean mark.
+            # Some file systems need space even to overwrite. The old content then stays, and only
+            # makes the next start more careful: it trusts a clean mark of its own boot alone.
             if error.errno not in FULL_ERRNOS:
                 raise
 
     def check(self) -> None:
-        """Make sure that the path still leads to the directory that was taken; on any thread.
+        """Check that the path still leads to the locked directory; may run on any thread.
 
         Raises:
-            OSError: It does not.
+            OSError: The path leads elsewhere, or nowhere.
         """
         if self._identity is None or self._fs.identity(self._directory) != self._identity:
             directory = str(self._path.parent)

@@ -1,11 +1,11 @@
-"""Where everything lies, and how a session's id becomes a file's name (R13)."""
+"""The layout of a data directory, and how a session's id becomes a file name (R13)."""
 
 import os
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-# Name plus the longest suffix stays below the 255 bytes that common file systems allow.
+# A name with its longest suffix stays below the 255 bytes that common file systems allow.
 _NAME_BYTES_MAX = 200
 _KEPT_BYTES = 150
 
@@ -13,10 +13,10 @@ _KEPT_BYTES = 150
 def file_name(session_id: str) -> str:
     """Return the name of a session's files, without suffix.
 
-    Capitals are percent-encoded, so that `A` and `a` are two files everywhere; whatever is neither
-    letter, digit, `.`, `_` nor `-` is encoded too, so that no id ever builds a path. Names too long
-    are cut and told apart by a digest behind a `~`, which no other name has; the file's own header
-    says whose it is.
+    Capitals are percent-encoded, so that `A` and `a` are two files on every file system. Every
+    character that is not a letter, a digit, `.`, `_` or `-` is encoded too, so that no id can build
+    a path. A name that is too long is cut and gets `~` and a digest of the id; no other name
+    contains a `~`. The file's header holds the whole id.
     """
     name = "".join(_encoded(character) for character in session_id)
     if name.startswith("."):
@@ -33,7 +33,7 @@ def _encoded(character: str) -> str:
 
 
 def root_of(data_dir: Path) -> Path:
-    """Return the directory that the setting leads to: it may be a link, below it there is none."""
+    """Return the real directory behind `data_dir`, which may be a link; nothing below it may be."""
     return Path(os.path.realpath(data_dir.expanduser()))
 
 
@@ -45,7 +45,7 @@ class Paths:
 
     @property
     def lock(self) -> Path:
-        """Who owns the directory."""
+        """The lock file, which names the owning process."""
         return self.root / "LOCK"
 
     @property
@@ -60,17 +60,17 @@ class Paths:
 
     @property
     def index(self) -> Path:
-        """What can be computed again, and the journal."""
+        """Everything that can be rebuilt from the logs, and the journal."""
         return self.root / "index"
 
     @property
     def marks(self) -> Path:
-        """The offset index of marked lines."""
+        """The mark files: offsets of messages, run events and notes in each log."""
         return self.index / "marks"
 
     @property
     def aside(self) -> Path:
-        """Files being written or on their way out; emptied at the start."""
+        """Files being written or removed; the store empties it at the start."""
         return self.index / "aside"
 
     @property
@@ -80,21 +80,21 @@ class Paths:
 
     @property
     def quarantine(self) -> Path:
-        """What could not be read."""
+        """Bytes that could not be read, each with a note."""
         return self.root / "quarantine"
 
     @property
     def catalog(self) -> Path:
-        """The heads of all sessions."""
+        """The catalog: the heads of all sessions."""
         return self.index / "catalog.jsonl"
 
     @property
     def reserve(self) -> Path:
-        """Space kept back for endings when the disk is full."""
+        """Space that is kept free for terminal events when the disk is full."""
         return self.index / "reserve"
 
     def directories(self) -> tuple[Path, ...]:
-        """Return all there are, parents first."""
+        """Return all directories, parents first."""
         return (
             self.root,
             self.events,
@@ -107,7 +107,7 @@ class Paths:
         )
 
     def of_sessions(self) -> tuple[Path, ...]:
-        """Return those that hold files of single sessions."""
+        """Return the directories that hold one file per session."""
         return (self.events, self.marks, self.snapshots, self.archive, self.quarantine)
 
     def log_of(self, name: str) -> Path:
@@ -127,9 +127,9 @@ class Paths:
         return self.archive / f"{name}.zst"
 
     def held_of(self, name: str) -> Path:
-        """Return what is held of a log that cannot be written, of the session with that name."""
+        """Return the file that holds the last lines of a log that cannot be written."""
         return self.index / f"held-{name}.jsonl"
 
     def segment(self, number: int) -> Path:
-        """Return a segment of the journal."""
+        """Return the journal segment with that number."""
         return self.index / f"journal-{number:012d}.jsonl"

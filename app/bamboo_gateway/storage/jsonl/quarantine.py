@@ -1,6 +1,6 @@
-"""quarantine/: what could not be read is set aside with a note (R10).
+"""quarantine/ keeps bytes that could not be read, each file with a note (R10).
 
-It is never removed but with its session, when somebody deletes that.
+The store removes them only together with their session, when somebody deletes that.
 """
 
 import re
@@ -14,15 +14,15 @@ from bamboo_gateway.storage.jsonl.paths import Paths
 
 
 def set_aside(fs: FileSystem, paths: Paths, stem: str, data: bytes, note: dict[str, Any]) -> str:
-    """Keep bytes beside a note that says what they are and why they lie here; both synced.
+    """Write bytes into the quarantine, beside a note that describes them; sync both.
 
-    The name comes from the content, so that a recovery that is repeated sets nothing aside twice.
+    The file's name comes from the content, so that a repeated recovery sets nothing aside twice.
 
     Returns:
         The name of the file.
 
     Raises:
-        OSError: They could not be written.
+        OSError: The bytes could not be written.
     """
     name = f"{stem}-{crc32(data):08x}.jsonl"
     about = codec.encode_pretty({"file": name, "bytes": len(data), **note})
@@ -33,8 +33,8 @@ def set_aside(fs: FileSystem, paths: Paths, stem: str, data: bytes, note: dict[s
 
 
 def pieces_of(fs: FileSystem, paths: Paths, name: str) -> list[Path]:
-    """Return what was set aside of the session with that file name, and the notes."""
-    # The stems that `set_aside` is called with for one session's files, and its checksum.
+    """Return the quarantined files of the session with that file name, and their notes."""
+    # The stems that callers of `set_aside` use for one session's files, and the checksum.
     piece = re.compile(rf"(log|records|snapshot|stray)-{re.escape(name)}-[0-9a-f]{{8}}\.jsonl")
     return [
         paths.quarantine / file
