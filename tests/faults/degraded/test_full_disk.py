@@ -16,7 +16,7 @@ from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile, EntryState
 from bamboo_gateway.storage.jsonl.paths import Paths
 from bamboo_gateway.storage.jsonl.store import JsonlStore
-from tests.degraded.disks import FullDisk, findings, ids, turn
+from tests.faults.degraded.disks import FullDisk, findings, ids, turn
 from tests.storage.conftest import Opener
 from tests.storage.faults import FaultyFileSystem, abandon, write_out
 from tests.storage.writing import (

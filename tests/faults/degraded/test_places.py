@@ -19,7 +19,7 @@ from bamboo_gateway.storage.jsonl.doctor import check as examine
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.store import JsonlStore
 from tests.api.serving import refused, serving
-from tests.degraded.disks import findings, ids, turn
+from tests.faults.degraded.disks import findings, ids, turn
 from tests.faults.wire import metric
 from tests.processes import until
 from tests.storage.conftest import Opener, comes_true

@@ -10,7 +10,7 @@ from typing_extensions import override
 from bamboo_gateway.domain.errors import StorageFailed
 from bamboo_gateway.storage.jsonl.doctor import check as examine
 from bamboo_gateway.storage.jsonl.store import JsonlStore
-from tests.degraded.disks import BadFile, VolatileBadFile, findings, ids, turn
+from tests.faults.degraded.disks import BadFile, VolatileBadFile, findings, ids, turn
 from tests.processes import Gateway, until
 from tests.storage.conftest import Opener
 from tests.storage.faults import abandon, write_out
