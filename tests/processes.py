@@ -10,13 +10,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, NoReturn, Self
 
 import httpx
 import pytest
+
+from tests.support.waiting import until
 
 START_SECONDS = 60.0
 EXIT_SECONDS = 60.0
@@ -25,19 +26,6 @@ BAMBOO = (sys.executable, "-m", "bamboo_gateway")
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Control frames: they are no part of the log.
 CONTROL_TYPES = frozenset({"open", "heartbeat", "goodbye"})
-
-T = TypeVar("T")
-
-
-def until(condition: Callable[[], T], what: str | Callable[[], str], seconds: float = 60.0) -> T:
-    """Waits until `condition` gives something true, and gives that; fails after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not (result := condition()):
-        if time.monotonic() > deadline:
-            why = what if isinstance(what, str) else what()
-            pytest.fail(f"waited {seconds:g} s in vain until {why}")
-        time.sleep(0.01)
-    return result
 
 
 def lacking(what: str) -> NoReturn:

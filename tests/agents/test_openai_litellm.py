@@ -20,8 +20,9 @@ from bamboo_gateway.sessions.commands import Chat, NewMessage, NewSession
 from tests.agents.scripted_server import scripted, stream
 from tests.agents.test_openai import HELLO, call, delta
 from tests.agents.turns import events_of, said, turn_of
-from tests.processes import REPOSITORY, environment, free_port, lacking, until
+from tests.processes import REPOSITORY, environment, free_port, lacking
 from tests.support.gateways import ME, gateway
+from tests.support.waiting import until
 
 # Its imports alone take a minute on a busy machine.
 pytestmark = [pytest.mark.external_service, pytest.mark.timeout(500)]

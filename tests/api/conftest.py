@@ -1,34 +1,17 @@
 """What tests of the HTTP rooms share: one gateway, and a session of each test's own."""
 
 import itertools
-import os
 from collections.abc import Iterator
 
 import httpx
 import pytest
-from blockbuster import BlockBusterFunction, blockbuster_ctx
 
 from tests.api.serving import Served, serving
+from tests.support.blocking import nothing_blocks_the_loop
+
+__all__ = ["nothing_blocks_the_loop"]
 
 _numbers = itertools.count(1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _nothing_blocks_the_loop() -> Iterator[None]:
-    """A blocking call in a gateway's event loop fails the request that made it (R12).
-
-    Not for the whole session: tests of other rooms log tracebacks, which reads source files.
-    """
-    with blockbuster_ctx("bamboo_gateway") as blocking:
-        blocking.functions["os.fsync"] = BlockBusterFunction(
-            os, "fsync", scanned_modules=["bamboo_gateway"]
-        )
-        blocking.functions["os.fsync"].activate()
-        # Tests print the log, which the program hands to a thread, to whatever stdout was a moment
-        # ago: pytest changes it between tests.
-        for write in ("io.TextIOWrapper.write", "io.BufferedWriter.write"):
-            blocking.functions[write].can_block_in("structlog/_output.py", "msg")
-        yield
 
 
 @pytest.fixture(scope="session")

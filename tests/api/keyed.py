@@ -18,8 +18,8 @@ from bamboo_gateway.credentials.keys import ApiKey, make_key
 from bamboo_gateway.domain.callers import Right
 from bamboo_gateway.domain.clock import SystemClock
 from tests.api.serving import SECONDS, Served, check_answer, serving
-from tests.faults.wire import until
 from tests.support.frames import Frame, parse_frames
+from tests.support.waiting import until
 
 SECRET = "the secret of an issuer of tokens, of more than 32 bytes"
 

@@ -17,7 +17,8 @@ from bamboo_gateway.server import http1
 from bamboo_gateway.settings import Settings
 from tests.api.serving import Served, refused
 from tests.api.users import serving_users, user
-from tests.faults.wire import drip, hanging, metric, rest_of, until
+from tests.faults.wire import drip, hanging, metric, rest_of
+from tests.support.waiting import until
 
 LARGE = 300_000
 SHARE = 2 * LARGE

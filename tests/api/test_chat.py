@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from tests.api.serving import CONTRACT, SECONDS, Served, frames_of, refused, serving
-from tests.faults.wire import hanging, until
+from tests.faults.wire import hanging
+from tests.support.waiting import until
 
 FAST: dict[str, Any] = {"delay_ms": 0}
 STREAM = {"Accept": "text/event-stream"}

@@ -21,8 +21,8 @@ from bamboo_gateway.main import create_app
 from bamboo_gateway.settings import Settings
 from tests.api.keyed import SECRET, Keyed, LateClock, bearer, keyed, serving_with, token, watching
 from tests.api.serving import SECONDS, Served, check_answer, raw, refused
-from tests.faults.wire import until
 from tests.support.logs import captured_logs
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from tests.api.serving import SECONDS, Served
-from tests.faults.wire import until
+from tests.support.waiting import until
 
 _JSON = b"Host: localhost\r\nContent-Type: application/json\r\n"
 _TIMES = 20

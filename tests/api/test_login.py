@@ -13,8 +13,9 @@ from bamboo_gateway.api.openapi import guarded_routes
 from tests.api.keyed import SECRET, Keyed, LateClock, bearer, keyed, serving_with, token, watching
 from tests.api.serving import SECONDS, refused, serving
 from tests.e2e.watchers import HttpxSse
-from tests.faults.wire import hanging, until
+from tests.faults.wire import hanging
 from tests.processes import Gateway
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")

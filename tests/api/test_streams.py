@@ -13,8 +13,9 @@ import pytest
 from bamboo_gateway.sessions.streaming.subscription import Subscription
 from tests.api.keyed import LateClock
 from tests.api.serving import SECONDS, Served, frames_of, raw, refused, serving
-from tests.faults.wire import rest_of, unchunked, until
+from tests.faults.wire import rest_of, unchunked
 from tests.support.logs import captured_logs
+from tests.support.waiting import until
 
 
 class Watcher:

@@ -11,7 +11,7 @@ import pytest
 from typing_extensions import override
 
 from tests.api.serving import SECONDS, Served, serving
-from tests.faults.wire import until
+from tests.support.waiting import until
 
 
 class Canary:

@@ -15,7 +15,8 @@ from bamboo_gateway.credentials.keyfile import KeyFile
 from bamboo_gateway.domain.errors import BambooError
 from bamboo_gateway.storage.base import StoreUnusable
 from tests.api.serving import SECONDS, refused, serving
-from tests.processes import Gateway, until
+from tests.processes import Gateway
+from tests.support.waiting import until
 
 SECRET = "what lies outside"
 TURN = {"options": {"delay_ms": 0, "tokens": 3}, "message": "hi"}

@@ -10,7 +10,8 @@ import threading
 from collections.abc import Mapping
 from typing import Self
 
-from tests.processes import BAMBOO, REPOSITORY, environment, until
+from tests.processes import BAMBOO, REPOSITORY, environment
+from tests.support.waiting import until
 
 COMMAND_SECONDS = 100
 

@@ -2,7 +2,8 @@ from pathlib import Path
 
 from tests.cli.pretenders import forgetful_wire
 from tests.cli.running import Terminal, bamboo
-from tests.processes import Gateway, until
+from tests.processes import Gateway
+from tests.support.waiting import until
 
 FAST = ("-o", "delay_ms=0")
 

@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from tests.cli.running import bamboo
-from tests.processes import Gateway, until
+from tests.processes import Gateway
+from tests.support.waiting import until
 
 
 def create(data_dir: Path, *arguments: str) -> dict[str, object]:

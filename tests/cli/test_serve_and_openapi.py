@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.running import bamboo
-from tests.processes import Gateway, until
+from tests.processes import Gateway
+from tests.support.waiting import until
 
 
 @pytest.mark.parametrize(

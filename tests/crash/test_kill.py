@@ -21,8 +21,9 @@ import pytest
 
 from tests.crash.traffic import Onlooker, Producer, Promises
 from tests.e2e.watchers import HttpxSse, Seen, Watcher
-from tests.processes import CONTROL_TYPES, Gateway, until
+from tests.processes import CONTROL_TYPES, Gateway
 from tests.support.seen import check_files, check_what_people_see
+from tests.support.waiting import until
 
 TERMINAL_TYPES = {"complete", "error", "cancelled"}
 SESSIONS = 6

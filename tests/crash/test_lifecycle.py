@@ -8,8 +8,9 @@ import pytest
 
 from tests.crash.traffic import Onlooker, Producer
 from tests.e2e.watchers import HttpxSse
-from tests.processes import BAMBOO, REPOSITORY, Gateway, environment, free_port, until
+from tests.processes import BAMBOO, REPOSITORY, Gateway, environment, free_port
 from tests.support.seen import check_files, check_what_people_see
+from tests.support.waiting import until
 
 
 def serve(*flags: str, **settings: str) -> subprocess.CompletedProcess[str]:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import Gateway, until
+from tests.processes import Gateway
 from tests.support.held import resident_bytes
+from tests.support.waiting import until
 
 MB = 1_000_000
 SHORT = {"delay_ms": 0, "tokens": 1, "thinking": False, "tool": False}

@@ -9,7 +9,8 @@ from typing import Literal
 import pytest
 
 from tests.e2e.watchers import Chromium, Curl, HttpxSse, NodeEventSource, Watcher
-from tests.processes import CONTROL_TYPES, Gateway, until
+from tests.processes import CONTROL_TYPES, Gateway
+from tests.support.waiting import until
 
 SESSION = "watched"
 # Everything that tears events in careless clients, or in a careless gateway.

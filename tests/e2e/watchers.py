@@ -18,7 +18,8 @@ import httpx
 import httpx_sse
 from typing_extensions import override
 
-from tests.processes import REPOSITORY, environment, lacking, program, until
+from tests.processes import REPOSITORY, environment, lacking, program
+from tests.support.waiting import until
 
 NODE_DIR = REPOSITORY / "tests" / "e2e" / "node"
 # Between two tries of the clients that leave coming back to their user.

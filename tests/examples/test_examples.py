@@ -15,7 +15,8 @@ import httpx
 import pytest
 from typing_extensions import override
 
-from tests.processes import REPOSITORY, Gateway, environment, free_port, lacking, program, until
+from tests.processes import REPOSITORY, Gateway, environment, free_port, lacking, program
+from tests.support.waiting import until
 
 EXAMPLES = REPOSITORY / "examples"
 # Where `.ci/run` installs examples/requirements.txt: apart from what the gateway itself needs.

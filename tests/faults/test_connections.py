@@ -17,7 +17,8 @@ from bamboo_gateway.server.connection_limits import ConnectionLimits
 from bamboo_gateway.settings import Settings
 from tests.api.serving import SECONDS, Served, serving
 from tests.faults.test_network import HEAD, LIVE, append, assert_healthy
-from tests.faults.wire import Wire, buffered, drip, hanging, metric, refusals, rest_of, until
+from tests.faults.wire import Wire, buffered, drip, hanging, metric, refusals, rest_of
+from tests.support.waiting import until
 
 
 def cuts(api: httpx.Client, reason: str) -> float:

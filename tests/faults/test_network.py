@@ -13,7 +13,8 @@ import pytest
 from bamboo_gateway.domain.limits import SEND_BYTES_MAX
 from bamboo_gateway.server import http1
 from tests.api.serving import Served, refused, serving
-from tests.faults.wire import Wire, buffered, drip, hanging, metric, refusals, rest_of, until
+from tests.faults.wire import Wire, buffered, drip, hanging, metric, refusals, rest_of
+from tests.support.waiting import until
 
 HEAD = b"HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 LIVE = b"GET /api/v1/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"

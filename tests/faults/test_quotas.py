@@ -10,7 +10,8 @@ import pytest
 
 from tests.api.serving import refused, serving
 from tests.faults.test_network import assert_healthy
-from tests.faults.wire import Wire, metric, refusals, until
+from tests.faults.wire import Wire, metric, refusals
+from tests.support.waiting import until
 
 HOLD = {"delay_ms": 0, "hold": "middle"}
 BODY = {"message": "x", "session_id": "b", "options": HOLD}

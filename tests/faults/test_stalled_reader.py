@@ -12,7 +12,8 @@ import pytest
 
 from bamboo_gateway.domain.limits import EVENT_QUEUE_BYTES_MAX, SEND_BYTES_MAX
 from tests.api.serving import SECONDS, Served, serving
-from tests.faults.wire import Wire, buffered, metric, unchunked, until
+from tests.faults.wire import Wire, buffered, metric, unchunked
+from tests.support.waiting import until
 
 READERS = 200
 EVENT_BYTES = 8_000

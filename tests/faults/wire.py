@@ -2,8 +2,6 @@
 
 import socket
 import struct
-import time
-from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -114,14 +112,6 @@ def rest_of(sock: socket.socket) -> bytes:
     except ConnectionResetError:
         pass
     return received
-
-
-def until(true: Callable[[], Any], what: str) -> None:
-    """Waits for something that another thread does."""
-    deadline = time.monotonic() + SECONDS
-    while not true():
-        assert time.monotonic() < deadline, f"never came true: {what}"
-        time.sleep(0.005)
 
 
 def metric(api: httpx.Client, name: str) -> float:

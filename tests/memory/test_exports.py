@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from bamboo_gateway.domain.limits import MiB
-from tests.processes import Gateway, until
+from tests.processes import Gateway
+from tests.support.waiting import until
 
 BOUND = 64 * MiB
 """What any request and any background work on any session may cost at most."""

@@ -21,7 +21,8 @@ from tests.memory.clients import (
     send,
     takers,
 )
-from tests.processes import Gateway, until
+from tests.processes import Gateway
+from tests.support.waiting import until
 
 GROWTH_BYTES_MAX = 100_000_000
 MESSAGES = 24

@@ -14,8 +14,8 @@ from bamboo_gateway.api.openapi import ROUTERS
 from bamboo_gateway.domain.codec import encode
 from tests.api.keyed import LateClock
 from tests.api.serving import SECONDS, Served, serving
-from tests.faults.wire import until
 from tests.observability.scraping import Scrape
+from tests.support.waiting import until
 
 KEY = {"Authorization": "Bearer sk-one"}
 

@@ -19,10 +19,11 @@ from bamboo_gateway.observability.histogram import Histogram
 from bamboo_gateway.observability.metrics import FAMILIES, PREFIX, render_metrics
 from bamboo_gateway.server import http1
 from tests.api.serving import Served, raw, serving
-from tests.faults.wire import Wire, hanging, rest_of, until
+from tests.faults.wire import Wire, hanging, rest_of
 from tests.observability.scraping import Scrape, Series
 from tests.support.clocks import FakeClock
 from tests.support.gateways import ME, Reader, gateway
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,8 @@ from bamboo_gateway.observability.factory import TracingUnavailable
 from bamboo_gateway.observability.otel import OtelSpans
 from bamboo_gateway.settings import Settings
 from tests.api.serving import SECONDS, Served, serving
-from tests.faults.wire import until
 from tests.processes import REPOSITORY, environment
+from tests.support.waiting import until
 
 TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACEPARENT = f"00-{TRACE_ID}-{SPAN_ID}-01"

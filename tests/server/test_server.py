@@ -23,7 +23,8 @@ from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import RecoveryReport
 from bamboo_gateway.storage.memory import MemoryStore
 from tests.api.serving import SECONDS, Served, refused, serving
-from tests.faults.wire import Wire, metric, until
+from tests.faults.wire import Wire, metric
+from tests.support.waiting import until
 
 
 @pytest.fixture(autouse=True)

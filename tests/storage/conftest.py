@@ -4,22 +4,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.store import JsonlStore
 from tests.storage.faults import abandon
-from tests.storage.writing import DEADLINE_SECONDS, StepClock
+from tests.storage.writing import StepClock
 
 Opener = Callable[..., Awaitable[JsonlStore]]
-
-
-async def comes_true(true: Callable[[], bool]) -> None:
-    """Waits for what threads do, which tell nobody."""
-    with anyio.fail_after(DEADLINE_SECONDS):
-        while not true():  # noqa: ASYNC110 - see above
-            await anyio.sleep(0.005)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from bamboo_gateway.storage.jsonl.bundle import BLOCK_BYTES, BundleView
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.store import JsonlStore
 from tests.contract.test_session_store_creation import CREATED, History
-from tests.storage.conftest import Opener, comes_true
+from tests.storage.conftest import Opener
 from tests.storage.faults import FaultyFileSystem, abandon, write_out
 from tests.storage.writing import (
     StepClock,
@@ -27,6 +27,7 @@ from tests.storage.writing import (
     seqs,
     token,
 )
+from tests.support.waiting import until_true
 
 
 async def long_session(
@@ -59,7 +60,7 @@ async def test_unpacking_gives_back_exactly_the_bytes_that_were_packed(
     history = await long_session(store)
     assert await store.checkpoint()
     # The checkpoint has begun a snapshot, and does not wait for it.
-    await comes_true(lambda: store.stats()["snapshots_total"] == 1)
+    await until_true(lambda: store.stats()["snapshots_total"] == 1)
     before = files(data_dir, "events", "index/marks")
     assert len(before) == 2
     assert files(data_dir, "sessions")
@@ -224,7 +225,7 @@ async def test_what_is_kept_is_added_up_by_kind(opener: Opener, data_dir: Path) 
 
     async def agree(store: JsonlStore) -> None:
         # Lines are acknowledged by the journal; their files have them a moment later.
-        await comes_true(lambda: said(store) == real())
+        await until_true(lambda: said(store) == real())
 
     store = await opener()
     one, two = await long_session(store, "one"), await long_session(store, "two")

@@ -18,7 +18,7 @@ from bamboo_gateway.storage.base import SessionQuery, StoreBusy
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.paths import file_name
 from bamboo_gateway.storage.jsonl.store import JsonlStore
-from tests.storage.conftest import Opener, comes_true
+from tests.storage.conftest import Opener
 from tests.storage.faults import FaultyFileSystem, VolatileFileSystem, abandon, write_out
 from tests.storage.writing import (
     DEADLINE_SECONDS,
@@ -34,6 +34,7 @@ from tests.storage.writing import (
     seqs,
     token,
 )
+from tests.support.waiting import until_true
 
 
 async def test_a_second_owner_of_the_directory_is_refused_with_one_clear_line(
@@ -323,12 +324,12 @@ async def test_snapshots_of_many_that_have_grown_are_written_one_by_one_and_hold
     await committed(store, other.commit())
     try:
         await store.checkpoint()
-        await comes_true(lambda: bool(began))
+        await until_true(lambda: bool(began))
         await store.delete("other", other.head.epoch)
         assert len(began) == 1
     finally:
         may_go_on.set()
-    await comes_true(lambda: store.stats()["snapshots_total"] == 5)
+    await until_true(lambda: store.stats()["snapshots_total"] == 5)
 
 
 async def test_epochs_rise_also_when_the_clock_steps_back_and_all_sessions_are_deleted(

@@ -7,7 +7,6 @@ import pytest
 from typing_extensions import override
 
 from bamboo_gateway.storage.jsonl.store import JsonlStore
-from tests.processes import until
 from tests.storage.conftest import Opener
 from tests.storage.faults import FaultyFileSystem, abandon, write_out
 from tests.storage.writing import (
@@ -21,6 +20,7 @@ from tests.storage.writing import (
     seqs,
     token,
 )
+from tests.support.waiting import until
 
 
 @pytest.fixture

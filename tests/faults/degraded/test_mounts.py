@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import Gateway, lacking, until
+from tests.processes import Gateway, lacking
+from tests.support.waiting import until
 
 SETTINGS = {
     "BAMBOO_CHECKPOINT_INTERVAL_SECONDS": "0.5",

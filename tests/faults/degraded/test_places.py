@@ -21,8 +21,7 @@ from bamboo_gateway.storage.jsonl.store import JsonlStore
 from tests.api.serving import refused, serving
 from tests.faults.degraded.disks import findings, ids, turn
 from tests.faults.wire import metric
-from tests.processes import until
-from tests.storage.conftest import Opener, comes_true
+from tests.storage.conftest import Opener
 from tests.storage.faults import FaultyFileSystem, abandon
 from tests.storage.writing import (
     StepClock,
@@ -33,6 +32,7 @@ from tests.storage.writing import (
     everything,
     message,
 )
+from tests.support.waiting import until, until_true
 
 
 def move(source: Path, target: Path) -> None:
@@ -283,7 +283,7 @@ async def test_a_slow_disk_holds_up_acknowledgements_and_nothing_else(opener: Op
     disk.waiting.clear()
     try:
         answers = [append(store, writer.commit(message(f"m{n}"))) for n in (1, 2, 3)]
-        await comes_true(disk.waiting.is_set)
+        await until_true(disk.waiting.is_set)
         assert await ids(store, "s") == ["m0"]
         assert await store.load("s") == durable
         assert store.is_writing

@@ -11,7 +11,7 @@ from bamboo_gateway.domain.errors import StorageFailed
 from bamboo_gateway.storage.jsonl.doctor import check as examine
 from bamboo_gateway.storage.jsonl.store import JsonlStore
 from tests.faults.degraded.disks import BadFile, VolatileBadFile, findings, ids, turn
-from tests.processes import Gateway, until
+from tests.processes import Gateway
 from tests.storage.conftest import Opener
 from tests.storage.faults import abandon, write_out
 from tests.storage.test_crashes import History, check_log
@@ -27,6 +27,7 @@ from tests.storage.writing import (
     token,
 )
 from tests.support.logs import captured_logs
+from tests.support.waiting import until
 
 LIMIT_KIB = 18_500
 ERRORS = [errno.EIO, errno.EACCES, errno.EFBIG]

@@ -1,0 +1,37 @@
+"""Waiting for what other threads and processes do: they send no signal, so a test has to look."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import anyio
+import pytest
+
+SECONDS = 60.0
+"""The deadline of every wait: longer than anything takes, however busy the machine is."""
+
+T = TypeVar("T")
+
+
+def until(condition: Callable[[], T], what: str | Callable[[], str], seconds: float = SECONDS) -> T:
+    """Wait until `condition` returns something true, and return that.
+
+    Args:
+        condition: Called every few milliseconds.
+        what: What is waited for, as the failure names it. A function is called only on failure.
+        seconds: The test fails after this time.
+    """
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        if time.monotonic() > deadline:
+            why = what if isinstance(what, str) else what()
+            pytest.fail(f"waited {seconds:g} s in vain until {why}")
+        time.sleep(0.005)
+    return result
+
+
+async def until_true(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
+    """Wait until `condition` returns true, while the event loop goes on."""
+    with anyio.fail_after(seconds):
+        while not condition():  # noqa: ASYNC110 - threads set no event that could be awaited
+            await anyio.sleep(0.005)
