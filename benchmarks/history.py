@@ -339,7 +339,7 @@ def _event(size: int) -> Any:
 
 
 def _message(number: int) -> Any:
-    from bamboo_gateway.domain.assembly import message_draft
+    from bamboo_gateway.domain.message_assembler import message_draft
     from bamboo_gateway.domain.messages import Message
 
     return message_draft(

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bamboo_gateway.domain.assembly import MessageAssembler
 from bamboo_gateway.domain.errors import BambooError, InvalidEvent, InvalidInput, Refused, TooLarge
 from bamboo_gateway.domain.events import (
     AgentEvent,
@@ -26,6 +25,7 @@ from bamboo_gateway.domain.events import (
     ToolResult,
     ToolStart,
 )
+from bamboo_gateway.domain.message_assembler import MessageAssembler
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.projections import fold
 from bamboo_gateway.domain.sessions import SessionHead

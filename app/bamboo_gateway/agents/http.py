@@ -43,10 +43,10 @@ from anyio import to_thread
 from typing_extensions import override
 
 from bamboo_gateway.agents.base import Agent, AgentError, Turn
+from bamboo_gateway.agents.normalization import normalized
 from bamboo_gateway.agents.options import AgentAddress, VariableName, read_query
 from bamboo_gateway.agents.sse_reader import LineReader, LineTooLongError, SseReader
 from bamboo_gateway.agents.upstream import Answer, Upstream, Waits
-from bamboo_gateway.agents.yielded import paired
 from bamboo_gateway.domain.clock import Clock, SystemClock
 from bamboo_gateway.domain.codec import decode, encode_with
 from bamboo_gateway.domain.events import AgentEvent, MessageSaid
@@ -119,7 +119,7 @@ class HttpAgent(Agent):
     @override
     def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:
         """Posts the turn and gives the service's events as they come."""
-        return paired(self._values(turn), turn.cancelled)
+        return normalized(self._values(turn), turn.cancelled)
 
     @override
     async def probe(self) -> str:

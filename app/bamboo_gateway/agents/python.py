@@ -38,9 +38,9 @@ from pydantic import Field
 from typing_extensions import override
 
 from bamboo_gateway.agents.base import Agent, AgentError, Turn
+from bamboo_gateway.agents.normalization import normalized
 from bamboo_gateway.agents.options import AgentAddress, Options, read_query
 from bamboo_gateway.agents.threaded import Returned, items_from_thread
-from bamboo_gateway.agents.yielded import paired
 from bamboo_gateway.domain.errors import BambooError, InvalidEvent
 from bamboo_gateway.domain.events import AgentEvent
 
@@ -93,7 +93,7 @@ class PythonAgent(Agent):
     @override
     def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:
         """Runs the user's code."""
-        return paired(self._values(turn), turn.cancelled, _boundary(turn.run_id))
+        return normalized(self._values(turn), turn.cancelled, _boundary(turn.run_id))
 
     @override
     async def aclose(self) -> None:

@@ -15,7 +15,7 @@ or, with the end of the pair in the helper's hands whatever the function does:
     print(call.result)
 
 A call that is started and neither completed nor failed when the agent returns is the client's to
-run; when the agent fails it is closed with a `tool_error` (see `yielded.paired`).
+run; when the agent fails it is closed with a `tool_error` (see `normalization.normalized`).
 """
 
 import inspect

@@ -19,9 +19,9 @@ from bamboo_gateway.cli import (
     chat,
     doctor,
     documents,
+    inspection,
     keys,
-    life,
-    looking,
+    lifecycle,
     new_agent,
     openapi,
     serve,
@@ -42,20 +42,20 @@ program.command("serve")(serve.serve)
 program.command("chat")(chat.chat)
 program.command("tail")(tail.tail)
 program.add_typer(sessions.commands, name="sessions")
-program.command("archive")(life.archive)
-program.command("restore")(life.restore)
+program.command("archive")(lifecycle.archive)
+program.command("restore")(lifecycle.restore)
 program.command("export")(documents.export)
 program.command("import")(documents.import_)
-program.command("fork")(life.fork)
-program.command("merge")(life.merge)
+program.command("fork")(lifecycle.fork)
+program.command("merge")(lifecycle.merge)
 program.add_typer(share.commands, name="share")
-program.command("tree")(looking.tree)
-program.command("resume")(looking.resume)
-program.command("stats")(looking.stats)
-program.command("report")(looking.report)
-program.command("extensions")(looking.extensions)
-program.command("cleanup")(life.cleanup)
-program.command("diagnose")(looking.diagnose)
+program.command("tree")(inspection.tree)
+program.command("resume")(inspection.resume)
+program.command("stats")(inspection.stats)
+program.command("report")(inspection.report)
+program.command("extensions")(inspection.extensions)
+program.command("cleanup")(lifecycle.cleanup)
+program.command("diagnose")(inspection.diagnose)
 program.add_typer(keys.commands, name="keys")
 program.command("doctor")(doctor.doctor)
 program.command("openapi")(openapi.openapi)

@@ -72,19 +72,19 @@ def _turn(
     agent: str | None,
     options: dict[str, Any],
 ) -> Turned:
+    from bamboo_gateway.cli.runs import CancelOnInterrupt, ChatRequest, new_id, send, show
     from bamboo_gateway.cli.transcript import Transcript
-    from bamboo_gateway.cli.turns import CancelOnInterrupt, Question, new_id, send, show
 
-    question = Question(message, session or new_id("s-"), agent, options)
+    request = ChatRequest(message, session or new_id("s-"), agent, options)
     try:
-        with CancelOnInterrupt(client, question.session_id, question.run_id) as interrupt:
-            run = send(client, question)
+        with CancelOnInterrupt(client, request.session_id, request.run_id) as interrupt:
+            run = send(client, request)
             interrupt.begun()
             if session is None:
-                notice(f"session {question.session_id}")
-            return Turned(question.session_id, show(client, run, Transcript()))
+                notice(f"session {request.session_id}")
+            return Turned(request.session_id, show(client, run, Transcript()))
     except KeyboardInterrupt:
-        notice(f"Left; the run may go on in session {question.session_id}.")
+        notice(f"Left; the run may go on in session {request.session_id}.")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
@@ -107,8 +107,8 @@ def _converse(
 def _take_up(client: "GatewayClient", session: str | None) -> None:
     """Says what there is already, and shows a run that is on to its end."""
     from bamboo_gateway.cli.client import RefusedError
+    from bamboo_gateway.cli.runs import CancelOnInterrupt, show
     from bamboo_gateway.cli.transcript import Transcript
-    from bamboo_gateway.cli.turns import CancelOnInterrupt, show
 
     if session is None:
         client.call("GET", "/health/live")

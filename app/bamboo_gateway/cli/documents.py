@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from bamboo_gateway.cli.life import progress
+from bamboo_gateway.cli.lifecycle import progress
 from bamboo_gateway.cli.options import DEFAULT_URL, ApiKeyOption, JsonOption, UrlOption, session_id
 from bamboo_gateway.cli.output import (
     CommandError,

@@ -35,10 +35,10 @@ def tail(
     Watching starts nothing and stops nothing. Ctrl-C leaves.
     """
     from bamboo_gateway.cli.client import GatewayClient
-    from bamboo_gateway.cli.following import Follower
+    from bamboo_gateway.cli.event_stream import EventStream
 
     with GatewayClient(url, api_key) as client:
-        follower = Follower(
+        stream = EventStream(
             client,
             session_id(session),
             after=after,
@@ -46,16 +46,16 @@ def tail(
             notify=notice,
         )
         try:
-            for position, event, data in follower:
+            for position, event, data in stream:
                 if json:
                     print_json(data)
                 else:
                     _print_event(position, event)
         except KeyboardInterrupt:
-            notice(f"Go on with: bamboo tail {session} --after {follower.position or 0}")
+            notice(f"Go on with: bamboo tail {session} --after {stream.position or 0}")
             raise typer.Exit(ExitCode.INTERRUPTED) from None
-        if follower.goodbye:
-            notice(f"The gateway ended the stream: {follower.goodbye}.")
+        if stream.goodbye:
+            notice(f"The gateway ended the stream: {stream.goodbye}.")
 
 
 def _print_event(position: str, event: dict[str, Any]) -> None:

@@ -8,13 +8,13 @@ from typing import Any, Final
 
 from bamboo_gateway.domain.errors import InvalidInput, TooLarge
 from bamboo_gateway.exporters.document import MARK
+from bamboo_gateway.exporters.document_reader import read_document
 from bamboo_gateway.exporters.foreign.base import ForeignReader, Source
 from bamboo_gateway.exporters.foreign.chatgpt import ChatGptReader
 from bamboo_gateway.exporters.foreign.claude_code import ClaudeCodeReader
 from bamboo_gateway.exporters.foreign.codex import CodexReader
 from bamboo_gateway.exporters.foreign.goose import GooseReader
 from bamboo_gateway.exporters.imported import ImportedDocument, Notes, NotUnderstood
-from bamboo_gateway.exporters.own import read_document
 from bamboo_gateway.exporters.safe_yaml import load_yaml
 
 _READERS: Final[tuple[ForeignReader, ...]] = (

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import Any
 
-from bamboo_gateway.domain.assembly import message_draft
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.codec import canonical, encode
 from bamboo_gateway.domain.errors import (
@@ -15,6 +14,7 @@ from bamboo_gateway.domain.errors import (
 )
 from bamboo_gateway.domain.events import Draft
 from bamboo_gateway.domain.limits import EXTENSION_DATA_BYTES_MAX, METADATA_BYTES_MAX
+from bamboo_gateway.domain.message_assembler import message_draft
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.projections import PATCHABLE, fold, session_view
 from bamboo_gateway.domain.sessions import SessionHead

@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from bamboo_gateway.domain.assembly import message_draft
 from bamboo_gateway.domain.events import Draft
+from bamboo_gateway.domain.message_assembler import message_draft
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.tool_order import UNANSWERED

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bamboo_gateway.domain.assembly import message_draft
+from bamboo_gateway.domain.message_assembler import message_draft
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.sessions.commands import NewSession
 from bamboo_gateway.sessions.lifecycle.bulk_creation import History, create_whole

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from bamboo_gateway.domain.assembly import message_draft
 from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.domain.errors import Refused, TooLarge
 from bamboo_gateway.domain.events import Draft
+from bamboo_gateway.domain.message_assembler import message_draft
 from bamboo_gateway.domain.messages import Message, distinct
 from bamboo_gateway.domain.tool_order import settled
 from bamboo_gateway.sessions.commands import NewSession

@@ -8,7 +8,6 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from bamboo_gateway.agents.base import AgentError
-from bamboo_gateway.domain.assembly import MessageAssembler
 from bamboo_gateway.domain.errors import NotFound, StorageFailed, StorageFull
 from bamboo_gateway.domain.events import (
     TERMINAL_TYPES,
@@ -25,6 +24,7 @@ from bamboo_gateway.domain.events import (
     ToolStart,
     Usage,
 )
+from bamboo_gateway.domain.message_assembler import MessageAssembler
 from bamboo_gateway.sessions.commands import NewMessage, NewSession
 from tests.support.agents import RETURN, Step
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, crash, eventually, gateway, quiet

@@ -6,12 +6,12 @@ from typing import Any, Literal
 
 from anyio import to_thread
 
-from bamboo_gateway.domain.assembly import message_draft
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.codec import decode
 from bamboo_gateway.domain.errors import BambooError, InvalidInput, NotFound
 from bamboo_gateway.domain.events import Draft
 from bamboo_gateway.domain.limits import BULK_PAGE_BYTES_MAX
+from bamboo_gateway.domain.message_assembler import message_draft
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.access import owner_of_copy

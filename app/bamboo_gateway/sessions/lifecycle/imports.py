@@ -6,12 +6,12 @@ from typing import Any
 
 from anyio import to_thread
 
-from bamboo_gateway.domain.assembly import message_draft
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import parse_ms
 from bamboo_gateway.domain.errors import BambooError, InvalidId, InvalidInput
 from bamboo_gateway.domain.events import COUNT_MAX, Draft
 from bamboo_gateway.domain.ids import check_id
+from bamboo_gateway.domain.message_assembler import message_draft
 from bamboo_gateway.domain.messages import Message, distinct
 from bamboo_gateway.domain.sessions import SESSION_TYPES
 from bamboo_gateway.domain.tool_order import settled

@@ -18,11 +18,11 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import anyio
 from anyio import to_thread
 
-from bamboo_gateway.domain.assembly import message_draft
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.codec import canonical, decode
 from bamboo_gateway.domain.errors import InvalidInput, RunActive, TooLarge
 from bamboo_gateway.domain.events import Draft, Usage
+from bamboo_gateway.domain.message_assembler import message_draft
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.tool_order import Settler, open_after, still_open

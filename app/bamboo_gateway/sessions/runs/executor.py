@@ -14,7 +14,6 @@ import structlog
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from bamboo_gateway.agents.base import Agent, AgentError, Turn
-from bamboo_gateway.domain.assembly import MessageAssembler
 from bamboo_gateway.domain.errors import BambooError, InvalidEvent, StorageFull, TooLarge
 from bamboo_gateway.domain.events import (
     CODE_INTERRUPTED,
@@ -26,6 +25,7 @@ from bamboo_gateway.domain.events import (
     check_encodable,
 )
 from bamboo_gateway.domain.limits import RUN_AHEAD_EVENTS_YIELD
+from bamboo_gateway.domain.message_assembler import MessageAssembler
 from bamboo_gateway.observability.tracing import Parent, span_under
 from bamboo_gateway.sessions.runs.detached_task import DetachedTask
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished

@@ -5,7 +5,6 @@ from itertools import count
 from typing import Any
 
 from bamboo_gateway.agents.base import Agent
-from bamboo_gateway.domain.assembly import MessageAssembler, message_draft
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import Clock, format_ms
 from bamboo_gateway.domain.codec import decode
@@ -18,6 +17,7 @@ from bamboo_gateway.domain.errors import (
 from bamboo_gateway.domain.events import TERMINAL_TYPES, Draft
 from bamboo_gateway.domain.ids import IdMaker, derived_session_id
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
+from bamboo_gateway.domain.message_assembler import MessageAssembler, message_draft
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.sessions import ActiveRun
 from bamboo_gateway.domain.tool_order import UNANSWERED

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 import anyio
 from anyio.lowlevel import checkpoint
 
-from bamboo_gateway.domain.assembly import MessageAssembler
 from bamboo_gateway.domain.clock import Clock, format_ms
 from bamboo_gateway.domain.codec import encode, to_line
 from bamboo_gateway.domain.errors import (
@@ -28,6 +27,7 @@ from bamboo_gateway.domain.errors import (
 )
 from bamboo_gateway.domain.events import DELTA_TYPES, TERMINAL_TYPES, Draft, TerminalEvent
 from bamboo_gateway.domain.limits import RUN_AHEAD_BYTES_MAX
+from bamboo_gateway.domain.message_assembler import MessageAssembler
 from bamboo_gateway.domain.projections import fold
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.idempotency import KeyLedger, note_line

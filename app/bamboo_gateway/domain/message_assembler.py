@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
+from bamboo_gateway.domain.agent_messages import checked_message
 from bamboo_gateway.domain.codec import encode
 from bamboo_gateway.domain.errors import InvalidEvent, TooLarge
 from bamboo_gateway.domain.events import (
@@ -32,7 +33,6 @@ from bamboo_gateway.domain.events import (
     ToolStart,
 )
 from bamboo_gateway.domain.messages import Message, Status
-from bamboo_gateway.domain.said import checked_message
 from bamboo_gateway.domain.tool_order import INTERRUPTED, OPEN_CALLS_MAX, OrderedMessages, too_many
 
 _ENVELOPE_BYTES = 640

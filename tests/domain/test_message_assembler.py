@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bamboo_gateway.domain.assembly import MessageAssembler
 from bamboo_gateway.domain.codec import encode
 from bamboo_gateway.domain.errors import InvalidEvent, TooLarge
 from bamboo_gateway.domain.events import (
@@ -28,6 +27,7 @@ from bamboo_gateway.domain.events import (
     ToolResult,
     ToolStart,
 )
+from bamboo_gateway.domain.message_assembler import MessageAssembler
 
 NOW = "2026-11-20T17:25:00.123Z"
 LARGE = 1 << 20

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bamboo_gateway.cli.life import One
+from bamboo_gateway.cli.lifecycle import One
 from bamboo_gateway.cli.options import DEFAULT_URL, ApiKeyOption, JsonOption, UrlOption, session_id
 from bamboo_gateway.cli.output import (
     CommandError,

@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any, Self
 
 from bamboo_gateway.cli.client import GatewayClient, RefusedError, UnreachableError
-from bamboo_gateway.cli.following import RETRY_SECONDS, RETRY_SECONDS_MAX, Follower
+from bamboo_gateway.cli.event_stream import RETRY_SECONDS, RETRY_SECONDS_MAX, EventStream
 from bamboo_gateway.cli.output import CommandError, notice
 from bamboo_gateway.cli.transcript import Transcript
 from bamboo_gateway.domain.clock import SystemClock
@@ -28,7 +28,7 @@ def new_id(prefix: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ChatRequest:
     """What is sent: the message, and who is to answer it how.
 
     Attributes:
@@ -44,24 +44,24 @@ class Question:
 
 
 def send(
-    client: GatewayClient, question: Question, pause: Callable[[float], None] = time.sleep
+    client: GatewayClient, request: ChatRequest, pause: Callable[[float], None] = time.sleep
 ) -> dict[str, Any]:
-    """Posts a question until there is an answer; the key makes all its posts one run.
+    """Posts a request until there is an answer; the key makes all its posts one run.
 
     Raises:
         RefusedError: The gateway does not want it.
         UnreachableError: There is no gateway, or it stayed away.
     """
     body: dict[str, Any] = {
-        "message": question.message,
-        "session_id": question.session_id,
-        "run_id": question.run_id,
+        "message": request.message,
+        "session_id": request.session_id,
+        "run_id": request.run_id,
     }
-    if question.agent is not None:
-        body["agent"] = question.agent
-    if question.options:
-        body["options"] = question.options
-    headers = {"Idempotency-Key": question.run_id}
+    if request.agent is not None:
+        body["agent"] = request.agent
+    if request.options:
+        body["options"] = request.options
+    headers = {"Idempotency-Key": request.run_id}
     for attempt in range(SEND_ATTEMPTS_MAX):
         wanted: float | None = None
         try:
@@ -97,7 +97,7 @@ def show(client: GatewayClient, run: Mapping[str, Any], transcript: Transcript) 
         CommandError: The stream ended before the run had: the session was deleted, say.
     """
     session_id, run_id = run["session_id"], run["run_id"]
-    follower = Follower(
+    stream = EventStream(
         client,
         session_id,
         after=run["position"],
@@ -105,7 +105,7 @@ def show(client: GatewayClient, run: Mapping[str, Any], transcript: Transcript) 
         until_complete=True,
         notify=transcript.interrupt,
     )
-    for position, event, _ in follower:
+    for position, event, _ in stream:
         if event["type"] == "reset":
             transcript.interrupt(
                 f"the gateway cannot go on where the stream was ({event['reason']}); "
@@ -115,7 +115,7 @@ def show(client: GatewayClient, run: Mapping[str, Any], transcript: Transcript) 
             transcript.show(event)
             if event["type"] in TERMINAL_TYPES:
                 return str(event["type"])
-    return _ended_unseen(client, session_id, run_id, follower, transcript)
+    return _ended_unseen(client, session_id, run_id, stream, transcript)
 
 
 class CancelOnInterrupt:
@@ -163,13 +163,13 @@ def _ended_unseen(
     client: GatewayClient,
     session_id: str,
     run_id: str,
-    follower: Follower,
+    stream: EventStream,
     transcript: Transcript,
 ) -> str:
     """Says how a run ended whose terminal event the stream did not have (after a `reset`)."""
     run = client.call("GET", f"/sessions/{session_id}/runs/{run_id}")
     if run["ended_at"] is None:
-        reason = follower.goodbye or "no reason given"
+        reason = stream.goodbye or "no reason given"
         raise CommandError(f"The gateway ended the stream before the run ended: {reason}.")
     page = client.call(
         "GET", f"/sessions/{session_id}/messages", params={"limit": 100, "order": "desc"}

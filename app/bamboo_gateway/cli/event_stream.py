@@ -37,7 +37,7 @@ class Received(NamedTuple):
     data: str
 
 
-class Follower:
+class EventStream:
     """Iterates over a session's events and comes back by itself when the stream is lost.
 
     `reset` is handed on, because what was shown has to be loaded again; the other frames that are

@@ -68,7 +68,7 @@ def as_event(value: Any) -> AgentEvent:
     return event
 
 
-async def paired(
+async def normalized(
     values: AsyncGenerator[Any, None],
     cancelled: anyio.Event,
     boundary: AbstractContextManager[None] | None = None,
