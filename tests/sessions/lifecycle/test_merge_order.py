@@ -12,8 +12,8 @@ from bamboo_gateway.domain.events import Draft
 from bamboo_gateway.domain.message_assembler import message_draft
 from bamboo_gateway.domain.messages import Message, distinct
 from bamboo_gateway.domain.tool_order import settled
+from bamboo_gateway.sessions import history as pages
 from bamboo_gateway.sessions.commands import NewSession
-from bamboo_gateway.sessions.lifecycle import bulk_creation
 from bamboo_gateway.sessions.lifecycle import merge as merging
 from bamboo_gateway.sessions.lifecycle.bulk_creation import History, create_whole
 from bamboo_gateway.sessions.lifecycle.merge import Merge
@@ -26,7 +26,7 @@ STRATEGIES = ("append", "interleave", "replace")
 
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk_creation, "PAGE", 2)
+    monkeypatch.setattr(pages, "PAGE", 2)
 
 
 def history(chance: random.Random, mark: str, shared: list[Message]) -> list[Message]:
