@@ -40,10 +40,10 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve test check audit format coverage torture bench openapi readme lock clean
+.PHONY: help setup serve test check audit format coverage torture bench openapi readme docs docs-serve lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(DEV_STAMP) ## Create .venv with everything to develop and test
 
@@ -83,8 +83,14 @@ openapi: $(DEV_STAMP) ## Regenerate openapi/openapi.json
 	@mkdir -p openapi
 	$(BIN)/bamboo openapi --output openapi/openapi.json
 
-readme: $(DEV_STAMP) ## Refresh the README's tables, and its tour's output
-	$(BIN)/python -m tests.e2e.readme_tour
+readme: $(DEV_STAMP) ## Refresh the tables, files and command output that README.md and docs/ show
+	$(BIN)/python -m tests.e2e.shown_commands
+
+docs: $(DEV_STAMP) ## Build the documentation site in build/docs; a broken link fails
+	$(BIN)/zensical build --clean --strict
+
+docs-serve: $(DEV_STAMP) ## Serve the documentation site, and build it again after each change
+	$(BIN)/zensical serve
 
 # Universal: one lock for every platform and every Python from 3.11 on, with the hashes of all files
 # of a release. --no-config and the unset variables keep this machine's mirrors out of it.
@@ -98,7 +104,7 @@ lock: $(DEV_STAMP) ## Pin the dependencies again (LOCK_ARGS=--upgrade for newer 
 	@! grep -n '://' requirements.lock requirements-dev.lock || { echo 'error: a lock names a host' >&2; exit 1; }
 
 clean: ## Remove the venv and everything the tools made
-	rm -rf $(VENV) $(NODE_DIR)/node_modules .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.*
+	rm -rf $(VENV) $(NODE_DIR)/node_modules build/docs .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.*
 
 # --clear, because a venv without this stamp is one whose creation was interrupted.
 $(VENV_STAMP):

@@ -1,41 +1,53 @@
-"""The README says what there is, and all of it."""
+"""README.md and docs/ say what there is, and all of it."""
 
 import re
 from itertools import chain
+from pathlib import Path
 
-from bamboo_gateway.domain.events import EVENT_TYPES
+import pytest
+
+from tests.docs_tables import DOCS, README, TABLES, pages, refresh_tables, table_names
 from tests.processes import REPOSITORY
-from tests.readme_tables import TABLES, refresh_tables, table_names
 
-PAGE = (REPOSITORY / "README.md").read_text("utf-8")
 ARCHITECTURE = (REPOSITORY / "ARCHITECTURE.md").read_text("utf-8")
 REFRESH = "make readme"
 
 
-def test_every_setting_command_route_error_code_and_metric_is_in_the_readme_and_no_other() -> None:
-    assert sorted(table_names(PAGE)) == sorted(TABLES)
-    assert refresh_tables(PAGE) == PAGE, f"the tables are not those of the code; run {REFRESH}"
+def name(page: Path) -> str:
+    return str(page.relative_to(REPOSITORY))
 
 
-def test_every_type_of_event_is_in_the_readme_and_no_other() -> None:
-    section = PAGE.split("\n## Events\n")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| ((?:`\w+` ?)+)\|", section, re.MULTILINE)
-    named = {name for row in rows[1:] for name in re.findall(r"`(\w+)`", row)}
-    assert named == EVENT_TYPES
+def test_every_table_stands_on_one_page() -> None:
+    named = [table for page in pages() for table in table_names(page.read_text("utf-8"))]
+    assert sorted(table for table in named if " " not in table) == sorted(TABLES)
+
+
+@pytest.mark.parametrize("page", pages(), ids=name)
+def test_the_tables_and_files_of_a_page_are_those_of_the_code(page: Path) -> None:
+    text = page.read_text("utf-8")
+    assert refresh_tables(text) == text, f"{name(page)} is stale; run {REFRESH}"
 
 
 def test_the_readme_leads_with_the_two_commands() -> None:
-    first_block = PAGE.split("```")[1]
+    first_block = README.read_text("utf-8").split("```")[1]
     assert [line.split("#")[0].strip() for line in first_block.strip().splitlines()] == [
         "make serve",
         "make test",
     ]
 
 
-def test_links_inside_the_repository_lead_somewhere() -> None:
-    targets = re.findall(r"\]\((?!https?://|#)([^)#]+)", PAGE)
-    assert targets
-    assert [target for target in targets if not (REPOSITORY / target).exists()] == []
+@pytest.mark.parametrize("page", pages(), ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Links of docs/ stay inside it: they have to work on the site too."""
+    root = REPOSITORY if page == README else DOCS
+    targets = re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text("utf-8"))
+    found = [(page.parent / target).resolve() for target in targets]
+    assert [path for path in found if not (path.exists() and path.is_relative_to(root))] == []
+
+
+def test_every_page_of_the_docs_is_in_the_navigation_once() -> None:
+    listed = re.findall(r'"([\w/-]+\.md)"', (REPOSITORY / "zensical.toml").read_text("utf-8"))
+    assert sorted(listed) == sorted(str(page.relative_to(DOCS)) for page in pages()[1:])
 
 
 def test_every_rule_and_every_threat_names_tests_that_exist() -> None:

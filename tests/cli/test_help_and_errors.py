@@ -12,8 +12,8 @@ from bamboo_gateway import __version__
 from bamboo_gateway.cli import program
 from tests.cli.pretenders import pretender, stream
 from tests.cli.running import bamboo
+from tests.docs_tables import leaves
 from tests.processes import REPOSITORY, Gateway, free_port
-from tests.readme_tables import leaves
 
 COMMANDS = [name.split()[1:] for name, _ in leaves("bamboo", get_command(program))]
 # Commands that ask a gateway, with what they need to get that far.

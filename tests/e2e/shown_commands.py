@@ -1,9 +1,14 @@
-"""The README's tour as data: its commands in order, and what the page says they print.
+"""The commands that README.md and docs/ show, as data.
 
-Examples that stand beside the tour, in `sh` blocks, are one script.
+`console` blocks are commands with what the page says they print; `sh` blocks of a page are one
+script. Each page is played on a fresh gateway. Comments in a page say what a reader does otherwise:
 
-`python -m tests.e2e.readme_tour` plays the tour on a fresh gateway and puts what came into the
-README, so that the page shows real output; and it makes the reference tables anew.
+    <!-- gateway: stopped -->     the blocks that follow need a gateway that does not run
+    <!-- gateway: started -->     … and these one that runs again
+    <!-- not run: REASON -->      the next `sh` block is only checked for its syntax
+
+`python -m tests.e2e.shown_commands` plays every page on a fresh gateway and puts what came into the
+page, so that it shows real output; and it makes the tables and the shown files anew.
 """
 
 import os
@@ -17,15 +22,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.docs_tables import pages, refresh_tables
 from tests.processes import REPOSITORY, Gateway, environment
-from tests.readme_tables import refresh_tables
 
-README = REPOSITORY / "README.md"
 COMMAND_SECONDS = 100
 SCRIPT_SECONDS = 250
 
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_SCRIPT = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_PART = re.compile(
+    r"^<!-- gateway: (?P<gateway>stopped|started) -->$"
+    r"|(?P<unrun>^<!-- not run: [^>]+ -->\n+)?^```sh\n(?P<script>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
 # What differs from one machine, day and run to the next.
 _VOLATILE = [
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"), "TIME"),
@@ -47,17 +55,41 @@ class Step(NamedTuple):
     output: str
 
 
+class Script(NamedTuple):
+    """`sh` blocks that follow each other.
+
+    Attributes:
+        text: The blocks. One of them may use the variables of those before it.
+        beside_a_gateway: Whether they need a gateway that runs.
+        is_run: Whether a test runs them, or only reads them.
+    """
+
+    text: str
+    beside_a_gateway: bool = True
+    is_run: bool = True
+
+
 def steps(page: str) -> list[Step]:
-    """Gives the commands of all `console` blocks in order: lines after `$ `, each with its output.
+    """Return the commands of all `console` blocks in order: lines after `$ `, with their outputs.
 
     A line that ends with a backslash goes on in the next.
     """
     return [step for block in _BLOCK.findall(page) for step in _steps_of(block)]
 
 
-def script(page: str) -> str:
-    """Gives all `sh` blocks in order: one of them may use the variables of those before it."""
-    return "\n".join(_SCRIPT.findall(page))
+def scripts(page: str) -> list[Script]:
+    """Return the page's `sh` blocks in order; those that can be one script are one."""
+    found: list[Script] = []
+    runs = True
+    for part in _PART.finditer(page):
+        if part["gateway"]:
+            runs = part["gateway"] == "started"
+            continue
+        script = Script(part["script"], runs, is_run=part["unrun"] is None)
+        if found and script.is_run and found[-1][1:] == script[1:]:
+            script = script._replace(text=f"{found.pop().text}\n{script.text}")
+        found.append(script)
+    return found
 
 
 def _steps_of(block: str) -> Iterator[Step]:
@@ -69,7 +101,7 @@ def _steps_of(block: str) -> Iterator[Step]:
 
 
 def play(command: str, gateway: Gateway) -> str:
-    """Runs a command in a shell, against `gateway` instead of port 8080, and gives its output."""
+    """Run a command in a shell, against `gateway` instead of port 8080, and return its output."""
     here = command.replace("127.0.0.1:8080", f"127.0.0.1:{gateway.port}")
     here = here.replace(" :8080/", f" :{gateway.port}/")
     # httpie reads a body from standard input unless that is a terminal, as it is for a reader.
@@ -93,18 +125,27 @@ def play(command: str, gateway: Gateway) -> str:
 
 
 def run_script(text: str, gateway: Gateway, directory: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a script against `gateway` instead of port 8080, up to the first command that fails.
+    """Run a script against `gateway` instead of port 8080, up to the first command that fails.
 
-    An answer that refuses counts as a failure. Each command is told on stderr before it runs.
+    An answer that refuses counts as a failure. Each command is told on stderr before it runs. The
+    script has a home of its own, where `~/.bamboo/sessions` is the gateway's data directory.
     """
     where = text.replace("localhost:8080", f"127.0.0.1:{gateway.port}")
     strict = 'set -euo pipefail; curl() { command curl -sS --fail "$@"; }; set -x\n'
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    sessions = directory / ".bamboo" / "sessions"
+    if not sessions.parent.exists():
+        sessions.parent.mkdir()
+        sessions.symlink_to(gateway.data_dir)
     return subprocess.run(
         ["bash", "-c", strict + where],
         cwd=directory,
         env=environment(
-            BAMBOO_URL=gateway.url, BAMBOO_DATA_DIR=str(gateway.data_dir), PATH=path, COLUMNS="100"
+            BAMBOO_URL=gateway.url,
+            BAMBOO_DATA_DIR=str(gateway.data_dir),
+            HOME=str(directory),
+            PATH=path,
+            COLUMNS="100",
         ),
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -115,14 +156,14 @@ def run_script(text: str, gateway: Gateway, directory: Path) -> subprocess.Compl
 
 
 def shape(output: str) -> str:
-    """Gives an output with what is different each time replaced by its name."""
+    """Return an output with what is different each time replaced by its name."""
     for pattern, name in _VOLATILE:
         output = pattern.sub(name, output)
     return output
 
 
 def refresh(page: str, gateway: Gateway) -> str:
-    """Gives the page with the outputs that the commands have now, where those are others."""
+    """Return the page with the outputs that the commands have now, where those are others."""
 
     def replayed(block: re.Match[str]) -> str:
         text = "\n".join(_replayed(step, gateway) for step in _steps_of(block[1]))
@@ -138,9 +179,18 @@ def _replayed(step: Step, gateway: Gateway) -> str:
     return f"$ {step.command}\n{output}".rstrip("\n")
 
 
+def _refresh_page(file: Path) -> None:
+    page = refresh_tables(file.read_text("utf-8"))
+    if _BLOCK.search(page):
+        with tempfile.TemporaryDirectory() as directory, Gateway(Path(directory)) as running:
+            page = refresh(page, running)
+    if page != file.read_text("utf-8"):
+        file.write_text(page, "utf-8")
+        print(f"refreshed {file.relative_to(REPOSITORY)}")
+
+
 if __name__ == "__main__":
     if missing := [tool for tool in ("curl", "http") if shutil.which(tool) is None]:
-        sys.exit(f"error: the tour needs {' and '.join(missing)} (httpie); the README is unchanged")
-    with tempfile.TemporaryDirectory() as directory, Gateway(Path(directory)) as running:
-        page = refresh(README.read_text("utf-8"), running)
-        README.write_text(refresh_tables(page), "utf-8")
+        sys.exit(f"error: the tour needs {' and '.join(missing)} (httpie); no page is changed")
+    for one in pages():
+        _refresh_page(one)
