@@ -71,25 +71,24 @@ async def test_an_unknown_session_is_none_or_a_conflict(store: SessionStore) -> 
         assert isinstance(await refused(ask), Conflict)
 
 
+@pytest.mark.parametrize("head_seq", [0, 1, 3, 40], ids="head_{}".format)
+@pytest.mark.parametrize("count", [1, 2], ids="{}_events".format)
 async def test_a_commit_on_another_head_is_refused_and_changes_nothing(
-    store: SessionStore, second_path: Reopen
+    store: SessionStore, second_path: Reopen, head_seq: int, count: int
 ) -> None:
     """R8, R3."""
     writer = Writer("s-1", store.next_epoch())
-    await committed(store, writer.commit())
-    late = Writer.of(writer.head)
-    await committed(store, writer.commit(token("first")))
-    for wrong in (late.commit(token("second")), late.commit(token("third"), token("fourth"))):
-        error = await answer_to(append(store, wrong))
-        if wrong.first_seq == 2:
-            assert isinstance(error, Conflict)
-            assert error.head == 2
-    ahead = Writer.of(writer.head)
-    ahead.head.seq = 40
-    error = await answer_to(append(store, ahead.commit(token("far"))))
+    await committed(store, writer.commit(token("kept")))
+    before = await everything(store, "s-1")
+    wrong = Writer.of(writer.head)
+    wrong.head.seq = head_seq
+    commit = wrong.commit(*(token(f"wrong {number}") for number in range(count)))
+    error = await answer_to(append(store, commit))
     assert isinstance(error, Conflict)
-    fresh = await second_path(store)
-    assert b"first" in (await everything(fresh, "s-1"))[1].body
+    assert error.head == 2
+    async for seen in both_paths(store, second_path):
+        assert await seen.load("s-1") == writer.head
+        assert await everything(seen, "s-1") == before
 
 
 async def test_a_commit_of_another_epoch_is_refused(store: SessionStore) -> None:
