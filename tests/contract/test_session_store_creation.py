@@ -20,9 +20,9 @@ from tests.storage.writing import (
     complete,
     everything,
     message,
-    note_line,
     run_start,
     seqs,
+    stored_note,
     token,
 )
 
@@ -42,7 +42,7 @@ class History:
             self.bodies.append(codec.encode(event))
             lines.append(codec.to_line(self.bodies[-1]))
         if note is not None:
-            lines.append(note_line(note))
+            lines.append(stored_note(note))
         return b"".join(lines)
 
 

@@ -1,6 +1,7 @@
 """Keys that have an answer: the log keeps it, and memory what a repeat is known by (R11)."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import anyio
 import pytest
@@ -9,9 +10,20 @@ from bamboo_gateway.domain.errors import StorageFailed
 from bamboo_gateway.domain.limits import EVENT_QUEUE_BYTES_MAX
 from bamboo_gateway.sessions import pool
 from bamboo_gateway.sessions.commands import Idempotency, NewMessage, NewSession, Outcome
+from bamboo_gateway.sessions.idempotency import key_digest
 from bamboo_gateway.storage.base import Mark
+from bamboo_gateway.storage.factory import make_store
 from bamboo_gateway.storage.lines import mark_of
-from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, crash, eventually, gateway
+from tests.support.clocks import FakeClock
+from tests.support.gateways import (
+    DEADLINE_SECONDS,
+    ME,
+    Gateway,
+    crash,
+    eventually,
+    gateway,
+    settings_of,
+)
 from tests.support.held import held_bytes
 
 LARGE = 200_000
@@ -139,6 +151,32 @@ async def test_lines_go_on_under_their_key_though_the_keys_were_read_again(gate:
     assert (await post(5)).replayed
     values = [event["value"] for event in await gate.log() if event["type"] == "custom"]
     assert values == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("storage_url", ["memory:", "jsonl:"])
+async def test_the_store_finds_a_kept_answer_by_the_digest_of_its_key(
+    storage_url: str, tmp_path: Path
+):
+    """`Mark` promises this key for the mark of a commit, and for a mark made of a stored line."""
+    settings = settings_of(storage_url=storage_url, data_dir=tmp_path)
+    idem = Idempotency("k", "POST /messages", "body")
+    digest = key_digest(ME, idem)
+    store = make_store(settings, FakeClock())
+    await store.open()
+    async with gateway(store) as gate:
+        await made(gate, "s")
+        await gate.manager.add_messages(ME, "s", [NewMessage("user", "hi")], idem)
+        epoch = gate.live("s").epoch
+    [note] = await store.find("s", epoch, "note", key=digest)
+    assert mark_of(note.body, note.seq) == Mark("note", digest, note.seq, 0)
+    await store.aclose()
+    if storage_url == "jsonl:":
+        # Without an index, the store makes all marks of the stored lines.
+        store = make_store(settings.model_copy(update={"index_enabled": False}), FakeClock())
+        await store.open()
+        assert await store.find("s", epoch, "note", key=digest) == [note]
+        assert await store.find("s", epoch, "note", key="idempotency") == []
+        await store.aclose()
 
 
 @pytest.mark.parametrize(

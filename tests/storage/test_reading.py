@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from typing_extensions import override
 
 from bamboo_gateway.domain import codec
+from bamboo_gateway.sessions.idempotency import KeptAnswer, note_line
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.log.log import LogView, make_header
 from bamboo_gateway.storage.jsonl.log.reader import DamagedError, LineReader, find_after, read_page
@@ -30,12 +31,12 @@ def make_lines(shape: list[tuple[str, int, int]]) -> tuple[list[tuple[int, bytes
     seq = 0
     for kind, hole, size in shape:
         if kind == "note":
-            body = codec.encode({"note": "k", "answer": "x" * size})
+            parts.append(note_line("digest", 1, KeptAnswer("b", {"text": "x" * size}, 1).record()))
         else:
             seq += hole
             body = codec.encode({"type": kind, "seq": seq, "time": "t", "content": "y" * size})
             events.append((seq, body))
-        parts.append(codec.to_line(body))
+            parts.append(codec.to_line(body))
     return events, b"".join(parts)
 
 

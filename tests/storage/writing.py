@@ -11,6 +11,7 @@ from bamboo_gateway.domain.errors import BambooError
 from bamboo_gateway.domain.events import DELTA_TYPES, TERMINAL_TYPES
 from bamboo_gateway.domain.projections import fold
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.sessions.idempotency import KeptAnswer, note_line
 from bamboo_gateway.storage.base import Commit, Mark, Record, SessionStore
 
 # Patience with a slow machine: it costs nothing where all goes well.
@@ -72,7 +73,7 @@ class Writer:
             offset += len(parts[-1])
         if note is not None:
             marks.append(Mark("note", note, self.head.seq, offset))
-            parts.append(note_line(note, self.now_ms))
+            parts.append(stored_note(note, self.now_ms))
         return Commit(
             session_id=self.head.id,
             epoch=self.head.epoch,
@@ -87,10 +88,12 @@ class Writer:
         )
 
 
-def note_line(key: str, now_ms: int = T0) -> bytes:
-    """Gives a note's stored line, of the shape that sessions make them in."""
-    kept = {"note": "idempotency", "key": key, "time": now_ms, "body": "0", "answer": [200, {}]}
-    return codec.to_line(codec.encode(kept))
+def stored_note(key: str, now_ms: int = T0) -> bytes:
+    """Return a note's stored line, made by the code that makes the notes of real sessions.
+
+    `key` stands for the digest of an idempotency key.
+    """
+    return note_line(key, now_ms, KeptAnswer("body digest", {"status": "done"}, now_ms).record())
 
 
 def token(text: str = "x") -> dict[str, Any]:
