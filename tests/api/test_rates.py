@@ -1,18 +1,20 @@
 """Request rates: who is counted, what is told, and that a limit passes."""
 
+from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from limits import parse
-from limits.strategies import SlidingWindowCounterRateLimiter
 from starlette.types import Message, Receive, Scope, Send
 
 from bamboo_gateway.api.caller import CALLER
 from bamboo_gateway.api.security.rate_limits import FailureLimit, RateLimit
-from bamboo_gateway.api.security.rate_windows import Windows
+from bamboo_gateway.api.security.sliding_window import SlidingWindowCounter
 from bamboo_gateway.api.security.url_credentials import TICKET
 from bamboo_gateway.domain.callers import LOCAL_CALLER, Caller
 from bamboo_gateway.settings import Settings, SettingsError, load_settings
@@ -179,30 +181,54 @@ async def test_a_client_with_a_whole_network_is_one(one: str, other: str, is_sam
 
 def test_memory_is_bounded_and_whoever_goes_on_trying_is_not_forgotten() -> None:
     clock = FakeClock()
-    windows = Windows(clock, keys_max=100)
-    limiter = SlidingWindowCounterRateLimiter(windows)
+    counter = SlidingWindowCounter(clock, keys_max=100)
     item = parse("1/minute")
-    assert limiter.hit(item, "eager")
+    assert counter.hit(item, "eager")
     for number in range(1000):
-        assert limiter.hit(item, f"caller-{number}")
-        assert not limiter.hit(item, "eager")
-    assert len(windows) == 100
+        assert counter.hit(item, f"caller-{number}")
+        assert not counter.hit(item, "eager")
+    assert len(counter) == 100
     # Forgotten, so counted from the beginning.
-    assert limiter.hit(item, "caller-0")
+    assert counter.hit(item, "caller-0")
 
 
 def test_a_window_slides_so_that_no_span_of_its_length_has_twice_the_limit() -> None:
     clock = FakeClock()
-    limiter = SlidingWindowCounterRateLimiter(Windows(clock, keys_max=10))
+    counter = SlidingWindowCounter(clock, keys_max=10)
     item = parse("100/10second")
     moments: list[float] = []
     for _ in range(600):
-        if limiter.hit(item, "caller"):
+        if counter.hit(item, "caller"):
             moments.append(clock.monotonic())
         clock.advance(0.05)
     for begin in moments:
         assert sum(begin <= moment < begin + 10 for moment in moments) <= 110
     assert len(moments) >= 270
+
+
+@given(
+    rate=st.sampled_from(["1/second", "3/second", "5/10second", "40/minute"]),
+    steps=st.lists(st.floats(0, 25), max_size=60),
+)
+def test_requests_of_the_window_before_count_for_what_the_sliding_window_covers(
+    rate: str, steps: list[float]
+) -> None:
+    """The same formula as `SlidingWindowCounterRateLimiter` of `limits` 5.8, computed again."""
+    clock, item = FakeClock(), parse(rate)
+    counter, requests = SlidingWindowCounter(clock, keys_max=10), Counter[int]()
+    for step in steps:
+        clock.advance(step)
+        now, length = clock.monotonic(), item.get_expiry()
+        window, left = int(now // length), length - now % length
+        weighted = requests[window - 1] * left / length + requests[window]
+        is_free = weighted < item.amount
+        assert counter.test(item, "a") == is_free
+        assert counter.remaining(item, "a") == max(0, item.amount - int(weighted))
+        assert counter.hit(item, "a") == is_free
+        requests[window] += is_free
+        if not is_free:
+            clock.advance(counter.retry_after(item, "a"))
+            assert counter.test(item, "a")
 
 
 def test_a_wrong_rate_stops_the_start_and_an_empty_one_is_none() -> None:

@@ -5,7 +5,7 @@ from typing import Final
 from starlette.types import Scope
 
 from bamboo_gateway.api.problems import EdgeError
-from bamboo_gateway.api.security.url_credentials import LINK
+from bamboo_gateway.api.security.url_credentials import SHARE
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.sessions.manager import SessionManager, not_recovered
 
@@ -32,7 +32,7 @@ async def caller_by_link(scope: Scope) -> Caller | None:
         EdgeError: The link opens nothing (any more).
         Unavailable: The sessions are being recovered.
     """
-    token: str | None = scope.get(LINK)
+    token: str | None = scope.get(SHARE)
     if token is None:
         return None
     manager: SessionManager | None = scope["app"].state.manager

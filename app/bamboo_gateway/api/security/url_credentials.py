@@ -10,10 +10,10 @@ from bamboo_gateway.domain.callers import Caller
 TICKET: Final = "bamboo.ticket"
 """Where the scope keeps the ticket that came in the query."""
 
-LINK: Final = "bamboo.link"
+SHARE: Final = "bamboo.share"
 """Where the scope keeps the token of a link that came in the query."""
 
-_PLACES: Final = {"ticket": TICKET, "share": LINK}
+_PLACES: Final = {"ticket": TICKET, "share": SHARE}
 
 
 def take_credentials(scope: Scope) -> None:
