@@ -19,8 +19,8 @@ from bamboo_gateway.api.audit import AuditTrail
 from bamboo_gateway.api.body_memory import BodyMemory
 from bamboo_gateway.api.detached_response import StagedApp
 from bamboo_gateway.api.middleware import Guard, RequestContext, UntilRecovered
-from bamboo_gateway.api.openapi import add_routes, create_openapi, methods_of
 from bamboo_gateway.api.problems import EXCEPTION_HANDLERS
+from bamboo_gateway.api.routing import add_routes, create_openapi, methods_of
 from bamboo_gateway.api.security.authentication import Authentication
 from bamboo_gateway.api.security.rate_limits import FailureLimit, RateLimit
 from bamboo_gateway.credentials.gate import Gate

@@ -13,7 +13,7 @@ import httpx
 from fastapi import FastAPI
 from jsonschema import Draft202012Validator
 
-from bamboo_gateway.api.openapi import create_openapi
+from bamboo_gateway.api.routing import create_openapi
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.main import create_app
 from bamboo_gateway.server.server import GatewayServer

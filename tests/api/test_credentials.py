@@ -10,9 +10,9 @@ import jwt
 import pytest
 from fastapi import APIRouter
 
-from bamboo_gateway.api import openapi
+from bamboo_gateway.api import routing
 from bamboo_gateway.api.bodies import JsonRoute
-from bamboo_gateway.api.openapi import guarded_routes
+from bamboo_gateway.api.routing import guarded_routes
 from bamboo_gateway.api.security.permissions import GuardedRoute, OpenRoute, OperatorRoute
 from bamboo_gateway.credentials.keys import make_key
 from bamboo_gateway.domain.callers import Caller
@@ -311,7 +311,7 @@ def test_the_document_and_its_page_are_for_whoever_has_a_credential(gateway: Key
 def test_a_route_that_does_not_say_its_right_starts_no_app(monkeypatch: pytest.MonkeyPatch) -> None:
     forgetful = APIRouter(route_class=JsonRoute)
     forgetful.get("/forgotten")(lambda: None)
-    monkeypatch.setattr(openapi, "ROUTERS", (*openapi.ROUTERS, forgetful))
-    for make in (lambda: create_app(Settings(storage_url="memory:")), openapi.create_openapi):
+    monkeypatch.setattr(routing, "ROUTERS", (*routing.ROUTERS, forgetful))
+    for make in (lambda: create_app(Settings(storage_url="memory:")), routing.create_openapi):
         with pytest.raises(TypeError, match="forgotten"):
             make()

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute
 
-from bamboo_gateway.api.openapi import guarded_routes
+from bamboo_gateway.api.routing import guarded_routes
 from tests.api.keyed import SECRET, Keyed, LateClock, bearer, keyed, serving_with, token, watching
 from tests.api.serving import SECONDS, refused, serving
 from tests.e2e.watchers import HttpxSse

@@ -12,8 +12,8 @@ from fastapi.routing import APIRoute
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
-from bamboo_gateway.api.openapi import ROUTERS
 from bamboo_gateway.api.problems import PROBLEMS
+from bamboo_gateway.api.routing import ROUTERS
 from bamboo_gateway.domain import errors
 from bamboo_gateway.main import openapi_document
 from tests.api.serving import CONTRACT

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from bamboo_gateway.api.openapi import create_openapi
+from bamboo_gateway.api.routing import create_openapi
 from tests.api.serving import SECONDS, Served, refused
 from tests.api.users import serving_users, user
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bamboo_gateway.api.openapi import create_openapi
+from bamboo_gateway.api.routing import create_openapi
 from bamboo_gateway.api.security.share_links import SHARED_PATHS
 from bamboo_gateway.credentials.keyfile import KeyFile
 from bamboo_gateway.domain.callers import Caller

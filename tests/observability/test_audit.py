@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from bamboo_gateway.api.audit import ACTIONS
-from bamboo_gateway.api.openapi import ROUTERS
+from bamboo_gateway.api.routing import ROUTERS
 from bamboo_gateway.domain.codec import encode
 from tests.api.keyed import LateClock
 from tests.api.serving import SECONDS, Served, serving

@@ -12,8 +12,8 @@ import pytest
 from fastapi.routing import APIRoute
 
 from bamboo_gateway.api.access_log import RequestRecord, Traffic
-from bamboo_gateway.api.openapi import ROUTERS
 from bamboo_gateway.api.problems import PROBLEMS
+from bamboo_gateway.api.routing import ROUTERS
 from bamboo_gateway.domain.events import Complete
 from bamboo_gateway.observability.histogram import Histogram
 from bamboo_gateway.observability.metrics import FAMILIES, PREFIX, render_metrics

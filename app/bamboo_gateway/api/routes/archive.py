@@ -7,11 +7,8 @@ from starlette.responses import Response
 
 from bamboo_gateway.api.audit import name_bulk_targets
 from bamboo_gateway.api.dependencies import Key, Manager, SentJson, SessionId, Who, idempotency
-from bamboo_gateway.api.responses import json_response, outcome_headers
-from bamboo_gateway.api.routes.filters import Filters, session_page
-from bamboo_gateway.api.schemas import examples
-from bamboo_gateway.api.schemas.answers import Session
-from bamboo_gateway.api.schemas.documents import (
+from bamboo_gateway.api.openapi.examples import conversation as examples
+from bamboo_gateway.api.openapi.responses import (
     BODY,
     EDGE,
     KEYED,
@@ -21,13 +18,16 @@ from bamboo_gateway.api.schemas.documents import (
     nothing,
     problems,
 )
-from bamboo_gateway.api.schemas.life_answers import (
+from bamboo_gateway.api.responses import json_response, outcome_headers
+from bamboo_gateway.api.routes.filters import Filters, session_page
+from bamboo_gateway.api.schemas.export import (
     ArchivedSession,
     ArchivePage,
     BulkArchived,
     BulkRestored,
 )
-from bamboo_gateway.api.schemas.life_requests import SessionIdsInput
+from bamboo_gateway.api.schemas.extensions import SessionIdsInput
+from bamboo_gateway.api.schemas.sessions import Session
 from bamboo_gateway.api.security.permissions import SessionRoute
 
 router = APIRouter(prefix="/api/v1", tags=["archive"], route_class=SessionRoute)

@@ -16,11 +16,8 @@ from bamboo_gateway.api.dependencies import (
     idempotency,
     unless_gone,
 )
-from bamboo_gateway.api.responses import json_response, outcome_headers
-from bamboo_gateway.api.routes.streams import remote_address, stream_response
-from bamboo_gateway.api.schemas import examples
-from bamboo_gateway.api.schemas.answers import ChatAccepted, ChatCompleted
-from bamboo_gateway.api.schemas.documents import (
+from bamboo_gateway.api.openapi.examples import conversation as examples
+from bamboo_gateway.api.openapi.responses import (
     BODY,
     EDGE,
     HEADERS,
@@ -33,7 +30,10 @@ from bamboo_gateway.api.schemas.documents import (
     problems,
     stream,
 )
-from bamboo_gateway.api.schemas.requests import ChatInput
+from bamboo_gateway.api.responses import json_response, outcome_headers
+from bamboo_gateway.api.routes.streams import remote_address, stream_response
+from bamboo_gateway.api.schemas.messages import ChatInput
+from bamboo_gateway.api.schemas.sessions import ChatAccepted, ChatCompleted
 from bamboo_gateway.api.security.permissions import SessionRoute
 from bamboo_gateway.sessions.commands import Chat, StreamRequest
 

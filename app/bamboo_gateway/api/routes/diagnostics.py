@@ -6,10 +6,10 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from bamboo_gateway.api.dependencies import Manager, SessionId, Who
+from bamboo_gateway.api.openapi.examples import conversation as examples
+from bamboo_gateway.api.openapi.responses import EDGE, SESSION, answer, problems
 from bamboo_gateway.api.responses import DocumentResponse, json_response
-from bamboo_gateway.api.schemas import examples
-from bamboo_gateway.api.schemas.documents import EDGE, SESSION, answer, problems
-from bamboo_gateway.api.schemas.life_answers import Diagnostics
+from bamboo_gateway.api.schemas.export import Diagnostics
 from bamboo_gateway.api.security.permissions import OperatorRoute, SessionRoute
 
 router = APIRouter(prefix="/api/v1", tags=["maintenance"], route_class=SessionRoute)

@@ -20,11 +20,8 @@ from bamboo_gateway.api.dependencies import (
     unless_gone,
 )
 from bamboo_gateway.api.limits import EVENT_WAIT_SECONDS_MAX, ITEMS_MAX
-from bamboo_gateway.api.problems import EdgeError
-from bamboo_gateway.api.responses import bytes_response, joined, json_response, outcome_headers
-from bamboo_gateway.api.schemas import examples
-from bamboo_gateway.api.schemas.answers import EventPageShape, EventsAppended
-from bamboo_gateway.api.schemas.documents import (
+from bamboo_gateway.api.openapi.examples import conversation as examples
+from bamboo_gateway.api.openapi.responses import (
     BODY,
     EDGE,
     KEYED,
@@ -34,6 +31,9 @@ from bamboo_gateway.api.schemas.documents import (
     answer,
     problems,
 )
+from bamboo_gateway.api.problems import EdgeError
+from bamboo_gateway.api.responses import bytes_response, joined, json_response, outcome_headers
+from bamboo_gateway.api.schemas.sessions import EventPageShape, EventsAppended
 from bamboo_gateway.api.security.permissions import SessionRoute, takes_ticket
 from bamboo_gateway.domain.errors import InvalidInput
 from bamboo_gateway.domain.events import EVENT_TYPES

@@ -18,9 +18,8 @@ from bamboo_gateway.api.dependencies import (
     idempotency,
     idempotency_of_bytes,
 )
-from bamboo_gateway.api.responses import DocumentResponse, json_response, outcome_headers
-from bamboo_gateway.api.schemas import examples
-from bamboo_gateway.api.schemas.documents import (
+from bamboo_gateway.api.openapi.examples import conversation as examples
+from bamboo_gateway.api.openapi.responses import (
     BODY,
     EDGE,
     HELD,
@@ -31,13 +30,14 @@ from bamboo_gateway.api.schemas.documents import (
     answer,
     problems,
 )
-from bamboo_gateway.api.schemas.life_answers import (
+from bamboo_gateway.api.responses import DocumentResponse, json_response, outcome_headers
+from bamboo_gateway.api.schemas.export import (
     ExportDocument,
     Exported,
     ExportedSession,
     ImportedSessionShape,
 )
-from bamboo_gateway.api.schemas.life_requests import BulkExportInput, ExportInput, Format
+from bamboo_gateway.api.schemas.extensions import BulkExportInput, ExportInput, Format
 from bamboo_gateway.api.security.permissions import SessionRoute
 from bamboo_gateway.domain.codec import encode
 from bamboo_gateway.sessions.lifecycle.export import ZIP_DISPOSITION, ExportOptions

@@ -6,9 +6,8 @@ from fastapi import APIRouter, Body, Path
 from starlette.responses import Response
 
 from bamboo_gateway.api.dependencies import Manager, SessionId, Who
-from bamboo_gateway.api.responses import json_response
-from bamboo_gateway.api.schemas import examples
-from bamboo_gateway.api.schemas.documents import (
+from bamboo_gateway.api.openapi.examples import conversation as examples
+from bamboo_gateway.api.openapi.responses import (
     BODY,
     EDGE,
     OPEN,
@@ -18,8 +17,9 @@ from bamboo_gateway.api.schemas.documents import (
     nothing,
     problems,
 )
-from bamboo_gateway.api.schemas.life_answers import ExtensionDataShape, ExtensionState, TodoState
-from bamboo_gateway.api.schemas.life_requests import (
+from bamboo_gateway.api.responses import json_response
+from bamboo_gateway.api.schemas.export import ExtensionDataShape, ExtensionState, TodoState
+from bamboo_gateway.api.schemas.extensions import (
     ExtensionDataInput,
     ExtensionDataPatch,
     ExtensionName,

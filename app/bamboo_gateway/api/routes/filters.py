@@ -8,7 +8,7 @@ from starlette.responses import Response
 from bamboo_gateway.api.dependencies import PAGE, Cursor, Limit, checked_id, checked_time
 from bamboo_gateway.api.limits import OFFSET_MAX, QUERY_TEXT_CHARS_MAX, USER_ID_CHARS_MAX
 from bamboo_gateway.api.responses import json_response
-from bamboo_gateway.api.schemas.requests import SessionTypeName
+from bamboo_gateway.api.schemas.messages import SessionTypeName
 from bamboo_gateway.domain.errors import InvalidInput
 from bamboo_gateway.domain.sessions import SessionState
 from bamboo_gateway.sessions.commands import SessionList, SessionQuery

@@ -6,9 +6,8 @@ from fastapi import APIRouter, Body
 from starlette.responses import Response
 
 from bamboo_gateway.api.dependencies import Key, Manager, SentJson, SessionId, Who, idempotency
-from bamboo_gateway.api.responses import json_response, outcome_headers
-from bamboo_gateway.api.schemas import examples
-from bamboo_gateway.api.schemas.documents import (
+from bamboo_gateway.api.openapi.examples import conversation as examples
+from bamboo_gateway.api.openapi.responses import (
     BODY,
     EDGE,
     KEYED,
@@ -19,8 +18,9 @@ from bamboo_gateway.api.schemas.documents import (
     answer,
     problems,
 )
-from bamboo_gateway.api.schemas.life_answers import Forked, Merged, Tree
-from bamboo_gateway.api.schemas.life_requests import ForkInput, MergeInput
+from bamboo_gateway.api.responses import json_response, outcome_headers
+from bamboo_gateway.api.schemas.export import Forked, Merged, Tree
+from bamboo_gateway.api.schemas.extensions import ForkInput, MergeInput
 from bamboo_gateway.api.security.permissions import SessionRoute
 from bamboo_gateway.domain.codec import encode
 

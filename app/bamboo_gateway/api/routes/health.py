@@ -6,9 +6,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from bamboo_gateway.api.dependencies import Manager
+from bamboo_gateway.api.openapi.responses import EDGE, OPEN_EDGE, answer, problems
 from bamboo_gateway.api.responses import json_response
-from bamboo_gateway.api.schemas.answers import Health
-from bamboo_gateway.api.schemas.documents import EDGE, OPEN_EDGE, answer, problems
+from bamboo_gateway.api.schemas.sessions import Health
 from bamboo_gateway.api.security.permissions import OpenRoute, OperatorRoute
 from bamboo_gateway.observability.audit import AuditLog
 from bamboo_gateway.observability.logs import HandOver

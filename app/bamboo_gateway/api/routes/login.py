@@ -9,9 +9,9 @@ from starlette.responses import Response
 
 from bamboo_gateway.api.caller import CALLER, NOBODY, unauthorized
 from bamboo_gateway.api.dependencies import Manager, SessionId, Who
+from bamboo_gateway.api.openapi.examples import conversation as examples
+from bamboo_gateway.api.openapi.responses import EDGE, OPEN_EDGE, SESSION, answer, problems
 from bamboo_gateway.api.responses import json_response
-from bamboo_gateway.api.schemas import examples
-from bamboo_gateway.api.schemas.documents import EDGE, OPEN_EDGE, SESSION, answer, problems
 from bamboo_gateway.api.security.authentication import COOKIE, caller_by_cookie, has_cookie
 from bamboo_gateway.api.security.origins import check_cookie_origin, values_of
 from bamboo_gateway.api.security.permissions import OpenRoute, ReadRoute

@@ -7,11 +7,11 @@ from starlette.responses import Response
 
 from bamboo_gateway.api.audit import name_targets
 from bamboo_gateway.api.dependencies import Manager, Who, checked_time
+from bamboo_gateway.api.openapi.examples import conversation as examples
+from bamboo_gateway.api.openapi.responses import BODY, EDGE, WRITE, answer, problems
 from bamboo_gateway.api.responses import json_response
-from bamboo_gateway.api.schemas import examples
-from bamboo_gateway.api.schemas.documents import BODY, EDGE, WRITE, answer, problems
-from bamboo_gateway.api.schemas.life_answers import CleanupStats
-from bamboo_gateway.api.schemas.life_requests import CleanupInput
+from bamboo_gateway.api.schemas.export import CleanupStats
+from bamboo_gateway.api.schemas.extensions import CleanupInput
 from bamboo_gateway.api.security.permissions import SessionRoute
 
 router = APIRouter(prefix="/api/v1", tags=["maintenance"], route_class=SessionRoute)

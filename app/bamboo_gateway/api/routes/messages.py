@@ -17,10 +17,8 @@ from bamboo_gateway.api.dependencies import (
     checked_message_cursor,
     idempotency,
 )
-from bamboo_gateway.api.responses import bytes_response, joined, json_response, outcome_headers
-from bamboo_gateway.api.schemas import examples
-from bamboo_gateway.api.schemas.answers import Message, MessagePageShape, MessagesAdded
-from bamboo_gateway.api.schemas.documents import (
+from bamboo_gateway.api.openapi.examples import conversation as examples
+from bamboo_gateway.api.openapi.responses import (
     BODY,
     EDGE,
     KEYED,
@@ -32,7 +30,9 @@ from bamboo_gateway.api.schemas.documents import (
     answers,
     problems,
 )
-from bamboo_gateway.api.schemas.requests import MessageInput, MessageOrList
+from bamboo_gateway.api.responses import bytes_response, joined, json_response, outcome_headers
+from bamboo_gateway.api.schemas.messages import MessageInput, MessageOrList
+from bamboo_gateway.api.schemas.sessions import Message, MessagePageShape, MessagesAdded
 from bamboo_gateway.api.security.permissions import SessionRoute, takes_ticket
 from bamboo_gateway.api.security.url_credentials import opening
 

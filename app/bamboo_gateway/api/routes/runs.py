@@ -20,16 +20,8 @@ from bamboo_gateway.api.dependencies import (
     idempotency,
     unless_gone,
 )
-from bamboo_gateway.api.responses import json_response, outcome_headers
-from bamboo_gateway.api.schemas import examples
-from bamboo_gateway.api.schemas.answers import (
-    Run,
-    RunCancelled,
-    RunPageShape,
-    RunWaited,
-    SessionCancelled,
-)
-from bamboo_gateway.api.schemas.documents import (
+from bamboo_gateway.api.openapi.examples import conversation as examples
+from bamboo_gateway.api.openapi.responses import (
     BODY,
     EDGE,
     KEYED,
@@ -39,7 +31,15 @@ from bamboo_gateway.api.schemas.documents import (
     answer,
     problems,
 )
-from bamboo_gateway.api.schemas.requests import RunInput
+from bamboo_gateway.api.responses import json_response, outcome_headers
+from bamboo_gateway.api.schemas.messages import RunInput
+from bamboo_gateway.api.schemas.sessions import (
+    Run,
+    RunCancelled,
+    RunPageShape,
+    RunWaited,
+    SessionCancelled,
+)
 from bamboo_gateway.api.security.permissions import SessionRoute
 
 router = APIRouter(prefix="/api/v1", tags=["runs"], route_class=SessionRoute)

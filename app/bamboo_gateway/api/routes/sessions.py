@@ -14,17 +14,8 @@ from bamboo_gateway.api.dependencies import (
     Who,
     idempotency,
 )
-from bamboo_gateway.api.responses import (
-    etag_matches,
-    json_response,
-    outcome_headers,
-    streamed,
-    with_list,
-)
-from bamboo_gateway.api.routes.filters import Filters, session_page
-from bamboo_gateway.api.schemas import examples
-from bamboo_gateway.api.schemas.answers import Session, SessionPageShape, SessionWithMessages
-from bamboo_gateway.api.schemas.documents import (
+from bamboo_gateway.api.openapi.examples import conversation as examples
+from bamboo_gateway.api.openapi.responses import (
     BODY,
     EDGE,
     KEYED,
@@ -36,7 +27,16 @@ from bamboo_gateway.api.schemas.documents import (
     nothing,
     problems,
 )
-from bamboo_gateway.api.schemas.requests import SessionInput, SessionPatch
+from bamboo_gateway.api.responses import (
+    etag_matches,
+    json_response,
+    outcome_headers,
+    streamed,
+    with_list,
+)
+from bamboo_gateway.api.routes.filters import Filters, session_page
+from bamboo_gateway.api.schemas.messages import SessionInput, SessionPatch
+from bamboo_gateway.api.schemas.sessions import Session, SessionPageShape, SessionWithMessages
 from bamboo_gateway.api.security.permissions import SessionRoute, takes_ticket
 from bamboo_gateway.api.security.url_credentials import opening
 from bamboo_gateway.sessions.commands import NewSession, Outcome

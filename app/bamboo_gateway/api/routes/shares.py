@@ -14,9 +14,8 @@ from bamboo_gateway.api.dependencies import (
     Who,
     idempotency,
 )
-from bamboo_gateway.api.responses import json_response, outcome_headers
-from bamboo_gateway.api.schemas import examples
-from bamboo_gateway.api.schemas.documents import (
+from bamboo_gateway.api.openapi.examples import conversation as examples
+from bamboo_gateway.api.openapi.responses import (
     BODY,
     EDGE,
     KEYED,
@@ -26,8 +25,9 @@ from bamboo_gateway.api.schemas.documents import (
     nothing,
     problems,
 )
-from bamboo_gateway.api.schemas.life_answers import NewShareShape, SharePage
-from bamboo_gateway.api.schemas.life_requests import ShareInput
+from bamboo_gateway.api.responses import json_response, outcome_headers
+from bamboo_gateway.api.schemas.export import NewShareShape, SharePage
+from bamboo_gateway.api.schemas.extensions import ShareInput
 from bamboo_gateway.api.security.permissions import SessionRoute
 
 router = APIRouter(prefix="/api/v1", tags=["sharing"], route_class=SessionRoute)

@@ -5,10 +5,10 @@ from starlette.responses import Response
 
 from bamboo_gateway.api.accept import prefers
 from bamboo_gateway.api.dependencies import Manager, SessionId, Who
+from bamboo_gateway.api.openapi.examples import conversation as examples
+from bamboo_gateway.api.openapi.responses import EDGE, SESSION, answer, problems
 from bamboo_gateway.api.responses import json_response
-from bamboo_gateway.api.schemas import examples
-from bamboo_gateway.api.schemas.documents import EDGE, SESSION, answer, problems
-from bamboo_gateway.api.schemas.life_answers import Overview, Report, Statistics
+from bamboo_gateway.api.schemas.export import Overview, Report, Statistics
 from bamboo_gateway.api.security.permissions import SessionRoute
 from bamboo_gateway.sessions.statistics import report_markdown
 

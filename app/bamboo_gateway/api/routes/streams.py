@@ -20,10 +20,10 @@ from bamboo_gateway.api.dependencies import (
     checked_id,
 )
 from bamboo_gateway.api.limits import POSITION_CHARS_MAX
+from bamboo_gateway.api.openapi.examples import conversation as examples
+from bamboo_gateway.api.openapi.responses import EDGE, SESSION, answer, nothing, problems, stream
 from bamboo_gateway.api.responses import json_response
-from bamboo_gateway.api.schemas import examples
-from bamboo_gateway.api.schemas.answers import ConnectionPageShape
-from bamboo_gateway.api.schemas.documents import EDGE, SESSION, answer, nothing, problems, stream
+from bamboo_gateway.api.schemas.sessions import ConnectionPageShape
 from bamboo_gateway.api.security.permissions import SessionRoute, takes_ticket
 from bamboo_gateway.api.sse import StreamResponse
 from bamboo_gateway.domain.clock import Clock

@@ -6,10 +6,8 @@ from fastapi import APIRouter, Body, Query
 from starlette.responses import Response
 
 from bamboo_gateway.api.dependencies import Key, Manager, SentJson, SessionId, Who, idempotency
-from bamboo_gateway.api.responses import json_response, outcome_headers, streamed
-from bamboo_gateway.api.routes.filters import Filters, session_page
-from bamboo_gateway.api.schemas import examples
-from bamboo_gateway.api.schemas.documents import (
+from bamboo_gateway.api.openapi.examples import conversation as examples
+from bamboo_gateway.api.openapi.responses import (
     BODY,
     EDGE,
     KEYED,
@@ -20,8 +18,10 @@ from bamboo_gateway.api.schemas.documents import (
     nothing,
     problems,
 )
-from bamboo_gateway.api.schemas.life_answers import Resumed, Summary, SummaryPage
-from bamboo_gateway.api.schemas.life_requests import SummaryInput, WriteSummaryInput
+from bamboo_gateway.api.responses import json_response, outcome_headers, streamed
+from bamboo_gateway.api.routes.filters import Filters, session_page
+from bamboo_gateway.api.schemas.export import Resumed, Summary, SummaryPage
+from bamboo_gateway.api.schemas.extensions import SummaryInput, WriteSummaryInput
 from bamboo_gateway.api.security.permissions import SessionRoute
 
 router = APIRouter(prefix="/api/v1", tags=["summaries"], route_class=SessionRoute)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from bamboo_gateway.api.limits import ITEMS_MAX, PATH_CHARS_MAX
-from bamboo_gateway.api.schemas.requests import ExtensionData, Id, Input, Name, Title, UserId
+from bamboo_gateway.api.schemas.messages import ExtensionData, Id, Input, Name, Title, UserId
 from bamboo_gateway.domain.limits import SHARE_SECONDS_MAX
 from bamboo_gateway.sessions.lifecycle.export import ExportOptions
 from bamboo_gateway.sessions.lifecycle.fork import Fork

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bamboo_gateway.api.schemas.answers import Message, ParentShape, Session, UsageShape
-from bamboo_gateway.api.schemas.requests import SessionTypeName
+from bamboo_gateway.api.schemas.messages import SessionTypeName
+from bamboo_gateway.api.schemas.sessions import Message, ParentShape, Session, UsageShape
 
 
 class ArchivedSession(BaseModel):

@@ -1,58 +1,16 @@
-"""All routes, and the OpenAPI document that describes them."""
+"""The OpenAPI document, made of the routes."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
-from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from bamboo_gateway import __version__
+from bamboo_gateway.api.openapi.responses import PROBLEM_REF, example_problem
 from bamboo_gateway.api.problems import MEDIA_TYPE, PROBLEMS
-from bamboo_gateway.api.routes import (
-    archive,
-    chat,
-    diagnostics,
-    events,
-    export,
-    extensions,
-    fork,
-    health,
-    login,
-    maintenance,
-    messages,
-    runs,
-    sessions,
-    shares,
-    statistics,
-    streams,
-    summaries,
-)
-from bamboo_gateway.api.schemas.answers import ProblemShape
-from bamboo_gateway.api.schemas.documents import PROBLEM_REF, example_problem
+from bamboo_gateway.api.schemas.sessions import ProblemShape
 from bamboo_gateway.api.security.permissions import SECURITY_SCHEMES, GuardedRoute, security_of
-
-ROUTERS: Final[tuple[APIRouter, ...]] = (
-    chat.router,
-    streams.router,
-    events.router,
-    runs.router,
-    messages.router,
-    sessions.router,
-    archive.router,
-    export.router,
-    shares.router,
-    fork.router,
-    summaries.router,
-    statistics.router,
-    extensions.router,
-    maintenance.router,
-    login.router,
-    login.open_router,
-    diagnostics.gateway_router,
-    diagnostics.router,
-    health.router,
-    health.metrics_router,
-)
 
 _DESCRIPTION: Final = """\
 Durable conversations between agents and their front ends.
@@ -90,31 +48,8 @@ _TAGS: Final = [
 ]
 
 
-def add_routes(app: FastAPI) -> None:
-    """Puts all routes into the app: flat, since nested routers are matched twice per request."""
-    app.router.routes.extend(guarded_routes())
-
-
-def guarded_routes() -> list[GuardedRoute]:
-    """Gives all routes.
-
-    Raises:
-        TypeError: One does not say which right it needs.
-    """
-    routes = []
-    for router in ROUTERS:
-        for route in router.routes:
-            if not isinstance(route, GuardedRoute):
-                raise TypeError(
-                    f"{route} needs a route_class of bamboo_gateway.api.security.permissions"
-                )
-            routes.append(route)
-    return routes
-
-
-def create_openapi() -> dict[str, Any]:
-    """Builds the OpenAPI 3.1 document."""
-    routes = guarded_routes()
+def describe_routes(routes: Sequence[GuardedRoute]) -> dict[str, Any]:
+    """Build the OpenAPI 3.1 document of these routes."""
     document = get_openapi(
         title="Bamboo Gateway",
         version=__version__,
@@ -175,17 +110,6 @@ def _restore_examples(paths: dict[str, Any], route: APIRoute) -> None:
         if route.body_field is not None:
             shown = operation["requestBody"]["content"]["application/json"]
             shown["examples"] = getattr(route.body_field.field_info, "openapi_examples", None)
-
-
-def methods_of(path: str) -> list[str]:
-    """Gives the methods that a path takes, of all routes it matches."""
-    methods: set[str] = set()
-    for route in guarded_routes():
-        if route.path_regex.match(path):
-            methods |= route.methods or set()
-    if "GET" in methods:
-        methods.add("HEAD")
-    return sorted(methods)
 
 
 def _shared(code: str, description: str) -> dict[str, Any]:

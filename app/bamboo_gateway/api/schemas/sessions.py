@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from bamboo_gateway.api.schemas.requests import Part, SessionTypeName
+from bamboo_gateway.api.schemas.messages import Part, SessionTypeName
 
 
 class _Shape(BaseModel):

@@ -5,8 +5,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from bamboo_gateway.api.openapi.examples.conversation import STREAM
 from bamboo_gateway.api.problems import MEDIA_TYPE, PROBLEMS, problem_document
-from bamboo_gateway.api.schemas.examples import STREAM
 
 Responses = dict[int | str, dict[str, Any]]
 

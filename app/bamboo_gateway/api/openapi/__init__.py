@@ -1,0 +1,1 @@
+"""The OpenAPI document: how it is put together, its descriptions and its examples."""

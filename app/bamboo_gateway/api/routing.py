@@ -1,0 +1,88 @@
+"""All routes: which there are, which methods a path takes, and the document that describes them."""
+
+from typing import Any, Final
+
+from fastapi import APIRouter, FastAPI
+
+from bamboo_gateway.api.openapi.document import describe_routes
+from bamboo_gateway.api.routes import (
+    archive,
+    chat,
+    diagnostics,
+    events,
+    export,
+    extensions,
+    fork,
+    health,
+    login,
+    maintenance,
+    messages,
+    runs,
+    sessions,
+    shares,
+    statistics,
+    streams,
+    summaries,
+)
+from bamboo_gateway.api.security.permissions import GuardedRoute
+
+ROUTERS: Final[tuple[APIRouter, ...]] = (
+    chat.router,
+    streams.router,
+    events.router,
+    runs.router,
+    messages.router,
+    sessions.router,
+    archive.router,
+    export.router,
+    shares.router,
+    fork.router,
+    summaries.router,
+    statistics.router,
+    extensions.router,
+    maintenance.router,
+    login.router,
+    login.open_router,
+    diagnostics.gateway_router,
+    diagnostics.router,
+    health.router,
+    health.metrics_router,
+)
+
+
+def add_routes(app: FastAPI) -> None:
+    """Add all routes to the app: flat, since nested routers are matched twice per request."""
+    app.router.routes.extend(guarded_routes())
+
+
+def guarded_routes() -> list[GuardedRoute]:
+    """Return all routes.
+
+    Raises:
+        TypeError: A route does not declare which right it needs.
+    """
+    routes = []
+    for router in ROUTERS:
+        for route in router.routes:
+            if not isinstance(route, GuardedRoute):
+                raise TypeError(
+                    f"{route} needs a route_class of bamboo_gateway.api.security.permissions"
+                )
+            routes.append(route)
+    return routes
+
+
+def create_openapi() -> dict[str, Any]:
+    """Build the OpenAPI 3.1 document of all routes."""
+    return describe_routes(guarded_routes())
+
+
+def methods_of(path: str) -> list[str]:
+    """Return the methods that a path takes, of all routes that it matches."""
+    methods: set[str] = set()
+    for route in guarded_routes():
+        if route.path_regex.match(path):
+            methods |= route.methods or set()
+    if "GET" in methods:
+        methods.add("HEAD")
+    return sorted(methods)
