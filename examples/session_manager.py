@@ -17,6 +17,7 @@ from bamboo_gateway.agents.base import Agent, Turn
 from bamboo_gateway.domain.callers import LOCAL_CALLER
 from bamboo_gateway.domain.clock import SystemClock
 from bamboo_gateway.domain.events import AgentEvent, Token
+from bamboo_gateway.domain.positions import parse_position
 from bamboo_gateway.sessions.commands import Chat, NewMessage, NewSession, StreamRequest
 from bamboo_gateway.sessions.manager import SessionManager
 from bamboo_gateway.settings import Settings
@@ -46,7 +47,9 @@ async def main(directory: str | None) -> None:
             turn = (await manager.chat(LOCAL_CALLER, chat)).answer
 
             wanted = StreamRequest(
-                after=turn["position"], run_id=turn["run_id"], until_complete=True
+                after=parse_position(turn["position"]),
+                run_id=turn["run_id"],
+                until_complete=True,
             )
             connection = await manager.connect(LOCAL_CALLER, "library", wanted)
             assert connection is not None  # the run is not older than the position

@@ -14,7 +14,7 @@ from bamboo_gateway.domain.clock import format_ms, parse_ms
 from bamboo_gateway.domain.errors import BambooError, InvalidId
 from bamboo_gateway.domain.events import Complete, Failed, Token, ToolError, ToolStart, Usage
 from bamboo_gateway.domain.ids import IdMaker, check_connection_id, check_id, derived_session_id
-from bamboo_gateway.domain.positions import Position, parse_position
+from bamboo_gateway.domain.positions import Position, in_epoch, parse_after, parse_position
 from bamboo_gateway.domain.projections import fold
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.commands import NewMessage, NewSession
@@ -217,3 +217,8 @@ def test_a_line_with_any_byte_changed_is_not_intact(noise: bytes, place: int, ch
     torn[at] ^= change
     assert not codec.is_intact(bytes(torn))
     assert not codec.is_intact(line[:at])
+
+
+def test_a_bare_seq_means_the_epoch_of_the_log_it_is_asked_of():
+    assert in_epoch(parse_after("7"), 3) == Position(3, 7)
+    assert in_epoch(parse_after("2-7"), 3) == Position(2, 7)

@@ -363,7 +363,7 @@ VERBS: dict[str, Callable[[Gateway], Awaitable[Any]]] = {
     "a wait": lambda g: g.manager.wait_run(ME, "s", "a", 60),
     "a cancel": lambda g: g.manager.cancel_run(ME, "s", "a"),
     "a close": lambda g: g.manager.close_session(ME, "s"),
-    "a poll": lambda g: g.manager.events(ME, "s", after="1", wait_seconds=60),
+    "a poll": lambda g: g.manager.events(ME, "s", after=1, wait_seconds=60),
 }
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from bamboo_gateway.domain.events import Complete, Token
 from bamboo_gateway.domain.limits import MiB
+from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.sessions.commands import Chat, NewMessage, NewSession
 from bamboo_gateway.sessions.history import PAGE
 from tests.support.gateways import ME, Gateway, gateway
@@ -71,7 +72,7 @@ async def test_pages_of_events_end_at_their_bytes_and_give_each_event_once(
         wanted = [event["seq"] for event in log if types is None or event["type"] in types]
         for descending in (False, True):
             shown: list[int] = []
-            after: str | None = None
+            after: Position | None = None
             while True:
                 page = await gate.manager.events(
                     ME, "s", after=after, limit=limit, types=types, descending=descending
@@ -93,7 +94,7 @@ async def test_events_before_a_wide_gap_are_found_from_the_end(gate: Gateway):
     kept = [event["seq"] for event in await gate.log()]
     assert kept[-1] - len(kept) > 2000
     shown: list[int] = []
-    after: str | None = None
+    after: Position | None = None
     while True:
         page = await gate.manager.events(ME, "s", after=after, limit=3, descending=True)
         shown += [json.loads(event)["seq"] for event in page.events]

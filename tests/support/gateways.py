@@ -11,6 +11,7 @@ from anyio.lowlevel import checkpoint
 from bamboo_gateway.agents.base import Agent
 from bamboo_gateway.domain.callers import LOCAL_CALLER
 from bamboo_gateway.domain.events import Complete
+from bamboo_gateway.domain.positions import parse_after, parse_position
 from bamboo_gateway.sessions.commands import (
     Chat,
     Idempotency,
@@ -111,8 +112,9 @@ class Gateway:
         return outcome.answer
 
     async def connect(self, session_id: str = "s", **request: Any) -> "Reader | None":
-        """Opens a stream."""
-        connection = await self.manager.connect(ME, session_id, StreamRequest(**request))
+        """Opens a stream; positions are given as text, as a client sends them."""
+        wanted = stream_request(**request)
+        connection = await self.manager.connect(ME, session_id, wanted)
         return Reader(connection) if connection is not None else None
 
     async def reader(self, session_id: str = "s", **request: Any) -> "Reader":
@@ -183,6 +185,17 @@ class Gateway:
             f"change_waiters={len(channel._change_waiters)}"
             for channel in self.manager._pool.channels
         ]
+
+
+def stream_request(
+    after: str | None = None, last_event_id: str | None = None, **others: Any
+) -> StreamRequest:
+    """Reads the positions that a client sends as text."""
+    return StreamRequest(
+        after=parse_after(after) if after is not None else None,
+        last_event_id=(parse_position(last_event_id) or "malformed") if last_event_id else None,
+        **others,
+    )
 
 
 class Reader:

@@ -32,7 +32,7 @@ from bamboo_gateway.domain.clock import parse_ms
 from bamboo_gateway.domain.codec import canonical
 from bamboo_gateway.domain.errors import InvalidId, InvalidInput
 from bamboo_gateway.domain.ids import check_connection_id, check_id, message_cursor
-from bamboo_gateway.domain.positions import parse_after
+from bamboo_gateway.domain.positions import After, parse_after
 from bamboo_gateway.sessions.commands import Idempotency
 from bamboo_gateway.sessions.manager import SessionManager, not_recovered
 
@@ -174,15 +174,13 @@ def checked_message_cursor(text: str | None, name: str) -> None:
         raise _placed(error, ("query", name)) from error
 
 
-def checked_after(text: str | None) -> str | None:
-    """Gives `after` back when it is a position, or a bare seq.
+def read_after(text: str | None) -> After | None:
+    """Read the query's `after`: a position, or a bare seq.
 
     Raises:
-        InvalidInput: When it is neither.
+        InvalidInput: It is neither.
     """
-    if text is not None:
-        parse_after(text, 0)  # which epoch a bare seq means is for the session to say
-    return text
+    return parse_after(text) if text is not None else None
 
 
 def checked_time(

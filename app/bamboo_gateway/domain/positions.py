@@ -1,4 +1,8 @@
-"""Positions: where an event stands in its session's log, written `<epoch>-<seq>`."""
+"""Positions: where an event stands in its session's log, written `<epoch>-<seq>`.
+
+Inside the gateway a position is a `Position`. It is read from text, and written as text, only where
+it comes in and where it leaves: in requests, answers, SSE frames and the bodies of events.
+"""
 
 import re
 from typing import NamedTuple
@@ -13,7 +17,7 @@ _SEQ = re.compile(r"[0-9]{1,100}")
 
 
 class Position(NamedTuple):
-    """An event's place. `seq` 0 is the place before the first event."""
+    """The place of an event. `seq` 0 is the place before the first event."""
 
     epoch: int
     seq: int
@@ -23,20 +27,28 @@ class Position(NamedTuple):
         return f"{self.epoch}-{self.seq}"
 
 
+NOWHERE = Position(0, 0)
+"""A position that no log has: epochs are times in ms. It stands for malformed text where that is
+refused as any position of another log is."""
+
+After = Position | int
+"""What a client can name in `after`: a position, or a bare seq of the session's present epoch."""
+
+
 def parse_position(text: str) -> Position | None:
-    """Reads `<epoch>-<seq>`; None when it is malformed (a `Last-Event-ID` then means reset)."""
+    """Read `<epoch>-<seq>`; None when it is malformed (a `Last-Event-ID` then means reset)."""
     match = _POSITION.fullmatch(text)
     return Position(int(match[1]), int(match[2])) if match else None
 
 
-def parse_after(text: str, epoch: int) -> Position:
-    """Reads an `after` parameter, where people may give a bare seq of the current epoch.
+def parse_after(text: str) -> After:
+    """Read an `after` parameter, where people may give a bare seq of the present epoch.
 
     Raises:
-        InvalidInput: When it is neither.
+        InvalidInput: It is neither a position nor a seq.
     """
     if _SEQ.fullmatch(text):
-        return Position(epoch, int(text))
+        return int(text)
     position = parse_position(text)
     if position is None:
         raise InvalidInput(
@@ -45,3 +57,8 @@ def parse_after(text: str, epoch: int) -> Position:
             errors=[{"loc": ["query", "after"], "msg": "not a position"}],
         )
     return position
+
+
+def in_epoch(after: After, epoch: int) -> Position:
+    """Return the position that is meant in a log of this epoch."""
+    return after if isinstance(after, Position) else Position(epoch, after)

@@ -10,7 +10,7 @@ from typing import Any
 
 from bamboo_gateway.domain.clock import format_ms, parse_ms
 from bamboo_gateway.domain.events import CODE_INTERRUPTED, DELTA_TYPES, TERMINAL_TYPES, Usage
-from bamboo_gateway.domain.positions import parse_position
+from bamboo_gateway.domain.positions import Position, parse_position
 from bamboo_gateway.domain.sessions import ActiveRun, QueuedRun, SessionHead, Share, SummaryRef
 from bamboo_gateway.domain.tool_order import OPEN_CALLS_MAX, open_after
 
@@ -255,7 +255,7 @@ def run_view(session_id: str, epoch: int, events: Iterable[dict[str, Any]]) -> d
             run["agent"] = event["agent"]
             run["message_ids"] = [message["id"] for message in event["messages"]]
             run["created_at"] = event["time"]
-            run["position"] = f"{epoch}-{event['seq'] - 1}"
+            run["position"] = str(Position(epoch, event["seq"] - 1))
         elif kind == "run_start":
             run["status"] = "running"
             run["agent"] = event["agent"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from bamboo_gateway.domain.messages import Role
+from bamboo_gateway.domain.positions import After, Position
 from bamboo_gateway.domain.sessions import SessionType
 from bamboo_gateway.storage.base import SessionQuery
 
@@ -92,11 +93,25 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class StreamRequest:
-    """Where a stream begins, when it ends, and how it speaks (API section 4)."""
+    """Where a stream begins, when it ends, and how it shows that it is alive.
 
-    after: str | None = None
+    Attributes:
+        after: It begins after this position. Of `after`, `from_start` and `last_event_id` the
+            latest one of the session's epoch counts.
+        from_start: It begins before the first event.
+        last_event_id: The last position that the client has seen; `malformed` when what it sent is
+            no position, which the stream answers with `reset`.
+        until_complete: It ends after the terminal event of `run_id`, or else of the run that is
+            executing at its beginning, or the next one.
+        connection_id: The client's own name for the connection; None: the gateway makes one.
+        heartbeat_events: Heartbeats are events, for clients that cannot see comments.
+        remote_address: `host:port` of the client, for whoever lists the connections.
+        reconnect: Without a position it goes on where the connection of that name was.
+    """
+
+    after: After | None = None
     from_start: bool = False
-    last_event_id: str | None = None
+    last_event_id: Position | Literal["malformed"] | None = None
     until_complete: bool = False
     run_id: str | None = None
     connection_id: str | None = None
@@ -135,7 +150,7 @@ class MessagePage(NamedTuple):
     messages: list[bytes]
     next_cursor: str | None
     has_more: bool
-    position: str
+    position: Position
     stream_url: str
 
 
@@ -143,7 +158,7 @@ class EventPage(NamedTuple):
     """A page of events, as JSON objects; `next` is the position to go on `after`."""
 
     events: list[bytes]
-    next: str
+    next: Position
     has_more: bool
 
 

@@ -20,6 +20,7 @@ from bamboo_gateway.domain.errors import (
     Unavailable,
 )
 from bamboo_gateway.domain.events import TERMINAL_TYPES, AgentEvent, Draft
+from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.sessions.access import unknown_session
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
 from bamboo_gateway.sessions.idempotency import KeptAnswer, key_digest
@@ -71,8 +72,8 @@ async def append_events(
         drafts, ends = _feed_all(live, events, pool.clock.monotonic())
         first = live.head.seq + 1
         answer = {
-            "first": f"{live.epoch}-{first}" if drafts else None,
-            "last": f"{live.epoch}-{first + len(drafts) - 1}" if drafts else None,
+            "first": str(Position(live.epoch, first)) if drafts else None,
+            "last": str(Position(live.epoch, first + len(drafts) - 1)) if drafts else None,
             "count": len(events),
         }
 
@@ -135,8 +136,8 @@ class _Lines:
 
     def store(self, first: int, drafts: int, events: int) -> None:
         """Counts events that are being committed, and the drafts that they became."""
-        self._first = self._first or f"{self._epoch}-{first}"
-        self._last = f"{self._epoch}-{first + drafts - 1}"
+        self._first = self._first or str(Position(self._epoch, first))
+        self._last = str(Position(self._epoch, first + drafts - 1))
         self._count += events
         self.appended += events
 

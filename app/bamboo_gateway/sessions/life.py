@@ -12,6 +12,7 @@ from typing import Any
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import Conflict, InvalidId
 from bamboo_gateway.domain.ids import check_id, derived_session_id
+from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions import diagnostics, sharing, statistics
 from bamboo_gateway.sessions.commands import Idempotency, Outcome, SessionList
@@ -243,7 +244,7 @@ class SessionLife:
         session_id: str,
         summary: str,
         turn_count: int | None = None,
-        position: str | None = None,
+        position: Position | None = None,
         idem: Idempotency | None = None,
     ) -> Outcome:
         """Saves a summary; see `summaries.save_summary`."""
@@ -275,11 +276,11 @@ class SessionLife:
         if kept := await self._pool.kept(caller, session_id, idem):
             return kept
 
-        async def write(head: SessionHead) -> tuple[str, str]:
+        async def write(head: SessionHead) -> tuple[str, Position]:
             self._pool.check_writable(head)
             return await summaries.ask_for_summary(
                 self._pool, self._agents, self._maker, head, agent
-            ), str(head.position)
+            ), head.position
 
         text, position = await self._pool.read(caller, session_id, write)
         return await self.save_summary(caller, session_id, text, position=position, idem=idem)

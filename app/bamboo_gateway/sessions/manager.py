@@ -18,7 +18,7 @@ from bamboo_gateway.domain.callers import GATEWAY, Caller
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import Draining, StorageFull, Unavailable
 from bamboo_gateway.domain.ids import IdMaker
-from bamboo_gateway.domain.positions import parse_after
+from bamboo_gateway.domain.positions import After
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.observability.audit import AuditLog
 from bamboo_gateway.sessions import ingest, metadata
@@ -287,7 +287,7 @@ class SessionManager:
         caller: Caller,
         session_id: str,
         *,
-        after: str | None = None,
+        after: After | None = None,
         limit: int = 100,
         types: frozenset[str] | None = None,
         wait_seconds: float = 0,
@@ -297,13 +297,12 @@ class SessionManager:
 
         Raises:
             PositionGone: `after` is of another epoch or beyond the end.
-            InvalidInput: `after` is malformed.
         """
 
-        async def read(after: str | None, head: SessionHead) -> EventPage:
+        async def read(after: After | None, head: SessionHead) -> EventPage:
             place = None
             if after is not None:
-                place = check_within(parse_after(after, head.epoch), head.epoch, head.seq)
+                place = check_within(after, head.epoch, head.seq)
             if descending:
                 before = head.seq + 1 if place is None else place
                 return await event_page_descending(
@@ -316,7 +315,7 @@ class SessionManager:
             return page
         with anyio.move_on_after(wait_seconds):
             while not page.events and not self._pool.draining:
-                await self._next_change(caller, session_id, parse_after(page.next, 0).seq)
+                await self._next_change(caller, session_id, page.next.seq)
                 page = await self._pool.read(caller, session_id, partial(read, page.next), "read")
         return page
 

@@ -16,6 +16,7 @@ from bamboo_gateway.domain.events import Draft
 from bamboo_gateway.domain.limits import EXTENSION_DATA_BYTES_MAX, METADATA_BYTES_MAX
 from bamboo_gateway.domain.message_assembler import message_draft
 from bamboo_gateway.domain.messages import Message
+from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.domain.projections import PATCHABLE, fold, session_view
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.tool_order import in_order, still_open
@@ -198,7 +199,7 @@ async def add_messages(
         said = in_order(head.open_calls, messages, close=close, all_answered=False)
         shapes = [message.to_json() for message in messages]
         drafts = [message_draft(message) for message in said]
-        position = f"{live.epoch}-{live.head.seq + len(drafts)}"
-        return Decision(drafts, {"messages": shapes, "position": position})
+        position = Position(live.epoch, live.head.seq + len(drafts))
+        return Decision(drafts, {"messages": shapes, "position": str(position)})
 
     return await pool.change(caller, session_id, decide, idem=idem, prepare=names.prepare)

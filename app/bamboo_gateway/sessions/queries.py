@@ -8,6 +8,7 @@ from bamboo_gateway.domain.codec import decode
 from bamboo_gateway.domain.errors import InvalidCursor, NotFound
 from bamboo_gateway.domain.ids import message_cursor
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX, SCAN_BYTES_MAX
+from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.domain.projections import run_view
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.commands import EventPage, MessagePage, RunList
@@ -57,7 +58,7 @@ async def message_page(
         messages=[message_of(record.body) for record in shown],
         next_cursor=_cursor_of(shown[-1]) if shown.has_more else None,
         has_more=shown.has_more,
-        position=str(head.position),
+        position=head.position,
         stream_url=f"/api/v1/stream/{head.id}?after={head.epoch}-{begin}",
     )
 
@@ -135,19 +136,19 @@ async def event_page(
             head.id, head.epoch, cursor, limit=wanted, max_bytes=SCAN_BYTES_MAX - scanned
         )
         if not records:
-            return EventPage(bodies, f"{head.epoch}-{cursor}", has_more=False)
+            return EventPage(bodies, Position(head.epoch, cursor), has_more=False)
         for seq, body in records:
             if scanned and scanned + len(body) > SCAN_BYTES_MAX:
-                return EventPage(bodies, f"{head.epoch}-{cursor}", has_more=True)
+                return EventPage(bodies, Position(head.epoch, cursor), has_more=True)
             if types is None or event_type(body) in types:
                 if len(bodies) == limit:
-                    return EventPage(bodies, f"{head.epoch}-{cursor}", has_more=True)
+                    return EventPage(bodies, Position(head.epoch, cursor), has_more=True)
                 bodies.append(body)
             cursor = seq
             scanned += len(body)
         if types is None and len(bodies) == limit:
             break
-    return EventPage(bodies, f"{head.epoch}-{cursor}", has_more=cursor < head.seq)
+    return EventPage(bodies, Position(head.epoch, cursor), has_more=cursor < head.seq)
 
 
 async def event_page_descending(
@@ -179,17 +180,17 @@ async def event_page_descending(
         before = start + 1
         for seq, body in reversed(records):
             if scanned and scanned + len(body) > SCAN_BYTES_MAX:
-                return EventPage(bodies, f"{head.epoch}-{seq + 1}", has_more=True)
+                return EventPage(bodies, Position(head.epoch, seq + 1), has_more=True)
             scanned += len(body)
             if types is None or event_type(body) in types:
                 if len(bodies) == limit:
-                    return EventPage(bodies, f"{head.epoch}-{shown}", has_more=True)
+                    return EventPage(bodies, Position(head.epoch, shown), has_more=True)
                 bodies.append(body)
                 shown = seq
         if types is None and len(bodies) == limit:
             before = shown
             break
-    return EventPage(bodies, f"{head.epoch}-{before}", has_more=before > 1)
+    return EventPage(bodies, Position(head.epoch, before), has_more=before > 1)
 
 
 def event_type(body: bytes) -> str:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from bamboo_gateway.domain.errors import BambooError, StorageFailed
+from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.sessions.lifecycle.export import ExportOptions
 from tests.api.serving import CONTRACT, refused, serving
 from tests.sessions.lifecycle.talk import create, exchange, ids, resumed_message, said, say, talk
@@ -106,7 +107,7 @@ async def test_a_summary_that_covers_a_part_covers_the_same_part_after_an_import
     head = await gate.store.load("s")
     assert head is not None
     await gate.manager.life.save_summary(
-        ME, "s", "a and b", position=f"{head.epoch}-{second['seq']}"
+        ME, "s", "a and b", position=Position(head.epoch, second["seq"])
     )
     document = await collect(gate, "s", format="json")
     made = (await gate.manager.life.import_document(ME, document.encode())).answer

@@ -185,7 +185,7 @@ async def test_a_long_poll_needs_no_place_and_is_answered():
         pages: list[Any] = []
 
         async def poll() -> None:
-            pages.append(await gate.manager.events(ME, "s", after="1", wait_seconds=60))
+            pages.append(await gate.manager.events(ME, "s", after=1, wait_seconds=60))
 
         with anyio.fail_after(DEADLINE_SECONDS):
             async with anyio.create_task_group() as tasks:
@@ -249,7 +249,7 @@ async def test_a_session_that_is_held_beyond_the_limit_gives_no_place_to_others(
         outcomes: list[Any] = []
 
         async def connect() -> None:
-            request = StreamRequest(after="1", until_complete=True, run_id="no-such-run")
+            request = StreamRequest(after=1, until_complete=True, run_id="no-such-run")
             outcomes.append(await gate.manager.connect(ME, "s", request))
 
         async with anyio.create_task_group() as tasks:

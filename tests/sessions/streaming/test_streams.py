@@ -726,7 +726,7 @@ async def test_a_long_poll_is_answered_by_the_next_event_that_matches(gate: Gate
     async def poll() -> None:
         pages.append(
             await gate.manager.events(
-                ME, "s", after="1", types=frozenset({"message"}), wait_seconds=60
+                ME, "s", after=1, types=frozenset({"message"}), wait_seconds=60
             )
         )
 
@@ -750,7 +750,7 @@ async def test_a_long_poll_does_not_outlive_its_session_or_the_gateway(how: str,
 
     async def poll() -> None:
         try:
-            outcomes.append(await gate.manager.events(ME, "s", after="1", wait_seconds=60))
+            outcomes.append(await gate.manager.events(ME, "s", after=1, wait_seconds=60))
         except NotFound as error:
             outcomes.append(error)
 

@@ -35,6 +35,7 @@ from bamboo_gateway.api.routes.streams import remote_address, stream_response
 from bamboo_gateway.api.schemas.messages import ChatInput
 from bamboo_gateway.api.schemas.sessions import ChatAccepted, ChatCompleted
 from bamboo_gateway.api.security.permissions import SessionRoute
+from bamboo_gateway.domain.positions import parse_position
 from bamboo_gateway.sessions.commands import Chat, StreamRequest
 
 router = APIRouter(prefix="/api/v1", tags=["chat"], route_class=SessionRoute)
@@ -127,7 +128,7 @@ async def chat(
     }
     if is_streamed:
         wanted = StreamRequest(
-            after=turn["position"],
+            after=parse_position(turn["position"]),
             until_complete=True,
             run_id=run_id,
             remote_address=remote_address(request),

@@ -15,8 +15,8 @@ from bamboo_gateway.api.dependencies import (
     Order,
     SessionId,
     Who,
-    checked_after,
     idempotency,
+    read_after,
     unless_gone,
 )
 from bamboo_gateway.api.limits import EVENT_WAIT_SECONDS_MAX, ITEMS_MAX
@@ -124,18 +124,17 @@ async def list_events(
     A page has fewer than `limit` where they are long, and with `type` perhaps none: it ends after
     about 4 MiB of the log, with `has_more`.
     """
-    checked_after(after)
     reading = manager.events(
         who,
         session_id,
-        after=after,
+        after=read_after(after),
         limit=limit,
         types=_types(type),
         wait_seconds=wait,
         descending=order == "desc",
     )
     page = await (unless_gone(request, reading) if wait else reading)
-    rest = {"next": page.next, "has_more": page.has_more}
+    rest = {"next": str(page.next), "has_more": page.has_more}
     return bytes_response(joined("events", page.events, rest))
 
 

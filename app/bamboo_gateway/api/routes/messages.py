@@ -105,7 +105,7 @@ async def list_messages(
     rest = {
         "next_cursor": page.next_cursor,
         "has_more": page.has_more,
-        "position": page.position,
+        "position": str(page.position),
         "stream_url": opening(request.scope, who, page.stream_url),
     }
     return bytes_response(joined("messages", page.messages, rest))

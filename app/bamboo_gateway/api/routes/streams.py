@@ -15,9 +15,9 @@ from bamboo_gateway.api.dependencies import (
     Manager,
     SessionId,
     Who,
-    checked_after,
     checked_connection_id,
     checked_id,
+    read_after,
 )
 from bamboo_gateway.api.limits import POSITION_CHARS_MAX
 from bamboo_gateway.api.openapi.examples import conversation as examples
@@ -28,6 +28,7 @@ from bamboo_gateway.api.security.permissions import SessionRoute, takes_ticket
 from bamboo_gateway.api.sse import StreamResponse
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import InvalidCursor
+from bamboo_gateway.domain.positions import Position, parse_position
 from bamboo_gateway.sessions.commands import StreamRequest
 from bamboo_gateway.sessions.streaming.subscription import Subscription
 
@@ -87,15 +88,20 @@ async def _wanted(
         checked_connection_id(connection_id, ("query", "connection_id"))
     seen = last_event_id or last_event_id_in_url
     return StreamRequest(
-        after=checked_after(after),
+        after=read_after(after),
         from_start=from_ is not None,
-        last_event_id=seen[:POSITION_CHARS_MAX] if seen is not None else None,
+        last_event_id=_last_event_id(seen) if seen else None,
         until_complete=until is not None,
         run_id=run_id,
         connection_id=connection_id,
         heartbeat_events=heartbeat is not None,
         remote_address=remote_address(request),
     )
+
+
+def _last_event_id(text: str) -> Position | Literal["malformed"]:
+    """Read what a client has seen last."""
+    return parse_position(text[:POSITION_CHARS_MAX]) or "malformed"
 
 
 _Wanted = Annotated[StreamRequest, Depends(_wanted)]

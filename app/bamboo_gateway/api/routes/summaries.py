@@ -23,6 +23,7 @@ from bamboo_gateway.api.routes.filters import Filters, session_page
 from bamboo_gateway.api.schemas.export import Resumed, Summary, SummaryPage
 from bamboo_gateway.api.schemas.extensions import SummaryInput, WriteSummaryInput
 from bamboo_gateway.api.security.permissions import SessionRoute
+from bamboo_gateway.domain.positions import NOWHERE, parse_position
 
 router = APIRouter(prefix="/api/v1", tags=["summaries"], route_class=SessionRoute)
 
@@ -55,8 +56,11 @@ async def put_summary(
     session_id: SessionId,
 ) -> Response:
     """Saves a summary of all up to `position`. Agents get it in place of what it covers."""
+    position = None
+    if body.position is not None:
+        position = parse_position(body.position) or NOWHERE
     outcome = await manager.life.save_summary(
-        who, session_id, body.summary, body.turn_count, body.position
+        who, session_id, body.summary, body.turn_count, position
     )
     return json_response(outcome.answer)
 

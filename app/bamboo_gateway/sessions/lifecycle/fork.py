@@ -13,6 +13,7 @@ from bamboo_gateway.domain.events import Draft
 from bamboo_gateway.domain.limits import BULK_PAGE_BYTES_MAX
 from bamboo_gateway.domain.message_assembler import message_draft
 from bamboo_gateway.domain.messages import Message
+from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.access import owner_of_copy
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
@@ -224,7 +225,7 @@ async def _history(
     pool: SessionPool, caller: Caller, parent: SessionHead, wanted: Fork, cut: _Cut
 ) -> AsyncIterator[list[Draft]]:
     inherit = wanted.metadata_strategy == "inherit"
-    position = f"{parent.epoch}-{cut.seq}"
+    position = str(Position(parent.epoch, cut.seq))
     link = {"session_id": parent.id, "message_id": cut.message_id, "position": position}
     forked_at = parent.parent["position"] if parent.parent else None
     step = {"session_id": parent.id, "title": parent.title, "forked_at": forked_at}

@@ -13,6 +13,7 @@ from bamboo_gateway.domain.events import COUNT_MAX, Draft
 from bamboo_gateway.domain.ids import check_id
 from bamboo_gateway.domain.message_assembler import message_draft
 from bamboo_gateway.domain.messages import Message, distinct
+from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.domain.sessions import SESSION_TYPES
 from bamboo_gateway.domain.tool_order import settled
 from bamboo_gateway.exporters.imported import ImportedDocument, ImportedSession, Note
@@ -234,7 +235,7 @@ async def _history(
             "summary": summary["summary"],
             "turn_count": summary.get("turn_count", 0),
             # `session_created` is the first event, the messages follow it without a gap.
-            "position": f"{epoch}-{1 + min(count, len(imported.messages))}",
+            "position": str(Position(epoch, 1 + min(count, len(imported.messages)))),
         }
         if "created_at" in summary:
             fields["created_at"] = summary["created_at"]

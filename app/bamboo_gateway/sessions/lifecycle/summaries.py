@@ -10,7 +10,7 @@ from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.domain.errors import InvalidInput, NotFound, Unavailable
 from bamboo_gateway.domain.events import Complete, Draft, Failed, Token
-from bamboo_gateway.domain.positions import parse_position
+from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.domain.projections import session_view
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.commands import Idempotency, NewMessage, Outcome
@@ -50,7 +50,7 @@ async def save_summary(
     session_id: str,
     summary: str,
     turn_count: int | None,
-    position: str | None,
+    position: Position | None,
     idem: Idempotency | None,
 ) -> Outcome:
     """Saves a summary of all up to `position` (default: the end).
@@ -61,8 +61,8 @@ async def save_summary(
 
     def decide(live: SessionWriter) -> Decision:
         head = live.head
-        covered = head.position if position is None else parse_position(position)
-        if covered is None or covered.epoch != head.epoch or not 0 < covered.seq <= head.seq:
+        covered = position or head.position
+        if covered.epoch != head.epoch or not 0 < covered.seq <= head.seq:
             raise InvalidInput(
                 "`position` is no position of this session's log.", code="invalid-position"
             )

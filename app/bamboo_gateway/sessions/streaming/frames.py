@@ -3,6 +3,7 @@
 from typing import Any
 
 from bamboo_gateway.domain.codec import encode
+from bamboo_gateway.domain.positions import Position
 
 RETRY_MS = 1000
 """What clients wait before they come back: short, for coming back costs a cursor, no replay."""
@@ -17,7 +18,7 @@ def event_frame(epoch: int, seq: int, body: bytes) -> bytes:
 
 
 def open_frame(
-    position: str, session_id: str, connection_id: str, active_run_id: str | None
+    position: Position, session_id: str, connection_id: str, active_run_id: str | None
 ) -> bytes:
     """Frames `open`, the first of every stream."""
     data = encode(
@@ -25,14 +26,14 @@ def open_frame(
             "type": "open",
             "session_id": session_id,
             "connection_id": connection_id,
-            "position": position,
+            "position": str(position),
             "active_run_id": active_run_id,
         }
     )
-    return b"id: %b\nretry: %d\ndata: %b\n\n" % (position.encode(), RETRY_MS, data)
+    return b"id: %d-%d\nretry: %d\ndata: %b\n\n" % (*position, RETRY_MS, data)
 
 
-def control_frame(position: str | None, data: dict[str, Any]) -> bytes:
+def control_frame(position: Position | None, data: dict[str, Any]) -> bytes:
     """Frames what is not in the log: `reset`, `heartbeat`, `goodbye`."""
-    head = b"id: %b\n" % position.encode() if position is not None else b""
+    head = b"id: %d-%d\n" % position if position is not None else b""
     return head + b"data: %b\n\n" % encode(data)

@@ -15,6 +15,7 @@ from bamboo_gateway.domain.errors import BambooError, NotFound, Unavailable
 from bamboo_gateway.domain.events import TERMINAL_TYPES
 from bamboo_gateway.domain.ids import IdMaker
 from bamboo_gateway.domain.limits import ENDED_CONNECTIONS_MAX
+from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.sessions.access import may_read
 from bamboo_gateway.sessions.commands import StreamRequest
 from bamboo_gateway.sessions.pool import SessionPool
@@ -72,7 +73,6 @@ class StreamHub:
 
         Raises:
             NotFound, SessionExpired: No such session, or not any more.
-            InvalidInput: A malformed `after`.
             Unavailable, LimitReached: See `check_room`.
         """
         if request.connection_id is None:
@@ -167,7 +167,7 @@ class StreamHub:
 
     def _start_of(self, channel: Channel, request: StreamRequest) -> Start:
         has_position = (
-            request.after is not None or request.from_start or bool(request.last_event_id)
+            request.after is not None or request.from_start or request.last_event_id is not None
         )
         if request.reconnect and request.connection_id and not has_position:
             ended = self._ended.get((channel.id, request.connection_id))
@@ -177,7 +177,7 @@ class StreamHub:
                 return Start(min(_resume_seq(current), channel.durable_seq))
             if ended is not None:
                 if ended.epoch != channel.epoch:
-                    return choose_start(channel, StreamRequest(after=f"{ended.epoch}-0"))
+                    return choose_start(channel, StreamRequest(after=Position(ended.epoch, 0)))
                 return Start(min(ended.resume_seq, channel.durable_seq))
         return choose_start(channel, request)
 

@@ -14,7 +14,7 @@ from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import Clock, format_ms
 from bamboo_gateway.domain.errors import Conflict, PositionGone
 from bamboo_gateway.domain.limits import SEND_BYTES_MAX
-from bamboo_gateway.domain.positions import Position, parse_after, parse_position
+from bamboo_gateway.domain.positions import After, Position, in_epoch
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.commands import StreamRequest
 from bamboo_gateway.sessions.streaming.event_queue import EventQueue
@@ -66,27 +66,21 @@ class Start:
 
 
 def choose_start(channel: Source, request: StreamRequest) -> Start:
-    """Picks the position where a stream begins (API section 4).
+    """Return where a stream begins: at the latest of the positions that the request names.
 
-    Raises:
-        InvalidInput: `after` is malformed.
+    Without any it begins before the active run, or at the end.
     """
     candidates: list[Position] = []
-    malformed = False
     if request.after is not None:
-        candidates.append(parse_after(request.after, channel.epoch))
+        candidates.append(in_epoch(request.after, channel.epoch))
     if request.from_start:
         candidates.append(Position(channel.epoch, 0))
-    if request.last_event_id:
-        position = parse_position(request.last_event_id)
-        if position is None:
-            malformed = True
-        else:
-            candidates.append(position)
+    if isinstance(request.last_event_id, Position):
+        candidates.append(request.last_event_id)
     active = channel.head.active
     # What has been decided but is not durable yet must not be skipped: begin at what is.
     fresh = min(active.before_seq if active else channel.durable_seq, channel.durable_seq)
-    if malformed:
+    if request.last_event_id == "malformed":
         return Start(fresh, "unknown_position")
     if not candidates:
         return Start(fresh)
@@ -289,14 +283,14 @@ class Subscription:
             "connection_id": self.id,
             "session_id": self.session_id,
             "since": format_ms(self.since_ms),
-            "position": self._position,
+            "position": str(self._position),
             "lag_events": max(0, self.channel.durable_seq - self.cursor),
             "remote_address": self.remote_address,
         }
 
     @property
-    def _position(self) -> str:
-        return f"{self.channel.epoch}-{self.cursor}"
+    def _position(self) -> Position:
+        return Position(self.channel.epoch, self.cursor)
 
     def _greeting(self) -> bytes:
         active = self.channel.head.active
@@ -307,7 +301,7 @@ class Subscription:
         if self.reset is not None:
             chunk += control_frame(
                 self._position,
-                {"type": "reset", "reason": self.reset, "position": self._position},
+                {"type": "reset", "reason": self.reset, "position": str(self._position)},
             )
         return chunk
 
@@ -354,13 +348,14 @@ def _closed(_: Subscription) -> None:
     """What closing does from the second time on."""
 
 
-def check_within(position: Position, live_epoch: int, head_seq: int) -> int:
-    """Gives the seq of a position of this epoch that is not beyond the end.
+def check_within(after: After, epoch: int, head_seq: int) -> int:
+    """Return the seq of a position of this epoch that is not beyond the end.
 
     Raises:
         PositionGone: It is of another epoch, or beyond the end.
     """
-    if position.epoch != live_epoch or position.seq > head_seq:
+    position = in_epoch(after, epoch)
+    if position.epoch != epoch or position.seq > head_seq:
         raise PositionGone(
             "This position is not in the log; load the messages and go on from their position."
         )
