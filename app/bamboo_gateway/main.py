@@ -98,6 +98,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
             stack.push_async_callback(store.aclose)
             report = await store.open()
             _log_recovery(report)
+            _log_retention(settings)
             app.state.start = {**_BUILD, **measure_recovery(report)}
             await stack.enter_async_context(gate)
             for agent in agents.values():
@@ -188,3 +189,29 @@ def _log_recovery(report: RecoveryReport) -> None:
     losses = report.damaged or report.quarantined or report.mended_indexes
     bad = losses or report.unwritten or report.disk_full
     (log.warning if bad else log.info)("recovered", **found)
+
+
+def _log_retention(settings: Settings) -> None:
+    """Log which sessions the gateway deletes by itself, so that nobody is surprised by it."""
+    log.info(
+        "retention in force",
+        default_ttl_seconds=settings.default_ttl_seconds,
+        cleanup_period_days=settings.cleanup_period_days,
+        archive_retention_days=settings.archive_retention_days,
+        note=_retention_in_words(settings),
+    )
+
+
+def _retention_in_words(settings: Settings) -> str:
+    ttl, archived = settings.default_ttl_seconds, settings.archive_retention_days
+    return "; ".join(
+        (
+            "sessions without a time to live stay until they are deleted"
+            if ttl is None
+            else f"sessions expire {ttl} s after their last activity unless they say otherwise",
+            f"expired ones are deleted after {settings.cleanup_period_days} days",
+            "archived ones stay"
+            if archived is None
+            else f"archived ones are deleted after {archived} days",
+        )
+    )

@@ -104,7 +104,8 @@ class Settings(BaseSettings):
     default_ttl_seconds: int | None = Field(
         None,
         ge=1,
-        description="Time to live of sessions that name none, counted from their last activity.",
+        description="Time to live of sessions that name none, counted from their last activity. "
+        "Unset: such a session stays until somebody deletes it.",
     )
     max_sessions: int | None = Field(
         None, ge=1, description="How many sessions may exist; creating more is refused with 429."
@@ -122,10 +123,13 @@ class Settings(BaseSettings):
         None, ge=1, description="What the sessions of one user may take, counted alike."
     )
     cleanup_interval_seconds: float = Field(
-        3600, gt=0, description="How often expired sessions are looked for."
+        3600, gt=0, description="How often the gateway looks for sessions to clean."
     )
     cleanup_period_days: int = Field(
-        30, ge=0, description="Sessions without activity for so long count as expired; 0 = never."
+        30,
+        ge=0,
+        description="How long an expired session is kept, so that `reopen` can bring it back; then "
+        "it is cleaned. 0: at the next cleanup.",
     )
     archive_retention_days: int | None = Field(
         None, ge=1, description="Archived sessions are cleaned after so long; unset: never."

@@ -115,7 +115,12 @@ def test_what_the_clock_cleans_up_is_recorded_each_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data_dir = tmp_path / "data"
-    with serving(storage_url="jsonl:", data_dir=data_dir, cleanup_interval_seconds=0.02) as served:
+    with serving(
+        storage_url="jsonl:",
+        data_dir=data_dir,
+        cleanup_interval_seconds=0.02,
+        cleanup_period_days=0,
+    ) as served:
         with served.client() as api:
             for name in ("one", "two"):
                 api.post("/sessions", json={"id": name, "ttl_seconds": 60})

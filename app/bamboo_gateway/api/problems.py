@@ -115,7 +115,10 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         "This position is not in the log; load the messages and go on from their position.",
     ),
     "session-expired": Problem(
-        410, "The session has expired", "The session's time to live has passed."
+        410,
+        "The session has expired",
+        "The session's time to live has passed. Reopen the session, with a new `ttl_seconds` if "
+        "you like, or delete it.",
     ),
     "precondition-failed": Problem(
         412, "Changed meanwhile", "If-Match names another version; read the session again."

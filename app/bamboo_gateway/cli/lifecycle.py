@@ -135,7 +135,10 @@ def merge(
 def cleanup(
     before: Annotated[
         str | None,
-        typer.Option(help="All without activity since then (RFC 3339).", metavar="TIME"),
+        typer.Option(
+            help="All without activity since then (RFC 3339), whatever their retention.",
+            metavar="TIME",
+        ),
     ] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -143,7 +146,11 @@ def cleanup(
     url: UrlOption = DEFAULT_URL,
     api_key: ApiKeyOption = None,
 ) -> None:
-    """Delete sessions whose time has passed. There is no way back; --dry-run looks first."""
+    """Delete sessions that expired cleanup_period_days ago. --dry-run only shows them.
+
+    Archived sessions are deleted archive_retention_days after they were archived, if that is set.
+    What is deleted cannot be brought back.
+    """
     from bamboo_gateway.cli.client import GatewayClient
 
     wanted = {"before": before} if before else {}

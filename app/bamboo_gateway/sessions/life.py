@@ -312,7 +312,7 @@ class SessionLife:
     async def clean(
         self, caller: Caller, *, before_ms: int | None = None, dry_run: bool = False
     ) -> dict[str, Any]:
-        """Deletes what is expired, or older than `before_ms`; see `retention.clean`."""
+        """Delete sessions whose retention has passed, or all inactive since `before_ms`."""
         return await retention.clean(self._pool, caller, before_ms=before_ms, dry_run=dry_run)
 
     # -- extension data ---------------------------------------------------------------------

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import anyio
 import structlog
@@ -230,10 +230,27 @@ class SessionManager:
         return await metadata.close(self._pool, caller, session_id, idem)
 
     async def reopen_session(
-        self, caller: Caller, session_id: str, idem: Idempotency | None = None
+        self,
+        caller: Caller,
+        session_id: str,
+        idem: Idempotency | None = None,
+        *,
+        ttl_seconds: int | Literal["keep"] | None = "keep",
     ) -> Outcome:
-        """Makes a closed session writable again."""
-        return await metadata.reopen(self._pool, caller, session_id, idem)
+        """Make a closed or expired session writable again.
+
+        Args:
+            caller: Who asks.
+            session_id: Which session.
+            idem: The client's idempotency key.
+            ttl_seconds: The new time to live, counted from now; None takes it away, `keep` counts
+                the present one again.
+
+        Raises:
+            NotFound: There is no such session, or it has been cleaned.
+            SessionClosed: It is archived.
+        """
+        return await metadata.reopen(self._pool, caller, session_id, idem, ttl_seconds)
 
     # -- messages and events ----------------------------------------------------------------
 

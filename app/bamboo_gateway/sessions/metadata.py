@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from hashlib import sha256
-from typing import Any
+from typing import Any, Literal
 
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.codec import canonical, encode
@@ -166,17 +166,31 @@ async def close(
 
 
 async def reopen(
-    pool: SessionPool, caller: Caller, session_id: str, idem: Idempotency | None
+    pool: SessionPool,
+    caller: Caller,
+    session_id: str,
+    idem: Idempotency | None,
+    ttl_seconds: int | Literal["keep"] | None = "keep",
 ) -> Outcome:
-    """Reopens; an open session stays as it is."""
+    """Open a closed or expired session; one that is open changes only its time to live.
+
+    An expired session comes back because each event that is appended is activity, from which its
+    time to live is counted again.
+    """
 
     def decide(live: SessionWriter) -> Decision:
-        if live.head.logged_state != "closed":
-            return Decision([], view_of(pool, live.head))
-        change = {"from": "closed", "to": "idle"}
-        return answer_after(pool, live, [Draft("state_change", change)])
+        head = live.head
+        drafts: list[Draft] = []
+        state = pool.state_of(head)
+        if state == "expired" or head.logged_state == "closed":
+            drafts.append(Draft("state_change", {"from": state, "to": "idle"}))
+        if ttl_seconds not in {"keep", head.ttl_seconds}:
+            drafts.append(Draft("session_updated", {"ttl_seconds": ttl_seconds}))
+        return answer_after(pool, live, drafts)
 
-    return await pool.change(caller, session_id, decide, idem=idem, closed_too=True)
+    return await pool.change(
+        caller, session_id, decide, idem=idem, closed_too=True, expired_too=True
+    )
 
 
 async def add_messages(

@@ -302,6 +302,7 @@ class SessionPool:
         create: bool = False,
         idem: Idempotency | None = None,
         closed_too: bool = False,
+        expired_too: bool = False,
         read_only_too: bool = False,
         prepare: Callable[[SessionWriter], Awaitable[None]] | None = None,
     ) -> Outcome:
@@ -322,8 +323,10 @@ class SessionPool:
                             return Outcome(kept.answer, replayed=True)
                     if read_only_too:
                         self.check_not_expired(live.head)
-                    elif live.head.seq:
-                        self.check_writable(live.head, closed_too=closed_too)
+                    elif live.head.seq and need != "make":
+                        self.check_writable(
+                            live.head, closed_too=closed_too, expired_too=expired_too
+                        )
                     if prepare is not None:
                         await prepare(live)
                         if digest is not None and not self._is_first(live, digest):
@@ -461,13 +464,18 @@ class SessionPool:
     def _check(self, caller: Caller, head: SessionHead, need: Need) -> None:
         check_access(caller, head, need, self.clock.now_ms())
 
-    def check_writable(self, head: SessionHead, *, closed_too: bool = False) -> None:
-        """Refuses what a closed, archived or expired session does not take, or a full quota.
+    def check_writable(
+        self, head: SessionHead, *, closed_too: bool = False, expired_too: bool = False
+    ) -> None:
+        """Refuse what a closed, archived or expired session does not take, or a full quota.
 
         Raises:
-            SessionClosed, SessionExpired, LimitReached: As it says.
+            SessionClosed: The session is closed or archived.
+            SessionExpired: Its time to live has passed.
+            LimitReached: Its user, or the gateway, has stored as many bytes as allowed.
         """
-        self.check_not_expired(head)
+        if not expired_too:
+            self.check_not_expired(head)
         if head.logged_state == "archived":
             raise SessionClosed(
                 "The session is archived and read-only; restore it first.", code="session-archived"
@@ -478,13 +486,16 @@ class SessionPool:
             self.quotas.check_stored(head.user_id)
 
     def check_not_expired(self, head: SessionHead) -> None:
-        """Refuses a session whose time to live has passed.
+        """Refuse a session whose time to live has passed.
 
         Raises:
             SessionExpired: It has.
         """
         if self.state_of(head) == "expired":
-            raise SessionExpired("The session's time to live has passed.")
+            raise SessionExpired(
+                "The session's time to live has passed. Reopen the session, with a new "
+                "`ttl_seconds` if you like, or delete it."
+            )
 
     def state_of(self, head: SessionHead) -> SessionState:
         """Computes the state as of now.

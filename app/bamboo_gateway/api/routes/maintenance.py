@@ -1,4 +1,4 @@
-"""Maintenance: deleting what is expired."""
+"""Maintenance: deleting sessions whose retention has passed."""
 
 from typing import Annotated
 
@@ -19,7 +19,7 @@ router = APIRouter(prefix="/api/v1", tags=["maintenance"], route_class=SessionRo
 
 @router.post(
     "/cleanup",
-    summary="Delete what is expired",
+    summary="Delete sessions whose retention has passed",
     responses={
         **answer(200, CleanupStats, "What was deleted.", examples.CLEANED),
         **problems(*EDGE, *BODY, *WRITE),
@@ -31,10 +31,12 @@ async def clean_up(
     who: Who,
     body: Annotated[CleanupInput | None, Body(openapi_examples=examples.CLEANUPS)] = None,
 ) -> Response:
-    """Deletes sessions whose time to live has passed or that were inactive for too long.
+    """Deletes sessions that expired `cleanup_period_days` ago or earlier.
 
-    With `before`, all without activity since then. Sessions with a run or a reader stay. With
-    `dry_run` nothing is deleted: the answer says what would be.
+    Archived sessions are deleted `archive_retention_days` after they were archived; unless that is
+    set, they stay. With `before`, all sessions without activity since then are deleted, archived
+    ones and those without a time to live too. Sessions with a run or a reader stay. With `dry_run`
+    nothing is deleted: the answer says what would be.
 
     It takes no `Idempotency-Key`, and needs none: a repeat deletes what is due by then and was not
     deleted yet, and its answer names that alone. With a `before` that has passed, nothing that was

@@ -35,7 +35,7 @@ from bamboo_gateway.api.responses import (
     with_list,
 )
 from bamboo_gateway.api.routes.filters import Filters, session_page
-from bamboo_gateway.api.schemas.messages import SessionInput, SessionPatch
+from bamboo_gateway.api.schemas.messages import ReopenInput, SessionInput, SessionPatch
 from bamboo_gateway.api.schemas.sessions import Session, SessionPageShape, SessionWithMessages
 from bamboo_gateway.api.security.permissions import SessionRoute, takes_ticket
 from bamboo_gateway.api.security.url_credentials import opening
@@ -231,16 +231,32 @@ async def close_session(manager: Manager, who: Who, session_id: SessionId, key: 
 
 @router.post(
     "/sessions/{session_id}/reopen",
-    summary="Reopen a closed session",
+    summary="Reopen a closed or expired session",
     responses={
         **answer(200, Session, "The session.", examples.SESSION, "Idempotency-Replayed"),
-        **problems(*EDGE, *SESSION, *WRITE, *KEYED, "session-archived"),
+        **problems(*EDGE, *BODY, *SESSION[:2], *WRITE, *KEYED, "session-archived"),
     },
 )
-async def reopen_session(manager: Manager, who: Who, session_id: SessionId, key: Key) -> Response:
-    """Lets a closed session go on."""
+async def reopen_session(
+    manager: Manager,
+    who: Who,
+    session_id: SessionId,
+    key: Key,
+    sent: SentJson,
+    body: Annotated[ReopenInput | None, Body(openapi_examples=examples.REOPENS)] = None,
+) -> Response:
+    """Makes a closed or expired session writable again.
+
+    An expired session can be reopened for `cleanup_period_days` after it expired; then the gateway
+    deletes it. `ttl_seconds` is the new time to live, counted from now. Without it the present one
+    is counted again; null takes it away, so that the session stays until somebody deletes it.
+    """
+    given = body.model_dump(exclude_unset=True) if body is not None else {}
+    promise = idempotency(key, "POST /reopen", sent)
     return _changed(
-        await manager.reopen_session(who, session_id, idempotency(key, "POST /reopen", None))
+        await manager.reopen_session(
+            who, session_id, promise, ttl_seconds=given.get("ttl_seconds", "keep")
+        )
     )
 
 

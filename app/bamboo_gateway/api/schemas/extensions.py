@@ -121,10 +121,11 @@ class WriteSummaryInput(Input):
 
 
 class CleanupInput(Input):
-    """What is deleted: what is expired, or all without activity since `before`."""
+    """Which sessions are deleted."""
 
     before: Annotated[str, Field(max_length=64)] | None = Field(
-        None, description="An RFC 3339 time."
+        None,
+        description="An RFC 3339 time: all without activity since then, whatever their retention.",
     )
     dry_run: bool = False
 

@@ -290,6 +290,15 @@ class SessionPatch(Input):
     extension_data: ExtensionData | None = None
 
 
+class ReopenInput(Input):
+    """How long a session lives that is opened again."""
+
+    ttl_seconds: Ttl | None = Field(
+        None,
+        description="The new time to live. Left out: the present one, counted again; null: none.",
+    )
+
+
 class RunInput(Input):
     """An external run to open."""
 

@@ -1,7 +1,14 @@
-"""Cleanup: sessions whose time has passed go, with everything of theirs that is on the disk."""
+"""Retention: which sessions are deleted without anybody naming them, and when.
+
+A session without a time to live stays until somebody deletes it. One that expired is kept for
+`cleanup_period_days`, so that `reopen` can bring it back. An archived one is kept for
+`archive_retention_days`, without end unless that is set. Cleaning deletes the rest, with everything
+of it on the disk. `before` forces it: then the last activity alone counts.
+"""
 
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,9 +26,9 @@ log = structlog.get_logger(__name__)
 
 _DAY_MS = 24 * 3600 * 1000
 _PER_TURN = 1000
-"""Sessions that one scheduled turn cleans at most; the rest waits for the next."""
+"""Most sessions that one scheduled cleanup deletes; the rest waits for the next."""
 _JITTER = 0.1
-"""Part of the interval by which scheduled turns differ, so that gateways do not work in step."""
+"""Part of the interval by which scheduled cleanups differ, so that gateways do not work in step."""
 
 
 async def clean(
@@ -33,10 +40,19 @@ async def clean(
     sessions_max: int | None = None,
     told: Callable[[str], Awaitable[None]] | None = None,
 ) -> dict[str, Any]:
-    """Deletes what is expired, or with `before_ms` all whose last activity lies before it.
+    """Delete the caller's sessions that are due.
 
-    Of the caller's own, that is. Sessions with a run or a reader are left alone. Each is deleted by
-    itself: what fails is logged and stays, whole; what is gone is `told` before the next one goes.
+    Sessions with a run or a reader stay. Each session is deleted by itself: one that cannot be
+    deleted is logged and stays whole.
+
+    Args:
+        pool: The sessions.
+        caller: Whose sessions are looked at.
+        before_ms: All whose last activity lies before this time are due, and no others. None: those
+            whose retention has passed.
+        dry_run: Delete nothing; answer what would be deleted.
+        sessions_max: Delete at most so many.
+        told: Awaited with each id right after its deletion, before the next one.
 
     Returns:
         The contract's CleanupStats.
@@ -51,7 +67,7 @@ async def clean(
             try:
                 freed += pool.store.size(head.id).stored_bytes
             except Conflict:
-                continue  # deleted since
+                continue  # somebody deleted it since
         else:
             gone = await _delete_if_due(pool, caller, head, before_ms)
             if gone is None:
@@ -71,7 +87,7 @@ async def clean(
 
 
 async def schedule(pool: SessionPool, caller: Caller, audit: AuditLog | None) -> None:
-    """Cleans every `cleanup_interval_seconds`, for ever, and records each session that goes."""
+    """Clean every `cleanup_interval_seconds`, and record each session that is deleted."""
     told = partial(_record, audit, pool, caller) if audit is not None else None
     while True:
         interval = pool.settings.cleanup_interval_seconds
@@ -104,14 +120,22 @@ async def _record(audit: AuditLog, pool: SessionPool, caller: Caller, session_id
 
 
 async def _due(pool: SessionPool, caller: Caller, before_ms: int | None) -> list[SessionHead]:
-    """Finds what is due, the longest inactive first."""
+    """Find what is due, in each list the longest inactive first."""
+    oldest_first = SessionQuery(sort_by="last_activity_at", descending=False, archived="include")
+    if before_ms is not None:
+        lists = [oldest_first]
+    else:
+        # Both lists hold little beside what is due: most sessions have no time to live.
+        lists = [replace(oldest_first, state="expired")]
+        if pool.settings.archive_retention_days is not None:
+            lists.append(replace(oldest_first, archived="only"))
     due: list[SessionHead] = []
-    query = SessionQuery(sort_by="last_activity_at", descending=False, archived="include")
-    async for head in pool.each(caller, query):
-        if before_ms is not None and head.last_activity_at >= before_ms:
-            break
-        if _is_due(pool, head, before_ms):
-            due.append(head)
+    for query in lists:
+        async for head in pool.each(caller, query):
+            if before_ms is not None and head.last_activity_at >= before_ms:
+                break
+            if _is_due(pool, head, before_ms):
+                due.append(head)
     return due
 
 
@@ -121,21 +145,25 @@ def _is_due(pool: SessionPool, head: SessionHead, before_ms: int | None) -> bool
         return False
     if before_ms is not None:
         return head.last_activity_at < before_ms
-    inactive_ms = pool.clock.now_ms() - head.last_activity_at
+    now_ms = pool.clock.now_ms()
     if head.logged_state == "archived":
         days = pool.settings.archive_retention_days
-        since = pool.clock.now_ms() - (head.archived_at or head.updated_at)
-        return days is not None and since > days * _DAY_MS
-    if pool.state_of(head) == "expired":
-        return True
-    days = pool.settings.cleanup_period_days
-    return days > 0 and inactive_ms > days * _DAY_MS
+        return days is not None and now_ms - (head.archived_at or head.updated_at) > days * _DAY_MS
+    expired_at = head.expires_at
+    return (
+        expired_at is not None
+        and now_ms - expired_at >= pool.settings.cleanup_period_days * _DAY_MS
+    )
 
 
 async def _delete_if_due(
     pool: SessionPool, caller: Caller, head: SessionHead, before_ms: int | None
 ) -> int | None:
-    """Deletes a session if it is still due when its turn comes; gives the bytes freed."""
+    """Delete a session if it is still due now.
+
+    Returns:
+        The bytes that its records took, or None when it stays.
+    """
     try:
         return await pool.delete(
             caller, head.id, lambda now: _is_due(pool, now, before_ms), spare_used=True

@@ -89,6 +89,11 @@ PATCHES: Final[dict[str, Any]] = {
     },
 }
 
+REOPENS: Final[dict[str, Any]] = {
+    "ttl": {"summary": "For another day", "value": {"ttl_seconds": 86400}},
+    "for_good": {"summary": "Until somebody deletes it", "value": {"ttl_seconds": None}},
+}
+
 NEW_MESSAGES: Final[dict[str, Any]] = {
     "one": {"summary": "One message", "value": {"role": "user", "content": "Hello!"}},
     "list": {
