@@ -85,19 +85,19 @@ class Origin(NamedTuple):
 
 # What a head says of its session's state: the one that is logged; idle; or open, where it also
 # takes the time, and who is connected, to tell. A closed session may have expired since.
-Standing = Literal["closed", "expired", "archived", "idle", "open"]
+HeadState = Literal["closed", "expired", "archived", "idle", "open"]
 
 
-def standing_of(head: SessionHead) -> Standing:
+def head_state_of(head: SessionHead) -> HeadState:
     """Read it from a head."""
     if head.logged_state is not None and (head.logged_state != "closed" or not head.ttl_seconds):
         return head.logged_state
     return "open" if head.active or head.queue or head.ttl_seconds is not None else "idle"
 
 
-def standing_of_json(shape: dict[str, Any]) -> Standing:
+def stored_head_state(shape: dict[str, Any]) -> HeadState:
     """Read it from a head's stored form, which leaves out what has its default."""
-    logged: Standing | None = shape.get("logged_state")
+    logged: HeadState | None = shape.get("logged_state")
     if logged is not None and (logged != "closed" or "ttl_seconds" not in shape):
         return logged
     return "open" if shape.keys() & {"active", "queue", "ttl_seconds"} else "idle"

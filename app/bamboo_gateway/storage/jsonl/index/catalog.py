@@ -11,7 +11,7 @@ from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.base import Commit, StoreUsage
 from bamboo_gateway.storage.lines import delta_bytes
-from bamboo_gateway.storage.listing import Origin, Standing, standing_of
+from bamboo_gateway.storage.listing import HeadState, Origin, head_state_of
 
 
 class Entry:
@@ -42,6 +42,7 @@ class Entry:
         "exchanged",
         "generation",
         "head",
+        "head_state",
         "id",
         "marks",
         "origin",
@@ -50,7 +51,6 @@ class Entry:
         "size",
         "snapshot",
         "snapshot_bytes",
-        "standing",
     )
 
     def __init__(self, session_id: str, epoch: int, origin: Origin | None = None) -> None:
@@ -59,7 +59,7 @@ class Entry:
         self.seq = 0
         self.activity = 0
         self.origin = origin or Origin(None, None, session_id, is_archived=False)
-        self.standing: Standing = "idle"
+        self.head_state: HeadState = "idle"
         self.size = 0
         self.marks = 0
         self.snapshot = self.snapshot_bytes = 0
@@ -76,7 +76,7 @@ class Entry:
         self.seq = head.seq
         self.activity = max(self.activity, head.last_activity_at)
         self.origin = Origin.of(head)
-        self.standing = standing_of(head)
+        self.head_state = head_state_of(head)
 
     def own_head(self) -> SessionHead:
         """Return an own copy of the durable head; only where `is_at_hand`."""

@@ -32,7 +32,7 @@ from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.paths import Paths
-from bamboo_gateway.storage.listing import Origin, standing_of_json
+from bamboo_gateway.storage.listing import Origin, stored_head_state
 
 # Below this, rewriting would save nothing anybody notices.
 _SMALL_BYTES = 1024 * 1024
@@ -403,7 +403,7 @@ class CatalogFile:
 def _entry_of(shape: dict[str, Any]) -> Entry:
     session_id = shape["id"]
     entry = Entry(session_id, shape["epoch"], Origin.of_json(session_id, shape["head"]))
-    entry.standing = standing_of_json(shape["head"])
+    entry.head_state = stored_head_state(shape["head"])
     entry.seq = shape["seq"]
     entry.activity = shape["activity"]
     entry.size = shape["size"]

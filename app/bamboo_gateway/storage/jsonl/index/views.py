@@ -22,8 +22,8 @@ from bamboo_gateway.storage.base import SessionPage, SessionQuery, StateOf, Supp
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
 from bamboo_gateway.storage.jsonl.index.relations import RelationIndex, Scope, is_within
 from bamboo_gateway.storage.listing import (
+    HeadState,
     SortKey,
-    Standing,
     admits_archived,
     admits_content,
     admits_origin,
@@ -42,9 +42,9 @@ _TURN_ENTRIES = 1000
 _VIEWS_MAX = 32
 
 # Scope, archived mode, sort order; and the standing, of a view of one.
-_ViewName = tuple[Scope, str, str, Standing | None]
+_ViewName = tuple[Scope, str, str, HeadState | None]
 # Where the head decides a state, the standing it shows.
-_STANDING_OF_STATE: dict[SessionState, Standing] = {
+_HEAD_STATE_OF: dict[SessionState, HeadState] = {
     "idle": "idle",
     "closed": "closed",
     "expired": "expired",
@@ -101,10 +101,10 @@ class SessionViews:
         """
         if state is None:
             return None
-        standing = _STANDING_OF_STATE.get(state)
+        head_state = _HEAD_STATE_OF.get(state)
         answers: dict[str, bool] = {}
         while True:
-            scope, [asked, sure] = await self._current(query, "open", standing or "open")
+            scope, [asked, sure] = await self._current(query, "open", head_state or "open")
             if not _is_covered(query, scope):
                 return None
             missing = [name for name in {*asked.by_id, *state_of.noted()} if name not in answers]
@@ -114,7 +114,7 @@ class SessionViews:
             if len(missing) <= _TURN_ENTRIES:
                 break
             await anyio.lowlevel.checkpoint()
-        known = sure.by_id if standing else {}
+        known = sure.by_id if head_state else {}
         keys = [
             key
             for name, is_so in answers.items()
@@ -124,7 +124,7 @@ class SessionViews:
         total = len(known) - less + len(keys) if query.count else None
         if start is not None:
             keys = [key for key in keys if _is_behind(key, start, query.descending)]
-        decided = _keys(sure, query.descending, start) if standing else iter(())
+        decided = _keys(sure, query.descending, start) if head_state else iter(())
         merged = merge(
             (key for key in decided if answers.get(key[1], True)),
             sorted(keys, reverse=query.descending),
@@ -187,7 +187,7 @@ class SessionViews:
         return self._catalog.entries[session_id].own_head()
 
     async def _current(
-        self, query: SessionQuery, *standings: Standing | None
+        self, query: SessionQuery, *head_states: HeadState | None
     ) -> tuple[Scope, list[_View]]:
         """Return views of the query, all up to date: no `await` follows the last change of any."""
         while True:
@@ -197,16 +197,16 @@ class SessionViews:
                 continue
             scope = self._origins.scope_of(query)
             # Looked up again each time: while this waits, other queries may push a view out.
-            views = [self._view(query, scope, standing) for standing in standings]
-            for view, standing in zip(views, standings, strict=True):
+            views = [self._view(query, scope, head_state) for head_state in head_states]
+            for view, head_state in zip(views, head_states, strict=True):
                 if view.stale:
-                    await self._bring_up(view, scope, query, standing)
+                    await self._bring_up(view, scope, query, head_state)
                     break
             else:
                 return scope, views
 
-    def _view(self, query: SessionQuery, scope: Scope, standing: Standing | None) -> _View:
-        name = (scope, archived_mode(query), query.sort_by, standing)
+    def _view(self, query: SessionQuery, scope: Scope, head_state: HeadState | None) -> _View:
+        name = (scope, archived_mode(query), query.sort_by, head_state)
         view = self._views.get(name)
         if view is None:
             view = self._views[name] = _View()
@@ -225,13 +225,13 @@ class SessionViews:
             changed.clear()
 
     async def _bring_up(
-        self, view: _View, scope: Scope, query: SessionQuery, standing: Standing | None
+        self, view: _View, scope: Scope, query: SessionQuery, head_state: HeadState | None
     ) -> None:
         turn = [view.stale.pop() for _ in range(min(len(view.stale), _TURN_ENTRIES))]
         fresh: list[SortKey] = []
         for session_id in turn:
             entry = self._catalog.entries.get(session_id)
-            is_of_it = standing is None or (entry is not None and entry.standing == standing)
+            is_of_it = head_state is None or (entry is not None and entry.head_state == head_state)
             key = self._shown_key(session_id, scope, query) if is_of_it else None
             known = view.by_id.get(session_id)
             if key == known:

@@ -16,7 +16,7 @@ from pathlib import Path
 from bamboo_gateway.storage.jsonl.files import FULL_ERRNOS, FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile, EntryState
 from bamboo_gateway.storage.jsonl.journal.committer import Rotation
-from bamboo_gateway.storage.jsonl.journal.redo import standing
+from bamboo_gateway.storage.jsonl.journal.redo import effective_records
 from bamboo_gateway.storage.jsonl.journal.segments import JournalRecord, read_journal
 from bamboo_gateway.storage.jsonl.log.held import Held, write_held
 from bamboo_gateway.storage.jsonl.log.log import Log, LogReplacedError, LogWriter, make_header
@@ -275,7 +275,7 @@ def _lines_of(log: Log, records: list[JournalRecord]) -> tuple[int, bytes] | Non
     life = (log.session_id, log.epoch)
     mine = [record for record in records if (record.session, record.epoch) == life]
     start, data = 0, bytearray()
-    for record in standing(mine):
+    for record in effective_records(mine):
         if record.kind == "create":
             start, data = 0, bytearray(make_header(record.session, record.epoch, record.time))
         elif record.kind != "append":

@@ -26,7 +26,7 @@ from bamboo_gateway.storage.jsonl.paths import Paths
 KINDS = ("publish", "pack", "unpack", "compact", "extend")
 
 
-def standing(records: list[JournalRecord]) -> list[JournalRecord]:
+def effective_records(records: list[JournalRecord]) -> list[JournalRecord]:
     """Leave out records that were taken back (`keep`), and those that say so."""
     found: list[JournalRecord] = []
     for record in records:

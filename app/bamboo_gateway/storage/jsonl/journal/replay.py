@@ -16,7 +16,7 @@ from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.base import Mark
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
-from bamboo_gateway.storage.jsonl.journal.redo import KINDS, Redo, standing
+from bamboo_gateway.storage.jsonl.journal.redo import KINDS, Redo, effective_records
 from bamboo_gateway.storage.jsonl.journal.segments import JournalRecord
 from bamboo_gateway.storage.jsonl.log.held import Held
 from bamboo_gateway.storage.jsonl.log.log import make_header
@@ -101,7 +101,7 @@ class Replayer:
             OSError: A file cannot be renamed, removed, or repaired.
         """
         name = file_name(session_id)
-        stage = _Stage(entry, standing(records), held)
+        stage = _Stage(entry, effective_records(records), held)
         if not self._repeat(name, stage) or stage.entry is None:
             return None
         entry = stage.entry
