@@ -14,12 +14,12 @@ from starlette.middleware.cors import CORSMiddleware
 
 from bamboo_gateway import __version__
 from bamboo_gateway.agents.factory import make_agent
-from bamboo_gateway.api.access_log import Traffic
+from bamboo_gateway.api.access_log import RequestLog
 from bamboo_gateway.api.audit import AuditTrail
 from bamboo_gateway.api.body_memory import BodyMemory
-from bamboo_gateway.api.detached_response import StagedApp
-from bamboo_gateway.api.middleware import Guard, RequestContext, UntilRecovered
-from bamboo_gateway.api.problems import EXCEPTION_HANDLERS
+from bamboo_gateway.api.detached_response import DetachingApp
+from bamboo_gateway.api.middleware import OriginGuard, RequestContext, WaitForRecovery
+from bamboo_gateway.api.problem_responses import EXCEPTION_HANDLERS
 from bamboo_gateway.api.routing import add_routes, create_openapi, methods_of
 from bamboo_gateway.api.security.authentication import Authentication
 from bamboo_gateway.api.security.rate_limits import FailureLimit, RateLimit
@@ -79,7 +79,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     """
     clock = clock or SystemClock()
     ids = IdMaker()
-    traffic = Traffic(
+    request_log = RequestLog(
         clock, slow_seconds=settings.slow_request_seconds, access_log=settings.access_log
     )
     audit = AuditLog(settings.audit_path) if settings.audit_path is not None else None
@@ -109,7 +109,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
             recovered.set()
             yield
 
-    app = StagedApp(
+    app = DetachingApp(
         title="Bamboo Gateway",
         version=__version__,
         lifespan=lifespan,
@@ -120,12 +120,12 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
         middleware=[
             Middleware(
                 RequestContext,
-                traffic=traffic,
+                request_log=request_log,
                 audit=AuditTrail(audit, clock) if audit is not None else None,
                 make_id=lambda: ids.make("req_", clock.now_ms()),
             ),
-            Middleware(UntilRecovered, recovered=recovered),
-            Middleware(Guard, settings=settings, gate=gate),
+            Middleware(WaitForRecovery, recovered=recovered),
+            Middleware(OriginGuard, settings=settings, gate=gate),
             *_cors(settings),
             Middleware(FailureLimit, settings=settings, clock=clock),
             Middleware(Authentication, settings=settings, gate=gate),
@@ -137,9 +137,9 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.gate = gate
     app.state.clock = clock
-    app.state.traffic = traffic
+    app.state.request_log = request_log
     app.state.body_memory = BodyMemory(settings)
-    app.state.problems = traffic.problems
+    app.state.problems = request_log.problems
     app.state.audit = audit
     app.state.start = _BUILD
     app.state.methods_of = methods_of

@@ -13,7 +13,7 @@ from fastapi import APIRouter
 from bamboo_gateway.api import routing
 from bamboo_gateway.api.bodies import JsonRoute
 from bamboo_gateway.api.routing import guarded_routes
-from bamboo_gateway.api.security.permissions import GuardedRoute, OpenRoute, OperatorRoute
+from bamboo_gateway.api.security.rights import GuardedRoute, OpenRoute, OperatorRoute
 from bamboo_gateway.credentials.keys import make_key
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.codec import encode_pretty

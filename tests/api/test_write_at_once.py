@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from bamboo_gateway.server.http1 import write_at_once
+from bamboo_gateway.server.direct_write import write_at_once
 
 _LOG = logging.getLogger(__name__)
 

@@ -326,11 +326,14 @@ def test_idle_connections_are_let_go_by_the_time_for_a_head_and_leave_nothing(
         connections = min(connections, (hard - 500) // 2)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2 * connections + 500), hard))
     socks: list[socket.socket] = []
-    traffic, open_ones = served.app.state.traffic, served.server.server_state.connections
+    request_log, open_ones = served.app.state.request_log, served.server.server_state.connections
     try:
         with hurried(HEADS):
             socks += [hanging(served.port) for _ in range(connections)]
-            until(lambda: traffic.cut["unused"] + len(open_ones) >= connections, "all were let in")
+            until(
+                lambda: request_log.connections_cut["unused"] + len(open_ones) >= connections,
+                "all were let in",
+            )
         with served.client() as api:
             assert_healthy(served, api)
         assert all(rest_of(sock) == b"" for sock in socks)

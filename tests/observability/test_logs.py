@@ -14,7 +14,7 @@ import structlog
 from structlog.contextvars import bind_contextvars, clear_contextvars
 from typing_extensions import override
 
-from bamboo_gateway.api.access_log import RequestRecord, Traffic
+from bamboo_gateway.api.access_log import RequestLog, RequestRecord
 from bamboo_gateway.domain.events import Complete
 from bamboo_gateway.observability.logs import HandOver, make_formatter, send_logs_to
 from tests.api.serving import raw, serving
@@ -173,13 +173,13 @@ async def test_what_an_agent_logs_names_its_run_and_not_the_request_that_came_be
 
 def test_a_request_that_took_too_long_is_a_warning() -> None:
     clock = FakeClock()
-    traffic = Traffic(clock, slow_seconds=5, access_log=False)
+    request_log = RequestLog(clock, slow_seconds=5, access_log=False)
     with captured_logs() as logs:
         for seconds in (4.9, 5.1):
-            exchange = RequestRecord("GET", "r", traffic.now())
-            exchange.status = 200
+            record = RequestRecord("GET", "r", request_log.now())
+            record.status = 200
             clock.advance(seconds)
-            traffic.ended({"path": "/x"}, exchange)
+            request_log.record({"path": "/x"}, record)
     (line,) = logs
     assert (line["event"], line["log_level"], line["ms"]) == ("slow request", "warning", 5100)
 

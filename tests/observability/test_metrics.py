@@ -11,7 +11,7 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute
 
-from bamboo_gateway.api.access_log import RequestRecord, Traffic
+from bamboo_gateway.api.access_log import RequestLog, RequestRecord
 from bamboo_gateway.api.problems import PROBLEMS
 from bamboo_gateway.api.routing import ROUTERS
 from bamboo_gateway.domain.events import Complete
@@ -342,13 +342,13 @@ def be_hostile(served: Served, api: httpx.Client, word: str) -> None:
 
 
 def test_statuses_are_classes_and_methods_a_closed_list() -> None:
-    traffic = Traffic(FakeClock(), slow_seconds=1, access_log=False)
+    request_log = RequestLog(FakeClock(), slow_seconds=1, access_log=False)
     for method in ("GET", "get", "BREW", "GET ", "X" * 100):
         for status in (*range(100, 600), None):
-            exchange = RequestRecord(method, "r", 0)
-            exchange.status = status
-            traffic.ended({"path": "/x"}, exchange)
-    requests = traffic.measures()["requests_total"]
+            record = RequestRecord(method, "r", 0)
+            record.status = status
+            request_log.record({"path": "/x"}, record)
+    requests = request_log.measures()["requests_total"]
     assert isinstance(requests, dict)
     assert set(requests) == {
         (method, "unmatched", status)

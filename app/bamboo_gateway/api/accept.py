@@ -1,13 +1,13 @@
-"""What a client would like to get."""
+"""The client's preferred media type."""
 
 from starlette.requests import Request
 
 
 def prefers(request: Request, media_type: str) -> bool:
-    """Tells whether `Accept` prefers a media type to JSON.
+    """Return whether `Accept` prefers a media type to JSON.
 
-    It has to be named: `*/*`, which everything sends, is JSON. Named beside JSON, the greater `q`
-    counts, and of equals the first (RFC 9110, 12.5.1).
+    The header has to name the type: `*/*`, which every client sends, means JSON. When it also names
+    JSON, the greater `q` wins, and the first of two equal ones (RFC 9110, 12.5.1).
     """
     best: tuple[float, bool] = (0.0, False)
     for part in request.headers.get("accept", "").split(","):

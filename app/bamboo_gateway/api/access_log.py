@@ -1,7 +1,7 @@
-"""What passes the edge: counted, and told to the log in one line a request.
+"""One log line and one count for every request.
 
-A stream counts when it has begun; its end is told by `sessions.streams`. Nothing of a line or a
-label is the client's choice but the id it may give to its request.
+A stream counts when its response has begun; `sessions.streaming` logs its end. No label and no
+part of a line is the client's choice, except the id that a client may give its request.
 """
 
 from collections import Counter, defaultdict
@@ -22,15 +22,15 @@ from bamboo_gateway.observability.tracing import Span
 log = structlog.get_logger(__name__)
 
 UNMATCHED: Final = "unmatched"
-"""Stands for the route of requests that reached none."""
+"""The route label of requests that matched no route."""
 
 MAY_WAIT: Final = "bamboo.may_wait"
-"""Where the scope says that a request is meant to take long: it asked to wait, or streams."""
+"""In the scope of a request that is meant to take long: it asked to wait, or it streams."""
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 _QUIET_PATHS: Final = OPEN_PATHS | {"/metrics", "/api/v1/metrics"}
-"""Asked for every few seconds for ever: told at the level `debug`, as long as all is well."""
+"""Monitoring asks for these every few seconds: a 200 is logged at the level `debug`."""
 
 CutReason = Literal[
     "too_many",
@@ -44,18 +44,18 @@ CutReason = Literal[
     "mid_answer",
     "unread",
 ]
-"""Why the gateway ended a TCP connection; see `protocol`."""
+"""Why the gateway closed a TCP connection; `server.http1` has each bound and its reason."""
 
 
 class RequestRecord:
-    """A request and its answer, as far as it has come.
+    """A request and what is known of its response.
 
     Attributes:
-        method: As the client sent it.
-        request_id: Its name in answers and in the log.
-        began: When, on the monotonic clock.
-        status: What was answered; None as long as nothing was.
-        bytes: How much of a body was answered.
+        method: The request's method; `other` when HTTP does not define it.
+        request_id: Its id in answers and in the log.
+        began: When it began, in seconds on the monotonic clock.
+        status: The status of the response; None before the response begins.
+        bytes: Bytes of the response's body so far.
     """
 
     __slots__ = ("began", "bytes", "method", "request_id", "status")
@@ -68,7 +68,7 @@ class RequestRecord:
         self.bytes = 0
 
     def describe(self, span: Span, route: str) -> None:
-        """Says of a span what it was about, in OpenTelemetry's words for HTTP."""
+        """Set a span's attributes, with OpenTelemetry's names for HTTP."""
         attributes = {
             "http.request.method": self.method,
             "http.route": route,
@@ -78,17 +78,17 @@ class RequestRecord:
         span.answered(f"{self.method} {route}", attributes, failed=(self.status or 500) >= 500)
 
 
-class Traffic:
-    """Plain numbers for /metrics, with labels that no client can choose, and the access log.
+class RequestLog:
+    """Write the access log, and count requests for /metrics with labels no client can choose.
 
     Args:
-        clock: Where the time comes from.
-        slow_seconds: Requests that take longer are told as a warning.
-        access_log: Whether the others are told at all.
+        clock: The source of the time.
+        slow_seconds: Requests that take longer are logged as a warning.
+        access_log: Whether the other requests are logged at all.
 
     Attributes:
         problems: How often each problem was answered, by its code.
-        cut: TCP connections that the gateway ended, by reason.
+        connections_cut: TCP connections that the gateway closed, by reason.
     """
 
     def __init__(self, clock: Clock, *, slow_seconds: float, access_log: bool) -> None:
@@ -97,58 +97,60 @@ class Traffic:
         self._access_log = access_log
         # At 0 from the start: Prometheus does not see the step from no number to 1.
         self.problems = Counter[str](dict.fromkeys(PROBLEMS, 0))
-        self.cut = Counter[CutReason](dict.fromkeys(get_args(CutReason), 0))
+        self.connections_cut = Counter[CutReason](dict.fromkeys(get_args(CutReason), 0))
         self._requests = Counter[tuple[str, ...]]()
         self._seconds = defaultdict[tuple[str, ...], Histogram](lambda: Histogram(REQUEST_SECONDS))
 
     def now(self) -> float:
-        """Gives what an exchange begins with."""
+        """Return the monotonic time, for `RequestRecord.began`."""
         return self._clock.monotonic()
 
-    def ended(self, scope: Scope, exchange: RequestRecord) -> None:
-        """Counts and tells a request that is answered, or whose stream has begun.
+    def record(self, scope: Scope, record: RequestRecord) -> None:
+        """Count and log a request that is answered, or whose stream has begun.
 
         Args:
-            scope: The request's, after its route was looked for.
-            exchange: What became of it.
+            scope: The request's scope, after routing.
+            record: The request and its response.
         """
-        method, status, route = exchange.method, exchange.status, route_of(scope)
-        seconds = self._clock.monotonic() - exchange.began
+        method, status, route = record.method, record.status, route_of(scope)
+        seconds = self._clock.monotonic() - record.began
         self._requests[method, route, f"{status // 100}xx" if status else "none"] += 1
         self._seconds[method, route].observe(seconds)
         is_slow = seconds > self._slow_seconds and MAY_WAIT not in scope
         if not (is_slow or self._access_log):
             return
         if is_slow:
-            tell = log.warning
+            write = log.warning
         elif scope["path"] in _QUIET_PATHS and status == 200:
-            tell = log.debug
+            write = log.debug
         else:
-            tell = log.info
+            write = log.info
         caller: Caller | None = scope.get(CALLER)
         problem = {"code": scope[PROBLEM]} if PROBLEM in scope else {}
-        tell(
+        write(
             "slow request" if is_slow else "request",
             method=method,
             route=route,
             status=status,
             ms=round(seconds * 1000, 1),
-            bytes=exchange.bytes,
+            bytes=record.bytes,
             caller=caller.id if caller else None,
             **problem,
         )
 
     def measures(self) -> Measures:
-        """Gives the families of `observability.metrics` that the edge has."""
+        """Return the metric families about requests and connections."""
         return {
             "requests_total": dict(self._requests),
             "request_seconds": dict(self._seconds),
             "problems_total": {(code,): count for code, count in self.problems.items()},
-            "connections_cut_total": {(reason,): count for reason, count in self.cut.items()},
+            "connections_cut_total": {
+                (reason,): count for reason, count in self.connections_cut.items()
+            },
         }
 
 
 def route_of(scope: Scope) -> str:
-    """Gives the template of the route that a request has reached."""
+    """Return the template of the route that a request matched."""
     route = scope.get("route")
     return route.path if route is not None else UNMATCHED

@@ -1,7 +1,7 @@
-"""Which requests are audited, and what is recorded of them: never what was said in a session.
+"""Which requests the audit log records, and with which fields; never the content of a session.
 
-A record is written when the answer is known and before it is sent: what a client has heard of is in
-the audit log. Refusals and failures are recorded too, from the moment that the caller is known.
+The record is written after the response is known and before it is sent: everything a client has
+seen is in the audit log. Refusals and failures are recorded too, once the caller is known.
 """
 
 from collections.abc import Iterable
@@ -35,30 +35,30 @@ ACTIONS: Final = {
     ("GET", "/api/v1/diagnostics"): "diagnose",
     ("GET", "/api/v1/sessions/{session_id}/diagnostics"): "bug-report",
 }
-"""Method and route template to the action's name."""
+"""Map a method and route template to the action's name."""
 
 _TARGETS: Final = "bamboo.audit_targets"
 MORE_TARGETS: Final = "bamboo.audit_more"
-"""Is in the scope while an answer that has begun has something more to record."""
+"""In the scope while a response that has begun has something more to record."""
 _TARGETS_MAX: Final = 1000
-"""Sessions named in one record: as many as a bulk request may name."""
+"""Sessions in one record: as many as a bulk request may name."""
 
 
 class AuditTrail:
-    """Records what `ACTIONS` names."""
+    """Record the requests that `ACTIONS` names."""
 
     def __init__(self, audit_log: AuditLog, clock: Clock) -> None:
         self._log = audit_log
         self._clock = clock
 
-    async def record(self, scope: Scope, exchange: RequestRecord) -> None:
-        """Records a request that is about to be answered, if it is one of those."""
+    async def record(self, scope: Scope, record: RequestRecord) -> None:
+        """Record a request whose response is about to be sent, if `ACTIONS` names it."""
         action = ACTIONS.get((scope["method"], route_of(scope)))
         caller: Caller | None = scope.get(CALLER)
         if action is None or caller is NOBODY:
             return
         client = scope.get("client")
-        status = exchange.status or 0
+        status = record.status or 0
         done, failed = scope.get(_TARGETS) or _targets_of(scope)
         await self._log.append(
             AuditRecord(
@@ -73,27 +73,33 @@ class AuditTrail:
                 remote_address=client[0] if client else None,
                 targets=done,
                 failed_targets=failed,
-                request_id=exchange.request_id,
+                request_id=record.request_id,
             )
         )
 
 
 def name_targets(request: Request, done: Iterable[str], failed: Iterable[str] = ()) -> None:
-    """Says which sessions an audited request was about, where its path does not."""
+    """Set the sessions of an audited request whose path does not name them."""
     request.scope[_TARGETS] = (list(done)[:_TARGETS_MAX], list(failed)[:_TARGETS_MAX])
 
 
 def name_more_targets(request: Request, done: Iterable[str]) -> None:
-    """Says what else a request has done whose answer is on its way: a record for each time.
+    """Set further sessions of a request whose response has begun; each call makes a record.
 
-    Call it before that part of the answer is given on.
+    Call this before you send the part of the response that is about them.
     """
     name_targets(request, done)
     request.scope[MORE_TARGETS] = True
 
 
 def name_bulk_targets(request: Request, answer: dict[str, Any], verb: str) -> None:
-    """Says which sessions of a bulk request were `verb`, and which failed."""
+    """Set the sessions of a bulk request from its answer.
+
+    Args:
+        request: The request.
+        answer: The answer, with the lists `verb` and `failed`.
+        verb: The answer's list of sessions for which the request succeeded.
+    """
     done = (entry["session_id"] for entry in answer[verb])
     failed = (entry["session_id"] for entry in answer["failed"])
     name_targets(request, done, filter(is_id, failed))

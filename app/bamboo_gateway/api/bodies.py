@@ -1,8 +1,8 @@
-"""Request bodies: read once, bounded, strict JSON; and NDJSON line by line.
+"""Request bodies: strict JSON that is read once and bounded, and NDJSON line by line.
 
 `JsonRoute` is the class of every route. It refuses query parameters that the route does not have (a
-misspelt `until` would open an endless stream), reads the body under `max_body_bytes`, checks its
-media type, size and nesting, and hands the framework the parsed value.
+misspelt `until` would open an endless stream). It reads the body up to `max_body_bytes`, checks its
+media type, size and nesting, and gives the framework the parsed value.
 """
 
 import re
@@ -26,24 +26,24 @@ from bamboo_gateway.settings import Settings
 NDJSON_TYPES: Final = frozenset({"application/x-ndjson", "application/ndjson"})
 
 STREAMED_BODY: Final = "bamboo.streamed_body"
-"""The scope's extension with which a route tells the server that it takes its body as it comes and
-holds no more of it than a line. The body's type does not: any route could be sent one of NDJSON."""
+"""The scope's extension with which a route tells the server that it processes its body as it comes
+and holds no more of it than a line. The media type cannot tell: any route could receive NDJSON."""
 
 _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
-"""A string of JSON, or what is left of one: each byte is looked at once, whatever it is."""
+"""A JSON string, or the rest of one. The pattern looks at each byte once, whatever it is."""
 
 
 class JsonRequest(Request):
-    """A request whose body has been read, bounded and parsed."""
+    """A request whose body has been read and parsed."""
 
     @classmethod
     async def read(cls, request: Request) -> "JsonRequest":
-        """Reads the body; one that is empty is for the schema to judge.
+        """Read and parse the body. The schema decides whether it may be empty.
 
         Raises:
-            EdgeError: Its media type is not JSON.
-            TooLarge: It is over `max_body_bytes`, or has too many parts.
-            Malformed: It is not JSON, or nested too deeply.
+            EdgeError: The media type is not JSON.
+            TooLarge: The body is over `max_body_bytes`, or has too many parts.
+            Malformed: The body is not JSON, or nested too deeply.
         """
         self = cls(request.scope, request.receive)
         self._body = await read_body(request)
@@ -55,7 +55,7 @@ class JsonRequest(Request):
 
 
 class JsonRoute(APIRoute):
-    """See the module."""
+    """A route that checks the query's names and the body before the framework does."""
 
     @override
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -74,14 +74,14 @@ class JsonRoute(APIRoute):
 
 
 def check_query(request: Request, known: dict[str, bool]) -> None:
-    """Refuses parameters that are not known, or given twice though they have one value.
+    """Refuse unknown query parameters, and repeated ones that take one value.
 
     Args:
         request: The request.
-        known: The names, and whether a name may come more than once.
+        known: The route's parameters, and whether each may be repeated.
 
     Raises:
-        InvalidInput: `errors` names each.
+        InvalidInput: `errors` names each wrong parameter.
     """
     errors = []
     seen: set[str] = set()
@@ -96,19 +96,19 @@ def check_query(request: Request, known: dict[str, bool]) -> None:
 
 
 def media_type(request: Request) -> str:
-    """Gives the body's media type in lower case, without parameters."""
+    """Return the body's media type in lower case, without parameters."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def is_json(name: str) -> bool:
-    """Tells whether a media type is JSON: `application/json`, or a type built on it."""
+    """Return whether a media type is `application/json` or has the suffix `+json`."""
     return name == "application/json" or (
         name.startswith("application/") and name.endswith("+json")
     )
 
 
 async def read_json(request: Request) -> Any:
-    """Reads a whole JSON body of a route that takes other types too.
+    """Read the whole JSON body of a route that also takes other media types.
 
     Raises:
         TooLarge, Malformed: As `JsonRequest.read`.
@@ -117,16 +117,16 @@ async def read_json(request: Request) -> Any:
 
 
 def parse_json(data: bytes) -> Any:
-    """Parses a body.
+    """Parse a body.
 
     Raises:
-        TooLarge: It has more than `JSON_NODES_MAX` objects, arrays and members.
-        Malformed: It is not strict JSON in UTF-8, or nested too deeply.
+        TooLarge: The body has more than `JSON_NODES_MAX` objects, arrays and members.
+        Malformed: The body is not strict JSON in UTF-8, or nested too deeply.
     """
     if _has_many_nodes(data):
         raise TooLarge(
-            f"The body has more than {JSON_NODES_MAX} objects, arrays and members; "
-            "send less at once."
+            f"The body has more than {JSON_NODES_MAX} objects, arrays and members. "
+            "Split it into several requests."
         )
     try:
         value = decode(data)
@@ -139,16 +139,17 @@ def parse_json(data: bytes) -> Any:
 
 
 async def ndjson_batches(request: Request) -> AsyncIterator[list[bytes]]:
-    """Gives the lines of a streamed body, those that one chunk completed together.
+    """Yield the lines of a streamed body; one batch has the lines that one chunk completed.
 
-    A line over `max_event_bytes` is the last one given, cut one byte behind the bound, so that who
-    counts the lines can refuse it by its number. A client that goes away in the middle of a line
+    The consumer bounds each line, and refuses a longer one by its number. Here only the line that
+    is not complete yet is bounded, since memory holds it: beyond `max_event_bytes` it is yielded as
+    the last line, cut one byte after the bound. A client that disconnects in the middle of a line
     has not sent that line.
 
     Raises:
-        ClientDisconnect: The client went away.
-        EdgeError: The client's right has ended meanwhile.
-        LimitReached, Unavailable: There was no room for a long line, as `HeldBody.hold`.
+        ClientDisconnect: The client disconnected.
+        EdgeError: The client's credential became invalid.
+        LimitReached, Unavailable: There was no room for a long line (`HeldBody.hold`).
     """
     line_max = _settings(request).max_event_bytes
     request.scope.setdefault("extensions", {})[STREAMED_BODY] = True
@@ -161,10 +162,6 @@ async def ndjson_batches(request: Request) -> AsyncIterator[list[bytes]]:
             raise ClientDisconnect
         more = message.get("more_body", False)
         *lines, rest = (rest + message.get("body", b"")).split(b"\n")
-        for number, line in enumerate(lines):
-            if len(line) > line_max:
-                yield [*map(_without_cr, lines[:number]), line[: line_max + 1]]
-                return
         if lines:
             yield [*map(_without_cr, lines)]
         if len(rest) > line_max:
@@ -181,11 +178,11 @@ def _without_cr(line: bytes) -> bytes:
 
 
 async def read_body(request: Request) -> bytes:
-    """Reads a whole body of any kind; waits first until there is room for it.
+    """Read a whole body of any media type; wait first until there is room for it.
 
     Raises:
-        TooLarge: It is over `max_body_bytes`.
-        LimitReached, Unavailable: There was no room, as `HeldBody.hold`.
+        TooLarge: The body is over `max_body_bytes`.
+        LimitReached, Unavailable: There was no room (`HeldBody.hold`).
     """
     size_max = _settings(request).max_body_bytes
     declared = request.headers.get("content-length", "")
@@ -207,7 +204,10 @@ async def read_body(request: Request) -> bytes:
 
 
 def _too_large(size_max: int) -> TooLarge:
-    return TooLarge(f"The body is over max_body_bytes, {size_max} bytes; send less at once.")
+    return TooLarge(
+        f"The body is larger than {size_max} bytes (max_body_bytes). "
+        "Split it into several requests."
+    )
 
 
 def _settings(request: Request) -> Settings:
@@ -216,11 +216,11 @@ def _settings(request: Request) -> Settings:
 
 
 def _has_many_nodes(data: bytes) -> bool:
-    """Counts before anything is parsed: bytes are cheap, objects are not."""
+    """Count before anything is parsed: bytes are cheap, objects are not."""
     if _nodes_at_most(data) <= JSON_NODES_MAX:
         return False
-    # What was counted may stand in strings, like code. These are taken out, unless there are so
-    # many that it would take long: most have a quote at each end that is not escaped.
+    # Strings may contain what was counted, as program code does. Remove the strings, unless there
+    # are so many that it would take long: most have a quote at each end that is not escaped.
     if data.count(b'"') - data.count(b'\\"') > 4 * JSON_NODES_MAX:
         return True
     return _nodes_at_most(_STRING.sub(b"", data)) > JSON_NODES_MAX

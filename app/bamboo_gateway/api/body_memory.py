@@ -1,10 +1,10 @@
-"""How much memory the bodies of requests take, in all and of each caller.
+"""A memory budget for request bodies, in all and per caller.
 
-A body is held as a whole before its route looks at it, and until the request has its answer: as
-long as a client takes to send it. So its bytes are counted from its beginning, and who comes when
-there is no room waits with nothing read: TCP holds the client back. Nobody waits who holds
-something, so that no two wait for each other; and what is held comes at a pace or is cut
-(`protocol`), is answered, and makes room.
+The gateway holds a whole body from its first byte, as long as the client takes to send it, until
+the request is answered. Therefore it reserves a body's bytes before it reads them. A request for
+which there is no room waits with nothing read, and TCP holds its client back. A request that has
+reserved something never waits, so that no two requests wait for each other. A client that sends
+too slowly is cut (`server.http1`), so that every reservation ends and makes room.
 """
 
 from collections import Counter
@@ -27,15 +27,15 @@ from bamboo_gateway.observability.metrics import Measures
 from bamboo_gateway.settings import Settings
 
 _HELD: Final = "bamboo.held_body"
-"""Where the scope keeps what its body takes."""
+"""The scope's key of the reservation."""
 
 
 class HeldBody:
-    """What the body of one request takes.
+    """The reservation of one request's body.
 
     Attributes:
-        caller: Whose share it is of.
-        size: How many bytes are counted for it.
+        caller: Whose share it counts against.
+        size: How many bytes are reserved.
     """
 
     __slots__ = ("_memory", "caller", "size")
@@ -46,26 +46,26 @@ class HeldBody:
         self.size = 0
 
     async def hold(self, size: int) -> None:
-        """Makes room for `size` bytes in all, before they are read.
+        """Reserve `size` bytes in all before they are read.
 
-        Waits only while nothing is held. So who knows the size says it at first; a body that turns
-        out to be longer when there is no room is refused.
+        Wait for room only while nothing is reserved. A route that knows the size reserves it at
+        once; a body that proves longer when there is no room is refused.
 
         Raises:
-            LimitReached: The caller's share stayed taken.
-            Unavailable: All room stayed taken, or too many wait for it.
+            LimitReached: The caller's share stayed full.
+            Unavailable: The whole budget stayed full, or too many requests wait for it.
         """
         if size > BODY_BYTES_FREE and size > self.size:
             await self._memory.grow(self, size)
 
     def release(self, size: int = 0) -> None:
-        """Gives back what is over `size` bytes."""
+        """Free all but `size` bytes."""
         if size < self.size:
             self._memory.shrink(self, size if size > BODY_BYTES_FREE else 0)
 
 
 class _Waiter:
-    """A body that has nothing of its room yet."""
+    """A request that waits for its first reservation."""
 
     __slots__ = ("admitted", "body", "size")
 
@@ -76,14 +76,14 @@ class _Waiter:
 
 
 class BodyMemory:
-    """See the module. Used on the event loop alone.
+    """The budget of all bodies. Use it on the event loop only.
 
     Attributes:
-        held: How many bytes are counted for all bodies together.
+        held: How many bytes are reserved in all.
     """
 
     def __init__(self, settings: Settings) -> None:
-        # A body of the size that is allowed always finds room when nothing else is held.
+        # A body of the largest allowed size always finds room when nothing else is reserved.
         self._most_of_one = max(settings.max_body_memory_bytes_per_caller, settings.max_body_bytes)
         self._most = max(settings.max_body_memory_bytes, self._most_of_one)
         self.held = 0
@@ -91,8 +91,8 @@ class BodyMemory:
         self._waiting: list[_Waiter] = []
 
     async def grow(self, body: HeldBody, size: int) -> None:
-        """See `HeldBody.hold`."""
-        # Who holds something came before those who wait.
+        """Reserve `size` bytes in all for a body; `HeldBody.hold` says how."""
+        # A body that has reserved something came before those that wait.
         if (body.size or not self._waiting) and self._has_room(body, size):
             self._count(body, size)
         elif body.size:
@@ -101,13 +101,13 @@ class BodyMemory:
             await self._wait(_Waiter(body, size))
 
     def shrink(self, body: HeldBody, size: int) -> None:
-        """See `HeldBody.release`."""
+        """Reduce a body's reservation to `size` bytes, and admit those that wait."""
         self._count(body, size)
         if self._waiting:
             self._admit()
 
     def measures(self) -> Measures:
-        """Gives the families of `observability.metrics` that bodies have."""
+        """Return the metric families about bodies."""
         return {"body_bytes_held": self.held, "bodies_waiting": len(self._waiting)}
 
     async def _wait(self, waiter: _Waiter) -> None:
@@ -120,20 +120,20 @@ class BodyMemory:
         finally:
             if not waiter.admitted.is_set():
                 self._waiting.remove(waiter)
-                # Those behind it may be smaller.
+                # The bodies behind it may be smaller.
                 self._admit()
         if not waiter.admitted.is_set():
             raise self._refusal(waiter.body, waiter.size)
 
     def _is_crowded(self, caller: str) -> bool:
-        """Tells whether more wait than may, the last one included."""
+        """Return whether too many wait, the last one included."""
         own = sum(waiter.body.caller == caller for waiter in self._waiting)
         return len(self._waiting) > BODIES_WAITING_MAX or own > BODIES_WAITING_MAX_PER_CALLER
 
     def _admit(self) -> None:
-        """Lets those in who fit, in the order in which they came.
+        """Reserve for the bodies that fit, in the order in which they came.
 
-        Who waits for the rest of its caller's share is passed over, and who waits for all is not.
+        Skip a body that waits for its caller's share. Stop at one that waits for the whole budget.
         """
         full: set[str] = set()
         for waiter in list(self._waiting):
@@ -166,23 +166,23 @@ class BodyMemory:
     def _refusal(self, body: HeldBody, size: int) -> BambooError:
         if not self._fits_share(body, size):
             return LimitReached(
-                f"The bodies of this caller's requests at work take {self._most_of_one} bytes "
-                "(max_body_memory_bytes_per_caller); send fewer at once, or raise it.",
+                f"Limit reached: {self._most_of_one} bytes of request bodies at a time per caller "
+                "(max_body_memory_bytes_per_caller). Send fewer large requests at once.",
                 retry_after_seconds=_RETRY_SECONDS,
             )
         return Unavailable(
-            f"The bodies of all requests at work take {self._most} bytes (max_body_memory_bytes); "
-            "try again, or raise it.",
+            f"Limit reached: {self._most} bytes of request bodies at a time for all callers "
+            "(max_body_memory_bytes). Retry later.",
             retry_after_seconds=_RETRY_SECONDS,
         )
 
 
 _RETRY_SECONDS: Final = 5
-"""When to come back: who was refused has waited already, and bodies take seconds."""
+"""The `Retry-After` of a refusal: the request has waited already, and bodies take seconds."""
 
 
 def held_body(scope: Scope) -> HeldBody:
-    """Gives what the body of this request takes; to be given back with `release_body`."""
+    """Return the reservation of this request's body; `release_body` frees it."""
     body: HeldBody | None = scope.get(_HELD)
     if body is None:
         memory: BodyMemory = scope["app"].state.body_memory
@@ -191,7 +191,7 @@ def held_body(scope: Scope) -> HeldBody:
 
 
 def release_body(scope: Scope) -> None:
-    """Gives back what the body of a request has taken, if it has."""
+    """Free the reservation of a request's body, if it has one."""
     body: HeldBody | None = scope.pop(_HELD, None)
     if body is not None:
         body.release()
@@ -200,6 +200,6 @@ def release_body(scope: Scope) -> None:
 def _share_of(scope: Scope) -> str:
     caller: Caller = scope.get(CALLER, NOBODY)
     if caller.id in {NOBODY.id, LOCAL_CALLER.id}:
-        # Not told from others by anything else. No caller's id has a space.
+        # Only the address tells these callers apart. No caller's id has a space.
         return f"address {network_of(scope['client'][0] if scope.get('client') else '')}"
     return caller.id

@@ -1,7 +1,7 @@
-"""What routes ask for by name: the caller, the manager, ids, pages, keys, preferences.
+"""The parameters that routes declare: the caller, the manager, ids, pages, keys, preferences.
 
-Everything that comes from outside is checked here once (R13); routes and what is behind them get
-values that are within the contract.
+This module checks every value from outside once (R13). Routes and everything behind them get
+values that keep to the contract.
 """
 
 import re
@@ -18,6 +18,7 @@ from structlog.contextvars import bind_contextvars
 from bamboo_gateway.api.access_log import MAY_WAIT
 from bamboo_gateway.api.bodies import JsonRequest
 from bamboo_gateway.api.caller import CALLER, check_still_allowed, receive_while_allowed
+from bamboo_gateway.api.disconnect import run_until_disconnect, wait_for_disconnect
 from bamboo_gateway.api.limits import (
     CURSOR_CHARS_MAX,
     IDEMPOTENCY_KEY_CHARS_MAX,
@@ -25,7 +26,6 @@ from bamboo_gateway.api.limits import (
     PAGE_MAX,
     PREFER_WAIT_SECONDS_MAX,
 )
-from bamboo_gateway.api.presence import left, while_present
 from bamboo_gateway.api.problems import EdgeError
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import parse_ms
@@ -113,7 +113,7 @@ async def _share_id(
     share_id: Annotated[
         str,
         Path(
-            description="The share.",
+            description="The share link.",
             openapi_examples={"share": {"value": "share_01kag8v3c0d6q0w1x2y3z4a5b6"}},
             json_schema_extra={"pattern": _ID_PATTERN},
         ),
@@ -137,10 +137,10 @@ PAGE: Final = PAGE_DEFAULT
 
 
 def checked_id(text: str, what: str, loc: tuple[str, ...]) -> str:
-    """Gives an id back when it is one.
+    """Return a valid id.
 
     Raises:
-        InvalidId: When it is not; `errors` says where it stood.
+        InvalidId: It is not valid; `errors` has its place.
     """
     try:
         return check_id(text, what)
@@ -149,10 +149,10 @@ def checked_id(text: str, what: str, loc: tuple[str, ...]) -> str:
 
 
 def checked_connection_id(text: str, loc: tuple[str, ...]) -> str:
-    """Gives a connection id back when it is one.
+    """Return a valid connection id.
 
     Raises:
-        InvalidId: When it is not.
+        InvalidId: It is not valid; `errors` has its place.
     """
     try:
         return check_connection_id(text)
@@ -161,10 +161,10 @@ def checked_connection_id(text: str, loc: tuple[str, ...]) -> str:
 
 
 def checked_message_cursor(text: str | None, name: str) -> None:
-    """Checks a place in the history, as `message_cursor` reads it.
+    """Check a cursor of the message history.
 
     Raises:
-        InvalidId: It is none; `errors` says in which query parameter it stood.
+        InvalidId: It is not valid; `errors` has its query parameter.
     """
     if text is None:
         return
@@ -186,10 +186,10 @@ def read_after(text: str | None) -> After | None:
 def checked_time(
     text: str | None, name: str, place: Literal["query", "body"] = "query"
 ) -> int | None:
-    """Reads an RFC 3339 time that `name` in the query or body holds, in ms; no offset means UTC.
+    """Return the RFC 3339 time of parameter `name` in ms since 1970; without an offset it is UTC.
 
     Raises:
-        InvalidInput: When it is none.
+        InvalidInput: It is not an RFC 3339 time.
     """
     if text is None:
         return None
@@ -221,7 +221,7 @@ async def _key(
     if len(keys) > 1 or _KEY.fullmatch(keys[0]) is None:
         what = "one value of 1 to 255 visible ASCII characters"
         raise InvalidInput(
-            f"Idempotency-Key is {what}.",
+            f"Idempotency-Key must be {what}.",
             errors=[{"loc": ["header", "Idempotency-Key"], "msg": f"not {what}"}],
         )
     return keys[0]
@@ -231,21 +231,21 @@ Key = Annotated[str | None, Depends(_key)]
 
 
 def idempotency(key: str | None, route: str, body: object) -> Idempotency | None:
-    """Gives the client's promise for a parsed body, or None when it made none."""
+    """Return the idempotency of a request with a parsed body; None without a key."""
     if key is None:
         return None
     return Idempotency(key, route, sha256(canonical(body)).hexdigest())
 
 
 def idempotency_of_bytes(key: str | None, route: str, body: bytes) -> Idempotency | None:
-    """Gives the client's promise for a body of any kind, or None when it made none."""
+    """Return the idempotency of a request with a body of any media type; None without a key."""
     if key is None:
         return None
     return Idempotency(key, route, sha256(body).hexdigest())
 
 
 async def sent_json(request: Request) -> Any:
-    """Gives the body as the client sent it, parsed; None when there is none."""
+    """Return the parsed body as the client sent it; None when there is none."""
     if isinstance(request, JsonRequest) and await request.body():
         return await request.json()
     return None
@@ -255,13 +255,13 @@ SentJson = Annotated[Any, Depends(sent_json)]
 
 
 class Preference(NamedTuple):
-    """What `Prefer: wait` asks for: seconds, or None."""
+    """The seconds of `Prefer: wait`, or None."""
 
     wait_seconds: int | None
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers of an answer that honoured it."""
+        """The headers of an answer that applied the preference."""
         if self.wait_seconds is None:
             return {}
         return {"Preference-Applied": f"wait={self.wait_seconds}"}
@@ -280,13 +280,13 @@ async def _preference(
     if prefer is None:
         return Preference(None)
     for part in ",".join(request.headers.getlist("prefer")).split(","):
-        # Preferences that are not known are ignored (RFC 7240); the one that is must be right.
+        # Unknown preferences are ignored (RFC 7240); the known one must be valid.
         preference = part.partition(";")[0].strip()
         if not re.match(r"wait\b", preference, re.IGNORECASE):
             continue
         match = _WAIT.fullmatch(preference)
         if match is None or int(match[1]) > PREFER_WAIT_SECONDS_MAX:
-            hint = f"`wait` is a whole number of seconds from 0 to {PREFER_WAIT_SECONDS_MAX}"
+            hint = f"`wait` must be a whole number of seconds from 0 to {PREFER_WAIT_SECONDS_MAX}"
             raise InvalidInput(
                 f"Prefer: {hint}.", errors=[{"loc": ["header", "Prefer"], "msg": hint}]
             )
@@ -297,23 +297,23 @@ async def _preference(
 Prefer = Annotated[Preference, Depends(_preference)]
 
 
-async def unless_gone(request: Request, answer: Awaitable[T]) -> T:
-    """Awaits an answer that may take long, and stops when the client leaves or its right ends.
+async def unless_disconnected(request: Request, answer: Awaitable[T]) -> T:
+    """Await a long answer, until the client disconnects or its credential becomes invalid.
 
-    Call only when the body has been read.
+    Call this only after the body has been read.
 
     Raises:
-        ClientDisconnect: The client left.
-        EdgeError: Its right has ended while it waited; what was waited for is not given out.
+        ClientDisconnect: The client disconnected.
+        EdgeError: The credential became invalid; the caller does not get the answer.
     """
     request.scope[MAY_WAIT] = True
 
-    async def leaving() -> None:
-        with suppress(EdgeError):  # refused below
-            await left(partial(receive_while_allowed, request))
+    async def disconnected() -> None:
+        with suppress(EdgeError):  # `check_still_allowed` raises it again below
+            await wait_for_disconnect(partial(receive_while_allowed, request))
 
     try:
-        result = await while_present(answer, leaving)
+        result = await run_until_disconnect(answer, disconnected)
     except ClientDisconnect:
         check_still_allowed(request)
         raise

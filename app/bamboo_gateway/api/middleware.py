@@ -1,7 +1,9 @@
-"""What every request passes before its route: pure ASGI.
+"""The middleware around every route, as pure ASGI.
 
-`RequestContext` names the request and catches what nobody caught; `Guard` keeps web pages away from
-a gateway that asks for no credential. Streams pay for none of it once they have begun: see `stage`.
+`RequestContext` gives the request its id and answers errors that nothing else caught.
+`WaitForRecovery` holds requests back until the sessions are recovered. `OriginGuard` keeps web
+pages away from a gateway that asks for no credential. A stream leaves all of it when its response
+has begun (`api.detached_response`).
 """
 
 import re
@@ -14,11 +16,12 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from bamboo_gateway.api.access_log import RequestRecord, Traffic, route_of
+from bamboo_gateway.api.access_log import RequestLog, RequestRecord, route_of
 from bamboo_gateway.api.audit import MORE_TARGETS, AuditTrail
 from bamboo_gateway.api.body_memory import release_body
 from bamboo_gateway.api.limits import REQUEST_ID_CHARS_MAX
-from bamboo_gateway.api.problems import EdgeError, internal_problem, problem_response
+from bamboo_gateway.api.problem_responses import internal_problem, problem_response
+from bamboo_gateway.api.problems import EdgeError
 from bamboo_gateway.api.security.authentication import OPEN_PATHS
 from bamboo_gateway.api.security.origins import is_own_origin
 from bamboo_gateway.api.security.url_credentials import take_credentials
@@ -39,68 +42,73 @@ _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(?::[0-9]{0,5})?")
 
 
 class RequestContext:
-    """The outermost room: a request id, HEAD as GET without a body, no error without an answer.
+    """Give the request an id, serve HEAD as GET without a body, and answer every error.
 
-    What is secret in a URL is taken out of it here, before anything can write it down.
+    This is the outermost middleware. It moves the credentials of a URL into the scope before
+    anything can log them.
 
     Args:
-        app: What comes next.
-        traffic: Where requests are counted, and told to the log.
-        audit: What records the requests that are audited; None where nothing is.
-        make_id: Makes a request id.
+        app: The next ASGI app.
+        request_log: Counts and logs requests.
+        audit: Records the audited requests; None without an audit log.
+        make_id: Returns a new request id.
     """
 
     def __init__(
-        self, app: ASGIApp, traffic: Traffic, audit: AuditTrail | None, make_id: Callable[[], str]
+        self,
+        app: ASGIApp,
+        request_log: RequestLog,
+        audit: AuditTrail | None,
+        make_id: Callable[[], str],
     ) -> None:
         self._app = app
-        self._traffic = traffic
+        self._request_log = request_log
         self._audit = audit
         self._make_id = make_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See the ASGI specification."""
+        """Handle one ASGI scope."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         take_credentials(scope)
-        exchange = RequestRecord(scope["method"], self._request_id(scope), self._traffic.now())
-        scope[REQUEST_ID] = exchange.request_id
+        record = RequestRecord(scope["method"], self._request_id(scope), self._request_log.now())
+        scope[REQUEST_ID] = record.request_id
         if scope["method"] == "HEAD":
-            # Every GET answers HEAD (RFC 9110, 9.1); the server itself leaves the body out.
+            # Every GET route answers HEAD (RFC 9110, 9.1); the server leaves the body out.
             scope = {**scope, "method": "GET", IS_HEAD: True}
-        # A pipelined request is begun by the one before it, and in its context.
+        # The request before a pipelined one starts it, in its own context.
         clear_contextvars()
-        bind_contextvars(request_id=exchange.request_id)
+        bind_contextvars(request_id=record.request_id)
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                exchange.status = message["status"]
+                record.status = message["status"]
                 message["headers"] = [
                     *message["headers"],
-                    (b"x-request-id", exchange.request_id.encode("ascii")),
+                    (b"x-request-id", record.request_id.encode("ascii")),
                 ]
                 if self._audit is not None:
-                    await self._audit.record(scope, exchange)
+                    await self._audit.record(scope, record)
             else:
-                exchange.bytes += len(message.get("body", b""))
+                record.bytes += len(message.get("body", b""))
                 if self._audit is not None and scope.pop(MORE_TARGETS, False):
-                    await self._audit.record(scope, exchange)
+                    await self._audit.record(scope, record)
             await send(message)
 
         with request_span(scope["headers"]) as span:
             try:
                 await self._app(scope, receive, send_named)
-            except Exception:  # the boundary: an answer without a trace, and the trace in the log
-                if exchange.status is not None:
+            except Exception:  # the boundary: a 500 without a trace, and the trace in the log
+                if record.status is not None:
                     raise
-                log.exception("a request failed", method=exchange.method, route=route_of(scope))
-                await internal_problem(scope, exchange.request_id)(scope, receive, send_named)
+                log.exception("a request failed", method=record.method, route=route_of(scope))
+                await internal_problem(scope, record.request_id)(scope, receive, send_named)
             finally:
                 release_body(scope)
-                self._traffic.ended(scope, exchange)
+                self._request_log.record(scope, record)
                 if span is not None:
-                    exchange.describe(span, route_of(scope))
+                    record.describe(span, route_of(scope))
 
     def _request_id(self, scope: Scope) -> str:
         for name, value in scope["headers"]:
@@ -109,15 +117,15 @@ class RequestContext:
         return self._make_id()
 
 
-class UntilRecovered:
-    """Lets requests wait until the sessions are recovered, all but those that ask how it stands.
+class WaitForRecovery:
+    """Hold requests back until the sessions are recovered, except health checks and metrics.
 
-    Not answered with 503: a browser's EventSource gives up for good at anything but 200. What waits
-    is bounded by `max_tcp_connections`, and by its own patience.
+    A 503 would be wrong: a browser's EventSource gives up for good at anything but 200.
+    `max_tcp_connections` and the clients' own timeouts bound the requests that wait.
 
     Args:
-        app: What comes next.
-        recovered: Set when all is there.
+        app: The next ASGI app.
+        recovered: Set when the sessions are recovered.
     """
 
     def __init__(self, app: ASGIApp, recovered: anyio.Event) -> None:
@@ -125,22 +133,23 @@ class UntilRecovered:
         self._recovered = recovered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See the ASGI specification."""
+        """Handle one ASGI scope."""
         is_early = not self._recovered.is_set() and scope["type"] == "http"
         if is_early and scope["path"] not in OPEN_PATHS | METRICS_PATHS:
             await self._recovered.wait()
         await self._app(scope, receive, send)
 
 
-class Guard:
-    """Refuses what only a web page or a confused client sends.
+class OriginGuard:
+    """Refuse requests that a web page of another origin makes a browser send.
 
-    Without credentials whoever reaches the port is served, so two ways in are closed: a name that
-    an attacker's DNS points at this machine (`Host`), and a page of another origin (`Origin`). With
-    credentials a page has none to send, and the gateway may stand behind any name.
+    A gateway without credentials serves everyone who reaches its port. Therefore it closes two ways
+    to it: a name that an attacker's DNS points at this machine (`Host`), and a page of another
+    origin (`Origin`). With credentials a foreign page has none to send, and the gateway may run
+    behind any name.
 
-    With `insecure` the host may also be an IP address or a name without dots: rebinding needs a
-    name in the attacker's own DNS, and these are none.
+    With `insecure` the host may also be an IP address or a name without dots: DNS rebinding needs a
+    name in the attacker's own DNS.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, gate: Gate) -> None:
@@ -150,7 +159,7 @@ class Guard:
         self._origins = frozenset(settings.cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See the ASGI specification."""
+        """Handle one ASGI scope."""
         if scope["type"] == "http":
             try:
                 self._check(scope)
@@ -164,9 +173,10 @@ class Guard:
         if len(hosts) > 1:
             raise EdgeError("malformed", "The request has more than one Host header.")
         if b"%2f" in scope["raw_path"].lower():
-            # The server hands the path over decoded: an id with a slash would become another route.
+            # The server decodes the path: an id with a slash would match another route.
             raise InvalidId(
-                "No id holds a slash.", errors=[{"loc": ["path"], "msg": "%2F is not allowed"}]
+                "An id cannot contain a slash.",
+                errors=[{"loc": ["path"], "msg": "%2F is not allowed"}],
             )
         if not self._gate.is_open:
             return

@@ -1,4 +1,4 @@
-"""Answers: JSON bytes. What is stored as JSON is joined, never parsed and encoded again.
+"""JSON responses. They join stored JSON as bytes and never parse and encode it again.
 
 Documents are sent in pieces, as they are made.
 """
@@ -13,22 +13,22 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
-from bamboo_gateway.api.presence import left, while_present
+from bamboo_gateway.api.disconnect import run_until_disconnect, wait_for_disconnect
 from bamboo_gateway.domain.codec import encode
 from bamboo_gateway.sessions.commands import Outcome
 
 JSON = "application/json"
 _HEADERS = {
-    # Browsers keep what has an ETag and show it again: a session's state would be an old one.
+    # Browsers cache a response with an ETag, and would show an old state of a session.
     "Cache-Control": "no-store"
 }
 
 
 class DocumentResponse(StreamingResponse):
-    """Answers with the pieces of a document, and closes what makes them: read whole or left.
+    """Send the pieces of a document, and close their generator whether or not the client reads all.
 
-    Nothing of them stays when the client leaves in the middle; see `presence`. The base class
-    sends in a task that it cancels then, and closes nothing.
+    Nothing of them stays in memory when the client disconnects in the middle (`api.disconnect`).
+    The base class would send in a task that it cancels then, and would not close the generator.
     """
 
     def __init__(
@@ -41,29 +41,30 @@ class DocumentResponse(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._pieces):
             with suppress(ClientDisconnect):
-                await while_present(self.stream_response(send), partial(left, receive))
+                disconnected = partial(wait_for_disconnect, receive)
+                await run_until_disconnect(self.stream_response(send), disconnected)
 
 
 def json_response(
     value: object, status_code: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Answers with a value."""
+    """Return a response with an encoded value."""
     return bytes_response(encode(value), status_code, headers)
 
 
 def bytes_response(
     body: bytes, status_code: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Answers with encoded JSON."""
+    """Return a response with JSON that is encoded already."""
     return Response(body, status_code, {**_HEADERS, **(headers or {})}, media_type=JSON)
 
 
 async def streamed(
     chunks: AsyncGenerator[bytes], headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Answers with encoded JSON that comes in pieces, so that memory holds one of them.
+    """Return a response with encoded JSON in pieces, so that memory holds one piece at a time.
 
-    The first is waited for: what is raised before it becomes an answer of its own.
+    Wait for the first piece: an error before it becomes a problem response.
     """
     first = await anext(chunks)
     return DocumentResponse(_from(first, chunks), JSON, headers or {})
@@ -77,21 +78,21 @@ async def _from(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncGenerator[byt
 
 
 def outcome_headers(outcome: Outcome) -> dict[str, str]:
-    """Gives the headers that tell a repeat from a first answer."""
+    """Return the headers that tell a replayed answer from a first one."""
     return {"Idempotency-Replayed": "true"} if outcome.replayed else {}
 
 
 def joined(name: str, items: Sequence[bytes], rest: Mapping[str, Any]) -> bytes:
-    """Builds `{"<name>": [items…], …rest}` around encoded items. `rest` is not empty."""
+    """Return `{"<name>": [items…], …rest}` around encoded items. `rest` must not be empty."""
     return b'{"%b":[%b],%b' % (name.encode(), b",".join(items), encode(rest)[1:])
 
 
 async def with_list(
     value: Mapping[str, Any], name: str, pages: AsyncGenerator[Sequence[bytes]]
 ) -> AsyncGenerator[bytes]:
-    """Builds `{…value, "<name>": [items…]}` around pages of encoded items, a piece for each page.
+    """Yield `{…value, "<name>": [items…]}` around pages of encoded items, one piece per page.
 
-    `value` is not empty.
+    `value` must not be empty.
     """
     before = b'%b,"%b":[' % (encode(value)[:-1], name.encode())
     async with aclosing(pages):
@@ -102,6 +103,6 @@ async def with_list(
 
 
 def etag_matches(header: str, etag: str) -> bool:
-    """Tells whether an `If-None-Match` names this version (weak comparison, RFC 9110, 13.1.2)."""
+    """Return whether `If-None-Match` names this version (weak comparison, RFC 9110, 13.1.2)."""
     wanted = {part.strip().removeprefix("W/") for part in header.split(",")}
     return "*" in wanted or etag in wanted

@@ -24,7 +24,7 @@ from bamboo_gateway.api.routes import (
     streams,
     summaries,
 )
-from bamboo_gateway.api.security.permissions import GuardedRoute
+from bamboo_gateway.api.security.rights import GuardedRoute
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
     chat.router,
@@ -66,7 +66,7 @@ def guarded_routes() -> list[GuardedRoute]:
         for route in router.routes:
             if not isinstance(route, GuardedRoute):
                 raise TypeError(
-                    f"{route} needs a route_class of bamboo_gateway.api.security.permissions"
+                    f"{route} needs a route_class of bamboo_gateway.api.security.rights"
                 )
             routes.append(route)
     return routes

@@ -26,9 +26,9 @@ from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
-from bamboo_gateway.api.detached_response import STAGE
+from bamboo_gateway.api.detached_response import DETACH_SLOT
+from bamboo_gateway.api.disconnect import absorb_cancellation, wait_for_disconnect
 from bamboo_gateway.api.middleware import IS_HEAD
-from bamboo_gateway.api.presence import forgettable, left
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.sessions.streaming.subscription import Subscription
 
@@ -83,8 +83,8 @@ class StreamResponse(EventSourceResponse):
             if IS_HEAD in scope:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
                 frames.close()
-            elif (stage := scope.get(STAGE)) is not None:
-                stage.put(frames)
+            elif (slot := scope.get(DETACH_SLOT)) is not None:
+                slot.put(frames)
             else:
                 await frames.run(scope, receive, send)
         except BaseException:
@@ -111,7 +111,7 @@ class FrameLoop:
                 extensions[WATCHED] = True
                 self._connection.send_now = extensions.get(WRITE)
                 watch = partial(self._watch, receive, group.cancel_scope)
-                group.start_soon(forgettable, watch, name="watch-client")
+                group.start_soon(absorb_cancellation, watch, name="watch-client")
                 await self._pump(send)
                 group.cancel_scope.cancel()
             if not self._done:
@@ -145,7 +145,7 @@ class FrameLoop:
             return await self._connection.next()
 
     async def _watch(self, receive: Receive, scope: anyio.CancelScope) -> None:
-        await left(receive)
+        await wait_for_disconnect(receive)
         self._done = True
         scope.cancel()
 
@@ -165,4 +165,4 @@ async def _cut(scope: Scope, receive: Receive) -> None:
     abort = (scope.get("extensions") or {}).get(ABORT)
     if abort is not None:
         abort()
-        await left(receive)
+        await wait_for_disconnect(receive)

@@ -1,4 +1,4 @@
-"""How many TCP connections there may be, in all and from one address."""
+"""The limits of TCP connections, in all and per address."""
 
 import resource
 from collections import Counter
@@ -10,17 +10,17 @@ from bamboo_gateway.settings import Settings
 _FILES_MAX: Final = 1 << 20
 
 _DETAILS: Final = {
-    "too_many": "max_tcp_connections, or what the limit of open files leaves of it, is {most}, and "
-    "that is reached; try again, or raise it.",
-    "too_many_of_address": "max_tcp_connections_per_address is {most}, and that is reached; close "
-    "some, or raise it.",
+    "too_many": "Limit reached: {most} TCP connections (max_tcp_connections, or the limit of open "
+    "files). Retry later.",
+    "too_many_of_address": "Limit reached: {most} TCP connections from this address "
+    "(max_tcp_connections_per_address). Close a connection and retry.",
 }
 
 Reason = Literal["too_many", "too_many_of_address"]
 
 
 class ConnectionLimits:
-    """Counts the connections that were let in. Used on the event loop alone."""
+    """Count open connections, and refuse those over a limit. Use it on the event loop only."""
 
     def __init__(self, settings: Settings) -> None:
         self._most = settings.max_tcp_connections
@@ -29,7 +29,10 @@ class ConnectionLimits:
         self._by_address: Counter[str] = Counter()
 
     def enter(self, host: str) -> Reason | None:
-        """Lets a connection in, or says why not; one that is in has to `leave`."""
+        """Admit a connection, or return why it is refused.
+
+        Every admitted connection has to `leave`.
+        """
         address = network_of(host)
         if self._open >= min(self._most, _files_for_connections()):
             return "too_many"
@@ -40,7 +43,7 @@ class ConnectionLimits:
         return None
 
     def leave(self, host: str) -> None:
-        """Counts out a connection that was let in."""
+        """Remove an admitted connection from the count."""
         address = network_of(host)
         self._open -= 1
         self._by_address[address] -= 1
@@ -48,7 +51,7 @@ class ConnectionLimits:
             del self._by_address[address]
 
     def detail(self, reason: Reason) -> str:
-        """Says which limit it was, and what to do."""
+        """Return the detail of a refusal: the limit, its setting and what the client can do."""
         if reason == "too_many":
             most: int | None = min(self._most, _files_for_connections())
         else:
@@ -57,10 +60,10 @@ class ConnectionLimits:
 
 
 def _files_for_connections() -> int:
-    """Gives how many connections the limit of open files leaves room for.
+    """Return how many connections the limit of open files leaves room for.
 
-    A quarter is for logs, the rest of what is kept back for everything else: beyond it the kernel
-    would refuse files, and with them writes that were promised.
+    A quarter of the files is for logs, and 64 more for everything else: without them the kernel
+    would refuse to open files, and acknowledged writes would fail.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _FILES_MAX if soft == resource.RLIM_INFINITY else max(1, soft - soft // 4 - 64)

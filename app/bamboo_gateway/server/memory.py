@@ -1,12 +1,13 @@
-"""Gives memory back that nobody uses and the process still holds.
+"""Return memory to the system that nothing uses and the process still holds.
 
-Python's collector counts objects and not bytes: a body of 15 MB that only a ring of references
-holds is a few dozen objects, so that gigabytes would wait for it. The gateway's own requests leave
-no rings (`tests/api/test_garbage.py`); an agent's code in this process may. And glibc keeps what is
-freed: its threshold from which a block is given back at once grows with the blocks, up to 32 MiB.
-Ten exports of 100 MB that were left early held 170 MB like that, which `malloc_trim` gives back in
-50 ms; but of the heaps that other threads have it leaves the ends, 34 MB each, so there is one heap
-for all. A lower threshold instead would have the kernel make each large block anew.
+Python's garbage collector counts objects and not bytes: a body of 15 MB in a reference cycle is a
+few dozen objects, so that gigabytes could wait for a collection. The gateway's own requests leave
+no cycles (`tests/api/test_garbage.py`), but an agent's code in this process may.
+
+glibc keeps freed memory: the size from which it returns a block at once grows with the blocks, up
+to 32 MiB. Ten exports of 100 MB whose clients left early held 170 MB like that, which `malloc_trim`
+returns in 50 ms. But it leaves the ends of other threads' heaps, 34 MB each, so that all threads
+share one heap. With a lower threshold instead the kernel would map each large block anew.
 """
 
 import ctypes
@@ -21,29 +22,29 @@ import anyio
 from anyio import to_thread
 
 _M_ARENA_MAX: Final = -8
-"""The name of the number of heaps, in glibc's malloc.h."""
+"""`M_ARENA_MAX` of glibc's malloc.h."""
 
 _LOOK_SECONDS: Final = 1.0
-"""How often the process looks at what it holds, which takes 0.02 ms."""
+"""How often the keeper reads the process's memory, which takes 0.02 ms."""
 
 GROWTH_BYTES_MAX: Final = 64 * 1024 * 1024
-"""Growth after which it collects: four of the largest bodies, and what one request may cost."""
+"""Growth after which it collects: four of the largest bodies, or what a request may cost."""
 
 COLLECT_SECONDS_MAX: Final = 60.0
-"""After so long it collects whatever was held, if there were requests; and growth that could not be
-given back in that time is the sessions' own."""
+"""After so long it collects without growth, if there were requests. Growth that it could not return
+in that time belongs to the sessions."""
 
 PAUSE_SHARE_MAX: Final = 0.01
-"""The share of time that collections may take. A full one takes 0.2 ms for each 1,000 objects that
-were made since the start and stay, which are 4 a session: 80 ms with 100,000 new sessions in
-memory, which is then done every 8 s at most."""
+"""The share of time that collections may take. A full collection takes 0.2 ms for each 1,000
+lasting objects made since the start. A session has 4: with 100,000 new sessions in memory a
+collection takes 80 ms, and runs every 8 s at most."""
 
 
 class MemoryKeeper:
-    """Decides when a full collection is due.
+    """Decide when a full collection is due, and run it.
 
     Args:
-        served: Gives how many requests were served so far.
+        served: Returns the number of requests served so far.
     """
 
     def __init__(self, served: Callable[[], int]) -> None:
@@ -54,43 +55,42 @@ class MemoryKeeper:
         self._not_before = self._not_after = 0.0
 
     async def run(self) -> None:
-        """Looks after the process's memory until it is cancelled."""
+        """Watch the process's memory until cancelled."""
         self.begin(anyio.current_time(), await to_thread.run_sync(resident_bytes))
         while True:
             await anyio.sleep(_LOOK_SECONDS)
             held = await to_thread.run_sync(resident_bytes)
-            # Who has switched the collector off wants no pauses.
+            # Code that has switched the collector off wants no pauses.
             if gc.isenabled() and self.is_due(anyio.current_time(), held):
                 began = time.thread_time()
                 gc.collect()
                 pause = time.thread_time() - began
-                # In a thread: the loop goes on meanwhile, unless it needs a large block itself.
+                # In a thread, so that the loop goes on unless it needs a large block itself.
                 await to_thread.run_sync(_trim)
                 left = await to_thread.run_sync(resident_bytes)
                 self.collected(anyio.current_time(), pause, left)
 
     def begin(self, now: float, held: int) -> None:
-        """Takes what is held now for what the process needs.
+        """Take the memory held now as what the process needs.
 
         Args:
             now: The monotonic time.
-            held: What `resident_bytes` gives.
+            held: The result of `resident_bytes`.
         """
         self._floor = held
         self._not_after = now + COLLECT_SECONDS_MAX
 
     def is_due(self, now: float, held: int) -> bool:
-        """Tells whether enough is held, or long enough has passed since the last collection."""
+        """Return whether memory has grown enough, or the last collection is long enough ago."""
         self._floor = min(self._floor, held)
         has_grown = held - self._floor > GROWTH_BYTES_MAX
         is_late = now >= self._not_after and self._served() != self._served_then
         return now >= self._not_before and (has_grown or is_late)
 
     def collected(self, now: float, pause: float, held: int) -> None:
-        """Sets when the next one may be, after a collection of `pause` seconds that left `held`.
+        """Schedule the next collection after one of `pause` seconds that left `held` bytes.
 
-        What is still there may be needed by requests that are at work: it looks again after 1, 2,
-        4 … s.
+        Requests at work may need what is still there: the next one runs after 1, 2, 4 … s.
         """
         if held - self._floor <= GROWTH_BYTES_MAX:
             self._patience = _LOOK_SECONDS
@@ -104,7 +104,7 @@ class MemoryKeeper:
 
 
 def resident_bytes() -> int:
-    """Gives what the process has of the machine's memory; 0 where that cannot be told."""
+    """Return the process's resident bytes; 0 on a system that does not tell them."""
     try:
         pages = Path("/proc/self/statm").read_bytes().split()[1]
     except OSError:  # not Linux
@@ -113,9 +113,9 @@ def resident_bytes() -> int:
 
 
 def share_one_heap() -> None:
-    """Has all threads share one heap of glibc's; to be called before there are any.
+    """Make all threads share one glibc heap. Call this before there are other threads.
 
-    The interpreter's lock lets one of them allocate at a time anyway.
+    The interpreter's lock lets only one of them allocate at a time anyway.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -123,7 +123,7 @@ def share_one_heap() -> None:
 
 
 def _trim() -> None:
-    """Has glibc give back what is free; other C libraries do so by themselves."""
+    """Make glibc return free memory; other C libraries do so by themselves."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -1,15 +1,18 @@
-"""The uvicorn server whose SIGTERM starts the drain before connections are waited for.
+"""The uvicorn server whose SIGTERM starts the drain before it waits for connections.
 
 Deviations from `uvicorn.run`, each with its reason:
 
-* The app's lifespan is entered here and not by uvicorn, which would show a failed start as a
-  traceback, and leave the lifespan out when a second signal forces the end. It is entered when the
-  port is open already: whoever watches a long recovery is told so, and the others wait for it.
-* A signal starts the drain, and `should_exit` is set only when that is done: uvicorn closes its
-  listeners and waits for connections as soon as it is set, and open streams never end by
-  themselves. The exit code is 0; uvicorn would raise the signal again.
-* The sockets are bound here: a port in use is said before the data directory is touched, and
-  `TCP_USER_TIMEOUT` of a listening socket is inherited by every connection.
+* This server enters the app's lifespan. uvicorn would show a failed start as a traceback, and would
+  skip the lifespan's end when a second signal forces the exit. The lifespan begins when the port is
+  already open: monitoring sees a long recovery, and other requests wait for its end.
+* A signal starts the drain, and `should_exit` is set when the drain is done: as soon as it is set,
+  uvicorn closes its listeners and waits for connections, and open streams never end by themselves.
+  The exit code is 0; uvicorn would raise the signal again.
+* This server binds the sockets: it reports a port in use before it touches the data directory, and
+  every connection inherits `TCP_USER_TIMEOUT` from its listening socket.
+
+uvicorn documents none of the methods and attributes that `GatewayServer` overrides, so
+`pyproject.toml` bounds its version, and `tests/server/test_uvicorn.py` checks that each exists.
 """
 
 import asyncio
@@ -47,22 +50,25 @@ if TYPE_CHECKING:
     from bamboo_gateway.sessions.manager import SessionManager
 
 _FILES_MAX: Final = 1 << 20
-"""Where the limit of open files is raised to when the machine names none."""
+"""The soft limit of open files when the machine has no hard limit."""
 
 _KEEP_ALIVE_SECONDS: Final = 75
-"""Longer than the idle time of common proxies and client pools (60 s), so that it is they who
-close: a server that closes first races with the next request."""
+"""Longer than the idle time of common proxies and client pools (60 s), so that they close first: a
+server that closes first races with the next request."""
 
 _CLOSE_SECONDS: Final = 5
-"""How long answers may still be read after the drain; then their connections are cut."""
-
+"""How long clients may read their answers after the drain, until their connections are cut."""
 
 _PROBE_SECONDS: Final = 60
-"""After so long without a word the kernel asks a peer whether it is still there."""
+"""Seconds of silence after which the kernel probes whether a peer is still there."""
 
 
 class StartError(Exception):
-    """The gateway cannot start, in one line for people. `exit_code` 2: the settings are wrong."""
+    """The gateway cannot start; the message is one line for people.
+
+    Attributes:
+        exit_code: 2 when the settings are wrong, otherwise 1.
+    """
 
     def __init__(self, detail: str, exit_code: int = 1) -> None:
         super().__init__(detail)
@@ -70,12 +76,12 @@ class StartError(Exception):
 
 
 def serve(settings: Settings) -> int:
-    """Runs the gateway until a signal ends it.
+    """Run the gateway until a signal ends it.
 
     Returns:
         The exit code: 0 after a clean end, 1 when it cannot start, 2 when the settings forbid it.
     """
-    share_one_heap()  # before the log has its thread
+    share_one_heap()  # before the log starts its thread
     configure_logs(settings.log_format, settings.log_level)
     try:
         addresses = _resolve(settings)
@@ -91,7 +97,7 @@ def serve(settings: Settings) -> int:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
     except BambooError as error:
-        # The store is busy or unusable: its one line says why.
+        # The store is in use or unusable; the detail says why.
         sys.stderr.write(f"error: {error.detail}\n")
         return 1
     return 0
@@ -100,16 +106,16 @@ def serve(settings: Settings) -> int:
 def _create(settings: Settings) -> FastAPI:
     try:
         return create_app(settings)
-    except BambooError as error:  # the URL of a store or agent, or a file of credentials
+    except BambooError as error:  # a wrong URL of a store or agent, or file of credentials
         raise StartError(error.detail, exit_code=2) from error
 
 
 class GatewayServer(uvicorn.Server):
-    """See the module.
+    """The gateway's server.
 
     Args:
-        app: What `create_app` gave.
-        on_started: Is told the port once requests are served.
+        app: The app of `create_app`.
+        on_started: Called with the port once requests are served.
     """
 
     def __init__(self, app: FastAPI, on_started: Callable[[int], None]) -> None:
@@ -121,7 +127,7 @@ class GatewayServer(uvicorn.Server):
                 lifespan="off",
                 log_config=None,
                 access_log=False,
-                # Half a kilobyte a stream, for an address that is only shown to people.
+                # It would cost 0.5 KB per stream, for an address that is only shown to people.
                 proxy_headers=False,
                 server_header=False,
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
@@ -133,7 +139,7 @@ class GatewayServer(uvicorn.Server):
         self._on_started = on_started
         self._lifespan = AsyncExitStack()
         self._signals = 0
-        self._told = anyio.Event()
+        self._exit_wanted = anyio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @override
@@ -142,24 +148,24 @@ class GatewayServer(uvicorn.Server):
             try:
                 async with self._lifespan:
                     await self._serve(sockets)
-                    self._leave()
+                    self._check_forced()
             except* _ForcedExit:
                 pass
 
     def begin_exit(self) -> None:
-        """Ends the gateway: drains first; called again, at once.
+        """Begin the drain and then exit; the second call skips the drain, the third kills.
 
         Safe in a signal handler and in other threads.
         """
         self._signals += 1
         if self._signals == 1 and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._told.set)
+            self._loop.call_soon_threadsafe(self._exit_wanted.set)
         elif self._signals == 2:
-            # What is cut now would be shown as an error of each request.
+            # Otherwise every request that is cut now would be logged as an error.
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             self.force_exit = self.should_exit = True
         elif self._signals > 2:
-            # The storage does not come back. Recovery is made for this.
+            # The storage does not return. The next start recovers.
             os._exit(1)
 
     @override
@@ -181,9 +187,9 @@ class GatewayServer(uvicorn.Server):
     async def main_loop(self) -> None:
         self._loop = asyncio.get_running_loop()
         if self._signals:
-            self._told.set()
+            self._exit_wanted.set()
         async with anyio.create_task_group() as group:
-            group.start_soon(self._drain_when_told, name="drain")
+            group.start_soon(self._drain_on_exit, name="drain")
             group.start_soon(MemoryKeeper(self._served).run, name="memory")
             await super().main_loop()
             group.cancel_scope.cancel()
@@ -191,20 +197,19 @@ class GatewayServer(uvicorn.Server):
     def _served(self) -> int:
         return self.server_state.total_requests
 
-    async def _drain_when_told(self) -> None:
-        await self._told.wait()
+    async def _drain_on_exit(self) -> None:
+        await self._exit_wanted.wait()
         manager: SessionManager = self._app.state.manager
-        manager.begin_drain()
         await manager.drain()
         self.should_exit = True
 
-    def _leave(self) -> None:
+    def _check_forced(self) -> None:
         if self.force_exit:
             raise _ForcedExit
 
 
 class _ForcedExit(Exception):
-    """Leaves the lifespan without the drain that its regular end would wait for."""
+    """Leave the lifespan without the drain that its regular end would wait for."""
 
 
 class _Address(NamedTuple):
@@ -218,7 +223,7 @@ def _resolve(settings: Settings) -> list[_Address]:
             settings.host or None, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except (OSError, UnicodeError) as error:
-        raise StartError(f"host {settings.host!r} is no address of this machine") from error
+        raise StartError(f"host {settings.host!r} is not an address of this machine") from error
     return list(dict.fromkeys(_Address(entry[0], str(entry[4][0])) for entry in found))
 
 
@@ -227,8 +232,8 @@ def _check_reach(settings: Settings, gate: Gate, addresses: list[_Address]) -> N
         return
     if not all(_is_loopback(address.host) for address in addresses):
         raise StartError(
-            f"host {settings.host} can be reached by others: make a key (`bamboo keys create`) or "
-            "set api_keys (BAMBOO_API_KEYS), or say that this is meant with --insecure",
+            f"other machines can reach host {settings.host}: create a key (`bamboo keys create`), "
+            "set api_keys (BAMBOO_API_KEYS), or allow it with --insecure",
             exit_code=2,
         )
 
@@ -238,10 +243,10 @@ def _is_loopback(host: str) -> bool:
 
 
 def _bind(settings: Settings, addresses: list[_Address]) -> list[socket.socket]:
-    """Binds every address of `host` to one port.
+    """Bind every address of `host` to one port.
 
     Raises:
-        StartError: One is in use, or none can be bound.
+        StartError: An address is in use, or none can be bound.
     """
     sockets: list[socket.socket] = []
     problem: OSError | None = None
@@ -276,11 +281,12 @@ def _prepare(sock: socket.socket, settings: Settings) -> None:
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # Small pings vanish into kernel buffers, so that a half-open client looks healthy.
+        # The kernel buffers small pings, so that a half-open client would look healthy.
         milliseconds = int(settings.send_timeout_seconds * 1000)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
     if hasattr(socket, "TCP_KEEPIDLE"):
-        # To a peer that only sends, like a producer of NDJSON, nothing is sent that could time out.
+        # To a peer that only sends, like a producer of NDJSON, the gateway sends nothing that could
+        # time out.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_SECONDS)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE_SECONDS)
@@ -290,28 +296,28 @@ def _bind_problem(settings: Settings, problem: OSError | None) -> str:
     where = f"{settings.host} port {settings.port}"
     match problem.errno if problem else None:
         case errno.EADDRINUSE:
-            return f"{where} is in use; stop what listens there or choose another with --port"
+            return f"{where} is in use; stop the other program or choose another port with --port"
         case errno.EACCES:
-            return f"{where} may not be used by this user; choose a port above 1023 with --port"
+            return f"this user may not listen on {where}; choose a port above 1023 with --port"
         case _:
             return f"cannot listen on {where}: {problem.strerror if problem else 'no address'}"
 
 
 def _raise_file_limit() -> None:
-    """Every stream and every log is an open file; the usual soft limit of 1024 is soon reached."""
+    """Raise the soft limit of open files: streams and logs soon reach the usual 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES_MAX if hard == resource.RLIM_INFINITY else hard
     if soft != resource.RLIM_INFINITY and soft < wanted:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         except (OSError, ValueError):
-            return  # macOS refuses more than kern.maxfilesperproc: what there is has to do
+            return  # macOS refuses more than kern.maxfilesperproc: keep the limit there is
 
 
 def _started(settings: Settings, gate: Gate, port: int) -> None:
-    # What is there now stays: the collector need not walk it again and again. Requests and streams
-    # leave it nothing, so it is only to look after what an agent's own code leaves; `memory` looks
-    # after what is large.
+    # The objects of the start stay, so the collector need not walk them again. Requests and streams
+    # leave it nothing, so it only has to collect what an agent's own code leaves; `memory` collects
+    # what is large.
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
     gc.enable()

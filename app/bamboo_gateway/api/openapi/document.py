@@ -10,7 +10,7 @@ from bamboo_gateway import __version__
 from bamboo_gateway.api.openapi.responses import PROBLEM_REF, example_problem
 from bamboo_gateway.api.problems import MEDIA_TYPE, PROBLEMS
 from bamboo_gateway.api.schemas.sessions import ProblemShape
-from bamboo_gateway.api.security.permissions import SECURITY_SCHEMES, GuardedRoute, security_of
+from bamboo_gateway.api.security.rights import SECURITY_SCHEMES, GuardedRoute, security_of
 
 _DESCRIPTION: Final = """\
 Durable conversations between agents and their front ends.

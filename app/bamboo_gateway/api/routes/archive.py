@@ -28,7 +28,7 @@ from bamboo_gateway.api.schemas.export import (
 )
 from bamboo_gateway.api.schemas.extensions import SessionIdsInput
 from bamboo_gateway.api.schemas.sessions import Session
-from bamboo_gateway.api.security.permissions import SessionRoute
+from bamboo_gateway.api.security.rights import SessionRoute
 
 router = APIRouter(prefix="/api/v1", tags=["archive"], route_class=SessionRoute)
 

@@ -14,7 +14,7 @@ from bamboo_gateway.api.dependencies import (
     SentJson,
     Who,
     idempotency,
-    unless_gone,
+    unless_disconnected,
 )
 from bamboo_gateway.api.openapi.examples import conversation as examples
 from bamboo_gateway.api.openapi.responses import (
@@ -34,7 +34,7 @@ from bamboo_gateway.api.responses import json_response, outcome_headers
 from bamboo_gateway.api.routes.streams import remote_address, stream_response
 from bamboo_gateway.api.schemas.messages import ChatInput
 from bamboo_gateway.api.schemas.sessions import ChatAccepted, ChatCompleted
-from bamboo_gateway.api.security.permissions import SessionRoute
+from bamboo_gateway.api.security.rights import SessionRoute
 from bamboo_gateway.domain.positions import parse_position
 from bamboo_gateway.sessions.commands import Chat, StreamRequest
 
@@ -139,7 +139,7 @@ async def chat(
     if prefer.wait_seconds is None:
         return json_response(turn, 202, headers)
     headers |= prefer.headers
-    waited = await unless_gone(
+    waited = await unless_disconnected(
         request, manager.wait_run(who, session_id, run_id, prefer.wait_seconds)
     )
     if not waited.ended:

@@ -10,7 +10,7 @@ from bamboo_gateway.api.openapi.examples import conversation as examples
 from bamboo_gateway.api.openapi.responses import EDGE, SESSION, answer, problems
 from bamboo_gateway.api.responses import DocumentResponse, json_response
 from bamboo_gateway.api.schemas.export import Diagnostics
-from bamboo_gateway.api.security.permissions import OperatorRoute, SessionRoute
+from bamboo_gateway.api.security.rights import OperatorRoute, SessionRoute
 
 router = APIRouter(prefix="/api/v1", tags=["maintenance"], route_class=SessionRoute)
 gateway_router = APIRouter(prefix="/api/v1", tags=["maintenance"], route_class=OperatorRoute)

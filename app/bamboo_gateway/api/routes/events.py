@@ -17,7 +17,7 @@ from bamboo_gateway.api.dependencies import (
     Who,
     idempotency,
     read_after,
-    unless_gone,
+    unless_disconnected,
 )
 from bamboo_gateway.api.limits import EVENT_WAIT_SECONDS_MAX, ITEMS_MAX
 from bamboo_gateway.api.openapi.examples import conversation as examples
@@ -34,7 +34,7 @@ from bamboo_gateway.api.openapi.responses import (
 from bamboo_gateway.api.problems import EdgeError
 from bamboo_gateway.api.responses import bytes_response, joined, json_response, outcome_headers
 from bamboo_gateway.api.schemas.sessions import EventPageShape, EventsAppended
-from bamboo_gateway.api.security.permissions import SessionRoute, takes_ticket
+from bamboo_gateway.api.security.rights import SessionRoute, takes_ticket
 from bamboo_gateway.domain.errors import InvalidInput
 from bamboo_gateway.domain.events import EVENT_TYPES
 from bamboo_gateway.sessions.commands import Idempotency
@@ -133,7 +133,7 @@ async def list_events(
         wait_seconds=wait,
         descending=order == "desc",
     )
-    page = await (unless_gone(request, reading) if wait else reading)
+    page = await (unless_disconnected(request, reading) if wait else reading)
     rest = {"next": str(page.next), "has_more": page.has_more}
     return bytes_response(joined("events", page.events, rest))
 

@@ -38,7 +38,7 @@ from bamboo_gateway.api.schemas.export import (
     ImportedSessionShape,
 )
 from bamboo_gateway.api.schemas.extensions import BulkExportInput, ExportInput, Format
-from bamboo_gateway.api.security.permissions import SessionRoute
+from bamboo_gateway.api.security.rights import SessionRoute
 from bamboo_gateway.domain.codec import encode
 from bamboo_gateway.sessions.lifecycle.export import ZIP_DISPOSITION, ExportOptions
 

@@ -26,7 +26,7 @@ from bamboo_gateway.api.schemas.extensions import (
     ExtensionStateInput,
     TodoInput,
 )
-from bamboo_gateway.api.security.permissions import SessionRoute
+from bamboo_gateway.api.security.rights import SessionRoute
 from bamboo_gateway.domain.errors import NotFound
 from bamboo_gateway.sessions.extensions import (
     drop_extension,

@@ -21,7 +21,7 @@ from bamboo_gateway.api.openapi.responses import (
 from bamboo_gateway.api.responses import json_response, outcome_headers
 from bamboo_gateway.api.schemas.export import Forked, Merged, Tree
 from bamboo_gateway.api.schemas.extensions import ForkInput, MergeInput
-from bamboo_gateway.api.security.permissions import SessionRoute
+from bamboo_gateway.api.security.rights import SessionRoute
 from bamboo_gateway.domain.codec import encode
 
 router = APIRouter(prefix="/api/v1", tags=["branches"], route_class=SessionRoute)

@@ -9,7 +9,7 @@ from bamboo_gateway.api.dependencies import Manager
 from bamboo_gateway.api.openapi.responses import EDGE, OPEN_EDGE, answer, problems
 from bamboo_gateway.api.responses import json_response
 from bamboo_gateway.api.schemas.sessions import Health
-from bamboo_gateway.api.security.permissions import OpenRoute, OperatorRoute
+from bamboo_gateway.api.security.rights import OpenRoute, OperatorRoute
 from bamboo_gateway.observability.audit import AuditLog
 from bamboo_gateway.observability.logs import HandOver
 from bamboo_gateway.observability.metrics import CONTENT_TYPE, render_metrics
@@ -105,7 +105,7 @@ async def metrics(request: Request) -> Response:
         "log_lines_lost_total": HandOver.lost,
         "audit_failures_total": audit.failures if audit is not None else 0,
     }
-    edge = {**state.traffic.measures(), **state.body_memory.measures()}
+    edge = {**state.request_log.measures(), **state.body_memory.measures()}
     measures = {**state.start, **inside, **edge, **told}
     settings: Settings = state.settings
     on_disk = settings.storage_url.startswith("jsonl")

@@ -14,7 +14,7 @@ from bamboo_gateway.api.openapi.responses import EDGE, OPEN_EDGE, SESSION, answe
 from bamboo_gateway.api.responses import json_response
 from bamboo_gateway.api.security.authentication import COOKIE, caller_by_cookie, has_cookie
 from bamboo_gateway.api.security.origins import check_cookie_origin, values_of
-from bamboo_gateway.api.security.permissions import OpenRoute, ReadRoute
+from bamboo_gateway.api.security.rights import OpenRoute, ReadRoute
 from bamboo_gateway.credentials.gate import Gate
 from bamboo_gateway.credentials.signing import is_made
 from bamboo_gateway.domain.clock import format_ms

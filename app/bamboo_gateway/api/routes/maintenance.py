@@ -12,7 +12,7 @@ from bamboo_gateway.api.openapi.responses import BODY, EDGE, WRITE, answer, prob
 from bamboo_gateway.api.responses import json_response
 from bamboo_gateway.api.schemas.export import CleanupStats
 from bamboo_gateway.api.schemas.extensions import CleanupInput
-from bamboo_gateway.api.security.permissions import SessionRoute
+from bamboo_gateway.api.security.rights import SessionRoute
 
 router = APIRouter(prefix="/api/v1", tags=["maintenance"], route_class=SessionRoute)
 

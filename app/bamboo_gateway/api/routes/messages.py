@@ -33,8 +33,8 @@ from bamboo_gateway.api.openapi.responses import (
 from bamboo_gateway.api.responses import bytes_response, joined, json_response, outcome_headers
 from bamboo_gateway.api.schemas.messages import MessageInput, MessageOrList
 from bamboo_gateway.api.schemas.sessions import Message, MessagePageShape, MessagesAdded
-from bamboo_gateway.api.security.permissions import SessionRoute, takes_ticket
-from bamboo_gateway.api.security.url_credentials import opening
+from bamboo_gateway.api.security.rights import SessionRoute, takes_ticket
+from bamboo_gateway.api.security.url_credentials import with_url_credential
 
 router = APIRouter(prefix="/api/v1", tags=["messages"], route_class=SessionRoute)
 
@@ -106,7 +106,7 @@ async def list_messages(
         "next_cursor": page.next_cursor,
         "has_more": page.has_more,
         "position": str(page.position),
-        "stream_url": opening(request.scope, who, page.stream_url),
+        "stream_url": with_url_credential(request.scope, who, page.stream_url),
     }
     return bytes_response(joined("messages", page.messages, rest))
 

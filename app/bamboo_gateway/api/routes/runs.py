@@ -18,7 +18,7 @@ from bamboo_gateway.api.dependencies import (
     SessionId,
     Who,
     idempotency,
-    unless_gone,
+    unless_disconnected,
 )
 from bamboo_gateway.api.openapi.examples import conversation as examples
 from bamboo_gateway.api.openapi.responses import (
@@ -40,7 +40,7 @@ from bamboo_gateway.api.schemas.sessions import (
     RunWaited,
     SessionCancelled,
 )
-from bamboo_gateway.api.security.permissions import SessionRoute
+from bamboo_gateway.api.security.rights import SessionRoute
 
 router = APIRouter(prefix="/api/v1", tags=["runs"], route_class=SessionRoute)
 
@@ -145,7 +145,7 @@ async def get_run(
     """Gives the run as it is now. `Prefer: wait=N` first waits up to N seconds for its end."""
     if prefer.wait_seconds is None:
         return json_response(await manager.run(who, session_id, run_id))
-    waited = await unless_gone(
+    waited = await unless_disconnected(
         request, manager.wait_run(who, session_id, run_id, prefer.wait_seconds)
     )
     body = {**waited.run, "message": waited.message} if waited.ended else waited.run

@@ -37,8 +37,8 @@ from bamboo_gateway.api.responses import (
 from bamboo_gateway.api.routes.filters import Filters, session_page
 from bamboo_gateway.api.schemas.messages import ReopenInput, SessionInput, SessionPatch
 from bamboo_gateway.api.schemas.sessions import Session, SessionPageShape, SessionWithMessages
-from bamboo_gateway.api.security.permissions import SessionRoute, takes_ticket
-from bamboo_gateway.api.security.url_credentials import opening
+from bamboo_gateway.api.security.rights import SessionRoute, takes_ticket
+from bamboo_gateway.api.security.url_credentials import with_url_credential
 from bamboo_gateway.sessions.commands import NewSession, Outcome
 
 router = APIRouter(prefix="/api/v1", tags=["sessions"], route_class=SessionRoute)
@@ -152,7 +152,7 @@ async def get_session(
     headers = {"ETag": etag}
     if if_none_match is not None and messages is None and etag_matches(if_none_match, etag):
         return Response(status_code=304, headers=headers)
-    session["stream_url"] = opening(request.scope, who, session["stream_url"])
+    session["stream_url"] = with_url_credential(request.scope, who, session["stream_url"])
     if messages is not None:
         return await streamed(with_list(session, "messages", messages), headers)
     return json_response(session, headers=headers)

@@ -28,7 +28,7 @@ from bamboo_gateway.api.openapi.responses import (
 from bamboo_gateway.api.responses import json_response, outcome_headers
 from bamboo_gateway.api.schemas.export import NewShareShape, SharePage
 from bamboo_gateway.api.schemas.extensions import ShareInput
-from bamboo_gateway.api.security.permissions import SessionRoute
+from bamboo_gateway.api.security.rights import SessionRoute
 
 router = APIRouter(prefix="/api/v1", tags=["sharing"], route_class=SessionRoute)
 

@@ -9,7 +9,7 @@ from bamboo_gateway.api.openapi.examples import conversation as examples
 from bamboo_gateway.api.openapi.responses import EDGE, SESSION, answer, problems
 from bamboo_gateway.api.responses import json_response
 from bamboo_gateway.api.schemas.export import Overview, Report, Statistics
-from bamboo_gateway.api.security.permissions import SessionRoute
+from bamboo_gateway.api.security.rights import SessionRoute
 from bamboo_gateway.sessions.statistics import report_markdown
 
 router = APIRouter(prefix="/api/v1", tags=["statistics"], route_class=SessionRoute)

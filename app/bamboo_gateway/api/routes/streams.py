@@ -24,7 +24,7 @@ from bamboo_gateway.api.openapi.examples import conversation as examples
 from bamboo_gateway.api.openapi.responses import EDGE, SESSION, answer, nothing, problems, stream
 from bamboo_gateway.api.responses import json_response
 from bamboo_gateway.api.schemas.sessions import ConnectionPageShape
-from bamboo_gateway.api.security.permissions import SessionRoute, takes_ticket
+from bamboo_gateway.api.security.rights import SessionRoute, takes_ticket
 from bamboo_gateway.api.sse import StreamResponse
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import InvalidCursor

@@ -22,7 +22,7 @@ from bamboo_gateway.api.responses import json_response, outcome_headers, streame
 from bamboo_gateway.api.routes.filters import Filters, session_page
 from bamboo_gateway.api.schemas.export import Resumed, Summary, SummaryPage
 from bamboo_gateway.api.schemas.extensions import SummaryInput, WriteSummaryInput
-from bamboo_gateway.api.security.permissions import SessionRoute
+from bamboo_gateway.api.security.rights import SessionRoute
 from bamboo_gateway.domain.positions import NOWHERE, parse_position
 
 router = APIRouter(prefix="/api/v1", tags=["summaries"], route_class=SessionRoute)

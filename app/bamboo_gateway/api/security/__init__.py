@@ -1,1 +1,1 @@
-"""Authentication, permissions, tickets, share links, origins and rate limits."""
+"""Authentication, rights, tickets, share links, origins and rate limits."""

@@ -1,13 +1,13 @@
-"""Who is asking: the credential of a request, and the caller that comes with it."""
+"""Authentication: from a request's credential to its caller."""
 
 from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bamboo_gateway.api.caller import CALLER, NOBODY, unauthorized
-from bamboo_gateway.api.problems import problem_response
+from bamboo_gateway.api.problem_responses import problem_response
 from bamboo_gateway.api.security.origins import check_cookie_origin, values_of
-from bamboo_gateway.api.security.share_links import caller_by_link
+from bamboo_gateway.api.security.share_links import caller_by_share_link
 from bamboo_gateway.api.security.url_credentials import TICKET
 from bamboo_gateway.credentials.gate import Gate
 from bamboo_gateway.domain.callers import LOCAL_CALLER, Caller
@@ -15,7 +15,7 @@ from bamboo_gateway.domain.errors import BambooError, InvalidId
 from bamboo_gateway.settings import Settings
 
 COOKIE: Final = "bamboo_login"
-"""The name of a login's cookie."""
+"""The name of the login cookie."""
 
 OPEN_PATHS: Final = frozenset(
     {
@@ -26,14 +26,15 @@ OPEN_PATHS: Final = frozenset(
         "/api/v1/logout",
     }
 )
-"""What needs no credential: who watches the gateway has none, who leaves may have none left."""
+"""Paths that need no credential: monitoring has none, and at a logout it may be invalid."""
 
 
 class Authentication:
-    """Puts the caller into the scope, or answers 401; 403 when it may not be who it says.
+    """Put the caller into the scope, or answer 401, or 403 when it may not act for `X-User-Id`.
 
-    Of several credentials the one that was sent on purpose counts: the header, else the ticket,
-    else the link, else the cookie. A wrong one is refused and never passed over.
+    Of several credentials the most deliberate one counts: the header, else the ticket, else the
+    share link, else the cookie. When that one is wrong the request is refused, even if another is
+    valid.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, gate: Gate) -> None:
@@ -42,7 +43,7 @@ class Authentication:
         self._origins = frozenset(settings.cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See the ASGI specification."""
+        """Handle one ASGI scope."""
         if scope["type"] == "http":
             try:
                 scope[CALLER] = await self._caller(scope)
@@ -63,8 +64,8 @@ class Authentication:
                 return _known(gate.bearer(credential.strip(), acting_for) if is_bearer else None)
         if (ticket := scope.get(TICKET)) is not None:
             return _known(gate.ticket(ticket, acting_for))
-        if (by_link := await caller_by_link(scope)) is not None:
-            return by_link
+        if (caller := await caller_by_share_link(scope)) is not None:
+            return caller
         if gate.is_open:
             return LOCAL_CALLER
         if has_cookie(scope):
@@ -74,15 +75,15 @@ class Authentication:
 
 
 def has_cookie(scope: Scope) -> bool:
-    """Tells whether a login's cookie came, good or not."""
+    """Return whether the request has a login cookie, valid or not."""
     return bool(_cookies(scope))
 
 
 def caller_by_cookie(scope: Scope, gate: Gate, acting_for: str | None = None) -> Caller | None:
-    """Gives who comes with a login's cookie; None when it is not good, or one of several.
+    """Return the caller of a login cookie; None when it is invalid, or one of several.
 
     Raises:
-        Forbidden, InvalidId, Unavailable: As `Gate.cookie`.
+        Forbidden, InvalidId, Unavailable: `Gate.cookie` says when.
     """
     cookies = _cookies(scope)
     return gate.cookie(cookies[0], acting_for) if len(cookies) == 1 else None
@@ -95,7 +96,7 @@ def _known(caller: Caller | None) -> Caller:
 
 
 def _acting_for(scope: Scope) -> str | None:
-    """Gives the user that the caller says to act for, unchecked."""
+    """Return the unchecked user of `X-User-Id`."""
     named = values_of(scope, b"x-user-id")
     if len(named) > 1:
         raise InvalidId("The request has more than one X-User-Id header.")
@@ -103,7 +104,7 @@ def _acting_for(scope: Scope) -> str | None:
 
 
 def _cookies(scope: Scope) -> list[str]:
-    """Gives every login's cookie there is: two are somebody's who put one beside the right one."""
+    """Return every login cookie. Two mean that another site set one beside the right one."""
     pairs = b";".join(values_of(scope, b"cookie")).decode("latin-1").split(";")
     named = [pair.strip().partition("=") for pair in pairs]
     return [value for name, _, value in named if name == COOKIE]

@@ -1,4 +1,4 @@
-"""Which web pages may call: those of the gateway's own origin, and those that are listed."""
+"""Which web pages may call the gateway: those of its own origin, and those of `cors_origins`."""
 
 from collections.abc import Set
 from typing import Final
@@ -12,26 +12,26 @@ _FOREIGN_SITES: Final = frozenset({b"cross-site", b"same-site"})
 
 
 def values_of(scope: Scope, header: bytes) -> list[bytes]:
-    """Gives all values of a header."""
+    """Return all values of a header."""
     return [value for name, value in scope["headers"] if name == header]
 
 
 def is_own_origin(origin: str, host: str) -> bool:
-    """Tells whether a page of this origin was served under the name that is asked now."""
+    """Return whether an origin is the request's own host."""
     scheme, separator, rest = origin.partition("://")
     return bool(separator) and scheme in {"http", "https"} and rest.lower() == host.lower()
 
 
 def check_cookie_origin(scope: Scope, listed: Set[str]) -> None:
-    """Refuses what a browser sends with a cookie for a page that nobody lists (CSRF).
+    """Refuse a request that a page of another origin makes a browser send with its cookie (CSRF).
 
-    Browsers name the page's origin with all that changes something, and with all that another
-    origin reads by script. What carries none is a read: of the page itself, of the address bar, or
-    of a foreign page's image or script, which `Sec-Fetch-Site` gives away.
+    A browser sends the page's `Origin` with every request that changes something, and with every
+    read by a script of another origin. A request without it is a read: by a page of the gateway, by
+    the address bar, or by an image or script element of another page, which has `Sec-Fetch-Site`.
 
     Args:
-        scope: The request's.
-        listed: Origins that may call; `*` lists none, for a cookie.
+        scope: The request's scope.
+        listed: Origins that may call. `*` allows none to call with a cookie.
 
     Raises:
         EdgeError: `origin-not-allowed`.
@@ -45,7 +45,8 @@ def check_cookie_origin(scope: Scope, listed: Set[str]) -> None:
         return
     if scope["method"] not in _READING:
         raise EdgeError(
-            "origin-not-allowed", "With a cookie, what changes something needs an Origin header."
+            "origin-not-allowed",
+            "A request with a login cookie that changes something needs an Origin header.",
         )
     is_foreign = not _FOREIGN_SITES.isdisjoint(values_of(scope, b"sec-fetch-site"))
     if is_foreign and values_of(scope, b"sec-fetch-mode") != [b"navigate"]:

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bamboo_gateway.api.caller import CALLER
 from bamboo_gateway.api.limits import KNOWN_CREDENTIALS_MAX, RATE_KEYS_MAX
-from bamboo_gateway.api.problems import problem_response
+from bamboo_gateway.api.problem_responses import problem_response
 from bamboo_gateway.api.security.authentication import OPEN_PATHS
 from bamboo_gateway.api.security.sliding_window import SlidingWindowCounter
 from bamboo_gateway.api.security.url_credentials import SHARE, TICKET

@@ -1,4 +1,4 @@
-"""Who comes by the link of a share: `?share=<token>`, for pages that have no key to send."""
+"""The caller of a share link, `?share=<token>`: for pages that have no key to send."""
 
 from typing import Final
 
@@ -22,15 +22,15 @@ SHARED_PATHS: Final = frozenset(
         "/api/v1/sessions/{session_id}/tree",
     }
 )
-"""What a link lets others GET; whether it does, `sessions.access` decides with each request."""
+"""Routes that a share link opens for GET; `sessions.access` decides each request."""
 
 
-async def caller_by_link(scope: Scope) -> Caller | None:
-    """Gives who comes by a link; None when the request has none.
+async def caller_by_share_link(scope: Scope) -> Caller | None:
+    """Return the caller of a share link; None when the request has none.
 
     Raises:
-        EdgeError: The link opens nothing (any more).
-        Unavailable: The sessions are being recovered.
+        EdgeError: The link is wrong, expired or revoked.
+        Unavailable: The gateway is recovering its sessions.
     """
     token: str | None = scope.get(SHARE)
     if token is None:
@@ -42,7 +42,7 @@ async def caller_by_link(scope: Scope) -> Caller | None:
     if caller is None:
         raise EdgeError(
             "unauthorized",
-            "This link opens nothing: ask whom it came from for another.",
+            "This share link is not valid (any more). Ask its sender for a new one.",
             headers={"WWW-Authenticate": 'Bearer realm="bamboo"'},
         )
     return caller

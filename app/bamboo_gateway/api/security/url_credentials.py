@@ -1,4 +1,4 @@
-"""`?ticket=`, `?share=`: taken out of the request before anything sees it that could tell them."""
+"""Credentials in the query, `?ticket=` and `?share=`: moved out before anything can log them."""
 
 from typing import Final
 from urllib.parse import unquote_plus
@@ -8,18 +8,18 @@ from starlette.types import Scope
 from bamboo_gateway.domain.callers import Caller
 
 TICKET: Final = "bamboo.ticket"
-"""Where the scope keeps the ticket that came in the query."""
+"""The scope's key of the ticket that the query had."""
 
 SHARE: Final = "bamboo.share"
-"""Where the scope keeps the token of a link that came in the query."""
+"""The scope's key of the share link's token that the query had."""
 
 _PLACES: Final = {"ticket": TICKET, "share": SHARE}
 
 
 def take_credentials(scope: Scope) -> None:
-    """Moves tickets and tokens from the query into the scope.
+    """Move tickets and share tokens from the query into the scope.
 
-    One given twice is none that could be good.
+    One that is given twice becomes an empty, invalid one.
     """
     query: bytes = scope["query_string"]
     if b"ticket" not in query and b"share" not in query and b"%" not in query:
@@ -35,15 +35,15 @@ def take_credentials(scope: Scope) -> None:
     scope["query_string"] = b"&".join(kept)
 
 
-def opening(scope: Scope, caller: Caller, url: str) -> str:
-    """Gives a URL with the ticket or token that the request came with, if it came with one.
+def with_url_credential(scope: Scope, caller: Caller, url: str) -> str:
+    """Return a URL with the request's ticket or share token, if that is its credential.
 
-    Who has nothing but that could not follow the URL without it.
+    A caller that has no other credential could not open the URL without it.
 
     Args:
-        scope: The request's.
-        caller: Who came.
-        url: What he is given, with a query.
+        scope: The request's scope.
+        caller: The request's caller.
+        url: A URL with a query, for the answer.
     """
     if caller.session_id is None:
         return url

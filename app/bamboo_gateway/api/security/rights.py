@@ -1,9 +1,9 @@
-"""What a caller needs for each route: declared by the class of its router's routes.
+"""The right that a caller needs for each route: the class of its router's routes declares it.
 
-`OpenRoute` asks for nothing, `ReadRoute` for `read`, `SessionRoute` for `read` to look and for
-`write` to change something, `OperatorRoute` for `admin`. There is no route without such a class:
-the app does not start, and no document is made of it. Who came for one session gets to few routes:
-with a ticket to those that `takes_ticket` marks, by a link to `SHARED_PATHS`.
+`OpenRoute` needs none, `ReadRoute` needs `read`, `SessionRoute` needs `read` for GET and `write`
+for everything else, `OperatorRoute` needs `admin`. With a route without such a class the app does
+not start. A caller whose credential is for one session reaches few routes: with a ticket those that
+`takes_ticket` marks, with a share link those of `SHARED_PATHS`.
 """
 
 from collections.abc import Callable, Coroutine, Set
@@ -38,22 +38,23 @@ SECURITY_SCHEMES: Final[dict[str, Any]] = {
         "type": "apiKey",
         "in": "cookie",
         "name": COOKIE,
-        "description": "A login's cookie. What changes something needs an `Origin` that may call.",
+        "description": "A login's cookie. A request that changes something needs an `Origin` that "
+        "may call.",
     },
     "ticket": {
         "type": "apiKey",
         "in": "query",
         "name": "ticket",
-        "description": "A ticket to the session, from `POST /sessions/{session_id}/ticket`.",
+        "description": "A ticket for the session, from `POST /sessions/{session_id}/ticket`.",
     },
     "link": {
         "type": "apiKey",
         "in": "query",
         "name": "share",
-        "description": "The token of a link that a session is shared by.",
+        "description": "The token of the session's share link.",
     },
 }
-"""How a caller may come in, for the OpenAPI document."""
+"""The credentials of the OpenAPI document."""
 
 
 _Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
@@ -61,17 +62,17 @@ _TICKET_ENDPOINTS: Final[set[Callable[..., Any]]] = set()
 
 
 def takes_ticket(endpoint: _Endpoint) -> _Endpoint:
-    """Marks an endpoint about one session that a page with a ticket for it may read."""
+    """Mark an endpoint of one session that a ticket for the session opens."""
     _TICKET_ENDPOINTS.add(endpoint)
     return endpoint
 
 
 class GuardedRoute(JsonRoute):
-    """A route that says which right it needs; it is asked for before anything is read or found."""
+    """A route that checks the caller's right before it reads the body or looks anything up."""
 
     @classmethod
     def right_for(cls, methods: Set[str]) -> Right | None:
-        """Gives the right that a route with these methods needs; None: not even a credential."""
+        """Return the right that a route with these methods needs; None: not even a credential."""
         raise NotImplementedError
 
     @property
@@ -81,12 +82,12 @@ class GuardedRoute(JsonRoute):
 
     @property
     def takes_ticket(self) -> bool:
-        """Whether who came for one session gets here, for that session."""
+        """Whether a ticket opens this route for its session."""
         return self.endpoint in _TICKET_ENDPOINTS
 
     @property
-    def takes_link(self) -> bool:
-        """Whether who came by a session's link gets here, for that session."""
+    def takes_share_link(self) -> bool:
+        """Whether a share link opens this route for its session."""
         return self.path in SHARED_PATHS and self.right == "read"
 
     @override
@@ -95,21 +96,23 @@ class GuardedRoute(JsonRoute):
         right = self.right
         if right is None:
             return handle
-        takes_ticket, takes_link = self.takes_ticket, self.takes_link
+        takes_ticket, takes_share_link = self.takes_ticket, self.takes_share_link
 
         async def handler(request: Request) -> Response:
             caller: Caller = request.scope[CALLER]
             check_right(caller, right)
-            takes = takes_ticket if caller.share_id is None else takes_link
+            takes = takes_ticket if caller.share_id is None else takes_share_link
             if caller.session_id is not None and not takes:
-                raise Forbidden("What you came with opens one session, to read, and not this.")
+                raise Forbidden(
+                    "A ticket or share link opens its own session for reading, and not this route."
+                )
             return await handle(request)
 
         return handler
 
 
 class OpenRoute(GuardedRoute):
-    """For whoever reaches the gateway."""
+    """Routes for everyone, without a credential."""
 
     @classmethod
     @override
@@ -118,7 +121,7 @@ class OpenRoute(GuardedRoute):
 
 
 class ReadRoute(GuardedRoute):
-    """For users: what changes nothing of anybody's, whatever its method."""
+    """Routes for users that change nothing, whatever their method."""
 
     @classmethod
     @override
@@ -127,7 +130,7 @@ class ReadRoute(GuardedRoute):
 
 
 class SessionRoute(GuardedRoute):
-    """For users: sessions and what is in them."""
+    """Routes for users about sessions and their contents."""
 
     @classmethod
     @override
@@ -136,7 +139,7 @@ class SessionRoute(GuardedRoute):
 
 
 class OperatorRoute(GuardedRoute):
-    """For whoever runs the gateway."""
+    """Routes for the operator."""
 
     @classmethod
     @override
@@ -145,22 +148,22 @@ class OperatorRoute(GuardedRoute):
 
 
 def check_right(caller: Caller, right: Right) -> None:
-    """Refuses a caller whose credential does not allow it.
+    """Refuse a caller whose credential lacks a right.
 
     Raises:
-        Forbidden: It does not.
+        Forbidden: It does.
     """
     if right not in caller.rights:
-        has = ", ".join(f"`{name}`" for name in sorted(caller.rights)) or "none"
-        raise Forbidden(f"This needs the right `{right}`; the credential's rights: {has}.")
+        has = ", ".join(f"`{name}`" for name in sorted(caller.rights)) or "no right"
+        raise Forbidden(f"This request needs the right `{right}`; the credential has {has}.")
 
 
 def security_of(route: GuardedRoute) -> list[dict[str, list[str]]]:
-    """Gives the route's OpenAPI security: each scheme with the right that it has to bring."""
+    """Return the route's OpenAPI security: each scheme with the right that it needs."""
     right = route.right
     if right is None:
         return []
-    # Without credentials configured no route needs one: the empty requirement says so.
-    takes = {"ticket": route.takes_ticket, "link": route.takes_link}
+    # A gateway without credentials needs none for any route: the empty requirement says so.
+    takes = {"ticket": route.takes_ticket, "link": route.takes_share_link}
     schemes = [name for name in SECURITY_SCHEMES if takes.get(name, True)]
     return [*({name: [str(right)]} for name in schemes), {}]

@@ -1,9 +1,10 @@
-"""Whether a request's client is still there, while something is done for it.
+"""Work for a client that may disconnect before the work is done.
 
 A task that ends as cancelled stays in memory until the garbage collector runs, with all that its
 frames hold, like a request's body or a piece of an answer: anyio's done-callback has the task's
-`CancelledError` in a local variable, whose traceback has the callback's frame. So what is done for
-a client is done in the task of its request, which ends otherwise, and the watcher is `forgettable`.
+`CancelledError` in a local variable, whose traceback has the callback's frame. Therefore the
+request's own task does the work, which does not end as cancelled, and the task that watches the
+client absorbs its cancellation (`absorb_cancellation`).
 """
 
 from collections.abc import Awaitable, Callable
@@ -17,24 +18,26 @@ from starlette.types import Receive
 T = TypeVar("T")
 
 
-async def while_present(work: Awaitable[T], leaving: Callable[[], Awaitable[object]]) -> T:
-    """Awaits `work`, and cancels it when `leaving` is done first.
+async def run_until_disconnect(
+    work: Awaitable[T], disconnected: Callable[[], Awaitable[object]]
+) -> T:
+    """Await `work`, and cancel it when `disconnected` returns first.
 
     Raises:
-        ClientDisconnect: `leaving` was done first.
+        ClientDisconnect: `disconnected` returned first.
     """
     results: list[T] = []
     error: Exception | None = None
 
     async def watch() -> None:
-        await leaving()
+        await disconnected()
         group.cancel_scope.cancel()
 
     async with anyio.create_task_group() as group:
-        group.start_soon(forgettable, watch, name="watch-client")
+        group.start_soon(absorb_cancellation, watch, name="watch-client")
         try:
             results.append(await work)
-        except Exception as caught:  # noqa: BLE001 - carried out of the group as it is
+        except Exception as caught:  # noqa: BLE001 - raised again outside of the group
             error = caught
         group.cancel_scope.cancel()
     try:
@@ -47,13 +50,13 @@ async def while_present(work: Awaitable[T], leaving: Callable[[], Awaitable[obje
     return results[0]
 
 
-async def forgettable(wait: Callable[[], Awaitable[object]]) -> None:
-    """Waits, and ends without an error when it is cancelled: the last thing that its task does."""
+async def absorb_cancellation(wait: Callable[[], Awaitable[object]]) -> None:
+    """Await `wait`, and return normally when it is cancelled: the last call of its task."""
     with suppress(anyio.get_cancelled_exc_class()):
         await wait()
 
 
-async def left(receive: Receive) -> None:
-    """Waits until the client has left; what is still sent of the body is dropped."""
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Wait until the client has disconnected; drop what it still sends of its body."""
     while (await receive())["type"] != "http.disconnect":
         pass
