@@ -4,9 +4,12 @@ Flags win over the environment (`BAMBOO_…`), the environment over the TOML fil
 defaults. A wrong value stops the start with one line.
 """
 
+import os
+import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from limits import parse_many
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
@@ -22,14 +25,21 @@ from pydantic_settings import (
 )
 from typing_extensions import override
 
+from bamboo_gateway.domain.suggestions import nearest_name
+
 MiB = 1024 * 1024
+
+_PREFIX: Final = "BAMBOO_"
+
+_COMMAND_VARIABLES: Final = frozenset({"BAMBOO_URL", "BAMBOO_API_KEY"})
+"""What the commands that call a gateway read (`cli.options`); one environment often has both."""
 
 
 class Settings(BaseSettings):
     """One frozen set of settings, read once at the start."""
 
     model_config = SettingsConfigDict(
-        env_prefix="BAMBOO_", frozen=True, extra="forbid", validate_default=True
+        env_prefix=_PREFIX, frozen=True, extra="forbid", validate_default=True
     )
 
     data_dir: Path = Field(
@@ -392,10 +402,45 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     if config is not None and not config.is_file():
         raise SettingsError(f"config: {config} is not a file")
     try:
-        return Sources(**{name: value for name, value in flags.items() if value is not None})
+        settings = Sources(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"]) or "settings"
+        if first["type"] == "extra_forbidden":
+            hint = _hint(nearest_name(name, Settings.model_fields))
+            raise SettingsError(f"{name}: there is no such setting{hint}") from error
         raise SettingsError(f"{name}: {first['msg']}") from error
     except (SettingsSourceError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(str(error)) from error
+    _check_variables(settings.agents.values())
+    return settings
+
+
+def _check_variables(agent_urls: Iterable[str]) -> None:
+    """Refuse a `BAMBOO_…` variable that nobody reads: it is a misspelt setting.
+
+    A variable that an agent's URL names (`api_key_env=BAMBOO_MODEL_KEY`) is read by that agent.
+
+    Raises:
+        SettingsError: With the variable's name and the nearest known one, never with its value.
+    """
+    named = {name for url in agent_urls for name in re.findall(rf"\b{_PREFIX}\w+", url)}
+    for name in os.environ:
+        if name.upper().startswith(_PREFIX) and name not in named and not is_known_variable(name):
+            known = [*Settings.model_fields, *(one[len(_PREFIX) :] for one in _COMMAND_VARIABLES)]
+            nearest = nearest_name(name[len(_PREFIX) :], known)
+            hint = _hint(nearest and f"{_PREFIX}{nearest.upper()}")
+            raise SettingsError(f"{name}: there is no such variable{hint}")
+
+
+def is_known_variable(name: str) -> bool:
+    """Return whether a setting or a command reads the environment variable `name`.
+
+    The case of a setting's variable does not matter: the environment source ignores it.
+    """
+    setting = name.lower().removeprefix(_PREFIX.lower())
+    return name in _COMMAND_VARIABLES or setting in Settings.model_fields
+
+
+def _hint(nearest: str | None) -> str:
+    return f"; did you mean {nearest}?" if nearest else ""

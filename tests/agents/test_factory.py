@@ -42,7 +42,13 @@ async def test_a_server_of_ones_own_needs_no_key() -> None:
         ("openai:gpt-x?base_url=http://x:99999999/", "port"),
         ("openai:gpt-x?temperature=hot", "temperature"),
         ("openai:gpt-x?idle_timeout_seconds=0", "idle_timeout_seconds"),
-        ("openai:gpt-x?tempreature=1", "'tempreature' is not known"),
+        (
+            "openai:gpt-x?tempreature=1",
+            "'tempreature' is not known here; did you mean 'temperature'?",
+        ),
+        ("python:m:f?thread_max=3", "did you mean 'threads_max'?"),
+        ("gpt-4o", "no kind; use demo:, openai:, python:, http: or https:"),
+        ("teapot:", "no known kind; use demo:, openai:, python:, http: or https:"),
     ],
 )
 def test_what_cannot_be_used_is_refused(url: str, words: str) -> None:

@@ -99,8 +99,26 @@ def test_an_address_that_is_none_is_a_usage_error(url: str) -> None:
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_an_unknown_option_is_a_usage_error() -> None:
-    assert bamboo("sessions", "list", "--no-such-option").returncode == 2
+def test_an_unknown_option_is_a_usage_error_that_names_the_nearest() -> None:
+    ended = bamboo("sessions", "list", "--sort-bye")
+    assert ended.returncode == 2
+    assert "--sort-by" in ended.stderr.replace("--sort-bye", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("BAMBOO_ULR", "BAMBOO_URL"), ("BAMBOO_APIKEY", "BAMBOO_API_KEY")]
+)
+def test_a_misspelt_variable_is_a_usage_error_that_names_the_nearest_and_no_value(
+    name: str, nearest: str
+) -> None:
+    ended = bamboo("sessions", "list", **{name: "http://secret.invalid"})
+    assert ended.returncode == 2
+    assert ended.stderr == f"error: {name}: there is no such variable; did you mean {nearest}?\n"
+
+
+def test_the_gateways_own_settings_do_not_disturb_a_command(url: str) -> None:
+    ended = bamboo("sessions", "list", url=url, BAMBOO_API_KEYS="a", BAMBOO_MY_KEY="b")
+    assert ended.returncode == 0
 
 
 def test_another_program_at_the_address_is_recognised() -> None:

@@ -1,7 +1,7 @@
 """From an agent's URL to the agent. A kind is one file and one case here."""
 
 from bamboo_gateway.agents.base import Agent
-from bamboo_gateway.agents.options import AgentAddress
+from bamboo_gateway.agents.options import KINDS, AgentAddress
 from bamboo_gateway.settings import Settings
 
 
@@ -37,6 +37,4 @@ def make_agent(name: str, url: str, settings: Settings) -> Agent:
             return HttpAgent.from_address(address, settings)
         case _:
             # The kind is not repeated: a key pasted in the wrong place would end up in the log.
-            raise address.refuse(
-                "its URL is of no known kind; use demo:, openai:, python:, http: or https:"
-            )
+            raise address.refuse(f"its URL is of no known kind; use {KINDS}")

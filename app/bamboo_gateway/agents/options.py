@@ -13,6 +13,10 @@ from urllib.parse import parse_qsl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bamboo_gateway.agents.base import AgentConfigError, AgentError
+from bamboo_gateway.domain.suggestions import nearest_name
+
+KINDS = "demo:, openai:, python:, http: or https:"
+"""The kinds of agents, as errors list them; `factory` has a case for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ class AgentAddress:
         head, _, query = url.partition("?")
         kind, colon, target = head.partition(":")
         if not colon or not kind:
-            raise AgentConfigError(f"agent {name!r}: its URL has no kind; write e.g. `demo:`")
+            raise AgentConfigError(f"agent {name!r}: its URL has no kind; use {KINDS}")
         return AgentAddress(name, kind.lower(), target, query)
 
     def secret(self, variable: str, *, called: str) -> str | None:
@@ -93,7 +97,7 @@ def read_query(model: type[_O], address: AgentAddress) -> _O:
     try:
         return model.model_validate(members)
     except ValidationError as error:
-        raise address.refuse(f"query: {_first(error)}") from error
+        raise address.refuse(f"query: {_first(error, model)}") from error
 
 
 def read_options(model: type[_O], options: Mapping[str, object]) -> _O:
@@ -105,12 +109,15 @@ def read_options(model: type[_O], options: Mapping[str, object]) -> _O:
     try:
         return model.model_validate(dict(options), strict=True)
     except ValidationError as error:
-        raise AgentError(f"options: {_first(error)}", code="invalid_option") from error
+        raise AgentError(f"options: {_first(error, model)}", code="invalid_option") from error
 
 
-def _first(error: ValidationError) -> str:
+def _first(error: ValidationError, model: type[Options]) -> str:
     details = error.errors(include_url=False, include_input=False, include_context=False)[0]
     place = ".".join(str(part) for part in details["loc"])
     if details["type"] == "extra_forbidden":
-        return f"{place[:64]!r} is not known here"
+        nearest = nearest_name(place[:64], model.model_fields)
+        return f"{place[:64]!r} is not known here" + (
+            f"; did you mean {nearest!r}?" if nearest else ""
+        )
     return f"{place}: {details['msg']}" if place else details["msg"]

@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -7,11 +8,52 @@ import typer
 from bamboo_gateway.cli.output import CommandError, ExitCode
 from bamboo_gateway.domain.errors import InvalidId
 from bamboo_gateway.domain.ids import check_id
+from bamboo_gateway.domain.suggestions import nearest_name
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 
+_PREFIX = "BAMBOO_"
+# Nearer than this a name is a slip: `ULR` and `URL` share two thirds. `MY_KEY` and `API_KEY` share
+# less, and may be the variable of an agent.
+_MISSPELT_RATIO = 0.65
+
+
+def _check_variables(url: str) -> str:
+    """Refuse a variable that is nearly one of ours: without it the command asks another gateway.
+
+    Raises:
+        CommandError: With the variable's name, never with its value.
+    """
+    ours = {"URL", "API_KEY"}
+    for name in os.environ:
+        rest = name[len(_PREFIX) :]
+        if not name.upper().startswith(_PREFIX) or (name.startswith(_PREFIX) and rest in ours):
+            continue
+        nearest = nearest_name(rest, ours, ratio=_MISSPELT_RATIO)
+        if nearest is not None and not _is_setting(name):
+            raise CommandError(
+                f"{name}: there is no such variable; did you mean {_PREFIX}{nearest}?",
+                ExitCode.USAGE,
+            )
+    return url
+
+
+def _is_setting(name: str) -> bool:
+    # Imported for such a name alone: it takes longer than the rest of a command's start.
+    from bamboo_gateway.settings import is_known_variable
+
+    return is_known_variable(name)
+
+
 UrlOption = Annotated[
-    str, typer.Option("--url", envvar="BAMBOO_URL", help="Where the gateway is.", metavar="URL")
+    str,
+    typer.Option(
+        "--url",
+        envvar="BAMBOO_URL",
+        help="Where the gateway is.",
+        metavar="URL",
+        callback=_check_variables,
+    ),
 ]
 ApiKeyOption = Annotated[
     str | None,

@@ -1,0 +1,77 @@
+"""Names that are no setting: refused with the nearest name there is, never with their value."""
+
+from pathlib import Path
+
+import pytest
+
+from bamboo_gateway.settings import Settings, SettingsError, load_settings
+
+SECRET = "sk-very-secret"
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"BAMBOO_{name.upper()}", raising=False)
+
+
+def refusal(config: Path | None = None, **flags: object) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(config, **flags)
+    (line,) = str(caught.value).splitlines()
+    assert SECRET not in line
+    return line
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("BAMBOO_MAX_SESIONS", "BAMBOO_MAX_SESSIONS"),
+        ("BAMBOO_DATADIR", "BAMBOO_DATA_DIR"),
+        ("bamboo_prot", "BAMBOO_PORT"),
+        ("BAMBOO_ULR", "BAMBOO_URL"),
+        ("BAMBOO_APIKEY", "BAMBOO_API_KEY"),
+        ("bamboo_url", "BAMBOO_URL"),
+    ],
+)
+def test_an_unknown_variable_stops_the_start_and_the_nearest_one_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, nearest: str
+) -> None:
+    monkeypatch.setenv(name, SECRET)
+    assert refusal() == f"{name}: there is no such variable; did you mean {nearest}?"
+
+
+def test_an_unknown_variable_like_no_other_is_refused_without_a_guess(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BAMBOO_FOO", SECRET)
+    assert refusal() == "BAMBOO_FOO: there is no such variable"
+
+
+def test_variables_of_the_commands_and_of_other_programs_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BAMBOO_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("BAMBOO_API_KEY", SECRET)
+    monkeypatch.setenv("BAMBOOZLE", SECRET)
+    monkeypatch.setenv("bamboo_port", "8081")
+    assert load_settings().port == 8081
+
+
+def test_a_variable_that_an_agents_url_names_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAMBOO_MODEL_KEY", SECRET)
+    load_settings(agents={"default": "openai:gpt-x?api_key_env=BAMBOO_MODEL_KEY"})
+    refusal(agents={"default": "openai:gpt-x?api_key_env=BAMBOO_MODEL_KEY_2"})
+
+
+def test_an_unknown_name_in_the_file_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    config = tmp_path / "bamboo.toml"
+    config.write_text(f'max_sesions = "{SECRET}"', encoding="utf-8")
+    assert refusal(config) == "max_sesions: there is no such setting; did you mean max_sessions?"
+    config.write_text(f'[qqqqxxxx]\nkey = "{SECRET}"', encoding="utf-8")
+    assert refusal(config) == "qqqqxxxx: there is no such setting"
+
+
+def test_an_unknown_flag_of_an_embedding_program_is_refused_with_the_nearest() -> None:
+    line = refusal(durabilty=SECRET)
+    assert line == "durabilty: there is no such setting; did you mean durability?"
