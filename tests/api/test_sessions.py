@@ -138,6 +138,9 @@ def test_sessions_are_listed_by_filter_sort_and_page() -> None:
         assert api.get("/sessions", params={"user_id": "u1"}).json()["total"] == 2
         assert api.get("/sessions", params={"title_contains": "CHAT 3"}).json()["total"] == 1
         assert api.get("/sessions", params={"title_contains": "%"}).json()["total"] == 0
+        assert api.get("/sessions", params={"id_prefix": "s"}).json()["total"] == 5
+        assert api.get("/sessions", params={"id_prefix": "s3"}).json()["total"] == 1
+        refused(api.get("/sessions", params={"id_prefix": "../s"}), 422, "invalid-id")
         assert api.get("/sessions", params={"state": "closed"}).json()["total"] == 0
         for name, total in (("created_after", 0), ("created_before", 5)):
             params = {name: "2126-01-01T00:00:00+02:00"}

@@ -109,7 +109,8 @@ class SessionQuery:
     that holds at `shared_at`. `archived` says what becomes of archived sessions; asking for
     `state == "archived"` shows them, whatever it says. A page filtered by one of these or by
     `user_id` costs what they admit, not the number of sessions; one by `state` that, where states
-    are `SupportsNoted`, and what has to be asked about. The other filters look at every session.
+    are `SupportsNoted`, and what has to be asked about. The other filters look at every session;
+    `id_prefix` is one of them and admits the sessions whose ids begin with it.
 
     `cursor` is the `next_cursor` of the page before: it stands for the last entry shown (its sort
     value and id), so pages neither repeat nor skip while other sessions come and go. `offset`
@@ -123,6 +124,7 @@ class SessionQuery:
     created_before: int | None = None
     active_after: int | None = None
     title_contains: str | None = None
+    id_prefix: str | None = None
     parent_id: str | None = None
     root_id: str | None = None
     shared_with: str | None = None

@@ -109,9 +109,10 @@ def admits(query: SessionQuery, head: SessionHead) -> bool:
 
 
 def admits_origin(query: SessionQuery, session_id: str, origin: Origin) -> bool:
-    """Return whether the filters by owner, share, tree and archive admit a session."""
+    """Return whether the filters by id, owner, share, tree and archive admit a session."""
     return (
-        (query.user_id is None or origin.user_id == query.user_id)
+        (query.id_prefix is None or session_id.startswith(query.id_prefix))
+        and (query.user_id is None or origin.user_id == query.user_id)
         and (query.shared_with is None or query.shared_with in origin.shared_with)
         and (query.parent_id is None or origin.parent_id == query.parent_id)
         and (query.root_id is None or query.root_id in (origin.root_id, session_id))
@@ -181,13 +182,14 @@ def is_filtered(query: SessionQuery) -> bool:
 
 
 def is_filtered_by_content(query: SessionQuery) -> bool:
-    """Return whether any of the filters is set that `admits_content` looks at.
+    """Return whether any of the filters is set that looks at sessions one by one.
 
     One by share is: whether a share still holds, only the head says.
     """
     return any(
         value is not None
         for value in (
+            query.id_prefix,
             query.session_type,
             query.created_after,
             query.created_before,

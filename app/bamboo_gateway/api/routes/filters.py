@@ -26,6 +26,9 @@ async def _session_query(
     title_contains: Annotated[
         str | None, Query(max_length=QUERY_TEXT_CHARS_MAX, description="Ignores case.")
     ] = None,
+    id_prefix: Annotated[
+        str | None, Query(description="Only sessions whose ids begin with this.")
+    ] = None,
     parent_id: str | None = None,
     sort_by: Literal[
         "last_activity_at", "created_at", "updated_at", "message_count", "title"
@@ -43,6 +46,8 @@ async def _session_query(
             "Give `cursor` or `offset`, not both.",
             errors=[{"loc": ["query", "offset"], "msg": "not together with `cursor`"}],
         )
+    if id_prefix is not None:
+        checked_id(id_prefix, "session id", ("query", "id_prefix"))
     if parent_id is not None:
         checked_id(parent_id, "session id", ("query", "parent_id"))
     return SessionQuery(
@@ -53,6 +58,7 @@ async def _session_query(
         created_before=checked_time(created_before, "created_before"),
         active_after=checked_time(active_after, "active_after"),
         title_contains=title_contains,
+        id_prefix=id_prefix,
         parent_id=parent_id,
         sort_by=sort_by,
         descending=sort_order == "desc",
