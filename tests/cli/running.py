@@ -39,9 +39,9 @@ class Terminal:
         screen: Everything the terminal has been sent.
     """
 
-    def __init__(self, *arguments: str, url: str, kind: str = "dumb") -> None:
+    def __init__(self, *arguments: str, url: str, kind: str = "dumb", columns: int = 200) -> None:
         self._arguments = arguments
-        self._environment = environment(**_address(url), TERM=kind, COLUMNS="200")
+        self._environment = environment(**_address(url), TERM=kind, COLUMNS=str(columns))
         self._bytes = bytearray()
         self._reader = threading.Thread(target=self._read, name="terminal")
 

@@ -19,6 +19,34 @@ def test_list_shows_a_table_and_json_the_sessions_themselves(gateway: Gateway, u
     assert {json.loads(line)["id"] for line in lines} == {"l-1", "l-2"}
 
 
+def test_an_id_is_never_cut(gateway: Gateway, url: str) -> None:
+    longest = "cut-" + "x" * 120 + "-end"
+    create(gateway, longest, user_id="cutter", title="A title " * 20)
+    create(gateway, "cut-short", user_id="cutter", title="短い題名")
+    listing = ("sessions", "list", "--user-id", "cutter")
+    for row in bamboo(*listing, url=url).stdout.splitlines()[1:]:
+        assert row.split()[0] in {longest, "cut-short"}
+    with Terminal(*listing, url=url, columns=80) as terminal:
+        assert terminal.exit_code() == 0
+        assert longest in terminal.screen
+        (short,) = (row for row in terminal.screen.splitlines() if row.startswith("cut-short"))
+        assert "短い題名" in short
+    assert longest in bamboo("tree", longest, url=url).stdout
+    with Terminal("tree", longest, url=url, columns=80) as terminal:
+        assert terminal.exit_code() == 0
+        assert longest in terminal.screen
+
+
+def test_a_title_is_cut_where_the_terminal_ends(gateway: Gateway, url: str) -> None:
+    create(gateway, "titled", user_id="titler", title="A title " * 20)
+    with Terminal("sessions", "list", "--user-id", "titler", url=url, columns=80) as terminal:
+        assert terminal.exit_code() == 0
+        header, row = terminal.screen.splitlines()
+    assert header.startswith("ID")
+    assert len(row) == 80
+    assert row.endswith("…")
+
+
 def test_filters_are_passed_on(gateway: Gateway, url: str) -> None:
     create(gateway, "f-1", user_id="filterer", title="Alpha", session_type="scheduled")
     create(gateway, "f-2", user_id="filterer", title="Beta")

@@ -15,6 +15,7 @@ from bamboo_gateway.cli.output import (
     print_line,
     stdout,
     styled,
+    unwrapped,
 )
 from bamboo_gateway.domain import codec
 
@@ -36,7 +37,7 @@ def tree(
     if json:
         print_json(_encoded(found))
         return
-    stdout().print(_drawn(found, found["current"]), soft_wrap=not stdout().is_terminal)
+    unwrapped().print(_drawn(found, found["current"]))
     if found["truncated"]:
         notice("the tree is larger than what is shown")
 

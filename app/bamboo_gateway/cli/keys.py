@@ -12,11 +12,9 @@ from bamboo_gateway.cli.output import (
     CommandError,
     ExitCode,
     notice,
-    one_line,
     print_json,
     print_line,
-    stdout,
-    styled,
+    print_table,
 )
 
 if TYPE_CHECKING:
@@ -113,7 +111,7 @@ def list_keys(
         for shape in shapes:
             print_json(shape)
     else:
-        _print_table(shapes)
+        _print_keys(shapes)
 
 
 @commands.command("revoke")
@@ -239,25 +237,22 @@ def _shape(key: "ApiKey", now_ms: int) -> dict[str, Any]:
     }
 
 
-def _print_table(shapes: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-
+def _print_keys(shapes: list[dict[str, Any]]) -> None:
     if not shapes:
         notice("no keys")
         return
-    table = Table(box=None, pad_edge=False)
-    for header in ("ID", "State", "User", "Rights", "Created", "Expires", "Name"):
-        # An id is what `revoke` takes, so it is never cut.
-        table.add_column(header, no_wrap=header == "ID", min_width=20 if header == "ID" else None)
-    for shape in shapes:
-        table.add_row(
-            styled(shape["id"]),
-            styled(shape["state"]),
-            styled(shape["user_id"] or "(service)"),
-            styled(",".join(shape["rights"])),
-            styled(shape["created_at"]),
-            styled(shape["expires_at"] or "never"),
-            styled(one_line(shape["name"], 60)),
-        )
-    # A pipe has no width: its lines are as long as they are.
-    stdout().print(table, soft_wrap=not stdout().is_terminal)
+    print_table(
+        ("ID", "State", "User", "Rights", "Created", "Expires", "Name"),
+        [
+            (
+                shape["id"],
+                shape["state"],
+                shape["user_id"] or "(service)",
+                ",".join(shape["rights"]),
+                shape["created_at"],
+                shape["expires_at"] or "never",
+                shape["name"],
+            )
+            for shape in shapes
+        ],
+    )

@@ -6,11 +6,12 @@ as escapes, and Rich never reads markup in them.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from functools import cache
 from typing import Any
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
@@ -21,6 +22,14 @@ from bamboo_gateway.domain import codec
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 # JSON escapes C0 by itself; of valid JSON these can only stand inside strings.
 _UNSAFE_IN_JSON = re.compile(r"[\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+# More than any line has: a tree of 1,000 generations, each with an id of 128 characters.
+_UNBOUNDED_COLUMNS = 100_000
+# The last column of a table is text for people; less of it says nothing.
+_TEXT_CHARS_MIN = 10
+_TEXT_CHARS_MAX = 60
+_GAP = "  "
 
 
 class ExitCode(IntEnum):
@@ -54,6 +63,13 @@ def stdout() -> Console:
 
 
 @cache
+def unwrapped() -> Console:
+    """Return stdout for drawings: Rich fits them to the width it knows, and cuts ids to do so."""
+    # Without a height Rich takes a dumb terminal's width to be 80, whatever it is told.
+    return Console(width=_UNBOUNDED_COLUMNS, height=25, highlight=False, markup=False, emoji=False)
+
+
+@cache
 def stderr() -> Console:
     """Notices and errors, so that a pipe gets results alone."""
     return Console(stderr=True, highlight=False, markup=False, emoji=False)
@@ -83,6 +99,25 @@ def write(text: str, style: str = "") -> None:
 def print_line(text: str, style: str = "") -> None:
     """Prints one line to stdout, unwrapped."""
     stdout().print(styled(text, style), soft_wrap=True)
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows below bold headers. Only the last column is cut: others hold ids, to be copied.
+
+    It is cut to what the terminal has left. Where a terminal is too narrow for the others, it wraps
+    the lines itself.
+    """
+    *columns, last = zip(headers, *rows, strict=True)
+    safe = [[harmless(" ".join(cell.split())) for cell in column] for column in columns]
+    widths = [max(map(cell_len, column)) for column in safe]
+    left = stdout().width - sum(widths) - len(_GAP) * len(widths)
+    room = min(max(left, _TEXT_CHARS_MIN), _TEXT_CHARS_MAX)
+    texts = [one_line(text, room if stdout().is_terminal else _TEXT_CHARS_MAX) for text in last]
+    for number, text in enumerate(texts):
+        cells = [
+            set_cell_size(column[number], width) for column, width in zip(safe, widths, strict=True)
+        ]
+        print_line(_GAP.join([*cells, text]).rstrip(), "" if number else "bold")
 
 
 def print_json(value: bytes | str | Mapping[str, Any]) -> None:

@@ -14,8 +14,7 @@ from bamboo_gateway.cli.output import (
     one_line,
     print_json,
     print_line,
-    stdout,
-    styled,
+    print_table,
 )
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def list_sessions(
             for session in found:
                 print_json(session)
         else:
-            _print_table(list(found))
+            _print_sessions(list(found))
 
 
 @commands.command("show")
@@ -151,25 +150,23 @@ def _pages(
         left = None if left is None else left - len(page[name])
 
 
-def _print_table(found: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-
+def _print_sessions(found: list[dict[str, Any]]) -> None:
     if not found:
         notice("no sessions")
         return
-    table = Table(box=None, pad_edge=False)
-    for header in ("ID", "State", "Last activity", "Messages", "Title"):
-        table.add_column(header, justify="right" if header == "Messages" else "left")
-    for session in found:
-        table.add_row(
-            styled(session["id"]),
-            styled(session["state"]),
-            styled(session["last_activity_at"]),
-            styled(str(session["message_count"])),
-            styled(one_line(session["title"] or "", 60)),
-        )
-    # A pipe has no width: its lines are as long as they are.
-    stdout().print(table, soft_wrap=not stdout().is_terminal)
+    print_table(
+        ("ID", "State", "Last activity", "Messages", "Title"),
+        [
+            (
+                session["id"],
+                session["state"],
+                session["last_activity_at"],
+                str(session["message_count"]),
+                session["title"] or "",
+            )
+            for session in found
+        ],
+    )
 
 
 def _print_fields(session: dict[str, Any]) -> None:
