@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from bamboo_gateway.cli.options import DEFAULT_URL, ApiKeyOption, UrlOption, session_id
+from bamboo_gateway.cli.options import DEFAULT_URL, ApiKeyOption, UrlOption
 from bamboo_gateway.cli.output import CommandError, ExitCode, complain, notice
+from bamboo_gateway.cli.session_ids import session_to_chat_in
 from bamboo_gateway.domain import codec
 
 if TYPE_CHECKING:
@@ -43,11 +44,11 @@ def chat(
     from bamboo_gateway.cli.client import GatewayClient
 
     options = _options(option or [])
-    if session is not None:
-        session_id(session)
     if message is None and not sys.stdin.isatty():
         message = sys.stdin.read()
     with GatewayClient(url, api_key) as client:
+        if session is not None:
+            session = _told(session, session_to_chat_in(client, session))
         if message is None:
             _converse(client, session, agent, options)
             return
@@ -56,6 +57,12 @@ def chat(
         ended = _turn(client, message, session, agent, options).ended
         if ended != "complete":
             raise typer.Exit(ExitCode.INTERRUPTED if ended == "cancelled" else ExitCode.FAILED)
+
+
+def _told(typed: str, session: str) -> str:
+    if session != typed:
+        notice(f"session {session}")
+    return session
 
 
 class Turned(NamedTuple):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from bamboo_gateway.cli.lifecycle import progress
-from bamboo_gateway.cli.options import DEFAULT_URL, ApiKeyOption, JsonOption, UrlOption, session_id
+from bamboo_gateway.cli.options import DEFAULT_URL, ApiKeyOption, JsonOption, UrlOption
 from bamboo_gateway.cli.output import (
     CommandError,
     ExitCode,
@@ -20,6 +20,7 @@ from bamboo_gateway.cli.output import (
     print_line,
     write,
 )
+from bamboo_gateway.cli.session_ids import whole_id
 from bamboo_gateway.domain import codec
 
 if TYPE_CHECKING:
@@ -48,8 +49,7 @@ def export(
     """Write a session as a document: Markdown for people, JSON or YAML without loss."""
     from bamboo_gateway.cli.client import GatewayClient
 
-    ids = [session_id(one) for one in sessions]
-    if output is None and (len(ids) > 1 or json) and sys.stdout.isatty():
+    if output is None and (len(sessions) > 1 or json) and sys.stdout.isatty():
         raise CommandError("A zip is no text: name a file with --output.", ExitCode.USAGE)
     options = {
         "format": form,
@@ -57,6 +57,7 @@ def export(
         "include_tool_calls": not no_tool_calls,
     }
     with GatewayClient(url, api_key) as client, _target(output) as file:
+        ids = [whole_id(client, one) for one in sessions]
         size = 0
         if len(ids) == 1:
             path, method, body = f"/sessions/{ids[0]}/export", "GET", None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bamboo_gateway.cli.lifecycle import One
-from bamboo_gateway.cli.options import DEFAULT_URL, ApiKeyOption, JsonOption, UrlOption, session_id
+from bamboo_gateway.cli.options import DEFAULT_URL, ApiKeyOption, JsonOption, UrlOption
 from bamboo_gateway.cli.output import (
     CommandError,
     notice,
@@ -17,6 +17,7 @@ from bamboo_gateway.cli.output import (
     styled,
     unwrapped,
 )
+from bamboo_gateway.cli.session_ids import whole_id
 from bamboo_gateway.domain import codec
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def tree(
     from bamboo_gateway.cli.client import GatewayClient
 
     with GatewayClient(url, api_key) as client:
-        found = client.call("GET", f"/sessions/{session_id(session)}/tree")
+        found = client.call("GET", f"/sessions/{whole_id(client, session)}/tree")
     if json:
         print_json(_encoded(found))
         return
@@ -58,7 +59,7 @@ def resume(
     with GatewayClient(url, api_key) as client:
         found = client.call(
             "GET",
-            f"/sessions/{session_id(session)}/resume",
+            f"/sessions/{whole_id(client, session)}/resume",
             params={"interactive": not non_interactive},
         )["message"]
     if json:
@@ -78,9 +79,9 @@ def stats(
     """Show what a session, or all of them together, have come to."""
     from bamboo_gateway.cli.client import GatewayClient
 
-    path = "/statistics" if session is None else f"/sessions/{session_id(session)}/statistics"
     with GatewayClient(url, api_key) as client:
-        found = client.call("GET", path)
+        path = "" if session is None else f"/sessions/{whole_id(client, session)}"
+        found = client.call("GET", f"{path}/statistics")
     if json:
         print_json(found)
     else:
@@ -96,8 +97,8 @@ def report(
     """Print a session's report, as Markdown or JSON."""
     from bamboo_gateway.cli.client import GatewayClient
 
-    path = f"/sessions/{session_id(session)}/report"
     with GatewayClient(url, api_key) as client:
+        path = f"/sessions/{whole_id(client, session)}/report"
         if json:
             print_json(client.call("GET", path))
             return
@@ -123,8 +124,8 @@ def extensions(
 
     from bamboo_gateway.cli.client import GatewayClient
 
-    base = f"/sessions/{session_id(session)}"
     with GatewayClient(url, api_key) as client:
+        base = f"/sessions/{whole_id(client, session)}"
         found = client.call("GET", f"{base}/extensions")
         present = {one["name"]: one["config"] for one in found["enabled_extensions"]}
         changes = [(name, True) for name in enable or ()] + [(n, False) for n in disable or ()]
@@ -167,7 +168,7 @@ def diagnose(
         if session is None:
             _print_checks(client.call("GET", "/diagnostics"), json=json)
             return
-        name = session_id(session)
+        name = whole_id(client, session)
         target = output or Path(f"bamboo-{name}.zip")
         with client.download("GET", f"/sessions/{name}/diagnostics") as chunks:
             data = b"".join(chunks)

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bamboo_gateway.cli.options import DEFAULT_URL, ApiKeyOption, JsonOption, UrlOption, session_id
+from bamboo_gateway.cli.options import (
+    DEFAULT_URL,
+    WHICH_SESSION,
+    WHICH_SESSIONS,
+    ApiKeyOption,
+    JsonOption,
+    UrlOption,
+    session_id,
+)
 from bamboo_gateway.cli.output import (
     CommandError,
     ExitCode,
@@ -17,6 +25,7 @@ from bamboo_gateway.cli.output import (
     print_line,
     stderr,
 )
+from bamboo_gateway.cli.session_ids import AmbiguousIdError, ids_to_delete, whole_id
 
 if TYPE_CHECKING:
     from bamboo_gateway.cli.client import GatewayClient
@@ -24,8 +33,8 @@ if TYPE_CHECKING:
 _AT_ONCE = 50
 """Sessions of one bulk request: a step of the progress bar."""
 
-Ids = Annotated[list[str], typer.Argument(help="Which sessions.", metavar="ID…")]
-One = Annotated[str, typer.Argument(help="Which session.", metavar="ID")]
+Ids = Annotated[list[str], typer.Argument(help=WHICH_SESSIONS, metavar="ID…")]
+One = Annotated[str, typer.Argument(help=WHICH_SESSION, metavar="ID")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would be.")]
 
@@ -46,17 +55,17 @@ def archive(
     """Archive sessions: read-only, compressed, out of the lists. Without any, list the archive."""
     from bamboo_gateway.cli.client import GatewayClient
 
-    ids = [session_id(one) for one in sessions or ()]
     with GatewayClient(url, api_key) as client:
-        if not ids:
+        if not sessions:
             _list_archive(client, json=json)
         elif delete:
-            _delete_archived(client, ids, dry_run=dry_run, yes=yes)
+            _delete_archived(client, sessions, dry_run=dry_run, yes=yes)
         elif dry_run:
-            for one in ids:
-                notice(f"would archive {client.call('GET', f'/sessions/{one}')['id']}")
+            for one in sessions:
+                found = client.call("GET", f"/sessions/{whole_id(client, one)}")
+                notice(f"would archive {found['id']}")
         else:
-            _bulk(client, "/archive", "archived", ids, json=json)
+            _bulk(client, "/archive", "archived", sessions, json=json)
 
 
 def restore(
@@ -68,9 +77,8 @@ def restore(
     """Bring archived sessions back, with everything they had."""
     from bamboo_gateway.cli.client import GatewayClient
 
-    ids = [session_id(one) for one in sessions]
     with GatewayClient(url, api_key) as client:
-        _bulk(client, "/archive/restore", "restored", ids, json=json)
+        _bulk(client, "/archive/restore", "restored", sessions, json=json)
 
 
 def fork(
@@ -102,7 +110,7 @@ def fork(
     }
     given = {field: value for field, value in body.items() if value is not None}
     with GatewayClient(url, api_key) as client:
-        made = client.call("POST", f"/sessions/{session_id(session)}/fork", json=given)
+        made = client.call("POST", f"/sessions/{whole_id(client, session)}/fork", json=given)
     if made.get("cut_moved"):
         notice(made["detail"])
     _say(made, f"{made['id']}  {made['message_count']} messages", json=json)
@@ -122,13 +130,13 @@ def merge(
     """Merge the messages of one session into another, each once. The source stays."""
     from bamboo_gateway.cli.client import GatewayClient
 
-    body = {
-        "source_id": session_id(source),
-        "strategy": strategy,
-        "metadata_strategy": metadata,
-    }
     with GatewayClient(url, api_key) as client:
-        merged = client.call("POST", f"/sessions/{session_id(target)}/merge", json=body)
+        body = {
+            "source_id": whole_id(client, source),
+            "strategy": strategy,
+            "metadata_strategy": metadata,
+        }
+        merged = client.call("POST", f"/sessions/{whole_id(client, target)}/merge", json=body)
     _say(merged, f"{merged['id']}  {merged['message_count']} messages", json=json)
 
 
@@ -178,9 +186,18 @@ def confirm(question: str) -> None:
     Raises:
         CommandError: Nobody can answer.
     """
+    check_answerable()
+    typer.confirm(question, abort=True)
+
+
+def check_answerable() -> None:
+    """Refuse to ask where standard input is no terminal.
+
+    Raises:
+        CommandError: Nobody can answer.
+    """
     if not sys.stdin.isatty():
         raise CommandError("Deleting asks first, and nobody can answer: use --yes.", ExitCode.USAGE)
-    typer.confirm(question, abort=True)
 
 
 @contextmanager
@@ -211,21 +228,51 @@ def progress(what: str, total: int) -> Iterator[Callable[..., None]]:
 
 
 def _bulk(
-    client: "GatewayClient", path: str, done_name: str, ids: Sequence[str], *, json: bool
+    client: "GatewayClient", path: str, done_name: str, sessions: Sequence[str], *, json: bool
 ) -> None:
+    for one in sessions:
+        session_id(one)
     failed = 0
-    with progress(done_name, len(ids)) as advance:
-        for start in range(0, len(ids), _AT_ONCE):
-            part = list(ids[start : start + _AT_ONCE])
-            answer = client.call("POST", path, json={"session_ids": part})
-            for one in answer[done_name]:
-                _say(one, f"{done_name} {one['session_id']}  {one['bytes']} bytes", json=json)
-            for one in answer["failed"]:
-                notice(f"{one['session_id']}: {one_line(one['detail'])} ({one['code']})")
-            failed += len(answer["failed"])
+    with progress(done_name, len(sessions)) as advance:
+        for start in range(0, len(sessions), _AT_ONCE):
+            part = sessions[start : start + _AT_ONCE]
+            for answer in _bulk_answers(client, path, part):
+                for one in answer.get(done_name, ()):
+                    _say(one, f"{done_name} {one['session_id']}  {one['bytes']} bytes", json=json)
+                for one in answer["failed"]:
+                    notice(f"{one['session_id']}: {one_line(one['detail'])} ({one['code']})")
+                failed += len(answer["failed"])
             advance(len(part))
     if failed:
-        raise CommandError(f"{failed} of {len(ids)} were not {done_name}.")
+        raise CommandError(f"{failed} of {len(sessions)} were not {done_name}.")
+
+
+def _bulk_answers(
+    client: "GatewayClient", path: str, sessions: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Post the ids as they are, and again what turned out to be the beginnings of others.
+
+    Only those are looked up: whole ids, the most by far, cost no request of their own.
+    """
+    answer = client.call("POST", path, json={"session_ids": list(sessions)})
+    failed: list[dict[str, Any]] = []
+    again: list[str] = []
+    for one in answer["failed"]:
+        if one["code"] != "session-not-found":
+            failed.append(one)
+            continue
+        try:
+            whole = whole_id(client, one["session_id"])
+        except AmbiguousIdError as error:
+            failed.append({**one, "detail": error.line, "code": "ambiguous-id"})
+            continue
+        if whole == one["session_id"]:
+            failed.append(one)
+        else:
+            again.append(whole)
+    yield {**answer, "failed": failed}
+    if again:
+        yield client.call("POST", path, json={"session_ids": again})
 
 
 def _list_archive(client: "GatewayClient", *, json: bool) -> None:
@@ -243,8 +290,9 @@ def _list_archive(client: "GatewayClient", *, json: bool) -> None:
 
 
 def _delete_archived(
-    client: "GatewayClient", ids: Sequence[str], *, dry_run: bool, yes: bool
+    client: "GatewayClient", sessions: Sequence[str], *, dry_run: bool, yes: bool
 ) -> None:
+    ids = ids_to_delete(client, sessions, asking=dry_run or not yes)
     for one in ids:
         client.call("GET", f"/archive/{one}")
     if dry_run:

@@ -12,6 +12,9 @@ from bamboo_gateway.domain.suggestions import nearest_name
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 
+WHICH_SESSION = "Which session; the beginning of its id will do."
+WHICH_SESSIONS = "Which sessions; the beginnings of their ids will do."
+
 _PREFIX = "BAMBOO_"
 # Nearer than this a name is a slip: `ULR` and `URL` share two thirds. `MY_KEY` and `API_KEY` share
 # less, and may be the variable of an agent.

@@ -24,6 +24,8 @@ _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u20
 _UNSAFE_IN_JSON = re.compile(r"[\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
+# A sentence with the five longest ids in it.
+_ERROR_CHARS_MAX = 1000
 # More than any line has: a tree of 1,000 generations, each with an id of 128 characters.
 _UNBOUNDED_COLUMNS = 100_000
 # The last column of a table is text for people; less of it says nothing.
@@ -136,7 +138,8 @@ def notice(text: str) -> None:
 def complain(failure: CommandError) -> None:
     """Says on stderr why the command ends."""
     stderr().print(
-        Text("error: ", "bold red") + styled(one_line(failure.line, 500)), soft_wrap=True
+        Text("error: ", "bold red") + styled(one_line(failure.line, _ERROR_CHARS_MAX)),
+        soft_wrap=True,
     )
 
 

@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bamboo_gateway.cli.options import DEFAULT_URL, ApiKeyOption, JsonOption, UrlOption, session_id
+from bamboo_gateway.cli.lifecycle import Ids, One, check_answerable, confirm
+from bamboo_gateway.cli.options import DEFAULT_URL, ApiKeyOption, JsonOption, UrlOption
 from bamboo_gateway.cli.output import (
-    CommandError,
-    ExitCode,
     harmless,
     notice,
     one_line,
@@ -16,6 +15,7 @@ from bamboo_gateway.cli.output import (
     print_line,
     print_table,
 )
+from bamboo_gateway.cli.session_ids import ids_to_delete, whole_id
 
 if TYPE_CHECKING:
     from bamboo_gateway.cli.client import GatewayClient
@@ -65,12 +65,13 @@ def list_sessions(
         "created_after": created_after,
         "created_before": created_before,
         "active_after": active_after,
-        "parent_id": parent_id,
         "shared": "true" if shared else None,
         "sort_by": sort_by,
         "sort_order": sort_order,
     }
     with GatewayClient(url, api_key) as client:
+        if parent_id is not None:
+            filters["parent_id"] = whole_id(client, parent_id)
         found = _pages(client, "/sessions", "sessions", filters, limit)
         if json:
             for session in found:
@@ -81,7 +82,7 @@ def list_sessions(
 
 @commands.command("show")
 def show_session(
-    session: Annotated[str, typer.Argument(help="Which session.", metavar="ID")],
+    session: One,
     messages: Annotated[
         bool, typer.Option("--messages", "-m", help="With everything that was said.")
     ] = False,
@@ -92,8 +93,8 @@ def show_session(
     """Show one session, and with --messages the conversation."""
     from bamboo_gateway.cli.client import GatewayClient
 
-    path = f"/sessions/{session_id(session)}"
     with GatewayClient(url, api_key) as client:
+        path = f"/sessions/{whole_id(client, session)}"
         found = client.call("GET", path)
         said = _pages(client, f"{path}/messages", "messages", {}, None) if messages else iter(())
         if json:
@@ -106,24 +107,20 @@ def show_session(
 
 @commands.command("delete")
 def delete_sessions(
-    sessions: Annotated[list[str], typer.Argument(help="Which sessions.", metavar="ID…")],
+    sessions: Ids,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     url: UrlOption = DEFAULT_URL,
     api_key: ApiKeyOption = None,
 ) -> None:
     """Delete sessions with everything in them. There is no way back."""
-    import sys
-
     from bamboo_gateway.cli.client import GatewayClient
 
-    ids = [session_id(session) for session in sessions]
     if not yes:
-        if not sys.stdin.isatty():
-            raise CommandError(
-                "Deleting asks first, and nobody can answer: use --yes.", ExitCode.USAGE
-            )
-        typer.confirm(f"Delete {', '.join(ids)} for good?", abort=True)
+        check_answerable()
     with GatewayClient(url, api_key) as client:
+        ids = ids_to_delete(client, sessions, asking=not yes)
+        if not yes:
+            confirm(f"Delete {', '.join(ids)} for good?")
         for one in ids:
             client.call("DELETE", f"/sessions/{one}")
             notice(f"deleted {one}")

@@ -4,14 +4,22 @@ from typing import Annotated
 
 import typer
 
-from bamboo_gateway.cli.options import DEFAULT_URL, ApiKeyOption, JsonOption, UrlOption, session_id
+from bamboo_gateway.cli.options import (
+    DEFAULT_URL,
+    WHICH_SESSION,
+    ApiKeyOption,
+    JsonOption,
+    UrlOption,
+    session_id,
+)
 from bamboo_gateway.cli.output import CommandError, ExitCode, notice, print_json, print_line
+from bamboo_gateway.cli.session_ids import whole_id
 
 commands = typer.Typer(
     name="share", help="Let others read a session, and not any more.", no_args_is_help=True
 )
 
-Session = Annotated[str, typer.Argument(help="Which session.", metavar="ID")]
+Session = Annotated[str, typer.Argument(help=WHICH_SESSION, metavar="ID")]
 
 
 @commands.command("create")
@@ -33,8 +41,8 @@ def create(
         raise CommandError("Give --user USER, or --link.", ExitCode.USAGE)
     given = {"user_id": user, "link": link or None, "expires_in": expires_in}
     body = {name: value for name, value in given.items() if value is not None}
-    one = session_id(session)
     with GatewayClient(url, api_key) as client:
+        one = whole_id(client, session)
         made = client.call("POST", f"/sessions/{one}/shares", json=body)
         if json:
             print_json(made)
@@ -56,7 +64,8 @@ def list_(
     from bamboo_gateway.cli.client import GatewayClient
 
     with GatewayClient(url, api_key) as client:
-        shares = client.call("GET", f"/sessions/{session_id(session)}/shares")["shares"]
+        path = f"/sessions/{whole_id(client, session)}/shares"
+        shares = client.call("GET", path)["shares"]
     for share in shares:
         if json:
             print_json(share)
@@ -75,7 +84,7 @@ def revoke(
     """End a share, and the streams that stand on it."""
     from bamboo_gateway.cli.client import GatewayClient
 
-    path = f"/sessions/{session_id(session)}/shares/{session_id(share)}"
+    session_id(share)
     with GatewayClient(url, api_key) as client:
-        client.call("DELETE", path)
+        client.call("DELETE", f"/sessions/{whole_id(client, session)}/shares/{share}")
     notice(f"revoked {share}")

@@ -4,8 +4,15 @@ from typing import Annotated, Any
 
 import typer
 
-from bamboo_gateway.cli.options import DEFAULT_URL, ApiKeyOption, JsonOption, UrlOption, session_id
+from bamboo_gateway.cli.options import (
+    DEFAULT_URL,
+    WHICH_SESSION,
+    ApiKeyOption,
+    JsonOption,
+    UrlOption,
+)
 from bamboo_gateway.cli.output import ExitCode, notice, one_line, print_json, print_line
+from bamboo_gateway.cli.session_ids import whole_id
 from bamboo_gateway.domain import codec
 
 TEXT_CHARS = 500
@@ -14,7 +21,7 @@ _COLUMNS = ("type", "seq", "time")
 
 
 def tail(
-    session: Annotated[str, typer.Argument(help="Which session.", metavar="ID")],
+    session: Annotated[str, typer.Argument(help=WHICH_SESSION, metavar="ID")],
     after: Annotated[
         str | None,
         typer.Option(
@@ -38,9 +45,10 @@ def tail(
     from bamboo_gateway.cli.event_stream import EventStream
 
     with GatewayClient(url, api_key) as client:
+        session = whole_id(client, session)
         stream = EventStream(
             client,
-            session_id(session),
+            session,
             after=after,
             until_complete=until_complete,
             notify=notice,
