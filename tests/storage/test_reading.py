@@ -127,14 +127,16 @@ def test_reading_ahead_gives_the_same_lines_in_few_reads_of_little_more(
 ) -> None:
     """R7: messages of one length, with a line of another between them."""
     length, between = lengths
-    content = make_header("s", 7, 0)
+    parts = [make_header("s", 7, 0)]
     places: list[tuple[int, bytes]] = []
+    offset = len(parts[0])
+    token = codec.to_line(b'{"type":"token","x":"%b"}' % (b"y" * between)) if between else b""
     for n in range(40 if length > 100_000 else 1000):
         line = codec.to_line(b'{"type":"message","seq":%d,"x":"%b"}' % (n, b"x" * length))
-        places.append((len(content), line))
-        content += line
-        if between:
-            content += codec.to_line(b'{"type":"token","x":"%b"}' % (b"y" * between))
+        places.append((offset, line))
+        parts += [line, token]
+        offset += len(line) + len(token)
+    content = b"".join(parts)
     path = tmp_path / "log"
     path.write_bytes(content)
     view = Recorded(FileSystem(), path, 7, len(content), b"", len(content))
