@@ -85,6 +85,9 @@ class Gateway:
         directory: Path,
         settings: Mapping[str, str] | None = None,
         flags: Sequence[str] = (),
+        *,
+        program: Sequence[str] = BAMBOO,
+        working_directory: Path = REPOSITORY,
     ) -> None:
         self.port = free_port()
         self.data_dir = directory / "data"
@@ -94,6 +97,8 @@ class Gateway:
         self._log_path = directory / "gateway.log"
         self._environment = environment(**dict(settings or {}))
         self._flags = tuple(flags)
+        self._program = tuple(program)
+        self._working_directory = working_directory
 
     def __enter__(self) -> Self:
         return self.start()
@@ -112,14 +117,14 @@ class Gateway:
     def command(self) -> list[str]:
         """Gives the command line it is started with."""
         where = ["--port", str(self.port), "--data-dir", str(self.data_dir)]
-        return [*BAMBOO, "serve", *where, *self._flags]
+        return [*self._program, "serve", *where, *self._flags]
 
     def start(self) -> Self:
         """Starts it, and returns when it is ready."""
         with self._log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command(),
-                cwd=REPOSITORY,
+                cwd=self._working_directory,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -33,7 +33,7 @@ from bamboo_gateway.observability.factory import make_spans
 from bamboo_gateway.observability.metrics import Measures
 from bamboo_gateway.sessions.manager import SessionManager
 from bamboo_gateway.sessions.measures import measure_recovery
-from bamboo_gateway.settings import Settings
+from bamboo_gateway.settings import Settings, load_settings
 from bamboo_gateway.storage.base import RecoveryReport
 from bamboo_gateway.storage.factory import make_store
 
@@ -70,13 +70,21 @@ _CORS_EXPOSED = (
 _BUILD: Final[Measures] = {"build_info": {(__version__, platform.python_version()): 1.0}}
 
 
-def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
-    """Builds the gateway's app. Nothing is opened before its lifespan is entered.
+def create_app(settings: Settings | None = None, clock: Clock | None = None) -> FastAPI:
+    """Build the gateway's app. Nothing is opened before its lifespan is entered.
+
+    Args:
+        settings: None reads the environment, for a server that calls this without arguments, as
+            `uvicorn bamboo_gateway.main:create_app --factory` does. Such a server chooses the
+            address itself, so nothing refuses one that others reach while there are no keys.
+        clock: None is the system's.
 
     Raises:
+        SettingsError: `settings` is None, and the environment has a wrong setting.
         StoreUnusable, AgentConfigError, CredentialsUnusable, TracingUnavailable: A setting names
             what cannot be.
     """
+    settings = settings or load_settings()
     clock = clock or SystemClock()
     ids = IdMaker()
     request_log = RequestLog(
