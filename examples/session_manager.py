@@ -14,6 +14,7 @@ from pathlib import Path
 import anyio
 
 from bamboo_gateway.agents.base import Agent, Turn
+from bamboo_gateway.api.frames import NATIVE
 from bamboo_gateway.domain.callers import LOCAL_CALLER
 from bamboo_gateway.domain.clock import SystemClock
 from bamboo_gateway.domain.events import AgentEvent, Token
@@ -51,7 +52,7 @@ async def main(directory: str | None) -> None:
                 run_id=turn["run_id"],
                 until_complete=True,
             )
-            connection = await manager.connect(LOCAL_CALLER, "library", wanted)
+            connection = await manager.connect(LOCAL_CALLER, "library", wanted, NATIVE)
             assert connection is not None  # the run is not older than the position
             while (frames := await connection.next()) is not None:
                 print(frames.decode(), end="")

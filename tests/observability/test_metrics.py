@@ -167,7 +167,7 @@ async def test_readers_behind_the_event_queue_are_seen_as_lag_and_as_reads_of_th
         lag = gate.manager.stats()["stream_lag_events"]
         assert lag == {("0.5",): 0, ("0.9",): seq, ("0.99",): seq, ("1",): seq}
         assert gate.manager.stats()["stream_log_reads_total"] == 0
-        gate.live().channel.queue._frames.clear()  # as if much had followed
+        gate.live().channel.queue._bodies.clear()  # as if much had followed
         await late.take()
         await late.take()
         assert gate.manager.stats()["stream_log_reads_total"] == 1

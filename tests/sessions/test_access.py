@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import bamboo_gateway.sessions
+from bamboo_gateway.api.frames import NATIVE
 from bamboo_gateway.domain.callers import GATEWAY, LOCAL_CALLER, Caller, Right
 from bamboo_gateway.domain.errors import BambooError, Forbidden, NotFound, SessionExists
 from bamboo_gateway.domain.sessions import SessionHead
@@ -106,7 +107,7 @@ async def test_another_user_does_not_even_bring_a_session_into_memory():
         await manager.create_session(BOB, NewSession(id="his"))
         his = gate.live("his")
         for verb in (
-            manager.connect(BOB, "hers", StreamRequest()),
+            manager.connect(BOB, "hers", StreamRequest(), NATIVE),
             manager.chat(BOB, Chat(NewSession(id="hers"), [NewMessage("user", "hi")])),
             manager.cancel_session(BOB, "hers"),
             manager.delete_session(BOB, "hers"),

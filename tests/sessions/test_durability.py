@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
+from bamboo_gateway.api.frames import NATIVE
 from bamboo_gateway.domain.errors import (
     BambooError,
     NotFound,
@@ -359,7 +360,7 @@ VERBS: dict[str, Callable[[Gateway], Awaitable[Any]]] = {
     "the first chat": lambda g: g.chat("fresh", run_id="f"),
     "a keyed chat": lambda g: g.chat(text=NEW, key="k"),
     "an interrupt": lambda g: g.chat(text=NEW, on_busy="interrupt"),
-    "a stream": lambda g: g.manager.connect(ME, "s", _request()),
+    "a stream": lambda g: g.manager.connect(ME, "s", _request(), NATIVE),
     "a wait": lambda g: g.manager.wait_run(ME, "s", "a", 60),
     "a cancel": lambda g: g.manager.cancel_run(ME, "s", "a"),
     "a close": lambda g: g.manager.close_session(ME, "s"),

@@ -7,6 +7,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from bamboo_gateway.api.frames import NATIVE
 from bamboo_gateway.domain.errors import (
     BambooError,
     InvalidInput,
@@ -133,7 +134,7 @@ async def test_an_expired_session_is_gone_for_all_but_delete_and_reopen(gate: Ga
         lambda: manager.wait_run(ME, "s", "a", 0),
         lambda: manager.cancel_run(ME, "s", "a"),
         lambda: manager.cancel_session(ME, "s"),
-        lambda: manager.connect(ME, "s", StreamRequest()),
+        lambda: manager.connect(ME, "s", StreamRequest(), NATIVE),
         lambda: manager.connections(ME, "s"),
         lambda: gate.chat(),
         lambda: manager.add_messages(ME, "s", [NewMessage("user", "x")]),

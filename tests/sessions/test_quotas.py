@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
+from bamboo_gateway.api.frames import NATIVE
 from bamboo_gateway.domain.callers import ALL_RIGHTS, Caller
 from bamboo_gateway.domain.errors import BambooError, LimitReached
 from bamboo_gateway.domain.events import Complete, Draft
@@ -128,7 +129,7 @@ async def test_streams_of_a_user_or_a_ticket_are_bounded_and_the_operators_are_n
 
         async def connect(caller: Caller, **request: Any) -> Any:
             session_id = "b" if caller is BOB else "s"
-            return await gate.manager.connect(caller, session_id, StreamRequest(**request))
+            return await gate.manager.connect(caller, session_id, StreamRequest(**request), NATIVE)
 
         async def own(caller: Caller, name: str) -> Any:
             return await connect(caller, connection_id=name)
@@ -167,7 +168,7 @@ async def test_busy_sessions_of_a_user_are_bounded_and_others_have_their_places(
             await refused(*limited, gate.manager.create_session(ANN, NewSession(id="a4")))
             # What is busy may get more to do; and what begins nothing needs no place.
             tasks.start_soon(add, ANN, "a1")
-            stream = await gate.manager.connect(ANN, "a3", StreamRequest())
+            stream = await gate.manager.connect(ANN, "a3", StreamRequest(), NATIVE)
             assert stream is not None
             stream.aclose()
             await gate.manager.delete_session(ANN, "a3")

@@ -9,6 +9,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from bamboo_gateway.agents.base import Agent
+from bamboo_gateway.api.frames import NATIVE
 from bamboo_gateway.domain.callers import LOCAL_CALLER
 from bamboo_gateway.domain.events import Complete
 from bamboo_gateway.domain.positions import parse_after, parse_position
@@ -114,7 +115,7 @@ class Gateway:
     async def connect(self, session_id: str = "s", **request: Any) -> "Reader | None":
         """Opens a stream; positions are given as text, as a client sends them."""
         wanted = stream_request(**request)
-        connection = await self.manager.connect(ME, session_id, wanted)
+        connection = await self.manager.connect(ME, session_id, wanted, NATIVE)
         return Reader(connection) if connection is not None else None
 
     async def reader(self, session_id: str = "s", **request: Any) -> "Reader":

@@ -57,6 +57,7 @@ from bamboo_gateway.sessions.runs.factory import EXTERNAL, Agents, Maker
 from bamboo_gateway.sessions.runs.recovery import Recovery
 from bamboo_gateway.sessions.runs.scheduler import RunScheduler
 from bamboo_gateway.sessions.streaming.hub import StreamHub
+from bamboo_gateway.sessions.streaming.rendering import Renderer
 from bamboo_gateway.sessions.streaming.session_writer import Vanished
 from bamboo_gateway.sessions.streaming.subscription import Subscription, check_within
 from bamboo_gateway.sessions.tally import Tally
@@ -444,10 +445,10 @@ class SessionManager:
     # -- connections ------------------------------------------------------------------------
 
     async def connect(
-        self, caller: Caller, session_id: str, request: StreamRequest
+        self, caller: Caller, session_id: str, request: StreamRequest, renderer: Renderer
     ) -> Subscription | None:
         """Opens a stream, or None when nothing will ever come; see `StreamHub.connect`."""
-        return await self._streams.connect(caller, session_id, request)
+        return await self._streams.connect(caller, session_id, request, renderer)
 
     def check_room_for_stream(self, caller: Caller) -> None:
         """Refuses before anything is begun what `connect` would refuse after it."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from bamboo_gateway.api.frames import NATIVE
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import (
     Forbidden,
@@ -59,7 +60,7 @@ async def came_by(gate: Gateway, token: str) -> Caller:
 
 async def watch(gate: Gateway, caller: Caller, name: str | None = None) -> Reader:
     request = StreamRequest(connection_id=name)
-    connection = await gate.manager.connect(caller, "s", request)
+    connection = await gate.manager.connect(caller, "s", request, NATIVE)
     assert connection is not None
     reader = Reader(connection)
     await reader.take_until("open")

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
+from bamboo_gateway.api.frames import NATIVE
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import NotFound, Unavailable
 from bamboo_gateway.domain.events import Complete, Token
@@ -250,7 +251,7 @@ async def test_a_session_that_is_held_beyond_the_limit_gives_no_place_to_others(
 
         async def connect() -> None:
             request = StreamRequest(after=1, until_complete=True, run_id="no-such-run")
-            outcomes.append(await gate.manager.connect(ME, "s", request))
+            outcomes.append(await gate.manager.connect(ME, "s", request, NATIVE))
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(connect)
@@ -290,7 +291,7 @@ async def test_what_readers_do_not_need_is_not_kept(gate: Gateway):
         finally:
             gc.enable()
         assert left == []
-        assert (channel.queue._bytes, channel.queue._frames) == (0, [])
+        assert (channel.queue._bytes, channel.queue._bodies) == (0, [])
         kept = SessionHead("s", channel.epoch, 101, user_id="ann")
         assert channel.head == kept
         await reader.take_what_is_there()
@@ -351,7 +352,7 @@ async def _archive(manager: SessionManager) -> None:
 
 
 async def _supersede(manager: SessionManager) -> None:
-    newer = await manager.connect(ME, "s", StreamRequest(connection_id="tab"))
+    newer = await manager.connect(ME, "s", StreamRequest(connection_id="tab"), NATIVE)
     assert newer is not None
     newer.aclose()
 
@@ -394,7 +395,7 @@ async def test_a_right_that_ends_ends_the_streams_at_rest(how: str):
     async with gateway(**FAST) as gate, at_rest(gate):
         life = gate.manager.life
         shared = await life.share(ANN, "s", NewShare("bob", expires_in_seconds=60_000))
-        connection = await gate.manager.connect(BOB, "s", StreamRequest())
+        connection = await gate.manager.connect(BOB, "s", StreamRequest(), NATIVE)
         assert connection is not None
         async with Reader(connection) as his:
             await his.take_until("open")

@@ -7,11 +7,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bamboo_gateway.api.frames import NATIVE
 from bamboo_gateway.domain.events import Complete, Token
 from bamboo_gateway.domain.limits import EVENT_QUEUE_BYTES_MAX, SEND_BYTES_MAX
-from bamboo_gateway.sessions.commands import NewSession
+from bamboo_gateway.domain.positions import Position
+from bamboo_gateway.sessions.commands import NewSession, StreamRequest
 from bamboo_gateway.sessions.streaming.event_queue import EventQueue
-from bamboo_gateway.sessions.streaming.frames import event_frame
+from bamboo_gateway.sessions.streaming.rendering import Control, Renderer
 from bamboo_gateway.sessions.streaming.subscription import Subscription
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, Reader, eventually, gateway, quiet
 
@@ -215,26 +217,25 @@ async def test_a_hot_agent_lets_others_live(gate: Gateway):
 def test_the_event_queue_gives_exactly_what_lies_after_a_cursor(
     sizes: list[int], bytes_max: int, data: st.DataObject
 ):
-    queue = EventQueue(7, bytes_max)
-    frames: dict[int, bytes] = {}
+    queue = EventQueue(Position(1, 7), bytes_max)
+    renderers: list[Renderer] = [NATIVE, Bodies()]
+    bodies: dict[int, bytes] = {}
     position = 0
     while position < len(sizes):
         count = data.draw(st.integers(1, 10))
-        new = [
-            event_frame(1, 8 + position + i, b"x" * size)
-            for i, size in enumerate(sizes[position : position + count])
-        ]
-        for i, frame in enumerate(new):
-            frames[8 + position + i] = frame
+        new = [b"x" * size for size in sizes[position : position + count]]
+        for i, body in enumerate(new):
+            bodies[8 + position + i] = body
         queue.extend(new)
         position += len(new)
         assert queue.head == 7 + position
-        assert queue._bytes == sum(map(len, queue._frames))
-        assert queue._bytes <= bytes_max or len(queue._frames) == 1
+        check_bytes(queue, bytes_max)
         for _ in range(3):
             cursor = data.draw(st.integers(7, queue.head + 2))
             stop = data.draw(st.none() | st.integers(7, queue.head + 2))
-            taken = queue.take(cursor, stop)
+            renderer = data.draw(st.sampled_from(renderers))
+            taken = queue.take(cursor, renderer, stop)
+            check_bytes(queue, bytes_max)
             end = queue.head if stop is None else min(stop, queue.head)
             if taken is None:
                 assert cursor < queue.start
@@ -244,7 +245,79 @@ def test_the_event_queue_gives_exactly_what_lies_after_a_cursor(
                 assert (chunk, after) == (b"", cursor)
             else:
                 assert cursor < after <= end
-                assert chunk == b"".join(frames[seq] for seq in range(cursor + 1, after + 1))
+                assert chunk == b"".join(
+                    renderer.event(1, seq, bodies[seq]) for seq in range(cursor + 1, after + 1)
+                )
+
+
+def check_bytes(queue: EventQueue, bytes_max: int) -> None:
+    """R11: what is kept is counted, and bounded, what renderers made included."""
+    made = [part for rendered in queue._rendered.values() for part in rendered.parts]
+    assert queue._bytes == sum(len(part) for part in (*queue._bodies, *made) if part is not None)
+    assert queue._bytes <= bytes_max or len(queue._bodies) == 1
+
+
+class Bodies:
+    """A renderer of another protocol."""
+
+    def event(self, epoch: int, seq: int, body: bytes, /) -> bytes:
+        return b"%d %d %b\n" % (epoch, seq, body)
+
+    def control(self, shown: Control, /) -> bytes:
+        return f"{shown}\n".encode()
+
+
+class Counting:
+    """The native renderer, which remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.seqs: list[int] = []
+
+    def event(self, epoch: int, seq: int, body: bytes, /) -> bytes:
+        self.seqs.append(seq)
+        return NATIVE.event(epoch, seq, body)
+
+    def control(self, shown: Control, /) -> bytes:
+        return NATIVE.control(shown)
+
+
+async def test_an_event_is_rendered_once_for_all_readers_and_not_before_one_takes_it(
+    gate: Gateway,
+):
+    await gate.manager.create_session(ME, NewSession(id="s"))
+    counting = Counting()
+    readers: list[Reader] = []
+    for _ in range(3):
+        connection = await gate.manager.connect(ME, "s", StreamRequest(), counting)
+        assert connection is not None
+        readers.append(Reader(connection))
+    for reader in readers:
+        await reader.take_until("open")
+    for number in range(3):
+        await gate.manager.append_events(ME, "s", [custom(number), custom(number)])
+    assert counting.seqs == []
+    for reader in readers:
+        await reader.take_what_is_there()
+        assert [frame.seq for frame in reader.events] == [2, 3, 4, 5, 6, 7]
+    assert counting.seqs == [2, 3, 4, 5, 6, 7]
+    for reader in readers:
+        reader.close()
+
+
+async def test_readers_of_two_protocols_share_the_queue_and_not_what_is_made(gate: Gateway):
+    await gate.manager.create_session(ME, NewSession(id="s"))
+    other = await gate.manager.connect(ME, "s", StreamRequest(after=0), Bodies())
+    assert other is not None
+    async with await gate.reader(after="0") as reader:
+        await gate.manager.append_events(ME, "s", [custom(1)])
+        await reader.take_what_is_there()
+        opened, shown = await other.next(), await other.next()
+        assert opened is not None
+        assert opened.startswith(b"Open(position=Position(epoch=")
+        assert shown is not None
+        assert [line.split(b" ")[1] for line in shown.splitlines()] == [b"1", b"2"]
+        assert [frame.seq for frame in reader.events] == [1, 2]
+    other.aclose()
 
 
 async def test_frames_larger_than_a_send_go_one_by_one():

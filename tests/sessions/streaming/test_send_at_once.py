@@ -5,6 +5,7 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
+from bamboo_gateway.api.frames import NATIVE
 from bamboo_gateway.api.sse import WRITE, FrameLoop
 from bamboo_gateway.domain.clock import SystemClock
 from bamboo_gateway.sessions.commands import NewSession, StreamRequest
@@ -41,7 +42,7 @@ class Client:
 
 async def watch(gate: Gateway, client: Client, group: TaskGroup) -> None:
     await gate.manager.append_events(ME, "s", [{"type": "custom", "name": "first"}])
-    connection = await gate.manager.connect(ME, "s", StreamRequest(from_start=True))
+    connection = await gate.manager.connect(ME, "s", StreamRequest(from_start=True), NATIVE)
     assert connection is not None
     scope: Any = {"extensions": {WRITE: client.write}}
     frames = FrameLoop(connection, SystemClock())

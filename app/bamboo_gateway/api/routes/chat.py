@@ -16,6 +16,7 @@ from bamboo_gateway.api.dependencies import (
     idempotency,
     unless_disconnected,
 )
+from bamboo_gateway.api.frames import NATIVE
 from bamboo_gateway.api.openapi.examples import conversation as examples
 from bamboo_gateway.api.openapi.responses import (
     BODY,
@@ -133,7 +134,7 @@ async def chat(
             run_id=run_id,
             remote_address=remote_address(request),
         )
-        connection = await manager.connect(who, session_id, wanted)
+        connection = await manager.connect(who, session_id, wanted, NATIVE)
         headers |= {"Session-Id": session_id, "Run-Id": run_id}
         return stream_response(request, connection, headers)
     if prefer.wait_seconds is None:

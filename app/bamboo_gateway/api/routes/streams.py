@@ -19,6 +19,7 @@ from bamboo_gateway.api.dependencies import (
     checked_id,
     read_after,
 )
+from bamboo_gateway.api.frames import NATIVE
 from bamboo_gateway.api.limits import POSITION_CHARS_MAX
 from bamboo_gateway.api.openapi.examples import conversation as examples
 from bamboo_gateway.api.openapi.responses import EDGE, SESSION, answer, nothing, problems, stream
@@ -136,7 +137,7 @@ async def open_stream(
     run's first event, or now. Whatever ends it, a client that comes back with its last id gets
     every later event, once, in order. Opening a stream never starts a run.
     """
-    return stream_response(request, await manager.connect(who, session_id, wanted))
+    return stream_response(request, await manager.connect(who, session_id, wanted, NATIVE))
 
 
 @router.get(
@@ -156,7 +157,7 @@ async def reconnect(
     connection id is simply a new connection.
     """
     wanted = replace(wanted, reconnect=True)
-    return stream_response(request, await manager.connect(who, session_id, wanted))
+    return stream_response(request, await manager.connect(who, session_id, wanted, NATIVE))
 
 
 @router.get(

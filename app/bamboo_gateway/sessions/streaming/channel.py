@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.streaming.event_queue import EventQueue
+from bamboo_gateway.sessions.streaming.rendering import GoodbyeReason
 from bamboo_gateway.sessions.streaming.subscription import EndedRun, Subscription
 
 
@@ -24,7 +25,7 @@ class Channel:
     Attributes:
         head: The writer's head; while no writer is in memory, its owner and shares alone.
         durable_seq: The last event that readers may see.
-        queue: The frames of recent durable events.
+        queue: The recent durable events, and what renderers made of them.
         connections: The open streams, by connection id.
         last_run: The run that ended last while somebody was reading, or the writer in memory.
         gone: The session is deleted, or never came to be.
@@ -97,12 +98,12 @@ class Channel:
         """Starts at the end of the log, with nothing in the event queue."""
         self.head = head
         self.durable_seq = head.seq
-        self.queue = EventQueue(head.seq)
+        self.queue = EventQueue(head.position)
 
-    def extend(self, frames: list[bytes]) -> None:
-        """Adds the next durable events. Readers are woken by `wake`."""
-        self.durable_seq += len(frames)
-        self.queue.extend(frames)
+    def extend(self, bodies: list[bytes]) -> None:
+        """Add the bodies of the next durable events. Readers are woken by `wake`."""
+        self.durable_seq += len(bodies)
+        self.queue.extend(bodies)
 
     def wake(self) -> None:
         """Wakes the streams, and whoever waits for the next event."""
@@ -118,7 +119,7 @@ class Channel:
             call()
         self._unregister_if_unused()
 
-    def end_all(self, reason: str) -> None:
+    def end_all(self, reason: GoodbyeReason) -> None:
         """Ends all streams with `goodbye`, and all waits."""
         for connection in list(self.connections.values()):
             connection.end(reason)
@@ -133,7 +134,7 @@ class Channel:
             )
         )
 
-    def vanish(self, reason: str) -> None:
+    def vanish(self, reason: GoodbyeReason) -> None:
         """Ends everything: the session is deleted, or its log has another life."""
         self.gone = True
         self._unregister()

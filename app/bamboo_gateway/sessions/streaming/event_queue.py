@@ -1,78 +1,122 @@
-"""The event queue: a session's recent frames, encoded once, shared by all its connections.
+"""The event queue: a session's recent events, and what renderers made of them, for all connections.
 
 A connection holds a cursor and nothing else. What lies between the cursor and the end is joined
 into one chunk, and the join is kept for the next connection at the same place, so that a thousand
-readers cost one join.
+readers cost one join. An event is rendered when the first connection takes it, once for each
+renderer: of a session that nobody watches nothing is rendered.
 """
 
 from bamboo_gateway.domain.limits import EVENT_QUEUE_BYTES_MAX, SEND_BYTES_MAX
+from bamboo_gateway.domain.positions import Position
+from bamboo_gateway.sessions.streaming.rendering import Renderer
 
 
 class EventQueue:
-    """Frames with consecutive seqs, bounded by bytes; the oldest leave first.
+    """Events with consecutive seqs, bounded by bytes; the oldest leave first.
 
     Args:
-        head: The seq of the last event before the first frame that will come.
-        bytes_max: How many bytes of frames are kept; the last frame always is.
+        position: That of the last event before the first one that will come.
+        bytes_max: How many bytes of events, and of what was made of them, are kept; the last event
+            always is.
     """
 
-    __slots__ = ("_bytes", "_bytes_max", "_frames", "_joined", "head")
+    __slots__ = ("_bodies", "_bytes", "_bytes_max", "_epoch", "_rendered", "head")
 
-    def __init__(self, head: int, bytes_max: int = EVENT_QUEUE_BYTES_MAX) -> None:
-        self.head = head
-        self._frames: list[bytes] = []
+    def __init__(self, position: Position, bytes_max: int = EVENT_QUEUE_BYTES_MAX) -> None:
+        self._epoch, self.head = position
+        self._bodies: list[bytes] = []
+        self._rendered: dict[Renderer, _Rendered] = {}
         self._bytes = 0
         self._bytes_max = bytes_max
-        self._joined: tuple[int, int, bytes] = (0, 0, b"")
 
     @property
     def start(self) -> int:
-        """The cursor just before the oldest frame kept."""
-        return self.head - len(self._frames)
+        """The cursor just before the oldest event kept."""
+        return self.head - len(self._bodies)
 
-    def extend(self, frames: list[bytes]) -> None:
-        """Adds the next frames, in order."""
-        self._frames += frames
-        self.head += len(frames)
-        self._bytes += sum(map(len, frames))
+    def extend(self, bodies: list[bytes]) -> None:
+        """Add the bodies of the next events, in order."""
+        self._bodies += bodies
+        self.head += len(bodies)
+        self._bytes += sum(map(len, bodies))
         if self._bytes > self._bytes_max:
             self._trim()
 
-    def take(self, cursor: int, stop: int | None = None) -> tuple[bytes, int] | None:
-        """Joins what lies after `cursor`: up to `stop`, the end, or `SEND_BYTES_MAX`.
+    def take(
+        self, cursor: int, renderer: Renderer, stop: int | None = None
+    ) -> tuple[bytes, int] | None:
+        """Join what lies after `cursor`: up to `stop`, the end, or `SEND_BYTES_MAX`.
 
         Returns:
             The chunk and the cursor behind it (an empty chunk when nothing waits), or None when
-            the cursor lies before the oldest frame kept: the log has to be read.
+            the cursor lies before the oldest event kept: the log has to be read.
         """
         end = self.head if stop is None else min(stop, self.head)
         if cursor >= end:
             return b"", cursor
-        first = len(self._frames) - (self.head - cursor)
+        first = len(self._bodies) - (self.head - cursor)
         if first < 0:
             return None
+        rendered = self._rendered.get(renderer)
+        if rendered is None:
+            rendered = self._rendered[renderer] = _Rendered()
         if end - cursor == 1:
-            return self._frames[first], end
-        joined_from, joined_to, chunk = self._joined
+            if first < len(rendered.parts) and (part := rendered.parts[first]) is not None:
+                return part, end
+            (part,) = self._parts(renderer, rendered, first, first + 1)
+            return part, end
+        joined_from, joined_to, chunk = rendered.joined
         is_full = len(chunk) >= SEND_BYTES_MAX // 2
         if joined_from == cursor and (joined_to == end or (joined_to < end and is_full)):
             return chunk, joined_to
-        frames = self._frames[first : first + end - cursor]
-        size, count = 0, 0
-        for frame in frames:
-            size += len(frame)
-            if size > SEND_BYTES_MAX and count:
+        parts = self._parts(renderer, rendered, first, first + end - cursor)
+        chunk = b"".join(parts)
+        rendered.joined = (cursor, cursor + len(parts), chunk)
+        return chunk, cursor + len(parts)
+
+    def _parts(
+        self, renderer: Renderer, rendered: "_Rendered", first: int, last: int
+    ) -> list[bytes]:
+        """Return what was made of the events at these places, up to `SEND_BYTES_MAX`."""
+        known, render, epoch = rendered.parts, renderer.event, self._epoch
+        if len(known) < last:
+            known += [None] * (last - len(known))
+        parts: list[bytes] = []
+        size = 0
+        for place, seq in enumerate(range(self.start + first + 1, self.start + last + 1), first):
+            part = known[place]
+            if part is None:
+                part = known[place] = render(epoch, seq, self._bodies[place])
+                self._bytes += len(part)
+            size += len(part)
+            if size > SEND_BYTES_MAX and parts:
                 break
-            count += 1
-        chunk = b"".join(frames[:count])
-        self._joined = (cursor, cursor + count, chunk)
-        return chunk, cursor + count
+            parts.append(part)
+        if self._bytes > self._bytes_max:
+            self._trim()
+        return parts
 
     def _trim(self) -> None:
-        # Down to half, so that the list is shifted once per many frames and not at every one.
+        # Down to half, so that the lists are shifted once per many events and not at every one.
         drop, freed, goal = 0, 0, self._bytes - self._bytes_max // 2
-        while freed < goal and drop < len(self._frames) - 1:
-            freed += len(self._frames[drop])
+        made = [rendered.parts for rendered in self._rendered.values()]
+        while freed < goal and drop < len(self._bodies) - 1:
+            freed += len(self._bodies[drop])
+            for parts in made:
+                if drop < len(parts):
+                    freed += len(parts[drop] or b"")
             drop += 1
-        del self._frames[:drop]
+        del self._bodies[:drop]
+        for parts in made:
+            del parts[:drop]
         self._bytes -= freed
+
+
+class _Rendered:
+    """What one renderer made: of each event, None where nobody has taken it, and the last join."""
+
+    __slots__ = ("joined", "parts")
+
+    def __init__(self) -> None:
+        self.parts: list[bytes | None] = []
+        self.joined: tuple[int, int, bytes] = (0, 0, b"")

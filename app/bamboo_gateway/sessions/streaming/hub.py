@@ -21,13 +21,9 @@ from bamboo_gateway.sessions.commands import StreamRequest
 from bamboo_gateway.sessions.pool import SessionPool
 from bamboo_gateway.sessions.queries import event_type, last_of_run
 from bamboo_gateway.sessions.streaming.channel import Channel
+from bamboo_gateway.sessions.streaming.rendering import GoodbyeReason, Renderer
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
-from bamboo_gateway.sessions.streaming.subscription import (
-    GoodbyeReason,
-    Start,
-    Subscription,
-    choose_start,
-)
+from bamboo_gateway.sessions.streaming.subscription import Start, Subscription, choose_start
 
 log = structlog.get_logger(__name__)
 
@@ -63,7 +59,7 @@ class StreamHub:
         self._ended: OrderedDict[tuple[str, str], _EndedConnection] = OrderedDict()
 
     async def connect(
-        self, caller: Caller, session_id: str, request: StreamRequest
+        self, caller: Caller, session_id: str, request: StreamRequest, renderer: Renderer
     ) -> Subscription | None:
         """Opens a stream at the position the request means (API section 4).
 
@@ -87,7 +83,7 @@ class StreamHub:
                         await live.settled()
                     except BambooError:
                         continue
-                    return await self._open(caller, live, request)
+                    return await self._open(caller, live, request, renderer)
             except Vanished:
                 continue
 
@@ -107,7 +103,7 @@ class StreamHub:
         self._pool.quotas.check_stream(caller)
 
     async def _open(
-        self, caller: Caller, live: SessionWriter, request: StreamRequest
+        self, caller: Caller, live: SessionWriter, request: StreamRequest, renderer: Renderer
     ) -> Subscription | None:
         channel = live.channel
         start = self._start_of(channel, request)
@@ -138,6 +134,7 @@ class StreamHub:
             start,
             request,
             caller,
+            renderer,
             partial(self._closed, channel),
         )
         connection.stop_seq = stop

@@ -32,7 +32,7 @@ from bamboo_gateway.domain.projections import fold
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.idempotency import KeyLedger, note_line
 from bamboo_gateway.sessions.streaming.channel import Channel
-from bamboo_gateway.sessions.streaming.frames import event_frame
+from bamboo_gateway.sessions.streaming.rendering import GoodbyeReason
 from bamboo_gateway.sessions.streaming.subscription import EndedRun
 from bamboo_gateway.sessions.tally import Tally
 from bamboo_gateway.storage.base import Commit, Mark, SessionStore
@@ -76,11 +76,11 @@ class Vanished(Exception):
 class _Batch:
     """What has been decided since the last commit was given to the store."""
 
-    __slots__ = ("extras", "frames", "lines", "reserve", "size")
+    __slots__ = ("bodies", "extras", "lines", "reserve", "size")
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
-        self.frames: list[bytes] = []
+        self.bodies: list[bytes] = []
         self.extras: _Extras | None = None
         self.size = 0
         self.reserve = False
@@ -260,7 +260,7 @@ class SessionWriter:
             line = to_line(body)
             batch.lines.append(line)
             batch.size += len(line)
-            batch.frames.append(event_frame(self.epoch, place, body))
+            batch.bodies.append(body)
         if bodies and now_ms > head.last_activity_at:
             head.last_activity_at = now_ms
         if note is not None and noted is not None:
@@ -419,7 +419,7 @@ class SessionWriter:
             del self.streaming_keys[digest]
             ended.set()
 
-    def vanish(self, reason: str) -> None:
+    def vanish(self, reason: GoodbyeReason) -> None:
         """Ends everything that hangs on the session: it is deleted, or never came to be."""
         self.gone = True
         if self.run is not None:
@@ -510,7 +510,7 @@ class SessionWriter:
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, _Batch()
-        count, extras = len(batch.frames), batch.extras
+        count, extras = len(batch.bodies), batch.extras
         # Deltas move nothing in a head that the commit itself does not say.
         is_structural = not self._exists or (extras is not None and bool(extras.notable))
         commit = Commit(
@@ -539,14 +539,14 @@ class SessionWriter:
         if not self._exists:
             self._exists = True
             self._count()
-        self.channel.extend(batch.frames)
+        self.channel.extend(batch.bodies)
         if self._batch.lines:
             self._flush()
         if batch.extras is not None:
             for waiter in batch.extras.waiters:
                 waiter(None)
             self._announce(batch.extras)
-        if batch.frames:
+        if batch.bodies:
             self.channel.wake()
 
     def _announce(self, extras: _Extras) -> None:

@@ -8,7 +8,7 @@ so a slow one delays nobody and costs one chunk (R7).
 from asyncio import Future, get_running_loop
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import Clock, format_ms
@@ -18,13 +18,19 @@ from bamboo_gateway.domain.positions import After, Position, in_epoch
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.commands import StreamRequest
 from bamboo_gateway.sessions.streaming.event_queue import EventQueue
-from bamboo_gateway.sessions.streaming.frames import PING, control_frame, event_frame, open_frame
+from bamboo_gateway.sessions.streaming.rendering import (
+    Goodbye,
+    GoodbyeReason,
+    Heartbeat,
+    Open,
+    Ping,
+    Renderer,
+    Reset,
+    ResetReason,
+)
 from bamboo_gateway.sessions.tally import Tally
 from bamboo_gateway.storage.base import SessionStore
 
-GoodbyeReason = Literal[
-    "shutdown", "superseded", "deleted", "closed", "slow", "lifetime", "unauthorized"
-]
 _COMES_BACK = frozenset({"shutdown", "slow", "lifetime", "unauthorized"})
 _PAGE_EVENTS = 2000
 """Events read at once when catching up: with `SEND_BYTES_MAX` it bounds one read."""
@@ -62,7 +68,7 @@ class Start:
     """
 
     cursor: int
-    reset: Literal["unknown_position", "epoch_changed"] | None = None
+    reset: ResetReason | None = None
 
 
 def choose_start(channel: Source, request: StreamRequest) -> Start:
@@ -98,7 +104,6 @@ class Subscription:
 
     Attributes:
         id: Its name, unique in its session.
-        session_id: Whose events it shows.
         caller: Who watches.
         cursor: The seq of the last event it has handed out.
         written_from: Where the cursor was before the last chunk, which may never have arrived.
@@ -117,6 +122,7 @@ class Subscription:
         "_greeted",
         "_heartbeat_due",
         "_on_close",
+        "_renderer",
         "_store",
         "_tally",
         "_waiter",
@@ -134,7 +140,6 @@ class Subscription:
         "reset",
         "send_now",
         "sending_since",
-        "session_id",
         "since_ms",
         "stop_seq",
         "until_next",
@@ -152,12 +157,12 @@ class Subscription:
         start: Start,
         request: StreamRequest,
         caller: Caller,
+        renderer: Renderer,
         on_close: Callable[["Subscription"], None],
     ) -> None:
         self.id = connection_id
         self.caller = caller
         self.channel = channel
-        self.session_id = channel.id
         self.cursor = self.written_from = start.cursor
         self.reset = start.reset
         self.heartbeat_events = request.heartbeat_events
@@ -174,17 +179,18 @@ class Subscription:
         self.until_next = False
         self.quiet_ticks = 0
         self._heartbeat_due = False
+        self._renderer = renderer
         self._store = store
         self._tally = tally
         self._on_close = on_close
         self._greeted = False
-        self._goodbye: str | None = None
+        self._goodbye: GoodbyeReason | None = None
         self._goodbye_after_rest = False
         self._ended = False
         self._waiter: Future[None] | None = None
 
     async def next(self) -> bytes | None:
-        """Gives the next chunk of whole SSE frames, waiting for one; None at the stream's end."""
+        """Return the next chunk of what the renderer made, waiting for one; None at the end."""
         self.quiet_ticks = 0
         if not self._greeted:
             self._greeted = True
@@ -195,7 +201,7 @@ class Subscription:
             if self.stop_seq is not None and self.cursor >= self.stop_seq:
                 self.ended_by = "complete"
                 break
-            taken = self.channel.queue.take(self.cursor, self.stop_seq)
+            taken = self.channel.queue.take(self.cursor, self._renderer, self.stop_seq)
             begin = self.cursor
             if taken is None:
                 chunk = await self._read()
@@ -236,14 +242,14 @@ class Subscription:
         if self.stop_seq is not None:
             return False
         queue = self.channel.queue
-        taken = queue.take(self.cursor)
+        taken = queue.take(self.cursor, self._renderer)
         if taken is None or not self.send_now(taken[0]):
             return False
         self.written_from, self.cursor = self.cursor, taken[1]
         self.quiet_ticks = 0
         return self.cursor == queue.head
 
-    def end(self, reason: str, *, after_rest: bool = False) -> None:
+    def end(self, reason: GoodbyeReason, *, after_rest: bool = False) -> None:
         """Ends it with `goodbye`, at once or after what the log has."""
         if self._goodbye is None or (self._goodbye_after_rest and not after_rest):
             self._goodbye = reason
@@ -289,33 +295,39 @@ class Subscription:
         }
 
     @property
+    def session_id(self) -> str:
+        """The session whose events it shows."""
+        return self.channel.id
+
+    @property
     def _position(self) -> Position:
         return Position(self.channel.epoch, self.cursor)
 
     def _greeting(self) -> bytes:
         active = self.channel.head.active
         visible = active is not None and active.start_seq <= self.channel.durable_seq
-        chunk = open_frame(
-            self._position, self.session_id, self.id, active.run_id if active and visible else None
+        chunk = self._renderer.control(
+            Open(
+                self._position,
+                self.session_id,
+                self.id,
+                active.run_id if active and visible else None,
+            )
         )
         if self.reset is not None:
-            chunk += control_frame(
-                self._position,
-                {"type": "reset", "reason": self.reset, "position": str(self._position)},
-            )
+            chunk += self._renderer.control(Reset(self._position, self.reset))
         return chunk
 
     def _heartbeat(self) -> bytes:
         self.written_from = self.cursor
-        if self.heartbeat_events:
-            return control_frame(self._position, {"type": "heartbeat"})
-        return PING
+        shown = Heartbeat(self._position) if self.heartbeat_events else Ping()
+        return self._renderer.control(shown)
 
     def _farewell(self) -> bytes:
         self._ended = True
-        reason = self.ended_by = self._goodbye or "shutdown"
-        retry = reason in _COMES_BACK
-        return control_frame(None, {"type": "goodbye", "reason": reason, "retry": retry})
+        reason = self._goodbye or "shutdown"
+        self.ended_by = reason
+        return self._renderer.control(Goodbye(reason, retry=reason in _COMES_BACK))
 
     async def _read(self) -> bytes:
         self._tally.log_reads += 1
@@ -334,14 +346,14 @@ class Subscription:
             self.end("deleted" if self.channel.gone else "shutdown")
             return b""
         stop = self.stop_seq if self.stop_seq is not None else self.channel.durable_seq
-        epoch = self.channel.epoch
-        frames = [event_frame(epoch, seq, body) for seq, body in records if seq <= stop]
-        if not frames:
+        epoch, render = self.channel.epoch, self._renderer.event
+        parts = [render(epoch, seq, body) for seq, body in records if seq <= stop]
+        if not parts:
             # Nothing is kept between the cursor and the queue (compacted deltas): step over it.
             self.cursor = max(self.cursor, min(stop, self.channel.queue.start))
             return b""
-        self.cursor = records[len(frames) - 1].seq
-        return b"".join(frames)
+        self.cursor = records[len(parts) - 1].seq
+        return b"".join(parts)
 
 
 def _closed(_: Subscription) -> None:
