@@ -20,12 +20,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.harness import Bench, Row, Server, client_notes, median, median_ratio, three
 from benchmarks.launch import isolate
 from benchmarks.loadclient import request
 from benchmarks.peers.group_commit import GroupCommit
+
+if TYPE_CHECKING:
+    from bamboo_gateway.storage.base import Event
 
 TITLE = "Durable append, in events/s"
 _NAMES = ("gateway", "handwritten")
@@ -206,8 +209,7 @@ async def _serve_child(config: dict[str, Any]) -> None:
                 session_id=session,
                 epoch=epochs[writer],
                 first_seq=first,
-                count=count,
-                data=_stored_lines(line, count, first),
+                events=_events(line, count, first),
                 head=head,
                 time_ms=1_763_661_234_567,
                 create=first == 1,
@@ -233,6 +235,15 @@ _LINES = {"spoken": _SPOKEN, "posted": _POSTED}
 def _stored_lines(line: bytes, count: int, first: int) -> bytes:
     """Lines as the session's writer would give them, at the same small cost to both."""
     return b"".join([line % seq for seq in range(first, first + count)])
+
+
+def _events(line: bytes, count: int, first: int) -> "list[Event]":
+    """Events as the session's writer would give them: of these the store makes the same lines."""
+    from bamboo_gateway.storage.base import Event
+
+    body = b"{" + line[line.index(b'"type"') : -1]
+    kind = body[9 : body.index(b'"', 9)].decode()
+    return [Event(seq, kind, body % seq) for seq in range(first, first + count)]
 
 
 async def _take_orders(append: Append, writers: int) -> None:

@@ -9,6 +9,7 @@ from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.errors import Conflict
 from bamboo_gateway.domain.events import DELTA_TYPES
 from bamboo_gateway.storage.base import SessionStore
+from bamboo_gateway.storage.lines import to_line
 from tests.contract.conftest import Reopen, both_paths
 from tests.storage.screens import Screen, random_run
 from tests.storage.writing import (
@@ -113,7 +114,7 @@ async def test_the_bytes_of_deltas_are_counted_as_they_come_and_go(
     writer = await talk(store)
     # Notes among deltas may be counted with them.
     deltas = sum(
-        len(codec.to_line(record.body))
+        len(to_line(record.body))
         for record in await everything(store, "s-1")
         if codec.decode(record.body)["type"] in DELTA_TYPES
     )

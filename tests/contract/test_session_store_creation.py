@@ -10,7 +10,7 @@ from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.domain.errors import Conflict, Unavailable
 from bamboo_gateway.domain.projections import fold
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.base import SessionQuery, SessionStore
+from bamboo_gateway.storage.base import Event, Note, SessionQuery, SessionStore
 from tests.contract.conftest import Reopen, both_paths
 from tests.contract.test_session_store_lists import state_of
 from tests.storage.writing import (
@@ -20,30 +20,30 @@ from tests.storage.writing import (
     complete,
     everything,
     message,
+    note_of,
     run_start,
     seqs,
-    stored_note,
     token,
 )
 
 
 class History:
-    """A session's stored lines with their head, made page by page."""
+    """A session's events with their head, made page by page."""
 
     def __init__(self, session_id: str, epoch: int) -> None:
         self.head = SessionHead(session_id, epoch)
         self.bodies: list[bytes] = []
 
-    def page(self, *events: dict[str, Any], note: str | None = None) -> bytes:
-        lines = []
+    def page(
+        self, *events: dict[str, Any], note: str | None = None
+    ) -> tuple[list[Event], list[Note]]:
+        made = []
         for draft in events:
             event = {"type": draft["type"], "seq": self.head.seq + 1, "time": format_ms(T0)} | draft
             fold(self.head, event, T0)
             self.bodies.append(codec.encode(event))
-            lines.append(codec.to_line(self.bodies[-1]))
-        if note is not None:
-            lines.append(stored_note(note))
-        return b"".join(lines)
+            made.append(Event(self.head.seq, draft["type"], self.bodies[-1]))
+        return made, [] if note is None else [note_of(self.head.seq, note)]
 
 
 CREATED = {"type": "session_created", "user_id": "u", "title": "Fork"}
@@ -52,12 +52,12 @@ CREATED = {"type": "session_created", "user_id": "u", "title": "Fork"}
 async def create(store: SessionStore, session_id: str, messages: int = 30) -> History:
     history = History(session_id, store.next_epoch())
     async with store.creation(session_id, history.head.epoch) as creation:
-        await creation.write(history.page(CREATED))
+        await creation.write(*history.page(CREATED))
         for number in range(0, messages, 10):
             said = [message(f"m{n}") for n in range(number, min(number + 10, messages))]
-            await creation.write(history.page(*said))
-        await creation.write(history.page(run_start("run_1"), token("a"), complete("run_1")))
-        await creation.write(history.page(note="key"))
+            await creation.write(*history.page(*said))
+        await creation.write(*history.page(run_start("run_1"), token("a"), complete("run_1")))
+        await creation.write(*history.page(note="key"))
         await creation.publish(history.head)
     return history
 
@@ -109,7 +109,7 @@ async def test_nothing_is_seen_of_a_creation_that_is_left(
 
     async def leave() -> None:
         async with store.creation("s-1", history.head.epoch) as creation:
-            await creation.write(history.page(CREATED, message("m1")))
+            await creation.write(*history.page(CREATED, message("m1")))
             assert await store.load("s-1") is None
             raise RuntimeError
 
@@ -131,9 +131,9 @@ async def test_a_cancelled_creation_leaves_nothing(
     history = History("s-1", store.next_epoch())
     with anyio.CancelScope() as scope:
         async with store.creation("s-1", history.head.epoch) as creation:
-            await creation.write(history.page(CREATED, message("m1")))
+            await creation.write(*history.page(CREATED, message("m1")))
             scope.cancel()
-            await creation.write(history.page(message("m2")))
+            await creation.write(*history.page(message("m2")))
             await creation.publish(history.head)
     fresh = await second_path(store)
     assert fresh.count() == 0
@@ -146,7 +146,7 @@ async def test_publishing_what_exists_is_refused_with_its_head(
     history = History("s-1", store.next_epoch())
     creation = store.creation("s-1", history.head.epoch)
     async with creation:
-        await creation.write(history.page(CREATED, message("late")))
+        await creation.write(*history.page(CREATED, message("late")))
         writer = Writer("s-1", store.next_epoch())
         await committed(store, writer.commit(message("first")))
         with pytest.raises(Conflict) as caught:
@@ -191,7 +191,7 @@ async def test_creations_of_many_sessions_go_on_at_once_beside_commits(
 async def test_a_closed_store_publishes_nothing(store: SessionStore) -> None:
     history = History("s-1", store.next_epoch())
     async with store.creation("s-1", history.head.epoch) as creation:
-        await creation.write(history.page(CREATED))
+        await creation.write(*history.page(CREATED))
         await store.aclose()
         with pytest.raises(Unavailable):
             await creation.publish(history.head)

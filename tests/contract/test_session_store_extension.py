@@ -5,11 +5,19 @@ from typing import Any
 import anyio
 import pytest
 
-from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.errors import Conflict, Unavailable
-from bamboo_gateway.storage.base import Commit, SessionStore
+from bamboo_gateway.storage.base import Commit, SessionCreation, SessionStore
 from tests.contract.conftest import Reopen, both_paths
-from tests.storage.writing import Writer, committed, everything, message, seqs, token
+from tests.storage.writing import (
+    Writer,
+    bodies_of,
+    committed,
+    entries_of,
+    everything,
+    message,
+    seqs,
+    token,
+)
 
 SIZES = pytest.mark.parametrize("chars", [10, 150_000], ids=["small", "large"])
 """What goes through the journal like any other commit, and what is too much for that."""
@@ -21,8 +29,10 @@ async def begun(store: SessionStore) -> Writer:
     return writer
 
 
-def lines_of(commit: Commit) -> list[bytes]:
-    return commit.data.splitlines(keepends=True)
+async def write_each(extension: SessionCreation, commit: Commit) -> None:
+    for event in commit.events:
+        await extension.write([event])
+    await extension.write((), commit.notes)
 
 
 async def extend(store: SessionStore, writer: Writer, chars: int, count: int = 12) -> Commit:
@@ -30,8 +40,7 @@ async def extend(store: SessionStore, writer: Writer, chars: int, count: int = 1
     commit = writer.commit(*events, note="k")
     before = commit.first_seq - 1
     async with store.extension("s-1", writer.head.epoch, before) as extension:
-        for line in lines_of(commit):
-            await extension.write(line)
+        await write_each(extension, commit)
         seen = await store.load("s-1")
         assert seen is not None
         assert seen.seq == before
@@ -51,7 +60,7 @@ async def test_what_is_published_is_whole_and_the_session_goes_on(
         assert await seen.load("s-1") == writer.head
         assert await seqs(seen, "s-1") == list(range(1, 16))
         bodies = [record.body for record in await everything(seen, "s-1")]
-        assert bodies[3:] == [codec.body_of(line) for line in lines_of(commit)[:-1]]
+        assert bodies[3:] == bodies_of(commit)
         [found] = await seen.find("s-1", epoch, "message", key="m7")
         assert found.seq == 11
         assert len(await seen.find("s-1", epoch, "message", limit=100)) in range(1, 14)
@@ -77,20 +86,18 @@ async def test_nothing_is_seen_of_an_extension_that_is_left_or_cancelled(
     """R9."""
     writer = await begun(store)
     before = writer.head.copy()
-    lines = lines_of(writer.commit(*(message(f"m{n}", "x" * chars) for n in range(12))))
+    commit = writer.commit(*(message(f"m{n}", "x" * chars) for n in range(12)))
 
     async def leave() -> None:
         async with store.extension("s-1", before.epoch, before.seq) as extension:
-            for line in lines:
-                await extension.write(line)
+            await write_each(extension, commit)
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         await leave()
     with anyio.CancelScope() as scope:
         async with store.extension("s-1", before.epoch, before.seq) as extension:
-            for line in lines:
-                await extension.write(line)
+            await write_each(extension, commit)
             scope.cancel()
             await extension.publish(writer.head)
     async with store.extension("s-1", before.epoch, before.seq):
@@ -107,14 +114,13 @@ async def test_what_was_built_on_another_head_is_refused(
     """R8."""
     writer = await begun(store)
     late = Writer.of(writer.head)
-    lines = lines_of(late.commit(*(message(f"m{n}", "x" * chars) for n in range(12))))
+    commit = late.commit(*(message(f"m{n}", "x" * chars) for n in range(12)))
 
     async def publish(after: int, meanwhile: Any = None, epochs_on: int = 0) -> None:
         head = late.head.copy()
         head.epoch += epochs_on
         async with store.extension("s-1", head.epoch, after) as extension:
-            for line in lines:
-                await extension.write(line)
+            await write_each(extension, commit)
             if meanwhile is not None:
                 await meanwhile()
             await extension.publish(head)
@@ -140,7 +146,7 @@ async def test_an_extension_of_nothing_but_a_note_moves_no_position(
     writer = await begun(store)
     commit = writer.commit(note="k2")
     async with store.extension("s-1", writer.head.epoch, writer.head.seq) as extension:
-        await extension.write(commit.data)
+        await extension.write(*entries_of(commit))
         await extension.publish(writer.head)
     async for seen in both_paths(store, second_path):
         assert await seen.load("s-1") == writer.head
@@ -176,7 +182,7 @@ async def test_a_closed_store_publishes_no_extension(store: SessionStore) -> Non
     writer = await begun(store)
     commit = writer.commit(message("m"))
     async with store.extension("s-1", writer.head.epoch, commit.first_seq - 1) as extension:
-        await extension.write(commit.data)
+        await extension.write(*entries_of(commit))
         await store.aclose()
         with pytest.raises(Unavailable):
             await extension.publish(writer.head)

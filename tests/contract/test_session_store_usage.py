@@ -5,7 +5,7 @@ import random
 from bamboo_gateway.storage.base import SessionQuery, SessionStore, StoreUsage
 from tests.contract.conftest import Reopen
 from tests.contract.test_session_store_trees import state_change, state_of
-from tests.storage.writing import Writer, committed, message, token
+from tests.storage.writing import Writer, committed, entries_of, message, size_of, token
 
 USERS = ("ann", "bob", None)
 
@@ -64,9 +64,9 @@ async def test_a_session_made_whole_counts_when_it_is_there_and_not_before(
     writer = Writer("s", store.next_epoch())
     commit = writer.commit(created("ann"), message("m"))
     async with store.creation("s", writer.head.epoch) as creation:
-        await creation.write(commit.data)
+        await creation.write(*entries_of(commit))
         assert store.usage("ann") == StoreUsage(0, 0)
         await creation.publish(writer.head.copy())
     assert store.usage("ann").sessions == 1
-    assert store.usage("ann").stored_bytes >= len(commit.data)
+    assert store.usage("ann").stored_bytes >= size_of(commit)
     await check(await second_path(store))

@@ -11,9 +11,8 @@ from bamboo_gateway.domain.limits import EVENT_QUEUE_BYTES_MAX
 from bamboo_gateway.sessions import pool
 from bamboo_gateway.sessions.commands import Idempotency, NewMessage, NewSession, Outcome
 from bamboo_gateway.sessions.idempotency import key_digest
-from bamboo_gateway.storage.base import Mark
 from bamboo_gateway.storage.factory import make_store
-from bamboo_gateway.storage.lines import mark_of
+from bamboo_gateway.storage.marks import Mark, mark_of
 from tests.support.clocks import FakeClock
 from tests.support.gateways import (
     DEADLINE_SECONDS,
@@ -168,7 +167,7 @@ async def test_the_store_finds_a_kept_answer_by_the_digest_of_its_key(
         await gate.manager.add_messages(ME, "s", [NewMessage("user", "hi")], idem)
         epoch = gate.live("s").epoch
     [note] = await store.find("s", epoch, "note", key=digest)
-    assert mark_of(note.body, note.seq) == Mark("note", digest, note.seq, 0)
+    assert mark_of(note.body, note.seq) == Mark("note", digest, note.seq)
     await store.aclose()
     if storage_url == "jsonl:":
         # Without an index, the store makes all marks of the stored lines.
@@ -188,4 +187,4 @@ async def test_the_store_finds_a_kept_answer_by_the_digest_of_its_key(
     ],
 )
 def test_a_note_is_named_by_its_key_however_it_is_written(body: bytes) -> None:
-    assert mark_of(body, 7) == Mark("note", "k1", 7, 0)
+    assert mark_of(body, 7) == Mark("note", "k1", 7)

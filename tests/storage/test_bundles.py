@@ -12,7 +12,9 @@ from bamboo_gateway.domain.errors import Conflict
 from bamboo_gateway.storage.jsonl import doctor
 from bamboo_gateway.storage.jsonl.bundle import BLOCK_BYTES, BundleView
 from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.jsonl.journal.line_commit import line_commit
 from bamboo_gateway.storage.jsonl.store import JsonlStore
+from bamboo_gateway.storage.lines import is_intact
 from tests.contract.test_session_store_creation import CREATED, History
 from tests.storage.conftest import Opener
 from tests.storage.faults import FaultyFileSystem, abandon, write_out
@@ -35,10 +37,10 @@ async def long_session(
 ) -> History:
     history = History(session_id, store.next_epoch())
     async with store.creation(session_id, history.head.epoch) as creation:
-        await creation.write(history.page(CREATED))
+        await creation.write(*history.page(CREATED))
         for start in range(0, messages, 500):
             said = [message(f"m{n}", f"{n} " * 60) for n in range(start, start + 500)]
-            await creation.write(history.page(*said, note=f"k{start}"))
+            await creation.write(*history.page(*said, note=f"k{start}"))
         await creation.publish(history.head)
     return history
 
@@ -204,7 +206,7 @@ async def test_deleting_gives_the_bytes_wherever_they_lay(opener: Opener, data_d
         await committed(store, commit)
     # Not yet brought up: in the log, and in the journal.
     size = store.size("chat").stored_bytes
-    data = sum(len(commit.data) for commit in commits)
+    data = sum(len(line_commit(commit).data) for commit in commits)
     assert await store.delete("chat", chat.head.epoch) == size + data
     assert files(data_dir, "events", "archive", "sessions", "index/marks") == {}
 
@@ -259,7 +261,7 @@ async def test_the_first_line_of_a_compacted_log_still_names_its_session(
     await committed(store, chat.commit(run_start("r"), token(), message("m"), complete("r")))
     await store.compact("chat", chat.head.epoch, 100)
     lines = (data_dir / "events" / "chat.jsonl").read_bytes().splitlines(keepends=True)
-    assert all(codec.is_intact(line) for line in lines)
+    assert all(is_intact(line) for line in lines)
     first = codec.decode(lines[0])
     assert (first["session"], first["epoch"]) == ("chat", chat.head.epoch)
     assert [codec.decode(line)["seq"] for line in lines[1:]] == [1, 2, 4, 5]
@@ -275,10 +277,10 @@ async def test_creating_packing_unpacking_and_compacting_take_bounded_memory(
 
     async def create() -> None:
         async with store.creation("Long", epoch) as creation:
-            await creation.write(history.page(CREATED))
+            await creation.write(*history.page(CREATED))
             for start in range(40):
                 events = [token("t" * 4000), token("u"), message(f"m{start}", "x y " * 1000)]
-                await creation.write(history.page(*events * 33))
+                await creation.write(*history.page(*events * 33))
                 history.bodies.clear()
             await creation.publish(history.head)
 

@@ -24,9 +24,11 @@ from tests.storage.writing import (
     StepClock,
     Writer,
     append,
+    bodies_of,
     committed,
     complete,
     everything,
+    marks_of,
     message,
     run_start,
     token,
@@ -133,16 +135,9 @@ async def check(root: Path, history: History, *, new_epochs: bool = False) -> No
 async def check_log(store: JsonlStore, head: SessionHead, given: list[Commit], acked: int) -> None:
     """The log is the acknowledged commits and perhaps some that were on their way, each whole."""
     records = await everything(store, head.id)
-    wholes = []
-    for kept in range(len(given) + 1):
-        lines = b"".join(commit.data for commit in given[:kept]).splitlines(keepends=True)
-        wholes.append([codec.body_of(line) for line in lines])
+    wholes = [bodies_of(*given[:kept]) for kept in range(len(given) + 1)]
     bodies = [record.body for record in records]
-    matches = [
-        kept
-        for kept in range(acked, len(given) + 1)
-        if [body for body in wholes[kept] if not body.startswith(b'{"note"')] == bodies
-    ]
+    matches = [kept for kept in range(acked, len(given) + 1) if wholes[kept] == bodies]
     assert matches, f"{len(records)} events; {acked} of {len(given)} commits were acknowledged"
     assert [record.seq for record in records] == list(range(1, len(records) + 1))
     folded = SessionHead(head.id, head.epoch)
@@ -162,7 +157,7 @@ async def check_log(store: JsonlStore, head: SessionHead, given: list[Commit], a
 
 
 def marked(commits: list[Commit]) -> list[tuple[str, str]]:
-    return [(mark.kind, mark.key) for commit in commits for mark in commit.marks]
+    return [(kind, key) for kind, key, _ in marks_of(*commits)]
 
 
 def message_seqs(records: list[Record]) -> list[int]:

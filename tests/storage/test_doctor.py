@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from bamboo_gateway.settings import Settings
-from bamboo_gateway.storage.base import Mark, StoreBusy, StoreUnusable
+from bamboo_gateway.storage.base import StoreBusy, StoreUnusable
 from bamboo_gateway.storage.factory import check_store
 from bamboo_gateway.storage.jsonl.doctor import Finding
 from bamboo_gateway.storage.jsonl.store import JsonlStore
 from bamboo_gateway.storage.lines import mark_of_line
+from bamboo_gateway.storage.marks import Mark
 from tests.storage.faults import abandon
 from tests.storage.test_damage import flip
 from tests.storage.writing import (
@@ -20,6 +21,7 @@ from tests.storage.writing import (
     Writer,
     committed,
     complete,
+    entries_of,
     message,
     run_start,
     seqs,
@@ -166,7 +168,7 @@ async def made_whole(store: JsonlStore) -> None:
     """As forks and imports are, with the key that asked for it."""
     history = Writer("one", store.next_epoch())
     async with store.creation("one", history.head.epoch) as creation:
-        await creation.write(history.commit(message("m1"), message("m2"), note="k1").data)
+        await creation.write(*entries_of(history.commit(message("m1"), message("m2"), note="k1")))
         await creation.publish(history.head)
 
 

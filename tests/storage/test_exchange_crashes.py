@@ -28,6 +28,7 @@ from tests.storage.faults import FaultyFileSystem, Image, VolatileFileSystem, _N
 from tests.storage.writing import (
     StepClock,
     Writer,
+    bodies_of,
     committed,
     complete,
     everything,
@@ -112,8 +113,7 @@ async def script(store: JsonlStore, told: Told) -> None:
 
     async def say(*events: dict[str, Any], note: str | None = None) -> None:
         commit = chat.commit(*events, note=note)
-        bodies = [codec.body_of(line) for line in commit.data.splitlines(keepends=True)]
-        lines.extend(body for body in bodies if not body.startswith(b'{"note"'))
+        lines.extend(bodies_of(commit))
         told.expected["Chat"] = list(lines)
         await committed(store, commit)
         told.steps.append(f"said {len(lines)}")
@@ -121,13 +121,13 @@ async def script(store: JsonlStore, told: Told) -> None:
     async def add(*events: dict[str, Any], note: str) -> None:
         """Has them published at once, through a copy of the log: see `extending`."""
         commit = chat.commit(*events, note=note)
-        added = commit.data.splitlines(keepends=True)
-        lines.extend(codec.body_of(line) for line in added[:-1])
+        lines.extend(bodies_of(commit))
         told.expected["Chat"] = list(lines)
         told.at_once.append((commit.first_seq - 1, chat.head.seq))
         async with store.extension("Chat", chat.head.epoch, commit.first_seq - 1) as extension:
-            for line in added:
-                await extension.write(line)
+            for event in commit.events:
+                await extension.write([event])
+            await extension.write((), commit.notes)
             await extension.publish(chat.head)
         told.steps.append(f"said {len(lines)}")
 
@@ -135,8 +135,8 @@ async def script(store: JsonlStore, told: Told) -> None:
     await say(token("c"), message("m1", "x" * 300), complete("run_1"))
     fork = History("Fork", store.next_epoch())
     async with store.creation("Fork", fork.head.epoch) as creation:
-        await creation.write(fork.page(CREATED, message("f1")))
-        await creation.write(fork.page(message("f2"), note="k2"))
+        await creation.write(*fork.page(CREATED, message("f1")))
+        await creation.write(*fork.page(message("f2"), note="k2"))
         told.expected["Fork"] = list(fork.bodies)
         await creation.publish(fork.head)
     told.steps.append("forked")
@@ -319,8 +319,8 @@ async def failing_script(store: JsonlStore) -> None:
 
     async def create() -> None:
         async with store.creation("Fork", fork.head.epoch) as creation:
-            await creation.write(first)
-            await creation.write(second)
+            await creation.write(*first)
+            await creation.write(*second)
             await creation.publish(fork.head)
 
     assert await insist(create) or await store.load("Fork") == fork.head
@@ -329,8 +329,9 @@ async def failing_script(store: JsonlStore) -> None:
 
     async def add() -> None:
         async with store.extension("Chat", epoch, commit.first_seq - 1) as extension:
-            for line in commit.data.splitlines(keepends=True):
-                await extension.write(line)
+            for event in commit.events:
+                await extension.write([event])
+            await extension.write((), commit.notes)
             await extension.publish(more.head)
 
     await insist(add, lambda: look(store, fork))

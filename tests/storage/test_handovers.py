@@ -34,6 +34,7 @@ from tests.storage.writing import (
     append,
     committed,
     complete,
+    entries_of,
     everything,
     message,
     run_start,
@@ -385,7 +386,7 @@ async def test_a_creation_and_all_around_it_come_in_one_late_turn(
     store = await opener(fs)
     history = Writer("s-1", store.next_epoch())
     async with store.creation("s-1", history.head.epoch) as creation:
-        await creation.write(history.commit(message("m1"), message("m2"), note="k1").data)
+        await creation.write(*entries_of(history.commit(message("m1"), message("m2"), note="k1")))
         gate = fs.gate("rename", "/events/s-1")
         publishing = asyncio.ensure_future(creation.publish(history.head))
         await gate.comes()

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from typing_extensions import override
 
-from bamboo_gateway.domain import codec
 from bamboo_gateway.storage.base import Commit, MarkKind, SessionQuery
 from bamboo_gateway.storage.jsonl.store import JsonlStore
 from tests.storage.faults import VolatileFileSystem, abandon
@@ -27,8 +26,10 @@ from tests.storage.writing import (
     StepClock,
     Writer,
     append,
+    bodies_of,
     committed,
     everything,
+    marks_of,
     message,
     token,
 )
@@ -170,7 +171,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.start()
         head = self.run(self.store.load(session_id))
         assert head is not None
-        kept = [c for c in given if c.first_seq + c.count - 1 <= head.seq]
+        kept = [c for c in given if c.first_seq + len(c.events) - 1 <= head.seq]
         assert len(kept) >= acked_at_crash
         if kept:
             assert head == kept[-1].head
@@ -201,27 +202,23 @@ class StoreMachine(RuleBasedStateMachine):
         assert [record.body for record in page] == bodies[after : after + limit]
 
     def bodies(self, session_id: str) -> list[bytes]:
-        data = b"".join(commit.data for commit in self.commits[session_id])
-        every = [codec.body_of(line) for line in data.splitlines(keepends=True)]
-        return [body for body in every if not body.startswith(b'{"note"')]
+        return bodies_of(*self.commits[session_id])
 
     @rule(session_id=IDS, reverse=st.booleans())
     def find(self, session_id: str, reverse: bool) -> None:
         writer = self.writers.get(session_id)
         if writer is None:
             return
-        marks = [mark for commit in self.commits[session_id] for mark in commit.marks]
+        marks = marks_of(*self.commits[session_id])
         for kind in KINDS:
-            expected = [mark for mark in marks if mark.kind == kind]
+            expected = [mark for mark in marks if mark[0] == kind]
             found = self.run(self.store.find(session_id, writer.head.epoch, kind, reverse=reverse))
-            wanted = [mark.seq for mark in expected]
+            wanted = [seq for _, _, seq in expected]
             assert [record.seq for record in found] == (wanted[::-1] if reverse else wanted)
             if expected:
-                mark = expected[len(expected) // 2]
-                [one] = self.run(
-                    self.store.find(session_id, writer.head.epoch, mark.kind, key=mark.key)
-                )
-                assert one.seq == mark.seq
+                _, key, seq = expected[len(expected) // 2]
+                [one] = self.run(self.store.find(session_id, writer.head.epoch, kind, key=key))
+                assert one.seq == seq
 
     @override
     def teardown(self) -> None:

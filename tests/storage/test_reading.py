@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from typing_extensions import override
 
 from bamboo_gateway.domain import codec
-from bamboo_gateway.sessions.idempotency import KeptAnswer, note_line
+from bamboo_gateway.sessions.idempotency import KeptAnswer
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.log.log import LogView, make_header
 from bamboo_gateway.storage.jsonl.log.reader import DamagedError, LineReader, find_after, read_page
+from bamboo_gateway.storage.lines import to_line
 
 
 class CountingFileSystem(FileSystem):
@@ -31,12 +32,13 @@ def make_lines(shape: list[tuple[str, int, int]]) -> tuple[list[tuple[int, bytes
     seq = 0
     for kind, hole, size in shape:
         if kind == "note":
-            parts.append(note_line("digest", 1, KeptAnswer("b", {"text": "x" * size}, 1).record()))
+            note = KeptAnswer("b", {"text": "x" * size}, 1).note("digest")
+            parts.append(to_line(note.body))
         else:
             seq += hole
             body = codec.encode({"type": kind, "seq": seq, "time": "t", "content": "y" * size})
             events.append((seq, body))
-            parts.append(codec.to_line(body))
+            parts.append(to_line(body))
     return events, b"".join(parts)
 
 
@@ -130,9 +132,9 @@ def test_reading_ahead_gives_the_same_lines_in_few_reads_of_little_more(
     parts = [make_header("s", 7, 0)]
     places: list[tuple[int, bytes]] = []
     offset = len(parts[0])
-    token = codec.to_line(b'{"type":"token","x":"%b"}' % (b"y" * between)) if between else b""
+    token = to_line(b'{"type":"token","x":"%b"}' % (b"y" * between)) if between else b""
     for n in range(40 if length > 100_000 else 1000):
-        line = codec.to_line(b'{"type":"message","seq":%d,"x":"%b"}' % (n, b"x" * length))
+        line = to_line(b'{"type":"message","seq":%d,"x":"%b"}' % (n, b"x" * length))
         places.append((offset, line))
         parts += [line, token]
         offset += len(line) + len(token)

@@ -19,6 +19,7 @@ from bamboo_gateway.storage.jsonl.snapshots import (
     read_snapshot_lines,
     write_snapshot,
 )
+from bamboo_gateway.storage.lines import to_line
 from tests.storage.conftest import Opener
 from tests.storage.faults import FaultyFileSystem
 from tests.storage.writing import Writer, committed, message
@@ -55,7 +56,7 @@ def lines_of(count: int, size: int = LINE_BYTES) -> Iterator[bytes]:
     for seq in range(1, count + 1):
         said = {"seq": seq, "message_id": f"m{seq}", **message(f"m{seq}", "x" * size)}
         body = {"type": "message", "seq": seq, **said}
-        yield codec.to_line(codec.encode(body))[:-1]
+        yield to_line(codec.encode(body))[:-1]
 
 
 def write(fs: FileSystem, paths: Paths, count: int, size: int = LINE_BYTES) -> int:

@@ -12,6 +12,7 @@ from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog_file import FORMAT, CatalogFile, EntryState
 from bamboo_gateway.storage.jsonl.paths import Paths
 from bamboo_gateway.storage.jsonl.snapshots import is_whole
+from bamboo_gateway.storage.lines import to_line
 from tests.storage.conftest import Opener
 from tests.storage.faults import FaultyFileSystem, abandon
 from tests.storage.test_doctor import check
@@ -47,7 +48,7 @@ def say_by_whom(paths: Paths, number: int) -> None:
     checkpoint = {"checkpoint": contents.lsn, "epoch": contents.last_epoch}
     said = checkpoint if number == 1 else checkpoint | {"format": number}
     with paths.catalog.open("ab") as catalog:
-        catalog.write(codec.to_line(codec.encode(said)))
+        catalog.write(to_line(codec.encode(said)))
 
 
 def count_marks(paths: Paths, name: str, added: int) -> None:

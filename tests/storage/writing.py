@@ -1,6 +1,7 @@
 """What stands in for a live session in storage tests: makes commits, waits for their answers."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import anyio
@@ -11,8 +12,8 @@ from bamboo_gateway.domain.errors import BambooError
 from bamboo_gateway.domain.events import DELTA_TYPES, TERMINAL_TYPES
 from bamboo_gateway.domain.projections import fold
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.sessions.idempotency import KeptAnswer, note_line
-from bamboo_gateway.storage.base import Commit, Mark, Record, SessionStore
+from bamboo_gateway.sessions.idempotency import KeptAnswer
+from bamboo_gateway.storage.base import Commit, Event, MarkKind, Note, Record, SessionStore
 
 # Patience with a slow machine: it costs nothing where all goes well.
 DEADLINE_SECONDS = 60
@@ -56,31 +57,20 @@ class Writer:
             drafts.insert(0, {"type": "session_created", "user_id": "u", "title": None})
         self.created = True
         first = self.head.seq + 1
-        parts: list[bytes] = []
-        marks: list[Mark] = []
-        offset = 0
+        made: list[Event] = []
         only_deltas = True
         for draft in drafts:
             seq = self.head.seq + 1
             event = {"type": draft["type"], "seq": seq, "time": format_ms(self.now_ms), **draft}
             fold(self.head, event)
             only_deltas = only_deltas and event["type"] in DELTA_TYPES
-            if event["type"] == "message":
-                marks.append(Mark("message", event["message"]["id"], seq, offset))
-            elif event["type"] in TERMINAL_TYPES | {"run_start", "run_queued"}:
-                marks.append(Mark("run", event["run_id"], seq, offset))
-            parts.append(codec.to_line(codec.encode(event)))
-            offset += len(parts[-1])
-        if note is not None:
-            marks.append(Mark("note", note, self.head.seq, offset))
-            parts.append(stored_note(note, self.now_ms))
+            made.append(Event(seq, event["type"], codec.encode(event)))
         return Commit(
             session_id=self.head.id,
             epoch=self.head.epoch,
             first_seq=first,
-            count=len(drafts),
-            data=b"".join(parts),
-            marks=marks,
+            events=made,
+            notes=[] if note is None else [note_of(self.head.seq, note, self.now_ms)],
             head=None if only_deltas and drafts else self.head.copy(),
             time_ms=self.now_ms,
             create=create,
@@ -88,12 +78,42 @@ class Writer:
         )
 
 
-def stored_note(key: str, now_ms: int = T0) -> bytes:
-    """Return a note's stored line, made by the code that makes the notes of real sessions.
+def note_of(seq: int, key: str, now_ms: int = T0) -> Note:
+    """Return a note made by the code that makes the notes of real sessions.
 
     `key` stands for the digest of an idempotency key.
     """
-    return note_line(key, now_ms, KeptAnswer("body digest", {"status": "done"}, now_ms).record())
+    kept = KeptAnswer("body digest", {"status": "done"}, now_ms).note(key)
+    return Note(seq, kept.key, kept.body)
+
+
+def entries_of(commit: Commit) -> tuple[Sequence[Event], Sequence[Note]]:
+    """Gives what `SessionCreation.write` takes of a commit."""
+    return commit.events, commit.notes
+
+
+def bodies_of(*commits: Commit) -> list[bytes]:
+    """Gives the bodies of the commits' events."""
+    return [event.body for commit in commits for event in commit.events]
+
+
+def size_of(*commits: Commit) -> int:
+    """Gives the bytes of all bodies of the commits: what a log of them takes at least."""
+    notes = [note.body for commit in commits for note in commit.notes]
+    return sum(map(len, (*bodies_of(*commits), *notes)))
+
+
+def marks_of(*commits: Commit) -> list[tuple[MarkKind, str, int]]:
+    """Gives the kind, key and seq of what has to be found of the commits, in log order."""
+    marks: list[tuple[MarkKind, str, int]] = []
+    for commit in commits:
+        for seq, kind, body in commit.events:
+            if kind == "message":
+                marks.append(("message", codec.decode(body)["message"]["id"], seq))
+            elif kind in TERMINAL_TYPES | {"run_start", "run_queued"}:
+                marks.append(("run", codec.decode(body)["run_id"], seq))
+        marks += [("note", note.key, note.seq) for note in commit.notes]
+    return marks
 
 
 def token(text: str = "x") -> dict[str, Any]:

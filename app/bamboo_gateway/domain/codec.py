@@ -1,24 +1,9 @@
-r"""The one encoder for every byte the gateway stores or sends.
-
-A stored line is the event's JSON with its checksum as first member:
-
-    {"crc":"9ae0daaf","type":"token","seq":8,"time":"…",…}\n
-
-so that a log reads with grep and jq, and the event's own bytes (`body`: the same object without
-`crc`) are found by slicing, never by parsing. `crc` is the CRC-32 of the body.
-"""
+"""The one encoder and decoder of JSON, for every byte that the gateway stores or sends."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
-from zlib import crc32
 
 import orjson
-
-LINE_PREFIX_BYTES = len(b'{"crc":"00000000",')
-LINE_EXTRA_BYTES = LINE_PREFIX_BYTES - len(b"{") + len(b"\n")
-"""A line is so much longer than its body."""
-# Where the checksum of a body goes on from: all of it but this brace lies in its line as it is.
-_BRACE_CHECKSUM = crc32(b"{")
 
 
 def encode(value: object) -> bytes:
@@ -80,24 +65,3 @@ def nests_deeper(value: Any, levels: int) -> bool:
         if not level:
             return False
     return True
-
-
-def to_line(body: bytes) -> bytes:
-    """Turns an event's JSON object into its stored line."""
-    return b'{"crc":"%08x",%b\n' % (crc32(body), body[1:])
-
-
-def body_of(line: bytes) -> bytes:
-    """Gives the body of a stored line (with or without its newline), unchecked."""
-    end = -1 if line.endswith(b"\n") else None
-    return b"".join((b"{", memoryview(line)[LINE_PREFIX_BYTES:end]))
-
-
-def is_intact(line: bytes) -> bool:
-    """Tells whether a stored line is whole and its checksum holds."""
-    if not (line.startswith(b'{"crc":"') and line.endswith(b"}\n")):
-        return False
-    # Compared as text: `int` would also take signs, spaces and capitals for digits.
-    # Lines may have many MB: a view, so that nothing of them is copied.
-    checksum = crc32(memoryview(line)[LINE_PREFIX_BYTES:-1], _BRACE_CHECKSUM)
-    return line[16:18] == b'",' and line[8:16] == b"%08x" % checksum

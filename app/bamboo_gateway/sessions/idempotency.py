@@ -18,28 +18,23 @@ from anyio import Lock
 from anyio.lowlevel import checkpoint
 
 from bamboo_gateway.domain.callers import Caller
-from bamboo_gateway.domain.codec import decode, encode, to_line
+from bamboo_gateway.domain.codec import decode, encode
 from bamboo_gateway.domain.errors import IdempotencyKeyReused, StorageFailed
 from bamboo_gateway.domain.limits import IDEMPOTENCY_RETENTION_MS
 from bamboo_gateway.sessions.commands import Idempotency
 from bamboo_gateway.storage.base import SessionStore
 
-Note = tuple[str, dict[str, Any]]
-"""A key's digest, and the record that the log keeps for it."""
+
+class KeptNote(NamedTuple):
+    """What the log keeps for a key: its digest, and the body of the note."""
+
+    key: str
+    body: bytes
 
 
 def key_digest(caller: Caller, idem: Idempotency) -> str:
     """Names a key in the log without showing it."""
     return sha256("\0".join((caller.id, idem.route, idem.key)).encode()).hexdigest()[:32]
-
-
-def note_line(digest: str, now_ms: int, record: dict[str, Any]) -> bytes:
-    """Gives the stored line of a note: no event, and shown to nobody."""
-    return to_line(_note_body(digest, now_ms, record))
-
-
-def _note_body(digest: str, now_ms: int, record: dict[str, Any]) -> bytes:
-    return encode({"note": "idempotency", "key": digest, "time": now_ms, **record})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +47,18 @@ class KeptAnswer:
     lines: int = 0
     chain: str = ""
 
-    def record(self) -> dict[str, Any]:
-        """Gives what the note in the log holds beside its key and time."""
-        shape: dict[str, Any] = {"body": self.body, "answer": self.answer}
+    def note(self, digest: str) -> KeptNote:
+        """Return the note that the log keeps: no event, and shown to nobody."""
+        shape: dict[str, Any] = {
+            "note": "idempotency",
+            "key": digest,
+            "time": self.time_ms,
+            "body": self.body,
+            "answer": self.answer,
+        }
         if self.lines:
             shape |= {"lines": self.lines, "chain": self.chain}
-        return shape
+        return KeptNote(digest, encode(shape))
 
 
 async def read_answer(store: SessionStore, session_id: str, epoch: int, digest: str) -> KeptAnswer:
@@ -195,16 +196,15 @@ class KeyLedger:
             return None
         return known
 
-    def put(self, digest: str, kept: KeptAnswer) -> tuple[Note, Callable[[], None]]:
+    def put(self, digest: str, kept: KeptAnswer) -> tuple[KeptNote, Callable[[], None]]:
         """Remembers a key that is being answered.
 
         Returns:
             The note for its commit, and what takes it back when the commit was refused.
         """
         assert self._kept is not None  # callers load first
-        record = kept.record()
-        size = len(_note_body(digest, kept.time_ms, record))
-        known, former = KeptKey(kept.body, kept.time_ms, size), self._kept.get(digest)
+        note = kept.note(digest)
+        known, former = KeptKey(kept.body, kept.time_ms, len(note.body)), self._kept.get(digest)
         self._set(digest, known)
         while len(self._kept) > self._max or (
             self._bytes > self._bytes_max and len(self._kept) > 1
@@ -218,7 +218,7 @@ class KeyLedger:
                 if former is not None:
                     self._set(digest, former)
 
-        return (digest, record), take_back
+        return note, take_back
 
     def _set(self, digest: str, known: KeptKey) -> None:
         assert self._kept is not None

@@ -137,10 +137,11 @@ async def event_page(
         )
         if not records:
             return EventPage(bodies, Position(head.epoch, cursor), has_more=False)
-        for seq, body in records:
+        for record in records:
+            seq, body = record
             if scanned and scanned + len(body) > SCAN_BYTES_MAX:
                 return EventPage(bodies, Position(head.epoch, cursor), has_more=True)
-            if types is None or event_type(body) in types:
+            if types is None or record.type in types:
                 if len(bodies) == limit:
                     return EventPage(bodies, Position(head.epoch, cursor), has_more=True)
                 bodies.append(body)
@@ -178,11 +179,12 @@ async def event_page_descending(
         window = min(2 * window, window_max)
         records = [record for record in page if record.seq < before]
         before = start + 1
-        for seq, body in reversed(records):
+        for record in reversed(records):
+            seq, body = record
             if scanned and scanned + len(body) > SCAN_BYTES_MAX:
                 return EventPage(bodies, Position(head.epoch, seq + 1), has_more=True)
             scanned += len(body)
-            if types is None or event_type(body) in types:
+            if types is None or record.type in types:
                 if len(bodies) == limit:
                     return EventPage(bodies, Position(head.epoch, shown), has_more=True)
                 bodies.append(body)
@@ -191,11 +193,6 @@ async def event_page_descending(
             before = shown
             break
     return EventPage(bodies, Position(head.epoch, before), has_more=before > 1)
-
-
-def event_type(body: bytes) -> str:
-    """Reads an event's type without decoding it: it is the first member."""
-    return body[9 : body.index(b'"', 9)].decode()
 
 
 async def find_run(store: SessionStore, session_id: str, epoch: int, run_id: str) -> dict[str, Any]:

@@ -1,7 +1,14 @@
 """The contract between the gateway and whatever keeps its sessions.
 
-A store keeps, for each session, an append-only log of lines (see `domain.codec`) and the head
-folded from it. It promises:
+A store keeps, for each session, an append-only log of events and the head folded from it. In which
+form it keeps them (lines, rows) is its own affair; it gives back the bodies that it was given, byte
+for byte. Beside the events the log has notes: they are no events, and only `find` shows them.
+
+Marked are `message` events (their key is the message id), `run_queued`, `run_start` and terminal
+events (kind `run`, the run id), and notes (their own key): `find` gives them by kind and key. The
+store takes an event's key from its body.
+
+It promises:
 
 * **Order and atomicity.** The commits of one session are applied in the order they were given, each
   whole or not at all. A commit is applied only when the session's head is `first_seq - 1` and its
@@ -30,27 +37,46 @@ from bamboo_gateway.domain.sessions import SessionHead, SessionState
 MarkKind = Literal["message", "run", "note"]
 
 
-class Mark(NamedTuple):
-    """Names one line of a commit, so that it can be found without reading the log.
+class Event(NamedTuple):
+    """An event on its way into the log.
 
-    Marked are `message` events (`key`: the message id), `run_queued`, `run_start` and terminal
-    events (kind `run`, `key`: the run id), and notes (`key`: the idempotency key's digest, which
-    the line has as well: `{"note": "idempotency", "key": <digest>, …}`). So a mark made from a
-    stored line is the one that came with its commit. `offset` is where the line begins in the
-    commit's `data`; a note has the seq of the event before it.
+    A tuple, since one is made for every event that is streamed.
+
+    Attributes:
+        seq: Its place in the log.
+        type: Its type, as in its body.
+        body: Its JSON object; `type` is the first member, `seq` the second.
     """
 
-    kind: MarkKind
-    key: str
     seq: int
-    offset: int
+    type: str
+    body: bytes
+
+
+class Note(NamedTuple):
+    """A note on its way into the log.
+
+    Attributes:
+        seq: That of the event that it follows; 0 before the first.
+        key: What it is found by, also as `key` in its body.
+        body: Its JSON object; `note` is the first member, `key` the second.
+    """
+
+    seq: int
+    key: str
+    body: bytes
 
 
 class Record(NamedTuple):
-    """One stored line: its seq (a note's: that of the event before it) and its body."""
+    """What a log has at one place: an event, or a note with the seq of the event before it."""
 
     seq: int
     body: bytes
+
+    @property
+    def type(self) -> str:
+        """The event's type, read without decoding the body: it is the first member."""
+        return self.body[9 : self.body.index(b'"', 9)].decode()
 
 
 class Found(list[Record]):
@@ -78,9 +104,8 @@ class Commit(NamedTuple):
         session_id: Whose log.
         epoch: The life of the log that is meant.
         first_seq: The first event's seq; the head must be `first_seq - 1`. With `create` it is 1.
-        count: How many events `data` holds (notes not counted); may be 0 when there are notes.
-        data: The stored lines, joined.
-        marks: Which of them can be found by name.
+        events: Its events, with consecutive seqs; none when there are only notes.
+        notes: Its notes, in their order.
         head: The session's head after the commit; None when only `seq` and `last_activity_at`
             have moved (commits of nothing but deltas). The store owns it from here.
         time_ms: The time of its events; moves `last_activity_at`.
@@ -91,9 +116,8 @@ class Commit(NamedTuple):
     session_id: str
     epoch: int
     first_seq: int
-    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs of a commit
-    data: bytes
-    marks: Sequence[Mark] = ()
+    events: Sequence[Event]
+    notes: Sequence[Note] = ()
     head: SessionHead | None = None
     time_ms: int = 0
     create: bool = False
@@ -228,10 +252,10 @@ class SessionCreation(ABC):
         await self.discard()
 
     @abstractmethod
-    async def write(self, lines: bytes) -> None:
-        """Adds whole stored lines: events with rising seqs from 1 (or the head's) on, and notes.
+    async def write(self, events: Sequence[Event], notes: Sequence[Note] = ()) -> None:
+        """Add events with rising seqs from 1 (or the head's) on, and notes.
 
-        What is given is written before this returns, so memory holds one call's lines at a time.
+        What is given is written before this returns, so memory holds one call's events at a time.
 
         Raises:
             StorageFull: No space.

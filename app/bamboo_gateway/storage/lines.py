@@ -1,59 +1,75 @@
-"""What stores need to know of a stored line without folding it: its mark, whether it is a delta.
+r"""Stored lines: an event or a note as the JSONL store writes it.
 
-Lines begin the same way each time (crc, type, seq), so most questions are answered by their first
-bytes.
+A line is the JSON of the event with its checksum as first member:
+
+    {"crc":"9ae0daaf","type":"token","seq":8,"time":"…",…}\n
+
+so that a log reads with grep and jq, and the event's own bytes (the *body*: the same object without
+`crc`) are found by slicing, never by parsing. `crc` is the CRC-32 of the body. Lines begin the same
+way each time (crc, type, seq), so most questions are answered by their first bytes.
 """
 
-import re
+from collections.abc import Iterable, Sequence
+from zlib import crc32
 
-from bamboo_gateway.domain import codec
-from bamboo_gateway.domain.events import DELTA_TYPES, TERMINAL_TYPES
-from bamboo_gateway.storage.base import Mark
+from bamboo_gateway.domain.events import DELTA_TYPES
+from bamboo_gateway.storage.base import Event, Note
+from bamboo_gateway.storage.marks import MARKED_STARTS, Mark, mark_of
 
-NOTE_BODY = b'{"note":'
-_RUN_TYPES = TERMINAL_TYPES | {"run_start", "run_queued"}
-_MARKED_BODIES = tuple(b'{"type":"%b"' % name.encode() for name in ("message", *sorted(_RUN_TYPES)))
-_MARKED_STARTS = tuple(body[1:] for body in (NOTE_BODY, *_MARKED_BODIES))
-# A note may have many MB as well: the answer that is kept for its key.
-_NOTE_START = re.compile(rb'\{"note":"[^"\\]*","key":"([^"\\]*)"')
-# What precedes the message in its event; ids with escapes are left to the decoder.
-_MESSAGE_START = re.compile(
-    rb'\{"type":"message","seq":([0-9]+),"time":"[^"\\]*",'
-    rb'(?:"run_id":"[^"\\]*",)?"message_id":"([^"\\]*)","message":\{'
-)
+LINE_PREFIX_BYTES = len(b'{"crc":"00000000",')
+LINE_EXTRA_BYTES = LINE_PREFIX_BYTES - len(b"{") + len(b"\n")
+"""A line is so much longer than its body."""
+# Where the checksum of a body goes on from: all of it but this brace lies in its line as it is.
+_BRACE_CHECKSUM = crc32(b"{")
 _DELTA_STARTS = tuple(b'"type":"%b"' % name.encode() for name in sorted(DELTA_TYPES))
 
 
-def mark_of(body: bytes, seq_before: int) -> Mark | None:
-    """Gives the mark that a stored body has, or None; its offset is left at 0."""
-    if body.startswith(NOTE_BODY):
-        begins = _NOTE_START.match(body)
-        key = begins[1].decode() if begins else codec.decode(body)["key"]
-        return Mark("note", key, seq_before, 0)
-    if not body.startswith(_MARKED_BODIES):
-        return None
-    # A message may have many MB: decoded it would take a multiple of that.
-    if begins := _MESSAGE_START.match(body):
-        return Mark("message", begins[2].decode(), int(begins[1]), 0)
-    event = codec.decode(body)
-    if event["type"] == "message":
-        return Mark("message", event["message"]["id"], event["seq"], 0)
-    run_id = event.get("run_id")
-    return Mark("run", run_id, event["seq"], 0) if isinstance(run_id, str) else None
+def to_line(body: bytes) -> bytes:
+    """Return the stored line of an event's or a note's JSON object."""
+    return b'{"crc":"%08x",%b\n' % (crc32(body), body[1:])
+
+
+def stored_lines(events: Sequence[Event], notes: Sequence[Note] = ()) -> bytes:
+    """Return the stored lines of events, each note behind the event that it follows."""
+    return b"".join([to_line(entry.body) for entry in in_log_order(events, notes)])
+
+
+def in_log_order(events: Sequence[Event], notes: Sequence[Note]) -> Iterable[Event | Note]:
+    """Return events and notes in the order of their lines."""
+    if not notes:
+        return events
+    # Sorting keeps the order of equals: of one seq the event comes first, then its notes.
+    return sorted([*events, *notes], key=lambda entry: entry.seq)
+
+
+def body_of(line: bytes) -> bytes:
+    """Return the body of a stored line (with or without its newline), unchecked."""
+    end = -1 if line.endswith(b"\n") else None
+    return b"".join((b"{", memoryview(line)[LINE_PREFIX_BYTES:end]))
+
+
+def is_intact(line: bytes) -> bool:
+    """Return whether a stored line is whole and its checksum holds."""
+    if not (line.startswith(b'{"crc":"') and line.endswith(b"}\n")):
+        return False
+    # Compared as text: `int` would also take signs, spaces and capitals for digits.
+    # Lines may have many MB: a view, so that nothing of them is copied.
+    checksum = crc32(memoryview(line)[LINE_PREFIX_BYTES:-1], _BRACE_CHECKSUM)
+    return line[16:18] == b'",' and line[8:16] == b"%08x" % checksum
 
 
 def mark_of_line(line: bytes, seq_before: int) -> Mark | None:
-    """Gives the mark of a stored line; as `mark_of`, and most lines cost a look at their start."""
-    if line.startswith(_MARKED_STARTS, codec.LINE_PREFIX_BYTES):
-        return mark_of(codec.body_of(line), seq_before)
+    """Return the mark of a stored line; as `mark_of`, and most lines cost a look at their start."""
+    if line.startswith(MARKED_STARTS, LINE_PREFIX_BYTES):
+        return mark_of(body_of(line), seq_before)
     return None
 
 
 def is_delta(line: bytes) -> bool:
-    """Tells the line of a provisional event: one that a later message stands for."""
-    return line.startswith(_DELTA_STARTS, codec.LINE_PREFIX_BYTES)
+    """Return whether a line is that of a provisional event, which a later message stands for."""
+    return line.startswith(_DELTA_STARTS, LINE_PREFIX_BYTES)
 
 
 def delta_bytes(data: bytes) -> int:
-    """Adds up the delta lines in whole stored lines."""
+    """Return how many bytes of whole stored lines are those of deltas."""
     return sum(len(line) for line in data.splitlines(keepends=True) if is_delta(line))

@@ -6,24 +6,25 @@ timing (an answer is never given from within the call), so tests use it instead 
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import anyio.lowlevel
 from typing_extensions import override
 
-from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import BambooError, Conflict, Unavailable
+from bamboo_gateway.domain.events import DELTA_TYPES
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.base import (
     Commit,
     Done,
+    Event,
     Found,
-    Mark,
     MarkKind,
+    Note,
     Record,
     RecoveryReport,
     SessionCreation,
@@ -34,22 +35,26 @@ from bamboo_gateway.storage.base import (
     StoredSize,
     StoreUsage,
 )
-from bamboo_gateway.storage.lines import NOTE_BODY, is_delta, mark_of
+from bamboo_gateway.storage.lines import LINE_EXTRA_BYTES, in_log_order
 from bamboo_gateway.storage.listing import list_page
+from bamboo_gateway.storage.marks import Mark, mark_of
 
 
 @dataclass(slots=True)
 class _Session:
     head: SessionHead
-    # One entry a line; `seqs` rises, a note has the seq of the event before it.
-    bodies: list[bytes] = field(default_factory=list)
-    seqs: list[int] = field(default_factory=list)
-    is_note: list[bool] = field(default_factory=list)
+    # In their order; seqs rise, a note has the seq of the event before it.
+    entries: list[Event | Note] = field(default_factory=list)
     marks: list[tuple[Mark, int]] = field(default_factory=list)
     bytes: int = 0
     packed: bool = False
     # Of an extension: the seq that it begins behind.
     after: int = 0
+
+    @property
+    def events(self) -> int:
+        """How many events it has, notes not counted."""
+        return sum(isinstance(entry, Event) for entry in self.entries)
 
 
 class MemoryStore(SessionStore):
@@ -112,7 +117,7 @@ class MemoryStore(SessionStore):
             return Conflict("The head has moved.", head=session.head.seq)
         _extend(session, commit)
         self._commits += 1
-        self._events += commit.count
+        self._events += len(commit.events)
         return None
 
     @override
@@ -128,7 +133,7 @@ class MemoryStore(SessionStore):
         if existing is not None:
             raise Conflict("The session exists.", head=existing.head.seq)
         self._sessions[session.head.id] = session
-        self._events += len(session.seqs) - sum(session.is_note)
+        self._events += session.events
 
     @override
     def extension(self, session_id: str, epoch: int, after: int) -> SessionCreation:
@@ -141,16 +146,14 @@ class MemoryStore(SessionStore):
         session = self._session(added.head.id, added.head.epoch)
         if session.packed or session.head.seq != added.after:
             raise Conflict("The session has been appended to.", head=session.head.seq)
-        lines = len(session.bodies)
-        session.marks += [(mark, lines + index) for mark, index in added.marks]
-        session.bodies += added.bodies
-        session.seqs += added.seqs
-        session.is_note += added.is_note
+        entries = len(session.entries)
+        session.marks += [(mark, entries + index) for mark, index in added.marks]
+        session.entries += added.entries
         session.bytes += added.bytes
         activity = max(session.head.last_activity_at, added.head.last_activity_at)
         session.head = added.head
         session.head.last_activity_at = activity
-        self._events += len(added.seqs) - sum(added.is_note)
+        self._events += added.events
 
     def _session(self, session_id: str, epoch: int) -> _Session:
         session = self._sessions.get(session_id)
@@ -177,13 +180,13 @@ class MemoryStore(SessionStore):
         session = self._session(session_id, epoch)
         found: list[Record] = []
         size = 0
-        for seq, body, is_note in zip(session.seqs, session.bodies, session.is_note, strict=True):
-            if is_note or seq <= after:
+        for entry in session.entries:
+            if isinstance(entry, Note) or entry.seq <= after:
                 continue
-            size += len(body)
+            size += len(entry.body)
             if found and (len(found) >= limit or size > max_bytes):
                 break
-            found.append(Record(seq, body))
+            found.append(Record(entry.seq, entry.body))
         return found[:limit]
 
     @override
@@ -211,7 +214,7 @@ class MemoryStore(SessionStore):
                 or not (before is None or mark.seq < before)
             ):
                 continue
-            body = session.bodies[index]
+            body = session.entries[index].body
             size += len(body)
             if len(found) >= limit or (found and size > max_bytes):
                 found.has_more = bool(found)
@@ -261,7 +264,7 @@ class MemoryStore(SessionStore):
         session = self._sessions.get(session_id)
         if session is None:
             return 0
-        return sum(len(line) for line in map(codec.to_line, session.bodies) if is_delta(line))
+        return sum(_size_of(entry) for entry in session.entries if _is_delta(entry))
 
     @override
     def holding_deltas(self, bytes_min: int) -> dict[str, int]:
@@ -346,20 +349,10 @@ class _Creation(SessionCreation):
         self._session: _Session | None = _Session(SessionHead(session_id, epoch), after=after)
 
     @override
-    async def write(self, lines: bytes) -> None:
+    async def write(self, events: Sequence[Event], notes: Sequence[Note] = ()) -> None:
         session = self._session
         assert session is not None, "it has been published or discarded"
-        for line in lines.splitlines(keepends=True):
-            body = codec.body_of(line)
-            seq = session.seqs[-1] if session.seqs else session.after
-            is_note = body.startswith(NOTE_BODY)
-            mark = mark_of(body, seq)
-            if mark is not None:
-                session.marks.append((mark, len(session.bodies)))
-            session.bodies.append(body)
-            session.seqs.append(seq if is_note else codec.decode(body)["seq"])
-            session.is_note.append(is_note)
-        session.bytes += len(lines)
+        _add(session, events, notes)
         await anyio.lowlevel.checkpoint()
 
     @override
@@ -367,7 +360,7 @@ class _Creation(SessionCreation):
         await anyio.lowlevel.checkpoint()
         session, self._session = self._session, None
         assert session is not None, "it has been published or discarded"
-        assert head.seq == (session.seqs[-1] if session.seqs else session.after)
+        assert head.seq == (session.entries[-1].seq if session.entries else session.after)
         session.head = head.copy()
         self._publish(session)
 
@@ -378,49 +371,49 @@ class _Creation(SessionCreation):
 
 def _compact(session: _Session, upto: int) -> int:
     freed = 0
-    kept: list[int] = []
-    for index, body in enumerate(session.bodies):
-        line = codec.to_line(body)
-        if is_delta(line) and session.seqs[index] <= upto:
-            freed += len(line)
-        else:
-            kept.append(index)
-    places = {index: place for place, index in enumerate(kept)}
-    seqs: list[int] = []
-    for index in kept:
+    seq = 0
+    kept: list[Event | Note] = []
+    places: dict[int, int] = {}
+    for index, entry in enumerate(session.entries):
+        if _is_delta(entry) and entry.seq <= upto:
+            freed += _size_of(entry)
+            continue
         # A note has the seq of the event before it.
-        seq = (seqs[-1] if seqs else 0) if session.is_note[index] else session.seqs[index]
-        seqs.append(seq)
+        seq = seq if isinstance(entry, Note) else entry.seq
+        places[index] = len(kept)
+        kept.append(entry._replace(seq=seq))
     session.marks = [
-        (mark._replace(seq=seqs[places[index]]), places[index]) for mark, index in session.marks
+        (mark._replace(seq=kept[places[index]].seq), places[index]) for mark, index in session.marks
     ]
-    session.bodies = [session.bodies[index] for index in kept]
-    session.is_note = [session.is_note[index] for index in kept]
-    session.seqs = seqs
+    session.entries = kept
     session.bytes -= freed
     return freed
 
 
 def _extend(session: _Session, commit: Commit) -> None:
-    by_offset: dict[int, int] = {}
-    seq = commit.first_seq - 1
-    offset = 0
-    for line in commit.data.splitlines(keepends=True):
-        body = codec.body_of(line)
-        is_note = body.startswith(NOTE_BODY)
-        if not is_note:
-            seq += 1
-        by_offset[offset] = len(session.bodies)
-        session.bodies.append(body)
-        session.seqs.append(seq)
-        session.is_note.append(is_note)
-        offset += len(line)
-    session.marks += [(mark, by_offset[mark.offset]) for mark in commit.marks]
-    session.bytes += len(commit.data)
+    _add(session, commit.events, commit.notes)
     if commit.head is not None:
         activity = max(session.head.last_activity_at, commit.head.last_activity_at)
         session.head = commit.head
         session.head.last_activity_at = activity
     head = session.head
-    head.seq = commit.first_seq + commit.count - 1
+    head.seq = commit.first_seq + len(commit.events) - 1
     head.last_activity_at = max(head.last_activity_at, commit.time_ms)
+
+
+def _add(session: _Session, events: Sequence[Event], notes: Sequence[Note]) -> None:
+    for entry in in_log_order(events, notes):
+        mark = mark_of(entry.body, entry.seq)
+        if mark is not None:
+            session.marks.append((mark, len(session.entries)))
+        session.entries.append(entry)
+        session.bytes += _size_of(entry)
+
+
+def _is_delta(entry: Event | Note) -> bool:
+    return isinstance(entry, Event) and entry.type in DELTA_TYPES
+
+
+def _size_of(entry: Event | Note) -> int:
+    # As the store that keeps lines counts, so that quotas of bytes mean the same in both.
+    return len(entry.body) + LINE_EXTRA_BYTES

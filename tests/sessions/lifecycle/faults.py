@@ -2,12 +2,13 @@
 
 import asyncio
 from abc import update_abstractmethods
+from collections.abc import Sequence
 from typing import Any
 
 from typing_extensions import override
 
 from bamboo_gateway.domain.errors import StorageFailed
-from bamboo_gateway.storage.base import Commit, Done, SessionCreation, SessionStore
+from bamboo_gateway.storage.base import Commit, Done, Event, Note, SessionCreation, SessionStore
 
 _PLAIN = {
     "next_epoch",
@@ -66,10 +67,10 @@ class _Creation(SessionCreation):
         self.inner = inner
 
     @override
-    async def write(self, lines: bytes) -> None:
+    async def write(self, events: Sequence[Event], notes: Sequence[Note] = ()) -> None:
         if self.faults.strike():
             raise StorageFailed("Broken on purpose.")
-        await self.inner.write(lines)
+        await self.inner.write(events, notes)
 
     @override
     async def publish(self, head: Any) -> None:

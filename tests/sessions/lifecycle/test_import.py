@@ -196,7 +196,7 @@ async def passed_over(gate: Gateway, session_id: str) -> None:
     shapes = json.loads(own(*PASSED_OVER))["messages"]
     drafts = [Draft("session_created", {}), *(message_draft(Message.of(one)) for one in shapes)]
     async with gate.store.creation(session_id, epoch) as creation:
-        await creation.write(writer.lines(drafts))
+        await creation.write(writer.events(drafts))
         await creation.publish(writer.head)
 
 

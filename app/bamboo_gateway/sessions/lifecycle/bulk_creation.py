@@ -13,7 +13,7 @@ from anyio import to_thread
 
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import format_ms
-from bamboo_gateway.domain.codec import encode, to_line
+from bamboo_gateway.domain.codec import encode
 from bamboo_gateway.domain.errors import SessionExists, TooLarge
 from bamboo_gateway.domain.events import Draft
 from bamboo_gateway.domain.projections import fold
@@ -21,13 +21,14 @@ from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.access import check_made, id_taken
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
 from bamboo_gateway.sessions.history import bulk_limiter
-from bamboo_gateway.sessions.idempotency import KeptAnswer, key_digest, note_line
+from bamboo_gateway.sessions.idempotency import KeptAnswer, key_digest
 from bamboo_gateway.sessions.pool import SessionPool
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
+from bamboo_gateway.storage.base import Event, Note
 
 
 class HistoryWriter:
-    """Turns drafts into a session's stored lines, folding its head as it goes.
+    """Turns drafts into a session's next events, folding its head as it goes.
 
     Args:
         head: The session's head before them; it is the writer's from here.
@@ -41,13 +42,13 @@ class HistoryWriter:
         self._time = format_ms(now_ms)
         self._max = max_event_bytes
 
-    def lines(self, drafts: Sequence[Draft]) -> bytes:
-        """Gives the stored lines of the next events.
+    def events(self, drafts: Sequence[Draft]) -> list[Event]:
+        """Return the next events.
 
         Raises:
             TooLarge: One is over the bound.
         """
-        lines = []
+        events: list[Event] = []
         for kind, fields in drafts:
             event: dict[str, Any] = {"type": kind, "seq": self.head.seq + 1, "time": self._time}
             event |= fields
@@ -58,13 +59,13 @@ class HistoryWriter:
                     code="event-too-large",
                 )
             fold(self.head, event, self._now_ms)
-            lines.append(to_line(body))
-        return b"".join(lines)
+            events.append(Event(self.head.seq, kind, body))
+        return events
 
-    def note(self, caller: Caller, idem: Idempotency, answer: dict[str, Any]) -> bytes:
-        """Gives the stored line that keeps an answer for an idempotency key."""
+    def note(self, caller: Caller, idem: Idempotency, answer: dict[str, Any]) -> Note:
+        """Return the note that keeps an answer for an idempotency key."""
         kept = KeptAnswer(idem.body_digest, answer, self._now_ms)
-        return note_line(key_digest(caller, idem), self._now_ms, kept.record())
+        return Note(self.head.seq, *kept.note(key_digest(caller, idem)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +130,12 @@ async def _publish(
                 if writer.head.seq == 0:
                     place.enter_context(pool.quotas.creating(drafts[0].fields["user_id"]))
                 await creation.write(
-                    await to_thread.run_sync(writer.lines, drafts, limiter=bulk_limiter)
+                    await to_thread.run_sync(writer.events, drafts, limiter=bulk_limiter)
                 )
             check_made(caller, writer.head.user_id)
             if idem is not None:
                 answer = history.answer(writer.head)
-                await creation.write(writer.note(caller, idem, answer))
+                await creation.write((), [writer.note(caller, idem, answer)])
             await creation.publish(writer.head.copy())
     except BaseException:
         live.vanish("deleted")

@@ -109,17 +109,17 @@ async def _merge(
     async with pool.store.extension(live.id, live.epoch, target.seq) as extension:
         async with aclosing(_drafts(pool, target, source, plan, wanted)) as pages:
             async for drafts in pages:
-                lines = await to_thread.run_sync(writer.lines, drafts, limiter=bulk_limiter)
-                await extension.write(lines)
+                events = await to_thread.run_sync(writer.events, drafts, limiter=bulk_limiter)
+                await extension.write(events)
         answer = view_of(pool, writer.head)
         if plan.closed:
             answer["notes"] = [closing_note(plan.calls_closed, plan.closed).to_json()]
         if idem is not None:
-            await extension.write(writer.note(caller, idem, answer))
+            await extension.write((), [writer.note(caller, idem, answer)])
         elif writer.head.seq == target.seq:
             return Outcome(answer)
-        events = writer.head.seq - target.seq
-        with anyio.CancelScope(shield=True), span("commit", session_id=live.id, events=events):
+        count = writer.head.seq - target.seq
+        with anyio.CancelScope(shield=True), span("commit", session_id=live.id, events=count):
             # Waited for, whoever leaves: while it is on its way nobody knows the session's head.
             await extension.publish(writer.head.copy())
             live.grown(writer.head)

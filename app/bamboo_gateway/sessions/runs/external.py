@@ -32,7 +32,7 @@ from bamboo_gateway.domain.projections import run_view
 from bamboo_gateway.domain.sessions import ActiveRun
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
 from bamboo_gateway.sessions.pool import Decision, SessionPool
-from bamboo_gateway.sessions.queries import event_type, last_of_run
+from bamboo_gateway.sessions.queries import last_of_run
 from bamboo_gateway.sessions.runs.client_ids import ClientIds
 from bamboo_gateway.sessions.runs.factory import EXTERNAL, Maker, beginning, restored
 from bamboo_gateway.sessions.streaming.session_writer import ExternalRun, SessionWriter, Vanished
@@ -197,7 +197,7 @@ class ExternalRuns:
         except BambooError:
             return set()  # it was undone: the head says what holds
         last = await last_of_run(self._pool.store, live.id, live.epoch, run_id)
-        if last is not None and event_type(last.body) in TERMINAL_TYPES:
+        if last is not None and last.type in TERMINAL_TYPES:
             raise already_ended(run_id)
         return {run_id}
 

@@ -19,7 +19,7 @@ from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.sessions.access import may_read
 from bamboo_gateway.sessions.commands import StreamRequest
 from bamboo_gateway.sessions.pool import SessionPool
-from bamboo_gateway.sessions.queries import event_type, last_of_run
+from bamboo_gateway.sessions.queries import last_of_run
 from bamboo_gateway.sessions.streaming.channel import Channel
 from bamboo_gateway.sessions.streaming.rendering import GoodbyeReason, Renderer
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
@@ -200,7 +200,7 @@ class StreamHub:
                 forget()
             if last is None:
                 return None, None, False
-            if event_type(last.body) in TERMINAL_TYPES:
+            if last.type in TERMINAL_TYPES:
                 return last.seq, None, False
             if not ended.is_set():
                 return None, run_id, False

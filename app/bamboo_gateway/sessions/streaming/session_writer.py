@@ -17,7 +17,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from bamboo_gateway.domain.clock import Clock, format_ms
-from bamboo_gateway.domain.codec import encode, to_line
+from bamboo_gateway.domain.codec import encode
 from bamboo_gateway.domain.errors import (
     BambooError,
     Conflict,
@@ -30,12 +30,12 @@ from bamboo_gateway.domain.limits import RUN_AHEAD_BYTES_MAX
 from bamboo_gateway.domain.message_assembler import MessageAssembler
 from bamboo_gateway.domain.projections import fold
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.sessions.idempotency import KeyLedger, note_line
+from bamboo_gateway.sessions.idempotency import KeptNote, KeyLedger
 from bamboo_gateway.sessions.streaming.channel import Channel
 from bamboo_gateway.sessions.streaming.rendering import GoodbyeReason
 from bamboo_gateway.sessions.streaming.subscription import EndedRun
 from bamboo_gateway.sessions.tally import Tally
-from bamboo_gateway.storage.base import Commit, Mark, SessionStore
+from bamboo_gateway.storage.base import Commit, Event, Note, SessionStore
 
 Waiter = Callable[[BambooError | None], None]
 _MARKED_RUN_TYPES = TERMINAL_TYPES | {"run_queued", "run_start"}
@@ -76,11 +76,10 @@ class Vanished(Exception):
 class _Batch:
     """What has been decided since the last commit was given to the store."""
 
-    __slots__ = ("bodies", "extras", "lines", "reserve", "size")
+    __slots__ = ("events", "extras", "reserve", "size")
 
     def __init__(self) -> None:
-        self.lines: list[bytes] = []
-        self.bodies: list[bytes] = []
+        self.events: list[Event] = []
         self.extras: _Extras | None = None
         self.size = 0
         self.reserve = False
@@ -93,12 +92,13 @@ class _Batch:
 
 
 class _Extras:
-    """What a batch has beside its lines; most are a delta of a running agent, and have none."""
+    """What a batch has beside its events; most are a delta of a running agent, and have none."""
 
-    __slots__ = ("marks", "notable", "waiters")
+    __slots__ = ("message_ids", "notable", "notes", "waiters")
 
     def __init__(self) -> None:
-        self.marks: list[Mark] = []
+        self.notes: list[Note] = []
+        self.message_ids: list[str] = []
         self.notable: list[tuple[str, str | None, int]] = []
         self.waiters: list[Waiter] = []
 
@@ -215,14 +215,14 @@ class SessionWriter:
         self,
         drafts: Sequence[Draft],
         *,
-        note: tuple[str, dict[str, Any]] | None = None,
+        note: KeptNote | None = None,
         waiters: Sequence[Waiter] = (),
         reserve: bool = False,
     ) -> tuple[int, int]:
         """Gives the drafts their seqs and sends them on their way to the store, whole or not.
 
-        Call only right after `ready`, without an await between. `note` is a digest and the record
-        kept for it in the same commit. `waiters` are called once each, with the commit's end,
+        Call only right after `ready`, without an await between. `note` is what is kept for an
+        idempotency key in the same commit. `waiters` are called once each, with the commit's end,
         also when this raises.
 
         Returns:
@@ -238,7 +238,6 @@ class SessionWriter:
         first = head.seq + 1
         try:
             bodies = self._encoded(drafts, first, time)
-            noted = note_line(note[0], now_ms, note[1]) if note is not None else None
         except BambooError as error:
             for waiter in waiters:
                 waiter(error)
@@ -257,22 +256,19 @@ class SessionWriter:
                     counter = self.tally.when_stored(kind, fields, active, now_ms)
                     batch.with_extras().waiters.append(counter)
                     self._count()
-            line = to_line(body)
-            batch.lines.append(line)
-            batch.size += len(line)
-            batch.bodies.append(body)
+            batch.events.append(Event(place, kind, body))
+            batch.size += len(body)
         if bodies and now_ms > head.last_activity_at:
             head.last_activity_at = now_ms
-        if note is not None and noted is not None:
-            batch.with_extras().marks.append(Mark("note", note[0], head.seq, batch.size))
-            batch.lines.append(noted)
-            batch.size += len(noted)
+        if note is not None:
+            batch.with_extras().notes.append(Note(head.seq, *note))
+            batch.size += len(note.body)
         if first == 1:
             self._count()
         if waiters:
             batch.with_extras().waiters += waiters
         batch.reserve = batch.reserve or reserve
-        if self._flying is None and (batch.lines or batch.extras):
+        if self._flying is None and (batch.events or batch.extras):
             self._flush()
         return first, head.seq
 
@@ -296,7 +292,7 @@ class SessionWriter:
         self,
         drafts: Sequence[Draft],
         *,
-        note: tuple[str, dict[str, Any]] | None = None,
+        note: KeptNote | None = None,
         waiters: Sequence[Waiter] = (),
         reserve: bool = False,
     ) -> tuple[int, int]:
@@ -316,7 +312,7 @@ class SessionWriter:
         Raises:
             BambooError: It was undone.
         """
-        batch = self._batch if self._batch.lines else self._flying
+        batch = self._batch if self._batch.size else self._flying
         if batch is not None:
             done = _Completion()
             batch.with_extras().waiters.append(done)
@@ -359,7 +355,7 @@ class SessionWriter:
     @property
     def is_storing(self) -> bool:
         """Whether something that was decided is not durable yet."""
-        return bool(self._flying or self._batch.lines)
+        return self._flying is not None or bool(self._batch.size)
 
     @property
     def is_idle(self) -> bool:
@@ -397,9 +393,8 @@ class SessionWriter:
         """
         for batch in (self._flying, self._batch):
             if batch is not None and batch.extras is not None:
-                for mark in batch.extras.marks:
-                    if mark.kind == "message":
-                        call(mark.key)
+                for message_id in batch.extras.message_ids:
+                    call(message_id)
         self._id_watchers.append(call)
         return lambda: self._id_watchers.remove(call)
 
@@ -489,12 +484,11 @@ class SessionWriter:
     # -- the way to the store ---------------------------------------------------------------
 
     def _mark(self, kind: str, fields: dict[str, Any], place: int) -> None:
-        offset, extras = self._batch.size, self._batch.with_extras()
+        extras = self._batch.with_extras()
         if kind == "message":
-            extras.marks.append(Mark("message", fields["message_id"], place, offset))
+            extras.message_ids.append(fields["message_id"])
             self._tell_ids(fields["message_id"])
         elif kind in _MARKED_RUN_TYPES:
-            extras.marks.append(Mark("run", fields["run_id"], place, offset))
             if kind == "run_queued":
                 ids = frozenset(message["id"] for message in fields["messages"])
                 self.waiting_message_ids[fields["run_id"]] = ids
@@ -510,16 +504,15 @@ class SessionWriter:
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, _Batch()
-        count, extras = len(batch.bodies), batch.extras
+        count, extras = len(batch.events), batch.extras
         # Deltas move nothing in a head that the commit itself does not say.
         is_structural = not self._exists or (extras is not None and bool(extras.notable))
         commit = Commit(
             session_id=self.id,
             epoch=self.epoch,
             first_seq=self.head.seq - count + 1,
-            count=count,
-            data=b"".join(batch.lines),
-            marks=extras.marks if extras is not None else (),
+            events=batch.events,
+            notes=extras.notes if extras is not None else (),
             head=self.head.copy() if is_structural else None,
             time_ms=self.head.last_activity_at,
             create=not self._exists,
@@ -539,14 +532,14 @@ class SessionWriter:
         if not self._exists:
             self._exists = True
             self._count()
-        self.channel.extend(batch.bodies)
-        if self._batch.lines:
+        self.channel.extend([event.body for event in batch.events])
+        if self._batch.size:
             self._flush()
         if batch.extras is not None:
             for waiter in batch.extras.waiters:
                 waiter(None)
             self._announce(batch.extras)
-        if batch.bodies:
+        if batch.events:
             self.channel.wake()
 
     def _announce(self, extras: _Extras) -> None:

@@ -2,11 +2,11 @@
 
 Few of them are one commit like any other. Beyond `COMMIT_BYTES_MAX` the log is copied aside, the
 events are written behind the copy as they come, and the files are exchanged by one record (see
-`exchanging`): so memory holds one call's lines, and commits of others wait for nothing.
+`exchanging`): so memory holds one call's events, and commits of others wait for nothing.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 import anyio
@@ -14,14 +14,13 @@ from typing_extensions import override
 
 from bamboo_gateway.domain.errors import BambooError, Conflict
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.base import Commit, Done, Mark, SessionCreation
+from bamboo_gateway.storage.base import Commit, Done, Event, Note, SessionCreation
 from bamboo_gateway.storage.jsonl.bulk_threads import BulkThreads
 from bamboo_gateway.storage.jsonl.file_swap import FileSwapper
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.log.log import Log
-from bamboo_gateway.storage.jsonl.log.reader import seq_of
 from bamboo_gateway.storage.jsonl.log_copy import LogCopy
-from bamboo_gateway.storage.lines import mark_of_line
+from bamboo_gateway.storage.lines import stored_lines
 
 COMMIT_BYTES_MAX = 1024 * 1024
 """What goes through the journal: a commit is in memory several times over, and others wait for it.
@@ -58,16 +57,19 @@ class BulkAppend(SessionCreation):
         self._bulk = bulk
         self._held = AsyncExitStack()
         self._copy: LogCopy | None = None
-        self._lines: list[bytes] = []
+        self._events: list[Event] = []
+        self._notes: list[Note] = []
         self._bytes = 0
         self._is_over = False
 
     @override
-    async def write(self, lines: bytes) -> None:
+    async def write(self, events: Sequence[Event], notes: Sequence[Note] = ()) -> None:
         assert not self._is_over, "it has been published or discarded"
         if self._copy is None:
-            self._lines.append(lines)
-            self._bytes += len(lines)
+            self._events += events
+            self._notes += notes
+            self._bytes += sum(len(event.body) for event in events)
+            self._bytes += sum(len(note.body) for note in notes)
             if self._bytes <= COMMIT_BYTES_MAX:
                 return
             copy = await self._held.enter_async_context(self._copying())
@@ -75,10 +77,11 @@ class BulkAppend(SessionCreation):
             self._copy = copy
             async with self._failing(copy.exchange.entry):
                 await self._bulk.run(copy.begin)
-            lines, self._lines = b"".join(self._lines), []
+            events, self._events = self._events, []
+            notes, self._notes = self._notes, []
         copy = self._copy
         async with self._failing(copy.exchange.entry):
-            await self._bulk.run(lambda: copy.add(lines))
+            await self._bulk.run(lambda: copy.add(stored_lines(events, notes)))
 
     @override
     async def publish(self, head: SessionHead) -> None:
@@ -102,20 +105,10 @@ class BulkAppend(SessionCreation):
             await self._exchanger.carry_out(copy.exchange, refuse_more)
 
     async def _publish_commit(self, head: SessionHead) -> None:
-        data = b"".join(self._lines)
-        first = self._commit.first_seq
-        marks: list[Mark] = []
-        offset, seq = 0, first - 1
-        for line in data.splitlines(keepends=True):
-            if (mark := mark_of_line(line, seq)) is not None:
-                marks.append(mark._replace(offset=offset))
-            seq = seq_of(line) or seq
-            offset += len(line)
         commit = self._commit._replace(
-            count=seq - first + 1,
-            data=data,
-            marks=marks,
-            head=head.copy() if seq >= first else None,
+            events=self._events,
+            notes=self._notes,
+            head=head.copy() if self._events else None,
             time_ms=head.last_activity_at,
         )
         answered: asyncio.Future[BambooError | None] = asyncio.get_running_loop().create_future()
@@ -138,5 +131,5 @@ class BulkAppend(SessionCreation):
             copy, self._copy = self._copy, None
             if copy is not None:
                 await self._bulk.run(copy.discard)
-            self._is_over, self._lines = True, []
+            self._is_over, self._events, self._notes = True, [], []
             await self._held.aclose()

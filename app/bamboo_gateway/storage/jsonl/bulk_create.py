@@ -5,19 +5,19 @@ session is found by name at once.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from typing_extensions import override
 
 from bamboo_gateway.domain.errors import Conflict, Unavailable
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.base import Mark, SessionCreation
+from bamboo_gateway.storage.base import Event, Note, SessionCreation
 from bamboo_gateway.storage.jsonl.bulk_threads import BulkThreads, Pacer
 from bamboo_gateway.storage.jsonl.files import FileSystem, failure_of
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
@@ -27,7 +27,10 @@ from bamboo_gateway.storage.jsonl.log.marks import ENTRY_BYTES, pack_header, pac
 from bamboo_gateway.storage.jsonl.log.reader import seq_of
 from bamboo_gateway.storage.jsonl.log.table import LogTable
 from bamboo_gateway.storage.jsonl.paths import Paths, file_name
-from bamboo_gateway.storage.lines import is_delta, mark_of_line
+from bamboo_gateway.storage.lines import is_delta, mark_of_line, stored_lines
+
+if TYPE_CHECKING:
+    from bamboo_gateway.storage.marks import Mark
 
 
 class BulkCreator:
@@ -209,10 +212,10 @@ class _Creation(SessionCreation):
         self._is_over = False
 
     @override
-    async def write(self, lines: bytes) -> None:
+    async def write(self, events: Sequence[Event], notes: Sequence[Note] = ()) -> None:
         self._check()
         try:
-            await self._bulk.run(lambda: self._written.add(lines))
+            await self._bulk.run(lambda: self._written.add(stored_lines(events, notes)))
         except OSError as error:
             raise failure_of(error, "Writing a new session") from error
 

@@ -29,10 +29,10 @@ from bamboo_gateway.storage.jsonl.log.log import LogReplacedError, LogView
 from bamboo_gateway.storage.jsonl.log.marks import ENTRY_BYTES, MarksFile, pack_header, pack_marks
 from bamboo_gateway.storage.jsonl.log.reader import DamagedError, lines_from, seq_of
 from bamboo_gateway.storage.jsonl.repair import Salvage, salvage
-from bamboo_gateway.storage.lines import is_delta, mark_of_line
+from bamboo_gateway.storage.lines import body_of, is_delta, is_intact, mark_of_line, to_line
 
 if TYPE_CHECKING:
-    from bamboo_gateway.storage.base import Mark
+    from bamboo_gateway.storage.marks import Mark
 
 # Larger blocks compress better, smaller ones are read sooner: 0.2 ms each at this size.
 BLOCK_BYTES = 128 * 1024
@@ -108,7 +108,7 @@ class BundleWriter:
             "deltas": self._deltas,
             "blocks": len(self._blocks),
         }
-        self._add_footer(codec.to_line(codec.encode(footer)))
+        self._add_footer(to_line(codec.encode(footer)))
         self._fs.sync(self._fd)
         return Bundled(self._at, self._marks, self._deltas)
 
@@ -188,9 +188,9 @@ class BundleView(LogView):
             raise ValueError
         end = size - _TAIL.size - length
         footer = self._fs.pread(self._fd, length, end)
-        if not codec.is_intact(footer):
+        if not is_intact(footer):
             raise ValueError
-        self.about: dict[str, Any] = codec.decode(codec.body_of(footer))
+        self.about: dict[str, Any] = codec.decode(body_of(footer))
         blocks = self.about["blocks"]
         mark_blocks = -(-self.about["marks"] // _MARKS_PER_BLOCK)
         table_bytes = (blocks + mark_blocks) * _PLACE.size

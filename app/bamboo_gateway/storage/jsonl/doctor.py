@@ -13,7 +13,7 @@ from typing import Literal
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import InvalidId
 from bamboo_gateway.domain.ids import check_id
-from bamboo_gateway.storage.base import Mark, MarkKind, StoreUnusable
+from bamboo_gateway.storage.base import MarkKind, StoreUnusable
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile, EntryState
@@ -34,6 +34,7 @@ from bamboo_gateway.storage.jsonl.quarantine import set_aside
 from bamboo_gateway.storage.jsonl.rebuild import Rebuilder
 from bamboo_gateway.storage.jsonl.snapshots import is_whole, read_snapshot_head
 from bamboo_gateway.storage.jsonl.verify import look_through, names_on_disk, problem_of_bundle
+from bamboo_gateway.storage.marks import Mark
 
 Progress = Callable[[int, int], None]
 Severity = Literal["note", "warn", "fail"]

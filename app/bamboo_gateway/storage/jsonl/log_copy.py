@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.base import Mark
 from bamboo_gateway.storage.jsonl.bulk_threads import Pacer
 from bamboo_gateway.storage.jsonl.file_swap import FileSwap, Kind
 from bamboo_gateway.storage.jsonl.files import FileSystem
@@ -24,6 +23,7 @@ from bamboo_gateway.storage.jsonl.log.marks import ENTRY_BYTES, pack_header, pac
 from bamboo_gateway.storage.jsonl.log.reader import lines_from, seq_of
 from bamboo_gateway.storage.jsonl.repair import fold_data
 from bamboo_gateway.storage.lines import is_delta, mark_of_line
+from bamboo_gateway.storage.marks import Mark
 
 # What is written at once.
 _CHUNK_BYTES = 1024 * 1024

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from threading import Lock
 
-from bamboo_gateway.domain import codec
-from bamboo_gateway.storage.base import Found, Mark, MarkKind, Record
+from bamboo_gateway.storage.base import Found, MarkKind, Record
 from bamboo_gateway.storage.jsonl.bundle import BundleView, PackedMarks
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
@@ -29,7 +28,8 @@ from bamboo_gateway.storage.jsonl.log.marks import (
 )
 from bamboo_gateway.storage.jsonl.log.reader import DamagedError, LineReader, LongLineError, seq_of
 from bamboo_gateway.storage.jsonl.paths import Paths
-from bamboo_gateway.storage.lines import mark_of
+from bamboo_gateway.storage.lines import LINE_EXTRA_BYTES, body_of
+from bamboo_gateway.storage.marks import Mark, mark_of
 
 # What is held at once of the marks of a log that is read through: 1 MiB in the sidecar.
 _MARKS_AT_ONCE = 32 * 1024
@@ -394,10 +394,10 @@ def _verified(
         DamagedError: The line is damaged.
         StaleMarksError: It is another line.
     """
-    line_max = None if bytes_max is None else bytes_max + codec.LINE_EXTRA_BYTES
+    line_max = None if bytes_max is None else bytes_max + LINE_EXTRA_BYTES
     if not lines.begins_line(offset):
         raise StaleMarksError
-    body = codec.body_of(lines.line_at(offset, line_max))
+    body = body_of(lines.line_at(offset, line_max))
     mark = mark_of(body, seq)
     if mark is None or mark.kind != search.kind or mark.seq != seq:
         raise StaleMarksError

@@ -17,7 +17,8 @@ from bamboo_gateway.storage.jsonl.log.log import make_header, read_header
 from bamboo_gateway.storage.jsonl.log.reader import is_note, seq_of
 from bamboo_gateway.storage.jsonl.paths import Paths
 from bamboo_gateway.storage.jsonl.snapshots import read_snapshot_head, read_snapshot_lines
-from bamboo_gateway.storage.lines import NOTE_BODY
+from bamboo_gateway.storage.lines import LINE_PREFIX_BYTES, body_of, is_intact, to_line
+from bamboo_gateway.storage.marks import NOTE_BODY
 
 
 @dataclass(slots=True)
@@ -44,7 +45,7 @@ def salvage(data: bytes) -> Salvage:
     seq = 0
     for line in data[offset:].splitlines(keepends=True):
         number = seq_of(line)
-        if codec.is_intact(line) and (is_note(line) or (number is not None and number > seq)):
+        if is_intact(line) and (is_note(line) or (number is not None and number > seq)):
             seq = number or seq
             found.lines.append((seq, line))
         elif found.damaged and _ends_at(found.damaged[-1], offset):
@@ -103,7 +104,7 @@ def make_log(
     folded = head.seq
     messages: list[int] = []
     for seq, line in lines:
-        if line.startswith(b'"type":"message"', codec.LINE_PREFIX_BYTES):
+        if line.startswith(b'"type":"message"', LINE_PREFIX_BYTES):
             messages.append(seq)
         if seq > folded and not is_note(line):
             fold(head, codec.decode(line))
@@ -130,13 +131,13 @@ def _created_again(head: SessionHead) -> bytes:
         "parent": head.parent,
         "ancestors": head.ancestors,
     }
-    return codec.to_line(codec.encode(event))
+    return to_line(codec.encode(event))
 
 
 def fold_data(head: SessionHead, data: bytes) -> None:
     """Fold the stored lines of a commit into a head, notes left out."""
     for line in data.splitlines(keepends=True):
-        body = codec.body_of(line)
+        body = body_of(line)
         if not body.startswith(NOTE_BODY):
             event = codec.decode(body)
             if event["seq"] > head.seq:

@@ -18,6 +18,7 @@ from bamboo_gateway.storage.jsonl.bulk_threads import Pacer
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.log.reader import seq_of
 from bamboo_gateway.storage.jsonl.paths import Paths
+from bamboo_gateway.storage.lines import LINE_PREFIX_BYTES, is_intact
 
 _END = b"\n]}\n"
 _OPEN = b',"messages":['
@@ -95,7 +96,7 @@ def read_snapshot_lines(fs: FileSystem, paths: Paths, name: str) -> Iterator[tup
     for part in lines:
         line = part.removesuffix(b"\n").removesuffix(b",") + b"\n"
         seq = seq_of(line)
-        if seq is not None and codec.is_intact(line):
+        if seq is not None and is_intact(line):
             yield seq, line
 
 
@@ -141,7 +142,7 @@ def _condition_of(
             return "doubled" if has_doubles else "whole"
         line = part.removesuffix(b"\n").removesuffix(b",") + b"\n"
         seq = seq_of(line)
-        if seq is None or not codec.is_intact(line):
+        if seq is None or not is_intact(line):
             break
         has_doubles = has_doubles or seq <= last
         last = max(last, seq)
@@ -177,7 +178,7 @@ def _lines_of(fs: FileSystem, path: Path) -> Iterator[bytes]:
 def _head_of(first: bytes) -> tuple[SessionHead, int] | None:
     if not first.endswith(_OPEN):
         return None
-    body = b"{" + first[codec.LINE_PREFIX_BYTES : -len(_OPEN)]
+    body = b"{" + first[LINE_PREFIX_BYTES : -len(_OPEN)]
     try:
         if crc32(body) != int(first[8:16], 16):
             return None

@@ -54,6 +54,7 @@ from bamboo_gateway.storage.jsonl.journal.batch import Answer
 from bamboo_gateway.storage.jsonl.journal.checkpoint import Checkpointer
 from bamboo_gateway.storage.jsonl.journal.committer import Committer
 from bamboo_gateway.storage.jsonl.journal.lifecycle_records import LifecycleRecords
+from bamboo_gateway.storage.jsonl.journal.line_commit import line_commit
 from bamboo_gateway.storage.jsonl.journal.recovery import Recovered, Recovery
 from bamboo_gateway.storage.jsonl.journal.segments import RECORD_OVERHEAD_BYTES, Journal
 from bamboo_gateway.storage.jsonl.lock import DirectoryLock, boot_id
@@ -262,7 +263,7 @@ class JsonlStore(SessionStore):
     @override
     def append(self, commit: Commit, done: Done) -> None:
         if self._is_open:
-            self._committer.append(commit, done)
+            self._committer.append(line_commit(commit), done)
         else:
             closed = Unavailable("The store is closed.")
             asyncio.get_running_loop().call_soon(done, closed)
@@ -273,7 +274,7 @@ class JsonlStore(SessionStore):
 
     @override
     def extension(self, session_id: str, epoch: int, after: int) -> SessionCreation:
-        commit = Commit(session_id, epoch, after + 1, 0, b"")
+        commit = Commit(session_id, epoch, after + 1, ())
 
         def copying() -> AbstractAsyncContextManager[LogCopy]:
             return self._copying(session_id, epoch)

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.base import Commit, StoreUsage
-from bamboo_gateway.storage.lines import delta_bytes
+from bamboo_gateway.storage.base import StoreUsage
+from bamboo_gateway.storage.jsonl.journal.line_commit import LineCommit
 from bamboo_gateway.storage.listing import HeadState, Origin, head_state_of
 
 
@@ -172,21 +172,18 @@ class Catalog:
         for entry in entries.values():
             self.use.add(entry)
 
-    def apply(self, commit: Commit, size: int) -> None:
+    def apply(self, commit: LineCommit, size: int) -> None:
         """Take a commit that has become durable; `size` is the log's then."""
-        session_id, epoch, first, count, data, _, head, time_ms, create, _ = commit
+        session_id, epoch, first, count, _, _, deltas, head, time_ms, create, _ = commit
         if create:
             entry = self.entries[session_id] = Entry(session_id, epoch)
         else:
             entry = self.entries[session_id]
+        entry.deltas += deltas
         if head is None:
-            # Nothing but deltas (a note among them is a trifle).
-            entry.deltas += len(data)
             self.use.grow(entry, size - entry.size)
             entry.size = size
         else:
-            if count > 1:
-                entry.deltas += delta_bytes(data)
             if not create:
                 self.use.remove(entry)
             entry.size = size

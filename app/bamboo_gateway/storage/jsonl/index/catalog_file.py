@@ -32,6 +32,7 @@ from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.paths import Paths
+from bamboo_gateway.storage.lines import LINE_PREFIX_BYTES, is_intact, to_line
 from bamboo_gateway.storage.listing import Origin, stored_head_state
 
 # Below this, rewriting would save nothing anybody notices.
@@ -159,7 +160,7 @@ class CatalogFile:
             start, offset = offset, offset + len(line)
             if start in gone:
                 continue
-            if not codec.is_intact(line):
+            if not is_intact(line):
                 contents.problem = f"damaged at byte {start}"
                 return
             shape = codec.decode(line)
@@ -351,7 +352,7 @@ class CatalogFile:
         }
         if state.bundle:
             shape["bundle"] = state.bundle
-        return codec.to_line(b"%b,%b%b}" % (codec.encode(shape)[:-1], _HEAD, raw))
+        return to_line(b"%b,%b%b}" % (codec.encode(shape)[:-1], _HEAD, raw))
 
     def head_of(self, entry: Entry) -> SessionHead | None:
         """Read a head that is not in memory; None when it has come there meanwhile.
@@ -416,7 +417,7 @@ def _entry_of(shape: dict[str, Any]) -> Entry:
 
 
 def _line(shape: dict[str, Any]) -> bytes:
-    return codec.to_line(codec.encode(shape))
+    return to_line(codec.encode(shape))
 
 
 def _checkpoint_line(lsn: int, last_epoch: int) -> bytes:
@@ -428,7 +429,7 @@ def _is_blank(data: bytes, place: _Place) -> bool:
 
 
 def _head_in(line: bytes, epoch: int) -> bytes:
-    if not codec.is_intact(line):
+    if not is_intact(line):
         raise OSError(errno.EIO, "a line of the catalog is damaged")
     start = line.index(_HEAD)
     if b'"epoch":%d,' % epoch not in line[:start]:
@@ -442,7 +443,7 @@ def _end_of_last_checkpoint(data: bytes) -> int:
     while (place := data.rfind(_CHECKPOINT, 0, end)) >= 0:
         start = data.rfind(b"\n", 0, place) + 1
         stop = data.find(b"\n", place) + 1
-        if place == start + codec.LINE_PREFIX_BYTES and codec.is_intact(data[start:stop]):
+        if place == start + LINE_PREFIX_BYTES and is_intact(data[start:stop]):
             return stop
         end = place
     return 0
@@ -455,7 +456,7 @@ def _gone_lines(data: bytes, end: int) -> dict[int, int]:
     while (place := data.find(_GONE, place + 1, end)) >= 0:
         start = data.rfind(b"\n", 0, place) + 1
         line = data[start : data.find(b"\n", place) + 1]
-        if place == start + codec.LINE_PREFIX_BYTES and codec.is_intact(line):
+        if place == start + LINE_PREFIX_BYTES and is_intact(line):
             for at in codec.decode(line)["gone"]:
                 found[at] = data.index(b"\n", at) + 1 - at
     return found

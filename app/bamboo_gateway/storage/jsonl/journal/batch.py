@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 from zlib import crc32
 
 from bamboo_gateway.domain.errors import BambooError, Conflict, StorageFull
-from bamboo_gateway.storage.base import Commit, Done
+from bamboo_gateway.storage.base import Done
+from bamboo_gateway.storage.jsonl.journal.line_commit import LineCommit
 from bamboo_gateway.storage.jsonl.journal.segments import (
     RECORD_OVERHEAD_BYTES,
     Description,
@@ -19,11 +20,11 @@ from bamboo_gateway.storage.jsonl.paths import file_name
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bamboo_gateway.storage.base import Mark
+    from bamboo_gateway.storage.marks import Mark
 
 # What became of a commit: it, who waits, what is wrong if anything is, and its log's end if not.
-Answer = tuple[Commit, Done, BambooError | None, int]
-Request = tuple[Commit, Done] | Deletion
+Answer = tuple[LineCommit, Done, BambooError | None, int]
+Request = tuple[LineCommit, Done] | Deletion
 
 
 class Batch:
@@ -45,7 +46,7 @@ class Batch:
         # What is taken, one beside the other: a log, and the lines it gets.
         self._logs: list[Log] = []
         self._lines: list[bytes] = []
-        self._marks: list[tuple[Log, int, Sequence[Mark]]] = []
+        self._marks: list[tuple[Log, int, Sequence[tuple[Mark, int]]]] = []
         self.before: dict[Log, tuple[int, int]] = {}
         self.gone: dict[Log, Deletion] = {}
         self.answers: list[Answer] = []
@@ -87,7 +88,7 @@ class Batch:
                 records += self._admit_deletion(request)
                 continue
             commit, done = request
-            session_id, epoch, first, count, data, marks, _, time_ms, create, _ = commit
+            session_id, epoch, first, count, data, marks, _, _, time_ms, create, _ = commit
             log = logs.get(session_id)
             if (
                 log is None
@@ -125,7 +126,7 @@ class Batch:
         journal.lsn += len(records)
         return [line, *lines]
 
-    def _log_for(self, commit: Commit, is_full: bool) -> Log | BambooError:
+    def _log_for(self, commit: LineCommit, is_full: bool) -> Log | BambooError:
         log = self._table.log_of(commit.session_id)
         if is_full and not commit.reserve:
             return StorageFull("The disk is full: nothing can be written until there is space.")
@@ -150,7 +151,7 @@ class Batch:
             return None
         return condition.problem_of(log)
 
-    def _new_log(self, commit: Commit) -> Log:
+    def _new_log(self, commit: LineCommit) -> Log:
         name = file_name(commit.session_id)
         log = Log(commit.session_id, name, self._table.paths.log_of(name), commit.epoch)
         header = make_header(commit.session_id, commit.epoch, commit.time_ms)
@@ -180,7 +181,7 @@ class Batch:
             for log, lines in zip(self._logs, self._lines, strict=True):
                 log.tail.append(lines)
             for log, at, marks in self._marks:
-                log.marks += [(mark, at + mark.offset) for mark in marks]
+                log.marks += [(mark, at + offset) for mark, offset in marks]
         for log, (_, size) in self.before.items():
             log.journal_bytes += log.size - size
         for log, deletion in self.gone.items():

@@ -27,9 +27,10 @@ from typing import TypeVar, final
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import BambooError, StorageFailed, StorageFull, Unavailable
 from bamboo_gateway.observability.histogram import COUNTS, DISK_SECONDS, Histogram
-from bamboo_gateway.storage.base import Commit, Done
+from bamboo_gateway.storage.base import Done
 from bamboo_gateway.storage.jsonl.files import failure_of
 from bamboo_gateway.storage.jsonl.journal.batch import Answer, Batch, Request
+from bamboo_gateway.storage.jsonl.journal.line_commit import LineCommit
 from bamboo_gateway.storage.jsonl.journal.segments import SEGMENT_BYTES, SPARES_MAX, Journal
 from bamboo_gateway.storage.jsonl.log.log import Log
 from bamboo_gateway.storage.jsonl.log.table import Deletion, LogTable
@@ -145,7 +146,7 @@ class Committer:
         """Whether the journal holds anything for a checkpoint."""
         return self._journal.has_records or bool(self._journal.closed)
 
-    def append(self, commit: Commit, done: Done) -> None:
+    def append(self, commit: LineCommit, done: Done) -> None:
         """Takes a commit."""
         self._queue.put((commit, done))
 

@@ -11,9 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.base import Mark
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.journal.redo import KINDS, Redo, effective_records
@@ -26,7 +24,8 @@ from bamboo_gateway.storage.jsonl.paths import Paths, file_name
 from bamboo_gateway.storage.jsonl.quarantine import pieces_of
 from bamboo_gateway.storage.jsonl.rebuild import Rebuilder
 from bamboo_gateway.storage.jsonl.repair import fold_data
-from bamboo_gateway.storage.lines import delta_bytes, mark_of
+from bamboo_gateway.storage.lines import body_of, delta_bytes
+from bamboo_gateway.storage.marks import Mark, mark_of
 
 LIFECYCLE = ("create", "delete", "replace", *KINDS)
 
@@ -289,7 +288,7 @@ class Replayer:
         for record in records:
             seq, offset = record.first - 1, record.at
             for line in record.data.splitlines(keepends=True):
-                mark = mark_of(codec.body_of(line), seq)
+                mark = mark_of(body_of(line), seq)
                 if mark is not None:
                     marks.append((mark, offset))
                 seq += not is_note(line)

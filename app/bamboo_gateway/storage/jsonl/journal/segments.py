@@ -37,6 +37,7 @@ from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.errors import StorageFull, Unavailable
 from bamboo_gateway.storage.jsonl.files import FULL_ERRNOS, NOT_SUPPORTED_ERRNOS, FileSystem
 from bamboo_gateway.storage.jsonl.paths import Paths
+from bamboo_gateway.storage.lines import LINE_PREFIX_BYTES, body_of, is_intact, to_line
 
 # A checkpoint is due at this size: replaying so much takes well below a second.
 SEGMENT_BYTES = 16 * 1024 * 1024
@@ -256,7 +257,7 @@ class Journal:
             "counts": self._predecessor[1] if self._predecessor else None,
             "epoch": self.last_epoch,
         }
-        line = codec.to_line(codec.encode(head))
+        line = to_line(codec.encode(head))
         self._fs.pwrite(fd, line, 0)
         self._fs.sync(fd)
         self._fs.sync_directory(self._paths.index)
@@ -340,7 +341,7 @@ Description = tuple[str, int, int, int, str, int, int, int, int]
 
 def describe(lsn: int, acked: int, records: list[Description]) -> bytes:
     """Make the line that describes the records of one write; their data follow it verbatim."""
-    return codec.to_line(codec.encode({"lsn": lsn, "acked": acked, "records": records}))
+    return to_line(codec.encode({"lsn": lsn, "acked": acked, "records": records}))
 
 
 def pack(
@@ -412,7 +413,7 @@ def read_journal(fs: FileSystem, paths: Paths) -> JournalContents:
         data = fs.read(paths.segment(number)) or b""
         contents.ends[number] = 0
         line = data[: data.find(b"\n") + 1]
-        if not codec.is_intact(line):
+        if not is_intact(line):
             # Without a header no record of it was ever acknowledged, unless it was damaged later.
             if rest := data.strip(b"\0"):
                 _note_unreadable(contents, number, 0, rest)
@@ -481,9 +482,9 @@ def _read_write(data: bytes, offset: int) -> _Write | None:
     """Read the records of the write at `offset`; None when there is no intact line of them."""
     end = data.find(b"\n", offset) + 1
     line = data[offset:end]
-    if not (line.startswith(b'"lsn":', codec.LINE_PREFIX_BYTES) and codec.is_intact(line)):
+    if not (line.startswith(b'"lsn":', LINE_PREFIX_BYTES) and is_intact(line)):
         return None
-    shape = codec.decode(codec.body_of(line))
+    shape = codec.decode(body_of(line))
     descriptions: list[Description] = shape["records"]
     records: list[JournalRecord] = []
     for lsn, description in enumerate(descriptions, shape["lsn"]):
@@ -499,7 +500,7 @@ def _read_write(data: bytes, offset: int) -> _Write | None:
 def _intact_after(data: bytes, offset: int, lsn: int) -> int | None:
     """Find the next whole write that was made when the record `lsn` had been acknowledged."""
     while (offset := data.find(b'{"crc":"', offset + 1)) >= 0:
-        if not data.startswith(b'"lsn":', offset + codec.LINE_PREFIX_BYTES):
+        if not data.startswith(b'"lsn":', offset + LINE_PREFIX_BYTES):
             continue
         written = _read_write(data, offset)
         if written is not None and written.is_whole and written.acked >= lsn:

@@ -20,6 +20,7 @@ from zlib import crc32
 from bamboo_gateway.domain import codec
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.paths import Paths
+from bamboo_gateway.storage.lines import body_of, is_intact, to_line
 
 _PREFIX = "held-"
 _SUFFIX = ".jsonl"
@@ -58,7 +59,7 @@ def write_held(fs: FileSystem, paths: Paths, name: str, held: Held) -> None:
         "bytes": len(held.data),
         "data_crc": crc32(held.data),
     }
-    line = codec.to_line(codec.encode(about))
+    line = to_line(codec.encode(about))
     fs.write_aside(paths.aside / "held", paths.held_of(name), line + held.data)
 
 
@@ -74,9 +75,9 @@ def read_held(fs: FileSystem, paths: Paths) -> dict[str, Held | None]:
 
 def _parsed(content: bytes) -> Held | None:
     line, data = content[: content.find(b"\n") + 1], content[content.find(b"\n") + 1 :]
-    if not codec.is_intact(line):
+    if not is_intact(line):
         return None
-    about: dict[str, Any] = codec.decode(codec.body_of(line))
+    about: dict[str, Any] = codec.decode(body_of(line))
     if len(data) != about["bytes"] or crc32(data) != about["data_crc"]:
         return None
     return Held(about["session"], about["epoch"], about["at"], data)

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.lines import body_of, is_intact, to_line
 
 if TYPE_CHECKING:
-    from bamboo_gateway.storage.base import Mark
     from bamboo_gateway.storage.jsonl.index.catalog import Entry
+    from bamboo_gateway.storage.marks import Mark
 
 # The id, two numbers and names: what precedes the first event.
 HEADER_BYTES_MAX = 1024
@@ -33,15 +34,15 @@ def make_header(session_id: str, epoch: int, created_ms: int, *, token: str | No
     }
     if token is not None:
         shape["compacted"] = token
-    return codec.to_line(codec.encode(shape))
+    return to_line(codec.encode(shape))
 
 
 def read_header(line: bytes) -> tuple[str, int] | None:
     """Gives the session and epoch that a log's first line names, or None when it is none."""
-    if not codec.is_intact(line):
+    if not is_intact(line):
         return None
     try:
-        shape = codec.decode(codec.body_of(line))
+        shape = codec.decode(body_of(line))
         return (str(shape["session"]), int(shape["epoch"])) if shape["log"] == 1 else None
     except (ValueError, KeyError, TypeError):
         return None
@@ -49,7 +50,7 @@ def read_header(line: bytes) -> tuple[str, int] | None:
 
 def read_token(line: bytes) -> str | None:
     """Gives the token in an intact first line of a log; None when it was never compacted."""
-    token = codec.decode(codec.body_of(line)).get("compacted")
+    token = codec.decode(body_of(line)).get("compacted")
     return token if isinstance(token, str) else None
 
 

@@ -16,12 +16,12 @@ from hashlib import blake2b
 from pathlib import Path
 from zlib import crc32
 
-from bamboo_gateway.domain import codec
-from bamboo_gateway.storage.base import Mark, MarkKind
+from bamboo_gateway.storage.base import MarkKind
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.log.log import LogView
 from bamboo_gateway.storage.jsonl.log.reader import lines_from, seq_of
-from bamboo_gateway.storage.lines import mark_of
+from bamboo_gateway.storage.lines import LINE_PREFIX_BYTES
+from bamboo_gateway.storage.marks import Mark, mark_of
 
 ENTRY_BYTES = 32
 _ENTRY = struct.Struct("<QQ8sB3xI")
@@ -83,7 +83,7 @@ def marks_of_lines(view: LogView, offset: int) -> Iterator[tuple[Mark, int]]:
     """
     seq = 0
     for start, line in lines_from(view, offset):
-        mark = mark_of(b"{" + line[codec.LINE_PREFIX_BYTES :], seq)
+        mark = mark_of(b"{" + line[LINE_PREFIX_BYTES:], seq)
         if mark is not None:
             yield mark, start
         seq = seq_of(line) or seq

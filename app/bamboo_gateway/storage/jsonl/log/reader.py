@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterator
 from zlib import crc32
 
-from bamboo_gateway.domain import codec
 from bamboo_gateway.storage.base import Record
 from bamboo_gateway.storage.jsonl.log.log import LogView
+from bamboo_gateway.storage.lines import LINE_PREFIX_BYTES, is_intact
 
 _NOTE_LINE = re.compile(rb'\{"crc":"[0-9a-f]{8}","note":')
 _EVENT_LINE = re.compile(rb'\{"crc":"[0-9a-f]{8}","type":"[^"\\]{1,64}","seq":([0-9]{1,15})[,}]')
@@ -67,7 +67,7 @@ def lines_from(view: LogView, offset: int) -> Iterator[tuple[int, bytes]]:
         lines.insert(0, b"".join(begun))
         begun = [lines.pop()]
         for part in lines:
-            # Inlined `codec.is_intact`: this is the loop that all replays go through.
+            # Inlined `is_intact`: this is the loop that all replays go through.
             try:
                 intact = part.startswith(b'{"crc":"') and crc32(
                     memoryview(part)[18:], _BRACE_CHECKSUM
@@ -111,10 +111,10 @@ def read_page(
             if not is_note(line):
                 raise DamagedError(offset)
         elif seq > after:
-            size += len(line) - codec.LINE_PREFIX_BYTES + 1
+            size += len(line) - LINE_PREFIX_BYTES + 1
             if found and size > max_bytes:
                 break
-            found.append(Record(seq, b"{" + line[codec.LINE_PREFIX_BYTES :]))
+            found.append(Record(seq, b"{" + line[LINE_PREFIX_BYTES:]))
         end = offset + len(line) + 1
         if len(found) >= limit:
             break
@@ -196,7 +196,7 @@ def line_at(view: LogView, offset: int, bytes_max: int | None = None) -> bytes:
             break
         size = min(size * 4, _LINE_CHUNK_BYTES)
     line = b"".join(parts)
-    if not codec.is_intact(line):
+    if not is_intact(line):
         raise DamagedError(offset)
     return line
 
@@ -225,7 +225,7 @@ class LineReader:
         end = self._data.find(b"\n", start) + 1 if start >= 0 else 0
         if end and (bytes_max is None or end - start <= bytes_max):
             line = self._data[start:end]
-            if codec.is_intact(line):
+            if is_intact(line):
                 return line
         return line_at(self._view, offset, bytes_max)
 

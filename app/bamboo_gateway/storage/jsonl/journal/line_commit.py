@@ -1,0 +1,73 @@
+"""A commit as the JSONL store writes it: its stored lines, and what they can be found by."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from bamboo_gateway.domain.events import DELTA_TYPES
+from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.storage.base import Commit, Note
+from bamboo_gateway.storage.lines import in_log_order, to_line
+from bamboo_gateway.storage.marks import MARKED_TYPES, Mark, mark_of
+
+
+class LineCommit(NamedTuple):
+    """What the committer takes; a tuple, since one is made for every event that is streamed.
+
+    `session_id`, `epoch`, `first_seq`, `head`, `time_ms`, `create` and `reserve` are the commit's.
+
+    Attributes:
+        count: How many events it has; notes are not counted.
+        data: Its stored lines, joined.
+        marks: Of each line that can be found by name the mark, and where it begins in `data`.
+        delta_bytes: How many bytes of `data` are lines of deltas.
+    """
+
+    session_id: str
+    epoch: int
+    first_seq: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs of a commit
+    data: bytes
+    marks: Sequence[tuple[Mark, int]]
+    delta_bytes: int
+    head: SessionHead | None
+    time_ms: int
+    create: bool
+    reserve: bool
+
+
+def line_commit(commit: Commit) -> LineCommit:
+    """Make the lines of a commit."""
+    session_id, epoch, first, events, notes, head, time_ms, create, reserve = commit
+    count = len(events)
+    if count == 1 and not notes and events[0].type in DELTA_TYPES:
+        # Most commits: a delta of a running agent.
+        data = to_line(events[0].body)
+        return LineCommit(
+            session_id, epoch, first, 1, data, (), len(data), head, time_ms, create, reserve
+        )
+    lines: list[bytes] = []
+    marks: list[tuple[Mark, int]] = []
+    offset = delta_bytes = 0
+    for entry in in_log_order(events, notes):
+        line = to_line(entry.body)
+        if isinstance(entry, Note):
+            marks.append((Mark("note", entry.key, entry.seq), offset))
+        elif entry.type in DELTA_TYPES:
+            delta_bytes += len(line)
+        elif entry.type in MARKED_TYPES and (mark := mark_of(entry.body, entry.seq)):
+            marks.append((mark, offset))
+        lines.append(line)
+        offset += len(line)
+    return LineCommit(
+        session_id,
+        epoch,
+        first,
+        count,
+        b"".join(lines),
+        marks,
+        delta_bytes,
+        head,
+        time_ms,
+        create,
+        reserve,
+    )

@@ -1,0 +1,67 @@
+"""Marks: what events and notes can be found by without reading the log.
+
+A store makes them of what is committed, or of what it has stored: both give the same marks.
+"""
+
+import re
+from typing import Final, NamedTuple
+
+from bamboo_gateway.domain import codec
+from bamboo_gateway.domain.events import TERMINAL_TYPES
+from bamboo_gateway.storage.base import MarkKind
+
+_RUN_TYPES = TERMINAL_TYPES | {"run_start", "run_queued"}
+MARKED_TYPES: Final = _RUN_TYPES | {"message"}
+"""The types of the events that have a mark."""
+
+NOTE_BODY: Final = b'{"note":'
+"""How the body of a note begins, and that of no event."""
+
+_MARKED_BODIES = tuple(b'{"type":"%b"' % name.encode() for name in ("message", *sorted(_RUN_TYPES)))
+MARKED_STARTS: Final = tuple(body[1:] for body in (NOTE_BODY, *_MARKED_BODIES))
+"""How the bodies of notes and of marked events begin, behind their brace."""
+
+# A note may have many MB: the answer that is kept for its key.
+_NOTE_START = re.compile(rb'\{"note":"[^"\\]*","key":"([^"\\]*)"')
+# What precedes the message in its event; ids with escapes are left to the decoder.
+_MESSAGE_START = re.compile(
+    rb'\{"type":"message","seq":([0-9]+),"time":"[^"\\]*",'
+    rb'(?:"run_id":"[^"\\]*",)?"message_id":"([^"\\]*)","message":\{'
+)
+# A run that was queued has its whole input in its event.
+_RUN_START = re.compile(
+    rb'\{"type":"(?:%b)","seq":([0-9]+),"time":"[^"\\]*","run_id":"([^"\\]*)"[,}]'
+    % "|".join(sorted(_RUN_TYPES)).encode()
+)
+
+
+class Mark(NamedTuple):
+    """Names one event or note of a log.
+
+    `message` events are marked with the message id, `run_queued`, `run_start` and terminal events
+    (kind `run`) with the run id, notes with their key. A note has the seq of the event before it.
+    """
+
+    kind: MarkKind
+    key: str
+    seq: int
+
+
+def mark_of(body: bytes, seq_before: int) -> Mark | None:
+    """Return the mark of a body, or None; `seq_before` is the seq of the event before a note."""
+    if body.startswith(NOTE_BODY):
+        begins = _NOTE_START.match(body)
+        key = begins[1].decode() if begins else codec.decode(body)["key"]
+        return Mark("note", key, seq_before)
+    if not body.startswith(_MARKED_BODIES):
+        return None
+    # A message may have many MB: decoded it would take a multiple of that.
+    if begins := _MESSAGE_START.match(body):
+        return Mark("message", begins[2].decode(), int(begins[1]))
+    if begins := _RUN_START.match(body):
+        return Mark("run", begins[2].decode(), int(begins[1]))
+    event = codec.decode(body)
+    if event["type"] == "message":
+        return Mark("message", event["message"]["id"], event["seq"])
+    run_id = event.get("run_id")
+    return Mark("run", run_id, event["seq"]) if isinstance(run_id, str) else None
