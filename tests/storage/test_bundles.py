@@ -12,7 +12,7 @@ from bamboo_gateway.domain.errors import Conflict
 from bamboo_gateway.storage.jsonl import doctor
 from bamboo_gateway.storage.jsonl.bundle import BLOCK_BYTES, BundleView
 from bamboo_gateway.storage.jsonl.files import FileSystem
-from bamboo_gateway.storage.jsonl.journal.line_commit import line_commit
+from bamboo_gateway.storage.jsonl.line_commit import line_commit
 from bamboo_gateway.storage.jsonl.store import JsonlStore
 from bamboo_gateway.storage.lines import is_intact
 from tests.contract.test_session_store_creation import CREATED, History

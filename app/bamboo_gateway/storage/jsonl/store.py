@@ -54,9 +54,9 @@ from bamboo_gateway.storage.jsonl.journal.batch import Answer
 from bamboo_gateway.storage.jsonl.journal.checkpoint import Checkpointer
 from bamboo_gateway.storage.jsonl.journal.committer import Committer
 from bamboo_gateway.storage.jsonl.journal.lifecycle_records import LifecycleRecords
-from bamboo_gateway.storage.jsonl.journal.line_commit import line_commit
 from bamboo_gateway.storage.jsonl.journal.recovery import Recovered, Recovery
 from bamboo_gateway.storage.jsonl.journal.segments import RECORD_OVERHEAD_BYTES, Journal
+from bamboo_gateway.storage.jsonl.line_commit import line_commit
 from bamboo_gateway.storage.jsonl.lock import DirectoryLock, boot_id
 from bamboo_gateway.storage.jsonl.log.log import Log, LogReplacedError, LogWriter, OutdatedError
 from bamboo_gateway.storage.jsonl.log.marks import StaleMarksError

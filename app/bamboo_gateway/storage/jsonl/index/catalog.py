@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.base import StoreUsage
-from bamboo_gateway.storage.jsonl.journal.line_commit import LineCommit
+from bamboo_gateway.storage.jsonl.line_commit import LineCommit
 from bamboo_gateway.storage.listing import HeadState, Origin, head_state_of
 
 

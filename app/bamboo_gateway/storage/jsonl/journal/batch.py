@@ -5,13 +5,13 @@ from zlib import crc32
 
 from bamboo_gateway.domain.errors import BambooError, Conflict, StorageFull
 from bamboo_gateway.storage.base import Done
-from bamboo_gateway.storage.jsonl.journal.line_commit import LineCommit
 from bamboo_gateway.storage.jsonl.journal.segments import (
     RECORD_OVERHEAD_BYTES,
     Description,
     Journal,
     describe,
 )
+from bamboo_gateway.storage.jsonl.line_commit import LineCommit
 from bamboo_gateway.storage.jsonl.log.log import Log, make_header
 from bamboo_gateway.storage.jsonl.log.table import Deletion, LogTable
 from bamboo_gateway.storage.jsonl.log.write_health import WriteHealth

@@ -30,8 +30,8 @@ from bamboo_gateway.observability.histogram import COUNTS, DISK_SECONDS, Histogr
 from bamboo_gateway.storage.base import Done
 from bamboo_gateway.storage.jsonl.files import failure_of
 from bamboo_gateway.storage.jsonl.journal.batch import Answer, Batch, Request
-from bamboo_gateway.storage.jsonl.journal.line_commit import LineCommit
 from bamboo_gateway.storage.jsonl.journal.segments import SEGMENT_BYTES, SPARES_MAX, Journal
+from bamboo_gateway.storage.jsonl.line_commit import LineCommit
 from bamboo_gateway.storage.jsonl.log.log import Log
 from bamboo_gateway.storage.jsonl.log.table import Deletion, LogTable
 from bamboo_gateway.storage.jsonl.log.write_behind import WriteBehind
