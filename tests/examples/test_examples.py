@@ -98,6 +98,21 @@ def test_pydantic_ai_agent(tmp_path: Path) -> None:
     assert said[1]["tool_calls"][0]["name"] == "count_words"
 
 
+def test_python_agent(tmp_path: Path) -> None:
+    flags = ["--agent", "default=python:examples.python_agent:answer"]
+    with Gateway(tmp_path, flags=flags) as gateway:
+        said = []
+        for words in ("How many people live in Oslo?", "And in Atlantis?", " "):
+            chat = {"session_id": "s", "message": words}
+            said.append(gateway.call("POST", "/chat", json=chat, headers={"Prefer": "wait=30"}))
+        assert said[0]["message"]["content"].startswith("About 700,000 people live in Oslo. ")
+        assert "oslo, paris, tokyo only" in said[1]["message"]["content"]
+        assert said[1]["message"]["content"].endswith("You have asked 1 questions before.")
+        assert said[2]["error"] == {"code": "no_city", "message": "Name a city."}
+        events = gateway.events("s")
+    assert [event["value"]["name"] for event in events if event["type"] == "custom"] == ["oslo"]
+
+
 @contextmanager
 def node_agent() -> Iterator[str]:
     port = free_port()
@@ -221,7 +236,7 @@ def test_browser(tmp_path: Path) -> None:
 
 def test_every_example_is_in_their_readme_and_no_other() -> None:
     page = (EXAMPLES / "README.md").read_text("utf-8")
-    files = {path.name for path in EXAMPLES.iterdir() if path.is_file()}
+    files = {path.name + "/" * path.is_dir() for path in EXAMPLES.iterdir()} - {"__pycache__/"}
     shown = {name for name in files if f"`{name}`" in page}
     assert files - {"README.md"} == shown
     assert os.access(EXAMPLES / "external_producer.sh", os.X_OK)
