@@ -310,10 +310,10 @@ async def _new_session(store: Any, clock: Any, number: int) -> Any:
     from bamboo_gateway.domain.sessions import SessionHead
     from bamboo_gateway.sessions.commands import NewSession
     from bamboo_gateway.sessions.idempotency import KeyCount, KeyLedger
+    from bamboo_gateway.sessions.metrics import Tally
     from bamboo_gateway.sessions.runs.factory import created_draft
     from bamboo_gateway.sessions.streaming.channel import Channel
     from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
-    from bamboo_gateway.sessions.tally import Tally
 
     session_id = f"s-{number}"
     head = SessionHead(session_id, store.next_epoch())

@@ -32,7 +32,7 @@ from bamboo_gateway.observability.audit import AuditLog
 from bamboo_gateway.observability.factory import make_spans
 from bamboo_gateway.observability.metrics import Measures
 from bamboo_gateway.sessions.manager import SessionManager
-from bamboo_gateway.sessions.measures import measure_recovery
+from bamboo_gateway.sessions.metrics import measure_recovery
 from bamboo_gateway.settings import Settings, load_settings
 from bamboo_gateway.storage.base import RecoveryReport
 from bamboo_gateway.storage.factory import make_store

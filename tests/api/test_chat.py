@@ -221,10 +221,10 @@ def test_a_client_that_leaves_while_it_waits_is_not_waited_for(
         "POST /api/v1/chat HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=300\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
-    pool = served.app.state.manager._pool
+    registry = served.app.state.manager._registry
 
     def is_waited_for() -> bool:
-        live = pool.get(free_id)
+        live = registry.get(free_id)
         return live is not None and bool(live._run_waiters)
 
     with hanging(served.port, head.encode() + body):

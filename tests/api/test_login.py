@@ -469,8 +469,8 @@ def test_what_somebody_waits_for_ends_with_the_right(gateway: Keyed, wait: str) 
     answers: list[httpx.Response] = []
     waiting = threading.Thread(target=lambda: answers.append(gateway.get(path, headers)))
     waiting.start()
-    pool = gateway.served.app.state.manager._pool
-    live = pool.get(session)
+    registry = gateway.served.app.state.manager._registry
+    live = registry.get(session)
     until(lambda: live.channel._change_waiters or live._run_waiters, "somebody waits")
     gateway.revoke(key_id)
     waiting.join(SECONDS)

@@ -254,6 +254,6 @@ def test_a_gateway_that_drains_is_not_ready_and_starts_nothing(
 ) -> None:
     with serving() as own, own.client() as api:
         api.post("/sessions", json={"id": "s"})
-        own.app.state.manager._pool.draining = True
+        own.app.state.manager._context.drain.begin()
         assert refused(api.get("/health/ready"), 503, "draining")["check"] == "drain"
         assert api.get("/health/live").status_code == 200

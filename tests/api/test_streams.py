@@ -365,7 +365,7 @@ def test_a_reader_that_takes_nothing_is_cut_and_delays_nobody() -> None:
                 custom(api, "s", f"n{number}", "v" * 250_000)
             watcher.until('"n39"')
             assert connections(api, "s") == {"stuck", "fast"}
-            channel = served.app.state.manager._pool.channel("s")
+            channel = served.app.state.manager._channels.get("s")
             both = list(channel.connections.values())
             until(
                 lambda: [one.id for one in both if one.sending_since is not None] == ["stuck"],

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.processes import REPOSITORY, Gateway, environment, free_port, program, until
+from tests.processes import REPOSITORY, Gateway, environment, free_port, program
+from tests.support.waiting import until
 
 CONFIGURATION = REPOSITORY / "examples" / "nginx" / "nginx.conf"
 DEADLINE = "60"

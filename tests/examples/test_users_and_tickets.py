@@ -15,7 +15,8 @@ import httpx
 import pytest
 from typing_extensions import override
 
-from tests.processes import BAMBOO, REPOSITORY, Gateway, environment, free_port, program, until
+from tests.processes import BAMBOO, REPOSITORY, Gateway, environment, free_port, program
+from tests.support.waiting import until
 
 EXAMPLE = REPOSITORY / "examples" / "users_and_tickets"
 SETTINGS = {"BAMBOO_DRAIN_TIMEOUT_SECONDS": "0.2"}

@@ -16,7 +16,7 @@ from anyio.lowlevel import checkpoint
 from bamboo_gateway.domain.events import Complete, Token
 from bamboo_gateway.sessions.commands import Idempotency, NewMessage, NewSession
 from bamboo_gateway.sessions.lifecycle.fork import Fork
-from bamboo_gateway.sessions.lifecycle.merge import Merge
+from bamboo_gateway.sessions.lifecycle.merge_plan import Merge
 from bamboo_gateway.storage.factory import make_store
 from tests.sessions.lifecycle.talk import exchange, say, talk
 from tests.support.clocks import FakeClock
@@ -52,12 +52,12 @@ ACTS: dict[str, Act] = {
     "chat in a new session": lambda g: g.chat("new", "asked", "r", key="k"),
     "open a run": lambda g: g.manager.open_run(ME, "s", "r", KEY),
     "close": lambda g: g.manager.close_session(ME, "s", KEY),
-    "fork": lambda g: g.manager.life.fork(ME, "s", Fork(new_id="new"), KEY),
-    "merge": lambda g: g.manager.life.merge(ME, "s", Merge("other"), KEY),
-    "interleave": lambda g: g.manager.life.merge(ME, "s", Merge("other", "interleave"), KEY),
-    "replace": lambda g: g.manager.life.merge(ME, "s", Merge("other", "replace"), KEY),
-    "archive": lambda g: g.manager.life.archive(ME, "s", KEY),
-    "restore": lambda g: g.manager.life.restore(ME, "kept", KEY),
+    "fork": lambda g: g.manager.fork(ME, "s", Fork(new_id="new"), KEY),
+    "merge": lambda g: g.manager.merge(ME, "s", Merge("other"), KEY),
+    "interleave": lambda g: g.manager.merge(ME, "s", Merge("other", "interleave"), KEY),
+    "replace": lambda g: g.manager.merge(ME, "s", Merge("other", "replace"), KEY),
+    "archive": lambda g: g.manager.archive(ME, "s", KEY),
+    "restore": lambda g: g.manager.restore(ME, "kept", KEY),
 }
 
 
@@ -109,7 +109,7 @@ async def cancelled_at(nth: int, work: Coroutine[Any, Any, Any]) -> tuple[bool, 
 async def at_rest(gate: Gateway) -> None:
     """Waits until everything decided is durable and nothing hangs on a session."""
     await quiet()
-    for live in list(gate.manager._pool.sessions):
+    for live in list(gate.manager._registry.sessions):
         await live.settled()
     await eventually(lambda: not gate.leftovers(), "nothing is left over")
 
@@ -161,7 +161,7 @@ async def prepare(gate: Gateway) -> None:
     gate.clock.advance(1)
     await talk(gate, "other", "c")
     await talk(gate, "kept", "d")
-    await gate.manager.life.archive(ME, "kept")
+    await gate.manager.archive(ME, "kept")
     gate.agent.do("r", Token("ok"), Complete())
 
 
@@ -255,7 +255,7 @@ async def test_r6_r7_a_stream_whose_opening_is_cancelled_is_not_there(
         log = await gate.log("s")
         if cold:
             gate.clock.advance(gate.settings.idle_timeout_seconds + 1)
-            gate.manager._pool.evict_idle()
+            gate.manager._registry.evict_idle()
         reader = None
 
         async def open_it() -> None:
@@ -286,7 +286,7 @@ async def test_r2_a_reader_cancelled_at_any_await_misses_nothing_when_it_comes_b
         await gate.manager.append_events(ME, "s", EVENTS)
         expected = [event["seq"] for event in await gate.log("s")]
         gate.clock.advance(gate.settings.idle_timeout_seconds + 1)
-        gate.manager._pool.evict_idle()
+        gate.manager._registry.evict_idle()
         reader = await gate.reader("s", from_start=True)
 
         reached, _ = await cancelled_at(nth + 1, take(reader, len(expected)))

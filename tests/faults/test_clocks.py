@@ -19,7 +19,7 @@ from bamboo_gateway.domain.events import Complete, Token
 from bamboo_gateway.domain.limits import IDEMPOTENCY_RETENTION_MS
 from bamboo_gateway.domain.positions import parse_position
 from bamboo_gateway.sessions.commands import Idempotency, NewMessage, NewSession, SessionQuery
-from bamboo_gateway.sessions.lifecycle.merge import Merge
+from bamboo_gateway.sessions.lifecycle.merge_plan import Merge
 from bamboo_gateway.storage.factory import make_store
 from tests.sessions.lifecycle.talk import ids, say, talk, texts
 from tests.support.clocks import FakeClock
@@ -53,7 +53,7 @@ async def on_disk(kind: str, root: Path, clock: FakeClock, **more: Any) -> Async
 def leave_memory(gate: Gateway) -> None:
     """Lets idle sessions go, so that they are read from the store again."""
     gate.clock.seconds += gate.settings.idle_timeout_seconds + 1
-    gate.manager._pool.evict_idle()
+    gate.manager._registry.evict_idle()
 
 
 async def take(reader: Reader, events: int) -> None:
@@ -319,7 +319,7 @@ async def test_r9_a_merge_of_times_that_stepped_keeps_each_message_once(strategy
             said += await say(gate, "s", NewMessage("user", "x"))
             said += await say(gate, "other", NewMessage("user", "y"))
         mine, theirs = await ids(gate, "s"), await ids(gate, "other")
-        await gate.manager.life.merge(ME, "s", Merge("other", strategy))
+        await gate.manager.merge(ME, "s", Merge("other", strategy))
         merged = await ids(gate, "s")
         assert sorted(merged) == sorted(said)
         # Each side stays in its own order, whatever its times say.

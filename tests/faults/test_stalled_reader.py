@@ -124,7 +124,7 @@ def test_r7_a_stalled_reader_costs_others_nothing_and_the_process_no_memory(
         stack.enter_context(stalled.sock)
         stalled.take_until(b"\n\n")
         crowd = Crowd(served, READERS, stack)
-        channel = served.app.state.manager._pool.channel("s")
+        channel = served.app.state.manager._channels.get("s")
         sent, most_buffered, most_queued = 0, 0, 0
         while sent < 5 * rounds or metric(api, "streams_slow_total") == 0:
             append(api, sent, 5)

@@ -112,23 +112,23 @@ def test_who_logs_in_and_out_or_takes_a_ticket_is_recorded_and_what_it_opens_wit
 
 
 def test_what_the_clock_cleans_up_is_recorded_each_by_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    data_dir = tmp_path / "data"
+    data_dir, clock = tmp_path / "data", LateClock()
+    clock.ahead_ms = 0
     with serving(
         storage_url="jsonl:",
         data_dir=data_dir,
         cleanup_interval_seconds=0.02,
         cleanup_period_days=0,
+        clock=clock,
     ) as served:
         with served.client() as api:
             for name in ("one", "two"):
                 api.post("/sessions", json={"id": name, "ttl_seconds": 60})
             api.post("/sessions", json={"id": "stays"})
         assert not (data_dir / "audit.jsonl").exists()
-        clock = LateClock()
         clock.ahead_ms = 61_000
-        monkeypatch.setattr(served.app.state.manager._pool, "clock", clock)
         until(lambda: (data_dir / "audit.jsonl").exists(), "the first is cleaned")
         until(lambda: len(records(tmp_path)) >= 2, "both are cleaned")
     found = records(tmp_path)
@@ -157,7 +157,7 @@ def test_what_was_refused_and_what_failed_is_recorded_too(
     async def broken(*_: object, **__: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(served.app.state.manager.life, "clean", broken)
+    monkeypatch.setattr(served.app.state.manager, "clean", broken)
     assert api.post("/cleanup").status_code == 500
     found = [(r["action"], r["outcome"], r["code"], r["targets"]) for r in records(tmp_path)]
     assert found[0] == ("delete", "refused", "session-not-found", ["missing"])

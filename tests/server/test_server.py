@@ -183,7 +183,7 @@ def test_a_second_call_to_end_does_not_wait_for_the_drain() -> None:
 
 
 def is_polled(served: Served) -> bool:
-    channel = served.app.state.manager._pool.channel("s")
+    channel = served.app.state.manager._channels.get("s")
     return channel is not None and bool(channel._change_waiters)
 
 

@@ -26,16 +26,16 @@ READ: frozenset[Right] = frozenset({"read"})
 HERS = SessionHead("s", 1, seq=1, user_id="alice")
 NOBODYS = SessionHead("s", 1, seq=1)
 
-_DOORS = {"pool.py": {"load", "query"}, "history.py": {"load"}, "compaction.py": {"load"}}
-"""Where the store is asked for heads: by the doors, and for what the gateway does by itself."""
+_DOORS = {"registry.py": {"load", "query"}, "history.py": {"load"}, "compaction.py": {"load"}}
+"""Where the store is asked for heads: by the registry, and for what the gateway does by itself."""
 
 
 _FILES_MIN = 30
 """Fewer mean that this test looks in the wrong place, and not that the application has shrunk."""
 
 
-def test_only_the_pool_asks_the_store_for_heads():
-    """A verb that asks the store itself would pass by the check."""
+def test_only_the_registry_asks_the_store_for_heads():
+    """A command that asks the store itself would pass by the check."""
     (folder,) = bamboo_gateway.sessions.__path__
     files = sorted(Path(folder).rglob("*.py"))
     assert len(files) >= _FILES_MIN, f"only {len(files)} modules found in {folder}"

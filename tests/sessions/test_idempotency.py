@@ -185,8 +185,8 @@ async def test_keys_survive_eviction_and_restart(gate: Gateway):
     first = await add(gate, key())
     await quiet()
     gate.clock.advance(gate.settings.idle_timeout_seconds + 1)
-    gate.manager._pool.evict_idle()
-    assert gate.manager._pool.get("s") is None
+    gate.manager._registry.evict_idle()
+    assert gate.manager._registry.get("s") is None
     assert (await add(gate, key())).answer == first.answer
     left = await crash(gate)
     async with gateway(left, clock=gate.clock) as again:
@@ -290,7 +290,7 @@ async def test_one_long_stream_of_lines_does_not_push_other_keys_out():
         await post(gate, *[[line(number)] for number in range(40)], name="lines")
         await quiet()
         gate.clock.advance(gate.settings.idle_timeout_seconds + 1)
-        gate.manager._pool.evict_idle()
+        gate.manager._registry.evict_idle()
         assert (await add(gate, key("other"))).replayed
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from bamboo_gateway.domain.errors import StorageFailed
 from bamboo_gateway.domain.limits import EVENT_QUEUE_BYTES_MAX
-from bamboo_gateway.sessions import pool
+from bamboo_gateway.sessions import registry
 from bamboo_gateway.sessions.commands import Idempotency, NewMessage, NewSession, Outcome
-from bamboo_gateway.sessions.idempotency import key_digest
+from bamboo_gateway.sessions.idempotency import request_key
 from bamboo_gateway.storage.factory import make_store
 from bamboo_gateway.storage.marks import Mark, mark_of
 from tests.support.clocks import FakeClock
@@ -72,7 +72,7 @@ async def test_an_answer_that_cannot_be_read_is_said_and_nothing_is_done_twice(g
 
 def counted(gate: Gateway) -> int:
     """Gives how many keys are counted, which has to be as many as there are."""
-    sessions = gate.manager._pool
+    sessions = gate.manager._registry
     assert sessions._key_count.keys == sum(len(live.keys._kept or ()) for live in sessions.sessions)
     return sessions._key_count.keys
 
@@ -80,7 +80,7 @@ def counted(gate: Gateway) -> int:
 async def test_keys_in_memory_are_bounded_in_all_and_those_that_leave_are_still_known(
     gate: Gateway, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(pool, "KEYS_IN_MEMORY_MAX", 10)
+    monkeypatch.setattr(registry, "KEYS_IN_MEMORY_MAX", 10)
     names = ["a", "b", "c", "d"]
     await made(gate, *names)
     for name in names:
@@ -101,7 +101,7 @@ async def test_keys_in_memory_are_bounded_in_all_and_those_that_leave_are_still_
 
 async def test_keys_of_a_session_at_work_stay(gate: Gateway, monkeypatch: pytest.MonkeyPatch):
     """What is in flight is not in the log yet: read from there, it would be done twice."""
-    monkeypatch.setattr(pool, "KEYS_IN_MEMORY_MAX", 1)
+    monkeypatch.setattr(registry, "KEYS_IN_MEMORY_MAX", 1)
     await made(gate, "a", "b")
     gate.store.hold_appends()
     outcomes: list[Outcome] = []
@@ -159,7 +159,9 @@ async def test_the_store_finds_a_kept_answer_by_the_digest_of_its_key(
     """`Mark` promises this key for the mark of a commit, and for a mark made of a stored line."""
     settings = settings_of(storage_url=storage_url, data_dir=tmp_path)
     idem = Idempotency("k", "POST /messages", "body")
-    digest = key_digest(ME, idem)
+    key = request_key(ME, idem)
+    assert key is not None
+    digest = key.digest
     store = make_store(settings, FakeClock())
     await store.open()
     async with gateway(store) as gate:

@@ -17,7 +17,7 @@ from bamboo_gateway.domain.errors import (
 from bamboo_gateway.domain.events import Complete, MessageSaid, Token
 from bamboo_gateway.sessions.commands import Chat, Idempotency, NewMessage, NewSession, Outcome
 from bamboo_gateway.sessions.lifecycle.fork import Fork
-from bamboo_gateway.sessions.lifecycle.merge import Merge
+from bamboo_gateway.sessions.lifecycle.merge_plan import Merge
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, crash, gateway, quiet
 
 
@@ -275,9 +275,9 @@ async def test_a_program_outside_names_no_message_itself(gate: Gateway):
 async def test_an_id_is_taken_in_the_copy_of_a_session_as_well(gate: Gateway):
     await gate.manager.create_session(ME, NewSession(id="a"))
     await gate.manager.add_messages(ME, "a", [user("m")])
-    await gate.manager.life.fork(ME, "a", Fork(new_id="s"))
+    await gate.manager.fork(ME, "a", Fork(new_id="s"))
     await refuse(post(gate, user("m")))
     await gate.manager.create_session(ME, NewSession(id="b"))
     await gate.manager.add_messages(ME, "b", [user("n")])
-    await gate.manager.life.merge(ME, "s", Merge("b"))
+    await gate.manager.merge(ME, "s", Merge("b"))
     await refuse(post(gate, user("n")), "n")

@@ -25,7 +25,7 @@ from bamboo_gateway.domain.errors import (
 from bamboo_gateway.domain.events import Complete, Token
 from bamboo_gateway.domain.sessions import SessionState
 from bamboo_gateway.sessions.commands import NewMessage, NewSession, SessionQuery, StreamRequest
-from bamboo_gateway.sessions.pool import _TURN_HEADS
+from bamboo_gateway.sessions.registry import _PAGE_HEADS
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, eventually, gateway, quiet
 
 
@@ -34,7 +34,7 @@ async def state(gate: Gateway, session_id: str = "s") -> str:
 
 
 async def test_r12_going_through_all_sessions_lets_others_on(gate: Gateway):
-    for n in range(3 * _TURN_HEADS):
+    for n in range(3 * _PAGE_HEADS):
         await gate.manager.create_session(ME, NewSession(id=f"s-{n}"))
     turns = 0
 
@@ -49,11 +49,11 @@ async def test_r12_going_through_all_sessions_lets_others_on(gate: Gateway):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(count_turns)
             await anyio.lowlevel.checkpoint()
-            every = gate.manager._pool.each(ME, SessionQuery())
+            every = gate.manager._registry.each(ME, SessionQuery())
             seen = [(turns, head.id) async for head in every]
             tasks.cancel_scope.cancel()
-        assert len({name for _, name in seen}) == 3 * _TURN_HEADS
-        assert max(Counter(turn for turn, _ in seen).values()) <= _TURN_HEADS
+        assert len({name for _, name in seen}) == 3 * _PAGE_HEADS
+        assert max(Counter(turn for turn, _ in seen).values()) <= _PAGE_HEADS
 
 
 # -- states ---------------------------------------------------------------------------------------
@@ -251,8 +251,8 @@ async def test_idle_sessions_leave_memory_and_come_back_on_demand(gate: Gateway)
     reader = await gate.reader("watched")
     await quiet()
     gate.clock.advance(gate.settings.idle_timeout_seconds + 1)
-    gate.manager._pool.evict_idle()
-    assert {live.id for live in gate.manager._pool.sessions} == {"running"}
+    gate.manager._registry.evict_idle()
+    assert {live.id for live in gate.manager._registry.sessions} == {"running"}
     assert await state(gate, "watched") == "active"
     assert len(await gate.messages("quiet")) == 1
     again = await gate.reader("quiet", from_start=True)
@@ -266,7 +266,7 @@ async def test_a_reading_call_takes_no_place(gate: Gateway):
     await gate.manager.create_session(ME, NewSession(id="s"))
     await quiet()
     gate.clock.advance(gate.settings.idle_timeout_seconds + 1)
-    gate.manager._pool.evict_idle()
+    gate.manager._registry.evict_idle()
     await gate.manager.get_session(ME, "s")
     await gate.manager.messages(ME, "s")
     assert gate.manager.stats()["sessions_in_memory"] == 0
@@ -280,7 +280,7 @@ async def test_the_least_recently_used_idle_session_makes_room():
         reader = await gate.reader("a")
         await gate.manager.add_messages(ME, "b", [NewMessage("user", "x")])
         await gate.manager.create_session(ME, NewSession(id="d"))
-        assert {live.id for live in gate.manager._pool.sessions} == {"a", "b", "d"}
+        assert {live.id for live in gate.manager._registry.sessions} == {"a", "b", "d"}
         reader.close()
 
 
@@ -354,7 +354,7 @@ async def test_a_session_that_is_opened_by_many_at_once_is_loaded_once(gate: Gat
     await gate.manager.create_session(ME, NewSession(id="s"))
     await quiet()
     gate.clock.advance(gate.settings.idle_timeout_seconds + 1)
-    gate.manager._pool.evict_idle()
+    gate.manager._registry.evict_idle()
     gate.store.hold("load")
     results: list[Any] = []
 
@@ -384,7 +384,7 @@ async def test_a_session_that_could_not_be_loaded_is_tried_again(gate: Gateway):
     await gate.manager.create_session(ME, NewSession(id="s"))
     await quiet()
     gate.clock.advance(gate.settings.idle_timeout_seconds + 1)
-    gate.manager._pool.evict_idle()
+    gate.manager._registry.evict_idle()
     gate.store.fail("load", StorageFailed("no"))
     with pytest.raises(StorageFailed):
         await gate.chat()

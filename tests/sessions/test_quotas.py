@@ -13,7 +13,7 @@ from bamboo_gateway.domain.callers import ALL_RIGHTS, Caller
 from bamboo_gateway.domain.errors import BambooError, LimitReached
 from bamboo_gateway.domain.events import Complete, Draft
 from bamboo_gateway.sessions.commands import Chat, NewMessage, NewSession, StreamRequest
-from bamboo_gateway.sessions.lifecycle.bulk_creation import History, create_whole
+from bamboo_gateway.sessions.lifecycle.bulk_creation import History
 from bamboo_gateway.sessions.lifecycle.fork import Fork
 from bamboo_gateway.sessions.runs.factory import created_draft
 from tests.support.gateways import ME, Gateway, eventually, gateway, quiet, settings_of
@@ -41,12 +41,12 @@ async def refused(code: str, setting: str, call: Any) -> None:
     with pytest.raises(LimitReached) as caught:
         await call
     assert caught.value.code == code
-    assert f"{setting} is " in caught.value.detail
+    assert f"({setting})" in caught.value.detail
     assert caught.value.retry_after_seconds
 
 
 def counted(gate: Gateway) -> dict[str, tuple[int, dict[str, int]]]:
-    quotas = gate.manager._pool.quotas
+    quotas = gate.manager._context.quotas
     return {
         name: (tally.total, dict(tally._by_user))
         for name in ("_runs", "_queued", "_unborn", "_places", "_streams")
@@ -57,7 +57,7 @@ def counted(gate: Gateway) -> dict[str, tuple[int, dict[str, int]]]:
 def expected(gate: Gateway) -> dict[str, tuple[int, dict[str, int]]]:
     """Counts again, from what there is in memory."""
     found: dict[str, list[str | None]] = {"_runs": [], "_queued": [], "_unborn": [], "_places": []}
-    for live in gate.manager._pool.sessions:
+    for live in gate.manager._registry.sessions:
         head = live.head
         found["_runs"] += [head.user_id] * bool(head.active or head.queue)
         found["_queued"] += [head.user_id] * len(head.queue)
@@ -204,8 +204,7 @@ async def test_whoever_makes_a_session_in_pieces_holds_a_place_all_the_time() ->
             yield [created_draft(NewSession(user_id="ann"), None)]
 
         async def make() -> None:
-            pool, history = gate.manager._pool, History(pages, lambda _: {})
-            await create_whole(pool, ANN, "a1", history, None)
+            await gate.create_whole(ANN, "a1", History(pages, lambda _: {}))
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(make)
@@ -233,7 +232,7 @@ async def test_sessions_of_nobody_have_no_share() -> None:
 
 async def test_sessions_of_a_user_are_bounded_however_they_are_made() -> None:
     async with gateway(max_sessions_per_user=3) as gate:
-        life, make = gate.manager.life, gate.manager.create_session
+        life, make = gate.manager, gate.manager.create_session
         await make(ME, NewSession(id="a1", user_id="ann"))
         await life.fork(ME, "a1", Fork(new_id="a2"))
         assert await chat(gate, "a3", "ann") == "running"
@@ -258,7 +257,7 @@ async def test_of_many_sessions_made_at_once_exactly_as_many_are_as_there_are_pl
                 if number % 2:
                     await gate.manager.create_session(ME, NewSession(user_id="ann"))
                 else:
-                    await gate.manager.life.fork(ME, "first", Fork())
+                    await gate.manager.fork(ME, "first", Fork())
                 made.append("made")
             except LimitReached as error:
                 made.append(error.code)
@@ -289,7 +288,7 @@ async def test_a_full_store_refuses_what_adds_and_lets_what_ends_and_frees() -> 
         await refused(*limited, manager.add_messages(ME, "a1", [message]))
         await refused(*limited, manager.update_session(ME, "a1", {"title": "x"}))
         await refused(*limited, manager.create_session(ME, NewSession(user_id="ann")))
-        await refused(*limited, manager.life.fork(ME, "a1", Fork()))
+        await refused(*limited, manager.fork(ME, "a1", Fork()))
         await refused(*limited, chat(gate, "a1"))
         await refused(*limited, chat(gate, "a2", "ann"))
         # What was begun ends; reading, closing and deleting are free.
@@ -350,7 +349,7 @@ async def act(gate: Gateway, chance: random.Random, name: str, number: int) -> N
         case 5:
             gate.store.heal()
             gate.clock.seconds += gate.settings.idle_timeout_seconds + 1
-            gate.manager._pool.evict_idle()
+            gate.manager._registry.evict_idle()
         case 6:
             (await gate.reader(name)).close()
         case 7:

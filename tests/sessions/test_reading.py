@@ -150,14 +150,12 @@ async def test_a_conversation_is_resumed_in_pieces_that_are_one_document(
 ):
     await say(gate, 3)
     if summary is not None:
-        await gate.manager.life.save_summary(ME, "s", summary)
+        await gate.manager.save_summary(ME, "s", summary)
     texts = [f'"{number}"\n\\ 😀' for number in range(count)]
     for first in range(0, count, 100):
         given = [NewMessage("user", text) for text in texts[first : first + 100]]
         await gate.manager.add_messages(ME, "s", given)
-    pieces = [
-        piece async for piece in await gate.manager.life.resume(ME, "s", interactive=interactive)
-    ]
+    pieces = [piece async for piece in await gate.manager.resume(ME, "s", interactive=interactive)]
     message = json.loads(b"".join(pieces))["message"]
     said = [f"[user]\n{text}" for text in ([] if summary else ["xxx"]) + texts]
     parts = message["content"].split("\n\n")

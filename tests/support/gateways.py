@@ -10,7 +10,7 @@ from anyio.lowlevel import checkpoint
 
 from bamboo_gateway.agents.base import Agent
 from bamboo_gateway.api.frames import NATIVE
-from bamboo_gateway.domain.callers import LOCAL_CALLER
+from bamboo_gateway.domain.callers import LOCAL_CALLER, Caller
 from bamboo_gateway.domain.events import Complete
 from bamboo_gateway.domain.positions import parse_after, parse_position
 from bamboo_gateway.sessions.commands import (
@@ -21,6 +21,7 @@ from bamboo_gateway.sessions.commands import (
     OnBusy,
     StreamRequest,
 )
+from bamboo_gateway.sessions.lifecycle.bulk_creation import History, create_whole
 from bamboo_gateway.sessions.manager import SessionManager
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 from bamboo_gateway.sessions.streaming.subscription import Subscription
@@ -124,6 +125,17 @@ class Gateway:
         assert reader is not None
         return reader
 
+    async def create_whole(self, caller: Caller, session_id: str, history: History) -> None:
+        """Creates a session with a whole history, as a fork or an import does."""
+
+        async def prepared() -> History:
+            return history
+
+        manager = self.manager
+        await create_whole(
+            manager._context, manager._transactions, caller, session_id, prepared, None
+        )
+
     async def log(self, session_id: str = "s") -> list[dict[str, Any]]:
         """Reads the whole log by the store's own path, past everything else."""
         head = await self.store.inner.load(session_id)
@@ -170,7 +182,7 @@ class Gateway:
 
     def live(self, session_id: str = "s") -> SessionWriter:
         """Gives the session as it is in memory."""
-        live = self.manager._pool.get(session_id)
+        live = self.manager._registry.get(session_id)
         assert live is not None, "not in memory"
         return live
 
@@ -179,12 +191,12 @@ class Gateway:
         return [
             f"{live.id}: users={live.users} run={live.run} starting={live.starting} "
             f"run_waiters={list(live._run_waiters)} gate={live._open_gate}"
-            for live in self.manager._pool.sessions
+            for live in self.manager._registry.sessions
             if not live.is_idle
         ] + [
             f"{channel.id}: connections={list(channel.connections)} "
             f"change_waiters={len(channel._change_waiters)}"
-            for channel in self.manager._pool.channels
+            for channel in self.manager._channels.all()
         ]
 
 

@@ -1,15 +1,15 @@
 """Who may do what with a session: the one place that decides it.
 
-`SessionPool` asks here before it gives a head, a session or a list to anybody, so no verb can
-forget to, and nothing of a session (its state, its cursors, the keys used in it) has been looked at
-by then. What a caller may not see is not there for it: the same answer as for an unknown id. The
-gateway's own work is done as `GATEWAY`.
+`SessionRegistry` calls this module before it returns a head, a session or a list. So no command can
+forget the check, and it comes before anything of the session is read (its state, its cursors, its
+idempotency keys). The gateway answers 404 for sessions that belong to another user, exactly as for
+an unknown id. It does its own work as `GATEWAY`.
 
-Whom a session is shared with may read it: the session, its messages, events, streams, export,
-statistics, branch tree and resume message. A user may also fork it. That there is more to it is no
-secret then: the rest is `forbidden`.
+A user or link that a session is shared with may read it: the session, its messages, events,
+streams, export, statistics, branch tree and resume message. A user may also fork it. The session's
+existence is no secret then, so everything else is refused as `forbidden`.
 
-One thing cannot be hidden: that an id which a client has chosen is taken (`session-exists`).
+One thing cannot be hidden: that an id which a client chose is taken (`session-exists`).
 """
 
 from dataclasses import replace
@@ -22,18 +22,18 @@ from bamboo_gateway.sessions.commands import NewSession
 from bamboo_gateway.storage.base import SessionQuery
 
 Need = Literal["own", "read", "make"]
-"""What a verb needs: a session of the caller's own, one that it may read, or a new one."""
+"""What a command needs: a session of the caller's own, one that it may read, or a new one."""
 
 _NOT_YOURS = "A session that you create is yours: leave out `user_id`."
 
 
 def check_access(caller: Caller, head: SessionHead, need: Need, now_ms: int) -> None:
-    """Lets a verb go on with a session that is there.
+    """Check that a caller may do something with a session that exists.
 
     Raises:
-        NotFound: The caller may not see it.
-        SessionExists: A new one was wanted, and the id is another's.
-        Forbidden: It may read this one, and do nothing else with it.
+        NotFound: The caller may not see the session.
+        SessionExists: A new session is needed, and the id belongs to another user's.
+        Forbidden: The caller may only read the session.
     """
     if caller.is_owner(head.user_id):
         return
@@ -42,13 +42,13 @@ def check_access(caller: Caller, head: SessionHead, need: Need, now_ms: int) -> 
     if not may_read(caller, head, now_ms):
         raise unknown_session(head.id)
     if need != "read":
-        raise Forbidden("You may read this session, and no more.")
+        raise Forbidden("You may read this session, and nothing else.")
 
 
 def may_read(caller: Caller, head: SessionHead, now_ms: int) -> bool:
-    """Tells whether a caller may read a session: its own, or by a share that holds.
+    """Return whether a caller may read a session: its own, or one that is shared with it.
 
-    A ticket shows what its holder may see, and of that the one session.
+    A ticket is for one session, and reads it only if its holder may.
     """
     if caller.session_id not in {None, head.id}:
         return False
@@ -60,17 +60,17 @@ def may_read(caller: Caller, head: SessionHead, now_ms: int) -> bool:
 
 
 def check_may_make(caller: Caller) -> None:
-    """Refuses a caller that came for one session and no other.
+    """Refuse to create a session for a credential that is for one existing session.
 
     Raises:
-        Forbidden: It did.
+        Forbidden: The caller's credential is for one session.
     """
     if caller.session_id is not None:
-        raise Forbidden("What you came with opens one session; it makes none.")
+        raise Forbidden("Your credential is for one session; it cannot create another.")
 
 
 def own(caller: Caller, new: NewSession) -> NewSession:
-    """Makes a session that is to be created the caller's.
+    """Return a new session with the caller as its user.
 
     Raises:
         Forbidden: It names another user.
@@ -83,28 +83,31 @@ def own(caller: Caller, new: NewSession) -> NewSession:
 
 
 def check_made(caller: Caller, user_id: str | None) -> None:
-    """Holds every creation to it: what a user creates is the user's.
+    """Check that a user creates a session for no other user.
 
     Raises:
-        Forbidden: It would be another's.
+        Forbidden: The session would belong to another user.
     """
     if not caller.is_owner(user_id):
         raise Forbidden(_NOT_YOURS)
 
 
 def owner_of_copy(caller: Caller, user_id: str | None) -> str | None:
-    """Says whose a copy is that the caller makes of a session, or a document, of this user."""
+    """Return the user of a copy that the caller makes of a session, or a document, of `user_id`."""
     return user_id if caller.user_id is None else caller.user_id
 
 
 def scoped(caller: Caller, query: SessionQuery) -> SessionQuery | None:
-    """Narrows a list to the caller's own, or to what is shared with it; None: nothing of it.
+    """Narrow a list to the caller's own sessions, or to those shared with it.
+
+    Returns:
+        The narrowed query, or None when it can match nothing.
 
     Raises:
-        Forbidden: The caller came for one session; it has no lists.
+        Forbidden: The caller's credential is for one session.
     """
     if caller.session_id is not None:
-        raise Forbidden("What you came with opens one session; it has no lists.")
+        raise Forbidden("Your credential is for one session; it cannot list sessions.")
     if caller.user_id is None:
         return query
     if query.shared_with is not None:
@@ -115,10 +118,10 @@ def scoped(caller: Caller, query: SessionQuery) -> SessionQuery | None:
 
 
 def unknown_session(session_id: str) -> NotFound:
-    """The one answer for what is not there and for what the caller may not see."""
+    """Return the one answer for an unknown session and for one that the caller may not see."""
     return NotFound(f"No session {session_id!r}.", code="session-not-found")
 
 
 def id_taken(session_id: str) -> SessionExists:
-    """The one answer for an id that is taken, whosever the session is."""
+    """Return the one answer for an id that is taken, whoever has the session."""
     return SessionExists(f"There is a session {session_id!r} already.")

@@ -19,30 +19,31 @@ from bamboo_gateway.domain.errors import Conflict, StorageFull
 from bamboo_gateway.domain.masking import Masker
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.access import unknown_session
+from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.history import bulk_limiter
 from bamboo_gateway.sessions.lifecycle.export import ZipBuffer
 from bamboo_gateway.sessions.metadata import view_of
-from bamboo_gateway.sessions.pool import SessionPool
+from bamboo_gateway.sessions.registry import SessionRegistry
 from bamboo_gateway.sessions.runs.factory import Agents
 from bamboo_gateway.sessions.statistics import session_statistics
-from bamboo_gateway.storage.base import SupportsExamination
+from bamboo_gateway.storage.base import SessionStore, SupportsExamination
 
 _FREE_BYTES_WARN = 1024 * 1024 * 1024
 _FREE_BYTES_FAIL = 64 * 1024 * 1024
-"""Below: the journal's reserve for endings is about all that fits."""
+"""Below this, little more fits than the journal's reserve for the ends of runs."""
 _NEAR = 0.9
-"""A limit is near from here on."""
+"""The part of a limit from which on it counts as nearly reached."""
 _JOURNAL_BYTES_WARN = 256 * 1024 * 1024
-"""Checkpoints come at 16 MiB: more says that they fail."""
+"""A checkpoint begins at 16 MiB of journal: so much more means that checkpoints fail."""
 _EARLIEST_MS = 1_735_689_600_000
-"""2025: a clock before it was never set, and ids and positions would not rise."""
+"""2025: an earlier clock was never set, and new ids and epochs would not rise."""
 _JOURNAL_SECONDS_WARN = 60
-"""Checkpoints come every few seconds: a record that waits for a minute says that they fail."""
+"""A checkpoint runs every few seconds: a record that waits for a minute means that they fail."""
 _SAMPLE_SESSIONS = 20
 _SAMPLE_BYTES = 16 * 1024 * 1024
-"""What is read to look through some sessions: well below a second of one disk's time."""
+"""How much of some sessions is read: well below a second of a disk's time."""
 _PROBE_SECONDS = 3
-"""How long an agent may take to show that it is there: a call waits for it."""
+"""How long an agent may take to answer a probe: a call waits for it."""
 _PAGE = 500
 _PAGE_BYTES = 1024 * 1024
 
@@ -51,7 +52,7 @@ Status = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at: what was seen, and what to do when it is not `ok`."""
+    """The result of one check: what was seen, and what to do when it is not `ok`."""
 
     name: str
     status: Status
@@ -59,14 +60,28 @@ class Check:
     action: str = ""
 
 
-async def check_gateway(pool: SessionPool, agents: Agents) -> dict[str, Any]:
-    """Looks at everything a running gateway stands on; changes nothing."""
-    checks = [_versions(), _clock(pool)]
-    if pool.settings.storage_url.startswith("jsonl"):
-        directory = pool.settings.data_dir.expanduser()
+async def check_gateway(
+    context: Context, registry: SessionRegistry, streams: int, agents: Agents
+) -> dict[str, Any]:
+    """Check everything that a running gateway depends on. It changes nothing.
+
+    Args:
+        context: Leads to the store, the clock and the limits.
+        registry: Knows the sessions in memory.
+        streams: How many streams are open.
+        agents: The configured agents.
+    """
+    store = context.store
+    checks = [_versions(), _clock(context)]
+    if context.settings.storage_url.startswith("jsonl"):
+        directory = context.settings.data_dir.expanduser()
         checks += await to_thread.run_sync(lambda: list(_directory_checks(directory)))
-    checks += [_writing(pool), _journal(pool), _quarantine(pool), *await _files(pool)]
-    checks += [*_limits(pool), _agents(list(agents)), *await _reachable(agents)]
+    checks += [_writing(store), _journal(store), _quarantine(store), *await _files(context)]
+    checks += [
+        *_limits(context, registry, streams),
+        _agents(list(agents)),
+        *await _reachable(agents),
+    ]
     statuses = {check.status for check in checks}
     worst = next(status for status in ("fail", "warn", "ok") if status in statuses)
     return {"status": worst, "checks": [asdict(check) for check in checks]}
@@ -77,8 +92,8 @@ def _versions() -> Check:
     return Check("versions", "ok", seen)
 
 
-def _clock(pool: SessionPool) -> Check:
-    if pool.clock.now_ms() < _EARLIEST_MS:
+def _clock(context: Context) -> Check:
+    if context.clock.now_ms() < _EARLIEST_MS:
         return Check("clock", "fail", "the clock is before 2025", "set the clock")
     return Check("clock", "ok", "the clock is plausible")
 
@@ -88,7 +103,7 @@ def _directory_checks(directory: Path) -> Iterator[Check]:
         free = shutil.disk_usage(directory).free
         mode = stat.S_IMODE(directory.stat().st_mode)
     except OSError as error:
-        seen = f"data_dir cannot be looked at: {error.strerror}"
+        seen = f"data_dir cannot be read: {error.strerror}"
         yield Check("disk space", "fail", seen, "put data_dir back in its place")
         return
     seen = f"{free // (1024 * 1024)} MiB free"
@@ -105,13 +120,13 @@ def _directory_checks(directory: Path) -> Iterator[Check]:
         yield Check("directory modes", "ok", f"data_dir has mode {mode:o}")
 
 
-def _writing(pool: SessionPool) -> Check:
-    """Says whether all sessions can be written, and which cannot."""
-    refusal = pool.store.refusal
+def _writing(store: SessionStore) -> Check:
+    """Check that every session can be written."""
+    refusal = store.refusal
     if refusal is not None:
         action = "free space" if isinstance(refusal, StorageFull) else "look into the log for why"
         return Check("writing", "fail", refusal.detail, f"{action}: it is tried again by itself")
-    failed = unwritable(pool)
+    failed = unwritable(store)
     if not failed:
         return Check("writing", "ok", "every session's log can be written")
     some = [f"{session_id}: {why}" for session_id, why in sorted(failed.items())[:3]]
@@ -120,26 +135,27 @@ def _writing(pool: SessionPool) -> Check:
     return Check("writing", "fail", seen, action)
 
 
-def unwritable(pool: SessionPool) -> dict[str, str]:
-    """Gives the sessions whose logs cannot be written, and why."""
-    return pool.store.unwritable() if isinstance(pool.store, SupportsExamination) else {}
+def unwritable(store: SessionStore) -> dict[str, str]:
+    """Return the sessions whose logs cannot be written, and why."""
+    return store.unwritable() if isinstance(store, SupportsExamination) else {}
 
 
-def _journal(pool: SessionPool) -> Check:
-    size = int(pool.store.stats().get("disk_bytes_journal", 0))
-    failures = int(pool.store.stats().get("checkpoint_failures_total", 0))
+def _journal(store: SessionStore) -> Check:
+    size = int(store.stats().get("disk_bytes_journal", 0))
+    failures = int(store.stats().get("checkpoint_failures_total", 0))
     seen = f"{size} bytes of journal, {failures} failed checkpoints"
     if failures or size > _JOURNAL_BYTES_WARN:
         return Check("journal", "warn", seen, "look into the log for why checkpoints fail")
     return Check("journal", "ok", seen)
 
 
-async def _files(pool: SessionPool) -> list[Check]:
-    """Holds the catalog against the files, and looks through some sessions to their last byte."""
-    if not isinstance(pool.store, SupportsExamination):
+async def _files(context: Context) -> list[Check]:
+    """Compare the catalog with the files, and read some sessions to their last byte."""
+    store = context.store
+    if not isinstance(store, SupportsExamination):
         return []
-    found = await pool.store.examine(_SAMPLE_SESSIONS, _SAMPLE_BYTES)
-    checks = [Check("catalog", "ok", f"{pool.store.count()} sessions, each with its files")]
+    found = await store.examine(_SAMPLE_SESSIONS, _SAMPLE_BYTES)
+    checks = [Check("catalog", "ok", f"{store.count()} sessions, each with its files")]
     if found.missing or found.strays:
         seen = f"{len(found.missing)} sessions without their files{_some(found.missing)}, "
         seen += f"{len(found.strays)} files of no session{_some(found.strays)}"
@@ -152,7 +168,7 @@ async def _files(pool: SessionPool) -> list[Check]:
     else:
         checks.append(Check("records", "ok", f"{seen}, every checksum is right"))
     waits = round(found.journal_seconds)
-    limit = max(_JOURNAL_SECONDS_WARN, 10 * pool.settings.checkpoint_interval_seconds)
+    limit = max(_JOURNAL_SECONDS_WARN, 10 * context.settings.checkpoint_interval_seconds)
     seen = f"the oldest record waits for {waits} s to be brought up"
     action = "look into the log for why checkpoints fail"
     is_late = found.journal_seconds > limit
@@ -165,7 +181,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 async def _reachable(agents: Agents) -> list[Check]:
-    """Asks all agents at once whether they can be reached."""
+    """Ask all agents at once whether they can be reached."""
     checks: dict[str, Check] = {}
 
     async def probe(name: str) -> None:
@@ -185,8 +201,8 @@ async def _reachable(agents: Agents) -> list[Check]:
     return [checks[name] for name in agents]
 
 
-def _quarantine(pool: SessionPool) -> Check:
-    count = int(pool.store.stats().get("quarantined", 0))
+def _quarantine(store: SessionStore) -> Check:
+    count = int(store.stats().get("quarantined", 0))
     if count:
         return Check(
             "quarantine", "warn", f"{count} files were set aside", "stop, then run bamboo doctor"
@@ -194,14 +210,13 @@ def _quarantine(pool: SessionPool) -> Check:
     return Check("quarantine", "ok", "nothing was set aside since the start")
 
 
-def _limits(pool: SessionPool) -> Iterator[Check]:
-    settings = pool.settings
-    lives = pool.sessions
+def _limits(context: Context, registry: SessionRegistry, streams: int) -> Iterator[Check]:
+    settings = context.settings
+    lives = registry.sessions
     idle = sum(live.is_idle for live in lives)
-    streams = sum(len(channel.connections) for channel in pool.channels)
     uses = (
-        ("max_sessions", pool.store.count(), settings.max_sessions),
-        # Idle ones make room.
+        ("max_sessions", context.store.count(), settings.max_sessions),
+        # Idle sessions make room for others.
         ("max_active_sessions", len(lives) - idle, settings.max_active_sessions),
         ("max_connections", streams, settings.max_connections),
     )
@@ -224,10 +239,10 @@ def _agents(agents: Sequence[str]) -> Check:
     return Check("agents", "ok", f"configured: {', '.join(agents)}")
 
 
-async def bug_report(pool: SessionPool, head: SessionHead) -> AsyncGenerator[bytes]:
-    """Writes a zip of one session for a bug report, as it goes, with secrets masked.
+async def bug_report(context: Context, head: SessionHead) -> AsyncGenerator[bytes]:
+    """Yield a zip of one session for a bug report, in pieces, with secrets masked.
 
-    In it: the session, whether its log can be written, its statistics, its events (messages are
+    It holds the session, whether its log can be written, its statistics, its events (messages are
     events), and what was masked.
     """
     masker = Masker()
@@ -237,15 +252,15 @@ async def bug_report(pool: SessionPool, head: SessionHead) -> AsyncGenerator[byt
     def put(name: str, value: Any) -> None:
         archive.writestr(name, encode_pretty(masker.value(value)))
 
-    await _bulk(lambda: put("session.json", view_of(pool, head)))
-    why = unwritable(pool).get(head.id)
+    await _bulk(lambda: put("session.json", view_of(context, head)))
+    why = unwritable(context.store).get(head.id)
     await _bulk(lambda: put("storage.json", {"writable": why is None, "problem": why}))
     await _bulk(lambda: put("statistics.json", session_statistics(head)))
     with archive.open("events.jsonl", "w", force_zip64=True) as file:
         after = 0
         while after < head.seq:
             try:
-                page = await pool.store.read(
+                page = await context.store.read(
                     head.id, head.epoch, after, limit=_PAGE, max_bytes=_PAGE_BYTES
                 )
             except Conflict as error:
@@ -274,7 +289,7 @@ def _masked(masker: Masker, bodies: list[bytes]) -> bytes:
 def _told(masker: Masker) -> dict[str, Any]:
     return {
         "masked": dict(masker.masked),
-        "note": "Masked is what looks like a secret. Read the files before you send them: what was "
-        "said in the conversation is in them.",
+        "note": "What looks like a secret is masked. Read the files before you send them: "
+        "they hold the conversation.",
         "version": __version__,
     }

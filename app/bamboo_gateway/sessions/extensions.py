@@ -1,9 +1,9 @@
 """Extension data: which extensions a session has enabled, its todo list, and custom values.
 
-It is the session's `extension_data`, read and changed piece by piece. Members that this page does
-not know are kept as they are; known ones of a wrong shape are refused, never reset. Where the
-session itself was given such (by PATCH, an import), they are not shown here, and stay until all is
-replaced.
+This module reads and changes the session's `extension_data` piece by piece. Members that it does
+not know are kept as they are. Known members of a wrong shape are refused, and never reset. A
+session may have got such members by PATCH or by an import: they are not shown here, and stay until
+the whole is replaced.
 """
 
 from collections.abc import Callable
@@ -15,19 +15,19 @@ from bamboo_gateway.domain.events import Draft
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.commands import Idempotency
 from bamboo_gateway.sessions.metadata import check_sizes, merge_patch
-from bamboo_gateway.sessions.pool import Decision, SessionPool
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
+from bamboo_gateway.sessions.transaction import Decision, Transactions
 
 ENABLED, TODO, CUSTOM = "enabled_extensions", "todo_state", "custom"
 Change = Callable[[dict[str, Any]], dict[str, Any]]
-"""Gives the extension data after a change; its argument may be changed at the top."""
+"""Returns the extension data after a change. It may change the top level of its argument."""
 
 _EXTENSIONS_MAX = 100
-"""Enabled extensions of one session: they are shown and searched as a list."""
+"""Enabled extensions of one session: clients get and search them as a list."""
 
 
 def extension_view(head: SessionHead) -> dict[str, Any]:
-    """Gives the contract's ExtensionData."""
+    """Return the contract's ExtensionData."""
     data = head.extension_data
     enabled, todo, custom = data.get(ENABLED), data.get(TODO), data.get(CUSTOM)
     return {
@@ -38,19 +38,19 @@ def extension_view(head: SessionHead) -> dict[str, Any]:
 
 
 def named_extension(head: SessionHead, name: str) -> dict[str, Any]:
-    """Gives one extension's state.
+    """Return one extension's state.
 
     Raises:
-        NotFound: There is none of that name.
+        NotFound: There is no extension of that name.
     """
     return named_in(extension_view(head), name)
 
 
 def named_in(data: dict[str, Any], name: str) -> dict[str, Any]:
-    """Gives one extension's state out of an ExtensionData.
+    """Return one extension's state out of an ExtensionData.
 
     Raises:
-        NotFound: There is none of that name.
+        NotFound: There is no extension of that name.
     """
     for extension in data[ENABLED]:
         if extension["name"] == name:
@@ -59,10 +59,10 @@ def named_in(data: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def check_extension_data(data: dict[str, Any]) -> None:
-    """Checks the members that are known.
+    """Check the members that are known.
 
     Raises:
-        InvalidInput: One has a wrong shape; `errors` says where.
+        InvalidInput: A member has a wrong shape; `errors` says which.
         TooLarge: The whole is over its limit.
     """
     check_sizes({"extension_data": data})
@@ -79,7 +79,7 @@ def _check_enabled(enabled: Any) -> None:
     if not _is_enabled(enabled):
         raise _wrong(ENABLED, "is a list of {name: string, config: object, enabled: boolean}")
     if len(enabled) > _EXTENSIONS_MAX:
-        raise TooLarge(f"A session has at most {_EXTENSIONS_MAX} extensions.")
+        raise TooLarge(f"A session may have {_EXTENSIONS_MAX} extensions.")
     names = [extension["name"] for extension in enabled]
     if len(set(names)) != len(names):
         raise _wrong(ENABLED, "names each extension once")
@@ -112,16 +112,16 @@ def _wrong(member: str, what: str) -> InvalidInput:
 
 
 async def change_extensions(
-    pool: SessionPool,
+    transactions: Transactions,
     caller: Caller,
     session_id: str,
     change: Change,
     idem: Idempotency | None = None,
 ) -> dict[str, Any]:
-    """Applies `change` to a copy of the session's extension data, as one event.
+    """Apply `change` to a copy of the session's extension data, as one event.
 
     Raises:
-        InvalidInput, TooLarge, NotFound: What the change or the check refuses.
+        InvalidInput, TooLarge, NotFound: The change, or the check of its result, refuses it.
     """
 
     def decide(live: SessionWriter) -> Decision:
@@ -133,21 +133,21 @@ async def change_extensions(
         drafts = [Draft("extensions_updated", {"extension_data": changed})]
         return Decision(drafts if changed != present else [], extension_view(after))
 
-    return (await pool.change(caller, session_id, decide, idem=idem)).answer
+    return (await transactions.run(caller, session_id, decide, idem=idem)).answer
 
 
 def replace_all(new: dict[str, Any]) -> Change:
-    """Makes the change that puts all known members in place of the present ones."""
+    """Return the change that replaces all known members."""
     return lambda data: data | {name: new.get(name) for name in (ENABLED, TODO, CUSTOM)}
 
 
 def merge_all(patch: dict[str, Any]) -> Change:
-    """Makes the change of a JSON merge patch (RFC 7396)."""
+    """Return the change that applies a JSON merge patch (RFC 7396)."""
     return lambda data: dict(merge_patch(data, patch))
 
 
 def put_extension(name: str, config: dict[str, Any], *, enabled: bool) -> Change:
-    """Makes the change that sets one extension's state."""
+    """Return the change that sets one extension's state."""
     state = {"name": name, "config": config, "enabled": enabled}
 
     def change(data: dict[str, Any]) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def put_extension(name: str, config: dict[str, Any], *, enabled: bool) -> Change
 
 
 def drop_extension(name: str) -> Change:
-    """Makes the change that takes one extension out; it has to be there."""
+    """Return the change that removes one extension, which has to exist."""
 
     def change(data: dict[str, Any]) -> dict[str, Any]:
         present = data.get(ENABLED)
@@ -182,5 +182,5 @@ def drop_extension(name: str) -> Change:
 
 
 def put_todo(content: str) -> Change:
-    """Makes the change that sets the todo list."""
+    """Return the change that sets the todo list."""
     return lambda data: data | {TODO: {"content": content}}

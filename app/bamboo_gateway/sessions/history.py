@@ -1,4 +1,4 @@
-"""Pages of a session's messages, for whatever goes through a whole history."""
+"""Reading parts of a log: pages of its messages, and where a run is."""
 
 import anyio
 
@@ -9,13 +9,13 @@ from bamboo_gateway.sessions.access import unknown_session
 from bamboo_gateway.storage.base import Record, SessionStore
 
 BULK_WORKERS_MAX = 2
-"""Threads that encode and pack for bulk work: they must not starve the cold reads (R7)."""
+"""Threads that encode and pack for bulk work: they must leave threads to the cold reads (R7)."""
 
 PAGE = 500
 """Messages read and encoded at once, if they are small; see `BULK_PAGE_BYTES_MAX`."""
 
 _READ_TRIES = 10
-"""How often a page is read again when files were exchanged under it."""
+"""How often a page is read again when a file swap came in between."""
 
 bulk_limiter = anyio.CapacityLimiter(BULK_WORKERS_MAX)
 
@@ -23,12 +23,12 @@ bulk_limiter = anyio.CapacityLimiter(BULK_WORKERS_MAX)
 async def history_page(
     store: SessionStore, head: SessionHead, *, after: int, before: int
 ) -> list[Record]:
-    """Reads the next message events of one life of a log; none at the end.
+    """Return the next message events of one epoch of a log; none at the end.
 
-    Its files may be exchanged meanwhile (archived, restored, compacted): then it is read again.
+    A file swap may come in between (archive, restore, compaction): then the page is read again.
 
     Raises:
-        NotFound: That life has ended.
+        NotFound: The session was deleted, or its log has another epoch.
     """
     for _ in range(_READ_TRIES):
         try:
@@ -46,3 +46,11 @@ async def history_page(
             if present is None or present.epoch != head.epoch:
                 break
     raise unknown_session(head.id)
+
+
+async def last_of_run(
+    store: SessionStore, session_id: str, epoch: int, run_id: str
+) -> Record | None:
+    """Return the last event that says where a run is: its terminal event, if the run has ended."""
+    found = await store.find(session_id, epoch, "run", key=run_id, limit=1, reverse=True)
+    return found[0] if found else None

@@ -1,10 +1,10 @@
-"""Idempotency keys: the answer to a keyed request is kept in the commit that did the work.
+"""Idempotency keys: the commit that does the work also keeps the answer.
 
-So a repeat after a crash gets the first answer exactly when the first request took effect. Keys are
-kept as notes in the session's log, under a digest of caller, route and key; the newest of a session
-count, `idempotency_keys_max` of them and `idempotency_bytes_max` together, for 24 hours. Memory
-keeps a few hundred bytes of each, by which a repeat is known; its answer, which may be as large as
-what was sent, is read from the log.
+So a repeat after a crash gets the first answer exactly when the first request took effect. The log
+keeps an answer as a note, under a digest of caller, route and key. A session remembers its newest
+keys for 24 hours: at most `idempotency_keys_max`, with at most `idempotency_bytes_max` of answers.
+Memory keeps a few hundred bytes of each key, which is enough to recognise a repeat. The answer,
+which may be as large as the request was, is read from the log.
 """
 
 import re
@@ -32,14 +32,37 @@ class KeptNote(NamedTuple):
     body: bytes
 
 
-def key_digest(caller: Caller, idem: Idempotency) -> str:
-    """Names a key in the log without showing it."""
-    return sha256("\0".join((caller.id, idem.route, idem.key)).encode()).hexdigest()[:32]
+class RequestKey(NamedTuple):
+    """The idempotency key of one request.
+
+    Attributes:
+        digest: Names the key in the log without revealing it.
+        body: The digest of the request's body; a repeat has the same.
+    """
+
+    digest: str
+    body: str
+
+
+def request_key(caller: Caller, idem: Idempotency | None) -> RequestKey | None:
+    """Return the key of a caller's request, if it has one."""
+    if idem is None:
+        return None
+    named = "\0".join((caller.id, idem.route, idem.key))
+    return RequestKey(sha256(named.encode()).hexdigest()[:32], idem.body_digest)
 
 
 @dataclass(frozen=True, slots=True)
 class KeptAnswer:
-    """What the log keeps for one key. `lines` and `chain` are those of a streamed request."""
+    """What the log keeps for one key.
+
+    Attributes:
+        body: The digest of the request's body.
+        answer: The answer.
+        time_ms: When the request was answered.
+        lines: How many lines of a streamed request are stored.
+        chain: A chained digest of those lines.
+    """
 
     body: str
     answer: dict[str, Any]
@@ -62,15 +85,15 @@ class KeptAnswer:
 
 
 async def read_answer(store: SessionStore, session_id: str, epoch: int, digest: str) -> KeptAnswer:
-    """Reads the answer that is kept for a key.
+    """Read the answer that the log keeps for a key.
 
     Raises:
-        StorageFailed: It is not in the log any more, or cannot be read.
-        Conflict: No such session of that epoch.
+        StorageFailed: The answer is no longer in the log, or cannot be read.
+        Conflict: There is no session of that id and epoch.
     """
     found = await store.find(session_id, epoch, "note", key=digest, limit=1, reverse=True)
     if not found:
-        # What it answered is done, so the request is not taken for a new one.
+        # The work is done, so the request must not be taken for a new one.
         raise StorageFailed("The first answer to this Idempotency-Key cannot be read; try again.")
     note = decode(found[0].body)
     return KeptAnswer(
@@ -79,9 +102,9 @@ async def read_answer(store: SessionStore, session_id: str, epoch: int, digest: 
 
 
 class KeptKey(NamedTuple):
-    """What memory keeps of a key: enough to know a repeat. The answer is read from the log.
+    """What memory keeps of a key: enough to recognise a repeat. The answer is read from the log.
 
-    `size` is what the note takes.
+    `size` is the size of the note in bytes.
     """
 
     body: str
@@ -90,7 +113,7 @@ class KeptKey(NamedTuple):
 
 
 class KeyCount:
-    """How many keys the ledgers of all sessions have in memory."""
+    """Counts the keys that the ledgers of all sessions have in memory."""
 
     __slots__ = ("keys",)
 
@@ -99,14 +122,15 @@ class KeyCount:
 
 
 _NOTES_PER_KEY = 16
-"""A long streamed request may push out keys beyond this; what it costs to look stays bounded."""
+"""Notes to look at for each key that may be kept: a streamed request leaves many. Beyond this, keys
+are not found any more, so that the cost of looking stays bounded."""
 
 _NOTES_AT_FIRST = 16
-"""Notes asked for at first, then four times as many each time: one may hold an answer of megabytes,
-and what the bounds leave out need not be read."""
+"""Notes to read at first, then four times as many each time: one may hold an answer of megabytes,
+and notes beyond the bounds need not be read."""
 
 _NOTES_AT_ONCE = 500
-"""Notes looked at before others are served (R12): a few ms."""
+"""Notes to look at before yielding to the event loop (R12): a few ms."""
 
 # What precedes the answer, which may have many MB, in its note; digests have no escapes.
 _NOTE_START = re.compile(
@@ -115,9 +139,10 @@ _NOTE_START = re.compile(
 
 
 class KeyLedger:
-    """The keys of one session that have an answer, loaded from its log when first asked for.
+    """The keys of one session that have an answer, loaded from its log at the first look-up.
 
-    The newest is kept however large its answer is: a client that repeats its last request gets it.
+    The newest key is kept however large its answer is, so that a client that repeats its last
+    request gets the answer.
     """
 
     def __init__(self, keys_max: int, bytes_max: int, count: KeyCount) -> None:
@@ -130,24 +155,24 @@ class KeyLedger:
         self._loading = Lock()
 
     def forget(self) -> None:
-        """Drops what is in memory; the log has all of it, for nothing is in flight."""
+        """Drop what is in memory, while no commit is in flight: then the log has all of it."""
         self._count.keys -= len(self._kept or ())
         self._kept = None
         self._forgotten += 1
 
     @property
     def is_loaded(self) -> bool:
-        """Whether `get` can be asked."""
+        """Whether `get` may be called."""
         return self._kept is not None
 
     async def load(self, store: SessionStore, session_id: str, epoch: int) -> None:
-        """Reads the newest notes of the log.
+        """Read the newest notes of the log.
 
-        A streamed request leaves one with each commit, all of one key: so more are looked at than
-        there may be keys, up to `_NOTES_PER_KEY` times as many.
+        A streamed request leaves a note with each commit, all for one key. So this looks at more
+        notes than there may be keys, up to `_NOTES_PER_KEY` times as many.
         """
         async with self._loading:
-            # One at a time: an older answer of the store would hide what was put since.
+            # One read at a time: an older answer of the store would hide what was put since.
             while self._kept is None:
                 forgotten = self._forgotten
                 kept = await self._read(store, session_id, epoch)
@@ -183,13 +208,13 @@ class KeyLedger:
             limit *= 4
 
     def start_empty(self) -> None:
-        """For a session that is just being created."""
+        """Begin without keys, for a session that is being created."""
         self.forget()
         self._kept = OrderedDict()
         self._bytes = 0
 
     def get(self, digest: str, now_ms: int) -> KeptKey | None:
-        """Gives what is known of a key, while its answer is young enough."""
+        """Return what is known of a key, unless its answer is older than 24 hours."""
         assert self._kept is not None  # callers load first
         known = self._kept.get(digest)
         if known is None or now_ms - known.time_ms > IDEMPOTENCY_RETENTION_MS:
@@ -197,10 +222,10 @@ class KeyLedger:
         return known
 
     def put(self, digest: str, kept: KeptAnswer) -> tuple[KeptNote, Callable[[], None]]:
-        """Remembers a key that is being answered.
+        """Remember a key that is being answered.
 
         Returns:
-            The note for its commit, and what takes it back when the commit was refused.
+            The note for the commit, and a callback that takes the key back when the commit failed.
         """
         assert self._kept is not None  # callers load first
         note = kept.note(digest)
@@ -212,7 +237,7 @@ class KeyLedger:
             self._remove(next(iter(self._kept)))
 
         def take_back() -> None:
-            # Only this one: others may be in flight still, or all was read again.
+            # Only this entry: others may still be in flight, or all may have been read again.
             if self._kept is not None and self._kept.get(digest) is known:
                 self._remove(digest)
                 if former is not None:
@@ -236,20 +261,20 @@ class KeyLedger:
 
 
 def _key_of(body: bytes) -> tuple[str, KeptKey]:
-    """Reads a note's key, and what memory keeps of it."""
+    """Return a note's key, and what memory keeps of it."""
     if start := _NOTE_START.match(body):
         return start[1].decode(), KeptKey(start[3].decode(), int(start[2]), len(body))
     note = decode(body)
     return note["key"], KeptKey(note["body"], note["time"], len(body))
 
 
-def check_same_body(known: KeptKey, idem: Idempotency) -> None:
-    """Refuses a key that was used for something else.
+def check_same_body(known: KeptKey, key: RequestKey) -> None:
+    """Refuse a key that was used for another request.
 
     Raises:
         IdempotencyKeyReused: The bodies differ.
     """
-    if known.body != idem.body_digest:
+    if known.body != key.body:
         raise IdempotencyKeyReused(
             "This Idempotency-Key was used before with another body; use a new key."
         )

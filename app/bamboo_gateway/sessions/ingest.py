@@ -1,7 +1,8 @@
-"""Events that programs outside post: one, an array, or NDJSON as it arrives."""
+"""Ingest: events that programs outside post, as a list or as NDJSON while it arrives."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -23,38 +24,46 @@ from bamboo_gateway.domain.events import TERMINAL_TYPES, AgentEvent, Draft
 from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.sessions.access import unknown_session
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
-from bamboo_gateway.sessions.idempotency import KeptAnswer, key_digest
-from bamboo_gateway.sessions.pool import Decision, SessionPool
+from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.idempotency import KeptAnswer, RequestKey, request_key
 from bamboo_gateway.sessions.runs.external import (
     ExternalRuns,
+    PostedEvents,
     already_ended,
     busy_with_another_post,
     drafts_of,
     outside_event,
 )
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
+from bamboo_gateway.sessions.transaction import Decision, Transactions
 
 _GROWTH_MAX = 5
-"""How much longer JSON may become when it is written again: `1e15` is `1000000000000000.0`."""
+"""How much longer JSON may become when it is encoded again: `1e15` is `1000000000000000.0`."""
 
 OutsideEvent = tuple[str | None, AgentEvent]
 
 _LINES = "lines"
-"""What stands for the body's digest of a streamed request, whose end is not known yet."""
+"""The body's digest of a streamed request: its end is not known yet, so its lines are compared."""
 
 _ENVELOPE_BYTES = 256
-"""What the gateway adds to a posted event at most: seq, time, run and message ids."""
+"""The most that the gateway adds to a posted event: seq, time, run id and message id."""
 
 
 async def append_events(
-    pool: SessionPool,
+    context: Context,
+    transactions: Transactions,
     external: ExternalRuns,
     caller: Caller,
     session_id: str,
     values: list[Any],
     idem: Idempotency | None,
 ) -> Outcome:
-    """Appends events of a program outside; see `SessionManager.append_events`."""
+    """Append events of a program outside, all or none.
+
+    Raises:
+        InvalidEvent, NotFound, RunActive, RunEnded, Refused: An event is refused; `extra` has its
+            place in the list (`index`).
+    """
     events = []
     for number, value in enumerate(values):
         try:
@@ -68,30 +77,23 @@ async def append_events(
         await external.hold(live, run_ids)
 
     def decide(live: SessionWriter) -> Decision:
-        held = live.external
-        drafts, ends = _feed_all(live, events, pool.clock.monotonic())
+        fed = live.external
+        drafts, is_end = _feed_all(live, events, context.clock.monotonic())
         first = live.head.seq + 1
         answer = {
             "first": str(Position(live.epoch, first)) if drafts else None,
             "last": str(Position(live.epoch, first + len(drafts) - 1)) if drafts else None,
             "count": len(events),
         }
+        return Decision(drafts, answer, (PostedEvents(external, live, fed, is_end),))
 
-        def durable(error: BambooError | None) -> None:
-            if error is not None and live.external is held:
-                live.external = None
-            if ends:
-                pool.slot_free(live)
-
-        return Decision(drafts, answer, [durable])
-
-    return await pool.change(caller, session_id, decide, idem=idem, prepare=prepare)
+    return await transactions.run(caller, session_id, decide, prepare=prepare, idem=idem)
 
 
 def _feed_all(
     live: SessionWriter, events: list[OutsideEvent], now: float
 ) -> tuple[list[Draft], bool]:
-    """Gives what the events become together, and whether a run ends with them; all or nothing."""
+    """Return the drafts of all events, and whether a run ends with them; all or nothing."""
     drafts: list[Draft] = []
     ended: str | None = None
     for number, (run_id, event) in enumerate(events):
@@ -102,8 +104,8 @@ def _feed_all(
                 raise already_ended(run_id)
             drafts += drafts_of(live, run_id, event, now)
         except BambooError as error:
-            # What was fed already is taken back: the log makes the run's state again.
-            live.external = None
+            # Events before this one were fed, and will not be stored.
+            live.drop_external()
             error.extra["index"] = number
             raise
         if run_id is not None and event.type in TERMINAL_TYPES:
@@ -112,10 +114,10 @@ def _feed_all(
 
 
 class _Lines:
-    """How far one streamed request has come: what is stored, and what its key keeps of that.
+    """How far one streamed request has come.
 
-    The key's note moves on with every commit: how many lines are stored, and a chained digest of
-    them, so that a repeat knows what to skip and notices another body.
+    With every commit the request's key keeps how many lines are stored, and a chained digest of
+    them. So a repeat knows which lines to skip, and notices when they are others.
     """
 
     def __init__(self, epoch: int, kept: KeptAnswer | None, line_bytes_max: int) -> None:
@@ -131,22 +133,22 @@ class _Lines:
         self._count: int = answer["count"]
 
     def answer(self) -> dict[str, Any]:
-        """Gives what this request and its earlier tries have appended together."""
+        """Return what this request and its earlier tries have appended together."""
         return {"first": self._first, "last": self._last, "count": self._count}
 
     def store(self, first: int, drafts: int, events: int) -> None:
-        """Counts events that are being committed, and the drafts that they became."""
+        """Count events that are being committed, and the drafts that they became."""
         self._first = self._first or str(Position(self._epoch, first))
         self._last = str(Position(self._epoch, first + drafts - 1))
         self._count += events
         self.appended += events
 
     def take(self, line: bytes) -> OutsideEvent | None:
-        """Reads the next line; None when it is empty, or stored by an earlier try.
+        """Read the next line. Return None when it is empty, or an earlier try has stored it.
 
         Raises:
             Malformed, InvalidEvent, TooLarge: The line is bad; it does not count.
-            IdempotencyKeyReused: The lines stored under the key were others.
+            IdempotencyKeyReused: The lines that are stored under the key are others.
         """
         chain = sha256(self.chain.encode() + line).hexdigest()[:32]
         number = self.line + 1
@@ -160,66 +162,66 @@ class _Lines:
         return event
 
     def check_end(self) -> None:
-        """Refuses a body that ends before what an earlier try has stored of it.
+        """Refuse a body that is shorter than what an earlier try has stored of it.
 
         Raises:
-            IdempotencyKeyReused: It is shorter, so it is another.
+            IdempotencyKeyReused: So it is another body.
         """
         if self._kept is not None and self.line < self._kept.lines:
             raise _other_lines()
 
     def _read(self, line: bytes) -> OutsideEvent:
-        if len(line) + _ENVELOPE_BYTES > self._line_bytes_max:
-            raise self._too_large()
-        try:
-            value = decode(line)
-        except ValueError as error:
-            raise Malformed(f"The line is not JSON: {error}") from error
+        size_max = self._line_bytes_max - _ENVELOPE_BYTES
         size = len(line)
-        if size * _GROWTH_MAX > self._line_bytes_max:
-            size = len(encode(value))
-        if size + _ENVELOPE_BYTES > self._line_bytes_max:
-            raise self._too_large()
+        value = None
+        if size <= size_max:
+            try:
+                value = decode(line)
+            except ValueError as error:
+                raise Malformed(f"The line is not JSON: {error}") from error
+            if size * _GROWTH_MAX > self._line_bytes_max:
+                size = len(encode(value))
+        # The one check of a line's size. It names the line, which the session writer's check of the
+        # whole commit could not.
+        if size > size_max:
+            raise TooLarge(
+                f"A line may have {size_max} bytes (max_event_bytes).", code="event-too-large"
+            )
         return outside_event(value)
-
-    def _too_large(self) -> TooLarge:
-        return TooLarge(
-            f"A line may have {self._line_bytes_max - _ENVELOPE_BYTES} bytes (max_event_bytes).",
-            code="event-too-large",
-        )
 
 
 async def append_event_lines(
-    pool: SessionPool,
+    context: Context,
+    transactions: Transactions,
     external: ExternalRuns,
     caller: Caller,
     session_id: str,
     batches: AsyncIterator[list[bytes]],
     idem: Idempotency | None,
 ) -> Outcome:
-    """Appends NDJSON as it arrives; see `SessionManager.append_event_lines`.
+    """Append NDJSON as it arrives. A repeat with the same key appends only what is missing.
+
+    Each batch is a transaction of its own. The session is looked up once for all of them.
 
     Raises:
-        Malformed, InvalidEvent, TooLarge, RunEnded, LimitReached, Unavailable: A bad line, or one
-            without room; `extra` has its number (`line`) and what this request and its earlier
-            tries have appended (`appended`).
+        Malformed, InvalidEvent, TooLarge, RunEnded, LimitReached, Unavailable: A line is bad, or
+            there is no room for it; `extra` has its number (`line`) and what this request and its
+            earlier tries have appended (`appended`).
     """
-    digest = None
-    if idem is not None:
-        idem = replace(idem, body_digest=_LINES)
-        digest = key_digest(caller, idem)
+    key = request_key(caller, replace(idem, body_digest=_LINES) if idem is not None else None)
     while True:
         try:
-            async with pool.use(caller, session_id) as live:
-                pool.check_writable(live.head)
-                if digest is None or idem is None:
-                    return await _Post(pool, external, live, None, None).run(batches)
-                if (first_try := live.streaming_keys.get(digest)) is not None:
+            async with transactions.registry.use(caller, session_id) as live:
+                context.states.check_writable(live.head)
+                post = partial(_Post, context, transactions, external, live, key)
+                if key is None:
+                    return await post(None).run(batches)
+                if (first_try := live.streaming_keys.get(key.digest)) is not None:
                     await first_try.wait()
                     continue
-                with live.streaming(digest):
-                    kept = await pool.kept_answer(live, digest, idem)
-                    return await _Post(pool, external, live, digest, kept).run(batches)
+                with live.streaming(key.digest):
+                    kept = await transactions.first_answer(live, key)
+                    return await post(kept).run(batches)
         except Vanished:
             continue
 
@@ -235,35 +237,37 @@ class _Post:
 
     def __init__(
         self,
-        pool: SessionPool,
+        context: Context,
+        transactions: Transactions,
         external: ExternalRuns,
         live: SessionWriter,
-        digest: str | None,
+        key: RequestKey | None,
         kept: KeptAnswer | None,
     ) -> None:
-        self._pool = pool
+        self._context = context
+        self._transactions = transactions
         self._external = external
         self._live = live
-        self._digest = digest
+        self._key = key
         self._kept = kept
         self._run_id: str | None = None
-        self._lines = _Lines(live.epoch, kept, pool.settings.max_event_bytes)
+        self._lines = _Lines(live.epoch, kept, context.settings.max_event_bytes)
 
     async def run(self, batches: AsyncIterator[list[bytes]]) -> Outcome:
-        """Takes the batches as they come; each is one commit."""
+        """Store the batches as they come; each is one commit."""
         live = self._live
         try:
             while (lines := await self._next(batches)) is not None:
                 try:
                     bad = await self._take(lines)
                 except (Vanished, Conflict) as error:
-                    # What is under this id now is another session: these lines were not meant.
+                    # Another session has the id now: these lines are not meant for it.
                     raise unknown_session(live.id) from error
                 if bad is not None:
                     raise self._placed(bad)
         finally:
-            if self._run_id is not None and live.posting == self._run_id:
-                live.posting = None
+            if self._run_id is not None:
+                live.release_posting(self._run_id)
         self._lines.check_end()
         replayed = self._kept is not None and not self._lines.appended
         return Outcome(self._lines.answer(), replayed=replayed)
@@ -280,22 +284,22 @@ class _Post:
         return bad
 
     async def _take(self, lines: list[bytes]) -> BambooError | None:
-        """Stores a batch up to its first bad line; gives what is wrong with that."""
-        live, pool = self._live, self._pool
+        """Store a batch up to its first bad line. Return what is wrong with that line."""
+        live = self._live
         while True:
             active = live.head.active
             await self._external.hold(live, {active.run_id} if active else set())
-            if self._digest is None or live.keys.is_loaded:
+            if self._key is None or live.keys.is_loaded:
                 break
-            await live.keys.load(pool.store, live.id, live.epoch)
+            await live.keys.load(self._context.store, live.id, live.epoch)
         try:
-            pool.check_writable(live.head)
+            self._context.states.check_writable(live.head)
         except LimitReached as full:
             return full
         drafts: list[Draft] = []
         events = 0
         bad: BambooError | None = None
-        ends = False
+        is_end = False
         for line in lines:
             before = self._lines.line, self._lines.chain
             try:
@@ -303,15 +307,15 @@ class _Post:
                 if taken is None:
                     continue
                 self._hold_run(taken[0])
-                drafts += drafts_of(live, *taken, pool.clock.monotonic())
+                drafts += drafts_of(live, *taken, self._context.clock.monotonic())
             except BambooError as error:
                 self._lines.line, self._lines.chain = before
                 bad = error
                 break
             events += 1
-            ends = ends or (taken[0] is not None and taken[1].type in TERMINAL_TYPES)
+            is_end = is_end or (taken[0] is not None and taken[1].type in TERMINAL_TYPES)
         if drafts:
-            await self._commit(drafts, events, ends=ends)
+            await self._commit(drafts, events, is_end=is_end)
         if isinstance(bad, NotFound) and self._run_id is not None:
             try:
                 await self._external.hold(live, {self._run_id})
@@ -320,32 +324,22 @@ class _Post:
         return bad
 
     def _hold_run(self, run_id: str | None) -> None:
-        """Makes this request the one producer of the run."""
+        """Make this request the only producer of the run."""
         if run_id is None or run_id == self._run_id:
             return
-        if self._live.posting is not None:
+        # Also of this request: its events are of one run.
+        if not self._live.claim_posting(run_id):
             raise busy_with_another_post()
-        if self._run_id is not None:
-            raise InvalidEvent("One request posts events of one run.")
-        self._run_id = self._live.posting = run_id
+        self._run_id = run_id
 
-    async def _commit(self, drafts: list[Draft], events: int, *, ends: bool) -> None:
-        live, pool = self._live, self._pool
-        self._lines.store(live.head.seq + 1, len(drafts), events)
-        note, take_back = None, None
-        if self._digest is not None:
-            state = self._lines
-            kept = KeptAnswer(_LINES, state.answer(), pool.clock.now_ms(), state.line, state.chain)
-            note, take_back = live.keys.put(self._digest, kept)
-
-        def durable(_: BambooError | None) -> None:
-            if ends:
-                self._pool.slot_free(live)
-
-        try:
-            await live.commit(drafts, note=note, waiters=[durable])
-        except BambooError:
-            if take_back is not None:
-                take_back()
-            live.external = None
-            raise
+    async def _commit(self, drafts: list[Draft], events: int, *, is_end: bool) -> None:
+        live, lines = self._live, self._lines
+        lines.store(live.head.seq + 1, len(drafts), events)
+        follows = PostedEvents(self._external, live, live.external, is_end)
+        await self._transactions.commit(
+            live,
+            Decision(drafts, lines.answer(), (follows,)),
+            self._key,
+            lines=lines.line,
+            chain=lines.chain,
+        )

@@ -1,4 +1,4 @@
-"""The verbs that change a session without running anything in it."""
+"""Commands that change a session without starting a run."""
 
 from collections.abc import Callable
 from hashlib import sha256
@@ -22,73 +22,95 @@ from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.tool_order import in_order, still_open
 from bamboo_gateway.sessions.access import id_taken, own
 from bamboo_gateway.sessions.commands import Idempotency, NewSession, Outcome
-from bamboo_gateway.sessions.pool import Decision, SessionPool
+from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.runs.client_ids import ClientIds
 from bamboo_gateway.sessions.runs.factory import created_draft
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
+from bamboo_gateway.sessions.transaction import Decision, Transactions
 
 _BYTES_MAX = {"metadata": METADATA_BYTES_MAX, "extension_data": EXTENSION_DATA_BYTES_MAX}
 
 
-def view_of(pool: SessionPool, head: SessionHead) -> dict[str, Any]:
-    """Gives the contract's Session of a head, as of now."""
-    return session_view(head, pool.state_of(head), pool.expires_at(head))
+def view_of(context: Context, head: SessionHead) -> dict[str, Any]:
+    """Return the contract's Session of a head, as of now."""
+    states = context.states
+    return session_view(head, states.state_of(head), states.expires_at(head))
 
 
 def etag_of(head: SessionHead) -> str:
-    """Gives the strong ETag over what PATCH can change."""
+    """Return the strong ETag over what PATCH can change."""
     shape = {name: getattr(head, name) for name in PATCHABLE}
     return f'"{sha256(canonical([head.epoch, shape])).hexdigest()[:32]}"'
 
 
 async def create(
-    pool: SessionPool, caller: Caller, session_id: str, new: NewSession, idem: Idempotency | None
+    context: Context,
+    transactions: Transactions,
+    caller: Caller,
+    session_id: str,
+    new: NewSession,
+    idem: Idempotency | None,
 ) -> Outcome:
-    """Creates a session; see `SessionManager.create_session`."""
+    """Create a session.
+
+    Raises:
+        SessionExists: Its id is taken.
+        LimitReached: There are `max_sessions`.
+    """
     new = own(caller, new)
 
     def decide(live: SessionWriter) -> Decision:
         if live.head.seq:
             raise id_taken(session_id)
-        return _creation(pool, live, new)
+        return _creation(context, live, new)
 
-    return await pool.change(caller, session_id, decide, "make", idem=idem)
+    return await transactions.run(caller, session_id, decide, "make", idem=idem)
 
 
 async def get_or_create(
-    pool: SessionPool, caller: Caller, session_id: str, new: NewSession
+    context: Context, transactions: Transactions, caller: Caller, session_id: str, new: NewSession
 ) -> dict[str, Any]:
-    """Gives the session, or creates it; see `SessionManager.get_or_create_session`."""
+    """Return the session of that id; create it if there is none."""
     new = own(caller, new)
 
     def decide(live: SessionWriter) -> Decision:
         if live.head.seq:
-            return Decision([], view_of(pool, live.head))
-        return _creation(pool, live, new)
+            return Decision([], view_of(context, live.head))
+        return _creation(context, live, new)
 
-    return (await pool.change(caller, session_id, decide, create=True)).answer
+    return (await transactions.run(caller, session_id, decide, create=True)).answer
 
 
-def _creation(pool: SessionPool, live: SessionWriter, new: NewSession) -> Decision:
-    pool.quotas.check_session(new.user_id)
-    draft = created_draft(new, pool.settings.default_ttl_seconds)
+def _creation(context: Context, live: SessionWriter, new: NewSession) -> Decision:
+    context.quotas.check_session(new.user_id)
+    draft = created_draft(new, context.settings.default_ttl_seconds)
     check_sizes(draft.fields)
-    return answer_after(pool, live, [draft])
+    return answer_after(context, live, [draft])
 
 
-def answer_after(pool: SessionPool, live: SessionWriter, drafts: list[Draft]) -> Decision:
-    """Answers with the session as it will be once the drafts are durable."""
+def answer_after(context: Context, live: SessionWriter, drafts: list[Draft]) -> Decision:
+    """Return the decision that answers with the session as the drafts leave it."""
     head = live.head.copy()
-    now_ms = pool.clock.now_ms()
+    now_ms = context.clock.now_ms()
     for kind, fields in drafts:
         fold(head, {"type": kind, "seq": head.seq + 1, **fields}, now_ms)
-    return Decision(drafts, view_of(pool, head))
+    return Decision(drafts, view_of(context, head))
 
 
 async def update(
-    pool: SessionPool, caller: Caller, session_id: str, patch: dict[str, Any], if_match: str | None
+    transactions: Transactions,
+    caller: Caller,
+    session_id: str,
+    patch: dict[str, Any],
+    if_match: str | None,
 ) -> None:
-    """Applies a merge patch; see `SessionManager.update_session`."""
+    """Apply a JSON merge patch (RFC 7396).
+
+    Raises:
+        InvalidInput: The patch names what cannot be changed.
+        PreconditionFailed: `if_match` is not the present ETag.
+        TooLarge: `metadata` or `extension_data` would be over its limit.
+    """
 
     def decide(live: SessionWriter) -> Decision:
         head = live.head
@@ -106,14 +128,14 @@ async def update(
         check_sizes(changed)
         return Decision([Draft("session_updated", changed)] if changed else [], {})
 
-    await pool.change(caller, session_id, decide)
+    await transactions.run(caller, session_id, decide)
 
 
 def check_match(head: SessionHead, if_match: str | None) -> None:
-    """Holds a change to the version that it is meant for (RFC 9110, 13.1.1: strong comparison).
+    """Check that the session has the version that a change is for (RFC 9110, 13.1.1, strong).
 
     Raises:
-        PreconditionFailed: `if_match` names others only.
+        PreconditionFailed: `if_match` does not name the present version.
     """
     if if_match is None or if_match == "*":
         return
@@ -122,7 +144,7 @@ def check_match(head: SessionHead, if_match: str | None) -> None:
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
-    """Applies RFC 7396; neither argument is changed."""
+    """Return the target with a merge patch applied (RFC 7396). Neither argument is changed."""
     if not isinstance(patch, dict):
         return patch
     merged = dict(target) if isinstance(target, dict) else {}
@@ -135,7 +157,7 @@ def merge_patch(target: Any, patch: Any) -> Any:
 
 
 def check_sizes(fields: dict[str, Any]) -> None:
-    """Bounds what every list and snapshot carries.
+    """Check the size of fields that every list and snapshot carries.
 
     Raises:
         TooLarge: `metadata` or `extension_data` is over its limit.
@@ -146,27 +168,36 @@ def check_sizes(fields: dict[str, Any]) -> None:
 
 
 async def close(
-    pool: SessionPool, caller: Caller, session_id: str, idem: Idempotency | None
+    context: Context,
+    transactions: Transactions,
+    caller: Caller,
+    session_id: str,
+    idem: Idempotency | None,
 ) -> Outcome:
-    """Closes; a closed session stays as it is."""
+    """Close a session, so that it is read-only. A closed session stays as it is.
+
+    Raises:
+        RunActive: A run is executing or queued.
+    """
 
     def decide(live: SessionWriter) -> Decision:
         head = live.head
         if head.logged_state == "closed":
-            return Decision([], view_of(pool, head))
+            return Decision([], view_of(context, head))
         if head.active or head.queue or live.starting:
             raise RunActive(
                 "A run is executing or queued; cancel it first.",
                 extra={"active_run_id": head.active.run_id if head.active else None},
             )
-        change = {"from": pool.state_of(head), "to": "closed"}
-        return answer_after(pool, live, [Draft("state_change", change)])
+        change = {"from": context.states.state_of(head), "to": "closed"}
+        return answer_after(context, live, [Draft("state_change", change)])
 
-    return await pool.change(caller, session_id, decide, idem=idem, closed_too=True)
+    return await transactions.run(caller, session_id, decide, idem=idem, accepts="closed")
 
 
 async def reopen(
-    pool: SessionPool,
+    context: Context,
+    transactions: Transactions,
     caller: Caller,
     session_id: str,
     idem: Idempotency | None,
@@ -181,20 +212,18 @@ async def reopen(
     def decide(live: SessionWriter) -> Decision:
         head = live.head
         drafts: list[Draft] = []
-        state = pool.state_of(head)
+        state = context.states.state_of(head)
         if state == "expired" or head.logged_state == "closed":
             drafts.append(Draft("state_change", {"from": state, "to": "idle"}))
         if ttl_seconds not in {"keep", head.ttl_seconds}:
             drafts.append(Draft("session_updated", {"ttl_seconds": ttl_seconds}))
-        return answer_after(pool, live, drafts)
+        return answer_after(context, live, drafts)
 
-    return await pool.change(
-        caller, session_id, decide, idem=idem, closed_too=True, expired_too=True
-    )
+    return await transactions.run(caller, session_id, decide, accepts="expired", idem=idem)
 
 
 async def add_messages(
-    pool: SessionPool,
+    transactions: Transactions,
     caller: Caller,
     session_id: str,
     messages: list[Message],
@@ -202,13 +231,27 @@ async def add_messages(
     close: Callable[[str], Message] | None,
     idem: Idempotency | None,
 ) -> Outcome:
-    """Appends messages; see `SessionManager.add_messages`. `close` is that of `in_order`."""
+    """Append messages, all or none.
+
+    Args:
+        transactions: Runs the command.
+        caller: Who gives it.
+        session_id: The session.
+        messages: The messages.
+        names: Their ids, as far as the client chose them.
+        close: As in `domain.tool_order.in_order`.
+        idem: The request's idempotency key.
+
+    Raises:
+        MessageExists: The session has a message of one of the ids.
+        Refused: Tool calls are open and these are not their results, or the other way round.
+    """
 
     def decide(live: SessionWriter) -> Decision:
         names.check(live)
         head = live.head
         if head.active and head.open_calls:
-            # They are at work in the run, and their results will come from there.
+            # The run executes these calls, and their results come from the run.
             raise still_open(head.open_calls)
         said = in_order(head.open_calls, messages, close=close, all_answered=False)
         shapes = [message.to_json() for message in messages]
@@ -216,4 +259,4 @@ async def add_messages(
         position = Position(live.epoch, live.head.seq + len(drafts))
         return Decision(drafts, {"messages": shapes, "position": str(position)})
 
-    return await pool.change(caller, session_id, decide, idem=idem, prepare=names.prepare)
+    return await transactions.run(caller, session_id, decide, idem=idem, prepare=names.prepare)

@@ -1,4 +1,4 @@
-"""Reading a session's log in pages: stored lines are cut and joined, not parsed."""
+"""Reading a session's log in pages. Stored events are cut and joined, and not parsed."""
 
 import re
 from collections.abc import AsyncGenerator
@@ -13,7 +13,6 @@ from bamboo_gateway.domain.projections import run_view
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.commands import EventPage, MessagePage, RunList
 from bamboo_gateway.sessions.history import history_page
-from bamboo_gateway.sessions.pool import SessionPool
 from bamboo_gateway.storage.base import Found, Record, SessionStore
 
 _MESSAGE_MEMBER = b'"message":{'
@@ -29,11 +28,11 @@ async def message_page(
     after: str | None,
     descending: bool,
 ) -> MessagePage:
-    """Reads a page of messages, from either end.
+    """Return a page of messages, from either end.
 
-    `before` and `after` are those of `domain.ids.message_cursor`. Of several messages with one id,
-    `after` means the last and `before` the first, so that whoever names the end of his page goes on
-    in any case.
+    `before` and `after` are cursors as in `domain.ids.message_cursor`. Of several messages with the
+    same id, `after` means the last and `before` the first: so a client that names the end of its
+    page always goes on behind it.
 
     Raises:
         NotFound: `before` or `after` names no message of this session.
@@ -63,37 +62,37 @@ async def message_page(
     )
 
 
-async def message_pages(pool: SessionPool, head: SessionHead) -> AsyncGenerator[list[bytes]]:
-    """Reads all messages, a page at a time.
+async def message_pages(store: SessionStore, head: SessionHead) -> AsyncGenerator[list[bytes]]:
+    """Yield all messages, a page at a time.
 
     Raises:
         NotFound: The session was deleted meanwhile.
     """
     after = head.history_from
-    while page := await history_page(pool.store, head, after=after, before=head.seq + 1):
+    while page := await history_page(store, head, after=after, before=head.seq + 1):
         yield [message_of(record.body) for record in page]
         after = page[-1].seq
 
 
 def message_of(body: bytes) -> bytes:
-    """Cuts the message out of its event: `message` is the event's last member."""
+    """Cut the message out of its event: `message` is the event's last member."""
     return body[body.index(_MESSAGE_MEMBER) + len(_MESSAGE_MEMBER) - 1 : -1]
 
 
 def _cursor_of(record: Record) -> str:
-    """Return what the next page goes on from: by its seq, since an id may stand twice."""
+    """Return the cursor behind a message. It has the seq, since an id may occur twice."""
     named = _MESSAGE_ID.search(record.body)
-    assert named is not None  # every message event has it, before the message itself
+    assert named is not None  # every message event has the id, before the message itself
     return f"{decode(named[1])}@{record.seq}"
 
 
 async def _seq_of_message(
     store: SessionStore, head: SessionHead, cursor: str, *, last: bool
 ) -> int:
-    """Find the message that a cursor names: of several with its id the last one, or the first.
+    """Return the seq of the message that a cursor names: of several, the last or the first.
 
     Raises:
-        NotFound: There is none.
+        NotFound: There is no such message.
     """
     message_id, seq = message_cursor(cursor)
     if seq is None:
@@ -107,7 +106,7 @@ async def _seq_of_message(
             reverse=last,
         )
     else:
-        # By its place: that costs the same in a history of any length.
+        # By its seq: that costs the same in a history of any length.
         after = max(head.history_from, seq - 1)
         found = await store.find(
             head.id, head.epoch, "message", after=after, before=seq + 1, limit=1
@@ -126,7 +125,7 @@ async def event_page(
     limit: int,
     types: frozenset[str] | None,
 ) -> EventPage:
-    """Reads a page of events after a seq; a filter looks at `SCAN_BYTES_MAX` of log at most."""
+    """Return a page of events after a seq. A filter scans at most `SCAN_BYTES_MAX` of the log."""
     bodies: list[bytes] = []
     scanned = 0
     cursor = after
@@ -160,7 +159,7 @@ async def event_page_descending(
     limit: int,
     types: frozenset[str] | None,
 ) -> EventPage:
-    """Reads a page of events before a seq, the latest first; `next` goes on from there."""
+    """Return a page of events before a seq, the latest first; `next` goes on from there."""
     bodies: list[bytes] = []
     scanned = 0
     shown = before
@@ -170,12 +169,12 @@ async def event_page_descending(
         page = await store.read(
             head.id, head.epoch, start, limit=window, max_bytes=SCAN_BYTES_MAX - scanned
         )
-        # The log is read forwards. Fewer events than asked for, which reach neither `before` nor
-        # the log's end: they had too many bytes, so a smaller window is tried.
+        # The log is read forwards. When fewer events come than were asked for, and they reach
+        # neither `before` nor the log's end, they had too many bytes: try a smaller window.
         if len(page) < window and page and page[-1].seq < min(before - 1, head.seq):
             window = min(len(page), max(1, window // 2))
             continue
-        # A log that was compacted has wide gaps.
+        # A compacted log has wide gaps.
         window = min(2 * window, window_max)
         records = [record for record in page if record.seq < before]
         before = start + 1
@@ -196,14 +195,14 @@ async def event_page_descending(
 
 
 async def find_run(store: SessionStore, session_id: str, epoch: int, run_id: str) -> dict[str, Any]:
-    """Folds one run from its own events.
+    """Return one run, folded from its own events.
 
     Raises:
-        NotFound: No such run.
+        NotFound: There is no such run.
     """
     events: list[dict[str, Any]] = []
     after = 0
-    # The input of a run that was queued may be a page by itself.
+    # The input of a queued run may fill a page by itself.
     while page := await store.find(session_id, epoch, "run", key=run_id, after=after):
         events += [decode(record.body) for record in page]
         after = page[-1].seq
@@ -214,19 +213,11 @@ async def find_run(store: SessionStore, session_id: str, epoch: int, run_id: str
     return run_view(session_id, epoch, events)
 
 
-async def last_of_run(
-    store: SessionStore, session_id: str, epoch: int, run_id: str
-) -> Record | None:
-    """Gives the last of the events that say where a run is: its terminal event, if it has ended."""
-    found = await store.find(session_id, epoch, "run", key=run_id, limit=1, reverse=True)
-    return found[0] if found else None
-
-
 def run_cursor(cursor: str | None) -> int | None:
-    """Reads the `next_cursor` of an earlier page of runs.
+    """Return the seq that the `next_cursor` of an earlier page of runs means.
 
     Raises:
-        InvalidCursor: It is none.
+        InvalidCursor: It is no such cursor.
     """
     if cursor is None:
         return None
@@ -238,7 +229,7 @@ def run_cursor(cursor: str | None) -> int | None:
 async def run_page(
     store: SessionStore, head: SessionHead, *, limit: int, cursor: int | None, descending: bool
 ) -> RunList:
-    """Reads a page of runs in the order they were asked for; cursors are seqs."""
+    """Return a page of runs in the order they were asked for; cursors are seqs."""
     firsts: list[tuple[int, str]] = []
     after, before = 0, head.seq + 1
     if cursor is not None:

@@ -1,33 +1,46 @@
-"""Quotas: what each user, and all together, may have at work, open and stored.
+"""Quotas: what each user, and all users together, may have at work, open and stored.
 
-A user is the `user_id` of a session: whoever causes it, what happens in a session counts for whom
-it belongs to. A session of nobody counts for nobody, and in all. Streams count for the caller who
-has them open; the operator, who sees everything, has no share of his own.
+A session counts toward the limits of the user that it belongs to (`user_id`), whoever caused the
+work in it. Sessions without a user count only toward the global limits. A stream counts toward the
+limits of the caller who opened it; the operator, who sees everything, has no limit of his own.
 
-Everything is counted as it changes, so asking costs the same however much there is; and whoever
-asks decides before the next `await`, so that two cannot take the last place.
+Every counter is updated when something changes, so a check costs the same however much there is.
+Whoever checks a limit acts on it before the next `await`, so that two calls cannot take the last
+place.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import LimitReached
-from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
+from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import SessionStore
 
 _RUN_SECONDS = 5
-"""When to come back for a place that a run or a stream holds: those end by themselves."""
+"""When to retry for a place that a run or a stream holds: those end by themselves."""
 
 _STORED_SECONDS = 60
-"""When to come back for what only deleting frees."""
+"""When to retry for what only a deletion frees."""
+
+
+class CountedSession(Protocol):
+    """What quotas read of a session in memory (`streaming.session_writer.SessionWriter`)."""
+
+    head: SessionHead
+    made_for: str | None
+    users: int
+
+    @property
+    def is_unborn(self) -> bool:
+        """Whether no event of it is durable yet."""
 
 
 class _ByUser:
-    """Counts something in all and by user."""
+    """A counter with a total and a count for each user."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -45,11 +58,11 @@ class _ByUser:
 
 
 class _Share(NamedTuple):
-    """What one session in memory counts for its user.
+    """What one session in memory adds to its user's counters.
 
-    `runs` is 1 from the first run's beginning to the last queued one's end: the session's one slot
-    goes from a run to the next, and nobody else's run gets in between. `places` is 1 while the
-    session cannot leave memory: it has a run, or a call is at work in it.
+    `runs` is 1 from the start of the first run to the end of the last queued one: the session's one
+    slot passes from a run to the next, and no other session's run gets in between. `places` is 1
+    while the session cannot leave memory, because it has a run or a call is at work in it.
     """
 
     user_id: str | None
@@ -60,23 +73,23 @@ class _Share(NamedTuple):
 
 
 class Quotas:
-    """See the module."""
+    """Counts what is in use, and refuses what would go over a limit."""
 
     def __init__(self, store: SessionStore, settings: Settings) -> None:
         self._store = store
         self._settings = settings
         self._runs = _ByUser()
         self._queued = _ByUser()
-        # Sessions that are decided and not stored yet.
+        # Sessions whose creation is decided, and not durable yet.
         self._unborn = _ByUser()
         self._streams = _ByUser()
         self._places = _ByUser()
-        self._shares: dict[SessionWriter, _Share] = {}
+        self._shares: dict[CountedSession, _Share] = {}
 
     # -- counting ---------------------------------------------------------------------------
 
-    def note(self, live: SessionWriter) -> None:
-        """Updates the counters after a session's runs, its calls or its existence changed."""
+    def note(self, live: CountedSession) -> None:
+        """Update the counters after a session's runs, calls or existence changed."""
         head = live.head
         waiting = len(head.queue)
         has_run = head.active is not None or waiting > 0
@@ -92,18 +105,18 @@ class Quotas:
             self._count(share, 1)
             self._shares[live] = share
 
-    def forget(self, live: SessionWriter) -> None:
-        """Hears of a session that has left memory, or is gone."""
+    def forget(self, live: CountedSession) -> None:
+        """Take a session out of the counters: it has left memory, or is deleted."""
         share = self._shares.pop(live, None)
         if share is not None:
             self._count(share, -1)
 
     @contextmanager
     def creating(self, user_id: str | None) -> Iterator[None]:
-        """Holds a place for a session that is on its way into the store past its writer.
+        """Count a session that is being written to the store past its writer, until it is there.
 
         Raises:
-            LimitReached: See `check_session`.
+            LimitReached: As `check_session`.
         """
         self.check_session(user_id)
         self._unborn.add(user_id, 1)
@@ -113,11 +126,11 @@ class Quotas:
             self._unborn.add(user_id, -1)
 
     def stream_opened(self, caller: Caller) -> None:
-        """Counts a stream that has been opened."""
+        """Count a stream that is being opened."""
         self._streams.add(_viewer(caller), 1)
 
     def stream_closed(self, caller: Caller) -> None:
-        """Counts a stream that has ended."""
+        """Count a stream that has ended."""
         self._streams.add(_viewer(caller), -1)
 
     def _count(self, share: _Share, sign: int) -> None:
@@ -126,12 +139,14 @@ class Quotas:
         self._unborn.add(share.user_id, sign * share.unborn)
         self._places.add(share.user_id, sign * share.places)
 
-    def take_place(self, live: SessionWriter, *, within_share: bool) -> None:
-        """Counts a session that a call keeps in memory; refuses only one that nothing kept before.
+    def take_place(self, live: CountedSession, *, within_share: bool) -> None:
+        """Count a session that a call keeps in memory.
+
+        A session that something else keeps in memory already is never refused.
 
         Args:
             live: The session. Its `users` include the call.
-            within_share: Whether the user's share is a limit to this call.
+            within_share: Whether the user's limit applies to this call.
 
         Raises:
             LimitReached: The user has `max_active_sessions_per_user`.
@@ -140,7 +155,7 @@ class Quotas:
         if within_share and not share.places:
             self._check(
                 "too-many-busy-sessions",
-                "wait for a run or a request to end",
+                "Wait for a run or a request to end",
                 _RUN_SECONDS,
                 max_active_sessions_per_user=lambda: self._places.of(share.user_id),
             )
@@ -149,72 +164,71 @@ class Quotas:
     # -- asking -----------------------------------------------------------------------------
 
     def check_run(self, user_id: str | None) -> None:
-        """Refuses to start a run in a session that has none.
+        """Refuse to start a run in a session that has none.
 
         Raises:
             LimitReached: There are `max_active_runs`, or `max_active_runs_per_user` of this user.
         """
         self._check(
             "too-many-runs",
-            "wait for a run to end, or cancel one",
+            "Wait for a run to end, or cancel one,",
             _RUN_SECONDS,
             max_active_runs_per_user=lambda: self._runs.of(user_id),
             max_active_runs=lambda: self._runs.total,
         )
 
     def check_queue(self, user_id: str | None) -> None:
-        """Refuses one more run that waits for its turn.
+        """Refuse one more queued run.
 
         Raises:
             LimitReached: `max_queued_runs_in_all` wait, or `max_queued_runs_per_user` of this user.
         """
         self._check(
             "too-many-queued-runs",
-            "wait for a run to end, or cancel some",
+            "Wait for a run to end, or cancel one,",
             _RUN_SECONDS,
             max_queued_runs_per_user=lambda: self._queued.of(user_id),
             max_queued_runs_in_all=lambda: self._queued.total,
         )
 
     def check_stream(self, caller: Caller) -> None:
-        """Refuses one more stream.
+        """Refuse one more stream.
 
         Raises:
             LimitReached: The caller has `max_connections_per_user`.
         """
         self._check(
             "too-many-streams",
-            "close one that is not needed",
+            "Close a stream",
             _RUN_SECONDS,
             max_connections_per_user=lambda: self._streams.of(_viewer(caller)),
         )
 
     def check_session(self, user_id: str | None) -> None:
-        """Refuses one more session, also for what is stored.
+        """Refuse one more session, also when the storage quota is used up.
 
         Raises:
-            LimitReached: The user has `max_sessions_per_user`; or see `check_stored`.
+            LimitReached: The user has `max_sessions_per_user`, or as `check_stored`.
         """
         self._check(
             "too-many-sessions",
-            "delete some",
+            "Delete a session",
             _STORED_SECONDS,
             max_sessions_per_user=lambda: self._sessions_of(user_id),
         )
         self.check_stored(user_id)
 
     def check_stored(self, user_id: str | None) -> None:
-        """Refuses to add to what is stored.
+        """Refuse to store more.
 
-        The last write may go over the limit, and so may what was begun before: a run that is
-        executing says what it has to say.
+        The last write may go over the limit, and so may a run that has begun: it is not cut off.
 
         Raises:
             LimitReached: There are `max_stored_bytes`, or `max_stored_bytes_per_user` of this user.
         """
         self._check(
             "storage-quota-reached",
-            "delete or archive sessions",
+            "Delete or archive sessions",
             _STORED_SECONDS,
             max_stored_bytes_per_user=lambda: self._bytes_of(user_id),
             max_stored_bytes=lambda: self._store.usage().stored_bytes,
@@ -233,13 +247,13 @@ class Quotas:
             limit: int | None = getattr(self._settings, setting)
             if limit is not None and count() >= limit:
                 raise LimitReached(
-                    f"{setting} is {limit}, and that is reached; {remedy}, or raise it.",
+                    f"Limit reached: {limit} ({setting}). {remedy} and retry.",
                     code=code,
                     retry_after_seconds=seconds,
                 )
 
 
 def _viewer(caller: Caller) -> str | None:
-    """Names who has a share of the streams: not the operator, but a link or ticket of his."""
+    """Return whose limit a stream counts toward. The operator has none; links and tickets do."""
     is_operator = caller.user_id is None and caller.session_id is None
     return None if is_operator else caller.id

@@ -1,4 +1,4 @@
-"""Statistics and reports: what the heads have counted, put together when asked."""
+"""Statistics and reports, computed on request from what the heads have counted."""
 
 from collections import Counter
 from typing import Any
@@ -7,15 +7,16 @@ from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.domain.events import Usage
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.sessions.pool import SessionPool
+from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.registry import SessionRegistry
 from bamboo_gateway.storage.base import SessionQuery
 
 _MOST_ACTIVE = 10
-"""How many of the most active sessions the overview names."""
+"""How many of the most active sessions the overview lists."""
 
 
 def session_statistics(head: SessionHead) -> dict[str, Any]:
-    """Gives one session's statistics; exact, whatever has been compacted."""
+    """Return one session's statistics. They are exact, also after a compaction."""
     counts = head.counts
     runs = dict.fromkeys(
         ("queued", "running", "completed", "failed", "cancelled", "interrupted"), 0
@@ -41,14 +42,14 @@ def session_statistics(head: SessionHead) -> dict[str, Any]:
     }
 
 
-def session_report(pool: SessionPool, head: SessionHead) -> dict[str, Any]:
-    """Gives a SessionSummary for people: who, what, how long, how much."""
+def session_report(context: Context, head: SessionHead) -> dict[str, Any]:
+    """Return a SessionSummary for people: who, what, how long, how much."""
     return {
         "session_id": head.id,
         "title": head.title,
         "user_id": head.user_id,
         "session_type": head.session_type,
-        "state": pool.state_of(head),
+        "state": context.states.state_of(head),
         "working_dir": head.working_dir,
         "created_at": format_ms(head.created_at),
         "last_activity_at": format_ms(head.last_activity_at),
@@ -60,7 +61,7 @@ def session_report(pool: SessionPool, head: SessionHead) -> dict[str, Any]:
 
 
 def report_markdown(report: dict[str, Any]) -> str:
-    """Writes a report as Markdown; values are shown as code, so that none becomes structure."""
+    """Return a report as Markdown. Values are escaped, so that none becomes structure."""
     statistics = report["statistics"]
     rows = [
         ("Session", report["session_id"]),
@@ -93,8 +94,10 @@ def _plain(value: object) -> str:
     return text
 
 
-async def overall_statistics(pool: SessionPool, caller: Caller) -> dict[str, Any]:
-    """Adds up all sessions of the caller; costs the sessions, not their messages."""
+async def overall_statistics(
+    context: Context, registry: SessionRegistry, caller: Caller
+) -> dict[str, Any]:
+    """Add up all sessions of the caller. The cost grows with the sessions, not the messages."""
     by_type: Counter[str] = Counter()
     by_state: Counter[str] = Counter()
     by_day: Counter[str] = Counter()
@@ -103,9 +106,9 @@ async def overall_statistics(pool: SessionPool, caller: Caller) -> dict[str, Any
     oldest: SessionHead | None = None
     newest: SessionHead | None = None
     most: list[SessionHead] = []
-    async for head in pool.each(caller, SessionQuery(archived="include")):
+    async for head in registry.each(caller, SessionQuery(archived="include")):
         by_type[head.session_type] += 1
-        by_state[pool.state_of(head)] += 1
+        by_state[context.states.state_of(head)] += 1
         by_day[format_ms(head.created_at)[:10]] += 1
         totals["total_messages"] += head.message_count
         totals["tool_calls"] += head.counts.tool_calls

@@ -24,14 +24,14 @@ def key(text: str) -> Idempotency:
 
 async def test_restoring_brings_back_the_same_session(gate: Gateway) -> None:
     await talk(gate, "s", "one", "two", title="T", metadata={"a": 1})
-    await gate.manager.life.save_summary(ME, "s", "in short")
+    await gate.manager.save_summary(ME, "s", "in short")
     before = (await gate.manager.get_session(ME, "s")).session
     log, messages = await gate.log(), await gate.messages()
     gate.clock.advance(60)
-    archived = (await gate.manager.life.archive(ME, "s")).answer
+    archived = (await gate.manager.archive(ME, "s")).answer
     assert archived["session"]["state"] == "archived"
     assert await gate.messages() == messages
-    restored = (await gate.manager.life.restore(ME, "s")).answer
+    restored = (await gate.manager.restore(ME, "s")).answer
     # To be restored is activity: its time to live begins anew.
     moved = ("position", "stream_url", "last_activity_at")
     assert {n: v for n, v in restored.items() if n not in moved} == {
@@ -39,33 +39,33 @@ async def test_restoring_brings_back_the_same_session(gate: Gateway) -> None:
     }
     assert (await gate.log())[: len(log)] == log
     assert [event["type"] for event in (await gate.log())[len(log) :]] == ["state_change"] * 2
-    assert (await gate.manager.life.summary(ME, "s"))["summary"] == "in short"
+    assert (await gate.manager.summary(ME, "s"))["summary"] == "in short"
     assert await gate.messages() == messages
 
 
 async def test_a_closed_session_is_closed_again_once_restored(gate: Gateway) -> None:
     await talk(gate, "s", "one")
     await gate.manager.close_session(ME, "s")
-    await gate.manager.life.archive(ME, "s")
-    assert (await gate.manager.life.restore(ME, "s")).answer["state"] == "closed"
+    await gate.manager.archive(ME, "s")
+    assert (await gate.manager.restore(ME, "s")).answer["state"] == "closed"
 
 
 async def test_an_archived_session_is_out_of_the_lists_and_read_only(gate: Gateway) -> None:
     await talk(gate, "s", "one", user_id="u")
     await talk(gate, "other", "one", user_id="u")
-    await gate.manager.life.archive(ME, "s")
+    await gate.manager.archive(ME, "s")
     listed = await gate.manager.list_sessions(ME, SessionQuery(user_id="u"))
     assert [one["id"] for one in listed.sessions] == ["other"]
-    shown = await gate.manager.life.list_archived(ME, SessionQuery(user_id="u"))
+    shown = await gate.manager.list_archived(ME, SessionQuery(user_id="u"))
     assert [one["session"]["id"] for one in shown.sessions] == ["s"]
     with pytest.raises(SessionClosed) as refusal:
         await gate.manager.add_messages(ME, "s", [NewMessage("user", "more")])
     assert refusal.value.code == "session-archived"
     with pytest.raises(NotFound):
-        await gate.manager.life.archived(ME, "other")
+        await gate.manager.archived(ME, "other")
     with pytest.raises(NotFound):
-        await gate.manager.life.delete_archived(ME, "other")
-    await gate.manager.life.delete_archived(ME, "s")
+        await gate.manager.delete_archived(ME, "other")
+    await gate.manager.delete_archived(ME, "s")
     assert await gate.store.load("s") is None
 
 
@@ -73,7 +73,7 @@ async def test_a_stream_on_it_gets_what_is_left_and_goodbye(gate: Gateway) -> No
     await talk(gate, "s", "one")
     reader = await gate.reader()
     await reader.take_until("open")
-    await gate.manager.life.archive(ME, "s")
+    await gate.manager.archive(ME, "s")
     frames = await reader.take_all()
     assert [frame.type for frame in frames[-2:]] == ["state_change", "goodbye"]
     assert reader.goodbye is not None
@@ -83,17 +83,17 @@ async def test_a_stream_on_it_gets_what_is_left_and_goodbye(gate: Gateway) -> No
 async def test_a_session_with_a_run_is_not_archived(gate: Gateway) -> None:
     await gate.chat(run_id="r")
     with pytest.raises(RunActive):
-        await gate.manager.life.archive(ME, "s")
+        await gate.manager.archive(ME, "s")
     await gate.manager.cancel_session(ME, "s")
-    await gate.manager.life.archive(ME, "s")
+    await gate.manager.archive(ME, "s")
 
 
 async def test_archiving_twice_is_archiving_once(gate: Gateway) -> None:
     await talk(gate, "s", "one")
-    first = await gate.manager.life.archive(ME, "s", key("k"))
-    again = await gate.manager.life.archive(ME, "s")
-    other = await gate.manager.life.archive(ME, "s", key("k2"))
-    replayed = await gate.manager.life.archive(ME, "s", key("k"))
+    first = await gate.manager.archive(ME, "s", key("k"))
+    again = await gate.manager.archive(ME, "s")
+    other = await gate.manager.archive(ME, "s", key("k2"))
+    replayed = await gate.manager.archive(ME, "s", key("k"))
     assert again.answer == first.answer == other.answer == replayed.answer
     assert replayed.replayed
     assert (await gate.types()).count("state_change") == 1
@@ -102,10 +102,10 @@ async def test_archiving_twice_is_archiving_once(gate: Gateway) -> None:
 async def test_what_could_not_be_packed_is_archived_and_packed_later(gate: Gateway) -> None:
     await talk(gate, "s", "one")
     gate.store.fail("pack", StorageFull("No space."))
-    answer = (await gate.manager.life.archive(ME, "s")).answer
+    answer = (await gate.manager.archive(ME, "s")).answer
     assert answer["session"]["state"] == "archived"
     if gate.store.unpacked_archives():
-        await gate.manager.life.archive(ME, "s")
+        await gate.manager.archive(ME, "s")
     assert gate.store.unpacked_archives() == []
 
 
@@ -113,12 +113,12 @@ async def test_many_are_archived_each_by_itself(gate: Gateway) -> None:
     for name in ("a", "b", "c"):
         await talk(gate, name, "one")
     await gate.chat("b", run_id="r")
-    done = (await gate.manager.life.archive_each(ME, ["a", "b", "none", "../x", "c"])).answer
+    done = (await gate.manager.archive_each(ME, ["a", "b", "none", "../x", "c"])).answer
     assert [one["session_id"] for one in done["archived"]] == ["a", "c"]
     assert all(one["bytes"] > 0 for one in done["archived"])
     codes = {one["session_id"]: one["code"] for one in done["failed"]}
     assert codes == {"b": "run-active", "none": "session-not-found", "../x": "invalid-id"}
-    back = (await gate.manager.life.restore_each(ME, ["a", "b", "c"])).answer
+    back = (await gate.manager.restore_each(ME, ["a", "b", "c"])).answer
     assert [one["session_id"] for one in back["restored"]] == ["a", "c"]
     assert [one["code"] for one in back["failed"]] == ["not-archived"]
 
@@ -126,7 +126,7 @@ async def test_many_are_archived_each_by_itself(gate: Gateway) -> None:
 async def test_many_are_archived_once_for_a_key_and_a_repeat_says_that_it_is_one(
     gate: Gateway,
 ) -> None:
-    life = gate.manager.life
+    life = gate.manager
     for name in ("a", "b"):
         await talk(gate, name, "one")
     once = key("k")
@@ -142,8 +142,8 @@ async def test_many_are_archived_once_for_a_key_and_a_repeat_says_that_it_is_one
 
 async def test_a_restored_session_goes_on(gate: Gateway) -> None:
     await talk(gate, "s", "one")
-    await gate.manager.life.archive(ME, "s")
-    await gate.manager.life.restore(ME, "s")
+    await gate.manager.archive(ME, "s")
+    await gate.manager.restore(ME, "s")
     started = await gate.chat("s", "two", run_id="r")
     assert started["status"] == "running"
     await eventually(lambda: "r" in gate.agent.asked)
@@ -165,9 +165,9 @@ async def test_what_is_restored_while_it_is_being_packed_goes_on(
     monkeypatch.setattr(store, "pack", late)
     with anyio.fail_after(DEADLINE_SECONDS):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(gate.manager.life.archive, ME, "s")
+            tasks.start_soon(gate.manager.archive, ME, "s")
             await asked.wait()
-            tasks.start_soon(gate.manager.life.restore, ME, "s")
+            tasks.start_soon(gate.manager.restore, ME, "s")
             await quiet()
             allowed.set()
         gate.agent.do("r", Token("ok"), Complete())
@@ -226,6 +226,6 @@ async def test_an_archive_that_is_refused_leaves_the_session_as_it_was(gate: Gat
     before = await gate.log()
     gate.store.fail_append()
     with pytest.raises(BambooError):
-        await gate.manager.life.archive(ME, "s")
+        await gate.manager.archive(ME, "s")
     assert await gate.log() == before
     assert (await gate.manager.get_session(ME, "s")).session["state"] == "idle"

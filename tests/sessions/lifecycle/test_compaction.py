@@ -60,8 +60,8 @@ async def test_r2_a_client_amid_the_deltas_gets_the_message_that_replaces_them()
         before = await gate.log()
         live = gate.live()
         gate.clock.advance(3601)
-        gate.manager._pool.evict_idle()
-        assert gate.manager._pool.get("s") is None, "no frame of it is in memory any more"
+        gate.manager._registry.evict_idle()
+        assert gate.manager._registry.get("s") is None, "no frame of it is in memory any more"
         assert await compacted(gate)
         kept = [event["seq"] for event in await gate.log()]
         for after in range(len(before)):

@@ -10,7 +10,7 @@ from bamboo_gateway.domain.errors import InvalidId, MessageExists, NotFound
 from bamboo_gateway.sessions.commands import MessagePage, NewMessage
 from bamboo_gateway.sessions.lifecycle.export import ExportOptions
 from bamboo_gateway.sessions.lifecycle.fork import Fork
-from bamboo_gateway.sessions.lifecycle.merge import Merge
+from bamboo_gateway.sessions.lifecycle.merge_plan import Merge
 from tests.sessions.lifecycle.talk import ids, say, talk, texts
 from tests.storage.writing import Writer, committed, message
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway
@@ -109,7 +109,7 @@ async def test_a_cursor_from_before_a_merge_that_replaced_everything_is_refused(
     """R4: the page that it leads on from is not part of the history any more."""
     first, _ = await talk(gate, "s", "a", "b")
     await talk(gate, "other", "c")
-    await gate.manager.life.merge(ME, "s", Merge("other", "replace"))
+    await gate.manager.merge(ME, "s", Merge("other", "replace"))
     for where in ("before", "after"):
         with pytest.raises(NotFound):
             await page(gate, **{where: first})
@@ -126,11 +126,11 @@ async def test_the_id_is_not_taken_a_further_time(gate: Gateway) -> None:
 async def test_its_own_export_comes_back_with_each_id_once(format_name: Any, gate: Gateway) -> None:
     # The last one says the same as one before it: all the same it was said.
     await doubled(gate, said=[*SAID, ("m1", "one")])
-    export = await gate.manager.life.export(ME, "s", ExportOptions(format_name))
+    export = await gate.manager.export(ME, "s", ExportOptions(format_name))
     document = b"".join([part async for part in export.chunks])
     again = []
     for _ in range(2):
-        made = (await gate.manager.life.import_document(ME, document)).answer
+        made = (await gate.manager.import_document(ME, document)).answer
         assert await texts(gate, made["id"]) == [*WORDS, "one"]
         again.append(await ids(gate, made["id"]))
         [note] = made["notes"]
@@ -144,9 +144,9 @@ async def test_its_own_export_comes_back_with_each_id_once(format_name: Any, gat
 
 async def test_a_fork_at_the_id_ends_with_the_last_such_message(gate: Gateway) -> None:
     await doubled(gate)
-    await gate.manager.life.fork(ME, "s", Fork(message_id="m1", new_id="child"))
+    await gate.manager.fork(ME, "s", Fork(message_id="m1", new_id="child"))
     assert await texts(gate, "child") == WORDS[:4]
-    await gate.manager.life.fork(ME, "s", Fork(new_id="whole"))
+    await gate.manager.fork(ME, "s", Fork(new_id="whole"))
     assert await texts(gate, "whole") == WORDS
 
 
@@ -157,7 +157,7 @@ async def test_a_merge_drops_no_other_message_of_the_same_id(strategy: Any, gate
     await talk(gate, "source")
     await say(gate, "source", NewMessage("user", "theirs", id="m1"), NewMessage("user", "more"))
     for _ in range(2):
-        await gate.manager.life.merge(ME, "target", Merge("source", strategy))
+        await gate.manager.merge(ME, "target", Merge("source", strategy))
         assert sorted(await texts(gate, "target")) == ["more", "ours", "theirs"]
         assert len(set(await ids(gate, "target"))) == 3
 
@@ -170,7 +170,7 @@ async def test_a_merge_of_doubled_ids_gives_each_message_one_of_its_own(
     await talk(gate, "target")
     await say(gate, "target", NewMessage("user", "ours", id="m1"))
     for _ in range(2):
-        await gate.manager.life.merge(ME, "target", Merge("s", strategy))
+        await gate.manager.merge(ME, "target", Merge("s", strategy))
         ours = [] if strategy == "replace" else ["ours"]
         assert sorted(await texts(gate, "target")) == sorted([*ours, *WORDS])
         assert len(set(await ids(gate, "target"))) == len(WORDS) + len(ours)
@@ -179,10 +179,10 @@ async def test_a_merge_of_doubled_ids_gives_each_message_one_of_its_own(
 @pytest.mark.parametrize("strategy", ["append", "interleave"])
 async def test_what_doubled_sessions_share_is_not_said_again(strategy: Any, gate: Gateway) -> None:
     await doubled(gate)
-    await gate.manager.life.fork(ME, "s", Fork(new_id="child"))
+    await gate.manager.fork(ME, "s", Fork(new_id="child"))
     await say(gate, "child", NewMessage("user", "six"))
     for _ in range(2):
-        await gate.manager.life.merge(ME, "s", Merge("child", strategy))
+        await gate.manager.merge(ME, "s", Merge("child", strategy))
         assert await texts(gate, "s") == [*WORDS, "six"]
 
 
@@ -193,5 +193,5 @@ async def test_a_merge_that_replaces_by_other_messages_of_the_same_ids_does_so(
     await say(gate, "target", NewMessage("user", "ours", id="m1"))
     await talk(gate, "source")
     await say(gate, "source", NewMessage("user", "theirs", id="m1"))
-    await gate.manager.life.merge(ME, "target", Merge("source", "replace"))
+    await gate.manager.merge(ME, "target", Merge("source", "replace"))
     assert await texts(gate, "target") == ["theirs"]

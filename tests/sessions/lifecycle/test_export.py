@@ -80,7 +80,7 @@ def test_what_is_exported_has_the_shape_that_the_document_says(
 
 
 async def collect(gate: Gateway, session_id: str, **options: object) -> str:
-    export = await gate.manager.life.export(ME, session_id, ExportOptions(**options))  # type: ignore[arg-type]
+    export = await gate.manager.export(ME, session_id, ExportOptions(**options))  # type: ignore[arg-type]
     return b"".join([chunk async for chunk in export.chunks]).decode()
 
 
@@ -106,11 +106,11 @@ async def test_a_summary_that_covers_a_part_covers_the_same_part_after_an_import
     second = next(e for e in log if e["type"] == "message" and e["message"]["content"] == "b")
     head = await gate.store.load("s")
     assert head is not None
-    await gate.manager.life.save_summary(
+    await gate.manager.save_summary(
         ME, "s", "a and b", position=Position(head.epoch, second["seq"])
     )
     document = await collect(gate, "s", format="json")
-    made = (await gate.manager.life.import_document(ME, document.encode())).answer
+    made = (await gate.manager.import_document(ME, document.encode())).answer
     resumed = (await resumed_message(gate, made["id"]))["content"]
     assert "a and b" in resumed
     assert "[user]\nc" in resumed
@@ -284,7 +284,7 @@ async def test_an_export_that_fails_leaves_the_file_that_was_there(
     gate: Gateway, tmp_path: Path
 ) -> None:
     await talk(gate, "s", "hello")
-    life = gate.manager.life
+    life = gate.manager
     await life.export_to_file(ME, "s", ExportOptions("json"), "a.json")
     before = (tmp_path / "out" / "a.json").read_bytes()
     gate.store.fail("find", StorageFailed("The disk is broken."))
@@ -300,7 +300,7 @@ async def test_exports_to_one_file_at_once_are_each_whole(gate: Gateway, tmp_pat
         async with anyio.create_task_group() as tasks:
             for _ in range(4):
                 tasks.start_soon(
-                    gate.manager.life.export_to_file, ME, "s", ExportOptions("json"), "a.json"
+                    gate.manager.export_to_file, ME, "s", ExportOptions("json"), "a.json"
                 )
     document = json.loads((tmp_path / "out" / "a.json").read_bytes())
     assert len(document["messages"]) == 700
@@ -381,5 +381,5 @@ JSON = {"Content-Type": "application/json"}
 async def test_ids_and_order_survive(gate: Gateway) -> None:
     named = await talk(gate, "s", "a", "b")
     document = (await collect(gate, "s", format="yaml")).encode()
-    made = (await gate.manager.life.import_document(ME, document)).answer
+    made = (await gate.manager.import_document(ME, document)).answer
     assert await ids(gate, made["id"]) == named

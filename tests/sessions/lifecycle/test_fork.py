@@ -13,7 +13,7 @@ from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway
 
 
 async def fork(gate: Gateway, child: str, parent: str = "s", **wanted: object) -> dict[str, object]:
-    outcome = await gate.manager.life.fork(ME, parent, Fork(new_id=child, **wanted))  # type: ignore[arg-type]
+    outcome = await gate.manager.fork(ME, parent, Fork(new_id=child, **wanted))  # type: ignore[arg-type]
     return outcome.answer
 
 
@@ -79,7 +79,7 @@ async def test_a_fork_of_nothing_but_open_calls_is_empty(gate: Gateway) -> None:
 
 async def test_archived_and_closed_sessions_are_forked_and_running_ones_too(gate: Gateway) -> None:
     named = await talk(gate, "s", "a")
-    await gate.manager.life.archive(ME, "s")
+    await gate.manager.archive(ME, "s")
     await fork(gate, "c")
     assert await ids(gate, "c") == named
     await talk(gate, "closed", "a")
@@ -114,7 +114,7 @@ async def test_a_repeat_with_the_key_is_the_same_fork_also_when_both_come_at_onc
     answers = []
 
     async def once() -> None:
-        answers.append((await gate.manager.life.fork(ME, "s", Fork(), key)).answer)
+        answers.append((await gate.manager.fork(ME, "s", Fork(), key)).answer)
 
     with anyio.fail_after(DEADLINE_SECONDS):
         async with anyio.create_task_group() as tasks:
@@ -122,7 +122,7 @@ async def test_a_repeat_with_the_key_is_the_same_fork_also_when_both_come_at_onc
                 tasks.start_soon(once)
     assert all(answer == answers[0] for answer in answers)
     await gate.manager.delete_session(ME, "s")
-    again = await gate.manager.life.fork(ME, "s", Fork(), key)
+    again = await gate.manager.fork(ME, "s", Fork(), key)
     assert again.replayed
     assert again.answer == answers[0]
 

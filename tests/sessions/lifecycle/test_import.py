@@ -15,7 +15,7 @@ from bamboo_gateway.domain.tool_order import UNANSWERED
 from bamboo_gateway.sessions.commands import NewMessage
 from bamboo_gateway.sessions.lifecycle.bulk_creation import HistoryWriter
 from bamboo_gateway.sessions.lifecycle.export import ExportOptions
-from bamboo_gateway.sessions.lifecycle.merge import Merge
+from bamboo_gateway.sessions.lifecycle.merge_plan import Merge
 from tests.api.serving import refused
 from tests.sessions.lifecycle.talk import exchange, ids, resumed_message, said, say, talk
 from tests.support.gateways import ME, Gateway, eventually
@@ -103,7 +103,7 @@ async def test_calls_that_another_tool_left_without_a_result_are_closed(gate: Ga
         ("user", "never mind"),
         ("assistant", calling("c")),
     )
-    made = (await gate.manager.life.import_document(ME, document)).answer
+    made = (await gate.manager.import_document(ME, document)).answer
     messages = await gate.messages(made["id"])
     shape = [(message["role"], message.get("tool_call_id")) for message in messages]
     assert shape == [
@@ -119,7 +119,7 @@ async def test_calls_that_another_tool_left_without_a_result_are_closed(gate: Ga
     assert messages[3]["metadata"] == {"closed": True}
     assert any("b, c" in note["what"] for note in made["notes"])
     # The same again: so a merge of the two recognises every message.
-    again = (await gate.manager.life.import_document(ME, document)).answer
+    again = (await gate.manager.import_document(ME, document)).answer
     assert await ids(gate, again["id"]) == await ids(gate, made["id"])
 
 
@@ -127,9 +127,9 @@ async def test_calls_that_wait_in_our_own_export_wait_after_the_import(gate: Gat
     await talk(gate, "s", "hi")
     calls = [{"id": "x", "name": "look", "arguments": {}}]
     await say(gate, "s", NewMessage("assistant", "", tool_calls=calls))
-    export = await gate.manager.life.export(ME, "s", ExportOptions("json"))
+    export = await gate.manager.export(ME, "s", ExportOptions("json"))
     document = b"".join([chunk async for chunk in export.chunks])
-    made = (await gate.manager.life.import_document(ME, document)).answer
+    made = (await gate.manager.import_document(ME, document)).answer
     assert made["notes"] == []
     assert await ids(gate, made["id"]) == await ids(gate, "s")
     await say(gate, made["id"], NewMessage("tool", "found", tool_call_id="x"))
@@ -161,7 +161,7 @@ PASSED_OVER: list[dict[str, Any]] = [
 
 async def test_a_summary_covers_the_same_messages_when_calls_are_closed(gate: Gateway) -> None:
     document = own(*PASSED_OVER, covers=3)
-    made = (await gate.manager.life.import_document(ME, document)).answer
+    made = (await gate.manager.import_document(ME, document)).answer
     assert len(await ids(gate, made["id"])) == 5
     resumed = (await resumed_message(gate, made["id"]))["content"]
     assert "[user]\nc" in resumed
@@ -173,7 +173,7 @@ async def test_what_a_merge_brings_has_a_result_for_each_call(gate: Gateway, str
     await talk(gate, "t", "ours")
     await passed_over(gate, "src")
     wanted = Merge("src", strategy)  # type: ignore[arg-type]
-    merged = (await gate.manager.life.merge(ME, "t", wanted)).answer
+    merged = (await gate.manager.merge(ME, "t", wanted)).answer
     assert [note["place"] for note in merged["notes"]] == ["tool calls"]
     waiting: list[str] = []
     for message in await gate.messages("t"):
@@ -184,7 +184,7 @@ async def test_what_a_merge_brings_has_a_result_for_each_call(gate: Gateway, str
             waiting = [call["id"] for call in message.get("tool_calls", ())]
     assert not waiting
     assert merged["message_count"] == 5 + (strategy != "replace")
-    again = (await gate.manager.life.merge(ME, "t", wanted)).answer
+    again = (await gate.manager.merge(ME, "t", wanted)).answer
     assert again["message_count"] == merged["message_count"]
     assert "notes" not in again
 
@@ -203,7 +203,7 @@ async def passed_over(gate: Gateway, session_id: str) -> None:
 async def test_agents_get_the_results_that_come_after_a_summary_with_their_calls(
     gate: Gateway,
 ) -> None:
-    life = gate.manager.life
+    life = gate.manager
     await talk(gate, "s", "old")
     call, *results = exchange("x", "y")
     await say(gate, "s", call, results[0])

@@ -11,7 +11,7 @@ import pytest
 from bamboo_gateway.domain.message_assembler import message_draft
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.sessions.commands import NewSession
-from bamboo_gateway.sessions.lifecycle.bulk_creation import History, create_whole
+from bamboo_gateway.sessions.lifecycle.bulk_creation import History
 from bamboo_gateway.sessions.lifecycle.export import ExportOptions
 from bamboo_gateway.sessions.lifecycle.fork import Fork
 from bamboo_gateway.sessions.runs.factory import created_draft
@@ -42,7 +42,7 @@ async def fill(gate: Gateway) -> None:
             ]
 
     history = History(pages, lambda head: {"id": head.id})
-    await create_whole(gate.manager._pool, ME, "large", history, None)
+    await gate.create_whole(ME, "large", history)
 
 
 @pytest.mark.slow
@@ -55,7 +55,7 @@ async def test_a_hundred_thousand_messages_need_little_memory(tmp_path: Path) ->
     figures: dict[str, tuple[float, int]] = {}
     try:
         async with gateway(store, clock=clock, export_dir=tmp_path / "out", **changed) as gate:
-            life = gate.manager.life
+            life = gate.manager
 
             async def measured(name: str, call: Any) -> Any:
                 tracemalloc.start()

@@ -8,7 +8,7 @@ from bamboo_gateway.domain.errors import BambooError, InvalidInput, NotFound, Re
 from bamboo_gateway.domain.events import Complete, Usage
 from bamboo_gateway.sessions.commands import Idempotency, NewMessage
 from bamboo_gateway.sessions.lifecycle.fork import Fork
-from bamboo_gateway.sessions.lifecycle.merge import Merge
+from bamboo_gateway.sessions.lifecycle.merge_plan import Merge
 from tests.api.serving import refused
 from tests.sessions.lifecycle.talk import create, exchange, ids, said, say, talk, texts
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway
@@ -18,13 +18,13 @@ async def merge(
     gate: Gateway, target: str, source: str, strategy: str = "append", **more: str
 ) -> dict[str, object]:
     wanted = Merge(source, strategy, **more)  # type: ignore[arg-type]
-    return (await gate.manager.life.merge(ME, target, wanted)).answer
+    return (await gate.manager.merge(ME, target, wanted)).answer
 
 
 async def branch(gate: Gateway) -> None:
     """`s` and its fork `c`, both with more since."""
     await talk(gate, "s", "a", "b")
-    await gate.manager.life.fork(ME, "s", Fork(new_id="c"))
+    await gate.manager.fork(ME, "s", Fork(new_id="c"))
     gate.clock.advance(1)
     await say(gate, "s", NewMessage("user", "s1"))
     gate.clock.advance(1)
@@ -61,7 +61,7 @@ async def test_interleaving_is_by_time_and_stable(gate: Gateway) -> None:
     await branch(gate)
     await merge(gate, "s", "c", "interleave")
     assert await texts(gate, "s") == ["a", "b", "s1", "c1", "s2"]
-    stats = await gate.manager.life.statistics(ME, "s")
+    stats = await gate.manager.statistics(ME, "s")
     assert stats["total_messages"] == stats["user_messages"] == 5
 
 
@@ -69,7 +69,7 @@ async def test_a_message_said_again_by_a_merge_can_be_forked_at(gate: Gateway) -
     await branch(gate)
     await merge(gate, "s", "c", "interleave")
     named = await ids(gate, "s")
-    await gate.manager.life.fork(ME, "s", Fork(message_id=named[2], new_id="d"))
+    await gate.manager.fork(ME, "s", Fork(message_id=named[2], new_id="d"))
     assert await ids(gate, "d") == named[:3]
 
 
@@ -173,7 +173,7 @@ async def test_what_cannot_be_merged_is_said(gate: Gateway) -> None:
     with pytest.raises(RunActive):
         await merge(gate, "busy", "s")
     await merge(gate, "s", "busy")
-    await gate.manager.life.archive(ME, "c")
+    await gate.manager.archive(ME, "c")
     with pytest.raises(BambooError) as archived:
         await merge(gate, "c", "s")
     assert archived.value.code == "session-archived"
@@ -223,7 +223,7 @@ async def test_a_repeat_with_the_key_is_the_same_merge_also_when_both_come_at_on
     answers = []
 
     async def once() -> None:
-        answers.append((await gate.manager.life.merge(ME, "t", Merge("src"), key)).answer)
+        answers.append((await gate.manager.merge(ME, "t", Merge("src"), key)).answer)
 
     with anyio.fail_after(DEADLINE_SECONDS):
         async with anyio.create_task_group() as tasks:
@@ -233,7 +233,7 @@ async def test_a_repeat_with_the_key_is_the_same_merge_also_when_both_come_at_on
     assert await texts(gate, "t") == ["a", "b"]
     assert [event["type"] for event in await gate.log("t")].count("session_merged") == 1
     await say(gate, "src", NewMessage("user", "c"))
-    assert (await gate.manager.life.merge(ME, "t", Merge("src"), key)).replayed
+    assert (await gate.manager.merge(ME, "t", Merge("src"), key)).replayed
     assert await texts(gate, "t") == ["a", "b"]
 
 

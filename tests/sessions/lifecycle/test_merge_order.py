@@ -14,9 +14,9 @@ from bamboo_gateway.domain.messages import Message, distinct
 from bamboo_gateway.domain.tool_order import settled
 from bamboo_gateway.sessions import history as pages
 from bamboo_gateway.sessions.commands import NewSession
-from bamboo_gateway.sessions.lifecycle import merge as merging
-from bamboo_gateway.sessions.lifecycle.bulk_creation import History, create_whole
-from bamboo_gateway.sessions.lifecycle.merge import Merge
+from bamboo_gateway.sessions.lifecycle import merge_plan
+from bamboo_gateway.sessions.lifecycle.bulk_creation import History
+from bamboo_gateway.sessions.lifecycle.merge_plan import Merge
 from bamboo_gateway.sessions.runs.factory import created_draft
 from tests.sessions.lifecycle.talk import talk, texts
 from tests.support.gateways import ME, Gateway
@@ -63,7 +63,7 @@ async def store(gate: Gateway, session_id: str, messages: list[Message]) -> None
         yield [message_draft(message) for message in messages]
 
     made = History(pages, lambda head: {"id": head.id})
-    await create_whole(gate.manager._pool, ME, session_id, made, None)
+    await gate.create_whole(ME, session_id, made)
 
 
 def expected(ours: list[Message], source: list[Message], strategy: str) -> list[Message]:
@@ -131,7 +131,7 @@ async def test_any_two_histories_are_merged_as_if_they_were_held_in_memory(
         for _ in range(2):
             said = expected(ours, theirs, strategy)
             try:
-                await gate.manager.life.merge(ME, target, Merge(source, strategy))
+                await gate.manager.merge(ME, target, Merge(source, strategy))
             except Refused:
                 said = ours  # calls of the target wait: nothing has changed
             ours = [Message.of(shape) for shape in await gate.messages(target)]
@@ -142,12 +142,12 @@ async def test_any_two_histories_are_merged_as_if_they_were_held_in_memory(
 async def test_r11_more_messages_than_are_compared_are_refused(
     gate: Gateway, strategy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merging, "MERGE_MESSAGES_MAX", 5)
+    monkeypatch.setattr(merge_plan, "MERGE_MESSAGES_MAX", 5)
     await talk(gate, "t", "a", "b", "c")
     await talk(gate, "s", "d", "e", "f")
     with pytest.raises(TooLarge, match="at most 5 messages"):
-        await gate.manager.life.merge(ME, "t", Merge("s", strategy))
+        await gate.manager.merge(ME, "t", Merge("s", strategy))
     assert await texts(gate, "t") == ["a", "b", "c"]
     await talk(gate, "u", "d", "e")
-    await gate.manager.life.merge(ME, "t", Merge("u", strategy))
+    await gate.manager.merge(ME, "t", Merge("u", strategy))
     assert (await texts(gate, "t"))[-2:] == ["d", "e"]

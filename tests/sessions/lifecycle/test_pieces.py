@@ -12,7 +12,7 @@ from bamboo_gateway.domain.limits import BULK_PAGE_BYTES_MAX
 from bamboo_gateway.sessions.commands import NewMessage
 from bamboo_gateway.sessions.lifecycle.export import ExportOptions
 from bamboo_gateway.sessions.lifecycle.fork import Fork
-from bamboo_gateway.sessions.lifecycle.merge import Merge
+from bamboo_gateway.sessions.lifecycle.merge_plan import Merge
 from bamboo_gateway.storage.base import Found
 from bamboo_gateway.storage.factory import make_store
 from tests.sessions.lifecycle.faults import NthFault
@@ -73,7 +73,7 @@ def assert_in_pieces(sizes: list[int]) -> None:
 
 
 async def exported(gate: Gateway, form: Any) -> bytes:
-    export = await gate.manager.life.export(ME, "s", ExportOptions(form))
+    export = await gate.manager.export(ME, "s", ExportOptions(form))
     return b"".join([chunk async for chunk in export.chunks])
 
 
@@ -90,10 +90,10 @@ async def test_an_export_reads_each_message_once_in_pages_of_bytes(
 async def test_an_export_that_fails_at_any_page_has_no_end(gate: Gateway, store: Pages) -> None:
     """R9: a document that is cut is not read back."""
     whole = await exported(gate, "json")
-    await gate.manager.life.export(ME, "s", ExportOptions("json"))
+    await gate.manager.export(ME, "s", ExportOptions("json"))
     failed = 0
     while True:
-        export = await gate.manager.life.export(ME, "s", ExportOptions("json"))
+        export = await gate.manager.export(ME, "s", ExportOptions("json"))
         store.arm(failed + 1)
         pieces: list[bytes] = []
         try:
@@ -113,7 +113,7 @@ async def test_an_export_that_fails_at_any_page_has_no_end(gate: Gateway, store:
 async def test_a_fork_reads_each_message_once_in_pages_of_bytes(
     gate: Gateway, store: Pages
 ) -> None:
-    await gate.manager.life.fork(ME, "s", Fork(new_id="c"))
+    await gate.manager.fork(ME, "s", Fork(new_id="c"))
     sizes = store.of_messages()
     # The last message is looked at twice more: where to cut, and whether it calls tools.
     assert_in_pieces(sizes[2:])
@@ -125,7 +125,7 @@ async def test_a_fork_at_an_index_reads_no_more_than_lies_before_it(
 ) -> None:
     for index in (0, 1, 12):
         store.sizes.clear()
-        await gate.manager.life.fork(ME, "s", Fork(new_id=f"c{index}", message_index=index))
+        await gate.manager.fork(ME, "s", Fork(new_id=f"c{index}", message_index=index))
         sizes = store.of_messages()
         assert max(sizes) <= BULK_PAGE_BYTES_MAX
         # To find it, to look at its tool calls, and to copy what lies before it.
@@ -143,7 +143,7 @@ async def test_a_merge_reads_both_in_pages_of_bytes_and_is_seen_at_once(
     await say(gate, "t", NewMessage("user", "after"))
     earlier = await ids(gate, "t")
     store.sizes.clear()
-    answer = (await gate.manager.life.merge(ME, "t", Merge("s", strategy))).answer  # type: ignore[arg-type]
+    answer = (await gate.manager.merge(ME, "t", Merge("s", strategy))).answer  # type: ignore[arg-type]
     sizes = store.of_messages()
     assert max(sizes) <= BULK_PAGE_BYTES_MAX
     # The source twice, to see what is to be said and to say it; and its end for open tool calls.
@@ -169,7 +169,7 @@ async def test_a_merge_that_fails_at_any_page_changes_nothing(
     while True:
         store.arm(failed + 1)
         try:
-            await gate.manager.life.merge(ME, "t", Merge("s", strategy))  # type: ignore[arg-type]
+            await gate.manager.merge(ME, "t", Merge("s", strategy))  # type: ignore[arg-type]
         except StorageFailed:
             store.arm(None)
             failed += 1

@@ -12,7 +12,7 @@ from bamboo_gateway.domain.errors import BambooError, InvalidInput, NotFound, Se
 from bamboo_gateway.domain.events import Complete, Token, Usage
 from bamboo_gateway.sessions.commands import Idempotency, NewMessage
 from bamboo_gateway.sessions.lifecycle.fork import ANCESTORS_MAX, Fork
-from bamboo_gateway.sessions.lifecycle.merge import Merge
+from bamboo_gateway.sessions.lifecycle.merge_plan import Merge
 from bamboo_gateway.storage.base import SessionQuery
 from tests.api.serving import SECONDS, refused, serving
 from tests.sessions.lifecycle.talk import create, exchange, resumed_message, say, talk
@@ -30,7 +30,7 @@ def flat(node: dict[str, Any]) -> dict[str, Any]:
 
 
 async def test_the_tree_is_whole_from_wherever_it_is_asked(gate: Gateway) -> None:
-    life = gate.manager.life
+    life = gate.manager
     await talk(gate, "root", "a", title="Root")
     for parent, child in (("root", "x"), ("root", "y"), ("x", "x1"), ("x1", "x2")):
         gate.clock.advance(1)
@@ -58,7 +58,7 @@ async def test_the_tree_is_whole_from_wherever_it_is_asked(gate: Gateway) -> Non
 
 
 async def test_a_chain_of_forks_ends_at_its_bound(gate: Gateway) -> None:
-    life = gate.manager.life
+    life = gate.manager
     await talk(gate, "f0")
     for number in range(ANCESTORS_MAX):
         await life.fork(ME, f"f{number}", Fork(new_id=f"f{number + 1}", new_name="x"))
@@ -94,7 +94,7 @@ def test_trees_over_http(api: httpx.Client) -> None:
 
 
 async def test_agents_get_the_summary_in_place_of_what_it_covers(gate: Gateway) -> None:
-    life = gate.manager.life
+    life = gate.manager
     await talk(gate, "s", "old one", "old two")
     await life.save_summary(ME, "s", "They spoke of old things.")
     await gate.chat("s", "new", run_id="r")
@@ -116,7 +116,7 @@ async def test_agents_get_the_summary_in_place_of_what_it_covers(gate: Gateway) 
 
 
 async def test_resuming_carries_the_summary_and_every_turn_since(gate: Gateway) -> None:
-    life = gate.manager.life
+    life = gate.manager
     await talk(gate, "s", "old")
     await life.save_summary(ME, "s", "In short.")
     await say(gate, "s", NewMessage("user", "since"), *exchange("x"))
@@ -131,7 +131,7 @@ async def test_resuming_carries_the_summary_and_every_turn_since(gate: Gateway) 
 
 
 async def test_an_agent_writes_the_summary_once_for_a_key(gate: Gateway) -> None:
-    life = gate.manager.life
+    life = gate.manager
     await talk(gate, "s", "a")
     head = await gate.store.load("s")
     assert head is not None
@@ -169,7 +169,7 @@ def test_summaries_over_http(api: httpx.Client) -> None:
 
 
 async def test_statistics_count_what_was_said_and_done(gate: Gateway) -> None:
-    life = gate.manager.life
+    life = gate.manager
     await talk(gate, "s", "a")
     await say(gate, "s", *exchange("x", "y"))
     await gate.chat("s", "go", run_id="r")
@@ -218,7 +218,7 @@ def files_naming(root: Path, name: str) -> list[str]:
 
 
 async def test_cleanup_takes_what_is_due_and_nothing_else(gate: Gateway) -> None:
-    life = gate.manager.life
+    life = gate.manager
     await talk(gate, "zz-ttl", "a", ttl_seconds=60)
     await talk(gate, "zz-old", "a")
     await talk(gate, "archived", "a")
@@ -278,7 +278,7 @@ async def test_a_cleanup_that_is_repeated_touches_nothing_made_or_used_since(
     before_ms = gate.clock.now_ms() + 1
     reader = await gate.reader("watched")
     gate.clock.advance(DAY)
-    life = gate.manager.life
+    life = gate.manager
     assert (await life.clean(ME, before_ms=before_ms))["session_ids"] == ["old"]
     reader.close()
     await talk(gate, "old", "made anew under its id")
@@ -291,7 +291,7 @@ async def test_a_closed_session_expires_and_an_archived_one_does_not(gate: Gatew
     for name in ("closed", "kept"):
         await talk(gate, name, "a", ttl_seconds=60)
     await gate.manager.close_session(ME, "closed")
-    await gate.manager.life.archive(ME, "kept")
+    await gate.manager.archive(ME, "kept")
     gate.clock.advance(61)
     listed = await gate.manager.list_sessions(ME, SessionQuery(state="expired"))
     assert [one["id"] for one in listed.sessions] == ["closed"]
@@ -300,7 +300,7 @@ async def test_a_closed_session_expires_and_an_archived_one_does_not(gate: Gatew
     kept = (await gate.manager.get_session(ME, "kept")).session
     assert (kept["state"], kept["expires_at"], kept["ttl_seconds"]) == ("archived", None, 60)
     gate.clock.advance(30 * DAY)
-    assert (await gate.manager.life.clean(ME))["session_ids"] == ["closed"]
+    assert (await gate.manager.clean(ME))["session_ids"] == ["closed"]
 
 
 def test_cleanup_refuses_what_is_no_time(api: httpx.Client) -> None:
@@ -396,8 +396,8 @@ async def test_each_change_of_extension_data_is_an_event(gate: Gateway) -> None:
 
     await talk(gate, "s")
     for _ in range(2):
-        await gate.manager.life.change_extensions(ME, "s", put_todo("x"))
+        await gate.manager.change_extensions(ME, "s", put_todo("x"))
     assert (await gate.types()).count("extensions_updated") == 1
     await gate.manager.close_session(ME, "s")
     with pytest.raises(BambooError):
-        await gate.manager.life.change_extensions(ME, "s", put_todo("y"))
+        await gate.manager.change_extensions(ME, "s", put_todo("y"))

@@ -37,20 +37,20 @@ OF_ARCHIVES = ("DELETE", "/api/v1/archive/{session_id}")
 async def test_a_session_without_a_time_to_live_is_never_cleaned(gate: Gateway) -> None:
     await talk(gate, "s", "a")
     gate.clock.advance(10_000 * DAY)
-    assert (await gate.manager.life.clean(ME, dry_run=True))["session_ids"] == []
-    assert (await gate.manager.life.clean(ME))["session_ids"] == []
+    assert (await gate.manager.clean(ME, dry_run=True))["session_ids"] == []
+    assert (await gate.manager.clean(ME))["session_ids"] == []
     assert (await gate.manager.get_session(ME, "s")).session["state"] == "idle"
 
 
 async def test_an_expired_session_is_kept_for_the_cleanup_period(gate: Gateway) -> None:
     await talk(gate, "s", "a", ttl_seconds=60)
     gate.clock.advance(60 + 30 * DAY - 1)
-    assert (await gate.manager.life.clean(ME))["session_ids"] == []
+    assert (await gate.manager.clean(ME))["session_ids"] == []
     with pytest.raises(SessionExpired):
         await gate.manager.get_session(ME, "s")
     gate.clock.advance(1)
-    looked = await gate.manager.life.clean(ME, dry_run=True)
-    done = await gate.manager.life.clean(ME)
+    looked = await gate.manager.clean(ME, dry_run=True)
+    done = await gate.manager.clean(ME)
     assert looked["session_ids"] == done["session_ids"] == ["s"]
     with pytest.raises(NotFound):
         await gate.manager.get_session(ME, "s")
@@ -61,9 +61,9 @@ async def test_the_cleanup_period_is_the_operators(days: int) -> None:
     async with gateway(cleanup_period_days=days) as gate:
         await talk(gate, "s", "a", ttl_seconds=60)
         gate.clock.advance(59 + days * DAY)
-        assert (await gate.manager.life.clean(ME))["session_ids"] == []
+        assert (await gate.manager.clean(ME))["session_ids"] == []
         gate.clock.advance(1)
-        assert (await gate.manager.life.clean(ME))["session_ids"] == ["s"]
+        assert (await gate.manager.clean(ME))["session_ids"] == ["s"]
 
 
 async def test_a_forced_cleanup_takes_all_without_activity_since(gate: Gateway) -> None:
@@ -71,7 +71,7 @@ async def test_a_forced_cleanup_takes_all_without_activity_since(gate: Gateway) 
     await talk(gate, "expired", "a", ttl_seconds=60)
     gate.clock.advance(100)
     await talk(gate, "fresh", "a")
-    done = await gate.manager.life.clean(ME, before_ms=gate.clock.now_ms() - 50_000)
+    done = await gate.manager.clean(ME, before_ms=gate.clock.now_ms() - 50_000)
     assert set(done["session_ids"]) == {"without-ttl", "expired"}
 
 
@@ -89,11 +89,11 @@ async def test_scheduled_cleanup_obeys_the_same_rules() -> None:
 async def test_archived_sessions_are_cleaned_only_by_a_retention_of_their_own() -> None:
     async with gateway(archive_retention_days=2) as gate:
         await talk(gate, "archived", "a", ttl_seconds=60)
-        await gate.manager.life.archive(ME, "archived")
+        await gate.manager.archive(ME, "archived")
         gate.clock.advance(2 * DAY)
-        assert (await gate.manager.life.clean(ME))["session_ids"] == []
+        assert (await gate.manager.clean(ME))["session_ids"] == []
         gate.clock.advance(1)
-        done = await gate.manager.life.clean(ME)
+        done = await gate.manager.clean(ME)
         assert (done["archives_cleaned"], done["session_ids"]) == (1, ["archived"])
 
 
@@ -269,7 +269,7 @@ async def test_a_reopened_session_outlives_the_cleanup_period(gate: Gateway) -> 
     gate.clock.advance(60 + 29 * DAY)
     await gate.manager.reopen_session(ME, "s", ttl_seconds=10 * DAY)
     gate.clock.advance(9 * DAY)
-    assert (await gate.manager.life.clean(ME))["session_ids"] == []
+    assert (await gate.manager.clean(ME))["session_ids"] == []
     assert (await gate.manager.get_session(ME, "s")).session["state"] == "idle"
 
 

@@ -26,7 +26,7 @@ from bamboo_gateway.sessions.commands import (
 )
 from bamboo_gateway.sessions.lifecycle.export import ExportOptions
 from bamboo_gateway.sessions.lifecycle.fork import Fork
-from bamboo_gateway.sessions.lifecycle.merge import Merge
+from bamboo_gateway.sessions.lifecycle.merge_plan import Merge
 from bamboo_gateway.sessions.sharing import NewShare
 from bamboo_gateway.storage.factory import make_store
 from tests.support.clocks import FakeClock
@@ -44,16 +44,16 @@ async def make(gate: Gateway, session_id: str = "s") -> None:
 
 async def share_with(gate: Gateway, user_id: str, **more: int) -> str:
     wanted = NewShare(user_id, **more)
-    return str((await gate.manager.life.share(ALICE, "s", wanted)).answer["id"])
+    return str((await gate.manager.share(ALICE, "s", wanted)).answer["id"])
 
 
 async def link(gate: Gateway, session_id: str = "s", **more: int) -> tuple[str, str]:
-    made = (await gate.manager.life.share(ALICE, session_id, NewShare(None, **more))).answer
+    made = (await gate.manager.share(ALICE, session_id, NewShare(None, **more))).answer
     return made["id"], made["token"]
 
 
 async def came_by(gate: Gateway, token: str) -> Caller:
-    caller = await gate.manager.life.link_caller(token)
+    caller = await gate.manager.link_caller(token)
     assert caller is not None
     return caller
 
@@ -77,7 +77,7 @@ async def said_goodbye(reader: Reader) -> str:
 
 async def reads(gate: Gateway, caller: Caller, session_id: str = "s") -> bool:
     """Tells whether a caller may read; all that reads has to agree."""
-    life, manager = gate.manager.life, gate.manager
+    life, manager = gate.manager, gate.manager
     seen = set()
     for call in (
         manager.get_session(caller, session_id),
@@ -99,7 +99,7 @@ async def reads(gate: Gateway, caller: Caller, session_id: str = "s") -> bool:
 
 async def test_a_grantee_reads_and_follows_and_does_nothing_else(gate: Gateway):
     await make(gate)
-    life, manager = gate.manager.life, gate.manager
+    life, manager = gate.manager, gate.manager
     assert not await reads(gate, BOB)
     await share_with(gate, "bob")
     assert await reads(gate, BOB)
@@ -151,25 +151,25 @@ async def test_a_grantee_reads_and_follows_and_does_nothing_else(gate: Gateway):
 
 async def test_a_fork_of_a_shared_session_is_the_forkers_and_tells_the_owner_nothing(gate: Gateway):
     await make(gate)
-    await gate.manager.life.fork(ALICE, "s", Fork(new_id="child", new_name="second"))
-    await gate.manager.life.share(ALICE, "child", NewShare("bob"))
+    await gate.manager.fork(ALICE, "s", Fork(new_id="child", new_name="second"))
+    await gate.manager.share(ALICE, "child", NewShare("bob"))
     before = await gate.log("child")
-    forked = (await gate.manager.life.fork(BOB, "child", Fork(new_id="his"))).answer
+    forked = (await gate.manager.fork(BOB, "child", Fork(new_id="his"))).answer
     assert forked["user_id"] == "bob"
     assert [m["content"] for m in await _messages(gate, BOB, "his")] == ["hi"]
     with pytest.raises(NotFound):
         await gate.manager.get_session(ALICE, "his")
     assert await gate.log("child") == before
     # Not inherited: neither by a fork nor, with the log, by anything else.
-    assert await gate.manager.life.shares(BOB, "his") == []
+    assert await gate.manager.shares(BOB, "his") == []
     # Of the sessions it comes from it knows the ids, also once it may not read them any more.
     assert "plans" not in json.dumps(await gate.log("his"))
-    tree = await gate.manager.life.tree(BOB, "his")
+    tree = await gate.manager.tree(BOB, "his")
     assert (tree["session_id"], tree["title"], tree["state"]) == ("s", None, "deleted")
     (child,) = tree["branches"]
     assert (child["session_id"], child["title"]) == ("child", None)
     # What it is shared itself, the tree shows of it; and of its parents the ids.
-    shown = await gate.manager.life.tree(BOB, "child")
+    shown = await gate.manager.tree(BOB, "child")
     assert (shown["session_id"], shown["title"]) == ("s", None)
     assert shown["branches"][0]["title"] == "second"
 
@@ -194,11 +194,11 @@ async def test_shared_sessions_have_a_list_of_their_own(gate: Gateway):
     assert await shown(BOB, SessionQuery(shared_with="bob", user_id="alice")) == ["s"]
     assert await shown(BOB, SessionQuery()) == []
     assert await shown(CAROL) == []
-    assert (await gate.manager.life.overall_statistics(BOB))["sessions"] == 0
+    assert (await gate.manager.overall_statistics(BOB))["sessions"] == 0
     gate.clock.advance(61)
     assert await shown(BOB) == []
     assert not await reads(gate, BOB)
-    await gate.manager.life.revoke_share(ALICE, "s", share_id)
+    await gate.manager.revoke_share(ALICE, "s", share_id)
 
 
 async def test_revoking_ends_the_streams_that_stood_on_the_share_and_no_other(gate: Gateway):
@@ -211,13 +211,13 @@ async def test_revoking_ends_the_streams_that_stood_on_the_share_and_no_other(ga
         name: await watch(gate, caller)
         for name, caller in {"alice": ALICE, "bob": BOB, "carol": CAROL, "link": by_link}.items()
     }
-    await gate.manager.life.revoke_share(ALICE, "s", bobs)
+    await gate.manager.revoke_share(ALICE, "s", bobs)
     assert await said_goodbye(watching["bob"]) == "unauthorized"
     assert not await reads(gate, BOB)
-    await gate.manager.life.revoke_share(ALICE, "s", link_id)
+    await gate.manager.revoke_share(ALICE, "s", link_id)
     assert await said_goodbye(watching["link"]) == "unauthorized"
     assert not await reads(gate, by_link)
-    assert await gate.manager.life.link_caller(token) is None
+    assert await gate.manager.link_caller(token) is None
     await gate.manager.add_messages(ALICE, "s", [NewMessage("user", "still here")])
     for name in ("alice", "carol"):
         await watching[name].take_until("message")
@@ -225,7 +225,7 @@ async def test_revoking_ends_the_streams_that_stood_on_the_share_and_no_other(ga
     for reader in watching.values():
         reader.close()
     with pytest.raises(NotFound, match="No share"):
-        await gate.manager.life.revoke_share(ALICE, "s", bobs)
+        await gate.manager.revoke_share(ALICE, "s", bobs)
 
 
 async def test_what_could_not_be_stored_was_neither_shared_nor_revoked(gate: Gateway):
@@ -238,10 +238,10 @@ async def test_what_could_not_be_stored_was_neither_shared_nor_revoked(gate: Gat
     async with await watch(gate, BOB) as reader:
         gate.store.fail_append()
         with pytest.raises(StorageFailed):
-            await gate.manager.life.revoke_share(ALICE, "s", share_id)
+            await gate.manager.revoke_share(ALICE, "s", share_id)
         assert await reads(gate, BOB)
         assert reader.goodbye is None
-        await gate.manager.life.revoke_share(ALICE, "s", share_id)
+        await gate.manager.revoke_share(ALICE, "s", share_id)
         assert await said_goodbye(reader) == "unauthorized"
 
 
@@ -251,7 +251,7 @@ async def test_streams_end_when_their_share_does(gate: Gateway):
     async with await watch(gate, BOB) as reader:
         gate.clock.advance(61)
         for _ in range(2):
-            gate.manager._streams._watch_one(
+            gate.manager._hub._watch_one(
                 gate.live().channel, reader.connection, gate.clock.monotonic(), 10_000
             )
         assert await said_goodbye(reader) == "unauthorized"
@@ -286,9 +286,9 @@ async def test_a_link_opens_its_session_and_nothing_besides(gate: Gateway):
     assert not await reads(gate, by_link, "other")
     for call in (
         gate.manager.list_sessions(by_link, SessionQuery()),
-        gate.manager.life.fork(by_link, "s", Fork()),
+        gate.manager.fork(by_link, "s", Fork()),
         gate.manager.add_messages(by_link, "s", [NewMessage("user", "x")]),
-        gate.manager.life.shares(by_link, "s"),
+        gate.manager.shares(by_link, "s"),
     ):
         with pytest.raises(Forbidden):
             await call
@@ -304,24 +304,24 @@ async def test_a_link_opens_its_session_and_nothing_besides(gate: Gateway):
         others.split(".")[0] + "." + secret,
         "link_" + "_" * 20 + "." + secret,
     ):
-        assert await gate.manager.life.link_caller(wrong) is None, wrong
+        assert await gate.manager.link_caller(wrong) is None, wrong
     await gate.manager.delete_session(ALICE, "s")
     await make(gate)
-    assert await gate.manager.life.link_caller(token) is None, "of an earlier life of the id"
+    assert await gate.manager.link_caller(token) is None, "of an earlier life of the id"
 
 
 async def test_a_token_is_told_once_and_kept_nowhere(gate: Gateway, tmp_path: Path):
     await make(gate)
     idem = Idempotency("key", "POST /shares", "body")
-    first = await gate.manager.life.share(ALICE, "s", NewShare(), idem)
-    again = await gate.manager.life.share(ALICE, "s", NewShare(), idem)
+    first = await gate.manager.share(ALICE, "s", NewShare(), idem)
+    again = await gate.manager.share(ALICE, "s", NewShare(), idem)
     token = first.answer["token"]
     assert again.replayed
     assert again.answer == {k: v for k, v in first.answer.items() if k != "token"}
-    (listed,) = await gate.manager.life.shares(ALICE, "s")
+    (listed,) = await gate.manager.shares(ALICE, "s")
     assert set(listed) == {"id", "user_id", "created_at", "expires_at"}
     secret = token.split(".")[1]
-    document = await gate.manager.life.export(ALICE, "s", ExportOptions("json"))
+    document = await gate.manager.export(ALICE, "s", ExportOptions("json"))
     exported = b"".join([chunk async for chunk in document.chunks])
     assert b"share" not in exported
     assert secret not in json.dumps(await gate.log())
@@ -336,7 +336,7 @@ async def test_shares_are_bounded_and_one_for_each_user(gate: Gateway):
     await make(gate)
     await share_with(gate, "bob")
     last = await share_with(gate, "bob")
-    assert [one["id"] for one in await gate.manager.life.shares(ALICE, "s")] == [last]
+    assert [one["id"] for one in await gate.manager.shares(ALICE, "s")] == [last]
     with pytest.raises(InvalidInput):
         await share_with(gate, "alice")
     for number in range(SHARES_MAX - 2):
@@ -356,18 +356,18 @@ async def test_what_is_read_only_is_shared_and_revoked_too(gate: Gateway):
     await gate.manager.close_session(ALICE, "s")
     share_id = await share_with(gate, "bob")
     assert await reads(gate, BOB)
-    await gate.manager.life.archive(ALICE, "s")
+    await gate.manager.archive(ALICE, "s")
     assert await reads(gate, BOB)
-    archived_at = (await gate.manager.life.archived(ALICE, "s"))["archived_at"]
+    archived_at = (await gate.manager.archived(ALICE, "s"))["archived_at"]
     gate.clock.advance(5)
-    await gate.manager.life.revoke_share(ALICE, "s", share_id)
+    await gate.manager.revoke_share(ALICE, "s", share_id)
     assert not await reads(gate, BOB)
     await share_with(gate, "carol")
     assert await reads(gate, CAROL)
-    view = await gate.manager.life.archived(ALICE, "s")
+    view = await gate.manager.archived(ALICE, "s")
     assert (view["session"]["state"], view["archived_at"]) == ("archived", archived_at)
     assert gate.store.inner.unpacked_archives() == [], "it is compressed again"
-    restored = (await gate.manager.life.restore(ALICE, "s")).answer
+    restored = (await gate.manager.restore(ALICE, "s")).answer
     assert restored["state"] == "closed", "as it was before it was archived"
     assert await reads(gate, CAROL)
 
@@ -383,7 +383,7 @@ async def test_shares_survive_a_restart(tmp_path: Path, url: str):
         gone = await share_with(gate, "carol")
         await share_with(gate, "bob")
         _, token = await link(gate)
-        await gate.manager.life.revoke_share(ALICE, "s", gone)
+        await gate.manager.revoke_share(ALICE, "s", gone)
     await store.aclose()
     store = make_store(settings, clock)
     await store.open()

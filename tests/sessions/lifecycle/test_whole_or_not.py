@@ -13,7 +13,7 @@ from bamboo_gateway.domain.events import Complete, Token
 from bamboo_gateway.sessions.commands import NewMessage
 from bamboo_gateway.sessions.lifecycle.export import ExportOptions
 from bamboo_gateway.sessions.lifecycle.fork import Fork
-from bamboo_gateway.sessions.lifecycle.merge import Merge
+from bamboo_gateway.sessions.lifecycle.merge_plan import Merge
 from bamboo_gateway.storage.factory import make_store
 from tests.sessions.lifecycle.faults import NthFault
 from tests.sessions.lifecycle.talk import exchange, ids, say, talk
@@ -41,16 +41,16 @@ DOCUMENT = json.dumps(
 
 Verb = Callable[[Gateway], Awaitable[Any]]
 VERBS: dict[str, Verb] = {
-    "archive": lambda gate: gate.manager.life.archive(ME, "s"),
-    "restore": lambda gate: gate.manager.life.restore(ME, "kept"),
-    "delete_archived": lambda gate: gate.manager.life.delete_archived(ME, "kept"),
-    "fork": lambda gate: gate.manager.life.fork(ME, "s", Fork(new_id="new")),
-    "import": lambda gate: gate.manager.life.import_document(ME, DOCUMENT, keep_id=True),
-    "append": lambda gate: gate.manager.life.merge(ME, "s", Merge("other")),
-    "interleave": lambda gate: gate.manager.life.merge(ME, "s", Merge("other", "interleave")),
-    "replace": lambda gate: gate.manager.life.merge(ME, "s", Merge("other", "replace")),
-    "summary": lambda gate: gate.manager.life.save_summary(ME, "s", "x"),
-    "clean": lambda gate: gate.manager.life.clean(ME, before_ms=gate.clock.now_ms() + 1),
+    "archive": lambda gate: gate.manager.archive(ME, "s"),
+    "restore": lambda gate: gate.manager.restore(ME, "kept"),
+    "delete_archived": lambda gate: gate.manager.delete_archived(ME, "kept"),
+    "fork": lambda gate: gate.manager.fork(ME, "s", Fork(new_id="new")),
+    "import": lambda gate: gate.manager.import_document(ME, DOCUMENT, keep_id=True),
+    "append": lambda gate: gate.manager.merge(ME, "s", Merge("other")),
+    "interleave": lambda gate: gate.manager.merge(ME, "s", Merge("other", "interleave")),
+    "replace": lambda gate: gate.manager.merge(ME, "s", Merge("other", "replace")),
+    "summary": lambda gate: gate.manager.save_summary(ME, "s", "x"),
+    "clean": lambda gate: gate.manager.clean(ME, before_ms=gate.clock.now_ms() + 1),
 }
 
 
@@ -92,7 +92,7 @@ async def test_a_verb_is_whole_or_not_at_all_whichever_call_fails(
                     clock.advance(1)
                     await talk(gate, "other", "c")
                     await talk(gate, "kept", "d")
-                    await gate.manager.life.archive(ME, "kept")
+                    await gate.manager.archive(ME, "kept")
                     before = await picture(gate)
                     faults.arm(nth)
                     failed = False
@@ -134,7 +134,7 @@ async def test_archiving_and_restoring_at_once_with_all_the_rest(gate: Gateway) 
 
 
 async def everything_at_once(gate: Gateway, *, with_archiving: bool) -> None:
-    life = gate.manager.life
+    life = gate.manager
     await talk(gate, "s", "a", "b")
     await say(gate, "s", *exchange("x"))
     base = await ids(gate, "s")
@@ -197,7 +197,7 @@ async def test_forking_and_merging_keeps_each_message_once(gate: Gateway, strate
     import random
 
     chance = random.Random(7)
-    life = gate.manager.life
+    life = gate.manager
     said: set[str] = set(await talk(gate, "s", "start"))
     names = ["s"]
     for step in range(60):
@@ -229,7 +229,7 @@ async def test_forking_and_merging_keeps_each_message_once(gate: Gateway, strate
 
 async def test_an_export_is_of_one_moment(gate: Gateway) -> None:
     await talk(gate, "s", *(f"m{number}" for number in range(600)))
-    export = await gate.manager.life.export(ME, "s", ExportOptions("json"))
+    export = await gate.manager.export(ME, "s", ExportOptions("json"))
     await say(gate, "s", NewMessage("user", "later"))
     document = json.loads(b"".join([chunk async for chunk in export.chunks]))
     assert len(document["messages"]) == document["message_count"] == 600

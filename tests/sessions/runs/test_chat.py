@@ -222,7 +222,7 @@ async def test_an_agent_that_is_not_configured_any_more_fails_its_queued_run():
     async with gateway() as gate:
         other = type(gate.agent)()
         left = gate.store.inner
-        agents = gate.manager._turns._agents
+        agents = gate.manager._agents
         agents._agents = {**agents._agents, "other": other}
         await gate.chat(run_id="a")
         await gate.chat(run_id="b", agent="other")

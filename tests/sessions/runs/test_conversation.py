@@ -137,7 +137,7 @@ async def read_by_a_chat(
     async with gateway(agents={"it": agent}, **changed) as gate:
         await talk(gate, count, length=100)
         if summary:
-            await gate.manager.life.save_summary(ME, "s", "In short.")
+            await gate.manager.save_summary(ME, "s", "In short.")
         await talk(gate, 50, length=100)
         await gate.chat("s", "now", agent="it", run_id="warm")
         await gate.ended("warm")
@@ -198,7 +198,7 @@ async def test_long_conversations_are_decoded_off_the_event_loop(
         assert len(turn.messages) == 5001
         assert sum(elsewhere) > 5000 * 100
         elsewhere.clear()
-        pieces = [piece async for piece in await gate.manager.life.resume(ME, "s")]
+        pieces = [piece async for piece in await gate.manager.resume(ME, "s")]
         assert len(pieces) > 10
         assert sum(elsewhere) > 5000 * 100
     assert max(on_loop, default=0) <= 64 * KiB

@@ -186,7 +186,7 @@ async def test_looking_at_a_silent_run_gives_it_no_more_time(gate: Gateway) -> N
     await quiet()
     gate.clock.advance(301)
     assert (await gate.manager.run(ME, "s", "x"))["status"] == "running"
-    async with gate.manager._pool.use(ME, "s"):
+    async with gate.manager._registry.use(ME, "s"):
         gate.manager._external.end_silent()
         assert (await gate.ended("x"))["error"]["code"] == "timeout"
 

@@ -41,13 +41,13 @@ def custom(number: int) -> dict[str, Any]:
 
 
 def in_memory(gate: Gateway) -> set[str]:
-    return {live.id for live in gate.manager._pool.sessions}
+    return {live.id for live in gate.manager._registry.sessions}
 
 
 def leave_memory(gate: Gateway, *session_ids: str) -> None:
     """Has these sessions leave memory, which nothing may need."""
     gate.clock.advance(gate.settings.idle_timeout_seconds + 1)
-    gate.manager._pool.evict_idle()
+    gate.manager._registry.evict_idle()
     assert not in_memory(gate) & set(session_ids)
 
 
@@ -119,7 +119,7 @@ async def test_readers_of_many_more_sessions_than_places_get_everything_once_in_
             assert [frame.data["value"] for frame in readers[name].events] == [1, 2, "end"]
             assert [frame.seq for frame in readers[name].events] == [2, 3, 4]
             readers[name].close()
-        assert gate.manager._pool.channels == []
+        assert gate.manager._channels.all() == []
 
 
 async def test_a_session_that_leaves_while_a_reader_reads_its_log_loses_it_nothing(gate: Gateway):
@@ -173,7 +173,7 @@ async def test_a_session_does_not_leave_with_a_commit_on_its_way(gate: Gateway):
             tasks.start_soon(gate.manager.append_events, ME, "s", [custom(1)])
             await eventually(lambda: gate.store.held)
             gate.clock.advance(gate.settings.idle_timeout_seconds + 1)
-            gate.manager._pool.evict_idle()
+            gate.manager._registry.evict_idle()
             assert in_memory(gate) == {"s"}
             gate.store.release_appends()
         await reader.take_what_is_there()
@@ -277,7 +277,7 @@ async def test_what_readers_do_not_need_is_not_kept(gate: Gateway):
     """R11: neither the writer nor the frames; and nothing waits for the cycle collector."""
     async with at_rest(gate, from_start=True) as reader:
         await gate.manager.append_events(ME, "s", [custom(number) for number in range(100)])
-        channel = gate.manager._pool.channel("s")
+        channel = gate.manager._channels.get("s")
         assert channel is not None
         assert channel.queue._bytes
         gc.collect()
@@ -296,7 +296,7 @@ async def test_what_readers_do_not_need_is_not_kept(gate: Gateway):
         assert channel.head == kept
         await reader.take_what_is_there()
         assert [frame.seq for frame in reader.events] == list(range(1, 102))
-    assert gate.manager._pool.channels == []
+    assert gate.manager._channels.all() == []
 
 
 # -- what is said ----------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ async def test_a_session_at_rest_is_seen_with_its_streams(gate: Gateway):
         page = await manager.list_sessions(ME, SessionQuery(state="active"))
         assert [each["id"] for each in page.sessions] == ["s"]
         gate.clock.advance(10 * 3600)
-        stats = await manager.life.clean(ME, before_ms=gate.clock.now_ms() + 1)
+        stats = await manager.clean(ME, before_ms=gate.clock.now_ms() + 1)
         assert stats["session_ids"] == []
         assert manager.stats()["streams_open"] == 1
         await manager.disconnect(ME, "s", "tab")
@@ -348,7 +348,7 @@ async def _close(manager: SessionManager) -> None:
 
 
 async def _archive(manager: SessionManager) -> None:
-    await manager.life.archive(ME, "s")
+    await manager.archive(ME, "s")
 
 
 async def _supersede(manager: SessionManager) -> None:
@@ -393,7 +393,7 @@ async def test_a_stream_at_rest_lives_as_long_as_allowed():
 @pytest.mark.parametrize("how", ["revoked", "expired"])
 async def test_a_right_that_ends_ends_the_streams_at_rest(how: str):
     async with gateway(**FAST) as gate, at_rest(gate):
-        life = gate.manager.life
+        life = gate.manager
         shared = await life.share(ANN, "s", NewShare("bob", expires_in_seconds=60_000))
         connection = await gate.manager.connect(BOB, "s", StreamRequest(), NATIVE)
         assert connection is not None
@@ -412,7 +412,7 @@ async def test_a_right_that_ends_ends_the_streams_at_rest(how: str):
 async def test_readers_of_a_log_that_is_gone_or_another_are_told(gate: Gateway):
     """R3, R4: nobody waits for ever, nor goes on in a log that is not the one it read."""
     async with at_rest(gate) as reader:
-        channel = gate.manager._pool.channel("s")
+        channel = gate.manager._channels.get("s")
         assert channel is not None
         await gate.store.inner.delete("s", channel.epoch)
         with pytest.raises(NotFound):

@@ -79,7 +79,7 @@ async def play(steps: list[tuple[str, int]]) -> None:
                 client.leave()
             elif step == "evict":
                 gate.clock.advance(10_000)
-                gate.manager._pool.evict_idle()
+                gate.manager._registry.evict_idle()
         end = len(await gate.log())
         for client in clients:
             client.leave()

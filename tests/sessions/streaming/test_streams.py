@@ -293,28 +293,21 @@ async def test_a_reset_ends_with_until_complete_all_the_same(gate: Gateway):
         assert frames[-1].data["run_id"] == "d"
 
 
-async def test_a_run_that_ends_while_its_end_is_looked_up_is_not_missed(gate: Gateway):
-    """No lost wake-up: the answer of the store is older than the end."""
+@pytest.mark.parametrize("run_id", ["a", "b"], ids=["executing", "queued"])
+async def test_a_stream_of_a_run_under_way_searches_no_log_and_misses_no_end(
+    run_id: str, gate: Gateway
+):
     await gate.chat(run_id="a")
+    await gate.chat(run_id="b")
     await gate.agent.script("a").started.wait()
     await quiet()
     gate.store.hold("find")
-    readers: list[Reader | None] = []
-
-    async def connect() -> None:
-        readers.append(await gate.connect(until_complete=True, run_id="a"))
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(connect)
-        await eventually(lambda: gate.store.waiting.get("find"))
-        gate.agent.do("a", Complete())
-        await quiet()
+    async with await gate.reader(until_complete=True, run_id=run_id) as reader:
+        assert not gate.store.waiting.get("find")
         gate.store.let_go("find")
-    reader = readers[0]
-    assert reader is not None
-    frames = await reader.take_all()
-    assert frames[-1].type == "complete"
-    reader.close()
+        await gate.finish_runs()
+        frames = await reader.take_all()
+    assert (frames[-1].type, frames[-1].data["run_id"]) == ("complete", run_id)
 
 
 @pytest.mark.parametrize("ends_too", [False, True])
@@ -713,7 +706,7 @@ async def test_the_clock_takes_turns_with_others_and_passes_over_streams_that_en
             looked_at.append(connection)
             get_running_loop().call_soon(close_all)
 
-        monkeypatch.setattr(gate.manager._streams, "_watch_one", look)
+        monkeypatch.setattr(gate.manager._hub, "_watch_one", look)
         await eventually(lambda: looked_at)
         await quiet()
         assert len(looked_at) == 1

@@ -54,7 +54,7 @@ async def archive_session(manager: Manager, who: Who, session_id: SessionId, key
 
     It can still be read, exported and forked. Its streams end with `goodbye closed`.
     """
-    outcome = await manager.life.archive(who, session_id, idempotency(key, "POST /archive", None))
+    outcome = await manager.archive(who, session_id, idempotency(key, "POST /archive", None))
     return json_response(outcome.answer, headers=outcome_headers(outcome))
 
 
@@ -68,7 +68,7 @@ async def archive_session(manager: Manager, who: Who, session_id: SessionId, key
 )
 async def restore_session(manager: Manager, who: Who, session_id: SessionId, key: Key) -> Response:
     """Brings it back: the same id, dates, links, events and positions."""
-    outcome = await manager.life.restore(who, session_id, idempotency(key, "POST /restore", None))
+    outcome = await manager.restore(who, session_id, idempotency(key, "POST /restore", None))
     return json_response(outcome.answer, headers=outcome_headers(outcome))
 
 
@@ -99,7 +99,7 @@ async def archive_sessions(
 ) -> Response:
     """Archives each session by itself: one that fails does not hold up the others."""
     idem = idempotency(key, "POST /archive", sent)
-    outcome = await manager.life.archive_each(who, body.session_ids, idem)
+    outcome = await manager.archive_each(who, body.session_ids, idem)
     name_bulk_targets(request, outcome.answer, "archived")
     return json_response(outcome.answer, headers=outcome_headers(outcome))
 
@@ -131,7 +131,7 @@ async def restore_sessions(
 ) -> Response:
     """Restores each session by itself."""
     idem = idempotency(key, "POST /archive/restore", sent)
-    outcome = await manager.life.restore_each(who, body.session_ids, idem)
+    outcome = await manager.restore_each(who, body.session_ids, idem)
     name_bulk_targets(request, outcome.answer, "restored")
     return json_response(outcome.answer, headers=outcome_headers(outcome))
 
@@ -156,7 +156,7 @@ async def restore_sessions(
 )
 async def list_archived(manager: Manager, who: Who, query: Filters) -> Response:
     """Lists what is archived, with the filters and paging of sessions."""
-    return session_page(await manager.life.list_archived(who, query), query, "archives")
+    return session_page(await manager.list_archived(who, query), query, "archives")
 
 
 @router.get(
@@ -169,7 +169,7 @@ async def list_archived(manager: Manager, who: Who, query: Filters) -> Response:
 )
 async def get_archived(manager: Manager, who: Who, session_id: SessionId) -> Response:
     """Gives the session and what it takes on the disk."""
-    return json_response(await manager.life.archived(who, session_id))
+    return json_response(await manager.archived(who, session_id))
 
 
 @router.delete(
@@ -183,5 +183,5 @@ async def get_archived(manager: Manager, who: Who, session_id: SessionId) -> Res
 )
 async def delete_archived(manager: Manager, who: Who, session_id: SessionId) -> Response:
     """Deletes the session with everything in it."""
-    await manager.life.delete_archived(who, session_id)
+    await manager.delete_archived(who, session_id)
     return Response(status_code=204)

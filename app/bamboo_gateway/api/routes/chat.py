@@ -36,8 +36,11 @@ from bamboo_gateway.api.routes.streams import remote_address, stream_response
 from bamboo_gateway.api.schemas.messages import ChatInput
 from bamboo_gateway.api.schemas.sessions import ChatAccepted, ChatCompleted
 from bamboo_gateway.api.security.rights import SessionRoute
+from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.positions import parse_position
-from bamboo_gateway.sessions.commands import Chat, StreamRequest
+from bamboo_gateway.sessions.commands import Chat, Outcome, StreamRequest
+from bamboo_gateway.sessions.manager import SessionManager
+from bamboo_gateway.sessions.streaming.hub import StreamPlace
 
 router = APIRouter(prefix="/api/v1", tags=["chat"], route_class=SessionRoute)
 
@@ -116,27 +119,15 @@ async def chat(
         run_id=body.run_id,
         on_busy=body.on_busy,
     )
-    is_streamed = prefers(request, "text/event-stream")
-    if is_streamed:
-        manager.check_room_for_stream(who)
-    outcome = await manager.chat(who, command, idempotency(key, "POST /chat", sent))
-    turn = outcome.answer
+    idem = idempotency(key, "POST /chat", sent)
+    if prefers(request, "text/event-stream"):
+        # Before the chat: a client that gets no stream has not started a run either.
+        with manager.reserve_stream(who) as place:
+            outcome = await manager.chat(who, command, idem)
+            return await _streamed(request, manager, who, outcome, place)
+    outcome = await manager.chat(who, command, idem)
+    turn, headers = outcome.answer, _headers(outcome)
     session_id, run_id = turn["session_id"], turn["run_id"]
-    bind_contextvars(session_id=session_id, run_id=run_id)
-    headers = {
-        "Location": f"/api/v1/sessions/{session_id}/runs/{run_id}",
-        **outcome_headers(outcome),
-    }
-    if is_streamed:
-        wanted = StreamRequest(
-            after=parse_position(turn["position"]),
-            until_complete=True,
-            run_id=run_id,
-            remote_address=remote_address(request),
-        )
-        connection = await manager.connect(who, session_id, wanted, NATIVE)
-        headers |= {"Session-Id": session_id, "Run-Id": run_id}
-        return stream_response(request, connection, headers)
     if prefer.wait_seconds is None:
         return json_response(turn, 202, headers)
     headers |= prefer.headers
@@ -147,3 +138,28 @@ async def chat(
         return json_response({**turn, "status": waited.run["status"]}, 202, headers)
     ending = {name: waited.run[name] for name in ("status", "usage", "error")}
     return json_response({**turn, **ending, "message": waited.message}, 200, headers)
+
+
+async def _streamed(
+    request: Request, manager: SessionManager, who: Caller, outcome: Outcome, place: StreamPlace
+) -> Response:
+    headers = _headers(outcome)
+    session_id, run_id = outcome.answer["session_id"], outcome.answer["run_id"]
+    wanted = StreamRequest(
+        after=parse_position(outcome.answer["position"]),
+        until_complete=True,
+        run_id=run_id,
+        remote_address=remote_address(request),
+    )
+    connection = await manager.connect(who, session_id, wanted, NATIVE, place)
+    headers |= {"Session-Id": session_id, "Run-Id": run_id}
+    return stream_response(request, connection, headers)
+
+
+def _headers(outcome: Outcome) -> dict[str, str]:
+    session_id, run_id = outcome.answer["session_id"], outcome.answer["run_id"]
+    bind_contextvars(session_id=session_id, run_id=run_id)
+    return {
+        "Location": f"/api/v1/sessions/{session_id}/runs/{run_id}",
+        **outcome_headers(outcome),
+    }

@@ -38,7 +38,7 @@ _ZIP: Final[dict[int | str, dict[str, Any]]] = {
 )
 async def gateway_diagnostics(manager: Manager, who: Who) -> Response:
     """Looks at disk, clock, journal, limits and agents; changes nothing."""
-    return json_response(await manager.life.diagnostics(who))
+    return json_response(await manager.diagnostics(who))
 
 
 @router.get(
@@ -52,6 +52,6 @@ async def session_diagnostics(manager: Manager, who: Who, session_id: SessionId)
 
     `masked.json` in it says what was masked. Read it before you send it to anybody.
     """
-    chunks = await manager.life.bug_report(who, session_id)
+    chunks = await manager.bug_report(who, session_id)
     disposition = f'attachment; filename="bamboo-{session_id}.zip"'
     return DocumentResponse(chunks, "application/zip", {"Content-Disposition": disposition})

@@ -129,7 +129,7 @@ async def export_session(
 ) -> Response:
     """Gives the session as a document: Markdown for people, JSON or YAML without loss."""
     options = ExportOptions(format, include_metadata, include_tool_calls)
-    document = await manager.life.export(who, session_id, options)
+    document = await manager.export(who, session_id, options)
     headers = {"Content-Disposition": document.disposition}
     return DocumentResponse(document.chunks, document.media_type, headers)
 
@@ -163,7 +163,7 @@ async def export_to_file(
 
     Users have a folder each, which their paths are relative to: `users/<user>`.
     """
-    outcome = await manager.life.export_to_file(
+    outcome = await manager.export_to_file(
         who, session_id, body.options(), body.path, idempotency(key, "POST /export", sent)
     )
     return json_response(outcome.answer, headers=outcome_headers(outcome))
@@ -181,7 +181,7 @@ async def export_many(
     who: Who,
 ) -> Response:
     """Gives a zip of documents; sessions that cannot be exported are named in `errors.txt`."""
-    chunks = manager.life.export_zip(who, body.session_ids, body.options())
+    chunks = manager.export_zip(who, body.session_ids, body.options())
     return DocumentResponse(chunks, "application/zip", {"Content-Disposition": ZIP_DISPOSITION})
 
 
@@ -238,14 +238,14 @@ async def import_session(
     route = f"POST /import?id={id}&format={format}&conversation={conversation}"
     idem = idempotency_of_bytes(key, route, data)
     if conversation == "all":
-        lines = await manager.life.import_all(
+        lines = await manager.import_all(
             who, data, format_name=format, keep_id=id == "keep", idem=idem
         )
         # The first before the answer begins: what it has done is in the audit log by then.
         first = await anext(lines)
         name_targets(request, _made(first))
         return DocumentResponse(_told(request, first, lines), "application/x-ndjson", {})
-    outcome = await manager.life.import_document(
+    outcome = await manager.import_document(
         who,
         data,
         format_name=format,

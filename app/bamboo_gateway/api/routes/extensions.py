@@ -60,7 +60,7 @@ _CHANGE = (*EDGE, *BODY, *SESSION, *OPEN, *WRITE, "invalid-extension-data", "met
 )
 async def get_extensions(manager: Manager, who: Who, session_id: SessionId) -> Response:
     """Gives the session's extension data; it is the session's `extension_data`, typed."""
-    return json_response(await manager.life.extensions(who, session_id))
+    return json_response(await manager.extensions(who, session_id))
 
 
 @router.put(
@@ -79,7 +79,7 @@ async def put_extensions(
 ) -> Response:
     """Puts all of it in place of what is there; what is not given is emptied."""
     change = replace_all(body.model_dump())
-    return json_response(await manager.life.change_extensions(who, session_id, change))
+    return json_response(await manager.change_extensions(who, session_id, change))
 
 
 @router.patch(
@@ -98,7 +98,7 @@ async def patch_extensions(
 ) -> Response:
     """Applies a JSON merge patch (RFC 7396); lists are replaced whole."""
     change = merge_all(body.model_dump(exclude_unset=True))
-    return json_response(await manager.life.change_extensions(who, session_id, change))
+    return json_response(await manager.change_extensions(who, session_id, change))
 
 
 @router.get(
@@ -111,7 +111,7 @@ async def patch_extensions(
 )
 async def get_extension(manager: Manager, who: Who, session_id: SessionId, name: _Name) -> Response:
     """Gives one extension's configuration, and whether it is enabled."""
-    return json_response(await manager.life.extension(who, session_id, name))
+    return json_response(await manager.extension(who, session_id, name))
 
 
 @router.put(
@@ -131,7 +131,7 @@ async def put_one_extension(
 ) -> Response:
     """Sets it, whether or not it was there."""
     change = put_extension(name, body.config, enabled=body.enabled)
-    data = await manager.life.change_extensions(who, session_id, change)
+    data = await manager.change_extensions(who, session_id, change)
     return json_response(named_in(data, name))
 
 
@@ -148,7 +148,7 @@ async def delete_extension(
     manager: Manager, who: Who, session_id: SessionId, name: _Name
 ) -> Response:
     """Takes one extension out."""
-    await manager.life.change_extensions(who, session_id, drop_extension(name))
+    await manager.change_extensions(who, session_id, drop_extension(name))
     return Response(status_code=204)
 
 
@@ -162,7 +162,7 @@ async def delete_extension(
 )
 async def get_todo(manager: Manager, who: Who, session_id: SessionId) -> Response:
     """Gives the todo list, as it was last put."""
-    todo = (await manager.life.extensions(who, session_id))["todo_state"]
+    todo = (await manager.extensions(who, session_id))["todo_state"]
     if todo is None:
         raise NotFound("The session has no todo list; PUT one first.", code="todo-not-found")
     return json_response(todo)
@@ -183,5 +183,5 @@ async def put_todo_list(
     session_id: SessionId,
 ) -> Response:
     """Sets the todo list, in place of the one before."""
-    data = await manager.life.change_extensions(who, session_id, put_todo(body.content))
+    data = await manager.change_extensions(who, session_id, put_todo(body.content))
     return json_response(data["todo_state"])

@@ -51,7 +51,7 @@ async def fork_session(
     Never half a tool exchange: where the cut would separate a call from its results it is moved
     behind them, and the answer says so.
     """
-    outcome = await manager.life.fork(
+    outcome = await manager.fork(
         who,
         session_id,
         (body or ForkInput()).to_fork(),
@@ -85,7 +85,7 @@ async def merge_sessions(
 
     Both may have 300,000 different messages together, of any size; beyond that it is 413.
     """
-    outcome = await manager.life.merge(
+    outcome = await manager.merge(
         who, session_id, body.to_merge(), idempotency(key, "POST /merge", sent)
     )
     return json_response(outcome.answer, headers=outcome_headers(outcome))
@@ -101,9 +101,7 @@ async def merge_sessions(
 )
 async def session_tree(manager: Manager, who: Who, session_id: SessionId) -> Response:
     """Gives the whole tree that the session belongs to; deleted sessions in it are stubs."""
-    return Response(
-        _nested(await manager.life.tree(who, session_id)), media_type="application/json"
-    )
+    return Response(_nested(await manager.tree(who, session_id)), media_type="application/json")
 
 
 def _nested(tree: dict[str, Any]) -> bytes:

@@ -44,6 +44,6 @@ async def clean_up(
     """
     wanted = body or CleanupInput()
     before_ms = checked_time(wanted.before, "before", "body")
-    stats = await manager.life.clean(who, before_ms=before_ms, dry_run=wanted.dry_run)
+    stats = await manager.clean(who, before_ms=before_ms, dry_run=wanted.dry_run)
     name_targets(request, stats["session_ids"] if not wanted.dry_run else ())
     return json_response(stats)

@@ -57,7 +57,7 @@ async def share_session(
     that read. Sharing with the same user again replaces the share. A fork, an import or an export
     of the session is not shared.
     """
-    outcome = await manager.life.share(
+    outcome = await manager.share(
         who, session_id, body.to_new(), idempotency(key, "POST /shares", sent)
     )
     headers = {
@@ -82,7 +82,7 @@ async def share_session(
 )
 async def list_shares(manager: Manager, who: Who, session_id: SessionId) -> Response:
     """Lists the shares that hold, the oldest first; one without a `user_id` is a link."""
-    shares = await manager.life.shares(who, session_id)
+    shares = await manager.shares(who, session_id)
     return json_response({"shares": shares, "next_cursor": None, "has_more": False})
 
 
@@ -99,5 +99,5 @@ async def revoke_share(
     manager: Manager, who: Who, session_id: SessionId, share_id: ShareId
 ) -> Response:
     """Ends the share at once; streams that stood on it end with `goodbye unauthorized`."""
-    await manager.life.revoke_share(who, session_id, share_id)
+    await manager.revoke_share(who, session_id, share_id)
     return Response(status_code=204)

@@ -29,7 +29,7 @@ _REPORT[200]["content"][_MARKDOWN] = {"schema": {"type": "string"}, "example": "
 )
 async def session_statistics(manager: Manager, who: Who, session_id: SessionId) -> Response:
     """Gives counts that are kept as things happen: asking costs nothing."""
-    return json_response(await manager.life.statistics(who, session_id))
+    return json_response(await manager.statistics(who, session_id))
 
 
 @router.get(
@@ -41,7 +41,7 @@ async def session_report(
     request: Request, manager: Manager, who: Who, session_id: SessionId
 ) -> Response:
     """Gives a report for people, as JSON or with `Accept: text/markdown` as Markdown."""
-    report = await manager.life.report(who, session_id)
+    report = await manager.report(who, session_id)
     if prefers(request, _MARKDOWN):
         return Response(report_markdown(report), media_type=f"{_MARKDOWN}; charset=utf-8")
     return json_response(report)
@@ -57,4 +57,4 @@ async def session_report(
 )
 async def overall_statistics(manager: Manager, who: Who) -> Response:
     """Adds up all sessions: by type, state and day; the oldest, newest and most active."""
-    return json_response(await manager.life.overall_statistics(who))
+    return json_response(await manager.overall_statistics(who))

@@ -38,7 +38,7 @@ router = APIRouter(prefix="/api/v1", tags=["summaries"], route_class=SessionRout
 )
 async def get_summary(manager: Manager, who: Who, session_id: SessionId) -> Response:
     """Gives the present summary, and the position that it covers."""
-    return json_response(await manager.life.summary(who, session_id))
+    return json_response(await manager.summary(who, session_id))
 
 
 @router.put(
@@ -59,9 +59,7 @@ async def put_summary(
     position = None
     if body.position is not None:
         position = parse_position(body.position) or NOWHERE
-    outcome = await manager.life.save_summary(
-        who, session_id, body.summary, body.turn_count, position
-    )
+    outcome = await manager.save_summary(who, session_id, body.summary, body.turn_count, position)
     return json_response(outcome.answer)
 
 
@@ -86,7 +84,7 @@ async def write_summary(
     ),
 ) -> Response:
     """Lets an agent write the summary of everything so far, and saves it."""
-    outcome = await manager.life.write_summary(
+    outcome = await manager.write_summary(
         who, session_id, body.agent if body else None, idempotency(key, "POST /summary", sent)
     )
     return json_response(outcome.answer, 201, outcome_headers(outcome))
@@ -103,7 +101,7 @@ async def write_summary(
 )
 async def delete_summary(manager: Manager, who: Who, session_id: SessionId) -> Response:
     """Deletes the present summary; agents get the whole conversation again."""
-    await manager.life.delete_summary(who, session_id)
+    await manager.delete_summary(who, session_id)
     return Response(status_code=204)
 
 
@@ -122,7 +120,7 @@ async def delete_summary(manager: Manager, who: Who, session_id: SessionId) -> R
 )
 async def list_summaries(manager: Manager, who: Who, query: Filters) -> Response:
     """Lists summaries, with the filters of sessions. A page may be shorter than `limit`."""
-    return session_page(await manager.life.list_summaries(who, query), query, "summaries")
+    return session_page(await manager.list_summaries(who, query), query, "summaries")
 
 
 @router.get(
@@ -147,4 +145,4 @@ async def resume_session(
     ] = True,
 ) -> Response:
     """Gives one message with the summary and every turn since, for a new context."""
-    return await streamed(await manager.life.resume(who, session_id, interactive=interactive))
+    return await streamed(await manager.resume(who, session_id, interactive=interactive))

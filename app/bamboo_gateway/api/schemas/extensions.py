@@ -10,7 +10,7 @@ from bamboo_gateway.api.schemas.messages import ExtensionData, Id, Input, Name, 
 from bamboo_gateway.domain.limits import SHARE_SECONDS_MAX
 from bamboo_gateway.sessions.lifecycle.export import ExportOptions
 from bamboo_gateway.sessions.lifecycle.fork import Fork
-from bamboo_gateway.sessions.lifecycle.merge import Merge
+from bamboo_gateway.sessions.lifecycle.merge_plan import Merge
 from bamboo_gateway.sessions.lifecycle.summaries import SUMMARY_CHARS_MAX
 from bamboo_gateway.sessions.sharing import NewShare
 

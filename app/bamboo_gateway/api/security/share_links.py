@@ -38,7 +38,7 @@ async def caller_by_share_link(scope: Scope) -> Caller | None:
     manager: SessionManager | None = scope["app"].state.manager
     if manager is None:
         raise not_recovered()
-    caller = await manager.life.link_caller(token)
+    caller = await manager.link_caller(token)
     if caller is None:
         raise EdgeError(
             "unauthorized",

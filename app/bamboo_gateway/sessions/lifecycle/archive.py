@@ -1,7 +1,8 @@
-"""Archive and restore: out of the lists, read-only, compressed; and back, the same in everything.
+"""Archive and restore. An archived session is read-only, compressed, and in no list.
 
-The decision is one event of the log (`state_change`), so it is whole or not at all (R9). Packing
-the log is the store's own work after it: done again at the next start if a crash came in between.
+Restoring brings it back with the same id, dates, events and positions. Either decision is one event
+of the log (`state_change`), so it is whole or not at all (R9). The store packs the log afterwards;
+after a crash in between, the next start does it.
 """
 
 from collections.abc import Awaitable, Callable
@@ -28,20 +29,26 @@ from bamboo_gateway.domain.ids import check_id
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.access import unknown_session
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
+from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.metadata import answer_after, view_of
-from bamboo_gateway.sessions.pool import Decision, SessionPool
+from bamboo_gateway.sessions.registry import SessionRegistry
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
+from bamboo_gateway.sessions.transaction import Decision, Transactions
 
 log = structlog.get_logger(__name__)
 
 _EVENT_BYTES = 1024
-"""More than the event that archives a session takes."""
+"""More than the event takes that archives a session."""
 
 
 async def archive(
-    pool: SessionPool, caller: Caller, session_id: str, idem: Idempotency | None = None
+    context: Context,
+    transactions: Transactions,
+    caller: Caller,
+    session_id: str,
+    idem: Idempotency | None = None,
 ) -> Outcome:
-    """Archives a session; one that is archived stays as it is.
+    """Archive a session. An archived session stays as it is.
 
     Raises:
         RunActive: A run is executing or queued.
@@ -57,63 +64,71 @@ async def archive(
                 extra={"active_run_id": head.active.run_id if head.active else None},
             )
         change = {"from": head.logged_state or "idle", "to": "archived"}
-        return answer_after(pool, live, [Draft("state_change", change)])
+        return answer_after(context, live, [Draft("state_change", change)])
 
-    outcome = await pool.change(caller, session_id, decide, idem=idem, read_only_too=True)
-    await pack_again(pool, session_id)
-    # Not `archived`: it may have been restored since.
-    view = await pool.read(caller, session_id, lambda head: _view(pool, head))
-    return Outcome(view, outcome.replayed)
+    outcome = await transactions.run(caller, session_id, decide, accepts="any", idem=idem)
+    await pack_again(context, transactions.registry, session_id)
+
+    async def view(head: SessionHead) -> dict[str, Any]:
+        # Without a check that it is archived: it may have been restored since.
+        return archived_view(context, head)
+
+    answer = await transactions.registry.read(caller, session_id, view)
+    return Outcome(answer, outcome.replayed)
 
 
-async def pack_again(pool: SessionPool, session_id: str) -> None:
-    """Packs what is archived; what fails there is tried again later, and is nobody's trouble."""
+async def pack_again(context: Context, registry: SessionRegistry, session_id: str) -> None:
+    """Pack an archived session. A failure is logged, and `pack_left_over` tries again."""
     try:
-        await pack(pool, session_id)
+        await pack(context, registry, session_id)
     except NotFound:
         return  # deleted since
     except (StorageFull, StorageFailed, Unavailable) as error:
         log.warning("archive not packed", session_id=session_id, code=error.code)
 
 
-async def pack(pool: SessionPool, session_id: str) -> None:
-    """Has the store compress an archived session's log, once it has left memory.
+async def pack(context: Context, registry: SessionRegistry, session_id: str) -> None:
+    """Let the store compress the log of an archived session.
 
     Raises:
-        StorageFull, StorageFailed: It stays as it was: archived, and not compressed yet.
+        StorageFull, StorageFailed: The session stays archived, and is not compressed yet.
     """
     while True:
         try:
-            async with pool.use(GATEWAY, session_id) as live, live.packing:
+            async with registry.use(GATEWAY, session_id) as live, live.packing:
                 await live.ready()
                 if live.head.logged_state == "archived":
                     await live.settled()
-                    await pool.store.pack(session_id, live.epoch)
+                    await context.store.pack(session_id, live.epoch)
                 return
         except Vanished:
             continue
 
 
-async def pack_left_over(pool: SessionPool) -> None:
-    """Packs what a crash or a full disk left archived and not compressed; for ever."""
+async def pack_left_over(context: Context, registry: SessionRegistry) -> None:
+    """Pack, for ever, the archived sessions that a crash or a full disk left uncompressed."""
     while True:
-        for session_id in pool.store.unpacked_archives():
+        for session_id in context.store.unpacked_archives():
             try:
-                await pack(pool, session_id)
+                await pack(context, registry, session_id)
             except NotFound:
                 continue
             except BambooError as error:
                 log.warning("archive not packed", session_id=session_id, code=error.code)
-        await anyio.sleep(pool.settings.cleanup_interval_seconds)
+        await anyio.sleep(context.settings.cleanup_interval_seconds)
 
 
 async def restore(
-    pool: SessionPool, caller: Caller, session_id: str, idem: Idempotency | None = None
+    context: Context,
+    transactions: Transactions,
+    caller: Caller,
+    session_id: str,
+    idem: Idempotency | None = None,
 ) -> Outcome:
-    """Brings an archived session back: the same id, dates, links, events and positions.
+    """Bring an archived session back, with the same id, dates, links, events and positions.
 
     Raises:
-        Refused: It is not archived.
+        Refused: The session is not archived.
     """
     back_to = "idle"
 
@@ -121,30 +136,32 @@ async def restore(
         nonlocal back_to
         if live.head.logged_state == "archived":
             await live.settled()
-            back_to = await _state_before(pool, live.head)
-            await pool.store.unpack(session_id, live.epoch)
+            back_to = await _state_before(context, live.head)
+            await context.store.unpack(session_id, live.epoch)
             await live.ready()
 
     def decide(live: SessionWriter) -> Decision:
         if live.head.logged_state != "archived":
             raise Refused("The session is not archived.", code="not-archived")
         change = {"from": "archived", "to": back_to}
-        return answer_after(pool, live, [Draft("state_change", change)])
+        return answer_after(context, live, [Draft("state_change", change)])
 
     while True:
         try:
-            # Not while the log is being packed, nor the other way round: nothing could ever be
-            # appended to a log that is packed right after it was brought back.
-            async with pool.use(caller, session_id) as live, live.packing:
-                return await pool.change(
-                    caller, session_id, decide, idem=idem, prepare=prepare, read_only_too=True
+            # Packing and restoring exclude each other: nothing could ever be appended to a log that
+            # is packed right after it was brought back.
+            async with transactions.registry.use(caller, session_id) as live, live.packing:
+                return await transactions.run(
+                    caller, session_id, decide, accepts="any", prepare=prepare, idem=idem
                 )
         except Vanished:
             continue
 
 
-async def archived(pool: SessionPool, caller: Caller, session_id: str) -> dict[str, Any]:
-    """Gives one ArchivedSession.
+async def archived(
+    context: Context, registry: SessionRegistry, caller: Caller, session_id: str
+) -> dict[str, Any]:
+    """Return one ArchivedSession.
 
     Raises:
         NotFound: There is no archived session of that id.
@@ -152,20 +169,16 @@ async def archived(pool: SessionPool, caller: Caller, session_id: str) -> dict[s
 
     async def look(head: SessionHead) -> dict[str, Any]:
         check_archived(head)
-        return archived_view(pool, head)
+        return archived_view(context, head)
 
-    return await pool.read(caller, session_id, look)
-
-
-async def _view(pool: SessionPool, head: SessionHead) -> dict[str, Any]:
-    return archived_view(pool, head)
+    return await registry.read(caller, session_id, look)
 
 
-async def _state_before(pool: SessionPool, head: SessionHead) -> str:
-    """Gives the state to go back to: a closed session is closed again."""
-    # Nothing was said since: only its shares can have changed.
+async def _state_before(context: Context, head: SessionHead) -> str:
+    """Return the state to go back to: a closed session is closed again."""
+    # Since it was archived, only its shares can have changed.
     for seq in range(head.seq, 0, -1):
-        records = await pool.store.read(
+        records = await context.store.read(
             head.id, head.epoch, seq - 1, limit=1, max_bytes=_EVENT_BYTES
         )
         event = decode(records[0].body) if records else {}
@@ -175,24 +188,24 @@ async def _state_before(pool: SessionPool, head: SessionHead) -> str:
 
 
 def check_archived(head: SessionHead) -> None:
-    """Refuses a session that is not archived, as if it were not there.
+    """Refuse a session that is not archived, as if it did not exist.
 
     Raises:
-        NotFound: It is not archived.
+        NotFound: The session is not archived.
     """
     if head.logged_state != "archived":
         raise NotFound(f"No archived session {head.id!r}.", code="archive-not-found")
 
 
-def archived_view(pool: SessionPool, head: SessionHead) -> dict[str, Any]:
-    """Gives the contract's ArchivedSession.
+def archived_view(context: Context, head: SessionHead) -> dict[str, Any]:
+    """Return the contract's ArchivedSession.
 
     Raises:
-        Conflict: It was deleted since the head was given.
+        Conflict: The session was deleted since the head was read.
     """
-    size = pool.store.size(head.id)
+    size = context.store.size(head.id)
     return {
-        "session": view_of(pool, head),
+        "session": view_of(context, head),
         "archived_at": format_ms(head.archived_at or head.updated_at),
         "bytes": size.stored_bytes,
         "original_bytes": size.original_bytes,
@@ -200,14 +213,14 @@ def archived_view(pool: SessionPool, head: SessionHead) -> dict[str, Any]:
 
 
 async def each(
-    session_ids: list[str], verb: Callable[[str], Awaitable[dict[str, Any]]]
+    session_ids: list[str], command: Callable[[str], Awaitable[dict[str, Any]]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Applies a verb to each session by itself; gives what was done and what failed."""
+    """Apply a command to each session by itself. Return what was done and what failed."""
     done: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
     for session_id in session_ids:
         try:
-            done.append(await verb(check_id(session_id)))
+            done.append(await command(check_id(session_id)))
         except Conflict:
             gone = unknown_session(session_id)
             failed.append({"session_id": session_id, "code": gone.code, "detail": gone.detail})

@@ -1,38 +1,41 @@
-"""The branch tree: a session with all that was forked from the same root, merges as edges."""
+"""The branch tree: all sessions that were forked from the same root, with merges as edges."""
 
 from typing import Any
 
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.sessions.pool import SessionPool
+from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.registry import SessionRegistry
 from bamboo_gateway.storage.base import SessionQuery
 
 TREE_SESSIONS_MAX = 10_000
-"""A tree is one answer: larger ones are cut, and say so."""
+"""A tree is one answer: a larger one is cut, and says so (`truncated`)."""
 
 
-async def branch_tree(pool: SessionPool, caller: Caller, head: SessionHead) -> dict[str, Any]:
-    """Gives the whole tree from its root; in it, what is deleted or another's is a stub.
+async def branch_tree(
+    context: Context, registry: SessionRegistry, caller: Caller, head: SessionHead
+) -> dict[str, Any]:
+    """Return the whole tree from its root. Deleted sessions, and those of others, are stubs in it.
 
-    Each session keeps its whole ancestor path, so a deleted one is known by its descendants. A stub
-    of another's session has no title. The walk keeps its own stack: a chain of forks may be deeper
-    than Python recurses.
+    Each session keeps its whole ancestor path, so a deleted one is known from its descendants. The
+    stub of another user's session has no title. Nothing here recurses: a chain of forks may be
+    deeper than Python's stack.
     """
     path = head.ancestors
     root_id = path[0]["session_id"] if path else head.id
     nodes: dict[str, dict[str, Any]] = {}
-    heads = await _family(pool, caller, root_id)
-    # Also when it is among those that were cut off, or has been deleted since.
+    heads = await _family(registry, caller, root_id)
+    # The session itself is there too when it was cut off, or deleted since.
     for one in [*heads, head]:
-        _place(pool, caller, nodes, one)
+        _place(context, caller, nodes, one)
     tree = nodes[root_id]
     return tree | {"current": head.id, "truncated": len(heads) >= TREE_SESSIONS_MAX}
 
 
-async def _family(pool: SessionPool, caller: Caller, root_id: str) -> list[SessionHead]:
+async def _family(registry: SessionRegistry, caller: Caller, root_id: str) -> list[SessionHead]:
     if caller.session_id is not None:
-        return []  # it came for one session
+        return []  # its credential is for one session
     found: dict[str, SessionHead] = {}
     query = SessionQuery(
         root_id=root_id,
@@ -40,7 +43,7 @@ async def _family(pool: SessionPool, caller: Caller, root_id: str) -> list[Sessi
         descending=False,
         archived="include",
     )
-    async for head in pool.each(caller, query):
+    async for head in registry.each(caller, query):
         found[head.id] = head
         if len(found) >= TREE_SESSIONS_MAX:
             break
@@ -48,7 +51,7 @@ async def _family(pool: SessionPool, caller: Caller, root_id: str) -> list[Sessi
 
 
 def _place(
-    pool: SessionPool, caller: Caller, nodes: dict[str, dict[str, Any]], head: SessionHead
+    context: Context, caller: Caller, nodes: dict[str, dict[str, Any]], head: SessionHead
 ) -> None:
     above: dict[str, Any] | None = None
     is_own = caller.is_owner(head.user_id)
@@ -69,7 +72,7 @@ def _place(
     forked_at = head.parent["position"] if head.parent else None
     node |= {
         "title": head.title,
-        "state": pool.state_of(head),
+        "state": context.states.state_of(head),
         "created_at": format_ms(head.created_at),
         "forked_at": forked_at,
         "merged_from": [source["session_id"] for source in head.merged_from],

@@ -1,10 +1,10 @@
 """Creating a session with a whole history at once: forks and imports.
 
-The log is written aside in pages, and published by one record of the store (R9); it never passes
-through the journal, and never stands in memory whole.
+The store writes the new log aside, in pages, and publishes it with one record (R9). So the history
+never passes through the journal, and is never in memory as a whole.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -20,20 +20,21 @@ from bamboo_gateway.domain.projections import fold
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.access import check_made, id_taken
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
+from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.history import bulk_limiter
-from bamboo_gateway.sessions.idempotency import KeptAnswer, key_digest
-from bamboo_gateway.sessions.pool import SessionPool
+from bamboo_gateway.sessions.idempotency import KeptAnswer, RequestKey, request_key
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
+from bamboo_gateway.sessions.transaction import Transactions
 from bamboo_gateway.storage.base import Event, Note
 
 
 class HistoryWriter:
-    """Turns drafts into a session's next events, folding its head as it goes.
+    """Turns drafts into a session's next events, and folds them into its head.
 
     Args:
-        head: The session's head before them; it is the writer's from here.
-        now_ms: The time its events carry; messages keep their own `created_at`.
-        max_event_bytes: The bound of one event.
+        head: The session's head before the drafts. From here on it belongs to this object.
+        now_ms: The time of the events; messages keep their own `created_at`.
+        max_event_bytes: The largest size of an event.
     """
 
     def __init__(self, head: SessionHead, now_ms: int, max_event_bytes: int) -> None:
@@ -46,7 +47,7 @@ class HistoryWriter:
         """Return the next events.
 
         Raises:
-            TooLarge: One is over the bound.
+            TooLarge: An event is over `max_event_bytes`.
         """
         events: list[Event] = []
         for kind, fields in drafts:
@@ -62,17 +63,19 @@ class HistoryWriter:
             events.append(Event(self.head.seq, kind, body))
         return events
 
-    def note(self, caller: Caller, idem: Idempotency, answer: dict[str, Any]) -> Note:
+    def note(self, key: RequestKey, answer: dict[str, Any]) -> Note:
         """Return the note that keeps an answer for an idempotency key."""
-        kept = KeptAnswer(idem.body_digest, answer, self._now_ms)
-        return Note(self.head.seq, *kept.note(key_digest(caller, idem)))
+        kept = KeptAnswer(key.body, answer, self._now_ms)
+        return Note(self.head.seq, *kept.note(key.digest))
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What a new session is made of, and what is answered once it is there.
+    """What a new session is made of.
 
-    `pages` gives its events, in pages of a bounded size, for a log of the epoch it is given.
+    Attributes:
+        pages: Yields its events in pages of a bounded size, for a log of the given epoch.
+        answer: Returns the answer to the caller, from the new session's head.
     """
 
     pages: Callable[[int], AsyncIterator[list[Draft]]]
@@ -80,40 +83,51 @@ class History:
 
 
 async def create_whole(
-    pool: SessionPool,
+    context: Context,
+    transactions: Transactions,
     caller: Caller,
     session_id: str,
-    history: History,
+    prepare: Callable[[], Awaitable[History]],
     idem: Idempotency | None,
 ) -> Outcome:
-    """Publishes a session with all its history or not at all, once for each idempotency key.
+    """Publish a session with all its history or not at all, once for each idempotency key.
+
+    Args:
+        context: Leads to the store, the clock and the limits.
+        transactions: Know the first answers to keys.
+        caller: Who creates the session.
+        session_id: Its id.
+        prepare: Finds out what the session is made of, once it is clear that this is no repeat.
+        idem: The request's idempotency key.
 
     Raises:
         SessionExists: There is a session of that id.
         LimitReached, StorageFull, StorageFailed, TooLarge: Nothing of it is stored.
     """
-    if kept := await pool.kept(caller, session_id, idem, "make"):
-        return kept
+    key = request_key(caller, idem)
     while True:
         try:
-            async with pool.use(caller, session_id, "make") as live:
-                head = await _publish(pool, caller, live, history, idem)
+            async with transactions.registry.use(caller, session_id, "make") as live:
+                if kept := await transactions.first_answer(live, key):
+                    return Outcome(kept.answer, replayed=True)
+                history = await prepare()
+                head = await _publish(context, caller, live, history, key)
                 return Outcome(history.answer(head))
         except Vanished:
             continue
         except SessionExists:
             # It may have been the same request, which was faster.
-            if kept := await pool.kept(caller, session_id, idem, "make"):
-                return kept
+            if kept_since := await transactions.replay(caller, session_id, idem, "make"):
+                return kept_since
             raise
 
 
 async def _publish(
-    pool: SessionPool,
+    context: Context,
     caller: Caller,
     live: SessionWriter,
     history: History,
-    idem: Idempotency | None,
+    key: RequestKey | None,
 ) -> SessionHead:
     await live.ready()
     if live.head.seq or not live.is_unborn:
@@ -122,20 +136,20 @@ async def _publish(
     live.hold()
     place = ExitStack()
     try:
-        settings = pool.settings
         unborn = SessionHead(live.id, live.epoch)
-        writer = HistoryWriter(unborn, pool.clock.now_ms(), settings.max_event_bytes)
-        async with pool.store.creation(live.id, live.epoch) as creation:
+        now_ms, size_max = context.clock.now_ms(), context.settings.max_event_bytes
+        writer = HistoryWriter(unborn, now_ms, size_max)
+        async with context.store.creation(live.id, live.epoch) as creation:
             async for drafts in history.pages(live.epoch):
                 if writer.head.seq == 0:
-                    place.enter_context(pool.quotas.creating(drafts[0].fields["user_id"]))
+                    place.enter_context(context.quotas.creating(drafts[0].fields["user_id"]))
                 await creation.write(
                     await to_thread.run_sync(writer.events, drafts, limiter=bulk_limiter)
                 )
             check_made(caller, writer.head.user_id)
-            if idem is not None:
+            if key is not None:
                 answer = history.answer(writer.head)
-                await creation.write((), [writer.note(caller, idem, answer)])
+                await creation.write((), [writer.note(key, answer)])
             await creation.publish(writer.head.copy())
     except BaseException:
         live.vanish("deleted")

@@ -1,7 +1,8 @@
-"""Compaction: the deltas of runs that ended long enough ago leave the log.
+"""Compaction: removes the deltas of runs that ended long enough ago from the log.
 
-What they led to, the messages, stays; so do all positions. A log with many finished runs then costs
-about its messages. The store does the work beside appends and readers; here is decided what is due.
+The messages that the deltas led to stay, and so do all positions. A log with many finished runs
+then takes little more than its messages. This module decides what is due; the store does the work,
+beside appends and readers.
 """
 
 from collections import OrderedDict
@@ -15,40 +16,36 @@ from bamboo_gateway.domain.errors import BambooError
 from bamboo_gateway.domain.events import TERMINAL_TYPES
 from bamboo_gateway.domain.limits import COMPACT_BYTES_MIN
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.sessions.pool import SessionPool
+from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.registry import SessionRegistry
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 
 log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS_MAX = 10.0
-"""How often sessions that have become due are looked for."""
+"""The longest wait between two looks for sessions that have become due."""
 
 _PER_LOOK = 20
-"""Logs rewritten in one round: bulk work comes in portions that leave the disk to others (R7)."""
+"""Logs to rewrite in one round: bulk work comes in portions that leave the disk to others (R7)."""
 
 
 class Compaction:
-    """See the module. `run` is one task of the manager's.
+    """Finds the logs that are due, and compacts them. `run` is a background task."""
 
-    Attributes:
-        freed: Bytes that have left logs so far.
-    """
-
-    def __init__(self, pool: SessionPool) -> None:
-        self.freed = 0
-        self._pool = pool
-        # By session, when its last run ended: the oldest first.
+    def __init__(self, context: Context, registry: SessionRegistry) -> None:
+        self._context = context
+        # When the last run of each session ended, the oldest first.
         self._waiting: OrderedDict[str, int] = OrderedDict()
-        pool.on_slot_free.append(self._run_ended)
+        registry.on_slot_free.append(self._run_ended)
 
     def _run_ended(self, live: SessionWriter) -> None:
-        self._waiting[live.id] = self._pool.clock.now_ms()
+        self._waiting[live.id] = self._context.clock.now_ms()
         self._waiting.move_to_end(live.id)
 
     async def run(self) -> None:
-        """Compacts what is due, for ever."""
+        """Compact what is due, for ever."""
         self._find_left_over()
-        retention = self._pool.settings.delta_retention_seconds
+        retention = self._context.settings.delta_retention_seconds
         while True:
             await anyio.sleep(min(_LOOK_SECONDS_MAX, max(retention / 4, 0.05)))
             for session_id in self._due():
@@ -58,8 +55,8 @@ class Compaction:
                     log.warning("log not compacted", session_id=session_id, code=error.code)
 
     async def compact(self, session_id: str) -> int:
-        """Compacts one session as far as it is due; gives the bytes freed."""
-        store = self._pool.store
+        """Compact one session as far as it is due. Return the bytes freed."""
+        store = self._context.store
         if store.delta_bytes(session_id) < COMPACT_BYTES_MIN:
             return 0
         head = await store.load(session_id)
@@ -69,12 +66,12 @@ class Compaction:
         if not upto:
             return 0
         freed = await store.compact(session_id, head.epoch, upto)
-        self.freed += freed
+        self._context.tally.compacted_bytes += freed
         return freed
 
     def _due(self) -> list[str]:
-        """Takes out those whose last run ended before the retention, in order."""
-        before = self._pool.clock.now_ms() - self._retention_ms
+        """Take out the sessions whose last run ended before the retention, in order."""
+        before = self._context.clock.now_ms() - self._retention_ms
         due: list[str] = []
         while self._waiting and len(due) < _PER_LOOK:
             session_id, ended_ms = next(iter(self._waiting.items()))
@@ -86,13 +83,13 @@ class Compaction:
 
     @property
     def _retention_ms(self) -> int:
-        return round(self._pool.settings.delta_retention_seconds * 1000)
+        return round(self._context.settings.delta_retention_seconds * 1000)
 
     async def _due_seq(self, head: SessionHead) -> int:
-        """Finds up to where every run ended before the retention; 0 when there is nothing."""
-        oldest_kept = self._pool.clock.now_ms() - self._retention_ms
+        """Return the seq up to which all runs ended before the retention, or 0."""
+        oldest_kept = self._context.clock.now_ms() - self._retention_ms
         before = head.seq + 1
-        while page := await self._pool.store.find(
+        while page := await self._context.store.find(
             head.id, head.epoch, "run", before=before, limit=100, reverse=True
         ):
             for record in page:
@@ -103,7 +100,7 @@ class Compaction:
         return 0
 
     def _find_left_over(self) -> None:
-        """Finds what earlier processes have left to compact."""
-        found = self._pool.store.holding_deltas(COMPACT_BYTES_MIN)
+        """Find what earlier processes left to compact."""
+        found = self._context.store.holding_deltas(COMPACT_BYTES_MIN)
         for session_id in sorted(found, key=found.__getitem__):
             self._waiting.setdefault(session_id, found[session_id])

@@ -1,4 +1,4 @@
-"""Export: a session as a document, many as a zip."""
+"""Export: one session as a document, or many as a zip."""
 
 import io
 import zipfile
@@ -18,16 +18,17 @@ from bamboo_gateway.exporters.base import ExportSource
 from bamboo_gateway.exporters.factory import make_exporter
 from bamboo_gateway.exporters.names import content_disposition, file_name, folder_name
 from bamboo_gateway.exporters.target import ExportDirectory
+from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.history import bulk_limiter, history_page
 from bamboo_gateway.sessions.metadata import view_of
-from bamboo_gateway.sessions.pool import SessionPool
+from bamboo_gateway.sessions.registry import SessionRegistry
 from bamboo_gateway.sessions.runs.conversation import load_summary
-from bamboo_gateway.storage.base import Record
+from bamboo_gateway.storage.base import Record, SessionStore
 
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """What is written, and how."""
+    """The format of a document, and what it includes."""
 
     format: Literal["markdown", "json", "yaml"] = "markdown"
     include_metadata: bool = True
@@ -36,9 +37,13 @@ class ExportOptions:
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A document on its way: what it is called (also as a `Content-Disposition`), and its bytes.
+    """A document that is being written. It holds one page of the session in memory.
 
-    Whoever takes the chunks closes them, also before their end; a document holds one page.
+    Attributes:
+        file_name: The document's name.
+        disposition: The same as a `Content-Disposition`.
+        media_type: Its media type.
+        chunks: Its bytes. Their consumer closes the generator, also before its end.
     """
 
     file_name: str
@@ -48,27 +53,32 @@ class Export:
 
 
 async def export(
-    pool: SessionPool, caller: Caller, session_id: str, options: ExportOptions
+    context: Context,
+    registry: SessionRegistry,
+    caller: Caller,
+    session_id: str,
+    options: ExportOptions,
 ) -> Export:
-    """Begins to write one session, archived ones too.
+    """Begin to write one session, which may be archived.
 
     Raises:
-        NotFound, SessionExpired: There is none, or not any more.
+        NotFound: There is no such session.
+        SessionExpired: The session has expired.
     """
     exporter = make_exporter(options.format)
 
     async def look(head: SessionHead) -> tuple[SessionHead, dict[str, Any] | None]:
-        summary = await load_summary(pool.store, head)
+        summary = await load_summary(context.store, head)
         if summary is not None and head.summary is not None:
-            # Positions are another log's after an import; how many messages are covered holds.
-            summary["covers_messages"] = await _count(pool, head, head.summary.covers_seq)
+            # Positions mean nothing after an import; the number of messages still does.
+            summary["covers_messages"] = await _count(context.store, head, head.summary.covers_seq)
         return head, summary
 
-    head, summary = await pool.read(caller, session_id, look, "read")
-    view = view_of(pool, head)
+    head, summary = await registry.read(caller, session_id, look, "read")
+    view = view_of(context, head)
     source = ExportSource(
         session=view,
-        messages=_message_pages(pool, head),
+        messages=_message_pages(context.store, head),
         summary=summary,
         lineage={"ancestors": head.ancestors, "merged_from": head.merged_from},
         include_metadata=options.include_metadata,
@@ -80,13 +90,13 @@ async def export(
 
 
 async def _message_pages(
-    pool: SessionPool, head: SessionHead
+    store: SessionStore, head: SessionHead
 ) -> AsyncGenerator[list[dict[str, Any]]]:
     after = head.history_from
-    while page := await history_page(pool.store, head, after=after, before=head.seq + 1):
+    while page := await history_page(store, head, after=after, before=head.seq + 1):
         after = page[-1].seq
         decoding = to_thread.run_sync(_messages_of, page, limiter=bulk_limiter)
-        # Nothing of a page stays here while its reader is slow, nor what is made of it.
+        # While the consumer is slow, this generator holds neither the page nor what is made of it.
         del page
         yield await decoding
 
@@ -95,29 +105,34 @@ def _messages_of(page: list[Record]) -> list[dict[str, Any]]:
     return [decode(body)["message"] for _, body in page]
 
 
-async def _count(pool: SessionPool, head: SessionHead, upto: int) -> int:
-    return await pool.store.count_marks(
+async def _count(store: SessionStore, head: SessionHead, upto: int) -> int:
+    return await store.count_marks(
         head.id, head.epoch, "message", after=head.history_from, before=upto + 1
     )
 
 
 async def export_to_file(
-    pool: SessionPool, caller: Caller, session_id: str, options: ExportOptions, path: str
+    context: Context,
+    registry: SessionRegistry,
+    caller: Caller,
+    session_id: str,
+    options: ExportOptions,
+    path: str,
 ) -> dict[str, Any]:
-    """Writes one session to a file under `export_dir`, whole or not at all.
+    """Write one session to a file under `export_dir`, whole or not at all.
 
-    Users have a folder each, `users/<user>` below it, that their paths are relative to.
+    Each user has a folder below it, `users/<user>`, and the user's paths are relative to that.
 
     Raises:
         InvalidInput: No `export_dir` is set, or `path` is no plain relative path.
     """
-    await pool.head(caller, session_id)  # reading it is not enough to write files here
-    root = pool.settings.export_dir
+    await registry.head(caller, session_id)  # who may only read it may not write files here
+    root = context.settings.export_dir
     if root is None:
         raise InvalidInput(
             "No export_dir is set; set it, or export to the response.", code="no-export-dir"
         )
-    document = await export(pool, caller, session_id, options)
+    document = await export(context, registry, caller, session_id, options)
     within = () if caller.user_id is None else ("users", folder_name(caller.user_id))
     async with aclosing(document.chunks) as chunks:
         size = await ExportDirectory(root.expanduser(), within).write(path, chunks)
@@ -128,15 +143,19 @@ ZIP_DISPOSITION = content_disposition("sessions.zip")
 
 
 async def export_zip(
-    pool: SessionPool, caller: Caller, session_ids: list[str], options: ExportOptions
+    context: Context,
+    registry: SessionRegistry,
+    caller: Caller,
+    session_ids: list[str],
+    options: ExportOptions,
 ) -> AsyncGenerator[bytes]:
-    """Writes many sessions as a zip, as it goes; those that fail are named in `errors.txt`."""
+    """Yield many sessions as a zip, in pieces. Its `errors.txt` names those that failed."""
     buffer = ZipBuffer()
     archive = zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, allowZip64=True)
     failed: list[str] = []
     for number, session_id in enumerate(session_ids, 1):
         try:
-            document = await export(pool, caller, session_id, options)
+            document = await export(context, registry, caller, session_id, options)
         except BambooError as error:
             failed.append(f"{session_id}: {error.detail} ({error.code})\n")
             continue
@@ -157,7 +176,7 @@ async def export_zip(
 
 
 class ZipBuffer(io.RawIOBase):
-    """What a zip is written to and taken from: it cannot be sought, so the zip is streamed."""
+    """A file that a zip is written to and taken from. It has no `seek`, so the zip is streamed."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -172,6 +191,6 @@ class ZipBuffer(io.RawIOBase):
         return len(data)
 
     def take(self) -> bytes:
-        """Gives what was written since."""
+        """Return what was written since the last call."""
         parts, self._parts = self._parts, []
         return b"".join(parts)

@@ -1,4 +1,4 @@
-"""Fork: a new session with the beginning of another one's conversation."""
+"""Fork: a new session with the beginning of another session's conversation."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -17,22 +17,28 @@ from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.access import owner_of_copy
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
+from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.history import PAGE, bulk_limiter, history_page
 from bamboo_gateway.sessions.lifecycle.bulk_creation import History, create_whole
 from bamboo_gateway.sessions.metadata import view_of
-from bamboo_gateway.sessions.pool import Decision, SessionPool
+from bamboo_gateway.sessions.transaction import Decision, Transactions
 from bamboo_gateway.storage.base import Record, SessionStore
 
 ANCESTORS_MAX = 250
-"""Forks of forks this deep; each keeps its whole ancestor path. Deeper trees than that make would
-be more than parsers of JSON nest (Python's: 1000, two for each fork)."""
+"""How deep forks of forks go; each keeps its whole ancestor path. A deeper tree's JSON would be
+nested more deeply than parsers allow (Python's: 1000, two levels for each fork)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """Where to cut and what the child is to be called.
+    """A fork that is wanted. Without an id or index the child gets the whole conversation.
 
-    Without `message_id` and `message_index` (which counts from 0) the whole conversation is taken.
+    Attributes:
+        message_id: The last message that the child gets.
+        message_index: The same by its place, counted from 0.
+        new_name: The child's title.
+        new_id: The child's id.
+        metadata_strategy: Whether the child gets the parent's metadata and extension data.
     """
 
     message_id: str | None = None
@@ -44,7 +50,13 @@ class Fork:
 
 @dataclass(frozen=True, slots=True)
 class _Cut:
-    """After which event the child ends, at which message, and whether an exchange moved it."""
+    """Where the child ends.
+
+    Attributes:
+        seq: The parent's last event that the child gets.
+        message_id: The last message among them.
+        moved: Whether the cut was moved out of a tool exchange.
+    """
 
     seq: int
     message_id: str | None
@@ -52,43 +64,44 @@ class _Cut:
 
 
 async def fork(
-    pool: SessionPool,
+    context: Context,
+    transactions: Transactions,
     caller: Caller,
     session_id: str,
     child_id: str,
     wanted: Fork,
     idem: Idempotency | None,
 ) -> Outcome:
-    """Makes the child, whole or not at all; the parent hears of it by an event.
+    """Create the child, whole or not at all. An event tells the parent afterwards.
 
     Raises:
-        NotFound: No such session or message.
-        InvalidInput: Both an id and an index, or too deep a tree.
-        SessionExists: `new_id` is taken.
+        NotFound: There is no such session or message.
+        InvalidInput: Both an id and an index are given, or the tree is too deep.
+        SessionExists: The child's id is taken.
     """
     if wanted.message_id is not None and wanted.message_index is not None:
         raise InvalidInput("Give `from_message_id` or `from_message_index`, not both.")
-    if kept := await pool.kept(caller, child_id, idem, "make"):
-        return kept
 
     async def look(head: SessionHead) -> tuple[SessionHead, _Cut]:
-        return head, await _find_cut(pool, head, wanted)
+        return head, await _find_cut(context.store, head, wanted)
 
-    parent, cut = await pool.read(caller, session_id, look, "read")
-    if len(parent.ancestors) >= ANCESTORS_MAX:
-        raise InvalidInput(f"A branch is at most {ANCESTORS_MAX} forks deep.")
-    history = History(
-        pages=lambda _: _history(pool, caller, parent, wanted, cut),
-        answer=lambda head: _answer(pool, head, cut),
-    )
-    outcome = await create_whole(pool, caller, child_id, history, idem)
+    async def prepare() -> History:
+        parent, cut = await transactions.registry.read(caller, session_id, look, "read")
+        if len(parent.ancestors) >= ANCESTORS_MAX:
+            raise InvalidInput(f"A branch is at most {ANCESTORS_MAX} forks deep.")
+        return History(
+            pages=lambda _: _history(context.store, caller, parent, wanted, cut),
+            answer=lambda head: _answer(context, head, cut),
+        )
+
+    outcome = await create_whole(context, transactions, caller, child_id, prepare, idem)
     if not outcome.replayed:
-        await _tell_parent(pool, caller, parent, outcome.answer, cut)
+        await _tell_parent(transactions, caller, session_id, outcome.answer)
     return outcome
 
 
-def _answer(pool: SessionPool, head: SessionHead, cut: _Cut) -> dict[str, Any]:
-    answer = view_of(pool, head)
+def _answer(context: Context, head: SessionHead, cut: _Cut) -> dict[str, Any]:
+    answer = view_of(context, head)
     if cut.moved:
         answer |= {
             "cut_moved": True,
@@ -98,26 +111,26 @@ def _answer(pool: SessionPool, head: SessionHead, cut: _Cut) -> dict[str, Any]:
     return answer
 
 
-async def _find_cut(pool: SessionPool, parent: SessionHead, wanted: Fork) -> _Cut:
+async def _find_cut(store: SessionStore, parent: SessionHead, wanted: Fork) -> _Cut:
     if wanted.message_id is not None or wanted.message_index is not None:
-        seq, message_id = await _named(pool, parent, wanted)
+        seq, message_id = await _named(store, parent, wanted)
         end = seq
     else:
-        last = await _message_before(pool, parent, parent.seq + 1)
+        last = await _message_before(store, parent, parent.seq + 1)
         if last is None:
             return _Cut(parent.seq, None, moved=False)
         seq, message_id = last
         end = parent.seq
-    moved_to = await _whole_exchange(pool, parent, seq)
+    moved_to = await _whole_exchange(store, parent, seq)
     if moved_to is not None:
         return _Cut(*moved_to, moved=True)
     return _Cut(end, message_id, moved=False)
 
 
 async def _message_before(
-    pool: SessionPool, parent: SessionHead, before: int
+    store: SessionStore, parent: SessionHead, before: int
 ) -> tuple[int, str] | None:
-    found = await pool.store.find(
+    found = await store.find(
         parent.id,
         parent.epoch,
         "message",
@@ -129,10 +142,9 @@ async def _message_before(
     return (found[0].seq, decode(found[0].body)["message_id"]) if found else None
 
 
-async def _named(pool: SessionPool, parent: SessionHead, wanted: Fork) -> tuple[int, str]:
-    store = pool.store
+async def _named(store: SessionStore, parent: SessionHead, wanted: Fork) -> tuple[int, str]:
     if wanted.message_id is not None:
-        # Of several with one id, as a merge says them again, the one that counts is the last.
+        # A merge may write a message again under its id: the last one counts.
         found = await store.find(
             parent.id, parent.epoch, "message", key=wanted.message_id, limit=1, reverse=True
         )
@@ -145,7 +157,7 @@ async def _named(pool: SessionPool, parent: SessionHead, wanted: Fork) -> tuple[
 
 
 async def _at_index(store: SessionStore, parent: SessionHead, index: int) -> Record | None:
-    """Gives the message with so many before it; reads those, and nothing behind it."""
+    """Return the message with this many before it. It reads those, and nothing behind."""
     after = parent.history_from
     while page := await store.find(
         parent.id,
@@ -163,17 +175,17 @@ async def _at_index(store: SessionStore, parent: SessionHead, index: int) -> Rec
 
 
 async def _whole_exchange(
-    pool: SessionPool, parent: SessionHead, seq: int
+    store: SessionStore, parent: SessionHead, seq: int
 ) -> tuple[int, str | None] | None:
-    """Gives where the cut has to move to, so that calls before it have their results.
+    """Return where the cut has to move, so that the calls before it have their results.
 
-    Behind the results, or before the calls while results are still to come.
+    It moves behind the results, or before the calls when results are still missing.
     """
-    open_calls, called_at = await open_calls_at(pool, parent, seq)
+    open_calls, called_at = await open_calls_at(store, parent, seq)
     moved: tuple[int, str | None] | None = None
     after = seq
     while open_calls:
-        page = await pool.store.find(
+        page = await store.find(
             parent.id,
             parent.epoch,
             "message",
@@ -183,11 +195,11 @@ async def _whole_exchange(
             max_bytes=BULK_PAGE_BYTES_MAX,
         )
         if not page:
-            return await _message_before(pool, parent, called_at) or (called_at - 1, None)
+            return await _message_before(store, parent, called_at) or (called_at - 1, None)
         for record in page:
             message = decode(record.body)["message"]
             if message["role"] != "tool":
-                return moved  # a history from elsewhere passed over them
+                return moved  # an imported history passed over these calls
             open_calls.discard(message.get("tool_call_id"))
             moved = record.seq, message["id"]
             if not open_calls:
@@ -196,11 +208,11 @@ async def _whole_exchange(
     return moved
 
 
-async def open_calls_at(pool: SessionPool, parent: SessionHead, seq: int) -> tuple[set[str], int]:
-    """Gives the unanswered calls of the exchange that ends at `seq`, and where they were made."""
+async def open_calls_at(store: SessionStore, parent: SessionHead, seq: int) -> tuple[set[str], int]:
+    """Return the unanswered calls of the exchange that ends at `seq`, and where they were made."""
     answered: set[str] = set()
     before = seq + 1
-    while page := await pool.store.find(
+    while page := await store.find(
         parent.id,
         parent.epoch,
         "message",
@@ -222,7 +234,7 @@ async def open_calls_at(pool: SessionPool, parent: SessionHead, seq: int) -> tup
 
 
 async def _history(
-    pool: SessionPool, caller: Caller, parent: SessionHead, wanted: Fork, cut: _Cut
+    store: SessionStore, caller: Caller, parent: SessionHead, wanted: Fork, cut: _Cut
 ) -> AsyncIterator[list[Draft]]:
     inherit = wanted.metadata_strategy == "inherit"
     position = str(Position(parent.epoch, cut.seq))
@@ -232,7 +244,7 @@ async def _history(
     ancestors = [*parent.ancestors, step]
     user_id = owner_of_copy(caller, parent.user_id)
     if user_id != parent.user_id:
-        # Of sessions of another user's the lineage knows the ids, and nothing else.
+        # The lineage shows only the ids of sessions that belong to another user.
         ancestors = [ancestor | {"title": None} for ancestor in ancestors]
     created: dict[str, Any] = {
         "user_id": user_id,
@@ -247,7 +259,7 @@ async def _history(
     }
     yield [Draft("session_created", created)]
     after = parent.history_from
-    while page := await history_page(pool.store, parent, after=after, before=cut.seq + 1):
+    while page := await history_page(store, parent, after=after, before=cut.seq + 1):
         yield await to_thread.run_sync(_drafts_of, page, limiter=bulk_limiter)
         after = page[-1].seq
 
@@ -257,16 +269,18 @@ def _drafts_of(page: list[Record]) -> list[Draft]:
 
 
 async def _tell_parent(
-    pool: SessionPool, caller: Caller, parent: SessionHead, child: dict[str, Any], cut: _Cut
+    transactions: Transactions, caller: Caller, parent_id: str, child: dict[str, Any]
 ) -> None:
-    fields = {"child_id": child["id"], "title": child["title"], "message_id": cut.message_id}
-
-    def decide(_: Any) -> Decision:
-        return Decision([Draft("session_forked", fields)], {})
-
+    fields = {
+        "child_id": child["id"],
+        "title": child["title"],
+        "message_id": child["parent"]["message_id"],
+    }
     try:
-        await pool.change(caller, parent.id, decide)
+        await transactions.run(
+            caller, parent_id, lambda _: Decision([Draft("session_forked", fields)], {})
+        )
     except BambooError:
-        # The link that counts is the child's; a closed, archived, deleted or another's parent
-        # hears nothing.
+        # The child's link is the one that counts. A parent that is closed, archived, deleted or
+        # another user's does not get the event.
         return

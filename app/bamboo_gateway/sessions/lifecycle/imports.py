@@ -1,7 +1,7 @@
-"""Import: documents as sessions, ours and other tools'."""
+"""Import: makes sessions of documents, our own and those of other tools."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from anyio import to_thread
@@ -20,20 +20,22 @@ from bamboo_gateway.exporters.imported import ImportedDocument, ImportedSession,
 from bamboo_gateway.exporters.importing import read_import
 from bamboo_gateway.sessions.access import owner_of_copy
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
+from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.history import PAGE, bulk_limiter
 from bamboo_gateway.sessions.lifecycle.bulk_creation import History, create_whole
 from bamboo_gateway.sessions.lifecycle.fork import ANCESTORS_MAX
 from bamboo_gateway.sessions.lifecycle.summaries import SUMMARY_CHARS_MAX
 from bamboo_gateway.sessions.metadata import view_of
-from bamboo_gateway.sessions.pool import SessionPool
 from bamboo_gateway.sessions.runs.factory import Maker
+from bamboo_gateway.sessions.transaction import Transactions
 
 _MERGES_MAX = 10_000
-"""Sources that a document may name; each is part of the session's head from then on."""
+"""Merge sources that a document may name: each becomes part of the session's head."""
 
 
 async def import_document(
-    pool: SessionPool,
+    context: Context,
+    transactions: Transactions,
     caller: Caller,
     data: bytes,
     *,
@@ -43,23 +45,24 @@ async def import_document(
     maker: Maker,
     idem: Idempotency | None,
 ) -> Outcome:
-    """Makes one session of a document: all of it, or nothing.
+    """Make one session of a document: all of it, or nothing.
 
     Args:
-        pool: Where it goes.
+        context: Leads to the store, the clock and the limits.
+        transactions: Create the session.
         caller: Who imports.
         data: The document.
-        format_name: What it is; None: its content tells.
-        conversation: Which of a document with several is meant, from 1.
+        format_name: Its format; None: found out from its content.
+        conversation: Which of several conversations is meant, counted from 1.
         keep_id: Whether the session gets the id that the document names.
         maker: Makes its id otherwise.
         idem: The request's idempotency key.
 
     Raises:
-        InvalidInput: It is none of the documents that are read, or holds no single session.
-        SessionExists: Its id is taken.
+        InvalidInput: The document has no known format, or does not hold a single conversation.
+        SessionExists: The session's id is taken.
     """
-    document = await _read(pool, data, format_name)
+    document = await _read(context, data, format_name)
     count = len(document.sessions)
     if conversation is None and count > 1:
         raise InvalidInput(
@@ -70,13 +73,13 @@ async def import_document(
     number = conversation or 1
     if number > count:
         raise InvalidInput(f"The document holds {count} conversations.")
-    return await _make(
-        pool, caller, document, number, document.notes, keep_id=keep_id, maker=maker, idem=idem
-    )
+    make = _Import(context, transactions, caller, document, keep_id=keep_id, maker=maker)
+    return await make.session(number, document.notes, idem)
 
 
 async def import_all(
-    pool: SessionPool,
+    context: Context,
+    transactions: Transactions,
     caller: Caller,
     data: bytes,
     *,
@@ -85,28 +88,28 @@ async def import_all(
     maker: Maker,
     idem: Idempotency | None,
 ) -> AsyncGenerator[dict[str, Any]]:
-    """Begins to make a session of each conversation of a document, each by itself.
+    """Begin to make a session of each conversation of a document, each by itself.
 
-    Gives what became of one conversation after another: `{conversation, of, notes, session}`, or
-    `{conversation, of, notes, code, detail}`. The conversation *n* has the key `<key>#n`, so that a
-    repeat makes only those that are missing.
+    The generator yields what became of one conversation after another: `{conversation, of, notes,
+    session}`, or `{conversation, of, notes, code, detail}`. The conversation *n* has the key
+    `<key>#n`, so that a repeat makes only those that are missing.
 
     Raises:
-        InvalidInput: It is none of the documents that are read.
+        InvalidInput: The document has no known format.
     """
-    document = await _read(pool, data, format_name)
+    document = await _read(context, data, format_name)
+
+    make = _Import(context, transactions, caller, document, keep_id=keep_id, maker=maker)
 
     async def each() -> AsyncGenerator[dict[str, Any]]:
         count = len(document.sessions)
         for number in range(1, count + 1):
             told: dict[str, Any] = {"conversation": number, "of": count}
             key = replace(idem, key=f"{idem.key}#{number}") if idem else None
-            # Which conversation a note is on is in its place: they all come with the first.
+            # A note names the conversation that it is about: all notes come with the first one.
             notes = document.notes if number == 1 else ()
             try:
-                outcome = await _make(
-                    pool, caller, document, number, notes, keep_id=keep_id, maker=maker, idem=key
-                )
+                outcome = await make.session(number, notes, key)
             except BambooError as error:
                 noted = [note.to_json() for note in notes]
                 yield told | {"notes": noted, "code": error.code, "detail": error.detail}
@@ -117,52 +120,61 @@ async def import_all(
     return each()
 
 
-async def _read(pool: SessionPool, data: bytes, format_name: str | None) -> ImportedDocument:
-    now_ms = pool.clock.now_ms()
+async def _read(context: Context, data: bytes, format_name: str | None) -> ImportedDocument:
+    now_ms = context.clock.now_ms()
     return await to_thread.run_sync(
         lambda: read_import(data, format_name, now_ms=now_ms), limiter=bulk_limiter
     )
 
 
-async def _make(
-    pool: SessionPool,
-    caller: Caller,
-    document: ImportedDocument,
-    number: int,
-    notes: tuple[Note, ...],
-    *,
-    keep_id: bool,
-    maker: Maker,
-    idem: Idempotency | None,
-) -> Outcome:
-    imported = document.sessions[number - 1]
-    if keep_id and not imported.session.get("id"):
-        raise InvalidInput("The document names no id that could be kept; use id=new.")
-    _check_head(imported)
-    is_own = document.format in {"json", "yaml"}
-    imported, closed = await to_thread.run_sync(
-        # Whoever is to answer the last calls of one of our sessions may be there still.
-        lambda: _settled(imported, at_end=not is_own),
-        limiter=bulk_limiter,
-    )
-    imported, renamed = await to_thread.run_sync(_distinct, imported, limiter=bulk_limiter)
-    told = [note.to_json() for note in (*notes, *closed, *renamed)]
-    user_id = owner_of_copy(caller, imported.session.get("user_id"))
-    history = History(
-        pages=lambda epoch: _history(imported, user_id, epoch),
-        answer=lambda head: view_of(pool, head) | {"notes": told},
-    )
+@dataclass(frozen=True, slots=True)
+class _Import:
+    """One document that a caller imports."""
 
-    async def create(session_id: str) -> Outcome:
-        return await create_whole(pool, caller, session_id, history, idem)
+    context: Context
+    transactions: Transactions
+    caller: Caller
+    document: ImportedDocument
+    keep_id: bool
+    maker: Maker
 
-    if keep_id:
-        return await create(imported.session["id"])
-    return await maker.under_new_id(caller, idem, create)
+    async def session(
+        self, number: int, notes: tuple[Note, ...], idem: Idempotency | None
+    ) -> Outcome:
+        """Make the session of a conversation, counted from 1."""
+        imported = self.document.sessions[number - 1]
+        if self.keep_id and not imported.session.get("id"):
+            raise InvalidInput("The document names no id that could be kept; use id=new.")
+        _check_head(imported)
+        is_own = self.document.format in {"json", "yaml"}
+        imported, closed = await to_thread.run_sync(
+            # The last calls of one of our own sessions may still get their results.
+            lambda: _settled(imported, at_end=not is_own),
+            limiter=bulk_limiter,
+        )
+        imported, renamed = await to_thread.run_sync(_distinct, imported, limiter=bulk_limiter)
+        told = [note.to_json() for note in (*notes, *closed, *renamed)]
+        user_id = owner_of_copy(self.caller, imported.session.get("user_id"))
+        history = History(
+            pages=lambda epoch: _history(imported, user_id, epoch),
+            answer=lambda head: view_of(self.context, head) | {"notes": told},
+        )
+
+        async def prepared() -> History:
+            return history
+
+        async def create(session_id: str) -> Outcome:
+            return await create_whole(
+                self.context, self.transactions, self.caller, session_id, prepared, idem
+            )
+
+        if self.keep_id:
+            return await create(imported.session["id"])
+        return await self.maker.under_new_id(self.caller, idem, create)
 
 
 def _settled(imported: ImportedSession, *, at_end: bool) -> tuple[ImportedSession, list[Note]]:
-    """Closes the tool calls that were passed over: agents cannot go on from such a history."""
+    """Close the tool calls that were passed over: agents cannot go on from such a history."""
     messages, added = settled(map(Message.of, imported.messages), at_end=at_end)
     if not added:
         return imported, []
@@ -179,7 +191,7 @@ def _settled(imported: ImportedSession, *, at_end: bool) -> tuple[ImportedSessio
 
 
 def _distinct(imported: ImportedSession) -> tuple[ImportedSession, list[Note]]:
-    """Gives messages whose id stands twice ids of their own: a session has each id once."""
+    """Give new ids to messages whose id occurs before: a session has each id once."""
     if len({shape["id"] for shape in imported.messages}) == len(imported.messages):
         return imported, []
     messages = distinct(map(Message.of, imported.messages))
@@ -197,7 +209,7 @@ def _distinct(imported: ImportedSession) -> tuple[ImportedSession, list[Note]]:
 
 
 def closing_note(first: list[str], count: int) -> Note:
-    """Says that so many tool calls without a result were closed; names the first of them."""
+    """Return the note that tool calls without a result were closed; it names the first ones."""
     calls = ", ".join(first)
     more = f" and {count - len(first)} more" if count > len(first) else ""
     return Note("tool calls", f"without a result, now closed by one that says so: {calls}{more}")
@@ -243,10 +255,10 @@ async def _history(
 
 
 def _check_head(imported: ImportedSession) -> None:
-    """Checks what every list, tree and fold takes as it is.
+    """Check the members that lists, trees and folds use without a check of their own.
 
     Raises:
-        InvalidInput: A document says something else there; nothing of it is stored.
+        InvalidInput: A member has a wrong shape; nothing of the document is stored.
     """
     session, lineage = imported.session, imported.lineage or {}
     _check("session.created_at", _is_time(session.get("created_at")))

@@ -19,7 +19,9 @@ from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import BambooError, Conflict, NotFound
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.observability.audit import AuditLog, AuditRecord
-from bamboo_gateway.sessions.pool import SessionPool
+from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.registry import SessionRegistry
+from bamboo_gateway.sessions.transaction import Transactions
 from bamboo_gateway.storage.base import SessionQuery
 
 log = structlog.get_logger(__name__)
@@ -32,7 +34,8 @@ _JITTER = 0.1
 
 
 async def clean(
-    pool: SessionPool,
+    context: Context,
+    transactions: Transactions,
     caller: Caller,
     *,
     before_ms: int | None = None,
@@ -42,16 +45,17 @@ async def clean(
 ) -> dict[str, Any]:
     """Delete the caller's sessions that are due.
 
-    Sessions with a run or a reader stay. Each session is deleted by itself: one that cannot be
-    deleted is logged and stays whole.
+    Sessions with a run or an open stream stay. Each session is deleted by itself: a failure is
+    logged, and that session stays whole.
 
     Args:
-        pool: The sessions.
+        context: Leads to the store, the clock and the limits.
+        transactions: Delete the sessions.
         caller: Whose sessions are looked at.
-        before_ms: All whose last activity lies before this time are due, and no others. None: those
-            whose retention has passed.
+        before_ms: The sessions whose last activity lies before this time are due, and no others.
+            None: the sessions whose retention has passed are due.
         dry_run: Delete nothing; answer what would be deleted.
-        sessions_max: Delete at most so many.
+        sessions_max: Delete at most this many.
         told: Awaited with each id right after its deletion, before the next one.
 
     Returns:
@@ -60,16 +64,16 @@ async def clean(
     cleaned: list[str] = []
     archives = 0
     freed = 0
-    for head in await _due(pool, caller, before_ms):
+    for head in await _due(context, transactions.registry, caller, before_ms):
         if sessions_max is not None and len(cleaned) >= sessions_max:
             break
         if dry_run:
             try:
-                freed += pool.store.size(head.id).stored_bytes
+                freed += context.store.size(head.id).stored_bytes
             except Conflict:
                 continue  # somebody deleted it since
         else:
-            gone = await _delete_if_due(pool, caller, head, before_ms)
+            gone = await _delete_if_due(context, transactions, caller, head, before_ms)
             if gone is None:
                 continue
             freed += gone
@@ -86,15 +90,17 @@ async def clean(
     }
 
 
-async def schedule(pool: SessionPool, caller: Caller, audit: AuditLog | None) -> None:
-    """Clean every `cleanup_interval_seconds`, and record each session that is deleted."""
-    told = partial(_record, audit, pool, caller) if audit is not None else None
+async def schedule(
+    context: Context, transactions: Transactions, caller: Caller, audit: AuditLog | None
+) -> None:
+    """Clean every `cleanup_interval_seconds`, for ever, and audit each deletion."""
+    told = partial(_record, audit, context, caller) if audit is not None else None
     while True:
-        interval = pool.settings.cleanup_interval_seconds
+        interval = context.settings.cleanup_interval_seconds
         jitter = random.uniform(-_JITTER, _JITTER)  # noqa: S311 - not a secret
         await anyio.sleep(interval * (1 + jitter))
         try:
-            stats = await clean(pool, caller, sessions_max=_PER_TURN, told=told)
+            stats = await clean(context, transactions, caller, sessions_max=_PER_TURN, told=told)
         except BambooError as error:
             log.warning("cleanup failed", code=error.code)
             continue
@@ -107,11 +113,11 @@ async def schedule(pool: SessionPool, caller: Caller, audit: AuditLog | None) ->
             )
 
 
-async def _record(audit: AuditLog, pool: SessionPool, caller: Caller, session_id: str) -> None:
-    with anyio.CancelScope(shield=True):  # it is gone, also when the gateway ends now
+async def _record(audit: AuditLog, context: Context, caller: Caller, session_id: str) -> None:
+    with anyio.CancelScope(shield=True):  # the session is gone, also when the gateway ends now
         await audit.append(
             AuditRecord(
-                at_ms=pool.clock.now_ms(),
+                at_ms=context.clock.now_ms(),
                 action="cleanup",
                 caller=caller.id,
                 targets=[session_id],
@@ -119,7 +125,9 @@ async def _record(audit: AuditLog, pool: SessionPool, caller: Caller, session_id
         )
 
 
-async def _due(pool: SessionPool, caller: Caller, before_ms: int | None) -> list[SessionHead]:
+async def _due(
+    context: Context, registry: SessionRegistry, caller: Caller, before_ms: int | None
+) -> list[SessionHead]:
     """Find what is due, in each list the longest inactive first."""
     oldest_first = SessionQuery(sort_by="last_activity_at", descending=False, archived="include")
     if before_ms is not None:
@@ -127,37 +135,40 @@ async def _due(pool: SessionPool, caller: Caller, before_ms: int | None) -> list
     else:
         # Both lists hold little beside what is due: most sessions have no time to live.
         lists = [replace(oldest_first, state="expired")]
-        if pool.settings.archive_retention_days is not None:
+        if context.settings.archive_retention_days is not None:
             lists.append(replace(oldest_first, archived="only"))
     due: list[SessionHead] = []
     for query in lists:
-        async for head in pool.each(caller, query):
+        async for head in registry.each(caller, query):
             if before_ms is not None and head.last_activity_at >= before_ms:
                 break
-            if _is_due(pool, head, before_ms):
+            if _is_due(context, head, before_ms):
                 due.append(head)
     return due
 
 
-def _is_due(pool: SessionPool, head: SessionHead, before_ms: int | None) -> bool:
-    channel = pool.channel(head.id)
-    if head.active or head.queue or (channel is not None and channel.connections):
+def _is_due(context: Context, head: SessionHead, before_ms: int | None) -> bool:
+    if head.active or head.queue or context.states.is_watched(head.id):
         return False
     if before_ms is not None:
         return head.last_activity_at < before_ms
-    now_ms = pool.clock.now_ms()
+    now_ms = context.clock.now_ms()
     if head.logged_state == "archived":
-        days = pool.settings.archive_retention_days
+        days = context.settings.archive_retention_days
         return days is not None and now_ms - (head.archived_at or head.updated_at) > days * _DAY_MS
     expired_at = head.expires_at
     return (
         expired_at is not None
-        and now_ms - expired_at >= pool.settings.cleanup_period_days * _DAY_MS
+        and now_ms - expired_at >= context.settings.cleanup_period_days * _DAY_MS
     )
 
 
 async def _delete_if_due(
-    pool: SessionPool, caller: Caller, head: SessionHead, before_ms: int | None
+    context: Context,
+    transactions: Transactions,
+    caller: Caller,
+    head: SessionHead,
+    before_ms: int | None,
 ) -> int | None:
     """Delete a session if it is still due now.
 
@@ -165,8 +176,8 @@ async def _delete_if_due(
         The bytes that its records took, or None when it stays.
     """
     try:
-        return await pool.delete(
-            caller, head.id, lambda now: _is_due(pool, now, before_ms), spare_used=True
+        return await transactions.delete(
+            caller, head.id, lambda now: _is_due(context, now, before_ms), spare_used=True
         )
     except NotFound:
         return None

@@ -1,4 +1,4 @@
-"""Summaries: what stands for the beginning of a long conversation."""
+"""Summaries: a text that replaces the beginning of a long conversation for an agent."""
 
 from contextlib import aclosing
 from typing import Any
@@ -11,17 +11,18 @@ from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.domain.errors import InvalidInput, NotFound, Unavailable
 from bamboo_gateway.domain.events import Complete, Draft, Failed, Token
 from bamboo_gateway.domain.positions import Position
-from bamboo_gateway.domain.projections import session_view
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.commands import Idempotency, NewMessage, Outcome
-from bamboo_gateway.sessions.pool import Decision, SessionPool
+from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.metadata import view_of
 from bamboo_gateway.sessions.runs.conversation import agent_conversation, load_summary
 from bamboo_gateway.sessions.runs.factory import Agents, Maker
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
+from bamboo_gateway.sessions.transaction import Decision, Transactions
 from bamboo_gateway.storage.base import SessionStore
 
 SUMMARY_CHARS_MAX = 200_000
-"""A summary replaces a conversation in a model's context: longer ones would fill it."""
+"""A summary goes into a model's context: a longer one would fill it."""
 
 SUMMARY_SECONDS_MAX = 120
 """How long an agent may take to write a summary: a call waits for it."""
@@ -33,10 +34,10 @@ SUMMARY_REQUEST = (
 
 
 async def require_summary(store: SessionStore, head: SessionHead) -> dict[str, Any]:
-    """Gives the present summary.
+    """Return the present summary.
 
     Raises:
-        NotFound: There is none.
+        NotFound: There is no summary.
     """
     summary = await load_summary(store, head)
     if summary is None:
@@ -45,7 +46,8 @@ async def require_summary(store: SessionStore, head: SessionHead) -> dict[str, A
 
 
 async def save_summary(
-    pool: SessionPool,
+    context: Context,
+    transactions: Transactions,
     caller: Caller,
     session_id: str,
     summary: str,
@@ -53,10 +55,10 @@ async def save_summary(
     position: Position | None,
     idem: Idempotency | None,
 ) -> Outcome:
-    """Saves a summary of all up to `position` (default: the end).
+    """Save a summary of everything up to `position`; None means the end of the log.
 
     Raises:
-        InvalidInput: The position is none of this log, or inside an exchange that is executing.
+        InvalidInput: The position is not in this log.
     """
 
     def decide(live: SessionWriter) -> Decision:
@@ -71,19 +73,19 @@ async def save_summary(
             "summary": summary,
             "turn_count": turns,
             "position": str(covered),
-            # Said here: the event's own time is that of a moment later.
-            "created_at": format_ms(pool.clock.now_ms()),
+            # Not the event's own time, which is a moment later.
+            "created_at": format_ms(context.clock.now_ms()),
         }
         return Decision([Draft("summary_saved", fields)], {"session_id": head.id, **fields})
 
-    return await pool.change(caller, session_id, decide, idem=idem)
+    return await transactions.run(caller, session_id, decide, idem=idem)
 
 
-async def delete_summary(pool: SessionPool, caller: Caller, session_id: str) -> None:
-    """Deletes the present summary.
+async def delete_summary(transactions: Transactions, caller: Caller, session_id: str) -> None:
+    """Delete the present summary.
 
     Raises:
-        NotFound: There is none.
+        NotFound: There is no summary.
     """
 
     def decide(live: SessionWriter) -> Decision:
@@ -92,24 +94,24 @@ async def delete_summary(pool: SessionPool, caller: Caller, session_id: str) -> 
         fields = {"summary": None, "turn_count": 0, "position": str(live.head.position)}
         return Decision([Draft("summary_saved", fields)], {})
 
-    await pool.change(caller, session_id, decide)
+    await transactions.run(caller, session_id, decide)
 
 
 async def ask_for_summary(
-    pool: SessionPool, agents: Agents, maker: Maker, head: SessionHead, agent: str | None
+    context: Context, agents: Agents, maker: Maker, head: SessionHead, agent: str | None
 ) -> str:
-    """Lets an agent write what a session has come to; nothing of it enters the log here.
+    """Let an agent write a summary of a session. Nothing of that enters the session's log.
 
     Raises:
-        InvalidInput: No such agent, or nothing to summarize.
+        InvalidInput: The agent is unknown, or there is nothing to summarize.
         Unavailable: The agent failed, said nothing, or took longer than `SUMMARY_SECONDS_MAX`.
     """
     name = agents.named(agent)
-    said = await agent_conversation(pool.store, head, head.seq + 1, agents[name], {})
+    said = await agent_conversation(context.store, head, head.seq + 1, agents[name], {})
     if not said.messages:
         raise InvalidInput("The session has no messages to summarize.", code="nothing-said")
     asked = maker.new_message(NewMessage("user", SUMMARY_REQUEST))
-    view = session_view(head, pool.state_of(head), pool.expires_at(head))
+    view = view_of(context, head)
     turn = Turn(f"summary-{head.seq}", [*said.messages, asked], view, left_out=said.left_out)
     try:
         with anyio.fail_after(SUMMARY_SECONDS_MAX):
@@ -135,5 +137,5 @@ async def _said_by(agent: Agent, turn: Turn) -> str:
             elif isinstance(event, Failed):
                 raise AgentError(event.message)
             elif isinstance(event, Complete):
-                break  # nothing may follow, and an agent may wait for ever after it
+                break  # nothing may follow, and the agent may never end by itself
     return "".join(said).strip()

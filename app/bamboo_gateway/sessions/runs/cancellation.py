@@ -1,4 +1,4 @@
-"""Cancellation: ending one run, waiting for its end, and ending all of them at shutdown."""
+"""Cancellation: ending a run, and waiting for its end."""
 
 from typing import Any
 
@@ -9,48 +9,51 @@ from bamboo_gateway.domain.codec import decode
 from bamboo_gateway.domain.errors import BambooError
 from bamboo_gateway.domain.events import Cancelled, Draft
 from bamboo_gateway.sessions.commands import RunWait
-from bamboo_gateway.sessions.pool import SessionPool
-from bamboo_gateway.sessions.queries import find_run, last_of_run
+from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.history import last_of_run
+from bamboo_gateway.sessions.queries import find_run
+from bamboo_gateway.sessions.registry import SessionRegistry
 from bamboo_gateway.sessions.runs.external import ExternalRuns
 from bamboo_gateway.sessions.runs.factory import EXTERNAL
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
 
 
 class Cancellation:
-    """See the module."""
+    """Cancels runs, and waits for their ends."""
 
-    def __init__(self, pool: SessionPool, external: ExternalRuns) -> None:
-        self._pool = pool
+    def __init__(self, context: Context, registry: SessionRegistry, external: ExternalRuns) -> None:
+        self._context = context
+        self._registry = registry
         self._external = external
 
     async def cancel_run(self, caller: Caller, session_id: str, run_id: str) -> dict[str, Any]:
-        """Cancels one run, and answers it once its terminal event is durable.
+        """Cancel one run. Return it once its terminal event is durable.
 
         Raises:
-            NotFound: No such run.
+            NotFound: There is no such run.
             StorageFailed: The end of a run that nobody executes here could not be stored.
         """
         while True:
             try:
-                async with self._pool.use(caller, session_id) as live:
-                    self._pool.check_not_expired(live.head)
+                async with self._registry.use(caller, session_id) as live:
+                    self._context.states.check_not_expired(live.head)
                     return await self._cancel(live, run_id)
             except Vanished:
                 continue
 
     async def cancel_session(self, caller: Caller, session_id: str) -> dict[str, Any]:
-        """Cancels the active run and everything queued."""
+        """Cancel the active run and all queued ones."""
         while True:
             try:
-                async with self._pool.use(caller, session_id) as live:
-                    self._pool.check_not_expired(live.head)
+                async with self._registry.use(caller, session_id) as live:
+                    self._context.states.check_not_expired(live.head)
                     head = live.head
                     # The queue first: else its next would start while the active one ends.
                     run_ids = [queued.run_id for queued in head.queue]
                     run_ids += [head.active.run_id] if head.active else []
                     if not run_ids:
                         try:
-                            # An end may be decided and on its way to the store.
+                            # An end may be decided and not durable yet.
                             await live.settled()
                         except BambooError:
                             continue  # it was undone: there is something to cancel again
@@ -75,7 +78,7 @@ class Cancellation:
                     live.run.cancel(terminal)
                 elif head.active.agent == EXTERNAL:
                     await self._external.end(live, terminal)
-                with anyio.move_on_after(self._pool.settings.cancel_timeout_seconds):
+                with anyio.move_on_after(self._context.settings.cancel_timeout_seconds):
                     await ended.wait()
         finally:
             forget()
@@ -84,7 +87,7 @@ class Cancellation:
             await live.settled()
         except BambooError:
             await live.ready()
-        run = await find_run(self._pool.store, live.id, live.epoch, run_id)
+        run = await find_run(self._context.store, live.id, live.epoch, run_id)
         if run["ended_at"] is None:
             run["cancel_requested"] = True
         return run
@@ -92,16 +95,16 @@ class Cancellation:
     async def wait_run(
         self, caller: Caller, session_id: str, run_id: str, seconds: float
     ) -> RunWait:
-        """Waits for a run's end, up to so many seconds.
+        """Wait for a run's end, for at most this many seconds.
 
         Raises:
-            NotFound: No such run.
+            NotFound: There is no such run.
         """
         deadline = anyio.current_time() + seconds
         while True:
             try:
-                # Without a place: the run that is waited for has one.
-                async with self._pool.use(caller, session_id, place=False) as live:
+                # Without a place in memory: the run that is waited for has one.
+                async with self._registry.use(caller, session_id, place=False) as live:
                     run = await self._wait_end(live, run_id, deadline)
                     message = await self._last_said(live, run) if run["ended_at"] else None
                     return RunWait(run, run["ended_at"] is not None, message)
@@ -111,10 +114,10 @@ class Cancellation:
     async def _wait_end(self, live: SessionWriter, run_id: str, deadline: float) -> dict[str, Any]:
         while True:
             ended = anyio.Event()
-            # Asked for before looking: an end that comes in between is not missed.
+            # Registered before the look-up, so that an end in between is not missed.
             forget = live.on_run_end(run_id, ended.set)
             try:
-                run = await find_run(self._pool.store, live.id, live.epoch, run_id)
+                run = await find_run(self._context.store, live.id, live.epoch, run_id)
                 remaining = deadline - anyio.current_time()
                 if run["ended_at"] is not None or remaining <= 0:
                     return run
@@ -126,7 +129,7 @@ class Cancellation:
 
     async def _last_said(self, live: SessionWriter, run: dict[str, Any]) -> dict[str, Any] | None:
         run_id = run["run_id"]
-        store = self._pool.store
+        store = self._context.store
         [first] = await store.find(live.id, live.epoch, "run", key=run_id, limit=1)
         last = await last_of_run(store, live.id, live.epoch, run_id)
         before = last.seq if last is not None else None

@@ -1,8 +1,8 @@
-"""Names that clients give what they begin: a run's, and those of their messages.
+"""Ids that clients choose: of a run, and of the messages that they send.
 
-A session has each of them once. A name is looked up before the decision that uses it, since the
-look-up waits for the store; what the session's writer decides meanwhile is noticed too, so that of
-two requests at once with the same name one is refused.
+A session has each id once. `prepare` looks an id up before the decision that uses it, since the
+look-up waits for the store. It also notices what the session writer decides meanwhile, so that of
+two simultaneous requests with the same id one is refused.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,16 +23,16 @@ HoldRuns = Callable[[SessionWriter, set[str]], Awaitable[None]]
 
 
 class ClientIds:
-    """The names in one request.
+    """The ids in one request.
 
-    `prepare` looks them up; `check` belongs into the decision right behind it. Names that the
-    gateway makes itself cost nothing.
+    Call `prepare` first, and `check` in the decision right behind it. Ids that the gateway makes
+    itself need no look-up.
 
     Args:
         store: Where the session is.
-        hold: Has the messages that an external run is making at hand (`ExternalRuns.hold`).
-        run_id: The run's, when the client names it.
-        message_ids: Those of its messages; None for each that the gateway names.
+        hold: Loads the messages in the making of an external run (`ExternalRuns.hold`).
+        run_id: The run's id, when the client chose it.
+        message_ids: The messages' ids; None for each that the gateway makes.
 
     Raises:
         InvalidInput: Two of the messages have the same id.
@@ -56,13 +56,13 @@ class ClientIds:
         self._taken: set[str] = set()
 
     async def prepare(self, live: SessionWriter) -> None:
-        """Looks the names up in what is durable, what waits for the disk, and what is queued.
+        """Look the ids up in what is durable, what is being stored, and what is queued.
 
-        Ends with the session ready for the decision: nothing has changed since what was found.
+        On return the session is ready for the decision, and nothing has changed since the look-up.
 
         Raises:
-            Vanished: The session is not there any more.
-            BambooError: The store cannot tell.
+            Vanished: The session was deleted.
+            BambooError: The store cannot answer.
         """
         if self._run_id is None and not self._message_ids:
             return
@@ -71,7 +71,7 @@ class ClientIds:
             head = live.head
             self._run_taken = False
             self._taken = set()
-            # Asked for before looking: what is decided in between is not missed.
+            # Registered before the look-up, so that no decision in between is missed.
             ended = anyio.Event()
             forget_run = live.on_run_end(self._run_id, ended.set) if self._run_id else None
             forget_messages = live.on_message_id(self._note)
@@ -81,17 +81,17 @@ class ClientIds:
                 forget_messages()
                 if forget_run is not None:
                     forget_run()
-            # A head that was loaded again has lost, or got, what nobody was told of.
+            # A head that was loaded again may differ without any callback.
             if live.is_ready and live.head is head and self._sees_makings(live):
                 self._run_taken = self._run_taken or ended.is_set()
                 return
 
     def check(self, live: SessionWriter) -> None:
-        """Refuses a name that the session has.
+        """Refuse an id that the session already has.
 
         Raises:
-            MessageExists: A message in the log, in the making or waiting has the id.
-            Refused: A run has, or had, the name.
+            MessageExists: A message in the log, in the making or queued has the id.
+            Refused: A run has, or had, the id.
         """
         for message_id in sorted(self._message_ids):
             if message_id in self._taken or live.is_making(message_id):
@@ -110,7 +110,7 @@ class ClientIds:
             self._taken.add(message_id)
 
     async def _look(self, live: SessionWriter) -> None:
-        # Of a session that is being created nothing is in the store.
+        # The store has nothing of a session that is being created.
         if self._run_id is not None and not live.is_unborn:
             found = await self._store.find(live.id, live.epoch, "run", key=self._run_id, limit=1)
             self._run_taken = bool(found)
@@ -127,10 +127,10 @@ class ClientIds:
             try:
                 await self._hold(live, {active.run_id})
             except RunEnded:
-                return  # what it has said is in the log
+                return  # its messages are in the log
 
     def _sees_makings(self, live: SessionWriter) -> bool:
-        """Tells whether `is_making` can be asked: an external run's messages may not be at hand."""
+        """Return whether `is_making` can answer: it cannot before `hold` of an external run."""
         active = live.head.active
         if not self._message_ids or active is None or active.agent != EXTERNAL:
             return True
@@ -147,7 +147,7 @@ class ClientIds:
         if found and found[0].seq == queued.seq:
             ids = await to_thread.run_sync(_ids_of_input, found[0].body, limiter=bulk_limiter)
         if any(waiting.run_id == queued.run_id for waiting in live.head.queue):
-            live.waiting_message_ids[queued.run_id] = ids
+            live.note_waiting(queued.run_id, ids)
         return ids
 
 

@@ -1,6 +1,7 @@
-"""Conversations as they are taken up: by an agent for its next turn, by a person in a new context.
+"""Reading a conversation to go on with it: by an agent for its next turn, or in a new context.
 
-A summary stands for what it covers, which is not read; of the rest memory holds what is asked for.
+A summary takes the place of the messages that it covers, and those are not read. Of the rest,
+memory holds what was asked for.
 """
 
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -19,21 +20,22 @@ from bamboo_gateway.domain.codec import decode, encode
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX, KiB
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.history import history_page
-from bamboo_gateway.sessions.pool import SessionPool
+from bamboo_gateway.sessions.registry import SessionRegistry
 from bamboo_gateway.storage.base import SessionStore
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 _INLINE_BYTES_MAX = 64 * KiB
-"""Decoded where they are read: that takes a fraction of a millisecond, a thread more."""
+"""How much is decoded on the event loop: a fraction of a millisecond; a thread costs more."""
 
 _PAGE = 2000
-"""Messages that are read and decoded at once, if their bytes are no more than a page's."""
+"""Messages to read and decode at once, unless their bytes are more than a page's."""
 
 _FIRST_PAGE = 100
-"""Messages that are read before an agent is asked whether it wants more; then twice as many."""
+"""Messages to read before the agent is asked whether it wants more; then twice as many."""
 
 _GLUE = "\n\n"
 _CONTINUE = (
@@ -43,7 +45,7 @@ _CONTINUE = (
 
 
 async def load_summary(store: SessionStore, head: SessionHead) -> dict[str, Any] | None:
-    """Gives the present SummaryCacheData, or None without one."""
+    """Return the present SummaryCacheData, or None when there is no summary."""
     if head.summary is None:
         return None
     records = await store.read(
@@ -61,16 +63,22 @@ async def load_summary(store: SessionStore, head: SessionHead) -> dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What an agent is given of a session; see `Turn`. `pages` hold the same messages."""
+    """What an agent gets of a session's conversation.
+
+    Attributes:
+        messages: The messages, as a `Turn` holds them.
+        left_out: What the agent did not ask for.
+        pages: The same messages, page by page.
+    """
 
     messages: list[Message]
     left_out: LeftOut
     pages: list[list[Message]]
 
     async def let_go(self) -> None:
-        """Frees the messages a page at a time, once the agent is through with its own list.
+        """Free the messages a page at a time, once the agent has freed its own list.
 
-        All of a long conversation at once would keep the event loop: 0.1 s for 200,000 messages.
+        To free a long conversation at once would block the event loop: 0.1 s for 200,000 messages.
         """
         while self.pages:
             self.pages.pop()
@@ -80,12 +88,12 @@ class Conversation:
 async def agent_conversation(
     store: SessionStore, head: SessionHead, before: int, agent: Agent, options: Mapping[str, Any]
 ) -> Conversation:
-    """Gives the conversation as an agent gets it: the summary in place of what it covers.
+    """Read the conversation as an agent gets it, with the summary in place of what it covers.
 
-    It is read from its end, for as long as the agent wants more of it.
+    Pages are read from the end backwards, as long as the agent wants more.
 
     Raises:
-        AgentError: What the agent says to the options.
+        AgentError: The agent does not accept the options.
     """
     summary, after = await _uncovered(store, head, before)
     first = [] if summary is None else [_in_place_of_covered(summary)]
@@ -146,17 +154,17 @@ async def _left_out(
     covered = head.summary.turn_count if head.summary else 0
     users = head.counts.by_role.get("user", 0) - covered
     users -= sum(message.role == "user" for message in given)
-    # A summary's count is what its writer said, and messages may have come since the run began.
+    # The summary's count is its writer's, and messages may have been added since the run began.
     return LeftOut(turns=min(max(users, 0), count), messages=count)
 
 
 async def _uncovered(
     store: SessionStore, head: SessionHead, before: int
 ) -> tuple[dict[str, Any] | None, int]:
-    """Gives the summary, if there is one, and the seq after which messages are not covered by it.
+    """Return the summary, if there is one, and the seq after which it covers no message.
 
-    What a summary covers never ends inside a tool exchange: results that come after it are nothing
-    without their calls.
+    What a summary covers never ends inside a tool exchange: an agent cannot use results without
+    their calls.
     """
     summary = await load_summary(store, head)
     if summary is None or head.summary is None:
@@ -169,7 +177,7 @@ async def _uncovered(
 
 
 async def _exchange_before(store: SessionStore, head: SessionHead, seq: int) -> int:
-    """Gives the seq before the tool exchange that goes on behind `seq`."""
+    """Return the seq before the tool exchange that goes on behind `seq`."""
     before = seq + 1
     while page := await store.find(
         head.id,
@@ -193,7 +201,7 @@ def _role_of(body: bytes) -> str:
 
 
 async def _in_turn(size: int, work: Callable[[Unpack[Ts]], T], *given: *Ts) -> T:
-    """Works on so many bytes: at once, or in a thread, so that the event loop is never kept."""
+    """Work on this many bytes: at once, or in a thread when that would block the event loop."""
     if size <= _INLINE_BYTES_MAX:
         return work(*given)
     return await to_thread.run_sync(work, *given)
@@ -204,25 +212,32 @@ def _messages_of(bodies: list[bytes]) -> list[Message]:
 
 
 async def resume(
-    pool: SessionPool, caller: Caller, session_id: str, *, interactive: bool
+    context: Context,
+    registry: SessionRegistry,
+    caller: Caller,
+    session_id: str,
+    *,
+    interactive: bool,
 ) -> AsyncGenerator[bytes]:
-    """Gives the one message that carries a conversation into a new context.
+    """Return the one message that carries a conversation into a new context.
 
-    It is `{"message": …}`, encoded, in pieces: a page of the conversation at a time is in memory.
+    The generator yields `{"message": …}`, encoded, in pieces: memory holds a page of the
+    conversation at a time.
 
     Raises:
-        NotFound, SessionExpired: There is none, or not any more; also while it is read.
+        NotFound: There is no such session; also later, when it is deleted while it is read.
+        SessionExpired: The session has expired.
     """
 
     async def look(head: SessionHead) -> tuple[SessionHead, dict[str, Any] | None, int]:
-        return head, *await _uncovered(pool.store, head, head.seq + 1)
+        return head, *await _uncovered(context.store, head, head.seq + 1)
 
-    head, summary, after = await pool.read(caller, session_id, look, "read")
+    head, summary, after = await registry.read(caller, session_id, look, "read")
     message = Message(
         id=f"resume-{head.epoch}-{head.seq}",
         role="user",
         content="",
-        created_at=format_ms(pool.clock.now_ms()),
+        created_at=format_ms(context.clock.now_ms()),
         metadata={"resumed_from": head.id, "position": str(head.position)},
     )
     begin, content, end = encode({"message": message.to_json()}).partition(b'"content":"')
@@ -230,7 +245,7 @@ async def resume(
     async def pieces() -> AsyncGenerator[bytes]:
         yield begin + content
         glue = ""
-        parts = _resumed(pool, head, summary, after, interactive=interactive)
+        parts = _resumed(context.store, head, summary, after, interactive=interactive)
         async with aclosing(parts):
             async for part in parts:
                 yield _in_json(glue) + part
@@ -241,21 +256,21 @@ async def resume(
 
 
 async def _resumed(
-    pool: SessionPool,
+    store: SessionStore,
     head: SessionHead,
     summary: dict[str, Any] | None,
     after: int,
     *,
     interactive: bool,
 ) -> AsyncGenerator[bytes]:
-    """Gives the parts of the message's text, as they stand in a JSON string."""
+    """Yield the parts of the message's text, as they stand in a JSON string."""
     if summary is not None:
         yield _in_json(
             "This conversation is continued from an earlier one that ran out of context. "
             f"It is summarized below.\n\n{summary['summary']}"
         )
     title = "The turns since then:" if summary else "The conversation so far:"
-    while page := await history_page(pool.store, head, after=after, before=head.seq + 1):
+    while page := await history_page(store, head, after=after, before=head.seq + 1):
         if title:
             yield _in_json(title)
             title = ""
@@ -267,7 +282,7 @@ async def _resumed(
 
 
 def _in_json(text: str) -> bytes:
-    """Gives a text as it stands between the quotes of a JSON string."""
+    """Return a text as it stands between the quotes of a JSON string."""
     return encode(text)[1:-1]
 
 

@@ -1,9 +1,9 @@
-"""Foreign code, run such that it can be stopped, and left behind when it does not stop.
+"""Detached tasks: code of others, which is stopped, or left behind when it does not stop.
 
-It has a task of its own, which is no child of a task group: a group waits for its children, and
-code that swallows its cancellation would keep its session, and the process, from ever ending. That
-is the one task of this program without a parent. What foreign code raises never passes as what it
-would mean here: an exit, a cancellation, a group of them.
+A detached task is no child of a task group. A group waits for its children, and code that swallows
+its cancellation would keep its session, and the process, from ever ending. It is the one task of
+this program without a parent. What such code raises never acts as the gateway's own exit or
+cancellation.
 """
 
 import asyncio
@@ -14,22 +14,22 @@ import anyio
 
 _AGAIN_SECONDS = 0.01
 _AGAIN_SECONDS_MAX = 1.0
-"""How far apart a cancellation is repeated for code that swallows it. Not at every step, as a
-cancel scope does: code that never ends would keep the processor busy."""
+"""The longest wait between repeated cancellations of code that swallows them. A cancel scope would
+repeat them at every step of the loop: code that never ends would keep the processor busy."""
 
 
 class ForeignExitError(Exception):
-    """Foreign code raised what is no error: an exit, or a cancellation that nobody asked for."""
+    """The code raised what is no error: an exit, or a cancellation that nobody asked for."""
 
 
 class DetachedTask:
-    """See the module. It runs once.
+    """Runs code of others, once.
 
     Args:
         seconds: How long the code may take to end after it was cancelled.
 
     Attributes:
-        was_left: Whether it was left behind, still at work.
+        was_left: Whether the code was left behind, still at work.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -38,15 +38,15 @@ class DetachedTask:
         self._patience = anyio.CancelScope(shield=True)
 
     def leave(self) -> None:
-        """Has it wait no longer for code that was cancelled."""
+        """Stop waiting for code that was cancelled."""
         self._patience.cancel()
 
     async def run(self, work: Callable[[], Awaitable[None]], name: str) -> None:
-        """Does the work. Being cancelled, it cancels the work, and returns once that has ended.
+        """Run the work. When cancelled, cancel the work and end once it has ended.
 
         Raises:
             Exception: What the work raises.
-            ForeignExitError: It raised what is no `Exception`.
+            ForeignExitError: The work raised what is no `Exception`.
         """
         outcome: BaseException | None = None
 

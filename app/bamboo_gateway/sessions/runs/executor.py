@@ -1,11 +1,11 @@
-"""Runs: one turn of an agent, owned by its session and by no connection (R6).
+"""RunExecutor: executes one run. The run belongs to its session and to no connection (R6).
 
-`RunExecutor` iterates the agent, turns its events into drafts and gives them to the session's
-writer. However it ends, it ends the run with what was said and exactly one terminal event (R5). An
-agent that ignores its cancellation is left behind after a while, and can say nothing more.
+The executor iterates the agent, turns its events into drafts and hands them to the session writer.
+However the agent ends, the executor ends the run with what was said and exactly one terminal event
+(R5). An agent that ignores its cancellation is left behind after a while; its events then go
+nowhere.
 """
 
-from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -26,63 +26,76 @@ from bamboo_gateway.domain.events import (
 )
 from bamboo_gateway.domain.limits import RUN_AHEAD_EVENTS_YIELD
 from bamboo_gateway.domain.message_assembler import MessageAssembler
+from bamboo_gateway.domain.projections import session_view
 from bamboo_gateway.observability.tracing import Parent, span_under
+from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.runs.conversation import Conversation, agent_conversation
 from bamboo_gateway.sessions.runs.detached_task import DetachedTask
+from bamboo_gateway.sessions.runs.factory import Maker, restored
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
 
 log = structlog.get_logger(__name__)
 
 _RETRY_SECONDS_MAX = 30.0
-"""A terminal event that cannot be stored is tried again at most this far apart."""
+"""The longest wait before a terminal event that could not be stored is tried again."""
 
 
 class RunExecutor:
     """The execution of one run in this process.
 
     Attributes:
-        run_id: Its name.
-        agent_name: Which configured agent answers.
-        live: Whose run it is.
-        parent: The span of the request that it is an answer to, if that is traced.
+        run_id: The run's id.
+        agent_name: The name of the agent that answers.
+        live: The session that the run belongs to.
     """
 
     __slots__ = (
+        "_agent",
         "_assembler",
         "_cancelled",
+        "_context",
+        "_conversation",
         "_end_scope",
         "_ending",
         "_failure",
         "_foreign",
         "_last_seq",
-        "_restore",
+        "_maker",
+        "_options",
+        "_parent",
         "_said",
         "_scope",
         "_since_yield",
         "_stop",
         "agent_name",
         "live",
-        "parent",
         "run_id",
     )
 
     def __init__(
         self,
+        context: Context,
+        maker: Maker,
         live: SessionWriter,
         run_id: str,
         agent_name: str,
-        assembler: MessageAssembler,
-        restore: Callable[[SessionWriter, str], Awaitable[MessageAssembler]],
-        abandon_seconds: float,
+        agent: Agent,
+        options: dict[str, Any],
+        parent: Parent = None,
     ) -> None:
         self.live = live
         self.run_id = run_id
         self.agent_name = agent_name
-        self.parent: Parent = None
-        self._assembler = assembler
-        self._restore = restore
+        self._context = context
+        self._maker = maker
+        self._agent = agent
+        self._options = options
+        self._parent = parent
+        self._conversation: Conversation | None = None
+        self._assembler = maker.assembler(run_id)
         self._scope = anyio.CancelScope()
         self._end_scope = anyio.CancelScope(shield=True)
-        self._foreign = DetachedTask(abandon_seconds)
+        self._foreign = DetachedTask(context.settings.agent_abandon_seconds)
         self._cancelled = anyio.Event()
         self._stop: TerminalEvent | None = None
         self._said: TerminalEvent | None = None
@@ -92,61 +105,66 @@ class RunExecutor:
         self._since_yield = 0
 
     def cancel(self, terminal: TerminalEvent) -> None:
-        """Asks the run to end with `terminal`; the first wish counts. Idempotent."""
+        """Ask the run to end with `terminal`. The first request counts; repeats do nothing."""
         if self._stop is None and not self._ending:
             self._stop = terminal
             self._cancelled.set()
             self._scope.cancel()
 
     def broken(self, error: BambooError) -> None:
-        """Says that a commit failed: with events of this run in it, the run cannot go on."""
+        """Report that a commit failed. If it held events of this run, the run cannot go on."""
         if self._last_seq > self.live.durable_seq:
             self._failure = self._failure or error
             if not self._ending:
                 self._scope.cancel()
 
     def abandon(self) -> None:
-        """Stops it without a word: its session is gone."""
+        """Stop without a terminal event: the session is deleted."""
         self._ending = True
         self._scope.cancel()
 
     def is_making(self, message_id: str) -> bool:
-        """Tells whether a message of that id has begun and is not said yet."""
+        """Return whether a message of that id has begun and is not complete yet."""
         return self._assembler.is_making(message_id)
 
     def leave(self) -> None:
-        """Waits no longer for an agent that was cancelled."""
+        """Stop waiting for an agent that was cancelled."""
         self._foreign.leave()
 
     def give_up(self) -> None:
-        """Stops trying to store the end; the next start of the gateway closes the run."""
+        """Stop trying to store the end. The next start of the gateway closes the run."""
         self._foreign.leave()
         self._end_scope.cancel()
 
-    async def execute(
-        self, agent: Agent, options: dict[str, Any], load_turn: Callable[..., Awaitable[Turn]]
-    ) -> None:
-        """Runs to the end, and gives the session's slot back.
-
-        Args:
-            agent: What answers.
-            options: What the chat passed to it.
-            load_turn: Builds the turn from `(run_id, options, cancelled)`.
-        """
+    async def execute(self) -> None:
+        """Execute the run to its end, which is durable on return unless the session is deleted."""
         clear_contextvars()
         bind_contextvars(session_id=self.live.id, run_id=self.run_id)
         named = {"session_id": self.live.id, "run_id": self.run_id, "agent": self.agent_name}
-        with span_under(self.parent, "run", **named):
-            await self._execute(agent, options, load_turn)
+        with span_under(self._parent, "run", **named):
+            await self._execute()
 
-    async def _execute(
-        self, agent: Agent, options: dict[str, Any], load_turn: Callable[..., Awaitable[Turn]]
-    ) -> None:
+    async def free_messages(self) -> None:
+        """Free the conversation in small steps, once the run has given its slot back."""
+        if self._conversation is not None:
+            await self._conversation.let_go()
+
+    async def _load_turn(self) -> Turn:
+        head = self.live.head.copy()
+        active = head.active
+        assert active is not None  # the run has the session's slot
+        said = self._conversation = await agent_conversation(
+            self._context.store, head, active.start_seq, self._agent, self._options
+        )
+        view = session_view(head, "active", self._context.states.expires_at(head))
+        return Turn(self.run_id, said.messages, view, self._options, self._cancelled, said.left_out)
+
+    async def _execute(self) -> None:
         otherwise: TerminalEvent = Complete()
         try:
             with self._scope:
-                turn = await load_turn(self.run_id, options, self._cancelled)
-                await self._foreign.run(lambda: self._iterate(agent, turn), f"agent {self.run_id}")
+                turn = await self._load_turn()
+                await self._foreign.run(lambda: self._iterate(turn), f"agent {self.run_id}")
         except Vanished:
             return
         except AgentError as error:
@@ -175,11 +193,11 @@ class RunExecutor:
         if self._failure is not None:
             code = "storage_full" if isinstance(self._failure, StorageFull) else "storage_failed"
             return Failed(self._failure.detail, code)
-        # An agent that was told to stop may end in any way, short of a terminal event of its own.
+        # An agent that was told to stop may end in any way; a terminal event of its own counts.
         return self._said or self._stop or otherwise
 
-    async def _iterate(self, agent: Agent, turn: Turn) -> None:
-        async with aclosing(agent.run(turn)) as events:  # type: ignore[type-var]
+    async def _iterate(self, turn: Turn) -> None:
+        async with aclosing(self._agent.run(turn)) as events:  # type: ignore[type-var]
             async for event in events:
                 check_encodable(event)
                 if isinstance(event, TerminalEvent):
@@ -196,7 +214,7 @@ class RunExecutor:
         if self._failure is not None:
             raise self._failure
         if self._ending:
-            # It was left behind: its run has ended without it.
+            # The agent was left behind: its run has ended without it.
             raise Vanished
         _, self._last_seq = self.live.decide(self._assembler.feed(event))
         self._since_yield += 1
@@ -208,18 +226,21 @@ class RunExecutor:
             try:
                 await self.live.ready()
                 if self._failure is not None and self._last_seq:
-                    # What was undone with the failed commit is not to be taken as said.
-                    self._assembler = await self._restore(self.live, self.run_id)
+                    # The assembler knows events that were undone with the failed commit.
+                    self._assembler = await restored(
+                        self._context.store, self._maker, self.live, self.run_id
+                    )
                     self._last_seq, drafts = 0, None
                     await self.live.ready()
                 if not self._has_slot():
-                    return  # its end was stored though reported as failed
+                    return  # the end was stored, although the store reported a failure
                 drafts = drafts or self._assembler.end(self._final(otherwise))
                 await self.live.commit(drafts, waiters=[self._ended], reserve=True)
             except Vanished:
                 return
             except (TooLarge, InvalidEvent):
-                # What was said does not fit into one event: the end must, so it goes alone.
+                # The last message does not fit into an event, and the terminal event always does:
+                # it is stored alone.
                 fits = drafts is not None and len(drafts) > 1
                 drafts = [drafts[-1]] if drafts and fits else [_short(self.run_id)]
             except BambooError as error:
@@ -242,8 +263,8 @@ class RunExecutor:
         return active is not None and active.run_id == self.run_id
 
     def _ended(self, error: BambooError | None) -> None:
-        # Here and not after `commit`: later, others may have taken the seqs of what was undone, and
-        # the next run may be the one that `broken` is said to.
+        # Here, and not after `commit`: by then, other events may have the seqs of what was undone,
+        # and `broken` may reach the next run.
         if error is not None and not isinstance(error, TooLarge | InvalidEvent):
             self.broken(error)
 
@@ -263,7 +284,7 @@ def _short(run_id: str) -> Draft:
 
 
 def end_interrupted(assembler: MessageAssembler) -> list[Draft]:
-    """Gives what closes a run that the gateway's end has cut: what was said, and why."""
+    """Return the events that close a run which the end of the gateway has cut off."""
     return assembler.end(
         Failed("The gateway stopped while this run was executing.", CODE_INTERRUPTED)
     )

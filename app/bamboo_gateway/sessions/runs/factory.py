@@ -1,4 +1,4 @@
-"""What turns are made of: ids, messages, the events that sessions and runs begin with."""
+"""Making what runs consist of: ids, messages, and the events that sessions and runs begin with."""
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from itertools import count
@@ -6,7 +6,7 @@ from typing import Any
 
 from bamboo_gateway.agents.base import Agent
 from bamboo_gateway.domain.callers import Caller
-from bamboo_gateway.domain.clock import Clock, format_ms
+from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.domain.codec import decode
 from bamboo_gateway.domain.errors import (
     InvalidInput,
@@ -15,15 +15,15 @@ from bamboo_gateway.domain.errors import (
     SessionExpired,
 )
 from bamboo_gateway.domain.events import TERMINAL_TYPES, Draft
-from bamboo_gateway.domain.ids import IdMaker, derived_session_id
+from bamboo_gateway.domain.ids import derived_session_id
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.message_assembler import MessageAssembler, message_draft
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.sessions import ActiveRun
 from bamboo_gateway.domain.tool_order import UNANSWERED
 from bamboo_gateway.sessions.commands import Idempotency, NewMessage, NewSession, Outcome
+from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
-from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import SessionStore
 
 EXTERNAL = "external"
@@ -31,23 +31,23 @@ EXTERNAL = "external"
 
 
 class Maker:
-    """Makes ids, messages and assemblers, all with one clock and one maker of ids."""
+    """Makes ids, messages and assemblers, all with the same clock and the same source of ids."""
 
-    def __init__(self, ids: IdMaker, clock: Clock, settings: Settings) -> None:
-        self._ids = ids
-        self._clock = clock
-        self._settings = settings
+    def __init__(self, context: Context) -> None:
+        self._ids = context.ids
+        self._clock = context.clock
+        self._settings = context.settings
 
     def run_id(self) -> str:
-        """Makes a run's name."""
+        """Make the id of a run."""
         return self._ids.make("run_", self._clock.now_ms())
 
     def share_id(self) -> str:
-        """Makes a share's name."""
+        """Make the id of a share."""
         return self._ids.make("share_", self._clock.now_ms())
 
     def new_session_id(self) -> str:
-        """Makes an id that no session has."""
+        """Make an id that no session has."""
         return self._ids.make("s-", self._clock.now_ms())
 
     async def under_new_id(
@@ -56,10 +56,10 @@ class Maker:
         idem: Idempotency | None,
         make: Callable[[str], Awaitable[Outcome]],
     ) -> Outcome:
-        """Has a session made under a new id; with a key under the same one for each repeat.
+        """Make a session under a new id. With a key, each repeat gets the same id.
 
-        A key is forgotten after a day, its session is not: what it then stands for is another one,
-        whose id is derived anew.
+        A key is forgotten after a day, and its session is not. The key then means a new session,
+        with another derived id.
         """
         if idem is None:
             return await make(self.new_session_id())
@@ -69,10 +69,10 @@ class Maker:
                 return await make(derived_session_id(caller.id, idem.route, idem.key, *more))
             except (SessionExists, SessionClosed, SessionExpired):
                 continue
-        raise AssertionError  # `count` has no end
+        raise AssertionError  # `count` never ends
 
     def new_message(self, given: NewMessage) -> Message:
-        """Gives a client's message its id and time."""
+        """Give a client's message its id and time."""
         now_ms = self._clock.now_ms()
         return Message(
             id=given.id or self._ids.make("msg_", now_ms),
@@ -88,17 +88,17 @@ class Maker:
 
     @property
     def close_passed_over(self) -> Callable[[str], Message] | None:
-        """Gives what closes tool calls that a client passes over; None where that is refused."""
+        """What closes a tool call that a client passes over; None where that is refused."""
         may_close = self._settings.on_open_tool_calls == "close"
         return self.unanswered if may_close else None
 
     def unanswered(self, call_id: str) -> Message:
-        """Gives what stands for the result of a tool call that nobody will give."""
+        """Make the message that takes the place of a tool call's missing result."""
         new = NewMessage("tool", UNANSWERED, tool_call_id=call_id, metadata={"closed": True})
         return self.new_message(new)
 
     def assembler(self, run_id: str) -> MessageAssembler:
-        """Gives a run's messages in the making, with nothing said yet."""
+        """Make the assembler of a run's messages, with nothing said yet."""
         clock = self._clock
         return MessageAssembler(
             run_id,
@@ -109,7 +109,7 @@ class Maker:
 
 
 class Agents:
-    """The configured agents, by name; `default`, or else the first, answers where none is named."""
+    """The configured agents, by name. `default`, or else the first, answers when none is named."""
 
     def __init__(self, agents: Mapping[str, Agent]) -> None:
         self._agents = agents
@@ -125,10 +125,10 @@ class Agents:
         return iter(sorted(self._agents))
 
     def named(self, name: str | None) -> str:
-        """Gives the name of the agent that is meant.
+        """Return the name of the agent that is meant.
 
         Raises:
-            InvalidInput: None of that name is configured.
+            InvalidInput: No agent of that name is configured.
         """
         agent = name or self._default
         if agent not in self._agents:
@@ -141,7 +141,7 @@ class Agents:
 
 
 def created_draft(session: NewSession, default_ttl_seconds: int | None) -> Draft:
-    """Gives the event that a session begins with."""
+    """Return the event that a session begins with."""
     fields: dict[str, Any] = {
         "user_id": session.user_id,
         "title": session.title,
@@ -158,14 +158,14 @@ def created_draft(session: NewSession, default_ttl_seconds: int | None) -> Draft
 def beginning(
     run_id: str, agent: str, messages: list[Message], position: str | None
 ) -> list[Draft]:
-    """Gives the events that a run begins with; they belong into one commit."""
+    """Return the events that a run begins with; they belong in one commit."""
     fields: dict[str, Any] = {
         "run_id": run_id,
         "agent": agent,
         "message_ids": [message.id for message in messages],
     }
     if position is not None:
-        # Only a run that never waited has it: a queued one begins at its `run_queued`.
+        # Only a run that never waited has a position: a queued one begins at its `run_queued`.
         fields["position"] = position
     return [*(message_draft(message, run_id) for message in messages), Draft("run_start", fields)]
 
@@ -173,7 +173,7 @@ def beginning(
 async def restored(
     store: SessionStore, maker: Maker, live: SessionWriter, run_id: str
 ) -> MessageAssembler:
-    """Makes the messages in the making of the active run again, from the log."""
+    """Make the assembler of the active run again from the log."""
     assembler = maker.assembler(run_id)
     active = live.head.active
     if active is not None and active.run_id == run_id:

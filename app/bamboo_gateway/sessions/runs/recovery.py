@@ -1,4 +1,4 @@
-"""Recovery: what the last process left open is closed, what was queued is started (R5)."""
+"""Recovery: closes the runs that the last process left open, and starts queued ones (R5)."""
 
 import anyio
 import structlog
@@ -7,7 +7,8 @@ from bamboo_gateway.domain.callers import GATEWAY
 from bamboo_gateway.domain.errors import BambooError, NotFound
 from bamboo_gateway.domain.limits import RECOVERY_CONCURRENCY
 from bamboo_gateway.domain.sessions import ActiveRun
-from bamboo_gateway.sessions.pool import SessionPool
+from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.registry import SessionRegistry
 from bamboo_gateway.sessions.runs.executor import end_interrupted
 from bamboo_gateway.sessions.runs.factory import EXTERNAL, Maker, restored
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
@@ -15,24 +16,25 @@ from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vani
 log = structlog.get_logger(__name__)
 
 _RETRY_SECONDS = 1.0
-"""A session that could not be recovered is tried again after so long at first."""
+"""The first wait before a session that could not be recovered is tried again."""
 
 _RETRY_SECONDS_MAX = 30.0
-"""And at most this far apart."""
+"""The longest wait before it is tried again."""
 
 
 class Recovery:
-    """See the module."""
+    """Recovers the sessions that have an open or queued run."""
 
-    def __init__(self, pool: SessionPool, maker: Maker) -> None:
-        self._pool = pool
+    def __init__(self, context: Context, registry: SessionRegistry, maker: Maker) -> None:
+        self._context = context
+        self._registry = registry
         self._maker = maker
 
     async def recover(self) -> int:
-        """Closes the runs that the last process left open, then starts queued ones (R5)."""
-        sessions = self._pool.store.unfinished()
-        # Closing takes a place in memory each; more at once than there are would refuse some.
-        at_once = min(RECOVERY_CONCURRENCY, self._pool.settings.max_active_sessions)
+        """Close the open runs. Return how many; a background task then starts queued ones."""
+        sessions = self._context.store.unfinished()
+        # Each close takes a place in memory: more at once than there are places would be refused.
+        at_once = min(RECOVERY_CONCURRENCY, self._context.settings.max_active_sessions)
         limiter = anyio.Semaphore(at_once)
         closed = 0
 
@@ -47,13 +49,13 @@ class Recovery:
         async with anyio.create_task_group() as tasks:
             for session_id in sessions:
                 tasks.start_soon(one, session_id, name=f"recover {session_id}")
-        self._pool.spawn(self._take_up_all, sessions, name="start what was queued")
+        self._context.tasks.spawn(self._take_up_all, sessions, name="start queued runs")
         return closed
 
     async def _take_up_all(self, waiting: list[str]) -> None:
-        """Starts what is queued as places get free, and closes what could not be closed before."""
+        """Start queued runs as places become free, and close what could not be closed before."""
         delay = _RETRY_SECONDS
-        while waiting and not self._pool.draining:
+        while waiting and not self._context.drain.has_begun:
             again = []
             for session_id in waiting:
                 try:
@@ -66,23 +68,23 @@ class Recovery:
                 delay = min(delay * 2, _RETRY_SECONDS_MAX)
 
     async def _take_up(self, session_id: str, *, start: bool) -> int:
-        """Closes the run that nobody executes, and starts the next; gives how many it closed."""
+        """Close the run that nobody executes, and start the next. Return how many were closed."""
         closed = 0
         try:
-            async with self._pool.use(GATEWAY, session_id) as live:
+            async with self._registry.use(GATEWAY, session_id) as live:
                 active = live.head.active
                 if active is not None and live.run is None and active.agent != EXTERNAL:
                     await self._close_interrupted(live, active)
                     closed = 1
                 if start:
-                    self._pool.slot_free(live)
+                    self._registry.slot_free(live)
         except (NotFound, Vanished):
             pass  # deleted meanwhile
         return closed
 
     async def _close_interrupted(self, live: SessionWriter, active: ActiveRun) -> None:
         try:
-            assembler = await restored(self._pool.store, self._maker, live, active.run_id)
+            assembler = await restored(self._context.store, self._maker, live, active.run_id)
         except BambooError:
             raise
         except Exception:  # one damaged session must not keep the gateway from starting (R10)

@@ -1,9 +1,10 @@
-"""The hub: opens, reopens and closes subscriptions, and has the one clock that watches them all."""
+"""StreamHub: opens, reopens and closes subscriptions, and runs the one clock that watches them."""
 
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, Protocol, Self, get_args
 
 import anyio
 import structlog
@@ -13,14 +14,15 @@ from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.codec import decode
 from bamboo_gateway.domain.errors import BambooError, NotFound, Unavailable
 from bamboo_gateway.domain.events import TERMINAL_TYPES
-from bamboo_gateway.domain.ids import IdMaker
 from bamboo_gateway.domain.limits import ENDED_CONNECTIONS_MAX
 from bamboo_gateway.domain.positions import Position
-from bamboo_gateway.sessions.access import may_read
+from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.sessions.access import Need, may_read
 from bamboo_gateway.sessions.commands import StreamRequest
-from bamboo_gateway.sessions.pool import SessionPool
-from bamboo_gateway.sessions.queries import last_of_run
+from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.history import last_of_run
 from bamboo_gateway.sessions.streaming.channel import Channel
+from bamboo_gateway.sessions.streaming.channels import Channels
 from bamboo_gateway.sessions.streaming.rendering import GoodbyeReason, Renderer
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
 from bamboo_gateway.sessions.streaming.subscription import Start, Subscription, choose_start
@@ -28,82 +30,194 @@ from bamboo_gateway.sessions.streaming.subscription import Start, Subscription, 
 log = structlog.get_logger(__name__)
 
 _TICKS_PER_HEARTBEAT = 15
-"""How finely the shared clock cuts the heartbeat interval: a heartbeat is at most 1/15 late."""
-
+"""Ticks of the shared clock in a heartbeat interval: a heartbeat is at most 1/15 of it late."""
 
 _TURN_STREAMS = 1000
-"""How many streams the clock looks at in one turn of the loop: less than a ms of it."""
+"""Streams that the clock looks at before it yields to the event loop: less than a ms of work."""
 
 
 class _EndedConnection(NamedTuple):
-    """What is remembered of a connection for `/reconnect`."""
+    """What is remembered of an ended stream, for `/reconnect`."""
 
     ended_at: float
     epoch: int
     resume_seq: int
 
 
-class StreamHub:
-    """See the module."""
+class Sessions(Protocol):
+    """What the hub needs of the session registry (`sessions.registry.SessionRegistry`)."""
 
-    def __init__(self, pool: SessionPool, ids: IdMaker, may_stay: Callable[[Caller], bool]) -> None:
+    def use(
+        self, caller: Caller, session_id: str, need: Need = "own", *, place: bool = True
+    ) -> AbstractAsyncContextManager[SessionWriter]:
+        """Hold a session in memory for a call."""
+
+    async def head(self, caller: Caller, session_id: str, need: Need = "own") -> SessionHead:
+        """Return a durable head for reading."""
+        raise NotImplementedError
+
+    def get(self, session_id: str) -> SessionWriter | None:
+        """Return the session if it is in memory."""
+
+
+class StreamPlace:
+    """The place of one stream among those that may be open.
+
+    As a context manager it gives the place back at the end of the block, unless `connect` has
+    opened the stream: then the place belongs to the stream.
+
+    Args:
+        caller: Whose limit the stream counts toward.
+        give_back: Called once, when the place is free again.
+
+    Attributes:
+        is_used: Whether a stream was opened with it.
+    """
+
+    __slots__ = ("_give_back", "caller", "is_used")
+
+    def __init__(self, caller: Caller, give_back: Callable[[Caller], None]) -> None:
+        self.caller = caller
+        self.is_used = False
+        self._give_back: Callable[[Caller], None] | None = give_back
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.is_used:
+            self.release()
+
+    def release(self) -> None:
+        """Give the place back. Repeats do nothing."""
+        give_back, self._give_back = self._give_back, None
+        if give_back is not None:
+            give_back(self.caller)
+
+
+class StreamHub:
+    """Opens and watches the streams of all sessions.
+
+    Args:
+        context: Leads to the store, the clock and the limits.
+        sessions: Where the hub looks sessions up.
+        channels: The channels that have readers.
+        may_stay: Asked every second for each open stream: whether its caller's right still holds.
+
+    Attributes:
+        open: How many streams are open, or about to be.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        sessions: Sessions,
+        channels: Channels,
+        may_stay: Callable[[Caller], bool],
+    ) -> None:
         self._runs_are_over = False
         self.open = 0
-        self.opened = 0
-        self.slow = 0
-        self._pool = pool
-        self._ids = ids
+        self._context = context
+        self._store = context.store
+        self._settings = context.settings
+        self._clock = context.clock
+        self._tally = context.tally
+        self._quotas = context.quotas
+        self._sessions = sessions
+        self._channels = channels
         reasons = (*get_args(GoodbyeReason), "complete", "left")
-        pool.tally.streams_ended.update({(reason,): 0 for reason in reasons})
+        self._tally.streams_ended.update({(reason,): 0 for reason in reasons})
         self._may_stay = may_stay
         self._ended: OrderedDict[tuple[str, str], _EndedConnection] = OrderedDict()
 
-    async def connect(
-        self, caller: Caller, session_id: str, request: StreamRequest, renderer: Renderer
-    ) -> Subscription | None:
-        """Opens a stream at the position the request means (API section 4).
-
-        Returns:
-            The connection, or None when nothing will ever come: the run meant has ended at or
-            before the position, or the session is closed and read to its end.
-
-        Raises:
-            NotFound, SessionExpired: No such session, or not any more.
-            Unavailable, LimitReached: See `check_room`.
-        """
-        if request.connection_id is None:
-            self.check_room(caller)
-        while True:
-            try:
-                # Without a place: the stream waits in the session's channel.
-                async with self._pool.use(caller, session_id, "read", place=False) as live:
-                    self._pool.check_not_expired(live.head)
-                    try:
-                        # What is decided and not durable may be undone: streams stand on what is.
-                        await live.settled()
-                    except BambooError:
-                        continue
-                    return await self._open(caller, live, request, renderer)
-            except Vanished:
-                continue
-
-    def check_room(self, caller: Caller) -> None:
-        """Refuses one more stream.
+    def reserve(self, caller: Caller) -> StreamPlace:
+        """Take the place of one more stream. This is the only check of room for it.
 
         Raises:
             Unavailable: `max_connections` are open.
             LimitReached: The caller has `max_connections_per_user`.
         """
-        if self.open >= self._pool.settings.max_connections:
+        if self.open >= self._settings.max_connections:
             raise Unavailable(
-                f"{self.open} streams are open already (max_connections).",
+                f"Limit reached: {self.open} open streams (max_connections). Retry in a moment.",
                 code="too-many-connections",
                 retry_after_seconds=5,
             )
-        self._pool.quotas.check_stream(caller)
+        self._quotas.check_stream(caller)
+        return self._take_place(caller)
+
+    def _take_place(self, caller: Caller) -> StreamPlace:
+        self.open += 1
+        self._quotas.stream_opened(caller)
+        return StreamPlace(caller, self._free_place)
+
+    def _free_place(self, caller: Caller) -> None:
+        self.open -= 1
+        self._quotas.stream_closed(caller)
+
+    async def connect(
+        self,
+        caller: Caller,
+        session_id: str,
+        request: StreamRequest,
+        renderer: Renderer,
+        place: StreamPlace | None = None,
+    ) -> Subscription | None:
+        """Open a stream at the position that the request means.
+
+        Args:
+            caller: Who reads the stream.
+            session_id: The session.
+            request: Where the stream begins and when it ends.
+            renderer: Turns what the stream shows into the bytes of the client's protocol.
+            place: What `reserve` returned, when the caller has reserved a place before. It belongs
+                to the stream from here on.
+
+        Returns:
+            The subscription, or None when nothing will ever come: the run that is meant has ended
+            at or before the position, or the session is closed and read to its end.
+
+        Raises:
+            NotFound: There is no such session.
+            SessionExpired: The session has expired.
+            Unavailable, LimitReached: As `reserve`.
+        """
+        if place is None and request.connection_id is None:
+            place = self.reserve(caller)
+        if place is None:
+            return await self._connect(caller, session_id, request, renderer, None)
+        with place:
+            return await self._connect(caller, session_id, request, renderer, place)
+
+    async def _connect(
+        self,
+        caller: Caller,
+        session_id: str,
+        request: StreamRequest,
+        renderer: Renderer,
+        place: StreamPlace | None,
+    ) -> Subscription | None:
+        while True:
+            try:
+                # Without a place in memory: the stream waits in the session's channel.
+                async with self._sessions.use(caller, session_id, "read", place=False) as live:
+                    self._context.states.check_not_expired(live.head)
+                    try:
+                        # Streams show what is durable: what is only decided may be undone.
+                        await live.settled()
+                    except BambooError:
+                        continue
+                    return await self._open(caller, live, request, renderer, place)
+            except Vanished:
+                continue
 
     async def _open(
-        self, caller: Caller, live: SessionWriter, request: StreamRequest, renderer: Renderer
+        self,
+        caller: Caller,
+        live: SessionWriter,
+        request: StreamRequest,
+        renderer: Renderer,
+        place: StreamPlace | None,
     ) -> Subscription | None:
         channel = live.channel
         start = self._start_of(channel, request)
@@ -116,41 +230,40 @@ class StreamHub:
             if nothing or (stop is not None and stop <= start.cursor):
                 if start.reset is None:
                     return None
-                stop = start.cursor  # the reset is said, and nothing will follow it
+                stop = start.cursor  # the stream is only the reset
         ended = live.head.logged_state is not None and start.cursor >= channel.durable_seq
         if ended and start.reset is None:
             return None
         connection_id = self._name_of(caller, live, request)
         older = channel.connections.get(connection_id)
-        if older is None:
-            # Whoever comes back takes the place of his old stream; that may be half open still.
-            self.check_room(caller)
+        if place is None:
+            # A client that comes back takes the place of its old stream, which may be half open.
+            place = self.reserve(caller) if older is None else self._take_place(caller)
         connection = Subscription(
             connection_id,
             channel,
-            self._pool.store,
-            self._pool.clock,
-            self._pool.tally,
+            self._store,
+            self._clock,
+            self._tally,
             start,
             request,
             caller,
             renderer,
-            partial(self._closed, channel),
+            partial(self._closed, channel, place),
         )
         connection.stop_seq = stop
         connection.until_run = until_run
         connection.until_next = until_next
         if older is not None:
             older.end("superseded")
+        place.is_used = True
         channel.add(connection)
         self._ended.pop((live.id, connection_id), None)
         if live.head.logged_state is not None:
             connection.end("closed", after_rest=True)
-        elif self._pool.draining:
+        elif self._context.drain.has_begun:
             _dismiss(live, connection, at_once=self._runs_are_over)
-        self.open += 1
-        self.opened += 1
-        self._pool.quotas.stream_opened(caller)
+        self._tally.streams_opened += 1
         return connection
 
     def _name_of(self, caller: Caller, live: SessionWriter, request: StreamRequest) -> str:
@@ -158,8 +271,8 @@ class StreamHub:
         older = live.channel.connections.get(name) if name is not None else None
         is_anothers = older is not None and older.caller.id != caller.id
         if name is None or (is_anothers and not caller.is_owner(live.head.user_id)):
-            # Whoever may only read ends no stream but its own.
-            return self._ids.make("c_", self._pool.clock.now_ms())
+            # A caller who may only read ends no stream of others.
+            return self._context.ids.make("c_", self._clock.now_ms())
         return name
 
     def _start_of(self, channel: Channel, request: StreamRequest) -> Start:
@@ -170,7 +283,7 @@ class StreamHub:
             ended = self._ended.get((channel.id, request.connection_id))
             current = channel.connections.get(request.connection_id)
             if current is not None:
-                # Half open: the client is gone from it, though nobody has told us yet.
+                # The client has left it, although the gateway has not noticed yet.
                 return Start(min(_resume_seq(current), channel.durable_seq))
             if ended is not None:
                 if ended.epoch != channel.epoch:
@@ -181,10 +294,12 @@ class StreamHub:
     async def _until(
         self, live: SessionWriter, cursor: int, run_id: str | None
     ) -> tuple[int | None, str | None, bool]:
-        """Finds where a stream until a run's end stops: its seq, or the run, or the next run.
+        """Find where a stream until a run's end stops: at a seq, with a run, or with the next run.
 
-        What it gives holds until the next await.
+        The result holds until the next await.
         """
+        if run_id is not None and _is_under_way(live, run_id):
+            return None, run_id, False  # known without a search of the log
         while run_id is None:
             seen = live.durable_seq
             run_id = await self._run_at(live, cursor)
@@ -192,10 +307,10 @@ class StreamHub:
                 return None, None, live.head.active is not None or bool(live.head.queue)
         while True:
             ended = anyio.Event()
-            # Asked for before looking: an end that comes in between is not missed.
+            # Registered before the look-up, so that an end in between is not missed.
             forget = live.on_run_end(run_id, ended.set)
             try:
-                last = await last_of_run(self._pool.store, live.id, live.epoch, run_id)
+                last = await last_of_run(self._store, live.id, live.epoch, run_id)
             finally:
                 forget()
             if last is None:
@@ -206,12 +321,12 @@ class StreamHub:
                 return None, run_id, False
 
     async def _run_at(self, live: SessionWriter, cursor: int) -> str | None:
-        """Finds the run that was executing at a position, else the next that started after it."""
+        """Find the run that was executing at a position, else the next that started after it."""
         active = live.head.active
         if active is not None and active.before_seq <= cursor:
-            # One that is decided and not durable yet is announced when it is.
+            # A run that is decided and not durable yet is announced once it is.
             return active.run_id if active.start_seq <= live.durable_seq else None
-        store = self._pool.store
+        store = self._store
         before, searching = cursor + 1, True
         ended: set[str] = set()
         while searching and before > 1:
@@ -238,65 +353,72 @@ class StreamHub:
             after = page[-1].seq
         return None
 
-    def _closed(self, channel: Channel, connection: Subscription) -> None:
-        self.open -= 1
-        self._pool.tally.streams_ended[connection.ended_by,] += 1
-        self._pool.quotas.stream_closed(connection.caller)
-        if self._pool.settings.access_log:
+    def _closed(self, channel: Channel, place: StreamPlace, connection: Subscription) -> None:
+        place.release()
+        self._tally.streams_ended[connection.ended_by,] += 1
+        if self._settings.access_log:
             log.info(
                 "stream ended",
                 session_id=channel.id,
                 connection_id=connection.id,
                 reason=connection.ended_by,
-                seconds=round(self._pool.clock.monotonic() - connection.opened_at, 1),
+                seconds=round(self._clock.monotonic() - connection.opened_at, 1),
             )
         if channel.remove(connection):
             self._ended[channel.id, connection.id] = _EndedConnection(
-                self._pool.clock.monotonic(), channel.epoch, _resume_seq(connection)
+                self._clock.monotonic(), channel.epoch, _resume_seq(connection)
             )
             while len(self._ended) > ENDED_CONNECTIONS_MAX:
                 self._ended.popitem(last=False)
         if not channel.connections and not channel.gone:
-            self._pool.note_disconnect(channel)
+            self._channels.note_disconnect(channel)
+
+    def lags(self) -> list[int]:
+        """Return how many events each open stream is behind; below 0 is not at all."""
+        lags: list[int] = []
+        for channel in self._channels.all():
+            # Nothing but this for each stream: there may be tens of thousands, and all else waits.
+            end = channel.durable_seq
+            lags += [end - connection.cursor for connection in channel.connections.values()]
+        return lags
 
     async def connections(self, caller: Caller, session_id: str) -> list[dict[str, Any]]:
-        """Lists the open streams of a session."""
-        await self._pool.head(caller, session_id)
-        channel = self._pool.channel(session_id)
+        """Return the open streams of a session."""
+        await self._sessions.head(caller, session_id)
+        channel = self._channels.get(session_id)
         return [each.view() for each in channel.connections.values()] if channel else []
 
     async def disconnect(self, caller: Caller, session_id: str, connection_id: str) -> None:
-        """Ends one stream; the others and the run go on (R6).
+        """End one stream; the others and the run go on (R6).
 
         Raises:
-            NotFound: No such session or connection.
+            NotFound: There is no such session or connection.
         """
-        await self._pool.head(caller, session_id)
-        channel = self._pool.channel(session_id)
+        await self._sessions.head(caller, session_id)
+        channel = self._channels.get(session_id)
         connection = channel.connections.get(connection_id) if channel else None
         if connection is None:
             raise NotFound(f"No connection {connection_id!r}.", code="connection-not-found")
         connection.end("superseded")
 
     def farewell(self, *, runs_are_over: bool = False) -> None:
-        """Begins the end: idle streams now, others after their run's terminal event.
+        """End idle streams now, and others after their run's terminal event.
 
         Args:
-            runs_are_over: What has not ended by now is not waited for.
+            runs_are_over: End all streams now: no run is waited for any more.
         """
-        self._pool.draining = True
         self._runs_are_over = runs_are_over
-        for channel in self._pool.channels:
-            live = self._pool.get(channel.id)
+        for channel in self._channels.all():
+            live = self._sessions.get(channel.id)
             for connection in list(channel.connections.values()):
                 _dismiss(live, connection, at_once=runs_are_over)
 
     async def watch(self) -> None:
-        """Runs the shared clock: heartbeats, stuck sends, lifetimes, rights, memory of ended ones.
+        """Run the shared clock: heartbeats, stuck sends, lifetimes, rights, ended streams.
 
-        It ticks at least once a second: so soon ends a stream whose right has ended.
+        It ticks at least once a second, so a stream ends at most that much later than its right.
         """
-        settings = self._pool.settings
+        settings = self._settings
         interval = min(
             settings.heartbeat_interval_seconds / _TICKS_PER_HEARTBEAT,
             settings.send_timeout_seconds / 4,
@@ -304,16 +426,16 @@ class StreamHub:
         )
         ticks_per_beat = max(1, round(settings.heartbeat_interval_seconds / interval))
         while True:
-            began = self._pool.clock.monotonic()
+            began = self._clock.monotonic()
             await anyio.sleep(interval)
-            now = self._pool.clock.monotonic()
+            now = self._clock.monotonic()
             self._note_lag(now - began - interval)
             await self._watch_all(now, ticks_per_beat)
             self._forget_ended(now)
 
     async def _watch_all(self, now: float, ticks_per_beat: int) -> None:
         seen = 0
-        for channel in self._pool.channels:
+        for channel in self._channels.all():
             for connection in list(channel.connections.values()):
                 seen += 1
                 if seen % _TURN_STREAMS == 0:
@@ -322,26 +444,26 @@ class StreamHub:
                     self._watch_one(channel, connection, now, ticks_per_beat)
 
     def _note_lag(self, seconds: float) -> None:
-        """Counts how late the clock's tick was: what the loop's other work made everybody wait."""
-        self._pool.tally.loop_lag_seconds.observe(max(0, seconds))
-        if seconds > self._pool.settings.loop_lag_warning_seconds:
+        """Measure how late the clock's tick was: so long does the loop make others wait."""
+        self._tally.loop_lag_seconds.observe(max(0, seconds))
+        if seconds > self._settings.loop_lag_warning_seconds:
             log.warning("the event loop was held up", seconds=round(seconds, 3))
 
     def _watch_one(
         self, channel: Channel, connection: Subscription, now: float, ticks_per_beat: int
     ) -> None:
-        settings = self._pool.settings
+        settings = self._settings
         sending_since = connection.sending_since
         if sending_since is not None:
             if now - sending_since > settings.send_timeout_seconds and not connection.is_slow:
                 connection.is_slow = True
-                self.slow += 1
+                self._tally.streams_slow += 1
                 connection.end("slow")
                 if connection.cancel_slow is not None:
                     connection.cancel_slow()
             return
         caller = connection.caller
-        may_read_on = may_read(caller, channel.head, self._pool.clock.now_ms())
+        may_read_on = may_read(caller, channel.head, self._clock.now_ms())
         if not may_read_on or not self._may_stay(caller):
             connection.end("unauthorized")
             return
@@ -352,10 +474,10 @@ class StreamHub:
         if connection.quiet_ticks >= ticks_per_beat:
             connection.beat()
             # An open stream is activity: it keeps the session from expiring.
-            self._pool.touch(channel)
+            self._channels.touch(channel)
 
     def _forget_ended(self, now: float) -> None:
-        retention = self._pool.settings.disconnect_retention_seconds
+        retention = self._settings.disconnect_retention_seconds
         while self._ended:
             key, ended = next(iter(self._ended.items()))
             if now - ended.ended_at < retention:
@@ -363,11 +485,21 @@ class StreamHub:
             del self._ended[key]
 
 
-def _dismiss(live: SessionWriter | None, connection: Subscription, *, at_once: bool) -> None:
-    """Ends a stream because the gateway ends: now, or after its run's terminal event.
+def _is_under_way(live: SessionWriter, run_id: str) -> bool:
+    """Return whether a run is executing or queued, and durably so: then it has not ended."""
+    active = live.head.active
+    if active is not None and active.run_id == run_id:
+        return active.start_seq <= live.durable_seq
+    return any(
+        queued.run_id == run_id and queued.seq <= live.durable_seq for queued in live.head.queue
+    )
 
-    A stream that is opened meanwhile is opened and dismissed as well, never refused: EventSource
-    comes back after the end of a stream, but gives up for good at a 503.
+
+def _dismiss(live: SessionWriter | None, connection: Subscription, *, at_once: bool) -> None:
+    """End a stream because the gateway shuts down: now, or after its run's terminal event.
+
+    A stream that a client opens meanwhile is opened and ended as well, and never refused:
+    EventSource reconnects after the end of a stream, but gives up for good after a 503.
     """
     end = partial(connection.end, "shutdown", after_rest=True)
     active = live.head.active if live is not None else None
@@ -378,13 +510,13 @@ def _dismiss(live: SessionWriter | None, connection: Subscription, *, at_once: b
 
 
 def _resume_seq(connection: Subscription) -> int:
-    """Gives from where nothing can be missing: what was written last may never have arrived."""
+    """Return from where a client misses nothing: the last chunk may never have arrived."""
     channel = connection.channel
     active, last_run = channel.head.active, channel.last_run
     seqs = [connection.cursor]
     if active is not None:
         seqs.append(active.before_seq)
     if last_run is not None and last_run.end_seq > connection.written_from:
-        # The end of this run was in what was written last.
+        # The end of this run was in the last chunk.
         seqs.append(last_run.before_seq)
     return min(seqs)

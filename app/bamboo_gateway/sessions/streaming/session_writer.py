@@ -31,10 +31,10 @@ from bamboo_gateway.domain.message_assembler import MessageAssembler
 from bamboo_gateway.domain.projections import fold
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.idempotency import KeptNote, KeyLedger
+from bamboo_gateway.sessions.metrics import Tally
 from bamboo_gateway.sessions.streaming.channel import Channel
 from bamboo_gateway.sessions.streaming.rendering import GoodbyeReason
 from bamboo_gateway.sessions.streaming.subscription import EndedRun
-from bamboo_gateway.sessions.tally import Tally
 from bamboo_gateway.storage.base import Commit, Event, Note, SessionStore
 
 Waiter = Callable[[BambooError | None], None]
@@ -165,6 +165,7 @@ class SessionWriter:
         tally: Tally,
         *,
         exists: bool,
+        made_for: str | None = None,
         max_event_bytes: int,
         keys: KeyLedger,
     ) -> None:
@@ -180,7 +181,7 @@ class SessionWriter:
         self.keys = keys
         self.starting = False
         self.users = 0
-        self.made_for: str | None = None
+        self.made_for = made_for
         self.last_used = clock.monotonic()
         self.gone = False
         self.waiting_message_ids: dict[str, frozenset[str]] = {}
@@ -369,6 +370,70 @@ class SessionWriter:
             or self._open_gate
             or self._run_waiters
         )
+
+    # -- what is at work in it --------------------------------------------------------------
+
+    def enter(self) -> None:
+        """Count a call that is at work in this session; it stays in memory for it."""
+        self.users += 1
+
+    def leave(self) -> None:
+        """End what `enter` began. A session that never came to be is then gone."""
+        self.users -= 1
+        self.touch()
+        if self.is_unborn and self.is_idle:
+            self.gone = True
+
+    def touch(self) -> None:
+        """Count the session as used now."""
+        self.last_used = self._clock.monotonic()
+
+    def claim_run(self, run: Runner) -> None:
+        """Take note of the task that executes the active run."""
+        self.run = run
+
+    def release_run(self, run: Runner) -> None:
+        """Take note that the task has ended, unless another one has taken its place."""
+        if self.run is run:
+            self.run = None
+        self.touch()
+
+    def claim_start(self) -> None:
+        """Take note that a task is starting the next queued run."""
+        self.starting = True
+
+    def release_start(self) -> None:
+        """Take note that this task has ended."""
+        self.starting = False
+
+    def claim_posting(self, run_id: str) -> bool:
+        """Make one streamed request the only producer of an external run.
+
+        Returns:
+            False when another request is posting events in this session.
+        """
+        if self.posting is not None:
+            return False
+        self.posting = run_id
+        return True
+
+    def release_posting(self, run_id: str) -> None:
+        """End what `claim_posting` began."""
+        if self.posting == run_id:
+            self.posting = None
+
+    def hold_external(self, run: ExternalRun) -> None:
+        """Keep the messages in the making of the open external run."""
+        self.external = run
+
+    def drop_external(self, run: ExternalRun | None = None) -> None:
+        """Drop them, or only those of `run`: they may be ahead of the log, or the run has ended."""
+        if run is None or self.external is run:
+            self.external = None
+
+    def note_waiting(self, run_id: str, message_ids: frozenset[str]) -> None:
+        """Remember the ids of the messages that are the input of a queued run."""
+        self.waiting_message_ids[run_id] = message_ids
 
     # -- seeing -----------------------------------------------------------------------------
 

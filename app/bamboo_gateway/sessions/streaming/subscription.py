@@ -17,6 +17,7 @@ from bamboo_gateway.domain.limits import SEND_BYTES_MAX
 from bamboo_gateway.domain.positions import After, Position, in_epoch
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.commands import StreamRequest
+from bamboo_gateway.sessions.metrics import Tally
 from bamboo_gateway.sessions.streaming.event_queue import EventQueue
 from bamboo_gateway.sessions.streaming.rendering import (
     Goodbye,
@@ -28,7 +29,6 @@ from bamboo_gateway.sessions.streaming.rendering import (
     Reset,
     ResetReason,
 )
-from bamboo_gateway.sessions.tally import Tally
 from bamboo_gateway.storage.base import SessionStore
 
 _COMES_BACK = frozenset({"shutdown", "slow", "lifetime", "unauthorized"})

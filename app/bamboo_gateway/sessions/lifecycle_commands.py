@@ -1,7 +1,7 @@
-"""SessionLife: the verbs of a session's whole life, beyond its main job.
+"""The part of `SessionManager` for the rest of a session's lifecycle.
 
-Archive, export and import, sharing, fork, merge, tree, summaries, statistics, retention, extension
-data. A part of the `SessionManager`, which owns what it works on.
+Archive, export and import, sharing, fork and merge, summaries, statistics, retention, extension
+data, diagnostics.
 """
 
 from collections.abc import AsyncGenerator
@@ -26,40 +26,35 @@ from bamboo_gateway.sessions.lifecycle import archive, export, imports, retentio
 from bamboo_gateway.sessions.lifecycle.branch_tree import branch_tree
 from bamboo_gateway.sessions.lifecycle.export import Export, ExportOptions
 from bamboo_gateway.sessions.lifecycle.fork import Fork, fork
-from bamboo_gateway.sessions.lifecycle.merge import Merge, merge
-from bamboo_gateway.sessions.pool import SessionPool
+from bamboo_gateway.sessions.lifecycle.merge import merge
+from bamboo_gateway.sessions.lifecycle.merge_plan import Merge
+from bamboo_gateway.sessions.manager_parts import ManagerParts
 from bamboo_gateway.sessions.runs import conversation
-from bamboo_gateway.sessions.runs.factory import Agents, Maker
 from bamboo_gateway.sessions.sharing import NewShare
 from bamboo_gateway.storage.base import SessionQuery
 
 
-class SessionLife:
-    """See the module. Answers are in the contract's shapes."""
-
-    def __init__(self, pool: SessionPool, agents: Agents, maker: Maker) -> None:
-        self._pool = pool
-        self._agents = agents
-        self._maker = maker
+class LifecycleCommands(ManagerParts):
+    """What clients do once in a while."""
 
     # -- archive ----------------------------------------------------------------------------
 
     async def archive(
         self, caller: Caller, session_id: str, idem: Idempotency | None = None
     ) -> Outcome:
-        """Archives a session; see `archive.archive`."""
-        return await archive.archive(self._pool, caller, session_id, idem)
+        """Archive a session (`lifecycle.archive.archive`)."""
+        return await archive.archive(self._context, self._transactions, caller, session_id, idem)
 
     async def restore(
         self, caller: Caller, session_id: str, idem: Idempotency | None = None
     ) -> Outcome:
-        """Restores an archived session; see `archive.restore`."""
-        return await archive.restore(self._pool, caller, session_id, idem)
+        """Restore an archived session (`lifecycle.archive.restore`)."""
+        return await archive.restore(self._context, self._transactions, caller, session_id, idem)
 
     async def archive_each(
         self, caller: Caller, session_ids: list[str], idem: Idempotency | None = None
     ) -> Outcome:
-        """Archives many, each by itself and once for a key; tells what was done, what failed."""
+        """Archive many, each by itself and once for a key. Answer what was done and what failed."""
         replays: list[bool] = []
 
         async def one(session_id: str) -> dict[str, Any]:
@@ -73,50 +68,50 @@ class SessionLife:
     async def restore_each(
         self, caller: Caller, session_ids: list[str], idem: Idempotency | None = None
     ) -> Outcome:
-        """Restores many, each by itself and once for a key; tells what was done, what failed."""
+        """Restore many, each by itself and once for a key. Answer what was done and what failed."""
         replays: list[bool] = []
 
         async def one(session_id: str) -> dict[str, Any]:
             replays.append((await self.restore(caller, session_id, idem)).replayed)
             return {
                 "session_id": session_id,
-                "bytes": self._pool.store.size(session_id).stored_bytes,
+                "bytes": self._context.store.size(session_id).stored_bytes,
             }
 
         done, failed = await archive.each(session_ids, one)
         return Outcome({"restored": done, "failed": failed}, _is_replay(replays))
 
     async def archived(self, caller: Caller, session_id: str) -> dict[str, Any]:
-        """Gives one ArchivedSession."""
-        return await archive.archived(self._pool, caller, session_id)
+        """Return one ArchivedSession."""
+        return await archive.archived(self._context, self._registry, caller, session_id)
 
     async def list_archived(self, caller: Caller, query: SessionQuery) -> SessionList:
-        """Lists archived sessions, with the filters and paging of sessions."""
-        page = await self._pool.query(caller, replace(query, archived="only"))
+        """Return a page of archived sessions, with the filters of sessions."""
+        page = await self._registry.query(caller, replace(query, archived="only"))
         views = []
         for head in page.heads:
             with suppress(Conflict):  # deleted since
-                views.append(archive.archived_view(self._pool, head))
+                views.append(archive.archived_view(self._context, head))
         return SessionList(views, page.next_cursor, page.has_more, page.total)
 
     async def delete_archived(self, caller: Caller, session_id: str) -> None:
-        """Deletes an archived session.
+        """Delete an archived session.
 
         Raises:
-            NotFound: It is not archived, or not there.
+            NotFound: There is no archived session of that id.
         """
 
         def is_archived(head: SessionHead) -> bool:
             archive.check_archived(head)
             return True
 
-        await self._pool.delete(caller, session_id, is_archived)
+        await self._transactions.delete(caller, session_id, is_archived)
 
     # -- export and import ------------------------------------------------------------------
 
     async def export(self, caller: Caller, session_id: str, options: ExportOptions) -> Export:
-        """Begins to write a session as a document."""
-        return await export.export(self._pool, caller, session_id, options)
+        """Begin to write a session as a document."""
+        return await export.export(self._context, self._registry, caller, session_id, options)
 
     async def export_to_file(
         self,
@@ -126,18 +121,20 @@ class SessionLife:
         path: str,
         idem: Idempotency | None = None,
     ) -> Outcome:
-        """Writes a session to a file under `export_dir`; see `export.export_to_file`."""
+        """Write a session to a file under `export_dir` (`lifecycle.export.export_to_file`)."""
 
         async def write() -> dict[str, Any]:
-            return await export.export_to_file(self._pool, caller, session_id, options, path)
+            return await export.export_to_file(
+                self._context, self._registry, caller, session_id, options, path
+            )
 
-        return await self._pool.once(caller, session_id, idem, write)
+        return await self._transactions.once(caller, session_id, idem, write)
 
     def export_zip(
         self, caller: Caller, session_ids: list[str], options: ExportOptions
     ) -> AsyncGenerator[bytes]:
-        """Writes many sessions as a zip."""
-        return export.export_zip(self._pool, caller, session_ids, options)
+        """Yield many sessions as a zip, in pieces."""
+        return export.export_zip(self._context, self._registry, caller, session_ids, options)
 
     async def import_document(
         self,
@@ -149,9 +146,10 @@ class SessionLife:
         keep_id: bool = False,
         idem: Idempotency | None = None,
     ) -> Outcome:
-        """Makes a session of a document; see `imports.import_document`."""
+        """Make a session of a document (`lifecycle.imports.import_document`)."""
         return await imports.import_document(
-            self._pool,
+            self._context,
+            self._transactions,
             caller,
             data,
             format_name=format_name,
@@ -170,9 +168,10 @@ class SessionLife:
         keep_id: bool = False,
         idem: Idempotency | None = None,
     ) -> AsyncGenerator[dict[str, Any]]:
-        """Begins to make a session of each conversation; see `imports.import_all`."""
+        """Begin to make a session of each conversation (`lifecycle.imports.import_all`)."""
         return await imports.import_all(
-            self._pool,
+            self._context,
+            self._transactions,
             caller,
             data,
             format_name=format_name,
@@ -186,28 +185,30 @@ class SessionLife:
     async def share(
         self, caller: Caller, session_id: str, wanted: NewShare, idem: Idempotency | None = None
     ) -> Outcome:
-        """Shares a session, read-only; see `sharing.share`."""
+        """Share a session, read-only (`sharing.share`)."""
         share_id = self._maker.share_id()
-        return await sharing.share(self._pool, caller, session_id, wanted, share_id, idem)
+        return await sharing.share(
+            self._context, self._transactions, caller, session_id, wanted, share_id, idem
+        )
 
     async def shares(self, caller: Caller, session_id: str) -> list[dict[str, Any]]:
-        """Lists the shares of a session."""
-        return await sharing.shares(self._pool, caller, session_id)
+        """Return the shares of a session."""
+        return await sharing.shares(self._context, self._registry, caller, session_id)
 
     async def revoke_share(self, caller: Caller, session_id: str, share_id: str) -> None:
-        """Ends a share and the streams that stood on it."""
-        await sharing.revoke(self._pool, caller, session_id, share_id)
+        """End a share, and the streams that were opened with it."""
+        await sharing.revoke(self._context, self._transactions, caller, session_id, share_id)
 
     async def link_caller(self, token: str) -> Caller | None:
-        """Gives who comes with a link's token, or None when it opens nothing."""
-        return await sharing.link_caller(self._pool, token)
+        """Return the caller that a link's token stands for; None when it opens nothing."""
+        return await sharing.link_caller(self._context, self._registry, token)
 
     # -- branches ---------------------------------------------------------------------------
 
     async def fork(
         self, caller: Caller, session_id: str, wanted: Fork, idem: Idempotency | None = None
     ) -> Outcome:
-        """Makes a new session of a session's beginning; see `fork.fork`."""
+        """Create a session with the beginning of another one (`lifecycle.fork.fork`)."""
         if wanted.new_id is not None:
             child_id = check_id(wanted.new_id)
         elif idem is not None:
@@ -216,25 +217,27 @@ class SessionLife:
             child_id = self._maker.new_session_id()
         if child_id == session_id:
             raise InvalidId("A fork needs another id than its parent's.")
-        return await fork(self._pool, caller, session_id, child_id, wanted, idem)
+        return await fork(
+            self._context, self._transactions, caller, session_id, child_id, wanted, idem
+        )
 
     async def merge(
         self, caller: Caller, target_id: str, wanted: Merge, idem: Idempotency | None = None
     ) -> Outcome:
-        """Merges another session's messages into this one; see `merge.merge`."""
-        return await merge(self._pool, caller, target_id, wanted, idem)
+        """Merge another session's messages into this one (`lifecycle.merge.merge`)."""
+        return await merge(self._context, self._transactions, caller, target_id, wanted, idem)
 
     async def tree(self, caller: Caller, session_id: str) -> dict[str, Any]:
-        """Gives the whole branch tree that the session belongs to."""
-        head = await self._pool.head(caller, session_id, "read")
-        return await branch_tree(self._pool, caller, head)
+        """Return the whole branch tree that the session belongs to."""
+        head = await self._registry.head(caller, session_id, "read")
+        return await branch_tree(self._context, self._registry, caller, head)
 
     # -- summaries --------------------------------------------------------------------------
 
     async def summary(self, caller: Caller, session_id: str) -> dict[str, Any]:
-        """Gives the present summary."""
-        store = self._pool.store
-        return await self._pool.read(
+        """Return the present summary."""
+        store = self._context.store
+        return await self._registry.read(
             caller, session_id, lambda head: summaries.require_summary(store, head)
         )
 
@@ -247,83 +250,94 @@ class SessionLife:
         position: Position | None = None,
         idem: Idempotency | None = None,
     ) -> Outcome:
-        """Saves a summary; see `summaries.save_summary`."""
+        """Save a summary (`lifecycle.summaries.save_summary`)."""
         return await summaries.save_summary(
-            self._pool, caller, session_id, summary, turn_count, position, idem
+            self._context,
+            self._transactions,
+            caller,
+            session_id,
+            summary,
+            turn_count,
+            position,
+            idem,
         )
 
     async def delete_summary(self, caller: Caller, session_id: str) -> None:
-        """Deletes the present summary."""
-        await summaries.delete_summary(self._pool, caller, session_id)
+        """Delete the present summary."""
+        await summaries.delete_summary(self._transactions, caller, session_id)
 
     async def list_summaries(self, caller: Caller, query: SessionQuery) -> SessionList:
-        """Lists the summaries of the sessions that `query` admits.
+        """Return the summaries of the sessions that match.
 
-        A page looks at `query.limit` sessions; those without a summary leave it shorter.
+        A page covers `query.limit` sessions; sessions without a summary make it shorter.
         """
-        page = await self._pool.query(caller, replace(query, count=False, archived="include"))
+        page = await self._registry.query(caller, replace(query, count=False, archived="include"))
         shown = []
         for head in page.heads:
             with suppress(Conflict):  # deleted since
-                if summary := await conversation.load_summary(self._pool.store, head):
+                if summary := await conversation.load_summary(self._context.store, head):
                     shown.append(summary)
         return SessionList(shown, page.next_cursor, page.has_more, None)
 
     async def write_summary(
         self, caller: Caller, session_id: str, agent: str | None, idem: Idempotency | None = None
     ) -> Outcome:
-        """Lets an agent write the summary of all so far; see `summaries.ask_for_summary`."""
-        if kept := await self._pool.kept(caller, session_id, idem):
+        """Let an agent write the summary (`lifecycle.summaries.ask_for_summary`), and save it."""
+        if kept := await self._transactions.replay(caller, session_id, idem):
             return kept
 
         async def write(head: SessionHead) -> tuple[str, Position]:
-            self._pool.check_writable(head)
+            self._context.states.check_writable(head)
             return await summaries.ask_for_summary(
-                self._pool, self._agents, self._maker, head, agent
+                self._context, self._agents, self._maker, head, agent
             ), head.position
 
-        text, position = await self._pool.read(caller, session_id, write)
+        text, position = await self._registry.read(caller, session_id, write)
         return await self.save_summary(caller, session_id, text, position=position, idem=idem)
 
     async def resume(
         self, caller: Caller, session_id: str, *, interactive: bool = True
     ) -> AsyncGenerator[bytes]:
-        """Gives `{"message": …}`, encoded and in pieces; see `conversation.resume`."""
-        return await conversation.resume(self._pool, caller, session_id, interactive=interactive)
+        """Return `{"message": …}`, encoded and in pieces (`runs.conversation.resume`)."""
+        return await conversation.resume(
+            self._context, self._registry, caller, session_id, interactive=interactive
+        )
 
     # -- statistics -------------------------------------------------------------------------
 
     async def statistics(self, caller: Caller, session_id: str) -> dict[str, Any]:
-        """Gives one session's statistics."""
-        head = await self._pool.head(caller, session_id, "read")
+        """Return one session's statistics."""
+        head = await self._registry.head(caller, session_id, "read")
         return statistics.session_statistics(head)
 
     async def report(self, caller: Caller, session_id: str) -> dict[str, Any]:
-        """Gives one session's report for people."""
-        head = await self._pool.head(caller, session_id)
-        return statistics.session_report(self._pool, head)
+        """Return one session's report for people."""
+        head = await self._registry.head(caller, session_id)
+        return statistics.session_report(self._context, head)
 
     async def overall_statistics(self, caller: Caller) -> dict[str, Any]:
-        """Adds up all sessions of the caller."""
-        return await statistics.overall_statistics(self._pool, caller)
+        """Add up all sessions of the caller."""
+        return await statistics.overall_statistics(self._context, self._registry, caller)
 
-    # -- cleanup ----------------------------------------------------------------------------
+    # -- retention --------------------------------------------------------------------------
 
     async def clean(
         self, caller: Caller, *, before_ms: int | None = None, dry_run: bool = False
     ) -> dict[str, Any]:
         """Delete sessions whose retention has passed, or all inactive since `before_ms`."""
-        return await retention.clean(self._pool, caller, before_ms=before_ms, dry_run=dry_run)
+        return await retention.clean(
+            self._context, self._transactions, caller, before_ms=before_ms, dry_run=dry_run
+        )
 
     # -- extension data ---------------------------------------------------------------------
 
     async def extensions(self, caller: Caller, session_id: str) -> dict[str, Any]:
-        """Gives the session's ExtensionData."""
-        return extension_view(await self._pool.head(caller, session_id))
+        """Return the session's ExtensionData."""
+        return extension_view(await self._registry.head(caller, session_id))
 
     async def extension(self, caller: Caller, session_id: str, name: str) -> dict[str, Any]:
-        """Gives one extension's state."""
-        return named_extension(await self._pool.head(caller, session_id), name)
+        """Return one extension's state."""
+        return named_extension(await self._registry.head(caller, session_id), name)
 
     async def change_extensions(
         self,
@@ -332,21 +346,24 @@ class SessionLife:
         change: Change,
         idem: Idempotency | None = None,
     ) -> dict[str, Any]:
-        """Applies one of the changes of `extensions`; answers the ExtensionData after it."""
-        return await change_extensions(self._pool, caller, session_id, change, idem)
+        """Apply one of the changes of `extensions`. Return the ExtensionData after it."""
+        return await change_extensions(self._transactions, caller, session_id, change, idem)
 
     # -- diagnostics ------------------------------------------------------------------------
 
     async def diagnostics(self, caller: Caller) -> dict[str, Any]:
-        """Checks what the running gateway stands on; see `diagnostics.check_gateway`."""
-        del caller  # of the process, and of no session
-        return await diagnostics.check_gateway(self._pool, self._agents)
+        """Check everything that the gateway depends on (`diagnostics.check_gateway`)."""
+        del caller  # the checks are about the process, and about no session
+        return await diagnostics.check_gateway(
+            self._context, self._registry, self._hub.open, self._agents
+        )
 
     async def bug_report(self, caller: Caller, session_id: str) -> AsyncGenerator[bytes]:
-        """Begins to write a bug report of a session, with secrets masked."""
-        return diagnostics.bug_report(self._pool, await self._pool.head(caller, session_id))
+        """Begin to write a bug report of a session, with secrets masked."""
+        head = await self._registry.head(caller, session_id)
+        return diagnostics.bug_report(self._context, head)
 
 
 def _is_replay(each: list[bool]) -> bool:
-    """Tells whether a bulk request did nothing that an earlier one with its key had not done."""
+    """Return whether an earlier request with the same key had done all of a bulk request."""
     return bool(each) and all(each)

@@ -1,0 +1,350 @@
+"""The part of `SessionManager` for conversations: sessions, messages, events, runs, streams."""
+
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any, Literal
+
+from bamboo_gateway.domain.callers import Caller
+from bamboo_gateway.domain.positions import After
+from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.sessions import ingest, metadata
+from bamboo_gateway.sessions.commands import (
+    Chat,
+    EventPage,
+    Idempotency,
+    MessagePage,
+    NewMessage,
+    NewSession,
+    Outcome,
+    RunList,
+    RunWait,
+    SessionDetail,
+    SessionList,
+    StreamRequest,
+)
+from bamboo_gateway.sessions.manager_parts import ManagerParts
+from bamboo_gateway.sessions.polling import poll_events
+from bamboo_gateway.sessions.queries import (
+    find_run,
+    message_page,
+    message_pages,
+    run_cursor,
+    run_page,
+)
+from bamboo_gateway.sessions.runs.client_ids import ClientIds
+from bamboo_gateway.sessions.streaming.hub import StreamPlace
+from bamboo_gateway.sessions.streaming.rendering import Renderer
+from bamboo_gateway.sessions.streaming.subscription import Subscription
+from bamboo_gateway.storage.base import SessionQuery
+
+
+class ConversationCommands(ManagerParts):
+    """What clients do all the time."""
+
+    # -- sessions ---------------------------------------------------------------------------
+
+    async def create_session(
+        self, caller: Caller, new: NewSession, idem: Idempotency | None = None
+    ) -> Outcome:
+        """Create a session.
+
+        Raises:
+            SessionExists: Its id is taken.
+            LimitReached: There are `max_sessions`.
+        """
+
+        async def create(session_id: str) -> Outcome:
+            return await metadata.create(
+                self._context, self._transactions, caller, session_id, new, idem
+            )
+
+        if new.id is not None:
+            return await create(new.id)
+        return await self._maker.under_new_id(caller, idem, create)
+
+    async def get_or_create_session(self, caller: Caller, new: NewSession) -> dict[str, Any]:
+        """Return the session of that id; create it if there is none."""
+        session_id = new.id or self._maker.new_session_id()
+        return await metadata.get_or_create(
+            self._context, self._transactions, caller, session_id, new
+        )
+
+    async def get_session(
+        self, caller: Caller, session_id: str, include_messages: bool = False
+    ) -> SessionDetail:
+        """Return a session; on request with all its messages, which are read as they are taken.
+
+        Raises:
+            NotFound: There is no such session; also later, when it is deleted while it is read.
+            SessionExpired: The session has expired.
+        """
+        head = await self._registry.head(caller, session_id, "read")
+        view = metadata.view_of(self._context, head)
+        messages = message_pages(self._context.store, head) if include_messages else None
+        return SessionDetail(view, metadata.etag_of(head), messages)
+
+    async def list_sessions(self, caller: Caller, query: SessionQuery) -> SessionList:
+        """Return a page of the sessions that match, sorted."""
+        page = await self._registry.query(caller, query)
+        views = [metadata.view_of(self._context, head) for head in page.heads]
+        return SessionList(views, page.next_cursor, page.has_more, page.total)
+
+    async def update_session(
+        self, caller: Caller, session_id: str, patch: dict[str, Any], if_match: str | None = None
+    ) -> SessionDetail:
+        """Apply a JSON merge patch (RFC 7396).
+
+        Raises:
+            PreconditionFailed: `if_match` is not the present ETag.
+        """
+        await metadata.update(self._transactions, caller, session_id, patch, if_match)
+        return await self.get_session(caller, session_id)
+
+    async def delete_session(
+        self, caller: Caller, session_id: str, if_match: str | None = None
+    ) -> None:
+        """Delete a session. Its streams get `goodbye deleted`, its run ends without an event.
+
+        Raises:
+            NotFound: There is no such session.
+            PreconditionFailed: `if_match` is not the present ETag.
+        """
+
+        def is_meant(head: SessionHead) -> bool:
+            metadata.check_match(head, if_match)
+            return True
+
+        await self._transactions.delete(caller, session_id, is_meant)
+
+    async def close_session(
+        self, caller: Caller, session_id: str, idem: Idempotency | None = None
+    ) -> Outcome:
+        """Make a session read-only.
+
+        Raises:
+            RunActive: A run is executing or queued.
+        """
+        return await metadata.close(self._context, self._transactions, caller, session_id, idem)
+
+    async def reopen_session(
+        self,
+        caller: Caller,
+        session_id: str,
+        idem: Idempotency | None = None,
+        *,
+        ttl_seconds: int | Literal["keep"] | None = "keep",
+    ) -> Outcome:
+        """Make a closed or expired session writable again.
+
+        Args:
+            caller: Who asks.
+            session_id: Which session.
+            idem: The client's idempotency key.
+            ttl_seconds: The new time to live, counted from now; None takes it away, `keep` counts
+                the present one again.
+
+        Raises:
+            NotFound: There is no such session, or it has been cleaned.
+            SessionClosed: The session is archived.
+        """
+        return await metadata.reopen(
+            self._context, self._transactions, caller, session_id, idem, ttl_seconds
+        )
+
+    # -- messages and events ----------------------------------------------------------------
+
+    async def messages(
+        self,
+        caller: Caller,
+        session_id: str,
+        *,
+        limit: int = 100,
+        before: str | None = None,
+        after: str | None = None,
+        descending: bool = False,
+    ) -> MessagePage:
+        """Return a page of messages.
+
+        Raises:
+            NotFound: There is no such session, or `before` or `after` is no message of it.
+        """
+        read = partial(
+            message_page,
+            self._context.store,
+            limit=limit,
+            before=before,
+            after=after,
+            descending=descending,
+        )
+        return await self._registry.read(caller, session_id, read, "read")
+
+    async def add_messages(
+        self,
+        caller: Caller,
+        session_id: str,
+        messages: list[NewMessage],
+        idem: Idempotency | None = None,
+    ) -> Outcome:
+        """Append messages, all or none, without starting a run.
+
+        Raises:
+            MessageExists: The session has a message of an id that the caller names.
+            InvalidInput: Two of them have the same id.
+            Refused: Tool calls are open and these are not their results, or the other way round.
+        """
+        ids = [message.id for message in messages]
+        names = ClientIds(self._context.store, self._external.hold, message_ids=ids)
+        made = [self._maker.new_message(message) for message in messages]
+        close = self._maker.close_passed_over
+        return await metadata.add_messages(
+            self._transactions, caller, session_id, made, names, close, idem
+        )
+
+    async def events(
+        self,
+        caller: Caller,
+        session_id: str,
+        *,
+        after: After | None = None,
+        limit: int = 100,
+        types: frozenset[str] | None = None,
+        wait_seconds: float = 0,
+        descending: bool = False,
+    ) -> EventPage:
+        """Return a page of events; with `wait_seconds`, wait for the first event that matches.
+
+        Raises:
+            PositionGone: `after` is of another epoch, or beyond the end.
+        """
+        return await poll_events(
+            self._context,
+            self._registry,
+            caller,
+            session_id,
+            after=after,
+            limit=limit,
+            types=types,
+            wait_seconds=wait_seconds,
+            descending=descending,
+        )
+
+    async def append_events(
+        self,
+        caller: Caller,
+        session_id: str,
+        events: list[Any],
+        idem: Idempotency | None = None,
+    ) -> Outcome:
+        """Append events of a program outside, all or none."""
+        return await ingest.append_events(
+            self._context, self._transactions, self._external, caller, session_id, events, idem
+        )
+
+    async def append_event_lines(
+        self,
+        caller: Caller,
+        session_id: str,
+        batches: AsyncIterator[list[bytes]],
+        idem: Idempotency | None = None,
+    ) -> Outcome:
+        """Append NDJSON as it arrives. A repeat with the key appends only what is missing."""
+        return await ingest.append_event_lines(
+            self._context, self._transactions, self._external, caller, session_id, batches, idem
+        )
+
+    # -- runs -------------------------------------------------------------------------------
+
+    async def chat(self, caller: Caller, chat: Chat, idem: Idempotency | None = None) -> Outcome:
+        """Begin a run that answers messages, or queue it (`ChatService.chat`)."""
+        return await self._chats.chat(caller, chat, idem)
+
+    async def open_run(
+        self,
+        caller: Caller,
+        session_id: str,
+        run_id: str | None = None,
+        idem: Idempotency | None = None,
+    ) -> Outcome:
+        """Open a run whose events a program outside posts (`ExternalRuns.open`)."""
+        return await self._external.open(caller, session_id, run_id, idem)
+
+    async def run(self, caller: Caller, session_id: str, run_id: str) -> dict[str, Any]:
+        """Return one run.
+
+        Raises:
+            NotFound: There is no such session or run.
+        """
+        return await self._registry.read(
+            caller,
+            session_id,
+            lambda head: find_run(self._context.store, session_id, head.epoch, run_id),
+        )
+
+    async def runs(
+        self,
+        caller: Caller,
+        session_id: str,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        descending: bool = False,
+    ) -> RunList:
+        """Return a page of the runs of a session, in the order they were asked for."""
+        seq = run_cursor(cursor)
+
+        async def read(head: SessionHead) -> RunList:
+            return await run_page(
+                self._context.store, head, limit=limit, cursor=seq, descending=descending
+            )
+
+        return await self._registry.read(caller, session_id, read)
+
+    async def wait_run(
+        self, caller: Caller, session_id: str, run_id: str, seconds: float
+    ) -> RunWait:
+        """Wait for a run's end, for at most this many seconds.
+
+        Raises:
+            NotFound: There is no such session or run.
+        """
+        await self.run(caller, session_id, run_id)
+        return await self._cancellation.wait_run(caller, session_id, run_id, seconds)
+
+    async def cancel_run(
+        self, caller: Caller, session_id: str, run_id: str, idem: Idempotency | None = None
+    ) -> Outcome:
+        """Cancel a run. Repeats do nothing."""
+        work = partial(self._cancellation.cancel_run, caller, session_id, run_id)
+        return await self._transactions.once(caller, session_id, idem, work)
+
+    async def cancel_session(
+        self, caller: Caller, session_id: str, idem: Idempotency | None = None
+    ) -> Outcome:
+        """Cancel the active run and all queued ones. A repeat spares what began since."""
+        work = partial(self._cancellation.cancel_session, caller, session_id)
+        return await self._transactions.once(caller, session_id, idem, work)
+
+    # -- streams ----------------------------------------------------------------------------
+
+    def reserve_stream(self, caller: Caller) -> StreamPlace:
+        """Take the place of a stream before something else is begun (`StreamHub.reserve`)."""
+        return self._hub.reserve(caller)
+
+    async def connect(
+        self,
+        caller: Caller,
+        session_id: str,
+        request: StreamRequest,
+        renderer: Renderer,
+        place: StreamPlace | None = None,
+    ) -> Subscription | None:
+        """Open a stream. Return None when nothing will ever come (`StreamHub.connect`)."""
+        return await self._hub.connect(caller, session_id, request, renderer, place)
+
+    async def connections(self, caller: Caller, session_id: str) -> list[dict[str, Any]]:
+        """Return the open streams of a session."""
+        return await self._hub.connections(caller, session_id)
+
+    async def disconnect(self, caller: Caller, session_id: str, connection_id: str) -> None:
+        """End one stream of a session and no other."""
+        await self._hub.disconnect(caller, session_id, connection_id)

@@ -1,0 +1,31 @@
+"""What the parts of `SessionManager` share."""
+
+from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.registry import SessionRegistry
+from bamboo_gateway.sessions.runs.cancellation import Cancellation
+from bamboo_gateway.sessions.runs.chat import ChatService
+from bamboo_gateway.sessions.runs.external import ExternalRuns
+from bamboo_gateway.sessions.runs.factory import Agents, Maker
+from bamboo_gateway.sessions.runs.scheduler import RunScheduler
+from bamboo_gateway.sessions.streaming.hub import StreamHub
+from bamboo_gateway.sessions.transaction import Transactions
+
+
+class ManagerParts:
+    """The objects behind the methods of `SessionManager`, which makes them when it is entered.
+
+    The methods stand in classes of their own, one for each group, so that a reader finds them:
+    `ConversationCommands` and `LifecycleCommands`. They are thin: each says what it does, and hands
+    over to the module that does it.
+    """
+
+    _context: Context
+    _registry: SessionRegistry
+    _transactions: Transactions
+    _agents: Agents
+    _maker: Maker
+    _external: ExternalRuns
+    _scheduler: RunScheduler
+    _chats: ChatService
+    _cancellation: Cancellation
+    _hub: StreamHub

@@ -1,0 +1,456 @@
+"""SessionRegistry: which sessions are in memory, and the only way to a session.
+
+Every look-up names its caller, and the registry asks `access` before it hands anything out.
+
+At most `max_active_sessions` sessions are in memory. When one more is needed, the registry evicts
+the least recently used session that nothing needs, and prefers one without open streams. Readers
+need no place in memory: they wait in the session's `Channel`, which stays when the session leaves.
+A session that is being created has its place here before its first commit is durable, so that two
+calls cannot create it twice.
+"""
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from typing import TypeVar
+
+import anyio
+import structlog
+
+from bamboo_gateway.domain.callers import GATEWAY, Caller
+from bamboo_gateway.domain.errors import BambooError, Conflict, LimitReached, Unavailable
+from bamboo_gateway.domain.limits import KEYS_IN_MEMORY_MAX
+from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.sessions.access import (
+    Need,
+    check_access,
+    check_may_make,
+    scoped,
+    unknown_session,
+)
+from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.idempotency import KeyCount, KeyLedger
+from bamboo_gateway.sessions.streaming.channel import Channel
+from bamboo_gateway.sessions.streaming.channels import Channels
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
+from bamboo_gateway.storage.base import SessionPage, SessionQuery
+
+log = structlog.get_logger(__name__)
+
+_RELOAD_RETRY_SECONDS = 0.5
+"""How long to wait before the store is asked again for a head that it could not load."""
+
+_PAGE_HEADS = 250
+"""Heads that `each` makes before it yields to the event loop: some 5 ms of work."""
+
+_READ_TRIES = 3
+"""How often a session may be deleted and made anew during one read before the read gives up."""
+
+_READ_PASSED_OVER_MAX = 50
+"""How many sessions with open streams an eviction passes over in search of one without: at most
+some 20 microseconds, however many there are."""
+
+T = TypeVar("T")
+
+
+class SessionRegistry:
+    """Holds the sessions that are in memory, loads others, and evicts idle ones.
+
+    Attributes:
+        channels: The channels that have readers.
+        on_slot_free: Called with each session whose slot for a run may have become free.
+    """
+
+    def __init__(self, context: Context, channels: Channels) -> None:
+        self.channels = channels
+        self.on_slot_free: list[Callable[[SessionWriter], None]] = []
+        self._context = context
+        self._store = context.store
+        self._settings = context.settings
+        self._quotas = context.quotas
+        self._key_count = KeyCount()
+        self._live: OrderedDict[str, SessionWriter] = OrderedDict()
+        self._opening: dict[str, anyio.Event] = {}
+        self._reloading: set[SessionWriter] = set()
+
+    @property
+    def sessions(self) -> list[SessionWriter]:
+        """The sessions in memory, the least recently used first."""
+        return list(self._live.values())
+
+    def get(self, session_id: str) -> SessionWriter | None:
+        """Return the session if it is in memory. For the gateway's own work: nobody is asked."""
+        return self._live.get(session_id)
+
+    # -- looking up -------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def use(
+        self,
+        caller: Caller,
+        session_id: str,
+        need: Need = "own",
+        *,
+        create: bool = False,
+        place: bool = True,
+    ) -> AsyncIterator[SessionWriter]:
+        """Hold a session in memory for a call, ready for decisions.
+
+        Args:
+            caller: Who calls.
+            session_id: The session's id.
+            need: What the call needs of the session.
+            create: Begin a session where there is none, as for `need="make"`.
+            place: Whether the call counts toward the places in memory. Calls that only look, or
+                delete, do not: they also work while all places are taken, and a session without a
+                run then leaves memory with the call.
+
+        Raises:
+            NotFound: There is no such session for this caller, and none is to be created.
+            SessionExists, Forbidden: The caller has no access (`access.check_access`).
+            Unavailable: Busy sessions take all places.
+            LimitReached: There would be more than `max_sessions`, or the session's user has
+                `max_active_sessions_per_user` at work.
+            Vanished: The session was deleted meanwhile.
+        """
+        live = await self._find(caller, session_id, need, create or need == "make", place)
+        # From here to the call nothing is awaited: what `_find` has checked still holds.
+        self._live.move_to_end(session_id)
+        with self.keeping(live):
+            if place:
+                self._make_room()
+                self._quotas.take_place(live, within_share=caller is not GATEWAY)
+            try:
+                yield live
+            except Conflict as conflict:
+                # The log has another epoch, or is gone: whoever holds this session looks again.
+                live.lost()
+                raise Vanished from conflict
+
+    @contextmanager
+    def keeping(self, live: SessionWriter) -> Iterator[None]:
+        """Keep a session in memory for a call."""
+        live.enter()
+        try:
+            yield
+        finally:
+            live.leave()
+            if live.gone:
+                self.forget(live)
+            else:
+                self._quotas.note(live)
+                if len(self._live) > self._settings.max_active_sessions and live.is_idle:
+                    self._evict(live)
+
+    async def head(self, caller: Caller, session_id: str, need: Need = "own") -> SessionHead:
+        """Return a durable head for reading, without taking a place in memory for it.
+
+        Raises:
+            NotFound: There is no such session for this caller.
+            SessionExpired: The session has expired.
+            Forbidden: The caller has no access (`access.check_access`).
+        """
+        while True:
+            live = self._live.get(session_id)
+            if live is None or live.gone or live.is_held:
+                head = await self._store.load(session_id)
+            else:
+                head = live.head.copy()
+                try:
+                    await live.settled()
+                except BambooError:
+                    continue  # the copy shows what was undone
+            if head is None or head.seq == 0:
+                raise unknown_session(session_id)
+            self._check(caller, head, need)
+            self._context.states.check_not_expired(head)
+            return head
+
+    async def read(
+        self,
+        caller: Caller,
+        session_id: str,
+        read: Callable[[SessionHead], Awaitable[T]],
+        need: Need = "own",
+    ) -> T:
+        """Return what `read` makes of a durable head; all of it comes from one epoch of the log.
+
+        Raises:
+            NotFound, SessionExpired, Forbidden: As `head`.
+        """
+        for _ in range(_READ_TRIES):
+            head = await self.head(caller, session_id, need)
+            try:
+                return await read(head)
+            except Conflict:
+                # Since the head was returned the session was deleted, or made anew.
+                live = self._live.get(session_id)
+                if live is not None and live.epoch == head.epoch:
+                    live.lost()
+        raise unknown_session(session_id)
+
+    async def query(self, caller: Caller, query: SessionQuery) -> SessionPage:
+        """Return a page of durable heads that the caller may see.
+
+        Raises:
+            InvalidInput: The cursor does not belong to this list.
+            Forbidden: The caller's credential is for one session.
+        """
+        wanted = scoped(caller, query)
+        if wanted is None:
+            return SessionPage([], None, has_more=False, total=0 if query.count else None)
+        if wanted.shared_with is not None:
+            wanted = replace(wanted, shared_at=self._context.clock.now_ms())
+        return await self._store.query(wanted, self._context.states)
+
+    async def each(self, caller: Caller, query: SessionQuery) -> AsyncIterator[SessionHead]:
+        """Iterate over all matches in order, yielding to the event loop after each page.
+
+        Raises:
+            InvalidInput, Forbidden: As `query`.
+        """
+        query = replace(query, limit=_PAGE_HEADS, count=False)
+        while True:
+            page = await self.query(caller, query)
+            for head in page.heads:
+                yield head
+            if not page.has_more:
+                return
+            query = replace(query, cursor=page.next_cursor)
+            # The store returns a list that is up to date without waiting for anything.
+            await anyio.lowlevel.checkpoint()
+
+    async def _find(
+        self, caller: Caller, session_id: str, need: Need, create: bool, place: bool
+    ) -> SessionWriter:
+        """Return the session, ready for decisions, after the one check of access.
+
+        The check comes before anything is done with the session: a caller without access cannot
+        even keep it in memory.
+        """
+        is_miss = False
+        while True:
+            live = self._live.get(session_id)
+            if live is None:
+                is_miss = True
+                if (opening := self._opening.get(session_id)) is not None:
+                    await opening.wait()
+                    continue
+                live = await self._load(caller, session_id, need, create, place)
+            elif live.gone:
+                self.forget(live)
+                continue
+            elif not live.is_ready:
+                # Nothing evicts it meanwhile.
+                await live.ready()
+                continue
+            else:
+                self._admit(caller, session_id, live.head, need, create)
+            if is_miss:
+                self._context.tally.misses += 1
+            else:
+                self._context.tally.hits += 1
+            return live
+
+    def _admit(
+        self, caller: Caller, session_id: str, head: SessionHead | None, need: Need, create: bool
+    ) -> None:
+        if head is not None and head.seq:
+            self._check(caller, head, need)
+        elif create:
+            check_may_make(caller)
+        else:
+            raise unknown_session(session_id)
+
+    def _check(self, caller: Caller, head: SessionHead, need: Need) -> None:
+        check_access(caller, head, need, self._context.clock.now_ms())
+
+    # -- loading ----------------------------------------------------------------------------
+
+    async def _load(
+        self, caller: Caller, session_id: str, need: Need, create: bool, place: bool
+    ) -> SessionWriter:
+        opened = self._opening[session_id] = anyio.Event()
+        try:
+            head = await self._store.load(session_id)
+            channel = self._channel_at(session_id, head)
+            self._admit(caller, session_id, head, need, create)
+            if place or head is None or head.active or head.queue:
+                self._make_room(1)
+            if head is None:
+                self._check_count()
+                return self._add(None, session_id, channel, caller.user_id)
+            return self._add(head, session_id, channel, None)
+        finally:
+            del self._opening[session_id]
+            opened.set()
+
+    def _add(
+        self,
+        head: SessionHead | None,
+        session_id: str,
+        channel: Channel | None,
+        made_for: str | None,
+    ) -> SessionWriter:
+        settings = self._settings
+        exists = head is not None
+        if head is None:
+            head = SessionHead(session_id, self._store.next_epoch())
+        live = SessionWriter(
+            head,
+            channel or Channel(head, self.channels.open, self._look_again),
+            self._store,
+            self._context.clock,
+            self._context.tally,
+            exists=exists,
+            made_for=made_for,
+            max_event_bytes=settings.max_event_bytes,
+            keys=KeyLedger(
+                settings.idempotency_keys_max, settings.idempotency_bytes_max, self._key_count
+            ),
+        )
+        live.when_broken(self._reload_later)
+        live.when_counted(self._quotas.note)
+        self._live[session_id] = live
+        return live
+
+    def _channel_at(self, session_id: str, head: SessionHead | None) -> Channel | None:
+        """Return the channel in which readers wait, if it is still at the end of this log."""
+        channel = self.channels.get(session_id)
+        if channel is None:
+            return None
+        if head is not None and (channel.epoch, channel.durable_seq) == head.position:
+            return channel
+        # The log has another epoch: clients come back, and `reset` tells them.
+        channel.vanish("deleted" if head is None else "shutdown")
+        return None
+
+    def _look_again(self, channel: Channel) -> None:
+        live = self._live.get(channel.id)
+        if live is not None and live.channel is channel:
+            live.lost()
+
+    def _check_count(self) -> None:
+        limit = self._settings.max_sessions
+        if limit is None:
+            return
+        unborn = sum(live.is_unborn for live in self._live.values())
+        if self._store.count() + unborn >= limit:
+            raise LimitReached(
+                f"Limit reached: {limit} sessions (max_sessions). Delete a session and retry.",
+                code="too-many-sessions",
+                retry_after_seconds=60,
+            )
+
+    # -- loading again ----------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def holding(self, live: SessionWriter) -> AsyncIterator[None]:
+        """Keep a session unchanged while a call writes to its log past its writer.
+
+        Call it only when the session is ready, without an await between. All that was decided is
+        durable when the block begins, and nothing is decided until it ends.
+        """
+        live.hold()
+        try:
+            await live.settled()
+            yield
+        except BaseException:
+            # Also when the call was cancelled: only the store knows what is true now.
+            self._reload_later(live)
+            raise
+        live.resume()
+
+    def _reload_later(self, live: SessionWriter) -> None:
+        if live not in self._reloading:
+            self._reloading.add(live)
+            self._context.tasks.spawn(self._reload, live, name=f"reload {live.id}")
+
+    async def _reload(self, live: SessionWriter) -> None:
+        head = await self._load_patiently(live.id)
+        self._reloading.discard(live)
+        if head is None or head.epoch != live.epoch:
+            # The log has another epoch: clients come back, and `reset` tells them.
+            live.vanish("deleted" if head is None else "shutdown")
+            self.forget(live)
+            live.resume()
+            return
+        live.resume(head)
+        self.slot_free(live)
+
+    async def _load_patiently(self, session_id: str) -> SessionHead | None:
+        while True:
+            try:
+                return await self._store.load(session_id)
+            except BambooError as error:
+                log.warning("head not loaded, trying again", session_id=session_id, code=error.code)
+                await anyio.sleep(_RELOAD_RETRY_SECONDS)
+
+    def slot_free(self, live: SessionWriter) -> None:
+        """Report that a run of the session may have ended, so that its next one may start."""
+        for call in self.on_slot_free:
+            call(live)
+
+    # -- leaving memory ---------------------------------------------------------------------
+
+    def forget(self, live: SessionWriter) -> None:
+        """Take a session out of memory, unless another one has taken its id."""
+        self._quotas.forget(live)
+        live.keys.forget()
+        if self._live.get(live.id) is live:
+            del self._live[live.id]
+
+    def evict_idle(self) -> None:
+        """Evict the sessions that nothing has needed for `idle_timeout_seconds`."""
+        now = self._context.clock.monotonic()
+        for live in self.sessions:
+            if now - live.last_used >= self._settings.idle_timeout_seconds and live.is_idle:
+                self._evict(live)
+        self.channels.forget_old()
+
+    def bound_keys(self) -> None:
+        """Drop the idempotency keys of idle sessions while memory holds too many."""
+        if self._key_count.keys <= KEYS_IN_MEMORY_MAX:
+            return
+        for live in self.sessions:
+            # While a call is at work, its key may not be in the log yet, or about to be decided.
+            if not live.users and not live.is_storing:
+                live.keys.forget()
+                if self._key_count.keys <= KEYS_IN_MEMORY_MAX:
+                    return
+
+    def _make_room(self, places: int = 0) -> None:
+        """Evict sessions that nothing needs, until this many more places are free.
+
+        Raises:
+            Unavailable: All other sessions are busy.
+        """
+        while len(self._live) + places > self._settings.max_active_sessions:
+            self._evict(self._least_needed())
+
+    def _least_needed(self) -> SessionWriter:
+        """Return the least recently used idle session, if possible one without open streams."""
+        read: list[SessionWriter] = []
+        for live in self._live.values():
+            if not live.is_idle:
+                continue
+            if not live.channel.connections:
+                return live
+            read.append(live)
+            if len(read) >= _READ_PASSED_OVER_MAX:
+                break
+        if read:
+            return read[0]
+        raise Unavailable(
+            f"Limit reached: {self._settings.max_active_sessions} sessions at work "
+            "(max_active_sessions). Retry in a moment.",
+            code="too-many-active-sessions",
+            retry_after_seconds=1,
+        )
+
+    def _evict(self, live: SessionWriter) -> None:
+        self._context.tally.evictions += 1
+        self.forget(live)
+        live.channel.rest()
+        self._context.tasks.spawn(self._store.release, live.id, name=f"release {live.id}")

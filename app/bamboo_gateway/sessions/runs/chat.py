@@ -1,0 +1,154 @@
+"""Chat: the command behind POST /chat. It begins a run, or queues one."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from bamboo_gateway.domain.callers import Caller
+from bamboo_gateway.domain.errors import LimitReached, RunActive, SessionExists
+from bamboo_gateway.domain.events import Draft
+from bamboo_gateway.domain.messages import Message
+from bamboo_gateway.domain.tool_order import in_order
+from bamboo_gateway.observability.tracing import here
+from bamboo_gateway.sessions.access import own
+from bamboo_gateway.sessions.commands import Chat, Idempotency, Outcome
+from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.runs.client_ids import ClientIds
+from bamboo_gateway.sessions.runs.external import ExternalRuns
+from bamboo_gateway.sessions.runs.factory import Maker, beginning, created_draft
+from bamboo_gateway.sessions.runs.scheduler import RunScheduler
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
+from bamboo_gateway.sessions.transaction import Decision, Effect, Transactions
+
+
+@dataclass(frozen=True, slots=True)
+class ChatService:
+    """What a chat works with."""
+
+    context: Context
+    transactions: Transactions
+    maker: Maker
+    external: ExternalRuns
+    scheduler: RunScheduler
+
+    async def chat(self, caller: Caller, chat: Chat, idem: Idempotency | None) -> Outcome:
+        """Begin a run that answers the messages, or queue it.
+
+        Raises:
+            Forbidden: The chat names another user for a session that would be created.
+            NotFound: The session exists, and the caller may not see it.
+            InvalidInput: The agent is unknown, or two messages have the same id.
+            MessageExists: The session has a message of an id that the caller names.
+            RunActive: The session is busy and `on_busy` is `reject`.
+            Refused: The run id is taken; or tool calls are open and these messages are not their
+                results, or the other way round.
+            LimitReached: `max_queued_runs` wait already.
+            Draining: The gateway is shutting down.
+        """
+        chat = replace(chat, session=own(caller, chat.session))
+        command = _ChatCommand(self, chat)
+        run = partial(
+            self.transactions.run,
+            caller,
+            decide=command.decide,
+            prepare=command.prepare,
+            create=True,
+            idem=idem,
+        )
+        if chat.session.id is not None:
+            return await run(chat.session.id)
+        return await self.maker.under_new_id(caller, idem, run)
+
+
+class _ChatCommand:
+    """One chat on its way through a transaction."""
+
+    def __init__(self, service: ChatService, chat: Chat) -> None:
+        self._service = service
+        self._context = service.context
+        self._maker = service.maker
+        self._chat = chat
+        self._agent = service.scheduler.agents.named(chat.agent)
+        self._run_id = chat.run_id or service.maker.run_id()
+        self._ids = ClientIds(
+            service.context.store,
+            service.external.hold,
+            chat.run_id,
+            [message.id for message in chat.messages],
+        )
+
+    async def prepare(self, live: SessionWriter) -> None:
+        """Look up the ids that the client names."""
+        if live.head.seq and self._chat.session.id is None:
+            raise SessionExists(f"There is a session {live.id!r} already.")
+        await self._ids.prepare(live)
+
+    def decide(self, live: SessionWriter) -> Decision:
+        """Decide whether the run begins, waits or is refused."""
+        self._ids.check(live)
+        self._context.drain.check()
+        head = live.head
+        is_busy = head.active is not None or bool(head.queue) or live.starting
+        if is_busy and self._chat.on_busy == "reject":
+            active_id = head.active.run_id if head.active else None
+            raise RunActive(
+                f"The session is executing the run {active_id!r}.",
+                extra={"active_run_id": active_id},
+            )
+        position = str(head.position)
+        messages = [self._maker.new_message(given) for given in self._chat.messages]
+        created = [] if head.seq else [self._session()]
+        if is_busy:
+            drafts, effect = self._queue(live, messages)
+        else:
+            drafts, effect = self._begin(live, messages, position)
+        answer = {
+            "session_id": live.id,
+            "run_id": self._run_id,
+            "message_ids": [message.id for message in messages],
+            "status": "queued" if is_busy else "running",
+            "position": position,
+            "stream_url": f"/api/v1/stream/{live.id}?after={position}&run_id={self._run_id}",
+        }
+        return Decision([*created, *drafts], answer, (effect,))
+
+    def _session(self) -> Draft:
+        session = self._chat.session
+        self._context.quotas.check_session(session.user_id)
+        return created_draft(session, self._context.settings.default_ttl_seconds)
+
+    def _begin(
+        self, live: SessionWriter, messages: list[Message], position: str
+    ) -> tuple[list[Draft], Effect]:
+        head = live.head
+        self._context.quotas.check_run(head.user_id if head.seq else self._chat.session.user_id)
+        said = in_order(
+            head.open_calls, messages, close=self._maker.close_passed_over, all_answered=True
+        )
+        start = self._service.scheduler.start_of(
+            live, self._run_id, self._agent, self._chat.options, here()
+        )
+        return beginning(self._run_id, self._agent, said, position), start
+
+    def _queue(self, live: SessionWriter, messages: list[Message]) -> tuple[list[Draft], Effect]:
+        head = live.head
+        if len(head.queue) >= self._context.settings.max_queued_runs:
+            raise LimitReached(
+                f"Limit reached: {len(head.queue)} queued runs in this session (max_queued_runs). "
+                "Wait for a run to end and retry.",
+                code="too-many-queued-runs",
+                retry_after_seconds=5,
+            )
+        self._context.quotas.check_queue(head.user_id)
+        fields: dict[str, Any] = {
+            "run_id": self._run_id,
+            "agent": self._agent,
+            "messages": [message.to_json() for message in messages],
+            "options": self._chat.options,
+        }
+        interrupts = None
+        if self._chat.on_busy == "interrupt":
+            fields["front"] = True
+            interrupts = head.active.run_id if head.active else None
+        queued = self._service.scheduler.start_when_free(live, interrupts=interrupts)
+        return [Draft("run_queued", fields)], queued

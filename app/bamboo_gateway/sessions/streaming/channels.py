@@ -1,0 +1,70 @@
+"""Channels: the channels that somebody reads, and which sessions were read until a moment ago."""
+
+from collections import OrderedDict
+
+from bamboo_gateway.domain.clock import Clock
+from bamboo_gateway.sessions.streaming.channel import Channel
+from bamboo_gateway.settings import Settings
+from bamboo_gateway.storage.base import SessionStore
+
+
+class Channels:
+    """Finds the channel of a session by its id.
+
+    Attributes:
+        open: The channels that have readers, by session id. Channels enter and leave it themselves.
+    """
+
+    def __init__(self, store: SessionStore, settings: Settings, clock: Clock) -> None:
+        self.open: dict[str, Channel] = {}
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._disconnected_at: OrderedDict[str, float] = OrderedDict()
+
+    def all(self) -> list[Channel]:
+        """Return the channels that have readers. Their writers need not be in memory."""
+        return list(self.open.values())
+
+    def get(self, session_id: str) -> Channel | None:
+        """Return the session's channel if it has readers."""
+        return self.open.get(session_id)
+
+    def is_watched(self, session_id: str) -> bool:
+        """Return whether the session has an open stream."""
+        channel = self.open.get(session_id)
+        return channel is not None and bool(channel.connections)
+
+    def disconnected_at(self, session_id: str) -> float | None:
+        """Return when the session's last stream ended (monotonic), if that is remembered."""
+        return self._disconnected_at.get(session_id)
+
+    def noted(self) -> set[str]:
+        """Return the ids of sessions that have an open stream, or had one a moment ago."""
+        connected = (channel.id for channel in self.open.values() if channel.connections)
+        return {*connected, *self._disconnected_at}
+
+    def note_disconnect(self, channel: Channel) -> None:
+        """Remember that the session's last stream has ended."""
+        self._disconnected_at[channel.id] = self._clock.monotonic()
+        self._disconnected_at.move_to_end(channel.id)
+        self.touch(channel)
+
+    def touch(self, channel: Channel) -> None:
+        """Move the session's last activity to now, without an event."""
+        now_ms = self._clock.now_ms()
+        channel.head.last_activity_at = max(channel.head.last_activity_at, now_ms)
+        self._store.touch(channel.id, channel.epoch, now_ms)
+
+    def forget(self, session_id: str) -> None:
+        """Forget when the streams of a deleted session ended."""
+        self._disconnected_at.pop(session_id, None)
+
+    def forget_old(self) -> None:
+        """Forget the disconnects that are older than `disconnect_retention_seconds`."""
+        now = self._clock.monotonic()
+        while self._disconnected_at:
+            session_id, ended = next(iter(self._disconnected_at.items()))
+            if now - ended < self._settings.disconnect_retention_seconds:
+                break
+            del self._disconnected_at[session_id]

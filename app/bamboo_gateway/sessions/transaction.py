@@ -1,0 +1,333 @@
+"""Transactions: the one way in which a command changes a session.
+
+A command goes through these steps, in this order:
+
+1. *Look up*: the registry finds the session, or begins a new one.
+2. *Access*: the registry asks `access` whether the caller may do this with it.
+3. *Replayed key*: a repeat with the same idempotency key gets the first answer, and ends here.
+4. *State*: an expired, closed or archived session refuses what it does not accept.
+5. *Prepare*: the command reads what its decision needs and memory does not have. This may wait.
+6. *Decide*: a pure function of the session's head in memory returns a `Decision`.
+7. *Commit*: the events become durable together with the answer that the key keeps.
+8. *Effects*: what follows the decision is run from here, and never by `decide`.
+
+A decision that was made on a head which is undone (its commit failed) is made again from step 1.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from bamboo_gateway.domain.callers import Caller
+from bamboo_gateway.domain.errors import BambooError
+from bamboo_gateway.domain.events import Draft
+from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.observability.tracing import span
+from bamboo_gateway.sessions.access import Need, check_made, unknown_session
+from bamboo_gateway.sessions.commands import Idempotency, Outcome
+from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.idempotency import (
+    KeptAnswer,
+    RequestKey,
+    check_same_body,
+    read_answer,
+    request_key,
+)
+from bamboo_gateway.sessions.registry import SessionRegistry
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished, Waiter
+
+Accepts = Literal["open", "closed", "expired", "any"]
+"""The sessions that a command accepts: writable ones (`open`), also closed ones (`closed`), also
+closed and expired ones (`expired`), or also closed and archived ones, but none expired (`any`)."""
+
+
+class Effect:
+    """What follows a decision. `decide` returns effects, and the transaction runs them.
+
+    They run on the event loop, whether or not the caller still waits, and must not raise.
+    """
+
+    def decided(self) -> None:
+        """Run in the same step as the decision, which the head in memory shows from then on."""
+
+    def committed(self) -> None:
+        """Run once the decision is durable, before any client sees it."""
+
+    def undone(self) -> None:
+        """Run when the decision was not stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a command comes to.
+
+    Attributes:
+        drafts: The events to store; none when nothing changes.
+        answer: The answer to the caller, once the events are durable.
+        effects: What follows.
+    """
+
+    drafts: Sequence[Draft]
+    answer: dict[str, Any]
+    effects: tuple[Effect, ...] = ()
+
+
+Decide = Callable[[SessionWriter], Decision]
+"""Pure: it reads the session's head in memory, and changes nothing."""
+
+Prepare = Callable[[SessionWriter], Awaitable[None]]
+"""Reads what a decision needs. It ends with the session ready, without an await behind that."""
+
+
+class Transactions:
+    """Runs commands.
+
+    Attributes:
+        registry: Where commands that change more than one session look the others up.
+    """
+
+    def __init__(self, context: Context, registry: SessionRegistry) -> None:
+        self.registry = registry
+        self._context = context
+        self._store = context.store
+        self._clock = context.clock
+
+    async def run(
+        self,
+        caller: Caller,
+        session_id: str,
+        decide: Decide,
+        need: Need = "own",
+        *,
+        create: bool = False,
+        accepts: Accepts = "open",
+        prepare: Prepare | None = None,
+        idem: Idempotency | None = None,
+    ) -> Outcome:
+        """Make a decision durable and return its answer, once for each idempotency key.
+
+        Args:
+            caller: Who gives the command.
+            session_id: The session that it changes.
+            decide: Makes the decision.
+            need: What the command needs of the session.
+            create: Begin a session where there is none.
+            accepts: Which states of a session the command is for.
+            prepare: Awaited right before `decide`.
+            idem: The request's idempotency key.
+
+        Raises:
+            BambooError: What `decide` refused, or why the decision could not be stored.
+        """
+        key = request_key(caller, idem)
+        while True:
+            try:
+                async with self.registry.use(caller, session_id, need, create=create) as live:
+                    if kept := await self.first_answer(live, key):
+                        return Outcome(kept.answer, replayed=True)
+                    if live.head.seq and need != "make":
+                        self._check_accepted(live.head, accepts)
+                    if prepare is not None:
+                        await prepare(live)
+                        if not self._is_first(live, key):
+                            continue
+                    try:
+                        decision = decide(live)
+                    except BambooError as refusal:
+                        await _confirm(live, refusal)
+                        continue
+                    return await self._make_durable(caller, live, decision, key)
+            except Vanished:
+                continue
+
+    def _check_accepted(self, head: SessionHead, accepts: Accepts) -> None:
+        states = self._context.states
+        if accepts == "any":
+            states.check_not_expired(head)
+        else:
+            states.check_writable(
+                head, closed_too=accepts != "open", expired_too=accepts == "expired"
+            )
+
+    async def _make_durable(
+        self, caller: Caller, live: SessionWriter, decision: Decision, key: RequestKey | None
+    ) -> Outcome:
+        if live.head.seq == 0 and decision.drafts:
+            check_made(caller, decision.drafts[0].fields.get("user_id"))
+        # The log of an archived session takes nothing, not even a note.
+        is_archived = live.head.logged_state == "archived"
+        if not decision.drafts and (key is None or is_archived):
+            await live.settled()
+        else:
+            await self.commit(live, decision, key)
+        return Outcome(decision.answer)
+
+    async def commit(
+        self,
+        live: SessionWriter,
+        decision: Decision,
+        key: RequestKey | None = None,
+        *,
+        lines: int = 0,
+        chain: str = "",
+    ) -> None:
+        """Store a decision together with its answer, and run its effects.
+
+        Call it only when the session is ready, without an await between.
+
+        Args:
+            live: The session.
+            decision: The decision.
+            key: The idempotency key that the answer is kept for.
+            lines: How many lines of a streamed request are stored with it.
+            chain: A chained digest of those lines.
+
+        Raises:
+            BambooError: Nothing of it is stored; the key is unused again.
+        """
+        note, take_back = None, None
+        if key is not None:
+            now_ms = self._clock.now_ms()
+            kept = KeptAnswer(key.body, decision.answer, now_ms, lines, chain)
+            note, take_back = live.keys.put(key.digest, kept)
+            self.registry.bound_keys()
+        for effect in decision.effects:
+            effect.decided()
+        waiters = [_waiter_of(effect) for effect in decision.effects]
+        try:
+            with span("commit", session_id=live.id, events=len(decision.drafts)):
+                await live.commit(decision.drafts, note=note, waiters=waiters)
+        except BambooError:
+            if take_back is not None:
+                take_back()
+            raise
+
+    # -- idempotency keys -------------------------------------------------------------------
+
+    async def first_answer(self, live: SessionWriter, key: RequestKey | None) -> KeptAnswer | None:
+        """Return the first answer to a key; wait for one that is not durable yet.
+
+        Afterwards a decision can be made at once, without another await.
+
+        Raises:
+            IdempotencyKeyReused: The key was used for another body.
+            StorageFailed: There is an answer, and it cannot be read.
+        """
+        while key is not None:
+            if not live.keys.is_loaded:
+                if live.is_unborn:
+                    live.keys.start_empty()
+                else:
+                    await live.keys.load(self._store, live.id, live.epoch)
+                    self.registry.bound_keys()
+                    await live.ready()
+                continue
+            known = live.keys.get(key.digest, self._clock.now_ms())
+            if known is None:
+                return None
+            check_same_body(known, key)
+            try:
+                await live.settled()
+            except BambooError:
+                await live.ready()
+                continue
+            return await read_answer(self._store, live.id, live.epoch, key.digest)
+        return None
+
+    def _is_first(self, live: SessionWriter, key: RequestKey | None) -> bool:
+        """Return whether a key still has no answer, after something was waited for."""
+        if key is None:
+            return True
+        return live.keys.is_loaded and live.keys.get(key.digest, self._clock.now_ms()) is None
+
+    async def replay(
+        self, caller: Caller, session_id: str, idem: Idempotency | None, need: Need = "own"
+    ) -> Outcome | None:
+        """Return the first answer to a key, if there is one."""
+        key = request_key(caller, idem)
+        while key is not None:
+            try:
+                async with self.registry.use(caller, session_id, need) as live:
+                    kept = await self.first_answer(live, key)
+                    return Outcome(kept.answer, replayed=True) if kept else None
+            except Vanished:
+                continue
+        return None
+
+    async def once(
+        self,
+        caller: Caller,
+        session_id: str,
+        idem: Idempotency | None,
+        work: Callable[[], Awaitable[dict[str, Any]]],
+    ) -> Outcome:
+        """Do work that is no decision of its own, and keep its answer for the key afterwards.
+
+        After a crash in between, a repeat does the work again: so it is for work that may be done
+        twice.
+        """
+        if kept := await self.replay(caller, session_id, idem):
+            return kept
+        answer = await work()
+        if idem is not None:
+            # The work is done, whether or not there is room to keep its answer.
+            with suppress(BambooError):
+                return await self.run(
+                    caller, session_id, lambda _: Decision([], answer), accepts="any", idem=idem
+                )
+        return Outcome(answer)
+
+    # -- deleting ---------------------------------------------------------------------------
+
+    async def delete(
+        self,
+        caller: Caller,
+        session_id: str,
+        only_if: Callable[[SessionHead], bool] | None = None,
+        *,
+        spare_used: bool = False,
+    ) -> int | None:
+        """Delete a session with everything that belongs to it (R9).
+
+        Args:
+            caller: Who deletes it.
+            session_id: The session's id.
+            only_if: Asked at the last moment; it may also raise.
+            spare_used: Leave the session alone while another call is at work in it.
+
+        Returns:
+            How many bytes its records took, or None when the session was left alone.
+
+        Raises:
+            NotFound: There is no such session.
+            StorageFailed: The session is still there, whole.
+        """
+        try:
+            # Without a place: a full memory, or a full disk, must not keep anybody from freeing it.
+            async with self.registry.use(caller, session_id, place=False) as live:
+                if (spare_used and live.users > 1) or (only_if and not only_if(live.head)):
+                    return None
+                async with self.registry.holding(live):
+                    freed = await self._store.delete(session_id, live.epoch)
+                    live.vanish("deleted")
+                self.registry.channels.forget(session_id)
+                return freed
+        except Vanished:
+            raise unknown_session(session_id) from None
+
+
+async def _confirm(live: SessionWriter, refusal: BambooError) -> None:
+    """Raise a refusal once the head that it was decided on is durable (R1).
+
+    Return when that head was undone: the decision has to be made again.
+    """
+    try:
+        await live.settled()
+    except BambooError:
+        return
+    raise refusal
+
+
+def _waiter_of(effect: Effect) -> Waiter:
+    return lambda error: effect.committed() if error is None else effect.undone()
