@@ -3,6 +3,7 @@
 import hmac
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -198,6 +199,18 @@ async def test_the_request_holds_the_turn() -> None:
         "messages": [said("user", "Hello").to_json()],
         "options": {"style": "brief"},
     }
+
+
+async def test_the_session_in_the_request_is_that_of_the_api() -> None:
+    async with playing(whole(200, "Hi")) as (agent, server):
+        turn = turn_of(said("user", "Hello"))
+        session = {"id": "s-1", "stream_after": "1-4", "position": "1-9"}
+        await events_of(agent, replace(turn, session=session))
+    assert list(server.requests[0].json["session"].items()) == [
+        ("id", "s-1"),
+        ("stream_url", "/api/v1/stream/s-1?after=1-4"),
+        ("position", "1-9"),
+    ]
 
 
 async def test_the_request_is_signed_when_there_is_a_secret() -> None:

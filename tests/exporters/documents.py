@@ -27,7 +27,7 @@ SESSION: dict[str, Any] = {
     "parent": {"session_id": "s-0", "message_id": "m-0", "position": "1-7"},
     "position": "1763661234567-9",
     "active_run_id": None,
-    "stream_url": "/api/v1/stream/s-1?after=1-9",
+    "stream_after": "1763661234567-9",
 }
 SUMMARY = {"session_id": "s-1", "summary": "So far: nothing.", "turn_count": 1, "position": "1-4"}
 

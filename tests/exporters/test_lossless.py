@@ -72,7 +72,7 @@ async def test_what_is_exported_is_what_was_there(name: str):
     assert back.session == {
         name: value
         for name, value in SESSION.items()
-        if name not in {"state", "expires_at", "active_run_id", "stream_url"}
+        if name not in {"state", "expires_at", "active_run_id", "stream_after"}
     }
 
 

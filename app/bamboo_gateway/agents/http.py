@@ -178,10 +178,21 @@ def _body(turn: Turn) -> bytes:
     rest = {
         "version": 1,
         "run_id": turn.run_id,
-        "session": dict(turn.session),
+        "session": _session_of(turn),
         "options": dict(turn.options),
     }
     return encode_with(rest, "messages", (message.to_json() for message in turn.messages))
+
+
+def _session_of(turn: Turn) -> dict[str, Any]:
+    """Return the session as the gateway's API shows it, `stream_url` included."""
+    shown: dict[str, Any] = {}
+    for name, value in turn.session.items():
+        if name == "stream_after":
+            shown["stream_url"] = f"/api/v1/stream/{turn.session['id']}?after={value}"
+        else:
+            shown[name] = value
+    return shown
 
 
 def _whole(value: Any) -> Iterator[Any]:

@@ -195,7 +195,10 @@ def _plus_one(counts: dict[str, int], name: str) -> dict[str, int]:
 
 
 def session_view(head: SessionHead, state: str, expires_at: int | None) -> dict[str, Any]:
-    """Gives the contract's Session of a head.
+    """Return the contract's Session of a head, but for its `stream_url`.
+
+    In the place of that stands `stream_after`: the position behind which a stream shows everything
+    that is not in the messages yet.
 
     Args:
         head: What the log says.
@@ -222,12 +225,12 @@ def session_view(head: SessionHead, state: str, expires_at: int | None) -> dict[
         "parent": head.parent,
         "position": str(head.position),
         "active_run_id": head.active.run_id if head.active else None,
-        "stream_url": f"/api/v1/stream/{head.id}?after={head.epoch}-{begin}",
+        "stream_after": str(Position(head.epoch, begin)),
     }
 
 
 def run_view(session_id: str, epoch: int, events: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Gives the contract's Run, folded over the run's own events (queued, start, terminal).
+    """Return the contract's Run, but for its `stream_url`, folded over the run's own events.
 
     Args:
         session_id: Whose run it is.
@@ -270,9 +273,6 @@ def run_view(session_id: str, epoch: int, events: Iterable[dict[str, Any]]) -> d
             run["status"] = status_of(event)
             if kind == "error":
                 run["error"] = {"code": event["code"], "message": event["message"]}
-    run["stream_url"] = (
-        f"/api/v1/stream/{session_id}?after={run['position']}&run_id={run['run_id']}"
-    )
     return run
 
 

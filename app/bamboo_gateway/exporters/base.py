@@ -18,7 +18,7 @@ from bamboo_gateway.domain.limits import SEND_BYTES_MAX
 
 JsonObject = dict[str, Any]
 
-MOMENTARY = frozenset({"state", "expires_at", "active_run_id", "stream_url", "messages"})
+MOMENTARY = frozenset({"state", "expires_at", "active_run_id", "stream_after", "messages"})
 """Members of a Session that hold only now and only in the gateway that was asked."""
 
 

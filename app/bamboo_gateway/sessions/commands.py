@@ -145,13 +145,22 @@ class SessionList(NamedTuple):
 
 
 class MessagePage(NamedTuple):
-    """A page of messages, as JSON objects; `next_cursor` names the last one's place in the log."""
+    """A page of messages, as JSON objects.
+
+    Attributes:
+        messages: They.
+        next_cursor: The place of the last one in the log, if there are more.
+        has_more: Whether there are more.
+        position: Where the log ends: everything up to here is in the pages.
+        stream_after: Where a stream has to begin so that nothing is missing after the pages: at
+            `position`, or before the active run.
+    """
 
     messages: list[bytes]
     next_cursor: str | None
     has_more: bool
     position: Position
-    stream_url: str
+    stream_after: Position
 
 
 class EventPage(NamedTuple):

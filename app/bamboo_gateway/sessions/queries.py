@@ -58,7 +58,7 @@ async def message_page(
         next_cursor=_cursor_of(shown[-1]) if shown.has_more else None,
         has_more=shown.has_more,
         position=head.position,
-        stream_url=f"/api/v1/stream/{head.id}?after={head.epoch}-{begin}",
+        stream_after=Position(head.epoch, begin),
     )
 
 

@@ -33,7 +33,7 @@ async def test_restoring_brings_back_the_same_session(gate: Gateway) -> None:
     assert await gate.messages() == messages
     restored = (await gate.manager.restore(ME, "s")).answer
     # To be restored is activity: its time to live begins anew.
-    moved = ("position", "stream_url", "last_activity_at")
+    moved = ("position", "stream_after", "last_activity_at")
     assert {n: v for n, v in restored.items() if n not in moved} == {
         n: v for n, v in before.items() if n not in moved
     }

@@ -147,7 +147,7 @@ async def test_a_position_that_cannot_be_served_is_answered_with_reset(
 
 
 async def test_a_reset_during_a_run_goes_on_from_before_the_run(gate: Gateway):
-    """R4: `reset` names where a fresh load of the messages and their stream_url would begin."""
+    """R4: `reset` names where a fresh load of the messages and their stream would begin."""
     await three_runs(gate)
     await gate.chat(run_id="d")
     gate.agent.do("d", Token("x"))
@@ -156,7 +156,7 @@ async def test_a_reset_during_a_run_goes_on_from_before_the_run(gate: Gateway):
     page = await gate.manager.messages(ME, "s")
     async with await gate.reader(after="1-1") as reader:
         await reader.take_what_is_there()
-        assert page.stream_url.endswith(f"after={reader.frames[1].data['position']}")
+        assert str(page.stream_after) == reader.frames[1].data["position"]
         assert [frame.type for frame in reader.events] == ["message", "run_start", "token"]
 
 
@@ -197,7 +197,7 @@ async def test_load_then_stream_misses_and_doubles_nothing(gate: Gateway):
     await eventually(lambda: gate.agent.script("b").taken == 1)
     await quiet()
     page = await gate.manager.messages(ME, "s")
-    after = page.stream_url.split("after=")[1]
+    after = str(page.stream_after)
     shown = {said["id"] for said in await gate.messages()}
     async with await gate.reader(after=after) as reader:
         gate.agent.do("b", Token("o"), Complete())

@@ -29,6 +29,7 @@ from bamboo_gateway.api.schemas.export import (
 from bamboo_gateway.api.schemas.extensions import SessionIdsInput
 from bamboo_gateway.api.schemas.sessions import Session
 from bamboo_gateway.api.security.rights import SessionRoute
+from bamboo_gateway.api.urls import archived_answer, session_answer
 
 router = APIRouter(prefix="/api/v1", tags=["archive"], route_class=SessionRoute)
 
@@ -55,7 +56,7 @@ async def archive_session(manager: Manager, who: Who, session_id: SessionId, key
     It can still be read, exported and forked. Its streams end with `goodbye closed`.
     """
     outcome = await manager.archive(who, session_id, idempotency(key, "POST /archive", None))
-    return json_response(outcome.answer, headers=outcome_headers(outcome))
+    return json_response(archived_answer(outcome.answer), headers=outcome_headers(outcome))
 
 
 @router.post(
@@ -69,7 +70,7 @@ async def archive_session(manager: Manager, who: Who, session_id: SessionId, key
 async def restore_session(manager: Manager, who: Who, session_id: SessionId, key: Key) -> Response:
     """Brings it back: the same id, dates, links, events and positions."""
     outcome = await manager.restore(who, session_id, idempotency(key, "POST /restore", None))
-    return json_response(outcome.answer, headers=outcome_headers(outcome))
+    return json_response(session_answer(outcome.answer), headers=outcome_headers(outcome))
 
 
 @router.post(
@@ -156,7 +157,8 @@ async def restore_sessions(
 )
 async def list_archived(manager: Manager, who: Who, query: Filters) -> Response:
     """Lists what is archived, with the filters and paging of sessions."""
-    return session_page(await manager.list_archived(who, query), query, "archives")
+    page = await manager.list_archived(who, query)
+    return session_page(page, query, "archives", archived_answer)
 
 
 @router.get(
@@ -169,7 +171,7 @@ async def list_archived(manager: Manager, who: Who, query: Filters) -> Response:
 )
 async def get_archived(manager: Manager, who: Who, session_id: SessionId) -> Response:
     """Gives the session and what it takes on the disk."""
-    return json_response(await manager.archived(who, session_id))
+    return json_response(archived_answer(await manager.archived(who, session_id)))
 
 
 @router.delete(

@@ -36,6 +36,7 @@ from bamboo_gateway.api.routes.streams import remote_address, stream_response
 from bamboo_gateway.api.schemas.messages import ChatInput
 from bamboo_gateway.api.schemas.sessions import ChatAccepted, ChatCompleted
 from bamboo_gateway.api.security.rights import SessionRoute
+from bamboo_gateway.api.urls import chat_answer, run_url
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.positions import parse_position
 from bamboo_gateway.sessions.commands import Chat, Outcome, StreamRequest
@@ -126,7 +127,7 @@ async def chat(
             outcome = await manager.chat(who, command, idem)
             return await _streamed(request, manager, who, outcome, place)
     outcome = await manager.chat(who, command, idem)
-    turn, headers = outcome.answer, _headers(outcome)
+    turn, headers = chat_answer(outcome.answer), _headers(outcome)
     session_id, run_id = turn["session_id"], turn["run_id"]
     if prefer.wait_seconds is None:
         return json_response(turn, 202, headers)
@@ -160,6 +161,6 @@ def _headers(outcome: Outcome) -> dict[str, str]:
     session_id, run_id = outcome.answer["session_id"], outcome.answer["run_id"]
     bind_contextvars(session_id=session_id, run_id=run_id)
     return {
-        "Location": f"/api/v1/sessions/{session_id}/runs/{run_id}",
+        "Location": run_url(session_id, run_id),
         **outcome_headers(outcome),
     }

@@ -39,6 +39,7 @@ from bamboo_gateway.api.schemas.export import (
 )
 from bamboo_gateway.api.schemas.extensions import BulkExportInput, ExportInput, Format
 from bamboo_gateway.api.security.rights import SessionRoute
+from bamboo_gateway.api.urls import session_answer, session_url
 from bamboo_gateway.domain.codec import encode
 from bamboo_gateway.sessions.lifecycle.export import ZIP_DISPOSITION, ExportOptions
 
@@ -255,21 +256,27 @@ async def import_session(
     )
     name_targets(request, [outcome.answer["id"]])
     headers = {
-        "Location": f"/api/v1/sessions/{outcome.answer['id']}",
+        "Location": session_url(outcome.answer["id"]),
         **outcome_headers(outcome),
     }
-    return json_response(outcome.answer, 201, headers)
+    return json_response(session_answer(outcome.answer), 201, headers)
 
 
 async def _told(
     request: Request, first: dict[str, Any], rest: AsyncGenerator[dict[str, Any]]
 ) -> AsyncGenerator[bytes]:
     async with aclosing(rest):
-        yield encode(first) + b"\n"
+        yield _line(first)
         async for line in rest:
             if made := _made(line):
                 name_more_targets(request, made)
-            yield encode(line) + b"\n"
+            yield _line(line)
+
+
+def _line(told: dict[str, Any]) -> bytes:
+    if "session" in told:
+        told = {**told, "session": session_answer(told["session"])}
+    return encode(told) + b"\n"
 
 
 def _made(line: dict[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """The filters, sorting and paging that every list of sessions has."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Query
@@ -72,10 +73,15 @@ async def _session_query(
 Filters = Annotated[SessionQuery, Depends(_session_query)]
 
 
-def session_page(page: SessionList, query: SessionQuery, name: str) -> Response:
-    """Answers with a page of a list; its entries stand under `name`."""
+def session_page(
+    page: SessionList,
+    query: SessionQuery,
+    name: str,
+    shown: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> Response:
+    """Answer with a page of a list; its entries stand under `name`, as `shown` makes them."""
     body: dict[str, Any] = {
-        name: page.sessions,
+        name: [shown(entry) for entry in page.sessions],
         "next_cursor": page.next_cursor,
         "has_more": page.has_more,
     }

@@ -22,6 +22,7 @@ from bamboo_gateway.api.responses import json_response, outcome_headers
 from bamboo_gateway.api.schemas.export import Forked, Merged, Tree
 from bamboo_gateway.api.schemas.extensions import ForkInput, MergeInput
 from bamboo_gateway.api.security.rights import SessionRoute
+from bamboo_gateway.api.urls import session_answer, session_url
 from bamboo_gateway.domain.codec import encode
 
 router = APIRouter(prefix="/api/v1", tags=["branches"], route_class=SessionRoute)
@@ -58,10 +59,10 @@ async def fork_session(
         idempotency(key, f"POST /sessions/{session_id}/fork", sent),
     )
     headers = {
-        "Location": f"/api/v1/sessions/{outcome.answer['id']}",
+        "Location": session_url(outcome.answer["id"]),
         **outcome_headers(outcome),
     }
-    return json_response(outcome.answer, 201, headers)
+    return json_response(session_answer(outcome.answer), 201, headers)
 
 
 @router.post(
@@ -88,7 +89,7 @@ async def merge_sessions(
     outcome = await manager.merge(
         who, session_id, body.to_merge(), idempotency(key, "POST /merge", sent)
     )
-    return json_response(outcome.answer, headers=outcome_headers(outcome))
+    return json_response(session_answer(outcome.answer), headers=outcome_headers(outcome))
 
 
 @router.get(

@@ -15,6 +15,7 @@ from bamboo_gateway.api.responses import json_response
 from bamboo_gateway.api.security.authentication import COOKIE, caller_by_cookie, has_cookie
 from bamboo_gateway.api.security.origins import check_cookie_origin, values_of
 from bamboo_gateway.api.security.rights import OpenRoute, ReadRoute
+from bamboo_gateway.api.urls import session_answer
 from bamboo_gateway.credentials.gate import Gate
 from bamboo_gateway.credentials.signing import is_made
 from bamboo_gateway.domain.clock import format_ms
@@ -57,10 +58,11 @@ async def make_ticket(
     detail = await manager.get_session(who, session_id)
     gate: Gate = request.app.state.gate
     ticket = gate.make_ticket(who, session_id)
+    url = session_answer(detail.session)["stream_url"]
     made = {
         "ticket": ticket.text,
         "expires_at": format_ms(ticket.expires_at),
-        "stream_url": f"{detail.session['stream_url']}&ticket={ticket.text}",
+        "stream_url": f"{url}&ticket={ticket.text}",
     }
     return json_response(made, 201)
 

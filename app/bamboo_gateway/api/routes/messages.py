@@ -35,6 +35,7 @@ from bamboo_gateway.api.schemas.messages import MessageInput, MessageOrList
 from bamboo_gateway.api.schemas.sessions import Message, MessagePageShape, MessagesAdded
 from bamboo_gateway.api.security.rights import SessionRoute, takes_ticket
 from bamboo_gateway.api.security.url_credentials import with_url_credential
+from bamboo_gateway.api.urls import stream_url
 
 router = APIRouter(prefix="/api/v1", tags=["messages"], route_class=SessionRoute)
 
@@ -106,7 +107,9 @@ async def list_messages(
         "next_cursor": page.next_cursor,
         "has_more": page.has_more,
         "position": str(page.position),
-        "stream_url": with_url_credential(request.scope, who, page.stream_url),
+        "stream_url": with_url_credential(
+            request.scope, who, stream_url(session_id, page.stream_after)
+        ),
     }
     return bytes_response(joined("messages", page.messages, rest))
 

@@ -41,6 +41,7 @@ from bamboo_gateway.api.schemas.sessions import (
     SessionCancelled,
 )
 from bamboo_gateway.api.security.rights import SessionRoute
+from bamboo_gateway.api.urls import run_answer, run_url
 
 router = APIRouter(prefix="/api/v1", tags=["runs"], route_class=SessionRoute)
 
@@ -71,7 +72,11 @@ async def list_runs(
         who, session_id, limit=limit, cursor=cursor, descending=order == "desc"
     )
     return json_response(
-        {"runs": page.runs, "next_cursor": page.next_cursor, "has_more": page.has_more}
+        {
+            "runs": [run_answer(run) for run in page.runs],
+            "next_cursor": page.next_cursor,
+            "has_more": page.has_more,
+        }
     )
 
 
@@ -112,9 +117,9 @@ async def open_run(
     outcome = await manager.open_run(
         who, session_id, body.run_id, idempotency(key, "POST /runs", sent)
     )
-    run = outcome.answer
+    run = run_answer(outcome.answer)
     headers = {
-        "Location": f"/api/v1/sessions/{session_id}/runs/{run['run_id']}",
+        "Location": run_url(session_id, run["run_id"]),
         **outcome_headers(outcome),
     }
     return json_response(run, 201, headers)
@@ -144,11 +149,13 @@ async def get_run(
 ) -> Response:
     """Gives the run as it is now. `Prefer: wait=N` first waits up to N seconds for its end."""
     if prefer.wait_seconds is None:
-        return json_response(await manager.run(who, session_id, run_id))
+        return json_response(run_answer(await manager.run(who, session_id, run_id)))
     waited = await unless_disconnected(
         request, manager.wait_run(who, session_id, run_id, prefer.wait_seconds)
     )
-    body = {**waited.run, "message": waited.message} if waited.ended else waited.run
+    body = run_answer(waited.run)
+    if waited.ended:
+        body["message"] = waited.message
     return json_response(body, headers=prefer.headers)
 
 
@@ -175,7 +182,7 @@ async def cancel_run(
     """
     idem = idempotency(key, f"POST /runs/{run_id}/cancel", None)
     outcome = await manager.cancel_run(who, session_id, run_id, idem)
-    return json_response(outcome.answer, headers=outcome_headers(outcome))
+    return json_response(run_answer(outcome.answer), headers=outcome_headers(outcome))
 
 
 _CANCELLED = {
@@ -198,7 +205,9 @@ _CANCELLED = {
 async def cancel_session(manager: Manager, who: Who, session_id: SessionId, key: Key) -> Response:
     """Cancels the active run and everything queued behind it."""
     outcome = await manager.cancel_session(who, session_id, idempotency(key, "POST /cancel", None))
-    return json_response(outcome.answer, headers=outcome_headers(outcome))
+    cancelled = outcome.answer
+    runs = [run_answer(run) for run in cancelled["runs"]]
+    return json_response({**cancelled, "runs": runs}, headers=outcome_headers(outcome))
 
 
 @router.post("/stop/{session_id}", summary="Stop (the same as cancel)", responses=_CANCELLED)

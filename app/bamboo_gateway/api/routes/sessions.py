@@ -39,6 +39,7 @@ from bamboo_gateway.api.schemas.messages import ReopenInput, SessionInput, Sessi
 from bamboo_gateway.api.schemas.sessions import Session, SessionPageShape, SessionWithMessages
 from bamboo_gateway.api.security.rights import SessionRoute, takes_ticket
 from bamboo_gateway.api.security.url_credentials import with_url_credential
+from bamboo_gateway.api.urls import session_answer, session_url
 from bamboo_gateway.sessions.commands import NewSession, Outcome
 
 router = APIRouter(prefix="/api/v1", tags=["sessions"], route_class=SessionRoute)
@@ -87,10 +88,10 @@ async def create_session(
         idempotency(key, "POST /sessions", sent),
     )
     headers = {
-        "Location": f"/api/v1/sessions/{outcome.answer['id']}",
+        "Location": session_url(outcome.answer["id"]),
         **outcome_headers(outcome),
     }
-    return json_response(outcome.answer, 201, headers)
+    return json_response(session_answer(outcome.answer), 201, headers)
 
 
 @router.get(
@@ -121,7 +122,8 @@ async def list_sessions(
     if shared:
         # With the operator nothing is shared: it sees all.
         query = replace(query, shared_with=who.user_id or "")
-    return session_page(await manager.list_sessions(who, query), query, "sessions")
+    page = await manager.list_sessions(who, query)
+    return session_page(page, query, "sessions", session_answer)
 
 
 @router.get(
@@ -148,10 +150,11 @@ async def get_session(
 
     Its `stream_url` has the ticket, or the token of the link, that it was asked for with.
     """
-    session, etag, messages = await manager.get_session(who, session_id, include_messages)
+    view, etag, messages = await manager.get_session(who, session_id, include_messages)
     headers = {"ETag": etag}
     if if_none_match is not None and messages is None and etag_matches(if_none_match, etag):
         return Response(status_code=304, headers=headers)
+    session = session_answer(view)
     session["stream_url"] = with_url_credential(request.scope, who, session["stream_url"])
     if messages is not None:
         return await streamed(with_list(session, "messages", messages), headers)
@@ -185,7 +188,7 @@ async def update_session(
     """Applies a JSON merge patch (RFC 7396): null takes away, also inside `metadata`."""
     patch = body.model_dump(exclude_unset=True)
     session, etag, _ = await manager.update_session(who, session_id, patch, if_match)
-    return json_response(session, headers={"ETag": etag})
+    return json_response(session_answer(session), headers={"ETag": etag})
 
 
 @router.delete(
@@ -261,4 +264,4 @@ async def reopen_session(
 
 
 def _changed(outcome: Outcome) -> Response:
-    return json_response(outcome.answer, headers=outcome_headers(outcome))
+    return json_response(session_answer(outcome.answer), headers=outcome_headers(outcome))

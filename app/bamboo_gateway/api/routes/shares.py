@@ -29,6 +29,7 @@ from bamboo_gateway.api.responses import json_response, outcome_headers
 from bamboo_gateway.api.schemas.export import NewShareShape, SharePage
 from bamboo_gateway.api.schemas.extensions import ShareInput
 from bamboo_gateway.api.security.rights import SessionRoute
+from bamboo_gateway.api.urls import share_url
 
 router = APIRouter(prefix="/api/v1", tags=["sharing"], route_class=SessionRoute)
 
@@ -61,7 +62,7 @@ async def share_session(
         who, session_id, body.to_new(), idempotency(key, "POST /shares", sent)
     )
     headers = {
-        "Location": f"/api/v1/sessions/{session_id}/shares/{outcome.answer['id']}",
+        "Location": share_url(session_id, outcome.answer["id"]),
         **outcome_headers(outcome),
     }
     return json_response(outcome.answer, 201, headers)

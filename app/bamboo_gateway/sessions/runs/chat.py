@@ -108,7 +108,6 @@ class _ChatCommand:
             "message_ids": [message.id for message in messages],
             "status": "queued" if is_busy else "running",
             "position": position,
-            "stream_url": f"/api/v1/stream/{live.id}?after={position}&run_id={self._run_id}",
         }
         return Decision([*created, *drafts], answer, (effect,))
 

@@ -1,0 +1,66 @@
+"""The API's own URLs, as answers and `Location` headers name them.
+
+The core names sessions, runs and positions, and knows no URL.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from bamboo_gateway.domain.positions import Position
+
+API: Final = "/api/v1"
+
+
+def session_url(session_id: str) -> str:
+    """Return where a session is."""
+    return f"{API}/sessions/{session_id}"
+
+
+def share_url(session_id: str, share_id: str) -> str:
+    """Return where a share of a session is."""
+    return f"{session_url(session_id)}/shares/{share_id}"
+
+
+def run_url(session_id: str, run_id: str) -> str:
+    """Return where a run is."""
+    return f"{session_url(session_id)}/runs/{run_id}"
+
+
+def stream_url(session_id: str, after: Position | str, run_id: str | None = None) -> str:
+    """Return where a session's events after a position are streamed."""
+    until = f"&run_id={run_id}" if run_id is not None else ""
+    return f"{API}/stream/{session_id}?after={after}{until}"
+
+
+def session_answer(view: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the contract's Session: with `stream_url` in the place of `stream_after`.
+
+    An answer that an earlier version kept for an idempotency key has its `stream_url` already.
+    """
+    shown: dict[str, Any] = {}
+    for name, value in view.items():
+        if name == "stream_after":
+            shown["stream_url"] = stream_url(view["id"], value)
+        else:
+            shown[name] = value
+    return shown
+
+
+def archived_answer(archived: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the contract's ArchivedSession."""
+    return {**archived, "session": session_answer(archived["session"])}
+
+
+def run_answer(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the contract's Run: with `stream_url` behind its own members."""
+    shown: dict[str, Any] = {}
+    for name, value in run.items():
+        shown[name] = value
+        if name == "error":
+            shown["stream_url"] = stream_url(run["session_id"], run["position"], run["run_id"])
+    return shown
+
+
+def chat_answer(turn: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the contract's answer to a turn that was accepted."""
+    return {**turn, "stream_url": stream_url(turn["session_id"], turn["position"], turn["run_id"])}
