@@ -26,6 +26,7 @@ from bamboo_gateway.domain.events import (
 )
 from bamboo_gateway.domain.message_assembler import MessageAssembler
 from bamboo_gateway.sessions.commands import NewMessage, NewSession
+from bamboo_gateway.storage.base import Event
 from tests.support.agents import RETURN, Step
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, crash, eventually, gateway, quiet
 from tests.support.stores import FaultyStore
@@ -596,9 +597,7 @@ async def test_a_session_that_cannot_be_read_does_not_stop_the_start(gate: Gatew
     left = await crash(gate)
     sessions = left.__dict__["_sessions"]
     bad = sessions["bad"]
-    bad.bodies.append(b'{"type":"message","seq":99}')
-    bad.seqs.append(bad.head.seq + 1)
-    bad.is_note.append(False)
+    bad.entries.append(Event(bad.head.seq + 1, "message", b'{"type":"message","seq":99}'))
     bad.head.seq += 1
     async with gateway(left) as again:
         assert await terminals(again, "good") == [("r", "error")]
