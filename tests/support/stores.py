@@ -121,6 +121,10 @@ class FaultyStore(SessionStore):
         """Lets the next calls of that name fail, one for each error."""
         self._read_failures.setdefault(name, []).extend(errors)
 
+    def forgive(self) -> None:
+        """Lets no call fail any more that has not failed yet."""
+        self._read_failures.clear()
+
     # -- the store --------------------------------------------------------------------------
 
     @override

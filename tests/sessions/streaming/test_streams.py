@@ -6,9 +6,9 @@ from typing import Any
 import anyio
 import pytest
 
-from bamboo_gateway.domain.errors import InvalidInput, NotFound, Unavailable
+from bamboo_gateway.domain.errors import InvalidInput, NotFound, StorageFailed, Unavailable
 from bamboo_gateway.domain.events import Complete, Token
-from bamboo_gateway.sessions.commands import NewMessage, NewSession
+from bamboo_gateway.sessions.commands import Chat, Idempotency, NewMessage, NewSession
 from bamboo_gateway.sessions.streaming import hub
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, Reader, eventually, gateway, quiet
 
@@ -30,6 +30,36 @@ async def three_runs(gate: Gateway) -> list[dict[str, Any]]:
 
 def epoch_of(position: str) -> int:
     return int(position.split("-")[0])
+
+
+async def test_the_stream_of_a_run_that_goes_on_asks_the_store_nothing(gate: Gateway):
+    """It would wait for a thread; the head says that the run is active, or queued."""
+    await gate.chat(run_id="a")
+    await gate.agent.script("a").started.wait()
+    await gate.chat(run_id="b")
+    readers = []
+    for run_id in ("a", "b"):
+        gate.store.fail("find", StorageFailed("It was asked."))
+        readers.append(await gate.reader(after="0", until_complete=True, run_id=run_id))
+    gate.store.forgive()
+    gate.agent.do("a", Token("x"), Complete())
+    gate.agent.do("b", Token("y"), Complete())
+    for reader, run_id in zip(readers, ("a", "b"), strict=True):
+        frames = await reader.take_all()
+        assert frames[-1].type == "complete"
+        assert frames[-1].data["run_id"] == run_id
+
+
+async def test_a_turn_in_a_new_session_searches_no_log(gate: Gateway):
+    """There is none: neither for names that the client gives, nor for its idempotency key."""
+    for name in ("find", "keys_in_use", "read"):
+        gate.store.hold(name)
+    with anyio.fail_after(DEADLINE_SECONDS):
+        message = NewMessage("user", "hi", id="m1")
+        chat = Chat(NewSession(id="s"), [message], run_id="a")
+        await gate.manager.chat(ME, chat, Idempotency("k", "POST /chat", "digest"))
+    for name in ("find", "keys_in_use", "read"):
+        gate.store.let_go(name)
 
 
 # -- where a stream begins ------------------------------------------------------------------------
