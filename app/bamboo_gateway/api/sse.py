@@ -1,19 +1,21 @@
-"""The stream of one connection: sse-starlette's response with a send loop of its own.
+"""The response of one stream: sse-starlette's response with a send loop of its own.
 
-Deviations from `sse_starlette.EventSourceResponse`, each measured:
+It deviates from `sse_starlette.EventSourceResponse`; each deviation was measured:
 
-* One coroutine takes chunks from the connection and sends them, instead of an iterator with a task
-  for it: what waits is joined before `send`, since neither server nor loop joins small writes.
-* No ping task and no shutdown watcher: heartbeats and farewells come from the connection, whose
-  session has one clock for all; `AppStatus`, global to the process, is not consulted.
-* No timeout around each send: the same clock cancels a response that is stuck (`cancel_slow`).
-* While the task has nothing to send, what is committed is sent without waking it, and past `send`
-  (`WRITE`): 1.3 times the single events a core hands out.
-* Only the start of the response passes the framework and the middleware; the rest happens on the
-  app's `stage`, with the server's own `send`.
+* One coroutine takes chunks from the subscription and sends them, instead of an iterator with a
+  task of its own. Waiting events are joined before `send`, because neither the server nor the loop
+  joins small writes.
+* There is no ping task and no shutdown watcher. Heartbeats and `goodbye` come from the
+  subscription, and one clock serves all of them (`StreamHub.watch`). `AppStatus`, which is global
+  to the process, is not used.
+* There is no timeout around each send: the same clock cancels a stuck response (`cancel_slow`).
+* While the task has nothing to send, committed events are sent without waking it, by `WRITE`
+  instead of `send`: one core sends 1.3 times as many single events.
+* Only the start of the response passes through the framework and the middleware. The rest runs
+  in `detached_response`, with the server's own `send`.
 
-What is left is two tasks: the server's, which sends, and one that waits for the client to leave
-(`send` to a client that went away returns without an error for ever); 15 KB in all.
+Two tasks are left: the server's, which sends, and one that waits until the client leaves (`send` to
+a client that went away returns without an error for ever). They take 15 KB.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -35,21 +37,22 @@ from bamboo_gateway.sessions.streaming.subscription import Subscription
 log = structlog.get_logger(__name__)
 
 ABORT: Final = "bamboo.abort"
-"""Where the scope's `extensions` keep what cuts the client's connection, if the server has it."""
+"""The scope extension with a function that cuts the client's connection, if the server has one."""
 
 WATCHED: Final = "bamboo.watched"
-"""Where they are told that the answer looks itself after a client that takes nothing: it says
-`goodbye` and counts it, where the server would only close the connection."""
+"""The scope extension that tells the server that the response itself handles a client that reads
+nothing: it says `goodbye` and counts it, while the server would only close the connection."""
 
 WRITE: Final = "bamboo.write"
-"""Where they keep what sends a piece of a body that has begun at once, if the server has it: a
-function of the bytes, which says False and has sent nothing when `send` would wait, or end."""
+"""The scope extension with a function that sends a piece of a begun body at once, if the server
+has one. The function takes the bytes; it returns False and sends nothing when `send` would wait, or
+end."""
 
 
 class StreamResponse(EventSourceResponse):
-    """Answers with a connection's frames until it ends, the client leaves, or it is stuck.
+    """A response with the chunks of a subscription, until it ends, is stuck, or the client leaves.
 
-    Owns the connection: closes it whatever happens.
+    It owns the subscription, and closes it in every case.
     """
 
     def __init__(
@@ -65,7 +68,8 @@ class StreamResponse(EventSourceResponse):
             ping=0,
             sep="\n",
         )
-        # Which connections stay is the server's to say, and wrong where it closes them (HTTP/1.0).
+        # The server decides which connections stay open; the header would be wrong where it closes
+        # them (HTTP/1.0).
         del self.headers["Connection"]
         self._frames = FrameLoop(connection, clock)
 
@@ -93,7 +97,7 @@ class StreamResponse(EventSourceResponse):
 
 
 class FrameLoop:
-    """Sends the frames of one connection: all that an open stream has in memory, but its tasks."""
+    """The send loop of one subscription: all that an open stream has in memory beside its tasks."""
 
     __slots__ = ("_clock", "_connection", "_done")
 
@@ -103,7 +107,7 @@ class FrameLoop:
         self._done = False
 
     async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends until the end, and closes the connection."""
+        """Send until the end, and close the subscription."""
         try:
             async with anyio.create_task_group() as group:
                 self._connection.cancel_slow = group.cancel_scope.cancel
@@ -120,7 +124,7 @@ class FrameLoop:
             self.close()
 
     def close(self) -> None:
-        """Unregisters the connection. Idempotent."""
+        """Unregister the subscription. Idempotent."""
         self._connection.cancel_slow = self._connection.send_now = None
         self._connection.aclose()
 
@@ -139,7 +143,7 @@ class FrameLoop:
         try:
             return await self._connection.next()
         except Exception:
-            # The boundary: the client hears `goodbye` and comes back; the log has why.
+            # The boundary for bugs: the client gets `goodbye` and comes back; the log says why.
             log.exception("a stream failed", session_id=self._connection.session_id)
             self._connection.end("shutdown")
             return await self._connection.next()
@@ -151,7 +155,7 @@ class FrameLoop:
 
 
 class _OwnLoop:
-    """What the base class would iterate over; this one has a loop of its own."""
+    """The iterator that the base class requires. It is never used: see `FrameLoop`."""
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         raise NotImplementedError
@@ -161,7 +165,7 @@ _OWN_LOOP: Final = _OwnLoop()
 
 
 async def _cut(scope: Scope, receive: Receive) -> None:
-    """Cuts the connection of a reader that is stuck: its buffers would be waited for otherwise."""
+    """Cut the connection of a stuck client: the server would wait for its buffers otherwise."""
     abort = (scope.get("extensions") or {}).get(ABORT)
     if abort is not None:
         abort()

@@ -7,44 +7,44 @@ import orjson
 
 
 def encode(value: object) -> bytes:
-    """Encodes a JSON value; datetimes are not expected, times are strings already.
+    """Encode a JSON value. Times are strings already; datetimes are not expected.
 
     Raises:
-        TypeError: For what JSON cannot hold.
+        TypeError: The value has something that JSON cannot hold.
     """
     return orjson.dumps(value)
 
 
 def encode_with(value: Mapping[str, Any], name: str, items: Iterable[object]) -> bytes:
-    """Encodes `{…value, "<name>": [items…]}`, an item at a time: other threads get their turn.
+    """Encode `{…value, "<name>": [items…]}`, item by item, so that other threads get their turn.
 
-    `value` is not empty.
+    `value` must not be empty.
     """
     encoded = b",".join(map(encode, items))
     return b'%b,"%b":[%b]}' % (encode(value)[:-1], name.encode(), encoded)
 
 
 def encode_pretty(value: object) -> bytes:
-    """Encodes for people: two spaces, a newline at the end."""
+    """Encode for people: indented by two spaces, with a newline at the end."""
     return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 def canonical(value: object) -> bytes:
-    """Encodes with sorted keys, so that equal values have equal bytes (digests, ETags)."""
+    """Encode with sorted keys, so that equal values have equal bytes (digests, ETags)."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
 def decode(data: bytes | bytearray | memoryview | str) -> Any:
-    """Decodes strict JSON (RFC 8259, UTF-8).
+    """Decode strict JSON (RFC 8259, UTF-8).
 
     Raises:
-        ValueError: When it is not.
+        ValueError: The data is not strict JSON.
     """
     return orjson.loads(data)
 
 
 def object_in(text: str) -> dict[str, Any] | None:
-    """Gives the object that JSON text holds; None when it is no JSON, or holds something else."""
+    """Return the object in JSON text; None when it is no JSON, or not an object."""
     try:
         value = decode(text)
     except ValueError:
@@ -53,7 +53,7 @@ def object_in(text: str) -> dict[str, Any] | None:
 
 
 def nests_deeper(value: Any, levels: int) -> bool:
-    """Tells whether a JSON value nests deeper than so many levels; without recursion."""
+    """Return whether a JSON value nests deeper than so many levels; without recursion."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(levels):
         level = [

@@ -1,27 +1,27 @@
-"""The contract between the gateway and whatever keeps its sessions.
+"""The contract between the gateway and the store of its sessions.
 
-A store keeps, for each session, an append-only log of events and the head folded from it. In which
-form it keeps them (lines, rows) is its own affair; it gives back the bodies that it was given, byte
-for byte. Beside the events the log has notes: they are no events, and only `find` shows them.
+For each session a store keeps an append-only log of events, and the head folded from it. The store
+chooses the form (lines, rows). It returns the bodies that it was given, byte for byte. Beside the
+events a log has notes: they are no events, and only `find` returns them.
 
-Marked are `message` events (their key is the message id), `run_queued`, `run_start` and terminal
-events (kind `run`, the run id), and notes (their own key): `find` gives them by kind and key. The
-store takes an event's key from its body.
+Some entries of a log are marked, and `find` finds them by kind and key: `message` events by the
+message id; `run_queued`, `run_start` and terminal events (kind `run`) by the run id; notes by their
+own key. The store takes an event's key from its body.
 
-It promises:
+A store promises:
 
-* **Order and atomicity.** The commits of one session are applied in the order they were given, each
-  whole or not at all. A commit is applied only when the session's head is `first_seq - 1` and its
-  epoch is the commit's own (R8); a refused commit changes nothing, and every later commit that was
-  built on it is refused too.
+* **Order and atomicity.** The store applies the commits of one session in the order they were
+  given, each as a whole or not at all. It applies a commit only when the session's head is
+  `first_seq - 1` and its epoch is the commit's (R8). A refused commit changes nothing, and the
+  store refuses every later commit that was built on it.
 * **Durability before acknowledgement (R1).** `done(None)` means durable as the configured mode
-  promises, and from then on every read sees it. Before that no read sees anything of it.
-* **No half answers.** `done(error)` means that nothing of the commit is or will become visible,
-  after a restart neither (R3: its seqs may be given to other content).
-* **Isolation.** What is wrong with one session's files is that session's trouble alone (R10).
+  promises; from then on every read sees the commit. Before that no read sees any of it.
+* **No half answers.** `done(error)` means that no part of the commit is or will become visible,
+  not even after a restart (R3: its seqs may be given to other content).
+* **Isolation.** A problem with the files of one session affects that session alone (R10).
 
-All methods are called on the event loop's thread; none blocks it (R12). Cancelling an `await`
-abandons the answer and leaves the store as if the call had either happened or not.
+All methods are called on the event loop's thread, and none blocks it (R12). A cancelled `await`
+abandons the answer: the call then either happened as a whole or not at all.
 """
 
 from abc import ABC, abstractmethod
@@ -43,9 +43,9 @@ class Event(NamedTuple):
     A tuple, since one is made for every event that is streamed.
 
     Attributes:
-        seq: Its place in the log.
-        type: Its type, as in its body.
-        body: Its JSON object; `type` is the first member, `seq` the second.
+        seq: The place of the event in the log.
+        type: The type of the event, as in the body.
+        body: The event as a JSON object; `type` is the first member, `seq` the second.
     """
 
     seq: int
@@ -57,9 +57,9 @@ class Note(NamedTuple):
     """A note on its way into the log.
 
     Attributes:
-        seq: That of the event that it follows; 0 before the first.
-        key: What it is found by, also as `key` in its body.
-        body: Its JSON object; `note` is the first member, `key` the second.
+        seq: The seq of the event before the note; 0 before the first event.
+        key: The key that the note is found by; also `key` in the body.
+        body: The note as a JSON object; `note` is the first member, `key` the second.
     """
 
     seq: int
@@ -68,7 +68,7 @@ class Note(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What a log has at one place: an event, or a note with the seq of the event before it."""
+    """An entry of a log: an event, or a note with the seq of the event before it."""
 
     seq: int
     body: bytes
@@ -80,12 +80,11 @@ class Record(NamedTuple):
 
 
 class Found(list[Record]):
-    """What one `SessionStore.find` found.
+    """The result of one `SessionStore.find`.
 
     Attributes:
-        has_more: Whether the search may find more beyond the last of these. False is certain.
-            After True, a further search may find nothing; but a search that finds nothing always
-            has False.
+        has_more: Whether a search beyond the last of these may find more. False is certain. After
+            True a further search may still find nothing. An empty result always has False.
     """
 
     __slots__ = ("has_more",)
@@ -101,16 +100,17 @@ class Commit(NamedTuple):
     A tuple, since one is made, carried and taken apart for every event that is streamed.
 
     Attributes:
-        session_id: Whose log.
-        epoch: The life of the log that is meant.
-        first_seq: The first event's seq; the head must be `first_seq - 1`. With `create` it is 1.
-        events: Its events, with consecutive seqs; none when there are only notes.
-        notes: Its notes, in their order.
-        head: The session's head after the commit; None when only `seq` and `last_activity_at`
-            have moved (commits of nothing but deltas). The store owns it from here.
-        time_ms: The time of its events; moves `last_activity_at`.
-        create: The session must not exist; its log begins with this commit, with `epoch`.
-        reserve: May use the space kept back for endings when the disk is full.
+        session_id: The session whose log is appended to.
+        epoch: The epoch that the log must have.
+        first_seq: The seq of the first event; the head must be `first_seq - 1`. With `create` it
+            is 1.
+        events: The events, with consecutive seqs; none when the commit has only notes.
+        notes: The notes, in their order.
+        head: The session's head after the commit. None when only `seq` and `last_activity_at`
+            have moved (the commit has nothing but deltas). The store owns the head from here.
+        time_ms: The time of the events; `last_activity_at` moves to it.
+        create: The session must not exist; its log begins with this commit and has `epoch`.
+        reserve: Whether the commit may use the space kept back for endings when the disk is full.
     """
 
     session_id: str
@@ -126,19 +126,21 @@ class Commit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SessionQuery:
-    """What a list of sessions shows. Times in ms; `None` does not filter.
+    """The filters, order and page of a list of sessions. Times are in ms; `None` does not filter.
 
-    `parent_id` admits the sessions forked from that one; `root_id` the whole tree: those whose
-    first ancestor it is, and itself. `shared_with` admits the sessions with a share for that user
-    that holds at `shared_at`. `archived` says what becomes of archived sessions; asking for
-    `state == "archived"` shows them, whatever it says. A page filtered by one of these or by
-    `user_id` costs what they admit, not the number of sessions; one by `state` that, where states
-    are `SupportsNoted`, and what has to be asked about. The other filters look at every session;
-    `id_prefix` is one of them and admits the sessions whose ids begin with it.
+    `parent_id` selects the forks of a session; `root_id` selects a whole tree: the session itself
+    and those whose first ancestor it is. `shared_with` selects sessions with a share for that user
+    that is valid at `shared_at`. `archived` includes or excludes archived sessions; with
+    `state == "archived"` they are listed in any case.
 
-    `cursor` is the `next_cursor` of the page before: it stands for the last entry shown (its sort
-    value and id), so pages neither repeat nor skip while other sessions come and go. `offset`
-    counts from the start instead.
+    A page filtered by one of these or by `user_id` costs as much as the sessions they select, not
+    the number of all sessions. A page filtered by `state` costs the same where the states are
+    `SupportsNoted`, plus the sessions that have to be asked about. The other filters look at every
+    session. One of them is `id_prefix`: it selects the sessions whose ids begin with it.
+
+    `cursor` is the `next_cursor` of the page before. It names the last entry shown (its sort value
+    and id), so pages neither repeat nor skip entries while sessions come and go. `offset` counts
+    from the start instead.
     """
 
     user_id: str | None = None
@@ -166,7 +168,7 @@ class SessionQuery:
 
 @dataclass(frozen=True, slots=True)
 class SessionPage:
-    """A page of heads. `total` counts what the filters admit, or is None when not asked for."""
+    """A page of heads. `total` counts the sessions that match, or is None when not asked for."""
 
     heads: list[SessionHead]
     next_cursor: str | None
@@ -175,17 +177,17 @@ class SessionPage:
 
 
 class StoredSize(NamedTuple):
-    """What a session's log takes as it is stored now, and what it takes unpacked; in bytes."""
+    """The bytes that a session's log takes as it is stored now, and those it takes unpacked."""
 
     stored_bytes: int
     original_bytes: int
 
 
 class StoreUsage(NamedTuple):
-    """What somebody has stored: sessions, archived ones too, and the bytes of their logs.
+    """How many sessions a user has stored, archived ones included, and the bytes of their logs.
 
-    Bytes are counted as they are stored now: an archived session's are those of its bundle. What
-    is made of the logs (snapshots, indexes) and the journal that all share is not counted.
+    Bytes are counted as they are stored now: for an archived session those of its bundle. Files
+    made of the logs (snapshots, indexes) and the shared journal are not counted.
     """
 
     sessions: int
@@ -194,7 +196,7 @@ class StoreUsage(NamedTuple):
 
 @dataclass(slots=True)
 class RecoveryReport:
-    """What opening the store found and did; logged in one line."""
+    """What the store found and did when it was opened; logged in one line."""
 
     sessions: int = 0
     clean: bool = True
@@ -205,9 +207,9 @@ class RecoveryReport:
     quarantined: list[str] = field(default_factory=list)
     catalog_rebuilt: bool = False
     new_epochs: int = 0
-    # Sessions whose index of messages did not fit their log, as earlier gateways could leave it.
+    # Sessions whose index of messages did not match their log, as earlier versions could leave it.
     mended_indexes: int = 0
-    # Sessions whose logs cannot be written; and whether that, and all else, is for want of space.
+    # Sessions whose logs cannot be written, and whether the reason is a full disk.
     unwritten: list[str] = field(default_factory=list)
     disk_full: bool = False
     seconds: float = 0.0
@@ -219,24 +221,24 @@ StateOf = Callable[[SessionHead], SessionState]
 
 @runtime_checkable
 class SupportsNoted(Protocol):
-    """What a `StateOf` may tell besides, so that it need not be asked about every session.
+    """A `StateOf` that names the sessions whose state depends on more than the head.
 
-    It says by this: of a session that is not noted the head alone decides. Its state is then its
-    `logged_state`, if that is not `closed` with a time to live; without one, and with neither run
-    nor queue nor time to live, it is idle.
+    For every other session the head alone decides, and the store need not ask: the state is
+    `logged_state`, unless that is `closed` with a time to live; and a session without
+    `logged_state`, run, queue and time to live is idle.
     """
 
     def __call__(self, head: SessionHead, /) -> SessionState:
-        """Computes the state."""
+        """Compute the state."""
 
     def noted(self) -> Collection[str]:
-        """Gives the sessions of which more is known than their heads say."""
+        """Return the sessions whose state depends on more than the head."""
 
 
 class SessionCreation(ABC):
-    """A session with its whole history on its way into the store (`SessionStore.creation`).
+    """A new session with a whole history (`SessionStore.creation`), not yet visible.
 
-    Or a long continuation of one that there is (`SessionStore.extension`).
+    Or many new events of an existing session (`SessionStore.extension`). Use it as
     `async with store.creation(…) as creation:`; leaving without `publish` discards everything.
     """
 
@@ -253,109 +255,111 @@ class SessionCreation(ABC):
 
     @abstractmethod
     async def write(self, events: Sequence[Event], notes: Sequence[Note] = ()) -> None:
-        """Add events with rising seqs from 1 (or the head's) on, and notes.
+        """Add events with rising seqs, from 1 or behind the head, and notes.
 
-        What is given is written before this returns, so memory holds one call's events at a time.
+        They are written before this returns, so memory holds the events of one call at a time.
 
         Raises:
-            StorageFull: No space.
-            StorageFailed: It could not be written. The creation can only be left then.
+            StorageFull: There is no space.
+            StorageFailed: They could not be written. The creation can only be left then.
         """
 
     @abstractmethod
     async def publish(self, head: SessionHead) -> None:
-        """Makes what was written durable and visible, as a whole; `head` is folded from all events.
+        """Make everything written durable and visible at once; `head` is folded from all events.
 
-        Cancelling abandons the answer: all of it is then there or nothing, never a part.
+        A cancelled call abandons the answer: all events are then visible or none, never a part.
 
         Raises:
-            Conflict: The session exists; `head` is its own. Of an extension: its head has moved.
-            StorageFull, StorageFailed: Nothing of it is or will become visible.
+            Conflict: The session exists, and `head` of the error is its head. For an extension:
+                the session's head has moved.
+            StorageFull, StorageFailed: No part of it is or will become visible.
         """
 
     @abstractmethod
     async def discard(self) -> None:
-        """Forgets what was written, unless it was published. Idempotent."""
+        """Discard what was written, unless it was published. Idempotent."""
 
 
 class SessionStore(ABC):
-    """See the module. One instance owns its data for as long as it is open."""
+    """A store of sessions. One instance owns its data for as long as it is open."""
 
     @abstractmethod
     async def open(self) -> RecoveryReport:
-        """Takes ownership and recovers.
+        """Take ownership of the data and recover it.
 
         Raises:
             StoreBusy: Another process owns the data.
-            StoreUnusable: The data can't be used at all (no permission, not a directory).
+            StoreUnusable: The data cannot be used at all (no permission, not a directory).
         """
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Makes everything accepted durable, marks the store clean and gives ownership back.
+        """Make everything accepted durable, mark the store clean and release ownership.
 
-        Commits given afterwards are answered with `Unavailable`. Idempotent.
+        Later commits are answered with `Unavailable`. Idempotent.
         """
 
     @abstractmethod
     def next_epoch(self) -> int:
-        """Gives an epoch greater than every one ever used: max(now in ms, last + 1)."""
+        """Return an epoch greater than every one ever used: max(now in ms, last + 1)."""
 
     @abstractmethod
     def append(self, commit: Commit, done: Done) -> None:
-        """Takes one commit; `done` is called exactly once, on the event loop, never from within.
+        """Take one commit; call `done` exactly once, on the event loop, never from within.
 
         `done` gets None, or:
-            Conflict: The head or epoch is another (`head` says which), or with `create` the
-                session exists; its `head` is None when there is no such session.
-            StorageFull: No space. Reads go on.
+            Conflict: The session has another head (`head` of the error) or epoch, or with
+                `create` it exists. `head` is None when there is no such session.
+            StorageFull: There is no space. Reads go on.
             StorageFailed: A write or sync failed.
             Unavailable: The store is closed.
         """
 
     @abstractmethod
     def creation(self, session_id: str, epoch: int) -> SessionCreation:
-        """Begins a session that comes into being with a long history: a fork, an import.
+        """Begin a session that is created with a long history: a fork, an import.
 
-        Nothing of it is visible before it is published. Its lines do not pass through what commits
-        of others wait for, so its size costs them nothing (R7).
+        No part of it is visible before it is published. Its events do not pass through what other
+        sessions' commits wait for, so its size does not delay them (R7).
         """
 
     @abstractmethod
     def extension(self, session_id: str, epoch: int, after: int) -> SessionCreation:
-        """Begins many events that a session gets at once, behind the seq `after`: a merge.
+        """Begin many events that a session gets at once, behind the seq `after`: a merge.
 
-        As `creation`: nothing of them is visible before they are published, and however many they
-        are, they cost commits of others nothing. What is appended meanwhile, or packing, has the
-        publication refused. Without events there may be notes.
+        As with `creation`, none of them is visible before they are published, and their number
+        does not delay other sessions' commits. `publish` is refused when the session was appended
+        to or packed meanwhile. An extension may have notes alone.
 
-        `write` and `publish` raise besides:
-            Conflict: No such session of that epoch, or its head is another; `head` says which.
+        `write` and `publish` also raise:
+            Conflict: There is no session of this epoch, or it has another head (`head` of the
+                error).
         """
 
     @abstractmethod
     async def load(self, session_id: str) -> SessionHead | None:
-        """Gives an own copy of the durable head, or None when there is no such session."""
+        """Return a copy of the durable head, or None when there is no such session."""
 
     @abstractmethod
     async def delete(self, session_id: str, epoch: int) -> int:
-        """Deletes the session: its files are gone on return, nothing brings it back after a crash.
+        """Delete the session: its data is gone on return, and no crash brings it back.
 
         Returns:
-            The bytes its records took.
+            The bytes that its records took.
 
         Raises:
-            Conflict: It is not there, or not of that epoch.
+            Conflict: There is no such session of this epoch.
         """
 
     @abstractmethod
     async def read(
         self, session_id: str, epoch: int, after: int, *, limit: int, max_bytes: int
     ) -> list[Record]:
-        """Reads events after the seq `after`, ascending; empty at the end. Notes are left out.
+        """Read events after the seq `after`, ascending and without notes; none at the end.
 
-        At most `limit`, and at most about `max_bytes` of bodies, but at least one. Costs the
-        size of the answer, not of the log.
+        Returns at most `limit` events, and at most about `max_bytes` of bodies, but at least one.
+        The cost is that of the answer, not of the log.
 
         Raises:
             Conflict: No such session of that epoch.
@@ -375,15 +379,15 @@ class SessionStore(ABC):
         max_bytes: int = PAGE_BYTES_MAX,
         reverse: bool = False,
     ) -> Found:
-        """Finds marked lines with `after < seq < before`, ascending by log order, or descending.
+        """Find marked entries with `after < seq < before`, in log order, or with `reverse` back.
 
-        With `key` only those marked with it. At most `limit`, and at most `max_bytes` of bodies,
-        but at least one when there is one. So fewer than `limit` do not mean that these are all:
-        `Found.has_more` says that, and a caller who wants everything asks again beyond the last
-        seq until nothing is found. (Several notes may have one seq; asking beyond it passes over
-        those that the answer left out.)
+        With `key` only entries marked with it. Returns at most `limit` entries, and at most
+        `max_bytes` of bodies, but at least one when there is one. So fewer than `limit` entries
+        need not be all: `Found.has_more` says whether they are, and a caller who wants all of them
+        asks again beyond the last seq until nothing is found. (Several notes may have one seq;
+        asking beyond it skips those that the answer left out.)
 
-        Costs the size of the answer (a `key`: also a scan of the marks, not of the log).
+        The cost is that of the answer (with `key` also a scan of the marks, not of the log).
 
         Raises:
             Conflict: No such session of that epoch.
@@ -399,7 +403,7 @@ class SessionStore(ABC):
         after: int = 0,
         before: int | None = None,
     ) -> int:
-        """Counts the marked lines with `after < seq < before`. Costs some bytes a mark, no line.
+        """Count the marked entries with `after < seq < before`, without reading any of them.
 
         Raises:
             Conflict: No such session of that epoch.
@@ -409,9 +413,9 @@ class SessionStore(ABC):
     async def keys_in_use(
         self, session_id: str, epoch: int, kind: MarkKind, keys: Collection[str]
     ) -> set[str]:
-        """Gives those of the keys that a line of this kind is marked with.
+        """Return those of the keys that an entry of this kind is marked with.
 
-        Costs one scan of the marks, not of the log, however many keys are asked for.
+        The cost is one scan of the marks, not of the log, for any number of keys.
 
         Raises:
             Conflict: No such session of that epoch.
@@ -419,67 +423,67 @@ class SessionStore(ABC):
 
     @abstractmethod
     async def pack(self, session_id: str, epoch: int) -> None:
-        """Compresses the log of a session that has been archived.
+        """Compress the log of an archived session.
 
-        Everything reads as before, by the same positions; appending is refused with `Conflict`
-        until it is unpacked. Whole or not at all, also across a crash. Idempotent.
+        Reads return the same as before, by the same positions; commits are refused with
+        `Conflict` until the log is unpacked. All or nothing, also across a crash. Idempotent.
 
         Raises:
-            Conflict: No such session of that epoch, or it was appended to meanwhile.
-            StorageFull, StorageFailed: It is as it was.
+            Conflict: There is no session of this epoch, or it was appended to meanwhile.
+            StorageFull, StorageFailed: The log is unchanged.
         """
 
     @abstractmethod
     async def unpack(self, session_id: str, epoch: int) -> None:
-        """Undoes `pack`: exactly the log that there was, same epoch, same positions. Idempotent.
+        """Undo `pack`: restore exactly the same log, epoch and positions. Idempotent.
 
         Raises:
-            Conflict: No such session of that epoch.
-            StorageFull, StorageFailed: It is as it was.
+            Conflict: There is no session of this epoch.
+            StorageFull, StorageFailed: The log is unchanged.
         """
 
     @abstractmethod
     async def compact(self, session_id: str, epoch: int, upto: int) -> int:
-        """Takes the deltas (`events.DELTA_TYPES`) with `seq <= upto` out of the log.
+        """Remove the deltas (`events.DELTA_TYPES`) with `seq <= upto` from the log.
 
-        Reads and appends go on meanwhile. Every position stays valid and means what it meant; the
-        events taken out are simply no longer there. The log's last event stays, whatever it is. A
-        note whose event goes has from then on the seq of the event that now precedes it. A packed
-        session is left as it is. Whole or not at all, also across a crash. Idempotent.
+        Reads and commits go on meanwhile. Every position stays valid and keeps its meaning; the
+        removed events are no longer read. The last event of the log stays, whatever its type. A
+        note whose event is removed gets the seq of the event that then precedes it. A packed
+        session is left unchanged. All or nothing, also across a crash. Idempotent.
 
         Returns:
             The bytes freed.
 
         Raises:
-            Conflict: No such session of that epoch.
-            StorageFull, StorageFailed: It is as it was.
+            Conflict: There is no session of this epoch.
+            StorageFull, StorageFailed: The log is unchanged.
         """
 
     @abstractmethod
     def delta_bytes(self, session_id: str) -> int:
-        """Gives about how many bytes of deltas a session's log holds: what compacting may free.
+        """Return about how many bytes of deltas a session's log has: what `compact` may free.
 
-        Survives a restart. After repairs, and when an index was lost, it counts only what has been
-        added since; a note committed among deltas may be counted with them. 0 for no such session.
+        The count survives a restart. After a repair, and when an index was lost, it has only the
+        deltas committed since. It is 0 when there is no such session.
         """
 
     @abstractmethod
     def holding_deltas(self, bytes_min: int) -> dict[str, int]:
-        """Gives the last activity, in ms, of each session with at least so many `delta_bytes`.
+        """Return the last activity, in ms, of each session with at least so many `delta_bytes`.
 
-        Looks at all sessions in memory: for a start, not for a request.
+        It looks at all sessions: call it at a start, not in a request.
         """
 
     @abstractmethod
     def unpacked_archives(self) -> list[str]:
-        """Lists the sessions whose head says archived and that are not packed: `pack` is due.
+        """List the sessions that are archived and not packed yet.
 
-        Looks at all sessions in memory: for a start, not for a request.
+        It looks at all sessions: call it at a start, not in a request.
         """
 
     @abstractmethod
     def size(self, session_id: str) -> StoredSize:
-        """Gives the size of a session's log as of its last commit.
+        """Return the size of a session's log as of its last commit.
 
         Raises:
             Conflict: There is no such session.
@@ -487,74 +491,74 @@ class SessionStore(ABC):
 
     @abstractmethod
     async def query(self, query: SessionQuery, state_of: StateOf) -> SessionPage:
-        """Lists sessions; `state_of` computes the state that `query.state` filters by.
+        """List sessions; `state_of` computes the state that `query.state` filters by.
 
-        Heads in the page are copies of the durable ones. The order is the pair of sort value and
-        id, reversed as a whole when descending; a title of None sorts as "". `…_after` and
-        `…_before` leave out the moment itself; `title_contains` ignores case.
+        The heads in the page are copies of the durable ones. They are ordered by sort value and
+        id, both reversed when descending; a title of None sorts as "". `…_after` and `…_before`
+        exclude the moment itself; `title_contains` ignores case.
 
         Raises:
-            InvalidCursor: The cursor is none of this store's, or of another sort order.
+            InvalidCursor: The cursor was not made by this store, or for another order.
         """
 
     @abstractmethod
     def count(self) -> int:
-        """Gives the number of sessions."""
+        """Return the number of sessions."""
 
     @abstractmethod
     def usage(self, user_id: str | None = None) -> StoreUsage:
-        """Gives what a user's sessions take, or all sessions together, as of their last commits.
+        """Return what a user's sessions take, or all sessions, as of their last commits.
 
-        Counted as it changes: asking costs the same however many sessions there are.
+        The store counts with each change, so the call costs the same for any number of sessions.
         """
 
     @abstractmethod
     def touch(self, session_id: str, epoch: int, activity_ms: int) -> None:
-        """Moves `last_activity_at` forward without an event (an open stream is activity).
+        """Move `last_activity_at` forward without an event (an open stream is activity).
 
-        Durable with the next checkpoint; unknown sessions are ignored.
+        It is durable with the next checkpoint. Unknown sessions are ignored.
         """
 
     @abstractmethod
     def unfinished(self) -> list[str]:
-        """Lists the sessions whose head has an active or queued run."""
+        """List the sessions whose head has an active or queued run."""
 
     @abstractmethod
     async def release(self, session_id: str) -> None:
-        """Says that the session leaves memory: its file is closed, its snapshot written if due."""
+        """Note that the session leaves memory: close its file, write its snapshot if it is due."""
 
     @property
     @abstractmethod
     def is_writing(self) -> bool:
-        """Whether commits will be answered: the store is open and whatever writes it is alive."""
+        """Whether commits will be answered: the store is open and its writer is alive."""
 
     @property
     def refusal(self) -> Unavailable | None:
-        """What every write is refused with at present, as far as is known, or None.
+        """The error that every write gets at present, as far as is known, or None.
 
-        `StorageFull`: there is no room; endings of runs and deletions may still be taken.
+        With `StorageFull`, endings of runs and deletions may still be accepted.
         """
         return None
 
     @abstractmethod
     def stats(self) -> dict[str, Any]:
-        """Gives what /metrics shows: counters since opening (`…_total`), levels, histograms.
+        """Return the values for /metrics: counters since opening (`…_total`), levels, histograms.
 
-        `disk_bytes_<kind>` (logs, journal, snapshots, archive, quarantine) say what is kept where,
-        and `disk_bytes_logs` and `…_archive` what of it are the sessions themselves.
+        `disk_bytes_<kind>` (logs, journal, snapshots, archive, quarantine) is the disk space by
+        kind; `disk_bytes_logs` and `…_archive` are the sessions themselves.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """What a store at work finds in its own files.
+    """What a running store found in its own files.
 
     Attributes:
-        missing: Sessions whose files are not there.
-        strays: Files that belong to no session, by name.
-        looked_at: How many sessions were looked through, each to its last byte.
-        damaged: What is wrong with those: `(session, problem)`.
-        journal_seconds: How long the oldest record has waited to be brought up.
+        missing: Sessions whose files are missing.
+        strays: The names of files that belong to no session.
+        looked_at: How many sessions were read completely.
+        damaged: The problems of those: `(session, problem)`.
+        journal_seconds: How long the oldest record has waited for a checkpoint.
     """
 
     missing: list[str]
@@ -566,16 +570,16 @@ class Examination:
 
 @runtime_checkable
 class SupportsExamination(Protocol):
-    """A store that can look at its own files while it is at work."""
+    """A store that can examine its own files while it runs."""
 
     async def examine(self, sessions_max: int, bytes_max: int) -> Examination:
-        """Looks at what there is, and through so many sessions, chosen by chance.
+        """Compare files and sessions, and read some sessions completely, chosen at random.
 
-        Nothing is changed: what is damaged is repaired by whoever reads it, or by `doctor`.
+        It changes nothing: a damaged log is repaired when it is next read, or by `doctor`.
         """
 
     def unwritable(self) -> dict[str, str]:
-        """Gives the sessions whose logs cannot be written at present, and why."""
+        """Return the sessions whose logs cannot be written at present, with the reasons."""
 
 
 class StoreBusy(BambooError):

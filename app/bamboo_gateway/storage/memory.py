@@ -1,7 +1,7 @@
-"""`memory:` keeps sessions for as long as the process lives: for tests, demos and trying out.
+"""`memory:` keeps sessions while the process lives: for tests, demos and trying things out.
 
-A verified fake: it passes the same contract suite as the stores that keep things, with the same
-timing (an answer is never given from within the call), so tests use it instead of mocks.
+It is a verified fake: it passes the same contract suite as the durable stores, with the same timing
+(it never answers from within the call). So tests use it instead of mocks.
 """
 
 import asyncio
@@ -43,22 +43,22 @@ from bamboo_gateway.storage.marks import Mark, mark_of
 @dataclass(slots=True)
 class _Session:
     head: SessionHead
-    # In their order; seqs rise, a note has the seq of the event before it.
+    # In log order; seqs rise, and a note has the seq of the event before it.
     entries: list[Event | Note] = field(default_factory=list)
     marks: list[tuple[Mark, int]] = field(default_factory=list)
     bytes: int = 0
     packed: bool = False
-    # Of an extension: the seq that it begins behind.
+    # For an extension: the seq behind which it begins.
     after: int = 0
 
     @property
     def events(self) -> int:
-        """How many events it has, notes not counted."""
+        """The number of events, without notes."""
         return sum(isinstance(entry, Event) for entry in self.entries)
 
 
 class MemoryStore(SessionStore):
-    """See the module."""
+    """A store in memory."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -127,7 +127,7 @@ class MemoryStore(SessionStore):
     def _publish(self, session: _Session) -> None:
         if self._loop is None:
             raise Unavailable("The store is closed.")
-        # In order with the commits given before.
+        # After the commits that were given before.
         self._apply_waiting()
         existing = self._sessions.get(session.head.id)
         if existing is not None:
@@ -284,7 +284,7 @@ class MemoryStore(SessionStore):
         session = self._sessions.get(session_id)
         if session is None:
             raise Conflict("There is no such session.", head=None)
-        # Nothing is compressed in memory.
+        # Logs in memory are never compressed.
         return StoredSize(session.bytes, session.bytes)
 
     @override
@@ -297,7 +297,7 @@ class MemoryStore(SessionStore):
 
     @override
     def usage(self, user_id: str | None = None) -> StoreUsage:
-        # Added up when asked: what is in memory is little.
+        # Added up at each call: a store in memory is small.
         sessions = self._sessions.values()
         own = [s.bytes for s in sessions if user_id is None or s.head.user_id == user_id]
         return StoreUsage(len(own), sum(own))
@@ -340,7 +340,7 @@ class MemoryStore(SessionStore):
 
 
 class _Creation(SessionCreation):
-    """A session, or what is to be added to one, that nobody sees yet."""
+    """A new session, or new events of one, that is not visible yet."""
 
     def __init__(
         self, publish: Callable[[_Session], None], session_id: str, epoch: int, after: int = 0
@@ -415,5 +415,5 @@ def _is_delta(entry: Event | Note) -> bool:
 
 
 def _size_of(entry: Event | Note) -> int:
-    # As the store that keeps lines counts, so that quotas of bytes mean the same in both.
+    # The same as the JSONL store counts, so that quotas of bytes mean the same in both.
     return len(entry.body) + LINE_EXTRA_BYTES

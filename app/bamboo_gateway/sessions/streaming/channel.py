@@ -1,9 +1,8 @@
-"""Channels: what the readers of one session share, whether or not its writer is in memory.
+"""Channels: what all readers of one session share, whether or not its writer is in memory.
 
-A reader waits here for the next event. The writer (`SessionWriter`) publishes here, and may leave
-memory while readers wait: the channel stays, with little more than where the log ends and who may
-read it. The writer that comes next publishes into the same channel, so no wake-up can be missed in
-between and no reader notices.
+A reader waits here for the next event. The session writer publishes here. It may leave memory while
+readers wait: the channel stays, and then keeps little more than where the log ends and who may read
+it. The next writer publishes into the same channel, so no reader misses a wake-up in between.
 """
 
 from collections.abc import Callable
@@ -15,20 +14,21 @@ from bamboo_gateway.sessions.streaming.subscription import EndedRun, Subscriptio
 
 
 class Channel:
-    """See the module.
+    """The channel of one session.
 
     Args:
         head: The durable head.
-        channels: The registry of channels that have readers; this one enters and leaves it itself.
-        on_lost: Called when a reader finds that the log is not the one that was opened.
+        channels: The channels that have readers, by session id. The channel adds and removes
+            itself.
+        on_lost: Called when a reader finds another log than the one that was opened.
 
     Attributes:
-        head: The writer's head; while no writer is in memory, its owner and shares alone.
-        durable_seq: The last event that readers may see.
+        head: The writer's head. While no writer is in memory, it has only the owner and shares.
+        durable_seq: The seq of the last event that readers may see.
         queue: The recent durable events, and what renderers made of them.
         connections: The open streams, by connection id.
-        last_run: The run that ended last while somebody was reading, or the writer in memory.
-        gone: The session is deleted, or never came to be.
+        last_run: The last run that ended while somebody read or the writer was in memory.
+        gone: The session was deleted, or its creation failed.
     """
 
     __slots__ = (
@@ -64,12 +64,12 @@ class Channel:
     # -- readers ----------------------------------------------------------------------------
 
     def add(self, connection: Subscription) -> None:
-        """Registers an open stream, in the place of one of the same id."""
+        """Register an open stream; it replaces one with the same id."""
         self.connections[connection.id] = connection
         self._register()
 
     def remove(self, connection: Subscription) -> bool:
-        """Unregisters a stream; tells whether it was registered and not replaced since."""
+        """Unregister a stream; return whether it was registered and not replaced since."""
         if self.connections.get(connection.id) is not connection:
             return False
         del self.connections[connection.id]
@@ -77,7 +77,11 @@ class Channel:
         return True
 
     def on_change(self, call: Callable[[], None]) -> Callable[[], None]:
-        """Calls back once at the next durable event; gives what takes it back."""
+        """Register a callback that is called once, at the next durable event.
+
+        Returns:
+            A function that removes the callback.
+        """
         self._change_waiters.append(call)
         self._register()
 
@@ -89,13 +93,13 @@ class Channel:
         return forget
 
     def lost(self) -> None:
-        """Reports that the log is not the one that was opened."""
+        """Report that the log is not the one that was opened."""
         self._on_lost(self)
 
     # -- the writer -------------------------------------------------------------------------
 
     def begin(self, head: SessionHead) -> None:
-        """Starts at the end of the log, with nothing in the event queue."""
+        """Start at the end of the log, with an empty event queue."""
         self.head = head
         self.durable_seq = head.seq
         self.queue = EventQueue(head.position)
@@ -106,27 +110,27 @@ class Channel:
         self.queue.extend(bodies)
 
     def wake(self) -> None:
-        """Wakes the streams, and whoever waits for the next event."""
+        """Wake the streams, and the calls that wait for the next event."""
         for connection in self.connections.values():
             connection.wake()
         if self._change_waiters:
             self.wake_waiters()
 
     def wake_waiters(self) -> None:
-        """Ends the waits of `on_change`, whether or not anything has changed."""
+        """Call the callbacks of `on_change`, whether or not anything has changed."""
         waiters, self._change_waiters = self._change_waiters, []
         for call in waiters:
             call()
         self._unregister_if_unused()
 
     def end_all(self, reason: GoodbyeReason) -> None:
-        """Ends all streams with `goodbye`, and all waits."""
+        """End all streams with `goodbye`, and all waits."""
         for connection in list(self.connections.values()):
             connection.end(reason)
         self.wake_waiters()
 
     def rest(self) -> None:
-        """Drops what readers do not need while no writer is in memory."""
+        """Drop what readers do not need while no writer is in memory."""
         head = self.head
         self.begin(
             SessionHead(
@@ -135,7 +139,7 @@ class Channel:
         )
 
     def vanish(self, reason: GoodbyeReason) -> None:
-        """Ends everything: the session is deleted, or its log has another life."""
+        """End all streams and waits: the session was deleted, or its log has another epoch."""
         self.gone = True
         self._unregister()
         self.end_all(reason)

@@ -1,11 +1,11 @@
 """SessionWriter: the single writer of one session, while it is in memory.
 
-Decisions are made synchronously on `head`, which may be ahead of the disk; what others see comes
-from commits that are durable (R1). One commit is in flight at a time; what is decided meanwhile
-gathers into the next. When a commit fails, everything decided after the durable head is undone
-together: the head is loaded again and each waiting call gets the error.
+It decides synchronously on `head`, which may be ahead of the disk. Others see only the events of
+durable commits (R1). One commit is in flight at a time; decisions made meanwhile gather into the
+next commit. When a commit fails, the writer undoes everything decided after the durable head: the
+head is loaded again, and each waiting call gets the error.
 
-What is durable is published in the session's `Channel`, which stays while somebody reads; the
+Durable events are published in the session's `Channel`, which stays while somebody reads. The
 writer leaves memory once it has nothing to do.
 """
 
@@ -42,25 +42,25 @@ _MARKED_RUN_TYPES = TERMINAL_TYPES | {"run_queued", "run_start"}
 
 
 class Runner(Protocol):
-    """What the session tells the task of its active run."""
+    """The task of the active run, as the session writer sees it."""
 
     def cancel(self, terminal: TerminalEvent) -> None:
         """End with this terminal event."""
 
     def broken(self, error: BambooError) -> None:
-        """Events of the run could not be stored."""
+        """End the run: some of its events could not be stored."""
 
     def abandon(self) -> None:
-        """The session is gone; end without a word."""
+        """End without a terminal event: the session is gone."""
 
     def is_making(self, message_id: str) -> bool:
-        """Whether a message of that id has begun and is not said yet."""
+        """Return whether the run has begun a message of this id and not finished it."""
 
 
 class ExternalRun:
-    """What this process holds of an open external run: its messages in the making.
+    """The unfinished messages of an open external run, as this process has them in memory.
 
-    Dropped whenever it may be ahead of the log; it is then made again by replaying the log.
+    It is dropped whenever it may be ahead of the log, and then made again by replaying the log.
     """
 
     def __init__(self, run_id: str, assembler: MessageAssembler, now: float) -> None:
@@ -70,11 +70,11 @@ class ExternalRun:
 
 
 class Vanished(Exception):
-    """The session was deleted, or its creation failed, while a call waited for it."""
+    """Raised in a waiting call when the session was deleted or its creation failed."""
 
 
 class _Batch:
-    """What has been decided since the last commit was given to the store."""
+    """The events decided since the last commit was handed to the store."""
 
     __slots__ = ("events", "extras", "reserve", "size")
 
@@ -85,14 +85,14 @@ class _Batch:
         self.reserve = False
 
     def with_extras(self) -> "_Extras":
-        """Gives the extras, made at first use."""
+        """Return the extras; the first call makes them."""
         if self.extras is None:
             self.extras = _Extras()
         return self.extras
 
 
 class _Extras:
-    """What a batch has beside its events; most are a delta of a running agent, and have none."""
+    """What a batch has beside its events. Most batches are one delta of a run and have none."""
 
     __slots__ = ("message_ids", "notable", "notes", "waiters")
 
@@ -104,23 +104,25 @@ class _Extras:
 
 
 class SessionWriter:
-    """See the module.
+    """The single writer of one session's log.
 
     Attributes:
-        head: What has been decided; its `seq` may be ahead of `durable_seq`.
-        channel: Where its readers get what is durable.
-        tally: Where what happens is counted.
+        head: The head after everything decided; its `seq` may be ahead of `durable_seq`.
+        channel: Where durable events are published for readers.
+        tally: The counters of the process.
         run: The task of the active run, when this process executes one.
-        external: What is held of an open external run, if it has been asked for.
-        packing: Held while its archived log is compressed, and while it is brought back.
+        external: The unfinished messages of an open external run, once they were needed.
+        packing: Locked while the archived log is compressed or decompressed.
         posting: The external run whose events a streamed request is posting.
-        streaming_keys: Digests of keys whose streamed request is at work, and what says its end.
-        keys: Answers kept for idempotency keys.
-        users: Calls at work in this session; it stays in memory for them.
-        waiting_message_ids: Of each queued run the ids of its input; what is missing is in the log.
-        made_for: The user who is creating it, until it has an owner; None: no user.
-        last_used: When it last had one, on the monotonic clock.
-        gone: Deleted, or never came to be.
+        streaming_keys: The digest of each key whose streamed request is at work, with the event
+            that is set when the request ends.
+        keys: The answers kept for idempotency keys.
+        users: How many calls use the session; it stays in memory while there are any.
+        waiting_message_ids: For each queued run the message ids of its input. The input of a run
+            that is missing here is in the log.
+        made_for: The user who is creating the session, until it has an owner; None: no user.
+        last_used: When the last call ended, on the monotonic clock.
+        gone: The session was deleted, or its creation failed.
     """
 
     # More names than share one table; and each event of each session looks many of them up.
@@ -202,10 +204,10 @@ class SessionWriter:
     # -- deciding ---------------------------------------------------------------------------
 
     async def ready(self) -> None:
-        """Waits until decisions can be made: not while the head is being loaded again.
+        """Wait until decisions can be made: not while the head is being loaded again.
 
         Raises:
-            Vanished: The session is not there any more.
+            Vanished: The session does not exist any more.
         """
         while self._open_gate is not None:
             await self._open_gate.wait()
@@ -220,11 +222,15 @@ class SessionWriter:
         waiters: Sequence[Waiter] = (),
         reserve: bool = False,
     ) -> tuple[int, int]:
-        """Gives the drafts their seqs and sends them on their way to the store, whole or not.
+        """Give the drafts their seqs and hand them to the store, all of them or none.
 
-        Call only right after `ready`, without an await between. `note` is what is kept for an
-        idempotency key in the same commit. `waiters` are called once each, with the commit's end,
-        also when this raises.
+        Call only right after `ready`, without an await between.
+
+        Args:
+            drafts: The events, without seq and time.
+            note: What is kept for an idempotency key in the same commit.
+            waiters: Each is called once with the outcome of the commit, also when this raises.
+            reserve: Whether the commit may use the space kept back for endings.
 
         Returns:
             The first and last seq (`last = first - 1` without drafts).
@@ -297,10 +303,10 @@ class SessionWriter:
         waiters: Sequence[Waiter] = (),
         reserve: bool = False,
     ) -> tuple[int, int]:
-        """Decides, then waits until it is durable.
+        """Decide, and wait until the commit is durable.
 
         Raises:
-            BambooError: What failed; nothing of it is stored.
+            BambooError: The commit failed; nothing of it is stored.
         """
         done = _Completion()
         places = self.decide(drafts, note=note, waiters=(*waiters, done), reserve=reserve)
@@ -308,10 +314,10 @@ class SessionWriter:
         return places
 
     async def settled(self) -> None:
-        """Waits until everything decided so far is durable.
+        """Wait until everything decided so far is durable.
 
         Raises:
-            BambooError: It was undone.
+            BambooError: A commit failed, and what was decided is undone.
         """
         batch = self._batch if self._batch.size else self._flying
         if batch is not None:
@@ -320,7 +326,7 @@ class SessionWriter:
             await done.wait()
 
     async def drained(self) -> None:
-        """Holds a producer back that is too far ahead of the disk (R11)."""
+        """Wait while the producer is too far ahead of the disk (R11)."""
         if self.is_ahead:
             done = _Completion()
             self._batch.with_extras().waiters.append(done)
@@ -330,37 +336,37 @@ class SessionWriter:
 
     @property
     def durable_seq(self) -> int:
-        """The last event that readers may see."""
+        """The seq of the last event that readers may see."""
         return self.channel.durable_seq
 
     @property
     def is_ready(self) -> bool:
-        """Whether `ready` would return at once: saves a coroutine where each event asks."""
+        """Whether `ready` would return at once. It saves a coroutine for each event."""
         return self._open_gate is None and not self.gone
 
     @property
     def is_held(self) -> bool:
-        """Whether `head` may say what is not true any more: only the store knows."""
+        """Whether `head` may be wrong because it is being loaded again; ask the store."""
         return self._open_gate is not None
 
     @property
     def is_unborn(self) -> bool:
-        """Whether it does not exist yet: no event of it is durable."""
+        """Whether the session does not exist yet: none of its events is durable."""
         return not self._exists
 
     @property
     def is_ahead(self) -> bool:
-        """Whether what waits for the disk is over the bound of `drained`."""
+        """Whether more bytes wait for the disk than `drained` lets pass."""
         return self._batch.size > RUN_AHEAD_BYTES_MAX
 
     @property
     def is_storing(self) -> bool:
-        """Whether something that was decided is not durable yet."""
+        """Whether something decided is not durable yet."""
         return self._flying is not None or bool(self._batch.size)
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing needs it in memory. Readers do not: they wait in its channel."""
+        """Whether nothing needs the writer in memory. Readers do not: they have the channel."""
         return not (
             self.users
             or self.run
@@ -435,10 +441,14 @@ class SessionWriter:
         """Remember the ids of the messages that are the input of a queued run."""
         self.waiting_message_ids[run_id] = message_ids
 
-    # -- seeing -----------------------------------------------------------------------------
+    # -- observing --------------------------------------------------------------------------
 
     def on_run_end(self, run_id: str, call: Callable[[], None]) -> Callable[[], None]:
-        """Calls back once the run's terminal event is durable; gives what takes it back."""
+        """Register a callback for when the run's terminal event is durable.
+
+        Returns:
+            A function that removes the callback.
+        """
         calls = self._run_waiters.setdefault(run_id, [])
         calls.append(call)
 
@@ -451,10 +461,13 @@ class SessionWriter:
         return forget
 
     def on_message_id(self, call: Callable[[str], None]) -> Callable[[], None]:
-        """Calls back with the id of each message from now on, at its decision; gives what ends it.
+        """Register a callback for the id of each message, called when the message is decided.
 
-        At once with those whose decision is not durable yet, and also with those of input that is
-        queued.
+        Messages of queued input count too. The callback is called at once for the messages that
+        are decided and not durable yet.
+
+        Returns:
+            A function that removes the callback.
         """
         for batch in (self._flying, self._batch):
             if batch is not None and batch.extras is not None:
@@ -464,14 +477,17 @@ class SessionWriter:
         return lambda: self._id_watchers.remove(call)
 
     def is_making(self, message_id: str) -> bool:
-        """Tells whether a run is making a message of that id; an external one has to be held."""
+        """Return whether a run has an unfinished message of this id.
+
+        An external run counts only while its messages are in memory (`external`).
+        """
         if self.external is not None and self.external.assembler.is_making(message_id):
             return True
         return self.run is not None and self.run.is_making(message_id)
 
     @contextmanager
     def streaming(self, digest: str) -> Iterator[None]:
-        """Marks a key's streamed request as being at work; a repeat waits for its end."""
+        """Mark a key's streamed request as being at work; a repeat waits for its end."""
         ended = self.streaming_keys[digest] = anyio.Event()
         try:
             yield
@@ -480,7 +496,7 @@ class SessionWriter:
             ended.set()
 
     def vanish(self, reason: GoodbyeReason) -> None:
-        """Ends everything that hangs on the session: it is deleted, or never came to be."""
+        """End the run, the streams and the waits: the session was deleted or never created."""
         self.gone = True
         if self.run is not None:
             self.run.abandon()
@@ -488,7 +504,7 @@ class SessionWriter:
         self.channel.vanish(reason)
 
     def born(self, head: SessionHead) -> None:
-        """Takes over what was published under its name past this writer."""
+        """Adopt a session that was published under this id without going through this writer."""
         self.head = head
         self.channel.begin(head)
         self.keys.forget()
@@ -496,19 +512,22 @@ class SessionWriter:
         self._count()
 
     def grown(self, head: SessionHead) -> None:
-        """Takes over what was published behind its head past this writer: readers read the log."""
+        """Adopt events that were published without going through this writer.
+
+        They are not in the event queue, so readers read them from the log.
+        """
         self.head = head
         self.channel.begin(head)
         self.keys.forget()
         self.channel.wake()
 
     def hold(self) -> None:
-        """Closes the gate: `ready` waits until `resume`."""
+        """Close the gate: `ready` waits until `resume`."""
         if self._open_gate is None:
             self._open_gate = anyio.Event()
 
     def resume(self, head: SessionHead | None = None) -> None:
-        """Opens the gate, with the durable head loaded again when one is given."""
+        """Open the gate; `head` is the durable head, when it was loaded again."""
         if head is not None:
             self.head = self.channel.head = head
             self.keys.forget()
@@ -522,23 +541,24 @@ class SessionWriter:
             self._open_gate = None
 
     def _catch_up(self) -> None:
-        # The store has more than it has acknowledged: what was shown stands, the rest is news.
+        # The store has more than it has acknowledged. What readers saw is valid; they come back
+        # for the rest.
         self.channel.begin(self.head)
         self.channel.end_all("shutdown")
         self._release_waiters()
 
     def lost(self) -> None:
-        """Has the head loaded again, the store having another one."""
+        """Request that the head is loaded again, because the store has another one."""
         if not self.gone and self._open_gate is None and self._reload_wanted is not None:
             self.hold()
             self._reload_wanted(self)
 
     def when_broken(self, call: Callable[["SessionWriter"], None]) -> None:
-        """Says who loads the head again after a failed commit."""
+        """Register the callback that loads the head again after a failed commit."""
         self._reload_wanted = call
 
     def when_counted(self, call: Callable[["SessionWriter"], None]) -> None:
-        """Says who keeps count of its runs, and of its being there; counts them now."""
+        """Register the callback that counts the session and its runs, and call it once now."""
         self._counted = call
         call(self)
 
@@ -546,7 +566,7 @@ class SessionWriter:
         if self._counted is not None:
             self._counted(self)
 
-    # -- the way to the store ---------------------------------------------------------------
+    # -- committing ---------------------------------------------------------------
 
     def _mark(self, kind: str, fields: dict[str, Any], place: int) -> None:
         extras = self._batch.with_extras()
@@ -647,7 +667,7 @@ class SessionWriter:
 
 
 class _Completion:
-    """A waiter that one task awaits."""
+    """A waiter for one task."""
 
     __slots__ = ("_error", "_event")
 

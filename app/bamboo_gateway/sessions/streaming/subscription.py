@@ -1,8 +1,8 @@
-"""Connections: an open stream is a cursor in its session's log, and little else.
+"""Subscriptions: an open stream is a cursor in its session's log, and little else.
 
-It takes what lies between its cursor and the end of the event queue; behind the queue's start it
-reads the log in pages until it is back in. Reading is the connection's own work in its own task,
-so a slow one delays nobody and costs one chunk (R7).
+It takes what lies between its cursor and the end of the event queue. A subscription whose cursor
+lies before the start of the queue reads the log in pages until it has caught up. Each subscription
+reads in its own task, so a slow one delays nobody and costs one chunk (R7).
 """
 
 from asyncio import Future, get_running_loop
@@ -37,14 +37,14 @@ _PAGE_EVENTS = 2000
 
 
 class EndedRun(NamedTuple):
-    """The run of a session that ended last: just before its input, and its terminal event."""
+    """The last run that ended: the seq just before its input, and that of its terminal event."""
 
     before_seq: int
     end_seq: int
 
 
 class Source(Protocol):
-    """What a connection needs of its session's channel."""
+    """What a subscription needs of its session's channel."""
 
     id: str
     epoch: int
@@ -55,7 +55,7 @@ class Source(Protocol):
     gone: bool
 
     def lost(self) -> None:
-        """The log is not the one that was opened; look again."""
+        """Report that the log is not the one that was opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,8 @@ class Start:
     """Where a stream begins, decided before it is opened.
 
     Attributes:
-        cursor: The seq it begins after.
-        reset: Why the client's own position cannot be served, if so.
+        cursor: The seq that it begins after.
+        reset: Why the client's own position cannot be served, or None.
     """
 
     cursor: int
@@ -84,7 +84,7 @@ def choose_start(channel: Source, request: StreamRequest) -> Start:
     if isinstance(request.last_event_id, Position):
         candidates.append(request.last_event_id)
     active = channel.head.active
-    # What has been decided but is not durable yet must not be skipped: begin at what is.
+    # Events that are decided and not durable yet must not be skipped: begin before them.
     fresh = min(active.before_seq if active else channel.durable_seq, channel.durable_seq)
     if request.last_event_id == "malformed":
         return Start(fresh, "unknown_position")
@@ -100,19 +100,20 @@ def choose_start(channel: Source, request: StreamRequest) -> Start:
 
 
 class Subscription:
-    """One open stream. Made by the manager; the HTTP response drains it with `next`.
+    """One open stream. The hub makes it; the HTTP response drains it with `next`.
 
     Attributes:
-        id: Its name, unique in its session.
-        caller: Who watches.
-        cursor: The seq of the last event it has handed out.
-        written_from: Where the cursor was before the last chunk, which may never have arrived.
-        sending_since: Set by the response around each send (monotonic seconds), for the clock that
-            finds stuck ones.
-        cancel_slow: Ends the response of a connection that is stuck; set by the response.
-        ended_by: How it ended: `complete` (at the run it was open for), the reason of its
-            `goodbye`, or `left`: the client went away first.
-        send_now: Sends a chunk at once, or says that it cannot; set by a response that can.
+        id: The connection id, unique in the session.
+        caller: Who reads.
+        cursor: The seq of the last event handed out.
+        written_from: The cursor before the last chunk, which may never have arrived.
+        sending_since: When the response began to send (monotonic seconds), or None. The hub finds
+            stuck responses by it.
+        cancel_slow: Ends the response when it is stuck; set by the response.
+        ended_by: How the stream ended: `complete` (after the terminal event of its run), the
+            reason of its `goodbye`, or `left`: the client went away first.
+        send_now: Sends a chunk at once and returns True, or sends nothing and returns False; set
+            by a response that can.
     """
 
     __slots__ = (
@@ -227,15 +228,18 @@ class Subscription:
         return None
 
     def wake(self) -> None:
-        """Says that there may be something to take."""
+        """Wake the reader: there may be something to take."""
         waiter = self._waiter
         if waiter is not None and not waiter.done() and not self._send_now():
             waiter.set_result(None)
 
     def _send_now(self) -> bool:
-        """Sends what waits without the reader's task, if there is nothing else to it.
+        """Send what waits without waking the reader's task, if only events wait.
 
-        The task is waiting, so all that came before is sent.
+        The task is waiting, so everything before is sent.
+
+        Returns:
+            Whether nothing is left to take.
         """
         if self.send_now is None or self._goodbye is not None or self._heartbeat_due:
             return False
@@ -250,41 +254,41 @@ class Subscription:
         return self.cursor == queue.head
 
     def end(self, reason: GoodbyeReason, *, after_rest: bool = False) -> None:
-        """Ends it with `goodbye`, at once or after what the log has."""
+        """End the stream with `goodbye`: at once, or after the events that the log has."""
         if self._goodbye is None or (self._goodbye_after_rest and not after_rest):
             self._goodbye = reason
             self._goodbye_after_rest = after_rest
         self.wake()
 
     def beat(self) -> None:
-        """Makes it say something, being silent for too long."""
+        """Make the stream send a heartbeat, after it was silent for too long."""
         self.quiet_ticks = 0
         self._heartbeat_due = True
         self.wake()
 
     def run_started(self, run_id: str) -> None:
-        """Binds a stream that waits for the next run to it."""
+        """Bind a stream that waits for the next run to this run."""
         if self.until_next:
             self.until_next = False
             self.until_run = run_id
 
     def run_ended(self, run_id: str, seq: int) -> None:
-        """Lets a stream until that run's end stop right after its terminal event."""
+        """Stop a stream that is open until this run's end right after the terminal event."""
         if self.until_run == run_id:
             self.until_run = None
             self.stop_seq = seq
 
     def aclose(self) -> None:
-        """Unregisters it. Idempotent; never touches a newer connection of the same name."""
+        """Unregister the subscription. Idempotent; leaves a newer one of the same id alone."""
         self._ended = True
         if self.is_slow:
-            self.ended_by = "slow"  # what was said to it last may never have been sent
+            self.ended_by = "slow"  # its `goodbye` may never have been sent
         self.wake()
         on_close, self._on_close = self._on_close, _closed
         on_close(self)
 
     def view(self) -> dict[str, Any]:
-        """Gives the contract's shape of a connection."""
+        """Return the contract's Connection."""
         return {
             "connection_id": self.id,
             "session_id": self.session_id,
@@ -340,8 +344,8 @@ class Subscription:
                 max_bytes=SEND_BYTES_MAX - 64 * _PAGE_EVENTS,
             )
         except Conflict:
-            # The log has another life, or none: the session is loaded again, which ends this
-            # stream; the client comes back with its old position and is told.
+            # The log has another epoch, or is gone. The session is loaded again, which ends this
+            # stream; the client comes back with its old position and gets `reset` or 404.
             self.channel.lost()
             self.end("deleted" if self.channel.gone else "shutdown")
             return b""
@@ -349,7 +353,7 @@ class Subscription:
         epoch, render = self.channel.epoch, self._renderer.event
         parts = [render(epoch, seq, body) for seq, body in records if seq <= stop]
         if not parts:
-            # Nothing is kept between the cursor and the queue (compacted deltas): step over it.
+            # Compaction removed everything between the cursor and the queue: skip it.
             self.cursor = max(self.cursor, min(stop, self.channel.queue.start))
             return b""
         self.cursor = records[len(parts) - 1].seq
@@ -357,7 +361,7 @@ class Subscription:
 
 
 def _closed(_: Subscription) -> None:
-    """What closing does from the second time on."""
+    """Do nothing: the callback of a subscription that is closed again."""
 
 
 def check_within(after: After, epoch: int, head_seq: int) -> int:

@@ -1,8 +1,8 @@
-"""Extensions: many events that a session gets at once, all of them or none.
+"""Bulk appends: many events that a session gets at once, all of them or none.
 
-Few of them are one commit like any other. Beyond `COMMIT_BYTES_MAX` the log is copied aside, the
-events are written behind the copy as they come, and the files are exchanged by one record (see
-`exchanging`): so memory holds one call's events, and commits of others wait for nothing.
+Up to `COMMIT_BYTES_MAX` they are one normal commit. Beyond it the log is copied aside, the events
+are appended to the copy as they come, and one record swaps the files (see `file_swap`). So memory
+holds the events of one call, and other sessions' commits do not wait.
 """
 
 import asyncio
@@ -23,21 +23,21 @@ from bamboo_gateway.storage.jsonl.log_copy import LogCopy
 from bamboo_gateway.storage.lines import stored_lines
 
 COMMIT_BYTES_MAX = 1024 * 1024
-"""What goes through the journal: a commit is in memory several times over, and others wait for it.
-More than that is worth copying the log, which costs its size on the disk."""
+"""The most that goes through the journal: a commit is in memory several times, and others wait for
+it. More than that is worth a copy of the log, which costs its size on the disk."""
 
 
 class BulkAppend(SessionCreation):
-    """One extension of one session; see the module.
+    """One bulk append to one session.
 
     Args:
-        commit: An empty commit, of the session and epoch, that begins behind its head.
-        append: Takes a commit.
-        copying: Keeps the session's files from being exchanged by others, and gives their copy;
-            raises `Conflict` when it is another session by now.
-        failing: Gives what files may raise as what callers know.
-        exchanger: Exchanges them.
-        bulk: Where files are written.
+        commit: An empty commit of the session and epoch, which begins behind the head.
+        append: Appends a commit.
+        copying: Locks the session's files against other swaps, and opens a copy of the log;
+            raises `Conflict` when there is no such session any more.
+        failing: Translates errors of files into those of the contract.
+        exchanger: Swaps the files.
+        bulk: The threads that write files.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class BulkAppend(SessionCreation):
 
         async with self._failing(copy.exchange.entry):
             await self._bulk.run(copy.finish)
-            # From here on the files are the committer's, whatever becomes of this call.
+            # From here on the committer owns the files, also when this call is cancelled.
             self._copy = None
             await self._exchanger.carry_out(copy.exchange, refuse_more)
 

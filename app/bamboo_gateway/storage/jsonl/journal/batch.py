@@ -1,4 +1,4 @@
-"""One batch of the committer: admitted, written as one, then settled or rolled back as one."""
+"""One batch of the committer: checked, written as one, then settled or rolled back as one."""
 
 from typing import TYPE_CHECKING
 from zlib import crc32
@@ -22,17 +22,18 @@ if TYPE_CHECKING:
 
     from bamboo_gateway.storage.marks import Mark
 
-# What became of a commit: it, who waits, what is wrong if anything is, and its log's end if not.
+# A commit, its callback, the error or None, and the end of its log when there was no error.
 Answer = tuple[LineCommit, Done, BambooError | None, int]
 Request = tuple[LineCommit, Done] | Deletion
 
 
 class Batch:
-    """See the module. Used on the committer's thread alone.
+    """The requests that are committed together. Used on the committer's thread alone.
 
     Attributes:
-        before: The logs it changes, with the (seq, size) they had.
-        gone: The logs it deletes.
+        before: The logs that the batch changes, with the (seq, size) that they had.
+        gone: The logs that it deletes.
+        answers: The outcome of each commit.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Batch:
         self._requests = requests
         self._data_bytes = data_bytes
         self._replaced: list[tuple[str, Log | None]] = []
-        # What is taken, one beside the other: a log, and the lines it gets.
+        # The accepted commits: the log of each, and its lines, in two lists of the same order.
         self._logs: list[Log] = []
         self._lines: list[bytes] = []
         self._marks: list[tuple[Log, int, Sequence[tuple[Mark, int]]]] = []
@@ -53,12 +54,12 @@ class Batch:
 
     @property
     def size(self) -> int:
-        """The most that its records can take."""
+        """The most bytes that the records can take."""
         return self._data_bytes + RECORD_OVERHEAD_BYTES * len(self._requests)
 
     @property
     def reserve_size(self) -> int:
-        """The most that those of them can take which may use the reserve."""
+        """The most bytes of the records that may use the reserve."""
         return sum(
             RECORD_OVERHEAD_BYTES + (0 if isinstance(request, Deletion) else len(request[0].data))
             for request in self._requests
@@ -67,18 +68,21 @@ class Batch:
 
     @property
     def deletions(self) -> list[Deletion]:
-        """Those among its requests."""
+        """The deletions among the requests."""
         return [request for request in self._requests if isinstance(request, Deletion)]
 
     def admit(self, journal: Journal, *, is_full: bool) -> list[bytes]:
-        """Checks each request against its log's head; gives what is written for those that fit.
+        """Check each request against the head of its log.
 
-        What stands in the loop is paid for by every commit, so it is written out, and calls only
-        for what is rare.
+        Every commit pays for the code in the loop, so it is inlined, and calls functions only in
+        rare cases.
 
         Args:
-            journal: Gives the numbers of the records.
-            is_full: Only what may use the reserve is taken.
+            journal: Where the numbers of the records come from.
+            is_full: Whether to accept only what may use the reserve.
+
+        Returns:
+            The bytes to write for the accepted requests.
         """
         records: list[Description] = []
         logs, before, answers = self._table.logs, self.before, self.answers
@@ -122,7 +126,7 @@ class Batch:
         if not records:
             return []
         line = describe(journal.lsn + 1, journal.acked, records)
-        # Never given again, whatever becomes of these.
+        # These numbers are never used again, also when the write fails.
         journal.lsn += len(records)
         return [line, *lines]
 
@@ -143,7 +147,7 @@ class Batch:
         return log if commit.reserve else self._refusal_of(log) or log
 
     def _refusal_of(self, log: Log) -> BambooError | None:
-        """Says why a log takes no lines but endings: they would pile up in memory (R11)."""
+        """Return why a log accepts only endings: other lines would pile up in memory (R11)."""
         if log.failure is None:
             return None
         condition = self._condition
@@ -170,13 +174,13 @@ class Batch:
         if log is None or log.epoch != deletion.epoch:
             deletion.error = Conflict("There is no such session of that epoch.", head=None)
             return []
-        # The tombstone stays until the loop has heard of it; a successor takes its place.
+        # The tombstone stays until the loop knows of the deletion; a new log replaces it.
         log.deleted = True
         self.gone[log] = deletion
         return [(log.session_id, log.epoch, log.seq + 1, 0, "delete", 0, log.size, 0, 0)]
 
     def settle(self) -> None:
-        """Hands the lines to their logs: they are durable."""
+        """Hand the lines to their logs: they are durable."""
         with self._table.writer.lock:
             for log, lines in zip(self._logs, self._lines, strict=True):
                 log.tail.append(lines)
@@ -188,7 +192,7 @@ class Batch:
             self._table.remove_files(log, deletion)
 
     def roll_back(self, error: BambooError) -> None:
-        """Takes everything back: nothing of it is or will become visible."""
+        """Undo the batch: no part of it is or will become visible."""
         for log, (seq, size) in self.before.items():
             log.seq, log.size = seq, size
         for log in self.gone:

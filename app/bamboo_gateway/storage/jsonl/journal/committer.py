@@ -1,17 +1,18 @@
-"""The committer: the one thread that gives logs their next lines (R8), many commits at a time.
+"""The committer: the one thread that appends to logs (R8), many commits at a time.
 
-It takes everything that waits as one batch: checks each commit against its log's head, writes all
-records with one write and one sync, acknowledges the batch with one call into the loop. While a
-sync runs the next batch gathers (group commit). The logs get their lines when there is time (see
-`lagging`).
+It takes all waiting commits as one batch. It checks each commit against the head of its log, writes
+all records with one write and one sync, and acknowledges the batch with one call into the event
+loop. While a sync runs, the next batch gathers (group commit). The lines reach the log files later,
+when there is time (see `log/write_behind`).
 
-Heads are checked here, in the order commits were given, and nowhere else. So a commit built on one
-that was refused finds another head and is refused too, however many were on their way.
+Heads are checked here, in the order in which commits were given, and nowhere else. So a commit that
+was built on a refused one finds another head and is refused too, however many were on their way.
 
-A failed write or sync refuses the whole batch and gives up the segment (see `journal`). A log that
-cannot be written does not: what was acknowledged is durable in the journal and stays in memory,
-where reads see it. From then on commits of that session alone are refused, but for endings of runs,
-until one of the retries here, or the checkpoint's, succeeds (see `condition`).
+A failed write or sync refuses the whole batch and gives up the segment (see `journal/segments`). A
+log file that cannot be written refuses nothing of the batch: acknowledged lines are durable in the
+journal, and stay in memory, where reads see them. From then on the committer refuses commits of
+that session alone, except for endings of runs, until a retry here or in a checkpoint succeeds (see
+`log/write_health`).
 """
 
 import asyncio
@@ -40,30 +41,35 @@ from bamboo_gateway.storage.jsonl.log.write_health import WriteHealth
 # One write of some MiB costs little more than its sync; larger ones only add latency.
 _BATCH_BYTES = 4 * 1024 * 1024
 _BATCH_COMMITS = 20_000
-# With so long a pause the thread has time for the logs: longer than between batches under load,
-# also where other programs take most of the machine (measured there: 20 ms were no pause).
+# After a pause of this length the thread writes to the logs. It is longer than the pauses between
+# batches under load, also where other programs take most of the machine (measured: 20 ms occur).
 _REST_SECONDS = 0.25
-# Segments that wait for a checkpoint: beyond these, a gigabyte, checkpoints are failing.
+# Segments that may wait for a checkpoint. More of them, a gigabyte, mean that checkpoints fail.
 _CLOSED_SEGMENTS_MAX = 64
-# How often it is looked at whether the journal still lies where it should, and, while it takes
-# nothing, whether it does again: what /health/ready says is no older.
+# How often the thread checks that the journal is still in its place, and, while the journal takes
+# nothing, whether it does again. The answer of /health/ready is no older than this.
 _LOOK_SECONDS = 1.0
 
 
 @final
 @dataclass(slots=True)
 class Errand:
-    """Something to be done between batches on the committer's thread; never raises."""
+    """A call to make between batches on the committer's thread; it never raises."""
 
     run: Callable[[], None]
 
 
 @dataclass(slots=True)
 class Rotation:
-    """What a checkpoint has to bring up: everything up to `lsn`, in closed segments.
+    """The work of a checkpoint: bring the logs up to `lsn`, from closed segments.
 
-    `logs` are those they name, with what their records take in them. The checkpoint adds to
-    `spares` those segments, as many as are wanted, that it has made blank to be used again.
+    Attributes:
+        lsn: The number of the last record.
+        last_epoch: The last epoch that was used.
+        segments: The closed segments, by number.
+        logs: The logs that they name, with the bytes of their records.
+        spares_wanted: How many segments the checkpoint should blank for reuse.
+        spares: Those that it has blanked.
     """
 
     lsn: int
@@ -81,7 +87,10 @@ T = TypeVar("T")
 
 
 class Committer:
-    """See the module. The loop calls `append`, `delete` and `send`; the rest is the thread's."""
+    """The thread and its queue.
+
+    The event loop calls `append`, `delete`, `send` and `change`; the rest runs on the thread.
+    """
 
     def __init__(
         self,
@@ -124,12 +133,12 @@ class Committer:
         on_answers: Callable[[list[Answer]], None],
         on_due: Callable[[], None],
     ) -> None:
-        """Starts the thread.
+        """Start the thread.
 
         Args:
-            loop: Where answers are given.
-            on_answers: Takes a batch's answers, in order.
-            on_due: Is called, on the loop too, when a checkpoint is due.
+            loop: The event loop on which answers are given.
+            on_answers: Called with the answers of a batch, in order.
+            on_due: Called when a checkpoint is due, also on the loop.
         """
         self._loop = loop
         self._on_answers = on_answers
@@ -138,7 +147,7 @@ class Committer:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread is at work, or waits for it."""
+        """Whether the thread runs."""
         return self._thread.is_alive()
 
     @property
@@ -147,17 +156,17 @@ class Committer:
         return self._journal.has_records or bool(self._journal.closed)
 
     def append(self, commit: LineCommit, done: Done) -> None:
-        """Takes a commit."""
+        """Queue a commit."""
         self._queue.put((commit, done))
 
     def delete(self, deletion: Deletion) -> None:
-        """Takes a deletion, in order with the commits."""
+        """Queue a deletion, in order with the commits."""
         self._queue.put(deletion)
 
     def send(self, function: Callable[[], T]) -> "asyncio.Future[T]":
-        """Has something done on the thread, in order with the commits; the future is on the loop.
+        """Run a function on the thread, in order with the commits; the future is the loop's.
 
-        Whatever was answered before is answered before the future is done.
+        All earlier answers are given before the future is done.
         """
         loop = self._loop
         assert loop is not None
@@ -166,7 +175,7 @@ class Committer:
         def run() -> None:
             try:
                 result = function()
-            except Exception as error:  # noqa: BLE001 - it is the asker's to handle
+            except Exception as error:  # noqa: BLE001 - the caller handles it
                 self._tell(_set_exception, future, error)
             else:
                 self._tell(_set_result, future, result)
@@ -175,16 +184,16 @@ class Committer:
         return future
 
     def change(self, function: Callable[[], T], answer: Callable[[T | Exception], None]) -> None:
-        """Has something done on the thread that changes what commits' answers are applied to.
+        """Run a function on the thread that changes what commits' answers are applied to.
 
-        As `send`, but `answer` is called on the loop with the result (or what was raised) before
-        any answer of a later commit.
+        As `send`, but `answer` is called on the loop with the result, or with the exception,
+        before any later commit is answered.
         """
 
         def run() -> None:
             try:
                 result = function()
-            except Exception as error:  # noqa: BLE001 - it is the asker's to handle
+            except Exception as error:  # noqa: BLE001 - the caller handles it
                 self._tell(answer, error)
             else:
                 self._tell(answer, result)
@@ -192,30 +201,30 @@ class Committer:
         self._queue.put(Errand(run))
 
     def note_changed(self, log: Log) -> None:
-        """Has the next checkpoint sync the log and its name; as part of a change only."""
+        """Have the next checkpoint sync the log and its file name. Call it in a change only."""
         log.is_new_file = True
         self._touched[log] = None
 
     def _tell(self, function: Callable[..., None], *arguments: object) -> None:
         loop = self._loop
         assert loop is not None
-        # A closed loop has nobody left to tell.
+        # After the loop was closed nobody waits for an answer.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(function, *arguments)
 
     def stop(self) -> None:
-        """Lets the thread end when it has done what was given before."""
+        """Let the thread end after everything queued before."""
         self._queue.put(None)
 
     def join(self) -> None:
-        """Waits for the thread's end; not on the loop's thread."""
+        """Wait for the end of the thread. Do not call it on the loop's thread."""
         if self._thread.is_alive():
             self._thread.join()
 
     def _run(self) -> None:
         while not self._closing:
             self._turn()
-        # What came behind the closing is answered, not forgotten.
+        # Requests that came after the closing are answered too.
         with contextlib.suppress(Empty):
             while True:
                 self._refuse_closed(self._queue.get_nowait())
@@ -244,13 +253,13 @@ class Committer:
             failed = self._condition.due()
         for log in failed:
             if log.removed:
-                # It was deleted, or its files were exchanged: nobody asks for these lines.
+                # The session was deleted or its files were swapped: nobody needs these lines.
                 self._condition.log_written(log)
             elif self._condition.retry(log):
                 self._touched[log] = None
 
     def _look_at_journal(self) -> None:
-        """Looks whether the journal is where it should be, and whether it takes commits again."""
+        """Check that the journal is in its place, and whether it takes commits again."""
         now = self._clock.monotonic()
         if now - self._looked_at < _LOOK_SECONDS:
             return
@@ -261,7 +270,7 @@ class Committer:
                 self._make_room(self._condition.refused_bytes)
 
     def _gather(self) -> tuple[list[Request], int, Errand | None]:
-        """Takes what waits: requests, the bytes of their lines, and what is to be done then."""
+        """Take what waits: requests, the bytes of their lines, and the errand behind them."""
         take, data_bytes = self._queue.get_nowait, 0
         batch: list[Request] = []
         with contextlib.suppress(Empty):
@@ -281,7 +290,7 @@ class Committer:
         return batch, data_bytes, None
 
     def _patience(self) -> float:
-        """Says for how long, in seconds, to wait for what is to be committed."""
+        """Return for how many seconds to wait for the next request."""
         if self._lagging and self._is_in_place:
             return 0 if self._is_at_rest else _REST_SECONDS
         until_retry = self._condition.seconds_until_due()
@@ -291,7 +300,7 @@ class Committer:
     def _commit(self, batch: Batch) -> None:
         try:
             self._take(batch)
-        except Exception as error:  # noqa: BLE001 - whatever fails, each commit gets its answer
+        except Exception as error:  # noqa: BLE001 - each commit gets an answer, whatever fails
             batch.roll_back(_failure(error))
             self.failures += 1
         else:
@@ -321,7 +330,7 @@ class Committer:
         except BaseException as error:
             journal.abandon()
             if journal.number == 0 and isinstance(error, OSError):
-                # Nor could another segment be made.
+                # No other segment could be made either.
                 self._condition.journal_failed(failure_of(error, _WRITING), batch.size)
             raise
         if must_sync:
@@ -329,13 +338,13 @@ class Committer:
         self.bytes += len(data)
 
     def _make_room(self, size: int) -> bool:
-        """Sees to it that the journal takes so many bytes; notes when it does not.
+        """Make room for so many bytes in the journal, and note it when there is none.
 
         Returns:
             False when only the reserve is left.
 
         Raises:
-            OSError, StorageFailed: It takes nothing.
+            OSError, StorageFailed: The journal takes nothing.
         """
         condition = self._condition
         try:
@@ -361,10 +370,10 @@ class Committer:
             raise StorageFailed("Checkpoints fail, so the journal takes no more.")
 
     def _must_sync(self, logs: Iterable[Log]) -> bool:
-        """Tells whether the batch has to be synced.
+        """Return whether the batch has to be synced.
 
         With `durability = "os"` only a batch that names a log for the first time in its segment
-        is: so whatever a log holds that is not synced, the journal knows at least that it does.
+        is synced. So the synced part of the journal names each log that has unsynced lines.
         """
         if self._syncs_commits:
             return True
@@ -404,11 +413,11 @@ class Committer:
             self._tell(self._on_due)
 
     def rotate(self, *, final: bool = False) -> Rotation:
-        """Closes the segment and gives what lies in closed ones; as an errand only.
+        """Close the segment and return the work of a checkpoint; as an errand only.
 
         Raises:
-            OSError: The next segment cannot be made, and this one is used on; or the directory is
-                not ours any more.
+            OSError: The next segment cannot be made, and this one stays in use; or the directory
+                does not belong to this process any more.
         """
         journal = self._journal
         if not final and not journal.is_in_place():
@@ -420,8 +429,8 @@ class Committer:
             journal.keep_reserve()
         self._asked = False
         self._table.evict(self._touched)
-        # A log that could not be written last time gets another chance; what is held of one that
-        # was written since goes.
+        # A log that could not be written last time is tried again. A file that holds lines of a log
+        # that was written since is dropped.
         self._touched.update(
             (log, None) for log in self._table.logs.values() if log.tail or log.held_end
         )
@@ -432,7 +441,7 @@ class Committer:
         return Rotation(journal.lsn, journal.last_epoch, dict(journal.closed), logs, wanted)
 
     def brought_up(self, rotation: Rotation) -> None:
-        """Forgets the segments that a checkpoint has dropped; as an errand only."""
+        """Forget the segments that a checkpoint has dropped; as an errand only."""
         for number in rotation.segments:
             del self._journal.closed[number]
         self._journal.spares += rotation.spares
@@ -441,7 +450,7 @@ class Committer:
             log.journal_bytes -= size
 
     def give_back(self, rotation: Rotation) -> None:
-        """Takes back what a failed checkpoint has not brought up; as an errand only."""
+        """Take back the work of a checkpoint that failed; as an errand only."""
         self._touched = {**dict.fromkeys(rotation.logs), **self._touched}
 
 

@@ -1,7 +1,7 @@
-"""A session's log as the running store holds it: a file, and the lines that are not yet in it.
+"""A session's log in the running store: a file, and the lines that are not in it yet.
 
-The committer's thread alone moves a log's end; other threads look at it through `LogView`, which is
-taken under the lock and then independent of what happens next.
+Only the committer's thread moves the end of a log. Other threads read it through a `LogView`, which
+is made under the lock and does not change afterwards.
 """
 
 import os
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from bamboo_gateway.storage.jsonl.index.catalog import Entry
     from bamboo_gateway.storage.marks import Mark
 
-# The id, two numbers and names: what precedes the first event.
+# The first line: the id, two numbers and the member names.
 HEADER_BYTES_MAX = 1024
 
 
 def make_header(session_id: str, epoch: int, created_ms: int, *, token: str | None = None) -> bytes:
-    """Makes the first line of a log; the token tells one that was compacted from the others."""
+    """Make the first line of a log; a compacted log has a token, which no other log has."""
     shape: dict[str, object] = {
         "log": 1,
         "session": session_id,
@@ -38,7 +38,7 @@ def make_header(session_id: str, epoch: int, created_ms: int, *, token: str | No
 
 
 def read_header(line: bytes) -> tuple[str, int] | None:
-    """Gives the session and epoch that a log's first line names, or None when it is none."""
+    """Return the session and epoch in the first line of a log; None when it is no such line."""
     if not is_intact(line):
         return None
     try:
@@ -49,7 +49,7 @@ def read_header(line: bytes) -> tuple[str, int] | None:
 
 
 def read_token(line: bytes) -> str | None:
-    """Gives the token in an intact first line of a log; None when it was never compacted."""
+    """Return the token in an intact first line of a log; None when it was never compacted."""
     token = codec.decode(body_of(line)).get("compacted")
     return token if isinstance(token, str) else None
 
@@ -58,22 +58,24 @@ class Log:
     """The log of one session in one epoch, between its first use and its eviction.
 
     Attributes:
-        seq: The last event's, as the committer counts: commits being synced included.
-        size: The bytes of the log, as the committer counts.
-        written: How many of them are in the file; the rest is `tail`. 0: there is no file yet.
-        marks: Those that are not yet in the sidecar: (mark, offset in the log).
-        marks_saved: How many are; -1 when the sidecar has to be built again.
-        marks_version: Changes whenever these two do not just grow.
-        packed: Its files are in a bundle, and nothing is appended; `path` is the bundle's.
-        generation: Of its entry, see there; and the entry itself, to tell when it is outdated.
-        pins: Who works on its sidecar; it is not evicted then.
-        deleted: It is a tombstone: the session is gone, and a successor not yet there. As the
-            committer counts: a deletion that is being synced included.
-        removed: So it is, durably; what other threads go by.
-        journal_bytes: What its records take in segments that no checkpoint has dropped.
-        failure: Why its file cannot be written, since that was found out; see `WriteHealth`.
-        is_uncertain: A sync of its file failed: the checkpoint writes it again, and nobody else.
-        held_end: Where the lines end that a file beside the journal holds of it; 0 without one.
+        seq: The seq of the last event for the committer: commits being synced are included.
+        size: The bytes of the log for the committer.
+        written: How many of them are in the file; the rest is in `tail`. 0: there is no file yet.
+        tail: The lines that are not in the file yet.
+        marks: The marks that are not in the index file yet: (mark, offset in the log).
+        marks_saved: How many marks are in the index file; -1 when it has to be built again.
+        marks_version: Changes whenever these two change in another way than by growing.
+        packed: The files are in a bundle (`path`), and nothing is appended.
+        generation: The generation of the entry that the log was made for.
+        entry: That entry; by both `is_outdated` is computed.
+        pins: How many tasks work on the index file; the log is not evicted meanwhile.
+        deleted: The log is a tombstone: the session is deleted and not created again yet. For the
+            committer: a deletion being synced is included.
+        removed: The same, durably; for other threads.
+        journal_bytes: The bytes of its records in segments that no checkpoint has dropped.
+        failure: Why the file cannot be written, while it cannot; see `WriteHealth`.
+        is_uncertain: A sync of the file failed: only the checkpoint writes the file again.
+        held_end: The end of the lines that a file beside the journal holds; 0 without one.
     """
 
     __slots__ = (
@@ -139,22 +141,22 @@ class Log:
 
     @property
     def is_outdated(self) -> bool:
-        """Whether its files are other ones by now, or gone; each thread may ask."""
+        """Whether the files were swapped or deleted since; any thread may ask."""
         entry = self.entry
         return self.removed or (entry is not None and entry.exchanged != self.generation)
 
 
 class LogView:
-    """A log as of one moment, for reading. Close it."""
+    """A log at one moment, for reading. Close it after use."""
 
     def __init__(
         self, fs: FileSystem, path: Path, epoch: int, written: int, tail: bytes, end: int
     ) -> None:
-        """Opens the file, if any of the log is in it.
+        """Open the file, if it has any lines of the log.
 
         Raises:
-            FileNotFoundError: There is no file, though there should be.
-            LogReplacedError: The file is of another epoch.
+            FileNotFoundError: The file is missing.
+            LogReplacedError: The file is a log of another epoch.
         """
         self._fs = fs
         self._written = min(written, end)
@@ -175,7 +177,7 @@ class LogView:
         return len(line)
 
     def read(self, offset: int, size: int) -> bytes:
-        """Reads up to `size` bytes; fewer only at the end."""
+        """Read up to `size` bytes; fewer only at the end."""
         size = min(size, self.end - offset)
         if size <= 0:
             return b""
@@ -183,25 +185,25 @@ class LogView:
         if offset < self._written and self._fd is not None:
             data = self._fs.pread(self._fd, min(size, self._written - offset), offset)
             if len(data) < min(size, self._written - offset):
-                return data  # The file is shorter than it was: the caller finds that out.
+                return data  # The file is shorter than it was: the caller detects that.
         if len(data) < size:
             start = max(offset - self._written, 0)
             data += self._tail[start : start + size - len(data)]
         return data
 
     def place_after(self, seq: int) -> int | None:  # noqa: ARG002 - bundles know
-        """Gives a line's start at or before the first event above `seq`, if that is known."""
+        """Return the start of a line at or before the first event above `seq`, if known."""
         return None
 
     def close(self) -> None:
-        """Closes the file. Idempotent."""
+        """Close the file. Idempotent."""
         fd, self._fd = self._fd, None
         if fd is not None:
             self._fs.close(fd)
 
 
 class LogReplacedError(Exception):
-    """The file has another header than expected: `named` is its (session, epoch), if it has one."""
+    """The file has an unexpected header; `named` is its (session, epoch), if it has one."""
 
     def __init__(self, named: tuple[str, int] | None) -> None:
         super().__init__("the log's header is another")
@@ -209,16 +211,16 @@ class LogReplacedError(Exception):
 
 
 class OutdatedError(LogReplacedError):
-    """The log was exchanged or deleted while somebody was about to read it: look again."""
+    """The log was swapped or deleted before it was read: look it up again."""
 
     def __init__(self) -> None:
         super().__init__(None)
 
 
 class LogWriter:
-    """Writes tails into files, and keeps the files it writes to open: an LRU with a limit.
+    """Writes tails to files, and keeps a limited number of these files open (LRU).
 
-    `lock` guards the change from tail to file, and from pending to saved marks. It is held for
+    `lock` guards the moves from tail to file and from pending to saved marks. It is held for
     moments only, never during I/O.
     """
 
@@ -228,7 +230,7 @@ class LogWriter:
         files_max: int,
         open_bundle: Callable[[FileSystem, Path, int], LogView],
     ) -> None:
-        """Makes it; `open_bundle` opens a packed log by its path and epoch."""
+        """Create a writer; `open_bundle` opens a packed log by path and epoch."""
         self._fs = fs
         self._open_bundle = open_bundle
         self._files_max = files_max
@@ -237,15 +239,15 @@ class LogWriter:
         self.lock = Lock()
 
     def write(self, log: Log, *, sync: bool = False) -> None:
-        """Writes what is not yet in the file.
+        """Write the tail to the file.
 
         Raises:
-            OSError: It stays in the tail; reads see it there, and the next write tries again.
+            OSError: The lines stay in the tail, where reads see them; the next write tries again.
         """
-        # The committer and a checkpoint may come for the same log.
+        # The committer and a checkpoint may write the same log at once.
         with self._writing:
             if log.is_outdated:
-                # The file of that name may be another one by now.
+                # The file of this name may belong to another log by now.
                 return
             with self.lock:
                 chunks = len(log.tail)
@@ -261,12 +263,12 @@ class LogWriter:
                 del log.tail[:chunks]
 
     def take_back(self, log: Log, start: int, data: bytes) -> bool:
-        """Takes lines back into memory that the file got and may not have: a sync of it failed.
+        """Move lines back into memory that may not be in the file, because its sync failed.
 
         Args:
-            log: Whose.
-            start: Where they begin in the log.
-            data: The log's bytes from there on.
+            log: The log.
+            start: Where the lines begin in the log.
+            data: The bytes of the log from there on.
 
         Returns:
             False when the file was written beyond them meanwhile.
@@ -303,7 +305,7 @@ class LogWriter:
             self._fs.close(fd)
 
     def forget(self, log: Log) -> None:
-        """Closes the log's file, before it is renamed or because nobody writes to it."""
+        """Close the log's file, before it is renamed or because nobody writes to it."""
         with self._writing:
             known = self._open.get(log.path)
             if known is not None and known[0] is log:
@@ -311,18 +313,18 @@ class LogWriter:
 
     @contextmanager
     def exchanging(self) -> Iterator[None]:
-        """Holds writers off while a log is said to be outdated: for a moment, before its renames.
+        """Block writers while a log is marked as outdated: for a moment, before its renames.
 
-        Whoever was about to open its file has written by then, and later ones see that it is.
+        A writer that was about to open the file has written by then; later ones see the mark.
         """
         with self._writing, self.lock:
             yield
 
     def view(self, log: Log, end: int) -> LogView:
-        """Opens the log for reading, up to the byte `end`.
+        """Open the log for reading, up to the byte `end`.
 
         Raises:
-            OutdatedError: The log is another one by now.
+            OutdatedError: The log was swapped or deleted.
         """
         with self.lock:
             written, tail = log.written, b"".join(log.tail)
@@ -332,7 +334,7 @@ class LogWriter:
             if log.is_outdated:
                 raise OutdatedError from None
             raise
-        # Logs are said to be outdated before their files are exchanged: so this is the right file.
+        # A log is marked as outdated before its files are swapped, so this is the right file.
         if log.is_outdated:
             view.close()
             raise OutdatedError
@@ -344,12 +346,12 @@ class LogWriter:
         return LogView(self._fs, log.path, log.epoch, written, tail, end)
 
     def close(self) -> None:
-        """Closes every file."""
+        """Close all files."""
         with self._writing:
             for path in list(self._open):
                 self._close(path)
 
     @property
     def open_files(self) -> int:
-        """How many files are open."""
+        """The number of open files."""
         return len(self._open)
