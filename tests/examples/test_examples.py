@@ -98,6 +98,22 @@ def test_pydantic_ai_agent(tmp_path: Path) -> None:
     assert said[1]["tool_calls"][0]["name"] == "count_words"
 
 
+def test_check_log(tmp_path: Path) -> None:
+    with Gateway(tmp_path) as gateway:
+        chat = {"session_id": "s", "message": "Hi!", "options": {"delay_ms": 0}}
+        gateway.call(
+            "POST", "/chat", json=chat, headers={"Prefer": "wait=30", "Idempotency-Key": "k"}
+        )
+        last = gateway.events("s")[-1]["seq"]
+        assert gateway.stop() == 0
+    log = gateway.data_dir / "events" / "s.jsonl"
+    shown = run(sys.executable, "examples/check_log.py", str(log))
+    assert shown == f"All checksums fit. The last event has the seq {last}.\n"
+    log.write_bytes(log.read_bytes().replace(b'"Hi!"', b'"Ho!"'))
+    with pytest.raises(AssertionError, match="damaged"):
+        run(sys.executable, "examples/check_log.py", str(log))
+
+
 def test_python_agent(tmp_path: Path) -> None:
     flags = ["--agent", "default=python:examples.python_agent:answer"]
     with Gateway(tmp_path, flags=flags) as gateway:
