@@ -65,3 +65,15 @@ def test_every_rule_and_every_threat_names_tests_that_exist() -> None:
 def test_every_attack_answers_a_threat() -> None:
     files = (REPOSITORY / "tests" / "attacks").glob("test_*.py")
     assert [file.name for file in files if f"tests/attacks/{file.name}" not in ARCHITECTURE] == []
+
+
+def test_pages_of_docs_that_code_names_are_there() -> None:
+    folders = ("app", "tests", "examples", "benchmarks")
+    files = [file for folder in folders for file in (REPOSITORY / folder).rglob("*.py")]
+    named = {
+        (str(file.relative_to(REPOSITORY)), page)
+        for file in files
+        for page in re.findall(r"\bdocs/[\w/-]+\.md", file.read_text("utf-8"))
+    }
+    assert len(named) > 10
+    assert [one for one in named if not (REPOSITORY / one[1]).is_file()] == []

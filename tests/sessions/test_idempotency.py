@@ -1,4 +1,4 @@
-"""A repeat with a key does nothing twice (API section 2; LESSONS 3 and seeds)."""
+"""A repeat with a key does nothing twice (docs/reference/chat-and-runs.md)."""
 
 from collections.abc import AsyncIterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""States, expiry, places in memory, and what PATCH changes (API section 5)."""
+"""States, expiry, places in memory, and what PATCH changes (docs/reference/sessions.md)."""
 
 from collections import Counter
 from typing import Any, cast

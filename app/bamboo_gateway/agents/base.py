@@ -37,8 +37,8 @@ class Turn:
         run_id: The run's name.
         messages: The conversation in order, the run's own input last: the whole of it, unless the
             agent says that its end is enough (`SupportsWindow`).
-        session: The session, in the contract's shape (API section 8), without messages; it has
-            `stream_after`, the position where a stream has to begin, in place of `stream_url`.
+        session: The session, in the API's shape (docs/reference/shapes.md), without messages. In
+            place of `stream_url` it has `stream_after`, the position where a stream has to begin.
         options: What the chat request passed in `options`.
         cancelled: Is set when the run is to end; the agent's task is cancelled as well, so only
             agents that work outside that task (threads, processes) need to look at it.

@@ -1,7 +1,7 @@
 """Following a session's events across lost connections, each event once and in order.
 
 The position is the only state: whatever ends a stream, the next one begins after the last frame
-that was read (API section 4).
+that was read (docs/reference/streams.md).
 """
 
 import random

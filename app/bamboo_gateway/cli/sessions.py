@@ -20,7 +20,7 @@ from bamboo_gateway.cli.session_ids import ids_to_delete, whole_id
 if TYPE_CHECKING:
     from bamboo_gateway.cli.client import GatewayClient
 
-# The most the gateway gives at once (API section 8).
+# The most the gateway gives at once (docs/reference/sessions.md).
 PAGE_MAX = 1000
 
 commands = typer.Typer(help="List, show and delete sessions.", no_args_is_help=True)

@@ -12,7 +12,7 @@ def checked_message(shape: dict[str, Any]) -> dict[str, Any]:
     """Gives the members that the log takes; the gateway adds id, run and time.
 
     Raises:
-        InvalidEvent: It is no message of the contract (API section 8).
+        InvalidEvent: It is not a message as docs/reference/shapes.md defines it.
     """
     role, content = shape.get("role"), shape.get("content")
     if role not in _ROLES or not isinstance(content, str | list):

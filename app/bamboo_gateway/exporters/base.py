@@ -27,7 +27,7 @@ class ExportSource:
     """A session to export.
 
     Attributes:
-        session: The session in the contract's shape (API section 8).
+        session: The session in the API's shape (docs/reference/shapes.md).
         messages: Its messages in order, as pages of the contract's shape. The consumer goes on
             only when a page has been taken by whoever reads the document, so nothing is read
             ahead; and closes it, however the document ends.

@@ -1,4 +1,4 @@
-"""A chat becomes a run, waits, is refused, or goes first (API section 2)."""
+"""A chat becomes a run, waits, is refused, or goes first (docs/reference/chat-and-runs.md)."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""R2, R3, R4, R6: where streams begin, what they show, how they end (API section 4)."""
+"""R2, R3, R4, R6: where streams begin, what they show, how they end (docs/reference/streams.md)."""
 
 from asyncio import get_running_loop
 from typing import Any
