@@ -31,8 +31,8 @@ _FILE = re.compile(r"(<!-- file: (\S+) -->\n\n?```\w+\n).*?(?=^```$)", re.DOTALL
 
 
 def pages() -> list[Path]:
-    """Return README.md and every page of the documentation."""
-    return [README, *sorted(DOCS.rglob("*.md"))]
+    """Return every page of the documentation, and those at the top of the repository."""
+    return [*sorted(REPOSITORY.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 
 
 def refresh_tables(page: str) -> str:
