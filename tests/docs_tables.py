@@ -208,6 +208,7 @@ def _events() -> Iterator[str]:
 # A field that has a description in the code needs none here.
 _OPENAI: Mapping[str, str] = {
     "model": "The model; in the URL it stands before the query.",
+    "allow": "What clients may set in `options`, with bounds.",
     "base_url": "What stands before `/chat/completions`.",
     "api_key_env": "The environment variable that holds the key. A server at a `base_url` of its "
     "own may need none.",
