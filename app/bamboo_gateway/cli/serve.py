@@ -43,7 +43,7 @@ def serve(
     """Run the gateway until SIGTERM or Ctrl-C.
 
     Flags win over BAMBOO_… variables, those over the file of --config. Every setting has a
-    variable; the README lists them.
+    variable; the documentation lists them (docs/reference/settings.md).
     """
     # What is made until it has started stays: to walk it again and again would be a quarter of the
     # imports below, and of loading 100,000 sessions.
