@@ -63,7 +63,7 @@ def _gateway(config: dict[str, Any]) -> int:
     return server.serve(load_settings(**flags))
 
 
-AGENTS = {"default": "python:benchmarks.producer:agent"}
+AGENTS = {"default": "python:benchmarks.producer:agent?allow=*"}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -28,7 +28,7 @@ def test_the_written_agent_answers_calls_its_tool_and_fails_in_its_own_words(
     assert written.returncode == 0
     assert "bamboo serve --agent default=python:my_agent:answer" in written.stdout
     assert "--agent default=python:my_agent:answer" in (tmp_path / "my_agent.py").read_text("utf-8")
-    flags = ["--agent", "default=python:my_agent:answer"]
+    flags = ["--agent", "default=python:my_agent:answer?allow=language"]
     with Gateway(tmp_path, {"PYTHONPATH": str(tmp_path)}, flags) as gateway:
         said = {}
         for name, message, options in [
@@ -42,6 +42,7 @@ def test_the_written_agent_answers_calls_its_tool_and_fails_in_its_own_words(
         assert said["right"]["usage"]["completion_tokens"] == 3
         assert said["wrong"]["message"]["content"].startswith("I can only multiply")
         assert said["other"]["error"]["code"] == "unknown_language"
+        assert "python:my_agent:answer?allow=language" in (tmp_path / "my_agent.py").read_text()
         types = [event["type"] for event in gateway.events("right")]
         assert types.count("tool_complete") == types.count("thinking") == 1
         assert "tool_error" in [event["type"] for event in gateway.events("wrong")]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import anyio
 
+from bamboo_gateway.agents.allowed import ANY_OPTIONS, AllowedOptions
 from bamboo_gateway.agents.tool_calls import ToolCall
 from bamboo_gateway.domain.errors import BambooError
 from bamboo_gateway.domain.events import AgentEvent
@@ -69,7 +70,25 @@ class Turn:
 
 
 class Agent(ABC):
-    """What answers. One instance serves every session, concurrently."""
+    """What answers. One instance serves every session, concurrently.
+
+    Attributes:
+        allowed: Which `options` of a chat clients may set. Agents that a URL describes take it from
+            the URL's `allow`, or have their kind's default.
+    """
+
+    allowed: AllowedOptions = ANY_OPTIONS
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Refuse options that clients may not set, or that the agent cannot use.
+
+        The scheduler calls it before a run is stored, and again before a run that waited starts,
+        since the settings may have changed.
+
+        Raises:
+            InvalidInput: With code `option-refused`; `errors` names each option.
+        """
+        self.allowed.check(options)
 
     @abstractmethod
     def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:

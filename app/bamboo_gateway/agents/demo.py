@@ -13,7 +13,8 @@ same input always gives the same events. The query, and each chat's `options` ov
 | `fail` | | ends as failed with this code (snake_case), after everything was said |
 
 `{"delay_ms": 0, "tokens": 100, "thinking": false, "tool": false}` is a load of 100 tokens and
-nothing else. Usage counts words: those of the user's message, and the tokens said.
+nothing else. A chat may set all of these options, unless the query's `allow` says which. Usage
+counts words: those of the user's message, and the tokens said.
 """
 
 import re
@@ -26,8 +27,17 @@ from anyio.lowlevel import checkpoint
 from pydantic import Field
 from typing_extensions import override
 
+from bamboo_gateway.agents.allowed import ANY_OPTIONS, AllowedOptions
 from bamboo_gateway.agents.base import Agent, AgentError, Turn
-from bamboo_gateway.agents.options import AgentAddress, Options, read_options, read_query
+from bamboo_gateway.agents.options import (
+    AgentAddress,
+    AgentQuery,
+    Options,
+    check_values,
+    read_allowed,
+    read_options,
+    read_query,
+)
 from bamboo_gateway.domain.events import (
     AgentEvent,
     Complete,
@@ -58,11 +68,28 @@ class DemoOptions(Options):
     fail: Annotated[str, Field(pattern=r"\A[a-z][a-z0-9_]{0,63}\z")] | None = None
 
 
-class DemoAgent(Agent):
-    """See the module."""
+class DemoQuery(DemoOptions, AgentQuery):
+    """The query of the agent's URL."""
 
-    def __init__(self, defaults: DemoOptions | None = None) -> None:
+
+class DemoAgent(Agent):
+    """The agent of `demo:`.
+
+    Args:
+        defaults: What a chat's options do not say.
+        allowed: Which options clients may set.
+    """
+
+    def __init__(
+        self, defaults: DemoOptions | None = None, allowed: AllowedOptions = ANY_OPTIONS
+    ) -> None:
         self._defaults = defaults or DemoOptions()
+        self.allowed = allowed
+
+    @override
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        super().check_options(options)
+        check_values(DemoOptions, options)
 
     @staticmethod
     def from_address(address: AgentAddress) -> "DemoAgent":
@@ -73,7 +100,11 @@ class DemoAgent(Agent):
         """
         if address.target:
             raise address.refuse("nothing stands between `demo:` and `?`")
-        return DemoAgent(read_query(DemoOptions, address))
+        query = read_query(DemoQuery, address)
+        known = DemoOptions.model_fields
+        # All of them: nothing of a demo costs anything or has a secret.
+        allowed = read_allowed(address, query.allow, AllowedOptions.parse("*", known), known)
+        return DemoAgent(query, allowed)
 
     def is_enough(self, messages: Sequence[Message], options: Mapping[str, Any]) -> bool:
         """Needs the user's last words; see `SupportsWindow`."""

@@ -23,9 +23,13 @@ agent's tools again. For the same reason connections are not kept: one that brea
 one.
 
 The query may say `secret_env`, `connect_timeout_seconds` (10), `first_byte_timeout_seconds` (120),
-`idle_timeout_seconds` (120; any byte is a sign of life, so a comment or an empty line will do) and
-`retries_max` (3); these are taken out, the rest goes to the service. With `secret_env`, which names
-the variable that holds a shared secret, each request is signed:
+`idle_timeout_seconds` (120; any byte is a sign of life, so a comment or an empty line will do),
+`retries_max` (3) and `allow`. The gateway takes these out; the rest goes to the service.
+
+`allow` names the `options` that a chat may set, as in `allow=language,depth:1..3` (see `allowed`).
+By default there are none: options come from whoever may chat.
+
+With `secret_env`, which names the variable that holds a shared secret, each request is signed:
 
     Bamboo-Timestamp: <seconds since 1970>
     Bamboo-Signature: v1=<hex of HMAC-SHA256(secret, timestamp + "." + body)>
@@ -42,9 +46,16 @@ import anyio
 from anyio import to_thread
 from typing_extensions import override
 
+from bamboo_gateway.agents.allowed import NO_OPTIONS
 from bamboo_gateway.agents.base import Agent, AgentError, Turn
 from bamboo_gateway.agents.normalization import normalized
-from bamboo_gateway.agents.options import AgentAddress, VariableName, read_query
+from bamboo_gateway.agents.options import (
+    AgentAddress,
+    AgentQuery,
+    VariableName,
+    read_allowed,
+    read_query,
+)
 from bamboo_gateway.agents.sse_reader import LineReader, LineTooLongError, SseReader
 from bamboo_gateway.agents.upstream import Answer, Upstream, Waits
 from bamboo_gateway.domain.clock import Clock, SystemClock
@@ -58,7 +69,7 @@ _LINE_TYPES = frozenset({"application/x-ndjson", "application/ndjson", "applicat
 _DONE = "[DONE]"
 
 
-class HttpQuery(Waits):
+class HttpQuery(Waits, AgentQuery):
     """The agent's own members of the query."""
 
     secret_env: VariableName | None = None
@@ -110,11 +121,14 @@ class HttpAgent(Agent):
             secret = address.secret(query.secret_env, called="that secret_env names")
             if secret is None:
                 raise address.refuse("the environment variable that secret_env names is not set")
+        allowed = read_allowed(address, query.allow, NO_OPTIONS, known=None)
         url = f"{address.kind}:{address.target}" + ("?" + "&".join(theirs) if theirs else "")
         try:
-            return HttpAgent(url, query, secret=secret, settings=settings)
+            agent = HttpAgent(url, query, secret=secret, settings=settings)
         except ValueError as error:
             raise address.refuse(str(error)) from error
+        agent.allowed = allowed
+        return agent
 
     @override
     def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:

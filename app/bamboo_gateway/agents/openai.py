@@ -12,12 +12,15 @@ The query may say:
 | `first_byte_timeout_seconds` | 120 | models think before they speak |
 | `idle_timeout_seconds` | 120 | a silence in mid-answer; comments count as a sign of life |
 | `retries_max` | 3 | before the first byte only |
+| `allow` | below | which of the options below a chat may set, and their bounds; see `allowed` |
 | the options below but `tools`, `tool_choice`, `stop`, `response_format` | | for every chat |
 
-A chat's `options` may say `model`, `system`, `temperature`, `top_p`, `max_tokens`,
-`max_completion_tokens`, `seed`, `reasoning_effort`, `stop`, `tools`, `tool_choice`,
-`parallel_tool_calls` and `response_format`; they go to the server as they are, but `system`, which
-becomes the first message. Anything else but `context_tokens` is refused with `invalid_option`.
+The options are `model`, `system`, `temperature`, `top_p`, `max_tokens`, `max_completion_tokens`,
+`seed`, `reasoning_effort`, `stop`, `tools`, `tool_choice`, `parallel_tool_calls` and
+`response_format`; they go to the server as they are, but `system`, which becomes the first message,
+and `context_tokens`, which is the gateway's. Of these a chat may set only what `allow` names. The
+default is `temperature`, `top_p`, `stop`, `seed`, and `max_tokens` and `max_completion_tokens` up
+to the query's own, where the query has one. Anything else is refused before the run is stored.
 
 `context_tokens` bounds what is sent (not the answer): where the estimate of `openai_context` is
 over it, the oldest whole turns are left out, and the run begins with the event
@@ -51,6 +54,7 @@ from anyio import to_thread
 from pydantic import Field
 from typing_extensions import override
 
+from bamboo_gateway.agents.allowed import ANY_OPTIONS, AllowedOptions, Bounds
 from bamboo_gateway.agents.base import Agent, AgentError, Turn
 from bamboo_gateway.agents.media_urls import ANYWHERE, MediaOrigins
 from bamboo_gateway.agents.openai_chunks import ChunkReader, invalid
@@ -58,8 +62,11 @@ from bamboo_gateway.agents.openai_context import trim
 from bamboo_gateway.agents.openai_messages import to_openai
 from bamboo_gateway.agents.options import (
     AgentAddress,
+    AgentQuery,
     Options,
     VariableName,
+    check_values,
+    read_allowed,
     read_options,
     read_query,
 )
@@ -75,6 +82,8 @@ _KEY_VARIABLE = "OPENAI_API_KEY"
 _AFTER_FINISH_SECONDS = 10.0
 """How long the usage may be waited for when the answer itself is whole."""
 _DONE = "[DONE]"
+_HARMLESS = ("temperature", "top_p", "stop", "seed")
+"""What a chat may set unless `allow` says otherwise."""
 _RETRIED_STATUSES = frozenset({429, *range(500, 600)})
 
 
@@ -102,7 +111,7 @@ class OpenAIOptions(_Sampling):
     response_format: dict[str, Any] | None = None
 
 
-class OpenAIQuery(_Sampling, Waits):
+class OpenAIQuery(_Sampling, Waits, AgentQuery):
     """The query of the agent's URL; see the module."""
 
     base_url: str | None = None
@@ -121,8 +130,10 @@ class OpenAIAgent(Agent):
         *,
         api_key: str | None,
         event_bytes_max: int,
+        allowed: AllowedOptions = ANY_OPTIONS,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
+        self.allowed = allowed
         self._model = model
         self._defaults = query.model_dump(include=set(_Sampling.model_fields), exclude_none=True)
         self._stream_usage = query.stream_usage
@@ -156,10 +167,24 @@ class OpenAIAgent(Agent):
         if query.base_url is not None and ("?" in query.base_url or "#" in query.base_url):
             raise address.refuse("query: base_url has a query or fragment of its own")
         key = _key(address, query)
+        allowed = read_allowed(
+            address, query.allow, _allowed_by_default(query), OpenAIOptions.model_fields
+        )
         try:
-            return OpenAIAgent(model, query, api_key=key, event_bytes_max=settings.max_event_bytes)
+            return OpenAIAgent(
+                model,
+                query,
+                api_key=key,
+                event_bytes_max=settings.max_event_bytes,
+                allowed=allowed,
+            )
         except ValueError as error:
             raise address.refuse(str(error)) from error
+
+    @override
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        super().check_options(options)
+        check_values(OpenAIOptions, options)
 
     def is_enough(self, messages: Sequence[Message], options: Mapping[str, Any]) -> bool:
         """Needs what fits into `context_tokens`; see `SupportsWindow`.
@@ -276,6 +301,17 @@ def _decoded(data: str | bytes, *, at_end: bool = False) -> Any:
 
 def _incomplete() -> AgentError:
     return AgentError("The model server broke off its answer.", code="upstream_incomplete")
+
+
+def _allowed_by_default(query: OpenAIQuery) -> AllowedOptions:
+    """Return what clients may set where the operator does not say: nothing that costs more.
+
+    A limit of tokens can only be lowered, and only that of the two which the agent has: a model
+    server refuses both at once.
+    """
+    own = {"max_tokens": query.max_tokens, "max_completion_tokens": query.max_completion_tokens}
+    limits = {name: Bounds(high=most) for name, most in own.items() if most is not None}
+    return AllowedOptions(dict.fromkeys(_HARMLESS, Bounds()) | limits)
 
 
 def _key(address: AgentAddress, query: OpenAIQuery) -> str | None:

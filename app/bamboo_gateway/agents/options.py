@@ -5,13 +5,14 @@ wrong becomes one line that never repeats a value, since values may be secrets.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from bamboo_gateway.agents.allowed import AllowedOptions, refuse_options
 from bamboo_gateway.agents.base import AgentConfigError, AgentError
 from bamboo_gateway.domain.suggestions import nearest_name
 
@@ -75,6 +76,16 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class AgentQuery(Options):
+    """What the query of every agent's URL may say.
+
+    Attributes:
+        allow: Which `options` clients may set; see `allowed`. None: the default of the kind.
+    """
+
+    allow: str | None = None
+
+
 VariableName = Annotated[str, Field(pattern=r"\A[A-Za-z_][A-Za-z0-9_]*\z")]
 """The name of an environment variable, in the syntax of Rust's regexes, which pydantic uses."""
 
@@ -110,6 +121,43 @@ def read_options(model: type[_O], options: Mapping[str, object]) -> _O:
         return model.model_validate(dict(options), strict=True)
     except ValidationError as error:
         raise AgentError(f"options: {_first(error, model)}", code="invalid_option") from error
+
+
+def check_values(model: type[Options], options: Mapping[str, object]) -> None:
+    """Refuse options whose values the agent cannot use.
+
+    Raises:
+        InvalidInput: With code `option-refused`, naming the first.
+    """
+    try:
+        model.model_validate(dict(options), strict=True)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        name = str(details["loc"][0])[:64] if details["loc"] else ""
+        problem = {"loc": ["body", "options", name], "msg": details["msg"]}
+        raise refuse_options(f"{name!r}: {details['msg']}.", [problem]) from error
+
+
+def read_allowed(
+    address: AgentAddress, text: str | None, default: AllowedOptions, known: Iterable[str] | None
+) -> AllowedOptions:
+    """Read `allow` from an agent's query.
+
+    Args:
+        address: The agent's URL.
+        text: What `allow` says; None: nothing.
+        default: What clients may set then.
+        known: The options that the agent knows; None: it takes any.
+
+    Raises:
+        AgentConfigError: It cannot be read.
+    """
+    if text is None:
+        return default
+    try:
+        return AllowedOptions.parse(text, known)
+    except ValueError as error:
+        raise address.refuse(f"query: allow: {error}") from error
 
 
 def _first(error: ValidationError, model: type[Options]) -> str:

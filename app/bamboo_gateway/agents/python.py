@@ -17,7 +17,9 @@ What it raises ends the run: an `AgentError` with its own code and words, anythi
 cancellation through; plain code looks at `turn.cancelled.is_set()` where it works long between two
 yields.
 
-The query may say `threads_max` (100): how many turns of plain code run at once; more wait.
+The query may say `threads_max` (100): how many turns of plain code run at once; more wait. And
+`allow`, which names the `options` that a chat may set: none by default, since they come from
+whoever may chat and the code may pass them on (`allow=language,depth:1..3`; see `allowed`).
 """
 
 import asyncio
@@ -37,9 +39,10 @@ import structlog
 from pydantic import Field
 from typing_extensions import override
 
+from bamboo_gateway.agents.allowed import ANY_OPTIONS, NO_OPTIONS, AllowedOptions
 from bamboo_gateway.agents.base import Agent, AgentError, Turn
 from bamboo_gateway.agents.normalization import normalized
-from bamboo_gateway.agents.options import AgentAddress, Options, read_query
+from bamboo_gateway.agents.options import AgentAddress, AgentQuery, read_allowed, read_query
 from bamboo_gateway.agents.threaded import Returned, items_from_thread
 from bamboo_gateway.domain.errors import BambooError, InvalidEvent
 from bamboo_gateway.domain.events import AgentEvent
@@ -54,7 +57,7 @@ class UnusableError(Exception):
     """The object is not there or is of no use here, in one line."""
 
 
-class PythonQuery(Options):
+class PythonQuery(AgentQuery):
     """The query of the agent's URL."""
 
     threads_max: Annotated[int, Field(ge=1, le=10_000)] = 100
@@ -67,7 +70,10 @@ class PythonAgent(Agent):
         UnusableError: The object cannot answer turns.
     """
 
-    def __init__(self, target: Any, threads_max: int = 100) -> None:
+    def __init__(
+        self, target: Any, threads_max: int = 100, allowed: AllowedOptions = ANY_OPTIONS
+    ) -> None:
+        self.allowed = allowed
         self._target = target() if isinstance(target, type) else target
         self._function = _function_of(self._target)
         self._slots = anyio.Semaphore(threads_max)
@@ -83,8 +89,9 @@ class PythonAgent(Agent):
         module, _, path = address.target.partition(":")
         if not module or not path:
             raise address.refuse("write `python:package.module:object`")
+        allowed = read_allowed(address, query.allow, NO_OPTIONS, known=None)
         try:
-            return PythonAgent(_imported(module, path), query.threads_max)
+            return PythonAgent(_imported(module, path), query.threads_max, allowed)
         except UnusableError as error:
             raise address.refuse(str(error)) from error
         except (Exception, SystemExit) as error:

@@ -166,6 +166,11 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         422, "Invalid cursor", "The cursor belongs to another list or sort order."
     ),
     "unknown-agent": Problem(422, "Unknown agent", "No agent 'bob' is configured."),
+    "option-refused": Problem(
+        422,
+        "An option is refused",
+        "Option 'model': clients may not set this option. Clients may set: temperature, top_p.",
+    ),
     "idempotency-key-reused": Problem(
         422,
         "The idempotency key was used before",

@@ -28,7 +28,8 @@ async def answer(turn: Turn) -> AsyncIterator[AgentEvent | Usage | str]:
     # system message that holds its summary.
     question = turn.messages[-1].text
 
-    # What the chat passed in `options`, and the session's own `metadata`.
+    # What the chat says in `options`: of these only what the operator lets clients set, with
+    # `python:{module}:answer?allow=language`. The session's own `metadata` is `turn.metadata`.
     language = turn.options.get("language", "en")
     if language != "en":
         # These words and this code reach the client; of any other error only the log has details.

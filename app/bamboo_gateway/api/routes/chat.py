@@ -83,6 +83,7 @@ _COMPLETED[200]["headers"] = _STREAM["headers"] | {
             "invalid-id",
             "session-not-found",
             "unknown-agent",
+            "option-refused",
             "event-too-large",
             "metadata-too-large",
             "session-expired",

@@ -224,7 +224,10 @@ class ChatInput(Input):
     session_type: SessionTypeName = "user"
     metadata: Metadata = Field(default_factory=dict)
     agent: Name | None = Field(None, description="Which configured agent answers.")
-    options: Options = Field(default_factory=dict, description="Passed to the agent.")
+    options: Options = Field(
+        default_factory=dict,
+        description="What the agent shall do otherwise, as far as its `allow` names it.",
+    )
     run_id: Id | None = Field(
         None, description="The client's own name for the run, to cancel it before the answer came."
     )

@@ -37,7 +37,8 @@ class ChatService:
         Raises:
             Forbidden: The chat names another user for a session that would be created.
             NotFound: The session exists, and the caller may not see it.
-            InvalidInput: The agent is unknown, or two messages have the same id.
+            InvalidInput: The agent is unknown, an option is not allowed, or two messages have the
+                same id.
             MessageExists: The session has a message of an id that the caller names.
             RunActive: The session is busy and `on_busy` is `reject`.
             Refused: The run id is taken; or tool calls are open and these messages are not their
@@ -85,6 +86,7 @@ class _ChatCommand:
 
     def decide(self, live: SessionWriter) -> Decision:
         """Decide whether the run begins, waits or is refused."""
+        self._service.scheduler.agents[self._agent].check_options(self._chat.options)
         self._ids.check(live)
         self._context.drain.check()
         head = live.head

@@ -161,7 +161,10 @@ class RunScheduler:
             return Failed("The input of this run is not in the log any more.", "input_lost")
         if agent not in self.agents:
             return Failed(f"The agent {agent!r} is not configured any more.", "unknown_agent")
+        options = given.get("options") or {}
         try:
+            # What the operator allows may have changed since the run was queued.
+            self.agents[agent].check_options(options)
             # No client is there to be refused: calls that the run before left open are closed.
             messages = in_order(
                 live.head.open_calls,
@@ -171,7 +174,7 @@ class RunScheduler:
             )
         except (Refused, InvalidInput) as error:
             return Failed(error.detail, error.code.replace("-", "_"))
-        start = self.start_of(live, queued.run_id, agent, given.get("options") or {})
+        start = self.start_of(live, queued.run_id, agent, options)
         return Decision(beginning(queued.run_id, agent, messages, None), {}, (start,))
 
     async def _next_input(self, live: SessionWriter) -> tuple[QueuedRun | None, dict[str, Any]]:
