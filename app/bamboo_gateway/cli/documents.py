@@ -38,7 +38,10 @@ def export(
         Path | None,
         typer.Option("--output", "-o", help="A file; without it stdout.", metavar="FILE"),
     ] = None,
-    no_metadata: Annotated[bool, typer.Option("--no-metadata", help="Without metadata.")] = False,
+    no_metadata: Annotated[
+        bool,
+        typer.Option("--no-metadata", help="Only id, title, times and what was said."),
+    ] = False,
     no_tool_calls: Annotated[
         bool, typer.Option("--no-tool-calls", help="Without tool calls and results.")
     ] = False,

@@ -21,6 +21,15 @@ JsonObject = dict[str, Any]
 MOMENTARY = frozenset({"state", "expires_at", "active_run_id", "stream_after", "messages"})
 """Members of a Session that hold only now and only in the gateway that was asked."""
 
+BARE_SESSION = frozenset({"id", "title", "created_at", "updated_at", "last_activity_at"})
+"""Members of a Session that a document without metadata has. A list of what stays and not of what
+goes, so that a member that is added later stays out until somebody decides."""
+
+BARE_MESSAGE = frozenset(
+    {"id", "role", "content", "tool_calls", "tool_call_id", "status", "created_at"}
+)
+"""Members of a Message that a document without metadata has: what was said, by whom and when."""
+
 
 @dataclass(frozen=True, slots=True)
 class ExportSource:
@@ -33,8 +42,8 @@ class ExportSource:
             ahead; and closes it, however the document ends.
         summary: The saved summary, if there is one; written as it is.
         lineage: What the session's `parent` does not say (ancestors, merges); written as it is.
-        include_metadata: Whether `metadata` and `extension_data` are written; in Markdown, the
-            whole table and the line about model and tokens.
+        include_metadata: Whether anything is written but the session's id, title and times and what
+            was said. Without it there is no owner, directory, summary, lineage, model, usage, run.
         include_tool_calls: Whether tool calls and their results are written. Without them an
             assistant message that says nothing else is left out as well.
     """
@@ -49,7 +58,10 @@ class ExportSource:
 
 @dataclass(frozen=True, slots=True)
 class DocumentHead:
-    """What stands before the messages, with the options already applied."""
+    """What stands before the messages, with the options already applied.
+
+    Without metadata there is neither summary nor lineage, and the session has `BARE_SESSION`.
+    """
 
     session: dict[str, Any]
     summary: JsonObject | None
@@ -123,16 +135,16 @@ class Exporter(ABC):
 
 
 def _head_of(source: ExportSource) -> DocumentHead:
-    left_out = MOMENTARY
-    if not source.include_metadata:
-        left_out |= {"metadata", "extension_data"}
-    session = {name: value for name, value in source.session.items() if name not in left_out}
-    return DocumentHead(session, source.summary, source.lineage, source.include_metadata)
+    if source.include_metadata:
+        session = {name: value for name, value in source.session.items() if name not in MOMENTARY}
+        return DocumentHead(session, source.summary, source.lineage)
+    bare = {name: value for name, value in source.session.items() if name in BARE_SESSION}
+    return DocumentHead(bare, None, None, include_metadata=False)
 
 
 def _reduced(message: JsonObject, source: ExportSource) -> JsonObject | None:
-    """Gives a message without what the options leave out; None when nothing is left of it."""
-    left_out = set() if source.include_metadata else {"metadata"}
+    """Return a message without what the options leave out; None when nothing is left of it."""
+    left_out = set() if source.include_metadata else message.keys() - BARE_MESSAGE
     if not source.include_tool_calls:
         if message.get("role") == "tool":
             return None

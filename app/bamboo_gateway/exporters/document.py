@@ -7,6 +7,9 @@
      "messages": [{…}, …],     the contract's Messages, in order
      "message_count": 2}       last: says that the document is whole
 
+A document without metadata has neither `summary` nor `lineage`, and of the session and of each
+message only what `base` lists.
+
 The number is the version of the shape; a reader refuses one it does not know. `message_count` may
 be left out of JSON, whose syntax says where it ends; cut YAML is often still YAML.
 """
@@ -20,10 +23,8 @@ VERSION: Final = 1
 
 
 def head_members(head: DocumentHead) -> dict[str, Any]:
-    """Gives the members before `messages`, in order."""
-    return {
-        MARK: VERSION,
-        "session": head.session,
-        "summary": head.summary,
-        "lineage": head.lineage,
-    }
+    """Return the members before `messages`, in order."""
+    members: dict[str, Any] = {MARK: VERSION, "session": head.session}
+    if head.include_metadata:
+        members |= {"summary": head.summary, "lineage": head.lineage}
+    return members

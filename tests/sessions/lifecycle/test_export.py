@@ -35,8 +35,8 @@ def constant(document: dict[str, Any]) -> dict[str, Any]:
     return document | {"session": session, "summary": summary}
 
 
-def exported(api: httpx.Client, session_id: str, form: str = "json") -> bytes:
-    answer = api.get(f"/sessions/{session_id}/export", params={"format": form})
+def exported(api: httpx.Client, session_id: str, form: str = "json", **options: bool) -> bytes:
+    answer = api.get(f"/sessions/{session_id}/export", params={"format": form, **options})
     assert answer.status_code == 200
     return answer.content
 
@@ -96,6 +96,84 @@ async def test_options_leave_out_metadata_and_tool_calls(gate: Gateway) -> None:
         assert "result x" not in less
         assert "word" not in less
         assert "hello" in less
+
+
+PRIVATE = ("u-secret", "/srv/secret", "secret words", "secret tag", "secret-root", "secret-model")
+
+
+def _private(api: httpx.Client) -> str:
+    """Makes a session that has everything which is no part of what was said; gives its id."""
+    create(api, "secret-root", "root")
+    child = api.post("/sessions/secret-root/fork", json={"new_id": "kept-id"}).json()
+    patch = {
+        "title": "The title",
+        "working_dir": "/srv/secret",
+        "metadata": {"tag": "secret tag"},
+        "extension_data": {"x": "secret words"},
+        "session_type": "scheduled",
+        "ttl_seconds": 86_411,
+    }
+    api.patch("/sessions/kept-id", json=patch)
+    run_id = api.post("/sessions/kept-id/runs", json={"agent": "external"}).json()["run_id"]
+    answered = {
+        "role": "assistant",
+        "content": "what was said",
+        "model": "secret-model",
+        "usage": {"prompt_tokens": 911, "completion_tokens": 1, "total_tokens": 912},
+        "metadata": {"tag": "secret tag"},
+    }
+    events = [
+        {"type": "message", "message": answered, "run_id": run_id},
+        {"type": "complete", "run_id": run_id},
+    ]
+    assert api.post("/sessions/kept-id/events", json=events).status_code == 201
+    api.put("/sessions/kept-id/summary", json={"summary": "secret words"})
+    return str(child["id"])
+
+
+@pytest.mark.parametrize("form", ["markdown", "json", "yaml"])
+def test_without_metadata_only_id_title_times_and_what_was_said_are_written(form: str) -> None:
+    with serving() as served, served.client() as api:
+        session_id = _private(api)
+        whole = exported(api, session_id, form)
+        assert b"/srv/secret" in whole
+        assert b"secret words" in whole
+        less = exported(api, session_id, form, include_metadata=False).decode()
+    assert "The title" in less
+    assert "what was said" in less
+    for word in (*PRIVATE, "scheduled", "86411", "tokens"):
+        assert word not in less
+    if form == "markdown":
+        return
+    document = json.loads(less) if form == "json" else yaml.safe_load(less)
+    times = {"created_at", "updated_at", "last_activity_at"}
+    assert document.keys() - {"bamboo_export", "message_count"} == {"session", "messages"}
+    assert document["session"].keys() == {"id", "title"} | times
+    for message in document["messages"]:
+        assert message.keys() == {"id", "role", "content", "status", "created_at"}
+
+
+@pytest.mark.parametrize("form", ["json", "yaml"])
+def test_a_document_without_metadata_is_imported_as_any_other(form: str) -> None:
+    with serving() as served, served.client() as api:
+        session_id = _private(api)
+        less = exported(api, session_id, form, include_metadata=False)
+        before = api.get(f"/sessions/{session_id}").json()
+        talked = [(one["id"], one["content"]) for one in said(api, session_id)]
+        api.delete(f"/sessions/{session_id}")
+        made = api.post("/import", params={"id": "keep"}, content=less)
+        assert made.status_code == 201, made.text
+        back = made.json()
+        assert (back["id"], back["title"]) == (session_id, "The title")
+        assert back["created_at"] == before["created_at"]
+        assert (back["user_id"], back["working_dir"], back["metadata"]) == (None, None, {})
+        assert [(one["id"], one["content"]) for one in said(api, session_id)] == talked
+        again = exported(api, session_id, form, include_metadata=False)
+    first, second = (yaml.safe_load(each) for each in (less, again))  # JSON is YAML, too
+    assert second["messages"] == first["messages"]
+    assert {n: v for n, v in second["session"].items() if n not in MOVED} == {
+        n: v for n, v in first["session"].items() if n not in MOVED
+    }
 
 
 async def test_a_summary_that_covers_a_part_covers_the_same_part_after_an_import(

@@ -128,7 +128,11 @@ async def export_session(
     include_metadata: bool = True,
     include_tool_calls: bool = True,
 ) -> Response:
-    """Gives the session as a document: Markdown for people, JSON or YAML without loss."""
+    """Gives the session as a document: Markdown for people, JSON or YAML without loss.
+
+    With `include_metadata=false` the document has the session's id, title and times and what was
+    said, and nothing else. It can still be imported.
+    """
     options = ExportOptions(format, include_metadata, include_tool_calls)
     document = await manager.export(who, session_id, options)
     headers = {"Content-Disposition": document.disposition}

@@ -99,30 +99,33 @@ class Summary(BaseModel):
 class ExportedSession(BaseModel):
     """A session as it is exported: without what holds only at the moment.
 
-    `metadata` and `extension_data` unless `include_metadata=false`.
+    With `include_metadata=false` it has its id, title and times and nothing else.
     """
 
     id: str
     title: str | None
-    user_id: str | None
-    session_type: SessionTypeName
-    working_dir: str | None
+    user_id: str | None = None
+    session_type: SessionTypeName = "user"
+    working_dir: str | None = None
     created_at: str
     updated_at: str
     last_activity_at: str
-    ttl_seconds: int | None
-    message_count: int
-    usage: UsageShape
+    ttl_seconds: int | None = None
+    message_count: int = 0
+    usage: UsageShape | None = None
     metadata: dict[str, Any] = {}
     extension_data: dict[str, Any] = {}
-    parent: ParentShape | None
-    position: str
+    parent: ParentShape | None = None
+    position: str | None = None
 
     model_config = ConfigDict(extra="forbid")
 
 
 class ExportedMessage(Message):
-    """A message as it is exported; `metadata` unless `include_metadata=false`."""
+    """A message as it is exported.
+
+    With `include_metadata=false` it has no `metadata`, `model`, `usage` and `run_id`.
+    """
 
     metadata: dict[str, Any] = {}
 
@@ -143,12 +146,15 @@ class ExportedLineage(BaseModel):
 
 
 class ExportDocument(BaseModel):
-    """A session, without loss. `bamboo_export` is the version of this shape."""
+    """A session, without loss. `bamboo_export` is the version of this shape.
+
+    With `include_metadata=false` it has neither `summary` nor `lineage`.
+    """
 
     bamboo_export: Literal[1]
     session: ExportedSession
-    summary: ExportedSummary | None
-    lineage: ExportedLineage | None
+    summary: ExportedSummary | None = None
+    lineage: ExportedLineage | None = None
     messages: list[ExportedMessage]
     message_count: Annotated[int, Field(description="Says that the document is whole.")]
 
