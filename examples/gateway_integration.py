@@ -23,9 +23,10 @@ class FrontEnd:
         self.last_id: str | None = None
 
     def load(self, session_id: str) -> str:
-        """Loads what was said; gives where the stream has to begin so that nothing is missed."""
-        page = self.http.get(f"/api/v1/sessions/{session_id}/messages").raise_for_status().json()
-        self.messages = {said["id"]: text_of(said) for said in page["messages"]}
+        """Load the latest messages; return where the stream begins so that nothing is missed."""
+        path = f"/api/v1/sessions/{session_id}/messages?order=desc"
+        page = self.http.get(path).raise_for_status().json()
+        self.messages = {said["id"]: text_of(said) for said in reversed(page["messages"])}
         self.last_id = None
         return page["stream_url"]
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
@@ -178,22 +178,28 @@ def test_external_producer(url: str) -> None:
     ]
 
 
-# Appended to the page by the test's server: types a message, and reports what is shown.
-_READER = b"""<script>
+# Appended to the page by the test's server: reports what is shown, and acts as a reader would.
+_REPORTER = b"""<script>
   const report = () => fetch("/seen", { method: "POST", body: messages.innerText });
   new MutationObserver(report).observe(messages, { childList: true, subtree: true });
+</script>"""
+_WRITER = b"""<script>
   document.forms[0].words.value = "Hello from a page";
   setTimeout(() => document.forms[0].requestSubmit(), 500);
+</script>"""
+_ASKS_FOR_EARLIER = b"""<script>
+  const click = new MutationObserver(() => earlier.hidden || (click.disconnect(), earlier.click()));
+  click.observe(earlier, { attributes: true });
 </script>"""
 
 
 @contextmanager
-def served_page(seen: list[str]) -> Iterator[str]:
-    """Serves the example page; gives its origin."""
+def served_page(seen: list[str], acts: bytes) -> Iterator[str]:
+    """Serve the example page with a script that acts in it; yield its origin."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._answer((EXAMPLES / "browser.html").read_bytes() + _READER)
+            self._answer((EXAMPLES / "browser.html").read_bytes() + _REPORTER + acts)
 
         def do_POST(self) -> None:
             seen.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
@@ -221,33 +227,133 @@ def served_page(seen: list[str]) -> Iterator[str]:
         server.server_close()
 
 
-@pytest.mark.external_service
-def test_browser(tmp_path: Path) -> None:
-    """The page itself in Chromium: what was said before, what is sent, and its answer."""
+@contextmanager
+def in_chromium(tmp_path: Path, page: str) -> Iterator[None]:
     browser = program("chromium", "chromium-browser", "google-chrome")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-proxy-server"]
     flags += ["--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking"]
-    # What is shown at one moment; of several moments the reports may overtake each other.
-    seen: list[str] = []
-    wanted = ["user: Before", "user: Hello from a page", "I counted 4 words"]
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
     with (
-        served_page(seen) as origin,
-        Gateway(tmp_path, {"BAMBOO_CORS_ORIGINS": origin}) as gateway,
         (tmp_path / "chromium.log").open("ab") as log,
-    ):
-        gateway.call("POST", "/chat", json={"session_id": "browser", "message": "Before"})
-        page = f"{origin}/browser.html?gateway={gateway.url}"
-        profile = f"--user-data-dir={tmp_path / 'profile'}"
-        with subprocess.Popen(
+        subprocess.Popen(
             [browser, *flags, profile, page], env=environment(), stdout=log, stderr=log
-        ) as process:
-            try:
-                until(
-                    lambda: any(all(words in shown for words in wanted) for shown in list(seen)),
-                    lambda: f"the page shows {wanted} at once; it shows {seen[-1:]}",
-                )
-            finally:
-                process.kill()
+        ) as process,
+    ):
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+class Page:
+    """The example page in Chromium, and a gateway for it."""
+
+    def __init__(self, gateway: Gateway, seen: list[str]) -> None:
+        self.gateway = gateway
+        # What is shown at one moment; of several moments the reports may overtake each other.
+        self._seen = seen
+
+    def shows(self, *wanted: str) -> str:
+        """Wait until all of this is shown at one moment; return what is."""
+        until(
+            lambda: any(all(words in shown for words in wanted) for shown in list(self._seen)),
+            lambda: f"the page shows {wanted} at once; it shows {self._seen[-1:]}",
+        )
+        return next(shown for shown in list(self._seen) if all(words in shown for words in wanted))
+
+
+@contextmanager
+def page_of(
+    tmp_path: Path, prepare: Callable[[Gateway], object], acts: bytes = b""
+) -> Iterator[Page]:
+    """Open the page of a session that `prepare` has filled."""
+    seen: list[str] = []
+    with (
+        served_page(seen, acts) as origin,
+        Gateway(tmp_path, {"BAMBOO_CORS_ORIGINS": origin}) as gateway,
+    ):
+        prepare(gateway)
+        with in_chromium(tmp_path, f"{origin}/browser.html?gateway={gateway.url}"):
+            yield Page(gateway, seen)
+
+
+def _say_120(gateway: Gateway) -> None:
+    said = [{"role": "user", "content": f"m{number}."} for number in range(120)]
+    gateway.call("POST", "/sessions", json={"id": "browser"})
+    gateway.call("POST", "/sessions/browser/messages", json=said)
+
+
+def _hold(gateway: Gateway) -> None:
+    """Begin an answer that stays in its middle."""
+    options = {"text": "one two three four", "hold": "middle", "delay_ms": 0, "tool": False}
+    body = {"session_id": "browser", "message": "Go on", "run_id": "held", "options": options}
+    gateway.call("POST", "/chat", json=body)
+    until(
+        lambda: any(event.get("content") == "two " for event in gateway.events("browser")),
+        "the answer is in its middle",
+    )
+
+
+@pytest.mark.external_service
+def test_browser(tmp_path: Path) -> None:
+    """The page itself in Chromium: what was said before, what is sent, and its answer."""
+
+    def prepare(gateway: Gateway) -> None:
+        gateway.call("POST", "/chat", json={"session_id": "browser", "message": "Before"})
+
+    with page_of(tmp_path, prepare, _WRITER) as page:
+        page.shows("user: Before", "user: Hello from a page", "I counted 4 words")
+
+
+@pytest.mark.external_service
+def test_browser_shows_the_latest_of_120_messages_and_then_what_is_new(tmp_path: Path) -> None:
+    with page_of(tmp_path, _say_120, _WRITER) as page:
+        shown = page.shows("user: Hello from a page", "I counted 4 words")
+    lines = [line for line in shown.splitlines() if line.startswith("user: m")]
+    assert lines == [f"user: m{number}." for number in range(20, 120)]
+
+
+@pytest.mark.external_service
+def test_browser_shows_earlier_messages_when_it_is_asked_to(tmp_path: Path) -> None:
+    with page_of(tmp_path, _say_120, _ASKS_FOR_EARLIER) as page:
+        shown = page.shows("user: m0.", "user: m119.")
+    lines = [line for line in shown.splitlines() if line.startswith("user: m")]
+    assert lines == [f"user: m{number}." for number in range(120)]
+
+
+@pytest.mark.external_service
+def test_browser_opened_in_mid_answer_shows_the_answer_from_its_beginning(tmp_path: Path) -> None:
+    def prepare(gateway: Gateway) -> None:
+        _say_120(gateway)
+        _hold(gateway)
+
+    with page_of(tmp_path, prepare) as page:
+        shown = page.shows("assistant: one two", "user: m119.")
+        assert shown.count("user: Go on") == 1
+        page.gateway.call("POST", "/sessions/browser/runs/held/cancel")
+
+
+@pytest.mark.external_service
+def test_a_page_that_streams_from_position_would_miss_the_answers_beginning(
+    tmp_path: Path,
+) -> None:
+    """Why the page opens `stream_url`: in mid-answer `position` is a later place."""
+    with Gateway(tmp_path) as gateway:
+        _say_120(gateway)
+        _hold(gateway)
+        page = gateway.call("GET", "/sessions/browser/messages?order=desc")
+        first = [message["content"] for message in page["messages"][:2]]
+        assert first == ["Go on", "m119."]
+        begins = page["stream_url"].split("after=")[1]
+        seqs = [int(place.split("-")[1]) for place in (begins, page["position"])]
+        between = [
+            event["type"]
+            for event in gateway.events("browser")
+            if seqs[0] < event["seq"] <= seqs[1]
+        ]
+        assert between[:2] == ["message", "run_start"]
+        assert between.count("token") == 2
+        gateway.call("POST", "/sessions/browser/runs/held/cancel")
 
 
 def test_every_example_is_in_their_readme_and_no_other() -> None:

@@ -92,11 +92,12 @@ async def list_messages(
 ) -> Response:
     """Gives messages from the beginning, or with `order=desc` from the end.
 
-    Everything up to `position` is in the pages; `stream_url` goes on from there (or from just
-    before the active run's first event): load, then open it, and nothing is missed. The next page:
-    `after=<next_cursor>`, or with `order=desc` `before=<next_cursor>`. `stream_url` has the ticket,
-    or the token of the link, that the page was asked for with. A page has fewer than `limit` where
-    they are long: it ends at about 4 MiB, with `has_more`.
+    To show a conversation, load it with `order=desc` and then open `stream_url`: nothing is missed.
+    While a run is active, `stream_url` begins just before the run's first event, and otherwise at
+    `position`, the end of the log. So a stream from `position` can miss an answer's beginning. The
+    next page: `after=<next_cursor>`, or with `order=desc` `before=<next_cursor>`. `stream_url` has
+    the ticket, or the token of the link, that the page was asked for with. A page has fewer than
+    `limit` where they are long: it ends at about 4 MiB, with `has_more`.
     """
     checked_message_cursor(before, "before")
     checked_message_cursor(after, "after")

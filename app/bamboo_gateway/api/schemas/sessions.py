@@ -102,7 +102,7 @@ class SessionPageShape(BaseModel):
 
 
 class MessagePageShape(_Shape):
-    """A page of messages. Load it, then open `stream_url`: nothing is missed."""
+    """A page of messages. Open `stream_url` after it, never `position`: nothing is missed."""
 
     messages: list[Message]
     next_cursor: str | None
