@@ -10,7 +10,8 @@ import structlog
 from anyio import to_thread
 
 from bamboo_gateway.credentials.keyfile import check_owner, parse_keys
-from bamboo_gateway.credentials.keys import KeyTable, PlainKeys, user_caller
+from bamboo_gateway.credentials.keys import KeyTable, PlainKeys, looks_like_key, user_caller
+from bamboo_gateway.credentials.refusals import Refusal, RefusalLog
 from bamboo_gateway.credentials.signing import (
     WITHOUT_CREDENTIAL,
     Signed,
@@ -41,13 +42,18 @@ class Gate:
     """All credentials of one gateway.
 
     An async context manager: while entered it notices when files change. What it answers never
-    tells why a credential is not good, so nobody learns which part of a guess was right.
+    tells why a credential is not good, so nobody learns which part of a guess was right; the log
+    does.
+
+    Attributes:
+        refusals: Where the reasons are logged.
 
     Raises:
         CredentialsUnusable: A file or setting of credentials cannot be used.
     """
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
+        self.refusals = RefusalLog(clock)
         self._clock = clock
         self._plain = PlainKeys(settings.api_keys)
         self._tokens = make_verifier(settings)
@@ -116,6 +122,7 @@ class Gate:
         if caller is None and self._tokens is not None:
             caller = self._tokens.verify(sent)
         if caller is None or not self.is_live(caller):
+            self.refusals.note(self._why_no_bearer(sent))
             return None
         if caller.user_id is None and acting_for is None and "admin" not in caller.rights:
             raise Forbidden("This is a service's key: name the user it acts for in X-User-Id.")
@@ -127,7 +134,10 @@ class Gate:
         Raises:
             Forbidden, InvalidId: As `bearer`.
         """
-        return self._if_live(self._signed().read_ticket(sent), acting_for)
+        caller = self._if_live(self._signed().read_ticket(sent), acting_for)
+        if caller is None:
+            self.refusals.note(self._signed().why_not("ticket", sent))
+        return caller
 
     def cookie(self, sent: str, acting_for: str | None) -> Caller | None:
         """Gives who comes with a login's cookie; None when it is not good.
@@ -135,7 +145,10 @@ class Gate:
         Raises:
             Forbidden, InvalidId: As `bearer`.
         """
-        return self._if_live(self._signed().read_cookie(sent), acting_for)
+        caller = self._if_live(self._signed().read_cookie(sent), acting_for)
+        if caller is None:
+            self.refusals.note(self._signed().why_not("cookie", sent))
+        return caller
 
     def make_ticket(self, caller: Caller, session_id: str) -> Signed:
         """Makes a ticket to a session that the caller may see."""
@@ -160,6 +173,13 @@ class Gate:
         in_file = self._keys is not None and self._keys.value.is_live(root, now_ms)
         return in_file or self._plain.is_live(root)
 
+    def _why_no_bearer(self, sent: bytes) -> Refusal:
+        if self._keys is not None and (looks_like_key(sent) or self._tokens is None):
+            return self._keys.value.why_not(sent)
+        if self._tokens is not None and not looks_like_key(sent):
+            return self._tokens.why_not(sent)
+        return Refusal("key", "unknown_key")
+
     def _if_live(self, caller: Caller | None, acting_for: str | None) -> Caller | None:
         if caller is None or not self.is_live(caller):
             return None
@@ -174,6 +194,7 @@ class Gate:
         tokens = self._tokens.file if self._tokens is not None else None
         while True:
             await anyio.sleep(_LOOK_SECONDS)
+            self.refusals.flush()
             if tokens is not None:
                 await to_thread.run_sync(tokens.refresh)
             if self._keys is not None:

@@ -13,6 +13,7 @@ from hmac import compare_digest
 from secrets import token_bytes
 from typing import Final
 
+from bamboo_gateway.credentials.refusals import Refusal
 from bamboo_gateway.domain.callers import ALL_RIGHTS, Caller, Right
 
 _ID_BYTES: Final = 10
@@ -70,6 +71,11 @@ def make_key() -> tuple[str, str, bytes]:
     return f"key-{name}", key, _digest(key.encode())
 
 
+def looks_like_key(sent: bytes) -> bool:
+    """Return whether what was sent has the form of a key that `bamboo keys` makes."""
+    return _KEY.fullmatch(sent.decode("latin-1")) is not None
+
+
 class KeyTable:
     """All keys there are, to be asked for the one that was sent."""
 
@@ -86,6 +92,19 @@ class KeyTable:
         key = self._keys.get(f"key-{match[1]}") if match else None
         is_same = compare_digest(key.digest if key else _NO_KEY, _digest(sent))
         return key if key is not None and is_same and key.is_live(now_ms) else None
+
+    def why_not(self, sent: bytes) -> Refusal:
+        """Return why `find` found nothing, for the log."""
+        match = _KEY.fullmatch(sent.decode("latin-1"))
+        if match is None:
+            return Refusal("key", "unknown_key")
+        key_id = f"key-{match[1]}"
+        key = self._keys.get(key_id)
+        if key is None:
+            return Refusal("key", "unknown_key", key_id)
+        if not compare_digest(key.digest, _digest(sent)):
+            return Refusal("key", "wrong_secret", key_id)
+        return Refusal("key", "expired" if key.revoked_at is None else "revoked", key_id)
 
     def is_live(self, key_id: str, now_ms: int) -> bool:
         """Tells whether the key of that id opens anything now."""

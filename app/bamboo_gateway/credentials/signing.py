@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, NamedTuple
 import jwt
 
 from bamboo_gateway.credentials.errors import CredentialsUnusable
+from bamboo_gateway.credentials.refusals import Refusal
 from bamboo_gateway.credentials.tokens import SECRET_BYTES_MIN, TOKEN_CHARS_MAX
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import Clock
@@ -69,6 +70,16 @@ class Signer:
             return None
         return self._caller("cookie", claims, frozenset(claims["rts"]), None, claims["exp"] * 1000)
 
+    def why_not(self, kind: Kind, text: str) -> Refusal:
+        """Return why a ticket or cookie opens nothing, for the log."""
+        claims = self._verified(kind, text)
+        if claims is None:
+            return Refusal(kind, "wrong_signature")
+        root = root_of(str(claims.get("crd")))
+        if self._clock.now_ms() >= claims["exp"] * 1000:
+            return Refusal(kind, "expired", root)
+        return Refusal(kind, "its_credential_ended", root)
+
     def _sign(self, kind: Kind, caller: Caller, seconds: int, **more: Any) -> Signed:
         # A whole second, as the format has them: what is said is what holds.
         expires = self._clock.now_ms() // 1000 + seconds
@@ -85,6 +96,13 @@ class Signer:
         return Signed(jwt.encode(claims, self._keys[kind], _ALGORITHM), expires * 1000)
 
     def _read(self, kind: Kind, text: str) -> dict[str, Any] | None:
+        claims = self._verified(kind, text)
+        if claims is None or self._clock.now_ms() >= claims["exp"] * 1000:
+            return None
+        return claims
+
+    def _verified(self, kind: Kind, text: str) -> dict[str, Any] | None:
+        """Return what was signed with this kind's key, whether or not it has expired."""
         if len(text) > TOKEN_CHARS_MAX:
             return None
         try:
@@ -97,7 +115,7 @@ class Signer:
             )
         except Exception:  # noqa: BLE001 - the boundary: what a forger makes of it is a refusal
             return None
-        return claims if self._clock.now_ms() < claims["exp"] * 1000 else None
+        return claims
 
     @staticmethod
     def _caller(

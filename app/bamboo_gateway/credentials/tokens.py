@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from bamboo_gateway.credentials.errors import CredentialsUnusable
 from bamboo_gateway.credentials.keys import user_caller
+from bamboo_gateway.credentials.refusals import Refusal
 from bamboo_gateway.credentials.watched import WatchedFile
 from bamboo_gateway.domain.callers import Caller, Right
 from bamboo_gateway.domain.codec import decode
@@ -37,6 +38,21 @@ TOKENS_KNOWN_MAX: Final = 1_000
 small request, and a page sends the same one with each."""
 
 _DEFAULT_RIGHTS: Final[frozenset[Right]] = frozenset({"read", "write"})
+_UNSIGNED: Final = (
+    (jwt.InvalidSignatureError, "wrong_signature"),
+    (jwt.InvalidAlgorithmError, "wrong_algorithm"),
+    (jwt.DecodeError, "malformed"),
+)
+"""What the log calls an error before the signature was found good."""
+
+_CLAIMS: Final = (
+    (jwt.ExpiredSignatureError, "expired"),
+    (jwt.InvalidAudienceError, "wrong_audience"),
+    (jwt.InvalidIssuerError, "wrong_issuer"),
+    (jwt.ImmatureSignatureError, "not_valid_yet"),
+)
+"""What the log calls an error in the claims."""
+
 _RIGHTS: Final[tuple[Right, ...]] = ("read", "write", "admin")
 
 
@@ -135,6 +151,48 @@ class TokenVerifier:
         if len(self._verified) > TOKENS_KNOWN_MAX:
             self._verified.popitem(last=False)
         return caller
+
+    def why_not(self, sent: bytes) -> Refusal:
+        """Return why `verify` took a token for none, or why it opens nothing any more, for the log.
+
+        The claims that it names stood under a good signature. A `kid` is the sender's own word.
+        """
+        if len(sent) > TOKEN_CHARS_MAX:
+            return Refusal("token", "too_long")
+        try:
+            header = jwt.get_unverified_header(sent)
+        except Exception:  # noqa: BLE001 - the boundary: what a forger makes of it is a refusal
+            return Refusal("token", "malformed")
+        kid = header.get("kid")
+        name = kid if isinstance(kid, str) else None
+        keys = self._keys()
+        known = keys.get(None) or keys.get(name)
+        if known is None:
+            return Refusal("token", "unknown_key", name)
+        try:
+            check_user_id(self._claims(keys, sent)["sub"])
+            return Refusal("token", "expired", self._issuer_of(known, sent))
+        except jwt.MissingRequiredClaimError as error:
+            return Refusal("token", f"no_{error.claim}", self._issuer_of(known, sent))
+        except (jwt.DecodeError, jwt.InvalidAlgorithmError) as error:
+            reason = next(word for kind, word in _UNSIGNED if isinstance(error, kind))
+            return Refusal("token", reason, name)
+        except jwt.InvalidTokenError as error:
+            words = (word for kind, word in _CLAIMS if isinstance(error, kind))
+            return Refusal("token", next(words, "wrong_claims"), self._issuer_of(known, sent))
+        except Exception:  # noqa: BLE001 - the boundary, as above
+            return Refusal("token", "wrong_claims")
+
+    def _issuer_of(self, known: VerifyingKey, sent: bytes) -> str | None:
+        """Return the issuer that a token with a good signature names."""
+        unchecked = dict.fromkeys(("exp", "nbf", "iat", "aud", "iss", "sub", "jti"), False)
+        options: Any = {f"verify_{claim}": checked for claim, checked in unchecked.items()}
+        try:
+            claims = jwt.decode(sent, known.key, algorithms=[known.algorithm], options=options)
+        except jwt.PyJWTError:
+            return None
+        issuer = claims.get("iss")
+        return issuer if isinstance(issuer, str) else None
 
     def _claims(self, keys: KeySet, sent: bytes) -> dict[str, Any]:
         known = keys.get(None)

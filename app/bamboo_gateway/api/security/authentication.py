@@ -10,6 +10,7 @@ from bamboo_gateway.api.security.origins import check_cookie_origin, values_of
 from bamboo_gateway.api.security.share_links import caller_by_share_link
 from bamboo_gateway.api.security.url_credentials import TICKET
 from bamboo_gateway.credentials.gate import Gate
+from bamboo_gateway.credentials.refusals import Refusal
 from bamboo_gateway.domain.callers import LOCAL_CALLER, Caller
 from bamboo_gateway.domain.errors import BambooError, InvalidId
 from bamboo_gateway.settings import Settings
@@ -61,6 +62,8 @@ class Authentication:
             if sent := values_of(scope, b"authorization"):
                 scheme, _, credential = sent[0].partition(b" ")
                 is_bearer = len(sent) == 1 and scheme.lower() == b"bearer"
+                if not is_bearer:
+                    gate.refusals.note(Refusal("header", "no_bearer"))
                 return _known(gate.bearer(credential.strip(), acting_for) if is_bearer else None)
         if (ticket := scope.get(TICKET)) is not None:
             return _known(gate.ticket(ticket, acting_for))

@@ -6,6 +6,7 @@ from starlette.types import Scope
 
 from bamboo_gateway.api.problems import EdgeError
 from bamboo_gateway.api.security.url_credentials import SHARE
+from bamboo_gateway.credentials.refusals import Refusal
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.sessions.manager import SessionManager, not_recovered
 
@@ -40,6 +41,7 @@ async def caller_by_share_link(scope: Scope) -> Caller | None:
         raise not_recovered()
     caller = await manager.link_caller(token)
     if caller is None:
+        scope["app"].state.gate.refusals.note(Refusal("link", "opens_nothing"))
         raise EdgeError(
             "unauthorized",
             "This share link is not valid (any more). Ask its sender for a new one.",
