@@ -1,8 +1,18 @@
-"""The composition root: settings become an app, whose one lifespan owns everything that is open."""
+"""The composition root: it makes an app of settings; the app's one lifespan owns all resources.
 
+`create_app` also works as a factory for any ASGI server:
+`uvicorn bamboo_gateway.main:create_app --factory`. `bamboo serve` adds what only a server can do
+(`bamboo_gateway.server`): bounds of connections, heads and slow clients, an exit that waits for the
+drain, and a start without keys only on a loopback address.
+"""
+
+import asyncio
 import platform
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from types import FrameType
 from typing import Final
 
 import anyio
@@ -30,6 +40,7 @@ from bamboo_gateway.domain.ids import IdMaker
 from bamboo_gateway.observability import tracing
 from bamboo_gateway.observability.audit import AuditLog
 from bamboo_gateway.observability.factory import make_spans
+from bamboo_gateway.observability.logs import configure_logs
 from bamboo_gateway.observability.metrics import Measures
 from bamboo_gateway.sessions.manager import SessionManager
 from bamboo_gateway.sessions.metrics import measure_recovery
@@ -71,20 +82,23 @@ _BUILD: Final[Measures] = {"build_info": {(__version__, platform.python_version(
 
 
 def create_app(settings: Settings | None = None, clock: Clock | None = None) -> FastAPI:
-    """Build the gateway's app. Nothing is opened before its lifespan is entered.
+    """Return the gateway's app. It opens nothing before its lifespan begins.
 
     Args:
-        settings: None reads the environment, for a server that calls this without arguments, as
-            `uvicorn bamboo_gateway.main:create_app --factory` does. Such a server chooses the
-            address itself, so nothing refuses one that others reach while there are no keys.
-        clock: None is the system's.
+        settings: The settings. Without them the app is the whole program of another server's
+            process: it reads the environment's `BAMBOO_…`, configures the log, and begins the drain
+            at SIGTERM or SIGINT.
+        clock: The source of the time; the system's clock by default.
 
     Raises:
-        SettingsError: `settings` is None, and the environment has a wrong setting.
+        SettingsError: A setting of the environment is wrong.
         StoreUnusable, AgentConfigError, CredentialsUnusable, TracingUnavailable: A setting names
-            what cannot be.
+            something that cannot be used.
     """
-    settings = settings or load_settings()
+    is_whole_program = settings is None
+    if settings is None:
+        settings = load_settings()
+        configure_logs(settings.log_format, settings.log_level)
     clock = clock or SystemClock()
     ids = IdMaker()
     request_log = RequestLog(
@@ -115,6 +129,8 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
                 SessionManager(store, agents, settings, clock, gate.is_live, audit)
             )
             recovered.set()
+            if is_whole_program:
+                await stack.enter_async_context(_drain_on_signals(app.state.manager))
             yield
 
     app = DetachingApp(
@@ -141,7 +157,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         ],
         exception_handlers=EXCEPTION_HANDLERS,
     )
-    app.state.manager = None  # until the lifespan is entered: requests may come before that
+    app.state.manager = None  # requests may come before the lifespan sets it
     app.state.settings = settings
     app.state.gate = gate
     app.state.clock = clock
@@ -156,8 +172,55 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     return app
 
 
+@asynccontextmanager
+async def _drain_on_signals(manager: SessionManager) -> AsyncIterator[None]:
+    """Begin the drain when a signal ends the process, beside the server's own handler.
+
+    Servers end the lifespan only after all connections have ended, and a stream ends only with the
+    drain.
+    """
+    loop = asyncio.get_running_loop()
+    is_ending = anyio.Event()
+
+    async def drain() -> None:
+        await is_ending.wait()
+        await manager.drain()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(drain, name="drain")
+        with _before_signal_handlers(lambda: loop.call_soon_threadsafe(is_ending.set)):
+            yield
+        # The manager's own end drains too, or goes on with this drain.
+        group.cancel_scope.cancel()
+
+
+@contextmanager
+def _before_signal_handlers(call: Callable[[], object]) -> Iterator[None]:
+    """Call a function at SIGTERM and SIGINT before the handlers that are installed now."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may install handlers
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        call()
+        handler = before[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+
+    for number, handler in before.items():
+        if callable(handler):  # a signal without a handler ends the process, or is ignored
+            signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is handle:
+                signal.signal(number, handler)
+
+
 def openapi_document() -> bytes:
-    """Gives the OpenAPI document as it is committed."""
+    """Return the OpenAPI document as it is committed."""
     return encode_pretty(create_openapi())
 
 
@@ -168,7 +231,7 @@ def _cors(settings: Settings) -> list[Middleware]:
         Middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            # A cookie goes to pages that somebody has named, and never to all the world's.
+            # Browsers may send the cookie for the named origins, and never for all origins.
             allow_credentials="*" not in settings.cors_origins,
             allow_methods=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"),
             allow_headers=_CORS_HEADERS,
@@ -178,7 +241,7 @@ def _cors(settings: Settings) -> list[Middleware]:
 
 
 def _log_recovery(report: RecoveryReport) -> None:
-    """Says in one line what opening the store found."""
+    """Log in one line what opening the store found."""
     found = {
         "sessions": report.sessions,
         "clean": report.clean,
