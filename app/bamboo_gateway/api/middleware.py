@@ -8,7 +8,7 @@ has begun (`api.detached_response`).
 
 import re
 from collections.abc import Callable
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 import anyio
@@ -148,8 +148,11 @@ class OriginGuard:
     origin (`Origin`). With credentials a foreign page has none to send, and the gateway may run
     behind any name.
 
-    With `insecure` the host may also be an IP address or a name without dots: DNS rebinding needs a
-    name in the attacker's own DNS.
+    `bamboo serve` refuses to listen on an address that other machines reach without credentials.
+    Another server may do it, so this middleware refuses what came in by such an address.
+
+    With `insecure` the address may be any, and the host may also be an IP address or a name without
+    dots: DNS rebinding needs a name in the attacker's own DNS.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, gate: Gate) -> None:
@@ -180,6 +183,11 @@ class OriginGuard:
             )
         if not self._gate.is_open:
             return
+        if not (self._insecure or _is_local(scope)):
+            raise EdgeError(
+                "host-not-allowed",
+                "This gateway asks for no credential, so it answers only on a loopback address.",
+            )
         host = hosts[0].decode("latin-1") if hosts else ""
         if not self._is_own_name(host):
             raise EdgeError("host-not-allowed")
@@ -202,3 +210,14 @@ class OriginGuard:
 
     def _may_call(self, origin: str, host: str) -> bool:
         return origin in self._origins or "*" in self._origins or is_own_origin(origin, host)
+
+
+def _is_local(scope: Scope) -> bool:
+    """Return whether a request came in by a loopback address, or by no IP address at all."""
+    host = (scope.get("server") or ("",))[0]
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return True  # a Unix socket, or a test without a server
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback
