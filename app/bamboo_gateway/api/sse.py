@@ -10,7 +10,7 @@ It deviates from `sse_starlette.EventSourceResponse`; each deviation was measure
   to the process, is not used.
 * There is no timeout around each send: the same clock cancels a stuck response (`cancel_slow`).
 * While the task has nothing to send, committed events are sent without waking it, by `WRITE`
-  instead of `send`: one core sends 1.3 times as many single events.
+  instead of `send`: one core sends 1.6 times as many single events.
 * Only the start of the response passes through the framework and the middleware. The rest runs
   in `detached_response`, with the server's own `send`.
 
@@ -56,13 +56,13 @@ class StreamResponse(EventSourceResponse):
     """
 
     def __init__(
-        self, connection: Subscription, clock: Clock, headers: Mapping[str, str] | None = None
+        self, subscription: Subscription, clock: Clock, headers: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(
             _OWN_LOOP,
             headers={
                 "Cache-Control": "no-cache, no-transform",
-                "Connection-Id": connection.id,
+                "Connection-Id": subscription.id,
                 **(headers or {}),
             },
             ping=0,
@@ -71,7 +71,7 @@ class StreamResponse(EventSourceResponse):
         # The server decides which connections stay open; the header would be wrong where it closes
         # them (HTTP/1.0).
         del self.headers["Connection"]
-        self._frames = FrameLoop(connection, clock)
+        self._frames = FrameLoop(subscription, clock)
 
     @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,10 +99,10 @@ class StreamResponse(EventSourceResponse):
 class FrameLoop:
     """The send loop of one subscription: all that an open stream has in memory beside its tasks."""
 
-    __slots__ = ("_clock", "_connection", "_done")
+    __slots__ = ("_clock", "_done", "_subscription")
 
-    def __init__(self, connection: Subscription, clock: Clock) -> None:
-        self._connection = connection
+    def __init__(self, subscription: Subscription, clock: Clock) -> None:
+        self._subscription = subscription
         self._clock = clock
         self._done = False
 
@@ -110,10 +110,10 @@ class FrameLoop:
         """Send until the end, and close the subscription."""
         try:
             async with anyio.create_task_group() as group:
-                self._connection.cancel_slow = group.cancel_scope.cancel
+                self._subscription.cancel_slow = group.cancel_scope.cancel
                 extensions = scope.get("extensions") or {}
                 extensions[WATCHED] = True
-                self._connection.send_now = extensions.get(WRITE)
+                self._subscription.send_now = extensions.get(WRITE)
                 watch = partial(self._watch, receive, group.cancel_scope)
                 group.start_soon(absorb_cancellation, watch, name="watch-client")
                 await self._pump(send)
@@ -129,19 +129,19 @@ class FrameLoop:
         self._connection.aclose()
 
     async def _pump(self, send: Send) -> None:
-        connection, monotonic = self._connection, self._clock.monotonic
+        subscription, monotonic = self._subscription, self._clock.monotonic
         while (chunk := await self._next()) is not None:
-            connection.sending_since = monotonic()
+            subscription.sending_since = monotonic()
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            connection.sending_since = None
-        connection.sending_since = monotonic()
+            subscription.sending_since = None
+        subscription.sending_since = monotonic()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-        connection.sending_since = None
+        subscription.sending_since = None
         self._done = True
 
     async def _next(self) -> bytes | None:
         try:
-            return await self._connection.next()
+            return await self._subscription.next()
         except Exception:
             # The boundary for bugs: the client gets `goodbye` and comes back; the log says why.
             log.exception("a stream failed", session_id=self._connection.session_id)

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Body, Request
 from starlette.responses import Response
 
 from bamboo_gateway.api.audit import name_bulk_targets
-from bamboo_gateway.api.dependencies import Key, Manager, SentJson, SessionId, Who, idempotency
+from bamboo_gateway.api.dependencies import Manager, SessionId, Who
 from bamboo_gateway.api.openapi.examples import conversation as examples
 from bamboo_gateway.api.openapi.responses import (
     BODY,
@@ -18,6 +18,7 @@ from bamboo_gateway.api.openapi.responses import (
     nothing,
     problems,
 )
+from bamboo_gateway.api.request_headers import Key, SentJson, idempotency
 from bamboo_gateway.api.responses import json_response, outcome_headers
 from bamboo_gateway.api.routes.filters import Filters, session_page
 from bamboo_gateway.api.schemas.export import (

@@ -7,16 +7,9 @@ from starlette.responses import Response
 from structlog.contextvars import bind_contextvars
 
 from bamboo_gateway.api.accept import prefers
-from bamboo_gateway.api.dependencies import (
-    Key,
-    Manager,
-    Prefer,
-    SentJson,
-    Who,
-    idempotency,
-    unless_disconnected,
-)
+from bamboo_gateway.api.dependencies import Manager, Who
 from bamboo_gateway.api.frames import NATIVE
+from bamboo_gateway.api.long_requests import unless_disconnected
 from bamboo_gateway.api.openapi.examples import conversation as examples
 from bamboo_gateway.api.openapi.responses import (
     BODY,
@@ -31,6 +24,7 @@ from bamboo_gateway.api.openapi.responses import (
     problems,
     stream,
 )
+from bamboo_gateway.api.request_headers import Key, Prefer, SentJson, idempotency
 from bamboo_gateway.api.responses import json_response, outcome_headers
 from bamboo_gateway.api.routes.streams import remote_address, stream_response
 from bamboo_gateway.api.schemas.messages import ChatInput

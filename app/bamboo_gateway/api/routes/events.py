@@ -7,19 +7,10 @@ from starlette.responses import Response
 
 from bamboo_gateway.api.access_log import MAY_WAIT
 from bamboo_gateway.api.bodies import NDJSON_TYPES, is_json, media_type, ndjson_batches, read_json
-from bamboo_gateway.api.dependencies import (
-    PAGE,
-    Key,
-    Limit,
-    Manager,
-    Order,
-    SessionId,
-    Who,
-    idempotency,
-    read_after,
-    unless_disconnected,
-)
+from bamboo_gateway.api.checks import read_after
+from bamboo_gateway.api.dependencies import PAGE, Limit, Manager, Order, SessionId, Who
 from bamboo_gateway.api.limits import EVENT_WAIT_SECONDS_MAX, ITEMS_MAX
+from bamboo_gateway.api.long_requests import unless_disconnected
 from bamboo_gateway.api.openapi.examples import conversation as examples
 from bamboo_gateway.api.openapi.responses import (
     BODY,
@@ -32,6 +23,7 @@ from bamboo_gateway.api.openapi.responses import (
     problems,
 )
 from bamboo_gateway.api.problems import EdgeError
+from bamboo_gateway.api.request_headers import Key, idempotency
 from bamboo_gateway.api.responses import bytes_response, joined, json_response, outcome_headers
 from bamboo_gateway.api.schemas.sessions import EventPageShape, EventsAppended
 from bamboo_gateway.api.security.rights import SessionRoute, takes_ticket

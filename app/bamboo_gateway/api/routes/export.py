@@ -9,15 +9,7 @@ from starlette.responses import Response
 
 from bamboo_gateway.api.audit import name_more_targets, name_targets
 from bamboo_gateway.api.bodies import read_body
-from bamboo_gateway.api.dependencies import (
-    Key,
-    Manager,
-    SentJson,
-    SessionId,
-    Who,
-    idempotency,
-    idempotency_of_bytes,
-)
+from bamboo_gateway.api.dependencies import Manager, SessionId, Who
 from bamboo_gateway.api.openapi.examples import conversation as examples
 from bamboo_gateway.api.openapi.responses import (
     BODY,
@@ -30,6 +22,7 @@ from bamboo_gateway.api.openapi.responses import (
     answer,
     problems,
 )
+from bamboo_gateway.api.request_headers import Key, SentJson, idempotency, idempotency_of_bytes
 from bamboo_gateway.api.responses import DocumentResponse, json_response, outcome_headers
 from bamboo_gateway.api.schemas.export import (
     ExportDocument,

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 from fastapi import Depends, Query
 from starlette.responses import Response
 
-from bamboo_gateway.api.dependencies import PAGE, Cursor, Limit, checked_id, checked_time
+from bamboo_gateway.api.checks import checked_id, checked_time
+from bamboo_gateway.api.dependencies import PAGE, Cursor, Limit
 from bamboo_gateway.api.limits import OFFSET_MAX, QUERY_TEXT_CHARS_MAX, USER_ID_CHARS_MAX
 from bamboo_gateway.api.responses import json_response
 from bamboo_gateway.api.schemas.messages import SessionTypeName

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body
 from starlette.responses import Response
 
-from bamboo_gateway.api.dependencies import Key, Manager, SentJson, SessionId, Who, idempotency
+from bamboo_gateway.api.dependencies import Manager, SessionId, Who
 from bamboo_gateway.api.openapi.examples import conversation as examples
 from bamboo_gateway.api.openapi.responses import (
     BODY,
@@ -18,6 +18,7 @@ from bamboo_gateway.api.openapi.responses import (
     answer,
     problems,
 )
+from bamboo_gateway.api.request_headers import Key, SentJson, idempotency
 from bamboo_gateway.api.responses import json_response, outcome_headers
 from bamboo_gateway.api.schemas.export import Forked, Merged, Tree
 from bamboo_gateway.api.schemas.extensions import ForkInput, MergeInput

@@ -6,7 +6,8 @@ from fastapi import APIRouter, Body, Request
 from starlette.responses import Response
 
 from bamboo_gateway.api.audit import name_targets
-from bamboo_gateway.api.dependencies import Manager, Who, checked_time
+from bamboo_gateway.api.checks import checked_time
+from bamboo_gateway.api.dependencies import Manager, Who
 from bamboo_gateway.api.openapi.examples import conversation as examples
 from bamboo_gateway.api.openapi.responses import BODY, EDGE, WRITE, answer, problems
 from bamboo_gateway.api.responses import json_response

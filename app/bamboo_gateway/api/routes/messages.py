@@ -5,18 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Query, Request
 from starlette.responses import Response
 
-from bamboo_gateway.api.dependencies import (
-    PAGE,
-    Key,
-    Limit,
-    Manager,
-    Order,
-    SentJson,
-    SessionId,
-    Who,
-    checked_message_cursor,
-    idempotency,
-)
+from bamboo_gateway.api.checks import checked_message_cursor
+from bamboo_gateway.api.dependencies import PAGE, Limit, Manager, Order, SessionId, Who
 from bamboo_gateway.api.openapi.examples import conversation as examples
 from bamboo_gateway.api.openapi.responses import (
     BODY,
@@ -30,6 +20,7 @@ from bamboo_gateway.api.openapi.responses import (
     answers,
     problems,
 )
+from bamboo_gateway.api.request_headers import Key, SentJson, idempotency
 from bamboo_gateway.api.responses import bytes_response, joined, json_response, outcome_headers
 from bamboo_gateway.api.schemas.messages import MessageInput, MessageOrList
 from bamboo_gateway.api.schemas.sessions import Message, MessagePageShape, MessagesAdded

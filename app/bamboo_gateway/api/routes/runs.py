@@ -8,18 +8,14 @@ from starlette.responses import Response
 from bamboo_gateway.api.dependencies import (
     PAGE,
     Cursor,
-    Key,
     Limit,
     Manager,
     Order,
-    Prefer,
     RunId,
-    SentJson,
     SessionId,
     Who,
-    idempotency,
-    unless_disconnected,
 )
+from bamboo_gateway.api.long_requests import unless_disconnected
 from bamboo_gateway.api.openapi.examples import conversation as examples
 from bamboo_gateway.api.openapi.responses import (
     BODY,
@@ -31,6 +27,7 @@ from bamboo_gateway.api.openapi.responses import (
     answer,
     problems,
 )
+from bamboo_gateway.api.request_headers import Key, Prefer, SentJson, idempotency
 from bamboo_gateway.api.responses import json_response, outcome_headers
 from bamboo_gateway.api.schemas.messages import RunInput
 from bamboo_gateway.api.schemas.sessions import (

@@ -6,14 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Header, Query, Request
 from starlette.responses import Response
 
-from bamboo_gateway.api.dependencies import (
-    Key,
-    Manager,
-    SentJson,
-    SessionId,
-    Who,
-    idempotency,
-)
+from bamboo_gateway.api.dependencies import Manager, SessionId, Who
 from bamboo_gateway.api.openapi.examples import conversation as examples
 from bamboo_gateway.api.openapi.responses import (
     BODY,
@@ -27,6 +20,7 @@ from bamboo_gateway.api.openapi.responses import (
     nothing,
     problems,
 )
+from bamboo_gateway.api.request_headers import Key, SentJson, idempotency
 from bamboo_gateway.api.responses import (
     etag_matches,
     json_response,

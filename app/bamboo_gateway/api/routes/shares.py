@@ -5,15 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body
 from starlette.responses import Response
 
-from bamboo_gateway.api.dependencies import (
-    Key,
-    Manager,
-    SentJson,
-    SessionId,
-    ShareId,
-    Who,
-    idempotency,
-)
+from bamboo_gateway.api.dependencies import Manager, SessionId, ShareId, Who
 from bamboo_gateway.api.openapi.examples import conversation as examples
 from bamboo_gateway.api.openapi.responses import (
     BODY,
@@ -25,6 +17,7 @@ from bamboo_gateway.api.openapi.responses import (
     nothing,
     problems,
 )
+from bamboo_gateway.api.request_headers import Key, SentJson, idempotency
 from bamboo_gateway.api.responses import json_response, outcome_headers
 from bamboo_gateway.api.schemas.export import NewShareShape, SharePage
 from bamboo_gateway.api.schemas.extensions import ShareInput

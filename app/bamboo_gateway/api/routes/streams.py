@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response
 
+from bamboo_gateway.api.checks import checked_connection_id, checked_id, read_after
 from bamboo_gateway.api.dependencies import (
     PAGE,
     ConnectionId,
@@ -15,9 +16,6 @@ from bamboo_gateway.api.dependencies import (
     Manager,
     SessionId,
     Who,
-    checked_connection_id,
-    checked_id,
-    read_after,
 )
 from bamboo_gateway.api.frames import NATIVE
 from bamboo_gateway.api.limits import POSITION_CHARS_MAX
