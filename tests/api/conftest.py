@@ -1,4 +1,4 @@
-"""What tests of the HTTP rooms share: one gateway, and a session of each test's own."""
+"""Fixtures of the HTTP tests: one gateway, and a new session for each test."""
 
 import itertools
 from collections.abc import Iterator

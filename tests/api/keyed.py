@@ -1,4 +1,4 @@
-"""Gateways that ask for credentials, and what tests of them hold in their hands."""
+"""Gateways with credentials, and the keys and tokens for tests of them."""
 
 import time
 from collections.abc import Iterator
@@ -37,14 +37,14 @@ class Keyed:
         *rights: Right,
         expires_at: int | None = None,
     ) -> tuple[str, str]:
-        """Makes a key that the gateway knows already; gives its id and the key."""
+        """Make a key that the gateway knows already; return its id and the key."""
         key, text = add_key(self.file, user_id, *rights, expires_at=expires_at)
         if key.is_live(SystemClock().now_ms()):
             until(lambda: self.knows(text, user_id), "the key is known")
         return key.id, text
 
     def knows(self, key: str, user_id: str | None) -> bool:
-        """Tells whether the gateway asks for a credential, and takes this one."""
+        """Return whether the gateway asks for a credential, and accepts this one."""
         headers = bearer(key, **({"X-User-Id": "probe"} if user_id is None else {}))
         asks = self.get("/sessions/none").status_code == 401
         return asks and self.get("/sessions/none", headers).status_code in {403, 404}
@@ -75,7 +75,7 @@ class Keyed:
 def add_key(
     file: KeyFile, user_id: str | None, *rights: Right, expires_at: int | None = None
 ) -> tuple[ApiKey, str]:
-    """Puts a key into a file; a gateway that looks there knows it when it has started, or later."""
+    """Put a key into a keys file, which a gateway reads when it starts, or later."""
     key_id, text, digest = make_key()
     allowed: frozenset[Right] = frozenset(rights or ("read", "write"))
     key = ApiKey(key_id, digest, user_id, allowed, "", 0, expires_at)
@@ -97,7 +97,7 @@ def keyed(directory: Path, **settings: Any) -> Iterator[Keyed]:
 
 @contextmanager
 def serving_with(path: Path, **settings: Any) -> Iterator[Keyed]:
-    """Runs a gateway that looks for keys in a file, which need not be there."""
+    """Run a gateway with a keys file, which need not exist."""
     # Tests wait for a key by asking with it: no number of failures is too many.
     settings = {"auth_failures_per_address": "", **settings}
     with looking_often(), serving(api_keys_file=path, **settings) as served:
@@ -106,7 +106,7 @@ def serving_with(path: Path, **settings: Any) -> Iterator[Keyed]:
 
 @contextmanager
 def looking_often() -> Iterator[None]:
-    """Lets gateways notice a change of a file at once: only the tests' time depends on it."""
+    """Let gateways notice a change of a file at once: only the tests' time depends on it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gate, "_LOOK_SECONDS", 0.01)
         yield

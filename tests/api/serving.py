@@ -1,4 +1,4 @@
-"""A real uvicorn server in a thread, and a client that holds every answer against the contract."""
+"""A real server in a thread, and a client that compares every answer with the OpenAPI document."""
 
 import asyncio
 import re
@@ -57,7 +57,7 @@ def serving(
     clock: Clock | None = None,
     **settings: Any,
 ) -> Iterator[Served]:
-    """Runs a gateway over the memory store (or what `settings` say) until the block ends."""
+    """Run a gateway over the memory store (or what `settings` say) until the block ends."""
     # Some live beside many tests, and all log to one place: none is to hear that a busy machine
     # stood still.
     quiet = {"loop_lag_warning_seconds": 3600}
@@ -146,7 +146,7 @@ CONTRACT = Contract()
 
 
 def check_answer(response: httpx.Response) -> None:
-    """Fails when an answer is not as the OpenAPI document says. Streams are left to their test."""
+    """Fail when an answer does not match the OpenAPI document. Tests of streams check their own."""
     kind = response.headers.get("content-type", "")
     if kind.startswith("text/event-stream"):
         return
@@ -160,7 +160,7 @@ def check_answer(response: httpx.Response) -> None:
 
 
 def check_problem(response: httpx.Response) -> None:
-    """Fails when a problem is not what the contract promises of every problem."""
+    """Fail when a problem is not what the contract promises of every problem."""
     problem = response.json()
     assert list(problem)[:7] == [
         "type",
@@ -182,7 +182,7 @@ def check_problem(response: httpx.Response) -> None:
 
 
 def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """Gives the problem of an answer that has to be this one."""
+    """Return the problem of an answer; fail when it is another one."""
     assert response.status_code == status, response.text
     problem: dict[str, Any] = response.json()
     assert problem["code"] == code, problem
@@ -190,7 +190,7 @@ def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
 
 
 def raw(port: int, data: bytes, *, until: bytes | None = None) -> bytes:
-    """Sends bytes as they are and reads to the end (or until some bytes have come)."""
+    """Send raw bytes and read to the end, or until some bytes have come."""
     with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as sock:
         received = b""
         # Whoever is refused before it has sent everything may be told so by a reset as well.
@@ -206,7 +206,7 @@ def raw(port: int, data: bytes, *, until: bytes | None = None) -> bytes:
 
 
 def frames_of(text: str) -> list[tuple[str | None, dict[str, Any]]]:
-    """Reads SSE text by the standard's rules: `(id, data)` of each frame."""
+    """Read SSE text by the standard's rules: `(id, data)` of each frame."""
     import json
 
     frames: list[tuple[str | None, dict[str, Any]]] = []

@@ -1,4 +1,4 @@
-"""Bodies, keys and ids that are outside the contract get their 4xx, whatever the route."""
+"""Bodies, keys and ids outside the contract get their 4xx on every route."""
 
 import json
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ ROUTES_WITH_A_BODY = [
         b"\xef\xbb\xbf{}",
     ],
 )
-def test_what_is_no_json_is_malformed(
+def test_a_body_that_is_not_json_is_malformed(
     api: httpx.Client, session_id: str, method: str, path: str, body: bytes
 ) -> None:
     answer = api.request(method, path.format(id=session_id), content=body, headers=JSON)
@@ -53,7 +53,7 @@ def test_what_is_no_json_is_malformed(
         {"Content-Type": "json"},
     ],
 )
-def test_a_body_that_does_not_say_it_is_json_is_415(
+def test_a_body_without_a_json_media_type_is_415(
     api: httpx.Client, session_id: str, method: str, path: str, headers: dict[str, str]
 ) -> None:
     answer = api.request(method, path.format(id=session_id), content=b"{}", headers=headers)
@@ -63,7 +63,7 @@ def test_a_body_that_does_not_say_it_is_json_is_415(
 @pytest.mark.parametrize(
     "kind", ["application/json; charset=utf-8", "application/merge-patch+json"]
 )
-def test_types_that_are_json_are_taken(api: httpx.Client, session_id: str, kind: str) -> None:
+def test_every_json_media_type_is_accepted(api: httpx.Client, session_id: str, kind: str) -> None:
     headers = {"Content-Type": kind}
     answer = api.patch(f"/sessions/{session_id}", content=b'{"title":"x"}', headers=headers)
     assert answer.status_code == 200
@@ -239,7 +239,7 @@ BODIES: dict[str, object] = {
 
 
 @pytest.mark.parametrize(("method", "path"), SESSION_PATHS)
-def test_no_bad_id_in_a_path_reaches_further(served: Served, method: str, path: str) -> None:
+def test_an_invalid_id_in_a_path_is_422(served: Served, method: str, path: str) -> None:
     last = path.rsplit("/", 1)[-1]
     body = json.dumps(BODIES.get(last, {})).encode()
     for bad in BAD_IDS:
@@ -258,7 +258,7 @@ def test_no_bad_id_in_a_path_reaches_further(served: Served, method: str, path: 
 
 
 @pytest.mark.parametrize("bad", ["", ".", "../x", "a/b", "a\n", "\na", "ä", "x" * 129, "a\u0000"])
-def test_no_bad_id_in_a_body_reaches_further(api: httpx.Client, session_id: str, bad: str) -> None:
+def test_an_invalid_id_in_a_body_is_422(api: httpx.Client, session_id: str, bad: str) -> None:
     for path, body in [
         ("/sessions", {"id": bad}),
         ("/sessions", {"session_id": bad}),
@@ -273,7 +273,7 @@ def test_no_bad_id_in_a_body_reaches_further(api: httpx.Client, session_id: str,
 
 
 @pytest.mark.parametrize("bad", ["", "-", "a b", "ä", "x" * 129, "a/b", "../x"])
-def test_no_bad_id_in_a_query_reaches_further(api: httpx.Client, session_id: str, bad: str) -> None:
+def test_an_invalid_id_in_a_query_is_422(api: httpx.Client, session_id: str, bad: str) -> None:
     for path, name in [
         ("/sessions", "parent_id"),
         (f"/sessions/{session_id}/messages", "before"),
@@ -420,7 +420,7 @@ MESSAGE_ERRORS: list[dict[str, object]] = [
 ]
 
 
-def test_a_bad_time_in_a_body_is_said_to_be_in_the_body(api: httpx.Client) -> None:
+def test_an_invalid_time_in_a_body_has_the_location_body(api: httpx.Client) -> None:
     problem = refused(api.post("/cleanup", json={"before": "yesterday"}), 422, "invalid")
     assert [error["loc"] for error in problem["errors"]] == [["body", "before"]]
     assert "%2B" not in problem["detail"]

@@ -1,4 +1,4 @@
-"""What bodies take while they come and are handled: bounded in all and for each caller (R11)."""
+"""The memory of request bodies is bounded in all and per caller (R11)."""
 
 import json
 import socket
@@ -45,7 +45,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
 
 
 def message(size: int) -> bytes:
-    """Gives a message whose JSON has so many bytes."""
+    """Return a message whose JSON has `size` bytes."""
     empty = json.dumps({"role": "user", "content": ""})
     return json.dumps({"role": "user", "content": "x" * (size - len(empty))}).encode()
 
@@ -59,7 +59,7 @@ def head(name: str, framing: str, path: str = "/sessions/s/messages", kind: str 
 
 @contextmanager
 def begun(served: Served, name: str, size: int = LARGE) -> Iterator[socket.socket]:
-    """Has a user send a body but for its last byte; what is left is `b"}"`."""
+    """Make a user send a body without its last byte, `b"}"`."""
     start = head(name, f"Content-Length: {size}") + message(size)[:-1]
     with hanging(served.port, start) as sock:
         yield sock
@@ -90,7 +90,7 @@ def patience(seconds: float) -> Iterator[None]:
         yield
 
 
-def test_a_caller_holds_its_share_and_waits_and_others_go_on(served: Served) -> None:
+def test_a_caller_over_its_share_of_body_memory_waits_and_others_do_not(served: Served) -> None:
     with ExitStack() as stack:
         first, _second = (stack.enter_context(begun(served, "alice")) for _ in range(2))
         held(served, SHARE)
@@ -115,7 +115,7 @@ def test_a_caller_holds_its_share_and_waits_and_others_go_on(served: Served) -> 
     held(served, 0)
 
 
-def test_who_waits_too_long_for_its_own_share_is_429(served: Served) -> None:
+def test_waiting_too_long_for_the_callers_share_is_429(served: Served) -> None:
     with begun(served, "alice"), begun(served, "alice"):
         held(served, SHARE)
         with patience(0.05), user(served, "alice") as api:
@@ -128,7 +128,7 @@ def test_who_waits_too_long_for_its_own_share_is_429(served: Served) -> None:
     held(served, 0)
 
 
-def test_who_waits_too_long_for_what_all_have_is_503(served: Served) -> None:
+def test_waiting_too_long_for_the_whole_budget_is_503(served: Served) -> None:
     with begun(served, "alice"), begun(served, "alice"), begun(served, "bob"):
         held(served, ALL)
         with patience(0.05), user(served, "carol") as api:
@@ -148,7 +148,7 @@ def test_without_credentials_an_address_has_a_share(served: Served) -> None:
     held(served, 0)
 
 
-def test_whatever_becomes_of_a_request_its_room_is_given_back(served: Served) -> None:
+def test_every_end_of_a_request_frees_its_reservation(served: Served) -> None:
     with user(served, "alice") as api:
         assert say(api, LARGE).status_code == 201
         assert say(api, LARGE + 1).status_code == 413
@@ -185,7 +185,7 @@ def test_a_body_of_unknown_size_is_refused_when_there_is_no_room_for_more_of_it(
     held(served, 0)
 
 
-def test_more_than_may_wait_are_refused_at_once(
+def test_requests_beyond_the_waiting_limit_are_refused_at_once(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(body_memory, "BODIES_WAITING_MAX_PER_CALLER", 1)
@@ -209,7 +209,7 @@ def short_windows() -> Iterator[None]:
         yield
 
 
-def test_a_body_that_came_fast_and_then_drips_is_cut_and_gives_its_room_back(
+def test_a_body_that_slows_down_is_cut_and_frees_its_reservation(
     served: Served,
 ) -> None:
     start = head("alice", f"Content-Length: {LARGE}") + message(LARGE)[: LARGE // 2]
@@ -221,7 +221,7 @@ def test_a_body_that_came_fast_and_then_drips_is_cut_and_gives_its_room_back(
         assert metric(api, 'connections_cut_total{reason="body_slow"}') == 1
 
 
-def test_a_body_that_says_it_is_lines_where_none_are_taken_is_cut_as_any_other(
+def test_a_slow_ndjson_body_on_a_json_route_is_cut(
     served: Served,
 ) -> None:
     framing = f"Content-Length: {LARGE}"
@@ -233,7 +233,7 @@ def test_a_body_that_says_it_is_lines_where_none_are_taken_is_cut_as_any_other(
     held(served, 0)
 
 
-def test_a_body_that_waits_for_room_is_not_cut_for_what_it_could_not_send(served: Served) -> None:
+def test_a_body_that_waits_for_room_is_not_cut_as_slow(served: Served) -> None:
     with ExitStack() as stack:
         first, _second = (stack.enter_context(begun(served, "alice")) for _ in range(2))
         held(served, SHARE)
@@ -254,7 +254,7 @@ def line(size: int) -> bytes:
     return json.dumps(event | {"value": "x" * (size - len(json.dumps(event)))}).encode()
 
 
-def test_streamed_lines_hold_nothing_but_a_long_one_that_is_not_whole(served: Served) -> None:
+def test_streamed_lines_reserve_memory_only_for_a_long_incomplete_line(served: Served) -> None:
     start = head("alice", "Transfer-Encoding: chunked", "/sessions/s/events", "x-ndjson")
     long = line(LARGE - 1000)
 
@@ -294,7 +294,7 @@ class Room:
         self.let_in: list[str] = []
 
     async def take(self, name: str, units: int) -> HeldBody:
-        """Waits for a place; the first letter of its name is whose it is."""
+        """Wait for a place; the first letter of the name is the caller."""
         body = HeldBody(self.memory, name[0])
         await body.hold(units * self.unit)
         self.let_in.append(name)
@@ -313,7 +313,7 @@ async def wait_for(room: Room, count: int) -> None:
             await anyio.lowlevel.checkpoint()
 
 
-async def test_those_who_wait_are_let_in_in_their_order_and_none_overtakes() -> None:
+async def test_waiting_bodies_are_admitted_in_order() -> None:
     room = Room()
     first = await room.take("a1", 6)
     async with anyio.create_task_group() as tasks:
@@ -326,7 +326,7 @@ async def test_those_who_wait_are_let_in_in_their_order_and_none_overtakes() -> 
     assert room.let_in == ["a1", "b1", "c1"]
 
 
-async def test_who_waits_for_its_own_share_keeps_nobody_else_waiting() -> None:
+async def test_a_caller_that_waits_for_its_share_does_not_block_others() -> None:
     room = Room()
     first = await room.take("a1", 5)
     async with anyio.create_task_group() as tasks:
@@ -341,7 +341,7 @@ async def test_who_waits_for_its_own_share_keeps_nobody_else_waiting() -> None:
     assert room.let_in == ["a1", "b1", "a2", "a3"]
 
 
-async def test_who_holds_something_never_waits_for_more() -> None:
+async def test_a_body_with_a_reservation_never_waits_for_more() -> None:
     room = Room()
     growing = await room.take("a1", 2)
     async with anyio.create_task_group() as tasks:
@@ -357,7 +357,7 @@ async def test_who_holds_something_never_waits_for_more() -> None:
         await growing.hold(7 * room.unit)
 
 
-async def test_one_who_gives_up_makes_way_for_those_behind() -> None:
+async def test_a_waiting_body_that_gives_up_lets_the_next_one_in() -> None:
     room = Room()
     first = await room.take("a1", 6)
     async with anyio.create_task_group() as tasks:
@@ -379,7 +379,7 @@ async def test_one_who_gives_up_makes_way_for_those_behind() -> None:
     assert room.memory.held == 2 * room.unit
 
 
-def test_a_body_of_the_size_that_is_allowed_always_has_room() -> None:
+def test_a_body_of_the_largest_allowed_size_always_has_room() -> None:
     settings = Settings(
         max_body_bytes=1 << 30, max_body_memory_bytes=1024, max_body_memory_bytes_per_caller=1024
     )

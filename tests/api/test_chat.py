@@ -1,4 +1,4 @@
-"""Chat: one turn in three ways, and the promises around it."""
+"""Chat: accepted, streamed and waited for, with idempotency keys and limits."""
 
 import json
 import threading
@@ -15,7 +15,7 @@ FAST: dict[str, Any] = {"delay_ms": 0}
 STREAM = {"Accept": "text/event-stream"}
 
 
-def test_a_chat_is_accepted_with_all_that_is_needed_to_follow_it(
+def test_an_accepted_chat_has_the_urls_and_ids_to_follow_it(
     api: httpx.Client, free_id: str
 ) -> None:
     answer = api.post("/chat", json={"message": "Hello!", "session_id": free_id, "options": FAST})
@@ -35,7 +35,7 @@ def test_a_chat_is_accepted_with_all_that_is_needed_to_follow_it(
     assert run.json()["status"] == "completed"
 
 
-def test_one_request_is_a_whole_turn_as_a_stream(served: Served, free_id: str) -> None:
+def test_one_request_streams_a_whole_run(served: Served, free_id: str) -> None:
     with served.client() as api:
         body = {"message": "Hello!", "session_id": free_id, "options": FAST}
         answer = api.post("/chat", json=body, headers=STREAM)
@@ -76,7 +76,7 @@ def test_one_request_is_a_whole_turn_as_a_stream(served: Served, free_id: str) -
         ("application/json", False),
     ],
 )
-def test_a_stream_is_what_accept_prefers(
+def test_accept_decides_whether_a_chat_is_streamed(
     api: httpx.Client, free_id: str, accept: str, streams: bool
 ) -> None:
     body = {"message": "x", "session_id": free_id, "options": FAST}
@@ -84,7 +84,7 @@ def test_a_stream_is_what_accept_prefers(
     assert answer.status_code == (200 if streams else 202)
 
 
-def test_prefer_wait_gives_the_answer_itself(api: httpx.Client, free_id: str) -> None:
+def test_prefer_wait_returns_the_assistants_message(api: httpx.Client, free_id: str) -> None:
     body = {"message": "Hello!", "session_id": free_id, "options": FAST}
     answer = api.post("/chat", json=body, headers={"Prefer": "respond-async, wait=60"})
     assert answer.status_code == 200
@@ -110,7 +110,7 @@ def test_prefer_wait_that_was_too_short_gives_202(api: httpx.Client, free_id: st
     assert api.get(path, headers={"Prefer": "wait=5"}).json()["status"] == "cancelled"
 
 
-def test_a_run_that_fails_says_how(api: httpx.Client, free_id: str) -> None:
+def test_a_failed_run_has_its_error(api: httpx.Client, free_id: str) -> None:
     body = {"message": "x", "session_id": free_id, "options": {**FAST, "fail": "tired"}}
     turn = api.post("/chat", json=body, headers={"Prefer": "wait=60"}).json()
     assert (turn["status"], turn["error"]["code"]) == ("failed", "tired")
@@ -126,14 +126,14 @@ def test_closing_the_stream_does_not_stop_the_run(api: httpx.Client, free_id: st
     assert ended.json()["status"] == "completed"
 
 
-def test_the_run_has_the_name_the_client_gave_it(api: httpx.Client, free_id: str) -> None:
+def test_the_run_has_the_id_the_client_gave_it(api: httpx.Client, free_id: str) -> None:
     body = {"message": "x", "session_id": free_id, "run_id": "mine", "options": {"hold": "start"}}
     assert api.post("/chat", json=body).json()["run_id"] == "mine"
     assert api.post(f"/sessions/{free_id}/runs/mine/cancel").json()["status"] == "cancelled"
     refused(api.post("/chat", json=body), 409, "run-exists")
 
 
-def test_what_happens_to_a_busy_session_is_the_clients_choice(
+def test_on_busy_decides_what_a_chat_in_a_busy_session_does(
     api: httpx.Client, free_id: str
 ) -> None:
     held = {"message": "x", "session_id": free_id, "options": {"hold": "start"}}
@@ -168,7 +168,7 @@ def test_the_number_of_sessions_is_bounded() -> None:
         refused(api.post("/chat", json={"message": "x"}), 429, "too-many-sessions")
 
 
-def test_a_repeated_chat_does_nothing_and_answers_the_same(api: httpx.Client, free_id: str) -> None:
+def test_a_repeated_chat_replays_its_answer(api: httpx.Client, free_id: str) -> None:
     body = {"message": "x", "session_id": free_id, "options": FAST}
     headers = {"Idempotency-Key": f"key-{free_id}"}
     first = api.post("/chat", json=body, headers=headers)
@@ -188,7 +188,7 @@ def test_a_repeated_chat_does_nothing_and_answers_the_same(api: httpx.Client, fr
     assert len(api.get(f"/sessions/{free_id}/runs").json()["runs"]) == 1
 
 
-def test_a_repeated_chat_without_a_session_finds_the_session_it_made(api: httpx.Client) -> None:
+def test_a_repeated_chat_without_a_session_id_replays_its_session(api: httpx.Client) -> None:
     headers = {"Idempotency-Key": "no-session-yet"}
     body = {"message": "x", "options": FAST}
     first = api.post("/chat", json=body, headers=headers).json()
@@ -197,7 +197,7 @@ def test_a_repeated_chat_without_a_session_finds_the_session_it_made(api: httpx.
     assert again["run_id"] == first["run_id"]
 
 
-def test_a_chat_may_bring_tool_results(api: httpx.Client, session_id: str) -> None:
+def test_a_chat_may_contain_tool_results(api: httpx.Client, session_id: str) -> None:
     call = {"id": "call_1", "name": "ask", "arguments": {}}
     asked = {"role": "assistant", "content": "", "tool_calls": [call]}
     assert api.post(f"/sessions/{session_id}/messages", json=asked).status_code == 201
@@ -212,7 +212,7 @@ def test_a_chat_may_bring_tool_results(api: httpx.Client, session_id: str) -> No
     assert said[2]["content"] == message[1]["content"]
 
 
-def test_a_client_that_leaves_while_it_waits_is_not_waited_for(
+def test_a_waiting_chat_ends_when_its_client_disconnects(
     served: Served, api: httpx.Client, free_id: str
 ) -> None:
     said = {"message": "x", "session_id": free_id, "options": {"hold": "start"}}
@@ -234,7 +234,9 @@ def test_a_client_that_leaves_while_it_waits_is_not_waited_for(
     api.post(f"/stop/{free_id}")
 
 
-def test_many_chats_at_once_in_one_session_all_run_in_turn(served: Served, free_id: str) -> None:
+def test_concurrent_chats_in_one_session_run_one_after_another(
+    served: Served, free_id: str
+) -> None:
     statuses: list[str] = []
 
     def talk() -> None:
@@ -251,7 +253,7 @@ def test_many_chats_at_once_in_one_session_all_run_in_turn(served: Served, free_
     assert statuses == ["completed"] * 20
 
 
-def test_the_documents_examples_of_a_chat_are_answers_of_the_contract() -> None:
+def test_the_openapi_examples_of_a_chat_match_the_schema() -> None:
     responses = CONTRACT.document["paths"]["/api/v1/chat"]["post"]["responses"]
     assert "text/event-stream" in responses["200"]["content"]
     assert "application/json" in responses["200"]["content"]

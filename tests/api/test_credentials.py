@@ -1,4 +1,4 @@
-"""Who may come in: keys and tokens at a running gateway, what they may do, and when it ends."""
+"""Keys and tokens at a running gateway: whom they are for, their rights, and their end."""
 
 import json
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
 
 
 def callers_seen(served: Served) -> list[Caller]:
-    """Gives every caller that a session was created for from now on."""
+    """Return every caller that a session was created for from now on."""
     seen: list[Caller] = []
     manager = served.app.state.manager
     create = manager.create_session
@@ -45,7 +45,7 @@ def callers_seen(served: Served) -> list[Caller]:
     return seen
 
 
-def test_a_users_key_and_token_are_that_user_and_a_services_key_whom_it_names(
+def test_a_users_credential_acts_for_that_user_and_a_services_key_for_the_user_it_names(
     gateway: Keyed,
 ) -> None:
     seen = callers_seen(gateway.served)
@@ -72,7 +72,7 @@ def test_a_users_key_and_token_are_that_user_and_a_services_key_whom_it_names(
         assert key_id in {None, seen[-1].id}
 
 
-def test_nobody_acts_for_another_user_and_a_service_has_to_name_one(gateway: Keyed) -> None:
+def test_a_user_cannot_act_for_another_and_a_service_must_name_a_user(gateway: Keyed) -> None:
     _, user_key = gateway.make("alice")
     _, service = gateway.make(None)
     for credential in (user_key, token()):
@@ -84,7 +84,7 @@ def test_nobody_acts_for_another_user_and_a_service_has_to_name_one(gateway: Key
 
 
 @pytest.mark.parametrize("user_id", ["", "../alice", "a b", "a/b", "é", "a" * 129, ".a", "a\tb"])
-def test_r13_a_user_that_is_no_id_is_refused(gateway: Keyed, user_id: str) -> None:
+def test_r13_an_invalid_user_id_is_refused(gateway: Keyed, user_id: str) -> None:
     headers = {**bearer("plain"), "X-User-Id": user_id.encode()}
     refused(gateway.get("/sessions", headers), 422, "invalid-id")  # type: ignore[arg-type]
     # Who has no good credential learns nothing of it.
@@ -92,7 +92,7 @@ def test_r13_a_user_that_is_no_id_is_refused(gateway: Keyed, user_id: str) -> No
     refused(gateway.get("/sessions", headers), 401, "unauthorized")  # type: ignore[arg-type]
 
 
-def test_two_users_at_once_are_refused(gateway: Keyed) -> None:
+def test_two_user_headers_are_refused(gateway: Keyed) -> None:
     answer = raw(
         gateway.served.port,
         b"GET /api/v1/sessions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
@@ -140,7 +140,7 @@ REACHED = [
 ]
 
 
-def test_no_route_is_without_a_right() -> None:
+def test_every_route_but_the_open_ones_needs_a_right() -> None:
     classes = {type(route) for route in guarded_routes()}
     assert classes
     assert GuardedRoute not in classes
@@ -153,7 +153,7 @@ def test_no_route_is_without_a_right() -> None:
 
 
 @pytest.mark.parametrize(("route", "method"), REACHED)
-def test_a_credential_without_the_right_is_refused_before_anything_is_looked_up(
+def test_a_missing_right_is_403_before_anything_is_looked_up(
     rightless: dict[str, dict[str, str]], gateway: Keyed, route: GuardedRoute, method: str
 ) -> None:
     path = route.path.format(
@@ -201,7 +201,7 @@ def test_the_document_says_which_right_a_route_needs(route: GuardedRoute, method
     assert {} in operation["security"]
 
 
-def test_a_stream_ends_within_seconds_when_its_key_is_revoked_and_no_other_does(
+def test_revoking_a_key_ends_its_streams_within_seconds_and_no_others(
     gateway: Keyed,
 ) -> None:
     key_id, key = gateway.make("carol")
@@ -244,7 +244,7 @@ def test_a_stream_ends_when_its_credential_expires(
     refused(gateway.get(f"/stream/{name}", headers), 401, "unauthorized")
 
 
-def test_the_first_key_closes_a_gateway_that_was_open_and_the_last_one_opens_it_not(
+def test_the_first_key_closes_an_open_gateway_and_revoking_the_last_does_not_open_it(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "keys.json"
@@ -269,7 +269,7 @@ def test_the_first_key_closes_a_gateway_that_was_open_and_the_last_one_opens_it_
         refused(open_one.get("/sessions"), 401, "unauthorized")
 
 
-def test_a_keys_file_that_was_broken_by_hand_locks_nobody_out(tmp_path: Path) -> None:
+def test_a_broken_keys_file_keeps_the_keys_that_were_loaded(tmp_path: Path) -> None:
     with keyed(tmp_path) as gateway:
         _, key = gateway.make("alice")
         path = tmp_path / "keys.json"
@@ -283,7 +283,7 @@ def test_a_keys_file_that_was_broken_by_hand_locks_nobody_out(tmp_path: Path) ->
         assert gateway.get("/sessions", bearer(other)).status_code == 200
 
 
-def test_an_empty_keys_file_lets_nobody_in(tmp_path: Path) -> None:
+def test_an_empty_keys_file_admits_no_caller(tmp_path: Path) -> None:
     with keyed(tmp_path) as gateway:
         refused(gateway.get("/sessions"), 401, "unauthorized")
         assert gateway.get("/health/ready").status_code == 200
@@ -292,7 +292,7 @@ def test_an_empty_keys_file_lets_nobody_in(tmp_path: Path) -> None:
         assert (tmp_path / "keys.json").read_bytes() == encode_pretty(document)
 
 
-def test_the_document_and_its_page_are_for_whoever_has_a_credential(gateway: Keyed) -> None:
+def test_the_openapi_document_and_docs_page_need_a_credential(gateway: Keyed) -> None:
     others = {
         str(getattr(route, "path", route))
         for route in gateway.served.app.routes
@@ -308,7 +308,7 @@ def test_the_document_and_its_page_are_for_whoever_has_a_credential(gateway: Key
         )
 
 
-def test_a_route_that_does_not_say_its_right_starts_no_app(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_route_without_a_declared_right_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     forgetful = APIRouter(route_class=JsonRoute)
     forgetful.get("/forgotten")(lambda: None)
     monkeypatch.setattr(routing, "ROUTERS", (*routing.ROUTERS, forgetful))

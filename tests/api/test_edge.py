@@ -1,4 +1,4 @@
-"""What every request passes before its route: Host, Origin, keys, methods, the head's bounds."""
+"""The checks before a route: Host, Origin, keys, methods, bounds of the head."""
 
 import httpx
 import pytest
@@ -44,7 +44,7 @@ def test_a_loopback_host_is_served(api: httpx.Client, host: str) -> None:
         "",
     ],
 )
-def test_a_host_that_is_no_loopback_name_is_refused(api: httpx.Client, host: str) -> None:
+def test_a_host_that_is_not_a_loopback_name_is_refused(api: httpx.Client, host: str) -> None:
     refused(api.get("/sessions", headers={"Host": host}), 403, "host-not-allowed")
     refused(api.get("/health/live", headers={"Host": host}), 403, "host-not-allowed")
 
@@ -136,7 +136,7 @@ def test_with_keys_any_host_and_origin_is_served() -> None:
         assert api.get("/sessions", headers=headers).status_code == 200
 
 
-def test_insecure_serves_addresses_and_names_without_dots_but_no_name_of_a_foreign_dns() -> None:
+def test_insecure_allows_addresses_and_names_without_dots_but_no_dns_name() -> None:
     with serving(insecure=True) as served, served.client() as api:
         for host in ("192.168.1.7:8080", "bamboo:8080", "[fd00::1]:8080"):
             assert api.get("/sessions", headers={"Host": host}).status_code == 200
@@ -144,7 +144,7 @@ def test_insecure_serves_addresses_and_names_without_dots_but_no_name_of_a_forei
         refused(answer, 403, "host-not-allowed")
 
 
-def test_an_unknown_route_is_404_and_an_unknown_method_names_all_that_there_are(
+def test_an_unknown_route_is_404_and_an_unknown_method_is_405_with_allow(
     api: httpx.Client, session_id: str
 ) -> None:
     refused(api.get("/nowhere"), 404, "not-found")
@@ -176,11 +176,11 @@ def test_head_of_a_stream_answers_its_headers_and_opens_none(
 
 
 @pytest.mark.parametrize("path", ["/sessions/..%2F..%2Fvictim", "/stream/a%2fb", "/%2F"])
-def test_an_encoded_slash_is_no_part_of_an_id(api: httpx.Client, path: str) -> None:
+def test_an_encoded_slash_in_an_id_is_refused(api: httpx.Client, path: str) -> None:
     refused(api.get(path), 422, "invalid-id")
 
 
-def test_a_request_has_an_id_which_a_proxy_may_have_given(api: httpx.Client) -> None:
+def test_a_request_keeps_the_id_of_a_proxy_or_gets_one(api: httpx.Client) -> None:
     assert api.get("/sessions").headers["x-request-id"].startswith("req_")
     named = api.get("/nowhere", headers={"X-Request-Id": "abc-123"})
     assert named.headers["x-request-id"] == "abc-123"
@@ -189,7 +189,7 @@ def test_a_request_has_an_id_which_a_proxy_may_have_given(api: httpx.Client) -> 
         assert answer.headers["x-request-id"].startswith("req_")
 
 
-def test_what_nobody_caught_is_a_problem_without_a_trace_and_a_trace_in_the_log() -> None:
+def test_an_unexpected_error_is_a_500_without_a_trace_and_a_trace_in_the_log() -> None:
     def break_it(app: FastAPI) -> None:
         def broken(path: str) -> list[str]:
             raise RuntimeError("secret inside")
@@ -218,7 +218,7 @@ def test_what_nobody_caught_is_a_problem_without_a_trace_and_a_trace_in_the_log(
         b"POST /api/v1/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n",
     ],
 )
-def test_what_is_no_http_is_answered_with_a_malformed_problem(served: Served, data: bytes) -> None:
+def test_bytes_that_are_not_http_are_malformed(served: Served, data: bytes) -> None:
     answer = raw(served.port, data)
     assert answer.startswith(b"HTTP/1.1 400")
     assert b"application/problem+json" in answer
@@ -251,7 +251,7 @@ def test_a_header_that_never_ends_is_cut(served: Served) -> None:
             return
 
 
-def test_a_websocket_is_not_what_this_is(served: Served) -> None:
+def test_a_websocket_handshake_is_an_ordinary_request(served: Served) -> None:
     answer = raw(
         served.port,
         b"GET /api/v1/stream/x HTTP/1.1\r\nHost: localhost\r\nConnection: close, Upgrade\r\n"
@@ -267,7 +267,7 @@ def test_the_openapi_document_is_served(served: Served) -> None:
     assert answer.json()["openapi"].startswith("3.1")
 
 
-def test_answers_are_not_kept_by_browsers(api: httpx.Client, session_id: str) -> None:
+def test_answers_are_not_cached(api: httpx.Client, session_id: str) -> None:
     for path in (f"/sessions/{session_id}", "/sessions", "/sessions/unknown-one"):
         assert api.get(path).headers["cache-control"] == "no-store"
 

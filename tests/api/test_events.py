@@ -1,4 +1,4 @@
-"""The log over HTTP: pages, long polls, and appending objects, arrays and lines."""
+"""Events over HTTP: pages, long polls, and appending objects, arrays and NDJSON."""
 
 import json
 import socket
@@ -55,7 +55,7 @@ def test_one_event_and_a_list_are_appended(api: httpx.Client, session_id: str) -
         {"type": "custom", "name": "x", "run_id": 5},
     ],
 )
-def test_a_bad_event_is_refused_with_all_its_list(
+def test_a_bad_event_refuses_its_whole_list(
     api: httpx.Client, session_id: str, bad: dict[str, Any]
 ) -> None:
     path = f"/sessions/{session_id}/events"
@@ -65,7 +65,7 @@ def test_a_bad_event_is_refused_with_all_its_list(
 
 
 @pytest.mark.parametrize("body", [[], [[]], [1], 1, "x", [custom("x")] * 1001])
-def test_what_is_no_event_or_list_of_them_is_422(
+def test_a_body_that_is_not_an_event_or_list_is_422(
     api: httpx.Client, session_id: str, body: Any
 ) -> None:
     refused(api.post(f"/sessions/{session_id}/events", json=body), 422, "invalid")
@@ -110,7 +110,7 @@ def test_the_last_line_needs_no_newline_and_an_empty_body_appends_nothing(
         (b'{"type":"token","content":"x"}', (422, "invalid-event")),
     ],
 )
-def test_a_bad_line_is_answered_with_its_number_and_what_went_before(
+def test_a_bad_line_is_refused_with_its_number_and_the_lines_before_it_are_kept(
     api: httpx.Client, session_id: str, bad: bytes, refusal: tuple[int, str]
 ) -> None:
     path = f"/sessions/{session_id}/events"
@@ -125,7 +125,7 @@ def test_a_bad_line_is_answered_with_its_number_and_what_went_before(
     assert first["appended"] == {"first": None, "last": None, "count": 0}
 
 
-def test_a_line_over_the_bound_is_refused_by_its_number_however_long_it_goes_on() -> None:
+def test_a_line_over_the_bound_is_refused_with_its_number_before_it_ends() -> None:
     with serving(max_event_bytes=2048) as served, served.client() as api:
         api.post("/sessions", json={"id": "s"})
 
@@ -146,14 +146,16 @@ def test_a_line_over_the_bound_is_refused_by_its_number_however_long_it_goes_on(
         assert names(api, "s") == ["a"]
 
 
-def test_lines_are_bounded_one_by_one_and_not_as_a_body() -> None:
+def test_ndjson_is_bounded_per_line_and_not_as_a_body() -> None:
     with serving(max_body_bytes=4096) as served, served.client() as api:
         api.post("/sessions", json={"id": "s"})
         body = b"".join(json.dumps(custom("x", "v" * 500)).encode() + b"\n" for _ in range(50))
         assert api.post("/sessions/s/events", content=body, headers=LINES).json()["count"] == 50
 
 
-def test_a_repeat_of_lines_appends_only_what_is_missing(api: httpx.Client, session_id: str) -> None:
+def test_a_repeated_ndjson_request_appends_only_missing_lines(
+    api: httpx.Client, session_id: str
+) -> None:
     path = f"/sessions/{session_id}/events"
     headers = {**LINES, "Idempotency-Key": "upload"}
     lines = [json.dumps(custom(name)).encode() + b"\n" for name in "abcd"]
@@ -169,7 +171,7 @@ def test_a_repeat_of_lines_appends_only_what_is_missing(api: httpx.Client, sessi
     refused(answer, 422, "idempotency-key-reused")
 
 
-def test_a_client_that_dies_in_the_middle_of_a_line_has_not_sent_it(
+def test_an_incomplete_line_of_a_lost_client_is_not_appended(
     served: Served, session_id: str
 ) -> None:
     head = (
@@ -207,7 +209,7 @@ def test_events_are_paged_filtered_and_read_backwards(api: httpx.Client, session
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
-def test_more_of_a_type_is_said_only_when_there_is_more_of_it(
+def test_has_more_counts_only_events_of_the_wanted_types(
     api: httpx.Client, session_id: str, order: str
 ) -> None:
     path = f"/sessions/{session_id}/events"
@@ -263,7 +265,7 @@ def test_a_long_poll_waits_for_an_event_and_gives_up_in_time(
         assert [event["name"] for event in found] == ["yes"]
 
 
-def test_a_program_outside_can_be_the_agent_of_a_run(api: httpx.Client, session_id: str) -> None:
+def test_an_external_program_can_be_the_agent_of_a_run(api: httpx.Client, session_id: str) -> None:
     runs = f"/sessions/{session_id}/runs"
     opened = api.post(runs, json={"agent": "external", "run_id": "ext"})
     assert opened.status_code == 201
@@ -286,7 +288,7 @@ def test_a_program_outside_can_be_the_agent_of_a_run(api: httpx.Client, session_
     refused(api.post(events, json=other), 404, "run-not-found")
 
 
-def test_who_waits_for_a_silent_run_does_not_keep_it_open() -> None:
+def test_waiting_for_a_silent_external_run_does_not_keep_it_open() -> None:
     with serving(external_run_timeout_seconds=0.3) as served, served.client() as api:
         api.post("/sessions", json={"id": "s"})
         api.post("/sessions/s/runs", json={"agent": "external", "run_id": "silent"})
@@ -294,7 +296,7 @@ def test_who_waits_for_a_silent_run_does_not_keep_it_open() -> None:
         assert (run["status"], run["error"]["code"]) == ("failed", "timeout")
 
 
-def test_counts_that_nobody_can_write_are_refused_and_sums_stay_readable(
+def test_token_counts_out_of_range_are_refused_and_the_largest_is_kept(
     api: httpx.Client, session_id: str
 ) -> None:
     path = f"/sessions/{session_id}"

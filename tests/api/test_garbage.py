@@ -1,4 +1,4 @@
-"""Nothing of a request is left for the garbage collector, whose pauses everybody would feel.
+"""A request leaves nothing for the garbage collector, whose pauses delay all requests.
 
 It counts objects, too: what is large and few it would leave in memory for long (R11).
 """
@@ -157,7 +157,7 @@ def test_a_refused_request_leaves_no_frames(served: Served, request_: bytes, cod
 
 
 def ended(served: Served, request_: bytes, code: bytes) -> None:
-    """Sends a request and reads to the end, where it has to be refused with this code."""
+    """Send a request and read to the end; fail when it is not refused with this code."""
     data = b""
     with socket.create_connection(("127.0.0.1", served.port), timeout=SECONDS) as sock:
         # Whoever is refused before it has sent everything may be told so by a reset as well.
@@ -220,7 +220,7 @@ def test_a_request_whose_client_leaves_is_freed(
 
 
 def left(served: Served, request_: bytes, has_answer: bool) -> None:
-    """Sends a request, and leaves when it is at work, or its answer has begun."""
+    """Send a request, and disconnect when it is at work, or its answer has begun."""
     before = cycles()
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)

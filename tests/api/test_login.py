@@ -1,4 +1,4 @@
-"""What web pages come with: tickets to one session, and a login's cookie."""
+"""Credentials of web pages: tickets for one session, and the login cookie."""
 
 import threading
 import time
@@ -52,7 +52,7 @@ READ_WITH_TICKET = (
 # -- tickets ---------------------------------------------------------------------------------
 
 
-def test_an_event_source_watches_with_a_ticket_and_comes_back_with_another(
+def test_an_event_source_reconnects_with_another_ticket(
     gateway: Keyed,
 ) -> None:
     made = ticket_of(gateway, bearer(token()))
@@ -80,7 +80,7 @@ def test_an_event_source_watches_with_a_ticket_and_comes_back_with_another(
     assert [seen.event.get("name") for seen in again.seen[2:]] == ["first", "end"]
 
 
-def test_a_ticket_opens_what_a_page_reads_of_that_session(gateway: Keyed) -> None:
+def test_a_ticket_opens_the_read_routes_of_its_session(gateway: Keyed) -> None:
     ticket = ticket_of(gateway, bearer(token()))["ticket"]
     for path in READ_WITH_TICKET:
         assert gateway.get(with_ticket(path, ticket)).status_code == 200, path
@@ -90,7 +90,7 @@ def test_a_ticket_opens_what_a_page_reads_of_that_session(gateway: Keyed) -> Non
     refused(gateway.get(with_ticket("/sessions/mine?nonsense=1", ticket)), 422, "invalid")
 
 
-def test_a_ticket_opens_no_other_session_and_does_not_tell_whether_there_is_one(
+def test_a_ticket_gets_404_for_other_sessions_whether_they_exist_or_not(
     gateway: Keyed,
 ) -> None:
     ticket = ticket_of(gateway, bearer(token()))["ticket"]
@@ -109,7 +109,7 @@ def test_a_ticket_opens_no_other_session_and_does_not_tell_whether_there_is_one(
         if route.right is not None
     ],
 )
-def test_a_ticket_gets_nowhere_else(gateway: Keyed, route: APIRoute, method: str) -> None:
+def test_a_ticket_opens_no_other_route(gateway: Keyed, route: APIRoute, method: str) -> None:
     takes = {
         "/api/v1/stream/{session_id}",
         "/api/v1/reconnect/{session_id}",
@@ -138,7 +138,7 @@ def test_a_ticket_gets_nowhere_else(gateway: Keyed, route: APIRoute, method: str
     refused(answer, 403, "forbidden")
 
 
-def test_a_ticket_is_made_for_sessions_that_its_maker_may_see(gateway: Keyed) -> None:
+def test_a_ticket_needs_read_access_to_its_session(gateway: Keyed) -> None:
     for name in ("bobs", "none"):
         answer = gateway.ask("POST", f"/sessions/{name}/ticket", bearer(token()))
         problem = refused(answer, 404, "session-not-found")
@@ -149,9 +149,7 @@ def test_a_ticket_is_made_for_sessions_that_its_maker_may_see(gateway: Keyed) ->
     ticket_of(gateway, bearer("plain"), "bobs")
 
 
-def test_a_ticket_that_was_made_wrong_or_is_old_is_as_any_wrong_credential(
-    gateway: Keyed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_forged_or_expired_ticket_is_401(gateway: Keyed, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = LateClock()
     monkeypatch.setattr(gateway.served.app.state.gate._signer, "_clock", clock)
     ticket = ticket_of(gateway, bearer(token()))["ticket"]
@@ -182,14 +180,14 @@ def test_a_ticket_that_was_made_wrong_or_is_old_is_as_any_wrong_credential(
     refused(gateway.get(with_ticket("/sessions/mine", ticket)), 401, "unauthorized")
 
 
-def test_a_header_that_is_wrong_is_not_helped_by_a_ticket(gateway: Keyed) -> None:
+def test_a_wrong_header_is_401_even_with_a_valid_ticket(gateway: Keyed) -> None:
     ticket = ticket_of(gateway, bearer(token()))["ticket"]
     path = with_ticket("/sessions/mine", ticket)
     refused(gateway.get(path, bearer("wrong")), 401, "unauthorized")
     assert gateway.get(path, bearer(token())).status_code == 200
 
 
-def test_a_ticket_and_its_stream_end_with_the_key_it_was_made_with(gateway: Keyed) -> None:
+def test_revoking_a_key_ends_its_tickets_and_their_streams(gateway: Keyed) -> None:
     key_id, key = gateway.make("alice")
     ticket = ticket_of(gateway, bearer(key))["ticket"]
     with watching(gateway, with_ticket("/stream/mine", ticket), {}) as stream:
@@ -200,7 +198,7 @@ def test_a_ticket_and_its_stream_end_with_the_key_it_was_made_with(gateway: Keye
     refused(gateway.get(with_ticket("/sessions/mine", ticket)), 401, "unauthorized")
 
 
-def test_a_stream_outlives_its_ticket_and_not_the_token_behind_it(
+def test_a_stream_outlives_its_ticket_but_not_the_ticket_makers_token(
     gateway: Keyed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = LateClock()
@@ -220,7 +218,7 @@ def test_a_stream_outlives_its_ticket_and_not_the_token_behind_it(
         assert stream.to_end()[-1].data["reason"] == "unauthorized"
 
 
-def test_a_gateway_that_asks_for_nothing_makes_tickets_too(tmp_path: Path) -> None:
+def test_a_gateway_without_credentials_makes_tickets_too(tmp_path: Path) -> None:
     with serving_with(tmp_path / "keys.json") as gateway:
         gateway.ask("POST", "/sessions", json={"id": "mine"})
         ticket = ticket_of(gateway, {})["ticket"]
@@ -232,7 +230,7 @@ def test_a_gateway_that_asks_for_nothing_makes_tickets_too(tmp_path: Path) -> No
         refused(gateway.get(with_ticket("/sessions/mine", ticket)), 401, "unauthorized")
 
 
-def test_tickets_and_cookies_survive_a_restart_and_are_written_nowhere(tmp_path: Path) -> None:
+def test_tickets_and_cookies_survive_a_restart_and_are_not_stored(tmp_path: Path) -> None:
     settings = {
         "BAMBOO_API_KEYS": "a-plain-key",
         "BAMBOO_TICKET_TTL_SECONDS": "3600",
@@ -290,7 +288,7 @@ def page(gateway: Keyed) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_a_login_gives_a_cookie_that_no_script_reads_and_no_other_site_sends(
+def test_a_login_sets_an_http_only_same_site_cookie(
     gateway: Keyed,
 ) -> None:
     answer = gateway.ask("POST", "/login", bearer(token()))
@@ -307,9 +305,7 @@ def test_a_login_gives_a_cookie_that_no_script_reads_and_no_other_site_sends(
         assert "; Secure" in behind.headers["set-cookie"]
 
 
-def test_a_page_with_the_cookie_is_the_user_with_the_users_rights(
-    gateway: Keyed, page: httpx.Client
-) -> None:
+def test_a_request_with_the_cookie_has_the_users_rights(gateway: Keyed, page: httpx.Client) -> None:
     listed = [session["id"] for session in page.get("/sessions").json()["sessions"]]
     assert sorted(listed) == ["mine", "other"]
     assert page.post("/sessions/mine/ticket").status_code == 201
@@ -326,14 +322,14 @@ def test_a_page_with_the_cookie_is_the_user_with_the_users_rights(
         )
 
 
-def test_only_a_credential_in_the_header_logs_in(gateway: Keyed, page: httpx.Client) -> None:
+def test_a_login_needs_a_credential_in_the_header(gateway: Keyed, page: httpx.Client) -> None:
     refused(page.post("/login"), 401, "unauthorized")
     refused(gateway.ask("POST", "/login"), 401, "unauthorized")
     refused(gateway.ask("POST", "/login", bearer("wrong")), 401, "unauthorized")
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "", "http://localhost:1", None])
-def test_with_a_cookie_nothing_is_changed_for_a_page_of_another_origin(
+def test_a_page_of_another_origin_changes_nothing_with_a_cookie(
     gateway: Keyed, page: httpx.Client, origin: str | None
 ) -> None:
     del page.headers["Origin"]
@@ -352,7 +348,9 @@ def test_with_a_cookie_nothing_is_changed_for_a_page_of_another_origin(
     assert page.get("/sessions", headers={**headers, **bearer(token())}).status_code == 200
 
 
-def test_a_read_without_an_origin_is_the_pages_own_or_the_address_bars(page: httpx.Client) -> None:
+def test_a_cookie_read_without_an_origin_is_refused_when_another_site_made_it(
+    page: httpx.Client,
+) -> None:
     del page.headers["Origin"]
     for site, mode, status in (
         ("same-origin", "cors", 200),
@@ -366,7 +364,7 @@ def test_a_read_without_an_origin_is_the_pages_own_or_the_address_bars(page: htt
         assert page.get("/sessions", headers=headers).status_code == status, (site, mode)
 
 
-def test_a_cookie_ends_with_its_time_and_with_its_key(
+def test_a_cookie_is_invalid_after_its_time_and_after_its_key(
     gateway: Keyed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key_id, key = gateway.make("alice")
@@ -388,14 +386,14 @@ def test_a_cookie_ends_with_its_time_and_with_its_key(
     until(lambda: gateway.get("/sessions", cookies[1]).status_code == 401, "it ends with its key")
 
 
-def test_two_cookies_are_none(gateway: Keyed) -> None:
+def test_two_login_cookies_are_invalid(gateway: Keyed) -> None:
     pair = gateway.ask("POST", "/login", bearer(token())).headers["set-cookie"].partition(";")[0]
     assert gateway.get("/sessions", {"Cookie": f"theme=dark; {pair}"}).status_code == 200
     refused(gateway.get("/sessions", {"Cookie": f"{pair}; {pair}"}), 401, "unauthorized")
     refused(gateway.get("/sessions", {"Cookie": f"{pair}x"}), 401, "unauthorized")
 
 
-def test_logging_out_takes_the_cookie_from_the_browser(gateway: Keyed, page: httpx.Client) -> None:
+def test_a_logout_deletes_the_cookie(gateway: Keyed, page: httpx.Client) -> None:
     refused(
         page.post("/logout", headers={"Origin": "https://evil.example"}), 403, "origin-not-allowed"
     )
@@ -407,21 +405,21 @@ def test_logging_out_takes_the_cookie_from_the_browser(gateway: Keyed, page: htt
     assert page.post("/logout").status_code == 204
 
 
-def test_who_leaves_is_let_go_also_by_a_gateway_that_cannot_look_at_cookies_yet(
+def test_a_logout_works_during_recovery(
     gateway: Keyed, page: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gateway.served.app.state.gate, "_signer", None)
     assert page.post("/logout").status_code == 204
 
 
-def test_a_gateway_that_asks_for_nothing_gives_no_cookie() -> None:
+def test_a_gateway_without_credentials_sets_no_cookie() -> None:
     with serving() as served, served.client() as api:
         answer = api.post("/login")
         assert answer.status_code == 204
         assert "set-cookie" not in answer.headers
 
 
-def test_a_listed_origin_may_call_with_a_cookie_and_all_the_world_may_not(tmp_path: Path) -> None:
+def test_a_listed_origin_may_call_with_a_cookie_and_a_wildcard_may_not(tmp_path: Path) -> None:
     origin = {"Origin": "https://app.example"}
     asked = {
         "Access-Control-Request-Method": "POST",
@@ -445,7 +443,7 @@ def test_a_listed_origin_may_call_with_a_cookie_and_all_the_world_may_not(tmp_pa
             assert preflight.headers["access-control-allow-origin"] == listed
 
 
-def test_without_a_list_no_other_origin_is_told_that_it_may_read(gateway: Keyed) -> None:
+def test_without_cors_origins_there_are_no_cors_headers(gateway: Keyed) -> None:
     answer = gateway.get("/sessions", bearer(token(), Origin="https://app.example"))
     assert not [name for name in answer.headers if name.startswith("access-control-")]
 
@@ -454,7 +452,7 @@ def test_without_a_list_no_other_origin_is_told_that_it_may_read(gateway: Keyed)
 
 
 @pytest.mark.parametrize("wait", ["poll", "run"])
-def test_what_somebody_waits_for_ends_with_the_right(gateway: Keyed, wait: str) -> None:
+def test_a_waiting_request_ends_when_its_credential_does(gateway: Keyed, wait: str) -> None:
     key_id, key = gateway.make("alice")
     session = f"waited-for-{wait}"
     gateway.ask("POST", "/sessions", bearer(key), json={"id": session})
@@ -478,7 +476,7 @@ def test_what_somebody_waits_for_ends_with_the_right(gateway: Keyed, wait: str) 
     until(lambda: not (live.channel._change_waiters or live._run_waiters), "nobody waits")
 
 
-def test_streamed_lines_end_with_the_right_also_when_none_comes(gateway: Keyed) -> None:
+def test_a_silent_ndjson_request_ends_when_its_credential_does(gateway: Keyed) -> None:
     key_id, key = gateway.make("alice")
     gateway.ask("POST", "/sessions", bearer(key), json={"id": "told"})
     events = "/sessions/told/events"

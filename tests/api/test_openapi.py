@@ -1,4 +1,4 @@
-"""The OpenAPI document: valid, complete, committed, and with examples that are true."""
+"""The OpenAPI document: valid, complete, committed, with correct examples."""
 
 import ast
 import json
@@ -30,7 +30,7 @@ ANYWHERE = {"UnknownRoute": "not-found", "UnknownMethod": "method-not-allowed"}
 FAMILIES = {"not-found", "conflict", "gone", "limit-reached"} - set(ANYWHERE.values())
 
 
-def test_the_committed_document_is_the_codes_own() -> None:
+def test_the_committed_openapi_document_is_current() -> None:
     committed = (ROOT / "openapi" / "openapi.json").read_bytes()
     assert committed == openapi_document(), "run `make openapi`"
 
@@ -52,7 +52,7 @@ def test_every_route_is_in_the_document() -> None:
 
 
 @pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS)
-def test_an_operation_says_what_it_does_with_examples(
+def test_every_operation_has_a_description_and_examples(
     path: str, method: str, operation: dict[str, Any]
 ) -> None:
     assert operation["summary"]
@@ -130,7 +130,7 @@ def test_every_code_is_documented_and_every_documented_one_exists() -> None:
 
 
 def resolved(example: dict[str, Any]) -> dict[str, Any]:
-    """Follows a reference to a shared example."""
+    """Follow a reference to a shared example."""
     if "$ref" not in example:
         return example
     name = example["$ref"].removeprefix("#/components/examples/")
@@ -149,7 +149,7 @@ def documented_codes(operation: dict[str, Any]) -> set[str]:
     }
 
 
-def test_every_code_that_the_code_says_has_its_status() -> None:
+def test_every_error_code_in_the_source_has_a_status() -> None:
     """Codes of errors are literals, so they can be found; each is in the table."""
     internal = {"head-conflict", "store-busy", "store-unusable", "agent-config", "internal"}
     found: set[str] = set()

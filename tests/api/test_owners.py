@@ -1,4 +1,4 @@
-"""A user has its own sessions, and for everybody else they are not there: on every route.
+"""The gateway answers 404 for sessions that belong to another user, on every route.
 
 The routes are those of the OpenAPI document; one that has no plan here fails the test.
 """
@@ -93,7 +93,7 @@ def world(inhabited: World) -> Iterator[World]:
 
 
 def _talk(alice: httpx.Client, session_id: str) -> None:
-    """Gives a session everything that can be asked for: messages, a run, a summary, data."""
+    """Give a session everything that can be asked for: messages, a run, a summary, data."""
     made = alice.post("/sessions", json={"id": session_id, "title": "secret plans"})
     assert made.json()["user_id"] == "alice"
     run_id = alice.post(f"/sessions/{session_id}/runs", json={"agent": "external"}).json()["run_id"]
@@ -133,7 +133,7 @@ def _bare(response: httpx.Response, session_id: str) -> tuple[int, dict[str, str
 
 
 @pytest.mark.parametrize(("method", "path"), ABOUT_ONE, ids=lambda part: str(part))
-def test_a_session_of_another_user_is_as_unknown_as_one_that_is_not_there(
+def test_a_session_of_another_user_is_404_as_one_that_does_not_exist(
     world: World, method: str, path: str
 ):
     before = world.seen_by_alice()
@@ -147,7 +147,7 @@ def test_a_session_of_another_user_is_as_unknown_as_one_that_is_not_there(
 
 
 @pytest.mark.parametrize(("method", "path"), ABOUT_ONE, ids=lambda part: str(part))
-def test_who_comes_for_one_session_gets_no_other_and_changes_nothing(
+def test_a_session_credential_opens_no_other_session_and_changes_nothing(
     world: World, method: str, path: str
 ):
     before = world.seen_by_alice()
@@ -166,7 +166,7 @@ def test_who_comes_for_one_session_gets_no_other_and_changes_nothing(
     assert world.seen_by_alice() == before
 
 
-def test_no_key_finds_what_another_user_has_done_with_it(world: World):
+def test_an_idempotency_key_never_replays_another_users_answer(world: World):
     key = {"Idempotency-Key": "one-key"}
     live = world.sessions["live"]
     url = f"/sessions/{live}/messages"
@@ -350,7 +350,7 @@ PLANS: dict[tuple[str, str], Plan] = {
 
 
 @pytest.mark.parametrize(("method", "path"), OTHERS, ids=lambda part: str(part))
-def test_a_route_about_no_one_session_shows_and_changes_nothing_of_another_user(
+def test_routes_over_many_sessions_exclude_those_of_other_users(
     world: World, method: str, path: str
 ):
     plan = PLANS.get((method, path))
@@ -360,7 +360,7 @@ def test_a_route_about_no_one_session_shows_and_changes_nothing_of_another_user(
     assert world.seen_by_alice() == before
 
 
-def test_who_comes_for_one_session_has_no_lists_and_makes_nothing(world: World):
+def test_a_session_credential_lists_and_creates_nothing(world: World):
     with user(world.served, "alice", only_session=world.sessions["live"]) as ticket:
         for path in ("/sessions", "/archive", "/summaries", "/statistics"):
             refused(ticket.get(path), 403, "forbidden")
@@ -374,7 +374,7 @@ def test_who_comes_for_one_session_has_no_lists_and_makes_nothing(world: World):
 # -- bodies that name sessions ---------------------------------------------------------------
 
 
-def test_nothing_is_merged_out_of_a_session_of_another_user(world: World):
+def test_a_merge_from_a_session_of_another_user_is_404(world: World):
     before = world.seen_by_alice()
     unknown = world.unknown()
     missing = world.bob.post(f"/sessions/{world.bobs}/merge", json={"source_id": unknown})
@@ -425,7 +425,7 @@ def test_users_do_not_write_over_each_others_exports(world: World):
     assert all(path.is_relative_to(settings.export_dir) for path in written)
 
 
-def test_what_the_operator_merges_across_users_tells_the_id_alone(world: World):
+def test_an_operators_merge_across_users_shows_only_the_source_id(world: World):
     live = world.sessions["live"]
     merged = world.operator.post(f"/sessions/{world.bobs}/merge", json={"source_id": live})
     assert merged.status_code == 200
@@ -436,7 +436,7 @@ def test_what_the_operator_merges_across_users_tells_the_id_alone(world: World):
     assert "secret plans" not in events
 
 
-def test_the_operator_sees_and_changes_the_sessions_of_all(world: World):
+def test_the_operator_reads_and_changes_the_sessions_of_all_users(world: World):
     ids = {entry["id"] for entry in world.operator.get("/sessions?limit=1000").json()["sessions"]}
     assert {world.bobs, world.sessions["live"]} <= ids
     assert world.operator.get("/sessions?user_id=alice").json()["total"] >= 3

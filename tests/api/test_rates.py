@@ -1,4 +1,4 @@
-"""Request rates: who is counted, what is told, and that a limit passes."""
+"""Request rates: who is counted, what the answers' fields say, and when a limit ends."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -85,7 +85,7 @@ class Asked:
 ANN, BOB = Caller("ann", "ann"), Caller("bob", "bob")
 
 
-async def test_a_caller_that_asks_too_often_gets_429_until_the_time_it_was_told() -> None:
+async def test_a_caller_over_its_rate_gets_429_until_retry_after() -> None:
     asked = Asked(RateLimit, rate_limit_per_caller="3/10second")
     for left in (2, 1, 0):
         status, headers = await asked.ask(ANN)
@@ -100,12 +100,12 @@ async def test_a_caller_that_asks_too_often_gets_429_until_the_time_it_was_told(
     assert (await asked.ask(ANN))[0] == 200
 
 
-async def test_one_callers_requests_are_not_anothers() -> None:
+async def test_each_caller_has_its_own_rate() -> None:
     asked = Asked(RateLimit, rate_limit_per_caller="1/minute")
     assert [(await asked.ask(who))[0] for who in (ANN, BOB, ANN, BOB)] == [200, 200, 429, 429]
 
 
-async def test_what_all_share_is_counted_for_everybody_and_its_rest_is_told_to_nobody() -> None:
+async def test_the_shared_rate_counts_all_callers_and_its_remainder_is_not_sent() -> None:
     asked = Asked(RateLimit, rate_limit_per_caller="2/minute", rate_limit_in_all="3/minute")
     answers = [await asked.ask(who) for who in (ANN, BOB, LOCAL_CALLER, ANN)]
     assert [status for status, _ in answers] == [200, 200, 200, 429]
@@ -114,13 +114,13 @@ async def test_what_all_share_is_counted_for_everybody_and_its_rest_is_told_to_n
     assert "ratelimit" not in answers[2][1]
 
 
-async def test_a_refused_request_takes_nothing_from_what_all_share() -> None:
+async def test_a_refused_request_does_not_count_against_the_shared_rate() -> None:
     asked = Asked(RateLimit, rate_limit_per_caller="1/minute", rate_limit_in_all="2/minute")
     assert [(await asked.ask(ANN))[0] for _ in range(5)] == [200, 429, 429, 429, 429]
     assert (await asked.ask(BOB))[0] == 200
 
 
-async def test_of_several_rates_each_holds() -> None:
+async def test_each_of_several_rates_applies() -> None:
     asked = Asked(RateLimit, rate_limit_per_caller="2/second; 3/minute")
     statuses = []
     for _ in range(4):
@@ -138,7 +138,7 @@ async def test_health_routes_and_callers_without_credentials_are_free() -> None:
     assert answers == [(200, {})] * 3
 
 
-async def test_failures_of_an_address_end_in_429_and_what_was_right_before_passes() -> None:
+async def test_failures_of_an_address_end_in_429_except_for_known_credentials() -> None:
     asked = Asked(FailureLimit, auth_failures_per_address="2/minute")
     assert (await asked.ask(headers=KEY))[0] == 200
     assert (await asked.ask(status=401, headers=WRONG))[0] == 401
@@ -156,7 +156,7 @@ async def test_failures_of_an_address_end_in_429_and_what_was_right_before_passe
     assert (await asked.ask(headers={"Authorization": "Bearer new"}))[0] == 200
 
 
-async def test_a_credential_that_is_right_no_more_is_as_any_wrong_one() -> None:
+async def test_a_known_credential_that_becomes_invalid_is_limited_again() -> None:
     asked = Asked(FailureLimit, auth_failures_per_address="2/minute")
     assert (await asked.ask(headers=KEY))[0] == 200
     statuses = [(await asked.ask(status=401, headers=KEY))[0] for _ in range(4)]
@@ -173,13 +173,13 @@ async def test_a_credential_that_is_right_no_more_is_as_any_wrong_one() -> None:
         ("10.0.0.1", "10.0.0.2", False),
     ],
 )
-async def test_a_client_with_a_whole_network_is_one(one: str, other: str, is_same: bool) -> None:
+async def test_an_ipv6_network_is_one_address(one: str, other: str, is_same: bool) -> None:
     asked = Asked(FailureLimit, auth_failures_per_address="1/minute")
     assert (await asked.ask(status=401, host=one))[0] == 401
     assert ((await asked.ask(status=401, host=other))[0] == 429) == is_same
 
 
-def test_memory_is_bounded_and_whoever_goes_on_trying_is_not_forgotten() -> None:
+def test_the_counter_is_bounded_and_keeps_a_key_that_goes_on_trying() -> None:
     clock = FakeClock()
     counter = SlidingWindowCounter(clock, keys_max=100)
     item = parse("1/minute")
@@ -231,7 +231,7 @@ def test_requests_of_the_window_before_count_for_what_the_sliding_window_covers(
             assert counter.test(item, "a")
 
 
-def test_a_wrong_rate_stops_the_start_and_an_empty_one_is_none() -> None:
+def test_a_wrong_rate_stops_the_start_and_an_empty_one_means_no_limit() -> None:
     for wrong in ("fast", "0/second", "1/second; 2/second", "-1/second", "1/second, fast"):
         with pytest.raises(SettingsError, match="rate_limit_in_all"):
             load_settings(rate_limit_in_all=wrong)
@@ -257,7 +257,7 @@ def test_the_gateway_limits_a_key_and_counts_it_and_serves_others() -> None:
             assert refusals(api, "rate-limited") >= 7
 
 
-def test_a_stream_costs_one_request_and_tells_the_fields() -> None:
+def test_a_stream_costs_one_request_and_has_the_rate_fields() -> None:
     with (
         serving(api_keys=("right",), rate_limit_per_caller="1000/day") as served,
         served.client(headers=KEY) as api,
@@ -274,7 +274,7 @@ def left(response: httpx.Response) -> int:
     return int(response.headers["ratelimit"].split(";r=")[1].split(";")[0])
 
 
-def test_a_stranger_who_guesses_locks_out_nobody_who_is_at_work() -> None:
+def test_failed_guesses_do_not_lock_out_known_credentials() -> None:
     with serving(api_keys=("right",), auth_failures_per_address="3/day") as served:
         assert healthy(served, KEY)
         with served.client(headers=WRONG) as stranger:
@@ -286,7 +286,7 @@ def test_a_stranger_who_guesses_locks_out_nobody_who_is_at_work() -> None:
         assert healthy(served, KEY)
 
 
-def test_without_credentials_nothing_is_limited_unless_it_is_said() -> None:
+def test_without_credentials_only_the_shared_rate_applies() -> None:
     with serving() as served, served.client() as api:
         answer = api.get("/sessions")
         assert "ratelimit" not in answer.headers

@@ -1,4 +1,4 @@
-"""Answers in pieces: whoever leaves is worked for no longer."""
+"""Documents in pieces: the work for them ends when the client disconnects."""
 
 from collections.abc import AsyncGenerator
 
@@ -13,7 +13,7 @@ SCOPE: Scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"
 
 
 async def answered(chunks: AsyncGenerator[bytes], left: anyio.Event) -> list[Message]:
-    """Gives what was sent of a document until `left` is set, which is when its client leaves."""
+    """Return what was sent of a document until `left` is set, when its client disconnects."""
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -28,7 +28,7 @@ async def answered(chunks: AsyncGenerator[bytes], left: anyio.Event) -> list[Mes
     return sent
 
 
-async def test_r11_a_document_is_closed_as_soon_as_its_client_leaves() -> None:
+async def test_r11_a_document_is_closed_when_its_client_disconnects() -> None:
     left, closed = anyio.Event(), anyio.Event()
 
     async def endless() -> AsyncGenerator[bytes]:
@@ -44,7 +44,7 @@ async def test_r11_a_document_is_closed_as_soon_as_its_client_leaves() -> None:
     assert [message.get("body") for message in sent] == [None, b"x"]
 
 
-async def test_a_document_that_fails_is_closed_and_has_no_end() -> None:
+async def test_a_document_that_fails_is_closed_and_its_body_stays_incomplete() -> None:
     closed = anyio.Event()
 
     async def failing() -> AsyncGenerator[bytes]:

@@ -33,7 +33,7 @@ def test_a_session_is_created_found_and_deleted(api: httpx.Client, free_id: str)
     refused(api.get(f"/stream/{free_id}"), 404, "session-not-found")
 
 
-def test_a_session_can_be_created_with_nothing_said(api: httpx.Client) -> None:
+def test_a_session_can_be_created_with_an_empty_body(api: httpx.Client) -> None:
     for content in (None, b"", b"{}", b"null"):
         headers = {"Content-Type": "application/json"}
         answer = api.post("/sessions", content=content, headers=headers)
@@ -47,7 +47,7 @@ def test_session_id_is_another_name_for_id(api: httpx.Client, free_id: str) -> N
     refused(api.post("/sessions", json=both), 422, "invalid")
 
 
-def test_a_repeated_creation_answers_the_same(api: httpx.Client) -> None:
+def test_a_repeated_creation_replays_its_answer(api: httpx.Client) -> None:
     headers = {"Idempotency-Key": "make-one"}
     first = api.post("/sessions", json={"title": "x"}, headers=headers)
     again = api.post("/sessions", json={"title": "x"}, headers=headers)
@@ -73,7 +73,7 @@ def test_a_patch_is_a_merge_patch_guarded_by_its_etag(api: httpx.Client, session
     refused(api.patch(path, json={}, headers={"If-Match": "garbage"}), 412, "precondition-failed")
 
 
-def test_a_session_is_deleted_only_as_the_version_that_is_meant(
+def test_a_deletion_with_if_match_needs_the_current_version(
     api: httpx.Client, session_id: str
 ) -> None:
     path = f"/sessions/{session_id}"
@@ -86,7 +86,7 @@ def test_a_session_is_deleted_only_as_the_version_that_is_meant(
     refused(api.delete(path, headers={"If-Match": "*"}), 404, "session-not-found")
 
 
-def test_an_unchanged_session_need_not_be_sent_again(api: httpx.Client, session_id: str) -> None:
+def test_an_unchanged_session_is_304(api: httpx.Client, session_id: str) -> None:
     path = f"/sessions/{session_id}"
     etag = api.get(path).headers["etag"]
     for header in (etag, f"W/{etag}", f'"other", {etag}', "*"):
@@ -105,7 +105,7 @@ def test_metadata_that_grows_too_large_by_patches_is_413(
     refused(api.patch(path, json={"metadata": {"b": "x" * 60_000}}), 413, "metadata-too-large")
 
 
-def test_a_closed_session_is_readable_and_takes_nothing(api: httpx.Client, session_id: str) -> None:
+def test_a_closed_session_is_read_only(api: httpx.Client, session_id: str) -> None:
     path = f"/sessions/{session_id}"
     message = {"role": "user", "content": "hi"}
     assert api.post(f"{path}/close").json()["state"] == "closed"
@@ -186,7 +186,7 @@ def test_messages_are_added_whole_and_read_from_either_end(
     assert [message["id"] for message in whole["messages"]] == ids
 
 
-def test_a_message_id_is_taken_once(api: httpx.Client, session_id: str) -> None:
+def test_a_used_message_id_is_409(api: httpx.Client, session_id: str) -> None:
     path = f"/sessions/{session_id}/messages"
     body = {"id": "mine", "role": "user", "content": "x"}
     headers = {"Idempotency-Key": "mine"}
@@ -249,7 +249,7 @@ def test_health_and_metrics_are_at_the_root_too(served: Served, api: httpx.Clien
     assert "process_resident_memory_bytes" in text
 
 
-def test_a_gateway_that_drains_is_not_ready_and_starts_nothing(
+def test_a_draining_gateway_is_not_ready_and_starts_no_runs(
     served: Served,
 ) -> None:
     with serving() as own, own.client() as api:

@@ -1,4 +1,4 @@
-"""Sharing at a running gateway: with a user's key, by a link without any, and not any more."""
+"""Sharing at a running gateway: with another user, by a link, and after a revocation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,7 +84,7 @@ def filled(path: str, session_id: str) -> str:
 
 
 @pytest.mark.parametrize(("method", "path", "operation"), ABOUT_ONE)
-def test_a_link_opens_exactly_the_routes_that_the_document_says(
+def test_a_share_link_opens_exactly_its_documented_routes(
     alice: httpx.Client, anybody: httpx.Client, session_id: str, method, path, operation
 ):
     token = share(alice, session_id, link=True)["token"]
@@ -106,7 +106,7 @@ def test_a_link_opens_exactly_the_routes_that_the_document_says(
 
 
 @pytest.mark.parametrize("path", ["", "?include_messages=true", "/messages", "/messages?limit=1"])
-def test_the_url_in_an_answer_opens_with_the_link_or_ticket_that_the_answer_was_asked_with(
+def test_stream_urls_keep_the_share_token_or_ticket_of_the_request(
     gateway: Keyed, alice: httpx.Client, anybody: httpx.Client, session_id: str, path: str
 ):
     asked = f"/sessions/{session_id}{path}{'&' if path.endswith(('e', '1')) else '?'}"
@@ -122,9 +122,7 @@ def test_the_url_in_an_answer_opens_with_the_link_or_ticket_that_the_answer_was_
             stream.until(b'"open"')
 
 
-def test_a_link_that_opens_nothing_is_refused_as_a_wrong_key_is(
-    alice: httpx.Client, anybody: httpx.Client, session_id: str
-):
+def test_an_invalid_share_link_is_401(alice: httpx.Client, anybody: httpx.Client, session_id: str):
     made = share(alice, session_id, link=True, expires_in=3600)
     token = made["token"]
     url = f"/sessions/{session_id}"
@@ -141,7 +139,7 @@ def test_a_link_that_opens_nothing_is_refused_as_a_wrong_key_is(
     refused(anybody.get(url, params={"share": token}), 401, "unauthorized")
 
 
-def test_revoking_while_streaming_ends_that_stream_and_no_other(
+def test_revoking_a_share_ends_its_streams_and_no_others(
     alice: httpx.Client, bob: httpx.Client, anybody: httpx.Client, session_id: str
 ):
     with_bob = share(alice, session_id, user_id="bob")
@@ -177,7 +175,7 @@ def _check_goodbye(frames: list[Frame]) -> None:
     assert (last["type"], last["reason"], last["retry"]) == ("goodbye", "unauthorized", True)
 
 
-def test_what_is_shared_is_listed_and_forked_by_whom_it_is_shared_with(
+def test_a_grantee_lists_and_forks_a_shared_session(
     alice: httpx.Client, bob: httpx.Client, session_id: str
 ):
     assert share(alice, session_id, user_id="bob").keys() == {
@@ -234,7 +232,7 @@ def test_a_ticket_of_a_grantee_shows_what_is_shared_and_ends_with_the_share(
     refused(anybody.get(url, params=ticket), 404, "session-not-found")
 
 
-def test_who_came_by_a_link_stays_for_as_long_as_the_share_says(gateway: Keyed):
+def test_a_share_links_stream_ends_when_the_share_expires(gateway: Keyed):
     is_live = gateway.served.app.state.gate.is_live
     by_link = Caller("link:x", None, frozenset({"read"}), "s", "link:x", share_id="x")
     assert is_live(by_link)
@@ -242,7 +240,7 @@ def test_who_came_by_a_link_stays_for_as_long_as_the_share_says(gateway: Keyed):
     assert not is_live(replace(by_link, share_id=None)), "the link is what it came by"
 
 
-def test_guesses_of_others_shut_no_link_out_that_was_right_before(tmp_path: Path):
+def test_failed_guesses_do_not_lock_out_a_known_share_link(tmp_path: Path):
     # Made before the gateway starts: asking whether it knows the key would count as guessing.
     _, key = add_key(KeyFile(tmp_path / "keys.json"), "alice")
     with keyed(tmp_path, auth_failures_per_address="3/day") as gateway:
@@ -261,7 +259,7 @@ def test_guesses_of_others_shut_no_link_out_that_was_right_before(tmp_path: Path
             assert opened(tokens[1]) == 429, "as any credential that was not seen before"
 
 
-def test_links_and_shares_outlive_the_gateway(tmp_path: Path):
+def test_shares_and_their_links_survive_a_restart(tmp_path: Path):
     settings = {"storage_url": "jsonl:", "data_dir": tmp_path / "data"}
     with keyed(tmp_path, **settings) as gateway:
         keys = {user: gateway.make(user)[1] for user in ("alice", "bob")}

@@ -56,12 +56,12 @@ class Watcher:
         return [event for _, event in self.frames]
 
     def until(self, what: str) -> None:
-        """Waits until this has come."""
+        """Wait until this has come."""
         with self.changed:
             assert self.changed.wait_for(lambda: what in self.text, SECONDS), self.text
 
     def until_frame(self, what: str) -> None:
-        """Waits until the frame that has this has come whole."""
+        """Wait until the frame that has this has come whole."""
         self.until(what)
         with self.changed:
             at = self.text.index(what)
@@ -82,7 +82,7 @@ def custom(api: httpx.Client, session_id: str, name: str, value: Any = None) -> 
 
 
 def connections(api: httpx.Client, session_id: str) -> set[str]:
-    """Gives the names of who watches."""
+    """Return the ids of the open connections."""
     found = api.get(f"/sessions/{session_id}/connections").json()["connections"]
     return {one["connection_id"] for one in found}
 
@@ -123,7 +123,7 @@ def test_a_stream_over_http_1_0_has_no_chunks_and_ends_with_its_connection(
     assert text.endswith("\n\n")
 
 
-def test_what_has_a_length_has_it_over_http_1_0_too(served: Served, session_id: str) -> None:
+def test_an_answer_over_http_1_0_keeps_its_content_length(served: Served, session_id: str) -> None:
     """And what has none, like an export, is whole nevertheless."""
     for path in (f"/sessions/{session_id}", f"/sessions/{session_id}/export"):
         target = f"GET /api/v1{path} HTTP/1.0\r\nHost: localhost\r\n\r\n"
@@ -136,7 +136,7 @@ def test_what_has_a_length_has_it_over_http_1_0_too(served: Served, session_id: 
         assert b"transfer-encoding" not in head.lower()
 
 
-def test_a_stream_begins_with_open_and_shows_what_comes(
+def test_a_stream_begins_with_open_and_then_shows_new_events(
     served: Served, api: httpx.Client, session_id: str
 ) -> None:
     with watching(served, session_id) as watcher:
@@ -155,7 +155,7 @@ def test_a_stream_begins_with_open_and_shows_what_comes(
     assert watcher.events[-1] == {"type": "goodbye", "reason": "deleted", "retry": False}
 
 
-def test_a_stream_begins_after_the_latest_of_its_candidates(
+def test_a_stream_begins_after_the_latest_position_of_the_request(
     served: Served, api: httpx.Client, session_id: str
 ) -> None:
     places = [custom(api, session_id, f"n{number}")["last"] for number in range(4)]
@@ -208,7 +208,7 @@ def test_a_position_beyond_the_end_is_answered_with_reset(
     assert frames[1][1]["type"] == "reset"
 
 
-def test_a_stream_that_has_nothing_to_wait_for_is_204(api: httpx.Client, session_id: str) -> None:
+def test_a_stream_without_anything_to_wait_for_is_204(api: httpx.Client, session_id: str) -> None:
     answer = api.get(f"/stream/{session_id}?until=complete")
     assert (answer.status_code, answer.content) == (204, b"")
     position = api.post(f"/sessions/{session_id}/close").json()["position"]
@@ -235,7 +235,7 @@ def test_opening_a_stream_starts_no_run(served: Served, api: httpx.Client, sessi
     assert api.get(f"/sessions/{session_id}/runs").json()["runs"] == []
 
 
-def test_who_watches_is_listed_and_can_be_disconnected_alone(
+def test_connections_are_listed_and_can_be_ended_one_by_one(
     served: Served, api: httpx.Client, session_id: str
 ) -> None:
     with (
@@ -257,7 +257,7 @@ def test_who_watches_is_listed_and_can_be_disconnected_alone(
         assert [one["connection_id"] for one in left] == ["tab-2"]
 
 
-def test_a_newer_connection_of_the_same_name_takes_its_place_and_stays(
+def test_a_newer_connection_with_the_same_id_supersedes_the_older_one(
     served: Served, api: httpx.Client, session_id: str
 ) -> None:
     old = Watcher(served, f"/stream/{session_id}?connection_id=tab")
@@ -270,7 +270,9 @@ def test_a_newer_connection_of_the_same_name_takes_its_place_and_stays(
         new.until("still-there")
 
 
-def test_who_watches_is_listed_in_pages(served: Served, api: httpx.Client, session_id: str) -> None:
+def test_connections_are_listed_in_pages(
+    served: Served, api: httpx.Client, session_id: str
+) -> None:
     path = f"/sessions/{session_id}/connections"
     with ExitStack() as open_streams:
         for name in "abc":
@@ -288,7 +290,7 @@ def test_who_watches_is_listed_in_pages(served: Served, api: httpx.Client, sessi
         refused(api.get(path, params={"cursor": "x"}), 422, "invalid-cursor")
 
 
-def test_a_client_that_leaves_is_forgotten(
+def test_a_disconnected_client_is_no_longer_listed(
     served: Served, api: httpx.Client, session_id: str
 ) -> None:
     with api.stream("GET", f"/stream/{session_id}") as answer:
@@ -299,7 +301,7 @@ def test_a_client_that_leaves_is_forgotten(
     assert api.get(f"/sessions/{session_id}").json()["state"] == "disconnected"
 
 
-def test_reconnect_shows_the_whole_run_that_was_on_when_the_connection_was_lost(
+def test_reconnect_shows_the_whole_run_that_was_active_at_the_disconnect(
     served: Served, api: httpx.Client, free_id: str
 ) -> None:
     body = {"message": "x", "session_id": free_id, "options": {"delay_ms": 0, "hold": "middle"}}
@@ -345,7 +347,7 @@ def test_a_shutdown_says_goodbye() -> None:
     assert watcher.events[-1] == {"type": "goodbye", "reason": "shutdown", "retry": True}
 
 
-def test_a_reader_that_takes_nothing_is_cut_and_delays_nobody() -> None:
+def test_a_client_that_reads_nothing_is_cut_and_delays_no_other() -> None:
     # Nothing but this clock makes a reader late: on a machine that stands still all of them are.
     clock = LateClock()
     with (
@@ -385,7 +387,7 @@ def test_the_number_of_streams_is_bounded() -> None:
             refused(api.get("/stream/s"), 503, "too-many-connections")
 
 
-def test_what_fails_while_a_stream_is_on_is_a_goodbye_and_a_line_in_the_log(
+def test_an_error_in_a_stream_is_a_goodbye_and_a_log_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     real_next = Subscription.next
@@ -408,7 +410,7 @@ def test_what_fails_while_a_stream_is_on_is_a_goodbye_and_a_line_in_the_log(
     assert failures == ["a stream failed"]
 
 
-def test_a_streams_bytes_are_the_stored_ones(
+def test_a_stream_sends_the_stored_bytes(
     served: Served, api: httpx.Client, session_id: str
 ) -> None:
     value = {"text": "line\nbreak \u2028 \u0000 🎋", "list": [1, 2.5, None, True]}

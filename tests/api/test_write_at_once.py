@@ -1,4 +1,4 @@
-"""R2, R7: what is written past the server's `send` is, byte for byte, what `send` would write."""
+"""R2, R7: a direct write has the same bytes as the server's `send`."""
 
 import asyncio
 import logging
@@ -43,7 +43,7 @@ class Transport:
 
 
 def begun(transport: Transport, *headers: tuple[bytes, bytes]) -> RequestResponseCycle:
-    """Gives a cycle whose response has begun."""
+    """Return a cycle whose response has begun."""
     as_transport = cast("asyncio.Transport", transport)
     cycle = RequestResponseCycle(
         scope={"type": "http", "method": "GET", "http_version": "1.1"},  # type: ignore[typeddict-item]
@@ -69,7 +69,7 @@ def _at_once(cycle: RequestResponseCycle, message: dict[str, Any]) -> None:
 
 
 @given(st.lists(st.binary(max_size=300) | st.integers(0, 70_000).map(bytes), max_size=5))
-def test_the_bytes_are_those_of_send(chunks: list[bytes]):
+def test_a_direct_write_has_the_bytes_of_send(chunks: list[bytes]):
     slow, fast = Transport(), Transport()
     sending, writing = begun(slow), begun(fast)
     for chunk in chunks:
@@ -79,7 +79,7 @@ def test_the_bytes_are_those_of_send(chunks: list[bytes]):
 
 
 @pytest.mark.parametrize("what", ["slow", "closing", "broken", "gone", "complete", "plain"])
-def test_what_send_would_not_write_at_once_is_left_to_it(what: str):
+def test_a_direct_write_refuses_when_send_would_wait_or_fail(what: str):
     transport = Transport()
     has_length = [(b"content-length", b"9")] if what == "plain" else []
     cycle = begun(transport, *has_length)
@@ -100,7 +100,7 @@ def test_what_send_would_not_write_at_once_is_left_to_it(what: str):
     assert not transport.written
 
 
-def test_a_response_that_has_not_begun_is_not_written_into():
+def test_a_direct_write_refuses_before_the_response_begins():
     transport = Transport()
     cycle = begun(transport)
     cycle.response_started, cycle.chunked_encoding = False, None
@@ -108,7 +108,7 @@ def test_a_response_that_has_not_begun_is_not_written_into():
     assert not transport.written
 
 
-def test_nothing_is_written_for_a_request_that_is_over():
+def test_a_direct_write_refuses_after_the_request_ends():
     transport = Transport()
     cycle = weakref.ref(begun(transport))
     assert cycle() is None

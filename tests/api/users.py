@@ -1,4 +1,4 @@
-"""Gateways whose callers are users: who asks is said by a header, in place of credentials."""
+"""Gateways whose callers are users: a header names the user, in place of credentials."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +39,7 @@ class _AsUser:
 
 @contextmanager
 def serving_users(**settings: Any) -> Iterator[Served]:
-    """Runs a gateway; `user` gives clients of it."""
+    """Run a gateway; `user` gives clients of it."""
 
     def prepare(app: FastAPI) -> None:
         # The innermost: what authenticates has had its say.

@@ -1,4 +1,4 @@
-"""Runs a program that the kernel lets write below some directories and nowhere else (Landlock).
+"""Run a program that the kernel lets write below some directories only (Landlock).
 
     python confined.py DIRECTORY:DIRECTORY PROGRAM ARGUMENT…
 
@@ -24,7 +24,7 @@ class _PathBeneath(ctypes.Structure):
 
 
 def confine(directories: list[str]) -> None:
-    """Takes from this process, for good, the right to write elsewhere."""
+    """Take from this process, for good, the right to write elsewhere."""
     libc = ctypes.CDLL(None, use_errno=True)
     handled = ctypes.c_uint64(_WRITES)
     ruleset = libc.syscall(_CREATE_RULESET, ctypes.byref(handled), ctypes.c_size_t(8), 0)

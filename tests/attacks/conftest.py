@@ -1,4 +1,4 @@
-"""What attacks share: a gateway that has to stand, and a check that it does."""
+"""Fixtures of the attack tests: a gateway, and a check that it still works."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Whatever users write, the gateway connects to nothing but the agents of its settings."""
+"""The gateway connects only to the agents of its settings, whatever users write."""
 
 import socket
 import threading
@@ -23,7 +23,7 @@ class Canary:
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
 
     def visits(self) -> int:
-        """Counts who has come since the last time."""
+        """Return how many connections came since the last call."""
         count = 0
         while True:
             try:
@@ -61,7 +61,7 @@ def detour(canary: Canary) -> Iterator[str]:
 
         @override
         def log_message(self, *_: Any) -> None:
-            """Says nothing."""
+            """Log nothing."""
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -81,7 +81,7 @@ def wait_for_turn(api: httpx.Client, body: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308])
 @pytest.mark.parametrize("kind", ["http", "openai"])
-def test_an_agents_service_sends_the_gateway_nowhere_else(
+def test_an_agents_server_cannot_redirect_the_gateway(
     detour: str, kind: str, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DETOUR_KEY", "sk-not-for-others")
@@ -100,7 +100,7 @@ def served() -> Iterator[Served]:
         yield running
 
 
-def test_addresses_in_what_users_write_are_data(served: Served, canary: Canary) -> None:
+def test_the_gateway_opens_no_url_of_a_message(served: Served, canary: Canary) -> None:
     url = f"{canary.url}/latest/meta-data"
     parts = [
         {"type": "image", "url": url, "media_type": "image/png"},
@@ -143,7 +143,7 @@ def test_addresses_in_what_users_write_are_data(served: Served, canary: Canary) 
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "file:///etc/passwd", "//host/share"])
-def test_a_body_that_is_an_address_is_a_body(served: Served, url: str) -> None:
+def test_the_gateway_opens_no_url_in_a_body(served: Served, url: str) -> None:
     with served.client() as api:
         for kind in ("text/uri-list", "application/json", "application/octet-stream"):
             headers = {"Content-Type": kind, "Content-Location": url}

@@ -1,4 +1,4 @@
-"""The gateway writes below `data_dir` and `export_dir` alone, and the container sees to that."""
+"""The gateway writes only below `data_dir` and `export_dir`, and the container enforces it."""
 
 import json
 import re
@@ -21,7 +21,7 @@ SERVICE = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text("utf-8"))
 
 
 def within(*directories: Path) -> list[str]:
-    """Gives the beginning of a command line that is confined to these directories."""
+    """Return the beginning of a command line that is confined to these directories."""
     return [sys.executable, confined.__file__, ":".join(map(str, directories))]
 
 
@@ -51,7 +51,7 @@ def writable(tmp_path: Path) -> Path:
     return directory
 
 
-def test_a_whole_life_needs_to_write_nowhere_else(tmp_path: Path, writable: Path) -> None:
+def test_the_gateway_writes_only_below_its_directories(tmp_path: Path, writable: Path) -> None:
     for name in ("data", "exports"):
         (writable / name).mkdir()
     settings = {
@@ -75,7 +75,7 @@ def test_a_whole_life_needs_to_write_nowhere_else(tmp_path: Path, writable: Path
     assert (writable / "exports" / "reports" / "a.yaml").exists()
 
 
-def test_a_directory_it_may_not_write_stops_the_start_with_one_line(
+def test_a_read_only_directory_stops_the_start_with_one_line(
     tmp_path: Path, writable: Path
 ) -> None:
     command = [sys.executable, "-m", "bamboo_gateway", "serve", "--port", "0", "--data-dir"]
@@ -91,7 +91,7 @@ def test_a_directory_it_may_not_write_stops_the_start_with_one_line(
     assert re.fullmatch(r"error: [^\n]*elsewhere[^\n]*\n", ended.stderr), ended.stderr
 
 
-def test_the_container_has_nothing_to_write_but_its_volume() -> None:
+def test_the_container_writes_only_its_volume() -> None:
     assert SERVICE["read_only"] is True
     assert SERVICE["cap_drop"] == ["ALL"]
     assert "no-new-privileges:true" in SERVICE["security_opt"]

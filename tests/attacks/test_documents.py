@@ -1,4 +1,4 @@
-"""Bodies made to cost more than they weigh: JSON, NDJSON, YAML and what unpacks to more."""
+"""Bodies that could cost far more than their size: JSON, NDJSON, YAML and compressed ones."""
 
 import gzip
 import io
@@ -53,7 +53,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 
 def peak(gateway: Gateway) -> int:
-    """Gives the most memory the process has had, in bytes."""
+    """Return the most memory the process has had, in bytes."""
     if not sys.platform.startswith("linux"):
         pytest.skip("only Linux tells the peak of another process")
     assert gateway.process is not None
@@ -66,7 +66,7 @@ def peak(gateway: Gateway) -> int:
 @pytest.mark.parametrize(
     "path", ["/sessions", "/chat", "/sessions/s/messages", "/sessions/s/events"]
 )
-def test_json_of_countless_parts_is_refused_before_it_takes_memory(
+def test_json_with_too_many_parts_is_refused_before_it_is_parsed(
     gateway: Gateway, path: str
 ) -> None:
     before = peak(gateway)
@@ -79,7 +79,7 @@ def test_json_of_countless_parts_is_refused_before_it_takes_memory(
 @pytest.mark.parametrize(
     "name", ["lists", "objects", "open", "lines", "empty lines", "lists in messages"]
 )
-def test_an_import_of_countless_parts_is_refused_before_it_takes_memory(
+def test_an_import_with_too_many_parts_is_refused_before_it_is_parsed(
     gateway: Gateway, name: str
 ) -> None:
     message = b'{"id":"m","role":"user","content":"x","metadata":{"a":[%b[]]}},' % (b"[]," * 40)
@@ -107,7 +107,7 @@ def test_parts_are_counted_to_their_bound_and_not_within_strings(gateway: Gatewa
         assert post([text]).status_code == 201
 
 
-def test_many_members_that_are_not_known_are_one_error(gateway: Gateway) -> None:
+def test_many_unknown_members_are_one_error(gateway: Gateway) -> None:
     many = {f"m{number}": 0 for number in range(limits.MEMBERS_MAX + 1)}
     messages = [{"role": "user", "content": "x"} | many] * 2
     for path, body, count in (("/sessions", many, 1), ("/sessions/s/messages", messages, 2)):
@@ -150,7 +150,7 @@ def test_a_line_nested_too_deeply_is_refused_and_those_before_it_are_kept(
         "undefined",
     ],
 )
-def test_what_other_parsers_take_for_json_is_refused(gateway: Gateway, value: str) -> None:
+def test_json_that_only_lenient_parsers_accept_is_refused(gateway: Gateway, value: str) -> None:
     whole = f'{{"metadata":{{"a":{value}}}}}'.encode()
     refused(gateway.http.post("/sessions", content=whole, headers=JSON), 400, "malformed")
     line = f'{{"type":"custom","name":"n","value":{value}}}'.encode()
@@ -158,7 +158,7 @@ def test_what_other_parsers_take_for_json_is_refused(gateway: Gateway, value: st
     refused(answer, 400, "malformed")
 
 
-def test_of_members_that_stand_twice_the_last_one_counts_everywhere(gateway: Gateway) -> None:
+def test_the_last_of_duplicate_members_counts_everywhere(gateway: Gateway) -> None:
     """What was checked is what is stored: there is one parser, and it is asked once."""
     body = b'{"id":"../victim","id":"twice","title":"a","title":"b"}'
     made = gateway.http.post("/sessions", content=body, headers=JSON).json()
@@ -167,7 +167,7 @@ def test_of_members_that_stand_twice_the_last_one_counts_everywhere(gateway: Gat
     refused(gateway.http.post("/sessions", content=body, headers=JSON), 422, "invalid")
 
 
-def test_integers_of_any_length_cost_what_they_weigh(gateway: Gateway) -> None:
+def test_a_very_long_integer_is_malformed(gateway: Gateway) -> None:
     body = b'{"metadata":{"a":' + b"9" * 300 + b"}}"
     assert gateway.http.post("/sessions", content=body, headers=JSON).status_code == 201
     body = b'{"metadata":{"a":' + b"9" * ROOM + b"}}"
@@ -175,7 +175,7 @@ def test_integers_of_any_length_cost_what_they_weigh(gateway: Gateway) -> None:
 
 
 def packed(kind: str) -> bytes:
-    """Gives a small document that unpacks to 200 MiB."""
+    """Return a small document that unpacks to 200 MiB."""
     plain = b" " * (200 * MiB)
     if kind == "gzip":
         return gzip.compress(plain)
@@ -188,7 +188,7 @@ def packed(kind: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["gzip", "zstd", "zip"])
-def test_nothing_is_unpacked(gateway: Gateway, kind: str) -> None:
+def test_compressed_bodies_are_not_decompressed(gateway: Gateway, kind: str) -> None:
     body = packed(kind)
     before = peak(gateway)
     for content_type in ("application/json", "application/zip", "application/octet-stream"):
@@ -220,7 +220,7 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(
         pytest.param("a: " + "9" * 100_000 + "\n", id="a long integer"),
     ],
 )
-def test_yaml_that_means_harm_is_refused(gateway: Gateway, document: str) -> None:
+def test_harmful_yaml_is_refused(gateway: Gateway, document: str) -> None:
     before = peak(gateway)
     headers = {"Content-Type": "application/yaml"}
     answer = gateway.http.post("/import", content=f"bamboo_export: 1\n{document}", headers=headers)

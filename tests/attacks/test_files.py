@@ -1,4 +1,4 @@
-"""What lies on the disk: only the owner may look, no link is followed, nothing else is written."""
+"""Files on disk: only the owner may read them, and no symlink is followed."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ TURN = {"options": {"delay_ms": 0, "tokens": 3}, "message": "hi"}
 
 @contextmanager
 def umask(mask: int) -> Iterator[None]:
-    """Sets the umask that a process started meanwhile inherits."""
+    """Set the umask that a process started meanwhile inherits."""
     before = os.umask(mask)
     try:
         yield
@@ -33,7 +33,7 @@ def umask(mask: int) -> Iterator[None]:
 
 
 def live(api: httpx.Client) -> None:
-    """Does everything that leaves files: sessions, runs, an archive, an import, a fork, exports."""
+    """Do everything that leaves files: sessions, runs, an archive, an import, a fork, exports."""
 
     def post(path: str, **request: Any) -> httpx.Response:
         answer = api.post(path, **request)
@@ -52,7 +52,7 @@ def live(api: httpx.Client) -> None:
 
 
 def modes(directory: Path) -> dict[str, str]:
-    """Gives the modes below a directory that others could use, by path.
+    """Return the modes below a directory that others could use, by path.
 
     Of a directory at work: what has gone since it was listed has no mode any more.
     """
@@ -67,7 +67,7 @@ def modes(directory: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o077], ids=oct)
-def test_whatever_the_umask_only_the_owner_may_look(tmp_path: Path, mask: int) -> None:
+def test_only_the_owner_may_read_files_whatever_the_umask(tmp_path: Path, mask: int) -> None:
     settings = {
         "BAMBOO_EXPORT_DIR": str(tmp_path / "exports"),
         "BAMBOO_DELTA_RETENTION_SECONDS": "0",
@@ -99,7 +99,7 @@ def test_whatever_the_umask_only_the_owner_may_look(tmp_path: Path, mask: int) -
 
 
 def snapshot(directory: Path) -> dict[str, Any]:
-    """Gives everything below a directory: content, mode and time of each name."""
+    """Return everything below a directory: content, mode and time of each name."""
     return {
         str(path): (
             path.lstat().st_mode,
@@ -148,7 +148,7 @@ def used(_used_once: Path, tmp_path: Path) -> Path:
         "quarantine",
     ],
 )
-def test_a_link_in_place_of_a_file_or_directory_is_never_followed(
+def test_a_symlink_in_place_of_a_file_or_directory_is_never_followed(
     used: Path, tmp_path: Path, name: str
 ) -> None:
     outside = tmp_path / "outside"
@@ -184,7 +184,7 @@ def test_a_link_in_place_of_a_file_or_directory_is_never_followed(
     assert snapshot(outside) == before
 
 
-def test_links_to_what_is_not_there_make_nothing_there(used: Path, tmp_path: Path) -> None:
+def test_dangling_symlinks_create_no_file(used: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     for name in (
@@ -206,7 +206,7 @@ def test_links_to_what_is_not_there_make_nothing_there(used: Path, tmp_path: Pat
     assert list(outside.iterdir()) == []
 
 
-def test_logs_and_bundles_of_elsewhere_are_not_read_through_links(tmp_path: Path) -> None:
+def test_logs_and_bundles_are_not_read_through_symlinks(tmp_path: Path) -> None:
     other, here = tmp_path / "other", tmp_path / "here"
     with serving(storage_url="jsonl:", data_dir=other) as served, served.client() as api:
         for name in ("stolen", "archived"):
@@ -236,7 +236,7 @@ def test_logs_and_bundles_of_elsewhere_are_not_read_through_links(tmp_path: Path
     assert snapshot(other) == before
 
 
-def test_the_data_directory_itself_may_be_a_link_of_the_operators(tmp_path: Path) -> None:
+def test_the_data_directory_itself_may_be_a_symlink(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "data").symlink_to(tmp_path / "disk")
     with serving(storage_url="jsonl:", data_dir=tmp_path / "data") as served:
@@ -246,7 +246,7 @@ def test_the_data_directory_itself_may_be_a_link_of_the_operators(tmp_path: Path
     assert (tmp_path / "disk" / "LOCK").exists()
 
 
-def test_a_data_directory_that_leads_to_itself_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_circular_data_directory_symlink_is_refused_with_one_line(tmp_path: Path) -> None:
     (tmp_path / "data").symlink_to(tmp_path / "data")
     with (
         pytest.raises(BambooError, match="cannot be"),
@@ -255,7 +255,7 @@ def test_a_data_directory_that_leads_to_itself_is_refused_in_one_line(tmp_path: 
         pass
 
 
-def test_no_export_leaves_its_directory_through_a_link(used: Path, tmp_path: Path) -> None:
+def test_no_export_leaves_its_directory_through_a_symlink(used: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "file.md").write_text(SECRET, encoding="utf-8")

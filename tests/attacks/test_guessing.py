@@ -1,4 +1,4 @@
-"""Ids, cursors and positions that were guessed, changed, or are somebody else's."""
+"""Guessed or modified ids, cursors and positions, and those of other users."""
 
 import base64
 import json
@@ -45,7 +45,7 @@ def bob(served: Served) -> Iterator[httpx.Client]:
 
 
 def shown(answer: httpx.Response) -> set[str]:
-    """Gives the ids of a list, whichever it is."""
+    """Return the ids of a list, whichever it is."""
     document = answer.json()
     sessions = document.get("sessions") or [one["session"] for one in document.get("archives", [])]
     return {session["id"] for session in sessions}
@@ -53,7 +53,7 @@ def shown(answer: httpx.Response) -> set[str]:
 
 @pytest.mark.parametrize("path", ["/sessions", "/archive"])
 @pytest.mark.parametrize("sort_by", ["title", "created_at", "message_count"])
-def test_a_cursor_of_somebody_elses_list_shows_ones_own(
+def test_another_users_cursor_shows_only_the_callers_own_sessions(
     served: Served, bob: httpx.Client, path: str, sort_by: str
 ) -> None:
     query = {"limit": "1", "sort_by": sort_by, "sort_order": "asc"}
@@ -66,7 +66,9 @@ def test_a_cursor_of_somebody_elses_list_shows_ones_own(
 
 
 @pytest.mark.parametrize("path", ["/sessions", "/archive"])
-def test_no_changed_cursor_shows_more_or_breaks_anything(bob: httpx.Client, path: str) -> None:
+def test_a_modified_cursor_shows_nothing_more_and_causes_no_error(
+    bob: httpx.Client, path: str
+) -> None:
     query = {"limit": "1", "sort_by": "title", "sort_order": "asc"}
     cursor = bob.get(path, params=query).json()["next_cursor"]
     decoded = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
@@ -90,7 +92,7 @@ def test_no_changed_cursor_shows_more_or_breaks_anything(bob: httpx.Client, path
             assert all(name.startswith("bob-") for name in shown(answer)), one
 
 
-def test_what_is_somebody_elses_is_answered_like_what_is_not_there(bob: httpx.Client) -> None:
+def test_sessions_of_other_users_are_404_in_every_route(bob: httpx.Client) -> None:
     """The same answer to the byte, but for the name that was asked for."""
     paths = (
         "/sessions/{}",
@@ -120,7 +122,7 @@ def test_what_is_somebody_elses_is_answered_like_what_is_not_there(bob: httpx.Cl
         assert len({tuple(sorted(set(answer.headers))) for answer in answers}) == 1
 
 
-def test_positions_and_message_ids_of_another_session_lead_into_none(
+def test_positions_and_message_ids_of_another_session_reveal_nothing_of_it(
     served: Served, bob: httpx.Client
 ) -> None:
     with served.client(headers=as_user("alice")) as alice:

@@ -1,4 +1,4 @@
-"""What gets out: no secret of the operator, no path of the server, no trace, and no forged log."""
+"""Answers and logs have no secret, no path and no trace, and no client forges a log line."""
 
 import json
 import re
@@ -19,7 +19,7 @@ EVIL = f"x\r\n{FORGED}\x1b[2J\x9b31m\u2028{FORGED}\x85\u202e"
 
 AGENT = '''
 async def agent(turn):
-    """Fails in the middle with what it should have kept to itself."""
+    """Fail in the middle with what it should have kept to itself."""
     yield "so far"
     raise RuntimeError(f"no such table in {__file__}, password=hunter2")
 '''
@@ -53,7 +53,7 @@ def gateway(
 
 
 def everything(gateway: Gateway, directory: Path) -> list[httpx.Response]:
-    """Asks for what may say too much, rightly and wrongly."""
+    """Send valid and invalid requests whose answers could say too much."""
     http = gateway.http
     wait = {"Prefer": "wait=30"}
     answers = [

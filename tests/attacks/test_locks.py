@@ -1,4 +1,4 @@
-"""What is installed is what was looked at: every file by its hash, from nowhere that is named."""
+"""The locks: one version per package, with the hashes of its files, and no package index."""
 
 import re
 
@@ -11,7 +11,7 @@ HASH = "--hash=sha256:" + "0" * 64
 
 
 @pytest.mark.parametrize("name", LOCKS)
-def test_every_entry_is_one_version_with_its_hashes(name: str) -> None:
+def test_every_lock_entry_is_one_version_with_its_hashes(name: str) -> None:
     text = (REPOSITORY / name).read_text("utf-8")
     assert problems(text) == []
     # By a second path: as many pins as lines that begin with a name.
@@ -44,11 +44,11 @@ def test_every_file_of_requirements_is_checked() -> None:
         f"-r other.txt\nanyio==1 {HASH}",
     ],
 )
-def test_an_entry_that_leaves_a_choice_is_found(entry: str) -> None:
+def test_a_lock_entry_without_one_exact_version_is_found(entry: str) -> None:
     assert problems(entry)
 
 
-def test_an_entry_may_be_long_and_have_a_marker() -> None:
+def test_a_lock_entry_may_be_long_and_have_a_marker() -> None:
     pin = "colorama==0.4.6 ; sys_platform == 'win32'"
     lock = f"# by a tool\n{pin} \\\n    {HASH} \\\n    {HASH}\n    # via\n"
     assert problems(lock) == []

@@ -1,4 +1,4 @@
-"""Schemathesis: requests made from the committed OpenAPI document, right ones and wrong ones.
+"""Schemathesis: valid and invalid requests made from the committed OpenAPI document.
 
 Whatever is sent is answered with a status, a media type and a shape that the document has for this
 operation; a wrong request is refused; nothing is a 500.
@@ -62,7 +62,7 @@ def http() -> Iterator[requests.Session]:
 
 @pytest.mark.parametrize("examples", EXAMPLES)
 @pytest.mark.parametrize(("path", "method", "mode"), OPERATIONS)
-def test_every_answer_is_one_that_the_document_has(
+def test_every_answer_matches_the_openapi_document(
     served: Served,
     document: Any,
     http: requests.Session,
@@ -110,7 +110,7 @@ def test_every_answer_is_one_that_the_document_has(
 
 
 def shorten(case: Any) -> None:
-    """Leaves out what makes an answer wait."""
+    """Leave out what makes an answer wait."""
     for wait in ("wait", "heartbeat"):
         (case.query or {}).pop(wait, None)
     for name in [name for name in case.headers or {} if name.lower() == "prefer"]:

@@ -1,4 +1,4 @@
-"""Nothing that users or agents wrote commands the terminal of whoever looks at it."""
+"""Text of users and agents cannot control the terminal that shows it."""
 
 import json
 import re
@@ -66,7 +66,7 @@ def url() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("form", ["markdown", "json", "yaml"])
-def test_a_document_that_is_shown_on_a_terminal_does_not_command_it(url: str, form: str) -> None:
+def test_a_document_shown_on_a_terminal_has_no_control_characters(url: str, form: str) -> None:
     with Terminal("export", "evil", "--format", form, url=url) as terminal:
         terminal.until("owned")
         assert terminal.exit_code() == 0
@@ -78,7 +78,7 @@ def test_a_document_that_is_shown_on_a_terminal_does_not_command_it(url: str, fo
     [*COMMANDS, *((*line.split(), "--json") for line in AS_JSON)],
     ids=lambda command: " ".join(command).encode("unicode_escape").decode(),
 )
-def test_what_a_command_prints_holds_no_control(url: str, command: tuple[str, ...]) -> None:
+def test_command_output_has_no_control_characters(url: str, command: tuple[str, ...]) -> None:
     if command[0] == "tail":
         assert bamboo("chat", "so that it ends", "--session", "evil", url=url).returncode == 0
         command = (*command, "--until-complete")

@@ -1,4 +1,4 @@
-"""Requests that a proxy in front may read differently, and heads made to hurt: raw sockets.
+"""Requests that a proxy in front may read differently, and hostile heads, over raw sockets.
 
 Each is refused once, closes its own connection, and costs nobody else anything.
 """
@@ -31,7 +31,7 @@ def post(headers: bytes, body: bytes, version: bytes = b"1.1") -> bytes:
 
 
 def answers(served: Served, data: bytes) -> list[tuple[int, bytes]]:
-    """Sends bytes and gives each answer's status and body; the connection has to be closed."""
+    """Send bytes and return each answer's status and body; fail when the connection stays open."""
     with socket.create_connection(("127.0.0.1", served.port), timeout=SECONDS) as sock:
         with suppress(BrokenPipeError, ConnectionResetError):  # refused before all was sent
             sock.sendall(data)
@@ -47,7 +47,7 @@ def answers(served: Served, data: bytes) -> list[tuple[int, bytes]]:
 
 
 def head_of(sock: socket.socket) -> bytes:
-    """Reads a head, and nothing of what comes after it."""
+    """Read a head, and nothing of what comes after it."""
     received = b""
     while not received.endswith(b"\r\n\r\n") and (chunk := sock.recv(1)):
         received += chunk
@@ -55,7 +55,7 @@ def head_of(sock: socket.socket) -> bytes:
 
 
 def assert_refused(served: Served, data: bytes, *statuses: int) -> None:
-    """Fails unless there is one answer, a problem of one of these statuses, and life after it."""
+    """Fail unless there is one problem with one of these statuses, and the gateway goes on."""
     ((status, body),) = answers(served, data)
     assert status in statuses, body
     problem = json.loads(body)
@@ -113,7 +113,9 @@ def assert_refused(served: Served, data: bytes, *statuses: int) -> None:
         ),
     ],
 )
-def test_what_others_may_read_differently_is_refused(served: Served, data: bytes) -> None:
+def test_a_request_that_a_proxy_may_read_differently_is_refused(
+    served: Served, data: bytes
+) -> None:
     assert_refused(served, data, 400)
 
 
@@ -132,7 +134,7 @@ def test_a_head_too_large_is_refused_or_cut(served: Served, data: bytes) -> None
     assert answers(served, get(b"/health/live"))[0][0] == 200
 
 
-def test_an_absolute_target_of_the_same_host_is_what_http_wants_answered(served: Served) -> None:
+def test_an_absolute_target_of_the_same_host_is_served(served: Served) -> None:
     assert answers(served, get(b"http://LOCALHOST/health/live"))[0][0] == 200
 
 
@@ -145,7 +147,7 @@ def test_a_body_that_looks_like_a_request_is_a_body(served: Served) -> None:
 @pytest.mark.parametrize(
     "trailer", [b"Authorization: Bearer k", b"Host: evil.example", b"Origin: https://evil.example"]
 )
-def test_a_trailer_is_no_header(trailer: bytes) -> None:
+def test_a_trailer_is_not_a_header(trailer: bytes) -> None:
     """A proxy checks and sets headers in the head, and passes trailers on as they are."""
     body = b"2\r\n{}\r\n0\r\n" + trailer + b"\r\n\r\n"
     with serving(api_keys=("k",)) as served:
@@ -159,7 +161,7 @@ UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Setting
 """What Java's own HTTP client sends with its first requests, and curl with --http2."""
 
 
-def test_the_body_of_a_request_that_would_upgrade_is_its_body(served: Served) -> None:
+def test_the_body_of_an_upgrade_request_is_read_as_its_body(served: Served) -> None:
     body = b'{"id": "upgrading"}'
     head = post(UPGRADE + b"Content-Length: %d\r\n" % len(body), b"")
     after = get(b"/health/live")
@@ -169,7 +171,7 @@ def test_the_body_of_a_request_that_would_upgrade_is_its_body(served: Served) ->
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: %d\r\n" % len(NEXT), CHUNKED])
-def test_what_comes_after_the_head_of_an_upgrade_is_no_request(
+def test_bytes_after_the_head_of_an_upgrade_are_not_a_request(
     served: Served, framing: bytes
 ) -> None:
     """A proxy that passes `Upgrade` on takes it for the body, and so must we."""
@@ -184,7 +186,7 @@ def test_what_comes_after_the_head_of_an_upgrade_is_no_request(
     assert b"malformed" in received
 
 
-def test_what_comes_instead_of_a_body_that_nobody_asked_for_is_no_body() -> None:
+def test_a_request_after_an_unwanted_expect_body_is_not_read_as_the_body() -> None:
     """Some clients go on with the next request after an answer that they had instead of `100`."""
     head = post(b"Content-Length: 5000\r\nExpect: 100-continue\r\n", b"")
     with (
@@ -199,9 +201,7 @@ def test_what_comes_instead_of_a_body_that_nobody_asked_for_is_no_body() -> None
 
 
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
-def test_a_body_that_waits_is_asked_for_where_the_client_knows_how(
-    served: Served, version: bytes
-) -> None:
+def test_expect_100_continue_is_answered_in_http_1_1_only(served: Served, version: bytes) -> None:
     request = post(b"Content-Length: 2\r\nExpect: 100-continue\r\n", b"", version)
     with socket.create_connection(("127.0.0.1", served.port), timeout=SECONDS) as sock:
         sock.sendall(request)
@@ -215,7 +215,7 @@ def test_a_body_that_waits_is_asked_for_where_the_client_knows_how(
     assert statuses == ([b"201", b"200"] if version == b"1.1" else [b"201"])
 
 
-def test_requests_that_would_upgrade_may_follow_each_other(served: Served) -> None:
+def test_upgrade_requests_may_be_pipelined(served: Served) -> None:
     request = get(b"/health/live", HOST + UPGRADE).replace(b"Connection: close\r\n", b"")
     found = answers(served, request * 3 + get(b"/health/live"))
     assert [status for status, _ in found] == [200] * 4
@@ -223,7 +223,7 @@ def test_requests_that_would_upgrade_may_follow_each_other(served: Served) -> No
 
 @pytest.mark.parametrize("piece", [b"X-A: b\r\n", b"a"], ids=["many", "one without end"])
 @pytest.mark.parametrize("start", [b"2\r\n{}\r\n0\r\nX: ", b"2;"], ids=["trailers", "extension"])
-def test_what_is_between_the_bytes_of_a_body_is_bounded(
+def test_chunk_extensions_and_trailers_are_bounded(
     served: Served, start: bytes, piece: bytes
 ) -> None:
     sent = 0
@@ -266,13 +266,13 @@ def test_what_is_between_the_bytes_of_a_body_is_bounded(
         (b"*", (404,)),
     ],
 )
-def test_no_path_leads_where_it_does_not_say(
+def test_encoded_paths_match_no_other_route(
     served: Served, target: bytes, statuses: tuple[int, ...]
 ) -> None:
     assert_refused(served, get(target), *statuses)
 
 
-def test_paths_that_are_no_route_need_a_key_too() -> None:
+def test_unknown_paths_need_a_key_too() -> None:
     """What is open is open by its exact path: no dot segment or case turns another into it."""
     targets = (
         b"/health/live/../../api/v1/sessions",
@@ -319,7 +319,9 @@ def test_headers_that_frameworks_obey_change_nothing(served: Served, header: byt
         (b"Origin: http://localhost\x0bSet-Cookie: evil=1\r\n", b"/api/v1/sessions"),
     ],
 )
-def test_nothing_sent_becomes_a_header(served: Served, headers: bytes, path: bytes) -> None:
+def test_no_part_of_a_request_becomes_a_response_header(
+    served: Served, headers: bytes, path: bytes
+) -> None:
     with socket.create_connection(("127.0.0.1", served.port), timeout=SECONDS) as sock:
         sock.sendall(get(path, HOST + headers))
         head = rest_of(sock).partition(b"\r\n\r\n")[0].lower()

@@ -1,4 +1,4 @@
-"""R3, R9: a caller that is cancelled at any await leaves all of its work or none, and can repeat.
+"""R3, R9: a command that is cancelled at any await is whole or nothing, and can be repeated.
 
 An operation is run again and again, and its caller cancelled the first time it waits, the second,
 the third … until it comes through. What is found after each is held against what an undisturbed
@@ -88,7 +88,7 @@ class Interrupted:
 
 
 async def cancelled_at(nth: int, work: Coroutine[Any, Any, Any]) -> tuple[bool, bool]:
-    """Runs something and cancels it where it waits for the nth time.
+    """Run something and cancel it where it waits for the nth time.
 
     Returns:
         Whether it waited so often, and whether the cancellation ended it.
@@ -107,7 +107,7 @@ async def cancelled_at(nth: int, work: Coroutine[Any, Any, Any]) -> tuple[bool, 
 
 
 async def at_rest(gate: Gateway) -> None:
-    """Waits until everything decided is durable and nothing hangs on a session."""
+    """Wait until everything decided is durable and nothing hangs on a session."""
     await quiet()
     for live in list(gate.manager._registry.sessions):
         await live.settled()
@@ -115,7 +115,7 @@ async def at_rest(gate: Gateway) -> None:
 
 
 async def picture(gate: Gateway) -> dict[str, Any]:
-    """Gives every session as the store has it. That a parent hears of its fork is only news."""
+    """Return every session as the store has it, without what a parent is told of its forks."""
     found: dict[str, Any] = {"sessions": gate.store.count()}
     for name in ("s", "other", "kept", "new"):
         head = await gate.store.inner.load(name)
@@ -141,7 +141,7 @@ async def picture(gate: Gateway) -> dict[str, Any]:
 
 
 async def picture_in(gate: Gateway, *allowed: dict[str, Any]) -> dict[str, Any]:
-    """Gives the picture, which comes to be one of these: a thread may still be publishing."""
+    """Return the picture once it is one of these: a thread may still be publishing."""
     with anyio.move_on_after(DEADLINE_SECONDS):
         while (found := await picture(gate)) not in allowed:
             await checkpoint()
@@ -150,7 +150,7 @@ async def picture_in(gate: Gateway, *allowed: dict[str, Any]) -> dict[str, Any]:
 
 
 async def take(reader: Reader, events: int) -> None:
-    """Takes until so many events have come."""
+    """Take until so many events have come."""
     while len(reader.events) < events:
         assert await reader.take() is not None
 
@@ -166,7 +166,7 @@ async def prepare(gate: Gateway) -> None:
 
 
 async def finish(gate: Gateway, act: str) -> None:
-    """Brings the gateway to rest; an opened external run stays open until it is cancelled."""
+    """Bring the gateway to rest; an opened external run stays open until it is cancelled."""
     if act == "open a run":
         await gate.manager.cancel_session(ME, "s")
     await at_rest(gate)
@@ -175,7 +175,7 @@ async def finish(gate: Gateway, act: str) -> None:
 async def in_fresh_gateways(
     kind: str, root: Path, do: Callable[[Gateway, int], Awaitable[bool]]
 ) -> int:
-    """Calls `do` with a prepared gateway and 1, 2, 3 … until it says that it is done."""
+    """Call `do` with a prepared gateway and 1, 2, 3 … until it says that it is done."""
     for nth in range(STEPS_MAX):
         clock = FakeClock()
         changed: dict[str, Any] = {"storage_url": kind, "data_dir": root / str(nth)}
@@ -195,7 +195,7 @@ async def in_fresh_gateways(
 
 @pytest.mark.parametrize("kind", ["memory:", "jsonl:"])
 @pytest.mark.parametrize("act", ACTS)
-async def test_r3_r9_cancelled_at_any_await_it_is_whole_or_nothing_and_repeated_once(
+async def test_r3_r9_a_command_cancelled_at_any_await_is_whole_or_nothing_and_repeats_once(
     act: str, kind: str, tmp_path: Path
 ) -> None:
     before: dict[str, Any] = {}
@@ -244,7 +244,7 @@ async def test_r3_r9_cancelled_at_any_await_it_is_whole_or_nothing_and_repeated_
 )
 @pytest.mark.parametrize("cold", [False, True])
 @pytest.mark.parametrize("kind", ["memory:", "jsonl:"])
-async def test_r6_r7_a_stream_whose_opening_is_cancelled_is_not_there(
+async def test_r6_r7_a_stream_cancelled_while_it_opens_leaves_no_connection(
     kind: str, cold: bool, request_: dict[str, Any], tmp_path: Path
 ) -> None:
     async def try_once(gate: Gateway, nth: int) -> bool:

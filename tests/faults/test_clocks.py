@@ -1,4 +1,4 @@
-"""The wall clock steps both ways; order, ids, epochs, keys and TTL stay right (R1, R2, R4, R10).
+"""Order, ids, epochs, keys and TTL stay right when the wall clock steps (R1, R2, R4, R10).
 
 What is in order is so by seq; times are only told. Nothing expires early because a clock was wrong,
 and nothing that has happened becomes older.
@@ -33,13 +33,13 @@ KINDS = pytest.mark.parametrize("kind", ["memory:", "jsonl:"])
 
 
 def step(clock: FakeClock, seconds: float) -> None:
-    """Sets the wall clock, either way; the other one does not move."""
+    """Set the wall clock, either way; the other one does not move."""
     clock.step_back(-seconds)
 
 
 @asynccontextmanager
 async def on_disk(kind: str, root: Path, clock: FakeClock, **more: Any) -> AsyncIterator[Gateway]:
-    """Runs a gateway on the files of a directory; called again, what they hold is recovered."""
+    """Run a gateway on the files of a directory; called again, what they hold is recovered."""
     changed: dict[str, Any] = {"storage_url": kind, "data_dir": root / "data", **more}
     store = make_store(settings_of(**changed), clock)
     await store.open()
@@ -51,7 +51,7 @@ async def on_disk(kind: str, root: Path, clock: FakeClock, **more: Any) -> Async
 
 
 def leave_memory(gate: Gateway) -> None:
-    """Lets idle sessions go, so that they are read from the store again."""
+    """Evict idle sessions, so that they are read from the store again."""
     gate.clock.seconds += gate.settings.idle_timeout_seconds + 1
     gate.manager._registry.evict_idle()
 
@@ -124,7 +124,7 @@ async def play(steps: list[tuple[int, str]]) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(steps=STEPS)
-async def test_r1_r2_whatever_the_clock_does_everything_is_in_the_order_it_happened(
+async def test_r1_r2_events_keep_their_order_when_the_clock_steps(
     steps: list[tuple[int, str]],
 ) -> None:
     await play(steps)
@@ -134,7 +134,7 @@ async def test_r1_r2_whatever_the_clock_does_everything_is_in_the_order_it_happe
 @pytest.mark.timeout(600)
 @settings(max_examples=1500, deadline=None)
 @given(steps=STEPS)
-async def test_r1_r2_whatever_the_clock_does_everything_is_in_order_over_many_histories(
+async def test_r1_r2_events_keep_their_order_when_the_clock_steps_over_many_histories(
     steps: list[tuple[int, str]],
 ) -> None:
     await play(steps)
@@ -142,7 +142,7 @@ async def test_r1_r2_whatever_the_clock_does_everything_is_in_order_over_many_hi
 
 @KINDS
 @pytest.mark.parametrize("jump", [-YEAR, -1, 0, YEAR])
-async def test_r4_a_new_life_of_an_id_has_a_later_epoch_and_old_positions_are_reset(
+async def test_r4_a_session_created_again_has_a_later_epoch_and_resets_old_positions(
     kind: str, jump: int, tmp_path: Path
 ) -> None:
     async with on_disk(kind, tmp_path, FakeClock()) as gate:
@@ -163,7 +163,7 @@ async def test_r4_a_new_life_of_an_id_has_a_later_epoch_and_old_positions_are_re
 
 
 @pytest.mark.parametrize("jump", [-YEAR, -1, YEAR])
-async def test_r4_r10_a_clock_that_was_set_between_two_processes_changes_nothing_kept(
+async def test_r4_r10_a_clock_set_between_two_processes_changes_no_stored_event(
     jump: int, tmp_path: Path
 ) -> None:
     clock = FakeClock()
@@ -194,7 +194,7 @@ async def test_r4_r10_a_clock_that_was_set_between_two_processes_changes_nothing
 
 
 @KINDS
-async def test_r10_a_step_back_lets_nothing_expire_early_and_nothing_live_longer(
+async def test_r10_a_clock_step_back_neither_expires_early_nor_prolongs(
     kind: str, tmp_path: Path
 ) -> None:
     async with on_disk(kind, tmp_path, FakeClock()) as gate:
@@ -209,7 +209,7 @@ async def test_r10_a_step_back_lets_nothing_expire_early_and_nothing_live_longer
 
 
 @KINDS
-async def test_r10_a_step_forward_deletes_nothing_by_itself(kind: str, tmp_path: Path) -> None:
+async def test_r10_a_clock_step_forward_deletes_no_session(kind: str, tmp_path: Path) -> None:
     async with on_disk(kind, tmp_path, FakeClock()) as gate:
         await gate.manager.create_session(ME, NewSession(id="s", ttl_seconds=60))
         said = await say(gate, "s", NewMessage("user", "a"))
@@ -220,7 +220,7 @@ async def test_r10_a_step_forward_deletes_nothing_by_itself(kind: str, tmp_path:
         assert await ids(gate, "s") == said
 
 
-async def test_r10_a_session_with_a_reader_or_a_run_expires_at_no_step() -> None:
+async def test_r10_a_session_with_a_reader_or_run_never_expires_by_a_clock_step() -> None:
     async with gateway() as gate:
         for name in ("read", "run"):
             await gate.manager.create_session(ME, NewSession(id=name, ttl_seconds=60))
@@ -238,7 +238,7 @@ async def test_r10_a_session_with_a_reader_or_a_run_expires_at_no_step() -> None
 @KINDS
 @pytest.mark.parametrize("evicted", [False, True])
 @pytest.mark.parametrize("jump", [-YEAR, -1, IDEMPOTENCY_RETENTION_MS // 1000])
-async def test_a_key_is_remembered_over_a_step(
+async def test_an_idempotency_key_survives_a_clock_step(
     kind: str, evicted: bool, jump: int, tmp_path: Path
 ) -> None:
     async with on_disk(kind, tmp_path, FakeClock()) as gate:
@@ -254,7 +254,7 @@ async def test_a_key_is_remembered_over_a_step(
         assert await texts(gate, "s") == ["once"]
 
 
-async def test_a_key_that_a_step_forward_made_too_old_counts_again_after_the_step_back() -> None:
+async def test_a_key_expired_by_a_clock_step_forward_is_valid_again_after_the_step_back() -> None:
     async with gateway() as gate:
         await talk(gate, "s")
         await gate.manager.add_messages(ME, "s", [NewMessage("user", "once")], KEY)
@@ -270,7 +270,7 @@ def other() -> Idempotency:
     return Idempotency("other", KEY.route, "b")
 
 
-async def test_names_the_gateway_makes_rise_over_every_step() -> None:
+async def test_generated_ids_rise_over_every_clock_step() -> None:
     async with gateway() as gate:
         made: dict[str, list[str]] = {"messages": [], "sessions": [], "runs": []}
         await talk(gate, "s")
@@ -287,7 +287,7 @@ async def test_names_the_gateway_makes_rise_over_every_step() -> None:
             assert names == sorted(set(names))
 
 
-async def test_lists_show_each_session_once_whatever_the_clock_did() -> None:
+async def test_lists_show_each_session_once_after_clock_steps() -> None:
     async with gateway() as gate:
         names = set()
         for number, jump in enumerate(JUMPS * 2):
@@ -310,7 +310,7 @@ async def test_lists_show_each_session_once_whatever_the_clock_did() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["append", "interleave"])
-async def test_r9_a_merge_of_times_that_stepped_keeps_each_message_once(strategy: Any) -> None:
+async def test_r9_a_merge_after_clock_steps_keeps_each_message_once(strategy: Any) -> None:
     async with gateway() as gate:
         said = await talk(gate, "s", "a")
         said += await talk(gate, "other", "b")
@@ -327,7 +327,7 @@ async def test_r9_a_merge_of_times_that_stepped_keeps_each_message_once(strategy
         assert [name for name in merged if name in theirs] == theirs
 
 
-async def test_r7_streams_end_by_the_time_that_only_grows_and_by_no_step() -> None:
+async def test_r7_stream_deadlines_use_the_monotonic_clock() -> None:
     beats = 0.015
     async with gateway(
         heartbeat_interval_seconds=beats, stream_lifetime_seconds=1000, send_timeout_seconds=1000

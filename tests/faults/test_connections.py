@@ -1,4 +1,4 @@
-"""TCP connections: how many there may be, and how long one may take (R11)."""
+"""The limits of TCP connections: their number, and the time each may take (R11)."""
 
 import resource
 import socket
@@ -61,7 +61,7 @@ def test_one_connection_too_many_is_503_at_once_and_there_is_room_again() -> Non
         assert_healthy(served, api)
 
 
-def test_connections_leave_files_for_what_was_promised() -> None:
+def test_connections_leave_open_files_for_acknowledged_writes() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < 1024:
         pytest.skip("this process may not even have the files of the test")
@@ -79,7 +79,7 @@ def test_connections_leave_files_for_what_was_promised() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_streams_hold_their_connections_and_others_are_refused() -> None:
+def test_open_streams_count_as_connections() -> None:
     with serving(max_tcp_connections=2) as served, served.client() as api:
         api.post("/sessions", json={"id": "s"})
         wire = Wire(served.port, "/stream/s")
@@ -93,7 +93,7 @@ def test_streams_hold_their_connections_and_others_are_refused() -> None:
         assert_healthy(served, api)
 
 
-def test_an_address_may_have_so_many_and_others_have_theirs() -> None:
+def test_each_address_has_its_own_connection_limit() -> None:
     with serving(max_tcp_connections_per_address=2) as served:
         try:
             other = is_served(served.port, "127.0.0.2")
@@ -113,7 +113,7 @@ def test_an_address_may_have_so_many_and_others_have_theirs() -> None:
 
 @contextmanager
 def haste() -> Iterator[None]:
-    """Has bodies come fast; only here, since a busy machine sends any in two pieces."""
+    """Make bodies come fast; only here, since a busy machine sends any in two pieces."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(http1, "BODY_WINDOW_SECONDS", 0.3)
         patch.setattr(http1, "BODY_WINDOW_BYTES_MIN", 1 << 30)
@@ -127,9 +127,7 @@ def haste() -> Iterator[None]:
         (b"Transfer-Encoding: chunked\r\n\r\n1\r\n[\r\n", b"1\r\n \r\n"),
     ],
 )
-def test_a_body_that_drips_is_refused_though_it_never_stands_still(
-    start: bytes, piece: bytes
-) -> None:
+def test_a_body_that_drips_is_refused_though_it_never_stops(start: bytes, piece: bytes) -> None:
     with serving() as served, served.client() as api:
         with haste(), hanging(served.port, b"POST /api/v1/sessions " + HEAD + start) as sock:
             answer = drip(sock, piece)
@@ -139,7 +137,7 @@ def test_a_body_that_drips_is_refused_though_it_never_stands_still(
         assert_healthy(served, api)
 
 
-def test_a_producer_of_lines_may_be_slow_and_ends_when_its_run_would() -> None:
+def test_an_ndjson_producer_may_be_slow_and_is_cut_after_the_run_timeout() -> None:
     line = b'{"type":"custom","name":"n","value":1}\n'
     chunk = b"%x\r\n%b\r\n" % (len(line), line)
     head = b"POST /api/v1/sessions/s/events " + HEAD.replace(b"/json", b"/x-ndjson")
@@ -176,7 +174,7 @@ def test_a_run_whose_producer_keeps_its_request_open_and_says_nothing_times_out(
         assert api.get("/sessions/s/runs/r").json()["error"]["code"] == "timeout"
 
 
-def test_an_idle_connection_is_let_go_and_counted() -> None:
+def test_an_idle_connection_is_closed_and_counted() -> None:
     with serving() as served:
         served.server.config.timeout_keep_alive = 0  # read for each request
         with hanging(served.port, LIVE) as sock:
@@ -206,7 +204,7 @@ def asking(version: bytes, framing: bytes) -> bytes:
         ),
     ],
 )
-def test_an_early_answer_that_closes_reaches_who_sends_a_whole_body_first(
+def test_an_early_answer_reaches_a_client_that_sends_its_whole_body_first(
     head: bytes, body: bytes
 ) -> None:
     """A reset would take the refusal with it: nginx, as it is, makes a 502 of that."""
@@ -223,7 +221,7 @@ def test_an_early_answer_that_closes_reaches_who_sends_a_whole_body_first(
         assert_healthy(served, api)
 
 
-def test_what_is_left_of_a_body_is_not_taken_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rest_of_a_body_is_read_for_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http1, "LINGER_SECONDS_MAX", 0.3)
     with serving(max_body_bytes=1024) as served, served.client() as api:
         with hanging(served.port, asking(b"1.1", b"Content-Length: 4000000\r\n")) as sock:
@@ -241,7 +239,7 @@ def test_what_is_left_of_a_body_is_not_taken_for_ever(monkeypatch: pytest.Monkey
         assert_healthy(served, api)
 
 
-def test_r11_an_answer_whose_reader_takes_nothing_is_cut_and_holds_little_until_then() -> None:
+def test_r11_an_answer_that_nobody_reads_is_cut_and_buffers_little() -> None:
     """However long it is: an export, a page that was made at once, one that ends its connection."""
     paths = {
         "an export": "/sessions/s/export?format=json",
@@ -279,7 +277,7 @@ def test_r11_an_answer_whose_reader_takes_nothing_is_cut_and_holds_little_until_
         assert_healthy(served, api)
 
 
-def test_r11_a_reader_that_takes_a_little_now_and_then_is_waited_for() -> None:
+def test_r11_a_client_that_reads_slowly_is_not_cut() -> None:
     """Looked at through the protocol's own clock: no test can be slow in time on a busy machine."""
     looks: list[Callable[[], None]] = []
 

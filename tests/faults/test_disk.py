@@ -1,4 +1,4 @@
-"""R1, R3, R8, R9, R10 over HTTP: each call of the gateway into the file system fails once.
+"""R1, R3, R8, R9, R10 over HTTP: each of the gateway's file system calls fails once.
 
 A front end does a bit of everything. Each request has a key and is repeated while the answer says
 that it may be. Whichever call fails, everything is there once in the end, and again after a
@@ -43,7 +43,7 @@ class FrontEnd:
         self._requests = 0
 
     def __call__(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Gives the answer that is no refusal of the disk's, of the same request each time."""
+        """Return the answer that is no refusal of the disk's, of the same request each time."""
         self._requests += 1
         headers = {"Idempotency-Key": f"k{self._requests}"} if method == "POST" else {}
         headers |= options.pop("headers", {})
@@ -113,7 +113,7 @@ def check_once(ask: FrontEnd) -> list[dict[str, Any]]:
 def gateway_on(
     root: Path, fs: FileSystem, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Served]:
-    """Runs a gateway whose engine calls this file system."""
+    """Run a gateway whose engine calls this file system."""
     monkeypatch.setattr("bamboo_gateway.storage.jsonl.store.FileSystem", lambda: fs)
     with serving(
         storage_url="jsonl:", data_dir=root, checkpoint_interval_seconds=ENDS[end]
@@ -124,7 +124,7 @@ def gateway_on(
 def run_with_a_fault(
     root: Path, nth: int | None, error: int, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> int:
-    """Has the nth call after the start fail; gives how many there were, the end's included."""
+    """Make the nth call after the start fail; return how many there were, the end included."""
     fs = FaultyFileSystem()
     with ExitStack() as stack:
         served = stack.enter_context(gateway_on(root, fs, end, monkeypatch))
@@ -166,7 +166,7 @@ def run_with_a_fault(
 def run_with_each(
     root: Path, end: str, errors: list[int], step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Has each call fail in its turn, or each `step`th of them; the errors take turns too."""
+    """Make each call fail in its turn, or each `step`th of them; the errors take turns too."""
     calls = run_with_a_fault(root / "whole", None, 0, end, monkeypatch)
     assert calls > step * len(errors)
     for place, nth in enumerate(range(1, calls, step)):
@@ -179,7 +179,7 @@ def run_with_each(
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_r1_r3_r9_r10_a_front_end_has_everything_once_whichever_call_fails(
+def test_r1_r3_r9_r10_a_client_has_everything_once_whichever_disk_call_fails(
     end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_with_each(tmp_path, end, ERRORS, 13, monkeypatch)
@@ -188,7 +188,7 @@ def test_r1_r3_r9_r10_a_front_end_has_everything_once_whichever_call_fails(
 @pytest.mark.slow
 @pytest.mark.parametrize("error", ERRORS, ids=errno.errorcode.get)
 @pytest.mark.parametrize("end", ENDS)
-def test_r1_r3_r9_r10_a_front_end_has_everything_once_though_every_call_fails_in_turn(
+def test_r1_r3_r9_r10_a_client_has_everything_once_though_every_disk_call_fails_in_turn(
     end: str, error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_with_each(tmp_path, end, [error], 1, monkeypatch)

@@ -1,4 +1,4 @@
-"""Networks and clients at their worst (R1, R2, R7): each limit has its answer, and passes."""
+"""Failing networks and clients (R1, R2, R7): each limit has its answer, and ends."""
 
 import json
 import random
@@ -38,7 +38,7 @@ def assert_healthy(served: Served, api: httpx.Client, session_id: str = "healthy
 
 
 @pytest.mark.parametrize("cuts", [40, pytest.param(1500, marks=pytest.mark.slow)])
-def test_r1_r2_a_client_cut_anywhere_in_a_frame_comes_back_and_has_everything_once(
+def test_r1_r2_a_client_cut_anywhere_in_a_frame_reconnects_and_has_everything_once(
     cuts: int,
 ) -> None:
     chance = random.Random(cuts)
@@ -121,7 +121,7 @@ HEADS, BODIES = "HEAD_SECONDS_MAX", "BODY_WINDOW_SECONDS"
 
 @contextmanager
 def hurried(what: str, seconds: float = 0.4) -> Iterator[None]:
-    """Has the gateway wait for heads, or for more of a body, a moment only.
+    """Make the gateway wait for heads, or for more of a body, a moment only.
 
     Not longer than it takes to test that: on a busy machine it comes too soon for every request.
     """
@@ -132,13 +132,13 @@ def hurried(what: str, seconds: float = 0.4) -> Iterator[None]:
 
 @contextmanager
 def connected(served: Served) -> Iterator[httpx.Client]:
-    """Gives a client whose connection is there already, so that it need not hurry."""
+    """Return a client whose connection is open already, before the head deadline is shortened."""
     with served.client() as api:
         assert api.get("/health/live").is_success
         yield api
 
 
-def test_a_client_that_connects_and_says_nothing_is_let_go(served: Served) -> None:
+def test_a_connection_without_a_request_is_closed(served: Served) -> None:
     with hurried(HEADS):
         socks = [hanging(served.port) for _ in range(50)]
         for sock in socks:
@@ -152,7 +152,7 @@ def test_a_client_that_connects_and_says_nothing_is_let_go(served: Served) -> No
 @pytest.mark.parametrize(
     "data", [b"G", b"GET / HTTP/1.1\r\nHost: localh", b"GET / HTTP/1.1\r\nX: y"]
 )
-def test_a_head_that_is_never_whole_is_refused(served: Served, data: bytes) -> None:
+def test_a_head_that_is_never_complete_is_refused(served: Served, data: bytes) -> None:
     def is_refused() -> bool:
         with hanging(served.port, data) as sock:
             return rest_of(sock).startswith(b"HTTP/1.1 400" if data != b"G" else b"")
@@ -186,7 +186,7 @@ def test_empty_lines_after_an_answer_do_not_keep_a_connection(served: Served) ->
             assert b"HTTP/1.1" not in rest_of(sock)
 
 
-def test_open_streams_and_idle_connections_are_not_bound_by_the_time_for_a_head(
+def test_the_head_deadline_does_not_end_streams_or_idle_connections(
     served: Served,
 ) -> None:
     with connected(served) as api, hurried(HEADS, 2):
@@ -219,7 +219,7 @@ def test_a_body_that_stalls_is_refused(served: Served, path: bytes, start: bytes
         assert_healthy(served, api)
 
 
-def test_a_producer_of_lines_may_be_silent_for_longer(served: Served) -> None:
+def test_an_ndjson_producer_may_pause_longer_than_a_body_window(served: Served) -> None:
     def chunk(value: str) -> bytes:
         line = json.dumps({"type": "custom", "name": "n", "value": value}).encode() + b"\n"
         return b"%x\r\n%b\r\n" % (len(line), line)
@@ -255,7 +255,7 @@ def test_one_stream_too_many_is_503_and_counted_and_there_is_room_again() -> Non
         assert_healthy(served, api)
 
 
-def test_a_body_too_large_is_413_whether_it_says_so_or_not() -> None:
+def test_a_body_too_large_is_413_with_and_without_a_content_length() -> None:
     with serving(max_body_bytes=2048, max_event_bytes=1024) as served, served.client() as api:
         large = b'{"id": "%s"}' % (b"x" * 3000)
         headers = {"Content-Type": "application/json"}
@@ -315,7 +315,7 @@ def test_one_active_session_too_many_is_503_and_counted_and_there_is_room_again(
 @pytest.mark.parametrize(
     "connections", [200, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(300)])]
 )
-def test_idle_connections_are_let_go_by_the_time_for_a_head_and_leave_nothing(
+def test_unused_connections_are_closed_at_the_head_deadline_and_leave_nothing(
     served: Served, connections: int
 ) -> None:
     import resource

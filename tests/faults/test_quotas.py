@@ -1,4 +1,4 @@
-"""Quotas at the edge: each is hit, says what it is, is counted, and passes (R11)."""
+"""Quotas over HTTP: each is reached, named in the answer, counted, and ends (R11)."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -86,7 +86,7 @@ def test_a_full_quota_is_429_and_counted_and_there_is_room_again(case: Case) -> 
         assert_healthy(served, api)
 
 
-def test_runs_that_wait_are_bounded_for_a_user_over_all_his_sessions() -> None:
+def test_queued_runs_are_limited_per_user_over_all_sessions() -> None:
     with serving(max_queued_runs_per_user=1) as served, served.client() as api:
         statuses = [chat(api, name).status_code for name in ("a", "b", "a")]
         assert statuses == [202, 202, 202]
@@ -98,7 +98,7 @@ def test_runs_that_wait_are_bounded_for_a_user_over_all_his_sessions() -> None:
         assert_healthy(served, api)
 
 
-def test_streams_of_a_user_are_bounded_and_another_has_his_own() -> None:
+def test_streams_are_limited_per_user() -> None:
     settings: dict[str, Any] = {"api_keys": ("key",), "max_connections_per_user": 2}
     with serving(**settings) as served:
         key = {"Authorization": "Bearer key"}
@@ -122,7 +122,7 @@ def test_streams_of_a_user_are_bounded_and_another_has_his_own() -> None:
                 assert again.status_code == 200
 
 
-def test_a_user_whose_share_of_busy_sessions_is_taken_is_refused_and_another_is_served() -> None:
+def test_busy_sessions_are_limited_per_user() -> None:
     settings: dict[str, Any] = {"api_keys": ("key",), "max_active_sessions_per_user": 1}
     key = {"Authorization": "Bearer key"}
     with (
@@ -148,9 +148,7 @@ def test_a_user_whose_share_of_busy_sessions_is_taken_is_refused_and_another_is_
 
 
 @pytest.mark.parametrize("storage", ["memory:", "jsonl:"])
-def test_streams_on_more_sessions_than_there_are_places_lock_nobody_out(
-    storage: str, tmp_path: Path
-) -> None:
+def test_streams_do_not_take_places_of_active_sessions(storage: str, tmp_path: Path) -> None:
     """R2: each is woken by what comes, once and in order, and told when its session goes."""
     with ExitStack() as stack:
         served = stack.enter_context(
@@ -184,7 +182,7 @@ def test_streams_on_more_sessions_than_there_are_places_lock_nobody_out(
         until(lambda: metric(api, "streams_open") == 0, "they are gone")
 
 
-def test_a_chat_whose_stream_has_no_room_does_nothing_at_all() -> None:
+def test_a_chat_whose_stream_is_refused_starts_no_run() -> None:
     with serving(max_connections=1) as served, served.client() as api:
         create(api, "a")
         with api.stream("GET", "/stream/a"):

@@ -1,4 +1,4 @@
-"""R7: one reader that reads nothing, beside two hundred that read everything."""
+"""R7: one client that reads nothing, beside two hundred that read everything."""
 
 import json
 import selectors
@@ -45,7 +45,7 @@ class Crowd:
         stack.callback(self._end)
 
     def all_have(self, count: int) -> None:
-        """Waits until each has got so many."""
+        """Wait until each has got so many."""
         with self._changed:
             done = self._changed.wait_for(
                 lambda: self.failure or min(self.seen) >= count, timeout=SECONDS

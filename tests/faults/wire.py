@@ -1,4 +1,4 @@
-"""A client made of nothing but a socket, which can be as rude as a network is."""
+"""A client of a plain socket, which can break a connection as a network does."""
 
 import socket
 import struct
@@ -34,7 +34,7 @@ class Wire:
         self.ended = False
 
     def take(self, size: int = 65536) -> bool:
-        """Reads up to so many bytes; tells whether there were any."""
+        """Read up to so many bytes; return whether there were any."""
         try:
             chunk = self.sock.recv(size)
         except ConnectionResetError:
@@ -44,18 +44,18 @@ class Wire:
         return bool(chunk)
 
     def take_until(self, what: bytes) -> None:
-        """Reads until these bytes have come."""
+        """Read until these bytes have come."""
         while what not in self.raw:
             assert self.take(), f"ended without {what!r}: {self.raw[-300:]!r}"
 
     def take_frame(self, what: bytes) -> None:
-        """Reads until the frame that has these bytes has come whole."""
+        """Read until the frame that has these bytes has come whole."""
         self.take_until(what)
         while self.raw.find(b"\n\n", self.raw.index(what)) < 0:
             assert self.take(), f"ended within the frame of {what!r}: {self.raw[-300:]!r}"
 
     def take_all(self) -> None:
-        """Reads to the end."""
+        """Read to the end."""
         while self.take():
             pass
 
@@ -67,13 +67,13 @@ class Wire:
         return parse_frames(whole)[0]
 
     def cut(self) -> None:
-        """Ends as a dying network does: with a reset, whatever is on its way."""
+        """Close as a dying network does: with a reset, whatever is on its way."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
 
 
 def unchunked(body: bytes) -> bytes:
-    """Takes chunked encoding apart, as far as it has come."""
+    """Take chunked encoding apart, as far as it has come."""
     found = []
     while (end := body.find(b"\r\n")) >= 0:
         size = int(body[:end], 16)
@@ -90,7 +90,7 @@ def hanging(port: int, data: bytes = b"") -> socket.socket:
 
 
 def drip(sock: socket.socket, data: bytes) -> bytes:
-    """Sends the same again and again until there is an answer; gives that."""
+    """Send the same request until there is an answer, and return it."""
     sock.settimeout(0.02)
     for _ in range(3000):
         try:
@@ -104,7 +104,7 @@ def drip(sock: socket.socket, data: bytes) -> bytes:
 
 
 def rest_of(sock: socket.socket) -> bytes:
-    """Reads until the other side closes, under the deadline of every wait."""
+    """Read until the other side closes, under the deadline of every wait."""
     received = b""
     try:
         while chunk := sock.recv(65536):
@@ -115,7 +115,7 @@ def rest_of(sock: socket.socket) -> bytes:
 
 
 def metric(api: httpx.Client, name: str) -> float:
-    """Gives one number of `/metrics`; 0 when it is not there yet."""
+    """Return one number of `/metrics`; 0 when it is not there yet."""
     for line in api.get("/metrics").text.splitlines():
         if line.startswith(f"bamboo_{name} "):
             return float(line.rpartition(" ")[2])
@@ -123,11 +123,11 @@ def metric(api: httpx.Client, name: str) -> float:
 
 
 def refusals(api: httpx.Client, code: str) -> float:
-    """Tells how often a problem was answered."""
+    """Return how often a problem was answered."""
     return metric(api, f'problems_total{{code="{code}"}}')
 
 
 def buffered(served: Served) -> int:
-    """Gives the most that the server holds back for one client, in its transport."""
+    """Return the most that the server holds back for one client, in its transport."""
     connections: Any = list(served.server.server_state.connections)
     return max((one.transport.get_write_buffer_size() for one in connections), default=0)

@@ -1,4 +1,4 @@
-"""Requests that take or give much, and clients that end them in every way there is.
+"""Large requests and answers, and clients that end them in every way.
 
 The routes are those of the OpenAPI document, so that a new one is among them by itself.
 """
@@ -55,7 +55,7 @@ class Route:
         return f"{self.method} {self.path}{self.query} {self.kind}"
 
     def head(self, session_id: str, kind: str, framing: str) -> bytes:
-        """Gives a head that asks for this route in a session."""
+        """Return a head that asks for this route in a session."""
         path = self.path.replace("{session_id}", session_id)
         path = re.sub(r"\{\w+\}", "one", path)
         return (
@@ -72,7 +72,7 @@ def _operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def takers() -> list[Route]:
-    """Gives every route that takes a body, with each kind of it."""
+    """Return every route that takes a body, with each kind of it."""
     return [
         Route(method, path, kind)
         for method, path, operation in _operations()
@@ -81,7 +81,7 @@ def takers() -> list[Route]:
 
 
 def givers() -> list[Route]:
-    """Gives every route that only reads, as long as its answer can be, and the zip."""
+    """Return every route that only reads, as long as its answer can be, and the zip."""
     queries = {
         "/sessions/{session_id}/export": [
             "?format=json",
@@ -103,12 +103,12 @@ def givers() -> list[Route]:
 
 
 def has_right_body(route: Route) -> bool:
-    """Tells whether there is a body of the route that its schema lets pass."""
+    """Return whether a body of the route exists that its schema accepts."""
     return (route.method, route.path) in _RIGHT and route.kind == "application/json"
 
 
 def send(port: int, route: Route, end: str) -> None:
-    """Sends a large request, and ends it in one of `WRONG_ENDS` or `RIGHT_ENDS`."""
+    """Send a large request, and end it in one of `WRONG_ENDS` or `RIGHT_ENDS`."""
     body, session_id, kind = _WRONG, BIG, route.kind
     if end in RIGHT_ENDS:
         body, session_id = json.dumps(_RIGHT[route.method, route.path]).encode(), end
@@ -139,7 +139,7 @@ def send(port: int, route: Route, end: str) -> None:
 
 
 def abandon(port: int, route: Route) -> None:
-    """Asks for a large answer, and leaves with the first bytes of its body."""
+    """Ask for a large answer, and disconnect at the first bytes of its body."""
     body = json.dumps({"session_ids": [BIG, BIG]}).encode() if route.method == "POST" else b""
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)

@@ -1,4 +1,4 @@
-"""R11: what goes through a whole session costs a process some MB, however large the session is."""
+"""R11: reading a whole session takes some MB of memory, however large the session is."""
 
 import re
 import zlib
@@ -31,11 +31,11 @@ class Process(Gateway):
     """A gateway whose memory is looked at."""
 
     def resident(self) -> int:
-        """Gives the bytes that it holds now."""
+        """Return the bytes that it holds now."""
         return self._status("VmRSS")
 
     def costs(self, call: Callable[[], Any]) -> int:
-        """Gives the most bytes that it held during a call, above what it held at its start."""
+        """Return the most bytes that it held during a call, above what it held at its start."""
         assert self.process is not None
         before = self.resident()
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5", encoding="ascii")
@@ -50,14 +50,14 @@ class Process(Gateway):
         return int(found[1]) * 1024
 
     def number(self, name: str) -> float:
-        """Gives one number of `/metrics`."""
+        """Return one number of `/metrics`."""
         for line in self.http.get("/metrics").text.splitlines():
             if line.startswith(f"bamboo_{name} "):
                 return float(line.rpartition(" ")[2])
         return 0
 
     def fill(self, session_id: str, megabytes: int, **fields: Any) -> None:
-        """Makes a session of large messages: lines, and characters that take four bytes decoded."""
+        """Make a session of large messages: lines, and characters that take four bytes decoded."""
         self.call("POST", "/sessions", json={"id": session_id, **fields})
         line = "Words, and more of them, until a line is full.\n"
         for start in range(0, megabytes, BODY_MESSAGES):
@@ -92,7 +92,7 @@ def gateway(tmp_path: Path) -> Iterator[Process]:
 
 
 @SESSIONS
-def test_exports_forks_merges_and_archives_of_a_large_session_cost_some_megabytes(
+def test_large_exports_forks_merges_and_archives_take_some_megabytes(
     gateway: Process, megabytes: int
 ) -> None:
     gateway.fill("large", megabytes)

@@ -1,4 +1,4 @@
-"""R11: what large requests took is given back, however they end.
+"""R11: the process returns the memory of large requests, however they end.
 
 A real process is measured from outside. That a request leaves nothing to the garbage collector is
 held by `tests/api/test_garbage.py`, and when memory is looked after by `test_keeper.py`.
@@ -44,7 +44,7 @@ class Measured:
         self._before = self.held()
 
     def held(self) -> int:
-        """Gives the resident memory of the process, in bytes."""
+        """Return the resident memory of the process, in bytes."""
         process = self._gateway.process
         assert process is not None
         status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
@@ -52,7 +52,7 @@ class Measured:
         return int(line.split()[1]) * 1024
 
     def check(self) -> None:
-        """Waits until what was taken is given back."""
+        """Wait until the memory is returned."""
         until(
             lambda: self.held() - self._before <= GROWTH_BYTES_MAX,
             lambda: f"{self.held():,} bytes are {self._before:,} again, and 100 MB at most",
@@ -75,20 +75,22 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Measured]:
 
 
 @pytest.mark.parametrize("end", WRONG_ENDS)
-def test_large_requests_of_all_routes_are_given_back(measured: Measured, end: str) -> None:
+def test_memory_of_large_requests_is_returned(measured: Measured, end: str) -> None:
     for route in takers() * ROUNDS:
         send(measured.port, route, end)
     measured.check()
 
 
 @pytest.mark.parametrize("end", RIGHT_ENDS)
-def test_large_requests_that_are_refused_late_are_given_back(measured: Measured, end: str) -> None:
+def test_memory_of_large_requests_that_are_refused_late_is_returned(
+    measured: Measured, end: str
+) -> None:
     for route in [*filter(has_right_body, takers())] * 4 * ROUNDS:
         send(measured.port, route, end)
     measured.check()
 
 
-def test_large_answers_of_all_routes_are_given_back(measured: Measured) -> None:
+def test_memory_of_large_answers_is_returned(measured: Measured) -> None:
     for route in givers() * ROUNDS:
         abandon(measured.port, route)
     measured.check()
@@ -97,7 +99,7 @@ def test_large_answers_of_all_routes_are_given_back(measured: Measured) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("end", WRONG_ENDS)
 @pytest.mark.parametrize("route", takers(), ids=str)
-def test_many_large_requests_of_a_route_are_given_back(
+def test_memory_of_many_large_requests_is_returned(
     measured: Measured, route: Route, end: str
 ) -> None:
     for _ in range(REQUESTS):
@@ -108,7 +110,7 @@ def test_many_large_requests_of_a_route_are_given_back(
 @pytest.mark.slow
 @pytest.mark.parametrize("end", RIGHT_ENDS)
 @pytest.mark.parametrize("route", [*filter(has_right_body, takers())], ids=str)
-def test_many_large_requests_of_a_route_that_are_refused_late_are_given_back(
+def test_memory_of_many_large_requests_that_are_refused_late_is_returned(
     measured: Measured, route: Route, end: str
 ) -> None:
     for _ in range(REQUESTS):
@@ -118,7 +120,7 @@ def test_many_large_requests_of_a_route_that_are_refused_late_are_given_back(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("route", givers(), ids=str)
-def test_many_large_answers_of_a_route_are_given_back(measured: Measured, route: Route) -> None:
+def test_memory_of_many_large_answers_is_returned(measured: Measured, route: Route) -> None:
     for _ in range(REQUESTS):
         abandon(measured.port, route)
     measured.check()

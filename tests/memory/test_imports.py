@@ -1,4 +1,4 @@
-"""R11: an import costs a process at most ten times its body, beside what every request may."""
+"""R11: an import takes at most ten times its body, besides what every request may take."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ TIME = "2026-01-01T00:00:00.000Z"
 
 
 def own(form: str, message: dict[str, Any]) -> bytes:
-    """Gives an export of as many messages as there is room for."""
+    """Return an export of as many messages as there is room for."""
     size = len(json.dumps(message)) + 10
     count = BODY_BYTES // size
     messages = (
@@ -67,7 +67,7 @@ def gateway(tmp_path: Path) -> Iterator[Process]:
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("YAML", "codex")),
     ],
 )
-def test_an_import_costs_at_most_ten_times_its_body(gateway: Process, name: str) -> None:
+def test_an_import_takes_at_most_ten_times_its_body(gateway: Process, name: str) -> None:
     body = DOCUMENTS[name]()
     headers = {"Content-Type": "application/octet-stream"}
 

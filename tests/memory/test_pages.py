@@ -1,4 +1,4 @@
-"""R11: whatever is read of a long session, the process holds a bounded part of it."""
+"""R11: every read of a long session holds a bounded part of it in memory."""
 
 import sys
 from collections.abc import Iterator
@@ -57,7 +57,7 @@ class Peak:
 def gateway(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Gateway]:
-    """Serves the session `s`, of so many messages of a megabyte, from its files."""
+    """Serve the session `s`, of so many messages of a megabyte, from its files."""
     with Gateway(tmp_path_factory.mktemp("pages")) as served:
         served.call("POST", "/sessions", json={"id": "s"})
         message = {"role": "user", "content": "x" * 1_000_000}
@@ -68,7 +68,7 @@ def gateway(
 
 
 @pytest.mark.parametrize("path", READS)
-def test_a_read_costs_a_bounded_part_of_a_long_session(gateway: Gateway, path: str) -> None:
+def test_a_read_takes_a_bounded_part_of_a_long_session(gateway: Gateway, path: str) -> None:
     peak = Peak(gateway)
     with gateway.http.stream("GET", f"/sessions/s{path}") as answer:
         assert answer.status_code == 200
@@ -77,7 +77,7 @@ def test_a_read_costs_a_bounded_part_of_a_long_session(gateway: Gateway, path: s
     assert peak.grown_bytes <= BOUND_BYTES
 
 
-def test_a_chat_costs_what_its_agent_uses_of_a_long_session(gateway: Gateway) -> None:
+def test_a_chat_takes_the_part_of_a_long_session_that_its_agent_uses(gateway: Gateway) -> None:
     peak = Peak(gateway)
     chat = {"session_id": "s", "message": "hi", "options": {"delay_ms": 0}}
     run = gateway.call("POST", "/chat", json=chat, headers={"Prefer": "wait=60"})

@@ -1,4 +1,4 @@
-"""What tests of the server around the app share."""
+"""Fixtures of the server tests."""
 
 from tests.support.blocking import nothing_blocks_the_loop
 

@@ -1,4 +1,4 @@
-"""When memory is looked after: by what is held, by time, and never for too large a share of it."""
+"""When the memory keeper collects: after growth, after a time, within its share of CPU time."""
 
 from bamboo_gateway.server.memory import (
     COLLECT_SECONDS_MAX,

@@ -1,4 +1,4 @@
-"""The server around the app: how it starts, what keeps it from starting, how it ends."""
+"""The server around the app: its start, what stops the start, and its end."""
 
 import logging
 import os
@@ -43,7 +43,7 @@ def settings(**values: Any) -> Settings:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
-def test_an_address_of_others_needs_keys_or_a_word(
+def test_a_non_loopback_address_needs_keys_or_insecure(
     host: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert server.serve(settings(host=host)) == 2
@@ -54,17 +54,21 @@ def test_an_address_of_others_needs_keys_or_a_word(
 
 
 @pytest.mark.parametrize("host", ["no such host", "x" * 300, "nowhere.invalid"])
-def test_a_host_that_is_none_is_one_line(host: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_host_stops_the_start_with_one_line(
+    host: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert server.serve(settings(host=host)) == 1
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_an_address_of_another_machine_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_address_of_another_machine_stops_the_start_with_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert server.serve(settings(host="192.0.2.1", insecure=True)) == 1
     assert "192.0.2.1" in capsys.readouterr().err
 
 
-def test_a_port_in_use_is_one_line_and_touches_no_data(
+def test_a_port_in_use_stops_the_start_with_one_line_and_touches_no_data(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -77,7 +81,7 @@ def test_a_port_in_use_is_one_line_and_touches_no_data(
     assert not data.exists()
 
 
-def test_whoever_asks_during_recovery_is_told_so_and_served_afterwards(
+def test_requests_during_recovery_wait_and_health_reports_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     may_open = threading.Event()
@@ -115,7 +119,7 @@ def test_whoever_asks_during_recovery_is_told_so_and_served_afterwards(
         ({"storage_url": "jsonl:", "data_dir": Path("/dev/null/x")}, 1),
     ],
 )
-def test_a_setting_that_names_nothing_is_one_line(
+def test_an_unusable_setting_stops_the_start_with_one_line(
     values: dict[str, Any], exit_code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert server.serve(settings(**values)) == exit_code
@@ -136,7 +140,7 @@ def test_localhost_is_served_on_every_loopback_address_of_one_port() -> None:
             sock.close()
 
 
-def test_the_first_words_are_two_curl_lines_that_work() -> None:
+def test_the_first_output_is_two_curl_commands_that_work() -> None:
     environment = {**os.environ, "BAMBOO_STORAGE_URL": "memory:", "PYTHONUNBUFFERED": ""}
     with subprocess.Popen(
         [sys.executable, "-m", "bamboo_gateway", "serve", "--port", "0"],
@@ -171,7 +175,7 @@ def test_the_address_is_shown_as_a_client_can_use_it() -> None:
     assert "secret" not in shown
 
 
-def test_a_second_call_to_end_does_not_wait_for_the_drain() -> None:
+def test_a_second_signal_skips_the_drain() -> None:
     with serving(drain_timeout_seconds=600) as served, served.client() as api:
         held = {"message": "x", "session_id": "s", "options": {"hold": "start"}}
         assert api.post("/chat", json=held).status_code == 202
@@ -187,7 +191,7 @@ def is_polled(served: Served) -> bool:
     return channel is not None and bool(channel._change_waiters)
 
 
-def test_the_end_wakes_a_long_poll() -> None:
+def test_the_drain_wakes_a_long_poll() -> None:
     with serving() as served, served.client() as api:
         api.post("/sessions", json={"id": "s"})
         position = api.get("/sessions/s").json()["position"]

@@ -1,4 +1,4 @@
-"""Degraded storage: disks that are full, slow, read-only or bad, and files that are."""
+"""Fixtures for degraded storage: disks and files that are full, slow, read-only or damaged."""
 
 from tests.storage.conftest import clock, data_dir, opener
 

@@ -1,4 +1,4 @@
-"""Disks that go wrong for longer than a call, and what a store on them has to hold to."""
+"""Disks that fail for longer than one call, and what a store on them guarantees."""
 
 import errno
 import os
@@ -71,7 +71,7 @@ class FullDisk(FaultyFileSystem):
 
 
 async def ids(store: SessionStore, session_id: str) -> list[str]:
-    """Gives the ids of all messages, by their marks; holds the log against them."""
+    """Return the ids of all messages by their marks, after comparing the log with them."""
     head = await store.load(session_id)
     assert head is not None
     found = await store.find(session_id, head.epoch, "message", limit=10_000)
@@ -87,6 +87,6 @@ def findings(root: Path) -> list[str]:
 
 
 async def turn(store: JsonlStore) -> None:
-    """Waits until the committer has been through a turn."""
+    """Wait until the committer has been through a turn."""
     for _ in range(3):
         await store._committer.send(lambda: None)

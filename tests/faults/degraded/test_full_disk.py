@@ -1,4 +1,4 @@
-"""R1, R3, R5: a full disk costs no read and nothing acknowledged, whenever it is full."""
+"""R1, R3, R5: with a full disk reads work and nothing acknowledged is lost."""
 
 import asyncio
 import errno
@@ -171,7 +171,7 @@ async def test_segments_kept_for_use_make_room_before_a_write_is_refused(opener:
 
 
 def fails_from(first: int, last: int | None = None) -> Callable[[int, str, str], int | None]:
-    """Has calls that need room fail from the nth on: all but removing and cutting."""
+    """Make calls that need room fail from the nth on: all but removing and cutting."""
 
     def fault(number: int, operation: str, _: str) -> int | None:
         if operation in ("unlink", "truncate") or number < first:
@@ -182,7 +182,7 @@ def fails_from(first: int, last: int | None = None) -> Callable[[int, str, str],
 
 
 async def start_and_stop(root: Path, disk: FaultyFileSystem, said: Said) -> int:
-    """Opens and closes; gives how many calls came before the end. What was opened can be read."""
+    """Open and close; return how many calls came before the end. What was opened can be read."""
     store = JsonlStore(root, StepClock(), fs=disk)
     try:
         await store.open()

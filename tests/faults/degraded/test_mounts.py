@@ -1,4 +1,4 @@
-"""R1, R5: a real file system that runs full under a gateway, which starts on it again."""
+"""R1, R5: a real file system fills up under a gateway, which can start on it again."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""A directory that goes away, disks that are read-only, cannot be read, or are slow."""
+"""A directory that disappears, and disks that are read-only, unreadable or slow."""
 
 import errno
 import io
@@ -40,7 +40,7 @@ def move(source: Path, target: Path) -> None:
 
 
 def contents(root: Path) -> dict[Path, bytes | None]:
-    """Gives all files and directories, and what is in the files."""
+    """Return all files and directories, and what is in the files."""
     return {path: path.read_bytes() if path.is_file() else None for path in root.rglob("*")}
 
 

@@ -1,4 +1,4 @@
-"""R1, R10: a log that cannot be written costs nothing that was acknowledged, and nobody else."""
+"""R1, R10: a log that cannot be written loses nothing acknowledged and affects no other session."""
 
 import asyncio
 import errno
