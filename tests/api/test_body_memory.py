@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from bamboo_gateway.api import body_memory
-from bamboo_gateway.api.body_memory import BodyMemory, HeldBody
+from bamboo_gateway.api.body_memory import BodyMemory, BodyReservation
 from bamboo_gateway.api.limits import BODY_BYTES_FREE
 from bamboo_gateway.domain.errors import LimitReached, Unavailable
 from bamboo_gateway.server import http1
@@ -293,9 +293,9 @@ class Room:
         )
         self.let_in: list[str] = []
 
-    async def take(self, name: str, units: int) -> HeldBody:
+    async def take(self, name: str, units: int) -> BodyReservation:
         """Wait for a place; the first letter of the name is the caller."""
-        body = HeldBody(self.memory, name[0])
+        body = BodyReservation(self.memory, name[0])
         await body.hold(units * self.unit)
         self.let_in.append(name)
         return body
@@ -383,6 +383,6 @@ def test_a_body_of_the_largest_allowed_size_always_has_room() -> None:
     settings = Settings(
         max_body_bytes=1 << 30, max_body_memory_bytes=1024, max_body_memory_bytes_per_caller=1024
     )
-    body = HeldBody(BodyMemory(settings), "a")
+    body = BodyReservation(BodyMemory(settings), "a")
     anyio.run(body.hold, 1 << 30)
     assert body.size == 1 << 30

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from typing_extensions import override
 
-from bamboo_gateway.api.body_memory import held_body
+from bamboo_gateway.api.body_memory import reservation_of
 from bamboo_gateway.api.caller import receive_while_allowed
 from bamboo_gateway.api.limits import JSON_DEPTH_MAX, JSON_NODES_MAX
 from bamboo_gateway.api.problems import EdgeError
@@ -149,11 +149,11 @@ async def ndjson_batches(request: Request) -> AsyncIterator[list[bytes]]:
     Raises:
         ClientDisconnect: The client disconnected.
         EdgeError: The client's credential became invalid.
-        LimitReached, Unavailable: There was no room for a long line (`HeldBody.hold`).
+        LimitReached, Unavailable: There was no room for a long line (`BodyReservation.hold`).
     """
     line_max = _settings(request).max_event_bytes
     request.scope.setdefault("extensions", {})[STREAMED_BODY] = True
-    held = held_body(request.scope)
+    reservation = reservation_of(request.scope)
     rest = b""
     more = True
     while more:
@@ -167,8 +167,8 @@ async def ndjson_batches(request: Request) -> AsyncIterator[list[bytes]]:
         if len(rest) > line_max:
             yield [rest[: line_max + 1]]
             return
-        held.release(len(rest))
-        await held.hold(len(rest))
+        reservation.release(len(rest))
+        await reservation.hold(len(rest))
     if rest:
         yield [_without_cr(rest)]
 
@@ -182,15 +182,15 @@ async def read_body(request: Request) -> bytes:
 
     Raises:
         TooLarge: The body is over `max_body_bytes`.
-        LimitReached, Unavailable: There was no room (`HeldBody.hold`).
+        LimitReached, Unavailable: There was no room (`BodyReservation.hold`).
     """
     size_max = _settings(request).max_body_bytes
     declared = request.headers.get("content-length", "")
     length = int(declared) if declared.isdecimal() else 0
     if length > size_max:
         raise _too_large(size_max)
-    held = held_body(request.scope)
-    await held.hold(length)
+    reservation = reservation_of(request.scope)
+    await reservation.hold(length)
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
@@ -198,7 +198,7 @@ async def read_body(request: Request) -> bytes:
         if size > size_max:
             raise _too_large(size_max)
         if size > length:
-            await held.hold(size)
+            await reservation.hold(size)
         chunks.append(chunk)
     return b"".join(chunks)
 

@@ -26,11 +26,11 @@ from bamboo_gateway.domain.networks import network_of
 from bamboo_gateway.observability.metrics import Measures
 from bamboo_gateway.settings import Settings
 
-_HELD: Final = "bamboo.held_body"
+_RESERVATION: Final = "bamboo.body_reservation"
 """The scope's key of the reservation."""
 
 
-class HeldBody:
+class BodyReservation:
     """The reservation of one request's body.
 
     Attributes:
@@ -69,7 +69,7 @@ class _Waiter:
 
     __slots__ = ("admitted", "body", "size")
 
-    def __init__(self, body: HeldBody, size: int) -> None:
+    def __init__(self, body: BodyReservation, size: int) -> None:
         self.body = body
         self.size = size
         self.admitted = anyio.Event()
@@ -90,8 +90,8 @@ class BodyMemory:
         self._by_caller = Counter[str]()
         self._waiting: list[_Waiter] = []
 
-    async def grow(self, body: HeldBody, size: int) -> None:
-        """Reserve `size` bytes in all for a body; `HeldBody.hold` says how."""
+    async def grow(self, body: BodyReservation, size: int) -> None:
+        """Reserve `size` bytes in all for a body; `BodyReservation.hold` says how."""
         # A body that has reserved something came before those that wait.
         if (body.size or not self._waiting) and self._has_room(body, size):
             self._count(body, size)
@@ -100,7 +100,7 @@ class BodyMemory:
         else:
             await self._wait(_Waiter(body, size))
 
-    def shrink(self, body: HeldBody, size: int) -> None:
+    def shrink(self, body: BodyReservation, size: int) -> None:
         """Reduce a body's reservation to `size` bytes, and admit those that wait."""
         self._count(body, size)
         if self._waiting:
@@ -149,13 +149,13 @@ class BodyMemory:
             self._waiting.remove(waiter)
             waiter.admitted.set()
 
-    def _has_room(self, body: HeldBody, size: int) -> bool:
+    def _has_room(self, body: BodyReservation, size: int) -> bool:
         return self.held + size - body.size <= self._most and self._fits_share(body, size)
 
-    def _fits_share(self, body: HeldBody, size: int) -> bool:
+    def _fits_share(self, body: BodyReservation, size: int) -> bool:
         return self._by_caller[body.caller] + size - body.size <= self._most_of_one
 
-    def _count(self, body: HeldBody, size: int) -> None:
+    def _count(self, body: BodyReservation, size: int) -> None:
         more = size - body.size
         body.size = size
         self.held += more
@@ -163,7 +163,7 @@ class BodyMemory:
         if not self._by_caller[body.caller]:
             del self._by_caller[body.caller]
 
-    def _refusal(self, body: HeldBody, size: int) -> BambooError:
+    def _refusal(self, body: BodyReservation, size: int) -> BambooError:
         if not self._fits_share(body, size):
             return LimitReached(
                 f"Limit reached: {self._most_of_one} bytes of request bodies at a time per caller "
@@ -181,18 +181,18 @@ _RETRY_SECONDS: Final = 5
 """The `Retry-After` of a refusal: the request has waited already, and bodies take seconds."""
 
 
-def held_body(scope: Scope) -> HeldBody:
-    """Return the reservation of this request's body; `release_body` frees it."""
-    body: HeldBody | None = scope.get(_HELD)
+def reservation_of(scope: Scope) -> BodyReservation:
+    """Return the reservation of this request's body; `free_reservation` frees it."""
+    body: BodyReservation | None = scope.get(_RESERVATION)
     if body is None:
         memory: BodyMemory = scope["app"].state.body_memory
-        body = scope[_HELD] = HeldBody(memory, _share_of(scope))
+        body = scope[_RESERVATION] = BodyReservation(memory, _share_of(scope))
     return body
 
 
-def release_body(scope: Scope) -> None:
+def free_reservation(scope: Scope) -> None:
     """Free the reservation of a request's body, if it has one."""
-    body: HeldBody | None = scope.pop(_HELD, None)
+    body: BodyReservation | None = scope.pop(_RESERVATION, None)
     if body is not None:
         body.release()
 

@@ -18,7 +18,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from bamboo_gateway.api.access_log import RequestLog, RequestRecord, route_of
 from bamboo_gateway.api.audit import MORE_TARGETS, AuditTrail
-from bamboo_gateway.api.body_memory import release_body
+from bamboo_gateway.api.body_memory import free_reservation
 from bamboo_gateway.api.limits import REQUEST_ID_CHARS_MAX
 from bamboo_gateway.api.problem_responses import internal_problem, problem_response
 from bamboo_gateway.api.problems import EdgeError
@@ -105,7 +105,7 @@ class RequestContext:
                 log.exception("a request failed", method=record.method, route=route_of(scope))
                 await internal_problem(scope, record.request_id)(scope, receive, send_named)
             finally:
-                release_body(scope)
+                free_reservation(scope)
                 self._request_log.record(scope, record)
                 if span is not None:
                     record.describe(span, route_of(scope))

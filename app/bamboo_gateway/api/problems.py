@@ -186,13 +186,15 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "too-many-runs": Problem(
         429,
         "Too many runs",
-        "Limit reached: 100 (max_active_runs_per_user). Wait for a run to end or cancel one.",
+        "Limit reached: 100 (max_active_runs_per_user). Wait for a run to end, or cancel one, and "
+        "retry.",
         True,
     ),
     "too-many-busy-sessions": Problem(
         429,
         "Too many busy sessions",
-        "Limit reached: 250 (max_active_sessions_per_user). Wait for a run or request to end.",
+        "Limit reached: 250 (max_active_sessions_per_user). Wait for a run or a request to end and "
+        "retry.",
         True,
     ),
     "too-many-streams": Problem(
@@ -204,19 +206,20 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "storage-quota-reached": Problem(
         429,
         "Storage quota reached",
-        "Limit reached: 1000000 (max_stored_bytes_per_user). Delete or archive sessions.",
+        "Limit reached: 1000000 (max_stored_bytes_per_user). Delete or archive sessions and retry.",
         True,
     ),
     "too-many-queued-runs": Problem(
         429,
         "Too many queued runs",
-        "Limit reached: 100 queued runs in this session (max_queued_runs). Wait for a run to end.",
+        "Limit reached: 100 queued runs in this session (max_queued_runs). "
+        "Wait for a run to end and retry.",
         True,
     ),
     "too-many-sessions": Problem(
         429,
         "Too many sessions",
-        "Limit reached: 1000 (max_sessions). Delete sessions and retry.",
+        "Limit reached: 1000 sessions (max_sessions). Delete a session and retry.",
         True,
     ),
     "internal": Problem(
@@ -230,7 +233,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "too-many-active-sessions": Problem(
         503,
         "Too many active sessions",
-        "Limit reached: 1000 (max_active_sessions). Retry later.",
+        "Limit reached: 1000 sessions at work (max_active_sessions). Retry in a moment.",
         True,
     ),
     "too-many-tcp-connections": Problem(
@@ -241,7 +244,10 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         True,
     ),
     "too-many-connections": Problem(
-        503, "Too many streams", "Limit reached: 20000 (max_connections). Retry later.", True
+        503,
+        "Too many streams",
+        "Limit reached: 20000 open streams (max_connections). Retry in a moment.",
+        True,
     ),
     "agent-failed": Problem(
         503, "The agent failed", "The agent did not write a summary in time.", True
