@@ -43,7 +43,7 @@ def problem_response(error: BambooError, scope: Scope) -> Response:
         # A 422 always has `errors`; one without a place is about the request as a whole.
         errors = error.errors or [{"loc": [], "msg": error.detail}]
     headers = dict(error.headers) if isinstance(error, EdgeError) else {}
-    if problem.status in {429, 503} or error.retry_after_seconds is not None:
+    if problem.has_retry_after or error.retry_after_seconds is not None:
         headers["Retry-After"] = str(error.retry_after_seconds or RETRY_AFTER_SECONDS)
     detail = error.detail[:DETAIL_CHARS_MAX]
     document = problem_document(code, detail, instance=instance_of(scope), errors=errors)

@@ -28,6 +28,11 @@ class Problem(NamedTuple):
     example: str
     retryable: bool = False
 
+    @property
+    def has_retry_after(self) -> bool:
+        """Whether every response has a `Retry-After`."""
+        return self.status in {429, 503}
+
 
 PROBLEMS: Final[Mapping[str, Problem]] = {
     "malformed": Problem(
