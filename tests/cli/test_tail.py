@@ -55,6 +55,31 @@ def test_a_deleted_session_ends_it_with_the_reason(gateway: Gateway, url: str) -
         assert terminal.exit_code() == 0
 
 
+def test_an_idle_session_is_said_to_be_waited_for_on_stderr(gateway: Gateway, url: str) -> None:
+    chat(gateway, "t-idle")
+    with Terminal("tail", "t-idle", url=url) as terminal:
+        terminal.until_line("No run is active in session t-idle: waiting for its next event")
+        gateway.call("POST", "/sessions/t-idle/events", json={"type": "custom", "name": "late"})
+        terminal.until_line('name="late"')
+        assert terminal.screen.count("waiting") == 1
+    frames = (
+        'id: 1-5\ndata: {"type":"open","position":"1-5","active_run_id":null}\n\n'
+        'id: 1-5\ndata: {"type":"goodbye","reason":"closed","retry":false}\n\n'
+    )
+    with pretender(stream(frames)) as address:
+        ended = bamboo("tail", "t-idle", "--json", url=address)
+    assert ended.stdout == ""
+    assert "waiting" in ended.stderr
+
+
+def test_a_run_at_work_is_not_said_to_be_waited_for(gateway: Gateway, url: str) -> None:
+    chat(gateway, "t-busy", hold="middle")
+    with Terminal("tail", "t-busy", url=url) as terminal:
+        terminal.until("token")
+        assert "waiting" not in terminal.screen
+    gateway.call("POST", "/sessions/t-busy/cancel")
+
+
 def test_ctrl_c_leaves_and_says_how_to_go_on(gateway: Gateway, url: str) -> None:
     gateway.call("POST", "/sessions", json={"id": "t-left"})
     with Terminal("tail", "t-left", "--after", "0", url=url) as terminal:

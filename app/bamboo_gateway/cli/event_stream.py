@@ -58,6 +58,7 @@ class EventStream:
         run_id: str | None = None,
         until_complete: bool = False,
         notify: Callable[[str], None],
+        on_idle: Callable[[], None] | None = None,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self.position: str | None = None
@@ -74,6 +75,7 @@ class EventStream:
             if value is not None
         }
         self._notify = notify
+        self._on_idle = on_idle
         self._pause = pause
         self._retry_seconds = RETRY_SECONDS
         self._failures = 0
@@ -113,7 +115,11 @@ class EventStream:
                 event = _decoded(data)
                 kind = event["type"]
                 match kind:
-                    case "open" | "heartbeat":
+                    case "open":
+                        if event.get("active_run_id") is None and self._on_idle is not None:
+                            self._on_idle()
+                        self._on_idle = None  # what a later connection finds was shown as events
+                    case "heartbeat":
                         pass
                     case "goodbye":
                         self._lost_because = f"goodbye {event['reason']}"

@@ -52,6 +52,7 @@ def tail(
             after=after,
             until_complete=until_complete,
             notify=notice,
+            on_idle=None if until_complete else lambda: _say_idle(session, after),
         )
         try:
             for position, event, data in stream:
@@ -64,6 +65,11 @@ def tail(
             raise typer.Exit(ExitCode.INTERRUPTED) from None
         if stream.goodbye:
             notice(f"The gateway ended the stream: {stream.goodbye}.")
+
+
+def _say_idle(session: str, after: str | None) -> None:
+    what = "waiting for its next event" if after is None else "its events so far, then waiting"
+    notice(f"No run is active in session {session}: {what}. Ctrl-C leaves.")
 
 
 def _print_event(position: str, event: dict[str, Any]) -> None:
