@@ -1,5 +1,7 @@
 """The reader of event streams, at every place where bytes can be cut."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,11 +15,18 @@ from bamboo_gateway.agents.sse_reader import (
 
 
 def read(data: bytes, *cuts: int) -> list[tuple[str, str]]:
+    """Read a stream to its end: an event without a blank line after it counts."""
     reader = SseReader(1000)
     events: list[ServerSentEvent] = []
     for begin, end in zip((0, *cuts), (*cuts, len(data)), strict=True):
         events += reader.feed(data[begin:end])
     return [(event.event, event.data) for event in [*events, *reader.flush()]]
+
+
+def resumable(*chunks: bytes, last_event_id: str | None = None) -> list[tuple[str | None, str]]:
+    """Read a stream that was cut: only whole events count."""
+    reader = SseReader(1000, last_event_id)
+    return [(event.id, event.data) for chunk in chunks for event in reader.feed(chunk)]
 
 
 SAMPLE = (
@@ -56,11 +65,26 @@ def test_lines_do_not_depend_on_the_cuts(pieces: list[bytes], data: st.DataObjec
     assert got.flush() == expected.flush()
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_each_of_the_standards_line_ends_ends_a_line(end: bytes) -> None:
+    stream = end.join([b"id: 1-1", b"data: a", b"data: b", b"", b""])
+    assert resumable(stream) == [("1-1", "a\nb")]
+
+
+def test_a_cr_at_the_end_of_a_chunk_and_a_lf_at_the_start_of_the_next_are_one_line_end() -> None:
+    assert resumable(b"data: a\r", b"\ndata: b\r", b"\n\r", b"\n") == [(None, "a\nb")]
+
+
 def test_an_event_is_given_as_soon_as_its_blank_line_has_its_carriage_return() -> None:
     reader = SseReader(100)
-    assert reader.feed(b"data: a\r\n\r") == [("", "a")]
+    assert [event.data for event in reader.feed(b"data: a\r\n\r")] == ["a"]
     assert reader.feed(b"\ndata: b\n") == []
-    assert reader.feed(b"\n") == [("", "b")]
+    assert [event.data for event in reader.feed(b"\n")] == ["b"]
+
+
+def test_unicode_line_separators_are_content() -> None:
+    text = "a\u2028b\u2029c\u0085d\x0be\x0cf"
+    assert resumable(f"data: {text}\n\n".encode()) == [(None, text)]
 
 
 def test_broken_utf8_is_replaced_and_the_stream_goes_on() -> None:
@@ -69,6 +93,39 @@ def test_broken_utf8_is_replaced_and_the_stream_goes_on() -> None:
 
 def test_events_without_data_are_none() -> None:
     assert read(b"event: ping\n\nid: 1\n\n\n\n") == []
+
+
+def test_an_id_lasts_until_another_and_an_event_without_data_only_moves_it() -> None:
+    reader = SseReader(100, "1-0")
+    assert reader.last_event_id == "1-0"
+    assert reader.feed(b"data: a\n\nid: 1-2\n\ndata: b\n\n") == [
+        ServerSentEvent("", "a", "1-0"),
+        ServerSentEvent("", "b", "1-2"),
+    ]
+    assert reader.last_event_id == "1-2"
+
+
+def test_the_id_of_an_event_that_was_cut_does_not_count() -> None:
+    reader = SseReader(100)
+    assert reader.feed(b"id: 1-1\ndata: a\n\nid: 1-2\ndata: half") == [
+        ServerSentEvent("", "a", "1-1")
+    ]
+    assert reader.last_event_id == "1-1"
+
+
+def test_an_id_with_nul_is_ignored() -> None:
+    assert resumable(b"id: 1-1\nid: 1\x00-2\ndata: a\n\n") == [("1-1", "a")]
+
+
+def test_comments_other_fields_and_a_byte_order_mark_are_ignored() -> None:
+    stream = b"\xef\xbb\xbf: ping\nevent: x\ndata\nfoo: bar\ndata:a\ndata:  b\n\n"
+    assert resumable(stream) == [(None, "\na\n b")]
+
+
+def test_retry_counts_when_it_is_a_number() -> None:
+    reader = SseReader(100)
+    assert reader.feed(b"retry: 250\nretry: soon\n") == []
+    assert reader.retry_ms == 250
 
 
 @pytest.mark.parametrize(
@@ -91,3 +148,33 @@ def test_lines_and_events_are_bounded(chunks: list[bytes]) -> None:
 
     with pytest.raises(LineTooLongError):
         feed_all()
+
+
+LINES = st.sampled_from(
+    [
+        b"data: a",
+        b"data:",
+        b"id: 7-1",
+        b"id",
+        b": ping",
+        b"retry: 5",
+        b"",
+        b"",
+        "data: ü\u2028".encode(),
+    ]
+)
+
+
+@given(
+    st.lists(st.tuples(LINES, st.sampled_from([b"\n", b"\r", b"\r\n"]))),
+    st.lists(st.integers(0, 200)),
+    st.booleans(),
+)
+def test_where_the_network_cuts_a_stream_changes_nothing(
+    lines: list[tuple[bytes, bytes]], cuts: list[int], bom: bool
+) -> None:
+    stream = (b"\xef\xbb\xbf" if bom else b"") + b"".join(line + end for line, end in lines)
+    places = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
+    chunks = [stream[a:b] for a, b in pairwise(places)]
+    whole = resumable(stream)
+    assert resumable(*chunks) == whole == resumable(*(bytes([byte]) for byte in stream))

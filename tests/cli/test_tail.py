@@ -137,3 +137,10 @@ def test_a_reset_is_shown_and_the_stream_goes_on() -> None:
     assert "epoch_changed" in first
     assert second.startswith("2-6  custom")
     assert "closed" in ended.stderr
+
+
+def test_a_line_without_end_is_given_up_before_it_fills_the_memory() -> None:
+    with pretender(stream("data: ", *["x" * (1 << 20)] * 65)) as url:
+        ended = bamboo("tail", "s", url=url)
+    assert ended.returncode == 1
+    assert "too long" in ended.stderr

@@ -1,10 +1,14 @@
-r"""Reads lines and server-sent events from bytes, wherever those are cut.
+r"""Read lines and server-sent events from bytes, wherever those are cut.
 
-Written by hand because the usual ways lose data: `httpx`'s line decoder also breaks lines at U+2028
-and its like, which JSON may hold unescaped, and `httpx-sse` drops the last event when no blank line
-follows it and has no bound. The rules are those of the HTML standard, section 9.2.6 ("Interpreting
-an event stream"), with one deliberate difference: an event at the stream's end counts without its
-blank line, since several model servers leave that out.
+The one reader of this house: agents read model servers and HTTP agents with it, `bamboo` reads the
+gateway. Own code, because the libraries lose data. `httpx`'s line decoder also breaks lines at
+U+2028 and its like, which JSON may hold unescaped. `httpx-sse` (0.4) drops the last event when no
+blank line follows it, and its buffer has no bound: an endless line fills the memory.
+
+The rules are those of the HTML standard, section 9.2.6 ("Interpreting an event stream"). `flush` is
+the one deliberate difference: an event at the stream's end counts without its blank line, since
+several model servers leave that out. A client that resumes does not call it: an event that was cut
+off must come again.
 
 Lines are split as bytes: CR and LF never occur inside a UTF-8 sequence.
 """
@@ -18,6 +22,9 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 class LineTooLongError(ValueError):
     """A line, or an event's data, is over the reader's bound."""
+
+    def __init__(self) -> None:
+        super().__init__("a line of the stream is too long")
 
 
 class LineReader:
@@ -33,7 +40,7 @@ class LineReader:
         self._after_cr = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Gives the lines that `chunk` completes.
+        """Return the lines that `chunk` completes.
 
         Raises:
             LineTooLongError: A line is over the bound; the reader is of no further use.
@@ -58,38 +65,50 @@ class LineReader:
         return lines
 
     def flush(self) -> list[bytes]:
-        """Gives the last line, when the bytes ended without its end."""
+        """Return the last line, when the bytes ended without its end."""
         line, self._partial = bytes(self._partial), bytearray()
         return [line] if line else []
 
 
 class ServerSentEvent(NamedTuple):
-    """One event; `event` is empty where the stream names no type."""
+    """One event.
+
+    Attributes:
+        event: Its type; empty where the stream names none.
+        data: Its data lines, joined by newlines.
+        id: The last id that the stream has given, with this event or before; None before the first.
+    """
 
     event: str
     data: str
+    id: str | None = None
 
 
 class SseReader:
     """Turns bytes into server-sent events.
 
-    `id` and `retry` are for clients that reconnect, which nothing here does, so they are passed
-    over, like comments and unknown fields.
-
     Args:
-        event_bytes_max: Bounds one line, and the data of one event.
+        event_bytes_max: The bound of one line, and of the data of one event.
+        last_event_id: The id to start from, when a stream is opened again.
+
+    Attributes:
+        last_event_id: What `Last-Event-ID` says when a client opens the stream again.
+        retry_ms: How long the server asks a client to wait before that; None until it does.
     """
 
-    def __init__(self, event_bytes_max: int) -> None:
+    def __init__(self, event_bytes_max: int, last_event_id: str | None = None) -> None:
+        self.last_event_id = last_event_id
+        self.retry_ms: int | None = None
         self._lines = LineReader(event_bytes_max)
         self._max = event_bytes_max
         self._at_start = True
         self._event = ""
+        self._id = last_event_id
         self._data: list[bytes] = []
         self._data_bytes = 0
 
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
-        """Gives the events that `chunk` completes.
+        """Return the events that `chunk` completes.
 
         Raises:
             LineTooLongError: A line or event is over the bound; the reader is of no further use.
@@ -97,7 +116,7 @@ class SseReader:
         return self._read(self._lines.feed(chunk))
 
     def flush(self) -> list[ServerSentEvent]:
-        """Gives the last event, when the stream ended without its blank line.
+        """Return the last event, when the stream ended without its blank line.
 
         Raises:
             LineTooLongError: As `feed`.
@@ -116,18 +135,27 @@ class SseReader:
 
     def _field(self, line: bytes, events: list[ServerSentEvent]) -> None:
         if not line:
+            # A blank line ends the event. One without data only moves the id.
+            self.last_event_id = self._id
             if self._data:
                 # Broken UTF-8 becomes U+FFFD, as the standard says; it must not end the stream.
                 data = b"\n".join(self._data).decode(errors="replace")
-                events.append(ServerSentEvent(self._event, data))
+                events.append(ServerSentEvent(self._event, data, self._id))
             self._event, self._data, self._data_bytes = "", [], 0
             return
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
-        if name == b"data":
-            self._data_bytes += len(value) + 1
-            if self._data_bytes > self._max + 1:
-                raise LineTooLongError
-            self._data.append(value)
-        elif name == b"event":
-            self._event = value.decode(errors="replace")
+        match name:
+            case b"data":
+                self._data_bytes += len(value) + 1
+                if self._data_bytes > self._max + 1:
+                    raise LineTooLongError
+                self._data.append(value)
+            case b"event":
+                self._event = value.decode(errors="replace")
+            case b"id" if b"\0" not in value:
+                self._id = value.decode(errors="replace")
+            case b"retry" if value.isdigit():
+                self.retry_ms = int(value)
+            case _:
+                pass  # a comment (its name is empty), or a field that the standard does not know

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, cast
 
 import httpx
 
+from bamboo_gateway.agents.sse_reader import LineTooLongError, SseReader
 from bamboo_gateway.cli.client import GatewayClient, RefusedError, UnreachableError
 from bamboo_gateway.cli.output import CommandError
-from bamboo_gateway.cli.sse import FrameParser
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.events import TERMINAL_TYPES
 
@@ -21,6 +21,9 @@ from bamboo_gateway.domain.events import TERMINAL_TYPES
 RETRY_SECONDS = 1.0
 # A gateway that is away for long is asked four times a minute, not hammered.
 RETRY_SECONDS_MAX = 15.0
+# An event is as large as `max_event_bytes` of the gateway allows, 1 MiB unless raised. Far above
+# that the other side is no gateway, and its endless line must not fill this machine's memory.
+_EVENT_BYTES_MAX = 64 * 1024 * 1024
 
 
 class Received(NamedTuple):
@@ -132,16 +135,16 @@ class EventStream:
             self._ended |= "until" in self._params and kind in TERMINAL_TYPES
 
     def _frames(self, response: httpx.Response) -> Iterator[str]:
-        parser = FrameParser(self.position)
+        reader = SseReader(_EVENT_BYTES_MAX, self.position)
         try:
             for chunk in response.iter_bytes():
-                for frame in parser.feed(chunk):
+                for frame in reader.feed(chunk):
                     self._failures = 0
                     self.position = frame.id
                     yield frame.data
-                if parser.retry_ms is not None:
-                    self._retry_seconds = parser.retry_ms / 1000
-        except ValueError as error:
+                if reader.retry_ms is not None:
+                    self._retry_seconds = reader.retry_ms / 1000
+        except LineTooLongError as error:
             raise CommandError(f"This does not answer like a gateway: {error}.") from error
 
     def _wait(self, wanted: float | None) -> None:
