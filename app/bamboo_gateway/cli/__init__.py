@@ -1,12 +1,12 @@
 """The `bamboo` command line.
 
-Every command speaks HTTP to a gateway (`--url`, `BAMBOO_URL`), but `serve`, `doctor` and `openapi`,
-which are the gateway or own its data directory, `keys`, which owns the keys file, and `new-agent`,
-which only writes a file.
+Most commands speak HTTP to a gateway (`--url`, `BAMBOO_URL`). The exceptions are `serve` and
+`doctor`, which own the data directory; `openapi`, which needs only the code; `keys`, which owns the
+keys file; and `new-agent`, which only writes a file.
 
-A command's heavy imports stand inside it: the program answers `--help` before the server's
-libraries would have been read. Exit codes: 0 done, 1 it was refused or failed (for `doctor`: it
-found something), 2 wrong usage or settings, 3 the gateway cannot be reached, 130 interrupted.
+A command imports heavy libraries inside its function, so that `--help` does not wait for them. Exit
+codes: 0 done, 1 refused or failed (for `doctor`: it found something), 2 wrong usage or settings,
+3 the gateway cannot be reached, 130 interrupted.
 """
 
 import sys
@@ -81,9 +81,9 @@ def options(
 
 
 def main() -> None:
-    """Runs the program; every failure that was foreseen is one line on stderr."""
+    """Run the program; print each expected failure as one line on stderr."""
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a character must not end a conversation.
+        # A character that the terminal cannot show must not end a conversation.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         program()

@@ -66,7 +66,7 @@ def _told(typed: str, session: str) -> str:
 
 
 class Turned(NamedTuple):
-    """What a turn leaves: its session, and the type of the run's terminal event."""
+    """The outcome of one turn: its session, and the type of the run's terminal event."""
 
     session_id: str
     ended: str
@@ -112,7 +112,7 @@ def _converse(
 
 
 def _take_up(client: "GatewayClient", session: str | None) -> None:
-    """Says what there is already, and shows a run that is on to its end."""
+    """Print what the session holds already, and show its active run to the end."""
     from bamboo_gateway.cli.client import RefusedError
     from bamboo_gateway.cli.runs import CancelOnInterrupt, show
     from bamboo_gateway.cli.transcript import Transcript
@@ -134,9 +134,9 @@ def _take_up(client: "GatewayClient", session: str | None) -> None:
 
 
 def _asked() -> str | None:
-    """Reads the next message from the terminal; None ends the conversation."""
+    """Read the next message from the terminal; None ends the conversation."""
     with suppress(ImportError):
-        import readline  # noqa: F401  gives `input` its line editing and history
+        import readline  # noqa: F401  adds line editing and history to `input`
     try:
         return input("> ")
     except (EOFError, KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""The small HTTP client the commands share: addresses, keys, and errors as one line each."""
+"""The small HTTP client that the commands share: URLs, keys, and one line for each error."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,12 +14,12 @@ API = "/api/v1"
 CONNECT_SECONDS = 10.0
 # Longer than anything the gateway waits for by itself (`cancel_timeout_seconds`, one sync).
 ANSWER_SECONDS = 60.0
-# Four heartbeats of the default interval: then the network in between has lost the connection.
+# Four heartbeats of the default interval. After that the network has lost the connection.
 SILENCE_SECONDS = 60.0
 
 
 class UnreachableError(CommandError):
-    """Nothing answers at the address."""
+    """No gateway answers at the URL."""
 
     def __init__(self, url: str, error: httpx.HTTPError) -> None:
         super().__init__(
@@ -34,8 +34,8 @@ class RefusedError(CommandError):
 
     Attributes:
         status: The HTTP status.
-        code: The stable code of the problem; empty when another program answered.
-        retry_after_seconds: How long to wait before asking again, where that was said.
+        code: The stable code of the problem; empty when the answer is no problem document.
+        retry_after_seconds: `Retry-After`, None where the answer has none.
     """
 
     def __init__(self, response: httpx.Response) -> None:
@@ -48,12 +48,12 @@ class RefusedError(CommandError):
 
     @property
     def is_not_found(self) -> bool:
-        """Whether there is no such thing, whatever it is."""
+        """Whether the status is 404."""
         return self.status == httpx.codes.NOT_FOUND
 
     @property
     def passes(self) -> bool:
-        """Whether waiting helps: the gateway, or a proxy before it, is busy or restarting."""
+        """Whether waiting helps: the gateway, or a proxy in front of it, is busy or restarts."""
         return self.status in {429, 502, 503, 504}
 
 
@@ -61,8 +61,9 @@ class GatewayClient:
     """Calls one gateway.
 
     Attributes:
-        url: Its address, without a slash at the end.
-        reached: Whether it has answered yet: a connection refused is then a restart to sit out.
+        url: The gateway's URL, without a slash at the end.
+        reached: Whether the gateway has answered before. A refused connection then means that it
+            restarts, and a command waits for it.
     """
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
@@ -80,7 +81,7 @@ class GatewayClient:
         self._http = httpx.Client(
             headers=headers,
             timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
-            # A proxy named in the environment must not be asked about this machine itself.
+            # A proxy of the environment must not be asked for this machine itself.
             trust_env=not _is_loopback(address.host),
         )
 
@@ -100,11 +101,11 @@ class GatewayClient:
         headers: Mapping[str, str] | None = None,
         content: bytes | None = None,
     ) -> Any:
-        """Calls `path` below `/api/v1` and gives the JSON answer, None where there is none.
+        """Call `path` below `/api/v1` and return the JSON answer, None where the body is empty.
 
         Raises:
             RefusedError: The gateway answered with an error.
-            UnreachableError: It did not answer.
+            UnreachableError: The gateway did not answer.
         """
         sent = dict(headers or {})
         if json is not None:
@@ -138,11 +139,11 @@ class GatewayClient:
         headers: Mapping[str, str] | None = None,
         content: bytes | None = None,
     ) -> Iterator[Iterator[bytes]]:
-        """Gives a document below `/api/v1`, piece by piece.
+        """Open a document below `/api/v1` and yield its chunks.
 
         Raises:
             RefusedError: The gateway answered with an error.
-            UnreachableError: It did not answer, or the document broke off.
+            UnreachableError: The gateway did not answer, or the document broke off.
         """
         sent = dict(headers or {})
         if json is not None:
@@ -164,11 +165,11 @@ class GatewayClient:
     def stream(
         self, path: str, params: Mapping[str, str], headers: Mapping[str, str]
     ) -> Iterator[httpx.Response]:
-        """Opens a stream below `/api/v1`; its body raises `httpx.TransportError` when it breaks.
+        """Open a stream below `/api/v1`; reading its body raises `httpx.TransportError` as well.
 
         Raises:
             RefusedError: The gateway answered with an error.
-            httpx.TransportError: It did not answer.
+            httpx.TransportError: The gateway did not answer, or the connection broke.
         """
         with self._http.stream(
             "GET",

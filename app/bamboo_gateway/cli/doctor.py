@@ -1,4 +1,4 @@
-"""`bamboo doctor`: what is on the disk, checked and mended while no gateway runs."""
+"""`bamboo doctor`: check and repair the files of sessions while no gateway runs."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from bamboo_gateway.cli.output import (
 
 
 class _Finding(Protocol):
-    """What a store says of its files; see `bamboo_gateway.storage.factory.check_store`."""
+    """One finding of `bamboo_gateway.storage.factory.check_store`."""
 
     @property
     def severity(self) -> str: ...
@@ -86,7 +86,7 @@ def doctor(
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Shows a bar on stderr where somebody can see it, and nothing in a log file."""
+    """Show a progress bar on stderr if that is a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     columns = ("sessions", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -1,4 +1,4 @@
-"""`bamboo export` and `bamboo import`: sessions as documents, and back."""
+"""`bamboo export` and `bamboo import`: write sessions as documents, and read documents back."""
 
 import sys
 from codecs import getincrementaldecoder
@@ -127,7 +127,7 @@ def import_(
 def _imported(
     client: "GatewayClient", content: bytes, params: dict[str, Any], conversation: int | None
 ) -> Iterator[dict[str, Any]]:
-    """Imports a document; gives what became of each conversation as the gateway tells of it."""
+    """Import a document and yield the result of each conversation as the gateway reports it."""
     if conversation is not None:
         given = {**params, "conversation": conversation}
         session = client.call("POST", "/import", params=given, content=content)
@@ -144,7 +144,7 @@ def _imported(
 
 
 def _tell_imported(file: Path, made: dict[str, Any], *, json: bool) -> bool:
-    """Says what became of one conversation; gives whether it is a session now."""
+    """Print the result of one conversation; return whether it became a session."""
     for note in made["notes"]:
         notice(f"{file}, {one_line(note['place'])}: {one_line(note['what'])}")
     if "session" not in made:
@@ -168,7 +168,7 @@ def _read(file: Path) -> bytes:
 
 @contextmanager
 def _target(output: Path | None) -> "Iterator[BinaryIO | _Screen]":
-    """Gives what to write to; a file is there whole or not at all."""
+    """Yield what the document is written to. A file appears whole or not at all."""
     if output is None and sys.stdout.isatty():
         yield _Screen()
         return
@@ -188,11 +188,11 @@ def _target(output: Path | None) -> "Iterator[BinaryIO | _Screen]":
 
 
 class _Screen:
-    """A terminal to write documents to, none of which commands it: JSON leaves C1 as it is."""
+    """Write a document to a terminal, with control characters escaped: JSON allows C1 ones."""
 
     def __init__(self) -> None:
         self._decoder = getincrementaldecoder("utf-8")("replace")
 
     def write(self, data: bytes) -> None:
-        """Shows a piece of a document."""
+        """Print a piece of a document."""
         write(self._decoder.decode(data))

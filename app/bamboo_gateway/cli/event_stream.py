@@ -1,7 +1,7 @@
-"""Following a session's events across lost connections, each event once and in order.
+"""A session's events across lost connections, each event once and in order.
 
-The position is the only state: whatever ends a stream, the next one begins after the last frame
-that was read (docs/reference/streams.md).
+The position is the only state. Whatever ends a connection, the next one sends the id of the last
+frame that was read as `Last-Event-ID`.
 """
 
 import random
@@ -17,9 +17,9 @@ from bamboo_gateway.cli.output import CommandError
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.events import TERMINAL_TYPES
 
-# What the gateway asks for by `retry:` unless a stream has said something else.
+# What the gateway sends as `retry:`; used until a stream sends another value.
 RETRY_SECONDS = 1.0
-# A gateway that is away for long is asked four times a minute, not hammered.
+# A gateway that stays away is asked four times a minute.
 RETRY_SECONDS_MAX = 15.0
 # An event is as large as `max_event_bytes` of the gateway allows, 1 MiB unless raised. Far above
 # that the other side is no gateway, and its endless line must not fill this machine's memory.
@@ -30,9 +30,9 @@ class Received(NamedTuple):
     """One event of the log, or a `reset`.
 
     Attributes:
-        position: Where it stands.
-        event: The decoded object.
-        data: The same as the JSON text that came.
+        position: Its position in the log.
+        event: The decoded JSON object.
+        data: The same as JSON text, as it was received.
     """
 
     position: str
@@ -41,15 +41,25 @@ class Received(NamedTuple):
 
 
 class EventStream:
-    """Iterates over a session's events and comes back by itself when the stream is lost.
+    """Iterates over a session's events and reconnects when the connection is lost.
 
-    `reset` is handed on, because what was shown has to be loaded again; the other frames that are
-    not in the log are dealt with here. The iteration ends when the gateway says that nothing more
-    will come.
+    It passes `reset` on, because the caller then has to load again what it has shown. It handles
+    the other frames that are not in the log itself. The iteration ends when the gateway announces
+    that nothing more will come.
+
+    Args:
+        client: The gateway.
+        session_id: The session to follow.
+        after: The position to begin after; None begins where the gateway chooses.
+        run_id: The run that `until_complete` waits for.
+        until_complete: Whether the stream ends with a run's terminal event.
+        notify: Receives a line for people when the connection is lost or found again.
+        on_idle: Is called when the first connection finds no active run.
+        pause: Waits so many seconds; tests replace it.
 
     Attributes:
-        position: After which event it goes on; None before the first frame.
-        goodbye: Why the gateway ended the stream for good, where it said so.
+        position: The position of the last frame; None before the first one.
+        goodbye: Why the gateway ended the stream for good, if it did.
     """
 
     def __init__(
@@ -131,7 +141,7 @@ class EventStream:
                             self._ended = True
                     case _:
                         yield Received(self.position or "", event, data)
-            # The gateway ends a stream after a terminal event only when it was asked to.
+            # Only with `until` does the gateway end a stream after a terminal event.
             self._ended |= "until" in self._params and kind in TERMINAL_TYPES
 
     def _frames(self, response: httpx.Response) -> Iterator[str]:
@@ -150,7 +160,7 @@ class EventStream:
     def _wait(self, wanted: float | None) -> None:
         backoff = min(self._retry_seconds * 2**self._failures, RETRY_SECONDS_MAX)
         self._failures += 1
-        # Clients that lost one gateway together do not all come back at the same moment.
+        # Random, so that clients that lost one gateway together do not return together.
         seconds = backoff * random.uniform(0.5, 1) if wanted is None else wanted  # noqa: S311
         self._notify(f"connection lost ({self._lost_because}); trying again in {seconds:.1f} s")
         self._pause(seconds)

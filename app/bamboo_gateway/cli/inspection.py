@@ -1,4 +1,4 @@
-"""`bamboo tree`, `resume`, `stats`, `report`, `extensions`, `diagnose`: looking at sessions."""
+"""`bamboo tree`, `resume`, `stats`, `report`, `extensions`, `diagnose`: look at sessions."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -223,7 +223,11 @@ def _label(node: dict[str, Any], current: str) -> Any:
 
 
 def _encoded(tree: dict[str, Any]) -> bytes:
-    """Encodes a tree; deeper than the encoder nests, without its branches' branches."""
+    """Encode a tree as JSON.
+
+    Raises:
+        CommandError: The tree is deeper than the encoder nests.
+    """
     try:
         return codec.encode(tree)
     except TypeError as error:

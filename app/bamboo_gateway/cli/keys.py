@@ -1,4 +1,4 @@
-"""`bamboo keys`: who may come in. Works on the keys file itself; a running gateway notices."""
+"""`bamboo keys`: make, list and revoke keys in the keys file, which a running gateway watches."""
 
 import os
 import re
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bamboo_gateway.settings import Settings
 
 NAME_CHARS_MAX: Final = 200
-"""A name is one cell of a list."""
+"""Longer names do not fit into the list."""
 
 _SECONDS: Final = {"m": 60, "h": 3600, "d": 86_400}
 _DURATION: Final = re.compile(r"([1-9][0-9]{0,5})([mhd])")
@@ -162,7 +162,7 @@ def _settings(data_dir: Path | None, config: Path | None) -> "Settings":
 
 
 def _record(settings: "Settings", action: str, key_ids: list[str], now_ms: int) -> None:
-    """Writes into the audit log what has been done; it is not undone where that fails."""
+    """Record a change in the audit log. The change stays when the record cannot be written."""
     from bamboo_gateway.observability.audit import AuditLog, AuditRecord
 
     path = settings.audit_path
@@ -216,7 +216,7 @@ def _expiry(text: str, now_ms: int) -> int:
 
 
 def _id_of(text: str) -> str:
-    # Somebody who has the key itself at hand need not look its id up, and it is not shown again.
+    # The key itself is accepted in place of its id, so that its owner need not look the id up.
     return "key-" + text.split("_")[1] if text.startswith("bamboo_") else text
 
 

@@ -1,4 +1,4 @@
-"""`bamboo archive`, `restore`, `fork`, `merge`, `cleanup`: what becomes of sessions."""
+"""`bamboo archive`, `restore`, `fork`, `merge`, `cleanup`: the lifecycle of sessions."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bamboo_gateway.cli.client import GatewayClient
 
 _AT_ONCE = 50
-"""Sessions of one bulk request: a step of the progress bar."""
+"""Sessions in one bulk request, which is one step of the progress bar."""
 
 Ids = Annotated[list[str], typer.Argument(help=WHICH_SESSIONS, metavar="ID…")]
 One = Annotated[str, typer.Argument(help=WHICH_SESSION, metavar="ID")]
@@ -181,10 +181,10 @@ def cleanup(
 
 
 def confirm(question: str) -> None:
-    """Asks before what has no way back.
+    """Ask before something is deleted; end the command unless the answer is yes.
 
     Raises:
-        CommandError: Nobody can answer.
+        CommandError: Standard input is no terminal.
     """
     check_answerable()
     typer.confirm(question, abort=True)
@@ -194,7 +194,7 @@ def check_answerable() -> None:
     """Refuse to ask where standard input is no terminal.
 
     Raises:
-        CommandError: Nobody can answer.
+        CommandError: Standard input is no terminal.
     """
     if not sys.stdin.isatty():
         raise CommandError("Deleting asks first, and nobody can answer: use --yes.", ExitCode.USAGE)
@@ -202,9 +202,9 @@ def check_answerable() -> None:
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[..., None]]:
-    """Shows how far bulk work is, on a terminal; gives what moves it on.
+    """Show a progress bar on a terminal and yield the function that advances it.
 
-    It takes how much was done, and how much more there is than was known.
+    That function takes how many were done, and how many more there are than was known before.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
@@ -250,9 +250,10 @@ def _bulk(
 def _bulk_answers(
     client: "GatewayClient", path: str, sessions: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    """Post the ids as they are, and again what turned out to be the beginnings of others.
+    """Yield the answers to a bulk request, and to a second one for completed ids.
 
-    Only those are looked up: whole ids, the most by far, cost no request of their own.
+    The first request has the ids as they were typed. Only ids that the gateway does not know are
+    completed: whole ids, which are most of them, cost no request of their own.
     """
     answer = client.call("POST", path, json={"session_ids": list(sessions)})
     failed: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""`bamboo openapi`: the contract as a machine reads it, made from the code."""
+"""`bamboo openapi`: the OpenAPI document, generated from the code."""
 
 import os
 import sys
@@ -31,17 +31,17 @@ def openapi(
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces a file, so that a reader sees the old content or the new one.
+    """Replace a file, so that a reader sees either the old content or the new one.
 
     Raises:
-        OSError: It cannot be written; the old file is as it was.
+        OSError: The file cannot be written; the old one is unchanged.
     """
     # In the same directory: a rename is atomic only within one file system.
     with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as aside:
         try:
             aside.write(content)
             aside.flush()
-            # mkstemp makes files private; a document is made for others to read.
+            # mkstemp makes files private, but others may read this document.
             mask = os.umask(0)
             os.umask(mask)
             os.fchmod(aside.fileno(), 0o666 & ~mask)

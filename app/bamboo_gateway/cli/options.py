@@ -16,13 +16,13 @@ WHICH_SESSION = "Which session; the beginning of its id will do."
 WHICH_SESSIONS = "Which sessions; the beginnings of their ids will do."
 
 _PREFIX = "BAMBOO_"
-# Nearer than this a name is a slip: `ULR` and `URL` share two thirds. `MY_KEY` and `API_KEY` share
-# less, and may be the variable of an agent.
+# Names this similar are taken for a typing error: `ULR` and `URL` share two thirds. `MY_KEY` and
+# `API_KEY` share less: `BAMBOO_MY_KEY` may be the variable of an agent.
 _MISSPELT_RATIO = 0.65
 
 
 def _check_variables(url: str) -> str:
-    """Refuse a variable that is nearly one of ours: without it the command asks another gateway.
+    """Refuse a misspelt variable: without it the command would call another gateway.
 
     Raises:
         CommandError: With the variable's name, never with its value.
@@ -42,7 +42,7 @@ def _check_variables(url: str) -> str:
 
 
 def _is_setting(name: str) -> bool:
-    # Imported for such a name alone: it takes longer than the rest of a command's start.
+    # Imported only for such a name: the import takes longer than the rest of a command's start.
     from bamboo_gateway.settings import is_known_variable
 
     return is_known_variable(name)
@@ -72,10 +72,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object
 
 
 def session_id(text: str) -> str:
-    """Gives a session id as typed, before it is put into a URL.
+    """Return `text` when it can be an id, so that it may be put into a URL.
 
     Raises:
-        CommandError: It is none.
+        CommandError: It cannot.
     """
     try:
         return check_id(text)

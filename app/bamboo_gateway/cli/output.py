@@ -1,8 +1,8 @@
-"""What the commands print: through here everything that came over the network is made harmless.
+"""The output of commands. All text from the network passes through here and is made harmless.
 
-A terminal obeys control sequences wherever they come from: an agent's answer could rename the
-window, hide text or answer a query of the terminal into the shell. So control characters are shown
-as escapes, and Rich never reads markup in them.
+A terminal obeys control sequences wherever they come from. An agent's answer could rename the
+window, hide text, or make the terminal type into the shell. So control characters are printed as
+escapes, and Rich's markup is switched off.
 """
 
 import re
@@ -17,10 +17,10 @@ from rich.text import Text
 
 from bamboo_gateway.domain import codec
 
-# C0 but tab and newline, DEL, C1 (0x9b alone begins a sequence), and the marks that turn the
-# direction of text, which make a line read differently from what it says.
+# C0 without tab and newline, DEL, C1 (0x9b alone begins a sequence), and the marks that change the
+# direction of text, which make a line look different from what it is.
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-# JSON escapes C0 by itself; of valid JSON these can only stand inside strings.
+# JSON escapes C0 itself. In valid JSON these occur only inside strings.
 _UNSAFE_IN_JSON = re.compile(r"[\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -28,14 +28,14 @@ _UNSAFE_IN_JSON = re.compile(r"[\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\
 _ERROR_CHARS_MAX = 1000
 # More than any line has: a tree of 1,000 generations, each with an id of 128 characters.
 _UNBOUNDED_COLUMNS = 100_000
-# The last column of a table is text for people; less of it says nothing.
+# The last column of a table is text for people; fewer characters would tell nothing.
 _TEXT_CHARS_MIN = 10
 _TEXT_CHARS_MAX = 60
 _GAP = "  "
 
 
 class ExitCode(IntEnum):
-    """What a shell learns from a command."""
+    """The exit codes of commands."""
 
     OK = 0
     FAILED = 1
@@ -48,8 +48,8 @@ class CommandError(Exception):
     """Ends the command with one line on stderr and an exit code.
 
     Attributes:
-        line: The one line.
-        exit_code: What the process ends with.
+        line: The error message.
+        exit_code: The exit code of the process.
     """
 
     def __init__(self, line: str, exit_code: ExitCode = ExitCode.FAILED) -> None:
@@ -60,54 +60,54 @@ class CommandError(Exception):
 
 @cache
 def stdout() -> Console:
-    """The results."""
+    """Return the console for results."""
     return Console(highlight=False, markup=False, emoji=False)
 
 
 @cache
 def unwrapped() -> Console:
-    """Return stdout for drawings: Rich fits them to the width it knows, and cuts ids to do so."""
+    """Return a console on stdout without a width: Rich would cut ids to fit a drawing into it."""
     # Without a height Rich takes a dumb terminal's width to be 80, whatever it is told.
     return Console(width=_UNBOUNDED_COLUMNS, height=25, highlight=False, markup=False, emoji=False)
 
 
 @cache
 def stderr() -> Console:
-    """Notices and errors, so that a pipe gets results alone."""
+    """Return the console for notices and errors, so that a pipe gets only results."""
     return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def harmless(text: str) -> str:
-    """Gives `text` with control characters written as escapes; newline and tab stay."""
+    """Return `text` with control characters as escapes; newline and tab stay."""
     return _UNSAFE.sub(_escaped, text.replace("\r\n", "\n"))
 
 
 def one_line(text: str, width: int = 200) -> str:
-    """Gives `text` harmless, on one line, cut to `width` characters."""
+    """Return `text` on one line, cut to `width` characters, with control characters escaped."""
     line = " ".join(harmless(text).split())
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
 def styled(text: str, style: str = "") -> Text:
-    """Gives text from the network for a console: harmless, and never read as markup."""
+    """Return text from the network for a console: control characters escaped, no markup."""
     return Text(harmless(text), style=style)
 
 
 def write(text: str, style: str = "") -> None:
-    """Prints a piece of a running text to stdout, as it is: no newline, no wrapping."""
+    """Print a piece of a longer text to stdout, without a newline and without wrapping."""
     stdout().print(styled(text, style), end="", soft_wrap=True)
 
 
 def print_line(text: str, style: str = "") -> None:
-    """Prints one line to stdout, unwrapped."""
+    """Print one line to stdout without wrapping."""
     stdout().print(styled(text, style), soft_wrap=True)
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows below bold headers. Only the last column is cut: others hold ids, to be copied.
+    """Print rows below bold headers. Only the last column is cut: the others hold ids to copy.
 
-    It is cut to what the terminal has left. Where a terminal is too narrow for the others, it wraps
-    the lines itself.
+    The last column gets the width that the terminal has left. A terminal that is too narrow for the
+    other columns wraps the lines itself.
     """
     *columns, last = zip(headers, *rows, strict=True)
     safe = [[harmless(" ".join(cell.split())) for cell in column] for column in columns]
@@ -123,7 +123,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_json(value: bytes | str | Mapping[str, Any]) -> None:
-    """Prints one JSON value as one line to stdout; JSON text goes out as it came."""
+    """Print a JSON value as one line to stdout; JSON text is printed as it was received."""
     if isinstance(value, Mapping):
         value = codec.encode(value)
     text = value.decode() if isinstance(value, bytes) else value
@@ -131,12 +131,12 @@ def print_json(value: bytes | str | Mapping[str, Any]) -> None:
 
 
 def notice(text: str) -> None:
-    """Says on stderr what is going on."""
+    """Print a notice for people on stderr."""
     stderr().print(styled(text, "dim"), soft_wrap=True)
 
 
 def complain(failure: CommandError) -> None:
-    """Says on stderr why the command ends."""
+    """Print on stderr why the command ends."""
     stderr().print(
         Text("error: ", "bold red") + styled(one_line(failure.line, _ERROR_CHARS_MAX)),
         soft_wrap=True,

@@ -1,4 +1,4 @@
-"""One turn of a conversation: sent exactly once, shown as it is answered, cancelled by Ctrl-C."""
+"""One run of a chat: start it exactly once, show its events, cancel it with Ctrl-C."""
 
 import signal
 import time
@@ -16,24 +16,26 @@ from bamboo_gateway.domain.clock import SystemClock
 from bamboo_gateway.domain.events import TERMINAL_TYPES
 from bamboo_gateway.domain.ids import IdMaker
 
-# About three minutes in all: longer than a restart with a recovery, shorter than patience.
+# About three minutes together: longer than a restart with a recovery, and shorter than people's
+# patience.
 SEND_ATTEMPTS_MAX = 15
 
 _ids = IdMaker()
 
 
 def new_id(prefix: str) -> str:
-    """Makes an id like the gateway's own, without asking it."""
+    """Make an id as the gateway makes its own, without asking it."""
     return _ids.make(prefix, SystemClock().now_ms())
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """What is sent: the message, and who is to answer it how.
+    """A message to send, with the agent that answers it and the agent's options.
 
     Attributes:
-        run_id: Our own name for the run, so that it can be cancelled before there is an answer.
-        session_id: The conversation, or how a new one is to be called: for the same reason.
+        run_id: The run's id. This program chooses it, so that it can cancel the run before the
+            gateway has answered.
+        session_id: The session's id, chosen here as well when the session is new.
     """
 
     message: str
@@ -46,11 +48,11 @@ class ChatRequest:
 def send(
     client: GatewayClient, request: ChatRequest, pause: Callable[[float], None] = time.sleep
 ) -> dict[str, Any]:
-    """Posts a request until there is an answer; the key makes all its posts one run.
+    """Post a request until the gateway answers; the idempotency key makes all attempts one run.
 
     Raises:
-        RefusedError: The gateway does not want it.
-        UnreachableError: There is no gateway, or it stayed away.
+        RefusedError: The gateway refused the request.
+        UnreachableError: No gateway answered, or it stayed away for all attempts.
     """
     body: dict[str, Any] = {
         "message": request.message,
@@ -83,18 +85,18 @@ def send(
 
 
 def show(client: GatewayClient, run: Mapping[str, Any], transcript: Transcript) -> str:
-    """Shows a run from its beginning to its end.
+    """Show a run from its beginning to its end.
 
     Args:
-        client: Which gateway.
-        run: The answer of `POST /chat`, or a run.
-        transcript: Where it is shown.
+        client: The gateway.
+        run: The answer of `POST /chat`, or a Run.
+        transcript: Prints the run's events.
 
     Returns:
         The type of the run's terminal event: `complete`, `error` or `cancelled`.
 
     Raises:
-        CommandError: The stream ended before the run had: the session was deleted, say.
+        CommandError: The stream ended before the run, for example when the session was deleted.
     """
     session_id, run_id = run["session_id"], run["run_id"]
     stream = EventStream(
@@ -121,8 +123,8 @@ def show(client: GatewayClient, run: Mapping[str, Any], transcript: Transcript) 
 class CancelOnInterrupt:
     """While the block runs, Ctrl-C cancels the run; a second one raises `KeyboardInterrupt`.
 
-    The cancel call has a thread of its own: an exception out of a signal would cut the stream in
-    the middle of a frame, and nobody could say what had been shown.
+    A thread makes the cancel call. An exception from the signal handler would interrupt the stream
+    inside a frame, and it would be unknown what has been shown.
     """
 
     def __init__(self, client: GatewayClient, session_id: str, run_id: str) -> None:
@@ -138,7 +140,7 @@ class CancelOnInterrupt:
         signal.signal(signal.SIGINT, self._before)
 
     def begun(self) -> None:
-        """Says that the run exists now: a Ctrl-C from before could not find it."""
+        """Cancel now if Ctrl-C came before the run existed: that call could not find it."""
         if self._pressed:
             self._start_cancel()
 
@@ -166,7 +168,7 @@ def _ended_unseen(
     stream: EventStream,
     transcript: Transcript,
 ) -> str:
-    """Says how a run ended whose terminal event the stream did not have (after a `reset`)."""
+    """Show the end of a run whose terminal event was not in the stream (after a `reset`)."""
     run = client.call("GET", f"/sessions/{session_id}/runs/{run_id}")
     if run["ended_at"] is None:
         reason = stream.goodbye or "no reason given"

@@ -1,4 +1,4 @@
-"""`bamboo serve`: the gateway itself."""
+"""`bamboo serve`: run the gateway."""
 
 import gc
 from pathlib import Path
@@ -45,8 +45,8 @@ def serve(
     Flags win over BAMBOO_… variables, those over the file of --config. Every setting has a
     variable; the documentation lists them (docs/reference/settings.md).
     """
-    # What is made until it has started stays: to walk it again and again would be a quarter of the
-    # imports below, and of loading 100,000 sessions.
+    # Objects made during the start stay alive. Collecting garbage among them again and again would
+    # take a quarter of the time of the imports below, and of loading 100,000 sessions.
     gc.disable()
     from bamboo_gateway.server.server import serve as run_server
     from bamboo_gateway.settings import SettingsError, load_settings

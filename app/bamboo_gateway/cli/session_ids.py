@@ -1,4 +1,4 @@
-"""Session ids as people type them: whole, or their beginning."""
+"""Complete session ids of which people typed only the beginning."""
 
 import re
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from bamboo_gateway.cli.output import CommandError, ExitCode
 if TYPE_CHECKING:
     from bamboo_gateway.cli.client import GatewayClient
 
-# As many as a line holds; more would not help anybody to choose.
+# As many as one line holds; more would help nobody to choose.
 _CANDIDATES_MAX = 5
 # `s-` and the 26 characters of `IdMaker`, or `s-k` and those of `derived_session_id`.
 _GENERATED_START = re.compile(r"s-[0-9a-hjkmnp-tv-z]{4,}")
@@ -40,20 +40,21 @@ def is_generated(text: str) -> bool:
 
 
 def whole_id(client: "GatewayClient", text: str) -> str:
-    """Return the id of the session that is meant: `text`, or the only id that begins with it.
+    """Return `text` when it is the id of a session, else the only id that begins with it.
 
-    An id that exists is never taken for the beginning of another one.
+    So an id that exists never stands for a longer one.
 
     Args:
-        client: The gateway that is asked.
+        client: The gateway to ask.
         text: What was typed.
 
     Returns:
-        `text` itself as well when nothing begins with it: the command's own request then says so.
+        The whole id. `text` itself when no id begins with it: the command's own request then fails
+        with the gateway's error.
 
     Raises:
-        CommandError: `text` is no id.
-        AmbiguousIdError: Several sessions begin with it.
+        CommandError: `text` cannot be an id.
+        AmbiguousIdError: Several ids begin with it.
         UnreachableError: No gateway answered.
     """
     session_id(text)
@@ -66,9 +67,9 @@ def whole_id(client: "GatewayClient", text: str) -> str:
 
 
 def session_to_chat_in(client: "GatewayClient", text: str) -> str:
-    """Return the id of the session to go on in, or to begin: of generated ids the start will do.
+    """Return the id of the session to continue or to begin; complete only generated ids.
 
-    A name that somebody chose is taken as it is: a chat in `job-1` begins that session and must
+    A name that somebody chose is used as it is: a chat in `job-1` begins that session and must
     never end up in `job-10`.
 
     Raises:
@@ -78,13 +79,14 @@ def session_to_chat_in(client: "GatewayClient", text: str) -> str:
 
 
 def ids_to_delete(client: "GatewayClient", texts: Sequence[str], *, asking: bool) -> list[str]:
-    """Return the whole ids of what is to be deleted.
+    """Return the whole ids of the sessions to delete.
 
-    Where nobody is asked, names that somebody chose have to be whole: a script that deletes `job-1`
-    a second time must not delete `job-10`.
+    Where the command does not ask, a name that somebody chose has to be whole: a script that
+    deletes `job-1` a second time must not delete `job-10`.
 
     Raises:
-        CommandError: One is no id, or not whole where it has to be.
+        CommandError: A text cannot be an id, or has to be whole and is not.
+        AmbiguousIdError: Several ids begin with one of them.
         UnreachableError: No gateway answered.
     """
     found = []
@@ -107,16 +109,16 @@ def _is_there(client: "GatewayClient", text: str) -> bool:
     except UnreachableError:
         raise
     except RefusedError as refusal:
-        # What expired is there; of what may not be read, the command's own request says why.
+        # An expired session exists. If it may not be read, the command's own request fails.
         return refusal.code != "session-not-found"
     except CommandError:
-        # No gateway: the command's own request says what it expected.
+        # This is no gateway; the command's own request fails with a better message.
         return True
     return True
 
 
 def _candidates(client: "GatewayClient", prefix: str) -> list[str]:
-    """List ids that begin with `prefix`, at most one more than an error shows."""
+    """Return ids that begin with `prefix`: at most one more than an error lists."""
     params = {"id_prefix": prefix, "limit": _CANDIDATES_MAX + 1, "count": "false"}
     pages = (
         client.call("GET", "/sessions", params=params)["sessions"],

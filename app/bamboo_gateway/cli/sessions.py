@@ -1,4 +1,4 @@
-"""`bamboo sessions`: what conversations there are."""
+"""`bamboo sessions`: list, show and delete sessions."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +20,7 @@ from bamboo_gateway.cli.session_ids import ids_to_delete, whole_id
 if TYPE_CHECKING:
     from bamboo_gateway.cli.client import GatewayClient
 
-# The most the gateway gives at once (docs/reference/sessions.md).
+# The largest page that the gateway returns.
 PAGE_MAX = 1000
 
 commands = typer.Typer(help="List, show and delete sessions.", no_args_is_help=True)
@@ -133,7 +133,7 @@ def _pages(
     filters: dict[str, Any],
     limit: int | None,
 ) -> Iterator[dict[str, Any]]:
-    """Gives a list's items across its pages, up to `limit`."""
+    """Yield the items of a list across its pages, at most `limit` of them."""
     cursor = "after" if name == "messages" else "cursor"
     params = dict(filters)
     left = limit

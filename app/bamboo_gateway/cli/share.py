@@ -1,4 +1,4 @@
-"""`bamboo share`: letting others read a session, and not any more."""
+"""`bamboo share`: let others read a session, and end that again."""
 
 from typing import Annotated
 

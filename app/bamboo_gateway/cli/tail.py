@@ -1,4 +1,4 @@
-"""`bamboo tail`: a session's events as they come."""
+"""`bamboo tail`: follow a session's events."""
 
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ from bamboo_gateway.cli.session_ids import whole_id
 from bamboo_gateway.domain import codec
 
 TEXT_CHARS = 500
-# What is the same in every event, or stands in a column of its own.
+# Every event has these fields, and each has a place of its own in the line or none.
 _COLUMNS = ("type", "seq", "time")
 
 

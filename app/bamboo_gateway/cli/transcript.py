@@ -1,4 +1,4 @@
-"""Shows the events of a run to people: the answer plain, what led to it dimmed."""
+"""Print the events of a run for people: the answer plain, thinking and tools in other colours."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from bamboo_gateway.domain import codec
 THINKING_STYLE = "dim italic"
 TOOL_STYLE = "cyan"
 ERROR_STYLE = "red"
-# What a tool says is for the agent; people get enough to see what it was.
+# A tool's result is for the agent; people see enough of it to recognise it.
 TOOL_TEXT_CHARS = 160
 
 
 class Transcript:
-    """A running text on stdout. What interrupts it gets a line of its own on stderr."""
+    """Prints a conversation to stdout as it grows, and notices on lines of their own to stderr."""
 
     def __init__(self) -> None:
         self._kind = ""
@@ -21,7 +21,7 @@ class Transcript:
         self._shown_messages: set[str] = set()
 
     def show(self, event: dict[str, Any]) -> None:
-        """Shows one event of a run; those that say nothing to people are passed over."""
+        """Print one event of a run; skip those that mean nothing to people."""
         match event["type"]:
             case "token":
                 self._shown_messages.add(event.get("message_id", ""))
@@ -54,19 +54,19 @@ class Transcript:
                 pass
 
     def interrupt(self, text: str) -> None:
-        """Says something that is not part of the conversation."""
+        """Print a notice that is not part of the conversation."""
         self.end_line()
         notice(text)
 
     def end_line(self) -> None:
-        """Goes to the start of a line, so that what follows stands by itself."""
+        """Begin a new line, unless the cursor is at the start of one."""
         if not self._at_line_start:
             write("\n")
         self._at_line_start = True
         self._kind = ""
 
     def _message(self, message: dict[str, Any]) -> None:
-        # The tokens of a message have said it already; an agent may also give it whole.
+        # The tokens of a message have shown it already. An agent may also yield it whole.
         if message["role"] == "assistant" and message["id"] not in self._shown_messages:
             self._flow("token", text_of(message["content"]), "")
 
@@ -84,7 +84,7 @@ class Transcript:
 
 
 def text_of(content: str | list[dict[str, Any]]) -> str:
-    """Gives the words of a message's content: the string, or its text parts."""
+    """Return the text of a message's content: the string, or its text parts joined."""
     if isinstance(content, str):
         return content
     return "".join(str(part["text"]) for part in content if part.get("type") == "text")
