@@ -1,1 +1,1 @@
-"""Pure words and rules: no I/O, no clock of its own, no framework."""
+"""Pure types and rules: no I/O, no clock of its own, no framework."""

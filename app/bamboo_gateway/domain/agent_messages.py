@@ -1,4 +1,4 @@
-"""Whole messages that an agent says itself: what of them goes into the log."""
+"""Whole messages that an agent yields: check them, and keep the members that the log takes."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ _OPTIONAL: dict[str, type] = {"model": str, "usage": dict, "metadata": dict}
 
 
 def checked_message(shape: dict[str, Any]) -> dict[str, Any]:
-    """Gives the members that the log takes; the gateway adds id, run and time.
+    """Return the members of `shape` that the log takes; the gateway adds id, run and time.
 
     Raises:
-        InvalidEvent: It is not a message as docs/reference/shapes.md defines it.
+        InvalidEvent: `shape` is not a Message of the API.
     """
     role, content = shape.get("role"), shape.get("content")
     if role not in _ROLES or not isinstance(content, str | list):

@@ -1,4 +1,4 @@
-"""Who is asking. Explicit from the edge to the decision, so that ownership has one place."""
+"""The caller of a command, passed from the edge to the one place that checks owners."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -11,17 +11,17 @@ ALL_RIGHTS: Final[frozenset[Right]] = frozenset({"read", "write", "admin"})
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An authenticated caller; who is not restricted to a user is the operator and sees all.
+    """An authenticated caller. A caller without a user is the operator, who sees all sessions.
 
     Attributes:
-        id: Scopes idempotency keys, limits and log lines; never a secret, and the same for all
-            credentials of one user.
-        user_id: Whose sessions these are; None: everybody's.
-        rights: What its credential allows.
-        session_id: The only session it may see, if it came with a ticket or a link.
-        credential: Names the key, token or ticket it came with; None where none is asked for.
-        expires_at: When its credential ends, in ms since 1970; None: not by itself.
-        share_id: The share it came by, if it came with the link of one.
+        id: The scope of idempotency keys, limits and log lines. It is never a secret, and the same
+            for all credentials of one user.
+        user_id: The user whose sessions the caller may see; None for all sessions.
+        rights: The permissions of its credential.
+        session_id: The only session it may see, if its credential is a ticket or a share link.
+        credential: The name of its key, token or ticket; None while authentication is off.
+        expires_at: When its credential expires, in ms since 1970; None if it does not.
+        share_id: The share of its link, if its credential is a share link.
     """
 
     id: str
@@ -33,12 +33,12 @@ class Caller:
     share_id: str | None = None
 
     def is_owner(self, user_id: str | None) -> bool:
-        """Tells whether a session of this user is this caller's own."""
+        """Return whether the caller owns the sessions of this user."""
         return self.session_id is None and self.user_id in {None, user_id}
 
 
 GATEWAY = Caller("gateway")
-"""The gateway itself: scheduled work."""
+"""The gateway itself, for scheduled work."""
 
 LOCAL_CALLER = Caller("local")
-"""Whoever is on this machine, when no credentials are asked for."""
+"""Every caller on this machine, while authentication is off."""

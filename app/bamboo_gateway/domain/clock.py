@@ -1,4 +1,4 @@
-"""Time, as something that is handed in: tests step it, machines set it back."""
+"""Time, passed in as a `Clock`: tests step it, and machines set it back."""
 
 from datetime import UTC, datetime
 from time import monotonic, time_ns
@@ -6,14 +6,14 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Where everything that needs the time asks for it."""
+    """The source of time for all code that needs it."""
 
     def now_ms(self) -> int:
-        """Gives the wall clock in milliseconds since 1970. It may step either way."""
+        """Return the wall clock in milliseconds since 1970. It may jump forwards and backwards."""
         ...
 
     def monotonic(self) -> float:
-        """Gives seconds that only ever grow; for timeouts."""
+        """Return seconds that never decrease; for timeouts."""
         ...
 
 
@@ -21,18 +21,18 @@ class SystemClock:
     """The machine's own clocks."""
 
     def now_ms(self) -> int:
-        """See `Clock`."""
+        """Implement `Clock`."""
         return time_ns() // 1_000_000
 
     def monotonic(self) -> float:
-        """See `Clock`."""
+        """Implement `Clock`."""
         return monotonic()
 
 
 class _Last:
-    """What was formatted last, whole and as far as the second: many events share either.
+    """The time that was formatted last, and its text up to the second. Many events share either.
 
-    Each is a pair that is replaced as one, for threads format times too.
+    Each is a pair that is replaced at once, because threads format times too.
     """
 
     whole = (-1, "")
@@ -40,7 +40,7 @@ class _Last:
 
 
 def format_ms(ms: int) -> str:
-    """Formats as RFC 3339 in UTC with milliseconds: `2026-11-20T17:25:00.123Z`."""
+    """Format as RFC 3339 in UTC with milliseconds: `2026-11-20T17:25:00.123Z`."""
     known, text = _Last.whole
     if ms == known:
         return text
@@ -55,10 +55,10 @@ def format_ms(ms: int) -> str:
 
 
 def parse_ms(text: str) -> int:
-    """Reads an RFC 3339 time; one without an offset is taken as UTC.
+    """Read an RFC 3339 time; without an offset it is UTC.
 
     Raises:
-        ValueError: When it is none.
+        ValueError: `text` is no such time.
     """
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:

@@ -1,12 +1,13 @@
-"""Every error the gateway raises on purpose, grouped by what the caller can do about it.
+"""Every error that the gateway raises on purpose, grouped by what the caller can do about it.
 
     BambooError
     ├── InvalidInput          change the request
+    │   ├── InvalidCursor
     │   ├── InvalidId
     │   ├── InvalidEvent
     │   └── IdempotencyKeyReused
     ├── Malformed             the request cannot even be read
-    ├── Forbidden             ask as somebody who may
+    ├── Forbidden             use a credential that may do this
     ├── NotFound              name something that exists
     ├── Refused               wait for, or change, the state of the session or run
     │   ├── SessionExists
@@ -19,14 +20,14 @@
     │   └── SessionExpired
     ├── PreconditionFailed    read again, then decide
     ├── TooLarge              send less
-    ├── LimitReached          slow down, or raise the named limit
+    ├── LimitReached          slow down, or end what counts toward the named limit
     ├── Unavailable           try again later
     │   ├── Draining
     │   ├── StorageFull
     │   └── StorageFailed
     └── Conflict              another writer moved the head (never leaves `sessions`)
 
-`code` is stable and part of the contract; HTTP status codes live in `api/problems.py` alone.
+`code` is stable and part of the contract. Only `api/problems.py` knows HTTP status codes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,11 +38,12 @@ class BambooError(Exception):
     """Base of the tree.
 
     Attributes:
-        code: Stable, kebab-case, documented name of what happened.
+        code: The stable name of the error in kebab-case, which the documentation lists.
         retryable: Whether the same request may succeed later without being changed.
-        detail: One sentence for people: what happened and what to do. Never a path or a secret.
+        detail: One sentence for people: what happened and what to do. It never holds a path or a
+            secret.
         extra: Further public members of the problem document.
-        retry_after_seconds: When to try again, where that is known.
+        retry_after_seconds: How long to wait before a retry, where that is known.
     """
 
     code: str = "internal"
@@ -64,9 +66,9 @@ class BambooError(Exception):
 
 
 class InvalidInput(BambooError):
-    """The request was read and says something that is not allowed.
+    """The request can be read, but a value in it is not allowed.
 
-    `errors` holds `{"loc": [...], "msg": "..."}` entries, the place first.
+    `errors` holds entries `{"loc": [...], "msg": "..."}`: the place of a value and what is wrong.
     """
 
     code = "invalid"
@@ -84,7 +86,7 @@ class InvalidInput(BambooError):
 
 
 class InvalidCursor(InvalidInput):
-    """A list's cursor that no earlier page of it, in the same order, gave as `next_cursor`."""
+    """The cursor is not the `next_cursor` of a page of this list in this order."""
 
     code = "invalid-cursor"
 
@@ -96,85 +98,85 @@ class InvalidCursor(InvalidInput):
 
 
 class InvalidId(InvalidInput):
-    """A session, run, message or connection id outside its alphabet."""
+    """A session, run, message or connection id is too long or has a character that no id has."""
 
     code = "invalid-id"
 
 
 class InvalidEvent(InvalidInput):
-    """An event of unknown type, with wrong fields, or out of place."""
+    """The event has an unknown type or wrong fields, or is not allowed at this point."""
 
     code = "invalid-event"
 
 
 class IdempotencyKeyReused(InvalidInput):
-    """The key was used before, for another body."""
+    """The idempotency key was used before with another body."""
 
     code = "idempotency-key-reused"
 
 
 class Malformed(BambooError):
-    """Not JSON, not UTF-8, not a header that can be read."""
+    """The body is not JSON or not UTF-8, or a header cannot be read."""
 
     code = "malformed"
 
 
 class Forbidden(BambooError):
-    """The caller may know of it, and may not do this."""
+    """The caller may see the resource but not do this to it."""
 
     code = "forbidden"
 
 
 class NotFound(BambooError):
-    """No such session, run, message or connection, or none the caller may see."""
+    """There is no such session, run, message or connection, or the caller may not see it."""
 
     code = "not-found"
 
 
 class Refused(BambooError):
-    """The present state of the session or run does not allow it."""
+    """The state of the session or run does not allow the request."""
 
     code = "conflict"
 
 
 class SessionExists(Refused):
-    """A session of that id is there already."""
+    """A session with this id exists already."""
 
     code = "session-exists"
 
 
 class MessageExists(Refused):
-    """The session has a message of that id: in its log, in the making, or waiting in its queue."""
+    """The session has a message with this id: in its log, being assembled, or in its run queue."""
 
     code = "message-exists"
 
 
 class SessionClosed(Refused):
-    """Closed sessions are read-only until they are reopened."""
+    """The session is closed: read-only until it is reopened."""
 
     code = "session-closed"
 
 
 class RunActive(Refused):
-    """The session executes one run at a time and is busy."""
+    """The session has an active run, and executes one at a time."""
 
     code = "run-active"
 
 
 class RunEnded(Refused):
-    """The run has its terminal event; nothing may follow."""
+    """The run has its terminal event; no event may follow."""
 
     code = "run-ended"
 
 
 class Gone(BambooError):
-    """It was there once."""
+    """What was asked for existed once."""
 
     code = "gone"
 
 
 class PositionGone(Gone):
-    """A position of another epoch, or beyond the end of the log."""
+    """The position has another epoch or lies beyond the end of the log."""
 
     code = "position-gone"
 
@@ -186,54 +188,54 @@ class SessionExpired(Gone):
 
 
 class PreconditionFailed(BambooError):
-    """`If-Match` names another version."""
+    """`If-Match` names another version of the session."""
 
     code = "precondition-failed"
 
 
 class TooLarge(BambooError):
-    """A body, an event or a batch is over its named limit."""
+    """A body, an event or a batch is larger than its named limit."""
 
     code = "too-large"
 
 
 class LimitReached(BambooError):
-    """A named limit on how many; waiting or raising the limit helps."""
+    """A named limit on a number is reached. Waiting helps; so does ending what counts toward it."""
 
     code = "limit-reached"
     retryable = True
 
 
 class Unavailable(BambooError):
-    """The gateway cannot do it now."""
+    """The gateway cannot do this now."""
 
     code = "unavailable"
     retryable = True
 
 
 class Draining(Unavailable):
-    """The gateway is shutting down and starts nothing new."""
+    """The gateway is shutting down and accepts no new work."""
 
     code = "draining"
 
 
 class StorageFull(Unavailable):
-    """No space left: writes are refused, reads go on."""
+    """The disk is full: the gateway refuses writes and serves reads."""
 
     code = "storage-full"
 
 
 class StorageFailed(Unavailable):
-    """A write or a sync failed. What was asked for is not stored and was shown to nobody."""
+    """A write or a sync failed. The events were neither stored nor shown to any reader."""
 
     code = "storage-failed"
 
 
 class Conflict(BambooError):
-    """The log's head is not the one the commit expected, or the epoch is another.
+    """The head or the epoch of the log is not the one that the commit expected.
 
     Attributes:
-        head: The durable head's seq, or None when the session (of that epoch) is not there.
+        head: The seq of the durable head, or None when the session (of that epoch) does not exist.
     """
 
     code = "head-conflict"

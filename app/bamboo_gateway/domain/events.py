@@ -1,8 +1,8 @@
 """Events: what agents yield, and what a session's log may hold.
 
-Agents and programs outside yield the frozen classes below (or JSON objects of the same shape,
-read by `parse_agent_event`). In the log every event is one flat JSON object with `type`, `seq` and
-`time` first; there it is a `Draft` until it has been given its seq.
+Agents yield the frozen classes below. External programs send JSON objects of the same shape, which
+`parse_agent_event` reads. In the log an event is one flat JSON object that begins with `type`,
+`seq` and `time`. Before an event has its seq it is a `Draft`.
 """
 
 from dataclasses import dataclass, field
@@ -51,7 +51,7 @@ CODE_INTERRUPTED: Final = "interrupted"
 
 
 def _as_object(arguments: Any) -> Any:
-    """Reads a call's arguments that came as the text of a JSON object."""
+    """Decode the arguments of a tool call that arrived as the text of a JSON object."""
     read = object_in(arguments) if isinstance(arguments, str) else None
     if read is None or nests_deeper(read, _ARGUMENTS_DEPTH_MAX):
         return arguments
@@ -59,7 +59,7 @@ def _as_object(arguments: Any) -> Any:
 
 
 class Draft(NamedTuple):
-    """An event before it has its place: its type and its further fields, in order."""
+    """An event that has no seq yet: its type and its other fields, in order."""
 
     type: str
     fields: dict[str, Any]
@@ -68,10 +68,10 @@ class Draft(NamedTuple):
 _EXACT = ConfigDict(extra="forbid", revalidate_instances="always")
 
 COUNT_MAX: Final = 2**53 - 1
-"""The largest whole number that every JSON reader keeps; sums of counts stop there, too."""
+"""The largest whole number that every JSON reader keeps exactly; sums of counts stop there too."""
 
 _ARGUMENTS_DEPTH_MAX = 200
-"""An event that nests deeper than 254 levels cannot be written."""
+"""The encoder cannot write an event that nests deeper than 254 levels."""
 
 _Count = Annotated[int, Field(ge=0, le=COUNT_MAX)]
 
@@ -79,7 +79,7 @@ _Count = Annotated[int, Field(ge=0, le=COUNT_MAX)]
 @with_config(_EXACT)
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a run cost, in tokens of the model."""
+    """The cost of a run, in tokens of the model."""
 
     prompt_tokens: _Count = 0
     completion_tokens: _Count = 0
@@ -93,7 +93,7 @@ class Usage:
         )
 
     def to_json(self) -> dict[str, int]:
-        """Gives the shape of the contract."""
+        """Return the Usage of the API."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
@@ -102,7 +102,7 @@ class Usage:
 
     @staticmethod
     def of(value: Any) -> "Usage":
-        """Reads a stored usage; absent or null counts are none."""
+        """Read a stored usage; absent or null counts are 0."""
         if not isinstance(value, dict):
             return Usage()
         names = ("prompt_tokens", "completion_tokens", "total_tokens")
@@ -130,7 +130,7 @@ class Thinking:
 @with_config(_EXACT)
 @dataclass(frozen=True, slots=True)
 class ToolStart:
-    """A tool call, whole. `arguments` is a string only when the model's text was not JSON."""
+    """A whole tool call. `arguments` is a string only when the model's text was not JSON."""
 
     tool_call_id: str
     tool_name: str
@@ -153,7 +153,7 @@ class ToolDelta:
 @with_config(_EXACT)
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What a tool gave back. `content` is text, or any JSON value."""
+    """The result of a tool. `content` is text, or any JSON value."""
 
     success: bool
     content: Any
@@ -162,7 +162,7 @@ class ToolResult:
 @with_config(_EXACT)
 @dataclass(frozen=True, slots=True)
 class ToolComplete:
-    """A tool call's result."""
+    """The result of a tool call."""
 
     tool_call_id: str
     result: ToolResult
@@ -182,10 +182,10 @@ class ToolError:
 @with_config(_EXACT)
 @dataclass(frozen=True, slots=True)
 class MessageSaid:
-    """A whole message, from an agent that assembles its own.
+    """A whole message, from an agent that assembles its own messages.
 
-    `message` has `role` and `content`, and what else a message may have; its id, run and time are
-    given by the gateway.
+    `message` has `role` and `content`, and perhaps other members of a Message. The gateway gives it
+    its id, run and time.
     """
 
     message: dict[str, Any]
@@ -205,7 +205,7 @@ class Complete:
 @with_config(_EXACT)
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Terminal: the run failed. `message` is for people and holds no secret and no path."""
+    """Terminal: the run failed. `message` is for people; it holds no secret and no path."""
 
     message: str
     code: str = "agent_error"
@@ -224,7 +224,7 @@ class Cancelled:
 @with_config(_EXACT)
 @dataclass(frozen=True, slots=True)
 class Custom:
-    """Anything an agent or a program wants to tell its front end."""
+    """Any data that an agent or a program sends to its front end."""
 
     name: str
     value: Any = None
@@ -248,13 +248,13 @@ _ADAPTER: TypeAdapter[AgentEvent] = TypeAdapter(Annotated[AgentEvent, Discrimina
 
 
 def check_encodable(event: AgentEvent) -> None:
-    """Refuses text that is no Unicode (lone surrogates) before anything is built on it.
+    """Refuse text with lone surrogates before it becomes part of an event.
 
     Raises:
-        InvalidEvent: It cannot be stored as UTF-8.
+        InvalidEvent: The text cannot be stored as UTF-8.
     """
     try:
-        if isinstance(event, Token):  # most events by far
+        if isinstance(event, Token):  # most events
             event.content.encode()
         else:
             encode(event)
@@ -263,10 +263,10 @@ def check_encodable(event: AgentEvent) -> None:
 
 
 def parse_agent_event(value: Any) -> AgentEvent:
-    """Reads one event of an agent from its JSON object.
+    """Read one event of an agent from its JSON object.
 
     Raises:
-        InvalidEvent: For an unknown type or wrong fields; `errors` says which.
+        InvalidEvent: The type is unknown or fields are wrong; `errors` lists them.
     """
     if not isinstance(value, dict):
         raise InvalidEvent("An event is a JSON object.")

@@ -1,6 +1,6 @@
-"""Names: which are allowed, and how the gateway makes its own.
+"""Ids: which texts are allowed as one, and how the gateway makes its own.
 
-An id is data (R13): it is checked here once, over the whole string, and never builds a path, a
+An id is data (R13). It is checked here once, over the whole string, and is never used as a path, a
 query or a log line by itself.
 """
 
@@ -13,22 +13,22 @@ from bamboo_gateway.domain.errors import InvalidId
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _USER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@|:+-]{0,127}")
 _CONNECTION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_SEQ_DIGITS_MAX = 15  # as stored lines have them: no log is longer
+_SEQ_DIGITS_MAX = 15  # as in stored lines: no log is longer
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 _RANDOM_BITS = 80
 
 
 def is_id(text: str) -> bool:
-    """Tells whether `text` is an id."""
+    """Return whether `text` is a valid id."""
     # fullmatch: `$` would let a trailing newline through.
     return _ID.fullmatch(text) is not None
 
 
 def check_id(text: str, what: str = "session id") -> str:
-    """Gives `text` back when it is an id.
+    """Return `text` if it is a valid id.
 
     Raises:
-        InvalidId: When it is not.
+        InvalidId: It is not.
     """
     if not is_id(text):
         raise InvalidId(
@@ -38,10 +38,10 @@ def check_id(text: str, what: str = "session id") -> str:
 
 
 def check_user_id(text: str) -> str:
-    """Gives `text` back when it can name a user of a credential: an id, an address, `auth0|…`.
+    """Return `text` if it can be a user id: an id, an email address, `auth0|…`.
 
     Raises:
-        InvalidId: When it cannot.
+        InvalidId: It cannot.
     """
     if _USER_ID.fullmatch(text) is None:
         raise InvalidId(
@@ -52,10 +52,10 @@ def check_user_id(text: str) -> str:
 
 
 def check_connection_id(text: str) -> str:
-    """Gives `text` back when it is a connection id.
+    """Return `text` if it is a valid connection id.
 
     Raises:
-        InvalidId: When it is not.
+        InvalidId: It is not.
     """
     if _CONNECTION_ID.fullmatch(text) is None:
         raise InvalidId("A connection id is 1 to 128 characters of [A-Za-z0-9._-].")
@@ -75,16 +75,16 @@ def message_cursor(text: str) -> tuple[str, int | None]:
 
 
 class IdMaker:
-    """Makes ids that sort by time: 48 bits of milliseconds, then 80 of chance, in base 32.
+    """Makes ids that sort by time: 48 bits of milliseconds, then 80 random bits, in base 32.
 
-    Within one process each is greater than the one before, also when the clock steps back.
+    Within one process each id is greater than the one before, even when the clock steps back.
     """
 
     def __init__(self) -> None:
         self._last = 0
 
     def make(self, prefix: str, now_ms: int) -> str:
-        """Gives `<prefix><26 characters>`."""
+        """Return a new id: `<prefix><26 characters>`."""
         number = (now_ms << _RANDOM_BITS) | randbits(_RANDOM_BITS)
         if number <= self._last:
             number = self._last + 1 + randbits(_RANDOM_BITS // 2)
@@ -93,7 +93,7 @@ class IdMaker:
 
 
 def derived_session_id(*parts: str) -> str:
-    """Gives the session id that a key stands for, the same one each time it is asked."""
+    """Return the session id derived from an idempotency key: always the same for the same parts."""
     digest = sha256("\0".join(parts).encode()).digest()
     return "s-k" + _base32(int.from_bytes(digest[:16], "big"), 26)
 

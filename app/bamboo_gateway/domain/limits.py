@@ -1,56 +1,57 @@
-"""Bounds that are not settings: each with its name and its reason."""
+"""Limits that are not settings, each with its reason."""
 
 KiB = 1024
 MiB = 1024 * KiB
 
 EVENT_QUEUE_BYTES_MAX = 1 * MiB
-"""Recent frames a session keeps in memory: a few seconds of the fastest agent, so that a reader
-that is merely late does not go to the disk."""
+"""The recent events that a session keeps in memory: a few seconds of the fastest agent, so that a
+reader that is only a little late does not read the disk."""
 
 SEND_BYTES_MAX = 256 * KiB
-"""One send joins at most this much: a reader's cost stays bounded (R7)."""
+"""The most that one send joins, so that the cost of a reader stays bounded (R7)."""
 
 RUN_AHEAD_BYTES_MAX = 256 * KiB
-"""How far an agent's deltas may be ahead of their commit before it is held back."""
+"""How much of an agent's deltas may wait for a commit before the agent has to wait."""
 
 RUN_AHEAD_EVENTS_YIELD = 64
-"""After so many events without waiting a run lets the loop serve others."""
+"""After this many events without waiting, a run yields to the event loop."""
 
 SCAN_BYTES_MAX = 4 * MiB
-"""How much of a log one page of filtered events may look at before it says `has_more`."""
+"""How much of a log a page of filtered events reads before it ends with `has_more`."""
 
 PAGE_BYTES_MAX = 4 * MiB
-"""A page of messages or events ends early at about this size. A page is in memory a few times over
-(read, cut, joined, sent), and pages of several requests are at once."""
+"""A page of messages or events ends at about this size. A page is in memory several times (read,
+cut, joined, sent), and several requests have pages at the same time."""
 
 BULK_PAGE_BYTES_MAX = 1 * MiB
-"""Bulk work (exports, forks, merges) goes through a session in pages of about this size. Decoded,
-written and encoded again a page takes some ten times as much, and several requests are at it."""
+"""Bulk work (exports, forks, merges) reads a session in pages of about this size. A page that is
+decoded, changed and encoded again takes about ten times as much memory, and several requests work
+at the same time."""
 
 METADATA_BYTES_MAX = 64 * KiB
-"""`metadata` is returned in every list, so it is kept small."""
+"""The largest `metadata` of a session, encoded. Every list returns it, so it is small."""
 
 EXTENSION_DATA_BYTES_MAX = 256 * KiB
-"""`extension_data` of one session, encoded."""
+"""The largest `extension_data` of a session, encoded."""
 
 SHARES_MAX = 100
-"""Shares of one session that hold: they are part of its head, which every list carries."""
+"""The most valid shares of one session. They are part of its head, which every list returns."""
 
 SHARE_SECONDS_MAX = 10 * 365 * 24 * 3600
-"""A share that is meant to end ends within this; a longer one is one without an end."""
+"""The longest lifetime of a share. Whoever needs a longer one creates a share without an end."""
 
 ENDED_CONNECTIONS_MAX = 10_000
-"""How many ended connections are remembered for `/reconnect`, the latest first."""
+"""How many ended connections are remembered for `/reconnect`; the latest ones stay."""
 
 RECOVERY_CONCURRENCY = 32
-"""Sessions whose runs are closed at once at the start: enough to share syncs."""
+"""How many sessions the start closes interrupted runs of at once: enough to share syncs."""
 
 IDEMPOTENCY_RETENTION_MS = 24 * 3600 * 1000
-"""How long an answer is kept for its key."""
+"""How long the answer of an idempotency key is kept."""
 
 KEYS_IN_MEMORY_MAX = 100_000
-"""Idempotency keys that the sessions in memory know together: some 60 MB. Those of a session that
-nobody is using are dropped beyond it, and read from its log again when they are asked for."""
+"""Idempotency keys that all sessions in memory hold together: about 60 MB. Beyond that, the keys of
+unused sessions leave memory, and are read from the log when a request needs them."""
 
 COMPACT_BYTES_MIN = 64 * KiB
-"""A log with fewer bytes of deltas is not rewritten: it would cost more than it frees."""
+"""A log with fewer bytes of deltas is not compacted: that would cost more than it frees."""

@@ -1,7 +1,7 @@
-"""Masks what looks like a secret, before anything leaves for a bug report.
+"""Mask what looks like a secret in a bug report.
 
-It errs on the side of masking: a report is read by strangers. It cannot be complete, and who sends
-a report is told so.
+Strangers read bug reports, so in doubt a value is masked. Masking cannot be complete, and the
+program tells that to whoever sends a report.
 """
 
 import re
@@ -14,7 +14,7 @@ _NAMES: Final = re.compile(
     r"(?i)(api[-_ ]?key|secret|passw(or)?d|passphrase|token$|credential|authorization|cookie|"
     r"private[-_]?key|access[-_]?key|bearer)"
 )
-# Counts that are called tokens are no secrets.
+# Counts of tokens are no secrets.
 _COUNTS: Final = re.compile(r"(?i)(prompt|completion|total|max|input|output)_tokens?$")
 _PATTERNS: Final = (
     (
@@ -48,13 +48,13 @@ _PATTERNS: Final = (
 
 
 class Masker:
-    """Masks values, and counts what it masked by kind."""
+    """Masks values, and counts by kind what it masked."""
 
     def __init__(self) -> None:
         self.masked: Counter[str] = Counter()
 
     def value(self, value: Any) -> Any:
-        """Gives a JSON value with what looks like a secret masked, in names' values and in text."""
+        """Return a JSON value with values of suspicious names, and secrets in text, masked."""
         match value:
             case str():
                 return self.text(value)
@@ -66,7 +66,7 @@ class Masker:
                 return value
 
     def text(self, text: str) -> str:
-        """Gives a text with what looks like a secret masked."""
+        """Return `text` with everything masked that looks like a secret."""
         for kind, pattern in _PATTERNS:
             text, count = pattern.subn(MASK, text)
             if count:

@@ -1,12 +1,12 @@
-"""Assembles messages from a run's events.
+"""Assemble messages from the events of a run.
 
-Text, thinking and tool starts up to the first tool result are one assistant message; each result
-is one tool message; then a new assistant message begins. Ids are given when a message begins, so
-that a client's deltas and the authoritative message share them. Messages are said in the order of
-`tool_order`, and calls that nobody will answer are closed at the end.
+Text, thinking and tool starts up to the first tool result become one assistant message. Each result
+becomes one tool message; then a new assistant message begins. A message gets its id when it begins,
+so that deltas and the authoritative message have the same id. Messages enter the log in the order
+of `tool_order`. At the end of the run, calls that nobody will answer are closed.
 
-An event that is refused leaves no trace, so what was said before it is kept. The state is a fold
-over the drafts given out, so a run that a crash has cut is picked up from the log by `replay`.
+A refused event changes nothing, so everything before it is kept. The state is a fold over the
+drafts that were returned: `replay` restores it from the log for a run that a crash interrupted.
 """
 
 from collections.abc import Callable
@@ -36,13 +36,13 @@ from bamboo_gateway.domain.messages import Message, Status
 from bamboo_gateway.domain.tool_order import INTERRUPTED, OPEN_CALLS_MAX, OrderedMessages, too_many
 
 _ENVELOPE_BYTES = 640
-"""What the gateway adds to what an agent said: ids of at most 128 characters, times, names."""
+"""The bytes that the gateway adds to a text: ids of at most 128 characters, times, names."""
 
 _PART_BYTES = 40
-"""What a part of a message costs beside its text."""
+"""The bytes of a part of a message beside its text."""
 
 _WORDS_CHARS_MAX = 2000
-"""A reason or an error is a few sentences; the end of a run must always fit into an event."""
+"""The longest reason or error of a terminal event, which must always fit into an event."""
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class _Pending:
     parts: list[tuple[str, list[str]]] = field(default_factory=list)
     calls: dict[str, dict[str, Any]] = field(default_factory=dict)
     size: int = 0
-    # The last part, which most texts are added to.
+    # The last part; most texts are added to it.
     kind: str = ""
     texts: list[str] = field(default_factory=list)
 
@@ -76,14 +76,14 @@ class _Pending:
 
 
 class MessageAssembler:
-    """One run's messages in the making.
+    """Assembles the messages of one run.
 
     Args:
-        run_id: The run's name, which every draft carries.
-        make_id: Gives message ids.
-        now: Gives the time of day as the contract writes it.
-        event_bytes_max: The bound of one event. What does not fit into one message is said in
-            several, so that nothing is lost however long the agent talks.
+        run_id: The run's id, which every draft has.
+        make_id: Returns a new message id.
+        now: Returns the present time as the API writes it.
+        event_bytes_max: The largest event. Text that does not fit into one message is split into
+            several, so that nothing is lost however much the agent says.
     """
 
     __slots__ = (
@@ -114,11 +114,12 @@ class MessageAssembler:
         self._order = OrderedMessages()
 
     def feed(self, event: AgentEvent) -> list[Draft]:
-        """Gives the drafts that an event becomes; they belong into one commit.
+        """Return the drafts for an event; they belong into one commit.
 
         Raises:
-            InvalidEvent: A tool result without its call, a second one, or a message out of order.
-            TooLarge: It does not fit into one event.
+            InvalidEvent: The event is a tool result without a call, a second result of a call, or a
+                message out of order.
+            TooLarge: The event is larger than `event_bytes_max`.
         """
         match event:
             case Token() | Thinking():
@@ -147,10 +148,10 @@ class MessageAssembler:
                 assert_never(event)
 
     def end(self, event: TerminalEvent) -> list[Draft]:
-        """Gives what is left to say as messages, and the terminal event after them.
+        """Return the messages that are not in the log yet, and the terminal event after them.
 
-        Calls without a result are closed, unless the run completes with `tool_calls`: those of its
-        last message are for the client to answer.
+        Calls without a result are closed, unless the run completes with `tool_calls`: then the
+        client answers the calls of the last message.
         """
         drafts = self._flush("complete" if isinstance(event, Complete) else "incomplete")
         for_client = isinstance(event, Complete) and event.finish_reason == "tool_calls"
@@ -172,13 +173,13 @@ class MessageAssembler:
         return [*drafts, Draft(event.type, fields)]
 
     def is_making(self, message_id: str) -> bool:
-        """Tells whether a message of that id has begun and is not said yet."""
+        """Return whether a message with this id has begun and is not in the log yet."""
         if self._pending is not None and self._pending.id == message_id:
             return True
         return self._order.holds(message_id)
 
     def replay(self, event: dict[str, Any]) -> None:
-        """Takes up an event of this run as the log has it."""
+        """Apply an event of this run from the log."""
         match event["type"]:
             case "token" | "thinking":
                 kind = "text" if event["type"] == "token" else "thinking"
@@ -197,7 +198,7 @@ class MessageAssembler:
             case _:
                 pass
 
-    # -- what an agent says -------------------------------------------------------------------
+    # -- events of the agent ------------------------------------------------------------------
 
     def _text(self, event: Token | Thinking) -> list[Draft]:
         kind, text = event.type, event.content
@@ -240,7 +241,7 @@ class MessageAssembler:
         message = Message(
             self._make_id(), "tool", text, self._now(), tool_call_id=call_id, run_id=self._run_id
         )
-        # A result never stands before the message that holds its call: upstreams reject that.
+        # A result never stands before the message with its call: model servers reject that.
         before = self._flush("complete") if self._holds(call_id) else []
         del self._open[call_id]
         return [*before, Draft(kind, self._of(message.id, **fields)), *self._put(message)]
@@ -251,14 +252,14 @@ class MessageAssembler:
             if call_id not in self._called:
                 raise InvalidEvent(f"message: no tool call {call_id!r} for this result")
             if call_id not in self._open:
-                # The gateway has made this message from the call's `tool_complete`.
+                # The gateway has made this message already, from the call's `tool_complete`.
                 return []
             if call_id not in self._order.waiting and not self._comes_next(call_id):
                 raise InvalidEvent(f"message: calls before {call_id!r} have no result yet")
         elif self._order.waiting:
             waiting = ", ".join(self._order.waiting)[:500]
             raise InvalidEvent(f"message: the tool calls {waiting} have no result yet")
-        # The authoritative message takes the place, and the id, of what was shown in pieces.
+        # The authoritative message gets the place and the id of the deltas.
         pending = self._pending if role == "assistant" else None
         if pending is not None and pending.calls:
             named = {call["id"] for call in shape.get("tool_calls") or ()}
@@ -278,11 +279,11 @@ class MessageAssembler:
             raise InvalidEvent("message: one of its tool calls has its result already")
         before = self._flush("complete") if role == "tool" and self._holds(call_id) else []
         self._note(message)
-        # A result that an agent says itself may be what later messages were held back for.
+        # A result that the agent yields as a message may release later messages.
         released = [self._message(held) for held in self._order.release()]
         return [*before, self._message(message), *released]
 
-    # -- messages in the making ---------------------------------------------------------------
+    # -- pending messages ---------------------------------------------------------------------
 
     def _begun(self) -> _Pending:
         if self._pending is None:
@@ -290,7 +291,7 @@ class MessageAssembler:
         return self._pending
 
     def _make_room(self, size: int) -> list[Draft]:
-        """Ends the pending message when so much more would make it too large for an event."""
+        """End the pending message if `size` more bytes would make it too large for an event."""
         pending = self._pending
         if pending is None or pending.size + size + _PART_BYTES <= self._size_max:
             return []
@@ -334,7 +335,7 @@ class MessageAssembler:
         return [self._message(said) for said in self._order.put(message)]
 
     def _note(self, message: Message) -> None:
-        """Takes up a message that stands in the log, or is about to."""
+        """Note a message that is in the log, or will be in the next commit."""
         if self._pending is not None and self._pending.id == message.id:
             self._pending = None
         for call in message.tool_calls or ():
@@ -345,11 +346,11 @@ class MessageAssembler:
             self._open.pop(message.tool_call_id or "", None)
         self._order.note(message)
 
-    # -- taking up what the log has -----------------------------------------------------------
+    # -- replay of the log --------------------------------------------------------------------
 
     def _resumed(self, message_id: str) -> _Pending:
         if self._pending is not None and self._pending.id != message_id:
-            # Its text went on in another message, and it waits for the results of earlier calls.
+            # Its text continued in another message; this one waits for results of earlier calls.
             self._hold_pending()
         if self._pending is None:
             self._pending = _Pending(message_id)
@@ -366,7 +367,7 @@ class MessageAssembler:
             self._hold_pending()
         self._open.pop(call_id, None)
         text = event["error"] if "error" in event else _as_text(event["result"]["content"])
-        # Where it was not held back, its message comes next and takes this one's place.
+        # If it was not held back, its message comes next in the log and replaces this one.
         self._order.hold(
             Message(
                 event["message_id"],
@@ -407,7 +408,7 @@ def _size_of(value: Any) -> int:
 
 
 def message_draft(message: Message, run_id: str | None = None) -> Draft:
-    """Gives the event that says a message."""
+    """Return the draft of a `message` event."""
     fields: dict[str, Any] = {"run_id": run_id} if run_id else {}
     return Draft("message", fields | {"message_id": message.id, "message": message.to_json()})
 

@@ -1,4 +1,4 @@
-"""Messages: what was said, in the contract's shape."""
+"""Messages, in the shape of the API."""
 
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field, replace
@@ -14,7 +14,7 @@ Status = Literal["complete", "incomplete"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Something said in a session.
+    """One message of a session.
 
     `content` is a string, or a list of parts (`{"type": "text", "text": …}`, `thinking`, `image`,
     `file`); a string comes back as a string. `tool_calls` are `{"id", "name", "arguments"}`.
@@ -33,7 +33,7 @@ class Message:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Gives the contract's shape; what does not apply is left out."""
+        """Return the Message of the API, without the members that do not apply."""
         shape: dict[str, Any] = {"id": self.id, "role": self.role, "content": self.content}
         for name in ("tool_calls", "tool_call_id"):
             if (value := getattr(self, name)) is not None:
@@ -48,16 +48,16 @@ class Message:
 
     @staticmethod
     def of(shape: dict[str, Any]) -> "Message":
-        """Reads a message back from its stored shape; unknown members are left out."""
+        """Read a message from its stored shape; ignore unknown members."""
         return Message(**{name: shape[name] for name in Message.__slots__ if name in shape})
 
     def says_the_same(self, other: "Message") -> bool:
-        """Tells whether both say the same, whatever an export has left out around it."""
+        """Return whether role, content and calls are the same; exports may leave out the rest."""
         ours = (self.role, self.content, self.tool_calls, self.tool_call_id)
         return ours == (other.role, other.content, other.tool_calls, other.tool_call_id)
 
     def renamed(self, taken: Container[str]) -> "Message":
-        """Gives the message an id that is not taken; the same one for the same message."""
+        """Return the message with an id that is not taken; the same message gets the same one."""
         shape = self.to_json()
         for again in count():
             seed = canonical([shape, again])
@@ -68,16 +68,16 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The words alone: the string, or the text parts joined."""
+        """The text of the message: the string, or the text parts joined."""
         if isinstance(self.content, str):
             return self.content
         return "".join(part.get("text", "") for part in self.content if part["type"] == "text")
 
 
 def distinct(messages: Iterable[Message]) -> list[Message]:
-    """Gives each later message with an id that an earlier one has a derived id of its own.
+    """Give a derived id to each message whose id an earlier message has.
 
-    A session has each id once; logs and documents from before that was checked may have doubles.
+    A session has each id once. Logs and documents from before that was checked may have it twice.
     """
     found: list[Message] = []
     seen: set[str] = set()

@@ -1,10 +1,10 @@
-"""Network addresses, as far as limits per client tell them apart."""
+"""The part of a network address that identifies a client, for limits per client."""
 
 from ipaddress import IPv6Address, ip_address
 
 
 def network_of(host: str) -> str:
-    """Names who is at an address; of IPv6 the network, which is what one client is given."""
+    """Return the address; of IPv6 the /64 network, because one client has all its addresses."""
     try:
         address = ip_address(host.partition("%")[0])
     except ValueError:

@@ -1,7 +1,7 @@
 """Folds over a session's log.
 
-`fold` is the only place that says what an event does to a session's head; the live session, the
-store's recovery and `doctor` all use it, so they cannot disagree.
+Only `fold` knows how an event changes a session's head. The session writer, the store's recovery
+and `doctor` all use it, so they cannot disagree.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -15,29 +15,29 @@ from bamboo_gateway.domain.sessions import ActiveRun, QueuedRun, SessionHead, Sh
 from bamboo_gateway.domain.tool_order import OPEN_CALLS_MAX, open_after
 
 SYSTEM_SEQS_MAX = 64
-"""System messages that a head names: agents that read only a conversation's end get them all the
-same. Of sessions with more, they read everything."""
+"""The most system messages that a head names. Agents that read only the end of a conversation get
+these as well; of a session with more they read everything."""
 
 PATCHABLE = ("title", "working_dir", "metadata", "ttl_seconds", "session_type", "extension_data")
 
 
 def fold(head: SessionHead, event: dict[str, Any], time_ms: int | None = None) -> None:
-    """Applies one event of the log to `head`, in place.
+    """Apply one event of the log to `head`, in place.
 
     Args:
         head: The projection so far.
-        event: A decoded event of the log, the next in order.
-        time_ms: The event's time, where the caller has it already.
+        event: The next event of the log, decoded.
+        time_ms: The time of the event, if the caller knows it already.
     """
     kind = event["type"]
     head.seq = event["seq"]
     now = parse_ms(event["time"]) if time_ms is None else time_ms
-    # The clock may step back; what was active a moment ago does not become older for it.
+    # The clock may step back, but the last activity never becomes older.
     head.last_activity_at = max(head.last_activity_at, now)
     if kind in DELTA_TYPES:
         return
     if kind != "state_change" or "archived" not in (event["from"], event["to"]):
-        # Out of the archive a session comes as it was put there, dates and all.
+        # A restored session has the dates that it had before it was archived.
         head.updated_at = max(head.updated_at, now)
     step = _STEPS.get(kind)
     if step is not None:
@@ -69,7 +69,7 @@ def _on_tool_error(head: SessionHead, event: dict[str, Any], now: int) -> None:
 def _on_run_start(head: SessionHead, event: dict[str, Any], now: int) -> None:
     run_id = event["run_id"]
     head.queue = [queued for queued in head.queue if queued.run_id != run_id]
-    # Its input stands right before it, in the same commit.
+    # The input messages stand directly before it, in the same commit.
     before = head.seq - len(event["message_ids"]) - 1
     head.active = ActiveRun(run_id, event["agent"], head.seq, before, now)
 
@@ -85,7 +85,7 @@ def _on_terminal(head: SessionHead, event: dict[str, Any], now: int) -> None:
     counts = replace(head.counts, runs=_plus_one(head.counts.runs, status_of(event)))
     if head.active and head.active.run_id == run_id:
         if event.get("finish_reason") != "tool_calls":
-            # Nobody will answer what it has left open; see `MessageAssembler.end`.
+            # Nobody will answer the calls that it left open; see `MessageAssembler.end`.
             head.open_calls = []
         counts = replace(counts, active_ms=counts.active_ms + max(0, now - head.active.started_at))
         head.active = None
@@ -116,11 +116,11 @@ def _on_patch(head: SessionHead, event: dict[str, Any], now: int) -> None:
 def _on_merged(head: SessionHead, event: dict[str, Any], now: int) -> None:
     _on_patch(head, event, now)
     source = event["source"]
-    # A source that is merged again and again is one of them, as it was the last time.
+    # A source that is merged several times is listed once, as of the last time.
     others = [one for one in head.merged_from if one["session_id"] != source["session_id"]]
     head.merged_from = [*others, source]
     if event.get("replaces"):
-        # The event comes first in its commit, the messages that count from here on after it.
+        # The event comes first in its commit; the messages that count from now on follow it.
         head.history_from = head.seq
         head.message_count = 0
         head.open_calls = []
@@ -159,7 +159,7 @@ def _on_shared(head: SessionHead, event: dict[str, Any], now: int) -> None:
         parse_ms(expires_at) if expires_at else None,
         given.get("token_sha256"),
     )
-    # One of a user's takes the place of an earlier one; those that have ended make room.
+    # A share for a user replaces that user's earlier one; expired shares are removed.
     others = [
         one
         for one in head.shares
@@ -195,15 +195,15 @@ def _plus_one(counts: dict[str, int], name: str) -> dict[str, int]:
 
 
 def session_view(head: SessionHead, state: str, expires_at: int | None) -> dict[str, Any]:
-    """Return the contract's Session of a head, but for its `stream_url`.
+    """Return the Session of the API for a head, without its `stream_url`.
 
-    In the place of that stands `stream_after`: the position behind which a stream shows everything
+    `stream_after` stands in its place: a stream that begins behind that position shows everything
     that is not in the messages yet.
 
     Args:
-        head: What the log says.
+        head: The projection of the log.
         state: The state as computed now.
-        expires_at: When it expires, in ms, open streams and runs considered.
+        expires_at: When the session expires, in ms, considering open streams and runs.
     """
     begin = head.active.before_seq if head.active else head.seq
     return {
@@ -230,12 +230,12 @@ def session_view(head: SessionHead, state: str, expires_at: int | None) -> dict[
 
 
 def run_view(session_id: str, epoch: int, events: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Return the contract's Run, but for its `stream_url`, folded over the run's own events.
+    """Return the Run of the API, without its `stream_url`, folded over the run's own events.
 
     Args:
-        session_id: Whose run it is.
-        epoch: The epoch of its session's log.
-        events: Its `run_queued`, `run_start` and terminal event, as far as they are there.
+        session_id: The session of the run.
+        epoch: The epoch of the session's log.
+        events: The `run_queued`, `run_start` and terminal events of the run, as far as they exist.
     """
     run: dict[str, Any] = {
         "run_id": None,
@@ -277,7 +277,7 @@ def run_view(session_id: str, epoch: int, events: Iterable[dict[str, Any]]) -> d
 
 
 def status_of(terminal: Mapping[str, Any]) -> str:
-    """Gives the status of a run that ended with this event."""
+    """Return the status of a run that ended with this event."""
     if terminal["type"] == "complete":
         return "completed"
     if terminal["type"] == "cancelled":

@@ -1,7 +1,7 @@
-"""A session's head: everything its log says, short of the messages and events themselves.
+"""A session's head: a small projection of its log, without the messages and events themselves.
 
-It is the projection that lists, catalog lines and snapshots hold, and the state decisions are made
-on: small, and computed again from the log whenever it is lost.
+Lists, catalog lines and snapshots hold it, and decisions are made on it. It can be computed again
+from the log whenever it is lost.
 """
 
 from dataclasses import dataclass, field, fields, replace
@@ -18,10 +18,10 @@ SessionState = Literal["active", "idle", "disconnected", "closed", "expired", "a
 
 @dataclass(slots=True)
 class ActiveRun:
-    """The run that has the session's one slot.
+    """The active run of the session, which has at most one.
 
-    `start_seq` is the seq of its `run_start`; `before_seq` stands just before its input messages:
-    where a client that has loaded the messages begins to stream. `started_at` is in ms.
+    `start_seq` is the seq of its `run_start`. `before_seq` is the seq before its input messages: a
+    client that has loaded the messages begins to stream there. `started_at` is in ms.
     """
 
     run_id: str
@@ -33,7 +33,7 @@ class ActiveRun:
 
 @dataclass(slots=True)
 class QueuedRun:
-    """A run that waits for its turn; its input is in the `run_queued` event at `seq`."""
+    """A run that waits in the queue; its input is in the `run_queued` event at `seq`."""
 
     run_id: str
     seq: int
@@ -41,7 +41,7 @@ class QueuedRun:
 
 @dataclass(frozen=True, slots=True)
 class SummaryRef:
-    """Where the present summary is: its event's seq, the last seq it covers, its turns."""
+    """The current summary: the seq of its event, the last seq it covers, its number of turns."""
 
     seq: int
     covers_seq: int
@@ -50,9 +50,9 @@ class SummaryRef:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A grant to read the session, to one user or to whoever has a link's token.
+    """Permission to read the session, for one user or for whoever has the token of a link.
 
-    Times are milliseconds since 1970; of a token there is only its SHA-256, in hex.
+    Times are milliseconds since 1970. Of a token only the SHA-256 is kept, in hex.
     """
 
     id: str
@@ -62,13 +62,13 @@ class Share:
     token_sha256: str | None = None
 
     def holds_at(self, now_ms: int) -> bool:
-        """Tells whether it has not ended."""
+        """Return whether the share is valid at this time."""
         return self.expires_at is None or now_ms < self.expires_at
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What statistics count. Folded and never recounted, so that compaction changes nothing."""
+    """The counts of statistics, folded and never recounted, so that compaction changes nothing."""
 
     by_role: dict[str, int] = field(default_factory=dict)
     tool_calls: int = 0
@@ -81,11 +81,11 @@ class Counts:
 
 @dataclass(slots=True)
 class SessionHead:
-    """See the module. Times are milliseconds since 1970; `seq` is the last event folded in.
+    """The head of a session. Times are milliseconds since 1970; `seq` is the last event folded.
 
     Messages up to the seq `history_from` are not part of the conversation any more: a merge has
-    put others in their place. `open_calls` are tool calls that wait for a result (`tool_order`).
-    `system_seqs` are the seqs of the conversation's system messages, as long as they are few.
+    replaced them. `open_calls` are tool calls that wait for a result (`tool_order`). `system_seqs`
+    are the seqs of the conversation's system messages, as long as there are few.
     """
 
     id: str
@@ -119,27 +119,27 @@ class SessionHead:
 
     @property
     def knows_system_messages(self) -> bool:
-        """Whether `system_seqs` has all of them; heads of earlier versions may have none."""
+        """Whether `system_seqs` is complete; heads of earlier versions may have none."""
         return len(self.system_seqs) == self.counts.by_role.get("system", 0)
 
     @property
     def position(self) -> Position:
-        """Where the log ends."""
+        """The position of the last event of the log."""
         return Position(self.epoch, self.seq)
 
     @property
     def expires_at(self) -> int | None:
-        """When its time to live will have passed, in ms; None without one."""
+        """When the time to live ends, in ms; None without a time to live."""
         if self.ttl_seconds is None:
             return None
         return self.last_activity_at + self.ttl_seconds * 1000
 
     def is_shared_with(self, user_id: str, now_ms: int) -> bool:
-        """Tells whether a share of that user's holds."""
+        """Return whether the session is shared with this user at this time."""
         return any(share.user_id == user_id and share.holds_at(now_ms) for share in self.shares)
 
     def copy(self) -> "SessionHead":
-        """Gives an independent copy. Dict values are shared: they are replaced, never changed."""
+        """Return an independent copy. Dict values are shared: they are replaced, never changed."""
         return replace(
             self,
             active=replace(self.active) if self.active else None,
@@ -147,7 +147,7 @@ class SessionHead:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Gives the stored form, for the codec (which writes dataclasses as objects).
+        """Return the stored form, for the codec, which writes dataclasses as objects.
 
         Members with their default value are left out: most sessions have few others.
         """
@@ -157,10 +157,10 @@ class SessionHead:
 
     @staticmethod
     def of(shape: dict[str, Any]) -> "SessionHead":
-        """Reads the stored form.
+        """Read the stored form.
 
         Raises:
-            TypeError, KeyError: When it is none.
+            TypeError, KeyError: `shape` is no stored head.
         """
         known = {name: shape[name] for name in _NAMES if name in shape}
         if "usage" in known:

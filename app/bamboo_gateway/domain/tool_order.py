@@ -1,8 +1,8 @@
-"""The order of messages that a session keeps: one that OpenAI-compatible servers accept.
+"""The order of messages in a session: one that OpenAI-compatible servers accept.
 
-A message that calls tools is followed by one result for each call, before anything else is said;
-a result stands nowhere else. Sessions whose history breaks this are dead: every later request with
-it is refused upstream.
+A message with tool calls is followed by one result for each call, before any other message. A
+result stands nowhere else. A session whose history breaks this is dead: the model server refuses
+every later request with that history.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,16 +16,16 @@ INTERRUPTED = "The call was interrupted before it gave a result."
 UNANSWERED = "The conversation went on without a result of this call."
 
 OPEN_CALLS_MAX = 128
-"""Calls without a result at once, which the head holds: OpenAI takes as many in one message."""
+"""The most calls that wait for a result, all in the head; OpenAI allows as many in a message."""
 
 OPEN_CALLS_CHARS_MAX = 16 * 1024
-"""The ids of all of them together: some servers hide signatures of some KB in an id."""
+"""The most characters of their ids together: some servers put signatures of some KB into an id."""
 
 
 def open_after(open_calls: Sequence[str], message: Mapping[str, Any]) -> list[str]:
-    """Gives the calls that wait for a result once the message was said.
+    """Return the calls that wait for a result after `message`.
 
-    Histories from elsewhere may pass over a call; nothing can answer it in its place any more.
+    Foreign histories may skip a call. After the next message nothing can answer it in its place.
     """
     if message["role"] == "tool":
         return [call_id for call_id in open_calls if call_id != message.get("tool_call_id")]
@@ -33,7 +33,7 @@ def open_after(open_calls: Sequence[str], message: Mapping[str, Any]) -> list[st
 
 
 def too_many(open_calls: Sequence[str]) -> bool:
-    """Tells whether these are more than a session holds."""
+    """Return whether these are more calls than a session holds."""
     return len(open_calls) > OPEN_CALLS_MAX or sum(map(len, open_calls)) > OPEN_CALLS_CHARS_MAX
 
 
@@ -44,18 +44,18 @@ def in_order(
     close: Callable[[str], Message] | None,
     all_answered: bool,
 ) -> list[Message]:
-    """Gives a client's messages as they may follow what was said.
+    """Return a client's messages in an order in which they may follow the conversation.
 
     Args:
-        open_calls: The calls that wait for a result before them.
+        open_calls: The calls that wait for a result before these messages.
         given: The client's messages.
-        close: Makes the message that closes a call which the client passes over; None refuses that.
-        all_answered: Whether no call may wait after them, since they are to be answered.
+        close: Makes the message that closes a skipped call; with None skipping a call is refused.
+        all_answered: Whether no call may wait after these messages, because a run follows.
 
     Raises:
-        Refused: `no-open-tool-call`: nobody waits for this result; `open-tool-calls`: calls
-            are passed over.
-        InvalidInput: A message makes two calls with one id, or too many at once.
+        Refused: `no-open-tool-call`: no call waits for this result. `open-tool-calls`: the messages
+            skip calls.
+        InvalidInput: A message has two calls with one id, or too many calls.
     """
     waiting = list(open_calls)
     said: list[Message] = []
@@ -87,15 +87,15 @@ def in_order(
 
 
 def settled(messages: Iterable[Message], *, at_end: bool) -> tuple[list[Message], list[Message]]:
-    """Closes the calls of a history from elsewhere that it passed over.
+    """Close the calls that a foreign history skipped.
 
     Args:
         messages: The history.
-        at_end: Also the calls that nothing has followed yet: nobody is there to answer them.
+        at_end: Whether to close the calls of the last message too: nobody will answer them.
 
     Returns:
-        The history, and what was added to it. The ids of that are derived, so that the same history
-        gives the same again, and a merge recognises it.
+        The whole history, and the messages that were added to it. The ids of these are derived, so
+        that the same history gets the same ones again, and a merge recognises them.
     """
     settler = Settler()
     said: list[Message] = []
@@ -112,7 +112,7 @@ def settled(messages: Iterable[Message], *, at_end: bool) -> tuple[list[Message]
 
 
 class Settler:
-    """As `settled`, message by message: of a history that does not fit into memory."""
+    """Does what `settled` does, message by message, for a history that does not fit into memory."""
 
     __slots__ = ("_calling", "_said_at", "_waiting")
 
@@ -122,7 +122,7 @@ class Settler:
         self._said_at = ""
 
     def take(self, message: Message) -> list[Message]:
-        """Takes the next message; gives what closes the calls that it passes over."""
+        """Take the next message; return the messages that close the calls it skips."""
         closing: list[Message] = []
         if message.role != "tool":
             closing = self.end()
@@ -132,7 +132,7 @@ class Settler:
         return closing
 
     def end(self) -> list[Message]:
-        """Gives what closes the calls that nothing has followed."""
+        """Return the messages that close the calls that still wait."""
         return [
             Message(
                 id="msg_" + sha256(f"{self._calling}\0{call_id}".encode()).hexdigest()[:26],
@@ -151,7 +151,7 @@ def _calls_of(message: Message) -> dict[str, Any]:
 
 
 def still_open(call_ids: Sequence[str]) -> Refused:
-    """The answer to messages that pass over open calls."""
+    """Return the error for messages that skip open calls."""
     return Refused(
         f"{len(call_ids)} tool calls wait for their results first: {', '.join(call_ids)[:500]}.",
         code="open-tool-calls",
@@ -160,10 +160,10 @@ def still_open(call_ids: Sequence[str]) -> Refused:
 
 
 class OrderedMessages:
-    """Puts the messages of one run in order as they are made.
+    """Orders the messages of one run as they are made.
 
-    A run may begin another message while calls of an earlier one are at work (tools within tools).
-    Such a message, and all after it, is held back until those have their results.
+    A run may begin another message while calls of an earlier one run (tools within tools). That
+    message and all later ones are held back until those calls have their results.
     """
 
     __slots__ = (
@@ -177,7 +177,7 @@ class OrderedMessages:
 
     @property
     def waiting(self) -> Sequence[str]:
-        """The calls of messages already said that have no result yet."""
+        """The calls of released messages that have no result yet."""
         return self._waiting
 
     @property
@@ -186,16 +186,16 @@ class OrderedMessages:
         return bool(self._held)
 
     def holds(self, message_id: str) -> bool:
-        """Tells whether a message of that id is held back."""
+        """Return whether a message with this id is held back."""
         return any(held.id == message_id for held in self._held)
 
     def put(self, message: Message) -> list[Message]:
-        """Adds the next message; gives those that may be said now, in order."""
+        """Add the next message; return those that may enter the log now, in order."""
         self._held.append(message)
         return self.release()
 
     def release(self) -> list[Message]:
-        """Gives those that were held back and may be said now, in order."""
+        """Return the held messages that may enter the log now, in order."""
         said: list[Message] = []
         while (at := self._next()) is not None:
             following = self._held.pop(at)
@@ -204,13 +204,13 @@ class OrderedMessages:
         return said
 
     def note(self, message: Message) -> None:
-        """Takes up a message that has been said."""
+        """Note a message that is in the log."""
         self._held = [held for held in self._held if held.id != message.id]
         shape = {"role": message.role, **_calls_of(message)}
         self._waiting = open_after(self._waiting, shape)
 
     def hold(self, message: Message) -> None:
-        """Takes up, from the log, a message that was being held back."""
+        """Restore a message that was held back, from the log."""
         self._held.append(message)
 
     def _next(self) -> int | None:
