@@ -157,7 +157,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         ],
         exception_handlers=EXCEPTION_HANDLERS,
     )
-    app.state.manager = None  # requests may come before the lifespan sets it
+    app.state.manager = None  # until the lifespan begins: requests may come before
     app.state.settings = settings
     app.state.gate = gate
     app.state.clock = clock
@@ -231,7 +231,7 @@ def _cors(settings: Settings) -> list[Middleware]:
         Middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            # Browsers may send the cookie for the named origins, and never for all origins.
+            # Cookies are sent only to pages that the operator named, never to all pages.
             allow_credentials="*" not in settings.cors_origins,
             allow_methods=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"),
             allow_headers=_CORS_HEADERS,
@@ -241,7 +241,7 @@ def _cors(settings: Settings) -> list[Middleware]:
 
 
 def _log_recovery(report: RecoveryReport) -> None:
-    """Log in one line what opening the store found."""
+    """Log one line about what opening the store found."""
     found = {
         "sessions": report.sessions,
         "clean": report.clean,

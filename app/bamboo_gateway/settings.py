@@ -1,7 +1,7 @@
-"""Every setting, its default, its unit and its reason.
+"""Every setting with its default, its unit and its reason.
 
 Flags win over the environment (`BAMBOO_…`), the environment over the TOML file, the file over the
-defaults. A wrong value stops the start with one line.
+defaults. A wrong value or an unknown name stops the start with one line.
 """
 
 import os
@@ -32,11 +32,11 @@ MiB = 1024 * 1024
 _PREFIX: Final = "BAMBOO_"
 
 _COMMAND_VARIABLES: Final = frozenset({"BAMBOO_URL", "BAMBOO_API_KEY"})
-"""What the commands that call a gateway read (`cli.options`); one environment often has both."""
+"""The variables of the commands that call a gateway (`cli.options`); both may be set together."""
 
 
 class Settings(BaseSettings):
-    """One frozen set of settings, read once at the start."""
+    """The settings of one gateway, frozen, read once at the start."""
 
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX, frozen=True, extra="forbid", validate_default=True
@@ -316,17 +316,17 @@ class Settings(BaseSettings):
 
     @property
     def keys_path(self) -> Path | None:
-        """Where the keys file is; None when nothing is kept on the disk and none is named."""
+        """The path of the keys file; None if the store has no directory and no path is set."""
         return self._kept_in(self.api_keys_file, "keys.json")
 
     @property
     def ticket_secret_path(self) -> Path | None:
-        """Where the secret of tickets is kept; None when nothing is kept on the disk."""
+        """The path of the ticket secret; None if the store has no directory."""
         return self._kept_in(None, "ticket-secret")
 
     @property
     def audit_path(self) -> Path | None:
-        """Where the audit log is; None when nothing is kept on the disk and none is named."""
+        """The path of the audit log; None if the store has no directory and no path is set."""
         return self._kept_in(self.audit_log, "audit.jsonl")
 
     def _kept_in(self, named: Path | None, file_name: str) -> Path | None:
@@ -346,7 +346,7 @@ class Settings(BaseSettings):
     @field_validator("max_active_sessions_per_user")
     @classmethod
     def _share_of_places(cls, value: int | None, info: ValidationInfo) -> int | None:
-        places = info.data.get("max_active_sessions")  # not there when that one is wrong
+        places = info.data.get("max_active_sessions")  # missing when its value is wrong
         return value if value is not None or places is None else -(-places // 4)
 
     @field_validator("rate_limit_per_caller", "rate_limit_in_all", "auth_failures_per_address")
@@ -372,14 +372,14 @@ class Settings(BaseSettings):
 
 
 class SettingsError(Exception):
-    """A wrong setting, in one line that names it."""
+    """A setting is wrong; the message is one line that names it."""
 
 
 def load_settings(config: Path | None = None, **flags: Any) -> Settings:
-    """Reads the settings: `flags` (None = not given), then the environment, then `config`.
+    """Read the settings: `flags` (None = not given), then the environment, then `config`.
 
     Raises:
-        SettingsError: For an unreadable file, an unknown name or a wrong value.
+        SettingsError: The file cannot be read, a name is unknown, or a value is wrong.
     """
 
     class Sources(Settings):
@@ -393,7 +393,7 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
             dotenv_settings: PydanticBaseSettingsSource,
             file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            del dotenv_settings, file_secret_settings  # flags, environment and one file are enough
+            del dotenv_settings, file_secret_settings  # flags, environment and one file suffice
             sources: tuple[PydanticBaseSettingsSource, ...] = (init_settings, env_settings)
             if config is not None:
                 sources += (TomlConfigSettingsSource(settings_cls, config),)

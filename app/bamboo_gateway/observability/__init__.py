@@ -1,1 +1,1 @@
-"""What people and machines see of the inside: the log and the metrics."""
+"""What operators see of the gateway: log, metrics, audit log and traces."""

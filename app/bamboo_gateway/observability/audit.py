@@ -1,8 +1,8 @@
-"""The audit log: who did what to what, a JSON object a line, appended and never changed.
+"""The audit log: who did what to which session or key. One JSON object a line, never changed.
 
-The file is opened for each record: there are few, whoever rotates it by renaming (logrotate,
-without `copytruncate`) needs to tell nobody, and commands append to it beside the gateway. Others
-may not read it (0600).
+The file is opened for each record. There are few of them; so a file that logrotate has renamed
+(without `copytruncate`) needs no signal, and commands can append beside the gateway. Other users of
+the machine cannot read the file (0600).
 """
 
 import os
@@ -22,21 +22,21 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRecord:
-    """One line: names, and never a secret or what was said in a session.
+    """One line. It holds names, and never a secret or the content of a session.
 
     Attributes:
-        at_ms: When, in ms since 1970.
-        action: What was to be done.
-        outcome: What became of it.
-        status: What HTTP answered; None where nobody asked by HTTP.
-        code: The error's, where it was refused or failed.
-        caller: Who: as in the log, `gateway` for scheduled work, `uid:…` for a command.
-        user_id: The user it was done for; None: the operator.
-        credential: What the caller came with.
-        remote_address: Where he came from.
-        targets: The sessions, or keys, that it was done to.
-        failed_targets: Those that it was to be done to.
-        request_id: The request's.
+        at_ms: The time, in ms since 1970.
+        action: The action that was asked for.
+        outcome: Its result.
+        status: The HTTP status; None if the action was no request.
+        code: The code of the error, if the action was refused or failed.
+        caller: The caller's id as in the log: `gateway` for scheduled work, `uid:…` for a command.
+        user_id: The user that the action was done for; None for the operator.
+        credential: The name of the caller's credential.
+        remote_address: The caller's network address.
+        targets: The sessions or keys that were changed.
+        failed_targets: The sessions or keys that should have been changed.
+        request_id: The id of the request.
     """
 
     at_ms: int
@@ -53,19 +53,19 @@ class AuditRecord:
     request_id: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Gives it as it is written."""
+        """Return the record as it is written."""
         members = asdict(self)
         return {"time": format_ms(members.pop("at_ms")), **members}
 
 
 class AuditLog:
-    """See the module.
+    """Appends records to the audit file.
 
     Args:
-        path: The file; made with its first record.
+        path: The file; the first record creates it.
 
     Attributes:
-        failures: Records that could not be written.
+        failures: How many records could not be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,10 +73,10 @@ class AuditLog:
         self.failures = 0
 
     async def append(self, record: AuditRecord) -> None:
-        """Writes one record before it returns.
+        """Write one record, and return when it is written.
 
-        What is recorded has happened and is not undone for a full disk: that is told in the log
-        and counted.
+        The action has happened and stays, even when the disk is full. A failed write is logged and
+        counted.
         """
         try:
             await to_thread.run_sync(self.write, record)
@@ -86,10 +86,10 @@ class AuditLog:
             log.error("an audit record was not written", why=error.strerror, **told)  # noqa: TRY400
 
     def write(self, record: AuditRecord) -> None:
-        """Writes one record, as one write: several processes may. Blocking.
+        """Write one record in one `write` call, since several processes may append. Blocks.
 
         Raises:
-            OSError: It was not written.
+            OSError: The record was not written.
         """
         line = encode(record.to_json()) + b"\n"
         fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -1,11 +1,11 @@
-"""Makes what sends traces; the SDK is imported for that, and not before."""
+"""Make the sender of traces. The SDK is imported only when traces are on."""
 
 from bamboo_gateway.domain.errors import BambooError
 from bamboo_gateway.observability.tracing import Spans
 
 
 def make_spans(endpoint: str) -> Spans:
-    """Makes what sends spans to an OTLP endpoint.
+    """Return the sender of spans to an OTLP endpoint.
 
     Raises:
         TracingUnavailable: The extra `otel` is not installed.
@@ -20,6 +20,6 @@ def make_spans(endpoint: str) -> Spans:
 
 
 class TracingUnavailable(BambooError):
-    """Traces were asked for, and OpenTelemetry is not installed."""
+    """Traces are on, but OpenTelemetry is not installed."""
 
     code = "tracing_unavailable"

@@ -1,4 +1,4 @@
-"""Histograms of plain integers, for places that are passed too often for a metrics library."""
+"""Histograms of plain integers, for code that runs too often for a metrics library."""
 
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -7,23 +7,23 @@ from math import inf
 from typing import Final
 
 REQUEST_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
-"""From a cached read to the longest wait that a request may ask for (`Prefer: wait`)."""
+"""Durations of requests: from a cached read to the longest `Prefer: wait`."""
 
 DISK_SECONDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5)
-"""From a battery-backed cache to a disk that is about to fail."""
+"""Durations of syncs: from a battery-backed cache to a disk that is about to fail."""
 
 RUN_SECONDS: Final = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600)
-"""From a scripted answer to an agent that works for an hour."""
+"""Durations of runs: from a scripted answer to an agent that works for an hour."""
 
 COUNTS: Final = (1, 2, 4, 8, 16, 32, 64, 256, 1024, 4096, 16384)
-"""Things taken at once."""
+"""Sizes of batches."""
 
 
 class Histogram:
-    """Counts of observed values by bucket, and their sum. Written by one thread.
+    """Counts observed values by bucket, and adds them up. One thread writes it.
 
     Args:
-        bounds: The buckets' upper bounds, rising; what lies above all of them is counted too.
+        bounds: The upper bounds of the buckets, rising. Values above all of them are counted too.
     """
 
     __slots__ = ("_bounds", "_counts", "sum")
@@ -34,15 +34,15 @@ class Histogram:
         self.sum = 0.0
 
     def observe(self, value: float) -> None:
-        """Counts one value."""
+        """Count one value."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self.sum += value
 
     @property
     def count(self) -> int:
-        """How many values there were."""
+        """The number of observed values."""
         return sum(self._counts)
 
     def buckets(self) -> Iterator[tuple[float, int]]:
-        """Gives each upper bound, infinity last, with how many values lay at or below it."""
+        """Return each upper bound, infinity last, with the number of values at or below it."""
         return zip((*self._bounds, inf), accumulate(self._counts), strict=True)

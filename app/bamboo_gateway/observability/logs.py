@@ -1,10 +1,9 @@
-"""The log: structlog for the gateway's own words and the libraries' alike, to stderr.
+"""The log, on stderr: structlog formats the lines of the gateway and of its libraries.
 
-A line is written by a thread of its own: a pipe that nobody empties must not hold up the event loop
-(R12), so what does not fit into the queue is counted and dropped. Nothing that comes from outside
-ends a line or reaches a terminal as a command (R13): JSON escapes it, and so does the console form.
-What requests and runs are about (`request_id`, `session_id`, `run_id`) is bound as context at the
-edge and in each run's task; what they say is never logged.
+A thread of its own writes the lines: a pipe that nobody reads must not block the event loop (R12).
+Lines that do not fit into its queue are counted and dropped. No text from outside can end a line or
+command a terminal (R13): both formats escape it. The edge and each run's task bind `request_id`,
+`session_id` and `run_id` as context. The content of requests and runs is never logged.
 """
 
 import atexit
@@ -22,7 +21,7 @@ from structlog.typing import ExcInfo, Processor
 from typing_extensions import override
 
 _WAITING_LINES_MAX: Final = 10_000
-"""Some MiB, and a second of a busy gateway: longer pauses are no hiccup of whoever reads it."""
+"""Some MiB: about one second of a busy gateway. A reader that pauses longer is stuck."""
 
 _SHARED: Final[list[Processor]] = [
     structlog.stdlib.add_log_level,
@@ -31,9 +30,9 @@ _SHARED: Final[list[Processor]] = [
 
 
 def configure_logs(log_format: str, log_level: str) -> None:
-    """Sets the process's logging up: `console` or `json`, from `debug` to `error`.
+    """Configure the logging of the process: format `console` or `json`, level `debug` to `error`.
 
-    Stdout stays free for what a command answers.
+    Stdout stays free for the output of commands.
     """
     writer = logging.StreamHandler(sys.stderr)
     writer.setFormatter(make_formatter(log_format, colors=sys.stderr.isatty()))
@@ -45,7 +44,7 @@ def configure_logs(log_format: str, log_level: str) -> None:
 
 
 def send_logs_to(handler: logging.Handler, log_level: str) -> None:
-    """Sends everything of that level and above to one handler, in whatever way it was said."""
+    """Send all records of this level and above to one handler, from structlog and `logging`."""
     level = logging.getLevelNamesMapping()[log_level.upper()]
     structlog.configure(
         processors=[
@@ -61,13 +60,13 @@ def send_logs_to(handler: logging.Handler, log_level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
-    # Per-request lines of clients and servers are noise here; what goes wrong is a warning.
+    # Their lines for each request are noise here; problems are warnings.
     for name in ("uvicorn", "uvicorn.error", "httpx", "httpcore", "asyncio"):
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
 
 
 def make_formatter(log_format: str, *, colors: bool = False) -> logging.Formatter:
-    """Gives what makes lines of records, `json` or `console`."""
+    """Return the formatter for `json` or `console`."""
     render: list[Processor]
     if log_format == "json":
         render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
@@ -83,10 +82,10 @@ def make_formatter(log_format: str, *, colors: bool = False) -> logging.Formatte
 
 
 class HandOver(QueueHandler):
-    """Hands records over to the thread that writes them.
+    """Passes records to the thread that writes them.
 
     Attributes:
-        lost: How many lines there was no room for, in this process.
+        lost: How many lines this process dropped because the queue was full.
     """
 
     lost = 0
@@ -94,7 +93,7 @@ class HandOver(QueueHandler):
     @override
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         if not isinstance(record.msg, dict):
-            # A library's own record: what it says and where it was said is only known now.
+            # A record of a library: its message and its context are known only now.
             record.msg, record.args = record.getMessage(), None
             setattr(record, _CONTEXT, get_contextvars())
         return record
@@ -108,14 +107,14 @@ class HandOver(QueueHandler):
 
 
 _CONTEXT: Final = "bamboo_context"
-"""Where a library's record keeps the context it was made in."""
+"""The attribute of a library's record that holds its context."""
 
 _PLAIN: Final = frozenset({int, float, bool, type(None)})
 _EXCEPTION_KEYS: Final = frozenset({"exc_info", "stack_info"})
 
 
 def _keep_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Takes the exception that is being handled along: the thread that writes handles none."""
+    """Attach the exception that is being handled: the writing thread cannot see it."""
     if event.get("exc_info") is True:
         event["exc_info"] = sys.exc_info()
     return event
@@ -127,7 +126,7 @@ def _add_context(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMap
 
 
 def _escape(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Escapes whatever could end the line, or be a command to a terminal."""
+    """Escape characters that could end the line or command a terminal."""
     for name, value in event.items():
         if isinstance(value, str):
             event[name] = _escaped(value)
@@ -146,6 +145,6 @@ def _escaped(text: str) -> str:
 
 
 def _write_traceback(target: TextIO, exc_info: ExcInfo) -> None:
-    """Writes a traceback such that none of its lines can be taken for one of the log."""
+    """Write a traceback so that none of its lines looks like a line of the log."""
     lines = "".join(traceback.format_exception(*exc_info)).rstrip().split("\n")
     target.writelines(f"\n  | {_escaped(line)}" for line in lines)

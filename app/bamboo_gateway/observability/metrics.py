@@ -1,8 +1,7 @@
-"""Metrics: the numbers of the inside as Prometheus text.
+"""Metrics as Prometheus text.
 
-What happens is counted in plain numbers where it happens; families are made of them at a scrape and
-not before. `FAMILIES` is the list of all there are. Labels have few values, all of them the
-gateway's own: nothing that a client sends becomes one.
+Code counts in plain numbers; only a scrape makes families of them. `FAMILIES` lists all metrics.
+Labels have few values, which the gateway chooses: no text of a client becomes a label.
 """
 
 import shutil
@@ -29,14 +28,14 @@ PREFIX: Final = "bamboo_"
 
 Labels = tuple[str, ...]
 Measure = float | Histogram | Mapping[Any, float] | Mapping[Any, Histogram]
-"""A value, or with labels one for each tuple of their values."""
+"""The value of a family; with labels, a value for each tuple of label values."""
 
 Measures = Mapping[str, Measure]
-"""Names of families, without the prefix, to what there is to say of them."""
+"""Values by the names of their families, without the prefix."""
 
 
 class Family(NamedTuple):
-    """What a metric is."""
+    """The description of a metric."""
 
     kind: Literal["counter", "gauge", "histogram"]
     help: str
@@ -127,15 +126,15 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "recovery_seconds": Family("gauge", "How long the last start took to recover."),
     "recovery_found": Family("gauge", "What the last start found and mended.", ("what",)),
 }
-"""Every metric of the gateway's own, without the prefix. Those of the process come beside it."""
+"""Every metric of the gateway, without the prefix. A scrape adds those of the process."""
 
 
 def render_metrics(measures: Measures, data_dir: Path | None) -> bytes:
-    """Gives the text for one scrape. Reads files: not on the event loop.
+    """Return the text for one scrape. Reads files: not on the event loop.
 
     Args:
-        measures: A value for each family that there is something to say of.
-        data_dir: Whose disk's free space is shown; None where nothing is kept on one.
+        measures: The values, by family.
+        data_dir: The directory whose free space is shown; None for a store without one.
     """
     registry = CollectorRegistry()
     registry.register(_Families({**measures, **_free_space(data_dir)}))
@@ -149,7 +148,7 @@ def _free_space(data_dir: Path | None) -> Measures:
     try:
         return {"disk_free_bytes": shutil.disk_usage(data_dir).free}
     except OSError:
-        return {}  # a disk that has gone away must not take the other numbers with it
+        return {}  # a missing disk must not hide the other metrics
 
 
 class _Families(Collector):

@@ -1,6 +1,6 @@
-"""Spans by OpenTelemetry's SDK (the extra `otel`), sent over OTLP/HTTP by a thread of its own.
+"""Spans of OpenTelemetry's SDK (the extra `otel`); a thread of the SDK sends them over OTLP/HTTP.
 
-The SDK's `OTEL_…` variables hold for what is not said here: sampling, resource, headers, batching.
+The SDK's `OTEL_…` variables configure the rest: sampling, resource, headers, batching.
 """
 
 import os
@@ -25,7 +25,7 @@ _W3C_HEADERS: Final = frozenset({b"traceparent", b"tracestate"})
 
 
 class OtelSpans(Spans):
-    """See the module."""
+    """Makes spans and sends them to an OTLP endpoint."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
@@ -33,7 +33,7 @@ class OtelSpans(Spans):
 
     @staticmethod
     def to_endpoint(endpoint: str) -> "OtelSpans":
-        """Makes one that sends to an OTLP endpoint, like `http://127.0.0.1:4318`."""
+        """Return one that sends to an OTLP endpoint, like `http://127.0.0.1:4318`."""
         name = os.environ.get("OTEL_SERVICE_NAME", "bamboo-gateway")
         provider = TracerProvider(resource=Resource.create({SERVICE_NAME: name}))
         exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
@@ -74,7 +74,7 @@ class OtelSpans(Spans):
             context=parent,
             kind=kind,
             attributes=attributes,
-            # What an exception says may be what was said in a session.
+            # The text of an exception may quote a session.
             record_exception=False,
             set_status_on_exception=False,
         )
@@ -103,7 +103,7 @@ class _RequestSpan:
         self._span = span
 
     def answered(self, name: str, attributes: dict[str, Any], *, failed: bool) -> None:
-        """See `tracing.Span`."""
+        """Implement `tracing.Span`."""
         self._span.update_name(name)
         self._span.set_attributes(attributes)
         if failed:
