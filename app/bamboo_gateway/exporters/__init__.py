@@ -1,1 +1,1 @@
-"""Sessions as documents: written for people or without loss, and read back from many formats."""
+"""Sessions as documents: written for people or without loss, and read from many formats."""

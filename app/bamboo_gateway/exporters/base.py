@@ -1,8 +1,8 @@
-"""The contract of exporters: a session becomes a document, page by page.
+"""The contract of exporters, which write a session as a document, page by page.
 
-An exporter is plain synchronous code that writes one document. `stream` drives it: it takes the
-messages in pages, encodes each page in a worker thread (R12), and hands the bytes on in pieces no
-larger than one send, so that a session of any length costs the memory of one page.
+An exporter is synchronous code that writes one document. `stream` drives it: it takes the messages
+in pages, encodes each page in a worker thread (R12), and yields the bytes in pieces no larger than
+one send. So a session of any length costs the memory of one page.
 """
 
 from abc import ABC, abstractmethod
@@ -19,7 +19,7 @@ from bamboo_gateway.domain.limits import SEND_BYTES_MAX
 JsonObject = dict[str, Any]
 
 MOMENTARY = frozenset({"state", "expires_at", "active_run_id", "stream_after", "messages"})
-"""Members of a Session that hold only now and only in the gateway that was asked."""
+"""Members of a Session that are true only now and only in this gateway."""
 
 BARE_SESSION = frozenset({"id", "title", "created_at", "updated_at", "last_activity_at"})
 """Members of a Session that a document without metadata has. A list of what stays and not of what
@@ -36,14 +36,15 @@ class ExportSource:
     """A session to export.
 
     Attributes:
-        session: The session in the API's shape (docs/reference/shapes.md).
-        messages: Its messages in order, as pages of the contract's shape. The consumer goes on
-            only when a page has been taken by whoever reads the document, so nothing is read
-            ahead; and closes it, however the document ends.
-        summary: The saved summary, if there is one; written as it is.
-        lineage: What the session's `parent` does not say (ancestors, merges); written as it is.
-        include_metadata: Whether anything is written but the session's id, title and times and what
-            was said. Without it there is no owner, directory, summary, lineage, model, usage, run.
+        session: The Session of the API (docs/reference/shapes.md).
+        messages: Its Messages in order, in pages. The next page is read only when the reader of the
+            document has taken the page before, so nothing is read ahead. The iterator is closed,
+            however the document ends.
+        summary: The saved summary, if there is one; written unchanged.
+        lineage: Ancestors and merges, which the session's `parent` lacks; written unchanged.
+        include_metadata: Whether the document holds more than the session's id, title and times and
+            what was said. Without it the document names no owner, directory, summary, lineage,
+            model, usage or run.
         include_tool_calls: Whether tool calls and their results are written. Without them an
             assistant message that says nothing else is left out as well.
     """
@@ -58,7 +59,7 @@ class ExportSource:
 
 @dataclass(frozen=True, slots=True)
 class DocumentHead:
-    """What stands before the messages, with the options already applied.
+    """The part of a document before the messages, with the options applied.
 
     Without metadata there is neither summary nor lineage, and the session has `BARE_SESSION`.
     """
@@ -72,14 +73,14 @@ class DocumentHead:
 class Exporter(ABC):
     """Writes one session as one document. An instance is used once.
 
-    The parts come in order: `begin`, any number of `add`, `end`; what they return, joined, is the
-    document. Each may run in another thread, never two at a time. Nothing is written by a call
-    that raises, and the exporter is of no use after it.
+    The calls come in order: `begin`, any number of `add`, `end`. Their results, joined, are the
+    document. Each call may run in another thread, but never two at a time. A call that raises
+    writes nothing, and the exporter cannot be used after it.
 
     Attributes:
-        format: Its name in requests.
-        media_type: What `Content-Type` says of the document.
-        suffix: The end of its file's name, with the dot.
+        format: The name of the format in requests.
+        media_type: The `Content-Type` of the document.
+        suffix: The suffix of the file's name, with the dot.
     """
 
     format: ClassVar[str]
@@ -88,31 +89,31 @@ class Exporter(ABC):
 
     @abstractmethod
     def begin(self, head: DocumentHead) -> bytes:
-        """Gives everything before the first message."""
+        """Return everything before the first message."""
 
     @abstractmethod
     def add(self, messages: Sequence[JsonObject]) -> bytes:
-        """Gives the next messages; may hold back what belongs with later ones, within bounds."""
+        """Return the next messages. May hold back, within bounds, what belongs with later ones."""
 
     @abstractmethod
     def end(self) -> bytes:
-        """Gives what was held back, and what ends the document.
+        """Return what was held back, and the end of the document.
 
-        Every format says here that it is whole: a document cut before its end is not read back.
+        Every format marks its end here, so that a document that was cut is not imported.
         """
 
     @final
     async def stream(
         self, source: ExportSource, *, limiter: anyio.CapacityLimiter | None = None
     ) -> AsyncGenerator[bytes]:
-        """Gives the document in pieces of at most `SEND_BYTES_MAX`.
+        """Return the document in pieces of at most `SEND_BYTES_MAX`.
 
-        What `source.messages` raises comes through and leaves the document without its end.
-        Closing the generator early leaves nothing behind. While nobody takes the next piece, it
-        holds what was written of one page and nothing else.
+        An error of `source.messages` is raised here and leaves the document without its end.
+        Closing the generator early leaves nothing behind. While nobody takes the next piece, the
+        generator holds the written bytes of one page and nothing else.
 
         Args:
-            source: What to write.
+            source: The session to write.
             limiter: Bounds the worker threads that encode; the default is the process-wide one.
         """
         async with aclosing(source.messages) as pages:
@@ -143,7 +144,7 @@ def _head_of(source: ExportSource) -> DocumentHead:
 
 
 def _reduced(message: JsonObject, source: ExportSource) -> JsonObject | None:
-    """Return a message without what the options leave out; None when nothing is left of it."""
+    """Return a message without what the options leave out; None when nothing is left."""
     left_out = set() if source.include_metadata else message.keys() - BARE_MESSAGE
     if not source.include_tool_calls:
         if message.get("role") == "tool":
@@ -156,6 +157,6 @@ def _reduced(message: JsonObject, source: ExportSource) -> JsonObject | None:
 
 
 def _pieces(data: bytes) -> Iterator[bytes]:
-    # R7: one send joins at most so much.
+    # R7: no more than this in one send.
     for start in range(0, len(data), SEND_BYTES_MAX):
         yield data[start : start + SEND_BYTES_MAX]

@@ -1,17 +1,17 @@
-"""The one shape of the exports that lose nothing, in JSON and in YAML.
+"""The shape of the exports without loss, in JSON and in YAML.
 
     {"bamboo_export": 1,
-     "session":  {…},          the contract's Session, without what holds only at the moment
+     "session":  {…},          the Session of the API, without members that are true only now
      "summary":  {…} | null,   SummaryCacheData, and how many messages it covers
-     "lineage":  {…} | null,   ancestors and merges, as the gateway that wrote it knew them
-     "messages": [{…}, …],     the contract's Messages, in order
-     "message_count": 2}       last: says that the document is whole
+     "lineage":  {…} | null,   ancestors and merges, as the exporting gateway knew them
+     "messages": [{…}, …],     the Messages of the API, in order
+     "message_count": 2}       last, to show that the document is whole
 
-A document without metadata has neither `summary` nor `lineage`, and of the session and of each
-message only what `base` lists.
+A document without metadata has neither `summary` nor `lineage`. Of the session and of each message
+it has only the members that `base` lists.
 
-The number is the version of the shape; a reader refuses one it does not know. `message_count` may
-be left out of JSON, whose syntax says where it ends; cut YAML is often still YAML.
+The number is the version of the shape; a reader refuses an unknown one. `message_count` may be left
+out of JSON, whose syntax shows where it ends. YAML that was cut is often still valid YAML.
 """
 
 from typing import Any, Final

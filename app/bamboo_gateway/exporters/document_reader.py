@@ -1,4 +1,4 @@
-"""Reads our own exports back: exactly what was written, or nothing."""
+"""Read the gateway's own exports: exactly what was written, or nothing."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -15,10 +15,10 @@ from bamboo_gateway.exporters.document import MARK, VERSION
 from bamboo_gateway.exporters.imported import DEPTH_MAX, TITLE_CHARS_MAX, ImportedSession, is_deep
 
 ERRORS_MAX = 20
-"""Errors told at once: enough to see what is wrong with a document."""
+"""The most errors of one answer: enough to see what is wrong with a document."""
 
 NAME_CHARS_MAX = 60
-"""What an error repeats of a member's name."""
+"""The most characters of a member's name that an error repeats."""
 
 _MEMBERS = frozenset({MARK, "session", "summary", "lineage", "messages", "message_count"})
 _MESSAGE_MEMBERS = frozenset(Message.__slots__)
@@ -35,14 +35,14 @@ _TIMES = ("created_at", "updated_at", "last_activity_at")
 
 
 def read_document(value: Any, *, counted: bool) -> ImportedSession:
-    """Reads the shape of `document`.
+    """Read a session from the shape that `document` describes.
 
     Args:
-        value: What the JSON or YAML says.
-        counted: Whether `message_count` has to be there.
+        value: The decoded JSON or YAML.
+        counted: Whether `message_count` is required.
 
     Raises:
-        InvalidInput: It is not of that shape; `errors` says where. Nothing is taken from it then.
+        InvalidInput: The value does not have that shape; `errors` lists where. Nothing is imported.
     """
     if not isinstance(value, dict) or MARK not in value:
         raise InvalidInput(f"An export of Bamboo is an object with `{MARK}`.")
@@ -53,7 +53,7 @@ def read_document(value: Any, *, counted: bool) -> ImportedSession:
     if errors:
         place = ".".join(map(str, errors[0]["loc"]))
         raise InvalidInput(f"Not a whole export: {place}: {errors[0]['msg']}.", errors=errors)
-    # What is there keeps its order: exporting again gives the same bytes.
+    # Members keep their order, so that exporting again writes the same bytes.
     session = value["session"] | {
         name: default for name, default in _DEFAULTS.items() if name not in value["session"]
     }

@@ -1,4 +1,4 @@
-"""From a format's name to its exporter. A format is one file and one case here."""
+"""Make the exporter of a format. A new format is one file, and one case here."""
 
 from typing import Final
 
@@ -9,10 +9,10 @@ EXPORT_FORMATS: Final = ("markdown", "json", "yaml")
 
 
 def make_exporter(name: str) -> Exporter:
-    """Makes an exporter for one document.
+    """Make an exporter for one document.
 
     Raises:
-        InvalidInput: No such format.
+        InvalidInput: There is no such format.
     """
     match name:
         case "markdown":

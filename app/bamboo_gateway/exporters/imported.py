@@ -1,4 +1,4 @@
-"""What reading a document gives: sessions, ready to be stored, and notes on the rest."""
+"""The result of reading a document: sessions that can be stored, and notes on the rest."""
 
 import re
 from dataclasses import dataclass, field
@@ -7,17 +7,17 @@ from typing import Any, Final
 from bamboo_gateway.domain.codec import nests_deeper
 
 NOTES_MAX: Final = 200
-"""Notes of one document: enough to see what is wrong; the rest is counted."""
+"""The most notes on one document: enough to see what is wrong; the rest is counted."""
 
 NOTE_CHARS_MAX: Final = 200
-"""What a note quotes of the document; an answer never echoes a large input."""
+"""The most characters of the document that a note quotes, so that answers stay small."""
 
 TITLE_CHARS_MAX: Final = 1_000
-"""The same as for titles that clients send."""
+"""The same limit as for titles that clients send."""
 
 DEPTH_MAX: Final = 200
-"""Nesting of a message or of a session's data: the encoder refuses 254, the event around a
-message takes some of it."""
+"""The deepest nesting of a message or of a session's data. The encoder refuses 254 levels, and the
+event around a message takes some of them."""
 
 
 _FIRST_NUMBER = re.compile(r"[0-9]{1,18}")
@@ -25,10 +25,10 @@ _FIRST_NUMBER = re.compile(r"[0-9]{1,18}")
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something of the document that is not in the sessions, or is there in another form.
+    """A part of the document that was left out of the sessions, or changed.
 
     Attributes:
-        place: Where: `line 12`, `conversation 3, node abc`.
+        place: The place of that part: `line 12`, `conversation 3, node abc`.
         what: What it is and what was done about it, for people.
     """
 
@@ -36,23 +36,23 @@ class Note:
     what: str
 
     def to_json(self) -> dict[str, str]:
-        """Gives the shape for answers."""
+        """Return the note as the API answers it."""
         return {"place": self.place, "what": self.what}
 
 
 @dataclass(frozen=True, slots=True)
 class ImportedSession:
-    """A session as a document tells it. Nothing is stored yet.
+    """A session that was read from a document and is not stored yet.
 
     Attributes:
-        session: In the contract's shape. Always there: `title`, `session_type`, `working_dir`,
-            `created_at`, `metadata`, `extension_data`. `id` where the document has a legal one.
-            From our own formats it is what was written, so `user_id`, `parent`, `usage`,
-            `position`, `updated_at` and the like are there too; who imports decides which count.
-        messages: In the contract's shape, complete, in order; ids are legal, and in our own
-            formats may stand twice: sessions of earlier versions took an id again.
-        summary: The saved summary, as written by an export.
-        lineage: The ancestors and merges, as written by an export.
+        session: A Session of the API. It always has `title`, `session_type`, `working_dir`,
+            `created_at`, `metadata` and `extension_data`, and `id` if the document has a valid one.
+            From the gateway's own formats it is what was written, with `user_id`, `parent`,
+            `usage`, `position`, `updated_at` and so on; the importing code decides which to use.
+        messages: Complete Messages of the API, in order. Their ids are valid. In the gateway's own
+            formats an id may occur twice, because earlier versions allowed that.
+        summary: The saved summary, as an export wrote it.
+        lineage: The ancestors and merges, as an export wrote them.
     """
 
     session: dict[str, Any]
@@ -66,8 +66,8 @@ class ImportedDocument:
     """Everything that was read from one document.
 
     Attributes:
-        format: Which format it is in, whether named or detected.
-        sessions: At least one; only ChatGPT's export may hold several.
+        format: The format of the document, named or detected.
+        sessions: At least one session; only ChatGPT's export may hold several.
         notes: What was not understood, in the order of the document.
     """
 
@@ -77,31 +77,31 @@ class ImportedDocument:
 
 
 class NotUnderstood(ValueError):
-    """A reader finds that the document is not of its format; the message says why."""
+    """The document does not have the reader's format; the message says why."""
 
 
 @dataclass(slots=True)
 class Notes:
-    """Collects notes within their bound; the same remark about many places becomes one."""
+    """Collects notes up to a limit. The same note on many places becomes one."""
 
     _notes: list[Note] = field(default_factory=list)
     _repeated: dict[str, tuple[str, int]] = field(default_factory=dict)
     _left_out: int = 0
 
     def add(self, place: str, what: str) -> None:
-        """Notes something about one place."""
+        """Add a note on one place."""
         if len(self._notes) < NOTES_MAX:
             self._notes.append(Note(place, _short(what)))
         else:
             self._left_out += 1
 
     def count(self, place: str, what: str) -> None:
-        """Notes something that holds for many places: told once, with the first place."""
+        """Add a note that applies to many places; it is listed once, with the first place."""
         first, count = self._repeated.get(what, (place, 0))
         self._repeated[what] = first, count + 1
 
     def all(self) -> tuple[Note, ...]:
-        """Gives the notes in the order of the document."""
+        """Return the notes in the order of the document."""
         notes = list(self._notes)
         for what, (place, count) in self._repeated.items():
             more = f" and {count - 1} more" if count > 1 else ""
@@ -118,12 +118,12 @@ def _number(note: Note) -> int:
 
 
 def quoted_value(value: object) -> str:
-    """Gives a value of the document for a note, short and on one line."""
+    """Return a value of the document for a note: short, and on one line."""
     return _short(repr(value), 60)
 
 
 def is_deep(value: Any) -> bool:
-    """Tells whether a JSON value nests deeper than `DEPTH_MAX`."""
+    """Return whether a JSON value nests deeper than `DEPTH_MAX`."""
     return nests_deeper(value, DEPTH_MAX)
 
 

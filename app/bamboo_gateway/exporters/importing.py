@@ -1,6 +1,6 @@
-"""From a document to sessions: finds out the format, and reads it.
+"""Detect the format of a document, and read its sessions.
 
-A format is one file, and one entry here.
+A new format is one file, and one entry here.
 """
 
 import re
@@ -29,33 +29,33 @@ _ACCEPTED: Final = "an export of Bamboo (JSON or YAML), " + ", ".join(
 )
 PARTS_FREE: Final = 200_000
 BYTES_PER_PART_MIN: Final = 5
-"""Beyond the first, objects, arrays, members and lines have so many bytes on average: in real
-documents it is twenty and more. What is made of nothing else takes sixty times its size in memory.
+"""The fewest bytes per object, array, member or line, on average. Real documents have twenty and
+more. A document of nothing but such tiny parts takes sixty times its size in memory.
 """
 BYTES_PER_NESTED_MIN: Final = 12
-"""And objects and arrays, which cost the most, so many: a document takes some ten times its size
-then. In real ones each has thirty bytes and more."""
+"""The fewest bytes per object or array, which cost the most memory. With this bound a document
+takes about ten times its size. In real documents each has thirty bytes and more."""
 
 _OWN_YAML: Final = re.compile(rb"^[\"']?" + MARK.encode() + rb"[\"']?\s*:", re.MULTILINE)
 
 
 def read_import(data: bytes, format_name: str | None = None, *, now_ms: int) -> ImportedDocument:
-    """Reads every session of a document.
+    """Read every session of a document.
 
-    It is pure computation over the whole document; call it in a worker thread (R12).
+    This computes over the whole document; call it in a worker thread (R12).
 
     Args:
         data: The document.
-        format_name: One of `IMPORT_FORMATS`; without it the content tells.
-        now_ms: The time for sessions that tell none themselves.
+        format_name: One of `IMPORT_FORMATS`; None detects the format from the content.
+        now_ms: The time of sessions that have none.
 
     Returns:
-        At least one session, and notes on what of a foreign format was not understood.
+        At least one session, and notes on what was not understood of a foreign format.
 
     Raises:
-        InvalidInput: No such format, not of that format, or of none that is known; our own
-            formats: also when anything in it is wrong. Nothing is to be stored then.
-        TooLarge: More YAML than is read, or a document of countless tiny parts.
+        InvalidInput: The format is unknown, or the document does not have it. For the gateway's own
+            formats: anything in the document is wrong. Nothing may be stored then.
+        TooLarge: The YAML is too large, or the document consists of too many tiny parts.
     """
     parts = sum(data.count(mark) for mark in (b"[", b"{", b":", b"\n"))
     nested = data.count(b"[") + data.count(b"{")

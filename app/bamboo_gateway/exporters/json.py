@@ -1,4 +1,4 @@
-"""JSON without loss, one message a line, so that it streams and reads with grep and diff."""
+"""JSON without loss, one message a line: it can be streamed, and read with grep and diff."""
 
 from collections.abc import Sequence
 from typing import ClassVar

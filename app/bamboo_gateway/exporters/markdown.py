@@ -1,7 +1,7 @@
-"""Markdown for people: who said what, when, and which tools were called with what result.
+"""Markdown for people: messages with their authors and times, and tool calls with their results.
 
-The document's structure is this module's alone: one heading of level 1, one of level 2 for the
-summary and for each message. What sessions hold goes through `markdown_text`.
+Only this module makes the structure of the document: a heading of level 1, and headings of level 2
+for the summary and for each message. All text of sessions goes through `markdown_text`.
 """
 
 from collections import deque
@@ -27,20 +27,20 @@ _ROWS = (
 
 
 HELD_BYTES_MAX = 4 * MiB
-"""What results that came before those of earlier calls of their message are held back for, as they
-are encoded; the usual order holds none. Beyond it they stand behind the message, with their ids."""
+"""How many bytes of results are held back because an earlier call of their message has none yet. In
+the usual order none are. Results beyond this are written after the message, with their ids."""
 
 
 class MarkdownExporter(Exporter):
-    """Writes CommonMark with GitHub's tables. Each result stands under its call."""
+    """Writes CommonMark with GitHub's tables. Each result follows its call."""
 
     format: ClassVar[str] = "markdown"
     media_type: ClassVar[str] = "text/markdown; charset=utf-8"
     suffix: ClassVar[str] = ".md"
 
     def __init__(self) -> None:
-        # The calls of the last message that are not written yet, in order: at the first of them the
-        # result that came too early, or the next message, is waited for.
+        # The calls of the last message that are not written yet, in order. The first of them waits
+        # for its result or for the next message. Results of the others that came first are kept.
         self._calls: deque[JsonObject] = deque()
         self._results: dict[str, JsonObject] = {}
         self._held_bytes = 0
@@ -76,7 +76,7 @@ class MarkdownExporter(Exporter):
         return _joined(self._unanswered())
 
     def _take_result(self, message: JsonObject) -> bool:
-        """Tells whether a message is the result of a call that is not written yet; keeps it."""
+        """Keep a result of a call that is not written yet; return whether the message is one."""
         call_id: Any = message.get("tool_call_id")
         if message.get("role") != "tool" or call_id in self._results:
             return False
@@ -90,14 +90,14 @@ class MarkdownExporter(Exporter):
         return True
 
     def _answered(self) -> list[list[str]]:
-        """Gives the first calls that are still to be written, as far as their results are there."""
+        """Return the first unwritten calls, as far as their results have come."""
         blocks: list[list[str]] = []
         while self._calls and self._calls[0]["id"] in self._results:
             blocks += self._next_call()
         return blocks
 
     def _unanswered(self) -> list[list[str]]:
-        """Gives all calls that are still to be written, with what results there are."""
+        """Return all unwritten calls, with the results that have come."""
         blocks: list[list[str]] = []
         while self._calls:
             blocks += self._next_call()
@@ -170,7 +170,7 @@ def _part(part: JsonObject) -> list[list[str]]:
 
 
 def _media(kind: str, part: JsonObject) -> str:
-    # Never shown as an image: opening the document must not fetch anything.
+    # Never as an image: opening the document must not fetch anything.
     told = [part.get("name"), part.get("media_type"), part.get("url")]
     if part.get("data"):
         told.append(f"{len(part['data'])} characters of Base64, in the JSON export")
@@ -187,7 +187,7 @@ def _result(message: JsonObject, label: str) -> list[list[str]]:
     content = message.get("content")
     blocks = [[f"**{label}:**"]]
     if isinstance(content, str):
-        # Output is not written to be read as Markdown, so it is shown as it is.
+        # Output is not meant to be Markdown, so it is shown literally.
         return [*blocks, fenced(content)]
     for part in content or ():
         is_text = part.get("type") == "text"
@@ -204,5 +204,5 @@ def _json_block(value: Any) -> list[str]:
 
 
 def _joined(blocks: Sequence[Sequence[str]]) -> bytes:
-    # An empty line after each block: without one a quote would swallow the next paragraph.
+    # An empty line after each block. Without it a quote would continue into the next paragraph.
     return "".join("\n".join(block) + "\n\n" for block in blocks).encode()

@@ -1,21 +1,22 @@
-r"""Foreign text inside our Markdown: readable, and unable to get out.
+r"""Foreign text inside our Markdown: readable, and unable to affect the rest of the document.
 
-A text is cut into lines and every line goes behind `> `. A block quote ends whatever was opened in
-it, lists, quotes, emphasis; what would reach beyond it, or change how the document reads, is taken
-its meaning by escapes:
+A text is cut into lines, and `> ` is put before each. The end of a block quote closes everything
+that was opened in it: lists, quotes, emphasis. Escapes disable what could reach beyond the quote or
+change the meaning of the document:
 
 * headings and setext underlines (`\#`, `\---`), also behind list markers and quote signs;
 * HTML, comments, autolinks, numeric references (`\<`, `\&#`);
-* link and footnote definitions, which count for the whole document (`]\:`);
-* images, which fetch something when the document is shown (`\![`), and GitHub's alerts (`[\!`);
-* tables: their lines stand as code;
-* controls, other line ends, bidirectional overrides and invisible tags, which are made visible.
+* link and footnote definitions, which apply to the whole document (`]\:`);
+* images, which are fetched when the document is shown (`\![`), and GitHub's alerts (`[\!`);
+* tables: their lines become code;
+* control characters, other line ends, bidirectional overrides and invisible tags, which are made
+  visible.
 
-Code is the difficulty: in it a backslash is shown. So it is found here first, by rules simpler than
-CommonMark's, and written such that CommonMark must find exactly the same: fenced blocks get fences
-of our own, longer than any run of backticks inside; code spans are those that open and close on one
-line, and every other backtick is escaped. Where our rules differ from CommonMark's, a text is
-shown a little differently; it never gets out.
+Code is difficult, because a backslash inside it is shown. So code is found here first, by rules
+simpler than CommonMark's, and written so that CommonMark must find exactly the same code. Fenced
+blocks get new fences, longer than any run of backticks inside. Code spans are those that open and
+close on one line, and every other backtick is escaped. Where these rules differ from CommonMark's,
+a text looks a little different; it never leaves its quote.
 """
 
 import re
@@ -33,23 +34,23 @@ _MEANT = re.compile(r"[`\\\]<&!\[~]")
 _HEADING = re.compile(r"(?P<lead>(?:[\s>]|[-+*](?=\s)|\d{1,9}[.)](?=\s))*)#")
 _UNDERLINING = tuple("=-|:")
 _TICKS = re.compile(r"\\.|`+")
-# A backslash and what it escapes come first: `\<` must not become `\\<`, which is a live `<`.
+# An escaped character is matched first: `\<` must not become `\\<`, in which `<` is active.
 _MEANING = re.compile(r"\\.|\]:|<|&#|!\[|\[!|~~~+")
 _INLINE = re.compile(r"[\\`*_\[\]<>&#|~$^!]|(?<=www)\.|:(?=//)")
 
 
 def visible(text: str) -> str:
-    """Makes what hides visible, and every line end a newline."""
+    """Make invisible characters visible, and every line end a newline."""
     return _HIDDEN.sub(_shown, _LINE_ENDS.sub("\n", text))
 
 
 def inline(text: str) -> str:
-    """Gives plain text for a heading, a table's cell or a label: one line, nothing meant by it."""
+    """Return one line of plain text for a heading, a table cell or a label, with all escaped."""
     return _INLINE.sub(r"\\\g<0>", " ".join(visible(text).split()))
 
 
 def fenced(text: str, info: str = "") -> list[str]:
-    """Gives the lines of a code block that shows `text` as it is."""
+    """Return the lines of a code block that shows `text` literally."""
     text = visible(text)
     longest = max(map(len, re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
@@ -57,7 +58,7 @@ def fenced(text: str, info: str = "") -> list[str]:
 
 
 def quoted(text: str) -> list[str]:
-    """Gives the lines of a block quote that holds `text`, with its own Markdown where harmless."""
+    """Return the lines of a block quote that holds `text` and keeps its harmless Markdown."""
     return [f"> {line}" if line else ">" for line in _contained(visible(text).split("\n"))]
 
 
@@ -71,7 +72,7 @@ def _contained(lines: list[str]) -> Iterator[str]:
             yield from fenced("\n".join(dedented), info[0] if info else "")
             at = end + 1
         elif end := _table_end(lines, at):
-            # As code its columns stay where they are.
+            # As code its columns stay aligned.
             yield from fenced("\n".join(lines[at:end]))
             at = end
         else:
@@ -88,7 +89,7 @@ def _fence_end(lines: list[str], start: int, fence: str) -> int:
 
 
 def _table_end(lines: list[str], start: int) -> int:
-    """Gives where the lines in bars that begin at `start` end; 0 when there are less than two."""
+    """Return where the table lines that begin at `start` end; 0 if there are fewer than two."""
     end = start
     while end < len(lines) and _TABLE_LINE.fullmatch(lines[end]):
         end += 1
@@ -104,7 +105,7 @@ def _harmless(line: str) -> str:
     if _MEANT.search(line):
         line = "".join(_spans(line))
     bare = line.lstrip(" \t>")
-    # The underline of a heading, or the row of dashes without which no table begins.
+    # The underline of a heading, or the row of dashes that every table needs.
     if bare[:1] in _UNDERLINING and (not bare.strip("= \t") or not bare.strip("-|: \t")):
         at = len(line) - len(bare)
         return f"{line[:at]}\\{bare}" if bare else line
@@ -115,7 +116,7 @@ def _harmless(line: str) -> str:
 
 
 def _spans(line: str) -> Iterator[str]:
-    """Gives the line in pieces: code spans as they are, the rest without meaning."""
+    """Return the line in pieces: code spans unchanged, the rest escaped."""
     last = {len(run[0]): run.start() for run in re.finditer(r"`+", line)}
     at = start = 0
     while ticks := _TICKS.search(line, at):
@@ -128,14 +129,14 @@ def _spans(line: str) -> Iterator[str]:
             yield line[ticks.start() : end]
             at = end
         else:
-            # Also with the end of a link definition in it: that would count before the code does.
+            # Also if it holds the end of a link definition, which CommonMark finds before code.
             yield r"\`" * len(ticks[0])
         start = at
     yield _meaningless(line[start:])
 
 
 def _span_end(line: str, opening: re.Match[str], last: dict[int, int]) -> int:
-    """Gives where the span ends that `opening` begins; 0 when nothing on the line closes it."""
+    """Return where the span that `opening` begins ends; 0 if nothing on the line closes it."""
     length = len(opening[0])
     if last.get(length, -1) <= opening.start():
         return 0

@@ -1,4 +1,4 @@
-"""Names of exported files: what a title becomes on somebody's disk and in a header."""
+"""Names of exported files, on a disk and in a header."""
 
 import re
 from collections.abc import Mapping
@@ -7,8 +7,8 @@ from typing import Any
 from urllib.parse import quote
 
 NAME_CHARS_MAX = 80
-"""Readable in a file manager; with the id and the suffix far below the 255 bytes of file systems,
-also when every character takes four."""
+"""The most characters of a name: readable in a file manager and, with id and suffix, far below the
+255 bytes of file systems, even if every character takes four bytes."""
 
 _FOLDER_STEM_CHARS = 40
 
@@ -20,14 +20,14 @@ _DEVICES = frozenset(
 
 
 def file_name(session: Mapping[str, Any], suffix: str) -> str:
-    """Gives a file name that is safe everywhere: letters, digits, `_`, `.`, `-`.
+    """Return a file name that is safe everywhere: letters, digits, `_`, `.`, `-`.
 
-    It is the title where there is one, else the id; never hidden (a leading dot), never a device
-    of Windows, never a path.
+    It is made of the title or, without one, of the id. It never begins with a dot (a hidden file),
+    and is never a device name of Windows or a path.
 
     Args:
-        session: A session in the contract's shape.
-        suffix: The exporter's.
+        session: A Session of the API.
+        suffix: The exporter's suffix.
     """
     stem = _UNSAFE.sub("_", session.get("title") or "")[:NAME_CHARS_MAX].strip("._-")
     stem = stem or _UNSAFE.sub("_", str(session.get("id") or "")).lstrip("._-") or "session"
@@ -37,16 +37,16 @@ def file_name(session: Mapping[str, Any], suffix: str) -> str:
 
 
 def folder_name(user_id: str) -> str:
-    """Gives the name of a user's own folder: readable, and no other user's on any file system."""
+    """Return the name of a user's folder: readable, and unique to the user on any file system."""
     stem = _NOT_ASCII.sub("_", user_id)[:_FOLDER_STEM_CHARS].strip("._-").casefold()
     return f"{stem}-{sha256(user_id.encode()).hexdigest()[:16]}"
 
 
 def content_disposition(name: str) -> str:
-    """Gives the header's value that saves a response under `name`.
+    """Return the value of `Content-Disposition` that saves a response under `name`.
 
-    The name goes in `filename*` (RFC 8187) and, for clients that do not read it, in ASCII in
-    `filename` (RFC 6266, section 4.3).
+    The name is in `filename*` (RFC 8187) and, for clients that ignore that, as ASCII in `filename`
+    (RFC 6266, section 4.3).
     """
     stem, dot, suffix = name.rpartition(".")
     plain = (_NOT_ASCII.sub("_", stem).strip("_.") or "session") + dot + suffix

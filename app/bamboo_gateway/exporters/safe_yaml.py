@@ -1,9 +1,9 @@
-"""YAML as JSON values, from somebody who may mean harm.
+"""Read YAML from untrusted sources as JSON values.
 
-The events of the parser are put together here, without recursion, tags, or Python objects: only
-what JSON has too. Bounded are the bytes, the depth, and what aliases may add (the "billion laughs"
-document of a kilobyte would unfold to gigabytes). Plain scalars mean what YAML 1.2's core schema
-says, so `no` and `2026-11-20` are strings.
+This builds values from the parser's events, without recursion, tags or Python objects: only what
+JSON has as well. It bounds the bytes, the depth, and the size that aliases add (the "billion
+laughs" document of a kilobyte would expand to gigabytes). Plain scalars have the meaning of YAML
+1.2's core schema, so `no` and `2026-11-20` are strings.
 """
 
 import re
@@ -16,33 +16,33 @@ from bamboo_gateway.domain.errors import InvalidInput, TooLarge
 from bamboo_gateway.domain.limits import MiB
 
 YAML_BYTES_MAX: Final = 64 * MiB
-"""About 15 seconds of parsing; exports beyond it are better made in JSON."""
+"""The largest YAML document: about 15 seconds of parsing. Export larger sessions as JSON."""
 
 YAML_DEPTH_MAX: Final = 210
-"""Somewhat more than what the members inside may have."""
+"""The deepest nesting: a little more than the members inside may have."""
 
 ALIASED_WEIGHT_MAX: Final = 1 * MiB
-"""What aliases may add, in characters: our own exports have none, an editor may make some."""
+"""The most characters that aliases may add. Our exports have none; an editor may make some."""
 
 INT_CHARS_MAX: Final = 40
-"""More than 64 bits take, with zeros in front."""
+"""The longest number: more than 64 bits need, with leading zeros."""
 
-_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where built
+_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, if it was built
 _INT = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _TAGS: Final = frozenset(
     f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")
 ) | {"!"}
 _INT_RANGE: Final = range(-(2**63), 2**64)
-"""What the encoder takes."""
+"""The range of integers that the encoder accepts."""
 
 
 def load_yaml(text: str) -> Any:
-    """Reads one YAML document into JSON values.
+    """Read one YAML document into JSON values.
 
     Raises:
-        InvalidInput: Not YAML, or more than JSON can say; `detail` tells the line.
-        TooLarge: Beyond `YAML_BYTES_MAX`.
+        InvalidInput: `data` is not YAML, or has what JSON cannot hold; `detail` names the line.
+        TooLarge: `data` is larger than `YAML_BYTES_MAX`.
     """
     if len(text) > YAML_BYTES_MAX:
         raise TooLarge(f"A YAML document may have {YAML_BYTES_MAX} bytes; use JSON for more.")
@@ -59,7 +59,7 @@ def load_yaml(text: str) -> Any:
 
 
 class _Open:
-    """A mapping or sequence that has begun. `weight` is what it holds, in characters."""
+    """A mapping or sequence that has begun. `weight` is its size in characters."""
 
     __slots__ = ("anchor", "key", "value", "weight")
 
@@ -71,7 +71,7 @@ class _Open:
 
 
 class _Builder:
-    """Puts a document together from its events."""
+    """Builds the value of a document from the parser's events."""
 
     def __init__(self) -> None:
         self.document: Any = None
@@ -81,13 +81,13 @@ class _Builder:
         self._aliased = 0
 
     def take(self, event: Any) -> None:
-        """Takes the next event of the parser."""
+        """Handle the next event of the parser."""
         match event:
             case yaml.ScalarEvent():
                 self._check_tag(event)
                 weight = 1 + len(event.value)
                 if self._expects_key():
-                    # As it is written: JSON has no other keys than strings.
+                    # As it is written, since JSON keys are strings.
                     self._value(_clean(event.value, event), weight, event)
                     return
                 value = _scalar(event)
@@ -126,7 +126,7 @@ class _Builder:
         self._open.append(_Open(value, event.anchor))
 
     def _alias(self, event: Any) -> None:
-        # An anchor counts once its value has ended, so nothing can hold itself.
+        # An anchor is defined when its value has ended, so that no value can contain itself.
         if event.anchor not in self._anchors:
             raise _refused(event, "an alias without its anchor before it")
         value, weight = self._anchors[event.anchor]
@@ -172,7 +172,7 @@ def _scalar(event: Any) -> Any:
         case "false" | "False" | "FALSE":
             return False
         case _ if _INT.fullmatch(text):
-            # The length first: int() refuses thousands of digits with an error of its own.
+            # The length first, because int() raises its own error for thousands of digits.
             if len(text) > INT_CHARS_MAX or (number := int(text)) not in _INT_RANGE:
                 raise _refused(event, "a whole number beyond 64 bits")
             return number

@@ -1,4 +1,4 @@
-"""The one directory that exports are written into, each file whole or not at all."""
+"""The directory that exports are written to; each file appears whole or not at all."""
 
 import errno
 import os
@@ -15,18 +15,18 @@ from bamboo_gateway.domain.errors import InvalidInput, StorageFailed, StorageFul
 
 _PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9 ._-]{0,127}")
 _PARTS_MAX: Final = 8
-"""Folders deep: names are the client's, and each makes a directory."""
+"""The most folders of a name: clients choose names, and each folder makes a directory."""
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _NO_PATH: Final = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
-"""A link or a file on the way, a folder at its end: another name is needed."""
+"""Errors of names that cannot be used: a link or a file on the path, a folder at its end."""
 
 
 class ExportDirectory:
-    """Writes below `root` and nowhere else; links on the way are not followed.
+    """Writes files below `root` and nowhere else; it follows no links.
 
     Args:
         root: The directory.
-        within: Folders below it that names are relative to; plain names.
+        within: Plain names of folders below it; names of files are relative to these.
     """
 
     def __init__(self, root: Path, within: Sequence[str] = ()) -> None:
@@ -34,18 +34,18 @@ class ExportDirectory:
         self._within = within
 
     async def write(self, name: str, chunks: AsyncIterator[bytes]) -> int:
-        """Writes a file, replacing one of the same name when it is complete.
+        """Write a file; it replaces a file of the same name when it is complete.
 
         Args:
-            name: Its path below the root: `reports/a.md`.
-            chunks: What to write.
+            name: The path below the root: `reports/a.md`.
+            chunks: The content.
 
         Returns:
-            Its size in bytes.
+            The size in bytes.
 
         Raises:
             InvalidInput: The name is no plain relative path.
-            StorageFull, StorageFailed: It could not be written; what was there is still there.
+            StorageFull, StorageFailed: The file could not be written; an older one is unchanged.
         """
         parts = self._parts(name)
         try:
@@ -59,7 +59,7 @@ class ExportDirectory:
 
     async def _write(self, parts: list[str], chunks: AsyncIterator[bytes]) -> int:
         folder = await to_thread.run_sync(self._open_folder, [*self._within, *parts[:-1]])
-        # Of its own for each writer: two may be writing the same file.
+        # Each writer has its own, since two may write the same file.
         aside = f".{secrets.token_hex(8)}.part"
         size = 0
         try:
@@ -91,7 +91,7 @@ class ExportDirectory:
             try:
                 with suppress(FileExistsError):
                     os.mkdir(part, 0o700, dir_fd=folder)
-                # A link planted here would lead out of the directory.
+                # A link that somebody planted here would lead out of the directory.
                 flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
                 inner = os.open(part, flags, dir_fd=folder)
             finally:

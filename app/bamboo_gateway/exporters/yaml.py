@@ -1,14 +1,14 @@
-r"""YAML without loss, for people who read and edit it: long texts stand as blocks of lines.
+r"""YAML without loss, for people who read and edit it: long texts are blocks of lines.
 
-Written by hand, because the usual emitters need the whole document at once and write strings that
-other YAML versions read as something else (`no`, `1e3`, `2026-11-20`, `0o7`). Here a string is
+Own code, because the usual emitters need the whole document at once, and write strings that other
+YAML versions read as something else (`no`, `1e3`, `2026-11-20`, `0o7`). Here a string is
 
-* plain only when it is a word that no version of YAML gives a meaning;
-* a literal block (`|`) when it has several lines and nothing that a block would change;
-* otherwise double-quoted, with every character escaped that YAML 1.1 or 1.2 folds, refuses or
-  that hides in an editor (controls, NEL, U+2028, bidirectional overrides).
+* plain only if it is a word without a meaning in any version of YAML;
+* a literal block (`|`) if it has several lines and nothing that a block would change;
+* otherwise double-quoted; characters that YAML 1.1 or 1.2 folds or refuses, or that editors hide
+  (controls, NEL, U+2028, bidirectional overrides), are escaped.
 
-What nests deeper than `BLOCK_DEPTH_MAX` is written in the flow style, which needs no indentation.
+Values deeper than `BLOCK_DEPTH_MAX` are written in the flow style, which needs no indentation.
 """
 
 import re
@@ -23,18 +23,18 @@ from bamboo_gateway.exporters.base import DocumentHead, Exporter, JsonObject
 from bamboo_gateway.exporters.document import head_members
 
 BLOCK_DEPTH_MAX = 12
-"""Beyond it indentation says nothing any more, and grows with the square of the depth."""
+"""The deepest indentation: more is unreadable, and grows with the square of the depth."""
 
 KEY_CHARS_MAX = 100
 """YAML refuses implicit keys of more than 1024 characters (YAML 1.2, section 7.4.3)."""
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]{0,99}")
 _MEANT = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
-# What needs an escape inside quotes beyond what JSON escapes.
+# Characters that need an escape inside quotes, beside those that JSON escapes.
 _HIDDEN = re.compile(
     "[\x7f-\xa0\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff0-\ufffb\ufffe\uffff]"
 )
-# What a literal block would lose or not show: other controls, other line ends, blanks at line ends.
+# What a literal block would lose or hide: other controls, other line ends, blanks at line ends.
 _NOT_BLOCK = re.compile(r"[\x00-\x08\x0b-\x1f]|[ \t]\n|[ \t]\Z|\n\n\Z|\A[ \t\n]")
 
 
@@ -80,7 +80,7 @@ def _mapping(lines: list[str], value: Mapping[str, Any], indent: int, depth: int
 def _item(lines: list[str], value: Any, indent: int, depth: int) -> None:
     before = len(lines)
     if isinstance(value, dict) and value and depth < BLOCK_DEPTH_MAX:
-        # The first member stands beside the dash.
+        # The first member follows the dash on its line.
         _mapping(lines, value, indent + 2, depth + 1)
         lines[before] = f"{' ' * indent}- {lines[before][indent + 2 :]}"
     else:
@@ -88,7 +88,7 @@ def _item(lines: list[str], value: Any, indent: int, depth: int) -> None:
 
 
 def _node(lines: list[str], lead: str, value: Any, indent: int, depth: int) -> None:
-    """Writes a value after `lead`, or below it with more indentation."""
+    """Write a value after `lead`, or on the next lines with more indentation."""
     match value:
         case str() if "\n" in value and not _NOT_BLOCK.search(value) and not _HIDDEN.search(value):
             chomp = "" if value.endswith("\n") else "-"
@@ -106,13 +106,13 @@ def _node(lines: list[str], lead: str, value: Any, indent: int, depth: int) -> N
 
 
 def _indented(text: str, blank: str) -> str:
-    """Puts every line behind `blank`, but those that are empty; the first and last are not.
+    """Indent every line by `blank`, except empty ones; the first and last line are not empty.
 
-    As a whole: short lines, each a string of its own, take fifty times what they hold.
+    This works on the whole text: many short strings would take fifty times its size.
     """
     empty = f"\n{blank}\n"
     shown = blank + text.replace("\n", "\n" + blank)
-    # Twice: of several in a row each pass meets every other one.
+    # Twice, because one pass matches only every other one of several in a row.
     return shown.replace(empty, "\n\n").replace(empty, "\n\n")
 
 
@@ -133,8 +133,8 @@ def _flow(value: Any) -> str:
 
 def _float(value: float) -> str:
     if not isfinite(value):
-        return "null"  # what JSON makes of it
-    # YAML 1.1 takes 1e20 for a string: it wants the dot.
+        return "null"  # as JSON writes it
+    # YAML 1.1 reads 1e20 as a string; it needs the dot.
     mantissa, e, exponent = repr(value).partition("e")
     return f"{mantissa}.0e{exponent}" if e and "." not in mantissa else mantissa + e + exponent
 

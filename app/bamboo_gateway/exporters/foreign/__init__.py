@@ -1,1 +1,1 @@
-"""Sessions of other programs, one file per format."""
+"""Readers of the session formats of other programs, one file per format."""

@@ -1,4 +1,4 @@
-"""The contract of readers of foreign formats, and what they are given to read."""
+"""The contract of readers of foreign formats, and the document they read."""
 
 import re
 from abc import ABC, abstractmethod
@@ -12,8 +12,8 @@ from bamboo_gateway.exporters.imported import ImportedSession, Notes
 
 Record = dict[str, Any]
 
-# JavaScript cuts strings in the middle of a character and writes the half as an escape, which
-# strict JSON refuses. An escaped backslash and whole pairs are stepped over.
+# JavaScript may cut a string inside a character and write half of it as an escape, which strict
+# JSON refuses. The pattern skips escaped backslashes and whole pairs.
 _HALF_CHARACTER = re.compile(
     rb"(\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
 )
@@ -27,24 +27,24 @@ class Source:
 
     @cached_property
     def value(self) -> Any:
-        """The whole document; None when it is not one JSON value."""
+        """Return the whole document as one value; None if it is not one JSON value."""
         return _json(self.data)
 
     @cached_property
     def lines(self) -> list[tuple[int, Record]]:
-        """Its lines that are JSON objects, with their numbers, counted from 1."""
+        """Return the lines that are JSON objects, with their numbers, counted from 1."""
         return [line for line in self._parsed if isinstance(line[1], dict)]
 
     @cached_property
     def bad_lines(self) -> list[int]:
-        """The numbers of the lines that are something else."""
+        """Return the numbers of the other lines."""
         return [number for number, value in self._parsed if not isinstance(value, dict)]
 
     @cached_property
     def _parsed(self) -> list[tuple[int, Any]]:
         return [
             (number, _json(line))
-            # One at a time: all lines beside what they hold would be the document once more.
+            # One at a time: all lines together would be a second copy of the document.
             for number, line in enumerate(BytesIO(self.data), 1)
             if line.strip()
         ]
@@ -53,12 +53,12 @@ class Source:
 class ForeignReader(ABC):
     """Reads the sessions of one other program.
 
-    Foreign formats are not ours to validate: what a reader does not understand it notes and leaves
-    out, place by place, and reads on.
+    A reader does not validate foreign formats. It leaves out what it does not understand, adds a
+    note for each place, and continues.
 
     Attributes:
-        format: Its name in requests.
-        told: What it reads, for people.
+        format: The name of the format in requests.
+        told: The name of the format for people.
     """
 
     format: ClassVar[str]
@@ -66,34 +66,34 @@ class ForeignReader(ABC):
 
     @abstractmethod
     def recognizes(self, source: Source) -> bool:
-        """Tells by its content whether a document is of this format. Never raises."""
+        """Return whether the content of a document looks like this format. Never raises."""
 
     @abstractmethod
     def read(self, source: Source, notes: Notes, now_ms: int) -> list[ImportedSession]:
-        """Reads every session that holds a message.
+        """Read every session that holds a message.
 
         Args:
             source: The document.
-            notes: Takes what was not understood.
-            now_ms: The time for sessions that tell none.
+            notes: Collects what was not understood.
+            now_ms: The time of sessions that have none.
 
         Raises:
-            NotUnderstood: The document is not of this format; the message says why.
+            NotUnderstood: The document does not have this format; the message says why.
         """
 
 
 def objects(value: Any) -> list[Record]:
-    """Gives the objects of a list; none when it is no list."""
+    """Return the objects of a list; none if the value is no list."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def an_object(value: Any) -> Record:
-    """Gives an object, or an empty one for anything else."""
+    """Return an object, or an empty one for anything else."""
     return value if isinstance(value, dict) else {}
 
 
 def a_text(value: Any) -> str:
-    """Gives a string, or an empty one for anything else."""
+    """Return a string, or an empty one for anything else."""
     return value if isinstance(value, str) else ""
 
 

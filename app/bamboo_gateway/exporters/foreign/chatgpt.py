@@ -1,12 +1,13 @@
-"""Reads ChatGPT's data export: `conversations.json`, an array of conversations.
+"""Read ChatGPT's data export: `conversations.json`, an array of conversations.
 
-Each has a `mapping`, a tree of nodes with a message each; editing a question or asking for another
-answer makes a branch. The conversation is the path from the root to `current_node`, as the site
-shows it. There are no ids of tool calls: a message whose `recipient` is not `all` calls that tool,
-and the messages of the role `tool` that follow are its result.
+A conversation has a `mapping`: a tree of nodes with one message each. Editing a question or asking
+for another answer makes a branch. The conversation that is read is the path from the root to
+`current_node`, as the site shows it. Tool calls have no ids: a message whose `recipient` is not
+`all` calls that tool, and the following messages of the role `tool` are its result.
 
-Pictures and files lie beside `conversations.json` in the archive; here are only their names, which
-are kept as their addresses. Custom instructions, memories and hidden empty messages are left out.
+Pictures and files are beside `conversations.json` in the archive. The document has only their
+names, which become their URLs here. Custom instructions, memories and hidden empty messages are
+left out.
 """
 
 from typing import Any, ClassVar
@@ -27,7 +28,7 @@ from bamboo_gateway.exporters.foreign.values import Part, arguments_of, text_par
 from bamboo_gateway.exporters.imported import ImportedSession, Notes, NotUnderstood, quoted_value
 
 ATTACHMENTS_MAX = 100
-"""Names of files kept with a message; the site takes ten at once."""
+"""The most file names of a message that are kept; the site allows ten at once."""
 
 _ASSETS = {
     "image_asset_pointer": ("image", "image/*"),
@@ -37,7 +38,7 @@ _ASSETS = {
 
 
 class ChatGptReader(ForeignReader):
-    """See the module."""
+    """Reads ChatGPT's `conversations.json`."""
 
     format: ClassVar[str] = "chatgpt"
     told: ClassVar[str] = "ChatGPT's conversations.json"
@@ -67,7 +68,7 @@ def _conversations(source: Source) -> list[Record]:
 
 
 class _Tree:
-    """One conversation."""
+    """Reads one conversation."""
 
     def __init__(self, source: str, place: str, found: Record, notes: Notes) -> None:
         self._found = found
@@ -81,7 +82,7 @@ class _Tree:
         self._answered: tuple[str, dict[str, Any]] | None = None
 
     def read(self, now_ms: int) -> ImportedSession | None:
-        """Gives the session; None when nothing is said in it."""
+        """Return the session; None if it has no message."""
         path = self._path()
         for node_id in path:
             message = an_object(an_object(self._nodes[node_id]).get("message"))
@@ -100,7 +101,7 @@ class _Tree:
         )
 
     def _path(self) -> list[str]:
-        """Gives the ids from the root to the current node."""
+        """Return the ids from the root to the current node."""
         node_id = a_text(self._found.get("current_node"))
         if node_id not in self._nodes:
             node_id = self._last_leaf()
@@ -161,7 +162,7 @@ class _Tree:
         tool = name.partition(".")[0]
         latest = self._conversation.messages[-1] if self._conversation.messages else None
         if self._answered and self._answered[0] == tool and self._answered[1] is latest:
-            # A tool may say several things; they are one result.
+            # A tool may send several messages; they are one result.
             latest["content"] += [part for part in parts if part.get("text", True)]
             return
         call = next(

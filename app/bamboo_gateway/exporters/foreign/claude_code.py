@@ -1,13 +1,13 @@
-"""Reads sessions of Claude Code: `~/.claude/projects/<project>/<session>.jsonl`.
+"""Read sessions of Claude Code: `~/.claude/projects/<project>/<session>.jsonl`.
 
-There is no published schema; this follows what the program writes (as of 2.1). A line is a record;
+There is no published schema; this follows what the program writes (as of 2.1). A line is a record.
 `user` and `assistant` records hold messages of Anthropic's API and form a tree by `uuid` and
-`parentUuid`: the conversation is the branch that ends with the last message. Two things hang beside
-that branch and belong to it: an answer is written as one record per block, all with the same
-`message.id`, and the results of parallel calls have the record of their call as parent.
+`parentUuid`. The conversation is the branch that ends with the last message. Two kinds of records
+are beside that branch and belong to it: an answer has one record per block, all with the same
+`message.id`, and results of parallel calls have the record of their call as parent.
 
-Kept in `metadata` are flags (`isMeta`, `isCompactSummary`, …). Left out are the signatures of
-thinking and `toolUseResult`, the program's own copy of a result.
+`metadata` keeps flags (`isMeta`, `isCompactSummary`, …). Left out are the signatures of thinking,
+and `toolUseResult`, the program's own copy of a result.
 """
 
 from typing import Any, ClassVar
@@ -44,7 +44,7 @@ _FLAGS = ("isMeta", "isCompactSummary", "isApiErrorMessage", "isVisibleInTranscr
 
 
 class ClaudeCodeReader(ForeignReader):
-    """See the module."""
+    """Reads sessions of Claude Code."""
 
     format: ClassVar[str] = "claude-code"
     told: ClassVar[str] = "a session of Claude Code (JSONL)"
@@ -98,7 +98,7 @@ def _title(lines: list[Line]) -> str | None:
     uuids = {a_text(record.get("uuid")) for _, record in lines} - {""}
     for kind, member in _TITLES:
         for _, record in reversed(lines):
-            # Summaries of other sessions get into a file; its own names one of its messages.
+            # A file may hold summaries of other sessions; its own one names one of its messages.
             is_own = kind != "summary" or a_text(record.get("leafUuid")) in uuids
             if record.get("type") == kind and is_own and a_text(record.get(member)):
                 return a_text(record[member])

@@ -1,4 +1,4 @@
-"""Which records of a Claude Code file are the conversation: the branch that was said last."""
+"""Find the conversation in the records of a Claude Code file: its latest branch."""
 
 from bisect import bisect_left
 
@@ -10,12 +10,12 @@ Line = tuple[int, Record]
 
 
 def is_message(record: Record) -> bool:
-    """Tells whether a record holds a message."""
+    """Return whether a record holds a message."""
     return record.get("type") in ("user", "assistant")
 
 
 def last_branch(lines: list[Line], notes: Notes, *, with_sidechains: bool) -> list[Line]:
-    """Gives the messages of the branch that ends with the last one, in the file's order."""
+    """Return the messages of the branch that ends with the last message, in the file's order."""
     lines = [line for line in lines if with_sidechains or line[1].get("isSidechain") is not True]
     messages = [at for at, (_, record) in enumerate(lines) if is_message(record)]
     by_uuid: dict[str, int] = {}
@@ -46,7 +46,7 @@ def last_branch(lines: list[Line], notes: Notes, *, with_sidechains: bool) -> li
 
 
 def _beside(lines: list[Line], messages: list[int], kept: set[int]) -> set[int]:
-    """Gives what belongs to kept answers: their other blocks, and the results of their calls."""
+    """Return other records of kept answers: further blocks, and results of their calls."""
     answers = {api_id(lines[at][1]) for at in kept} - {""}
     seen = {a_text(lines[at][1].get("uuid")) for at in kept}
     answered = {call_id for at in kept for call_id in _results(lines[at][1])}
@@ -71,11 +71,11 @@ def _results(record: Record) -> set[str]:
 
 
 def api_id(record: Record) -> str:
-    """Gives the id of an answer's message, which its records share; else an empty string."""
+    """Return the message id that all records of an answer share; an empty string if none."""
     is_answer = record.get("type") == "assistant"
     return a_text(an_object(record.get("message")).get("id")) if is_answer else ""
 
 
 def blocks_of(record: Record) -> list[Record]:
-    """Gives the blocks of a record's message."""
+    """Return the blocks of a record's message."""
     return objects(an_object(record.get("message")).get("content"))

@@ -1,12 +1,12 @@
-"""Reads rollouts of OpenAI's Codex: `~/.codex/sessions/…/rollout-*.jsonl`.
+"""Read rollouts of OpenAI's Codex: `~/.codex/sessions/…/rollout-*.jsonl`.
 
-A line is `{timestamp, type, payload}`; the conversation is what `response_item` lines hold, items
-of OpenAI's Responses API (before September 2025 the items stood in the lines themselves, after a
-first line with the session). `event_msg` lines repeat it for the program's own display; only token
-counts and turns that were taken back are read from them. `turn_context` names the model.
+A line is `{timestamp, type, payload}`. The `response_item` lines are the conversation: items of
+OpenAI's Responses API. (Before September 2025 the lines were the items themselves, after a first
+line with the session.) `event_msg` lines repeat the conversation for the program's display; only
+token counts and undone turns are read from them. `turn_context` names the model.
 
-What stands between two results is one assistant message, as everywhere in the gateway. A web search
-has no result of its own; its status stands for it. Reasoning that is encrypted is left out.
+Items between two results become one assistant message, as everywhere in the gateway. A web search
+has no result; its status is used as one. Encrypted reasoning is left out.
 """
 
 from typing import Any, ClassVar
@@ -35,7 +35,7 @@ _ONE_ANSWER = "answer"
 
 
 class CodexReader(ForeignReader):
-    """See the module."""
+    """Reads rollouts of Codex."""
 
     format: ClassVar[str] = "codex"
     told: ClassVar[str] = "a rollout of OpenAI Codex (JSONL)"
@@ -65,7 +65,7 @@ def _is_old_head(record: Record) -> bool:
 
 
 class _Rollout:
-    """One rollout, line after line."""
+    """Reads one rollout, line by line."""
 
     def __init__(self, source: str, lines: list[tuple[int, Record]], notes: Notes) -> None:
         heads = [
@@ -73,7 +73,7 @@ class _Rollout:
             for _, record in lines
             if record.get("type") == "session_meta" or _is_old_head(record)
         ]
-        # A fork repeats the head of what it was forked from after its own.
+        # A fork has, after its own head, the head of the session that it was forked from.
         self._head: Record = heads[0] if heads else {}
         self._conversation = Conversation(source, self._head.get("id"), notes)
         self._lines = lines
@@ -83,7 +83,7 @@ class _Rollout:
         self._total: Any = None
 
     def read(self, now_ms: int) -> ImportedSession | None:
-        """Gives the session; None when nothing is said in it."""
+        """Return the session; None if it has no message."""
         for number, record in self._lines:
             self._take(f"line {number}", record)
         git = an_object(self._head.get("git"))
@@ -225,7 +225,7 @@ class _Rollout:
             case "token_count":
                 info = an_object(event.get("info"))
                 total, last = info.get("total_token_usage"), an_object(info.get("last_token_usage"))
-                # The same count comes again with every change of the rate limits.
+                # Every change of the rate limits repeats the same count.
                 if total != self._total:
                     self._total = total
                     self._count(usage_of(last.get("input_tokens"), last.get("output_tokens")))

@@ -1,8 +1,8 @@
-"""Puts a foreign conversation into the contract's shape.
+"""Convert a foreign conversation into the shapes of the API.
 
-Whatever the reader says, what comes out is sound: ids legal and unique, a time on every message, a
-tool result only after its call, and only one. Ids and times that a document does not have are
-derived from it, so that reading it again gives the same ids and a merge recognises them.
+The result is always valid, whatever the reader passes in: ids are valid and unique, every message
+has a time, and a call has at most one result, after it. Missing ids and times are derived from the
+document, so that reading it again makes the same ids, and a merge recognises them.
 """
 
 from collections.abc import Iterable
@@ -30,16 +30,17 @@ from bamboo_gateway.exporters.imported import (
 )
 
 TITLE_MADE_CHARS_MAX = 80
-"""A title that is made of the first words: one line of a list."""
+"""The longest title made of the first words: it has to fit into one line of a list."""
 
 
 class Conversation:
-    """One foreign conversation in the making.
+    """Builds one session from a foreign conversation.
 
     Args:
-        source: The format's name; what has no member in our shape is kept under it in `metadata`.
-        session_id: The conversation's id over there.
-        notes: Takes what had to be left out.
+        source: The name of the format. `metadata` keeps, under this name, what a Session or Message
+            has no member for.
+        session_id: The id of the conversation in the document.
+        notes: Collects what had to be left out.
     """
 
     def __init__(self, source: str, session_id: Any, notes: Notes) -> None:
@@ -68,20 +69,20 @@ class Conversation:
         extra: dict[str, Any] | None = None,
         group: str | None = None,
     ) -> dict[str, Any] | None:
-        """Adds a message, or goes on with the last one; None when it says nothing.
+        """Add a message, or continue the last one; return None if it has no content.
 
         Args:
-            place: Where it stands, for notes.
+            place: The place in the document, for notes.
             role: `system`, `user` or `assistant`.
-            parts: What it says, in the contract's parts.
-            calls: The tools it calls.
-            message_id: Its id over there.
-            at: Its time, as RFC 3339 or in (milli)seconds since 1970.
-            model: Which model said it.
-            usage: What it cost.
-            extra: Further things to keep.
-            group: Messages in a row with the same group are one message; what they cost counts
-                once, also when something stands between them.
+            parts: The content, as parts of the API.
+            calls: The tool calls.
+            message_id: The id in the document.
+            at: The time, as RFC 3339 or in (milli)seconds since 1970.
+            model: The model that wrote it.
+            usage: The usage of the message.
+            extra: Further values to keep in `metadata`.
+            group: Consecutive messages of the same group become one message. The usage of a group
+                counts once, even if other messages are in between.
         """
         parts = [part for part in parts if part.get("text", True)]
         calls = self._known_calls(place, calls)
@@ -115,7 +116,7 @@ class Conversation:
         at: Any = None,
         extra: dict[str, Any] | None = None,
     ) -> dict[str, Any] | None:
-        """Adds what a tool gave back; noted and left out when no call waits for it."""
+        """Add the result of a tool; if no call waits for it, note it and leave it out."""
         if not isinstance(call_id, str) or call_id not in self._waiting:
             self._notes.add(place, f"a result without its call ({quoted_value(call_id)}); left out")
             return None
@@ -127,7 +128,7 @@ class Conversation:
         return message
 
     def forget_from(self, index: int) -> None:
-        """Takes back the messages from `index` on."""
+        """Remove the messages from `index` on."""
         for message in self.messages[index:]:
             self._waiting -= {call["id"] for call in message.get("tool_calls", ())}
         del self.messages[index:]
@@ -143,15 +144,15 @@ class Conversation:
         session_type: str = "user",
         kept: dict[str, object] | None = None,
     ) -> ImportedSession | None:
-        """Gives the session; None when nothing is said in it.
+        """Return the session; None if it has no message.
 
         Args:
-            now_ms: The time where the document tells none.
-            created: When it began, if the document says so.
-            updated: When it was last changed, if the document says so.
-            working_dir: The directory it was about.
-            session_type: The contract's.
-            kept: What else to keep in the session's metadata: short texts, others are left out.
+            now_ms: The time to use if the document has none.
+            created: When the conversation began, if known.
+            updated: When it was last changed, if known.
+            working_dir: The working directory.
+            session_type: The session type of the API.
+            kept: Short texts to keep in the session's metadata; other values are left out.
         """
         if not self.messages:
             return None
@@ -239,7 +240,7 @@ class Conversation:
 
 
 def _tidy(message: dict[str, Any]) -> None:
-    """Brings content and members into the contract's form: a string where one says it all."""
+    """Bring content and members into the form of the API: text alone becomes a string."""
     parts = message["content"]
     if not parts:
         message["content"] = ""

@@ -1,12 +1,12 @@
-"""Reads sessions of goose: `goose session export --format json`, and its older `.jsonl` files.
+"""Read sessions of goose: `goose session export --format json`, and its older `.jsonl` files.
 
-The export is one object with the session's members and `conversation`, a list of messages; the
+The export is one object with the session's members and `conversation`, a list of messages. The
 older file has the session (`working_dir`, `description`) in its first line and a message in each
-other. A message is `{role, created, content: […]}`; calls and results are content, and results
-stand in messages of the user.
+other line. A message is `{role, created, content: […]}`. Calls and results are parts of the
+content, and results are in messages of the user.
 
-Messages that goose hides from people or from the model (`userVisible`, `agentVisible`) are kept,
-with what it says of them in `metadata`.
+Messages that goose hides from people or from the model are kept; `metadata` keeps the flags
+(`userVisible`, `agentVisible`).
 """
 
 from typing import Any, ClassVar
@@ -36,7 +36,7 @@ _SESSION_TYPES = {"scheduled": "scheduled", "sub_agent": "sub_agent"}
 
 
 class GooseReader(ForeignReader):
-    """See the module."""
+    """Reads sessions of goose."""
 
     format: ClassVar[str] = "goose"
     told: ClassVar[str] = "a session export of goose (JSON or JSONL)"
@@ -71,7 +71,7 @@ class GooseReader(ForeignReader):
         return [session] if session else []
 
     def _parts(self, source: Source) -> tuple[Record, list[tuple[str, Record]]] | None:
-        """Gives the session's members and its messages with their places; None if it is none."""
+        """Return the session's members and its messages with places; None if it is no session."""
         value = source.value
         if isinstance(value, dict):
             messages = value.get("conversation", value.get("messages"))

@@ -1,4 +1,4 @@
-"""Values of foreign documents in the contract's form: times, ids, usage, arguments, parts."""
+"""Convert values of foreign documents to those of the API: times, ids, usage, parts."""
 
 from typing import Any
 
@@ -13,28 +13,28 @@ PATH_CHARS_MAX = 4_096
 """PATH_MAX of Linux."""
 
 NAME_CHARS_MAX = 256
-"""Names of models, tools and calls, as for those that clients send."""
+"""The longest name of a model, tool or call, as for those that clients send."""
 
 SECONDS_MAX = 100_000_000_000
-"""Greater numbers are milliseconds: in seconds they lie beyond the year 5000."""
+"""Greater numbers are milliseconds: as seconds they would be after the year 5000."""
 
 _LAST_MS = 253_402_300_799_999
-"""The end of the year 9999, after which RFC 3339 has no times."""
+"""The end of the year 9999, the last that RFC 3339 can write."""
 
 Part = dict[str, Any]
-"""A part of a message's content, as the contract has it."""
+"""A part of the content of a Message."""
 
 Call = dict[str, Any]
-"""A tool call, as the contract has it; `arguments` may still be in the form found."""
+"""A tool call of a Message; `arguments` may still have the form of the document."""
 
 
 def text_part(text: Any, kind: str = "text") -> Part:
-    """Gives the part for words; empty ones are left out later."""
+    """Return a text part; empty ones are left out later."""
     return {"type": kind, "text": text if isinstance(text, str) else ""}
 
 
 def arguments_of(value: Any) -> dict[str, Any] | str:
-    """Gives a call's arguments as an object; as text only what is no JSON object."""
+    """Return the arguments of a call as an object, or as text if they are no JSON object."""
     if isinstance(value, str):
         read = object_in(value or "{}")
         return value if read is None else read
@@ -46,7 +46,7 @@ def arguments_of(value: Any) -> dict[str, Any] | str:
 
 
 def usage_of(prompt: Any, completion: Any) -> dict[str, int] | None:
-    """Gives a message's usage in the contract's shape; None when nothing was counted."""
+    """Return the Usage of a message; None if nothing was counted."""
     counts = [
         value if type(value) is int and 0 < value <= COUNT_MAX else 0
         for value in (prompt, completion)
@@ -61,7 +61,7 @@ def usage_of(prompt: Any, completion: Any) -> dict[str, int] | None:
 
 
 def time_of(value: Any) -> int | None:
-    """Gives a time in milliseconds, from RFC 3339 or a number; None for what is none."""
+    """Return a time in milliseconds, from RFC 3339 or a number; None if it is no time."""
     try:
         if isinstance(value, str):
             ms = parse_ms(value)
@@ -75,7 +75,7 @@ def time_of(value: Any) -> int | None:
 
 
 def is_id(value: Any) -> bool:
-    """Tells whether it is an id here too."""
+    """Return whether the value is a valid id of the gateway."""
     try:
         return isinstance(value, str) and bool(check_id(value))
     except InvalidId:
@@ -83,10 +83,10 @@ def is_id(value: Any) -> bool:
 
 
 def is_name(value: Any) -> bool:
-    """Tells whether it is a name, as of a model, a tool, a call."""
+    """Return whether the value can be the name of a model, a tool or a call."""
     return isinstance(value, str) and 0 < len(value) <= NAME_CHARS_MAX
 
 
 def is_path(value: Any) -> bool:
-    """Tells whether it can be a working directory."""
+    """Return whether the value can be a working directory."""
     return isinstance(value, str) and 0 < len(value) <= PATH_CHARS_MAX
