@@ -1,1 +1,1 @@
-"""The seam to what answers: `base` is the contract, `factory` chooses by URL, one file a kind."""
+"""The seam to agents: `base` is the contract, `factory` chooses by URL, one file per kind."""

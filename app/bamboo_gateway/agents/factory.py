@@ -1,4 +1,4 @@
-"""From an agent's URL to the agent. A kind is one file and one case here."""
+"""Make the agent of a URL. A new kind is one file, and one case here."""
 
 from bamboo_gateway.agents.base import Agent
 from bamboo_gateway.agents.options import KINDS, AgentAddress
@@ -6,16 +6,16 @@ from bamboo_gateway.settings import Settings
 
 
 def make_agent(name: str, url: str, settings: Settings) -> Agent:
-    """Makes the agent that `url` describes.
+    """Make the agent that `url` describes.
 
     Args:
-        name: Its name in the settings.
-        url: `demo:`, `openai:MODEL?…`, `python:module:object`, `https://…`; the kinds' modules say
-            the rest.
-        settings: Limits that agents keep to (`max_event_bytes`).
+        name: The name of the agent in the settings.
+        url: `demo:`, `openai:MODEL?…`, `python:module:object`, `https://…`; the module of each kind
+            describes its URLs.
+        settings: Limits for agents (`max_event_bytes`).
 
     Raises:
-        AgentConfigError: The URL cannot be used, with one line that says why.
+        AgentConfigError: The URL cannot be used; the message is one line that says why.
     """
     address = AgentAddress.parse(name, url)
     match address.kind:
@@ -36,5 +36,5 @@ def make_agent(name: str, url: str, settings: Settings) -> Agent:
 
             return HttpAgent.from_address(address, settings)
         case _:
-            # The kind is not repeated: a key pasted in the wrong place would end up in the log.
+            # Without the kind itself: it may be a key, pasted in the wrong place.
             raise address.refuse(f"its URL is of no known kind; use {KINDS}")

@@ -1,7 +1,7 @@
-"""Which addresses of images may be passed on to a model server, which would fetch them.
+"""Decide which image URLs may be passed to a model server, which would fetch them.
 
-The gateway itself fetches nothing that a message names. A model server inside one's own network
-does, with that network's reach: a user could have it read `http://169.254.169.254/…` or a file.
+The gateway fetches nothing that a message names. A model server does, from inside the operator's
+network: a user could make it read `http://169.254.169.254/…` or a file.
 """
 
 import re
@@ -13,7 +13,7 @@ from pydantic import AfterValidator
 ANYWHERE: Final = "*"
 
 _PLAIN: Final = re.compile(r"[!-\[\]-~]+")
-"""Visible ASCII without the backslash: what else there may be, parsers read differently."""
+"""Visible ASCII without the backslash. Parsers disagree about URLs with other characters."""
 _ORIGIN: Final = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?")
 
 
@@ -25,15 +25,15 @@ def _are_origins(text: str) -> str:
 
 
 MediaOrigins = Annotated[str, AfterValidator(_are_origins)]
-"""Origins separated by commas; `*`: any; empty: none."""
+"""Origins, separated by commas. `*` allows any, an empty text none."""
 
 
 def may_lead_to(url: str, origins: str) -> bool:
-    """Tells whether an address may be passed on.
+    """Return whether a URL may be passed to a model server.
 
     Args:
-        url: The address, from a message. `data:` leads nowhere, so it always may.
-        origins: See `MediaOrigins`.
+        url: The URL of a message. `data:` URLs are allowed, because nothing is fetched for them.
+        origins: The allowed origins, as in `MediaOrigins`.
     """
     if _PLAIN.fullmatch(url) is None:
         return False

@@ -1,8 +1,8 @@
-"""From what people's agents yield to events that are sound.
+"""Convert what users' agents yield into valid events.
 
-People yield our classes, JSON objects of the same shape, plain strings, and a `Usage`. What goes on
-to the session is checked here once, as far as encoding it: an event that turned out unstorable only
-in the writer would take the run's end with it.
+Agents yield the gateway's classes, JSON objects of the same shape, plain strings, and `Usage`. Each
+event is checked here once, including that it can be encoded. If only the session writer found that
+an event cannot be stored, the run would lose its end as well.
 """
 
 from collections.abc import AsyncGenerator, Iterator
@@ -28,22 +28,22 @@ from bamboo_gateway.domain.events import (
     parse_agent_event,
 )
 
-# Named here because each event is asked for them: an `A | B` written there is built every time.
+# Constants, because every event is compared with them: `A | B` in the code is built each time.
 _EVENT_CLASSES = get_args(AgentEvent)
 _Delta = Token | Thinking | ToolDelta
 _ToolEnd = ToolComplete | ToolError
 
 
 def as_event(value: Any) -> AgentEvent:
-    """Gives the event that a value stands for: a string is a `Token`.
+    """Return the event for a value; a string becomes a `Token`.
 
     Raises:
-        InvalidEvent: It stands for none, or for one that JSON cannot hold.
+        InvalidEvent: The value is no event, or one that JSON cannot hold.
     """
     if isinstance(value, str):
         value = Token(value)
     if isinstance(value, _Delta):
-        # Most events by far: checked without the detour over pydantic.
+        # Most events are deltas; they are checked without pydantic.
         if not isinstance(value.content, str):
             raise InvalidEvent(f"Not a valid event: {value.type}.content: not a string")
         event: AgentEvent = value
@@ -63,7 +63,7 @@ def as_event(value: Any) -> AgentEvent:
     try:
         encode(held)
     except TypeError as error:
-        # Lone surrogates, numbers beyond 64 bits, keys that are no strings, foreign objects.
+        # Lone surrogates, numbers beyond 64 bits, keys that are no strings, other objects.
         raise InvalidEvent(f"Not a valid event: {event.type}: JSON cannot hold it") from error
     return event
 
@@ -73,22 +73,22 @@ async def normalized(
     cancelled: anyio.Event,
     boundary: AbstractContextManager[None] | None = None,
 ) -> AsyncGenerator[AgentEvent, None]:
-    """Gives the events of everything `values` yields, up to and including the terminal one.
+    """Yield the events for all of `values`, up to and including the terminal one.
 
-    * A `Usage` is added up and said with the `Complete`, which is made when none is yielded.
-    * Calls without a result are the client's to answer when the agent just returns, or completes
-      with `tool_calls`; however else it ends, also when it raised, they get a `ToolError`.
-    * An agent that just returns once it was told to end has not completed: nothing is said for it.
+    * `Usage` is added up and becomes part of `Complete`, which is made if the agent yields none.
+    * If the agent returns, or completes with `tool_calls`, the client answers the calls that have
+      no result. However else it ends, also by raising, these calls get a `ToolError`.
+    * An agent that returns after it was cancelled has not completed: no terminal event is made.
 
     Args:
-        values: What the agent yields; closed at the end.
-        cancelled: Is set when the agent is told to end.
-        boundary: Is entered around `values`, to translate what foreign code raises. A generator
-            between the two would do the same, at the price of one more step for each event.
+        values: The values that the agent yields; closed at the end.
+        cancelled: Is set when the agent is cancelled.
+        boundary: Is entered around `values`, to translate exceptions of users' code. A generator in
+            between would do the same, but costs each event one more step.
 
     Raises:
         InvalidEvent: As `as_event`.
-        Exception: What `values` raises, as `boundary` lets it through.
+        Exception: Any exception of `values` that `boundary` lets through.
     """
     account = _Account()
     ending: TerminalEvent | None = None
@@ -116,7 +116,7 @@ async def normalized(
 
 
 class _Account:
-    """What an agent has said, as far as its end depends on it."""
+    """The open calls and the usage of a run, which its end depends on."""
 
     def __init__(self) -> None:
         self._open_calls: dict[str, None] = {}

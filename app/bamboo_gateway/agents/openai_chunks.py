@@ -1,11 +1,11 @@
-"""From the chunks of a streamed Chat Completion to events.
+"""Convert the chunks of a streamed Chat Completion into events.
 
-The chunks are those of the API's reference (`chat.completion.chunk`), and of the servers that came
-after it: reasoning as `reasoning_content` or `reasoning`, content as a list of parts, tool calls
-without an index or an id, arguments as an object, usage in every chunk.
+The chunks follow the API's reference (`chat.completion.chunk`) or the variants of other servers:
+reasoning as `reasoning_content` or `reasoning`, content as a list of parts, tool calls without an
+index or an id, arguments as an object, usage in every chunk.
 
-While a call's arguments arrive they are shown as `ToolDelta`s; its `ToolStart` comes when it is
-whole. Calls may be interleaved by index, so none is known to be whole before all are.
+While the arguments of a call arrive they become `ToolDelta`s. The `ToolStart` follows when the call
+is whole. Calls may be interleaved by index, so no call is known to be whole before all are.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,12 +27,12 @@ from bamboo_gateway.domain.events import (
 )
 
 _CALLS_MAX = 128
-"""What OpenAI itself takes in one message."""
+"""The most calls of one message: as many as OpenAI allows."""
 
 
 @dataclass(slots=True)
 class _Call:
-    """A tool call as far as it has arrived."""
+    """The parts of a tool call that have arrived."""
 
     id: str
     given_id: str
@@ -42,12 +42,12 @@ class _Call:
 
 
 class ChunkReader:
-    """One answer in the making.
+    """Reads the chunks of one answer.
 
     Args:
-        run_id: Names calls to which the server gives no id.
-        arguments_bytes_max: Bounds what is kept of calls until they are whole.
-        secrets: Never repeated from the server's errors.
+        run_id: Part of the ids that calls get if the server gives them none.
+        arguments_bytes_max: Bounds the arguments of calls that are not whole yet.
+        secrets: Texts to remove from the server's errors.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class ChunkReader:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the server has said why it stopped: what is missing then is the usage at most."""
+        """Whether the server has sent its finish reason; only the usage may follow."""
         return self._finish_reason is not None
 
     @property
@@ -72,11 +72,11 @@ class ChunkReader:
         return self._said_something
 
     def feed(self, chunk: Any) -> Iterator[AgentEvent]:
-        """Gives the events of one decoded chunk.
+        """Return the events of one decoded chunk.
 
         Raises:
-            AgentError: `upstream_error` for an error in place of a chunk, `upstream_invalid` for
-                what is no chunk.
+            AgentError: `upstream_error` if the chunk is an error, `upstream_invalid` if it is
+                something else.
         """
         if not isinstance(chunk, dict):
             raise invalid("a chunk that is not an object")
@@ -85,7 +85,7 @@ class ChunkReader:
         if isinstance(chunk.get("usage"), dict):
             self._usage = _usage(chunk["usage"])
         choices = chunk.get("choices")
-        # The usage chunk has none; some servers begin with one that has no content either.
+        # The usage chunk has no choices; some servers begin with a chunk without content as well.
         if not choices:
             return
         if not isinstance(choices, list) or not isinstance(choices[0], dict):
@@ -93,7 +93,7 @@ class ChunkReader:
         choice = choices[0]
         if choice.get("error"):
             raise self._error(choice)
-        # An answer that is not streamed has its message where chunks have a delta.
+        # An answer that is not streamed has `message` in place of `delta`.
         delta = choice.get("delta") or choice.get("message") or {}
         if not isinstance(delta, dict):
             raise invalid("a delta that is not an object")
@@ -104,7 +104,7 @@ class ChunkReader:
             yield from self._finish(str(reason))
 
     def end(self) -> Iterator[AgentEvent]:
-        """Gives what the end of the stream completes, the terminal event last."""
+        """Return the events that the end of the stream completes, the terminal event last."""
         if self._finish_reason is None:
             yield from self._finish("stop")
         yield Complete(self._usage, self._finish_reason or "stop")
@@ -121,7 +121,7 @@ class ChunkReader:
         if isinstance(reasoning, str) and reasoning:
             yield Thinking(reasoning)
         yield from _content(delta.get("content"))
-        # Said in place of content when the model declines.
+        # Sent in place of content when the model refuses.
         yield from _content(delta.get("refusal"))
         calls = delta.get("tool_calls")
         if calls is None:
@@ -150,14 +150,14 @@ class ChunkReader:
     def _call_of(self, piece: Mapping[str, Any], name: str) -> _Call:
         given_id, index = str(piece.get("id") or ""), piece.get("index")
         call = self._known(given_id, index)
-        # Some servers give every call the index 0; a new id with a name is a new call.
+        # Some servers give every call the index 0; a new id with a name begins a new call.
         if call is None or (given_id and name and call.given_id not in {"", given_id}):
             if len(self._calls) >= _CALLS_MAX:
                 raise invalid(f"more than {_CALLS_MAX} tool calls")
             made = given_id or f"call_{self._run_id}_{len(self._calls)}"
             call = _Call(made, given_id, index if isinstance(index, int) else None)
             self._calls.append(call)
-        # The name is sent whole, in pieces, or whole again with every piece.
+        # Servers send the name once, in pieces, or whole with every piece.
         if name != call.name:
             call.name += name
         return call
@@ -173,7 +173,7 @@ class ChunkReader:
         return None
 
     def _finish(self, reason: str) -> Iterator[AgentEvent]:
-        # Clients go by `tool_calls` to run the tools; some servers say `stop` all the same.
+        # Clients run tools when the reason is `tool_calls`, but some servers send `stop`.
         self._finish_reason = "tool_calls" if self._calls and reason == "stop" else reason
         self._calls.sort(key=lambda call: call.index or 0)
         for call in self._calls:
@@ -183,7 +183,7 @@ class ChunkReader:
 
 
 def invalid(what: str) -> AgentError:
-    """Gives the error for an answer that is not what the API says."""
+    """Return the error for an answer that does not follow the API."""
     return AgentError(f"The model server sent {what}.", code="upstream_invalid")
 
 
@@ -208,7 +208,7 @@ def _content(value: Any) -> Iterator[AgentEvent]:
 
 def _arguments(text: str) -> dict[str, Any] | str:
     if not text.strip():
-        # What a call of a function without parameters looks like on some servers.
+        # Some servers send this for a function without parameters.
         return {}
     read = object_in(text)
     return text if read is None else read

@@ -1,13 +1,13 @@
-"""Keeps a Chat Completions request inside a budget of tokens, by leaving out its oldest turns.
+"""Keep a Chat Completions request within a budget of tokens by leaving out its oldest turns.
 
-A turn begins with a user's message and goes up to the next one, so that no call is ever parted from
-its result. The last turn is always kept: without it there is nothing to answer, and the server's
-own words about a request that is too long are the better ones. System messages are kept as well,
-those of dropped turns in the first one: they say how to answer (and hold the summary).
+A turn begins with a message of the user and ends before the next one, so that a call is never
+separated from its result. The last turn is always kept: it is what has to be answered, and if it is
+too long, the server's own error is the better message. System messages are kept as well, because
+they contain instructions and the summary; those of dropped turns are joined to the first one.
 
-Tokens are estimated, since every model counts in its own way: a third of a text's bytes in UTF-8,
-which is over what English (a quarter) takes and about what Chinese does, `_MESSAGE_TOKENS` for each
-message and `_IMAGE_TOKENS` for each image, whatever its size.
+Tokens are estimated, since every model counts differently: a third of the bytes of a text in UTF-8
+(English takes a quarter, Chinese about a third), `_MESSAGE_TOKENS` for each message, and
+`_IMAGE_TOKENS` for each image, whatever its size.
 """
 
 from dataclasses import dataclass
@@ -19,24 +19,24 @@ from bamboo_gateway.domain.events import Custom
 
 _BYTES_PER_TOKEN = 3
 _MESSAGE_TOKENS = 4
-"""What a message costs beside its text: its role and its delimiters."""
+"""The tokens of a message beside its text: its role and delimiters."""
 _IMAGE_TOKENS = 1500
-"""A large image costs about so much with the models that publish a formula."""
+"""The tokens of a large image, by the formulas that some models publish."""
 
 Messages = list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Trimmed:
-    """A conversation within its budget, as far as whole turns allow.
+    """A conversation without its oldest turns.
 
     Attributes:
-        messages: What is left to be sent.
+        messages: The remaining messages of the request.
         turns: How many turns were left out.
-        dropped: How many messages of the request they were.
-        tokens: The estimate for what is left.
-        is_begun: Whether the first of those turns had begun before: its user's message is not
-            among the messages.
+        dropped: How many messages these turns had.
+        tokens: The estimate for the remaining messages.
+        is_begun: Whether the first dropped turn was not whole: its user's message had not been
+            read.
     """
 
     messages: Messages
@@ -46,7 +46,7 @@ class Trimmed:
     is_begun: bool = False
 
     def event(self, tokens_max: int, before: LeftOut = NOTHING_LEFT_OUT) -> Custom:
-        """Gives the event that says what was left out, also of what was not even read."""
+        """Return the event that reports what was left out, including what was not read."""
         counted_twice = self.is_begun and before.turns > 0
         return Custom(
             "context_trimmed",
@@ -60,18 +60,18 @@ class Trimmed:
 
 
 def trim(messages: Messages, tokens_max: int, fixed: object = None) -> Trimmed:
-    """Leaves out the oldest turns until the rest fits, or is the last turn.
+    """Leave out the oldest turns until the rest fits or only the last turn is left.
 
     Args:
-        messages: The request's, as `to_openai` gives them.
+        messages: The messages of the request, as `to_openai` returns them.
         tokens_max: The budget.
-        fixed: What else is sent with them and counts: the tools.
+        fixed: Other parts of the request that count: the tools.
     """
     costs = [_tokens_of(message) for message in messages]
     total = sum(costs) + (_text_tokens(encode(fixed)) if fixed else 0)
     begins = [at for at, message in enumerate(messages) if message["role"] == "user"]
     turns, cut = 0, 0
-    # What stands before the first user's message is a turn too, unless it is only system messages.
+    # Messages before the user's first one are a turn too, unless all are system messages.
     before = messages[: begins[0]] if begins else []
     is_begun = any(message["role"] != "system" for message in before)
     ends = begins if is_begun else begins[1:]

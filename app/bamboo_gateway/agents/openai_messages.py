@@ -1,14 +1,14 @@
-"""From a session's messages to the messages of a Chat Completions request.
+"""Convert the messages of a session into those of a Chat Completions request.
 
-An upstream must never reject the history, whatever happened to the session, since a session whose
-history is rejected is dead. So what it would refuse is repaired on the way, and only there:
+A model server must never reject the history, because a session whose history is rejected is dead.
+So this repairs, in the request only, what a server would refuse:
 
-* every tool call is followed by exactly one result: one that came late is moved up, one that is
-  missing is said to have been interrupted, one without its call is left out;
-* arguments that are not a JSON object are wrapped into one, since servers parse them;
-* messages with nothing in them are left out;
-* neighbours of one role are joined, and leading system messages too: many models' templates insist
-  on turns that alternate and on one system message.
+* Every tool call is followed by exactly one result. A late result is moved up, a missing one is
+  replaced by a text that says so, and one without its call is left out.
+* Arguments that are no JSON object are wrapped into one, since servers parse them.
+* Empty messages are left out.
+* Consecutive messages of one role are joined, and so are the leading system messages: the templates
+  of many models require alternating turns and one system message.
 """
 
 from collections.abc import Iterable
@@ -23,12 +23,12 @@ from bamboo_gateway.domain.tool_order import INTERRUPTED
 def to_openai(
     messages: Iterable[Message], system: str | None = None, media_origins: str = ANYWHERE
 ) -> list[dict[str, Any]]:
-    """Gives the request's `messages`.
+    """Return the request's `messages`.
 
     Args:
-        messages: The session's.
-        system: Stands before all others.
-        media_origins: Where addresses of images may lead that the server would fetch.
+        messages: The messages of the session.
+        system: A system message to put before all others.
+        media_origins: The origins from which the server may fetch images.
     """
     request: list[dict[str, Any]] = []
     waiting: dict[str, dict[str, Any]] = {}
@@ -44,7 +44,7 @@ def to_openai(
             case "assistant":
                 _append_assistant(request, waiting, message)
             case "tool":
-                # Call ids may come again in later turns: a result belongs to the latest call.
+                # Later turns may use a call id again: a result belongs to the latest call.
                 result = waiting.pop(message.tool_call_id or "", None)
                 if result is not None:
                     result["content"] = message.text
@@ -54,7 +54,7 @@ def to_openai(
 def _append_assistant(
     request: list[dict[str, Any]], waiting: dict[str, dict[str, Any]], message: Message
 ) -> None:
-    # An id that stands twice in one message would need two results under one name.
+    # An id that occurs twice in one message would need two results of one id.
     calls = {call["id"]: call for call in message.tool_calls or ()}
     if not calls:
         _append(request, {"role": "assistant", "content": message.text})
@@ -112,7 +112,7 @@ def _user_content(
         return content
     parts = [part for given in content if (part := _part(given, media_origins)) is not None]
     if all(part["type"] == "text" for part in parts):
-        # A plain string is what every server takes.
+        # Every server accepts a plain string.
         return "".join(part["text"] for part in parts)
     return parts
 
@@ -122,7 +122,7 @@ def _part(part: dict[str, Any], media_origins: str) -> dict[str, Any] | None:
         case "text" if part.get("text"):
             return {"type": "text", "text": part["text"]}
         case "image" if part.get("url") and not may_lead_to(part["url"], media_origins):
-            # Without its address, which a model with tools might fetch.
+            # Without its URL, which a model with tools might fetch.
             return {"type": "text", "text": "[an image, whose address is not allowed here]"}
         case "image":
             return {"type": "image_url", "image_url": {"url": _url(part)}}
@@ -130,7 +130,7 @@ def _part(part: dict[str, Any], media_origins: str) -> dict[str, Any] | None:
             file = {"filename": part.get("name") or "file", "file_data": _url(part)}
             return {"type": "file", "file": file}
         case "file":
-            # The API takes no links to files; the model can at least be told of it.
+            # The API has no links to files; the model is told that there is one.
             return {"type": "text", "text": f"[file {part.get('name') or ''}: {part.get('url')}]"}
         case _:
             return None

@@ -1,7 +1,7 @@
 r"""Read lines and server-sent events from bytes, wherever those are cut.
 
-The one reader of this house: agents read model servers and HTTP agents with it, `bamboo` reads the
-gateway. Own code, because the libraries lose data. `httpx`'s line decoder also breaks lines at
+Agents read model servers and HTTP agents with it, and the commands read the gateway with it. It is
+own code, because the libraries lose data. `httpx`'s line decoder also breaks lines at
 U+2028 and its like, which JSON may hold unescaped. `httpx-sse` (0.4) drops the last event when no
 blank line follows it, and its buffer has no bound: an endless line fills the memory.
 

@@ -1,9 +1,9 @@
-"""A plain (not async) generator, run in a thread of its own and read from the event loop.
+"""Run a plain (not async) generator in a thread of its own, and read it from the event loop.
 
-One thread from its first line to its last, because generators keep things that belong to a thread:
-database handles, context variables, locks. The hand-over is bounded, so a generator that is faster
-than the session is held back. The thread is a daemon: one that hangs in foreign code must not keep
-the process from ending.
+The generator keeps one thread from start to end, because it may hold things that belong to a
+thread: database handles, context variables, locks. The buffer between thread and loop is bounded, so a
+generator that is faster than the session has to wait. The thread is a daemon: if it hangs in the
+user's code, the process can still end.
 """
 
 import asyncio
@@ -18,12 +18,12 @@ from typing import Any
 import anyio
 
 _ITEMS_MAX = 64
-"""What may wait between thread and loop: enough to share wake-ups, little enough to stay small."""
+"""The most items between thread and loop: enough to share wake-ups, few enough to stay small."""
 
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """The last item: what the function returned, when that was no generator, or the generator."""
+    """The last item: the return value of the function or, if it is a generator, of that."""
 
     value: Any
 
@@ -31,18 +31,18 @@ class Returned:
 async def items_from_thread(
     function: Callable[[], Any], name: str, slots: anyio.Semaphore
 ) -> AsyncGenerator[Any, None]:
-    """Calls `function` in a thread and gives what the generator it returns yields, then `Returned`.
+    """Call `function` in a thread; yield the items of the generator it returns, then `Returned`.
 
-    When this generator is closed early, the one in the thread is closed at its next `yield`, in its
-    thread, and nobody waits for that.
+    If this generator is closed early, the one in the thread is closed there at its next `yield`.
+    Nobody waits for that.
 
     Args:
-        function: Called in the thread.
-        name: The thread's name.
-        slots: Bounds the threads; a slot is given back when its thread has ended.
+        function: Is called in the thread.
+        name: The name of the thread.
+        slots: Bounds the number of threads; a slot is free again when its thread has ended.
 
     Raises:
-        BaseException: What `function` or its generator raises.
+        BaseException: Any exception of `function` or its generator.
     """
     await slots.acquire()
     loop = asyncio.get_running_loop()
@@ -68,7 +68,7 @@ async def items_from_thread(
 
 
 class _HandOver:
-    """Items on their way from the thread (`produce`) to the loop (`take`, `leave`)."""
+    """The buffer between the thread (`produce`) and the loop (`take`, `leave`)."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -120,9 +120,9 @@ class _HandOver:
         self._arrived.set()
 
     async def take(self) -> list[Any]:
-        """Gives what has arrived, at least one item; nothing at the end."""
+        """Return the items that have arrived, at least one; none at the end."""
         while True:
-            # The thread holds this lock for a few instructions only.
+            # The thread holds this lock only for a few instructions.
             with self._changed:
                 items = list(self._items)
                 self._items.clear()
@@ -138,7 +138,7 @@ class _HandOver:
             self._arrived = anyio.Event()
 
     def leave(self) -> None:
-        """Takes nothing more."""
+        """Stop reading: the thread then closes its generator."""
         with self._changed:
             self._left = True
             self._items.clear()
@@ -146,6 +146,6 @@ class _HandOver:
 
 
 def _tell(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
-    # The loop may have ended before a thread that nobody waited for.
+    # The loop may have ended before the thread, for which nobody waited.
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(callback)

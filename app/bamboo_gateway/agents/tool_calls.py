@@ -1,21 +1,21 @@
-"""Tools that an agent runs itself: the events that say a call, always in pairs.
+"""The events of tools that an agent runs itself: always a start and an end.
 
-A generator cannot yield from inside a context manager or a callback, so the helper does not hide
-the events: it makes them, and whoever writes the agent yields them.
+A generator cannot yield from inside a context manager or a callback. So this helper makes the
+events, and the agent's code yields them.
 
     call = turn.tool("search", {"query": "bamboo"})
     yield call.start
     yield call.complete(await search("bamboo"))
 
-or, with the end of the pair in the helper's hands whatever the function does:
+or, if the helper shall end the call whatever the function does:
 
     call = turn.tool("search", {"query": "bamboo"})
     async for event in call.run(search):  # calls search(query="bamboo")
         yield event
     print(call.result)
 
-A call that is started and neither completed nor failed when the agent returns is the client's to
-run; when the agent fails it is closed with a `tool_error` (see `normalization.normalized`).
+If the agent returns while a started call has no end, the client runs that call. If the agent fails,
+the call gets a `tool_error` (`normalization.normalized`).
 """
 
 import inspect
@@ -31,7 +31,7 @@ from bamboo_gateway.domain.errors import BambooError
 from bamboo_gateway.domain.events import ToolComplete, ToolDelta, ToolError, ToolResult, ToolStart
 
 _THREADS_MAX = 100
-"""Plain functions of tools that run at once; more wait. As many as `python:` has for its turns."""
+"""The most plain functions of tools that run at once; more wait. `python:` turns have as many."""
 
 _LIMITER: RunVar[anyio.CapacityLimiter] = RunVar("bamboo tool threads")
 
@@ -42,11 +42,11 @@ class ToolCall:
     """One call of one tool.
 
     Attributes:
-        id: The call's id.
-        name: The tool's name.
-        arguments: What it is called with.
-        result: What `run` got back; None before, and when it failed.
-        failed: Whether the call ended in an error.
+        id: The id of the call.
+        name: The name of the tool.
+        arguments: The arguments of the call.
+        result: The result after `run`; None before, and if the call failed.
+        failed: Whether the call ended with an error.
     """
 
     def __init__(self, call_id: str, name: str, arguments: Mapping[str, Any] | None = None) -> None:
@@ -62,27 +62,28 @@ class ToolCall:
         return ToolStart(self.id, self.name, self.arguments)
 
     def delta(self, content: str) -> ToolDelta:
-        """Gives the event for a piece of output that is there before the result."""
+        """Return the event for a piece of output before the result."""
         return ToolDelta(self.id, content)
 
     def complete(self, content: Any, *, success: bool = True) -> ToolComplete:
-        """Gives the event that ends the call with its result, text or any JSON value."""
+        """Return the event that ends the call with a result: text or any JSON value."""
         self.result = content
         self.failed = not success
         return ToolComplete(self.id, ToolResult(success, content))
 
     def error(self, words: str) -> ToolError:
-        """Gives the event that ends the call as failed. Clients and models read `words`."""
+        """Return the event that ends the call with an error. Clients and models read `words`."""
         self.failed = True
         return ToolError(self.id, words)
 
     async def run(
         self, function: Callable[..., Any]
     ) -> AsyncGenerator[ToolStart | ToolComplete | ToolError, None]:
-        """Calls `function(**arguments)` between the two events; a plain function in a thread.
+        """Call `function(**arguments)` between the two events; a plain function runs in a thread.
 
-        What it raises becomes the `tool_error`: the words of an `AgentError`, of others only the
-        type, since their words may hold secrets. The agent goes on, and may look at `failed`.
+        An exception becomes a `tool_error`: with the message of an `AgentError`, of others only
+        with the type, since their messages may hold secrets. The agent continues and may check
+        `failed`.
         """
         yield self.start
         try:
@@ -97,7 +98,7 @@ class ToolCall:
         except BambooError as error:
             yield self.error(str(error.detail))
         except Exception as error:
-            # The boundary to the tool: its trouble is the model's to deal with, not the run's end.
+            # The boundary to the tool: the model handles a failed tool, and the run continues.
             log.exception("tool failed", tool_name=self.name, tool_call_id=self.id)
             yield self.error(f"The tool failed: {type(error).__name__}.")
         else:
@@ -105,7 +106,7 @@ class ToolCall:
 
 
 def _limiter() -> anyio.CapacityLimiter:
-    # Apart from the gateway's own threads: tools that hang must not stop what needs a thread.
+    # Separate from the gateway's own threads, which tools that hang must not use up.
     try:
         return _LIMITER.get()
     except LookupError:

@@ -1,22 +1,22 @@
-"""One HTTP service that answers a turn with a streamed response. The only user of httpx here.
+"""An HTTP service that answers a turn with a streamed response. Only this module uses httpx here.
 
-Trouble becomes an `AgentError` whose words clients may see; its codes are
+Problems become an `AgentError` whose message clients may see. Its codes are
 
     upstream_unreachable    no connection, or it broke before the response began
     upstream_timeout        the response did not begin, or fell silent, for too long
     upstream_auth           401, 403
-    upstream_rejected       another 4xx: the request will never be taken as it is
+    upstream_rejected       another 4xx: the same request will never succeed
     upstream_rate_limited   429
-    upstream_error          5xx, a redirect, or an error said in mid-stream
-    upstream_incomplete     the response broke off before its end was said
-    upstream_invalid        the response is not what was agreed on
+    upstream_error          5xx, a redirect, or an error inside the stream
+    upstream_incomplete     the response broke off before its end
+    upstream_invalid        the response does not follow the protocol
 
-Requests are tried again only before the first byte of a response that would be used: connecting
-failed, or one of `retried_statuses` came. A response that has begun may have cost money or had
-effects, so it is never asked for twice.
+A request is retried only before the first byte of a usable response: when connecting failed, or
+after one of `retried_statuses`. A response that has begun may have cost money or had effects, so it
+is never requested twice.
 
-Proxies and certificate authorities come from the environment (`HTTPS_PROXY`, `NO_PROXY`,
-`SSL_CERT_FILE` …), as httpx reads it. Redirects are not followed: the key must not travel.
+httpx reads proxies and certificate authorities from the environment (`HTTPS_PROXY`, `NO_PROXY`,
+`SSL_CERT_FILE` …). Redirects are not followed, so that the key goes to no other server.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Container, Mapping
@@ -42,27 +42,26 @@ from bamboo_gateway.agents.upstream_errors import (
 log = structlog.get_logger(__name__)
 
 RETRY_AFTER_SECONDS_MAX = 30.0
-"""The longest wait before another try; a service that asks for more is reported instead, because
-the people who wait for the answer should decide."""
+"""The longest wait before a retry. If a service asks for more, the error is reported instead, so
+that the people who wait for the answer can decide."""
 
 _BACKOFF_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
 _ERROR_BODY_BYTES_MAX = 64 * 1024
-"""An error's words fit in this many times over; the rest of a long page is not read."""
+"""How much of an error page is read: an error message is far smaller."""
 _ERROR_BODY_SECONDS = 10.0
-"""An error's words are worth waiting for this long, not for the patience an answer gets."""
+"""How long to wait for the body of an error: not as long as for an answer."""
 _CONNECTIONS_MAX = 2000
-"""Above the runs one process carries at once; httpx's own 100 would make runs wait for runs."""
+"""More than the runs of one process; with httpx's default of 100, runs would wait for others."""
 _KEPT_ALIVE_MAX = 50
 _DRAIN_SECONDS = 0.25
-"""A finished response's last bytes come with its end; not worth waiting longer to keep the
-connection."""
+"""How long to wait for the last bytes of a finished response, to keep the connection."""
 
 
 _Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 
 class Waits(Options):
-    """How long to wait for what, and how often to try again: members of an agent's query."""
+    """Timeouts and retries: members of an agent's query."""
 
     connect_timeout_seconds: _Seconds = 10.0
     first_byte_timeout_seconds: _Seconds = 120.0
@@ -71,21 +70,21 @@ class Waits(Options):
 
 
 class Upstream:
-    """See the module.
+    """Posts requests to one HTTP service.
 
     Args:
-        url: Where requests are posted.
+        url: The URL of the service.
         what: How messages name the service: `the model server`.
         waits: Timeouts and retries.
-        retried_statuses: Answers after which the request is tried again.
-        keeps_alive: Whether connections are used again. A kept one may turn out closed only when a
-            request was sent on it; such a request is tried again.
-        secrets: Never appear in messages, even when the service repeats them.
-        sleep: Waits between tries; tests watch it.
+        retried_statuses: Statuses after which the request is retried.
+        keeps_alive: Whether connections are reused. A reused connection may turn out to be closed
+            only after a request was sent on it; such a request is retried.
+        secrets: Texts that never appear in messages, even if the service repeats them.
+        sleep: Waits between attempts; tests replace it.
 
     Raises:
-        ValueError: With one line: `url` is none that can be posted to, or the environment's proxy
-            or certificate settings cannot be used.
+        ValueError: `url` cannot be posted to, or the proxy or certificate settings of the
+            environment cannot be used. The message is one line.
     """
 
     def __init__(
@@ -109,14 +108,14 @@ class Upstream:
         self._client = _make_client(waits, keeps_alive=keeps_alive)
 
     async def aclose(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         await self._client.aclose()
 
     async def probe(self) -> str:
-        """Looks whether the service answers at all; says how. No work is asked of it.
+        """Check that the service answers, without asking for work; return what was seen.
 
         Raises:
-            AgentError: It cannot be reached, or does not answer.
+            AgentError: The service cannot be reached or does not answer.
         """
         try:
             response = await self._client.head(self._url)
@@ -126,17 +125,17 @@ class Upstream:
             raise AgentError(
                 f"The {self._what} answers with HTTP {response.status_code}.", code="upstream_error"
             )
-        # 404 and 405 are what services say to a HEAD that only expect a POST.
+        # Services that only expect POST answer a HEAD with 404 or 405.
         return f"answers (HTTP {response.status_code})"
 
     @asynccontextmanager
     async def post(self, body: bytes, headers: Mapping[str, str]) -> AsyncIterator["Answer"]:
-        """Posts `body` and gives the answer once its head says 2xx.
+        """Post `body`, and yield the answer when its head has arrived with a 2xx status.
 
-        Leaving the block before the answer's end closes the connection, which the service sees.
+        Leaving the block before the end of the answer closes the connection: the service sees that.
 
         Raises:
-            AgentError: No such answer came; see the module.
+            AgentError: There was no such answer; the module lists the codes.
         """
         response = await self._send(body, headers)
         answer = Answer(response, self._what, self._waits.idle_timeout_seconds)
@@ -163,7 +162,7 @@ class Upstream:
             wait = outcome.wait_seconds
             if wait is None:
                 step = _BACKOFF_SECONDS[min(failures, len(_BACKOFF_SECONDS) - 1)]
-                # Half of it by chance, so that runs that failed together do not return together.
+                # Half of it is random, so that runs that failed together do not return together.
                 wait = step * (0.5 + randbelow(500) / 1000)
             if wait > RETRY_AFTER_SECONDS_MAX:
                 raise outcome.error
@@ -197,11 +196,11 @@ class Upstream:
 
     async def _refused(self, response: httpx.Response) -> "_Failure":
         status = response.status_code
-        # What is said about a wrong key tends to repeat it.
+        # Errors about a wrong key often repeat it.
         body = b"" if status in {401, 403} else await self._body_of(response)
         wait = retry_after_seconds(response.headers)
         error = error_of_status(self._what, status, words_of_error(body, self._secrets), wait)
-        # OpenAI says so when a 429 is an empty account and not a moment's limit.
+        # With this header OpenAI marks a 429 that is an empty account and no momentary limit.
         final = response.headers.get("x-should-retry") == "false"
         return _Failure(error, status in self._retried_statuses and not final, wait)
 
@@ -211,7 +210,7 @@ class Upstream:
             with anyio.fail_after(_ERROR_BODY_SECONDS):
                 return await answer.read(_ERROR_BODY_BYTES_MAX)
         except (AgentError, TimeoutError):
-            # The status has said what matters.
+            # The status is enough.
             return b""
         finally:
             await answer.aclose()
@@ -234,7 +233,7 @@ def _checked(text: str) -> httpx.URL:
 def _make_client(waits: Waits, *, keeps_alive: bool) -> httpx.AsyncClient:
     try:
         return httpx.AsyncClient(
-            # Reading is timed in `Answer`: httpx cannot tell the first byte from the later ones.
+            # `Answer` times the reading, because httpx has one timeout for first and later bytes.
             timeout=httpx.Timeout(
                 waits.first_byte_timeout_seconds, connect=waits.connect_timeout_seconds, read=None
             ),
@@ -242,7 +241,7 @@ def _make_client(waits: Waits, *, keeps_alive: bool) -> httpx.AsyncClient:
                 max_connections=_CONNECTIONS_MAX,
                 max_keepalive_connections=_KEPT_ALIVE_MAX if keeps_alive else 0,
             ),
-            # Compressed streams arrive in lumps.
+            # Compressed streams arrive in large pieces.
             headers={"Accept-Encoding": "identity", "User-Agent": "bamboo-gateway"},
         )
     except (ValueError, ImportError, OSError) as error:
@@ -254,7 +253,7 @@ def _make_client(waits: Waits, *, keeps_alive: bool) -> httpx.AsyncClient:
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """A try that gave no answer."""
+    """An attempt without an answer."""
 
     error: AgentError
     may_retry: bool
@@ -268,7 +267,7 @@ class Answer:
         self._response = response
         self._what = what
         self._idle_seconds = idle_seconds
-        # An async generator, which httpx declares as less.
+        # An async generator, though httpx declares an iterator.
         self._chunks = cast("AsyncGenerator[bytes, None]", response.aiter_bytes())
 
     @property
@@ -279,18 +278,18 @@ class Answer:
 
     @property
     def says_its_end(self) -> bool:
-        """Whether a cut can be told from the end, by chunks or a length."""
+        """Whether chunks or a length tell the end of the body from a broken connection."""
         headers = self._response.headers
         return "transfer-encoding" in headers or "content-length" in headers
 
     async def next_chunk(self, seconds_max: float = inf) -> bytes | None:
-        """Gives the next bytes as they arrive, None at the end.
+        """Return the next bytes that arrive, None at the end.
 
         Args:
-            seconds_max: Waits no longer than this, nor longer than the idle time.
+            seconds_max: The longest wait, if it is shorter than the idle timeout.
 
         Raises:
-            AgentError: `upstream_timeout` after the idle time, `upstream_incomplete` when the
+            AgentError: `upstream_timeout` after the idle timeout, `upstream_incomplete` if the
                 connection broke.
         """
         try:
@@ -306,10 +305,10 @@ class Answer:
             ) from error
 
     async def read(self, bytes_max: int) -> bytes:
-        """Gives the whole body.
+        """Return the whole body.
 
         Raises:
-            AgentError: As `next_chunk`; `upstream_invalid` when it is over the bound.
+            AgentError: As `next_chunk`, and `upstream_invalid` if the body is too large.
         """
         body = bytearray()
         while (chunk := await self.next_chunk()) is not None:
@@ -322,16 +321,16 @@ class Answer:
         return bytes(body)
 
     async def drain(self) -> None:
-        """Reads what is left for a moment, so that the connection can be used again."""
+        """Read the rest for a moment, so that the connection can be reused."""
         try:
             with anyio.move_on_after(_DRAIN_SECONDS):
                 while await self.next_chunk() is not None:
                     pass
         except AgentError:
-            # The answer was whole; only the connection is lost, and it is closed anyway.
+            # The answer was whole. Only the connection is lost, and it is closed anyway.
             return
 
     async def aclose(self) -> None:
-        """Closes the response; before its end, that closes the connection."""
+        """Close the response; before its end this closes the connection."""
         await self._chunks.aclose()
         await self._response.aclose()

@@ -1,4 +1,4 @@
-"""What an upstream's refusal means: its words, its code, and when to come back."""
+"""Read the error of an upstream service: its message, its code, and when to retry."""
 
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -10,17 +10,17 @@ from bamboo_gateway.domain.clock import SystemClock
 from bamboo_gateway.domain.codec import decode
 
 _WORDS_CHARS_MAX = 300
-"""An error is one sentence for people, not the page that a proxy may send."""
+"""The longest error message: one sentence for people, not the page that a proxy may send."""
 
 
 def error_of_status(what: str, status: int, words: str, wait_seconds: float | None) -> AgentError:
-    """Gives the error for an answer that is not 2xx.
+    """Return the error for an answer that is not 2xx.
 
     Args:
         what: How the message names the service.
-        status: The answer's status.
-        words: The service's own, already safe to show; may be empty.
-        wait_seconds: When it asked to be tried again, where it did.
+        status: The status of the answer.
+        words: The message of the service, safe to show; may be empty.
+        wait_seconds: After how long the service asked for a retry, if it did.
     """
     said = f": {words}" if words else "."
     match status:
@@ -40,9 +40,9 @@ def error_of_status(what: str, status: int, words: str, wait_seconds: float | No
 
 
 def words_of_error(body: bytes | Mapping[str, Any], secrets: tuple[str, ...]) -> str:
-    """Gives an error's own words in one bounded line, without `secrets`; empty if there are none.
+    """Return the message of an error in one bounded line, without `secrets`; empty if none.
 
-    Knows `{"error": {"message"}}`, `{"error": "…"}`, `{"message"}` and `{"detail"}`.
+    It reads `{"error": {"message"}}`, `{"error": "…"}`, `{"message"}` and `{"detail"}`.
     """
     value: Any = body
     if isinstance(body, bytes):
@@ -61,7 +61,7 @@ def words_of_error(body: bytes | Mapping[str, Any], secrets: tuple[str, ...]) ->
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """Reads when to come back (RFC 9110, 10.2.3; `retry-after-ms` is OpenAI's), None if unsaid."""
+    """Read `Retry-After` (RFC 9110, 10.2.3) or OpenAI's `retry-after-ms`; None if absent."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         text = headers.get(name, "")
         if text.isascii() and text.replace(".", "", 1).isdigit():
