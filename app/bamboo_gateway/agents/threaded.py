@@ -1,9 +1,9 @@
 """Run a plain (not async) generator in a thread of its own, and read it from the event loop.
 
 The generator keeps one thread from start to end, because it may hold things that belong to a
-thread: database handles, context variables, locks. The buffer between thread and loop is bounded, so a
-generator that is faster than the session has to wait. The thread is a daemon: if it hangs in the
-user's code, the process can still end.
+thread: database handles, context variables, locks. The buffer between thread and loop is bounded,
+so a generator that is faster than the session has to wait. The thread is a daemon: if it hangs in
+the user's code, the process can still end.
 """
 
 import asyncio
