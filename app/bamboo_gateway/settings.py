@@ -43,25 +43,25 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Field(
-        Path("~/.bamboo/sessions"), description="Where sessions are kept; made with mode 0700."
+        Path("~/.bamboo/sessions"), description="The directory of sessions; created with mode 0700."
     )
     storage_url: str = Field(
         "jsonl:",
-        description="Which store: `jsonl:` (files in `data_dir`) or `memory:` (nothing kept).",
+        description="The store: `jsonl:` (files in `data_dir`) or `memory:` (nothing is kept).",
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     insecure: bool = Field(
         False,
-        description="Allows a non-loopback `host` without credentials: anyone there is served.",
+        description="Allows a non-loopback `host` without credentials: everybody there is served.",
     )
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="The operator's own bearer keys, comma-separated: they may do everything.",
+        description="The operator's bearer keys, comma-separated; they may do everything.",
     )
     api_keys_file: Path | None = Field(
         None,
-        description="The keys that `bamboo keys` makes; unset: `keys.json` in `data_dir`.",
+        description="The file of `bamboo keys`; unset: `keys.json` in `data_dir`.",
     )
     jwt_secret: SecretStr | None = Field(
         None, description="Verifies JSON Web Tokens by HS256; at least 32 bytes."
@@ -83,28 +83,28 @@ class Settings(BaseSettings):
         ge=0,
         le=600,
         allow_inf_nan=False,
-        description="How far the clocks of gateway and issuer may be apart.",
+        description="How much the clocks of gateway and issuer may differ.",
     )
     ticket_secret: SecretStr | None = Field(
         None,
-        description="Signs tickets and cookies; at least 32 bytes. Unset: one is made and kept as "
-        "`ticket-secret` in `data_dir`.",
+        description="Signs tickets and cookies; at least 32 bytes. Unset: the gateway makes one, "
+        "kept as `ticket-secret` in `data_dir`.",
     )
     ticket_ttl_seconds: int = Field(
         60,
         ge=1,
         le=3600,
-        description="For so long a ticket opens its session; a page uses it at once.",
+        description="How long a ticket is valid; a page uses it at once.",
     )
     login_ttl_seconds: int = Field(
         12 * 3600,
         ge=60,
         le=30 * 24 * 3600,
-        description="For so long a login's cookie holds: a working day.",
+        description="How long the cookie of a login is valid: a working day.",
     )
     agents: dict[str, str] = Field(
         default_factory=lambda: {"default": "demo:"},
-        description="Who answers, name to URL (JSON); a chat without `agent` gets `default`.",
+        description="Agents, name to URL (JSON); `default` answers chats that name none.",
     )
     durability: Literal["fsync", "os"] = Field(
         "fsync",
@@ -114,23 +114,27 @@ class Settings(BaseSettings):
     default_ttl_seconds: int | None = Field(
         None,
         ge=1,
-        description="Time to live of sessions that name none, counted from their last activity. "
+        description="Time to live of sessions without their own, counted from the last activity. "
         "Unset: such a session stays until somebody deletes it.",
     )
     max_sessions: int | None = Field(
-        None, ge=1, description="How many sessions may exist; creating more is refused with 429."
+        None,
+        ge=1,
+        description="The most sessions that may exist; creating more is refused with 429.",
     )
     max_sessions_per_user: int | None = Field(
-        None, ge=1, description="How many of them one user may have; creating more: 429."
+        None, ge=1, description="The most sessions of one user; creating more is refused with 429."
     )
     max_stored_bytes: int | None = Field(
         None,
         ge=1,
-        description="What all sessions may take: the bytes of their logs, of archived ones as "
-        "compressed. From there on writes are refused with 429, and runs end what they began.",
+        description="The most bytes of all sessions: their logs, and archived ones as "
+        "compressed. Beyond it writes are refused with 429; active runs may still end.",
     )
     max_stored_bytes_per_user: int | None = Field(
-        None, ge=1, description="What the sessions of one user may take, counted alike."
+        None,
+        ge=1,
+        description="The most bytes of the sessions of one user, counted in the same way.",
     )
     cleanup_interval_seconds: float = Field(
         3600, gt=0, description="How often the gateway looks for sessions to clean."
@@ -138,180 +142,195 @@ class Settings(BaseSettings):
     cleanup_period_days: int = Field(
         30,
         ge=0,
-        description="How long an expired session is kept, so that `reopen` can bring it back; then "
-        "it is cleaned. 0: at the next cleanup.",
+        description="How long an expired session is kept, so that `reopen` can bring it back; "
+        "then it is cleaned. 0: at the next cleanup.",
     )
     archive_retention_days: int | None = Field(
-        None, ge=1, description="Archived sessions are cleaned after so long; unset: never."
+        None, ge=1, description="Archived sessions are deleted after this long; unset: never."
     )
     index_enabled: bool = Field(
-        True, description="Keeps the list index in memory; off, lists read the catalog file."
+        True, description="Keeps the index of lists in memory; if off, lists read the catalog file."
     )
     idle_timeout_seconds: float = Field(
         300,
         gt=0,
-        description="A session without run or call for so long leaves memory; its streams stay.",
+        description="A session without run or call for this long leaves memory; its streams stay "
+        "open.",
     )
     disconnect_retention_seconds: float = Field(
-        3600, gt=0, description="For so long an ended connection is remembered for `/reconnect`."
+        3600, gt=0, description="How long an ended connection is remembered for `/reconnect`."
     )
     max_active_sessions: int = Field(
         1000,
         ge=1,
-        description="How many sessions are held in memory at once; all busy with a run or a call: "
-        "503. Open streams need no place.",
+        description="The most sessions in memory. If all are busy with a run or a call: 503. "
+        "Open streams do not count.",
     )
     max_active_sessions_per_user: int | None = Field(
         None,
         ge=1,
-        description="Sessions of one user that are busy with a run or a call; more: 429. Unset: a "
-        "quarter of `max_active_sessions`, so that one user leaves room for others.",
+        description="The most sessions of one user that are busy with a run or a call; more: "
+        "429. Unset: a quarter of `max_active_sessions`, so that others have room.",
     )
     delta_retention_seconds: float = Field(
-        3600, ge=0, description="For so long the deltas of an ended run are kept at least."
+        3600, ge=0, description="How long the deltas of an ended run are kept at least."
     )
     checkpoint_interval_seconds: float = Field(
-        5, gt=0, description="At the latest after so long the journal is folded into the logs."
+        5, gt=0, description="The journal is written into the logs at least this often."
     )
     heartbeat_interval_seconds: float = Field(
         15,
         gt=0,
-        description="A silent stream says something this often; proxies cut after 30 to 60 s.",
+        description="How often a silent stream sends a heartbeat; proxies cut after 30 to 60 s.",
     )
     send_timeout_seconds: float = Field(
         30,
         gt=0,
-        description="A reader that takes nothing for so long is closed; also TCP_USER_TIMEOUT.",
+        description="A connection that reads nothing for this long is closed; also "
+        "TCP_USER_TIMEOUT.",
     )
     stream_lifetime_seconds: float | None = Field(
-        None, gt=0, description="Ends every stream after so long with `goodbye lifetime`."
+        None, gt=0, description="Every stream ends after this long with `goodbye lifetime`."
     )
     drain_timeout_seconds: float = Field(
-        10, ge=0, description="How long running agents may finish after SIGTERM."
+        10, ge=0, description="How long active runs may take to finish after SIGTERM."
     )
     cancel_timeout_seconds: float = Field(
         10, gt=0, description="How long a cancel call waits for the run's terminal event."
     )
     agent_abandon_seconds: float = Field(
-        30, gt=0, description="How long a cancelled agent may take to end; then it is left behind."
+        30,
+        gt=0,
+        description="How long a cancelled agent may take to end; then the gateway stops waiting "
+        "for it.",
     )
     external_run_timeout_seconds: float = Field(
-        300, gt=0, description="An external run without an event for so long ends with `timeout`."
+        300, gt=0, description="An external run without an event for this long ends with `timeout`."
     )
     max_queued_runs: int = Field(
-        100, ge=0, description="Runs that may wait in one session; more: 429."
+        100, ge=0, description="The most queued runs of one session; more: 429."
     )
     max_queued_runs_per_user: int = Field(
-        1000, ge=1, description="Runs that may wait in all sessions of one user; more: 429."
+        1000, ge=1, description="The most queued runs in all sessions of one user; more: 429."
     )
     max_queued_runs_in_all: int = Field(
-        10_000, ge=1, description="Runs that may wait in all sessions together; more: 429."
+        10_000, ge=1, description="The most queued runs in all sessions together; more: 429."
     )
     max_active_runs: int | None = Field(
         None,
         ge=1,
-        description="Sessions with a run at work, in all; more: 429. Each is held in memory, so "
-        "`max_active_sessions` bounds them anyway.",
+        description="The most sessions with an active run; more: 429. Each is in memory, so "
+        "`max_active_sessions` is a limit as well.",
     )
     max_active_runs_per_user: int = Field(
-        100, ge=1, description="Sessions of one user with a run at work; more: 429."
+        100, ge=1, description="The most sessions of one user with an active run; more: 429."
     )
     on_open_tool_calls: Literal["reject", "close"] = Field(
         "reject",
-        description="What messages that pass over open tool calls get: 409, or the calls are "
-        "closed without a result. Runs that waited always close them.",
+        description="What happens when messages skip open tool calls: 409, or the calls are "
+        "closed without a result. Queued runs always close them.",
     )
     max_connections: int = Field(
-        20_000, ge=1, description="Open streams at once; more: 503. Below the file handle limit."
+        20_000,
+        ge=1,
+        description="The most open streams; more: 503. Lower than the limit of open files.",
     )
     max_tcp_connections: int = Field(
         25_000,
         ge=1,
-        description="TCP connections at once; more get 503 and are closed. Above `max_connections`,"
-        " so that there is room beside the streams. At most three quarters of the open files that "
-        "the process may have.",
+        description="The most TCP connections; more get 503 and are closed. Above "
+        "`max_connections`, so that other requests have room. At most three quarters of the "
+        "files that the process may open.",
     )
     max_tcp_connections_per_address: int | None = Field(
         None,
         ge=1,
-        description="Those from one address (an IPv6 /64). Behind a proxy all have its one.",
+        description="The most TCP connections from one address (an IPv6 /64). Behind a proxy all "
+        "clients have the proxy's address.",
     )
     max_connections_per_user: int = Field(
-        1000, ge=1, description="Open streams of one user, or of one ticket; more: 429."
+        1000, ge=1, description="The most open streams of one user or one ticket; more: 429."
     )
     rate_limit_per_caller: str | None = Field(
         "1000/second",
-        description="Requests of one caller, like `100/second; 2000/minute`; more: 429. Counted "
-        "where credentials are asked for; far above what people do. Empty: no limit.",
+        description="The most requests of one caller, like `100/second; 2000/minute`; more: 429. "
+        "Counted while authentication is on; far above what people do. Empty: no limit.",
     )
     rate_limit_in_all: str | None = Field(
-        None, description="Requests of all callers together, written alike; more: 429."
+        None, description="The most requests of all callers together, in the same form; more: 429."
     )
     auth_failures_per_address: str | None = Field(
         "300/minute",
-        description="Requests without a valid credential from one address; more: 429, until the "
-        "rate has fallen, for all but credentials that were right before. Empty: no limit.",
+        description="The most requests without a valid credential from one address; more: 429 "
+        "until the rate has fallen, except for credentials that were valid before. Empty: no "
+        "limit.",
     )
     idempotency_keys_max: int = Field(
-        10_000, ge=1, description="Idempotency keys remembered per session, newest first, for 24 h."
+        10_000,
+        ge=1,
+        description="The most idempotency keys of a session; the newest are kept, for 24 h.",
     )
     idempotency_bytes_max: int = Field(
         16 * MiB,
         ge=1024,
-        description="What their answers take together per session, in its log; the newest one is "
-        "always kept. They are read when a repeat asks: memory has some 600 bytes a key, of up to "
-        "100,000 keys in all.",
+        description="The most bytes of their answers in the log of a session; the newest one is "
+        "always kept. A repeat reads them; memory holds about 600 bytes a key, of up to 100,000 "
+        "keys.",
     )
     max_body_bytes: int = Field(
         16 * MiB,
         ge=1024,
-        description="Largest request body; streamed NDJSON is bounded by line instead.",
+        description="The largest request body; streamed NDJSON is limited by line instead.",
     )
     max_body_memory_bytes: int = Field(
         256 * MiB,
         ge=1024,
-        description="What the bodies of all requests at work may take; more wait, then 503. Bodies "
-        "up to 64 KiB and streamed NDJSON are not counted. Handling one takes several times its "
-        "size, so that this stands for 1 to 2 GiB. At least a caller's share.",
+        description="The most bytes of all request bodies in memory; more wait, then 503. Bodies "
+        "up to 64 KiB and streamed NDJSON do not count. Handling a body takes several times its "
+        "size, so that this means 1 to 2 GiB. At least the limit of one caller.",
     )
     max_body_memory_bytes_per_caller: int = Field(
         64 * MiB,
         ge=1024,
-        description="What those of one caller (without credentials: address) may take; more wait, "
-        "then 429. Four of the largest at once. At least `max_body_bytes`.",
+        description="The same for one caller (without credentials: one address); more wait, then "
+        "429. Four of the largest bodies. At least `max_body_bytes`.",
     )
     max_event_bytes: int = Field(
-        1 * MiB, ge=1024, description="Largest single event, message or line of NDJSON."
+        1 * MiB, ge=1024, description="The largest event, message or line of NDJSON."
     )
     export_dir: Path | None = Field(
-        None, description="Where exports to a file go; unset, they are refused."
+        None, description="The directory for exports to a file; unset: they are refused."
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Origins of web pages that may call, comma-separated."
     )
-    log_format: Literal["console", "json"] = Field("console", description="How the log reads.")
+    log_format: Literal["console", "json"] = Field("console", description="The format of the log.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="The least that is logged."
+        "info", description="The lowest level that is logged."
     )
     otel_endpoint: str | None = Field(
         None,
         pattern=r"^https?://\S+$",
-        description="Where traces go, an OTLP/HTTP endpoint like `http://127.0.0.1:4318`; needs "
-        "the extra `otel`. Unset: no traces.",
+        description="The OTLP/HTTP endpoint for traces, like `http://127.0.0.1:4318`; needs the "
+        "extra `otel`. Unset: no traces.",
     )
     access_log: bool = Field(
         True, description="Logs a line for each request; slow and failed ones are logged anyway."
     )
     slow_request_seconds: float = Field(
-        5, gt=0, description="Requests that take longer, and did not ask to wait, are a warning."
+        5,
+        gt=0,
+        description="A request that takes longer, and did not ask to wait, is logged as a warning.",
     )
     loop_lag_warning_seconds: float = Field(
-        0.5, gt=0, description="An event loop that was held up for so long is a warning."
+        0.5,
+        gt=0,
+        description="An event loop that was blocked for this long is logged as a warning.",
     )
     audit_log: Path | None = Field(
         None,
-        description="Where administrative acts are recorded; unset: `audit.jsonl` in "
-        "`data_dir`, and nowhere with `memory:`.",
+        description="The file of the audit log; unset: `audit.jsonl` in `data_dir`, and none "
+        "with `memory:`.",
     )
 
     @property

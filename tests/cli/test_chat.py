@@ -121,7 +121,7 @@ def test_a_conversation_that_is_taken_up_shows_the_run_that_is_on(
     body = {"message": "hi", "session_id": "c-up", "options": {"delay_ms": 0, "hold": "middle"}}
     gateway.call("POST", "/chat", json=body)
     with Terminal("chat", "-s", "c-up", url=url) as terminal:
-        terminal.until("An answer is on its way")
+        terminal.until("The active run:")
         terminal.until("“hi”")
         gateway.call("POST", "/sessions/c-up/cancel")
         terminal.until("The run was cancelled")

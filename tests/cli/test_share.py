@@ -15,7 +15,7 @@ def test_a_session_is_shared_listed_and_revoked(gateway: Gateway, url: str) -> N
     assert made.stdout.split()[1:] == ["bob"]
     linked = bamboo("share", "create", "sh-1", "--link", "--expires-in", "60", url=url)
     link = linked.stdout.strip()
-    assert "not to be had again" in linked.stderr
+    assert "shown only this once" in linked.stderr
     assert httpx.get(link, trust_env=False, timeout=60).text.startswith("# Shown")
     listed = bamboo("share", "list", "sh-1", url=url).stdout.splitlines()
     assert [line.split()[1] for line in listed] == ["bob", "by"]

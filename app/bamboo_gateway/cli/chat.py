@@ -17,28 +17,30 @@ if TYPE_CHECKING:
 
 def chat(
     message: Annotated[
-        str | None, typer.Argument(help="What to say; without it, a conversation begins.")
+        str | None, typer.Argument(help="The message; without it, an interactive conversation.")
     ] = None,
     session: Annotated[
         str | None,
-        typer.Option("--session", "-s", help="Session to go on with, or to begin.", metavar="ID"),
+        typer.Option("--session", "-s", help="The session to continue, or to begin.", metavar="ID"),
     ] = None,
-    agent: Annotated[str | None, typer.Option(help="Which agent answers.", metavar="NAME")] = None,
+    agent: Annotated[
+        str | None, typer.Option(help="The agent that answers.", metavar="NAME")
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(
             "--option",
             "-o",
-            help="Passed to the agent; the value is JSON, or else text. Repeatable.",
+            help="An option for the agent; VALUE is JSON or text. Repeatable.",
             metavar="NAME=VALUE",
         ),
     ] = None,
     url: UrlOption = DEFAULT_URL,
     api_key: ApiKeyOption = None,
 ) -> None:
-    """Talk with an agent; the answer streams, and lost connections are taken up again.
+    """Talk with an agent. The answer streams, and the command reconnects when a connection is lost.
 
-    Ctrl-C cancels the running answer, a second one leaves; Ctrl-D ends the conversation. A message
+    Ctrl-C cancels the running answer, a second one exits; Ctrl-D ends the conversation. The message
     can also come on standard input.
     """
     from bamboo_gateway.cli.client import GatewayClient
@@ -53,7 +55,7 @@ def chat(
             _converse(client, session, agent, options)
             return
         if not message.strip():
-            raise CommandError("There is nothing to say: the message is empty.", ExitCode.USAGE)
+            raise CommandError("The message is empty.", ExitCode.USAGE)
         ended = _turn(client, message, session, agent, options).ended
         if ended != "complete":
             raise typer.Exit(ExitCode.INTERRUPTED if ended == "cancelled" else ExitCode.FAILED)
@@ -91,7 +93,7 @@ def _turn(
                 notice(f"session {request.session_id}")
             return Turned(request.session_id, show(client, run, Transcript()))
     except KeyboardInterrupt:
-        notice(f"Left; the run may go on in session {request.session_id}.")
+        notice(f"Stopped watching; the run may continue in session {request.session_id}.")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
@@ -108,7 +110,7 @@ def _converse(
         except CommandError as failure:
             complain(failure)
     if session:
-        notice(f"Go on with: bamboo chat --session {session}")
+        notice(f"Continue with: bamboo chat --session {session}")
 
 
 def _take_up(client: "GatewayClient", session: str | None) -> None:
@@ -128,7 +130,7 @@ def _take_up(client: "GatewayClient", session: str | None) -> None:
         return
     notice(f"session {session}: {found['message_count']} messages")
     if run_id := found["active_run_id"]:
-        notice("An answer is on its way:")
+        notice("The active run:")
         with CancelOnInterrupt(client, session, run_id):
             show(client, client.call("GET", f"/sessions/{session}/runs/{run_id}"), Transcript())
 

@@ -36,13 +36,13 @@ class _Finding(Protocol):
 
 
 def doctor(
-    repair: Annotated[bool, typer.Option("--repair", help="Mend what is found.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Repair what is found.")] = False,
     new_epochs: Annotated[
         bool,
         typer.Option(
             "--new-epochs",
-            help="After a backup was put back: clients are told to reload, never given other "
-            "content under positions they know. Mends too.",
+            help="After restoring a backup: every log gets a new epoch, so that clients reload and "
+            "never see other content under a position they know. Repairs too.",
         ),
     ] = False,
     data_dir: Annotated[
@@ -55,8 +55,8 @@ def doctor(
 ) -> None:
     """Check every checksum, snapshot and catalog entry while no gateway runs.
 
-    Exit codes: 0 all is in order, or is again; 1 something is wrong;
-    2 it could not be checked. What was set aside earlier is no fault.
+    Exit codes: 0 nothing is wrong, or everything was repaired; 1 something is wrong;
+    2 the check could not run. What was put into quarantine earlier counts as no fault.
     """
     from bamboo_gateway.domain.clock import SystemClock
     from bamboo_gateway.domain.errors import BambooError
@@ -114,7 +114,7 @@ def _conclude(findings: Sequence[_Finding]) -> None:
     failures = sum(finding.severity == "fail" for finding in findings)
     summary = f"{len(findings)} findings, {failures} of them damage."
     if any(finding.is_open for finding in findings):
-        summary += " `bamboo doctor --repair` does what can be done."
+        summary += " `bamboo doctor --repair` repairs what can be repaired."
     else:
         summary += " Nothing is wrong any more."
     stdout().print(summary)

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 def export(
     sessions: Annotated[
-        list[str], typer.Argument(help="Which sessions; several make a zip.", metavar="ID…")
+        list[str], typer.Argument(help="Which sessions; several become a zip file.", metavar="ID…")
     ],
     form: Annotated[str, typer.Option("--format", "-f", help="markdown, json or yaml.")] = (
         "markdown"
     ),
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="A file; without it stdout.", metavar="FILE"),
+        typer.Option("--output", "-o", help="A file; default: stdout.", metavar="FILE"),
     ] = None,
     no_metadata: Annotated[
         bool,
@@ -53,7 +53,9 @@ def export(
     from bamboo_gateway.cli.client import GatewayClient
 
     if output is None and (len(sessions) > 1 or json) and sys.stdout.isatty():
-        raise CommandError("A zip is no text: name a file with --output.", ExitCode.USAGE)
+        raise CommandError(
+            "A zip file cannot be printed: name a file with --output.", ExitCode.USAGE
+        )
     options = {
         "format": form,
         "include_metadata": not no_metadata,
@@ -85,17 +87,17 @@ def import_(
         typer.Option(
             "--format",
             "-f",
-            help="json, yaml, claude-code, codex, chatgpt or goose; else the content tells.",
+            help="json, yaml, claude-code, codex, chatgpt or goose; default: detected.",
         ),
     ] = None,
     keep_id: Annotated[
-        bool, typer.Option("--keep-id", help="Under the id that the document names.")
+        bool, typer.Option("--keep-id", help="Keep the id of the document.")
     ] = False,
     conversation: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Only this one of a document with several; else each is a session.",
+            help="Import only this conversation of a document with several; default: all.",
             metavar="N",
         ),
     ] = None,
@@ -103,7 +105,7 @@ def import_(
     url: UrlOption = DEFAULT_URL,
     api_key: ApiKeyOption = None,
 ) -> None:
-    """Make sessions of documents: Bamboo's, Claude Code's, Codex's, ChatGPT's and goose's."""
+    """Create sessions from documents: Bamboo's, Claude Code's, Codex's, ChatGPT's and goose's."""
     from bamboo_gateway.cli.client import GatewayClient, RefusedError
 
     params: dict[str, Any] = {"id": "keep" if keep_id else "new"}
@@ -140,7 +142,7 @@ def _imported(
             *lines, rest = (rest + piece).split(b"\n")
             yield from map(codec.decode, lines)
     if rest:
-        raise CommandError("The gateway broke off in the middle of its answer.")
+        raise CommandError("The gateway's answer broke off.")
 
 
 def _tell_imported(file: Path, made: dict[str, Any], *, json: bool) -> bool:

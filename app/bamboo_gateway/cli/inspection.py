@@ -47,7 +47,7 @@ def resume(
     session: One,
     non_interactive: Annotated[
         bool,
-        typer.Option("--non-interactive", help="With the instruction to go on without asking."),
+        typer.Option("--non-interactive", help="Tell the model to continue without asking."),
     ] = False,
     json: JsonOption = False,
     url: UrlOption = DEFAULT_URL,
@@ -70,13 +70,13 @@ def resume(
 
 def stats(
     session: Annotated[
-        str | None, typer.Argument(help="Which session; none: all together.", metavar="[ID]")
+        str | None, typer.Argument(help="Which session; default: all together.", metavar="[ID]")
     ] = None,
     json: JsonOption = False,
     url: UrlOption = DEFAULT_URL,
     api_key: ApiKeyOption = None,
 ) -> None:
-    """Show what a session, or all of them together, have come to."""
+    """Show the statistics of one session, or of all sessions together."""
     from bamboo_gateway.cli.client import GatewayClient
 
     with GatewayClient(url, api_key) as client:
@@ -108,12 +108,12 @@ def report(
 
 def extensions(
     session: One,
-    todo: Annotated[str | None, typer.Option(help="Sets the todo list.", metavar="TEXT")] = None,
+    todo: Annotated[str | None, typer.Option(help="Set the todo list.", metavar="TEXT")] = None,
     enable: Annotated[
-        list[str] | None, typer.Option(help="Enables an extension.", metavar="NAME")
+        list[str] | None, typer.Option(help="Enable an extension.", metavar="NAME")
     ] = None,
     disable: Annotated[
-        list[str] | None, typer.Option(help="Disables an extension.", metavar="NAME")
+        list[str] | None, typer.Option(help="Disable an extension.", metavar="NAME")
     ] = None,
     json: JsonOption = False,
     url: UrlOption = DEFAULT_URL,
@@ -155,7 +155,7 @@ def diagnose(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The bug report's file (a zip).", metavar="FILE"),
+        typer.Option("--output", "-o", help="The file of the bug report (a zip).", metavar="FILE"),
     ] = None,
     json: JsonOption = False,
     url: UrlOption = DEFAULT_URL,

@@ -44,19 +44,22 @@ commands = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=T
 @commands.command("create")
 def create_key(
     user: Annotated[
-        str | None, typer.Option(help="Whose key it is.", metavar="USER", show_default=False)
+        str | None, typer.Option(help="The user of the key.", metavar="USER", show_default=False)
     ] = None,
     service: Annotated[
         bool,
-        typer.Option("--service", help="For a program that names its user in X-User-Id."),
+        typer.Option("--service", help="A key for a program that names its user in X-User-Id."),
     ] = False,
     rights: Annotated[
-        str, typer.Option(help="Of read, write and admin, with commas.", metavar="RIGHTS")
+        str,
+        typer.Option(help="Some of read, write and admin, separated by commas.", metavar="RIGHTS"),
     ] = "read,write",
-    name: Annotated[str, typer.Option(help="What you call it.", metavar="NAME")] = "",
+    name: Annotated[str, typer.Option(help="A name for the list.", metavar="NAME")] = "",
     expires: Annotated[
         str | None,
-        typer.Option(help="When it ends: RFC 3339, or after 90d, 12h, 30m.", metavar="TIME"),
+        typer.Option(
+            help="When the key expires: RFC 3339, or after 90d, 12h, 30m.", metavar="TIME"
+        ),
     ] = None,
     json: JsonOption = False,
     data_dir: DataDirOption = None,
@@ -121,7 +124,7 @@ def revoke_keys(
     data_dir: DataDirOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Revoke keys: within seconds they open nothing, and streams opened with them end."""
+    """Revoke keys: within seconds they are refused, and streams opened with them end."""
     from dataclasses import replace
 
     from bamboo_gateway.domain.clock import SystemClock

@@ -36,15 +36,18 @@ _AT_ONCE = 50
 Ids = Annotated[list[str], typer.Argument(help=WHICH_SESSIONS, metavar="ID…")]
 One = Annotated[str, typer.Argument(help=WHICH_SESSION, metavar="ID")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would be.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Change nothing; only show what would change.")
+]
 
 
 def archive(
     sessions: Annotated[
-        list[str] | None, typer.Argument(help="Which sessions; none lists.", metavar="[ID…]")
+        list[str] | None,
+        typer.Argument(help="Which sessions; default: list the archive.", metavar="[ID…]"),
     ] = None,
     delete: Annotated[
-        bool, typer.Option("--delete", help="Delete archived sessions, for good.")
+        bool, typer.Option("--delete", help="Delete archived sessions permanently.")
     ] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -87,18 +90,18 @@ def fork(
         str | None, typer.Option(help="Last message of the fork (default: the last).", metavar="ID")
     ] = None,
     index: Annotated[
-        int | None, typer.Option(min=0, help="The same by number, from 0.", metavar="N")
+        int | None, typer.Option(min=0, help="The same by index, from 0.", metavar="N")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Title of the fork.", metavar="TITLE")] = None,
     new_id: Annotated[str | None, typer.Option(help="Id of the fork.", metavar="ID")] = None,
     reset: Annotated[
-        bool, typer.Option("--reset", help="Without the parent's metadata and extension data.")
+        bool, typer.Option("--reset", help="Do not copy the parent's metadata and extension data.")
     ] = False,
     json: JsonOption = False,
     url: UrlOption = DEFAULT_URL,
     api_key: ApiKeyOption = None,
 ) -> None:
-    """Make a new session of a session's beginning."""
+    """Create a new session from the beginning of a session."""
     from bamboo_gateway.cli.client import GatewayClient
 
     body = {
@@ -117,17 +120,21 @@ def fork(
 
 
 def merge(
-    target: Annotated[str, typer.Argument(help="Which session gets them.", metavar="TARGET")],
-    source: Annotated[str, typer.Argument(help="Whose messages.", metavar="SOURCE")],
+    target: Annotated[
+        str, typer.Argument(help="The session that gets the messages.", metavar="TARGET")
+    ],
+    source: Annotated[
+        str, typer.Argument(help="The session whose messages are copied.", metavar="SOURCE")
+    ],
     strategy: Annotated[str, typer.Option(help="append, interleave or replace.")] = "append",
     metadata: Annotated[
-        str, typer.Option(help="Whose metadata and usage: target, source or merge.")
+        str, typer.Option(help="Which metadata and usage stay: target, source or merge.")
     ] = "target",
     json: JsonOption = False,
     url: UrlOption = DEFAULT_URL,
     api_key: ApiKeyOption = None,
 ) -> None:
-    """Merge the messages of one session into another, each once. The source stays."""
+    """Merge the messages of one session into another, each once. The source is kept."""
     from bamboo_gateway.cli.client import GatewayClient
 
     with GatewayClient(url, api_key) as client:

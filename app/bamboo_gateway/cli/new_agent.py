@@ -63,7 +63,7 @@ async def multiply(text: str) -> int:
 
 def new_agent(
     file: Annotated[
-        Path, typer.Argument(help="Where to write it; it must not be there yet.", metavar="FILE")
+        Path, typer.Argument(help="The file to write; it must not exist.", metavar="FILE")
     ] = Path("my_agent.py"),
 ) -> None:
     """Write a commented file to start your own agent from.

@@ -53,7 +53,7 @@ UrlOption = Annotated[
     typer.Option(
         "--url",
         envvar="BAMBOO_URL",
-        help="Where the gateway is.",
+        help="The URL of the gateway.",
         metavar="URL",
         callback=_check_variables,
     ),
@@ -63,7 +63,7 @@ ApiKeyOption = Annotated[
     typer.Option(
         "--api-key",
         envvar="BAMBOO_API_KEY",
-        help="Bearer key, where the gateway asks for one.",
+        help="The API key, if the gateway requires one.",
         show_envvar=True,
         metavar="KEY",
     ),

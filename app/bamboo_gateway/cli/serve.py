@@ -18,7 +18,7 @@ def serve(
     agent: Annotated[
         list[str] | None,
         typer.Option(
-            help="Which agent answers under a name: demo:, openai:MODEL?base_url=… Repeatable.",
+            help="An agent and its URL: demo:, openai:MODEL?base_url=… Repeatable.",
             metavar="NAME=URL",
         ),
     ] = None,

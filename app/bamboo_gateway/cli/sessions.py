@@ -28,28 +28,31 @@ commands = typer.Typer(help="List, show and delete sessions.", no_args_is_help=T
 
 @commands.command("list")
 def list_sessions(
-    user_id: Annotated[str | None, typer.Option(help="Only this user's.")] = None,
+    user_id: Annotated[str | None, typer.Option(help="Only sessions of this user.")] = None,
     state: Annotated[
         str | None,
         typer.Option(help="active, idle, disconnected, closed, expired or archived."),
     ] = None,
     session_type: Annotated[str | None, typer.Option(help="user, sub_agent or scheduled.")] = None,
     title_contains: Annotated[
-        str | None, typer.Option(help="Only with this in the title, in any case.")
+        str | None, typer.Option(help="Only sessions with this in the title; ignores case.")
     ] = None,
     created_after: Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339.")] = None,
     created_before: Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339.")] = None,
     active_after: Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339.")] = None,
     parent_id: Annotated[str | None, typer.Option(help="Only forks of this session.")] = None,
     shared: Annotated[
-        bool, typer.Option("--shared", help="What others share with you, in place of your own.")
+        bool,
+        typer.Option(
+            "--shared", help="The sessions that others share with you, instead of your own."
+        ),
     ] = False,
     sort_by: Annotated[
         str | None,
         typer.Option(help="last_activity_at, created_at, updated_at, message_count or title."),
     ] = None,
     sort_order: Annotated[str | None, typer.Option(help="asc or desc.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="The most sessions to list.")] = 50,
     json: JsonOption = False,
     url: UrlOption = DEFAULT_URL,
     api_key: ApiKeyOption = None,
@@ -84,7 +87,7 @@ def list_sessions(
 def show_session(
     session: One,
     messages: Annotated[
-        bool, typer.Option("--messages", "-m", help="With everything that was said.")
+        bool, typer.Option("--messages", "-m", help="Show the messages too.")
     ] = False,
     json: JsonOption = False,
     url: UrlOption = DEFAULT_URL,
@@ -112,7 +115,7 @@ def delete_sessions(
     url: UrlOption = DEFAULT_URL,
     api_key: ApiKeyOption = None,
 ) -> None:
-    """Delete sessions with everything in them. There is no way back."""
+    """Delete sessions with everything in them. This cannot be undone."""
     from bamboo_gateway.cli.client import GatewayClient
 
     if not yes:

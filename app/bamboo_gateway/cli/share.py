@@ -16,7 +16,7 @@ from bamboo_gateway.cli.output import CommandError, ExitCode, notice, print_json
 from bamboo_gateway.cli.session_ids import whole_id
 
 commands = typer.Typer(
-    name="share", help="Let others read a session, and not any more.", no_args_is_help=True
+    name="share", help="Let others read a session, and end that again.", no_args_is_help=True
 )
 
 Session = Annotated[str, typer.Argument(help=WHICH_SESSION, metavar="ID")]
@@ -25,10 +25,11 @@ Session = Annotated[str, typer.Argument(help=WHICH_SESSION, metavar="ID")]
 @commands.command("create")
 def create(
     session: Session,
-    user: Annotated[str | None, typer.Option(help="With this user.", metavar="USER")] = None,
-    link: Annotated[bool, typer.Option("--link", help="With whoever has the link.")] = False,
+    user: Annotated[str | None, typer.Option(help="Share with this user.", metavar="USER")] = None,
+    link: Annotated[bool, typer.Option("--link", help="Share with whoever has the link.")] = False,
     expires_in: Annotated[
-        int | None, typer.Option(min=1, help="Ends after so many seconds.", metavar="SECONDS")
+        int | None,
+        typer.Option(min=1, help="The share expires after this many seconds.", metavar="SECONDS"),
     ] = None,
     json: JsonOption = False,
     url: UrlOption = DEFAULT_URL,
@@ -47,7 +48,7 @@ def create(
         if json:
             print_json(made)
         elif link:
-            notice(f"{made['id']}: the link, not to be had again:")
+            notice(f"{made['id']}: the link, which is shown only this once:")
             print_line(f"{client.url}{API}/sessions/{one}/export?share={made['token']}")
         else:
             print_line(f"{made['id']}  {made['user_id']}")
@@ -81,7 +82,7 @@ def revoke(
     url: UrlOption = DEFAULT_URL,
     api_key: ApiKeyOption = None,
 ) -> None:
-    """End a share, and the streams that stand on it."""
+    """End a share, and the streams that were opened with it."""
     from bamboo_gateway.cli.client import GatewayClient
 
     session_id(share)

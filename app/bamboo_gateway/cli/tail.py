@@ -37,9 +37,9 @@ def tail(
     url: UrlOption = DEFAULT_URL,
     api_key: ApiKeyOption = None,
 ) -> None:
-    """Follow a session's events, each once and in order; lost connections are taken up again.
+    """Follow a session's events, each once and in order; reconnect when a connection is lost.
 
-    Watching starts nothing and stops nothing. Ctrl-C leaves.
+    Watching starts nothing and stops nothing. Ctrl-C exits.
     """
     from bamboo_gateway.cli.client import GatewayClient
     from bamboo_gateway.cli.event_stream import EventStream
@@ -61,7 +61,7 @@ def tail(
                 else:
                     _print_event(position, event)
         except KeyboardInterrupt:
-            notice(f"Go on with: bamboo tail {session} --after {stream.position or 0}")
+            notice(f"Continue with: bamboo tail {session} --after {stream.position or 0}")
             raise typer.Exit(ExitCode.INTERRUPTED) from None
         if stream.goodbye:
             notice(f"The gateway ended the stream: {stream.goodbye}.")
@@ -69,7 +69,7 @@ def tail(
 
 def _say_idle(session: str, after: str | None) -> None:
     what = "waiting for its next event" if after is None else "its events so far, then waiting"
-    notice(f"No run is active in session {session}: {what}. Ctrl-C leaves.")
+    notice(f"No run is active in session {session}: {what}. Ctrl-C exits.")
 
 
 def _print_event(position: str, event: dict[str, Any]) -> None:

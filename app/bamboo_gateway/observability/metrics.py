@@ -62,14 +62,14 @@ FAMILIES: Final[Mapping[str, Family]] = {
         "counter",
         "TCP connections the gateway ended: `too_many`, `too_many_of_address`, `unused`, `idle` "
         "(after an answer), `head_late`, `head_too_large`, `body_stalled`, `body_slow`, "
-        "`mid_answer` (what came made no sense while an answer was on its way), "
-        "`unread` (its reader took nothing of an answer).",
+        "`mid_answer` (the client sent something invalid during an answer), "
+        "`unread` (the client did not read an answer).",
         ("reason",),
     ),
     "body_bytes_held": Family(
-        "gauge", "What the bodies of requests at work take; those up to 64 KiB are not counted."
+        "gauge", "Bytes of request bodies in memory; bodies up to 64 KiB do not count."
     ),
-    "bodies_waiting": Family("gauge", "Bodies that wait until there is room to read them."),
+    "bodies_waiting": Family("gauge", "Request bodies that wait for memory."),
     "streams_open": Family("gauge", "Open event streams."),
     "streams_opened_total": Family("counter", "Event streams opened."),
     "streams_ended_total": Family(
@@ -78,9 +78,9 @@ FAMILIES: Final[Mapping[str, Family]] = {
         "`goodbye` they ended with.",
         ("reason",),
     ),
-    "streams_slow_total": Family("counter", "Streams closed because their reader took nothing."),
+    "streams_slow_total": Family("counter", "Streams closed because the client did not read."),
     "stream_lag_events": Family(
-        "gauge", "How many events open streams are behind, now: quantiles over them.", ("quantile",)
+        "gauge", "How many events the open streams are behind now, as quantiles.", ("quantile",)
     ),
     "stream_log_reads_total": Family(
         "counter", "Pages read from logs for streams that were behind the event queue."
@@ -92,16 +92,16 @@ FAMILIES: Final[Mapping[str, Family]] = {
         "counter", "Runs ended; `unstarted` ones never had an agent.", ("agent", "end")
     ),
     "run_seconds": Family("histogram", "From a run's start to its end.", ("agent",)),
-    "sessions": Family("gauge", "Sessions there are."),
+    "sessions": Family("gauge", "Sessions in the store."),
     "sessions_in_memory": Family("gauge", "Sessions held in memory."),
     "sessions_evicted_total": Family("counter", "Sessions that left memory."),
     "session_lookups_total": Family(
-        "counter", "Calls into sessions: in memory already (`hit`), or not.", ("result",)
+        "counter", "Lookups of sessions: in memory (`hit`) or not.", ("result",)
     ),
     "commit_seconds": Family(
-        "histogram", "From a decision to its durable acknowledgement, for each session's commit."
+        "histogram", "From a decision to the durable acknowledgement of its commit."
     ),
-    "compacted_bytes_total": Family("counter", "Bytes of old deltas taken out of logs."),
+    "compacted_bytes_total": Family("counter", "Bytes of old deltas removed from logs."),
     "store_events_total": Family("counter", "Events stored."),
     "store_commits_total": Family("counter", "Commits stored."),
     "store_batches_total": Family("counter", "Batches of commits written."),
@@ -112,19 +112,21 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "store_checkpoints_total": Family("counter", "Checkpoints: logs synced, journal dropped."),
     "store_checkpoint_failures_total": Family("counter", "Checkpoints that failed."),
     "store_snapshots_total": Family("counter", "Snapshots of sessions written."),
-    "store_quarantined": Family("gauge", "Files set aside since the start."),
+    "store_quarantined": Family("gauge", "Files put into quarantine since the start."),
     "store_log_failures_total": Family(
-        "counter", "Logs found that could not be written: their sessions' writes are refused."
+        "counter", "Logs that could not be written; writes to their sessions are refused."
     ),
     "store_failed_logs": Family("gauge", "Logs that cannot be written now."),
     "store_open_logs": Family("gauge", "Logs held open for writing."),
-    "store_disk_bytes": Family("gauge", "What the sessions' files take.", ("kind",)),
-    "disk_free_bytes": Family("gauge", "Free space where the data directory is."),
-    "loop_lag_seconds": Family("histogram", "How late the event loop was, looked at each second."),
-    "log_lines_lost_total": Family("counter", "Log lines dropped: nobody took them in time."),
+    "store_disk_bytes": Family("gauge", "Bytes of the sessions' files.", ("kind",)),
+    "disk_free_bytes": Family("gauge", "Free bytes on the disk of the data directory."),
+    "loop_lag_seconds": Family("histogram", "How late the event loop was, measured every second."),
+    "log_lines_lost_total": Family(
+        "counter", "Log lines dropped because stderr was read too slowly."
+    ),
     "audit_failures_total": Family("counter", "Audit records that could not be written."),
     "recovery_seconds": Family("gauge", "How long the last start took to recover."),
-    "recovery_found": Family("gauge", "What the last start found and mended.", ("what",)),
+    "recovery_found": Family("gauge", "What the last start found and repaired.", ("what",)),
 }
 """Every metric of the gateway, without the prefix. A scrape adds those of the process."""
 
