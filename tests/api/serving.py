@@ -1,6 +1,7 @@
 """A real server in a thread, and a client that compares every answer with the OpenAPI document."""
 
 import asyncio
+import json
 import re
 import socket
 import threading
@@ -101,6 +102,7 @@ class Contract:
     def __init__(self) -> None:
         self.document = create_openapi()
         self._operations: list[tuple[re.Pattern[str], str, dict[str, Any]]] = []
+        self._events = self._event_validators()
         for path, operations in self.document["paths"].items():
             pattern = re.compile(re.sub(r"\{\w+\}", "[^/]+", path))
             for method, operation in operations.items():
@@ -128,6 +130,28 @@ class Contract:
             code = response.json()["code"]
             assert code in examples, f"{method} {path} does not document {code}"
 
+    def _event_validators(self) -> dict[str, Draft202012Validator]:
+        """One validator for each type of event, which also refuses what the document leaves out.
+
+        The document itself allows further members: clients of today read the logs of tomorrow.
+        """
+        schemas = self.document["components"]["schemas"]
+        mapping: dict[str, str] = schemas["StreamEvent"]["discriminator"]["mapping"]
+        return {
+            kind: Draft202012Validator(
+                {
+                    **schemas[reference.removeprefix("#/components/schemas/")],
+                    "additionalProperties": False,
+                    "components": self.document["components"],
+                }
+            )
+            for kind, reference in mapping.items()
+        }
+
+    def check_event(self, event: dict[str, Any]) -> None:
+        """Fails when an event is not as the document describes its type."""
+        self._events[event["type"]].validate(event)
+
     def _check_body(self, described: dict[str, Any], response: httpx.Response) -> None:
         content = described.get("content")
         if not content:
@@ -135,11 +159,18 @@ class Contract:
             return
         kind = response.headers["content-type"].partition(";")[0]
         assert kind in content, f"{kind} is not among {list(content)}"
-        # NDJSON is no JSON: who asked for it looks at its lines.
-        if response.request.method == "HEAD" or "json" not in kind or "ndjson" in kind:
+        if response.request.method == "HEAD" or "json" not in kind:
+            return
+        if "ndjson" in kind:
+            item = {**content[kind]["x-oai-itemSchema"], "components": self.document["components"]}
+            for line in response.text.splitlines():
+                Draft202012Validator(item).validate(json.loads(line))
             return
         schema = {**content[kind]["schema"], "components": self.document["components"]}
         Draft202012Validator(schema).validate(response.json())
+        if schema.get("$ref") == "#/components/schemas/EventPage":
+            for event in response.json()["events"]:
+                self.check_event(event)
 
 
 CONTRACT = Contract()
@@ -206,7 +237,7 @@ def raw(port: int, data: bytes, *, until: bytes | None = None) -> bytes:
 
 
 def frames_of(text: str) -> list[tuple[str | None, dict[str, Any]]]:
-    """Read SSE text by the standard's rules: `(id, data)` of each frame."""
+    """Reads SSE text by the standard's rules: `(id, data)` of each frame."""
     import json
 
     frames: list[tuple[str | None, dict[str, Any]]] = []
@@ -219,5 +250,6 @@ def frames_of(text: str) -> list[tuple[str | None, dict[str, Any]]]:
             data.append(line[6:])
         elif not line and data:
             frames.append((last_id, json.loads("\n".join(data))))
+            CONTRACT.check_event(frames[-1][1])
             data = []
     return frames

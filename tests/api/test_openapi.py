@@ -4,18 +4,21 @@ import ast
 import json
 import re
 import sys
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from fastapi.routing import APIRoute
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, ValidationError
 from openapi_spec_validator import validate
 
 from bamboo_gateway.api.problems import PROBLEMS
 from bamboo_gateway.api.routing import ROUTERS
 from bamboo_gateway.domain import errors
+from bamboo_gateway.domain.events import EVENT_TYPES, AgentEvent
 from bamboo_gateway.main import openapi_document
+from bamboo_gateway.sessions.streaming.rendering import GoodbyeReason
 from tests.api.serving import CONTRACT
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +47,7 @@ def test_every_route_is_in_the_document() -> None:
         (route.path, method.lower())
         for router in ROUTERS
         for route in router.routes
-        if isinstance(route, APIRoute)
+        if isinstance(route, APIRoute) and route.include_in_schema
         for method in route.methods or ()
     }
     documented = {(path, method) for path, ops in DOCUMENT["paths"].items() for method in ops}
@@ -63,7 +66,9 @@ def test_every_operation_has_a_description_and_examples(
         assert response["description"] != "Successful Response", status
         for kind, content in response.get("content", {}).items():
             assert "example" in content or content["examples"], (status, kind)
-            if "json" in kind:
+            if "x-oai-itemSchema" in content:
+                check_items(kind, content)
+            elif "json" in kind:
                 schema = {**content["schema"], "components": DOCUMENT["components"]}
                 for example in content["examples"].values():
                     Draft202012Validator(schema).validate(resolved(example)["value"])
@@ -71,10 +76,31 @@ def test_every_operation_has_a_description_and_examples(
         examples = [content["example"]] if "example" in content else []
         examples += [example["value"] for example in content.get("examples", {}).values()]
         assert examples, f"{kind} has no example"
-        if "ndjson" not in kind:
+        if "x-oai-itemSchema" in content:
+            check_items(kind, content)
+        elif "json" in kind:
             schema = {**content["schema"], "components": DOCUMENT["components"]}
             for example in examples:
                 Draft202012Validator(schema).validate(example)
+
+
+def check_items(kind: str, content: dict[str, Any]) -> None:
+    """Fails when the items of a sequence's example are not as its item schema says."""
+    assert content["schema"] == {"type": "string", "contentMediaType": kind}
+    validator = Draft202012Validator(
+        {**content["x-oai-itemSchema"], "components": DOCUMENT["components"]}
+    )
+    if kind == "text/event-stream":
+        frames = [f for f in content["example"].split("\n\n") if not f.startswith(":")]
+        items = [dict(line.split(": ", 1) for line in frame.split("\n")) for frame in frames]
+        for frame in items:
+            CONTRACT.check_event(json.loads(frame["data"]))
+            frame |= {"retry": int(frame["retry"])} if "retry" in frame else {}
+    else:
+        items = [json.loads(line) for line in content["example"].splitlines()]
+    assert items
+    for item in items:
+        validator.validate(item)
 
 
 @pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS)
@@ -187,3 +213,134 @@ def test_a_family_and_its_members_share_their_status() -> None:
 
 def test_codes_are_kebab_case() -> None:
     assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", code) for code in PROBLEMS)
+
+
+# Clients name the methods of their code by these: one that changes breaks them all.
+OPERATION_IDS = (Path(__file__).parent / "operation_ids.txt").read_text("utf-8").split()
+
+
+def test_operation_ids_are_the_known_ones_each_once_and_short() -> None:
+    ids = [
+        operation["operationId"]
+        for operations in DOCUMENT["paths"].values()
+        for operation in operations.values()
+    ]
+    assert sorted(ids) == sorted(OPERATION_IDS)
+    assert len(set(ids)) == len(ids)
+    assert [each for each in ids if not re.fullmatch(r"[a-z]+([A-Z][a-z]+)*", each)] == []
+    assert max(map(len, ids)) <= 24
+
+
+# The members that API clients may rely on, by type of event, besides `type`, `seq` and `time`.
+REQUIRED_OF_EVENTS = {
+    "message": {"message", "message_id"},
+    "token": {"content", "message_id", "run_id"},
+    "thinking": {"content", "message_id", "run_id"},
+    "tool_start": {"tool_call_id", "tool_name", "arguments", "message_id", "run_id"},
+    "tool_delta": {"tool_call_id", "content", "message_id", "run_id"},
+    "tool_complete": {"tool_call_id", "result", "message_id", "run_id"},
+    "tool_error": {"tool_call_id", "error", "message_id", "run_id"},
+    "run_queued": {"agent", "messages", "run_id"},
+    "run_start": {"agent", "message_ids", "run_id"},
+    "complete": {"finish_reason", "run_id"},
+    "error": {"message", "code", "run_id"},
+    "cancelled": {"reason", "run_id"},
+    "state_change": {"from", "to"},
+    "session_created": set(),
+    "session_updated": set(),
+    "session_forked": {"child_id", "title", "message_id"},
+    "session_merged": {"source", "strategy", "message_count", "replaces"},
+    "summary_saved": {"summary", "turn_count", "position"},
+    "extensions_updated": {"extension_data"},
+    "session_shared": {"share"},
+    "share_revoked": {"share_id"},
+    "custom": {"name", "value"},
+}
+REQUIRED_OF_STREAMS = {
+    "open": {"session_id", "connection_id", "position", "active_run_id"},
+    "heartbeat": set(),
+    "reset": {"reason", "position"},
+    "goodbye": {"reason", "retry"},
+}
+SCHEMAS = DOCUMENT["components"]["schemas"]
+
+
+def union_of(name: str) -> dict[str, dict[str, Any]]:
+    """Gives the schemas of a discriminated union by the value of `type`."""
+    union = SCHEMAS[name]
+    assert union["discriminator"]["propertyName"] == "type"
+    mapping: dict[str, str] = union["discriminator"]["mapping"]
+    assert {each["$ref"] for each in union["oneOf"]} == set(mapping.values())
+    found = {}
+    for kind, reference in mapping.items():
+        schema = SCHEMAS[reference.removeprefix("#/components/schemas/")]
+        assert schema["properties"]["type"]["const"] == kind
+        assert "type" in schema["required"]
+        found[kind] = schema
+    return found
+
+
+def test_events_are_a_union_with_a_schema_for_each_type() -> None:
+    events = union_of("Event")
+    assert set(events) == EVENT_TYPES
+    required = {kind: set(schema["required"]) for kind, schema in events.items()}
+    assert required == {
+        kind: {"type", "seq", "time"} | names for kind, names in REQUIRED_OF_EVENTS.items()
+    }
+
+
+def test_a_stream_has_the_events_of_the_log_and_four_more() -> None:
+    events = union_of("StreamEvent")
+    own = {kind: set(schema["required"]) - {"type"} for kind, schema in events.items()}
+    for kind in REQUIRED_OF_EVENTS:
+        del own[kind]
+    assert own == REQUIRED_OF_STREAMS
+    assert set(SCHEMAS["GoodbyeEvent"]["properties"]["reason"]["enum"]) == set(
+        get_args(GoodbyeReason)
+    )
+
+
+def test_the_events_that_may_be_posted_are_those_of_an_agent() -> None:
+    posted = union_of("PostedEvent")
+    classes = {
+        next(str(field.default) for field in fields(cls) if field.name == "type"): cls
+        for cls in get_args(AgentEvent)
+    }
+    assert set(posted) == set(classes)
+    for kind, schema in posted.items():
+        known = {field.name: field for field in fields(classes[kind])}
+        assert set(schema["properties"]) == set(known) | {"run_id"}
+        without_default = {
+            name
+            for name, field in known.items()
+            if field.default is MISSING and field.default_factory is MISSING
+        }
+        names_run = set() if kind == "custom" else {"run_id"}
+        assert set(schema["required"]) == without_default | names_run | {"type"}
+        assert schema["additionalProperties"] is False
+
+
+def test_the_three_answers_of_a_chat_are_told_apart() -> None:
+    responses = DOCUMENT["paths"]["/api/v1/chat"]["post"]["responses"]
+    schema = {
+        (status, kind): content["schema"]
+        for status in ("200", "202")
+        for kind, content in responses[status]["content"].items()
+    }
+    assert schema == {
+        ("200", "application/json"): {"$ref": "#/components/schemas/ChatCompleted"},
+        ("200", "text/event-stream"): {"type": "string", "contentMediaType": "text/event-stream"},
+        ("202", "application/json"): {"$ref": "#/components/schemas/ChatAccepted"},
+    }
+    statuses = [set(SCHEMAS[name]["properties"]["status"]["enum"])
+                for name in ("ChatCompleted", "ChatAccepted")]  # fmt: skip
+    assert statuses[0] & statuses[1] == set()
+
+
+def test_the_check_of_events_finds_a_missing_and_an_unknown_member() -> None:
+    event = {"type": "token", "seq": 1, "time": "2026-01-01T00:00:00.000Z", "run_id": "r",
+             "message_id": "m", "content": "x"}  # fmt: skip
+    CONTRACT.check_event(event)
+    for wrong in (event | {"more": 1}, {k: v for k, v in event.items() if k != "content"}):
+        with pytest.raises(ValidationError):
+            CONTRACT.check_event(wrong)

@@ -5,19 +5,29 @@ from typing import Any, Final
 
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
+from pydantic.json_schema import models_json_schema
 
 from bamboo_gateway import __version__
 from bamboo_gateway.api.openapi.responses import PROBLEM_REF, example_problem
 from bamboo_gateway.api.problems import MEDIA_TYPE, PROBLEMS
-from bamboo_gateway.api.schemas.sessions import ProblemShape
+from bamboo_gateway.api.schemas.export import ImportedConversation
+from bamboo_gateway.api.schemas.posted_events import PostedEvent
+from bamboo_gateway.api.schemas.problems import Problem
+from bamboo_gateway.api.schemas.streams import StreamEvent, StreamFrame
 from bamboo_gateway.api.security.rights import SECURITY_SCHEMES, GuardedRoute, security_of
 
 _DESCRIPTION: Final = """\
 Durable conversations between agents and their front ends.
 
-A *run* is one turn of an agent in a *session*; it goes on when every client has gone. All that
-happens is an *event* in the session's log, and has a *position* there: whoever comes back with the
-last position he has seen gets every later event, once, in order.
+A *run* is one turn of an agent in a *session*; it goes on when every client has gone. Everything
+that happens is an *event* in the session's log, and has a *position* there. A client that comes
+back with the last position it has seen gets every later event, once, in order.
+
+The schema `Event` is any event of a log, `StreamEvent` also has the events that only streams send;
+`type` tells them apart. In a `text/event-stream` each frame is a `StreamFrame`, and its `data` is a
+`StreamEvent` as JSON. For bodies that consist of items (`text/event-stream`,
+`application/x-ndjson`), `x-oai-itemSchema` is the schema of one item: OpenAPI 3.2 calls it
+`itemSchema`.
 
 Errors are `application/problem+json` (RFC 9457); `code` is stable. An unknown path is answered with
 404 `not-found`, an unknown method of a known path with 405 `method-not-allowed`.
@@ -29,27 +39,31 @@ _RATE_HEADERS: Final = {
 }
 
 _TAGS: Final = [
-    {"name": "chat", "description": "Say something and have it answered."},
-    {"name": "streams", "description": "Watch a session (Server-Sent Events)."},
+    {"name": "chat", "description": "Send a message and have it answered."},
+    {"name": "streams", "description": "Follow a session (Server-Sent Events)."},
     {"name": "events", "description": "The log behind everything."},
-    {"name": "runs", "description": "Turns of agents."},
-    {"name": "messages", "description": "What was said."},
+    {"name": "runs", "description": "The turns of agents."},
+    {"name": "messages", "description": "The history."},
     {"name": "sessions", "description": "Conversations with their whole history."},
-    {"name": "archive", "description": "Out of the lists, compressed, and back."},
+    {"name": "archive", "description": "Sessions out of the lists, compressed, and back."},
     {"name": "export", "description": "Sessions as documents, and documents as sessions."},
-    {"name": "sharing", "description": "Letting others read a session."},
-    {"name": "branches", "description": "Fork, merge, and the tree they make."},
-    {"name": "summaries", "description": "What stands for a long conversation's beginning."},
-    {"name": "statistics", "description": "What sessions have come to."},
+    {"name": "sharing", "description": "Let others read a session."},
+    {"name": "branches", "description": "Fork, merge, and the tree of sessions."},
+    {"name": "summaries", "description": "Summaries in place of a long conversation's beginning."},
+    {"name": "statistics", "description": "Counts and reports."},
     {"name": "extensions", "description": "Enabled extensions, todo list, custom values."},
-    {"name": "maintenance", "description": "Deleting what is expired; checks and bug reports."},
+    {"name": "maintenance", "description": "Cleanup, checks and bug reports."},
     {"name": "access", "description": "Credentials for web pages."},
     {"name": "health", "description": "For whatever starts and watches the gateway."},
 ]
 
+_UNREFERENCED: Final = (ImportedConversation, PostedEvent, Problem, StreamEvent, StreamFrame)
+"""Schemas that no JSON body has, or that the responses name by reference."""
+
 
 def describe_routes(routes: Sequence[GuardedRoute]) -> dict[str, Any]:
-    """Build the OpenAPI 3.1 document of these routes."""
+    """Build the OpenAPI 3.1 document of these routes, without those that are pages for people."""
+    routes = [route for route in routes if route.include_in_schema]
     document = get_openapi(
         title="Bamboo Gateway",
         version=__version__,
@@ -63,11 +77,7 @@ def describe_routes(routes: Sequence[GuardedRoute]) -> dict[str, Any]:
     for route in routes:
         _restore_examples(document["paths"], route)
     components = document["components"]
-    schemas = components["schemas"]
-    problem = ProblemShape.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas.update(problem.pop("$defs"))
-    schemas["Problem"] = problem | {"title": "Problem"}
-    components["schemas"] = dict(sorted(schemas.items()))
+    components["schemas"] = dict(sorted((components["schemas"] | _unreferenced()).items()))
     components["examples"] = {
         code: {"summary": problem.title, "value": example_problem(code)}
         for code, problem in sorted(PROBLEMS.items())
@@ -92,6 +102,7 @@ def describe_routes(routes: Sequence[GuardedRoute]) -> dict[str, Any]:
     for route in routes:
         for method in route.methods or ():
             operation = document["paths"][route.path_format][method.lower()]
+            operation["operationId"] = route.operation_id or _camel_case(route.name)
             operation["security"] = security_of(route)
             if route.right is not None:
                 for response in operation["responses"].values():
@@ -99,8 +110,27 @@ def describe_routes(routes: Sequence[GuardedRoute]) -> dict[str, Any]:
     return document
 
 
+def _unreferenced() -> dict[str, Any]:
+    """Return the schemas that the framework does not see, and those that they are made of."""
+    _, definitions = models_json_schema(
+        [(model, "serialization") for model in _UNREFERENCED],
+        ref_template="#/components/schemas/{model}",
+    )
+    schemas: dict[str, Any] = definitions["$defs"]
+    return schemas
+
+
+def _camel_case(name: str) -> str:
+    """Return an endpoint's name as an operation id: clients make the names of their methods of it.
+
+    The framework's own ids hold the whole path and change with it.
+    """
+    first, *others = name.split("_")
+    return first + "".join(map(str.capitalize, others))
+
+
 def _restore_examples(paths: dict[str, Any], route: APIRoute) -> None:
-    """Puts a route's examples back as they are: the framework drops every null in the document."""
+    """Put a route's examples back: the framework drops every null of the document."""
     for method in route.methods or ():
         operation = paths[route.path_format][method.lower()]
         for status, response in route.responses.items():

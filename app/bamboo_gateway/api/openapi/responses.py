@@ -11,6 +11,7 @@ from bamboo_gateway.api.problems import MEDIA_TYPE, PROBLEMS, problem_document
 Responses = dict[int | str, dict[str, Any]]
 
 PROBLEM_REF: Final = {"$ref": "#/components/schemas/Problem"}
+POSTED_EVENT: Final = {"$ref": "#/components/schemas/PostedEvent"}
 
 OPEN_EDGE: Final = (
     "host-not-allowed",
@@ -19,19 +20,19 @@ OPEN_EDGE: Final = (
     "internal",
     "too-many-tcp-connections",
 )
-"""What any route may answer, also one that everybody may ask as often as they like."""
+"""Problems of every route, also of those that need no credential and have no rate limit."""
 
 EDGE: Final = ("unauthorized", "forbidden", "invalid-id", "rate-limited", "unavailable", *OPEN_EDGE)
-"""What any other route may answer; `unavailable` until the sessions are recovered."""
+"""Problems of every other route; `unavailable` until the sessions are recovered."""
 
 HELD: Final = ("too-large", "limit-reached")
-"""What a route that holds its body as a whole may answer."""
+"""Problems of a route that holds its whole body in memory."""
 
 BODY: Final = ("malformed", "unsupported-media-type", *HELD)
-"""What a route with a JSON body may answer."""
+"""Problems of a route with a JSON body."""
 
 SESSION: Final = ("invalid-id", "session-not-found", "session-expired", "storage-failed")
-"""What a route about one session may answer; the last when its files cannot be read."""
+"""Problems of a route about one session; the last when its files cannot be read."""
 
 WRITE: Final = (
     "too-many-busy-sessions",
@@ -40,39 +41,66 @@ WRITE: Final = (
     "storage-full",
     "storage-failed",
 )
-"""What a route that changes something may answer."""
+"""Problems of a route that changes something."""
 
 STORED: Final = ("storage-quota-reached",)
-"""What a route that adds to what is stored may answer."""
+"""Problems of a route that stores something new."""
 
 OPEN: Final = ("session-closed", "session-archived", *STORED)
-"""What a route that adds to a session may answer."""
+"""Problems of a route that adds to a session."""
 
 NEW: Final = ("too-many-sessions", *STORED)
-"""What a route that makes a session may answer."""
+"""Problems of a route that creates a session."""
 
 TOOLS: Final = ("open-tool-calls", "no-open-tool-call")
-"""What a route that takes messages may answer: a call and its result belong together."""
+"""Problems of a route that takes messages: a tool call and its result belong together."""
 
 KEYED: Final = ("idempotency-key-reused", "storage-failed")
-"""What a route that takes an `Idempotency-Key` may answer."""
+"""Problems of a route that takes an `Idempotency-Key`."""
 
-_TEXT: Final = {"schema": {"type": "string"}}
+TEXT: Final = {"schema": {"type": "string"}}
+
+EVENT_STREAM: Final[dict[str, Any]] = {
+    "schema": {"type": "string", "contentMediaType": "text/event-stream"},
+    "x-oai-itemSchema": {"$ref": "#/components/schemas/StreamFrame"},
+    "example": STREAM,
+}
+"""Server-Sent Events. OpenAPI 3.1 knows only the schema of a whole body, which is a text. What each
+frame is says `x-oai-itemSchema`: the registered name, before OpenAPI 3.2, of its `itemSchema`."""
+
+
+def lines_of(schema: Mapping[str, Any], example: str) -> dict[str, Any]:
+    """Describe NDJSON: a text, in which each line is one JSON value of the schema."""
+    return {
+        "schema": {"type": "string", "contentMediaType": "application/x-ndjson"},
+        "x-oai-itemSchema": dict(schema),
+        "example": example,
+    }
+
+
+def bytes_of(example: str) -> dict[str, Any]:
+    """Describe a binary body."""
+    return {"schema": {"type": "string", "format": "binary"}, "example": example}
+
+
 HEADERS: Final[Mapping[str, dict[str, Any]]] = {
-    "Location": {"description": "Where what was made is found.", **_TEXT},
-    "ETag": {"description": "The version that `If-Match` takes.", **_TEXT},
-    "Idempotency-Replayed": {"description": "`true` when this repeats a first answer.", **_TEXT},
-    "Preference-Applied": {"description": "The preference that was honoured.", **_TEXT},
-    "Session-Id": {"description": "The session.", **_TEXT},
-    "Run-Id": {"description": "The run.", **_TEXT},
-    "Connection-Id": {"description": "The connection's name, for `/reconnect`.", **_TEXT},
+    "Location": {"description": "The path of what was created.", **TEXT},
+    "ETag": {"description": "The version; `If-Match` takes it.", **TEXT},
+    "Idempotency-Replayed": {
+        "description": "`true` on a repeat of an earlier answer.",
+        **TEXT,
+    },
+    "Preference-Applied": {"description": "The preference that was honoured.", **TEXT},
+    "Session-Id": {"description": "The session.", **TEXT},
+    "Run-Id": {"description": "The run.", **TEXT},
+    "Connection-Id": {"description": "The name of the connection, for `/reconnect`.", **TEXT},
 }
 
 
 def answer(
     status: int, model: type[BaseModel], description: str, example: Any, *headers: str
 ) -> Responses:
-    """Describes one JSON answer. `example` is one value; use `answers` for several."""
+    """Describe a JSON answer with one example; `answers` takes several."""
     return answers(status, model, description, {"example": ("", example)}, *headers)
 
 
@@ -83,7 +111,7 @@ def answers(
     examples: Mapping[str, tuple[str, Any]],
     *headers: str,
 ) -> Responses:
-    """Describes a JSON answer with named examples: `{name: (summary, value)}`."""
+    """Describe a JSON answer with named examples: `{name: (summary, value)}`."""
     shown = {
         name: {"summary": summary, "value": value} if summary else {"value": value}
         for name, (summary, value) in examples.items()
@@ -99,21 +127,21 @@ def answers(
 
 
 def nothing(status: int, description: str) -> Responses:
-    """Describes an answer without a body."""
+    """Describe an answer without a body."""
     return {status: {"description": description}}
 
 
-def stream(*headers: str) -> dict[str, Any]:
-    """Describes an event stream, to be put beside or instead of JSON."""
+def stream(description: str, *headers: str) -> dict[str, Any]:
+    """Describe an event stream, as the whole response or to be put beside JSON."""
     return {
-        "description": "The events, as they become durable, until the stream's end.",
-        "content": {"text/event-stream": {**_TEXT, "example": STREAM}},
+        "description": description,
+        "content": {"text/event-stream": EVENT_STREAM},
         "headers": {name: HEADERS[name] for name in ("Connection-Id", *headers)},
     }
 
 
 def problems(*codes: str) -> Responses:
-    """Describes the problems a route may answer with, one response per status."""
+    """Describe the problems that a route may answer, one response for each status."""
     responses: Responses = {}
     for code in dict.fromkeys(codes):
         problem = PROBLEMS[code]
@@ -131,19 +159,19 @@ def problems(*codes: str) -> Responses:
         if problem.status in {429, 503}:
             response["headers"] = {
                 "Retry-After": {
-                    "description": "Seconds to wait before trying again.",
+                    "description": "Seconds to wait before the next try.",
                     "schema": {"type": "integer"},
                 }
             }
         if problem.status == 401:
             response["headers"] = {
-                "WWW-Authenticate": {"description": "How to authenticate.", **_TEXT}
+                "WWW-Authenticate": {"description": "How to authenticate.", **TEXT}
             }
     return dict(sorted(responses.items(), key=lambda item: int(item[0])))
 
 
 def example_problem(code: str) -> dict[str, Any]:
-    """Gives a problem document as it may come."""
+    """Return an example of a problem document."""
     problem = PROBLEMS[code]
     errors = (
         [{"loc": ["body", "title"], "msg": "Input should be a valid string"}]

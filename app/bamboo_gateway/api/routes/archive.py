@@ -1,4 +1,4 @@
-"""The archive: sessions out of the lists, read-only and compressed, and back."""
+"""The archive: sessions that are out of the lists, read-only and compressed, and back."""
 
 from typing import Annotated, Final
 
@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from bamboo_gateway.api.audit import name_bulk_targets
 from bamboo_gateway.api.dependencies import Manager, SessionId, Who
-from bamboo_gateway.api.openapi.examples import conversation as examples
+from bamboo_gateway.api.openapi.examples import conversation, lifecycle
 from bamboo_gateway.api.openapi.responses import (
     BODY,
     EDGE,
@@ -21,13 +21,13 @@ from bamboo_gateway.api.openapi.responses import (
 from bamboo_gateway.api.request_headers import Key, SentJson, idempotency
 from bamboo_gateway.api.responses import json_response, outcome_headers
 from bamboo_gateway.api.routes.filters import Filters, session_page
-from bamboo_gateway.api.schemas.export import (
+from bamboo_gateway.api.schemas.archive import (
     ArchivedSession,
     ArchivePage,
     BulkArchived,
     BulkRestored,
 )
-from bamboo_gateway.api.schemas.extensions import SessionIdsInput
+from bamboo_gateway.api.schemas.fields import SessionIdsInput
 from bamboo_gateway.api.schemas.sessions import Session
 from bamboo_gateway.api.security.rights import SessionRoute
 from bamboo_gateway.api.urls import archived_answer, session_answer
@@ -44,15 +44,15 @@ _ARCHIVED: Final = ("archive-not-found", *SESSION)
         **answer(
             200,
             ArchivedSession,
-            "It is archived.",
-            examples.ARCHIVED,
+            "The session is archived.",
+            lifecycle.ARCHIVED,
             "Idempotency-Replayed",
         ),
         **problems(*EDGE, *SESSION, *WRITE, *KEYED, "run-active"),
     },
 )
 async def archive_session(manager: Manager, who: Who, session_id: SessionId, key: Key) -> Response:
-    """Takes the session out of the lists, makes it read-only and compresses it.
+    """Take the session out of the lists, make it read-only and compress it.
 
     It can still be read, exported and forked. Its streams end with `goodbye closed`.
     """
@@ -64,12 +64,14 @@ async def archive_session(manager: Manager, who: Who, session_id: SessionId, key
     "/sessions/{session_id}/restore",
     summary="Restore an archived session",
     responses={
-        **answer(200, Session, "It is back.", examples.SESSION, "Idempotency-Replayed"),
+        **answer(
+            200, Session, "The session is back.", conversation.SESSION, "Idempotency-Replayed"
+        ),
         **problems(*EDGE, *SESSION, *WRITE, *KEYED, "not-archived"),
     },
 )
 async def restore_session(manager: Manager, who: Who, session_id: SessionId, key: Key) -> Response:
-    """Brings it back: the same id, dates, links, events and positions."""
+    """Bring the session back: with the same id, dates, links, events and positions."""
     outcome = await manager.restore(who, session_id, idempotency(key, "POST /restore", None))
     return json_response(session_answer(outcome.answer), headers=outcome_headers(outcome))
 
@@ -81,10 +83,10 @@ async def restore_session(manager: Manager, who: Who, session_id: SessionId, key
         **answer(
             200,
             BulkArchived,
-            "What was done, and what failed.",
+            "The sessions that are done, and those that failed.",
             {
-                "archived": [{"session_id": examples.SESSION_ID, "bytes": 2_410}],
-                "failed": [examples.FAILED],
+                "archived": [{"session_id": conversation.SESSION_ID, "bytes": 2_410}],
+                "failed": [lifecycle.FAILED],
             },
             "Idempotency-Replayed",
         ),
@@ -93,13 +95,13 @@ async def restore_session(manager: Manager, who: Who, session_id: SessionId, key
 )
 async def archive_sessions(
     request: Request,
-    body: Annotated[SessionIdsInput, Body(openapi_examples=examples.BULK_IDS)],
+    body: Annotated[SessionIdsInput, Body(openapi_examples=lifecycle.BULK_IDS)],
     manager: Manager,
     who: Who,
     key: Key,
     sent: SentJson,
 ) -> Response:
-    """Archives each session by itself: one that fails does not hold up the others."""
+    """Archive each session by itself: one that fails does not hold up the others."""
     idem = idempotency(key, "POST /archive", sent)
     outcome = await manager.archive_each(who, body.session_ids, idem)
     name_bulk_targets(request, outcome.answer, "archived")
@@ -113,9 +115,9 @@ async def archive_sessions(
         **answer(
             200,
             BulkRestored,
-            "What was done, and what failed.",
+            "The sessions that are done, and those that failed.",
             {
-                "restored": [{"session_id": examples.SESSION_ID, "bytes": 18_204}],
+                "restored": [{"session_id": conversation.SESSION_ID, "bytes": 18_204}],
                 "failed": [],
             },
             "Idempotency-Replayed",
@@ -125,13 +127,13 @@ async def archive_sessions(
 )
 async def restore_sessions(
     request: Request,
-    body: Annotated[SessionIdsInput, Body(openapi_examples=examples.BULK_IDS)],
+    body: Annotated[SessionIdsInput, Body(openapi_examples=lifecycle.BULK_IDS)],
     manager: Manager,
     who: Who,
     key: Key,
     sent: SentJson,
 ) -> Response:
-    """Restores each session by itself."""
+    """Restore each session by itself."""
     idem = idempotency(key, "POST /archive/restore", sent)
     outcome = await manager.restore_each(who, body.session_ids, idem)
     name_bulk_targets(request, outcome.answer, "restored")
@@ -147,7 +149,7 @@ async def restore_sessions(
             ArchivePage,
             "A page of archived sessions.",
             {
-                "archives": [examples.ARCHIVED],
+                "archives": [lifecycle.ARCHIVED],
                 "next_cursor": None,
                 "has_more": False,
                 "total": 1,
@@ -156,22 +158,22 @@ async def restore_sessions(
         **problems(*EDGE, "invalid-id", "invalid-cursor"),
     },
 )
-async def list_archived(manager: Manager, who: Who, query: Filters) -> Response:
-    """Lists what is archived, with the filters and paging of sessions."""
+async def list_archived_sessions(manager: Manager, who: Who, query: Filters) -> Response:
+    """List the archived sessions, with the filters and paging of sessions."""
     page = await manager.list_archived(who, query)
     return session_page(page, query, "archives", archived_answer)
 
 
 @router.get(
     "/archive/{session_id}",
-    summary="Look at an archived session",
+    summary="Get an archived session",
     responses={
-        **answer(200, ArchivedSession, "The archived session.", examples.ARCHIVED),
+        **answer(200, ArchivedSession, "The archived session.", lifecycle.ARCHIVED),
         **problems(*EDGE, *_ARCHIVED),
     },
 )
-async def get_archived(manager: Manager, who: Who, session_id: SessionId) -> Response:
-    """Gives the session and what it takes on the disk."""
+async def get_archived_session(manager: Manager, who: Who, session_id: SessionId) -> Response:
+    """Return the session, and how many bytes it has on the disk."""
     return json_response(archived_answer(await manager.archived(who, session_id)))
 
 
@@ -180,11 +182,11 @@ async def get_archived(manager: Manager, who: Who, session_id: SessionId) -> Res
     status_code=204,
     summary="Delete an archived session",
     responses={
-        **nothing(204, "It is gone, with its files."),
+        **nothing(204, "The session is gone, with its files."),
         **problems(*EDGE, *_ARCHIVED, *WRITE),
     },
 )
-async def delete_archived(manager: Manager, who: Who, session_id: SessionId) -> Response:
-    """Deletes the session with everything in it."""
+async def delete_archived_session(manager: Manager, who: Who, session_id: SessionId) -> Response:
+    """Delete the session with everything in it."""
     await manager.delete_archived(who, session_id)
     return Response(status_code=204)

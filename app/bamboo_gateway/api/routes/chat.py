@@ -10,7 +10,7 @@ from bamboo_gateway.api.accept import prefers
 from bamboo_gateway.api.dependencies import Manager, Who
 from bamboo_gateway.api.frames import NATIVE
 from bamboo_gateway.api.long_requests import unless_disconnected
-from bamboo_gateway.api.openapi.examples import conversation as examples
+from bamboo_gateway.api.openapi.examples import conversation
 from bamboo_gateway.api.openapi.responses import (
     BODY,
     EDGE,
@@ -27,8 +27,7 @@ from bamboo_gateway.api.openapi.responses import (
 from bamboo_gateway.api.request_headers import Key, Prefer, SentJson, idempotency
 from bamboo_gateway.api.responses import json_response, outcome_headers
 from bamboo_gateway.api.routes.streams import remote_address, stream_response
-from bamboo_gateway.api.schemas.messages import ChatInput
-from bamboo_gateway.api.schemas.sessions import ChatAccepted, ChatCompleted
+from bamboo_gateway.api.schemas.chat import ChatAccepted, ChatCompleted, ChatInput
 from bamboo_gateway.api.security.rights import SessionRoute
 from bamboo_gateway.api.urls import chat_answer, run_url
 from bamboo_gateway.domain.callers import Caller
@@ -42,10 +41,11 @@ router = APIRouter(prefix="/api/v1", tags=["chat"], route_class=SessionRoute)
 _COMPLETED = answer(
     200,
     ChatCompleted,
-    "With `Prefer: wait`, the run's end. With `Accept: text/event-stream`, the stream itself.",
-    examples.CHAT_COMPLETED,
+    "`application/json` with `Prefer: wait`: the run has ended. `text/event-stream` with "
+    "`Accept: text/event-stream`: the run's events, until its end.",
+    conversation.CHAT_COMPLETED,
 )
-_STREAM = stream("Location", "Session-Id", "Run-Id", "Idempotency-Replayed")
+_STREAM = stream("", "Location", "Session-Id", "Run-Id", "Idempotency-Replayed")
 _COMPLETED[200]["content"] |= _STREAM["content"]
 _COMPLETED[200]["headers"] = _STREAM["headers"] | {
     "Preference-Applied": HEADERS["Preference-Applied"]
@@ -55,13 +55,14 @@ _COMPLETED[200]["headers"] = _STREAM["headers"] | {
 @router.post(
     "/chat",
     status_code=202,
-    summary="Say something and have it answered",
+    summary="Send a message and have it answered",
     responses={
         **answer(
             202,
             ChatAccepted,
-            "The turn is durable and will run; it belongs to the session, not to this request.",
-            examples.CHAT_ACCEPTED,
+            "The turn is stored and its run executes or waits, also when the client leaves. After "
+            "`Prefer: wait`: the run has not ended in time.",
+            conversation.CHAT_ACCEPTED,
             "Location",
             "Idempotency-Replayed",
             "Preference-Applied",
@@ -94,18 +95,20 @@ _COMPLETED[200]["headers"] = _STREAM["headers"] | {
 )
 async def chat(
     request: Request,
-    body: Annotated[ChatInput, Body(openapi_examples=examples.CHATS)],
+    body: Annotated[ChatInput, Body(openapi_examples=conversation.CHATS)],
     manager: Manager,
     who: Who,
     key: Key,
     prefer: Prefer,
     sent: SentJson,
 ) -> Response:
-    """Stores the message, and starts a run that answers it, or queues one.
+    """Store the message, and start a run that answers it, or queue one.
 
-    The answer comes at once (202) with a `stream_url` that shows every event of the run whenever it
-    is opened. `Accept: text/event-stream` answers with that stream itself and ends with the run;
-    `Prefer: wait=N` waits for the run's end. Closing the request never stops the run.
+    There are three answers. By default 202 comes at once; its `stream_url` shows every event of the
+    run whenever it is opened. With `Accept: text/event-stream` the answer is 200 and that stream
+    itself, which ends with the run. With `Prefer: wait=N` the gateway waits up to N seconds for the
+    run's end: 200 with the assistant's message, or 202 when the run has not ended by then.
+    Closing the request never stops the run.
     """
     command = Chat(
         session=body.session(),

@@ -6,10 +6,10 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from bamboo_gateway.api.dependencies import Manager, SessionId, Who
-from bamboo_gateway.api.openapi.examples import conversation as examples
-from bamboo_gateway.api.openapi.responses import EDGE, SESSION, answer, problems
+from bamboo_gateway.api.openapi.examples import lifecycle
+from bamboo_gateway.api.openapi.responses import EDGE, SESSION, answer, bytes_of, problems
 from bamboo_gateway.api.responses import DocumentResponse, json_response
-from bamboo_gateway.api.schemas.export import Diagnostics
+from bamboo_gateway.api.schemas.maintenance import Diagnostics
 from bamboo_gateway.api.security.rights import OperatorRoute, SessionRoute
 
 router = APIRouter(prefix="/api/v1", tags=["maintenance"], route_class=SessionRoute)
@@ -19,10 +19,7 @@ _ZIP: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "description": "The bug report, streamed.",
         "content": {
-            "application/zip": {
-                "schema": {"type": "string", "format": "binary"},
-                "example": "PK\u0003\u0004",
-            }
+            "application/zip": bytes_of("PK\u0003\u0004"),
         },
     }
 }
@@ -32,25 +29,27 @@ _ZIP: Final[dict[int | str, dict[str, Any]]] = {
     "/diagnostics",
     summary="Check the gateway",
     responses={
-        **answer(200, Diagnostics, "What was seen, and what to do.", examples.DIAGNOSTICS),
+        **answer(
+            200, Diagnostics, "Each check: what was seen, and what to do.", lifecycle.DIAGNOSTICS
+        ),
         **problems(*EDGE),
     },
 )
-async def gateway_diagnostics(manager: Manager, who: Who) -> Response:
-    """Looks at disk, clock, journal, limits and agents; changes nothing."""
+async def get_diagnostics(manager: Manager, who: Who) -> Response:
+    """Check disk, clock, journal, limits and agents; nothing is changed."""
     return json_response(await manager.diagnostics(who))
 
 
 @router.get(
     "/sessions/{session_id}/diagnostics",
-    summary="Write a bug report",
+    summary="Get a bug report",
     response_class=Response,
     responses={**_ZIP, **problems(*EDGE, *SESSION)},
 )
-async def session_diagnostics(manager: Manager, who: Who, session_id: SessionId) -> Response:
-    """Gives a zip with the session, its statistics and its events, secrets masked.
+async def get_session_diagnostics(manager: Manager, who: Who, session_id: SessionId) -> Response:
+    """Return a zip with the session, its statistics and its events, secrets masked.
 
-    `masked.json` in it says what was masked. Read it before you send it to anybody.
+    `masked.json` in it lists what was masked. Read the zip before you send it to anybody.
     """
     chunks = await manager.bug_report(who, session_id)
     disposition = f'attachment; filename="bamboo-{session_id}.zip"'

@@ -1,4 +1,4 @@
-"""Events: the log in pages, and appending to it."""
+"""Events: reading the log in pages, and appending to it."""
 
 from typing import Annotated, Any, Final
 
@@ -11,21 +11,23 @@ from bamboo_gateway.api.checks import read_after
 from bamboo_gateway.api.dependencies import PAGE, Limit, Manager, Order, SessionId, Who
 from bamboo_gateway.api.limits import EVENT_WAIT_SECONDS_MAX, ITEMS_MAX
 from bamboo_gateway.api.long_requests import unless_disconnected
-from bamboo_gateway.api.openapi.examples import conversation as examples
+from bamboo_gateway.api.openapi.examples import conversation
 from bamboo_gateway.api.openapi.responses import (
     BODY,
     EDGE,
     KEYED,
     OPEN,
+    POSTED_EVENT,
     SESSION,
     WRITE,
     answer,
+    lines_of,
     problems,
 )
 from bamboo_gateway.api.problems import EdgeError
 from bamboo_gateway.api.request_headers import Key, idempotency
 from bamboo_gateway.api.responses import bytes_response, joined, json_response, outcome_headers
-from bamboo_gateway.api.schemas.sessions import EventPageShape, EventsAppended
+from bamboo_gateway.api.schemas.events import EventPage, EventsAppended
 from bamboo_gateway.api.security.rights import SessionRoute, takes_ticket
 from bamboo_gateway.domain.errors import InvalidInput
 from bamboo_gateway.domain.events import EVENT_TYPES
@@ -33,11 +35,6 @@ from bamboo_gateway.sessions.commands import Idempotency
 
 router = APIRouter(prefix="/api/v1", tags=["events"], route_class=SessionRoute)
 
-_EVENT_SCHEMA: Final[dict[str, Any]] = {
-    "type": "object",
-    "required": ["type"],
-    "properties": {"type": {"enum": sorted(EVENT_TYPES)}, "run_id": {"type": "string"}},
-}
 _BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
@@ -45,30 +42,29 @@ _BODY: Final[dict[str, Any]] = {
             "application/json": {
                 "schema": {
                     "oneOf": [
-                        _EVENT_SCHEMA,
+                        POSTED_EVENT,
                         {
                             "type": "array",
-                            "items": _EVENT_SCHEMA,
+                            "items": POSTED_EVENT,
                             "minItems": 1,
                             "maxItems": ITEMS_MAX,
                         },
                     ]
                 },
                 "examples": {
-                    "custom": {"summary": "One event", "value": examples.CUSTOM_EVENT},
+                    "custom": {"summary": "One event", "value": conversation.CUSTOM_EVENT},
                     "run": {
                         "summary": "Events of an external run, all or nothing",
                         "value": [
-                            {"type": "token", "run_id": examples.RUN_ID, "content": "Hel"},
-                            {"type": "complete", "run_id": examples.RUN_ID},
+                            {"type": "token", "run_id": conversation.RUN_ID, "content": "Hel"},
+                            {"type": "complete", "run_id": conversation.RUN_ID},
                         ],
                     },
                 },
             },
-            "application/x-ndjson": {
-                "schema": {"type": "string"},
-                "example": '{"type":"custom","name":"a"}\n{"type":"custom","name":"b"}\n',
-            },
+            "application/x-ndjson": lines_of(
+                POSTED_EVENT, '{"type":"custom","name":"a"}\n{"type":"custom","name":"b"}\n'
+            ),
         },
     }
 }
@@ -80,9 +76,9 @@ _BODY: Final[dict[str, Any]] = {
     responses={
         **answer(
             200,
-            EventPageShape,
+            EventPage,
             "A page of events; `next` goes into the next `after`.",
-            {"events": [examples.TOKEN_EVENT], "next": "1763661234567-6", "has_more": True},
+            {"events": [conversation.TOKEN_EVENT], "next": "1763661234567-6", "has_more": True},
         ),
         **problems(*EDGE, *SESSION, "invalid-position", "position-gone"),
     },
@@ -94,11 +90,13 @@ async def list_events(
     who: Who,
     session_id: SessionId,
     after: Annotated[
-        str | None, Query(description="A position: events after it. A bare seq: of this epoch.")
+        str | None,
+        Query(description="A position: the page begins after it. A bare seq is one of this epoch."),
     ] = None,
     limit: Limit = PAGE,
     type: Annotated[  # noqa: A002 - the contract's name
-        list[str] | None, Query(description="Only these types; repeated, or with commas.")
+        list[str] | None,
+        Query(description="Only these types; give several, or separate them with commas."),
     ] = None,
     wait: Annotated[
         float,
@@ -111,10 +109,10 @@ async def list_events(
     ] = 0.0,
     order: Order = "asc",
 ) -> Response:
-    """Gives events in order. `wait` is a long poll, for networks that buffer streams.
+    """Return events in order. `wait` is a long poll, for networks that buffer streams.
 
-    A page has fewer than `limit` where they are long, and with `type` perhaps none: it ends after
-    about 4 MiB of the log, with `has_more`.
+    A page ends after about 4 MiB of the log, also with fewer than `limit` events, and with `type`
+    perhaps without any; `has_more` is true then.
     """
     reading = manager.events(
         who,
@@ -138,8 +136,8 @@ async def list_events(
         **answer(
             201,
             EventsAppended,
-            "Where they stand.",
-            examples.EVENTS_APPENDED,
+            "The positions of the events.",
+            conversation.EVENTS_APPENDED,
             "Idempotency-Replayed",
         ),
         **problems(
@@ -162,17 +160,17 @@ async def list_events(
 async def append_events(
     request: Request, manager: Manager, who: Who, session_id: SessionId, key: Key
 ) -> Response:
-    """Appends one event, a list (all or nothing), or lines as they arrive.
+    """Append one event, a list (all or nothing), or lines as they arrive.
 
-    `custom` events may always be appended; with the `run_id` of an open external run all that an
-    agent may yield. In streamed NDJSON each line is appended as it comes; a bad one is answered
-    with its `line` and what was `appended` before it, and with an `Idempotency-Key` a repeat
-    appends only what is missing.
+    A `custom` event may always be appended. With the `run_id` of an open external run every event
+    may be appended that an agent may yield. Of streamed NDJSON the gateway appends each line as it
+    arrives. The problem for a bad line has its number in `line` and the positions before it in
+    `appended`; with an `Idempotency-Key` a repeat appends only the lines that are missing.
     """
     kind = media_type(request)
     if kind in NDJSON_TYPES:
         request.scope[MAY_WAIT] = True
-        # A streamed body has no digest before its end: what is compared are its lines.
+        # A streamed body has no digest before its end: its lines are compared.
         idem = Idempotency(key, "POST /events", "") if key is not None else None
         outcome = await manager.append_event_lines(who, session_id, ndjson_batches(request), idem)
     elif is_json(kind):
@@ -193,7 +191,7 @@ def _event_list(body: Any) -> list[Any]:
     if not 1 <= len(events) <= ITEMS_MAX:
         hint = f"a list of events has 1 to {ITEMS_MAX} entries"
         raise InvalidInput(f"In one request {hint}.", errors=[{"loc": ["body"], "msg": hint}])
-    return events
+    return events  # what an event is, the reader of all events checks: those of NDJSON lines too
 
 
 def _types(given: list[str] | None) -> frozenset[str] | None:

@@ -1,4 +1,4 @@
-"""Export and import: sessions as documents."""
+"""Export and import: sessions as documents, and documents as sessions."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -10,7 +10,7 @@ from starlette.responses import Response
 from bamboo_gateway.api.audit import name_more_targets, name_targets
 from bamboo_gateway.api.bodies import read_body
 from bamboo_gateway.api.dependencies import Manager, SessionId, Who
-from bamboo_gateway.api.openapi.examples import conversation as examples
+from bamboo_gateway.api.openapi.examples import conversation, lifecycle
 from bamboo_gateway.api.openapi.responses import (
     BODY,
     EDGE,
@@ -18,19 +18,24 @@ from bamboo_gateway.api.openapi.responses import (
     KEYED,
     NEW,
     SESSION,
+    TEXT,
     WRITE,
     answer,
+    bytes_of,
+    lines_of,
     problems,
 )
 from bamboo_gateway.api.request_headers import Key, SentJson, idempotency, idempotency_of_bytes
 from bamboo_gateway.api.responses import DocumentResponse, json_response, outcome_headers
 from bamboo_gateway.api.schemas.export import (
+    BulkExportInput,
     ExportDocument,
     Exported,
     ExportedSession,
-    ImportedSessionShape,
+    ExportInput,
+    Format,
+    ImportedSession,
 )
-from bamboo_gateway.api.schemas.extensions import BulkExportInput, ExportInput, Format
 from bamboo_gateway.api.security.rights import SessionRoute
 from bamboo_gateway.api.urls import session_answer, session_url
 from bamboo_gateway.domain.codec import encode
@@ -38,13 +43,12 @@ from bamboo_gateway.sessions.lifecycle.export import ZIP_DISPOSITION, ExportOpti
 
 router = APIRouter(prefix="/api/v1", tags=["export"], route_class=SessionRoute)
 
-_TEXT: Final = {"schema": {"type": "string"}}
 _EXPORTED: Final[dict[str, Any]] = {
     "bamboo_export": 1,
-    "session": {name: examples.SESSION[name] for name in ExportedSession.model_fields},
+    "session": {name: conversation.SESSION[name] for name in ExportedSession.model_fields},
     "summary": None,
     "lineage": {"ancestors": [], "merged_from": []},
-    "messages": [examples.USER_MESSAGE],
+    "messages": [conversation.USER_MESSAGE],
     "message_count": 1,
 }
 _DOCUMENT: Final[dict[int | str, dict[str, Any]]] = {
@@ -52,7 +56,7 @@ _DOCUMENT: Final[dict[int | str, dict[str, Any]]] = {
         "model": ExportDocument,
         "description": "The document, streamed; YAML has the same members as JSON.",
         "content": {
-            "text/markdown": {**_TEXT, "example": "# My chat\n"},
+            "text/markdown": {**TEXT, "example": "# My chat\n"},
             "application/json": {"examples": {"json": {"value": _EXPORTED}}},
             "application/yaml": {
                 "schema": {"$ref": f"#/components/schemas/{ExportDocument.__name__}"},
@@ -60,7 +64,7 @@ _DOCUMENT: Final[dict[int | str, dict[str, Any]]] = {
             },
         },
         "headers": {
-            "Content-Disposition": {"description": "A safe file name.", **_TEXT},
+            "Content-Disposition": {"description": "A safe file name.", **TEXT},
         },
     }
 }
@@ -68,40 +72,30 @@ _ZIP: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "description": "The documents, and `errors.txt` where some failed; streamed.",
         "content": {
-            "application/zip": {
-                "schema": {"type": "string", "format": "binary"},
-                "example": "PK\u0003\u0004",
-            }
+            "application/zip": bytes_of("PK\u0003\u0004"),
         },
     }
 }
+_IMPORTED: Final = {"conversation": 1, "of": 2, "notes": [], "session": conversation.SESSION}
 _IMPORT: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {
-                "schema": {},
-                "example": _EXPORTED,
-            },
-            "application/yaml": {**_TEXT, "example": "bamboo_export: 1\n"},
-            "application/x-ndjson": {**_TEXT, "example": '{"type":"session_meta","payload":{}}\n'},
-            "application/octet-stream": {**_TEXT, "example": '{"bamboo_export":1}'},
+            "application/json": {"schema": {}, "example": _EXPORTED},
+            "application/yaml": {**TEXT, "example": "bamboo_export: 1\n"},
+            "application/x-ndjson": lines_of({}, '{"type":"session_meta","payload":{}}\n'),
+            "application/octet-stream": bytes_of('{"bamboo_export":1}'),
         },
     }
 }
 _ALL: Final[dict[int | str, dict[str, Any]]] = {
     200: {
-        "description": "With `conversation=all`: what became of each conversation, one a line: "
-        "`{conversation, of, notes, session}`, or `{conversation, of, notes, code, detail}`.",
+        "description": "With `conversation=all`: a line for each conversation of the document.",
         "content": {
-            "application/x-ndjson": {
-                **_TEXT,
-                "examples": {
-                    "ndjson": {
-                        "value": '{"conversation":1,"of":2,"notes":[],"session":{"id":"s-1"}}\n'
-                    }
-                },
-            }
+            "application/x-ndjson": lines_of(
+                {"$ref": "#/components/schemas/ImportedConversation"},
+                encode(_IMPORTED).decode() + "\n",
+            )
         },
     }
 }
@@ -121,11 +115,7 @@ async def export_session(
     include_metadata: bool = True,
     include_tool_calls: bool = True,
 ) -> Response:
-    """Gives the session as a document: Markdown for people, JSON or YAML without loss.
-
-    With `include_metadata=false` the document has the session's id, title and times and what was
-    said, and nothing else. It can still be imported.
-    """
+    """Return the session as a document: Markdown for people, JSON or YAML without loss."""
     options = ExportOptions(format, include_metadata, include_tool_calls)
     document = await manager.export(who, session_id, options)
     headers = {"Content-Disposition": document.disposition}
@@ -139,7 +129,7 @@ async def export_session(
         **answer(
             200,
             Exported,
-            "The file is written.",
+            "The file, written.",
             {"path": "reports/a.md", "bytes": 18_204},
             "Idempotency-Replayed",
         ),
@@ -149,17 +139,17 @@ async def export_session(
         ),
     },
 )  # fmt: skip
-async def export_to_file(
-    body: Annotated[ExportInput, Body(openapi_examples=examples.EXPORT_FILES)],
+async def export_session_to_file(
+    body: Annotated[ExportInput, Body(openapi_examples=lifecycle.EXPORT_FILES)],
     manager: Manager,
     who: Who,
     session_id: SessionId,
     key: Key,
     sent: SentJson,
 ) -> Response:
-    """Writes the document under `export_dir`, whole or not at all; an older file is replaced.
+    """Write the document under `export_dir`, whole or not at all. An older file is replaced.
 
-    Users have a folder each, which their paths are relative to: `users/<user>`.
+    The paths of each user are relative to a folder of the user's own: `users/<user>`.
     """
     outcome = await manager.export_to_file(
         who, session_id, body.options(), body.path, idempotency(key, "POST /export", sent)
@@ -173,12 +163,12 @@ async def export_to_file(
     response_class=Response,
     responses={**_ZIP, **problems(*EDGE, *BODY)},
 )
-async def export_many(
-    body: Annotated[BulkExportInput, Body(openapi_examples=examples.EXPORT_ZIPS)],
+async def export_sessions(
+    body: Annotated[BulkExportInput, Body(openapi_examples=lifecycle.EXPORT_ZIPS)],
     manager: Manager,
     who: Who,
 ) -> Response:
-    """Gives a zip of documents; sessions that cannot be exported are named in `errors.txt`."""
+    """Return a zip of documents. `errors.txt` names the sessions that could not be exported."""
     chunks = manager.export_zip(who, body.session_ids, body.options())
     return DocumentResponse(chunks, "application/zip", {"Content-Disposition": ZIP_DISPOSITION})
 
@@ -192,9 +182,9 @@ async def export_many(
         **_ALL,
         **answer(
             201,
-            ImportedSessionShape,
+            ImportedSession,
             "The session.",
-            examples.SESSION,
+            conversation.SESSION,
             "Location",
             "Idempotency-Replayed",
         ),
@@ -211,26 +201,30 @@ async def import_session(
     key: Key,
     id: Annotated[  # noqa: A002 - the contract's name
         Literal["new", "keep"],
-        Query(description="`keep`: the id that the document names; 409 when it is taken."),
+        Query(description="`keep`: the id in the document; 409 when a session has it."),
     ] = "new",
     format: Annotated[  # noqa: A002 - the contract's name
-        str | None, Query(max_length=64, description="What it is; absent: its content tells.")
+        str | None,
+        Query(
+            max_length=64, description="The document's format; absent: recognised by its content."
+        ),
     ] = None,
     conversation: Annotated[
         str | None,
         Query(
             pattern="^(all|[1-9][0-9]{0,5})$",
-            description="Which one of a document with several, from 1; `all`: each is a session.",
+            description="Which conversation of a document with several, from 1; or `all`.",
         ),
     ] = None,
 ) -> Response:
-    """Makes a session of a document, all of it or nothing.
+    """Create a session from a document, all of it or nothing.
 
-    With `conversation=all` each conversation becomes a session by itself, and the answer tells of
-    them as they are made, one a line.
+    The document is an export of Bamboo (JSON, YAML), a session of Claude Code, a rollout of Codex,
+    ChatGPT's `conversations.json`, or a session of goose. `notes` lists what the gateway did not
+    understand.
 
-    Read are exports of Bamboo (JSON, YAML), sessions of Claude Code, rollouts of Codex, ChatGPT's
-    `conversations.json`, and sessions of goose. `notes` says what was not understood.
+    With `conversation=all` each conversation of the document becomes a session by itself. The
+    answer is NDJSON then: a line for each conversation, as soon as it is imported.
     """
     data = await read_body(request)
     route = f"POST /import?id={id}&format={format}&conversation={conversation}"
@@ -239,7 +233,7 @@ async def import_session(
         lines = await manager.import_all(
             who, data, format_name=format, keep_id=id == "keep", idem=idem
         )
-        # The first before the answer begins: what it has done is in the audit log by then.
+        # Wait for the first before the answer begins: the audit log has it by then.
         first = await anext(lines)
         name_targets(request, _made(first))
         return DocumentResponse(_told(request, first, lines), "application/x-ndjson", {})

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Body, Path
 from starlette.responses import Response
 
 from bamboo_gateway.api.dependencies import Manager, SessionId, Who
-from bamboo_gateway.api.openapi.examples import conversation as examples
+from bamboo_gateway.api.openapi.examples import lifecycle
 from bamboo_gateway.api.openapi.responses import (
     BODY,
     EDGE,
@@ -18,13 +18,15 @@ from bamboo_gateway.api.openapi.responses import (
     problems,
 )
 from bamboo_gateway.api.responses import json_response
-from bamboo_gateway.api.schemas.export import ExtensionDataShape, ExtensionState, TodoState
 from bamboo_gateway.api.schemas.extensions import (
+    ExtensionDataAnswer,
     ExtensionDataInput,
     ExtensionDataPatch,
     ExtensionName,
+    ExtensionState,
     ExtensionStateInput,
     TodoInput,
+    TodoState,
 )
 from bamboo_gateway.api.security.rights import SessionRoute
 from bamboo_gateway.domain.errors import NotFound
@@ -54,12 +56,12 @@ _CHANGE = (*EDGE, *BODY, *SESSION, *OPEN, *WRITE, "invalid-extension-data", "met
     "/sessions/{session_id}/extensions",
     summary="Read the extension data",
     responses={
-        **answer(200, ExtensionDataShape, "The extension data.", examples.EXTENSIONS),
+        **answer(200, ExtensionDataAnswer, "The extension data.", lifecycle.EXTENSIONS),
         **problems(*EDGE, *SESSION),
     },
 )
 async def get_extensions(manager: Manager, who: Who, session_id: SessionId) -> Response:
-    """Gives the session's extension data; it is the session's `extension_data`, typed."""
+    """Return the session's `extension_data`, in its typed form."""
     return json_response(await manager.extensions(who, session_id))
 
 
@@ -67,17 +69,17 @@ async def get_extensions(manager: Manager, who: Who, session_id: SessionId) -> R
     "/sessions/{session_id}/extensions",
     summary="Replace the extension data",
     responses={
-        **answer(200, ExtensionDataShape, "The extension data.", examples.EXTENSIONS),
+        **answer(200, ExtensionDataAnswer, "The extension data.", lifecycle.EXTENSIONS),
         **problems(*_CHANGE),
     },
 )
-async def put_extensions(
-    body: Annotated[ExtensionDataInput, Body(openapi_examples=examples.EXTENSION_PUTS)],
+async def replace_extensions(
+    body: Annotated[ExtensionDataInput, Body(openapi_examples=lifecycle.EXTENSION_PUTS)],
     manager: Manager,
     who: Who,
     session_id: SessionId,
 ) -> Response:
-    """Puts all of it in place of what is there; what is not given is emptied."""
+    """Replace all of the extension data; members that are absent become empty."""
     change = replace_all(body.model_dump())
     return json_response(await manager.change_extensions(who, session_id, change))
 
@@ -86,17 +88,17 @@ async def put_extensions(
     "/sessions/{session_id}/extensions",
     summary="Change the extension data",
     responses={
-        **answer(200, ExtensionDataShape, "The extension data.", examples.EXTENSIONS),
+        **answer(200, ExtensionDataAnswer, "The extension data.", lifecycle.EXTENSIONS),
         **problems(*_CHANGE),
     },
 )
-async def patch_extensions(
-    body: Annotated[ExtensionDataPatch, Body(openapi_examples=examples.EXTENSION_PATCHES)],
+async def update_extensions(
+    body: Annotated[ExtensionDataPatch, Body(openapi_examples=lifecycle.EXTENSION_PATCHES)],
     manager: Manager,
     who: Who,
     session_id: SessionId,
 ) -> Response:
-    """Applies a JSON merge patch (RFC 7396); lists are replaced whole."""
+    """Apply a JSON merge patch (RFC 7396); lists are replaced whole."""
     change = merge_all(body.model_dump(exclude_unset=True))
     return json_response(await manager.change_extensions(who, session_id, change))
 
@@ -105,12 +107,12 @@ async def patch_extensions(
     "/sessions/{session_id}/extensions/{name}",
     summary="Read one extension's state",
     responses={
-        **answer(200, ExtensionState, "The extension.", examples.EXTENSION),
+        **answer(200, ExtensionState, "The extension.", lifecycle.EXTENSION),
         **problems(*EDGE, *SESSION, "extension-not-found"),
     },
 )
 async def get_extension(manager: Manager, who: Who, session_id: SessionId, name: _Name) -> Response:
-    """Gives one extension's configuration, and whether it is enabled."""
+    """Return one extension's configuration, and whether it is enabled."""
     return json_response(await manager.extension(who, session_id, name))
 
 
@@ -118,18 +120,18 @@ async def get_extension(manager: Manager, who: Who, session_id: SessionId, name:
     "/sessions/{session_id}/extensions/{name}",
     summary="Set one extension's state",
     responses={
-        **answer(200, ExtensionState, "The extension.", examples.EXTENSION),
+        **answer(200, ExtensionState, "The extension.", lifecycle.EXTENSION),
         **problems(*_CHANGE),
     },
 )
-async def put_one_extension(
-    body: Annotated[ExtensionStateInput, Body(openapi_examples=examples.EXTENSION_STATES)],
+async def set_extension(
+    body: Annotated[ExtensionStateInput, Body(openapi_examples=lifecycle.EXTENSION_STATES)],
     manager: Manager,
     who: Who,
     session_id: SessionId,
     name: _Name,
 ) -> Response:
-    """Sets it, whether or not it was there."""
+    """Set one extension's state, whether or not it was there."""
     change = put_extension(name, body.config, enabled=body.enabled)
     data = await manager.change_extensions(who, session_id, change)
     return json_response(named_in(data, name))
@@ -140,14 +142,14 @@ async def put_one_extension(
     status_code=204,
     summary="Remove an extension",
     responses={
-        **nothing(204, "It is gone."),
+        **nothing(204, "The extension is removed."),
         **problems(*EDGE, *SESSION, *OPEN, *WRITE, "extension-not-found"),
     },
 )
 async def delete_extension(
     manager: Manager, who: Who, session_id: SessionId, name: _Name
 ) -> Response:
-    """Takes one extension out."""
+    """Remove one extension and its state."""
     await manager.change_extensions(who, session_id, drop_extension(name))
     return Response(status_code=204)
 
@@ -156,12 +158,12 @@ async def delete_extension(
     "/sessions/{session_id}/todo",
     summary="Read the todo list",
     responses={
-        **answer(200, TodoState, "The todo list.", examples.TODOS["list"]["value"]),
+        **answer(200, TodoState, "The todo list.", lifecycle.TODOS["list"]["value"]),
         **problems(*EDGE, *SESSION, "todo-not-found"),
     },
 )
 async def get_todo(manager: Manager, who: Who, session_id: SessionId) -> Response:
-    """Gives the todo list, as it was last put."""
+    """Return the todo list, as it was last set."""
     todo = (await manager.extensions(who, session_id))["todo_state"]
     if todo is None:
         raise NotFound("The session has no todo list; PUT one first.", code="todo-not-found")
@@ -172,16 +174,16 @@ async def get_todo(manager: Manager, who: Who, session_id: SessionId) -> Respons
     "/sessions/{session_id}/todo",
     summary="Set the todo list",
     responses={
-        **answer(200, TodoState, "The todo list.", examples.TODOS["list"]["value"]),
+        **answer(200, TodoState, "The todo list.", lifecycle.TODOS["list"]["value"]),
         **problems(*_CHANGE),
     },
 )
-async def put_todo_list(
-    body: Annotated[TodoInput, Body(openapi_examples=examples.TODOS)],
+async def set_todo(
+    body: Annotated[TodoInput, Body(openapi_examples=lifecycle.TODOS)],
     manager: Manager,
     who: Who,
     session_id: SessionId,
 ) -> Response:
-    """Sets the todo list, in place of the one before."""
+    """Set the todo list, in place of the one before."""
     data = await manager.change_extensions(who, session_id, put_todo(body.content))
     return json_response(data["todo_state"])

@@ -1,4 +1,4 @@
-"""The filters, sorting and paging that every list of sessions has."""
+"""The filters, sorting and paging that all lists of sessions have."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -10,7 +10,7 @@ from bamboo_gateway.api.checks import checked_id, checked_time
 from bamboo_gateway.api.dependencies import PAGE, Cursor, Limit
 from bamboo_gateway.api.limits import OFFSET_MAX, QUERY_TEXT_CHARS_MAX, USER_ID_CHARS_MAX
 from bamboo_gateway.api.responses import json_response
-from bamboo_gateway.api.schemas.messages import SessionTypeName
+from bamboo_gateway.api.schemas.fields import SessionTypeName
 from bamboo_gateway.domain.errors import InvalidInput
 from bamboo_gateway.domain.sessions import SessionState
 from bamboo_gateway.sessions.commands import SessionList, SessionQuery
@@ -26,7 +26,7 @@ async def _session_query(
     created_before: _Time = None,
     active_after: _Time = None,
     title_contains: Annotated[
-        str | None, Query(max_length=QUERY_TEXT_CHARS_MAX, description="Ignores case.")
+        str | None, Query(max_length=QUERY_TEXT_CHARS_MAX, description="Case is ignored.")
     ] = None,
     id_prefix: Annotated[
         str | None, Query(description="Only sessions whose ids begin with this.")
@@ -38,10 +38,13 @@ async def _session_query(
     sort_order: Literal["asc", "desc"] = "desc",
     cursor: Cursor = None,
     offset: Annotated[
-        int | None, Query(ge=0, le=OFFSET_MAX, description="Instead of `cursor`.")
+        int | None,
+        Query(ge=0, le=OFFSET_MAX, description="How many entries to skip; in place of `cursor`."),
     ] = None,
     limit: Limit = PAGE,
-    count: Annotated[bool, Query(description="`false` saves counting `total`.")] = True,
+    count: Annotated[
+        bool, Query(description="`false`: without `total`, which saves counting.")
+    ] = True,
 ) -> SessionQuery:
     if cursor is not None and offset is not None:
         raise InvalidInput(
@@ -80,7 +83,7 @@ def session_page(
     name: str,
     shown: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> Response:
-    """Answer with a page of a list; its entries stand under `name`, as `shown` makes them."""
+    """Answer with a page of a list; its entries are the member `name`, as `shown` makes them."""
     body: dict[str, Any] = {
         name: [shown(entry) for entry in page.sessions],
         "next_cursor": page.next_cursor,

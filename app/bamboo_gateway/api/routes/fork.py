@@ -1,4 +1,4 @@
-"""Branches: fork, merge, and the tree they make."""
+"""Branches: fork, merge, and the tree of sessions."""
 
 from typing import Annotated, Any
 
@@ -6,7 +6,7 @@ from fastapi import APIRouter, Body
 from starlette.responses import Response
 
 from bamboo_gateway.api.dependencies import Manager, SessionId, Who
-from bamboo_gateway.api.openapi.examples import conversation as examples
+from bamboo_gateway.api.openapi.examples import conversation, lifecycle
 from bamboo_gateway.api.openapi.responses import (
     BODY,
     EDGE,
@@ -20,8 +20,7 @@ from bamboo_gateway.api.openapi.responses import (
 )
 from bamboo_gateway.api.request_headers import Key, SentJson, idempotency
 from bamboo_gateway.api.responses import json_response, outcome_headers
-from bamboo_gateway.api.schemas.export import Forked, Merged, Tree
-from bamboo_gateway.api.schemas.extensions import ForkInput, MergeInput
+from bamboo_gateway.api.schemas.fork import Forked, ForkInput, Merged, MergeInput, Tree
 from bamboo_gateway.api.security.rights import SessionRoute
 from bamboo_gateway.api.urls import session_answer, session_url
 from bamboo_gateway.domain.codec import encode
@@ -34,7 +33,7 @@ router = APIRouter(prefix="/api/v1", tags=["branches"], route_class=SessionRoute
     status_code=201,
     summary="Fork a session",
     responses={
-        **answer(201, Forked, "The new session.", examples.FORK, "Location",
+        **answer(201, Forked, "The new session.", lifecycle.FORK, "Location",
                  "Idempotency-Replayed"),
         **problems(*EDGE, *BODY, *SESSION, *WRITE, *KEYED, "message-not-found", "session-exists",
                    *NEW),
@@ -46,12 +45,12 @@ async def fork_session(
     session_id: SessionId,
     key: Key,
     sent: SentJson,
-    body: Annotated[ForkInput | None, Body(openapi_examples=examples.FORKS)] = None,
+    body: Annotated[ForkInput | None, Body(openapi_examples=lifecycle.FORKS)] = None,
 ) -> Response:
-    """Makes a new session with the messages up to and including one (default: all).
+    """Create a new session with the messages up to and including one (default: all).
 
-    Never half a tool exchange: where the cut would separate a call from its results it is moved
-    behind them, and the answer says so.
+    A tool call and its results stay together: where the cut would separate them, the gateway moves
+    the cut behind the results, and the answer says so.
     """
     outcome = await manager.fork(
         who,
@@ -70,22 +69,22 @@ async def fork_session(
     "/sessions/{session_id}/merge",
     summary="Merge another session into this one",
     responses={
-        **answer(200, Merged, "The target.", examples.SESSION, "Idempotency-Replayed"),
+        **answer(200, Merged, "The target.", conversation.SESSION, "Idempotency-Replayed"),
         **problems(*EDGE, *BODY, *SESSION, *OPEN, *WRITE, *KEYED, "self-merge", "run-active",
                    "open-tool-calls", "event-too-large", "metadata-too-large"),
     },
 )  # fmt: skip
-async def merge_sessions(
-    body: Annotated[MergeInput, Body(openapi_examples=examples.MERGES)],
+async def merge_session(
+    body: Annotated[MergeInput, Body(openapi_examples=lifecycle.MERGES)],
     manager: Manager,
     who: Who,
     session_id: SessionId,
     key: Key,
     sent: SentJson,
 ) -> Response:
-    """Merges the source's messages; what both share is not doubled. The source stays.
+    """Merge the messages of the source. Messages that both have are not doubled; the source stays.
 
-    Both may have 300,000 different messages together, of any size; beyond that it is 413.
+    Both together may have 300,000 different messages, of any size. More are refused with 413.
     """
     outcome = await manager.merge(
         who, session_id, body.to_merge(), idempotency(key, "POST /merge", sent)
@@ -95,19 +94,19 @@ async def merge_sessions(
 
 @router.get(
     "/sessions/{session_id}/tree",
-    summary="Look at the branch tree",
+    summary="Get the branch tree",
     responses={
-        **answer(200, Tree, "The whole tree, from its root.", examples.TREE),
+        **answer(200, Tree, "The whole tree, from its root.", lifecycle.TREE),
         **problems(*EDGE, *SESSION),
     },
 )
-async def session_tree(manager: Manager, who: Who, session_id: SessionId) -> Response:
-    """Gives the whole tree that the session belongs to; deleted sessions in it are stubs."""
+async def get_session_tree(manager: Manager, who: Who, session_id: SessionId) -> Response:
+    """Return the whole tree that the session belongs to. Deleted sessions are stubs in it."""
     return Response(_nested(await manager.tree(who, session_id)), media_type="application/json")
 
 
 def _nested(tree: dict[str, Any]) -> bytes:
-    """Encodes a tree of any depth; the encoder itself refuses to nest as deep as forks may."""
+    """Encode a tree of any depth: the encoder refuses to nest as deep as forks may."""
     parts: list[bytes] = []
     todo: list[dict[str, Any] | bytes] = [tree]
     while todo:

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from bamboo_gateway.api.dependencies import Manager
 from bamboo_gateway.api.openapi.responses import EDGE, OPEN_EDGE, answer, problems
 from bamboo_gateway.api.responses import json_response
-from bamboo_gateway.api.schemas.sessions import Health
+from bamboo_gateway.api.schemas.about import Health
 from bamboo_gateway.api.security.rights import OpenRoute, OperatorRoute
 from bamboo_gateway.observability.audit import AuditLog
 from bamboo_gateway.observability.logs import HandOver
@@ -22,57 +22,55 @@ metrics_router = APIRouter(tags=["health"], route_class=OperatorRoute)
 
 @router.get(
     "/health/live",
-    summary="Whether the process answers",
-    operation_id="live_at_root",
+    summary="Check that the process answers",
+    operation_id="getLiveAtRoot",
     responses={
-        **answer(200, Health, "It does.", {"status": "ok", "detail": "alive"}),
+        **answer(200, Health, "Yes.", {"status": "ok", "detail": "alive"}),
         **problems(*OPEN_EDGE),
     },
 )
 @router.get(
     "/api/v1/health/live",
-    summary="Whether the process answers",
-    operation_id="live",
+    summary="Check that the process answers",
     responses={
-        **answer(200, Health, "It does.", {"status": "ok", "detail": "alive"}),
+        **answer(200, Health, "Yes.", {"status": "ok", "detail": "alive"}),
         **problems(*OPEN_EDGE),
     },
 )
-async def live() -> Response:
-    """Answers as long as the event loop turns; says nothing about the storage."""
+async def get_live() -> Response:
+    """Answer as long as the event loop turns. This says nothing about the storage."""
     return json_response({"status": "ok", "detail": "alive"})
 
 
 @router.get(
     "/health/ready",
-    summary="Whether it takes work",
-    operation_id="ready_at_root",
+    summary="Check that the gateway takes work",
+    operation_id="getReadyAtRoot",
     responses={
-        **answer(200, Health, "It does.", {"status": "ready", "detail": "ready"}),
+        **answer(200, Health, "Yes.", {"status": "ready", "detail": "ready"}),
         **problems(*OPEN_EDGE, "unavailable", "draining"),
     },
 )
 @router.get(
     "/api/v1/health/ready",
-    summary="Whether it takes work",
-    operation_id="ready",
+    summary="Check that the gateway takes work",
     responses={
-        **answer(200, Health, "It does.", {"status": "ready", "detail": "ready"}),
+        **answer(200, Health, "Yes.", {"status": "ready", "detail": "ready"}),
         **problems(*OPEN_EDGE, "unavailable", "draining"),
     },
 )
-async def ready(manager: Manager) -> Response:
-    """503 while recovering, from the beginning of a shutdown, and when nothing can be stored.
+async def get_ready(manager: Manager) -> Response:
+    """Answer 503 while recovering, while shutting down, and when nothing can be stored.
 
-    The problem's `check` names which: `recovery`, `drain` or `storage`. A full disk is none of
-    them, since reads and streams go on: then `detail` begins with `read-only`.
+    The problem's `check` says which: `recovery`, `drain` or `storage`. With a full disk the gateway
+    is ready, since reads and streams go on; `detail` begins with `read-only` then.
     """
     return json_response({"status": "ready", "detail": manager.check_ready()})
 
 
 _METRICS = {
     200: {
-        "description": "Prometheus text.",
+        "description": "The metrics, as text.",
         "content": {
             "text/plain": {"schema": {"type": "string"}, "example": "bamboo_sessions 2.0\n"}
         },
@@ -83,20 +81,19 @@ _METRICS = {
 
 @metrics_router.get(
     "/metrics",
-    summary="Metrics",
-    operation_id="metrics_at_root",
+    summary="Get the metrics",
+    operation_id="getMetricsAtRoot",
     response_class=Response,
     responses=_METRICS,
 )
 @metrics_router.get(
     "/api/v1/metrics",
-    summary="Metrics",
-    operation_id="metrics",
+    summary="Get the metrics",
     response_class=Response,
     responses=_METRICS,
 )
-async def metrics(request: Request) -> Response:
-    """Gives the gateway's numbers in Prometheus's text format."""
+async def get_metrics(request: Request) -> Response:
+    """Return the gateway's metrics in Prometheus's text format."""
     state = request.app.state
     manager: SessionManager | None = state.manager
     inside = manager.stats() if manager is not None else {"ready": 0.0}  # it is recovering

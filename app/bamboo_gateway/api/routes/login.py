@@ -1,17 +1,17 @@
-"""Credentials for web pages: tickets for streams, and a login's cookie."""
+"""Credentials for web pages: tickets for streams, and the cookie of a login."""
 
 from contextlib import suppress
-from typing import Annotated, Final
+from typing import Final
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from bamboo_gateway.api.caller import CALLER, NOBODY, unauthorized
 from bamboo_gateway.api.dependencies import Manager, SessionId, Who
-from bamboo_gateway.api.openapi.examples import conversation as examples
+from bamboo_gateway.api.openapi.examples import conversation
 from bamboo_gateway.api.openapi.responses import EDGE, OPEN_EDGE, SESSION, answer, problems
 from bamboo_gateway.api.responses import json_response
+from bamboo_gateway.api.schemas.access import Ticket
 from bamboo_gateway.api.security.authentication import COOKIE, caller_by_cookie, has_cookie
 from bamboo_gateway.api.security.origins import check_cookie_origin, values_of
 from bamboo_gateway.api.security.rights import OpenRoute, ReadRoute
@@ -25,16 +25,8 @@ router = APIRouter(prefix="/api/v1", tags=["access"], route_class=ReadRoute)
 open_router = APIRouter(prefix="/api/v1", tags=["access"], route_class=OpenRoute)
 
 _SET_COOKIE: Final = {
-    "Set-Cookie": {"description": "The login's cookie.", "schema": {"type": "string"}}
+    "Set-Cookie": {"description": "The cookie of the login.", "schema": {"type": "string"}}
 }
-
-
-class Ticket(BaseModel):
-    """A ticket to one session."""
-
-    ticket: Annotated[str, Field(description="Opens the session's reading routes as `?ticket=`.")]
-    expires_at: Annotated[str, Field(description="Until when it opens anything.")]
-    stream_url: Annotated[str, Field(description="The session's stream, with the ticket.")]
 
 
 @router.post(
@@ -42,18 +34,18 @@ class Ticket(BaseModel):
     status_code=201,
     summary="Make a ticket for a stream",
     responses={
-        **answer(201, Ticket, "The ticket.", examples.TICKET),
+        **answer(201, Ticket, "The ticket.", conversation.TICKET),
         **problems(*EDGE, *SESSION),
     },
 )
-async def make_ticket(
+async def create_ticket(
     request: Request, manager: Manager, who: Who, session_id: SessionId
 ) -> Response:
-    """Makes a short-lived ticket, for an EventSource, which can send no headers.
+    """Create a short-lived ticket, for an EventSource, which can send no headers.
 
-    It opens this session's stream, messages, events and the session itself, to read, as `?ticket=`,
-    until `expires_at`. A stream that was opened with it goes on for as long as the credential that
-    the ticket was made with is good. To come back later, make a new one.
+    Until `expires_at` it gives read access, as `?ticket=`, to this session, its stream, its
+    messages and its events. A stream that was opened with it goes on for as long as the credential
+    that made the ticket is good. To come back later, make a new ticket.
     """
     detail = await manager.get_session(who, session_id)
     gate: Gate = request.app.state.gate
@@ -77,18 +69,18 @@ async def make_ticket(
     },
 )
 async def log_in(request: Request, who: Who) -> Response:
-    """Gives a cookie for the key or token in `Authorization`, so that a page need not keep it.
+    """Return a cookie for the key or token in `Authorization`, so that a page need not keep that.
 
-    No script can read it and no other site sends it (`HttpOnly`, `SameSite=Strict`). With it, what
-    changes something is taken from pages of the gateway's own origin and of `cors_origins` alone.
-    It ends after `login_ttl_seconds`, and with the credential.
+    No script can read the cookie and no other site sends it (`HttpOnly`, `SameSite=Strict`).
+    Requests with it that change something are accepted only from pages of the gateway's own origin
+    and of `cors_origins`. It ends after `login_ttl_seconds`, and with the credential.
     """
     response = Response(status_code=204, headers={"Cache-Control": "no-store"})
     gate: Gate = request.app.state.gate
     if gate.is_open:
-        return response  # nobody needs one
+        return response  # the gateway is open: nobody needs a cookie
     if is_made(who):
-        # Or a cookie that was stolen once could be renewed for ever.
+        # Otherwise a stolen cookie could be renewed for ever.
         raise unauthorized()
     cookie = gate.make_cookie(who)
     seconds = max(0, cookie.expires_at - request.app.state.clock.now_ms()) // 1000
@@ -101,13 +93,13 @@ async def log_in(request: Request, who: Who) -> Response:
     status_code=204,
     summary="Log out",
     responses={
-        204: {"description": "The cookie is taken back.", "headers": _SET_COOKIE},
+        204: {"description": "The cookie is removed.", "headers": _SET_COOKIE},
         **problems(*OPEN_EDGE),
     },
 )
 async def log_out(request: Request) -> Response:
-    """Takes the cookie from the browser. What was copied of it ends with its time or its key."""
-    with suppress(Unavailable):  # who leaves is let go, also by a gateway that is not ready
+    """Remove the cookie from the browser. A copy of it ends with its time, or with its key."""
+    with suppress(Unavailable):  # logging out works also while the gateway is not ready
         request.scope[CALLER] = caller_by_cookie(request.scope, request.app.state.gate) or NOBODY
     if values_of(request.scope, b"origin") or has_cookie(request.scope):
         check_cookie_origin(request.scope, frozenset(request.app.state.settings.cors_origins))
@@ -128,9 +120,9 @@ def _set_cookie(request: Request, response: Response, text: str, seconds: int) -
 
 
 def _is_https(request: Request) -> bool:
-    """Tells whether the browser came by TLS, be it to a proxy in front.
+    """Return whether the browser uses TLS, also when that ends at a proxy in front.
 
-    Whoever says so wrongly only keeps the cookie from his own requests.
+    A client that claims TLS wrongly only keeps the cookie from its own requests.
     """
     said = (request.headers.get("x-forwarded-proto", ""), request.headers.get("origin", ""))
     return request.url.scheme == "https" or any(text.startswith("https") for text in said)

@@ -1,4 +1,4 @@
-"""Messages: the history, in pages, and adding to it without starting a run."""
+"""Messages: reading the history in pages, and adding to it without starting a run."""
 
 from typing import Annotated
 
@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from bamboo_gateway.api.checks import checked_message_cursor
 from bamboo_gateway.api.dependencies import PAGE, Limit, Manager, Order, SessionId, Who
-from bamboo_gateway.api.openapi.examples import conversation as examples
+from bamboo_gateway.api.openapi.examples import conversation
 from bamboo_gateway.api.openapi.responses import (
     BODY,
     EDGE,
@@ -22,8 +22,13 @@ from bamboo_gateway.api.openapi.responses import (
 )
 from bamboo_gateway.api.request_headers import Key, SentJson, idempotency
 from bamboo_gateway.api.responses import bytes_response, joined, json_response, outcome_headers
-from bamboo_gateway.api.schemas.messages import MessageInput, MessageOrList
-from bamboo_gateway.api.schemas.sessions import Message, MessagePageShape, MessagesAdded
+from bamboo_gateway.api.schemas.messages import (
+    Message,
+    MessageInput,
+    MessageOrList,
+    MessagePage,
+    MessagesAdded,
+)
 from bamboo_gateway.api.security.rights import SessionRoute, takes_ticket
 from bamboo_gateway.api.security.url_credentials import with_url_credential
 from bamboo_gateway.api.urls import stream_url
@@ -32,18 +37,18 @@ router = APIRouter(prefix="/api/v1", tags=["messages"], route_class=SessionRoute
 
 _Place = Annotated[
     str | None,
-    Query(description="A message id, or a page's `next_cursor`; it is not in the page itself."),
+    Query(description="A message id, or the `next_cursor` of a page; not in the page itself."),
 ]
 
 _ADDED = answers(
     201,
     Message,
-    "The message, or for a list `{messages, position}`.",
+    "For one message the message, for a list `{messages, position}`.",
     {
-        "one": ("One message", examples.USER_MESSAGE),
+        "one": ("One message", conversation.USER_MESSAGE),
         "list": (
             "A list of messages",
-            {"messages": [examples.USER_MESSAGE], "position": examples.POSITION},
+            {"messages": [conversation.USER_MESSAGE], "position": conversation.POSITION},
         ),
     },
     "Idempotency-Replayed",
@@ -57,14 +62,14 @@ _ADDED[201]["model"] = Message | MessagesAdded
     responses={
         **answer(
             200,
-            MessagePageShape,
+            MessagePage,
             "A page of messages.",
             {
-                "messages": [examples.USER_MESSAGE, examples.ASSISTANT_MESSAGE],
+                "messages": [conversation.USER_MESSAGE, conversation.ASSISTANT_MESSAGE],
                 "next_cursor": None,
                 "has_more": False,
-                "position": examples.POSITION,
-                "stream_url": examples.SESSION["stream_url"],
+                "position": conversation.POSITION,
+                "stream_url": conversation.SESSION["stream_url"],
             },
         ),
         **problems(*EDGE, *SESSION, "message-not-found"),
@@ -81,14 +86,14 @@ async def list_messages(
     after: _Place = None,
     order: Order = "asc",
 ) -> Response:
-    """Gives messages from the beginning, or with `order=desc` from the end.
+    """Return messages from the beginning, or with `order=desc` from the end.
 
     To show a conversation, load it with `order=desc` and then open `stream_url`: nothing is missed.
     While a run is active, `stream_url` begins just before the run's first event, and otherwise at
     `position`, the end of the log. So a stream from `position` can miss an answer's beginning. The
-    next page: `after=<next_cursor>`, or with `order=desc` `before=<next_cursor>`. `stream_url` has
-    the ticket, or the token of the link, that the page was asked for with. A page has fewer than
-    `limit` where they are long: it ends at about 4 MiB, with `has_more`.
+    next page is `after=<next_cursor>`, with `order=desc` `before=<next_cursor>`. A request with a
+    ticket or the token of a link gets it back in `stream_url`. A page ends at about 4 MiB, also
+    with fewer than `limit` messages; `has_more` is true then.
     """
     checked_message_cursor(before, "before")
     checked_message_cursor(after, "after")
@@ -127,17 +132,17 @@ async def list_messages(
     },
 )
 async def add_messages(
-    body: Annotated[MessageOrList, Body(openapi_examples=examples.NEW_MESSAGES)],
+    body: Annotated[MessageOrList, Body(openapi_examples=conversation.NEW_MESSAGES)],
     manager: Manager,
     who: Who,
     session_id: SessionId,
     key: Key,
     sent: SentJson,
 ) -> Response:
-    """Adds one message or a list, all or nothing, without starting a run.
+    """Add one message or a list, all or nothing, without starting a run.
 
-    An id that the client names is new in the session: 409 `message-exists` otherwise. To send a
-    message again safely, use an `Idempotency-Key`.
+    A message id of the client's has to be new in the session, else 409 `message-exists`. To repeat
+    a request safely, use an `Idempotency-Key`.
     """
     single = isinstance(body, MessageInput)
     messages = [body] if isinstance(body, MessageInput) else body

@@ -1,4 +1,4 @@
-"""Runs: looking at them, waiting for them, cancelling them, and opening external ones."""
+"""Runs: listing, reading, awaiting and cancelling them, and opening external ones."""
 
 from typing import Annotated
 
@@ -16,7 +16,7 @@ from bamboo_gateway.api.dependencies import (
     Who,
 )
 from bamboo_gateway.api.long_requests import unless_disconnected
-from bamboo_gateway.api.openapi.examples import conversation as examples
+from bamboo_gateway.api.openapi.examples import conversation
 from bamboo_gateway.api.openapi.responses import (
     BODY,
     EDGE,
@@ -29,11 +29,11 @@ from bamboo_gateway.api.openapi.responses import (
 )
 from bamboo_gateway.api.request_headers import Key, Prefer, SentJson, idempotency
 from bamboo_gateway.api.responses import json_response, outcome_headers
-from bamboo_gateway.api.schemas.messages import RunInput
-from bamboo_gateway.api.schemas.sessions import (
+from bamboo_gateway.api.schemas.runs import (
     Run,
     RunCancelled,
-    RunPageShape,
+    RunInput,
+    RunPage,
     RunWaited,
     SessionCancelled,
 )
@@ -49,9 +49,9 @@ router = APIRouter(prefix="/api/v1", tags=["runs"], route_class=SessionRoute)
     responses={
         **answer(
             200,
-            RunPageShape,
+            RunPage,
             "A page of runs.",
-            {"runs": [examples.RUN], "next_cursor": None, "has_more": False},
+            {"runs": [conversation.RUN], "next_cursor": None, "has_more": False},
         ),
         **problems(*EDGE, *SESSION, "invalid-cursor"),
     },
@@ -64,7 +64,7 @@ async def list_runs(
     cursor: Cursor = None,
     order: Order = "asc",
 ) -> Response:
-    """Lists queued, active and ended runs, in the order in which they were asked for."""
+    """List queued, active and ended runs, in the order in which they were requested."""
     page = await manager.runs(
         who, session_id, limit=limit, cursor=cursor, descending=order == "desc"
     )
@@ -83,7 +83,12 @@ async def list_runs(
     summary="Open an external run",
     responses={
         **answer(
-            201, Run, "The run is open.", examples.EXTERNAL_RUN, "Location", "Idempotency-Replayed"
+            201,
+            Run,
+            "The run is open.",
+            conversation.EXTERNAL_RUN,
+            "Location",
+            "Idempotency-Replayed",
         ),
         **problems(
             *EDGE,
@@ -99,17 +104,17 @@ async def list_runs(
     },
 )
 async def open_run(
-    body: Annotated[RunInput, Body(openapi_examples=examples.NEW_RUNS)],
+    body: Annotated[RunInput, Body(openapi_examples=conversation.NEW_RUNS)],
     manager: Manager,
     who: Who,
     session_id: SessionId,
     key: Key,
     sent: SentJson,
 ) -> Response:
-    """Opens a run whose events a program outside posts to `/events`.
+    """Open a run whose events a program outside posts to `/events`.
 
-    It takes the session's one slot and ends with a terminal event; without any event for
-    `external_run_timeout_seconds` it ends as failed, with the code `timeout`.
+    The run takes the session's one slot and ends with a terminal event. When no event is posted for
+    `external_run_timeout_seconds`, it ends as failed, with the code `timeout`.
     """
     outcome = await manager.open_run(
         who, session_id, body.run_id, idempotency(key, "POST /runs", sent)
@@ -124,13 +129,13 @@ async def open_run(
 
 @router.get(
     "/sessions/{session_id}/runs/{run_id}",
-    summary="Look at a run, or wait for its end",
+    summary="Get a run, or wait for its end",
     responses={
         **answer(
             200,
             RunWaited,
             "The run. With `Prefer: wait`, once it has ended, also its last assistant message.",
-            examples.RUN,
+            conversation.RUN,
             "Preference-Applied",
         ),
         **problems(*EDGE, *SESSION, "run-not-found"),
@@ -144,7 +149,7 @@ async def get_run(
     run_id: RunId,
     prefer: Prefer,
 ) -> Response:
-    """Gives the run as it is now. `Prefer: wait=N` first waits up to N seconds for its end."""
+    """Return the run as it is now. `Prefer: wait=N` first waits up to N seconds for its end."""
     if prefer.wait_seconds is None:
         return json_response(run_answer(await manager.run(who, session_id, run_id)))
     waited = await unless_disconnected(
@@ -163,8 +168,8 @@ async def get_run(
         **answer(
             200,
             RunCancelled,
-            "The run, as it ended; `cancel_requested` when its end is not in the log yet.",
-            examples.RUN_CANCELLED,
+            "The run as it has ended; with `cancel_requested` its end is not in the log yet.",
+            conversation.RUN_CANCELLED,
             "Idempotency-Replayed",
         ),
         **problems(*EDGE, *SESSION, *WRITE, *KEYED, "run-not-found"),
@@ -173,9 +178,10 @@ async def get_run(
 async def cancel_run(
     manager: Manager, who: Who, session_id: SessionId, run_id: RunId, key: Key
 ) -> Response:
-    """Ends the run and keeps what was said. Idempotent: a run that has ended answers how.
+    """End the run and keep what the agent has said.
 
-    A queued run is cancelled without starting.
+    This is idempotent: for a run that has ended the answer says how. A queued run is cancelled
+    without starting.
     """
     idem = idempotency(key, f"POST /runs/{run_id}/cancel", None)
     outcome = await manager.cancel_run(who, session_id, run_id, idem)
@@ -187,7 +193,7 @@ _CANCELLED = {
         200,
         SessionCancelled,
         "The runs that were cancelled.",
-        {"session_id": examples.SESSION_ID, "runs": [examples.RUN_CANCELLED]},
+        {"session_id": conversation.SESSION_ID, "runs": [conversation.RUN_CANCELLED]},
         "Idempotency-Replayed",
     ),
     **problems(*EDGE, *SESSION, *WRITE, *KEYED),
@@ -196,18 +202,20 @@ _CANCELLED = {
 
 @router.post(
     "/sessions/{session_id}/cancel",
-    summary="Cancel everything a session does",
+    summary="Cancel all runs of a session",
     responses=_CANCELLED,
 )
 async def cancel_session(manager: Manager, who: Who, session_id: SessionId, key: Key) -> Response:
-    """Cancels the active run and everything queued behind it."""
+    """Cancel the active run and all queued ones."""
     outcome = await manager.cancel_session(who, session_id, idempotency(key, "POST /cancel", None))
     cancelled = outcome.answer
     runs = [run_answer(run) for run in cancelled["runs"]]
     return json_response({**cancelled, "runs": runs}, headers=outcome_headers(outcome))
 
 
-@router.post("/stop/{session_id}", summary="Stop (the same as cancel)", responses=_CANCELLED)
-async def stop(manager: Manager, who: Who, session_id: SessionId, key: Key) -> Response:
-    """Cancels the active run and everything queued: an alias of `/sessions/{session_id}/cancel`."""
+@router.post(
+    "/stop/{session_id}", summary="Cancel all runs of a session (alias)", responses=_CANCELLED
+)
+async def stop_session(manager: Manager, who: Who, session_id: SessionId, key: Key) -> Response:
+    """Cancel the active run and all queued ones, as `/sessions/{session_id}/cancel` does."""
     return await cancel_session(manager, who, session_id, key)

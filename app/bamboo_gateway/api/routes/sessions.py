@@ -1,4 +1,4 @@
-"""Sessions: making, finding, changing, closing and deleting them."""
+"""Sessions: creating, finding, changing, closing and deleting them."""
 
 from dataclasses import replace
 from typing import Annotated
@@ -7,7 +7,7 @@ from fastapi import APIRouter, Body, Header, Query, Request
 from starlette.responses import Response
 
 from bamboo_gateway.api.dependencies import Manager, SessionId, Who
-from bamboo_gateway.api.openapi.examples import conversation as examples
+from bamboo_gateway.api.openapi.examples import conversation
 from bamboo_gateway.api.openapi.responses import (
     BODY,
     EDGE,
@@ -29,8 +29,14 @@ from bamboo_gateway.api.responses import (
     with_list,
 )
 from bamboo_gateway.api.routes.filters import Filters, session_page
-from bamboo_gateway.api.schemas.messages import ReopenInput, SessionInput, SessionPatch
-from bamboo_gateway.api.schemas.sessions import Session, SessionPageShape, SessionWithMessages
+from bamboo_gateway.api.schemas.sessions import (
+    ReopenInput,
+    Session,
+    SessionInput,
+    SessionPage,
+    SessionPatch,
+    SessionWithMessages,
+)
 from bamboo_gateway.api.security.rights import SessionRoute, takes_ticket
 from bamboo_gateway.api.security.url_credentials import with_url_credential
 from bamboo_gateway.api.urls import session_answer, session_url
@@ -39,7 +45,10 @@ from bamboo_gateway.sessions.commands import NewSession, Outcome
 router = APIRouter(prefix="/api/v1", tags=["sessions"], route_class=SessionRoute)
 
 _IfMatch = Annotated[
-    str | None, Header(description="The `ETag` that this is meant for; any other is 412.")
+    str | None,
+    Header(
+        description="The `ETag` of the version to change; with another version the answer is 412."
+    ),
 ]
 
 
@@ -52,7 +61,7 @@ _IfMatch = Annotated[
             201,
             Session,
             "The session.",
-            examples.SESSION,
+            conversation.SESSION,
             "Location",
             "Idempotency-Replayed",
         ),
@@ -73,9 +82,9 @@ async def create_session(
     who: Who,
     key: Key,
     sent: SentJson,
-    body: Annotated[SessionInput | None, Body(openapi_examples=examples.SESSIONS)] = None,
+    body: Annotated[SessionInput | None, Body(openapi_examples=conversation.SESSIONS)] = None,
 ) -> Response:
-    """Creates a session without saying anything in it yet. `POST /chat` makes its own."""
+    """Create a session without a message. `POST /chat` creates its session by itself."""
     outcome = await manager.create_session(
         who,
         body.to_new() if body else NewSession(),
@@ -94,9 +103,14 @@ async def create_session(
     responses={
         **answer(
             200,
-            SessionPageShape,
+            SessionPage,
             "A page of sessions.",
-            {"sessions": [examples.SESSION], "next_cursor": None, "has_more": False, "total": 1},
+            {
+                "sessions": [conversation.SESSION],
+                "next_cursor": None,
+                "has_more": False,
+                "total": 1,
+            },
         ),
         **problems(*EDGE, "invalid-id", "invalid-cursor"),
     },
@@ -106,15 +120,17 @@ async def list_sessions(
     who: Who,
     query: Filters,
     shared: Annotated[
-        bool, Query(description="`true`: those that others share with you, in place of your own.")
+        bool,
+        Query(description="`true`: the sessions that others share with you, in place of your own."),
     ] = False,
 ) -> Response:
-    """Lists sessions that match all filters.
+    """List the sessions that match all filters.
 
-    `cursor` pages neither repeat nor skip while other sessions come and go; `offset` jumps.
+    Pages by `cursor` neither repeat nor skip a session while others come and go; `offset` jumps to
+    a place.
     """
     if shared:
-        # With the operator nothing is shared: it sees all.
+        # Nothing is shared with the operator, who sees everything.
         query = replace(query, shared_with=who.user_id or "")
     page = await manager.list_sessions(who, query)
     return session_page(page, query, "sessions", session_answer)
@@ -122,9 +138,9 @@ async def list_sessions(
 
 @router.get(
     "/sessions/{session_id}",
-    summary="Look at a session",
+    summary="Get a session",
     responses={
-        **answer(200, SessionWithMessages, "The session.", examples.SESSION, "ETag"),
+        **answer(200, SessionWithMessages, "The session.", conversation.SESSION, "ETag"),
         **nothing(304, "`If-None-Match` names this version."),
         **problems(*EDGE, *SESSION),
     },
@@ -135,14 +151,16 @@ async def get_session(
     manager: Manager,
     who: Who,
     session_id: SessionId,
-    include_messages: Annotated[bool, Query(description="Adds all `messages`; streamed.")] = False,
+    include_messages: Annotated[
+        bool, Query(description="With all `messages`; the answer is streamed then.")
+    ] = False,
     if_none_match: Annotated[
         str | None, Header(description="An `ETag`; ignored with `include_messages`.")
     ] = None,
 ) -> Response:
-    """Gives the session. The `ETag` covers what PATCH can change, and nothing else.
+    """Return the session. The `ETag` covers what PATCH can change, and nothing else.
 
-    Its `stream_url` has the ticket, or the token of the link, that it was asked for with.
+    A request with a ticket or the token of a link gets it back in `stream_url`.
     """
     view, etag, messages = await manager.get_session(who, session_id, include_messages)
     headers = {"ETag": etag}
@@ -159,7 +177,7 @@ async def get_session(
     "/sessions/{session_id}",
     summary="Change a session",
     responses={
-        **answer(200, Session, "The session, changed.", examples.SESSION, "ETag"),
+        **answer(200, Session, "The session, changed.", conversation.SESSION, "ETag"),
         **problems(
             *EDGE,
             *BODY,
@@ -173,13 +191,13 @@ async def get_session(
     },
 )
 async def update_session(
-    body: Annotated[SessionPatch, Body(openapi_examples=examples.PATCHES)],
+    body: Annotated[SessionPatch, Body(openapi_examples=conversation.PATCHES)],
     manager: Manager,
     who: Who,
     session_id: SessionId,
     if_match: _IfMatch = None,
 ) -> Response:
-    """Applies a JSON merge patch (RFC 7396): null takes away, also inside `metadata`."""
+    """Apply a JSON merge patch (RFC 7396): null removes a member, also inside `metadata`."""
     patch = body.model_dump(exclude_unset=True)
     session, etag, _ = await manager.update_session(who, session_id, patch, if_match)
     return json_response(session_answer(session), headers={"ETag": etag})
@@ -190,7 +208,7 @@ async def update_session(
     status_code=204,
     summary="Delete a session",
     responses={
-        **nothing(204, "It is gone, with its files."),
+        **nothing(204, "The session is gone, with its files."),
         **problems(*EDGE, *SESSION[:2], *WRITE, "precondition-failed"),
     },
 )
@@ -200,7 +218,7 @@ async def delete_session(
     session_id: SessionId,
     if_match: _IfMatch = None,
 ) -> Response:
-    """Deletes the session with everything in it; its streams end with `goodbye deleted`."""
+    """Delete the session with everything in it. Its streams end with `goodbye deleted`."""
     await manager.delete_session(who, session_id, if_match)
     return Response(status_code=204)
 
@@ -213,14 +231,14 @@ async def delete_session(
             200,
             Session,
             "The session, closed.",
-            examples.SESSION | {"state": "closed"},
+            conversation.SESSION | {"state": "closed"},
             "Idempotency-Replayed",
         ),
         **problems(*EDGE, *SESSION, *WRITE, *KEYED, "session-archived", "run-active"),
     },
 )
 async def close_session(manager: Manager, who: Who, session_id: SessionId, key: Key) -> Response:
-    """Makes the session read-only. Its streams end with `goodbye closed`."""
+    """Make the session read-only. Its streams end with `goodbye closed`."""
     return _changed(
         await manager.close_session(who, session_id, idempotency(key, "POST /close", None))
     )
@@ -230,7 +248,7 @@ async def close_session(manager: Manager, who: Who, session_id: SessionId, key: 
     "/sessions/{session_id}/reopen",
     summary="Reopen a closed or expired session",
     responses={
-        **answer(200, Session, "The session.", examples.SESSION, "Idempotency-Replayed"),
+        **answer(200, Session, "The session.", conversation.SESSION, "Idempotency-Replayed"),
         **problems(*EDGE, *BODY, *SESSION[:2], *WRITE, *KEYED, "session-archived"),
     },
 )
@@ -240,13 +258,13 @@ async def reopen_session(
     session_id: SessionId,
     key: Key,
     sent: SentJson,
-    body: Annotated[ReopenInput | None, Body(openapi_examples=examples.REOPENS)] = None,
+    body: Annotated[ReopenInput | None, Body(openapi_examples=conversation.REOPENS)] = None,
 ) -> Response:
-    """Makes a closed or expired session writable again.
+    """Make a closed or expired session writable again.
 
     An expired session can be reopened for `cleanup_period_days` after it expired; then the gateway
     deletes it. `ttl_seconds` is the new time to live, counted from now. Without it the present one
-    is counted again; null takes it away, so that the session stays until somebody deletes it.
+    is counted again; null removes it, so that the session stays until somebody deletes it.
     """
     given = body.model_dump(exclude_unset=True) if body is not None else {}
     promise = idempotency(key, "POST /reopen", sent)

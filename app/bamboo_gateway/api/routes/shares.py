@@ -6,7 +6,7 @@ from fastapi import APIRouter, Body
 from starlette.responses import Response
 
 from bamboo_gateway.api.dependencies import Manager, SessionId, ShareId, Who
-from bamboo_gateway.api.openapi.examples import conversation as examples
+from bamboo_gateway.api.openapi.examples import lifecycle
 from bamboo_gateway.api.openapi.responses import (
     BODY,
     EDGE,
@@ -19,8 +19,7 @@ from bamboo_gateway.api.openapi.responses import (
 )
 from bamboo_gateway.api.request_headers import Key, SentJson, idempotency
 from bamboo_gateway.api.responses import json_response, outcome_headers
-from bamboo_gateway.api.schemas.export import NewShareShape, SharePage
-from bamboo_gateway.api.schemas.extensions import ShareInput
+from bamboo_gateway.api.schemas.shares import NewShareAnswer, ShareInput, SharePage
 from bamboo_gateway.api.security.rights import SessionRoute
 from bamboo_gateway.api.urls import share_url
 
@@ -32,24 +31,24 @@ router = APIRouter(prefix="/api/v1", tags=["sharing"], route_class=SessionRoute)
     status_code=201,
     summary="Share a session",
     responses={
-        **answer(201, NewShareShape, "The share.", examples.LINK_SHARE, "Location",
+        **answer(201, NewShareAnswer, "The share.", lifecycle.LINK_SHARE, "Location",
                  "Idempotency-Replayed"),
         **problems(*EDGE, *BODY, *SESSION, *WRITE, *KEYED, "limit-reached"),
     },
 )  # fmt: skip
 async def share_session(
-    body: Annotated[ShareInput, Body(openapi_examples=examples.SHARES)],
+    body: Annotated[ShareInput, Body(openapi_examples=lifecycle.SHARES)],
     manager: Manager,
     who: Who,
     session_id: SessionId,
     key: Key,
     sent: SentJson,
 ) -> Response:
-    """Lets one user, or whoever has the link, read the session: as it is, and as it goes on.
+    """Let one user, or whoever has the link, read the session: as it is, and as it goes on.
 
-    A link's `token` is told in this answer and never again; it goes into `?share=` of the routes
-    that read. Sharing with the same user again replaces the share. A fork, an import or an export
-    of the session is not shared.
+    Only this answer has the `token` of a link; it goes into `?share=` of the routes that read. To
+    share with the same user again replaces the share. A fork, an import or an export of the
+    session is not shared.
     """
     outcome = await manager.share(
         who, session_id, body.to_new(), idempotency(key, "POST /shares", sent)
@@ -63,19 +62,19 @@ async def share_session(
 
 @router.get(
     "/sessions/{session_id}/shares",
-    summary="See whom a session is shared with",
+    summary="List the shares of a session",
     responses={
         **answer(
             200,
             SharePage,
             "The shares that hold.",
-            {"shares": [examples.SHARE], "next_cursor": None, "has_more": False},
+            {"shares": [lifecycle.SHARE], "next_cursor": None, "has_more": False},
         ),
         **problems(*EDGE, *SESSION),
     },
 )
 async def list_shares(manager: Manager, who: Who, session_id: SessionId) -> Response:
-    """Lists the shares that hold, the oldest first; one without a `user_id` is a link."""
+    """List the shares that hold, the oldest first. One without a `user_id` is a link."""
     shares = await manager.shares(who, session_id)
     return json_response({"shares": shares, "next_cursor": None, "has_more": False})
 
@@ -85,13 +84,13 @@ async def list_shares(manager: Manager, who: Who, session_id: SessionId) -> Resp
     status_code=204,
     summary="Revoke a share",
     responses={
-        **nothing(204, "It is revoked."),
+        **nothing(204, "The share is revoked."),
         **problems(*EDGE, *SESSION, *WRITE, "share-not-found"),
     },
 )
 async def revoke_share(
     manager: Manager, who: Who, session_id: SessionId, share_id: ShareId
 ) -> Response:
-    """Ends the share at once; streams that stood on it end with `goodbye unauthorized`."""
+    """End the share at once. Streams that it allowed end with `goodbye unauthorized`."""
     await manager.revoke_share(who, session_id, share_id)
     return Response(status_code=204)

@@ -1,4 +1,4 @@
-"""Streams: watching a session, coming back to it, and who watches."""
+"""Streams: following a session, coming back to it, and who is connected."""
 
 import re
 from dataclasses import replace
@@ -19,10 +19,10 @@ from bamboo_gateway.api.dependencies import (
 )
 from bamboo_gateway.api.frames import NATIVE
 from bamboo_gateway.api.limits import POSITION_CHARS_MAX
-from bamboo_gateway.api.openapi.examples import conversation as examples
+from bamboo_gateway.api.openapi.examples import conversation
 from bamboo_gateway.api.openapi.responses import EDGE, SESSION, answer, nothing, problems, stream
 from bamboo_gateway.api.responses import json_response
-from bamboo_gateway.api.schemas.sessions import ConnectionPageShape
+from bamboo_gateway.api.schemas.streams import ConnectionPage
 from bamboo_gateway.api.security.rights import SessionRoute, takes_ticket
 from bamboo_gateway.api.sse import StreamResponse
 from bamboo_gateway.domain.clock import Clock
@@ -34,11 +34,11 @@ from bamboo_gateway.sessions.streaming.subscription import Subscription
 router = APIRouter(prefix="/api/v1", tags=["streams"], route_class=SessionRoute)
 
 _CURSOR = re.compile(r"([0-9TZ:.-]{24})_([A-Za-z0-9._-]{1,128})")
-"""Since when the last one of a page was there, and its id: the list's order."""
+"""The list's order: when the last connection of a page began, and its id."""
 
 
 def remote_address(request: Request) -> str | None:
-    """Gives `host:port` of the other end."""
+    """Return `host:port` of the client."""
     client = request.client
     if client is None:
         return None
@@ -58,29 +58,33 @@ async def _wanted(
     ] = None,
     until: Annotated[
         Literal["complete"] | None,
-        Query(description="`complete`: ends right after the terminal event of the run meant."),
+        Query(description="`complete`: the stream ends right after the terminal event of the run."),
     ] = None,
-    run_id: Annotated[str | None, Query(description="Which run `until` means.")] = None,
+    run_id: Annotated[
+        str | None,
+        Query(description="The run that `until` means; absent: the active run, else the next."),
+    ] = None,
     connection_id: Annotated[
         str | None, Query(description="The client's own name for this connection.")
     ] = None,
     heartbeat: Annotated[
         Literal["event"] | None,
-        Query(description="`event`: heartbeats as events, for clients that cannot see comments."),
+        Query(description="`event`: heartbeats are events, for clients that cannot see comments."),
     ] = None,
     last_event_id: Annotated[
-        str | None, Header(description="The last `id` a client has seen; EventSource sends it.")
+        str | None,
+        Header(description="The last `id` that the client has seen; EventSource sends it."),
     ] = None,
     last_event_id_in_url: Annotated[
         str | None,
         Query(
             alias="lastEventId",
             description="`Last-Event-ID` for clients that send no header of that name, as the npm "
-            "package event-source-polyfill. The header counts where both are given.",
+            "package event-source-polyfill. The header counts when both are given.",
         ),
     ] = None,
 ) -> StreamRequest:
-    """Gives what both routes to a stream are asked for."""
+    """Return what a request to either stream route asks for."""
     if run_id is not None:
         checked_id(run_id, "run id", ("query", "run_id"))
     if connection_id is not None:
@@ -106,7 +110,7 @@ def _last_event_id(text: str) -> Position | Literal["malformed"]:
 _Wanted = Annotated[StreamRequest, Depends(_wanted)]
 
 _RESPONSES = {
-    200: stream(),
+    200: stream("The events, as they become durable, until the stream's end."),
     **nothing(204, "There is nothing to wait for; EventSource stops on this."),
     **problems(
         *EDGE,
@@ -121,19 +125,19 @@ _RESPONSES = {
 
 @router.get(
     "/stream/{session_id}",
-    summary="Watch a session",
+    summary="Follow a session",
     response_class=Response,
     responses=_RESPONSES,
 )
 @takes_ticket
-async def open_stream(
+async def stream_session(
     request: Request, manager: Manager, who: Who, session_id: SessionId, wanted: _Wanted
 ) -> Response:
-    """Streams the session's events as they become durable (Server-Sent Events).
+    """Stream the session's events as they become durable (Server-Sent Events).
 
-    Begins at the latest of `after`, `from` and `Last-Event-ID`; without any, just before the active
-    run's first event, or now. Whatever ends it, a client that comes back with its last id gets
-    every later event, once, in order. Opening a stream never starts a run.
+    The stream begins at the latest of `after`, `from` and `Last-Event-ID`; without any, just before
+    the first event of the active run, or now. Whatever ends it, a client that comes back with its
+    last id gets every later event, once, in order. Opening a stream never starts a run.
     """
     return stream_response(request, await manager.connect(who, session_id, wanted, NATIVE))
 
@@ -145,14 +149,14 @@ async def open_stream(
     responses=_RESPONSES,
 )
 @takes_ticket
-async def reconnect(
+async def reconnect_session(
     request: Request, manager: Manager, who: Who, session_id: SessionId, wanted: _Wanted
 ) -> Response:
-    """The same stream, for a client that lost one.
+    """Stream the session's events to a client that has lost its stream.
 
-    With the old `connection_id` and no position it goes on from the start of the run that was
-    active when the old connection was last written, so that nothing can be missing. An unknown
-    connection id is simply a new connection.
+    With the old `connection_id` and no position, the stream begins at the start of the run that was
+    active when the old connection was last written to, so that nothing can be missing. An unknown
+    connection id names a new connection.
     """
     wanted = replace(wanted, reconnect=True)
     return stream_response(request, await manager.connect(who, session_id, wanted, NATIVE))
@@ -160,13 +164,13 @@ async def reconnect(
 
 @router.get(
     "/sessions/{session_id}/connections",
-    summary="See who watches",
+    summary="List the open streams of a session",
     responses={
         **answer(
             200,
-            ConnectionPageShape,
+            ConnectionPage,
             "The open streams.",
-            {"connections": [examples.CONNECTION], "next_cursor": None, "has_more": False},
+            {"connections": [conversation.CONNECTION], "next_cursor": None, "has_more": False},
         ),
         **problems(*EDGE, *SESSION, "invalid-cursor"),
     },
@@ -178,7 +182,7 @@ async def list_connections(
     limit: Limit = PAGE,
     cursor: Cursor = None,
 ) -> Response:
-    """Lists the open streams of the session, the oldest first."""
+    """List the open streams of the session, the oldest first."""
     connections = sorted(await manager.connections(who, session_id), key=_place_of)
     if cursor is not None:
         begin = _read_cursor(cursor)
@@ -205,14 +209,14 @@ def _read_cursor(cursor: str) -> tuple[str, str]:
     status_code=204,
     summary="Disconnect one stream",
     responses={
-        **nothing(204, "It is disconnected."),
+        **nothing(204, "The stream is disconnected."),
         **problems(*EDGE, *SESSION, "connection-not-found"),
     },
 )
 async def disconnect(
     manager: Manager, who: Who, session_id: SessionId, connection_id: ConnectionId
 ) -> Response:
-    """Ends that one stream and touches nothing else: no other stream, no run."""
+    """End one stream. Other streams and runs go on."""
     await manager.disconnect(who, session_id, connection_id)
     return Response(status_code=204)
 
@@ -220,7 +224,7 @@ async def disconnect(
 def stream_response(
     request: Request, connection: Subscription | None, headers: dict[str, str] | None = None
 ) -> Response:
-    """Answers with a connection's stream, or 204 when there is nothing to wait for."""
+    """Answer with a connection's stream, or 204 when there is nothing to wait for."""
     if connection is None:
         return Response(status_code=204, headers=headers)
     clock: Clock = request.app.state.clock

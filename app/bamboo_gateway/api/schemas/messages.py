@@ -1,97 +1,24 @@
-"""What clients send, checked: unknown members are refused, everything has a bound.
-
-`shapes` has what they get back. The tags of unions stand in angle brackets, so that `problems` can
-leave them out of the place of an error: a client knows no `<list>`.
-"""
+"""Messages: as clients send them, and as the history has them."""
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    model_validator,
-)
+from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
-from bamboo_gateway.api.limits import (
-    ITEMS_MAX,
-    MEMBERS_MAX,
-    NAME_CHARS_MAX,
-    OPTIONS_BYTES_MAX,
-    PARTS_MAX,
-    PATH_CHARS_MAX,
-    TITLE_CHARS_MAX,
-    TTL_SECONDS_MAX,
-    URL_CHARS_MAX,
-    USER_ID_CHARS_MAX,
-)
-from bamboo_gateway.domain.codec import encode
-from bamboo_gateway.domain.errors import InvalidId
+from bamboo_gateway.api.limits import ITEMS_MAX, PARTS_MAX, URL_CHARS_MAX
+from bamboo_gateway.api.schemas.fields import Answer, Id, Input, Metadata, Name
 from bamboo_gateway.domain.events import COUNT_MAX
-from bamboo_gateway.domain.ids import check_id
-from bamboo_gateway.domain.limits import EXTENSION_DATA_BYTES_MAX, METADATA_BYTES_MAX
-from bamboo_gateway.sessions.commands import NewMessage, NewSession
-
-
-class Input(BaseModel):
-    """The base of all that clients send."""
-
-    # Strict: "5" is no number and 1 no truth; a client that mixes them up hears of it.
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _few_members(cls, value: Any) -> Any:
-        if isinstance(value, dict) and len(value) > MEMBERS_MAX:
-            raise ValueError(f"has {len(value)} members, of which most are not known")
-        return value
-
-
-def _is_id(text: str) -> str:
-    try:
-        return check_id(text, "valid id")
-    except InvalidId as error:
-        raise ValueError(error.detail) from error
-
-
-def _fits(bytes_max: int) -> AfterValidator:
-    def check(value: dict[str, Any]) -> dict[str, Any]:
-        size = len(encode(value))
-        if size > bytes_max:
-            raise ValueError(f"has {size} bytes as JSON; {bytes_max} are allowed")
-        return value
-
-    return AfterValidator(check)
-
-
-Id = Annotated[
-    str,
-    AfterValidator(_is_id),
-    Field(json_schema_extra={"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"}),
-]
-Name = Annotated[str, Field(min_length=1, max_length=NAME_CHARS_MAX)]
-Title = Annotated[str, Field(max_length=TITLE_CHARS_MAX)]
-UserId = Annotated[str, Field(min_length=1, max_length=USER_ID_CHARS_MAX)]
-WorkingDir = Annotated[str, Field(max_length=PATH_CHARS_MAX)]
-Metadata = Annotated[dict[str, Any], _fits(METADATA_BYTES_MAX)]
-ExtensionData = Annotated[dict[str, Any], _fits(EXTENSION_DATA_BYTES_MAX)]
-Options = Annotated[dict[str, Any], _fits(OPTIONS_BYTES_MAX)]
-Ttl = Annotated[int, Field(ge=1, le=TTL_SECONDS_MAX)]
-SessionTypeName = Literal["user", "sub_agent", "scheduled"]
+from bamboo_gateway.sessions.commands import NewMessage
 
 
 class TextPart(Input):
-    """Words, or with `thinking` reasoning."""
+    """Text; with the type `thinking`, the assistant's reasoning."""
 
     type: Literal["text", "thinking"]
     text: str
 
 
 class MediaPart(Input):
-    """An image or a file, by `url` or as Base64 in `data`."""
+    """An image or a file: its address in `url`, or its content as Base64 in `data`."""
 
     type: Literal["image", "file"]
     url: Annotated[str, Field(min_length=1, max_length=URL_CHARS_MAX)] | None = None
@@ -106,15 +33,23 @@ class MediaPart(Input):
         return self
 
 
-def _part_kind(value: Any) -> str:
-    # It may be anything, also what has no hash.
+_PART_KINDS = {"text": "<text>", "thinking": "<text>", "image": "<media>", "file": "<media>"}
+
+
+def _part_kind(value: Any) -> str | None:
+    # The value may be anything, also something without a hash.
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return "<media>" if kind in ("image", "file") else "<text>"
+    return _PART_KINDS.get(kind) if isinstance(kind, str) else None
 
 
 Part = Annotated[
     Annotated[TextPart, Tag("<text>")] | Annotated[MediaPart, Tag("<media>")],
-    Discriminator(_part_kind),
+    Discriminator(
+        _part_kind,
+        custom_error_type="unknown_part",
+        custom_error_message="a part's `type` is one of: text, thinking (both with `text`), image, "
+        "file (both with `media_type`, and `url` or `data`)",
+    ),
 ]
 
 
@@ -146,11 +81,11 @@ class UsageInput(Input):
 
 
 class MessageInput(Input):
-    """A message as a client gives it. A tool message is the result of its `tool_call_id`."""
+    """A message as a client sends it. A tool message is the result of its `tool_call_id`."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: Content
-    id: Id | None = Field(None, description="Made by the gateway unless the client names one.")
+    id: Id | None = Field(None, description="Absent: the gateway makes one.")
     tool_calls: Annotated[list[ToolCallInput], Field(min_length=1, max_length=PARTS_MAX)] | None = (
         None
     )
@@ -170,7 +105,7 @@ class MessageInput(Input):
         return self
 
     def to_new(self) -> NewMessage:
-        """Gives the command's form."""
+        """Return the message as the command takes it."""
         content = self.content
         return NewMessage(
             role=self.role,
@@ -191,7 +126,8 @@ class MessageInput(Input):
 MessageList = Annotated[list[MessageInput], Field(min_length=1, max_length=ITEMS_MAX)]
 
 
-def _message_kind(value: Any) -> str:
+def message_kind(value: Any) -> str:
+    """Return the tag of what stands for one or several messages."""
     if isinstance(value, list):
         return "<list>"
     return "<text>" if isinstance(value, str) else "<message>"
@@ -199,111 +135,57 @@ def _message_kind(value: Any) -> str:
 
 MessageOrList = Annotated[
     Annotated[MessageInput, Tag("<message>")] | Annotated[MessageList, Tag("<list>")],
-    Discriminator(_message_kind),
-]
-ChatMessage = Annotated[
-    Annotated[str, Field(min_length=1), Tag("<text>")]
-    | Annotated[MessageInput, Tag("<message>")]
-    | Annotated[MessageList, Tag("<list>")],
-    Discriminator(_message_kind),
+    Discriminator(message_kind),
 ]
 
 
-class ChatInput(Input):
-    """One turn of a conversation."""
+class Usage(Answer):
+    """Tokens of the model."""
 
-    message: ChatMessage = Field(
-        description="The user's words, or a message, or a list of messages (tool results)."
-    )
-    session_id: Id | None = Field(
-        None, description="Absent: a new session. Unknown: created under exactly this id."
-    )
-    user_id: UserId | None = None
-    title: Title | None = None
-    working_dir: WorkingDir | None = None
-    session_type: SessionTypeName = "user"
-    metadata: Metadata = Field(default_factory=dict)
-    agent: Name | None = Field(None, description="Which configured agent answers.")
-    options: Options = Field(
-        default_factory=dict,
-        description="What the agent shall do otherwise, as far as its `allow` names it.",
-    )
-    run_id: Id | None = Field(
-        None, description="The client's own name for the run, to cancel it before the answer came."
-    )
-    on_busy: Literal["enqueue", "reject", "interrupt"] = Field(
-        "enqueue", description="When a run is active: wait, 409, or cancel it and go first."
-    )
-
-    def messages(self) -> list[NewMessage]:
-        """Gives the turn's input."""
-        if isinstance(self.message, str):
-            return [NewMessage("user", self.message)]
-        if isinstance(self.message, MessageInput):
-            return [self.message.to_new()]
-        return [message.to_new() for message in self.message]
-
-    def session(self) -> NewSession:
-        """Gives what the session is created with, if it has to be."""
-        return NewSession(
-            id=self.session_id,
-            user_id=self.user_id,
-            title=self.title,
-            session_type=self.session_type,
-            working_dir=self.working_dir,
-            metadata=self.metadata,
-        )
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
 
 
-class SessionInput(Input):
-    """A session to create."""
+class ToolCall(Answer):
+    """A tool call in a message. `arguments` is a string only when a model's text is not JSON."""
 
-    id: Id | None = Field(None, description="Made by the gateway unless the client names one.")
-    session_id: Id | None = Field(
-        None, description="The same as `id`, by the name chat has for it."
-    )
-    user_id: UserId | None = None
-    title: Title | None = None
-    session_type: SessionTypeName = "user"
-    working_dir: WorkingDir | None = None
-    metadata: Metadata = Field(default_factory=dict)
-    extension_data: ExtensionData = Field(default_factory=dict)
-    ttl_seconds: Ttl | None = Field(None, description="Time to live after its last activity.")
-
-    @model_validator(mode="after")
-    def _one_id(self) -> Self:
-        if self.id and self.session_id and self.id != self.session_id:
-            raise ValueError("`id` and `session_id` name two sessions")
-        return self
-
-    def to_new(self) -> NewSession:
-        """Gives the command's form."""
-        values = self.model_dump(exclude={"session_id"})
-        return NewSession(**{**values, "id": self.id or self.session_id})
+    id: str
+    name: str
+    arguments: dict[str, Any] | str
 
 
-class SessionPatch(Input):
-    """A JSON merge patch (RFC 7396): null takes a member away, also inside `metadata`."""
-
-    title: Title | None = None
-    working_dir: WorkingDir | None = None
-    metadata: Metadata | None = None
-    ttl_seconds: Ttl | None = None
-    session_type: SessionTypeName = "user"
-    extension_data: ExtensionData | None = None
+class _MessageOptional(BaseModel):
+    tool_calls: list[ToolCall] = []
+    tool_call_id: str = ""
+    run_id: str = ""
+    usage: Usage | None = None
+    model: str = ""
 
 
-class ReopenInput(Input):
-    """How long a session lives that is opened again."""
+class Message(_MessageOptional):
+    """A message of the history. Members that do not apply are absent."""
 
-    ttl_seconds: Ttl | None = Field(
-        None,
-        description="The new time to live. Left out: the present one, counted again; null: none.",
-    )
+    id: str
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | list[Part]
+    status: Literal["complete", "incomplete"]
+    created_at: str
+    metadata: dict[str, Any]
 
 
-class RunInput(Input):
-    """An external run to open."""
+class MessagePage(Answer):
+    """A page of messages. Open `stream_url` after it, never `position`: nothing is missed."""
 
-    agent: Literal["external"]
-    run_id: Id | None = Field(None, description="Made by the gateway unless the client names one.")
+    messages: list[Message]
+    next_cursor: str | None
+    has_more: bool
+    position: str
+    stream_url: str
+
+
+class MessagesAdded(Answer):
+    """The messages of a list, as they are stored."""
+
+    messages: list[Message]
+    position: str

@@ -1,0 +1,33 @@
+"""The gateway itself: its front page, and its health."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from bamboo_gateway.api.schemas.fields import Answer
+
+
+class About(BaseModel):
+    """What this is, and where to go. Every value of `links` is a path of this gateway."""
+
+    name: str
+    description: str
+    version: str | None
+    links: dict[str, str]
+
+
+class Health(Answer):
+    """Whether the gateway lives, or is ready."""
+
+    status: Literal["ok", "ready", "unavailable"]
+    detail: str
+
+
+class OpenapiDocument(BaseModel):
+    """An OpenAPI document."""
+
+    model_config = ConfigDict(extra="allow")
+
+    openapi: str
+    info: dict[str, Any]
+    paths: dict[str, Any]

@@ -1,0 +1,54 @@
+"""Sharing: with whom, and the shares of a session."""
+
+from typing import Annotated, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+from bamboo_gateway.api.schemas.fields import Input, UserId
+from bamboo_gateway.domain.limits import SHARE_SECONDS_MAX
+from bamboo_gateway.sessions.sharing import NewShare
+
+
+class ShareInput(Input):
+    """With whom to share: one user, or whoever has the link."""
+
+    user_id: UserId | None = None
+    link: bool = False
+    expires_in: Annotated[int, Field(ge=1, le=SHARE_SECONDS_MAX)] | None = Field(
+        None, description="Seconds until the share ends; absent: until it is revoked."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.user_id is None) != self.link:
+            raise ValueError("give `user_id`, or `link: true`")
+        return self
+
+    def to_new(self) -> NewShare:
+        """Return the share as the command takes it."""
+        return NewShare(self.user_id, self.expires_in)
+
+
+class Share(BaseModel):
+    """A grant to read a session; without a `user_id` it is a link."""
+
+    id: str
+    user_id: str | None
+    created_at: str
+    expires_at: str | None
+
+
+class NewShareAnswer(Share):
+    """The share that was just made."""
+
+    token: str = Field(
+        "", description="The token of a link. Only this answer has it: it is not kept."
+    )
+
+
+class SharePage(BaseModel):
+    """The shares of a session that hold."""
+
+    shares: list[Share]
+    next_cursor: str | None
+    has_more: bool

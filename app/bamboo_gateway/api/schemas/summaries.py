@@ -1,0 +1,47 @@
+"""Summaries: saving one, and resuming a conversation."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from bamboo_gateway.api.schemas.fields import Input, Name
+from bamboo_gateway.api.schemas.messages import Message
+from bamboo_gateway.sessions.lifecycle.summaries import SUMMARY_CHARS_MAX
+
+
+class SummaryInput(Input):
+    """A summary of everything up to `position` (default: the log's end)."""
+
+    summary: Annotated[str, Field(min_length=1, max_length=SUMMARY_CHARS_MAX)]
+    turn_count: Annotated[int, Field(ge=0)] | None = None
+    position: Annotated[str, Field(max_length=64)] | None = None
+
+
+class WriteSummaryInput(Input):
+    """The agent that writes the summary."""
+
+    agent: Name | None = None
+
+
+class Summary(BaseModel):
+    """SummaryCacheData: what stands for the session's events up to `position`."""
+
+    session_id: str
+    summary: str
+    turn_count: int
+    position: str
+    created_at: str
+
+
+class SummaryPage(BaseModel):
+    """A page of summaries."""
+
+    summaries: list[Summary]
+    next_cursor: str | None
+    has_more: bool
+
+
+class Resumed(BaseModel):
+    """The message that carries a conversation into a new context."""
+
+    message: Message
