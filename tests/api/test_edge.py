@@ -1,5 +1,7 @@
 """The checks before a route: Host, Origin, keys, methods, bounds of the head."""
 
+import re
+
 import httpx
 import pytest
 from fastapi import FastAPI
@@ -290,3 +292,49 @@ def test_pipelined_requests_are_answered_in_order(served: Served) -> None:
     places = [received.index(f'/api/v1/{name}"'.encode()) for name in ("first", "third", "fourth")]
     assert places == sorted(places)
     assert received.count(b"HTTP/1.1 ") == 4
+
+
+@pytest.mark.parametrize(
+    ("path", "has"),
+    [
+        ("/sessions/x/messages?untill=now", "after, before, limit, order"),
+        ("/sessions/x/runs?untill=now&order=asc", "cursor, limit, order"),
+        ("/sessions/x/summary?untill=now", "none"),
+    ],
+)
+def test_a_misspelt_parameter_is_named_with_those_there_are(
+    api: httpx.Client, path: str, has: str
+) -> None:
+    problem = refused(api.get(path), 422, "invalid")
+    assert problem["detail"] == (
+        f"Query parameter 'untill': no such parameter; this route has {has}."
+    )
+    assert problem["errors"] == [{"loc": ["query", "untill"], "msg": "no such parameter"}]
+
+
+def test_a_very_long_parameter_is_cut_and_the_others_are_still_named(api: httpx.Client) -> None:
+    problem = refused(api.get(f"/sessions/x/runs?{'y' * 5000}=1"), 422, "invalid")
+    assert len(problem["detail"]) < 400
+    assert problem["detail"].endswith("this route has cursor, limit, order.")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}},
+        {"type": ["text"]},
+        {"text": "x"},
+        "x",
+        None,
+    ],
+)
+def test_an_unknown_part_is_refused_with_the_parts_there_are(
+    api: httpx.Client, part: object
+) -> None:
+    message = {"role": "user", "content": [{"type": "text", "text": "What is this?"}, part]}
+    problem = refused(api.post("/chat", json={"message": message}), 422, "invalid")
+    assert problem["errors"][0]["loc"] == ["body", "message", "content", 1]
+    for name in ("text", "thinking", "image", "file", "url", "data", "media_type"):
+        assert re.search(rf"\b{name}\b", problem["detail"])
+    # Within the length to which texts are cut.
+    assert not problem["detail"].endswith("…")

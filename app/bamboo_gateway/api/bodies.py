@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from bamboo_gateway.api.body_memory import reservation_of
 from bamboo_gateway.api.caller import receive_while_allowed
-from bamboo_gateway.api.limits import JSON_DEPTH_MAX, JSON_NODES_MAX
+from bamboo_gateway.api.limits import ERROR_TEXT_CHARS_MAX, JSON_DEPTH_MAX, JSON_NODES_MAX
 from bamboo_gateway.api.problems import EdgeError
 from bamboo_gateway.domain.codec import decode, nests_deeper
 from bamboo_gateway.domain.errors import InvalidInput, Malformed, TooLarge
@@ -83,7 +83,7 @@ def check_query(request: Request, known: dict[str, bool]) -> None:
     Raises:
         InvalidInput: `errors` names each wrong parameter.
     """
-    errors = []
+    errors: list[dict[str, Any]] = []
     seen: set[str] = set()
     for name, _ in request.query_params.multi_items():
         if name not in known:
@@ -92,7 +92,9 @@ def check_query(request: Request, known: dict[str, bool]) -> None:
             errors.append({"loc": ["query", name], "msg": "given more than once"})
         seen.add(name)
     if errors:
-        raise InvalidInput(f"Query parameter: {errors[0]['msg']}.", errors=errors)
+        name, msg = errors[0]["loc"][1][:ERROR_TEXT_CHARS_MAX], errors[0]["msg"]
+        there_are = f"this route has {', '.join(sorted(known)) or 'none'}"
+        raise InvalidInput(f"Query parameter {name!r}: {msg}; {there_are}.", errors=errors)
 
 
 def media_type(request: Request) -> str:
