@@ -7,6 +7,7 @@ drain, and a start without keys only on a loopback address.
 """
 
 import asyncio
+import functools
 import platform
 import signal
 import threading
@@ -35,7 +36,7 @@ from bamboo_gateway.api.security.authentication import Authentication
 from bamboo_gateway.api.security.rate_limits import FailureLimit, RateLimit
 from bamboo_gateway.credentials.gate import Gate
 from bamboo_gateway.domain.clock import Clock, SystemClock
-from bamboo_gateway.domain.codec import encode_pretty
+from bamboo_gateway.domain.codec import encode, encode_pretty
 from bamboo_gateway.domain.ids import IdMaker
 from bamboo_gateway.observability import tracing
 from bamboo_gateway.observability.audit import AuditLog
@@ -137,9 +138,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         title="Bamboo Gateway",
         version=__version__,
         lifespan=lifespan,
-        openapi_url="/api/v1/openapi.json",
-        docs_url="/docs",
-        redoc_url=None,
+        openapi_url=None,  # `routes.about` serves the document and its page
         redirect_slashes=False,
         middleware=[
             Middleware(
@@ -168,6 +167,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     app.state.start = _BUILD
     app.state.methods_of = methods_of
     add_routes(app)
+    app.state.openapi_json = functools.cache(lambda: encode(create_openapi()))
     app.openapi = create_openapi  # type: ignore[method-assign] # FastAPI's documented way
     return app
 

@@ -119,7 +119,9 @@ def test_a_ticket_opens_no_other_route(gateway: Keyed, route: APIRoute, method: 
     }
     from tests.api.serving import CONTRACT
 
-    documented = CONTRACT.document["paths"][route.path_format][method.lower()]["security"]
+    documented = []
+    if route.include_in_schema:
+        documented = CONTRACT.document["paths"][route.path_format][method.lower()]["security"]
     if method == "GET" and route.path in takes:
         assert {"ticket": ["read"]} in documented
         return

@@ -6,6 +6,7 @@ from fastapi import APIRouter, FastAPI
 
 from bamboo_gateway.api.openapi.document import describe_routes
 from bamboo_gateway.api.routes import (
+    about,
     archive,
     chat,
     diagnostics,
@@ -47,6 +48,8 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     diagnostics.router,
     health.router,
     health.metrics_router,
+    about.open_router,
+    about.router,
 )
 
 

@@ -55,6 +55,7 @@ _TAGS: Final = [
     {"name": "maintenance", "description": "Cleanup, checks and bug reports."},
     {"name": "access", "description": "Credentials for web pages."},
     {"name": "health", "description": "For whatever starts and watches the gateway."},
+    {"name": "about", "description": "The gateway itself."},
 ]
 
 _UNREFERENCED: Final = (ImportedConversation, PostedEvent, Problem, StreamEvent, StreamFrame)

@@ -20,6 +20,8 @@ COOKIE: Final = "bamboo_login"
 
 OPEN_PATHS: Final = frozenset(
     {
+        "/",
+        "/api/v1",
         "/health/live",
         "/health/ready",
         "/api/v1/health/live",
@@ -27,7 +29,8 @@ OPEN_PATHS: Final = frozenset(
         "/api/v1/logout",
     }
 )
-"""Paths that need no credential: monitoring has none, and at a logout it may be invalid."""
+"""Paths that need no credential: first visitors and monitoring have none, and at a logout it may be
+invalid."""
 
 
 class Authentication:
