@@ -20,6 +20,7 @@ LOCKS = (
     "requirements-dev.lock",
     "examples/requirements.txt",
     "tests/agents/litellm/requirements.txt",
+    "tests/e2e/api_clients/requirements.txt",
 )
 
 _PIN = re.compile(

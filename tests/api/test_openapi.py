@@ -337,6 +337,18 @@ def test_the_three_answers_of_a_chat_are_told_apart() -> None:
     assert statuses[0] & statuses[1] == set()
 
 
+def test_no_member_has_a_default_that_generators_would_take_for_its_presence() -> None:
+    named = [
+        f"{name}.{member}"
+        for name, schema in SCHEMAS.items()
+        for member, described in schema.get("properties", {}).items()
+        if "default" in described
+    ]
+    assert named == []
+    on_busy = SCHEMAS["ChatInput"]["properties"]["on_busy"]
+    assert on_busy["description"].endswith('Default: `"enqueue"`.')
+
+
 def test_the_check_of_events_finds_a_missing_and_an_unknown_member() -> None:
     event = {"type": "token", "seq": 1, "time": "2026-01-01T00:00:00.000Z", "run_id": "r",
              "message_id": "m", "content": "x"}  # fmt: skip

@@ -15,6 +15,7 @@ from bamboo_gateway.api.schemas.posted_events import PostedEvent
 from bamboo_gateway.api.schemas.problems import Problem
 from bamboo_gateway.api.schemas.streams import StreamEvent, StreamFrame
 from bamboo_gateway.api.security.rights import SECURITY_SCHEMES, GuardedRoute, security_of
+from bamboo_gateway.domain.codec import encode
 
 _DESCRIPTION: Final = """\
 Durable conversations between agents and their front ends.
@@ -79,6 +80,8 @@ def describe_routes(routes: Sequence[GuardedRoute]) -> dict[str, Any]:
         _restore_examples(document["paths"], route)
     components = document["components"]
     components["schemas"] = dict(sorted((components["schemas"] | _unreferenced()).items()))
+    for schema in components["schemas"].values():
+        _describe_defaults(schema)
     components["examples"] = {
         code: {"summary": problem.title, "value": example_problem(code)}
         for code, problem in sorted(PROBLEMS.items())
@@ -119,6 +122,19 @@ def _unreferenced() -> dict[str, Any]:
     )
     schemas: dict[str, Any] = definitions["$defs"]
     return schemas
+
+
+def _describe_defaults(schema: dict[str, Any]) -> None:
+    """Say the defaults of an object's members in words.
+
+    `openapi-typescript` takes a member with a `default` for one that is always there: what may be
+    absent from an answer would count as present, and what may be left out of a request as missing.
+    """
+    for member in schema.get("properties", {}).values():
+        default = member.pop("default", None)
+        if default:
+            words = f"Default: `{encode(default).decode()}`."
+            member["description"] = " ".join([*filter(None, [member.get("description")]), words])
 
 
 def _camel_case(name: str) -> str:

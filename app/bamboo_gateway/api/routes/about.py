@@ -18,7 +18,7 @@ from bamboo_gateway.api.openapi.responses import EDGE, OPEN_EDGE, TEXT, answer, 
 from bamboo_gateway.api.problems import EdgeError
 from bamboo_gateway.api.responses import bytes_response, json_response
 from bamboo_gateway.api.schemas.about import About, OpenapiDocument
-from bamboo_gateway.api.security.permissions import OpenRoute, ReadRoute
+from bamboo_gateway.api.security.rights import OpenRoute, ReadRoute
 from bamboo_gateway.credentials.gate import Gate
 
 open_router = APIRouter(tags=["about"], route_class=OpenRoute)

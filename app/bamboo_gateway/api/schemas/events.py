@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Discriminator, Field, RootModel
 
-from bamboo_gateway.api.schemas.fields import Answer, SessionTypeName
+from bamboo_gateway.api.schemas.fields import Answer, SessionTypeName, no_default
 from bamboo_gateway.api.schemas.messages import Message, Usage
 from bamboo_gateway.api.schemas.sessions import Parent
 from bamboo_gateway.api.schemas.shares import Share
@@ -165,7 +165,7 @@ class SessionUpdatedEvent(_LogEvent):
 
     type: Literal["session_updated"]
     title: str | None = None
-    session_type: SessionTypeName = "user"
+    session_type: Annotated[SessionTypeName, Field(json_schema_extra=no_default)] = "user"
     working_dir: str | None = None
     metadata: dict[str, Any] = {}
     ttl_seconds: int | None = None

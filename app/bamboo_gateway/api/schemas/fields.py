@@ -82,6 +82,12 @@ Ttl = Annotated[int, Field(ge=1, le=TTL_SECONDS_MAX)]
 SessionTypeName = Literal["user", "sub_agent", "scheduled"]
 StateName = Literal["active", "idle", "disconnected", "closed", "expired", "archived"]
 
+
+def no_default(schema: dict[str, Any]) -> None:
+    """Take a default out of a schema, where absent means unchanged and not the default."""
+    schema.pop("default", None)
+
+
 # Not `Id`: of many ids a wrong one fails by itself.
 SessionIds = Annotated[
     list[Annotated[str, Field(max_length=1000)]], Field(min_length=1, max_length=ITEMS_MAX)

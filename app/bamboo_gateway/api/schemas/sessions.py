@@ -16,6 +16,7 @@ from bamboo_gateway.api.schemas.fields import (
     Ttl,
     UserId,
     WorkingDir,
+    no_default,
 )
 from bamboo_gateway.api.schemas.messages import Message, Usage
 from bamboo_gateway.sessions.commands import NewSession
@@ -53,7 +54,7 @@ class SessionPatch(Input):
     working_dir: WorkingDir | None = None
     metadata: Metadata | None = None
     ttl_seconds: Ttl | None = None
-    session_type: SessionTypeName = "user"
+    session_type: SessionTypeName = Field("user", json_schema_extra=no_default)
     extension_data: ExtensionData | None = None
 
 
