@@ -1,0 +1,183 @@
+"""A command goes one way: look up, access, decide without a change, commit, effects."""
+
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+from typing_extensions import override
+
+from bamboo_gateway.api.frames import NATIVE
+from bamboo_gateway.domain.errors import LimitReached, StorageFailed, Unavailable
+from bamboo_gateway.domain.events import Complete, Draft
+from bamboo_gateway.sessions import registry as registry_module
+from bamboo_gateway.sessions.access import check_access
+from bamboo_gateway.sessions.commands import Chat, NewMessage, NewSession, StreamRequest
+from bamboo_gateway.sessions.lifecycle.fork import Fork
+from bamboo_gateway.sessions.runs.chat import _ChatCommand
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
+from bamboo_gateway.sessions.transaction import Decision, Effect
+from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, eventually, gateway
+
+
+class Noted(Effect):
+    """Notes when it is run."""
+
+    def __init__(self, seen: list[str], is_durable: Callable[[], bool]) -> None:
+        self._seen = seen
+        self._is_durable = is_durable
+
+    @override
+    def decided(self) -> None:
+        self._seen.append(f"decided, durable: {self._is_durable()}")
+
+    @override
+    def committed(self) -> None:
+        self._seen.append(f"committed, durable: {self._is_durable()}")
+
+    @override
+    def undone(self) -> None:
+        self._seen.append("undone")
+
+
+def noting(gate: Gateway, seen: list[str]) -> Callable[[SessionWriter], Decision]:
+    def decide(live: SessionWriter) -> Decision:
+        seq = live.head.seq + 1
+        effect = Noted(seen, lambda: live.durable_seq >= seq)
+        return Decision([Draft("custom", {"name": "x", "value": 1})], {"n": 1}, (effect,))
+
+    return decide
+
+
+async def test_effects_run_once_decided_and_once_durable(gate: Gateway):
+    await gate.manager.create_session(ME, NewSession(id="s"))
+    seen: list[str] = []
+    outcome = await gate.manager._transactions.run(ME, "s", noting(gate, seen))
+    assert outcome.answer == {"n": 1}
+    assert seen == ["decided, durable: False", "committed, durable: True"]
+
+
+async def test_effects_of_a_caller_who_has_left_run_all_the_same(gate: Gateway):
+    await gate.manager.create_session(ME, NewSession(id="s"))
+    seen: list[str] = []
+    gate.store.hold_appends()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(gate.manager._transactions.run, ME, "s", noting(gate, seen))
+        await eventually(lambda: gate.store.held == 1)
+        tasks.cancel_scope.cancel()
+    gate.store.release_appends()
+    await eventually(lambda: len(seen) == 2)
+    assert seen[1] == "committed, durable: True"
+
+
+async def test_effects_of_a_decision_that_is_not_stored_are_undone(gate: Gateway):
+    await gate.manager.create_session(ME, NewSession(id="s"))
+    seen: list[str] = []
+    gate.store.fail_append()
+    with pytest.raises(StorageFailed):
+        await gate.manager._transactions.run(ME, "s", noting(gate, seen))
+    assert seen == ["decided, durable: False", "undone"]
+
+
+@pytest.mark.parametrize("on_busy", ["enqueue", "interrupt"])
+@pytest.mark.parametrize("is_busy", [False, True])
+async def test_a_chat_is_decided_without_changing_anything(
+    is_busy: bool, on_busy: Any, gate: Gateway
+):
+    await gate.manager.create_session(ME, NewSession(id="s"))
+    if is_busy:
+        await gate.chat(run_id="a")
+    manager = gate.manager
+    chat = Chat(NewSession(id="s"), [NewMessage("user", "hi")], run_id="r", on_busy=on_busy)
+    command = _ChatCommand(manager._chats, chat)
+    async with manager._registry.use(ME, "s") as live:
+        await live.settled()
+        await command.prepare(live)
+        before = shown(live)
+        first, second = command.decide(live), command.decide(live)
+        assert shown(live) == before
+        assert [draft.type for draft in first.drafts] == [draft.type for draft in second.drafts]
+        assert len(first.effects) == 1
+    assert "r" not in gate.agent.scripts
+
+
+def shown(live: SessionWriter) -> list[Any]:
+    names = set(SessionWriter.__slots__) - {"head", "users"}
+    return [repr(live.head), *(getattr(live, name) for name in sorted(names))]
+
+
+async def test_each_look_up_asks_once_who_may_do_what(
+    gate: Gateway, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[str] = []
+
+    def check(*given: Any) -> None:
+        asked.append(given[1].id)
+        check_access(*given)
+
+    monkeypatch.setattr(registry_module, "check_access", check)
+    await gate.manager.create_session(ME, NewSession(id="s"))
+    assert asked == [], "there was nobody to be asked about"
+    for _ in range(2):  # in memory, and then loaded
+        async with gate.manager._registry.use(ME, "s"):
+            assert asked == ["s"]
+        asked.clear()
+        gate.clock.advance(gate.settings.idle_timeout_seconds)
+        gate.manager._registry.evict_idle()
+
+
+async def test_a_fork_looks_each_session_up_once(gate: Gateway, monkeypatch: pytest.MonkeyPatch):
+    await gate.manager.create_session(ME, NewSession(id="s"))
+    await gate.manager.add_messages(ME, "s", [NewMessage("user", "hi")])
+    looked_up: list[tuple[str, str]] = []
+    manager = gate.manager
+    use, head = manager._registry.use, manager._registry.head
+
+    def using(caller: Any, session_id: str, *more: Any, **named: Any) -> Any:
+        looked_up.append(("use", session_id))
+        return use(caller, session_id, *more, **named)
+
+    async def heading(caller: Any, session_id: str, *more: Any) -> Any:
+        looked_up.append(("head", session_id))
+        return await head(caller, session_id, *more)
+
+    monkeypatch.setattr(manager._registry, "use", using)
+    monkeypatch.setattr(manager._registry, "head", heading)
+    await manager.fork(ME, "s", Fork(new_id="child"))
+    # The child is made, of what its parent is; and an event tells the parent.
+    assert looked_up == [("use", "child"), ("head", "s"), ("use", "s")]
+
+
+async def test_a_new_chat_and_its_stream_search_no_log(gate: Gateway):
+    """A log that does not exist has nothing to be found, and the head knows a run under way."""
+    gate.store.hold("find")
+    with anyio.fail_after(DEADLINE_SECONDS):
+        turn = await gate.chat(run_id="r", key="k")
+        reader = await gate.reader(
+            after=turn["position"], until_complete=True, run_id=turn["run_id"]
+        )
+    async with reader:
+        gate.store.let_go("find")
+        gate.agent.do("r", Complete())
+        assert (await reader.take_all())[-1].type == "complete"
+
+
+async def test_a_reserved_place_is_the_streams_own_and_is_free_again_without_it():
+    async with gateway(max_connections=1) as gate:
+        await gate.chat(run_id="a")
+        manager, hub = gate.manager, gate.manager._hub
+        with manager.reserve_stream(ME) as place:
+            with pytest.raises(Unavailable):
+                await gate.connect()
+            connection = await manager.connect(ME, "s", StreamRequest(), NATIVE, place)
+        assert connection is not None
+        assert hub.open == 1, "the stream has the place"
+        connection.aclose()
+        assert hub.open == 0
+        with pytest.raises(LimitReached), manager.reserve_stream(ME):
+            raise LimitReached("The chat was refused.")
+        assert hub.open == 0
+        with manager.reserve_stream(ME) as place:
+            wanted = StreamRequest(until_complete=True, run_id="none")
+            assert await manager.connect(ME, "s", wanted, NATIVE, place) is None
+        assert hub.open == 0
