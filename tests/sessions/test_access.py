@@ -26,7 +26,12 @@ READ: frozenset[Right] = frozenset({"read"})
 HERS = SessionHead("s", 1, seq=1, user_id="alice")
 NOBODYS = SessionHead("s", 1, seq=1)
 
-_DOORS = {"registry.py": {"load", "query"}, "history.py": {"load"}, "compaction.py": {"load"}}
+_DOORS = {
+    "registry.py": {"load", "query"},
+    "reloader.py": {"load"},
+    "history.py": {"load"},
+    "compaction.py": {"load"},
+}
 """Where the store is asked for heads: by the registry, and for what the gateway does by itself."""
 
 

@@ -91,7 +91,7 @@ class SessionManager(ConversationCommands, LifecycleCommands):
             if closed:
                 log.info("closed runs that were interrupted", runs=closed)
             for name, call, args in (
-                ("stream clock", self._hub.watch, ()),
+                ("stream clock", self._hub.clock.run, ()),
                 ("housekeeping", self._keep_house, ()),
                 ("compaction", self._compaction.run, ()),
                 (

@@ -11,12 +11,11 @@ calls cannot create it twice.
 
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
 import anyio
-import structlog
 
 from bamboo_gateway.domain.callers import GATEWAY, Caller
 from bamboo_gateway.domain.errors import BambooError, Conflict, LimitReached, Unavailable
@@ -31,15 +30,11 @@ from bamboo_gateway.sessions.access import (
 )
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.idempotency import KeyCount, KeyLedger
+from bamboo_gateway.sessions.reloader import Reloader
 from bamboo_gateway.sessions.streaming.channel import Channel
 from bamboo_gateway.sessions.streaming.channels import Channels
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
 from bamboo_gateway.storage.base import SessionPage, SessionQuery
-
-log = structlog.get_logger(__name__)
-
-_RELOAD_RETRY_SECONDS = 0.5
-"""How long to wait before the store is asked again for a head that it could not load."""
 
 _PAGE_HEADS = 250
 """Heads that `each` makes before it yields to the event loop: some 5 ms of work."""
@@ -72,7 +67,7 @@ class SessionRegistry:
         self._key_count = KeyCount()
         self._live: OrderedDict[str, SessionWriter] = OrderedDict()
         self._opening: dict[str, anyio.Event] = {}
-        self._reloading: set[SessionWriter] = set()
+        self._reloader = Reloader(context, self.forget, self.slot_free)
 
     @property
     def sessions(self) -> list[SessionWriter]:
@@ -310,7 +305,7 @@ class SessionRegistry:
                 settings.idempotency_keys_max, settings.idempotency_bytes_max, self._key_count
             ),
         )
-        live.when_broken(self._reload_later)
+        live.when_broken(self._reloader.later)
         live.when_counted(self._quotas.note)
         self._live[session_id] = live
         return live
@@ -343,49 +338,9 @@ class SessionRegistry:
                 retry_after_seconds=60,
             )
 
-    # -- loading again ----------------------------------------------------------------------
-
-    @asynccontextmanager
-    async def holding(self, live: SessionWriter) -> AsyncIterator[None]:
-        """Keep a session unchanged while a call writes to its log past its writer.
-
-        Call it only when the session is ready, without an await between. All that was decided is
-        durable when the block begins, and nothing is decided until it ends.
-        """
-        live.hold()
-        try:
-            await live.settled()
-            yield
-        except BaseException:
-            # Also when the call was cancelled: only the store knows what is true now.
-            self._reload_later(live)
-            raise
-        live.resume()
-
-    def _reload_later(self, live: SessionWriter) -> None:
-        if live not in self._reloading:
-            self._reloading.add(live)
-            self._context.tasks.spawn(self._reload, live, name=f"reload {live.id}")
-
-    async def _reload(self, live: SessionWriter) -> None:
-        head = await self._load_patiently(live.id)
-        self._reloading.discard(live)
-        if head is None or head.epoch != live.epoch:
-            # The log has another epoch: clients come back, and `reset` tells them.
-            live.vanish("deleted" if head is None else "shutdown")
-            self.forget(live)
-            live.resume()
-            return
-        live.resume(head)
-        self.slot_free(live)
-
-    async def _load_patiently(self, session_id: str) -> SessionHead | None:
-        while True:
-            try:
-                return await self._store.load(session_id)
-            except BambooError as error:
-                log.warning("head not loaded, trying again", session_id=session_id, code=error.code)
-                await anyio.sleep(_RELOAD_RETRY_SECONDS)
+    def holding(self, live: SessionWriter) -> AbstractAsyncContextManager[None]:
+        """Keep a session unchanged while a call writes to its log (`Reloader.holding`)."""
+        return self._reloader.holding(live)
 
     def slot_free(self, live: SessionWriter) -> None:
         """Report that a run of the session may have ended, so that its next one may start."""

@@ -251,7 +251,7 @@ async def test_streams_end_when_their_share_does(gate: Gateway):
     async with await watch(gate, BOB) as reader:
         gate.clock.advance(61)
         for _ in range(2):
-            gate.manager._hub._watch_one(
+            gate.manager._hub.clock._watch_one(
                 gate.live().channel, reader.connection, gate.clock.monotonic(), 10_000
             )
         assert await said_goodbye(reader) == "unauthorized"

@@ -9,7 +9,7 @@ import pytest
 from bamboo_gateway.domain.errors import InvalidInput, NotFound, StorageFailed, Unavailable
 from bamboo_gateway.domain.events import Complete, Token
 from bamboo_gateway.sessions.commands import Chat, Idempotency, NewMessage, NewSession
-from bamboo_gateway.sessions.streaming import hub
+from bamboo_gateway.sessions.streaming import stream_clock
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, Reader, eventually, gateway, quiet
 
 
@@ -722,7 +722,7 @@ async def test_the_clock_takes_turns_with_others_and_passes_over_streams_that_en
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """R7: with tens of thousands of streams one look at all of them keeps everybody waiting."""
-    monkeypatch.setattr(hub, "_TURN_STREAMS", 1)
+    monkeypatch.setattr(stream_clock, "_TURN_STREAMS", 1)
     async with gateway(**FAST) as gate:
         await gate.chat()
         readers = [await gate.reader() for _ in range(3)]
@@ -736,7 +736,7 @@ async def test_the_clock_takes_turns_with_others_and_passes_over_streams_that_en
             looked_at.append(connection)
             get_running_loop().call_soon(close_all)
 
-        monkeypatch.setattr(gate.manager._hub, "_watch_one", look)
+        monkeypatch.setattr(gate.manager._hub.clock, "_watch_one", look)
         await eventually(lambda: looked_at)
         await quiet()
         assert len(looked_at) == 1

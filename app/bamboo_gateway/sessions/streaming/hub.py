@@ -1,4 +1,4 @@
-"""StreamHub: opens, reopens and closes subscriptions, and runs the one clock that watches them."""
+"""StreamHub: opens, reopens and closes subscriptions."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -6,34 +6,25 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, NamedTuple, Protocol, Self, get_args
 
-import anyio
 import structlog
-from anyio.lowlevel import checkpoint
 
 from bamboo_gateway.domain.callers import Caller
-from bamboo_gateway.domain.codec import decode
 from bamboo_gateway.domain.errors import BambooError, NotFound, Unavailable
-from bamboo_gateway.domain.events import TERMINAL_TYPES
 from bamboo_gateway.domain.limits import ENDED_CONNECTIONS_MAX
 from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.sessions.access import Need, may_read
+from bamboo_gateway.sessions.access import Need
 from bamboo_gateway.sessions.commands import StreamRequest
 from bamboo_gateway.sessions.context import Context
-from bamboo_gateway.sessions.history import last_of_run
 from bamboo_gateway.sessions.streaming.channel import Channel
 from bamboo_gateway.sessions.streaming.channels import Channels
 from bamboo_gateway.sessions.streaming.rendering import GoodbyeReason, Renderer
+from bamboo_gateway.sessions.streaming.run_stop import Stop, find_stop
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
+from bamboo_gateway.sessions.streaming.stream_clock import StreamClock
 from bamboo_gateway.sessions.streaming.subscription import Start, Subscription, choose_start
 
 log = structlog.get_logger(__name__)
-
-_TICKS_PER_HEARTBEAT = 15
-"""Ticks of the shared clock in a heartbeat interval: a heartbeat is at most 1/15 of it late."""
-
-_TURN_STREAMS = 1000
-"""Streams that the clock looks at before it yields to the event loop: less than a ms of work."""
 
 
 class _EndedConnection(NamedTuple):
@@ -106,6 +97,7 @@ class StreamHub:
 
     Attributes:
         open: How many streams are open, or about to be.
+        clock: Watches the open streams.
     """
 
     def __init__(
@@ -127,7 +119,7 @@ class StreamHub:
         self._channels = channels
         reasons = (*get_args(GoodbyeReason), "complete", "left")
         self._tally.streams_ended.update({(reason,): 0 for reason in reasons})
-        self._may_stay = may_stay
+        self.clock = StreamClock(context, channels, may_stay, self._forget_ended)
         self._ended: OrderedDict[tuple[str, str], _EndedConnection] = OrderedDict()
 
     def reserve(self, caller: Caller) -> StreamPlace:
@@ -221,16 +213,15 @@ class StreamHub:
     ) -> Subscription | None:
         channel = live.channel
         start = self._start_of(channel, request)
-        stop, until_run, until_next = None, None, False
+        stop = Stop()
         if request.until_complete:
-            stop, until_run, until_next = await self._until(live, start.cursor, request.run_id)
+            stop = await find_stop(self._store, live, start.cursor, request.run_id)
             if live.gone:
                 raise Vanished
-            nothing = stop is None and until_run is None and not until_next
-            if nothing or (stop is not None and stop <= start.cursor):
+            if stop == Stop() or (stop.seq is not None and stop.seq <= start.cursor):
                 if start.reset is None:
                     return None
-                stop = start.cursor  # the stream is only the reset
+                stop = Stop(start.cursor)  # the stream is only the reset
         ended = live.head.logged_state is not None and start.cursor >= channel.durable_seq
         if ended and start.reset is None:
             return None
@@ -251,9 +242,9 @@ class StreamHub:
             renderer,
             partial(self._closed, channel, place),
         )
-        connection.stop_seq = stop
-        connection.until_run = until_run
-        connection.until_next = until_next
+        connection.stop_seq = stop.seq
+        connection.until_run = stop.run_id
+        connection.until_next = stop.next_run
         if older is not None:
             older.end("superseded")
         place.is_used = True
@@ -290,68 +281,6 @@ class StreamHub:
                     return choose_start(channel, StreamRequest(after=Position(ended.epoch, 0)))
                 return Start(min(ended.resume_seq, channel.durable_seq))
         return choose_start(channel, request)
-
-    async def _until(
-        self, live: SessionWriter, cursor: int, run_id: str | None
-    ) -> tuple[int | None, str | None, bool]:
-        """Find where a stream until a run's end stops: at a seq, with a run, or with the next run.
-
-        The result holds until the next await.
-        """
-        if run_id is not None and _is_under_way(live, run_id):
-            return None, run_id, False  # known without a search of the log
-        while run_id is None:
-            seen = live.durable_seq
-            run_id = await self._run_at(live, cursor)
-            if run_id is None and live.durable_seq == seen:
-                return None, None, live.head.active is not None or bool(live.head.queue)
-        while True:
-            ended = anyio.Event()
-            # Registered before the look-up, so that an end in between is not missed.
-            forget = live.on_run_end(run_id, ended.set)
-            try:
-                last = await last_of_run(self._store, live.id, live.epoch, run_id)
-            finally:
-                forget()
-            if last is None:
-                return None, None, False
-            if last.type in TERMINAL_TYPES:
-                return last.seq, None, False
-            if not ended.is_set():
-                return None, run_id, False
-
-    async def _run_at(self, live: SessionWriter, cursor: int) -> str | None:
-        """Find the run that was executing at a position, else the next that started after it."""
-        active = live.head.active
-        if active is not None and active.before_seq <= cursor:
-            # A run that is decided and not durable yet is announced once it is.
-            return active.run_id if active.start_seq <= live.durable_seq else None
-        store = self._store
-        before, searching = cursor + 1, True
-        ended: set[str] = set()
-        while searching and before > 1:
-            page = await store.find(
-                live.id, live.epoch, "run", before=before, limit=100, reverse=True
-            )
-            for record in page:
-                event = decode(record.body)
-                if event["type"] in TERMINAL_TYPES:
-                    ended.add(event["run_id"])
-                elif event["type"] == "run_start":
-                    if event["run_id"] not in ended:
-                        return str(event["run_id"])
-                    searching = False
-                    break
-            searching = searching and bool(page)
-            before = page[-1].seq if page else 0
-        after = cursor
-        while page := await store.find(live.id, live.epoch, "run", after=after, limit=100):
-            for record in page:
-                event = decode(record.body)
-                if event["type"] == "run_start":
-                    return str(event["run_id"])
-            after = page[-1].seq
-        return None
 
     def _closed(self, channel: Channel, place: StreamPlace, connection: Subscription) -> None:
         place.release()
@@ -413,69 +342,6 @@ class StreamHub:
             for connection in list(channel.connections.values()):
                 _dismiss(live, connection, at_once=runs_are_over)
 
-    async def watch(self) -> None:
-        """Run the shared clock: heartbeats, stuck sends, lifetimes, rights, ended streams.
-
-        It ticks at least once a second, so a stream ends at most that much later than its right.
-        """
-        settings = self._settings
-        interval = min(
-            settings.heartbeat_interval_seconds / _TICKS_PER_HEARTBEAT,
-            settings.send_timeout_seconds / 4,
-            1.0,
-        )
-        ticks_per_beat = max(1, round(settings.heartbeat_interval_seconds / interval))
-        while True:
-            began = self._clock.monotonic()
-            await anyio.sleep(interval)
-            now = self._clock.monotonic()
-            self._note_lag(now - began - interval)
-            await self._watch_all(now, ticks_per_beat)
-            self._forget_ended(now)
-
-    async def _watch_all(self, now: float, ticks_per_beat: int) -> None:
-        seen = 0
-        for channel in self._channels.all():
-            for connection in list(channel.connections.values()):
-                seen += 1
-                if seen % _TURN_STREAMS == 0:
-                    await checkpoint()
-                if channel.connections.get(connection.id) is connection:  # not ended meanwhile
-                    self._watch_one(channel, connection, now, ticks_per_beat)
-
-    def _note_lag(self, seconds: float) -> None:
-        """Measure how late the clock's tick was: so long does the loop make others wait."""
-        self._tally.loop_lag_seconds.observe(max(0, seconds))
-        if seconds > self._settings.loop_lag_warning_seconds:
-            log.warning("the event loop was held up", seconds=round(seconds, 3))
-
-    def _watch_one(
-        self, channel: Channel, connection: Subscription, now: float, ticks_per_beat: int
-    ) -> None:
-        settings = self._settings
-        sending_since = connection.sending_since
-        if sending_since is not None:
-            if now - sending_since > settings.send_timeout_seconds and not connection.is_slow:
-                connection.is_slow = True
-                self._tally.streams_slow += 1
-                connection.end("slow")
-                if connection.cancel_slow is not None:
-                    connection.cancel_slow()
-            return
-        caller = connection.caller
-        may_read_on = may_read(caller, channel.head, self._clock.now_ms())
-        if not may_read_on or not self._may_stay(caller):
-            connection.end("unauthorized")
-            return
-        lifetime = settings.stream_lifetime_seconds
-        if lifetime is not None and now - connection.opened_at > lifetime:
-            connection.end("lifetime", after_rest=True)
-        connection.quiet_ticks += 1
-        if connection.quiet_ticks >= ticks_per_beat:
-            connection.beat()
-            # An open stream is activity: it keeps the session from expiring.
-            self._channels.touch(channel)
-
     def _forget_ended(self, now: float) -> None:
         retention = self._settings.disconnect_retention_seconds
         while self._ended:
@@ -483,16 +349,6 @@ class StreamHub:
             if now - ended.ended_at < retention:
                 return
             del self._ended[key]
-
-
-def _is_under_way(live: SessionWriter, run_id: str) -> bool:
-    """Return whether a run is executing or queued, and durably so: then it has not ended."""
-    active = live.head.active
-    if active is not None and active.run_id == run_id:
-        return active.start_seq <= live.durable_seq
-    return any(
-        queued.run_id == run_id and queued.seq <= live.durable_seq for queued in live.head.queue
-    )
 
 
 def _dismiss(live: SessionWriter | None, connection: Subscription, *, at_once: bool) -> None:

@@ -1,0 +1,81 @@
+"""Reloader: loads a session's head again when the one in memory may not be true any more."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+import structlog
+
+from bamboo_gateway.domain.errors import BambooError
+from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
+
+log = structlog.get_logger(__name__)
+
+_RELOAD_RETRY_SECONDS = 0.5
+"""How long to wait before the store is asked again for a head that it could not load."""
+
+
+class Reloader:
+    """Loads heads again, after a failed commit or a call that wrote past the session writer.
+
+    Args:
+        context: Leads to the store and the background tasks.
+        on_gone: Called with a session that was deleted, or whose log has another epoch.
+        on_loaded: Called with a session that is ready again.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        on_gone: Callable[[SessionWriter], None],
+        on_loaded: Callable[[SessionWriter], None],
+    ) -> None:
+        self._context = context
+        self._on_gone = on_gone
+        self._on_loaded = on_loaded
+        self._reloading: set[SessionWriter] = set()
+
+    @asynccontextmanager
+    async def holding(self, live: SessionWriter) -> AsyncIterator[None]:
+        """Keep a session unchanged while a call writes to its log past its writer.
+
+        Call it only when the session is ready, without an await between. All that was decided is
+        durable when the block begins, and nothing is decided until it ends.
+        """
+        live.hold()
+        try:
+            await live.settled()
+            yield
+        except BaseException:
+            # Also when the call was cancelled: only the store knows what is true now.
+            self.later(live)
+            raise
+        live.resume()
+
+    def later(self, live: SessionWriter) -> None:
+        """Load the head in a background task. The session's gate is closed until then."""
+        if live not in self._reloading:
+            self._reloading.add(live)
+            self._context.tasks.spawn(self._reload, live, name=f"reload {live.id}")
+
+    async def _reload(self, live: SessionWriter) -> None:
+        head = await self._load_patiently(live.id)
+        self._reloading.discard(live)
+        if head is None or head.epoch != live.epoch:
+            # The log has another epoch: clients come back, and `reset` tells them.
+            live.vanish("deleted" if head is None else "shutdown")
+            self._on_gone(live)
+            live.resume()
+            return
+        live.resume(head)
+        self._on_loaded(live)
+
+    async def _load_patiently(self, session_id: str) -> SessionHead | None:
+        while True:
+            try:
+                return await self._context.store.load(session_id)
+            except BambooError as error:
+                log.warning("head not loaded, trying again", session_id=session_id, code=error.code)
+                await anyio.sleep(_RELOAD_RETRY_SECONDS)
