@@ -252,7 +252,7 @@ def test_the_event_queue_gives_exactly_what_lies_after_a_cursor(
 
 def check_bytes(queue: EventQueue, bytes_max: int) -> None:
     """R11: what is kept is counted, and bounded, what renderers made included."""
-    made = [part for rendered in queue._rendered.values() for part in rendered.parts]
+    made = [part for rendered in (queue._rendered or {}).values() for part in rendered.parts]
     assert queue._bytes == sum(len(part) for part in (*queue._bodies, *made) if part is not None)
     assert queue._bytes <= bytes_max or len(queue._bodies) == 1
 

@@ -25,7 +25,8 @@ class EventQueue:
     def __init__(self, position: Position, bytes_max: int = EVENT_QUEUE_BYTES_MAX) -> None:
         self._epoch, self.head = position
         self._bodies: list[bytes] = []
-        self._rendered: dict[Renderer, _Rendered] = {}
+        # Made when something is taken: most queues of idle sessions never need it.
+        self._rendered: dict[Renderer, _Rendered] | None = None
         self._bytes = 0
         self._bytes_max = bytes_max
 
@@ -57,6 +58,8 @@ class EventQueue:
         first = len(self._bodies) - (self.head - cursor)
         if first < 0:
             return None
+        if self._rendered is None:
+            self._rendered = {}
         rendered = self._rendered.get(renderer)
         if rendered is None:
             rendered = self._rendered[renderer] = _Rendered()
@@ -99,7 +102,7 @@ class EventQueue:
     def _trim(self) -> None:
         # Down to half, so that the lists are shifted once per many events and not at every one.
         drop, freed, goal = 0, 0, self._bytes - self._bytes_max // 2
-        made = [rendered.parts for rendered in self._rendered.values()]
+        made = [rendered.parts for rendered in (self._rendered or {}).values()]
         while freed < goal and drop < len(self._bodies) - 1:
             freed += len(self._bodies[drop])
             for parts in made:
