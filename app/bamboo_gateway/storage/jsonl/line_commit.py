@@ -39,15 +39,20 @@ def line_commit(commit: Commit) -> LineCommit:
     """Make the lines of a commit."""
     session_id, epoch, first, events, notes, head, time_ms, create, reserve = commit
     count = len(events)
-    if count == 1 and not notes and events[0].type in DELTA_TYPES:
-        # Most commits: a delta of a running agent.
-        data = to_line(events[0].body)
-        return LineCommit(
-            session_id, epoch, first, 1, data, (), len(data), head, time_ms, create, reserve
-        )
-    lines: list[bytes] = []
     marks: list[tuple[Mark, int]] = []
     offset = delta_bytes = 0
+    if count == 1 and not notes:
+        # Most commits: a delta of a running agent, or one event from outside.
+        [(seq, kind, body)] = events
+        data = to_line(body)
+        if kind in DELTA_TYPES:
+            delta_bytes = len(data)
+        elif kind in MARKED_TYPES and (mark := mark_of(body, seq)):
+            marks.append((mark, 0))
+        return LineCommit(
+            session_id, epoch, first, 1, data, marks, delta_bytes, head, time_ms, create, reserve
+        )
+    lines: list[bytes] = []
     for entry in in_log_order(events, notes):
         line = to_line(entry.body)
         if isinstance(entry, Note):
