@@ -71,21 +71,6 @@ def test_a_list_of_no_or_too_many_events_is_422(
     refused(api.post(f"/sessions/{session_id}/events", json=body), 422, "invalid")
 
 
-@pytest.mark.parametrize("body", [[[]], [1], 1, "x", [custom("ok"), "x"]])
-def test_what_is_no_json_object_is_no_event_in_a_body_and_in_a_line(
-    api: httpx.Client, session_id: str, body: Any
-) -> None:
-    path = f"/sessions/{session_id}/events"
-    problem = refused(api.post(path, json=body), 422, "invalid-event")
-    assert problem["detail"] == "An event is a JSON object."
-    assert problem["index"] == (len(body) - 1 if isinstance(body, list) else 0)
-    line = body[-1] if isinstance(body, list) else body
-    ndjson = {"Content-Type": "application/x-ndjson"}
-    by_line = api.post(path, content=json.dumps(line), headers=ndjson)
-    assert refused(by_line, 422, "invalid-event")["detail"] == problem["detail"]
-    assert names(api, session_id) == []
-
-
 def test_lines_are_appended_as_they_arrive(served: Served, session_id: str) -> None:
     seen: list[int] = []
     with served.client() as api, served.client() as other:

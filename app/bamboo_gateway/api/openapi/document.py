@@ -25,8 +25,8 @@ that happens is an *event* in the session's log, and has a *position* there. A c
 back with the last position it has seen gets every later event, once, in order.
 
 The schema `Event` is any event of a log, `StreamEvent` also has the events that only streams send;
-`type` tells them apart. In a `text/event-stream` each frame is a `StreamFrame`, and its `data` is a
-`StreamEvent` as JSON. For bodies that consist of items (`text/event-stream`,
+`type` is the discriminator of both. Each frame of a `text/event-stream` is a `StreamFrame`; its
+`data` is a `StreamEvent` as JSON. Where a body consists of items (`text/event-stream`,
 `application/x-ndjson`), `x-oai-itemSchema` is the schema of one item: OpenAPI 3.2 calls it
 `itemSchema`.
 

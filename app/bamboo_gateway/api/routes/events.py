@@ -186,12 +186,18 @@ async def append_events(
     return json_response(outcome.answer, 201, outcome_headers(outcome))
 
 
-def _event_list(body: Any) -> list[Any]:
+def _event_list(body: Any) -> list[dict[str, Any]]:
     events = body if isinstance(body, list) else [body]
     if not 1 <= len(events) <= ITEMS_MAX:
         hint = f"a list of events has 1 to {ITEMS_MAX} entries"
         raise InvalidInput(f"In one request {hint}.", errors=[{"loc": ["body"], "msg": hint}])
-    return events  # what an event is, the reader of all events checks: those of NDJSON lines too
+    for number, event in enumerate(events):
+        if not isinstance(event, dict):
+            loc = ["body", number] if isinstance(body, list) else ["body"]
+            raise InvalidInput(
+                "An event is a JSON object.", errors=[{"loc": loc, "msg": "not an object"}]
+            )
+    return events
 
 
 def _types(given: list[str] | None) -> frozenset[str] | None:

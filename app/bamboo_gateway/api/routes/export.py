@@ -236,7 +236,7 @@ async def import_session(
         # Wait for the first before the answer begins: the audit log has it by then.
         first = await anext(lines)
         name_targets(request, _made(first))
-        return DocumentResponse(_told(request, first, lines), "application/x-ndjson", {})
+        return DocumentResponse(_lines(request, first, lines), "application/x-ndjson", {})
     outcome = await manager.import_document(
         who,
         data,
@@ -253,7 +253,7 @@ async def import_session(
     return json_response(session_answer(outcome.answer), 201, headers)
 
 
-async def _told(
+async def _lines(
     request: Request, first: dict[str, Any], rest: AsyncGenerator[dict[str, Any]]
 ) -> AsyncGenerator[bytes]:
     async with aclosing(rest):

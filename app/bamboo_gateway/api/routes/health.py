@@ -98,12 +98,12 @@ async def get_metrics(request: Request) -> Response:
     manager: SessionManager | None = state.manager
     inside = manager.stats() if manager is not None else {"ready": 0.0}  # it is recovering
     audit: AuditLog | None = state.audit
-    told = {
+    losses = {
         "log_lines_lost_total": HandOver.lost,
         "audit_failures_total": audit.failures if audit is not None else 0,
     }
     edge = {**state.request_log.measures(), **state.body_memory.measures()}
-    measures = {**state.start, **inside, **edge, **told}
+    measures = {**state.start, **inside, **edge, **losses}
     settings: Settings = state.settings
     on_disk = settings.storage_url.startswith("jsonl")
     # In a thread: the process's own numbers are read from files (R12).

@@ -1,4 +1,4 @@
-"""`POST /chat`: what is sent, and the two JSON answers."""
+"""`POST /chat`: the request, and the two JSON answers."""
 
 from typing import Annotated, Literal
 

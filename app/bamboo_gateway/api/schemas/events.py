@@ -1,4 +1,4 @@
-"""Events of a session's log: a union told apart by `type`, one schema for each type.
+"""Events of a session's log: a union discriminated by `type`, one schema for each type.
 
 The members that an event is required to have are those of the contract. Others may be there, so
 that a client of today reads the log of tomorrow: these schemas forbid none.

@@ -1,4 +1,4 @@
-"""Export and import: what is asked for, and the document itself."""
+"""Export and import: the requests, and the exported document."""
 
 from typing import Annotated, Any, Literal
 

@@ -27,7 +27,7 @@ from bamboo_gateway.domain.limits import EXTENSION_DATA_BYTES_MAX, METADATA_BYTE
 class Input(BaseModel):
     """The base of everything that clients send: no unknown member, a bound for everything."""
 
-    # Strict: "5" is not a number and 1 is not a boolean. A client that mixes them up is told.
+    # Strict: "5" is not a number and 1 is not a boolean. A client that mixes them up gets an error.
     model_config = ConfigDict(extra="forbid", strict=True)
 
     @model_validator(mode="before")

@@ -51,11 +51,11 @@ ASSISTANT_MESSAGE: Final[dict[str, Any]] = {
 
 CHATS: Final[dict[str, Any]] = {
     "words": {
-        "summary": "In a session, which is created if there is none",
+        "summary": "In a session; it is created when there is none",
         "value": {"session_id": SESSION_ID, "message": "Hello!"},
     },
     "first": {
-        "summary": "In a new session, with what it is created with",
+        "summary": "In a new session, with its title and metadata",
         "value": {
             "message": {"role": "user", "content": [{"type": "text", "text": "Hello!"}]},
             "user_id": "user-123",
@@ -75,16 +75,16 @@ CHATS: Final[dict[str, Any]] = {
 
 SESSIONS: Final[dict[str, Any]] = {
     "named": {
-        "summary": "Under an id of the client's",
+        "summary": "With an id of the client's",
         "value": {"id": SESSION_ID, "title": "My chat", "metadata": {"project": "bamboo"}},
     },
-    "made": {"summary": "Under an id that the gateway makes", "value": {"ttl_seconds": 86400}},
+    "made": {"summary": "With an id that the gateway makes", "value": {"ttl_seconds": 86400}},
 }
 
 PATCHES: Final[dict[str, Any]] = {
     "title": {"summary": "Another title", "value": {"title": "Bamboo"}},
     "merge": {
-        "summary": "One entry of the metadata changed, one taken away",
+        "summary": "Change one entry of the metadata, remove another",
         "value": {"metadata": {"project": "gateway", "draft": None}},
     },
 }

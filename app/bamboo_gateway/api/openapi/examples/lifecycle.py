@@ -1,4 +1,4 @@
-"""The rest of the conversation's life: archive, branches, summaries, statistics, upkeep."""
+"""The same conversation, archived, exported, shared, forked, summarized and counted."""
 
 from typing import Any, Final
 
@@ -75,9 +75,9 @@ FORK: Final[dict[str, Any]] = SESSION | {
     },
 }
 MERGES: Final[dict[str, Any]] = {
-    "append": {"summary": "What the fork has said since", "value": {"source_id": "s-2"}},
+    "append": {"summary": "Append what the fork has more", "value": {"source_id": "s-2"}},
     "interleave": {
-        "summary": "By time, with usage added up",
+        "summary": "Order by time, and add up the usage",
         "value": {"source_id": "s-2", "strategy": "interleave", "metadata_strategy": "merge"},
     },
 }
@@ -117,8 +117,8 @@ SUMMARY: Final[dict[str, Any]] = {
     "created_at": "2026-11-20T17:30:00.000Z",
 }
 WRITE_SUMMARIES: Final[dict[str, Any]] = {
-    "default": {"summary": "By the default agent", "value": {}},
-    "named": {"summary": "By another one", "value": {"agent": "cheap"}},
+    "default": {"summary": "Written by the default agent", "value": {}},
+    "named": {"summary": "Written by another agent", "value": {"agent": "cheap"}},
 }
 
 STATISTICS: Final[dict[str, Any]] = {
@@ -178,9 +178,9 @@ OVERVIEW: Final[dict[str, Any]] = {
 }
 
 CLEANUPS: Final[dict[str, Any]] = {
-    "look": {"summary": "What would go", "value": {"dry_run": True}},
+    "look": {"summary": "Only list what would be deleted", "value": {"dry_run": True}},
     "before": {
-        "summary": "All without activity since then",
+        "summary": "Delete all sessions without activity since then",
         "value": {"before": "2026-01-01T00:00:00Z"},
     },
 }
@@ -203,10 +203,10 @@ EXTENSIONS: Final[dict[str, Any]] = {
     "custom": {"theme": "dark"},
 }
 EXTENSION_PUTS: Final[dict[str, Any]] = {
-    "all": {"summary": "Everything, whole", "value": EXTENSIONS}
+    "all": {"summary": "Replace everything", "value": EXTENSIONS}
 }
 EXTENSION_PATCHES: Final[dict[str, Any]] = {
-    "custom": {"summary": "One custom value", "value": {"custom": {"theme": "light"}}}
+    "custom": {"summary": "Set one custom value", "value": {"custom": {"theme": "light"}}}
 }
 EXTENSION_STATES: Final[dict[str, Any]] = {
     "on": {"summary": "Enabled", "value": {"config": {"scope": "project"}, "enabled": True}}
