@@ -144,7 +144,13 @@ class SessionManager(ConversationCommands, LifecycleCommands):
         if kind is None:
             await self.drain()
         self._is_ready = False
-        await self._stack.__aexit__(kind, error, traceback)
+        try:
+            await self._stack.__aexit__(kind, error, traceback)
+        except BaseExceptionGroup as group:
+            # A task group wraps also what the block itself raised. That is the program's own error,
+            # or its `sys.exit`, and leaves as it came.
+            if error is None or group.exceptions != (error,):
+                raise
 
     # -- the process ------------------------------------------------------------------------
 

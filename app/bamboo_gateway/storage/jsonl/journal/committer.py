@@ -109,7 +109,10 @@ class Committer:
         self._syncs_commits = syncs_commits
         self._interval = checkpoint_interval_seconds
         self._queue: SimpleQueue[_Item | None] = SimpleQueue()
-        self._thread = Thread(target=self._run, name="bamboo-committer")
+        # A daemon: a program that fails before it has closed the store must end, and Python waits
+        # for every other thread before it does. The thread is then stopped as by `kill -9`, which
+        # costs nothing that was acknowledged.
+        self._thread = Thread(target=self._run, name="bamboo-committer", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_answers: Callable[[list[Answer]], None] = _ignore
         self._on_due: Callable[[], None] = _ignore_due
