@@ -66,6 +66,29 @@ def test_session_manager(where: str, tmp_path: Path) -> None:
     assert ("session_created" in types) == (not given), "the second time it was there already"
 
 
+def test_embedding_basic_usage(tmp_path: Path) -> None:
+    for _ in range(2):
+        shown = run(sys.executable, "examples/embedding_basic_usage.py", str(tmp_path))
+        assert shown == "My Chat: Hello!\n"
+
+
+def test_embedding_session_manager(tmp_path: Path) -> None:
+    shown = run(sys.executable, "examples/embedding_session_manager.py", str(tmp_path))
+    assert shown.splitlines() == [
+        "2: message",
+        "3: custom",
+        "After the reconnect: I am still here.",
+        "4 messages, 1 branch",
+        "The resume message says: True",
+        "3 messages of the user's",
+        "archived 1, failed 1",
+        "chat.md has bytes",
+        "In the archive: Chat Title",
+        "cleaned 0",
+    ]
+    assert "I am still here." in (tmp_path / "chat.md").read_text("utf-8")
+
+
 def test_gateway_integration(url: str) -> None:
     shown = run(sys.executable, "examples/gateway_integration.py", BAMBOO_URL=url)
     assert "The network is lost in mid-sentence" in shown

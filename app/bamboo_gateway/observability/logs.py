@@ -65,6 +65,27 @@ def send_logs_to(handler: logging.Handler, log_level: str) -> None:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
 
 
+def log_as_a_library() -> None:
+    """Send the gateway's own words to `logging`, unless the process has configured structlog.
+
+    For programs that embed the gateway: without this structlog prints every line to their stdout.
+    What becomes of the records, the program's own configuration of `logging` decides.
+    """
+    if structlog.is_configured():
+        return
+    structlog.configure(
+        processors=[
+            merge_contextvars,
+            structlog.stdlib.filter_by_level,
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(key_order=["event"]),
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+
+
 def make_formatter(log_format: str, *, colors: bool = False) -> logging.Formatter:
     """Return the formatter for `json` or `console`."""
     render: list[Processor]
