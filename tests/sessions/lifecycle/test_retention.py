@@ -11,10 +11,11 @@ import pytest
 from bamboo_gateway.api.routing import create_openapi
 from bamboo_gateway.domain.errors import NotFound, SessionExpired
 from bamboo_gateway.sessions.commands import Idempotency
+from bamboo_gateway.storage.factory import make_store
 from tests.api.serving import refused, serving
 from tests.sessions.lifecycle.talk import create, said, talk
 from tests.support.clocks import FakeClock
-from tests.support.gateways import ME, Gateway, eventually, gateway
+from tests.support.gateways import ME, Gateway, eventually, gateway, settings_of
 from tests.support.logs import captured_logs
 
 DAY = 24 * 3600
@@ -84,6 +85,35 @@ async def test_scheduled_cleanup_obeys_the_same_rules() -> None:
         gate.clock.advance(6)
         await eventually(lambda: gate.store.count() == 2)
         assert await gate.store.load("expired") is None
+
+
+@pytest.mark.parametrize("index_enabled", [True, False])
+async def test_what_is_due_is_found_with_and_without_an_index(
+    index_enabled: bool, tmp_path: Path
+) -> None:
+    changed: dict[str, Any] = {
+        "storage_url": "jsonl:",
+        "data_dir": tmp_path / "data",
+        "index_enabled": index_enabled,
+        "archive_retention_days": 60,
+    }
+    clock = FakeClock()
+    store = make_store(settings_of(**changed), clock)
+    await store.open()
+    try:
+        async with gateway(store, clock=clock, **changed) as gate:
+            for name in ("expired", "closed", "archived", "kept"):
+                ttl = None if name == "kept" else 60
+                await talk(gate, name, "a", ttl_seconds=ttl)
+            await gate.manager.close_session(ME, "closed")
+            await gate.manager.life.archive(ME, "archived")
+            clock.advance(60 + 30 * DAY)
+            assert set((await gate.manager.life.clean(ME))["session_ids"]) == {"expired", "closed"}
+            clock.advance(31 * DAY)
+            assert (await gate.manager.life.clean(ME))["session_ids"] == ["archived"]
+            assert gate.store.count() == 1
+    finally:
+        await store.aclose()
 
 
 async def test_archived_sessions_are_cleaned_only_by_a_retention_of_their_own() -> None:
