@@ -92,7 +92,7 @@ class Agent(ABC):
 
     @abstractmethod
     def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:
-        """Answers one turn, as an async generator.
+        """Answer one turn, as an async generator.
 
         Yields its events in order. After a terminal event (`Complete`, `Failed`, `Cancelled`) it
         is closed. A `ToolDelta` before its call's `ToolStart` is a piece of the arguments, after
@@ -108,7 +108,10 @@ class Agent(ABC):
         """
 
     async def probe(self) -> str:
-        """Looks whether the agent can be reached, asking nothing of it; gives what was seen.
+        """Check whether the agent can be reached, without asking it anything.
+
+        Returns:
+            What was seen, for `/diagnostics`.
 
         Raises:
             AgentError: It cannot be reached.
@@ -116,7 +119,7 @@ class Agent(ABC):
         return "is part of the gateway"
 
     async def aclose(self) -> None:
-        """Gives back what the agent holds (connection pools). Runs have ended before."""
+        """Release what the agent holds (connection pools). All runs have ended by then."""
         return
 
 
@@ -128,7 +131,7 @@ class SupportsWindow(Protocol):
     """
 
     def is_enough(self, messages: Sequence[Message], options: Mapping[str, Any]) -> bool:
-        """Tells whether what stands before `messages` makes no difference to the answer.
+        """Return whether what stands before `messages` makes no difference to the answer.
 
         Asked again with at least twice as much until it is so, or nothing is left; perhaps in a
         thread.

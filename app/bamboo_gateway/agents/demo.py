@@ -93,10 +93,10 @@ class DemoAgent(Agent):
 
     @staticmethod
     def from_address(address: AgentAddress) -> "DemoAgent":
-        """Makes it from `demo:?…`.
+        """Make the agent that `demo:?…` describes.
 
         Raises:
-            AgentConfigError: The query says what it does not know.
+            AgentConfigError: The query has a member that the agent does not know.
         """
         if address.target:
             raise address.refuse("nothing stands between `demo:` and `?`")
@@ -107,13 +107,13 @@ class DemoAgent(Agent):
         return DemoAgent(query, allowed)
 
     def is_enough(self, messages: Sequence[Message], options: Mapping[str, Any]) -> bool:
-        """Needs the user's last words; see `SupportsWindow`."""
+        """Return whether the user's last message is among `messages`; see `SupportsWindow`."""
         del options
         return any(message.role == "user" for message in messages)
 
     @override
     async def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:
-        """Plays the script."""
+        """Play the script."""
         given = read_options(DemoOptions, turn.options)
         options = self._defaults.model_copy(update=given.model_dump(exclude_unset=True))
         pause = _Pause(options)

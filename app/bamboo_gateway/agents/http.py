@@ -76,7 +76,16 @@ class HttpQuery(Waits, AgentQuery):
 
 
 class HttpAgent(Agent):
-    """See the module."""
+    """An agent that is an HTTP service.
+
+    Args:
+        url: Where turns are posted.
+        query: The gateway's own members of the URL's query.
+        secret: Signs the requests, if there is one.
+        settings: Bounds of events and bodies.
+        clock: Dates the signatures.
+        sleep: Waits between tries; tests watch it.
+    """
 
     def __init__(
         self,
@@ -104,7 +113,7 @@ class HttpAgent(Agent):
 
     @staticmethod
     def from_address(address: AgentAddress, settings: Settings) -> "HttpAgent":
-        """Makes it from the service's URL, with the secret from the environment.
+        """Make the agent that the service's URL describes, with the secret from the environment.
 
         Raises:
             AgentConfigError: The URL or a member of the query is wrong, or the secret is missing.
@@ -132,7 +141,7 @@ class HttpAgent(Agent):
 
     @override
     def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:
-        """Posts the turn and gives the service's events as they come."""
+        """Post the turn and yield the service's events as they come."""
         return normalized(self._values(turn), turn.cancelled)
 
     @override
@@ -141,7 +150,7 @@ class HttpAgent(Agent):
 
     @override
     async def aclose(self) -> None:
-        """Closes what connections there are."""
+        """Close the connections."""
         await self._upstream.aclose()
 
     async def _values(self, turn: Turn) -> AsyncGenerator[Any, None]:
@@ -178,7 +187,7 @@ class HttpAgent(Agent):
     def _reader(
         self, answer: Answer
     ) -> tuple[Callable[[bytes], Iterator[str | bytes]], Callable[[], Iterator[str | bytes]]]:
-        """Gives what turns bytes into the texts of events, and what gives the last of them."""
+        """Return two functions: one makes events' texts of bytes, one returns the last of them."""
         if answer.media_type == "text/event-stream":
             frames = SseReader(self._event_bytes_max)
             return lambda chunk: _data(frames.feed, chunk), lambda: _data(frames.flush)

@@ -121,7 +121,16 @@ class OpenAIQuery(_Sampling, Waits, AgentQuery):
 
 
 class OpenAIAgent(Agent):
-    """See the module."""
+    """An agent that asks a model server.
+
+    Args:
+        model: Which model answers, unless a chat may name another one.
+        query: The URL's query.
+        api_key: The server's key, if it asks for one.
+        event_bytes_max: Bounds what the server sends at once.
+        allowed: Which options clients may set.
+        sleep: Waits between tries; tests watch it.
+    """
 
     def __init__(
         self,
@@ -155,7 +164,7 @@ class OpenAIAgent(Agent):
 
     @staticmethod
     def from_address(address: AgentAddress, settings: Settings) -> "OpenAIAgent":
-        """Makes it from `openai:MODEL?…`, with the key from the environment.
+        """Make the agent that `openai:MODEL?…` describes, with the key from the environment.
 
         Raises:
             AgentConfigError: No model, a wrong query, or a key that is missing.
@@ -187,9 +196,9 @@ class OpenAIAgent(Agent):
         check_values(OpenAIOptions, options)
 
     def is_enough(self, messages: Sequence[Message], options: Mapping[str, Any]) -> bool:
-        """Needs what fits into `context_tokens`; see `SupportsWindow`.
+        """Return whether `messages` fill `context_tokens`; see `SupportsWindow`.
 
-        Once the oldest turn of what was read is left out, so would be all before it.
+        Once the oldest turn that was read is left out, everything before it would be too.
         """
         given = self._options(options)
         tokens_max = given.get("context_tokens")
@@ -199,7 +208,7 @@ class OpenAIAgent(Agent):
 
     @override
     async def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:
-        """Asks the server and gives its answer as it comes."""
+        """Ask the server and yield its answer as it comes."""
         # A long conversation takes its time to encode; that must not be the event loop's.
         body, trimmed = await to_thread.run_sync(self._request, turn, abandon_on_cancel=True)
         if trimmed is not None:
@@ -225,11 +234,11 @@ class OpenAIAgent(Agent):
 
     @override
     async def aclose(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         await self._upstream.aclose()
 
     def _request(self, turn: Turn) -> tuple[bytes, Custom | None]:
-        """Gives the request's body, and the event that says what it leaves out."""
+        """Return the request's body, and the event that says what it leaves out."""
         options = self._options(turn.options)
         messages = self._messages(turn.messages, options)
         tokens_max = options.pop("context_tokens", None)
@@ -257,7 +266,7 @@ class OpenAIAgent(Agent):
 async def _streamed(
     answer: Answer, reader: ChunkReader, event_bytes_max: int
 ) -> AsyncGenerator[AgentEvent, None]:
-    """Gives the events of an event stream up to its end, which must have been said."""
+    """Yield the events of an event stream, up to the end that the server has to announce."""
     if answer.media_type == "text/html":
         raise invalid("a web page; base_url is probably wrong")
     frames = SseReader(event_bytes_max)

@@ -38,7 +38,7 @@ class AgentAddress:
 
     @staticmethod
     def parse(name: str, url: str) -> "AgentAddress":
-        """Takes `url` apart.
+        """Take `url` apart.
 
         Raises:
             AgentConfigError: It has no kind.
@@ -50,7 +50,7 @@ class AgentAddress:
         return AgentAddress(name, kind.lower(), target, query)
 
     def secret(self, variable: str, *, called: str) -> str | None:
-        """Gives a secret from the environment, None when there is none.
+        """Return a secret from the environment, or None when there is none.
 
         Args:
             variable: The environment variable.
@@ -66,7 +66,7 @@ class AgentAddress:
         return value or None
 
     def refuse(self, reason: str) -> AgentConfigError:
-        """Gives the error that stops the start, naming this agent."""
+        """Return the error that stops the start and names this agent."""
         return AgentConfigError(f"agent {self.name!r}: {reason}")
 
 
@@ -93,7 +93,7 @@ _O = TypeVar("_O", bound=Options)
 
 
 def read_query(model: type[_O], address: AgentAddress) -> _O:
-    """Reads a URL's query; numbers and booleans are taken from their text.
+    """Read a URL's query; numbers and booleans are taken from their text.
 
     Raises:
         AgentConfigError: It cannot be read, or a member is unknown or wrong.
@@ -112,7 +112,7 @@ def read_query(model: type[_O], address: AgentAddress) -> _O:
 
 
 def read_options(model: type[_O], options: Mapping[str, object]) -> _O:
-    """Reads a chat's `options`; types must be right already, as it is JSON.
+    """Read a chat's `options`; types must be right already, as it is JSON.
 
     Raises:
         AgentError: With code `invalid_option`.

@@ -64,7 +64,12 @@ class PythonQuery(AgentQuery):
 
 
 class PythonAgent(Agent):
-    """See the module.
+    """An agent that is the user's own code.
+
+    Args:
+        target: A function of the turn, or an object or class with one as its method `run`.
+        threads_max: How many turns of plain code run at once.
+        allowed: Which options clients may set.
 
     Raises:
         UnusableError: The object cannot answer turns.
@@ -80,7 +85,7 @@ class PythonAgent(Agent):
 
     @staticmethod
     def from_address(address: AgentAddress) -> "PythonAgent":
-        """Imports the object that the URL names.
+        """Import the object that the URL names.
 
         Raises:
             AgentConfigError: It is not there, raises when imported, or cannot answer turns.
@@ -99,12 +104,12 @@ class PythonAgent(Agent):
 
     @override
     def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:
-        """Runs the user's code."""
+        """Run the user's code."""
         return normalized(self._values(turn), turn.cancelled, _boundary(turn.run_id))
 
     @override
     async def aclose(self) -> None:
-        """Closes the user's object, if it can be closed."""
+        """Close the user's object, if it can be closed."""
         if (aclose := getattr(self._target, "aclose", None)) is not None:
             await aclose()
 

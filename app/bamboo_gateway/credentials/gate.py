@@ -105,7 +105,7 @@ class Gate:
         return self._is_open
 
     def bearer(self, sent: bytes, acting_for: str | None) -> Caller | None:
-        """Gives who comes with a key or token; None when it is not good.
+        """Return who comes with a key or token, or None when it is not good.
 
         Args:
             sent: What was sent, as it was sent.
@@ -129,7 +129,7 @@ class Gate:
         return _acting(caller, acting_for)
 
     def ticket(self, sent: str, acting_for: str | None) -> Caller | None:
-        """Gives who comes with a ticket: a reader of one session; None when it is not good.
+        """Return who comes with a ticket, a reader of one session; None when it is not good.
 
         Raises:
             Forbidden, InvalidId: As `bearer`.
@@ -140,7 +140,7 @@ class Gate:
         return caller
 
     def cookie(self, sent: str, acting_for: str | None) -> Caller | None:
-        """Gives who comes with a login's cookie; None when it is not good.
+        """Return who comes with a login's cookie, or None when it is not good.
 
         Raises:
             Forbidden, InvalidId: As `bearer`.
@@ -151,15 +151,15 @@ class Gate:
         return caller
 
     def make_ticket(self, caller: Caller, session_id: str) -> Signed:
-        """Makes a ticket to a session that the caller may see."""
+        """Make a ticket to a session that the caller may see."""
         return self._signed().ticket(caller, session_id, self._ticket_seconds)
 
     def make_cookie(self, caller: Caller) -> Signed:
-        """Makes a cookie that stands for the caller."""
+        """Make a cookie with the caller's rights."""
         return self._signed().cookie(caller, self._login_seconds)
 
     def is_live(self, caller: Caller) -> bool:
-        """Tells whether what a caller came with is still good."""
+        """Return whether the credential that a caller came with is still good."""
         now_ms = self._clock.now_ms()
         if caller.expires_at is not None and now_ms >= caller.expires_at:
             return False
@@ -221,7 +221,10 @@ class Gate:
 
 
 def _acting(caller: Caller, user_id: str | None) -> Caller:
-    """Lets a caller act for a user: an operator or service for any, a user for himself."""
+    """Return the caller as that user.
+
+    An operator or a service may act for any user, a user only for itself.
+    """
     if user_id is None:
         return caller
     check_user_id(user_id)

@@ -47,11 +47,11 @@ class ApiKey:
     revoked_at: int | None = None
 
     def is_live(self, now_ms: int) -> bool:
-        """Tells whether it opens anything now."""
+        """Return whether the key opens anything now."""
         return self.revoked_at is None and (self.expires_at is None or now_ms < self.expires_at)
 
     def caller(self) -> Caller:
-        """Gives who comes with it, before a service has named its user."""
+        """Return who comes with the key, before a service has named its user."""
         if self.user_id is not None:
             return user_caller(self.user_id, self.rights, self.id, self.expires_at)
         return Caller(self.id, None, self.rights, None, self.id, self.expires_at)
@@ -60,12 +60,12 @@ class ApiKey:
 def user_caller(
     user_id: str, rights: frozenset[Right], credential: str, expires_at: int | None
 ) -> Caller:
-    """Gives a user as a caller: the same `id` whatever it came with."""
+    """Return a user as a caller, with the same `id` whatever the credential is."""
     return Caller(f"user:{user_id}", user_id, rights, None, credential, expires_at)
 
 
 def make_key() -> tuple[str, str, bytes]:
-    """Makes a key: its id, the key itself, and the digest that is kept."""
+    """Make a key; return its id, the key itself, and the digest that is kept."""
     name, secret = _base32(token_bytes(_ID_BYTES)), _base32(token_bytes(_SECRET_BYTES))
     key = f"bamboo_{name}_{secret}"
     return f"key-{name}", key, _digest(key.encode())
@@ -77,13 +77,13 @@ def looks_like_key(sent: bytes) -> bool:
 
 
 class KeyTable:
-    """All keys there are, to be asked for the one that was sent."""
+    """All keys of the keys file."""
 
     def __init__(self, keys: Iterable[ApiKey]) -> None:
         self._keys = {key.id: key for key in keys}
 
     def find(self, sent: bytes, now_ms: int) -> ApiKey | None:
-        """Gives the key that was sent, if it is one and lives.
+        """Return the key that was sent, if there is such a key and it has not ended.
 
         A wrong secret, an unknown id and what is no key at all cost the same: one digest and one
         comparison.
@@ -107,12 +107,12 @@ class KeyTable:
         return Refusal("key", "expired" if key.revoked_at is None else "revoked", key_id)
 
     def is_live(self, key_id: str, now_ms: int) -> bool:
-        """Tells whether the key of that id opens anything now."""
+        """Return whether the key of that id opens anything now."""
         key = self._keys.get(key_id)
         return key is not None and key.is_live(now_ms)
 
     def live_ids(self, now_ms: int) -> frozenset[str]:
-        """Names all keys that open anything now."""
+        """Return the ids of all keys that open anything now."""
         return frozenset(key.id for key in self._keys.values() if key.is_live(now_ms))
 
 
@@ -130,7 +130,7 @@ class PlainKeys:
         return bool(self._callers)
 
     def find(self, sent: bytes) -> Caller | None:
-        """Gives the operator, if this is one of the keys."""
+        """Return the operator as a caller, if this is one of the keys."""
         found: Caller | None = None
         digest = _digest(sent)
         for known, caller in self._callers.items():
@@ -139,7 +139,7 @@ class PlainKeys:
         return found
 
     def is_live(self, key_id: str) -> bool:
-        """Tells whether a key of that id is configured."""
+        """Return whether a key of that id is configured."""
         return key_id in self._ids
 
 

@@ -24,21 +24,21 @@ from bamboo_gateway.domain.clock import Clock
 Kind = Literal["ticket", "cookie"]
 
 WITHOUT_CREDENTIAL: Final = "local"
-"""Stands for what somebody came with who needed nothing: good while nothing is needed."""
+"""Placeholder credential while authentication is off: good as long as it is off."""
 
 _ALGORITHM: Final = "HS256"
 _OTHERS_MAY_READ: Final = 0o077
 
 
 class Signed(NamedTuple):
-    """What was made, and until when it opens anything, in ms since 1970."""
+    """A ticket or cookie, and until when it opens anything, in ms since 1970."""
 
     text: str
     expires_at: int
 
 
 class Signer:
-    """Makes tickets and cookies, and reads them back."""
+    """Make tickets and cookies, and read them back."""
 
     def __init__(self, secret: bytes, clock: Clock) -> None:
         self._clock = clock
@@ -48,15 +48,15 @@ class Signer:
         }
 
     def ticket(self, caller: Caller, session_id: str, seconds: int) -> Signed:
-        """Makes a ticket to one session: opens it for so long, and shows it while `caller` may."""
+        """Make a ticket that opens one session for so long, and no longer than `caller` may."""
         return self._sign("ticket", caller, seconds, sid=session_id, end=caller.expires_at)
 
     def cookie(self, caller: Caller, seconds: int) -> Signed:
-        """Makes a cookie that stands for the caller for so long."""
+        """Make a cookie with the caller's rights for so long."""
         return self._sign("cookie", caller, seconds, rts=sorted(caller.rights))
 
     def read_ticket(self, text: str) -> Caller | None:
-        """Gives who comes with a ticket, whose right may have ended since; None if it is none."""
+        """Return who comes with a ticket, or None; the caller's right may have ended since."""
         claims = self._read("ticket", text)
         if claims is None:
             return None
@@ -64,7 +64,7 @@ class Signer:
         return self._caller("ticket", claims, rights, claims["sid"], claims["end"])
 
     def read_cookie(self, text: str) -> Caller | None:
-        """Gives who comes with a cookie, whose right may have ended since; None if it is none."""
+        """Return who comes with a cookie, or None; the caller's right may have ended since."""
         claims = self._read("cookie", text)
         if claims is None:
             return None
@@ -130,22 +130,22 @@ class Signer:
 
 
 def root_of(credential: str) -> str:
-    """Gives the key or token that a credential was made with, or itself."""
+    """Return the key or token that a credential was made with, or the credential itself."""
     return credential.partition("/")[0]
 
 
 def is_made(caller: Caller) -> bool:
-    """Tells whether a caller came with something that the gateway made from a key or token."""
+    """Return whether a caller came with a ticket or cookie that the gateway made."""
     return "/" in (caller.credential or "")
 
 
 def chance() -> bytes:
-    """Makes a secret that ends with the process."""
+    """Make a secret that ends with the process."""
     return token_bytes(SECRET_BYTES_MIN)
 
 
 def checked_secret(text: str) -> bytes:
-    """Gives the secret of the settings.
+    """Return the secret of the settings.
 
     Raises:
         CredentialsUnusable: It is too short.
@@ -159,7 +159,7 @@ def checked_secret(text: str) -> bytes:
 
 
 def kept_secret(path: Path) -> bytes:
-    """Gives the secret that is kept in a file, made when it is not there. Blocking.
+    """Return the secret that is kept in a file; make the file when it is missing. Blocking.
 
     Raises:
         CredentialsUnusable: It cannot be read or made, or others can read it.

@@ -68,7 +68,7 @@ KeySet = Mapping[str | None, VerifyingKey]
 
 
 def make_verifier(settings: Settings) -> "TokenVerifier | None":
-    """Makes what the settings ask for; None when they name no key.
+    """Make the verifier that the settings ask for; None when they name no key.
 
     Raises:
         CredentialsUnusable: They name more than one, or one that cannot be used.
@@ -102,7 +102,7 @@ def make_verifier(settings: Settings) -> "TokenVerifier | None":
 
 
 class TokenVerifier:
-    """Tells whose a token is.
+    """Verify tokens and say whose they are.
 
     Attributes:
         file: Where its keys come from, when from a file.
@@ -126,7 +126,7 @@ class TokenVerifier:
         self._verified_with: KeySet | None = None
 
     def verify(self, sent: bytes) -> Caller | None:
-        """Gives the user of a good token, which may have expired since it was seen first.
+        """Return the user of a good token, which may have expired since it was seen first.
 
         None for any other.
         """
@@ -210,7 +210,7 @@ class TokenVerifier:
 
 
 def _rights(claims: Mapping[str, Any]) -> frozenset[Right]:
-    """Reads the rights a token names among its scopes; one that names none may read and write."""
+    """Read the rights that a token's scopes name; a token that names none may read and write."""
     named: set[str] = set()
     for claim in ("scope", "scp"):
         value = claims.get(claim, ())
@@ -226,7 +226,7 @@ def _secret_keys(secret: str) -> KeySet:
 
 
 def public_key(data: bytes) -> KeySet:
-    """Reads a public key in PEM.
+    """Read a public key in PEM.
 
     Raises:
         ValueError: It is none, or of a kind or size that is not taken.
@@ -242,7 +242,7 @@ def public_key(data: bytes) -> KeySet:
 
 
 def key_set(data: bytes) -> KeySet:
-    """Reads a JSON Web Key Set (RFC 7517). Keys that are not for RS256 or ES256 are left out.
+    """Read a JSON Web Key Set (RFC 7517). Keys that are not for RS256 or ES256 are left out.
 
     Raises:
         ValueError: It is none, holds a secret, or no key that can be used.

@@ -71,7 +71,7 @@ class DocumentHead:
 
 
 class Exporter(ABC):
-    """Writes one session as one document. An instance is used once.
+    """Write one session as one document. An instance is used once.
 
     The calls come in order: `begin`, any number of `add`, `end`. Their results, joined, are the
     document. Each call may run in another thread, but never two at a time. A call that raises
