@@ -1,21 +1,21 @@
-"""Which `options` of a chat an operator lets clients set: `allow=` in an agent's URL.
+"""The `options` of a chat that clients may set: `allow=` in an agent's URL.
 
     allow=temperature:0..1,max_tokens:..4096,stop,model:small|large
 
-Names are separated by commas. After a colon stands what the value may be:
+Names are separated by commas. A colon and the allowed values may follow a name:
 
 | | |
 |---|---|
 | `stop` | any value that the agent takes |
 | `temperature:0..1` | a number from 0 to 1; either end may be left out |
 | `model:small|large` | one of these; `true`, `false` and numbers are written as in JSON |
-| `*` | every option that the agent knows; a name beside it still has its bounds |
+| `*` | every option that the agent knows; names beside it keep their bounds |
 
 `allow=` without a name allows nothing. An agent without `allow` has the default of its kind.
 
-Options come from whoever may chat, and an agent acts with the operator's keys and prompts. So an
-option that is not allowed is refused by its name and never dropped in silence: the chat is answered
-with 422 before anything is stored.
+Options come from anybody who may chat, and an agent acts with the operator's keys and prompts. So
+an option that is not allowed is refused by its name and never silently dropped: the chat is
+answered with 422 before anything is stored.
 """
 
 import re
@@ -33,16 +33,16 @@ _NUMBER = r"-?\d+(?:\.\d+)?"
 _RANGE = re.compile(rf"(?P<low>{_NUMBER})?\.\.(?P<high>{_NUMBER})?")
 
 _NAME_CHARS_MAX = 64
-"""How much of an option's name a refusal repeats: clients write names of any length."""
+"""The most characters of an option's name that an error repeats; clients may send long ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What the value of one option may be; any value where nothing is said.
+    """The allowed values of one option; without a member set, any value.
 
     Attributes:
-        low: The least number.
-        high: The greatest number.
+        low: The smallest number.
+        high: The largest number.
         choices: The values, strings as they are and others as JSON.
     """
 
@@ -89,14 +89,14 @@ class AllowedOptions:
 
     @staticmethod
     def parse(text: str, known: Iterable[str] | None = None) -> "AllowedOptions":
-        """Read what an operator wrote.
+        """Read the value of `allow`.
 
         Args:
-            text: The value of `allow`.
-            known: The names that the agent knows; None: the agent takes any name.
+            text: What the operator wrote.
+            known: The names that the agent knows; None if it accepts any name.
 
         Raises:
-            ValueError: The text cannot be used; its words name the part.
+            ValueError: The text cannot be used; the message names the part.
         """
         names = None if known is None else frozenset(known)
         bounds: dict[str, Bounds] = {}
@@ -126,7 +126,7 @@ class AllowedOptions:
         """Refuse options that are not allowed, all in one error.
 
         Raises:
-            InvalidInput: With code `option-refused`; `errors` names each.
+            InvalidInput: With code `option-refused`; `errors` lists each of them.
         """
         errors = []
         for name, value in options.items():
@@ -146,7 +146,7 @@ class AllowedOptions:
 
     @override
     def __str__(self) -> str:
-        """Return which options clients may set, as a sentence."""
+        """Return a sentence that lists the options clients may set."""
         if self._others:
             return "Clients may set any other option."
         if not self._bounds:
@@ -176,7 +176,7 @@ def _bounds_of(name: str, text: str) -> Bounds:
 
 
 NO_OPTIONS = AllowedOptions({})
-"""The default of agents whose code is the user's own."""
+"""No options: the default for agents with the user's own code."""
 
 ANY_OPTIONS = AllowedOptions({}, others=True)
-"""For agents that a program hands to the `SessionManager`: it also decides who may chat."""
+"""All options, for agents that a program passes to `SessionManager`: it decides who may chat."""

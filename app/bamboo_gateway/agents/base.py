@@ -1,8 +1,9 @@
-"""The contract between the gateway and whatever answers in a session.
+"""The contract between the gateway and agents, which answer in sessions.
 
-An agent is an async generator over events. The gateway owns everything around it: it assembles
-messages, commits, streams, ends the run when the generator returns without a terminal event
-(completed) or raises (failed), and cancels it by cancelling the task that iterates it.
+An agent is an async generator of events. The gateway does everything around it: it assembles
+messages, commits and streams. It ends the run as completed when the generator returns without a
+terminal event, and as failed when it raises. It cancels the agent by cancelling the task that
+iterates it.
 """
 
 from abc import ABC, abstractmethod
@@ -21,7 +22,7 @@ from bamboo_gateway.domain.messages import Message
 
 
 class LeftOut(NamedTuple):
-    """How much of a conversation's beginning was not read. A turn is a message of the user's."""
+    """How much of the beginning of a conversation was not read. A turn has one user message."""
 
     turns: int = 0
     messages: int = 0
@@ -32,18 +33,18 @@ NOTHING_LEFT_OUT = LeftOut()
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What an agent is given: the conversation so far, ending with the input it answers.
+    """The input of an agent: the conversation, ending with the messages to answer.
 
     Attributes:
-        run_id: The run's name.
-        messages: The conversation in order, the run's own input last: the whole of it, unless the
-            agent says that its end is enough (`SupportsWindow`).
-        session: The session, in the API's shape (docs/reference/shapes.md), without messages. In
-            place of `stream_url` it has `stream_after`, the position where a stream has to begin.
-        options: What the chat request passed in `options`.
-        cancelled: Is set when the run is to end; the agent's task is cancelled as well, so only
-            agents that work outside that task (threads, processes) need to look at it.
-        left_out: What stands before `messages` and was not read.
+        run_id: The id of the run.
+        messages: The conversation in order, with the input of the run at the end. It is whole
+            unless the agent needs only its end (`SupportsWindow`).
+        session: The Session of the API (docs/reference/shapes.md) without messages. Instead of
+            `stream_url` it has `stream_after`, the position where a stream has to begin.
+        options: The `options` of the chat request.
+        cancelled: Is set when the run has to end. The agent's task is cancelled as well, so only
+            agents that work outside that task (threads, processes) need to check it.
+        left_out: How much before `messages` was not read.
     """
 
     run_id: str
@@ -56,25 +57,25 @@ class Turn:
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """The session's metadata."""
+        """The metadata of the session."""
         metadata: Mapping[str, Any] = self.session.get("metadata") or {}
         return metadata
 
     def tool(
         self, name: str, arguments: Mapping[str, Any] | None = None, call_id: str | None = None
     ) -> ToolCall:
-        """Prepares a call of a tool that the agent runs itself; see `tool_calls`."""
+        """Prepare a call of a tool that the agent runs itself (module `tool_calls`)."""
         return ToolCall(
             call_id or f"call_{self.run_id}_{next(self._call_numbers)}", name, arguments
         )
 
 
 class Agent(ABC):
-    """What answers. One instance serves every session, concurrently.
+    """Answers turns. One instance serves all sessions concurrently.
 
     Attributes:
-        allowed: Which `options` of a chat clients may set. Agents that a URL describes take it from
-            the URL's `allow`, or have their kind's default.
+        allowed: The `options` of a chat that clients may set. An agent with a URL takes them from
+            `allow` of the URL, or has the default of its kind.
     """
 
     allowed: AllowedOptions = ANY_OPTIONS
@@ -82,11 +83,11 @@ class Agent(ABC):
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Refuse options that clients may not set, or that the agent cannot use.
 
-        The scheduler calls it before a run is stored, and again before a run that waited starts,
-        since the settings may have changed.
+        The scheduler calls this before it stores a run, and again before it starts a queued run,
+        because the settings may have changed.
 
         Raises:
-            InvalidInput: With code `option-refused`; `errors` names each option.
+            InvalidInput: With code `option-refused`; `errors` lists each option.
         """
         self.allowed.check(options)
 
@@ -94,17 +95,17 @@ class Agent(ABC):
     def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:
         """Answer one turn, as an async generator.
 
-        Yields its events in order. After a terminal event (`Complete`, `Failed`, `Cancelled`) it
-        is closed. A `ToolDelta` before its call's `ToolStart` is a piece of the arguments, after
-        it of the output; a `ToolStart` without a result is a call that the client answers, with
-        the next turn.
+        The generator yields events in order. After a terminal event (`Complete`, `Failed`,
+        `Cancelled`) it is closed. A `ToolDelta` before the `ToolStart` of its call is a piece of
+        the arguments, after it a piece of the output. The client answers a call without a result
+        with the next turn.
 
-        Cancellation arrives as the task's cancellation, inside the generator; it must be let
-        through, and what was acquired given back.
+        To cancel the run, the gateway cancels the task of the generator. The generator must let the
+        cancellation through, and release what it has acquired.
 
         Raises:
-            AgentError: The run ends as failed with its code and words, which clients see.
-            Exception: The run ends as failed with `agent_error`; only the log has the details.
+            AgentError: The run fails with this code and message, which clients see.
+            Exception: The run fails with `agent_error`; only the log has the details.
         """
 
     async def probe(self) -> str:
@@ -114,7 +115,7 @@ class Agent(ABC):
             What was seen, for `/diagnostics`.
 
         Raises:
-            AgentError: It cannot be reached.
+            AgentError: The agent cannot be reached.
         """
         return "is part of the gateway"
 
@@ -125,21 +126,22 @@ class Agent(ABC):
 
 @runtime_checkable
 class SupportsWindow(Protocol):
-    """What an agent may say besides: that the end of a long conversation is enough for it.
+    """An optional method of agents that need only the end of a long conversation.
 
-    So a turn costs what the agent uses, whatever was said before.
+    With it, a turn reads what the agent uses, and not the whole conversation.
     """
 
     def is_enough(self, messages: Sequence[Message], options: Mapping[str, Any]) -> bool:
         """Return whether what stands before `messages` makes no difference to the answer.
 
-        Asked again with at least twice as much until it is so, or nothing is left; perhaps in a
-        thread.
+        The gateway calls this again with at least twice as many messages until the answer is True
+        or nothing is left, perhaps in a thread.
 
         Args:
-            messages: The conversation's latest messages, which may begin amid a tool exchange.
-                Before them the summary, if there is one, and every earlier system message.
-            options: What the chat request passed in `options`.
+            messages: The latest messages of the conversation, which may begin inside a tool
+                exchange. Before them are the summary, if there is one, and all earlier system
+                messages.
+            options: The `options` of the chat request.
 
         Raises:
             AgentError: As `Agent.run`.
@@ -147,7 +149,7 @@ class SupportsWindow(Protocol):
 
 
 class AgentError(BambooError):
-    """The agent failed in a way that its words may tell clients.
+    """The agent failed, and clients may see the message.
 
     `code` is snake_case, like every `code` in events: `upstream_error`, `upstream_timeout` …
     """
@@ -156,6 +158,6 @@ class AgentError(BambooError):
 
 
 class AgentConfigError(BambooError):
-    """An agent URL that cannot be used; stops the start with its one line."""
+    """An agent URL cannot be used; its one line stops the start."""
 
     code = "agent-config"

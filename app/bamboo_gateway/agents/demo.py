@@ -1,20 +1,20 @@
 """`demo:`: a small scripted agent, so that the first `curl` shows everything without a key.
 
-It thinks, calls a tool, streams words that use what the user said, and completes with a usage. The
-same input always gives the same events. The query, and each chat's `options` over it, may say:
+It thinks, calls a tool, streams words that quote the user, and completes with a usage. The same
+input always gives the same events. These options may be in the query and, above it, in a chat:
 
 | option | default | |
 |---|---|---|
 | `delay_ms` | 25 | between two words; the default turn takes one to two seconds |
-| `text` | | says this instead of the script |
-| `tokens` | | says exactly so many tokens, repeating or cutting the words |
+| `text` | | the text to stream instead of the script |
+| `tokens` | | streams exactly this many tokens, repeating or cutting the words |
 | `thinking`, `tool` | true | whether it thinks and calls its tool |
-| `hold` | | stays at `start`, `tool`, `middle` or `end` until it is cancelled |
-| `fail` | | ends as failed with this code (snake_case), after everything was said |
+| `hold` | | waits at `start`, `tool`, `middle` or `end` until it is cancelled |
+| `fail` | | fails at the end with this code (snake_case) |
 
-`{"delay_ms": 0, "tokens": 100, "thinking": false, "tool": false}` is a load of 100 tokens and
-nothing else. A chat may set all of these options, unless the query's `allow` says which. Usage
-counts words: those of the user's message, and the tokens said.
+`{"delay_ms": 0, "tokens": 100, "thinking": false, "tool": false}` streams 100 tokens and nothing
+else. A chat may set all of these options, unless `allow` in the query names some. Usage counts
+words: those of the user's message, and the streamed tokens.
 """
 
 import re
@@ -51,13 +51,13 @@ from bamboo_gateway.domain.events import (
 from bamboo_gateway.domain.messages import Message
 
 _ECHO_CHARS_MAX = 200
-"""How much of the user's words is said back: the demo's events stay small whatever is sent."""
+"""The most characters of the user's message that are quoted, so that events stay small."""
 
 _TOOL_NAME = "count_words"
 
 
 class DemoOptions(Options):
-    """What the query and a chat may set; see the module."""
+    """The options of the query and of a chat."""
 
     delay_ms: Annotated[int, Field(ge=0, le=60_000)] = 25
     text: Annotated[str, Field(max_length=100_000)] | None = None
@@ -76,8 +76,8 @@ class DemoAgent(Agent):
     """The agent of `demo:`.
 
     Args:
-        defaults: What a chat's options do not say.
-        allowed: Which options clients may set.
+        defaults: The values of options that a chat does not set.
+        allowed: The options that clients may set.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class DemoAgent(Agent):
             raise address.refuse("nothing stands between `demo:` and `?`")
         query = read_query(DemoQuery, address)
         known = DemoOptions.model_fields
-        # All of them: nothing of a demo costs anything or has a secret.
+        # All options: a demo costs nothing and has no secret.
         allowed = read_allowed(address, query.allow, AllowedOptions.parse("*", known), known)
         return DemoAgent(query, allowed)
 
@@ -147,21 +147,21 @@ class DemoAgent(Agent):
 
 
 class _Pause:
-    """Where the script waits."""
+    """The waits of the script."""
 
     def __init__(self, options: DemoOptions) -> None:
         self._seconds = options.delay_ms / 1000
         self._hold = options.hold
 
     async def between(self) -> None:
-        """Waits for one word's time, or lets others run."""
+        """Wait for the time of one word, or yield to the event loop."""
         if self._seconds:
             await anyio.sleep(self._seconds)
         else:
             await checkpoint()
 
     async def at(self, place: str) -> None:
-        """Stays here until cancelled, if the options say so."""
+        """Wait here until cancelled, if `hold` names this place."""
         if place == self._hold:
             await anyio.sleep_forever()
 
@@ -184,5 +184,5 @@ def _script(said: str) -> str:
 
 
 def _words(text: str) -> list[str]:
-    """Cuts into words with the space after them; joined, they are the text again."""
+    """Cut a text into words with the space after them; joined, they are the text again."""
     return re.findall(r"\s*\S+\s?|\s+", text)

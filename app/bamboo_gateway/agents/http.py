@@ -4,37 +4,37 @@ Each turn is one `POST` to the URL, with the JSON body
 
     {"version": 1, "run_id": "run_…", "session": Session, "messages": [Message, …], "options": {…}}
 
-in the shapes of the gateway's own API; the conversation ends with the input to be answered. The
-service answers with status 200 and one of
+in the shapes of the gateway's API. The conversation ends with the input to answer. The service
+answers with status 200 and one of
 
 * `text/event-stream`: the `data` of each event is one JSON event (`{"type": "token", "content":
-  "Hel"}` …); `[DONE]` is passed over;
+  "Hel"}` …); `[DONE]` is ignored;
 * `application/x-ndjson`: one JSON event a line;
 * `application/json`: one message (`{"content": "…"}`, perhaps with `role`, `tool_calls`, `usage`,
   `metadata`), one event, or a list of events.
 
-The turn ends with a terminal event (`complete`, `error`, `cancelled`) or with the body; where the
-body has neither length nor chunks its end cannot be told from a cut, so there the terminal event is
-needed. Closing the request means that the run was cancelled.
+The turn ends with a terminal event (`complete`, `error`, `cancelled`) or with the end of the body.
+Without length and chunks, the end of a body looks like a broken connection; such an answer needs
+the terminal event. The gateway closes the request when the run is cancelled.
 
-`Idempotency-Key` is the run's id. A request is sent again only when connecting failed, or for 429,
-502, 503 and 504, the statuses of those who did not begin the work: a second one would run the
-agent's tools again. For the same reason connections are not kept: one that breaks is never a stale
-one.
+`Idempotency-Key` is the id of the run. A request is retried only when connecting failed, or after
+429, 502, 503 and 504, with which a service says that it has not begun: a second request would run
+the agent's tools again. For the same reason connections are not reused: then a broken connection
+was never a stale one.
 
-The query may say `secret_env`, `connect_timeout_seconds` (10), `first_byte_timeout_seconds` (120),
-`idle_timeout_seconds` (120; any byte is a sign of life, so a comment or an empty line will do),
-`retries_max` (3) and `allow`. The gateway takes these out; the rest goes to the service.
+The query may have `secret_env`, `connect_timeout_seconds` (10), `first_byte_timeout_seconds` (120),
+`idle_timeout_seconds` (120; any byte resets it, so a comment or an empty line is enough),
+`retries_max` (3) and `allow`. The gateway removes these; the rest of the query goes to the service.
 
 `allow` names the `options` that a chat may set, as in `allow=language,depth:1..3` (see `allowed`).
-By default there are none: options come from whoever may chat.
+The default is none, because options come from anybody who may chat.
 
-With `secret_env`, which names the variable that holds a shared secret, each request is signed:
+With `secret_env`, the name of the variable that holds a shared secret, each request is signed:
 
     Bamboo-Timestamp: <seconds since 1970>
     Bamboo-Signature: v1=<hex of HMAC-SHA256(secret, timestamp + "." + body)>
 
-The service compares in constant time, and refuses timestamps that are minutes away.
+The service should compare in constant time, and refuse timestamps that are minutes off.
 """
 
 import hmac
@@ -70,7 +70,7 @@ _DONE = "[DONE]"
 
 
 class HttpQuery(Waits, AgentQuery):
-    """The agent's own members of the query."""
+    """The members of the query that the gateway reads."""
 
     secret_env: VariableName | None = None
 
@@ -154,7 +154,7 @@ class HttpAgent(Agent):
         await self._upstream.aclose()
 
     async def _values(self, turn: Turn) -> AsyncGenerator[Any, None]:
-        # A long conversation takes its time to encode; that must not be the event loop's.
+        # In a thread, because encoding a long conversation would block the event loop.
         body = await to_thread.run_sync(_body, turn, abandon_on_cancel=True)
         async with self._upstream.post(body, self._headers(turn, body)) as answer:
             if answer.media_type == "application/json":
@@ -246,7 +246,7 @@ def _decoded(data: str | bytes, *, at_end: bool = False) -> Any:
     try:
         return decode(data)
     except ValueError as error:
-        # Half an event at the very end is an answer that was cut.
+        # Half an event at the end means that the answer was cut.
         raise (_incomplete() if at_end else _invalid("what is not JSON")) from error
 
 

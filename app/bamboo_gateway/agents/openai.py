@@ -1,38 +1,38 @@
 """`openai:MODEL?…`: any server that speaks OpenAI's Chat Completions, streamed.
 
-The query may say:
+The query may have:
 
 | | default | |
 |---|---|---|
-| `base_url` | `https://api.openai.com/v1` | what stands before `/chat/completions` |
-| `api_key_env` | `OPENAI_API_KEY` | the variable with the key; with a `base_url`, none may do |
-| `media_origins` | `*` | origins that addresses of images, passed on, may lead to; by commas |
-| `stream_usage` | true | asks for the usage chunk; a few servers reject the question |
+| `base_url` | `https://api.openai.com/v1` | the URL before `/chat/completions` |
+| `api_key_env` | `OPENAI_API_KEY` | the variable with the key; with a `base_url` it may be unset |
+| `media_origins` | `*` | origins of image URLs that are passed on, separated by commas |
+| `stream_usage` | true | asks for the usage chunk; a few servers reject that |
 | `connect_timeout_seconds` | 10 | |
-| `first_byte_timeout_seconds` | 120 | models think before they speak |
-| `idle_timeout_seconds` | 120 | a silence in mid-answer; comments count as a sign of life |
+| `first_byte_timeout_seconds` | 120 | models think before they answer |
+| `idle_timeout_seconds` | 120 | the longest silence inside an answer; comments end it |
 | `retries_max` | 3 | before the first byte only |
 | `allow` | below | which of the options below a chat may set, and their bounds; see `allowed` |
 | the options below but `tools`, `tool_choice`, `stop`, `response_format` | | for every chat |
 
 The options are `model`, `system`, `temperature`, `top_p`, `max_tokens`, `max_completion_tokens`,
 `seed`, `reasoning_effort`, `stop`, `tools`, `tool_choice`, `parallel_tool_calls` and
-`response_format`; they go to the server as they are, but `system`, which becomes the first message,
-and `context_tokens`, which is the gateway's. Of these a chat may set only what `allow` names. The
-default is `temperature`, `top_p`, `stop`, `seed`, and `max_tokens` and `max_completion_tokens` up
-to the query's own, where the query has one. Anything else is refused before the run is stored.
+`response_format`. They go to the server unchanged, except `system`, which becomes the first
+message, and `context_tokens`, which the gateway uses. A chat may set only the options in `allow`.
+The default is `temperature`, `top_p`, `stop`, `seed`, and `max_tokens` and `max_completion_tokens`
+up to the value in the query, if it has one. Other options are refused before the run is stored.
 
-`context_tokens` bounds what is sent (not the answer): where the estimate of `openai_context` is
-over it, the oldest whole turns are left out, and the run begins with the event
+`context_tokens` bounds the request (not the answer). If the estimate of `openai_context` is higher,
+the oldest whole turns are left out, and the run begins with the event
 
     {"type": "custom", "name": "context_trimmed", "value": {"dropped_turns": 3,
      "dropped_messages": 8, "estimated_tokens": 7411, "context_tokens": 8000}}
 
-The session keeps everything, and of a long one no more is read than that takes. A summary
-(`PUT /sessions/{id}/summary`) stands in the first system message in place of what it covers, and is
-never left out.
+The session keeps everything; of a long session no more is read than that needs. A summary (`PUT
+/sessions/{id}/summary`) is part of the first system message, replaces what it covers, and is never
+left out.
 
-The key is read once, at the start, and is in no message, log line or error.
+The key is read once, at the start. It appears in no message, log line or error.
 """
 
 from collections.abc import (
@@ -80,15 +80,15 @@ from bamboo_gateway.settings import Settings
 _OPENAI_URL = "https://api.openai.com/v1"
 _KEY_VARIABLE = "OPENAI_API_KEY"
 _AFTER_FINISH_SECONDS = 10.0
-"""How long the usage may be waited for when the answer itself is whole."""
+"""How long to wait for the usage when the answer itself is whole."""
 _DONE = "[DONE]"
 _HARMLESS = ("temperature", "top_p", "stop", "seed")
-"""What a chat may set unless `allow` says otherwise."""
+"""The options that a chat may set without `allow`."""
 _RETRIED_STATUSES = frozenset({429, *range(500, 600)})
 
 
 class _Sampling(Options):
-    """What both the query and a chat may say."""
+    """Options of both the query and a chat."""
 
     system: str | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -102,7 +102,7 @@ class _Sampling(Options):
 
 
 class OpenAIOptions(_Sampling):
-    """A chat's `options`."""
+    """The `options` of a chat."""
 
     model: Annotated[str, Field(min_length=1)] | None = None
     stop: str | list[str] | None = None
@@ -112,7 +112,7 @@ class OpenAIOptions(_Sampling):
 
 
 class OpenAIQuery(_Sampling, Waits, AgentQuery):
-    """The query of the agent's URL; see the module."""
+    """The query of the agent's URL."""
 
     base_url: str | None = None
     api_key_env: VariableName | None = None
@@ -167,7 +167,7 @@ class OpenAIAgent(Agent):
         """Make the agent that `openai:MODEL?…` describes, with the key from the environment.
 
         Raises:
-            AgentConfigError: No model, a wrong query, or a key that is missing.
+            AgentConfigError: The model or the key is missing, or the query is wrong.
         """
         model = unquote(address.target)
         if not model:
@@ -216,7 +216,7 @@ class OpenAIAgent(Agent):
         reader = ChunkReader(turn.run_id, self._event_bytes_max, self._secrets)
         async with self._upstream.post(body, self._headers) as answer:
             if answer.media_type == "application/json":
-                # A server that cannot stream answers whole; an error with status 200 does too.
+                # A server that cannot stream answers as a whole; so does an error with status 200.
                 for event in reader.feed(_decoded(await answer.read(self._event_bytes_max))):
                     yield event
                 if not (reader.is_finished or reader.said_something):
@@ -275,7 +275,7 @@ async def _streamed(
             chunk = await answer.next_chunk(_AFTER_FINISH_SECONDS if reader.is_finished else inf)
         except AgentError:
             if reader.is_finished:
-                # What was said is whole; trouble on the way to the usage does not spoil it.
+                # The answer is whole; a problem with the usage does not change that.
                 return
             raise
         for data in _data(frames, chunk):
@@ -304,7 +304,7 @@ def _decoded(data: str | bytes, *, at_end: bool = False) -> Any:
     try:
         return decode(data)
     except ValueError as error:
-        # Half a chunk at the very end is an answer that was cut.
+        # Half a chunk at the end means that the answer was cut.
         raise (_incomplete() if at_end else invalid("what is not JSON")) from error
 
 
@@ -313,10 +313,10 @@ def _incomplete() -> AgentError:
 
 
 def _allowed_by_default(query: OpenAIQuery) -> AllowedOptions:
-    """Return what clients may set where the operator does not say: nothing that costs more.
+    """Return the options that clients may set without `allow`: none that costs more.
 
-    A limit of tokens can only be lowered, and only that of the two which the agent has: a model
-    server refuses both at once.
+    A limit of tokens can only be lowered, and only the one that the agent has: a model server
+    refuses a request with both.
     """
     own = {"max_tokens": query.max_tokens, "max_completion_tokens": query.max_completion_tokens}
     limits = {name: Bounds(high=most) for name, most in own.items() if most is not None}

@@ -1,7 +1,7 @@
-"""What people write about an agent: its URL, the URL's query, and a chat's `options`.
+"""Read what people write about an agent: its URL, the query of the URL, a chat's `options`.
 
-Each agent has pydantic models for its query and its options; here they are filled, and what is
-wrong becomes one line that never repeats a value, since values may be secrets.
+Each agent has pydantic models for its query and options. These functions fill them, and turn an
+error into one line that never repeats a value, because values may be secrets.
 """
 
 import os
@@ -17,18 +17,18 @@ from bamboo_gateway.agents.base import AgentConfigError, AgentError
 from bamboo_gateway.domain.suggestions import nearest_name
 
 KINDS = "demo:, openai:, python:, http: or https:"
-"""The kinds of agents, as errors list them; `factory` has a case for each."""
+"""The kinds of agents, for errors; `factory` has a case for each."""
 
 
 @dataclass(frozen=True, slots=True)
 class AgentAddress:
-    """An agent's URL, taken apart: `kind:target?query`.
+    """The parts of an agent's URL: `kind:target?query`.
 
     Attributes:
-        name: The agent's name in the settings, for messages.
-        kind: What stands before the first colon, in lower case.
-        target: What stands between that colon and the question mark, as written.
-        query: What stands behind it, as written.
+        name: The name of the agent in the settings, for messages.
+        kind: The part before the first colon, in lower case.
+        target: The part between that colon and the question mark, unchanged.
+        query: The part after the question mark, unchanged.
     """
 
     name: str
@@ -41,7 +41,7 @@ class AgentAddress:
         """Take `url` apart.
 
         Raises:
-            AgentConfigError: It has no kind.
+            AgentConfigError: The URL has no kind.
         """
         head, _, query = url.partition("?")
         kind, colon, target = head.partition(":")
@@ -53,12 +53,12 @@ class AgentAddress:
         """Return a secret from the environment, or None when there is none.
 
         Args:
-            variable: The environment variable.
-            called: How an error names it: the variable's own name may be the secret itself, written
-                in the wrong place.
+            variable: The name of the environment variable.
+            called: How an error names the variable. `variable` may be the secret itself, written in
+                the wrong place.
 
         Raises:
-            AgentConfigError: What it holds fits into no header.
+            AgentConfigError: The value cannot be part of a header.
         """
         value = os.environ.get(variable, "").strip()
         if not (value.isascii() and (value.isprintable() or not value)) or " " in value:
@@ -77,10 +77,10 @@ class Options(BaseModel):
 
 
 class AgentQuery(Options):
-    """What the query of every agent's URL may say.
+    """The members that the query of every agent's URL may have.
 
     Attributes:
-        allow: Which `options` clients may set; see `allowed`. None: the default of the kind.
+        allow: The `options` that clients may set (module `allowed`); None for the default.
     """
 
     allow: str | None = None
@@ -96,7 +96,7 @@ def read_query(model: type[_O], address: AgentAddress) -> _O:
     """Read a URL's query; numbers and booleans are taken from their text.
 
     Raises:
-        AgentConfigError: It cannot be read, or a member is unknown or wrong.
+        AgentConfigError: The query cannot be read, or a member is unknown or wrong.
     """
     try:
         pairs = parse_qsl(address.query, keep_blank_values=True, strict_parsing=bool(address.query))
@@ -127,7 +127,7 @@ def check_values(model: type[Options], options: Mapping[str, object]) -> None:
     """Refuse options whose values the agent cannot use.
 
     Raises:
-        InvalidInput: With code `option-refused`, naming the first.
+        InvalidInput: With code `option-refused`; it names the first of them.
     """
     try:
         model.model_validate(dict(options), strict=True)
@@ -145,12 +145,12 @@ def read_allowed(
 
     Args:
         address: The agent's URL.
-        text: What `allow` says; None: nothing.
-        default: What clients may set then.
-        known: The options that the agent knows; None: it takes any.
+        text: The value of `allow`; None if the query has none.
+        default: The options that clients may set then.
+        known: The options that the agent knows; None if it accepts any.
 
     Raises:
-        AgentConfigError: It cannot be read.
+        AgentConfigError: The value cannot be read.
     """
     if text is None:
         return default

@@ -7,19 +7,19 @@ The object is one of
 * an object with such a function as its method `run`, or a class of such objects, made once,
   without arguments. If it has `aclose()`, that is awaited when the gateway ends.
 
-It yields events (`bamboo_gateway.domain.events`), JSON objects of the same shape, plain strings,
-which are tokens, and `Usage`; a plain generator and a function may return any of these. The turn is
+It yields events (`bamboo_gateway.domain.events`), JSON objects of the same shape, plain strings
+(tokens), and `Usage`. A plain generator and a function may return any of these. The turn is a
 `bamboo_gateway.agents.base.Turn`. The module is imported once, at the start, with the working
 directory on the path.
 
-What it raises ends the run: an `AgentError` with its own code and words, anything else as
-`agent_error` with words that say nothing, and its traceback in the log. Async code must let
-cancellation through; plain code looks at `turn.cancelled.is_set()` where it works long between two
-yields.
+An exception ends the run: an `AgentError` with its code and message, any other as `agent_error`
+with a message without details, and its traceback in the log. Async code must let cancellation
+through. Plain code that works long between two yields checks `turn.cancelled.is_set()`.
 
-The query may say `threads_max` (100): how many turns of plain code run at once; more wait. And
-`allow`, which names the `options` that a chat may set: none by default, since they come from
-whoever may chat and the code may pass them on (`allow=language,depth:1..3`; see `allowed`).
+The query may have `threads_max` (100), the number of turns of plain code that run at once (more
+wait), and `allow`, the `options` that a chat may set (`allow=language,depth:1..3`; see `allowed`).
+The default of `allow` is none, because options come from anybody who may chat, and the code may
+pass them on.
 """
 
 import asyncio
@@ -50,11 +50,11 @@ from bamboo_gateway.domain.events import AgentEvent
 log = structlog.get_logger(__name__)
 
 _WORDS_CHARS_MAX = 1000
-"""An error's words are a sentence for people; more than this is a mistake or a dump."""
+"""The longest error message: a sentence for people. Longer ones are a mistake or a dump."""
 
 
 class UnusableError(Exception):
-    """The object is not there or is of no use here, in one line."""
+    """The object does not exist or cannot answer turns; the message is one line."""
 
 
 class PythonQuery(AgentQuery):
@@ -88,7 +88,8 @@ class PythonAgent(Agent):
         """Import the object that the URL names.
 
         Raises:
-            AgentConfigError: It is not there, raises when imported, or cannot answer turns.
+            AgentConfigError: The object does not exist, its import raises, or it cannot answer
+                turns.
         """
         query = read_query(PythonQuery, address)
         module, _, path = address.target.partition(":")
@@ -115,7 +116,7 @@ class PythonAgent(Agent):
 
     def _values(self, turn: Turn) -> AsyncGenerator[Any, None]:
         if inspect.isasyncgenfunction(self._function):
-            # As it is: each generator around another costs every event a step of its own.
+            # Unchanged, because each generator around another costs every event one more step.
             values: AsyncGenerator[Any, None] = self._function(turn)
             return values
         return self._returned(turn)
@@ -151,7 +152,7 @@ class PythonAgent(Agent):
 
 @contextmanager
 def _boundary(run_id: str) -> Iterator[None]:
-    """The boundary to foreign code: nothing of it but its words as an error passes."""
+    """Translate exceptions of the user's code; only the message of an `AgentError` passes."""
     try:
         yield
     except AgentError as error:
@@ -159,8 +160,8 @@ def _boundary(run_id: str) -> Iterator[None]:
     except InvalidEvent:
         raise
     except (asyncio.CancelledError, SystemExit, BambooError) as error:
-        # A cancellation that nobody asked for, an exit, or an error that means something else
-        # to the gateway than to the agent.
+        # A cancellation that nobody asked for, an exit, or an error with another meaning for the
+        # gateway than for the agent.
         if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
             raise
         log.exception("agent failed", run_id=run_id)
@@ -168,7 +169,7 @@ def _boundary(run_id: str) -> Iterator[None]:
 
 
 def _imported(module_name: str, path: str) -> Any:
-    # As `python -m` does; an installed program does not look where it was started.
+    # As `python -m` does. An installed program does not search the working directory.
     if (here := os.getcwd()) not in sys.path:  # noqa: PTH109  the path as text is what is compared
         sys.path.insert(0, here)
     try:
@@ -194,10 +195,10 @@ def _function_of(target: Any) -> Callable[[Turn], Any]:
     except TypeError as error:
         raise UnusableError("its function must take one argument, the turn") from error
     except ValueError:
-        # Some built-in callables do not tell their signature; calling them will.
+        # Some built-in callables have no signature; the call itself will show.
         pass
     if not inspect.isroutine(function) and not isinstance(function, partial):
-        # An object that can be called: what kind of function it is, its method knows.
+        # A callable object: its method tells which kind of function it is.
         function = function.__call__
     return cast("Callable[[Turn], Any]", function)
 
@@ -213,7 +214,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _safe(words: object) -> str:
-    # What cannot be encoded would keep the run's end out of the log.
+    # Text that cannot be encoded would prevent the run's end from being stored.
     return str(words)[:_WORDS_CHARS_MAX].encode(errors="replace").decode()
 
 

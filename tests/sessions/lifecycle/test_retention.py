@@ -106,11 +106,11 @@ async def test_what_is_due_is_found_with_and_without_an_index(
                 ttl = None if name == "kept" else 60
                 await talk(gate, name, "a", ttl_seconds=ttl)
             await gate.manager.close_session(ME, "closed")
-            await gate.manager.life.archive(ME, "archived")
+            await gate.manager.archive(ME, "archived")
             clock.advance(60 + 30 * DAY)
-            assert set((await gate.manager.life.clean(ME))["session_ids"]) == {"expired", "closed"}
+            assert set((await gate.manager.clean(ME))["session_ids"]) == {"expired", "closed"}
             clock.advance(31 * DAY)
-            assert (await gate.manager.life.clean(ME))["session_ids"] == ["archived"]
+            assert (await gate.manager.clean(ME))["session_ids"] == ["archived"]
             assert gate.store.count() == 1
     finally:
         await store.aclose()
