@@ -1,1 +1,1 @@
-"""Credentials: who may come in, as whom, and until when. Knows nothing of HTTP."""
+"""Credentials: which callers are let in, with which permissions, until when. No HTTP here."""

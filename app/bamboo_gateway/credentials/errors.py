@@ -1,4 +1,4 @@
-"""What can be wrong with the credentials that a gateway is given to check."""
+"""The error for keys, secrets and files that the gateway cannot check credentials with."""
 
 from bamboo_gateway.domain.errors import BambooError
 
@@ -6,7 +6,7 @@ from bamboo_gateway.domain.errors import BambooError
 class CredentialsUnusable(BambooError):
     """A file or setting of credentials cannot be used; `detail` is one line for the operator.
 
-    It names a path, so it never leaves in an answer: it stops the start, or stands in the log.
+    `detail` names a path, so it is never part of an answer: it stops the start or goes to the log.
     """
 
     code = "credentials_unusable"

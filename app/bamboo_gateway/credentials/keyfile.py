@@ -1,7 +1,8 @@
-"""The keys file: which keys there are, as digests, in JSON that people can read.
+"""The keys file: the digests of all keys, in JSON that people can read.
 
-It is replaced as a whole and never written in place, so that who reads it sees one state or the
-next. Whoever changes it holds a lock on its directory, for two changes at once would lose one.
+The file is replaced as a whole and never changed in place, so that a reader sees either the old or
+the new state. A change holds a lock on the file's directory, because of two changes at once one
+would be lost.
 """
 
 import fcntl
@@ -23,8 +24,8 @@ from bamboo_gateway.domain.errors import InvalidId
 from bamboo_gateway.domain.ids import check_user_id
 
 KEYS_MAX: Final = 10_000
-"""Keys of one gateway, revoked ones included: some megabytes, read again at each change. Who has
-more users than that has an identity provider, and its tokens."""
+"""The most keys of one gateway, revoked ones included: some megabytes, read again at each change.
+An operator with more users has an identity provider, and uses its tokens."""
 
 _MODE: Final = 0o600
 _OTHERS_MAY_WRITE: Final = 0o022
@@ -51,10 +52,10 @@ class _Document(BaseModel):
 
 
 def parse_keys(data: bytes) -> tuple[ApiKey, ...]:
-    """Reads the file's content.
+    """Read the content of a keys file.
 
     Raises:
-        ValueError: It is no keys file; the message says where.
+        ValueError: The content is no keys file; the message names the place.
     """
     try:
         document = _Document.model_validate(decode(data))
@@ -71,30 +72,30 @@ def parse_keys(data: bytes) -> tuple[ApiKey, ...]:
 
 
 def check_owner(path: Path) -> None:
-    """Refuses a file that others than its owner could put keys into.
+    """Refuse a file that other users of the machine can write.
 
     Raises:
-        CredentialsUnusable: They could.
+        CredentialsUnusable: They can write it.
     """
     if path.stat().st_mode & _OTHERS_MAY_WRITE:
         raise CredentialsUnusable(f"{path} can be written by others; `chmod 600` it")
 
 
 class KeyFile:
-    """The file, for whoever changes it. Blocking: for commands.
+    """The keys file, for commands that change it. All methods block.
 
     Attributes:
-        path: Where it is.
+        path: The path of the file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> tuple[ApiKey, ...]:
-        """Gives all keys; none when there is no file.
+        """Return all keys; none if the file does not exist.
 
         Raises:
-            CredentialsUnusable: It cannot be read, or is no keys file.
+            CredentialsUnusable: The file cannot be read or is no keys file.
         """
         try:
             return parse_keys(self.path.read_bytes())
@@ -104,10 +105,10 @@ class KeyFile:
             raise CredentialsUnusable(f"{self.path} is not usable: {_reason(error)}") from error
 
     def change(self, change: Callable[[Sequence[ApiKey]], Sequence[ApiKey]]) -> None:
-        """Replaces the keys by what `change` makes of them, durably.
+        """Replace the keys by the result of `change`, durably.
 
         Raises:
-            CredentialsUnusable: The file cannot be read or written; it is as it was.
+            CredentialsUnusable: The file cannot be read or written; it is unchanged.
         """
         try:
             with self._locked():
@@ -143,10 +144,10 @@ class KeyFile:
 
 
 def with_room(keys: Sequence[ApiKey]) -> Sequence[ApiKey]:
-    """Gives the keys with room for one more: the key that was revoked first makes it.
+    """Return the keys with room for one more: if there are too many, the first revoked one goes.
 
     Raises:
-        CredentialsUnusable: There are `KEYS_MAX`, and none of them is revoked.
+        CredentialsUnusable: There are `KEYS_MAX` keys, and none is revoked.
     """
     if len(keys) < KEYS_MAX:
         return keys

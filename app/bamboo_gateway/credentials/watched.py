@@ -1,4 +1,4 @@
-"""Files that may change while the gateway runs: read again when they did, off the event loop."""
+"""Files that may change while the gateway runs. They are read again off the event loop."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,24 +13,24 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _BYTES_MAX: Final = 16 * 1024 * 1024
-"""Far above the most keys there may be; what is larger is some other file."""
+"""The largest file: far more than all keys take. A larger one is some other file."""
 
 _Stamp = tuple[int, int, int, int] | None
 
 
 class WatchedFile(Generic[T]):
-    """A file and what it means.
+    """A file and the value that its content stands for.
 
     Args:
-        path: Where it is.
-        parse: Makes a value of its content, or raises ValueError or CredentialsUnusable.
-        missing: What is meant by no file; None: there has to be one.
+        path: The path of the file.
+        parse: Returns the value of the content, or raises ValueError or CredentialsUnusable.
+        missing: The value without a file; None if the file has to exist.
 
     Attributes:
-        value: What its last good content means.
+        value: The value of the last valid content.
 
     Raises:
-        CredentialsUnusable: It cannot be read now.
+        CredentialsUnusable: The file cannot be read now.
     """
 
     def __init__(
@@ -44,19 +44,19 @@ class WatchedFile(Generic[T]):
 
     @property
     def exists(self) -> bool:
-        """Whether there was a file when it was looked at last."""
+        """Whether the file existed at the last check."""
         return self._stamp is not None
 
     def refresh(self) -> bool:
-        """Reads it again if it has changed; tells whether it now means something else.
+        """Read the file again if it has changed; return whether its value is another one now.
 
-        What cannot be read leaves the last good content in force: a slip of an editor must not
-        lock everybody out. Blocking.
+        If the file cannot be read, the last valid content stays in force: a mistake in an editor
+        must not lock everybody out. Blocks.
         """
         stamp = self._look()
         if stamp == self._stamp:
             return False
-        # Before the content: a change in between is seen as one the next time.
+        # Before the content, so that a change in between is noticed the next time.
         self._stamp = stamp
         try:
             self.value = self._read()
@@ -77,7 +77,7 @@ class WatchedFile(Generic[T]):
         try:
             with self._path.open("rb") as file:
                 data = file.read(_BYTES_MAX)
-            return self._parse(data)  # one that is larger is cut, and no JSON
+            return self._parse(data)  # a larger file is cut, and then no JSON
         except (FileNotFoundError, NotADirectoryError) as error:
             if self._missing is not None:
                 return self._missing()
