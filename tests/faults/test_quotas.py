@@ -78,7 +78,7 @@ def test_a_full_quota_is_429_and_counted_and_there_is_room_again(case: Case) -> 
             create(api, "a")
         assert case.fill(api, "a").status_code in {201, 202}
         problem = refused(case.over(api, "b"), 429, case.code)
-        assert problem["detail"].startswith(f"{case.setting} is {case.most}, ")
+        assert problem["detail"].startswith(f"Limit reached: {case.most} ({case.setting}). ")
         assert problem["retryable"]
         assert refusals(api, case.code) == 1
         assert api.get("/sessions/b").status_code == 404
@@ -91,7 +91,7 @@ def test_queued_runs_are_limited_per_user_over_all_sessions() -> None:
         statuses = [chat(api, name).status_code for name in ("a", "b", "a")]
         assert statuses == [202, 202, 202]
         problem = refused(chat(api, "b"), 429, QUEUED)
-        assert "max_queued_runs_per_user is 1, " in problem["detail"]
+        assert "Limit reached: 1 (max_queued_runs_per_user). " in problem["detail"]
         assert refusals(api, QUEUED) == 1
         assert api.post("/sessions/a/cancel").is_success
         assert chat(api, "b").status_code == 202
@@ -111,7 +111,7 @@ def test_streams_are_limited_per_user() -> None:
                 assert api.post("/sessions", json={"id": session_id}).status_code == 201
             with ann.stream("GET", "/stream/a"), ann.stream("GET", "/stream/a"):
                 problem = refused(ann.get("/stream/a"), 429, "too-many-streams")
-                assert problem["detail"].startswith("max_connections_per_user is 2, ")
+                assert problem["detail"].startswith("Limit reached: 2 (max_connections_per_user). ")
                 with bob.stream("GET", "/stream/b") as other:
                     assert other.status_code == 200
                 with operator.stream("GET", "/stream/a") as other:
@@ -137,7 +137,7 @@ def test_busy_sessions_are_limited_per_user() -> None:
         message = {"role": "user", "content": "x"}
         for path, body in (("/sessions", {}), ("/sessions/b/messages", message), ("/chat", BODY)):
             problem = refused(ann.post(path, json=body), 429, "too-many-busy-sessions")
-            assert problem["detail"].startswith("max_active_sessions_per_user is 1, ")
+            assert problem["detail"].startswith("Limit reached: 1 (max_active_sessions_per_user). ")
             assert problem["retryable"]
         assert bob.post("/chat", json={**chat, "session_id": "c"}).status_code == 202
         assert ann.get("/sessions/b/messages").status_code == 200
