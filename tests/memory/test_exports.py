@@ -59,7 +59,7 @@ class Process(Gateway):
     def fill(self, session_id: str, megabytes: int, **fields: Any) -> None:
         """Make a session of large messages: lines, and characters that take four bytes decoded."""
         self.call("POST", "/sessions", json={"id": session_id, **fields})
-        line = "Words, and more of them, until a line is full.\n"
+        line = "Words, and more of them, " * 8 + "until a line is full.\n"
         for start in range(0, megabytes, BODY_MESSAGES):
             said = [
                 {
@@ -111,7 +111,7 @@ def test_large_exports_forks_merges_and_archives_take_some_megabytes(
         assert gateway.download("/export", "POST", json=body)[0] > 1000
 
     def export_file() -> None:
-        body = {"path": "large.md", "format": "markdown"}
+        body = {"path": "large.json", "format": "json"}
         assert gateway.call("POST", "/sessions/large/export", json=body)["bytes"] > size
 
     def fork(child: str, **wanted: Any) -> None:
