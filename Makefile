@@ -7,8 +7,11 @@ BIN := $(VENV)/bin
 # -qq where it installs: errors are shown, the chatter of a machine's own mirrors is not.
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-# Passed to pytest as they are: make test PYTEST_ARGS="-n 2 -k resume"
+# Passed to pytest as they are: make test PYTEST_ARGS="-k resume"
 PYTEST_ARGS ?=
+# A process on each core. Each begins with a run of whole modules, whose tests share what is dear to
+# start, and takes tests from the others when it has none left. `-n 0` in PYTEST_ARGS undoes it.
+PYTEST_PROCESSES := --numprocesses=logical --dist=worksteal
 BENCH_ARGS ?=
 
 # A flag is passed only when it was given, so that BAMBOO_… variables and the program's own defaults
@@ -50,8 +53,8 @@ setup: $(DEV_STAMP) ## Create .venv with everything to develop and test
 serve: $(RUNTIME_STAMP) ## Run the gateway (PORT=, HOST=, DATA_DIR=)
 	@exec $(BIN)/bamboo serve $(SERVE_HOST) $(SERVE_PORT) $(SERVE_DATA_DIR)
 
-test: $(DEV_STAMP) $(NODE_STAMP) ## Run the tests (PYTEST_ARGS="-n 2 -k resume")
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(DEV_STAMP) $(NODE_STAMP) ## Run the tests on all cores (PYTEST_ARGS="-k resume")
+	$(BIN)/python -m pytest $(PYTEST_PROCESSES) $(PYTEST_ARGS)
 
 check: $(DEV_STAMP) ## Formatting, lint, types, the architecture's import rules, the locks' hashes
 	$(BIN)/ruff format --check .

@@ -1,7 +1,27 @@
-"""What all tests share: the event loop they run on, and how Hypothesis makes examples."""
+"""What all tests share: where their files are, the event loop, how Hypothesis makes examples."""
+
+import os
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# Tests start hundreds of interpreters. Where the environment forbids bytecode, each of them would
+# compile the gateway again, and each run of pytest all tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# Tests sync files tens of thousands of times, and waiting for a disk proves nothing: none of them cuts
+# the power. So their files are in memory, where that has room and lets programs run. Two processes of
+# the suite hold up to 2 GB at a time.
+_MEMORY, _MEMORY_BYTES_MIN = Path("/dev/shm"), 6_000_000_000
+if os.access(_MEMORY, os.W_OK):
+    _status = os.statvfs(_MEMORY)
+    if _status.f_bavail * _status.f_frsize >= _MEMORY_BYTES_MIN and not (
+        _status.f_flag & os.ST_NOEXEC
+    ):
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
 
 # How long an example takes says something about the machine, never about what is tested.
 _PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
