@@ -17,6 +17,7 @@ from typing import Any, NoReturn, Self
 import httpx
 import pytest
 
+from tests.support.clients import local_client
 from tests.support.waiting import until
 
 START_SECONDS = 60.0
@@ -92,7 +93,7 @@ class Gateway:
         self.port = free_port()
         self.data_dir = directory / "data"
         self.url = f"http://127.0.0.1:{self.port}"
-        self.http = httpx.Client(base_url=f"{self.url}/api/v1", trust_env=False, timeout=60)
+        self.http = local_client(base_url=f"{self.url}/api/v1", timeout=60)
         self.process: subprocess.Popen[bytes] | None = None
         self._log_path = directory / "gateway.log"
         self._environment = environment(**dict(settings or {}))

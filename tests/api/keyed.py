@@ -18,6 +18,7 @@ from bamboo_gateway.credentials.keys import ApiKey, make_key
 from bamboo_gateway.domain.callers import Right
 from bamboo_gateway.domain.clock import SystemClock
 from tests.api.serving import SECONDS, Served, check_answer, serving
+from tests.support.clients import local_client
 from tests.support.frames import Frame, parse_frames
 from tests.support.waiting import until
 
@@ -134,7 +135,7 @@ def token(**changed: Any) -> str:
 @contextmanager
 def watching(gateway: Keyed, path: str, headers: dict[str, str]) -> Iterator["Watcher"]:
     with (
-        httpx.Client(trust_env=False, timeout=SECONDS) as client,
+        local_client(timeout=SECONDS) as client,
         client.stream("GET", f"{gateway.served.url}/api/v1{path}", headers=headers) as response,
     ):
         assert response.status_code == 200, response.read()

@@ -19,6 +19,7 @@ from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.main import create_app
 from bamboo_gateway.server.server import GatewayServer
 from bamboo_gateway.settings import Settings
+from tests.support.clients import local_client
 
 SECONDS = 60.0
 """The deadline of every wait: what nothing takes, however busy the machine is."""
@@ -38,9 +39,8 @@ class Served:
 
     @contextmanager
     def client(self, **options: Any) -> Iterator[httpx.Client]:
-        with httpx.Client(
+        with local_client(
             base_url=f"{self.url}/api/v1",
-            trust_env=False,
             timeout=SECONDS,
             # As long as the server keeps it: some tests count connections, however slow they are.
             limits=httpx.Limits(keepalive_expiry=None),

@@ -17,6 +17,7 @@ import pytest
 from bamboo_gateway.api.routing import create_openapi
 from tests.api.serving import SECONDS, Served, refused
 from tests.api.users import serving_users, user
+from tests.support.clients import local_client
 
 DOCUMENT = create_openapi()
 OPERATIONS = [
@@ -71,7 +72,7 @@ def inhabited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         user(served, "alice") as alice,
         user(served, "bob") as bob,
         served.client() as operator,
-        httpx.Client(base_url=operator.base_url, trust_env=False, timeout=SECONDS) as looking,
+        local_client(base_url=operator.base_url, timeout=SECONDS) as looking,
     ):
         sessions = {state: f"alice-{number:03d}" for number, state in enumerate(STATES)}
         for session_id in sessions.values():

@@ -10,6 +10,8 @@ from typing import Any, Self
 
 import httpx
 
+from tests.support.clients import local_client
+
 PAUSE_SECONDS = 0.05
 # Far above what a restart takes: a producer that is not answered for so long never will be.
 ATTEMPTS_MAX = 400
@@ -43,7 +45,7 @@ class Onlooker:
         self.failure: str | None = None
         self._sessions = session_ids
         self._over = threading.Event()
-        self._http = httpx.Client(base_url=f"{url}/api/v1", trust_env=False, timeout=60)
+        self._http = local_client(base_url=f"{url}/api/v1", timeout=60)
         self._thread = threading.Thread(target=self._look, name="onlooker")
 
     def __enter__(self) -> Self:
@@ -90,7 +92,7 @@ class Producer:
         self._random = random.Random(seed)
         self._count = 0
         self._over = threading.Event()
-        self._http = httpx.Client(base_url=f"{url}/api/v1", trust_env=False, timeout=60)
+        self._http = local_client(base_url=f"{url}/api/v1", timeout=60)
         self._thread = threading.Thread(target=self._produce, name=f"producer {name}")
 
     def start(self) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from bamboo_gateway import __version__
 from tests.processes import REPOSITORY, Gateway, environment, free_port
+from tests.support.clients import local_client
 from tests.support.waiting import until
 
 _COMMAND_SECONDS = 100
@@ -176,7 +177,7 @@ def test_the_installed_app_runs_under_plain_uvicorn(installed: Path, project: Pa
     }
     where = ["--factory", "bamboo_gateway.main:create_app", "--port", str(port)]
     with (
-        httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", trust_env=False) as http,
+        local_client(base_url=f"http://127.0.0.1:{port}/api/v1") as http,
         (project / "log").open("wb") as log,
         subprocess.Popen(
             [installed / "python", "-m", "uvicorn", *where],

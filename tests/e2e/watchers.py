@@ -19,6 +19,7 @@ import httpx_sse
 from typing_extensions import override
 
 from tests.processes import REPOSITORY, environment, lacking, program
+from tests.support.clients import local_client
 from tests.support.waiting import until
 
 NODE_DIR = REPOSITORY / "tests" / "e2e" / "node"
@@ -138,7 +139,7 @@ class HttpxSse(ThreadWatcher):
 
     def __init__(self) -> None:
         super().__init__()
-        self._http = httpx.Client(trust_env=False, timeout=60)
+        self._http = local_client(timeout=60)
 
     @override
     def one_stream(self, url: str, last_id: str | None) -> Iterator[Seen]:

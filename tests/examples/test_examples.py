@@ -11,11 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 
-import httpx
 import pytest
 from typing_extensions import override
 
 from tests.processes import REPOSITORY, Gateway, environment, free_port, lacking, program
+from tests.support.clients import local_client
 from tests.support.waiting import until
 
 EXAMPLES = REPOSITORY / "examples"
@@ -190,7 +190,7 @@ def test_external_producer(url: str) -> None:
     answers = [json.loads(line) for line in shown.splitlines()]
     assert answers[-1]["status"] == "completed"
     assert answers[-2]["count"] == 6
-    with httpx.Client(trust_env=False, timeout=60) as client:
+    with local_client(timeout=60) as client:
         page = client.get(f"{url}/api/v1/sessions/built/messages").json()
     said = [(message["role"], message["content"]) for message in page["messages"]]
     assert said == [

@@ -8,7 +8,6 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
-import httpx
 import pytest
 import structlog
 from structlog.contextvars import bind_contextvars, clear_contextvars
@@ -19,6 +18,7 @@ from bamboo_gateway.domain.events import Complete
 from bamboo_gateway.observability.logs import HandOver, make_formatter, send_logs_to
 from tests.api.serving import raw, serving
 from tests.processes import Gateway
+from tests.support.clients import local_client
 from tests.support.clocks import FakeClock
 from tests.support.gateways import eventually, gateway
 from tests.support.logs import captured_logs
@@ -260,7 +260,7 @@ def send_secrets(own: Gateway) -> None:
         "User-Agent": SECRETS["user"],
         "Referer": f"http://localhost/?key={SECRETS['query']}",
     }
-    api = httpx.Client(base_url=own.http.base_url, headers=headers, trust_env=False, timeout=100)
+    api = local_client(base_url=own.http.base_url, headers=headers, timeout=100)
     turn = {
         "session_id": "s",
         "message": SECRETS["said"],

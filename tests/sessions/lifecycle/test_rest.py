@@ -16,6 +16,7 @@ from bamboo_gateway.sessions.lifecycle.merge_plan import Merge
 from bamboo_gateway.storage.base import SessionQuery
 from tests.api.serving import SECONDS, refused, serving
 from tests.sessions.lifecycle.talk import create, exchange, resumed_message, say, talk
+from tests.support.clients import local_client
 from tests.support.gateways import ME, Gateway, eventually
 
 DAY = 24 * 3600
@@ -78,7 +79,7 @@ def test_a_deep_tree_is_answered_over_http(api: httpx.Client) -> None:
         body = {"new_id": f"deep-{number + 1}", "new_name": "x"}
         assert api.post(path, json=body).status_code == 201
     # Held against the contract elsewhere: the validator does not nest so deep.
-    with httpx.Client(base_url=api.base_url, trust_env=False, timeout=SECONDS) as plain:
+    with local_client(base_url=api.base_url, timeout=SECONDS) as plain:
         tree = json.loads(plain.get("/sessions/deep-3/tree").content)
     assert len(flat(tree)) == 131
 
