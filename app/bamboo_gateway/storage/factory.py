@@ -1,4 +1,4 @@
-"""From `storage_url` to a store. A backend is one file and one line here."""
+"""Make the store that `storage_url` names. A new backend is one package and one line here."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def make_store(settings: Settings, clock: Clock) -> SessionStore:
-    """Make the store that `storage_url` names, not yet opened.
+    """Make the store that `storage_url` names; do not open it yet.
 
     Raises:
-        StoreUnusable: The URL names no store there is.
+        StoreUnusable: The URL names no known store.
     """
     match settings.storage_url:
         case "jsonl:":
@@ -46,20 +46,20 @@ def check_store(
     new_epochs: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> "list[Finding]":
-    """Examine the files of the store that `storage_url` names, which must not be open.
+    """Examine the files of the store that `storage_url` names; no process may have it open.
 
-    Blocking: for `bamboo doctor`, which has the process to itself.
+    This blocks: it is for `bamboo doctor`, which runs in a process of its own.
 
     Args:
-        settings: Says which store, and where.
-        clock: Gives the time of new epochs.
-        repair: Repairs what is found.
-        new_epochs: Gives every session a new epoch, after a backup was put back.
-        progress: Is told how many sessions of how many were looked at.
+        settings: Name the store and its directory.
+        clock: The clock for new epochs.
+        repair: Repair what is found.
+        new_epochs: Give every session a new epoch, after a backup was restored.
+        progress: Called with the number of sessions examined and their total.
 
     Raises:
         StoreBusy: A process owns the data.
-        StoreUnusable: There is no such store, or none that has files.
+        StoreUnusable: There is no such store, or it keeps no files.
     """
     match settings.storage_url:
         case "jsonl:":

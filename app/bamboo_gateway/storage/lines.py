@@ -4,9 +4,9 @@ A line is the JSON of the event with its checksum as first member:
 
     {"crc":"9ae0daaf","type":"token","seq":8,"time":"…",…}\n
 
-so that a log reads with grep and jq, and the event's own bytes (the *body*: the same object without
-`crc`) are found by slicing, never by parsing. `crc` is the CRC-32 of the body. Lines begin the same
-way each time (crc, type, seq), so most questions are answered by their first bytes.
+A log therefore reads with grep and jq, and the event's own bytes (the *body*: the same object
+without `crc`) are found by slicing, without parsing. `crc` is the CRC-32 of the body. All lines
+begin with the same members (crc, type, seq), so the first bytes of a line answer most questions.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,8 +18,9 @@ from bamboo_gateway.storage.marks import MARKED_STARTS, Mark, mark_of
 
 LINE_PREFIX_BYTES = len(b'{"crc":"00000000",')
 LINE_EXTRA_BYTES = LINE_PREFIX_BYTES - len(b"{") + len(b"\n")
-"""A line is so much longer than its body."""
-# Where the checksum of a body goes on from: all of it but this brace lies in its line as it is.
+"""The number of bytes by which a line is longer than its body."""
+# The checksum of a body's first byte. The rest of the body stands in the line as it is, so the
+# checksum goes on from here.
 _BRACE_CHECKSUM = crc32(b"{")
 _DELTA_STARTS = tuple(b'"type":"%b"' % name.encode() for name in sorted(DELTA_TYPES))
 
@@ -30,7 +31,7 @@ def to_line(body: bytes) -> bytes:
 
 
 def stored_lines(events: Sequence[Event], notes: Sequence[Note] = ()) -> bytes:
-    """Return the stored lines of events, each note behind the event that it follows."""
+    """Return the stored lines of events and notes, each note behind the event that it follows."""
     return b"".join([to_line(entry.body) for entry in in_log_order(events, notes)])
 
 
@@ -38,12 +39,12 @@ def in_log_order(events: Sequence[Event], notes: Sequence[Note]) -> Iterable[Eve
     """Return events and notes in the order of their lines."""
     if not notes:
         return events
-    # Sorting keeps the order of equals: of one seq the event comes first, then its notes.
+    # Sorting is stable: of one seq the event comes first, then its notes.
     return sorted([*events, *notes], key=lambda entry: entry.seq)
 
 
 def body_of(line: bytes) -> bytes:
-    """Return the body of a stored line (with or without its newline), unchecked."""
+    """Return the body of a stored line (with or without its newline); do not check it."""
     end = -1 if line.endswith(b"\n") else None
     return b"".join((b"{", memoryview(line)[LINE_PREFIX_BYTES:end]))
 
@@ -52,24 +53,24 @@ def is_intact(line: bytes) -> bool:
     """Return whether a stored line is whole and its checksum holds."""
     if not (line.startswith(b'{"crc":"') and line.endswith(b"}\n")):
         return False
-    # Compared as text: `int` would also take signs, spaces and capitals for digits.
-    # Lines may have many MB: a view, so that nothing of them is copied.
+    # Compared as text: `int` would also take signs, spaces and capitals for digits. A line may have
+    # many MB: a view avoids copying it.
     checksum = crc32(memoryview(line)[LINE_PREFIX_BYTES:-1], _BRACE_CHECKSUM)
     return line[16:18] == b'",' and line[8:16] == b"%08x" % checksum
 
 
 def mark_of_line(line: bytes, seq_before: int) -> Mark | None:
-    """Return the mark of a stored line; as `mark_of`, and most lines cost a look at their start."""
+    """Return the mark of a stored line, or None; most lines need only a look at their start."""
     if line.startswith(MARKED_STARTS, LINE_PREFIX_BYTES):
         return mark_of(body_of(line), seq_before)
     return None
 
 
 def is_delta(line: bytes) -> bool:
-    """Return whether a line is that of a provisional event, which a later message stands for."""
+    """Return whether a line holds a delta: an event that a later message replaces."""
     return line.startswith(_DELTA_STARTS, LINE_PREFIX_BYTES)
 
 
 def delta_bytes(data: bytes) -> int:
-    """Return how many bytes of whole stored lines are those of deltas."""
+    """Return how many bytes of whole stored lines belong to deltas."""
     return sum(len(line) for line in data.splitlines(keepends=True) if is_delta(line))

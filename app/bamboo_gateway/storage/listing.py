@@ -1,7 +1,8 @@
-"""What a list of sessions shows, in which order, and where a page goes on: for every store alike.
+"""Filters, order and cursors of session lists, shared by all stores.
 
-The order is the pair of sort value and id, reversed as a whole when descending. A cursor is the
-pair of the last entry shown, so a page begins right behind it even if that session has gone.
+A list is ordered by the pair of sort value and id; descending order reverses it as a whole. A
+cursor holds this pair for the last session shown, so the next page begins right behind it even when
+that session no longer exists.
 """
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -16,12 +17,12 @@ from bamboo_gateway.storage.base import SessionPage, SessionQuery, StateOf
 
 SortKey = tuple[int | str, str]
 
-# A cursor holds a title and an id; whatever is longer was not made here.
+# A cursor holds a title and an id; the gateway never makes a longer one.
 _CURSOR_BYTES_MAX = 64 * 1024
 
 
 def list_page(heads: Iterable[SessionHead], query: SessionQuery, state_of: StateOf) -> SessionPage:
-    """List in one go: for stores whose heads are at hand and few."""
+    """List sessions in one pass, for stores that hold all heads in memory and have few of them."""
     start = read_cursor(query)
     found = [(sort_key(head, query.sort_by), head) for head in heads if admits(query, head)]
     if query.state is not None:
@@ -42,7 +43,7 @@ def list_page(heads: Iterable[SessionHead], query: SessionQuery, state_of: State
 
 
 def make_page(heads: list[SessionHead], query: SessionQuery, total: int | None) -> SessionPage:
-    """Make the page of the heads found, of which one more than the limit says that more follow."""
+    """Make a page of the heads found, which include one more than the limit if more follow."""
     has_more = len(heads) > query.limit
     shown = [head.copy() for head in heads[: query.limit]]
     cursor = make_cursor(query, sort_key(shown[-1], query.sort_by)) if has_more and shown else None
@@ -50,7 +51,7 @@ def make_page(heads: list[SessionHead], query: SessionQuery, total: int | None) 
 
 
 class Origin(NamedTuple):
-    """Whose a session is and where it belongs: what lists are kept by."""
+    """The owner of a session and its place among others: the fields that lists are kept by."""
 
     user_id: str | None
     parent_id: str | None
@@ -60,7 +61,7 @@ class Origin(NamedTuple):
 
     @staticmethod
     def of(head: SessionHead) -> "Origin":
-        """Read it from a head."""
+        """Return the origin in a head."""
         parent, ancestors = head.parent, head.ancestors
         return Origin(
             head.user_id,
@@ -72,7 +73,7 @@ class Origin(NamedTuple):
 
     @staticmethod
     def of_json(session_id: str, shape: dict[str, Any]) -> "Origin":
-        """Read it from a head's stored form, which leaves out what has its default."""
+        """Return the origin in a stored head, which omits fields that have their default value."""
         parent, ancestors = shape.get("parent"), shape.get("ancestors")
         return Origin(
             shape.get("user_id"),
@@ -83,20 +84,21 @@ class Origin(NamedTuple):
         )
 
 
-# What a head says of its session's state: the one that is logged; idle; or open, where it also
-# takes the time, and who is connected, to tell. A closed session may have expired since.
+# The state of a session as far as its head decides it. It is the logged state if there is one, else
+# `idle`; or `open`, when the state also depends on the time and on who is connected. A closed
+# session with a time to live is `open` too: it may have expired since.
 HeadState = Literal["closed", "expired", "archived", "idle", "open"]
 
 
 def head_state_of(head: SessionHead) -> HeadState:
-    """Read it from a head."""
+    """Return the state that a head decides."""
     if head.logged_state is not None and (head.logged_state != "closed" or not head.ttl_seconds):
         return head.logged_state
     return "open" if head.active or head.queue or head.ttl_seconds is not None else "idle"
 
 
 def stored_head_state(shape: dict[str, Any]) -> HeadState:
-    """Read it from a head's stored form, which leaves out what has its default."""
+    """Return the state that a stored head decides, which omits fields with their default value."""
     logged: HeadState | None = shape.get("logged_state")
     if logged is not None and (logged != "closed" or "ttl_seconds" not in shape):
         return logged
@@ -104,7 +106,7 @@ def stored_head_state(shape: dict[str, Any]) -> HeadState:
 
 
 def admits(query: SessionQuery, head: SessionHead) -> bool:
-    """Return whether the filters admit the session; all but `state`, which only callers know."""
+    """Return whether all filters admit the session, except `state`, which only the caller knows."""
     return admits_origin(query, head.id, Origin.of(head)) and admits_content(query, head)
 
 
@@ -121,7 +123,7 @@ def admits_origin(query: SessionQuery, session_id: str, origin: Origin) -> bool:
 
 
 def admits_archived(query: SessionQuery, *, is_archived: bool) -> bool:
-    """Return whether the query shows sessions that are archived, or that are not."""
+    """Return whether the query lists archived sessions, or those that are not archived."""
     match archived_mode(query):
         case "exclude":
             return not is_archived
@@ -132,12 +134,12 @@ def admits_archived(query: SessionQuery, *, is_archived: bool) -> bool:
 
 
 def archived_mode(query: SessionQuery) -> Literal["exclude", "only", "include"]:
-    """Say which sessions the query shows; the state `archived` is one that the log decides."""
+    """Return which sessions the query lists; the state `archived` is decided by the log alone."""
     return "only" if query.state == "archived" else query.archived
 
 
 def admits_content(query: SessionQuery, head: SessionHead) -> bool:
-    """Return whether the filters by what a session is admit it."""
+    """Return whether the filters by share, type, times and title admit the session."""
     if query.shared_with is not None and not head.is_shared_with(
         query.shared_with, query.shared_at
     ):
@@ -148,9 +150,9 @@ def admits_content(query: SessionQuery, head: SessionHead) -> bool:
 
 
 def admits_stored(query: SessionQuery, shape: dict[str, Any], activity: int) -> bool:
-    """Decide as `admits_content`, from a head's stored form, which leaves out what has its default.
+    """Decide as `admits_content`, from a stored head, which omits fields with their default value.
 
-    Whom a session is shared with is not looked at.
+    Do not look at the filter by share.
     """
     return _admits_values(
         query,
@@ -177,14 +179,14 @@ def _admits_values(
 
 
 def is_filtered(query: SessionQuery) -> bool:
-    """Return whether any filter is set but those by owner, tree and archive."""
+    """Return whether a filter by state or content is set, not only by owner, tree and archive."""
     return query.state is not None or is_filtered_by_content(query)
 
 
 def is_filtered_by_content(query: SessionQuery) -> bool:
-    """Return whether any of the filters is set that looks at sessions one by one.
+    """Return whether a filter is set that looks at each session.
 
-    One by share is: whether a share still holds, only the head says.
+    The filter by share is one of them: only the head says whether a share is still valid.
     """
     return any(
         value is not None
@@ -201,22 +203,22 @@ def is_filtered_by_content(query: SessionQuery) -> bool:
 
 
 def sort_key(head: SessionHead, sort_by: str) -> SortKey:
-    """Return the pair that orders a list."""
+    """Return the pair of sort value and id that orders a list."""
     value: int | str | None = getattr(head, sort_by)
     return ("" if value is None else value, head.id)
 
 
 def make_cursor(query: SessionQuery, last: SortKey) -> str:
-    """Write the place behind `last` in the order of `query`."""
+    """Encode the place behind the pair `last` in the order of `query`."""
     text = codec.encode([query.sort_by, query.descending, *last])
     return urlsafe_b64encode(text).rstrip(b"=").decode()
 
 
 def read_cursor(query: SessionQuery) -> SortKey | None:
-    """Read where the page begins; None for the list's start.
+    """Return the pair behind which the page begins; None for the beginning of the list.
 
     Raises:
-        InvalidCursor: The cursor is none, or of another order.
+        InvalidCursor: The cursor cannot be decoded, or belongs to another order.
     """
     if query.cursor is None:
         return None

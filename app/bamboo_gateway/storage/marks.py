@@ -1,6 +1,7 @@
-"""Marks: what events and notes can be found by without reading the log.
+"""Marks: the keys by which a store finds events and notes without reading the log.
 
-A store makes them of what is committed, or of what it has stored: both give the same marks.
+A store makes marks of the entries that it commits, or of the lines that it has stored; both give
+the same marks.
 """
 
 import re
@@ -12,23 +13,23 @@ from bamboo_gateway.storage.base import MarkKind
 
 _RUN_TYPES = TERMINAL_TYPES | {"run_start", "run_queued"}
 MARKED_TYPES: Final = _RUN_TYPES | {"message"}
-"""The types of the events that have a mark."""
+"""The event types that have a mark."""
 
 NOTE_BODY: Final = b'{"note":'
-"""How the body of a note begins, and that of no event."""
+"""The first bytes of every note's body; no event's body begins with them."""
 
 _MARKED_BODIES = tuple(b'{"type":"%b"' % name.encode() for name in ("message", *sorted(_RUN_TYPES)))
 MARKED_STARTS: Final = tuple(body[1:] for body in (NOTE_BODY, *_MARKED_BODIES))
-"""How the bodies of notes and of marked events begin, behind their brace."""
+"""The first bytes, after the brace, of the bodies of notes and of marked events."""
 
-# A note may have many MB: the answer that is kept for its key.
+# A note may have many MB: it holds the stored answer for its key.
 _NOTE_START = re.compile(rb'\{"note":"[^"\\]*","key":"([^"\\]*)"')
-# What precedes the message in its event; ids with escapes are left to the decoder.
+# The members before the message in its event. Ids with escapes are left to the decoder.
 _MESSAGE_START = re.compile(
     rb'\{"type":"message","seq":([0-9]+),"time":"[^"\\]*",'
     rb'(?:"run_id":"[^"\\]*",)?"message_id":"([^"\\]*)","message":\{'
 )
-# A run that was queued has its whole input in its event.
+# The event of a queued run holds the run's whole input.
 _RUN_START = re.compile(
     rb'\{"type":"(?:%b)","seq":([0-9]+),"time":"[^"\\]*","run_id":"([^"\\]*)"[,}]'
     % "|".join(sorted(_RUN_TYPES)).encode()
@@ -36,10 +37,11 @@ _RUN_START = re.compile(
 
 
 class Mark(NamedTuple):
-    """Names one event or note of a log.
+    """The mark of one event or note of a log.
 
-    `message` events are marked with the message id, `run_queued`, `run_start` and terminal events
-    (kind `run`) with the run id, notes with their key. A note has the seq of the event before it.
+    The key of a `message` event is its message id. The key of `run_queued`, `run_start` and
+    terminal events (kind `run`) is the run id. A note is marked with its own key, and with the seq
+    of the event before it.
     """
 
     kind: MarkKind
@@ -55,7 +57,7 @@ def mark_of(body: bytes, seq_before: int) -> Mark | None:
         return Mark("note", key, seq_before)
     if not body.startswith(_MARKED_BODIES):
         return None
-    # A message may have many MB: decoded it would take a multiple of that.
+    # A message may have many MB, and decoding it would take several times as much memory.
     if begins := _MESSAGE_START.match(body):
         return Mark("message", begins[2].decode(), int(begins[1]))
     if begins := _RUN_START.match(body):

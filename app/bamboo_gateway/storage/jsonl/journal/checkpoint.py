@@ -1,10 +1,10 @@
-"""A checkpoint: what the journal stands for is brought up where it belongs, then it is dropped.
+"""A checkpoint: writes what the journal holds to logs, mark files and catalog, then drops segments.
 
-Logs are written and synced, their marks added to the sidecars, the heads to the catalog; only when
-all that is on the disk are the journal's segments removed. What a log that cannot be written or
-synced lacks is held beside it (see `held`): so one bad file never pins the journal, and a start
-finds all that was acknowledged. A full disk is no fault of a file: then nothing is dropped, and the
-next checkpoint tries again.
+It writes and syncs the logs, adds their marks to the mark files, and adds the heads to the catalog.
+It removes the journal's segments only when all of that is on the disk. The lines of a log that
+cannot be written or synced go to a held file (see `held`). So one bad file never keeps the
+segments, and a start finds everything that was acknowledged. A full disk is not the fault of one
+file: then the checkpoint drops nothing, and the next one tries again.
 """
 
 import os
@@ -25,15 +25,15 @@ from bamboo_gateway.storage.jsonl.log.write_health import WriteHealth
 from bamboo_gateway.storage.jsonl.mark_files import MarkFiles, WrittenMarks
 from bamboo_gateway.storage.jsonl.paths import Paths
 
-# From here on one sync of everything is cheaper than one of each (measured: 1000 files 4 against
-# 53 ms); below, other programs' dirty data would be paid for with ours.
+# From this number on, one sync of the whole file system is faster (measured: 1000 files 4 against
+# 53 ms). Below it, this would also wait for the unwritten data of other programs.
 _SYNC_ALL_FILES = 16
 _BLANK = bytes(1024 * 1024)
 
 
 @dataclass(slots=True)
 class Work:
-    """What one checkpoint has to do: a moment of the loop's and the committer's state."""
+    """The work of one checkpoint: the state of the loop and the committer at one moment."""
 
     rotation: Rotation
     states: list[EntryState]
@@ -45,12 +45,12 @@ class Work:
         self._by_life = {(state.entry.id, state.entry.epoch): state for state in self.states}
 
     def state_of(self, log: Log) -> EntryState | None:
-        """Return the state of the log's session, if it is still that life of it."""
+        """Return the state of the log's session, if it still has that epoch."""
         return self._by_life.get((log.session_id, log.epoch))
 
 
 class Checkpointer:
-    """See the module. Runs in a thread of its own, one at a time."""
+    """Runs checkpoints one at a time, in a thread of its own."""
 
     def __init__(
         self,
@@ -70,21 +70,22 @@ class Checkpointer:
         self.quarantine_bytes = 0
 
     def look_at_quarantine(self) -> None:
-        """Add up what was set aside; there are few such files."""
+        """Add up the sizes of the quarantined files; there are few."""
         directory = self._paths.quarantine
         names = self._fs.names(directory)
         self.quarantine_bytes = sum(self._fs.size(directory / name) or 0 for name in names)
 
     def run(self, work: Work) -> None:
-        """Do it.
+        """Run a checkpoint.
 
         Raises:
-            OSError: It could not be done; nothing is lost, the segments are still there.
+            OSError: The checkpoint failed; nothing is lost, since the segments are still there.
         """
         logs = [log for log in work.rotation.logs if not log.removed]
         written = [log for log in logs if self._write(work, log)]
         marked = self._write_marks(work, logs)
-        # What a failed log's file has got before counts too, when the segments are gone.
+        # The part that the file of a failed log has already must be durable too, since the segments
+        # go.
         failed = [log for log in work.failed if log.written and self._lacks(work, log)]
         self._sync(work, [*written, *failed], marked)
         self._note_marks(work, marked)
@@ -105,7 +106,7 @@ class Checkpointer:
         self._drop(work.rotation)
 
     def _drop(self, rotation: Rotation) -> None:
-        """Remove the segments, but for a few that the journal uses again."""
+        """Remove the segments, except for a few that the journal reuses."""
         again: list[tuple[Path, int]] = []
         for number, used in rotation.segments.items():
             path = self._paths.segment(number)
@@ -118,7 +119,7 @@ class Checkpointer:
             self._fs.unlink(path)
         if rotation.segments:
             self._fs.sync_directory(self._paths.index)
-        # Only now: half blank, under its own name, one would look damaged to a start.
+        # Only now: a start would take a half blank segment under its own name for a damaged one.
         for spare, used in again:
             with suppress(OSError):
                 self._make_blank(spare, used)
@@ -163,7 +164,7 @@ class Checkpointer:
         return marked
 
     def _forget_marks(self, work: Work, log: Log) -> None:
-        """Have the sidecar built again: it does not hold what the entry's size would promise."""
+        """Have the mark file rebuilt: it does not hold all marks up to the size in the entry."""
         self._sidecars.forget(log)
         if log.is_outdated:
             return
@@ -199,7 +200,7 @@ class Checkpointer:
     def _sync_all(self) -> bool:
         fd = self._fs.open(self._paths.root, os.O_RDONLY)
         try:
-            # On failure each file is synced by itself, which tells whose trouble it is.
+            # On failure each file is synced by itself, which shows which file is bad.
             with suppress(OSError):
                 return self._fs.sync_all(fd)
             return False
@@ -213,7 +214,7 @@ class Checkpointer:
                 self._sidecars.settle(marks, state.entry)
 
     def _write_again(self, work: Work, unsynced: list[Log]) -> None:
-        """Write what a failed sync leaves uncertain: the kernel does not try these pages again.
+        """Write lines again after a failed sync, since the kernel does not retry these pages.
 
         Raises:
             OSError: The disk is full.
@@ -224,7 +225,8 @@ class Checkpointer:
         for log in unsynced:
             lines = _lines_of(log, records)
             if lines is not None and not self._writer.take_back(log, *lines):
-                # The committer was about to write to it, and has: not again.
+                # The committer has written to the log in the meantime; it does not do so a second
+                # time.
                 records = read_journal(self._fs, self._paths).records
                 if (lines := _lines_of(log, records)) is not None:
                     self._writer.take_back(log, *lines)
@@ -239,12 +241,12 @@ class Checkpointer:
                 log.is_uncertain = False
 
     def _lacks(self, work: Work, log: Log) -> bool:
-        """Return whether there are lines of a failed log that nothing but the journal has."""
+        """Return whether only the journal has some lines of a failed log."""
         state = work.state_of(log)
         return state is not None and state.size != log.held_end
 
     def _hold_what_failed(self, work: Work) -> None:
-        """Keep what logs that cannot be written lack where nothing pins the journal."""
+        """Write the lines that failed logs lack to held files, so that segments can be dropped."""
         for log in work.failed:
             state = work.state_of(log)
             if state is None or not self._lacks(work, log):
@@ -252,16 +254,17 @@ class Checkpointer:
             with self._writer.lock:
                 written, tail = log.written, b"".join(log.tail)
             if written >= state.size:
-                continue  # It was written meanwhile, and synced.
+                continue  # It was written and synced in the meantime.
             held = Held(log.session_id, log.epoch, written, tail[: state.size - written])
             write_held(self._fs, self._paths, log.name, held)
             log.held_end = state.size
             if log.removed:
-                # Nothing of a deleted session stays; a successor's is written at its next failure.
+                # Nothing of a deleted session stays. The held lines of a successor are written at
+                # its next failure.
                 self._fs.unlink(self._paths.held_of(log.name))
 
     def _let_go(self, logs: Iterable[Log]) -> None:
-        """Remove what is held of logs that have it by now, before the catalog goes beyond it."""
+        """Remove held files whose lines the logs have, before the catalog goes beyond them."""
         brought_up = [log for log in logs if log.held_end]
         for log in brought_up:
             self._fs.unlink(self._paths.held_of(log.name))
@@ -271,7 +274,7 @@ class Checkpointer:
 
 
 def _lines_of(log: Log, records: list[JournalRecord]) -> tuple[int, bytes] | None:
-    """Return what the journal has of a log's file: where it begins, and the bytes."""
+    """Return the journal's lines of a log's current file: their offset, and the bytes."""
     life = (log.session_id, log.epoch)
     mine = [record for record in records if (record.session, record.epoch) == life]
     start, data = 0, bytearray()
@@ -279,7 +282,7 @@ def _lines_of(log: Log, records: list[JournalRecord]) -> tuple[int, bytes] | Non
         if record.kind == "create":
             start, data = 0, bytearray(make_header(record.session, record.epoch, record.time))
         elif record.kind != "append":
-            # The file is another one from here on.
+            # From this record on the log is another file.
             data = bytearray()
             continue
         elif not data:

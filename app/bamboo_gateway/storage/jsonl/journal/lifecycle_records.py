@@ -1,8 +1,8 @@
-"""Lifecycle records: what makes a change of a session's files one step that holds or does not.
+"""Lifecycle records: a change of a session's files happens as a whole or not at all.
 
-The order is: new files written aside and synced → record synced → renames → directories synced (by
-the next checkpoint, which only then drops the record). Whoever starts again in between repeats the
-renames. Everything here runs on the committer's thread, between batches.
+The order is: write and sync the new files aside, sync the record, rename the files, sync the
+directories. The next checkpoint does the last step, and only then drops the record. A start in
+between repeats the renames. Everything here runs on the committer's thread, between batches.
 """
 
 import asyncio
@@ -17,14 +17,14 @@ from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.journal.committer import Committer
 from bamboo_gateway.storage.jsonl.journal.segments import RECORD_OVERHEAD_BYTES, Journal, pack
 
-# What makes room may use the reserve; so may what takes a record back.
+# Records that free space may use the reserve, and so may the record that revokes one.
 _FREEING = ("pack", "compact", "delete", "keep")
 
 T = TypeVar("T")
 
 
 class LifecycleRecords:
-    """See the module."""
+    """Writes and revokes lifecycle records."""
 
     def __init__(self, fs: FileSystem, journal: Journal, committer: Committer) -> None:
         self._fs = fs
@@ -38,15 +38,15 @@ class LifecycleRecords:
 
         Args:
             kind: What happens to the session's files.
-            session_id: Whose.
-            epoch: Of which life.
-            seq: Its last event's.
-            size: Its log's bytes after the change.
-            about: What a replay needs to repeat it.
+            session_id: The session.
+            epoch: Its epoch.
+            seq: The seq of its last event.
+            size: The bytes of its log after the change.
+            about: What a replay needs to repeat the change.
 
         Raises:
-            StorageFull: There is no room.
-            OSError: It is not durable.
+            StorageFull: There is no room for the record.
+            OSError: The record is not durable.
         """
         journal = self._journal
         data = codec.encode(about) + b"\n"
@@ -65,10 +65,10 @@ class LifecycleRecords:
         journal.last_epoch = max(journal.last_epoch, epoch)
 
     def revoke(self, undo: Callable[[], None], files: Iterable[Path]) -> None:
-        """Take a durable record back whose renames failed: as if it had not been.
+        """Revoke a durable record whose renames failed, as if it had not been written.
 
-        `undo` writes the record that says so; a replay that misses the files aside comes to the
-        same result, so one of the two is enough.
+        `undo` writes the record that revokes it. A replay that does not find the files comes to the
+        same result, so it is enough that one of the two succeeds.
         """
         for path in files:
             with suppress(OSError):
@@ -77,10 +77,10 @@ class LifecycleRecords:
             undo()
 
     async def carry_out(self, function: Callable[[], T], adopt: Callable[[T], None]) -> T:
-        """Have a change made on the committer's thread; on the loop's thread.
+        """Run a change on the committer's thread; call this on the loop's thread.
 
-        `adopt` takes the result into the catalog before any later commit's answer, even when
-        nobody waits any more.
+        `adopt` applies the result to the catalog before the answer of any later commit, even when
+        the caller no longer waits.
         """
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
@@ -92,5 +92,5 @@ class LifecycleRecords:
                 done.set_result(result)
 
         self.committer.change(function, answer)
-        # Shielded: the change goes on whoever leaves.
+        # Shielded: the change goes on when the caller is cancelled.
         return await asyncio.shield(done)

@@ -1,14 +1,16 @@
-"""What opening does: from the files as they were left to the state they promise.
+"""Recovery: brings the files that the last owner left to the state that the store promises.
 
-Only the sessions that the journal names are touched, so a start grows with what the last seconds
-before a crash wrote, and with reading the catalog; not with the number or size of logs. A catalog
-that cannot be trusted is rebuilt from all of them, which is slow, and said. So is the first start
-on an earlier gateway's directory (see `upgrading`).
+Recovery touches only the sessions that the journal names. A start therefore takes time for reading
+the catalog and for what was written in the last seconds before a crash, but not for the number or
+size of the logs. When the catalog cannot be trusted, recovery rebuilds it from all logs; this is
+slow and is reported. The first start on a directory of an earlier gateway also looks at every
+session (see `upgrade`).
 
-A log that cannot be written keeps nobody from starting: what it lacks is held beside the journal,
-and the store has it in memory. On a full disk even that cannot be written. Then the journal stays
-as it is, all that it says is in memory, and the first checkpoint that finds room brings it up. Only
-what must be written before anybody reads is waited for: a damaged log's repair, and new epochs.
+A log that cannot be written does not prevent the start: recovery writes its last lines to a held
+file beside the journal, and the store keeps them in memory. On a full disk even that cannot be
+written. Then the journal stays as it is, all its records are in memory, and the first checkpoint
+that finds room writes them out. Recovery insists only on what must be written before anybody reads:
+the repair of a damaged log, and new epochs.
 """
 
 import os
@@ -44,22 +46,22 @@ from bamboo_gateway.storage.jsonl.upgrade import Upgrade
 
 @dataclass(slots=True)
 class Recovered:
-    """What the store goes on with.
+    """The result of a recovery, which the store continues with.
 
     Attributes:
-        report: What was found.
+        report: What recovery found and did.
         entries: All sessions.
-        unfinished: Those with a run that is open or waits.
-        lsn: The last record's.
-        covered_lsn: How far the catalog's file goes.
-        last_epoch: The last one given.
+        unfinished: The sessions with an open or queued run.
+        lsn: The number of the last record.
+        covered_lsn: The last record that the catalog file covers.
+        last_epoch: The last epoch given out.
         next_segment: The number of the journal's next segment.
-        unwritten: What logs lack that could not be written.
-        held: Where the lines that are held end, by the names of those sessions' files.
-        kept: The journal's segments that are still needed, with the bytes of each that count, and
-        changed: the entries that the catalog's file does not have, and
-        deleted: those that it should not have, because of that.
-        full: Why the journal was kept.
+        unwritten: The lines missing in logs that could not be written, by session.
+        held: The offset at which the held lines of a log end, by file name.
+        kept: The journal segments that are still needed, with the bytes of each that count.
+        changed: The entries missing in the catalog file because segments were kept.
+        deleted: The sessions that the catalog file still has because segments were kept.
+        full: Why the segments were kept.
     """
 
     report: RecoveryReport
@@ -78,7 +80,7 @@ class Recovered:
 
 
 class Recovery:
-    """One recovery, in its own thread, by the owner of the LOCK."""
+    """One recovery, in a thread of its own, by the owner of the LOCK."""
 
     def __init__(
         self,
@@ -89,14 +91,14 @@ class Recovery:
         *,
         previous: dict[str, Any],
     ) -> None:
-        """Make it.
+        """Create a recovery; `run` does the work.
 
         Args:
-            fs: The files.
-            paths: Where they are.
+            fs: The file system.
+            paths: The layout of the data directory.
             catalog_file: The catalog, not yet loaded.
-            clock: Gives the time of new epochs.
-            previous: What LOCK says of the last owner.
+            clock: The clock for new epochs.
+            previous: The content of LOCK that the last owner wrote.
         """
         self._fs = fs
         self._paths = paths
@@ -105,7 +107,7 @@ class Recovery:
         self._last_epoch = int(previous.get("epoch", 0))
         self._least_lsn = int(previous.get("lsn", 0))
         self._was_clean = bool(previous.get("clean", False))
-        # The machine has started again since the last owner's start.
+        # The machine has rebooted since the last owner started.
         self._has_rebooted = not boot_id() or previous.get("boot") != boot_id()
         self._previous_durability = previous.get("durability")
         self._lost_power = False
@@ -117,25 +119,26 @@ class Recovery:
         self._result = Recovered(RecoveryReport())
 
     def run(self) -> Recovered:
-        """Recover.
+        """Recover the data directory.
 
         Raises:
-            OSError: Something has to be written before anybody reads, and cannot be.
+            OSError: Something that must be written before anybody reads cannot be written.
         """
         result, report = self._result, self._result.report
         self._clear_away("spare-", "gone-", "past-", "snapshot-")
         contents = self._catalog_file.load()
         journal = read_journal(self._fs, self._paths)
         self._held = read_held(self._fs, self._paths)
-        # Unsynced commits may have been acknowledged, and are gone. A clean mark beside segments is
-        # an older one, which a full disk kept the last owner from taking back.
+        # Commits that were acknowledged without a sync may be lost. A clean mark beside segments is
+        # outdated: a full disk kept the last owner from removing it.
         self._lost_power = (
             self._previous_durability == "os"
             and self._has_rebooted
             and not (self._was_clean and not journal.numbers)
         )
         if contents.problem is None and contents.lsn < max(self._least_lsn, journal.first_lsn - 1):
-            # An older one was put back, or its end was torn off: what came since is in the logs.
+            # Somebody restored an older catalog, or its end was torn off: the logs have what is
+            # newer.
             contents = CatalogContents(lsn=self._least_lsn, problem="stale")
         result.entries, result.unfinished = contents.entries, contents.unfinished
         result.lsn = max(contents.lsn, journal.last_lsn)
@@ -143,7 +146,7 @@ class Recovery:
         by_session: dict[str, list[JournalRecord]] = {}
         for record in journal.records:
             if record.is_lost and record.kind not in ("create", "append"):
-                # What it would have repeated is not known, and its files are as it found them.
+                # Its data are lost, so it cannot be repeated; the files are as they were before it.
                 continue
             if record.lsn > contents.lsn or contents.problem is not None:
                 by_session.setdefault(record.session, []).append(record)
@@ -202,7 +205,7 @@ class Recovery:
             for name in self._fs.names(directory)
             if name.endswith(suffix)
         ]
-        # A log beside its bundle is the later one: packing removes it last, unpacking makes it.
+        # A log beside its bundle is newer: packing removes the log last, unpacking makes it.
         names = list(dict.fromkeys(names))
         if names or problem != "missing":
             self._result.report.catalog_rebuilt = True
@@ -210,7 +213,7 @@ class Recovery:
         for name in names:
             entry = self._rebuilder.entry_of(name, may_be_torn=name in in_journal)
             if entry is None and name in in_journal:
-                # Its header may be torn: then the journal has its creation.
+                # Its header may be torn: then the journal has the record of its creation.
                 continue
             if entry is None:
                 why = "a line of the log is damaged"
@@ -220,7 +223,7 @@ class Recovery:
                 self._adopt(entry)
 
     def _upgrade(self) -> None:
-        """Look through what an earlier gateway has left, whatever the number of sessions."""
+        """Check the marks that an earlier gateway left, for all sessions."""
         upgrade = Upgrade(self._fs, self._paths)
         for entry in self._result.entries.values():
             if not upgrade.bring_up(entry, self._head_of(entry)):
@@ -230,7 +233,7 @@ class Recovery:
         return entry.own_head() if entry.is_at_hand else self._catalog_file.head_of(entry)
 
     def _is_end_of(self, name: str, held: Held) -> bool:
-        """Return whether what is held is of the log that lies there."""
+        """Return whether the held lines belong to the log that is on disk."""
         named = self._rebuilder.header_of(name)
         size = self._fs.size(self._paths.log_of(name)) or 0
         if named is None:
@@ -257,11 +260,12 @@ class Recovery:
             if entry is not None and self._lost_power:
                 self._renew(entry)
         except OSError:
-            # Nothing is wrong with what was read, so nothing is set aside: the files stay as they
-            # are until the next start.
+            # The records are intact, so they are not quarantined: the files stay as they are until
+            # the next start.
             raise
         except Exception as error:  # noqa: BLE001 - see below
-            # One session's trouble is its own (R10): its records are kept for a person to look at.
+            # A problem of one session affects that session alone (R10). Its records go into
+            # quarantine, for a person to look at.
             why = f"its journal records could not be replayed: {type(error).__name__}: {error}"
             result.report.damaged.append(f"{session_id}: {why}")
             data = b"".join(record.data for record in records)
@@ -279,21 +283,21 @@ class Recovery:
     def _renew(self, entry: Entry) -> None:
         unwritten = self._replayer.unwritten.get(entry.id)
         if unwritten is not None:
-            # Its first line says the old epoch, which must not be served.
+            # The first line of its file has the old epoch, which must not be served.
             raise unwritten.error
         self._rebuilder.renew(entry, self._next_epoch())
 
     def _at_hand(self, entry: Entry | None, name: str) -> Entry | None:
-        """Make sure that the entry is what the files say, and its head in memory."""
+        """Return the entry in agreement with the session's files, with its head in memory."""
         if entry is None:
             return None
         try:
             named = self._rebuilder.header_of(name)
         except OSError:
-            named = None  # Whoever reads the log is told.
+            named = None  # Whoever reads the log gets the error.
         is_ahead = named is not None and named[0] == entry.id and named[1] > entry.epoch
         if is_ahead or self._lost_power:
-            # A repair that was not yet in the catalog; or lines that only the log has kept.
+            # The catalog did not have a repair yet; or only the log has kept the last lines.
             entry = self._rebuilder.entry_of(name, may_be_torn=True) or entry
         if not entry.is_at_hand:
             head = self._catalog_file.head_of(entry)
@@ -317,7 +321,7 @@ class Recovery:
                 self._set_aside(f"records-{name}", data, {"from": f"held-{name}", "why": why})
 
     def _hold(self) -> None:
-        """Have what logs lack held, so that neither they nor the journal need be waited for."""
+        """Write what logs lack to held files, so that the journal need not wait for these logs."""
         result = self._result
         for session_id, unwritten in self._replayer.unwritten.items():
             name, known = file_name(session_id), self._held.get(file_name(session_id))
@@ -334,7 +338,7 @@ class Recovery:
 
     @contextmanager
     def _noting_full(self) -> Iterator[None]:
-        """Have the journal kept when there is no room for what would make it needless."""
+        """Run the body; on a full disk note the error, so that the journal is kept."""
         try:
             yield
         except OSError as error:
@@ -366,7 +370,7 @@ class Recovery:
             deleted = sorted(self._deleted)
             self._catalog_file.append(states, deleted, result.lsn, self._last_epoch)
         else:
-            # What a crash kept the last checkpoint from.
+            # Finish the erasing that a crash interrupted in the last checkpoint.
             self._catalog_file.erase()
             return
         if not self._catalog_file.keeps_heads:
@@ -379,17 +383,17 @@ class Recovery:
         self._let_go(self._held.keys() - self._result.held.keys())
         self._clear_away("")
         if journal.numbers:
-            # Names that come back are of records that the catalog covers.
+            # If a power loss brings names back, the catalog covers their records.
             with self._noting_full():
                 self._fs.sync_directory(self._paths.index)
         self._result.next_segment = max(journal.numbers, default=0) + 1
 
     def _keep_journal(self, journal: JournalContents, *, is_anew: bool) -> None:
-        """Leave the journal to the first checkpoint that finds room; make what room there is."""
+        """Keep the journal for the first checkpoint that finds room, and free unused space."""
         result = self._result
         result.kept = {number: journal.ends[number] for number in journal.numbers}
         for number, end in result.kept.items():
-            # What lies behind does not count, and was allocated.
+            # The bytes behind do not count; they were only preallocated.
             with suppress(OSError):
                 fd = self._fs.open(self._paths.segment(number), os.O_RDWR)
                 try:
@@ -405,12 +409,12 @@ class Recovery:
         result.next_segment = max(journal.numbers, default=0) + 1
 
     def _let_go(self, names: Iterable[str]) -> None:
-        """Remove what was held of logs that have it by now, or that are gone."""
+        """Remove the held files of logs that have these lines by now, or that are gone."""
         for name in names:
             self._fs.unlink(self._paths.held_of(name))
 
     def _clear_away(self, *prefixes: str) -> None:
-        """Remove what nobody needs any more of what lies aside."""
+        """Remove the files with these prefixes in the directory for files in progress."""
         for name in self._fs.names(self._paths.aside):
             if name.startswith(prefixes):
                 self._fs.unlink(self._paths.aside / name)

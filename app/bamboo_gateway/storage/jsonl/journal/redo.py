@@ -1,9 +1,9 @@
-"""Repeats what a lifecycle record says of a session's files, as often as need be.
+"""Repeats the file change that a lifecycle record describes; this may be done any number of times.
 
-A record of these kinds stands for itself: with its files it says all there is to know of the
-session at its moment, so whatever came before is not looked at. Its files are either still aside,
-then they are renamed again; or in their place; or neither, then the record was taken back and what
-was before holds.
+A record of these kinds, together with its files, holds the whole state of the session at its
+moment, so earlier records are not needed. When its files are still in the directory for files in
+progress, they are renamed again. When they are already in their place, nothing is renamed. When
+they are in neither place, the record was revoked, and the state before it holds.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ KINDS = ("publish", "pack", "unpack", "compact", "extend")
 
 
 def effective_records(records: list[JournalRecord]) -> list[JournalRecord]:
-    """Leave out records that were taken back (`keep`), and those that say so."""
+    """Return the records without those that a `keep` record revoked, and without `keep` itself."""
     found: list[JournalRecord] = []
     for record in records:
         if record.kind != "keep":
@@ -42,13 +42,13 @@ def effective_records(records: list[JournalRecord]) -> list[JournalRecord]:
 
 @dataclass(slots=True)
 class Redo:
-    """See the module; for one session's record at a time."""
+    """Repeats the lifecycle record of one session at a time."""
 
     fs: FileSystem
     paths: Paths
 
     def repeat(self, name: str, record: JournalRecord, known: Entry | None) -> Entry | None:
-        """Put a record's files in their place; return the entry as of it, None if taken back.
+        """Put a record's files in their place; return its entry, or None if the record was revoked.
 
         Raises:
             OSError: A file cannot be renamed or removed.
@@ -100,7 +100,7 @@ class Redo:
     def _remove_others(self, name: str, kind: str) -> None:
         paths = self.paths
         gone = {
-            # What lies there under the same name belongs to a life before this one.
+            # Files of that name belong to an earlier epoch.
             "publish": (paths.snapshot_of(name), paths.archive_of(name)),
             "pack": (paths.log_of(name), paths.snapshot_of(name), paths.marks_of(name)),
             "unpack": (paths.archive_of(name),),

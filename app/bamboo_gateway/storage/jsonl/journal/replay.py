@@ -1,10 +1,10 @@
-"""Replays what the journal has of one session onto its files.
+"""Replay of the journal's records of one session onto its files.
 
-Records say where in the log their lines begin, so replaying is writing bytes to their place; it may
-be repeated after another crash, and on top of a state that has some of the records in it: the head
-knows its events by their seqs, the sidecar its marks by their offsets, and neither counts one
-twice. A session's records before its last lifecycle record are skipped
-and that record's rename or removal is repeated: nothing comes back from the dead.
+A record holds the offset of its lines in the log, so replaying it writes bytes to their place.
+Replay may be repeated after another crash, and may begin from a state that already includes some of
+the records: the head recognises its events by their seqs, the mark file its marks by their offsets,
+and neither counts one twice. Replay skips the records of a session before its last lifecycle record
+and repeats the rename or removal of that one, so a deleted session never comes back.
 """
 
 import os
@@ -32,7 +32,7 @@ LIFECYCLE = ("create", "delete", "replace", *KINDS)
 
 @dataclass(frozen=True, slots=True)
 class Unwritten:
-    """What a log lacks that could not be written: the store goes on with it in memory."""
+    """Lines missing in a log that could not be written; the store continues with them in memory."""
 
     entry: Entry
     lines: Held
@@ -41,14 +41,14 @@ class Unwritten:
 
 @dataclass(slots=True)
 class _Stage:
-    """How far the replay of one session has come.
+    """The progress of one session's replay.
 
     Attributes:
-        entry: What is true of it so far.
-        records: Those that are still to be applied.
-        held: What is held of its log, while nothing has replaced that.
-        lacking: What of the log could not be written before the records' turn, and
-        error: why, or why they could not.
+        entry: The entry as replayed so far.
+        records: The records that are still to be applied.
+        held: The held lines of its log; None once another log has replaced it.
+        lacking: Lines that could not be written to the log before the records.
+        error: Why these lines, or the records, could not be written.
     """
 
     entry: Entry | None
@@ -60,14 +60,14 @@ class _Stage:
 
 @dataclass(slots=True)
 class Replayer:
-    """See the module.
+    """Replays sessions one after the other.
 
     Attributes:
-        fs: The files.
-        paths: Where they are.
-        rebuilder: Makes entries from files, and repairs.
-        next_epoch: Gives the epoch of a log that has to be repaired.
-        events: How many lines were replayed.
+        fs: The file system.
+        paths: The layout of the data directory.
+        rebuilder: Makes entries from files, and repairs logs.
+        next_epoch: Returns the epoch for a log that has to be repaired.
+        events: The number of lines replayed.
         unwritten: The sessions whose logs could not be written.
     """
 
@@ -85,16 +85,16 @@ class Replayer:
         entry: Entry | None,
         held: Held | None = None,
     ) -> Entry | None:
-        """Bring a session up to its records.
+        """Apply the records of a session to its files and its entry.
 
         Args:
-            session_id: Whose they are.
-            records: In order; none that the catalog's checkpoint already covers.
-            entry: What the catalog says of it.
-            held: What is held of its log.
+            session_id: The session.
+            records: Its records in order, without those that the catalog covers.
+            entry: Its entry in the catalog.
+            held: The held lines of its log.
 
         Returns:
-            What is true now; None when the session is deleted.
+            The new entry; None when the session is deleted.
 
         Raises:
             OSError: A file cannot be renamed, removed, or repaired.
@@ -105,7 +105,7 @@ class Replayer:
             return None
         entry = stage.entry
         if entry.bundle:
-            # Nothing is ever appended to a bundle.
+            # Nothing is appended to a bundle.
             return entry
         records = [record for record in stage.records if record.epoch == entry.epoch]
         self._bring_in_held(name, entry, stage)
@@ -124,7 +124,7 @@ class Replayer:
         return entry
 
     def _repeat(self, name: str, stage: "_Stage") -> bool:
-        """Repeat the last lifecycle record that stands; False when the session is deleted."""
+        """Repeat the last lifecycle record in force; return False when the session is deleted."""
         records = stage.records
         while places := [n for n, record in enumerate(records) if record.kind in LIFECYCLE]:
             last = records[places[-1]]
@@ -152,7 +152,8 @@ class Replayer:
         held = stage.held
         if held and held.epoch == entry.epoch and held.at <= entry.size <= held.end:
             entry.marks = -1
-            # What is beyond came to it with a catalog that was never written: the records have it.
+            # Held lines beyond this size belong to a catalog that was never written: the records
+            # have them.
             held = held.upto(entry.size)
             stage.error = self.bring_in(name, held)
             stage.lacking = held if stage.error else None
@@ -160,7 +161,7 @@ class Replayer:
     def _looked_at(
         self, name: str, entry: Entry, records: list[JournalRecord], stage: "_Stage"
     ) -> str | None:
-        """Return what is wrong with the log, as far as it can be read."""
+        """Return what is wrong with the log, if it can be read."""
         if stage.error is None:
             try:
                 return self._problem_with(name, entry, records)
@@ -171,9 +172,9 @@ class Replayer:
     def _keep(
         self, entry: Entry, records: list[JournalRecord], lacking: Held | None, error: OSError
     ) -> None:
-        """Keep what could not be written, from the first byte on that the file may not have."""
+        """Keep the lines that could not be written, from the first byte that the file may lack."""
         if lacking is None and not records:
-            return  # Nothing was to be written: whoever reads the log is told.
+            return  # There was nothing to write: whoever reads the log gets the error.
         start = lacking.at if lacking else min(entry.size, records[0].at)
         data = bytearray(lacking.data if lacking else b"")
         for record in records:
@@ -184,7 +185,7 @@ class Replayer:
         self.unwritten[entry.id] = Unwritten(entry, held, error)
 
     def bring_in(self, name: str, held: Held) -> OSError | None:
-        """Write what is held to its place; return why that cannot be done, if so."""
+        """Write held lines to their place in the log; return the error if that fails."""
         path = self.paths.log_of(name)
         try:
             fd = self.fs.open(path, os.O_RDWR | (0 if held.at else os.O_CREAT | os.O_TRUNC))
@@ -208,7 +209,7 @@ class Replayer:
             self.fs.unlink(path)
 
     def _replace(self, name: str, record: JournalRecord) -> Entry | None:
-        """Repeat the replacement of a log; return its entry before the records."""
+        """Repeat the replacement of a log; return its entry before the records are applied."""
         aside = self.paths.aside / f"replace-{record.epoch}"
         if self.fs.size(aside) is not None:
             self.fs.rename(aside, self.paths.log_of(name))
@@ -216,7 +217,8 @@ class Replayer:
             self.fs.unlink(path)
         entry = self.rebuilder.entry_of(name, may_be_torn=True)
         if entry is not None and entry.epoch == record.epoch and entry.seq < record.first - 1:
-            # Lost seqs at the end were positions once; they are not given again.
+            # Lost seqs at the end may have been given to clients as positions: they are not given
+            # again.
             head = entry.own_head()
             head.seq = record.first - 1
             entry.set_head(head)
@@ -229,7 +231,7 @@ class Replayer:
         entry.set_head(SessionHead(record.session, record.epoch))
         entry.size = len(header)
         try:
-            # What lies there under the same name belongs to a life before this one.
+            # Files of that name belong to an earlier epoch.
             self._remove(name)
             fd = self.fs.open(self.paths.log_of(name), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
             try:
@@ -248,7 +250,7 @@ class Replayer:
             return "the log's first line is another"
         if any(record.is_lost for record in records):
             return "acknowledged lines were damaged in the journal"
-        # The records may give the file what it lacks, also where the entry counts that already.
+        # The records may write what the file lacks, even where the entry already counts it.
         end = min(size, entry.size)
         for record in records:
             if record.at > end:
@@ -259,7 +261,7 @@ class Replayer:
     def _write(
         self, name: str, entry: Entry, records: list[JournalRecord], stage: "_Stage"
     ) -> None:
-        """Write records to their places, unless something could not be written before."""
+        """Write the records to their places, unless an earlier write failed."""
         if stage.error is not None:
             return
         size = max(entry.size, *(record.at + len(record.data) for record in records))
@@ -278,7 +280,7 @@ class Replayer:
     def _fold(
         self, name: str, entry: Entry, records: list[JournalRecord], *, has_file: bool
     ) -> None:
-        """Bring the entry up to its records, and the sidecar if the log has them."""
+        """Add the records to the entry, and to the mark file when the log has them."""
         entry.size = max(entry.size, *(record.at + len(record.data) for record in records))
         head = entry.own_head()
         entry.deltas += sum(
@@ -306,9 +308,9 @@ class Replayer:
             entry.marks = -1
 
     def _add_marks(self, name: str, entry: Entry, marks: list[tuple[Mark, int]]) -> None:
-        """Bring the sidecar up; one that does not fit is left to be built again.
+        """Add marks to the mark file; one that does not fit its log is left to be rebuilt.
 
-        The sidecar itself says how far it goes, by its last mark: it may hold some of these.
+        The last mark in the file shows which of these marks it already has.
         """
         path = self.paths.marks_of(name)
         last = last_offset(self.fs, path, entry.epoch, entry.marks)

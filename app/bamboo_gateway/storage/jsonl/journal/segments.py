@@ -1,28 +1,28 @@
-"""The journal: what is synced before anything is acknowledged.
+"""The journal: every commit is synced here before the store acknowledges it.
 
-It is a chain of segments, `index/journal-<number>.jsonl`. A segment's first line names its
-predecessor and how many of that one's bytes count: after a write or sync that failed nothing beyond
-the good bytes is ever read, since pages the kernel could not write are not trusted again, and the
-next segment may give the same seqs without R3 breaking.
+The journal is a chain of segments, `index/journal-<number>.jsonl`. The first line of a segment
+names its predecessor and how many bytes of it count. After a failed write or sync nothing beyond
+the good bytes is ever read, because pages that the kernel could not write cannot be trusted. So the
+next segment may give the same seqs again without breaking R3.
 
-A record is one commit, whole or absent. The records of one write stand behind one line that
-describes them all, then their lines follow as they are, so that the file reads with grep and jq:
+A record is one commit; it counts as a whole or not at all. One line describes all records of a
+write. The log lines of these records follow it unchanged, so that the file reads with grep and jq:
 
     {"crc":"…","lsn":<the first's>,"acked":…,"records":[[session,epoch,first,…],…]}
 
-One line for all, since describing each by itself costs more than all else that is done for a
-commit. A record's `crc` covers its lines, so that damage costs the records it lies in; the line's
-own covers the rest. `at` is where the lines begin in the session's log, which makes replay a matter
-of writing bytes to their place, as often as need be. `acked` is the last record known to be durable
-when these were written: it tells a torn tail (nothing behind it was acknowledged) from damage
-(something was).
+There is one line for all records, because a line for each would cost more than everything else that
+a commit needs. The `crc` of a record covers its log lines, so damage costs only the records that it
+hits; the `crc` of the describing line covers the rest. `at` is the offset of the lines in the
+session's log. Replay therefore writes bytes to their place, and may be repeated. `acked` is the
+last record known to be durable when these were written. It tells a torn tail (no later record was
+acknowledged) from damage (one was).
 
-Segments are preallocated, so that a sync writes data only and running out of space is noticed
-before a commit is taken; and used again when a checkpoint has dropped them, made blank where they
-were written: a sync of blocks that were written before costs a third of one that has to note they
-are now in use, and nothing of a deleted session stays. The last part of a segment, and a reserve
-file that becomes a segment when no other can be made, are kept back for endings of runs and for
-deletions on a full disk.
+Segments are preallocated: a sync then writes data only, and a full disk is noticed before a commit
+is accepted. Segments that a checkpoint has dropped are used again, after their written part was
+overwritten with blanks. Syncing blocks that were written before takes a third of the time of blocks
+that the file system must first mark as used, and no data of a deleted session stays. The last part
+of a segment is kept back for endings of runs and for deletions on a full disk. So is a reserve
+file, which becomes a segment when no other can be made.
 """
 
 import os
@@ -39,25 +39,25 @@ from bamboo_gateway.storage.jsonl.files import FULL_ERRNOS, NOT_SUPPORTED_ERRNOS
 from bamboo_gateway.storage.jsonl.paths import Paths
 from bamboo_gateway.storage.lines import LINE_PREFIX_BYTES, body_of, is_intact, to_line
 
-# A checkpoint is due at this size: replaying so much takes well below a second.
+# A checkpoint is due at this size: replaying a segment takes well below a second.
 SEGMENT_BYTES = 16 * 1024 * 1024
-# Thousands of run endings and deletions; nothing beside the 16 MiB of a segment.
+# Room for thousands of run endings and deletions; little compared to the 16 MiB of a segment.
 RESERVE_BYTES = 1024 * 1024
-# When 16 MiB cannot be had, commits of some seconds still can.
+# When the disk has no 16 MiB left, commits of a few seconds still fit into this.
 SMALL_SEGMENT_BYTES = 512 * 1024
-# Of the records; a segment of another one is set aside, not guessed at.
+# The format of the records. A segment of another format goes into quarantine: it is not guessed at.
 FORMAT = 2
-# Dropped segments kept for use: what is filled while a checkpoint is at work.
+# Dropped segments kept for reuse: as many as are filled while a checkpoint runs.
 SPARES_MAX = 4
-# Above what describing one record takes: a 128-byte id and ten numbers, and their line.
+# More than the description of one record takes: a 128-byte id, ten numbers and their line.
 RECORD_OVERHEAD_BYTES = 512
 
 
 @dataclass(slots=True)
 class Segment:
-    """One file of the chain. Records lie from `begin` to `end`.
+    """One file of the chain; its records lie from `begin` to `end`.
 
-    With `has_unsynced` some of them are not known to be on the disk.
+    While `has_unsynced` is set, some of them may not be on the disk.
     """
 
     number: int
@@ -69,10 +69,10 @@ class Segment:
 
 
 class Journal:
-    """The writing end. Used by the committer's thread alone."""
+    """Writes the journal; only the committer's thread uses it."""
 
     def __init__(self, fs: FileSystem, paths: Paths, check_owner: Callable[[], None]) -> None:
-        """Make it; `check_owner` raises OSError when the directory is not ours any more."""
+        """Create a journal; `check_owner` raises OSError when another owns the directory."""
         self._fs = fs
         self._paths = paths
         self._check_owner = check_owner
@@ -83,22 +83,22 @@ class Journal:
         self.last_epoch = 0
         self.lsn = 0
         self.acked = 0
-        # Closed segments that no checkpoint has dropped yet, oldest first, with the bytes used of
-        # each; None: of one that must not be used again.
+        # Closed segments that no checkpoint has dropped yet, oldest first, with the used bytes of
+        # each; None marks a segment that must not be reused.
         self.closed: dict[int, int | None] = {}
-        # Dropped ones, blank again.
+        # Dropped segments that are blank again.
         self.spares: list[Path] = []
-        # Which file the last segment is.
+        # The identity of the current segment's file.
         self._segment_place: tuple[int, int] | None = None
 
     def begin(self, number: int, lsn: int, last_epoch: int, kept: dict[int, int]) -> None:
-        """Set where the chain goes on after recovery; a segment is made when it is needed.
+        """Set where the chain goes on after recovery; the first segment is made when it is needed.
 
         Args:
-            number: Of the next segment.
-            lsn: Of the last record.
-            last_epoch: The last one given.
-            kept: Segments that recovery could not bring up, with the bytes of each that count:
+            number: The number of the next segment.
+            lsn: The number of the last record.
+            last_epoch: The last epoch given out.
+            kept: The segments that recovery could not apply, with the bytes of each that count;
                 they wait for the first checkpoint.
         """
         self._next_number = number
@@ -108,10 +108,10 @@ class Journal:
         self._predecessor = max(kept.items(), default=None)
 
     def is_in_place(self) -> bool:
-        """Look whether the directory is still the one that was opened.
+        """Return whether the path still leads to the directory that the store opened.
 
-        A segment that somebody has removed is given up: what it says is in memory, and the next
-        checkpoint brings it up.
+        When somebody has removed the current segment, abandon it: its records are in memory, and
+        the next checkpoint writes them to the logs.
         """
         try:
             self._check_owner()
@@ -126,35 +126,35 @@ class Journal:
 
     @property
     def size(self) -> int:
-        """Bytes in the current segment."""
+        """The bytes in the current segment."""
         return self._current.end if self._current else 0
 
     @property
     def disk_bytes(self) -> int:
-        """What the segments take: they are preallocated; a large commit's may be larger."""
+        """The preallocated bytes of all segments; a segment for a large commit may take more."""
         segments = len(self.closed) + len(self.spares) + (self._current is not None)
         return segments * (SEGMENT_BYTES + RESERVE_BYTES) + RESERVE_BYTES
 
     @property
     def number(self) -> int:
-        """The current segment's; 0 without one."""
+        """The number of the current segment; 0 when there is none."""
         return self._current.number if self._current else 0
 
     @property
     def has_records(self) -> bool:
-        """Whether the current segment holds any."""
+        """Whether the current segment holds records."""
         return self._current is not None and self._current.end > self._current.begin
 
     def make_room(self, size: int) -> bool:
         """Make sure that `size` more bytes fit.
 
         Returns:
-            False when only the reserve is left: then records that may use it are written, if they
-            fit, and no others.
+            False when only the reserve is left: then only records that may use the reserve are
+                written, if they fit.
 
         Raises:
-            OSError: No segment can be made, for another reason than space; or the directory is not
-                ours any more.
+            OSError: No segment can be made, for another reason than space; or this process no
+                longer owns the directory.
             Unavailable: The journal is finished.
         """
         if self._is_finished:
@@ -172,10 +172,10 @@ class Journal:
         return True
 
     def make_reserve_room(self, size: int) -> None:
-        """Make sure that `size` more bytes fit into what is kept back.
+        """Make sure that `size` more bytes fit into the reserve.
 
         Raises:
-            StorageFull: They do not.
+            StorageFull: They do not fit.
         """
         current = self._current
         if size == 0 or (
@@ -193,10 +193,10 @@ class Journal:
         self._start(fd, limit=0)
 
     def rotate(self, size: int = 0) -> None:
-        """Begin a new segment. The one before stays as it is when that fails.
+        """Begin a new segment. When that fails, the current segment stays as it is.
 
         Raises:
-            OSError: It could not be made.
+            OSError: The segment could not be made.
         """
         self._check_owner()
         path = self._paths.segment(self._next_number)
@@ -233,10 +233,10 @@ class Journal:
             raise
 
     def give_up_spares(self) -> None:
-        """Free the space of dropped segments: others need it more."""
+        """Remove dropped segments kept for reuse, because the disk is full."""
         spares, self.spares = self.spares, []
         for path in spares:
-            # What cannot be removed now is cleared away at the next start.
+            # The next start removes what cannot be removed now.
             with suppress(OSError):
                 self._fs.unlink(path)
 
@@ -244,7 +244,7 @@ class Journal:
         try:
             self._fs.allocate(fd, size)
         except OSError as error:
-            # Without preallocation syncs are slower, and only writing tells when the disk is full.
+            # Without preallocation a sync is slower, and a full disk shows only when a write fails.
             if error.errno not in NOT_SUPPORTED_ERRNOS:
                 raise
 
@@ -268,10 +268,10 @@ class Journal:
         self._next_number += 1
 
     def write(self, data: bytes, *, sync: bool) -> None:
-        """Write records; after an error the segment's good end is where it was.
+        """Write records; after an error the good end of the segment is where it was.
 
         Raises:
-            OSError: The caller answers its commits with it and calls `abandon`.
+            OSError: The caller answers the commits with it, then calls `abandon`.
         """
         current = self._current
         assert current is not None
@@ -287,10 +287,10 @@ class Journal:
         self.acked = self.lsn
 
     def abandon(self) -> None:
-        """Abandon the segment after a failure: its good bytes count, nothing beyond is read.
+        """Abandon the segment after a failure: its good bytes count, nothing beyond them is read.
 
-        A successor that says so is made at once if it can be; else with the next commit. Cutting
-        the file covers the time in between, as far as the disk still does anything.
+        Make a successor that records this at once if possible, else with the next commit. Until
+        then truncating the file has the same effect, as far as the disk still works.
         """
         current = self._current
         if current is None:
@@ -304,17 +304,17 @@ class Journal:
             self.rotate()
 
     def finish(self) -> None:
-        """Close the last segment: no record is taken from here on.
+        """Close the last segment; the journal accepts no record from here on.
 
         Raises:
-            OSError: The directory is not ours any more.
+            OSError: This process no longer owns the directory.
         """
         self._is_finished = True
         self.close_current()
         self._check_owner()
 
     def close_current(self) -> None:
-        """Close the segment, which then waits for its checkpoint."""
+        """Close the current segment; it then waits for a checkpoint."""
         current, self._current = self._current, None
         if current is not None:
             is_whole = current.limit == SEGMENT_BYTES
@@ -322,7 +322,7 @@ class Journal:
             self._fs.close(current.fd)
 
     def keep_reserve(self) -> None:
-        """Make the reserve file where it is missing and there is space."""
+        """Make the reserve file when it is missing and there is space."""
         if self._fs.size(self._paths.reserve) is not None:
             return
         aside = self._paths.aside / "reserve"
@@ -335,12 +335,12 @@ class Journal:
             self._fs.rename(aside, self._paths.reserve)
 
 
-# What a line says of a record: session, epoch, first, count, kind, time, at, bytes, crc.
+# The description of one record: session, epoch, first, count, kind, time, at, bytes, crc.
 Description = tuple[str, int, int, int, str, int, int, int, int]
 
 
 def describe(lsn: int, acked: int, records: list[Description]) -> bytes:
-    """Make the line that describes the records of one write; their data follow it verbatim."""
+    """Return the line that describes the records of one write; their data follow it unchanged."""
     return to_line(codec.encode({"lsn": lsn, "acked": acked, "records": records}))
 
 
@@ -355,14 +355,14 @@ def pack(
     at: int,
     data: bytes,
 ) -> bytes:
-    """Make a record that is written by itself and holds no events: of what happens to files."""
+    """Return a record of a change of a session's files: without events, written by itself."""
     about = (session_id, epoch, first, 0, kind, time_ms, at, len(data), crc32(data))
     return describe(lsn, acked, [about]) + data
 
 
 @dataclass(slots=True)
 class JournalRecord:
-    """A record as read back; of one that `is_lost` there is no more than its description."""
+    """A record read from the journal; when `is_lost`, only its description could be read."""
 
     lsn: int
     session: str
@@ -378,22 +378,22 @@ class JournalRecord:
 
 @dataclass(slots=True)
 class JournalContents:
-    """What the segments on disk say."""
+    """The contents of all segments on disk."""
 
     records: list[JournalRecord] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
-    # Where the segments begin: the catalog has to cover everything before.
+    # The first record of the oldest segment: the catalog has to cover all records before it.
     first_lsn: int = 0
     last_lsn: int = 0
     last_epoch: int = 0
     torn_bytes: int = 0
-    # How many bytes of each segment count: what is behind them never will.
+    # The bytes of each segment that count; the bytes behind them never will.
     ends: dict[int, int] = field(default_factory=dict)
-    # Where acknowledged records could not be read: (segment number, offset, the bytes).
+    # Where acknowledged records could not be read: (segment number, offset, bytes).
     damaged: list[tuple[int, int, bytes]] = field(default_factory=list)
 
     def take(self, records: list[JournalRecord]) -> None:
-        """Add what was read of a segment."""
+        """Add the records read from a segment."""
         self.records += records
         for record in records:
             self.last_lsn = max(self.last_lsn, record.lsn)
@@ -401,7 +401,7 @@ class JournalContents:
 
 
 def read_journal(fs: FileSystem, paths: Paths) -> JournalContents:
-    """Read every segment, in order, each as far as it counts."""
+    """Read all segments in order, each as far as it counts."""
     contents = JournalContents()
     found: list[tuple[int, int, bytes]] = []
     counts: dict[int, int] = {}
@@ -414,7 +414,8 @@ def read_journal(fs: FileSystem, paths: Paths) -> JournalContents:
         contents.ends[number] = 0
         line = data[: data.find(b"\n") + 1]
         if not is_intact(line):
-            # Without a header no record of it was ever acknowledged, unless it was damaged later.
+            # No record of a segment without a header was ever acknowledged, unless the header was
+            # damaged later.
             if rest := data.strip(b"\0"):
                 _note_unreadable(contents, number, 0, rest)
             continue
@@ -460,13 +461,14 @@ def _read_segment(
             return
         contents.damaged.append((number, offset, rest))
         if written is not None:
-            # What the damage does not lie in is as good as ever; whose the rest was is known.
+            # Records outside the damaged bytes are still good, and the description names the
+            # sessions of the others.
             contents.take(written.records)
         offset = len(data) if again is None else again
 
 
 class _Write(NamedTuple):
-    """What one write put into a segment."""
+    """The records that one write put into a segment."""
 
     acked: int
     records: list[JournalRecord]
@@ -474,12 +476,12 @@ class _Write(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of it is intact."""
+        """Whether all records are intact."""
         return not any(record.is_lost for record in self.records)
 
 
 def _read_write(data: bytes, offset: int) -> _Write | None:
-    """Read the records of the write at `offset`; None when there is no intact line of them."""
+    """Read the records of the write at `offset`; None when no intact line describes them."""
     end = data.find(b"\n", offset) + 1
     line = data[offset:end]
     if not (line.startswith(b'"lsn":', LINE_PREFIX_BYTES) and is_intact(line)):
@@ -498,7 +500,7 @@ def _read_write(data: bytes, offset: int) -> _Write | None:
 
 
 def _intact_after(data: bytes, offset: int, lsn: int) -> int | None:
-    """Find the next whole write that was made when the record `lsn` had been acknowledged."""
+    """Find the next whole write that was made after the record `lsn` had been acknowledged."""
     while (offset := data.find(b'{"crc":"', offset + 1)) >= 0:
         if not data.startswith(b'"lsn":', offset + LINE_PREFIX_BYTES):
             continue
