@@ -1,8 +1,8 @@
-"""Brings marks into their sidecars, and finds lines by them.
+"""Writes marks into mark files, and finds lines by them.
 
-A log's marks are first in memory (`Log.marks`), at the next checkpoint in the sidecar. Both change
-together under the writer's lock; `Log.marks_version` tells somebody who wrote without the lock
-whether what he read still holds.
+A log's marks are in memory first (`Log.marks`); the next checkpoint writes them into the mark file.
+Both change together under the writer's lock. A thread that worked without the lock compares
+`Log.marks_version` to learn whether what it read is still valid.
 """
 
 import os
@@ -31,17 +31,17 @@ from bamboo_gateway.storage.jsonl.paths import Paths
 from bamboo_gateway.storage.lines import LINE_EXTRA_BYTES, body_of
 from bamboo_gateway.storage.marks import Mark, mark_of
 
-# What is held at once of the marks of a log that is read through: 1 MiB in the sidecar.
+# The marks held in memory while a whole log is read: 1 MiB in the mark file.
 _MARKS_AT_ONCE = 32 * 1024
 
 
-# Above every seq, and every number of lines or bytes.
+# Above every seq, and above every number of lines or bytes.
 NO_END = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What is looked for: see `SessionStore.find`."""
+    """The conditions of one search; see `SessionStore.find`."""
 
     kind: MarkKind
     key: str | None
@@ -52,13 +52,13 @@ class Search:
     reverse: bool
 
     def admits(self, seq: int, kind: MarkKind) -> bool:
-        """Return whether a mark is one of those."""
+        """Return whether a mark fulfils the conditions by kind and seq."""
         return kind == self.kind and self.after < seq < self.before
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenMarks:
-    """Marks in the sidecar that count once it is synced."""
+    """Marks that were written into the mark file and count once it is synced."""
 
     log: Log
     version: int
@@ -67,24 +67,24 @@ class WrittenMarks:
 
 
 class MarkFiles:
-    """See the module. Not for the loop's thread."""
+    """Writes, rebuilds and searches mark files. Not for the loop's thread, since it blocks."""
 
     def __init__(self, fs: FileSystem, paths: Paths, writer: LogWriter) -> None:
         self._fs = fs
         self._paths = paths
         self._writer = writer
-        # One sidecar is written at a time: by the checkpoint, or by a reader that found it stale.
+        # One mark file is written at a time: by the checkpoint, or by a reader that found it stale.
         self._writing = Lock()
-        # Readers that find the same one stale wait for the first of them: each rebuild forgets what
-        # there is, and so would take its result away from the others.
+        # Readers that find the same file stale wait for the first of them. Each rebuild discards
+        # the present marks, so a second one would discard the result of the first.
         self._rebuilding = Lock()
 
     def write_pending(self, log: Log, size: int, *, sync: bool = False) -> WrittenMarks | None:
-        """Write the marks before the byte `size`; None when there are none.
+        """Write the marks before the byte `size`; return None when there are none.
 
         Raises:
             OSError: They could not be written.
-            DamagedError, LogReplacedError: Nor could they be read out of the log.
+            DamagedError, LogReplacedError: They could not be read from the log either.
         """
         with self._writing:
             if log.is_outdated or log.packed:
@@ -101,10 +101,10 @@ class MarkFiles:
             return WrittenMarks(log, version, len(pending), count)
 
     def settle(self, written: WrittenMarks, entry: Entry) -> None:
-        """Let written marks count; what was overtaken is built again.
+        """Let written marks count; have them rebuilt if they were outdated meanwhile.
 
-        All under the lock, under which logs become outdated too: what the entry says of files that
-        were exchanged since stays as it is.
+        All of this runs under the lock under which logs become outdated. So the entry never
+        describes files that were swapped in the meantime.
         """
         log = written.log
         with self._writer.lock:
@@ -120,7 +120,7 @@ class MarkFiles:
             del log.marks[: written.taken]
 
     def forget(self, log: Log) -> None:
-        """Have a sidecar that does not fit built again."""
+        """Have a mark file rebuilt because it does not fit its log."""
         with self._writer.lock:
             log.marks_saved = -1
             log.marks_version += 1
@@ -133,16 +133,18 @@ class MarkFiles:
             view.close()
 
     def _put(self, log: Log, saved: int, marks: Iterable[tuple[Mark, int]], *, sync: bool) -> int:
-        """Write marks behind those that are saved; return their number."""
+        """Write marks behind those in the file; return their number."""
         flags = os.O_RDWR if saved else os.O_RDWR | os.O_CREAT
         path = self._paths.marks_of(log.name)
         fd = self._fs.open(path, flags)
         try:
             if not log.is_outdated:
-                # Logs are said to be outdated before their files are exchanged: so this is its.
+                # A log is marked as outdated before its files are swapped, so this file belongs to
+                # it.
                 return self._write_into(fd, log, saved, marks, sync=sync)
             if os.fstat(fd).st_size == 0:
-                # Made just now, for nobody. A successor who loses his by this builds it again.
+                # The file was just created, and belongs to nobody. A successor that loses its file
+                # by this rebuilds it.
                 self._fs.unlink(path)
             return 0
         finally:
@@ -163,38 +165,41 @@ class MarkFiles:
         return count
 
     def rebuild(self, log: Log, entry: Entry, version: int) -> None:
-        """Build a sidecar again that did not fit; `log` is pinned in the table.
+        """Rebuild a mark file that did not fit its log; `log` is pinned in the table.
 
         Args:
-            log: Whose.
+            log: The log.
             entry: Its entry in the catalog.
-            version: The `Log.marks_version` that did not fit; a later one is somebody's rebuild.
+            version: The `Log.marks_version` that did not fit; a later one means that somebody else
+                has rebuilt the file.
 
         Raises:
             OSError: The log could not be read.
             DamagedError, LogReplacedError: The log is damaged.
         """
         if log.packed:
-            # A bundle's marks are part of what its checksums cover.
+            # The checksums of a bundle cover its marks, so wrong marks mean damage.
             raise DamagedError(0)
         with self._rebuilding:
             if log.marks_version > version and log.marks_saved >= 0:
                 return
             self.forget(log)
-            # All that is acknowledged now: marks taken out of memory before must be in the file.
+            # All that is acknowledged by now: marks that were removed from memory before must be in
+            # the file.
             try:
                 written = self.write_pending(log, entry.size, sync=True)
             except FileNotFoundError:
                 raise
             except OSError:
-                # Reads go on where nothing can be written (or this raises what is wrong with them).
+                # Reads go on when nothing can be written (or this raises what is wrong with
+                # reading).
                 self._keep_in_memory(log, entry)
                 return
             if written is not None:
                 self.settle(written, entry)
 
     def _keep_in_memory(self, log: Log, entry: Entry) -> None:
-        """Have all marks of a log in memory until the next checkpoint that can write them."""
+        """Keep all marks of a log in memory until a checkpoint can write them."""
         view = self._writer.view(log, entry.size)
         try:
             marks = list(marks_of_lines(view, view.begin))
@@ -211,9 +216,9 @@ class MarkFiles:
         """Find lines among those before the byte `size`.
 
         Raises:
-            StaleMarksError: The sidecar has to be built again.
+            StaleMarksError: The mark file has to be rebuilt.
             DamagedError, LogReplacedError: The log is damaged.
-            FileNotFoundError: It is not there.
+            FileNotFoundError: The log is missing.
         """
         view, marks, pending = self._open(log, size)
         try:
@@ -243,7 +248,7 @@ class MarkFiles:
         """Count the marks before the byte `size` that a search admits, whatever their key.
 
         Raises:
-            StaleMarksError, DamagedError, LogReplacedError, FileNotFoundError: See `find`.
+            StaleMarksError, DamagedError, LogReplacedError, FileNotFoundError: As `find`.
         """
         view, marks, pending = self._open(log, size)
         try:
@@ -256,10 +261,10 @@ class MarkFiles:
             view.close()
 
     def keys_in_use(self, log: Log, size: int, kind: MarkKind, keys: Collection[str]) -> set[str]:
-        """Return those of the keys that a line before the byte `size` is marked with.
+        """Return those of the keys that mark a line before the byte `size`.
 
         Raises:
-            StaleMarksError, DamagedError, LogReplacedError, FileNotFoundError: See `find`.
+            StaleMarksError, DamagedError, LogReplacedError, FileNotFoundError: As `find`.
         """
         view, marks, pending = self._open(log, size)
         try:
@@ -283,10 +288,10 @@ class MarkFiles:
             view.close()
 
     def messages(self, log: Log, size: int) -> Iterator[bytes]:
-        """Return the stored lines of all messages before the byte `size`, without their newline.
+        """Yield the stored lines of all messages before the byte `size`, without their newline.
 
         Raises:
-            StaleMarksError, DamagedError, LogReplacedError, FileNotFoundError: See `find`.
+            StaleMarksError, DamagedError, LogReplacedError, FileNotFoundError: As `find`.
         """
         view, marks, pending = self._open(log, size)
         try:
@@ -326,7 +331,7 @@ class MarkFiles:
 
 
 def _all_of(kind: MarkKind) -> Search:
-    """Return the search that leaves no line of a kind out."""
+    """Return the search that finds every line of a kind."""
     return Search(kind, None, 0, NO_END, NO_END, NO_END, reverse=False)
 
 
@@ -336,7 +341,7 @@ _EVERY_MESSAGE = _all_of("message")
 def _places(
     marks: MarksFile, pending: list[tuple[Mark, int]], search: Search
 ) -> Iterator[tuple[int, int]]:
-    """Return (seq, offset) of what may be looked for, in the search's order."""
+    """Yield (seq, offset) of each mark that may match, in the order of the search."""
     if search.reverse:
         yield from _pending_places(pending, search)
         yield from _saved_places(marks, search)
@@ -346,7 +351,7 @@ def _places(
 
 
 def _pending_places(pending: list[tuple[Mark, int]], search: Search) -> Iterator[tuple[int, int]]:
-    # There may be as many as one checkpoint takes: a page looks at its own.
+    # There may be as many as one checkpoint takes, so a page looks only at its own.
     first = bisect_right(pending, search.after, key=_seq_of_pending)
     last = bisect_left(pending, search.before, key=_seq_of_pending)
     for at in range(last - 1, first - 1, -1) if search.reverse else range(first, last):
@@ -360,10 +365,10 @@ def _seq_of_pending(pending: tuple[Mark, int]) -> int:
 
 
 def _rising(places: Iterator[tuple[int, int]], *, reverse: bool) -> Iterator[tuple[int, int]]:
-    """Return the places; each line of a log has one mark at most.
+    """Yield the places, and check their order: each line of a log has one mark at most.
 
     Raises:
-        StaleMarksError: Their offsets do not rise (or fall, in reverse).
+        StaleMarksError: The offsets do not rise (or fall, in reverse).
     """
     last: int | None = None
     for seq, offset in places:
@@ -387,12 +392,12 @@ def _saved_places(marks: MarksFile, search: Search) -> Iterator[tuple[int, int]]
 def _verified(
     lines: LineReader, seq: int, offset: int, search: Search, bytes_max: int | None
 ) -> Record | None:
-    """Read the line a mark leads to, and make sure that it is the one that is meant.
+    """Read the line that a mark leads to; return None when the line has another key.
 
     Raises:
         LongLineError: Its body has more than `bytes_max` bytes.
         DamagedError: The line is damaged.
-        StaleMarksError: It is another line.
+        StaleMarksError: The mark leads to another line.
     """
     line_max = None if bytes_max is None else bytes_max + LINE_EXTRA_BYTES
     if not lines.begins_line(offset):

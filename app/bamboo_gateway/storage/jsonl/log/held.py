@@ -1,16 +1,15 @@
-"""index/held-<name>.jsonl: the last lines of a log that cannot be written.
+"""index/held-<name>.jsonl: held lines, the last lines of a log that cannot be written.
 
-They were acknowledged, so they have to be where a start finds them (R1), and the journal does not
-wait for one file. What is held is the end of the log byte for byte, from `at` on, at least as far
-as the catalog says that it goes; so bringing it in is writing bytes to their place, as often as
-need be:
+These lines were acknowledged, so a start must find them (R1), and the journal does not wait for one
+file. A held file has the end of the log byte for byte, from the offset `at` to at least the size in
+the catalog. Bringing it into the log therefore writes bytes to their place, and may be repeated:
 
     {"crc":"…","held":1,"session":…,"epoch":…,"at":…,"bytes":…,"data_crc":…}
     <the log's lines>
 
-A checkpoint writes the file before it drops the segments that have the same lines, and removes it
-when the log has them, synced, before the catalog goes on. What does not fit the catalog (another
-epoch, a size beyond) is left over from a crash in between, and void.
+A checkpoint writes the file before it drops the segments with the same lines. It removes the file
+when the log has these lines and is synced, before it writes a newer catalog. A held file that does
+not fit the catalog (another epoch, a size beyond) remains from a crash in between, and is ignored.
 """
 
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ _SUFFIX = ".jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The end of one log: what it has from the byte `at` on."""
+    """Held lines: the end of one log, from the offset `at` on."""
 
     session: str
     epoch: int
@@ -37,19 +36,19 @@ class Held:
 
     @property
     def end(self) -> int:
-        """The log's size with it."""
+        """The size of the log including the held lines."""
         return self.at + len(self.data)
 
     def upto(self, size: int) -> "Held":
-        """Return what the log has before the byte `size`."""
+        """Return the held lines before the offset `size`."""
         return Held(self.session, self.epoch, self.at, self.data[: size - self.at])
 
 
 def write_held(fs: FileSystem, paths: Paths, name: str, held: Held) -> None:
-    """Keep the end of a log, in place of what was kept of it before; synced.
+    """Write and sync the held file of a log, replacing an earlier one.
 
     Raises:
-        OSError: What was kept before is there still.
+        OSError: The earlier file is unchanged.
     """
     about = {
         "held": 1,
@@ -64,7 +63,7 @@ def write_held(fs: FileSystem, paths: Paths, name: str, held: Held) -> None:
 
 
 def read_held(fs: FileSystem, paths: Paths) -> dict[str, Held | None]:
-    """Read what is held, by the sessions' file names; None: it is damaged."""
+    """Read all held files, by the file names of their sessions; None for a damaged one."""
     found: dict[str, Held | None] = {}
     for file in fs.names(paths.index):
         if file.startswith(_PREFIX) and file.endswith(_SUFFIX):

@@ -1,12 +1,13 @@
-"""The marks sidecar: where a log's messages, run events and notes are, without reading the log.
+"""Mark files: the offsets of a log's messages, run events and notes, found without reading the log.
 
-`index/marks/<name>.idx` is a 32-byte header and 32 bytes a mark, in log order:
+`index/marks/<name>.idx` has a 32-byte header and 32 bytes for each mark, in log order:
 
     seq u64 · offset u64 · key digest 8 bytes · kind u8 · three 0 · CRC-32 of the rest u32
 
-Finding by name is a search for eight bytes, verified on the real line; the last fifty are the last
-entries; a range is bisected. How many entries count stands in the catalog. Whatever does not fit
-(missing, torn, of another epoch, leading to the wrong line) is built again from the log.
+A lookup by key searches for eight bytes and verifies the line in the log. The last fifty messages
+are read from the last entries. A range of seqs is bisected. The catalog has the number of entries
+that count. A mark file that does not fit its log (missing, torn, of another epoch, leading to a
+wrong line) is rebuilt from the log.
 """
 
 import os
@@ -29,36 +30,36 @@ _DIGEST_AT = 16
 _KIND_AT = 24
 _HEADER = struct.Struct("<8sQ12xI")
 _MAGIC = b"bamboo1\n"
-# Up to so many digests, finding one after the other is faster than looking at every entry.
+# Up to this many digests, searching for one after the other is faster than looking at every entry.
 _FINDS_MAX = 16
-# A scan of all marks holds so many of them at once: 1 MiB.
+# A scan of all marks holds this many at once: 1 MiB.
 _SCAN_ENTRIES = 32 * 1024
-# One read of 16 KiB: a page of the last fifty is in it, whatever is marked between them.
+# One read of 16 KiB: it contains a page of the last fifty messages, with all marks between them.
 _BLOCK_ENTRIES = 512
 _KINDS: tuple[MarkKind, ...] = ("message", "run", "note")
 _KIND_NUMBER = {kind: number for number, kind in enumerate(_KINDS)}
 
 
 class StaleMarksError(Exception):
-    """The sidecar does not fit its log and has to be built again."""
+    """The mark file does not fit its log and has to be rebuilt."""
 
 
 def digest_of(key: str) -> bytes:
-    """Return the eight bytes a key is searched by."""
+    """Return the eight bytes by which a key is searched."""
     return blake2b(key.encode(), digest_size=8).digest()
 
 
 def digests_of(kind: MarkKind, key: str) -> tuple[bytes, ...]:
-    """Return the bytes that a mark of this kind and key may have.
+    """Return the digests that a mark of this kind and key may have.
 
-    Earlier gateways gave all notes one name wherever they made marks out of lines: in sidecars that
-    were built again, and in bundles, which stay as they are.
+    Earlier gateways gave all notes the same key when they made marks from stored lines: in rebuilt
+    mark files, and in bundles, which do not change.
     """
     return (digest_of(key), _FORMER_NOTE) if kind == "note" else (digest_of(key),)
 
 
 def pack_marks(marks: Iterable[tuple[Mark, int]]) -> bytes:
-    """Make the entries of marks with their offsets in the log."""
+    """Return the entries of marks with their offsets in the log."""
     parts = []
     for mark, offset in marks:
         head = _ENTRY.pack(mark.seq, offset, digest_of(mark.key), _KIND_NUMBER[mark.kind], 0)[:-4]
@@ -70,13 +71,13 @@ _FORMER_NOTE = digest_of("idempotency")
 
 
 def pack_header(epoch: int) -> bytes:
-    """Make the header of a sidecar."""
+    """Return the header of a mark file."""
     head = _HEADER.pack(_MAGIC, epoch, 0)[:-4]
     return head + struct.pack("<I", crc32(head))
 
 
 def marks_of_lines(view: LogView, offset: int) -> Iterator[tuple[Mark, int]]:
-    """Read the marks out of a log from a line's start on.
+    """Read the marks of a log, beginning at the start of a line.
 
     Raises:
         DamagedError: A line is not intact.
@@ -90,10 +91,10 @@ def marks_of_lines(view: LogView, offset: int) -> Iterator[tuple[Mark, int]]:
 
 
 class MarksFile:
-    """A sidecar open for reading: its first `count` entries. Close it."""
+    """A mark file open for reading: its first `count` entries. Close it after use."""
 
     def __init__(self, fs: FileSystem, path: Path, epoch: int, count: int) -> None:
-        """Open it.
+        """Open the file.
 
         Raises:
             StaleMarksError: It is missing, too short, or of another epoch.
@@ -142,14 +143,14 @@ class MarksFile:
     def blocks(
         self, first: int, last: int, *, reverse: bool
     ) -> Iterator[tuple[int, int, bytes, MarkKind]]:
-        """Go through the entries from one end, reading a block at a time."""
+        """Yield the entries from either end, reading a block at a time."""
         starts = range(first, last, _BLOCK_ENTRIES)
         for start in reversed(starts) if reverse else starts:
             block = self.entries(start, min(start + _BLOCK_ENTRIES, last))
             yield from reversed(block) if reverse else block
 
     def count_of(self, kind: MarkKind, first: int, last: int) -> int:
-        """Count the entries `first <= n < last` of one kind; unchecked, since it reads no line."""
+        """Count the entries `first <= n < last` of one kind, without verifying them in the log."""
         wanted = bytes([_KIND_NUMBER[kind]])
         count = 0
         for start in range(first, last, _SCAN_ENTRIES):
@@ -161,7 +162,7 @@ class MarksFile:
     def named(
         self, digests: Collection[bytes], *, reverse: bool
     ) -> Iterator[tuple[int, int, bytes, MarkKind]]:
-        """Iterate over the entries that have one of the digests, from one end, in one pass."""
+        """Yield the entries that have one of the digests, from either end, in one pass."""
         starts = range(0, self.count, _SCAN_ENTRIES)
         for start in reversed(starts) if reverse else starts:
             count = min(_SCAN_ENTRIES, self.count - start)
@@ -177,7 +178,7 @@ class MarksFile:
 
 
 def last_offset(fs: FileSystem, path: Path, epoch: int, count: int) -> int | None:
-    """Return where in the log the last of a sidecar's `count` marks leads; None without one."""
+    """Return the offset in the log of the last of `count` marks; None when there is none."""
     if count <= 0:
         return None
     try:
@@ -203,7 +204,7 @@ def _places_of(digests: Collection[bytes], data: bytes) -> set[int]:
     for digest in digests:
         at = data.find(digest)
         while at >= 0:
-            # The bytes may also turn up across other fields; only the digest's own place counts.
+            # The same bytes may also occur across other fields; only the digest's own place counts.
             if at % ENTRY_BYTES == _DIGEST_AT:
                 places.add(at - _DIGEST_AT)
             at = data.find(digest, at + 1)

@@ -1,7 +1,8 @@
-"""Reads pages of a log: bisected by file offset, every checksum looked at.
+"""Reads pages of a log: finds the first line by bisecting file offsets, and checks every checksum.
 
-Lines carry a rising seq right at their start, so that the place after any position is found in
-O(log n) reads of some KiB. Notes have no seq; whoever lands on one goes on to the next line.
+The seq stands at the start of each event's line and rises from line to line. So the place behind
+any position is found in O(log n) reads of some KiB. Notes have no seq; a search that hits one goes
+on to the next line.
 """
 
 import re
@@ -15,19 +16,19 @@ from bamboo_gateway.storage.lines import LINE_PREFIX_BYTES, is_intact
 _NOTE_LINE = re.compile(rb'\{"crc":"[0-9a-f]{8}","note":')
 _EVENT_LINE = re.compile(rb'\{"crc":"[0-9a-f]{8}","type":"[^"\\]{1,64}","seq":([0-9]{1,15})[,}]')
 _BRACE_CHECKSUM = crc32(b"{")
-# Enough for most lines at once when probing, and for a page of tokens in few reads.
+# A probe reads most lines whole, and a chunk covers a page of tokens in few reads.
 _PROBE_BYTES = 4096
 _CHUNK_BYTES = 128 * 1024
-# The most that is read at once of a long line, and so at most beyond its end.
+# The most that is read at once of a long line, and so the most that is read beyond its end.
 _LINE_CHUNK_BYTES = 256 * 1024
-# Lines that begin this close to each other are read together: twice the bytes that each would cost.
+# Lines that begin this close to each other are read together: twice the bytes of reading each.
 _NEAR_BYTES = 2 * _PROBE_BYTES
-# Below this the rest is read through: one more read costs less than further probes.
+# Below this size the rest is read through: one more read costs less than further probes.
 _SCAN_BYTES = 16 * 1024
 
 
 class DamagedError(Exception):
-    """A line whose checksum does not hold, or that has no place in a log; `offset` is where."""
+    """The line at `offset` has a wrong checksum, or is neither an event nor a note."""
 
     def __init__(self, offset: int) -> None:
         super().__init__(f"damaged line at byte {offset}")
@@ -35,27 +36,27 @@ class DamagedError(Exception):
 
 
 class LongLineError(Exception):
-    """A line is longer than whoever reads it wants."""
+    """A line is longer than its reader accepts."""
 
 
 def seq_of(line: bytes) -> int | None:
-    """Return the seq of an event's line; None for a note and for what is neither."""
+    """Return the seq of an event's line; None for a note and for any other line."""
     match = _EVENT_LINE.match(line)
     return int(match[1]) if match else None
 
 
 def is_note(line: bytes) -> bool:
-    """Return a note's line."""
+    """Return whether a line holds a note."""
     return _NOTE_LINE.match(line) is not None
 
 
 def lines_from(view: LogView, offset: int) -> Iterator[tuple[int, bytes]]:
-    """Return each line with its offset, checked.
+    """Yield the offset and the content of each line, checked, without its newline.
 
     Raises:
-        DamagedError: At the first that is not intact.
+        DamagedError: A line is not intact.
     """
-    # What was read of a line whose end was not: joined once, however long the line is.
+    # The begun part of a line whose end is not read yet: joined once, however long the line is.
     begun: list[bytes] = []
     at = offset
     while chunk := view.read(at, _CHUNK_BYTES):
@@ -67,7 +68,7 @@ def lines_from(view: LogView, offset: int) -> Iterator[tuple[int, bytes]]:
         lines.insert(0, b"".join(begun))
         begun = [lines.pop()]
         for part in lines:
-            # Inlined `is_intact`: this is the loop that all replays go through.
+            # `is_intact`, inlined: all replays go through this loop.
             try:
                 intact = part.startswith(b'{"crc":"') and crc32(
                     memoryview(part)[18:], _BRACE_CHECKSUM
@@ -89,13 +90,13 @@ def read_page(
 
     Args:
         view: The log.
-        after: A seq; 0 for the log's start.
-        start: Where its next line begins, when the caller knows.
-        limit: The most events.
-        max_bytes: The most bytes of bodies, but for the first.
+        after: A seq; 0 for the beginning of the log.
+        start: The offset of the next line, if the caller knows it.
+        limit: The most events to read.
+        max_bytes: The most bytes of bodies to read; the first event is read in any case.
 
     Returns:
-        The events, and where the line after the last of them begins.
+        The events, and the offset of the line behind the last of them.
 
     Raises:
         DamagedError: A line of the page, or on the way to it, is not intact.
@@ -122,7 +123,7 @@ def read_page(
 
 
 def find_after(view: LogView, after: int) -> int:
-    """Find a line's start at or a little before the first event whose seq is above `after`.
+    """Return the start of a line at or a little before the first event with a seq above `after`.
 
     Raises:
         DamagedError: A line on the way is not intact.
@@ -149,7 +150,7 @@ def find_after(view: LogView, after: int) -> int:
 
 
 def _event_after(view: LogView, offset: int, high: int) -> tuple[int, int] | None:
-    """Return (seq, end) of the first event whose line begins after `offset`, before `high`."""
+    """Return (seq, end) of the first event whose line begins after `offset` and before `high`."""
     start = _line_after(view, offset)
     while start < high:
         line = line_at(view, start)
@@ -175,10 +176,10 @@ def _line_after(view: LogView, offset: int) -> int:
 
 
 def line_at(view: LogView, offset: int, bytes_max: int | None = None) -> bytes:
-    """Return the line that begins at `offset`, newline included; read little beyond it.
+    """Return the line that begins at `offset`, with its newline; read little beyond it.
 
     Raises:
-        LongLineError: It has more than `bytes_max` bytes.
+        LongLineError: The line has more than `bytes_max` bytes.
         DamagedError: There is no intact line.
     """
     parts: list[bytes] = []
@@ -204,8 +205,9 @@ def line_at(view: LogView, offset: int, bytes_max: int | None = None) -> bytes:
 class LineReader:
     """Reads lines of a view one after the other, in either direction.
 
-    As long as they lie close together it reads ahead, up to 128 KiB at once: a page of short
-    messages in a few reads. Lines far apart, with a run's deltas between them, are read one by one.
+    While the lines are close together it reads ahead, up to 128 KiB at once: it gets a page of
+    short messages in a few reads. Lines far apart, with the deltas of a run between them, are read
+    one by one.
     """
 
     def __init__(self, view: LogView) -> None:
@@ -230,7 +232,7 @@ class LineReader:
         return line_at(self._view, offset, bytes_max)
 
     def begins_line(self, offset: int) -> bool:
-        """Return whether a line, or the header, ends right before `offset`."""
+        """Return whether another line, or the header, ends right before `offset`."""
         start = offset - 1 - self._at
         if offset == self.begin or 0 <= start < len(self._data):
             return offset == self.begin or self._data[start : start + 1] == b"\n"
@@ -242,7 +244,7 @@ class LineReader:
             self._data, self._ahead = b"", 0
             return
         self._ahead = min(max(2 * self._ahead, 2 * _NEAR_BYTES), _CHUNK_BYTES)
-        # With the byte before the line, which tells that it is one.
+        # Includes the byte before the line, which shows that a line begins there.
         self._at = offset - 1 if offset > last else max(self.begin, last - self._ahead)
         end = offset + self._ahead if offset > last else last
         self._data = self._view.read(self._at, end - self._at)

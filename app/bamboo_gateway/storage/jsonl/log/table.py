@@ -1,6 +1,6 @@
-"""The logs in use: those with something that their catalog entry does not say yet.
+"""The log table: the logs in use, whose state goes beyond their catalog entries.
 
-Changed by the committer's thread alone; other threads look one up and take a view of it.
+The committer's thread alone changes it; other threads look up a log and open a view of it.
 """
 
 from collections.abc import Callable, Container
@@ -19,16 +19,16 @@ from bamboo_gateway.storage.jsonl.quarantine import pieces_of
 @final
 @dataclass(slots=True)
 class Deletion:
-    """A session to be deleted.
+    """A request to delete a session.
 
     Attributes:
-        session_id: Which.
-        epoch: Which life of it.
-        answer: Is called on the loop when it is durable, or refused.
+        session_id: The session.
+        epoch: Its epoch.
+        answer: Called on the loop when the deletion is durable, or refused.
         error: Why it was refused.
-        bytes: What its records took.
-        leftovers: What its files were renamed to, to be removed without hurry.
-        stuck: Files that could not even be renamed.
+        bytes: The bytes that the session's files took.
+        leftovers: The new names of its files, which are removed later.
+        stuck: Files that could not be renamed.
     """
 
     session_id: str
@@ -41,7 +41,7 @@ class Deletion:
 
 
 class LogTable:
-    """See the module."""
+    """The logs in use, by session id."""
 
     def __init__(self, fs: FileSystem, paths: Paths, catalog: Catalog, writer: LogWriter) -> None:
         self._fs = fs
@@ -52,7 +52,7 @@ class LogTable:
         self.logs: dict[str, Log] = {}
 
     def evict(self, touched: Container[Log]) -> None:
-        """Forget logs that have nothing which their entry does not say."""
+        """Forget logs whose catalog entries have their whole state."""
         for session_id, log in list(self.logs.items()):
             if log in touched or log.tail or log.marks or log.pins or log.held_end:
                 continue
@@ -66,9 +66,10 @@ class LogTable:
                 self.writer.forget(log)
 
     def remove_files(self, log: Log, deletion: Deletion) -> None:
-        """Take a deleted session's files out of the way: renamed, so that it costs no time here.
+        """Rename a deleted session's files away; removing large files would take time here.
 
-        It is done on this thread so that a successor's files are never taken for its own.
+        This runs on the committer's thread, so that nobody takes a successor's files for those of
+        the deleted session.
         """
         self.retire(log)
         with self.writer.lock:
@@ -106,7 +107,7 @@ class LogTable:
         return None if log.deleted else log
 
     def made_of(self, entry: Entry) -> Log:
-        """Make a log of what an entry says; to look at it only, when it is not in the table."""
+        """Make a log from an entry; while it is not in the table, it is for reading only."""
         name = file_name(entry.id)
         log = Log(
             entry.id,
@@ -122,14 +123,14 @@ class LogTable:
         return log
 
     def current(self, entry: Entry) -> Log:
-        """Return the log that an entry speaks of, to look at it; on the loop's thread."""
+        """Return the log that an entry describes, for reading; on the loop's thread."""
         log = self.logs.get(entry.id)
         if log is not None and log.epoch == entry.epoch and log.generation == entry.generation:
             return log
         return self.made_of(entry)
 
     def pin(self, session_id: str, epoch: int) -> Log | None:
-        """Keep the session's log in the table until `unpin`; None when it is not there."""
+        """Keep the session's log in the table until `unpin`; return None when there is none."""
         log = self.log_of(session_id)
         if log is None or log.epoch != epoch:
             return None
@@ -143,7 +144,7 @@ class LogTable:
             log.pins -= 1
 
     def put(self, log: Log) -> None:
-        """Put a log in the place of the session's former one."""
+        """Put a log into the table, replacing the session's former one."""
         former = self.logs.get(log.session_id)
         if former is not None:
             self.retire(former)
@@ -153,6 +154,6 @@ class LogTable:
         self.logs[log.session_id] = log
 
     def retire(self, log: Log) -> None:
-        """Have nobody write to a log's files any more: they are going to be another's."""
+        """Stop all writing to a log's files, because another log is about to take their names."""
         log.deleted = log.removed = True
         self.writer.forget(log)

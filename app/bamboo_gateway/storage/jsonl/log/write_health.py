@@ -1,11 +1,11 @@
-"""What of the store cannot be written at present, and when that is tried again.
+"""Write health: which writes fail at present, and when the store tries them again.
 
-Two things may fail for longer than a moment. A log: then its session's writes are refused while all
-others go on, and its last lines are kept in memory and beside the journal (see `held`). And the
-journal: then everything is refused but what the reserve has room for. Each is tried again without
-being asked, said in the log when it begins and when it is over, and counted.
+Two things may fail for longer than a moment. When a log fails, the store refuses writes of its
+session while all others go on; it keeps the last lines of the log in memory and in a held file (see
+`held`). When the journal fails, the store refuses everything except what the reserve has room for.
+The store tries each again by itself, logs when the failure begins and ends, and counts it.
 
-The committer and the checkpoint change it; any thread may look.
+The committer and the checkpoint change this state; any thread may read it.
 """
 
 from collections.abc import Callable
@@ -21,13 +21,13 @@ from bamboo_gateway.storage.jsonl.log.log import Log, LogWriter
 
 logger = structlog.get_logger(__name__)
 
-# What fails for a moment only (a signal, a descriptor too many) is nobody's business.
+# A failure that lasts a moment only (a signal, one descriptor too many) is not reported.
 _WRITES = 2
-# A log is tried again after so long, then after twice as long each time: a bad disk may take
-# seconds for each attempt, for which commits of all others wait.
+# The delay before a failed log is tried again; it doubles with each failure. A bad disk may take
+# seconds for each attempt, and commits of all other sessions wait for it.
 _RETRY_SECONDS = 1.0
 _RETRY_SECONDS_MAX = 30.0
-# Tried again between two batches, if that many are due.
+# The most failed logs that are tried again between two batches.
 _RETRIES_A_TURN = 8
 
 
@@ -44,22 +44,22 @@ class _Failure:
 
 
 class WriteHealth:
-    """See the module.
+    """The write failures of the journal and of single logs.
 
     Attributes:
-        refusal: What commits are refused with while the journal takes none, or None.
-        refused_bytes: What there has to be room for before that is over.
-        log_failures: How often a log was found that cannot be written, since opening.
+        refusal: The error for commits while the journal accepts none, or None.
+        refused_bytes: The bytes that must fit before the refusal ends.
+        log_failures: How often a log failed since the store was opened.
     """
 
     def __init__(self, writer: LogWriter, clock: Clock, check_owner: Callable[[], None]) -> None:
-        """Make it; `check_owner` raises OSError when the directory is not ours any more."""
+        """Create it; `check_owner` raises OSError when another owns the directory."""
         self._writer = writer
         self._check_owner = check_owner
         self._clock = clock
         self._lock = Lock()
         self._failures: dict[Log, _Failure] = {}
-        # Those of them that a full disk is the reason of.
+        # The failed logs whose reason is a full disk.
         self._without_room: set[Log] = set()
         self._is_full = False
         self.refusal: Unavailable | None = None
@@ -68,7 +68,7 @@ class WriteHealth:
 
     @property
     def failed_logs(self) -> int:
-        """How many logs cannot be written."""
+        """The number of logs that cannot be written."""
         return len(self._failures)
 
     def problems(self) -> dict[str, str]:
@@ -78,7 +78,7 @@ class WriteHealth:
         return {log.session_id: _words(failure.error) for log, failure in failures}
 
     def problem_of(self, log: Log) -> Unavailable | None:
-        """Return what the commits of a log are refused with, or None."""
+        """Return the error that the commits of a log are refused with, or None."""
         with self._lock:
             failure = self._failures.get(log)
             if failure is None:
@@ -89,7 +89,7 @@ class WriteHealth:
         return refusal
 
     def write(self, log: Log) -> OSError | None:
-        """Write a log's lines into its file; return why it has failed, if it has."""
+        """Write the pending lines of a log into its file; return the error if that fails."""
         error: OSError | None = None
         for _ in range(_WRITES):
             try:
@@ -102,7 +102,8 @@ class WriteHealth:
         try:
             self._check_owner()
         except OSError as elsewhere:
-            # No fault of the log: all are somewhere else, and the journal says so.
+            # Not the fault of the log: the whole directory is elsewhere, and the journal reports
+            # that.
             return elsewhere
         self.log_failed(log, error)
         return error
@@ -124,14 +125,14 @@ class WriteHealth:
                 self._without_room.add(log)
             else:
                 self._without_room.discard(log)
-        # A full disk is said once, not for each session that comes upon it.
+        # A full disk is logged once, not for each session that it affects.
         if known is None and error.errno not in FULL_ERRNOS:
             why = _words(error)
             logger.error("log cannot be written", session_id=log.session_id, why=why)
         self._say_full()
 
     def log_written(self, log: Log) -> None:
-        """Note that all that a log had in memory is in its file, and synced."""
+        """Note that the file of a log has all its lines, and is synced."""
         with self._lock:
             log.failure = None
             failure = self._failures.pop(log, None)
@@ -144,9 +145,9 @@ class WriteHealth:
         self._say_full()
 
     def retry(self, log: Log) -> bool:
-        """Try to write a failed log; on the committer's thread. Return whether it is written.
+        """Try to write a failed log, on the committer's thread; return whether that succeeded.
 
-        Raises nothing: what is wrong now is noted.
+        Raise nothing: note the new error instead.
         """
         try:
             self._writer.write(log, sync=True)
@@ -157,13 +158,13 @@ class WriteHealth:
         return True
 
     def is_due(self, log: Log) -> bool:
-        """Return whether a failed log is worth a try: a write to a full disk costs nothing."""
+        """Return whether to try a failed log now; a try on a full disk costs nothing."""
         with self._lock:
             failure = self._failures.get(log)
         return failure is None or failure.is_full or failure.next_try <= self._clock.monotonic()
 
     def due(self) -> list[Log]:
-        """Return failed logs that it is time to try again; some of them, if they are many."""
+        """Return failed logs whose next try is due; not all of them when there are many."""
         if not self._failures:
             return []
         now = self._clock.monotonic()
@@ -172,12 +173,12 @@ class WriteHealth:
         return due[:_RETRIES_A_TURN]
 
     def without_room(self) -> list[Log]:
-        """Return the logs that a full disk kept from being written."""
+        """Return the logs that failed because the disk was full."""
         with self._lock:
             return list(self._without_room)
 
     def seconds_until_due(self) -> float | None:
-        """Return the seconds until the next failed log is due; None when none has failed."""
+        """Return the seconds until the next failed log is due; None when no log has failed."""
         if not self._failures:
             return None
         with self._lock:
@@ -185,7 +186,7 @@ class WriteHealth:
         return max(0.0, first - self._clock.monotonic())
 
     def journal_failed(self, refusal: Unavailable, size: int) -> None:
-        """Note that the journal takes nothing, or nothing of that size."""
+        """Note that the journal accepts no record, or none of that size."""
         known, self.refusal = self.refusal, refusal
         self.refused_bytes = size
         if not isinstance(refusal, StorageFull) and type(known) is not type(refusal):
@@ -193,7 +194,7 @@ class WriteHealth:
         self._say_full()
 
     def journal_works(self) -> None:
-        """Note that it takes commits."""
+        """Note that the journal accepts commits."""
         known, self.refusal = self.refusal, None
         if known is None:
             return
@@ -203,7 +204,7 @@ class WriteHealth:
 
     @property
     def is_full(self) -> bool:
-        """Whether writes are refused for want of space."""
+        """Whether the store refuses writes because the disk is full."""
         return self._is_full
 
     def _say_full(self) -> None:
