@@ -1,7 +1,7 @@
-"""Creates sessions with their whole history: a file written aside, published by one record.
+"""Creates sessions with their whole history: written aside, published by one record.
 
-The lines do not pass through the journal. Marks are made while writing, so that the published
-session is found by name at once.
+The lines do not pass through the journal. The marks are made while writing, so events of the
+published session are found by key at once.
 """
 
 import os
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class BulkCreator:
-    """Makes creations, and publishes them."""
+    """Begins creations and publishes them."""
 
     def __init__(
         self,
@@ -56,13 +56,13 @@ class BulkCreator:
     def begin(
         self, session_id: str, epoch: int, now_ms: int, is_open: Callable[[], bool]
     ) -> SessionCreation:
-        """Begin one; nothing is done before it is entered."""
+        """Return a creation; it does nothing before its first call."""
         name = f"create-{next(self._numbers)}"
         written = _Written(self._fs, self._paths.aside / name, session_id, epoch, now_ms)
         return _Creation(self, self._bulk, written, is_open)
 
     async def publish(self, written: "_Written", head: SessionHead) -> None:
-        """Publish what was written and synced."""
+        """Publish files that were written and synced."""
         entry = Entry(head.id, head.epoch)
         entry.set_head(head.copy())
         entry.size, entry.marks, entry.deltas = written.size, written.marks, written.deltas
@@ -70,7 +70,7 @@ class BulkCreator:
         await self._bulk.run(self._sync_names)
 
     def _sync_names(self) -> None:
-        # Until this is durable a replay repeats the rename.
+        # Until the name is durable, a replay repeats the rename.
         with suppress(OSError):
             self._fs.sync_directory(self._paths.events)
 
@@ -111,7 +111,7 @@ class BulkCreator:
 
 
 def publication(entry: Entry, aside: str) -> dict[str, Any]:
-    """Say in a record what a replay needs: the file, and all that reading it would give."""
+    """Return the content of a publish record: the file's name, and the session's entry."""
     assert entry.head is not None
     return {
         "aside": aside,
@@ -123,7 +123,7 @@ def publication(entry: Entry, aside: str) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class _Written:
-    """The files of one creation. Used by one thread at a time."""
+    """The files of one creation; used by one thread at a time."""
 
     fs: FileSystem
     path: Path
@@ -179,7 +179,7 @@ class _Written:
             assert fd is not None
             self.fs.sync(fd)
         self.close()
-        # Names are durable too, before the record that counts on them.
+        # The names are durable too, before the record that relies on them.
         self.fs.sync_directory(self.path.parent)
 
     def close(self) -> None:
@@ -192,7 +192,7 @@ class _Written:
         with suppress(OSError):
             self.close()
         for path in (self.path, self.marks_path):
-            # What cannot be removed now is cleared away at the next start.
+            # The next start removes what cannot be removed now.
             with suppress(OSError):
                 self.fs.unlink(path)
 
@@ -227,7 +227,7 @@ class _Creation(SessionCreation):
         try:
             await self._bulk.run(written.sync)
             self._check()
-            # From here on the files are the committer's, whatever becomes of this call.
+            # From here on the files belong to the committer, whatever happens to this call.
             self._is_over = True
             await self._creator.publish(written, head)
         except OSError as error:

@@ -1,13 +1,14 @@
-"""Bundles, `archive/<name>.zst`: a whole log in one compressed file that is still read by position.
+"""Bundles, `archive/<name>.zst`: a whole log in one compressed file, readable by position.
 
-The log is cut at line ends into blocks, each a zstd frame of its own with a checksum; so what a
-position costs is a block, not the log, and `zstd -dc` gives the log back. Everything else lies in
-skippable frames: the marks, in blocks too, and at the end
+The log is cut at line ends into blocks, and each block is a zstd frame with its own checksum. So
+reading a position decompresses one block and not the log, and `zstd -dc` restores the log.
+Everything else is in skippable frames: the marks, in blocks too, and at the end
 
     block table · marks table · footer (a JSON line with a checksum) · its length u32 · magic
 
-A table's entry is three u64: where the block lies in the file, where its content begins, and for
-the log the seq of the last event before it.
+An entry of a table is three u64: the offset of the block in the file, the offset of its content in
+the log (or the number of its first mark), and for the log the seq of the last event before the
+block.
 """
 
 import os
@@ -34,12 +35,12 @@ from bamboo_gateway.storage.lines import body_of, is_delta, is_intact, mark_of_l
 if TYPE_CHECKING:
     from bamboo_gateway.storage.marks import Mark
 
-# Larger blocks compress better, smaller ones are read sooner: 0.2 ms each at this size.
+# Larger blocks compress better, smaller ones are read faster: 0.2 ms for each of this size.
 BLOCK_BYTES = 128 * 1024
 _MARKS_PER_BLOCK = BLOCK_BYTES // ENTRY_BYTES
-# zstd's own default: higher levels take many times as long for a few percent.
+# The default of zstd: higher levels take many times as long and save a few percent.
 _LEVEL = 3
-# What a view keeps: a line may lie across a page, a page across blocks.
+# The blocks that a view keeps: a line may cross a page, and a page may cross blocks.
 _CACHED_BLOCKS = 2
 _FRAME = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE = struct.Struct("<II")
@@ -51,7 +52,7 @@ _MAGIC = b"bamboo-z"
 
 @dataclass(slots=True)
 class Bundled:
-    """What was written: the file's bytes, and the log's marks and delta bytes."""
+    """The sizes of a written bundle: its bytes, its number of marks, and the bytes of deltas."""
 
     size: int
     marks: int
@@ -59,7 +60,7 @@ class Bundled:
 
 
 class BundleWriter:
-    """Writes one bundle. Memory holds a block of the log and one of the marks."""
+    """Writes one bundle; its memory holds one block of the log and one block of marks."""
 
     def __init__(self, fs: FileSystem, path: Path) -> None:
         self._fs = fs
@@ -73,14 +74,14 @@ class BundleWriter:
         self._marks = self._deltas = self._crc = 0
 
     def write(self, view: LogView, about: dict[str, Any]) -> Bundled:
-        """Write the whole log, every line checked, and sync.
+        """Write the whole log, check every line, and sync the bundle.
 
         Args:
             view: The log.
-            about: What the footer says besides: the session, its epoch, its head.
+            about: Members for the footer: the session, its epoch, its head.
 
         Raises:
-            OSError: It could not be written.
+            OSError: The bundle could not be written.
             DamagedError: The log is damaged.
         """
         seq = seq_before = 0
@@ -154,15 +155,15 @@ class BundleWriter:
 
 
 class BundleView(LogView):
-    """A packed log for reading, with the offsets that the plain one has. Close it."""
+    """A bundle open for reading, with the offsets of the plain log. Close it after use."""
 
     def __init__(self, fs: FileSystem, path: Path, epoch: int | None) -> None:
-        """Open it; of whatever epoch with None.
+        """Open a bundle; `epoch` None accepts any epoch.
 
         Raises:
             FileNotFoundError: There is no file.
-            LogReplacedError: It is of another epoch.
-            DamagedError: Its end is damaged.
+            LogReplacedError: The bundle is of another epoch.
+            DamagedError: The end of the bundle is damaged.
         """
         self._fs = fs
         self._path = path
@@ -199,7 +200,7 @@ class BundleView(LogView):
             raise ValueError
         places = list(_PLACE.iter_unpack(tables[:-4]))
         self._places, self._mark_places = places[:blocks], places[blocks:]
-        # Where each frame ends at the latest: at the next one's header, or at the tables'.
+        # The latest possible end of each frame: the header of the next frame, or the tables.
         self._ends = [*sorted(at for at, _, _ in places), end - table_bytes - 4]
         self._begins = [begin for _, begin, _ in self._places]
         self._seqs = [seq for _, _, seq in self._places]
@@ -217,10 +218,10 @@ class BundleView(LogView):
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def block(self, number: int) -> bytes:
-        """Return a block's content.
+        """Return the content of a block.
 
         Raises:
-            DamagedError: It is not what it was.
+            DamagedError: The block is damaged.
         """
         content = self._cached.get(number)
         if content is None:
@@ -254,10 +255,10 @@ class BundleView(LogView):
         return begin
 
     def blocks(self) -> Iterator[bytes]:
-        """Return the whole log, checked to the last byte.
+        """Yield the content of the whole log, all of it checked.
 
         Raises:
-            DamagedError: It is not what it was.
+            DamagedError: A part of the log is damaged.
         """
         crc = 0
         for number in range(len(self._places)):
@@ -268,7 +269,7 @@ class BundleView(LogView):
             raise DamagedError(0)
 
     def mark_blocks(self) -> Iterator[bytes]:
-        """Return the sidecar that the plain log had."""
+        """Yield the content of the mark file that the plain log had."""
         yield pack_header(self.about["epoch"])
         for number in range(len(self._mark_places)):
             yield self.mark_block(number)
@@ -277,7 +278,7 @@ class BundleView(LogView):
         """Return a block of marks.
 
         Raises:
-            DamagedError: It is not what it was.
+            DamagedError: The block is damaged.
         """
         at, first, _ = self._mark_places[number]
         return self._content(at, min(self.about["marks"] - first, _MARKS_PER_BLOCK) * ENTRY_BYTES)
@@ -290,7 +291,7 @@ class BundleView(LogView):
 
 
 class PackedMarks(MarksFile):
-    """The marks of a packed log; of use for as long as the view is open."""
+    """The marks in a bundle; usable while the view is open."""
 
     def __init__(self, view: BundleView) -> None:
         self._view = view
@@ -300,7 +301,7 @@ class PackedMarks(MarksFile):
 
     @override
     def _pread(self, size: int, offset: int) -> bytes:
-        # Offsets are those of the sidecar, whose first entry's place is its header's.
+        # Offsets are those in a mark file, whose header takes the place of one entry.
         offset -= ENTRY_BYTES
         parts: list[bytes] = []
         while size > 0:
@@ -317,11 +318,11 @@ class PackedMarks(MarksFile):
 
 
 def about_bundle(fs: FileSystem, path: Path) -> dict[str, Any]:
-    """Return what the end of a bundle says.
+    """Return the footer of a bundle.
 
     Raises:
-        FileNotFoundError: There is none.
-        DamagedError: It cannot be read.
+        FileNotFoundError: There is no bundle.
+        DamagedError: The footer cannot be read.
     """
     view = BundleView(fs, path, None)
     view.close()
@@ -329,7 +330,7 @@ def about_bundle(fs: FileSystem, path: Path) -> dict[str, Any]:
 
 
 def salvage_bundle(fs: FileSystem, path: Path) -> Salvage:
-    """Return what is intact of a damaged bundle, read frame by frame without its end."""
+    """Return the intact lines of a damaged bundle, read frame by frame without its tables."""
     data = fs.read(path) or b""
     parts: list[bytes] = []
     lost: list[tuple[int, bytes]] = []

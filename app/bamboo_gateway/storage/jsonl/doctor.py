@@ -1,8 +1,8 @@
-"""`bamboo doctor`: looks at every byte of a data directory that no process owns, and repairs it.
+"""`bamboo doctor`: examines every byte of a data directory that no process owns, and repairs it.
 
-It reads what the store itself reads, with the same code. Without `repair` it changes nothing. What
-it repairs it repairs as the store would: a damaged log goes on under a new epoch, refilled from its
-snapshot, and what could not be read is set aside.
+It reads the files with the code of the store. Without `repair` it changes nothing. It repairs as
+the store does: a damaged log goes on under a new epoch, with the messages of its snapshot, and
+unreadable bytes go into quarantine.
 """
 
 from collections.abc import Callable
@@ -42,14 +42,14 @@ Severity = Literal["note", "warn", "fail"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is not as it should be.
+    """One problem, or one fact that a person may want to know.
 
     Attributes:
-        severity: `fail` when something was lost or is at risk, `warn` when it heals by itself,
-            `note` when nothing is wrong any more and a person may want to know.
-        subject: A session's id, or a file's name below the data directory.
+        severity: `fail` when something was lost or is at risk, `warn` when the store repairs it by
+            itself, `note` when nothing is wrong any more.
+        subject: A session's id, or the name of a file below the data directory.
         problem: What is wrong.
-        action: What is done about it, or would be with `repair`.
+        action: What is done about it, or would be done with `repair`.
         repaired: Whether it was done.
     """
 
@@ -74,20 +74,20 @@ def check(
     progress: Progress | None = None,
     fs: FileSystem | None = None,
 ) -> list[Finding]:
-    """Check a data directory; blocking, for a process of its own.
+    """Check a data directory; this blocks, so it runs in a process of its own.
 
     Args:
         data_dir: The directory.
-        clock: Gives the time of new epochs.
-        repair: Repairs what it finds.
-        new_epochs: Gives every session a new epoch: after a backup was put back, whose positions
-            clients may have seen go further. Includes `repair`.
-        progress: Is told how many sessions of how many were looked at.
-        fs: The files.
+        clock: The clock for new epochs.
+        repair: Repair what is found.
+        new_epochs: Give every session a new epoch. For a restored backup: clients may have seen
+            later positions than it has. Includes `repair`.
+        progress: Called with the number of sessions examined and their total.
+        fs: The file system.
 
     Raises:
         StoreBusy: A process owns the directory.
-        StoreUnusable: There is none, or it cannot be read or written.
+        StoreUnusable: There is no such directory, or it cannot be read or written.
     """
     root = root_of(data_dir)
     if not root.is_dir():
@@ -155,7 +155,7 @@ class _Examination:
         if recovered.full is not None:
             raise recovered.full
         for session_id, unwritten in recovered.unwritten.items():
-            # What its file has is not what there is of it.
+            # Its file does not have all lines of the session.
             self._in_journal.add(file_name(session_id))
             self._find_held(unwritten.lines, str(unwritten.error.strerror), repaired=False)
         self._entries, self._lsn = recovered.entries, recovered.lsn
@@ -185,7 +185,7 @@ class _Examination:
         held = read_held(self._fs, self._paths)
         self._in_journal = {file_name(record.session) for record in journal.records}
         if journal.records:
-            # Nothing is wrong: so a gateway that was killed leaves its directory.
+            # Nothing is wrong: a gateway that was killed leaves its directory like this.
             problem = f"{len(journal.records)} records are not yet in the logs"
             self._find("note", "index", problem, "replay them, as the next start does")
         self._in_journal |= held.keys()
@@ -218,7 +218,7 @@ class _Examination:
                 progress(number, len(names))
 
     def _look_at_session(self, name: str, entry: Entry | None) -> None:
-        # What the journal has of a session may have ended a life of it, or exchanged its files.
+        # The journal may have a record that ended this epoch, or swapped the session's files.
         may_be_torn = name in self._in_journal
         if entry is not None and entry.bundle:
             if not may_be_torn:
@@ -302,7 +302,7 @@ class _Examination:
 
     def _look_at_marks(self, name: str, entry: Entry) -> None:
         if entry.marks < 0:
-            return  # The store builds them at their first use.
+            return  # The store rebuilds them at their first use.
         path = self._paths.log_of(name)
         view = LogView(self._fs, path, entry.epoch, entry.size, b"", entry.size)
         try:
@@ -366,7 +366,7 @@ class _Examination:
                 self._find("note", subject, "was set aside", action, repaired=False)
 
     def _renew(self) -> None:
-        # A bundle is read-only: no position in it will be given to other content.
+        # A bundle is read-only: no position in it can be given to other content.
         loose = [entry for entry in self._entries.values() if not entry.bundle]
         for entry in loose:
             if file_name(entry.id) in self._in_journal:
@@ -395,7 +395,7 @@ class _Examination:
 def _is_all(
     found: list[tuple[int, int, bytes, MarkKind]], expected: list[tuple[Mark, int]]
 ) -> bool:
-    """Return whether a sidecar's entries are the marks of its log, each once and in order."""
+    """Return whether a mark file's entries are the marks of its log, each once and in order."""
     return len(found) == len(expected) and all(
         (seq, at, kind) == (mark.seq, offset, mark.kind) and digest in digests_of(kind, mark.key)
         for (seq, at, digest, kind), (mark, offset) in zip(found, expected, strict=True)

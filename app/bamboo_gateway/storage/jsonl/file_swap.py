@@ -1,9 +1,10 @@
-"""Exchanges a session's files for others that say the same, under the same epoch and positions.
+"""File swaps: give a session other files with the same content, epoch and positions.
 
-Packing, unpacking and compacting have one shape, and so has adding many events at once, for which
-"the same" is the log with them: the new files are written aside while everybody
-goes on; then, on the committer's thread and between batches, one record makes them the session's.
-Readers that looked a log up before find out when they open it (`Log.is_outdated`) and look again.
+Packing, unpacking and compacting work this way. So does adding many events at once, where the new
+files also have the added events. The new files are written aside while everybody goes on. Then one
+record makes them the session's files, on the committer's thread and between batches. A reader that
+looked up the log before notices this when it opens the log (`Log.is_outdated`), and looks it up
+again.
 """
 
 from collections.abc import Callable, Iterable
@@ -31,17 +32,19 @@ class FileSwap:
     """New files for a session, written aside and synced.
 
     Attributes:
-        kind: What they are.
-        entry: Whose.
-        generation: What they were made of.
-        head: The session's head as of them.
-        log: The log or bundle; `sidecar` its marks, which a bundle holds itself.
-        size: The bytes of the log, also when it lies in a bundle.
-        marks: How many marks it has; -1 when they have to be built again.
+        kind: The kind of the swap.
+        entry: The session's entry.
+        generation: The generation of the files that they were made from.
+        head: The session's head that belongs to them.
+        log: The new log or bundle.
+        sidecar: The new mark file; None for a bundle, which has its own marks.
+        size: The bytes of the log, also when it is in a bundle.
+        marks: The number of its marks; -1 when they have to be rebuilt.
         deltas: The bytes of its delta lines.
-        bundle: The bytes of the bundle; 0 without one.
-        token: Stands in the first line of a compacted log, to know it again.
-        freed: What the log has lost.
+        bundle: The bytes of the bundle; 0 when there is none.
+        token: A text in the first line of a compacted log, which identifies it.
+        freed: The bytes that the log lost.
+        leftovers: The new names of the replaced files, which are removed later.
     """
 
     kind: Kind
@@ -60,7 +63,7 @@ class FileSwap:
 
     @property
     def files(self) -> list[Path]:
-        """All that was written aside."""
+        """All files that were written aside."""
         return [self.log, *([self.sidecar] if self.sidecar else [])]
 
     def seq_after(self, log: Log) -> int:
@@ -68,7 +71,7 @@ class FileSwap:
         return self.head.seq if self.kind == "extend" else log.seq
 
     def about(self) -> dict[str, Any]:
-        """Say in a record what a replay needs."""
+        """Return what a replay needs to repeat the swap; this is part of the file format."""
         about: dict[str, Any] = {"aside": self.log.name, "marks": self.marks, "deltas": self.deltas}
         if self.sidecar is not None:
             about["sidecar"] = self.sidecar.name
@@ -78,7 +81,7 @@ class FileSwap:
 
 
 class FileSwapper:
-    """See the module."""
+    """Carries out file swaps."""
 
     def __init__(
         self,
@@ -98,23 +101,23 @@ class FileSwapper:
         self._numbers = count()
 
     def aside(self, kind: Kind) -> Path:
-        """Return a name for a file that is being written."""
+        """Return a path for a file in progress."""
         return self._paths.aside / f"{kind}-{next(self._numbers)}"
 
     async def carry_out(
         self, exchange: FileSwap, catch_up: Callable[[Log], None] | None = None
     ) -> None:
-        """Put the files in their place; the old ones are gone on return.
+        """Put the new files in their place; on return the old ones are gone.
 
         Args:
-            exchange: What was prepared.
-            catch_up: Adds what has come since, or refuses it, on the committer's thread; without it
-                nothing may have come.
+            exchange: The prepared files.
+            catch_up: Adds the lines that arrived since, or refuses them, on the committer's thread.
+                Without it no line may have arrived.
 
         Raises:
-            Conflict: The session has gone, or has changed since.
+            Conflict: The session is gone, or has changed.
             StorageFull: There is no room for the record.
-            OSError: It could not be done; the session is as it was.
+            OSError: The swap failed; the session is unchanged.
         """
         await self._lifecycle.carry_out(
             lambda: self._switch(exchange, catch_up), lambda _: self._adopt(exchange)
@@ -128,8 +131,8 @@ class FileSwapper:
         except BaseException:
             self.remove(exchange.files)
             raise
-        # First: whoever opens a file now looks again before he trusts it. A log that began in this
-        # process has not needed to know its entry before.
+        # First: a reader that opens a file from now on checks it again. A log that began in this
+        # process did not need its entry before.
         log.entry = entry
         with self._table.writer.exchanging():
             entry.exchanged += 1
@@ -156,7 +159,7 @@ class FileSwapper:
         return self._paths.archive_of(name) if exchange.bundle else self._paths.log_of(name)
 
     def _recorded(self, exchange: FileSwap, catch_up: Callable[[Log], None] | None) -> Log:
-        """Write the record, if the session is still what the files were made of."""
+        """Write the record, if the session still has the files that the new ones were made from."""
         entry = exchange.entry
         log = self._table.log_of(entry.id)
         if log is None or log.epoch != entry.epoch or log.generation != exchange.generation:
@@ -185,7 +188,7 @@ class FileSwapper:
         fresh.packed = exchange.bundle > 0
         fresh.entry, fresh.generation = entry, entry.exchanged
         fresh.journal_bytes = log.journal_bytes
-        # What is held of the former file goes with the next checkpoint.
+        # The next checkpoint removes the held file of the former log.
         fresh.held_end = log.held_end
         return fresh
 
@@ -198,7 +201,7 @@ class FileSwapper:
             exchange.marks = fresh.marks_saved = -1
 
     def _take_away(self, exchange: FileSwap) -> None:
-        """Rename what the session no longer needs: removing large files takes its time."""
+        """Rename the files that the session no longer needs; removing large files takes time."""
         name = file_name(exchange.entry.id)
         paths = self._paths
         gone = {
@@ -209,7 +212,7 @@ class FileSwapper:
         }
         for path in gone[exchange.kind]:
             aside = self._paths.aside / f"past-{next(self._numbers)}"
-            # What stays is removed with the session, or taken over by its next exchange.
+            # A file that stays is removed with the session, or overwritten by its next swap.
             with suppress(OSError):
                 self._fs.rename(path, aside)
                 exchange.leftovers.append(aside)
@@ -228,13 +231,13 @@ class FileSwapper:
                 entry.snapshot = entry.snapshot_bytes = 0
 
     def _finish(self, exchange: FileSwap) -> None:
-        # Until this is durable a replay repeats the renames.
+        # Until the name is durable, a replay repeats the renames.
         with suppress(OSError):
             self._fs.sync_directory(self._target(exchange).parent)
         self.remove(exchange.leftovers)
 
     def remove(self, files: Iterable[Path]) -> None:
-        """Remove files; what cannot be removed now is cleared away at the next start."""
+        """Remove files; the next start removes those that cannot be removed now."""
         for path in files:
             with suppress(OSError):
                 self._fs.unlink(path)

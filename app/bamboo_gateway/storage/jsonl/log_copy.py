@@ -1,11 +1,12 @@
-"""A log copied aside while the session goes on: without old deltas, or with many new events.
+"""A copy of a log, written aside while the session goes on: without old deltas, or with new events.
 
-Compaction: the deltas of runs long ended leave the log; every position stays what it was. The lines
-to keep are copied aside while readers and appends go on. What has come meanwhile is added on the
-committer's thread, so it is as little as the copying took time; then the files are exchanged. Seqs
-keep their holes, and the last event always stays: the log's end is known by it.
+Compaction removes the deltas of runs that ended long ago; every position keeps its meaning. It
+copies the other lines aside while reads and appends go on. The lines that arrive meanwhile are
+added on the committer's thread, so their number is limited by the time that copying took. Then the
+files are swapped. The removed seqs leave gaps. The last event always stays, because it shows where
+the log ends.
 
-An extension (see `extending`) copies all lines, and adds those that are to be published with it.
+An extension (see `bulk_append`) copies all lines, and adds the events that are published with them.
 """
 
 import os
@@ -25,23 +26,23 @@ from bamboo_gateway.storage.jsonl.repair import fold_data
 from bamboo_gateway.storage.lines import is_delta, mark_of_line
 from bamboo_gateway.storage.marks import Mark
 
-# What is written at once.
+# The bytes written at once.
 _CHUNK_BYTES = 1024 * 1024
-# What is left to the committer's thread: some ms of its time.
+# The bytes left to the committer's thread: some ms of its time.
 _CATCH_UP_BYTES = 64 * 1024
 
 
 @dataclass(slots=True)
 class LogCopy:
-    """One compaction.
+    """The copy of one log.
 
     Attributes:
-        fs: The files.
-        writer: Opens logs.
-        log: As it was when it began.
-        upto: Deltas up to this seq go.
-        exchange: What comes of it.
-        covered: The bytes of the old log that were looked at.
+        fs: The file system.
+        writer: Opens logs for reading.
+        log: The log at the beginning of the copy.
+        upto: Deltas up to this seq are removed.
+        exchange: The file swap that the copy prepares.
+        covered: The bytes of the old log that were copied or skipped.
     """
 
     fs: FileSystem
@@ -68,23 +69,23 @@ class LogCopy:
         aside: Path,
         kind: Kind = "compact",
     ) -> "LogCopy":
-        """Begin one of a log as it is at this moment."""
+        """Begin a copy of a log as it is at this moment."""
         sidecar = aside.with_name(f"{aside.name}.idx")
         exchange = FileSwap(kind, entry, log.generation, head, aside, sidecar)
         exchange.token = f"{entry.epoch}-{head.seq}-{entry.generation}-{aside.name}"
         return cls(fs, writer, log, min(upto, head.seq - 1), exchange, covered=entry.size)
 
     def copy(self) -> None:
-        """Copy what stays aside and sync it; on a thread for bulk work.
+        """Copy the remaining lines aside and sync them; on a thread for bulk work.
 
         Raises:
-            OSError: It could not be written.
-            DamagedError, LogReplacedError: The log is damaged, or another one by now.
+            OSError: They could not be written.
+            DamagedError, LogReplacedError: The log is damaged, or was replaced.
         """
         exchange = self.exchange
         try:
             self.begin()
-            # What has come meanwhile, until little is left for the committer.
+            # Copy the lines that arrived meanwhile, until little is left for the committer.
             while exchange.entry.size - self.covered > _CATCH_UP_BYTES:
                 self._copy_until(exchange.entry.size, is_new=True)
             self.finish()
@@ -93,7 +94,7 @@ class LogCopy:
             raise
 
     def begin(self) -> None:
-        """Copy what the log had at the beginning; `finish` or `discard` has to follow."""
+        """Copy the lines that the log had at the beginning; then call `finish` or `discard`."""
         exchange = self.exchange
         self._open(os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         self.fs.pwrite(self._fds[1], pack_header(exchange.entry.epoch), 0)
@@ -102,7 +103,7 @@ class LogCopy:
         self._copy_until(self.covered, is_new=False)
 
     def add(self, lines: bytes) -> None:
-        """Add stored lines that the session does not have yet; its head is the caller's affair."""
+        """Add stored lines that the session does not have yet; the caller updates its head."""
         turns = Pacer()
         for line in lines.splitlines(keepends=True):
             turns.took(len(line))
@@ -110,7 +111,7 @@ class LogCopy:
         self._flush()
 
     def finish(self) -> None:
-        """Make the files durable, and their names."""
+        """Sync the files and their names."""
         self._sync_and_close()
         self.fs.sync_directory(self.exchange.log.parent)
 
@@ -132,10 +133,10 @@ class LogCopy:
         self.covered = end
 
     def catch_up(self, log: Log) -> None:
-        """Add what has come since; on the committer's thread.
+        """Add the lines that arrived since; on the committer's thread.
 
         Raises:
-            OSError: It could not be read or written.
+            OSError: They could not be read or written.
             DamagedError: The log is damaged.
         """
         if log.size == self.covered:
@@ -152,7 +153,7 @@ class LogCopy:
     def _copy_lines(
         self, view: LogView, begin: int, *, is_new: bool, turns: Pacer | None = None
     ) -> None:
-        """Copy lines; new ones are not yet in the head."""
+        """Copy lines; fold new ones into the head, which does not have them yet."""
         exchange = self.exchange
         for _, part in lines_from(view, begin):
             if turns is not None:

@@ -1,7 +1,7 @@
-"""What goes on beside commits and reads: checkpoints, snapshots, removing what was deleted.
+"""Maintenance beside commits and reads: checkpoints, snapshots, and removal of deleted files.
 
-Everything here starts and ends on the loop's thread and works in pools of its own, so that neither
-commits nor readers wait for it (R7). One checkpoint runs at a time.
+Everything here begins and ends on the loop's thread and does its work in thread pools of its own,
+so that neither commits nor reads wait for it (R7). One checkpoint runs at a time.
 """
 
 import asyncio
@@ -26,14 +26,14 @@ from bamboo_gateway.storage.jsonl.mark_files import MarkFiles
 from bamboo_gateway.storage.jsonl.paths import Paths
 from bamboo_gateway.storage.jsonl.snapshots import is_due, write_snapshot
 
-# After a snapshot that a checkpoint asks for, how many times as long as it took until the next one:
-# many sessions may have grown at once, and commits share the disk and the interpreter with them.
+# The rest after a snapshot for a checkpoint, as a multiple of the time it took: many sessions may
+# have grown at once, and commits share the disk and the interpreter with the snapshots.
 _SNAPSHOT_REST = 4
 
 
 @dataclass(slots=True)
 class Counters:
-    """What happened since opening."""
+    """What happened since the store was opened."""
 
     checkpoints: int = 0
     checkpoint_failures: int = 0
@@ -41,7 +41,7 @@ class Counters:
 
 
 class Maintenance:
-    """See the module."""
+    """Starts checkpoints and snapshots, and removes the files of deleted sessions."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Maintenance:
         clock: Clock,
     ) -> None:
         self._clock = clock
-        # When the journal was last known to hold nothing that is not in its place.
+        # When all records of the journal were last known to be in the logs.
         self._brought_up_at = clock.monotonic()
         self._fs = fs
         self._paths = paths
@@ -67,13 +67,13 @@ class Maintenance:
         self._checkpointer = checkpointer
         self._sidecars = sidecars
         self._checkpoint_pool = ThreadPoolExecutor(1, "bamboo-checkpoint")
-        # Two: one long snapshot must not hold up the removal of deleted files.
+        # Two threads: a long snapshot must not delay the removal of deleted files.
         self._bulk_pool = ThreadPoolExecutor(2, "bamboo-bulk")
         self._running: asyncio.Future[bool] | None = None
         self._is_wanted = False
         self._is_closing = False
-        # Those that a checkpoint found to have grown, by id; and whether one of them is at work, or
-        # the rest after it.
+        # The sessions that have grown since their snapshots, by id; and whether one is being
+        # written, or the rest after it lasts.
         self._grown: dict[str, Entry] = {}
         self._is_snapshotting = False
         self._names = count()
@@ -82,11 +82,11 @@ class Maintenance:
 
     @property
     def journal_seconds(self) -> float:
-        """How long the journal's oldest record has waited; as exact as the interval."""
+        """How long the journal's oldest record has waited, as exact as the checkpoint interval."""
         return self._clock.monotonic() - self._brought_up_at if self._committer.has_work else 0.0
 
     def due(self) -> None:
-        """Start a checkpoint if there is anything to do; after the one that is running, if so."""
+        """Start a checkpoint if there is anything to do, at once or after the one that runs."""
         self._is_wanted = self._running is not None
         if self._is_closing:
             return
@@ -99,7 +99,7 @@ class Maintenance:
             self._brought_up_at = self._clock.monotonic()
 
     async def checkpoint(self, *, final: bool = False) -> bool:
-        """Make a checkpoint of all that was acknowledged before; return whether it succeeded."""
+        """Make a checkpoint of everything acknowledged before; return whether it succeeded."""
         while self._running is not None:
             await asyncio.shield(self._running)
         return await asyncio.shield(self._start(final=final))
@@ -108,7 +108,7 @@ class Maintenance:
         self._is_closing = self._is_closing or final
         done = self._running = asyncio.get_running_loop().create_future()
         # By `change`: the state is taken before the answer of any later commit. A replay relies on
-        # it, and so do the marks: what the state says of a log has been in this rotation.
+        # this. So do the marks: whatever the state has of a log was in this rotation.
         self._committer.change(lambda: self._committer.rotate(final=final), self._rotated)
         return done
 
@@ -116,7 +116,8 @@ class Maintenance:
         if isinstance(rotation, Exception):
             self._finish(rotation)
             return
-        # Answers up to the rotation are in, later ones are not: this is the state as of its lsn.
+        # The loop has the answers up to the rotation and no later ones: this is the state at its
+        # lsn.
         dirty, self._catalog.dirty = self._catalog.dirty, {}
         deleted, self._catalog.deleted = self._catalog.deleted, set()
         states = [EntryState.of(entry) for entry in dirty.values()]
@@ -149,7 +150,7 @@ class Maintenance:
 
     def _finish(self, error: BaseException | None) -> None:
         if error is not None and not isinstance(error, OSError):
-            # Not a disk's doing: it is a fault of this program, and must be seen as one.
+            # Not a failure of the disk but a bug in this program, so it must be visible as one.
             context = {"message": "a checkpoint failed", "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)
         self.last_error = error if isinstance(error, OSError) else None
@@ -175,7 +176,7 @@ class Maintenance:
         return is_current and is_due(entry.size, entry.snapshot, at_rest=False)
 
     def _snapshot_next(self) -> None:
-        """Start the snapshot of the next that has grown: one at a time, with rests between."""
+        """Start the next snapshot of a grown session: one at a time, with rests between them."""
         self._is_snapshotting = False
         while self._grown and not self._is_closing:
             entry = self._grown.pop(next(iter(self._grown)))
@@ -190,7 +191,7 @@ class Maintenance:
         loop.call_later(_SNAPSHOT_REST * (loop.time() - began), self._snapshot_next)
 
     async def snapshot(self, entries: Iterable[Entry]) -> None:
-        """Write the snapshots of sessions at rest, where they are due."""
+        """Write the snapshots that are due, of sessions that leave memory."""
         started = [
             self._start_snapshot(entry)
             for entry in entries
@@ -200,7 +201,7 @@ class Maintenance:
             await asyncio.wait(started)
 
     def _start_snapshot(self, entry: Entry) -> "asyncio.Future[None]":
-        """Start writing a snapshot. Failing is no error: without it the log is still the truth."""
+        """Start writing a snapshot. A failure is not an error: the log is still the truth."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         if not entry.is_at_hand or entry.bundle:
@@ -212,7 +213,7 @@ class Maintenance:
             if future.exception() is not None:
                 done.set_result(None)
                 return
-            # Named on the committer's thread, where the session cannot be gone meanwhile.
+            # Renamed on the committer's thread, where the session cannot disappear meanwhile.
             aside, aside_bytes = future.result()
             self._committer.change(
                 lambda: self._publish(log, aside), lambda result: published(result, aside_bytes)
@@ -246,10 +247,10 @@ class Maintenance:
         return True
 
     async def remove(self, leftovers: list[Path]) -> None:
-        """Remove what a deleted session's files were renamed to, and sync that they are gone.
+        """Remove the renamed files of a deleted session, and sync the removal.
 
         Raises:
-            OSError: Some are still there, under names that the next start clears away.
+            OSError: Some files are still there; the next start removes them.
         """
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._bulk_pool, self._remove, leftovers)
@@ -261,12 +262,12 @@ class Maintenance:
             self._fs.sync_directory(directory)
 
     def close(self) -> None:
-        """Wait for the pools' threads; not on the loop's thread."""
+        """Wait for the threads of the pools; not on the loop's thread."""
         self._is_closing = True
         self._checkpoint_pool.shutdown()
         self._bulk_pool.shutdown()
 
 
 def _look_at(future: "asyncio.Future[Any]") -> None:
-    """Take the result of what nobody waits for; its errors have been dealt with."""
+    """Take the result of a future that nobody waits for; its errors were handled elsewhere."""
     future.exception()

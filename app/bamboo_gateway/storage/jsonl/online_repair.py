@@ -1,8 +1,8 @@
 """Repairs a log that a reader found damaged, while the store runs (R4, R10).
 
-The work is done off to the side; only the switch to the new epoch happens on the committer's
-thread, between batches: lines that came meanwhile are added, the file is synced, a record says so,
-and the file is renamed. Who writes or reads in the old epoch is refused from then on.
+A thread writes the new log aside. Only the switch to the new epoch happens on the committer's
+thread, between batches: it adds the lines that arrived meanwhile, syncs the file, writes a record
+and renames the file. From then on the store refuses reads and writes in the old epoch.
 """
 
 import os
@@ -24,7 +24,7 @@ from bamboo_gateway.storage.jsonl.repair import fold_data, make_log, refill, sal
 
 @dataclass(slots=True)
 class Prepared:
-    """A repaired log, written aside: what of the damaged one is in it, and its head."""
+    """A repaired log written aside: the part of the damaged log that it covers, and its head."""
 
     session_id: str
     old_epoch: int
@@ -36,7 +36,7 @@ class Prepared:
 
 
 class OnlineRepair:
-    """See the module."""
+    """Prepares repaired logs, and puts them in the place of the damaged ones."""
 
     def __init__(self, fs: FileSystem, paths: Paths, journal: Journal, table: LogTable) -> None:
         self._fs = fs
@@ -52,13 +52,13 @@ class OnlineRepair:
 
         Args:
             known: The session's durable head.
-            epoch: The new one.
-            generation: Of its files, as the loop knows it, and
-            size: the log's bytes that were acknowledged and in its file then.
-            is_packed: Whether these lie in a bundle.
+            epoch: The new epoch.
+            generation: The generation of its files that the loop knows.
+            size: The bytes of the log that were acknowledged and in its file at that moment.
+            is_packed: Whether the log is in a bundle.
 
         Raises:
-            OSError: It could not be read or written.
+            OSError: The files could not be read or written.
         """
         name = file_name(known.id)
         if is_packed:
@@ -77,7 +77,7 @@ class OnlineRepair:
         return Prepared(known.id, known.epoch, epoch, generation, len(data), len(content), head)
 
     def _aside(self, epoch: int) -> Path:
-        # Recovery knows this name.
+        # Recovery uses this name too.
         return self._paths.aside / f"replace-{epoch}"
 
     def switch(self, prepared: Prepared) -> Entry | None:
@@ -87,7 +87,7 @@ class OnlineRepair:
             The new entry; None when the session is gone or was repaired by somebody else.
 
         Raises:
-            OSError: It could not be written; the damaged log stays.
+            OSError: The record or the file could not be written; the damaged log stays.
         """
         log = self._table.log_of(prepared.session_id)
         if log is None or log.epoch != prepared.old_epoch or log.generation != prepared.generation:
@@ -96,7 +96,7 @@ class OnlineRepair:
         if not log.packed:
             self._add_what_came(log, prepared)
         self._write_record(prepared)
-        # First: whoever writes its tail from now on would write it into the repaired file.
+        # First: a later write of its tail would go into the repaired file.
         self._table.retire(log)
         try:
             self._fs.rename(self._aside(prepared.epoch), self._paths.log_of(log.name))

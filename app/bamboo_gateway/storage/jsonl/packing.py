@@ -1,4 +1,4 @@
-"""Packs the files of archived sessions into bundles, and unpacks them: exactly the bytes again."""
+"""Packs the files of archived sessions into bundles; unpacking restores exactly the same bytes."""
 
 from pathlib import Path
 
@@ -22,8 +22,8 @@ def prepare_pack(
     """Write the bundle of a log's first `size` bytes aside; on a thread for bulk work.
 
     Raises:
-        OSError: It could not be written.
-        DamagedError, LogReplacedError: The log is damaged, or another one by now.
+        OSError: The bundle could not be written.
+        DamagedError, LogReplacedError: The log is damaged, or was replaced.
     """
     exchange = FileSwap("pack", entry, log.generation, head, aside)
     view = writer.view(log, size)
@@ -48,11 +48,11 @@ def prepare_pack(
 def prepare_unpack(
     fs: FileSystem, log: Log, entry: Entry, head: SessionHead, aside: Path
 ) -> FileSwap:
-    """Write the log and marks of a bundle aside; on a thread for bulk work.
+    """Write the log and the marks of a bundle aside; on a thread for bulk work.
 
     Raises:
         OSError: They could not be written.
-        DamagedError, LogReplacedError: The bundle is damaged, or another one by now.
+        DamagedError, LogReplacedError: The bundle is damaged, or was replaced.
     """
     sidecar = aside.with_name(f"{aside.name}.idx")
     exchange = FileSwap("unpack", entry, log.generation, head, aside, sidecar)

@@ -1,4 +1,4 @@
-"""Makes a session's entry from its own files: when the catalog is lost, or the log was damaged."""
+"""Makes a session's entry from its own files, when the catalog is lost or the log is damaged."""
 
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,13 +19,13 @@ from bamboo_gateway.storage.lines import is_delta
 
 @dataclass(slots=True)
 class Rebuilder:
-    """Works on the files of sessions that nobody else uses: in recovery, and in `doctor`.
+    """Works on files of sessions that nobody else uses: in recovery, and in `doctor`.
 
     Attributes:
-        fs: The files.
-        paths: Where they are.
-        damaged: What was found, a sentence each.
-        quarantined: The names of the files set aside.
+        fs: The file system.
+        paths: The layout of the data directory.
+        damaged: The damage found, a sentence each.
+        quarantined: The names of the quarantined files.
     """
 
     fs: FileSystem
@@ -34,7 +34,7 @@ class Rebuilder:
     quarantined: list[str] = field(default_factory=list)
 
     def header_of(self, name: str) -> tuple[str, int] | None:
-        """Return the (session, epoch) in a log's first line."""
+        """Return the (session, epoch) in the first line of a log; None when it cannot be read."""
         data = self._first_bytes(name)
         return read_header(data[: data.find(b"\n") + 1])
 
@@ -50,14 +50,14 @@ class Rebuilder:
             self.fs.close(fd)
 
     def entry_of(self, name: str, *, may_be_torn: bool) -> Entry | None:
-        """Read an entry out of a log, going on from its snapshot.
+        """Read an entry from a log, beginning with the state in its snapshot.
 
         Args:
             name: The session's file name.
-            may_be_torn: The journal has what the log's tail lacks.
+            may_be_torn: The journal has the lines that the end of the log lacks.
 
         Returns:
-            The entry, or None when there is damage.
+            The entry, or None when the log is damaged.
         """
         named = self.header_of(name)
         size = self.fs.size(self.paths.log_of(name))
@@ -96,10 +96,11 @@ class Rebuilder:
         end = offset
         deltas = 0
         try:
-            # By seq: since the snapshot was written a compaction may have moved the lines.
+            # Found by seq, not by offset: a compaction may have moved the lines since the snapshot
+            # was written.
             end = offset = find_after(view, head.seq)
             for start, line in lines_from(view, offset):
-                # Those that the snapshot covers are not counted: an approximation.
+                # Deltas before the snapshot are not counted, so this is an approximation.
                 deltas += is_delta(line) and len(line) + 1
                 fold_data(head, line)
                 end = start + len(line) + 1
@@ -121,20 +122,21 @@ class Rebuilder:
         more: bytes = b"",
         why: str,
     ) -> Entry | None:
-        """Replace a damaged log by what is intact, under a new epoch.
+        """Replace a damaged log by its intact lines, under a new epoch.
 
         Args:
             name: The session's file name.
-            epoch: The new one.
-            known: The newest head somebody remembers.
-            more: Stored lines that the log should have had: the journal's.
+            epoch: The new epoch.
+            known: The newest head that the catalog has.
+            more: Stored lines that the log should have: those of the journal.
             why: What is wrong, for the note in quarantine.
 
         Returns:
-            The new entry; None when nobody can tell whose log it was: then it is set aside whole.
+            The new entry; None when the log's session is unknown: then the whole log goes to
+            quarantine.
 
         Raises:
-            OSError: It could not be written; nothing has changed.
+            OSError: The new log could not be written; nothing has changed.
         """
         path = self.paths.log_of(name)
         is_packed = self.fs.size(path) is None
@@ -168,19 +170,19 @@ class Rebuilder:
         self.quarantined.append(set_aside(self.fs, self.paths, f"log-{name}", lost, note))
 
     def _forget_copies(self, name: str) -> None:
-        """Remove what was made of the former log; all that it had is in the new one."""
+        """Remove the mark file and snapshot of the former log; the new log has all content."""
         with suppress(OSError):
             self.fs.unlink(self.paths.marks_of(name))
             self.fs.unlink(self.paths.snapshot_of(name))
 
     def renew(self, entry: Entry, epoch: int) -> None:
-        """Give an intact log a new epoch: its first line changes, nothing else.
+        """Give an intact log a new epoch: only its first line changes.
 
         Raises:
-            OSError: It could not be written; nothing has changed.
+            OSError: The log could not be written; nothing has changed.
         """
         if entry.bundle:
-            # All of it was synced before anybody was told: nothing of it can be missing.
+            # A bundle was synced before anybody learned of it, so nothing of it can be missing.
             return
         name = file_name(entry.id)
         path = self.paths.log_of(name)
@@ -194,7 +196,7 @@ class Rebuilder:
 
 
 def add_lines(found: Salvage, more: bytes) -> None:
-    """Add stored lines to what was salvaged, where their seqs are not there yet."""
+    """Add stored lines to the salvaged ones, except those whose seqs are there already."""
     if not more:
         return
     known = {seq for seq, _ in found.lines}

@@ -1,9 +1,9 @@
-"""What damage on disk leads to: the rest, under a new epoch (R4, R10).
+"""Repair of a damaged log: its intact lines go on under a new epoch (R4, R10).
 
-A log with an unreadable line can no longer promise that a position means what it meant. So what is
-intact is written aside as the log of a new epoch, gaps are refilled with the messages that the
-snapshot has, what could not be read goes to quarantine, and readers of the old epoch are told to
-reload. Holes in the seqs stay: they are legal, and nothing is renumbered.
+A log with an unreadable line can no longer promise that a position means what it meant. So the
+repair writes the intact lines aside as the log of a new epoch, fills gaps with messages from the
+snapshot, and puts the unreadable bytes into quarantine. Readers of the old epoch get a reset. Gaps
+in the seqs stay: they are legal, and nothing is renumbered.
 """
 
 from dataclasses import dataclass, field
@@ -23,12 +23,13 @@ from bamboo_gateway.storage.marks import NOTE_BODY
 
 @dataclass(slots=True)
 class Salvage:
-    """What is left of a log.
+    """The lines left of a damaged log.
 
     Attributes:
-        header: The (session, epoch) its first line names, if that can be read.
-        lines: The intact lines: (seq, newline included); a note has the seq of the event before.
-        damaged: What is not: (offset, bytes).
+        header: The (session, epoch) in its first line; None when that cannot be read.
+        lines: The intact lines as (seq, line with newline); a note has the seq of the event before
+            it.
+        damaged: The damaged parts as (offset, bytes).
     """
 
     header: tuple[str, int] | None = None
@@ -37,7 +38,7 @@ class Salvage:
 
 
 def salvage(data: bytes) -> Salvage:
-    """Sort the bytes of a log into what is intact and what is not; seqs must rise."""
+    """Separate the intact lines of a log from the damaged ones; the seqs must rise."""
     found = Salvage()
     newline = data.find(b"\n") + 1
     found.header = read_header(data[:newline])
@@ -65,7 +66,7 @@ def refill(fs: FileSystem, paths: Paths, name: str, found: Salvage) -> SessionHe
     """Add the messages of the snapshot that the log no longer has.
 
     Returns:
-        The snapshot's head, if there is one.
+        The head in the snapshot, if there is one.
     """
     remembered = read_snapshot_head(fs, paths, name)
     if remembered is None:
@@ -76,7 +77,7 @@ def refill(fs: FileSystem, paths: Paths, name: str, found: Salvage) -> SessionHe
     known = {seq for seq, _ in found.lines}
     missing = [pair for pair in read_snapshot_lines(fs, paths, name) if pair[0] not in known]
     if missing:
-        # Stable: a note keeps its place behind its event.
+        # The sort is stable, so a note keeps its place behind its event.
         found.lines = sorted([*missing, *found.lines], key=lambda pair: pair[0])
     return head
 
@@ -84,17 +85,14 @@ def refill(fs: FileSystem, paths: Paths, name: str, found: Salvage) -> SessionHe
 def make_log(
     session_id: str, epoch: int, found: Salvage, known: SessionHead | None
 ) -> tuple[bytes, SessionHead]:
-    """Make the log of the new epoch.
+    """Return the content of a log under a new epoch, and its head.
 
     Args:
-        session_id: Whose it is.
-        epoch: The new one.
-        found: What is left.
-        known: The newest head of the old epoch that somebody remembers: it says whose the session
-            is and which run is open, even when the lines that said so are gone.
-
-    Returns:
-        Its bytes, and its head.
+        session_id: The session.
+        epoch: The new epoch.
+        found: The lines left of the old log.
+        known: The newest known head of the old epoch. It has the session's owner and open run even
+            when the lines with these facts are lost.
     """
     lines = found.lines
     if known is not None and (not lines or lines[0][0] > 1):
@@ -108,9 +106,9 @@ def make_log(
             messages.append(seq)
         if seq > folded and not is_note(line):
             fold(head, codec.decode(line))
-    # A merge that replaces leaves what was before in the log; it counts no more.
+    # A merge that replaces the history leaves the former messages in the log; they no longer count.
     head.message_count = sum(seq > head.history_from for seq in messages)
-    # Never back: what is lost keeps its seqs, so that a position stays in order with its like.
+    # Lost events keep their seqs: the head never goes back, so that positions stay in order.
     head.seq = max(head.seq, folded)
     data = b"".join([make_header(session_id, epoch, head.created_at), *(line for _, line in lines)])
     return data, head
@@ -135,7 +133,7 @@ def _created_again(head: SessionHead) -> bytes:
 
 
 def fold_data(head: SessionHead, data: bytes) -> None:
-    """Fold the stored lines of a commit into a head, notes left out."""
+    """Fold the stored lines of a commit into a head; skip notes."""
     for line in data.splitlines(keepends=True):
         body = body_of(line)
         if not body.startswith(NOTE_BODY):

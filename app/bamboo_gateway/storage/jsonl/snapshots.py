@@ -1,8 +1,8 @@
-"""Snapshots, `sessions/<name>.json`: a session for people, and for rebuilding what was lost.
+"""Snapshots, `sessions/<name>.json`: a session in one file, for people and for rebuilds.
 
-The first line is the head with its own checksum, all that a rebuild needs to begin with; then come
-the log's message lines as they are, each with the checksum it has there. The whole is one JSON
-object. `offset` is the log's size as of the head.
+The first line has the head and its own checksum: a rebuild can begin with this line alone. The
+message lines of the log follow unchanged, each with its checksum. The whole file is one JSON
+object. `offset` is the size of the log that the head belongs to.
 """
 
 import os
@@ -22,21 +22,21 @@ from bamboo_gateway.storage.lines import LINE_PREFIX_BYTES, is_intact
 
 _END = b"\n]}\n"
 _OPEN = b',"messages":['
-# Small logs are written at every chance; large ones when a quarter has been added.
+# A small log is written whenever its session leaves memory, a large one after growing by a quarter.
 _SMALL_LOG_BYTES = 1024 * 1024
-# At a checkpoint only logs that are worth it, and not before they have doubled.
+# A checkpoint writes only snapshots of logs of this size that have doubled since the last one.
 _CHECKPOINT_BYTES = 64 * 1024
-# Enough for most heads at once, and for many small lines in few reads.
+# One read gets most heads, and many small lines.
 _READ_BYTES = 64 * 1024
 
 
 def is_due(log_bytes: int, snapshot_bytes: int, *, at_rest: bool) -> bool:
-    """Return whether a new snapshot is worth it: work in proportion to what was added.
+    """Return whether a new snapshot is worth writing, in proportion to what the log has gained.
 
     Args:
-        log_bytes: The log's size.
-        snapshot_bytes: The log's size when the last snapshot was written, or 0.
-        at_rest: The session leaves memory; else this is a checkpoint.
+        log_bytes: The size of the log.
+        snapshot_bytes: The size of the log when the last snapshot was written, or 0.
+        at_rest: The session leaves memory; otherwise a checkpoint asks.
     """
     grown = log_bytes - snapshot_bytes
     if at_rest:
@@ -47,20 +47,21 @@ def is_due(log_bytes: int, snapshot_bytes: int, *, at_rest: bool) -> bool:
 def write_snapshot(
     fs: FileSystem, path: Path, head: SessionHead, offset: int, lines: Iterator[bytes]
 ) -> int:
-    """Write and sync a snapshot; memory holds a piece of it.
+    """Write and sync a snapshot, piece by piece.
 
     Args:
-        fs: The files.
-        path: The new file, which nobody reads yet; nothing is left of it when this raises.
-        head: The session's head, and
-        offset: the log's size as of it.
-        lines: The log's message lines, without their newline. What they raise comes through.
+        fs: The file system.
+        path: The new file, which nobody reads yet; it is removed when this raises.
+        head: The session's head.
+        offset: The size of the log that the head belongs to.
+        lines: The log's message lines, without their newlines. What this iterator raises is passed
+            on.
 
     Returns:
-        Its bytes.
+        The size of the file.
 
     Raises:
-        OSError: It could not be written.
+        OSError: The snapshot could not be written.
     """
     try:
         return fs.write_pieces(path, _pieces(head, offset, lines))
@@ -83,14 +84,14 @@ def _pieces(head: SessionHead, offset: int, lines: Iterator[bytes]) -> Iterator[
 
 
 def read_snapshot_head(fs: FileSystem, paths: Paths, name: str) -> tuple[SessionHead, int] | None:
-    """Read the first line alone: (head, log size), or None when there is none that can be read."""
+    """Read the first line alone; return (head, log size), or None when it cannot be read."""
     for line in _lines_of(fs, paths.snapshot_of(name)):
         return _head_of(line.removesuffix(b"\n"))
     return None
 
 
 def read_snapshot_lines(fs: FileSystem, paths: Paths, name: str) -> Iterator[tuple[int, bytes]]:
-    """Return each message line that is intact, newline included, with its seq."""
+    """Yield the seq and the line, with its newline, of each intact message."""
     lines = _lines_of(fs, paths.snapshot_of(name))
     next(lines, None)
     for part in lines:
@@ -101,15 +102,15 @@ def read_snapshot_lines(fs: FileSystem, paths: Paths, name: str) -> Iterator[tup
 
 
 def is_whole(fs: FileSystem, paths: Paths, name: str) -> bool:
-    """Return whether every line of the snapshot is intact, and there once, up to the end mark."""
+    """Return whether the snapshot has its end mark, and every line is intact and not repeated."""
     return _condition_of(fs, paths, name) == "whole"
 
 
 def take_out_doubles(fs: FileSystem, paths: Paths, name: str) -> None:
-    """Write a snapshot that has lines twice anew, with each once; not one that is damaged.
+    """Rewrite a snapshot with repeated lines so that each is there once; leave a damaged one.
 
     Raises:
-        OSError: It is as it was.
+        OSError: The rewrite failed; the snapshot is unchanged.
     """
     remembered = read_snapshot_head(fs, paths, name)
     if remembered is None or _condition_of(fs, paths, name) != "doubled":
@@ -150,7 +151,7 @@ def _condition_of(
 
 
 def _lines_of(fs: FileSystem, path: Path) -> Iterator[bytes]:
-    """Return the lines of a file, newlines included; none when it is not there."""
+    """Yield the lines of a file with their newlines; none when there is no file."""
     try:
         fd = fs.open(path, os.O_RDONLY)
     except FileNotFoundError:

@@ -1,10 +1,10 @@
-"""What the first start on an earlier gateway's directory looks through, once.
+"""The check of mark files that the first start on an earlier gateway's directory makes, once.
 
-Earlier gateways could be killed in a moment that left a sidecar with some marks twice, or without
-some (see `Maintenance`: they took the catalog's state one turn of the loop late). Then messages
-stood twice, or were missing, wherever they are read by their marks. The logs were right all the
-time, so every sidecar of such a directory is built again at its first use; which ones did not fit
-is said, and what was made of those is made again.
+When an earlier gateway was killed at a bad moment, a mark file could have some marks twice, or lack
+some (it took the catalog's state one turn of the loop too late; see `Maintenance`). Messages were
+then doubled or missing wherever they are read by their marks. The logs were always right. So all
+mark files of such a directory are rebuilt at their first use. This check reports which ones did not
+fit, and has the snapshots made from them written again.
 """
 
 from contextlib import suppress
@@ -20,17 +20,17 @@ from bamboo_gateway.storage.jsonl.snapshots import take_out_doubles
 
 @dataclass(slots=True)
 class Upgrade:
-    """See the module. Used in recovery, before any record is replayed."""
+    """Checks the mark files in recovery, before any record is replayed."""
 
     fs: FileSystem
     paths: Paths
 
     def bring_up(self, entry: Entry, head: SessionHead | None) -> bool:
-        """Have a session's sidecar built again; return whether it did fit as it was.
+        """Have the mark file of a session rebuilt; return whether it was correct.
 
         Args:
-            entry: The session, as the catalog has it; bundles have right marks of their own.
-            head: Its head as of that.
+            entry: The session's entry in the catalog; a bundle has correct marks of its own.
+            head: The head that belongs to this entry.
 
         Raises:
             OSError: A file cannot be read.
@@ -40,8 +40,8 @@ class Upgrade:
         fits = self._fits(entry, head)
         entry.marks = -1
         if not fits:
-            # A snapshot has the messages that the marks lead to. On a full disk it stays as it is,
-            # and is due all the same.
+            # A snapshot has the messages that the marks led to. On a full disk it stays as it is,
+            # but it is due for a new one all the same.
             with suppress(OSError):
                 take_out_doubles(self.fs, self.paths, file_name(entry.id))
             entry.snapshot = 0

@@ -1,4 +1,4 @@
-"""Looks at the files of sessions without changing them: for `doctor`, and for a store at work."""
+"""Checks the files of sessions without changing them, for `doctor` and for a running store."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from bamboo_gateway.storage.jsonl.paths import Paths, file_name
 
 
 def names_on_disk(fs: FileSystem, paths: Paths) -> set[str]:
-    """Return the file names of all sessions that have a log or a bundle."""
+    """Return the file names of all sessions with a log or a bundle."""
     return {
         file.removesuffix(suffix)
         for directory, suffix in ((paths.events, ".jsonl"), (paths.archive, ".zst"))
@@ -29,10 +29,10 @@ def compare(fs: FileSystem, paths: Paths, session_ids: Iterable[str]) -> tuple[s
 
 
 def look_through(view: LogView) -> tuple[str | None, int]:
-    """Look at every line of a log; return what is wrong with their order, and the last seq.
+    """Check the order of a log's lines; return the problem found, if any, and the last seq.
 
     Raises:
-        DamagedError: A line's checksum is wrong.
+        DamagedError: A line has a wrong checksum.
     """
     seq = 0
     for offset, line in lines_from(view, view.begin):
@@ -46,11 +46,11 @@ def look_through(view: LogView) -> tuple[str | None, int]:
 
 
 def problem_of_bundle(fs: FileSystem, path: Path, epoch: int) -> str | None:
-    """Look at all of a bundle; return what is wrong with it."""
+    """Read a whole bundle; return the problem found, or None."""
     try:
         view = BundleView(fs, path, epoch)
         try:
-            # The checksums are looked at on the way.
+            # Reading the blocks checks their checksums.
             deque(view.blocks(), maxlen=0)
             deque(view.mark_blocks(), maxlen=0)
         finally:
