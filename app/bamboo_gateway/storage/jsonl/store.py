@@ -1,7 +1,7 @@
-"""`JsonlStore`: sessions in plain files. The package's docstring says how its parts fit together.
+"""`JsonlStore`: sessions in plain files. The package's docstring describes how its parts work.
 
-On the loop's thread: the catalog (what is durable), answers, decisions. In threads: the committer,
-checkpoints, snapshots, and reads, each in a bounded pool of its own.
+The loop's thread has the catalog (what is durable) and gives the answers. Threads run the
+committer, checkpoints, snapshots and reads, each in a bounded pool of its own.
 """
 
 import asyncio
@@ -72,18 +72,18 @@ from bamboo_gateway.storage.jsonl.paths import Paths, file_name, root_of
 from bamboo_gateway.storage.jsonl.rebuild import Rebuilder
 from bamboo_gateway.storage.jsonl.verify import compare, look_through, problem_of_bundle
 
-# Readers behind the event queue: more threads would only wait for the same disk.
+# Threads for readers that are behind the event queue: more would only wait for the same disk.
 _READ_THREADS = 4
-# Where pages ended, so that the next page of the same reader need not be looked for.
+# The most page ends kept; a reader's next page then needs no search.
 _PLACES_MAX = 4096
-# Logs being written that stay open; sockets need the rest of the process's limit.
+# The most log files kept open for writing; sockets need the rest of the process's limit.
 _LOG_FILES_MAX = 1024
-# Others may forget marks in between (a checkpoint that could not write them); not again and again.
+# Marks may become stale again meanwhile (a checkpoint that could not write them), but not forever.
 _REBUILDS_MAX = 3
 _READING = "Reading the session's log"
 _NO_SUCH_SESSION = "There is no such session of that epoch."
 _DAMAGE = (DamagedError, LogReplacedError, FileNotFoundError)
-# A log that seems damaged is looked through in pages of about so much.
+# A log that seems damaged is read through in pages of about this size.
 _LOOK_EVENTS = 10_000
 _LOOK_BYTES = 4 * 1024 * 1024
 
@@ -91,7 +91,7 @@ T = TypeVar("T")
 
 
 class JsonlStore(SessionStore):
-    """See the module."""
+    """The store of `jsonl:`, a `SessionStore` that also supports examination."""
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ class JsonlStore(SessionStore):
         self._exchanger = FileSwapper(
             fs, paths, self._catalog, self._table, self._lifecycle, self._bulk
         )
-        # One exchange of a session's files at a time; gone with the last who holds it.
+        # One file swap of a session at a time; a lock goes with the last task that holds it.
         self._exchanging: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
         self._mending: dict[str, asyncio.Future[None]] = {}
         self._views = SessionViews(self._catalog)
@@ -201,7 +201,7 @@ class JsonlStore(SessionStore):
         return recovered
 
     def _take_over_unwritten(self, recovered: Recovered) -> None:
-        """Go on with what logs lack in memory, as if their writing had failed just now."""
+        """Keep lines that logs lack in memory, as if writing them had failed just now."""
         for unwritten in recovered.unwritten.values():
             log = self._table.made_of(unwritten.entry)
             log.written, log.tail = unwritten.lines.at, [unwritten.lines.data]
@@ -228,7 +228,7 @@ class JsonlStore(SessionStore):
             return
         self._is_open = False
         with anyio.CancelScope(shield=True):
-            # When this is done, all that was accepted before has its answer.
+            # After this, everything accepted before has its answer.
             await self._committer.send(lambda: None)
             for mending in list(self._mending.values()):
                 await mending
@@ -243,7 +243,7 @@ class JsonlStore(SessionStore):
         self._upkeep.close()
         with suppress(OSError):
             last_epoch = max(self._last_epoch, self._journal.last_epoch)
-            # Of an unclean end only what is certain: what the journal still has counts from there.
+            # After an unclean end only what is certain: the journal's records count from there.
             lsn = self._journal.lsn if is_clean else self._lock.previous.get("lsn", 0)
             self._lock.write(self._lock_content(last_epoch, lsn, clean=is_clean))
         self._close_files()
@@ -286,7 +286,7 @@ class JsonlStore(SessionStore):
 
     @asynccontextmanager
     async def _copying(self, session_id: str, epoch: int) -> AsyncIterator[LogCopy]:
-        """Open a copy of a log; nobody else exchanges its files meanwhile."""
+        """Open a copy of a log; nobody else swaps its files meanwhile."""
         async with self._exchanges_of(session_id):
             entry = self._entry(session_id, epoch)
             log = await self._committer.send(lambda: self._table.pin(session_id, epoch))
@@ -327,7 +327,8 @@ class JsonlStore(SessionStore):
             head = await self._reading(self._head_from_log, entry)
         current = self._catalog.entries.get(session_id)
         if current is not entry or head is None or current.is_at_hand or current.seq != seq:
-            # It changed, came into memory, or went, while this waited: the head may be a former.
+            # The session changed, came into memory, or was deleted while this waited: the head may
+            # be old.
             return await self.load(session_id)
         return entry.brought_up(head)
 
@@ -381,8 +382,8 @@ class JsonlStore(SessionStore):
                 continue
             except _DAMAGE as damage:
                 if not suspected:
-                    # Files that were just being exchanged look damaged too: only what is still
-                    # so at a second look is mended, since mending ends the epoch.
+                    # Files that are being swapped look damaged too. Only what looks damaged at a
+                    # second look is repaired, since a repair ends the epoch.
                     suspected = True
                     await self._exchanged()
                     continue
@@ -395,7 +396,7 @@ class JsonlStore(SessionStore):
             return page
 
     async def _exchanged(self) -> None:
-        """Wait until the loop knows of whatever the committer has exchanged."""
+        """Wait until the loop knows of all swaps that the committer has made."""
         await self._committer.send(lambda: None)
 
     def _read_page(
@@ -456,7 +457,7 @@ class JsonlStore(SessionStore):
         return await self._by_marks(session_id, epoch, look)
 
     async def _by_marks(self, session_id: str, epoch: int, look: Callable[[Log, int], T]) -> T:
-        """Return what `look` finds by a log's marks; rebuild those that do not fit the log."""
+        """Return what `look` finds by a log's marks; rebuild marks that do not fit the log."""
         suspected = False
         while True:
             entry = self._entry(session_id, epoch)
@@ -494,12 +495,12 @@ class JsonlStore(SessionStore):
             self._table.unpin(log)
 
     async def _pin(self, session_id: str, epoch: int) -> Log:
-        """Keep a log in the table; the caller unpins it."""
+        """Keep a log in the log table; the caller unpins it."""
         pinning = self._committer.send(lambda: self._table.pin(session_id, epoch))
         try:
             log = await asyncio.shield(pinning)
         except asyncio.CancelledError:
-            # The committer pins it whoever leaves meanwhile.
+            # The committer pins it even when the caller is cancelled.
             pinning.add_done_callback(self._unpin)
             raise
         if log is None:
@@ -520,7 +521,7 @@ class JsonlStore(SessionStore):
         return entry
 
     async def _mend(self, entry: Entry) -> None:
-        """Repair a damaged log, once however many readers came upon it."""
+        """Repair a damaged log once, even when several readers found the damage."""
         mending = self._mending.get(entry.id)
         if mending is None:
             if self._catalog.entries.get(entry.id) is not entry:
@@ -540,8 +541,8 @@ class JsonlStore(SessionStore):
         head = await self.load(entry.id)
         if head is None or head.epoch != entry.epoch:
             return
-        # All of one moment: the files may be exchanged while the thread is at work. What is being
-        # written at this moment counts as not there: of that only a part may be seen.
+        # All of one moment: the files may be swapped while the thread works. Lines that are being
+        # written at this moment are not included, since the thread may see only a part of them.
         prepare = partial(
             self._mender.prepare,
             head,
@@ -594,7 +595,7 @@ class JsonlStore(SessionStore):
         doing: str,
         make: Callable[[Entry, SessionHead], Awaitable[FileSwap | None]],
     ) -> None:
-        """Exchange the files of a session for those that `make` prepares, if it does."""
+        """Swap the files of a session for those that `make` prepares, if it prepares any."""
         async with self._exchanges_of(session_id):
             entry = self._entry(session_id, epoch)
             head = await self._head_of(entry)
@@ -607,7 +608,7 @@ class JsonlStore(SessionStore):
         return self._exchanging.setdefault(session_id, anyio.Lock())
 
     async def _head_of(self, entry: Entry) -> SessionHead:
-        """Load the head of an entry; nothing has changed in it since when this returns."""
+        """Load the head of an entry; the entry has not changed when this returns."""
         head = await self.load(entry.id)
         if head is None or self._catalog.entries.get(entry.id) is not entry:
             raise Conflict(_NO_SUCH_SESSION, head=None)
@@ -615,7 +616,7 @@ class JsonlStore(SessionStore):
 
     @asynccontextmanager
     async def _failing_as(self, entry: Entry, doing: str) -> AsyncIterator[None]:
-        """Translate what files raise into the errors of the contract; damage is repaired."""
+        """Translate errors of files into errors of the contract; repair damage."""
         try:
             yield
         except OutdatedError as gone:
@@ -627,7 +628,7 @@ class JsonlStore(SessionStore):
             raise failure_of(error, doing) from error
 
     async def _read_through(self, entry: Entry) -> None:
-        """Look at every line of a log that seems damaged; whoever finds that it is mends it."""
+        """Read every line of a log that seems damaged; the read that finds damage repairs it."""
         after = 0
         while page := await self.read(
             entry.id, entry.epoch, after, limit=_LOOK_EVENTS, max_bytes=_LOOK_BYTES
@@ -717,7 +718,7 @@ class JsonlStore(SessionStore):
             entry.pack_head()
 
     async def examine(self, sessions_max: int, bytes_max: int) -> Examination:
-        """See `SupportsExamination`."""
+        """Examine files as `SupportsExamination` describes."""
         missing, strays = await self._compared()
         damaged: list[tuple[str, str]] = []
         entries = list(self._catalog.entries.values())
@@ -729,7 +730,7 @@ class JsonlStore(SessionStore):
             try:
                 problem = await self._reading(self._problem_of, self._table.current(entry), entry)
             except OutdatedError:
-                continue  # exchanged or deleted since: those who did it have looked at it
+                continue  # Swapped or deleted meanwhile: the swap has checked the files.
             looked_at += 1
             if problem is not None and self._catalog.entries.get(entry.id) is entry:
                 damaged.append((entry.id, problem))
@@ -740,8 +741,8 @@ class JsonlStore(SessionStore):
     async def _compared(self) -> tuple[list[str], list[str]]:
         """Return the sessions without a file, and files without a session.
 
-        What comes or goes while it is looked at seems to be both: it is looked at again when the
-        loop knows of all that the committer has done.
+        A session that is created or deleted during the comparison may seem to be either. So the
+        comparison is repeated when the loop knows of everything that the committer has done.
         """
         fs, paths, entries = self._fs, self._paths, self._catalog.entries
         missing, strays = await self._reading(compare, fs, paths, list(entries))
@@ -779,7 +780,7 @@ class JsonlStore(SessionStore):
             return f"an unreadable line at byte {damage.offset}"
 
     async def checkpoint(self) -> bool:
-        """Bring everything up now; return whether that succeeded."""
+        """Make a checkpoint now; return whether it succeeded."""
         return await self._upkeep.checkpoint()
 
     @property
@@ -796,7 +797,7 @@ class JsonlStore(SessionStore):
         return condition.refusal
 
     def unwritable(self) -> dict[str, str]:
-        """See `SupportsExamination`."""
+        """Return the sessions whose logs cannot be written, as `SupportsExamination` describes."""
         return self._condition.problems()
 
     @override
@@ -834,7 +835,7 @@ class JsonlStore(SessionStore):
 
 
 def _raise_files_limit() -> int:
-    """Raise the process's limit of open files as far as it may; return the logs' share of it."""
+    """Raise the process's limit of open files as far as allowed; return the share for logs."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with suppress(OSError, ValueError):

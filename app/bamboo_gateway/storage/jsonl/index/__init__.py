@@ -1,1 +1,1 @@
-"""The index: which sessions there are, and the lists of them."""
+"""The index: the catalog of all sessions, and the lists of them."""

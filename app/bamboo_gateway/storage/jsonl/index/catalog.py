@@ -1,7 +1,7 @@
-"""The sessions there are, in memory: what loading, listing and checkpoints need of each.
+"""The catalog in memory: what loading, listing and checkpoints need of each session.
 
-Owned by the event loop's thread. An entry is changed only by acknowledgements, so it is always the
-durable state; other threads read single attributes of it.
+The event loop's thread owns it. Only acknowledgements change an entry, so it always has the durable
+state; other threads read single attributes of it.
 """
 
 from collections.abc import Iterator
@@ -15,23 +15,25 @@ from bamboo_gateway.storage.listing import HeadState, Origin, head_state_of
 
 
 class Entry:
-    """One session.
+    """The catalog entry of one session.
 
     Attributes:
-        origin: Whose it is and where it belongs, and
-        standing: what state it is in, as of its head.
+        origin: The session's owner, relations and shares, from its head.
+        head_state: The state that its head decides.
         activity: `last_activity_at`, which deltas and open streams move without a new head.
-        size: The log's bytes as of `seq`.
-        marks: How many marks its sidecar has; -1 when it has to be built again.
-        snapshot: The log's size when its snapshot was written; 0 without one.
-        snapshot_bytes: What that file takes.
-        deltas: The bytes of its delta lines that no compaction has removed.
-        bundle: The bytes of the bundle that its files were packed into; 0: they are not.
-        generation: How often its files were exchanged under the same epoch (packed, unpacked,
-            compacted) as far as the loop knows, and
-        exchanged: as far as the committer knows. A reader whose two differ takes them anew.
-        head: The head that came with the last commit, as an object, or
-        raw: as JSON; with neither (`index_enabled = false`) it rests in the catalog file.
+        size: The bytes of the log as of `seq`.
+        marks: The number of marks in its mark file; -1 when the file has to be rebuilt.
+        snapshot: The size of the log when its snapshot was written; 0 without a snapshot.
+        snapshot_bytes: The size of the snapshot file.
+        deltas: The bytes of delta lines that no compaction has removed.
+        bundle: The size of the bundle that has its files; 0 when they are not packed.
+        generation: The number of file swaps under the same epoch (pack, unpack, compact, extend)
+            that the loop knows of.
+        exchanged: The number that the committer knows of. A reader opens the files again when the
+            two differ.
+        head: The head of the last commit as an object, or None.
+        raw: The head as JSON, or None. When both are None (`index_enabled = false`), the head is in
+            the catalog file.
     """
 
     __slots__ = (
@@ -70,7 +72,7 @@ class Entry:
         self.raw: bytes | None = None
 
     def set_head(self, head: SessionHead) -> None:
-        """Take over a head."""
+        """Set the head, and the attributes that depend on it."""
         self.head = head
         self.raw = None
         self.seq = head.seq
@@ -79,7 +81,7 @@ class Entry:
         self.head_state = head_state_of(head)
 
     def own_head(self) -> SessionHead:
-        """Return an own copy of the durable head; only where `is_at_hand`."""
+        """Return a copy of the durable head; only when `is_at_hand`."""
         if self.head is not None:
             head = self.head.copy()
         else:
@@ -88,43 +90,43 @@ class Entry:
         return self.brought_up(head)
 
     def brought_up(self, head: SessionHead) -> SessionHead:
-        """Move a stored head to what deltas and touches have changed since."""
+        """Update a stored head with the changes of later deltas and touches."""
         head.seq = self.seq
         head.last_activity_at = max(head.last_activity_at, self.activity)
         return head
 
     @property
     def is_at_hand(self) -> bool:
-        """Whether the head can be had without reading a file."""
+        """Whether the head is in memory."""
         return self.head is not None or self.raw is not None
 
     def pack_head(self) -> None:
-        """Keep the head as bytes: about a tenth of the object, for sessions at rest."""
+        """Keep the head as bytes, for a session at rest: they take about a tenth of the object."""
         if self.head is not None:
             self.raw = codec.encode(self.head.to_json())
             self.head = None
 
 
 class DiskUse:
-    """What the sessions' files take, added up as it changes: bytes by kind, and by user."""
+    """The bytes that the sessions' files take, by kind and by user; updated with each change."""
 
     __slots__ = ("_by_user", "archive", "logs", "snapshots")
 
     def __init__(self) -> None:
         self.logs = self.archive = self.snapshots = 0
-        # User id to sessions and bytes; a user who has no session has no entry.
+        # The number of sessions and their bytes, by user id. A user without sessions is not in it.
         self._by_user: dict[str, tuple[int, int]] = {}
 
     def add(self, entry: Entry) -> None:
-        """Count an entry's files."""
+        """Add the files of an entry."""
         self._count(entry, 1)
 
     def remove(self, entry: Entry) -> None:
-        """Take an entry's files out, before they change or go."""
+        """Subtract the files of an entry, before they change or disappear."""
         self._count(entry, -1)
 
     def grow(self, entry: Entry, added_bytes: int) -> None:
-        """Count what an entry's log has grown by; it is not packed."""
+        """Add the bytes that an entry's log has gained; the entry is not packed."""
         self.logs += added_bytes
         user_id = entry.origin.user_id
         if user_id is not None:
@@ -132,7 +134,7 @@ class DiskUse:
             self._by_user[user_id] = sessions, stored + added_bytes
 
     def of_user(self, user_id: str) -> StoreUsage:
-        """Return what a user's sessions take."""
+        """Return the sessions of a user and the bytes that they take."""
         return StoreUsage(*self._by_user.get(user_id, (0, 0)))
 
     def _count(self, entry: Entry, sign: int) -> None:
@@ -153,27 +155,28 @@ class DiskUse:
 
 
 class Catalog:
-    """All entries, which of them changed since the last checkpoint, and what is unfinished."""
+    """All entries, those changed since the last checkpoint, and those with unfinished runs."""
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
         self.dirty: dict[str, Entry] = {}
-        # Those that were deleted since; a new life of the same id may be dirty already.
+        # The sessions deleted since; a new session with the same id may be dirty already.
         self.deleted: set[str] = set()
-        # What list views have not yet seen; they take it right before they are used.
+        # The changes that the list views do not have yet; they take them right before they are
+        # used.
         self.changed: set[str] = set()
         self.unfinished: set[str] = set()
         self.use = DiskUse()
 
     def begin(self, entries: dict[str, Entry], unfinished: set[str]) -> None:
-        """Take what opening has found."""
+        """Take the entries that recovery found."""
         self.entries.update(entries)
         self.unfinished |= unfinished
         for entry in entries.values():
             self.use.add(entry)
 
     def apply(self, commit: LineCommit, size: int) -> None:
-        """Take a commit that has become durable; `size` is the log's then."""
+        """Apply a commit that became durable; `size` is the size of the log after it."""
         session_id, epoch, first, count, _, _, deltas, head, time_ms, create, _ = commit
         if create:
             entry = self.entries[session_id] = Entry(session_id, epoch)
@@ -192,13 +195,13 @@ class Catalog:
             self._note_runs(session_id, head)
         if time_ms > entry.activity:
             entry.activity = time_ms
-        # Last: the committer evicts a log when this seq is its own.
+        # Last: the committer may evict a log once this seq is equal to its own.
         entry.seq = first + count - 1
         self.dirty[session_id] = entry
         self.changed.add(session_id)
 
     def adopt(self, entry: Entry, *, dirty: bool = True) -> None:
-        """Take an entry that repair, or a creation with a history, has made."""
+        """Take the entry of a repaired session, or of one created with a history."""
         former = self.entries.get(entry.id)
         if former is not None:
             self.use.remove(former)
@@ -211,7 +214,7 @@ class Catalog:
         self.changed.add(entry.id)
 
     def remove(self, session_id: str) -> None:
-        """Take a deletion that has become durable."""
+        """Apply a deletion that became durable."""
         former = self.entries.pop(session_id, None)
         if former is not None:
             self.use.remove(former)
@@ -221,7 +224,7 @@ class Catalog:
         self.changed.add(session_id)
 
     def touch(self, session_id: str, epoch: int, activity_ms: int) -> None:
-        """Move the last activity forward."""
+        """Set a later last activity."""
         entry = self.entries.get(session_id)
         if entry is not None and entry.epoch == epoch and entry.activity < activity_ms:
             entry.activity = activity_ms
@@ -230,7 +233,7 @@ class Catalog:
 
     @contextmanager
     def changing_files(self, entry: Entry) -> Iterator[None]:
-        """Keep count while the entry's files become other ones; it need not be known any more."""
+        """Update the disk use while the body changes the files; the entry may be outdated."""
         is_known = self.entries.get(entry.id) is entry
         if is_known:
             self.use.remove(entry)

@@ -1,23 +1,24 @@
-"""catalog.jsonl: the heads of all sessions, so that a start need not look at their files.
+"""catalog.jsonl: the heads of all sessions, so that a start need not read their files.
 
-Append-only. A checkpoint adds a line for each session that changed, then one that says how far it
-has come, and syncs; only then are journal segments dropped. The last line of a session counts:
+The file is append-only. A checkpoint adds a line for each changed session, then a line with its own
+position, and syncs; only then does it drop journal segments. The last line of a session counts:
 
     {"crc":"…","id":"s-1","epoch":…,"seq":…,"activity":…,"size":…,"marks":…,"snapshot":…,"head":{…}}
-    {"crc":"…","gone":[<where a line of a deleted session begins>,…]}
-    {"crc":"…","checkpoint":<lsn>,"epoch":<the last one given>,"format":2}
+    {"crc":"…","gone":[<offset of a deleted session's line>,…]}
+    {"crc":"…","checkpoint":<lsn>,"epoch":<last epoch given out>,"format":2}
 
-The format says who has written last: without it (1) it was a gateway whose sidecars may not fit
-their logs, so the next start looks through all of them (`upgrading`).
+The format tells which gateway wrote last. Without it (format 1) it was one whose mark files may not
+fit their logs, so the next start checks all of them (see `upgrade`).
 
-What stands behind the last checkpoint line is torn and does not count. Any line damaged before it
-makes the whole file untrustworthy, since nobody knows whose line it was: then the catalog is
-rebuilt from the logs. A file grown to twice what counts in it is rewritten aside.
+Bytes behind the last checkpoint line are torn and do not count. A damaged line before it makes the
+whole file unusable, since nobody knows which session it belonged to; then recovery rebuilds the
+catalog from the logs. When the file is twice as large as the lines that count, it is rewritten.
 
-Heads hold what people wrote (titles, metadata), so those of a deleted session do not wait for that:
-a `gone` line says where all its lines are, and once it is synced they are overwritten with blanks,
-in place. It costs what is deleted, not what there is. Lines that are said to be gone are not looked
-at again, so a crash in between leaves nothing to repair but blanks to write.
+Heads hold text of users (titles, metadata), so the heads of a deleted session do not wait for a
+rewrite. A `gone` line has the offsets of all its lines; once it is synced, they are overwritten
+with blanks, in place. This takes time for what is deleted, not for the whole catalog. Lines named
+in a `gone` line are not read again. After a crash in between, the blanks still have to be written,
+but nothing has to be repaired.
 """
 
 import errno
@@ -35,26 +36,26 @@ from bamboo_gateway.storage.jsonl.paths import Paths
 from bamboo_gateway.storage.lines import LINE_PREFIX_BYTES, is_intact, to_line
 from bamboo_gateway.storage.listing import Origin, stored_head_state
 
-# Below this, rewriting would save nothing anybody notices.
+# Below this size a rewrite would save too little to notice.
 _SMALL_BYTES = 1024 * 1024
-# What this gateway writes; see the module.
+# The format that this gateway writes; see the module docstring.
 FORMAT = 2
 _HEAD = b'"head":'
 _GONE = b'"gone":'
 _CHECKPOINT = b'"checkpoint":'
-# What a line is looked for in at once: most heads take less.
+# The bytes read at once to find the end of a line: most heads take less.
 _LINE_BYTES = 4096
 
 _Place = tuple[int, int]
 
 
 class ErasedError(OSError):
-    """The life of a session that was looked up has ended since: its line is not here any more."""
+    """The session was deleted meanwhile, and its line was erased."""
 
 
 @dataclass(slots=True)
 class EntryState:
-    """What a checkpoint writes of an entry: taken on the loop's thread, all of one moment."""
+    """What a checkpoint writes of an entry: the state of one moment, taken on the loop's thread."""
 
     entry: Entry
     seq: int
@@ -69,7 +70,7 @@ class EntryState:
 
     @staticmethod
     def of(entry: Entry) -> "EntryState":
-        """Take it."""
+        """Return the present state of an entry."""
         return EntryState(
             entry,
             entry.seq,
@@ -84,7 +85,7 @@ class EntryState:
         )
 
     def settle(self) -> None:
-        """Let the head rest in the file, if it is still the one written (loop's thread)."""
+        """Drop the head from memory if it is still the one in the file (on the loop's thread)."""
         entry = self.entry
         if entry.head is self.head and entry.raw is self.raw:
             entry.head = entry.raw = None
@@ -92,7 +93,7 @@ class EntryState:
 
 @dataclass(slots=True)
 class CatalogContents:
-    """A catalog as read: `problem` says why it cannot be used, if so."""
+    """The contents of a catalog file; `problem` is why it cannot be used, or None."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
     unfinished: set[str] = field(default_factory=set)
@@ -104,31 +105,31 @@ class CatalogContents:
 
 
 class CatalogFile:
-    """The file. Used by one thread at a time: recovery's, then the checkpoint's."""
+    """Reads and writes the file; one thread at a time: recovery's, then the checkpoint's."""
 
     def __init__(self, fs: FileSystem, paths: Paths, *, keeps_heads: bool) -> None:
-        """Make it; `keeps_heads`: entries hold their heads in memory, else they rest here."""
+        """Create it; with `keeps_heads` entries keep their heads in memory, otherwise only here."""
         self._fs = fs
         self._paths = paths
         self.keeps_heads = keeps_heads
-        # Held while lines move or go, and while somebody reads one.
+        # Held while lines are moved or erased, and while one is read.
         self._places_lock = Lock()
         self._fd: int | None = None
         self._size = 0
-        # Where the last line of each session lies, (offset, length); and where those before it
-        # begin, which a rewrite leaves out.
+        # The last line of each session, (offset, length), and the offsets of its former lines,
+        # which a rewrite leaves out.
         self._last: dict[str, _Place] = {}
         self._former: dict[str, list[int]] = {}
         self._live_bytes = 0
         self._last_checkpoint = b""
-        # Lines said to be gone that are not blank yet.
+        # Lines named in a `gone` line that are not overwritten with blanks yet.
         self._owed: list[_Place] = []
         self._has_torn_end = False
-        # After a failed write or sync the file's end is unknown: it is then written anew.
+        # After a failed write or sync the end of the file is unknown: the file is then rewritten.
         self._is_sound = False
 
     def load(self) -> CatalogContents:
-        """Read the file."""
+        """Read the whole file."""
         contents = CatalogContents()
         data = self._fs.read(self._paths.catalog)
         if not data:
@@ -183,16 +184,16 @@ class CatalogFile:
     def append(
         self, states: list[EntryState], deleted: list[str], lsn: int, last_epoch: int
     ) -> None:
-        """Add what a checkpoint knows, and sync; what is deleted is not in the file any more.
+        """Add the changes of a checkpoint, sync, and erase the lines of deleted sessions.
 
         Args:
-            states: What has changed.
-            deleted: The sessions of which a life has ended; a new one may be among `states`.
-            lsn: How far the checkpoint has come.
-            last_epoch: The last one given.
+            states: The changed sessions.
+            deleted: The deleted sessions; a new session with the same id may be among `states`.
+            lsn: The last record that the checkpoint covers.
+            last_epoch: The last epoch given out.
 
         Raises:
-            OSError: It has to be given again.
+            OSError: It failed; the same changes have to be added again.
         """
         if not self._is_sound:
             self._repair_end()
@@ -214,7 +215,7 @@ class CatalogFile:
         fd = self._open()
         self._is_sound = False
         if self._has_torn_end:
-            # It may be longer than what is written over it.
+            # The torn end may be longer than what overwrites it.
             self._fs.truncate(fd, self._size)
         self._fs.pwrite(fd, data, self._size)
         self._fs.sync(fd)
@@ -240,7 +241,7 @@ class CatalogFile:
         self._former.pop(session_id, None)
 
     def _places_of(self, session_id: str) -> list[_Place]:
-        """Return where all lines of a session are."""
+        """Return the places of all lines of a session."""
         last = self._last.get(session_id)
         if last is None:
             return []
@@ -257,10 +258,10 @@ class CatalogFile:
             size *= 4
 
     def erase(self) -> None:
-        """Write the blanks that are still owed, and sync.
+        """Overwrite the lines of deleted sessions with blanks, and sync.
 
         Raises:
-            OSError: They are owed on.
+            OSError: It failed; the next call tries again.
         """
         if not self._owed:
             return
@@ -272,7 +273,7 @@ class CatalogFile:
         self._owed = []
 
     def _repair_end(self) -> None:
-        """Go back to the end of what is known to count, after a failure."""
+        """Go back to the last content known to be good, after a failure."""
         self.close()
         if self._size == 0:
             self._fs.write_aside(self._paths.aside / "catalog", self._paths.catalog, b"")
@@ -281,10 +282,10 @@ class CatalogFile:
         self._rewrite()
 
     def rewrite_if_due(self) -> None:
-        """Rewrite the file when what does not count in it has outgrown what does.
+        """Rewrite the file when former lines take more space than the lines that count.
 
         Raises:
-            OSError: The file is as it was.
+            OSError: The file is unchanged.
         """
         if self._is_sound and self._size > 2 * self._live_bytes + _SMALL_BYTES:
             self._rewrite()
@@ -304,7 +305,7 @@ class CatalogFile:
         self._settle_name()
 
     def _replace(self, data: bytes) -> None:
-        """Put a file in the place of this one; it counts when `_settle_name` has returned."""
+        """Replace the file; the new one counts when `_settle_name` has returned."""
         self._is_sound = False
         aside = self._paths.aside / "catalog"
         self._fs.write_new(aside, data)
@@ -319,15 +320,16 @@ class CatalogFile:
         self._is_sound = True
 
     def start_anew(self, states: list[EntryState], lsn: int, last_epoch: int) -> None:
-        """Write the whole file from what is known, aside.
+        """Write a whole new file with these entries.
 
         Raises:
-            OSError: The file is as it was, or all of this; it is written anew before it is used.
+            OSError: It failed; the file is rewritten before it is used.
         """
         lines = [self._line_of(state) for state in states]
         checkpoint = _checkpoint_line(lsn, last_epoch)
         self._replace(b"".join([*lines, checkpoint]))
-        # Not before: a file as it was must not be written again with how far this one goes.
+        # Not before: a rewrite of the former file must not end with the checkpoint line of this
+        # one.
         self._last_checkpoint = checkpoint
         self._note_lines(states, lines, 0)
         self._settle_name()
@@ -355,11 +357,11 @@ class CatalogFile:
         return to_line(b"%b,%b%b}" % (codec.encode(shape)[:-1], _HEAD, raw))
 
     def head_of(self, entry: Entry) -> SessionHead | None:
-        """Read a head that is not in memory; None when it has come there meanwhile.
+        """Read a head that is not in memory; return None when it is in memory by now.
 
         Raises:
-            ErasedError: That life of the session has ended.
-            OSError: It cannot be read, or its line is damaged.
+            ErasedError: The session was deleted.
+            OSError: The head cannot be read, or its line is damaged.
         """
         with self._places_lock:
             if entry.is_at_hand:
@@ -368,10 +370,10 @@ class CatalogFile:
         return SessionHead.of(codec.decode(raw))
 
     def heads_of(self, entries: list[Entry]) -> list[tuple[Entry, bytes]]:
-        """Read the heads of all entries that lie here, in one go; not those deleted meanwhile.
+        """Read all heads that are only in the file, in one pass; skip sessions deleted meanwhile.
 
         Raises:
-            OSError: They cannot be read.
+            OSError: The file cannot be read.
         """
         with self._places_lock:
             data = self._fs.read(self._paths.catalog) or b""
@@ -395,7 +397,7 @@ class CatalogFile:
         return self._fd
 
     def close(self) -> None:
-        """Close the file; the next use opens it again."""
+        """Close the file; its next use opens it again."""
         fd, self._fd = self._fd, None
         if fd is not None:
             self._fs.close(fd)
@@ -438,7 +440,7 @@ def _head_in(line: bytes, epoch: int) -> bytes:
 
 
 def _end_of_last_checkpoint(data: bytes) -> int:
-    """Return where the last intact checkpoint line ends; 0 when there is none."""
+    """Return the end of the last intact checkpoint line; 0 when there is none."""
     end = len(data)
     while (place := data.rfind(_CHECKPOINT, 0, end)) >= 0:
         start = data.rfind(b"\n", 0, place) + 1
@@ -450,7 +452,7 @@ def _end_of_last_checkpoint(data: bytes) -> int:
 
 
 def _gone_lines(data: bytes, end: int) -> dict[int, int]:
-    """Return the offset and length of each line that an intact line says is gone."""
+    """Return the offset and length of each line that an intact `gone` line names."""
     found: dict[int, int] = {}
     place = -1
     while (place := data.find(_GONE, place + 1, end)) >= 0:

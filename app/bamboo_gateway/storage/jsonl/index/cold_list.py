@@ -1,4 +1,4 @@
-"""Lists of sessions without an index in memory: the catalog file is read, off the loop."""
+"""Lists of sessions without an index in memory: the catalog file is read in a thread."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
@@ -24,7 +24,7 @@ from bamboo_gateway.storage.listing import (
     sort_key,
 )
 
-# As in `views`: what one turn of the loop looks at.
+# As in `views`: the heads that one turn of the loop looks at.
 _TURN_ENTRIES = 1000
 
 
@@ -35,14 +35,14 @@ async def list_cold(
     state_of: StateOf,
     reading: Callable[..., Awaitable[Any]],
 ) -> SessionPage:
-    """See `SessionStore.query`; `reading` runs a function in the readers' pool."""
+    """List as `SessionStore.query` does; `reading` runs a function in the readers' pool."""
     entries = [e for e in catalog.entries.values() if admits_origin(query, e.id, e.origin)]
     if not is_filtered(query):
         return await _list_by_keys(catalog, catalog_file, entries, query, reading)
     warm = [entry.own_head() for entry in entries if entry.is_at_hand]
     cold = [entry for entry in entries if not entry.is_at_hand]
     heads: list[SessionHead] = await reading(_admitted, catalog_file, warm, cold, query)
-    # Those that came into memory while the file was read: what it said of them is a former head.
+    # Heads that came into memory while the file was read: the file had older ones.
     fresh = {entry.id: entry.own_head() for entry in cold if entry.is_at_hand}
     heads = [head for head in heads if head.id not in fresh]
     heads += [head for head in fresh.values() if admits(query, head)]
@@ -59,7 +59,7 @@ async def _list_by_keys(
     query: SessionQuery,
     reading: Callable[..., Awaitable[Any]],
 ) -> SessionPage:
-    """List without filters on content: only the heads that are shown are made."""
+    """List without filters on content; make only the heads that the page shows."""
     start = read_cursor(query)
     chosen: list[SortKey] = await reading(_choose, catalog_file, entries, query, start)
     heads: list[SessionHead] = []
@@ -95,7 +95,7 @@ def _keys(catalog_file: CatalogFile, entries: list[Entry], sort_by: str) -> Iter
     default: int | str = "" if sort_by == "title" else 0
     missing = {entry.id: entry for entry in entries}
     for entry, raw in catalog_file.heads_of(entries):
-        # Stored heads leave out what has its default.
+        # Stored heads omit fields that have their default value.
         yield (codec.decode(raw).get(sort_by) or default, entry.id)
         del missing[entry.id]
     for entry in missing.values():
@@ -104,7 +104,7 @@ def _keys(catalog_file: CatalogFile, entries: list[Entry], sort_by: str) -> Iter
 
 
 def _head(catalog_file: CatalogFile, entry: Entry) -> SessionHead:
-    """Return a head wherever it is: it may come into memory and leave it at any moment.
+    """Return a head from memory or file; it may come into memory and leave it at any moment.
 
     Raises:
         ErasedError: The session was deleted.
@@ -117,7 +117,7 @@ def _head(catalog_file: CatalogFile, entry: Entry) -> SessionHead:
             return entry.brought_up(SessionHead.of(codec.decode(raw)))
         seq = entry.seq
         stored = catalog_file.head_of(entry)
-        # Else it has changed meanwhile, and this may be a former head.
+        # Otherwise the entry has changed meanwhile, and this may be an older head.
         if stored is not None and entry.seq == seq:
             return entry.brought_up(stored)
 

@@ -1,35 +1,36 @@
-"""Which sessions a user, a parent or a root has: so that their lists cost what they show.
+"""The sessions of each user, parent, root and share, so that their lists cost what they show.
 
-A session that is shared is among those of `shared_with` for each user it is shared with.
+A session that is shared is listed under `shared_with` for each user that it is shared with.
 
-Kept by the views on the loop's thread, from the ids that changed since the last look.
+The views update this index on the loop's thread, from the ids that changed since its last use.
 """
 
 from bamboo_gateway.storage.base import SessionQuery
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog
 from bamboo_gateway.storage.listing import Origin
 
-# The field of an origin that a list is kept by, and its value; None: all sessions.
+# A field of the origin and its value, by which sessions are grouped; None for all sessions.
 Scope = tuple[str, str] | None
 
 
 class RelationIndex:
-    """See the module. A session that is alone in its tree is its own root: that needs no entry."""
+    """The index. A session alone in its tree is its own root, and needs no entry for that."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._known: dict[str, Origin] = {}
         self._ids: dict[tuple[str, str], set[str]] = {}
-        # Everything there is at first: brought up in turns by whoever asks first.
+        # The sessions to look at. At first these are all sessions, looked at in turns by the first
+        # query.
         self.stale: set[str] | None = None
 
     def note(self, changed: set[str]) -> None:
-        """Hear of sessions that changed; before the first look there is nothing to change."""
+        """Note changed sessions; before the first query nothing needs to be noted."""
         if self.stale is not None:
             self.stale |= changed
 
     def bring_up(self, turn: int) -> bool:
-        """Look at so many that changed; return whether that was all."""
+        """Look at up to `turn` of the changed sessions; return whether none is left."""
         if self.stale is None:
             self.stale = set(self._catalog.entries)
         for _ in range(min(turn, len(self.stale))):
@@ -55,7 +56,7 @@ class RelationIndex:
                 self._ids.setdefault(scope, set()).add(session_id)
 
     def scope_of(self, query: SessionQuery) -> Scope:
-        """Return the filter of the query that admits the fewest."""
+        """Return the filter of the query that selects the fewest sessions."""
         scopes = [
             (name, value)
             for name in ("parent_id", "root_id", "user_id", "shared_with")
@@ -64,7 +65,7 @@ class RelationIndex:
         return min(scopes, key=lambda scope: len(self._ids.get(scope, ())), default=None)
 
     def ids_of(self, scope: Scope) -> list[str]:
-        """Return the sessions in a scope."""
+        """Return the ids of the sessions in a scope."""
         if scope is None:
             return list(self._catalog.entries)
         ids = list(self._ids.get(scope, ()))
@@ -74,7 +75,7 @@ class RelationIndex:
 
 
 def is_within(scope: Scope, session_id: str, origin: Origin) -> bool:
-    """Return whether a session is in a scope; the one a tree is asked for by is in it."""
+    """Return whether a session is in a scope; the root of a tree is in the tree's scope."""
     if scope is None:
         return True
     name, value = scope

@@ -1,11 +1,10 @@
-"""Lists of sessions from the index in memory.
+"""Lists of sessions from views in memory.
 
-A view is a sorted list of (sort value, id) over all sessions, or over those of one user, parent or
-tree; archived ones with it, without it, or alone; for a list by state, those of one standing. It is
-made at its first query and brought up to
-date right before each use from the ids that changed since, so a page costs what it shows and a
-commit costs one `set.add`. Making, updating and filtering take turns with everything else on the
-loop.
+A view is a sorted list of (sort value, id) of all sessions, or of those of one user, parent, tree
+or share. It includes or excludes archived sessions, or has them alone; a view for a list by state
+has the sessions of one `HeadState`. The first query makes the view. Each later query first updates
+it from the ids that changed since. So a page costs what it shows, and a commit costs one `set.add`.
+Making, updating and filtering views yields to the event loop after each turn.
 """
 
 from collections import OrderedDict
@@ -36,14 +35,15 @@ from bamboo_gateway.storage.listing import (
     sort_key,
 )
 
-# About 10 ms of decoding: the longest a list keeps the loop from its streams.
+# About 10 ms of decoding: the longest time that a list keeps the loop from its streams.
 _TURN_ENTRIES = 1000
-# A view of 100,000 sessions takes about 25 MB; scopes beyond the last few dozen get theirs anew.
+# A view of 100,000 sessions takes about 25 MB. A scope that is not among the last few dozen gets a
+# new view.
 _VIEWS_MAX = 32
 
-# Scope, archived mode, sort order; and the standing, of a view of one.
+# Scope, archived mode, sort order, and the `HeadState` if the view has only one.
 _ViewName = tuple[Scope, str, str, HeadState | None]
-# Where the head decides a state, the standing it shows.
+# The `HeadState` of each state that the head alone decides.
 _HEAD_STATE_OF: dict[SessionState, HeadState] = {
     "idle": "idle",
     "closed": "closed",
@@ -53,7 +53,7 @@ _HEAD_STATE_OF: dict[SessionState, HeadState] = {
 
 
 class _View:
-    """Keys in order, and what each session's is."""
+    """The sorted keys, and the key of each session."""
 
     __slots__ = ("by_id", "keys", "stale")
 
@@ -64,7 +64,7 @@ class _View:
 
 
 class SessionViews:
-    """See the module. Used on the loop's thread alone."""
+    """The views and their queries; used on the loop's thread alone."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
@@ -72,7 +72,7 @@ class SessionViews:
         self._views: OrderedDict[_ViewName, _View] = OrderedDict()
 
     async def query(self, query: SessionQuery, state_of: StateOf) -> SessionPage:
-        """See `SessionStore.query`."""
+        """List sessions as `SessionStore.query` does."""
         start = read_cursor(query)
         if isinstance(state_of, SupportsNoted) and not is_filtered_by_content(query):
             page = await self._in_state(query, query.state, state_of, start)
@@ -94,7 +94,7 @@ class SessionViews:
         state_of: SupportsNoted,
         start: SortKey | None,
     ) -> SessionPage | None:
-        """List by state: those whose heads decide it, and those that `state_of` is asked about.
+        """List by state: some heads decide it alone, `state_of` decides the others.
 
         Returns:
             None when no state is asked for, or when owner or tree filter more than a view does.
@@ -135,7 +135,7 @@ class SessionViews:
         return make_page([self._head(session_id) for _, session_id in wanted], query, total)
 
     def _shown_key(self, session_id: str, scope: Scope, query: SessionQuery) -> SortKey | None:
-        """Return the key of a session, if a view of the query may hold it."""
+        """Return the key of a session, or None when no view of the query has it."""
         entry = self._catalog.entries.get(session_id)
         if (
             entry is None
@@ -171,7 +171,10 @@ class SessionViews:
             await anyio.lowlevel.checkpoint()
 
     def _is_admitted(self, session_id: str, query: SessionQuery, state_of: StateOf) -> bool:
-        """Look at what a head says without making it: most are only counted, or not even that."""
+        """Return whether the filters admit a session.
+
+        Do not make its head where possible: most sessions are only counted, or not even that.
+        """
         entry = self._catalog.entries.get(session_id)
         if entry is None or not admits_origin(query, entry.id, entry.origin):
             return False
@@ -189,14 +192,14 @@ class SessionViews:
     async def _current(
         self, query: SessionQuery, *head_states: HeadState | None
     ) -> tuple[Scope, list[_View]]:
-        """Return views of the query, all up to date: no `await` follows the last change of any."""
+        """Return current views of the query: no `await` follows the last update of any of them."""
         while True:
             self._hand_out_changes()
             if not self._origins.bring_up(_TURN_ENTRIES):
                 await anyio.lowlevel.checkpoint()
                 continue
             scope = self._origins.scope_of(query)
-            # Looked up again each time: while this waits, other queries may push a view out.
+            # Looked up again each time: while this waits, other queries may evict a view.
             views = [self._view(query, scope, head_state) for head_state in head_states]
             for view, head_state in zip(views, head_states, strict=True):
                 if view.stale:
@@ -259,7 +262,7 @@ def _key_of(entry: Entry, sort_by: str) -> SortKey:
     if entry.head is not None:
         return sort_key(entry.head, sort_by)
     assert entry.raw is not None
-    # Stored heads leave out what has its default.
+    # Stored heads omit fields that have their default value.
     value = codec.decode(entry.raw).get(sort_by)
     return (value or ("" if sort_by == "title" else 0), entry.id)
 
