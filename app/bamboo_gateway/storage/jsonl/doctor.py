@@ -17,8 +17,8 @@ from bamboo_gateway.storage.base import MarkKind, StoreUnusable
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile, EntryState
+from bamboo_gateway.storage.jsonl.journal.reader import read_journal
 from bamboo_gateway.storage.jsonl.journal.recovery import Recovery
-from bamboo_gateway.storage.jsonl.journal.segments import read_journal
 from bamboo_gateway.storage.jsonl.lock import DirectoryLock, boot_id
 from bamboo_gateway.storage.jsonl.log.held import Held, read_held
 from bamboo_gateway.storage.jsonl.log.log import LogReplacedError, LogView

@@ -16,8 +16,8 @@ from pathlib import Path
 from bamboo_gateway.storage.jsonl.files import FULL_ERRNOS, FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile, EntryState
 from bamboo_gateway.storage.jsonl.journal.committer import Rotation
+from bamboo_gateway.storage.jsonl.journal.reader import JournalRecord, read_journal
 from bamboo_gateway.storage.jsonl.journal.redo import effective_records
-from bamboo_gateway.storage.jsonl.journal.segments import JournalRecord, read_journal
 from bamboo_gateway.storage.jsonl.log.held import Held, write_held
 from bamboo_gateway.storage.jsonl.log.log import Log, LogReplacedError, LogWriter, make_header
 from bamboo_gateway.storage.jsonl.log.reader import DamagedError

@@ -30,12 +30,12 @@ from bamboo_gateway.storage.jsonl.index.catalog_file import (
     CatalogFile,
     EntryState,
 )
-from bamboo_gateway.storage.jsonl.journal.replay import Replayer, Unwritten
-from bamboo_gateway.storage.jsonl.journal.segments import (
+from bamboo_gateway.storage.jsonl.journal.reader import (
     JournalContents,
     JournalRecord,
     read_journal,
 )
+from bamboo_gateway.storage.jsonl.journal.replay import Replayer, Unwritten
 from bamboo_gateway.storage.jsonl.lock import boot_id
 from bamboo_gateway.storage.jsonl.log.held import Held, read_held, write_held
 from bamboo_gateway.storage.jsonl.paths import Paths, file_name

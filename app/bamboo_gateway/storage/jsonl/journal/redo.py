@@ -13,7 +13,7 @@ from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.jsonl.bundle import BundleView
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
-from bamboo_gateway.storage.jsonl.journal.segments import JournalRecord
+from bamboo_gateway.storage.jsonl.journal.reader import JournalRecord
 from bamboo_gateway.storage.jsonl.log.log import (
     HEADER_BYTES_MAX,
     LogReplacedError,

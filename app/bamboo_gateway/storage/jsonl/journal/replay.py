@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
+from bamboo_gateway.storage.jsonl.journal.reader import JournalRecord
 from bamboo_gateway.storage.jsonl.journal.redo import KINDS, Redo, effective_records
-from bamboo_gateway.storage.jsonl.journal.segments import JournalRecord
 from bamboo_gateway.storage.jsonl.log.held import Held
 from bamboo_gateway.storage.jsonl.log.log import make_header
 from bamboo_gateway.storage.jsonl.log.marks import ENTRY_BYTES, last_offset, pack_marks
