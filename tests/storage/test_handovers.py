@@ -20,7 +20,8 @@ from typing_extensions import override
 from bamboo_gateway.domain.errors import BambooError, Conflict, StorageFailed, Unavailable
 from bamboo_gateway.storage.base import SessionQuery
 from bamboo_gateway.storage.jsonl.files import FileSystem
-from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile, EntryState
+from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile
+from bamboo_gateway.storage.jsonl.index.catalog_lines import EntryState
 from bamboo_gateway.storage.jsonl.journal.committer import Errand
 from bamboo_gateway.storage.jsonl.log.log import Log
 from bamboo_gateway.storage.jsonl.paths import Paths

@@ -9,7 +9,8 @@ from typing_extensions import override
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.storage.jsonl.files import FileSystem
-from bamboo_gateway.storage.jsonl.index.catalog_file import FORMAT, CatalogFile, EntryState
+from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile
+from bamboo_gateway.storage.jsonl.index.catalog_lines import FORMAT, EntryState
 from bamboo_gateway.storage.jsonl.paths import Paths
 from bamboo_gateway.storage.jsonl.snapshots import is_whole
 from bamboo_gateway.storage.lines import to_line

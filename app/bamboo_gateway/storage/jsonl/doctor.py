@@ -16,7 +16,8 @@ from bamboo_gateway.domain.ids import check_id
 from bamboo_gateway.storage.base import MarkKind, StoreUnusable
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
-from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile, EntryState
+from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile
+from bamboo_gateway.storage.jsonl.index.catalog_lines import EntryState
 from bamboo_gateway.storage.jsonl.journal.reader import read_journal
 from bamboo_gateway.storage.jsonl.journal.recovery import Recovery
 from bamboo_gateway.storage.jsonl.lock import DirectoryLock, boot_id

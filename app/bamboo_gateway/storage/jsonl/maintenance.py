@@ -17,7 +17,8 @@ from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
-from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile, EntryState
+from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile
+from bamboo_gateway.storage.jsonl.index.catalog_lines import EntryState
 from bamboo_gateway.storage.jsonl.journal.checkpoint import Checkpointer, Work
 from bamboo_gateway.storage.jsonl.journal.committer import Committer, Rotation
 from bamboo_gateway.storage.jsonl.log.log import Log

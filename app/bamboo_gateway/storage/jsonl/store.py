@@ -47,7 +47,8 @@ from bamboo_gateway.storage.jsonl.bundle import BundleView
 from bamboo_gateway.storage.jsonl.file_swap import FileSwap, FileSwapper
 from bamboo_gateway.storage.jsonl.files import FileSystem, failure_of
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
-from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile, ErasedError
+from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile
+from bamboo_gateway.storage.jsonl.index.catalog_lines import ErasedError
 from bamboo_gateway.storage.jsonl.index.cold_list import list_cold
 from bamboo_gateway.storage.jsonl.index.views import SessionViews
 from bamboo_gateway.storage.jsonl.journal.batch import Answer

@@ -24,84 +24,33 @@ but nothing has to be repaired.
 import errno
 import os
 from contextlib import suppress
-from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
+from bamboo_gateway.storage.jsonl.index.catalog_lines import (
+    HEAD,
+    CatalogContents,
+    EntryState,
+    ErasedError,
+    Place,
+    end_of_last_checkpoint,
+    entry_of,
+    gone_lines,
+    head_in,
+    is_blank,
+    make_checkpoint_line,
+    make_line,
+)
 from bamboo_gateway.storage.jsonl.paths import Paths
-from bamboo_gateway.storage.lines import LINE_PREFIX_BYTES, is_intact, to_line
-from bamboo_gateway.storage.listing import Origin, stored_head_state
+from bamboo_gateway.storage.lines import is_intact, to_line
 
 # Below this size a rewrite would save too little to notice.
 _SMALL_BYTES = 1024 * 1024
-# The format that this gateway writes; see the module docstring.
-FORMAT = 2
-_HEAD = b'"head":'
-_GONE = b'"gone":'
-_CHECKPOINT = b'"checkpoint":'
 # The bytes read at once to find the end of a line: most heads take less.
 _LINE_BYTES = 4096
-
-_Place = tuple[int, int]
-
-
-class ErasedError(OSError):
-    """The session was deleted meanwhile, and its line was erased."""
-
-
-@dataclass(slots=True)
-class EntryState:
-    """What a checkpoint writes of an entry: the state of one moment, taken on the loop's thread."""
-
-    entry: Entry
-    seq: int
-    activity: int
-    size: int
-    snapshot: int
-    snapshot_bytes: int
-    deltas: int
-    bundle: int
-    head: SessionHead | None
-    raw: bytes | None
-
-    @staticmethod
-    def of(entry: Entry) -> "EntryState":
-        """Return the present state of an entry."""
-        return EntryState(
-            entry,
-            entry.seq,
-            entry.activity,
-            entry.size,
-            entry.snapshot,
-            entry.snapshot_bytes,
-            entry.deltas,
-            entry.bundle,
-            entry.head,
-            entry.raw,
-        )
-
-    def settle(self) -> None:
-        """Drop the head from memory if it is still the one in the file (on the loop's thread)."""
-        entry = self.entry
-        if entry.head is self.head and entry.raw is self.raw:
-            entry.head = entry.raw = None
-
-
-@dataclass(slots=True)
-class CatalogContents:
-    """The contents of a catalog file; `problem` is why it cannot be used, or None."""
-
-    entries: dict[str, Entry] = field(default_factory=dict)
-    unfinished: set[str] = field(default_factory=set)
-    lsn: int = 0
-    last_epoch: int = 0
-    torn_bytes: int = 0
-    format: int = FORMAT
-    problem: str | None = None
 
 
 class CatalogFile:
@@ -118,12 +67,12 @@ class CatalogFile:
         self._size = 0
         # The last line of each session, (offset, length), and the offsets of its former lines,
         # which a rewrite leaves out.
-        self._last: dict[str, _Place] = {}
+        self._last: dict[str, Place] = {}
         self._former: dict[str, list[int]] = {}
         self._live_bytes = 0
         self._last_checkpoint = b""
         # Lines named in a `gone` line that are not overwritten with blanks yet.
-        self._owed: list[_Place] = []
+        self._owed: list[Place] = []
         self._has_torn_end = False
         # After a failed write or sync the end of the file is unknown: the file is then rewritten.
         self._is_sound = False
@@ -135,18 +84,18 @@ class CatalogFile:
         if not data:
             contents.problem = "missing" if data is None else "empty"
             return contents
-        end = _end_of_last_checkpoint(data)
+        end = end_of_last_checkpoint(data)
         if end == 0:
             contents.problem = "torn"
             return contents
         contents.torn_bytes = len(data) - end
-        gone = _gone_lines(data, end)
+        gone = gone_lines(data, end)
         self._read_lines(contents, data, end, gone)
         if contents.problem is None:
             self._size = end
             self._live_bytes = sum(length for _, length in self._last.values())
             self._last_checkpoint = data[data.rfind(b"\n", 0, end - 1) + 1 : end]
-            self._owed = [place for place in gone.items() if not _is_blank(data, place)]
+            self._owed = [place for place in gone.items() if not is_blank(data, place)]
             self._has_torn_end = contents.torn_bytes > 0
             self._is_sound = True
         return contents
@@ -167,10 +116,10 @@ class CatalogFile:
             shape = codec.decode(line)
             head = shape.get("head")
             if head is not None:
-                entry = _entry_of(shape)
+                entry = entry_of(shape)
                 self._note_line(entry.id, (start, len(line)))
                 if keeps_heads:
-                    entry.raw = line[line.index(_HEAD) + len(_HEAD) : -2]
+                    entry.raw = line[line.index(HEAD) + len(HEAD) : -2]
                 entries[entry.id] = entry
                 if "active" in head or "queue" in head:
                     unfinished.add(entry.id)
@@ -199,8 +148,8 @@ class CatalogFile:
             self._repair_end()
         gone = [place for name in deleted for place in self._places_of(name)]
         lines = [self._line_of(state) for state in states]
-        said = [_line({"gone": [at for at, _ in gone]})] if gone else []
-        checkpoint = _checkpoint_line(lsn, last_epoch)
+        said = [make_line({"gone": [at for at, _ in gone]})] if gone else []
+        checkpoint = make_checkpoint_line(lsn, last_epoch)
         data = b"".join([*lines, *said, checkpoint])
         self._write_at_end(data)
         for name in deleted:
@@ -226,7 +175,7 @@ class CatalogFile:
             self._note_line(state.entry.id, (offset, len(line)))
             offset += len(line)
 
-    def _note_line(self, session_id: str, place: _Place) -> None:
+    def _note_line(self, session_id: str, place: Place) -> None:
         former = self._last.get(session_id)
         if former is not None:
             self._former.setdefault(session_id, []).append(former[0])
@@ -240,7 +189,7 @@ class CatalogFile:
             self._live_bytes -= last[1]
         self._former.pop(session_id, None)
 
-    def _places_of(self, session_id: str) -> list[_Place]:
+    def _places_of(self, session_id: str) -> list[Place]:
         """Return the places of all lines of a session."""
         last = self._last.get(session_id)
         if last is None:
@@ -293,7 +242,7 @@ class CatalogFile:
     def _rewrite(self) -> None:
         data = self._fs.read(self._paths.catalog) or b""
         parts: list[bytes] = []
-        last: dict[str, _Place] = {}
+        last: dict[str, Place] = {}
         offset = 0
         for session_id, (start, length) in self._last.items():
             parts.append(data[start : start + length])
@@ -326,7 +275,7 @@ class CatalogFile:
             OSError: It failed; the file is rewritten before it is used.
         """
         lines = [self._line_of(state) for state in states]
-        checkpoint = _checkpoint_line(lsn, last_epoch)
+        checkpoint = make_checkpoint_line(lsn, last_epoch)
         self._replace(b"".join([*lines, checkpoint]))
         # Not before: a rewrite of the former file must not end with the checkpoint line of this
         # one.
@@ -354,7 +303,7 @@ class CatalogFile:
         }
         if state.bundle:
             shape["bundle"] = state.bundle
-        return to_line(b"%b,%b%b}" % (codec.encode(shape)[:-1], _HEAD, raw))
+        return to_line(b"%b,%b%b}" % (codec.encode(shape)[:-1], HEAD, raw))
 
     def head_of(self, entry: Entry) -> SessionHead | None:
         """Read a head that is not in memory; return None when it is in memory by now.
@@ -382,14 +331,14 @@ class CatalogFile:
         for entry, place in places:
             if place is not None:
                 with suppress(ErasedError):
-                    found.append((entry, _head_in(data[place[0] : sum(place)], entry.epoch)))
+                    found.append((entry, head_in(data[place[0] : sum(place)], entry.epoch)))
         return found
 
     def _stored_head(self, entry: Entry) -> bytes:
         place = self._last.get(entry.id)
         if place is None:
             raise ErasedError(errno.ENOENT, "the session was deleted")
-        return _head_in(self._fs.pread(self._open(), place[1], place[0]), entry.epoch)
+        return head_in(self._fs.pread(self._open(), place[1], place[0]), entry.epoch)
 
     def _open(self) -> int:
         if self._fd is None:
@@ -401,64 +350,3 @@ class CatalogFile:
         fd, self._fd = self._fd, None
         if fd is not None:
             self._fs.close(fd)
-
-
-def _entry_of(shape: dict[str, Any]) -> Entry:
-    session_id = shape["id"]
-    entry = Entry(session_id, shape["epoch"], Origin.of_json(session_id, shape["head"]))
-    entry.head_state = stored_head_state(shape["head"])
-    entry.seq = shape["seq"]
-    entry.activity = shape["activity"]
-    entry.size = shape["size"]
-    entry.marks = shape["marks"]
-    entry.snapshot = shape["snapshot"]
-    entry.snapshot_bytes = shape.get("snapshot_bytes", 0)
-    entry.deltas = shape.get("deltas", 0)
-    entry.bundle = shape.get("bundle", 0)
-    return entry
-
-
-def _line(shape: dict[str, Any]) -> bytes:
-    return to_line(codec.encode(shape))
-
-
-def _checkpoint_line(lsn: int, last_epoch: int) -> bytes:
-    return _line({"checkpoint": lsn, "epoch": last_epoch, "format": FORMAT})
-
-
-def _is_blank(data: bytes, place: _Place) -> bool:
-    return data[place[0] : sum(place)].isspace()
-
-
-def _head_in(line: bytes, epoch: int) -> bytes:
-    if not is_intact(line):
-        raise OSError(errno.EIO, "a line of the catalog is damaged")
-    start = line.index(_HEAD)
-    if b'"epoch":%d,' % epoch not in line[:start]:
-        raise ErasedError(errno.ENOENT, "the session was deleted, and there is another one")
-    return line[start + len(_HEAD) : -2]
-
-
-def _end_of_last_checkpoint(data: bytes) -> int:
-    """Return the end of the last intact checkpoint line; 0 when there is none."""
-    end = len(data)
-    while (place := data.rfind(_CHECKPOINT, 0, end)) >= 0:
-        start = data.rfind(b"\n", 0, place) + 1
-        stop = data.find(b"\n", place) + 1
-        if place == start + LINE_PREFIX_BYTES and is_intact(data[start:stop]):
-            return stop
-        end = place
-    return 0
-
-
-def _gone_lines(data: bytes, end: int) -> dict[int, int]:
-    """Return the offset and length of each line that an intact `gone` line names."""
-    found: dict[int, int] = {}
-    place = -1
-    while (place := data.find(_GONE, place + 1, end)) >= 0:
-        start = data.rfind(b"\n", 0, place) + 1
-        line = data[start : data.find(b"\n", place) + 1]
-        if place == start + LINE_PREFIX_BYTES and is_intact(line):
-            for at in codec.decode(line)["gone"]:
-                found[at] = data.index(b"\n", at) + 1 - at
-    return found

@@ -12,7 +12,8 @@ from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.base import SessionPage, SessionQuery, StateOf
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
-from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile, ErasedError
+from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile
+from bamboo_gateway.storage.jsonl.index.catalog_lines import ErasedError
 from bamboo_gateway.storage.listing import (
     SortKey,
     admits,

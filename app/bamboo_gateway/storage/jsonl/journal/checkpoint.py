@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bamboo_gateway.storage.jsonl.files import FULL_ERRNOS, FileSystem
-from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile, EntryState
+from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile
+from bamboo_gateway.storage.jsonl.index.catalog_lines import EntryState
 from bamboo_gateway.storage.jsonl.journal.committer import Rotation
 from bamboo_gateway.storage.jsonl.journal.reader import JournalRecord, read_journal
 from bamboo_gateway.storage.jsonl.journal.redo import effective_records

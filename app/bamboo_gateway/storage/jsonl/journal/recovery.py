@@ -24,12 +24,8 @@ from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.base import RecoveryReport
 from bamboo_gateway.storage.jsonl.files import FULL_ERRNOS, FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
-from bamboo_gateway.storage.jsonl.index.catalog_file import (
-    FORMAT,
-    CatalogContents,
-    CatalogFile,
-    EntryState,
-)
+from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile
+from bamboo_gateway.storage.jsonl.index.catalog_lines import FORMAT, CatalogContents, EntryState
 from bamboo_gateway.storage.jsonl.journal.reader import (
     JournalContents,
     JournalRecord,
