@@ -309,12 +309,12 @@ async def abandon(store: JsonlStore) -> None:
     """Lets a store go without closing it: what was given is done, nothing is brought up."""
     store._is_open = False
     await store._committer.send(lambda: None)
-    running = store._upkeep._running
+    running = store._maintenance._running
     if running is not None:
         await running
     store._committer.stop()
     await store._in_thread(store._committer.join)
-    await store._in_thread(store._upkeep.close)
+    await store._in_thread(store._maintenance.close)
     store._close_files()
 
 

@@ -409,8 +409,8 @@ async def test_the_journal_is_checkpointed_when_a_segment_is_full(
     writer = Writer("s-1", store.next_epoch())
     for _ in range(100):
         await committed(store, writer.commit(token("x" * 500)))
-    while store._upkeep._running is not None:
-        await store._upkeep._running
+    while store._maintenance._running is not None:
+        await store._maintenance._running
     assert store.stats()["checkpoints_total"] >= 2
     assert len(list((data_dir / "index").glob("journal-*"))) <= 5
     await abandon(store)

@@ -81,7 +81,7 @@ async def test_a_checkpoint_takes_the_state_of_its_own_records_however_late_the_
     await committed(store, writer.commit())
     assert await store.checkpoint()
     first = append(store, writer.commit(message("m1"), token("a"), note="k1"))
-    running = store._upkeep._start(final=False)
+    running = store._maintenance._start(final=False)
     second = append(store, writer.commit(message("m2"), token("b"), note="k2"))
     hold_the_loop(store)
     assert await answer_to(first) is await answer_to(second) is None
@@ -259,7 +259,7 @@ async def test_marks_that_a_reader_has_built_again_while_a_checkpoint_is_at_work
     writer = Writer("s-1", store.next_epoch())
     await committed(store, writer.commit(message("m1")))
     gate = fs.gate("sync_directory", "/events")
-    running = store._upkeep._start(final=False)
+    running = store._maintenance._start(final=False)
     await gate.comes()
     await committed(store, writer.commit(message("m2")))
     store._paths.marks_of("s-1").unlink()
@@ -313,7 +313,7 @@ async def test_what_a_failed_checkpoint_gives_back_does_not_hide_what_has_come_s
     await committed(store, gone.commit(message("m1")))
     gate = fs.gate("write", "catalog.jsonl")
     fs.failing.add(("write", "catalog.jsonl"))
-    running = store._upkeep._start(final=False)
+    running = store._maintenance._start(final=False)
     await gate.comes()
     await committed(store, kept.commit(message("m2")))
     await store.delete("gone", gone.head.epoch)
@@ -341,9 +341,9 @@ async def test_a_deletion_that_fails_takes_nothing_from_a_checkpoint_beside_it(
     writer = Writer("s-1", store.next_epoch())
     await committed(store, writer.commit(message("m1")))
     waiting = threading.Event()
-    store._upkeep._checkpoint_pool.submit(waiting.wait, DEADLINE_SECONDS)
-    running = store._upkeep._start(final=False)
-    await store._exchanged()
+    store._maintenance._checkpoint_pool.submit(waiting.wait, DEADLINE_SECONDS)
+    running = store._maintenance._start(final=False)
+    await store._reads.wait_for_committer()
     gate = fs.gate("write", "journal-")
     fs.failing.add(("write", "journal-"))
     deleting = asyncio.ensure_future(store.delete("s-1", writer.head.epoch))
@@ -367,7 +367,7 @@ async def test_a_tombstone_stays_until_the_loop_has_heard_of_the_deletion(opener
         assert await store.checkpoint()
     deleting = asyncio.ensure_future(store.delete("s-1", first.head.epoch))
     await asyncio.sleep(0)
-    running = store._upkeep._start(final=False)
+    running = store._maintenance._start(final=False)
     second = Writer("s-1", store.next_epoch())
     made = append(store, second.commit(message("new")))
     hold_the_loop(store)
@@ -391,7 +391,7 @@ async def test_a_creation_and_all_around_it_come_in_one_late_turn(
         gate = fs.gate("rename", "/events/s-1")
         publishing = asyncio.ensure_future(creation.publish(history.head))
         await gate.comes()
-        running = store._upkeep._start(final=False)
+        running = store._maintenance._start(final=False)
         more = append(store, history.commit(message("m3")))
         gate.opened.set()
         hold_the_loop(store)
@@ -440,7 +440,7 @@ async def test_commits_on_both_sides_of_a_compaction_come_in_one_late_turn(
     gate.opened.set()
     await queued(store, 1)
     second = append(store, writer.commit(message("m4"), note="k2"))
-    running = store._upkeep._start(final=False)
+    running = store._maintenance._start(final=False)
     third = append(store, writer.commit(message("m5")))
     holding.opened.set()
     hold_the_loop(store)
@@ -481,7 +481,7 @@ async def test_a_checkpoint_that_comes_late_with_marks_leaves_a_compacted_log_it
     store = await opener(fs)
     writer = await a_session_to_compact(store)
     gate = fs.gate("open", "/marks/s-1")
-    running = store._upkeep._start(final=False)
+    running = store._maintenance._start(final=False)
     await gate.comes()
     assert await store.compact("s-1", writer.head.epoch, writer.head.seq) > 0
     sidecar = store._paths.marks_of("s-1")
@@ -575,7 +575,7 @@ async def test_a_mended_log_is_known_before_the_next_checkpoint_takes_the_state(
     gate = fs.gate("rename", "/events/s-1")
     reading = asyncio.ensure_future(everything(store, "s-1"))
     await gate.comes()
-    running = store._upkeep._start(final=False)
+    running = store._maintenance._start(final=False)
     gate.opened.set()
     hold_the_loop(store)
     assert await running
@@ -657,7 +657,7 @@ async def test_a_log_is_let_go_again_by_whoever_was_cancelled_while_it_was_pinne
     with pytest.raises(asyncio.CancelledError):
         await compacting
     assert await answer_to(late) is None
-    await store._exchanged()
+    await store._reads.wait_for_committer()
     assert store._table.logs["s-1"].pins == 0
 
 
@@ -748,7 +748,7 @@ async def test_without_an_index_no_head_stays_in_memory_however_a_checkpoint_mee
     writer = Writer("s-1", store.next_epoch())
     await committed(store, writer.commit(message("m1")))
     gate = fs.gate("write", "catalog.jsonl")
-    running = store._upkeep._start(final=False)
+    running = store._maintenance._start(final=False)
     await gate.comes()
     await store.release("s-1")
     gate.opened.set()
