@@ -230,7 +230,7 @@ async def fill_with_states(store: SessionStore) -> dict[str, Writer]:
 async def test_lists_by_state_are_the_same_whether_each_session_is_asked_about_or_only_some(
     store: SessionStore, state: SessionState, turn: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bamboo_gateway.storage.jsonl.index.views._TURN_ENTRIES", turn)
+    monkeypatch.setattr("bamboo_gateway.storage.jsonl.index.views._BATCH_ENTRIES", turn)
     writers = await fill_with_states(store)
     knowing = Knowing(
         s_000="active", s_001="disconnected", s_004="active", s_005="disconnected", s_013="active",

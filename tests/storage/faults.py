@@ -296,11 +296,11 @@ class VolatileFileSystem(FileSystem):
 
 async def write_out(store: JsonlStore) -> None:
     """Brings up every log that lags behind the journal, so that its file can be looked at."""
-    lagging = store._committer._lagging
+    lagging = store._committer._write_behind
 
     def bring_up() -> None:
         while lagging:
-            lagging.bring_up_some()
+            lagging.write_oldest()
 
     await store._committer.send(bring_up)
 

@@ -22,7 +22,7 @@ from bamboo_gateway.storage.base import SessionQuery
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile
 from bamboo_gateway.storage.jsonl.index.catalog_lines import EntryState
-from bamboo_gateway.storage.jsonl.journal.committer import Errand
+from bamboo_gateway.storage.jsonl.journal.committer import Job
 from bamboo_gateway.storage.jsonl.log.log import Log
 from bamboo_gateway.storage.jsonl.paths import Paths
 from bamboo_gateway.storage.jsonl.store import JsonlStore
@@ -50,7 +50,7 @@ def hold_the_loop(store: JsonlStore) -> None:
     comes after all of it: as late as it can be.
     """
     done = threading.Event()
-    store._committer._queue.put(Errand(done.set))
+    store._committer._queue.put(Job(done.set))
     assert done.wait(DEADLINE_SECONDS)
 
 
@@ -125,7 +125,7 @@ async def test_replaying_what_the_catalog_has_already_changes_nothing(
     _say_no_further_than(store._paths, lsn, last_epoch)
     fresh = await opener()
     assert fresh.report.journal_records >= len(commits)  # type: ignore[attr-defined]
-    # Asked before anybody reads: a reader would have a sidecar that has a mark twice built again.
+    # Asked before anybody reads: a reader would have a mark file that has a mark twice built again.
     marks = [before[f"{kind} in order"] for kind in ("message", "run", "note")]
     assert fresh._catalog.entries["s-1"].marks in (-1, sum(map(len, marks)))
     assert await found_in(fresh, "s-1") == before
@@ -254,7 +254,7 @@ def fs() -> Iterator[GatedFileSystem]:
 async def test_marks_that_a_reader_has_built_again_while_a_checkpoint_is_at_work_count_once(
     opener: Opener, fs: GatedFileSystem
 ) -> None:
-    """R2: the sidecar has come further than the state that the checkpoint writes."""
+    """R2: the mark file has come further than the state that the checkpoint writes."""
     store = await opener(fs)
     writer = Writer("s-1", store.next_epoch())
     await committed(store, writer.commit(message("m1")))
@@ -288,7 +288,7 @@ async def test_a_sidecar_that_has_a_line_twice_is_noticed_by_its_reader_and_buil
 
 
 def _double_last_mark(paths: Paths, name: str) -> None:
-    """Leaves a sidecar as gateways did that counted replayed marks twice."""
+    """Leaves a mark file as gateways did that counted replayed marks twice."""
     path = paths.marks_of(name)
     with path.open("ab") as file:
         file.write(path.read_bytes()[-32:])
@@ -484,11 +484,11 @@ async def test_a_checkpoint_that_comes_late_with_marks_leaves_a_compacted_log_it
     running = store._maintenance._start(final=False)
     await gate.comes()
     assert await store.compact("s-1", writer.head.epoch, writer.head.seq) > 0
-    sidecar = store._paths.marks_of("s-1")
-    compacted = sidecar.read_bytes()
+    mark_file = store._paths.marks_of("s-1")
+    compacted = mark_file.read_bytes()
     gate.opened.set()
     assert await running
-    assert sidecar.read_bytes() == compacted
+    assert mark_file.read_bytes() == compacted
     before = await found_in(store, "s-1")
     await abandon(store)
     assert await found_in(await opener(), "s-1") == before
@@ -712,7 +712,7 @@ async def test_a_head_that_was_read_before_a_commit_is_not_given_after_it(
     writer = Writer("s-1", store.next_epoch())
     await committed(store, writer.commit(message("m1")))
     assert await store.checkpoint()
-    assert not store._catalog.entries["s-1"].is_at_hand
+    assert not store._catalog.entries["s-1"].has_head
     gate = fs.gate("read", "catalog.jsonl")
     loading = asyncio.ensure_future(store.load("s-1"))
     await gate.comes()
@@ -754,7 +754,7 @@ async def test_without_an_index_no_head_stays_in_memory_however_a_checkpoint_mee
     gate.opened.set()
     assert await running
     assert await store.checkpoint()
-    assert not store._catalog.entries["s-1"].is_at_hand
+    assert not store._catalog.entries["s-1"].has_head
 
 
 async def test_closing_answers_all_that_was_given_before(opener: Opener) -> None:

@@ -63,10 +63,10 @@ def count_marks(paths: Paths, name: str, added: int) -> None:
 
 
 def double_marks(paths: Paths) -> None:
-    """As a replay on top of marks that were there: in the sidecar, and in the snapshot after it."""
-    sidecar = paths.marks_of("marked")
-    with sidecar.open("ab") as file:
-        file.write(sidecar.read_bytes()[-3 * MARK_BYTES :])
+    """Double marks as a replay on top of them did: in the mark file and the later snapshot."""
+    mark_file = paths.marks_of("marked")
+    with mark_file.open("ab") as file:
+        file.write(mark_file.read_bytes()[-3 * MARK_BYTES :])
     count_marks(paths, "marked", 3)
     snapshot = paths.snapshot_of("marked")
     head, *lines, end, rest = snapshot.read_bytes().split(b"\n")
@@ -81,8 +81,8 @@ def lack_marks(paths: Paths) -> None:
 
 
 def tear_marks(paths: Paths) -> None:
-    sidecar = paths.marks_of("marked")
-    sidecar.write_bytes(sidecar.read_bytes()[:-MARK_BYTES])
+    mark_file = paths.marks_of("marked")
+    mark_file.write_bytes(mark_file.read_bytes()[:-MARK_BYTES])
 
 
 @pytest.mark.parametrize("index_enabled", [True, False])

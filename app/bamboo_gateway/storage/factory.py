@@ -34,7 +34,7 @@ def make_store(settings: Settings, clock: Clock) -> SessionStore:
             return MemoryStore(clock)
         case unknown:
             raise StoreUnusable(
-                f"storage_url {unknown!r} names no store; use `jsonl:` (files) or `memory:`."
+                f"storage_url {unknown!r} is not supported: use `jsonl:` (files) or `memory:`."
             )
 
 
@@ -73,4 +73,6 @@ def check_store(
                 progress=progress,
             )
         case other:
-            raise StoreUnusable(f"storage_url {other!r} keeps no files that could be examined.")
+            raise StoreUnusable(
+                f"storage_url {other!r} keeps no files, so there is nothing to examine."
+            )

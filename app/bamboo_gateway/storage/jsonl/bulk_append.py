@@ -36,7 +36,7 @@ class BulkAppend(SessionCreation):
         copying: Locks the session's files against other swaps, and opens a copy of the log;
             raises `Conflict` when there is no such session any more.
         failing: Translates errors of files into those of the contract.
-        exchanger: Swaps the files.
+        swapper: Swaps the files.
         bulk: The threads that write files.
     """
 
@@ -46,14 +46,14 @@ class BulkAppend(SessionCreation):
         append: Callable[[Commit, Done], None],
         copying: Callable[[], AbstractAsyncContextManager[LogCopy]],
         failing: Callable[[Entry], AbstractAsyncContextManager[None]],
-        exchanger: FileSwapper,
+        swapper: FileSwapper,
         bulk: BulkThreads,
     ) -> None:
         self._commit = commit
         self._append = append
         self._copying = copying
         self._failing = failing
-        self._exchanger = exchanger
+        self._swapper = swapper
         self._bulk = bulk
         self._held = AsyncExitStack()
         self._copy: LogCopy | None = None
@@ -73,14 +73,14 @@ class BulkAppend(SessionCreation):
             if self._bytes <= COMMIT_BYTES_MAX:
                 return
             copy = await self._held.enter_async_context(self._copying())
-            self._check(copy.exchange.head.seq)
+            self._check(copy.swap.head.seq)
             self._copy = copy
-            async with self._failing(copy.exchange.entry):
+            async with self._failing(copy.swap.entry):
                 await self._bulk.run(copy.begin)
             events, self._events = self._events, []
             notes, self._notes = self._notes, []
         copy = self._copy
-        async with self._failing(copy.exchange.entry):
+        async with self._failing(copy.swap.entry):
             await self._bulk.run(lambda: copy.add(stored_lines(events, notes)))
 
     @override
@@ -91,18 +91,18 @@ class BulkAppend(SessionCreation):
             self._is_over = True
             await self._publish_commit(head)
             return
-        before = copy.exchange.head.seq
-        copy.exchange.head = head.copy()
+        before = copy.swap.head.seq
+        copy.swap.head = head.copy()
 
         def refuse_more(log: Log) -> None:
             if log.seq != before or log.size != copy.covered:
                 raise Conflict("The session has been appended to.", head=log.seq)
 
-        async with self._failing(copy.exchange.entry):
+        async with self._failing(copy.swap.entry):
             await self._bulk.run(copy.finish)
             # From here on the committer owns the files, also when this call is cancelled.
             self._copy = None
-            await self._exchanger.carry_out(copy.exchange, refuse_more)
+            await self._swapper.carry_out(copy.swap, refuse_more)
 
     async def _publish_commit(self, head: SessionHead) -> None:
         commit = self._commit._replace(

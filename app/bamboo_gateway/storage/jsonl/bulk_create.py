@@ -97,7 +97,7 @@ class BulkCreator:
             self._fs.rename(written.marks_path, self._paths.marks_of(name))
         except OSError:
             entry.marks = -1
-        log = self._table.made_of(entry)
+        log = self._table.log_from(entry)
         self._table.put(log)
         self._lifecycle.committer.note_changed(log)
         return entry
@@ -134,7 +134,7 @@ class _Written:
     seq: int = 0
     marks: int = 0
     deltas: int = 0
-    turns: Pacer = field(default_factory=Pacer)
+    pacer: Pacer = field(default_factory=Pacer)
     log_fd: int | None = None
     marks_fd: int | None = None
 
@@ -164,7 +164,7 @@ class _Written:
                 marks.append((mark, offset))
             elif is_delta(line):
                 self.deltas += len(line)
-            self.turns.took(len(line))
+            self.pacer.took(len(line))
             self.seq = seq_of(line) or self.seq
             offset += len(line)
         self.fs.pwrite(self.log_fd, lines, self.size)

@@ -67,7 +67,7 @@ class BundleWriter:
         self._fd = fs.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
         self._at = 0
-        self._turns = Pacer()
+        self._pacer = Pacer()
         self._blocks: list[bytes] = []
         self._mark_blocks: list[bytes] = []
         self._pending: list[tuple[Mark, int]] = []
@@ -95,7 +95,7 @@ class BundleWriter:
             self._note(line, offset, seq)
             seq = seq_of(line) or seq
             block.append(line)
-            self._turns.took(len(line))
+            self._pacer.took(len(line))
             size = offset + len(line)
         self._add_block(b"".join(block), begin, seq_before)
         self._add_marks()

@@ -34,7 +34,7 @@ from bamboo_gateway.storage.jsonl.paths import Paths, file_name, root_of
 from bamboo_gateway.storage.jsonl.quarantine import set_aside
 from bamboo_gateway.storage.jsonl.rebuild import Rebuilder
 from bamboo_gateway.storage.jsonl.snapshots import is_whole, read_snapshot_head
-from bamboo_gateway.storage.jsonl.verify import look_through, names_on_disk, problem_of_bundle
+from bamboo_gateway.storage.jsonl.verify import check_lines, names_on_disk, problem_of_bundle
 from bamboo_gateway.storage.marks import Mark
 
 Progress = Callable[[int, int], None]
@@ -120,10 +120,10 @@ class _Examination:
             if self._repairs:
                 self._recover()
             else:
-                self._look_at_index()
-            self._look_at_sessions(progress)
-            self._look_at_strays()
-            self._look_at_quarantine()
+                self._check_index()
+            self._check_sessions(progress)
+            self._check_strays()
+            self._list_quarantine()
             if new_epochs:
                 self._renew()
             if self._repairs:
@@ -163,17 +163,19 @@ class _Examination:
         self._last_epoch = recovered.last_epoch
         report = recovered.report
         if report.catalog_rebuilt:
-            self._find("warn", "index/catalog.jsonl", "it could not be used", "rebuilt")
+            self._find(
+                "warn", "index/catalog.jsonl", "it could not be used", "rebuilt from the logs"
+            )
         if report.journal_records:
             count = report.journal_records
             self._find("note", "index", f"{count} records were not yet in the logs", "replayed")
         if report.mended_indexes:
             problem = f"the marks of {report.mended_indexes} sessions did not fit their logs"
-            self._find("warn", "index/marks", problem, "built again at their first use")
+            self._find("warn", "index/marks", problem, "rebuilt at their first use")
         for text in report.damaged:
             self._find("fail", text.partition(":")[0], text, "repaired under a new epoch")
 
-    def _look_at_index(self) -> None:
+    def _check_index(self) -> None:
         contents = self._catalog_file.load()
         self._entries = contents.entries
         if contents.problem is not None:
@@ -194,13 +196,13 @@ class _Examination:
             if lines is not None:
                 self._find_held(lines, "its log could not be written")
             else:
-                problem = "the lines held of a log that could not be written are damaged"
-                action = "set them aside; go on with what is intact, under a new epoch"
+                problem = "the held lines of a log that could not be written are damaged"
+                action = "quarantine them; keep the intact lines, under a new epoch"
                 self._find("fail", f"index/{self._paths.held_of(name).name}", problem, action)
         for number, offset, _ in journal.damaged:
             problem = f"acknowledged records cannot be read at byte {offset}"
             subject = f"index/{self._paths.segment(number).name}"
-            self._find("fail", subject, problem, "set them aside; their sessions get new epochs")
+            self._find("fail", subject, problem, "quarantine them; give their sessions new epochs")
 
     def _find_held(self, held: Held, why: str, *, repaired: bool | None = None) -> None:
         name = self._paths.log_of(file_name(held.session)).name
@@ -208,27 +210,27 @@ class _Examination:
         action = f"make events/{name} writable; the next start writes them"
         self._find("warn", held.session, problem, action, repaired=repaired)
 
-    def _look_at_sessions(self, progress: Progress | None) -> None:
+    def _check_sessions(self, progress: Progress | None) -> None:
         found = names_on_disk(self._fs, self._paths)
         names = dict.fromkeys(sorted(found))
         by_name = {file_name(session_id): entry for session_id, entry in self._entries.items()}
         names.update(dict.fromkeys(by_name))
         for number, name in enumerate(names, 1):
-            self._look_at_session(name, by_name.get(name))
+            self._check_session(name, by_name.get(name))
             if progress is not None:
                 progress(number, len(names))
 
-    def _look_at_session(self, name: str, entry: Entry | None) -> None:
+    def _check_session(self, name: str, entry: Entry | None) -> None:
         # The journal may have a record that ended this epoch, or swapped the session's files.
         may_be_torn = name in self._in_journal
         if entry is not None and entry.bundle:
             if not may_be_torn:
-                self._look_at_bundle(name, entry)
+                self._check_bundle(name, entry)
             return
         subject = entry.id if entry else f"events/{name}.jsonl"
         problem = self._problem_of_log(name, entry, may_be_torn=may_be_torn)
         if problem is not None:
-            action = "go on with what is intact, under a new epoch"
+            action = "keep the intact lines, under a new epoch"
             self._find("fail", subject, problem, action)
             if self._repairs:
                 known = entry.own_head() if entry else None
@@ -238,18 +240,18 @@ class _Examination:
                 self._adopt(entry, fresh)
             return
         if entry is None and not may_be_torn:
-            self._find("warn", subject, "the catalog does not have it", "add it")
+            self._find("warn", subject, "it is missing in the catalog", "add it")
             if self._repairs:
                 self._adopt(None, self._rebuilder.entry_of(name, may_be_torn=False))
         if entry is not None and not may_be_torn:
-            self._look_at_marks(name, entry)
-        self._look_at_snapshot(name, None if may_be_torn else entry)
+            self._check_marks(name, entry)
+        self._check_snapshot(name, None if may_be_torn else entry)
 
-    def _look_at_bundle(self, name: str, entry: Entry) -> None:
+    def _check_bundle(self, name: str, entry: Entry) -> None:
         problem = problem_of_bundle(self._fs, self._paths.archive_of(name), entry.epoch)
         if problem is None:
             return
-        self._find("fail", entry.id, problem, "go on with what is intact, under a new epoch")
+        self._find("fail", entry.id, problem, "keep the intact lines, under a new epoch")
         if self._repairs:
             fresh = self._rebuilder.repair(
                 name, self._next_epoch(), known=entry.own_head(), why=problem
@@ -290,9 +292,9 @@ class _Examination:
             check_id(named[0])
             view = LogView(self._fs, self._paths.log_of(name), named[1], size, b"", size)
         except (InvalidId, LogReplacedError, FileNotFoundError):
-            return "the log's first line names no session"
+            return "the log's first line has no valid session id"
         try:
-            problem, seq = look_through(view)
+            problem, seq = check_lines(view)
         except DamagedError as damage:
             return None if may_be_torn else f"an unreadable line at byte {damage.offset}"
         finally:
@@ -301,7 +303,7 @@ class _Examination:
             return f"the log goes to seq {seq}, the catalog to {entry.seq}"
         return problem
 
-    def _look_at_marks(self, name: str, entry: Entry) -> None:
+    def _check_marks(self, name: str, entry: Entry) -> None:
         if entry.marks < 0:
             return  # The store rebuilds them at their first use.
         path = self._paths.log_of(name)
@@ -318,12 +320,12 @@ class _Examination:
                 marks.close()
         except StaleMarksError:
             found = []
-        if not _is_all(found, expected):
-            self._find("warn", entry.id, "its marks do not fit its log", "build them again")
+        if not _are_all_marks(found, expected):
+            self._find("warn", entry.id, "its marks do not fit its log", "rebuild them")
             if self._repairs:
                 entry.marks = -1
 
-    def _look_at_snapshot(self, name: str, entry: Entry | None) -> None:
+    def _check_snapshot(self, name: str, entry: Entry | None) -> None:
         path = self._paths.snapshot_of(name)
         if self._fs.size(path) is None:
             return
@@ -335,7 +337,7 @@ class _Examination:
         else:
             problem = "the snapshot cannot be read"
         subject = entry.id if entry else f"sessions/{name}.json"
-        self._find("warn", subject, problem, "set it aside; the next one is written when due")
+        self._find("warn", subject, problem, "quarantine it; the store writes the next one")
         if self._repairs:
             self._set_aside(path, f"snapshot-{name}", problem)
             if entry is not None:
@@ -347,7 +349,7 @@ class _Examination:
         set_aside(self._fs, self._paths, stem, data, {"from": where, "why": why})
         self._fs.unlink(path)
 
-    def _look_at_strays(self) -> None:
+    def _check_strays(self) -> None:
         known = {file_name(session_id) for session_id in self._entries} | self._in_journal
         for directory, suffix in ((self._paths.snapshots, ".json"), (self._paths.marks, ".idx")):
             for file in self._fs.names(directory):
@@ -355,16 +357,16 @@ class _Examination:
                 if name in known or self._fs.size(self._paths.log_of(name)) is not None:
                     continue
                 subject = str((directory / file).relative_to(self._paths.root))
-                self._find("warn", subject, "it belongs to no session", "set it aside")
+                self._find("warn", subject, "it belongs to no session", "quarantine it")
                 if self._repairs:
                     self._set_aside(directory / file, f"stray-{name}", "it belongs to no session")
 
-    def _look_at_quarantine(self) -> None:
+    def _list_quarantine(self) -> None:
         for name in self._fs.names(self._paths.quarantine):
             if name.endswith(".note.json"):
                 subject = f"quarantine/{name.removesuffix('.note.json')}"
-                action = "look at it beside its note; remove both when they are of no use"
-                self._find("note", subject, "was set aside", action, repaired=False)
+                action = "read it and its note; delete both when you no longer need them"
+                self._find("note", subject, "bytes were quarantined", action, repaired=False)
 
     def _renew(self) -> None:
         # A bundle is read-only: no position in it can be given to other content.
@@ -372,13 +374,13 @@ class _Examination:
         for entry in loose:
             if file_name(entry.id) in self._in_journal:
                 raise StoreUnusable(
-                    f"The log of the session {entry.id} cannot be written, so it cannot be given "
-                    "a new epoch: make it writable first."
+                    f"The log of session {entry.id} cannot be written, so the session cannot get "
+                    "a new epoch. Make the file writable, then repeat."
                 )
         for entry in loose:
             self._rebuilder.renew(entry, self._next_epoch())
         count = len(loose)
-        self._find("warn", "sessions", f"{count} sessions had old epochs", "gave them new ones")
+        self._find("warn", "sessions", f"{count} sessions had old epochs", "gave them new epochs")
 
     def _next_epoch(self) -> int:
         self._last_epoch = max(self._clock.now_ms(), self._last_epoch + 1)
@@ -393,7 +395,7 @@ class _Examination:
         self._lock.write({**self._lock.previous, **now})
 
 
-def _is_all(
+def _are_all_marks(
     found: list[tuple[int, int, bytes, MarkKind]], expected: list[tuple[Mark, int]]
 ) -> bool:
     """Return whether a mark file's entries are the marks of its log, each once and in order."""

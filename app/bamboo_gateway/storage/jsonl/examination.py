@@ -11,7 +11,7 @@ from bamboo_gateway.storage.jsonl.log.reader import DamagedError
 from bamboo_gateway.storage.jsonl.log.table import LogTable
 from bamboo_gateway.storage.jsonl.paths import Paths
 from bamboo_gateway.storage.jsonl.reads import Reads
-from bamboo_gateway.storage.jsonl.verify import compare, look_through, problem_of_bundle
+from bamboo_gateway.storage.jsonl.verify import check_lines, compare, problem_of_bundle
 
 
 class Examiner:
@@ -89,7 +89,7 @@ class Examiner:
         try:
             view = self._writer.view(log, entry.size)
             try:
-                return look_through(view)[0]
+                return check_lines(view)[0]
             finally:
                 view.close()
         except OutdatedError:
@@ -97,6 +97,6 @@ class Examiner:
         except FileNotFoundError:
             return "the log is missing"
         except LogReplacedError:
-            return "the log's first line is another's"
+            return "the log's first line belongs to another log"
         except DamagedError as damage:
             return f"an unreadable line at byte {damage.offset}"

@@ -37,7 +37,7 @@ class FileSwap:
         generation: The generation of the files that they were made from.
         head: The session's head that belongs to them.
         log: The new log or bundle.
-        sidecar: The new mark file; None for a bundle, which has its own marks.
+        mark_file: The new mark file; None for a bundle, which has its own marks.
         size: The bytes of the log, also when it is in a bundle.
         marks: The number of its marks; -1 when they have to be rebuilt.
         deltas: The bytes of its delta lines.
@@ -52,7 +52,7 @@ class FileSwap:
     generation: int
     head: SessionHead
     log: Path
-    sidecar: Path | None = None
+    mark_file: Path | None = None
     size: int = 0
     marks: int = 0
     deltas: int = 0
@@ -64,7 +64,7 @@ class FileSwap:
     @property
     def files(self) -> list[Path]:
         """All files that were written aside."""
-        return [self.log, *([self.sidecar] if self.sidecar else [])]
+        return [self.log, *([self.mark_file] if self.mark_file else [])]
 
     def seq_after(self, log: Log) -> int:
         """Return the seq of the session's last event with these files."""
@@ -73,8 +73,8 @@ class FileSwap:
     def about(self) -> dict[str, Any]:
         """Return what a replay needs to repeat the swap; this is part of the file format."""
         about: dict[str, Any] = {"aside": self.log.name, "marks": self.marks, "deltas": self.deltas}
-        if self.sidecar is not None:
-            about["sidecar"] = self.sidecar.name
+        if self.mark_file is not None:
+            about["sidecar"] = self.mark_file.name
         if self.token is not None:
             about["token"] = self.token
         return about | {"head": self.head.to_json()}
@@ -105,12 +105,12 @@ class FileSwapper:
         return self._paths.aside / f"{kind}-{next(self._numbers)}"
 
     async def carry_out(
-        self, exchange: FileSwap, catch_up: Callable[[Log], None] | None = None
+        self, swap: FileSwap, catch_up: Callable[[Log], None] | None = None
     ) -> None:
         """Put the new files in their place; on return the old ones are gone.
 
         Args:
-            exchange: The prepared files.
+            swap: The prepared files.
             catch_up: Adds the lines that arrived since, or refuses them, on the committer's thread.
                 Without it no line may have arrived.
 
@@ -120,89 +120,87 @@ class FileSwapper:
             OSError: The swap failed; the session is unchanged.
         """
         await self._lifecycle.carry_out(
-            lambda: self._switch(exchange, catch_up), lambda _: self._adopt(exchange)
+            lambda: self._switch(swap, catch_up), lambda _: self._adopt(swap)
         )
-        await self._bulk.run(lambda: self._finish(exchange))
+        await self._bulk.run(lambda: self._finish(swap))
 
-    def _switch(self, exchange: FileSwap, catch_up: Callable[[Log], None] | None) -> None:
-        entry = exchange.entry
+    def _switch(self, swap: FileSwap, catch_up: Callable[[Log], None] | None) -> None:
+        entry = swap.entry
         try:
-            log = self._recorded(exchange, catch_up)
+            log = self._recorded(swap, catch_up)
         except BaseException:
-            self.remove(exchange.files)
+            self.remove(swap.files)
             raise
         # First: a reader that opens a file from now on checks it again. A log that began in this
         # process did not need its entry before.
         log.entry = entry
-        with self._table.writer.exchanging():
-            entry.exchanged += 1
+        with self._table.writer.swapping():
+            entry.committer_generation += 1
         try:
-            self._fs.rename(exchange.log, self._target(exchange))
+            self._fs.rename(swap.log, self._target(swap))
         except OSError:
-            entry.exchanged -= 1
-            keep, about = "keep", {"instead_of": exchange.kind}
+            entry.committer_generation -= 1
+            keep, about = "keep", {"instead_of": swap.kind}
             self._lifecycle.revoke(
                 lambda: self._lifecycle.record(
                     keep, entry.id, entry.epoch, log.seq, log.size, about
                 ),
-                exchange.files,
+                swap.files,
             )
             raise
-        fresh = self._fresh(exchange, log)
+        fresh = self._fresh(swap, log)
         self._table.put(fresh)
-        self._place_sidecar(exchange, fresh)
-        self._take_away(exchange)
+        self._place_mark_file(swap, fresh)
+        self._rename_old_files(swap)
         self._lifecycle.committer.note_changed(fresh)
 
-    def _target(self, exchange: FileSwap) -> Path:
-        name = file_name(exchange.entry.id)
-        return self._paths.archive_of(name) if exchange.bundle else self._paths.log_of(name)
+    def _target(self, swap: FileSwap) -> Path:
+        name = file_name(swap.entry.id)
+        return self._paths.archive_of(name) if swap.bundle else self._paths.log_of(name)
 
-    def _recorded(self, exchange: FileSwap, catch_up: Callable[[Log], None] | None) -> Log:
+    def _recorded(self, swap: FileSwap, catch_up: Callable[[Log], None] | None) -> Log:
         """Write the record, if the session still has the files that the new ones were made from."""
-        entry = exchange.entry
+        entry = swap.entry
         log = self._table.log_of(entry.id)
-        if log is None or log.epoch != entry.epoch or log.generation != exchange.generation:
+        if log is None or log.epoch != entry.epoch or log.generation != swap.generation:
             raise Conflict("There is no such session of that epoch.", head=None)
         if catch_up is not None:
             catch_up(log)
-        elif log.seq != exchange.head.seq or log.size != exchange.size:
+        elif log.seq != swap.head.seq or log.size != swap.size:
             raise Conflict("The session has been appended to.", head=log.seq)
-        seq = exchange.seq_after(log)
-        self._lifecycle.record(
-            exchange.kind, entry.id, entry.epoch, seq, exchange.size, exchange.about()
-        )
+        seq = swap.seq_after(log)
+        self._lifecycle.record(swap.kind, entry.id, entry.epoch, seq, swap.size, swap.about())
         return log
 
-    def _fresh(self, exchange: FileSwap, log: Log) -> Log:
-        entry = exchange.entry
+    def _fresh(self, swap: FileSwap, log: Log) -> Log:
+        entry = swap.entry
         fresh = Log(
             entry.id,
             log.name,
-            self._target(exchange),
+            self._target(swap),
             entry.epoch,
-            seq=exchange.seq_after(log),
-            size=exchange.size,
-            marks_saved=exchange.marks,
+            seq=swap.seq_after(log),
+            size=swap.size,
+            marks_saved=swap.marks,
         )
-        fresh.packed = exchange.bundle > 0
-        fresh.entry, fresh.generation = entry, entry.exchanged
+        fresh.packed = swap.bundle > 0
+        fresh.entry, fresh.generation = entry, entry.committer_generation
         fresh.journal_bytes = log.journal_bytes
         # The next checkpoint removes the held file of the former log.
         fresh.held_end = log.held_end
         return fresh
 
-    def _place_sidecar(self, exchange: FileSwap, fresh: Log) -> None:
-        if exchange.sidecar is None:
+    def _place_mark_file(self, swap: FileSwap, fresh: Log) -> None:
+        if swap.mark_file is None:
             return
         try:
-            self._fs.rename(exchange.sidecar, self._paths.marks_of(fresh.name))
+            self._fs.rename(swap.mark_file, self._paths.marks_of(fresh.name))
         except OSError:
-            exchange.marks = fresh.marks_saved = -1
+            swap.marks = fresh.marks_saved = -1
 
-    def _take_away(self, exchange: FileSwap) -> None:
+    def _rename_old_files(self, swap: FileSwap) -> None:
         """Rename the files that the session no longer needs; removing large files takes time."""
-        name = file_name(exchange.entry.id)
+        name = file_name(swap.entry.id)
         paths = self._paths
         gone = {
             "pack": (paths.log_of(name), paths.marks_of(name), paths.snapshot_of(name)),
@@ -210,31 +208,31 @@ class FileSwapper:
             "compact": (),
             "extend": (),
         }
-        for path in gone[exchange.kind]:
+        for path in gone[swap.kind]:
             aside = self._paths.aside / f"past-{next(self._numbers)}"
             # A file that stays is removed with the session, or overwritten by its next swap.
             with suppress(OSError):
                 self._fs.rename(path, aside)
-                exchange.leftovers.append(aside)
+                swap.leftovers.append(aside)
 
-    def _adopt(self, exchange: FileSwap) -> None:
-        entry = exchange.entry
+    def _adopt(self, swap: FileSwap) -> None:
+        entry = swap.entry
         with self._catalog.changing_files(entry):
-            entry.generation = entry.exchanged
-            entry.size, entry.marks = exchange.size, exchange.marks
-            entry.deltas, entry.bundle = exchange.deltas, exchange.bundle
-            entry.snapshot = min(entry.snapshot, exchange.size)
-            if exchange.kind == "extend":
-                entry.set_head(exchange.head.copy())
+            entry.generation = entry.committer_generation
+            entry.size, entry.marks = swap.size, swap.marks
+            entry.deltas, entry.bundle = swap.deltas, swap.bundle
+            entry.snapshot = min(entry.snapshot, swap.size)
+            if swap.kind == "extend":
+                entry.set_head(swap.head.copy())
                 self._catalog.changed.add(entry.id)
-            if exchange.bundle:
+            if swap.bundle:
                 entry.snapshot = entry.snapshot_bytes = 0
 
-    def _finish(self, exchange: FileSwap) -> None:
+    def _finish(self, swap: FileSwap) -> None:
         # Until the name is durable, a replay repeats the renames.
         with suppress(OSError):
-            self._fs.sync_directory(self._target(exchange).parent)
-        self.remove(exchange.leftovers)
+            self._fs.sync_directory(self._target(swap).parent)
+        self.remove(swap.leftovers)
 
     def remove(self, files: Iterable[Path]) -> None:
         """Remove files; the next start removes those that cannot be removed now."""

@@ -41,7 +41,7 @@ class LogCopy:
         writer: Opens logs for reading.
         log: The log at the beginning of the copy.
         upto: Deltas up to this seq are removed.
-        exchange: The file swap that the copy prepares.
+        swap: The file swap that the copy prepares.
         covered: The bytes of the old log that were copied or skipped.
     """
 
@@ -49,7 +49,7 @@ class LogCopy:
     writer: LogWriter
     log: Log
     upto: int
-    exchange: FileSwap
+    swap: FileSwap
     covered: int = 0
     _seq: int = 0
     _lines: list[bytes] = field(default_factory=list)
@@ -70,10 +70,10 @@ class LogCopy:
         kind: Kind = "compact",
     ) -> "LogCopy":
         """Begin a copy of a log as it is at this moment."""
-        sidecar = aside.with_name(f"{aside.name}.idx")
-        exchange = FileSwap(kind, entry, log.generation, head, aside, sidecar)
-        exchange.token = f"{entry.epoch}-{head.seq}-{entry.generation}-{aside.name}"
-        return cls(fs, writer, log, min(upto, head.seq - 1), exchange, covered=entry.size)
+        mark_file = aside.with_name(f"{aside.name}.idx")
+        swap = FileSwap(kind, entry, log.generation, head, aside, mark_file)
+        swap.token = f"{entry.epoch}-{head.seq}-{entry.generation}-{aside.name}"
+        return cls(fs, writer, log, min(upto, head.seq - 1), swap, covered=entry.size)
 
     def copy(self) -> None:
         """Copy the remaining lines aside and sync them; on a thread for bulk work.
@@ -82,12 +82,12 @@ class LogCopy:
             OSError: They could not be written.
             DamagedError, LogReplacedError: The log is damaged, or was replaced.
         """
-        exchange = self.exchange
+        swap = self.swap
         try:
             self.begin()
             # Copy the lines that arrived meanwhile, until little is left for the committer.
-            while exchange.entry.size - self.covered > _CATCH_UP_BYTES:
-                self._copy_until(exchange.entry.size, is_new=True)
+            while swap.entry.size - self.covered > _CATCH_UP_BYTES:
+                self._copy_until(swap.entry.size, is_new=True)
             self.finish()
         except BaseException:
             self.discard()
@@ -95,30 +95,30 @@ class LogCopy:
 
     def begin(self) -> None:
         """Copy the lines that the log had at the beginning; then call `finish` or `discard`."""
-        exchange = self.exchange
+        swap = self.swap
         self._open(os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-        self.fs.pwrite(self._fds[1], pack_header(exchange.entry.epoch), 0)
-        head = exchange.head
-        self._take(make_header(head.id, head.epoch, head.created_at, token=exchange.token))
+        self.fs.pwrite(self._fds[1], pack_header(swap.entry.epoch), 0)
+        head = swap.head
+        self._take(make_header(head.id, head.epoch, head.created_at, token=swap.token))
         self._copy_until(self.covered, is_new=False)
 
     def add(self, lines: bytes) -> None:
         """Add stored lines that the session does not have yet; the caller updates its head."""
-        turns = Pacer()
+        pacer = Pacer()
         for line in lines.splitlines(keepends=True):
-            turns.took(len(line))
+            pacer.took(len(line))
             self._keep(line[:-1])
         self._flush()
 
     def finish(self) -> None:
         """Sync the files and their names."""
         self._sync_and_close()
-        self.fs.sync_directory(self.exchange.log.parent)
+        self.fs.sync_directory(self.swap.log.parent)
 
     def discard(self) -> None:
         """Remove the files."""
         self._close()
-        for path in self.exchange.files:
+        for path in self.swap.files:
             with suppress(OSError):
                 self.fs.unlink(path)
 
@@ -126,7 +126,7 @@ class LogCopy:
         view = self.writer.view(self.log, end)
         try:
             self._copy_lines(
-                view, self.covered if is_new else view.begin, is_new=is_new, turns=Pacer()
+                view, self.covered if is_new else view.begin, is_new=is_new, pacer=Pacer()
             )
         finally:
             view.close()
@@ -151,49 +151,49 @@ class LogCopy:
             view.close()
 
     def _copy_lines(
-        self, view: LogView, begin: int, *, is_new: bool, turns: Pacer | None = None
+        self, view: LogView, begin: int, *, is_new: bool, pacer: Pacer | None = None
     ) -> None:
         """Copy lines; fold new ones into the head, which does not have them yet."""
-        exchange = self.exchange
+        swap = self.swap
         for _, part in lines_from(view, begin):
-            if turns is not None:
-                turns.took(len(part))
+            if pacer is not None:
+                pacer.took(len(part))
             if is_new:
-                fold_data(exchange.head, part)
+                fold_data(swap.head, part)
             if is_delta(part):
                 seq = seq_of(part)
                 if seq is not None and seq <= self.upto:
-                    exchange.freed += len(part) + 1
+                    swap.freed += len(part) + 1
                     continue
-                exchange.deltas += len(part) + 1
+                swap.deltas += len(part) + 1
             self._keep(part)
         self._flush()
 
     def _keep(self, part: bytes) -> None:
         mark = mark_of_line(part, self._seq)
         if mark is not None:
-            self._pending_marks.append((mark, self.exchange.size))
+            self._pending_marks.append((mark, self.swap.size))
         self._seq = seq_of(part) or self._seq
         self._take(part + b"\n")
 
     def _take(self, line: bytes) -> None:
         self._lines.append(line)
         self._pending_bytes += len(line)
-        self.exchange.size += len(line)
+        self.swap.size += len(line)
         if self._pending_bytes >= _CHUNK_BYTES:
             self._flush()
 
     def _flush(self) -> None:
-        exchange = self.exchange
+        swap = self.swap
         data = b"".join(self._lines)
-        self.fs.pwrite(self._fds[0], data, exchange.size - len(data))
-        place = (exchange.marks + 1) * ENTRY_BYTES
+        self.fs.pwrite(self._fds[0], data, swap.size - len(data))
+        place = (swap.marks + 1) * ENTRY_BYTES
         self.fs.pwrite(self._fds[1], pack_marks(self._pending_marks), place)
-        exchange.marks += len(self._pending_marks)
+        swap.marks += len(self._pending_marks)
         self._lines, self._pending_bytes, self._pending_marks = [], 0, []
 
     def _open(self, flags: int) -> None:
-        for path in self.exchange.files:
+        for path in self.swap.files:
             self._fds.append(self.fs.open(path, flags))
 
     def _sync_and_close(self) -> None:

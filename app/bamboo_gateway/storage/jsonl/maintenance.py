@@ -53,12 +53,12 @@ class Maintenance:
         table: LogTable,
         committer: Committer,
         checkpointer: Checkpointer,
-        sidecars: MarkFiles,
+        mark_files: MarkFiles,
         clock: Clock,
     ) -> None:
         self._clock = clock
         # When all records of the journal were last known to be in the logs.
-        self._brought_up_at = clock.monotonic()
+        self._checkpointed_at = clock.monotonic()
         self._fs = fs
         self._paths = paths
         self._catalog = catalog
@@ -66,7 +66,7 @@ class Maintenance:
         self._table = table
         self._committer = committer
         self._checkpointer = checkpointer
-        self._sidecars = sidecars
+        self._mark_files = mark_files
         self._checkpoint_pool = ThreadPoolExecutor(1, "bamboo-checkpoint")
         # Two threads: a long snapshot must not delay the removal of deleted files.
         self._bulk_pool = ThreadPoolExecutor(2, "bamboo-bulk")
@@ -84,7 +84,7 @@ class Maintenance:
     @property
     def journal_seconds(self) -> float:
         """How long the journal's oldest record has waited, as exact as the checkpoint interval."""
-        return self._clock.monotonic() - self._brought_up_at if self._committer.has_work else 0.0
+        return self._clock.monotonic() - self._checkpointed_at if self._committer.has_work else 0.0
 
     def due(self) -> None:
         """Start a checkpoint if there is anything to do, at once or after the one that runs."""
@@ -95,9 +95,9 @@ class Maintenance:
         if self._running is not None:
             return
         if self._committer.has_work or catalog.dirty or catalog.deleted:
-            self._start(final=False).add_done_callback(_look_at)
+            self._start(final=False).add_done_callback(_take_result)
         else:
-            self._brought_up_at = self._clock.monotonic()
+            self._checkpointed_at = self._clock.monotonic()
 
     async def checkpoint(self, *, final: bool = False) -> bool:
         """Make a checkpoint of everything acknowledged before; return whether it succeeded."""
@@ -135,12 +135,12 @@ class Maintenance:
             still = {e.id: e for e in entries if catalog.entries.get(e.id) is e}
             catalog.dirty = {**still, **catalog.dirty}
             catalog.deleted |= set(work.deleted)
-            giving = self._committer.send(lambda: self._committer.give_back(work.rotation))
-            giving.add_done_callback(_look_at)
+            giving = self._committer.send(lambda: self._committer.take_back(work.rotation))
+            giving.add_done_callback(_take_result)
             self._finish(error)
             return
-        forgetting = self._committer.send(lambda: self._committer.brought_up(work.rotation))
-        forgetting.add_done_callback(_look_at)
+        forgetting = self._committer.send(lambda: self._committer.forget_segments(work.rotation))
+        forgetting.add_done_callback(_take_result)
         if not self._catalog_file.keeps_heads:
             for state in work.states:
                 state.settle()
@@ -156,7 +156,7 @@ class Maintenance:
             asyncio.get_running_loop().call_exception_handler(context)
         self.last_error = error if isinstance(error, OSError) else None
         if error is None:
-            self._brought_up_at = self._clock.monotonic()
+            self._checkpointed_at = self._clock.monotonic()
         self.counters.checkpoints += error is None
         self.counters.checkpoint_failures += error is not None
         done, self._running = self._running, None
@@ -205,7 +205,7 @@ class Maintenance:
         """Start writing a snapshot. A failure is not an error: the log is still the truth."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        if not entry.is_at_hand or entry.bundle:
+        if not entry.has_head or entry.bundle:
             done.set_result(None)
             return done
         log, size = self._table.current(entry), entry.size
@@ -236,7 +236,7 @@ class Maintenance:
 
     def _write_snapshot(self, head: SessionHead, size: int, log: Log) -> tuple[Path, int]:
         aside = self._paths.aside / f"snapshot-{next(self._names)}"
-        lines = self._sidecars.messages(log, size)
+        lines = self._mark_files.messages(log, size)
         return aside, write_snapshot(self._fs, aside, head, size, lines)
 
     def _publish(self, log: Log, aside: Path) -> bool:
@@ -269,6 +269,6 @@ class Maintenance:
         self._bulk_pool.shutdown()
 
 
-def _look_at(future: "asyncio.Future[Any]") -> None:
+def _take_result(future: "asyncio.Future[Any]") -> None:
     """Take the result of a future that nobody waits for; its errors were handled elsewhere."""
     future.exception()

@@ -111,7 +111,7 @@ class OnlineRepair:
         entry = Entry(prepared.session_id, prepared.epoch)
         entry.set_head(prepared.head)
         entry.size, entry.marks = prepared.size, -1
-        fresh = self._table.made_of(entry)
+        fresh = self._table.log_from(entry)
         fresh.journal_bytes, fresh.held_end = log.journal_bytes, log.held_end
         self._table.put(fresh)
         return entry

@@ -25,7 +25,7 @@ def prepare_pack(
         OSError: The bundle could not be written.
         DamagedError, LogReplacedError: The log is damaged, or was replaced.
     """
-    exchange = FileSwap("pack", entry, log.generation, head, aside)
+    swap = FileSwap("pack", entry, log.generation, head, aside)
     view = writer.view(log, size)
     try:
         bundle = BundleWriter(fs, aside)
@@ -40,9 +40,9 @@ def prepare_pack(
         raise
     finally:
         view.close()
-    exchange.size, exchange.bundle = view.end, done.size
-    exchange.marks, exchange.deltas = done.marks, done.deltas
-    return exchange
+    swap.size, swap.bundle = view.end, done.size
+    swap.marks, swap.deltas = done.marks, done.deltas
+    return swap
 
 
 def prepare_unpack(
@@ -54,18 +54,18 @@ def prepare_unpack(
         OSError: They could not be written.
         DamagedError, LogReplacedError: The bundle is damaged, or was replaced.
     """
-    sidecar = aside.with_name(f"{aside.name}.idx")
-    exchange = FileSwap("unpack", entry, log.generation, head, aside, sidecar)
+    mark_file = aside.with_name(f"{aside.name}.idx")
+    swap = FileSwap("unpack", entry, log.generation, head, aside, mark_file)
     view = BundleView(fs, log.path, log.epoch)
     try:
-        exchange.size = fs.write_pieces(aside, view.blocks())
-        fs.write_pieces(sidecar, view.mark_blocks())
+        swap.size = fs.write_pieces(aside, view.blocks())
+        fs.write_pieces(mark_file, view.mark_blocks())
         fs.sync_directory(aside.parent)
     except BaseException:
-        for path in exchange.files:
+        for path in swap.files:
             fs.unlink(path)
         raise
     finally:
         view.close()
-    exchange.marks, exchange.deltas = view.about["marks"], view.about["deltas"]
-    return exchange
+    swap.marks, swap.deltas = view.about["marks"], view.about["deltas"]
+    return swap

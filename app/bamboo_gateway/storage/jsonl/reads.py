@@ -86,7 +86,7 @@ class Reads:
         entry = self._catalog.entries.get(session_id)
         if entry is None:
             return None
-        if entry.is_at_hand:
+        if entry.has_head:
             return entry.own_head()
         seq = entry.seq
         try:
@@ -96,11 +96,11 @@ class Reads:
         except OSError:
             head = await self.run(self._head_from_log, entry)
         current = self._catalog.entries.get(session_id)
-        if current is not entry or head is None or current.is_at_hand or current.seq != seq:
+        if current is not entry or head is None or current.has_head or current.seq != seq:
             # The session changed, came into memory, or was deleted while this waited: the head may
             # be old.
             return await self.load(session_id)
-        return entry.brought_up(head)
+        return entry.updated(head)
 
     def _head_from_log(self, entry: Entry) -> SessionHead:
         rebuilder = Rebuilder(self._fs, self._paths)

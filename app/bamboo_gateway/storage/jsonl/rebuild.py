@@ -152,7 +152,7 @@ class Rebuilder:
             self._set_aside(name, offset, lost, why)
         if session_id is None or (known is None and not found.lines):
             data = (self.fs.read(bundle) or b"") if is_packed else data
-            self._set_aside(name, 0, data, "nobody can tell whose log it was")
+            self._set_aside(name, 0, data, "the session of this log is unknown")
             self.fs.unlink(bundle if is_packed else path)
             return None
         content, head = make_log(session_id, epoch, found, known)

@@ -74,12 +74,12 @@ def write_snapshot(
 def _pieces(head: SessionHead, offset: int, lines: Iterator[bytes]) -> Iterator[bytes]:
     body = b'{"snapshot":1,"offset":%d,"head":%b' % (offset, codec.encode(head.to_json()))
     yield b'{"crc":"%08x",%b%b' % (crc32(body), body[1:], _OPEN)
-    turns = Pacer()
+    pacer = Pacer()
     separator = b"\n"
     for line in lines:
         yield separator + line
         separator = b",\n"
-        turns.took(len(line))
+        pacer.took(len(line))
     yield _END
 
 
@@ -103,17 +103,17 @@ def read_snapshot_lines(fs: FileSystem, paths: Paths, name: str) -> Iterator[tup
 
 def is_whole(fs: FileSystem, paths: Paths, name: str) -> bool:
     """Return whether the snapshot has its end mark, and every line is intact and not repeated."""
-    return _condition_of(fs, paths, name) == "whole"
+    return _state_of(fs, paths, name) == "whole"
 
 
-def take_out_doubles(fs: FileSystem, paths: Paths, name: str) -> None:
+def remove_repeated_lines(fs: FileSystem, paths: Paths, name: str) -> None:
     """Rewrite a snapshot with repeated lines so that each is there once; leave a damaged one.
 
     Raises:
         OSError: The rewrite failed; the snapshot is unchanged.
     """
     remembered = read_snapshot_head(fs, paths, name)
-    if remembered is None or _condition_of(fs, paths, name) != "doubled":
+    if remembered is None or _state_of(fs, paths, name) != "doubled":
         return
     aside, target = paths.aside / "snapshot", paths.snapshot_of(name)
     write_snapshot(fs, aside, *remembered, _each_once(read_snapshot_lines(fs, paths, name)))
@@ -129,9 +129,7 @@ def _each_once(lines: Iterator[tuple[int, bytes]]) -> Iterator[bytes]:
             last = seq
 
 
-def _condition_of(
-    fs: FileSystem, paths: Paths, name: str
-) -> Literal["whole", "doubled", "damaged"]:
+def _state_of(fs: FileSystem, paths: Paths, name: str) -> Literal["whole", "doubled", "damaged"]:
     lines = _lines_of(fs, paths.snapshot_of(name))
     if _head_of(next(lines, b"").removesuffix(b"\n")) is None:
         return "damaged"

@@ -189,7 +189,7 @@ class JsonlStore(SessionStore):
             lsn = recovered.covered_lsn
             self._lock.write(self._lock_content(recovered.last_epoch, lsn, clean=False))
             self._journal.keep_reserve()
-            self._checkpointer.look_at_quarantine()
+            self._checkpointer.measure_quarantine()
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
             raise StoreUnusable(
@@ -200,7 +200,7 @@ class JsonlStore(SessionStore):
     def _take_over_unwritten(self, recovered: Recovered) -> None:
         """Keep lines that logs lack in memory, as if writing them had failed just now."""
         for unwritten in recovered.unwritten.values():
-            log = self._table.made_of(unwritten.entry)
+            log = self._table.log_from(unwritten.entry)
             log.written, log.tail = unwritten.lines.at, [unwritten.lines.data]
             log.held_end = recovered.held.get(log.name, 0)
             self._table.logs[log.session_id] = log

@@ -157,7 +157,7 @@ class Swaps:
             return 0
         aside = self._swapper.aside("compact")
         compaction = LogCopy.of(self._fs, self._writer, log, entry, head, upto, aside)
-        swap = compaction.exchange
+        swap = compaction.swap
         await self._bulk.run(compaction.copy)
         if swap.freed == 0:
             await self._bulk.run(lambda: self._swapper.remove(swap.files))

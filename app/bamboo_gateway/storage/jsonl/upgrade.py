@@ -15,7 +15,7 @@ from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.log.marks import MarksFile, StaleMarksError
 from bamboo_gateway.storage.jsonl.paths import Paths, file_name
-from bamboo_gateway.storage.jsonl.snapshots import take_out_doubles
+from bamboo_gateway.storage.jsonl.snapshots import remove_repeated_lines
 
 
 @dataclass(slots=True)
@@ -25,7 +25,7 @@ class Upgrade:
     fs: FileSystem
     paths: Paths
 
-    def bring_up(self, entry: Entry, head: SessionHead | None) -> bool:
+    def check(self, entry: Entry, head: SessionHead | None) -> bool:
         """Have the mark file of a session rebuilt; return whether it was correct.
 
         Args:
@@ -43,7 +43,7 @@ class Upgrade:
             # A snapshot has the messages that the marks led to. On a full disk it stays as it is,
             # but it is due for a new one all the same.
             with suppress(OSError):
-                take_out_doubles(self.fs, self.paths, file_name(entry.id))
+                remove_repeated_lines(self.fs, self.paths, file_name(entry.id))
             entry.snapshot = 0
         return fits
 

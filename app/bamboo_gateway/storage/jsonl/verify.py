@@ -28,7 +28,7 @@ def compare(fs: FileSystem, paths: Paths, session_ids: Iterable[str]) -> tuple[s
     return {by_name[name] for name in by_name.keys() - names}, names - by_name.keys()
 
 
-def look_through(view: LogView) -> tuple[str | None, int]:
+def check_lines(view: LogView) -> tuple[str | None, int]:
     """Check the order of a log's lines; return the problem found, if any, and the last seq.
 
     Raises:

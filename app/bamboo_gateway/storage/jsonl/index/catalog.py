@@ -29,8 +29,8 @@ class Entry:
         bundle: The size of the bundle that has its files; 0 when they are not packed.
         generation: The number of file swaps under the same epoch (pack, unpack, compact, extend)
             that the loop knows of.
-        exchanged: The number that the committer knows of. A reader opens the files again when the
-            two differ.
+        committer_generation: The number that the committer knows of. A reader opens the files
+            again when the two differ.
         head: The head of the last commit as an object, or None.
         raw: The head as JSON, or None. When both are None (`index_enabled = false`), the head is in
             the catalog file.
@@ -39,9 +39,9 @@ class Entry:
     __slots__ = (
         "activity",
         "bundle",
+        "committer_generation",
         "deltas",
         "epoch",
-        "exchanged",
         "generation",
         "head",
         "head_state",
@@ -67,7 +67,7 @@ class Entry:
         self.snapshot = self.snapshot_bytes = 0
         self.deltas = 0
         self.bundle = 0
-        self.generation = self.exchanged = 0
+        self.generation = self.committer_generation = 0
         self.head: SessionHead | None = None
         self.raw: bytes | None = None
 
@@ -81,22 +81,22 @@ class Entry:
         self.head_state = head_state_of(head)
 
     def own_head(self) -> SessionHead:
-        """Return a copy of the durable head; only when `is_at_hand`."""
+        """Return a copy of the durable head; only when `has_head`."""
         if self.head is not None:
             head = self.head.copy()
         else:
             assert self.raw is not None
             head = SessionHead.of(codec.decode(self.raw))
-        return self.brought_up(head)
+        return self.updated(head)
 
-    def brought_up(self, head: SessionHead) -> SessionHead:
+    def updated(self, head: SessionHead) -> SessionHead:
         """Update a stored head with the changes of later deltas and touches."""
         head.seq = self.seq
         head.last_activity_at = max(head.last_activity_at, self.activity)
         return head
 
     @property
-    def is_at_hand(self) -> bool:
+    def has_head(self) -> bool:
         """Whether the head is in memory."""
         return self.head is not None or self.raw is not None
 

@@ -72,7 +72,7 @@ class CatalogFile:
         self._live_bytes = 0
         self._last_checkpoint = b""
         # Lines named in a `gone` line that are not overwritten with blanks yet.
-        self._owed: list[Place] = []
+        self._unerased: list[Place] = []
         self._has_torn_end = False
         # After a failed write or sync the end of the file is unknown: the file is then rewritten.
         self._is_sound = False
@@ -95,7 +95,7 @@ class CatalogFile:
             self._size = end
             self._live_bytes = sum(length for _, length in self._last.values())
             self._last_checkpoint = data[data.rfind(b"\n", 0, end - 1) + 1 : end]
-            self._owed = [place for place in gone.items() if not is_blank(data, place)]
+            self._unerased = [place for place in gone.items() if not is_blank(data, place)]
             self._has_torn_end = contents.torn_bytes > 0
             self._is_sound = True
         return contents
@@ -148,16 +148,16 @@ class CatalogFile:
             self._repair_end()
         gone = [place for name in deleted for place in self._places_of(name)]
         lines = [self._line_of(state) for state in states]
-        said = [make_line({"gone": [at for at, _ in gone]})] if gone else []
+        gone_line = [make_line({"gone": [at for at, _ in gone]})] if gone else []
         checkpoint = make_checkpoint_line(lsn, last_epoch)
-        data = b"".join([*lines, *said, checkpoint])
+        data = b"".join([*lines, *gone_line, checkpoint])
         self._write_at_end(data)
         for name in deleted:
             self._forget_lines(name)
         self._note_lines(states, lines, self._size)
         self._size += len(data)
         self._last_checkpoint = checkpoint
-        self._owed += gone
+        self._unerased += gone
         self.erase()
 
     def _write_at_end(self, data: bytes) -> None:
@@ -212,14 +212,14 @@ class CatalogFile:
         Raises:
             OSError: It failed; the next call tries again.
         """
-        if not self._owed:
+        if not self._unerased:
             return
         fd = self._open()
         with self._places_lock:
-            for at, length in self._owed:
+            for at, length in self._unerased:
                 self._fs.pwrite(fd, b" " * (length - 1) + b"\n", at)
         self._fs.sync(fd)
-        self._owed = []
+        self._unerased = []
 
     def _repair_end(self) -> None:
         """Go back to the last content known to be good, after a failure."""
@@ -261,7 +261,7 @@ class CatalogFile:
         self._fs.rename(aside, self._paths.catalog)
         self.close()
         self._size = len(data)
-        self._last, self._former, self._live_bytes, self._owed = {}, {}, 0, []
+        self._last, self._former, self._live_bytes, self._unerased = {}, {}, 0, []
         self._has_torn_end = False
 
     def _settle_name(self) -> None:
@@ -313,7 +313,7 @@ class CatalogFile:
             OSError: The head cannot be read, or its line is damaged.
         """
         with self._places_lock:
-            if entry.is_at_hand:
+            if entry.has_head:
                 return None
             raw = self._stored_head(entry)
         return SessionHead.of(codec.decode(raw))
@@ -326,7 +326,7 @@ class CatalogFile:
         """
         with self._places_lock:
             data = self._fs.read(self._paths.catalog) or b""
-            places = [(e, self._last.get(e.id)) for e in entries if not e.is_at_hand]
+            places = [(e, self._last.get(e.id)) for e in entries if not e.has_head]
         found: list[tuple[Entry, bytes]] = []
         for entry, place in places:
             if place is not None:

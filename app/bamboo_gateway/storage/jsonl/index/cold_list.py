@@ -25,8 +25,8 @@ from bamboo_gateway.storage.listing import (
     sort_key,
 )
 
-# As in `views`: the heads that one turn of the loop looks at.
-_TURN_ENTRIES = 1000
+# As in `views`: the heads looked at before yielding to the loop.
+_BATCH_ENTRIES = 1000
 
 
 async def list_cold(
@@ -40,11 +40,11 @@ async def list_cold(
     entries = [e for e in catalog.entries.values() if admits_origin(query, e.id, e.origin)]
     if not is_filtered(query):
         return await _list_by_keys(catalog, catalog_file, entries, query, reading)
-    warm = [entry.own_head() for entry in entries if entry.is_at_hand]
-    cold = [entry for entry in entries if not entry.is_at_hand]
+    warm = [entry.own_head() for entry in entries if entry.has_head]
+    cold = [entry for entry in entries if not entry.has_head]
     heads: list[SessionHead] = await reading(_admitted, catalog_file, warm, cold, query)
     # Heads that came into memory while the file was read: the file had older ones.
-    fresh = {entry.id: entry.own_head() for entry in cold if entry.is_at_hand}
+    fresh = {entry.id: entry.own_head() for entry in cold if entry.has_head}
     heads = [head for head in heads if head.id not in fresh]
     heads += [head for head in fresh.values() if admits(query, head)]
     heads = [head for head in heads if head.id in catalog.entries]
@@ -68,7 +68,7 @@ async def _list_by_keys(
         entry = catalog.entries.get(session_id)
         if entry is None:
             continue
-        if entry.is_at_hand:
+        if entry.has_head:
             heads.append(entry.own_head())
             continue
         with suppress(ErasedError):
@@ -113,14 +113,14 @@ def _head(catalog_file: CatalogFile, entry: Entry) -> SessionHead:
     while True:
         head, raw = entry.head, entry.raw
         if head is not None:
-            return entry.brought_up(head.copy())
+            return entry.updated(head.copy())
         if raw is not None:
-            return entry.brought_up(SessionHead.of(codec.decode(raw)))
+            return entry.updated(SessionHead.of(codec.decode(raw)))
         seq = entry.seq
         stored = catalog_file.head_of(entry)
         # Otherwise the entry has changed meanwhile, and this may be an older head.
         if stored is not None and entry.seq == seq:
-            return entry.brought_up(stored)
+            return entry.updated(stored)
 
 
 def _admitted(
@@ -128,7 +128,7 @@ def _admitted(
 ) -> list[SessionHead]:
     heads = [head for head in warm if admits(query, head)]
     for entry, raw in catalog_file.heads_of(cold):
-        head = entry.brought_up(SessionHead.of(codec.decode(raw)))
+        head = entry.updated(SessionHead.of(codec.decode(raw)))
         if admits(query, head):
             heads.append(head)
     return heads
@@ -138,9 +138,9 @@ async def _in_state(
     heads: list[SessionHead], query: SessionQuery, state_of: StateOf
 ) -> list[SessionHead]:
     found: list[SessionHead] = []
-    for start in range(0, len(heads), _TURN_ENTRIES):
-        turn = heads[start : start + _TURN_ENTRIES]
-        found += [head for head in turn if state_of(head) == query.state]
+    for start in range(0, len(heads), _BATCH_ENTRIES):
+        batch = heads[start : start + _BATCH_ENTRIES]
+        found += [head for head in batch if state_of(head) == query.state]
         await anyio.lowlevel.checkpoint()
     return found
 

@@ -20,8 +20,8 @@ class RelationIndex:
         self._catalog = catalog
         self._known: dict[str, Origin] = {}
         self._ids: dict[tuple[str, str], set[str]] = {}
-        # The sessions to look at. At first these are all sessions, looked at in turns by the first
-        # query.
+        # The sessions to look at. At first these are all sessions; the first query looks
+        # at them, a limited number at a time.
         self.stale: set[str] | None = None
 
     def note(self, changed: set[str]) -> None:
@@ -29,15 +29,15 @@ class RelationIndex:
         if self.stale is not None:
             self.stale |= changed
 
-    def bring_up(self, turn: int) -> bool:
-        """Look at up to `turn` of the changed sessions; return whether none is left."""
+    def update(self, limit: int) -> bool:
+        """Look at up to `limit` of the changed sessions; return whether none is left."""
         if self.stale is None:
             self.stale = set(self._catalog.entries)
-        for _ in range(min(turn, len(self.stale))):
-            self._look_at(self.stale.pop())
+        for _ in range(min(limit, len(self.stale))):
+            self._update_session(self.stale.pop())
         return not self.stale
 
-    def _look_at(self, session_id: str) -> None:
+    def _update_session(self, session_id: str) -> None:
         entry = self._catalog.entries.get(session_id)
         origin = entry.origin if entry is not None else None
         known = self._known.get(session_id)

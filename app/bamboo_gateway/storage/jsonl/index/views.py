@@ -36,7 +36,7 @@ from bamboo_gateway.storage.listing import (
 )
 
 # About 10 ms of decoding: the longest time that a list keeps the loop from its streams.
-_TURN_ENTRIES = 1000
+_BATCH_ENTRIES = 1000
 # A view of 100,000 sessions takes about 25 MB. A scope that is not among the last few dozen gets a
 # new view.
 _VIEWS_MAX = 32
@@ -68,7 +68,7 @@ class SessionViews:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._origins = RelationIndex(catalog)
+        self._relations = RelationIndex(catalog)
         self._views: OrderedDict[_ViewName, _View] = OrderedDict()
 
     async def query(self, query: SessionQuery, state_of: StateOf) -> SessionPage:
@@ -108,10 +108,10 @@ class SessionViews:
             if not _is_covered(query, scope):
                 return None
             missing = [name for name in {*asked.by_id, *state_of.noted()} if name not in answers]
-            for name in missing[:_TURN_ENTRIES]:
+            for name in missing[:_BATCH_ENTRIES]:
                 entry = self._catalog.entries.get(name)
                 answers[name] = entry is not None and state_of(entry.own_head()) == state
-            if len(missing) <= _TURN_ENTRIES:
+            if len(missing) <= _BATCH_ENTRIES:
                 break
             await anyio.lowlevel.checkpoint()
         known = sure.by_id if head_state else {}
@@ -153,8 +153,8 @@ class SessionViews:
         skipped = query.offset or 0 if start is None else 0
         place = None if query.count else start
         while True:
-            turn = list(islice(_keys(view, query.descending, place), _TURN_ENTRIES))
-            for key in turn:
+            batch = list(islice(_keys(view, query.descending, place), _BATCH_ENTRIES))
+            for key in batch:
                 if not self._is_admitted(key[1], query, state_of):
                     continue
                 total += 1
@@ -165,9 +165,9 @@ class SessionViews:
                 elif len(heads) <= query.limit:
                     heads.append(self._head(key[1]))
             enough = len(heads) > query.limit and not query.count
-            if len(turn) < _TURN_ENTRIES or enough:
+            if len(batch) < _BATCH_ENTRIES or enough:
                 return make_page(heads, query, total if query.count else None)
-            place = turn[-1]
+            place = batch[-1]
             await anyio.lowlevel.checkpoint()
 
     def _is_admitted(self, session_id: str, query: SessionQuery, state_of: StateOf) -> bool:
@@ -194,16 +194,16 @@ class SessionViews:
     ) -> tuple[Scope, list[_View]]:
         """Return current views of the query: no `await` follows the last update of any of them."""
         while True:
-            self._hand_out_changes()
-            if not self._origins.bring_up(_TURN_ENTRIES):
+            self._distribute_changes()
+            if not self._relations.update(_BATCH_ENTRIES):
                 await anyio.lowlevel.checkpoint()
                 continue
-            scope = self._origins.scope_of(query)
+            scope = self._relations.scope_of(query)
             # Looked up again each time: while this waits, other queries may evict a view.
             views = [self._view(query, scope, head_state) for head_state in head_states]
             for view, head_state in zip(views, head_states, strict=True):
                 if view.stale:
-                    await self._bring_up(view, scope, query, head_state)
+                    await self._update(view, scope, query, head_state)
                     break
             else:
                 return scope, views
@@ -213,26 +213,26 @@ class SessionViews:
         view = self._views.get(name)
         if view is None:
             view = self._views[name] = _View()
-            view.stale.update(self._origins.ids_of(scope))
+            view.stale.update(self._relations.ids_of(scope))
             if len(self._views) > _VIEWS_MAX:
                 self._views.popitem(last=False)
         self._views.move_to_end(name)
         return view
 
-    def _hand_out_changes(self) -> None:
+    def _distribute_changes(self) -> None:
         changed = self._catalog.changed
         if changed:
-            self._origins.note(changed)
+            self._relations.note(changed)
             for view in self._views.values():
                 view.stale |= changed
             changed.clear()
 
-    async def _bring_up(
+    async def _update(
         self, view: _View, scope: Scope, query: SessionQuery, head_state: HeadState | None
     ) -> None:
-        turn = [view.stale.pop() for _ in range(min(len(view.stale), _TURN_ENTRIES))]
+        batch = [view.stale.pop() for _ in range(min(len(view.stale), _BATCH_ENTRIES))]
         fresh: list[SortKey] = []
-        for session_id in turn:
+        for session_id in batch:
             entry = self._catalog.entries.get(session_id)
             is_of_it = head_state is None or (entry is not None and entry.head_state == head_state)
             key = self._shown_key(session_id, scope, query) if is_of_it else None

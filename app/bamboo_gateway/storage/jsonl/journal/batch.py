@@ -37,10 +37,10 @@ class Batch:
     """
 
     def __init__(
-        self, table: LogTable, condition: WriteHealth, requests: list[Request], data_bytes: int
+        self, table: LogTable, write_health: WriteHealth, requests: list[Request], data_bytes: int
     ) -> None:
         self._table = table
-        self._condition = condition
+        self._write_health = write_health
         self._requests = requests
         self._data_bytes = data_bytes
         self._replaced: list[tuple[str, Log | None]] = []
@@ -150,10 +150,10 @@ class Batch:
         """Return why a log accepts only endings: other lines would pile up in memory (R11)."""
         if log.failure is None:
             return None
-        condition = self._condition
-        if condition.is_due(log) and condition.retry(log):
+        write_health = self._write_health
+        if write_health.is_due(log) and write_health.retry(log):
             return None
-        return condition.problem_of(log)
+        return write_health.problem_of(log)
 
     def _new_log(self, commit: LineCommit) -> Log:
         name = file_name(commit.session_id)

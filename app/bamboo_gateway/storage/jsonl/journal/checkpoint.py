@@ -40,14 +40,14 @@ class Work:
     states: list[EntryState]
     deleted: list[str]
     failed: set[Log] = field(default_factory=set)
-    _by_life: dict[tuple[str, int], EntryState] = field(default_factory=dict)
+    _by_epoch: dict[tuple[str, int], EntryState] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._by_life = {(state.entry.id, state.entry.epoch): state for state in self.states}
+        self._by_epoch = {(state.entry.id, state.entry.epoch): state for state in self.states}
 
     def state_of(self, log: Log) -> EntryState | None:
         """Return the state of the log's session, if it still has that epoch."""
-        return self._by_life.get((log.session_id, log.epoch))
+        return self._by_epoch.get((log.session_id, log.epoch))
 
 
 class Checkpointer:
@@ -59,18 +59,18 @@ class Checkpointer:
         paths: Paths,
         catalog_file: CatalogFile,
         writer: LogWriter,
-        sidecars: MarkFiles,
-        condition: WriteHealth,
+        mark_files: MarkFiles,
+        write_health: WriteHealth,
     ) -> None:
         self._fs = fs
         self._paths = paths
         self._catalog_file = catalog_file
         self._writer = writer
-        self._sidecars = sidecars
-        self._condition = condition
+        self._mark_files = mark_files
+        self._write_health = write_health
         self.quarantine_bytes = 0
 
-    def look_at_quarantine(self) -> None:
+    def measure_quarantine(self) -> None:
         """Add up the sizes of the quarantined files; there are few."""
         directory = self._paths.quarantine
         names = self._fs.names(directory)
@@ -92,18 +92,18 @@ class Checkpointer:
         self._note_marks(work, marked)
         for log in written:
             if log.failure is not None and log not in work.failed:
-                self._condition.log_written(log)
+                self._write_health.log_written(log)
         if any(log.is_new_file for log in logs) or marked or work.deleted:
             for directory in self._paths.of_sessions():
                 self._fs.sync_directory(directory)
             for log in logs:
                 log.is_new_file = False
-        self._hold_what_failed(work)
-        self._let_go(log for log in logs if log not in work.failed)
+        self._write_held(work)
+        self._remove_held(log for log in logs if log not in work.failed)
         self._catalog_file.append(
             work.states, work.deleted, work.rotation.lsn, work.rotation.last_epoch
         )
-        self.look_at_quarantine()
+        self.measure_quarantine()
         self._drop(work.rotation)
 
     def _drop(self, rotation: Rotation) -> None:
@@ -136,7 +136,7 @@ class Checkpointer:
             self._fs.close(fd)
 
     def _write(self, work: Work, log: Log) -> bool:
-        error = self._condition.write(log)
+        error = self._write_health.write(log)
         if error is None:
             return True
         if error.errno in FULL_ERRNOS:
@@ -151,7 +151,7 @@ class Checkpointer:
             if state is None:
                 continue
             try:
-                marks = self._sidecars.write_pending(log, state.size)
+                marks = self._mark_files.write_pending(log, state.size)
             except OSError as error:
                 if error.errno in FULL_ERRNOS:
                     raise
@@ -166,7 +166,7 @@ class Checkpointer:
 
     def _forget_marks(self, work: Work, log: Log) -> None:
         """Have the mark file rebuilt: it does not hold all marks up to the size in the entry."""
-        self._sidecars.forget(log)
+        self._mark_files.forget(log)
         if log.is_outdated:
             return
         state = work.state_of(log)
@@ -212,7 +212,7 @@ class Checkpointer:
         for marks in marked:
             state = work.state_of(marks.log)
             if state is not None:
-                self._sidecars.settle(marks, state.entry)
+                self._mark_files.settle(marks, state.entry)
 
     def _write_again(self, work: Work, unsynced: list[Log]) -> None:
         """Write lines again after a failed sync, since the kernel does not retry these pages.
@@ -234,7 +234,7 @@ class Checkpointer:
             try:
                 self._writer.write(log, sync=True)
             except OSError as error:
-                self._condition.log_failed(log, error)
+                self._write_health.log_failed(log, error)
                 if error.errno in FULL_ERRNOS:
                     raise
                 work.failed.add(log)
@@ -246,7 +246,7 @@ class Checkpointer:
         state = work.state_of(log)
         return state is not None and state.size != log.held_end
 
-    def _hold_what_failed(self, work: Work) -> None:
+    def _write_held(self, work: Work) -> None:
         """Write the lines that failed logs lack to held files, so that segments can be dropped."""
         for log in work.failed:
             state = work.state_of(log)
@@ -264,20 +264,20 @@ class Checkpointer:
                 # its next failure.
                 self._fs.unlink(self._paths.held_of(log.name))
 
-    def _let_go(self, logs: Iterable[Log]) -> None:
+    def _remove_held(self, logs: Iterable[Log]) -> None:
         """Remove held files whose lines the logs have, before the catalog goes beyond them."""
-        brought_up = [log for log in logs if log.held_end]
-        for log in brought_up:
+        done = [log for log in logs if log.held_end]
+        for log in done:
             self._fs.unlink(self._paths.held_of(log.name))
             log.held_end = 0
-        if brought_up:
+        if done:
             self._fs.sync_directory(self._paths.index)
 
 
 def _lines_of(log: Log, records: list[JournalRecord]) -> tuple[int, bytes] | None:
     """Return the journal's lines of a log's current file: their offset, and the bytes."""
-    life = (log.session_id, log.epoch)
-    mine = [record for record in records if (record.session, record.epoch) == life]
+    key = (log.session_id, log.epoch)
+    mine = [record for record in records if (record.session, record.epoch) == key]
     start, data = 0, bytearray()
     for record in effective_records(mine):
         if record.kind == "create":

@@ -48,12 +48,12 @@ _REST_SECONDS = 0.25
 _CLOSED_SEGMENTS_MAX = 64
 # How often the thread checks that the journal is still in its place, and, while the journal takes
 # nothing, whether it does again. The answer of /health/ready is no older than this.
-_LOOK_SECONDS = 1.0
+_CHECK_SECONDS = 1.0
 
 
 @final
 @dataclass(slots=True)
-class Errand:
+class Job:
     """A call to make between batches on the committer's thread; it never raises."""
 
     run: Callable[[], None]
@@ -61,7 +61,7 @@ class Errand:
 
 @dataclass(slots=True)
 class Rotation:
-    """The work of a checkpoint: bring the logs up to `lsn`, from closed segments.
+    """The work of a checkpoint: write what closed segments hold, up to `lsn`, to its place.
 
     Attributes:
         lsn: The number of the last record.
@@ -82,7 +82,7 @@ class Rotation:
 
 _WRITING = "Writing the journal"
 
-_Item = Request | Errand
+_Item = Request | Job
 T = TypeVar("T")
 
 
@@ -96,7 +96,7 @@ class Committer:
         self,
         journal: Journal,
         table: LogTable,
-        condition: WriteHealth,
+        write_health: WriteHealth,
         clock: Clock,
         *,
         syncs_commits: bool,
@@ -104,7 +104,7 @@ class Committer:
     ) -> None:
         self._journal = journal
         self._table = table
-        self._condition = condition
+        self._write_health = write_health
         self._clock = clock
         self._syncs_commits = syncs_commits
         self._interval = checkpoint_interval_seconds
@@ -124,8 +124,8 @@ class Committer:
         self._touched: dict[Log, None] = {}
         self.batch_commits = Histogram(COUNTS)
         self.sync_seconds = Histogram(DISK_SECONDS)
-        self._lagging = WriteBehind(condition, clock)
-        self._looked_at = clock.monotonic()
+        self._write_behind = WriteBehind(write_health, clock)
+        self._checked_at = clock.monotonic()
         self._is_in_place = True
         self._is_at_rest = False
         self.batches = self.commits = self.bytes = self.failures = 0
@@ -179,11 +179,11 @@ class Committer:
             try:
                 result = function()
             except Exception as error:  # noqa: BLE001 - the caller handles it
-                self._tell(_set_exception, future, error)
+                self._call_loop(_set_exception, future, error)
             else:
-                self._tell(_set_result, future, result)
+                self._call_loop(_set_result, future, result)
 
-        self._queue.put(Errand(run))
+        self._queue.put(Job(run))
         return future
 
     def change(self, function: Callable[[], T], answer: Callable[[T | Exception], None]) -> None:
@@ -197,18 +197,18 @@ class Committer:
             try:
                 result = function()
             except Exception as error:  # noqa: BLE001 - the caller handles it
-                self._tell(answer, error)
+                self._call_loop(answer, error)
             else:
-                self._tell(answer, result)
+                self._call_loop(answer, result)
 
-        self._queue.put(Errand(run))
+        self._queue.put(Job(run))
 
     def note_changed(self, log: Log) -> None:
         """Have the next checkpoint sync the log and its file name. Call it in a change only."""
         log.is_new_file = True
         self._touched[log] = None
 
-    def _tell(self, function: Callable[..., None], *arguments: object) -> None:
+    def _call_loop(self, function: Callable[..., None], *arguments: object) -> None:
         loop = self._loop
         assert loop is not None
         # After the loop was closed nobody waits for an answer.
@@ -226,63 +226,63 @@ class Committer:
 
     def _run(self) -> None:
         while not self._closing:
-            self._turn()
+            self._run_once()
         # Requests that came after the closing are answered too.
         with contextlib.suppress(Empty):
             while True:
                 self._refuse_closed(self._queue.get_nowait())
 
-    def _turn(self) -> None:
-        batch, data_bytes, errand = self._gather()
+    def _run_once(self) -> None:
+        batch, data_bytes, job = self._gather()
         if batch:
-            self._commit(Batch(self._table, self._condition, batch, data_bytes))
-        if errand is not None:
-            errand.run()
-        self._is_at_rest = not batch and errand is None and not self._closing
-        self._look_at_journal()
+            self._commit(Batch(self._table, self._write_health, batch, data_bytes))
+        if job is not None:
+            job.run()
+        self._is_at_rest = not batch and job is None and not self._closing
+        self._check_place()
         if self._is_in_place:
             if self._is_at_rest:
-                self._lagging.bring_up_some()
+                self._write_behind.write_oldest()
             else:
-                self._lagging.bring_up_due()
+                self._write_behind.write_due()
             self._retry_failed()
-        self._look_at_checkpoint()
+        self._request_checkpoint()
 
     def _retry_failed(self) -> None:
-        if self._condition.is_full and self._journal.spares:
-            self._journal.give_up_spares()
-            failed = self._condition.without_room()
+        if self._write_health.is_full and self._journal.spares:
+            self._journal.remove_spares()
+            failed = self._write_health.without_room()
         else:
-            failed = self._condition.due()
+            failed = self._write_health.due()
         for log in failed:
             if log.removed:
                 # The session was deleted or its files were swapped: nobody needs these lines.
-                self._condition.log_written(log)
-            elif self._condition.retry(log):
+                self._write_health.log_written(log)
+            elif self._write_health.retry(log):
                 self._touched[log] = None
 
-    def _look_at_journal(self) -> None:
+    def _check_place(self) -> None:
         """Check that the journal is in its place, and whether it takes commits again."""
         now = self._clock.monotonic()
-        if now - self._looked_at < _LOOK_SECONDS:
+        if now - self._checked_at < _CHECK_SECONDS:
             return
-        self._looked_at = now
+        self._checked_at = now
         self._is_in_place = self._journal.is_in_place()
-        if not self._is_in_place or self._condition.refusal is not None:
+        if not self._is_in_place or self._write_health.refusal is not None:
             with contextlib.suppress(OSError, Unavailable):
-                self._make_room(self._condition.refused_bytes)
+                self._make_room(self._write_health.refused_bytes)
 
-    def _gather(self) -> tuple[list[Request], int, Errand | None]:
-        """Take what waits: requests, the bytes of their lines, and the errand behind them."""
+    def _gather(self) -> tuple[list[Request], int, Job | None]:
+        """Take what waits: requests, the bytes of their lines, and the job behind them."""
         take, data_bytes = self._queue.get_nowait, 0
         batch: list[Request] = []
         with contextlib.suppress(Empty):
-            item = self._queue.get(timeout=self._patience())
+            item = self._queue.get(timeout=self._timeout())
             while True:
                 if item is None:
                     self._closing = True
                     break
-                if type(item) is Errand:
+                if type(item) is Job:
                     return batch, data_bytes, item
                 batch.append(item)
                 if type(item) is tuple:
@@ -292,13 +292,13 @@ class Committer:
                 item = take()
         return batch, data_bytes, None
 
-    def _patience(self) -> float:
+    def _timeout(self) -> float:
         """Return for how many seconds to wait for the next request."""
-        if self._lagging and self._is_in_place:
+        if self._write_behind and self._is_in_place:
             return 0 if self._is_at_rest else _REST_SECONDS
-        until_retry = self._condition.seconds_until_due()
-        patience = min(self._interval, _LOOK_SECONDS)
-        return patience if until_retry is None else min(patience, max(until_retry, _REST_SECONDS))
+        until_retry = self._write_health.seconds_until_due()
+        timeout = min(self._interval, _CHECK_SECONDS)
+        return timeout if until_retry is None else min(timeout, max(until_retry, _REST_SECONDS))
 
     def _commit(self, batch: Batch) -> None:
         try:
@@ -314,8 +314,8 @@ class Committer:
             self.batches += 1
             self.commits += len(batch.answers)
             self.batch_commits.observe(len(batch.answers))
-        self._tell(self._answer, batch.answers, batch.deletions)
-        self._lagging.add(batch.before)
+        self._call_loop(self._answer, batch.answers, batch.deletions)
+        self._write_behind.add(batch.before)
 
     def _take(self, batch: Batch) -> None:
         journal = self._journal
@@ -334,7 +334,7 @@ class Committer:
             journal.abandon()
             if journal.number == 0 and isinstance(error, OSError):
                 # No other segment could be made either.
-                self._condition.journal_failed(failure_of(error, _WRITING), batch.size)
+                self._write_health.journal_failed(failure_of(error, _WRITING), batch.size)
             raise
         if must_sync:
             self.sync_seconds.observe(self._clock.monotonic() - began)
@@ -349,23 +349,23 @@ class Committer:
         Raises:
             OSError, StorageFailed: The journal takes nothing.
         """
-        condition = self._condition
+        write_health = self._write_health
         try:
             self._check_journal()
             has_room = self._journal.make_room(size)
         except StorageFailed as failed:
-            condition.journal_failed(failed, size)
+            write_health.journal_failed(failed, size)
             raise
         except OSError as error:
             self._is_in_place = error.errno != errno.ESTALE
-            condition.journal_failed(failure_of(error, _WRITING), size)
+            write_health.journal_failed(failure_of(error, _WRITING), size)
             raise
         self._is_in_place = True
         if not has_room:
             full = StorageFull("The disk is full: nothing can be written until there is space.")
-            condition.journal_failed(full, size)
-        elif size >= condition.refused_bytes or not condition.is_full:
-            condition.journal_works()
+            write_health.journal_failed(full, size)
+        elif size >= write_health.refused_bytes or not write_health.is_full:
+            write_health.journal_works()
         return has_room
 
     def _check_journal(self) -> None:
@@ -395,16 +395,16 @@ class Committer:
         closed = Unavailable("The store is closed.")
         match item:
             case (commit, done):
-                self._tell(self._answer, [(commit, done, closed, 0)], [])
+                self._call_loop(self._answer, [(commit, done, closed, 0)], [])
             case Deletion():
                 item.error = closed
-                self._tell(self._answer, [], [item])
-            case Errand():
+                self._call_loop(self._answer, [], [item])
+            case Job():
                 item.run()
             case None:
                 pass
 
-    def _look_at_checkpoint(self) -> None:
+    def _request_checkpoint(self) -> None:
         now = self._clock.monotonic()
         if now - self._last_asked >= self._interval:
             self._asked = False
@@ -413,10 +413,10 @@ class Committer:
         if not self._asked:
             self._asked = True
             self._last_asked = now
-            self._tell(self._on_due)
+            self._call_loop(self._on_due)
 
     def rotate(self, *, final: bool = False) -> Rotation:
-        """Close the segment and return the work of a checkpoint; as an errand only.
+        """Close the segment and return the work of a checkpoint; as a job only.
 
         Raises:
             OSError: The next segment cannot be made, and this one stays in use; or the directory
@@ -432,19 +432,19 @@ class Committer:
             journal.keep_reserve()
         self._asked = False
         self._table.evict(self._touched)
-        # A log that could not be written last time is tried again. A file that holds lines of a log
-        # that was written since is dropped.
+        # A log that could not be written last time is tried again. The held file of a log that
+        # was written since is removed.
         self._touched.update(
             (log, None) for log in self._table.logs.values() if log.tail or log.held_end
         )
         logs = {log: log.journal_bytes for log in self._touched}
-        wanted = 0 if self._condition.is_full else SPARES_MAX - len(journal.spares)
+        wanted = 0 if self._write_health.is_full else SPARES_MAX - len(journal.spares)
         self._touched = {}
         self._handed_over = len(journal.closed)
         return Rotation(journal.lsn, journal.last_epoch, dict(journal.closed), logs, wanted)
 
-    def brought_up(self, rotation: Rotation) -> None:
-        """Forget the segments that a checkpoint has dropped; as an errand only."""
+    def forget_segments(self, rotation: Rotation) -> None:
+        """Forget the segments that a checkpoint has dropped; as a job only."""
         for number in rotation.segments:
             del self._journal.closed[number]
         self._journal.spares += rotation.spares
@@ -452,8 +452,8 @@ class Committer:
         for log, size in rotation.logs.items():
             log.journal_bytes -= size
 
-    def give_back(self, rotation: Rotation) -> None:
-        """Take back the work of a checkpoint that failed; as an errand only."""
+    def take_back(self, rotation: Rotation) -> None:
+        """Take back the work of a checkpoint that failed; as a job only."""
         self._touched = {**dict.fromkeys(rotation.logs), **self._touched}
 
 

@@ -160,7 +160,7 @@ class Recovery:
         for session_id, records in by_session.items():
             self._replay(session_id, records)
         self._sync_directories()
-        self._hold()
+        self._write_held()
         is_anew = is_rebuilt or is_former
         if result.full is None:
             self._write_catalog(contents.lsn, is_anew=is_anew)
@@ -192,7 +192,7 @@ class Recovery:
         """Make the entries of all sessions from their files."""
         for name, held in self._held.items():
             if held is not None and self._is_end_of(name, held):
-                error = self._replayer.bring_in(name, held)
+                error = self._replayer.write_to_log(name, held)
                 if error is not None:
                     raise error
         names = [
@@ -222,11 +222,11 @@ class Recovery:
         """Check the marks that an earlier gateway left, for all sessions."""
         upgrade = Upgrade(self._fs, self._paths)
         for entry in self._result.entries.values():
-            if not upgrade.bring_up(entry, self._head_of(entry)):
+            if not upgrade.check(entry, self._head_of(entry)):
                 self._result.report.mended_indexes += 1
 
     def _head_of(self, entry: Entry) -> SessionHead | None:
-        return entry.own_head() if entry.is_at_hand else self._catalog_file.head_of(entry)
+        return entry.own_head() if entry.has_head else self._catalog_file.head_of(entry)
 
     def _is_end_of(self, name: str, held: Held) -> bool:
         """Return whether the held lines belong to the log that is on disk."""
@@ -251,7 +251,7 @@ class Recovery:
         entry = result.entries.get(session_id)
         name = file_name(session_id)
         try:
-            entry = self._at_hand(entry, name)
+            entry = self._current_entry(entry, name)
             entry = self._replayer.replay(session_id, records, entry, self._held.get(name))
             if entry is not None and self._lost_power:
                 self._renew(entry)
@@ -283,7 +283,7 @@ class Recovery:
             raise unwritten.error
         self._rebuilder.renew(entry, self._next_epoch())
 
-    def _at_hand(self, entry: Entry | None, name: str) -> Entry | None:
+    def _current_entry(self, entry: Entry | None, name: str) -> Entry | None:
         """Return the entry in agreement with the session's files, with its head in memory."""
         if entry is None:
             return None
@@ -295,10 +295,10 @@ class Recovery:
         if is_ahead or self._lost_power:
             # The catalog did not have a repair yet; or only the log has kept the last lines.
             entry = self._rebuilder.entry_of(name, may_be_torn=True) or entry
-        if not entry.is_at_hand:
+        if not entry.has_head:
             head = self._catalog_file.head_of(entry)
             if head is not None:
-                entry.set_head(entry.brought_up(head))
+                entry.set_head(entry.updated(head))
         return entry
 
     def _quarantine_journal(self, journal: JournalContents) -> None:
@@ -311,12 +311,12 @@ class Recovery:
     def _quarantine_held(self) -> None:
         for name, held in self._held.items():
             if held is None:
-                why = "the lines held of a log that could not be written are damaged"
+                why = "the held lines of a log that could not be written are damaged"
                 self._result.report.damaged.append(f"{name}: {why}")
                 data = self._fs.read(self._paths.held_of(name)) or b""
                 self._set_aside(f"records-{name}", data, {"from": f"held-{name}", "why": why})
 
-    def _hold(self) -> None:
+    def _write_held(self) -> None:
         """Write what logs lack to held files, so that the journal need not wait for these logs."""
         result = self._result
         for session_id, unwritten in self._replayer.unwritten.items():
@@ -376,7 +376,7 @@ class Recovery:
     def _drop_journal(self, journal: JournalContents) -> None:
         for number in journal.numbers:
             self._fs.unlink(self._paths.segment(number))
-        self._let_go(self._held.keys() - self._result.held.keys())
+        self._remove_held(self._held.keys() - self._result.held.keys())
         self._clear_away("")
         if journal.numbers:
             # If a power loss brings names back, the catalog covers their records.
@@ -397,14 +397,14 @@ class Recovery:
                 finally:
                     self._fs.close(fd)
         names = {file_name(session_id) for session_id in self._replayer.unwritten}
-        self._let_go(self._held.keys() - names)
+        self._remove_held(self._held.keys() - names)
         result.held = {name: held.end for name in names if (held := self._held.get(name))}
         result.changed = dict(result.entries) if is_anew else self._changed
         result.deleted = self._deleted
         self._clear_away("")
         result.next_segment = max(journal.numbers, default=0) + 1
 
-    def _let_go(self, names: Iterable[str]) -> None:
+    def _remove_held(self, names: Iterable[str]) -> None:
         """Remove the held files of logs that have these lines by now, or that are gone."""
         for name in names:
             self._fs.unlink(self._paths.held_of(name))

@@ -61,8 +61,8 @@ class Redo:
             self.fs.rename(aside, target)
         elif not self._is_in_place(name, record, about.get("token")):
             return None
-        if (sidecar := about.get("sidecar")) and self.fs.size(self.paths.aside / sidecar):
-            self.fs.rename(self.paths.aside / sidecar, self.paths.marks_of(name))
+        if (mark_file := about.get("sidecar")) and self.fs.size(self.paths.aside / mark_file):
+            self.fs.rename(self.paths.aside / mark_file, self.paths.marks_of(name))
         self._remove_others(name, record.kind)
         entry = Entry(record.session, record.epoch)
         entry.set_head(SessionHead.of(about["head"]))

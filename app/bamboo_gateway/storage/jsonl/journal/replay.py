@@ -108,9 +108,9 @@ class Replayer:
             # Nothing is appended to a bundle.
             return entry
         records = [record for record in stage.records if record.epoch == entry.epoch]
-        self._bring_in_held(name, entry, stage)
+        self._write_held_lines(name, entry, stage)
         lines = b"".join(record.data for record in records if not record.is_lost)
-        problem = self._looked_at(name, entry, records, stage)
+        problem = self._check_log(name, entry, records, stage)
         if problem is not None:
             known = entry.own_head()
             epoch = self.next_epoch()
@@ -118,7 +118,7 @@ class Replayer:
         if lines:
             self._write(name, entry, records, stage)
         if stage.error is not None:
-            self._keep(entry, records, stage.lacking, stage.error)
+            self._keep_in_memory(entry, records, stage.lacking, stage.error)
         if lines:
             self._fold(name, entry, records, has_file=stage.error is None)
         return entry
@@ -148,17 +148,17 @@ class Replayer:
             del records[places[-1]]
         return True
 
-    def _bring_in_held(self, name: str, entry: Entry, stage: "_Stage") -> None:
+    def _write_held_lines(self, name: str, entry: Entry, stage: "_Stage") -> None:
         held = stage.held
         if held and held.epoch == entry.epoch and held.at <= entry.size <= held.end:
             entry.marks = -1
             # Held lines beyond this size belong to a catalog that was never written: the records
             # have them.
             held = held.upto(entry.size)
-            stage.error = self.bring_in(name, held)
+            stage.error = self.write_to_log(name, held)
             stage.lacking = held if stage.error else None
 
-    def _looked_at(
+    def _check_log(
         self, name: str, entry: Entry, records: list[JournalRecord], stage: "_Stage"
     ) -> str | None:
         """Return what is wrong with the log, if it can be read."""
@@ -169,7 +169,7 @@ class Replayer:
                 stage.error = error
         return None
 
-    def _keep(
+    def _keep_in_memory(
         self, entry: Entry, records: list[JournalRecord], lacking: Held | None, error: OSError
     ) -> None:
         """Keep the lines that could not be written, from the first byte that the file may lack."""
@@ -184,7 +184,7 @@ class Replayer:
         held = Held(entry.id, entry.epoch, start, bytes(data))
         self.unwritten[entry.id] = Unwritten(entry, held, error)
 
-    def bring_in(self, name: str, held: Held) -> OSError | None:
+    def write_to_log(self, name: str, held: Held) -> OSError | None:
         """Write held lines to their place in the log; return the error if that fails."""
         path = self.paths.log_of(name)
         try:
@@ -247,9 +247,9 @@ class Replayer:
         if size is None:
             return "the log is missing"
         if self.rebuilder.header_of(name) != (entry.id, entry.epoch):
-            return "the log's first line is another"
+            return "the log's first line belongs to another log"
         if any(record.is_lost for record in records):
-            return "acknowledged lines were damaged in the journal"
+            return "acknowledged lines are damaged in the journal"
         # The records may write what the file lacks, even where the entry already counts it.
         end = min(size, entry.size)
         for record in records:

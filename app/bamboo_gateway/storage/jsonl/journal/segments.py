@@ -186,7 +186,7 @@ class Journal:
             size + RECORD_OVERHEAD_BYTES > RESERVE_BYTES
             or self._fs.size(self._paths.reserve) is None
         ):
-            raise StorageFull("The disk is full, and the space kept back is used up.")
+            raise StorageFull("The disk is full, and the reserve is used up.")
         self._fs.rename(self._paths.reserve, path)
         fd = self._fs.open(path, os.O_RDWR)
         self._start(fd, limit=0)
@@ -231,7 +231,7 @@ class Journal:
                 self._fs.unlink(path)
             raise
 
-    def give_up_spares(self) -> None:
+    def remove_spares(self) -> None:
         """Remove dropped segments kept for reuse, because the disk is full."""
         spares, self.spares = self.spares, []
         for path in spares:

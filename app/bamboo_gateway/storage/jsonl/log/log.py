@@ -62,20 +62,20 @@ class Log:
         size: The bytes of the log for the committer.
         written: How many of them are in the file; the rest is in `tail`. 0: there is no file yet.
         tail: The lines that are not in the file yet.
-        marks: The marks that are not in the index file yet: (mark, offset in the log).
-        marks_saved: How many marks are in the index file; -1 when it has to be built again.
+        marks: The marks that are not in the mark file yet: (mark, offset in the log).
+        marks_saved: How many marks are in the mark file; -1 when it has to be rebuilt.
         marks_version: Changes whenever these two change in another way than by growing.
         packed: The files are in a bundle (`path`), and nothing is appended.
         generation: The generation of the entry that the log was made for.
         entry: That entry; by both `is_outdated` is computed.
-        pins: How many tasks work on the index file; the log is not evicted meanwhile.
+        pins: How many tasks work on the mark file; the log is not evicted meanwhile.
         deleted: The log is a tombstone: the session is deleted and not created again yet. For the
             committer: a deletion being synced is included.
         removed: The same, durably; for other threads.
         journal_bytes: The bytes of its records in segments that no checkpoint has dropped.
         failure: Why the file cannot be written, while it cannot; see `WriteHealth`.
         is_uncertain: A sync of the file failed: only the checkpoint writes the file again.
-        held_end: The end of the lines that a file beside the journal holds; 0 without one.
+        held_end: The end of the held lines; 0 without a held file.
     """
 
     __slots__ = (
@@ -143,7 +143,7 @@ class Log:
     def is_outdated(self) -> bool:
         """Whether the files were swapped or deleted since; any thread may ask."""
         entry = self.entry
-        return self.removed or (entry is not None and entry.exchanged != self.generation)
+        return self.removed or (entry is not None and entry.committer_generation != self.generation)
 
 
 class LogView:
@@ -312,7 +312,7 @@ class LogWriter:
                 self._close(log.path)
 
     @contextmanager
-    def exchanging(self) -> Iterator[None]:
+    def swapping(self) -> Iterator[None]:
         """Block writers while a log is marked as outdated: for a moment, before its renames.
 
         A writer that was about to open the file has written by then; later ones see the mark.

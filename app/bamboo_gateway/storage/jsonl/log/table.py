@@ -103,10 +103,10 @@ class LogTable:
             entry = self._catalog.entries.get(session_id)
             if entry is None:
                 return None
-            log = self.logs[session_id] = self.made_of(entry)
+            log = self.logs[session_id] = self.log_from(entry)
         return None if log.deleted else log
 
-    def made_of(self, entry: Entry) -> Log:
+    def log_from(self, entry: Entry) -> Log:
         """Make a log from an entry; while it is not in the table, it is for reading only."""
         name = file_name(entry.id)
         log = Log(
@@ -127,7 +127,7 @@ class LogTable:
         log = self.logs.get(entry.id)
         if log is not None and log.epoch == entry.epoch and log.generation == entry.generation:
             return log
-        return self.made_of(entry)
+        return self.log_from(entry)
 
     def pin(self, session_id: str, epoch: int) -> Log | None:
         """Keep the session's log in the table until `unpin`; return None when there is none."""

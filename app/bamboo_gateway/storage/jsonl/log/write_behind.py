@@ -17,7 +17,7 @@ from bamboo_gateway.storage.jsonl.log.write_health import WriteHealth
 # notices, and a session that streams 50 events a second is written once.
 _LAG_SECONDS = 1.0
 # The most logs written between two batches: some 100 us, beside a sync that takes as much or more.
-_LOGS_A_TURN = 8
+_LOGS_AT_ONCE = 8
 # From this size on a write costs by its bytes, so waiting for more saves nothing. Readers of the
 # last events also join the lines that are in memory.
 _TAIL_BYTES = 256 * 1024
@@ -26,8 +26,8 @@ _TAIL_BYTES = 256 * 1024
 class WriteBehind:
     """Writes pending lines into log files; used on the committer's thread alone."""
 
-    def __init__(self, condition: WriteHealth, clock: Clock) -> None:
-        self._condition = condition
+    def __init__(self, write_health: WriteHealth, clock: Clock) -> None:
+        self._write_health = write_health
         self._clock = clock
         # The logs with pending lines and the time since when; the oldest first.
         self._since: OrderedDict[Log, float] = OrderedDict()
@@ -44,18 +44,18 @@ class WriteBehind:
             elif log not in since:
                 since[log] = now
 
-    def bring_up_due(self) -> None:
+    def write_due(self) -> None:
         """Write some logs that have lagged for long; called between batches."""
         until = self._clock.monotonic() - _LAG_SECONDS
-        for _ in range(_LOGS_A_TURN):
+        for _ in range(_LOGS_AT_ONCE):
             log, since = next(iter(self._since.items()), (None, until))
             if log is None or since > until:
                 return
             self._write(log)
 
-    def bring_up_some(self) -> None:
+    def write_oldest(self) -> None:
         """Write the logs that have lagged longest; called when there is nothing else to do."""
-        for _ in range(min(_LOGS_A_TURN, len(self._since))):
+        for _ in range(min(_LOGS_AT_ONCE, len(self._since))):
             self._write(next(iter(self._since)))
 
     def _write(self, log: Log) -> None:
@@ -63,4 +63,4 @@ class WriteBehind:
         # Lines that cannot be written stay in memory; from then on the session's writes are
         # refused.
         if log.failure is None and not log.is_uncertain:
-            self._condition.write(log)
+            self._write_health.write(log)

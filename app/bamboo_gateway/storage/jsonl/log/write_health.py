@@ -28,7 +28,7 @@ _WRITES = 2
 _RETRY_SECONDS = 1.0
 _RETRY_SECONDS_MAX = 30.0
 # The most failed logs that are tried again between two batches.
-_RETRIES_A_TURN = 8
+_RETRIES_MAX = 8
 
 
 @dataclass(slots=True)
@@ -75,7 +75,7 @@ class WriteHealth:
         """Return the sessions whose logs cannot be written, and why."""
         with self._lock:
             failures = list(self._failures.items())
-        return {log.session_id: _words(failure.error) for log, failure in failures}
+        return {log.session_id: _describe(failure.error) for log, failure in failures}
 
     def problem_of(self, log: Log) -> Unavailable | None:
         """Return the error that the commits of a log are refused with, or None."""
@@ -127,9 +127,9 @@ class WriteHealth:
                 self._without_room.discard(log)
         # A full disk is logged once, not for each session that it affects.
         if known is None and error.errno not in FULL_ERRNOS:
-            why = _words(error)
+            why = _describe(error)
             logger.error("log cannot be written", session_id=log.session_id, why=why)
-        self._say_full()
+        self._log_full()
 
     def log_written(self, log: Log) -> None:
         """Note that the file of a log has all its lines, and is synced."""
@@ -142,7 +142,7 @@ class WriteHealth:
         if not failure.is_full and not log.removed:
             seconds = round(self._clock.monotonic() - failure.since, 1)
             logger.info("log is written again", session_id=log.session_id, after_seconds=seconds)
-        self._say_full()
+        self._log_full()
 
     def retry(self, log: Log) -> bool:
         """Try to write a failed log, on the committer's thread; return whether that succeeded.
@@ -170,7 +170,7 @@ class WriteHealth:
         now = self._clock.monotonic()
         with self._lock:
             due = [log for log, failure in self._failures.items() if failure.next_try <= now]
-        return due[:_RETRIES_A_TURN]
+        return due[:_RETRIES_MAX]
 
     def without_room(self) -> list[Log]:
         """Return the logs that failed because the disk was full."""
@@ -190,8 +190,8 @@ class WriteHealth:
         known, self.refusal = self.refusal, refusal
         self.refused_bytes = size
         if not isinstance(refusal, StorageFull) and type(known) is not type(refusal):
-            logger.error("nothing can be stored", why=refusal.detail)
-        self._say_full()
+            logger.error("the journal cannot be written", why=refusal.detail)
+        self._log_full()
 
     def journal_works(self) -> None:
         """Note that the journal accepts commits."""
@@ -199,23 +199,25 @@ class WriteHealth:
         if known is None:
             return
         if not isinstance(known, StorageFull):
-            logger.info("commits are stored again")
-        self._say_full()
+            logger.info("the journal is written again")
+        self._log_full()
 
     @property
     def is_full(self) -> bool:
         """Whether the store refuses writes because the disk is full."""
         return self._is_full
 
-    def _say_full(self) -> None:
+    def _log_full(self) -> None:
         with self._lock:
             is_full = isinstance(self.refusal, StorageFull) or bool(self._without_room)
             was_full, self._is_full = self._is_full, is_full
         if is_full and not was_full:
-            logger.error("the disk is full", note="reads go on; writes go on when there is room")
+            logger.error(
+                "the disk is full", note="reads continue; writes resume when there is space"
+            )
         elif was_full and not is_full:
             logger.info("the disk has room again")
 
 
-def _words(error: OSError) -> str:
+def _describe(error: OSError) -> str:
     return f"{error.strerror or 'input/output error'} (errno {error.errno})"
