@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, settings
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-# Tests sync files tens of thousands of times, and waiting for a disk proves nothing: none of them cuts
-# the power. So their files are in memory, where that has room and lets programs run. Two processes of
-# the suite hold up to 2 GB at a time.
+# Tests sync files tens of thousands of times. Waiting for a disk proves nothing, since none of them
+# cuts the power: so their files are in memory, where that has room and lets programs run. Two
+# processes of the suite hold up to 2 GB at a time.
 _MEMORY, _MEMORY_BYTES_MIN = Path("/dev/shm"), 6_000_000_000
 if os.access(_MEMORY, os.W_OK):
     _status = os.statvfs(_MEMORY)
