@@ -338,6 +338,8 @@ PLANS: dict[tuple[str, str], Plan] = {
     **{
         ("GET", path): _process_wide(path)
         for path in (
+            "/",
+            "/api/v1/openapi.json",
             "/api/v1/diagnostics",
             "/api/v1/metrics",
             "/metrics",
