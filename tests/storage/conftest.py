@@ -26,7 +26,7 @@ def data_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def opener(data_dir: Path, clock: StepClock) -> AsyncIterator[Opener]:
-    """Opens stores on the data directory; those still open are let go at the end."""
+    """Open stores on the data directory; abandon those still open at the end."""
     stores: list[JsonlStore] = []
 
     async def open_store(fs: FileSystem | None = None, **options: Any) -> JsonlStore:

@@ -1,4 +1,4 @@
-"""File systems that go wrong on purpose, through the engine's own seam."""
+"""File systems that fail on purpose, through the seam `FileSystem`."""
 
 import os
 import random
@@ -18,10 +18,10 @@ PAGE_BYTES = 512
 
 
 class FaultyFileSystem(FileSystem):
-    """Counts the calls that change something; fails those that `should_fail` names.
+    """Count the calls that change something; fail those that `should_fail` selects.
 
-    `should_fail(number, operation, path)` gives an errno, or None for a call that goes well.
-    Who holds `lock` has the files as they are: one call at a time, and none meanwhile.
+    `should_fail(number, operation, path)` returns an errno, or None for a call that succeeds.
+    One call at a time holds `lock`; a test that holds it sees the files unchanged.
     """
 
     def __init__(
@@ -105,14 +105,14 @@ class FaultyFileSystem(FileSystem):
 
 
 class _Node:
-    """A file: what of its content survives losing power."""
+    """A file, and the part of its content that survives a power loss."""
 
     def __init__(self) -> None:
         self.durable = b""
 
 
 class Kept(NamedTuple):
-    """A file of an image: which one it is, what of it was synced, and what was not."""
+    """A file of an image: its identity, its synced content, and its current content."""
 
     node: _Node
     durable: bytes
@@ -120,16 +120,16 @@ class Kept(NamedTuple):
 
 
 class Image:
-    """The files of a moment: as the kernel had them, and as the disk did."""
+    """All files at one moment: as the kernel had them, and as the disk had them."""
 
     def __init__(self, current: dict[Path, Kept], durable: dict[Path, Kept]) -> None:
         self.current = current
         self.durable = durable
 
     def restore(self, root: Path, *, power_lost: bool, chance: random.Random | None = None) -> None:
-        """Puts the files back as `kill -9` or losing power would leave them.
+        """Restore the files as `kill -9` or a power loss would leave them.
 
-        With `chance`, what was not synced is there in parts: names, and pages of files.
+        With `chance`, some of the unsynced names and file pages survive too.
         """
         if not power_lost:
             content = {path: kept.current for path, kept in self.current.items()}
@@ -169,9 +169,9 @@ def _mixed(durable: bytes, current: bytes, chance: random.Random) -> bytes:
 
 
 class VolatileFileSystem(FileSystem):
-    """Remembers what was synced; takes an `Image` before its Nth change, or when asked.
+    """Record what was synced; take an `Image` before the Nth change, or when asked.
 
-    Nothing is really synced, which also makes it quick.
+    It does not really sync, so it is also fast.
     """
 
     def __init__(self, root: Path, crash_at: int | None = None) -> None:
@@ -191,7 +191,7 @@ class VolatileFileSystem(FileSystem):
                 node.durable = path.read_bytes()
 
     def take_image(self) -> Image:
-        """Takes an image now."""
+        """Take an image now."""
         with self._lock:
             contents = {
                 id(node): path.read_bytes() for path, node in self._names.items() if path.exists()
@@ -295,7 +295,7 @@ class VolatileFileSystem(FileSystem):
 
 
 async def write_out(store: JsonlStore) -> None:
-    """Brings up every log that lags behind the journal, so that its file can be looked at."""
+    """Write the pending lines of every log, so that a test can look at its file."""
     lagging = store._committer._write_behind
 
     def bring_up() -> None:
@@ -306,7 +306,7 @@ async def write_out(store: JsonlStore) -> None:
 
 
 async def abandon(store: JsonlStore) -> None:
-    """Lets a store go without closing it: what was given is done, nothing is brought up."""
+    """Abandon a store without closing it: finish queued requests, make no checkpoint."""
     store._is_open = False
     await store._committer.send(lambda: None)
     running = store._maintenance._running
@@ -319,6 +319,6 @@ async def abandon(store: JsonlStore) -> None:
 
 
 def copy_of(source: Path, target: Path) -> Path:
-    """Copies a data directory."""
+    """Copy a data directory."""
     shutil.copytree(source, target)
     return target

@@ -1,4 +1,4 @@
-"""A front end's screen, folded from events as it would (API: events), and random conversations."""
+"""The screen of a front end, folded from events as a front end does, and random conversations."""
 
 import random
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ Event = dict[str, Any]
 
 @dataclass
 class Screen:
-    """What a person sees: messages in order, and what is still being said."""
+    """What a user sees: the messages in order, and the unfinished text."""
 
     messages: dict[str, Event] = field(default_factory=dict)
     said: dict[str, str] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Screen:
 
 
 def random_run(chance: random.Random, run_id: str, *, ends: bool = True) -> list[Event]:
-    """Gives the events of one run, in the order the gateway writes them."""
+    """Return the events of one run, in the order the gateway writes them."""
     run = {"run_id": run_id}
     events: list[Event] = [message(f"{run_id}-in"), run_start(run_id)]
     for part in range(chance.randint(0, 4)):

@@ -1,4 +1,4 @@
-"""What archiving and compacting leave on the disk, seen by other means than the store's."""
+"""Files after archiving and compaction, read by other means than the store."""
 
 import tracemalloc
 from pathlib import Path
@@ -54,7 +54,7 @@ def files(data_dir: Path, *directories: str) -> dict[str, bytes]:
     }
 
 
-async def test_unpacking_gives_back_exactly_the_bytes_that_were_packed(
+async def test_unpacking_restores_exactly_the_bytes_that_were_packed(
     opener: Opener, data_dir: Path
 ) -> None:
     """R9."""
@@ -77,7 +77,7 @@ async def test_unpacking_gives_back_exactly_the_bytes_that_were_packed(
     ] == []
 
 
-async def test_any_zstd_reads_the_log_out_of_a_bundle(opener: Opener, data_dir: Path) -> None:
+async def test_the_zstd_tool_reads_the_log_in_a_bundle(opener: Opener, data_dir: Path) -> None:
     store = await opener()
     history = await long_session(store)
     await write_out(store)
@@ -150,10 +150,10 @@ async def test_a_lost_catalog_is_rebuilt_from_bundles_and_compacted_logs(
     assert len(await fresh.find("packed", packed.head.epoch, "message")) == 1000
 
 
-async def test_a_damaged_bundle_costs_what_is_damaged_and_says_so(
+async def test_a_damaged_bundle_loses_only_the_damaged_lines_and_resets_readers(
     opener: Opener, data_dir: Path
 ) -> None:
-    """R4, R10: readers of the old epoch are told; the rest goes on under a new one."""
+    """R4, R10: readers of the old epoch get a reset; the intact lines go on under a new one."""
     store = await opener()
     history = await long_session(store)
     epoch = history.head.epoch
@@ -189,7 +189,9 @@ async def test_a_damaged_bundle_costs_what_is_damaged_and_says_so(
     assert again.position == head.position
 
 
-async def test_deleting_gives_the_bytes_wherever_they_lay(opener: Opener, data_dir: Path) -> None:
+async def test_deleting_returns_the_bytes_of_all_files_of_a_session(
+    opener: Opener, data_dir: Path
+) -> None:
     store = await opener()
     history = await long_session(store)
     assert await store.checkpoint()
@@ -211,8 +213,8 @@ async def test_deleting_gives_the_bytes_wherever_they_lay(opener: Opener, data_d
     assert files(data_dir, "events", "archive", "sessions", "index/marks") == {}
 
 
-async def test_what_is_kept_is_added_up_by_kind(opener: Opener, data_dir: Path) -> None:
-    """R11: the sum of the parts, without looking at the disk for it."""
+async def test_disk_use_is_counted_by_kind(opener: Opener, data_dir: Path) -> None:
+    """R11: the sum is counted as it changes, without reading the disk."""
 
     def said(store: JsonlStore) -> dict[str, int]:
         kinds = ("logs", "archive", "snapshots")
@@ -270,7 +272,7 @@ async def test_the_first_line_of_a_compacted_log_still_names_its_session(
 async def test_creating_packing_unpacking_and_compacting_take_bounded_memory(
     opener: Opener,
 ) -> None:
-    """R11: a log of 12 MB goes through each of them, and never stands in memory whole."""
+    """R11: each handles a log of 12 MB without ever having it in memory as a whole."""
     store = await opener()
     history = History("Long", store.next_epoch())
     epoch = history.head.epoch
@@ -301,9 +303,7 @@ async def test_creating_packing_unpacking_and_compacting_take_bounded_memory(
     assert store.size("Long").original_bytes > 6 * 1024 * 1024
 
 
-async def test_the_doctor_looks_into_bundles(
-    opener: Opener, data_dir: Path, clock: StepClock
-) -> None:
+async def test_the_doctor_checks_bundles(opener: Opener, data_dir: Path, clock: StepClock) -> None:
     """R10."""
     store = await opener()
     history = await long_session(store)
@@ -323,10 +323,10 @@ async def test_the_doctor_looks_into_bundles(
     assert 2000 < len(kept) <= 3001
 
 
-async def test_a_log_is_known_to_be_outdated_before_its_files_are_exchanged(
+async def test_a_log_is_marked_as_outdated_before_its_files_are_swapped(
     opener: Opener, data_dir: Path
 ) -> None:
-    """Else a reader takes the new file for the old one, and mends what is not damaged."""
+    """Otherwise a reader takes the new file for the old one, and repairs an intact log."""
     seen: list[bool] = []
 
     class Watching(FaultyFileSystem):

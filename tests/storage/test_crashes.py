@@ -1,7 +1,7 @@
-"""R1, R3, R9, R10: the engine is stopped at every one of its changes to the disk.
+"""R1, R3, R9, R10: the store crashes at every one of its changes to the disk.
 
-The script is run once for each change it makes; right before that change (or in the middle of a
-write) the files are kept as `kill -9` would leave them, as losing power would, and as losing power
+The script runs once for each of its changes. Right before that change (or in the middle of a write)
+the test keeps the files as `kill -9` would leave them, as a power loss would, and as a power loss
 in the middle of the kernel's own writing would.
 """
 
@@ -36,7 +36,7 @@ from tests.storage.writing import (
 
 
 class History:
-    """What was given to the store, and what it has acknowledged, in order."""
+    """The requests to the store, and those that it acknowledged, in order."""
 
     def __init__(self) -> None:
         # (session, epoch) → its commits; and how many of them, and of deletions, were acknowledged.
@@ -63,7 +63,7 @@ class History:
 
 
 async def script(store: JsonlStore, clock: StepClock, history: History) -> None:
-    """A little of everything, with a checkpoint in the middle."""
+    """Make all kinds of changes, with a checkpoint in the middle."""
     one = Writer("one", store.next_epoch())
     two = Writer("Two", store.next_epoch())
     await history.commit(store, one.commit(message("m1"), note="key1"))
@@ -100,7 +100,7 @@ async def run_until(root: Path, crash_at: int | None) -> tuple[VolatileFileSyste
 
 
 async def check(root: Path, history: History, *, new_epochs: bool = False) -> None:
-    """Opens what is left and holds it against what was promised; then goes on writing."""
+    """Open the remaining files, compare them with the promises, and go on writing."""
     assert history.frozen is not None
     acked, deleted = history.frozen
     clock = StepClock()
@@ -133,7 +133,7 @@ async def check(root: Path, history: History, *, new_epochs: bool = False) -> No
 
 
 async def check_log(store: JsonlStore, head: SessionHead, given: list[Commit], acked: int) -> None:
-    """The log is the acknowledged commits and perhaps some that were on their way, each whole."""
+    """The log has all acknowledged commits, and perhaps some pending ones, each whole."""
     records = await everything(store, head.id)
     wholes = [bodies_of(*given[:kept]) for kept in range(len(given) + 1)]
     bodies = [record.body for record in records]
@@ -187,14 +187,14 @@ def changes_of_script(tmp_path_factory: pytest.TempPathFactory) -> int:
 
 @pytest.fixture(params=[0, DEADLINE_SECONDS], ids=["written", "lagging"], autouse=True)
 def logs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Logs are written whenever the committer has nothing to do, or by checkpoints alone."""
+    """The committer writes logs whenever it is idle, or checkpoints alone write them."""
     monkeypatch.setattr(
         "bamboo_gateway.storage.jsonl.journal.committer._REST_SECONDS", request.param
     )
 
 
 @pytest.mark.parametrize("part", range(4))
-def test_whatever_change_is_the_last_what_was_acknowledged_is_there_and_nothing_is_half(
+def test_a_crash_after_any_disk_change_keeps_acknowledged_commits_whole(
     tmp_path_factory: pytest.TempPathFactory, part: int
 ) -> None:
     changes = changes_of_script(tmp_path_factory)
@@ -240,7 +240,7 @@ def test_a_crash_during_recovery_changes_nothing(
 
 
 async def recover_in_pieces(root: Path) -> None:
-    """Recovers again and again, each time getting a little further before losing power."""
+    """Recover repeatedly; each time the power is lost a little later."""
     for crash_at in range(1, 60, 2):
         fs = VolatileFileSystem(root, crash_at)
         store = JsonlStore(root, StepClock(), fs=fs)

@@ -1,4 +1,4 @@
-"""R4, R10: files torn and bytes flipped everywhere; what is lost is said, nothing else is lost."""
+"""R4, R10: files torn and bytes flipped everywhere; only that is lost, and it is reported."""
 
 import asyncio
 import shutil
@@ -29,7 +29,7 @@ from tests.storage.writing import (
 
 
 async def prepared(root: Path, *, closed: bool) -> list[bytes]:
-    """Makes two sessions, one checkpointed and gone on with; gives the bodies of its log."""
+    """Make two sessions, one of them checkpointed and continued; return the bodies of its log."""
     store = await opened(root)
     one, two = Writer("one", store.next_epoch()), Writer("two", store.next_epoch())
     await committed(store, one.commit(message("m1"), note="key1"))
@@ -57,7 +57,7 @@ def fresh_copy(source: Path, target: Path) -> Path:
 
 
 @pytest.mark.parametrize("step", [23, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_journal_torn_at_any_byte_costs_whole_commits_from_its_end(
+def test_a_journal_torn_at_any_byte_loses_whole_commits_at_its_end(
     tmp_path: Path, step: int
 ) -> None:
     bodies = asyncio.run(prepared(tmp_path / "data", closed=False))
@@ -88,7 +88,7 @@ def test_a_journal_torn_at_any_byte_costs_whole_commits_from_its_end(
 
 
 @pytest.mark.parametrize("name", ["index/catalog.jsonl", "index/marks/one.idx", "LOCK"])
-def test_what_can_be_computed_again_may_be_torn_anywhere_or_missing(
+def test_files_that_can_be_rebuilt_may_be_torn_anywhere_or_missing(
     tmp_path: Path, name: str
 ) -> None:
     bodies = asyncio.run(prepared(tmp_path / "data", closed=True))
@@ -121,7 +121,7 @@ def test_what_can_be_computed_again_may_be_torn_anywhere_or_missing(
 
 
 @pytest.mark.parametrize("name", ["index/catalog.jsonl", "index/marks/one.idx"])
-def test_what_can_be_computed_again_may_have_any_byte_flipped(tmp_path: Path, name: str) -> None:
+def test_files_that_can_be_rebuilt_may_have_any_byte_flipped(tmp_path: Path, name: str) -> None:
     bodies = asyncio.run(prepared(tmp_path / "data", closed=True))
     whole = (tmp_path / "data" / name).read_bytes()
 
@@ -147,10 +147,10 @@ def flip(path: Path, place: int) -> None:
 
 
 @pytest.mark.parametrize("step", [23, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_flipped_byte_in_a_log_is_said_by_a_new_epoch_and_costs_its_line_alone(
+def test_a_flipped_byte_in_a_log_loses_one_line_and_begins_a_new_epoch(
     tmp_path: Path, step: int
 ) -> None:
-    """R3, R4, R10: never a shorter stream under the old epoch; messages come from the snapshot."""
+    """R3, R4, R10: the old epoch never gets shorter; messages come from the snapshot."""
     bodies = asyncio.run(prepared(tmp_path / "data", closed=True))
     log = tmp_path / "data" / "events" / "one.jsonl"
     whole = log.read_bytes()
@@ -203,7 +203,7 @@ async def head_of(store: JsonlStore):
     return head
 
 
-async def test_damage_found_while_the_session_is_written_to_keeps_what_came_meanwhile(
+async def test_a_repair_keeps_the_lines_that_are_written_while_it_runs(
     opener: Opener, data_dir: Path
 ) -> None:
     store = await opener()
@@ -233,7 +233,7 @@ async def test_damage_found_while_the_session_is_written_to_keeps_what_came_mean
     assert await seqs(fresh, "one") == [*found, 53]
 
 
-async def test_a_log_nobody_can_name_is_set_aside_and_stops_nothing(
+async def test_a_log_of_an_unknown_session_is_quarantined_and_the_store_opens(
     opener: Opener, data_dir: Path
 ) -> None:
     store = await opener()
@@ -255,7 +255,7 @@ async def test_a_log_nobody_can_name_is_set_aside_and_stops_nothing(
 async def test_acknowledged_records_damaged_in_the_journal_give_their_session_a_new_epoch(
     opener: Opener, data_dir: Path
 ) -> None:
-    """R3, R4: the log has a gap, so its positions no longer mean what they meant."""
+    """R3, R4: the log lacks lines, so its positions no longer mean what they meant."""
     store = await opener()
     one, two = Writer("one", store.next_epoch()), Writer("two", store.next_epoch())
     await committed(store, one.commit(message("m1")))
@@ -285,10 +285,10 @@ async def test_acknowledged_records_damaged_in_the_journal_give_their_session_a_
     assert other.epoch == two.head.epoch
 
 
-async def test_damage_in_what_one_write_put_into_the_journal_costs_the_records_it_lies_in(
+async def test_damage_in_one_journal_write_loses_only_the_damaged_records(
     opener: Opener, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """R10: many sessions share a write; the logs lag, so that the journal alone has the lines."""
+    """R10: many sessions share a write, and only the journal has their lines yet."""
     monkeypatch.setattr(
         "bamboo_gateway.storage.jsonl.journal.committer._REST_SECONDS", DEADLINE_SECONDS
     )

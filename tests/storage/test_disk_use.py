@@ -1,4 +1,4 @@
-"""R11 on the disk: files made of the logs, and the segments, stay within the documented bounds."""
+"""R11: files derived from the logs, and the segments, stay within the documented bounds."""
 
 import errno
 from pathlib import Path
@@ -46,7 +46,7 @@ async def talk(store: JsonlStore, session_id: str, turns: int, deltas: int, titl
     [(200, 0, 0, ""), (20, 30, 0, ""), (5, 20, 100, ""), (50, 1, 1, "t" * 4_000)],
     ids=["empty", "short messages", "deltas", "large heads"],
 )
-async def test_what_is_made_of_the_logs_takes_no_more_than_they_and_the_heads_do(
+async def test_derived_files_take_no_more_space_than_logs_and_heads(
     sessions: int, turns: int, deltas: int, title: str, data_dir: Path, opener: Opener
 ) -> None:
     store = await opener()
@@ -74,7 +74,7 @@ async def test_what_is_made_of_the_logs_takes_no_more_than_they_and_the_heads_do
     assert len(segment_files(root)) <= SEGMENTS_MAX
 
 
-async def test_the_journal_does_not_grow_with_what_is_written(
+async def test_the_journal_stays_bounded_while_commits_go_on(
     data_dir: Path, opener: Opener
 ) -> None:
     store = await opener()

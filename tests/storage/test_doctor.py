@@ -1,4 +1,4 @@
-"""`bamboo doctor` on JSONL files: what it finds, says, repairs; without `repair` it only looks."""
+"""`bamboo doctor` on JSONL files: findings, repairs, and no change without `repair`."""
 
 import asyncio
 import shutil
@@ -66,7 +66,7 @@ def test_healthy_data_has_no_findings(data_dir: Path) -> None:
     assert check(data_dir, repair=True) == []
 
 
-def test_records_left_by_a_crash_are_no_fault_and_repair_replays_them(data_dir: Path) -> None:
+def test_records_left_by_a_crash_are_a_note_and_repair_replays_them(data_dir: Path) -> None:
     make_data(data_dir, closed=False)
     before = state_of(data_dir)
     findings = check(data_dir)
@@ -165,7 +165,7 @@ async def restored(store: JsonlStore) -> None:
 
 
 async def made_whole(store: JsonlStore) -> None:
-    """As forks and imports are, with the key that asked for it."""
+    """Create a session as forks and imports do, with an idempotency key."""
     history = Writer("one", store.next_epoch())
     async with store.creation("one", history.head.epoch) as creation:
         await creation.write(*entries_of(history.commit(message("m1"), message("m2"), note="k1")))
@@ -218,7 +218,7 @@ async def some_session(store: JsonlStore) -> Writer:
         rebuilt,
     ],
 )
-def test_whatever_sessions_went_through_their_directory_is_in_order(
+def test_the_doctor_finds_nothing_after_any_history_of_sessions(
     data_dir: Path,
     done: Callable[[JsonlStore], Awaitable[None]],
     *,
@@ -245,10 +245,10 @@ def _as_earlier_gateways(body: bytes, seq_before: int) -> Mark | None:
     return mark._replace(key="idempotency") if mark is not None and mark.kind == "note" else mark
 
 
-def test_bundles_and_marks_of_earlier_gateways_are_in_order_and_their_notes_are_found(
+def test_bundles_and_marks_of_earlier_gateways_are_valid_and_their_notes_are_found(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They gave all notes one name where they made marks out of lines."""
+    """They gave all notes one key when they made marks from lines."""
 
     async def fill() -> None:
         store = JsonlStore(data_dir, StepClock())
@@ -286,7 +286,7 @@ def test_bundles_and_marks_of_earlier_gateways_are_in_order_and_their_notes_are_
     assert check(data_dir) == []
 
 
-def test_a_missing_log_and_files_of_nobody_are_found_and_repaired(data_dir: Path) -> None:
+def test_a_missing_log_and_stray_files_are_found_and_repaired(data_dir: Path) -> None:
     make_data(data_dir)
     shutil.copy(data_dir / "events" / "two.jsonl", data_dir / "copy")
     (data_dir / "events" / "one.jsonl").unlink()
@@ -299,8 +299,8 @@ def test_a_missing_log_and_files_of_nobody_are_found_and_repaired(data_dir: Path
     assert not (data_dir / "sessions" / "ghost.json").exists()
 
 
-def test_new_epochs_after_a_backup_was_put_back(data_dir: Path) -> None:
-    """R3: clients may have seen positions that the backup does not know."""
+def test_a_restored_backup_gets_new_epochs(data_dir: Path) -> None:
+    """R3: clients may have seen positions that the backup does not have."""
     writer = make_data(data_dir)
     findings = check(data_dir, new_epochs=True)
     assert [finding.subject for finding in findings] == ["sessions"]
@@ -324,7 +324,7 @@ def test_a_directory_in_use_is_left_alone(data_dir: Path) -> None:
     asyncio.run(held())
 
 
-def test_what_has_no_files_cannot_be_examined(tmp_path: Path) -> None:
+def test_a_store_without_files_cannot_be_examined(tmp_path: Path) -> None:
     with pytest.raises(StoreUnusable):
         check_store(Settings(storage_url="memory:"), StepClock())
     with pytest.raises(StoreUnusable):

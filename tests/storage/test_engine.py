@@ -1,4 +1,4 @@
-"""What the JSONL engine promises beyond the contract: ownership, names, epochs, bounds, layout."""
+"""What the JSONL store promises beyond the contract: ownership, names, epochs, bounds, layout."""
 
 import asyncio
 import errno
@@ -50,7 +50,7 @@ async def test_a_second_owner_of_the_directory_is_refused_with_one_clear_line(
 
 
 async def test_fifty_concurrent_appends_keep_fifty_messages(opener: Opener) -> None:
-    """R8: each goes back to the head it is told and tries again; none is lost, none doubled."""
+    """R8: each retries with the head in its answer; no message is lost or doubled."""
     store = await opener()
     await committed(store, Writer("s-1", store.next_epoch()).commit())
 
@@ -79,7 +79,7 @@ async def test_fifty_concurrent_appends_keep_fifty_messages(opener: Opener) -> N
     ["../../victim", "/etc/passwd", "a/b", "..", ".", ".hidden", "a\0b", "nul\n", "é", "~", "%41"],
 )
 def test_no_id_ever_builds_a_path(session_id: str) -> None:
-    """R13: ids are checked at the edge, and still."""
+    """R13: the store encodes ids although the API checks them."""
     name = file_name(session_id)
     assert not set(name) & {"/", "\\", "\0", "\n"}
     assert not name.startswith(".")
@@ -87,7 +87,7 @@ def test_no_id_ever_builds_a_path(session_id: str) -> None:
     assert name != file_name("A")
 
 
-def test_names_are_told_apart_whatever_their_case_and_length() -> None:
+def test_file_names_differ_for_ids_that_differ_in_case_or_at_the_end() -> None:
     """R13."""
     ids = ["a", "A", "aB", "Ab", "AB", "ab", "Z" * 127, "Z" * 128, "z" * 128, "Z" * 127 + "Y"]
     names = [file_name(session_id) for session_id in ids]
@@ -173,7 +173,7 @@ async def test_without_an_index_in_memory_lists_follow_the_rewritten_catalog(
 async def test_with_durability_os_another_boot_gives_new_epochs_to_what_was_not_synced(
     opener: Opener, data_dir: Path, boot: str, is_new: bool
 ) -> None:
-    """R3: what clients have seen may be gone, so its positions are never used again."""
+    """R3: events that clients saw may be lost, so their positions are never used again."""
     store = await opener(durability="os")
     synced, written = Writer("synced", store.next_epoch()), Writer("written", store.next_epoch())
     await committed(store, synced.commit(message("m1")))
@@ -201,7 +201,7 @@ async def test_with_durability_os_another_boot_gives_new_epochs_to_what_was_not_
 async def test_with_durability_os_a_log_is_named_in_synced_bytes_before_it_is_written(
     opener: Opener,
 ) -> None:
-    """Whatever was lost with the power, the journal knows which logs it can have been."""
+    """After any power loss the journal knows which logs may have lost lines."""
     synced: list[str] = []
 
     class Watching(FaultyFileSystem):
@@ -221,10 +221,10 @@ async def test_with_durability_os_a_log_is_named_in_synced_bytes_before_it_is_wr
     assert len(synced) > before
 
 
-async def test_with_durability_os_what_is_synced_has_all_that_was_written_before_it(
+async def test_with_durability_os_a_sync_includes_all_earlier_writes(
     opener: Opener, data_dir: Path
 ) -> None:
-    """A journal with a hole would look damaged, not torn (R3)."""
+    """A journal with a gap would look damaged, not torn (R3)."""
     fs = VolatileFileSystem(data_dir)
     store = await opener(fs, durability="os")
     writer = Writer("s-1", store.next_epoch())
@@ -242,10 +242,10 @@ async def test_with_durability_os_what_is_synced_has_all_that_was_written_before
 
 
 @pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.EINVAL, errno.EIO])
-def test_what_cannot_be_written_and_synced_at_once_is_written_then_synced(
+def test_without_synced_writes_data_is_written_then_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
-    """A disk's own error is not tried again: the pages are not trusted (R1)."""
+    """An error of the disk itself is not retried: its pages cannot be trusted (R1)."""
     synced: list[int] = []
 
     class Watching(FileSystem):
@@ -270,10 +270,10 @@ def test_what_cannot_be_written_and_synced_at_once_is_written_then_synced(
     fs.close(fd)
 
 
-def test_a_python_without_the_one_call_writes_and_syncs(
+def test_a_python_without_rwf_dsync_writes_then_syncs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not every Linux has it: an older musl does not."""
+    """Not every Linux has this call: an older musl does not."""
     monkeypatch.delattr(os, "RWF_DSYNC", raising=False)
     fs = FileSystem()
     fd = fs.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
@@ -283,7 +283,7 @@ def test_a_python_without_the_one_call_writes_and_syncs(
 
 
 @pytest.mark.skipif(not hasattr(os, "RWF_DSYNC"), reason="this Python has no such call")
-def test_what_is_written_in_pieces_is_written_whole(
+def test_a_short_write_is_continued_until_all_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags: list[int] = []
@@ -301,10 +301,10 @@ def test_what_is_written_in_pieces_is_written_whole(
     fs.close(fd)
 
 
-async def test_snapshots_of_many_that_have_grown_are_written_one_by_one_and_hold_nothing_up(
+async def test_snapshots_of_many_grown_sessions_are_written_one_by_one_and_delay_nothing(
     opener: Opener,
 ) -> None:
-    """R7: commits share the disk with them, and deletions the threads."""
+    """R7: commits share the disk with snapshots, and deletions their threads."""
     began: list[str] = []
     may_go_on = threading.Event()
 

@@ -1,4 +1,4 @@
-"""What is deleted is off the disk: also what the catalog, the journal and quarantine have of it."""
+"""Deleted data is off the disk, also in the catalog, the journal and the quarantine."""
 
 import asyncio
 import random
@@ -19,7 +19,7 @@ SECRET = b"zz-secret"
 
 
 def files_with(root: Path, content: bytes) -> list[str]:
-    """Gives the files that have it, in their name or in what they hold."""
+    """Return the files that have the text in their name or content."""
     return sorted(
         str(file.relative_to(root))
         for file in root.rglob("*")
@@ -36,7 +36,7 @@ def retitled(title: str) -> dict[str, Any]:
 
 
 async def secret(store: JsonlStore, session_id: str = "one") -> Writer:
-    """Makes a session whose head was in several checkpoints."""
+    """Make a session whose head was in several checkpoints."""
     writer = Writer(session_id, store.next_epoch())
     await committed(store, writer.commit(titled("zz-secret 1"), message("m1", "zz-secret said")))
     assert await store.checkpoint()
@@ -47,7 +47,7 @@ async def secret(store: JsonlStore, session_id: str = "one") -> Writer:
 
 
 @pytest.mark.parametrize("index_enabled", [True, False])
-async def test_the_next_checkpoint_takes_every_line_of_a_deleted_session_out_of_the_catalog(
+async def test_the_next_checkpoint_erases_every_line_of_a_deleted_session_in_the_catalog(
     opener: Opener, data_dir: Path, index_enabled: bool
 ) -> None:
     store = await opener(index_enabled=index_enabled)
@@ -74,7 +74,7 @@ async def test_the_next_checkpoint_takes_every_line_of_a_deleted_session_out_of_
     }
 
 
-async def test_a_new_life_under_the_same_id_keeps_nothing_of_the_one_before(
+async def test_a_new_session_with_the_same_id_keeps_nothing_of_the_deleted_one(
     opener: Opener, data_dir: Path
 ) -> None:
     store = await opener()
@@ -90,7 +90,7 @@ async def test_a_new_life_under_the_same_id_keeps_nothing_of_the_one_before(
     assert len(await everything(fresh, "one")) == again.head.seq
 
 
-async def test_what_was_set_aside_of_a_session_goes_with_it_and_of_no_other(
+async def test_deleting_a_session_removes_its_quarantined_files_alone(
     opener: Opener, data_dir: Path
 ) -> None:
     paths, fs = Paths(data_dir), FaultyFileSystem()
@@ -139,7 +139,7 @@ async def test_a_catalog_that_cannot_be_written_is_tried_again(
 
 
 async def deleting(root: Path, crash_at: int | None) -> tuple[VolatileFileSystem, bool]:
-    """Deletes a session, makes it anew and checkpoints; tells whether the deletion was answered."""
+    """Delete a session, create it again, checkpoint; return whether the deletion was answered."""
     fs = VolatileFileSystem(root)
     store = JsonlStore(root, StepClock(), fs=fs)
     await store.open()
@@ -174,7 +174,7 @@ async def nothing_is_left(root: Path) -> None:
     assert files_with(root, SECRET) == []
 
 
-def test_a_crash_anywhere_leaves_nothing_that_the_next_start_does_not_take_away(
+def test_after_a_crash_anywhere_the_next_start_erases_the_deleted_session(
     tmp_path: Path,
 ) -> None:
     whole, _ = asyncio.run(deleting(tmp_path / "whole", None))

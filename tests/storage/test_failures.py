@@ -1,4 +1,4 @@
-"""R1, R3, R8, R10: every call of the engine into the file system fails once, or from then on."""
+"""R1, R3, R8, R10: every file system call fails once, or from then on."""
 
 import asyncio
 import errno
@@ -29,7 +29,7 @@ from tests.storage.writing import (
 
 
 async def persistent_script(store: JsonlStore, history: History) -> None:
-    """Does its work whatever fails: goes back to the durable head and tries again."""
+    """Work despite failures: go back to the durable head and try again."""
     one = await created(store, history, "one")
     for number in range(3):
         said = message(f"m{number}")
@@ -92,7 +92,9 @@ async def run(root: Path, fs: FaultyFileSystem) -> History | None:
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EMFILE], ids=errno.errorcode.get)
-def test_each_call_may_fail_once_and_the_store_heals(tmp_path: Path, number: int) -> None:
+def test_each_file_system_call_may_fail_once_and_the_store_goes_on(
+    tmp_path: Path, number: int
+) -> None:
     whole = FaultyFileSystem()
     assert asyncio.run(run(tmp_path / "whole", whole)) is not None
     assert whole.calls > 60
@@ -108,8 +110,8 @@ def test_each_call_may_fail_once_and_the_store_heals(tmp_path: Path, number: int
             raise
 
 
-async def test_a_failed_sync_refuses_the_batch_and_what_was_built_on_it(opener: Opener) -> None:
-    """R1, R3: nothing of a refused commit is ever seen; its seqs go to other content."""
+async def test_a_failed_sync_refuses_the_batch_and_the_commits_built_on_it(opener: Opener) -> None:
+    """R1, R3: nobody ever sees a refused commit; its seqs go to other content."""
     failing = False
 
     def should_fail(_: int, operation: str, path: str) -> int | None:
@@ -165,7 +167,7 @@ async def test_a_segment_whose_sync_failed_gets_no_more_records(opener: Opener) 
 
 
 class SmallDisk(FaultyFileSystem):
-    """A disk whose preallocations fail while it is full, as do writes that make a file longer."""
+    """A disk that, while full, fails preallocations and writes that extend a file."""
 
     is_full = False
 
@@ -243,7 +245,7 @@ async def test_the_reserve_lasts_when_no_segment_can_be_made_at_all(opener: Open
     assert await seqs(fresh, "s-1") == list(range(1, head.seq + 2))
 
 
-async def test_a_directory_that_cannot_be_used_is_said_in_one_line(
+async def test_an_unusable_directory_is_reported_in_one_line(
     tmp_path: Path, clock: StepClock
 ) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")

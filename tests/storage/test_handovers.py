@@ -1,8 +1,8 @@
-"""Where the loop and the threads hand something over, and the one who takes it comes late.
+"""Handovers between the loop and the threads, when the receiver is late.
 
-The loop is kept from its turn while the committer works on, or a thread is held at one call to the
-disk while everybody else goes on: then the files are left as they are, as by `kill -9`, and opened
-again. What was acknowledged is there once, in the log and in everything that is made of it.
+A test blocks the loop while the committer works on, or holds a thread at one call to the disk while
+others go on. It then leaves the files as `kill -9` would, and opens them again. Acknowledged events
+must be there once, in the log and in every file derived from it.
 """
 
 import asyncio
@@ -44,10 +44,10 @@ from tests.storage.writing import (
 
 
 def hold_the_loop(store: JsonlStore) -> None:
-    """Keeps the loop from its turn until the committer has done all that it was given.
+    """Block the loop until the committer has done all its queued requests.
 
-    So whatever the committer has to tell waits in one row, and a callback that is put behind it
-    comes after all of it: as late as it can be.
+    So all calls of the committer into the loop wait in one queue, and a callback added behind
+    them runs as late as possible.
     """
     done = threading.Event()
     store._committer._queue.put(Job(done.set))
@@ -55,7 +55,7 @@ def hold_the_loop(store: JsonlStore) -> None:
 
 
 async def found_in(store: JsonlStore, session_id: str) -> dict[str, list[object]]:
-    """What the session shows, by every way there is to read it."""
+    """Return what a session shows, by every way to read it."""
     head = await store.load(session_id)
     assert head is not None
     records = await everything(store, session_id)
@@ -72,10 +72,10 @@ async def found_in(store: JsonlStore, session_id: str) -> dict[str, list[object]
     return shown
 
 
-async def test_a_checkpoint_takes_the_state_of_its_own_records_however_late_the_loop_is(
+async def test_a_checkpoint_writes_the_state_at_its_rotation_however_late_the_loop_is(
     opener: Opener,
 ) -> None:
-    """R2: what a later commit has changed is not counted as checkpointed."""
+    """R2: a checkpoint does not count what a later commit changed."""
     store = await opener(FaultyFileSystem())
     writer = Writer("s-1", store.next_epoch())
     await committed(store, writer.commit())
@@ -96,10 +96,10 @@ async def test_a_checkpoint_takes_the_state_of_its_own_records_however_late_the_
 
 
 @pytest.mark.parametrize("covered", range(6))
-async def test_replaying_what_the_catalog_has_already_changes_nothing(
+async def test_replaying_records_that_the_catalog_has_changes_nothing(
     opener: Opener, tmp_path: Path, covered: int
 ) -> None:
-    """R2: the catalog may have come further than it says, by any number of records."""
+    """R2: the catalog may include any number of records after its checkpoint line."""
     store = await opener(FaultyFileSystem())
     writer = Writer("s-1", store.next_epoch())
     await committed(store, writer.commit(message("m1"), note="k1"))
@@ -125,31 +125,31 @@ async def test_replaying_what_the_catalog_has_already_changes_nothing(
     _say_no_further_than(store._paths, lsn, last_epoch)
     fresh = await opener()
     assert fresh.report.journal_records >= len(commits)  # type: ignore[attr-defined]
-    # Asked before anybody reads: a reader would have a mark file that has a mark twice built again.
+    # Checked before anybody reads: a reader would have a mark file with a doubled mark rebuilt.
     marks = [before[f"{kind} in order"] for kind in ("message", "run", "note")]
     assert fresh._catalog.entries["s-1"].marks in (-1, sum(map(len, marks)))
     assert await found_in(fresh, "s-1") == before
 
 
 def _put_back(kept: Path, paths: Paths) -> None:
-    """Puts segments back that a checkpoint has dropped since."""
+    """Restore segments that a checkpoint has dropped since."""
     for segment in kept.glob("journal-*.jsonl"):
         if not (paths.index / segment.name).exists():
             shutil.copy(segment, paths.index)
 
 
 def _say_no_further_than(paths: Paths, lsn: int, last_epoch: int) -> None:
-    """Has the catalog say that it has come to this record, whatever its lines say."""
+    """Write a checkpoint line for this record, whatever the other lines include."""
     file = CatalogFile(FileSystem(), paths, keeps_heads=True)
     file.load()
     file.append([], [], lsn, last_epoch)
     file.close()
 
 
-async def test_a_log_that_lacks_what_the_catalog_counts_gets_it_from_the_journal(
+async def test_a_log_gets_lines_that_the_catalog_counts_from_the_journal(
     opener: Opener, tmp_path: Path
 ) -> None:
-    """R3: no new epoch while every acknowledged line is there, in one file or another."""
+    """R3: no new epoch while every acknowledged line is in some file."""
     store = await opener(FaultyFileSystem())
     writer = Writer("s-1", store.next_epoch())
     await committed(store, writer.commit(message("m1")))
@@ -173,7 +173,7 @@ async def test_a_log_that_lacks_what_the_catalog_counts_gets_it_from_the_journal
 
 
 class Gate:
-    """Holds the thread that comes by until it is opened."""
+    """A gate that holds a thread until it is opened."""
 
     def __init__(self) -> None:
         self.reached = threading.Event()
@@ -184,13 +184,13 @@ class Gate:
         assert self.opened.wait(DEADLINE_SECONDS)
 
     async def comes(self) -> None:
-        """Waits until a thread is there."""
+        """Wait until a thread is at the gate."""
         arrived = await asyncio.to_thread(self.reached.wait, DEADLINE_SECONDS)
         assert arrived
 
 
 class GatedFileSystem(FaultyFileSystem):
-    """Holds whoever makes a call of a name on a path that is named, once; reads too."""
+    """Hold the next thread that makes a given call on a given path; reads count too."""
 
     def __init__(self) -> None:
         super().__init__(self._pass)
@@ -200,7 +200,7 @@ class GatedFileSystem(FaultyFileSystem):
         self.failing: set[tuple[str, str]] = set()
 
     def gate(self, operation: str, path: str) -> Gate:
-        """Sets a gate before the next such call."""
+        """Set a gate before the next such call."""
         gate = Gate()
         self.gates.append(gate)
         self._waiting.append((operation, path, gate))
@@ -244,17 +244,17 @@ class GatedFileSystem(FaultyFileSystem):
 
 @pytest.fixture
 def fs() -> Iterator[GatedFileSystem]:
-    """A file system with gates; those that nobody opened are opened at the end."""
+    """A file system with gates; the fixture opens the remaining ones at the end."""
     system = GatedFileSystem()
     yield system
     for gate in system.gates:
         gate.opened.set()
 
 
-async def test_marks_that_a_reader_has_built_again_while_a_checkpoint_is_at_work_count_once(
+async def test_marks_that_a_reader_rebuilds_during_a_checkpoint_count_once(
     opener: Opener, fs: GatedFileSystem
 ) -> None:
-    """R2: the mark file has come further than the state that the checkpoint writes."""
+    """R2: the mark file has more than the state that the checkpoint writes."""
     store = await opener(fs)
     writer = Writer("s-1", store.next_epoch())
     await committed(store, writer.commit(message("m1")))
@@ -272,7 +272,7 @@ async def test_marks_that_a_reader_has_built_again_while_a_checkpoint_is_at_work
     assert before["head"][2] == len(before["message in order"]) == 2
 
 
-async def test_a_sidecar_that_has_a_line_twice_is_noticed_by_its_reader_and_built_again(
+async def test_a_mark_file_with_a_doubled_mark_is_detected_by_its_reader_and_rebuilt(
     opener: Opener,
 ) -> None:
     store = await opener(FaultyFileSystem())
@@ -288,7 +288,7 @@ async def test_a_sidecar_that_has_a_line_twice_is_noticed_by_its_reader_and_buil
 
 
 def _double_last_mark(paths: Paths, name: str) -> None:
-    """Leaves a mark file as gateways did that counted replayed marks twice."""
+    """Leave a mark file as gateways did that counted replayed marks twice."""
     path = paths.marks_of(name)
     with path.open("ab") as file:
         file.write(path.read_bytes()[-32:])
@@ -300,13 +300,13 @@ def _double_last_mark(paths: Paths, name: str) -> None:
     file_of_catalog.close()
 
 
-# -- checkpoints and what comes meanwhile ---------------------------------------------------------
+# -- checkpoints and later changes -----------------------------------------------------------------
 
 
-async def test_what_a_failed_checkpoint_gives_back_does_not_hide_what_has_come_since(
+async def test_a_failed_checkpoint_does_not_undo_later_changes(
     opener: Opener, fs: GatedFileSystem
 ) -> None:
-    """`dirty` and `deleted` go back behind what was deleted, made again and written meanwhile."""
+    """`dirty` and `deleted` do not hide a later deletion, creation or commit."""
     store = await opener(fs)
     kept, gone = Writer("kept", store.next_epoch()), Writer("gone", store.next_epoch())
     await committed(store, kept.commit(message("m1")))
@@ -330,10 +330,10 @@ async def test_what_a_failed_checkpoint_gives_back_does_not_hide_what_has_come_s
     assert before["gone"]["head"][0] == again.head.epoch
 
 
-async def test_a_deletion_that_fails_takes_nothing_from_a_checkpoint_beside_it(
+async def test_a_deletion_that_fails_does_not_change_a_concurrent_checkpoint(
     opener: Opener, fs: GatedFileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """R1: until its record is durable nobody else may count a session as gone."""
+    """R1: a session is not deleted for anybody until its record is durable."""
     monkeypatch.setattr(
         "bamboo_gateway.storage.jsonl.journal.committer._REST_SECONDS", DEADLINE_SECONDS
     )
@@ -358,8 +358,8 @@ async def test_a_deletion_that_fails_takes_nothing_from_a_checkpoint_beside_it(
     assert await found_in(await opener(), "s-1") == before
 
 
-async def test_a_tombstone_stays_until_the_loop_has_heard_of_the_deletion(opener: Opener) -> None:
-    """Else the entry, which the loop still has, would be made into a log again."""
+async def test_a_tombstone_stays_until_the_loop_knows_of_the_deletion(opener: Opener) -> None:
+    """Otherwise a new log would be made from the entry, which the loop still has."""
     store = await opener(FaultyFileSystem())
     first = Writer("s-1", store.next_epoch())
     await committed(store, first.commit(message("m1")))
@@ -380,10 +380,10 @@ async def test_a_tombstone_stays_until_the_loop_has_heard_of_the_deletion(opener
     assert await found_in(await opener(), "s-1") == before
 
 
-async def test_a_creation_and_all_around_it_come_in_one_late_turn(
+async def test_a_creation_its_commits_and_a_checkpoint_reach_the_loop_at_once(
     opener: Opener, fs: GatedFileSystem
 ) -> None:
-    """R9: published, appended to and checkpointed before the loop has heard of any of it."""
+    """R9: published, appended to and checkpointed before the loop knows of any of it."""
     store = await opener(fs)
     history = Writer("s-1", store.next_epoch())
     async with store.creation("s-1", history.head.epoch) as creation:
@@ -404,7 +404,7 @@ async def test_a_creation_and_all_around_it_come_in_one_late_turn(
     assert len(before["message in order"]) == 3
 
 
-# -- exchanges: compacting, packing, mending ------------------------------------------------------
+# -- file swaps: compacting, packing, repairing ----------------------------------------------------
 
 
 async def a_session_to_compact(store: JsonlStore) -> Writer:
@@ -417,16 +417,16 @@ async def a_session_to_compact(store: JsonlStore) -> Writer:
 
 
 async def queued(store: JsonlStore, count: int) -> None:
-    """Waits until so much waits for the committer, which is held."""
+    """Wait until so many requests wait for the committer, which is blocked."""
     with anyio.fail_after(DEADLINE_SECONDS):
         while store._committer._queue.qsize() < count:  # noqa: ASYNC110 - nobody tells
             await anyio.sleep(0.001)
 
 
-async def test_commits_on_both_sides_of_a_compaction_come_in_one_late_turn(
+async def test_commits_before_and_after_a_compaction_reach_the_loop_at_once(
     opener: Opener, fs: GatedFileSystem
 ) -> None:
-    """R2: answers before it are applied to the old file's size, those after it to the new one's."""
+    """R2: earlier answers apply to the size of the old file, later ones to the new one."""
     store = await opener(fs)
     writer = await a_session_to_compact(store)
     assert await store.checkpoint()
@@ -454,7 +454,7 @@ async def test_commits_on_both_sides_of_a_compaction_come_in_one_late_turn(
     assert await found_in(await opener(), "s-1") == before
 
 
-async def test_a_reader_who_has_looked_a_log_up_before_a_compaction_reads_it_right_after(
+async def test_a_reader_that_looked_up_a_log_before_a_compaction_reads_it_afterwards(
     opener: Opener, fs: GatedFileSystem
 ) -> None:
     store = await opener(fs)
@@ -475,7 +475,7 @@ async def test_a_reader_who_has_looked_a_log_up_before_a_compaction_reads_it_rig
     assert [record.seq for record in await finding] == [2, writer.head.seq - 1]
 
 
-async def test_a_checkpoint_that_comes_late_with_marks_leaves_a_compacted_log_its_own(
+async def test_a_late_checkpoint_does_not_overwrite_the_marks_of_a_compacted_log(
     opener: Opener, fs: GatedFileSystem
 ) -> None:
     store = await opener(fs)
@@ -494,10 +494,10 @@ async def test_a_checkpoint_that_comes_late_with_marks_leaves_a_compacted_log_it
     assert await found_in(await opener(), "s-1") == before
 
 
-async def test_a_late_writer_of_a_log_that_was_exchanged_leaves_the_new_file_alone(
+async def test_a_late_write_to_a_swapped_log_does_not_change_the_new_file(
     opener: Opener,
 ) -> None:
-    """Between the rename and the moment when everybody has the new log."""
+    """Between the rename and the moment when the table has the new log."""
 
     class WritesAfterTheRename(FaultyFileSystem):
         @override
@@ -515,7 +515,7 @@ async def test_a_late_writer_of_a_log_that_was_exchanged_leaves_the_new_file_alo
     gathered = [token(f"tail {number}") for number in range(5)]
     await committed(store, writer.commit(*gathered, message("m3")))
     await write_out(store)
-    # As if the committer had not come to write it yet.
+    # As if the committer had not written it yet.
     store._writer.forget(former)
     last = _last_line_of(store, former)
     with store._writer.lock:
@@ -529,7 +529,7 @@ async def test_a_late_writer_of_a_log_that_was_exchanged_leaves_the_new_file_alo
 
 
 def _last_line_of(store: JsonlStore, log: Log) -> bytes:
-    """The last line of a log, from its file or from memory."""
+    """Return the last line of a log, from its file or from memory."""
     view = store._writer.view(log, log.size)
     try:
         data = view.read(0, log.size)
@@ -541,7 +541,7 @@ def _last_line_of(store: JsonlStore, log: Log) -> bytes:
 async def test_packing_counts_no_commit_that_is_not_durable_yet(
     opener: Opener, fs: GatedFileSystem
 ) -> None:
-    """It is refused because the session goes on, and nothing in it is taken for damaged."""
+    """The pack is refused because the session goes on; the log does not count as damaged."""
     store = await opener(fs)
     writer = Writer("s-1", store.next_epoch())
     await committed(store, writer.commit(message("m1")))
@@ -558,10 +558,10 @@ async def test_packing_counts_no_commit_that_is_not_durable_yet(
     assert list(store._paths.aside.glob("pack-*")) == []
 
 
-async def test_a_mended_log_is_known_before_the_next_checkpoint_takes_the_state(
+async def test_a_repaired_log_is_known_before_the_next_checkpoint_takes_the_state(
     opener: Opener, fs: GatedFileSystem
 ) -> None:
-    """R3: the checkpoint drops the record of the replacement, so it has to have the new epoch."""
+    """R3: the checkpoint drops the record of the repair, so it must have the new epoch."""
     store = await opener(fs)
     writer = Writer("s-1", store.next_epoch())
     for number in range(3):
@@ -589,10 +589,10 @@ async def test_a_mended_log_is_known_before_the_next_checkpoint_takes_the_state(
     assert await found_in(fresh, "s-1") == before
 
 
-async def test_mending_beside_a_write_keeps_the_line_that_is_half_in_its_file(
+async def test_a_repair_during_a_write_keeps_the_line_that_is_half_written(
     opener: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """R10: what is damaged costs itself, and not what was being written meanwhile."""
+    """R10: a repair loses the damaged line, and no line that is being written."""
     monkeypatch.setattr(
         "bamboo_gateway.storage.jsonl.journal.committer._REST_SECONDS", DEADLINE_SECONDS
     )
@@ -616,10 +616,10 @@ async def test_mending_beside_a_write_keeps_the_line_that_is_half_in_its_file(
     assert len(notes) == 1
 
 
-async def test_an_exchange_that_comes_after_the_last_checkpoint_is_refused(
+async def test_a_file_swap_after_the_last_checkpoint_is_refused(
     opener: Opener, fs: GatedFileSystem
 ) -> None:
-    """Else the directory would be left as clean, with a record that no checkpoint has seen."""
+    """Otherwise the directory would be marked clean with a record in no checkpoint."""
     store = await opener(fs)
     writer = await a_session_to_compact(store)
     gate = fs.gate("sync_directory", "/aside")
@@ -640,7 +640,7 @@ async def test_an_exchange_that_comes_after_the_last_checkpoint_is_refused(
     assert await found_in(fresh, "s-1") == before
 
 
-async def test_a_log_is_let_go_again_by_whoever_was_cancelled_while_it_was_pinned(
+async def test_a_task_cancelled_while_it_pins_a_log_unpins_it(
     opener: Opener, fs: GatedFileSystem
 ) -> None:
     store = await opener(fs)
@@ -664,7 +664,7 @@ async def test_a_log_is_let_go_again_by_whoever_was_cancelled_while_it_was_pinne
 # -- snapshots, heads, lists ----------------------------------------------------------------------
 
 
-async def test_a_snapshot_of_a_life_that_has_ended_is_not_given_to_the_next(
+async def test_a_snapshot_of_a_deleted_session_is_not_published_for_its_successor(
     opener: Opener, fs: GatedFileSystem
 ) -> None:
     store = await opener(fs)
@@ -682,7 +682,7 @@ async def test_a_snapshot_of_a_life_that_has_ended_is_not_given_to_the_next(
     assert store._catalog.entries["s-1"].snapshot == 0
 
 
-async def test_a_snapshot_is_counted_though_the_log_is_compacted_in_the_same_late_turn(
+async def test_a_snapshot_is_counted_although_a_compaction_reaches_the_loop_with_it(
     opener: Opener, fs: GatedFileSystem
 ) -> None:
     store = await opener(fs)
@@ -704,10 +704,10 @@ async def test_a_snapshot_is_counted_though_the_log_is_compacted_in_the_same_lat
     assert store.stats()["disk_bytes_snapshots"] == size
 
 
-async def test_a_head_that_was_read_before_a_commit_is_not_given_after_it(
+async def test_a_head_read_before_a_commit_is_not_returned_after_it(
     opener: Opener, fs: GatedFileSystem
 ) -> None:
-    """Without an index in memory heads rest in the catalog's file."""
+    """Without an index in memory, heads are in the catalog file."""
     store = await opener(fs, index_enabled=False)
     writer = Writer("s-1", store.next_epoch())
     await committed(store, writer.commit(message("m1")))
@@ -724,7 +724,7 @@ async def test_a_head_that_was_read_before_a_commit_is_not_given_after_it(
 
 
 @pytest.mark.parametrize("query", [SessionQuery(), SessionQuery(title_contains="new")])
-async def test_a_list_shows_heads_that_changed_while_the_catalog_was_read_as_they_are(
+async def test_a_list_shows_the_current_heads_of_sessions_that_changed_while_it_read_the_catalog(
     opener: Opener, fs: GatedFileSystem, query: SessionQuery
 ) -> None:
     store = await opener(fs, index_enabled=False)
@@ -739,7 +739,7 @@ async def test_a_list_shows_heads_that_changed_while_the_catalog_was_read_as_the
     assert [(head.seq, head.title) for head in (await listing).heads] == [(2, "new")]
 
 
-async def test_without_an_index_no_head_stays_in_memory_however_a_checkpoint_meets_a_release(
+async def test_without_an_index_no_head_stays_in_memory_after_a_release_during_a_checkpoint(
     opener: Opener, fs: GatedFileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R11."""
@@ -757,8 +757,8 @@ async def test_without_an_index_no_head_stays_in_memory_however_a_checkpoint_mee
     assert not store._catalog.entries["s-1"].has_head
 
 
-async def test_closing_answers_all_that_was_given_before(opener: Opener) -> None:
-    """R1: nothing is left without an answer, and what was answered well is there."""
+async def test_closing_answers_all_earlier_requests(opener: Opener) -> None:
+    """R1: every request gets an answer, and every acknowledged commit is stored."""
     store = await opener(FaultyFileSystem())
     writer = Writer("s-1", store.next_epoch())
     answers = [append(store, writer.commit(message(f"m{number}"))) for number in range(50)]

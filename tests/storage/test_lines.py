@@ -1,4 +1,4 @@
-"""Stored lines: what the JSONL store makes of events and notes, byte for byte."""
+"""Stored lines: how the JSONL store writes events and notes, byte for byte."""
 
 import json
 from pathlib import Path
@@ -33,14 +33,14 @@ def test_a_line_with_any_byte_changed_is_not_intact(noise: bytes, place: int, ch
 
 
 def line(body: bytes) -> bytes:
-    """As the format says it, and older gateways have written it."""
+    """Return a line as the format defines it and older gateways wrote it."""
     return b'{"crc":"' + format(crc32(body), "08x").encode() + b'",' + body[1:] + b"\n"
 
 
 async def test_a_log_holds_the_lines_of_its_commits_in_their_order(
     opener: Opener, data_dir: Path
 ) -> None:
-    """The format on disk: what reads older data directories reads these, and the other way."""
+    """The format on disk: older and newer gateways read each other's lines."""
     store = await opener()
     writer = Writer("s-1", store.next_epoch())
     commits = [
@@ -62,7 +62,7 @@ async def test_a_log_holds_the_lines_of_its_commits_in_their_order(
 
 
 def test_a_note_has_its_line_behind_the_event_that_it_follows() -> None:
-    """As with several decisions that one commit carries."""
+    """One commit may have the notes of several decisions."""
     events = [Event(seq, "custom", b'{"type":"custom","seq":%d}' % seq) for seq in (5, 6, 7)]
     notes = [
         Note(seq, key, b'{"note":"idempotency","key":"%b"}' % key.encode())
@@ -93,7 +93,7 @@ def shapes(draw: st.DrawFn) -> dict[str, Any]:
 def test_the_marks_of_a_commit_are_those_of_its_lines(
     drafts: list[dict[str, Any]], keys: list[str]
 ) -> None:
-    """So what is found does not depend on whether a log was written, replayed or read again."""
+    """So `find` finds the same after a commit, a replay and a rebuild."""
     events = [
         Event(seq, draft["type"], codec.encode(draft | {"seq": seq}))
         for seq, draft in enumerate(drafts, 1)

@@ -1,7 +1,7 @@
-"""R1 to R3, R9, R10: whatever happens in whatever order, the store is a plain dict that survives.
+"""R1 to R3, R9, R10: in any order of operations the store behaves like a dict that is durable.
 
-Hypothesis plays commits, deletions, checkpoints, clean restarts, kills and losses of power against
-a model, and looks for the shortest story in which the two part.
+Hypothesis runs commits, deletions, checkpoints, clean restarts, kills and power losses against a
+model, and looks for the shortest sequence after which the two differ.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """The store beside a dict of writers (what the head must be) and their commits."""
+    """The store beside a dict of writers (with the expected heads) and their commits."""
 
     durability = "fsync"
 
@@ -232,7 +232,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 class KilledStoreMachine(StoreMachine):
-    """The same with `durability = "os"`, where nothing survives losing power but all a kill."""
+    """The same with `durability = "os"`: commits survive a kill, but not a power loss."""
 
     durability = "os"
 

@@ -1,4 +1,4 @@
-"""R8: one process owns a data directory, whatever becomes of the names in it."""
+"""R8: one process owns a data directory, even when its files are deleted or moved."""
 
 import asyncio
 import shutil
@@ -20,7 +20,7 @@ from tests.storage.faults import abandon
 from tests.storage.test_doctor import check
 from tests.storage.writing import StepClock, Writer, answer_to, append, committed, message, seqs
 
-# Opens the store, says `open` or why not, and keeps it until its input ends.
+# Open the store, print `open` or why not, and keep it open until the input ends.
 OWNER = """
 import asyncio, pathlib, sys
 from bamboo_gateway.domain.clock import SystemClock
@@ -46,7 +46,7 @@ def command(data_dir: Path) -> list[str]:
 
 @contextmanager
 def owner(data_dir: Path) -> Iterator["subprocess.Popen[str]"]:
-    """A process that owns the directory; it is killed at the end."""
+    """Run a process that owns the directory; kill it at the end."""
     with subprocess.Popen(
         command(data_dir), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -59,7 +59,7 @@ def owner(data_dir: Path) -> Iterator["subprocess.Popen[str]"]:
 
 
 def refused(data_dir: Path) -> str:
-    """Starts a process that must not get the directory; gives what it says."""
+    """Start a process that must not get the directory; return its output."""
     ended = subprocess.run(
         command(data_dir),
         stdin=subprocess.DEVNULL,
@@ -73,7 +73,7 @@ def refused(data_dir: Path) -> str:
 
 
 def test_a_second_process_is_refused_and_gets_in_when_the_first_was_killed(data_dir: Path) -> None:
-    """The lock is the kernel's, so a killed owner leaves none behind."""
+    """The kernel has the lock, so a killed owner leaves none behind."""
     with owner(data_dir) as first:
         assert f"pid {first.pid}" in refused(data_dir)
     with owner(data_dir):
@@ -84,7 +84,7 @@ def test_a_deleted_lock_file_lets_nobody_in(data_dir: Path) -> None:
     with owner(data_dir):
         (data_dir / "LOCK").unlink()
         assert "in use by another process" in refused(data_dir)
-        # Not even when there is a file of that name again, which nobody has locked.
+        # Not even when there is a new file of that name, which nobody has locked.
         (data_dir / "LOCK").touch()
         assert "in use by another process" in refused(data_dir)
         with pytest.raises(StoreBusy):
@@ -93,7 +93,7 @@ def test_a_deleted_lock_file_lets_nobody_in(data_dir: Path) -> None:
         pass
 
 
-async def test_where_directories_cannot_be_locked_the_file_is_all_there_is(
+async def test_without_directory_locks_the_lock_file_alone_protects_the_directory(
     opener: Opener, data_dir: Path, clock: StepClock
 ) -> None:
     class WithoutDirectoryLocks(FileSystem):
@@ -108,7 +108,7 @@ async def test_where_directories_cannot_be_locked_the_file_is_all_there_is(
     await opener(WithoutDirectoryLocks())
 
 
-async def test_an_earlier_gateway_that_locks_the_file_alone_keeps_a_later_one_out(
+async def test_an_earlier_gateway_that_locks_only_the_file_keeps_a_later_one_out(
     opener: Opener, data_dir: Path
 ) -> None:
     class WithoutDirectoryLocks(FileSystem):
@@ -121,10 +121,10 @@ async def test_an_earlier_gateway_that_locks_the_file_alone_keeps_a_later_one_ou
 
 
 @pytest.mark.parametrize("is_made_again", [True, False])
-async def test_whose_directory_was_replaced_acknowledges_nothing_and_leaves_the_other_alone(
+async def test_an_owner_whose_directory_was_replaced_acknowledges_nothing_and_changes_nothing(
     opener: Opener, data_dir: Path, *, is_made_again: bool
 ) -> None:
-    """R1, R8: what went to the old directory would be lost, and the new one has its own owner."""
+    """R1, R8: commits to the old directory would be lost; the new one has another owner."""
     store = await opener()
     writer = Writer("s-1", store.next_epoch())
     await committed(store, writer.commit(message("m1")))
@@ -142,7 +142,7 @@ async def test_whose_directory_was_replaced_acknowledges_nothing_and_leaves_the_
     assert files_in(data_dir) == before
     shutil.rmtree(data_dir, ignore_errors=True)
     move(moved, data_dir)
-    # Back in its place, it goes on as if nothing had been.
+    # Back in its place, the store works again.
     await committed(store, again.commit(message("m3")))
     assert await store.checkpoint()
     await abandon(store)

@@ -1,4 +1,4 @@
-"""R2, R11: any place of a log is found by few small reads, whatever lies around it."""
+"""R2, R11: a few small reads find any place of a log, whatever lines are around it."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ class CountingFileSystem(FileSystem):
 
 
 def make_lines(shape: list[tuple[str, int, int]]) -> tuple[list[tuple[int, bytes]], bytes]:
-    """Gives events as (seq, body), and the log; seqs have holes, notes stand between."""
+    """Return events as (seq, body), and the log; it has gaps in its seqs, and notes."""
     events: list[tuple[int, bytes]] = []
     parts = [make_header("s-1", 1, 1)]
     seq = 0
@@ -54,7 +54,7 @@ SHAPES = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(shape=SHAPES, data=st.data())
-def test_a_page_is_what_follows_the_position(
+def test_a_page_has_the_events_after_the_position(
     tmp_path_factory: pytest.TempPathFactory, shape: list[tuple[str, int, int]], data: st.DataObject
 ) -> None:
     events, content = make_lines(shape)
@@ -78,7 +78,7 @@ def test_a_page_is_what_follows_the_position(
         view.close()
 
 
-def test_finding_a_position_costs_the_logarithm_of_the_log(tmp_path: Path) -> None:
+def test_finding_a_position_takes_logarithmic_reads(tmp_path: Path) -> None:
     events, content = make_lines([("token", 1, 60)] * 50_000)
     path = tmp_path / "log"
     path.write_bytes(content)
@@ -92,7 +92,7 @@ def test_finding_a_position_costs_the_logarithm_of_the_log(tmp_path: Path) -> No
     view.close()
 
 
-def test_a_line_damaged_on_the_way_is_said(tmp_path: Path) -> None:
+def test_damage_on_the_way_to_a_position_is_reported(tmp_path: Path) -> None:
     """R4."""
     _, content = make_lines([("token", 1, 60)] * 1000)
     place = content.index(b'"seq":50,')
@@ -127,7 +127,7 @@ class Recorded(LogView):
 def test_reading_ahead_gives_the_same_lines_in_few_reads_of_little_more(
     tmp_path: Path, lengths: tuple[int, int], reverse: bool
 ) -> None:
-    """R7: messages of one length, with a line of another between them."""
+    """R7: messages of one length, with a line of another length between them."""
     length, between = lengths
     parts = [make_header("s", 7, 0)]
     places: list[tuple[int, bytes]] = []

@@ -1,4 +1,4 @@
-"""R11, R12: a snapshot of any size is written and read a piece at a time, whole or not at all."""
+"""R11, R12: a snapshot of any size is written and read in pieces, whole or not at all."""
 
 import errno
 import json
@@ -28,7 +28,7 @@ LINE_BYTES = 40_000
 
 
 class Measured(FileSystem):
-    """Remembers how much was read or written at once."""
+    """Record the most bytes read or written at once."""
 
     def __init__(self) -> None:
         self.read_at_most = self.written_at_most = 0
@@ -79,7 +79,7 @@ def test_a_snapshot_is_one_json_object_of_the_head_and_the_lines(paths: Paths, c
     assert list(read_snapshot_lines(FileSystem(), paths, "s")) == expected
 
 
-def test_no_more_than_a_piece_is_written_or_read_at_once(paths: Paths) -> None:
+def test_a_snapshot_is_written_and_read_piece_by_piece(paths: Paths) -> None:
     fs = Measured()
     assert write(fs, paths, 100) > 3_000_000
     assert fs.written_at_most < WRITE_BYTES + LINE_BYTES + 1000
@@ -99,7 +99,7 @@ def test_a_snapshot_that_is_cut_anywhere_is_not_whole(paths: Paths) -> None:
     assert not is_whole(FileSystem(), paths, "s")
 
 
-def test_r10_only_a_line_that_is_damaged_is_left_out(paths: Paths) -> None:
+def test_r10_only_damaged_lines_are_skipped(paths: Paths) -> None:
     write(FileSystem(), paths, 3, size=10)
     path = paths.snapshot_of("s")
     path.write_bytes(path.read_bytes().replace(b'"message_id":"m2"', b'"message_id":"mX"'))
@@ -121,7 +121,7 @@ def test_r9_nothing_is_left_of_a_snapshot_that_could_not_be_written(paths: Paths
     assert calls > 3  # it was opened, written in pieces, and synced
 
 
-async def test_r9_a_log_that_fails_while_its_snapshot_is_written_leaves_the_former_one(
+async def test_r9_a_log_that_fails_during_its_snapshot_leaves_the_former_snapshot(
     data_dir: Path, opener: Opener
 ) -> None:
     store = await opener()

@@ -1,4 +1,4 @@
-"""Directories that an earlier gateway has left: opened as they are, looked through once, mended."""
+"""Directories of an earlier gateway: opened as they are, checked once, repaired."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -26,7 +26,7 @@ MARK_BYTES = 32
 async def leave_three_sessions(
     opener: Opener, data_dir: Path
 ) -> dict[str, dict[str, list[object]]]:
-    """Leaves a directory as an earlier gateway would; gives what its sessions show."""
+    """Leave a directory as an earlier gateway would; return what its sessions show."""
     store = await opener()
     shown: dict[str, dict[str, list[object]]] = {}
     for name in ("whole", "marked", "packed"):
@@ -38,12 +38,12 @@ async def leave_three_sessions(
         shown[name] = await found_in(store, name)
     await store.pack("packed", shown["packed"]["head"][0])  # type: ignore[arg-type]
     await store.aclose()
-    say_by_whom(Paths(data_dir), 1)
+    write_format(Paths(data_dir), 1)
     return shown
 
 
-def say_by_whom(paths: Paths, number: int) -> None:
-    """Has the catalog say which gateway wrote last."""
+def write_format(paths: Paths, number: int) -> None:
+    """Write into the catalog which gateway wrote last."""
     file = CatalogFile(FileSystem(), paths, keeps_heads=True)
     contents = file.load()
     checkpoint = {"checkpoint": contents.lsn, "epoch": contents.last_epoch}
@@ -53,7 +53,7 @@ def say_by_whom(paths: Paths, number: int) -> None:
 
 
 def count_marks(paths: Paths, name: str, added: int) -> None:
-    """Has the catalog count more marks, or fewer."""
+    """Make the catalog count more marks, or fewer."""
     file = CatalogFile(FileSystem(), paths, keeps_heads=True)
     contents = file.load()
     entry = contents.entries[name]
@@ -76,7 +76,7 @@ def double_marks(paths: Paths) -> None:
 
 
 def lack_marks(paths: Paths) -> None:
-    """As a checkpoint that counted a log's bytes and not the marks in them."""
+    """Leave a mark file as a checkpoint did that counted a log's bytes without their marks."""
     count_marks(paths, "marked", -2)
 
 
@@ -87,13 +87,13 @@ def tear_marks(paths: Paths) -> None:
 
 @pytest.mark.parametrize("index_enabled", [True, False])
 @pytest.mark.parametrize("harm", [double_marks, lack_marks, tear_marks])
-async def test_marks_that_do_not_fit_are_found_once_mended_and_said(
+async def test_marks_that_do_not_fit_are_found_once_rebuilt_and_reported(
     opener: Opener, data_dir: Path, harm: Callable[[Paths], None], *, index_enabled: bool
 ) -> None:
     """R2: each message once, in pages as in the log."""
     before = await leave_three_sessions(opener, data_dir)
     harm(Paths(data_dir))
-    say_by_whom(Paths(data_dir), 1)
+    write_format(Paths(data_dir), 1)
     store = await opener(index_enabled=index_enabled)
     report = store.report  # type: ignore[attr-defined]
     assert (report.mended_indexes, report.new_epochs, report.quarantined) == (1, 0, [])
@@ -107,7 +107,7 @@ async def test_marks_that_do_not_fit_are_found_once_mended_and_said(
     assert await found_in(again, "marked") == before["marked"]
 
 
-async def test_a_directory_that_is_in_order_opens_and_is_marked_as_looked_through(
+async def test_a_correct_directory_opens_and_is_marked_as_checked(
     opener: Opener, data_dir: Path
 ) -> None:
     before = await leave_three_sessions(opener, data_dir)
@@ -120,23 +120,23 @@ async def test_a_directory_that_is_in_order_opens_and_is_marked_as_looked_throug
     assert contents.format == FORMAT
 
 
-async def test_a_session_that_is_only_looked_through_is_in_order_afterwards(
+async def test_a_session_that_is_only_checked_is_correct_afterwards(
     opener: Opener, data_dir: Path
 ) -> None:
     await leave_three_sessions(opener, data_dir)
     double_marks(Paths(data_dir))
-    say_by_whom(Paths(data_dir), 1)
+    write_format(Paths(data_dir), 1)
     assert [finding.severity for finding in check(data_dir)] == ["warn", "warn"]
     await (await opener()).aclose()
     assert check(data_dir) == []
 
 
-async def test_doctor_mends_what_an_earlier_gateway_has_left(
+async def test_the_doctor_repairs_the_marks_of_an_earlier_gateway(
     opener: Opener, data_dir: Path
 ) -> None:
     before = await leave_three_sessions(opener, data_dir)
     double_marks(Paths(data_dir))
-    say_by_whom(Paths(data_dir), 1)
+    write_format(Paths(data_dir), 1)
     assert [(one.subject, one.repaired) for one in check(data_dir, repair=True)] == [
         ("index/marks", True)
     ]
@@ -145,8 +145,8 @@ async def test_doctor_mends_what_an_earlier_gateway_has_left(
     assert await found_in(store, "marked") == before["marked"]
 
 
-async def test_a_later_start_looks_at_no_sidecar(opener: Opener, data_dir: Path) -> None:
-    """It grows with the number of sessions no more than the catalog does."""
+async def test_a_later_start_checks_no_mark_file(opener: Opener, data_dir: Path) -> None:
+    """So the time for a start grows only with the catalog."""
     opened: Counter[str] = Counter()
 
     class Watching(FaultyFileSystem):

@@ -1,4 +1,4 @@
-"""What stands in for a live session in storage tests: makes commits, waits for their answers."""
+"""A writer for storage tests: makes the commits of a session and waits for their answers."""
 
 import asyncio
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ T0 = 1_763_661_234_567
 
 
 class StepClock:
-    """A clock that stands still until it is told otherwise."""
+    """A clock that stands still until a test moves it."""
 
     def __init__(self, now_ms: int = T0) -> None:
         self.ms = now_ms
@@ -34,7 +34,7 @@ class StepClock:
 
 
 class Writer:
-    """Makes the commits of one session, in order, each built on the one before."""
+    """Make the commits of one session, in order, each built on the one before."""
 
     def __init__(self, session_id: str, epoch: int, now_ms: int = T0) -> None:
         self.head = SessionHead(session_id, epoch)
@@ -43,14 +43,14 @@ class Writer:
 
     @classmethod
     def of(cls, head: SessionHead) -> "Writer":
-        """Goes on from a head that a store gave."""
+        """Continue from a head that a store returned."""
         writer = cls(head.id, head.epoch, max(head.last_activity_at, T0))
         writer.head = head.copy()
         writer.created = True
         return writer
 
     def commit(self, *events: dict[str, Any], note: str | None = None, **options: Any) -> Commit:
-        """Gives the next commit; with no events and the session new, creates it."""
+        """Return the next commit; for a new session it creates the session."""
         create = not self.created
         drafts = list(events)
         if create and (not drafts or drafts[0]["type"] != "session_created"):
@@ -81,30 +81,30 @@ class Writer:
 def note_of(seq: int, key: str, now_ms: int = T0) -> Note:
     """Return a note made by the code that makes the notes of real sessions.
 
-    `key` stands for the digest of an idempotency key.
+    `key` takes the place of the digest of an idempotency key.
     """
     kept = KeptAnswer("body digest", {"status": "done"}, now_ms).note(key)
     return Note(seq, kept.key, kept.body)
 
 
 def entries_of(commit: Commit) -> tuple[Sequence[Event], Sequence[Note]]:
-    """Gives what `SessionCreation.write` takes of a commit."""
+    """Return the arguments of `SessionCreation.write` for a commit."""
     return commit.events, commit.notes
 
 
 def bodies_of(*commits: Commit) -> list[bytes]:
-    """Gives the bodies of the commits' events."""
+    """Return the bodies of the commits' events."""
     return [event.body for commit in commits for event in commit.events]
 
 
 def size_of(*commits: Commit) -> int:
-    """Gives the bytes of all bodies of the commits: what a log of them takes at least."""
+    """Return the bytes of all bodies of the commits: the least size of their log."""
     notes = [note.body for commit in commits for note in commit.notes]
     return sum(map(len, (*bodies_of(*commits), *notes)))
 
 
 def marks_of(*commits: Commit) -> list[tuple[MarkKind, str, int]]:
-    """Gives the kind, key and seq of what has to be found of the commits, in log order."""
+    """Return the kind, key and seq of each mark of the commits, in log order."""
     marks: list[tuple[MarkKind, str, int]] = []
     for commit in commits:
         for seq, kind, body in commit.events:
@@ -143,7 +143,7 @@ def complete(run_id: str) -> dict[str, Any]:
 
 
 def append(store: SessionStore, commit: Commit) -> "asyncio.Future[BambooError | None]":
-    """Gives the commit to the store; the future is its answer."""
+    """Give the commit to the store; return a future for its answer."""
     answer: asyncio.Future[BambooError | None] = asyncio.get_running_loop().create_future()
 
     def done(error: BambooError | None) -> None:
@@ -156,7 +156,7 @@ def append(store: SessionStore, commit: Commit) -> "asyncio.Future[BambooError |
 
 
 async def committed(store: SessionStore, commit: Commit) -> None:
-    """Appends and raises what the store answers."""
+    """Append a commit; raise the store's error."""
     error = await answer_to(append(store, commit))
     if error is not None:
         raise error
@@ -168,7 +168,7 @@ async def answer_to(answer: "asyncio.Future[BambooError | None]") -> BambooError
 
 
 async def everything(store: SessionStore, session_id: str) -> list[Record]:
-    """Reads the whole log in pages, as a reader would."""
+    """Read the whole log in pages, as a reader does."""
     head = await store.load(session_id)
     assert head is not None
     found: list[Record] = []

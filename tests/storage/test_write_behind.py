@@ -1,4 +1,4 @@
-"""Logs lag behind the journal (R1: that is what is durable), within bounds; segments come again."""
+"""Log files lag behind the journal, which is durable (R1), within bounds; segments are reused."""
 
 from pathlib import Path
 
@@ -25,20 +25,20 @@ from tests.support.waiting import until
 
 @pytest.fixture
 def never_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As under load: the committer never comes to write logs for want of anything else to do."""
+    """Keep the committer from writing logs in idle time, as load does."""
     monkeypatch.setattr(
         "bamboo_gateway.storage.jsonl.journal.committer._REST_SECONDS", DEADLINE_SECONDS
     )
 
 
 async def turns(store: JsonlStore) -> None:
-    """Waits until the turn is over in which the last answer was given."""
+    """Wait until the committer has finished the batch of the last answer."""
     for _ in range(2):
         await store._committer.send(lambda: None)
 
 
 def lines_in(path: Path) -> int:
-    """How many lines of events a log has in its file."""
+    """Return the number of event lines in the file of a log."""
     return max(path.read_bytes().count(b"\n") - 1, 0) if path.exists() else 0
 
 
@@ -67,7 +67,7 @@ async def test_a_busy_log_is_written_once_for_many_commits_and_read_whole_meanwh
 
 
 @pytest.mark.usefixtures("never_at_rest")
-async def test_what_a_log_keeps_in_memory_is_bounded(opener: Opener, data_dir: Path) -> None:
+async def test_the_pending_lines_of_a_log_are_bounded(opener: Opener, data_dir: Path) -> None:
     """R11."""
     store = await opener()
     big = Writer("big", store.next_epoch())
@@ -118,7 +118,7 @@ async def test_a_log_that_could_not_be_written_in_time_is_written_by_the_checkpo
 
 
 @pytest.mark.usefixtures("never_at_rest")
-async def test_segments_are_used_again_and_nothing_of_what_they_held_is_left(
+async def test_segments_are_reused_and_none_of_their_old_content_is_left(
     opener: Opener, data_dir: Path
 ) -> None:
     allocated: list[str] = []

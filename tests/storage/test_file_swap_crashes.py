@@ -1,9 +1,9 @@
-"""R2, R3, R9: whatever exchanges a session's files, or adds much to it, stopped at every change.
+"""R2, R3, R9: the store crashes at every change of each step that swaps a session's files.
 
-Creating with a history, packing, unpacking, compacting, and adding many events at once.
+The steps are creating with a history, packing, unpacking, compacting, and adding many events.
 
-Whatever change to the disk is the last one, and whatever the disk kept of it, the session is as it
-was before the step or as it is after it, whole; what was acknowledged is as it is after it.
+After any change to the disk, and whatever part of it the disk kept, the session is whole: as it was
+before the step, or as it is after it. An acknowledged step is always complete.
 """
 
 import asyncio
@@ -40,12 +40,12 @@ from tests.storage.writing import (
 
 @pytest.fixture(autouse=True)
 def all_through_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes even small extensions copy the log aside."""
+    """Make even small extensions copy the log aside."""
     monkeypatch.setattr(bulk_append, "COMMIT_BYTES_MAX", 100)
 
 
 class RenamingFileSystem(VolatileFileSystem):
-    """Renames as journaling file systems do: one step, durable with either of its directories."""
+    """Rename as journaling file systems do: in one step, durable with either directory."""
 
     def __init__(self, root: Path, crash_at: int | None = None) -> None:
         super().__init__(root, crash_at)
@@ -93,7 +93,7 @@ def restore(image: Image, root: Path, *, power_lost: bool, seed: int | None = No
 
 
 class Told:
-    """What the script was told, in order; `frozen` at the crash."""
+    """The answers that the script got, in order; `frozen` at the crash."""
 
     def __init__(self) -> None:
         self.steps: list[str] = []
@@ -107,7 +107,7 @@ class Told:
 
 
 async def script(store: JsonlStore, told: Told) -> None:
-    """Each step by itself changes how a session lies on the disk; events are only ever added."""
+    """Each step changes the files of a session; only events are added."""
     chat = Writer("Chat", store.next_epoch())
     lines: list[bytes] = []
 
@@ -119,7 +119,7 @@ async def script(store: JsonlStore, told: Told) -> None:
         told.steps.append(f"said {len(lines)}")
 
     async def add(*events: dict[str, Any], note: str) -> None:
-        """Has them published at once, through a copy of the log: see `extending`."""
+        """Publish the events at once, through a copy of the log: see `bulk_append`."""
         commit = chat.commit(*events, note=note)
         lines.extend(bodies_of(commit))
         told.expected["Chat"] = list(lines)
@@ -257,7 +257,7 @@ WAYS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("part", range(6))
-def test_whatever_change_is_the_last_a_session_lies_whole_in_one_form_or_the_other(
+def test_a_crash_after_any_disk_change_leaves_the_old_or_the_new_files_whole(
     tmp_path_factory: pytest.TempPathFactory, part: int
 ) -> None:
     changes = changes_of_script(tmp_path_factory)
@@ -297,7 +297,7 @@ def test_a_crash_during_recovery_changes_nothing(
 
 
 async def recover_in_pieces(root: Path) -> None:
-    """Recovers again and again, each time getting a little further before losing power."""
+    """Recover repeatedly; each time the power is lost a little later."""
     for crash_at in range(1, 60, 3):
         fs = RenamingFileSystem(root, crash_at)
         store = JsonlStore(root, StepClock(), fs=fs)
@@ -309,7 +309,7 @@ async def recover_in_pieces(root: Path) -> None:
 
 
 async def failing_script(store: JsonlStore) -> None:
-    """Does its steps whatever fails: each is tried until it succeeds, and looked at in between."""
+    """Run each step until it succeeds, and check the store after each failure."""
     chat = Writer("Chat", store.next_epoch())
     for event in (run_start("run_1"), token("a"), message("m1"), complete("run_1")):
         chat = await insist_on_saying(store, chat, event)
@@ -351,7 +351,7 @@ async def failing_script(store: JsonlStore) -> None:
 
 
 async def look(store: JsonlStore, fork: History) -> None:
-    """What is there can be seen by every way, right after a step has failed."""
+    """Every way to read works right after a step has failed."""
     assert [record.body for record in await everything(store, "Fork")] == fork.bodies
     assert len(await store.find("Fork", fork.head.epoch, "message")) == 2
     bodies = [record.body for record in await everything(store, "Chat")]
@@ -387,7 +387,9 @@ async def insist_on_saying(store: JsonlStore, writer: Writer, event: dict[str, A
 
 
 @pytest.mark.parametrize("number", [5, 28], ids=["EIO", "ENOSPC"])
-def test_each_call_may_fail_once_and_the_step_is_done_again(tmp_path: Path, number: int) -> None:
+def test_each_file_system_call_may_fail_once_and_a_retry_succeeds(
+    tmp_path: Path, number: int
+) -> None:
     async def run(root: Path, fs: FaultyFileSystem) -> None:
         store = JsonlStore(root, StepClock(), fs=fs)
         try:
