@@ -25,12 +25,12 @@ def user(message_id: str | None, text: str = "hi") -> NewMessage:
     return NewMessage("user", text, id=message_id)
 
 
-async def post(gate: Gateway, *messages: NewMessage, key: str | None = None) -> Outcome:
+async def post(gate: Gateway, *messages: NewMessage, key: str | None = None) -> Outcome[Any]:
     idem = Idempotency(key, "POST /messages", repr(messages)) if key else None
     return await gate.manager.add_messages(ME, "s", list(messages), idem)
 
 
-async def chat(gate: Gateway, *messages: NewMessage, **more: Any) -> Outcome:
+async def chat(gate: Gateway, *messages: NewMessage, **more: Any) -> Outcome[Any]:
     return await gate.manager.chat(ME, Chat(NewSession(id="s"), list(messages), **more))
 
 

@@ -111,7 +111,7 @@ class Gateway:
             ),
             idem,
         )
-        return outcome.answer
+        return dict(outcome.answer)
 
     async def connect(self, session_id: str = "s", **request: Any) -> "Reader | None":
         """Opens a stream; positions are given as text, as a client sends them."""

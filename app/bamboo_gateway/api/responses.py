@@ -77,7 +77,7 @@ async def _from(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncGenerator[byt
             yield chunk
 
 
-def outcome_headers(outcome: Outcome) -> dict[str, str]:
+def outcome_headers(outcome: Outcome[Any]) -> dict[str, str]:
     """Return the headers that tell a replayed answer from a first one."""
     return {"Idempotency-Replayed": "true"} if outcome.replayed else {}
 

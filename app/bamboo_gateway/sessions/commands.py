@@ -3,9 +3,11 @@
 JSON-shaped values (`dict`, and `bytes` of stored JSON) are in the contract's shapes.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple
+
+from typing_extensions import TypedDict, TypeVar
 
 from bamboo_gateway.domain.messages import Role
 from bamboo_gateway.domain.positions import After, Position
@@ -14,6 +16,7 @@ from bamboo_gateway.storage.base import SessionQuery
 
 __all__ = [
     "Chat",
+    "ChatTurn",
     "EventPage",
     "Idempotency",
     "MessagePage",
@@ -120,11 +123,37 @@ class StreamRequest:
     reconnect: bool = False
 
 
-class Outcome(NamedTuple):
-    """An answer that may be kept for its idempotency key."""
+AnswerT = TypeVar("AnswerT", bound=Mapping[str, Any], default=dict[str, Any])
 
-    answer: dict[str, Any]
+
+class Outcome(NamedTuple, Generic[AnswerT]):
+    """An answer that may be kept for its idempotency key.
+
+    Attributes:
+        answer: The answer, in the contract's shape.
+        replayed: Whether it is the first answer to a request that came again.
+    """
+
+    answer: AnswerT
     replayed: bool = False
+
+
+class ChatTurn(TypedDict):
+    """The answer to a chat.
+
+    Attributes:
+        session_id: The session, which may be new.
+        run_id: The run that answers.
+        message_ids: The ids of the input messages.
+        status: Whether the run has begun, or waits for the ones before it.
+        position: Just before all that the chat adds: a stream from here shows all of it.
+    """
+
+    session_id: str
+    run_id: str
+    message_ids: list[str]
+    status: Literal["running", "queued"]
+    position: str
 
 
 class SessionDetail(NamedTuple):

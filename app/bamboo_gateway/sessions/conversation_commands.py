@@ -10,6 +10,7 @@ from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions import ingest, metadata
 from bamboo_gateway.sessions.commands import (
     Chat,
+    ChatTurn,
     EventPage,
     Idempotency,
     MessagePage,
@@ -254,7 +255,9 @@ class ConversationCommands(ManagerParts):
 
     # -- runs -------------------------------------------------------------------------------
 
-    async def chat(self, caller: Caller, chat: Chat, idem: Idempotency | None = None) -> Outcome:
+    async def chat(
+        self, caller: Caller, chat: Chat, idem: Idempotency | None = None
+    ) -> Outcome[ChatTurn]:
         """Begin a run that answers messages, or queue it (`ChatService.chat`)."""
         return await self._chats.chat(caller, chat, idem)
 

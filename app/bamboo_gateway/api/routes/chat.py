@@ -32,7 +32,7 @@ from bamboo_gateway.api.security.rights import SessionRoute
 from bamboo_gateway.api.urls import chat_answer, run_url
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.positions import parse_position
-from bamboo_gateway.sessions.commands import Chat, Outcome, StreamRequest
+from bamboo_gateway.sessions.commands import Chat, ChatTurn, Outcome, StreamRequest
 from bamboo_gateway.sessions.manager import SessionManager
 from bamboo_gateway.sessions.streaming.hub import StreamPlace
 
@@ -140,7 +140,11 @@ async def chat(
 
 
 async def _streamed(
-    request: Request, manager: SessionManager, who: Caller, outcome: Outcome, place: StreamPlace
+    request: Request,
+    manager: SessionManager,
+    who: Caller,
+    outcome: Outcome[ChatTurn],
+    place: StreamPlace,
 ) -> Response:
     headers = _headers(outcome)
     session_id, run_id = outcome.answer["session_id"], outcome.answer["run_id"]
@@ -155,7 +159,7 @@ async def _streamed(
     return stream_response(request, connection, headers)
 
 
-def _headers(outcome: Outcome) -> dict[str, str]:
+def _headers(outcome: Outcome[ChatTurn]) -> dict[str, str]:
     session_id, run_id = outcome.answer["session_id"], outcome.answer["run_id"]
     bind_contextvars(session_id=session_id, run_id=run_id)
     return {

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import LimitReached, RunActive, SessionExists
@@ -11,7 +11,7 @@ from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.tool_order import in_order
 from bamboo_gateway.observability.tracing import here
 from bamboo_gateway.sessions.access import own
-from bamboo_gateway.sessions.commands import Chat, Idempotency, Outcome
+from bamboo_gateway.sessions.commands import Chat, ChatTurn, Idempotency, Outcome
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.runs.client_ids import ClientIds
 from bamboo_gateway.sessions.runs.external import ExternalRuns
@@ -31,7 +31,7 @@ class ChatService:
     external: ExternalRuns
     scheduler: RunScheduler
 
-    async def chat(self, caller: Caller, chat: Chat, idem: Idempotency | None) -> Outcome:
+    async def chat(self, caller: Caller, chat: Chat, idem: Idempotency | None) -> Outcome[ChatTurn]:
         """Begin a run that answers the messages, or queue it.
 
         Raises:
@@ -57,8 +57,11 @@ class ChatService:
             idem=idem,
         )
         if chat.session.id is not None:
-            return await run(chat.session.id)
-        return await self.maker.under_new_id(caller, idem, run)
+            outcome = await run(chat.session.id)
+        else:
+            outcome = await self.maker.under_new_id(caller, idem, run)
+        # Made by `decide`, or read from the log, where an earlier `decide` put it.
+        return cast("Outcome[ChatTurn]", outcome)
 
 
 class _ChatCommand:
@@ -104,14 +107,14 @@ class _ChatCommand:
             drafts, effect = self._queue(live, messages)
         else:
             drafts, effect = self._begin(live, messages, position)
-        answer = {
+        turn: ChatTurn = {
             "session_id": live.id,
             "run_id": self._run_id,
             "message_ids": [message.id for message in messages],
             "status": "queued" if is_busy else "running",
             "position": position,
         }
-        return Decision([*created, *drafts], answer, (effect,))
+        return Decision([*created, *drafts], dict(turn), (effect,))
 
     def _session(self) -> Draft:
         session = self._chat.session
