@@ -92,7 +92,7 @@ class ScriptedServer:
         return b"connection: close" not in b"".join(s for s in script if isinstance(s, bytes))
 
     async def _wait(self, event: anyio.Event, reader: asyncio.StreamReader) -> bool:
-        """Waits for the event, or for the client to leave."""
+        """Wait for the event, or for the client to leave."""
 
         async def watch() -> None:
             if await reader.read(1) == b"":
@@ -109,7 +109,7 @@ class ScriptedServer:
 
 @asynccontextmanager
 async def scripted(*scripts: Script, port: int = 0) -> AsyncIterator[ScriptedServer]:
-    """Serves the scripts, one for each request; on a free port unless one is given."""
+    """Serve the scripts, one for each request; on a free port unless one is given."""
     server = ScriptedServer(list(scripts))
     listener = await asyncio.start_server(server.serve, "127.0.0.1", port)
     async with listener:
@@ -148,7 +148,7 @@ def whole(status: int, value: object, **headers: str) -> list[bytes]:
 
 
 def sse(values: Iterable[object], *, done: bool = True) -> bytes:
-    """Values as the data of server-sent events."""
+    """Return values as the data of server-sent events."""
     frames = [b"data: %b\n\n" % orjson.dumps(value) for value in values]
     return b"".join([*frames, b"data: [DONE]\n\n"] if done else frames)
 

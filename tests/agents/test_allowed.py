@@ -57,7 +57,9 @@ def refusal(agent: Agent, options: dict[str, Any]) -> InvalidInput:
         {"max_tokens": 1},
     ],
 )
-def test_a_model_takes_sampling_and_fewer_tokens(options: dict[str, Any]) -> None:
+def test_clients_may_set_sampling_and_lower_the_token_limit_of_a_model(
+    options: dict[str, Any],
+) -> None:
     agent_of(f"{MODEL}&max_tokens=512").check_options(options)
 
 
@@ -85,7 +87,7 @@ def test_a_model_takes_sampling_and_fewer_tokens(options: dict[str, Any]) -> Non
         ({"stop": 5}, "stop"),
     ],
 )
-def test_a_model_takes_nothing_else_unless_it_is_allowed(
+def test_clients_may_set_no_other_option_of_a_model_unless_it_is_allowed(
     options: dict[str, Any], name: str
 ) -> None:
     error = refusal(agent_of(f"{MODEL}&max_tokens=512"), options)
@@ -94,14 +96,14 @@ def test_a_model_takes_nothing_else_unless_it_is_allowed(
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
-def test_a_model_without_a_limit_of_its_own_takes_none(name: str) -> None:
+def test_clients_may_set_no_token_limit_of_a_model_that_has_none(name: str) -> None:
     refusal(agent_of(MODEL), {name: 5})
     agent_of(f"{MODEL}&{name}=10").check_options({name: 10})
     refusal(agent_of(f"{MODEL}&{name}=10"), {name: 11})
 
 
 @pytest.mark.parametrize("url", [ECHO, "http://127.0.0.1:1/agent?tenant=1"])
-def test_user_code_takes_nothing_unless_it_is_allowed(url: str) -> None:
+def test_clients_may_set_no_option_of_user_code_unless_it_is_allowed(url: str) -> None:
     agent_of(url).check_options({})
     refusal(agent_of(url), {"anything": 1})
     separator = "&" if "?" in url else "?"
@@ -112,7 +114,7 @@ def test_user_code_takes_nothing_unless_it_is_allowed(url: str) -> None:
     agent_of(f"{url}{separator}allow=*").check_options({"anything": [1]})
 
 
-def test_the_demo_takes_all_its_own_options() -> None:
+def test_clients_may_set_all_options_of_the_demo() -> None:
     agent_of("demo:").check_options({"delay_ms": 0, "text": "x", "hold": "middle"})
     refusal(agent_of("demo:"), {"base_url": "http://x"})
     refusal(agent_of("demo:?allow=text"), {"delay_ms": 0})
@@ -151,7 +153,7 @@ def test_allow_names_options_and_their_bounds(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_no_number_is_beyond_a_bound(value: float) -> None:
+def test_a_number_outside_its_bounds_is_refused(value: float) -> None:
     allowed = AllowedOptions.parse("x:..5,y:1..")
     for name in "xy":
         with pytest.raises(InvalidInput):
@@ -172,7 +174,7 @@ def test_no_number_is_beyond_a_bound(value: float) -> None:
         ("*:..5", "*"),
     ],
 )
-def test_what_is_no_allow_stops_the_start(allow: str, words: str) -> None:
+def test_an_allow_that_cannot_be_read_stops_the_start(allow: str, words: str) -> None:
     with pytest.raises(AgentConfigError) as caught:
         agent_of(f"{MODEL}&allow={allow}")
     assert words in caught.value.detail
@@ -180,7 +182,7 @@ def test_what_is_no_allow_stops_the_start(allow: str, words: str) -> None:
     assert "allow" in caught.value.detail
 
 
-def test_a_refusal_says_what_may_be_set() -> None:
+def test_a_refusal_lists_the_options_that_may_be_set() -> None:
     error = refusal(agent_of(f"{MODEL}&allow=seed,temperature:0..1,model:a|b"), {"system": "x"})
     assert "seed, temperature (from 0 to 1), model (a, b)" in error.detail
     assert "evil" not in refusal(agent_of(MODEL), {"system": "evil"}).detail
@@ -244,7 +246,7 @@ async def test_a_run_that_would_have_to_wait_is_refused_before_it_is_queued() ->
         await gate.ended("c")
 
 
-async def test_a_run_that_waited_over_a_restart_is_held_to_what_is_allowed_now() -> None:
+async def test_a_run_queued_before_a_restart_is_checked_against_the_options_allowed_now() -> None:
     async with gateway() as gate:
         await gate.chat(run_id="a")
         await gate.chat(run_id="b", options={"system": "evil"})

@@ -51,11 +51,11 @@ async def test_a_chat_may_ask_for_an_exact_number_of_tokens_and_nothing_else() -
 
 
 @pytest.mark.parametrize("text", ["one  two\nthree ", " a", "", "  "])
-async def test_a_text_is_said_as_it_is(text: str) -> None:
+async def test_the_text_option_is_streamed_unchanged(text: str) -> None:
     assert text_of(await events_of(demo(), turn_of(text=text))) == text
 
 
-async def test_long_input_is_not_said_back_whole() -> None:
+async def test_long_input_is_quoted_only_in_part() -> None:
     events = await events_of(demo(), turn_of(said("user", "x" * 100_000)))
     assert max(len(str(event)) for event in events) < 1000
 

@@ -1,4 +1,4 @@
-"""From URLs to agents, and the one line when that fails."""
+"""Agents are made from URLs; a URL that cannot be used is one line."""
 
 import pytest
 
@@ -51,7 +51,7 @@ async def test_a_server_of_ones_own_needs_no_key() -> None:
         ("teapot:", "no known kind; use demo:, openai:, python:, http: or https:"),
     ],
 )
-def test_what_cannot_be_used_is_refused(url: str, words: str) -> None:
+def test_a_url_that_cannot_be_used_is_refused(url: str, words: str) -> None:
     detail = refusal_of(url)
     assert words in detail
     assert "secret" not in detail
@@ -65,7 +65,9 @@ def test_a_key_that_no_header_can_carry_is_refused_without_being_repeated(
     assert key not in refusal_of("openai:gpt-x")
 
 
-def test_proxy_settings_that_cannot_be_used_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_settings_that_cannot_be_used_are_named_in_the_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
     monkeypatch.setenv("HTTPS_PROXY", "gopher://x")
     assert "proxy" in refusal_of("openai:gpt-x")

@@ -179,7 +179,7 @@ async def test_the_service_may_end_the_turn_as_failed_or_cancelled() -> None:
         assert [type(event) for event in events] == [Thinking, heard]
 
 
-async def test_calls_without_a_result_are_the_clients_when_the_answer_just_ends() -> None:
+async def test_the_client_answers_calls_without_a_result_when_the_answer_just_ends() -> None:
     events = await answer_to(NDJSON, chunk(lines(SPOKEN[:2])), END)
     assert events[2:] == [Complete(finish_reason="tool_calls")]
 
@@ -248,7 +248,9 @@ async def test_a_broken_event_ends_the_turn(bad: bytes) -> None:
         ("upstream_error", whole(500, {})),
     ],
 )
-async def test_what_is_no_answer_ends_the_turn_with_its_code(code: str, script: Script) -> None:
+async def test_an_answer_that_cannot_be_read_ends_the_turn_with_its_code(
+    code: str, script: Script
+) -> None:
     error = await failure_of(script)
     assert error.code == code
     assert "agent" in error.detail
@@ -259,7 +261,7 @@ async def test_what_is_no_answer_ends_the_turn_with_its_code(code: str, script: 
     [[NDJSON, END], [head(), chunk(b"data: [DONE]\n\n"), END], whole(200, [])],
     ids=["ndjson", "sse", "json"],
 )
-async def test_a_whole_answer_that_says_nothing_completes(script: Script) -> None:
+async def test_an_empty_answer_completes(script: Script) -> None:
     assert await answer_to(*script) == [Complete()]
 
 
@@ -291,7 +293,7 @@ async def test_an_answer_that_does_not_begin_is_a_timeout(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
-async def test_those_who_did_not_begin_the_work_are_asked_again(status: int) -> None:
+async def test_a_service_that_did_not_begin_the_work_is_asked_again(status: int) -> None:
     slept: list[float] = []
     refusal = whole(status, {}, retry_after="2")
     async with playing(refusal, whole(200, "Hi"), slept=slept) as (agent, server):
@@ -302,7 +304,7 @@ async def test_those_who_did_not_begin_the_work_are_asked_again(status: int) -> 
 
 
 @pytest.mark.parametrize("script", [[CUT], whole(500, {}), [NDJSON, CUT]])
-async def test_those_who_may_have_begun_the_work_are_not(script: Script) -> None:
+async def test_a_service_that_may_have_begun_the_work_is_not_asked_again(script: Script) -> None:
     async with playing(script, whole(200, "Hi")) as (agent, server):
         with pytest.raises(AgentError):
             await events_of(agent, turn_of())

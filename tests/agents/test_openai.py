@@ -140,7 +140,7 @@ async def test_the_request_is_what_the_api_says() -> None:
     }
 
 
-async def test_what_does_not_fit_into_the_context_is_left_out_and_said() -> None:
+async def test_turns_that_do_not_fit_into_the_context_are_left_out_and_reported() -> None:
     long = "x" * 300
     given = [
         said("system", "Summary of the conversation so far:\n\nBirds.", metadata={"summary": True}),
@@ -162,11 +162,11 @@ async def test_what_does_not_fit_into_the_context_is_left_out_and_said() -> None
     assert "context_tokens" not in server.requests[0].json
 
 
-async def test_what_fits_into_the_context_is_sent_without_a_word() -> None:
+async def test_a_conversation_that_fits_into_the_context_is_sent_without_a_report() -> None:
     assert await answer_to(*stream(HELLO), context_tokens=100) == HELLO_EVENTS
 
 
-async def test_usage_need_not_be_asked_for_and_no_key_is_sent_where_there_is_none() -> None:
+async def test_without_stream_usage_and_key_neither_is_in_the_request() -> None:
     async with playing(stream(HELLO), stream_usage=False, key=None) as (agent, server):
         await events_of(agent, turn_of())
     assert "stream_options" not in server.requests[0].json
@@ -190,7 +190,7 @@ async def test_reasoning_is_thinking(field: str) -> None:
     assert await answer_to(*stream(chunks)) == [Thinking("Hm"), Token("Yes"), Complete()]
 
 
-async def test_content_may_be_parts_and_a_refusal_is_said() -> None:
+async def test_content_may_be_parts_and_a_refusal_becomes_text() -> None:
     parts = [
         {"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]},
         {"type": "thinking", "thinking": "so"},
@@ -305,7 +305,7 @@ async def test_an_error_in_mid_stream_ends_the_turn_with_its_code(
     assert ("overloaded" in error.detail) == (code == "upstream_error")
 
 
-async def test_what_is_no_json_is_said() -> None:
+async def test_a_chunk_that_is_no_json_is_reported() -> None:
     assert (await failure_of([head(), chunk(b"data: {x\n\n"), END])).code == "upstream_invalid"
 
 
@@ -433,7 +433,7 @@ async def test_a_finished_answers_connection_is_used_again(
 
 
 @pytest.mark.parametrize("wait", [{"retry_after": "7"}, {"retry_after_ms": "7000"}])
-async def test_a_429_is_tried_again_when_it_says(wait: dict[str, str]) -> None:
+async def test_a_429_is_retried_after_the_time_it_names(wait: dict[str, str]) -> None:
     slept: list[float] = []
     refusal = whole(429, {"error": {"message": "slow down"}}, **wait)
     async with playing(refusal, stream(HELLO), slept=slept) as (agent, server):
@@ -442,7 +442,7 @@ async def test_a_429_is_tried_again_when_it_says(wait: dict[str, str]) -> None:
     assert len(server.requests) == 2
 
 
-async def test_a_429_that_asks_for_too_long_a_wait_is_said_at_once() -> None:
+async def test_a_429_that_asks_for_too_long_a_wait_is_reported_at_once() -> None:
     slept: list[float] = []
     refusal = whole(429, {"error": {"message": f"slow\ndown, {KEY}"}}, retry_after="600")
     error = await failure_of(refusal, slept=slept)
@@ -459,7 +459,7 @@ async def test_a_retry_after_that_is_a_date_in_the_past_means_now() -> None:
     assert slept == [0]
 
 
-async def test_a_429_that_no_wait_mends_is_not_tried_again() -> None:
+async def test_a_429_that_no_waiting_resolves_is_not_retried() -> None:
     refusal = whole(429, {"error": {"message": "no quota"}}, x_should_retry="false")
     assert (await failure_of(refusal)).code == "upstream_rate_limited"
 
@@ -491,7 +491,7 @@ async def test_nothing_is_tried_again_once_the_answer_has_begun() -> None:
     assert len(server.requests) == 1
 
 
-async def test_a_server_that_is_not_there_is_said_without_its_address() -> None:
+async def test_an_unreachable_server_is_reported_without_its_address() -> None:
     with socket.socket() as taken:
         # Nobody listens there, and nobody else can.
         taken.bind(("127.0.0.1", 0))
@@ -510,7 +510,7 @@ async def test_a_server_that_is_not_there_is_said_without_its_address() -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403])
-async def test_a_refused_key_is_said_without_the_servers_words(status: int) -> None:
+async def test_a_refused_key_is_reported_without_the_servers_message(status: int) -> None:
     body = {"error": {"message": f"Incorrect API key provided: {KEY[:6]}***"}}
     error = await failure_of(whole(status, body))
     assert error.code == "upstream_auth"
@@ -526,7 +526,7 @@ async def test_a_refused_key_is_said_without_the_servers_words(status: int) -> N
         (400, "plain", "plain"),
     ],
 )
-async def test_other_refusals_are_said_in_the_servers_words(
+async def test_other_refusals_are_reported_with_the_servers_message(
     status: int, body: object, words: str
 ) -> None:
     error = await failure_of(whole(status, body))

@@ -32,7 +32,7 @@ def words(messages: list[dict[str, Any]]) -> list[str]:
     return [f"{message['role']}:{(message['content'] or '')[:6]}" for message in messages]
 
 
-def test_what_fits_is_left_as_it_is() -> None:
+def test_a_conversation_that_fits_is_unchanged() -> None:
     request = to_openai([said("user", LONG), said("assistant", LONG), said("user", LONG)])
     trimmed = trim(request, 312)
     assert (trimmed.messages, trimmed.turns, trimmed.tokens) == (request, 0, 312)
@@ -105,7 +105,7 @@ def test_the_estimate_is_a_third_of_the_bytes_and_a_fixed_sum_for_an_image(
     assert trim(to_openai([said("user", content)]), 1).tokens == tokens + 4
 
 
-def test_tools_count() -> None:
+def test_tools_count_toward_the_budget() -> None:
     request = to_openai([said("user", "1"), said("assistant", "a"), said("user", "2")])
     assert trim(request, 100, [{"type": "function", "function": {"name": "x" * 300}}]).turns == 1
 
@@ -138,10 +138,10 @@ def test_no_call_is_ever_parted_from_its_result(given: list[list[Message]], budg
 
 
 @pytest.mark.parametrize("tokens_max", [50, 200, 1000, 5000])
-async def test_of_a_long_conversation_the_same_is_sent_whether_all_or_enough_of_it_was_read(
+async def test_the_request_is_the_same_whether_a_conversation_was_read_whole_or_in_part(
     tokens_max: int,
 ) -> None:
-    """Whatever suffix the agent calls enough: neither a message more nor one less."""
+    """Whatever suffix the agent accepts as enough."""
     chance = Random(tokens_max)
     agent = OpenAIAgent("m", OpenAIQuery(base_url="http://127.0.0.1:9/v1"), api_key=None,
                         event_bytes_max=1 << 20)  # fmt: skip

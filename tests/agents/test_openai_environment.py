@@ -58,7 +58,7 @@ async def test_certificates_are_those_of_ssl_cert_file_and_are_checked(
 
 
 def _certificate(folder: Path) -> Path:
-    """Makes a certificate for 127.0.0.1 that nobody else has signed; key and all in one file."""
+    """Make a certificate for 127.0.0.1 that nobody else has signed; key and all in one file."""
     both = folder / "both.pem"
     command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
     extensions = ["subjectAltName=IP:127.0.0.1", "keyUsage=critical,digitalSignature,keyCertSign"]

@@ -125,7 +125,7 @@ async def test_its_stream_is_read_to_the_usage(proxy: str) -> None:
         ("nobody", "upstream_rejected", "nobody"),
     ],
 )
-async def test_its_refusals_are_said_in_its_words(
+async def test_its_refusals_are_reported_with_its_message(
     model: str, code: str, words: str, proxy: str
 ) -> None:
     with pytest.raises(AgentError) as caught:

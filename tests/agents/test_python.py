@@ -102,7 +102,7 @@ async def test_every_shape_of_code_can_answer(target: Any) -> None:
     assert await asked(target) == [Token("Hello "), Token("Hello there"), Complete()]
 
 
-async def test_objects_of_the_contract_and_our_classes_may_be_yielded() -> None:
+async def test_json_objects_and_the_gateways_classes_may_be_yielded() -> None:
     async def answer(turn: Turn) -> AsyncIterator[Any]:
         yield {"type": "thinking", "content": "hm"}
         yield Custom("plan", turn.metadata["plan"])
@@ -130,7 +130,7 @@ async def test_arguments_that_are_the_text_of_an_object_become_that_object(
     )
 
 
-async def test_usage_is_added_up_and_said_at_the_end() -> None:
+async def test_usage_is_added_up_and_reported_at_the_end() -> None:
     def answer(_: Turn) -> Any:
         yield Usage(1, 2, 3)
         yield "Hi"
@@ -139,7 +139,7 @@ async def test_usage_is_added_up_and_said_at_the_end() -> None:
     assert (await asked(answer))[-1] == Complete(Usage(11, 22, 33))
 
 
-async def test_what_comes_after_the_terminal_event_is_never_asked_for() -> None:
+async def test_nothing_is_read_after_the_terminal_event() -> None:
     closed = anyio.Event()
 
     async def answer(_: Turn) -> AsyncIterator[Any]:
@@ -175,7 +175,7 @@ BAD: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize("value", [bad for _, bad in BAD], ids=[name for name, _ in BAD])
-async def test_what_is_no_sound_event_ends_the_turn_as_broken(value: Any) -> None:
+async def test_an_invalid_event_ends_the_turn_as_failed(value: Any) -> None:
     async def answer(_: Turn) -> AsyncIterator[Any]:
         yield "Hi"
         yield value
@@ -184,7 +184,7 @@ async def test_what_is_no_sound_event_ends_the_turn_as_broken(value: Any) -> Non
         await asked(answer)
 
 
-async def test_who_returns_has_completed_also_with_nothing_said() -> None:
+async def test_an_agent_that_returns_has_completed_even_without_an_event() -> None:
     silent: list[Any] = [lambda _: None, lambda _: iter([]), lambda _: [Complete()]]
     for target in silent:
         assert await asked(target) == [Complete()]
@@ -213,7 +213,7 @@ def raising(error: BaseException) -> list[Callable[[Turn], Any]]:
 @pytest.mark.parametrize(
     "error", [SystemExit("secret"), NotFound("secret"), asyncio.CancelledError("secret")]
 )
-async def test_what_would_mean_something_else_to_the_gateway_is_only_a_failure(
+async def test_exceptions_with_a_meaning_for_the_gateway_only_fail_the_run(
     error: BaseException, shape: int
 ) -> None:
     with pytest.raises(AgentError) as caught:
@@ -223,13 +223,15 @@ async def test_what_would_mean_something_else_to_the_gateway_is_only_a_failure(
 
 
 @pytest.mark.parametrize("shape", range(4))
-async def test_other_errors_pass_for_the_log(shape: int) -> None:
+async def test_other_errors_reach_the_log(shape: int) -> None:
     with pytest.raises(KeyError, match="secret"):
         await asked(raising(KeyError("secret"))[shape])
 
 
 @pytest.mark.parametrize("shape", range(4))
-async def test_an_agent_error_passes_its_words_as_far_as_they_can_be_stored(shape: int) -> None:
+async def test_the_message_of_an_agent_error_is_passed_on_as_far_as_it_can_be_stored(
+    shape: int,
+) -> None:
     error = AgentError("No more\ud800 credit" + "!" * 5000, code="no_credit")
     with pytest.raises(AgentError) as caught:
         await asked(raising(error)[shape])
@@ -415,7 +417,7 @@ async def test_a_tool_that_raises_is_a_tool_error_and_the_agent_goes_on(
     assert events[2:] == [Token("sorry"), Complete()]
 
 
-async def test_who_returns_because_it_was_told_to_end_has_not_completed() -> None:
+async def test_an_agent_that_returns_after_its_cancellation_has_not_completed() -> None:
     async def answer(turn: Turn) -> AsyncIterator[Any]:
         yield turn.tool("look").start
         turn.cancelled.set()
@@ -424,7 +426,7 @@ async def test_who_returns_because_it_was_told_to_end_has_not_completed() -> Non
     assert [type(event) for event in events] == [ToolStart]
 
 
-async def test_calls_without_a_result_are_the_clients_when_the_agent_returns() -> None:
+async def test_the_client_answers_calls_without_a_result_when_the_agent_returns() -> None:
     async def answer(turn: Turn) -> AsyncIterator[Any]:
         yield turn.tool("look").start
 
@@ -433,7 +435,7 @@ async def test_calls_without_a_result_are_the_clients_when_the_agent_returns() -
     assert events[1:] == [Complete(finish_reason="tool_calls")]
 
 
-async def test_calls_without_a_result_are_closed_when_the_agent_says_that_it_stopped() -> None:
+async def test_calls_without_a_result_are_closed_when_the_agent_completes_with_stop() -> None:
     async def answer(turn: Turn) -> AsyncIterator[Any]:
         yield turn.tool("look").start
         yield Complete()
@@ -471,7 +473,7 @@ async def test_calls_that_the_client_is_to_answer_stay_open() -> None:
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Writes a module `my_agent` into the working directory."""
+    """Write a module `my_agent` into the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "my_agent", raising=False)
@@ -521,7 +523,7 @@ async def test_the_object_is_found_in_the_working_directory(module: Callable[[st
         ("", "python:my_agent:x?y=1", "'y' is not known"),
     ],
 )
-def test_what_cannot_be_imported_or_cannot_answer_stops_the_start_with_one_line(
+def test_an_object_that_cannot_be_imported_or_cannot_answer_stops_the_start_with_one_line(
     module: Callable[[str], None], text: str, url: str, words: str
 ) -> None:
     module(text)

@@ -25,7 +25,7 @@ def turn_of(*messages: Message, **options: Any) -> Turn:
 
 
 def let_pass(seconds: float, patch: pytest.MonkeyPatch) -> None:
-    """Lets the running loop's clock, and so every timeout in it, be so much later from now on.
+    """Let the running loop's clock, and so every timeout in it, be so much later from now on.
 
     A timeout of seconds then strikes when the test says so, and never because the machine stood
     still for as long as a short one lasts.
@@ -36,7 +36,7 @@ def let_pass(seconds: float, patch: pytest.MonkeyPatch) -> None:
 
 
 async def events_of(agent: Agent, turn: Turn) -> list[AgentEvent]:
-    """Everything the agent says to the turn, under a deadline."""
+    """Return everything the agent yields for the turn, under a deadline."""
     stream = cast("AsyncGenerator[AgentEvent, None]", agent.run(turn))
     with anyio.fail_after(DEADLINE_SECONDS):
         async with aclosing(stream):

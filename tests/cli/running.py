@@ -19,7 +19,7 @@ COMMAND_SECONDS = 100
 def bamboo(
     *arguments: str, url: str | None = None, stdin: str = "", **settings: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command to its end, with a pipe for each of its streams."""
+    """Run a command to its end, with a pipe for each of its streams."""
     return subprocess.run(
         [*BAMBOO, *arguments],
         cwd=REPOSITORY,
@@ -73,32 +73,32 @@ class Terminal:
         return self._bytes.decode(errors="replace")
 
     def type(self, text: str) -> None:
-        """Presses keys."""
+        """Press keys."""
         os.write(self._ours, text.encode())
 
     def until(self, text: str) -> None:
-        """Waits until the screen has shown `text`."""
+        """Wait until the screen has shown `text`."""
         until(
             lambda: text in self.screen,
             lambda: f"the screen shows {text!r}; it shows {self.screen}",
         )
 
     def until_line(self, text: str) -> None:
-        """Waits until the screen has shown a whole line with `text` in it."""
+        """Wait until the screen has shown a whole line with `text` in it."""
         until(
             lambda: "\n" in self.screen.partition(text)[2],
             lambda: f"the screen shows a line with {text!r}; it shows {self.screen}",
         )
 
     def until_asked(self) -> None:
-        """Waits for the prompt: keys that come before it are not read like those after it."""
+        """Wait for the prompt: keys that come before it are not read like those after it."""
         until(
             lambda: self.screen.endswith("> "),
             lambda: f"the screen ends with a prompt; it shows {self.screen}",
         )
 
     def exit_code(self) -> int:
-        """Waits for the command's end, and until all that it wrote is on the screen."""
+        """Wait for the command's end, and until all that it wrote is on the screen."""
         code = self._process.wait(COMMAND_SECONDS)
         self._reader.join(COMMAND_SECONDS)
         return code

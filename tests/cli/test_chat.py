@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from tests.cli.pretenders import forgetful_wire
+from tests.cli.fake_servers import lossy_proxy
 from tests.cli.running import Terminal, bamboo
 from tests.processes import Gateway
 from tests.support.waiting import until
@@ -44,7 +44,7 @@ def test_an_empty_message_is_a_usage_error(url: str) -> None:
     assert bamboo("chat", " ", url=url).returncode == 2
 
 
-def test_a_run_that_fails_is_said_and_exits_with_1(url: str) -> None:
+def test_a_run_that_fails_is_reported_and_exits_with_1(url: str) -> None:
     ended = bamboo("chat", "hi", *FAST, "-o", "fail=broken_on_purpose", url=url)
     assert ended.returncode == 1
     assert "broken_on_purpose" in ended.stdout
@@ -63,7 +63,7 @@ def test_control_sequences_in_an_answer_are_shown_and_not_obeyed(url: str) -> No
 
 
 def test_a_post_whose_answer_was_lost_is_repeated_and_carried_out_once(gateway: Gateway) -> None:
-    with forgetful_wire(gateway.port, lose=2) as url, Terminal("chat", url=url) as terminal:
+    with lossy_proxy(gateway.port, lose=2) as url, Terminal("chat", url=url) as terminal:
         terminal.until_asked()
         terminal.type("only once\n")
         terminal.until("Sending again")
@@ -115,9 +115,7 @@ def test_a_single_message_that_is_cancelled_exits_with_130(gateway: Gateway, url
     assert statuses(gateway, "c-one") == ["cancelled"]
 
 
-def test_a_conversation_that_is_taken_up_shows_the_run_that_is_on(
-    gateway: Gateway, url: str
-) -> None:
+def test_a_continued_conversation_shows_the_active_run(gateway: Gateway, url: str) -> None:
     body = {"message": "hi", "session_id": "c-up", "options": {"delay_ms": 0, "hold": "middle"}}
     gateway.call("POST", "/chat", json=body)
     with Terminal("chat", "-s", "c-up", url=url) as terminal:

@@ -26,19 +26,19 @@ def stopped(tmp_path: Path) -> Iterator[Gateway]:
 
 
 def damage(gateway: Gateway) -> None:
-    """Turns one bit in the middle of a session's log."""
+    """Turn one bit in the middle of a session's log."""
     path = gateway.data_dir / "events" / "a.jsonl"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
-def test_a_directory_that_was_left_in_order_is_in_order(stopped: Gateway) -> None:
+def test_doctor_finds_nothing_after_a_clean_end(stopped: Gateway) -> None:
     ended = bamboo("doctor", "--data-dir", str(stopped.data_dir))
     assert (ended.returncode, ended.stdout) == (0, "Everything is in order.\n")
 
 
-def test_damage_is_said_with_what_would_be_done_and_nothing_is_changed(stopped: Gateway) -> None:
+def test_damage_is_reported_with_its_repair_and_nothing_is_changed(stopped: Gateway) -> None:
     damage(stopped)
     before = {path: path.read_bytes() for path in stopped.data_dir.rglob("*.jsonl")}
     ended = bamboo("doctor", "--data-dir", str(stopped.data_dir))
@@ -49,7 +49,7 @@ def test_damage_is_said_with_what_would_be_done_and_nothing_is_changed(stopped: 
     assert {path: path.read_bytes() for path in stopped.data_dir.rglob("*.jsonl")} == before
 
 
-def test_repair_mends_so_that_the_gateway_goes_on_and_clients_are_told(stopped: Gateway) -> None:
+def test_after_a_repair_the_gateway_starts_and_clients_are_told_to_reload(stopped: Gateway) -> None:
     epoch = stopped.start().call("GET", "/sessions/a")["position"].split("-")[0]
     assert stopped.stop() == 0
     damage(stopped)
@@ -91,7 +91,7 @@ def test_a_directory_that_a_gateway_owns_is_left_alone(stopped: Gateway) -> None
     assert str(stopped.process and stopped.process.pid) in line
 
 
-def test_a_directory_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_missing_directory_is_reported(tmp_path: Path) -> None:
     ended = bamboo("doctor", "--data-dir", str(tmp_path / "nowhere"))
     assert ended.returncode == 2
     assert "nowhere" in ended.stderr
@@ -103,7 +103,7 @@ def test_the_directory_of_the_environment_is_the_one_that_is_checked(stopped: Ga
     assert ended.returncode == 0
 
 
-def test_a_bar_shows_how_far_it_is_where_somebody_can_see_it(stopped: Gateway) -> None:
+def test_a_progress_bar_is_shown_on_a_terminal(stopped: Gateway) -> None:
     command = ("doctor", "--data-dir", str(stopped.data_dir))
     with Terminal(*command, url=stopped.url, kind="xterm") as terminal:
         assert terminal.exit_code() == 0
@@ -112,7 +112,7 @@ def test_a_bar_shows_how_far_it_is_where_somebody_can_see_it(stopped: Gateway) -
     assert bamboo(*command).stderr == ""
 
 
-def test_whatever_a_gateway_was_asked_and_however_it_ended_its_directory_is_in_order(
+def test_doctor_finds_nothing_after_any_requests_and_any_end_of_a_gateway(
     tmp_path: Path,
 ) -> None:
     settings = {
@@ -133,7 +133,7 @@ def test_whatever_a_gateway_was_asked_and_however_it_ended_its_directory_is_in_o
 
 
 def findings_in(gateway: Gateway) -> list[str]:
-    """Gives what the doctor finds wrong in the directory of a gateway that has ended."""
+    """Return what the doctor finds wrong in the directory of a gateway that has ended."""
     ended = bamboo("doctor", "--json", "--data-dir", str(gateway.data_dir))
     found = [json.loads(line) for line in ended.stdout.splitlines()]
     wrong = [str(one) for one in found if one["severity"] != "note"]
@@ -142,7 +142,7 @@ def findings_in(gateway: Gateway) -> list[str]:
 
 
 def ask_for_everything(gateway: Gateway, life: str) -> None:
-    """Makes requests of every kind that leaves something in the files, with keys and without."""
+    """Make requests of every kind that leaves something in the files, with keys and without."""
     keys = (f"{life}.{number}" for number in count())
 
     def call(method: str, path: str, body: object = None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typer.main import get_command
 
 from bamboo_gateway import __version__
 from bamboo_gateway.cli import program
-from tests.cli.pretenders import pretender, stream
+from tests.cli.fake_servers import fake_server, stream
 from tests.cli.running import bamboo
 from tests.docs_tables import leaves
 from tests.processes import REPOSITORY, Gateway, free_port
@@ -86,14 +86,14 @@ def test_a_problem_is_shown_as_its_detail_and_code(url: str, command: list[str])
 
 
 @pytest.mark.parametrize("session", ["../x", "..", "a/b", "a\nb", "ä", "", "a" * 129, "-"])
-def test_what_is_no_session_id_is_never_sent(session: str) -> None:
+def test_a_text_that_cannot_be_a_session_id_is_never_sent(session: str) -> None:
     ended = bamboo("sessions", "show", "--", session, url=f"http://127.0.0.1:{free_port()}")
     assert ended.returncode == 2
     assert "session id" in ended.stderr
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1", "127.0.0.1:8080", "http://", "http://a:b"])
-def test_an_address_that_is_none_is_a_usage_error(url: str) -> None:
+def test_a_url_that_cannot_be_used_is_a_usage_error(url: str) -> None:
     ended = bamboo("sessions", "list", "--url", url)
     assert ended.returncode == 2
     assert len(ended.stderr.splitlines()) == 1
@@ -128,7 +128,7 @@ def test_another_program_at_the_address_is_recognised() -> None:
         request.end_headers()
         request.wfile.write(b"<h1>It works!</h1>")
 
-    with pretender(page) as url:
+    with fake_server(page) as url:
         for command in (["sessions", "list"], ["tail", "s"], ["chat", "hi"]):
             ended = bamboo(*command, url=url)
             assert ended.returncode == 1
@@ -136,7 +136,7 @@ def test_another_program_at_the_address_is_recognised() -> None:
 
 
 def test_a_frame_that_is_no_event_is_recognised() -> None:
-    with pretender(stream("data: hello\n\n")) as url:
+    with fake_server(stream("data: hello\n\n")) as url:
         ended = bamboo("tail", "s", url=url)
     assert ended.returncode == 1
     assert "no event" in ended.stderr
@@ -146,12 +146,12 @@ def test_an_error_that_is_no_problem_document_shows_its_status() -> None:
     def refuse(request: BaseHTTPRequestHandler) -> None:
         request.send_error(418)
 
-    with pretender(refuse) as url:
+    with fake_server(refuse) as url:
         ended = bamboo("sessions", "list", url=url)
     assert (ended.returncode, ended.stderr) == (1, "error: I'm a Teapot (HTTP 418)\n")
 
 
-def test_the_key_of_the_environment_is_sent_and_a_wrong_one_is_said(
+def test_the_key_of_the_environment_is_sent_and_a_wrong_one_is_reported(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     directory = tmp_path_factory.mktemp("keys")

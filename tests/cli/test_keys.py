@@ -49,7 +49,7 @@ def test_a_key_is_printed_once_opens_a_running_gateway_and_is_revoked(tmp_path: 
         assert key.split("_")[2] not in (gateway.data_dir / "keys.json").read_text("utf-8")
 
 
-def test_what_a_key_may_is_as_it_was_asked_for(tmp_path: Path) -> None:
+def test_a_key_has_the_rights_that_were_asked_for(tmp_path: Path) -> None:
     create(tmp_path, "--service", "--rights", "read, admin", "--expires", "90d", "--name", "bot")
     create(tmp_path, "--user", "bob@example.com", "--expires", "2999-01-01T00:00:00Z")
     ended = bamboo("keys", "list", "--json", "--data-dir", str(tmp_path))
@@ -75,7 +75,7 @@ def test_what_a_key_may_is_as_it_was_asked_for(tmp_path: Path) -> None:
         (["revoke", "key-unknown"], 1, "keys list"),
     ],
 )
-def test_a_wrong_wish_is_one_line_and_changes_nothing(
+def test_a_wrong_option_is_one_line_and_changes_nothing(
     arguments: list[str], code: int, word: str, tmp_path: Path
 ) -> None:
     ended = bamboo("keys", *arguments, "--data-dir", str(tmp_path / "d"))
@@ -111,7 +111,7 @@ def test_keys_that_are_made_and_revoked_are_in_the_audit_log_and_their_secrets_a
     assert str(made["key"]).split("_")[2] not in path.read_text("utf-8")
 
 
-def test_a_key_that_is_not_recorded_is_made_and_it_is_said(tmp_path: Path) -> None:
+def test_a_key_that_cannot_be_recorded_is_made_with_a_notice(tmp_path: Path) -> None:
     audit_log = str(tmp_path / "missing" / "audit.jsonl")
     ended = bamboo(
         *("keys", "create", "--user", "a", "--data-dir", str(tmp_path)), BAMBOO_AUDIT_LOG=audit_log
@@ -122,7 +122,7 @@ def test_a_key_that_is_not_recorded_is_made_and_it_is_said(tmp_path: Path) -> No
     assert not (tmp_path / "audit.jsonl").exists()
 
 
-def test_a_file_that_is_none_is_neither_read_nor_overwritten(tmp_path: Path) -> None:
+def test_a_file_that_is_no_keys_file_is_neither_read_nor_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     path.write_text("{ a slip", encoding="utf-8")
     for arguments in (["list"], ["create", "--user", "a"], ["revoke", "key-x"]):
@@ -132,7 +132,7 @@ def test_a_file_that_is_none_is_neither_read_nor_overwritten(tmp_path: Path) -> 
     assert path.read_text("utf-8") == "{ a slip"
 
 
-def test_without_a_disk_the_file_has_to_be_named(tmp_path: Path) -> None:
+def test_with_a_memory_store_the_keys_file_has_to_be_named(tmp_path: Path) -> None:
     ended = bamboo("keys", "list", BAMBOO_STORAGE_URL="memory:")
     assert ended.returncode == 2
     assert "api_keys_file" in ended.stderr

@@ -1,4 +1,4 @@
-"""The commands for a session's whole life, over HTTP."""
+"""The commands for the lifecycle of sessions, over HTTP."""
 
 import json
 import zipfile
@@ -95,7 +95,7 @@ def test_branches_are_made_merged_and_drawn(gateway: Gateway, url: str) -> None:
     assert "(self-merge)" in bamboo("merge", "br-1", "br-1", url=url).stderr
 
 
-def test_what_sessions_have_come_to_is_shown(gateway: Gateway, url: str) -> None:
+def test_statistics_reports_and_extensions_are_shown(gateway: Gateway, url: str) -> None:
     create(gateway, "st-1", "one", title="A title")
     gateway.call("PUT", "/sessions/st-1/summary", json={"summary": "In short."})
     assert json.loads(bamboo("stats", "st-1", "--json", url=url).stdout)["total_messages"] == 1
@@ -110,7 +110,7 @@ def test_what_sessions_have_come_to_is_shown(gateway: Gateway, url: str) -> None
     assert off["enabled_extensions"][0]["enabled"] is False
 
 
-def test_cleanup_looks_asks_and_deletes(gateway: Gateway, url: str) -> None:
+def test_cleanup_shows_asks_and_deletes(gateway: Gateway, url: str) -> None:
     create(gateway, "cl-1", "x")
     last = gateway.call("GET", "/sessions/cl-1")["last_activity_at"]
     before = "2000-01-01T00:00:00Z"

@@ -48,7 +48,7 @@ def test_the_written_agent_answers_calls_its_tool_and_fails_in_its_own_words(
         assert "tool_error" in [event["type"] for event in gateway.events("wrong")]
 
 
-def test_a_file_that_is_there_is_left_alone(tmp_path: Path) -> None:
+def test_an_existing_file_is_left_alone(tmp_path: Path) -> None:
     there = tmp_path / "mine.py"
     there.write_text("precious", "utf-8")
     refused = new_agent(tmp_path, "mine.py")
@@ -60,7 +60,9 @@ def test_a_file_that_is_there_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "code"), [("agent.txt", 2), ("my-agent.py", 2), ("nowhere/agent.py", 1)]
 )
-def test_a_name_that_cannot_be_is_refused_in_one_line(name: str, code: int, tmp_path: Path) -> None:
+def test_a_name_that_is_no_module_name_is_refused_in_one_line(
+    name: str, code: int, tmp_path: Path
+) -> None:
     refused = new_agent(tmp_path, name)
     assert refused.returncode == code
     assert refused.stderr.startswith("error: ")

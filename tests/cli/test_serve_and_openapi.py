@@ -45,7 +45,7 @@ def test_an_address_of_no_known_kind_stops_the_start_with_one_line(
     assert names in line
 
 
-def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+def test_flags_win_over_the_environment_and_the_environment_over_the_file(tmp_path: Path) -> None:
     config = tmp_path / "bamboo.toml"
     config.write_text(
         'durability = "sometimes"\nlog_level = "loud"\nagents = {file = "demo:"}',
@@ -84,7 +84,7 @@ def test_the_document_is_printed_or_written_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["openapi.json"]
 
 
-def test_a_document_that_cannot_be_written_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_document_that_cannot_be_written_is_reported_in_one_line(tmp_path: Path) -> None:
     ended = bamboo("openapi", "--output", str(tmp_path / "missing" / "openapi.json"))
     assert ended.returncode == 1
     assert len(ended.stderr.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""The beginning of a session's id stands for the whole id, where only one session has it."""
+"""A prefix of a session's id is completed if only one session has it."""
 
 import json
 from collections.abc import Sequence
@@ -69,14 +69,14 @@ def test_the_whole_id_is_what_is_shown(gateway: Gateway, url: str, tmp_path: Pat
         assert terminal.exit_code() == 0
 
 
-def test_an_id_is_never_taken_for_the_beginning_of_another(gateway: Gateway, url: str) -> None:
+def test_an_existing_id_is_never_completed_to_a_longer_one(gateway: Gateway, url: str) -> None:
     create(gateway, "job-1")
     create(gateway, "job-10")
     shown = json.loads(bamboo("sessions", "show", "job-1", "--json", url=url).stdout)
     assert shown["id"] == "job-1"
 
 
-def test_several_that_begin_so_are_listed_whole_and_nothing_is_done(
+def test_an_ambiguous_prefix_lists_the_whole_ids_and_changes_nothing(
     gateway: Gateway, url: str
 ) -> None:
     names = sorted(create(gateway, f"twin-{n}-" + "x" * 110) for n in range(5))
@@ -91,7 +91,7 @@ def test_several_that_begin_so_are_listed_whole_and_nothing_is_done(
     assert ids(gateway) & set(names) == set(names[1:])
 
 
-def test_the_list_of_several_is_bounded(gateway: Gateway, url: str) -> None:
+def test_the_list_of_candidates_is_bounded(gateway: Gateway, url: str) -> None:
     for n in range(8):
         create(gateway, f"many-{n}")
     ended = bamboo("sessions", "show", "many", url=url)
@@ -105,7 +105,7 @@ def test_archived_and_shared_sessions_are_found_too(gateway: Gateway, url: str) 
     assert bamboo("export", "put", url=url).returncode == 0
 
 
-def test_several_at_once_may_be_whole_and_beginnings(gateway: Gateway, url: str) -> None:
+def test_a_bulk_command_takes_whole_ids_and_prefixes_together(gateway: Gateway, url: str) -> None:
     for name in ("bulk-one-x", "bulk-two-x"):
         create(gateway, name)
     done = bamboo("archive", "bulk-one", "bulk-two-x", "bulk-none", url=url)
@@ -115,14 +115,14 @@ def test_several_at_once_may_be_whole_and_beginnings(gateway: Gateway, url: str)
     assert "bulk-none: " in done.stderr
 
 
-def test_generated_ids_are_told_from_chosen_ones() -> None:
+def test_generated_ids_are_distinguished_from_chosen_ones() -> None:
     assert is_generated(IdMaker().make("s-", SystemClock().now_ms()))
     assert is_generated(derived_session_id("caller", "key"))
     assert not is_generated("job-10")
     assert not is_generated("s-1")
 
 
-def test_chat_goes_on_in_a_generated_session_by_its_beginning(gateway: Gateway, url: str) -> None:
+def test_chat_completes_the_prefix_of_a_generated_id(gateway: Gateway, url: str) -> None:
     session = create(gateway)
     ended = bamboo("chat", "hi", "-s", session[:-4], "-o", "delay_ms=0", url=url)
     assert ended.returncode == 0
@@ -130,16 +130,16 @@ def test_chat_goes_on_in_a_generated_session_by_its_beginning(gateway: Gateway, 
     assert len(gateway.call("GET", f"/sessions/{session}/messages")["messages"]) > 1
 
 
-def test_chat_begins_a_session_whose_chosen_name_begins_another(gateway: Gateway, url: str) -> None:
+def test_chat_begins_a_session_whose_chosen_id_is_a_prefix_of_another(
+    gateway: Gateway, url: str
+) -> None:
     create(gateway, "topic-10")
     assert bamboo("chat", "hi", "-s", "topic-1", "-o", "delay_ms=0", url=url).returncode == 0
     assert len(gateway.call("GET", "/sessions/topic-10/messages")["messages"]) == 1
     assert gateway.call("GET", "/sessions/topic-1")["id"] == "topic-1"
 
 
-def test_deleting_unasked_takes_the_beginning_of_generated_ids_only(
-    gateway: Gateway, url: str
-) -> None:
+def test_deleting_with_yes_completes_only_generated_ids(gateway: Gateway, url: str) -> None:
     generated = create(gateway)
     assert bamboo("sessions", "delete", "--yes", generated[:-4], url=url).returncode == 0
     create(gateway, "batch-10")

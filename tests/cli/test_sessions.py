@@ -63,7 +63,7 @@ def test_filters_are_passed_on(gateway: Gateway, url: str) -> None:
     assert listed("--sort-by", "title", "--sort-order", "desc", "--limit", "1") == ["f-2"]
 
 
-def test_a_filter_the_gateway_does_not_know_is_its_problem_to_explain(url: str) -> None:
+def test_the_gateway_explains_a_filter_that_it_does_not_know(url: str) -> None:
     ended = bamboo("sessions", "list", "--state", "asleep", url=url)
     assert ended.returncode == 1
     assert ended.stderr.rstrip().endswith("(invalid)")
@@ -98,7 +98,7 @@ def test_show_prints_the_fields_and_the_conversation(gateway: Gateway, url: str)
     assert "messages" not in shown
 
 
-def test_delete_asks_and_does_nothing_on_no(gateway: Gateway, url: str) -> None:
+def test_delete_asks_and_does_nothing_after_no(gateway: Gateway, url: str) -> None:
     create(gateway, "kept")
     with Terminal("sessions", "delete", "kept", url=url) as terminal:
         terminal.until("Delete kept for good?")
@@ -107,7 +107,7 @@ def test_delete_asks_and_does_nothing_on_no(gateway: Gateway, url: str) -> None:
     assert gateway.call("GET", "/sessions/kept")["id"] == "kept"
 
 
-def test_delete_deletes_on_yes_and_with_yes(gateway: Gateway, url: str) -> None:
+def test_delete_deletes_after_yes_and_with_the_option_yes(gateway: Gateway, url: str) -> None:
     for session in ("d-1", "d-2", "d-3"):
         create(gateway, session)
     with Terminal("sessions", "delete", "d-1", url=url) as terminal:
@@ -120,7 +120,7 @@ def test_delete_deletes_on_yes_and_with_yes(gateway: Gateway, url: str) -> None:
         assert gateway.http.get(f"/sessions/{session}").status_code == 404
 
 
-def test_delete_never_takes_silence_for_yes(gateway: Gateway, url: str) -> None:
+def test_delete_without_a_terminal_needs_the_option_yes(gateway: Gateway, url: str) -> None:
     create(gateway, "silent")
     ended = bamboo("sessions", "delete", "silent", url=url)
     assert ended.returncode == 2

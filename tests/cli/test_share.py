@@ -32,7 +32,7 @@ def test_a_session_is_shared_listed_and_revoked(gateway: Gateway, url: str) -> N
     assert "(share-not-found)" in gone.stderr
 
 
-def test_it_is_a_user_or_a_link(gateway: Gateway, url: str) -> None:
+def test_a_share_is_for_a_user_or_a_link(gateway: Gateway, url: str) -> None:
     for given in ([], ["--user", "bob", "--link"]):
         refused = bamboo("share", "create", "sh-2", *given, url=url)
         assert refused.returncode == 2

@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from tests.cli.pretenders import pretender, stream
+from tests.cli.fake_servers import fake_server, stream
 from tests.cli.running import Terminal, bamboo
 from tests.processes import Gateway
 
@@ -15,7 +15,7 @@ def chat(gateway: Gateway, session: str, **options: object) -> None:
     )
 
 
-def test_json_gives_every_event_of_the_log_as_it_is(gateway: Gateway, url: str) -> None:
+def test_json_prints_every_event_of_the_log_unchanged(gateway: Gateway, url: str) -> None:
     chat(gateway, "t-json")
     ended = bamboo("tail", "t-json", "--after", "0", "--until-complete", "--json", url=url)
     assert ended.returncode == 0
@@ -23,7 +23,7 @@ def test_json_gives_every_event_of_the_log_as_it_is(gateway: Gateway, url: str) 
     assert ended.stderr == ""
 
 
-def test_text_gives_one_line_an_event_with_its_position(gateway: Gateway, url: str) -> None:
+def test_text_prints_one_line_per_event_with_its_position(gateway: Gateway, url: str) -> None:
     chat(gateway, "t-text")
     log = gateway.events("t-text")
     ended = bamboo("tail", "t-text", "--after", "0", "--until-complete", url=url)
@@ -33,7 +33,7 @@ def test_text_gives_one_line_an_event_with_its_position(gateway: Gateway, url: s
     ]
 
 
-def test_after_begins_there(gateway: Gateway, url: str) -> None:
+def test_after_begins_the_output_at_that_position(gateway: Gateway, url: str) -> None:
     chat(gateway, "t-after")
     log = gateway.events("t-after")
     ended = bamboo("tail", "t-after", "--after", str(len(log) - 2), "--until-complete", url=url)
@@ -46,7 +46,7 @@ def test_a_run_that_has_ended_already_leaves_nothing_to_follow(gateway: Gateway,
     assert (ended.returncode, ended.stdout) == (0, "")
 
 
-def test_a_deleted_session_ends_it_with_the_reason(gateway: Gateway, url: str) -> None:
+def test_a_deleted_session_ends_the_output_with_the_reason(gateway: Gateway, url: str) -> None:
     gateway.call("POST", "/sessions", json={"id": "t-deleted", "title": "doomed"})
     with Terminal("tail", "t-deleted", "--after", "0", url=url) as terminal:
         terminal.until("session_created")
@@ -55,7 +55,9 @@ def test_a_deleted_session_ends_it_with_the_reason(gateway: Gateway, url: str) -
         assert terminal.exit_code() == 0
 
 
-def test_an_idle_session_is_said_to_be_waited_for_on_stderr(gateway: Gateway, url: str) -> None:
+def test_a_notice_on_stderr_says_that_an_idle_session_is_waited_for(
+    gateway: Gateway, url: str
+) -> None:
     chat(gateway, "t-idle")
     with Terminal("tail", "t-idle", url=url) as terminal:
         terminal.until_line("No run is active in session t-idle: waiting for its next event")
@@ -66,13 +68,13 @@ def test_an_idle_session_is_said_to_be_waited_for_on_stderr(gateway: Gateway, ur
         'id: 1-5\ndata: {"type":"open","position":"1-5","active_run_id":null}\n\n'
         'id: 1-5\ndata: {"type":"goodbye","reason":"closed","retry":false}\n\n'
     )
-    with pretender(stream(frames)) as address:
+    with fake_server(stream(frames)) as address:
         ended = bamboo("tail", "t-idle", "--json", url=address)
     assert ended.stdout == ""
     assert "waiting" in ended.stderr
 
 
-def test_a_run_at_work_is_not_said_to_be_waited_for(gateway: Gateway, url: str) -> None:
+def test_an_active_run_shows_no_notice_of_waiting(gateway: Gateway, url: str) -> None:
     chat(gateway, "t-busy", hold="middle")
     with Terminal("tail", "t-busy", url=url) as terminal:
         terminal.until("token")
@@ -80,7 +82,7 @@ def test_a_run_at_work_is_not_said_to_be_waited_for(gateway: Gateway, url: str) 
     gateway.call("POST", "/sessions/t-busy/cancel")
 
 
-def test_ctrl_c_leaves_and_says_how_to_go_on(gateway: Gateway, url: str) -> None:
+def test_ctrl_c_exits_and_says_how_to_continue(gateway: Gateway, url: str) -> None:
     gateway.call("POST", "/sessions", json={"id": "t-left"})
     with Terminal("tail", "t-left", "--after", "0", url=url) as terminal:
         terminal.until("session_created")
@@ -90,7 +92,7 @@ def test_ctrl_c_leaves_and_says_how_to_go_on(gateway: Gateway, url: str) -> None
         assert terminal.exit_code() == 130
 
 
-def test_it_goes_on_across_a_kill_without_missing_or_doubling(tmp_path: Path) -> None:
+def test_tail_continues_across_a_kill_without_missing_or_doubling(tmp_path: Path) -> None:
     with Gateway(tmp_path) as gateway:
         chat(gateway, "s", hold="middle")
         with Terminal("tail", "s", "--after", "0", "--json", url=gateway.url) as terminal:
@@ -114,7 +116,7 @@ def test_control_sequences_of_the_server_never_reach_the_terminal() -> None:
         + json.dumps({"type": "custom", "name": evil, "value": evil}, ensure_ascii=False)
         + '\n\nid: 1-2\ndata: {"type":"goodbye","reason":"deleted","retry":false}\n\n'
     ]
-    with pretender(stream(*frames)) as url:
+    with fake_server(stream(*frames)) as url:
         for flags in ([], ["--json"]):
             ended = bamboo("tail", "s", *flags, url=url)
             assert ended.returncode == 0
@@ -130,7 +132,7 @@ def test_a_reset_is_shown_and_the_stream_goes_on() -> None:
         'id: 2-6\ndata: {"type":"custom","name":"after","value":1}\n\n'
         'id: 2-6\ndata: {"type":"goodbye","reason":"closed","retry":false}\n\n'
     )
-    with pretender(stream(frames)) as url:
+    with fake_server(stream(frames)) as url:
         ended = bamboo("tail", "s", url=url)
     first, second = ended.stdout.splitlines()
     assert first.startswith("2-5  reset")
@@ -139,8 +141,8 @@ def test_a_reset_is_shown_and_the_stream_goes_on() -> None:
     assert "closed" in ended.stderr
 
 
-def test_a_line_without_end_is_given_up_before_it_fills_the_memory() -> None:
-    with pretender(stream("data: ", *["x" * (1 << 20)] * 65)) as url:
+def test_an_endless_line_is_refused_before_it_fills_the_memory() -> None:
+    with fake_server(stream("data: ", *["x" * (1 << 20)] * 65)) as url:
         ended = bamboo("tail", "s", url=url)
     assert ended.returncode == 1
     assert "too long" in ended.stderr

@@ -1,4 +1,4 @@
-"""API keys and their file: what opens, what does not, and what is never kept."""
+"""API keys and their file: which keys are valid, and that secrets are never kept."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ def made(**changed: object) -> tuple[ApiKey, str]:
     return replace(key, **changed), text  # type: ignore[arg-type]
 
 
-def test_a_key_has_enough_chance_and_no_two_are_alike() -> None:
+def test_a_key_has_enough_random_bits_and_no_two_are_equal() -> None:
     texts = {make_key()[1] for _ in range(200)}
     assert len(texts) == 200
     for text in texts:
@@ -126,7 +126,7 @@ def entry(**changed: object) -> dict[str, object]:
         encode({"version": 1, "keys": [entry(id="key-" + "a" * 16)] * 2}),
     ],
 )
-def test_what_is_no_keys_file_is_refused_and_not_taken_for_an_empty_one(
+def test_a_broken_keys_file_is_refused_and_not_read_as_an_empty_one(
     content: bytes, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - each has a message of its own
@@ -137,7 +137,7 @@ def test_what_is_no_keys_file_is_refused_and_not_taken_for_an_empty_one(
         KeyFile(path).read()
 
 
-def test_a_full_file_makes_room_of_the_key_that_was_revoked_first(
+def test_in_a_full_file_a_new_key_replaces_the_one_that_was_revoked_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(keyfile, "KEYS_MAX", 3)

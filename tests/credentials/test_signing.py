@@ -43,7 +43,7 @@ def test_a_cookie_ends_no_later_than_what_it_was_made_with() -> None:
     assert caller.expires_at == made.expires_at <= soon
 
 
-def test_no_kind_is_taken_for_another_and_no_secret_for_another() -> None:
+def test_a_credential_of_another_kind_or_another_secret_is_refused() -> None:
     clock, secret = FakeClock(), chance()
     signer = Signer(secret, clock)
     ticket, cookie = signer.ticket(ALICE, "s", 60).text, signer.cookie(ALICE, 60).text
@@ -56,7 +56,7 @@ def test_no_kind_is_taken_for_another_and_no_secret_for_another() -> None:
         assert signer.read_ticket(jwt.encode(claims, key, algorithm)) is None
 
 
-async def test_a_token_of_the_issuer_opens_nothing_signed_here_and_the_other_way_round() -> None:
+async def test_an_issuers_token_is_no_ticket_and_a_ticket_is_no_token() -> None:
     secret = "one secret for everything, which nobody should have, but somebody will"
     settings = Settings(
         storage_url="memory:", jwt_secret=SecretStr(secret), ticket_secret=SecretStr(secret)
@@ -75,7 +75,7 @@ async def test_a_token_of_the_issuer_opens_nothing_signed_here_and_the_other_way
     assert gate.cookie(forged, None) is None
 
 
-def test_the_secret_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
+def test_the_secret_is_made_once_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
     path = tmp_path / "ticket-secret"
     made = kept_secret(path)
     assert kept_secret(path) == made
@@ -85,7 +85,7 @@ def test_the_secret_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None
     assert kept_secret(tmp_path / "other") != made
 
 
-def test_a_secret_that_cannot_be_used_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_secret_that_cannot_be_used_is_reported_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "ticket-secret"
     path.write_bytes(kept_secret(tmp_path / "good"))
     path.chmod(0o644)

@@ -1,4 +1,4 @@
-"""JSON Web Tokens: only what the configured key signed, for us, now, opens anything."""
+"""JSON Web Tokens: only valid ones of the configured key and audience are accepted."""
 
 import base64
 import hashlib
@@ -70,7 +70,7 @@ def signed(key: Any = SECRET, algorithm: str = "HS256", kid: str | None = None, 
 
 
 def raw_token(header: dict[str, Any], payload: Any, sign: Callable[[bytes], bytes]) -> bytes:
-    """Builds a token that no library would build."""
+    """Build a token that no library would build."""
 
     def part(data: bytes) -> bytes:
         return base64.urlsafe_b64encode(data).rstrip(b"=")
@@ -114,7 +114,7 @@ def test_subjects_of_common_issuers_are_users(sub: str) -> None:
         ({"scope": "administrator readwrite"}, {"read", "write"}),
     ],
 )
-def test_rights_are_those_that_the_scopes_name(scopes: dict[str, Any], rights: set[str]) -> None:
+def test_the_scopes_of_a_token_name_its_rights(scopes: dict[str, Any], rights: set[str]) -> None:
     caller = by_secret().verify(signed(**scopes))
     assert caller is not None
     assert caller.rights == rights
@@ -286,7 +286,7 @@ def test_a_key_set_is_read_again_when_it_changes_and_bad_content_changes_nothing
     assert by.verify(signed(ec_key(), "ES256", "new")) is not None
 
 
-def test_a_token_that_was_seen_is_not_verified_again_until_the_keys_are_others(
+def test_a_verified_token_is_not_verified_again_until_the_keys_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "jwks.json"
@@ -332,7 +332,7 @@ def test_a_token_that_was_seen_is_not_verified_again_until_the_keys_are_others(
         base64.urlsafe_b64encode(b"[" * 5_000).rstrip(b"=") + b".e30.x",
     ],
 )
-def test_what_is_no_token_is_refused(token: bytes) -> None:
+def test_a_text_that_is_no_token_is_refused(token: bytes) -> None:
     for by in (
         by_secret(),
         by_rsa(),
@@ -344,7 +344,7 @@ def test_what_is_no_token_is_refused(token: bytes) -> None:
 @pytest.mark.parametrize(
     "payload", [[], 7, None, "alice", {"exp": [], "sub": {}}, {"exp": float("inf"), "sub": "a"}]
 )
-def test_a_signed_payload_that_is_no_claims_is_refused(payload: Any) -> None:
+def test_a_signed_payload_without_claims_is_refused(payload: Any) -> None:
     token = raw_token({"alg": "HS256"}, payload, hs256(SECRET.encode()))
     assert by_secret().verify(token) is None
 
@@ -383,7 +383,7 @@ BAD_FILES: list[tuple[str, Callable[[], bytes], str]] = [
 
 
 @pytest.mark.parametrize(("name", "content", "word"), BAD_FILES)
-def test_a_key_that_cannot_be_used_is_said_at_the_start(
+def test_a_key_that_cannot_be_used_stops_the_start(
     name: str, content: Callable[[], bytes], word: str
 ) -> None:
     with pytest.raises(CredentialsUnusable) as caught:
@@ -403,7 +403,7 @@ def test_a_key_that_cannot_be_used_is_said_at_the_start(
         ({"jwt_audience": "x"}, "no key"),
     ],
 )
-def test_settings_that_cannot_be_are_said_at_the_start(settings: Any, word: str) -> None:
+def test_token_settings_that_cannot_be_used_stop_the_start(settings: Any, word: str) -> None:
     with pytest.raises(CredentialsUnusable) as caught:
         verifier(**settings)
     assert word in caught.value.detail

@@ -1,10 +1,10 @@
-"""What an OpenAI-compatible server accepts, said again and without the program's own code."""
+"""The rules of an OpenAI-compatible server, without the program's own code."""
 
 from typing import Any
 
 
 def accepted_by_upstreams(messages: list[dict[str, Any]]) -> set[str]:
-    """Fails unless each call has its one result before anything else; gives those still open."""
+    """Fail unless each call has its one result before anything else; return those still open."""
     waiting: set[str] = set()
     for message in messages:
         if message["role"] == "tool":

@@ -1,4 +1,4 @@
-"""Messages assembled from a run's events: R5 over every interleaving and every cut (LESSONS 16)."""
+"""Messages assembled from a run's events: R5 over every interleaving and every cut."""
 
 from collections.abc import Callable
 from typing import Any
@@ -89,7 +89,7 @@ RUNS = st.lists(EVENTS, max_size=25)
 
 
 def fed(making: MessageAssembler, events: list[AgentEvent]) -> tuple[list[Draft], list[AgentEvent]]:
-    """Feeds what is accepted; gives its drafts, and which events were accepted."""
+    """Feed events; return the drafts, and the events that were accepted."""
     drafts: list[Draft] = []
     accepted: list[AgentEvent] = []
     for event in events:
@@ -129,7 +129,7 @@ def test_an_event_that_is_refused_leaves_no_trace(events: list[AgentEvent], end:
 
 
 def without_ids(drafts: list[Draft]) -> list[Any]:
-    """Gives drafts with their message ids numbered as they first appear."""
+    """Return drafts with their message ids numbered as they first appear."""
     numbers: dict[str, int] = {}
 
     def numbered(value: Any) -> Any:
@@ -149,7 +149,7 @@ def without_ids(drafts: list[Draft]) -> list[Any]:
 def test_no_result_stands_before_the_message_that_holds_its_call(
     events: list[AgentEvent], end: TerminalEvent
 ):
-    """LESSONS 16: otherwise every later request fails upstream."""
+    """Otherwise every later request fails upstream."""
     making = assembler()
     drafts, _ = fed(making, events)
     drafts += making.end(end)
@@ -167,7 +167,7 @@ def test_no_result_stands_before_the_message_that_holds_its_call(
 
 @settings(max_examples=300, deadline=None)
 @given(events=RUNS, end=ENDS)
-def test_what_was_shown_in_pieces_is_said_whole(events: list[AgentEvent], end: TerminalEvent):
+def test_deltas_become_one_whole_message(events: list[AgentEvent], end: TerminalEvent):
     """R5: no delta is left without the message that replaces it; ids are given once."""
     making = assembler()
     drafts, accepted = fed(making, events)
@@ -238,7 +238,7 @@ def test_a_turn_with_tools_reads_as_the_contract_says():
     ("end", "status"),
     [(Complete(), "complete"), (Failed("x"), "incomplete"), (Cancelled(), "incomplete")],
 )
-def test_what_an_end_cuts_short_is_incomplete(end: TerminalEvent, status: str):
+def test_a_message_that_the_end_of_a_run_cuts_is_incomplete(end: TerminalEvent, status: str):
     making = assembler()
     making.feed(Token("half"))
     drafts = making.end(end)
@@ -246,7 +246,7 @@ def test_what_an_end_cuts_short_is_incomplete(end: TerminalEvent, status: str):
     assert messages(drafts)[0]["status"] == status
 
 
-def test_nothing_said_is_no_message():
+def test_a_run_without_content_has_no_message():
     making = assembler()
     making.feed(ToolDelta("c", "{"))
     assert [draft.type for draft in making.end(Complete())] == ["complete"]

@@ -50,7 +50,7 @@ def said(drafts: list[Draft]) -> list[dict[str, Any]]:
 
 
 def of(*events: AgentEvent) -> list[dict[str, Any]]:
-    """What the run says, the last event being its end."""
+    """Return the messages of a run; the last event is its end."""
     made = assembler()
     return said([draft for event in events for draft in made.feed(event)])
 
@@ -63,7 +63,7 @@ def brief(messages: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def test_parallel_calls_are_one_message_and_their_results_follow_it() -> None:
+def test_parallel_calls_are_in_one_message_and_their_results_follow_it() -> None:
     events: list[AgentEvent] = [
         ToolStart("a", "t"),
         ToolStart("b", "t"),
@@ -75,7 +75,7 @@ def test_parallel_calls_are_one_message_and_their_results_follow_it() -> None:
     assert brief(of(*events)) == ["assistant+a+b", "b", "a", "assistant"]
 
 
-def test_tools_within_a_tool_are_said_after_the_outer_ones_result() -> None:
+def test_calls_inside_a_tool_follow_the_result_of_the_outer_call() -> None:
     events: list[AgentEvent] = [
         ToolStart("outer", "task"),
         ToolStart("in1", "t"),
@@ -116,7 +116,7 @@ def test_calls_of_the_last_message_stay_open_for_the_client() -> None:
     assert brief(messages) == ["assistant+a"]
 
 
-def test_calls_that_stand_before_other_messages_are_not_for_the_client() -> None:
+def test_the_client_does_not_answer_calls_before_other_messages() -> None:
     events: list[AgentEvent] = [
         ToolStart("a", "t"),
         ToolStart("b", "t"),
@@ -127,7 +127,7 @@ def test_calls_that_stand_before_other_messages_are_not_for_the_client() -> None
     assert brief(of(*events)) == ["assistant+a+b", "b", "a", "assistant+c"]
 
 
-def test_a_said_message_keeps_the_calls_that_were_shown() -> None:
+def test_a_yielded_message_keeps_the_calls_of_its_deltas() -> None:
     events: list[AgentEvent] = [
         Token("Lo"),
         ToolStart("a", "t"),
@@ -162,7 +162,9 @@ CALLING = {"role": "assistant", "content": "", "tool_calls": [{"id": "a", "name"
         [ToolStart("x" * 20_000, "t")],
     ],
 )
-def test_what_breaks_the_order_is_refused_and_leaves_no_trace(events: list[AgentEvent]) -> None:
+def test_an_event_that_breaks_the_order_is_refused_and_leaves_no_trace(
+    events: list[AgentEvent],
+) -> None:
     made = assembler()
     drafts = [draft for event in events[:-1] for draft in made.feed(event)]
     with pytest.raises((InvalidEvent, TooLarge)):
@@ -279,7 +281,7 @@ def closing(call_id: str) -> Message:
         ([], [calling(*map(str, range(OPEN_CALLS_MAX + 1)))], "invalid"),
     ],
 )
-def test_a_client_that_breaks_the_order_is_told(
+def test_messages_that_break_the_order_are_refused_with_a_reason(
     open_calls: list[str], given_messages: list[Message], code: str
 ) -> None:
     with pytest.raises((Refused, InvalidInput)) as caught:
@@ -287,13 +289,13 @@ def test_a_client_that_breaks_the_order_is_told(
     assert caught.value.code == code
 
 
-def test_open_calls_may_wait_on_when_nothing_is_to_be_answered() -> None:
+def test_open_calls_may_keep_waiting_when_no_run_follows() -> None:
     given_messages = [result("a")]
     said_messages = in_order(["a", "b"], given_messages, close=None, all_answered=False)
     assert said_messages == given_messages
 
 
-def test_calls_passed_over_are_closed_where_they_have_to_be() -> None:
+def test_skipped_calls_are_closed_where_a_run_follows() -> None:
     given_messages = [result("b"), USER, calling("c", "d"), result("d")]
     said_messages = in_order(["a", "b"], given_messages, close=closing, all_answered=True)
     assert [m.tool_call_id or m.role for m in said_messages] == [

@@ -87,7 +87,7 @@ def folded(epoch: int, log: list[dict[str, Any]]) -> SessionHead:
 
 
 async def at_one_moment(gate: Gateway) -> tuple[SessionHead, list[dict[str, Any]]]:
-    """Gives the live head, which the store has too, and the log.
+    """Return the live head, which the store has too, and the log.
 
     What could not be stored is tried again when it pleases, so it may come while this looks.
     """
@@ -123,7 +123,7 @@ async def play(verbs: list[str]) -> None:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(verbs=VERBS)
-def test_the_head_folded_from_the_log_is_the_live_head(verbs: list[str]):
+def test_the_head_folded_from_the_log_equals_the_writers_head(verbs: list[str]):
     """R8, R10: whatever was done, and whatever failed on the way."""
 
     async def run() -> None:
@@ -134,8 +134,8 @@ def test_the_head_folded_from_the_log_is_the_live_head(verbs: list[str]):
 
 
 @given(st.text(max_size=140))
-def test_an_id_is_data_of_one_alphabet(text: str):
-    """R13; LESSONS, seeds: ids build paths."""
+def test_an_id_has_only_characters_of_its_alphabet(text: str):
+    """R13: otherwise ids could build paths."""
     allowed = (
         0 < len(text) <= 128
         and text.isascii()
@@ -153,21 +153,21 @@ def test_an_id_is_data_of_one_alphabet(text: str):
     "text",
     ["", "../../victim", "a/b", "a\n", "a\x00", ".hidden", "-x", "é", "a" * 129, "a b", "\u0661"],
 )
-def test_what_is_no_id_is_refused(text: str):
+def test_a_text_that_is_no_id_is_refused(text: str):
     """R13: also with a newline at the end, which `$` would let through."""
     with pytest.raises(InvalidId):
         check_id(text)
 
 
 @pytest.mark.parametrize("text", ["", "a/b", "a\n", "x" * 129, "é"])
-def test_what_is_no_connection_id_is_refused(text: str):
+def test_a_text_that_is_no_connection_id_is_refused(text: str):
     with pytest.raises(InvalidId):
         check_connection_id(text)
 
 
 @given(st.lists(st.integers(0, 2**40), min_size=2, max_size=50))
-def test_made_ids_rise_also_when_the_clock_steps_back(times: list[int]):
-    """LESSONS, seeds: order by time without tie-break; ids reused after a delete."""
+def test_generated_ids_rise_even_when_the_clock_steps_back(times: list[int]):
+    """Ids sort by time, break ties, and are never used again after a delete."""
     maker = IdMaker()
     made = [maker.make("s-", now) for now in times]
     assert made == sorted(set(made))
@@ -192,7 +192,7 @@ def test_positions_read_back_as_written(epoch: int, seq: int):
 
 @given(st.text("0123456789-+_ \n\u0661", max_size=12))
 def test_nothing_else_is_a_position(text: str):
-    """LESSONS 7."""
+    """A wrong cursor must never be read as another place."""
     position = parse_position(text)
     if position is not None:
         left, right = text.split("-")
@@ -205,6 +205,6 @@ def test_times_read_back_to_the_millisecond(ms: int):
     assert parse_ms(format_ms(ms)) == ms
 
 
-def test_a_bare_seq_means_the_epoch_of_the_log_it_is_asked_of():
+def test_a_bare_seq_means_the_current_epoch_of_the_log():
     assert in_epoch(parse_after("7"), 3) == Position(3, 7)
     assert in_epoch(parse_after("2-7"), 3) == Position(2, 7)

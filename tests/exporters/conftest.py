@@ -9,5 +9,5 @@ SAMPLES = Path(__file__).parent / "samples"
 
 @pytest.fixture
 def sample():
-    """Gives the bytes of a file in `samples/`."""
+    """Return the bytes of a file in `samples/`."""
     return lambda name: (SAMPLES / name).read_bytes()

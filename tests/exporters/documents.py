@@ -33,7 +33,7 @@ SUMMARY = {"session_id": "s-1", "summary": "So far: nothing.", "turn_count": 1, 
 
 
 def message(number: int, role: str, content: Any, **members: Any) -> dict[str, Any]:
-    """Gives a message in the contract's shape."""
+    """Return a message in the contract's shape."""
     return {
         "id": f"m-{number}",
         "role": role,
@@ -64,7 +64,7 @@ async def export(
     messages: Sequence[dict[str, Any]] = MESSAGES,
     **members: Any,
 ) -> bytes:
-    """Exports in one go."""
+    """Export in one go."""
     source = ExportSource(session, pages(messages), **members)
     return b"".join([piece async for piece in make_exporter(name).stream(source)])
 
@@ -72,7 +72,7 @@ async def export(
 def export_now(
     name: str, session: dict[str, Any], messages: Sequence[dict[str, Any]], summary: Any = None
 ) -> bytes:
-    """Exports without a loop and threads, for thousands of examples."""
+    """Export without a loop and threads, for thousands of examples."""
     exporter = make_exporter(name)
     head = exporter.begin(DocumentHead(session, summary, None))
     return head + exporter.add(messages) + exporter.end()
@@ -127,7 +127,7 @@ def sessions(draw: Any) -> dict[str, Any]:
 
 @st.composite
 def conversations(draw: Any) -> list[dict[str, Any]]:
-    """Messages of every kind, each exchange whole."""
+    """Messages of every kind, each tool exchange whole."""
     return list(_conversation(draw))
 
 

@@ -1,4 +1,4 @@
-"""What people already have comes in: the conversation whole and sound, the rest told."""
+"""Foreign documents are imported: the conversation whole and valid, and notes on the rest."""
 
 import json
 from collections.abc import Callable
@@ -77,7 +77,7 @@ def test_another_format_named_is_refused(sample: Sample, file: str, name: str):
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_what_comes_in_is_sound(sample: Sample, file: str):
+def test_every_imported_session_is_valid(sample: Sample, file: str):
     expect_sound(read(sample(file)))
 
 
@@ -116,7 +116,7 @@ CLAUDE = {
 }  # fmt: skip
 
 
-def test_claude_code_gives_the_branch_that_was_said_last(sample: Sample):
+def test_claude_code_imports_the_latest_branch(sample: Sample):
     document = read(sample("claude_code.jsonl"))
     (session,) = document.sessions
     assert session.session["title"] == "Where the timetable is"
@@ -139,7 +139,7 @@ def test_claude_code_gives_the_branch_that_was_said_last(sample: Sample):
     assert "model" not in session.messages[-1]
 
 
-def test_claude_code_tells_line_by_line_what_it_left_out(sample: Sample):
+def test_claude_code_notes_line_by_line_what_it_left_out(sample: Sample):
     notes = told(read(sample("claude_code.jsonl")))
     assert notes == {
         "line 1": "`file-history-snapshot` says nothing in the conversation",
@@ -167,13 +167,13 @@ def test_a_missing_parent_does_not_cut_the_conversation():
     assert "parent is missing" in told(document)["line 2"]
 
 
-def test_a_circle_of_parents_ends():
+def test_a_cycle_of_parents_ends():
     first = CLAUDE | {"parentUuid": "u-2"}
     second = CLAUDE | {"uuid": "u-2", "parentUuid": "u-1"}
     assert len(said(read(lines(first, second)))) == 2
 
 
-def test_codex_gives_what_was_said_and_not_taken_back(sample: Sample):
+def test_codex_imports_the_turns_that_were_not_undone(sample: Sample):
     document = read(sample("codex.jsonl"))
     (session,) = document.sessions
     assert session.session["title"] == "List the files"
@@ -226,7 +226,7 @@ def test_chatgpt_gives_each_conversation_as_the_site_shows_it(sample: Sample):
     assert "conversation 2" in told(document)
 
 
-def test_what_chatgpt_heard_and_saw_is_kept_as_words_and_names():
+def test_audio_and_images_of_chatgpt_become_transcripts_and_file_names():
     pieces = [
         {"content_type": "audio_transcription", "text": "Hello"},
         {
@@ -250,7 +250,7 @@ def test_what_chatgpt_heard_and_saw_is_kept_as_words_and_names():
     assert any("'scent' is not known" in note.what for note in document.notes)
 
 
-def test_one_conversation_of_chatgpt_may_stand_alone(sample: Sample):
+def test_a_single_conversation_of_chatgpt_is_imported(sample: Sample):
     alone = json.dumps(json.loads(sample("chatgpt.json"))[2]).encode()
     assert read(alone).sessions[0].session["title"] == "Say hello in French"
 
@@ -300,7 +300,7 @@ def test_notes_are_bounded():
     assert "800 more" in document.notes[-1].what
 
 
-def test_a_note_echoes_no_large_input():
+def test_a_note_quotes_no_large_input():
     document = read(lines(CLAUDE, {"type": "x" * 100_000}))
     assert all(len(note.what) <= 200 for note in document.notes)
 
@@ -324,7 +324,7 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize("file", FILES)
 @given(data=st.data())
 @settings(deadline=None, max_examples=60)
-def test_no_content_breaks_a_reader(file: str, data: st.DataObject):
+def test_no_content_makes_a_reader_fail(file: str, data: st.DataObject):
     raw = (SAMPLES / file).read_bytes()
     is_lines = file.endswith(".jsonl")
     good = [line for line in raw.splitlines() if line.endswith(b"}")] if is_lines else [raw]
@@ -352,7 +352,7 @@ def test_no_content_breaks_a_reader(file: str, data: st.DataObject):
     expect_sound(found)
 
 
-def test_deep_arguments_are_not_taken():
+def test_deeply_nested_arguments_are_left_out():
     deep: Any = []
     for _ in range(230):
         deep = [deep]

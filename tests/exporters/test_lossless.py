@@ -63,7 +63,7 @@ def test_export_import_export_is_the_identity(
 
 
 @pytest.mark.parametrize("name", ["json", "yaml"])
-async def test_what_is_exported_is_what_was_there(name: str):
+async def test_an_export_holds_what_the_session_has(name: str):
     lineage = {"ancestors": ["s-0"], "merged_from": []}
     back = read(await export(name, summary=SUMMARY, lineage=lineage), name)
     assert back.messages == MESSAGES
@@ -89,7 +89,7 @@ def test_other_yaml_readers_see_the_same(loader: Any, messages: list[Any], sessi
 
 
 @pytest.mark.parametrize("trap", TRAPS)
-async def test_a_string_stays_the_string_it_is(trap: str):
+async def test_a_string_is_read_back_as_the_same_string(trap: str):
     value = message(1, "user", trap, metadata={trap: [trap, {"x": trap}]})
     assert read(await export("yaml", messages=[value])).messages == [value]
 
@@ -210,7 +210,7 @@ for _ in range(220):
     ],
     ids=str,
 )
-def test_a_document_with_anything_wrong_is_refused_whole(path: list[Any], value: Any):
+def test_a_document_with_one_error_is_refused_as_a_whole(path: list[Any], value: Any):
     with pytest.raises(InvalidInput) as caught:
         read_import(json.dumps(_with(path, value)).encode(), now_ms=NOW)
     assert len(caught.value.detail) < 300
@@ -223,7 +223,7 @@ def test_a_document_written_by_hand_needs_little():
     assert [m["id"] for m in read(data).messages] == ["m-1", "m-2"]
 
 
-def test_many_errors_are_told_in_part():
+def test_only_the_first_of_many_errors_are_listed():
     document = _with(["messages"], [1] * 1000)
     with pytest.raises(InvalidInput) as caught:
         read_import(json.dumps(document).encode(), now_ms=NOW)

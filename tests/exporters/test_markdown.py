@@ -206,7 +206,7 @@ async def test_the_head_tells_what_the_session_is():
     assert "*m-large*" in text
 
 
-async def test_a_bar_in_a_value_stays_in_its_cell():
+async def test_a_pipe_character_in_a_value_stays_in_its_cell():
     text = await markdown(session=SESSION | {"metadata": {"a|b": "c|d"}})
     assert "<td>a|b</td>\n<td>c|d</td>" in PARSER.render(text)
 
@@ -234,7 +234,7 @@ async def test_an_incomplete_message_says_so():
 @pytest.mark.parametrize(
     "hidden", ["\u202e", "\u2066", "\x1b", "\x07", "\x9b", "\U000e0041", "\ufeff"]
 )
-async def test_nothing_hides(hidden: str):
+async def test_invisible_characters_are_made_visible(hidden: str):
     said = [message(1, "user", f"a{hidden}b"), *MESSAGES[1:3]]
     assert hidden not in await markdown(
         session=SESSION | {"title": f"a{hidden}b", "metadata": {"k": hidden}}, messages=said

@@ -8,7 +8,7 @@ from bamboo_gateway.exporters.names import content_disposition, file_name
 
 
 @given(st.text(max_size=300), st.sampled_from([".md", ".json"]))
-def test_a_file_name_is_no_path_and_no_surprise(title: str, suffix: str):
+def test_a_file_name_is_safe_and_never_a_path(title: str, suffix: str):
     name = file_name({"id": "s-1", "title": title}, suffix)
     assert name.endswith(suffix)
     assert len(name.removesuffix(suffix)) >= 1
@@ -41,7 +41,7 @@ def test_a_title_becomes_a_name(session, name: str):
     assert file_name(session, ".md") == name
 
 
-def test_a_name_beyond_ascii_goes_both_ways():
+def test_a_name_beyond_ascii_is_sent_in_both_forms():
     assert content_disposition("Ü旅.md") == (
         "attachment; filename=\"session.md\"; filename*=UTF-8''%C3%9C%E6%97%85.md"
     )

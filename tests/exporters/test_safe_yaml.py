@@ -41,7 +41,7 @@ def laughs(levels: int) -> str:
     ],
     ids=lambda text: text[:30],
 )
-def test_what_is_not_plain_bounded_data_is_refused(text: str):
+def test_yaml_that_is_not_plain_bounded_data_is_refused(text: str):
     with pytest.raises(InvalidInput) as caught:
         load_yaml(text)
     assert len(caught.value.detail) < 300

@@ -25,7 +25,7 @@ async def test_no_piece_is_larger_than_one_send(name: str):
 
 @pytest.mark.parametrize("name", EXPORT_FORMATS)
 @pytest.mark.parametrize("size", [1, 2, 100])
-async def test_pages_leave_no_trace(name: str, size: int):
+async def test_page_boundaries_do_not_change_a_document(name: str, size: int):
     source = ExportSource(SESSION, pages(MESSAGES, size))
     whole = b"".join([piece async for piece in make_exporter(name).stream(source)])
     assert whole == await export(name)

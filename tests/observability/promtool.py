@@ -15,14 +15,14 @@ Values = Mapping[str, str]
 
 
 def alerts() -> list[dict[str, Any]]:
-    """Gives the rules of the file."""
+    """Return the rules of the file."""
     (group,) = yaml.safe_load(RULES.read_text("utf-8"))["groups"]
     rules: list[dict[str, Any]] = group["rules"]
     return rules
 
 
 def promtool(*arguments: str | Path) -> None:
-    """Runs promtool to its good end; a machine without it ends the test."""
+    """Run promtool to its good end; a machine without it ends the test."""
     command = [program("promtool"), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -31,7 +31,7 @@ def promtool(*arguments: str | Path) -> None:
 def check_firing(
     directory: Path, cases: list[tuple[str, Values, str, set[str]]], *, others_too: bool = False
 ) -> None:
-    """Fails unless each case has just the alerts it should.
+    """Fail unless each case has just the alerts it should.
 
     Args:
         directory: Where files may be written.

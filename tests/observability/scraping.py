@@ -31,7 +31,7 @@ class Scrape:
         }
 
     def get(self, name: str, **labels: str) -> float:
-        """Gives the sum of the samples of that name (without `bamboo_`) that have these labels."""
+        """Return the sum of the samples of that name (without `bamboo_`) that have these labels."""
         wanted = set(labels.items())
         return sum(
             value
@@ -40,5 +40,5 @@ class Scrape:
         )
 
     def own(self) -> Iterator[Series]:
-        """Gives the series of the gateway, without those of its process."""
+        """Return the series of the gateway, without those of its process."""
         return (series for series in self.values if series.name.startswith("bamboo_"))

@@ -84,7 +84,7 @@ def test_each_action_is_recorded_before_its_answer_is_read(
     assert "never in" not in (tmp_path / "data" / "audit.jsonl").read_text("utf-8")
 
 
-def test_who_logs_in_and_out_or_takes_a_ticket_is_recorded_and_what_it_opens_with_is_not(
+def test_logins_logouts_and_tickets_are_recorded_without_their_secrets(
     served: Served, api: httpx.Client, tmp_path: Path
 ) -> None:
     api.post("/sessions", json={"id": "s"})
@@ -111,7 +111,7 @@ def test_who_logs_in_and_out_or_takes_a_ticket_is_recorded_and_what_it_opens_wit
         assert secret.rpartition(".")[2] not in text
 
 
-def test_what_the_clock_cleans_up_is_recorded_each_by_itself(
+def test_each_session_of_a_scheduled_cleanup_is_recorded(
     tmp_path: Path,
 ) -> None:
     data_dir, clock = tmp_path / "data", LateClock()
@@ -147,7 +147,7 @@ def test_each_session_of_an_import_of_many_is_recorded(api: httpx.Client, tmp_pa
     assert {record["request_id"] for record in found} == {answer.headers["x-request-id"]}
 
 
-def test_what_was_refused_and_what_failed_is_recorded_too(
+def test_refused_and_failed_actions_are_recorded_too(
     served: Served, api: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert api.delete("/sessions/missing").status_code == 404
@@ -165,7 +165,7 @@ def test_what_was_refused_and_what_failed_is_recorded_too(
     assert found[-1] == ("cleanup", "failed", "internal", [])
 
 
-def test_whoever_has_no_key_leaves_no_record_and_what_is_no_action_neither(
+def test_callers_without_a_key_and_mere_reads_leave_no_record(
     served: Served, api: httpx.Client, tmp_path: Path
 ) -> None:
     httpx.delete(f"{served.url}/api/v1/sessions/x", trust_env=False, timeout=SECONDS)
@@ -180,7 +180,7 @@ def test_whoever_has_no_key_leaves_no_record_and_what_is_no_action_neither(
     assert not (tmp_path / "data" / "audit.jsonl").exists()
 
 
-def test_the_file_is_for_its_owner_and_may_be_taken_away_while_it_is_written(
+def test_the_file_is_private_and_may_be_renamed_while_it_is_written(
     api: httpx.Client, tmp_path: Path
 ) -> None:
     path = tmp_path / "data" / "audit.jsonl"
@@ -211,5 +211,5 @@ def test_every_audited_route_is_there() -> None:
     assert set(ACTIONS) <= routes
 
 
-def test_a_record_is_one_line_whatever_is_in_it() -> None:
+def test_a_record_is_one_line_whatever_it_contains() -> None:
     assert b"\n" not in encode({"user_id": "a\nb\u2028\x1b"})

@@ -28,7 +28,7 @@ EVIL = "x\n2026-01-01T00:00:00Z [info     ] fake  \x1b[31mred\x1b[0m\r\x9b2J\u20
 
 @contextmanager
 def written(log_format: str) -> Iterator[list[str]]:
-    """Sets logging up as the program does, and gives what would be written."""
+    """Set logging up as the program does; yield what would be written."""
     before = structlog.get_config(), logging.getLogger().handlers[:], logging.getLogger().level
     lines: list[str] = []
 
@@ -80,7 +80,7 @@ def test_a_traceback_as_json_is_one_line() -> None:
     assert "RuntimeError" in json.loads(line)["exception"]
 
 
-def test_libraries_speak_in_the_context_of_the_request_that_called_them() -> None:
+def test_a_librarys_lines_have_the_context_of_the_request_that_called_it() -> None:
     with written("json") as lines:
         bind_contextvars(request_id="r-1")
         logging.getLogger("library").warning("says %s", "something")
@@ -93,7 +93,7 @@ def test_libraries_speak_in_the_context_of_the_request_that_called_them() -> Non
     )
 
 
-def test_a_pipe_that_nobody_empties_costs_lines_and_never_waits() -> None:
+def test_a_pipe_that_nobody_reads_costs_lines_and_never_blocks() -> None:
     handler = HandOver(Queue(1))
     before = HandOver.lost
     record = logging.LogRecord("x", logging.INFO, __file__, 1, "one", None, None)
@@ -134,7 +134,7 @@ def test_each_request_is_one_line_with_its_route_and_never_what_it_asked_for() -
     assert not any("secret" in repr(line) for line in logs)
 
 
-def test_requests_are_told_in_their_own_context_also_when_they_are_pipelined(
+def test_pipelined_requests_are_logged_with_their_own_context(
     tmp_path: Path,
 ) -> None:
     with Gateway(tmp_path, {"BAMBOO_LOG_FORMAT": "json", "BAMBOO_STORAGE_URL": "memory:"}) as own:
@@ -200,7 +200,7 @@ def test_requests_that_asked_to_wait_are_never_slow() -> None:
     assert [line["event"] for line in requests_of(logs)] == ["slow request"]
 
 
-async def test_a_loop_that_was_held_up_is_counted_and_a_warning() -> None:
+async def test_a_blocked_event_loop_is_counted_and_logged_as_a_warning() -> None:
     with captured_logs() as logs:
         async with gateway(heartbeat_interval_seconds=0.15) as gate:
             lag = gate.manager.stats()["loop_lag_seconds"]
@@ -253,7 +253,7 @@ def test_neither_secrets_nor_content_nor_line_breaks_get_into_the_log(
 
 
 def send_secrets(own: Gateway) -> None:
-    """Puts secrets wherever a client may put something, in requests that work and that fail."""
+    """Put secrets wherever a client may put something, in requests that work and that fail."""
     headers = {
         "Authorization": f"Bearer {SECRETS['key']}",
         "Cookie": f"session={SECRETS['cookie']}",

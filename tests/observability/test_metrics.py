@@ -36,7 +36,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def say(api: httpx.Client, session_id: str, **more: object) -> str:
-    """One whole turn; gives the run's status."""
+    """Run one whole turn; return the run's status."""
     turn = {"session_id": session_id, "message": "Hello!", **more}
     answer = api.post("/chat", json=turn, headers={"Prefer": "wait=60"})
     status: str = answer.json()["status"]
@@ -192,7 +192,7 @@ async def test_a_scrape_calls_nothing_for_each_stream() -> None:
 
 
 def calls_of(function: Callable[[], object]) -> int:
-    """Counts the calls that a function makes, its own and those of what is written in C."""
+    """Count the calls that a function makes, its own and those of what is written in C."""
     events: list[str] = []
     gc.disable()  # it calls what others left to be ended
     sys.setprofile(lambda _frame, event, _: events.append(event))
@@ -221,7 +221,7 @@ async def test_runs_take_as_long_as_the_clock_says_and_end_once_however_they_end
         assert stats["run_seconds"]["default",].sum == pytest.approx(42)
 
 
-def test_what_a_start_has_mended_is_told(tmp_path: Path) -> None:
+def test_repairs_of_the_start_are_counted(tmp_path: Path) -> None:
     with serving(storage_url="jsonl:", data_dir=tmp_path) as served, served.client() as api:
         assert Scrape(served).get("recovery_found") == 0
         api.post("/sessions", json={"id": "s"})
@@ -281,7 +281,7 @@ def test_a_histogram_puts_each_value_into_the_bucket_it_lies_in() -> None:
     assert histogram.sum == 1007
 
 
-def test_a_disk_that_has_gone_takes_no_other_number_with_it(tmp_path: Path) -> None:
+def test_a_missing_disk_hides_no_other_metric(tmp_path: Path) -> None:
     text = render_metrics({"sessions": 3}, tmp_path / "gone")
     assert b"bamboo_sessions 3.0" in text
     assert b"disk_free" not in text
@@ -290,7 +290,7 @@ def test_a_disk_that_has_gone_takes_no_other_number_with_it(tmp_path: Path) -> N
 # -- bounded ----------------------------------------------------------------------------------
 
 
-def test_no_client_can_make_a_label(served: Served) -> None:
+def test_no_text_of_a_client_becomes_a_label(served: Served) -> None:
     with served.client() as api:
         be_hostile(served, api, "0" * 8)
         # A scrape is counted when it is answered: the first one is known to a later one.
@@ -318,7 +318,7 @@ def test_no_client_can_make_a_label(served: Served) -> None:
 
 
 def be_hostile(served: Served, api: httpx.Client, word: str) -> None:
-    """Puts a word wherever a client can put one."""
+    """Put a word wherever a client can put one."""
     names = {"X-User-Id": word, "X-Request-Id": word, "User-Agent": word, "Cookie": word}
     say(api, f"s-{word}", user_id=word, title=word, run_id=f"run_{word}", metadata={word: word})
     say(api, f"s-{word}", agent="failing", options={"fail": f"a{word}"})

@@ -52,7 +52,7 @@ def test_every_metric_and_label_that_is_used_exists(name: str) -> None:
     assert labels - known <= GIVEN_LABELS
 
 
-def test_every_label_value_that_is_asked_for_can_be() -> None:
+def test_every_label_value_in_an_expression_exists() -> None:
     text = " ".join(EXPRESSIONS.values())
     assert set(re.findall(r'code="([^"]+)"', text)) <= set(PROBLEMS)
     for pattern in re.findall(r'code=~"([^"]+)"', text):
@@ -60,7 +60,7 @@ def test_every_label_value_that_is_asked_for_can_be() -> None:
             assert [code for code in PROBLEMS if re.fullmatch(part, code)], part
 
 
-def test_the_dashboard_is_whole() -> None:
+def test_the_dashboards_panels_do_not_overlap_and_use_known_labels() -> None:
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(ids) == len(set(ids))
     places = [tuple(panel["gridPos"][key] for key in "xywh") for panel in DASHBOARD["panels"]]
@@ -79,7 +79,7 @@ def test_every_alert_says_how_urgent_it_is_and_what_to_do() -> None:
 
 
 @pytest.mark.external_service
-def test_prometheus_takes_the_files_and_every_expression_of_the_dashboard(tmp_path: Path) -> None:
+def test_prometheus_accepts_the_files_and_every_expression_of_the_dashboard(tmp_path: Path) -> None:
     promtool("check", "config", RULES.parent / "prometheus.yml")
     rules = [
         {"record": f"r{number}", "expr": expression.replace("$__rate_interval", "1m")}
@@ -185,7 +185,7 @@ OF_THE_MACHINE = ("bamboo_disk_free_", "bamboo_store_sync_seconds", "bamboo_loop
 
 
 def series_of(before: Scrape, after: Scrape) -> Values:
-    """Gives what Prometheus has when one scrape came before what happened, and others since."""
+    """Return what Prometheus has when one scrape came before what happened, and others since."""
     return {
         f"{series.name}{{{','.join(f'{k}={json.dumps(v)}' for k, v in series.labels)}}}": (
             f"{before.values.get(series, 0):f}x2 {value:f}x20"
@@ -196,7 +196,7 @@ def series_of(before: Scrape, after: Scrape) -> Values:
 
 
 @pytest.mark.external_service
-def test_a_gateway_that_is_well_is_silent_and_one_whose_disk_is_full_is_not(
+def test_a_healthy_gateway_raises_no_alert_and_one_with_a_full_disk_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (

@@ -11,7 +11,7 @@ from tests.api.serving import refused, serving
 from tests.faults.wire import metric
 
 
-def test_a_store_that_writes_nothing_any_more_is_not_ready_and_says_so(
+def test_a_store_that_cannot_write_is_not_ready_and_gives_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with serving() as served, served.client() as api:

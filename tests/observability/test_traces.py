@@ -72,7 +72,7 @@ def agent() -> Iterator[tuple[str, Queue[tuple[Any, bytes]]]]:
 
 @pytest.fixture
 def spans() -> Iterator[Callable[[], dict[str, ReadableSpan]]]:
-    """Traces into memory; gives the spans that have ended, by name."""
+    """Trace into memory; return the spans that have ended, by name."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -127,7 +127,7 @@ def test_a_clients_trace_goes_through_the_request_its_commit_and_its_run_to_the_
 
 
 @pytest.mark.parametrize("sent", ["", "00-0-0-01", f"{TRACEPARENT}\xff", "x" * 1000])
-def test_a_trace_that_is_none_begins_a_new_one(
+def test_an_invalid_traceparent_begins_a_new_trace(
     sent: str, spans: Callable[[], dict[str, ReadableSpan]]
 ) -> None:
     with serving() as served, served.client() as api:
@@ -155,7 +155,7 @@ def test_a_queued_run_is_a_trace_of_its_own(
     assert agent[1].get(timeout=SECONDS)[0]["traceparent"].split("-")[1] == ids(run)[0]
 
 
-def test_what_nobody_meant_is_an_error_without_what_it_said(
+def test_an_unexpected_exception_is_an_error_span_without_its_text(
     spans: Callable[[], dict[str, ReadableSpan]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: object) -> None:
@@ -184,7 +184,7 @@ def test_spans_are_sent_over_otlp_when_an_endpoint_is_set() -> None:
     assert tracing.here() is None, "it is off again"
 
 
-def test_off_nothing_is_imported_and_no_header_is_sent(
+def test_without_an_endpoint_nothing_is_imported_and_no_header_is_sent(
     agent: tuple[str, Queue[tuple[Any, bytes]]],
 ) -> None:
     with serving(agents={"default": agent[0]}) as served:

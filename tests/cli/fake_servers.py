@@ -1,4 +1,4 @@
-"""Small servers that answer what a test says, and a wire that can be cut."""
+"""Small fake servers, and a proxy that loses answers."""
 
 import socket
 import threading
@@ -12,8 +12,8 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 @contextmanager
-def pretender(answer: Answer) -> Iterator[str]:
-    """Serves every request with `answer`, and gives the address."""
+def fake_server(answer: Answer) -> Iterator[str]:
+    """Answer every request with `answer`; yield the address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -40,7 +40,7 @@ def pretender(answer: Answer) -> Iterator[str]:
 
 
 def stream(*frames: str) -> Answer:
-    """Gives an answer that is a stream of these frames, and then ends."""
+    """Return an answer: a stream of these frames, which then ends."""
 
     def answer(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)
@@ -53,8 +53,8 @@ def stream(*frames: str) -> Answer:
 
 
 @contextmanager
-def forgetful_wire(port: int, lose: int) -> Iterator[str]:
-    """Passes requests on to `port`, and loses the first `lose` answers to a `POST`.
+def lossy_proxy(port: int, lose: int) -> Iterator[str]:
+    """Pass requests on to `port`, but lose the first `lose` answers to a `POST`.
 
     What a client learns is a connection that broke after it had sent everything: it cannot know
     whether the request was carried out.
