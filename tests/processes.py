@@ -12,11 +12,12 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import IO, Any, NoReturn, Self
 
 import httpx
 import pytest
 
+from tests.support import prefork
 from tests.support.clients import local_client
 from tests.support.waiting import until
 
@@ -72,14 +73,35 @@ def environment(**settings: str) -> dict[str, str]:
     return {**kept, **settings}
 
 
+def start_program(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    directory: Path,
+    streams: tuple[IO[bytes], IO[bytes], IO[bytes]],
+    *,
+    fresh: bool = False,
+) -> subprocess.Popen[bytes] | prefork.Child:
+    """Start a command; `bamboo` is forked with its imports done, unless it has to be fresh."""
+    is_bamboo = tuple(command[: len(BAMBOO)]) == BAMBOO
+    if is_bamboo and not fresh and prefork.can_start(environment):
+        return prefork.start(command[len(BAMBOO) :], environment, directory, streams)
+    stdin, stdout, stderr = streams
+    return subprocess.Popen(
+        command, cwd=directory, env=environment, stdin=stdin, stdout=stdout, stderr=stderr
+    )
+
+
 class Gateway:
     """`bamboo serve` on one port and data directory, in any number of lives.
 
     Attributes:
+        fresh: Whether it is started as a fresh interpreter, and not forked (see `prefork`).
         url: Its address.
         http: A client for paths below `/api/v1`.
         log: What it has written to stdout and stderr, in all its lives.
     """
+
+    fresh = False
 
     def __init__(
         self,
@@ -94,7 +116,7 @@ class Gateway:
         self.data_dir = directory / "data"
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = local_client(base_url=f"{self.url}/api/v1", timeout=60)
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | prefork.Child | None = None
         self._log_path = directory / "gateway.log"
         self._environment = environment(**dict(settings or {}))
         self._flags = tuple(flags)
@@ -122,14 +144,13 @@ class Gateway:
 
     def start(self) -> Self:
         """Starts it, and returns when it is ready."""
-        with self._log_path.open("ab") as log:
-            self.process = subprocess.Popen(
+        with self._log_path.open("ab") as log, Path(os.devnull).open("rb") as nothing:
+            self.process = start_program(
                 self.command(),
-                cwd=self._working_directory,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
+                self._environment,
+                self._working_directory,
+                (nothing, log, log),
+                fresh=self.fresh,
             )
         until(self._is_ready, "the gateway is ready", START_SECONDS)
         return self
@@ -182,3 +203,9 @@ class Gateway:
             return self.http.get("/health/ready").status_code == 200
         except httpx.TransportError:
             return False
+
+
+class FreshGateway(Gateway):
+    """A gateway that is never forked, for tests that look at its memory: no page is shared."""
+
+    fresh = True

@@ -16,7 +16,7 @@ import zstandard
 
 from bamboo_gateway.api import limits
 from tests.api.serving import check_answer, refused
-from tests.processes import Gateway
+from tests.processes import FreshGateway, Gateway
 
 MiB = 1024 * 1024
 ROOM = 15 * MiB
@@ -46,7 +46,7 @@ HOSTILE = {
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with Gateway(tmp_path_factory.mktemp("gateway")) as running:
+    with FreshGateway(tmp_path_factory.mktemp("gateway")) as running:
         running.http.event_hooks = {"response": [check_answer]}
         running.call("POST", "/sessions", json={"id": "s"})
         yield running

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Self
 
 from tests.processes import BAMBOO, REPOSITORY, environment
+from tests.support import prefork
 from tests.support.waiting import until
 
 COMMAND_SECONDS = 100
@@ -19,12 +20,17 @@ COMMAND_SECONDS = 100
 def bamboo(
     *arguments: str, url: str | None = None, stdin: str = "", **settings: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, with a pipe for each of its streams."""
+    """Run a command to its end; none of its streams is a terminal."""
+    variables = environment(**_address(url), **settings)
+    return prefork.run(arguments, variables, REPOSITORY, stdin=stdin, timeout=COMMAND_SECONDS)
+
+
+def fresh_bamboo(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end in a fresh interpreter, with a pipe for each of its streams."""
     return subprocess.run(
         [*BAMBOO, *arguments],
         cwd=REPOSITORY,
-        env=environment(**_address(url), **settings),
-        input=stdin,
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=COMMAND_SECONDS,

@@ -11,7 +11,7 @@ from typer.main import get_command
 from bamboo_gateway import __version__
 from bamboo_gateway.cli import program
 from tests.cli.fake_servers import fake_server, stream
-from tests.cli.running import bamboo
+from tests.cli.running import bamboo, fresh_bamboo
 from tests.docs_tables import leaves
 from tests.processes import REPOSITORY, Gateway, free_port
 
@@ -52,7 +52,7 @@ def test_the_help_names_every_command() -> None:
 
 
 def test_the_version_is_that_of_the_package() -> None:
-    assert bamboo("--version").stdout == f"bamboo {__version__}\n"
+    assert fresh_bamboo("--version").stdout == f"bamboo {__version__}\n"
 
 
 def test_help_does_not_wait_for_the_libraries_of_the_server() -> None:

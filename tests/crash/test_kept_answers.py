@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.processes import Gateway
+from tests.processes import FreshGateway
 from tests.support.held import resident_bytes
 
 MB = 1_000_000
@@ -22,7 +22,7 @@ def messages(session: int, number: int) -> list[dict[str, Any]]:
 
 @pytest.mark.timeout(300)
 def test_kept_answers_cost_no_memory_and_are_given_again_after_a_kill(tmp_path: Path) -> None:
-    with Gateway(tmp_path, {"BAMBOO_LOG_LEVEL": "warning"}) as gateway:
+    with FreshGateway(tmp_path, {"BAMBOO_LOG_LEVEL": "warning"}) as gateway:
 
         def post(session: int, number: int) -> httpx.Response:
             answer = gateway.http.post(

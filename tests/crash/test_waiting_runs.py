@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import Gateway
+from tests.processes import FreshGateway
 from tests.support.held import resident_bytes
 from tests.support.waiting import until
 
@@ -17,7 +17,7 @@ BEFORE, WAITING = 5, 30
 def test_runs_that_wait_cost_no_memory_and_a_killed_gateway_answers_them_in_order(
     tmp_path: Path,
 ) -> None:
-    with Gateway(tmp_path, {"BAMBOO_LOG_LEVEL": "warning"}) as gateway:
+    with FreshGateway(tmp_path, {"BAMBOO_LOG_LEVEL": "warning"}) as gateway:
         held = {"session_id": "s", "message": "first", "options": {"hold": "start"}}
         gateway.call("POST", "/chat", json=held)
         said = [f"{number} " + "x" * MB for number in range(BEFORE + WAITING)]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bamboo_gateway.domain.limits import MiB
-from tests.processes import Gateway
+from tests.processes import FreshGateway
 from tests.support.waiting import until
 
 BOUND = 64 * MiB
@@ -27,7 +27,7 @@ SESSIONS = pytest.mark.parametrize(
 )
 
 
-class Process(Gateway):
+class Process(FreshGateway):
     """A gateway whose memory is looked at."""
 
     def resident(self) -> int:

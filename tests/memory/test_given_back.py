@@ -21,7 +21,7 @@ from tests.memory.clients import (
     send,
     takers,
 )
-from tests.processes import Gateway
+from tests.processes import FreshGateway, Gateway
 from tests.support.waiting import until
 
 GROWTH_BYTES_MAX = 100_000_000
@@ -63,7 +63,7 @@ class Measured:
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Measured]:
     settings = {"BAMBOO_DURABILITY": "os"}
-    with Gateway(tmp_path_factory.mktemp("memory"), settings) as gateway:
+    with FreshGateway(tmp_path_factory.mktemp("memory"), settings) as gateway:
         for session_id in (BIG, CLOSED):
             gateway.call("POST", "/sessions", json={"id": session_id})
         message = {"role": "user", "content": "x" * 1_000_000}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import Gateway
+from tests.processes import FreshGateway, Gateway
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="the peak is read and reset in /proc"
@@ -58,7 +58,7 @@ def gateway(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Gateway]:
     """Serve the session `s`, of so many messages of a megabyte, from its files."""
-    with Gateway(tmp_path_factory.mktemp("pages")) as served:
+    with FreshGateway(tmp_path_factory.mktemp("pages")) as served:
         served.call("POST", "/sessions", json={"id": "s"})
         message = {"role": "user", "content": "x" * 1_000_000}
         for _ in range(request.param):

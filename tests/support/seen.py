@@ -5,7 +5,6 @@ forks, runs, statistics, lists. The check shares no code with the program.
 """
 
 import json
-import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -14,7 +13,8 @@ from typing import Any
 
 import httpx
 
-from tests.processes import BAMBOO, REPOSITORY, environment
+from tests.processes import REPOSITORY, environment
+from tests.support import prefork
 
 Event = dict[str, Any]
 Writers = Sequence[Sequence[str]]
@@ -134,15 +134,8 @@ def check_copies(http: httpx.Client, session_id: str, said: list[Event]) -> None
 
 def check_files(data_dir: Path) -> None:
     """Checks, while no gateway runs, that `bamboo doctor` finds nothing wrong."""
-    done = subprocess.run(
-        [*BAMBOO, "doctor", "--json", "--data-dir", str(data_dir)],
-        cwd=REPOSITORY,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=_DOCTOR_SECONDS,
-        check=False,
-    )
+    arguments = ["doctor", "--json", "--data-dir", str(data_dir)]
+    done = prefork.run(arguments, environment(), REPOSITORY, timeout=_DOCTOR_SECONDS)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
