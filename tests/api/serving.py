@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI
-from jsonschema import Draft202012Validator
+from jsonschema_rs import Draft202012Validator
 
 from bamboo_gateway.api.routing import create_openapi
 from bamboo_gateway.domain.clock import Clock
@@ -103,6 +103,7 @@ class Contract:
         self.document = create_openapi()
         self._operations: list[tuple[re.Pattern[str], str, dict[str, Any]]] = []
         self._events = self._event_validators()
+        self._validators: dict[int, Draft202012Validator] = {}
         for path, operations in self.document["paths"].items():
             pattern = re.compile(re.sub(r"\{\w+\}", "[^/]+", path))
             for method, operation in operations.items():
@@ -162,15 +163,23 @@ class Contract:
         if response.request.method == "HEAD" or "json" not in kind:
             return
         if "ndjson" in kind:
-            item = {**content[kind]["x-oai-itemSchema"], "components": self.document["components"]}
+            validator = self._validator(content[kind]["x-oai-itemSchema"])
             for line in response.text.splitlines():
-                Draft202012Validator(item).validate(json.loads(line))
+                validator.validate(json.loads(line))
             return
-        schema = {**content[kind]["schema"], "components": self.document["components"]}
-        Draft202012Validator(schema).validate(response.json())
+        schema = content[kind]["schema"]
+        self._validator(schema).validate(response.json())
         if schema.get("$ref") == "#/components/schemas/EventPage":
             for event in response.json()["events"]:
                 self.check_event(event)
+
+    def _validator(self, schema: dict[str, Any]) -> Draft202012Validator:
+        """Compile a schema of the document when it is first needed: most answers have a few."""
+        found = self._validators.get(id(schema))
+        if found is None:
+            whole = {**schema, "components": self.document["components"]}
+            found = self._validators[id(schema)] = Draft202012Validator(whole)
+        return found
 
 
 CONTRACT = Contract()
