@@ -31,14 +31,14 @@ CONTROL_TYPES = frozenset({"open", "heartbeat", "goodbye"})
 
 
 def lacking(what: str) -> NoReturn:
-    """Ends a test for lack of a program: skipped, or failed where everything has to be there."""
+    """End a test for lack of a program: skipped, or failed where everything has to be there."""
     if os.environ.get("REQUIRE_SERVICES") == "1":
         pytest.fail(f"REQUIRE_SERVICES=1, but this machine lacks {what}")
     pytest.skip(f"this machine lacks {what}")
 
 
 def program(*names: str) -> str:
-    """Gives the path of the first of these programs that there is, or ends the test."""
+    """Return the path of the first of these programs that there is, or end the test."""
     for name in names:
         if found := shutil.which(name):
             return found
@@ -46,7 +46,7 @@ def program(*names: str) -> str:
 
 
 def free_port() -> int:
-    """Gives a port nobody listens on.
+    """Return a port nobody listens on.
 
     Below the range from which the kernel takes ports for outgoing connections: one of those could
     take the port between two lives of a gateway, or connect to itself.
@@ -64,7 +64,7 @@ def free_port() -> int:
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """Gives the environment without this machine's own BAMBOO_… and proxies, and with these."""
+    """Return the environment without this machine's own BAMBOO_… and proxies, and with these."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -138,12 +138,12 @@ class Gateway:
         return self._log_path.read_text(encoding="utf-8", errors="replace")
 
     def command(self) -> list[str]:
-        """Gives the command line it is started with."""
+        """Return the command line it is started with."""
         where = ["--port", str(self.port), "--data-dir", str(self.data_dir)]
         return [*self._program, "serve", *where, *self._flags]
 
     def start(self) -> Self:
-        """Starts it, and returns when it is ready."""
+        """Start it, and return when it is ready."""
         with self._log_path.open("ab") as log, Path(os.devnull).open("rb") as nothing:
             self.process = start_program(
                 self.command(),
@@ -156,34 +156,34 @@ class Gateway:
         return self
 
     def kill(self) -> None:
-        """Ends it without a warning (SIGKILL)."""
+        """End it without a warning (SIGKILL)."""
         assert self.process is not None
         self.process.kill()
         self.process.wait(EXIT_SECONDS)
 
     def interrupt(self) -> None:
-        """Asks it to end (SIGTERM), without waiting."""
+        """Ask it to end (SIGTERM), without waiting."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
 
     def stop(self) -> int:
-        """Asks it to end (SIGTERM), waits, and gives its exit code."""
+        """Ask it to end (SIGTERM), waits, and return its exit code."""
         self.interrupt()
         return self.exit_code()
 
     def exit_code(self) -> int:
-        """Waits for its end."""
+        """Wait for its end."""
         assert self.process is not None
         return self.process.wait(EXIT_SECONDS)
 
     def call(self, method: str, path: str, **request: Any) -> Any:
-        """Calls the gateway and gives the JSON of an answer that must be a good one."""
+        """Call the gateway and return the JSON of an answer that must be a good one."""
         response = self.http.request(method, path, **request)
         assert response.is_success, f"{method} {path}: {response.status_code} {response.text}"
         return response.json() if response.content else None
 
     def events(self, session_id: str) -> list[dict[str, Any]]:
-        """Gives a session's whole log, page by page."""
+        """Return a session's whole log, page by page."""
         found: list[dict[str, Any]] = []
         after = "0"
         while True:

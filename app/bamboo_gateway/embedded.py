@@ -241,7 +241,7 @@ class EmbeddedGateway:
         """
         new = NewSession(session_id, user_id)
         wanted = Chat(new, [_message(message)], agent, options or {})
-        turn = (await self.manager.chat(self._caller, wanted)).answer
+        turn: JsonObject = {**(await self.manager.chat(self._caller, wanted)).answer}
         if wait_seconds <= 0:
             return turn
         waited = await self.manager.wait_run(

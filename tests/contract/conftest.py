@@ -47,7 +47,7 @@ async def store(settings: Settings, clock: StepClock) -> AsyncIterator[SessionSt
 async def second_path(
     settings: Settings, clock: StepClock, store_name: str
 ) -> AsyncIterator[Reopen]:
-    """Gives what a fresh process would see: for files, another store after the first has closed."""
+    """Return what a fresh process sees: for files, another store after the first has closed."""
     opened: list[SessionStore] = []
 
     async def reopen(store: SessionStore) -> SessionStore:
@@ -65,6 +65,6 @@ async def second_path(
 
 
 async def both_paths(store: SessionStore, second_path: Reopen) -> AsyncIterator[SessionStore]:
-    """Gives the store itself, then what a fresh process sees."""
+    """Return the store itself, then what a fresh process sees."""
     yield store
     yield await second_path(store)

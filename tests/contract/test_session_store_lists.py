@@ -169,7 +169,9 @@ async def test_offset_counts_from_the_start(store: SessionStore) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["x", "", "AAAA", "é", "W10", "bnVsbA", "WzFd"])
-async def test_a_foreign_cursor_is_refused(store: SessionStore, cursor: str) -> None:
+async def test_a_cursor_that_the_store_did_not_make_is_refused(
+    store: SessionStore, cursor: str
+) -> None:
     await fill(store, 3)
     with pytest.raises(InvalidInput):
         await store.query(SessionQuery(cursor=cursor), state_of)

@@ -15,7 +15,7 @@ def created(user_id: str | None) -> dict[str, object]:
 
 
 async def counted(store: SessionStore, user_id: str | None = None) -> StoreUsage:
-    """Counts by a second path: the list, and the size of each."""
+    """Count by a second path: the list, and the size of each."""
     query = SessionQuery(user_id=user_id, archived="include", limit=1000)
     heads = (await store.query(query, state_of)).heads
     return StoreUsage(len(heads), sum(store.size(head.id).stored_bytes for head in heads))

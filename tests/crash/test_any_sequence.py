@@ -200,7 +200,7 @@ class Gateways(RuleBasedStateMachine):
     def _post(
         self, path: str, body: Any, key: bool, headers: dict[str, str] | None = None
     ) -> dict[str, Any] | None:
-        """Posts, twice where there is a key; None where it was refused for the state of things."""
+        """Post, twice where there is a key; None where it was refused for the state of things."""
         headers = dict(headers or {})
         if key:
             headers["Idempotency-Key"] = f"key-{self._text()}"

@@ -14,7 +14,7 @@ SESSIONS, KEYS = 4, 10
 
 
 def messages(session: int, number: int) -> list[dict[str, Any]]:
-    """Gives messages of 1.5 MB, so that all answers of a session are just kept."""
+    """Return messages of 1.5 MB, so that all answers of a session are just kept."""
     return [
         {"role": "user", "content": f"{session} {number} {n} " + "x" * 15_000} for n in range(100)
     ]

@@ -133,7 +133,7 @@ def live_through_kills(
 
 
 def progress(gateway: Gateway, names: list[str], dice: random.Random) -> None:
-    """Lets a random number of events happen in one of the sessions."""
+    """Let a random number of events happen in one of the sessions."""
     name = dice.choice(names)
     enough = head(gateway, name) + dice.randrange(1, 120)
     until(lambda: head(gateway, name) >= enough, "the session has grown")

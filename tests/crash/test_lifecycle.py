@@ -14,7 +14,7 @@ from tests.support.waiting import until
 
 
 def serve(*flags: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Runs `bamboo serve` where it is expected to end by itself."""
+    """Run `bamboo serve` where it is expected to end by itself."""
     return subprocess.run(
         [*BAMBOO, "serve", *flags],
         cwd=REPOSITORY,

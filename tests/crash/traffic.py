@@ -100,7 +100,7 @@ class Producer:
         self._thread.start()
 
     def finish(self) -> None:
-        """Lets it see its last request through, and ends it."""
+        """Let it see its last request through, and end it."""
         self._over.set()
         self._thread.join(100)
         assert not self._thread.is_alive(), f"{self._name} was never answered"
@@ -179,7 +179,7 @@ class Producer:
             self.promises.values |= {values[0]: first, values[-1]: last}
 
     def _post(self, path: str, request: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Posts until there is an answer; `request` makes the same request each time."""
+        """Post until there is an answer; `request` makes the same request each time."""
         key = f"{self._name}-{self._count}"
         for _ in range(ATTEMPTS_MAX):
             given = request()

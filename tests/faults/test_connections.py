@@ -31,7 +31,7 @@ def wait_for(served: Served, connections: int) -> None:
 
 
 def is_served(port: int, host: str = "127.0.0.1") -> bool:
-    """Tells whether a new connection from an address of this machine is."""
+    """Tell whether a new connection from an address of this machine is."""
     with socket.create_connection(("127.0.0.1", port), SECONDS, (host, 0)) as sock:
         try:
             sock.sendall(LIVE)

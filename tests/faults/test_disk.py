@@ -95,7 +95,7 @@ def a_bit_of_everything(ask: FrontEnd) -> None:
 
 
 def check_once(ask: FrontEnd) -> list[dict[str, Any]]:
-    """Sees that all of it is there once; gives the log."""
+    """See that all of it is there once; return the log."""
     log = ask.events("s")
     assert [event["seq"] for event in log] == list(range(1, len(log) + 1))
     assert [event["value"] for event in log if event["type"] == "custom"] == [1, 2, 3, 4]

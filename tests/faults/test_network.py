@@ -26,7 +26,7 @@ def append(api: httpx.Client, session_id: str, values: list[Any]) -> None:
 
 
 def assert_healthy(served: Served, api: httpx.Client, session_id: str = "healthy") -> None:
-    """Does a whole small conversation."""
+    """Do a whole small conversation."""
     made = api.post("/sessions", json={"id": session_id})
     assert made.status_code in {201, 409}, made.text
     body = {"message": "x", "session_id": session_id, "options": {"delay_ms": 0}}

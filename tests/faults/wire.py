@@ -83,7 +83,7 @@ def unchunked(body: bytes) -> bytes:
 
 
 def hanging(port: int, data: bytes = b"") -> socket.socket:
-    """Connects, sends something, and leaves it at that."""
+    """Connect, send something, and leave it at that."""
     sock = socket.create_connection(("127.0.0.1", port), timeout=SECONDS)
     sock.sendall(data)
     return sock

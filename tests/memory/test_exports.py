@@ -71,7 +71,7 @@ class Process(FreshGateway):
             self.call("POST", f"/sessions/{session_id}/messages", json=said)
 
     def download(self, path: str, method: str = "GET", **request: Any) -> tuple[int, int]:
-        """Takes an answer in pieces; gives its size and checksum."""
+        """Take an answer in pieces; return its size and checksum."""
         size = checksum = 0
         with self.http.stream(method, path, **request) as answer:
             assert answer.status_code == 200

@@ -24,7 +24,7 @@ NEW = "NOT-DURABLE"
 
 
 async def everything_shown(gate: Gateway, session_id: str = "s") -> str:
-    """Looks through every read path there is; gives what they say as one text."""
+    """Look through every read path there is; return what they say as one text."""
     seen: list[Any] = []
 
     async def look(read: Callable[[], Awaitable[Any]]) -> None:

@@ -157,7 +157,7 @@ async def test_a_refused_request_does_not_forget_one_that_is_in_flight():
         assert len(await gate.messages()) == 1
 
 
-async def test_only_what_was_done_is_kept(gate: Gateway):
+async def test_a_failed_request_is_not_replayed(gate: Gateway):
     """A failure is not replayed: the repeat does the work."""
     await gate.manager.create_session(ME, NewSession(id="s"))
     gate.store.fail_append(1)
@@ -168,7 +168,7 @@ async def test_only_what_was_done_is_kept(gate: Gateway):
     assert len(await gate.messages()) == 1
 
 
-async def test_a_first_request_whose_client_left_counts(gate: Gateway):
+async def test_a_keyed_request_takes_effect_though_its_client_left(gate: Gateway):
     await gate.manager.create_session(ME, NewSession(id="s"))
     gate.store.hold_appends()
     async with anyio.create_task_group() as tasks:
@@ -215,7 +215,7 @@ async def test_a_crash_between_work_and_answer_does_the_work_once(stored: bool, 
     gate.store.release_acks()
 
 
-async def test_a_key_counts_for_a_day(gate: Gateway):
+async def test_an_idempotency_key_is_known_for_24_hours(gate: Gateway):
     await gate.manager.create_session(ME, NewSession(id="s"))
     await add(gate, key())
     gate.clock.advance(24 * 3600 - 1)
@@ -302,7 +302,7 @@ async def test_a_creation_repeated_with_its_key_is_one_session(gate: Gateway):
     assert gate.store.count() == 1
 
 
-async def test_a_no_op_is_kept_too(gate: Gateway):
+async def test_the_answer_of_a_request_that_changed_nothing_is_kept_too(gate: Gateway):
     await gate.manager.create_session(ME, NewSession(id="s"))
     await gate.manager.close_session(ME, "s")
     idem = key(route="POST /close")
@@ -391,7 +391,7 @@ async def test_a_repeat_after_a_failed_commit_appends_each_line_once(nth: int, l
     assert await values(lined) == [0, 1, 2, 3]
 
 
-async def test_a_mended_line_is_appended_by_the_repeat(lined: Gateway):
+async def test_a_repeat_appends_the_line_that_was_corrected(lined: Gateway):
     with pytest.raises(Malformed):
         await post(lined, [line(0), b"{bad"])
     await post(lined, [line(0), line(1)])

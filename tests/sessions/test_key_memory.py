@@ -29,7 +29,7 @@ LARGE = 200_000
 
 
 async def add(gate: Gateway, name: str, session_id: str = "s", size: int = LARGE) -> Outcome:
-    """Adds a message whose answer is as large, under a key."""
+    """Add a message whose answer is as large, under a key."""
     message = NewMessage("user", f"{name} " + "x" * size)
     idem = Idempotency(name, "POST /messages", name)
     return await gate.manager.add_messages(ME, session_id, [message], idem)

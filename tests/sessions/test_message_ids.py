@@ -47,7 +47,7 @@ async def refuse(sent: Awaitable[Outcome], message_id: str = "m") -> None:
 
 
 async def outcomes_of(*calls: Awaitable[Outcome], then: Callable[[], Any]) -> list[Any]:
-    """Starts calls one after the other, lets `then` go on, and gives how each has ended."""
+    """Start calls one after the other, lets `then` go on, and return how each has ended."""
     outcomes: list[Any] = [None] * len(calls)
 
     async def one(number: int, call: Awaitable[Outcome]) -> None:

@@ -151,7 +151,7 @@ async def test_an_expired_session_is_gone_for_all_but_delete_and_reopen(gate: Ga
     await gate.chat()
 
 
-async def test_activity_moves_the_expiry_on(gate: Gateway):
+async def test_activity_postpones_the_expiry(gate: Gateway):
     """LESSONS, seeds: TTL absolute."""
     await gate.manager.create_session(ME, NewSession(id="s", ttl_seconds=60))
     for _ in range(3):

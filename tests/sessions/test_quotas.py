@@ -37,7 +37,7 @@ async def chat(gate: Gateway, session_id: str, user_id: str | None = None, run_i
 
 
 async def refused(code: str, setting: str, call: Any) -> None:
-    """Fails unless the call is refused for this limit, whose name and remedy it says."""
+    """Fail unless the call is refused for this limit, whose name and remedy it says."""
     with pytest.raises(LimitReached) as caught:
         await call
     assert caught.value.code == code
@@ -55,7 +55,7 @@ def counted(gate: Gateway) -> dict[str, tuple[int, dict[str, int]]]:
 
 
 def expected(gate: Gateway) -> dict[str, tuple[int, dict[str, int]]]:
-    """Counts again, from what there is in memory."""
+    """Count again, from what there is in memory."""
     found: dict[str, list[str | None]] = {"_runs": [], "_queued": [], "_unborn": [], "_places": []}
     for live in gate.manager._registry.sessions:
         head = live.head
@@ -195,7 +195,7 @@ async def test_busy_sessions_of_a_user_are_bounded_and_others_have_their_places(
         assert counted(gate)["_places"] == (0, {})
 
 
-async def test_whoever_makes_a_session_in_pieces_holds_a_place_all_the_time() -> None:
+async def test_a_session_created_in_pieces_counts_toward_the_limit_all_the_time() -> None:
     async with gateway(max_active_sessions_per_user=1) as gate:
         more = anyio.Event()
 
@@ -225,7 +225,7 @@ def test_a_user_has_a_quarter_of_the_places_if_nothing_else_is_said() -> None:
     assert said.max_active_sessions_per_user == 10
 
 
-async def test_sessions_of_nobody_have_no_share() -> None:
+async def test_sessions_without_a_user_count_only_toward_the_global_limit() -> None:
     async with gateway(max_active_sessions=4) as gate:
         assert [await chat(gate, f"s-{number}") for number in range(4)] == ["running"] * 4
 
@@ -333,7 +333,7 @@ async def session_of_bob(gate: Gateway) -> str:
 
 
 async def act(gate: Gateway, chance: random.Random, name: str, number: int) -> None:
-    """Does one of all the things that change what is counted."""
+    """Do one of all the things that change what is counted."""
     match chance.randrange(10):
         case 0:
             gate.store.fail_append(chance.randrange(1, 3))

@@ -80,7 +80,7 @@ def test_a_second_process_is_refused_and_gets_in_when_the_first_was_killed(data_
         pass
 
 
-def test_a_deleted_lock_file_lets_nobody_in(data_dir: Path) -> None:
+def test_deleting_the_lock_file_lets_no_second_process_in(data_dir: Path) -> None:
     with owner(data_dir):
         (data_dir / "LOCK").unlink()
         assert "in use by another process" in refused(data_dir)

@@ -37,7 +37,7 @@ class Script:
         self._more = anyio.Event()
 
     def do(self, *steps: Step) -> None:
-        """Releases further steps."""
+        """Release further steps."""
         self._steps += steps
         self._more.set()
 
@@ -57,11 +57,11 @@ class ScriptedAgent(Agent):
         self.asked: list[str] = []
 
     def script(self, run_id: str) -> Script:
-        """Gives the script of a run, which may begin later."""
+        """Return the script of a run, which may begin later."""
         return self.scripts.setdefault(run_id, Script())
 
     def do(self, run_id: str, *steps: Step) -> None:
-        """Releases steps of a run: events to yield, errors to raise, or `RETURN`."""
+        """Release steps of a run: events to yield, errors to raise, or `RETURN`."""
         self.script(run_id).do(*steps)
 
     @override

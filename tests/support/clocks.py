@@ -23,7 +23,7 @@ class FakeClock(Clock):
         return self.seconds
 
     def advance(self, seconds: float) -> None:
-        """Lets time pass."""
+        """Let time pass."""
         self.ms += round(seconds * 1000)
         self.seconds += seconds
 

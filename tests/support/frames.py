@@ -27,7 +27,7 @@ CONTROL_TYPES = frozenset({"open", "reset", "heartbeat", "goodbye"})
 
 
 def parse_frames(stream: bytes) -> tuple[list[Frame], list[str]]:
-    """Gives the frames and the comments of a stream that is whole."""
+    """Return the frames and the comments of a stream that is whole."""
     frames: list[Frame] = []
     comments: list[str] = []
     identifier: str | None = None
@@ -54,5 +54,5 @@ def parse_frames(stream: bytes) -> tuple[list[Frame], list[str]]:
 
 
 def logged(frames: list[Frame]) -> list[Frame]:
-    """Gives the frames that stand in the log; each has its position as id."""
+    """Return the frames that stand in the log; each has its position as id."""
     return [frame for frame in frames if frame.type not in CONTROL_TYPES]

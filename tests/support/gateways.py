@@ -42,7 +42,7 @@ _ROUNDS = 60
 
 
 async def eventually(true: Callable[[], Any], what: str = "") -> None:
-    """Lets others run until something is so."""
+    """Let others run until something is so."""
     try:
         with anyio.fail_after(DEADLINE_SECONDS):
             while not true():
@@ -52,7 +52,7 @@ async def eventually(true: Callable[[], Any], what: str = "") -> None:
 
 
 async def quiet() -> None:
-    """Lets others run until nothing moves any more: on the memory store, and but for timers.
+    """Let others run until nothing moves any more: on the memory store, and but for timers.
 
     What other threads do is not waited for: a test that needs it waits until it can see it.
     """
@@ -61,7 +61,7 @@ async def quiet() -> None:
 
 
 def settings_of(**changed: Any) -> Settings:
-    """Gives settings for tests: nothing of the environment, small waits."""
+    """Return settings for tests: nothing of the environment, small waits."""
     return Settings(
         **{
             "storage_url": "memory:",
@@ -120,7 +120,7 @@ class Gateway:
         return Reader(connection) if connection is not None else None
 
     async def reader(self, session_id: str = "s", **request: Any) -> "Reader":
-        """Opens a stream that has something to show."""
+        """Open a stream that has something to show."""
         reader = await self.connect(session_id, **request)
         assert reader is not None
         return reader
@@ -137,7 +137,7 @@ class Gateway:
         )
 
     async def log(self, session_id: str = "s") -> list[dict[str, Any]]:
-        """Reads the whole log by the store's own path, past everything else."""
+        """Read the whole log by the store's own path, past everything else."""
         head = await self.store.inner.load(session_id)
         if head is None:
             return []
@@ -147,11 +147,11 @@ class Gateway:
         return [json.loads(record.body) for record in records]
 
     async def types(self, session_id: str = "s") -> list[str]:
-        """Gives the types of the log's events."""
+        """Return the types of the log's events."""
         return [event["type"] for event in await self.log(session_id)]
 
     async def messages(self, session_id: str = "s") -> list[dict[str, Any]]:
-        """Gives all messages as a client gets them, page by page."""
+        """Return all messages as a client gets them, page by page."""
         shown: list[dict[str, Any]] = []
         page = await self.manager.messages(ME, session_id, limit=1000)
         while True:
@@ -161,14 +161,14 @@ class Gateway:
             page = await self.manager.messages(ME, session_id, limit=1000, after=page.next_cursor)
 
     async def ended(self, run_id: str, session_id: str = "s") -> dict[str, Any]:
-        """Waits for a run's end; gives the run."""
+        """Wait for a run's end; return the run."""
         with anyio.fail_after(DEADLINE_SECONDS):
             waited = await self.manager.wait_run(ME, session_id, run_id, 2 * DEADLINE_SECONDS)
         assert waited.ended
         return waited.run
 
     async def finish_runs(self, session_id: str = "s") -> None:
-        """Lets every run complete, those that wait as well."""
+        """Let every run complete, those that wait as well."""
         finished: set[str] = set()
         while begun := {
             event["run_id"]
@@ -226,7 +226,7 @@ class Reader:
         self.connection.aclose()
 
     async def take(self) -> bytes | None:
-        """Takes the next chunk, under a deadline."""
+        """Take the next chunk, under a deadline."""
         with anyio.fail_after(DEADLINE_SECONDS):
             chunk = await self.connection.next()
         if chunk is None:
@@ -236,19 +236,19 @@ class Reader:
         return chunk
 
     async def take_until(self, *types: str) -> list[Frame]:
-        """Takes until a frame of one of these types has come; gives all frames."""
+        """Take until a frame of one of these types has come; return all frames."""
         while not any(frame.type in types for frame in self.frames):
             assert await self.take() is not None, f"ended without {types}: {self.frames}"
         return self.frames
 
     async def take_all(self) -> list[Frame]:
-        """Takes until the stream ends by itself."""
+        """Take until the stream ends by itself."""
         while await self.take() is not None:
             pass
         return self.frames
 
     async def take_what_is_there(self) -> list[Frame]:
-        """Takes until nothing comes without something new happening."""
+        """Take until nothing comes without something new happening."""
         while True:
             chunks: list[bytes | None] = []
             async with anyio.create_task_group() as tasks:
@@ -291,7 +291,7 @@ class Reader:
         return last.data if last is not None and last.type == "goodbye" else None
 
     def close(self) -> None:
-        """Leaves."""
+        """Leave."""
         self.connection.aclose()
 
 
@@ -303,7 +303,7 @@ async def gateway(
     agents: Mapping[str, Agent] | None = None,
     **changed: Any,
 ) -> AsyncIterator[Gateway]:
-    """Runs a manager; with a store given, the one a process before has left behind."""
+    """Run a manager; with a store given, the one a process before has left behind."""
     clock = clock or FakeClock()
     settings = settings_of(**changed)
     agent = ScriptedAgent()
@@ -317,7 +317,7 @@ async def gateway(
 
 
 async def crash(gate: Gateway) -> SessionStore:
-    """Gives what is left when the process dies now: the store as it is durable at this moment.
+    """Return what is left when the process dies now: the store as it is durable at this moment.
 
     The old manager goes on with a store that takes nothing any more.
     """

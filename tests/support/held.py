@@ -9,7 +9,7 @@ _SHARED = ("_store", "_clock", "tally", "_tally")
 
 
 def held_bytes(root: object) -> int:
-    """Adds up the text and bytes that can be reached from an object of the gateway.
+    """Add up the text and bytes that can be reached from an object of the gateway.
 
     Containers and the gateway's own objects are looked into; functions and tasks are not, nor what
     all sessions share.
@@ -34,7 +34,7 @@ def held_bytes(root: object) -> int:
 
 
 def resident_bytes(pid: int) -> int:
-    """Gives what a process has in physical memory."""
+    """Return what a process has in physical memory."""
     for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
         name, _, value = line.partition(":")
         if name == "VmRSS":

@@ -10,7 +10,7 @@ from structlog.typing import EventDict, Processor
 
 @contextmanager
 def captured_logs(*processors: Processor) -> Iterator[list[EventDict]]:
-    """Gives all that is logged meanwhile, by whichever thread, and nothing else does.
+    """Return all that is logged meanwhile, by whichever thread, and nothing else does.
 
     structlog's own `capture_logs` empties and fills the list of processors that a line of another
     thread is just on its way through, which then fails. Here a line has the old list or the new.

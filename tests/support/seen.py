@@ -30,7 +30,7 @@ def check_what_people_see(
     *,
     copies: bool = True,
 ) -> None:
-    """Checks sessions that nobody writes to at the moment.
+    """Check sessions that nobody writes to at the moment.
 
     Args:
         http: A client for paths below `/api/v1`.
@@ -50,7 +50,7 @@ def check_what_people_see(
 
 
 def check_session(http: httpx.Client, session_id: str, writers: Writers = ()) -> list[Event]:
-    """Checks one session; gives its messages."""
+    """Check one session; return its messages."""
     path = f"/sessions/{session_id}"
     log = events_of(http, session_id)
     assert all(one["seq"] < next_one["seq"] for one, next_one in pairwise(log))
@@ -71,7 +71,7 @@ def check_session(http: httpx.Client, session_id: str, writers: Writers = ()) ->
 
 
 def check_kept(said: list[Event], writers: Writers) -> None:
-    """Checks that each acknowledged message is there once, and each writer's in their order."""
+    """Check that each acknowledged message is there once, and each writer's in their order."""
     places: dict[str, list[int]] = {}
     for place, message in enumerate(said):
         if isinstance(message["content"], str):
@@ -85,7 +85,7 @@ def check_kept(said: list[Event], writers: Writers) -> None:
 
 
 def check_runs(http: httpx.Client, session_id: str, log: list[Event]) -> None:
-    """Checks the list of runs, from either end, against the log."""
+    """Check the list of runs, from either end, against the log."""
     runs = runs_in(log)
     for order in ("asc", "desc"):
         listed: list[Event] = []
@@ -105,7 +105,7 @@ def check_runs(http: httpx.Client, session_id: str, log: list[Event]) -> None:
 def check_statistics(
     http: httpx.Client, session_id: str, log: list[Event], said: list[Event]
 ) -> None:
-    """Checks what is counted against what is there."""
+    """Check what is counted against what is there."""
     counted = call(http, "GET", f"/sessions/{session_id}/statistics")
     roles = Counter(message["role"] for message in said)
     assert counted["total_messages"] == len(said)
@@ -117,7 +117,7 @@ def check_statistics(
 
 
 def check_copies(http: httpx.Client, session_id: str, said: list[Event]) -> None:
-    """Checks that an export, its import and a fork say the same; the copies are deleted again."""
+    """Check that an export, its import and a fork say the same; the copies are deleted again."""
     exported = http.get(f"/sessions/{session_id}/export", params={"format": "json"})
     assert exported.is_success, exported.text
     document = json.loads(exported.content)
@@ -133,14 +133,14 @@ def check_copies(http: httpx.Client, session_id: str, said: list[Event]) -> None
 
 
 def check_files(data_dir: Path) -> None:
-    """Checks, while no gateway runs, that `bamboo doctor` finds nothing wrong."""
+    """Check, while no gateway runs, that `bamboo doctor` finds nothing wrong."""
     arguments = ["doctor", "--json", "--data-dir", str(data_dir)]
     done = prefork.run(arguments, environment(), REPOSITORY, timeout=_DOCTOR_SECONDS)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def messages_in(log: list[Event]) -> list[Event]:
-    """Folds the messages out of a log."""
+    """Fold the messages out of a log."""
     said: list[Event] = []
     for event in log:
         if event["type"] == "message":
@@ -151,7 +151,7 @@ def messages_in(log: list[Event]) -> list[Event]:
 
 
 def runs_in(log: list[Event]) -> dict[str, tuple[str, list[str]]]:
-    """Folds the runs out of a log: of each how it stands, and its input, as they were asked for."""
+    """Fold the runs out of a log: of each how it stands, and its input, as they were asked for."""
     runs: dict[str, tuple[str, list[str]]] = {}
     for event in log:
         run_id: str = event.get("run_id", "")
@@ -173,14 +173,14 @@ def runs_in(log: list[Event]) -> dict[str, tuple[str, list[str]]]:
 
 
 def call(http: httpx.Client, method: str, path: str, **request: Any) -> Any:
-    """Gives the JSON of an answer that must be a good one."""
+    """Return the JSON of an answer that must be a good one."""
     response = http.request(method, path, **request)
     assert response.is_success, f"{method} {path}: {response.status_code} {response.text}"
     return response.json()
 
 
 def events_of(http: httpx.Client, session_id: str) -> list[Event]:
-    """Reads a session's whole log."""
+    """Read a session's whole log."""
     found: list[Event] = []
     after = "0"
     while True:
@@ -193,7 +193,7 @@ def events_of(http: httpx.Client, session_id: str) -> list[Event]:
 
 
 def pages_of(http: httpx.Client, session_id: str, limit: int, order: str) -> list[Event]:
-    """Reads a session's messages page by page, to an end that has to come."""
+    """Read a session's messages page by page, to an end that has to come."""
     return list(_messages(http, session_id, limit, order))
 
 
@@ -212,7 +212,7 @@ def _messages(http: httpx.Client, session_id: str, limit: int, order: str) -> It
 
 
 def sessions_of(http: httpx.Client) -> dict[str, Event]:
-    """Lists all sessions that are not archived, each of which has to be there once."""
+    """List all sessions that are not archived, each of which has to be there once."""
     listed: dict[str, Event] = {}
     cursor: dict[str, str] = {}
     while True:

@@ -52,24 +52,24 @@ class FaultyStore(SessionStore):
     # -- orders -----------------------------------------------------------------------------
 
     def fail_append(self, nth: int = 1, error: BambooError | None = None) -> None:
-        """Refuses the nth commit from now."""
+        """Refuse the nth commit from now."""
         self._failures[len(self.commits) + nth] = error or StorageFailed("The disk is broken.")
 
     def fail_appends(self, error: BambooError | None = None) -> None:
-        """Refuses every commit until `heal`."""
+        """Refuse every commit until `heal`."""
         self._always = error or StorageFailed("The disk is broken.")
 
     def lie_about_append(self, nth: int = 1) -> None:
-        """Stores the nth commit from now and says that it failed."""
+        """Store the nth commit from now and say that it failed."""
         self._lies.add(len(self.commits) + nth)
 
     def heal(self) -> None:
-        """Refuses no commit any more."""
+        """Refuse no commit any more."""
         self._always = None
         self._failures.clear()
 
     def hold_appends(self) -> None:
-        """Keeps commits from being stored."""
+        """Keep commits from being stored."""
         self._held = []
 
     @property
@@ -78,7 +78,7 @@ class FaultyStore(SessionStore):
         return len(self._held or ()) + len(self._held_acks or ())
 
     def release_appends(self, error: BambooError | None = None) -> None:
-        """Stores what was held, in order, or refuses all of it."""
+        """Store what was held, in order, or refuses all of it."""
         held, self._held = self._held or [], None
         for commit, done in held:
             if error is None:
@@ -87,17 +87,17 @@ class FaultyStore(SessionStore):
                 asyncio.get_running_loop().call_soon(done, error)
 
     def hold_acks(self) -> None:
-        """Stores commits, and answers later."""
+        """Store commits, and answers later."""
         self._held_acks = []
 
     def release_acks(self) -> None:
-        """Gives the answers that were held."""
+        """Return the answers that were held."""
         held, self._held_acks = self._held_acks or [], None
         for answer in held:
             answer()
 
     def hold(self, name: str) -> None:
-        """Keeps the answers of `read`, `find`, `load`, `delete` or `query` back.
+        """Keep the answers of `read`, `find`, `load`, `delete` or `query` back.
 
         Also `append` and `ack`: see `hold_appends` and `hold_acks`.
         """
@@ -109,7 +109,7 @@ class FaultyStore(SessionStore):
             self._gates[name] = anyio.Event()
 
     def let_go(self, name: str) -> None:
-        """Gives the answers that `hold` kept back."""
+        """Return the answers that `hold` kept back."""
         if name == "append":
             self.release_appends()
         elif name == "ack":
@@ -118,7 +118,7 @@ class FaultyStore(SessionStore):
             self._gates.pop(name).set()
 
     def fail(self, name: str, *errors: BambooError) -> None:
-        """Lets the next calls of that name fail, one for each error."""
+        """Let the next calls of that name fail, one for each error."""
         self._read_failures.setdefault(name, []).extend(errors)
 
     def forgive(self) -> None:

@@ -10,24 +10,24 @@ from tests.support.gateways import ME, Gateway
 
 
 async def say(gate: Gateway, session_id: str, *messages: NewMessage) -> list[str]:
-    """Adds messages; gives their ids."""
+    """Add messages; return their ids."""
     answer = (await gate.manager.add_messages(ME, session_id, list(messages))).answer
     return [message["id"] for message in answer["messages"]]
 
 
 async def talk(gate: Gateway, session_id: str, *texts: str, **fields: Any) -> list[str]:
-    """Makes a session of user messages; gives their ids."""
+    """Make a session of user messages; return their ids."""
     await gate.manager.create_session(ME, NewSession(id=session_id, **fields))
     return await say(gate, session_id, *(NewMessage("user", text) for text in texts))
 
 
 async def texts(gate: Gateway, session_id: str) -> list[str]:
-    """Gives what was said, in order."""
+    """Return what was said, in order."""
     return [message["content"] for message in await gate.messages(session_id)]
 
 
 async def ids(gate: Gateway, session_id: str) -> list[str]:
-    """Gives the ids of the messages, in order."""
+    """Return the ids of the messages, in order."""
     return [message["id"] for message in await gate.messages(session_id)]
 
 
@@ -39,7 +39,7 @@ async def resumed_message(gate: Gateway, session_id: str, **options: bool) -> di
 
 
 def exchange(*call_ids: str) -> list[NewMessage]:
-    """Gives a whole tool exchange: calls and their results."""
+    """Return a whole tool exchange: calls and their results."""
     calls = [{"id": call, "name": "look", "arguments": {"at": call}} for call in call_ids]
     return [
         NewMessage("assistant", "", tool_calls=calls),
@@ -52,7 +52,7 @@ def answer(outcome: Outcome) -> dict[str, Any]:
 
 
 def create(api: httpx.Client, session_id: str, *texts: str, **fields: Any) -> list[str]:
-    """Makes a session over HTTP; gives the ids of its messages."""
+    """Make a session over HTTP; return the ids of its messages."""
     assert api.post("/sessions", json={"id": session_id, **fields}).status_code == 201
     if not texts:
         return []
@@ -63,7 +63,7 @@ def create(api: httpx.Client, session_id: str, *texts: str, **fields: Any) -> li
 
 
 def said(api: httpx.Client, session_id: str) -> list[dict[str, Any]]:
-    """Gives the messages of a session over HTTP."""
+    """Return the messages of a session over HTTP."""
     found: list[dict[str, Any]] = api.get(
         f"/sessions/{session_id}/messages", params={"limit": 1000}
     ).json()["messages"]

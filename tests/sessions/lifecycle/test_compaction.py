@@ -32,7 +32,7 @@ async def talk(gate: Gateway, run_id: str, session_id: str = "s") -> None:
 
 
 async def compacted(gate: Gateway) -> int:
-    """Does what the scheduled round does, now; for tests that do it `by_hand`."""
+    """Do what the scheduled round does, now; for tests that do it `by_hand`."""
     compaction = gate.manager._compaction
     with anyio.fail_after(DEADLINE_SECONDS):
         return sum([await compaction.compact(session_id) for session_id in compaction._due()])

@@ -20,7 +20,7 @@ WORDS = [text for _, text in SAID]
 
 
 async def doubled(gate: Gateway, session_id: str = "s", said: list[tuple[str, str]] = SAID) -> None:
-    """Writes a session past the gateway, which refuses such messages now."""
+    """Write a session past the gateway, which refuses such messages now."""
     writer = Writer(session_id, gate.store.next_epoch(), gate.clock.now_ms())
     for message_id, text in said:
         event = message(message_id, text)
@@ -39,7 +39,7 @@ def contents(found: MessagePage) -> list[str]:
 
 
 async def paged(gate: Gateway, limit: int, *, descending: bool, by_id: bool = False) -> list[str]:
-    """Reads everything page by page, as clients do."""
+    """Read everything page by page, as clients do."""
     said: list[str] = []
     asked: dict[str, Any] = {}
     with anyio.fail_after(DEADLINE_SECONDS):

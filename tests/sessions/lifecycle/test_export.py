@@ -27,7 +27,7 @@ MOVED = {"position", "updated_at", "last_activity_at"}
 
 
 def constant(document: dict[str, Any]) -> dict[str, Any]:
-    """Gives what an import keeps of a document."""
+    """Return what an import keeps of a document."""
     session = {n: v for n, v in document["session"].items() if n not in MOVED}
     summary = document["summary"] and {
         n: v for n, v in document["summary"].items() if n != "position"
@@ -246,7 +246,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_what_people_have_is_imported(api: httpx.Client, name: str) -> None:
+def test_conversations_of_other_programs_are_imported(api: httpx.Client, name: str) -> None:
     data = (SAMPLES / name).read_bytes()
     detected = api.post("/import", content=data)
     assert detected.status_code == 201, detected.text

@@ -149,7 +149,7 @@ async def test_a_parent_deleted_meanwhile_leaves_no_child(gate: Gateway) -> None
     assert await gate.store.load("c") is None
 
 
-async def test_a_cut_costs_nothing_of_what_comes_after_it(gate: Gateway) -> None:
+async def test_a_fork_reads_nothing_behind_its_last_message(gate: Gateway) -> None:
     named = await talk(gate, "s", "a", "b")
     reads: list[int] = []
     find = gate.store.inner.find

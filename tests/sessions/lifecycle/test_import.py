@@ -190,7 +190,7 @@ async def test_what_a_merge_brings_has_a_result_for_each_call(gate: Gateway, str
 
 
 async def passed_over(gate: Gateway, session_id: str) -> None:
-    """Makes a session with a call that was passed over, as older logs may hold."""
+    """Make a session with a call that was passed over, as older logs may hold."""
     epoch = gate.store.next_epoch()
     writer = HistoryWriter(SessionHead(session_id, epoch), gate.clock.now_ms(), 1 << 20)
     shapes = json.loads(own(*PASSED_OVER))["messages"]

@@ -30,7 +30,7 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def history(chance: random.Random, mark: str, shared: list[Message]) -> list[Message]:
-    """Makes a conversation: it shares its beginning, its clock steps back, calls are passed over.
+    """Make a conversation: it shares its beginning, its clock steps back, calls are passed over.
 
     Some of its ids stand twice, or in both with other words.
     """
@@ -67,7 +67,7 @@ async def store(gate: Gateway, session_id: str, messages: list[Message]) -> None
 
 
 def expected(ours: list[Message], source: list[Message], strategy: str) -> list[Message]:
-    """Gives the target's messages after the merge, the simple way."""
+    """Return the target's messages after the merge, the simple way."""
     theirs, _ = settled(without_open_calls(source), at_end=False)
     known: dict[str, list[Message]] = {}
     for message in ours:

@@ -40,7 +40,7 @@ class Pages(NthFault):
         return page
 
     def of_messages(self) -> list[int]:
-        """Gives the sizes of the pages since it was asked last, empty ones left out."""
+        """Return the sizes of the pages since it was asked last, empty ones left out."""
         sizes, self.sizes = self.sizes, []
         return [size for size in sizes if size]
 

@@ -23,7 +23,7 @@ DAY = 24 * 3600
 
 
 def flat(node: dict[str, Any]) -> dict[str, Any]:
-    """Gives a tree's sessions by id."""
+    """Return a tree's sessions by id."""
     found = {node["session_id"]: node}
     for branch in node["branches"]:
         found |= flat(branch)
@@ -210,7 +210,7 @@ def test_reports_over_http(api: httpx.Client) -> None:
 
 
 def files_naming(root: Path, name: str) -> list[str]:
-    """Gives the files that still know a session, by name or by what is in them."""
+    """Return the files that still know a session, by name or by what is in them."""
     return [
         str(file.relative_to(root))
         for file in root.rglob("*")

@@ -310,7 +310,9 @@ async def test_a_link_opens_its_session_and_nothing_besides(gate: Gateway):
     assert await gate.manager.link_caller(token) is None, "of an earlier life of the id"
 
 
-async def test_a_token_is_told_once_and_kept_nowhere(gate: Gateway, tmp_path: Path):
+async def test_the_token_of_a_share_link_is_shown_once_and_stored_nowhere(
+    gate: Gateway, tmp_path: Path
+):
     await make(gate)
     idem = Idempotency("key", "POST /shares", "body")
     first = await gate.manager.share(ALICE, "s", NewShare(), idem)

@@ -55,7 +55,7 @@ VERBS: dict[str, Verb] = {
 
 
 async def picture(gate: Gateway) -> dict[str, Any]:
-    """Gives all sessions as they are stored, by the store's own path."""
+    """Return all sessions as they are stored, by the store's own path."""
     found: dict[str, Any] = {}
     for name in ("s", "other", "kept", "new"):
         head = await gate.store.inner.inner.load(name)  # type: ignore[attr-defined]
@@ -74,7 +74,7 @@ async def picture(gate: Gateway) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", ["memory:", "jsonl:"])
 @pytest.mark.parametrize("verb", VERBS)
-async def test_a_verb_is_whole_or_not_at_all_whichever_call_fails(
+async def test_a_command_takes_effect_whole_or_not_at_all_whichever_store_call_fails(
     verb: str, kind: str, tmp_path: Path
 ) -> None:
     outcomes: set[str] = set()

@@ -38,7 +38,7 @@ async def test_the_first_chat_begins_with_one_commit(gate: Gateway):
     assert len(gate.store.commits) == 1
 
 
-async def test_a_queued_turn_begins_with_one_commit_when_its_time_comes(gate: Gateway):
+async def test_a_queued_run_starts_with_one_commit(gate: Gateway):
     await gate.chat(run_id="a")
     await gate.chat(text="later", run_id="b")
     assert (await gate.types())[-1] == "run_queued"
@@ -271,20 +271,20 @@ async def test_a_message_that_is_no_unicode_stores_nothing(gate: Gateway):
     assert gate.leftovers() == []
 
 
-async def test_a_closed_session_takes_no_turn(gate: Gateway):
+async def test_a_closed_session_accepts_no_chat(gate: Gateway):
     await gate.manager.create_session(ME, NewSession(id="s"))
     await gate.manager.close_session(ME, "s")
     with pytest.raises(SessionClosed):
         await gate.chat()
 
 
-async def test_a_draining_gateway_takes_no_turn(gate: Gateway):
+async def test_a_draining_gateway_accepts_no_chat(gate: Gateway):
     gate.manager.begin_drain()
     with pytest.raises(Draining):
         await gate.chat()
 
 
-async def test_waiting_for_a_run_gives_its_last_words(gate: Gateway):
+async def test_waiting_for_a_run_returns_its_final_message(gate: Gateway):
     await gate.chat(run_id="a")
     gate.agent.do("a", Token("final"), Complete())
     waited = await gate.manager.wait_run(ME, "s", "a", 60)

@@ -132,7 +132,7 @@ class Reads:
 async def read_by_a_chat(
     reads: Reads, directory: Path, count: int, agent: Agent, *, summary: bool
 ) -> int:
-    """Gives what one chat reads that comes after so many messages, in a process that is fresh."""
+    """Return what one chat reads that comes after so many messages, in a process that is fresh."""
     changed: dict[str, Any] = {"storage_url": "jsonl:", "data_dir": directory}
     async with gateway(agents={"it": agent}, **changed) as gate:
         await talk(gate, count, length=100)

@@ -151,7 +151,9 @@ async def test_a_second_producer_is_refused_while_one_is_streaming(gate: Gateway
     await check_whole(gate)
 
 
-async def test_the_run_holds_the_sessions_slot_and_gives_it_to_who_waits(gate: Gateway) -> None:
+async def test_an_external_run_occupies_its_session_and_the_queued_run_starts_after_it(
+    gate: Gateway,
+) -> None:
     await opened(gate)
     with pytest.raises(RunActive):
         await gate.manager.open_run(ME, "s", "y")
@@ -191,7 +193,9 @@ async def test_looking_at_a_silent_run_gives_it_no_more_time(gate: Gateway) -> N
         assert (await gate.ended("x"))["error"]["code"] == "timeout"
 
 
-async def test_a_run_found_open_at_the_start_has_its_time_again(gate: Gateway) -> None:
+async def test_an_external_run_found_open_at_the_start_gets_its_whole_timeout_again(
+    gate: Gateway,
+) -> None:
     await opened(gate)
     await post(gate, *of("x", STEPS[1]))
     gate.clock.advance(200)

@@ -129,7 +129,7 @@ async def test_a_run_ends_once_however_its_agent_behaves(ending: str):
         assert gate.leftovers() == []
 
 
-async def test_a_run_ends_also_when_what_it_said_cannot_be_put_into_words(
+async def test_a_run_ends_even_when_its_message_cannot_be_assembled(
     gate: Gateway, monkeypatch: pytest.MonkeyPatch
 ):
     """R5, R10: a fault in between costs the words, not the end and not the gateway."""
@@ -229,7 +229,7 @@ async def test_a_run_whose_start_is_not_durable_yet_is_cancelled(gate: Gateway):
     assert len(await terminals(gate)) == 1
 
 
-async def test_ten_cancels_at_once_make_one_end(gate: Gateway):
+async def test_ten_cancels_at_once_write_one_terminal_event(gate: Gateway):
     await gate.chat(run_id="r")
     gate.agent.do("r", Token("a"))
     await gate.agent.script("r").started.wait()
@@ -247,7 +247,7 @@ async def test_ten_cancels_at_once_make_one_end(gate: Gateway):
 
 
 @pytest.mark.parametrize("race", ["cancel first", "end first"])
-async def test_a_cancel_that_races_with_the_end_makes_one_end(race: str, gate: Gateway):
+async def test_a_cancel_that_races_with_the_end_writes_one_terminal_event(race: str, gate: Gateway):
     await gate.chat(run_id="r")
     gate.agent.do("r", Token("a"))
     await eventually(lambda: gate.agent.script("r").taken == 1)
@@ -372,9 +372,7 @@ async def test_a_run_ends_once_when_the_nth_commit_fails(nth: int, gate: Gateway
 
 
 @pytest.mark.parametrize("nth", range(1, 4))
-async def test_a_run_that_speaks_in_one_breath_ends_once_when_the_nth_commit_fails(
-    nth: int, gate: Gateway
-):
+async def test_a_run_that_never_waits_ends_once_when_the_nth_commit_fails(nth: int, gate: Gateway):
     """R5: everything is pipelined behind the commit that fails, the end too."""
     await gate.chat(run_id="r")
     await gate.agent.script("r").started.wait()
@@ -605,7 +603,7 @@ async def test_a_session_that_cannot_be_read_does_not_stop_the_start(gate: Gatew
 
 
 @pytest.mark.parametrize("nth", range(1, 7))
-async def test_a_crash_at_every_commit_leaves_one_end(nth: int):
+async def test_a_crash_at_every_commit_leaves_one_terminal_event(nth: int):
     """R5, R2: what a client has seen is still there, and the run ends once."""
     async with gateway() as gate:
         await gate.chat(run_id="r")

@@ -14,7 +14,7 @@ LARGE = 400_000
 
 
 def said(number: int) -> str:
-    """Gives a large message that tells itself from the others."""
+    """Return a large message that tells itself from the others."""
     return f"{number} " + "x" * LARGE
 
 
@@ -49,14 +49,14 @@ async def test_large_input_waits_through_a_restart_and_is_answered_in_order_once
 
 
 async def complete(gate: Gateway, *run_ids: str) -> None:
-    """Lets runs complete, one after the other; their input is decoded in threads."""
+    """Let runs complete, one after the other; their input is decoded in threads."""
     for run_id in run_ids:
         gate.agent.do(run_id, Complete())
         await gate.ended(run_id)
 
 
 async def store_what_is_held(gate: Gateway) -> None:
-    """Stores the commits that are held now, and goes on holding those that follow."""
+    """Store the commits that are held now, and goes on holding those that follow."""
     held, gate.store._held = gate.store._held or [], []
     for commit, done in held:
         gate.store.inner.append(commit, done)

@@ -53,7 +53,7 @@ def leave_memory(gate: Gateway, *session_ids: str) -> None:
 
 @asynccontextmanager
 async def at_rest(gate: Gateway, **request: Any) -> AsyncIterator[Reader]:
-    """Opens a stream on a session `s` that then leaves memory."""
+    """Open a stream on a session `s` that then leaves memory."""
     await gate.manager.create_session(ANN, NewSession(id="s", title="t" * 1000, ttl_seconds=3600))
     async with await gate.reader(**request) as reader:
         await reader.take_until("open")
@@ -273,7 +273,7 @@ async def test_a_session_without_readers_makes_room_first():
             assert in_memory(gate) == {"read", "b"}
 
 
-async def test_what_readers_do_not_need_is_not_kept(gate: Gateway):
+async def test_a_stream_at_rest_keeps_neither_the_writer_nor_frames(gate: Gateway):
     """R11: neither the writer nor the frames; and nothing waits for the cycle collector."""
     async with at_rest(gate, from_start=True) as reader:
         await gate.manager.append_events(ME, "s", [custom(number) for number in range(100)])

@@ -196,7 +196,7 @@ async def test_an_agent_does_not_run_far_ahead_of_the_disk(gate: Gateway):
     assert (await gate.ended("a"))["status"] == "completed"
 
 
-async def test_a_hot_agent_lets_others_live(gate: Gateway):
+async def test_an_agent_that_never_waits_does_not_starve_others(gate: Gateway):
     """R12: one that never waits does not starve the loop."""
     await gate.chat(run_id="a")
     gate.agent.do("a", *[Token("x") for _ in range(20_000)])

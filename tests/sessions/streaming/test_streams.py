@@ -504,7 +504,7 @@ async def test_reconnect_with_an_unknown_connection_is_a_new_one(gate: Gateway):
         assert reader.types == ["open"]
 
 
-async def test_reconnect_into_another_life_of_the_session_is_reset(gate: Gateway):
+async def test_reconnect_with_a_position_of_another_epoch_is_answered_with_reset(gate: Gateway):
     await gate.chat(run_id="a")
     reader = await gate.reader(connection_id="tab")
     await reader.take()
