@@ -1,4 +1,4 @@
-"""The gate: which credentials are good now, who comes with them, and whether they still are."""
+"""The gate: it verifies credentials, names their callers, and knows which are still valid."""
 
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -32,21 +32,21 @@ from bamboo_gateway.settings import Settings
 log = structlog.get_logger(__name__)
 
 _KEYS_TOLD_MAX: Final = 20
-"""Keys that one line of the log names: somebody makes one at a time, or a script all of them."""
+"""The most keys that one log line names: people make one at a time, scripts many."""
 
 _LOOK_SECONDS: Final = 1.0
-"""How often files are looked at: so soon is a key that was revoked closed out."""
+"""How often files are checked, and so how soon a revoked key is refused."""
 
 
 class Gate:
     """All credentials of one gateway.
 
-    An async context manager: while entered it notices when files change. What it answers never
-    tells why a credential is not good, so nobody learns which part of a guess was right; the log
-    does.
+    An async context manager: while it is entered it notices changed files. Its answers never say
+    why a credential is invalid, so that nobody learns which part of a guess was right. The log
+    has the reason.
 
     Attributes:
-        refusals: Where the reasons are logged.
+        refusals: Logs the reasons.
 
     Raises:
         CredentialsUnusable: A file or setting of credentials cannot be used.
@@ -97,23 +97,25 @@ class Gate:
 
     @property
     def is_open(self) -> bool:
-        """Whether no credentials are configured, so that whoever reaches the gateway is served.
+        """Whether no credentials are configured, so that the gateway serves everybody.
 
-        A keys file counts, also an empty one: revoking the last key must not open the gateway. Once
-        there were credentials it stays closed until the next start, whatever happens to the file.
+        A keys file counts even if it is empty: revoking the last key must not open the gateway.
+        Once there were credentials, the gateway stays closed until the next start, whatever happens
+        to the file.
         """
         return self._is_open
 
     def bearer(self, sent: bytes, acting_for: str | None) -> Caller | None:
-        """Return who comes with a key or token, or None when it is not good.
+        """Return the caller with a key or token; None if the credential is invalid.
 
         Args:
-            sent: What was sent, as it was sent.
-            acting_for: The user that the caller says to act for, unchecked.
+            sent: The credential as it was sent.
+            acting_for: The user that the caller wants to act for, unchecked.
 
         Raises:
-            Forbidden: It is good, and not for that user, or a service's that names none.
-            InvalidId: `acting_for` can be nobody.
+            Forbidden: The credential is valid but not for that user, or it is a service's key and
+                names no user.
+            InvalidId: `acting_for` cannot be a user id.
         """
         caller = self._plain.find(sent)
         if caller is None and self._keys is not None:
@@ -129,7 +131,7 @@ class Gate:
         return _acting(caller, acting_for)
 
     def ticket(self, sent: str, acting_for: str | None) -> Caller | None:
-        """Return who comes with a ticket, a reader of one session; None when it is not good.
+        """Return the caller with a ticket, a reader of one session; None if it is invalid.
 
         Raises:
             Forbidden, InvalidId: As `bearer`.
@@ -140,7 +142,7 @@ class Gate:
         return caller
 
     def cookie(self, sent: str, acting_for: str | None) -> Caller | None:
-        """Return who comes with a login's cookie, or None when it is not good.
+        """Return the caller with the cookie of a login; None if it is invalid.
 
         Raises:
             Forbidden, InvalidId: As `bearer`.
@@ -159,12 +161,12 @@ class Gate:
         return self._signed().cookie(caller, self._login_seconds)
 
     def is_live(self, caller: Caller) -> bool:
-        """Return whether the credential that a caller came with is still good."""
+        """Return whether the caller's credential is still valid."""
         now_ms = self._clock.now_ms()
         if caller.expires_at is not None and now_ms >= caller.expires_at:
             return False
         if caller.share_id is not None:
-            return True  # how long a share holds, its session's log says
+            return True  # the session's log knows how long a share is valid
         root = root_of(caller.credential or WITHOUT_CREDENTIAL)
         if root == WITHOUT_CREDENTIAL:
             return self._is_open
@@ -221,7 +223,7 @@ class Gate:
 
 
 def _acting(caller: Caller, user_id: str | None) -> Caller:
-    """Return the caller as that user.
+    """Return the caller, acting for that user.
 
     An operator or a service may act for any user, a user only for itself.
     """

@@ -1,7 +1,7 @@
-"""API keys: what one looks like, and what is kept of it.
+"""API keys: their form, and what the gateway keeps of them.
 
-A key is `bamboo_<id>_<secret>`. Its id is public: lists and logs name it. Its secret has 280 bits
-of chance, so a plain digest is as good as a slow one: there is nothing to guess from.
+A key is `bamboo_<id>_<secret>`. The id is public: lists and logs name it. The secret has 280 random
+bits, so that a plain digest is as good as a slow one: it cannot be guessed.
 """
 
 import re
@@ -24,17 +24,17 @@ _NO_KEY: Final = bytes(32)
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """What is kept of a key: all but its secret.
+    """A key as it is kept: without its secret.
 
     Attributes:
-        id: Its public name, `key-…`.
+        id: The public id, `key-…`.
         digest: SHA-256 of the key as it was printed.
-        user_id: Whose key it is; None: a service's, which acts for the user it names.
-        rights: What it allows.
-        name: What people call it.
+        user_id: The user of the key; None for the key of a service, which acts for users it names.
+        rights: The permissions of the key.
+        name: The name that people gave it.
         created_at: In ms since 1970.
-        expires_at: From when on it is no key any more, in ms since 1970; None: never.
-        revoked_at: When it was revoked, if it was.
+        expires_at: When the key expires, in ms since 1970; None if it does not.
+        revoked_at: When the key was revoked, if it was.
     """
 
     id: str
@@ -47,11 +47,11 @@ class ApiKey:
     revoked_at: int | None = None
 
     def is_live(self, now_ms: int) -> bool:
-        """Return whether the key opens anything now."""
+        """Return whether the key is valid now."""
         return self.revoked_at is None and (self.expires_at is None or now_ms < self.expires_at)
 
     def caller(self) -> Caller:
-        """Return who comes with the key, before a service has named its user."""
+        """Return the caller with this key, before a service has named its user."""
         if self.user_id is not None:
             return user_caller(self.user_id, self.rights, self.id, self.expires_at)
         return Caller(self.id, None, self.rights, None, self.id, self.expires_at)
@@ -85,8 +85,8 @@ class KeyTable:
     def find(self, sent: bytes, now_ms: int) -> ApiKey | None:
         """Return the key that was sent, if there is such a key and it has not ended.
 
-        A wrong secret, an unknown id and what is no key at all cost the same: one digest and one
-        comparison.
+        A wrong secret, an unknown id and a text that is no key take the same time: one digest and
+        one comparison.
         """
         match = _KEY.fullmatch(sent.decode("latin-1"))
         key = self._keys.get(f"key-{match[1]}") if match else None
@@ -107,19 +107,19 @@ class KeyTable:
         return Refusal("key", "expired" if key.revoked_at is None else "revoked", key_id)
 
     def is_live(self, key_id: str, now_ms: int) -> bool:
-        """Return whether the key of that id opens anything now."""
+        """Return whether the key with this id is valid now."""
         key = self._keys.get(key_id)
         return key is not None and key.is_live(now_ms)
 
     def live_ids(self, now_ms: int) -> frozenset[str]:
-        """Return the ids of all keys that open anything now."""
+        """Return the ids of all keys that are valid now."""
         return frozenset(key.id for key in self._keys.values() if key.is_live(now_ms))
 
 
 class PlainKeys:
-    """Keys of the settings, in whatever form somebody chose: each is the operator's own.
+    """The operator's keys from the settings, in any form.
 
-    They are compared as digests, each with all others' time: neither length nor place leaks.
+    All digests are compared each time, so that the time tells neither length nor place.
     """
 
     def __init__(self, keys: Iterable[str]) -> None:
@@ -139,13 +139,13 @@ class PlainKeys:
         return found
 
     def is_live(self, key_id: str) -> bool:
-        """Return whether a key of that id is configured."""
+        """Return whether a key with this id is configured."""
         return key_id in self._ids
 
 
 def _operator(key: str) -> Caller:
-    # Idempotency keys are kept under it, so it is the same after a restart; a second digest, for
-    # what is stored must not help to guess the first.
+    # Idempotency keys are kept under it, so it is the same after a restart. It is a second digest,
+    # because what is stored must not help to guess the first.
     name = "key-" + sha256(b"bamboo caller\0" + _digest(key.encode())).hexdigest()[:16]
     return Caller(name, None, ALL_RIGHTS, None, name)
 

@@ -1,8 +1,8 @@
 """Credentials that the gateway makes itself: tickets for streams, cookies for browsers.
 
-Both are signed and kept nowhere, and both name the key or token they were made with: they end with
-it. Each kind has a signing key of its own, so that one is never taken for the other, nor for a
-token of somebody who shares the secret.
+Both are signed and stored nowhere. Both name the key or token they were made with, and end with it.
+Each kind has its own signing key, so that one is never accepted as the other, nor as a token of
+somebody who shares the secret.
 """
 
 import hmac
@@ -24,21 +24,21 @@ from bamboo_gateway.domain.clock import Clock
 Kind = Literal["ticket", "cookie"]
 
 WITHOUT_CREDENTIAL: Final = "local"
-"""Placeholder credential while authentication is off: good as long as it is off."""
+"""Placeholder credential while authentication is off; valid as long as it is off."""
 
 _ALGORITHM: Final = "HS256"
 _OTHERS_MAY_READ: Final = 0o077
 
 
 class Signed(NamedTuple):
-    """A ticket or cookie, and until when it opens anything, in ms since 1970."""
+    """A ticket or cookie, and when it expires, in ms since 1970."""
 
     text: str
     expires_at: int
 
 
 class Signer:
-    """Make tickets and cookies, and read them back."""
+    """Makes tickets and cookies, and reads them."""
 
     def __init__(self, secret: bytes, clock: Clock) -> None:
         self._clock = clock
@@ -48,15 +48,18 @@ class Signer:
         }
 
     def ticket(self, caller: Caller, session_id: str, seconds: int) -> Signed:
-        """Make a ticket that opens one session for so long, and no longer than `caller` may."""
+        """Make a ticket for one session.
+
+        It opens streams for `seconds`. They stay open as long as the caller's credential is valid.
+        """
         return self._sign("ticket", caller, seconds, sid=session_id, end=caller.expires_at)
 
     def cookie(self, caller: Caller, seconds: int) -> Signed:
-        """Make a cookie with the caller's rights for so long."""
+        """Make a cookie with the caller's rights; it ends after `seconds`."""
         return self._sign("cookie", caller, seconds, rts=sorted(caller.rights))
 
     def read_ticket(self, text: str) -> Caller | None:
-        """Return who comes with a ticket, or None; the caller's right may have ended since."""
+        """Return the caller with a ticket, or None. The caller's own credential may have ended."""
         claims = self._read("ticket", text)
         if claims is None:
             return None
@@ -64,14 +67,14 @@ class Signer:
         return self._caller("ticket", claims, rights, claims["sid"], claims["end"])
 
     def read_cookie(self, text: str) -> Caller | None:
-        """Return who comes with a cookie, or None; the caller's right may have ended since."""
+        """Return the caller with a cookie, or None. The caller's own credential may have ended."""
         claims = self._read("cookie", text)
         if claims is None:
             return None
         return self._caller("cookie", claims, frozenset(claims["rts"]), None, claims["exp"] * 1000)
 
     def why_not(self, kind: Kind, text: str) -> Refusal:
-        """Return why a ticket or cookie opens nothing, for the log."""
+        """Return why a ticket or cookie is invalid, for the log."""
         claims = self._verified(kind, text)
         if claims is None:
             return Refusal(kind, "wrong_signature")
@@ -81,7 +84,7 @@ class Signer:
         return Refusal(kind, "its_credential_ended", root)
 
     def _sign(self, kind: Kind, caller: Caller, seconds: int, **more: Any) -> Signed:
-        # A whole second, as the format has them: what is said is what holds.
+        # Whole seconds, as in the format, so that the reported end is the real one.
         expires = self._clock.now_ms() // 1000 + seconds
         if caller.expires_at is not None:
             expires = min(expires, caller.expires_at // 1000)
@@ -102,7 +105,7 @@ class Signer:
         return claims
 
     def _verified(self, kind: Kind, text: str) -> dict[str, Any] | None:
-        """Return what was signed with this kind's key, whether or not it has expired."""
+        """Return the claims signed with this kind's key, even if they have expired."""
         if len(text) > TOKEN_CHARS_MAX:
             return None
         try:
@@ -110,7 +113,7 @@ class Signer:
                 text,
                 self._keys[kind],
                 algorithms=[_ALGORITHM],
-                # By the gateway's own clock, which tests set.
+                # By the gateway's clock, which tests set.
                 options={"require": ["exp"], "verify_exp": False},
             )
         except Exception:  # noqa: BLE001 - the boundary: what a forger makes of it is a refusal
@@ -140,7 +143,7 @@ def is_made(caller: Caller) -> bool:
 
 
 def chance() -> bytes:
-    """Make a secret that ends with the process."""
+    """Return a random secret for the life of this process."""
     return token_bytes(SECRET_BYTES_MIN)
 
 
@@ -148,7 +151,7 @@ def checked_secret(text: str) -> bytes:
     """Return the secret of the settings.
 
     Raises:
-        CredentialsUnusable: It is too short.
+        CredentialsUnusable: The secret is too short.
     """
     data = text.encode()
     if len(data) < SECRET_BYTES_MIN:
@@ -159,10 +162,10 @@ def checked_secret(text: str) -> bytes:
 
 
 def kept_secret(path: Path) -> bytes:
-    """Return the secret that is kept in a file; make the file when it is missing. Blocking.
+    """Return the secret in a file; make the file if it is missing. Blocks.
 
     Raises:
-        CredentialsUnusable: It cannot be read or made, or others can read it.
+        CredentialsUnusable: The file cannot be read or made, or other users can read it.
     """
     try:
         try:

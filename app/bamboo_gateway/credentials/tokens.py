@@ -1,7 +1,7 @@
 """JSON Web Tokens of an identity provider (RFC 7519), verified with keys that were configured.
 
-Which algorithm a token may have is decided by the key and never by the token (RFC 8725, 3.1): a
-secret verifies HS256, an RSA key RS256, a P-256 key ES256, and nothing else verifies anything.
+The key decides which algorithm a token may have, and never the token (RFC 8725, 3.1): a secret
+verifies HS256, an RSA key RS256, a P-256 key ES256. No other algorithm is accepted.
 """
 
 from collections import OrderedDict
@@ -25,17 +25,17 @@ from bamboo_gateway.domain.ids import check_user_id
 from bamboo_gateway.settings import Settings
 
 SECRET_BYTES_MIN: Final = 32
-"""HS256 is as strong as its secret: one as long as the digest (RFC 7518, 3.2)."""
+"""The shortest secret of HS256: as long as the digest (RFC 7518, 3.2)."""
 
 RSA_BITS_MIN: Final = 2048
-"""RFC 7518, 3.3."""
+"""The smallest RSA key (RFC 7518, 3.3)."""
 
 TOKEN_CHARS_MAX: Final = 8_192
-"""What is larger is refused unread; tokens with many groups have some thousands."""
+"""The largest token that is read; tokens with many groups have some thousands of bytes."""
 
 TOKENS_KNOWN_MAX: Final = 1_000
-"""Tokens remembered as verified, the latest first: verifying one costs more than the rest of a
-small request, and a page sends the same one with each."""
+"""The most verified tokens that are remembered, the latest ones. Verifying a token costs more than
+the rest of a small request, and a page sends the same token with each."""
 
 _DEFAULT_RIGHTS: Final[frozenset[Right]] = frozenset({"read", "write"})
 _UNSIGNED: Final = (
@@ -43,7 +43,7 @@ _UNSIGNED: Final = (
     (jwt.InvalidAlgorithmError, "wrong_algorithm"),
     (jwt.DecodeError, "malformed"),
 )
-"""What the log calls an error before the signature was found good."""
+"""The reason in the log for an error before the signature was verified."""
 
 _CLAIMS: Final = (
     (jwt.ExpiredSignatureError, "expired"),
@@ -51,27 +51,27 @@ _CLAIMS: Final = (
     (jwt.InvalidIssuerError, "wrong_issuer"),
     (jwt.ImmatureSignatureError, "not_valid_yet"),
 )
-"""What the log calls an error in the claims."""
+"""The reason in the log for an error in the claims."""
 
 _RIGHTS: Final[tuple[Right, ...]] = ("read", "write", "admin")
 
 
 class VerifyingKey(NamedTuple):
-    """A key, and the one algorithm it is for."""
+    """A key and its one algorithm."""
 
     algorithm: str
     key: Any
 
 
 KeySet = Mapping[str | None, VerifyingKey]
-"""Keys by the `kid` of the tokens they verify; under None the only one, whatever the `kid`."""
+"""Keys by the `kid` of their tokens. A single key, for any `kid`, is stored under None."""
 
 
 def make_verifier(settings: Settings) -> "TokenVerifier | None":
-    """Make the verifier that the settings ask for; None when they name no key.
+    """Return the verifier for the settings; None if they name no key.
 
     Raises:
-        CredentialsUnusable: They name more than one, or one that cannot be used.
+        CredentialsUnusable: The settings name more than one key, or one that cannot be used.
     """
     given = [
         name
@@ -102,10 +102,10 @@ def make_verifier(settings: Settings) -> "TokenVerifier | None":
 
 
 class TokenVerifier:
-    """Verify tokens and say whose they are.
+    """Verifies tokens, and names their users.
 
     Attributes:
-        file: Where its keys come from, when from a file.
+        file: The file of the keys, if they come from one.
     """
 
     def __init__(
@@ -126,9 +126,9 @@ class TokenVerifier:
         self._verified_with: KeySet | None = None
 
     def verify(self, sent: bytes) -> Caller | None:
-        """Return the user of a good token, which may have expired since it was seen first.
+        """Return the user of a valid token; None for any other text.
 
-        None for any other.
+        A remembered token may have expired since it was verified.
         """
         if len(sent) > TOKEN_CHARS_MAX:
             return None
@@ -153,9 +153,9 @@ class TokenVerifier:
         return caller
 
     def why_not(self, sent: bytes) -> Refusal:
-        """Return why `verify` took a token for none, or why it opens nothing any more, for the log.
+        """Return why `verify` refused a token, or why it is not valid any more, for the log.
 
-        The claims that it names stood under a good signature. A `kid` is the sender's own word.
+        Claims are named only if their signature was valid. A `kid` is unverified text.
         """
         if len(sent) > TOKEN_CHARS_MAX:
             return Refusal("token", "too_long")
@@ -184,7 +184,7 @@ class TokenVerifier:
             return Refusal("token", "wrong_claims")
 
     def _issuer_of(self, known: VerifyingKey, sent: bytes) -> str | None:
-        """Return the issuer that a token with a good signature names."""
+        """Return the issuer in a token with a valid signature."""
         unchecked = dict.fromkeys(("exp", "nbf", "iat", "aud", "iss", "sub", "jti"), False)
         options: Any = {f"verify_{claim}": checked for claim, checked in unchecked.items()}
         try:
@@ -229,7 +229,7 @@ def public_key(data: bytes) -> KeySet:
     """Read a public key in PEM.
 
     Raises:
-        ValueError: It is none, or of a kind or size that is not taken.
+        ValueError: The text is no public key, or one of a kind or size that is not accepted.
     """
     if b"PRIVATE KEY" in data:
         raise ValueError("it holds a private key; the gateway needs the public one alone")
@@ -245,7 +245,7 @@ def key_set(data: bytes) -> KeySet:
     """Read a JSON Web Key Set (RFC 7517). Keys that are not for RS256 or ES256 are left out.
 
     Raises:
-        ValueError: It is none, holds a secret, or no key that can be used.
+        ValueError: The text is no key set, holds a secret, or has no key that can be used.
     """
     document = decode(data)
     entries = document.get("keys") if isinstance(document, dict) else None
@@ -291,4 +291,4 @@ def _verifying(key: object) -> VerifyingKey:
 
 
 class _UnusableKey(ValueError):
-    """A key, and none that is taken."""
+    """The key is of a kind or size that is not accepted."""
