@@ -58,6 +58,22 @@ def test_variables_of_the_commands_and_of_other_programs_are_left_alone(
     assert load_settings().port == 8081
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("BAMBOO_SERVICE_HOST", "10.0.0.7"),
+        ("BAMBOO_SERVICE_PORT_HTTP", "8080"),
+        ("BAMBOO_PORT_8080_TCP_ADDR", "10.0.0.7"),
+        ("BAMBOO_DB_PORT", "tcp://10.0.0.8:5432"),
+    ],
+)
+def test_variables_that_kubernetes_sets_for_a_service_called_bamboo_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    load_settings()
+
+
 def test_a_variable_that_an_agents_url_names_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAMBOO_MODEL_KEY", SECRET)
     load_settings(agents={"default": "openai:gpt-x?api_key_env=BAMBOO_MODEL_KEY"})

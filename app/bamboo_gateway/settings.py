@@ -34,6 +34,10 @@ _PREFIX: Final = "BAMBOO_"
 _COMMAND_VARIABLES: Final = frozenset({"BAMBOO_URL", "BAMBOO_API_KEY"})
 """The variables of the commands that call a gateway (`cli.options`); both may be set together."""
 
+# The variables that Kubernetes and Docker set in every container for each service of a namespace.
+_LINK_NAME: Final = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?$")
+_LINK_ADDRESS: Final = re.compile(r"(tcp|udp|sctp)://")
+
 
 class Settings(BaseSettings):
     """The settings of one gateway, frozen, read once at the start."""
@@ -444,12 +448,19 @@ def _check_variables(agent_urls: Iterable[str]) -> None:
         SettingsError: With the variable's name and the nearest known one, never with its value.
     """
     named = {name for url in agent_urls for name in re.findall(rf"\b{_PREFIX}\w+", url)}
-    for name in os.environ:
-        if name.upper().startswith(_PREFIX) and name not in named and not is_known_variable(name):
+    for name, value in os.environ.items():
+        if name in named or is_known_variable(name) or _is_service_link(name, value):
+            continue
+        if name.upper().startswith(_PREFIX):
             known = [*Settings.model_fields, *(one[len(_PREFIX) :] for one in _COMMAND_VARIABLES)]
             nearest = nearest_name(name[len(_PREFIX) :], known)
             hint = _hint(nearest and f"{_PREFIX}{nearest.upper()}")
             raise SettingsError(f"{name}: there is no such variable{hint}")
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    """Return whether Kubernetes or Docker has set a variable, for a service called `bamboo…`."""
+    return _LINK_NAME.search(name) is not None or _LINK_ADDRESS.match(value) is not None
 
 
 def is_known_variable(name: str) -> bool:
