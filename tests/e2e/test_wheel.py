@@ -31,12 +31,17 @@ async def run(turn: Turn):
 '''
 
 
+def outside() -> dict[str, str]:
+    """Return an environment in which no path leads to this repository."""
+    return {name: value for name, value in environment().items() if name != "PYTHONPATH"}
+
+
 def ran(command: Sequence[str | Path], directory: Path = REPOSITORY) -> str:
     """Run a command to its good end and return what it printed."""
     done = subprocess.run(
         command,
         cwd=directory,
-        env=environment(),
+        env=outside(),
         capture_output=True,
         text=True,
         timeout=_COMMAND_SECONDS,
@@ -182,7 +187,7 @@ def test_the_installed_app_runs_under_plain_uvicorn(installed: Path, project: Pa
         subprocess.Popen(
             [installed / "python", "-m", "uvicorn", *where],
             cwd=project,
-            env=environment(**settings),
+            env={**outside(), **settings},
             stdout=log,
             stderr=log,
         ) as process,
