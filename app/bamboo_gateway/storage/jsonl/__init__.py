@@ -2,9 +2,11 @@
 
 Start reading at `store`. A commit goes from `store` to `journal.committer`, which writes and syncs
 it in the journal (`journal.segments`) and acknowledges it. `log.write_behind` then writes its lines
-to the session's log file, the one people read. The next `journal.checkpoint` syncs the logs, brings
-the marks (`mark_files`) and the catalog (`index.catalog_file`) up to date, and drops the segments.
-After a crash `journal.recovery` goes the same way. `repair` handles logs that the disk has damaged.
+to the session's log file, the one people read. The next `journal.checkpoint` syncs the logs, adds
+the marks to the mark files (`mark_files`) and the heads to the catalog (`index.catalog_file`), and
+drops the segments. After a crash `journal.recovery` does the same from the journal. `reads` serves
+all reads. `swaps` replaces a session's files as a whole. `repair` handles logs that the disk has
+damaged.
 
 Disk use. A snapshot holds the head and the message lines of its log, so it takes no more than log
 and head. Marks take 32 bytes for each message, run event or note. The catalog takes at most twice

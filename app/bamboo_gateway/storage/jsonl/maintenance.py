@@ -23,7 +23,7 @@ from bamboo_gateway.storage.jsonl.journal.checkpoint import Checkpointer, Work
 from bamboo_gateway.storage.jsonl.journal.committer import Committer, Rotation
 from bamboo_gateway.storage.jsonl.log.log import Log
 from bamboo_gateway.storage.jsonl.log.table import LogTable
-from bamboo_gateway.storage.jsonl.mark_files import MarkFiles
+from bamboo_gateway.storage.jsonl.mark_search import MarkSearch
 from bamboo_gateway.storage.jsonl.paths import Paths
 from bamboo_gateway.storage.jsonl.snapshots import is_due, write_snapshot
 
@@ -53,7 +53,7 @@ class Maintenance:
         table: LogTable,
         committer: Committer,
         checkpointer: Checkpointer,
-        mark_files: MarkFiles,
+        mark_search: MarkSearch,
         clock: Clock,
     ) -> None:
         self._clock = clock
@@ -66,7 +66,7 @@ class Maintenance:
         self._table = table
         self._committer = committer
         self._checkpointer = checkpointer
-        self._mark_files = mark_files
+        self._mark_search = mark_search
         self._checkpoint_pool = ThreadPoolExecutor(1, "bamboo-checkpoint")
         # Two threads: a long snapshot must not delay the removal of deleted files.
         self._bulk_pool = ThreadPoolExecutor(2, "bamboo-bulk")
@@ -236,7 +236,7 @@ class Maintenance:
 
     def _write_snapshot(self, head: SessionHead, size: int, log: Log) -> tuple[Path, int]:
         aside = self._paths.aside / f"snapshot-{next(self._names)}"
-        lines = self._mark_files.messages(log, size)
+        lines = self._mark_search.messages(log, size)
         return aside, write_snapshot(self._fs, aside, head, size, lines)
 
     def _publish(self, log: Log, aside: Path) -> bool:

@@ -27,7 +27,8 @@ from bamboo_gateway.storage.jsonl.log.log import Log, LogReplacedError, LogWrite
 from bamboo_gateway.storage.jsonl.log.marks import StaleMarksError
 from bamboo_gateway.storage.jsonl.log.reader import DamagedError, read_page
 from bamboo_gateway.storage.jsonl.log.table import LogTable
-from bamboo_gateway.storage.jsonl.mark_files import MarkFiles, Search
+from bamboo_gateway.storage.jsonl.mark_files import MarkFiles
+from bamboo_gateway.storage.jsonl.mark_search import MarkSearch, Search
 from bamboo_gateway.storage.jsonl.online_repair import OnlineRepair
 from bamboo_gateway.storage.jsonl.paths import Paths, file_name
 from bamboo_gateway.storage.jsonl.rebuild import Rebuilder
@@ -57,6 +58,7 @@ class Reads:
         table: LogTable,
         writer: LogWriter,
         mark_files: MarkFiles,
+        mark_search: MarkSearch,
         committer: Committer,
         lifecycle: LifecycleRecords,
         online_repair: OnlineRepair,
@@ -70,6 +72,7 @@ class Reads:
         self._table = table
         self._writer = writer
         self._mark_files = mark_files
+        self._mark_search = mark_search
         self._committer = committer
         self._lifecycle = lifecycle
         self._online_repair = online_repair
@@ -167,19 +170,19 @@ class Reads:
             self.entry(session_id, epoch)
             return Found()
         return await self._by_marks(
-            session_id, epoch, partial(self._mark_files.find, search=search)
+            session_id, epoch, partial(self._mark_search.find, search=search)
         )
 
     async def count_marks(self, session_id: str, epoch: int, search: Search) -> int:
         """Count marks as `SessionStore.count_marks` does."""
-        look = partial(self._mark_files.count, search=search)
+        look = partial(self._mark_search.count, search=search)
         return await self._by_marks(session_id, epoch, look)
 
     async def keys_in_use(
         self, session_id: str, epoch: int, kind: MarkKind, keys: Collection[str]
     ) -> set[str]:
         """Return keys in use as `SessionStore.keys_in_use` does."""
-        look = partial(self._mark_files.keys_in_use, kind=kind, keys=keys)
+        look = partial(self._mark_search.keys_in_use, kind=kind, keys=keys)
         return await self._by_marks(session_id, epoch, look)
 
     async def _by_marks(self, session_id: str, epoch: int, look: Callable[[Log, int], T]) -> T:

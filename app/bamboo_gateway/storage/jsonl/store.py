@@ -59,7 +59,8 @@ from bamboo_gateway.storage.jsonl.log.table import Deletion, LogTable
 from bamboo_gateway.storage.jsonl.log.write_health import WriteHealth
 from bamboo_gateway.storage.jsonl.log_copy import LogCopy
 from bamboo_gateway.storage.jsonl.maintenance import Maintenance
-from bamboo_gateway.storage.jsonl.mark_files import NO_END, MarkFiles, Search
+from bamboo_gateway.storage.jsonl.mark_files import MarkFiles
+from bamboo_gateway.storage.jsonl.mark_search import NO_END, MarkSearch, Search
 from bamboo_gateway.storage.jsonl.online_repair import OnlineRepair
 from bamboo_gateway.storage.jsonl.paths import Paths, root_of
 from bamboo_gateway.storage.jsonl.reads import Reads
@@ -95,6 +96,7 @@ class JsonlStore(SessionStore):
         self._writer = LogWriter(fs, _raise_files_limit(), BundleView)
         self._table = LogTable(fs, paths, self._catalog, self._writer)
         mark_files = MarkFiles(fs, paths, self._writer)
+        mark_search = MarkSearch(fs, paths, self._writer)
         self._write_health = WriteHealth(self._writer, clock, self._lock.check)
         self._committer = Committer(
             self._journal,
@@ -116,7 +118,7 @@ class JsonlStore(SessionStore):
             self._table,
             self._committer,
             checkpointer,
-            mark_files,
+            mark_search,
             clock,
         )
         self._online_repair = OnlineRepair(fs, paths, self._journal, self._table)
@@ -129,6 +131,7 @@ class JsonlStore(SessionStore):
             self._table,
             self._writer,
             mark_files,
+            mark_search,
             self._committer,
             lifecycle,
             self._online_repair,

@@ -1,1 +1,1 @@
-"""The journal: what is synced before anything is acknowledged, and how it is replayed."""
+"""The journal: commits are synced here before they are acknowledged, and replayed at a start."""
