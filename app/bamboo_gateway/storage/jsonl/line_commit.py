@@ -1,4 +1,4 @@
-"""A commit as the JSONL store writes it: its stored lines, and what they can be found by."""
+"""A commit in the form of the JSONL store: its stored lines, their marks, and their sizes."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,21 +11,22 @@ from bamboo_gateway.storage.marks import MARKED_TYPES, Mark, mark_of
 
 
 class LineCommit(NamedTuple):
-    """What the committer takes; a tuple, since one is made for every event that is streamed.
+    """A commit as the committer takes it.
 
-    `session_id`, `epoch`, `first_seq`, `head`, `time_ms`, `create` and `reserve` are the commit's.
+    It is a tuple, since one is made for every event that is streamed. `session_id`, `epoch`,
+    `first_seq`, `head`, `time_ms`, `create` and `reserve` come from the `Commit`.
 
     Attributes:
-        count: How many events it has; notes are not counted.
+        count: The number of its events, without notes.
         data: Its stored lines, joined.
-        marks: Of each line that can be found by name the mark, and where it begins in `data`.
-        delta_bytes: How many bytes of `data` are lines of deltas.
+        marks: The mark of each line that has one, and the offset of the line in `data`.
+        delta_bytes: The bytes of delta lines in `data`.
     """
 
     session_id: str
     epoch: int
     first_seq: int
-    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs of a commit
+    count: int  # type: ignore[assignment]  # hides tuple.count, which is not needed here
     data: bytes
     marks: Sequence[tuple[Mark, int]]
     delta_bytes: int
@@ -36,7 +37,7 @@ class LineCommit(NamedTuple):
 
 
 def line_commit(commit: Commit) -> LineCommit:
-    """Make the lines of a commit."""
+    """Return the form of a commit that the committer takes."""
     session_id, epoch, first, events, notes, head, time_ms, create, reserve = commit
     count = len(events)
     marks: list[tuple[Mark, int]] = []
