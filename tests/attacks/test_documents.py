@@ -32,16 +32,19 @@ def repeated(start: bytes, piece: bytes, end: bytes) -> bytes:
     return start + piece * (ROOM // len(piece)) + end
 
 
-HOSTILE = {
-    "lists": repeated(b'{"metadata":{"a":[', b"[],", b"[]]}}"),
-    "objects": repeated(b"[", b"{},", b"{}]"),
-    "members": b"{" + b",".join(b'"%x":0' % number for number in range(1_300_000)) + b"}",
-    "messages": repeated(b'{"message":[', b'{"role":"user"},', b"{}]}"),
-    "nested": repeated(b"[", b"[[[[[[[[]]]]]]]],", b"[]]"),
-    "open": b"[" * ROOM,
-    "open objects": repeated(b"", b'{"a":', b""),
-    "keys that end in a backslash": repeated(b"{", b'"\\\\":0,', b'"a":0}'),
-}
+@pytest.fixture(scope="module")
+def hostile() -> dict[str, bytes]:
+    """Return bodies of many parts; made here, since all of them are 120 MB."""
+    return {
+        "lists": repeated(b'{"metadata":{"a":[', b"[],", b"[]]}}"),
+        "objects": repeated(b"[", b"{},", b"{}]"),
+        "members": b"{" + b",".join(b'"%x":0' % number for number in range(1_300_000)) + b"}",
+        "messages": repeated(b'{"message":[', b'{"role":"user"},', b"{}]}"),
+        "nested": repeated(b"[", b"[[[[[[[[]]]]]]]],", b"[]]"),
+        "open": b"[" * ROOM,
+        "open objects": repeated(b"", b'{"a":', b""),
+        "keys that end in a backslash": repeated(b"{", b'"\\\\":0,', b'"a":0}'),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +70,10 @@ def peak(gateway: Gateway) -> int:
     "path", ["/sessions", "/chat", "/sessions/s/messages", "/sessions/s/events"]
 )
 def test_json_with_too_many_parts_is_refused_before_it_is_parsed(
-    gateway: Gateway, path: str
+    gateway: Gateway, hostile: dict[str, bytes], path: str
 ) -> None:
     before = peak(gateway)
-    for name, body in HOSTILE.items():
+    for name, body in hostile.items():
         answer = gateway.http.post(path, content=body, headers=JSON)
         assert answer.status_code in {400, 413}, name
         assert peak(gateway) - before < GROWTH_MAX, name
@@ -80,7 +83,7 @@ def test_json_with_too_many_parts_is_refused_before_it_is_parsed(
     "name", ["lists", "objects", "open", "lines", "empty lines", "lists in messages"]
 )
 def test_an_import_with_too_many_parts_is_refused_before_it_is_parsed(
-    gateway: Gateway, name: str
+    gateway: Gateway, hostile: dict[str, bytes], name: str
 ) -> None:
     message = b'{"id":"m","role":"user","content":"x","metadata":{"a":[%b[]]}},' % (b"[]," * 40)
     lines = {
@@ -89,7 +92,7 @@ def test_an_import_with_too_many_parts_is_refused_before_it_is_parsed(
         "lists in messages": b'{"bamboo_export":1,"messages":[' + message * (ROOM // len(message)),
     }
     before = peak(gateway)
-    answer = gateway.http.post("/import", content=(HOSTILE | lines)[name], headers=JSON)
+    answer = gateway.http.post("/import", content=(hostile | lines)[name], headers=JSON)
     refused(answer, 413, "too-large")
     assert peak(gateway) - before < GROWTH_MAX
 
