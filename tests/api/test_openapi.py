@@ -10,7 +10,8 @@ from typing import Any, get_args
 
 import pytest
 from fastapi.routing import APIRoute
-from jsonschema import Draft202012Validator, ValidationError
+from jsonschema import Draft202012Validator
+from jsonschema_rs import ValidationError
 from openapi_spec_validator import validate
 
 from bamboo_gateway.api.problems import PROBLEMS

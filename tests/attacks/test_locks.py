@@ -20,8 +20,14 @@ def test_every_lock_entry_is_one_version_with_its_hashes(name: str) -> None:
 
 def test_every_file_of_requirements_is_checked() -> None:
     known = {REPOSITORY / name for name in LOCKS}
-    kept = (REPOSITORY, REPOSITORY / "examples", REPOSITORY / "tests" / "agents" / "litellm")
-    found = {file for folder in kept for file in folder.glob("requirements*")}
+    found = {
+        *REPOSITORY.glob("requirements*"),
+        *(
+            file
+            for folder in ("examples", "tests")
+            for file in (REPOSITORY / folder).rglob("requirements*")
+        ),
+    }
     assert {file for file in found if file.suffix != ".in"} == known
 
 
