@@ -22,7 +22,7 @@ BENCHMARKS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs what the command line names; gives the exit code."""
+    """Run what the command line names; return the exit code."""
     options = _parser().parse_args(arguments)
     names = list(BENCHMARKS) if options.only is None else options.only.split(",")
     unknown = [name for name in names if name not in BENCHMARKS]

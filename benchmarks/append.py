@@ -106,7 +106,7 @@ def _posted(
 
 
 def _below_http(bench: Bench, writers: int, lines: int) -> Row:
-    """Runs both in children that take turns."""
+    """Run both in children that take turns."""
     seconds = bench.pick(1.5, 0.7, 0.2)
     rates: dict[str, list[float]] = {"store": [], "raw": []}
     with ExitStack() as stack:
@@ -257,7 +257,7 @@ async def _take_orders(append: Append, writers: int) -> None:
 
 
 async def _write(append: Append, writers: int, seconds: float) -> float:
-    """Keeps each writer's one commit on its way for a time; gives commits/s."""
+    """Keep each writer's one commit on its way for a time; return commits/s."""
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
     commits, flying = 0, 0

@@ -71,7 +71,7 @@ def run(bench: Bench) -> list[Row]:
 
 
 def _settled(server: Server) -> dict[str, float]:
-    """Waits until the tasks of the streams that were closed have ended."""
+    """Wait until the tasks of the streams that were closed have ended."""
     stats = server.stats()
     for _ in range(50):
         time.sleep(0.1)

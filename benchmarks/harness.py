@@ -66,7 +66,7 @@ class Row:
         return value >= float(bound) if sign == ">=" else value <= float(bound)
 
     def to_json(self) -> dict[str, Any]:
-        """Gives it for the JSON file."""
+        """Return the values for the JSON file."""
         return {**asdict(self), "met": self.is_met}
 
 
@@ -82,7 +82,7 @@ class Server:
         self._called = 0.0
 
     def wait_until_up(self) -> None:
-        """Waits for the line that says where it listens."""
+        """Wait for the line that says where it listens."""
         assert self.process.stdout is not None
         timer = time.monotonic() + _START_SECONDS
         while time.monotonic() < timer:
@@ -97,7 +97,7 @@ class Server:
         raise RuntimeError(f"{self.name} did not start: {self._errors.read_text()[-2000:]}")
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        """Sends one request and gives the decoded answer.
+        """Send one request and return the decoded answer.
 
         Raises:
             RuntimeError: The answer is no success.
@@ -119,7 +119,7 @@ class Server:
         return json.loads(content) if content else None
 
     def stats(self) -> dict[str, float]:
-        """Asks the process about itself."""
+        """Return what the process reports about itself."""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.settimeout(30)
             sock.sendto(b"stats", ("127.0.0.1", self.control))
@@ -127,18 +127,18 @@ class Server:
             return answer
 
     def tell(self, word: str) -> None:
-        """Sends a word to its control socket."""
+        """Send a word to its control socket."""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.sendto(word.encode(), ("127.0.0.1", self.control))
 
     def wait_idle(self, seconds: float = 60) -> None:
-        """Waits until none of its producers is at work."""
+        """Wait until none of its producers is at work."""
         until = time.monotonic() + seconds
         while self.stats()["active"] and time.monotonic() < until:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """Ends it: asked first, then killed."""
+        """End the process: ask first, then kill."""
         self._hang_up()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -197,12 +197,12 @@ class Bench:
         self._stack.close()
 
     def pick(self, full: Any, quick: Any, smoke: Any) -> Any:
-        """Gives what belongs to the size that was asked for."""
+        """Return what belongs to the size that was asked for."""
         return {"full": full, "quick": quick, "smoke": smoke}[self.size]
 
     @contextlib.contextmanager
     def servers(self, *names: str, **settings: Any) -> Iterator[list[Server]]:
-        """Runs servers side by side: `gateway` (with settings) or modules of `peers/`."""
+        """Run servers side by side: `gateway` (with settings) or modules of `peers/`."""
         with contextlib.ExitStack() as stack:
             started = [
                 stack.enter_context(self.server(name, wait=False, **settings)) for name in names
@@ -215,7 +215,7 @@ class Bench:
     def server(
         self, name: str, data_dir: Path | None = None, *, wait: bool = True, **settings: Any
     ) -> Iterator[Server]:
-        """Runs one server; the gateway in a directory of its own unless it is given one."""
+        """Run one server; the gateway in a directory of its own unless it is given one."""
         config: dict[str, Any] = {"core": self.server_core}
         own = data_dir or Path(tempfile.mkdtemp(prefix="data-", dir=self.directory))
         if name == "gateway":
@@ -255,7 +255,7 @@ class Bench:
     def load(
         self, server: Server, requests: Sequence[bytes], connections: int, seconds: float
     ) -> dict[str, Any]:
-        """Sends requests for a time."""
+        """Send requests for a time."""
         return http_load(self.client, server.port, requests, connections, seconds)
 
 
@@ -279,7 +279,7 @@ def three(values: dict[str, list[float]]) -> tuple[float, float, float]:
 
 
 def client_notes(answers: Iterable[dict[str, Any]], name: str = "") -> list[str]:
-    """Says when the load client was the limit."""
+    """Say when the load client was the limit."""
     share = median(answer["cpu"] for answer in answers)
     if share < LIMIT_SHARE:
         return []
@@ -287,7 +287,7 @@ def client_notes(answers: Iterable[dict[str, Any]], name: str = "") -> list[str]
 
 
 def machine() -> dict[str, Any]:
-    """Says where the numbers come from."""
+    """Say where the numbers come from."""
     model = platform.processor()
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():

@@ -247,7 +247,7 @@ def _drop_pages(directory: Path) -> None:
 
 @contextlib.contextmanager
 def _built(bench: Bench, what: str, sizes: tuple[int, ...]) -> Iterator[dict[int, Path]]:
-    """Makes a data directory for each size; gives them by size, and removes them."""
+    """Make a data directory for each size; yield them by size, and remove them."""
     directories = {size: bench.directory / f"{what}-{size}" for size in sizes}
     for size, directory in directories.items():
         started = time.monotonic()

@@ -39,13 +39,13 @@ def isolate(core: int | None) -> None:
 
 
 def announce(port: int, control: int) -> None:
-    """Says where the server and its control socket are."""
+    """Say where the server and its control socket are."""
     sys.stdout.write(json.dumps({"port": port, "control": control}) + "\n")
     sys.stdout.flush()
 
 
 def _gateway(config: dict[str, Any]) -> int:
-    """Runs the gateway as `bamboo serve` does, with a control socket beside it."""
+    """Run the gateway as `bamboo serve` does, with a control socket beside it."""
     gc.disable()
     from bamboo_gateway.credentials.gate import Gate
     from bamboo_gateway.server import server

@@ -113,7 +113,7 @@ def _open(bench: Bench, server: Server, sessions: int) -> Readers:
 
 
 def _play(bench: Bench, server: Server, readers: Readers, rate: float) -> dict[str, Any]:
-    """Has every session speak at `rate`, and listens when all of them do."""
+    """Let every session speak at `rate`, and listen once all of them do."""
     warmup, seconds = bench.pick((0.7, 2.5), (0.5, 1.5), (0.1, 0.3))
     for number in range(readers.count):
         options = {

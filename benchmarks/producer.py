@@ -71,7 +71,7 @@ class Valve:
             self._waiter.set_result(None)
 
     async def take(self) -> int:
-        """Waits for the next allowance."""
+        """Wait for the next allowance."""
         while not self._given:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
@@ -85,13 +85,13 @@ class StartSignal:
         self._waiting: list[asyncio.Future[int]] = []
 
     async def wait(self) -> int:
-        """Waits to be told; gives the moment, which may lie ahead."""
+        """Wait for the start; return its moment, which may lie ahead."""
         future = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         return int(await future)
 
     def give(self, moment_ns: int) -> None:
-        """Starts those who wait."""
+        """Start the tasks that wait."""
         waiting, self._waiting = self._waiting, []
         for future in waiting:
             if not future.done():
@@ -112,7 +112,7 @@ class Ticker:
         self._running = False
 
     async def until(self, planned_ns: float) -> None:
-        """Waits until the first tick at or after the moment; never shorter than one turn."""
+        """Wait until the first tick at or after the moment, for one cycle of the loop at least."""
         loop = asyncio.get_running_loop()
         now = int(time.monotonic_ns() / 1e6)
         slot = max(int(planned_ns / 1e6) + 1, now)

@@ -38,7 +38,7 @@ def show(console: Console, title: str, rows: list[Row]) -> None:
 
 
 def save(path: Path, found: dict[str, list[Row]], about: dict[str, Any]) -> None:
-    """Writes everything for programs."""
+    """Write everything for programs."""
     results = {name: [row.to_json() for row in rows] for name, rows in found.items()}
     document = {"machine": machine(), **about, "results": results}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -85,7 +85,7 @@ def _play_until_heard(bench: Bench, server: Server, readers: Readers) -> dict[st
 
 
 def _play(bench: Bench, server: Server, readers: Readers) -> dict[str, Any]:
-    """Has the agent speak and a client post, and listens."""
+    """Let the agent speak and a client post, and listen."""
     warmup, seconds = bench.pick((0.7, 3.0), (0.5, 2.0), (0.1, 0.3))
     lasting = warmup + seconds + 0.3
     options = {"mode": "pace", "rate": _SPOKEN_RATE, "seconds": lasting, "phase": 0}
@@ -122,7 +122,7 @@ class _Writer(Thread):
 
     @override
     def run(self) -> None:
-        """Writes until its time is over."""
+        """Write until its time is over."""
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
         connection.connect()
         connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -148,7 +148,7 @@ class _Writer(Thread):
         connection.close()
 
     def percentile_ms(self, share: float) -> float:
-        """Gives a percentile of what was counted."""
+        """Return a percentile of what was counted."""
         found = sorted(self._taken)
         return found[int(len(found) * share)] * 1000
 

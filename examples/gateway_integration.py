@@ -31,7 +31,7 @@ class FrontEnd:
         return page["stream_url"]
 
     def watch(self, url: str) -> Iterator[dict]:
-        """Gives the events from where it left off, and remembers each as it comes."""
+        """Yield the events from where it left off, and remember each as it comes."""
         headers = {"Last-Event-ID": self.last_id} if self.last_id else {}
         with self.http.stream("GET", url, headers=headers) as stream:
             if stream.status_code == httpx.codes.NO_CONTENT:
@@ -49,7 +49,7 @@ class FrontEnd:
                     yield event
 
     def apply(self, event: dict) -> None:
-        """Shows an event: deltas add to a message, a whole message takes their place."""
+        """Show an event: deltas add to a message, a whole message takes their place."""
         if event["type"] == "token":
             message_id = event["message_id"]
             self.messages[message_id] = self.messages.get(message_id, "") + event["content"]

@@ -73,7 +73,7 @@ async def answer(turn: Turn) -> AsyncIterator[AgentEvent | Usage]:
 
 
 def history_of(messages: list) -> list[ModelMessage]:
-    """Gives what was said before, as pydantic-ai's messages."""
+    """Return the conversation so far as pydantic-ai's messages."""
     history: list[ModelMessage] = []
     for message in messages:
         if message.role == "user":

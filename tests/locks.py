@@ -33,7 +33,7 @@ _FEATURE = "audit-command"
 
 
 def problems(text: str) -> list[str]:
-    """Gives what is wrong with a lock, a sentence each."""
+    """Return what is wrong with a lock, one sentence for each problem."""
     lines = enumerate(text.splitlines(), 1)
     found = [f"line {number}: names a host" for number, line in lines if "://" in line]
     found += [
@@ -45,7 +45,7 @@ def problems(text: str) -> list[str]:
 
 
 def pins(text: str) -> list[str]:
-    """Gives a lock's requirements without their hashes."""
+    """Return a lock's requirements without their hashes."""
     return [match["pin"] for entry in _entries(text) if (match := _PIN.fullmatch(entry))]
 
 
@@ -56,7 +56,7 @@ def _entries(text: str) -> list[str]:
 
 
 def audit(text: str) -> int | None:
-    """Asks about every pin of a lock, and prints what is found.
+    """Ask about every pin of a lock, and print what is found.
 
     Returns:
         0 when nothing is known, 1 when something is; None when nobody could be asked.
@@ -74,7 +74,7 @@ def audit(text: str) -> int | None:
 
 
 def main(arguments: list[str]) -> int:
-    """Checks or audits every lock; gives the exit code."""
+    """Check or audit every lock; return the exit code."""
     failed = False
     for name in LOCKS:
         text = (REPOSITORY / name).read_text("utf-8")

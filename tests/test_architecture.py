@@ -14,12 +14,12 @@ TEXT = (REPOSITORY / "ARCHITECTURE.md").read_text("utf-8")
 
 
 def section(title: str, end: str) -> str:
-    """Gives the text between a title and what follows it."""
+    """Return the text between a title and what follows it."""
     return TEXT[TEXT.index(title) : TEXT.index(end, TEXT.index(title))]
 
 
 def methods() -> dict[str, set[str]]:
-    """Gives the methods of each class of the package, those of its bases in it included."""
+    """Return the methods of each class of the package, those of its bases in it included."""
     own: dict[str, set[str]] = {}
     bases: dict[str, list[str]] = {}
     for file in PACKAGE.rglob("*.py"):

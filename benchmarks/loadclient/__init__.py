@@ -23,7 +23,7 @@ class ClientFailed(Exception):
 
 
 def build(directory: Path) -> list[str]:
-    """Gives the command of the load client: compiled, or the fallback."""
+    """Return the command of the load client: compiled, or the fallback."""
     here = Path(__file__).parent
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is not None and sys.platform == "linux":
@@ -76,11 +76,11 @@ class Readers:
         self.close()
 
     def loop(self, control: int, burst: int, seconds: float) -> dict[str, Any]:
-        """Has the producer say bursts, each once every reader has the one before."""
+        """Let the producer send bursts, each once every reader has the one before."""
         return self._checked(self._ask(f"loop {control} {burst} {seconds}\n"))
 
     def listen(self, warmup: float, seconds: float) -> dict[str, Any]:
-        """Counts what comes by itself."""
+        """Count what comes by itself."""
         return self._checked(self._ask(f"listen {warmup} {seconds}\n"))
 
     def close(self) -> None:
@@ -112,7 +112,7 @@ class Readers:
 def http_load(
     command: Sequence[str], port: int, requests: Sequence[bytes], connections: int, seconds: float
 ) -> dict[str, Any]:
-    """Sends requests on keep-alive connections for a time; each sends every `connections`-th."""
+    """Send requests on keep-alive connections for a time; each sends every `connections`-th."""
     data = b"".join(b"%d\n%b" % (len(request), request) for request in requests)
     done = subprocess.run(
         [*command, "http", str(port), str(connections), str(seconds)],
@@ -132,7 +132,7 @@ def http_load(
 def request(
     method: str, path: str, body: bytes = b"", content_type: str = "application/json"
 ) -> bytes:
-    """Writes one HTTP/1.1 request."""
+    """Write one HTTP/1.1 request."""
     head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
     if body or method != "GET":
         head += f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"

@@ -28,7 +28,7 @@ class _Conn:
         self.send(request)
 
     def send(self, request: bytes) -> None:
-        """Sends whole; requests are small beside a socket's buffer."""
+        """Send whole; requests are small beside a socket's buffer."""
         self.sock.setblocking(True)
         self.started = time.monotonic_ns()
         self.sock.sendall(request)
@@ -45,7 +45,7 @@ class _Window:
         self.bytes = 0
 
     def answer(self, **more: Any) -> dict[str, Any]:
-        """Gives the common part of an answer."""
+        """Return the common part of an answer."""
         elapsed = time.monotonic() - self.started
         found = sorted(self.latencies) or [0]
         return {
@@ -202,7 +202,7 @@ def run_http(port: int, connections: int, seconds: float) -> None:
 
 
 def main() -> None:
-    """Takes the arguments of `client.c`."""
+    """Take the arguments of `client.c`."""
     mode, port, count, seconds = sys.argv[1:5]
     if mode == "sse":
         Streams(int(port), float(seconds)).run()

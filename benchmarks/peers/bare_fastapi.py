@@ -36,7 +36,7 @@ async def live() -> dict[str, str]:
 
 @app.post("/api/v1/sessions", status_code=201)
 async def create_session(new: NewSession) -> dict[str, Any]:
-    """Keeps a session of the gateway's shape."""
+    """Keep a session of the gateway's shape."""
     session = _sessions[new.id] = {
         **_BLANK,
         **new.model_dump(),
@@ -48,14 +48,14 @@ async def create_session(new: NewSession) -> dict[str, Any]:
 
 @app.get("/api/v1/sessions/{session_id}")
 async def get_session(session_id: str) -> dict[str, Any]:
-    """Gives a session."""
+    """Return a session."""
     session = _sessions[session_id]
     return {name: value for name, value in session.items() if name != "messages"}
 
 
 @app.post("/api/v1/sessions/{session_id}/messages", status_code=201)
 async def add_message(session_id: str, message: NewMessage) -> dict[str, Any]:
-    """Keeps a message."""
+    """Keep a message."""
     messages = _sessions[session_id]["messages"]
     made = {"id": f"msg_{len(messages)}", **message.model_dump(), "status": "complete"}
     messages.append(made)
@@ -64,7 +64,7 @@ async def add_message(session_id: str, message: NewMessage) -> dict[str, Any]:
 
 @app.get("/api/v1/sessions/{session_id}/messages")
 async def messages(session_id: str, limit: int = 100) -> dict[str, Any]:
-    """Gives messages."""
+    """Return messages."""
     found = _sessions[session_id]["messages"]
     return {"messages": found[:limit], "next_cursor": None, "has_more": len(found) > limit}
 
@@ -88,5 +88,5 @@ _BLANK: dict[str, Any] = {
 
 
 def serve(config: dict[str, Any], announce: Callable[[int, int], None]) -> None:
-    """Runs it until it is killed."""
+    """Run it until it is killed."""
     run_uvicorn(app, announce)

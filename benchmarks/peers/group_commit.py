@@ -17,7 +17,7 @@ Done = Callable[[None], None]
 
 
 class GroupCommit:
-    """See the module. `append` on the loop; `close` waits for the thread."""
+    """A file to which one thread appends. Call `append` on the loop; `close` waits for it."""
 
     def __init__(self, path: Path, loop: asyncio.AbstractEventLoop) -> None:
         self._queue: SimpleQueue[tuple[bytes, Done] | None] = SimpleQueue()
@@ -31,11 +31,11 @@ class GroupCommit:
         self.batches = 0
 
     def append(self, data: bytes, done: Done) -> None:
-        """Takes bytes; `done(None)` is called on the loop once they are on the disk."""
+        """Take bytes; `done(None)` is called on the loop once they are on the disk."""
         self._queue.put((data, done))
 
     def close(self) -> None:
-        """Ends the thread."""
+        """End the thread."""
         self._queue.put(None)
         self._thread.join()
         os.close(self._fd)

@@ -60,7 +60,7 @@ async def stream(session_id: str) -> EventSourceResponse:
 
 @app.post("/api/v1/chat", status_code=202)
 async def chat(body: dict[str, Any]) -> dict[str, Any]:
-    """Starts the producer in a session."""
+    """Start the producer in a session."""
 
     async def run() -> None:
         async for word in producer.words(body["options"]):
@@ -74,7 +74,7 @@ async def chat(body: dict[str, Any]) -> dict[str, Any]:
 
 @app.post("/api/v1/sessions/{session_id}/events", status_code=201)
 async def append(session_id: str, request: Request) -> dict[str, Any]:
-    """Takes one event, an array, or NDJSON."""
+    """Take one event, an array, or NDJSON."""
     if request.headers["content-type"] == "application/x-ndjson":
         events = [orjson.loads(line) for line in (await request.body()).splitlines() if line]
     else:
@@ -88,12 +88,12 @@ async def append(session_id: str, request: Request) -> dict[str, Any]:
 
 
 def serve(config: dict[str, Any], announce: Callable[[int, int], None]) -> None:
-    """Runs it until it is killed."""
+    """Run it until it is killed."""
     run_uvicorn(app, announce)
 
 
 def run_uvicorn(application: FastAPI, announce: Callable[[int, int], None]) -> None:
-    """Runs an app as `uvicorn app:app --log-level warning` would."""
+    """Run an app as `uvicorn app:app --log-level warning` would."""
 
     class Server(uvicorn.Server):
         @override

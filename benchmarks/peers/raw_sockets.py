@@ -75,7 +75,7 @@ async def _run(body: dict[str, Any]) -> None:
 
 
 def serve(config: dict[str, Any], announce: Callable[[int, int], None]) -> None:
-    """Runs it until it is killed."""
+    """Run it until it is killed."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()

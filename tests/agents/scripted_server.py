@@ -41,7 +41,7 @@ class Request:
 
 @dataclass
 class ScriptedServer:
-    """See the module."""
+    """The server: its scripts, and what it has recorded of requests and clients."""
 
     scripts: list[Script]
     port: int = 0

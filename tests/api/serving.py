@@ -246,7 +246,7 @@ def raw(port: int, data: bytes, *, until: bytes | None = None) -> bytes:
 
 
 def frames_of(text: str) -> list[tuple[str | None, dict[str, Any]]]:
-    """Reads SSE text by the standard's rules: `(id, data)` of each frame."""
+    """Read SSE text by the standard's rules: `(id, data)` of each frame."""
     import json
 
     frames: list[tuple[str | None, dict[str, Any]]] = []

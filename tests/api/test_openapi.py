@@ -267,7 +267,7 @@ SCHEMAS = DOCUMENT["components"]["schemas"]
 
 
 def union_of(name: str) -> dict[str, dict[str, Any]]:
-    """Gives the schemas of a discriminated union by the value of `type`."""
+    """Return the schemas of a discriminated union by the value of `type`."""
     union = SCHEMAS[name]
     assert union["discriminator"]["propertyName"] == "type"
     mapping: dict[str, str] = union["discriminator"]["mapping"]

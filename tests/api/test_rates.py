@@ -55,7 +55,7 @@ class Asked:
         headers: dict[str, str] | None = None,
         ticket: str | None = None,
     ) -> tuple[int, dict[str, str]]:
-        """Asks once; gives the status and the headers."""
+        """Ask once; return the status and the headers."""
         self._status = status
         starts: list[Message] = []
 

@@ -27,7 +27,7 @@ AUDIENCE = "bamboo"
 
 @contextmanager
 def refusals() -> Iterator[list[dict[str, Any]]]:
-    """Gives the refusals that are logged meanwhile, in the end."""
+    """Collect the refusals that the block logs; the list is filled when the block ends."""
     found: list[dict[str, Any]] = []
     with captured_logs() as lines:
         yield found
@@ -39,7 +39,7 @@ def gate_of(**settings: Any) -> Gate:
 
 
 def told(gate: Gate, sent: bytes) -> dict[str, Any]:
-    """Gives the one line that a wrong bearer makes."""
+    """Return the one line that a wrong bearer makes."""
     with refusals() as lines:
         assert gate.bearer(sent, None) is None
     (line,) = lines

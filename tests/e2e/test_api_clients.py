@@ -30,7 +30,7 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
 
 
 def output_of(command: Sequence[object], directory: Path, **variables: str) -> str:
-    """Gives what a program printed, which must have ended well."""
+    """Return what a program printed, which must have ended well."""
     done = subprocess.run(
         [str(word) for word in command],
         cwd=directory,

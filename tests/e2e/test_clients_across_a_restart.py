@@ -59,7 +59,7 @@ def end(gateway: Gateway, ending: Ending) -> None:
 
 
 def live_through_restarts(gateway: Gateway, watcher: Watcher, ending: Ending) -> None:
-    """Lets a session live while it is watched: two restarts, one of them in the middle of a run."""
+    """Let a session live while it is watched: two restarts, one of them in the middle of a run."""
 
     def seen_all() -> bool:
         return {event["seq"] for event in gateway.events(SESSION)} <= {

@@ -60,7 +60,7 @@ def test_the_page_shows_every_operation_and_asks_no_other_host(tmp_path: Path) -
 
 
 def requests_of(net_log: Path, origin: str) -> set[str]:
-    """Gives the addresses that pages of an origin have asked for, as the browser logged them."""
+    """Return the URLs that pages of an origin have requested, as the browser logged them."""
     text = net_log.read_text("utf-8")
     try:
         events = json.loads(text)["events"]

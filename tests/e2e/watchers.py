@@ -59,10 +59,10 @@ class Watcher(ABC):
 
     @abstractmethod
     def stop(self) -> None:
-        """Gives everything back; called once, also after a failure."""
+        """Release everything; called once, also after a failure."""
 
     def wait_for_end(self) -> None:
-        """Waits until it has seen the end."""
+        """Wait until it has seen the end."""
         until(lambda: self.seen and self.seen[-1].is_end, "the client has seen the end")
 
 
@@ -96,7 +96,7 @@ class ThreadWatcher(Watcher):
 
     @abstractmethod
     def one_stream(self, url: str, last_id: str | None) -> Iterator[Seen]:
-        """Gives the messages of one connection, until it ends in whatever way."""
+        """Yield the messages of one connection, until it ends in whatever way."""
 
 
 class Curl(ThreadWatcher):

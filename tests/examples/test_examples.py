@@ -24,7 +24,7 @@ PACKAGES = REPOSITORY / ".venv" / "examples"
 
 
 def run(*command: str, **settings: str) -> str:
-    """Runs an example to its good end; gives what it printed."""
+    """Run an example to its good end; return what it printed."""
     done = subprocess.run(
         command,
         cwd=REPOSITORY,

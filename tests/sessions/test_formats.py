@@ -26,7 +26,7 @@ NAMES = {
 
 
 def built(source: str) -> Iterator[tuple[int, str]]:
-    """Finds what a module builds that belongs to an edge: (line, what). Docstrings may name it."""
+    """Find what a module builds that belongs to an edge: (line, what). Docstrings may name it."""
     tree = ast.parse(source)
     docstrings = {
         id(node.value)

@@ -71,7 +71,7 @@ async def test_an_answer_that_cannot_be_read_is_said_and_nothing_is_done_twice(g
 
 
 def counted(gate: Gateway) -> int:
-    """Gives how many keys are counted, which has to be as many as there are."""
+    """Return how many keys are counted, which has to be as many as there are."""
     sessions = gate.manager._registry
     assert sessions._key_count.keys == sum(len(live.keys._kept or ()) for live in sessions.sessions)
     return sessions._key_count.keys

@@ -23,7 +23,7 @@ TICKET = Caller("ticket", None, ALL_RIGHTS, session_id="s")
 
 
 async def chat(gate: Gateway, session_id: str, user_id: str | None = None, run_id: str = "") -> str:
-    """Says something in a session, made for a user if it is new; gives the run's status."""
+    """Send a message to a session, made for a user if it is new; return the run's status."""
     outcome = await gate.manager.chat(
         ME,
         Chat(

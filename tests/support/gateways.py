@@ -98,7 +98,7 @@ class Gateway:
         key: str | None = None,
         **more: Any,
     ) -> dict[str, Any]:
-        """Says something; gives the answer."""
+        """Send a message; return the answer."""
         idem = Idempotency(key, "POST /chat", repr((session_id, text, run_id))) if key else None
         outcome = await self.manager.chat(
             ME,
@@ -181,13 +181,13 @@ class Gateway:
             await quiet()
 
     def live(self, session_id: str = "s") -> SessionWriter:
-        """Gives the session as it is in memory."""
+        """Return the session as it is in memory."""
         live = self.manager._registry.get(session_id)
         assert live is not None, "not in memory"
         return live
 
     def leftovers(self) -> list[str]:
-        """Says what still hangs on sessions that should be at rest."""
+        """Return what is still attached to sessions that should be at rest."""
         return [
             f"{live.id}: users={live.users} run={live.run} starting={live.starting} "
             f"run_waiters={list(live._run_waiters)} gate={live._open_gate}"
@@ -203,7 +203,7 @@ class Gateway:
 def stream_request(
     after: str | None = None, last_event_id: str | None = None, **others: Any
 ) -> StreamRequest:
-    """Reads the positions that a client sends as text."""
+    """Read the positions that a client sends as text."""
     return StreamRequest(
         after=parse_after(after) if after is not None else None,
         last_event_id=(parse_position(last_event_id) or "malformed") if last_event_id else None,

@@ -122,7 +122,7 @@ class FaultyStore(SessionStore):
         self._read_failures.setdefault(name, []).extend(errors)
 
     def forgive(self) -> None:
-        """Lets no call fail any more that has not failed yet."""
+        """Cancel the failures that have not happened yet."""
         self._read_failures.clear()
 
     # -- the store --------------------------------------------------------------------------

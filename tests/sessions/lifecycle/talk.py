@@ -32,7 +32,7 @@ async def ids(gate: Gateway, session_id: str) -> list[str]:
 
 
 async def resumed_message(gate: Gateway, session_id: str, **options: bool) -> dict[str, Any]:
-    """Gives the message that carries a session into a new context."""
+    """Return the message that carries a session into a new context."""
     pieces = await gate.manager.resume(ME, session_id, **options)
     message: dict[str, Any] = json.loads(b"".join([piece async for piece in pieces]))["message"]
     return message

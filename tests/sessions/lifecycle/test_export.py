@@ -102,7 +102,7 @@ PRIVATE = ("u-secret", "/srv/secret", "secret words", "secret tag", "secret-root
 
 
 def _private(api: httpx.Client) -> str:
-    """Makes a session that has everything which is no part of what was said; gives its id."""
+    """Make a session that has everything which is no part of what was said; return its id."""
     create(api, "secret-root", "root")
     child = api.post("/sessions/secret-root/fork", json={"new_id": "kept-id"}).json()
     patch = {

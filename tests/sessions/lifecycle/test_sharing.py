@@ -76,7 +76,7 @@ async def said_goodbye(reader: Reader) -> str:
 
 
 async def reads(gate: Gateway, caller: Caller, session_id: str = "s") -> bool:
-    """Tells whether a caller may read; all that reads has to agree."""
+    """Return whether a caller may read; all that reads has to agree."""
     life, manager = gate.manager, gate.manager
     seen = set()
     for call in (

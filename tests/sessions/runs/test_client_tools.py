@@ -40,7 +40,7 @@ USER = NewMessage("user", "Never mind")
 
 
 async def call_tools(gate: Gateway, *ids: str) -> None:
-    """Has a run end with these calls for the client to answer."""
+    """Run a turn that ends with these calls for the client to answer."""
     await gate.chat(run_id="first")
     gate.agent.do("first", *(ToolStart(call_id, "look") for call_id in ids), FOR_CLIENT)
     assert (await gate.ended("first"))["finish_reason"] == "tool_calls"

@@ -45,7 +45,7 @@ class LatestAgent(Agent):
 
 
 async def talk(gate: Gateway, count: int, session_id: str = "s", length: int = 10) -> None:
-    """Says so much; every other message is the user's."""
+    """Add this many messages; every other message is the user's."""
     await gate.manager.get_or_create_session(ME, NewSession(id=session_id))
     for first in range(0, count, 500):
         said = [

@@ -45,7 +45,7 @@ def in_memory(gate: Gateway) -> set[str]:
 
 
 def leave_memory(gate: Gateway, *session_ids: str) -> None:
-    """Has these sessions leave memory, which nothing may need."""
+    """Evict these sessions, which nothing may need."""
     gate.clock.advance(gate.settings.idle_timeout_seconds + 1)
     gate.manager._registry.evict_idle()
     assert not in_memory(gate) & set(session_ids)
