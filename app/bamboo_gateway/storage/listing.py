@@ -50,8 +50,8 @@ def make_page(heads: list[SessionHead], query: SessionQuery, total: int | None) 
     return SessionPage(shown, cursor, has_more, total)
 
 
-class Origin(NamedTuple):
-    """The owner of a session and its place among others: the fields that lists are kept by."""
+class Relations(NamedTuple):
+    """The owner of a session, its tree and its shares: the fields that lists are kept by."""
 
     user_id: str | None
     parent_id: str | None
@@ -60,10 +60,10 @@ class Origin(NamedTuple):
     shared_with: tuple[str, ...] = ()
 
     @staticmethod
-    def of(head: SessionHead) -> "Origin":
-        """Return the origin in a head."""
+    def of(head: SessionHead) -> "Relations":
+        """Return the relations of a head."""
         parent, ancestors = head.parent, head.ancestors
-        return Origin(
+        return Relations(
             head.user_id,
             parent.get("session_id") if parent else None,
             ancestors[0]["session_id"] if ancestors else head.id,
@@ -72,10 +72,10 @@ class Origin(NamedTuple):
         )
 
     @staticmethod
-    def of_json(session_id: str, shape: dict[str, Any]) -> "Origin":
-        """Return the origin in a stored head, which omits fields that have their default value."""
+    def of_json(session_id: str, shape: dict[str, Any]) -> "Relations":
+        """Return the relations of a stored head, which omits fields with their default value."""
         parent, ancestors = shape.get("parent"), shape.get("ancestors")
-        return Origin(
+        return Relations(
             shape.get("user_id"),
             parent.get("session_id") if parent else None,
             ancestors[0]["session_id"] if ancestors else session_id,
@@ -107,18 +107,18 @@ def stored_head_state(shape: dict[str, Any]) -> HeadState:
 
 def admits(query: SessionQuery, head: SessionHead) -> bool:
     """Return whether all filters admit the session, except `state`, which only the caller knows."""
-    return admits_origin(query, head.id, Origin.of(head)) and admits_content(query, head)
+    return admits_relations(query, head.id, Relations.of(head)) and admits_content(query, head)
 
 
-def admits_origin(query: SessionQuery, session_id: str, origin: Origin) -> bool:
+def admits_relations(query: SessionQuery, session_id: str, relations: Relations) -> bool:
     """Return whether the filters by id, owner, share, tree and archive admit a session."""
     return (
         (query.id_prefix is None or session_id.startswith(query.id_prefix))
-        and (query.user_id is None or origin.user_id == query.user_id)
-        and (query.shared_with is None or query.shared_with in origin.shared_with)
-        and (query.parent_id is None or origin.parent_id == query.parent_id)
-        and (query.root_id is None or query.root_id in (origin.root_id, session_id))
-        and admits_archived(query, is_archived=origin.is_archived)
+        and (query.user_id is None or relations.user_id == query.user_id)
+        and (query.shared_with is None or query.shared_with in relations.shared_with)
+        and (query.parent_id is None or relations.parent_id == query.parent_id)
+        and (query.root_id is None or query.root_id in (relations.root_id, session_id))
+        and admits_archived(query, is_archived=relations.is_archived)
     )
 
 

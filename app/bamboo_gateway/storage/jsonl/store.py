@@ -398,7 +398,7 @@ class JsonlStore(SessionStore):
     @override
     def unpacked_archives(self) -> list[str]:
         entries = self._catalog.entries.values()
-        return sorted(e.id for e in entries if e.origin.is_archived and not e.bundle)
+        return sorted(e.id for e in entries if e.relations.is_archived and not e.bundle)
 
     @override
     def size(self, session_id: str) -> StoredSize:

@@ -11,14 +11,14 @@ from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.base import StoreUsage
 from bamboo_gateway.storage.jsonl.line_commit import LineCommit
-from bamboo_gateway.storage.listing import HeadState, Origin, head_state_of
+from bamboo_gateway.storage.listing import HeadState, Relations, head_state_of
 
 
 class Entry:
     """The catalog entry of one session.
 
     Attributes:
-        origin: The session's owner, relations and shares, from its head.
+        relations: The session's owner, place in its tree and shares, from its head.
         head_state: The state that its head decides.
         activity: `last_activity_at`, which deltas and open streams move without a new head.
         size: The bytes of the log as of `seq`.
@@ -47,20 +47,20 @@ class Entry:
         "head_state",
         "id",
         "marks",
-        "origin",
         "raw",
+        "relations",
         "seq",
         "size",
         "snapshot",
         "snapshot_bytes",
     )
 
-    def __init__(self, session_id: str, epoch: int, origin: Origin | None = None) -> None:
+    def __init__(self, session_id: str, epoch: int, relations: Relations | None = None) -> None:
         self.id = session_id
         self.epoch = epoch
         self.seq = 0
         self.activity = 0
-        self.origin = origin or Origin(None, None, session_id, is_archived=False)
+        self.relations = relations or Relations(None, None, session_id, is_archived=False)
         self.head_state: HeadState = "idle"
         self.size = 0
         self.marks = 0
@@ -77,7 +77,7 @@ class Entry:
         self.raw = None
         self.seq = head.seq
         self.activity = max(self.activity, head.last_activity_at)
-        self.origin = Origin.of(head)
+        self.relations = Relations.of(head)
         self.head_state = head_state_of(head)
 
     def own_head(self) -> SessionHead:
@@ -128,7 +128,7 @@ class DiskUse:
     def grow(self, entry: Entry, added_bytes: int) -> None:
         """Add the bytes that an entry's log has gained; the entry is not packed."""
         self.logs += added_bytes
-        user_id = entry.origin.user_id
+        user_id = entry.relations.user_id
         if user_id is not None:
             sessions, stored = self._by_user[user_id]
             self._by_user[user_id] = sessions, stored + added_bytes
@@ -143,7 +143,7 @@ class DiskUse:
         else:
             self.logs += sign * entry.size
         self.snapshots += sign * entry.snapshot_bytes
-        user_id = entry.origin.user_id
+        user_id = entry.relations.user_id
         if user_id is None:
             return
         sessions, stored = self._by_user.get(user_id, (0, 0))

@@ -11,7 +11,7 @@ from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.lines import LINE_PREFIX_BYTES, is_intact, to_line
-from bamboo_gateway.storage.listing import Origin, stored_head_state
+from bamboo_gateway.storage.listing import Relations, stored_head_state
 
 # The format that this gateway writes; see `catalog_file`.
 FORMAT = 2
@@ -81,7 +81,7 @@ class CatalogContents:
 def entry_of(shape: dict[str, Any]) -> Entry:
     """Return the entry in a decoded line of a session, without its head."""
     session_id = shape["id"]
-    entry = Entry(session_id, shape["epoch"], Origin.of_json(session_id, shape["head"]))
+    entry = Entry(session_id, shape["epoch"], Relations.of_json(session_id, shape["head"]))
     entry.head_state = stored_head_state(shape["head"])
     entry.seq = shape["seq"]
     entry.activity = shape["activity"]

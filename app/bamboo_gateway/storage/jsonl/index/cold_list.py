@@ -17,7 +17,7 @@ from bamboo_gateway.storage.jsonl.index.catalog_lines import ErasedError
 from bamboo_gateway.storage.listing import (
     SortKey,
     admits,
-    admits_origin,
+    admits_relations,
     is_filtered,
     list_page,
     make_page,
@@ -37,7 +37,7 @@ async def list_cold(
     reading: Callable[..., Awaitable[Any]],
 ) -> SessionPage:
     """List as `SessionStore.query` does; `reading` runs a function in the readers' pool."""
-    entries = [e for e in catalog.entries.values() if admits_origin(query, e.id, e.origin)]
+    entries = [e for e in catalog.entries.values() if admits_relations(query, e.id, e.relations)]
     if not is_filtered(query):
         return await _list_by_keys(catalog, catalog_file, entries, query, reading)
     warm = [entry.own_head() for entry in entries if entry.has_head]

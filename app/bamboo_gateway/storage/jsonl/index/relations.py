@@ -7,9 +7,9 @@ The views update this index on the loop's thread, from the ids that changed sinc
 
 from bamboo_gateway.storage.base import SessionQuery
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog
-from bamboo_gateway.storage.listing import Origin
+from bamboo_gateway.storage.listing import Relations
 
-# A field of the origin and its value, by which sessions are grouped; None for all sessions.
+# A field of the relations and its value, by which sessions are grouped; None for all sessions.
 Scope = tuple[str, str] | None
 
 
@@ -18,7 +18,7 @@ class RelationIndex:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._known: dict[str, Origin] = {}
+        self._known: dict[str, Relations] = {}
         self._ids: dict[tuple[str, str], set[str]] = {}
         # The sessions to look at. At first these are all sessions; the first query looks
         # at them, a limited number at a time.
@@ -39,9 +39,9 @@ class RelationIndex:
 
     def _update_session(self, session_id: str) -> None:
         entry = self._catalog.entries.get(session_id)
-        origin = entry.origin if entry is not None else None
+        relations = entry.relations if entry is not None else None
         known = self._known.get(session_id)
-        if origin == known:
+        if relations == known:
             return
         if known is not None:
             del self._known[session_id]
@@ -50,9 +50,9 @@ class RelationIndex:
                 ids.discard(session_id)
                 if not ids:
                     del self._ids[scope]
-        if origin is not None:
-            self._known[session_id] = origin
-            for scope in _scopes(session_id, origin):
+        if relations is not None:
+            self._known[session_id] = relations
+            for scope in _scopes(session_id, relations):
                 self._ids.setdefault(scope, set()).add(session_id)
 
     def scope_of(self, query: SessionQuery) -> Scope:
@@ -74,22 +74,22 @@ class RelationIndex:
         return ids
 
 
-def is_within(scope: Scope, session_id: str, origin: Origin) -> bool:
+def is_within(scope: Scope, session_id: str, relations: Relations) -> bool:
     """Return whether a session is in a scope; the root of a tree is in the tree's scope."""
     if scope is None:
         return True
     name, value = scope
     if name == "shared_with":
-        return value in origin.shared_with
-    return getattr(origin, name) == value or (name == "root_id" and session_id == value)
+        return value in relations.shared_with
+    return getattr(relations, name) == value or (name == "root_id" and session_id == value)
 
 
-def _scopes(session_id: str, origin: Origin) -> list[tuple[str, str]]:
-    scopes = [("shared_with", user_id) for user_id in origin.shared_with]
-    if origin.user_id is not None:
-        scopes.append(("user_id", origin.user_id))
-    if origin.parent_id is not None:
-        scopes.append(("parent_id", origin.parent_id))
-    if origin.root_id != session_id:
-        scopes.append(("root_id", origin.root_id))
+def _scopes(session_id: str, relations: Relations) -> list[tuple[str, str]]:
+    scopes = [("shared_with", user_id) for user_id in relations.shared_with]
+    if relations.user_id is not None:
+        scopes.append(("user_id", relations.user_id))
+    if relations.parent_id is not None:
+        scopes.append(("parent_id", relations.parent_id))
+    if relations.root_id != session_id:
+        scopes.append(("root_id", relations.root_id))
     return scopes

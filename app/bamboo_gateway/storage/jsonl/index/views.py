@@ -25,7 +25,7 @@ from bamboo_gateway.storage.listing import (
     SortKey,
     admits_archived,
     admits_content,
-    admits_origin,
+    admits_relations,
     admits_stored,
     archived_mode,
     is_filtered,
@@ -139,8 +139,8 @@ class SessionViews:
         entry = self._catalog.entries.get(session_id)
         if (
             entry is None
-            or not is_within(scope, entry.id, entry.origin)
-            or not admits_archived(query, is_archived=entry.origin.is_archived)
+            or not is_within(scope, entry.id, entry.relations)
+            or not admits_archived(query, is_archived=entry.relations.is_archived)
         ):
             return None
         return _key_of(entry, query.sort_by)
@@ -176,7 +176,7 @@ class SessionViews:
         Do not make its head where possible: most sessions are only counted, or not even that.
         """
         entry = self._catalog.entries.get(session_id)
-        if entry is None or not admits_origin(query, entry.id, entry.origin):
+        if entry is None or not admits_relations(query, entry.id, entry.relations):
             return False
         if query.active_after is not None and entry.activity <= query.active_after:
             return False
