@@ -64,6 +64,27 @@ def test_a_bad_event_refuses_its_whole_list(
     assert names(api, session_id) == []
 
 
+@pytest.mark.parametrize(
+    ("bad", "detail"),
+    [
+        ({}, "Not a valid event: `type` is one of: token, thinking, "),
+        ({"type": "nonsense"}, "Not a valid event: `type` is one of: token, thinking, "),
+        (
+            {"type": "custom", "name": "x", "more": 1},
+            "Not a valid event: custom.more: no such field",
+        ),
+    ],
+    ids=["no_type", "unknown_type", "unknown_field"],
+)
+def test_the_refusal_of_an_event_names_the_types_or_the_field(
+    api: httpx.Client, session_id: str, bad: dict[str, Any], detail: str
+) -> None:
+    """It says what the client may send, and not what the parser calls its own parts."""
+    answer = api.post(f"/sessions/{session_id}/events", json=bad)
+    refused(answer, 422, "invalid-event")
+    assert answer.json()["detail"].startswith(detail)
+
+
 @pytest.mark.parametrize("body", [[], [[]], [1], 1, "x", [custom("x")] * 1001])
 def test_a_body_that_is_not_an_event_or_list_is_422(
     api: httpx.Client, session_id: str, body: Any

@@ -6,7 +6,7 @@ Agents yield the frozen classes below. External programs send JSON objects of th
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -246,6 +246,15 @@ AgentEvent = (
 
 _ADAPTER: TypeAdapter[AgentEvent] = TypeAdapter(Annotated[AgentEvent, Discriminator("type")])
 
+_TYPES = (kind.__dataclass_fields__["type"].default for kind in get_args(AgentEvent))
+_TYPE_PROBLEM = f"`type` is one of: {', '.join(_TYPES)}"
+_PROBLEMS = {
+    "union_tag_not_found": _TYPE_PROBLEM,
+    "union_tag_invalid": _TYPE_PROBLEM,
+    "unexpected_keyword_argument": "no such field",
+}
+"""What a client is told in place of pydantic's own words, which name parts of its schema."""
+
 
 def check_encodable(event: AgentEvent) -> None:
     """Refuse text with lone surrogates before it becomes part of an event.
@@ -274,9 +283,10 @@ def parse_agent_event(value: Any) -> AgentEvent:
         return _ADAPTER.validate_python(value)
     except ValidationError as error:
         details = [
-            {"loc": list(item["loc"]), "msg": item["msg"]}
+            {"loc": list(item["loc"]), "msg": _PROBLEMS.get(item["type"], item["msg"])}
             for item in error.errors(include_url=False, include_input=False)
         ]
         first = details[0]
-        place = ".".join(str(part) for part in first["loc"]) or "event"
-        raise InvalidEvent(f"Not a valid event: {place}: {first['msg']}", errors=details) from error
+        place = ".".join(str(part) for part in first["loc"])
+        problem = f"{place}: {first['msg']}" if place else first["msg"]
+        raise InvalidEvent(f"Not a valid event: {problem}", errors=details) from error
