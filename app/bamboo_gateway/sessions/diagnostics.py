@@ -212,12 +212,12 @@ def _quarantine(store: SessionStore) -> Check:
 
 def _limits(context: Context, registry: SessionRegistry, streams: int) -> Iterator[Check]:
     settings = context.settings
-    lives = registry.sessions
-    idle = sum(live.is_idle for live in lives)
+    sessions = registry.sessions
+    idle = sum(live.is_idle for live in sessions)
     uses = (
         ("max_sessions", context.store.count(), settings.max_sessions),
         # Idle sessions make room for others.
-        ("max_active_sessions", len(lives) - idle, settings.max_active_sessions),
+        ("max_active_sessions", len(sessions) - idle, settings.max_active_sessions),
         ("max_connections", streams, settings.max_connections),
     )
     for name, used, most in uses:

@@ -158,8 +158,8 @@ class SessionManager(ConversationCommands, LifecycleCommands):
         """Check that the gateway accepts work. The error's `check` names what prevents it.
 
         Returns:
-            What whoever sends work should know: `ready`, or that the disk is full. On a full disk
-            reads, streams and deletions go on, and only writes are refused.
+            `ready`, or a sentence that the disk is full. The gateway then still serves reads,
+            streams and deletions, and refuses writes.
 
         Raises:
             Unavailable: The gateway does not accept work: `recovery`, `drain` or `storage`.
@@ -212,11 +212,11 @@ class SessionManager(ConversationCommands, LifecycleCommands):
 
     def stats(self) -> dict[str, Any]:
         """Return the counters and levels of the application and of the store, for /metrics."""
-        lives = self._registry.sessions
+        sessions = self._registry.sessions
         levels = Levels(
-            sessions_in_memory=len(lives),
-            runs_active=sum(live.run is not None for live in lives),
-            runs_queued=sum(len(live.head.queue) for live in lives),
+            sessions_in_memory=len(sessions),
+            runs_active=sum(live.run is not None for live in sessions),
+            runs_queued=sum(len(live.head.queue) for live in sessions),
             streams_open=self._hub.open,
             stream_lags=self._hub.lags(),
         )

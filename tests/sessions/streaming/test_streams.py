@@ -722,7 +722,7 @@ async def test_the_clock_takes_turns_with_others_and_passes_over_streams_that_en
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """R7: with tens of thousands of streams one look at all of them keeps everybody waiting."""
-    monkeypatch.setattr(stream_clock, "_TURN_STREAMS", 1)
+    monkeypatch.setattr(stream_clock, "_STREAMS_PER_YIELD", 1)
     async with gateway(**FAST) as gate:
         await gate.chat()
         readers = [await gate.reader() for _ in range(3)]

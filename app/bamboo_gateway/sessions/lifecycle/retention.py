@@ -27,7 +27,7 @@ from bamboo_gateway.storage.base import SessionQuery
 log = structlog.get_logger(__name__)
 
 _DAY_MS = 24 * 3600 * 1000
-_PER_TURN = 1000
+_PER_CLEANUP = 1000
 """Most sessions that one scheduled cleanup deletes; the rest waits for the next."""
 _JITTER = 0.1
 """Part of the interval by which scheduled cleanups differ, so that gateways do not work in step."""
@@ -100,7 +100,7 @@ async def schedule(
         jitter = random.uniform(-_JITTER, _JITTER)  # noqa: S311 - not a secret
         await anyio.sleep(interval * (1 + jitter))
         try:
-            stats = await clean(context, transactions, caller, sessions_max=_PER_TURN, told=told)
+            stats = await clean(context, transactions, caller, sessions_max=_PER_CLEANUP, told=told)
         except BambooError as error:
             log.warning("cleanup failed", code=error.code)
             continue

@@ -30,7 +30,7 @@ class ClientIds:
 
     Args:
         store: Where the session is.
-        hold: Loads the messages in the making of an external run (`ExternalRuns.hold`).
+        hold: Loads the unfinished messages of an external run (`ExternalRuns.hold`).
         run_id: The run's id, when the client chose it.
         message_ids: The messages' ids; None for each that the gateway makes.
 
@@ -90,7 +90,7 @@ class ClientIds:
         """Refuse an id that the session already has.
 
         Raises:
-            MessageExists: A message in the log, in the making or queued has the id.
+            MessageExists: A message that is stored, unfinished or queued has the id.
             Refused: A run has, or had, the id.
         """
         for message_id in sorted(self._message_ids):

@@ -64,7 +64,7 @@ def outside_event(value: Any) -> tuple[str | None, AgentEvent]:
 def drafts_of(
     live: SessionWriter, run_id: str | None, event: AgentEvent, now: float
 ) -> list[Draft]:
-    """Return the drafts of a posted event. It becomes part of the messages in the making.
+    """Return the drafts of a posted event, and add it to the unfinished messages of its run.
 
     These belong to what memory holds of the session, and may be ahead of the log. So whoever does
     not commit all that was fed has to drop them: the log makes them again.
@@ -98,7 +98,7 @@ class PostedEvents(Effect):
     Attributes:
         runs: Its session's runs.
         live: The session.
-        fed: The messages in the making that the events were fed to.
+        fed: The unfinished messages that the events were added to.
         is_end: Whether a run ends with them.
     """
 
@@ -150,7 +150,7 @@ def already_ended(run_id: str) -> RunEnded:
 
 
 def _is_held(live: SessionWriter, active: ActiveRun) -> bool:
-    """Return whether memory has the active run's messages in the making, or needs none of them."""
+    """Return whether memory has the active run's unfinished messages, or needs none of them."""
     if active.agent != EXTERNAL:
         return True
     return live.external is not None and live.external.run_id == active.run_id
@@ -203,7 +203,7 @@ class ExternalRuns:
         )
 
     async def hold(self, live: SessionWriter, run_ids: set[str]) -> None:
-        """Load the messages in the making of external runs, if one of them is the active run.
+        """Load the unfinished messages of external runs, if one of them is the active run.
 
         Afterwards a decision can be made at once, without another await.
 

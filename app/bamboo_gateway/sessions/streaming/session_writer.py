@@ -429,7 +429,7 @@ class SessionWriter:
             self.posting = None
 
     def hold_external(self, run: ExternalRun) -> None:
-        """Keep the messages in the making of the open external run."""
+        """Keep the unfinished messages of the open external run."""
         self.external = run
 
     def drop_external(self, run: ExternalRun | None = None) -> None:

@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 _TICKS_PER_HEARTBEAT = 15
 """Ticks of the shared clock in a heartbeat interval: a heartbeat is at most 1/15 of it late."""
 
-_TURN_STREAMS = 1000
+_STREAMS_PER_YIELD = 1000
 """Streams that the clock looks at before it yields to the event loop: less than a ms of work."""
 
 
@@ -75,7 +75,7 @@ class StreamClock:
         for channel in self._channels.all():
             for connection in list(channel.connections.values()):
                 seen += 1
-                if seen % _TURN_STREAMS == 0:
+                if seen % _STREAMS_PER_YIELD == 0:
                     await checkpoint()
                 if channel.connections.get(connection.id) is connection:  # not ended meanwhile
                     self._watch_one(channel, connection, now, ticks_per_beat)

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 # About a millisecond of processing lines.
-_TURN_BYTES = 32 * 1024
+_BYTES_PER_PAUSE = 32 * 1024
 # The shortest sleep that certainly lets another thread run.
 _PAUSE_SECONDS = 0.0002
 
@@ -27,13 +27,13 @@ class Pacer:
     """
 
     def __init__(self) -> None:
-        self._left = _TURN_BYTES
+        self._left = _BYTES_PER_PAUSE
 
     def took(self, size: int) -> None:
         """Count bytes that were processed, and pause when their share is used up."""
         self._left -= size
         if self._left < 0:
-            self._left = _TURN_BYTES
+            self._left = _BYTES_PER_PAUSE
             time.sleep(_PAUSE_SECONDS)
 
 

@@ -4,7 +4,7 @@ A view is a sorted list of (sort value, id) of all sessions, or of those of one 
 or share. It includes or excludes archived sessions, or has them alone; a view for a list by state
 has the sessions of one `HeadState`. The first query makes the view. Each later query first updates
 it from the ids that changed since. So a page costs what it shows, and a commit costs one `set.add`.
-Making, updating and filtering views yields to the event loop after each turn.
+Making, updating and filtering views yields to the event loop after each part of the work.
 """
 
 from collections import OrderedDict
