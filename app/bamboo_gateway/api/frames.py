@@ -17,7 +17,7 @@ RETRY_MS: Final = 1000
 """What clients wait before they come back: short, for coming back costs a cursor, no replay."""
 
 PING: Final = b": ping\n"
-"""A heartbeat: a comment without a blank line, for common parsers hand out empty events else."""
+"""A heartbeat: a comment, without a blank line, for which many parsers return an empty event."""
 
 
 class NativeFrames:
