@@ -3,6 +3,7 @@
 Commands (`sh`, `console`) are run in tests/e2e/test_shown_commands.py.
 """
 
+import ast
 import json
 import os
 import re
@@ -55,7 +56,8 @@ def test_every_block_has_a_language_that_a_test_reads() -> None:
 
 @pytest.mark.parametrize("snippet", of("python"))
 def test_python_compiles(snippet: Snippet) -> None:
-    compile(snippet.text, snippet.page, "exec")
+    # A snippet may stand for the inside of the reader's own async function.
+    compile(snippet.text, snippet.page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
 @pytest.mark.parametrize("snippet", of("json"))
