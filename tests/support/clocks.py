@@ -28,5 +28,5 @@ class FakeClock(Clock):
         self.seconds += seconds
 
     def step_back(self, seconds: float) -> None:
-        """Sets the wall clock back, as NTP does; the other one only ever grows."""
+        """Set the wall clock back, as NTP does; the other one only ever grows."""
         self.ms -= round(seconds * 1000)

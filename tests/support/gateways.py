@@ -114,7 +114,7 @@ class Gateway:
         return dict(outcome.answer)
 
     async def connect(self, session_id: str = "s", **request: Any) -> "Reader | None":
-        """Opens a stream; positions are given as text, as a client sends them."""
+        """Open a stream; positions are given as text, as a client sends them."""
         wanted = stream_request(**request)
         connection = await self.manager.connect(ME, session_id, wanted, NATIVE)
         return Reader(connection) if connection is not None else None
@@ -126,7 +126,7 @@ class Gateway:
         return reader
 
     async def create_whole(self, caller: Caller, session_id: str, history: History) -> None:
-        """Creates a session with a whole history, as a fork or an import does."""
+        """Create a session with a whole history, as a fork or an import does."""
 
         async def prepared() -> History:
             return history
