@@ -32,7 +32,7 @@ def check_access(caller: Caller, head: SessionHead, need: Need, now_ms: int) -> 
 
     Raises:
         NotFound: The caller may not see the session.
-        SessionExists: A new session is needed, and the id belongs to another user's.
+        SessionExists: A new session is needed, and the id belongs to another user's session.
         Forbidden: The caller may only read the session.
     """
     if caller.is_owner(head.user_id):
@@ -48,7 +48,7 @@ def check_access(caller: Caller, head: SessionHead, need: Need, now_ms: int) -> 
 def may_read(caller: Caller, head: SessionHead, now_ms: int) -> bool:
     """Return whether a caller may read a session: its own, or one that is shared with it.
 
-    A ticket is for one session, and reads it only if its holder may.
+    A ticket works for one session, and only while its holder may read that session.
     """
     if caller.session_id not in {None, head.id}:
         return False
@@ -118,10 +118,10 @@ def scoped(caller: Caller, query: SessionQuery) -> SessionQuery | None:
 
 
 def unknown_session(session_id: str) -> NotFound:
-    """Return the one answer for an unknown session and for one that the caller may not see."""
+    """Return the one error for an unknown session and for one that the caller may not see."""
     return NotFound(f"No session {session_id!r}.", code="session-not-found")
 
 
 def id_taken(session_id: str) -> SessionExists:
-    """Return the one answer for an id that is taken, whoever has the session."""
+    """Return the one error for an id that is taken, no matter who owns the session."""
     return SessionExists(f"There is a session {session_id!r} already.")

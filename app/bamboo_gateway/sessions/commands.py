@@ -1,4 +1,4 @@
-"""What can be asked of the `SessionManager`, and what it answers, as plain frozen types.
+"""The arguments and answers of `SessionManager`, as plain frozen types.
 
 JSON-shaped values (`dict`, and `bytes` of stored JSON) are in the contract's shapes.
 """
@@ -52,7 +52,7 @@ class Idempotency:
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
-    """A message as a client gives it. `id` is made unless the client names one."""
+    """A message that a client sends. The gateway makes the `id` unless the client names one."""
 
     role: Role
     content: str | list[dict[str, Any]]
@@ -66,7 +66,7 @@ class NewMessage:
 
 @dataclass(frozen=True, slots=True)
 class NewSession:
-    """What a session is created with. Without `id` one is made (or derived from the key)."""
+    """The session to create. Without `id` the gateway makes one, or derives it from the key."""
 
     id: str | None = None
     user_id: str | None = None
@@ -80,10 +80,10 @@ class NewSession:
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """One turn: input messages and how they are to be answered.
+    """One turn: input messages, and the agent and options that answer them.
 
-    `session` is used only when the session has to be created; its `id` is the one meant, or None
-    for a new session.
+    `session.id` names the session; None means a new one. The other fields of `session` count only
+    when the session is created.
     """
 
     session: NewSession
@@ -99,17 +99,17 @@ class StreamRequest:
     """Where a stream begins, when it ends, and how it shows that it is alive.
 
     Attributes:
-        after: It begins after this position. Of `after`, `from_start` and `last_event_id` the
-            latest one of the session's epoch counts.
-        from_start: It begins before the first event.
-        last_event_id: The last position that the client has seen; `malformed` when what it sent is
-            no position, which the stream answers with `reset`.
-        until_complete: It ends after the terminal event of `run_id`, or else of the run that is
-            executing at its beginning, or the next one.
+        after: Begin after this position. Of `after`, `from_start` and `last_event_id` the latest
+            one of the session's epoch counts.
+        from_start: Begin before the first event.
+        last_event_id: The last position that the client has seen; `malformed` when the client sent
+            no valid position: the stream then begins with `reset`.
+        until_complete: End after the terminal event of `run_id`. Without `run_id` that is the run
+            which executes where the stream begins, or else the next one.
         connection_id: The client's own name for the connection; None: the gateway makes one.
-        heartbeat_events: Heartbeats are events, for clients that cannot see comments.
-        remote_address: `host:port` of the client, for whoever lists the connections.
-        reconnect: Without a position it goes on where the connection of that name was.
+        heartbeat_events: Send heartbeats as events, for clients that cannot see comments.
+        remote_address: `host:port` of the client, shown in the list of connections.
+        reconnect: Without a position, continue where the connection of that name was.
     """
 
     after: After | None = None
@@ -131,7 +131,7 @@ class Outcome(NamedTuple, Generic[AnswerT]):
 
     Attributes:
         answer: The answer, in the contract's shape.
-        replayed: Whether it is the first answer to a request that came again.
+        replayed: Whether this is the kept answer, because the request came again.
     """
 
     answer: AnswerT
@@ -146,7 +146,7 @@ class ChatTurn(TypedDict):
         run_id: The run that answers.
         message_ids: The ids of the input messages.
         status: Whether the run has begun, or waits for the ones before it.
-        position: Just before all that the chat adds: a stream from here shows all of it.
+        position: The position just before this chat's events: a stream from here shows them all.
     """
 
     session_id: str
@@ -177,10 +177,10 @@ class MessagePage(NamedTuple):
     """A page of messages, as JSON objects.
 
     Attributes:
-        messages: They.
+        messages: The messages of the page.
         next_cursor: The place of the last one in the log, if there are more.
-        has_more: Whether there are more.
-        position: Where the log ends: everything up to here is in the pages.
+        has_more: Whether there are more messages.
+        position: The end of the log: the pages have everything up to here.
         stream_after: Where a stream has to begin so that nothing is missing after the pages: at
             `position`, or before the active run.
     """
@@ -193,7 +193,7 @@ class MessagePage(NamedTuple):
 
 
 class EventPage(NamedTuple):
-    """A page of events, as JSON objects; `next` is the position to go on `after`."""
+    """A page of events, as JSON objects; `next` is the `after` of the following page."""
 
     events: list[bytes]
     next: Position
@@ -209,7 +209,7 @@ class RunList(NamedTuple):
 
 
 class RunWait(NamedTuple):
-    """A run after waiting for it: its view, and once it has ended its last assistant message."""
+    """The result of waiting for a run: its view and, once it has ended, its last answer."""
 
     run: dict[str, Any]
     ended: bool

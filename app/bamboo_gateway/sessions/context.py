@@ -1,7 +1,7 @@
-"""Context: what every part of the application works with, made once when the gateway starts.
+"""Context: the objects that every part of the application shares, made once at the start.
 
-It is frozen and small. It leads to the store, the clock and the limits, and to no session: sessions
-come from the registry, which asks `access` first.
+It is frozen and small. It has the store, the clock and the limits, and no session: sessions come
+from the registry, which asks `access` first.
 """
 
 from collections.abc import Callable, Coroutine
@@ -60,14 +60,14 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What every part of the application works with.
+    """The objects that every part of the application shares.
 
     Attributes:
         store: Where the logs are.
         settings: Limits and times.
         clock: The only source of time.
         ids: Makes new ids.
-        quotas: What each user has in use, and may have.
+        quotas: Count what each user has in use, and refuse what goes over a limit.
         states: Computes the state of a session as of now.
         tally: Counts what happens, for /metrics.
         tasks: Starts background tasks.

@@ -40,7 +40,7 @@ from bamboo_gateway.storage.base import SessionQuery
 
 
 class ConversationCommands(ManagerParts):
-    """What clients do all the time."""
+    """Commands of everyday use."""
 
     # -- sessions ---------------------------------------------------------------------------
 
@@ -73,10 +73,10 @@ class ConversationCommands(ManagerParts):
     async def get_session(
         self, caller: Caller, session_id: str, include_messages: bool = False
     ) -> SessionDetail:
-        """Return a session; on request with all its messages, which are read as they are taken.
+        """Return a session; on request with all its messages, read while the caller iterates.
 
         Raises:
-            NotFound: There is no such session; also later, when it is deleted while it is read.
+            NotFound: There is no such session, or it is deleted during the iteration.
             SessionExpired: The session has expired.
         """
         head = await self._registry.head(caller, session_id, "read")
@@ -138,11 +138,11 @@ class ConversationCommands(ManagerParts):
         """Make a closed or expired session writable again.
 
         Args:
-            caller: Who asks.
+            caller: Who calls.
             session_id: Which session.
             idem: The client's idempotency key.
-            ttl_seconds: The new time to live, counted from now; None takes it away, `keep` counts
-                the present one again.
+            ttl_seconds: The new time to live, counted from now. None removes it; `keep` counts the
+                present one again.
 
         Raises:
             NotFound: There is no such session, or it has been cleaned.
@@ -191,7 +191,7 @@ class ConversationCommands(ManagerParts):
         Raises:
             MessageExists: The session has a message of an id that the caller names.
             InvalidInput: Two of them have the same id.
-            Refused: Tool calls are open and these are not their results, or the other way round.
+            Refused: The open tool calls need other messages, or results have no open call.
         """
         ids = [message.id for message in messages]
         names = ClientIds(self._context.store, self._external.hold, message_ids=ids)
@@ -236,7 +236,7 @@ class ConversationCommands(ManagerParts):
         events: list[Any],
         idem: Idempotency | None = None,
     ) -> Outcome:
-        """Append events of a program outside, all or none."""
+        """Append events that an external program posts, all or none."""
         return await ingest.append_events(
             self._context, self._transactions, self._external, caller, session_id, events, idem
         )
@@ -268,7 +268,7 @@ class ConversationCommands(ManagerParts):
         run_id: str | None = None,
         idem: Idempotency | None = None,
     ) -> Outcome:
-        """Open a run whose events a program outside posts (`ExternalRuns.open`)."""
+        """Open a run whose events an external program posts (`ExternalRuns.open`)."""
         return await self._external.open(caller, session_id, run_id, idem)
 
     async def run(self, caller: Caller, session_id: str, run_id: str) -> dict[str, Any]:
@@ -292,7 +292,7 @@ class ConversationCommands(ManagerParts):
         cursor: str | None = None,
         descending: bool = False,
     ) -> RunList:
-        """Return a page of the runs of a session, in the order they were asked for."""
+        """Return a page of the runs of a session, in the order of their requests."""
         seq = run_cursor(cursor)
 
         async def read(head: SessionHead) -> RunList:
@@ -323,14 +323,14 @@ class ConversationCommands(ManagerParts):
     async def cancel_session(
         self, caller: Caller, session_id: str, idem: Idempotency | None = None
     ) -> Outcome:
-        """Cancel the active run and all queued ones. A repeat spares what began since."""
+        """Cancel the active run and all queued ones. A repeat leaves newer runs alone."""
         work = partial(self._cancellation.cancel_session, caller, session_id)
         return await self._transactions.once(caller, session_id, idem, work)
 
     # -- streams ----------------------------------------------------------------------------
 
     def reserve_stream(self, caller: Caller) -> StreamPlace:
-        """Take the place of a stream before something else is begun (`StreamHub.reserve`)."""
+        """Reserve the place of a stream before other work begins (`StreamHub.reserve`)."""
         return self._hub.reserve(caller)
 
     async def connect(

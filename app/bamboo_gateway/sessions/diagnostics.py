@@ -34,14 +34,14 @@ _FREE_BYTES_FAIL = 64 * 1024 * 1024
 _NEAR = 0.9
 """The part of a limit from which on it counts as nearly reached."""
 _JOURNAL_BYTES_WARN = 256 * 1024 * 1024
-"""A checkpoint begins at 16 MiB of journal: so much more means that checkpoints fail."""
+"""A checkpoint begins at 16 MiB of journal: a journal of this size means that they fail."""
 _EARLIEST_MS = 1_735_689_600_000
 """2025: an earlier clock was never set, and new ids and epochs would not rise."""
 _JOURNAL_SECONDS_WARN = 60
 """A checkpoint runs every few seconds: a record that waits for a minute means that they fail."""
 _SAMPLE_SESSIONS = 20
 _SAMPLE_BYTES = 16 * 1024 * 1024
-"""How much of some sessions is read: well below a second of a disk's time."""
+"""Bytes of sampled sessions to read: well below a second of disk time."""
 _PROBE_SECONDS = 3
 """How long an agent may take to answer a probe: a call waits for it."""
 _PAGE = 500
@@ -52,7 +52,7 @@ Status = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The result of one check: what was seen, and what to do when it is not `ok`."""
+    """The result of one check: what it saw, and what to do when it is not `ok`."""
 
     name: str
     status: Status
@@ -66,7 +66,7 @@ async def check_gateway(
     """Check everything that a running gateway depends on. It changes nothing.
 
     Args:
-        context: Leads to the store, the clock and the limits.
+        context: Has the store, the clock and the limits.
         registry: Knows the sessions in memory.
         streams: How many streams are open.
         agents: The configured agents.
@@ -242,8 +242,8 @@ def _agents(agents: Sequence[str]) -> Check:
 async def bug_report(context: Context, head: SessionHead) -> AsyncGenerator[bytes]:
     """Yield a zip of one session for a bug report, in pieces, with secrets masked.
 
-    It holds the session, whether its log can be written, its statistics, its events (messages are
-    events), and what was masked.
+    The zip has the session, whether its log can be written, its statistics, its events (messages
+    are events), and what was masked.
     """
     masker = Masker()
     buffer = ZipBuffer()

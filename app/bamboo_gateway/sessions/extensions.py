@@ -1,9 +1,9 @@
 """Extension data: which extensions a session has enabled, its todo list, and custom values.
 
-This module reads and changes the session's `extension_data` piece by piece. Members that it does
-not know are kept as they are. Known members of a wrong shape are refused, and never reset. A
-session may have got such members by PATCH or by an import: they are not shown here, and stay until
-the whole is replaced.
+This module reads and changes the session's `extension_data` piece by piece. It keeps members that
+it does not know. It refuses known members of a wrong shape, and never resets them. PATCH or an
+import may have stored such members: this module does not show them, and they stay until a client
+replaces the whole.
 """
 
 from collections.abc import Callable
@@ -63,7 +63,7 @@ def check_extension_data(data: dict[str, Any]) -> None:
 
     Raises:
         InvalidInput: A member has a wrong shape; `errors` says which.
-        TooLarge: The whole is over its limit.
+        TooLarge: The extension data is over its limit.
     """
     check_sizes({"extension_data": data})
     enabled = data.get(ENABLED)

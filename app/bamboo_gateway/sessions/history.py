@@ -1,4 +1,4 @@
-"""Reading parts of a log: pages of its messages, and where a run is."""
+"""Reads parts of a log: pages of its messages, and the last event of a run."""
 
 import anyio
 

@@ -71,7 +71,7 @@ class KeptAnswer:
     chain: str = ""
 
     def note(self, digest: str) -> KeptNote:
-        """Return the note that the log keeps: no event, and shown to nobody."""
+        """Return the note that the log keeps. It is no event, and clients never see it."""
         shape: dict[str, Any] = {
             "note": "idempotency",
             "key": digest,
@@ -122,8 +122,8 @@ class KeyCount:
 
 
 _NOTES_PER_KEY = 16
-"""Notes to look at for each key that may be kept: a streamed request leaves many. Beyond this, keys
-are not found any more, so that the cost of looking stays bounded."""
+"""Notes to look at for each key that may be kept: a streamed request leaves many. The load does not
+find keys beyond this bound, so its cost stays bounded."""
 
 _NOTES_AT_FIRST = 16
 """Notes to read at first, then four times as many each time: one may hold an answer of megabytes,
@@ -172,7 +172,7 @@ class KeyLedger:
         notes than there may be keys, up to `_NOTES_PER_KEY` times as many.
         """
         async with self._loading:
-            # One read at a time: an older answer of the store would hide what was put since.
+            # One read at a time: an older result would hide keys that were put since.
             while self._kept is None:
                 forgotten = self._forgotten
                 kept = await self._read(store, session_id, epoch)
@@ -214,7 +214,7 @@ class KeyLedger:
         self._bytes = 0
 
     def get(self, digest: str, now_ms: int) -> KeptKey | None:
-        """Return what is known of a key, unless its answer is older than 24 hours."""
+        """Return what memory keeps of a key, unless its answer is older than 24 hours."""
         assert self._kept is not None  # callers load first
         known = self._kept.get(digest)
         if known is None or now_ms - known.time_ms > IDEMPOTENCY_RETENTION_MS:

@@ -1,4 +1,4 @@
-"""Ingest: events that programs outside post, as a list or as NDJSON while it arrives."""
+"""Ingest: events that external programs post, as a list or as NDJSON while it arrives."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -43,7 +43,7 @@ _GROWTH_MAX = 5
 OutsideEvent = tuple[str | None, AgentEvent]
 
 _LINES = "lines"
-"""The body's digest of a streamed request: its end is not known yet, so its lines are compared."""
+"""The body digest of each streamed request: its end is not known yet, so lines are compared."""
 
 _ENVELOPE_BYTES = 256
 """The most that the gateway adds to a posted event: seq, time, run id and message id."""
@@ -58,11 +58,11 @@ async def append_events(
     values: list[Any],
     idem: Idempotency | None,
 ) -> Outcome:
-    """Append events of a program outside, all or none.
+    """Append events that an external program posts, all or none.
 
     Raises:
         InvalidEvent, NotFound, RunActive, RunEnded, Refused: An event is refused; `extra` has its
-            place in the list (`index`).
+            `index` in the list.
     """
     events = []
     for number, value in enumerate(values):
@@ -114,10 +114,10 @@ def _feed_all(
 
 
 class _Lines:
-    """How far one streamed request has come.
+    """The progress of one streamed request.
 
     With every commit the request's key keeps how many lines are stored, and a chained digest of
-    them. So a repeat knows which lines to skip, and notices when they are others.
+    them. So a repeat knows which lines to skip, and notices lines that differ.
     """
 
     def __init__(self, epoch: int, kept: KeptAnswer | None, line_bytes_max: int) -> None:
@@ -148,7 +148,7 @@ class _Lines:
 
         Raises:
             Malformed, InvalidEvent, TooLarge: The line is bad; it does not count.
-            IdempotencyKeyReused: The lines that are stored under the key are others.
+            IdempotencyKeyReused: Other lines are stored under the key.
         """
         chain = sha256(self.chain.encode() + line).hexdigest()[:32]
         number = self.line + 1
@@ -165,7 +165,7 @@ class _Lines:
         """Refuse a body that is shorter than what an earlier try has stored of it.
 
         Raises:
-            IdempotencyKeyReused: So it is another body.
+            IdempotencyKeyReused: The body is shorter, so it is another one.
         """
         if self._kept is not None and self.line < self._kept.lines:
             raise _other_lines()
@@ -233,7 +233,7 @@ def _other_lines() -> IdempotencyKeyReused:
 
 
 class _Post:
-    """One streamed request at work in a session."""
+    """One streamed request that is writing to a session."""
 
     def __init__(
         self,
@@ -327,7 +327,7 @@ class _Post:
         """Make this request the only producer of the run."""
         if run_id is None or run_id == self._run_id:
             return
-        # Also of this request: its events are of one run.
+        # Also when this request holds another run: all its events are of one run.
         if not self._live.claim_posting(run_id):
             raise busy_with_another_post()
         self._run_id = run_id

@@ -35,7 +35,7 @@ from bamboo_gateway.storage.base import SessionQuery
 
 
 class LifecycleCommands(ManagerParts):
-    """What clients do once in a while."""
+    """Commands that clients use less often."""
 
     # -- archive ----------------------------------------------------------------------------
 
@@ -200,7 +200,7 @@ class LifecycleCommands(ManagerParts):
         await sharing.revoke(self._context, self._transactions, caller, session_id, share_id)
 
     async def link_caller(self, token: str) -> Caller | None:
-        """Return the caller that a link's token stands for; None when it opens nothing."""
+        """Return the caller of a link's token; None when no valid share has this token."""
         return await sharing.link_caller(self._context, self._registry, token)
 
     # -- branches ---------------------------------------------------------------------------
@@ -353,7 +353,7 @@ class LifecycleCommands(ManagerParts):
 
     async def diagnostics(self, caller: Caller) -> dict[str, Any]:
         """Check everything that the gateway depends on (`diagnostics.check_gateway`)."""
-        del caller  # the checks are about the process, and about no session
+        del caller  # the checks are about the process, not about a session
         return await diagnostics.check_gateway(
             self._context, self._registry, self._hub.open, self._agents
         )

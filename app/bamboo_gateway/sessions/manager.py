@@ -1,4 +1,4 @@
-"""SessionManager: the one door to sessions, for routes and for programs that embed the gateway.
+"""SessionManager: the one entry to sessions, for routes and for programs that embed the gateway.
 
 Each method names its caller. Arguments, answers and errors are plain data without any HTTP.
 """
@@ -41,22 +41,22 @@ from bamboo_gateway.storage.base import SessionStore
 log = structlog.get_logger(__name__)
 
 _HOUSEKEEPING_SECONDS = 1.0
-"""How long to wait between two looks for idle sessions and silent external runs."""
+"""How long to wait between two checks for idle sessions and silent external runs."""
 
 
 class SessionManager(ConversationCommands, LifecycleCommands):
     """Creates, finds, changes and streams sessions, and owns the runs in them.
 
-    There is one in a process. It is an async context manager: entering recovers what the last
-    process left, leaving stops what is still at work. The store has to be open before, and its
-    owner closes it afterwards.
+    There is one in a process. It is an async context manager: entering recovers the runs that the
+    last process left open, leaving stops the runs and streams that are still open. The store has to
+    be open before, and its owner closes it afterwards.
 
     Args:
         store: Where the logs are.
         agents: Who answers, by name.
         settings: Limits and times.
         clock: The only source of time.
-        may_stay: Asked every second for each open stream: whether its caller's right still holds.
+        may_stay: Called every second for each open stream: whether its caller's right still holds.
         audit: Where scheduled deletions are recorded; None: nowhere.
     """
 
@@ -147,8 +147,8 @@ class SessionManager(ConversationCommands, LifecycleCommands):
         try:
             await self._stack.__aexit__(kind, error, traceback)
         except BaseExceptionGroup as group:
-            # A task group wraps also what the block itself raised. That is the program's own error,
-            # or its `sys.exit`, and leaves as it came.
+            # The task group also wraps an exception of the block itself. That is the program's own
+            # error, or its `sys.exit`: raise it unwrapped.
             if error is None or group.exceptions != (error,):
                 raise
 
@@ -158,8 +158,8 @@ class SessionManager(ConversationCommands, LifecycleCommands):
         """Check that the gateway accepts work. The error's `check` names what prevents it.
 
         Returns:
-            `ready`, or a sentence that the disk is full. The gateway then still serves reads,
-            streams and deletions, and refuses writes.
+            `ready`, or that the disk is full. On a full disk reads, streams and deletions go on,
+            and only writes are refused.
 
         Raises:
             Unavailable: The gateway does not accept work: `recovery`, `drain` or `storage`.

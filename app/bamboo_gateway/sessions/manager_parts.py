@@ -1,4 +1,4 @@
-"""What the parts of `SessionManager` share."""
+"""The objects that the parts of `SessionManager` share."""
 
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.registry import SessionRegistry
@@ -14,9 +14,9 @@ from bamboo_gateway.sessions.transaction import Transactions
 class ManagerParts:
     """The objects behind the methods of `SessionManager`, which makes them when it is entered.
 
-    The methods stand in classes of their own, one for each group, so that a reader finds them:
-    `ConversationCommands` and `LifecycleCommands`. They are thin: each says what it does, and hands
-    over to the module that does it.
+    The methods are in two classes, one for each group, so that a reader finds them:
+    `ConversationCommands` and `LifecycleCommands`. They are thin: each calls the module that does
+    the work.
     """
 
     _context: Context

@@ -107,7 +107,7 @@ async def update(
     """Apply a JSON merge patch (RFC 7396).
 
     Raises:
-        InvalidInput: The patch names what cannot be changed.
+        InvalidInput: The patch names a field that cannot be changed.
         PreconditionFailed: `if_match` is not the present ETag.
         TooLarge: `metadata` or `extension_data` would be over its limit.
     """
@@ -235,16 +235,16 @@ async def add_messages(
 
     Args:
         transactions: Runs the command.
-        caller: Who gives it.
+        caller: Who calls.
         session_id: The session.
         messages: The messages.
-        names: Their ids, as far as the client chose them.
+        names: Their ids, those that the client chose.
         close: As in `domain.tool_order.in_order`.
         idem: The request's idempotency key.
 
     Raises:
         MessageExists: The session has a message of one of the ids.
-        Refused: Tool calls are open and these are not their results, or the other way round.
+        Refused: The open tool calls need other messages, or results have no open call.
     """
 
     def decide(live: SessionWriter) -> Decision:

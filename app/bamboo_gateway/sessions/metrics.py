@@ -50,7 +50,7 @@ class Tally:
         streams_ended: Streams that have ended, by reason.
         log_reads: Pages read for streams that were behind the event queue.
         hits: Calls that found their session in memory.
-        misses: Calls that did not.
+        misses: Calls that had to load it.
         evictions: Sessions that have left memory.
         compacted_bytes: Bytes that compaction has freed.
         commit_seconds: The time from handing a commit to the store to its acknowledgement.
@@ -165,7 +165,7 @@ def measure(tally: Tally, store: SessionStore, levels: Levels) -> dict[str, Any]
 
 
 def measure_recovery(report: RecoveryReport) -> Measures:
-    """Return what opening the store found."""
+    """Return the metrics of what recovery found when the store was opened."""
     found: dict[str, float] = {
         "unclean_end": not report.clean,
         "catalog_rebuilt": report.catalog_rebuilt,

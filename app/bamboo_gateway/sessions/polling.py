@@ -57,7 +57,7 @@ async def poll_events(
 async def _next_change(
     context: Context, registry: SessionRegistry, caller: Caller, session_id: str, seq: int
 ) -> None:
-    """Wait until an event after `seq` is durable, or until everybody is woken at shutdown."""
+    """Wait until an event after `seq` is durable, or until the shutdown wakes all waits."""
     try:
         async with registry.use(caller, session_id, "read", place=False) as live:
             if live.durable_seq != seq or context.drain.has_begun:

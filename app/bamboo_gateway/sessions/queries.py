@@ -229,7 +229,7 @@ def run_cursor(cursor: str | None) -> int | None:
 async def run_page(
     store: SessionStore, head: SessionHead, *, limit: int, cursor: int | None, descending: bool
 ) -> RunList:
-    """Return a page of runs in the order they were asked for; cursors are seqs."""
+    """Return a page of runs in the order of their requests; cursors are seqs."""
     firsts: list[tuple[int, str]] = []
     after, before = 0, head.seq + 1
     if cursor is not None:

@@ -1,12 +1,11 @@
-"""Quotas: what each user, and all users together, may have at work, open and stored.
+"""Quotas: how much each user, and all users together, may run, open and store.
 
 A session counts toward the limits of the user that it belongs to (`user_id`), whoever caused the
 work in it. Sessions without a user count only toward the global limits. A stream counts toward the
 limits of the caller who opened it; the operator, who sees everything, has no limit of his own.
 
-Every counter is updated when something changes, so a check costs the same however much there is.
-Whoever checks a limit acts on it before the next `await`, so that two calls cannot take the last
-place.
+Every counter is updated when something changes, so a check takes constant time. A caller that
+checks a limit acts on it before the next `await`, so that two calls cannot take the last place.
 """
 
 from collections import Counter
@@ -62,7 +61,7 @@ class _Share(NamedTuple):
 
     `runs` is 1 from the start of the first run to the end of the last queued one: the session's one
     slot passes from a run to the next, and no other session's run gets in between. `places` is 1
-    while the session cannot leave memory, because it has a run or a call is at work in it.
+    while the session cannot leave memory, because a run or a call needs it.
     """
 
     user_id: str | None
@@ -113,7 +112,7 @@ class Quotas:
 
     @contextmanager
     def creating(self, user_id: str | None) -> Iterator[None]:
-        """Count a session that is being written to the store past its writer, until it is there.
+        """Count a session that is written to the store without a session writer, until it exists.
 
         Raises:
             LimitReached: As `check_session`.
@@ -161,13 +160,13 @@ class Quotas:
             )
         self.note(live)
 
-    # -- asking -----------------------------------------------------------------------------
+    # -- checking ---------------------------------------------------------------------------
 
     def check_run(self, user_id: str | None) -> None:
         """Refuse to start a run in a session that has none.
 
         Raises:
-            LimitReached: There are `max_active_runs`, or `max_active_runs_per_user` of this user.
+            LimitReached: `max_active_runs`, or this user's `max_active_runs_per_user`, is reached.
         """
         self._check(
             "too-many-runs",
@@ -181,7 +180,8 @@ class Quotas:
         """Refuse one more queued run.
 
         Raises:
-            LimitReached: `max_queued_runs_in_all` wait, or `max_queued_runs_per_user` of this user.
+            LimitReached: `max_queued_runs_in_all`, or this user's `max_queued_runs_per_user`, is
+                reached.
         """
         self._check(
             "too-many-queued-runs",
@@ -224,7 +224,7 @@ class Quotas:
         The last write may go over the limit, and so may a run that has begun: it is not cut off.
 
         Raises:
-            LimitReached: There are `max_stored_bytes`, or `max_stored_bytes_per_user` of this user.
+            LimitReached: `max_stored_bytes`, or this user's `max_stored_bytes_per_user`, is reached.
         """
         self._check(
             "storage-quota-reached",

@@ -40,11 +40,11 @@ _PAGE_HEADS = 250
 """Heads that `each` makes before it yields to the event loop: some 5 ms of work."""
 
 _READ_TRIES = 3
-"""How often a session may be deleted and made anew during one read before the read gives up."""
+"""How often a session may be deleted and created again during one read before it gives up."""
 
 _READ_PASSED_OVER_MAX = 50
 """How many sessions with open streams an eviction passes over in search of one without: at most
-some 20 microseconds, however many there are."""
+some 20 microseconds."""
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ class SessionRegistry:
         return list(self._live.values())
 
     def get(self, session_id: str) -> SessionWriter | None:
-        """Return the session if it is in memory. For the gateway's own work: nobody is asked."""
+        """Return the session if it is in memory, without a check of access."""
         return self._live.get(session_id)
 
     # -- looking up -------------------------------------------------------------------------
@@ -119,7 +119,7 @@ class SessionRegistry:
             try:
                 yield live
             except Conflict as conflict:
-                # The log has another epoch, or is gone: whoever holds this session looks again.
+                # The log has another epoch, or is gone: each call in this session looks again.
                 live.lost()
                 raise Vanished from conflict
 
@@ -179,7 +179,7 @@ class SessionRegistry:
             try:
                 return await read(head)
             except Conflict:
-                # Since the head was returned the session was deleted, or made anew.
+                # Since the head was returned the session was deleted, or created again.
                 live = self._live.get(session_id)
                 if live is not None and live.epoch == head.epoch:
                     live.lost()
@@ -317,7 +317,7 @@ class SessionRegistry:
             return None
         if head is not None and (channel.epoch, channel.durable_seq) == head.position:
             return channel
-        # The log has another epoch: clients come back, and `reset` tells them.
+        # The log has another epoch: clients reconnect and get `reset`.
         channel.vanish("deleted" if head is None else "shutdown")
         return None
 
@@ -369,7 +369,7 @@ class SessionRegistry:
         if self._key_count.keys <= KEYS_IN_MEMORY_MAX:
             return
         for live in self.sessions:
-            # While a call is at work, its key may not be in the log yet, or about to be decided.
+            # During a call, its key may not be in the log yet, or may be decided next.
             if not live.users and not live.is_storing:
                 live.keys.forget()
                 if self._key_count.keys <= KEYS_IN_MEMORY_MAX:

@@ -1,4 +1,4 @@
-"""Reloader: loads a session's head again when the one in memory may not be true any more."""
+"""Reloader: loads a session's head again when the one in memory may be wrong."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -21,7 +21,7 @@ class Reloader:
     """Loads heads again, after a failed commit or a call that wrote past the session writer.
 
     Args:
-        context: Leads to the store and the background tasks.
+        context: Has the store and the background tasks.
         on_gone: Called with a session that was deleted, or whose log has another epoch.
         on_loaded: Called with a session that is ready again.
     """
@@ -39,7 +39,7 @@ class Reloader:
 
     @asynccontextmanager
     async def holding(self, live: SessionWriter) -> AsyncIterator[None]:
-        """Keep a session unchanged while a call writes to its log past its writer.
+        """Keep a session unchanged while a call writes to its log without its writer.
 
         Call it only when the session is ready, without an await between. All that was decided is
         durable when the block begins, and nothing is decided until it ends.
@@ -49,7 +49,7 @@ class Reloader:
             await live.settled()
             yield
         except BaseException:
-            # Also when the call was cancelled: only the store knows what is true now.
+            # Also when the call was cancelled: only the store knows the true head now.
             self.later(live)
             raise
         live.resume()
@@ -64,7 +64,7 @@ class Reloader:
         head = await self._load_patiently(live.id)
         self._reloading.discard(live)
         if head is None or head.epoch != live.epoch:
-            # The log has another epoch: clients come back, and `reset` tells them.
+            # The log has another epoch: clients reconnect and get `reset`.
             live.vanish("deleted" if head is None else "shutdown")
             self._on_gone(live)
             live.resume()

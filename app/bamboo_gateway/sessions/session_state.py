@@ -1,7 +1,7 @@
-"""The state of a session as of now, which is more than its log says.
+"""The state of a session as of now.
 
-A log says that a session is closed or archived. Whether it is active, disconnected, idle or expired
-follows from its runs, its open streams and the time.
+The log says whether a session is closed or archived. Whether it is active, disconnected, idle or
+expired follows from its runs, its open streams and the time.
 """
 
 from typing import Protocol
@@ -23,11 +23,11 @@ class Readers(Protocol):
         """Return when the session's last stream ended (monotonic), if that is remembered."""
 
     def noted(self) -> set[str]:
-        """Return the ids of all sessions of which the two methods above know something."""
+        """Return the ids of all sessions for which the two methods above have an answer."""
 
 
 class SessionStates:
-    """Computes states. It is also what a store asks that lists sessions by state."""
+    """Computes states. A store that lists sessions by state calls it too."""
 
     def __init__(self, settings: Settings, clock: Clock, quotas: Quotas, readers: Readers) -> None:
         self._settings = settings

@@ -1,7 +1,7 @@
-"""Sharing: read-only grants, to one user or to whoever has a link's token. Each can be revoked.
+"""Sharing: read-only grants, to one user or to anyone with a link's token. Each can be revoked.
 
 A share is an event of the session's log, folded into its head, so it holds exactly as long as the
-log says. The log holds only a digest of a link's token: the token is answered once, to the caller
+log says. The log holds only a digest of a link's token: the token is returned once, to the caller
 who made it. `access` decides what a share opens.
 """
 
@@ -36,7 +36,7 @@ _SECRET_BYTES: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class NewShare:
-    """A share that is wanted.
+    """The share to make.
 
     Attributes:
         user_id: With whom the session is shared; None makes a link.
@@ -94,7 +94,7 @@ async def share(
 async def shares(
     context: Context, registry: SessionRegistry, caller: Caller, session_id: str
 ) -> list[dict[str, Any]]:
-    """Return the shares that hold, the oldest first."""
+    """Return the valid shares, the oldest first."""
     head = await registry.head(caller, session_id)
     now_ms = context.clock.now_ms()
     return [share_view(one) for one in head.shares if one.holds_at(now_ms)]
@@ -172,7 +172,7 @@ def share_view(share: Share) -> dict[str, Any]:
 
 
 async def link_caller(context: Context, registry: SessionRegistry, token: str) -> Caller | None:
-    """Return the caller that a link's token stands for; None when it opens nothing."""
+    """Return the caller of a link's token; None when no valid share has this token."""
     match = _TOKEN.fullmatch(token)
     if match is None:
         return None

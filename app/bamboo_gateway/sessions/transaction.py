@@ -43,7 +43,7 @@ closed and expired ones (`expired`), or also closed and archived ones, but none 
 
 
 class Effect:
-    """What follows a decision. `decide` returns effects, and the transaction runs them.
+    """An action that follows a decision. `decide` returns effects, and the transaction runs them.
 
     They run on the event loop, whether or not the caller still waits, and must not raise.
     """
@@ -60,12 +60,12 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a command comes to.
+    """The result of a command's `decide`.
 
     Attributes:
         drafts: The events to store; none when nothing changes.
         answer: The answer to the caller, once the events are durable.
-        effects: What follows.
+        effects: The actions that follow.
     """
 
     drafts: Sequence[Draft]
@@ -77,7 +77,7 @@ Decide = Callable[[SessionWriter], Decision]
 """Pure: it reads the session's head in memory, and changes nothing."""
 
 Prepare = Callable[[SessionWriter], Awaitable[None]]
-"""Reads what a decision needs. It ends with the session ready, without an await behind that."""
+"""Reads what a decision needs. On return the session is ready, with no await since then."""
 
 
 class Transactions:
@@ -108,7 +108,7 @@ class Transactions:
         """Make a decision durable and return its answer, once for each idempotency key.
 
         Args:
-            caller: Who gives the command.
+            caller: Who calls.
             session_id: The session that it changes.
             decide: Makes the decision.
             need: What the command needs of the session.
@@ -262,7 +262,7 @@ class Transactions:
         idem: Idempotency | None,
         work: Callable[[], Awaitable[dict[str, Any]]],
     ) -> Outcome:
-        """Do work that is no decision of its own, and keep its answer for the key afterwards.
+        """Do work that is no decision, and keep its answer for the key afterwards.
 
         After a crash in between, a repeat does the work again: so it is for work that may be done
         twice.
@@ -293,8 +293,8 @@ class Transactions:
         Args:
             caller: Who deletes it.
             session_id: The session's id.
-            only_if: Asked at the last moment; it may also raise.
-            spare_used: Leave the session alone while another call is at work in it.
+            only_if: Called with the head at the last moment; it may also raise.
+            spare_used: Leave the session alone while another call uses it.
 
         Returns:
             How many bytes its records took, or None when the session was left alone.

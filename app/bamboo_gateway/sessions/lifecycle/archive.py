@@ -38,7 +38,7 @@ from bamboo_gateway.sessions.transaction import Decision, Transactions
 log = structlog.get_logger(__name__)
 
 _EVENT_BYTES = 1024
-"""More than the event takes that archives a session."""
+"""The event that archives a session is smaller."""
 
 
 async def archive(
@@ -106,7 +106,7 @@ async def pack(context: Context, registry: SessionRegistry, session_id: str) -> 
 
 
 async def pack_left_over(context: Context, registry: SessionRegistry) -> None:
-    """Pack, for ever, the archived sessions that a crash or a full disk left uncompressed."""
+    """Keep packing archived sessions that a crash or a full disk left uncompressed."""
     while True:
         for session_id in context.store.unpacked_archives():
             try:
@@ -149,7 +149,7 @@ async def restore(
     while True:
         try:
             # Packing and restoring exclude each other: nothing could ever be appended to a log that
-            # is packed right after it was brought back.
+            # is packed right after it was restored.
             async with transactions.registry.use(caller, session_id) as live, live.packing:
                 return await transactions.run(
                     caller, session_id, decide, accepts="any", prepare=prepare, idem=idem

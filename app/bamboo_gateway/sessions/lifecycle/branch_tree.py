@@ -16,7 +16,7 @@ TREE_SESSIONS_MAX = 10_000
 async def branch_tree(
     context: Context, registry: SessionRegistry, caller: Caller, head: SessionHead
 ) -> dict[str, Any]:
-    """Return the whole tree from its root. Deleted sessions, and those of others, are stubs in it.
+    """Return the whole tree from its root. Deleted sessions and other users' ones are stubs.
 
     Each session keeps its whole ancestor path, so a deleted one is known from its descendants. The
     stub of another user's session has no title. Nothing here recurses: a chain of forks may be

@@ -71,7 +71,7 @@ class HistoryWriter:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What a new session is made of.
+    """The history of a new session.
 
     Attributes:
         pages: Yields its events in pages of a bounded size, for a log of the given epoch.
@@ -93,11 +93,11 @@ async def create_whole(
     """Publish a session with all its history or not at all, once for each idempotency key.
 
     Args:
-        context: Leads to the store, the clock and the limits.
+        context: Has the store, the clock and the limits.
         transactions: Know the first answers to keys.
         caller: Who creates the session.
         session_id: Its id.
-        prepare: Finds out what the session is made of, once it is clear that this is no repeat.
+        prepare: Returns the session's history. It is called only when this is no repeat.
         idem: The request's idempotency key.
 
     Raises:
@@ -116,7 +116,7 @@ async def create_whole(
         except Vanished:
             continue
         except SessionExists:
-            # It may have been the same request, which was faster.
+            # The same request may have created it meanwhile.
             if kept_since := await transactions.replay(caller, session_id, idem, "make"):
                 return kept_since
             raise

@@ -23,7 +23,7 @@ from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS_MAX = 10.0
-"""The longest wait between two looks for sessions that have become due."""
+"""The longest wait between two checks for sessions that have become due."""
 
 _PER_LOOK = 20
 """Logs to rewrite in one round: bulk work comes in portions that leave the disk to others (R7)."""
@@ -43,7 +43,7 @@ class Compaction:
         self._waiting.move_to_end(live.id)
 
     async def run(self) -> None:
-        """Compact what is due, for ever."""
+        """Keep compacting the logs that become due."""
         self._find_left_over()
         retention = self._context.settings.delta_retention_seconds
         while True:

@@ -31,7 +31,7 @@ nested more deeply than parsers allow (Python's: 1000, two levels for each fork)
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """A fork that is wanted. Without an id or index the child gets the whole conversation.
+    """The fork to make. Without an id or index the child gets the whole conversation.
 
     Attributes:
         message_id: The last message that the child gets.
@@ -72,7 +72,7 @@ async def fork(
     wanted: Fork,
     idem: Idempotency | None,
 ) -> Outcome:
-    """Create the child, whole or not at all. An event tells the parent afterwards.
+    """Create the child, whole or not at all. Then an event of the parent names the child.
 
     Raises:
         NotFound: There is no such session or message.
@@ -157,7 +157,7 @@ async def _named(store: SessionStore, parent: SessionHead, wanted: Fork) -> tupl
 
 
 async def _at_index(store: SessionStore, parent: SessionHead, index: int) -> Record | None:
-    """Return the message with this many before it. It reads those, and nothing behind."""
+    """Return the message at an index. It reads the messages before it, and none behind."""
     after = parent.history_from
     while page := await store.find(
         parent.id,

@@ -1,4 +1,4 @@
-"""Import: makes sessions of documents, our own and those of other tools."""
+"""Import: creates sessions from documents, our own and those of other tools."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, replace
@@ -45,14 +45,14 @@ async def import_document(
     maker: Maker,
     idem: Idempotency | None,
 ) -> Outcome:
-    """Make one session of a document: all of it, or nothing.
+    """Create one session from a document: all of it, or nothing.
 
     Args:
-        context: Leads to the store, the clock and the limits.
+        context: Has the store, the clock and the limits.
         transactions: Create the session.
         caller: Who imports.
         data: The document.
-        format_name: Its format; None: found out from its content.
+        format_name: Its format; None: detected from its content.
         conversation: Which of several conversations is meant, counted from 1.
         keep_id: Whether the session gets the id that the document names.
         maker: Makes its id otherwise.
@@ -88,9 +88,9 @@ async def import_all(
     maker: Maker,
     idem: Idempotency | None,
 ) -> AsyncGenerator[dict[str, Any]]:
-    """Begin to make a session of each conversation of a document, each by itself.
+    """Begin to create a session from each conversation of a document, each by itself.
 
-    The generator yields what became of one conversation after another: `{conversation, of, notes,
+    The generator yields a result for each conversation in turn: `{conversation, of, notes,
     session}`, or `{conversation, of, notes, code, detail}`. The conversation *n* has the key
     `<key>#n`, so that a repeat makes only those that are missing.
 
@@ -141,7 +141,7 @@ class _Import:
     async def session(
         self, number: int, notes: tuple[Note, ...], idem: Idempotency | None
     ) -> Outcome:
-        """Make the session of a conversation, counted from 1."""
+        """Create the session of a conversation, counted from 1."""
         imported = self.document.sessions[number - 1]
         if self.keep_id and not imported.session.get("id"):
             raise InvalidInput("The document names no id that could be kept; use id=new.")

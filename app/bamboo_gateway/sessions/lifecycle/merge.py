@@ -3,10 +3,10 @@
 Messages that both sessions have already (the same message under the same id, by a fork or an
 earlier merge) are left out, so that merging again adds nothing. Another message under an id that
 the target has gets an id derived from it. Everything that is added is published at once. The source
-stays as it is.
+does not change.
 
-Both sessions are read in pages, twice: `merge_plan` finds out what is to be written, and this
-module writes it. The target takes nothing else meanwhile.
+Both sessions are read in pages, twice: `merge_plan` plans what to write, and this module writes it.
+The target accepts no other write meanwhile.
 """
 
 from collections import deque
@@ -113,7 +113,7 @@ async def _merge(
             return Outcome(answer)
         count = writer.head.seq - target.seq
         with anyio.CancelScope(shield=True), span("commit", session_id=live.id, events=count):
-            # Also when the caller leaves: until this has ended, nobody knows the session's head.
+            # Also when the caller leaves: until this has ended, the session's head is unknown.
             await extension.publish(writer.head.copy())
             live.grown(writer.head)
     return Outcome(answer)

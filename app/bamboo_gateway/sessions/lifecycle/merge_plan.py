@@ -1,4 +1,4 @@
-"""What a merge writes, found out before anything of it is written.
+"""The plan of a merge: what it writes, decided before anything is written.
 
 Both sessions are read in pages, and memory keeps a digest of each message.
 """
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """A merge that is wanted.
+    """The merge to make.
 
     Attributes:
         source_id: The session whose messages are merged into the target.
@@ -54,7 +54,7 @@ class Plan:
     Attributes:
         before: The source's messages before this seq take part. A tool exchange at its end whose
             results are still missing does not.
-        choices: What becomes of each of them, and of each message that closes a passed-over call.
+        choices: What to do with each of them, and with each message that closes a passed-over call.
         said: How many messages are written.
         replaces: Whether they replace the target's messages.
         is_interleaved: Whether the target's messages are written among them.
@@ -84,7 +84,7 @@ class Theirs(NamedTuple):
 async def plan_merge(
     store: SessionStore, target: SessionHead, source: SessionHead, wanted: Merge
 ) -> Plan:
-    """Find out what a merge writes.
+    """Plan what a merge writes.
 
     Raises:
         TooLarge: There are more messages than `MERGE_MESSAGES_MAX`.

@@ -1,9 +1,9 @@
-"""Retention: which sessions are deleted without anybody naming them, and when.
+"""Retention: which sessions the gateway deletes by itself, and when.
 
 A session without a time to live stays until somebody deletes it. One that expired is kept for
 `cleanup_period_days`, so that `reopen` can bring it back. An archived one is kept for
-`archive_retention_days`, without end unless that is set. Cleaning deletes the rest, with everything
-of it on the disk. `before` forces it: then the last activity alone counts.
+`archive_retention_days`, without end unless that is set. A cleanup deletes the others, with all
+their files. `before` forces it: then the last activity alone counts.
 """
 
 import random
@@ -49,10 +49,10 @@ async def clean(
     logged, and that session stays whole.
 
     Args:
-        context: Leads to the store, the clock and the limits.
+        context: Has the store, the clock and the limits.
         transactions: Delete the sessions.
         caller: Whose sessions are looked at.
-        before_ms: The sessions whose last activity lies before this time are due, and no others.
+        before_ms: The sessions whose last activity was before this time are due, and no others.
             None: the sessions whose retention has passed are due.
         dry_run: Delete nothing; answer what would be deleted.
         sessions_max: Delete at most this many.
@@ -93,7 +93,7 @@ async def clean(
 async def schedule(
     context: Context, transactions: Transactions, caller: Caller, audit: AuditLog | None
 ) -> None:
-    """Clean every `cleanup_interval_seconds`, for ever, and audit each deletion."""
+    """Clean every `cleanup_interval_seconds`, and audit each deletion."""
     told = partial(_record, audit, context, caller) if audit is not None else None
     while True:
         interval = context.settings.cleanup_interval_seconds

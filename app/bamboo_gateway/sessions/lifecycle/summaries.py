@@ -100,7 +100,7 @@ async def delete_summary(transactions: Transactions, caller: Caller, session_id:
 async def ask_for_summary(
     context: Context, agents: Agents, maker: Maker, head: SessionHead, agent: str | None
 ) -> str:
-    """Let an agent write a summary of a session. Nothing of that enters the session's log.
+    """Let an agent write a summary of a session. Its events do not enter the session's log.
 
     Raises:
         InvalidInput: The agent is unknown, or there is nothing to summarize.

@@ -1,1 +1,1 @@
-"""Runs: from a chat to a turn of an agent, and to the end of it."""
+"""Runs: how they start, wait, execute and end."""

@@ -1,4 +1,4 @@
-"""Cancellation: ending a run, and waiting for its end."""
+"""Cancellation: ends a run, and waits for its end."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ class Cancellation:
 
         Raises:
             NotFound: There is no such run.
-            StorageFailed: The end of a run that nobody executes here could not be stored.
+            StorageFailed: The end of a run that this process does not execute could not be stored.
         """
         while True:
             try:
@@ -48,7 +48,7 @@ class Cancellation:
                 async with self._registry.use(caller, session_id) as live:
                     self._context.states.check_not_expired(live.head)
                     head = live.head
-                    # The queue first: else its next would start while the active one ends.
+                    # The queue first: else its next run would start while the active one ends.
                     run_ids = [queued.run_id for queued in head.queue]
                     run_ids += [head.active.run_id] if head.active else []
                     if not run_ids:

@@ -23,7 +23,7 @@ from bamboo_gateway.sessions.transaction import Decision, Effect, Transactions
 
 @dataclass(frozen=True, slots=True)
 class ChatService:
-    """What a chat works with."""
+    """Runs the command of a chat."""
 
     context: Context
     transactions: Transactions
@@ -41,8 +41,8 @@ class ChatService:
                 same id.
             MessageExists: The session has a message of an id that the caller names.
             RunActive: The session is busy and `on_busy` is `reject`.
-            Refused: The run id is taken; or tool calls are open and these messages are not their
-                results, or the other way round.
+            Refused: The run id is taken, the open tool calls need other messages, or results have no
+                open call.
             LimitReached: `max_queued_runs` wait already.
             Draining: The gateway is shutting down.
         """
@@ -60,7 +60,7 @@ class ChatService:
             outcome = await run(chat.session.id)
         else:
             outcome = await self.maker.under_new_id(caller, idem, run)
-        # Made by `decide`, or read from the log, where an earlier `decide` put it.
+        # `decide` made the answer, now or earlier; an earlier one is read from the log.
         return cast("Outcome[ChatTurn]", outcome)
 
 

@@ -90,7 +90,7 @@ class ClientIds:
         """Refuse an id that the session already has.
 
         Raises:
-            MessageExists: A message that is stored, unfinished or queued has the id.
+            MessageExists: A message in the log, an unfinished or a queued one has the id.
             Refused: A run has, or had, the id.
         """
         for message_id in sorted(self._message_ids):

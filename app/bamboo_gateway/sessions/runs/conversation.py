@@ -1,7 +1,7 @@
-"""Reading a conversation to go on with it: by an agent for its next turn, or in a new context.
+"""Reads a conversation for an agent's next turn, or to resume it in a new context.
 
-A summary takes the place of the messages that it covers, and those are not read. Of the rest,
-memory holds what was asked for.
+A summary takes the place of the messages that it covers, and those are not read. Of the others,
+memory holds those that the agent asks for.
 """
 
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -29,7 +29,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 _INLINE_BYTES_MAX = 64 * KiB
-"""How much is decoded on the event loop: a fraction of a millisecond; a thread costs more."""
+"""Bytes to decode on the event loop: a fraction of a millisecond; a thread costs more."""
 
 _PAGE = 2000
 """Messages to read and decode at once, unless their bytes are more than a page's."""
@@ -63,11 +63,11 @@ async def load_summary(store: SessionStore, head: SessionHead) -> dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What an agent gets of a session's conversation.
+    """The part of a session's conversation that an agent gets.
 
     Attributes:
         messages: The messages, as a `Turn` holds them.
-        left_out: What the agent did not ask for.
+        left_out: The messages that the agent did not ask for.
         pages: The same messages, page by page.
     """
 
@@ -225,7 +225,7 @@ async def resume(
     conversation at a time.
 
     Raises:
-        NotFound: There is no such session; also later, when it is deleted while it is read.
+        NotFound: There is no such session, or it is deleted during the iteration.
         SessionExpired: The session has expired.
     """
 
@@ -263,7 +263,7 @@ async def _resumed(
     *,
     interactive: bool,
 ) -> AsyncGenerator[bytes]:
-    """Yield the parts of the message's text, as they stand in a JSON string."""
+    """Yield the parts of the message's text, escaped for a JSON string."""
     if summary is not None:
         yield _in_json(
             "This conversation is continued from an earlier one that ran out of context. "
@@ -282,7 +282,7 @@ async def _resumed(
 
 
 def _in_json(text: str) -> bytes:
-    """Return a text as it stands between the quotes of a JSON string."""
+    """Return a text escaped for a JSON string, without the quotes."""
     return encode(text)[1:-1]
 
 

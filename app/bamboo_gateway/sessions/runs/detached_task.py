@@ -1,4 +1,4 @@
-"""Detached tasks: code of others, which is stopped, or left behind when it does not stop.
+"""Detached tasks: they run an agent's code, and leave it behind when it does not stop.
 
 A detached task is no child of a task group. A group waits for its children, and code that swallows
 its cancellation would keep its session, and the process, from ever ending. It is the one task of
@@ -19,17 +19,17 @@ repeat them at every step of the loop: code that never ends would keep the proce
 
 
 class ForeignExitError(Exception):
-    """The code raised what is no error: an exit, or a cancellation that nobody asked for."""
+    """The code raised no error but an exit, or a cancellation that nobody requested."""
 
 
 class DetachedTask:
-    """Runs code of others, once.
+    """Runs an agent's code, once.
 
     Args:
         seconds: How long the code may take to end after it was cancelled.
 
     Attributes:
-        was_left: Whether the code was left behind, still at work.
+        was_left: Whether the code was left behind, still running.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -81,5 +81,5 @@ class DetachedTask:
                 seconds = min(2 * seconds, _AGAIN_SECONDS_MAX)
         if not ended.is_set():
             self.was_left = True
-            # The loop's own shutdown would wait for it for ever.
+            # The loop's own shutdown would never stop waiting for it.
             _unregister_task(task)

@@ -1,9 +1,9 @@
 """RunExecutor: executes one run. The run belongs to its session and to no connection (R6).
 
 The executor iterates the agent, turns its events into drafts and hands them to the session writer.
-However the agent ends, the executor ends the run with what was said and exactly one terminal event
-(R5). An agent that ignores its cancellation is left behind after a while; its events then go
-nowhere.
+However the agent ends, the executor ends the run with its messages so far and exactly one terminal
+event (R5). An agent that ignores its cancellation is left behind after a while; its later events
+are dropped.
 """
 
 from contextlib import aclosing
@@ -193,7 +193,7 @@ class RunExecutor:
         if self._failure is not None:
             code = "storage_full" if isinstance(self._failure, StorageFull) else "storage_failed"
             return Failed(self._failure.detail, code)
-        # An agent that was told to stop may end in any way; a terminal event of its own counts.
+        # A cancelled agent may end in any way; a terminal event of its own counts.
         return self._said or self._stop or otherwise
 
     async def _iterate(self, turn: Turn) -> None:
@@ -226,7 +226,7 @@ class RunExecutor:
             try:
                 await self.live.ready()
                 if self._failure is not None and self._last_seq:
-                    # The assembler knows events that were undone with the failed commit.
+                    # The assembler has events that were undone with the failed commit.
                     self._assembler = await restored(
                         self._context.store, self._maker, self.live, self.run_id
                     )
@@ -252,7 +252,7 @@ class RunExecutor:
                 )
                 await anyio.sleep(delay)
                 delay = min(delay * 2, _RETRY_SECONDS_MAX)
-            except Exception:  # the boundary: what was said may be beyond reading, the run must end
+            except Exception:  # the boundary: stored messages may be unreadable, the run must end
                 log.exception("a run's end", session_id=self.live.id, run_id=self.run_id)
                 self._last_seq, drafts = 0, [_short(self.run_id)]
             else:
@@ -284,7 +284,7 @@ def _short(run_id: str) -> Draft:
 
 
 def end_interrupted(assembler: MessageAssembler) -> list[Draft]:
-    """Return the events that close a run which the end of the gateway has cut off."""
+    """Return the events that close a run which a stop of the gateway has interrupted."""
     return assembler.end(
         Failed("The gateway stopped while this run was executing.", CODE_INTERRUPTED)
     )

@@ -1,4 +1,4 @@
-"""External runs: a program outside executes them, and posts their events.
+"""External runs: an external program executes them, and posts their events.
 
 Such a run takes the session's one slot and outlives the gateway. It ends with a terminal event, by
 cancel, or with `timeout` when nothing was posted for `external_run_timeout_seconds`.
@@ -64,10 +64,10 @@ def outside_event(value: Any) -> tuple[str | None, AgentEvent]:
 def drafts_of(
     live: SessionWriter, run_id: str | None, event: AgentEvent, now: float
 ) -> list[Draft]:
-    """Return the drafts of a posted event, and add it to the unfinished messages of its run.
+    """Return the drafts of a posted event, and add the event to the run's unfinished messages.
 
-    These belong to what memory holds of the session, and may be ahead of the log. So whoever does
-    not commit all that was fed has to drop them: the log makes them again.
+    The unfinished messages are in memory, and may be ahead of the log. A caller that does not
+    commit all that was fed has to drop them: a replay of the log makes them again.
 
     Raises:
         RunEnded: The run has its terminal event.
@@ -93,12 +93,12 @@ def drafts_of(
 
 @dataclass(frozen=True, slots=True)
 class PostedEvents(Effect):
-    """What follows a commit of posted events.
+    """The effect of a commit of posted events.
 
     Attributes:
         runs: Its session's runs.
         live: The session.
-        fed: The unfinished messages that the events were added to.
+        fed: The unfinished messages that the events were fed to.
         is_end: Whether a run ends with them.
     """
 
@@ -122,7 +122,7 @@ class PostedEvents(Effect):
 
 @dataclass(frozen=True, slots=True)
 class _Opened(Effect):
-    """What follows the opening of an external run."""
+    """The effect of opening an external run."""
 
     live: SessionWriter
 
@@ -172,7 +172,7 @@ class ExternalRuns:
     async def open(
         self, caller: Caller, session_id: str, run_id: str | None, idem: Idempotency | None
     ) -> Outcome:
-        """Open a run whose events a program outside posts.
+        """Open a run whose events an external program posts.
 
         Raises:
             RunActive: A run is executing or queued already.
@@ -232,7 +232,7 @@ class ExternalRuns:
             live.hold_external(ExternalRun(active.run_id, assembler, now))
 
     async def _never_begun(self, live: SessionWriter, run_id: str) -> set[str]:
-        """Return a run, which does not have the session's slot, if it never had it.
+        """Return the run if it never had the session's slot. It does not have the slot now.
 
         Raises:
             RunEnded: It has its terminal event.
@@ -283,7 +283,7 @@ class ExternalRuns:
             log.warning("an external run could not be ended", session_id=live.id, code=error.code)
 
     async def end(self, live: SessionWriter, terminal: TerminalEvent) -> None:
-        """End the open external run of a session, if there is one, with what was said.
+        """End the open external run of a session, if there is one, with its messages so far.
 
         Raises:
             BambooError: The end could not be stored; the run is still open.

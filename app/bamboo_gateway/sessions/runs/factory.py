@@ -1,4 +1,4 @@
-"""Making what runs consist of: ids, messages, and the events that sessions and runs begin with."""
+"""Makes ids, messages, and the events that sessions and runs begin with."""
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from itertools import count
@@ -27,7 +27,7 @@ from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 from bamboo_gateway.storage.base import SessionStore
 
 EXTERNAL = "external"
-"""The agent of runs whose events a program outside posts."""
+"""The agent of runs whose events an external program posts."""
 
 
 class Maker:
@@ -72,7 +72,7 @@ class Maker:
         raise AssertionError  # `count` never ends
 
     def new_message(self, given: NewMessage) -> Message:
-        """Give a client's message its id and time."""
+        """Make a message of what a client sent, with its id and time."""
         now_ms = self._clock.now_ms()
         return Message(
             id=given.id or self._ids.make("msg_", now_ms),
@@ -88,7 +88,7 @@ class Maker:
 
     @property
     def close_passed_over(self) -> Callable[[str], Message] | None:
-        """What closes a tool call that a client passes over; None where that is refused."""
+        """The function that closes a tool call that a client passes over; None: it is refused."""
         may_close = self._settings.on_open_tool_calls == "close"
         return self.unanswered if may_close else None
 
@@ -98,7 +98,7 @@ class Maker:
         return self.new_message(new)
 
     def assembler(self, run_id: str) -> MessageAssembler:
-        """Make the assembler of a run's messages, with nothing said yet."""
+        """Make the assembler of a run's messages, without messages yet."""
         clock = self._clock
         return MessageAssembler(
             run_id,

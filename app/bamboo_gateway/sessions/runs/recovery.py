@@ -68,7 +68,7 @@ class Recovery:
                 delay = min(delay * 2, _RETRY_SECONDS_MAX)
 
     async def _take_up(self, session_id: str, *, start: bool) -> int:
-        """Close the run that nobody executes, and start the next. Return how many were closed."""
+        """Close the interrupted run, and start the next. Return how many were closed."""
         closed = 0
         try:
             async with self._registry.use(GATEWAY, session_id) as live:

@@ -165,7 +165,7 @@ class RunScheduler:
         try:
             # What the operator allows may have changed since the run was queued.
             self.agents[agent].check_options(options)
-            # No client is there to be refused: calls that the run before left open are closed.
+            # No client waits that could be refused: close the calls that the run before left open.
             messages = in_order(
                 live.head.open_calls,
                 [Message.of(shape) for shape in given["messages"]],
@@ -244,7 +244,7 @@ class _StartRun(Effect):
 
     @override
     def decided(self) -> None:
-        # The head names the run from here on: whoever cancels it has to find it.
+        # The head names the run from here on: a cancellation has to find it.
         self.live.claim_run(self.run)
 
     @override

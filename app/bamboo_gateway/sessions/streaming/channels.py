@@ -1,4 +1,4 @@
-"""Channels: the channels that somebody reads, and which sessions were read until a moment ago."""
+"""Channels: the channels that have readers, and which sessions had readers a moment ago."""
 
 from collections import OrderedDict
 

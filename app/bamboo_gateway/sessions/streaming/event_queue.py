@@ -1,9 +1,9 @@
-"""The event queue: a session's recent events, and what renderers made of them, for all connections.
+"""The event queue: a session's recent events and their rendered bytes, for all subscriptions.
 
-A connection holds a cursor and nothing else. What lies between the cursor and the end is joined
-into one chunk, and the join is kept for the next connection at the same place, so that a thousand
-readers cost one join. An event is rendered when the first connection takes it, once for each
-renderer: of a session that nobody watches nothing is rendered.
+A subscription holds a cursor and nothing else. The events between the cursor and the end are joined
+into one chunk, and the join is kept for the next subscription at the same place, so that a thousand
+readers cost one join. An event is rendered when the first subscription takes it, once for each
+renderer; events without readers are never rendered.
 """
 
 from bamboo_gateway.domain.limits import EVENT_QUEUE_BYTES_MAX, SEND_BYTES_MAX
@@ -15,9 +15,8 @@ class EventQueue:
     """Events with consecutive seqs, bounded by bytes; the oldest leave first.
 
     Args:
-        position: That of the last event before the first one that will come.
-        bytes_max: How many bytes of events, and of what was made of them, are kept; the last event
-            always is.
+        position: The position just before the first event.
+        bytes_max: How many bytes of events and rendered events are kept; the last event always is.
     """
 
     __slots__ = ("_bodies", "_bytes", "_bytes_max", "_epoch", "_rendered", "head")
@@ -25,7 +24,7 @@ class EventQueue:
     def __init__(self, position: Position, bytes_max: int = EVENT_QUEUE_BYTES_MAX) -> None:
         self._epoch, self.head = position
         self._bodies: list[bytes] = []
-        # Made when something is taken: most queues of idle sessions never need it.
+        # Made at the first `take`: most queues of idle sessions never need it.
         self._rendered: dict[Renderer, _Rendered] | None = None
         self._bytes = 0
         self._bytes_max = bytes_max
@@ -46,11 +45,11 @@ class EventQueue:
     def take(
         self, cursor: int, renderer: Renderer, stop: int | None = None
     ) -> tuple[bytes, int] | None:
-        """Join what lies after `cursor`: up to `stop`, the end, or `SEND_BYTES_MAX`.
+        """Join the rendered events after `cursor`: up to `stop`, the end, or `SEND_BYTES_MAX`.
 
         Returns:
             The chunk and the cursor behind it (an empty chunk when nothing waits), or None when
-            the cursor lies before the oldest event kept: the log has to be read.
+            the cursor is before the oldest event kept: the log has to be read.
         """
         end = self.head if stop is None else min(stop, self.head)
         if cursor >= end:
@@ -80,7 +79,7 @@ class EventQueue:
     def _parts(
         self, renderer: Renderer, rendered: "_Rendered", first: int, last: int
     ) -> list[bytes]:
-        """Return what was made of the events at these places, up to `SEND_BYTES_MAX`."""
+        """Return the rendered events at these places, up to `SEND_BYTES_MAX`."""
         known, render, epoch = rendered.parts, renderer.event, self._epoch
         if len(known) < last:
             known += [None] * (last - len(known))
@@ -116,7 +115,7 @@ class EventQueue:
 
 
 class _Rendered:
-    """What one renderer made: of each event, None where nobody has taken it, and the last join."""
+    """What one renderer made: each event, None until a reader takes it, and the last join."""
 
     __slots__ = ("joined", "parts")
 

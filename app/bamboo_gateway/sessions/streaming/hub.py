@@ -90,10 +90,10 @@ class StreamHub:
     """Opens and watches the streams of all sessions.
 
     Args:
-        context: Leads to the store, the clock and the limits.
+        context: Has the store, the clock and the limits.
         sessions: Where the hub looks sessions up.
         channels: The channels that have readers.
-        may_stay: Asked every second for each open stream: whether its caller's right still holds.
+        may_stay: Called every second for each open stream: whether its caller's right still holds.
 
     Attributes:
         open: How many streams are open, or about to be.
@@ -126,7 +126,7 @@ class StreamHub:
         """Take the place of one more stream. This is the only check of room for it.
 
         Raises:
-            Unavailable: `max_connections` are open.
+            Unavailable: `max_connections` streams are open.
             LimitReached: The caller has `max_connections_per_user`.
         """
         if self.open >= self._settings.max_connections:
@@ -155,7 +155,7 @@ class StreamHub:
         renderer: Renderer,
         place: StreamPlace | None = None,
     ) -> Subscription | None:
-        """Open a stream at the position that the request means.
+        """Open a stream at the position that the request names.
 
         Args:
             caller: Who reads the stream.
@@ -166,8 +166,8 @@ class StreamHub:
                 to the stream from here on.
 
         Returns:
-            The subscription, or None when nothing will ever come: the run that is meant has ended
-            at or before the position, or the session is closed and read to its end.
+            The subscription, or None when no event can follow: the run has ended at or before the
+            position, or the session is closed and read to its end.
 
         Raises:
             NotFound: There is no such session.
@@ -303,10 +303,10 @@ class StreamHub:
             self._channels.note_disconnect(channel)
 
     def lags(self) -> list[int]:
-        """Return how many events each open stream is behind; below 0 is not at all."""
+        """Return how many events each open stream is behind; a negative number means none."""
         lags: list[int] = []
         for channel in self._channels.all():
-            # Nothing but this for each stream: there may be tens of thousands, and all else waits.
+            # No more than this for each stream: there may be tens of thousands, and the loop waits.
             end = channel.durable_seq
             lags += [end - connection.cursor for connection in channel.connections.values()]
         return lags
@@ -366,7 +366,7 @@ def _dismiss(live: SessionWriter | None, connection: Subscription, *, at_once: b
 
 
 def _resume_seq(connection: Subscription) -> int:
-    """Return from where a client misses nothing: the last chunk may never have arrived."""
+    """Return the seq after which a client misses nothing: the last chunk may be lost."""
     channel = connection.channel
     active, last_run = channel.head.active, channel.last_run
     seqs = [connection.cursor]

@@ -1,7 +1,7 @@
-"""What a stream shows beside the events of the log, and who turns both into bytes.
+"""What a stream shows beside the events of the log, and the interface that renders both.
 
-The core says what is shown. A renderer, which belongs to the protocol that the client speaks, says
-how: it is given to `StreamHub.connect` by whoever opens the stream.
+The core decides what a stream shows. A renderer, which belongs to the client's protocol, decides
+how. The code that opens the stream passes the renderer to `StreamHub.connect`.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ GoodbyeReason = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """The first of every stream: what is watched, and from which position on."""
+    """The first item of every stream: which session it shows, and from which position on."""
 
     position: Position
     session_id: str
@@ -47,7 +47,7 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class Goodbye:
-    """The last of a stream that the gateway ends; `retry`: the client should come back."""
+    """The last item of a stream that the gateway ends; `retry`: the client should reconnect."""
 
     reason: GoodbyeReason
     retry: bool
@@ -59,13 +59,13 @@ Control = Open | Reset | Heartbeat | Ping | Goodbye
 class Renderer(Protocol):
     """Turns what a stream shows into the bytes of one protocol.
 
-    It keeps no state, and what it makes depends on its arguments alone: the event queue calls it
-    once for each event, and gives what it made to all connections with this renderer. Chunks are
-    joined from what it makes.
+    It keeps no state, and its results depend on its arguments alone: the event queue calls it once
+    for each event, and shares the result among all subscriptions with this renderer. A chunk is the
+    concatenation of results.
     """
 
     def event(self, epoch: int, seq: int, body: bytes, /) -> bytes:
-        """Return what shows an event of the log; `body` is its JSON."""
+        """Render an event of the log; `body` is its JSON."""
 
     def control(self, shown: Control, /) -> bytes:
-        """Return what shows something that is not in the log."""
+        """Render an item that is not in the log."""

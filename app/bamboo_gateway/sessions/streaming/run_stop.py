@@ -1,4 +1,4 @@
-"""Where a stream stops that a client opens until the end of a run."""
+"""Finds where a stream that is open until a run's end stops."""
 
 from typing import NamedTuple
 
@@ -12,12 +12,14 @@ from bamboo_gateway.storage.base import SessionStore
 
 
 class Stop(NamedTuple):
-    """Where a stream until a run's end stops. When all is empty, nothing will ever come.
+    """Where a stream that is open until a run's end stops. At most one field is set.
+
+    With none, there is no such run.
 
     Attributes:
-        seq: At this event: the run has ended.
-        run_id: At the terminal event of this run.
-        next_run: At the terminal event of the run that starts next.
+        seq: Stop at this event: the run has ended.
+        run_id: Stop at the terminal event of this run.
+        next_run: Stop at the terminal event of the run that starts next.
     """
 
     seq: int | None = None
@@ -28,7 +30,7 @@ class Stop(NamedTuple):
 async def find_stop(
     store: SessionStore, live: SessionWriter, cursor: int, run_id: str | None
 ) -> Stop:
-    """Find where a stream stops that is open until a run's end.
+    """Find where a stream that is open until a run's end stops.
 
     The result holds until the next await.
 

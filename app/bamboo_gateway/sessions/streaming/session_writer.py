@@ -114,8 +114,8 @@ class SessionWriter:
         external: The unfinished messages of an open external run, once they were needed.
         packing: Locked while the archived log is compressed or decompressed.
         posting: The external run whose events a streamed request is posting.
-        streaming_keys: The digest of each key whose streamed request is at work, with the event
-            that is set when the request ends.
+        streaming_keys: The digest of each key whose streamed request is active, with the event that
+            is set when the request ends.
         keys: The answers kept for idempotency keys.
         users: How many calls use the session; it stays in memory while there are any.
         waiting_message_ids: For each queued run the message ids of its input. The input of a run
@@ -125,7 +125,7 @@ class SessionWriter:
         gone: The session was deleted, or its creation failed.
     """
 
-    # More names than share one table; and each event of each session looks many of them up.
+    # The attributes are too many for a shared key table, and each event reads many of them.
     __slots__ = (
         "_batch",
         "_clock",
@@ -377,14 +377,14 @@ class SessionWriter:
             or self._run_waiters
         )
 
-    # -- what is at work in it --------------------------------------------------------------
+    # -- calls and tasks that use it --------------------------------------------------------
 
     def enter(self) -> None:
-        """Count a call that is at work in this session; it stays in memory for it."""
+        """Count a call that uses this session. The session stays in memory for the call."""
         self.users += 1
 
     def leave(self) -> None:
-        """End what `enter` began. A session that never came to be is then gone."""
+        """End what `enter` began. A session that was not created is then gone."""
         self.users -= 1
         self.touch()
         if self.is_unborn and self.is_idle:
@@ -395,21 +395,21 @@ class SessionWriter:
         self.last_used = self._clock.monotonic()
 
     def claim_run(self, run: Runner) -> None:
-        """Take note of the task that executes the active run."""
+        """Register the task that executes the active run."""
         self.run = run
 
     def release_run(self, run: Runner) -> None:
-        """Take note that the task has ended, unless another one has taken its place."""
+        """Unregister the task, unless another one has taken its place."""
         if self.run is run:
             self.run = None
         self.touch()
 
     def claim_start(self) -> None:
-        """Take note that a task is starting the next queued run."""
+        """Register that a task is starting the next queued run."""
         self.starting = True
 
     def release_start(self) -> None:
-        """Take note that this task has ended."""
+        """Unregister this task."""
         self.starting = False
 
     def claim_posting(self, run_id: str) -> bool:
@@ -433,7 +433,10 @@ class SessionWriter:
         self.external = run
 
     def drop_external(self, run: ExternalRun | None = None) -> None:
-        """Drop them, or only those of `run`: they may be ahead of the log, or the run has ended."""
+        """Drop the unfinished messages, or only those of `run`.
+
+        They may be ahead of the log, or the run has ended.
+        """
         if run is None or self.external is run:
             self.external = None
 
@@ -487,7 +490,7 @@ class SessionWriter:
 
     @contextmanager
     def streaming(self, digest: str) -> Iterator[None]:
-        """Mark a key's streamed request as being at work; a repeat waits for its end."""
+        """Mark a key's streamed request as active; a repeat waits for its end."""
         ended = self.streaming_keys[digest] = anyio.Event()
         try:
             yield
@@ -541,7 +544,7 @@ class SessionWriter:
             self._open_gate = None
 
     def _catch_up(self) -> None:
-        # The store has more than it has acknowledged. What readers saw is valid; they come back
+        # The store has more than it has acknowledged. What readers saw is valid; they reconnect
         # for the rest.
         self.channel.begin(self.head)
         self.channel.end_all("shutdown")
@@ -590,7 +593,7 @@ class SessionWriter:
     def _flush(self) -> None:
         batch, self._batch = self._batch, _Batch()
         count, extras = len(batch.events), batch.extras
-        # Deltas move nothing in a head that the commit itself does not say.
+        # Of deltas, a head needs nothing that the commit itself does not say.
         is_structural = not self._exists or (extras is not None and bool(extras.notable))
         commit = Commit(
             session_id=self.id,

@@ -30,9 +30,9 @@ class StreamClock:
     """Ticks for all streams; `run` is a background task.
 
     Args:
-        context: Leads to the clock and the limits.
+        context: Has the clock and the limits.
         channels: The channels that have readers.
-        may_stay: Asked every second for each open stream: whether its caller's right still holds.
+        may_stay: Called every second for each open stream: whether its caller's right still holds.
         on_tick: Called with the time of each tick.
     """
 
@@ -81,7 +81,7 @@ class StreamClock:
                     self._watch_one(channel, connection, now, ticks_per_beat)
 
     def _note_lag(self, seconds: float) -> None:
-        """Measure how late the clock's tick was: so long does the loop make others wait."""
+        """Measure how late the clock's tick was: so long do all tasks of the loop wait."""
         self._tally.loop_lag_seconds.observe(max(0, seconds))
         if seconds > self._settings.loop_lag_warning_seconds:
             log.warning("the event loop was held up", seconds=round(seconds, 3))

@@ -1,7 +1,7 @@
 """Subscriptions: an open stream is a cursor in its session's log, and little else.
 
-It takes what lies between its cursor and the end of the event queue. A subscription whose cursor
-lies before the start of the queue reads the log in pages until it has caught up. Each subscription
+It takes the events between its cursor and the end of the event queue. A subscription whose cursor
+is before the start of the queue reads the log in pages until it has caught up. Each subscription
 reads in its own task, so a slow one delays nobody and costs one chunk (R7).
 """
 
@@ -74,7 +74,7 @@ class Start:
 def choose_start(channel: Source, request: StreamRequest) -> Start:
     """Return where a stream begins: at the latest of the positions that the request names.
 
-    Without any it begins before the active run, or at the end.
+    Without a position it begins before the active run, or at the end.
     """
     candidates: list[Position] = []
     if request.after is not None:
@@ -111,7 +111,7 @@ class Subscription:
             stuck responses by it.
         cancel_slow: Ends the response when it is stuck; set by the response.
         ended_by: How the stream ended: `complete` (after the terminal event of its run), the
-            reason of its `goodbye`, or `left`: the client went away first.
+            reason of its `goodbye`, or `left` (the client went away first).
         send_now: Sends a chunk at once and returns True, or sends nothing and returns False; set
             by a response that can.
     """
@@ -191,7 +191,7 @@ class Subscription:
         self._waiter: Future[None] | None = None
 
     async def next(self) -> bytes | None:
-        """Return the next chunk of what the renderer made, waiting for one; None at the end."""
+        """Wait for the next rendered chunk, and return it; None at the end."""
         self.quiet_ticks = 0
         if not self._greeted:
             self._greeted = True
@@ -345,7 +345,7 @@ class Subscription:
             )
         except Conflict:
             # The log has another epoch, or is gone. The session is loaded again, which ends this
-            # stream; the client comes back with its old position and gets `reset` or 404.
+            # stream; the client reconnects with its old position and gets `reset` or 404.
             self.channel.lost()
             self.end("deleted" if self.channel.gone else "shutdown")
             return b""
