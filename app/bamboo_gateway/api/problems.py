@@ -238,7 +238,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "too-many-active-sessions": Problem(
         503,
         "Too many active sessions",
-        "Limit reached: 1000 sessions at work (max_active_sessions). Retry in a moment.",
+        "Limit reached: 1000 busy sessions (max_active_sessions). Retry in a moment.",
         True,
     ),
     "too-many-tcp-connections": Problem(

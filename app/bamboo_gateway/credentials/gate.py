@@ -189,7 +189,7 @@ class Gate:
 
     def _signed(self) -> Signer:
         if self._signer is None:
-            raise Unavailable("The gateway recovers its sessions and will serve them soon.")
+            raise Unavailable("The gateway is recovering its sessions; try again in a moment.")
         return self._signer
 
     async def _watch(self) -> None:

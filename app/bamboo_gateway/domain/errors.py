@@ -92,7 +92,7 @@ class InvalidCursor(InvalidInput):
 
     def __init__(self) -> None:
         super().__init__(
-            "`cursor` is what an earlier page gave as `next_cursor`, with the same sort order.",
+            "`cursor` must be the `next_cursor` of an earlier page of this list and sort order.",
             errors=[{"loc": ["query", "cursor"], "msg": "not a cursor of this list"}],
         )
 

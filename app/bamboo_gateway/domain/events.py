@@ -278,7 +278,7 @@ def parse_agent_event(value: Any) -> AgentEvent:
         InvalidEvent: The type is unknown or fields are wrong; `errors` lists them.
     """
     if not isinstance(value, dict):
-        raise InvalidEvent("An event is a JSON object.")
+        raise InvalidEvent("An event must be a JSON object.")
     try:
         return _ADAPTER.validate_python(value)
     except ValidationError as error:

@@ -32,7 +32,7 @@ def check_id(text: str, what: str = "session id") -> str:
     """
     if not is_id(text):
         raise InvalidId(
-            f"A {what} is 1 to 128 characters of [A-Za-z0-9._-] and begins with a letter or digit."
+            f"A {what} has 1 to 128 characters of [A-Za-z0-9._-] and begins with a letter or digit."
         )
     return text
 
@@ -45,7 +45,7 @@ def check_user_id(text: str) -> str:
     """
     if _USER_ID.fullmatch(text) is None:
         raise InvalidId(
-            "A user id is 1 to 128 characters of [A-Za-z0-9._@|:+-] and begins with a letter or "
+            "A user id has 1 to 128 characters of [A-Za-z0-9._@|:+-] and begins with a letter or "
             "digit."
         )
     return text
@@ -58,7 +58,7 @@ def check_connection_id(text: str) -> str:
         InvalidId: It is not.
     """
     if _CONNECTION_ID.fullmatch(text) is None:
-        raise InvalidId("A connection id is 1 to 128 characters of [A-Za-z0-9._-].")
+        raise InvalidId("A connection id has 1 to 128 characters of [A-Za-z0-9._-].")
     return text
 
 

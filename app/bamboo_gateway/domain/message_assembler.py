@@ -394,7 +394,7 @@ class MessageAssembler:
         size = _size_of(value)
         if size > self._size_max:
             raise TooLarge(
-                f"A {kind!r} event has {size} bytes; max_event_bytes allows {self._size_max}.",
+                f"The event {kind!r} is larger than {self._size_max} bytes (max_event_bytes).",
                 code="event-too-large",
             )
         return size

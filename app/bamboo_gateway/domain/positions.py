@@ -52,7 +52,7 @@ def parse_after(text: str) -> After:
     position = parse_position(text)
     if position is None:
         raise InvalidInput(
-            "`after` is a position, `<epoch>-<seq>`, as the gateway gave it.",
+            "`after` must be a position that the gateway sent, `<epoch>-<seq>`.",
             code="invalid-position",
             errors=[{"loc": ["query", "after"], "msg": "not a position"}],
         )

@@ -153,7 +153,7 @@ def _calls_of(message: Message) -> dict[str, Any]:
 def still_open(call_ids: Sequence[str]) -> Refused:
     """Return the error for messages that skip open calls."""
     return Refused(
-        f"{len(call_ids)} tool calls wait for their results first: {', '.join(call_ids)[:500]}.",
+        f"{len(call_ids)} tool calls wait for their results: {', '.join(call_ids)[:500]}.",
         code="open-tool-calls",
         extra={"open_tool_call_ids": list(call_ids)},
     )

@@ -52,7 +52,7 @@ def read_document(value: Any, *, counted: bool) -> ImportedSession:
     errors = [{"loc": loc, "msg": msg} for loc, msg in found]
     if errors:
         place = ".".join(map(str, errors[0]["loc"]))
-        raise InvalidInput(f"Not a whole export: {place}: {errors[0]['msg']}.", errors=errors)
+        raise InvalidInput(f"The export is damaged: {place}: {errors[0]['msg']}.", errors=errors)
     # Members keep their order, so that exporting again writes the same bytes.
     session = value["session"] | {
         name: default for name, default in _DEFAULTS.items() if name not in value["session"]

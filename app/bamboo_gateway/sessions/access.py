@@ -124,4 +124,4 @@ def unknown_session(session_id: str) -> NotFound:
 
 def id_taken(session_id: str) -> SessionExists:
     """Return the one error for an id that is taken, no matter who owns the session."""
-    return SessionExists(f"There is a session {session_id!r} already.")
+    return SessionExists(f"A session {session_id!r} exists already. Choose another id.")

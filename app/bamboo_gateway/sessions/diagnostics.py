@@ -124,8 +124,10 @@ def _writing(store: SessionStore) -> Check:
     """Check that every session can be written."""
     refusal = store.refusal
     if refusal is not None:
-        action = "free space" if isinstance(refusal, StorageFull) else "look into the log for why"
-        return Check("writing", "fail", refusal.detail, f"{action}: it is tried again by itself")
+        action = (
+            "free space" if isinstance(refusal, StorageFull) else "look in the log for the reason"
+        )
+        return Check("writing", "fail", refusal.detail, f"{action}; the gateway retries by itself")
     failed = unwritable(store)
     if not failed:
         return Check("writing", "ok", "every session's log can be written")
@@ -145,7 +147,7 @@ def _journal(store: SessionStore) -> Check:
     failures = int(store.stats().get("checkpoint_failures_total", 0))
     seen = f"{size} bytes of journal, {failures} failed checkpoints"
     if failures or size > _JOURNAL_BYTES_WARN:
-        return Check("journal", "warn", seen, "look into the log for why checkpoints fail")
+        return Check("journal", "warn", seen, "look in the log why checkpoints fail")
     return Check("journal", "ok", seen)
 
 
@@ -160,7 +162,7 @@ async def _files(context: Context) -> list[Check]:
         seen = f"{len(found.missing)} sessions without their files{_some(found.missing)}, "
         seen += f"{len(found.strays)} files of no session{_some(found.strays)}"
         checks = [Check("catalog", "fail", seen, "stop, then run bamboo doctor")]
-    seen = f"{found.looked_at} sessions, chosen by chance, were looked through"
+    seen = f"a random sample of {found.looked_at} sessions was read"
     if found.damaged:
         wrong = [f"{session_id}: {problem}" for session_id, problem in found.damaged]
         action = "stop, then run bamboo doctor --repair"
@@ -169,8 +171,8 @@ async def _files(context: Context) -> list[Check]:
         checks.append(Check("records", "ok", f"{seen}, every checksum is right"))
     waits = round(found.journal_seconds)
     limit = max(_JOURNAL_SECONDS_WARN, 10 * context.settings.checkpoint_interval_seconds)
-    seen = f"the oldest record waits for {waits} s to be brought up"
-    action = "look into the log for why checkpoints fail"
+    seen = f"the oldest journal record has waited {waits} s for its log"
+    action = "look in the log why checkpoints fail"
     is_late = found.journal_seconds > limit
     checks.append(Check("journal age", *(("warn", seen, action) if is_late else ("ok", seen))))
     return checks
@@ -185,7 +187,7 @@ async def _reachable(agents: Agents) -> list[Check]:
     checks: dict[str, Check] = {}
 
     async def probe(name: str) -> None:
-        label, action = f"agent {name}", "see that it runs, and that its address is right"
+        label, action = f"agent {name}", "check that it runs, and that its address is right"
         try:
             with anyio.fail_after(_PROBE_SECONDS):
                 checks[name] = Check(label, "ok", await agents[name].probe())

@@ -70,19 +70,19 @@ def check_extension_data(data: dict[str, Any]) -> None:
     if enabled is not None:
         _check_enabled(enabled)
     if data.get(TODO) is not None and not _is_todo(data[TODO]):
-        raise _wrong(TODO, "is null or {content: string}")
+        raise _wrong(TODO, "must be null or {content: string}")
     if data.get(CUSTOM) is not None and not isinstance(data[CUSTOM], dict):
-        raise _wrong(CUSTOM, "is an object")
+        raise _wrong(CUSTOM, "must be an object")
 
 
 def _check_enabled(enabled: Any) -> None:
     if not _is_enabled(enabled):
-        raise _wrong(ENABLED, "is a list of {name: string, config: object, enabled: boolean}")
+        raise _wrong(ENABLED, "must be a list of {name: string, config: object, enabled: boolean}")
     if len(enabled) > _EXTENSIONS_MAX:
         raise TooLarge(f"A session may have {_EXTENSIONS_MAX} extensions.")
     names = [extension["name"] for extension in enabled]
     if len(set(names)) != len(names):
-        raise _wrong(ENABLED, "names each extension once")
+        raise _wrong(ENABLED, "must name each extension once")
 
 
 def _is_enabled(value: Any) -> TypeGuard[list[dict[str, Any]]]:

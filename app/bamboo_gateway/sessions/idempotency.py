@@ -276,5 +276,5 @@ def check_same_body(known: KeptKey, key: RequestKey) -> None:
     """
     if known.body != key.body:
         raise IdempotencyKeyReused(
-            "This Idempotency-Key was used before with another body; use a new key."
+            "This Idempotency-Key was used before with another body. Use a new key."
         )

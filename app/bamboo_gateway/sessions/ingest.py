@@ -185,7 +185,8 @@ class _Lines:
         # whole commit could not.
         if size > size_max:
             raise TooLarge(
-                f"A line may have {size_max} bytes (max_event_bytes).", code="event-too-large"
+                f"The line is larger than {size_max} bytes (max_event_bytes).",
+                code="event-too-large",
             )
         return outside_event(value)
 
@@ -228,7 +229,7 @@ async def append_event_lines(
 
 def _other_lines() -> IdempotencyKeyReused:
     return IdempotencyKeyReused(
-        "This Idempotency-Key was used before with other lines; use a new key."
+        "This Idempotency-Key was used before with other lines. Use a new key."
     )
 
 

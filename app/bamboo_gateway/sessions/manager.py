@@ -233,5 +233,6 @@ class SessionManager(ConversationCommands, LifecycleCommands):
 def not_recovered() -> Unavailable:
     """Return the refusal of work before all sessions are recovered."""
     return Unavailable(
-        "The gateway recovers its sessions and will serve them soon.", extra={"check": "recovery"}
+        "The gateway is recovering its sessions; try again in a moment.",
+        extra={"check": "recovery"},
     )

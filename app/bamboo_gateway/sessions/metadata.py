@@ -164,7 +164,9 @@ def check_sizes(fields: dict[str, Any]) -> None:
     """
     for name, most in _BYTES_MAX.items():
         if name in fields and len(encode(fields[name])) > most:
-            raise TooLarge(f"`{name}` may have {most} bytes as JSON.", code="metadata-too-large")
+            raise TooLarge(
+                f"`{name}` is larger than {most} bytes as JSON.", code="metadata-too-large"
+            )
 
 
 async def close(

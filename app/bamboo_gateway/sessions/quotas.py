@@ -166,7 +166,7 @@ class Quotas:
         """Refuse to start a run in a session that has none.
 
         Raises:
-            LimitReached: `max_active_runs`, or this user's `max_active_runs_per_user`, is reached.
+            LimitReached: `max_active_runs`, or the user's `max_active_runs_per_user`, is reached.
         """
         self._check(
             "too-many-runs",
@@ -180,7 +180,7 @@ class Quotas:
         """Refuse one more queued run.
 
         Raises:
-            LimitReached: `max_queued_runs_in_all`, or this user's `max_queued_runs_per_user`, is
+            LimitReached: `max_queued_runs_in_all`, or the user's `max_queued_runs_per_user`, is
                 reached.
         """
         self._check(
@@ -224,7 +224,7 @@ class Quotas:
         The last write may go over the limit, and so may a run that has begun: it is not cut off.
 
         Raises:
-            LimitReached: `max_stored_bytes`, or this user's `max_stored_bytes_per_user`, is reached.
+            LimitReached: `max_stored_bytes`, or the user's `max_stored_bytes_per_user`, is reached.
         """
         self._check(
             "storage-quota-reached",

@@ -398,7 +398,7 @@ class SessionRegistry:
         if read:
             return read[0]
         raise Unavailable(
-            f"Limit reached: {self._settings.max_active_sessions} sessions at work "
+            f"Limit reached: {self._settings.max_active_sessions} busy sessions "
             "(max_active_sessions). Retry in a moment.",
             code="too-many-active-sessions",
             retry_after_seconds=1,

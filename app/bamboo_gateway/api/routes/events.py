@@ -189,13 +189,13 @@ async def append_events(
 def _event_list(body: Any) -> list[dict[str, Any]]:
     events = body if isinstance(body, list) else [body]
     if not 1 <= len(events) <= ITEMS_MAX:
-        hint = f"a list of events has 1 to {ITEMS_MAX} entries"
+        hint = f"a list of events must have 1 to {ITEMS_MAX} entries"
         raise InvalidInput(f"In one request {hint}.", errors=[{"loc": ["body"], "msg": hint}])
     for number, event in enumerate(events):
         if not isinstance(event, dict):
             loc = ["body", number] if isinstance(body, list) else ["body"]
             raise InvalidInput(
-                "An event is a JSON object.", errors=[{"loc": loc, "msg": "not an object"}]
+                "An event must be a JSON object.", errors=[{"loc": loc, "msg": "not an object"}]
             )
     return events
 
@@ -207,7 +207,7 @@ def _types(given: list[str] | None) -> frozenset[str] | None:
     unknown = sorted(types - EVENT_TYPES)
     if unknown:
         raise InvalidInput(
-            "`type` names event types.",
+            "`type` must name event types.",
             errors=[
                 {"loc": ["query", "type"], "msg": f"no event type: {name}"} for name in unknown
             ],

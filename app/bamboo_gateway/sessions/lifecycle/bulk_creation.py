@@ -56,7 +56,7 @@ class HistoryWriter:
             body = encode(event)
             if len(body) > self._max:
                 raise TooLarge(
-                    f"A message has {len(body)} bytes as an event; max_event_bytes is {self._max}.",
+                    f"A message is larger than {self._max} bytes as an event (max_event_bytes).",
                     code="event-too-large",
                 )
             fold(self.head, event, self._now_ms)

@@ -130,7 +130,7 @@ async def export_to_file(
     root = context.settings.export_dir
     if root is None:
         raise InvalidInput(
-            "No export_dir is set; set it, or export to the response.", code="no-export-dir"
+            "This gateway has no export_dir. Leave out `path`.", code="no-export-dir"
         )
     document = await export(context, registry, caller, session_id, options)
     within = () if caller.user_id is None else ("users", folder_name(caller.user_id))

@@ -66,7 +66,7 @@ async def import_document(
     count = len(document.sessions)
     if conversation is None and count > 1:
         raise InvalidInput(
-            f"The document holds {count} conversations; name one with `conversation`, counted "
+            f"The document has {count} conversations. Choose one with `conversation`, counted "
             "from 1, or `conversation=all`.",
             code="several-conversations",
         )
@@ -202,9 +202,7 @@ def _distinct(imported: ImportedSession) -> tuple[ImportedSession, list[Note]]:
         if old["id"] != new["id"]
     ]
     more = f" and {len(renamed) - 3} more" if len(renamed) > 3 else ""
-    said = (
-        f"with an id that stands before, now with one of their own: {', '.join(renamed[:3])}{more}"
-    )
+    said = f"with an id that occurs before, now with a new id: {', '.join(renamed[:3])}{more}"
     return replace(imported, messages=shapes), [Note("messages", said)]
 
 
@@ -281,8 +279,8 @@ def _check_head(imported: ImportedSession) -> None:
 
 def _check(place: str, right: bool) -> None:
     if not right:
-        errors = [{"loc": place.split("."), "msg": "is not what an export of Bamboo has there"}]
-        raise InvalidInput(f"Not a whole export: `{place}` is not right.", errors=errors)
+        errors = [{"loc": place.split("."), "msg": "has another shape than in an export"}]
+        raise InvalidInput(f"The export is damaged: `{place}` has a wrong shape.", errors=errors)
 
 
 def _is_link(value: Any) -> bool:

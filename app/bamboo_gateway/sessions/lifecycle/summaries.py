@@ -66,7 +66,7 @@ async def save_summary(
         covered = position or head.position
         if covered.epoch != head.epoch or not 0 < covered.seq <= head.seq:
             raise InvalidInput(
-                "`position` is no position of this session's log.", code="invalid-position"
+                "`position` must be a position of this session's log.", code="invalid-position"
             )
         turns = turn_count if turn_count is not None else head.counts.by_role.get("user", 0)
         fields = {

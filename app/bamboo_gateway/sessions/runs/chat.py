@@ -41,8 +41,8 @@ class ChatService:
                 same id.
             MessageExists: The session has a message of an id that the caller names.
             RunActive: The session is busy and `on_busy` is `reject`.
-            Refused: The run id is taken, the open tool calls need other messages, or results have no
-                open call.
+            Refused: The run id is taken, the open tool calls need other messages, or results have
+                no open call.
             LimitReached: `max_queued_runs` wait already.
             Draining: The gateway is shutting down.
         """
@@ -84,7 +84,7 @@ class _ChatCommand:
     async def prepare(self, live: SessionWriter) -> None:
         """Look up the ids that the client names."""
         if live.head.seq and self._chat.session.id is None:
-            raise SessionExists(f"There is a session {live.id!r} already.")
+            raise SessionExists(f"A session {live.id!r} exists already. Choose another id.")
         await self._ids.prepare(live)
 
     def decide(self, live: SessionWriter) -> Decision:

@@ -96,14 +96,14 @@ class ClientIds:
         for message_id in sorted(self._message_ids):
             if message_id in self._taken or live.is_making(message_id):
                 raise MessageExists(
-                    f"The session has a message {message_id!r} already.",
+                    f"The session already has a message {message_id!r}.",
                     extra={"message_id": message_id},
                 )
         head = live.head
         present = {head.active.run_id} if head.active else set()
         present |= {queued.run_id for queued in head.queue}
         if self._run_id is not None and (self._run_taken or self._run_id in present):
-            raise Refused(f"The session has a run {self._run_id!r} already.", code="run-exists")
+            raise Refused(f"The session already has a run {self._run_id!r}.", code="run-exists")
 
     def _note(self, message_id: str) -> None:
         if message_id in self._message_ids:

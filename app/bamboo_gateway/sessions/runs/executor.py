@@ -253,7 +253,9 @@ class RunExecutor:
                 await anyio.sleep(delay)
                 delay = min(delay * 2, _RETRY_SECONDS_MAX)
             except Exception:  # the boundary: stored messages may be unreadable, the run must end
-                log.exception("a run's end", session_id=self.live.id, run_id=self.run_id)
+                log.exception(
+                    "a run's last messages are lost", session_id=self.live.id, run_id=self.run_id
+                )
                 self._last_seq, drafts = 0, [_short(self.run_id)]
             else:
                 return
@@ -277,7 +279,7 @@ def _short(run_id: str) -> Draft:
         "error",
         {
             "run_id": run_id,
-            "message": "What the run said last could not be stored.",
+            "message": "The last message of the run could not be stored.",
             "code": "invalid_event",
         },
     )

@@ -52,7 +52,7 @@ def outside_event(value: Any) -> tuple[str | None, AgentEvent]:
     if isinstance(value, dict) and "run_id" in value:
         run_id = value["run_id"]
         if run_id is not None and not isinstance(run_id, str):
-            raise InvalidEvent("`run_id` is a string.")
+            raise InvalidEvent("`run_id` must be a string.")
         value = {name: part for name, part in value.items() if name != "run_id"}
     event = parse_agent_event(value)
     if run_id is None and not isinstance(event, Custom):
@@ -139,14 +139,14 @@ def timed_out(seconds: float) -> Failed:
 def busy_with_another_post() -> Refused:
     """Return the refusal of a second producer on one run."""
     return Refused(
-        "Another request is posting events of this run; one producer at a time.",
+        "Another request is appending events of this run.",
         code="append-in-progress",
     )
 
 
 def already_ended(run_id: str) -> RunEnded:
     """Return the refusal of events that come after the terminal one."""
-    return RunEnded(f"The run {run_id!r} has ended; nothing may follow.")
+    return RunEnded(f"The run {run_id!r} has its terminal event. No event can follow it.")
 
 
 def _is_held(live: SessionWriter, active: ActiveRun) -> bool:

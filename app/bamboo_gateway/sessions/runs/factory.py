@@ -133,7 +133,7 @@ class Agents:
         agent = name or self._default
         if agent not in self._agents:
             raise InvalidInput(
-                f"No agent {agent!r} is configured; there are: {', '.join(self._agents)}.",
+                f"No agent {agent!r} is configured; configured are: {', '.join(self._agents)}.",
                 code="unknown-agent",
                 errors=[{"loc": ["body", "agent"], "msg": "not configured"}],
             )

@@ -88,7 +88,7 @@ class Recovery:
         except BambooError:
             raise
         except Exception:  # one damaged session must not keep the gateway from starting (R10)
-            log.exception("what a run said cannot be read", session_id=live.id)
+            log.exception("a run's messages cannot be read", session_id=live.id)
             assembler = self._maker.assembler(active.run_id)
         await live.ready()
         await live.commit(end_interrupted(assembler), reserve=True)

@@ -285,11 +285,11 @@ class SessionWriter:
             try:
                 body = encode({"type": kind, "seq": seq, "time": time, **fields})
             except TypeError as error:
-                raise InvalidEvent(f"The event {kind!r} holds what JSON cannot.") from error
+                raise InvalidEvent(f"The event {kind!r} cannot be written as JSON.") from error
             if len(body) > self._max_event_bytes:
                 raise TooLarge(
-                    f"The event {kind!r} has {len(body)} bytes; max_event_bytes is "
-                    f"{self._max_event_bytes}.",
+                    f"The event {kind!r} is larger than {self._max_event_bytes} bytes "
+                    "(max_event_bytes).",
                     code="event-too-large",
                 )
             bodies.append(body)

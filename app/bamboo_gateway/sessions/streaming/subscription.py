@@ -373,6 +373,6 @@ def check_within(after: After, epoch: int, head_seq: int) -> int:
     position = in_epoch(after, epoch)
     if position.epoch != epoch or position.seq > head_seq:
         raise PositionGone(
-            "This position is not in the log; load the messages and go on from their position."
+            "The log does not have this position. Load the messages and open their `stream_url`."
         )
     return position.seq
