@@ -214,8 +214,8 @@ def _quarantine(store: SessionStore) -> Check:
 
 def _limits(context: Context, registry: SessionRegistry, streams: int) -> Iterator[Check]:
     settings = context.settings
-    sessions = registry.sessions
-    idle = sum(live.is_idle for live in sessions)
+    lives = registry.sessions
+    idle = sum(writer.is_idle for writer in lives)
     uses = (
         ("max_sessions", context.store.count(), settings.max_sessions),
         # Idle sessions make room for others.

@@ -124,11 +124,11 @@ async def change_extensions(
         InvalidInput, TooLarge, NotFound: The change, or the check of its result, refuses it.
     """
 
-    def decide(live: SessionWriter) -> Decision:
-        present = live.head.extension_data
+    def decide(writer: SessionWriter) -> Decision:
+        present = writer.head.extension_data
         changed = change(dict(present))
         check_extension_data(changed)
-        after = live.head.copy()
+        after = writer.head.copy()
         after.extension_data = changed
         drafts = [Draft("extensions_updated", {"extension_data": changed})]
         return Decision(drafts if changed != present else [], extension_view(after))

@@ -73,39 +73,39 @@ async def append_events(
             raise
     run_ids = {run_id for run_id, _ in events if run_id is not None}
 
-    async def prepare(live: SessionWriter) -> None:
-        await external.hold(live, run_ids)
+    async def prepare(writer: SessionWriter) -> None:
+        await external.hold(writer, run_ids)
 
-    def decide(live: SessionWriter) -> Decision:
-        fed = live.external
-        drafts, is_end = _feed_all(live, events, context.clock.monotonic())
-        first = live.head.seq + 1
+    def decide(writer: SessionWriter) -> Decision:
+        fed = writer.external
+        drafts, is_end = _feed_all(writer, events, context.clock.monotonic())
+        first = writer.head.seq + 1
         answer = {
-            "first": str(Position(live.epoch, first)) if drafts else None,
-            "last": str(Position(live.epoch, first + len(drafts) - 1)) if drafts else None,
+            "first": str(Position(writer.epoch, first)) if drafts else None,
+            "last": str(Position(writer.epoch, first + len(drafts) - 1)) if drafts else None,
             "count": len(events),
         }
-        return Decision(drafts, answer, (PostedEvents(external, live, fed, is_end),))
+        return Decision(drafts, answer, (PostedEvents(external, writer, fed, is_end),))
 
     return await transactions.run(caller, session_id, decide, prepare=prepare, idem=idem)
 
 
 def _feed_all(
-    live: SessionWriter, events: list[OutsideEvent], now: float
+    writer: SessionWriter, events: list[OutsideEvent], now: float
 ) -> tuple[list[Draft], bool]:
     """Return the drafts of all events, and whether a run ends with them; all or nothing."""
     drafts: list[Draft] = []
     ended: str | None = None
     for number, (run_id, event) in enumerate(events):
         try:
-            if run_id is not None and run_id == live.posting:
+            if run_id is not None and run_id == writer.posting:
                 raise busy_with_another_post()
             if run_id is not None and run_id == ended:
                 raise already_ended(run_id)
-            drafts += drafts_of(live, run_id, event, now)
+            drafts += drafts_of(writer, run_id, event, now)
         except BambooError as error:
             # Events before this one were fed, and will not be stored.
-            live.drop_external()
+            writer.drop_external()
             error.extra["index"] = number
             raise
         if run_id is not None and event.type in TERMINAL_TYPES:
@@ -212,16 +212,16 @@ async def append_event_lines(
     key = request_key(caller, replace(idem, body_digest=_LINES) if idem is not None else None)
     while True:
         try:
-            async with transactions.registry.use(caller, session_id) as live:
-                context.states.check_writable(live.head)
-                post = partial(_Post, context, transactions, external, live, key)
+            async with transactions.registry.use(caller, session_id) as writer:
+                context.states.check_writable(writer.head)
+                post = partial(_Post, context, transactions, external, writer, key)
                 if key is None:
                     return await post(None).run(batches)
-                if (first_try := live.streaming_keys.get(key.digest)) is not None:
+                if (first_try := writer.streaming_keys.get(key.digest)) is not None:
                     await first_try.wait()
                     continue
-                with live.streaming(key.digest):
-                    kept = await transactions.first_answer(live, key)
+                with writer.streaming(key.digest):
+                    kept = await transactions.first_answer(writer, key)
                     return await post(kept).run(batches)
         except Vanished:
             continue
@@ -241,34 +241,34 @@ class _Post:
         context: Context,
         transactions: Transactions,
         external: ExternalRuns,
-        live: SessionWriter,
+        writer: SessionWriter,
         key: RequestKey | None,
         kept: KeptAnswer | None,
     ) -> None:
         self._context = context
         self._transactions = transactions
         self._external = external
-        self._live = live
+        self._writer = writer
         self._key = key
         self._kept = kept
         self._run_id: str | None = None
-        self._lines = _Lines(live.epoch, kept, context.settings.max_event_bytes)
+        self._lines = _Lines(writer.epoch, kept, context.settings.max_event_bytes)
 
     async def run(self, batches: AsyncIterator[list[bytes]]) -> Outcome:
         """Store the batches as they come; each is one commit."""
-        live = self._live
+        writer = self._writer
         try:
             while (lines := await self._next(batches)) is not None:
                 try:
                     bad = await self._take(lines)
                 except (Vanished, Conflict) as error:
                     # Another session has the id now: these lines are not meant for it.
-                    raise unknown_session(live.id) from error
+                    raise unknown_session(writer.id) from error
                 if bad is not None:
                     raise self._placed(bad)
         finally:
             if self._run_id is not None:
-                live.release_posting(self._run_id)
+                writer.release_posting(self._run_id)
         self._lines.check_end()
         replayed = self._kept is not None and not self._lines.appended
         return Outcome(self._lines.answer(), replayed=replayed)
@@ -286,15 +286,15 @@ class _Post:
 
     async def _take(self, lines: list[bytes]) -> BambooError | None:
         """Store a batch up to its first bad line. Return what is wrong with that line."""
-        live = self._live
+        writer = self._writer
         while True:
-            active = live.head.active
-            await self._external.hold(live, {active.run_id} if active else set())
-            if self._key is None or live.keys.is_loaded:
+            active = writer.head.active
+            await self._external.hold(writer, {active.run_id} if active else set())
+            if self._key is None or writer.keys.is_loaded:
                 break
-            await live.keys.load(self._context.store, live.id, live.epoch)
+            await writer.keys.load(self._context.store, writer.id, writer.epoch)
         try:
-            self._context.states.check_writable(live.head)
+            self._context.states.check_writable(writer.head)
         except LimitReached as full:
             return full
         drafts: list[Draft] = []
@@ -308,7 +308,7 @@ class _Post:
                 if taken is None:
                     continue
                 self._hold_run(taken[0])
-                drafts += drafts_of(live, *taken, self._context.clock.monotonic())
+                drafts += drafts_of(writer, *taken, self._context.clock.monotonic())
             except BambooError as error:
                 self._lines.line, self._lines.chain = before
                 bad = error
@@ -319,7 +319,7 @@ class _Post:
             await self._commit(drafts, events, is_end=is_end)
         if isinstance(bad, NotFound) and self._run_id is not None:
             try:
-                await self._external.hold(live, {self._run_id})
+                await self._external.hold(writer, {self._run_id})
             except RunEnded as ended:
                 return ended
         return bad
@@ -329,16 +329,16 @@ class _Post:
         if run_id is None or run_id == self._run_id:
             return
         # Also when this request holds another run: all its events are of one run.
-        if not self._live.claim_posting(run_id):
+        if not self._writer.claim_posting(run_id):
             raise busy_with_another_post()
         self._run_id = run_id
 
     async def _commit(self, drafts: list[Draft], events: int, *, is_end: bool) -> None:
-        live, lines = self._live, self._lines
-        lines.store(live.head.seq + 1, len(drafts), events)
-        follows = PostedEvents(self._external, live, live.external, is_end)
+        writer, lines = self._writer, self._lines
+        lines.store(writer.head.seq + 1, len(drafts), events)
+        follows = PostedEvents(self._external, writer, writer.external, is_end)
         await self._transactions.commit(
-            live,
+            writer,
             Decision(drafts, lines.answer(), (follows,)),
             self._key,
             lines=lines.line,

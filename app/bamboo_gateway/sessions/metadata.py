@@ -59,10 +59,10 @@ async def create(
     """
     new = own(caller, new)
 
-    def decide(live: SessionWriter) -> Decision:
-        if live.head.seq:
+    def decide(writer: SessionWriter) -> Decision:
+        if writer.head.seq:
             raise id_taken(session_id)
-        return _creation(context, live, new)
+        return _creation(context, writer, new)
 
     return await transactions.run(caller, session_id, decide, "make", idem=idem)
 
@@ -73,24 +73,24 @@ async def get_or_create(
     """Return the session of that id; create it if there is none."""
     new = own(caller, new)
 
-    def decide(live: SessionWriter) -> Decision:
-        if live.head.seq:
-            return Decision([], view_of(context, live.head))
-        return _creation(context, live, new)
+    def decide(writer: SessionWriter) -> Decision:
+        if writer.head.seq:
+            return Decision([], view_of(context, writer.head))
+        return _creation(context, writer, new)
 
     return (await transactions.run(caller, session_id, decide, create=True)).answer
 
 
-def _creation(context: Context, live: SessionWriter, new: NewSession) -> Decision:
+def _creation(context: Context, writer: SessionWriter, new: NewSession) -> Decision:
     context.quotas.check_session(new.user_id)
     draft = created_draft(new, context.settings.default_ttl_seconds)
     check_sizes(draft.fields)
-    return answer_after(context, live, [draft])
+    return answer_after(context, writer, [draft])
 
 
-def answer_after(context: Context, live: SessionWriter, drafts: list[Draft]) -> Decision:
+def answer_after(context: Context, writer: SessionWriter, drafts: list[Draft]) -> Decision:
     """Return the decision that answers with the session as the drafts leave it."""
-    head = live.head.copy()
+    head = writer.head.copy()
     now_ms = context.clock.now_ms()
     for kind, fields in drafts:
         fold(head, {"type": kind, "seq": head.seq + 1, **fields}, now_ms)
@@ -112,8 +112,8 @@ async def update(
         TooLarge: `metadata` or `extension_data` would be over its limit.
     """
 
-    def decide(live: SessionWriter) -> Decision:
-        head = live.head
+    def decide(writer: SessionWriter) -> Decision:
+        head = writer.head
         check_match(head, if_match)
         changed: dict[str, Any] = {}
         for name, value in patch.items():
@@ -182,17 +182,17 @@ async def close(
         RunActive: A run is executing or queued.
     """
 
-    def decide(live: SessionWriter) -> Decision:
-        head = live.head
+    def decide(writer: SessionWriter) -> Decision:
+        head = writer.head
         if head.logged_state == "closed":
             return Decision([], view_of(context, head))
-        if head.active or head.queue or live.starting:
+        if head.active or head.queue or writer.starting:
             raise RunActive(
                 "A run is executing or queued; cancel it first.",
                 extra={"active_run_id": head.active.run_id if head.active else None},
             )
         change = {"from": context.states.state_of(head), "to": "closed"}
-        return answer_after(context, live, [Draft("state_change", change)])
+        return answer_after(context, writer, [Draft("state_change", change)])
 
     return await transactions.run(caller, session_id, decide, idem=idem, accepts="closed")
 
@@ -211,15 +211,15 @@ async def reopen(
     time to live is counted again.
     """
 
-    def decide(live: SessionWriter) -> Decision:
-        head = live.head
+    def decide(writer: SessionWriter) -> Decision:
+        head = writer.head
         drafts: list[Draft] = []
         state = context.states.state_of(head)
         if state == "expired" or head.logged_state == "closed":
             drafts.append(Draft("state_change", {"from": state, "to": "idle"}))
         if ttl_seconds not in {"keep", head.ttl_seconds}:
             drafts.append(Draft("session_updated", {"ttl_seconds": ttl_seconds}))
-        return answer_after(context, live, drafts)
+        return answer_after(context, writer, drafts)
 
     return await transactions.run(caller, session_id, decide, accepts="expired", idem=idem)
 
@@ -249,16 +249,16 @@ async def add_messages(
         Refused: The open tool calls need other messages, or results have no open call.
     """
 
-    def decide(live: SessionWriter) -> Decision:
-        names.check(live)
-        head = live.head
+    def decide(writer: SessionWriter) -> Decision:
+        names.check(writer)
+        head = writer.head
         if head.active and head.open_calls:
             # The run executes these calls, and their results come from the run.
             raise still_open(head.open_calls)
         said = in_order(head.open_calls, messages, close=close, all_answered=False)
         shapes = [message.to_json() for message in messages]
         drafts = [message_draft(message) for message in said]
-        position = Position(live.epoch, live.head.seq + len(drafts))
+        position = Position(writer.epoch, writer.head.seq + len(drafts))
         return Decision(drafts, {"messages": shapes, "position": str(position)})
 
     return await transactions.run(caller, session_id, decide, idem=idem, prepare=names.prepare)

@@ -59,12 +59,12 @@ async def _next_change(
 ) -> None:
     """Wait until an event after `seq` is durable, or until the shutdown wakes all waits."""
     try:
-        async with registry.use(caller, session_id, "read", place=False) as live:
-            if live.durable_seq != seq or context.drain.has_begun:
+        async with registry.use(caller, session_id, "read", place=False) as writer:
+            if writer.durable_seq != seq or context.drain.has_begun:
                 return
             changed = anyio.Event()
             # The session may leave memory meanwhile; its channel stays.
-            forget = live.channel.on_change(changed.set)
+            forget = writer.channel.on_change(changed.set)
     except Vanished:
         return
     try:

@@ -87,26 +87,26 @@ class Quotas:
 
     # -- counting ---------------------------------------------------------------------------
 
-    def note(self, live: CountedSession) -> None:
+    def note(self, writer: CountedSession) -> None:
         """Update the counters after a session's runs, calls or existence changed."""
-        head = live.head
+        head = writer.head
         waiting = len(head.queue)
         has_run = head.active is not None or waiting > 0
         share = _Share(
-            head.user_id if head.seq else live.made_for,
+            head.user_id if head.seq else writer.made_for,
             runs=int(has_run),
             queued=waiting,
-            unborn=int(live.is_unborn and head.seq > 0),
-            places=int(has_run or live.users > 0),
+            unborn=int(writer.is_unborn and head.seq > 0),
+            places=int(has_run or writer.users > 0),
         )
-        if share != self._shares.get(live):
-            self.forget(live)
+        if share != self._shares.get(writer):
+            self.forget(writer)
             self._count(share, 1)
-            self._shares[live] = share
+            self._shares[writer] = share
 
-    def forget(self, live: CountedSession) -> None:
+    def forget(self, writer: CountedSession) -> None:
         """Take a session out of the counters: it has left memory, or is deleted."""
-        share = self._shares.pop(live, None)
+        share = self._shares.pop(writer, None)
         if share is not None:
             self._count(share, -1)
 
@@ -138,19 +138,19 @@ class Quotas:
         self._unborn.add(share.user_id, sign * share.unborn)
         self._places.add(share.user_id, sign * share.places)
 
-    def take_place(self, live: CountedSession, *, within_share: bool) -> None:
+    def take_place(self, writer: CountedSession, *, within_share: bool) -> None:
         """Count a session that a call keeps in memory.
 
         A session that something else keeps in memory already is never refused.
 
         Args:
-            live: The session. Its `users` include the call.
+            writer: The session's writer. Its `users` include the call.
             within_share: Whether the user's limit applies to this call.
 
         Raises:
             LimitReached: The user has `max_active_sessions_per_user`.
         """
-        share = self._shares[live]
+        share = self._shares[writer]
         if within_share and not share.places:
             self._check(
                 "too-many-busy-sessions",
@@ -158,7 +158,7 @@ class Quotas:
                 _RUN_SECONDS,
                 max_active_sessions_per_user=lambda: self._places.of(share.user_id),
             )
-        self.note(live)
+        self.note(writer)
 
     # -- checking ---------------------------------------------------------------------------
 

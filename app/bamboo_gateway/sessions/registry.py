@@ -65,18 +65,18 @@ class SessionRegistry:
         self._settings = context.settings
         self._quotas = context.quotas
         self._key_count = KeyCount()
-        self._live: OrderedDict[str, SessionWriter] = OrderedDict()
+        self._writers: OrderedDict[str, SessionWriter] = OrderedDict()
         self._opening: dict[str, anyio.Event] = {}
         self._reloader = Reloader(context, self.forget, self.slot_free)
 
     @property
     def sessions(self) -> list[SessionWriter]:
         """The sessions in memory, the least recently used first."""
-        return list(self._live.values())
+        return list(self._writers.values())
 
     def get(self, session_id: str) -> SessionWriter | None:
         """Return the session if it is in memory, without a check of access."""
-        return self._live.get(session_id)
+        return self._writers.get(session_id)
 
     # -- looking up -------------------------------------------------------------------------
 
@@ -109,34 +109,34 @@ class SessionRegistry:
                 `max_active_sessions_per_user` at work.
             Vanished: The session was deleted meanwhile.
         """
-        live = await self._find(caller, session_id, need, create or need == "make", place)
+        writer = await self._find(caller, session_id, need, create or need == "make", place)
         # From here to the call nothing is awaited: what `_find` has checked still holds.
-        self._live.move_to_end(session_id)
-        with self.keeping(live):
+        self._writers.move_to_end(session_id)
+        with self.keeping(writer):
             if place:
                 self._make_room()
-                self._quotas.take_place(live, within_share=caller is not GATEWAY)
+                self._quotas.take_place(writer, within_share=caller is not GATEWAY)
             try:
-                yield live
+                yield writer
             except Conflict as conflict:
                 # The log has another epoch, or is gone: each call in this session looks again.
-                live.lost()
+                writer.lost()
                 raise Vanished from conflict
 
     @contextmanager
-    def keeping(self, live: SessionWriter) -> Iterator[None]:
+    def keeping(self, writer: SessionWriter) -> Iterator[None]:
         """Keep a session in memory for a call."""
-        live.enter()
+        writer.enter()
         try:
             yield
         finally:
-            live.leave()
-            if live.gone:
-                self.forget(live)
+            writer.leave()
+            if writer.gone:
+                self.forget(writer)
             else:
-                self._quotas.note(live)
-                if len(self._live) > self._settings.max_active_sessions and live.is_idle:
-                    self._evict(live)
+                self._quotas.note(writer)
+                if len(self._writers) > self._settings.max_active_sessions and writer.is_idle:
+                    self._evict(writer)
 
     async def head(self, caller: Caller, session_id: str, need: Need = "own") -> SessionHead:
         """Return a durable head for reading, without taking a place in memory for it.
@@ -147,13 +147,13 @@ class SessionRegistry:
             Forbidden: The caller has no access (`access.check_access`).
         """
         while True:
-            live = self._live.get(session_id)
-            if live is None or live.gone or live.is_held:
+            writer = self._writers.get(session_id)
+            if writer is None or writer.gone or writer.is_held:
                 head = await self._store.load(session_id)
             else:
-                head = live.head.copy()
+                head = writer.head.copy()
                 try:
-                    await live.settled()
+                    await writer.settled()
                 except BambooError:
                     continue  # the copy shows what was undone
             if head is None or head.seq == 0:
@@ -180,9 +180,9 @@ class SessionRegistry:
                 return await read(head)
             except Conflict:
                 # Since the head was returned the session was deleted, or created again.
-                live = self._live.get(session_id)
-                if live is not None and live.epoch == head.epoch:
-                    live.lost()
+                writer = self._writers.get(session_id)
+                if writer is not None and writer.epoch == head.epoch:
+                    writer.lost()
         raise unknown_session(session_id)
 
     async def query(self, caller: Caller, query: SessionQuery) -> SessionPage:
@@ -226,27 +226,27 @@ class SessionRegistry:
         """
         is_miss = False
         while True:
-            live = self._live.get(session_id)
-            if live is None:
+            writer = self._writers.get(session_id)
+            if writer is None:
                 is_miss = True
                 if (opening := self._opening.get(session_id)) is not None:
                     await opening.wait()
                     continue
-                live = await self._load(caller, session_id, need, create, place)
-            elif live.gone:
-                self.forget(live)
+                writer = await self._load(caller, session_id, need, create, place)
+            elif writer.gone:
+                self.forget(writer)
                 continue
-            elif not live.is_ready:
+            elif not writer.is_ready:
                 # Nothing evicts it meanwhile.
-                await live.ready()
+                await writer.ready()
                 continue
             else:
-                self._admit(caller, session_id, live.head, need, create)
+                self._admit(caller, session_id, writer.head, need, create)
             if is_miss:
                 self._context.tally.misses += 1
             else:
                 self._context.tally.hits += 1
-            return live
+            return writer
 
     def _admit(
         self, caller: Caller, session_id: str, head: SessionHead | None, need: Need, create: bool
@@ -292,7 +292,7 @@ class SessionRegistry:
         exists = head is not None
         if head is None:
             head = SessionHead(session_id, self._store.next_epoch())
-        live = SessionWriter(
+        writer = SessionWriter(
             head,
             channel or Channel(head, self.channels.open, self._look_again),
             self._store,
@@ -305,10 +305,10 @@ class SessionRegistry:
                 settings.idempotency_keys_max, settings.idempotency_bytes_max, self._key_count
             ),
         )
-        live.when_broken(self._reloader.later)
-        live.when_counted(self._quotas.note)
-        self._live[session_id] = live
-        return live
+        writer.when_broken(self._reloader.later)
+        writer.when_counted(self._quotas.note)
+        self._writers[session_id] = writer
+        return writer
 
     def _channel_at(self, session_id: str, head: SessionHead | None) -> Channel | None:
         """Return the channel in which readers wait, if it is still at the end of this log."""
@@ -322,15 +322,15 @@ class SessionRegistry:
         return None
 
     def _look_again(self, channel: Channel) -> None:
-        live = self._live.get(channel.id)
-        if live is not None and live.channel is channel:
-            live.lost()
+        writer = self._writers.get(channel.id)
+        if writer is not None and writer.channel is channel:
+            writer.lost()
 
     def _check_count(self) -> None:
         limit = self._settings.max_sessions
         if limit is None:
             return
-        unborn = sum(live.is_unborn for live in self._live.values())
+        unborn = sum(writer.is_unborn for writer in self._writers.values())
         if self._store.count() + unborn >= limit:
             raise LimitReached(
                 f"Limit reached: {limit} sessions (max_sessions). Delete a session and retry.",
@@ -338,40 +338,40 @@ class SessionRegistry:
                 retry_after_seconds=60,
             )
 
-    def holding(self, live: SessionWriter) -> AbstractAsyncContextManager[None]:
+    def holding(self, writer: SessionWriter) -> AbstractAsyncContextManager[None]:
         """Keep a session unchanged while a call writes to its log (`Reloader.holding`)."""
-        return self._reloader.holding(live)
+        return self._reloader.holding(writer)
 
-    def slot_free(self, live: SessionWriter) -> None:
+    def slot_free(self, writer: SessionWriter) -> None:
         """Report that a run of the session may have ended, so that its next one may start."""
         for call in self.on_slot_free:
-            call(live)
+            call(writer)
 
     # -- leaving memory ---------------------------------------------------------------------
 
-    def forget(self, live: SessionWriter) -> None:
+    def forget(self, writer: SessionWriter) -> None:
         """Take a session out of memory, unless another one has taken its id."""
-        self._quotas.forget(live)
-        live.keys.forget()
-        if self._live.get(live.id) is live:
-            del self._live[live.id]
+        self._quotas.forget(writer)
+        writer.keys.forget()
+        if self._writers.get(writer.id) is writer:
+            del self._writers[writer.id]
 
     def evict_idle(self) -> None:
         """Evict the sessions that nothing has needed for `idle_timeout_seconds`."""
         now = self._context.clock.monotonic()
-        for live in self.sessions:
-            if now - live.last_used >= self._settings.idle_timeout_seconds and live.is_idle:
-                self._evict(live)
+        for writer in self.sessions:
+            if now - writer.last_used >= self._settings.idle_timeout_seconds and writer.is_idle:
+                self._evict(writer)
         self.channels.forget_old()
 
     def bound_keys(self) -> None:
         """Drop the idempotency keys of idle sessions while memory holds too many."""
         if self._key_count.keys <= KEYS_IN_MEMORY_MAX:
             return
-        for live in self.sessions:
+        for writer in self.sessions:
             # During a call, its key may not be in the log yet, or may be decided next.
-            if not live.users and not live.is_storing:
-                live.keys.forget()
+            if not writer.users and not writer.is_storing:
+                writer.keys.forget()
                 if self._key_count.keys <= KEYS_IN_MEMORY_MAX:
                     return
 
@@ -381,18 +381,18 @@ class SessionRegistry:
         Raises:
             Unavailable: All other sessions are busy.
         """
-        while len(self._live) + places > self._settings.max_active_sessions:
+        while len(self._writers) + places > self._settings.max_active_sessions:
             self._evict(self._least_needed())
 
     def _least_needed(self) -> SessionWriter:
         """Return the least recently used idle session, if possible one without open streams."""
         read: list[SessionWriter] = []
-        for live in self._live.values():
-            if not live.is_idle:
+        for writer in self._writers.values():
+            if not writer.is_idle:
                 continue
-            if not live.channel.connections:
-                return live
-            read.append(live)
+            if not writer.channel.connections:
+                return writer
+            read.append(writer)
             if len(read) >= _READ_PASSED_OVER_MAX:
                 break
         if read:
@@ -404,8 +404,8 @@ class SessionRegistry:
             retry_after_seconds=1,
         )
 
-    def _evict(self, live: SessionWriter) -> None:
+    def _evict(self, writer: SessionWriter) -> None:
         self._context.tally.evictions += 1
-        self.forget(live)
-        live.channel.rest()
-        self._context.tasks.spawn(self._store.release, live.id, name=f"release {live.id}")
+        self.forget(writer)
+        writer.channel.rest()
+        self._context.tasks.spawn(self._store.release, writer.id, name=f"release {writer.id}")

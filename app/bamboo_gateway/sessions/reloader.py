@@ -38,39 +38,39 @@ class Reloader:
         self._reloading: set[SessionWriter] = set()
 
     @asynccontextmanager
-    async def holding(self, live: SessionWriter) -> AsyncIterator[None]:
+    async def holding(self, writer: SessionWriter) -> AsyncIterator[None]:
         """Keep a session unchanged while a call writes to its log without its writer.
 
         Call it only when the session is ready, without an await between. All that was decided is
         durable when the block begins, and nothing is decided until it ends.
         """
-        live.hold()
+        writer.hold()
         try:
-            await live.settled()
+            await writer.settled()
             yield
         except BaseException:
             # Also when the call was cancelled: only the store knows the true head now.
-            self.later(live)
+            self.later(writer)
             raise
-        live.resume()
+        writer.resume()
 
-    def later(self, live: SessionWriter) -> None:
+    def later(self, writer: SessionWriter) -> None:
         """Load the head in a background task. The session's gate is closed until then."""
-        if live not in self._reloading:
-            self._reloading.add(live)
-            self._context.tasks.spawn(self._reload, live, name=f"reload {live.id}")
+        if writer not in self._reloading:
+            self._reloading.add(writer)
+            self._context.tasks.spawn(self._reload, writer, name=f"reload {writer.id}")
 
-    async def _reload(self, live: SessionWriter) -> None:
-        head = await self._load_patiently(live.id)
-        self._reloading.discard(live)
-        if head is None or head.epoch != live.epoch:
+    async def _reload(self, writer: SessionWriter) -> None:
+        head = await self._load_patiently(writer.id)
+        self._reloading.discard(writer)
+        if head is None or head.epoch != writer.epoch:
             # The log has another epoch: clients reconnect and get `reset`.
-            live.vanish("deleted" if head is None else "shutdown")
-            self._on_gone(live)
-            live.resume()
+            writer.vanish("deleted" if head is None else "shutdown")
+            self._on_gone(writer)
+            writer.resume()
             return
-        live.resume(head)
-        self._on_loaded(live)
+        writer.resume(head)
+        self._on_loaded(writer)
 
     async def _load_patiently(self, session_id: str) -> SessionHead | None:
         while True:

@@ -67,8 +67,8 @@ async def share(
     """
     token = _make_token(session_id) if wanted.user_id is None else None
 
-    def decide(live: SessionWriter) -> Decision:
-        head, now_ms = live.head, context.clock.now_ms()
+    def decide(writer: SessionWriter) -> Decision:
+        head, now_ms = writer.head, context.clock.now_ms()
         if wanted.user_id is not None and wanted.user_id == head.user_id:
             raise InvalidInput("The session is this user's own; share it with another.")
         held = [one for one in head.shares if one.holds_at(now_ms)]
@@ -105,13 +105,13 @@ class _EndStreams(Effect):
     """End the streams of callers who may not read the session any more."""
 
     context: Context
-    live: SessionWriter
+    writer: SessionWriter
 
     @override
     def committed(self) -> None:
         now_ms = self.context.clock.now_ms()
-        for connection in list(self.live.channel.connections.values()):
-            if not may_read(connection.caller, self.live.head, now_ms):
+        for connection in list(self.writer.channel.connections.values()):
+            if not may_read(connection.caller, self.writer.head, now_ms):
                 connection.end("unauthorized")
 
 
@@ -124,11 +124,11 @@ async def revoke(
         NotFound: The session has no such share.
     """
 
-    def decide(live: SessionWriter) -> Decision:
-        if not any(one.id == share_id for one in live.head.shares):
+    def decide(writer: SessionWriter) -> Decision:
+        if not any(one.id == share_id for one in writer.head.shares):
             raise NotFound(f"No share {share_id!r} of this session.", code="share-not-found")
         drafts = [Draft("share_revoked", {"share_id": share_id})]
-        return Decision(drafts, {}, (_EndStreams(context, live),))
+        return Decision(drafts, {}, (_EndStreams(context, writer),))
 
     await _change(context, transactions, caller, session_id, decide, None)
 
@@ -144,13 +144,13 @@ async def _change(
     """Change the shares of a session. Those of a read-only one can be changed too."""
     is_archived = False
 
-    async def prepare(live: SessionWriter) -> None:
+    async def prepare(writer: SessionWriter) -> None:
         nonlocal is_archived
-        if live.head.logged_state == "archived":
+        if writer.head.logged_state == "archived":
             is_archived = True
-            await live.settled()
-            await context.store.unpack(session_id, live.epoch)
-            await live.ready()
+            await writer.settled()
+            await context.store.unpack(session_id, writer.epoch)
+            await writer.ready()
 
     try:
         return await transactions.run(

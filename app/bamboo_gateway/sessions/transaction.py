@@ -123,21 +123,21 @@ class Transactions:
         key = request_key(caller, idem)
         while True:
             try:
-                async with self.registry.use(caller, session_id, need, create=create) as live:
-                    if kept := await self.first_answer(live, key):
+                async with self.registry.use(caller, session_id, need, create=create) as writer:
+                    if kept := await self.first_answer(writer, key):
                         return Outcome(kept.answer, replayed=True)
-                    if live.head.seq and need != "make":
-                        self._check_accepted(live.head, accepts)
+                    if writer.head.seq and need != "make":
+                        self._check_accepted(writer.head, accepts)
                     if prepare is not None:
-                        await prepare(live)
-                        if not self._is_first(live, key):
+                        await prepare(writer)
+                        if not self._is_first(writer, key):
                             continue
                     try:
-                        decision = decide(live)
+                        decision = decide(writer)
                     except BambooError as refusal:
-                        await _confirm(live, refusal)
+                        await _confirm(writer, refusal)
                         continue
-                    return await self._make_durable(caller, live, decision, key)
+                    return await self._make_durable(caller, writer, decision, key)
             except Vanished:
                 continue
 
@@ -151,21 +151,21 @@ class Transactions:
             )
 
     async def _make_durable(
-        self, caller: Caller, live: SessionWriter, decision: Decision, key: RequestKey | None
+        self, caller: Caller, writer: SessionWriter, decision: Decision, key: RequestKey | None
     ) -> Outcome:
-        if live.head.seq == 0 and decision.drafts:
+        if writer.head.seq == 0 and decision.drafts:
             check_made(caller, decision.drafts[0].fields.get("user_id"))
         # The log of an archived session takes nothing, not even a note.
-        is_archived = live.head.logged_state == "archived"
+        is_archived = writer.head.logged_state == "archived"
         if not decision.drafts and (key is None or is_archived):
-            await live.settled()
+            await writer.settled()
         else:
-            await self.commit(live, decision, key)
+            await self.commit(writer, decision, key)
         return Outcome(decision.answer)
 
     async def commit(
         self,
-        live: SessionWriter,
+        writer: SessionWriter,
         decision: Decision,
         key: RequestKey | None = None,
         *,
@@ -177,7 +177,7 @@ class Transactions:
         Call it only when the session is ready, without an await between.
 
         Args:
-            live: The session.
+            writer: The session's writer.
             decision: The decision.
             key: The idempotency key that the answer is kept for.
             lines: How many lines of a streamed request are stored with it.
@@ -190,14 +190,14 @@ class Transactions:
         if key is not None:
             now_ms = self._clock.now_ms()
             kept = KeptAnswer(key.body, decision.answer, now_ms, lines, chain)
-            note, take_back = live.keys.put(key.digest, kept)
+            note, take_back = writer.keys.put(key.digest, kept)
             self.registry.bound_keys()
         for effect in decision.effects:
             effect.decided()
         waiters = [_waiter_of(effect) for effect in decision.effects]
         try:
-            with span("commit", session_id=live.id, events=len(decision.drafts)):
-                await live.commit(decision.drafts, note=note, waiters=waiters)
+            with span("commit", session_id=writer.id, events=len(decision.drafts)):
+                await writer.commit(decision.drafts, note=note, waiters=waiters)
         except BambooError:
             if take_back is not None:
                 take_back()
@@ -205,7 +205,9 @@ class Transactions:
 
     # -- idempotency keys -------------------------------------------------------------------
 
-    async def first_answer(self, live: SessionWriter, key: RequestKey | None) -> KeptAnswer | None:
+    async def first_answer(
+        self, writer: SessionWriter, key: RequestKey | None
+    ) -> KeptAnswer | None:
         """Return the first answer to a key; wait for one that is not durable yet.
 
         Afterwards a decision can be made at once, without another await.
@@ -215,31 +217,31 @@ class Transactions:
             StorageFailed: There is an answer, and it cannot be read.
         """
         while key is not None:
-            if not live.keys.is_loaded:
-                if live.is_unborn:
-                    live.keys.start_empty()
+            if not writer.keys.is_loaded:
+                if writer.is_unborn:
+                    writer.keys.start_empty()
                 else:
-                    await live.keys.load(self._store, live.id, live.epoch)
+                    await writer.keys.load(self._store, writer.id, writer.epoch)
                     self.registry.bound_keys()
-                    await live.ready()
+                    await writer.ready()
                 continue
-            known = live.keys.get(key.digest, self._clock.now_ms())
+            known = writer.keys.get(key.digest, self._clock.now_ms())
             if known is None:
                 return None
             check_same_body(known, key)
             try:
-                await live.settled()
+                await writer.settled()
             except BambooError:
-                await live.ready()
+                await writer.ready()
                 continue
-            return await read_answer(self._store, live.id, live.epoch, key.digest)
+            return await read_answer(self._store, writer.id, writer.epoch, key.digest)
         return None
 
-    def _is_first(self, live: SessionWriter, key: RequestKey | None) -> bool:
+    def _is_first(self, writer: SessionWriter, key: RequestKey | None) -> bool:
         """Return whether a key still has no answer, after something was waited for."""
         if key is None:
             return True
-        return live.keys.is_loaded and live.keys.get(key.digest, self._clock.now_ms()) is None
+        return writer.keys.is_loaded and writer.keys.get(key.digest, self._clock.now_ms()) is None
 
     async def replay(
         self, caller: Caller, session_id: str, idem: Idempotency | None, need: Need = "own"
@@ -248,8 +250,8 @@ class Transactions:
         key = request_key(caller, idem)
         while key is not None:
             try:
-                async with self.registry.use(caller, session_id, need) as live:
-                    kept = await self.first_answer(live, key)
+                async with self.registry.use(caller, session_id, need) as writer:
+                    kept = await self.first_answer(writer, key)
                     return Outcome(kept.answer, replayed=True) if kept else None
             except Vanished:
                 continue
@@ -305,25 +307,25 @@ class Transactions:
         """
         try:
             # Without a place: a full memory, or a full disk, must not keep anybody from freeing it.
-            async with self.registry.use(caller, session_id, place=False) as live:
-                if (spare_used and live.users > 1) or (only_if and not only_if(live.head)):
+            async with self.registry.use(caller, session_id, place=False) as writer:
+                if (spare_used and writer.users > 1) or (only_if and not only_if(writer.head)):
                     return None
-                async with self.registry.holding(live):
-                    freed = await self._store.delete(session_id, live.epoch)
-                    live.vanish("deleted")
+                async with self.registry.holding(writer):
+                    freed = await self._store.delete(session_id, writer.epoch)
+                    writer.vanish("deleted")
                 self.registry.channels.forget(session_id)
                 return freed
         except Vanished:
             raise unknown_session(session_id) from None
 
 
-async def _confirm(live: SessionWriter, refusal: BambooError) -> None:
+async def _confirm(writer: SessionWriter, refusal: BambooError) -> None:
     """Raise a refusal once the head that it was decided on is durable (R1).
 
     Return when that head was undone: the decision has to be made again.
     """
     try:
-        await live.settled()
+        await writer.settled()
     except BambooError:
         return
     raise refusal

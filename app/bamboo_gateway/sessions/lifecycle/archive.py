@@ -54,17 +54,17 @@ async def archive(
         RunActive: A run is executing or queued.
     """
 
-    def decide(live: SessionWriter) -> Decision:
-        head = live.head
+    def decide(writer: SessionWriter) -> Decision:
+        head = writer.head
         if head.logged_state == "archived":
             return Decision([], {})
-        if head.active or head.queue or live.starting:
+        if head.active or head.queue or writer.starting:
             raise RunActive(
                 "A run is executing or queued; cancel it first.",
                 extra={"active_run_id": head.active.run_id if head.active else None},
             )
         change = {"from": head.logged_state or "idle", "to": "archived"}
-        return answer_after(context, live, [Draft("state_change", change)])
+        return answer_after(context, writer, [Draft("state_change", change)])
 
     outcome = await transactions.run(caller, session_id, decide, accepts="any", idem=idem)
     await pack_again(context, transactions.registry, session_id)
@@ -95,11 +95,11 @@ async def pack(context: Context, registry: SessionRegistry, session_id: str) -> 
     """
     while True:
         try:
-            async with registry.use(GATEWAY, session_id) as live, live.packing:
-                await live.ready()
-                if live.head.logged_state == "archived":
-                    await live.settled()
-                    await context.store.pack(session_id, live.epoch)
+            async with registry.use(GATEWAY, session_id) as writer, writer.packing:
+                await writer.ready()
+                if writer.head.logged_state == "archived":
+                    await writer.settled()
+                    await context.store.pack(session_id, writer.epoch)
                 return
         except Vanished:
             continue
@@ -132,25 +132,25 @@ async def restore(
     """
     back_to = "idle"
 
-    async def prepare(live: SessionWriter) -> None:
+    async def prepare(writer: SessionWriter) -> None:
         nonlocal back_to
-        if live.head.logged_state == "archived":
-            await live.settled()
-            back_to = await _state_before(context, live.head)
-            await context.store.unpack(session_id, live.epoch)
-            await live.ready()
+        if writer.head.logged_state == "archived":
+            await writer.settled()
+            back_to = await _state_before(context, writer.head)
+            await context.store.unpack(session_id, writer.epoch)
+            await writer.ready()
 
-    def decide(live: SessionWriter) -> Decision:
-        if live.head.logged_state != "archived":
+    def decide(writer: SessionWriter) -> Decision:
+        if writer.head.logged_state != "archived":
             raise Refused("The session is not archived.", code="not-archived")
         change = {"from": "archived", "to": back_to}
-        return answer_after(context, live, [Draft("state_change", change)])
+        return answer_after(context, writer, [Draft("state_change", change)])
 
     while True:
         try:
             # Packing and restoring exclude each other: nothing could ever be appended to a log that
             # is packed right after it was restored.
-            async with transactions.registry.use(caller, session_id) as live, live.packing:
+            async with transactions.registry.use(caller, session_id) as writer, writer.packing:
                 return await transactions.run(
                     caller, session_id, decide, accepts="any", prepare=prepare, idem=idem
                 )

@@ -107,11 +107,11 @@ async def create_whole(
     key = request_key(caller, idem)
     while True:
         try:
-            async with transactions.registry.use(caller, session_id, "make") as live:
-                if kept := await transactions.first_answer(live, key):
+            async with transactions.registry.use(caller, session_id, "make") as writer:
+                if kept := await transactions.first_answer(writer, key):
                     return Outcome(kept.answer, replayed=True)
                 history = await prepare()
-                head = await _publish(context, caller, live, history, key)
+                head = await _publish(context, caller, writer, history, key)
                 return Outcome(history.answer(head))
         except Vanished:
             continue
@@ -125,38 +125,38 @@ async def create_whole(
 async def _publish(
     context: Context,
     caller: Caller,
-    live: SessionWriter,
+    writer: SessionWriter,
     history: History,
     key: RequestKey | None,
 ) -> SessionHead:
-    await live.ready()
-    if live.head.seq or not live.is_unborn:
-        await live.settled()
-        raise id_taken(live.id)
-    live.hold()
+    await writer.ready()
+    if writer.head.seq or not writer.is_unborn:
+        await writer.settled()
+        raise id_taken(writer.id)
+    writer.hold()
     place = ExitStack()
     try:
-        unborn = SessionHead(live.id, live.epoch)
+        unborn = SessionHead(writer.id, writer.epoch)
         now_ms, size_max = context.clock.now_ms(), context.settings.max_event_bytes
-        writer = HistoryWriter(unborn, now_ms, size_max)
-        async with context.store.creation(live.id, live.epoch) as creation:
-            async for drafts in history.pages(live.epoch):
-                if writer.head.seq == 0:
+        history_writer = HistoryWriter(unborn, now_ms, size_max)
+        async with context.store.creation(writer.id, writer.epoch) as creation:
+            async for drafts in history.pages(writer.epoch):
+                if history_writer.head.seq == 0:
                     place.enter_context(context.quotas.creating(drafts[0].fields["user_id"]))
                 await creation.write(
-                    await to_thread.run_sync(writer.events, drafts, limiter=bulk_limiter)
+                    await to_thread.run_sync(history_writer.events, drafts, limiter=bulk_limiter)
                 )
-            check_made(caller, writer.head.user_id)
+            check_made(caller, history_writer.head.user_id)
             if key is not None:
-                answer = history.answer(writer.head)
-                await creation.write((), [writer.note(key, answer)])
-            await creation.publish(writer.head.copy())
+                answer = history.answer(history_writer.head)
+                await creation.write((), [history_writer.note(key, answer)])
+            await creation.publish(history_writer.head.copy())
     except BaseException:
-        live.vanish("deleted")
-        live.resume()
+        writer.vanish("deleted")
+        writer.resume()
         raise
     finally:
         place.close()
-    live.born(writer.head)
-    live.resume()
-    return writer.head.copy()
+    writer.born(history_writer.head)
+    writer.resume()
+    return history_writer.head.copy()

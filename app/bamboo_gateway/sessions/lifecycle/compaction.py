@@ -38,9 +38,9 @@ class Compaction:
         self._waiting: OrderedDict[str, int] = OrderedDict()
         registry.on_slot_free.append(self._run_ended)
 
-    def _run_ended(self, live: SessionWriter) -> None:
-        self._waiting[live.id] = self._context.clock.now_ms()
-        self._waiting.move_to_end(live.id)
+    def _run_ended(self, writer: SessionWriter) -> None:
+        self._waiting[writer.id] = self._context.clock.now_ms()
+        self._waiting.move_to_end(writer.id)
 
     async def run(self) -> None:
         """Keep compacting the logs that become due."""

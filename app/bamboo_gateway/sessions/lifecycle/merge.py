@@ -72,11 +72,11 @@ async def merge(
     registry = transactions.registry
     while True:
         try:
-            async with registry.use(caller, target_id) as live:
-                if kept := await transactions.first_answer(live, key):
+            async with registry.use(caller, target_id) as writer:
+                if kept := await transactions.first_answer(writer, key):
                     return Outcome(kept.answer, replayed=True)
-                async with registry.holding(live):
-                    return await _merge(context, registry, caller, live, wanted, key)
+                async with registry.holding(writer):
+                    return await _merge(context, registry, caller, writer, wanted, key)
         except Vanished:
             continue
 
@@ -85,11 +85,11 @@ async def _merge(
     context: Context,
     registry: SessionRegistry,
     caller: Caller,
-    live: SessionWriter,
+    writer: SessionWriter,
     wanted: Merge,
     key: RequestKey | None,
 ) -> Outcome:
-    target, store = live.head, context.store
+    target, store = writer.head, context.store
     context.states.check_writable(target)
     _check_not_busy(target)
 
@@ -98,24 +98,26 @@ async def _merge(
 
     source, plan = await registry.read(caller, wanted.source_id, look)
     now_ms, size_max = context.clock.now_ms(), context.settings.max_event_bytes
-    writer = HistoryWriter(target.copy(), now_ms, size_max)
-    async with store.extension(live.id, live.epoch, target.seq) as extension:
+    history_writer = HistoryWriter(target.copy(), now_ms, size_max)
+    async with store.extension(writer.id, writer.epoch, target.seq) as extension:
         async with aclosing(_drafts(store, target, source, plan, wanted)) as pages:
             async for drafts in pages:
-                events = await to_thread.run_sync(writer.events, drafts, limiter=bulk_limiter)
+                events = await to_thread.run_sync(
+                    history_writer.events, drafts, limiter=bulk_limiter
+                )
                 await extension.write(events)
-        answer = view_of(context, writer.head)
+        answer = view_of(context, history_writer.head)
         if plan.closed:
             answer["notes"] = [closing_note(plan.calls_closed, plan.closed).to_json()]
         if key is not None:
-            await extension.write((), [writer.note(key, answer)])
-        elif writer.head.seq == target.seq:
+            await extension.write((), [history_writer.note(key, answer)])
+        elif history_writer.head.seq == target.seq:
             return Outcome(answer)
-        count = writer.head.seq - target.seq
-        with anyio.CancelScope(shield=True), span("commit", session_id=live.id, events=count):
+        count = history_writer.head.seq - target.seq
+        with anyio.CancelScope(shield=True), span("commit", session_id=writer.id, events=count):
             # Also when the caller leaves: until this has ended, the session's head is unknown.
-            await extension.publish(writer.head.copy())
-            live.grown(writer.head)
+            await extension.publish(history_writer.head.copy())
+            writer.grown(history_writer.head)
     return Outcome(answer)
 
 

@@ -61,8 +61,8 @@ async def save_summary(
         InvalidInput: The position is not in this log.
     """
 
-    def decide(live: SessionWriter) -> Decision:
-        head = live.head
+    def decide(writer: SessionWriter) -> Decision:
+        head = writer.head
         covered = position or head.position
         if covered.epoch != head.epoch or not 0 < covered.seq <= head.seq:
             raise InvalidInput(
@@ -88,10 +88,10 @@ async def delete_summary(transactions: Transactions, caller: Caller, session_id:
         NotFound: There is no summary.
     """
 
-    def decide(live: SessionWriter) -> Decision:
-        if live.head.summary is None:
+    def decide(writer: SessionWriter) -> Decision:
+        if writer.head.summary is None:
             raise NotFound("The session has no summary.", code="summary-not-found")
-        fields = {"summary": None, "turn_count": 0, "position": str(live.head.position)}
+        fields = {"summary": None, "turn_count": 0, "position": str(writer.head.position)}
         return Decision([Draft("summary_saved", fields)], {})
 
     await transactions.run(caller, session_id, decide)

@@ -35,9 +35,9 @@ class Cancellation:
         """
         while True:
             try:
-                async with self._registry.use(caller, session_id) as live:
-                    self._context.states.check_not_expired(live.head)
-                    return await self._cancel(live, run_id)
+                async with self._registry.use(caller, session_id) as writer:
+                    self._context.states.check_not_expired(writer.head)
+                    return await self._cancel(writer, run_id)
             except Vanished:
                 continue
 
@@ -45,49 +45,49 @@ class Cancellation:
         """Cancel the active run and all queued ones."""
         while True:
             try:
-                async with self._registry.use(caller, session_id) as live:
-                    self._context.states.check_not_expired(live.head)
-                    head = live.head
+                async with self._registry.use(caller, session_id) as writer:
+                    self._context.states.check_not_expired(writer.head)
+                    head = writer.head
                     # The queue first: else its next run would start while the active one ends.
                     run_ids = [queued.run_id for queued in head.queue]
                     run_ids += [head.active.run_id] if head.active else []
                     if not run_ids:
                         try:
                             # An end may be decided and not durable yet.
-                            await live.settled()
+                            await writer.settled()
                         except BambooError:
                             continue  # it was undone: there is something to cancel again
-                    runs = [await self._cancel(live, run_id) for run_id in run_ids]
+                    runs = [await self._cancel(writer, run_id) for run_id in run_ids]
                     return {"session_id": session_id, "runs": runs}
             except Vanished:
                 continue
 
-    async def _cancel(self, live: SessionWriter, run_id: str) -> dict[str, Any]:
+    async def _cancel(self, writer: SessionWriter, run_id: str) -> dict[str, Any]:
         ended = anyio.Event()
-        forget = live.on_run_end(run_id, ended.set)
+        forget = writer.on_run_end(run_id, ended.set)
         try:
-            await live.ready()
-            head = live.head
+            await writer.ready()
+            head = writer.head
             terminal = Cancelled("cancelled by the client")
             if any(queued.run_id == run_id for queued in head.queue):
-                await live.commit(
+                await writer.commit(
                     [Draft("cancelled", {"run_id": run_id, "reason": terminal.reason})]
                 )
             elif head.active and head.active.run_id == run_id:
-                if live.run is not None:
-                    live.run.cancel(terminal)
+                if writer.run is not None:
+                    writer.run.cancel(terminal)
                 elif head.active.agent == EXTERNAL:
-                    await self._external.end(live, terminal)
+                    await self._external.end(writer, terminal)
                 with anyio.move_on_after(self._context.settings.cancel_timeout_seconds):
                     await ended.wait()
         finally:
             forget()
-        await live.ready()
+        await writer.ready()
         try:
-            await live.settled()
+            await writer.settled()
         except BambooError:
-            await live.ready()
-        run = await find_run(self._context.store, live.id, live.epoch, run_id)
+            await writer.ready()
+        run = await find_run(self._context.store, writer.id, writer.epoch, run_id)
         if run["ended_at"] is None:
             run["cancel_requested"] = True
         return run
@@ -104,39 +104,41 @@ class Cancellation:
         while True:
             try:
                 # Without a place in memory: the run that is waited for has one.
-                async with self._registry.use(caller, session_id, place=False) as live:
-                    run = await self._wait_end(live, run_id, deadline)
-                    message = await self._last_said(live, run) if run["ended_at"] else None
+                async with self._registry.use(caller, session_id, place=False) as writer:
+                    run = await self._wait_end(writer, run_id, deadline)
+                    message = await self._last_said(writer, run) if run["ended_at"] else None
                     return RunWait(run, run["ended_at"] is not None, message)
             except Vanished:
                 continue
 
-    async def _wait_end(self, live: SessionWriter, run_id: str, deadline: float) -> dict[str, Any]:
+    async def _wait_end(
+        self, writer: SessionWriter, run_id: str, deadline: float
+    ) -> dict[str, Any]:
         while True:
             ended = anyio.Event()
             # Registered before the look-up, so that an end in between is not missed.
-            forget = live.on_run_end(run_id, ended.set)
+            forget = writer.on_run_end(run_id, ended.set)
             try:
-                run = await find_run(self._context.store, live.id, live.epoch, run_id)
+                run = await find_run(self._context.store, writer.id, writer.epoch, run_id)
                 remaining = deadline - anyio.current_time()
                 if run["ended_at"] is not None or remaining <= 0:
                     return run
                 with anyio.move_on_after(remaining):
                     await ended.wait()
-                await live.ready()
+                await writer.ready()
             finally:
                 forget()
 
-    async def _last_said(self, live: SessionWriter, run: dict[str, Any]) -> dict[str, Any] | None:
+    async def _last_said(self, writer: SessionWriter, run: dict[str, Any]) -> dict[str, Any] | None:
         run_id = run["run_id"]
         store = self._context.store
-        [first] = await store.find(live.id, live.epoch, "run", key=run_id, limit=1)
-        last = await last_of_run(store, live.id, live.epoch, run_id)
+        [first] = await store.find(writer.id, writer.epoch, "run", key=run_id, limit=1)
+        last = await last_of_run(store, writer.id, writer.epoch, run_id)
         before = last.seq if last is not None else None
         while before is not None and before > first.seq:
             page = await store.find(
-                live.id,
-                live.epoch,
+                writer.id,
+                writer.epoch,
                 "message",
                 after=first.seq,
                 before=before,

@@ -81,19 +81,19 @@ class _ChatCommand:
             [message.id for message in chat.messages],
         )
 
-    async def prepare(self, live: SessionWriter) -> None:
+    async def prepare(self, writer: SessionWriter) -> None:
         """Look up the ids that the client names."""
-        if live.head.seq and self._chat.session.id is None:
-            raise SessionExists(f"A session {live.id!r} exists already. Choose another id.")
-        await self._ids.prepare(live)
+        if writer.head.seq and self._chat.session.id is None:
+            raise SessionExists(f"A session {writer.id!r} exists already. Choose another id.")
+        await self._ids.prepare(writer)
 
-    def decide(self, live: SessionWriter) -> Decision:
+    def decide(self, writer: SessionWriter) -> Decision:
         """Decide whether the run begins, waits or is refused."""
         self._service.scheduler.agents[self._agent].check_options(self._chat.options)
-        self._ids.check(live)
+        self._ids.check(writer)
         self._context.drain.check()
-        head = live.head
-        is_busy = head.active is not None or bool(head.queue) or live.starting
+        head = writer.head
+        is_busy = head.active is not None or bool(head.queue) or writer.starting
         if is_busy and self._chat.on_busy == "reject":
             active_id = head.active.run_id if head.active else None
             raise RunActive(
@@ -104,11 +104,11 @@ class _ChatCommand:
         messages = [self._maker.new_message(given) for given in self._chat.messages]
         created = [] if head.seq else [self._session()]
         if is_busy:
-            drafts, effect = self._queue(live, messages)
+            drafts, effect = self._queue(writer, messages)
         else:
-            drafts, effect = self._begin(live, messages, position)
+            drafts, effect = self._begin(writer, messages, position)
         turn: ChatTurn = {
-            "session_id": live.id,
+            "session_id": writer.id,
             "run_id": self._run_id,
             "message_ids": [message.id for message in messages],
             "status": "queued" if is_busy else "running",
@@ -122,20 +122,20 @@ class _ChatCommand:
         return created_draft(session, self._context.settings.default_ttl_seconds)
 
     def _begin(
-        self, live: SessionWriter, messages: list[Message], position: str
+        self, writer: SessionWriter, messages: list[Message], position: str
     ) -> tuple[list[Draft], Effect]:
-        head = live.head
+        head = writer.head
         self._context.quotas.check_run(head.user_id if head.seq else self._chat.session.user_id)
         said = in_order(
             head.open_calls, messages, close=self._maker.close_passed_over, all_answered=True
         )
         start = self._service.scheduler.start_of(
-            live, self._run_id, self._agent, self._chat.options, here()
+            writer, self._run_id, self._agent, self._chat.options, here()
         )
         return beginning(self._run_id, self._agent, said, position), start
 
-    def _queue(self, live: SessionWriter, messages: list[Message]) -> tuple[list[Draft], Effect]:
-        head = live.head
+    def _queue(self, writer: SessionWriter, messages: list[Message]) -> tuple[list[Draft], Effect]:
+        head = writer.head
         if len(head.queue) >= self._context.settings.max_queued_runs:
             raise LimitReached(
                 f"Limit reached: {len(head.queue)} queued runs in this session (max_queued_runs). "
@@ -154,5 +154,5 @@ class _ChatCommand:
         if self._chat.on_busy == "interrupt":
             fields["front"] = True
             interrupts = head.active.run_id if head.active else None
-        queued = self._service.scheduler.start_when_free(live, interrupts=interrupts)
+        queued = self._service.scheduler.start_when_free(writer, interrupts=interrupts)
         return [Draft("run_queued", fields)], queued

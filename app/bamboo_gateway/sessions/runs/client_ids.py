@@ -55,7 +55,7 @@ class ClientIds:
         self._run_taken = False
         self._taken: set[str] = set()
 
-    async def prepare(self, live: SessionWriter) -> None:
+    async def prepare(self, writer: SessionWriter) -> None:
         """Look the ids up in what is durable, what is being stored, and what is queued.
 
         On return the session is ready for the decision, and nothing has changed since the look-up.
@@ -67,26 +67,26 @@ class ClientIds:
         if self._run_id is None and not self._message_ids:
             return
         while True:
-            await live.ready()
-            head = live.head
+            await writer.ready()
+            head = writer.head
             self._run_taken = False
             self._taken = set()
             # Registered before the look-up, so that no decision in between is missed.
             ended = anyio.Event()
-            forget_run = live.on_run_end(self._run_id, ended.set) if self._run_id else None
-            forget_messages = live.on_message_id(self._note)
+            forget_run = writer.on_run_end(self._run_id, ended.set) if self._run_id else None
+            forget_messages = writer.on_message_id(self._note)
             try:
-                await self._look(live)
+                await self._look(writer)
             finally:
                 forget_messages()
                 if forget_run is not None:
                     forget_run()
             # A head that was loaded again may differ without any callback.
-            if live.is_ready and live.head is head and self._sees_makings(live):
+            if writer.is_ready and writer.head is head and self._sees_makings(writer):
                 self._run_taken = self._run_taken or ended.is_set()
                 return
 
-    def check(self, live: SessionWriter) -> None:
+    def check(self, writer: SessionWriter) -> None:
         """Refuse an id that the session already has.
 
         Raises:
@@ -94,12 +94,12 @@ class ClientIds:
             Refused: A run has, or had, the id.
         """
         for message_id in sorted(self._message_ids):
-            if message_id in self._taken or live.is_making(message_id):
+            if message_id in self._taken or writer.is_making(message_id):
                 raise MessageExists(
                     f"The session already has a message {message_id!r}.",
                     extra={"message_id": message_id},
                 )
-        head = live.head
+        head = writer.head
         present = {head.active.run_id} if head.active else set()
         present |= {queued.run_id for queued in head.queue}
         if self._run_id is not None and (self._run_taken or self._run_id in present):
@@ -109,45 +109,47 @@ class ClientIds:
         if message_id in self._message_ids:
             self._taken.add(message_id)
 
-    async def _look(self, live: SessionWriter) -> None:
+    async def _look(self, writer: SessionWriter) -> None:
         # The store has nothing of a session that is being created.
-        if self._run_id is not None and not live.is_unborn:
-            found = await self._store.find(live.id, live.epoch, "run", key=self._run_id, limit=1)
+        if self._run_id is not None and not writer.is_unborn:
+            found = await self._store.find(
+                writer.id, writer.epoch, "run", key=self._run_id, limit=1
+            )
             self._run_taken = bool(found)
         if not self._message_ids:
             return
-        if not live.is_unborn:
+        if not writer.is_unborn:
             self._taken |= await self._store.keys_in_use(
-                live.id, live.epoch, "message", self._message_ids
+                writer.id, writer.epoch, "message", self._message_ids
             )
-        for queued in list(live.head.queue):
-            self._taken |= self._message_ids & await self._queued_ids(live, queued)
-        active = live.head.active
-        if active is not None and not self._sees_makings(live):
+        for queued in list(writer.head.queue):
+            self._taken |= self._message_ids & await self._queued_ids(writer, queued)
+        active = writer.head.active
+        if active is not None and not self._sees_makings(writer):
             try:
-                await self._hold(live, {active.run_id})
+                await self._hold(writer, {active.run_id})
             except RunEnded:
                 return  # its messages are in the log
 
-    def _sees_makings(self, live: SessionWriter) -> bool:
+    def _sees_makings(self, writer: SessionWriter) -> bool:
         """Return whether `is_making` can answer: it cannot before `hold` of an external run."""
-        active = live.head.active
+        active = writer.head.active
         if not self._message_ids or active is None or active.agent != EXTERNAL:
             return True
-        return live.external is not None and live.external.run_id == active.run_id
+        return writer.external is not None and writer.external.run_id == active.run_id
 
-    async def _queued_ids(self, live: SessionWriter, queued: QueuedRun) -> frozenset[str]:
-        known = live.waiting_message_ids.get(queued.run_id)
+    async def _queued_ids(self, writer: SessionWriter, queued: QueuedRun) -> frozenset[str]:
+        known = writer.waiting_message_ids.get(queued.run_id)
         if known is not None:
             return known
         found = await self._store.read(
-            live.id, live.epoch, queued.seq - 1, limit=1, max_bytes=PAGE_BYTES_MAX
+            writer.id, writer.epoch, queued.seq - 1, limit=1, max_bytes=PAGE_BYTES_MAX
         )
         ids: frozenset[str] = frozenset()
         if found and found[0].seq == queued.seq:
             ids = await to_thread.run_sync(_ids_of_input, found[0].body, limiter=bulk_limiter)
-        if any(waiting.run_id == queued.run_id for waiting in live.head.queue):
-            live.note_waiting(queued.run_id, ids)
+        if any(waiting.run_id == queued.run_id for waiting in writer.head.queue):
+            writer.note_waiting(queued.run_id, ids)
         return ids
 
 

@@ -46,7 +46,7 @@ class RunExecutor:
     Attributes:
         run_id: The run's id.
         agent_name: The name of the agent that answers.
-        live: The session that the run belongs to.
+        writer: The writer of the run's session.
     """
 
     __slots__ = (
@@ -68,22 +68,22 @@ class RunExecutor:
         "_since_yield",
         "_stop",
         "agent_name",
-        "live",
         "run_id",
+        "writer",
     )
 
     def __init__(
         self,
         context: Context,
         maker: Maker,
-        live: SessionWriter,
+        writer: SessionWriter,
         run_id: str,
         agent_name: str,
         agent: Agent,
         options: dict[str, Any],
         parent: Parent = None,
     ) -> None:
-        self.live = live
+        self.writer = writer
         self.run_id = run_id
         self.agent_name = agent_name
         self._context = context
@@ -113,7 +113,7 @@ class RunExecutor:
 
     def broken(self, error: BambooError) -> None:
         """Report that a commit failed. If it held events of this run, the run cannot go on."""
-        if self._last_seq > self.live.durable_seq:
+        if self._last_seq > self.writer.durable_seq:
             self._failure = self._failure or error
             if not self._ending:
                 self._scope.cancel()
@@ -139,8 +139,8 @@ class RunExecutor:
     async def execute(self) -> None:
         """Execute the run to its end, which is durable on return unless the session is deleted."""
         clear_contextvars()
-        bind_contextvars(session_id=self.live.id, run_id=self.run_id)
-        named = {"session_id": self.live.id, "run_id": self.run_id, "agent": self.agent_name}
+        bind_contextvars(session_id=self.writer.id, run_id=self.run_id)
+        named = {"session_id": self.writer.id, "run_id": self.run_id, "agent": self.agent_name}
         with span_under(self._parent, "run", **named):
             await self._execute()
 
@@ -150,7 +150,7 @@ class RunExecutor:
             await self._conversation.let_go()
 
     async def _load_turn(self) -> Turn:
-        head = self.live.head.copy()
+        head = self.writer.head.copy()
         active = head.active
         assert active is not None  # the run has the session's slot
         said = self._conversation = await agent_conversation(
@@ -176,13 +176,13 @@ class RunExecutor:
         except BambooError as error:
             self._failure = self._failure or error
         except Exception:
-            log.exception("agent failed", session_id=self.live.id, run_id=self.run_id)
+            log.exception("agent failed", session_id=self.writer.id, run_id=self.run_id)
             otherwise = _AGENT_FAILED
         self._ending = True
         if self._foreign.was_left:
             log.error(
                 "an agent ignored its cancellation and was left behind",
-                session_id=self.live.id,
+                session_id=self.writer.id,
                 run_id=self.run_id,
                 agent=self.agent_name,
             )
@@ -203,12 +203,12 @@ class RunExecutor:
                 if isinstance(event, TerminalEvent):
                     self._said = event
                     return
-                if not self.live.is_ready:
-                    await self.live.ready()
+                if not self.writer.is_ready:
+                    await self.writer.ready()
                 self._emit(event)
-                if self._since_yield >= RUN_AHEAD_EVENTS_YIELD or self.live.is_ahead:
+                if self._since_yield >= RUN_AHEAD_EVENTS_YIELD or self.writer.is_ahead:
                     self._since_yield = 0
-                    await self.live.drained()
+                    await self.writer.drained()
 
     def _emit(self, event: AgentEvent) -> None:
         if self._failure is not None:
@@ -216,7 +216,7 @@ class RunExecutor:
         if self._ending:
             # The agent was left behind: its run has ended without it.
             raise Vanished
-        _, self._last_seq = self.live.decide(self._assembler.feed(event))
+        _, self._last_seq = self.writer.decide(self._assembler.feed(event))
         self._since_yield += 1
 
     async def _end(self, otherwise: TerminalEvent) -> None:
@@ -224,18 +224,18 @@ class RunExecutor:
         drafts: list[Draft] | None = None
         while True:
             try:
-                await self.live.ready()
+                await self.writer.ready()
                 if self._failure is not None and self._last_seq:
                     # The assembler has events that were undone with the failed commit.
                     self._assembler = await restored(
-                        self._context.store, self._maker, self.live, self.run_id
+                        self._context.store, self._maker, self.writer, self.run_id
                     )
                     self._last_seq, drafts = 0, None
-                    await self.live.ready()
+                    await self.writer.ready()
                 if not self._has_slot():
                     return  # the end was stored, although the store reported a failure
                 drafts = drafts or self._assembler.end(self._final(otherwise))
-                await self.live.commit(drafts, waiters=[self._ended], reserve=True)
+                await self.writer.commit(drafts, waiters=[self._ended], reserve=True)
             except Vanished:
                 return
             except (TooLarge, InvalidEvent):
@@ -246,7 +246,7 @@ class RunExecutor:
             except BambooError as error:
                 log.warning(
                     "a run's end could not be stored, trying again",
-                    session_id=self.live.id,
+                    session_id=self.writer.id,
                     run_id=self.run_id,
                     code=error.code,
                 )
@@ -254,14 +254,14 @@ class RunExecutor:
                 delay = min(delay * 2, _RETRY_SECONDS_MAX)
             except Exception:  # the boundary: stored messages may be unreadable, the run must end
                 log.exception(
-                    "a run's last messages are lost", session_id=self.live.id, run_id=self.run_id
+                    "a run's last messages are lost", session_id=self.writer.id, run_id=self.run_id
                 )
                 self._last_seq, drafts = 0, [_short(self.run_id)]
             else:
                 return
 
     def _has_slot(self) -> bool:
-        active = self.live.head.active
+        active = self.writer.head.active
         return active is not None and active.run_id == self.run_id
 
     def _ended(self, error: BambooError | None) -> None:

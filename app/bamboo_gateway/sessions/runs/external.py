@@ -62,7 +62,7 @@ def outside_event(value: Any) -> tuple[str | None, AgentEvent]:
 
 
 def drafts_of(
-    live: SessionWriter, run_id: str | None, event: AgentEvent, now: float
+    writer: SessionWriter, run_id: str | None, event: AgentEvent, now: float
 ) -> list[Draft]:
     """Return the drafts of a posted event, and add the event to the run's unfinished messages.
 
@@ -78,16 +78,16 @@ def drafts_of(
     if run_id is None:
         assert isinstance(event, Custom)  # `outside_event` lets nothing else through
         return [Draft("custom", {"name": event.name, "value": event.value})]
-    run = live.external
+    run = writer.external
     if run is None or run.run_id != run_id:
-        active = live.head.active
+        active = writer.head.active
         if active is not None and active.run_id == run_id:
             raise RunActive("The gateway itself executes this run; its events cannot be posted.")
         raise NotFound(f"No open external run {run_id!r} in this session.", code="run-not-found")
     run.last_event_at = now
     drafts = run.assembler.feed(event)
     if event.type in TERMINAL_TYPES:
-        live.drop_external(run)
+        writer.drop_external(run)
     return drafts
 
 
@@ -97,38 +97,38 @@ class PostedEvents(Effect):
 
     Attributes:
         runs: Its session's runs.
-        live: The session.
+        writer: The session's writer.
         fed: The unfinished messages that the events were fed to.
         is_end: Whether a run ends with them.
     """
 
     runs: "ExternalRuns"
-    live: SessionWriter
+    writer: SessionWriter
     fed: ExternalRun | None
     is_end: bool
 
     @override
     def committed(self) -> None:
         if self.is_end:
-            self.runs.slot_free(self.live)
+            self.runs.slot_free(self.writer)
 
     @override
     def undone(self) -> None:
         if self.fed is not None:
-            self.live.drop_external(self.fed)
+            self.writer.drop_external(self.fed)
         if self.is_end:
-            self.runs.slot_free(self.live)
+            self.runs.slot_free(self.writer)
 
 
 @dataclass(frozen=True, slots=True)
 class _Opened(Effect):
     """The effect of opening an external run."""
 
-    live: SessionWriter
+    writer: SessionWriter
 
     @override
     def decided(self) -> None:
-        self.live.drop_external()
+        self.writer.drop_external()
 
 
 def timed_out(seconds: float) -> Failed:
@@ -149,11 +149,11 @@ def already_ended(run_id: str) -> RunEnded:
     return RunEnded(f"The run {run_id!r} has its terminal event. No event can follow it.")
 
 
-def _is_held(live: SessionWriter, active: ActiveRun) -> bool:
+def _is_held(writer: SessionWriter, active: ActiveRun) -> bool:
     """Return whether memory has the active run's unfinished messages, or needs none of them."""
     if active.agent != EXTERNAL:
         return True
-    return live.external is not None and live.external.run_id == active.run_id
+    return writer.external is not None and writer.external.run_id == active.run_id
 
 
 class ExternalRuns:
@@ -165,9 +165,9 @@ class ExternalRuns:
         self._registry = transactions.registry
         self._maker = maker
 
-    def slot_free(self, live: SessionWriter) -> None:
+    def slot_free(self, writer: SessionWriter) -> None:
         """Report that an external run of the session may have ended."""
-        self._registry.slot_free(live)
+        self._registry.slot_free(writer)
 
     async def open(
         self, caller: Caller, session_id: str, run_id: str | None, idem: Idempotency | None
@@ -181,11 +181,11 @@ class ExternalRuns:
         name = run_id or self._maker.run_id()
         names = ClientIds(self._context.store, self.hold, run_id)
 
-        def decide(live: SessionWriter) -> Decision:
-            names.check(live)
-            head = live.head
+        def decide(writer: SessionWriter) -> Decision:
+            names.check(writer)
+            head = writer.head
             self._context.drain.check()
-            if head.active or head.queue or live.starting:
+            if head.active or head.queue or writer.starting:
                 active_id = head.active.run_id if head.active else None
                 raise RunActive(
                     "A run is executing or queued in this session.",
@@ -196,13 +196,13 @@ class ExternalRuns:
             kind, fields = drafts[0]
             time = format_ms(self._context.clock.now_ms())
             event = {"type": kind, "seq": head.seq + 1, "time": time, **fields}
-            return Decision(drafts, run_view(live.id, live.epoch, [event]), (_Opened(live),))
+            return Decision(drafts, run_view(writer.id, writer.epoch, [event]), (_Opened(writer),))
 
         return await self._transactions.run(
             caller, session_id, decide, prepare=names.prepare, idem=idem
         )
 
-    async def hold(self, live: SessionWriter, run_ids: set[str]) -> None:
+    async def hold(self, writer: SessionWriter, run_ids: set[str]) -> None:
         """Load the unfinished messages of external runs, if one of them is the active run.
 
         Afterwards a decision can be made at once, without another await.
@@ -212,26 +212,26 @@ class ExternalRuns:
         """
         never_begun: set[str] = set()
         while True:
-            await live.ready()
-            active = live.head.active
+            await writer.ready()
+            active = writer.head.active
             elsewhere = run_ids - never_begun - {active.run_id if active else ""}
             if elsewhere:
-                never_begun |= await self._never_begun(live, elsewhere.pop())
-            elif active is not None and active.run_id in run_ids and not _is_held(live, active):
-                await self._load(live, active)
+                never_begun |= await self._never_begun(writer, elsewhere.pop())
+            elif active is not None and active.run_id in run_ids and not _is_held(writer, active):
+                await self._load(writer, active)
             else:
                 return
 
-    async def _load(self, live: SessionWriter, active: ActiveRun) -> None:
-        await live.settled()
-        assembler = await restored(self._context.store, self._maker, live, active.run_id)
-        if live.external is not None and live.external.run_id == active.run_id:
+    async def _load(self, writer: SessionWriter, active: ActiveRun) -> None:
+        await writer.settled()
+        assembler = await restored(self._context.store, self._maker, writer, active.run_id)
+        if writer.external is not None and writer.external.run_id == active.run_id:
             return  # another call was faster, and may have fed it since
-        if live.head.active is not None and live.head.active.run_id == active.run_id:
+        if writer.head.active is not None and writer.head.active.run_id == active.run_id:
             now = self._context.clock.monotonic()
-            live.hold_external(ExternalRun(active.run_id, assembler, now))
+            writer.hold_external(ExternalRun(active.run_id, assembler, now))
 
-    async def _never_begun(self, live: SessionWriter, run_id: str) -> set[str]:
+    async def _never_begun(self, writer: SessionWriter, run_id: str) -> set[str]:
         """Return the run if it never had the session's slot. It does not have the slot now.
 
         Raises:
@@ -239,10 +239,10 @@ class ExternalRuns:
         """
         try:
             # The end may be decided and on its way to the store.
-            await live.settled()
+            await writer.settled()
         except BambooError:
             return set()  # it was undone: the head shows what holds
-        last = await last_of_run(self._context.store, live.id, live.epoch, run_id)
+        last = await last_of_run(self._context.store, writer.id, writer.epoch, run_id)
         if last is not None and last.type in TERMINAL_TYPES:
             raise already_ended(run_id)
         return {run_id}
@@ -251,54 +251,56 @@ class ExternalRuns:
         """End the external runs to which nothing was posted for too long."""
         seconds = self._context.settings.external_run_timeout_seconds
         now = self._context.clock.monotonic()
-        for live in self._registry.sessions:
-            active = live.head.active
+        for writer in self._registry.sessions:
+            active = writer.head.active
             if active is None or active.agent != EXTERNAL:
                 continue
-            held = live.external
+            held = writer.external
             if held is None:
                 # It was opened just now, or was open when the gateway started: its time begins now.
                 self._context.tasks.spawn(
-                    self._take_up, live, active.run_id, name=f"take up {live.id}"
+                    self._take_up, writer, active.run_id, name=f"take up {writer.id}"
                 )
             elif now - held.last_event_at > seconds:
-                self.end_later(live, timed_out(seconds))
+                self.end_later(writer, timed_out(seconds))
 
-    async def _take_up(self, live: SessionWriter, run_id: str) -> None:
-        with self._registry.keeping(live):
+    async def _take_up(self, writer: SessionWriter, run_id: str) -> None:
+        with self._registry.keeping(writer):
             try:
-                await self.hold(live, {run_id})
+                await self.hold(writer, {run_id})
             except (BambooError, Vanished):
                 return  # it has ended, or the next round looks at it again
 
-    def end_later(self, live: SessionWriter, terminal: TerminalEvent) -> None:
+    def end_later(self, writer: SessionWriter, terminal: TerminalEvent) -> None:
         """End the open external run, as `end`, in a background task."""
-        self._context.tasks.spawn(self._end_unasked, live, terminal, name=f"end {live.id}")
+        self._context.tasks.spawn(self._end_unasked, writer, terminal, name=f"end {writer.id}")
 
-    async def _end_unasked(self, live: SessionWriter, terminal: TerminalEvent) -> None:
+    async def _end_unasked(self, writer: SessionWriter, terminal: TerminalEvent) -> None:
         try:
-            await self.end(live, terminal)
+            await self.end(writer, terminal)
         except BambooError as error:
             # The next round tries again.
-            log.warning("an external run could not be ended", session_id=live.id, code=error.code)
+            log.warning("an external run could not be ended", session_id=writer.id, code=error.code)
 
-    async def end(self, live: SessionWriter, terminal: TerminalEvent) -> None:
+    async def end(self, writer: SessionWriter, terminal: TerminalEvent) -> None:
         """End the open external run of a session, if there is one, with its messages so far.
 
         Raises:
             BambooError: The end could not be stored; the run is still open.
         """
-        active = live.head.active
+        active = writer.head.active
         if active is None:
             return
-        with self._registry.keeping(live):
+        with self._registry.keeping(writer):
             try:
-                await self.hold(live, {active.run_id})
-                run = live.external
+                await self.hold(writer, {active.run_id})
+                run = writer.external
                 if run is None or run.run_id != active.run_id:
                     return
                 drafts = run.assembler.end(terminal)
-                live.drop_external(run)
-                await live.commit(drafts, waiters=[lambda _: self.slot_free(live)], reserve=True)
+                writer.drop_external(run)
+                await writer.commit(
+                    drafts, waiters=[lambda _: self.slot_free(writer)], reserve=True
+                )
             except (Vanished, RunEnded):
                 return

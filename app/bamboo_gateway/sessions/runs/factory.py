@@ -171,22 +171,22 @@ def beginning(
 
 
 async def restored(
-    store: SessionStore, maker: Maker, live: SessionWriter, run_id: str
+    store: SessionStore, maker: Maker, writer: SessionWriter, run_id: str
 ) -> MessageAssembler:
     """Make the assembler of the active run again from the log."""
     assembler = maker.assembler(run_id)
-    active = live.head.active
+    active = writer.head.active
     if active is not None and active.run_id == run_id:
-        await _replay(store, live, active, assembler)
+        await _replay(store, writer, active, assembler)
     return assembler
 
 
 async def _replay(
-    store: SessionStore, live: SessionWriter, active: ActiveRun, assembler: MessageAssembler
+    store: SessionStore, writer: SessionWriter, active: ActiveRun, assembler: MessageAssembler
 ) -> None:
     cursor = active.start_seq
     while records := await store.read(
-        live.id, live.epoch, cursor, limit=5000, max_bytes=PAGE_BYTES_MAX
+        writer.id, writer.epoch, cursor, limit=5000, max_bytes=PAGE_BYTES_MAX
     ):
         for record in records:
             event = decode(record.body)

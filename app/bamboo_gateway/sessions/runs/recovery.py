@@ -71,24 +71,24 @@ class Recovery:
         """Close the interrupted run, and start the next. Return how many were closed."""
         closed = 0
         try:
-            async with self._registry.use(GATEWAY, session_id) as live:
-                active = live.head.active
-                if active is not None and live.run is None and active.agent != EXTERNAL:
-                    await self._close_interrupted(live, active)
+            async with self._registry.use(GATEWAY, session_id) as writer:
+                active = writer.head.active
+                if active is not None and writer.run is None and active.agent != EXTERNAL:
+                    await self._close_interrupted(writer, active)
                     closed = 1
                 if start:
-                    self._registry.slot_free(live)
+                    self._registry.slot_free(writer)
         except (NotFound, Vanished):
             pass  # deleted meanwhile
         return closed
 
-    async def _close_interrupted(self, live: SessionWriter, active: ActiveRun) -> None:
+    async def _close_interrupted(self, writer: SessionWriter, active: ActiveRun) -> None:
         try:
-            assembler = await restored(self._context.store, self._maker, live, active.run_id)
+            assembler = await restored(self._context.store, self._maker, writer, active.run_id)
         except BambooError:
             raise
         except Exception:  # one damaged session must not keep the gateway from starting (R10)
-            log.exception("a run's messages cannot be read", session_id=live.id)
+            log.exception("a run's messages cannot be read", session_id=writer.id)
             assembler = self._maker.assembler(active.run_id)
-        await live.ready()
-        await live.commit(end_interrupted(assembler), reserve=True)
+        await writer.ready()
+        await writer.commit(end_interrupted(assembler), reserve=True)

@@ -57,7 +57,7 @@ class RunScheduler:
 
     def start_of(
         self,
-        live: SessionWriter,
+        writer: SessionWriter,
         run_id: str,
         agent: str,
         options: dict[str, Any],
@@ -66,94 +66,99 @@ class RunScheduler:
         """Return the effect that executes a run once its `run_start` is durable.
 
         Args:
-            live: The session.
+            writer: The session's writer.
             run_id: The run's id.
             agent: The name of a configured agent.
             options: What the chat passes to the agent.
             parent: The span of the request that the run answers, if it is traced.
         """
         run = RunExecutor(
-            self._context, self._maker, live, run_id, agent, self.agents[agent], options, parent
+            self._context, self._maker, writer, run_id, agent, self.agents[agent], options, parent
         )
-        return _StartRun(self, live, run)
+        return _StartRun(self, writer, run)
 
-    def start_when_free(self, live: SessionWriter, *, interrupts: str | None) -> Effect:
+    def start_when_free(self, writer: SessionWriter, *, interrupts: str | None) -> Effect:
         """Return the effect that starts a queued run as soon as nothing prevents it.
 
         Args:
-            live: The session.
+            writer: The session's writer.
             interrupts: The run that ends for it, if that is still the active one.
         """
-        return _StartWhenFree(self, live, interrupts)
+        return _StartWhenFree(self, writer, interrupts)
 
-    def start(self, live: SessionWriter, run: RunExecutor) -> None:
+    def start(self, writer: SessionWriter, run: RunExecutor) -> None:
         """Execute a run whose `run_start` is durable."""
-        name = f"run {live.id} {run.run_id}"
-        self._context.tasks.spawn(self._execute, live, run, name=name)
+        name = f"run {writer.id} {run.run_id}"
+        self._context.tasks.spawn(self._execute, writer, run, name=name)
 
-    def interrupt(self, live: SessionWriter, active: ActiveRun) -> None:
+    def interrupt(self, writer: SessionWriter, active: ActiveRun) -> None:
         """End the active run in favour of a newer message."""
         terminal = Cancelled("interrupted by a newer message")
-        if live.run is not None:
-            live.run.cancel(terminal)
+        if writer.run is not None:
+            writer.run.cancel(terminal)
         elif active.agent == EXTERNAL:
-            self._external.end_later(live, terminal)
+            self._external.end_later(writer, terminal)
 
-    async def _execute(self, live: SessionWriter, run: RunExecutor) -> None:
+    async def _execute(self, writer: SessionWriter, run: RunExecutor) -> None:
         self._running.add(run)
         try:
             await run.execute()
         finally:
             self._running.discard(run)
-            live.release_run(run)
-            self._registry.slot_free(live)
+            writer.release_run(run)
+            self._registry.slot_free(writer)
         await run.free_messages()
 
     # -- the queue --------------------------------------------------------------------------
 
-    def start_next(self, live: SessionWriter) -> None:
+    def start_next(self, writer: SessionWriter) -> None:
         """Start the run at the head of the session's queue, if nothing prevents it."""
-        head = live.head
-        if live.starting or live.gone or self._context.drain.has_begun or live.run is not None:
+        head = writer.head
+        if (
+            writer.starting
+            or writer.gone
+            or self._context.drain.has_begun
+            or writer.run is not None
+        ):
             return
         if head.active is None and head.queue and head.logged_state is None:
-            live.claim_start()
-            self._context.tasks.spawn(self._start_queued, live, name=f"start next in {live.id}")
+            writer.claim_start()
+            self._context.tasks.spawn(self._start_queued, writer, name=f"start next in {writer.id}")
 
-    async def _start_queued(self, live: SessionWriter) -> None:
+    async def _start_queued(self, writer: SessionWriter) -> None:
         try:
-            while await self._start_one(live):  # noqa: ASYNC110
+            while await self._start_one(writer):  # noqa: ASYNC110
                 await anyio.sleep(_START_RETRY_SECONDS)
         except Vanished:
             return
         finally:
-            live.release_start()
-        if live.head.active is None:
-            self.start_next(live)
+            writer.release_start()
+        if writer.head.active is None:
+            self.start_next(writer)
 
-    async def _start_one(self, live: SessionWriter) -> bool:
+    async def _start_one(self, writer: SessionWriter) -> bool:
         """Try once to start the next run. Return whether to try again."""
         try:
-            queued, given = await self._next_input(live)
-            head = live.head
+            queued, given = await self._next_input(writer)
+            head = writer.head
             is_over = self._context.drain.has_begun
             if is_over or head.active or head.logged_state or queued is None:
                 return False
-            started = self._start_decision(live, queued, given)
+            started = self._start_decision(writer, queued, given)
             if isinstance(started, Failed):
                 drafts = self._maker.assembler(queued.run_id).end(started)
-                await live.commit(drafts, reserve=True)
+                await writer.commit(drafts, reserve=True)
             else:
-                await self._transactions.commit(live, started)
+                await self._transactions.commit(writer, started)
         except BambooError as error:
             if isinstance(error, Conflict):
-                live.lost()
-            log.warning("a queued run could not start", session_id=live.id, code=error.code)
+                writer.lost()
+            log.warning("a queued run could not start", session_id=writer.id, code=error.code)
             return True
         return False
 
     def _start_decision(
-        self, live: SessionWriter, queued: QueuedRun, given: dict[str, Any]
+        self, writer: SessionWriter, queued: QueuedRun, given: dict[str, Any]
     ) -> Decision | Failed:
         """Return how a queued run begins, or how it ends without having begun."""
         agent = given.get("agent")
@@ -167,17 +172,17 @@ class RunScheduler:
             self.agents[agent].check_options(options)
             # No client waits that could be refused: close the calls that the run before left open.
             messages = in_order(
-                live.head.open_calls,
+                writer.head.open_calls,
                 [Message.of(shape) for shape in given["messages"]],
                 close=self._maker.unanswered,
                 all_answered=True,
             )
         except (Refused, InvalidInput) as error:
             return Failed(error.detail, error.code.replace("-", "_"))
-        start = self.start_of(live, queued.run_id, agent, options)
+        start = self.start_of(writer, queued.run_id, agent, options)
         return Decision(beginning(queued.run_id, agent, messages, None), {}, (start,))
 
-    async def _next_input(self, live: SessionWriter) -> tuple[QueuedRun | None, dict[str, Any]]:
+    async def _next_input(self, writer: SessionWriter) -> tuple[QueuedRun | None, dict[str, Any]]:
         """Return the first queued run and its input, with the session ready for a decision.
 
         Only the log keeps the input: queued messages would fill the memory.
@@ -185,20 +190,20 @@ class RunScheduler:
         read: QueuedRun | None = None
         given: dict[str, Any] = {}
         while True:
-            await live.ready()
-            first = live.head.queue[0] if live.head.queue else None
+            await writer.ready()
+            first = writer.head.queue[0] if writer.head.queue else None
             if first is None or first == read:
                 return first, given
-            if first.seq > live.durable_seq:
+            if first.seq > writer.durable_seq:
                 # It cannot be read before it is stored, and may still be undone.
-                await live.settled()
+                await writer.settled()
             else:
-                read, given = first, await self._read_input(live, first)
+                read, given = first, await self._read_input(writer, first)
 
-    async def _read_input(self, live: SessionWriter, queued: QueuedRun) -> dict[str, Any]:
+    async def _read_input(self, writer: SessionWriter, queued: QueuedRun) -> dict[str, Any]:
         """Read a `run_queued`. Return nothing when it is damaged on the disk."""
         records = await self._context.store.read(
-            live.id, live.epoch, queued.seq - 1, limit=1, max_bytes=PAGE_BYTES_MAX
+            writer.id, writer.epoch, queued.seq - 1, limit=1, max_bytes=PAGE_BYTES_MAX
         )
         if not records or records[0].seq != queued.seq:
             return {}
@@ -211,9 +216,9 @@ class RunScheduler:
         """Let runs end by themselves for this long, then end them as interrupted."""
         with anyio.move_on_after(seconds):
             await self._all_ended()
-        for live in self._registry.sessions:
-            if live.run is not None:
-                live.run.cancel(Failed("The gateway is shutting down.", CODE_INTERRUPTED))
+        for writer in self._registry.sessions:
+            if writer.run is not None:
+                writer.run.cancel(Failed("The gateway is shutting down.", CODE_INTERRUPTED))
         for again in range(2):
             with anyio.move_on_after(self._context.settings.cancel_timeout_seconds / 2):
                 await self._all_ended()
@@ -227,10 +232,10 @@ class RunScheduler:
             run.give_up()
 
     async def _all_ended(self) -> None:
-        for live in self._registry.sessions:
-            if live.run is not None and live.head.active is not None:
+        for writer in self._registry.sessions:
+            if writer.run is not None and writer.head.active is not None:
                 ended = anyio.Event()
-                live.on_run_end(live.head.active.run_id, ended.set)
+                writer.on_run_end(writer.head.active.run_id, ended.set)
                 await ended.wait()
 
 
@@ -239,21 +244,21 @@ class _StartRun(Effect):
     """Execute a run once it is durable."""
 
     scheduler: RunScheduler
-    live: SessionWriter
+    writer: SessionWriter
     run: RunExecutor
 
     @override
     def decided(self) -> None:
         # The head names the run from here on: a cancellation has to find it.
-        self.live.claim_run(self.run)
+        self.writer.claim_run(self.run)
 
     @override
     def committed(self) -> None:
-        self.scheduler.start(self.live, self.run)
+        self.scheduler.start(self.writer, self.run)
 
     @override
     def undone(self) -> None:
-        self.live.release_run(self.run)
+        self.writer.release_run(self.run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,17 +266,17 @@ class _StartWhenFree(Effect):
     """Start a queued run as soon as nothing prevents it; end the run that it interrupts."""
 
     scheduler: RunScheduler
-    live: SessionWriter
+    writer: SessionWriter
     interrupts: str | None
 
     @override
     def committed(self) -> None:
-        active = self.live.head.active
+        active = self.writer.head.active
         # Only the run that was active at the decision: by now it may be the interrupting one.
         if active is not None and active.run_id == self.interrupts:
-            self.scheduler.interrupt(self.live, active)
-        self.scheduler.start_next(self.live)
+            self.scheduler.interrupt(self.writer, active)
+        self.scheduler.start_next(self.writer)
 
     @override
     def undone(self) -> None:
-        self.scheduler.start_next(self.live)
+        self.scheduler.start_next(self.writer)

@@ -192,40 +192,40 @@ class StreamHub:
         while True:
             try:
                 # Without a place in memory: the stream waits in the session's channel.
-                async with self._sessions.use(caller, session_id, "read", place=False) as live:
-                    self._context.states.check_not_expired(live.head)
+                async with self._sessions.use(caller, session_id, "read", place=False) as writer:
+                    self._context.states.check_not_expired(writer.head)
                     try:
                         # Streams show what is durable: what is only decided may be undone.
-                        await live.settled()
+                        await writer.settled()
                     except BambooError:
                         continue
-                    return await self._open(caller, live, request, renderer, place)
+                    return await self._open(caller, writer, request, renderer, place)
             except Vanished:
                 continue
 
     async def _open(
         self,
         caller: Caller,
-        live: SessionWriter,
+        writer: SessionWriter,
         request: StreamRequest,
         renderer: Renderer,
         place: StreamPlace | None,
     ) -> Subscription | None:
-        channel = live.channel
+        channel = writer.channel
         start = self._start_of(channel, request)
         stop = Stop()
         if request.until_complete:
-            stop = await find_stop(self._store, live, start.cursor, request.run_id)
-            if live.gone:
+            stop = await find_stop(self._store, writer, start.cursor, request.run_id)
+            if writer.gone:
                 raise Vanished
             if stop == Stop() or (stop.seq is not None and stop.seq <= start.cursor):
                 if start.reset is None:
                     return None
                 stop = Stop(start.cursor)  # the stream is only the reset
-        ended = live.head.logged_state is not None and start.cursor >= channel.durable_seq
+        ended = writer.head.logged_state is not None and start.cursor >= channel.durable_seq
         if ended and start.reset is None:
             return None
-        connection_id = self._name_of(caller, live, request)
+        connection_id = self._name_of(caller, writer, request)
         older = channel.connections.get(connection_id)
         if place is None:
             # A client that comes back takes the place of its old stream, which may be half open.
@@ -249,19 +249,19 @@ class StreamHub:
             older.end("superseded")
         place.is_used = True
         channel.add(connection)
-        self._ended.pop((live.id, connection_id), None)
-        if live.head.logged_state is not None:
+        self._ended.pop((writer.id, connection_id), None)
+        if writer.head.logged_state is not None:
             connection.end("closed", after_rest=True)
         elif self._context.drain.has_begun:
-            _dismiss(live, connection, at_once=self._runs_are_over)
+            _dismiss(writer, connection, at_once=self._runs_are_over)
         self._tally.streams_opened += 1
         return connection
 
-    def _name_of(self, caller: Caller, live: SessionWriter, request: StreamRequest) -> str:
+    def _name_of(self, caller: Caller, writer: SessionWriter, request: StreamRequest) -> str:
         name = request.connection_id
-        older = live.channel.connections.get(name) if name is not None else None
+        older = writer.channel.connections.get(name) if name is not None else None
         is_anothers = older is not None and older.caller.id != caller.id
-        if name is None or (is_anothers and not caller.is_owner(live.head.user_id)):
+        if name is None or (is_anothers and not caller.is_owner(writer.head.user_id)):
             # A caller who may only read ends no stream of others.
             return self._context.ids.make("c_", self._clock.now_ms())
         return name
@@ -338,9 +338,9 @@ class StreamHub:
         """
         self._runs_are_over = runs_are_over
         for channel in self._channels.all():
-            live = self._sessions.get(channel.id)
+            writer = self._sessions.get(channel.id)
             for connection in list(channel.connections.values()):
-                _dismiss(live, connection, at_once=runs_are_over)
+                _dismiss(writer, connection, at_once=runs_are_over)
 
     def _forget_ended(self, now: float) -> None:
         retention = self._settings.disconnect_retention_seconds
@@ -351,16 +351,16 @@ class StreamHub:
             del self._ended[key]
 
 
-def _dismiss(live: SessionWriter | None, connection: Subscription, *, at_once: bool) -> None:
+def _dismiss(writer: SessionWriter | None, connection: Subscription, *, at_once: bool) -> None:
     """End a stream because the gateway shuts down: now, or after its run's terminal event.
 
     A stream that a client opens meanwhile is opened and ended as well, and never refused:
     EventSource reconnects after the end of a stream, but gives up for good after a 503.
     """
     end = partial(connection.end, "shutdown", after_rest=True)
-    active = live.head.active if live is not None else None
-    if live is not None and live.run is not None and active is not None and not at_once:
-        live.on_run_end(active.run_id, end)
+    active = writer.head.active if writer is not None else None
+    if writer is not None and writer.run is not None and active is not None and not at_once:
+        writer.on_run_end(active.run_id, end)
     else:
         end()
 

@@ -28,7 +28,7 @@ class Stop(NamedTuple):
 
 
 async def find_stop(
-    store: SessionStore, live: SessionWriter, cursor: int, run_id: str | None
+    store: SessionStore, writer: SessionWriter, cursor: int, run_id: str | None
 ) -> Stop:
     """Find where a stream that is open until a run's end stops.
 
@@ -36,23 +36,23 @@ async def find_stop(
 
     Args:
         store: Where the log is.
-        live: The session.
+        writer: The session's writer.
         cursor: Where the stream begins.
         run_id: The run; None: the one that is executing at `cursor`, or else the next.
     """
-    if run_id is not None and _is_under_way(live, run_id):
+    if run_id is not None and _is_under_way(writer, run_id):
         return Stop(run_id=run_id)  # known without a search of the log
     while run_id is None:
-        seen = live.durable_seq
-        run_id = await _run_at(store, live, cursor)
-        if run_id is None and live.durable_seq == seen:
-            return Stop(next_run=live.head.active is not None or bool(live.head.queue))
+        seen = writer.durable_seq
+        run_id = await _run_at(store, writer, cursor)
+        if run_id is None and writer.durable_seq == seen:
+            return Stop(next_run=writer.head.active is not None or bool(writer.head.queue))
     while True:
         ended = anyio.Event()
         # Registered before the look-up, so that an end in between is not missed.
-        forget = live.on_run_end(run_id, ended.set)
+        forget = writer.on_run_end(run_id, ended.set)
         try:
-            last = await last_of_run(store, live.id, live.epoch, run_id)
+            last = await last_of_run(store, writer.id, writer.epoch, run_id)
         finally:
             forget()
         if last is None:
@@ -63,16 +63,18 @@ async def find_stop(
             return Stop(run_id=run_id)
 
 
-async def _run_at(store: SessionStore, live: SessionWriter, cursor: int) -> str | None:
+async def _run_at(store: SessionStore, writer: SessionWriter, cursor: int) -> str | None:
     """Find the run that was executing at a position, else the next that started after it."""
-    active = live.head.active
+    active = writer.head.active
     if active is not None and active.before_seq <= cursor:
         # A run that is decided and not durable yet is announced once it is.
-        return active.run_id if active.start_seq <= live.durable_seq else None
+        return active.run_id if active.start_seq <= writer.durable_seq else None
     before, searching = cursor + 1, True
     ended: set[str] = set()
     while searching and before > 1:
-        page = await store.find(live.id, live.epoch, "run", before=before, limit=100, reverse=True)
+        page = await store.find(
+            writer.id, writer.epoch, "run", before=before, limit=100, reverse=True
+        )
         for record in page:
             event = decode(record.body)
             if event["type"] in TERMINAL_TYPES:
@@ -85,7 +87,7 @@ async def _run_at(store: SessionStore, live: SessionWriter, cursor: int) -> str 
         searching = searching and bool(page)
         before = page[-1].seq if page else 0
     after = cursor
-    while page := await store.find(live.id, live.epoch, "run", after=after, limit=100):
+    while page := await store.find(writer.id, writer.epoch, "run", after=after, limit=100):
         for record in page:
             event = decode(record.body)
             if event["type"] == "run_start":
@@ -94,11 +96,11 @@ async def _run_at(store: SessionStore, live: SessionWriter, cursor: int) -> str 
     return None
 
 
-def _is_under_way(live: SessionWriter, run_id: str) -> bool:
+def _is_under_way(writer: SessionWriter, run_id: str) -> bool:
     """Return whether a run is executing or queued, and durably so: then it has not ended."""
-    active = live.head.active
+    active = writer.head.active
     if active is not None and active.run_id == run_id:
-        return active.start_seq <= live.durable_seq
+        return active.start_seq <= writer.durable_seq
     return any(
-        queued.run_id == run_id and queued.seq <= live.durable_seq for queued in live.head.queue
+        queued.run_id == run_id and queued.seq <= writer.durable_seq for queued in writer.head.queue
     )
