@@ -28,7 +28,7 @@ def check_still_allowed(request: Request) -> None:
     """Refuse to go on when the caller's credential became invalid during the request.
 
     Raises:
-        EdgeError: It did.
+        EdgeError: The credential became invalid.
     """
     gate: Gate = request.app.state.gate
     if not gate.is_live(request.scope[CALLER]):

@@ -14,10 +14,10 @@ from bamboo_gateway.sessions.streaming.rendering import (
 )
 
 RETRY_MS: Final = 1000
-"""What clients wait before they come back: short, for coming back costs a cursor, no replay."""
+"""How long clients wait before they reconnect: short, since that costs a cursor, no replay."""
 
 PING: Final = b": ping\n"
-"""A heartbeat: a comment, without a blank line, for which many parsers return an empty event."""
+"""A heartbeat: a comment. After a blank line, common parsers would emit an empty event."""
 
 
 class NativeFrames:
@@ -30,7 +30,7 @@ class NativeFrames:
         return b"id: %d-%d\ndata: %b\n\n" % (epoch, seq, body)
 
     def control(self, shown: Control, /) -> bytes:
-        """Return the frame of what is not in the log."""
+        """Return the frame of an item that is not in the log."""
         match shown:
             case Ping():
                 return PING

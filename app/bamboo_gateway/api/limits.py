@@ -87,7 +87,7 @@ RATE_KEYS_MAX: Final = 50_000
 it saw longest ago, so a client that wants to be forgotten needs as many others within a window."""
 
 KNOWN_CREDENTIALS_MAX: Final = 10_000
-"""Digests of credentials that were valid: callers at work at one time, whom a stranger's guesses do
+"""Digests of credentials that were valid: callers active at one time, whom a stranger's guesses do
 not lock out."""
 
 CREDENTIAL_CHECK_SECONDS: Final = 1.0

@@ -15,7 +15,7 @@ It deviates from `sse_starlette.EventSourceResponse`; each deviation was measure
   in `detached_response`, with the server's own `send`.
 
 Two tasks are left: the server's, which sends, and one that waits until the client leaves (`send` to
-a client that went away returns without an error for ever). They take 15 KB.
+a client that went away keeps returning without an error). They take 15 KB.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -143,7 +143,7 @@ class FrameLoop:
         try:
             return await self._subscription.next()
         except Exception:
-            # The boundary for bugs: the client gets `goodbye` and comes back; the log says why.
+            # The boundary for bugs: the client gets `goodbye` and reconnects; the log says why.
             log.exception("a stream failed", session_id=self._subscription.session_id)
             self._subscription.end("shutdown")
             return await self._subscription.next()

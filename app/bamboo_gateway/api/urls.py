@@ -12,22 +12,22 @@ API: Final = "/api/v1"
 
 
 def session_url(session_id: str) -> str:
-    """Return where a session is."""
+    """Return the path of a session."""
     return f"{API}/sessions/{session_id}"
 
 
 def share_url(session_id: str, share_id: str) -> str:
-    """Return where a share of a session is."""
+    """Return the path of a share of a session."""
     return f"{session_url(session_id)}/shares/{share_id}"
 
 
 def run_url(session_id: str, run_id: str) -> str:
-    """Return where a run is."""
+    """Return the path of a run."""
     return f"{session_url(session_id)}/runs/{run_id}"
 
 
 def stream_url(session_id: str, after: Position | str, run_id: str | None = None) -> str:
-    """Return where a session's events after a position are streamed."""
+    """Return the path of the stream of a session's events after a position."""
     until = f"&run_id={run_id}" if run_id is not None else ""
     return f"{API}/stream/{session_id}?after={after}{until}"
 

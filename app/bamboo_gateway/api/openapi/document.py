@@ -55,7 +55,7 @@ _TAGS: Final = [
     {"name": "extensions", "description": "Enabled extensions, todo list, custom values."},
     {"name": "maintenance", "description": "Cleanup, checks and bug reports."},
     {"name": "access", "description": "Credentials for web pages."},
-    {"name": "health", "description": "For whatever starts and watches the gateway."},
+    {"name": "health", "description": "For service managers and monitoring."},
     {"name": "about", "description": "The gateway itself."},
 ]
 
@@ -138,7 +138,7 @@ def _describe_defaults(schema: dict[str, Any]) -> None:
 
 
 def _camel_case(name: str) -> str:
-    """Return an endpoint's name as an operation id: clients make the names of their methods of it.
+    """Return an endpoint's name as an operation id: client generators name methods after it.
 
     The framework's own ids hold the whole path and change with it.
     """

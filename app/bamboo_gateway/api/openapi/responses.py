@@ -65,8 +65,8 @@ EVENT_STREAM: Final[dict[str, Any]] = {
     "x-oai-itemSchema": {"$ref": "#/components/schemas/StreamFrame"},
     "example": STREAM,
 }
-"""Server-Sent Events. OpenAPI 3.1 knows only the schema of a whole body, which is a text. What each
-frame is says `x-oai-itemSchema`: the registered name, before OpenAPI 3.2, of its `itemSchema`."""
+"""Server-Sent Events. OpenAPI 3.1 knows only the schema of a whole body, which is a text. So
+`x-oai-itemSchema` describes each frame: the registered name for OpenAPI 3.2's `itemSchema`."""
 
 
 def lines_of(schema: Mapping[str, Any], example: str) -> dict[str, Any]:

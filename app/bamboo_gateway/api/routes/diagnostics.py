@@ -30,7 +30,7 @@ _ZIP: Final[dict[int | str, dict[str, Any]]] = {
     summary="Check the gateway",
     responses={
         **answer(
-            200, Diagnostics, "Each check: what was seen, and what to do.", lifecycle.DIAGNOSTICS
+            200, Diagnostics, "Each check: what it saw, and what to do.", lifecycle.DIAGNOSTICS
         ),
         **problems(*EDGE),
     },

@@ -264,10 +264,10 @@ async def _lines(
             yield _line(line)
 
 
-def _line(told: dict[str, Any]) -> bytes:
-    if "session" in told:
-        told = {**told, "session": session_answer(told["session"])}
-    return encode(told) + b"\n"
+def _line(result: dict[str, Any]) -> bytes:
+    if "session" in result:
+        result = {**result, "session": session_answer(result["session"])}
+    return encode(result) + b"\n"
 
 
 def _made(line: dict[str, Any]) -> list[str]:

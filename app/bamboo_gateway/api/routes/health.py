@@ -1,4 +1,4 @@
-"""Health and metrics, for whatever starts and watches the gateway; also at the root."""
+"""Health and metrics, for service managers and monitoring; also at the root."""
 
 from anyio import to_thread
 from fastapi import APIRouter
@@ -38,7 +38,7 @@ metrics_router = APIRouter(tags=["health"], route_class=OperatorRoute)
     },
 )
 async def get_live() -> Response:
-    """Answer as long as the event loop turns. This says nothing about the storage."""
+    """Answer as long as the event loop runs. This says nothing about the storage."""
     return json_response({"status": "ok", "detail": "alive"})
 
 

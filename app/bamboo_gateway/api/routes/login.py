@@ -45,7 +45,7 @@ async def create_ticket(
 
     Until `expires_at` it gives read access, as `?ticket=`, to this session, its stream, its
     messages and its events. A stream that was opened with it goes on for as long as the credential
-    that made the ticket is good. To come back later, make a new ticket.
+    that made the ticket is good. To reconnect later, make a new ticket.
     """
     detail = await manager.get_session(who, session_id)
     gate: Gate = request.app.state.gate
@@ -80,7 +80,7 @@ async def log_in(request: Request, who: Who) -> Response:
     if gate.is_open:
         return response  # the gateway is open: nobody needs a cookie
     if is_made(who):
-        # Otherwise a stolen cookie could be renewed for ever.
+        # Otherwise a stolen cookie could be renewed without end.
         raise unauthorized()
     cookie = gate.make_cookie(who)
     seconds = max(0, cookie.expires_at - request.app.state.clock.now_ms()) // 1000

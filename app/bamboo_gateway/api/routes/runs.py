@@ -111,7 +111,7 @@ async def open_run(
     key: Key,
     sent: SentJson,
 ) -> Response:
-    """Open a run whose events a program outside posts to `/events`.
+    """Open a run whose events an external program posts to `/events`.
 
     The run takes the session's one slot and ends with a terminal event. When no event is posted for
     `external_run_timeout_seconds`, it ends as failed, with the code `timeout`.
@@ -178,7 +178,7 @@ async def get_run(
 async def cancel_run(
     manager: Manager, who: Who, session_id: SessionId, run_id: RunId, key: Key
 ) -> Response:
-    """End the run and keep what the agent has said.
+    """End the run and keep the messages so far.
 
     This is idempotent: for a run that has ended the answer says how. A queued run is cancelled
     without starting.

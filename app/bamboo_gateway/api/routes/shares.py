@@ -44,7 +44,7 @@ async def share_session(
     key: Key,
     sent: SentJson,
 ) -> Response:
-    """Let one user, or whoever has the link, read the session: as it is, and as it goes on.
+    """Let one user, or everyone who has the link, read the session, now and as it grows.
 
     Only this answer has the `token` of a link; it goes into `?share=` of the routes that read. To
     share with the same user again replaces the share. A fork, an import or an export of the
@@ -67,14 +67,14 @@ async def share_session(
         **answer(
             200,
             SharePage,
-            "The shares that hold.",
+            "The valid shares.",
             {"shares": [lifecycle.SHARE], "next_cursor": None, "has_more": False},
         ),
         **problems(*EDGE, *SESSION),
     },
 )
 async def list_shares(manager: Manager, who: Who, session_id: SessionId) -> Response:
-    """List the shares that hold, the oldest first. One without a `user_id` is a link."""
+    """List the valid shares, the oldest first. One without a `user_id` is a link."""
     shares = await manager.shares(who, session_id)
     return json_response({"shares": shares, "next_cursor": None, "has_more": False})
 

@@ -1,4 +1,4 @@
-"""Streams: following a session, coming back to it, and who is connected."""
+"""Streams: following a session, reconnecting to it, and listing its connections."""
 
 import re
 from dataclasses import replace
@@ -103,7 +103,7 @@ async def _wanted(
 
 
 def _last_event_id(text: str) -> Position | Literal["malformed"]:
-    """Read what a client has seen last."""
+    """Read the last position that a client has seen."""
     return parse_position(text[:POSITION_CHARS_MAX]) or "malformed"
 
 
@@ -136,7 +136,7 @@ async def stream_session(
     """Stream the session's events as they become durable (Server-Sent Events).
 
     The stream begins at the latest of `after`, `from` and `Last-Event-ID`; without any, just before
-    the first event of the active run, or now. Whatever ends it, a client that comes back with its
+    the first event of the active run, or now. Whatever ends it, a client that reconnects with its
     last id gets every later event, once, in order. Opening a stream never starts a run.
     """
     return stream_response(request, await manager.connect(who, session_id, wanted, NATIVE))
@@ -144,7 +144,7 @@ async def stream_session(
 
 @router.get(
     "/reconnect/{session_id}",
-    summary="Come back to a stream",
+    summary="Reconnect to a stream",
     response_class=Response,
     responses=_RESPONSES,
 )

@@ -1,6 +1,6 @@
 """What all schemas are made of: their two base classes, and the fields that many share.
 
-The tags of unions stand in angle brackets, so that `problems` can leave them out of the place of an
+The tags of unions are in angle brackets, so that `problems` can leave them out of the place of an
 error: a client knows no `<list>`.
 """
 

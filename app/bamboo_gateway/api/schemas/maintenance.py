@@ -28,7 +28,7 @@ class CleanupStats(BaseModel):
 
 
 class Check(BaseModel):
-    """One check: what was seen, and what to do when it is not `ok`."""
+    """One check: what it saw, and what to do when it is not `ok`."""
 
     name: str
     status: Literal["ok", "warn", "fail"]

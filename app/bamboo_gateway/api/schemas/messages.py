@@ -127,7 +127,7 @@ MessageList = Annotated[list[MessageInput], Field(min_length=1, max_length=ITEMS
 
 
 def message_kind(value: Any) -> str:
-    """Return the tag of what stands for one or several messages."""
+    """Return the union's tag for one or several messages."""
     if isinstance(value, list):
         return "<list>"
     return "<text>" if isinstance(value, str) else "<message>"

@@ -1,4 +1,4 @@
-"""Events that programs outside post: what an agent may yield, without what the gateway adds.
+"""Events that external programs post: what an agent may yield, without what the gateway adds.
 
 They describe `POST …/events` in the OpenAPI document. `domain.events` reads the events themselves,
 by the same rules for agents; a test compares the two.

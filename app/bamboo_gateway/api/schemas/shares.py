@@ -10,7 +10,7 @@ from bamboo_gateway.sessions.sharing import NewShare
 
 
 class ShareInput(Input):
-    """With whom to share: one user, or whoever has the link."""
+    """With whom to share: one user, or everyone who has the link."""
 
     user_id: UserId | None = None
     link: bool = False
@@ -47,7 +47,7 @@ class NewShareAnswer(Share):
 
 
 class SharePage(BaseModel):
-    """The shares of a session that hold."""
+    """The valid shares of a session."""
 
     shares: list[Share]
     next_cursor: str | None

@@ -1,4 +1,4 @@
-"""Streams: their events, which are the log's and four more, and who is connected."""
+"""Streams: their events, which are the log's and four more, and their connections."""
 
 from typing import Annotated, Literal
 
@@ -42,7 +42,7 @@ class GoodbyeEvent(BaseModel):
     reason: Literal[
         "shutdown", "superseded", "deleted", "closed", "slow", "lifetime", "unauthorized"
     ]
-    retry: Annotated[bool, Field(description="Whether coming back may succeed.")]
+    retry: Annotated[bool, Field(description="Whether a reconnect may succeed.")]
 
 
 class StreamEvent(
@@ -60,10 +60,10 @@ class StreamFrame(BaseModel):
     """One frame of a stream (Server-Sent Events). There is never an `event` line."""
 
     id: Annotated[
-        str, Field(description="A position: a client comes back with the last one it has seen.")
+        str, Field(description="A position: a client reconnects with the last one it has seen.")
     ] = ""
     retry: Annotated[
-        int, Field(description="Milliseconds to wait before coming back; only in the first frame.")
+        int, Field(description="Milliseconds to wait before a reconnect; only in the first frame.")
     ] = 0
     data: Annotated[
         str,

@@ -24,7 +24,7 @@ class WriteSummaryInput(Input):
 
 
 class Summary(BaseModel):
-    """SummaryCacheData: what stands for the session's events up to `position`."""
+    """SummaryCacheData: a summary that replaces the session's events up to `position`."""
 
     session_id: str
     summary: str

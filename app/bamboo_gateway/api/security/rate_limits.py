@@ -128,8 +128,8 @@ class FailureLimit:
 
     This middleware runs before authentication, so that the gateway does not even look at further
     guesses. Behind a proxy all clients have the proxy's address: a header or share link that was
-    valid before passes, so that a stranger who guesses locks out nobody who is at work. A ticket
-    passes too: it is signed, so there is nothing to guess, and EventSource does not come back
+    valid before passes, so that a stranger who guesses locks out no active caller. A ticket
+    passes too: it is signed, so there is nothing to guess, and EventSource does not reconnect
     after a 429.
     """
 

@@ -151,7 +151,7 @@ def check_right(caller: Caller, right: Right) -> None:
     """Refuse a caller whose credential lacks a right.
 
     Raises:
-        Forbidden: It does.
+        Forbidden: The credential lacks the right.
     """
     if right not in caller.rights:
         has = ", ".join(f"`{name}`" for name in sorted(caller.rights)) or "no right"
