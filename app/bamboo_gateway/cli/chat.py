@@ -50,7 +50,7 @@ def chat(
         message = sys.stdin.read()
     with GatewayClient(url, api_key) as client:
         if session is not None:
-            session = _told(session, session_to_chat_in(client, session))
+            session = _announced(session, session_to_chat_in(client, session))
         if message is None:
             _converse(client, session, agent, options)
             return
@@ -61,7 +61,7 @@ def chat(
             raise typer.Exit(ExitCode.INTERRUPTED if ended == "cancelled" else ExitCode.FAILED)
 
 
-def _told(typed: str, session: str) -> str:
+def _announced(typed: str, session: str) -> str:
     if session != typed:
         notice(f"session {session}")
     return session
@@ -102,7 +102,7 @@ def _converse(
 ) -> None:
     notice("Ctrl-C cancels an answer, Ctrl-D ends the conversation.")
     _take_up(client, session)
-    while (text := _asked()) is not None:
+    while (text := _read_message()) is not None:
         if not text.strip():
             continue
         try:
@@ -135,7 +135,7 @@ def _take_up(client: "GatewayClient", session: str | None) -> None:
             show(client, client.call("GET", f"/sessions/{session}/runs/{run_id}"), Transcript())
 
 
-def _asked() -> str | None:
+def _read_message() -> str | None:
     """Read the next message from the terminal; None ends the conversation."""
     with suppress(ImportError):
         import readline  # noqa: F401  adds line editing and history to `input`

@@ -40,7 +40,7 @@ def export(
     ] = None,
     no_metadata: Annotated[
         bool,
-        typer.Option("--no-metadata", help="Only id, title, times and what was said."),
+        typer.Option("--no-metadata", help="Only id, title, times and messages."),
     ] = False,
     no_tool_calls: Annotated[
         bool, typer.Option("--no-tool-calls", help="Without tool calls and results.")

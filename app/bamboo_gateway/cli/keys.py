@@ -92,7 +92,7 @@ def create_key(
     if json:
         print_json({"key": text, **_shape(key, now_ms)})
         return
-    notice(f"{key_id} is in {file.path}; keep the key, it is shown this once")
+    notice(f"{key_id} is in {file.path}; save the key, it is shown only once")
     print_line(text)
 
 

@@ -1,4 +1,4 @@
-"""`bamboo new-agent`: a commented file to start an agent of one's own from."""
+"""`bamboo new-agent`: a commented file to start your own agent from."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,7 @@ import typer
 from bamboo_gateway.cli.output import CommandError, ExitCode, print_line
 
 _START = '''\
-"""An agent: an async generator of what happens while it answers one turn.
+"""An agent: an async generator of the events of one turn.
 
     bamboo serve --agent default=python:{module}:answer
     bamboo chat "What is 6 * 7?"
@@ -24,11 +24,11 @@ from bamboo_gateway.domain.events import AgentEvent, Thinking, Token, Usage
 
 
 async def answer(turn: Turn) -> AsyncIterator[AgentEvent | Usage | str]:
-    # The conversation, oldest first; its end is what is to be answered. A long one begins with a
-    # system message that holds its summary.
+    # The conversation, oldest first. The last message is the one to answer. A long conversation may
+    # begin with a system message that holds its summary.
     question = turn.messages[-1].text
 
-    # What the chat says in `options`: of these only what the operator lets clients set, with
+    # The `options` of the chat: only those that the operator lets clients set, with
     # `python:{module}:answer?allow=language`. The session's own `metadata` is `turn.metadata`.
     language = turn.options.get("language", "en")
     if language != "en":
@@ -42,15 +42,15 @@ async def answer(turn: Turn) -> AsyncIterator[AgentEvent | Usage | str]:
     async for event in call.run(multiply):
         yield event
 
-    # Text, in pieces as it comes. A plain string is a `Token`. Cancellation arrives at an `await`
-    # or a `yield`: let it through, and clean up in `finally`.
+    # Text, in pieces. A plain string is a `Token`. Cancellation arrives at an `await` or a `yield`:
+    # let it through, and clean up in `finally`.
     if call.failed:
         yield "I can only multiply two numbers, like 6 * 7."
     else:
         for word in f"That makes {{call.result}}.".split():
             yield Token(word + " ")
 
-    # What it cost, if that is known; may come several times and is added up.
+    # The cost, if it is known. Several ones are added up.
     yield Usage(prompt_tokens=len(question.split()), completion_tokens=3)
 
 

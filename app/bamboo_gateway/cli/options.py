@@ -12,8 +12,8 @@ from bamboo_gateway.domain.suggestions import nearest_name
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 
-WHICH_SESSION = "Which session; the beginning of its id will do."
-WHICH_SESSIONS = "Which sessions; the beginnings of their ids will do."
+WHICH_SESSION = "The session's id, or the beginning of it."
+WHICH_SESSIONS = "The sessions' ids, or the beginnings of them."
 
 _PREFIX = "BAMBOO_"
 # Names this similar are taken for a typing error: `ULR` and `URL` share two thirds. `MY_KEY` and
@@ -75,7 +75,7 @@ def session_id(text: str) -> str:
     """Return `text` when it can be an id, so that it may be put into a URL.
 
     Raises:
-        CommandError: It cannot.
+        CommandError: `text` cannot be an id.
     """
     try:
         return check_id(text)

@@ -1,4 +1,4 @@
-"""`bamboo share`: let others read a session, and end that again."""
+"""`bamboo share`: let others read a session, and revoke that."""
 
 from typing import Annotated
 
@@ -16,7 +16,7 @@ from bamboo_gateway.cli.output import CommandError, ExitCode, notice, print_json
 from bamboo_gateway.cli.session_ids import whole_id
 
 commands = typer.Typer(
-    name="share", help="Let others read a session, and end that again.", no_args_is_help=True
+    name="share", help="Let others read a session, and revoke that.", no_args_is_help=True
 )
 
 Session = Annotated[str, typer.Argument(help=WHICH_SESSION, metavar="ID")]
@@ -26,7 +26,7 @@ Session = Annotated[str, typer.Argument(help=WHICH_SESSION, metavar="ID")]
 def create(
     session: Session,
     user: Annotated[str | None, typer.Option(help="Share with this user.", metavar="USER")] = None,
-    link: Annotated[bool, typer.Option("--link", help="Share with whoever has the link.")] = False,
+    link: Annotated[bool, typer.Option("--link", help="Share with all who have the link.")] = False,
     expires_in: Annotated[
         int | None,
         typer.Option(min=1, help="The share expires after this many seconds.", metavar="SECONDS"),
@@ -35,7 +35,7 @@ def create(
     url: UrlOption = DEFAULT_URL,
     api_key: ApiKeyOption = None,
 ) -> None:
-    """Share a session, read-only. A link's token is printed this once."""
+    """Share a session, read-only. A link's token is printed only once."""
     from bamboo_gateway.cli.client import API, GatewayClient
 
     if (user is None) != link:
@@ -61,7 +61,7 @@ def list_(
     url: UrlOption = DEFAULT_URL,
     api_key: ApiKeyOption = None,
 ) -> None:
-    """List whom a session is shared with."""
+    """List the shares of a session."""
     from bamboo_gateway.cli.client import GatewayClient
 
     with GatewayClient(url, api_key) as client:
