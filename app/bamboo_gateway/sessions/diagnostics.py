@@ -275,7 +275,7 @@ async def bug_report(context: Context, head: SessionHead) -> AsyncGenerator[byte
             await to_thread.run_sync(file.write, lines, limiter=bulk_limiter)
             if data := buffer.take():
                 yield data
-    await _bulk(lambda: archive.writestr("masked.json", encode_pretty(_told(masker))))
+    await _bulk(lambda: archive.writestr("masked.json", encode_pretty(_masked_counts(masker))))
     archive.close()
     yield buffer.take()
 
@@ -288,7 +288,7 @@ def _masked(masker: Masker, bodies: list[bytes]) -> bytes:
     return b"".join(encode(masker.value(decode(body))) + b"\n" for body in bodies)
 
 
-def _told(masker: Masker) -> dict[str, Any]:
+def _masked_counts(masker: Masker) -> dict[str, Any]:
     return {
         "masked": dict(masker.masked),
         "note": "What looks like a secret is masked. Read the files before you send them: "

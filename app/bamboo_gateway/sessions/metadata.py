@@ -255,9 +255,9 @@ async def add_messages(
         if head.active and head.open_calls:
             # The run executes these calls, and their results come from the run.
             raise still_open(head.open_calls)
-        said = in_order(head.open_calls, messages, close=close, all_answered=False)
+        ordered = in_order(head.open_calls, messages, close=close, all_answered=False)
         shapes = [message.to_json() for message in messages]
-        drafts = [message_draft(message) for message in said]
+        drafts = [message_draft(message) for message in ordered]
         position = Position(writer.epoch, writer.head.seq + len(drafts))
         return Decision(drafts, {"messages": shapes, "position": str(position)})
 

@@ -87,8 +87,8 @@ async def share(
         return Decision([Draft("session_shared", fields)], share_view(made))
 
     outcome = await _change(context, transactions, caller, session_id, decide, idem)
-    told = {"token": token} if token is not None and not outcome.replayed else {}
-    return Outcome(outcome.answer | told, outcome.replayed)
+    with_token = {"token": token} if token is not None and not outcome.replayed else {}
+    return Outcome(outcome.answer | with_token, outcome.replayed)
 
 
 async def shares(

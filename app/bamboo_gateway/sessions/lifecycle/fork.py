@@ -96,7 +96,7 @@ async def fork(
 
     outcome = await create_whole(context, transactions, caller, child_id, prepare, idem)
     if not outcome.replayed:
-        await _tell_parent(transactions, caller, session_id, outcome.answer)
+        await _notify_parent(transactions, caller, session_id, outcome.answer)
     return outcome
 
 
@@ -268,7 +268,7 @@ def _drafts_of(page: list[Record]) -> list[Draft]:
     return [message_draft(Message.of(decode(body)["message"])) for _, body in page]
 
 
-async def _tell_parent(
+async def _notify_parent(
     transactions: Transactions, caller: Caller, parent_id: str, child: dict[str, Any]
 ) -> None:
     fields = {

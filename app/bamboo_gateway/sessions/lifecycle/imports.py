@@ -104,7 +104,7 @@ async def import_all(
     async def each() -> AsyncGenerator[dict[str, Any]]:
         count = len(document.sessions)
         for number in range(1, count + 1):
-            told: dict[str, Any] = {"conversation": number, "of": count}
+            result: dict[str, Any] = {"conversation": number, "of": count}
             key = replace(idem, key=f"{idem.key}#{number}") if idem else None
             # A note names the conversation that it is about: all notes come with the first one.
             notes = document.notes if number == 1 else ()
@@ -112,10 +112,10 @@ async def import_all(
                 outcome = await make.session(number, notes, key)
             except BambooError as error:
                 noted = [note.to_json() for note in notes]
-                yield told | {"notes": noted, "code": error.code, "detail": error.detail}
+                yield result | {"notes": noted, "code": error.code, "detail": error.detail}
                 continue
             session = dict(outcome.answer)
-            yield told | {"notes": session.pop("notes"), "session": session}
+            yield result | {"notes": session.pop("notes"), "session": session}
 
     return each()
 
@@ -153,11 +153,11 @@ class _Import:
             limiter=bulk_limiter,
         )
         imported, renamed = await to_thread.run_sync(_distinct, imported, limiter=bulk_limiter)
-        told = [note.to_json() for note in (*notes, *closed, *renamed)]
+        all_notes = [note.to_json() for note in (*notes, *closed, *renamed)]
         user_id = owner_of_copy(self.caller, imported.session.get("user_id"))
         history = History(
             pages=lambda epoch: _history(imported, user_id, epoch),
-            answer=lambda head: view_of(self.context, head) | {"notes": told},
+            answer=lambda head: view_of(self.context, head) | {"notes": all_notes},
         )
 
         async def prepared() -> History:
@@ -280,7 +280,7 @@ def _check_head(imported: ImportedSession) -> None:
 def _check(place: str, right: bool) -> None:
     if not right:
         errors = [{"loc": place.split("."), "msg": "has another shape than in an export"}]
-        raise InvalidInput(f"The export is damaged: `{place}` has a wrong shape.", errors=errors)
+        raise InvalidInput(f"The export is not valid: `{place}` has a wrong shape.", errors=errors)
 
 
 def _is_link(value: Any) -> bool:

@@ -156,16 +156,16 @@ async def _in_time_order(
         for side in sides:
             await side.fill()
         first, second = sides
-        said: list[Message] = []
+        messages: list[Message] = []
         while (first.waiting or first.has_ended) and (second.waiting or second.has_ended):
             if not first.waiting and not second.waiting:
                 break
             is_ours = first.waiting and (
                 not second.waiting or first.waiting[0][0] <= second.waiting[0][0]
             )
-            said.append((first if is_ours else second).waiting.popleft()[1])
-        if said:
-            yield said
+            messages.append((first if is_ours else second).waiting.popleft()[1])
+        if messages:
+            yield messages
         else:
             return
 
@@ -196,7 +196,7 @@ async def _drafts(
     before = next(
         (one for one in reversed(target.merged_from) if one["session_id"] == source.id), None
     )
-    if not plan.said and not plan.replaces and before is not None:
+    if not plan.written and not plan.replaces and before is not None:
         return
     yield [_merged(target, source, before, plan, wanted)]
     order = _Order(target.open_calls, plan)
@@ -207,9 +207,9 @@ async def _drafts(
         aclosing(_in_time_order(ours, new) if plan.is_interleaved else new) as pages,
     ):
         async for page in pages:
-            said = [distinct.take(message) for message in page] if plan.replaces else page
-            order.take(said)
-            yield [message_draft(message) for message in said]
+            messages = [distinct.take(message) for message in page] if plan.replaces else page
+            order.take(messages)
+            yield [message_draft(message) for message in messages]
     order.end()
 
 
@@ -229,7 +229,7 @@ def _merged(
     fields: dict[str, Any] = {
         "source": source_ref,
         "strategy": wanted.strategy,
-        "message_count": plan.said,
+        "message_count": plan.written,
         "replaces": plan.replaces,
     }
     counted = Usage.of(before.get("counted_usage")) if before else Usage()
@@ -289,7 +289,7 @@ class _Order:
         if self._plan.is_interleaved:
             if passed_over := set(self._open_calls) - set(self._open):
                 raise still_open(sorted(passed_over))
-        elif self._is_leading and self._plan.said:
+        elif self._is_leading and self._plan.written:
             self._check_answered()
 
     def _check_answered(self) -> None:

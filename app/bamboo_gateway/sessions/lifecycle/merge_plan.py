@@ -55,7 +55,7 @@ class Plan:
         before: The source's messages before this seq take part. A tool exchange at its end whose
             results are still missing does not.
         choices: What to do with each of them, and with each message that closes a passed-over call.
-        said: How many messages are written.
+        written: How many messages are written.
         replaces: Whether they replace the target's messages.
         is_interleaved: Whether the target's messages are written among them.
         closed: How many of them close calls.
@@ -64,7 +64,7 @@ class Plan:
 
     before: int
     choices: bytearray = field(default_factory=bytearray)
-    said: int = 0
+    written: int = 0
     replaces: bool = False
     is_interleaved: bool = False
     closed: int = 0
@@ -123,9 +123,9 @@ class _Comparison:
 
     def take_ours(self, page: list[Message]) -> None:
         for message in page:
-            key, said = _digest_of_id(message.id), _digest_of(message)
-            self._learn(key, said)
-            self._ours.add(key, said)
+            key, content = _digest_of_id(message.id), _digest_of(message)
+            self._learn(key, content)
+            self._ours.add(key, content)
             self._clock.time_of(message)
 
     def take_theirs(self, page: list[Theirs]) -> None:
@@ -144,21 +144,21 @@ class _Comparison:
                 self._all_theirs.add(_digest_of_id(one.id), _digest_of(one))
 
     def _choice(self, message: Message) -> int:
-        key, said = _digest_of_id(message.id), _digest_of(message)
+        key, content = _digest_of_id(message.id), _digest_of(message)
         if key not in self._known:
-            self._learn(key, said)
+            self._learn(key, content)
             return NEW
-        if self._known[key] == said or (key, said) in self._doubles:
+        if self._known[key] == content or (key, content) in self._doubles:
             return SHARED
         renamed = _digest_of_id(message.renamed(()).id)
         if renamed in self._known:
             return SHARED  # an earlier merge has added it
-        self._learn(renamed, said)
+        self._learn(renamed, content)
         return RENAMED
 
-    def _learn(self, key: int, said: int) -> None:
-        if self._known.setdefault(key, said) != said:
-            self._doubles.add((key, said))
+    def _learn(self, key: int, content: int) -> None:
+        if self._known.setdefault(key, content) != content:
+            self._doubles.add((key, content))
         if len(self._known) + len(self._doubles) > MERGE_MESSAGES_MAX:
             raise TooLarge(f"A merge takes at most {MERGE_MESSAGES_MAX} messages.")
 
@@ -169,22 +169,22 @@ class _Comparison:
         said_all = False
         match self._strategy:
             case "append":
-                plan.said = new
+                plan.written = new
             case "interleave":
                 # When every message keeps its place, nothing has to be written again.
                 plan.is_interleaved = bool(
                     ours and self._first_new_at and self._first_new_at < self._clock.latest
                 )
                 plan.replaces = plan.is_interleaved
-                plan.said = new + (ours if plan.is_interleaved else 0)
+                plan.written = new + (ours if plan.is_interleaved else 0)
             case "replace" if self._ours.digest() != self._all_theirs.digest():
                 said_all = plan.replaces = True
-                plan.said = len(plan.choices)
+                plan.written = len(plan.choices)
             case "replace":
                 plan.choices = bytearray(len(plan.choices))
         if said_all:
             plan.choices = bytearray([NEW]) * len(plan.choices)
-        if plan.said:
+        if plan.written:
             which = 0 if said_all else 1
             plan.closed, plan.calls_closed = self._closing_counts[which], self._closings[which]
 
@@ -196,9 +196,9 @@ class _Sequence:
         self.count = 0
         self._digest = blake2b()
 
-    def add(self, key: int, said: int) -> None:
+    def add(self, key: int, content: int) -> None:
         self.count += 1
-        self._digest.update(b"%d %d " % (key, said))
+        self._digest.update(b"%d %d " % (key, content))
 
     def digest(self) -> bytes:
         return self._digest.digest()
@@ -245,8 +245,8 @@ def _digest_of_id(message_id: str) -> int:
 
 def _digest_of(message: Message) -> int:
     # The same members as `Message.says_the_same` compares.
-    said = [message.role, message.content, message.tool_calls, message.tool_call_id]
-    return int.from_bytes(blake2b(canonical(said), digest_size=8).digest(), "big")
+    content = [message.role, message.content, message.tool_calls, message.tool_call_id]
+    return int.from_bytes(blake2b(canonical(content), digest_size=8).digest(), "big")
 
 
 async def _in_thread(function: Callable[[Any], T], page: Any) -> T:

@@ -41,7 +41,7 @@ async def clean(
     before_ms: int | None = None,
     dry_run: bool = False,
     sessions_max: int | None = None,
-    told: Callable[[str], Awaitable[None]] | None = None,
+    on_deleted: Callable[[str], Awaitable[None]] | None = None,
 ) -> dict[str, Any]:
     """Delete the caller's sessions that are due.
 
@@ -56,7 +56,7 @@ async def clean(
             None: the sessions whose retention has passed are due.
         dry_run: Delete nothing; answer what would be deleted.
         sessions_max: Delete at most this many.
-        told: Awaited with each id right after its deletion, before the next one.
+        on_deleted: Awaited with each id right after its deletion, before the next one.
 
     Returns:
         The contract's CleanupStats.
@@ -77,8 +77,8 @@ async def clean(
             if gone is None:
                 continue
             freed += gone
-            if told is not None:
-                await told(head.id)
+            if on_deleted is not None:
+                await on_deleted(head.id)
         cleaned.append(head.id)
         archives += head.logged_state == "archived"
     return {
@@ -94,13 +94,15 @@ async def schedule(
     context: Context, transactions: Transactions, caller: Caller, audit: AuditLog | None
 ) -> None:
     """Clean every `cleanup_interval_seconds`, and audit each deletion."""
-    told = partial(_record, audit, context, caller) if audit is not None else None
+    record = partial(_record, audit, context, caller) if audit is not None else None
     while True:
         interval = context.settings.cleanup_interval_seconds
         jitter = random.uniform(-_JITTER, _JITTER)  # noqa: S311 - not a secret
         await anyio.sleep(interval * (1 + jitter))
         try:
-            stats = await clean(context, transactions, caller, sessions_max=_PER_CLEANUP, told=told)
+            stats = await clean(
+                context, transactions, caller, sessions_max=_PER_TURN, on_deleted=record
+            )
         except BambooError as error:
             log.warning("cleanup failed", code=error.code)
             continue

@@ -107,35 +107,37 @@ async def ask_for_summary(
         Unavailable: The agent failed, said nothing, or took longer than `SUMMARY_SECONDS_MAX`.
     """
     name = agents.named(agent)
-    said = await agent_conversation(context.store, head, head.seq + 1, agents[name], {})
-    if not said.messages:
+    conversation = await agent_conversation(context.store, head, head.seq + 1, agents[name], {})
+    if not conversation.messages:
         raise InvalidInput("The session has no messages to summarize.", code="nothing-said")
     asked = maker.new_message(NewMessage("user", SUMMARY_REQUEST))
     view = view_of(context, head)
-    turn = Turn(f"summary-{head.seq}", [*said.messages, asked], view, left_out=said.left_out)
+    turn = Turn(
+        f"summary-{head.seq}", [*conversation.messages, asked], view, left_out=conversation.left_out
+    )
     try:
         with anyio.fail_after(SUMMARY_SECONDS_MAX):
-            text = await _said_by(agents[name], turn)
+            text = await _text_of(agents[name], turn)
     except (AgentError, TimeoutError) as error:
         reason = error.detail if isinstance(error, AgentError) else "it took too long"
         raise Unavailable(
             f"The agent did not write a summary: {reason}.", code="agent-failed"
         ) from error
     del turn
-    await said.let_go()
+    await conversation.let_go()
     if not text:
         raise Unavailable("The agent said nothing.", code="agent-failed")
     return text[:SUMMARY_CHARS_MAX]
 
 
-async def _said_by(agent: Agent, turn: Turn) -> str:
-    said: list[str] = []
+async def _text_of(agent: Agent, turn: Turn) -> str:
+    texts: list[str] = []
     async with aclosing(agent.run(turn)) as events:  # type: ignore[type-var]
         async for event in events:
             if isinstance(event, Token):
-                said.append(event.content)
+                texts.append(event.content)
             elif isinstance(event, Failed):
                 raise AgentError(event.message)
             elif isinstance(event, Complete):
                 break  # nothing may follow, and the agent may never end by itself
-    return "".join(said).strip()
+    return "".join(texts).strip()

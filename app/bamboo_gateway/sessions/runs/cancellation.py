@@ -106,7 +106,7 @@ class Cancellation:
                 # Without a place in memory: the run that is waited for has one.
                 async with self._registry.use(caller, session_id, place=False) as writer:
                     run = await self._wait_end(writer, run_id, deadline)
-                    message = await self._last_said(writer, run) if run["ended_at"] else None
+                    message = await self._last_answer(writer, run) if run["ended_at"] else None
                     return RunWait(run, run["ended_at"] is not None, message)
             except Vanished:
                 continue
@@ -129,7 +129,9 @@ class Cancellation:
             finally:
                 forget()
 
-    async def _last_said(self, writer: SessionWriter, run: dict[str, Any]) -> dict[str, Any] | None:
+    async def _last_answer(
+        self, writer: SessionWriter, run: dict[str, Any]
+    ) -> dict[str, Any] | None:
         run_id = run["run_id"]
         store = self._context.store
         [first] = await store.find(writer.id, writer.epoch, "run", key=run_id, limit=1)

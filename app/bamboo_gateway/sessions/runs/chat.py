@@ -126,13 +126,13 @@ class _ChatCommand:
     ) -> tuple[list[Draft], Effect]:
         head = writer.head
         self._context.quotas.check_run(head.user_id if head.seq else self._chat.session.user_id)
-        said = in_order(
+        ordered = in_order(
             head.open_calls, messages, close=self._maker.close_passed_over, all_answered=True
         )
         start = self._service.scheduler.start_of(
             writer, self._run_id, self._agent, self._chat.options, here()
         )
-        return beginning(self._run_id, self._agent, said, position), start
+        return beginning(self._run_id, self._agent, ordered, position), start
 
     def _queue(self, writer: SessionWriter, messages: list[Message]) -> tuple[list[Draft], Effect]:
         head = writer.head

@@ -82,7 +82,7 @@ class ClientIds:
                 if forget_run is not None:
                     forget_run()
             # A head that was loaded again may differ without any callback.
-            if writer.is_ready and writer.head is head and self._sees_makings(writer):
+            if writer.is_ready and writer.head is head and self._knows_unfinished(writer):
                 self._run_taken = self._run_taken or ended.is_set()
                 return
 
@@ -125,13 +125,13 @@ class ClientIds:
         for queued in list(writer.head.queue):
             self._taken |= self._message_ids & await self._queued_ids(writer, queued)
         active = writer.head.active
-        if active is not None and not self._sees_makings(writer):
+        if active is not None and not self._knows_unfinished(writer):
             try:
                 await self._hold(writer, {active.run_id})
             except RunEnded:
                 return  # its messages are in the log
 
-    def _sees_makings(self, writer: SessionWriter) -> bool:
+    def _knows_unfinished(self, writer: SessionWriter) -> bool:
         """Return whether `is_making` can answer: it cannot before `hold` of an external run."""
         active = writer.head.active
         if not self._message_ids or active is None or active.agent != EXTERNAL:

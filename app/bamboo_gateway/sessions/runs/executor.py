@@ -153,11 +153,11 @@ class RunExecutor:
         head = self.writer.head.copy()
         active = head.active
         assert active is not None  # the run has the session's slot
-        said = self._conversation = await agent_conversation(
+        read = self._conversation = await agent_conversation(
             self._context.store, head, active.start_seq, self._agent, self._options
         )
         view = session_view(head, "active", self._context.states.expires_at(head))
-        return Turn(self.run_id, said.messages, view, self._options, self._cancelled, said.left_out)
+        return Turn(self.run_id, read.messages, view, self._options, self._cancelled, read.left_out)
 
     async def _execute(self) -> None:
         otherwise: TerminalEvent = Complete()
