@@ -1,4 +1,4 @@
-"""The gateway inside a program of one's own: sessions, runs and streams without HTTP.
+"""The gateway inside your own program: sessions, runs and streams without HTTP.
 
     from bamboo_gateway.embedded import open_gateway
 
@@ -7,9 +7,9 @@
         await gateway.add_message("session-001", "Hello!")
 
 `open_gateway` opens the store, makes the agents and the `SessionManager`, and closes all of it.
-What it yields has the manager's verbs in the words of a library: the caller is given once, messages
-may be plain strings, and answers are the JSON objects of the HTTP API, decoded. Everything else
-that the manager can do is reached by `manager`.
+It yields an `EmbeddedGateway`, which has the manager's commands as a library: the caller is given
+once, messages may be plain strings, and answers are the JSON objects of the HTTP API, decoded. Its
+`manager` has all other commands.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -73,7 +73,7 @@ async def open_gateway(
 ) -> AsyncIterator["EmbeddedGateway"]:
     """Open a gateway in this process, and close it again, however the block ends.
 
-    Entering recovers what an earlier process left. Leaving lets runs end within
+    Entering recovers the runs that an earlier process left open. Leaving lets runs end within
     `drain_timeout_seconds` and closes the store; when the block raises, runs are interrupted. The
     gateway's log goes to `logging`, unless the program has configured structlog.
 
@@ -120,7 +120,7 @@ class EmbeddedGateway:
 
     Args:
         manager: The manager, entered.
-        caller: In whose name everything is done.
+        caller: The caller of every command.
 
     Attributes:
         manager: The manager itself.
@@ -131,7 +131,7 @@ class EmbeddedGateway:
         self._caller = caller
 
     def for_user(self, user_id: str) -> "EmbeddedGateway":
-        """Return the same gateway as one user sees it: with the user's own sessions alone."""
+        """Return the same gateway for one user, who sees only the user's own sessions."""
         return EmbeddedGateway(self.manager, Caller(f"user:{user_id}", user_id, ALL_RIGHTS))
 
     # -- sessions ---------------------------------------------------------------------------
@@ -160,12 +160,12 @@ class EmbeddedGateway:
     async def get_or_create_session(
         self, session_id: str | None = None, user_id: str | None = None
     ) -> JsonObject:
-        """Return the session of that id, and create it when there is none."""
+        """Return the session of that id; create it if there is none."""
         new = NewSession(session_id, user_id)
         return await self.manager.get_or_create_session(self._caller, new)
 
     async def get_session(self, session_id: str, include_messages: bool = False) -> JsonObject:
-        """Return a session, with `messages` if they are asked for."""
+        """Return a session, on request with its `messages`."""
         session = (await self.manager.get_session(self._caller, session_id)).session
         if include_messages:
             session["messages"] = await self.get_session_history(session_id)
@@ -232,7 +232,7 @@ class EmbeddedGateway:
             message: What the user says.
             user_id: Whose session it is, when it is created.
             agent: Which agent answers.
-            options: What is passed to the agent, as far as it allows it.
+            options: Options for the agent: those that it allows.
             wait_seconds: How long to wait for the run's end.
 
         Returns:
@@ -260,14 +260,14 @@ class EmbeddedGateway:
     ) -> "EventStream":
         """Open a stream of a session's events, from now on or after a position.
 
-        Whoever opens another one under the same `connection_id` takes the place of this one.
+        A later stream under the same `connection_id` replaces this one.
         """
         begin = None if after is None else parse_after(after)
         wanted = StreamRequest(after=begin, connection_id=connection_id)
         return EventStream(await self.manager.connect(self._caller, session_id, wanted, _LINES))
 
     async def reconnect_session(self, session_id: str, connection_id: str) -> "EventStream":
-        """Open a stream that goes on where the one of that `connection_id` was lost."""
+        """Open a stream that continues where the one of that `connection_id` was lost."""
         wanted = StreamRequest(connection_id=connection_id, reconnect=True)
         return EventStream(await self.manager.connect(self._caller, session_id, wanted, _LINES))
 
@@ -286,7 +286,7 @@ class EmbeddedGateway:
         return (await self.manager.archive_each(self._caller, session_ids)).answer
 
     async def restore_archived_session(self, session_id: str) -> JsonObject:
-        """Bring an archived session back, the same in everything."""
+        """Restore an archived session, with everything it had."""
         return (await self.manager.restore(self._caller, session_id)).answer
 
     async def list_archived_sessions(self, **filters: Any) -> SessionList:
@@ -327,7 +327,7 @@ class EmbeddedGateway:
             return await ExportDirectory(target.parent).write(target.name, chunks)
 
     async def import_session(self, document: str | bytes, *, keep_id: bool = False) -> JsonObject:
-        """Make a session of an exported document."""
+        """Create a session from an exported document."""
         data = document.encode() if isinstance(document, str) else document
         made = await self.manager.import_document(self._caller, data, keep_id=keep_id)
         return made.answer
@@ -341,7 +341,7 @@ class EmbeddedGateway:
         new_id: str | None = None,
         metadata_strategy: Literal["inherit", "reset"] = "inherit",
     ) -> JsonObject:
-        """Make a session of another one's beginning, up to and with that message."""
+        """Create a session from the beginning of another one, up to and with that message."""
         wanted = Fork(
             message_index=from_message_index,
             new_name=new_name,
@@ -379,7 +379,7 @@ class EmbeddedGateway:
     async def save_summary(
         self, session_id: str, summary: str, turn_count: int | None = None
     ) -> JsonObject:
-        """Save a summary of all so far."""
+        """Save a summary of the session so far."""
         return (
             await self.manager.save_summary(self._caller, session_id, summary, turn_count)
         ).answer
@@ -416,7 +416,7 @@ class EventStream:
     It ends after a `goodbye`, which says why. Close it, or use it in an `async with`.
 
     Args:
-        subscription: What it reads; None: nothing will ever come.
+        subscription: The subscription to read; None: the stream is empty.
     """
 
     def __init__(self, subscription: Subscription | None) -> None:

@@ -263,7 +263,7 @@ def _log_recovery(report: RecoveryReport) -> None:
 
 
 def _log_retention(settings: Settings) -> None:
-    """Log which sessions the gateway deletes by itself, so that nobody is surprised by it."""
+    """Log which sessions the gateway deletes by itself, so that no deletion is a surprise."""
     log.info(
         "retention in force",
         default_ttl_seconds=settings.default_ttl_seconds,

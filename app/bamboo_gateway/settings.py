@@ -390,7 +390,7 @@ class Settings(BaseSettings):
     @classmethod
     def _default_agent(cls, value: dict[str, str]) -> dict[str, str]:
         if "external" in value:
-            raise ValueError("the name `external` is taken: it stands for runs of programs outside")
+            raise ValueError("the name `external` is reserved for runs of external programs")
         return value
 
 

@@ -38,7 +38,7 @@ SHARES_MAX = 100
 """The most valid shares of one session. They are part of its head, which every list returns."""
 
 SHARE_SECONDS_MAX = 10 * 365 * 24 * 3600
-"""The longest lifetime of a share. Whoever needs a longer one creates a share without an end."""
+"""The longest lifetime of a share. For a longer one, create a share without an end."""
 
 ENDED_CONNECTIONS_MAX = 10_000
 """How many ended connections are remembered for `/reconnect`; the latest ones stay."""

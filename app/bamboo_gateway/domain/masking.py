@@ -1,7 +1,7 @@
 """Mask what looks like a secret in a bug report.
 
-Strangers read bug reports, so in doubt a value is masked. Masking cannot be complete, and the
-program tells that to whoever sends a report.
+Strangers read bug reports, so in doubt a value is masked. Masking cannot be complete, so the
+report asks its sender to read it first.
 """
 
 import re

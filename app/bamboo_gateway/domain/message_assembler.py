@@ -3,7 +3,7 @@
 Text, thinking and tool starts up to the first tool result become one assistant message. Each result
 becomes one tool message; then a new assistant message begins. A message gets its id when it begins,
 so that deltas and the authoritative message have the same id. Messages enter the log in the order
-of `tool_order`. At the end of the run, calls that nobody will answer are closed.
+of `tool_order`. At the end of the run, calls without a result are closed.
 
 A refused event changes nothing, so everything before it is kept. The state is a fold over the
 drafts that were returned: `replay` restores it from the log for a run that a crash interrupted.
@@ -241,7 +241,7 @@ class MessageAssembler:
         message = Message(
             self._make_id(), "tool", text, self._now(), tool_call_id=call_id, run_id=self._run_id
         )
-        # A result never stands before the message with its call: model servers reject that.
+        # A result never comes before the message with its call: model servers reject that.
         before = self._flush("complete") if self._holds(call_id) else []
         del self._open[call_id]
         return [*before, Draft(kind, self._of(message.id, **fields)), *self._put(message)]

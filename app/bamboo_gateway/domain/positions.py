@@ -1,7 +1,7 @@
-"""Positions: where an event stands in its session's log, written `<epoch>-<seq>`.
+"""Positions: the place of an event in its session's log, written `<epoch>-<seq>`.
 
-Inside the gateway a position is a `Position`. It is read from text, and written as text, only where
-it comes in and where it leaves: in requests, answers, SSE frames and the bodies of events.
+Inside the gateway a position is a `Position`. It is text only at the edges: in requests, answers,
+SSE frames and the bodies of events.
 """
 
 import re
@@ -28,8 +28,8 @@ class Position(NamedTuple):
 
 
 NOWHERE = Position(0, 0)
-"""A position that no log has: epochs are times in ms. It stands for malformed text where that is
-refused as any position of another log is."""
+"""A position that no log has: epochs are times in ms. It replaces malformed text, which is then
+refused like a position of another log."""
 
 After = Position | int
 """What a client can name in `after`: a position, or a bare seq of the session's present epoch."""

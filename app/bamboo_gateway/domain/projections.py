@@ -69,7 +69,7 @@ def _on_tool_error(head: SessionHead, event: dict[str, Any], now: int) -> None:
 def _on_run_start(head: SessionHead, event: dict[str, Any], now: int) -> None:
     run_id = event["run_id"]
     head.queue = [queued for queued in head.queue if queued.run_id != run_id]
-    # The input messages stand directly before it, in the same commit.
+    # The input messages are directly before it, in the same commit.
     before = head.seq - len(event["message_ids"]) - 1
     head.active = ActiveRun(run_id, event["agent"], head.seq, before, now)
 
@@ -85,7 +85,7 @@ def _on_terminal(head: SessionHead, event: dict[str, Any], now: int) -> None:
     counts = replace(head.counts, runs=_plus_one(head.counts.runs, status_of(event)))
     if head.active and head.active.run_id == run_id:
         if event.get("finish_reason") != "tool_calls":
-            # Nobody will answer the calls that it left open; see `MessageAssembler.end`.
+            # The calls that it left open get no result any more; see `MessageAssembler.end`.
             head.open_calls = []
         counts = replace(counts, active_ms=counts.active_ms + max(0, now - head.active.started_at))
         head.active = None
@@ -197,8 +197,8 @@ def _plus_one(counts: dict[str, int], name: str) -> dict[str, int]:
 def session_view(head: SessionHead, state: str, expires_at: int | None) -> dict[str, Any]:
     """Return the Session of the API for a head, without its `stream_url`.
 
-    `stream_after` stands in its place: a stream that begins behind that position shows everything
-    that is not in the messages yet.
+    It has `stream_after` instead: a stream that begins behind that position shows everything that
+    is not in the messages yet.
 
     Args:
         head: The projection of the log.

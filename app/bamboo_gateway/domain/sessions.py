@@ -50,7 +50,7 @@ class SummaryRef:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Permission to read the session, for one user or for whoever has the token of a link.
+    """Permission to read the session, for one user or for everyone with the token of a link.
 
     Times are milliseconds since 1970. Of a token only the SHA-256 is kept, in hex.
     """

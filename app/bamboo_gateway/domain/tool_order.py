@@ -1,7 +1,7 @@
 """The order of messages in a session: one that OpenAI-compatible servers accept.
 
 A message with tool calls is followed by one result for each call, before any other message. A
-result stands nowhere else. A session whose history breaks this is dead: the model server refuses
+result may be nowhere else. A session whose history breaks this is dead: the model server refuses
 every later request with that history.
 """
 
@@ -91,7 +91,7 @@ def settled(messages: Iterable[Message], *, at_end: bool) -> tuple[list[Message]
 
     Args:
         messages: The history.
-        at_end: Whether to close the calls of the last message too: nobody will answer them.
+        at_end: Whether to close the calls of the last message too: they get no result any more.
 
     Returns:
         The whole history, and the messages that were added to it. The ids of these are derived, so

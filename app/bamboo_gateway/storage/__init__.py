@@ -1,1 +1,1 @@
-"""The seam to durable truth: `base` is the contract, `factory` chooses, a package a technology."""
+"""The seam to storage: `base` is the contract, `factory` chooses, a package or file per store."""

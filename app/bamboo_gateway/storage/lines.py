@@ -19,7 +19,7 @@ from bamboo_gateway.storage.marks import MARKED_STARTS, Mark, mark_of
 LINE_PREFIX_BYTES = len(b'{"crc":"00000000",')
 LINE_EXTRA_BYTES = LINE_PREFIX_BYTES - len(b"{") + len(b"\n")
 """The number of bytes by which a line is longer than its body."""
-# The checksum of a body's first byte. The rest of the body stands in the line as it is, so the
+# The checksum of a body's first byte. The rest of the body is in the line unchanged, so the
 # checksum goes on from here.
 _BRACE_CHECKSUM = crc32(b"{")
 _DELTA_STARTS = tuple(b'"type":"%b"' % name.encode() for name in sorted(DELTA_TYPES))

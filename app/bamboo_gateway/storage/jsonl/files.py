@@ -36,7 +36,7 @@ class FileSystem:
             return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             if error.errno == errno.ELOOP:
-                what = "a symbolic link stands where a file should be"
+                what = "a symbolic link is where a file should be"
                 raise OSError(errno.ELOOP, what, str(path)) from error
             raise
 
@@ -134,7 +134,7 @@ class FileSystem:
             path.mkdir(mode=0o700)
         except FileExistsError as error:
             if not stat.S_ISDIR(path.lstat().st_mode):
-                what = "a link or file stands where a directory should be"
+                what = "a link or file is where a directory should be"
                 raise NotADirectoryError(errno.ENOTDIR, what, str(path)) from error
 
     def lock_directory(self, path: Path) -> int | None:

@@ -1,4 +1,4 @@
-"""A commit in the form of the JSONL store: its stored lines, their marks, and their sizes."""
+"""A commit as the JSONL store writes it: its stored lines and their marks."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,8 +19,8 @@ class LineCommit(NamedTuple):
     Attributes:
         count: The number of its events, without notes.
         data: Its stored lines, joined.
-        marks: The mark of each line that has one, and the offset of the line in `data`.
-        delta_bytes: The bytes of delta lines in `data`.
+        marks: The mark of each marked line, and where the line begins in `data`.
+        delta_bytes: How many bytes of `data` are lines of deltas.
     """
 
     session_id: str
@@ -43,7 +43,7 @@ def line_commit(commit: Commit) -> LineCommit:
     marks: list[tuple[Mark, int]] = []
     offset = delta_bytes = 0
     if count == 1 and not notes:
-        # Most commits: a delta of a running agent, or one event from outside.
+        # Most commits: a delta of a running agent, or one posted event.
         [(seq, kind, body)] = events
         data = to_line(body)
         if kind in DELTA_TYPES:

@@ -3,8 +3,8 @@
 The lock is `flock`, which the kernel releases however the process ends. The store takes it twice.
 The lock on the directory `index/` still holds when somebody deletes LOCK. The lock on the file LOCK
 is for file systems that cannot lock directories, and for older gateways, which know only this one.
-The store does not lock the data directory itself: that lock belongs to whoever changes the keys
-file, also while a gateway is running. The content of LOCK is for people and for the next start: the
+The store does not lock the data directory itself: the commands that change the keys file take that
+lock, also while a gateway is running. The content of LOCK is for people and for the next start: the
 owner's pid, the id of the machine's boot, the durability mode, the last epoch, and whether the
 owner closed everything (`clean`).
 

@@ -1,6 +1,6 @@
 """Changes of a session's files as a whole: packing, unpacking, compaction, and large extensions.
 
-Each prepares new files aside and has `file_swap` put them in the place of the old ones.
+Each prepares new files aside, and `file_swap` puts them in the place of the old ones.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable

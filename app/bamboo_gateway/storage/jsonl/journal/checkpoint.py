@@ -157,7 +157,7 @@ class Checkpointer:
                     raise
                 self._forget_marks(work, log)
             except (DamagedError, LogReplacedError):
-                # Whoever reads the log finds the damage and has it repaired.
+                # The next reader of the log finds the damage and repairs it.
                 self._forget_marks(work, log)
             else:
                 if marks is not None:

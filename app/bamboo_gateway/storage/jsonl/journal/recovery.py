@@ -290,7 +290,7 @@ class Recovery:
         try:
             named = self._rebuilder.header_of(name)
         except OSError:
-            named = None  # Whoever reads the log gets the error.
+            named = None  # The next reader of the log gets the error.
         is_ahead = named is not None and named[0] == entry.id and named[1] > entry.epoch
         if is_ahead or self._lost_power:
             # The catalog did not have a repair yet; or only the log has kept the last lines.

@@ -174,7 +174,7 @@ class Replayer:
     ) -> None:
         """Keep the lines that could not be written, from the first byte that the file may lack."""
         if lacking is None and not records:
-            return  # There was nothing to write: whoever reads the log gets the error.
+            return  # There was nothing to write: the next reader of the log gets the error.
         start = lacking.at if lacking else min(entry.size, records[0].at)
         data = bytearray(lacking.data if lacking else b"")
         for record in records:

@@ -1,6 +1,6 @@
 """Reads pages of a log: finds the first line by bisecting file offsets, and checks every checksum.
 
-The seq stands at the start of each event's line and rises from line to line. So the place behind
+The seq is at the start of each event's line and rises from line to line. So the place behind
 any position is found in O(log n) reads of some KiB. Notes have no seq; a search that hits one goes
 on to the next line.
 """
