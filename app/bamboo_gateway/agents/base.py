@@ -112,7 +112,7 @@ class Agent(ABC):
         """Check whether the agent can be reached, without asking it anything.
 
         Returns:
-            What was seen, for `/diagnostics`.
+            The result of the check, for `/diagnostics`.
 
         Raises:
             AgentError: The agent cannot be reached.
@@ -132,7 +132,7 @@ class SupportsWindow(Protocol):
     """
 
     def is_enough(self, messages: Sequence[Message], options: Mapping[str, Any]) -> bool:
-        """Return whether what stands before `messages` makes no difference to the answer.
+        """Return whether earlier messages than these make no difference to the answer.
 
         The gateway calls this again with at least twice as many messages until the answer is True
         or nothing is left, perhaps in a thread.

@@ -99,7 +99,7 @@ class DemoAgent(Agent):
             AgentConfigError: The query has a member that the agent does not know.
         """
         if address.target:
-            raise address.refuse("nothing stands between `demo:` and `?`")
+            raise address.refuse("`demo:` takes only a query, like `demo:?delay_ms=0`")
         query = read_query(DemoQuery, address)
         known = DemoOptions.model_fields
         # All options: a demo costs nothing and has no secret.

@@ -112,7 +112,7 @@ class Upstream:
         await self._client.aclose()
 
     async def probe(self) -> str:
-        """Check that the service answers, without asking for work; return what was seen.
+        """Check that the service answers, without asking for work; return the result.
 
         Raises:
             AgentError: The service cannot be reached or does not answer.
@@ -224,7 +224,7 @@ def _checked(text: str) -> httpx.URL:
     if url.scheme not in {"http", "https"} or not url.host:
         raise ValueError("its URL is not http(s)://host…")
     if not 1 <= (url.port or 80) <= 65535:
-        raise ValueError("its URL has a port that cannot be")
+        raise ValueError("its URL has an invalid port")
     if url.userinfo:
         raise ValueError("its URL holds a name or password, which would show up in lists")
     return url

@@ -1,8 +1,8 @@
 """Why credentials were refused: for the operator's log, and never for an answer.
 
-Whoever guesses must not learn which part of a guess was right, so every refusal has one answer. The
-operator still has to see why a customer's token opens nothing. A line names the reason and the
-public name of the key, or the token's issuer or key id; it never has the credential itself.
+A client that guesses must not learn which part of a guess was right, so all refusals have the same
+answer. The operator still has to see why a customer's token is refused. A line names the reason and
+the public name of the key, or the token's issuer or key id; it never has the credential itself.
 """
 
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from bamboo_gateway.domain.clock import Clock
 log = structlog.get_logger(__name__)
 
 WINDOW_SECONDS: Final = 60.0
-"""For so long a refusal that was logged is only counted when it comes again."""
+"""How long a repeated refusal is only counted after it was logged."""
 
 LINES_MAX: Final = 20
-"""Different refusals that a window has lines for: enough to see what is wrong, and few enough that
-whoever sends thousands of bad credentials fills no disk. More are counted together."""
+"""Different refusals that one window logs: enough to see what is wrong, and few enough that
+thousands of bad credentials fill no disk. More are counted together."""
 
 _NAME_CHARS_MAX: Final = 100
 """How much of a name is logged. Issuers' addresses are shorter; a forger's may have thousands."""
@@ -29,7 +29,7 @@ Kind = Literal["key", "token", "ticket", "cookie", "link", "header"]
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a credential opens nothing.
+    """Why a credential was refused.
 
     Attributes:
         kind: What was sent, as far as its form says.
@@ -43,7 +43,7 @@ class Refusal:
 
 
 class RefusalLog:
-    """Logs refusals: each kind of them once in a window, and then how often it came again."""
+    """Logs refusals: each kind once in a window, and then how often it was repeated."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -65,7 +65,7 @@ class RefusalLog:
             self._others += 1
 
     def flush(self) -> None:
-        """Log what was only counted, once the window has passed."""
+        """Log the counts once the window has passed."""
         if not self._again or self._clock.monotonic() - self._began < WINDOW_SECONDS:
             return
         again, others = self._again, self._others

@@ -19,7 +19,7 @@ _Stamp = tuple[int, int, int, int] | None
 
 
 class WatchedFile(Generic[T]):
-    """A file and the value that its content stands for.
+    """A file, and the value parsed from its content.
 
     Args:
         path: The path of the file.

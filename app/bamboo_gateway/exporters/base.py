@@ -22,8 +22,8 @@ MOMENTARY = frozenset({"state", "expires_at", "active_run_id", "stream_after", "
 """Members of a Session that are true only now and only in this gateway."""
 
 BARE_SESSION = frozenset({"id", "title", "created_at", "updated_at", "last_activity_at"})
-"""Members of a Session that a document without metadata has. A list of what stays and not of what
-goes, so that a member that is added later stays out until somebody decides."""
+"""Members of a Session that a document without metadata has. The list names what stays, so that a
+member that is added later stays out until somebody decides."""
 
 BARE_MESSAGE = frozenset(
     {"id", "role", "content", "tool_calls", "tool_call_id", "status", "created_at"}

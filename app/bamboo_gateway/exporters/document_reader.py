@@ -52,7 +52,7 @@ def read_document(value: Any, *, counted: bool) -> ImportedSession:
     errors = [{"loc": loc, "msg": msg} for loc, msg in found]
     if errors:
         place = ".".join(map(str, errors[0]["loc"]))
-        raise InvalidInput(f"The export is damaged: {place}: {errors[0]['msg']}.", errors=errors)
+        raise InvalidInput(f"The export is not valid: {place}: {errors[0]['msg']}.", errors=errors)
     # Members keep their order, so that exporting again writes the same bytes.
     session = value["session"] | {
         name: default for name, default in _DEFAULTS.items() if name not in value["session"]
@@ -72,17 +72,17 @@ def _errors(value: dict[str, Any], counted: bool) -> Iterator[_Error]:
         yield [name[:NAME_CHARS_MAX]], "is not a member of an export"
     for name in ("summary", "lineage"):
         if not isinstance(value.get(name), dict | None):
-            yield [name], "is an object or null"
+            yield [name], "must be an object or null"
         elif value.get(name) is not None:
             yield from _bounded(value[name], [name], EXTENSION_DATA_BYTES_MAX)
     if not isinstance(value.get("session"), dict):
-        yield ["session"], "is an object"
+        yield ["session"], "must be an object"
     else:
         for loc, msg in _session_errors(value["session"]):
             yield ["session", *loc], msg
     messages = value.get("messages")
     if not isinstance(messages, list):
-        yield ["messages"], "is a list"
+        yield ["messages"], "must be a list"
         return
     count = value.get("message_count")
     if count != len(messages) and (counted or count is not None):
@@ -97,19 +97,19 @@ def _session_errors(session: dict[str, Any]) -> Iterator[_Error]:
         yield ["id"], "is not a session id"
     for name in _TEXTS:
         if not isinstance(session.get(name), str | None):
-            yield [name], "is a string or null"
+            yield [name], "must be a string or null"
     if len(str(session.get("title") or "")) > TITLE_CHARS_MAX:
         yield ["title"], f"has more than {TITLE_CHARS_MAX} characters"
     if session.get("session_type", "user") not in SESSION_TYPES:
-        yield ["session_type"], f"is one of {', '.join(SESSION_TYPES)}"
+        yield ["session_type"], f"must be one of {', '.join(SESSION_TYPES)}"
     for name in _TIMES:
         if (name in session or name == "created_at") and not _is_time(session.get(name)):
-            yield [name], "is a time as in RFC 3339"
+            yield [name], "must be an RFC 3339 time"
     ttl = session.get("ttl_seconds")
     if ttl is not None and (type(ttl) is not int or ttl < 1):
-        yield ["ttl_seconds"], "is a whole number of seconds or null"
+        yield ["ttl_seconds"], "must be a whole number of seconds or null"
     if not isinstance(session.get("parent"), dict | None):
-        yield ["parent"], "is an object or null"
+        yield ["parent"], "must be an object or null"
     yield from _data_errors(session)
 
 
@@ -124,7 +124,7 @@ def _data_errors(session: dict[str, Any]) -> Iterator[_Error]:
 
 def _message_errors(message: Any) -> Iterator[_Error]:
     if not isinstance(message, dict):
-        yield [], "is an object"
+        yield [], "must be an object"
         return
     if not _is_id(message.get("id")):
         yield ["id"], "is not a message id"
@@ -136,18 +136,18 @@ def _member_errors(message: dict[str, Any]) -> Iterator[_Error]:
     for name in message.keys() - _MESSAGE_MEMBERS:
         yield [name[:NAME_CHARS_MAX]], "is not a member of a message"
     if message.get("role") not in _ROLES:
-        yield ["role"], "is system, user, assistant or tool"
+        yield ["role"], "must be system, user, assistant or tool"
     if not isinstance(content := message.get("content"), str) and not _are_parts(content):
-        yield ["content"], "is a string or a list of parts"
+        yield ["content"], "must be a string or a list of parts"
     if not _is_time(message.get("created_at")):
-        yield ["created_at"], "is a time as in RFC 3339"
+        yield ["created_at"], "must be an RFC 3339 time"
     if message.get("status", "complete") not in ("complete", "incomplete"):
-        yield ["status"], "is complete or incomplete"
+        yield ["status"], "must be complete or incomplete"
     for name in ("tool_call_id", "run_id", "model"):
         if not isinstance(message.get(name), str | None):
-            yield [name], "is a string"
+            yield [name], "must be a string"
     if not _are_calls(message.get("tool_calls")):
-        yield ["tool_calls"], "is a list of {id, name, arguments}"
+        yield ["tool_calls"], "must be a list of {id, name, arguments}"
     for name in ("usage", "metadata"):
         if name in message and not isinstance(message[name], dict):
             yield [name], "is an object"

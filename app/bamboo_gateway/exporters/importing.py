@@ -25,7 +25,7 @@ _READERS: Final[tuple[ForeignReader, ...]] = (
 )
 IMPORT_FORMATS: Final = ("json", "yaml", *(reader.format for reader in _READERS))
 _ACCEPTED: Final = "an export of Bamboo (JSON or YAML), " + ", ".join(
-    reader.told for reader in _READERS
+    reader.title for reader in _READERS
 )
 PARTS_FREE: Final = 200_000
 BYTES_PER_PART_MIN: Final = 5
@@ -78,7 +78,7 @@ def read_import(data: bytes, format_name: str | None = None, *, now_ms: int) -> 
     for reader in _READERS:
         if reader.format == name or (name is None and reader.recognizes(source)):
             return _read(reader, source, now_ms)
-    raise InvalidInput(f"This is none of the documents that are read here: {_ACCEPTED}.")
+    raise InvalidInput(f"The document has no known format. Known are: {_ACCEPTED}.")
 
 
 def _read(reader: ForeignReader, source: Source, now_ms: int) -> ImportedDocument:
@@ -86,10 +86,10 @@ def _read(reader: ForeignReader, source: Source, now_ms: int) -> ImportedDocumen
     try:
         sessions = reader.read(source, notes, now_ms)
     except NotUnderstood as error:
-        raise InvalidInput(f"This is not {reader.told}: {error}.") from error
+        raise InvalidInput(f"This is not {reader.title}: {error}.") from error
     if not sessions:
         errors = [{"loc": [note.place], "msg": note.what} for note in notes.all()]
-        raise InvalidInput(f"Nothing is said in it, though it is {reader.told}.", errors=errors)
+        raise InvalidInput(f"Nothing is said in it, though it is {reader.title}.", errors=errors)
     return ImportedDocument(reader.format, tuple(sessions), notes.all())
 
 

@@ -171,10 +171,10 @@ def _part(part: JsonObject) -> list[list[str]]:
 
 def _media(kind: str, part: JsonObject) -> str:
     # Never as an image: opening the document must not fetch anything.
-    told = [part.get("name"), part.get("media_type"), part.get("url")]
+    details = [part.get("name"), part.get("media_type"), part.get("url")]
     if part.get("data"):
-        told.append(f"{len(part['data'])} characters of Base64, in the JSON export")
-    return f"*{kind.capitalize()}:* " + ", ".join(inline(str(text)) for text in told if text)
+        details.append(f"{len(part['data'])} characters of Base64, in the JSON export")
+    return f"*{kind.capitalize()}:* " + ", ".join(inline(str(text)) for text in details if text)
 
 
 def _call(call: JsonObject) -> list[list[str]]:

@@ -45,7 +45,7 @@ def load_yaml(text: str) -> Any:
         TooLarge: `data` is larger than `YAML_BYTES_MAX`.
     """
     if len(text) > YAML_BYTES_MAX:
-        raise TooLarge(f"A YAML document may have {YAML_BYTES_MAX} bytes; use JSON for more.")
+        raise TooLarge(f"The YAML document is larger than {YAML_BYTES_MAX} bytes. Use JSON.")
     builder = _Builder()
     try:
         for event in yaml.parse(text, Loader=_LOADER):
@@ -147,7 +147,7 @@ class _Builder:
             parent.value.append(value)
         elif parent.key is None:
             if value in parent.value:
-                raise _refused(event, "a key that stands twice in one mapping")
+                raise _refused(event, "a key that occurs twice in one mapping")
             parent.key = value
         else:
             parent.value[parent.key] = value

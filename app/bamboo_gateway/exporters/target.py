@@ -108,7 +108,7 @@ class ExportDirectory:
 
 def _invalid_path() -> InvalidInput:
     return InvalidInput(
-        "`path` is a relative path of plain names below export_dir, like reports/a.md.",
+        "`path` must be a relative path below export_dir, like reports/a.md.",
         code="invalid-path",
         errors=[{"loc": ["body", "path"], "msg": "not a plain relative path"}],
     )

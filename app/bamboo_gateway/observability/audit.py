@@ -82,8 +82,8 @@ class AuditLog:
             await to_thread.run_sync(self.write, record)
         except OSError as error:
             self.failures += 1
-            told = record.to_json()
-            log.error("an audit record was not written", why=error.strerror, **told)  # noqa: TRY400
+            fields = record.to_json()
+            log.error("an audit record was not written", why=error.strerror, **fields)  # noqa: TRY400
 
     def write(self, record: AuditRecord) -> None:
         """Write one record in one `write` call, since several processes may append. Blocks.

@@ -66,10 +66,10 @@ def send_logs_to(handler: logging.Handler, log_level: str) -> None:
 
 
 def log_as_a_library() -> None:
-    """Send the gateway's own words to `logging`, unless the process has configured structlog.
+    """Send the gateway's log lines to `logging`, unless the process has configured structlog.
 
     For programs that embed the gateway: without this structlog prints every line to their stdout.
-    What becomes of the records, the program's own configuration of `logging` decides.
+    The program's own configuration of `logging` decides what happens to the records.
     """
     if structlog.is_configured():
         return

@@ -58,11 +58,11 @@ class ForeignReader(ABC):
 
     Attributes:
         format: The name of the format in requests.
-        told: The name of the format for people.
+        title: The name of the format for people.
     """
 
     format: ClassVar[str]
-    told: ClassVar[str]
+    title: ClassVar[str]
 
     @abstractmethod
     def recognizes(self, source: Source) -> bool:

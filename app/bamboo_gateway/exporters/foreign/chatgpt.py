@@ -41,7 +41,7 @@ class ChatGptReader(ForeignReader):
     """Reads ChatGPT's `conversations.json`."""
 
     format: ClassVar[str] = "chatgpt"
-    told: ClassVar[str] = "ChatGPT's conversations.json"
+    title: ClassVar[str] = "ChatGPT's conversations.json"
 
     @override
     def recognizes(self, source: Source) -> bool:
@@ -105,7 +105,7 @@ class _Tree:
         node_id = a_text(self._found.get("current_node"))
         if node_id not in self._nodes:
             node_id = self._last_leaf()
-            self._notes.add(self._place, "no `current_node`; the branch said last is taken")
+            self._notes.add(self._place, "no `current_node`; the latest branch is used")
         path: list[str] = []
         seen: set[str] = set()
         while node_id in self._nodes and node_id not in seen:
@@ -122,11 +122,11 @@ class _Tree:
         return max(reversed(self._nodes), key=said, default="")
 
     def _message(self, place: str, node_id: str, message: Record) -> None:
-        author, told = an_object(message.get("author")), an_object(message.get("metadata"))
+        author, metadata = an_object(message.get("author")), an_object(message.get("metadata"))
         parts = self._parts(place, an_object(message.get("content")))
         recipient = a_text(message.get("recipient")) or "all"
-        hidden = told.get("is_visually_hidden_from_conversation") is True
-        attached = [a_text(item.get("name")) for item in objects(told.get("attachments"))]
+        hidden = metadata.get("is_visually_hidden_from_conversation") is True
+        attached = [a_text(item.get("name")) for item in objects(metadata.get("attachments"))]
         extra = {
             "hidden": hidden or None,
             "injected": hidden or None,
@@ -142,14 +142,14 @@ class _Tree:
                 if isinstance(arguments, str):
                     arguments = {"input": arguments}
                 call = {"id": node_id, "name": recipient, "arguments": arguments}
-                model = told.get("model_slug")
+                model = metadata.get("model_slug")
                 said = self._conversation.say(
                     place, "assistant", (), calls=[call], message_id=message_id, at=at, model=model
                 )
                 if said is not None:
                     self._waiting.append((node_id, recipient))
             case "user" | "assistant" | "system" as role:
-                model = told.get("model_slug") if role == "assistant" else None
+                model = metadata.get("model_slug") if role == "assistant" else None
                 said = self._conversation.say(
                     place, role, parts, message_id=message_id, at=at, model=model, extra=extra
                 )

@@ -47,7 +47,7 @@ class ClaudeCodeReader(ForeignReader):
     """Reads sessions of Claude Code."""
 
     format: ClassVar[str] = "claude-code"
-    told: ClassVar[str] = "a session of Claude Code (JSONL)"
+    title: ClassVar[str] = "a session of Claude Code (JSONL)"
 
     @override
     def recognizes(self, source: Source) -> bool:

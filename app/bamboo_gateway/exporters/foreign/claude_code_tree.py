@@ -35,7 +35,7 @@ def last_branch(lines: list[Line], notes: Notes, *, with_sidechains: bool) -> li
             break
         next_at = by_uuid.get(parent)
         if next_at is None:
-            notes.count(f"line {number}", "its parent is missing; what stands before is taken")
+            notes.count(f"line {number}", "its parent is missing; the message before it is used")
             earlier = bisect_left(messages, at)
             next_at = messages[earlier - 1] if earlier else None
     kept |= _beside(lines, messages, kept)

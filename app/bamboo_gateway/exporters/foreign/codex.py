@@ -38,7 +38,7 @@ class CodexReader(ForeignReader):
     """Reads rollouts of Codex."""
 
     format: ClassVar[str] = "codex"
-    told: ClassVar[str] = "a rollout of OpenAI Codex (JSONL)"
+    title: ClassVar[str] = "a rollout of OpenAI Codex (JSONL)"
 
     @override
     def recognizes(self, source: Source) -> bool:

@@ -39,7 +39,7 @@ class GooseReader(ForeignReader):
     """Reads sessions of goose."""
 
     format: ClassVar[str] = "goose"
-    told: ClassVar[str] = "a session export of goose (JSON or JSONL)"
+    title: ClassVar[str] = "a session export of goose (JSON or JSONL)"
 
     @override
     def recognizes(self, source: Source) -> bool:
