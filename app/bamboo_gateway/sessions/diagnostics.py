@@ -214,8 +214,8 @@ def _quarantine(store: SessionStore) -> Check:
 
 def _limits(context: Context, registry: SessionRegistry, streams: int) -> Iterator[Check]:
     settings = context.settings
-    lives = registry.sessions
-    idle = sum(writer.is_idle for writer in lives)
+    sessions = registry.sessions
+    idle = sum(writer.is_idle for writer in sessions)
     uses = (
         ("max_sessions", context.store.count(), settings.max_sessions),
         # Idle sessions make room for others.

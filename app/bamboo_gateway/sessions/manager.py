@@ -214,9 +214,9 @@ class SessionManager(ConversationCommands, LifecycleCommands):
         """Return the counters and levels of the application and of the store, for /metrics."""
         sessions = self._registry.sessions
         levels = Levels(
-            sessions_in_memory=len(lives),
-            runs_active=sum(writer.run is not None for writer in lives),
-            runs_queued=sum(len(writer.head.queue) for writer in lives),
+            sessions_in_memory=len(sessions),
+            runs_active=sum(writer.run is not None for writer in sessions),
+            runs_queued=sum(len(writer.head.queue) for writer in sessions),
             streams_open=self._hub.open,
             stream_lags=self._hub.lags(),
         )

@@ -101,7 +101,7 @@ async def schedule(
         await anyio.sleep(interval * (1 + jitter))
         try:
             stats = await clean(
-                context, transactions, caller, sessions_max=_PER_TURN, on_deleted=record
+                context, transactions, caller, sessions_max=_PER_CLEANUP, on_deleted=record
             )
         except BambooError as error:
             log.warning("cleanup failed", code=error.code)
