@@ -113,7 +113,7 @@ def test_the_catalog_is_held_against_the_files_and_records_against_their_checksu
         found = checks_of(api)
         assert [found[n]["status"] for n in ("catalog", "records", "journal age")] == ["ok"] * 3
         assert found["catalog"]["seen"] == "3 sessions, each with its files"
-        assert found["records"]["seen"].startswith("3 sessions")
+        assert "3 sessions" in found["records"]["seen"]
         events = tmp_path / "events"
         (events / "stray.jsonl").write_bytes(b"{}\n")
         (events / "two.jsonl").unlink()
