@@ -207,9 +207,9 @@ def _events() -> Iterator[str]:
 
 # A field that has a description in the code needs none here.
 _OPENAI: Mapping[str, str] = {
-    "model": "The model; in the URL it stands before the query.",
+    "model": "The model; in the URL it is the part before the query.",
     "allow": "What clients may set in `options`, with bounds.",
-    "base_url": "What stands before `/chat/completions`.",
+    "base_url": "The URL before `/chat/completions`.",
     "api_key_env": "The environment variable that holds the key. A server at a `base_url` of its "
     "own may need none.",
     "media_origins": "Origins of images whose addresses are passed on to the server; comma-"
