@@ -160,7 +160,7 @@ def _boundary(run_id: str) -> Iterator[None]:
     except InvalidEvent:
         raise
     except (asyncio.CancelledError, SystemExit, BambooError) as error:
-        # A cancellation that nobody asked for, an exit, or an error with another meaning for the
+        # A cancellation that nobody requested, an exit, or an error with another meaning for the
         # gateway than for the agent.
         if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
             raise

@@ -55,7 +55,7 @@ class EventStream:
         until_complete: Whether the stream ends with a run's terminal event.
         notify: Receives a line for people when the connection is lost or found again.
         on_idle: Is called when the first connection finds no active run.
-        pause: Waits so many seconds; tests replace it.
+        pause: Waits this many seconds; tests replace it.
 
     Attributes:
         position: The position of the last frame; None before the first one.

@@ -42,7 +42,7 @@ def is_generated(text: str) -> bool:
 def whole_id(client: "GatewayClient", text: str) -> str:
     """Return `text` when it is the id of a session, else the only id that begins with it.
 
-    So an id that exists never stands for a longer one.
+    So an id that exists is never completed to a longer one.
 
     Args:
         client: The gateway to ask.

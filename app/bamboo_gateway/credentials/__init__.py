@@ -1,1 +1,1 @@
-"""Credentials: which callers are let in, with which permissions, until when. No HTTP here."""
+"""Credentials: which callers are let in, with which rights, until when. No HTTP here."""

@@ -30,7 +30,7 @@ class ApiKey:
         id: The public id, `key-…`.
         digest: SHA-256 of the key as it was printed.
         user_id: The user of the key; None for the key of a service, which acts for users it names.
-        rights: The permissions of the key.
+        rights: The rights of the key.
         name: The name that people gave it.
         created_at: In ms since 1970.
         expires_at: When the key expires, in ms since 1970; None if it does not.

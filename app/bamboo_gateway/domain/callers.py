@@ -17,7 +17,7 @@ class Caller:
         id: The scope of idempotency keys, limits and log lines. It is never a secret, and the same
             for all credentials of one user.
         user_id: The user whose sessions the caller may see; None for all sessions.
-        rights: The permissions of its credential.
+        rights: The rights of its credential.
         session_id: The only session it may see, if its credential is a ticket or a share link.
         credential: The name of its key, token or ticket; None while authentication is off.
         expires_at: When its credential expires, in ms since 1970; None if it does not.

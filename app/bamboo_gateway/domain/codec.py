@@ -53,7 +53,7 @@ def object_in(text: str) -> dict[str, Any] | None:
 
 
 def nests_deeper(value: Any, levels: int) -> bool:
-    """Return whether a JSON value nests deeper than so many levels; without recursion."""
+    """Return whether a JSON value nests deeper than this many levels; without recursion."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(levels):
         level = [

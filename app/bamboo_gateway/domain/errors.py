@@ -15,7 +15,7 @@
     │   ├── SessionClosed
     │   ├── RunActive
     │   └── RunEnded
-    ├── Gone                  reload: what was asked for will not come back
+    ├── Gone                  reload: this existed once and will not come back
     │   ├── PositionGone
     │   └── SessionExpired
     ├── PreconditionFailed    read again, then decide
@@ -170,7 +170,7 @@ class RunEnded(Refused):
 
 
 class Gone(BambooError):
-    """What was asked for existed once."""
+    """The requested object existed once, and will not come back."""
 
     code = "gone"
 

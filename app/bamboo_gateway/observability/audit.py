@@ -26,7 +26,7 @@ class AuditRecord:
 
     Attributes:
         at_ms: The time, in ms since 1970.
-        action: The action that was asked for.
+        action: The requested action.
         outcome: Its result.
         status: The HTTP status; None if the action was no request.
         code: The code of the error, if the action was refused or failed.

@@ -54,7 +54,7 @@ Trailers, and a chunk's extensions, may have as many bytes without a byte of bod
 
 HEAD_SECONDS_MAX: Final = 30.0
 """From the start of a connection, or a head's first byte, to the head's end. A waiting connection
-holds a file handle, and a client that sends a byte now and then would hold it for ever."""
+holds a file handle, and a client that sends a byte now and then would hold it without end."""
 
 BODY_WINDOW_SECONDS: Final = 30.0
 BODY_WINDOW_BYTES_MIN: Final = 30 * 1024

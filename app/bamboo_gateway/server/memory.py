@@ -90,7 +90,7 @@ class MemoryKeeper:
     def collected(self, now: float, pause: float, held: int) -> None:
         """Schedule the next collection after one of `pause` seconds that left `held` bytes.
 
-        Requests at work may need what is still there: the next one runs after 1, 2, 4 … s.
+        Active requests may need what is still there: the next one runs after 1, 2, 4 … s.
         """
         if held - self._floor <= GROWTH_BYTES_MAX:
             self._patience = _LOOK_SECONDS

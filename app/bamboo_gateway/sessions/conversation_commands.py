@@ -341,7 +341,7 @@ class ConversationCommands(ManagerParts):
         renderer: Renderer,
         place: StreamPlace | None = None,
     ) -> Subscription | None:
-        """Open a stream. Return None when nothing will ever come (`StreamHub.connect`)."""
+        """Open a stream. Return None when no event can follow (`StreamHub.connect`)."""
         return await self._hub.connect(caller, session_id, request, renderer, place)
 
     async def connections(self, caller: Caller, session_id: str) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
 """Quotas: how much each user, and all users together, may run, open and store.
 
-A session counts toward the limits of the user that it belongs to (`user_id`), whoever caused the
-work in it. Sessions without a user count only toward the global limits. A stream counts toward the
-limits of the caller who opened it; the operator, who sees everything, has no limit of his own.
+A session counts toward the limits of the user that it belongs to (`user_id`), no matter who caused
+the work in it. Sessions without a user count only toward the global limits. A stream counts toward
+the limits of the caller who opened it; the operator, who sees everything, has no limit.
 
 Every counter is updated when something changes, so a check takes constant time. A caller that
 checks a limit acts on it before the next `await`, so that two calls cannot take the last place.

@@ -106,7 +106,7 @@ class SessionRegistry:
             SessionExists, Forbidden: The caller has no access (`access.check_access`).
             Unavailable: Busy sessions take all places.
             LimitReached: There would be more than `max_sessions`, or the session's user has
-                `max_active_sessions_per_user` at work.
+                `max_active_sessions_per_user` busy ones.
             Vanished: The session was deleted meanwhile.
         """
         writer = await self._find(caller, session_id, need, create or need == "make", place)

@@ -469,7 +469,7 @@ class SessionStore(ABC):
 
     @abstractmethod
     def holding_deltas(self, bytes_min: int) -> dict[str, int]:
-        """Return the last activity, in ms, of each session with at least so many `delta_bytes`.
+        """Return the last activity, in ms, of each session with at least this many `delta_bytes`.
 
         It looks at all sessions: call it at a start, not in a request.
         """

@@ -76,7 +76,7 @@ class TreeNode(BaseModel):
 
 
 class Tree(TreeNode):
-    """The whole tree from its root; `current` is the session that was asked for."""
+    """The whole tree from its root; `current` is the requested session."""
 
     current: str
     truncated: bool

@@ -228,7 +228,7 @@ class StreamHub:
         connection_id = self._name_of(caller, writer, request)
         older = channel.connections.get(connection_id)
         if place is None:
-            # A client that comes back takes the place of its old stream, which may be half open.
+            # A client that reconnects takes the place of its old stream, which may be half open.
             place = self.reserve(caller) if older is None else self._take_place(caller)
         connection = Subscription(
             connection_id,

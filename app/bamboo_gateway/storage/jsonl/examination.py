@@ -15,7 +15,7 @@ from bamboo_gateway.storage.jsonl.verify import check_lines, compare, problem_of
 
 
 class Examiner:
-    """Examines the files of a store that is at work, without changing them."""
+    """Examines the files of a running store, without changing them."""
 
     def __init__(
         self,

@@ -112,7 +112,7 @@ NEW_MESSAGES: Final[dict[str, Any]] = {
 
 NEW_RUNS: Final[dict[str, Any]] = {
     "external": {
-        "summary": "A run whose events a program outside posts",
+        "summary": "A run whose events an external program posts",
         "value": {"agent": "external"},
     }
 }

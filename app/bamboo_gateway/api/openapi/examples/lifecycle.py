@@ -43,7 +43,7 @@ EXPORT_ZIPS: Final[dict[str, Any]] = {
 SHARES: Final[dict[str, Any]] = {
     "user": {"summary": "With one user", "value": {"user_id": "user-456"}},
     "link": {
-        "summary": "With whoever has the link, for a day",
+        "summary": "With everyone who has the link, for a day",
         "value": {"link": True, "expires_in": 86_400},
     },
 }

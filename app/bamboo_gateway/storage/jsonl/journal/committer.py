@@ -119,7 +119,7 @@ class Committer:
         self._closing = False
         self._last_asked = clock.monotonic()
         self._asked = False
-        # Closed segments that a checkpoint is at work on.
+        # Closed segments that a checkpoint is processing.
         self._handed_over = 0
         self._touched: dict[Log, None] = {}
         self.batch_commits = Histogram(COUNTS)
@@ -341,7 +341,7 @@ class Committer:
         self.bytes += len(data)
 
     def _make_room(self, size: int) -> bool:
-        """Make room for so many bytes in the journal, and note it when there is none.
+        """Make room for this many bytes in the journal, and note it when there is none.
 
         Returns:
             False when only the reserve is left.
