@@ -92,7 +92,7 @@ class SseReader:
         last_event_id: The id to start from, when a stream is opened again.
 
     Attributes:
-        last_event_id: What `Last-Event-ID` says when a client opens the stream again.
+        last_event_id: The value of `Last-Event-ID` when a client opens the stream again.
         retry_ms: How long the server asks a client to wait before that; None until it does.
     """
 

@@ -162,7 +162,7 @@ async def _files(context: Context) -> list[Check]:
         seen = f"{len(found.missing)} sessions without their files{_some(found.missing)}, "
         seen += f"{len(found.strays)} files of no session{_some(found.strays)}"
         checks = [Check("catalog", "fail", seen, "stop, then run bamboo doctor")]
-    seen = f"a random sample of {found.looked_at} sessions was read"
+    seen = f"{found.looked_at} sessions were read, chosen at random"
     if found.damaged:
         wrong = [f"{session_id}: {problem}" for session_id, problem in found.damaged]
         action = "stop, then run bamboo doctor --repair"

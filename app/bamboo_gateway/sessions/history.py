@@ -51,6 +51,6 @@ async def history_page(
 async def last_of_run(
     store: SessionStore, session_id: str, epoch: int, run_id: str
 ) -> Record | None:
-    """Return the last event that says where a run is: its terminal event, if the run has ended."""
+    """Return the last of a run's `run_queued`, `run_start` and terminal events."""
     found = await store.find(session_id, epoch, "run", key=run_id, limit=1, reverse=True)
     return found[0] if found else None

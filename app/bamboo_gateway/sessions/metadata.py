@@ -207,8 +207,8 @@ async def reopen(
 ) -> Outcome:
     """Open a closed or expired session; one that is open changes only its time to live.
 
-    An expired session comes back because each event that is appended is activity, from which its
-    time to live is counted again.
+    This opens an expired session too: the appended event is activity, from which the time to live
+    is counted again.
     """
 
     def decide(writer: SessionWriter) -> Decision:

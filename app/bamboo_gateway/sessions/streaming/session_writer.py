@@ -593,7 +593,7 @@ class SessionWriter:
     def _flush(self) -> None:
         batch, self._batch = self._batch, _Batch()
         count, extras = len(batch.events), batch.extras
-        # Of deltas, a head needs nothing that the commit itself does not say.
+        # A commit of deltas needs no head: it moves only the seq and the time, which it has.
         is_structural = not self._exists or (extras is not None and bool(extras.notable))
         commit = Commit(
             session_id=self.id,
