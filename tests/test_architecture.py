@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ def section(title: str, end: str) -> str:
     return TEXT[TEXT.index(title) : TEXT.index(end, TEXT.index(title))]
 
 
+@cache
 def methods() -> dict[str, set[str]]:
     """Return the methods of each class of the package, those of its bases in it included."""
     own: dict[str, set[str]] = {}
@@ -38,9 +40,7 @@ def methods() -> dict[str, set[str]]:
     }
 
 
-WALK = re.findall(
-    r"`(_?[A-Z][A-Za-z]+)\.([a-z_]+)`", section("## From POST /chat", "**Who needs memory")
-)
+WALK = re.findall(r"`(_?[A-Z][A-Za-z]+)\.([a-z_]+)`", section("## From POST /chat", "**Memory.**"))
 
 
 def test_the_walk_names_many_methods() -> None:
@@ -57,7 +57,7 @@ def test_the_walk_names_each_method_once() -> None:
 
 
 def test_each_module_of_sessions_is_in_its_table() -> None:
-    table = section("Inside `sessions/`:", "**A command** goes one way")
+    table = section("Inside `sessions/`:", "**A command** has the same steps")
     named = set(re.findall(r"`([a-z_]+)/?`", table))
     folder = PACKAGE / "sessions"
     modules = {file.stem for file in folder.rglob("*.py")} - {"__init__"}
