@@ -131,6 +131,22 @@ def test_what_is_wrong_with_a_key_is_told_with_its_id(tmp_path: Path) -> None:
     assert (line["reason"], line.get("name")) == ("unknown_key", None)
 
 
+@pytest.mark.parametrize("has_keys_file", [True, False])
+def test_a_token_for_a_gateway_without_tokens_is_told_beside_a_bad_key(
+    tmp_path: Path, has_keys_file: bool
+) -> None:
+    """Else the operator looks for a key, and the line is counted with those of bad keys."""
+    file = tmp_path / "keys.json"
+    if has_keys_file:
+        add_key(KeyFile(file), "alice", "read")
+    gate = gate_of(api_keys=("sk-operator",), api_keys_file=file)
+    assert told(gate, b"sk-wrong-as-can-be-1234567890")["reason"] == "unknown_key"
+    line = told(gate, signed(**NAMED))
+    assert (line["kind"], line["reason"]) == ("token", "tokens_not_configured")
+    # What nobody verifies is not repeated.
+    assert "name" not in line
+
+
 # -- how much of it -------------------------------------------------------------------------------
 
 
@@ -154,6 +170,18 @@ def test_a_flood_of_refusals_has_few_lines_and_loses_no_count() -> None:
     with refusals() as again:
         log.note(Refusal("token", "expired", ISSUER))
     assert [line["times"] for line in again] == [1]
+
+
+async def test_counts_that_wait_are_logged_when_the_gateway_ends() -> None:
+    gate = gate_of(api_keys=("sk-operator",))
+    with refusals() as lines:
+        async with gate:
+            for _ in range(3):
+                assert gate.bearer(b"sk-wrong", None) is None
+    assert [(line["reason"], line["times"]) for line in lines] == [
+        ("unknown_key", 1),
+        ("unknown_key", 2),
+    ]
 
 
 # -- over HTTP ------------------------------------------------------------------------------------

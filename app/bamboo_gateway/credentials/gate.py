@@ -21,7 +21,7 @@ from bamboo_gateway.credentials.signing import (
     kept_secret,
     root_of,
 )
-from bamboo_gateway.credentials.tokens import make_verifier
+from bamboo_gateway.credentials.tokens import looks_like_token, make_verifier
 from bamboo_gateway.credentials.watched import WatchedFile
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import Clock
@@ -81,6 +81,7 @@ class Gate:
             secret = await to_thread.run_sync(kept_secret, self._secret_path)
             self._signer = Signer(secret, self._clock)
         async with AsyncExitStack() as stack:
+            stack.callback(self.refusals.close)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
             tasks.start_soon(self._watch, name="credential files")
@@ -176,6 +177,8 @@ class Gate:
         return in_file or self._plain.is_live(root)
 
     def _why_no_bearer(self, sent: bytes) -> Refusal:
+        if self._tokens is None and looks_like_token(sent):
+            return Refusal("token", "tokens_not_configured")
         if self._keys is not None and (looks_like_key(sent) or self._tokens is None):
             return self._keys.value.why_not(sent)
         if self._tokens is not None and not looks_like_key(sent):

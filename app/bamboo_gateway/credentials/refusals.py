@@ -66,8 +66,11 @@ class RefusalLog:
 
     def flush(self) -> None:
         """Log the counts once the window has passed."""
-        if not self._again or self._clock.monotonic() - self._began < WINDOW_SECONDS:
-            return
+        if self._again and self._clock.monotonic() - self._began >= WINDOW_SECONDS:
+            self.close()
+
+    def close(self) -> None:
+        """End the window and log its counts, so that none is lost when the process ends."""
         again, others = self._again, self._others
         self._again, self._others = {}, 0
         for refusal, times in again.items():

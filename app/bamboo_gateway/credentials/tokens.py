@@ -4,6 +4,7 @@ The key decides which algorithm a token may have, and never the token (RFC 8725,
 verifies HS256, an RSA key RS256, a P-256 key ES256. No other algorithm is accepted.
 """
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from hashlib import sha256
@@ -65,6 +66,14 @@ class VerifyingKey(NamedTuple):
 
 KeySet = Mapping[str | None, VerifyingKey]
 """Keys by the `kid` of their tokens. A single key, for any `kid`, is stored under None."""
+
+_TOKEN: Final = re.compile(rb"eyJ[\w-]+\.[\w-]+\.[\w-]*")
+"""Three parts in base64url; the first is a JSON object, whose `{"` becomes `eyJ`."""
+
+
+def looks_like_token(sent: bytes) -> bool:
+    """Return whether what was sent has the form of a signed token, whoever signed it."""
+    return _TOKEN.fullmatch(sent) is not None
 
 
 def make_verifier(settings: Settings) -> "TokenVerifier | None":
