@@ -91,3 +91,25 @@ def test_an_unknown_name_in_the_file_is_refused_with_the_nearest(tmp_path: Path)
 def test_an_unknown_flag_of_an_embedding_program_is_refused_with_the_nearest() -> None:
     line = refusal(durabilty=SECRET)
     assert line == "durabilty: there is no such setting; did you mean durability?"
+
+
+@pytest.mark.parametrize(
+    ("data_dir", "hint"),
+    [
+        ("memory:", "memory:"),
+        ("memory://", "memory:"),
+        ("jsonl:", "jsonl:"),
+        ("postgres://me:SECRET@host/db", "postgres:…"),
+    ],
+)
+def test_a_data_dir_that_is_a_storage_url_is_refused(data_dir: str, hint: str) -> None:
+    """Else the gateway keeps its sessions in a directory of that name."""
+    line = refusal(data_dir=data_dir.replace("SECRET", SECRET))
+    assert line == (
+        f'data_dir: this is a storage URL and not a directory; write storage_url="{hint}"'
+    )
+
+
+@pytest.mark.parametrize("data_dir", ["sessions", "~/a:b", "./x/memory:", "C:/sessions", "a:b"])
+def test_a_data_dir_with_a_colon_is_a_directory(data_dir: str) -> None:
+    assert load_settings(data_dir=data_dir).data_dir == Path(data_dir)

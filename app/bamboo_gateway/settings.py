@@ -39,6 +39,10 @@ _LINK_NAME: Final = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP
 _LINK_ADDRESS: Final = re.compile(r"(tcp|udp|sctp)://")
 
 
+# `memory:` or `postgres://…`, as a path writes them. One letter is a drive of Windows.
+_STORAGE_URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:)(/.*)?", re.DOTALL)
+
+
 class Settings(BaseSettings):
     """The settings of one gateway, frozen, read once at the start."""
 
@@ -359,6 +363,17 @@ class Settings(BaseSettings):
             return None
         return self.data_dir.expanduser() / file_name
 
+    @field_validator("data_dir")
+    @classmethod
+    def _no_storage_url(cls, value: Path) -> Path:
+        if url := _STORAGE_URL.fullmatch(value.as_posix()):
+            # The rest of another store's URL may have a password.
+            hint = url[1] if url[1] in {"jsonl:", "memory:"} else f"{url[1]}…"
+            raise ValueError(
+                f'this is a storage URL and not a directory; write storage_url="{hint}"'
+            )
+        return value
+
     @field_validator("api_keys", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -432,7 +447,8 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
         if first["type"] == "extra_forbidden":
             hint = _hint(nearest_name(name, Settings.model_fields))
             raise SettingsError(f"{name}: there is no such setting{hint}") from error
-        raise SettingsError(f"{name}: {first['msg']}") from error
+        msg = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"{name}: {msg}") from error
     except (SettingsSourceError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(str(error)) from error
     _check_variables(settings.agents.values())

@@ -141,6 +141,16 @@ async def test_a_wrong_agent_opens_nothing(tmp_path: Path) -> None:
     assert not await anyio.Path(tmp_path / "LOCK").exists()
 
 
+async def test_a_storage_url_in_the_place_of_the_directory_creates_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match=r'write storage_url="memory:"'):
+        async with open_gateway("memory:"):
+            pass
+    assert [one async for one in anyio.Path(tmp_path).iterdir()] == []
+
+
 async def test_a_wrong_setting_is_named() -> None:
     with pytest.raises(SettingsError, match="defualt_ttl_seconds"):
         async with open_gateway(storage_url="memory:", defualt_ttl_seconds=5):
