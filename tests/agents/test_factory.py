@@ -47,6 +47,8 @@ async def test_a_server_of_ones_own_needs_no_key() -> None:
             "'tempreature' is not known here; did you mean 'temperature'?",
         ),
         ("python:m:f?thread_max=3", "did you mean 'threads_max'?"),
+        ("python:m:f?qqqq=3", "query: 'qqqq' is not known here. Known are: allow, threads_max."),
+        ("demo:?delay=secret", "did you mean 'delay_ms'? Known are: allow, delay_ms, "),
         ("gpt-4o", "no kind; use demo:, openai:, python:, http: or https:"),
         ("teapot:", "no known kind; use demo:, openai:, python:, http: or https:"),
     ],

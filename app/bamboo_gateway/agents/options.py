@@ -108,7 +108,7 @@ def read_query(model: type[_O], address: AgentAddress) -> _O:
     try:
         return model.model_validate(members)
     except ValidationError as error:
-        raise address.refuse(f"query: {_first(error, model)}") from error
+        raise address.refuse(f"query: {_first(error, model, list_known=True)}") from error
 
 
 def read_options(model: type[_O], options: Mapping[str, object]) -> _O:
@@ -160,12 +160,12 @@ def read_allowed(
         raise address.refuse(f"query: allow: {error}") from error
 
 
-def _first(error: ValidationError, model: type[Options]) -> str:
+def _first(error: ValidationError, model: type[Options], *, list_known: bool = False) -> str:
     details = error.errors(include_url=False, include_input=False, include_context=False)[0]
     place = ".".join(str(part) for part in details["loc"])
     if details["type"] == "extra_forbidden":
         nearest = nearest_name(place[:64], model.model_fields)
-        return f"{place[:64]!r} is not known here" + (
-            f"; did you mean {nearest!r}?" if nearest else ""
-        )
+        hint = f"; did you mean {nearest!r}?" if nearest else "."
+        known = f" Known are: {', '.join(sorted(model.model_fields))}." if list_known else ""
+        return f"{place[:64]!r} is not known here{hint}{known}"
     return f"{place}: {details['msg']}" if place else details["msg"]
