@@ -312,6 +312,46 @@ def test_a_misspelt_parameter_is_named_with_those_there_are(
     assert problem["errors"] == [{"loc": ["query", "untill"], "msg": "no such parameter"}]
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "loc", "msg"),
+    [
+        ("/chat", {"messages": "Hi"}, ["messages"], "no such field; did you mean `message`?"),
+        ("/chat", {"message": "Hi", "qqqq": 1}, ["qqqq"], "no such field"),
+        ("/sessions", {"titel": "x"}, ["titel"], "no such field; did you mean `title`?"),
+        # Inside of a list, an object and a union: the fields of the object there.
+        (
+            "/chat",
+            {"message": {"role": "user", "content": "Hi", "modell": "x"}},
+            ["message", "modell"],
+            "no such field; did you mean `model`?",
+        ),
+        (
+            "/sessions/x/messages",
+            [{"role": "user", "content": "Hi", "usage": {"total_token": 1}}],
+            [0, "usage", "total_token"],
+            "no such field; did you mean `total_tokens`?",
+        ),
+        (
+            "/chat",
+            {"message": {"role": "user", "content": [{"type": "text", "text": "x", "urls": "y"}]}},
+            ["message", "content", 0, "urls"],
+            "no such field",  # `url` is a field of other parts
+        ),
+    ],
+)
+def test_a_misspelt_field_is_named_with_the_nearest_there_is(
+    api: httpx.Client, path: str, body: object, loc: list[str | int], msg: str
+) -> None:
+    problem = refused(api.post(path, json=body), 422, "invalid")
+    assert {"loc": ["body", *loc], "msg": msg} in problem["errors"]
+
+
+def test_a_very_long_field_is_cut(api: httpx.Client) -> None:
+    problem = refused(api.post("/chat", json={"message": "Hi", "y" * 100_000: 1}), 422, "invalid")
+    assert len(problem["detail"]) < 400
+    assert problem["errors"][0]["msg"] == "no such field"
+
+
 def test_a_very_long_parameter_is_cut_and_the_others_are_still_named(api: httpx.Client) -> None:
     problem = refused(api.get(f"/sessions/x/runs?{'y' * 5000}=1"), 422, "invalid")
     assert len(problem["detail"]) < 400

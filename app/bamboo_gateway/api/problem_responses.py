@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from bamboo_gateway.api.limits import DETAIL_CHARS_MAX, ERRORS_MAX
+from bamboo_gateway.api.misspelt_fields import no_such_field
 from bamboo_gateway.api.problems import (
     CODE_OF_STATUS,
     MEDIA_TYPE,
@@ -78,7 +79,7 @@ async def on_invalid_request(request: Request, error: Exception) -> Response:
     errors = [
         {
             "loc": [part for part in item["loc"] if not str(part).startswith("<")],
-            "msg": item["msg"].removeprefix("Value error, "),
+            "msg": _message(item, request),
         }
         for item in error.errors()[:ERRORS_MAX]
     ]
@@ -121,6 +122,19 @@ EXCEPTION_HANDLERS: Final[dict[int | type[Exception], Any]] = {
     HTTPException: on_http_exception,
     ClientDisconnect: on_client_gone,
 }
+
+
+def _message(item: Mapping[str, Any], request: Request) -> str:
+    """Return an error of a schema in words for a client."""
+    if item["type"] == "extra_forbidden" and item["loc"][0] == "body":
+        return no_such_field(_body_schema(request), item["loc"][1:])
+    msg: str = item["msg"]
+    return msg.removeprefix("Value error, ")
+
+
+def _body_schema(request: Request) -> Any:
+    body = request.scope["route"].body_field
+    return body.field_info.annotation if body is not None else None
 
 
 def _forget_frames(error: object) -> None:
