@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from typing_extensions import override
 
 from bamboo_gateway.domain import codec
-from bamboo_gateway.sessions.idempotency import KeptAnswer
+from bamboo_gateway.sessions.idempotency import RequestKey
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.log.log import LogView, make_header
 from bamboo_gateway.storage.jsonl.log.reader import DamagedError, LineReader, find_after, read_page
@@ -32,7 +32,7 @@ def make_lines(shape: list[tuple[str, int, int]]) -> tuple[list[tuple[int, bytes
     seq = 0
     for kind, hole, size in shape:
         if kind == "note":
-            note = KeptAnswer("b", {"text": "x" * size}, 1).note("digest")
+            note = RequestKey("digest", "b").note({"text": "x" * size}, 1)
             parts.append(to_line(note.body))
         else:
             seq += hole

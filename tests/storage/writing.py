@@ -12,7 +12,7 @@ from bamboo_gateway.domain.errors import BambooError
 from bamboo_gateway.domain.events import DELTA_TYPES, TERMINAL_TYPES
 from bamboo_gateway.domain.projections import fold
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.sessions.idempotency import KeptAnswer
+from bamboo_gateway.sessions.idempotency import RequestKey
 from bamboo_gateway.storage.base import Commit, Event, MarkKind, Note, Record, SessionStore
 
 # Patience with a slow machine: it costs nothing where all goes well.
@@ -83,7 +83,7 @@ def note_of(seq: int, key: str, now_ms: int = T0) -> Note:
 
     `key` takes the place of the digest of an idempotency key.
     """
-    kept = KeptAnswer("body digest", {"status": "done"}, now_ms).note(key)
+    kept = RequestKey(key, "body digest").note({"status": "done"}, now_ms)
     return Note(seq, kept.key, kept.body)
 
 

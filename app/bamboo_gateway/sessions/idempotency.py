@@ -43,6 +43,24 @@ class RequestKey(NamedTuple):
     digest: str
     body: str
 
+    def note(
+        self, answer: dict[str, Any], now_ms: int, lines: int = 0, chain: str = ""
+    ) -> KeptNote:
+        """Return the note that keeps an answer (`KeptAnswer` names what is in it).
+
+        It is no event, and clients never see it.
+        """
+        shape: dict[str, Any] = {
+            "note": "idempotency",
+            "key": self.digest,
+            "time": now_ms,
+            "body": self.body,
+            "answer": answer,
+        }
+        if lines:
+            shape |= {"lines": lines, "chain": chain}
+        return KeptNote(self.digest, encode(shape))
+
 
 def request_key(caller: Caller, idem: Idempotency | None) -> RequestKey | None:
     """Return the key of a caller's request, if it has one."""
@@ -69,19 +87,6 @@ class KeptAnswer:
     time_ms: int
     lines: int = 0
     chain: str = ""
-
-    def note(self, digest: str) -> KeptNote:
-        """Return the note that the log keeps. It is no event, and clients never see it."""
-        shape: dict[str, Any] = {
-            "note": "idempotency",
-            "key": digest,
-            "time": self.time_ms,
-            "body": self.body,
-            "answer": self.answer,
-        }
-        if self.lines:
-            shape |= {"lines": self.lines, "chain": self.chain}
-        return KeptNote(digest, encode(shape))
 
 
 async def read_answer(store: SessionStore, session_id: str, epoch: int, digest: str) -> KeptAnswer:
@@ -221,15 +226,15 @@ class KeyLedger:
             return None
         return known
 
-    def put(self, digest: str, kept: KeptAnswer) -> tuple[KeptNote, Callable[[], None]]:
-        """Remember a key that is being answered.
+    def put(self, note: KeptNote) -> Callable[[], None]:
+        """Remember a key whose note is being stored.
 
         Returns:
-            The note for the commit, and a callback that takes the key back when the commit failed.
+            A callback that takes the key back when the commit failed.
         """
         assert self._kept is not None  # callers load first
-        note = kept.note(digest)
-        known, former = KeptKey(kept.body, kept.time_ms, len(note.body)), self._kept.get(digest)
+        digest, known = _key_of(note.body)
+        former = self._kept.get(digest)
         self._set(digest, known)
         while len(self._kept) > self._max or (
             self._bytes > self._bytes_max and len(self._kept) > 1
@@ -243,7 +248,7 @@ class KeyLedger:
                 if former is not None:
                     self._set(digest, former)
 
-        return note, take_back
+        return take_back
 
     def _set(self, digest: str, known: KeptKey) -> None:
         assert self._kept is not None

@@ -34,7 +34,11 @@ from bamboo_gateway.sessions.runs.external import (
     drafts_of,
     outside_event,
 )
-from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
+from bamboo_gateway.sessions.streaming.session_writer import (
+    LookAgain,
+    SessionWriter,
+    Vanished,
+)
 from bamboo_gateway.sessions.transaction import Decision, Transactions
 
 _GROWTH_MAX = 5
@@ -210,21 +214,21 @@ async def append_event_lines(
             earlier tries have appended (`appended`).
     """
     key = request_key(caller, replace(idem, body_digest=_LINES) if idem is not None else None)
-    while True:
-        try:
-            async with transactions.registry.use(caller, session_id) as writer:
-                context.states.check_writable(writer.head)
-                post = partial(_Post, context, transactions, external, writer, key)
-                if key is None:
-                    return await post(None).run(batches)
-                if (first_try := writer.streaming_keys.get(key.digest)) is not None:
-                    await first_try.wait()
-                    continue
-                with writer.streaming(key.digest):
-                    kept = await transactions.first_answer(writer, key)
-                    return await post(kept).run(batches)
-        except Vanished:
-            continue
+
+    async def take(writer: SessionWriter) -> Outcome:
+        context.states.check_writable(writer.head)
+        post = partial(_Post, context, transactions, external, writer, key)
+        if key is None:
+            return await post(None).run(batches)
+        if (first_try := writer.streaming_keys.get(key.digest)) is not None:
+            await first_try.wait()
+            raise LookAgain
+        with writer.streaming(key.digest):
+            # The first answer does not end a repeat: it says which lines are stored already.
+            kept = await transactions.first_answer(writer, key)
+            return await post(kept).run(batches)
+
+    return await transactions.registry.within(caller, session_id, take)
 
 
 def _other_lines() -> IdempotencyKeyReused:

@@ -33,7 +33,11 @@ from bamboo_gateway.sessions.idempotency import KeyCount, KeyLedger
 from bamboo_gateway.sessions.reloader import Reloader
 from bamboo_gateway.sessions.streaming.channel import Channel
 from bamboo_gateway.sessions.streaming.channels import Channels
-from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
+from bamboo_gateway.sessions.streaming.session_writer import (
+    LookAgain,
+    SessionWriter,
+    Vanished,
+)
 from bamboo_gateway.storage.base import SessionPage, SessionQuery
 
 _PAGE_HEADS = 250
@@ -122,6 +126,31 @@ class SessionRegistry:
                 # The log has another epoch, or is gone: each call in this session looks again.
                 writer.lost()
                 raise Vanished from conflict
+
+    async def within(
+        self,
+        caller: Caller,
+        session_id: str,
+        work: Callable[[SessionWriter], Awaitable[T]],
+        need: Need = "own",
+        *,
+        create: bool = False,
+        place: bool = True,
+    ) -> T:
+        """Return what `work` returns for a session that `use` holds.
+
+        `work` is called again, with the session as it is then, whenever it raises `LookAgain`:
+        the session was deleted meanwhile, or what `work` saw of it was undone.
+
+        Raises:
+            BambooError: As `use`, and what `work` raises.
+        """
+        while True:
+            try:
+                async with self.use(caller, session_id, need, create=create, place=place) as writer:
+                    return await work(writer)
+            except LookAgain:
+                continue
 
     @contextmanager
     def keeping(self, writer: SessionWriter) -> Iterator[None]:

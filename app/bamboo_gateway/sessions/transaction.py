@@ -17,7 +17,7 @@ A decision that was made on a head which is undone (its commit failed) is made a
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import BambooError
@@ -35,11 +35,18 @@ from bamboo_gateway.sessions.idempotency import (
     request_key,
 )
 from bamboo_gateway.sessions.registry import SessionRegistry
-from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished, Waiter
+from bamboo_gateway.sessions.streaming.session_writer import (
+    LookAgain,
+    SessionWriter,
+    Vanished,
+    Waiter,
+)
 
 Accepts = Literal["open", "closed", "expired", "any"]
 """The sessions that a command accepts: writable ones (`open`), also closed ones (`closed`), also
 closed and expired ones (`expired`), or also closed and archived ones, but none expired (`any`)."""
+
+OutcomeT = TypeVar("OutcomeT", bound=Outcome | None)
 
 
 class Effect:
@@ -120,26 +127,22 @@ class Transactions:
         Raises:
             BambooError: What `decide` refused, or why the decision could not be stored.
         """
-        key = request_key(caller, idem)
-        while True:
+
+        async def command(writer: SessionWriter, key: RequestKey | None) -> Outcome:
+            if writer.head.seq and need != "make":
+                self._check_accepted(writer.head, accepts)
+            if prepare is not None:
+                await prepare(writer)
+                if not self._is_first(writer, key):
+                    raise LookAgain
             try:
-                async with self.registry.use(caller, session_id, need, create=create) as writer:
-                    if kept := await self.first_answer(writer, key):
-                        return Outcome(kept.answer, replayed=True)
-                    if writer.head.seq and need != "make":
-                        self._check_accepted(writer.head, accepts)
-                    if prepare is not None:
-                        await prepare(writer)
-                        if not self._is_first(writer, key):
-                            continue
-                    try:
-                        decision = decide(writer)
-                    except BambooError as refusal:
-                        await _confirm(writer, refusal)
-                        continue
-                    return await self._make_durable(caller, writer, decision, key)
-            except Vanished:
-                continue
+                decision = decide(writer)
+            except BambooError as refusal:
+                await _confirm(writer, refusal)
+                raise LookAgain from None
+            return await self._make_durable(caller, writer, decision, key)
+
+        return await self.unless_answered(caller, session_id, idem, command, need, create=create)
 
     def _check_accepted(self, head: SessionHead, accepts: Accepts) -> None:
         states = self._context.states
@@ -188,9 +191,8 @@ class Transactions:
         """
         note, take_back = None, None
         if key is not None:
-            now_ms = self._clock.now_ms()
-            kept = KeptAnswer(key.body, decision.answer, now_ms, lines, chain)
-            note, take_back = writer.keys.put(key.digest, kept)
+            note = key.note(decision.answer, self._clock.now_ms(), lines, chain)
+            take_back = writer.keys.put(note)
             self.registry.bound_keys()
         for effect in decision.effects:
             effect.decided()
@@ -204,6 +206,33 @@ class Transactions:
             raise
 
     # -- idempotency keys -------------------------------------------------------------------
+
+    async def unless_answered(
+        self,
+        caller: Caller,
+        session_id: str,
+        idem: Idempotency | None,
+        work: Callable[[SessionWriter, RequestKey | None], Awaitable[OutcomeT]],
+        need: Need = "own",
+        *,
+        create: bool = False,
+    ) -> OutcomeT | Outcome:
+        """Return the first answer to a key, or what `work` returns when there is none.
+
+        These are steps 1 to 3, for `run` and for each command that `run` cannot carry out. Such a
+        command has to keep its answer for the key that `work` is called with (`RequestKey.note`).
+
+        Raises:
+            BambooError: As `SessionRegistry.within` and `first_answer`, and what `work` raises.
+        """
+        key = request_key(caller, idem)
+
+        async def look(writer: SessionWriter) -> OutcomeT | Outcome:
+            if kept := await self.first_answer(writer, key):
+                return Outcome(kept.answer, replayed=True)
+            return await work(writer, key)
+
+        return await self.registry.within(caller, session_id, look, need, create=create)
 
     async def first_answer(
         self, writer: SessionWriter, key: RequestKey | None
@@ -247,15 +276,13 @@ class Transactions:
         self, caller: Caller, session_id: str, idem: Idempotency | None, need: Need = "own"
     ) -> Outcome | None:
         """Return the first answer to a key, if there is one."""
-        key = request_key(caller, idem)
-        while key is not None:
-            try:
-                async with self.registry.use(caller, session_id, need) as writer:
-                    kept = await self.first_answer(writer, key)
-                    return Outcome(kept.answer, replayed=True) if kept else None
-            except Vanished:
-                continue
-        return None
+
+        async def nothing(_writer: SessionWriter, _key: RequestKey | None) -> None:
+            return None
+
+        if idem is None:
+            return None
+        return await self.unless_answered(caller, session_id, idem, nothing, need)
 
     async def once(
         self,

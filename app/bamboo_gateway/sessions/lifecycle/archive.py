@@ -32,7 +32,7 @@ from bamboo_gateway.sessions.commands import Idempotency, Outcome
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.metadata import answer_after, view_of
 from bamboo_gateway.sessions.registry import SessionRegistry
-from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 from bamboo_gateway.sessions.transaction import Decision, Transactions
 
 log = structlog.get_logger(__name__)
@@ -93,16 +93,15 @@ async def pack(context: Context, registry: SessionRegistry, session_id: str) -> 
     Raises:
         StorageFull, StorageFailed: The session stays archived, and is not compressed yet.
     """
-    while True:
-        try:
-            async with registry.use(GATEWAY, session_id) as writer, writer.packing:
-                await writer.ready()
-                if writer.head.logged_state == "archived":
-                    await writer.settled()
-                    await context.store.pack(session_id, writer.epoch)
-                return
-        except Vanished:
-            continue
+
+    async def compress(writer: SessionWriter) -> None:
+        async with writer.packing:
+            await writer.ready()
+            if writer.head.logged_state == "archived":
+                await writer.settled()
+                await context.store.pack(session_id, writer.epoch)
+
+    await registry.within(GATEWAY, session_id, compress)
 
 
 async def pack_left_over(context: Context, registry: SessionRegistry) -> None:
@@ -146,16 +145,15 @@ async def restore(
         change = {"from": "archived", "to": back_to}
         return answer_after(context, writer, [Draft("state_change", change)])
 
-    while True:
-        try:
-            # Packing and restoring exclude each other: nothing could ever be appended to a log that
-            # is packed right after it was restored.
-            async with transactions.registry.use(caller, session_id) as writer, writer.packing:
-                return await transactions.run(
-                    caller, session_id, decide, accepts="any", prepare=prepare, idem=idem
-                )
-        except Vanished:
-            continue
+    async def unpack(writer: SessionWriter) -> Outcome:
+        # Packing and restoring exclude each other: nothing could ever be appended to a log that
+        # is packed right after it was restored.
+        async with writer.packing:
+            return await transactions.run(
+                caller, session_id, decide, accepts="any", prepare=prepare, idem=idem
+            )
+
+    return await transactions.registry.within(caller, session_id, unpack)
 
 
 async def archived(

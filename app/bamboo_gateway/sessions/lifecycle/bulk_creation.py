@@ -22,8 +22,8 @@ from bamboo_gateway.sessions.access import check_made, id_taken
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.history import bulk_limiter
-from bamboo_gateway.sessions.idempotency import KeptAnswer, RequestKey, request_key
-from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
+from bamboo_gateway.sessions.idempotency import RequestKey
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 from bamboo_gateway.sessions.transaction import Transactions
 from bamboo_gateway.storage.base import Event, Note
 
@@ -65,8 +65,7 @@ class HistoryWriter:
 
     def note(self, key: RequestKey, answer: dict[str, Any]) -> Note:
         """Return the note that keeps an answer for an idempotency key."""
-        kept = KeptAnswer(key.body, answer, self._now_ms)
-        return Note(self.head.seq, *kept.note(key.digest))
+        return Note(self.head.seq, *key.note(answer, self._now_ms))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,22 +103,19 @@ async def create_whole(
         SessionExists: There is a session of that id.
         LimitReached, StorageFull, StorageFailed, TooLarge: Nothing of it is stored.
     """
-    key = request_key(caller, idem)
-    while True:
-        try:
-            async with transactions.registry.use(caller, session_id, "make") as writer:
-                if kept := await transactions.first_answer(writer, key):
-                    return Outcome(kept.answer, replayed=True)
-                history = await prepare()
-                head = await _publish(context, caller, writer, history, key)
-                return Outcome(history.answer(head))
-        except Vanished:
-            continue
-        except SessionExists:
-            # The same request may have created it meanwhile.
-            if kept_since := await transactions.replay(caller, session_id, idem, "make"):
-                return kept_since
-            raise
+
+    async def write(writer: SessionWriter, key: RequestKey | None) -> Outcome:
+        history = await prepare()
+        head = await _publish(context, caller, writer, history, key)
+        return Outcome(history.answer(head))
+
+    try:
+        return await transactions.unless_answered(caller, session_id, idem, write, "make")
+    except SessionExists:
+        # The same request may have created it meanwhile.
+        if kept_since := await transactions.replay(caller, session_id, idem, "make"):
+            return kept_since
+        raise
 
 
 async def _publish(

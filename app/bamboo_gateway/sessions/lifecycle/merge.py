@@ -28,7 +28,7 @@ from bamboo_gateway.observability.tracing import span
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.history import bulk_limiter
-from bamboo_gateway.sessions.idempotency import RequestKey, request_key
+from bamboo_gateway.sessions.idempotency import RequestKey
 from bamboo_gateway.sessions.lifecycle.bulk_creation import HistoryWriter
 from bamboo_gateway.sessions.lifecycle.imports import closing_note
 from bamboo_gateway.sessions.lifecycle.merge_plan import (
@@ -44,7 +44,7 @@ from bamboo_gateway.sessions.lifecycle.merge_plan import (
 )
 from bamboo_gateway.sessions.metadata import check_sizes, view_of
 from bamboo_gateway.sessions.registry import SessionRegistry
-from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 from bamboo_gateway.sessions.transaction import Transactions
 from bamboo_gateway.storage.base import SessionStore
 
@@ -68,17 +68,13 @@ async def merge(
     """
     if wanted.source_id == target_id:
         raise InvalidInput("A session cannot be merged into itself.", code="self-merge")
-    key = request_key(caller, idem)
     registry = transactions.registry
-    while True:
-        try:
-            async with registry.use(caller, target_id) as writer:
-                if kept := await transactions.first_answer(writer, key):
-                    return Outcome(kept.answer, replayed=True)
-                async with registry.holding(writer):
-                    return await _merge(context, registry, caller, writer, wanted, key)
-        except Vanished:
-            continue
+
+    async def write(writer: SessionWriter, key: RequestKey | None) -> Outcome:
+        async with registry.holding(writer):
+            return await _merge(context, registry, caller, writer, wanted, key)
+
+    return await transactions.unless_answered(caller, target_id, idem, write)
 
 
 async def _merge(

@@ -15,7 +15,7 @@ from bamboo_gateway.sessions.queries import find_run
 from bamboo_gateway.sessions.registry import SessionRegistry
 from bamboo_gateway.sessions.runs.external import ExternalRuns
 from bamboo_gateway.sessions.runs.factory import EXTERNAL
-from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
+from bamboo_gateway.sessions.streaming.session_writer import LookAgain, SessionWriter
 
 
 class Cancellation:
@@ -33,34 +33,33 @@ class Cancellation:
             NotFound: There is no such run.
             StorageFailed: The end of a run that this process does not execute could not be stored.
         """
-        while True:
-            try:
-                async with self._registry.use(caller, session_id) as writer:
-                    self._context.states.check_not_expired(writer.head)
-                    return await self._cancel(writer, run_id)
-            except Vanished:
-                continue
+
+        async def cancel(writer: SessionWriter) -> dict[str, Any]:
+            self._context.states.check_not_expired(writer.head)
+            return await self._cancel(writer, run_id)
+
+        return await self._registry.within(caller, session_id, cancel)
 
     async def cancel_session(self, caller: Caller, session_id: str) -> dict[str, Any]:
         """Cancel the active run and all queued ones."""
-        while True:
-            try:
-                async with self._registry.use(caller, session_id) as writer:
-                    self._context.states.check_not_expired(writer.head)
-                    head = writer.head
-                    # The queue first: else its next run would start while the active one ends.
-                    run_ids = [queued.run_id for queued in head.queue]
-                    run_ids += [head.active.run_id] if head.active else []
-                    if not run_ids:
-                        try:
-                            # An end may be decided and not durable yet.
-                            await writer.settled()
-                        except BambooError:
-                            continue  # it was undone: there is something to cancel again
-                    runs = [await self._cancel(writer, run_id) for run_id in run_ids]
-                    return {"session_id": session_id, "runs": runs}
-            except Vanished:
-                continue
+
+        async def cancel(writer: SessionWriter) -> dict[str, Any]:
+            self._context.states.check_not_expired(writer.head)
+            head = writer.head
+            # The queue first: else its next run would start while the active one ends.
+            run_ids = [queued.run_id for queued in head.queue]
+            run_ids += [head.active.run_id] if head.active else []
+            if not run_ids:
+                try:
+                    # An end may be decided and not durable yet.
+                    await writer.settled()
+                except BambooError:
+                    # It was undone: there is something to cancel again.
+                    raise LookAgain from None
+            runs = [await self._cancel(writer, run_id) for run_id in run_ids]
+            return {"session_id": session_id, "runs": runs}
+
+        return await self._registry.within(caller, session_id, cancel)
 
     async def _cancel(self, writer: SessionWriter, run_id: str) -> dict[str, Any]:
         ended = anyio.Event()
@@ -101,15 +100,14 @@ class Cancellation:
             NotFound: There is no such run.
         """
         deadline = anyio.current_time() + seconds
-        while True:
-            try:
-                # Without a place in memory: the run that is waited for has one.
-                async with self._registry.use(caller, session_id, place=False) as writer:
-                    run = await self._wait_end(writer, run_id, deadline)
-                    message = await self._last_answer(writer, run) if run["ended_at"] else None
-                    return RunWait(run, run["ended_at"] is not None, message)
-            except Vanished:
-                continue
+
+        async def wait(writer: SessionWriter) -> RunWait:
+            run = await self._wait_end(writer, run_id, deadline)
+            message = await self._last_answer(writer, run) if run["ended_at"] else None
+            return RunWait(run, run["ended_at"] is not None, message)
+
+        # Without a place in memory: the run that is waited for has one.
+        return await self._registry.within(caller, session_id, wait, place=False)
 
     async def _wait_end(
         self, writer: SessionWriter, run_id: str, deadline: float

@@ -1,10 +1,9 @@
 """StreamHub: opens, reopens and closes subscriptions."""
 
 from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol, Self, get_args
+from typing import Any, NamedTuple, Protocol, Self, TypeVar, get_args
 
 import structlog
 
@@ -20,11 +19,13 @@ from bamboo_gateway.sessions.streaming.channel import Channel
 from bamboo_gateway.sessions.streaming.channels import Channels
 from bamboo_gateway.sessions.streaming.rendering import GoodbyeReason, Renderer
 from bamboo_gateway.sessions.streaming.run_stop import Stop, find_stop
-from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
+from bamboo_gateway.sessions.streaming.session_writer import LookAgain, SessionWriter, Vanished
 from bamboo_gateway.sessions.streaming.stream_clock import StreamClock
 from bamboo_gateway.sessions.streaming.subscription import Start, Subscription, choose_start
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 
 class _EndedConnection(NamedTuple):
@@ -38,10 +39,17 @@ class _EndedConnection(NamedTuple):
 class Sessions(Protocol):
     """What the hub needs of the session registry (`sessions.registry.SessionRegistry`)."""
 
-    def use(
-        self, caller: Caller, session_id: str, need: Need = "own", *, place: bool = True
-    ) -> AbstractAsyncContextManager[SessionWriter]:
-        """Hold a session in memory for a call."""
+    async def within(
+        self,
+        caller: Caller,
+        session_id: str,
+        work: Callable[[SessionWriter], Awaitable[T]],
+        need: Need = "own",
+        *,
+        place: bool = True,
+    ) -> T:
+        """Return what `work` returns for a session that is held in memory meanwhile."""
+        raise NotImplementedError
 
     async def head(self, caller: Caller, session_id: str, need: Need = "own") -> SessionHead:
         """Return a durable head for reading."""
@@ -189,19 +197,17 @@ class StreamHub:
         renderer: Renderer,
         place: StreamPlace | None,
     ) -> Subscription | None:
-        while True:
+        async def open_stream(writer: SessionWriter) -> Subscription | None:
+            self._context.states.check_not_expired(writer.head)
             try:
-                # Without a place in memory: the stream waits in the session's channel.
-                async with self._sessions.use(caller, session_id, "read", place=False) as writer:
-                    self._context.states.check_not_expired(writer.head)
-                    try:
-                        # Streams show what is durable: what is only decided may be undone.
-                        await writer.settled()
-                    except BambooError:
-                        continue
-                    return await self._open(caller, writer, request, renderer, place)
-            except Vanished:
-                continue
+                # Streams show what is durable: what is only decided may be undone.
+                await writer.settled()
+            except BambooError:
+                raise LookAgain from None
+            return await self._open(caller, writer, request, renderer, place)
+
+        # Without a place in memory: the stream waits in the session's channel.
+        return await self._sessions.within(caller, session_id, open_stream, "read", place=False)
 
     async def _open(
         self,

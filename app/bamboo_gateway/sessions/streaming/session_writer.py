@@ -69,7 +69,11 @@ class ExternalRun:
         self.last_event_at = now
 
 
-class Vanished(Exception):
+class LookAgain(Exception):
+    """Raised by a call that must look its session up again (`SessionRegistry.within`)."""
+
+
+class Vanished(LookAgain):
     """Raised in a waiting call when the session was deleted or its creation failed."""
 
 
