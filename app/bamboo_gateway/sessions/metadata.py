@@ -9,7 +9,6 @@ from bamboo_gateway.domain.codec import canonical, encode
 from bamboo_gateway.domain.errors import (
     InvalidInput,
     PreconditionFailed,
-    RunActive,
     TooLarge,
 )
 from bamboo_gateway.domain.events import Draft
@@ -186,11 +185,7 @@ async def close(
         head = writer.head
         if head.logged_state == "closed":
             return Decision([], view_of(context, head))
-        if head.active or head.queue or writer.starting:
-            raise RunActive(
-                "A run is executing or queued; cancel it first.",
-                extra={"active_run_id": head.active.run_id if head.active else None},
-            )
+        writer.check_not_busy("A run is executing or queued; cancel it first.")
         change = {"from": context.states.state_of(head), "to": "closed"}
         return answer_after(context, writer, [Draft("state_change", change)])
 

@@ -11,7 +11,7 @@ from bamboo_gateway.sessions.lifecycle.fork import Fork
 from bamboo_gateway.sessions.lifecycle.merge_plan import Merge
 from tests.api.serving import refused
 from tests.sessions.lifecycle.talk import create, exchange, ids, said, say, talk, texts
-from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway
+from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, eventually
 
 
 async def merge(
@@ -179,6 +179,24 @@ async def test_what_cannot_be_merged_is_said(gate: Gateway) -> None:
     assert archived.value.code == "session-archived"
     await merge(gate, "s", "c")
     assert await texts(gate, "s") == ["a", "hi", "b"]
+
+
+async def test_nothing_is_merged_while_a_run_is_about_to_start(gate: Gateway) -> None:
+    """Also when it has left the queue by now: the log may get its events at any moment."""
+    await gate.chat("t", run_id="a")
+    await gate.chat("t", run_id="b")
+    await talk(gate, "src", "x")
+    gate.store.hold("read")
+    gate.agent.do("a", Complete())
+    await eventually(lambda: gate.live("t").starting and gate.store.waiting.get("read"))
+    await gate.manager.cancel_run(ME, "t", "b")
+    with pytest.raises(RunActive) as refusal:
+        await merge(gate, "t", "src")
+    assert refusal.value.extra == {"active_run_id": None}
+    gate.store.let_go("read")
+    await eventually(lambda: not gate.live("t").starting)
+    await merge(gate, "t", "src")
+    assert (await texts(gate, "t"))[-1] == "x"
 
 
 def test_merges_over_http(api: httpx.Client) -> None:

@@ -19,7 +19,6 @@ from bamboo_gateway.domain.errors import (
     Conflict,
     NotFound,
     Refused,
-    RunActive,
     StorageFailed,
     StorageFull,
     Unavailable,
@@ -58,11 +57,7 @@ async def archive(
         head = writer.head
         if head.logged_state == "archived":
             return Decision([], {})
-        if head.active or head.queue or writer.starting:
-            raise RunActive(
-                "A run is executing or queued; cancel it first.",
-                extra={"active_run_id": head.active.run_id if head.active else None},
-            )
+        writer.check_not_busy("A run is executing or queued; cancel it first.")
         change = {"from": head.logged_state or "idle", "to": "archived"}
         return answer_after(context, writer, [Draft("state_change", change)])
 

@@ -18,7 +18,7 @@ import anyio
 from anyio import to_thread
 
 from bamboo_gateway.domain.callers import Caller
-from bamboo_gateway.domain.errors import InvalidInput, RunActive
+from bamboo_gateway.domain.errors import InvalidInput
 from bamboo_gateway.domain.events import Draft, Usage
 from bamboo_gateway.domain.message_assembler import message_draft
 from bamboo_gateway.domain.messages import Message
@@ -62,7 +62,7 @@ async def merge(
     Raises:
         InvalidInput: Source and target are the same.
         NotFound: There is no such source or target.
-        RunActive: The target is executing a run.
+        RunActive: In the target a run is executing, queued, or about to start.
         Refused: The target waits for results of tool calls.
         TooLarge: There are more messages than `MERGE_MESSAGES_MAX`.
     """
@@ -87,7 +87,7 @@ async def _merge(
 ) -> Outcome:
     target, store = writer.head, context.store
     context.states.check_writable(target)
-    _check_not_busy(target)
+    writer.check_not_busy("The target is executing a run; cancel it or wait for its end.")
 
     async def look(head: SessionHead) -> tuple[SessionHead, Plan]:
         return head, await plan_merge(store, target, head, wanted)
@@ -115,14 +115,6 @@ async def _merge(
             await extension.publish(history_writer.head.copy())
             writer.grown(history_writer.head)
     return Outcome(answer)
-
-
-def _check_not_busy(head: SessionHead) -> None:
-    if head.active or head.queue:
-        raise RunActive(
-            "The target is executing a run; cancel it or wait for its end.",
-            extra={"active_run_id": head.active.run_id if head.active else None},
-        )
 
 
 async def _new(

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, cast
 
 from bamboo_gateway.domain.callers import Caller
-from bamboo_gateway.domain.errors import LimitReached, RunActive, SessionExists
+from bamboo_gateway.domain.errors import LimitReached, SessionExists
 from bamboo_gateway.domain.events import Draft
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.tool_order import in_order
@@ -93,13 +93,9 @@ class _ChatCommand:
         self._ids.check(writer)
         self._context.drain.check()
         head = writer.head
-        is_busy = head.active is not None or bool(head.queue) or writer.starting
-        if is_busy and self._chat.on_busy == "reject":
-            active_id = head.active.run_id if head.active else None
-            raise RunActive(
-                f"The session is executing the run {active_id!r}.",
-                extra={"active_run_id": active_id},
-            )
+        is_busy = writer.is_busy
+        if self._chat.on_busy == "reject":
+            writer.check_not_busy(f"The session is executing the run {writer.active_run_id!r}.")
         position = str(head.position)
         messages = [self._maker.new_message(given) for given in self._chat.messages]
         created = [] if head.seq else [self._session()]
@@ -153,6 +149,6 @@ class _ChatCommand:
         interrupts = None
         if self._chat.on_busy == "interrupt":
             fields["front"] = True
-            interrupts = head.active.run_id if head.active else None
+            interrupts = writer.active_run_id
         queued = self._service.scheduler.start_when_free(writer, interrupts=interrupts)
         return [Draft("run_queued", fields)], queued

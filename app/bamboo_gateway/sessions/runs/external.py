@@ -185,12 +185,7 @@ class ExternalRuns:
             names.check(writer)
             head = writer.head
             self._context.drain.check()
-            if head.active or head.queue or writer.starting:
-                active_id = head.active.run_id if head.active else None
-                raise RunActive(
-                    "A run is executing or queued in this session.",
-                    extra={"active_run_id": active_id},
-                )
+            writer.check_not_busy("A run is executing or queued in this session.")
             self._context.quotas.check_run(head.user_id)
             drafts = beginning(name, EXTERNAL, [], str(head.position))
             kind, fields = drafts[0]

@@ -22,6 +22,7 @@ from bamboo_gateway.domain.errors import (
     BambooError,
     Conflict,
     InvalidEvent,
+    RunActive,
     TooLarge,
     Unavailable,
 )
@@ -338,6 +339,18 @@ class SessionWriter:
         else:
             await checkpoint()
 
+    def check_not_busy(self, detail: str) -> None:
+        """Refuse what a session does not accept during a run.
+
+        Args:
+            detail: What the refusal says.
+
+        Raises:
+            RunActive: A run is executing, queued, or about to start.
+        """
+        if self.is_busy:
+            raise RunActive(detail, extra={"active_run_id": self.active_run_id})
+
     @property
     def durable_seq(self) -> int:
         """The seq of the last event that readers may see."""
@@ -362,6 +375,20 @@ class SessionWriter:
     def is_ahead(self) -> bool:
         """Whether more bytes wait for the disk than `drained` lets pass."""
         return self._batch.size > RUN_AHEAD_BYTES_MAX
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a run is executing, queued, or about to start.
+
+        A task that is about to start a run counts also when the run has left the queue: until the
+        task has ended, the log may get the run's events.
+        """
+        return self.head.active is not None or bool(self.head.queue) or self.starting
+
+    @property
+    def active_run_id(self) -> str | None:
+        """The run that is executing."""
+        return self.head.active.run_id if self.head.active else None
 
     @property
     def is_storing(self) -> bool:
