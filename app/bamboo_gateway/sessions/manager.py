@@ -87,7 +87,7 @@ class SessionManager(ConversationCommands, LifecycleCommands):
             self._build(tasks)
             stack.callback(self._give_up)
             context, registry = self._context, self._registry
-            closed = await Recovery(context, registry, self._maker).recover()
+            closed = await Recovery(context, self._transactions, self._maker).recover()
             if closed:
                 log.info("closed runs that were interrupted", runs=closed)
             for name, call, args in (
@@ -131,7 +131,7 @@ class SessionManager(ConversationCommands, LifecycleCommands):
         self._chats = ChatService(
             self._context, self._transactions, self._maker, self._external, self._scheduler
         )
-        self._cancellation = Cancellation(self._context, self._registry, self._external)
+        self._cancellation = Cancellation(self._context, self._transactions, self._external)
         self._hub = StreamHub(self._context, self._registry, channels, self._may_stay)
         self._compaction = Compaction(self._context, self._registry)
 

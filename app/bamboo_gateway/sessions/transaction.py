@@ -12,6 +12,16 @@ A command goes through these steps, in this order:
 8. *Effects*: what follows the decision is run from here, and never by `decide`.
 
 A decision that was made on a head which is undone (its commit failed) is made again from step 1.
+
+The gateway decides some things itself: that a queued run begins, or how a cancelled, silent or
+interrupted run ends. Nobody sends a key, and the session is in memory. So these come here at step 7
+(`Transactions.commit`). Two kinds of writes do not pass through it:
+
+- `RunExecutor` writes the events of its run by `SessionWriter.decide`. It is the run's only
+  producer, and must not wait for the commit of each event; and it tries the end of a run again
+  until it is stored.
+- Merges, forks and imports write a whole history aside, and the store publishes it with one record.
+  They take steps 1 to 3 by `Transactions.unless_answered`.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -73,11 +83,13 @@ class Decision:
         drafts: The events to store; none when nothing changes.
         answer: The answer to the caller, once the events are durable.
         effects: The actions that follow.
+        reserve: Whether the commit may use the space that the store keeps back for endings.
     """
 
     drafts: Sequence[Draft]
     answer: dict[str, Any]
     effects: tuple[Effect, ...] = ()
+    reserve: bool = False
 
 
 Decide = Callable[[SessionWriter], Decision]
@@ -199,7 +211,9 @@ class Transactions:
         waiters = [_waiter_of(effect) for effect in decision.effects]
         try:
             with span("commit", session_id=writer.id, events=len(decision.drafts)):
-                await writer.commit(decision.drafts, note=note, waiters=waiters)
+                await writer.commit(
+                    decision.drafts, note=note, waiters=waiters, reserve=decision.reserve
+                )
         except BambooError:
             if take_back is not None:
                 take_back()

@@ -12,18 +12,21 @@ from bamboo_gateway.sessions.commands import RunWait
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.history import last_of_run
 from bamboo_gateway.sessions.queries import find_run
-from bamboo_gateway.sessions.registry import SessionRegistry
 from bamboo_gateway.sessions.runs.external import ExternalRuns
 from bamboo_gateway.sessions.runs.factory import EXTERNAL
 from bamboo_gateway.sessions.streaming.session_writer import LookAgain, SessionWriter
+from bamboo_gateway.sessions.transaction import Decision, Transactions
 
 
 class Cancellation:
     """Cancels runs, and waits for their ends."""
 
-    def __init__(self, context: Context, registry: SessionRegistry, external: ExternalRuns) -> None:
+    def __init__(
+        self, context: Context, transactions: Transactions, external: ExternalRuns
+    ) -> None:
         self._context = context
-        self._registry = registry
+        self._transactions = transactions
+        self._registry = transactions.registry
         self._external = external
 
     async def cancel_run(self, caller: Caller, session_id: str, run_id: str) -> dict[str, Any]:
@@ -69,9 +72,8 @@ class Cancellation:
             head = writer.head
             terminal = Cancelled("cancelled by the client")
             if any(queued.run_id == run_id for queued in head.queue):
-                await writer.commit(
-                    [Draft("cancelled", {"run_id": run_id, "reason": terminal.reason})]
-                )
+                end = Draft("cancelled", {"run_id": run_id, "reason": terminal.reason})
+                await self._transactions.commit(writer, Decision([end], {}))
             elif head.active and head.active.run_id == run_id:
                 if writer.run is not None:
                     writer.run.cancel(terminal)

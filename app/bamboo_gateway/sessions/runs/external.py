@@ -108,6 +108,11 @@ class PostedEvents(Effect):
     is_end: bool
 
     @override
+    def decided(self) -> None:
+        if self.is_end and self.fed is not None:
+            self.writer.drop_external(self.fed)
+
+    @override
     def committed(self) -> None:
         if self.is_end:
             self.runs.slot_free(self.writer)
@@ -292,10 +297,8 @@ class ExternalRuns:
                 run = writer.external
                 if run is None or run.run_id != active.run_id:
                     return
-                drafts = run.assembler.end(terminal)
-                writer.drop_external(run)
-                await writer.commit(
-                    drafts, waiters=[lambda _: self.slot_free(writer)], reserve=True
-                )
+                end = run.assembler.end(terminal)
+                follows = PostedEvents(self, writer, run, is_end=True)
+                await self._transactions.commit(writer, Decision(end, {}, (follows,), reserve=True))
             except (Vanished, RunEnded):
                 return

@@ -8,10 +8,10 @@ from bamboo_gateway.domain.errors import BambooError, NotFound
 from bamboo_gateway.domain.limits import RECOVERY_CONCURRENCY
 from bamboo_gateway.domain.sessions import ActiveRun
 from bamboo_gateway.sessions.context import Context
-from bamboo_gateway.sessions.registry import SessionRegistry
 from bamboo_gateway.sessions.runs.executor import end_interrupted
 from bamboo_gateway.sessions.runs.factory import EXTERNAL, Maker, restored
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
+from bamboo_gateway.sessions.transaction import Decision, Transactions
 
 log = structlog.get_logger(__name__)
 
@@ -25,9 +25,10 @@ _RETRY_SECONDS_MAX = 30.0
 class Recovery:
     """Recovers the sessions that have an open or queued run."""
 
-    def __init__(self, context: Context, registry: SessionRegistry, maker: Maker) -> None:
+    def __init__(self, context: Context, transactions: Transactions, maker: Maker) -> None:
         self._context = context
-        self._registry = registry
+        self._transactions = transactions
+        self._registry = transactions.registry
         self._maker = maker
 
     async def recover(self) -> int:
@@ -91,4 +92,5 @@ class Recovery:
             log.exception("a run's messages cannot be read", session_id=writer.id)
             assembler = self._maker.assembler(active.run_id)
         await writer.ready()
-        await writer.commit(end_interrupted(assembler), reserve=True)
+        end = Decision(end_interrupted(assembler), {}, reserve=True)
+        await self._transactions.commit(writer, end)

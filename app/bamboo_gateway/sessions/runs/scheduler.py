@@ -144,12 +144,7 @@ class RunScheduler:
             is_over = self._context.drain.has_begun
             if is_over or head.active or head.logged_state or queued is None:
                 return False
-            started = self._start_decision(writer, queued, given)
-            if isinstance(started, Failed):
-                drafts = self._maker.assembler(queued.run_id).end(started)
-                await writer.commit(drafts, reserve=True)
-            else:
-                await self._transactions.commit(writer, started)
+            await self._transactions.commit(writer, self._start_decision(writer, queued, given))
         except BambooError as error:
             if isinstance(error, Conflict):
                 writer.lost()
@@ -159,13 +154,18 @@ class RunScheduler:
 
     def _start_decision(
         self, writer: SessionWriter, queued: QueuedRun, given: dict[str, Any]
-    ) -> Decision | Failed:
+    ) -> Decision:
         """Return how a queued run begins, or how it ends without having begun."""
+
+        def not_begun(message: str, code: str) -> Decision:
+            end = self._maker.assembler(queued.run_id).end(Failed(message, code))
+            return Decision(end, {}, reserve=True)
+
         agent = given.get("agent")
         if agent is None:
-            return Failed("The input of this run is not in the log any more.", "input_lost")
+            return not_begun("The input of this run is not in the log any more.", "input_lost")
         if agent not in self.agents:
-            return Failed(f"The agent {agent!r} is not configured any more.", "unknown_agent")
+            return not_begun(f"The agent {agent!r} is not configured any more.", "unknown_agent")
         options = given.get("options") or {}
         try:
             # What the operator allows may have changed since the run was queued.
@@ -178,7 +178,7 @@ class RunScheduler:
                 all_answered=True,
             )
         except (Refused, InvalidInput) as error:
-            return Failed(error.detail, error.code.replace("-", "_"))
+            return not_begun(error.detail, error.code.replace("-", "_"))
         start = self.start_of(writer, queued.run_id, agent, options)
         return Decision(beginning(queued.run_id, agent, messages, None), {}, (start,))
 
