@@ -20,7 +20,7 @@ from bamboo_gateway.domain.errors import (
     TooLarge,
     Unavailable,
 )
-from bamboo_gateway.domain.events import TERMINAL_TYPES, AgentEvent, Draft
+from bamboo_gateway.domain.events import AgentEvent
 from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.sessions.access import unknown_session
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
@@ -29,9 +29,7 @@ from bamboo_gateway.sessions.idempotency import KeptAnswer, RequestKey, request_
 from bamboo_gateway.sessions.runs.external import (
     ExternalRuns,
     PostedEvents,
-    already_ended,
     busy_with_another_post,
-    drafts_of,
     outside_event,
 )
 from bamboo_gateway.sessions.streaming.session_writer import (
@@ -81,40 +79,33 @@ async def append_events(
         await external.hold(writer, run_ids)
 
     def decide(writer: SessionWriter) -> Decision:
-        fed = writer.external
-        drafts, is_end = _feed_all(writer, events, context.clock.monotonic())
+        posted = _fed(writer, events)
+        drafts = posted.drafts
         first = writer.head.seq + 1
         answer = {
             "first": str(Position(writer.epoch, first)) if drafts else None,
             "last": str(Position(writer.epoch, first + len(drafts) - 1)) if drafts else None,
             "count": len(events),
         }
-        return Decision(drafts, answer, (PostedEvents(external, writer, fed, is_end),))
+        return Decision(drafts, answer, (posted.effect(external, context.clock.monotonic()),))
 
     return await transactions.run(caller, session_id, decide, prepare=prepare, idem=idem)
 
 
-def _feed_all(
-    writer: SessionWriter, events: list[OutsideEvent], now: float
-) -> tuple[list[Draft], bool]:
-    """Return the drafts of all events, and whether a run ends with them; all or nothing."""
-    drafts: list[Draft] = []
-    ended: str | None = None
+def _fed(writer: SessionWriter, events: list[OutsideEvent]) -> PostedEvents:
+    """Feed all events or none."""
+    posted = PostedEvents(writer)
     for number, (run_id, event) in enumerate(events):
         try:
             if run_id is not None and run_id == writer.posting:
                 raise busy_with_another_post()
-            if run_id is not None and run_id == ended:
-                raise already_ended(run_id)
-            drafts += drafts_of(writer, run_id, event, now)
+            posted.feed(run_id, event)
         except BambooError as error:
             # Events before this one were fed, and will not be stored.
             writer.drop_external()
             error.extra["index"] = number
             raise
-        if run_id is not None and event.type in TERMINAL_TYPES:
-            ended = run_id
-    return drafts, ended is not None
+    return posted
 
 
 class _Lines:
@@ -301,10 +292,8 @@ class _Post:
             self._context.states.check_writable(writer.head)
         except LimitReached as full:
             return full
-        drafts: list[Draft] = []
-        events = 0
+        posted = PostedEvents(writer)
         bad: BambooError | None = None
-        is_end = False
         for line in lines:
             before = self._lines.line, self._lines.chain
             try:
@@ -312,15 +301,13 @@ class _Post:
                 if taken is None:
                     continue
                 self._hold_run(taken[0])
-                drafts += drafts_of(writer, *taken, self._context.clock.monotonic())
+                posted.feed(*taken)
             except BambooError as error:
                 self._lines.line, self._lines.chain = before
                 bad = error
                 break
-            events += 1
-            is_end = is_end or (taken[0] is not None and taken[1].type in TERMINAL_TYPES)
-        if drafts:
-            await self._commit(drafts, events, is_end=is_end)
+        if posted.drafts:
+            await self._commit(posted)
         if isinstance(bad, NotFound) and self._run_id is not None:
             try:
                 await self._external.hold(writer, {self._run_id})
@@ -337,13 +324,13 @@ class _Post:
             raise busy_with_another_post()
         self._run_id = run_id
 
-    async def _commit(self, drafts: list[Draft], events: int, *, is_end: bool) -> None:
+    async def _commit(self, posted: PostedEvents) -> None:
         writer, lines = self._writer, self._lines
-        lines.store(writer.head.seq + 1, len(drafts), events)
-        follows = PostedEvents(self._external, writer, writer.external, is_end)
+        lines.store(writer.head.seq + 1, len(posted.drafts), posted.count)
+        follows = posted.effect(self._external, self._context.clock.monotonic())
         await self._transactions.commit(
             writer,
-            Decision(drafts, lines.answer(), (follows,)),
+            Decision(posted.drafts, lines.answer(), (follows,)),
             self._key,
             lines=lines.line,
             chain=lines.chain,

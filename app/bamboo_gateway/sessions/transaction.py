@@ -93,7 +93,14 @@ class Decision:
 
 
 Decide = Callable[[SessionWriter], Decision]
-"""Pure: it reads the session's head in memory, and changes nothing."""
+"""Pure: it reads the session's head in memory, and changes nothing.
+
+With one exception. The decision about posted events (`ingest`) feeds each event to the unfinished
+messages of its run (`SessionWriter.external`), because what an event becomes depends on the events
+before it, and a copy of those messages for each post could cost megabytes. The log stays the truth:
+when the decision is refused, or its commit fails, the unfinished messages are dropped, and the next
+post makes them again from the log.
+"""
 
 Prepare = Callable[[SessionWriter], Awaitable[None]]
 """Reads what a decision needs. On return the session is ready, with no await since then."""

@@ -375,3 +375,39 @@ async def test_a_bad_event_is_refused_with_its_place_and_the_run_stays_open(
         await gate.manager.add_messages(ME, "s", [NewMessage("user", "x")])
     await post(gate, *of("x", STEPS[4], {"type": "complete"}))
     accepted_by_upstreams(await gate.messages())
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+async def test_a_line_after_the_terminal_one_is_refused_however_the_lines_arrive(
+    at_once: int, gate: Gateway
+) -> None:
+    await opened(gate)
+    lines = lines_of(*of("x", STEPS[1], STEPS[6], STEPS[2]), at_once=at_once)
+    with pytest.raises(RunEnded) as refusal:
+        await stream(gate, lines)
+    assert (refusal.value.extra["line"], refusal.value.extra["appended"]["count"]) == (3, 2)
+    [message] = await gate.messages()
+    assert message["content"] == "Let me "
+
+
+@pytest.mark.parametrize("how", ["refused", "not stored"])
+async def test_a_post_that_leaves_nothing_in_the_log_leaves_nothing_in_the_message(
+    how: str, gate: Gateway
+) -> None:
+    """The unfinished message has seen the events: it is dropped, and made again from the log."""
+    await opened(gate)
+    await post(gate, *of("x", STEPS[1]))
+    assert gate.live().external is not None
+    if how == "refused":
+        with pytest.raises(InvalidEvent):
+            await post(gate, *of("x", {"type": "token", "content": "lost "}, STEPS[4]))
+    else:
+        gate.store.fail_append()
+        with pytest.raises(StorageFailed):
+            await post(gate, *of("x", {"type": "token", "content": "lost "}))
+    assert gate.live().external is None
+    await post(gate, *of("x", STEPS[2]))
+    assert gate.live().external is not None
+    await post(gate, *of("x", STEPS[6]))
+    [message] = await gate.messages()
+    assert message["content"] == "Let me look. "

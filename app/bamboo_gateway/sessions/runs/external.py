@@ -61,13 +61,8 @@ def outside_event(value: Any) -> tuple[str | None, AgentEvent]:
     return run_id, event
 
 
-def drafts_of(
-    writer: SessionWriter, run_id: str | None, event: AgentEvent, now: float
-) -> list[Draft]:
+def _drafts_of(writer: SessionWriter, run_id: str | None, event: AgentEvent) -> list[Draft]:
     """Return the drafts of a posted event, and add the event to the run's unfinished messages.
-
-    The unfinished messages are in memory, and may be ahead of the log. A caller that does not
-    commit all that was fed has to drop them: a replay of the log makes them again.
 
     Raises:
         RunEnded: The run has its terminal event.
@@ -84,33 +79,72 @@ def drafts_of(
         if active is not None and active.run_id == run_id:
             raise RunActive("The gateway itself executes this run; its events cannot be posted.")
         raise NotFound(f"No open external run {run_id!r} in this session.", code="run-not-found")
-    run.last_event_at = now
-    drafts = run.assembler.feed(event)
-    if event.type in TERMINAL_TYPES:
-        writer.drop_external(run)
-    return drafts
+    return run.assembler.feed(event)
+
+
+class PostedEvents:
+    """Posted events on their way into one commit.
+
+    Each event is fed to the unfinished messages of its run, which are then ahead of the log. So a
+    caller has to commit all that was fed, with `effect`, or to drop the unfinished messages: the
+    next post makes them again from the log.
+
+    Attributes:
+        drafts: The drafts of the events so far.
+        count: How many events these are.
+    """
+
+    def __init__(self, writer: SessionWriter) -> None:
+        self.drafts: list[Draft] = []
+        self.count = 0
+        self._writer = writer
+        self._fed: ExternalRun | None = None
+        self._ended: str | None = None
+
+    def feed(self, run_id: str | None, event: AgentEvent) -> None:
+        """Add an event.
+
+        Raises:
+            RunEnded, RunActive, NotFound, InvalidEvent: The event is refused; those before it stay.
+        """
+        if run_id is not None and run_id == self._ended:
+            raise already_ended(run_id)
+        self.drafts += _drafts_of(self._writer, run_id, event)
+        self.count += 1
+        if run_id is not None:
+            self._fed = self._writer.external
+            if event.type in TERMINAL_TYPES:
+                self._ended = run_id
+
+    def effect(self, runs: "ExternalRuns", now: float) -> Effect:
+        """Return the effect of the commit of these events, which were posted at `now`."""
+        return _Posted(runs, self._writer, self._fed, self._ended is not None, now)
 
 
 @dataclass(frozen=True, slots=True)
-class PostedEvents(Effect):
-    """The effect of a commit of posted events.
+class _Posted(Effect):
+    """The effect of a commit of posted events, or of the end that the gateway gives a run.
 
     Attributes:
         runs: Its session's runs.
         writer: The session's writer.
         fed: The unfinished messages that the events were fed to.
         is_end: Whether a run ends with them.
+        now: The time of the decision (monotonic).
     """
 
     runs: "ExternalRuns"
     writer: SessionWriter
     fed: ExternalRun | None
     is_end: bool
+    now: float
 
     @override
     def decided(self) -> None:
-        if self.is_end and self.fed is not None:
-            self.writer.drop_external(self.fed)
+        if self.fed is not None:
+            self.fed.last_event_at = self.now
+            if self.is_end:
+                self.writer.drop_external(self.fed)
 
     @override
     def committed(self) -> None:
@@ -298,7 +332,8 @@ class ExternalRuns:
                 if run is None or run.run_id != active.run_id:
                     return
                 end = run.assembler.end(terminal)
-                follows = PostedEvents(self, writer, run, is_end=True)
+                now = self._context.clock.monotonic()
+                follows = _Posted(self, writer, run, is_end=True, now=now)
                 await self._transactions.commit(writer, Decision(end, {}, (follows,), reserve=True))
             except (Vanished, RunEnded):
                 return
