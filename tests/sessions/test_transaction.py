@@ -1,6 +1,8 @@
 """A command goes one way: look up, access, decide without a change, commit, effects."""
 
-from collections.abc import Callable
+import ast
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -11,13 +13,24 @@ from bamboo_gateway.api.frames import NATIVE
 from bamboo_gateway.domain.errors import LimitReached, StorageFailed, Unavailable
 from bamboo_gateway.domain.events import Complete, Draft
 from bamboo_gateway.sessions import registry as registry_module
+from bamboo_gateway.sessions import transaction
 from bamboo_gateway.sessions.access import check_access
-from bamboo_gateway.sessions.commands import Chat, NewMessage, NewSession, StreamRequest
+from bamboo_gateway.sessions.commands import (
+    Chat,
+    Idempotency,
+    NewMessage,
+    NewSession,
+    StreamRequest,
+)
+from bamboo_gateway.sessions.extensions import put_extension
 from bamboo_gateway.sessions.lifecycle.fork import Fork
 from bamboo_gateway.sessions.runs.chat import _ChatCommand
+from bamboo_gateway.sessions.sharing import NewShare
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
-from bamboo_gateway.sessions.transaction import Decision, Effect
+from bamboo_gateway.sessions.transaction import Decide, Decision, Effect
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, eventually, gateway
+
+PACKAGE = "bamboo_gateway.sessions"
 
 
 class Noted(Effect):
@@ -102,8 +115,161 @@ async def test_a_chat_is_decided_without_changing_anything(
 
 
 def shown(live: SessionWriter) -> list[Any]:
-    names = set(SessionWriter.__slots__) - {"head", "users"}
-    return [repr(live.head), *(getattr(live, name) for name in sorted(names))]
+    names = sorted(set(SessionWriter.__slots__) - {"head", "users"})
+    values = [getattr(live, name) for name in names]
+    return [
+        repr(live.head),
+        *(value.copy() if isinstance(value, dict | list) else value for value in values),
+    ]
+
+
+async def opened(gate: Gateway) -> None:
+    await gate.manager.create_session(ME, NewSession(id="s"))
+
+
+async def closed(gate: Gateway) -> None:
+    await opened(gate)
+    await gate.manager.close_session(ME, "s")
+
+
+async def archived(gate: Gateway) -> None:
+    await opened(gate)
+    await gate.manager.archive(ME, "s")
+
+
+async def spoken(gate: Gateway) -> None:
+    await opened(gate)
+    await gate.manager.add_messages(ME, "s", [NewMessage("user", "hi")])
+
+
+async def summed_up(gate: Gateway) -> None:
+    await spoken(gate)
+    await gate.manager.save_summary(ME, "s", "short")
+
+
+async def shared(gate: Gateway) -> None:
+    await opened(gate)
+    await gate.manager.share(ME, "s", NewShare())
+
+
+async def absent(_gate: Gateway) -> None:
+    pass
+
+
+async def revoke(gate: Gateway) -> None:
+    [share] = await gate.manager.shares(ME, "s")
+    await gate.manager.revoke_share(ME, "s", share["id"])
+
+
+Step = Callable[[Gateway], Awaitable[Any]]
+
+KEY = Idempotency("k", "POST /x", "body")
+
+COMMANDS: dict[str, tuple[Step, Step]] = {
+    "extensions.change_extensions": (
+        opened,
+        lambda gate: gate.manager.change_extensions(
+            ME, "s", put_extension("memory", {"a": 1}, enabled=True)
+        ),
+    ),
+    "ingest.append_events": (
+        opened,
+        lambda gate: gate.manager.append_events(
+            ME, "s", [{"type": "custom", "name": "x", "value": 1}]
+        ),
+    ),
+    "lifecycle.archive.archive": (opened, lambda gate: gate.manager.archive(ME, "s")),
+    "lifecycle.archive.restore": (archived, lambda gate: gate.manager.restore(ME, "s")),
+    "lifecycle.fork._notify_parent": (
+        spoken,
+        lambda gate: gate.manager.fork(ME, "s", Fork(new_id="child")),
+    ),
+    "lifecycle.summaries.delete_summary": (
+        summed_up,
+        lambda gate: gate.manager.delete_summary(ME, "s"),
+    ),
+    "lifecycle.summaries.save_summary": (
+        spoken,
+        lambda gate: gate.manager.save_summary(ME, "s", "short"),
+    ),
+    "metadata.add_messages": (
+        opened,
+        lambda gate: gate.manager.add_messages(ME, "s", [NewMessage("user", "hi")]),
+    ),
+    "metadata.close": (opened, lambda gate: gate.manager.close_session(ME, "s")),
+    "metadata.create": (
+        absent,
+        lambda gate: gate.manager.create_session(ME, NewSession(id="s")),
+    ),
+    "metadata.get_or_create": (
+        absent,
+        lambda gate: gate.manager.get_or_create_session(ME, NewSession(id="s")),
+    ),
+    "metadata.reopen": (closed, lambda gate: gate.manager.reopen_session(ME, "s")),
+    "metadata.update": (opened, lambda gate: gate.manager.update_session(ME, "s", {"title": "t"})),
+    "runs.chat._ChatCommand": (opened, lambda gate: gate.chat(run_id="r")),
+    "runs.external.ExternalRuns": (opened, lambda gate: gate.manager.open_run(ME, "s", "x")),
+    "sharing.revoke": (shared, revoke),
+    "sharing.share": (opened, lambda gate: gate.manager.share(ME, "s", NewShare())),
+    "transaction.Transactions": (
+        opened,
+        lambda gate: gate.manager.cancel_session(ME, "s", KEY),
+    ),
+}
+"""For each function or class that passes a `decide` to `Transactions.run`: what comes before, and
+the command."""
+
+
+def test_every_command_is_known():
+    root = Path(transaction.__file__).parent
+    found = set()
+    for path in root.rglob("*.py"):
+        module = ".".join(path.relative_to(root).with_suffix("").parts)
+        for top in ast.parse(path.read_text()).body:
+            if not isinstance(top, ast.AsyncFunctionDef | ast.ClassDef | ast.FunctionDef):
+                continue
+            for node in ast.walk(top):
+                returns = isinstance(node, ast.FunctionDef) and node.returns
+                is_decide = (
+                    isinstance(node, ast.FunctionDef)
+                    and node.name == "decide"
+                    and isinstance(returns, ast.Name)
+                    and returns.id == "Decision"
+                )
+                is_lambda = (
+                    isinstance(node, ast.Lambda)
+                    and isinstance(node.body, ast.Call)
+                    and isinstance(node.body.func, ast.Name)
+                    and node.body.func.id == "Decision"
+                )
+                if is_decide or is_lambda:
+                    found.add(f"{module}.{top.name}")
+    assert found == set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+async def test_a_decision_changes_nothing(
+    name: str, gate: Gateway, monkeypatch: pytest.MonkeyPatch
+):
+    before_it, command = COMMANDS[name]
+    await before_it(gate)
+    decided: list[str] = []
+    as_it_is = gate.manager._transactions.run
+
+    async def run(caller: Any, session_id: str, decide: Decide, *more: Any, **named: Any) -> Any:
+        def twice(writer: SessionWriter) -> Decision:
+            before = shown(writer)
+            first, second = decide(writer), decide(writer)
+            assert shown(writer) == before
+            assert [draft.type for draft in first.drafts] == [draft.type for draft in second.drafts]
+            decided.append(f"{decide.__module__}.{decide.__qualname__}")
+            return first
+
+        return await as_it_is(caller, session_id, twice, *more, **named)
+
+    monkeypatch.setattr(gate.manager._transactions, "run", run)
+    await command(gate)
+    assert [each.startswith(f"{PACKAGE}.{name}.") for each in decided] == [True]
 
 
 async def test_each_look_up_asks_once_who_may_do_what(
