@@ -23,6 +23,7 @@ from typing_extensions import override
 
 from bamboo_gateway.agents.base import Agent
 from bamboo_gateway.agents.factory import make_agent
+from bamboo_gateway.api.urls import session_answer
 from bamboo_gateway.domain.callers import ALL_RIGHTS, LOCAL_CALLER, Caller
 from bamboo_gateway.domain.clock import Clock, SystemClock
 from bamboo_gateway.domain.codec import decode, encode
@@ -101,7 +102,7 @@ async def open_gateway(
         made: dict[str, Agent] = {}
         for name, agent in given.items():
             if isinstance(agent, str):
-                made[name] = make_agent(name, agent, wanted)
+                made[name] = make_agent(name, agent, wanted, session_answer)
                 stack.push_async_callback(made[name].aclose)
             else:
                 made[name] = agent  # its owner closes it

@@ -34,6 +34,7 @@ from bamboo_gateway.api.problem_responses import EXCEPTION_HANDLERS
 from bamboo_gateway.api.routing import add_routes, create_openapi, methods_of
 from bamboo_gateway.api.security.authentication import Authentication
 from bamboo_gateway.api.security.rate_limits import FailureLimit, RateLimit
+from bamboo_gateway.api.urls import session_answer
 from bamboo_gateway.credentials.gate import Gate
 from bamboo_gateway.domain.clock import Clock, SystemClock
 from bamboo_gateway.domain.codec import encode, encode_pretty
@@ -107,7 +108,10 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     )
     audit = AuditLog(settings.audit_path) if settings.audit_path is not None else None
     spans = make_spans(settings.otel_endpoint) if settings.otel_endpoint else None
-    agents = {name: make_agent(name, url, settings) for name, url in settings.agents.items()}
+    agents = {
+        name: make_agent(name, url, settings, session_answer)
+        for name, url in settings.agents.items()
+    }
     store = make_store(settings, clock)
     gate = Gate(settings, clock)
     recovered = anyio.Event()

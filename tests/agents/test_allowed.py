@@ -7,6 +7,7 @@ import pytest
 from bamboo_gateway.agents.allowed import AllowedOptions
 from bamboo_gateway.agents.base import Agent, AgentConfigError
 from bamboo_gateway.agents.factory import make_agent
+from bamboo_gateway.api.urls import session_answer
 from bamboo_gateway.domain.errors import InvalidInput
 from bamboo_gateway.domain.events import Complete
 from bamboo_gateway.settings import Settings
@@ -33,7 +34,7 @@ def _no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def agent_of(url: str) -> Agent:
-    return make_agent("helper", url, Settings())
+    return make_agent("helper", url, Settings(), session_answer)
 
 
 def refusal(agent: Agent, options: dict[str, Any]) -> InvalidInput:
@@ -220,7 +221,7 @@ def test_a_gateway_on_loopback_without_keys_is_no_exception() -> None:
 async def test_nothing_refused_reaches_the_model_server() -> None:
     async with scripted(stream(HELLO), stream(HELLO)) as server:
         url = f"openai:tiny?base_url={server.url}/v1&system=Be+kind&max_tokens=100"
-        agent = make_agent("default", url, settings_of())
+        agent = make_agent("default", url, settings_of(), session_answer)
         async with gateway(agents={"default": agent}) as gate:
             with pytest.raises(InvalidInput):
                 await gate.chat(run_id="a", options={"system": "evil"})

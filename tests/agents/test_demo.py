@@ -7,6 +7,7 @@ import pytest
 
 from bamboo_gateway.agents.base import AgentConfigError, AgentError
 from bamboo_gateway.agents.factory import make_agent
+from bamboo_gateway.api.urls import session_answer
 from bamboo_gateway.domain.events import (
     AgentEvent,
     Complete,
@@ -21,7 +22,7 @@ from tests.agents.turns import DEADLINE_SECONDS, events_of, said, turn_of
 
 
 def demo(url: str = "demo:?delay_ms=0") -> Any:
-    return make_agent("default", url, Settings())
+    return make_agent("default", url, Settings(), session_answer)
 
 
 def text_of(events: list[AgentEvent]) -> str:

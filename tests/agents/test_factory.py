@@ -4,12 +4,13 @@ import pytest
 
 from bamboo_gateway.agents.base import AgentConfigError
 from bamboo_gateway.agents.factory import make_agent
+from bamboo_gateway.api.urls import session_answer
 from bamboo_gateway.settings import Settings
 
 
 def refusal_of(url: str) -> str:
     with pytest.raises(AgentConfigError) as caught:
-        make_agent("helper", url, Settings())
+        make_agent("helper", url, Settings(), session_answer)
     assert "\n" not in caught.value.detail
     assert "'helper'" in caught.value.detail
     return caught.value.detail
@@ -17,15 +18,17 @@ def refusal_of(url: str) -> str:
 
 async def test_the_key_comes_from_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
-    await make_agent("helper", "openai:gpt-x", Settings()).aclose()
+    await make_agent("helper", "openai:gpt-x", Settings(), session_answer).aclose()
     monkeypatch.delenv("OPENAI_API_KEY")
     monkeypatch.setenv("OTHER_KEY", "sk-2")
     url = "openai:org/model:7b?api_key_env=OTHER_KEY&temperature=0.2&stream_usage=false"
-    await make_agent("helper", url, Settings()).aclose()
+    await make_agent("helper", url, Settings(), session_answer).aclose()
 
 
 async def test_a_server_of_ones_own_needs_no_key() -> None:
-    await make_agent("helper", "openai:tiny?base_url=http://127.0.0.1:1/v1", Settings()).aclose()
+    await make_agent(
+        "helper", "openai:tiny?base_url=http://127.0.0.1:1/v1", Settings(), session_answer
+    ).aclose()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from bamboo_gateway.agents.base import Agent, AgentConfigError, AgentError
 from bamboo_gateway.agents.factory import make_agent
 from bamboo_gateway.agents.http import HttpAgent, HttpQuery
+from bamboo_gateway.api.urls import session_answer
 from bamboo_gateway.domain.errors import InvalidEvent
 from bamboo_gateway.domain.events import (
     AgentEvent,
@@ -96,6 +97,7 @@ async def playing(
             HttpQuery(**query),
             secret=secret,
             settings=SETTINGS,
+            session_answer=session_answer,
             clock=StoppedClock(),
             sleep=sleep,
         )
@@ -334,7 +336,7 @@ async def test_the_agents_own_members_of_the_query_are_taken_out(
     monkeypatch.setenv("AGENT_SECRET", SECRET)
     async with scripted(whole(200, "Hi")) as server:
         url = f"{server.url}/a%20b?tag=1&secret_env=AGENT_SECRET&tag=2&retries_max=0&flag"
-        agent = make_agent("helper", url, SETTINGS)
+        agent = make_agent("helper", url, SETTINGS, session_answer)
         await events_of(agent, turn_of())
         await agent.aclose()
     assert server.requests[0].path == "/a%20b?tag=1&tag=2&flag"
@@ -356,7 +358,7 @@ async def test_the_agents_own_members_of_the_query_are_taken_out(
 )
 def test_what_cannot_be_used_stops_the_start(url: str, words: str) -> None:
     with pytest.raises(AgentConfigError) as caught:
-        make_agent("helper", url, SETTINGS)
+        make_agent("helper", url, SETTINGS, session_answer)
     assert words in caught.value.detail
     assert "s-e-c-r-e-t" not in caught.value.detail
     assert "me:secret" not in caught.value.detail

@@ -9,6 +9,7 @@ import pytest
 
 from bamboo_gateway.agents.base import AgentError
 from bamboo_gateway.agents.factory import make_agent
+from bamboo_gateway.api.urls import session_answer
 from bamboo_gateway.settings import Settings
 from tests.agents.scripted_server import ScriptedServer, scripted, stream
 from tests.agents.test_openai import HELLO, HELLO_EVENTS
@@ -22,8 +23,12 @@ async def test_a_proxy_is_used_and_not_for_the_hosts_that_need_none(
     async with scripted(stream(HELLO)) as proxy, scripted(stream(HELLO)) as server:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        far = make_agent("far", "openai:tiny?base_url=http://model.invalid/v1", Settings())
-        near = make_agent("near", f"openai:tiny?base_url={server.url}/v1", Settings())
+        far = make_agent(
+            "far", "openai:tiny?base_url=http://model.invalid/v1", Settings(), session_answer
+        )
+        near = make_agent(
+            "near", f"openai:tiny?base_url={server.url}/v1", Settings(), session_answer
+        )
         assert await events_of(far, turn_of()) == HELLO_EVENTS
         assert await events_of(near, turn_of()) == HELLO_EVENTS
         await far.aclose()
@@ -46,12 +51,12 @@ async def test_certificates_are_those_of_ssl_cert_file_and_are_checked(
     async with listener:
         port = listener.sockets[0].getsockname()[1]
         url = f"openai:tiny?base_url=https://127.0.0.1:{port}/v1&retries_max=0"
-        distrusting = make_agent("a", url, Settings())
+        distrusting = make_agent("a", url, Settings(), session_answer)
         with pytest.raises(AgentError) as caught:
             await events_of(distrusting, turn_of())
         assert caught.value.code == "upstream_unreachable"
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        trusting = make_agent("b", url, Settings())
+        trusting = make_agent("b", url, Settings(), session_answer)
         assert await events_of(trusting, turn_of()) == HELLO_EVENTS
         await distrusting.aclose()
         await trusting.aclose()

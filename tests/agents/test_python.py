@@ -14,6 +14,7 @@ import pytest
 from bamboo_gateway.agents.base import AgentConfigError, AgentError, Turn
 from bamboo_gateway.agents.factory import make_agent
 from bamboo_gateway.agents.python import PythonAgent
+from bamboo_gateway.api.urls import session_answer
 from bamboo_gateway.domain.errors import InvalidEvent, NotFound
 from bamboo_gateway.domain.events import (
     AgentEvent,
@@ -495,7 +496,9 @@ async def test_the_object_is_found_in_the_working_directory(module: Callable[[st
         "        async def aclose(self):\n"
         "            type(self).closed = True\n"
     )
-    agent = make_agent("helper", "python:my_agent:Agents.Kind?threads_max=3", Settings())
+    agent = make_agent(
+        "helper", "python:my_agent:Agents.Kind?threads_max=3", Settings(), session_answer
+    )
     assert await events_of(agent, turn_of()) == [Token("Hi"), Complete()]
     await agent.aclose()
     assert sys.modules["my_agent"].Agents.Kind.closed
@@ -528,7 +531,7 @@ def test_an_object_that_cannot_be_imported_or_cannot_answer_stops_the_start_with
 ) -> None:
     module(text)
     with pytest.raises(AgentConfigError) as caught:
-        make_agent("helper", url, Settings())
+        make_agent("helper", url, Settings(), session_answer)
     assert "\n" not in caught.value.detail
     assert words in caught.value.detail
     sys.modules.pop("my_agent", None)

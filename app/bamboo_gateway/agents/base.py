@@ -7,7 +7,7 @@ iterates it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -19,6 +19,9 @@ from bamboo_gateway.agents.tool_calls import ToolCall
 from bamboo_gateway.domain.errors import BambooError
 from bamboo_gateway.domain.events import AgentEvent
 from bamboo_gateway.domain.messages import Message
+
+SessionAnswer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""Makes the API's Session of a turn's session: with `stream_url`, whose form only the API knows."""
 
 
 class LeftOut(NamedTuple):

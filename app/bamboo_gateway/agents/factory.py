@@ -1,11 +1,11 @@
 """Make the agent of a URL. A new kind is one file, and one case here."""
 
-from bamboo_gateway.agents.base import Agent
+from bamboo_gateway.agents.base import Agent, SessionAnswer
 from bamboo_gateway.agents.options import KINDS, AgentAddress
 from bamboo_gateway.settings import Settings
 
 
-def make_agent(name: str, url: str, settings: Settings) -> Agent:
+def make_agent(name: str, url: str, settings: Settings, session_answer: SessionAnswer) -> Agent:
     """Make the agent that `url` describes.
 
     Args:
@@ -13,6 +13,7 @@ def make_agent(name: str, url: str, settings: Settings) -> Agent:
         url: `demo:`, `openai:MODEL?…`, `python:module:object`, `https://…`; the module of each kind
             describes its URLs.
         settings: Limits for agents (`max_event_bytes`).
+        session_answer: Makes the API's Session for agents that are services.
 
     Raises:
         AgentConfigError: The URL cannot be used; the message is one line that says why.
@@ -34,7 +35,7 @@ def make_agent(name: str, url: str, settings: Settings) -> Agent:
         case "http" | "https":
             from bamboo_gateway.agents.http import HttpAgent
 
-            return HttpAgent.from_address(address, settings)
+            return HttpAgent.from_address(address, settings, session_answer)
         case _:
             # Without the kind itself: it may be a key, pasted in the wrong place.
             raise address.refuse(f"its URL is of no known kind; use {KINDS}")

@@ -47,7 +47,7 @@ from anyio import to_thread
 from typing_extensions import override
 
 from bamboo_gateway.agents.allowed import NO_OPTIONS
-from bamboo_gateway.agents.base import Agent, AgentError, Turn
+from bamboo_gateway.agents.base import Agent, AgentError, SessionAnswer, Turn
 from bamboo_gateway.agents.normalization import normalized
 from bamboo_gateway.agents.options import (
     AgentAddress,
@@ -83,6 +83,7 @@ class HttpAgent(Agent):
         query: The gateway's own members of the URL's query.
         secret: Signs the requests, if there is one.
         settings: Bounds of events and bodies.
+        session_answer: Makes the API's Session, with its `stream_url`, of a turn's session.
         clock: Dates the signatures.
         sleep: Waits between tries; tests watch it.
     """
@@ -94,10 +95,12 @@ class HttpAgent(Agent):
         *,
         secret: str | None,
         settings: Settings,
+        session_answer: SessionAnswer,
         clock: Clock | None = None,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         self._secret = secret.encode() if secret else None
+        self._session_answer = session_answer
         self._event_bytes_max = settings.max_event_bytes
         self._body_bytes_max = settings.max_body_bytes
         self._clock = clock or SystemClock()
@@ -112,7 +115,9 @@ class HttpAgent(Agent):
         )
 
     @staticmethod
-    def from_address(address: AgentAddress, settings: Settings) -> "HttpAgent":
+    def from_address(
+        address: AgentAddress, settings: Settings, session_answer: SessionAnswer
+    ) -> "HttpAgent":
         """Make the agent that the service's URL describes, with the secret from the environment.
 
         Raises:
@@ -133,7 +138,9 @@ class HttpAgent(Agent):
         allowed = read_allowed(address, query.allow, NO_OPTIONS, known=None)
         url = f"{address.kind}:{address.target}" + ("?" + "&".join(theirs) if theirs else "")
         try:
-            agent = HttpAgent(url, query, secret=secret, settings=settings)
+            agent = HttpAgent(
+                url, query, secret=secret, settings=settings, session_answer=session_answer
+            )
         except ValueError as error:
             raise address.refuse(str(error)) from error
         agent.allowed = allowed
@@ -155,7 +162,7 @@ class HttpAgent(Agent):
 
     async def _values(self, turn: Turn) -> AsyncGenerator[Any, None]:
         # In a thread, because encoding a long conversation would block the event loop.
-        body = await to_thread.run_sync(_body, turn, abandon_on_cancel=True)
+        body = await to_thread.run_sync(self._body, turn, abandon_on_cancel=True)
         async with self._upstream.post(body, self._headers(turn, body)) as answer:
             if answer.media_type == "application/json":
                 for value in _whole(_decoded(await answer.read(self._body_bytes_max))):
@@ -169,6 +176,15 @@ class HttpAgent(Agent):
                 yield _decoded(data, at_end=True)
             if not answer.says_its_end:
                 raise _incomplete()
+
+    def _body(self, turn: Turn) -> bytes:
+        rest = {
+            "version": 1,
+            "run_id": turn.run_id,
+            "session": self._session_answer(turn.session),
+            "options": dict(turn.options),
+        }
+        return encode_with(rest, "messages", (message.to_json() for message in turn.messages))
 
     def _headers(self, turn: Turn, body: bytes) -> dict[str, str]:
         headers = {
@@ -195,27 +211,6 @@ class HttpAgent(Agent):
             lines = LineReader(self._event_bytes_max)
             return lambda chunk: _bounded(lines.feed, chunk), lambda: _bounded(lines.flush)
         raise _invalid("neither an event stream, nor NDJSON, nor JSON")
-
-
-def _body(turn: Turn) -> bytes:
-    rest = {
-        "version": 1,
-        "run_id": turn.run_id,
-        "session": _session_of(turn),
-        "options": dict(turn.options),
-    }
-    return encode_with(rest, "messages", (message.to_json() for message in turn.messages))
-
-
-def _session_of(turn: Turn) -> dict[str, Any]:
-    """Return the session as the gateway's API shows it, `stream_url` included."""
-    shown: dict[str, Any] = {}
-    for name, value in turn.session.items():
-        if name == "stream_after":
-            shown["stream_url"] = f"/api/v1/stream/{turn.session['id']}?after={value}"
-        else:
-            shown[name] = value
-    return shown
 
 
 def _whole(value: Any) -> Iterator[Any]:
