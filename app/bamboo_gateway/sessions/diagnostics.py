@@ -26,7 +26,7 @@ from bamboo_gateway.sessions.metadata import view_of
 from bamboo_gateway.sessions.registry import SessionRegistry
 from bamboo_gateway.sessions.runs.factory import Agents
 from bamboo_gateway.sessions.statistics import session_statistics
-from bamboo_gateway.storage.base import SessionStore, SupportsExamination
+from bamboo_gateway.storage.base import SessionStore, SupportsDirectory, SupportsExamination
 
 _FREE_BYTES_WARN = 1024 * 1024 * 1024
 _FREE_BYTES_FAIL = 64 * 1024 * 1024
@@ -73,8 +73,8 @@ async def check_gateway(
     """
     store = context.store
     checks = [_versions(), _clock(context)]
-    if context.settings.storage_url.startswith("jsonl"):
-        directory = context.settings.data_dir.expanduser()
+    if isinstance(store, SupportsDirectory):
+        directory = store.directory
         checks += await to_thread.run_sync(lambda: list(_directory_checks(directory)))
     checks += [_writing(store), _journal(store), _quarantine(store), *await _files(context)]
     checks += [

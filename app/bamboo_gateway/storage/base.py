@@ -27,6 +27,7 @@ abandons the answer: the call then either happened as a whole or not at all.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
@@ -580,6 +581,15 @@ class SupportsExamination(Protocol):
 
     def unwritable(self) -> dict[str, str]:
         """Return the sessions whose logs cannot be written at present, with the reasons."""
+
+
+@runtime_checkable
+class SupportsDirectory(Protocol):
+    """A store that keeps its sessions in a directory of this machine."""
+
+    @property
+    def directory(self) -> Path:
+        """The directory."""
 
 
 class StoreBusy(BambooError):

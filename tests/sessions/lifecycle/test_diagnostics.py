@@ -9,7 +9,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from bamboo_gateway.domain.callers import LOCAL_CALLER
+from bamboo_gateway.domain.clock import SystemClock
 from bamboo_gateway.domain.masking import MASK, Masker
+from bamboo_gateway.sessions.manager import SessionManager
+from bamboo_gateway.settings import Settings
+from bamboo_gateway.storage.jsonl.store import JsonlStore
 from tests.api.serving import SECONDS, refused, serving
 from tests.sessions.lifecycle.talk import create
 
@@ -93,6 +98,22 @@ def test_a_directory_that_others_may_enter_and_a_full_limit_are_said(tmp_path: P
     assert by_name["directory modes"] == "warn"
     assert by_name["max_sessions"] == "fail"
     assert found["status"] == "fail"
+
+
+async def test_the_directory_is_the_one_that_the_store_reports(tmp_path: Path) -> None:
+    """Whichever store it is: the settings need not name it."""
+    clock, data = SystemClock(), tmp_path / "data"
+    store = JsonlStore(data, clock)
+    await store.open()
+    try:
+        async with SessionManager(store, {}, Settings(storage_url="memory:"), clock) as manager:
+            data.chmod(0o755)
+            found = await manager.diagnostics(LOCAL_CALLER)
+    finally:
+        await store.aclose()
+    by_name = {check["name"]: check["status"] for check in found["checks"]}
+    assert by_name["directory modes"] == "warn"
+    assert "disk space" in by_name
 
 
 def checks_of(api: httpx.Client) -> dict[str, dict[str, str]]:

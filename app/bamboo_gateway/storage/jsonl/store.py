@@ -355,6 +355,11 @@ class JsonlStore(SessionStore):
     async def compact(self, session_id: str, epoch: int, upto: int) -> int:
         return await self._swaps.compact(session_id, epoch, upto)
 
+    @property
+    def directory(self) -> Path:
+        """The data directory."""
+        return self._paths.root
+
     async def examine(self, sessions_max: int, bytes_max: int) -> Examination:
         """Examine files as `SupportsExamination` describes."""
         maintenance = self._maintenance
