@@ -3,7 +3,6 @@
 import platform
 import shutil
 import stat
-import zipfile
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,14 +13,12 @@ from anyio import to_thread
 
 from bamboo_gateway import __version__
 from bamboo_gateway.agents.base import AgentError
-from bamboo_gateway.domain.codec import decode, encode, encode_pretty
 from bamboo_gateway.domain.errors import Conflict, StorageFull
-from bamboo_gateway.domain.masking import Masker
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.exporters.bug_report import stream_bug_report
 from bamboo_gateway.sessions.access import unknown_session
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.history import bulk_limiter
-from bamboo_gateway.sessions.lifecycle.export import ZipBuffer
 from bamboo_gateway.sessions.metadata import view_of
 from bamboo_gateway.sessions.registry import SessionRegistry
 from bamboo_gateway.sessions.runs.factory import Agents
@@ -241,57 +238,29 @@ def _agents(agents: Sequence[str]) -> Check:
     return Check("agents", "ok", f"configured: {', '.join(agents)}")
 
 
-async def bug_report(context: Context, head: SessionHead) -> AsyncGenerator[bytes]:
-    """Yield a zip of one session for a bug report, in pieces, with secrets masked.
+def bug_report(context: Context, head: SessionHead) -> AsyncGenerator[bytes]:
+    """Return a bug report of one session, in pieces, with secrets masked.
 
-    The zip has the session, whether its log can be written, its statistics, its events (messages
-    are events), and what was masked.
+    It has the session, whether its log can be written, its statistics, its events (messages are
+    events), and what was masked.
     """
-    masker = Masker()
-    buffer = ZipBuffer()
-    archive = zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, allowZip64=True)
-
-    def put(name: str, value: Any) -> None:
-        archive.writestr(name, encode_pretty(masker.value(value)))
-
-    await _bulk(lambda: put("session.json", view_of(context, head)))
     why = unwritable(context.store).get(head.id)
-    await _bulk(lambda: put("storage.json", {"writable": why is None, "problem": why}))
-    await _bulk(lambda: put("statistics.json", session_statistics(head)))
-    with archive.open("events.jsonl", "w", force_zip64=True) as file:
-        after = 0
-        while after < head.seq:
-            try:
-                page = await context.store.read(
-                    head.id, head.epoch, after, limit=_PAGE, max_bytes=_PAGE_BYTES
-                )
-            except Conflict as error:
-                raise unknown_session(head.id) from error
-            if not page:
-                break
-            after = page[-1].seq
-            bodies = [record.body for record in page if record.seq <= head.seq]
-            lines = await to_thread.run_sync(_masked, masker, bodies, limiter=bulk_limiter)
-            await to_thread.run_sync(file.write, lines, limiter=bulk_limiter)
-            if data := buffer.take():
-                yield data
-    await _bulk(lambda: archive.writestr("masked.json", encode_pretty(_masked_counts(masker))))
-    archive.close()
-    yield buffer.take()
-
-
-async def _bulk(call: Callable[[], None]) -> None:
-    await to_thread.run_sync(call, limiter=bulk_limiter)
-
-
-def _masked(masker: Masker, bodies: list[bytes]) -> bytes:
-    return b"".join(encode(masker.value(decode(body))) + b"\n" for body in bodies)
-
-
-def _masked_counts(masker: Masker) -> dict[str, Any]:
-    return {
-        "masked": dict(masker.masked),
-        "note": "What looks like a secret is masked. Read the files before you send them: "
-        "they hold the conversation.",
-        "version": __version__,
+    documents: dict[str, Callable[[], Any]] = {
+        "session.json": lambda: view_of(context, head),
+        "storage.json": lambda: {"writable": why is None, "problem": why},
+        "statistics.json": lambda: session_statistics(head),
     }
+    return stream_bug_report(documents, _events(context.store, head), bulk_limiter)
+
+
+async def _events(store: SessionStore, head: SessionHead) -> AsyncGenerator[list[bytes]]:
+    after = 0
+    while after < head.seq:
+        try:
+            page = await store.read(head.id, head.epoch, after, limit=_PAGE, max_bytes=_PAGE_BYTES)
+        except Conflict as error:
+            raise unknown_session(head.id) from error
+        if not page:
+            break
+        after = page[-1].seq
+        yield [record.body for record in page if record.seq <= head.seq]

@@ -1,6 +1,5 @@
 """Export: one session as a document, or many as a zip."""
 
-import io
 import zipfile
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -8,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from anyio import to_thread
-from typing_extensions import override
 
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.codec import decode
@@ -18,6 +16,7 @@ from bamboo_gateway.exporters.base import ExportSource
 from bamboo_gateway.exporters.factory import make_exporter
 from bamboo_gateway.exporters.names import content_disposition, file_name, folder_name
 from bamboo_gateway.exporters.target import ExportDirectory
+from bamboo_gateway.exporters.zip_buffer import ZipBuffer
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.history import bulk_limiter, history_page
 from bamboo_gateway.sessions.metadata import view_of
@@ -173,24 +172,3 @@ async def export_zip(
         archive.writestr("errors.txt", "".join(failed))
     archive.close()
     yield buffer.take()
-
-
-class ZipBuffer(io.RawIOBase):
-    """A file that a zip is written to and taken from. It has no `seek`, so the zip is streamed."""
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-
-    @override
-    def writable(self) -> bool:
-        return True
-
-    @override
-    def write(self, data: Any) -> int:
-        self._parts.append(bytes(data))
-        return len(data)
-
-    def take(self) -> bytes:
-        """Return what was written since the last call."""
-        parts, self._parts = self._parts, []
-        return b"".join(parts)
