@@ -7,7 +7,7 @@
         await gateway.add_message("session-001", "Hello!")
 
 `open_gateway` opens the store, makes the agents and the `SessionManager`, and closes all of it.
-It yields an `EmbeddedGateway`, which has the manager's commands as a library: the caller is given
+It yields an `EmbeddedGateway`. Its methods are the commands of the manager: the caller is given
 once, messages may be plain strings, and answers are the JSON objects of the HTTP API, decoded. Its
 `manager` has all other commands.
 """
@@ -148,7 +148,7 @@ class EmbeddedGateway:
         metadata: JsonObject | None = None,
         ttl_seconds: int | None = None,
     ) -> JsonObject:
-        """Create a session, under an id that the gateway makes unless one is given.
+        """Create a session. The gateway makes an id when none is given.
 
         Raises:
             SessionExists: The id is taken.
@@ -161,12 +161,12 @@ class EmbeddedGateway:
     async def get_or_create_session(
         self, session_id: str | None = None, user_id: str | None = None
     ) -> JsonObject:
-        """Return the session of that id; create it if there is none."""
+        """Return the session with this id; create it when there is none."""
         new = NewSession(session_id, user_id)
         return await self.manager.get_or_create_session(self._caller, new)
 
     async def get_session(self, session_id: str, include_messages: bool = False) -> JsonObject:
-        """Return a session, on request with its `messages`."""
+        """Return a session; with `include_messages` also its `messages`."""
         session = (await self.manager.get_session(self._caller, session_id)).session
         if include_messages:
             session["messages"] = await self.get_session_history(session_id)
@@ -200,7 +200,7 @@ class EmbeddedGateway:
     # -- messages, runs, events -------------------------------------------------------------
 
     async def add_message(self, session_id: str, message: str | NewMessage) -> JsonObject:
-        """Append a message without starting a run; a plain string is the user's."""
+        """Append a message and start no run. A plain string becomes a user message."""
         added = await self.manager.add_messages(self._caller, session_id, [_message(message)])
         shown: JsonObject = added.answer["messages"][0]
         return shown
@@ -226,15 +226,15 @@ class EmbeddedGateway:
         options: JsonObject | None = None,
         wait_seconds: float = 0,
     ) -> JsonObject:
-        """Begin a turn of an agent; create the session when there is none.
+        """Append a message and start a run for it. Create the session when there is none.
 
         Args:
-            session_id: Which session; None: a new one.
+            session_id: The session; None: a new one.
             message: What the user says.
-            user_id: Whose session it is, when it is created.
-            agent: Which agent answers.
+            user_id: The owner of the session, if the session is created.
+            agent: The name of the agent that answers; None: the agent `default`.
             options: Options for the agent: those that it allows.
-            wait_seconds: How long to wait for the run's end.
+            wait_seconds: How long to wait for the end of the run.
 
         Returns:
             `session_id`, `run_id`, `position` (just before the turn's first event) and `status`;
@@ -253,13 +253,13 @@ class EmbeddedGateway:
         return {**turn, "status": run["status"], **(ended if waited.ended else {})}
 
     async def append_event(self, session_id: str, event: JsonObject) -> JsonObject:
-        """Append an event: a `custom` one, or one of an open external run."""
+        """Append a `custom` event, or an event of an open external run."""
         return (await self.manager.append_events(self._caller, session_id, [event])).answer
 
     async def connect_session(
         self, session_id: str, connection_id: str | None = None, *, after: str | None = None
     ) -> "EventStream":
-        """Open a stream of a session's events, from now on or after a position.
+        """Open a stream of the events after a position; None: of those that follow from now on.
 
         A later stream under the same `connection_id` replaces this one.
         """
@@ -268,7 +268,7 @@ class EmbeddedGateway:
         return EventStream(await self.manager.connect(self._caller, session_id, wanted, _LINES))
 
     async def reconnect_session(self, session_id: str, connection_id: str) -> "EventStream":
-        """Open a stream that continues where the one of that `connection_id` was lost."""
+        """Open a stream that continues where the stream called `connection_id` was lost."""
         wanted = StreamRequest(connection_id=connection_id, reconnect=True)
         return EventStream(await self.manager.connect(self._caller, session_id, wanted, _LINES))
 
@@ -283,7 +283,7 @@ class EmbeddedGateway:
         return (await self.manager.archive(self._caller, session_id)).answer
 
     async def bulk_archive_sessions(self, session_ids: list[str]) -> JsonObject:
-        """Archive many, each by itself; return `archived` and `failed`."""
+        """Archive several sessions, one after the other; return `archived` and `failed`."""
         return (await self.manager.archive_each(self._caller, session_ids)).answer
 
     async def restore_archived_session(self, session_id: str) -> JsonObject:
@@ -317,9 +317,9 @@ class EmbeddedGateway:
         include_metadata: bool = True,
         include_tool_calls: bool = True,
     ) -> int:
-        """Write a session to any file of this program's, whole or not at all; return its bytes.
+        """Write a session to a file, whole or not at all; return the number of bytes.
 
-        `export_dir` bounds clients on a network and not the program itself.
+        The path may be anywhere: `export_dir` limits clients on a network and not this program.
         """
         options = ExportOptions(format, include_metadata, include_tool_calls)
         document = await self.manager.export(self._caller, session_id, options)
@@ -342,7 +342,7 @@ class EmbeddedGateway:
         new_id: str | None = None,
         metadata_strategy: Literal["inherit", "reset"] = "inherit",
     ) -> JsonObject:
-        """Create a session from the beginning of another one, up to and with that message."""
+        """Create a session with the messages of another one, up to and including one of them."""
         wanted = Fork(
             message_index=from_message_index,
             new_name=new_name,
@@ -402,19 +402,19 @@ class EmbeddedGateway:
         return await self.manager.extensions(self._caller, session_id)
 
     async def cleanup_expired_data(self, *, dry_run: bool = False) -> JsonObject:
-        """Delete sessions whose retention has passed; the gateway does it by itself, too."""
+        """Delete sessions whose retention has passed. The gateway also does this by itself."""
         return await self.manager.clean(self._caller, dry_run=dry_run)
 
     async def force_cleanup(self, before: datetime, *, dry_run: bool = False) -> JsonObject:
-        """Delete all sessions without activity since a time, whatever their retention."""
+        """Delete all sessions without activity since `before`, whatever their retention."""
         before_ms = round(before.timestamp() * 1000)
         return await self.manager.clean(self._caller, before_ms=before_ms, dry_run=dry_run)
 
 
 class EventStream:
-    """The events of a session as they are stored, decoded; an async iterator.
+    """An async iterator of a session's events, decoded.
 
-    It ends after a `goodbye`, which says why. Close it, or use it in an `async with`.
+    It ends after a `goodbye`, which has the reason. Close it, or use it in an `async with`.
 
     Args:
         subscription: The subscription to read; None: the stream is empty.
@@ -426,7 +426,7 @@ class EventStream:
 
     @property
     def connection_id(self) -> str | None:
-        """The name under which to reconnect."""
+        """The id to give to `reconnect_session`."""
         return None if self._subscription is None else self._subscription.id
 
     async def __aenter__(self) -> Self:

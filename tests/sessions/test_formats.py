@@ -61,6 +61,14 @@ def test_the_core_builds_no_frames_lines_or_urls(package: str, modules: int) -> 
     assert not problems
 
 
+def test_agents_build_no_urls_of_the_api() -> None:
+    """The API passes in what makes them, so that their form stands in one place."""
+    paths = sorted((ROOT / "agents").rglob("*.py"))
+    assert len(paths) >= 10, "the guard looks where the modules are"
+    found = {(path.name, what) for path in paths for _, what in built(path.read_text())}
+    assert not {name for name, what in found if what == "a URL"}
+
+
 @pytest.mark.parametrize(
     ("source", "what"),
     [
