@@ -98,7 +98,7 @@ def test_requests_during_recovery_wait_and_health_reports_it(
             assert api.get("/health/live").status_code == 200
             early = Wire(served.port, "/stream/early?from=start")
             refused(api.get("/health/ready"), 503, "unavailable")
-            assert "recovers" in api.get("/health/ready").json()["detail"]
+            assert "recovering" in api.get("/health/ready").json()["detail"]
             assert api.get("/health/ready").json()["check"] == "recovery"
             assert metric(api, "ready") == 0
         finally:
