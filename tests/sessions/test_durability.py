@@ -67,7 +67,7 @@ CHANGES: dict[str, Callable[[Gateway], Awaitable[Any]]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 async def test_nothing_is_shown_or_answered_before_it_is_durable(change: str, gate: Gateway):
-    """R1; LESSONS, seeds: a message acknowledged but in memory for a minute."""
+    """R1. A known failure elsewhere: a message acknowledged but in memory for a minute."""
     await gate.chat(run_id="a")
     gate.agent.do("a", Complete())
     await gate.ended("a")
@@ -218,7 +218,7 @@ async def test_a_failed_commit_undoes_everything_behind_it_and_the_next_works(ga
 
 
 async def test_fifty_appends_at_once_are_fifty_messages_in_dense_order(gate: Gateway):
-    """R8; LESSONS, seeds: of 50 concurrent appends 1-3 messages stayed."""
+    """R8. A known failure elsewhere: of 50 concurrent appends 1-3 messages stayed."""
     await gate.manager.create_session(ME, NewSession(id="s"))
     positions: list[str] = []
 

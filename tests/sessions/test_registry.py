@@ -152,7 +152,7 @@ async def test_an_expired_session_is_gone_for_all_but_delete_and_reopen(gate: Ga
 
 
 async def test_activity_postpones_the_expiry(gate: Gateway):
-    """LESSONS, seeds: TTL absolute."""
+    """A known failure elsewhere: TTL absolute."""
     await gate.manager.create_session(ME, NewSession(id="s", ttl_seconds=60))
     for _ in range(3):
         gate.clock.advance(50)
@@ -273,7 +273,7 @@ async def test_a_reading_call_takes_no_place(gate: Gateway):
 
 
 async def test_the_least_recently_used_idle_session_makes_room():
-    """LESSONS, seeds: cleanup evicts a session that just reconnected."""
+    """A known failure elsewhere: cleanup evicts a session that just reconnected."""
     async with gateway(max_active_sessions=3) as gate:
         for session_id in "abc":
             await gate.manager.create_session(ME, NewSession(id=session_id))

@@ -1,4 +1,4 @@
-"""R5: every run ends in exactly one terminal event, whatever happens to it (LESSONS 1, 5)."""
+"""R5: every run ends in exactly one terminal event, whatever happens to it."""
 
 import asyncio
 from typing import Any
@@ -208,7 +208,7 @@ async def test_a_queued_run_is_cancelled_without_starting(gate: Gateway):
 
 
 async def test_a_run_whose_start_is_not_durable_yet_is_cancelled(gate: Gateway):
-    """An early stop is not lost (LESSONS 1)."""
+    """An early stop is not lost."""
     await gate.manager.create_session(ME, NewSession(id="s"))
     gate.store.hold_appends()
     async with anyio.create_task_group() as tasks:
@@ -486,7 +486,7 @@ async def test_a_new_chat_that_meets_a_failing_end_does_not_disturb_it(gate: Gat
 
 
 async def test_an_end_that_was_stored_though_reported_as_failed_is_not_doubled(gate: Gateway):
-    """LESSONS, seeds: an append answers an error after storing, so the retry doubles."""
+    """A known failure elsewhere: an append answers an error after storing, so the retry doubles."""
     await gate.chat(run_id="a")
     await gate.agent.script("a").started.wait()
     await quiet()
@@ -509,7 +509,7 @@ async def test_an_end_that_was_stored_though_reported_as_failed_is_not_doubled(g
 
 
 async def test_a_run_that_a_crash_cuts_is_closed_as_interrupted_with_what_was_said(gate: Gateway):
-    """R5; LESSONS: after a crash while active, "not found"."""
+    """R5. A known failure elsewhere: after a crash while active, "not found"."""
     await gate.chat(run_id="r")
     gate.agent.do("r", Token("half "), Token("an answer"))
     await eventually(lambda: gate.agent.script("r").taken == 2)
@@ -589,7 +589,7 @@ async def test_a_close_that_cannot_be_stored_at_the_start_is_tried_again(gate: G
 
 
 async def test_a_session_that_cannot_be_read_does_not_stop_the_start(gate: Gateway):
-    """R10; LESSONS 11: one bad session stops the start."""
+    """R10. A known failure elsewhere: one bad session stops the start."""
     await gate.chat("good", run_id="r")
     await gate.chat("bad", run_id="r")
     left = await crash(gate)
@@ -622,7 +622,7 @@ async def test_a_crash_at_every_commit_leaves_one_terminal_event(nth: int):
 
 
 async def check_log(gate: Gateway, session_id: str = "s") -> None:
-    """Seqs are dense; no tool result stands before the message with its call (LESSONS 16)."""
+    """Seqs are dense; no tool result stands before the message with its call."""
     log = await gate.log(session_id)
     assert [event["seq"] for event in log] == list(range(1, len(log) + 1))
     called: set[str] = set()

@@ -129,7 +129,7 @@ async def test_a_reader_behind_the_queue_is_served_from_the_log(until: bool, gat
 
 
 async def test_a_reader_that_takes_nothing_costs_and_delays_nothing(gate: Gateway):
-    """R7; LESSONS 10 and seeds: one unbounded queue per session, one reader per session."""
+    """R7. A known failure elsewhere: one unbounded queue per session, one reader per session."""
     await gate.manager.create_session(ME, NewSession(id="s"))
     dead = [await gate.reader(from_start=True) for _ in range(20)]
     awake = await gate.reader(from_start=True)

@@ -66,7 +66,7 @@ async def test_a_turn_in_a_new_session_searches_no_log(gate: Gateway):
 
 
 async def test_a_client_that_comes_back_from_any_position_sees_the_rest_exactly_once(gate: Gateway):
-    """R2; LESSONS, seeds: reconnect replays nothing though the event is on disk."""
+    """R2. A known failure elsewhere: reconnect replays nothing though the event is on disk."""
     log = await three_runs(gate)
     epoch = gate.live().epoch
     for seq in range(len(log) + 1):
@@ -218,7 +218,7 @@ async def test_an_unknown_session_is_not_found(gate: Gateway):
 
 
 async def test_load_then_stream_misses_and_doubles_nothing(gate: Gateway):
-    """LESSONS 2, 4: history and stream meet at one position."""
+    """History and stream meet at one position."""
     await gate.chat(run_id="a")
     gate.agent.do("a", Token("one"), Complete())
     await gate.ended("a")
@@ -393,7 +393,7 @@ async def test_a_session_deleted_while_a_stream_is_opened_hangs_nobody(gate: Gat
 
 
 async def test_leaving_does_not_cancel_and_watching_does_not_start(gate: Gateway):
-    """R6; LESSONS 1 and seeds: opening a stream starts a run, so every retry starts another."""
+    """R6. A known failure elsewhere: opening a stream starts a run, so a retry starts another."""
     await gate.chat(run_id="a")
     for _ in range(5):
         async with await gate.reader() as reader:
@@ -434,7 +434,7 @@ async def test_a_connection_closed_by_another_task_ends_its_wait(gate: Gateway):
 
 
 async def test_a_newer_connection_of_the_same_name_supersedes_the_older(gate: Gateway):
-    """LESSONS, seeds: a late disconnect of an old connection kills the new one."""
+    """A known failure elsewhere: a late disconnect of an old connection kills the new one."""
     await gate.chat(run_id="a")
     old = await gate.reader(connection_id="tab")
     await old.take_what_is_there()
@@ -451,7 +451,7 @@ async def test_a_newer_connection_of_the_same_name_supersedes_the_older(gate: Ga
 
 
 async def test_a_half_open_client_reconnects_under_its_own_name(gate: Gateway):
-    """LESSONS, seeds: a half-open client cannot reconnect."""
+    """A known failure elsewhere: a half-open client cannot reconnect."""
     await gate.chat(run_id="a")
     old = await gate.reader(connection_id="tab")
     gate.agent.do("a", Token("x"))
