@@ -158,9 +158,9 @@ async def test_segments_kept_for_use_make_room_before_a_write_is_refused(opener:
     writer = Writer("s", store.next_epoch())
     await committed(store, writer.commit(message("m0")))
     assert await store.checkpoint()
-    assert await store.checkpoint() or True
     await committed(store, writer.commit(message("m1")))
     assert await store.checkpoint()
+    await turn(store)  # the committer takes the dropped segments after the checkpoint's answer
     assert store._journal.spares
     disk.is_full = True
     await committed(store, writer.commit(message("m2")))
