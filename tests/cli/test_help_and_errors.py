@@ -22,6 +22,8 @@ ASKING: Sequence[Sequence[str]] = [
     ["tail", "s"],
     ["sessions", "list"],
     ["sessions", "show", "s"],
+    ["sessions", "close", "s"],
+    ["sessions", "reopen", "s"],
     ["sessions", "delete", "s", "--yes"],
     ["archive", "s"],
     ["restore", "s"],

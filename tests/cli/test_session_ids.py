@@ -33,6 +33,8 @@ def long_name(gateway: Gateway) -> str:
     "command",
     [
         ["sessions", "show", "long"],
+        ["sessions", "close", "long"],
+        ["sessions", "reopen", "long"],
         ["tail", "long", "--after", "0", "--until-complete"],
         ["export", "long"],
         ["tree", "long"],

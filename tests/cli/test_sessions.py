@@ -126,3 +126,35 @@ def test_delete_without_a_terminal_needs_the_option_yes(gateway: Gateway, url: s
     assert ended.returncode == 2
     assert "--yes" in ended.stderr
     assert gateway.call("GET", "/sessions/silent")["id"] == "silent"
+
+
+def test_sessions_are_closed_and_reopened(gateway: Gateway, url: str) -> None:
+    create(gateway, "cl-1")
+    create(gateway, "cl-2", ttl_seconds=60)
+    assert bamboo("sessions", "close", "cl-1", "cl-2", url=url).stdout == (
+        "cl-1  closed\ncl-2  closed\n"
+    )
+    assert (
+        gateway.http.post("/chat", json={"session_id": "cl-1", "message": "hi"}).status_code == 409
+    )
+    assert bamboo("sessions", "reopen", "cl-1", url=url).stdout == "cl-1  idle\n"
+    reopened = bamboo("sessions", "reopen", "cl-2", "--json", url=url).stdout
+    assert json.loads(reopened)["ttl_seconds"] == 60
+    assert (
+        gateway.http.post("/chat", json={"session_id": "cl-1", "message": "hi"}).status_code == 202
+    )
+
+
+def test_reopening_sets_or_removes_the_time_to_live(gateway: Gateway, url: str) -> None:
+    create(gateway, "ttl-1", ttl_seconds=60)
+
+    def reopened(*flags: str) -> object:
+        bamboo("sessions", "close", "ttl-1", url=url)
+        text = bamboo("sessions", "reopen", "ttl-1", "--json", *flags, url=url).stdout
+        return json.loads(text)["ttl_seconds"]
+
+    assert reopened("--ttl", "120") == 120
+    assert reopened("--no-ttl") is None
+    both = bamboo("sessions", "reopen", "ttl-1", "--ttl", "5", "--no-ttl", url=url)
+    assert both.returncode == 2
+    assert "exclude each other" in both.stderr

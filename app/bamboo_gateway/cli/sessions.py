@@ -1,4 +1,4 @@
-"""`bamboo sessions`: list, show and delete sessions."""
+"""`bamboo sessions`: list, show, close, reopen and delete sessions."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,6 +8,8 @@ import typer
 from bamboo_gateway.cli.lifecycle import Ids, One, check_answerable, confirm
 from bamboo_gateway.cli.options import DEFAULT_URL, ApiKeyOption, JsonOption, UrlOption
 from bamboo_gateway.cli.output import (
+    CommandError,
+    ExitCode,
     harmless,
     notice,
     one_line,
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 # The largest page that the gateway returns.
 PAGE_MAX = 1000
 
-commands = typer.Typer(help="List, show and delete sessions.", no_args_is_help=True)
+commands = typer.Typer(help="List, show, close, reopen and delete sessions.", no_args_is_help=True)
 
 
 @commands.command("list")
@@ -108,6 +110,50 @@ def show_session(
             _print_message(message)
 
 
+@commands.command("close")
+def close_sessions(
+    sessions: Ids,
+    json: JsonOption = False,
+    url: UrlOption = DEFAULT_URL,
+    api_key: ApiKeyOption = None,
+) -> None:
+    """Make sessions read-only. Their streams end; `reopen` makes them writable again."""
+    from bamboo_gateway.cli.client import GatewayClient
+
+    with GatewayClient(url, api_key) as client:
+        for one in sessions:
+            path = f"/sessions/{whole_id(client, one)}/close"
+            _print_changed(client.call("POST", path), json=json)
+
+
+@commands.command("reopen")
+def reopen_sessions(
+    sessions: Ids,
+    ttl_seconds: Annotated[
+        int | None,
+        typer.Option(
+            "--ttl", min=1, metavar="SECONDS", help="A new time to live, counted from now."
+        ),
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--no-ttl", help="Remove the time to live: keep until deleted.")
+    ] = False,
+    json: JsonOption = False,
+    url: UrlOption = DEFAULT_URL,
+    api_key: ApiKeyOption = None,
+) -> None:
+    """Make closed or expired sessions writable again. By default their time to live starts anew."""
+    from bamboo_gateway.cli.client import GatewayClient
+
+    if keep and ttl_seconds is not None:
+        raise CommandError("--ttl and --no-ttl exclude each other.", ExitCode.USAGE)
+    body = {"ttl_seconds": ttl_seconds} if keep or ttl_seconds is not None else {}
+    with GatewayClient(url, api_key) as client:
+        for one in sessions:
+            path = f"/sessions/{whole_id(client, one)}/reopen"
+            _print_changed(client.call("POST", path, json=body), json=json)
+
+
 @commands.command("delete")
 def delete_sessions(
     sessions: Ids,
@@ -127,6 +173,13 @@ def delete_sessions(
         for one in ids:
             client.call("DELETE", f"/sessions/{one}")
             notice(f"deleted {one}")
+
+
+def _print_changed(session: dict[str, Any], *, json: bool) -> None:
+    if json:
+        print_json(session)
+    else:
+        print_line(f"{session['id']}  {session['state']}")
 
 
 def _pages(
