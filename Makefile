@@ -43,10 +43,10 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve test check audit format coverage torture bench openapi readme docs docs-serve lock clean
+.PHONY: help setup serve test check audit format coverage torture bench bench-peers openapi readme docs docs-serve lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(DEV_STAMP) ## Create .venv with everything to develop and test
 
@@ -81,6 +81,16 @@ torture: $(DEV_STAMP) ## Run the long crash, fault and soak tests
 
 bench: $(DEV_STAMP) ## Run the benchmarks (BENCH_ARGS=)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+# --no-deps: the locks hold everything, and pip 23 takes a pin for missing where a package asks for
+# its extra (`pydantic[email]`) as soon as a newer release is out.
+bench-peers: $(DEV_STAMP) ## Install what `make bench` compares chats with besides httpx
+	$(BIN)/python -m venv $(VENV)/openai-sdk
+	$(VENV)/openai-sdk/bin/python -m pip --disable-pip-version-check install -qq \
+		--no-deps --require-hashes -r benchmarks/peers/requirements.txt
+	$(BIN)/python -m venv $(VENV)/litellm
+	$(VENV)/litellm/bin/python -m pip --disable-pip-version-check install -qq \
+		--no-deps --require-hashes -r tests/agents/litellm/requirements.txt
 
 openapi: $(DEV_STAMP) ## Regenerate openapi/openapi.json
 	@mkdir -p openapi

@@ -11,6 +11,7 @@ from benchmarks import report
 from benchmarks.harness import Bench, Row
 
 BENCHMARKS = {
+    "chat": "chats through a model server, beside relays written by hand",
     "fan_out": "one session, many readers",
     "many": "many sessions, one reader each",
     "stalled": "many readers and a writer beside one that is stuck",
@@ -35,7 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
     found: dict[str, list[Row]] = {}
     titles = {}
     with Bench(
-        options.size, storage=options.storage, directory=options.directory, say=console.print
+        options.size,
+        storage=options.storage,
+        directory=options.directory,
+        gateway_python=options.gateway_python,
+        only_cases=options.case,
+        say=console.print,
     ) as bench:
         if bench.server_core is None:
             console.print("Only one core: servers and the load client share it.")
@@ -62,6 +68,18 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     names = "; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items())
     parser.add_argument("--only", metavar="A,B", help=f"some of them. {names}")
+    parser.add_argument(
+        "--case",
+        metavar="TEXT",
+        default="",
+        help="only cases whose name holds this, in benchmarks that know their cases: chat, ingest",
+    )
+    parser.add_argument(
+        "--gateway-python",
+        metavar="FILE",
+        default=sys.executable,
+        help="the interpreter that runs the gateway: another one's, to measure another version",
+    )
     parser.add_argument(
         "--json",
         type=Path,

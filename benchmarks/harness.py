@@ -24,10 +24,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from benchmarks.loadclient import LIMIT_SHARE, Readers, build, http_load
+from benchmarks.loadclient import LIMIT_SHARE, Chats, Readers, build, compiled, http_load
 
 Size = Literal["full", "quick", "smoke"]
 _ROOT = Path(__file__).parent.parent
+ENVIRONMENTS = {"relay_openai": "openai-sdk", "litellm_proxy": "litellm"}
+"""Peers with libraries of their own, and where in `.venv` `make bench-peers` puts these."""
 _START_SECONDS = 60
 _STOP_SECONDS = 20
 _REUSE_SECONDS = 2  # uvicorn closes what is idle for five
@@ -126,6 +128,12 @@ class Server:
             answer: dict[str, float] = json.loads(sock.recv(4096))
             return answer
 
+    def cpu_seconds(self) -> float:
+        """Return the CPU that the process has used; needs no control socket."""
+        stat = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii")
+        user, system = stat.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
     def tell(self, word: str) -> None:
         """Send a word to its control socket."""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -165,6 +173,8 @@ class Bench:
         *,
         storage: str = "jsonl:",
         directory: Path | None = None,
+        gateway_python: str = sys.executable,
+        only_cases: str = "",
         say: Callable[[str], None] = print,
     ) -> None:
         self.size: Size = size
@@ -172,6 +182,8 @@ class Bench:
         self.say = say
         self.runs = {"full": 5, "quick": 3, "smoke": 1}[size]
         self._parent = directory
+        self._gateway_python = gateway_python
+        self._only_cases = only_cases
         self._stack = contextlib.ExitStack()
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         self.server_core = cores[0] if len(cores) > 1 else None
@@ -187,11 +199,14 @@ class Bench:
         )
         command = build(self.directory)
         self.client_is_compiled = len(command) == 1
-        taskset = shutil.which("taskset")
-        if self.client_core is not None and taskset is not None:
-            command = [taskset, "-c", str(self.client_core), *command]
-        self.client = command
+        self.client = self._pinned(command)
         return self
+
+    def _pinned(self, command: list[str]) -> list[str]:
+        taskset = shutil.which("taskset")
+        if self.client_core is None or taskset is None:
+            return command
+        return [taskset, "-c", str(self.client_core), *command]
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
@@ -200,12 +215,16 @@ class Bench:
         """Return what belongs to the size that was asked for."""
         return {"full": full, "quick": quick, "smoke": smoke}[self.size]
 
+    def wants(self, case: str) -> bool:
+        """Whether a case belongs to those that were asked for."""
+        return self._only_cases in case
+
     @contextlib.contextmanager
-    def servers(self, *names: str, **settings: Any) -> Iterator[list[Server]]:
+    def servers(self, *names: str, **options: Any) -> Iterator[list[Server]]:
         """Run servers side by side: `gateway` (with settings) or modules of `peers/`."""
         with contextlib.ExitStack() as stack:
             started = [
-                stack.enter_context(self.server(name, wait=False, **settings)) for name in names
+                stack.enter_context(self.server(name, wait=False, **options)) for name in names
             ]
             for server in started:
                 server.wait_until_up()
@@ -213,10 +232,23 @@ class Bench:
 
     @contextlib.contextmanager
     def server(
-        self, name: str, data_dir: Path | None = None, *, wait: bool = True, **settings: Any
+        self,
+        name: str,
+        data_dir: Path | None = None,
+        *,
+        wait: bool = True,
+        upstream: int = 0,
+        **settings: Any,
     ) -> Iterator[Server]:
-        """Run one server; the gateway in a directory of its own unless it is given one."""
-        config: dict[str, Any] = {"core": self.server_core}
+        """Run one server; the gateway in a directory of its own unless it is given one.
+
+        A peer that relays is given the port of the model server, `upstream`.
+        """
+        config: dict[str, Any] = {
+            "core": self.server_core,
+            "directory": str(self.directory),
+            "upstream": upstream,
+        }
         own = data_dir or Path(tempfile.mkdtemp(prefix="data-", dir=self.directory))
         if name == "gateway":
             config["settings"] = {
@@ -239,7 +271,7 @@ class Bench:
         errors = self.directory / f"{name}-{time.monotonic_ns()}.log"
         with errors.open("w", encoding="utf-8") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.launch", name, json.dumps(config)],
+                [self._python(name), "-m", "benchmarks.launch", name, json.dumps(config)],
                 stdout=subprocess.PIPE,
                 stderr=file,
                 text=True,
@@ -247,6 +279,21 @@ class Bench:
                 env={k: v for k, v in os.environ.items() if not k.startswith("BAMBOO_")},
             )
         return Server(name, process, errors)
+
+    def _python(self, name: str) -> str:
+        if name == "gateway":
+            return self._gateway_python
+        return str(environment(name)) if name in ENVIRONMENTS else sys.executable
+
+    @contextlib.contextmanager
+    def chats(self) -> Iterator[Chats | None]:
+        """Run the clients of chats and their model server; None without a compiler."""
+        binary = compiled("chats", self.directory)
+        if binary is None:
+            yield None
+            return
+        with Chats(self._pinned([str(binary)])) as chats:
+            yield chats
 
     def readers(self, server: Server, paths: Iterable[str], window: int = 64) -> Readers:
         """Opens a stream for each path."""
@@ -257,6 +304,11 @@ class Bench:
     ) -> dict[str, Any]:
         """Send requests for a time."""
         return http_load(self.client, server.port, requests, connections, seconds)
+
+
+def environment(peer: str) -> Path:
+    """Return the interpreter of a peer with an environment of its own, which may be absent."""
+    return _ROOT / ".venv" / ENVIRONMENTS[peer] / "bin" / "python"
 
 
 def median(values: Iterable[float]) -> float:

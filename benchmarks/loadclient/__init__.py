@@ -1,8 +1,9 @@
-"""The load client: a process of its own on the other core, in C where there is a compiler.
+"""The load clients: a process of their own on the other core, in C where there is a compiler.
 
-`client.c` says what it does. It is compiled at run time into a temporary directory; without a
-compiler `fallback.py` takes the same arguments and commands, several times slower. Either way its
-share of its core is reported: from 90% on, the client may be what limits a figure.
+`client.c` and `chats.c` say what they do. They are compiled at run time into a temporary directory;
+without a compiler `fallback.py` takes the arguments and commands of the first, several times
+slower, and there are no chats. Either way the client's share of its core is reported: from 90% on,
+the client may be what limits a figure.
 """
 
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+_HERE = Path(__file__).parent
 LIMIT_SHARE = 0.9
 """From this share of its core on, the client itself may be the limit."""
 
@@ -24,18 +26,24 @@ class ClientFailed(Exception):
 
 def build(directory: Path) -> list[str]:
     """Return the command of the load client: compiled, or the fallback."""
-    here = Path(__file__).parent
+    binary = compiled("client", directory)
+    if binary is not None:
+        return [str(binary)]
+    return [sys.executable, str(_HERE / "fallback.py")]
+
+
+def compiled(name: str, directory: Path) -> Path | None:
+    """Compile a program into a directory; None where there is no compiler or no Linux."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is not None and sys.platform == "linux":
-        binary = directory / "client"
-        built = subprocess.run(
-            [compiler, "-O2", "-o", str(binary), str(here / "client.c")],
-            capture_output=True,
-            check=False,
-        )
-        if built.returncode == 0:
-            return [str(binary)]
-    return [sys.executable, str(here / "fallback.py")]
+    if compiler is None or sys.platform != "linux":
+        return None
+    binary = directory / name
+    built = subprocess.run(
+        [compiler, "-O2", "-o", str(binary), str(_HERE / f"{name}.c")],
+        capture_output=True,
+        check=False,
+    )
+    return binary if built.returncode == 0 else None
 
 
 class Readers:
@@ -109,6 +117,59 @@ class Readers:
         return answer
 
 
+class Chats:
+    """The clients of chats, and the model server behind `upstream`. A context manager."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.upstream: int = self._answer()["upstream"]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def play(
+        self,
+        port: int,
+        ask: bytes,
+        chats: int,
+        *,
+        begins: float,
+        rate: float,
+        words: int,
+        until_seconds: float,
+        seconds_max: float,
+        from_seconds: float = 0,
+        give_up_ms: float = 0,
+    ) -> dict[str, Any]:
+        """Play a round, as `chats.c` says; each chat begins with the request `ask`."""
+        numbers = (port, chats, begins, rate, words, until_seconds, from_seconds, give_up_ms)
+        line = " ".join(["round", *map(str, numbers), str(seconds_max)])
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"ask %d\n%b%b\n" % (len(ask), ask, line.encode()))
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise ClientFailed("the client of chats ended")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
 def http_load(
     command: Sequence[str], port: int, requests: Sequence[bytes], connections: int, seconds: float
 ) -> dict[str, Any]:
@@ -130,10 +191,16 @@ def http_load(
 
 
 def request(
-    method: str, path: str, body: bytes = b"", content_type: str = "application/json"
+    method: str,
+    path: str,
+    body: bytes = b"",
+    content_type: str = "application/json",
+    accept: str = "",
 ) -> bytes:
     """Write one HTTP/1.1 request."""
     head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    if accept:
+        head += f"Accept: {accept}\r\n"
     if body or method != "GET":
         head += f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
     return head.encode() + b"\r\n" + body

@@ -16,33 +16,24 @@
  * http: each connection sends one request after the other, keep-alive, and counts answers.
  */
 #define _GNU_SOURCE
+#include "common.h"
+
 #include <arpa/inet.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <signal.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <strings.h>
 #include <sys/epoll.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { READ_BYTES = 256 * 1024, HEAD_BYTES = 8192, LINE_BYTES = 2048, WORD_BYTES = 1024 };
 enum { EVENTS = 512 };
 #define PATIENCE_NS 30000000000ull
 enum { CONNECTING, SENDING, HEAD, BODY, CLOSED };
-enum { CHUNK_SIZE, CHUNK_DATA, CHUNK_END };
 
 typedef struct {
-    int fd, state, chunked, chunk_state, line_length, head_length, has_data;
-    long chunk_left;
+    int fd, state, chunked, line_length, head_length, has_data;
+    Chunks chunks;
     uint64_t stamp, frames, started;
     const char *request;
     size_t request_length, sent;
@@ -51,60 +42,6 @@ typedef struct {
     size_t next;
 } Conn;
 
-static uint64_t now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
-}
-
-static double cpu_seconds(void) {
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
-           (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
-}
-
-static void fail(const char *what) {
-    fprintf(stderr, "client: %s: %s\n", what, strerror(errno));
-    exit(1);
-}
-
-/* -- latencies: 64 buckets for each power of two, so 1.6% fine --------------------------------- */
-
-enum { FINE = 64, BUCKETS = 40 * FINE };
-static uint64_t buckets[BUCKETS], counted, slowest;
-
-static void forget_latencies(void) {
-    memset(buckets, 0, sizeof buckets);
-    counted = slowest = 0;
-}
-
-static int bucket_of(uint64_t ns) {
-    if (ns < FINE) return (int)ns;
-    int shift = 63 - __builtin_clzll(ns) - 6;
-    int index = (shift + 1) * FINE + (int)((ns >> shift) - FINE);
-    return index < BUCKETS ? index : BUCKETS - 1;
-}
-
-static void add_latency(uint64_t ns) {
-    buckets[bucket_of(ns)]++;
-    counted++;
-    if (ns > slowest) slowest = ns;
-}
-
-static double percentile_ms(double share) {
-    uint64_t wanted = (uint64_t)((double)counted * share), seen = 0;
-    for (int i = 0; i < BUCKETS; i++) {
-        seen += buckets[i];
-        if (seen > wanted || (seen == counted && counted)) {
-            int shift = i / FINE - 1;
-            double ns = i < FINE ? i : (double)((uint64_t)(FINE + i % FINE) << shift);
-            return ns / 1e6;
-        }
-    }
-    return 0;
-}
-
 /* -- connections ------------------------------------------------------------------------------- */
 
 static int epoll_fd;
@@ -112,6 +49,7 @@ static int port;
 static Conn *conns;
 static size_t conn_count, ready_count, closed_count;
 static uint64_t frames_total, bytes_total;
+static Latencies latencies;
 static char read_buffer[READ_BYTES + 1];
 
 static void watch(Conn *conn, uint32_t events, int operation) {
@@ -185,7 +123,7 @@ static void take_line(Conn *conn, const char *line, size_t length, uint64_t now)
         if (conn->has_data && conn->stamp) {
             conn->frames++;
             frames_total++;
-            add_latency(now > conn->stamp ? now - conn->stamp : 0);
+            add_latency(&latencies, now > conn->stamp ? now - conn->stamp : 0);
         }
         conn->has_data = 0;
         conn->stamp = 0;
@@ -229,32 +167,11 @@ static void take_body(Conn *conn, const char *data, size_t length, uint64_t now)
         take_text(conn, data, length, now);
         return;
     }
-    while (length) {
-        if (conn->chunk_state == CHUNK_DATA) {
-            size_t part = (size_t)conn->chunk_left < length ? (size_t)conn->chunk_left : length;
-            take_text(conn, data, part, now);
-            data += part;
-            length -= part;
-            conn->chunk_left -= (long)part;
-            if (conn->chunk_left == 0) conn->chunk_state = CHUNK_END;
-            continue;
-        }
-        char byte = *data++;
-        length--;
-        if (conn->chunk_state == CHUNK_END) {
-            if (byte == '\n') {
-                conn->chunk_state = CHUNK_SIZE;
-                conn->chunk_left = 0;
-            }
-        } else if (byte == '\n') {
-            conn->chunk_state = CHUNK_DATA;
-            if (conn->chunk_left == 0) close_conn(conn);
-            if (conn->state == CLOSED) return;
-        } else if (byte != '\r') {
-            int digit = byte <= '9' ? byte - '0' : (byte | 32) - 'a' + 10;
-            conn->chunk_left = conn->chunk_left * 16 + digit;
-        }
-    }
+    const char *end = data + length, *piece;
+    long found;
+    while ((found = next_piece(&conn->chunks, &data, end, &piece)) > 0)
+        take_text(conn, piece, (size_t)found, now);
+    if (found < 0) close_conn(conn);
 }
 
 static void read_stream(Conn *conn) {
@@ -279,7 +196,7 @@ static void read_stream(Conn *conn) {
         conn->state = BODY;
         conn->line_length = 0;
         ready_count++;
-        add_latency(now - conn->started);
+        add_latency(&latencies, now - conn->started);
         data += used;
         n -= used;
     }
@@ -315,7 +232,7 @@ typedef struct {
 } Window;
 
 static Window begin_window(void) {
-    forget_latencies();
+    memset(&latencies, 0, sizeof latencies);
     return (Window){now_ns(), frames_total, bytes_total, cpu_seconds()};
 }
 
@@ -327,8 +244,8 @@ static void report(Window window, uint64_t rounds, uint64_t least, uint64_t most
            elapsed, (unsigned long long)rounds, (unsigned long long)(frames_total - window.frames),
            (unsigned long long)(bytes_total - window.bytes), closed_count,
            (unsigned long long)least, (unsigned long long)most,
-           (cpu_seconds() - window.cpu) / elapsed, percentile_ms(0.50), percentile_ms(0.99),
-           (double)slowest / 1e6);
+           (cpu_seconds() - window.cpu) / elapsed, percentile_ms(&latencies, 0.50),
+           percentile_ms(&latencies, 0.99), (double)latencies.slowest / 1e6);
     fflush(stdout);
 }
 
@@ -473,7 +390,7 @@ static void read_answer(Conn *conn) {
     conn->body_left -= n - used;
     if (conn->body_left > 0) return;
     answers++;
-    add_latency(now_ns() - conn->started);
+    add_latency(&latencies, now_ns() - conn->started);
     next_request(conn);
 }
 
@@ -548,18 +465,13 @@ static int run_http(size_t count, double seconds) {
     printf("{\"elapsed\":%.6f,\"answers\":%llu,\"refused\":%llu,\"closed\":%zu,\"cpu\":%.4f,"
            "\"p50_ms\":%.4f,\"p99_ms\":%.4f,\"max_ms\":%.4f}\n",
            elapsed, (unsigned long long)(answers - answered), (unsigned long long)refused,
-           closed_count, (cpu_seconds() - window.cpu) / elapsed, percentile_ms(0.50),
-           percentile_ms(0.99), (double)slowest / 1e6);
+           closed_count, (cpu_seconds() - window.cpu) / elapsed, percentile_ms(&latencies, 0.50),
+           percentile_ms(&latencies, 0.99), (double)latencies.slowest / 1e6);
     return 0;
 }
 
 int main(int argc, char **argv) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    signal(SIGPIPE, SIG_IGN);
-    struct rlimit files;
-    getrlimit(RLIMIT_NOFILE, &files);
-    files.rlim_cur = files.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &files);
+    begin_process();
     epoll_fd = epoll_create1(0);
     if (argc < 5) {
         fprintf(stderr, "usage: client sse PORT WINDOW TIMEOUT | client http PORT N SECONDS\n");
