@@ -43,14 +43,14 @@ _TOKEN_CASE = "CPU a token, {} chats"
 _CHAT_CASE = "CPU a chat of one word, 50 begin each second"
 _FIRST_CASE = "first word, 50 chats begin each second"
 _ALONE_CASE = "one chat alone: a word's lag, p50"
-_LITELLM_CASE = "CPU a token beside LiteLLM, 50 chats"
+_LITELLM_CASE = "CPU a token beside LiteLLM, 200 chats"
 _CAPACITY_CASE = "capacity: chats at 50 words/s, p99 lag < 100 ms"
 _RATE = 50.0
 _WORDS = 200
 _BEGINS = 250.0
 _ROUND_SECONDS_MAX = 30.0
-_LITELLM_SECONDS_MAX = 12.0
-"""It needs 2 cores for 50 chats: it is measured in what it delivers by then."""
+_LITELLM_SECONDS_MAX = 15.0
+"""It needs 8 cores for these chats: it is measured in what it delivers by then."""
 _LITELLM_START_SECONDS = 240
 _LAG_MS_MAX = 100.0
 _STEP, _STEPS_MAX = 1.08, 100
@@ -179,7 +179,7 @@ def _alone(bench: Bench, chats: Chats, servers: list[Server]) -> Row:
 
 
 def _beside_litellm(bench: Bench, chats: Chats) -> list[Row]:
-    """Compare with LiteLLM's proxy, for which 50 chats are too many already."""
+    """Compare with LiteLLM's proxy, which is measured while it is far too busy."""
     peer = _present(bench, _LITELLM)
     if not peer:
         return []
@@ -190,7 +190,7 @@ def _beside_litellm(bench: Bench, chats: Chats) -> list[Row]:
             runs,
             chats,
             servers,
-            50,
+            200,
             begins=_BEGINS,
             words=_WORDS,
             seconds_max=_LITELLM_SECONDS_MAX,
@@ -321,8 +321,8 @@ def _play(
         _wait_idle(server)
     elif answer["failed"]:
         raise RuntimeError(f"{server.name}: {answer['failed']} of {count} chats failed")
-    elif answer["words"] != answer["sent"]:
-        raise RuntimeError(f"{server.name}: {answer['words']} of {answer['sent']} words came")
+    elif answer["words"] != (expected := answer["sent"] if words == _FOREVER else count * words):
+        raise RuntimeError(f"{server.name}: {answer['words']} of {expected} words came")
     return answer
 
 
@@ -416,7 +416,7 @@ def _lags(found: dict[str, list[dict[str, Any]]]) -> list[str]:
     notes = [_medians("lag p50 ms", p50), _medians("lag p99 ms", p99)]
     for name, answers in found.items():
         share = median(answer["words"] / max(answer["sent"], 1) for answer in answers)
-        if share < 1:
+        if share < 0.995:
             notes.append(f"{name}: time was over when {share:.0%} of the words had come")
     return notes
 

@@ -19,6 +19,8 @@ def serve(config: dict[str, Any], announce: Callable[[int, int], None]) -> None:
     relay = {"model": "openai/scripted", "api_key": "none", "api_base": upstream}
     settings = {
         "model_list": [{"model_name": "scripted", "litellm_params": relay}],
+        # It wants a key or this; a key would be checked at each request.
+        "general_settings": {"dangerously_permit_weak_or_unset_master_key": True},
         "litellm_settings": {"telemetry": False, "num_retries": 0},
     }
     folder = Path(tempfile.mkdtemp(prefix="litellm-", dir=config["directory"]))
