@@ -11,7 +11,8 @@ from bamboo_gateway.api.urls import session_answer
 from bamboo_gateway.domain.errors import InvalidInput
 from bamboo_gateway.domain.events import Complete
 from bamboo_gateway.settings import Settings
-from tests.agents.scripted_server import scripted, stream
+from tests.agents.scripted_server import scripted, stream, whole
+from tests.agents.turns import events_of, turn_of
 from tests.api.serving import refused, serving
 from tests.support.agents import ScriptedAgent
 from tests.support.gateways import crash, gateway, settings_of
@@ -192,9 +193,11 @@ def test_a_refusal_lists_the_options_that_may_be_set() -> None:
     assert len(long.detail) < 500
 
 
-def test_allow_does_not_reach_the_service() -> None:
-    agent = agent_of("http://127.0.0.1:1/agent?tenant=1&allow=x&other=2")
-    assert agent._upstream._url == "http://127.0.0.1:1/agent?tenant=1&other=2"  # type: ignore[attr-defined]
+async def test_allow_does_not_reach_the_service() -> None:
+    async with scripted(whole(200, "Hi")) as server:
+        agent = agent_of(f"{server.url}/agent?tenant=1&allow=x&other=2")
+        await events_of(agent, turn_of())
+    assert server.requests[0].path == "/agent?tenant=1&other=2"
 
 
 # -- where it is asked ----------------------------------------------------------------------------

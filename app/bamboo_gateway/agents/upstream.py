@@ -1,4 +1,4 @@
-"""An HTTP service that answers a turn with a streamed response. Only this module uses httpx here.
+"""An HTTP service that answers a turn with a streamed response.
 
 Problems become an `AgentError` whose message clients may see. Its codes are
 
@@ -15,29 +15,31 @@ A request is retried only before the first byte of a usable response: when conne
 after one of `retried_statuses`. A response that has begun may have cost money or had effects, so it
 is never requested twice.
 
-httpx reads proxies and certificate authorities from the environment (`HTTPS_PROXY`, `NO_PROXY`,
-`SSL_CERT_FILE` …). Redirects are not followed, so that the key goes to no other server.
+Redirects are not followed, so that the key goes to no other server. `upstream_route` says which
+proxies and certificates are used.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Container, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from math import inf
 from secrets import randbelow
-from typing import Annotated, cast
+from typing import Annotated
 
 import anyio
-import httpx
 import structlog
 from pydantic import Field
 
 from bamboo_gateway.agents.base import AgentError
 from bamboo_gateway.agents.options import Options
+from bamboo_gateway.agents.upstream_connection import BrokenConnectionError, Connection
 from bamboo_gateway.agents.upstream_errors import (
     error_of_status,
     retry_after_seconds,
     words_of_error,
 )
+from bamboo_gateway.agents.upstream_route import NoConnectionError, Route
 
 log = structlog.get_logger(__name__)
 
@@ -51,8 +53,11 @@ _ERROR_BODY_BYTES_MAX = 64 * 1024
 _ERROR_BODY_SECONDS = 10.0
 """How long to wait for the body of an error: not as long as for an answer."""
 _CONNECTIONS_MAX = 2000
-"""More than the runs of one process; with httpx's default of 100, runs would wait for others."""
+"""More than the runs of one process, so that no run waits for another."""
 _KEPT_ALIVE_MAX = 50
+_KEPT_ALIVE_SECONDS = 5.0
+"""How long a connection may have been idle to be used again: servers close idle ones, and some
+networks forget them without a word."""
 _DRAIN_SECONDS = 0.25
 """How long to wait for the last bytes of a finished response, to keep the connection."""
 
@@ -98,18 +103,20 @@ class Upstream:
         secrets: tuple[str, ...] = (),
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
-        self._url = _checked(url)
         self._what = what
         self._waits = waits
         self._retried_statuses = retried_statuses
         self._keeps_alive = keeps_alive
         self._secrets = secrets
         self._sleep = sleep
-        self._client = _make_client(waits, keeps_alive=keeps_alive)
+        self._route = Route(url, waits.connect_timeout_seconds)
+        self._slots = asyncio.Semaphore(_CONNECTIONS_MAX)
+        self._idle: list[Connection] = []
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        while self._idle:
+            self._idle.pop().abort()
 
     async def probe(self) -> str:
         """Check that the service answers, without asking for work; return the result.
@@ -118,15 +125,18 @@ class Upstream:
             AgentError: The service cannot be reached or does not answer.
         """
         try:
-            response = await self._client.head(self._url)
-        except httpx.HTTPError as error:
+            with anyio.fail_after(self._waits.first_byte_timeout_seconds):
+                connection = await self._asked("HEAD", b"", {})
+        except (NoConnectionError, BrokenConnectionError, TimeoutError) as error:
             raise self._unreachable(error, may_retry=False).error from error
-        if response.is_server_error:
+        # Its end cannot be told: it has the length of a body that does not follow.
+        self._release(connection, is_reusable=False)
+        if connection.status >= 500:
             raise AgentError(
-                f"The {self._what} answers with HTTP {response.status_code}.", code="upstream_error"
+                f"The {self._what} answers with HTTP {connection.status}.", code="upstream_error"
             )
         # Services that only expect POST answer a HEAD with 404 or 405.
-        return f"answers (HTTP {response.status_code})"
+        return f"answers (HTTP {connection.status})"
 
     @asynccontextmanager
     async def post(self, body: bytes, headers: Mapping[str, str]) -> AsyncIterator["Answer"]:
@@ -137,18 +147,17 @@ class Upstream:
         Raises:
             AgentError: There was no such answer; the module lists the codes.
         """
-        response = await self._send(body, headers)
-        answer = Answer(response, self._what, self._waits.idle_timeout_seconds)
+        connection = await self._send(body, headers)
         try:
-            yield answer
+            yield Answer(connection, self._what, self._waits.idle_timeout_seconds)
         finally:
-            await answer.aclose()
+            self._release(connection, is_reusable=connection.is_reusable)
 
-    async def _send(self, body: bytes, headers: Mapping[str, str]) -> httpx.Response:
+    async def _send(self, body: bytes, headers: Mapping[str, str]) -> Connection:
         failures = 0
         while True:
             outcome = await self._try(body, headers)
-            if isinstance(outcome, httpx.Response):
+            if isinstance(outcome, Connection):
                 return outcome
             log.warning(
                 "a request to an upstream failed",
@@ -169,86 +178,89 @@ class Upstream:
             failures += 1
             await self._sleep(wait)
 
-    async def _try(self, body: bytes, headers: Mapping[str, str]) -> "httpx.Response | _Failure":
-        request = self._client.build_request("POST", self._url, content=body, headers=headers)
+    async def _try(self, body: bytes, headers: Mapping[str, str]) -> "Connection | _Failure":
         try:
             with anyio.fail_after(self._waits.first_byte_timeout_seconds):
-                response = await self._client.send(request, stream=True)
+                connection = await self._asked("POST", body, headers)
         except TimeoutError as error:
             raise AgentError(
                 f"The {self._what} did not begin to answer in time.", code="upstream_timeout"
             ) from error
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
+        except NoConnectionError as error:
             return self._unreachable(error, may_retry=True)
-        except httpx.HTTPError as error:
+        except BrokenConnectionError as error:
             return self._unreachable(error, may_retry=self._keeps_alive)
-        if response.is_success:
-            return response
+        if 200 <= connection.status < 300:
+            if connection.headers.get("content-encoding", "identity") != "identity":
+                self._release(connection, is_reusable=False)
+                raise AgentError(
+                    f"The {self._what} compressed its answer, which it was asked not to.",
+                    code="upstream_invalid",
+                )
+            return connection
         try:
-            return await self._refused(response)
+            return await self._refused(connection)
         finally:
-            await response.aclose()
+            self._release(connection, is_reusable=connection.is_reusable)
 
-    def _unreachable(self, error: httpx.HTTPError, *, may_retry: bool) -> "_Failure":
+    async def _asked(self, method: str, body: bytes, headers: Mapping[str, str]) -> Connection:
+        """Send a request; return its connection when the head of the answer has arrived."""
+        if method == "POST":
+            headers = {**headers, "Content-Length": str(len(body))}
+        head = self._route.head_of(method, headers)
+        await self._slots.acquire()
+        connection = None
+        try:
+            connection = self._idle_connection() or await self._route.connect()
+            connection.send(head, body)
+            await connection.wait_for_head()
+        except BaseException:
+            self._release(connection, is_reusable=False)
+            raise
+        return connection
+
+    def _idle_connection(self) -> Connection | None:
+        now = asyncio.get_running_loop().time()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_reusable and now - connection.idle_since < _KEPT_ALIVE_SECONDS:
+                return connection
+            connection.abort()
+        return None
+
+    def _release(self, connection: Connection | None, *, is_reusable: bool) -> None:
+        self._slots.release()
+        if connection is None:
+            return
+        if is_reusable and self._keeps_alive and len(self._idle) < _KEPT_ALIVE_MAX:
+            connection.finish()
+            self._idle.append(connection)
+        else:
+            connection.abort()
+
+    def _unreachable(self, error: Exception, *, may_retry: bool) -> "_Failure":
         failed = AgentError(f"The {self._what} cannot be reached.", code="upstream_unreachable")
         failed.__cause__ = error
         return _Failure(failed, may_retry)
 
-    async def _refused(self, response: httpx.Response) -> "_Failure":
-        status = response.status_code
+    async def _refused(self, connection: Connection) -> "_Failure":
+        status, headers = connection.status, connection.headers
         # Errors about a wrong key often repeat it.
-        body = b"" if status in {401, 403} else await self._body_of(response)
-        wait = retry_after_seconds(response.headers)
+        body = b"" if status in {401, 403} else await self._body_of(connection)
+        wait = retry_after_seconds(headers)
         error = error_of_status(self._what, status, words_of_error(body, self._secrets), wait)
         # With this header OpenAI marks a 429 that is an empty account and no momentary limit.
-        final = response.headers.get("x-should-retry") == "false"
+        final = headers.get("x-should-retry") == "false"
         return _Failure(error, status in self._retried_statuses and not final, wait)
 
-    async def _body_of(self, response: httpx.Response) -> bytes:
-        answer = Answer(response, self._what, _ERROR_BODY_SECONDS)
+    async def _body_of(self, connection: Connection) -> bytes:
+        answer = Answer(connection, self._what, _ERROR_BODY_SECONDS)
         try:
             with anyio.fail_after(_ERROR_BODY_SECONDS):
                 return await answer.read(_ERROR_BODY_BYTES_MAX)
         except (AgentError, TimeoutError):
             # The status is enough.
             return b""
-        finally:
-            await answer.aclose()
-
-
-def _checked(text: str) -> httpx.URL:
-    try:
-        url = httpx.URL(text)
-    except httpx.InvalidURL as error:
-        raise ValueError("its URL cannot be read") from error
-    if url.scheme not in {"http", "https"} or not url.host:
-        raise ValueError("its URL is not http(s)://host…")
-    if not 1 <= (url.port or 80) <= 65535:
-        raise ValueError("its URL has an invalid port")
-    if url.userinfo:
-        raise ValueError("its URL holds a name or password, which would show up in lists")
-    return url
-
-
-def _make_client(waits: Waits, *, keeps_alive: bool) -> httpx.AsyncClient:
-    try:
-        return httpx.AsyncClient(
-            # `Answer` times the reading, because httpx has one timeout for first and later bytes.
-            timeout=httpx.Timeout(
-                waits.first_byte_timeout_seconds, connect=waits.connect_timeout_seconds, read=None
-            ),
-            limits=httpx.Limits(
-                max_connections=_CONNECTIONS_MAX,
-                max_keepalive_connections=_KEPT_ALIVE_MAX if keeps_alive else 0,
-            ),
-            # Compressed streams arrive in large pieces.
-            headers={"Accept-Encoding": "identity", "User-Agent": "bamboo-gateway"},
-        )
-    except (ValueError, ImportError, OSError) as error:
-        raise ValueError(
-            "the environment's proxy or certificate settings cannot be used"
-            f" ({type(error).__name__})"
-        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,29 +273,26 @@ class _Failure:
 
 
 class Answer:
-    """A response whose head has arrived, read chunk by chunk."""
+    """A response whose head has arrived, read as it comes."""
 
-    def __init__(self, response: httpx.Response, what: str, idle_seconds: float) -> None:
-        self._response = response
+    def __init__(self, connection: Connection, what: str, idle_seconds: float) -> None:
+        self._connection = connection
         self._what = what
         self._idle_seconds = idle_seconds
-        # An async generator, though httpx declares an iterator.
-        self._chunks = cast("AsyncGenerator[bytes, None]", response.aiter_bytes())
 
     @property
     def media_type(self) -> str:
         """The content type without parameters, in lower case."""
-        header: str = self._response.headers.get("content-type", "")
+        header = self._connection.headers.get("content-type", "")
         return header.partition(";")[0].strip().lower()
 
     @property
     def says_its_end(self) -> bool:
         """Whether chunks or a length tell the end of the body from a broken connection."""
-        headers = self._response.headers
-        return "transfer-encoding" in headers or "content-length" in headers
+        return self._connection.says_its_end
 
     async def next_chunk(self, seconds_max: float = inf) -> bytes | None:
-        """Return the next bytes that arrive, None at the end.
+        """Return the bytes that have arrived, or the next ones; None at the end.
 
         Args:
             seconds_max: The longest wait, if it is shorter than the idle timeout.
@@ -292,17 +301,19 @@ class Answer:
             AgentError: `upstream_timeout` after the idle timeout, `upstream_incomplete` if the
                 connection broke.
         """
+        connection = self._connection
         try:
-            with anyio.fail_after(min(self._idle_seconds, seconds_max)):
-                return await anext(self._chunks, None)
+            while (chunk := connection.take()) is None and not connection.is_whole:
+                await connection.arrival(min(self._idle_seconds, seconds_max))
         except TimeoutError as error:
             raise AgentError(
                 f"The {self._what} fell silent in mid-answer.", code="upstream_timeout"
             ) from error
-        except httpx.HTTPError as error:
+        except BrokenConnectionError as error:
             raise AgentError(
                 f"The {self._what} broke off its answer.", code="upstream_incomplete"
             ) from error
+        return chunk
 
     async def read(self, bytes_max: int) -> bytes:
         """Return the whole body.
@@ -322,6 +333,8 @@ class Answer:
 
     async def drain(self) -> None:
         """Read the rest for a moment, so that the connection can be reused."""
+        if self._connection.is_whole:
+            return
         try:
             with anyio.move_on_after(_DRAIN_SECONDS):
                 while await self.next_chunk() is not None:
@@ -329,8 +342,3 @@ class Answer:
         except AgentError:
             # The answer was whole. Only the connection is lost, and it is closed anyway.
             return
-
-    async def aclose(self) -> None:
-        """Close the response; before its end this closes the connection."""
-        await self._chunks.aclose()
-        await self._response.aclose()
