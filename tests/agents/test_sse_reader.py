@@ -178,3 +178,40 @@ def test_where_the_network_cuts_a_stream_changes_nothing(
     chunks = [stream[a:b] for a, b in pairwise(places)]
     whole = resumable(stream)
     assert resumable(*chunks) == whole == resumable(*(bytes([byte]) for byte in stream))
+
+
+PIECES = st.sampled_from(
+    [
+        *[b"data: {}\n\n", b"data: {}\r\n\r\n", b"data: \n\n", b"data:  \xc3\xbc\n\n"] * 3,
+        *[b"data: \xff\n\n", b"data: a\ndata: b\n\n", b"data:x\n\n", b"data: a\rb\n\n"],
+        *[b"data: " + b"y" * 60 + b"\n\n", b": c\n\n", b"id: 1\n", b"event: x\n", b"data: half"],
+        *[b"\n", b"\r", b"\r\n", b"\xef\xbb\xbf", b"data: a\n\r\n", b"data: a\r\n\n"],
+    ]
+)
+
+
+@given(st.lists(PIECES), st.lists(st.integers(0, 200)), st.booleans())
+def test_data_alone_is_that_of_the_events(
+    pieces: list[bytes], cuts: list[int], as_sent: bool
+) -> None:
+    stream = b"".join(pieces)
+    places = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
+    chunks = pieces if as_sent else [stream[a:b] for a, b in pairwise(places)]
+    events, data = SseReader(64), SseReader(64)
+    for chunk in chunks:
+        try:
+            expected = [event.data.encode() for event in events.feed(chunk)]
+        except LineTooLongError:
+            with pytest.raises(LineTooLongError):
+                data.feed_data(chunk)
+            return
+        assert data.feed_data(chunk) == expected
+        assert data.last_event_id == events.last_event_id
+    assert data.flush_data() == [event.data.encode() for event in events.flush()]
+
+
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n"])
+def test_several_events_in_one_chunk_are_several(end: bytes) -> None:
+    reader = SseReader(1000)
+    stream = b"".join(b"data: %d" % number + end for number in range(5))
+    assert reader.feed_data(stream) == reader.feed_data(stream) == [b"0", b"1", b"2", b"3", b"4"]

@@ -66,7 +66,7 @@ from bamboo_gateway.settings import Settings
 
 _RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 _LINE_TYPES = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
-_DONE = "[DONE]"
+_DONE = b"[DONE]"
 
 
 class HttpQuery(Waits, AgentQuery):
@@ -168,12 +168,17 @@ class HttpAgent(Agent):
                 for value in _whole(_decoded(await answer.read(self._body_bytes_max))):
                     yield value
                 return
-            feed, flush = self._reader(answer)
-            while (chunk := await answer.next_chunk()) is not None:
-                for data in feed(chunk):
-                    yield _decoded(data)
-            for data in flush():
-                yield _decoded(data, at_end=True)
+            feed, flush, ignored = self._reader(answer)
+            try:
+                while (chunk := await answer.next_chunk()) is not None:
+                    for text in feed(chunk):
+                        if text != ignored:
+                            yield _decoded(text)
+                for text in flush():
+                    if text != ignored:
+                        yield _decoded(text, at_end=True)
+            except LineTooLongError as error:
+                raise _invalid("an event over the gateway's limit") from error
             if not answer.says_its_end:
                 raise _incomplete()
 
@@ -202,14 +207,14 @@ class HttpAgent(Agent):
 
     def _reader(
         self, answer: Answer
-    ) -> tuple[Callable[[bytes], Iterator[str | bytes]], Callable[[], Iterator[str | bytes]]]:
-        """Return two functions: one makes events' texts of bytes, one returns the last of them."""
+    ) -> tuple[Callable[[bytes], list[bytes]], Callable[[], list[bytes]], bytes]:
+        """Return how to make events' texts of bytes, how to get the last, and the text of none."""
         if answer.media_type == "text/event-stream":
             frames = SseReader(self._event_bytes_max)
-            return lambda chunk: _data(frames.feed, chunk), lambda: _data(frames.flush)
+            return frames.feed_data, frames.flush_data, _DONE
         if answer.media_type in _LINE_TYPES:
             lines = LineReader(self._event_bytes_max)
-            return lambda chunk: _bounded(lines.feed, chunk), lambda: _bounded(lines.flush)
+            return lines.feed, lines.flush, b""
         raise _invalid("neither an event stream, nor NDJSON, nor JSON")
 
 
@@ -224,20 +229,7 @@ def _whole(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _data(read: Callable[..., list[Any]], *given: bytes) -> Iterator[str | bytes]:
-    for event in _bounded(read, *given):
-        if event.data != _DONE:
-            yield event.data
-
-
-def _bounded(read: Callable[..., list[Any]], *given: bytes) -> Iterator[Any]:
-    try:
-        yield from filter(None, read(*given))
-    except LineTooLongError as error:
-        raise _invalid("an event over the gateway's limit") from error
-
-
-def _decoded(data: str | bytes, *, at_end: bool = False) -> Any:
+def _decoded(data: bytes, *, at_end: bool = False) -> Any:
     try:
         return decode(data)
     except ValueError as error:

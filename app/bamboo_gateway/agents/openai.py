@@ -36,7 +36,6 @@ The key is read once, at the start. It appears in no message, log line or error.
 """
 
 from collections.abc import (
-    AsyncGenerator,
     AsyncIterator,
     Awaitable,
     Callable,
@@ -44,7 +43,6 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import aclosing
 from math import inf
 from typing import Annotated, Any
 from urllib.parse import unquote
@@ -81,7 +79,7 @@ _OPENAI_URL = "https://api.openai.com/v1"
 _KEY_VARIABLE = "OPENAI_API_KEY"
 _AFTER_FINISH_SECONDS = 10.0
 """How long to wait for the usage when the answer itself is whole."""
-_DONE = "[DONE]"
+_DONE = b"[DONE]"
 _HARMLESS = ("temperature", "top_p", "stop", "seed")
 """The options that a chat may set without `allow`."""
 _RETRIED_STATUSES = frozenset({429, *range(500, 600)})
@@ -222,9 +220,13 @@ class OpenAIAgent(Agent):
                 if not (reader.is_finished or reader.said_something):
                     raise invalid("an answer without a choice")
             else:
-                async with aclosing(_streamed(answer, reader, self._event_bytes_max)) as events:
-                    async for event in events:
-                        yield event
+                # In this generator, because another one would cost each event one more step.
+                stream = _Stream(answer, reader, self._event_bytes_max)
+                while (texts := await stream.next_texts()) is not None:
+                    for text in texts:
+                        for event in reader.feed(_decoded(text, at_end=stream.has_ended)):
+                            yield event
+                await stream.finish()
         for event in reader.end():
             yield event
 
@@ -263,44 +265,61 @@ class OpenAIAgent(Agent):
         return to_openai(messages, options.get("system"), self._media_origins)
 
 
-async def _streamed(
-    answer: Answer, reader: ChunkReader, event_bytes_max: int
-) -> AsyncGenerator[AgentEvent, None]:
-    """Yield the events of an event stream, up to the end that the server has to announce."""
-    if answer.media_type == "text/html":
-        raise invalid("a web page; base_url is probably wrong")
-    frames = SseReader(event_bytes_max)
-    while True:
+class _Stream:
+    """An event stream, up to the end that the server has to announce.
+
+    Attributes:
+        has_ended: Whether the server has closed the stream.
+    """
+
+    def __init__(self, answer: Answer, reader: ChunkReader, event_bytes_max: int) -> None:
+        if answer.media_type == "text/html":
+            raise invalid("a web page; base_url is probably wrong")
+        self.has_ended = False
+        self._answer = answer
+        self._reader = reader
+        self._frames = SseReader(event_bytes_max)
+        self._is_done = False
+
+    async def next_texts(self) -> list[bytes] | None:
+        """Return the data of the events that arrived, perhaps of none; None at the end."""
+        if self._is_done or self.has_ended:
+            return None
+        is_finished = self._reader.is_finished
         try:
-            chunk = await answer.next_chunk(_AFTER_FINISH_SECONDS if reader.is_finished else inf)
+            chunk = await self._answer.next_chunk(_AFTER_FINISH_SECONDS if is_finished else inf)
         except AgentError:
-            if reader.is_finished:
+            if is_finished:
                 # The answer is whole; a problem with the usage does not change that.
-                return
+                return None
             raise
-        for data in _data(frames, chunk):
-            if data == _DONE:
-                if not (reader.is_finished or reader.said_something):
-                    raise _incomplete()
-                await answer.drain()
-                return
-            for event in reader.feed(_decoded(data, at_end=chunk is None)):
-                yield event
-        if chunk is None:
-            if not reader.is_finished:
-                raise _incomplete()
-            return
+        try:
+            if chunk is not None:
+                texts = self._frames.feed_data(chunk)
+            else:
+                self.has_ended = True
+                texts = self._frames.flush_data()
+        except LineTooLongError as error:
+            raise invalid("an event over the gateway's limit") from error
+        if _DONE in texts:
+            self._is_done = True
+            del texts[texts.index(_DONE) :]
+        return texts
+
+    async def finish(self) -> None:
+        """Check that the answer was whole, and let its connection be used again.
+
+        Raises:
+            AgentError: `upstream_incomplete`.
+        """
+        is_whole = self._reader.is_finished or (self._is_done and self._reader.said_something)
+        if not is_whole:
+            raise _incomplete()
+        if self._is_done:
+            await self._answer.drain()
 
 
-def _data(frames: SseReader, chunk: bytes | None) -> list[str]:
-    try:
-        events = frames.flush() if chunk is None else frames.feed(chunk)
-    except LineTooLongError as error:
-        raise invalid("an event over the gateway's limit") from error
-    return [event.data for event in events]
-
-
-def _decoded(data: str | bytes, *, at_end: bool = False) -> Any:
+def _decoded(data: bytes, *, at_end: bool = False) -> Any:
     try:
         return decode(data)
     except ValueError as error:

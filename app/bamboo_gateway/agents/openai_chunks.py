@@ -120,9 +120,13 @@ class ChunkReader:
         reasoning = delta.get("reasoning_content") or delta.get("reasoning")
         if isinstance(reasoning, str) and reasoning:
             yield Thinking(reasoning)
-        yield from _content(delta.get("content"))
-        # Sent in place of content when the model refuses.
-        yield from _content(delta.get("refusal"))
+        # A refusal is sent in place of content.
+        for said in (delta.get("content"), delta.get("refusal")):
+            if isinstance(said, str):
+                if said:
+                    yield Token(said)
+            elif said is not None:
+                yield from _parts(said)
         calls = delta.get("tool_calls")
         if calls is None:
             return
@@ -187,11 +191,7 @@ def invalid(what: str) -> AgentError:
     return AgentError(f"The model server sent {what}.", code="upstream_invalid")
 
 
-def _content(value: Any) -> Iterator[AgentEvent]:
-    if isinstance(value, str):
-        if value:
-            yield Token(value)
-        return
+def _parts(value: Any) -> Iterator[AgentEvent]:
     for part in value if isinstance(value, list) else ():
         match part:
             case {"type": "text", "text": str(text)} if text:
