@@ -1,6 +1,7 @@
 """The OpenAI-compatible agent against a scripted server on a real socket."""
 
 import socket
+import threading
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,7 +10,7 @@ import anyio
 import pytest
 
 from bamboo_gateway.agents import upstream
-from bamboo_gateway.agents.base import Agent, AgentError
+from bamboo_gateway.agents.base import Agent, AgentError, Turn
 from bamboo_gateway.agents.openai import OpenAIAgent, OpenAIQuery
 from bamboo_gateway.domain.events import (
     AgentEvent,
@@ -21,6 +22,7 @@ from bamboo_gateway.domain.events import (
     ToolStart,
     Usage,
 )
+from bamboo_gateway.domain.messages import Message
 from tests.agents.scripted_server import (
     CUT,
     END,
@@ -554,3 +556,36 @@ async def test_many_turns_share_one_agent() -> None:
 
         for _ in range(20):
             tasks.start_soon(ask)
+
+
+LONG_CALL = {"id": "a", "name": "look", "arguments": {"x" * 70_000: 1}}
+
+
+@pytest.mark.parametrize(
+    ("messages", "options", "is_short"),
+    [
+        ([said("user", "Hi")] * 100, {}, True),
+        ([said("user", "Hi")] * 200, {}, False),
+        ([said("user", "x" * 60_000)], {}, True),
+        ([said("user", "x" * 70_000)], {}, False),
+        ([said("user", [{"type": "image", "data": "x" * 70_000}])], {}, False),
+        ([said("assistant", "", tool_calls=[LONG_CALL])], {}, False),
+        ([said("user", "Hi", metadata={"x": [1] * 2_000})], {}, False),
+        ([said("user", "Hi")], {"tools": [{"description": "x" * 70_000}]}, False),
+        ([said("user", "Hi")], {"temperature": 1}, True),
+    ],
+)
+async def test_only_a_short_request_is_encoded_on_the_event_loop(
+    messages: list[Message], options: dict[str, Any], is_short: bool
+) -> None:
+    threads: list[int] = []
+    async with playing(stream(HELLO)) as (agent, _):
+        request = agent._request  # type: ignore[attr-defined]
+
+        def watched(turn: Turn) -> Any:
+            threads.append(threading.get_ident())
+            return request(turn)
+
+        agent._request = watched  # type: ignore[attr-defined]
+        assert await events_of(agent, turn_of(*messages, **options)) == HELLO_EVENTS
+    assert (threads == [threading.get_ident()]) == is_short

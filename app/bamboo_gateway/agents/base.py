@@ -16,12 +16,21 @@ import anyio
 
 from bamboo_gateway.agents.allowed import ANY_OPTIONS, AllowedOptions
 from bamboo_gateway.agents.tool_calls import ToolCall
+from bamboo_gateway.domain.codec import size_left
 from bamboo_gateway.domain.errors import BambooError
 from bamboo_gateway.domain.events import AgentEvent
+from bamboo_gateway.domain.limits import KiB
 from bamboo_gateway.domain.messages import Message
 
 SessionAnswer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """Makes the API's Session of a turn's session: with `stream_url`, whose form only the API knows."""
+
+
+_SHORT = 64 * KiB
+"""The size, by `size_left`, of an input that is encoded on the event loop: 0.2 ms at most."""
+
+_MESSAGE = 512
+"""How much a message adds to the size besides its text: so much text takes as long to encode."""
 
 
 class LeftOut(NamedTuple):
@@ -57,6 +66,22 @@ class Turn:
     cancelled: anyio.Event = field(default_factory=anyio.Event)
     left_out: LeftOut = NOTHING_LEFT_OUT
     _call_numbers: Iterator[int] = field(default_factory=count, repr=False, compare=False)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the input is encoded in a small part of a millisecond; a thread costs more.
+
+        The event loop must not wait for a longer one.
+        """
+        left = size_left(_SHORT, [dict(self.options), self.metadata])
+        for message in self.messages:
+            left -= _MESSAGE
+            for value in (message.content, message.tool_calls, message.metadata):
+                if value:
+                    left = left - len(value) if isinstance(value, str) else size_left(left, value)
+            if left < 0:
+                return False
+        return True
 
     @property
     def metadata(self) -> Mapping[str, Any]:

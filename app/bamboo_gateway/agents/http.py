@@ -161,8 +161,10 @@ class HttpAgent(Agent):
         await self._upstream.aclose()
 
     async def _values(self, turn: Turn) -> AsyncGenerator[Any, None]:
-        # In a thread, because encoding a long conversation would block the event loop.
-        body = await to_thread.run_sync(self._body, turn, abandon_on_cancel=True)
+        if turn.is_short:
+            body = self._body(turn)
+        else:
+            body = await to_thread.run_sync(self._body, turn, abandon_on_cancel=True)
         async with self._upstream.post(body, self._headers(turn, body)) as answer:
             if answer.media_type == "application/json":
                 for value in _whole(_decoded(await answer.read(self._body_bytes_max))):

@@ -207,8 +207,10 @@ class OpenAIAgent(Agent):
     @override
     async def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:
         """Ask the server and yield its answer as it comes."""
-        # A long conversation takes its time to encode; that must not be the event loop's.
-        body, trimmed = await to_thread.run_sync(self._request, turn, abandon_on_cancel=True)
+        if turn.is_short:
+            body, trimmed = self._request(turn)
+        else:
+            body, trimmed = await to_thread.run_sync(self._request, turn, abandon_on_cancel=True)
         if trimmed is not None:
             yield trimmed
         reader = ChunkReader(turn.run_id, self._event_bytes_max, self._secrets)

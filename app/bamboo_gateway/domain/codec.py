@@ -65,3 +65,22 @@ def nests_deeper(value: Any, levels: int) -> bool:
         if not level:
             return False
     return True
+
+
+def size_left(size: int, value: Any) -> int:
+    """Return `size` less about the size of a JSON value; look at no more than makes it negative.
+
+    A value's size is the characters of its texts and names, and 64 more for each value in it: many
+    small ones cost time as well.
+    """
+    waiting = [value]
+    while waiting and size >= 0:
+        value = waiting.pop()
+        size -= 64
+        if isinstance(value, str | dict | list):
+            size -= len(value)
+        if isinstance(value, dict | list) and size >= 0:
+            waiting.extend(value)
+            if isinstance(value, dict):
+                waiting.extend(value.values())
+    return size
