@@ -28,10 +28,9 @@ from bamboo_gateway.agents.factory import make_agent
 from bamboo_gateway.api.access_log import RequestLog
 from bamboo_gateway.api.audit import AuditTrail
 from bamboo_gateway.api.body_memory import BodyMemory
-from bamboo_gateway.api.detached_response import DetachingApp
+from bamboo_gateway.api.dispatch import GatewayApp
 from bamboo_gateway.api.middleware import OriginGuard, RequestContext, WaitForRecovery
-from bamboo_gateway.api.problem_responses import EXCEPTION_HANDLERS
-from bamboo_gateway.api.routing import add_routes, create_openapi, methods_of
+from bamboo_gateway.api.routing import add_routes, create_openapi
 from bamboo_gateway.api.security.authentication import Authentication
 from bamboo_gateway.api.security.rate_limits import FailureLimit, RateLimit
 from bamboo_gateway.api.urls import session_answer
@@ -138,7 +137,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
                 await stack.enter_async_context(_drain_on_signals(app.state.manager))
             yield
 
-    app = DetachingApp(
+    app = GatewayApp(
         title="Bamboo Gateway",
         version=__version__,
         lifespan=lifespan,
@@ -158,7 +157,6 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
             Middleware(Authentication, settings=settings, gate=gate),
             Middleware(RateLimit, settings=settings, clock=clock),
         ],
-        exception_handlers=EXCEPTION_HANDLERS,
     )
     app.state.manager = None  # until the lifespan begins: requests may come before
     app.state.settings = settings
@@ -169,7 +167,6 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     app.state.problems = request_log.problems
     app.state.audit = audit
     app.state.start = _BUILD
-    app.state.methods_of = methods_of
     add_routes(app)
     app.state.openapi_json = functools.cache(lambda: encode(create_openapi()))
     app.openapi = create_openapi  # type: ignore[method-assign] # FastAPI's documented way

@@ -11,7 +11,7 @@ import pytest
 from fastapi import APIRouter
 
 from bamboo_gateway.api import routing
-from bamboo_gateway.api.bodies import JsonRoute
+from bamboo_gateway.api.direct_route import DirectRoute
 from bamboo_gateway.api.routing import guarded_routes
 from bamboo_gateway.api.security.rights import GuardedRoute, OpenRoute, OperatorRoute
 from bamboo_gateway.credentials.keys import make_key
@@ -311,7 +311,7 @@ def test_the_document_and_its_page_are_for_whoever_may_read(gateway: Keyed) -> N
 
 
 def test_a_route_without_a_declared_right_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    forgetful = APIRouter(route_class=JsonRoute)
+    forgetful = APIRouter(route_class=DirectRoute)
     forgetful.get("/forgotten")(lambda: None)
     monkeypatch.setattr(routing, "ROUTERS", (*routing.ROUTERS, forgetful))
     for make in (lambda: create_app(Settings(storage_url="memory:")), routing.create_openapi):

@@ -1,26 +1,17 @@
-"""Request bodies: strict JSON that is read once and bounded, and NDJSON line by line.
-
-`JsonRoute` is the class of every route. It refuses query parameters that the route does not have (a
-misspelt `until` would open an endless stream). It reads the body up to `max_body_bytes`, checks its
-media type, size and nesting, and gives the framework the parsed value.
-"""
+"""Request bodies: strict JSON that is read once and bounded, and NDJSON line by line."""
 
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
-from fastapi.dependencies.models import Dependant
-from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from typing_extensions import override
 
 from bamboo_gateway.api.body_memory import reservation_of
 from bamboo_gateway.api.caller import receive_while_allowed
-from bamboo_gateway.api.limits import ERROR_TEXT_CHARS_MAX, JSON_DEPTH_MAX, JSON_NODES_MAX
+from bamboo_gateway.api.limits import JSON_DEPTH_MAX, JSON_NODES_MAX
 from bamboo_gateway.api.problems import EdgeError
 from bamboo_gateway.domain.codec import decode, nests_deeper
-from bamboo_gateway.domain.errors import InvalidInput, Malformed, TooLarge
+from bamboo_gateway.domain.errors import Malformed, TooLarge
 from bamboo_gateway.settings import Settings
 
 NDJSON_TYPES: Final = frozenset({"application/x-ndjson", "application/ndjson"})
@@ -34,7 +25,15 @@ _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
 class JsonRequest(Request):
-    """A request whose body has been read and parsed."""
+    """A request whose body has been read and parsed.
+
+    Attributes:
+        has_json: Whether there was a body.
+        sent_json: Its value, as the client sent it; None without a body.
+    """
+
+    has_json = False
+    sent_json: Any = None
 
     @classmethod
     async def read(cls, request: Request) -> "JsonRequest":
@@ -46,55 +45,12 @@ class JsonRequest(Request):
             Malformed: The body is not JSON, or nested too deeply.
         """
         self = cls(request.scope, request.receive)
-        self._body = await read_body(request)
-        if self._body:
+        body = await read_body(request)
+        if body:
             if not is_json(media_type(request)):
                 raise EdgeError("unsupported-media-type")
-            self._json = parse_json(self._body)
+            self.has_json, self.sent_json = True, parse_json(body)
         return self
-
-
-class JsonRoute(APIRoute):
-    """A route that checks the query's names and the body before the framework does."""
-
-    @override
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-        known = dict(_query_names(self.dependant))
-        takes_body = self.body_field is not None
-
-        async def handler(request: Request) -> Response:
-            if request.scope["query_string"]:
-                check_query(request, known)
-            if takes_body:
-                request = await JsonRequest.read(request)
-            return await handle(request)
-
-        return handler
-
-
-def check_query(request: Request, known: dict[str, bool]) -> None:
-    """Refuse unknown query parameters, and repeated ones that take one value.
-
-    Args:
-        request: The request.
-        known: The route's parameters, and whether each may be repeated.
-
-    Raises:
-        InvalidInput: `errors` names each wrong parameter.
-    """
-    errors: list[dict[str, Any]] = []
-    seen: set[str] = set()
-    for name, _ in request.query_params.multi_items():
-        if name not in known:
-            errors.append({"loc": ["query", name], "msg": "no such parameter"})
-        elif name in seen and not known[name]:
-            errors.append({"loc": ["query", name], "msg": "given more than once"})
-        seen.add(name)
-    if errors:
-        name, msg = errors[0]["loc"][1][:ERROR_TEXT_CHARS_MAX], errors[0]["msg"]
-        there_are = f"this route has {', '.join(sorted(known)) or 'none'}"
-        raise InvalidInput(f"Query parameter {name!r}: {msg}; {there_are}.", errors=errors)
 
 
 def media_type(request: Request) -> str:
@@ -230,10 +186,3 @@ def _has_many_nodes(data: bytes) -> bool:
 
 def _nodes_at_most(data: bytes) -> int:
     return data.count(b"[") + data.count(b"{") + data.count(b":")
-
-
-def _query_names(dependant: Dependant) -> Iterator[tuple[str, bool]]:
-    for field in dependant.query_params:
-        yield field.alias, "list[" in str(field.field_info.annotation)
-    for child in dependant.dependencies:
-        yield from _query_names(child)

@@ -18,14 +18,14 @@ from bamboo_gateway.sessions.manager import SessionManager, not_recovered
 _ID_PATTERN: Final = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
 
-async def _manager(request: Request) -> SessionManager:
+def _manager(request: Request) -> SessionManager:
     manager: SessionManager | None = request.app.state.manager
     if manager is None:
         raise not_recovered()
     return manager
 
 
-async def _caller(request: Request) -> Caller:
+def _caller(request: Request) -> Caller:
     caller: Caller = request.scope[CALLER]
     return caller
 
@@ -37,7 +37,7 @@ _EXAMPLE_SESSION: Final = {"session": {"value": "s-1"}}
 _EXAMPLE_RUN: Final = {"run": {"value": "run_01kag8v3c0d6q0w1x2y3z4a5b6"}}
 
 
-async def _session_id(
+def _session_id(
     session_id: Annotated[
         str,
         Path(
@@ -52,7 +52,7 @@ async def _session_id(
     return session_id
 
 
-async def _run_id(
+def _run_id(
     run_id: Annotated[
         str,
         Path(
@@ -67,7 +67,7 @@ async def _run_id(
     return run_id
 
 
-async def _connection_id(
+def _connection_id(
     connection_id: Annotated[
         str,
         Path(
@@ -80,7 +80,7 @@ async def _connection_id(
     return checked_connection_id(connection_id, ("path", "connection_id"))
 
 
-async def _share_id(
+def _share_id(
     share_id: Annotated[
         str,
         Path(

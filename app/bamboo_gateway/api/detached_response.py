@@ -1,18 +1,16 @@
 """Streams that go on after the middleware stack has unwound, to save memory.
 
-A framework answers from the innermost of some twenty nested calls, each with its frame, its exit
-stack and its wrapper of `send`. A stream would keep all of them in memory for as long as it is
-open, and pay for them with every chunk. Therefore a stream sends only the start of its response
-from there and puts the rest into the slot in the scope. When the request's calls have returned,
-the app runs the rest with the server's own `send`. Measured: 16 KB a stream instead of 32, and
-three times the events that one core delivers.
+A route answers from the innermost of many nested calls, with their frames and wrappers of `send`.
+A stream would keep all of them in memory for as long as it is open, and pay for them with every
+chunk. Therefore a stream sends only the start of its response from there and puts the rest into the
+slot in the scope. When the request's calls have returned, the app runs the rest with the server's
+own `send`. Measured with FastAPI's calls around it: 16 KB a stream instead of 32, and three times
+the events that one core delivers.
 """
 
 from typing import Final, Protocol
 
-from fastapi import FastAPI
-from starlette.types import Receive, Scope, Send
-from typing_extensions import override
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 DETACH_SLOT: Final = "bamboo.detach_slot"
 """The scope's key of the slot."""
@@ -49,23 +47,17 @@ class DetachSlot:
         return response
 
 
-class DetachingApp(FastAPI):
-    """A FastAPI app that runs detached responses after its middleware."""
-
-    @override
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await super().__call__(scope, receive, send)
-            return
-        slot = scope[DETACH_SLOT] = DetachSlot()
-        try:
-            await super().__call__(scope, receive, send)
-        except BaseException:
-            if (response := slot.take()) is not None:
-                response.close()
-            raise
+async def run_detached(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Run an app for a request, and then the detached response that the app has left, if any."""
+    slot = scope[DETACH_SLOT] = DetachSlot()
+    try:
+        await app(scope, receive, send)
+    except BaseException:
         if (response := slot.take()) is not None:
-            kept = {name: scope[name] for name in _KEPT_KEYS if name in scope}
-            scope.clear()
-            scope.update(kept)
-            await response.run(scope, receive, send)
+            response.close()
+        raise
+    if (response := slot.take()) is not None:
+        kept = {name: scope[name] for name in _KEPT_KEYS if name in scope}
+        scope.clear()
+        scope.update(kept)
+        await response.run(scope, receive, send)

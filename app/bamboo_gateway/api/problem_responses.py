@@ -1,4 +1,4 @@
-"""Responses for errors: RFC 9457 problem documents, and the app's exception handlers.
+"""Responses for errors: RFC 9457 problem documents.
 
 An error whose `code` is not in `PROBLEMS` is answered as the nearest class of its family
 (`domain.errors`), so that a new code cannot become a 500 by accident.
@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Scope
@@ -16,7 +15,6 @@ from starlette.types import Scope
 from bamboo_gateway.api.limits import DETAIL_CHARS_MAX, ERRORS_MAX
 from bamboo_gateway.api.misspelt_fields import no_such_field
 from bamboo_gateway.api.problems import (
-    CODE_OF_STATUS,
     MEDIA_TYPE,
     PROBLEM,
     PROBLEMS,
@@ -67,15 +65,27 @@ def internal_problem(scope: Scope, request_id: str) -> Response:
     return _response(document, {})
 
 
-async def on_bamboo_error(request: Request, error: Exception) -> Response:
-    """Answer an error of the domain."""
-    assert isinstance(error, BambooError)  # registered for nothing else
-    return problem_response(error, request.scope)
+def error_response(error: Exception, request: Request) -> Response | None:
+    """Return the response for an error of a route; None for one that nobody raised on purpose.
+
+    The error no longer refers to anything of the request afterwards.
+    """
+    match error:
+        case BambooError():
+            refusal = error
+        case RequestValidationError():
+            refusal = _invalid_request(error, request)
+        case ClientDisconnect():
+            # Nobody reads it, but the server needs a response.
+            refusal = EdgeError("malformed", "The request ended early.")
+        case _:
+            return None
+    response = problem_response(refusal, request.scope)
+    error.__traceback__ = None
+    return response
 
 
-async def on_invalid_request(request: Request, error: Exception) -> Response:
-    """Answer a request that its schema refuses."""
-    assert isinstance(error, RequestValidationError)  # registered for nothing else
+def _invalid_request(error: RequestValidationError, request: Request) -> InvalidInput:
     errors = [
         {
             "loc": [part for part in item["loc"] if not str(part).startswith("<")],
@@ -86,42 +96,7 @@ async def on_invalid_request(request: Request, error: Exception) -> Response:
     for item in error.errors():
         _forget_frames(item.get("ctx", {}).get("error"))
     place = ".".join(shorten(part) for part in map(str, errors[0]["loc"]))
-    return problem_response(
-        InvalidInput(shorten(f"{place}: {errors[0]['msg']}"), errors=errors), request.scope
-    )
-
-
-async def on_http_exception(request: Request, error: Exception) -> Response:
-    """Answer the errors that the framework raises: unknown routes and methods."""
-    assert isinstance(error, HTTPException)  # registered for nothing else
-    code = CODE_OF_STATUS.get(error.status_code, "internal")
-    headers = dict(error.headers or {})
-    match code:
-        case "method-not-allowed":
-            detail = (
-                f"This route has no method {request.method}; the Allow header lists its methods."
-            )
-            # The framework lists the methods of the first route of this path only.
-            headers["Allow"] = ", ".join(request.app.state.methods_of(request.scope["path"]))
-        case "not-found":
-            detail = PROBLEMS["not-found"].example
-        case _:
-            detail = str(error.detail)
-    return problem_response(EdgeError(code, detail, headers=headers), request.scope)
-
-
-async def on_client_gone(request: Request, error: Exception) -> Response:
-    """Answer a client that has disconnected: nobody reads it, but the server needs a response."""
-    del error
-    return problem_response(EdgeError("malformed", "The request ended early."), request.scope)
-
-
-EXCEPTION_HANDLERS: Final[dict[int | type[Exception], Any]] = {
-    BambooError: on_bamboo_error,
-    RequestValidationError: on_invalid_request,
-    HTTPException: on_http_exception,
-    ClientDisconnect: on_client_gone,
-}
+    return InvalidInput(shorten(f"{place}: {errors[0]['msg']}"), errors=errors)
 
 
 def _message(item: Mapping[str, Any], request: Request) -> str:

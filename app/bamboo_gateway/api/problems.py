@@ -274,16 +274,6 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     ),
 }
 
-CODE_OF_STATUS: Final = {
-    400: "malformed",
-    401: "unauthorized",
-    404: "not-found",
-    405: "method-not-allowed",
-    413: "too-large",
-    415: "unsupported-media-type",
-}
-"""The codes of the statuses that the framework raises by itself."""
-
 
 class EdgeError(BambooError):
     """A refusal for a reason that only HTTP has: authentication, Host, Origin, media type, method.

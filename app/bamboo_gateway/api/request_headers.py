@@ -16,7 +16,7 @@ _KEY: Final = re.compile(rf"[!-~]{{1,{IDEMPOTENCY_KEY_CHARS_MAX}}}")
 _WAIT: Final = re.compile(r'wait\s*=\s*"?([0-9]{1,9})"?', re.IGNORECASE)
 
 
-async def _key(
+def _key(
     request: Request,
     idempotency_key: Annotated[
         str | None,
@@ -56,11 +56,9 @@ def idempotency_of_bytes(key: str | None, route: str, body: bytes) -> Idempotenc
     return Idempotency(key, route, sha256(body).hexdigest())
 
 
-async def sent_json(request: Request) -> Any:
+def sent_json(request: Request) -> Any:
     """Return the parsed body as the client sent it; None when there is none."""
-    if isinstance(request, JsonRequest) and await request.body():
-        return await request.json()
-    return None
+    return request.sent_json if isinstance(request, JsonRequest) else None
 
 
 SentJson = Annotated[Any, Depends(sent_json)]
@@ -79,7 +77,7 @@ class Preference(NamedTuple):
         return {"Preference-Applied": f"wait={self.wait_seconds}"}
 
 
-async def _preference(
+def _preference(
     request: Request,
     prefer: Annotated[
         str | None,

@@ -1,4 +1,4 @@
-"""All routes: which there are, which methods a path takes, and the document that describes them."""
+"""All routes: which there are, and the document that describes them."""
 
 from typing import Any, Final
 
@@ -54,7 +54,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
 
 
 def add_routes(app: FastAPI) -> None:
-    """Add all routes to the app: flat, since nested routers are matched twice per request."""
+    """Add all routes to the app."""
     app.router.routes.extend(guarded_routes())
 
 
@@ -78,14 +78,3 @@ def guarded_routes() -> list[GuardedRoute]:
 def create_openapi() -> dict[str, Any]:
     """Build the OpenAPI 3.1 document of all routes."""
     return describe_routes(guarded_routes())
-
-
-def methods_of(path: str) -> list[str]:
-    """Return the methods that a path takes, of all routes that it matches."""
-    methods: set[str] = set()
-    for route in guarded_routes():
-        if route.path_regex.match(path):
-            methods |= route.methods or set()
-    if "GET" in methods:
-        methods.add("HEAD")
-    return sorted(methods)

@@ -18,7 +18,7 @@ from bamboo_gateway.sessions.commands import SessionList, SessionQuery
 _Time = Annotated[str | None, Query(description="An RFC 3339 time.")]
 
 
-async def _session_query(
+def _session_query(
     user_id: Annotated[str | None, Query(max_length=USER_ID_CHARS_MAX)] = None,
     state: SessionState | None = None,
     session_type: SessionTypeName | None = None,

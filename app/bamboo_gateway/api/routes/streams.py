@@ -46,7 +46,7 @@ def remote_address(request: Request) -> str | None:
     return f"{host}:{client.port}"
 
 
-async def _wanted(
+def _wanted(
     request: Request,
     after: Annotated[
         str | None,

@@ -6,15 +6,16 @@ not start. A caller whose credential is for one session reaches few routes: with
 `takes_ticket` marks, with a share link those of `SHARED_PATHS`.
 """
 
-from collections.abc import Callable, Coroutine, Set
+from collections.abc import Callable, Set
+from functools import cached_property
 from typing import Any, Final, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 from typing_extensions import override
 
-from bamboo_gateway.api.bodies import JsonRoute
 from bamboo_gateway.api.caller import CALLER
+from bamboo_gateway.api.direct_route import DirectRoute
 from bamboo_gateway.api.security.authentication import COOKIE
 from bamboo_gateway.api.security.share_links import SHARED_PATHS
 from bamboo_gateway.domain.callers import Caller, Right
@@ -67,7 +68,7 @@ def takes_ticket(endpoint: _Endpoint) -> _Endpoint:
     return endpoint
 
 
-class GuardedRoute(JsonRoute):
+class GuardedRoute(DirectRoute):
     """A route that checks the caller's right before it reads the body or looks anything up."""
 
     @classmethod
@@ -75,7 +76,7 @@ class GuardedRoute(JsonRoute):
         """Return the right that a route with these methods needs; None: not even a credential."""
         raise NotImplementedError
 
-    @property
+    @cached_property
     def right(self) -> Right | None:
         """The right that this route needs."""
         return self.right_for(self.methods or set())
@@ -91,24 +92,19 @@ class GuardedRoute(JsonRoute):
         return self.path in SHARED_PATHS and self.right == "read"
 
     @override
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
+    async def respond(self, request: Request) -> Response:
         right = self.right
-        if right is None:
-            return handle
-        takes_ticket, takes_share_link = self.takes_ticket, self.takes_share_link
-
-        async def handler(request: Request) -> Response:
+        if right is not None:
             caller: Caller = request.scope[CALLER]
             check_right(caller, right)
-            takes = takes_ticket if caller.share_id is None else takes_share_link
-            if caller.session_id is not None and not takes:
-                raise Forbidden(
-                    "A ticket or share link opens its own session for reading, and not this route."
-                )
-            return await handle(request)
-
-        return handler
+            if caller.session_id is not None:
+                takes = self.takes_ticket if caller.share_id is None else self.takes_share_link
+                if not takes:
+                    raise Forbidden(
+                        "A ticket or share link opens its own session for reading, and not this "
+                        "route."
+                    )
+        return await super().respond(request)
 
 
 class OpenRoute(GuardedRoute):
