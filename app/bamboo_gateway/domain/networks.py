@@ -1,8 +1,10 @@
 """The part of a network address that identifies a client, for limits per client."""
 
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 
+@lru_cache(maxsize=1024)
 def network_of(host: str) -> str:
     """Return the address; of IPv6 the /64 network, because one client has all its addresses."""
     try:
