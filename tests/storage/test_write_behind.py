@@ -1,6 +1,8 @@
 """Log files lag behind the journal, which is durable (R1), within bounds; segments are reused."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -16,6 +18,7 @@ from tests.storage.writing import (
     answer_to,
     append,
     committed,
+    everything,
     message,
     seqs,
     token,
@@ -64,6 +67,59 @@ async def test_a_busy_log_is_written_once_for_many_commits_and_read_whole_meanwh
     [found] = await store.find("busy", busy.head.epoch, "message", key="m1")
     assert found.seq == 12
     assert lines_in(path) == 11
+
+
+async def answers_of(store: JsonlStore, writer: Writer) -> list[object]:
+    """Ask for a session in every way that reads its log."""
+    session, epoch = writer.head.id, writer.head.epoch
+    return [
+        await store.read(session, epoch, 0, limit=2, max_bytes=1 << 20),
+        await everything(store, session),
+        await store.find(session, epoch, "message"),
+        await store.find(session, epoch, "message", key="m1", reverse=True),
+        await store.find(session, epoch, "message", key="m9"),
+        await store.find(session, epoch, "note", key="key"),
+        await store.count_marks(session, epoch, "message"),
+        await store.keys_in_use(session, epoch, "message", ["m1", "m9"]),
+    ]
+
+
+@pytest.mark.usefixtures("never_at_rest")
+async def test_a_short_log_in_memory_alone_is_read_without_a_thread(
+    opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R12: nothing is opened on the event loop; files give the same answers later."""
+    store = await opener()
+    writer = Writer("s-1", store.next_epoch())
+    await committed(store, writer.commit(message("m1"), note="key"))
+    await committed(store, writer.commit(token(), message("m2")))
+
+    in_thread = store._reads.run
+    hops = 0
+
+    async def counted(function: Callable[..., Any], *arguments: Any) -> Any:
+        nonlocal hops
+        hops += 1
+        return await in_thread(function, *arguments)
+
+    monkeypatch.setattr(store._reads, "run", counted)
+    in_memory = await answers_of(store, writer)
+    assert hops == 0
+    assert await store.checkpoint()
+    assert await answers_of(store, writer) == in_memory
+    assert hops > 0
+
+
+@pytest.mark.usefixtures("never_at_rest")
+async def test_a_long_log_is_not_read_on_the_event_loop(
+    opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R12."""
+    store = await opener()
+    writer = Writer("s-1", store.next_epoch())
+    await committed(store, writer.commit(message("m1", "x" * 40_000)))
+    monkeypatch.setattr(store._writer, "copy_in_memory", None)
+    assert len(await store.find("s-1", writer.head.epoch, "message")) == 1
 
 
 @pytest.mark.usefixtures("never_at_rest")

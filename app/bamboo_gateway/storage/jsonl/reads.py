@@ -1,7 +1,9 @@
 """Reads sessions: heads, pages of events, and lines found by their marks.
 
 Reads run in a thread pool of their own. They see all durable events, whether these are in the log
-file or still in memory. A read that finds its log damaged repairs it (R4).
+file or still in memory. A short log that is in memory alone, as that of a new session is, is read
+without a thread: the hop costs more than the read. A read that finds its log damaged repairs it
+(R4).
 """
 
 import asyncio
@@ -15,6 +17,7 @@ import anyio
 from anyio import to_thread
 
 from bamboo_gateway.domain.errors import Conflict, StorageFailed, Unavailable
+from bamboo_gateway.domain.limits import KiB
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.base import Found, MarkKind, Record
 from bamboo_gateway.storage.jsonl.files import FileSystem, failure_of
@@ -39,6 +42,8 @@ _READ_THREADS = 4
 _PLACES_MAX = 4096
 # Marks may become stale again meanwhile (a checkpoint that could not write them), but not forever.
 _REBUILDS_MAX = 3
+# A log in memory that is read on the event loop has at most this size: a fraction of a millisecond.
+_AT_ONCE_BYTES_MAX = 32 * KiB
 _READING = "Reading the session's log"
 NO_SUCH_SESSION = "There is no such session of that epoch."
 DAMAGE = (DamagedError, LogReplacedError, FileNotFoundError)
@@ -124,8 +129,8 @@ class Reads:
             log, size = self._table.current(entry), entry.size
             start = self._places.get((session_id, epoch, log.generation, after))
             try:
-                page, end = await self.run(
-                    self._read_page, log, size, after, start, limit, max_bytes
+                page, end = await self._use(
+                    log, size, partial(self._read_page, after, start, limit, max_bytes)
                 )
             except OutdatedError:
                 await self.wait_for_committer()
@@ -150,7 +155,7 @@ class Reads:
         await self._committer.send(lambda: None)
 
     def _read_page(
-        self, log: Log, size: int, after: int, start: int | None, limit: int, max_bytes: int
+        self, after: int, start: int | None, limit: int, max_bytes: int, log: Log, size: int
     ) -> tuple[list[Record], int]:
         view = self._writer.view(log, size)
         try:
@@ -209,10 +214,18 @@ class Reads:
             log = self._table.current(entry)
             version = log.marks_version
             try:
-                return await self.run(look, log, entry.size)
+                return await self._use(log, entry.size, look)
             except StaleMarksError:
                 await self._rebuild_marks(entry, log.generation, version)
-        return await self.run(look, self._table.current(entry), entry.size)
+        return await self._use(self._table.current(entry), entry.size, look)
+
+    async def _use(self, log: Log, size: int, look: Callable[[Log, int], T]) -> T:
+        """Return what `look` reads of a log up to the byte `size`."""
+        if size <= _AT_ONCE_BYTES_MAX:
+            copy = self._writer.copy_in_memory(log)
+            if copy is not None:
+                return look(copy, size)
+        return await self.run(look, log, size)
 
     async def _rebuild_marks(self, entry: Entry, generation: int, version: int) -> None:
         log = await self.pin(entry.id, entry.epoch)

@@ -320,6 +320,19 @@ class LogWriter:
         with self._writing, self.lock:
             yield
 
+    def copy_in_memory(self, log: Log) -> Log | None:
+        """Copy a log of which no line and no mark is in a file yet; return None for other logs.
+
+        Reading the copy opens no file, whatever other threads do with the log meanwhile.
+        """
+        with self.lock:
+            if log.written or log.marks_saved or log.packed:
+                return None
+            copy = Log(log.session_id, log.name, log.path, log.epoch)
+            copy.tail, copy.marks = list(log.tail), list(log.marks)
+            copy.entry, copy.generation, copy.removed = log.entry, log.generation, log.removed
+            return copy
+
     def view(self, log: Log, end: int) -> LogView:
         """Open the log for reading, up to the byte `end`.
 
