@@ -7,8 +7,8 @@ from typing import Any, Final
 from starlette.requests import ClientDisconnect, Request
 
 from bamboo_gateway.api.body_memory import reservation_of
-from bamboo_gateway.api.caller import receive_while_allowed
-from bamboo_gateway.api.limits import JSON_DEPTH_MAX, JSON_NODES_MAX
+from bamboo_gateway.api.caller import check_still_allowed
+from bamboo_gateway.api.limits import BODY_BYTES_FREE, JSON_DEPTH_MAX, JSON_NODES_MAX
 from bamboo_gateway.api.problems import EdgeError
 from bamboo_gateway.domain.codec import decode, nests_deeper
 from bamboo_gateway.domain.errors import Malformed, TooLarge
@@ -104,6 +104,9 @@ async def ndjson_batches(request: Request) -> AsyncIterator[list[bytes]]:
     the last line, cut one byte after the bound. A client that disconnects in the middle of a line
     has not sent that line.
 
+    A caller holds `while_allowed` around it: here a credential that became invalid is noticed when
+    lines come, and not while none do.
+
     Raises:
         ClientDisconnect: The client disconnected.
         EdgeError: The client's credential became invalid.
@@ -112,21 +115,25 @@ async def ndjson_batches(request: Request) -> AsyncIterator[list[bytes]]:
     line_max = _settings(request).max_event_bytes
     request.scope.setdefault("extensions", {})[STREAMED_BODY] = True
     reservation = reservation_of(request.scope)
+    receive = request.receive
     rest = b""
     more = True
     while more:
-        message = await receive_while_allowed(request)
+        message = await receive()
+        check_still_allowed(request)
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         more = message.get("more_body", False)
-        *lines, rest = (rest + message.get("body", b"")).split(b"\n")
+        data = rest + message.get("body", b"")
+        *lines, rest = data.split(b"\n")
         if lines:
-            yield [*map(_without_cr, lines)]
+            yield [*map(_without_cr, lines)] if b"\r" in data else lines
         if len(rest) > line_max:
             yield [rest[: line_max + 1]]
             return
-        reservation.release(len(rest))
-        await reservation.hold(len(rest))
+        if reservation.size or len(rest) > BODY_BYTES_FREE:
+            reservation.release(len(rest))
+            await reservation.hold(len(rest))
     if rest:
         yield [_without_cr(rest)]
 

@@ -1,5 +1,8 @@
 """The caller of a request in its scope, and whether its credential is still valid."""
 
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import anyio
@@ -32,6 +35,41 @@ def check_still_allowed(request: Request) -> None:
     """
     gate: Gate = request.app.state.gate
     if not gate.is_live(request.scope[CALLER]):
+        raise unauthorized(wrong=True)
+
+
+@contextmanager
+def while_allowed(request: Request) -> Iterator[None]:
+    """Cancel the block once the caller's credential becomes invalid.
+
+    One timer serves all waits of the block. A request that waits thousands of times uses this, as
+    `receive_while_allowed` makes a deadline for each.
+
+    Raises:
+        EdgeError: The credential became invalid.
+    """
+    gate: Gate = request.app.state.gate
+    caller: Caller = request.scope[CALLER]
+    scope = anyio.CancelScope()
+    timer: asyncio.TimerHandle
+
+    def set_timer() -> None:
+        nonlocal timer
+        timer = asyncio.get_running_loop().call_later(CREDENTIAL_CHECK_SECONDS, look)
+
+    def look() -> None:
+        if gate.is_live(caller):
+            set_timer()
+        else:
+            scope.cancel()
+
+    set_timer()
+    with scope:
+        try:
+            yield
+        finally:
+            timer.cancel()
+    if scope.cancelled_caught:
         raise unauthorized(wrong=True)
 
 

@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from bamboo_gateway.api.access_log import MAY_WAIT
 from bamboo_gateway.api.bodies import NDJSON_TYPES, is_json, media_type, ndjson_batches, read_json
+from bamboo_gateway.api.caller import while_allowed
 from bamboo_gateway.api.checks import read_after
 from bamboo_gateway.api.dependencies import PAGE, Limit, Manager, Order, SessionId, Who
 from bamboo_gateway.api.limits import EVENT_WAIT_SECONDS_MAX, ITEMS_MAX
@@ -172,7 +173,9 @@ async def append_events(
         request.scope[MAY_WAIT] = True
         # A streamed body has no digest before its end: its lines are compared.
         idem = Idempotency(key, "POST /events", "") if key is not None else None
-        outcome = await manager.append_event_lines(who, session_id, ndjson_batches(request), idem)
+        lines = ndjson_batches(request)
+        with while_allowed(request):
+            outcome = await manager.append_event_lines(who, session_id, lines, idem)
     elif is_json(kind):
         body = await read_json(request)
         outcome = await manager.append_events(
