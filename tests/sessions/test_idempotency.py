@@ -385,8 +385,15 @@ async def test_a_repeat_after_a_restart_appends_only_what_is_missing(lined: Gate
 async def test_a_repeat_after_a_failed_commit_appends_each_line_once(nth: int, lined: Gateway):
     lined.store.fail_append(nth)
     given = [[line(number)] for number in range(4)]
+    idem = key("k", route="POST /events", body="")
+
+    async def one_by_one() -> AsyncIterator[list[bytes]]:
+        for batch in given:
+            yield batch
+            await eventually(lambda: not lined.live().is_storing)
+
     with pytest.raises(StorageFailed):
-        await post(lined, *given)
+        await lined.manager.append_event_lines(ME, "s", one_by_one(), idem)
     await post(lined, *given)
     assert await values(lined) == [0, 1, 2, 3]
 

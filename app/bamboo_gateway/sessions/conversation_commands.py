@@ -7,7 +7,7 @@ from typing import Any, Literal
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.positions import After
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.sessions import ingest, metadata
+from bamboo_gateway.sessions import ingest, ingest_lines, metadata
 from bamboo_gateway.sessions.commands import (
     Chat,
     ChatTurn,
@@ -249,7 +249,7 @@ class ConversationCommands(ManagerParts):
         idem: Idempotency | None = None,
     ) -> Outcome:
         """Append NDJSON as it arrives. A repeat with the key appends only what is missing."""
-        return await ingest.append_event_lines(
+        return await ingest_lines.append_event_lines(
             self._context, self._transactions, self._external, caller, session_id, batches, idem
         )
 

@@ -8,7 +8,8 @@ A command goes through these steps, in this order:
 4. *State*: an expired, closed or archived session refuses what it does not accept.
 5. *Prepare*: the command reads what its decision needs and memory does not have. This may wait.
 6. *Decide*: a pure function of the session's head in memory returns a `Decision`.
-7. *Commit*: the events become durable together with the answer that the key keeps.
+7. *Commit*: the events become durable together with the answer that the key keeps. Streamed lines
+   go on while a commit is in flight (`Transactions.hand_over`).
 8. *Effects*: what follows the decision is run from here, and never by `decide`.
 
 A decision that was made on a head which is undone (its commit failed) is made again from step 1.
@@ -39,6 +40,7 @@ from bamboo_gateway.sessions.commands import Idempotency, Outcome
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.idempotency import (
     KeptAnswer,
+    KeptNote,
     RequestKey,
     check_same_body,
     read_answer,
@@ -186,13 +188,7 @@ class Transactions:
         return Outcome(decision.answer)
 
     async def commit(
-        self,
-        writer: SessionWriter,
-        decision: Decision,
-        key: RequestKey | None = None,
-        *,
-        lines: int = 0,
-        chain: str = "",
+        self, writer: SessionWriter, decision: Decision, key: RequestKey | None = None
     ) -> None:
         """Store a decision together with its answer, and run its effects.
 
@@ -202,29 +198,63 @@ class Transactions:
             writer: The session's writer.
             decision: The decision.
             key: The idempotency key that the answer is kept for.
-            lines: How many lines of a streamed request are stored with it.
-            chain: A chained digest of those lines.
 
         Raises:
             BambooError: Nothing of it is stored; the key is unused again.
         """
-        note, take_back = None, None
+        note, waiters = self._begin(writer, decision, key)
+        with span("commit", session_id=writer.id, events=len(decision.drafts)):
+            await writer.commit(
+                decision.drafts, note=note, waiters=waiters, reserve=decision.reserve
+            )
+
+    def hand_over(
+        self,
+        writer: SessionWriter,
+        decision: Decision,
+        key: RequestKey | None,
+        done: Waiter,
+        *,
+        lines: int,
+        chain: str,
+    ) -> None:
+        """Hand a decision of a streamed request to the store, as `commit`, and do not wait for it.
+
+        Args:
+            writer: The session's writer.
+            decision: The decision.
+            key: The idempotency key that the answer is kept for.
+            done: Called with the outcome, after the effects were run. Those of several decisions
+                are called in the decisions' order. What was decided after a commit that failed
+                fails with it.
+            lines: How many lines of the request are stored with it.
+            chain: A chained digest of those lines.
+
+        Raises:
+            BambooError: Nothing was decided; `done` was called.
+        """
+        note, waiters = self._begin(writer, decision, key, lines, chain)
+        waiters.append(done)
+        writer.decide(decision.drafts, note=note, waiters=waiters, reserve=decision.reserve)
+
+    def _begin(
+        self,
+        writer: SessionWriter,
+        decision: Decision,
+        key: RequestKey | None,
+        lines: int = 0,
+        chain: str = "",
+    ) -> tuple[KeptNote | None, list[Waiter]]:
+        """Run the effects of having decided. Return what to store for the key, and the waiters."""
+        waiters = [_waiter_of(effect) for effect in decision.effects]
+        note = None
         if key is not None:
             note = key.note(decision.answer, self._clock.now_ms(), lines, chain)
-            take_back = writer.keys.put(note)
+            waiters.append(_unless_stored(writer.keys.put(note)))
             self.registry.bound_keys()
         for effect in decision.effects:
             effect.decided()
-        waiters = [_waiter_of(effect) for effect in decision.effects]
-        try:
-            with span("commit", session_id=writer.id, events=len(decision.drafts)):
-                await writer.commit(
-                    decision.drafts, note=note, waiters=waiters, reserve=decision.reserve
-                )
-        except BambooError:
-            if take_back is not None:
-                take_back()
-            raise
+        return note, waiters
 
     # -- idempotency keys -------------------------------------------------------------------
 
@@ -381,3 +411,7 @@ async def _confirm(writer: SessionWriter, refusal: BambooError) -> None:
 
 def _waiter_of(effect: Effect) -> Waiter:
     return lambda error: effect.committed() if error is None else effect.undone()
+
+
+def _unless_stored(take_back: Callable[[], None]) -> Waiter:
+    return lambda error: None if error is None else take_back()

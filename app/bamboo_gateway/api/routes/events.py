@@ -165,8 +165,9 @@ async def append_events(
 
     A `custom` event may always be appended. With the `run_id` of an open external run every event
     may be appended that an agent may yield. Of streamed NDJSON the gateway appends each line as it
-    arrives. The problem for a bad line has its number in `line` and the positions before it in
-    `appended`; with an `Idempotency-Key` a repeat appends only the lines that are missing.
+    arrives. The problem for a line that is bad or could not be stored has its number in `line` and
+    the positions before it in `appended`; with an `Idempotency-Key` a repeat appends only the lines
+    that are missing.
     """
     kind = media_type(request)
     if kind in NDJSON_TYPES:
