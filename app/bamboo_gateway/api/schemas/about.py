@@ -2,12 +2,12 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
-from bamboo_gateway.api.schemas.fields import Answer
+from bamboo_gateway.api.schemas.fields import Answer, Described
 
 
-class About(BaseModel):
+class About(Described):
     """What this is, and where to go. Every value of `links` is a path of this gateway."""
 
     name: str
@@ -23,7 +23,7 @@ class Health(Answer):
     detail: str
 
 
-class OpenapiDocument(BaseModel):
+class OpenapiDocument(Described):
     """An OpenAPI document."""
 
     model_config = ConfigDict(extra="allow")

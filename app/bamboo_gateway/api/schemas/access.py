@@ -2,10 +2,12 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import Field
+
+from bamboo_gateway.api.schemas.fields import Described
 
 
-class Ticket(BaseModel):
+class Ticket(Described):
     """A ticket to one session."""
 
     ticket: Annotated[str, Field(description="Opens the session's reading routes as `?ticket=`.")]

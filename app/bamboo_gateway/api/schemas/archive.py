@@ -1,11 +1,10 @@
 """The archive: archived sessions, and what bulk calls answer."""
 
-from pydantic import BaseModel
-
+from bamboo_gateway.api.schemas.fields import Described
 from bamboo_gateway.api.schemas.sessions import Session
 
 
-class ArchivedSession(BaseModel):
+class ArchivedSession(Described):
     """An archived session, and its bytes on the disk: compressed, and before."""
 
     session: Session
@@ -14,7 +13,7 @@ class ArchivedSession(BaseModel):
     original_bytes: int
 
 
-class ArchivePage(BaseModel):
+class ArchivePage(Described):
     """A page of archived sessions."""
 
     archives: list[ArchivedSession]
@@ -24,14 +23,14 @@ class ArchivePage(BaseModel):
     offset: int = 0
 
 
-class Done(BaseModel):
+class Done(Described):
     """One session that a bulk call has handled."""
 
     session_id: str
     bytes: int
 
 
-class NotDone(BaseModel):
+class NotDone(Described):
     """One session that a bulk call could not handle, and why."""
 
     session_id: str
@@ -39,14 +38,14 @@ class NotDone(BaseModel):
     detail: str
 
 
-class BulkArchived(BaseModel):
+class BulkArchived(Described):
     """What archiving many sessions has done."""
 
     archived: list[Done]
     failed: list[NotDone]
 
 
-class BulkRestored(BaseModel):
+class BulkRestored(Described):
     """What restoring many sessions has done."""
 
     restored: list[Done]

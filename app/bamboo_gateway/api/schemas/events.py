@@ -6,15 +6,21 @@ that a client of today reads the log of tomorrow: these schemas forbid none.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Discriminator, Field, RootModel
+from pydantic import Discriminator, Field
 
-from bamboo_gateway.api.schemas.fields import Answer, SessionTypeName, no_default
+from bamboo_gateway.api.schemas.fields import (
+    Answer,
+    Described,
+    DescribedUnion,
+    SessionTypeName,
+    no_default,
+)
 from bamboo_gateway.api.schemas.messages import Message, Usage
 from bamboo_gateway.api.schemas.sessions import Parent
 from bamboo_gateway.api.schemas.shares import Share
 
 
-class _LogEvent(BaseModel):
+class _LogEvent(Described):
     seq: Annotated[int, Field(ge=1, description="Counts 1, 2, 3 … in one session.")]
     time: Annotated[str, Field(description="When it was appended: RFC 3339, in UTC.")]
 
@@ -67,7 +73,7 @@ class ToolDeltaEvent(_SaidEvent):
     content: str
 
 
-class ToolResult(BaseModel):
+class ToolResult(Described):
     """What a tool returned. `content` is text, or any JSON value."""
 
     success: bool
@@ -181,7 +187,7 @@ class SessionForkedEvent(_LogEvent):
     message_id: str | None
 
 
-class MergeSource(BaseModel):
+class MergeSource(Described):
     """The session that was merged in, and up to where."""
 
     session_id: str
@@ -275,7 +281,7 @@ LogEvent = (
 )
 
 
-class Event(RootModel[Annotated[LogEvent, Discriminator("type")]]):
+class Event(DescribedUnion[Annotated[LogEvent, Discriminator("type")]]):
     """One event of a session's log. `type` says which; a client skips types it does not know."""
 
 

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from bamboo_gateway.api.limits import PATH_CHARS_MAX
-from bamboo_gateway.api.schemas.fields import Input, SessionIds, SessionTypeName
+from bamboo_gateway.api.schemas.fields import Described, Input, SessionIds, SessionTypeName
 from bamboo_gateway.api.schemas.messages import Message, Usage
 from bamboo_gateway.api.schemas.sessions import Parent, Session
 from bamboo_gateway.api.schemas.summaries import Summary
@@ -36,14 +36,14 @@ class BulkExportInput(_ExportFields):
     session_ids: SessionIds
 
 
-class Exported(BaseModel):
+class Exported(Described):
     """A file that was written under `export_dir`."""
 
     path: str
     bytes: int
 
 
-class ExportedSession(BaseModel):
+class ExportedSession(Described):
     """A session as it is exported: without what holds only at the moment.
 
     With `include_metadata=false` it has only its id, title and times.
@@ -90,14 +90,14 @@ class ExportedSummary(Summary):
     model_config = ConfigDict(extra="forbid")
 
 
-class ExportedLineage(BaseModel):
+class ExportedLineage(Described):
     """What `parent` does not say: all sessions it was forked from, and what was merged in."""
 
     ancestors: list[dict[str, Any]]
     merged_from: list[dict[str, Any]]
 
 
-class ExportDocument(BaseModel):
+class ExportDocument(Described):
     """A session, without loss. `bamboo_export` is the version of this format.
 
     With `include_metadata=false` it has neither `summary` nor `lineage`.
@@ -115,14 +115,14 @@ class ExportDocument(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class ImportNote(BaseModel):
+class ImportNote(Described):
     """Something of an imported document that the gateway did not understand."""
 
     place: str
     what: str
 
 
-class ImportedConversation(BaseModel):
+class ImportedConversation(Described):
     """One line of an import with `conversation=all`: the new session, or why there is none."""
 
     conversation: Annotated[int, Field(description="Counts from 1.")]

@@ -3,9 +3,9 @@
 import re
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, Field
 
-from bamboo_gateway.api.schemas.fields import ExtensionData, Input, Name
+from bamboo_gateway.api.schemas.fields import Described, ExtensionData, Input, Name
 
 # Of Unicode also those characters that end a line for some readers.
 _NAME_WITHOUT: Final = r"\u0000-\u001f\u007f-\u009f\u2028\u2029"
@@ -61,7 +61,7 @@ class ExtensionDataPatch(Input):
     custom: dict[str, Any] | None = None
 
 
-class ExtensionState(BaseModel):
+class ExtensionState(Described):
     """The state of one extension."""
 
     name: str
@@ -69,13 +69,13 @@ class ExtensionState(BaseModel):
     enabled: bool
 
 
-class TodoState(BaseModel):
+class TodoState(Described):
     """The session's todo list, as its agent or its user writes it."""
 
     content: str
 
 
-class ExtensionDataAnswer(BaseModel):
+class ExtensionDataAnswer(Described):
     """ExtensionData: which extensions are enabled, the todo list, and custom values."""
 
     enabled_extensions: list[ExtensionState]

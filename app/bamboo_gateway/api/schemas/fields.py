@@ -6,7 +6,8 @@ error: a client knows no `<list>`.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, model_validator
+from pydantic.root_model import RootModelRootType
 
 from bamboo_gateway.api.limits import (
     ITEMS_MAX,
@@ -38,12 +39,27 @@ class Input(BaseModel):
         return value
 
 
-class Answer(BaseModel):
-    """The base of what clients are answered, as the OpenAPI document describes it.
+class Described(BaseModel):
+    """The base of everything that only the OpenAPI document describes: answers, events, problems.
 
-    Answers are not built with these classes: their bytes come from the session manager, and the
-    tests compare every answer with the document. Members are in the contract's order.
+    Nothing is validated or built with these classes: the bytes of answers come from the session
+    manager, and the tests compare every answer with the document. Members are in the contract's
+    order.
     """
+
+    # A start needs none of them; pydantic makes what it validates with when the document is asked
+    # for.
+    model_config = ConfigDict(defer_build=True)
+
+
+class DescribedUnion(RootModel[RootModelRootType]):
+    """The base of the document's unions, as `Described` is of its objects."""
+
+    model_config = ConfigDict(defer_build=True)
+
+
+class Answer(Described):
+    """The base of what clients are answered, where it has no member but those of its class."""
 
     # An answer has its members with a default too, unless a class says otherwise.
     model_config = ConfigDict(extra="forbid", json_schema_serialization_defaults_required=True)

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from bamboo_gateway.api.schemas.export import ImportNote
-from bamboo_gateway.api.schemas.fields import Id, Input, Title
+from bamboo_gateway.api.schemas.fields import Described, Id, Input, Title
 from bamboo_gateway.api.schemas.sessions import Session
 from bamboo_gateway.sessions.lifecycle.fork import Fork
 from bamboo_gateway.sessions.lifecycle.merge_plan import Merge
@@ -63,7 +63,7 @@ class Merged(Session):
     model_config = ConfigDict(json_schema_serialization_defaults_required=False)
 
 
-class TreeNode(BaseModel):
+class TreeNode(Described):
     """A session in its branch tree. A deleted one is a stub, with the state `deleted`."""
 
     session_id: str

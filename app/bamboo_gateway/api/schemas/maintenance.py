@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from bamboo_gateway.api.schemas.fields import Input
+from bamboo_gateway.api.schemas.fields import Described, Input
 
 
 class CleanupInput(Input):
@@ -17,7 +17,7 @@ class CleanupInput(Input):
     dry_run: bool = False
 
 
-class CleanupStats(BaseModel):
+class CleanupStats(Described):
     """What a cleanup has deleted, or with `dry_run` would delete."""
 
     sessions_cleaned: int
@@ -27,7 +27,7 @@ class CleanupStats(BaseModel):
     dry_run: bool
 
 
-class Check(BaseModel):
+class Check(Described):
     """One check: what it saw, and what to do when it is not `ok`."""
 
     name: str
@@ -36,7 +36,7 @@ class Check(BaseModel):
     action: str
 
 
-class Diagnostics(BaseModel):
+class Diagnostics(Described):
     """All checks; `status` is the worst of them."""
 
     status: Literal["ok", "warn", "fail"]

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from bamboo_gateway.api.limits import ITEMS_MAX, PARTS_MAX, URL_CHARS_MAX
-from bamboo_gateway.api.schemas.fields import Answer, Id, Input, Metadata, Name
+from bamboo_gateway.api.schemas.fields import Answer, Described, Id, Input, Metadata, Name
 from bamboo_gateway.domain.events import COUNT_MAX
 from bamboo_gateway.sessions.commands import NewMessage
 
@@ -155,7 +155,7 @@ class ToolCall(Answer):
     arguments: dict[str, Any] | str
 
 
-class _MessageOptional(BaseModel):
+class _MessageOptional(Described):
     tool_calls: list[ToolCall] = []
     tool_call_id: str = ""
     run_id: str = ""

@@ -6,14 +6,15 @@ by the same rules for agents; a test compares the two.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel
+from pydantic import ConfigDict, Discriminator, Field
 
+from bamboo_gateway.api.schemas.fields import Described, DescribedUnion
 from bamboo_gateway.domain.events import COUNT_MAX
 
 _Count = Annotated[int, Field(ge=0, le=COUNT_MAX)]
 
 
-class _Posted(BaseModel):
+class _Posted(Described):
     model_config = ConfigDict(extra="forbid")
 
 
@@ -137,5 +138,5 @@ PostedEventType = (
 )
 
 
-class PostedEvent(RootModel[Annotated[PostedEventType, Discriminator("type")]]):
+class PostedEvent(DescribedUnion[Annotated[PostedEventType, Discriminator("type")]]):
     """An event to append. All but `custom` belong to an open external run."""

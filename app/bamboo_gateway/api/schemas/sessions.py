@@ -2,10 +2,11 @@
 
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from bamboo_gateway.api.schemas.fields import (
     Answer,
+    Described,
     ExtensionData,
     Id,
     Input,
@@ -107,7 +108,7 @@ class SessionWithMessages(Session):
     model_config = ConfigDict(json_schema_serialization_defaults_required=False)
 
 
-class SessionPage(BaseModel):
+class SessionPage(Described):
     """A page of sessions; with `total` unless `count=false`, with `offset` when that was given."""
 
     sessions: list[Session]

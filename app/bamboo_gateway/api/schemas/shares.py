@@ -2,9 +2,9 @@
 
 from typing import Annotated, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
-from bamboo_gateway.api.schemas.fields import Input, UserId
+from bamboo_gateway.api.schemas.fields import Described, Input, UserId
 from bamboo_gateway.domain.limits import SHARE_SECONDS_MAX
 from bamboo_gateway.sessions.sharing import NewShare
 
@@ -29,7 +29,7 @@ class ShareInput(Input):
         return NewShare(self.user_id, self.expires_in)
 
 
-class Share(BaseModel):
+class Share(Described):
     """A grant to read a session; without a `user_id` it is a link."""
 
     id: str
@@ -46,7 +46,7 @@ class NewShareAnswer(Share):
     )
 
 
-class SharePage(BaseModel):
+class SharePage(Described):
     """The valid shares of a session."""
 
     shares: list[Share]

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from pydantic import BaseModel
+from bamboo_gateway.api.schemas.fields import Described
 
 
-class RunCounts(BaseModel):
+class RunCounts(Described):
     """Runs by status."""
 
     queued: int
@@ -16,7 +16,7 @@ class RunCounts(BaseModel):
     interrupted: int
 
 
-class Statistics(BaseModel):
+class Statistics(Described):
     """The counts of a session. They are exact, also when deltas have left the log."""
 
     session_id: str
@@ -36,7 +36,7 @@ class Statistics(BaseModel):
     last_message_at: str | None
 
 
-class Report(BaseModel):
+class Report(Described):
     """A session for people: who, what, how long, how much."""
 
     session_id: str
@@ -53,7 +53,7 @@ class Report(BaseModel):
     statistics: Statistics
 
 
-class SessionInBrief(BaseModel):
+class SessionInBrief(Described):
     """A session as the overview names it."""
 
     session_id: str
@@ -62,7 +62,7 @@ class SessionInBrief(BaseModel):
     message_count: int
 
 
-class Overview(BaseModel):
+class Overview(Described):
     """Statistics over all sessions; days are those of creation, in UTC."""
 
     sessions: int

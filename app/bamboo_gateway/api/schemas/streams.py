@@ -2,13 +2,13 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Discriminator, Field, RootModel
+from pydantic import Discriminator, Field
 
 from bamboo_gateway.api.schemas.events import LogEvent
-from bamboo_gateway.api.schemas.fields import Answer
+from bamboo_gateway.api.schemas.fields import Answer, Described, DescribedUnion
 
 
-class OpenEvent(BaseModel):
+class OpenEvent(Described):
     """The first event of every stream: where it begins. It is not in the log."""
 
     type: Literal["open"]
@@ -18,13 +18,13 @@ class OpenEvent(BaseModel):
     active_run_id: str | None
 
 
-class HeartbeatEvent(BaseModel):
+class HeartbeatEvent(Described):
     """Nothing has happened. Only with `heartbeat=event`; it is not in the log."""
 
     type: Literal["heartbeat"]
 
 
-class ResetEvent(BaseModel):
+class ResetEvent(Described):
     """The client's position cannot be served exactly. It is not in the log.
 
     Load `/messages` again. The stream goes on from `position` by itself.
@@ -35,7 +35,7 @@ class ResetEvent(BaseModel):
     position: str
 
 
-class GoodbyeEvent(BaseModel):
+class GoodbyeEvent(Described):
     """The last event, when the gateway ends a stream. It is not in the log."""
 
     type: Literal["goodbye"]
@@ -46,7 +46,7 @@ class GoodbyeEvent(BaseModel):
 
 
 class StreamEvent(
-    RootModel[
+    DescribedUnion[
         Annotated[
             LogEvent | OpenEvent | HeartbeatEvent | ResetEvent | GoodbyeEvent,
             Discriminator("type"),
@@ -56,7 +56,7 @@ class StreamEvent(
     """The `data` of one frame of a stream: an event of the log, or one of the stream itself."""
 
 
-class StreamFrame(BaseModel):
+class StreamFrame(Described):
     """One frame of a stream (Server-Sent Events). There is never an `event` line."""
 
     id: Annotated[

@@ -2,9 +2,9 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from bamboo_gateway.api.schemas.fields import Input, Name
+from bamboo_gateway.api.schemas.fields import Described, Input, Name
 from bamboo_gateway.api.schemas.messages import Message
 from bamboo_gateway.sessions.lifecycle.summaries import SUMMARY_CHARS_MAX
 
@@ -23,7 +23,7 @@ class WriteSummaryInput(Input):
     agent: Name | None = None
 
 
-class Summary(BaseModel):
+class Summary(Described):
     """SummaryCacheData: a summary that replaces the session's events up to `position`."""
 
     session_id: str
@@ -33,7 +33,7 @@ class Summary(BaseModel):
     created_at: str
 
 
-class SummaryPage(BaseModel):
+class SummaryPage(Described):
     """A page of summaries."""
 
     summaries: list[Summary]
@@ -41,7 +41,7 @@ class SummaryPage(BaseModel):
     has_more: bool
 
 
-class Resumed(BaseModel):
+class Resumed(Described):
     """The message that carries a conversation into a new context."""
 
     message: Message
