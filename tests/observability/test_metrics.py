@@ -16,7 +16,8 @@ from bamboo_gateway.api.problems import PROBLEMS
 from bamboo_gateway.api.routing import ROUTERS
 from bamboo_gateway.domain.events import Complete
 from bamboo_gateway.observability.histogram import Histogram
-from bamboo_gateway.observability.metrics import FAMILIES, PREFIX, render_metrics
+from bamboo_gateway.observability.metrics import FAMILIES, PREFIX
+from bamboo_gateway.observability.prometheus import render_metrics
 from bamboo_gateway.server import http1
 from tests.api.serving import Served, raw, serving
 from tests.faults.wire import Wire, hanging, rest_of

@@ -1,9 +1,13 @@
-"""Make the exporter of a format. A new format is one file, and one case here."""
+"""Make the exporter of a format, and read documents. A new format is one file, and one case here.
+
+Exporters and readers are imported when a document is written or read: a start needs none of them.
+"""
 
 from typing import Final
 
 from bamboo_gateway.domain.errors import InvalidInput
 from bamboo_gateway.exporters.base import Exporter
+from bamboo_gateway.exporters.imported import ImportedDocument
 
 EXPORT_FORMATS: Final = ("markdown", "json", "yaml")
 
@@ -30,3 +34,10 @@ def make_exporter(name: str) -> Exporter:
         case _:
             known = ", ".join(EXPORT_FORMATS)
             raise InvalidInput(f"No such export format; use one of {known}.")
+
+
+def read_import(data: bytes, format_name: str | None, *, now_ms: int) -> ImportedDocument:
+    """Read every session of a document, as `importing.read_import` does; in a worker thread."""
+    from bamboo_gateway.exporters import importing
+
+    return importing.read_import(data, format_name, now_ms=now_ms)

@@ -1,6 +1,9 @@
-"""Make the sender of traces. The SDK is imported only when traces are on."""
+"""Make the sender of traces and the text of a scrape; their libraries are imported when needed."""
+
+from pathlib import Path
 
 from bamboo_gateway.domain.errors import BambooError
+from bamboo_gateway.observability.metrics import Measures
 from bamboo_gateway.observability.tracing import Spans
 
 
@@ -17,6 +20,13 @@ def make_spans(endpoint: str) -> Spans:
             "otel_endpoint is set, and OpenTelemetry is missing: install bamboo-gateway[otel]."
         ) from error
     return OtelSpans.to_endpoint(endpoint)
+
+
+def render_metrics(measures: Measures, data_dir: Path | None) -> bytes:
+    """Return the text for one scrape, as `prometheus.render_metrics` does; in a worker thread."""
+    from bamboo_gateway.observability import prometheus
+
+    return prometheus.render_metrics(measures, data_dir)
 
 
 class TracingUnavailable(BambooError):

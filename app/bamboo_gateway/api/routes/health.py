@@ -11,8 +11,9 @@ from bamboo_gateway.api.responses import json_response
 from bamboo_gateway.api.schemas.about import Health
 from bamboo_gateway.api.security.rights import OpenRoute, OperatorRoute
 from bamboo_gateway.observability.audit import AuditLog
+from bamboo_gateway.observability.factory import render_metrics
 from bamboo_gateway.observability.logs import HandOver
-from bamboo_gateway.observability.metrics import CONTENT_TYPE, render_metrics
+from bamboo_gateway.observability.metrics import CONTENT_TYPE
 from bamboo_gateway.sessions.manager import SessionManager
 from bamboo_gateway.settings import Settings
 

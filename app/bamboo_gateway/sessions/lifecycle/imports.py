@@ -16,8 +16,8 @@ from bamboo_gateway.domain.messages import Message, distinct
 from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.domain.sessions import SESSION_TYPES
 from bamboo_gateway.domain.tool_order import settled
+from bamboo_gateway.exporters.factory import read_import
 from bamboo_gateway.exporters.imported import ImportedDocument, ImportedSession, Note
-from bamboo_gateway.exporters.importing import read_import
 from bamboo_gateway.sessions.access import owner_of_copy
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
 from bamboo_gateway.sessions.context import Context
