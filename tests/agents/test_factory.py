@@ -50,8 +50,11 @@ async def test_a_server_of_ones_own_needs_no_key() -> None:
             "'tempreature' is not known here; did you mean 'temperature'?",
         ),
         ("python:m:f?thread_max=3", "did you mean 'threads_max'?"),
-        ("python:m:f?qqqq=3", "query: 'qqqq' is not known here. Known are: allow, threads_max."),
-        ("demo:?delay=secret", "did you mean 'delay_ms'? Known are: allow, delay_ms, "),
+        (
+            "python:m:f?qqqq=3",
+            "query: 'qqqq' is not known here. Known are: allow, coalesce, threads_max.",
+        ),
+        ("demo:?delay=secret", "did you mean 'delay_ms'? Known are: allow, coalesce, delay_ms, "),
         ("gpt-4o", "no kind; use demo:, openai:, python:, http: or https:"),
         ("teapot:", "no known kind; use demo:, openai:, python:, http: or https:"),
     ],
@@ -76,3 +79,21 @@ def test_proxy_settings_that_cannot_be_used_are_named_in_the_error(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
     monkeypatch.setenv("HTTPS_PROXY", "gopher://x")
     assert "proxy" in refusal_of("openai:gpt-x")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "demo:",
+        "openai:gpt-x?base_url=http://127.0.0.1:1/v1",
+        "python:bamboo_gateway.agents.demo:DemoAgent",
+        "http://127.0.0.1:1/turns",
+    ],
+)
+@pytest.mark.parametrize("value", ["", "true", "false"])
+async def test_every_kind_of_agent_takes_coalesce(url: str, value: str) -> None:
+    if value:
+        url += f"{'&' if '?' in url else '?'}coalesce={value}"
+    agent = make_agent("helper", url, Settings(), session_answer)
+    assert agent.coalesce is (value != "false")
+    await agent.aclose()

@@ -69,6 +69,11 @@ class Script(NamedTuple):
     is_run: bool = True
 
 
+def repeatable_gateway(directory: Path) -> Gateway:
+    """Return a gateway whose logs are the same each time, however busy the disk is."""
+    return Gateway(directory, flags=("--agent", "default=demo:?coalesce=false"))
+
+
 def steps(page: str) -> list[Step]:
     """Return the commands of all `console` blocks in order: lines after `$ `, with their outputs.
 
@@ -182,7 +187,10 @@ def _replayed(step: Step, gateway: Gateway) -> str:
 def _refresh_page(file: Path) -> None:
     page = refresh_tables(file.read_text("utf-8"))
     if _BLOCK.search(page):
-        with tempfile.TemporaryDirectory() as directory, Gateway(Path(directory)) as running:
+        with (
+            tempfile.TemporaryDirectory() as directory,
+            repeatable_gateway(Path(directory)) as running,
+        ):
             page = refresh(page, running)
     if page != file.read_text("utf-8"):
         file.write_text(page, "utf-8")

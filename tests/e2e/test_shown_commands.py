@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs_tables import README, pages
-from tests.e2e.shown_commands import play, run_script, scripts, shape, steps
+from tests.e2e.shown_commands import play, repeatable_gateway, run_script, scripts, shape, steps
 from tests.processes import REPOSITORY, Gateway, program
 
 TEXTS = {str(page.relative_to(REPOSITORY)): page.read_text("utf-8") for page in pages()}
@@ -26,7 +26,7 @@ def test_the_tour_uses_what_people_have() -> None:
 def test_every_command_prints_what_the_page_says(page: str, tmp_path: Path) -> None:
     for name in ("curl", "http"):
         program(name)
-    with Gateway(tmp_path) as gateway:
+    with repeatable_gateway(tmp_path) as gateway:
         for command, output in steps(TEXTS[page]):
             assert shape(play(command, gateway)) == shape(output), command
 

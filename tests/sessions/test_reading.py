@@ -86,6 +86,7 @@ async def test_pages_of_events_end_at_their_bytes_and_give_each_event_once(
 
 
 async def test_events_before_a_wide_gap_are_found_from_the_end(gate: Gateway):
+    gate.agent.coalesce = False
     await gate.chat(run_id="a")
     gate.agent.do("a", *[Token("word " * 100) for _ in range(3000)], Complete())
     await gate.ended("a")

@@ -104,9 +104,13 @@ class Agent(ABC):
     Attributes:
         allowed: The `options` of a chat that clients may set. An agent with a URL takes them from
             `allow` of the URL, or has the default of its kind.
+        coalesce: Whether consecutive deltas of one text may become one event while the store is
+            busy. What the text is, and when a client sees it, stays the same. An agent with a URL
+            takes this from `coalesce` of the URL.
     """
 
     allowed: AllowedOptions = ANY_OPTIONS
+    coalesce: bool = True
 
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Refuse options that clients may not set, or that the agent cannot use.

@@ -13,8 +13,9 @@ input always gives the same events. These options may be in the query and, above
 | `fail` | | fails at the end with this code (snake_case) |
 
 `{"delay_ms": 0, "tokens": 100, "thinking": false, "tool": false}` streams 100 tokens and nothing
-else. A chat may set all of these options, unless `allow` in the query names some. Usage counts
-words: those of the user's message, and the streamed tokens.
+else. A chat may set all of these options, unless `allow` in the query names some. Without a delay
+some words become one event, unless the query has `coalesce=false`. Usage counts words: those of the
+user's message, and the streamed tokens.
 """
 
 import re
@@ -78,13 +79,19 @@ class DemoAgent(Agent):
     Args:
         defaults: The values of options that a chat does not set.
         allowed: The options that clients may set.
+        coalesce: As `Agent.coalesce`.
     """
 
     def __init__(
-        self, defaults: DemoOptions | None = None, allowed: AllowedOptions = ANY_OPTIONS
+        self,
+        defaults: DemoOptions | None = None,
+        allowed: AllowedOptions = ANY_OPTIONS,
+        *,
+        coalesce: bool = True,
     ) -> None:
         self._defaults = defaults or DemoOptions()
         self.allowed = allowed
+        self.coalesce = coalesce
 
     @override
     def check_options(self, options: Mapping[str, Any]) -> None:
@@ -104,7 +111,7 @@ class DemoAgent(Agent):
         known = DemoOptions.model_fields
         # All options: a demo costs nothing and has no secret.
         allowed = read_allowed(address, query.allow, AllowedOptions.parse("*", known), known)
-        return DemoAgent(query, allowed)
+        return DemoAgent(query, allowed, coalesce=query.coalesce)
 
     def is_enough(self, messages: Sequence[Message], options: Mapping[str, Any]) -> bool:
         """Return whether the user's last message is among `messages`; see `SupportsWindow`."""

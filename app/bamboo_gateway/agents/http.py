@@ -24,7 +24,8 @@ was never a stale one.
 
 The query may have `secret_env`, `connect_timeout_seconds` (10), `first_byte_timeout_seconds` (120),
 `idle_timeout_seconds` (120; any byte resets it, so a comment or an empty line is enough),
-`retries_max` (3) and `allow`. The gateway removes these; the rest of the query goes to the service.
+`retries_max` (3), `coalesce` (true; see `base.Agent`) and `allow`. The gateway removes these; the
+rest of the query goes to the service.
 
 `allow` names the `options` that a chat may set, as in `allow=language,depth:1..3` (see `allowed`).
 The default is none, because options come from anybody who may chat.
@@ -99,6 +100,7 @@ class HttpAgent(Agent):
         clock: Clock | None = None,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
+        self.coalesce = query.coalesce
         self._secret = secret.encode() if secret else None
         self._session_answer = session_answer
         self._event_bytes_max = settings.max_event_bytes

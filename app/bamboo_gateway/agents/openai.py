@@ -12,6 +12,7 @@ The query may have:
 | `first_byte_timeout_seconds` | 120 | models think before they answer |
 | `idle_timeout_seconds` | 120 | the longest silence inside an answer; comments end it |
 | `retries_max` | 3 | before the first byte only |
+| `coalesce` | true | see `base.Agent` |
 | `allow` | below | which of the options below a chat may set, and their bounds; see `allowed` |
 | the options below but `tools`, `tool_choice`, `stop`, `response_format` | | for every chat |
 
@@ -141,6 +142,7 @@ class OpenAIAgent(Agent):
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         self.allowed = allowed
+        self.coalesce = query.coalesce
         self._model = model
         self._defaults = query.model_dump(include=set(_Sampling.model_fields), exclude_none=True)
         self._stream_usage = query.stream_usage

@@ -81,9 +81,11 @@ class AgentQuery(Options):
 
     Attributes:
         allow: The `options` that clients may set (module `allowed`); None for the default.
+        coalesce: As `Agent.coalesce`.
     """
 
     allow: str | None = None
+    coalesce: bool = True
 
 
 VariableName = Annotated[str, Field(pattern=r"\A[A-Za-z_][A-Za-z0-9_]*\z")]

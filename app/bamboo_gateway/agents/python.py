@@ -17,9 +17,9 @@ with a message without details, and its traceback in the log. Async code must le
 through. Plain code that works long between two yields checks `turn.cancelled.is_set()`.
 
 The query may have `threads_max` (100), the number of turns of plain code that run at once (more
-wait), and `allow`, the `options` that a chat may set (`allow=language,depth:1..3`; see `allowed`).
-The default of `allow` is none, because options come from anybody who may chat, and the code may
-pass them on.
+wait), `coalesce` (true; see `base.Agent`), and `allow`, the `options` that a chat may set
+(`allow=language,depth:1..3`; see `allowed`). The default of `allow` is none, because options come
+from anybody who may chat, and the code may pass them on.
 """
 
 import asyncio
@@ -70,15 +70,22 @@ class PythonAgent(Agent):
         target: A function of the turn, or an object or class with one as its method `run`.
         threads_max: How many turns of plain code run at once.
         allowed: Which options clients may set.
+        coalesce: As `Agent.coalesce`.
 
     Raises:
         UnusableError: The object cannot answer turns.
     """
 
     def __init__(
-        self, target: Any, threads_max: int = 100, allowed: AllowedOptions = ANY_OPTIONS
+        self,
+        target: Any,
+        threads_max: int = 100,
+        allowed: AllowedOptions = ANY_OPTIONS,
+        *,
+        coalesce: bool = True,
     ) -> None:
         self.allowed = allowed
+        self.coalesce = coalesce
         self._target = target() if isinstance(target, type) else target
         self._function = _function_of(self._target)
         self._slots = anyio.Semaphore(threads_max)
@@ -97,7 +104,8 @@ class PythonAgent(Agent):
             raise address.refuse("write `python:package.module:object`")
         allowed = read_allowed(address, query.allow, NO_OPTIONS, known=None)
         try:
-            return PythonAgent(_imported(module, path), query.threads_max, allowed)
+            target = _imported(module, path)
+            return PythonAgent(target, query.threads_max, allowed, coalesce=query.coalesce)
         except UnusableError as error:
             raise address.refuse(str(error)) from error
         except (Exception, SystemExit) as error:

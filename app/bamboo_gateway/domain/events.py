@@ -231,6 +231,7 @@ class Custom:
     type: Literal["custom"] = "custom"
 
 
+DeltaEvent = Token | Thinking | ToolDelta
 TerminalEvent = Complete | Failed | Cancelled
 AgentEvent = (
     Token
@@ -263,10 +264,7 @@ def check_encodable(event: AgentEvent) -> None:
         InvalidEvent: The text cannot be stored as UTF-8.
     """
     try:
-        if isinstance(event, Token):  # most events
-            event.content.encode()
-        else:
-            encode(event)
+        encode(event)
     except (TypeError, UnicodeEncodeError) as error:
         raise InvalidEvent(f"The event {event.type!r} cannot be written as JSON.") from error
 

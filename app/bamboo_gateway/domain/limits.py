@@ -13,6 +13,10 @@ SEND_BYTES_MAX = 256 * KiB
 RUN_AHEAD_BYTES_MAX = 256 * KiB
 """How much of an agent's deltas may wait for a commit before the agent has to wait."""
 
+COALESCED_BYTES_MAX = 16 * KiB
+"""The largest event that deltas are joined into: some seconds of a fast model, and small enough for
+a client to show it at once. `max_event_bytes` may be less."""
+
 RUN_AHEAD_EVENTS_YIELD = 64
 """After this many events without waiting, a run yields to the event loop."""
 

@@ -15,12 +15,14 @@ from typing import Any, assert_never
 
 from bamboo_gateway.domain.agent_messages import checked_message
 from bamboo_gateway.domain.codec import encode
+from bamboo_gateway.domain.deltas import Delta, DeltaStem, encoded_text
 from bamboo_gateway.domain.errors import InvalidEvent, TooLarge
 from bamboo_gateway.domain.events import (
     AgentEvent,
     Cancelled,
     Complete,
     Custom,
+    DeltaEvent,
     Draft,
     Failed,
     MessageSaid,
@@ -95,6 +97,8 @@ class MessageAssembler:
         "_pending",
         "_run_id",
         "_size_max",
+        "_stem",
+        "_stem_of",
     )
 
     def __init__(
@@ -112,6 +116,9 @@ class MessageAssembler:
         self._called: dict[str, str] = {}
         self._open: dict[str, None] = {}
         self._order = OrderedMessages()
+        # The stem of the last delta, and what it was made for.
+        self._stem: DeltaStem | None = None
+        self._stem_of: tuple[str, str, str | None] | None = None
 
     def feed(self, event: AgentEvent) -> list[Draft]:
         """Return the drafts for an event; they belong into one commit.
@@ -122,15 +129,11 @@ class MessageAssembler:
             TooLarge: The event is larger than `event_bytes_max`.
         """
         match event:
-            case Token() | Thinking():
-                return self._text(event)
+            case Token() | Thinking() | ToolDelta():
+                before, delta = self.delta(event)
+                return [*before, delta.stem.draft(event.content)]
             case ToolStart():
                 return self._tool_start(event)
-            case ToolDelta():
-                self._check_size(event.type, event.content)
-                message_id = self._called.get(event.tool_call_id) or self._begun().id
-                delta = {"tool_call_id": event.tool_call_id, "content": event.content}
-                return [Draft("tool_delta", self._of(message_id, **delta))]
             case ToolComplete():
                 result = {"success": event.result.success, "content": event.result.content}
                 fields = {"tool_call_id": event.tool_call_id, "result": result}
@@ -146,6 +149,29 @@ class MessageAssembler:
                 return self.end(event)
             case _:
                 assert_never(event)
+
+    def delta(self, event: DeltaEvent) -> tuple[list[Draft], Delta]:
+        """Return the delta for an event, and what comes before it: a message that has no room.
+
+        It does the same as `feed` for these events, which are most events, at a lower cost.
+
+        Raises:
+            InvalidEvent: The content cannot be stored.
+            TooLarge: The event is larger than `event_bytes_max`.
+        """
+        kind, content = event.type, event.content
+        text = encoded_text(kind, content)
+        size = len(text) + 2  # with its quotation marks
+        if size > self._size_max:
+            raise self._too_large(kind)
+        if isinstance(event, ToolDelta):
+            call_id = event.tool_call_id
+            message_id = self._called.get(call_id) or self._begun().id
+            return [], Delta(self._stem_for(kind, message_id, call_id), text)
+        before = self._make_room(size)
+        pending = self._begun()
+        pending.add("text" if kind == "token" else "thinking", content, size)
+        return before, Delta(self._stem_for(kind, pending.id), text)
 
     def end(self, event: TerminalEvent) -> list[Draft]:
         """Return the messages that are not in the log yet, and the terminal event after them.
@@ -199,16 +225,6 @@ class MessageAssembler:
                 pass
 
     # -- events of the agent ------------------------------------------------------------------
-
-    def _text(self, event: Token | Thinking) -> list[Draft]:
-        kind, text = event.type, event.content
-        size = self._check_size(kind, text)
-        drafts = self._make_room(size)
-        pending = self._begun()
-        pending.add("text" if kind == "token" else "thinking", text, size)
-        fields = {"run_id": self._run_id, "message_id": pending.id, "content": text}
-        drafts.append(Draft(kind, fields))
-        return drafts
 
     def _tool_start(self, event: ToolStart) -> list[Draft]:
         call_id = event.tool_call_id
@@ -390,14 +406,26 @@ class MessageAssembler:
     def _message(self, message: Message) -> Draft:
         return message_draft(message, self._run_id)
 
+    def _stem_for(self, kind: str, message_id: str, call_id: str | None = None) -> DeltaStem:
+        made_for = (kind, message_id, call_id)
+        if self._stem is None or made_for != self._stem_of:
+            fields = self._of(message_id)
+            if call_id is not None:
+                fields["tool_call_id"] = call_id
+            self._stem, self._stem_of = DeltaStem(kind, fields), made_for
+        return self._stem
+
     def _check_size(self, kind: str, value: Any) -> int:
         size = _size_of(value)
         if size > self._size_max:
-            raise TooLarge(
-                f"The event {kind!r} is larger than {self._size_max} bytes (max_event_bytes).",
-                code="event-too-large",
-            )
+            raise self._too_large(kind)
         return size
+
+    def _too_large(self, kind: str) -> TooLarge:
+        return TooLarge(
+            f"The event {kind!r} is larger than {self._size_max} bytes (max_event_bytes).",
+            code="event-too-large",
+        )
 
     def _cut(self, words: str) -> str:
         return words[: min(_WORDS_CHARS_MAX, self._size_max // 8)]

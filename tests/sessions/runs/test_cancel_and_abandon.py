@@ -309,8 +309,10 @@ class Flood(Agent):
             yield self.event
 
 
-async def test_a_flood_is_held_back_by_the_store_and_arrives_whole() -> None:
+@pytest.mark.parametrize("coalesce", [False, True])
+async def test_a_flood_is_held_back_by_the_store_and_arrives_whole(coalesce: bool) -> None:
     flood = Flood(Token("word "), 90_000)
+    flood.coalesce = coalesce
     async with gateway(agents={"flood": flood}) as gate:
         gate.store.hold_appends()
 
@@ -334,7 +336,9 @@ async def test_a_flood_is_held_back_by_the_store_and_arrives_whole() -> None:
             gate.store.release_appends()
         await gate.ended("r")
         log = await gate.log()
-        assert sum(event["type"] == "token" for event in log) == 90_000
+        tokens = [event["content"] for event in log if event["type"] == "token"]
+        assert "".join(tokens) == "word " * 90_000
+        assert (len(tokens) == 90_000) is not coalesce
         said = [m["content"] for m in await gate.messages() if m["role"] == "assistant"]
         assert "".join(said) == "word " * 90_000
         assert await ends(gate) == {"r": ["complete"]}

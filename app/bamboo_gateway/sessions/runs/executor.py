@@ -19,6 +19,7 @@ from bamboo_gateway.domain.events import (
     CODE_INTERRUPTED,
     AgentEvent,
     Complete,
+    DeltaEvent,
     Draft,
     Failed,
     TerminalEvent,
@@ -199,10 +200,11 @@ class RunExecutor:
     async def _iterate(self, turn: Turn) -> None:
         async with aclosing(self._agent.run(turn)) as events:  # type: ignore[type-var]
             async for event in events:
-                check_encodable(event)
-                if isinstance(event, TerminalEvent):
-                    self._said = event
-                    return
+                if not isinstance(event, DeltaEvent):
+                    check_encodable(event)
+                    if isinstance(event, TerminalEvent):
+                        self._said = event
+                        return
                 if not self.writer.is_ready:
                     await self.writer.ready()
                 self._emit(event)
@@ -216,8 +218,14 @@ class RunExecutor:
         if self._ending:
             # The agent was left behind: its run has ended without it.
             raise Vanished
-        _, self._last_seq = self.writer.decide(self._assembler.feed(event))
         self._since_yield += 1
+        if isinstance(event, DeltaEvent):
+            before, delta = self._assembler.delta(event)
+            if before:
+                _, self._last_seq = self.writer.decide(before)
+            self._last_seq = self.writer.decide_delta(delta, may_join=self._agent.coalesce)
+        else:
+            _, self._last_seq = self.writer.decide(self._assembler.feed(event))
 
     async def _end(self, otherwise: TerminalEvent) -> None:
         delay = 0.05

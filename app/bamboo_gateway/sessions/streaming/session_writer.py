@@ -18,6 +18,7 @@ from anyio.lowlevel import checkpoint
 
 from bamboo_gateway.domain.clock import Clock, format_ms
 from bamboo_gateway.domain.codec import encode
+from bamboo_gateway.domain.deltas import Delta, DeltaStem, joined
 from bamboo_gateway.domain.errors import (
     BambooError,
     Conflict,
@@ -27,7 +28,7 @@ from bamboo_gateway.domain.errors import (
     Unavailable,
 )
 from bamboo_gateway.domain.events import DELTA_TYPES, TERMINAL_TYPES, Draft, TerminalEvent
-from bamboo_gateway.domain.limits import RUN_AHEAD_BYTES_MAX
+from bamboo_gateway.domain.limits import COALESCED_BYTES_MAX, RUN_AHEAD_BYTES_MAX
 from bamboo_gateway.domain.message_assembler import MessageAssembler
 from bamboo_gateway.domain.projections import fold
 from bamboo_gateway.domain.sessions import SessionHead
@@ -40,6 +41,11 @@ from bamboo_gateway.storage.base import Commit, Event, Note, SessionStore
 
 Waiter = Callable[[BambooError | None], None]
 _MARKED_RUN_TYPES = TERMINAL_TYPES | {"run_queued", "run_start"}
+
+
+_JOINED_TEXT_BYTES = 80
+"""What a text that waits takes in memory beside its own bytes: two objects with their places in two
+lists. Texts of a few bytes would run far ahead of the disk otherwise (R11)."""
 
 
 class Runner(Protocol):
@@ -79,15 +85,38 @@ class Vanished(LookAgain):
 
 
 class _Batch:
-    """The events decided since the last commit was handed to the store."""
+    """The events decided since the last commit was handed to the store.
 
-    __slots__ = ("events", "extras", "reserve", "size")
+    Attributes:
+        stem: That of the last event, while further deltas may join it.
+        joining: The texts that have joined it.
+        room: How many bytes may still join it.
+    """
+
+    __slots__ = ("events", "extras", "joining", "reserve", "room", "size", "stem")
 
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.extras: _Extras | None = None
         self.size = 0
         self.reserve = False
+        self.stem: DeltaStem | None = None
+        self.joining: list[bytes] = []
+        self.room = 0
+
+    def join(self, text: bytes) -> None:
+        """Add a text to the last event."""
+        self.joining.append(text)
+        self.room -= len(text)
+        self.size += len(text) + _JOINED_TEXT_BYTES
+
+    def close_last(self) -> None:
+        """Let no further delta join the last event."""
+        self.stem = None
+        if self.joining:
+            seq, kind, body = self.events[-1]
+            self.events[-1] = Event(seq, kind, joined(body, self.joining))
+            self.joining = []
 
     def with_extras(self) -> "_Extras":
         """Return the extras; the first call makes them."""
@@ -139,6 +168,7 @@ class SessionWriter:
         "_flying",
         "_flying_since",
         "_id_watchers",
+        "_joined_bytes_max",
         "_max_event_bytes",
         "_open_gate",
         "_reload_wanted",
@@ -196,6 +226,7 @@ class SessionWriter:
         self._store = store
         self._clock = clock
         self._max_event_bytes = max_event_bytes
+        self._joined_bytes_max = min(max_event_bytes, COALESCED_BYTES_MAX)
         self._exists = exists
         self._batch = _Batch()
         self._flying: _Batch | None = None
@@ -255,6 +286,7 @@ class SessionWriter:
                 waiter(error)
             raise
         batch = self._batch
+        batch.close_last()
         for place, ((kind, fields), body) in enumerate(zip(drafts, bodies, strict=True), first):
             if kind in DELTA_TYPES:
                 head.seq = place
@@ -284,6 +316,47 @@ class SessionWriter:
             self._flush()
         return first, head.seq
 
+    def decide_delta(self, delta: Delta, *, may_join: bool) -> int:
+        """Give a delta of the active run its seq and hand it to the store, as `decide`.
+
+        While a commit is in flight, a delta may join the last event instead, if that is a delta of
+        the same text. No one has seen that event: it gets its place in the log with the next
+        commit. So nothing waits while the store is idle, and the busier it is, the fewer events
+        there are (adaptive coalescing).
+
+        Args:
+            delta: The delta.
+            may_join: Whether it may join another one.
+
+        Returns:
+            The seq of the delta, or of the event that it has joined.
+
+        Raises:
+            TooLarge: The event is over `max_event_bytes`; nothing was decided.
+        """
+        batch, head, text = self._batch, self.head, delta.text
+        if may_join and batch.stem is delta.stem and len(text) <= batch.room:
+            batch.join(text)
+            return head.seq
+        now_ms = self._clock.now_ms()
+        kind, seq = delta.stem.type, head.seq + 1
+        body = delta.stem.body(seq, format_ms(now_ms), text)
+        size = len(body)
+        if size > self._max_event_bytes:
+            raise self._too_large(kind)
+        batch.close_last()
+        head.seq = seq
+        if now_ms > head.last_activity_at:
+            head.last_activity_at = now_ms
+        batch.events.append(Event(seq, kind, body))
+        batch.size += size
+        if self._flying is None:
+            self._flush()
+        else:
+            batch.stem = delta.stem
+            batch.room = self._joined_bytes_max - size
+        return seq
+
     def _encoded(self, drafts: Sequence[Draft], first: int, time: str) -> list[bytes]:
         bodies: list[bytes] = []
         for seq, (kind, fields) in enumerate(drafts, first):
@@ -292,13 +365,15 @@ class SessionWriter:
             except TypeError as error:
                 raise InvalidEvent(f"The event {kind!r} cannot be written as JSON.") from error
             if len(body) > self._max_event_bytes:
-                raise TooLarge(
-                    f"The event {kind!r} is larger than {self._max_event_bytes} bytes "
-                    "(max_event_bytes).",
-                    code="event-too-large",
-                )
+                raise self._too_large(kind)
             bodies.append(body)
         return bodies
+
+    def _too_large(self, kind: str) -> TooLarge:
+        return TooLarge(
+            f"The event {kind!r} is larger than {self._max_event_bytes} bytes (max_event_bytes).",
+            code="event-too-large",
+        )
 
     async def commit(
         self,
@@ -623,6 +698,7 @@ class SessionWriter:
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, _Batch()
+        batch.close_last()
         count, extras = len(batch.events), batch.extras
         # A commit of deltas needs no head: it moves only the seq and the time, which it has.
         is_structural = not self._exists or (extras is not None and bool(extras.notable))
