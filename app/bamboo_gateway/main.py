@@ -29,9 +29,10 @@ from bamboo_gateway.api.access_log import RequestLog
 from bamboo_gateway.api.audit import AuditTrail
 from bamboo_gateway.api.body_memory import BodyMemory
 from bamboo_gateway.api.dispatch import GatewayApp
-from bamboo_gateway.api.middleware import OriginGuard, RequestContext, WaitForRecovery
+from bamboo_gateway.api.middleware import Admission, RequestContext
 from bamboo_gateway.api.routing import add_routes, create_openapi
 from bamboo_gateway.api.security.authentication import Authentication
+from bamboo_gateway.api.security.origins import OriginGuard
 from bamboo_gateway.api.security.rate_limits import FailureLimit, RateLimit
 from bamboo_gateway.api.urls import session_answer
 from bamboo_gateway.credentials.gate import Gate
@@ -149,13 +150,20 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
                 request_log=request_log,
                 audit=AuditTrail(audit, clock) if audit is not None else None,
                 make_id=lambda: ids.make("req_", clock.now_ms()),
+                recovered=recovered,
+                origins=OriginGuard(settings, gate),
             ),
-            Middleware(WaitForRecovery, recovered=recovered),
-            Middleware(OriginGuard, settings=settings, gate=gate),
             *_cors(settings),
-            Middleware(FailureLimit, settings=settings, clock=clock),
-            Middleware(Authentication, settings=settings, gate=gate),
-            Middleware(RateLimit, settings=settings, clock=clock),
+            Middleware(
+                Admission,
+                failures=FailureLimit(settings, clock)
+                if settings.auth_failures_per_address
+                else None,
+                authentication=Authentication(settings, gate),
+                rates=RateLimit(settings, clock)
+                if settings.rate_limit_per_caller or settings.rate_limit_in_all
+                else None,
+            ),
         ],
     )
     app.state.manager = None  # until the lifespan begins: requests may come before

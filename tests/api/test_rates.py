@@ -1,7 +1,6 @@
 """Request rates: who is counted, what the answers' fields say, and when a limit ends."""
 
 from collections import Counter
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +12,7 @@ from limits import parse
 from starlette.types import Message, Receive, Scope, Send
 
 from bamboo_gateway.api.caller import CALLER
+from bamboo_gateway.api.middleware import Admission
 from bamboo_gateway.api.security.rate_limits import FailureLimit, RateLimit
 from bamboo_gateway.api.security.sliding_window import SlidingWindowCounter
 from bamboo_gateway.api.security.url_credentials import TICKET
@@ -27,22 +27,26 @@ WRONG = {"Authorization": "Bearer wrong"}
 
 
 class Asked:
-    """A middleware before an app that does nothing but answer, and what came of it.
+    """The middleware before an app that does nothing but answer, and what came of it.
 
     Args:
-        limit: The middleware's class.
+        limit: The class of the only limit.
         settings: What differs from the defaults.
     """
 
-    def __init__(self, limit: Callable[..., Any], **settings: Any) -> None:
+    def __init__(self, limit: type[FailureLimit | RateLimit], **settings: Any) -> None:
         self.clock = FakeClock()
         self.problems: dict[str, int] = {"rate-limited": 0}
-        self.app = limit(self._answer, settings=Settings(**settings), clock=self.clock)
+        made = limit(Settings(**settings), self.clock)
+        self.app = Admission(
+            self._answer,
+            failures=made if isinstance(made, FailureLimit) else None,
+            authentication=_Known(),  # type: ignore[arg-type]
+            rates=made if isinstance(made, RateLimit) else None,
+        )
         self._status = 200
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._status == 200:
-            scope.setdefault(CALLER, LOCAL_CALLER)
         await send({"type": "http.response.start", "status": self._status, "headers": []})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -80,6 +84,14 @@ class Asked:
         await self.app(scope, receive, send)
         (start,) = starts
         return start["status"], {k.decode(): v.decode() for k, v in start["headers"]}
+
+
+class _Known:
+    """Authentication that takes the caller that the test has put into the scope."""
+
+    async def caller_of(self, scope: Scope) -> Caller:
+        caller: Caller = scope.get(CALLER, LOCAL_CALLER)
+        return caller
 
 
 ANN, BOB = Caller("ann", "ann"), Caller("bob", "bob")

@@ -45,18 +45,40 @@ class DocumentResponse(StreamingResponse):
                 await run_until_disconnect(self.stream_response(send), disconnected)
 
 
+class JsonResponse(Response):
+    """A response with encoded JSON, whose headers need no look at each other."""
+
+    def __init__(
+        self, body: bytes, status_code: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
+        # The base class would search the headers for those that it adds.
+        self.status_code = status_code
+        self.background = None
+        self.body = body
+        self.raw_headers = [(b"cache-control", b"no-store")]
+        if headers:
+            self.raw_headers += [
+                (name.lower().encode("latin-1"), value.encode("latin-1"))
+                for name, value in headers.items()
+            ]
+        self.raw_headers += [
+            (b"content-length", b"%d" % len(body)),
+            (b"content-type", b"application/json"),
+        ]
+
+
 def json_response(
     value: object, status_code: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Return a response with an encoded value."""
-    return bytes_response(encode(value), status_code, headers)
+    return JsonResponse(encode(value), status_code, headers)
 
 
 def bytes_response(
     body: bytes, status_code: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Return a response with JSON that is encoded already."""
-    return Response(body, status_code, {**_HEADERS, **(headers or {})}, media_type=JSON)
+    return JsonResponse(body, status_code, headers)
 
 
 async def streamed(

@@ -2,17 +2,16 @@
 
 from typing import Final
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
-from bamboo_gateway.api.caller import CALLER, NOBODY, unauthorized
-from bamboo_gateway.api.problem_responses import problem_response
+from bamboo_gateway.api.caller import unauthorized
 from bamboo_gateway.api.security.origins import check_cookie_origin, values_of
 from bamboo_gateway.api.security.share_links import caller_by_share_link
 from bamboo_gateway.api.security.url_credentials import TICKET
 from bamboo_gateway.credentials.gate import Gate
 from bamboo_gateway.credentials.refusals import Refusal
 from bamboo_gateway.domain.callers import LOCAL_CALLER, Caller
-from bamboo_gateway.domain.errors import BambooError, InvalidId
+from bamboo_gateway.domain.errors import InvalidId
 from bamboo_gateway.settings import Settings
 
 COOKIE: Final = "bamboo_login"
@@ -34,31 +33,24 @@ invalid."""
 
 
 class Authentication:
-    """Put the caller into the scope, or answer 401, or 403 when it may not act for `X-User-Id`.
+    """Find the caller of a request, and refuse credentials that are invalid.
 
     Of several credentials the most deliberate one counts: the header, else the ticket, else the
     share link, else the cookie. When that one is wrong the request is refused, even if another is
     valid.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, gate: Gate) -> None:
-        self._app = app
+    def __init__(self, settings: Settings, gate: Gate) -> None:
         self._gate = gate
         self._origins = frozenset(settings.cors_origins)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one ASGI scope."""
-        if scope["type"] == "http":
-            try:
-                scope[CALLER] = await self._caller(scope)
-            except BambooError as error:
-                await problem_response(error, scope)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+    async def caller_of(self, scope: Scope) -> Caller:
+        """Return the caller of a request whose path needs a credential.
 
-    async def _caller(self, scope: Scope) -> Caller:
-        if scope["path"] in OPEN_PATHS:
-            return NOBODY
+        Raises:
+            EdgeError: The request has no valid credential, or a page may not use its cookie.
+            Forbidden, InvalidId, Unavailable: `Gate.bearer` and `caller_by_share_link` say when.
+        """
         gate, acting_for = self._gate, None
         if not gate.is_open:
             acting_for = _acting_for(scope)

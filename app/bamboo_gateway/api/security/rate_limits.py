@@ -1,8 +1,8 @@
 """Request rates: a caller's and everybody's requests, and an address's failed credentials.
 
-Both are pure ASGI middleware and count with a sliding window counter: two numbers per caller,
-whatever the limit is, and no burst of twice the limit at the edge of a window, as a fixed window
-allows. A stream costs one request, when it is opened.
+Both count with a sliding window counter: two numbers per caller, whatever the limit is, and no
+burst of twice the limit at the edge of a window, as a fixed window allows. A stream costs one
+request, when it is opened. Routes that need no credential are free (`middleware.Admission`).
 
 The answer's fields are those of draft-ietf-httpapi-ratelimit-headers-10: `RateLimit-Policy` names
 the limits, `RateLimit` what is left of each. The gateway sends only the policy of a limit that all
@@ -15,12 +15,10 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 
 from limits import RateLimitItem, parse_many
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Scope, Send
 
 from bamboo_gateway.api.caller import CALLER
 from bamboo_gateway.api.limits import KNOWN_CREDENTIALS_MAX, RATE_KEYS_MAX
-from bamboo_gateway.api.problem_responses import problem_response
-from bamboo_gateway.api.security.authentication import OPEN_PATHS
 from bamboo_gateway.api.security.sliding_window import SlidingWindowCounter
 from bamboo_gateway.api.security.url_credentials import SHARE, TICKET
 from bamboo_gateway.domain.callers import LOCAL_CALLER, Caller
@@ -28,6 +26,8 @@ from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import LimitReached
 from bamboo_gateway.domain.networks import network_of
 from bamboo_gateway.settings import Settings
+
+Fields = list[tuple[bytes, bytes]]
 
 _ALL: Final = "all callers"
 """The key of what is counted for all callers together; no caller's id has a space."""
@@ -54,41 +54,25 @@ class Policy(NamedTuple):
 
 
 class RateLimit:
-    """Answer 429 to a caller that asks too often, and send each caller its limits in every answer.
+    """Refuse a caller that asks too often, and tell each caller its limits in every answer.
 
-    This middleware runs after authentication. Routes that need no credential are free. A gateway
-    that asks for no credential cannot tell its callers apart: there it applies only the rate that
-    all callers share.
+    A gateway that asks for no credential cannot tell its callers apart: there it applies only the
+    rate that all callers share.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, clock: Clock) -> None:
-        self._app = app
+    def __init__(self, settings: Settings, clock: Clock) -> None:
         self._counter = SlidingWindowCounter(clock, RATE_KEYS_MAX)
         self._own = Policy.parse("caller", "rate_limit_per_caller", settings.rate_limit_per_caller)
         self._shared = Policy.parse("all", "rate_limit_in_all", settings.rate_limit_in_all)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one ASGI scope."""
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
-            await self._app(scope, receive, send)
-            return
-        policies = self._policies_of(scope[CALLER])
+    def count(self, caller: Caller) -> tuple[Fields, LimitReached | None]:
+        """Count a request; return the fields of its answer, and why it is refused, if it is."""
+        policies = self._policies_of(caller)
         if not policies:
-            await self._app(scope, receive, send)
-            return
+            return [], None
         exceeded = _count(self._counter, policies)
-        fields = self._fields(policies)
-
-        async def send_with_fields(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *fields]
-            await send(message)
-
-        if exceeded is None:
-            await self._app(scope, receive, send_with_fields)
-            return
-        refusal = self._refusal(exceeded, dict(policies)[exceeded])
-        await problem_response(refusal, scope)(scope, receive, send_with_fields)
+        refusal = self._refusal(exceeded, dict(policies)[exceeded]) if exceeded else None
+        return self._fields(policies), refusal
 
     def _policies_of(self, caller: Caller) -> list[tuple[Policy, str]]:
         """Return the policies that a caller's request counts against, each with its key."""
@@ -97,7 +81,7 @@ class RateLimit:
             policies = [*((policy, caller.id) for policy in self._own), *policies]
         return policies
 
-    def _fields(self, policies: Sequence[tuple[Policy, str]]) -> list[tuple[bytes, bytes]]:
+    def _fields(self, policies: Sequence[tuple[Policy, str]]) -> Fields:
         names = ", ".join(
             f'"{policy.name}";q={policy.item.amount};w={policy.item.get_expiry()}'
             for policy, _ in policies
@@ -124,45 +108,52 @@ class RateLimit:
 
 
 class FailureLimit:
-    """Answer 429 to an address that sent too many requests without a valid credential.
+    """Refuse an address that sent too many requests without a valid credential.
 
-    This middleware runs before authentication, so that the gateway does not even look at further
+    This is checked before the credential, so that the gateway does not even look at further
     guesses. Behind a proxy all clients have the proxy's address: a header or share link that was
     valid before passes, so that a stranger who guesses locks out no active caller. A ticket
     passes too: it is signed, so there is nothing to guess, and EventSource does not reconnect
     after a 429.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, clock: Clock) -> None:
-        self._app = app
+    def __init__(self, settings: Settings, clock: Clock) -> None:
         self._counter = SlidingWindowCounter(clock, RATE_KEYS_MAX)
         setting = "auth_failures_per_address"
         self._policies = Policy.parse("address", setting, settings.auth_failures_per_address)
         self._known: OrderedDict[bytes, None] = OrderedDict()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one ASGI scope."""
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or not self._policies:
-            await self._app(scope, receive, send)
+    def check(self, scope: Scope) -> None:
+        """Refuse a request of an address that has failed too often.
+
+        Raises:
+            LimitReached: The address has failed too often.
+        """
+        if not len(self._counter):
+            return  # nobody has failed
+        credential = _credential_digest(scope)
+        if credential in self._known or (credential is None and TICKET in scope):
             return
-        address, credential = _address(scope), _credential_digest(scope)
-        if not (credential in self._known or (credential is None and TICKET in scope)):
-            for policy in self._policies:
-                if not self._counter.test(policy.item, address):
-                    refusal = self._refusal(policy, address)
-                    await problem_response(refusal, scope)(scope, receive, send)
-                    return
+        address = _address(scope)
+        for policy in self._policies:
+            if not self._counter.test(policy.item, address):
+                raise self._refusal(policy, address)
+
+    def counting(self, scope: Scope, send: Send) -> Send:
+        """Return a `send` that counts the answer if it is a 401."""
+        credential = _credential_digest(scope)
 
         async def send_and_count(message: Message) -> None:
             if message["type"] == "http.response.start":
                 if message["status"] == 401:
+                    address = _address(scope)
                     _count(self._counter, [(policy, address) for policy in self._policies])
                     self._forget(credential)
                 elif credential is not None and CALLER in scope:
                     self._remember(credential)
             await send(message)
 
-        await self._app(scope, receive, send_and_count)
+        return send_and_count
 
     def _remember(self, credential: bytes) -> None:
         self._known[credential] = None
