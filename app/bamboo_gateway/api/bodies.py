@@ -7,7 +7,7 @@ from typing import Any, Final
 from starlette.requests import ClientDisconnect, Request
 
 from bamboo_gateway.api.body_memory import reservation_of
-from bamboo_gateway.api.caller import check_still_allowed
+from bamboo_gateway.api.caller import still_allowed, unauthorized
 from bamboo_gateway.api.limits import BODY_BYTES_FREE, JSON_DEPTH_MAX, JSON_NODES_MAX
 from bamboo_gateway.api.problems import EdgeError
 from bamboo_gateway.domain.codec import decode, nests_deeper
@@ -115,12 +115,13 @@ async def ndjson_batches(request: Request) -> AsyncIterator[list[bytes]]:
     line_max = _settings(request).max_event_bytes
     request.scope.setdefault("extensions", {})[STREAMED_BODY] = True
     reservation = reservation_of(request.scope)
-    receive = request.receive
+    receive, is_allowed = request.receive, still_allowed(request)
     rest = b""
     more = True
     while more:
         message = await receive()
-        check_still_allowed(request)
+        if not is_allowed():
+            raise unauthorized(wrong=True)
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         more = message.get("more_body", False)

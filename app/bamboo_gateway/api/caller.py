@@ -1,8 +1,9 @@
 """The caller of a request in its scope, and whether its credential is still valid."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 import anyio
@@ -33,9 +34,14 @@ def check_still_allowed(request: Request) -> None:
     Raises:
         EdgeError: The credential became invalid.
     """
-    gate: Gate = request.app.state.gate
-    if not gate.is_live(request.scope[CALLER]):
+    if not still_allowed(request)():
         raise unauthorized(wrong=True)
+
+
+def still_allowed(request: Request) -> Callable[[], bool]:
+    """Return a function that says whether the caller's credential is still valid."""
+    gate: Gate = request.app.state.gate
+    return partial(gate.is_live, request.scope[CALLER])
 
 
 @contextmanager
@@ -48,8 +54,7 @@ def while_allowed(request: Request) -> Iterator[None]:
     Raises:
         EdgeError: The credential became invalid.
     """
-    gate: Gate = request.app.state.gate
-    caller: Caller = request.scope[CALLER]
+    is_allowed = still_allowed(request)
     scope = anyio.CancelScope()
     timer: asyncio.TimerHandle
 
@@ -58,7 +63,7 @@ def while_allowed(request: Request) -> Iterator[None]:
         timer = asyncio.get_running_loop().call_later(CREDENTIAL_CHECK_SECONDS, look)
 
     def look() -> None:
-        if gate.is_live(caller):
+        if is_allowed():
             set_timer()
         else:
             scope.cancel()

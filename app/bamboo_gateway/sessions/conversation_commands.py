@@ -238,7 +238,7 @@ class ConversationCommands(ManagerParts):
     ) -> Outcome:
         """Append events that an external program posts, all or none."""
         return await ingest.append_events(
-            self._context, self._transactions, self._external, caller, session_id, events, idem
+            self._transactions, self._external, caller, session_id, events, idem
         )
 
     async def append_event_lines(

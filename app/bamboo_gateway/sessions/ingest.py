@@ -6,7 +6,6 @@ from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import BambooError, InvalidEvent
 from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
-from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.runs.external import (
     ExternalRuns,
     OutsideEvent,
@@ -19,7 +18,6 @@ from bamboo_gateway.sessions.transaction import Decision, Transactions
 
 
 async def append_events(
-    context: Context,
     transactions: Transactions,
     external: ExternalRuns,
     caller: Caller,
@@ -46,7 +44,7 @@ async def append_events(
         await external.hold(writer, run_ids)
 
     def decide(writer: SessionWriter) -> Decision:
-        posted = _fed(writer, events)
+        posted = _fed(external, writer, events)
         drafts = posted.drafts
         first = writer.head.seq + 1
         answer = {
@@ -54,14 +52,14 @@ async def append_events(
             "last": str(Position(writer.epoch, first + len(drafts) - 1)) if drafts else None,
             "count": len(events),
         }
-        return Decision(drafts, answer, (posted.effect(external, context.clock.monotonic()),))
+        return Decision(drafts, answer, (posted,))
 
     return await transactions.run(caller, session_id, decide, prepare=prepare, idem=idem)
 
 
-def _fed(writer: SessionWriter, events: list[OutsideEvent]) -> PostedEvents:
+def _fed(external: ExternalRuns, writer: SessionWriter, events: list[OutsideEvent]) -> PostedEvents:
     """Feed all events or none."""
-    posted = PostedEvents(writer)
+    posted = external.posted(writer)
     for number, (run_id, event) in enumerate(events):
         try:
             if run_id is not None and run_id == writer.posting:

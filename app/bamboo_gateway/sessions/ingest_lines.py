@@ -197,26 +197,24 @@ class _Post:
             self._context.states.check_writable(self._writer.head)
         except LimitReached as full:
             return full
-        posted = PostedEvents(self._writer)
+        posted = self._external.posted(self._writer)
         bad: BambooError | None = None
-        for line in lines:
-            try:
-                event = self._lines.read(line)
-                if event is not None:
-                    self._hold_run(event[0])
-                    posted.feed(*event)
-            except BambooError as error:
-                bad = error
-                break
-            self._lines.take(line)
+        try:
+            for line in lines:
+                if (event := self._lines.read(line)) is not None:
+                    run_id, said = event
+                    if run_id is not None and run_id != self._run_id:
+                        self._hold_run(run_id)
+                    posted.feed(run_id, said)
+                self._lines.take(line)
+        except BambooError as error:
+            bad = error
         if posted.drafts:
             self._hand_over(posted)
         return bad
 
-    def _hold_run(self, run_id: str | None) -> None:
+    def _hold_run(self, run_id: str) -> None:
         """Make this request the only producer of the run."""
-        if run_id is None or run_id == self._run_id:
-            return
         # Also when this request holds another run: all its events are of one run.
         if not self._writer.claim_posting(run_id):
             raise busy_with_another_post()
@@ -232,12 +230,11 @@ class _Post:
             before.first_seq or first_seq,
             first_seq + len(posted.drafts) - 1,
         )
-        follows = posted.effect(self._external, self._context.clock.monotonic())
         answer = self._answer(decided) if self._key is not None else {}
         self._in_flight += 1
         self._transactions.hand_over(
             self._writer,
-            Decision(posted.drafts, answer, (follows,)),
+            Decision(posted.drafts, answer, (posted,)),
             self._key,
             partial(self._note, decided),
             lines=lines.line,

@@ -67,6 +67,8 @@ class Effect:
     They run on the event loop, whether or not the caller still waits, and must not raise.
     """
 
+    __slots__ = ()
+
     def decided(self) -> None:
         """Run in the same step as the decision, which the head in memory shows from then on."""
 

@@ -105,22 +105,26 @@ def _drafts_of(writer: SessionWriter, run_id: str | None, event: AgentEvent) -> 
     return run.assembler.feed(event)
 
 
-class PostedEvents:
-    """Posted events on their way into one commit.
+class PostedEvents(Effect):
+    """Posted events on their way into one commit, and the effect of that commit.
 
     Each event is fed to the unfinished messages of its run, which are then ahead of the log. So a
-    caller has to commit all that was fed, with `effect`, or to drop the unfinished messages: the
-    next post makes them again from the log.
+    caller has to commit all that was fed, with this effect, or to drop the unfinished messages: the
+    next post makes them again from the log. `ExternalRuns.posted` makes one.
 
     Attributes:
         drafts: The drafts of the events so far.
         count: How many events these are.
     """
 
-    def __init__(self, writer: SessionWriter) -> None:
+    __slots__ = ("_ended", "_fed", "_now", "_runs", "_writer", "count", "drafts")
+
+    def __init__(self, runs: "ExternalRuns", writer: SessionWriter, now: float) -> None:
         self.drafts: list[Draft] = []
         self.count = 0
+        self._runs = runs
         self._writer = writer
+        self._now = now
         self._fed: ExternalRun | None = None
         self._ended: str | None = None
 
@@ -139,47 +143,24 @@ class PostedEvents:
             if event.type in TERMINAL_TYPES:
                 self._ended = run_id
 
-    def effect(self, runs: "ExternalRuns", now: float) -> Effect:
-        """Return the effect of the commit of these events, which were posted at `now`."""
-        return _Posted(runs, self._writer, self._fed, self._ended is not None, now)
-
-
-@dataclass(frozen=True, slots=True)
-class _Posted(Effect):
-    """The effect of a commit of posted events, or of the end that the gateway gives a run.
-
-    Attributes:
-        runs: Its session's runs.
-        writer: The session's writer.
-        fed: The unfinished messages that the events were fed to.
-        is_end: Whether a run ends with them.
-        now: The time of the decision (monotonic).
-    """
-
-    runs: "ExternalRuns"
-    writer: SessionWriter
-    fed: ExternalRun | None
-    is_end: bool
-    now: float
-
     @override
     def decided(self) -> None:
-        if self.fed is not None:
-            self.fed.last_event_at = self.now
-            if self.is_end:
-                self.writer.drop_external(self.fed)
+        if self._fed is not None:
+            self._fed.last_event_at = self._now
+            if self._ended is not None:
+                self._writer.drop_external(self._fed)
 
     @override
     def committed(self) -> None:
-        if self.is_end:
-            self.runs.slot_free(self.writer)
+        if self._ended is not None:
+            self._runs.slot_free(self._writer)
 
     @override
     def undone(self) -> None:
-        if self.fed is not None:
-            self.writer.drop_external(self.fed)
-        if self.is_end:
-            self.runs.slot_free(self.writer)
+        if self._fed is not None:
+            self._writer.drop_external(self._fed)
+        if self._ended is not None:
+            self._runs.slot_free(self._writer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +245,10 @@ class ExternalRuns:
         return await self._transactions.run(
             caller, session_id, decide, prepare=names.prepare, idem=idem
         )
+
+    def posted(self, writer: SessionWriter) -> PostedEvents:
+        """Begin a commit of events that are posted now. `hold` comes before."""
+        return PostedEvents(self, writer, self._context.clock.monotonic())
 
     async def hold(self, writer: SessionWriter, run_ids: set[str]) -> None:
         """Load the unfinished messages of external runs, if one of them is the active run.
@@ -360,9 +345,9 @@ class ExternalRuns:
                 run = writer.external
                 if run is None or run.run_id != active.run_id:
                     return
-                end = run.assembler.end(terminal)
-                now = self._context.clock.monotonic()
-                follows = _Posted(self, writer, run, is_end=True, now=now)
-                await self._transactions.commit(writer, Decision(end, {}, (follows,), reserve=True))
+                posted = self.posted(writer)
+                posted.feed(run.run_id, terminal)
+                decision = Decision(posted.drafts, {}, (posted,), reserve=True)
+                await self._transactions.commit(writer, decision)
             except (Vanished, RunEnded):
                 return
