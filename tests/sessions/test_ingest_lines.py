@@ -176,6 +176,26 @@ async def test_only_the_lines_own_request_is_told_where_they_end(lined: Gateway)
     assert "line" not in other[0].extra
 
 
+async def test_lines_that_the_writer_refuses_are_answered_once_those_before_them_are_stored(
+    lined: Gateway,
+) -> None:
+    """R1. No line that is not too large becomes an event that is; but if it did."""
+    lined.live()._max_event_bytes = 200
+    lined.store.hold_appends()
+    answer: list[Any] = []
+    with anyio.fail_after(DEADLINE_SECONDS):
+        async with anyio.create_task_group() as tasks:
+            lines = at_once(custom(0), custom("x" * 200), custom(2))
+            tasks.start_soon(told, answer, post(lined, lines))
+            await eventually(lambda: lined.store.held)
+            await quiet()
+            assert not answer
+            lined.store.release_appends()
+    assert isinstance(answer[0], TooLarge)
+    assert (answer[0].extra["line"], answer[0].extra["appended"]["count"]) == (2, 1)
+    assert await values(lined) == [0]
+
+
 @pytest.mark.parametrize("size", [1, RUN_AHEAD_BYTES_MAX // 4])
 async def test_lines_run_ahead_of_the_disk_by_a_bounded_number_and_size(
     size: int, lined: Gateway

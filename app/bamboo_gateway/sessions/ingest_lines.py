@@ -6,6 +6,7 @@ everything decided behind it, and the answer says how far the lines are stored.
 """
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -172,6 +173,8 @@ class _Post:
             async for lines in batches:
                 while not self._can_decide:
                     await self._prepare()
+                if self._failure is not None:
+                    break  # nothing may be stored behind it
                 if (bad := self._take(lines)) is not None:
                     return bad
                 if self._is_ahead:
@@ -232,14 +235,15 @@ class _Post:
         )
         answer = self._answer(decided) if self._key is not None else {}
         self._in_flight += 1
-        self._transactions.hand_over(
-            self._writer,
-            Decision(posted.drafts, answer, (posted,)),
-            self._key,
-            partial(self._note, decided),
-            lines=lines.line,
-            chain=lines.chain,
-        )
+        with suppress(BambooError):  # `_note` has it
+            self._transactions.hand_over(
+                self._writer,
+                Decision(posted.drafts, answer, (posted,)),
+                self._key,
+                partial(self._note, decided),
+                lines=lines.line,
+                chain=lines.chain,
+            )
 
     def _note(self, decided: _Stored, error: BambooError | None) -> None:
         """Note the outcome of a commit, and stop reading when it failed."""
