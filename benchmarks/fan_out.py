@@ -48,7 +48,7 @@ def _measure(bench: Bench, servers: list[Server], readers: int, burst: int) -> R
                 before = server.stats()["cpu_seconds"]
                 answer = open_streams.loop(server.control, burst, seconds)
                 used = server.stats()["cpu_seconds"] - before
-                answer["us"] = used / answer["frames"] * 1e6
+                answer["us"] = used / answer["words"] * 1e6
                 expected = answer["rounds"] * burst
                 if not answer["least"] == answer["most"] == expected:
                     raise RuntimeError(f"{server.name}: {answer} instead of {expected} each")
@@ -60,7 +60,7 @@ def _measure(bench: Bench, servers: list[Server], readers: int, burst: int) -> R
             open_streams.close()
         for server in servers:
             server.wait_idle()
-    rates = {name: [a["frames"] / a["elapsed"] for a in found[name]] for name in _NAMES}
+    rates = {name: [a["words"] / a["elapsed"] for a in found[name]] for name in _NAMES}
     how = "one at a time" if burst == 1 else f"bursts of {burst}"
     notes = [note for name in _NAMES for note in client_notes(found[name], name)]
     p99 = ", ".join(f"{name} {median(a['p99_ms'] for a in found[name]):.2f}" for name in _NAMES)

@@ -145,6 +145,25 @@ class Server:
         while self.stats()["active"] and time.monotonic() < until:
             time.sleep(0.05)
 
+    def keep_pace(self, producers: int, rate: float, seconds: float) -> None:
+        """Let so many producers, which wait for it, speak from 50 ms on; return when they do."""
+        self.wait_for(producers)
+        self.tell(f"start {time.monotonic_ns() + 50_000_000} {rate} {seconds}")
+        time.sleep(0.05)
+
+    def wait_for(self, producers: int, seconds: float = 60) -> None:
+        """Wait until so many producers wait for a pace."""
+        until = time.monotonic() + seconds
+        while self.stats()["waiting"] < producers:
+            if time.monotonic() > until:
+                raise RuntimeError(f"{self.name}: its producers are not ready")
+            time.sleep(0.01)
+
+    def end_pace(self) -> None:
+        """End the producers that wait for a pace."""
+        self.tell("stop")
+        self.wait_idle()
+
     def stop(self) -> None:
         """End the process: ask first, then kill."""
         self._hang_up()
@@ -302,7 +321,7 @@ class Bench:
     def load(
         self, server: Server, requests: Sequence[bytes], connections: int, seconds: float
     ) -> dict[str, Any]:
-        """Send requests for a time."""
+        """Send requests for a time; with 0 seconds each one once."""
         return http_load(self.client, server.port, requests, connections, seconds)
 
 

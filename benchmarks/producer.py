@@ -6,9 +6,10 @@ load client computes the latency. At a pace the stamp is the moment that was pla
 that is held back counts as late (no coordinated omission).
 
 Options: `{"mode": "loop"}` says as many words as the control socket is told (`go N`);
-`{"mode": "pace", "rate": R, "seconds": S, "phase": P}` says R words a second from the moment that
-the control socket is told (`start T`), `phase` of an interval later. All producers of a process
-share one timer, so that what is measured is the delivery and not a thousand timers.
+`{"mode": "pace", "phase": P}` says words as often and as long as the control socket is told
+(`start T RATE SECONDS`), from T and `phase` of an interval on, and waits to be told again. All
+producers of a process share one timer, so that what is measured is the delivery and not a thousand
+timers. `go 0` and `stop` end them.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +41,14 @@ async def words(options: dict[str, Any]) -> AsyncIterator[str]:
                 for _ in range(count):
                     yield f"@{time.monotonic_ns():019d}{_FILLER}"
             return
-        interval = 1e9 / options["rate"]
-        start = await START.wait()
-        planned = start + interval * options["phase"]
-        end = start + options["seconds"] * 1e9
-        while planned < end and time.monotonic_ns() < end:
-            await TICKER.until(planned)
-            yield f"@{int(planned):019d}{_FILLER}"
-            planned += interval
+        while (pace := await START.wait()) is not None:
+            interval = 1e9 / pace.rate
+            planned = pace.moment_ns + interval * options["phase"]
+            end = pace.moment_ns + pace.seconds * 1e9
+            while planned < end and time.monotonic_ns() < end:
+                await TICKER.until(planned)
+                yield f"@{int(planned):019d}{_FILLER}"
+                planned += interval
     finally:
         active -= 1
 
@@ -78,24 +80,33 @@ class Valve:
         return self._given.popleft()
 
 
+@dataclass(frozen=True)
+class Pace:
+    """From when on, how often and how long a producer speaks. The moment may lie ahead."""
+
+    moment_ns: int
+    rate: float
+    seconds: float
+
+
 class StartSignal:
-    """The moment from which all producers that wait for it keep their pace."""
+    """Tells all producers that wait for it to keep a pace, or to end."""
 
     def __init__(self) -> None:
-        self._waiting: list[asyncio.Future[int]] = []
+        self._waiting: list[asyncio.Future[Pace | None]] = []
 
-    async def wait(self) -> int:
-        """Wait for the start; return its moment, which may lie ahead."""
-        future = asyncio.get_running_loop().create_future()
+    async def wait(self) -> Pace | None:
+        """Wait for the next pace; None ends the producer."""
+        future: asyncio.Future[Pace | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
-        return int(await future)
+        return await future
 
-    def give(self, moment_ns: int) -> None:
-        """Start the tasks that wait."""
+    def give(self, pace: Pace | None) -> None:
+        """Start the tasks that wait, or end them."""
         waiting, self._waiting = self._waiting, []
         for future in waiting:
             if not future.done():
-                future.set_result(moment_ns)
+                future.set_result(pace)
 
     @property
     def waiting(self) -> int:
@@ -130,7 +141,7 @@ class Ticker:
                 if not future.done():
                     future.set_result(None)
         self._last = now
-        if self._slots or active:
+        if self._slots or active > START.waiting:
             loop.call_later(_TICK_SECONDS, self._tick, loop)
         else:
             self._running = False
@@ -144,8 +155,9 @@ TICKER = Ticker()
 def listen() -> int:
     """Opens this process's control socket on the running loop; gives its UDP port.
 
-    `go N` opens the valve, `start T` gives the start; `stats` is answered with a JSON object:
-    resident bytes, tasks, seconds of CPU, producers at work and those that wait for the start.
+    `go N` opens the valve, `start T RATE SECONDS` gives the start, `stop` ends those that wait for
+    it; `stats` is answered with a JSON object: resident bytes, tasks, seconds of CPU, producers at
+    work and those that wait for the start.
     """
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.bind(("127.0.0.1", 0))
@@ -158,14 +170,16 @@ def listen() -> int:
 def _obey(sock: socket.socket) -> None:
     while True:
         try:
-            data, sender = sock.recvfrom(64)
+            data, sender = sock.recvfrom(128)
         except BlockingIOError:
             return
         command = data.split()
         if command[0] == b"go":
             VALVE.give(int(command[1]))
         elif command[0] == b"start":
-            START.give(int(command[1]))
+            START.give(Pace(int(command[1]), float(command[2]), float(command[3])))
+        elif command[0] == b"stop":
+            START.give(None)
         elif command[0] == b"stats":
             sock.sendto(json.dumps(_stats()).encode(), sender)
 

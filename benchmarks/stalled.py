@@ -43,6 +43,9 @@ def run(bench: Bench) -> list[Row]:
         servers = dict(zip(_CASES, started, strict=True))
         for case, server in servers.items():
             server.call("POST", "/api/v1/sessions", {"id": _SESSION})
+            options = {"mode": "pace", "phase": 0}
+            body = {"session_id": _SESSION, "message": "go", "options": options}
+            server.call("POST", "/api/v1/chat", body)
             if case == "with":
                 s.enter_context(_stalled_reader(server))
             for _ in range(2):
@@ -53,6 +56,8 @@ def run(bench: Bench) -> list[Row]:
             for case in _CASES:
                 found[case].append(_play_until_heard(bench, servers[case], readers[case]))
         _check_stalled(servers["with"])
+        for server in started:
+            server.end_pace()
     return [
         _row(bench, f"{count} readers, {who}: {name}", found, f"{who}_{name}")
         for who in ("delivery", "append")
@@ -79,7 +84,7 @@ def _play_until_heard(bench: Bench, server: Server, readers: Readers) -> dict[st
     """Plays again when nothing came in time: on a busy machine the smallest size is too short."""
     for _ in range(_TRIES_MAX):
         answer = _play(bench, server, readers)
-        if answer["frames"]:
+        if answer["words"]:
             return answer
     raise RuntimeError(f"nothing was heard, {_TRIES_MAX} times")
 
@@ -87,19 +92,12 @@ def _play_until_heard(bench: Bench, server: Server, readers: Readers) -> dict[st
 def _play(bench: Bench, server: Server, readers: Readers) -> dict[str, Any]:
     """Let the agent speak and a client post, and listen."""
     warmup, seconds = bench.pick((0.7, 3.0), (0.5, 2.0), (0.1, 0.3))
-    lasting = warmup + seconds + 0.3
-    options = {"mode": "pace", "rate": _SPOKEN_RATE, "seconds": lasting, "phase": 0}
-    body = {"session_id": _SESSION, "message": "go", "options": options}
-    server.call("POST", "/api/v1/chat", body)
-    while server.stats()["waiting"] < 1:
-        time.sleep(0.01)
-    server.tell(f"start {time.monotonic_ns() + 50_000_000}")
-    time.sleep(0.05)
+    server.keep_pace(1, _SPOKEN_RATE, warmup + seconds + 0.3)
     writer = _Writer(server.port, warmup, seconds)
     writer.start()
     answer = readers.listen(warmup, seconds)
     writer.join()
-    server.wait_idle()
+    server.wait_for(1)
     # What is late is still on its way, and would count in the next round.
     readers.listen(0.0, 0.2)
     if writer.failure:

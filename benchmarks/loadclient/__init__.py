@@ -173,7 +173,10 @@ class Chats:
 def http_load(
     command: Sequence[str], port: int, requests: Sequence[bytes], connections: int, seconds: float
 ) -> dict[str, Any]:
-    """Send requests on keep-alive connections for a time; each sends every `connections`-th."""
+    """Send requests on keep-alive connections; each sends every `connections`-th.
+
+    They are repeated for so many seconds; with 0 each is sent once.
+    """
     data = b"".join(b"%d\n%b" % (len(request), request) for request in requests)
     done = subprocess.run(
         [*command, "http", str(port), str(connections), str(seconds)],

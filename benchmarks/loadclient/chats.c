@@ -10,10 +10,8 @@
  * WORDS words, a chunk each, RATE a second from the request's arrival on, the finish, the usage,
  * [DONE]; keep-alive. UNTIL seconds after the round's begin it finishes all answers.
  *
- * A word holds a stamp, "@" + 19 digits + "@": CLOCK_MONOTONIC in nanoseconds at which it was to be
- * said; receiving it minus that is its lag, so a word that is held back by whomever counts as late.
- * What counts is the text and not the event: a server may join words, and may repeat them as a
- * whole message, so a word is delivered once, when its stamp is newer than its chat's last one.
+ * A word's stamp (`common.h`) is the moment at which it was to be said: a word that is held back by
+ * whomever counts as late.
  * Lags are counted of words that were to be said at FROM seconds after the round's begin or later.
  * With GIVE_UP_MS a round ends early, once more than 1% of its words were later than that.
  */
@@ -29,7 +27,7 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-enum { READ_BYTES = 256 * 1024, HEAD_BYTES = 8192, EVENTS = 512, STAMP_DIGITS = 19 };
+enum { READ_BYTES = 256 * 1024, HEAD_BYTES = 8192, EVENTS = 512 };
 #define LEAST_SLEEP_NS 100000ull
 
 /* Everything that epoll watches begins with what it is. */
@@ -57,9 +55,10 @@ typedef enum { NOT_BEGUN, CONNECTING, HEAD, BODY, ENDED } State;
 typedef struct {
     Watched watched;
     State state;
-    int head_length, chunked, digits;
+    int head_length, chunked;
     size_t sent, words;
-    uint64_t planned, stamp, newest;
+    uint64_t planned;
+    Stamp stamp;
     Chunks chunks;
     char head[HEAD_BYTES];
 } Chat;
@@ -256,7 +255,7 @@ static void end_chat(Chat *chat, int well) {
     now_played.ended++;
     if (!well) now_played.failed++;
     if (well && chat->words) {
-        uint64_t due = chat->newest + (uint64_t)(1e9 / now_played.rate), now = now_ns();
+        uint64_t due = chat->stamp.newest + (uint64_t)(1e9 / now_played.rate), now = now_ns();
         add_latency(&now_played.end, now > due ? now - due : 0);
     }
 }
@@ -292,37 +291,17 @@ static void send_ask(Chat *chat) {
 }
 
 static void count_word(Chat *chat, uint64_t now) {
-    if (chat->stamp <= chat->newest) return;
-    chat->newest = chat->stamp;
-    uint64_t lag = now > chat->stamp ? now - chat->stamp : 0;
+    uint64_t stamp = chat->stamp.newest, lag = now > stamp ? now - stamp : 0;
     if (chat->words++ == 0) add_latency(&now_played.first, now - chat->planned);
     now_played.delivered++;
-    if (chat->stamp < now_played.from) return;
+    if (stamp < now_played.from) return;
     add_latency(&now_played.lag, lag);
     if (lag > now_played.late_ns) now_played.late++;
 }
 
-/* Finds stamps, also those that came in pieces: `digits` is how far one is, -1 before its "@". */
 static void take_content(Chat *chat, const char *data, size_t length, uint64_t now) {
     const char *end = data + length;
-    while (data < end) {
-        if (chat->digits < 0) {
-            data = memchr(data, '@', (size_t)(end - data));
-            if (data == NULL) return;
-            data++;
-            chat->digits = 0;
-            chat->stamp = 0;
-        } else if (*data >= '0' && *data <= '9' && chat->digits < STAMP_DIGITS) {
-            chat->stamp = chat->stamp * 10 + (uint64_t)(*data++ - '0');
-            chat->digits++;
-        } else {
-            if (*data == '@' && chat->digits == STAMP_DIGITS) {
-                count_word(chat, now);
-                data++;
-            }
-            chat->digits = -1;
-        }
-    }
+    while (next_stamp(&chat->stamp, &data, end)) count_word(chat, now);
 }
 
 /* Gives where the body begins, or NULL while the head is not whole. */
@@ -341,7 +320,6 @@ static const char *take_head(Chat *chat, const char *data, size_t length) {
         }
         chat->chunked = strcasestr(chat->head, "\r\ntransfer-encoding: chunked") != NULL;
         chat->state = BODY;
-        chat->digits = -1;
         return data + i + 1;
     }
     return NULL;

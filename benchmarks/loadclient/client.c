@@ -6,14 +6,13 @@
  * sse: opens one stream per path, at most WINDOW at a time in the making, and prints a JSON line.
  * Then takes commands from stdin, and answers each with a JSON line:
  *   loop CONTROL BURST SECONDS    tells the producer behind the UDP port CONTROL to say BURST
- *                                 events, waits until every reader has them, and again
+ *                                 words, waits until every reader has them, and again
  *   listen WARMUP SECONDS         counts what comes by itself
  *   quit
- * A frame counts when its data holds a stamp, "@" + 19 digits + "@": CLOCK_MONOTONIC in nanoseconds
- * at which the producer gave it away; receiving it minus that is its latency. Whole messages, which
- * hold many stamps again, do not count.
+ * Words are counted, as `common.h` says, and their lags.
  *
- * http: each connection sends one request after the other, keep-alive, and counts answers.
+ * http: each connection sends one request after the other, keep-alive, and counts answers; with 0
+ * SECONDS each request is sent once.
  */
 #define _GNU_SOURCE
 #include "common.h"
@@ -26,18 +25,18 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { READ_BYTES = 256 * 1024, HEAD_BYTES = 8192, LINE_BYTES = 2048, WORD_BYTES = 1024 };
-enum { EVENTS = 512 };
+enum { READ_BYTES = 256 * 1024, HEAD_BYTES = 8192, EVENTS = 512 };
 #define PATIENCE_NS 30000000000ull
 enum { CONNECTING, SENDING, HEAD, BODY, CLOSED };
 
 typedef struct {
-    int fd, state, chunked, line_length, head_length, has_data;
+    int fd, state, chunked, head_length;
     Chunks chunks;
-    uint64_t stamp, frames, started;
+    Stamp stamp;
+    uint64_t words, started;
     const char *request;
     size_t request_length, sent;
-    char *line; /* the head while it is read, then a line that came in pieces */
+    char *head; /* while it is read */
     long body_left;
     size_t next;
 } Conn;
@@ -48,7 +47,7 @@ static int epoll_fd;
 static int port;
 static Conn *conns;
 static size_t conn_count, ready_count, closed_count;
-static uint64_t frames_total, bytes_total;
+static uint64_t words_total, bytes_total;
 static Latencies latencies;
 static char read_buffer[READ_BYTES + 1];
 
@@ -100,14 +99,14 @@ static long take_head(Conn *conn, const char *data, size_t length, int *status, 
             close_conn(conn);
             return -1;
         }
-        conn->line[conn->head_length++] = data[i];
+        conn->head[conn->head_length++] = data[i];
         if (data[i] != '\n' || conn->head_length < 4 ||
-            memcmp(conn->line + conn->head_length - 4, "\r\n\r\n", 4) != 0)
+            memcmp(conn->head + conn->head_length - 4, "\r\n\r\n", 4) != 0)
             continue;
-        conn->line[conn->head_length] = 0;
-        *status = atoi(conn->line + 9);
-        conn->chunked = strcasestr(conn->line, "\r\ntransfer-encoding: chunked") != NULL;
-        const char *size = strcasestr(conn->line, "\r\ncontent-length:");
+        conn->head[conn->head_length] = 0;
+        *status = atoi(conn->head + 9);
+        conn->chunked = strcasestr(conn->head, "\r\ntransfer-encoding: chunked") != NULL;
+        const char *size = strcasestr(conn->head, "\r\ncontent-length:");
         *body = size ? atol(size + 17) : -1;
         conn->head_length = 0;
         return (long)i + 1;
@@ -117,48 +116,12 @@ static long take_head(Conn *conn, const char *data, size_t length, int *status, 
 
 /* -- server-sent events ------------------------------------------------------------------------ */
 
-static void take_line(Conn *conn, const char *line, size_t length, uint64_t now) {
-    if (length && line[length - 1] == '\r') length--;
-    if (length == 0) {
-        if (conn->has_data && conn->stamp) {
-            conn->frames++;
-            frames_total++;
-            add_latency(&latencies, now > conn->stamp ? now - conn->stamp : 0);
-        }
-        conn->has_data = 0;
-        conn->stamp = 0;
-        return;
-    }
-    if (length < 5 || memcmp(line, "data:", 5) != 0) return;
-    conn->has_data = 1;
-    if (length > WORD_BYTES) return; /* a whole message, which repeats what was said */
-    const char *at = memchr(line, '@', length);
-    if (at == NULL || (size_t)(line + length - at) < 21 || at[20] != '@') return;
-    uint64_t stamp = 0;
-    for (int i = 1; i <= 19; i++) {
-        if (at[i] < '0' || at[i] > '9') return;
-        stamp = stamp * 10 + (uint64_t)(at[i] - '0');
-    }
-    conn->stamp = stamp;
-}
-
 static void take_text(Conn *conn, const char *data, size_t length, uint64_t now) {
-    while (length) {
-        const char *end = memchr(data, '\n', length);
-        size_t part = end ? (size_t)(end - data) : length;
-        if (conn->line_length || !end) {
-            size_t room = (size_t)(LINE_BYTES - conn->line_length);
-            size_t copied = part < room ? part : room; /* what is cut off holds no stamp */
-            memcpy(conn->line + conn->line_length, data, copied);
-            conn->line_length += (int)copied;
-            if (!end) return;
-            take_line(conn, conn->line, (size_t)conn->line_length, now);
-            conn->line_length = 0;
-        } else {
-            take_line(conn, data, part, now);
-        }
-        data += part + 1;
-        length -= part + 1;
+    const char *end = data + length;
+    while (next_stamp(&conn->stamp, &data, end)) {
+        conn->words++;
+        words_total++;
+        add_latency(&latencies, now > conn->stamp.newest ? now - conn->stamp.newest : 0);
     }
 }
 
@@ -194,7 +157,6 @@ static void read_stream(Conn *conn) {
             return;
         }
         conn->state = BODY;
-        conn->line_length = 0;
         ready_count++;
         add_latency(&latencies, now - conn->started);
         data += used;
@@ -227,21 +189,21 @@ static void poll_streams(int timeout_ms) {
 }
 
 typedef struct {
-    uint64_t started, frames, bytes;
+    uint64_t started, words, bytes;
     double cpu;
 } Window;
 
 static Window begin_window(void) {
     memset(&latencies, 0, sizeof latencies);
-    return (Window){now_ns(), frames_total, bytes_total, cpu_seconds()};
+    return (Window){now_ns(), words_total, bytes_total, cpu_seconds()};
 }
 
 static void report(Window window, uint64_t rounds, uint64_t least, uint64_t most) {
     double elapsed = (double)(now_ns() - window.started) / 1e9;
-    printf("{\"elapsed\":%.6f,\"rounds\":%llu,\"frames\":%llu,\"bytes\":%llu,\"closed\":%zu,"
+    printf("{\"elapsed\":%.6f,\"rounds\":%llu,\"words\":%llu,\"bytes\":%llu,\"closed\":%zu,"
            "\"least\":%llu,\"most\":%llu,\"cpu\":%.4f,"
            "\"p50_ms\":%.4f,\"p99_ms\":%.4f,\"max_ms\":%.4f}\n",
-           elapsed, (unsigned long long)rounds, (unsigned long long)(frames_total - window.frames),
+           elapsed, (unsigned long long)rounds, (unsigned long long)(words_total - window.words),
            (unsigned long long)(bytes_total - window.bytes), closed_count,
            (unsigned long long)least, (unsigned long long)most,
            (cpu_seconds() - window.cpu) / elapsed, percentile_ms(&latencies, 0.50),
@@ -253,9 +215,9 @@ static void fewest_and_most(uint64_t *least, uint64_t *most) {
     *least = UINT64_MAX;
     *most = 0;
     for (size_t i = 0; i < conn_count; i++) {
-        if (conns[i].frames < *least) *least = conns[i].frames;
-        if (conns[i].frames > *most) *most = conns[i].frames;
-        conns[i].frames = 0;
+        if (conns[i].words < *least) *least = conns[i].words;
+        if (conns[i].words > *most) *most = conns[i].words;
+        conns[i].words = 0;
     }
 }
 
@@ -272,9 +234,9 @@ static void run_loop(int control, int burst, double seconds, double timeout) {
     uint64_t rounds = 0, until = window.started + (uint64_t)(seconds * 1e9);
     uint64_t deadline = window.started + (uint64_t)(timeout * 1e9);
     while (closed_count == 0 && now_ns() < deadline) {
-        uint64_t wanted = frames_total + (uint64_t)burst * conn_count;
+        uint64_t wanted = words_total + (uint64_t)burst * conn_count;
         if (send(udp, word, (size_t)length, 0) < 0) fail("control");
-        while (frames_total < wanted && closed_count == 0 && now_ns() < deadline) poll_streams(100);
+        while (words_total < wanted && closed_count == 0 && now_ns() < deadline) poll_streams(100);
         rounds++;
         if (now_ns() >= until) break;
     }
@@ -307,13 +269,13 @@ static int run_sse(int window_size, double timeout) {
         }
         Conn *conn = &conns[conn_count++];
         memset(conn, 0, sizeof *conn);
-        conn->line = malloc(HEAD_BYTES);
+        conn->head = malloc(HEAD_BYTES);
         char *request = NULL;
         int length = asprintf(&request,
                               "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n"
                               "Accept: text/event-stream\r\n\r\n",
                               line, port);
-        if (conn->line == NULL || length < 0) fail("memory");
+        if (conn->head == NULL || length < 0) fail("memory");
         conn->request = request;
         conn->request_length = (size_t)length;
     }
@@ -350,9 +312,12 @@ typedef struct {
 
 static Blob *blobs;
 static size_t blob_count;
+static int once;
 static uint64_t answers, refused;
 
+/* With nothing left to send the connection stays open and idle. */
 static void next_request(Conn *conn) {
+    if (once && conn->next >= blob_count) return;
     Blob *blob = &blobs[conn->next % blob_count];
     conn->next += conn_count;
     conn->request = blob->data;
@@ -422,6 +387,7 @@ static void serve_http(Conn *conn, uint32_t events) {
 static int run_http(size_t count, double seconds) {
     char header[32];
     size_t places = 0;
+    once = seconds == 0;
     while (fgets(header, sizeof header, stdin) != NULL) {
         if (blob_count == places) {
             places = places ? places * 2 : 1024;
@@ -438,13 +404,13 @@ static int run_http(size_t count, double seconds) {
     conns = calloc(count, sizeof *conns);
     if (conns == NULL || blob_count == 0) fail("requests");
     for (size_t i = 0; i < count; i++) {
-        conns[i].line = malloc(HEAD_BYTES);
-        if (conns[i].line == NULL) fail("memory");
+        conns[i].head = malloc(HEAD_BYTES);
+        if (conns[i].head == NULL) fail("memory");
         conns[i].next = i;
         open_conn(&conns[i]);
     }
     struct epoll_event events[EVENTS];
-    uint64_t answered = 0, measuring = 0;
+    uint64_t answered = 0, measuring = (uint64_t)once;
     Window window = begin_window();
     /* The first fifth is not counted. */
     uint64_t begin = window.started + (uint64_t)(seconds * 0.2e9);
@@ -453,6 +419,7 @@ static int run_http(size_t count, double seconds) {
         int ready = epoll_wait(epoll_fd, events, EVENTS, 100);
         for (int i = 0; i < ready; i++) serve_http(events[i].data.ptr, events[i].events);
         uint64_t now = now_ns();
+        if (once && answers < blob_count) continue;
         if (!measuring && now >= begin) {
             measuring = 1;
             answered = answers;

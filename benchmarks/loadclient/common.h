@@ -113,4 +113,46 @@ static long next_piece(Chunks *chunks, const char **data, const char *end, const
     return 0;
 }
 
+/* -- words ------------------------------------------------------------------------------------- */
+
+/* A word holds a stamp, "@" + 19 digits + "@": CLOCK_MONOTONIC in nanoseconds at which it was given
+ * away; receiving it minus that is its lag. What counts is the text and not the event: a server may
+ * join words in one event, and may repeat them as a whole message. So a word is delivered once, when
+ * its stamp is newer than the last one of its connection. */
+enum { STAMP_DIGITS = 19 };
+
+typedef struct {
+    uint64_t value, newest;
+    int digits; /* of the one that is being read, its first "@" included */
+} Stamp;
+
+/* Moves `*data` behind the next new word, and tells whether there is one. Text comes in pieces. */
+static int next_stamp(Stamp *stamp, const char **data, const char *end) {
+    while (*data < end) {
+        if (stamp->digits == 0) {
+            *data = memchr(*data, '@', (size_t)(end - *data));
+            if (*data == NULL) return 0;
+            ++*data;
+            stamp->digits = 1;
+            stamp->value = 0;
+            continue;
+        }
+        char byte = **data;
+        if (byte >= '0' && byte <= '9' && stamp->digits <= STAMP_DIGITS) {
+            stamp->value = stamp->value * 10 + (uint64_t)(byte - '0');
+            stamp->digits++;
+            ++*data;
+            continue;
+        }
+        int whole = byte == '@' && stamp->digits > STAMP_DIGITS;
+        stamp->digits = 0;
+        if (!whole) continue; /* this byte may be the "@" of another one */
+        ++*data;
+        if (stamp->value <= stamp->newest) continue;
+        stamp->newest = stamp->value;
+        return 1;
+    }
+    return 0;
+}
+
 #endif
