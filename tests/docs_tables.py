@@ -16,7 +16,7 @@ from typer.main import get_command
 
 from bamboo_gateway.agents.openai import _KEY_VARIABLE, _OPENAI_URL, OpenAIOptions, OpenAIQuery
 from bamboo_gateway.api.problems import PROBLEMS
-from bamboo_gateway.cli import program
+from bamboo_gateway.cli import make_program
 from bamboo_gateway.domain.events import EVENT_TYPES, AgentEvent
 from bamboo_gateway.main import openapi_document
 from bamboo_gateway.observability.metrics import FAMILIES, PREFIX
@@ -77,7 +77,7 @@ def _default(value: Any) -> str:
 def _commands() -> Iterator[str]:
     yield "| command | |"
     yield "|---|---|"
-    for name, command in leaves("bamboo", get_command(program)):
+    for name, command in leaves("bamboo", get_command(make_program())):
         first_paragraph = " ".join((command.help or "").split("\n\n")[0].split())
         words = [_usage(parameter) for parameter in command.params if parameter.name != "help"]
         usage = " ".join([name, *words])

@@ -9,13 +9,13 @@ import pytest
 from typer.main import get_command
 
 from bamboo_gateway import __version__
-from bamboo_gateway.cli import program
+from bamboo_gateway.cli import make_program
 from tests.cli.fake_servers import fake_server, stream
 from tests.cli.running import bamboo, fresh_bamboo
 from tests.docs_tables import leaves
 from tests.processes import REPOSITORY, Gateway, free_port
 
-COMMANDS = [name.split()[1:] for name, _ in leaves("bamboo", get_command(program))]
+COMMANDS = [name.split()[1:] for name, _ in leaves("bamboo", get_command(make_program()))]
 # Commands that ask a gateway, with what they need to get that far.
 ASKING: Sequence[Sequence[str]] = [
     ["chat", "hi"],
