@@ -15,6 +15,7 @@ BENCHMARKS = {
     "fan_out": "one session, many readers",
     "many": "many sessions, one reader each",
     "stalled": "many readers and a writer beside one that is stuck",
+    "ingest": "streamed events of external runs",
     "append": "durable append, through HTTP and below",
     "connections": "memory, tasks and opening of idle streams",
     "history": "replay, last messages, lists and cold start as data grow",
@@ -72,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         "--case",
         metavar="TEXT",
         default="",
-        help="only cases whose name holds this, in benchmarks that know their cases: chat, ingest",
+        help="only cases whose name holds this, in `chat`",
     )
     parser.add_argument(
         "--gateway-python",

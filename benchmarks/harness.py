@@ -307,12 +307,17 @@ class Bench:
     @contextlib.contextmanager
     def chats(self) -> Iterator[Chats | None]:
         """Run the clients of chats and their model server; None without a compiler."""
-        binary = compiled("chats", self.directory)
-        if binary is None:
+        command = self.compiled("chats")
+        if command is None:
             yield None
             return
-        with Chats(self._pinned([str(binary)])) as chats:
+        with Chats(command) as chats:
             yield chats
+
+    def compiled(self, program: str) -> list[str] | None:
+        """Return the command of a C program of `loadclient/`; None without a compiler."""
+        binary = compiled(program, self.directory)
+        return None if binary is None else self._pinned([str(binary)])
 
     def readers(self, server: Server, paths: Iterable[str], window: int = 64) -> Readers:
         """Opens a stream for each path."""

@@ -55,6 +55,7 @@ def run(bench: Bench) -> list[Row]:
                     median(rates["bare_fastapi"]),
                     ratio=median_ratio(rates["gateway"], rates["bare_fastapi"]),
                     of="gateway / bare FastAPI",
+                    goal=">= 0.6",
                     runs=bench.runs,
                     notes=[
                         f"p99 ms: {p99}",

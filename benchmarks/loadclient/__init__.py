@@ -1,9 +1,9 @@
 """The load clients: a process of their own on the other core, in C where there is a compiler.
 
-`client.c` and `chats.c` say what they do. They are compiled at run time into a temporary directory;
-without a compiler `fallback.py` takes the arguments and commands of the first, several times
-slower, and there are no chats. Either way the client's share of its core is reported: from 90% on,
-the client may be what limits a figure.
+`client.c`, `chats.c` and `feeders.c` say what they do. They are compiled at run time into a
+temporary directory. Without a compiler `fallback.py` takes the arguments and commands of the first,
+several times slower, and what needs the others is left out. The client's share of its core is
+reported: from 90% on, the client may be what limits a figure.
 """
 
 import json
@@ -93,12 +93,7 @@ class Readers:
 
     def close(self) -> None:
         """Closes all streams."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+        _end(self._process)
 
     def _ask(self, command: str) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -133,11 +128,7 @@ class Chats:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+        _end(self._process)
 
     def play(
         self,
@@ -168,6 +159,58 @@ class Chats:
             raise ClientFailed("the client of chats ended")
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+
+class Feeders:
+    """Programs that post events as streamed NDJSON, as `feeders.c` says. A context manager."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        port: int,
+        rate: float,
+        seconds: float,
+        start_ns: int,
+        posts: Iterable[tuple[str, str]],
+    ) -> None:
+        self._process = subprocess.Popen(
+            [*command, str(port), str(rate), str(seconds), str(start_ns)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdin is not None
+        self._process.stdin.write("".join(f"{path}\n{line}\n" for path, line in posts) + "\n")
+        self._process.stdin.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        _end(self._process)
+
+    def wait(self) -> dict[str, Any]:
+        """Wait until all are answered."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        answer: dict[str, Any] = json.loads(line) if line else {"refused": "all"}
+        if answer["refused"]:
+            raise ClientFailed(f"{answer['refused']} streams of events were refused")
+        return answer
+
+
+def _end(process: "subprocess.Popen[Any]") -> None:
+    if process.poll() is None:
+        process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
 
 
 def http_load(

@@ -2,7 +2,8 @@
 
 What most tutorials arrive at, written well: the event's JSON is encoded once with orjson, queues
 are unbounded (nothing is dropped or waited for), uvicorn runs with uvloop and httptools and without
-access log. There is no history, no resume and no log; what is posted is kept in a list in memory.
+access log. There is no history, no resume and no log; posted events are kept in a list in memory,
+but for those of streamed NDJSON.
 """
 
 import asyncio
@@ -74,17 +75,33 @@ async def chat(body: dict[str, Any]) -> dict[str, Any]:
 
 @app.post("/api/v1/sessions/{session_id}/events", status_code=201)
 async def append(session_id: str, request: Request) -> dict[str, Any]:
-    """Take one event, an array, or NDJSON."""
+    """Take one event, an array, or NDJSON, whose lines are published as they come and not kept."""
     if request.headers["content-type"] == "application/x-ndjson":
-        events = [orjson.loads(line) for line in (await request.body()).splitlines() if line]
-    else:
-        body = orjson.loads(await request.body())
-        events = body if isinstance(body, list) else [body]
+        return {"count": await _publish_lines(session_id, request)}
+    body = orjson.loads(await request.body())
+    events = body if isinstance(body, list) else [body]
     kept = _kept[session_id]
     for event in events:
         seq = _publish(session_id, event)
         kept.append((seq, event))
     return {"count": len(events)}
+
+
+async def _publish_lines(session_id: str, request: Request) -> int:
+    count, rest = 0, b""
+    async for data in request.stream():
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            if line:
+                _publish(session_id, orjson.loads(line))
+                count += 1
+    return count
+
+
+@app.post("/api/v1/sessions/{session_id}/runs", status_code=201)
+async def open_run(session_id: str) -> dict[str, Any]:
+    """Open a run, that is: nothing."""
+    return {"run_id": "run_1"}
 
 
 def serve(config: dict[str, Any], announce: Callable[[int, int], None]) -> None:

@@ -27,7 +27,8 @@ def needs_a_compiler(name: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    "name", [needs_a_compiler(name) if name == "chat" else name for name in BENCHMARKS]
+    "name",
+    [needs_a_compiler(name) if name in {"chat", "ingest"} else name for name in BENCHMARKS],
 )
 def test_a_benchmark_runs_and_writes_its_rows(name: str, tmp_path: Path):
     result = tmp_path / "result.json"
