@@ -19,6 +19,7 @@ BENCHMARKS = {
     "append": "durable append, through HTTP and below",
     "connections": "memory, tasks and opening of idle streams",
     "history": "replay, last messages, lists and cold start as data grow",
+    "start": "bamboo serve until its first answer, bamboo --help",
     "rest": "small calls beside bare FastAPI",
 }
 

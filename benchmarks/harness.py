@@ -201,7 +201,7 @@ class Bench:
         self.say = say
         self.runs = {"full": 5, "quick": 3, "smoke": 1}[size]
         self._parent = directory
-        self._gateway_python = gateway_python
+        self.gateway_python = gateway_python
         self._only_cases = only_cases
         self._stack = contextlib.ExitStack()
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -301,7 +301,7 @@ class Bench:
 
     def _python(self, name: str) -> str:
         if name == "gateway":
-            return self._gateway_python
+            return self.gateway_python
         return str(environment(name)) if name in ENVIRONMENTS else sys.executable
 
     @contextlib.contextmanager

@@ -6,10 +6,9 @@
 * `GET /sessions/ID/messages?order=desc&limit=50` with 1000 to 100,000 messages in the session.
 * A page of 50 of `GET /sessions` by filters, with 1000 to 100,000 sessions, of which each user has
   50: by user; by state; by a title that a third have, spread evenly, with and without `total`.
-* Cold start: from `exec` to the first answer, with 1000 to 100,000 sessions; with logs of 10 MB to
-  1 GB; and with the most sessions after a SIGKILL in the middle of appends. The files' pages are
+* Cold start with logs of 10 MB to 1 GB: from `exec` to the first answer. The files' pages are
   dropped from the page cache before (`posix_fadvise`). Interpreter and imports are in it; the note
-  says what an empty directory takes.
+  says what an empty directory takes. `start.py` has the start with many sessions.
 
 The data are made below HTTP, with `durability=os`, through the same writers that HTTP uses. There
 is no peer: the hand-written way has no history. Servers of all sizes stand side by side.
@@ -49,15 +48,14 @@ def run(bench: Bench) -> list[Row]:
     megabytes = bench.pick((10, 100, 1000), (2, 20, 100), (1,))
     messages = bench.pick((1000, 10_000, 100_000), (1000, 5000, 20_000), (60,))
     sessions = bench.pick((1000, 10_000, 100_000), (1000, 5000, 20_000), (60,))
-    with _built(bench, "log", megabytes) as directories:
+    with built(bench, "log", megabytes) as directories:
         rows += _replays(bench, directories)
         if bench.size != "smoke":
-            rows += _starts(bench, directories, "{} MB in one log", with_kill=False)
-    with _built(bench, "messages", messages) as directories:
+            rows.append(_start(bench, directories))
+    with built(bench, "messages", messages) as directories:
         rows += _last_messages(bench, directories)
-    with _built(bench, "sessions", sessions) as directories:
+    with built(bench, "sessions", sessions) as directories:
         rows += _lists(bench, directories)
-        rows += _starts(bench, directories, "{} sessions", with_kill=bench.size != "smoke")
     return rows
 
 
@@ -175,7 +173,7 @@ def _growth(
     )
 
 
-def _starts(bench: Bench, directories: dict[int, Path], case: str, *, with_kill: bool) -> list[Row]:
+def _start(bench: Bench, directories: dict[int, Path]) -> Row:
     runs = bench.pick(5, 3, 1)
     found: dict[int, list[float]] = {size: [] for size in directories}
     empty: list[float] = []
@@ -186,53 +184,30 @@ def _starts(bench: Bench, directories: dict[int, Path], case: str, *, with_kill:
     medians = {size: median(values) for size, values in found.items()}
     smallest, largest = min(medians), max(medians)
     each = ", ".join(f"{size:,}: {value:.2f}" for size, value in medians.items())
-    rows = [
-        Row(
-            "cold start, " + case.format(f"{largest:,}"),
-            "s",
-            medians[largest],
-            ratio=medians[largest] / medians[smallest],
-            of="largest / smallest",
-            goal=f"<= {_START_SECONDS}",
-            goal_is_absolute=True,
-            runs=runs,
-            notes=[f"s: {each}; an empty directory: {median(empty):.2f}"],
-        )
-    ]
-    if with_kill:
-        killed = [_start_after_kill(bench, directories[largest]) for _ in range(runs)]
-        rows.append(
-            Row(
-                "start after SIGKILL, " + case.format(f"{largest:,}"),
-                "s",
-                median(killed),
-                goal=f"<= {_START_SECONDS}",
-                goal_is_absolute=True,
-                runs=runs,
-            )
-        )
-    return rows
+    return Row(
+        f"cold start, {largest:,} MB in one log",
+        "s",
+        medians[largest],
+        ratio=medians[largest] / medians[smallest],
+        of="largest / smallest",
+        goal=f"<= {_START_SECONDS}",
+        goal_is_absolute=True,
+        runs=runs,
+        notes=[f"s: {each}; an empty directory: {median(empty):.2f}"],
+    )
 
 
 def _start_seconds(bench: Bench, directory: Path | None) -> float:
     if directory is not None:
-        _drop_pages(directory)
+        drop_pages(directory)
     started = time.perf_counter()
     with bench.server("gateway", directory) as server:
         server.call("GET", "/health/ready")
         return time.perf_counter() - started
 
 
-def _start_after_kill(bench: Bench, directory: Path) -> float:
-    with bench.server("gateway", directory) as server:
-        for number in range(100):
-            event = {"type": "custom", "name": "late", "value": number}
-            server.call("POST", f"/api/v1/sessions/s-{number % 50}/events", event)
-        server.process.kill()
-    return _start_seconds(bench, directory)
-
-
-def _drop_pages(directory: Path) -> None:
+def drop_pages(directory: Path) -> None:
+    """Take a directory's files out of the page cache."""
     if not hasattr(os, "posix_fadvise"):
         return
     for folder, _, names in os.walk(directory):
@@ -246,7 +221,7 @@ def _drop_pages(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def _built(bench: Bench, what: str, sizes: tuple[int, ...]) -> Iterator[dict[int, Path]]:
+def built(bench: Bench, what: str, sizes: tuple[int, ...]) -> Iterator[dict[int, Path]]:
     """Make a data directory for each size; yield them by size, and remove them."""
     directories = {size: bench.directory / f"{what}-{size}" for size in sizes}
     for size, directory in directories.items():
