@@ -12,9 +12,8 @@ from bamboo_gateway.domain.errors import Conflict
 from bamboo_gateway.storage.jsonl import doctor
 from bamboo_gateway.storage.jsonl.bundle import BLOCK_BYTES, BundleView
 from bamboo_gateway.storage.jsonl.files import FileSystem
-from bamboo_gateway.storage.jsonl.line_commit import line_commit
 from bamboo_gateway.storage.jsonl.store import JsonlStore
-from bamboo_gateway.storage.lines import is_intact
+from bamboo_gateway.storage.lines import is_intact, stored_lines
 from tests.contract.test_session_store_creation import CREATED, History
 from tests.storage.conftest import Opener
 from tests.storage.faults import FaultyFileSystem, abandon, write_out
@@ -208,7 +207,7 @@ async def test_deleting_returns_the_bytes_of_all_files_of_a_session(
         await committed(store, commit)
     # Not yet brought up: in the log, and in the journal.
     size = store.size("chat").stored_bytes
-    data = sum(len(line_commit(commit).data) for commit in commits)
+    data = sum(len(stored_lines(commit.events, commit.notes)) for commit in commits)
     assert await store.delete("chat", chat.head.epoch) == size + data
     assert files(data_dir, "events", "archive", "sessions", "index/marks") == {}
 

@@ -27,7 +27,7 @@ _DELTA_STARTS = tuple(b'"type":"%b"' % name.encode() for name in sorted(DELTA_TY
 
 def to_line(body: bytes) -> bytes:
     """Return the stored line of an event's or a note's JSON object."""
-    return b'{"crc":"%08x",%b\n' % (crc32(body), body[1:])
+    return b'{"crc":"%08x",' % crc32(body) + body[1:] + b"\n"
 
 
 def stored_lines(events: Sequence[Event], notes: Sequence[Note] = ()) -> bytes:

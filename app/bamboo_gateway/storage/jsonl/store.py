@@ -262,7 +262,7 @@ class JsonlStore(SessionStore):
     @override
     def append(self, commit: Commit, done: Done) -> None:
         if self._is_open:
-            self._committer.append(line_commit(commit), done)
+            self._committer.append(line_commit(commit, done))
         else:
             closed = Unavailable("The store is closed.")
             asyncio.get_running_loop().call_soon(done, closed)
@@ -285,10 +285,10 @@ class JsonlStore(SessionStore):
 
     def _take_answers(self, answers: list[Answer]) -> None:
         apply = self._catalog.apply
-        for commit, done, error, size in answers:
+        for (commit, done, _, _, delta_bytes), error, size in answers:
             if error is None:
-                apply(commit, size)
-                self._events += commit.count
+                apply(commit, delta_bytes, size)
+                self._events += len(commit.events)
             try:
                 done(error)
             except Exception as failure:  # noqa: BLE001 - the others' answers do not depend on it

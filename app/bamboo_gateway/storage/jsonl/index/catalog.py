@@ -9,8 +9,7 @@ from contextlib import contextmanager
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.base import StoreUsage
-from bamboo_gateway.storage.jsonl.line_commit import LineCommit
+from bamboo_gateway.storage.base import Commit, StoreUsage
 from bamboo_gateway.storage.listing import HeadState, Relations, head_state_of
 
 
@@ -175,14 +174,20 @@ class Catalog:
         for entry in entries.values():
             self.use.add(entry)
 
-    def apply(self, commit: LineCommit, size: int) -> None:
-        """Apply a commit that became durable; `size` is the size of the log after it."""
-        session_id, epoch, first, count, _, _, deltas, head, time_ms, create, _ = commit
+    def apply(self, commit: Commit, delta_bytes: int, size: int) -> None:
+        """Apply a commit that became durable.
+
+        Args:
+            commit: The commit.
+            delta_bytes: The bytes of its lines of deltas.
+            size: The size of the log after it.
+        """
+        session_id, epoch, first, events, _, head, time_ms, create, _ = commit
         if create:
             entry = self.entries[session_id] = Entry(session_id, epoch)
         else:
             entry = self.entries[session_id]
-        entry.deltas += deltas
+        entry.deltas += delta_bytes
         if head is None:
             self.use.grow(entry, size - entry.size)
             entry.size = size
@@ -196,7 +201,7 @@ class Catalog:
         if time_ms > entry.activity:
             entry.activity = time_ms
         # Last: the committer may evict a log once this seq is equal to its own.
-        entry.seq = first + count - 1
+        entry.seq = first + len(events) - 1
         self.dirty[session_id] = entry
         self.changed.add(session_id)
 

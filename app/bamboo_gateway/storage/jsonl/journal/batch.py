@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 from zlib import crc32
 
 from bamboo_gateway.domain.errors import BambooError, Conflict, StorageFull
-from bamboo_gateway.storage.base import Done
+from bamboo_gateway.storage.base import Commit
 from bamboo_gateway.storage.jsonl.journal.segments import (
     RECORD_OVERHEAD_BYTES,
     Description,
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from bamboo_gateway.storage.marks import Mark
 
-# A commit, its callback, the error or None, and the end of its log when there was no error.
-Answer = tuple[LineCommit, Done, BambooError | None, int]
-Request = tuple[LineCommit, Done] | Deletion
+# A commit, the error or None, and the end of its log when there was no error.
+Answer = tuple[LineCommit, BambooError | None, int]
+Request = LineCommit | Deletion
 
 
 class Batch:
@@ -61,9 +61,9 @@ class Batch:
     def reserve_size(self) -> int:
         """The most bytes of the records that may use the reserve."""
         return sum(
-            RECORD_OVERHEAD_BYTES + (0 if isinstance(request, Deletion) else len(request[0].data))
+            RECORD_OVERHEAD_BYTES + (0 if isinstance(request, Deletion) else len(request.data))
             for request in self._requests
-            if isinstance(request, Deletion) or request[0].reserve
+            if isinstance(request, Deletion) or request.commit.reserve
         )
 
     @property
@@ -91,8 +91,8 @@ class Batch:
             if type(request) is Deletion:
                 records += self._admit_deletion(request)
                 continue
-            commit, done = request
-            session_id, epoch, first, count, data, marks, _, _, time_ms, create, _ = commit
+            commit, _, data, marks, _ = request
+            session_id, epoch, first, events, _, _, time_ms, create, _ = commit
             log = logs.get(session_id)
             if (
                 log is None
@@ -106,19 +106,20 @@ class Batch:
             ):
                 log_or_error = self._log_for(commit, is_full)
                 if isinstance(log_or_error, BambooError):
-                    answers.append((commit, done, log_or_error, 0))
+                    answers.append((request, log_or_error, 0))
                     continue
                 log = log_or_error
             at, size = log.size, len(data)
             if log not in before:
                 before[log] = (log.seq, at)
             log.size = end = at + size
+            count = len(events)
             log.seq = first + count - 1
             kind = "create" if create else "append"
             records.append((session_id, epoch, first, count, kind, time_ms, at, size, crc32(data)))
             takers.append(log)
             lines.append(data)
-            answers.append((commit, done, None, end))
+            answers.append((request, None, end))
             if marks:
                 self._marks.append((log, at, marks))
             if create and epoch > journal.last_epoch:
@@ -130,7 +131,7 @@ class Batch:
         journal.lsn += len(records)
         return [line, *lines]
 
-    def _log_for(self, commit: LineCommit, is_full: bool) -> Log | BambooError:
+    def _log_for(self, commit: Commit, is_full: bool) -> Log | BambooError:
         log = self._table.log_of(commit.session_id)
         if is_full and not commit.reserve:
             return StorageFull("The disk is full: nothing can be written until there is space.")
@@ -155,7 +156,7 @@ class Batch:
             return None
         return write_health.problem_of(log)
 
-    def _new_log(self, commit: LineCommit) -> Log:
+    def _new_log(self, commit: Commit) -> Log:
         name = file_name(commit.session_id)
         log = Log(commit.session_id, name, self._table.paths.log_of(name), commit.epoch)
         header = make_header(commit.session_id, commit.epoch, commit.time_ms)
@@ -206,7 +207,7 @@ class Batch:
         self.gone = {}
         self.before = {}
         self.answers = [
-            (*request, error, 0) for request in self._requests if isinstance(request, tuple)
+            (request, error, 0) for request in self._requests if isinstance(request, LineCommit)
         ]
         for deletion in self.deletions:
             deletion.error = error

@@ -28,7 +28,6 @@ from typing import TypeVar, final
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import BambooError, StorageFailed, StorageFull, Unavailable
 from bamboo_gateway.observability.histogram import COUNTS, DISK_SECONDS, Histogram
-from bamboo_gateway.storage.base import Done
 from bamboo_gateway.storage.jsonl.files import failure_of
 from bamboo_gateway.storage.jsonl.journal.batch import Answer, Batch, Request
 from bamboo_gateway.storage.jsonl.journal.segments import SEGMENT_BYTES, SPARES_MAX, Journal
@@ -158,9 +157,9 @@ class Committer:
         """Whether the journal holds anything for a checkpoint."""
         return self._journal.has_records or bool(self._journal.closed)
 
-    def append(self, commit: LineCommit, done: Done) -> None:
+    def append(self, commit: LineCommit) -> None:
         """Queue a commit."""
-        self._queue.put((commit, done))
+        self._queue.put(commit)
 
     def delete(self, deletion: Deletion) -> None:
         """Queue a deletion, in order with the commits."""
@@ -279,14 +278,14 @@ class Committer:
         with contextlib.suppress(Empty):
             item = self._queue.get(timeout=self._timeout())
             while True:
-                if item is None:
+                if type(item) is LineCommit:
+                    data_bytes += len(item.data)
+                elif item is None:
                     self._closing = True
                     break
-                if type(item) is Job:
+                elif type(item) is Job:
                     return batch, data_bytes, item
                 batch.append(item)
-                if type(item) is tuple:
-                    data_bytes += len(item[0].data)
                 if data_bytes >= _BATCH_BYTES or len(batch) >= _BATCH_COMMITS:
                     break
                 item = take()
@@ -394,8 +393,8 @@ class Committer:
     def _refuse_closed(self, item: _Item | None) -> None:
         closed = Unavailable("The store is closed.")
         match item:
-            case (commit, done):
-                self._call_loop(self._answer, [(commit, done, closed, 0)], [])
+            case LineCommit():
+                self._call_loop(self._answer, [(item, closed, 0)], [])
             case Deletion():
                 item.error = closed
                 self._call_loop(self._answer, [], [item])
