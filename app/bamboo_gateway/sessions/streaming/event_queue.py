@@ -63,10 +63,7 @@ class EventQueue:
         if rendered is None:
             rendered = self._rendered[renderer] = _Rendered()
         if end - cursor == 1:
-            if first < len(rendered.parts) and (part := rendered.parts[first]) is not None:
-                return part, end
-            (part,) = self._parts(renderer, rendered, first, first + 1)
-            return part, end
+            return self._part(renderer, rendered, first, end), end
         joined_from, joined_to, chunk = rendered.joined
         is_full = len(chunk) >= SEND_BYTES_MAX // 2
         if joined_from == cursor and (joined_to == end or (joined_to < end and is_full)):
@@ -75,6 +72,20 @@ class EventQueue:
         chunk = b"".join(parts)
         rendered.joined = (cursor, cursor + len(parts), chunk)
         return chunk, cursor + len(parts)
+
+    def _part(self, renderer: Renderer, rendered: "_Rendered", place: int, seq: int) -> bytes:
+        """Return one rendered event. Most streams take one at a time."""
+        known = rendered.parts
+        missing = place + 1 - len(known)
+        if missing > 0:
+            known += [None] * missing
+        part = known[place]
+        if part is None:
+            part = known[place] = renderer.event(self._epoch, seq, self._bodies[place])
+            self._bytes += len(part)
+            if self._bytes > self._bytes_max:
+                self._trim()
+        return part
 
     def _parts(
         self, renderer: Renderer, rendered: "_Rendered", first: int, last: int
