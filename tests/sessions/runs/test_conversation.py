@@ -222,3 +222,37 @@ async def test_a_long_conversation_is_freed_in_turns_and_the_agents_list_is_its_
         assert len(left) >= 3
         assert max(more - fewer for more, fewer in pairwise([*left, 0])) <= 2000
         assert said.messages == given
+
+
+@pytest.mark.parametrize("count", [0, 1, 100, 101])
+async def test_a_short_conversation_in_memory_is_given_as_the_store_would_give_it(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = LatestAgent(10**9)
+    async with gateway(agents={"latest": agent}) as gate:
+        await talk(gate, count)
+        writer = gate.live("s")
+        of_session = (gate.store, writer.head, writer.head.seq + 1, agent, {})
+        read = await conversation.agent_conversation(*of_session)
+        asked: list[str] = []
+        find = type(gate.store).find
+
+        async def watched(store: Any, session_id: str, *given: Any, **limits: Any) -> Any:
+            asked.append(session_id)
+            return await find(store, session_id, *given, **limits)
+
+        monkeypatch.setattr(type(gate.store), "find", watched)
+        taken = await conversation.agent_conversation(*of_session, writer.channel.queue)
+        assert bool(asked) == (count > 100)
+        assert taken.messages == read.messages
+        assert taken.left_out == read.left_out
+        assert len(taken.messages) == count
+
+
+async def test_a_conversation_that_memory_has_in_part_is_read_from_the_store() -> None:
+    agent = LatestAgent(10**9)
+    async with gateway(agents={"latest": agent}) as gate:
+        await talk(gate, 30, length=64 * KiB)
+        turn = await turn_of(gate, agent)
+        assert [m.id for m in turn.messages] == [one["id"] for one in await gate.messages()]
+        assert len(turn.messages) == 31

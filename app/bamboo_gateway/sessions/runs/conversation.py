@@ -1,7 +1,8 @@
 """Reads a conversation for an agent's next turn, or to resume it in a new context.
 
 A summary takes the place of the messages that it covers, and those are not read. Of the others,
-memory holds those that the agent asks for.
+memory holds those that the agent asks for. A short conversation that the session's event queue has
+as a whole, as that of a new session, is taken from there.
 """
 
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -23,6 +24,7 @@ from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.history import history_page
 from bamboo_gateway.sessions.registry import SessionRegistry
+from bamboo_gateway.sessions.streaming.event_queue import EventQueue
 from bamboo_gateway.storage.base import SessionStore
 
 T = TypeVar("T")
@@ -36,6 +38,8 @@ _PAGE = 2000
 
 _FIRST_PAGE = 100
 """Messages to read before the agent is asked whether it wants more; then twice as many."""
+
+_MESSAGE_EVENT = b'{"type":"message",'
 
 _GLUE = "\n\n"
 _CONTINUE = (
@@ -86,32 +90,48 @@ class Conversation:
 
 
 async def agent_conversation(
-    store: SessionStore, head: SessionHead, before: int, agent: Agent, options: Mapping[str, Any]
+    store: SessionStore,
+    head: SessionHead,
+    before: int,
+    agent: Agent,
+    options: Mapping[str, Any],
+    recent: EventQueue | None = None,
 ) -> Conversation:
     """Read the conversation as an agent gets it, with the summary in place of what it covers.
 
     Pages are read from the end backwards, as long as the agent wants more.
+
+    Args:
+        store: Where the log is.
+        head: The session's head.
+        before: The seq before which the conversation ends.
+        agent: Who gets the conversation.
+        options: What the chat passes to the agent.
+        recent: The session's event queue, if the session is in memory.
 
     Raises:
         AgentError: The agent does not accept the options.
     """
     summary, after = await _uncovered(store, head, before)
     first = [] if summary is None else [_in_place_of_covered(summary)]
+    if (bodies := _in_memory(recent, after, before)) is not None:
+        page = await _in_turn(sum(map(len, bodies)), _messages_of, bodies)
+        return Conversation([*first, *page], NOTHING_LEFT_OUT, [page])
     window = agent if isinstance(agent, SupportsWindow) and head.knows_system_messages else None
     pages: list[list[Message]] = []
     count = asked = size = 0
     edge = before
     while True:
         limit = min(max(_FIRST_PAGE, count), _PAGE) if window is not None else _PAGE
-        page = await store.find(
+        found = await store.find(
             head.id, head.epoch, "message", after=after, before=edge, limit=limit, reverse=True
         )
-        if page:
-            bodies = [record.body for record in reversed(page)]
+        if found:
+            bodies = [record.body for record in reversed(found)]
             pages.insert(0, await _in_turn(sum(map(len, bodies)), _messages_of, bodies))
             size += sum(map(len, bodies))
-            count, edge = count + len(page), page[-1].seq
-        if not page.has_more:
+            count, edge = count + len(found), found[-1].seq
+        if not found.has_more:
             given = [*first, *chain.from_iterable(pages)]
             return Conversation(given, NOTHING_LEFT_OUT, pages)
         if window is not None and count >= 2 * asked:
@@ -121,6 +141,18 @@ async def agent_conversation(
             if await _in_turn(size, window.is_enough, given, options):
                 left = await _left_out(store, head, after, edge, given)
                 return Conversation(given, left, pages)
+
+
+def _in_memory(recent: EventQueue | None, after: int, before: int) -> list[bytes] | None:
+    """Return the messages between two seqs if all are in memory and no agent would leave any out.
+
+    The store would return the same ones as its first and last page.
+    """
+    events = recent.between(after, before) if recent is not None else None
+    if events is None:
+        return None
+    bodies = [body for body in events if body.startswith(_MESSAGE_EVENT)]
+    return bodies if len(bodies) <= _FIRST_PAGE else None
 
 
 def _in_place_of_covered(summary: dict[str, Any]) -> Message:

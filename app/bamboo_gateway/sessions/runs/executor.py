@@ -155,7 +155,12 @@ class RunExecutor:
         active = head.active
         assert active is not None  # the run has the session's slot
         read = self._conversation = await agent_conversation(
-            self._context.store, head, active.start_seq, self._agent, self._options
+            self._context.store,
+            head,
+            active.start_seq,
+            self._agent,
+            self._options,
+            self.writer.channel.queue,
         )
         view = session_view(head, "active", self._context.states.expires_at(head))
         return Turn(self.run_id, read.messages, view, self._options, self._cancelled, read.left_out)

@@ -34,6 +34,13 @@ class EventQueue:
         """The cursor just before the oldest event kept."""
         return self.head - len(self._bodies)
 
+    def between(self, after: int, before: int) -> list[bytes] | None:
+        """Return the bodies of the events between two seqs, or None when the oldest have left."""
+        start = self.start
+        if after < start:
+            return None
+        return self._bodies[after - start : before - 1 - start]
+
     def extend(self, bodies: list[bytes]) -> None:
         """Add the bodies of the next events, in order."""
         self._bodies += bodies
