@@ -5,6 +5,7 @@ from the log whenever it is lost.
 """
 
 from dataclasses import dataclass, field, fields, replace
+from operator import attrgetter
 from typing import Any, Literal
 
 from bamboo_gateway.domain.events import Usage
@@ -140,11 +141,12 @@ class SessionHead:
 
     def copy(self) -> "SessionHead":
         """Return an independent copy. Dict values are shared: they are replaced, never changed."""
-        return replace(
-            self,
-            active=replace(self.active) if self.active else None,
-            queue=[replace(queued) for queued in self.queue],
-        )
+        # Member by member: `replace` takes three times as long, and each commit makes a copy.
+        head = SessionHead(*_members(self))
+        if head.active is not None:
+            head.active = replace(head.active)
+        head.queue = [replace(queued) for queued in head.queue]
+        return head
 
     def to_json(self) -> dict[str, Any]:
         """Return the stored form, for the codec, which writes dataclasses as objects.
@@ -178,5 +180,6 @@ class SessionHead:
 
 
 _NAMES = tuple(f.name for f in fields(SessionHead))
+_members = attrgetter(*_NAMES)
 _BLANK = SessionHead("", 0)
 _DEFAULTS = tuple((name, getattr(_BLANK, name)) for name in _NAMES)
