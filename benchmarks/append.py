@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.harness import Bench, Row, Server, client_notes, median, median_ratio, three
 from benchmarks.launch import isolate
 from benchmarks.loadclient import request
-from benchmarks.peers.group_commit import GroupCommit
+from benchmarks.peers.group_commit import FILE_BYTES, GroupCommit
 
 if TYPE_CHECKING:
     from bamboo_gateway.storage.base import Event
@@ -41,7 +41,7 @@ def run(bench: Bench) -> list[Row]:
     """Measures through HTTP, then below."""
     rows = _through_http(bench)
     if bench.storage.startswith("jsonl:"):
-        for lines in (1, 100):
+        for lines in bench.pick((1, 100), (1, 100), (100,)):
             for writers in bench.pick((1, 64, 512), (1, 64), (8,)):
                 rows.append(_below_http(bench, writers, lines))
     return rows
@@ -154,6 +154,7 @@ def _child(
         "line": line,
         "directory": str(bench.directory / f"{line}-{name}-{writers}-{lines}"),
         "storage": bench.storage,
+        "journal_bytes": bench.pick(FILE_BYTES, FILE_BYTES, 1 << 20),
     }
     child = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.append", json.dumps(config)],
@@ -189,7 +190,7 @@ async def _serve_child(config: dict[str, Any]) -> None:
     loop = asyncio.get_running_loop()
     line = _LINES[config["line"]]
     if config["what"] == "raw":
-        raw = GroupCommit(directory / "journal", loop)
+        raw = GroupCommit(directory / "journal", loop, config["journal_bytes"])
         lines = itertools.count(1, config["lines"])
 
         def append_raw(_: int, done: Callable[[Any], None]) -> None:

@@ -49,17 +49,28 @@ def run(bench: Bench) -> list[Row]:
     messages = bench.pick((1000, 10_000, 100_000), (1000, 5000, 20_000), (60,))
     sessions = bench.pick((1000, 10_000, 100_000), (1000, 5000, 20_000), (60,))
     with built(bench, "log", megabytes) as directories:
-        rows += _replays(bench, directories)
+        with _servers(bench, directories) as servers:
+            rows.append(_replays(bench, servers))
         if bench.size != "smoke":
             rows.append(_start(bench, directories))
-    with built(bench, "messages", messages) as directories:
-        rows += _last_messages(bench, directories)
-    with built(bench, "sessions", sessions) as directories:
-        rows += _lists(bench, directories)
+    with built(bench, "messages", messages) as directories, _servers(bench, directories) as servers:
+        rows.append(_last_messages(bench, servers))
+    with built(bench, "sessions", sessions) as directories, _servers(bench, directories) as servers:
+        rows += _lists(bench, servers)
     return rows
 
 
-def _replays(bench: Bench, directories: dict[int, Path]) -> list[Row]:
+@contextlib.contextmanager
+def _servers(bench: Bench, directories: dict[int, Path]) -> Iterator[dict[int, Server]]:
+    """Run a gateway on each directory, by size."""
+    with ExitStack() as stack:
+        yield {
+            size: stack.enter_context(bench.server("gateway", directory))
+            for size, directory in directories.items()
+        }
+
+
+def _replays(bench: Bench, servers: dict[int, Server]) -> Row:
     def measure(server: Server, number: int) -> float:
         position = server.call("GET", f"/api/v1/sessions/{_SESSION}")["position"]
         epoch, _, last = position.partition("-")
@@ -67,15 +78,8 @@ def _replays(bench: Bench, directories: dict[int, Path]) -> list[Row]:
         seq = int(int(last) * ((number + 1) * 0.618 % 0.98))
         return first_event_seconds(server.port, f"/api/v1/stream/{_SESSION}?after={epoch}-{seq}")
 
-    return [
-        _growth(
-            bench,
-            directories,
-            "replay from a position, {} MB log: first event",
-            measure,
-            bench.pick(40, 20, 3),
-        )
-    ]
+    case = "replay from a position, {} MB log: first event"
+    return _growth(servers, case, measure, bench.pick(40, 20, 3))
 
 
 def first_event_seconds(port: int, path: str) -> float:
@@ -94,20 +98,13 @@ def first_event_seconds(port: int, path: str) -> float:
         return time.perf_counter() - started
 
 
-def _last_messages(bench: Bench, directories: dict[int, Path]) -> list[Row]:
+def _last_messages(bench: Bench, servers: dict[int, Server]) -> Row:
     path = f"/api/v1/sessions/{_SESSION}/messages?order=desc&limit=50"
-    return [
-        _growth(
-            bench,
-            directories,
-            "last 50 of {} messages",
-            partial(_timed, path, "messages", 50),
-            bench.pick(100, 50, 3),
-        )
-    ]
+    measure = partial(_timed, path, "messages", 50)
+    return _growth(servers, "last 50 of {} messages", measure, bench.pick(100, 50, 3))
 
 
-def _lists(bench: Bench, directories: dict[int, Path]) -> list[Row]:
+def _lists(bench: Bench, servers: dict[int, Server]) -> list[Row]:
     filters = {
         "user_id": "user_id=u-0",
         "state": "state=idle",
@@ -117,13 +114,9 @@ def _lists(bench: Bench, directories: dict[int, Path]) -> list[Row]:
     rows = []
     for name, text in filters.items():
         path = f"/api/v1/sessions?{text}&limit={_PER_USER}"
-        row = _growth(
-            bench,
-            directories,
-            f"list page by {name}, {{}} sessions",
-            partial(_timed, path, "sessions", 5),
-            bench.pick(30, 20, 3),
-        )
+        measure = partial(_timed, path, "sessions", 5)
+        case = f"list page by {name}, {{}} sessions"
+        row = _growth(servers, case, measure, bench.pick(30, 20, 3))
         if name == "title_contains":
             row.goal = None
         rows.append(row)
@@ -140,25 +133,16 @@ def _timed(path: str, what: str, least: int, server: Server, _: int) -> float:
 
 
 def _growth(
-    bench: Bench,
-    directories: dict[int, Path],
-    case: str,
-    measure: Callable[[Server, int], float],
-    count: int,
+    servers: dict[int, Server], case: str, measure: Callable[[Server, int], float], count: int
 ) -> Row:
     """Measures the same on every size in turns."""
-    found: dict[int, list[float]] = {size: [] for size in directories}
-    with ExitStack() as stack:
-        servers = {
-            size: stack.enter_context(bench.server("gateway", directory))
-            for size, directory in directories.items()
-        }
-        for server in servers.values():
-            for number in range(3):
-                measure(server, number)
-        for number in range(count):
-            for size, server in servers.items():
-                found[size].append(measure(server, number) * 1000)
+    found: dict[int, list[float]] = {size: [] for size in servers}
+    for server in servers.values():
+        for number in range(3):
+            measure(server, number)
+    for number in range(count):
+        for size, server in servers.items():
+            found[size].append(measure(server, number) * 1000)
     medians = {size: median(values) for size, values in found.items()}
     smallest, largest = min(medians), max(medians)
     return Row(

@@ -13,12 +13,12 @@ from benchmarks.loadclient import request
 
 TITLE = "REST: small calls/s beside bare FastAPI"
 _NAMES = ("gateway", "bare_fastapi")
-_CONNECTIONS = 32
 
 
 def run(bench: Bench) -> list[Row]:
     """Measures each route, both servers alternating."""
-    sessions = [f"rest-{number}" for number in range(_CONNECTIONS)]
+    connections = bench.pick(32, 32, 4)
+    sessions = [f"rest-{number}" for number in range(connections)]
     message = {"role": "user", "content": "the quick brown fox"}
     posted = json.dumps(message).encode()
     routes = {
@@ -43,7 +43,7 @@ def run(bench: Bench) -> list[Row]:
             found: dict[str, list[dict[str, Any]]] = {name: [] for name in _NAMES}
             for _ in range(bench.runs):
                 for server in servers:
-                    answer = bench.load(server, requests, _CONNECTIONS, bench.pick(1.5, 0.7, 0.2))
+                    answer = bench.load(server, requests, connections, bench.pick(1.5, 0.7, 0.2))
                     found[server.name].append(answer)
             rates = {n: [a["answers"] / a["elapsed"] for a in found[n]] for n in _NAMES}
             p99 = ", ".join(f"{n} {median(a['p99_ms'] for a in found[n]):.1f}" for n in _NAMES)

@@ -12,19 +12,22 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 
-_FILE_BYTES = 64 * 1024 * 1024
+FILE_BYTES = 64 * 1024 * 1024
 Done = Callable[[None], None]
 
 
 class GroupCommit:
     """A file to which one thread appends. Call `append` on the loop; `close` waits for it."""
 
-    def __init__(self, path: Path, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, path: Path, loop: asyncio.AbstractEventLoop, file_bytes: int = FILE_BYTES
+    ) -> None:
+        self._file_bytes = file_bytes
         self._queue: SimpleQueue[tuple[bytes, Done] | None] = SimpleQueue()
         self._loop = loop
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         # Written, not only allocated: turning unwritten extents into written ones costs a sync.
-        os.write(self._fd, bytes(_FILE_BYTES))
+        os.write(self._fd, bytes(file_bytes))
         os.fsync(self._fd)
         self._thread = Thread(target=self._run)
         self._thread.start()
@@ -50,7 +53,7 @@ class GroupCommit:
             except Empty:
                 more = item
             data = b"".join([part for part, _ in batch])
-            if at + len(data) > _FILE_BYTES:
+            if at + len(data) > self._file_bytes:
                 at = 0
             os.pwrite(self._fd, data, at)
             os.fdatasync(self._fd)
