@@ -232,7 +232,8 @@ async def test_a_short_conversation_in_memory_is_given_as_the_store_would_give_i
     async with gateway(agents={"latest": agent}) as gate:
         await talk(gate, count)
         writer = gate.live("s")
-        of_session = (gate.store, writer.head, writer.head.seq + 1, agent, {})
+        options: dict[str, Any] = {}
+        of_session = (gate.store, writer.head, writer.head.seq + 1, agent, options)
         read = await conversation.agent_conversation(*of_session)
         asked: list[str] = []
         find = type(gate.store).find
