@@ -1,5 +1,6 @@
 """Routes read what they declare as FastAPI would, and report the same errors."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from inspect import iscoroutinefunction
 from itertools import cycle, product
@@ -176,7 +177,7 @@ def test_every_endpoint_is_a_coroutine_function_that_returns_a_response(
     assert issubclass(route.endpoint.__annotations__["return"], Response)
 
 
-def test_what_a_direct_route_cannot_read_is_refused_when_it_is_declared() -> None:
+async def test_what_a_direct_route_cannot_read_is_refused_when_it_is_first_called() -> None:
     router = APIRouter(route_class=DirectRoute)
 
     async def waits() -> int:
@@ -188,7 +189,35 @@ def test_what_a_direct_route_cannot_read_is_refused_when_it_is_declared() -> Non
     async def with_coroutine(a: Annotated[int, Depends(waits)]) -> Response:
         return Response(str(a))
 
+    router.get("/a")(with_cookie)
+    router.get("/b")(with_coroutine)
+    cookie, coroutine = router.routes
+    assert isinstance(cookie, DirectRoute)
+    assert isinstance(coroutine, DirectRoute)
     with pytest.raises(TypeError, match="with_cookie"):
-        router.get("/a")(with_cookie)
+        await cookie.respond(_request(cookie, b"", [], b""))
     with pytest.raises(TypeError, match="waits"):
-        router.get("/a")(with_coroutine)
+        await coroutine.respond(_request(coroutine, b"", [], b""))
+
+
+def test_a_declaration_that_two_threads_need_is_read_once() -> None:
+    def read(routes: list[DirectRoute]) -> list[Any]:
+        return [(route.dependant, route._read, route.path_format) for route in routes]
+
+    router = APIRouter(route_class=DirectRoute)
+
+    async def endpoint(a: int, b: str = "") -> Response:
+        return Response(f"{a}{b}")
+
+    for number in range(50):
+        router.get(f"/{number}")(endpoint)
+    routes = [route for route in router.routes if isinstance(route, DirectRoute)]
+    with ThreadPoolExecutor(4) as pool:
+        read_by = list(pool.map(read, [routes] * 4))
+    for found in zip(*read_by, strict=True):
+        assert all(each[0] is found[0][0] and each[1] is found[0][1] for each in found)
+
+
+def test_an_attribute_that_a_route_does_not_have_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        ROUTES[0].no_such_thing  # noqa: B018

@@ -5,12 +5,16 @@ them again: with exit stacks, a cache, overrides, and a coroutine for each depen
 these. So a `DirectRoute` reads the declared parameters itself, with FastAPI's own fields and in
 FastAPI's order, and reports the same errors.
 
+FastAPI reads a declaration when its route is first called, or the document asked for. To read all
+of them takes 0.12 s, an eighth of a start; of one route, 2 ms.
+
 A route may declare path, query and header parameters, one JSON body, the request, and dependencies:
 plain functions of the same, which run on the event loop and must not block.
 """
 
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from inspect import iscoroutinefunction
+from threading import RLock
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl
 
@@ -37,18 +41,36 @@ _CANNOT_READ: Final = (
 """What a FastAPI route could declare and a `DirectRoute` cannot."""
 
 
+_DECLARING: Final = RLock()
+"""Held while FastAPI reads a declaration: the document is made in a thread."""
+
+
 class DirectRoute(APIRoute):
     """A route that reads its own parameters, and whose endpoint returns the response.
 
     Raises:
-        TypeError: It declares what a `DirectRoute` cannot read.
+        TypeError: It declares what a `DirectRoute` cannot read; raised when that is first needed.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._read = _arguments_of(self.dependant)
-        self._query_names = dict(_query_names(self.dependant))
-        self._takes_body = self.body_field is not None
+    def __init__(self, path: str, endpoint: Callable[..., Any], **declared: Any) -> None:
+        # What finding a route and checking its right needs. `__getattr__` adds all the rest.
+        self.path = path
+        self.endpoint = endpoint
+        self.name = declared.get("name") or endpoint.__name__
+        self.methods = set(declared.get("methods") or ["GET"])
+        self.include_in_schema = declared.get("include_in_schema", True)
+        self._declared = declared
+
+    def __getattr__(self, name: str) -> Any:
+        """Have FastAPI read the declaration: an attribute is needed that it makes."""
+        with _DECLARING:
+            declared = self.__dict__.pop("_declared", None)
+            if declared is not None:
+                super().__init__(self.path, self.endpoint, **declared)
+                self._read = _arguments_of(self.dependant)
+                self._query_names = dict(_query_names(self.dependant))
+                self._takes_body = self.body_field is not None
+        return object.__getattribute__(self, name)
 
     @override
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
