@@ -58,6 +58,23 @@ class ExportSource:
 
 
 @dataclass(frozen=True, slots=True)
+class Export:
+    """A document that is being written. It holds one page of the session in memory.
+
+    Attributes:
+        file_name: The document's name.
+        disposition: The same as a `Content-Disposition`.
+        media_type: Its media type.
+        chunks: Its bytes. Their consumer closes the generator, also before its end.
+    """
+
+    file_name: str
+    disposition: str
+    media_type: str
+    chunks: AsyncGenerator[bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class DocumentHead:
     """The part of a document before the messages, with the options applied.
 

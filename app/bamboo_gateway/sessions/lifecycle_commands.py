@@ -14,6 +14,7 @@ from bamboo_gateway.domain.errors import Conflict, InvalidId
 from bamboo_gateway.domain.ids import check_id, derived_session_id
 from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.exporters.base import Export
 from bamboo_gateway.sessions import diagnostics, sharing, statistics
 from bamboo_gateway.sessions.commands import Idempotency, Outcome, SessionList
 from bamboo_gateway.sessions.extensions import (
@@ -24,7 +25,7 @@ from bamboo_gateway.sessions.extensions import (
 )
 from bamboo_gateway.sessions.lifecycle import archive, export, imports, retention, summaries
 from bamboo_gateway.sessions.lifecycle.branch_tree import branch_tree
-from bamboo_gateway.sessions.lifecycle.export import Export, ExportOptions
+from bamboo_gateway.sessions.lifecycle.export import ExportOptions
 from bamboo_gateway.sessions.lifecycle.fork import Fork, fork
 from bamboo_gateway.sessions.lifecycle.merge import merge
 from bamboo_gateway.sessions.lifecycle.merge_plan import Merge

@@ -1,22 +1,22 @@
 """Export: one session as a document, or many as a zip."""
 
-import zipfile
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from anyio import to_thread
 
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.codec import decode
-from bamboo_gateway.domain.errors import BambooError, InvalidInput
+from bamboo_gateway.domain.errors import InvalidInput
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.exporters.base import ExportSource
+from bamboo_gateway.exporters.base import Export, ExportSource
 from bamboo_gateway.exporters.factory import make_exporter
 from bamboo_gateway.exporters.names import content_disposition, file_name, folder_name
+from bamboo_gateway.exporters.sessions_zip import stream_zip
 from bamboo_gateway.exporters.target import ExportDirectory
-from bamboo_gateway.exporters.zip_buffer import ZipBuffer
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.history import bulk_limiter, history_page
 from bamboo_gateway.sessions.metadata import view_of
@@ -32,23 +32,6 @@ class ExportOptions:
     format: Literal["markdown", "json", "yaml"] = "markdown"
     include_metadata: bool = True
     include_tool_calls: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Export:
-    """A document that is being written. It holds one page of the session in memory.
-
-    Attributes:
-        file_name: The document's name.
-        disposition: The same as a `Content-Disposition`.
-        media_type: Its media type.
-        chunks: Its bytes. Their consumer closes the generator, also before its end.
-    """
-
-    file_name: str
-    disposition: str
-    media_type: str
-    chunks: AsyncGenerator[bytes]
 
 
 async def export(
@@ -141,7 +124,7 @@ async def export_to_file(
 ZIP_DISPOSITION = content_disposition("sessions.zip")
 
 
-async def export_zip(
+def export_zip(
     context: Context,
     registry: SessionRegistry,
     caller: Caller,
@@ -149,26 +132,8 @@ async def export_zip(
     options: ExportOptions,
 ) -> AsyncGenerator[bytes]:
     """Yield many sessions as a zip, in pieces. Its `errors.txt` names those that failed."""
-    buffer = ZipBuffer()
-    archive = zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, allowZip64=True)
-    failed: list[str] = []
-    for number, session_id in enumerate(session_ids, 1):
-        try:
-            document = await export(context, registry, caller, session_id, options)
-        except BambooError as error:
-            failed.append(f"{session_id}: {error.detail} ({error.code})\n")
-            continue
-        name = f"{number:04d}-{document.file_name}"
-        with archive.open(name, "w", force_zip64=True) as file:
-            try:
-                async with aclosing(document.chunks) as chunks:
-                    async for chunk in chunks:
-                        await to_thread.run_sync(file.write, chunk, limiter=bulk_limiter)
-                        if data := buffer.take():
-                            yield data
-            except BambooError as error:
-                failed.append(f"{session_id}: cut off: {error.detail} ({error.code})\n")
-    if failed:
-        archive.writestr("errors.txt", "".join(failed))
-    archive.close()
-    yield buffer.take()
+    sessions = (
+        (session_id, partial(export, context, registry, caller, session_id, options))
+        for session_id in session_ids
+    )
+    return stream_zip(sessions, bulk_limiter)
