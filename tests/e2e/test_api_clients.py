@@ -56,13 +56,28 @@ def answer_of(printed: str) -> dict[str, Any]:
     return answer
 
 
-def test_a_typescript_client_compiles_strictly_and_works(tmp_path: Path, gateway: Gateway) -> None:
-    node = program("node")
+@pytest.fixture(scope="module")
+def types(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The document's types, made without a warning."""
+    folder = tmp_path_factory.mktemp("types")
+    generator = [program("node"), npm_program("openapi-typescript")]
+    made = output_of([*generator, DOCUMENT, "-o", "api.ts"], folder)
+    assert "warn" not in made.lower()
+    return folder / "api.ts"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, types: Path) -> Path:
+    """The TypeScript client beside these types."""
     folder = tmp_path / "client"
     shutil.copytree(HERE, folder, ignore=shutil.ignore_patterns("*.py", "*.txt", "*.in"))
     (folder / "node_modules").symlink_to(NODE_DIR / "node_modules")
-    made = output_of([node, npm_program("openapi-typescript"), DOCUMENT, "-o", "api.ts"], folder)
-    assert "warn" not in made.lower()
+    shutil.copy(types, folder)
+    return folder
+
+
+def test_a_typescript_client_compiles_strictly_and_works(folder: Path, gateway: Gateway) -> None:
+    node = program("node")
     assert output_of([node, npm_program("tsc"), "--project", folder], folder) == ""
     (folder / "package.json").write_text('{"type": "module"}')
 
@@ -78,12 +93,7 @@ def test_a_typescript_client_compiles_strictly_and_works(tmp_path: Path, gateway
     assert answer["problem"] == "session-not-found"
 
 
-def test_typescript_refuses_what_the_document_does_not_have(tmp_path: Path) -> None:
-    node = program("node")
-    folder = tmp_path / "client"
-    shutil.copytree(HERE, folder, ignore=shutil.ignore_patterns("*.py", "*.txt", "*.in"))
-    (folder / "node_modules").symlink_to(NODE_DIR / "node_modules")
-    output_of([node, npm_program("openapi-typescript"), DOCUMENT, "-o", "api.ts"], folder)
+def test_typescript_refuses_what_the_document_does_not_have(folder: Path) -> None:
     client = (folder / "client.ts").read_text("utf-8")
     wrong = {
         'case "thinking":': "",  # a type of event is forgotten
@@ -91,18 +101,26 @@ def test_typescript_refuses_what_the_document_does_not_have(tmp_path: Path) -> N
         'type: "custom", name: "progress"': 'type: "custom", title: "progress"',
         'case "cancelled":\n    case "interrupted":': 'case "cancelled":\n    case "stopped":',
     }
-    for right, mistake in wrong.items():
+    # A client for each mistake, and one without: the compiler reads the types once for all.
+    clients = {"right.ts": client}
+    for number, (right, mistake) in enumerate(wrong.items()):
         assert right in client
-        (folder / "client.ts").write_text(client.replace(right, mistake), "utf-8")
-        done = subprocess.run(
-            [node, npm_program("tsc"), "--noEmit", "--project", folder],
-            env=environment(),
-            capture_output=True,
-            encoding="utf-8",
-            timeout=SECONDS,
-            check=False,
-        )
-        assert "client.ts(" in done.stdout, mistake
+        clients[f"wrong-{number}.ts"] = client.replace(right, mistake)
+    for name, text in clients.items():
+        (folder / name).write_text(text, "utf-8")
+    options = json.loads((folder / "tsconfig.json").read_text("utf-8"))
+    (folder / "tsconfig.json").write_text(json.dumps(options | {"files": list(clients)}), "utf-8")
+    done = subprocess.run(
+        [program("node"), npm_program("tsc"), "--noEmit", "--project", folder],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=SECONDS,
+        check=False,
+    )
+    refused = {line.partition("(")[0] for line in done.stdout.splitlines() if "error TS" in line}
+    assert refused == clients.keys() - {"right.ts"}, done.stdout
 
 
 def test_a_python_client_is_made_without_a_warning_and_works(
