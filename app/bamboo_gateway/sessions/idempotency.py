@@ -8,13 +8,13 @@ which may be as large as the request was, is read from the log.
 """
 
 import re
+from asyncio import Lock
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from anyio import Lock
 from anyio.lowlevel import checkpoint
 
 from bamboo_gateway.domain.callers import Caller

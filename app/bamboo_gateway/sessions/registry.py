@@ -9,13 +9,14 @@ A session that is being created has its place here before its first commit is du
 calls cannot create it twice.
 """
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
-import anyio
+from anyio.lowlevel import checkpoint
 
 from bamboo_gateway.domain.callers import GATEWAY, Caller
 from bamboo_gateway.domain.errors import BambooError, Conflict, LimitReached, Unavailable
@@ -70,7 +71,7 @@ class SessionRegistry:
         self._quotas = context.quotas
         self._key_count = KeyCount()
         self._writers: OrderedDict[str, SessionWriter] = OrderedDict()
-        self._opening: dict[str, anyio.Event] = {}
+        self._opening: dict[str, asyncio.Event] = {}
         self._reloader = Reloader(context, self.forget, self.slot_free)
 
     @property
@@ -243,7 +244,7 @@ class SessionRegistry:
                 return
             query = replace(query, cursor=page.next_cursor)
             # The store returns a list that is up to date without waiting for anything.
-            await anyio.lowlevel.checkpoint()
+            await checkpoint()
 
     async def _find(
         self, caller: Caller, session_id: str, need: Need, create: bool, place: bool
@@ -295,7 +296,7 @@ class SessionRegistry:
     async def _load(
         self, caller: Caller, session_id: str, need: Need, create: bool, place: bool
     ) -> SessionWriter:
-        opened = self._opening[session_id] = anyio.Event()
+        opened = self._opening[session_id] = asyncio.Event()
         try:
             head = await self._store.load(session_id)
             channel = self._channel_at(session_id, head)

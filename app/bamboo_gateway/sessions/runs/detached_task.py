@@ -35,11 +35,15 @@ class DetachedTask:
     def __init__(self, seconds: float) -> None:
         self.was_left = False
         self._seconds = seconds
-        self._patience = anyio.CancelScope(shield=True)
+        self._is_left = False
+        # Made when the code is cancelled: most code never is.
+        self._patience: anyio.CancelScope | None = None
 
     def leave(self) -> None:
         """Stop waiting for code that was cancelled."""
-        self._patience.cancel()
+        self._is_left = True
+        if self._patience is not None:
+            self._patience.cancel()
 
     async def run(self, work: Callable[[], Awaitable[None]], name: str) -> None:
         """Run the work. When cancelled, cancel the work and end once it has ended.
@@ -58,7 +62,7 @@ class DetachedTask:
                 outcome = error
 
         task = asyncio.get_running_loop().create_task(contained(), name=name)
-        ended = anyio.Event()
+        ended = asyncio.Event()
         task.add_done_callback(lambda _: ended.set())
         try:
             await ended.wait()
@@ -70,10 +74,12 @@ class DetachedTask:
         if outcome is not None:
             raise ForeignExitError from outcome
 
-    async def _stop(self, task: "asyncio.Task[None]", ended: anyio.Event) -> None:
+    async def _stop(self, task: "asyncio.Task[None]", ended: asyncio.Event) -> None:
         seconds = _AGAIN_SECONDS
-        self._patience.deadline = anyio.current_time() + self._seconds
-        with self._patience:
+        until = anyio.current_time() + self._seconds
+        with anyio.CancelScope(deadline=until, shield=True) as self._patience:
+            if self._is_left:
+                self._patience.cancel()
             while not ended.is_set():
                 task.cancel()
                 with anyio.move_on_after(seconds):

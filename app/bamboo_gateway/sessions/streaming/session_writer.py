@@ -9,7 +9,7 @@ Durable events are published in the session's `Channel`, which stays while someb
 writer leaves memory once it has nothing to do.
 """
 
-from asyncio import Future, get_running_loop
+from asyncio import Future, Lock, get_running_loop
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -214,7 +214,7 @@ class SessionWriter:
         self.run: Runner | None = None
         self.external: ExternalRun | None = None
         self.posting: str | None = None
-        self.packing = anyio.Lock()
+        self.packing = Lock()
         self.streaming_keys: dict[str, anyio.Event] = {}
         self.keys = keys
         self.starting = False
