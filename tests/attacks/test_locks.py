@@ -24,7 +24,7 @@ def test_every_file_of_requirements_is_checked() -> None:
         *REPOSITORY.glob("requirements*"),
         *(
             file
-            for folder in ("examples", "tests")
+            for folder in ("benchmarks", "examples", "tests")
             for file in (REPOSITORY / folder).rglob("requirements*")
         ),
     }
