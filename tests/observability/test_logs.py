@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -27,7 +28,7 @@ EVIL = "x\n2026-01-01T00:00:00Z [info     ] fake  \x1b[31mred\x1b[0m\r\x9b2J\u20
 
 
 @contextmanager
-def written(log_format: str) -> Iterator[list[str]]:
+def written(log_format: str, log_level: str = "debug") -> Iterator[list[str]]:
     """Set logging up as the program does; yield what would be written."""
     before = structlog.get_config(), logging.getLogger().handlers[:], logging.getLogger().level
     lines: list[str] = []
@@ -37,7 +38,7 @@ def written(log_format: str) -> Iterator[list[str]]:
         def enqueue(self, record: logging.LogRecord) -> None:
             lines.append(make_formatter(log_format).format(record))
 
-    send_logs_to(Kept(Queue()), "debug")
+    send_logs_to(Kept(Queue()), log_level)
     try:
         yield lines
     finally:
@@ -61,6 +62,37 @@ def test_nothing_that_is_logged_ends_a_line_or_commands_a_terminal(log_format: s
     for line in lines:
         assert line.isprintable(), repr(line)
         assert "end" in line or "fake" in line, "what was logged can still be read"
+
+
+def log_one_in_context() -> None:
+    bind_contextvars(request_id="r-1")
+    structlog.get_logger("test").info("request", status=200, caller=None)
+    clear_contextvars()
+
+
+def test_a_line_as_json_has_what_was_said_then_its_context_level_and_time() -> None:
+    with written("json") as lines:
+        log_one_in_context()
+    said = json.loads(lines[0])
+    assert list(said) == ["status", "caller", "event", "request_id", "level", "timestamp"]
+    assert [*said.values()][:-1] == [200, None, "request", "r-1", "info"]
+
+
+def test_a_line_on_the_console_has_time_and_level_first_and_the_rest_by_name() -> None:
+    with written("console") as lines:
+        log_one_in_context()
+    time, rest = lines[0].split(" ", 1)
+    assert datetime.fromisoformat(time).tzinfo is UTC
+    assert rest.split() == ["[info", "]", "request", "caller=None", "request_id=r-1", "status=200"]
+
+
+def test_lines_below_the_level_are_not_written() -> None:
+    with written("json", "warning") as lines:
+        log = structlog.get_logger("test")
+        for write in (log.debug, log.info, log.warning, log.error, log.critical):
+            write("said")
+        logging.getLogger("library").info("said")
+    assert [json.loads(line)["level"] for line in lines] == ["warning", "error", "critical"]
 
 
 def test_no_line_of_a_traceback_can_be_taken_for_one_of_the_log() -> None:
