@@ -2,8 +2,8 @@
 
 Reads run in a thread pool of their own. They see all durable events, whether these are in the log
 file or still in memory. A short log that is in memory alone, as that of a new session is, is read
-without a thread: the hop costs more than the read. A read that finds its log damaged repairs it
-(R4).
+without a thread: the hop costs more than the read. So are the last messages of a log
+(`recent_messages`). A read that finds its log damaged repairs it (R4).
 """
 
 import asyncio
@@ -35,6 +35,7 @@ from bamboo_gateway.storage.jsonl.mark_search import MarkSearch, Search
 from bamboo_gateway.storage.jsonl.online_repair import OnlineRepair
 from bamboo_gateway.storage.jsonl.paths import Paths, file_name
 from bamboo_gateway.storage.jsonl.rebuild import Rebuilder
+from bamboo_gateway.storage.jsonl.recent_messages import RecentMessages
 
 # Threads for readers that are behind the event queue: more would only wait for the same disk.
 _READ_THREADS = 4
@@ -67,6 +68,7 @@ class Reads:
         committer: Committer,
         lifecycle: LifecycleRecords,
         online_repair: OnlineRepair,
+        recent: RecentMessages,
         next_epoch: Callable[[], int],
         is_open: Callable[[], bool],
     ) -> None:
@@ -81,6 +83,7 @@ class Reads:
         self._committer = committer
         self._lifecycle = lifecycle
         self._online_repair = online_repair
+        self._recent = recent
         self._next_epoch = next_epoch
         self._is_open = is_open
         self._pool = ThreadPoolExecutor(_READ_THREADS, "bamboo-read")
@@ -171,12 +174,19 @@ class Reads:
 
     async def find(self, session_id: str, epoch: int, search: Search) -> Found:
         """Find lines as `SessionStore.find` does."""
+        entry = self.entry(session_id, epoch)
         if search.limit <= 0:
-            self.entry(session_id, epoch)
             return Found()
-        return await self._by_marks(
+        recent = self._recent.find(entry, search)
+        if recent is not None:
+            return recent
+        generation, seq = entry.generation, entry.seq
+        found = await self._by_marks(
             session_id, epoch, partial(self._mark_search.find, search=search)
         )
+        if self._catalog.entries.get(session_id) is entry:
+            self._recent.was_read(entry, generation, seq, search, found)
+        return found
 
     async def count_marks(self, session_id: str, epoch: int, search: Search) -> int:
         """Count marks as `SessionStore.count_marks` does."""

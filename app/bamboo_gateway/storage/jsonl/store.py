@@ -64,6 +64,7 @@ from bamboo_gateway.storage.jsonl.mark_search import NO_END, MarkSearch, Search
 from bamboo_gateway.storage.jsonl.online_repair import OnlineRepair
 from bamboo_gateway.storage.jsonl.paths import Paths, root_of
 from bamboo_gateway.storage.jsonl.reads import Reads
+from bamboo_gateway.storage.jsonl.recent_messages import RecentMessages
 from bamboo_gateway.storage.jsonl.swaps import Swaps
 
 # The most log files kept open for writing; sockets need the rest of the process's limit.
@@ -123,6 +124,7 @@ class JsonlStore(SessionStore):
         )
         self._online_repair = OnlineRepair(fs, paths, self._journal, self._table)
         lifecycle = LifecycleRecords(fs, self._journal, self._committer)
+        self._recent = RecentMessages()
         self._reads = Reads(
             fs,
             paths,
@@ -135,6 +137,7 @@ class JsonlStore(SessionStore):
             self._committer,
             lifecycle,
             self._online_repair,
+            self._recent,
             self.next_epoch,
             lambda: self._is_open,
         )
@@ -285,10 +288,13 @@ class JsonlStore(SessionStore):
 
     def _take_answers(self, answers: list[Answer]) -> None:
         apply = self._catalog.apply
-        for (commit, done, _, _, delta_bytes), error, size in answers:
+        for (commit, done, _, marks, delta_bytes), error, size in answers:
             if error is None:
                 apply(commit, delta_bytes, size)
                 self._events += len(commit.events)
+                if marks:
+                    entry = self._catalog.entries[commit.session_id]
+                    self._recent.committed(entry, commit.first_seq, commit.events)
             try:
                 done(error)
             except Exception as failure:  # noqa: BLE001 - the others' answers do not depend on it
@@ -376,6 +382,7 @@ class JsonlStore(SessionStore):
         def answer(deletion: Deletion) -> None:
             if deletion.error is None:
                 self._catalog.remove(session_id)
+                self._recent.forget(session_id)
             if not answered.done():
                 answered.set_result(None)
 
