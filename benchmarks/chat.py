@@ -18,6 +18,7 @@ their own (`make bench-peers`), and are left out where these are absent.
 """
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -53,9 +54,8 @@ _LITELLM_SECONDS_MAX = 15.0
 """It needs 8 cores for these chats: it is measured in what it delivers by then."""
 _LITELLM_START_SECONDS = 240
 _LAG_MS_MAX = 100.0
-_STEP, _STEPS_MAX = 1.08, 100
-_FIRST_STEP, _DOUBLING = 54, 9
-"""64 chats are the first try, then twice as many."""
+_STEP = 1.08
+_FIRST_CHATS, _CHATS_MAX = 64, 2000
 _TOKEN_GOALS = {50: "<= 0.8", 200: "<= 0.8", 500: "<= 0.5"}
 _LITELLM_GOAL = "<= 0.15"
 _ALONE_MS_MAX = 1.5
@@ -238,26 +238,32 @@ def _capacity(bench: Bench, chats: Chats, servers: list[Server]) -> Row:
 
 
 def _most_chats(bench: Bench, chats: Chats, server: Server) -> tuple[int, dict[str, Any]]:
-    """Double until it fails, then bisect in steps of 8 %; a failed try is repeated once."""
+    """Double until it fails, then bisect in steps of 8 %; a failed try is repeated once.
+
+    `--quick` has steps of 17 % and single tries.
+    """
     best: tuple[int, dict[str, Any]] = (0, {"cpu": 0.0})
-    low, high, step = 0, _STEPS_MAX, _FIRST_STEP
+    factor = _STEP ** bench.pick(1, 2, 2)
+    low, high = 0, int(math.log(_CHATS_MAX, factor))
+    doubling, most = round(math.log(2, factor)), high
+    step = round(math.log(_FIRST_CHATS, factor))
     while low < high:
-        count = round(_STEP**step)
+        count = round(factor**step)
         answer = _hold(bench, chats, server, count)
-        if not _held(answer, count):
+        if bench.size == "full" and not _held(answer, count):
             answer = _hold(bench, chats, server, count)
         if _held(answer, count):
             low, best = step, (count, answer)
         else:
             high = step - 1
-        step = (low + high + 1) // 2 if high < _STEPS_MAX else min(step + _DOUBLING, high)
+        step = (low + high + 1) // 2 if high < most else min(step + doubling, high)
     return best
 
 
 def _hold(bench: Bench, chats: Chats, server: Server, count: int) -> dict[str, Any]:
     """Let so many chats speak at once for a while, and count once all have begun."""
     settle, seconds = bench.pick((1.0, 3.0), (0.5, 2.0), (0.1, 0.2))
-    begins = max(50.0, count / 4)
+    begins = max(50.0, count / bench.pick(4, 3, 1))
     begun = count / begins + settle
     return _play(
         chats,

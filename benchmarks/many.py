@@ -135,7 +135,7 @@ def _open(bench: Bench, server: Server, sessions: int) -> Iterator[Readers]:
 
 def _play(bench: Bench, server: Server, readers: Readers, rate: float) -> dict[str, Any]:
     """Let every session speak at `rate`, and listen once all of them do."""
-    warmup, seconds = bench.pick((0.7, 2.5), (0.4, 1.2), (0.1, 0.3))
+    warmup, seconds = bench.pick((0.7, 2.5), (0.3, 1.0), (0.1, 0.3))
     server.keep_pace(readers.count, rate, warmup + seconds + 0.3)
     before = server.stats()["cpu_seconds"]
     answer = readers.listen(warmup, seconds)
