@@ -46,8 +46,10 @@ class _ByUser:
         self._by_user: Counter[str] = Counter()
 
     def add(self, user_id: str | None, change: int) -> None:
+        if not change:
+            return
         self.total += change
-        if user_id is not None and change:
+        if user_id is not None:
             self._by_user[user_id] += change
             if not self._by_user[user_id]:
                 del self._by_user[user_id]
@@ -99,8 +101,10 @@ class Quotas:
             unborn=int(writer.is_unborn and head.seq > 0),
             places=int(has_run or writer.users > 0),
         )
-        if share != self._shares.get(writer):
-            self.forget(writer)
+        former = self._shares.get(writer)
+        if share != former:
+            if former is not None:
+                self._count(former, -1)
             self._count(share, 1)
             self._shares[writer] = share
 
@@ -133,10 +137,12 @@ class Quotas:
         self._streams.add(_viewer(caller), -1)
 
     def _count(self, share: _Share, sign: int) -> None:
-        self._runs.add(share.user_id, sign * share.runs)
-        self._queued.add(share.user_id, sign * share.queued)
-        self._unborn.add(share.user_id, sign * share.unborn)
-        self._places.add(share.user_id, sign * share.places)
+        user_id, runs, queued, unborn, places = share
+        if runs or queued or unborn:
+            self._runs.add(user_id, sign * runs)
+            self._queued.add(user_id, sign * queued)
+            self._unborn.add(user_id, sign * unborn)
+        self._places.add(user_id, sign * places)
 
     def take_place(self, writer: CountedSession, *, within_share: bool) -> None:
         """Count a session that a call keeps in memory.

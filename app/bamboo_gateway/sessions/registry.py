@@ -115,18 +115,8 @@ class SessionRegistry:
             Vanished: The session was deleted meanwhile.
         """
         writer = await self._find(caller, session_id, need, create or need == "make", place)
-        # From here to the call nothing is awaited: what `_find` has checked still holds.
-        self._writers.move_to_end(session_id)
-        with self.keeping(writer):
-            if place:
-                self._make_room()
-                self._quotas.take_place(writer, within_share=caller is not GATEWAY)
-            try:
-                yield writer
-            except Conflict as conflict:
-                # The log has another epoch, or is gone: each call in this session looks again.
-                writer.lost()
-                raise Vanished from conflict
+        with self._using(caller, writer, place=place):
+            yield writer
 
     async def within(
         self,
@@ -148,10 +138,27 @@ class SessionRegistry:
         """
         while True:
             try:
-                async with self.use(caller, session_id, need, create=create, place=place) as writer:
+                # As `use`, whose generator takes as long as a small decision.
+                writer = await self._find(caller, session_id, need, create or need == "make", place)
+                with self._using(caller, writer, place=place):
                     return await work(writer)
             except LookAgain:
                 continue
+
+    @contextmanager
+    def _using(self, caller: Caller, writer: SessionWriter, *, place: bool) -> Iterator[None]:
+        """Hold a session for a call, right behind `_find`: what that has checked still holds."""
+        self._writers.move_to_end(writer.id)
+        with self.keeping(writer):
+            if place:
+                self._make_room()
+                self._quotas.take_place(writer, within_share=caller is not GATEWAY)
+            try:
+                yield
+            except Conflict as conflict:
+                # The log has another epoch, or is gone: each call in this session looks again.
+                writer.lost()
+                raise Vanished from conflict
 
     @contextmanager
     def keeping(self, writer: SessionWriter) -> Iterator[None]:
