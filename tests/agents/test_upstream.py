@@ -178,6 +178,28 @@ async def test_a_connection_of_no_further_use_is_not_used_again(first: Script) -
     assert server.connections == 2
 
 
+@on_both_loops
+@pytest.mark.parametrize(
+    "unasked",
+    [
+        OK + b"Content-Length: 1\r\n\r\nx",
+        OK + b"Content-Length: 1\r\n\r\n",
+        b"HTTP/1.1 2",
+        b"no HTTP\r\n",
+    ],
+)
+async def test_what_a_server_says_between_two_requests_is_no_answer(unasked: bytes) -> None:
+    """The next request may be another user's."""
+    is_read = anyio.Event()
+    first = [*whole(200, 1), is_read, unasked, anyio.Event()]
+    async with playing(first, whole(200, 2)) as (upstream, server):
+        assert await answer_of(upstream) == b"1"
+        is_read.set()
+        await server.left.wait()
+        assert await answer_of(upstream) == b"2"
+    assert server.connections == 2
+
+
 async def test_an_agents_connections_are_not_used_again() -> None:
     async with playing(whole(200, 1), whole(200, 2), keeps_alive=False) as (upstream, server):
         assert await answer_of(upstream) == b"1"
