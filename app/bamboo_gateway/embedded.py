@@ -29,8 +29,23 @@ from bamboo_gateway.domain.clock import Clock, SystemClock
 from bamboo_gateway.domain.codec import decode, encode
 from bamboo_gateway.domain.positions import parse_after
 from bamboo_gateway.domain.sessions import SessionType
+from bamboo_gateway.domain.views import SessionView
 from bamboo_gateway.exporters.target import ExportDirectory
 from bamboo_gateway.observability.logs import log_as_a_library
+from bamboo_gateway.sessions.answers import (
+    ArchivedSession,
+    BulkArchived,
+    CleanupStats,
+    EventsAppended,
+    ExtensionData,
+    Forked,
+    Imported,
+    Merged,
+    Report,
+    Statistics,
+    Summary,
+    Tree,
+)
 from bamboo_gateway.sessions.commands import (
     Chat,
     NewMessage,
@@ -147,7 +162,7 @@ class EmbeddedGateway:
         session_type: SessionType = "user",
         metadata: JsonObject | None = None,
         ttl_seconds: int | None = None,
-    ) -> JsonObject:
+    ) -> SessionView:
         """Create a session. The gateway makes an id when none is given.
 
         Raises:
@@ -160,33 +175,34 @@ class EmbeddedGateway:
 
     async def get_or_create_session(
         self, session_id: str | None = None, user_id: str | None = None
-    ) -> JsonObject:
+    ) -> SessionView:
         """Return the session with this id; create it when there is none."""
         new = NewSession(session_id, user_id)
         return await self.manager.get_or_create_session(self._caller, new)
 
     async def get_session(self, session_id: str, include_messages: bool = False) -> JsonObject:
         """Return a session; with `include_messages` also its `messages`."""
-        session = (await self.manager.get_session(self._caller, session_id)).session
+        found = await self.manager.get_session(self._caller, session_id)
+        session: JsonObject = {**found.session}
         if include_messages:
             session["messages"] = await self.get_session_history(session_id)
         return session
 
-    async def list_sessions(self, **filters: Any) -> SessionList:
+    async def list_sessions(self, **filters: Any) -> SessionList[SessionView]:
         """Return a page of sessions; `filters` are the members of `SessionQuery`."""
         return await self.manager.list_sessions(self._caller, SessionQuery(**filters))
 
-    async def update_session(self, session_id: str, **changes: Any) -> JsonObject:
+    async def update_session(self, session_id: str, **changes: Any) -> SessionView:
         """Change `title`, `working_dir`, `metadata`, `ttl_seconds` … as a JSON merge patch does."""
         return (await self.manager.update_session(self._caller, session_id, changes)).session
 
-    async def close_session(self, session_id: str) -> JsonObject:
+    async def close_session(self, session_id: str) -> SessionView:
         """Make a session read-only."""
         return (await self.manager.close_session(self._caller, session_id)).answer
 
     async def reopen_session(
         self, session_id: str, ttl_seconds: int | Literal["keep"] | None = "keep"
-    ) -> JsonObject:
+    ) -> SessionView:
         """Make a closed or expired session writable again."""
         outcome = await self.manager.reopen_session(
             self._caller, session_id, ttl_seconds=ttl_seconds
@@ -202,8 +218,7 @@ class EmbeddedGateway:
     async def add_message(self, session_id: str, message: str | NewMessage) -> JsonObject:
         """Append a message and start no run. A plain string becomes a user message."""
         added = await self.manager.add_messages(self._caller, session_id, [_message(message)])
-        shown: JsonObject = added.answer["messages"][0]
-        return shown
+        return added.answer["messages"][0]
 
     async def get_session_history(self, session_id: str) -> list[JsonObject]:
         """Return all messages of a session, oldest first."""
@@ -252,7 +267,7 @@ class EmbeddedGateway:
         ended = {"usage": run["usage"], "error": run["error"], "message": waited.message}
         return {**turn, "status": run["status"], **(ended if waited.ended else {})}
 
-    async def append_event(self, session_id: str, event: JsonObject) -> JsonObject:
+    async def append_event(self, session_id: str, event: JsonObject) -> EventsAppended:
         """Append a `custom` event, or an event of an open external run."""
         return (await self.manager.append_events(self._caller, session_id, [event])).answer
 
@@ -278,19 +293,19 @@ class EmbeddedGateway:
 
     # -- archive, export, branches ----------------------------------------------------------
 
-    async def archive_session(self, session_id: str) -> JsonObject:
+    async def archive_session(self, session_id: str) -> ArchivedSession:
         """Take a session out of the lists, read-only and compressed."""
         return (await self.manager.archive(self._caller, session_id)).answer
 
-    async def bulk_archive_sessions(self, session_ids: list[str]) -> JsonObject:
+    async def bulk_archive_sessions(self, session_ids: list[str]) -> BulkArchived:
         """Archive several sessions, one after the other; return `archived` and `failed`."""
         return (await self.manager.archive_each(self._caller, session_ids)).answer
 
-    async def restore_archived_session(self, session_id: str) -> JsonObject:
+    async def restore_archived_session(self, session_id: str) -> SessionView:
         """Restore an archived session, with everything it had."""
         return (await self.manager.restore(self._caller, session_id)).answer
 
-    async def list_archived_sessions(self, **filters: Any) -> SessionList:
+    async def list_archived_sessions(self, **filters: Any) -> SessionList[ArchivedSession]:
         """Return a page of archived sessions; `filters` are the members of `SessionQuery`."""
         return await self.manager.list_archived(self._caller, SessionQuery(**filters))
 
@@ -327,7 +342,7 @@ class EmbeddedGateway:
         async with aclosing(document.chunks) as chunks:
             return await ExportDirectory(target.parent).write(target.name, chunks)
 
-    async def import_session(self, document: str | bytes, *, keep_id: bool = False) -> JsonObject:
+    async def import_session(self, document: str | bytes, *, keep_id: bool = False) -> Imported:
         """Create a session from an exported document."""
         data = document.encode() if isinstance(document, str) else document
         made = await self.manager.import_document(self._caller, data, keep_id=keep_id)
@@ -341,7 +356,7 @@ class EmbeddedGateway:
         new_name: str | None = None,
         new_id: str | None = None,
         metadata_strategy: Literal["inherit", "reset"] = "inherit",
-    ) -> JsonObject:
+    ) -> Forked:
         """Create a session with the messages of another one, up to and including one of them."""
         wanted = Fork(
             message_index=from_message_index,
@@ -358,12 +373,12 @@ class EmbeddedGateway:
         *,
         strategy: Literal["append", "interleave", "replace"] = "append",
         metadata_strategy: Literal["target", "source", "merge"] = "target",
-    ) -> JsonObject:
+    ) -> Merged:
         """Merge one session's messages into another; return the target."""
         wanted = Merge(source_id, strategy, metadata_strategy)
         return (await self.manager.merge(self._caller, target_id, wanted)).answer
 
-    async def get_session_branch_tree(self, session_id: str) -> JsonObject:
+    async def get_session_branch_tree(self, session_id: str) -> Tree:
         """Return the whole tree of forks that a session belongs to."""
         return await self.manager.tree(self._caller, session_id)
 
@@ -379,33 +394,33 @@ class EmbeddedGateway:
 
     async def save_summary(
         self, session_id: str, summary: str, turn_count: int | None = None
-    ) -> JsonObject:
+    ) -> Summary:
         """Save a summary of the session so far."""
         return (
             await self.manager.save_summary(self._caller, session_id, summary, turn_count)
         ).answer
 
-    async def load_summary(self, session_id: str) -> JsonObject:
+    async def load_summary(self, session_id: str) -> Summary:
         """Return the present summary."""
         return await self.manager.summary(self._caller, session_id)
 
-    async def calculate_statistics(self, session_id: str) -> JsonObject:
+    async def calculate_statistics(self, session_id: str) -> Statistics:
         """Return a session's statistics."""
         return await self.manager.statistics(self._caller, session_id)
 
-    async def generate_report(self, session_id: str) -> JsonObject:
+    async def generate_report(self, session_id: str) -> Report:
         """Return a session's report for people."""
         return await self.manager.report(self._caller, session_id)
 
-    async def get_extension_data(self, session_id: str) -> JsonObject:
+    async def get_extension_data(self, session_id: str) -> ExtensionData:
         """Return a session's extension data."""
         return await self.manager.extensions(self._caller, session_id)
 
-    async def cleanup_expired_data(self, *, dry_run: bool = False) -> JsonObject:
+    async def cleanup_expired_data(self, *, dry_run: bool = False) -> CleanupStats:
         """Delete sessions whose retention has passed. The gateway also does this by itself."""
         return await self.manager.clean(self._caller, dry_run=dry_run)
 
-    async def force_cleanup(self, before: datetime, *, dry_run: bool = False) -> JsonObject:
+    async def force_cleanup(self, before: datetime, *, dry_run: bool = False) -> CleanupStats:
         """Delete all sessions without activity since `before`, whatever their retention."""
         before_ms = round(before.timestamp() * 1000)
         return await self.manager.clean(self._caller, before_ms=before_ms, dry_run=dry_run)

@@ -165,7 +165,7 @@ class Gateway:
         with anyio.fail_after(DEADLINE_SECONDS):
             waited = await self.manager.wait_run(ME, session_id, run_id, 2 * DEADLINE_SECONDS)
         assert waited.ended
-        return waited.run
+        return {**waited.run}
 
     async def finish_runs(self, session_id: str = "s") -> None:
         """Let every run complete, those that wait as well."""

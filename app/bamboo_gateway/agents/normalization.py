@@ -123,7 +123,7 @@ class _Account:
         self._usage: Usage | None = None
 
     def add(self, usage: Usage) -> None:
-        counts = usage.to_json().values()
+        counts = (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens)
         if not all(type(count) is int and 0 <= count <= COUNT_MAX for count in counts):
             raise InvalidEvent("Not a valid event: usage: counts are whole numbers from 0 up")
         self._usage = usage if self._usage is None else self._usage + usage

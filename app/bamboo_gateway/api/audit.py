@@ -4,7 +4,7 @@ The record is written after the response is known and before it is sent: everyth
 seen is in the audit log. Refusals and failures are recorded too, once the caller is known.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal
 
 from starlette.requests import Request
@@ -92,7 +92,7 @@ def name_more_targets(request: Request, done: Iterable[str]) -> None:
     request.scope[MORE_TARGETS] = True
 
 
-def name_bulk_targets(request: Request, answer: dict[str, Any], verb: str) -> None:
+def name_bulk_targets(request: Request, answer: Mapping[str, Any], verb: str) -> None:
     """Set the sessions of a bulk request from its answer.
 
     Args:

@@ -6,7 +6,7 @@ Agents yield the frozen classes below. External programs send JSON objects of th
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypedDict, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -76,6 +76,14 @@ _ARGUMENTS_DEPTH_MAX = 200
 _Count = Annotated[int, Field(ge=0, le=COUNT_MAX)]
 
 
+class UsageCounts(TypedDict):
+    """The Usage of the API: tokens of the model."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
 @with_config(_EXACT)
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -92,7 +100,7 @@ class Usage:
             min(self.total_tokens + other.total_tokens, COUNT_MAX),
         )
 
-    def to_json(self) -> dict[str, int]:
+    def to_json(self) -> UsageCounts:
         """Return the Usage of the API."""
         return {
             "prompt_tokens": self.prompt_tokens,

@@ -4,19 +4,21 @@ Only `fold` knows how an event changes a session's head. The session writer, the
 and `doctor` all use it, so they cannot disagree.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
-from bamboo_gateway.domain.clock import format_ms, parse_ms
+from bamboo_gateway.domain.clock import parse_ms
 from bamboo_gateway.domain.events import CODE_INTERRUPTED, DELTA_TYPES, TERMINAL_TYPES, Usage
-from bamboo_gateway.domain.positions import Position, parse_position
+from bamboo_gateway.domain.positions import parse_position
 from bamboo_gateway.domain.sessions import ActiveRun, QueuedRun, SessionHead, Share, SummaryRef
 from bamboo_gateway.domain.tool_order import OPEN_CALLS_MAX, open_after
 
 SYSTEM_SEQS_MAX = 64
 """The most system messages that a head names. Agents that read only the end of a conversation get
 these as well; of a session with more they read everything."""
+
+RunEnd = Literal["completed", "failed", "cancelled", "interrupted"]
 
 PATCHABLE = ("title", "working_dir", "metadata", "ttl_seconds", "session_type", "extension_data")
 
@@ -194,89 +196,7 @@ def _plus_one(counts: dict[str, int], name: str) -> dict[str, int]:
     return counts | {name: counts.get(name, 0) + 1}
 
 
-def session_view(head: SessionHead, state: str, expires_at: int | None) -> dict[str, Any]:
-    """Return the Session of the API for a head, without its `stream_url`.
-
-    It has `stream_after` instead: a stream that begins behind that position shows everything that
-    is not in the messages yet.
-
-    Args:
-        head: The projection of the log.
-        state: The state as computed now.
-        expires_at: When the session expires, in ms, considering open streams and runs.
-    """
-    begin = head.active.before_seq if head.active else head.seq
-    return {
-        "id": head.id,
-        "title": head.title,
-        "user_id": head.user_id,
-        "session_type": head.session_type,
-        "state": state,
-        "working_dir": head.working_dir,
-        "created_at": format_ms(head.created_at),
-        "updated_at": format_ms(head.updated_at),
-        "last_activity_at": format_ms(head.last_activity_at),
-        "expires_at": format_ms(expires_at) if expires_at is not None else None,
-        "ttl_seconds": head.ttl_seconds,
-        "message_count": head.message_count,
-        "usage": head.usage.to_json(),
-        "metadata": head.metadata,
-        "extension_data": head.extension_data,
-        "parent": head.parent,
-        "position": str(head.position),
-        "active_run_id": head.active.run_id if head.active else None,
-        "stream_after": str(Position(head.epoch, begin)),
-    }
-
-
-def run_view(session_id: str, epoch: int, events: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Return the Run of the API, without its `stream_url`, folded over the run's own events.
-
-    Args:
-        session_id: The session of the run.
-        epoch: The epoch of the session's log.
-        events: The `run_queued`, `run_start` and terminal events of the run, as far as they exist.
-    """
-    run: dict[str, Any] = {
-        "run_id": None,
-        "session_id": session_id,
-        "agent": None,
-        "status": "queued",
-        "position": None,
-        "message_ids": [],
-        "created_at": None,
-        "started_at": None,
-        "ended_at": None,
-        "usage": None,
-        "finish_reason": None,
-        "error": None,
-    }
-    for event in events:
-        kind = event["type"]
-        run["run_id"] = event["run_id"]
-        if kind == "run_queued":
-            run["agent"] = event["agent"]
-            run["message_ids"] = [message["id"] for message in event["messages"]]
-            run["created_at"] = event["time"]
-            run["position"] = str(Position(epoch, event["seq"] - 1))
-        elif kind == "run_start":
-            run["status"] = "running"
-            run["agent"] = event["agent"]
-            run["message_ids"] = event["message_ids"]
-            run["started_at"] = event["time"]
-            run["created_at"] = run["created_at"] or event["time"]
-            run["position"] = run["position"] or event["position"]
-        else:
-            run["ended_at"] = event["time"]
-            run["usage"] = event.get("usage")
-            run["finish_reason"] = event.get("finish_reason")
-            run["status"] = status_of(event)
-            if kind == "error":
-                run["error"] = {"code": event["code"], "message": event["message"]}
-    return run
-
-
-def status_of(terminal: Mapping[str, Any]) -> str:
+def status_of(terminal: Mapping[str, Any]) -> RunEnd:
     """Return the status of a run that ended with this event."""
     if terminal["type"] == "complete":
         return "completed"

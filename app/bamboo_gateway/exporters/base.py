@@ -6,7 +6,7 @@ one send. So a session of any length costs the memory of one page.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
@@ -49,9 +49,9 @@ class ExportSource:
             assistant message that says nothing else is left out as well.
     """
 
-    session: JsonObject
+    session: Mapping[str, Any]
     messages: AsyncGenerator[Sequence[JsonObject]]
-    summary: JsonObject | None = None
+    summary: Mapping[str, Any] | None = None
     lineage: JsonObject | None = None
     include_metadata: bool = True
     include_tool_calls: bool = True
@@ -82,7 +82,7 @@ class DocumentHead:
     """
 
     session: dict[str, Any]
-    summary: JsonObject | None
+    summary: Mapping[str, Any] | None
     lineage: JsonObject | None
     include_metadata: bool = True
 

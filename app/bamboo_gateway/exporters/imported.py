@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 from bamboo_gateway.domain.codec import nests_deeper
 
@@ -23,6 +23,13 @@ event around a message takes some of them."""
 _FIRST_NUMBER = re.compile(r"[0-9]{1,18}")
 
 
+class ImportNote(TypedDict):
+    """A `Note` as the API answers it."""
+
+    place: str
+    what: str
+
+
 @dataclass(frozen=True, slots=True)
 class Note:
     """A part of the document that was left out of the sessions, or changed.
@@ -35,7 +42,7 @@ class Note:
     place: str
     what: str
 
-    def to_json(self) -> dict[str, str]:
+    def to_json(self) -> ImportNote:
         """Return the note as the API answers it."""
         return {"place": self.place, "what": self.what}
 

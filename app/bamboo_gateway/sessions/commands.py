@@ -1,22 +1,23 @@
 """The arguments and answers of `SessionManager`, as plain frozen types.
 
-JSON-shaped values (`dict`, and `bytes` of stored JSON) are in the contract's shapes.
+`answers` has the answers that are JSON objects. Other JSON-shaped values (`dict`, and `bytes` of
+stored JSON) are in the contract's shapes.
 """
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, NamedTuple
 
-from typing_extensions import TypedDict, TypeVar
+from typing_extensions import TypeVar
 
 from bamboo_gateway.domain.messages import Role
 from bamboo_gateway.domain.positions import After, Position
 from bamboo_gateway.domain.sessions import SessionType
+from bamboo_gateway.domain.views import RunView, SessionView
 from bamboo_gateway.storage.base import SessionQuery
 
 __all__ = [
     "Chat",
-    "ChatTurn",
     "EventPage",
     "Idempotency",
     "MessagePage",
@@ -123,7 +124,8 @@ class StreamRequest:
     reconnect: bool = False
 
 
-AnswerT = TypeVar("AnswerT", bound=Mapping[str, Any], default=dict[str, Any])
+AnswerT = TypeVar("AnswerT", bound=Mapping[str, Any], default=Any)
+"""The shape of an answer; `answers` has the shapes. Without one it is any JSON object."""
 
 
 class Outcome(NamedTuple, Generic[AnswerT]):
@@ -138,36 +140,18 @@ class Outcome(NamedTuple, Generic[AnswerT]):
     replayed: bool = False
 
 
-class ChatTurn(TypedDict):
-    """The answer to a chat.
-
-    Attributes:
-        session_id: The session, which may be new.
-        run_id: The run that answers.
-        message_ids: The ids of the input messages.
-        status: Whether the run has begun, or waits for the ones before it.
-        position: The position just before this chat's events: a stream from here shows them all.
-    """
-
-    session_id: str
-    run_id: str
-    message_ids: list[str]
-    status: Literal["running", "queued"]
-    position: str
-
-
 class SessionDetail(NamedTuple):
     """One session. `etag` covers what PATCH can change; `messages` are pages of JSON objects."""
 
-    session: dict[str, Any]
+    session: SessionView
     etag: str
     messages: AsyncGenerator[list[bytes]] | None = None
 
 
-class SessionList(NamedTuple):
-    """A page of sessions."""
+class SessionList(NamedTuple, Generic[AnswerT]):
+    """A page of sessions, or of what a list shows of them."""
 
-    sessions: list[dict[str, Any]]
+    sessions: list[AnswerT]
     next_cursor: str | None
     has_more: bool
     total: int | None
@@ -203,7 +187,7 @@ class EventPage(NamedTuple):
 class RunList(NamedTuple):
     """A page of runs."""
 
-    runs: list[dict[str, Any]]
+    runs: list[RunView]
     next_cursor: str | None
     has_more: bool
 
@@ -211,6 +195,6 @@ class RunList(NamedTuple):
 class RunWait(NamedTuple):
     """The result of waiting for a run: its view and, once it has ended, its last answer."""
 
-    run: dict[str, Any]
+    run: RunView
     ended: bool
     message: dict[str, Any] | None

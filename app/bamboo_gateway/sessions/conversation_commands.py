@@ -7,10 +7,18 @@ from typing import Any, Literal
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.positions import After
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.domain.views import RunView, SessionView
 from bamboo_gateway.sessions import ingest, ingest_lines, metadata
+from bamboo_gateway.sessions.answers import (
+    ChatTurn,
+    Connection,
+    EventsAppended,
+    MessagesAdded,
+    RunCancelled,
+    SessionCancelled,
+)
 from bamboo_gateway.sessions.commands import (
     Chat,
-    ChatTurn,
     EventPage,
     Idempotency,
     MessagePage,
@@ -46,7 +54,7 @@ class ConversationCommands(ManagerParts):
 
     async def create_session(
         self, caller: Caller, new: NewSession, idem: Idempotency | None = None
-    ) -> Outcome:
+    ) -> Outcome[SessionView]:
         """Create a session.
 
         Raises:
@@ -54,7 +62,7 @@ class ConversationCommands(ManagerParts):
             LimitReached: There are `max_sessions`.
         """
 
-        async def create(session_id: str) -> Outcome:
+        async def create(session_id: str) -> Outcome[SessionView]:
             return await metadata.create(
                 self._context, self._transactions, caller, session_id, new, idem
             )
@@ -63,7 +71,7 @@ class ConversationCommands(ManagerParts):
             return await create(new.id)
         return await self._maker.under_new_id(caller, idem, create)
 
-    async def get_or_create_session(self, caller: Caller, new: NewSession) -> dict[str, Any]:
+    async def get_or_create_session(self, caller: Caller, new: NewSession) -> SessionView:
         """Return the session of that id; create it if there is none."""
         session_id = new.id or self._maker.new_session_id()
         return await metadata.get_or_create(
@@ -84,7 +92,7 @@ class ConversationCommands(ManagerParts):
         messages = message_pages(self._context.store, head) if include_messages else None
         return SessionDetail(view, metadata.etag_of(head), messages)
 
-    async def list_sessions(self, caller: Caller, query: SessionQuery) -> SessionList:
+    async def list_sessions(self, caller: Caller, query: SessionQuery) -> SessionList[SessionView]:
         """Return a page of the sessions that match, sorted."""
         page = await self._registry.query(caller, query)
         views = [metadata.view_of(self._context, head) for head in page.heads]
@@ -119,7 +127,7 @@ class ConversationCommands(ManagerParts):
 
     async def close_session(
         self, caller: Caller, session_id: str, idem: Idempotency | None = None
-    ) -> Outcome:
+    ) -> Outcome[SessionView]:
         """Make a session read-only.
 
         Raises:
@@ -134,7 +142,7 @@ class ConversationCommands(ManagerParts):
         idem: Idempotency | None = None,
         *,
         ttl_seconds: int | Literal["keep"] | None = "keep",
-    ) -> Outcome:
+    ) -> Outcome[SessionView]:
         """Make a closed or expired session writable again.
 
         Args:
@@ -185,7 +193,7 @@ class ConversationCommands(ManagerParts):
         session_id: str,
         messages: list[NewMessage],
         idem: Idempotency | None = None,
-    ) -> Outcome:
+    ) -> Outcome[MessagesAdded]:
         """Append messages, all or none, without starting a run.
 
         Raises:
@@ -235,7 +243,7 @@ class ConversationCommands(ManagerParts):
         session_id: str,
         events: list[Any],
         idem: Idempotency | None = None,
-    ) -> Outcome:
+    ) -> Outcome[EventsAppended]:
         """Append events that an external program posts, all or none."""
         return await ingest.append_events(
             self._transactions, self._external, caller, session_id, events, idem
@@ -247,7 +255,7 @@ class ConversationCommands(ManagerParts):
         session_id: str,
         batches: AsyncIterator[list[bytes]],
         idem: Idempotency | None = None,
-    ) -> Outcome:
+    ) -> Outcome[EventsAppended]:
         """Append NDJSON as it arrives. A repeat with the key appends only what is missing."""
         return await ingest_lines.append_event_lines(
             self._context, self._transactions, self._external, caller, session_id, batches, idem
@@ -267,11 +275,11 @@ class ConversationCommands(ManagerParts):
         session_id: str,
         run_id: str | None = None,
         idem: Idempotency | None = None,
-    ) -> Outcome:
+    ) -> Outcome[RunView]:
         """Open a run whose events an external program posts (`ExternalRuns.open`)."""
         return await self._external.open(caller, session_id, run_id, idem)
 
-    async def run(self, caller: Caller, session_id: str, run_id: str) -> dict[str, Any]:
+    async def run(self, caller: Caller, session_id: str, run_id: str) -> RunView:
         """Return one run.
 
         Raises:
@@ -315,14 +323,14 @@ class ConversationCommands(ManagerParts):
 
     async def cancel_run(
         self, caller: Caller, session_id: str, run_id: str, idem: Idempotency | None = None
-    ) -> Outcome:
+    ) -> Outcome[RunCancelled]:
         """Cancel a run. Repeats do nothing."""
         work = partial(self._cancellation.cancel_run, caller, session_id, run_id)
         return await self._transactions.once(caller, session_id, idem, work)
 
     async def cancel_session(
         self, caller: Caller, session_id: str, idem: Idempotency | None = None
-    ) -> Outcome:
+    ) -> Outcome[SessionCancelled]:
         """Cancel the active run and all queued ones. A repeat leaves newer runs alone."""
         work = partial(self._cancellation.cancel_session, caller, session_id)
         return await self._transactions.once(caller, session_id, idem, work)
@@ -344,7 +352,7 @@ class ConversationCommands(ManagerParts):
         """Open a stream. Return None when no event can follow (`StreamHub.connect`)."""
         return await self._hub.connect(caller, session_id, request, renderer, place)
 
-    async def connections(self, caller: Caller, session_id: str) -> list[dict[str, Any]]:
+    async def connections(self, caller: Caller, session_id: str) -> list[Connection]:
         """Return the open streams of a session."""
         return await self._hub.connections(caller, session_id)
 

@@ -4,9 +4,9 @@ import platform
 import shutil
 import stat
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final
 
 import anyio
 from anyio import to_thread
@@ -17,6 +17,7 @@ from bamboo_gateway.domain.errors import Conflict, StorageFull
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.exporters.bug_report import stream_bug_report
 from bamboo_gateway.sessions.access import unknown_session
+from bamboo_gateway.sessions.answers import CheckResult, CheckStatus, Diagnostics
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.history import bulk_limiter
 from bamboo_gateway.sessions.metadata import view_of
@@ -44,7 +45,7 @@ _PROBE_SECONDS = 3
 _PAGE = 500
 _PAGE_BYTES = 1024 * 1024
 
-Status = Literal["ok", "warn", "fail"]
+_WORST_FIRST: Final[tuple[CheckStatus, ...]] = ("fail", "warn", "ok")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +53,23 @@ class Check:
     """The result of one check: what it saw, and what to do when it is not `ok`."""
 
     name: str
-    status: Status
+    status: CheckStatus
     seen: str
     action: str = ""
+
+    def to_json(self) -> CheckResult:
+        """Return the Check of the API."""
+        return {
+            "name": self.name,
+            "status": self.status,
+            "seen": self.seen,
+            "action": self.action,
+        }
 
 
 async def check_gateway(
     context: Context, registry: SessionRegistry, streams: int, agents: Agents
-) -> dict[str, Any]:
+) -> Diagnostics:
     """Check everything that a running gateway depends on. It changes nothing.
 
     Args:
@@ -80,8 +90,8 @@ async def check_gateway(
         *await _reachable(agents),
     ]
     statuses = {check.status for check in checks}
-    worst = next(status for status in ("fail", "warn", "ok") if status in statuses)
-    return {"status": worst, "checks": [asdict(check) for check in checks]}
+    worst = next(status for status in _WORST_FIRST if status in statuses)
+    return {"status": worst, "checks": [check.to_json() for check in checks]}
 
 
 def _versions() -> Check:

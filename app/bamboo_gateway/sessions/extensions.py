@@ -7,18 +7,22 @@ replaces the whole.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeGuard
+from typing import Any, Final, NotRequired, TypedDict, TypeGuard
 
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import InvalidInput, NotFound, TooLarge
 from bamboo_gateway.domain.events import Draft
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.sessions.answers import ExtensionData, ExtensionState, TodoState
 from bamboo_gateway.sessions.commands import Idempotency
 from bamboo_gateway.sessions.metadata import check_sizes, merge_patch
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 from bamboo_gateway.sessions.transaction import Decision, Transactions
 
-ENABLED, TODO, CUSTOM = "enabled_extensions", "todo_state", "custom"
+ENABLED: Final = "enabled_extensions"
+TODO: Final = "todo_state"
+CUSTOM: Final = "custom"
+
 Change = Callable[[dict[str, Any]], dict[str, Any]]
 """Returns the extension data after a change. It may change the top level of its argument."""
 
@@ -26,7 +30,15 @@ _EXTENSIONS_MAX = 100
 """Enabled extensions of one session: clients get and search them as a list."""
 
 
-def extension_view(head: SessionHead) -> dict[str, Any]:
+class _StoredExtension(TypedDict):
+    """An extension as it may be stored; it may also have members that nobody knows."""
+
+    name: str
+    config: NotRequired[dict[str, Any]]
+    enabled: NotRequired[bool]
+
+
+def extension_view(head: SessionHead) -> ExtensionData:
     """Return the contract's ExtensionData."""
     data = head.extension_data
     enabled, todo, custom = data.get(ENABLED), data.get(TODO), data.get(CUSTOM)
@@ -37,7 +49,7 @@ def extension_view(head: SessionHead) -> dict[str, Any]:
     }
 
 
-def named_extension(head: SessionHead, name: str) -> dict[str, Any]:
+def named_extension(head: SessionHead, name: str) -> ExtensionState:
     """Return one extension's state.
 
     Raises:
@@ -46,7 +58,7 @@ def named_extension(head: SessionHead, name: str) -> dict[str, Any]:
     return named_in(extension_view(head), name)
 
 
-def named_in(data: dict[str, Any], name: str) -> dict[str, Any]:
+def named_in(data: ExtensionData, name: str) -> ExtensionState:
     """Return one extension's state out of an ExtensionData.
 
     Raises:
@@ -54,7 +66,7 @@ def named_in(data: dict[str, Any], name: str) -> dict[str, Any]:
     """
     for extension in data[ENABLED]:
         if extension["name"] == name:
-            return dict(extension)
+            return extension
     raise NotFound(f"No extension {name!r} in this session.", code="extension-not-found")
 
 
@@ -85,7 +97,7 @@ def _check_enabled(enabled: Any) -> None:
         raise _wrong(ENABLED, "must name each extension once")
 
 
-def _is_enabled(value: Any) -> TypeGuard[list[dict[str, Any]]]:
+def _is_enabled(value: Any) -> TypeGuard[list[_StoredExtension]]:
     return isinstance(value, list) and all(
         isinstance(extension, dict)
         and isinstance(extension.get("name"), str)
@@ -95,11 +107,11 @@ def _is_enabled(value: Any) -> TypeGuard[list[dict[str, Any]]]:
     )
 
 
-def _is_todo(value: Any) -> bool:
+def _is_todo(value: Any) -> TypeGuard[TodoState]:
     return isinstance(value, dict) and isinstance(value.get("content"), str)
 
 
-def _shown(enabled: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _shown(enabled: list[_StoredExtension]) -> list[ExtensionState]:
     return [{"config": {}, "enabled": True, **extension} for extension in enabled]
 
 
@@ -117,14 +129,14 @@ async def change_extensions(
     session_id: str,
     change: Change,
     idem: Idempotency | None = None,
-) -> dict[str, Any]:
+) -> ExtensionData:
     """Apply `change` to a copy of the session's extension data, as one event.
 
     Raises:
         InvalidInput, TooLarge, NotFound: The change, or the check of its result, refuses it.
     """
 
-    def decide(writer: SessionWriter) -> Decision:
+    def decide(writer: SessionWriter) -> Decision[ExtensionData]:
         present = writer.head.extension_data
         changed = change(dict(present))
         check_extension_data(changed)

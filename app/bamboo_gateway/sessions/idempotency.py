@@ -10,7 +10,7 @@ which may be as large as the request was, is read from the log.
 import re
 from asyncio import Lock
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -44,7 +44,7 @@ class RequestKey(NamedTuple):
     body: str
 
     def note(
-        self, answer: dict[str, Any], now_ms: int, lines: int = 0, chain: str = ""
+        self, answer: Mapping[str, Any], now_ms: int, lines: int = 0, chain: str = ""
     ) -> KeptNote:
         """Return the note that keeps an answer (`KeptAnswer` names what is in it).
 

@@ -5,6 +5,7 @@ from typing import Any
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import BambooError, InvalidEvent
 from bamboo_gateway.domain.positions import Position
+from bamboo_gateway.sessions.answers import EventsAppended
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
 from bamboo_gateway.sessions.runs.external import (
     ExternalRuns,
@@ -24,7 +25,7 @@ async def append_events(
     session_id: str,
     values: list[Any],
     idem: Idempotency | None,
-) -> Outcome:
+) -> Outcome[EventsAppended]:
     """Append events that an external program posts, all or none.
 
     Raises:
@@ -43,11 +44,11 @@ async def append_events(
     async def prepare(writer: SessionWriter) -> None:
         await external.hold(writer, run_ids)
 
-    def decide(writer: SessionWriter) -> Decision:
+    def decide(writer: SessionWriter) -> Decision[EventsAppended]:
         posted = _fed(external, writer, events)
         drafts = posted.drafts
         first = writer.head.seq + 1
-        answer = {
+        answer: EventsAppended = {
             "first": str(Position(writer.epoch, first)) if drafts else None,
             "last": str(Position(writer.epoch, first + len(drafts) - 1)) if drafts else None,
             "count": len(events),

@@ -5,7 +5,7 @@ flight; only the answer waits until everything is durable (R1). When a commit fa
 everything decided behind it, and the answer says how far the lines are stored.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from copy import copy
 from dataclasses import replace
@@ -32,6 +32,7 @@ from bamboo_gateway.domain.limits import RUN_AHEAD_BYTES_MAX
 from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.observability.tracing import span
 from bamboo_gateway.sessions.access import unknown_session
+from bamboo_gateway.sessions.answers import EventsAppended
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.idempotency import KeptAnswer, RequestKey, request_key
@@ -59,7 +60,7 @@ _AHEAD_LINES_MAX = 1024
 """How many lines of a streamed request may be decided and not durable, besides their bytes
 (`RUN_AHEAD_BYTES_MAX`): an event in memory takes some 600 bytes however short its line is."""
 
-_NOTHING: Final[dict[str, Any]] = {"first": None, "last": None, "count": 0}
+_NOTHING: Final[EventsAppended] = {"first": None, "last": None, "count": 0}
 """The answer to a streamed request that has appended nothing."""
 
 
@@ -71,7 +72,7 @@ async def append_event_lines(
     session_id: str,
     batches: AsyncIterator[list[bytes]],
     idem: Idempotency | None,
-) -> Outcome:
+) -> Outcome[EventsAppended]:
     """Append NDJSON as it arrives. A repeat with the same key appends only what is missing.
 
     The session is looked up once for all batches.
@@ -83,7 +84,7 @@ async def append_event_lines(
     """
     key = request_key(caller, replace(idem, body_digest=_LINES) if idem is not None else None)
 
-    async def take(writer: SessionWriter) -> Outcome:
+    async def take(writer: SessionWriter) -> Outcome[EventsAppended]:
         context.states.check_writable(writer.head)
         post = partial(_Post, context, transactions, external, writer, key)
         if key is None:
@@ -143,7 +144,7 @@ class _Post:
         self._failure: BambooError | None = None
         self._reading = anyio.CancelScope()
 
-    async def run(self, batches: AsyncIterator[list[bytes]]) -> Outcome:
+    async def run(self, batches: AsyncIterator[list[bytes]]) -> Outcome[EventsAppended]:
         """Store the batches as they come; each is one commit."""
         bad: BambooError | None = None
         try:
@@ -233,7 +234,7 @@ class _Post:
             before.first_seq or first_seq,
             first_seq + len(posted.drafts) - 1,
         )
-        answer = self._answer(decided) if self._key is not None else {}
+        answer: Mapping[str, Any] = self._answer(decided) if self._key is not None else {}
         self._in_flight += 1
         with suppress(BambooError):  # `_note` has it
             self._transactions.hand_over(
@@ -284,7 +285,7 @@ class _Post:
         bad.extra = {**bad.extra, "line": line, "appended": self._answer(self._durable)}
         return bad
 
-    def _answer(self, stored: _Stored) -> dict[str, Any]:
+    def _answer(self, stored: _Stored) -> EventsAppended:
         """Return what this request and its earlier tries have appended together."""
         epoch = self._writer.epoch
         earlier = self._kept.answer if self._kept is not None else _NOTHING

@@ -7,15 +7,37 @@ data, diagnostics.
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import Conflict, InvalidId
 from bamboo_gateway.domain.ids import check_id, derived_session_id
 from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.domain.views import SessionView
 from bamboo_gateway.exporters.base import Export
 from bamboo_gateway.sessions import diagnostics, sharing, statistics
+from bamboo_gateway.sessions.answers import (
+    ArchivedSession,
+    BulkArchived,
+    BulkRestored,
+    CleanupStats,
+    Diagnostics,
+    Done,
+    Exported,
+    ExtensionData,
+    ExtensionState,
+    Forked,
+    Imported,
+    ImportedConversation,
+    Merged,
+    Overview,
+    Report,
+    ShareMade,
+    ShareView,
+    Statistics,
+    Summary,
+    Tree,
+)
 from bamboo_gateway.sessions.commands import Idempotency, Outcome, SessionList
 from bamboo_gateway.sessions.extensions import (
     Change,
@@ -42,23 +64,23 @@ class LifecycleCommands(ManagerParts):
 
     async def archive(
         self, caller: Caller, session_id: str, idem: Idempotency | None = None
-    ) -> Outcome:
+    ) -> Outcome[ArchivedSession]:
         """Archive a session (`lifecycle.archive.archive`)."""
         return await archive.archive(self._context, self._transactions, caller, session_id, idem)
 
     async def restore(
         self, caller: Caller, session_id: str, idem: Idempotency | None = None
-    ) -> Outcome:
+    ) -> Outcome[SessionView]:
         """Restore an archived session (`lifecycle.archive.restore`)."""
         return await archive.restore(self._context, self._transactions, caller, session_id, idem)
 
     async def archive_each(
         self, caller: Caller, session_ids: list[str], idem: Idempotency | None = None
-    ) -> Outcome:
+    ) -> Outcome[BulkArchived]:
         """Archive many, each by itself and once for a key. Answer what was done and what failed."""
         replays: list[bool] = []
 
-        async def one(session_id: str) -> dict[str, Any]:
+        async def one(session_id: str) -> Done:
             outcome = await self.archive(caller, session_id, idem)
             replays.append(outcome.replayed)
             return {"session_id": session_id, "bytes": outcome.answer["bytes"]}
@@ -68,11 +90,11 @@ class LifecycleCommands(ManagerParts):
 
     async def restore_each(
         self, caller: Caller, session_ids: list[str], idem: Idempotency | None = None
-    ) -> Outcome:
+    ) -> Outcome[BulkRestored]:
         """Restore many, each by itself and once for a key. Answer what was done and what failed."""
         replays: list[bool] = []
 
-        async def one(session_id: str) -> dict[str, Any]:
+        async def one(session_id: str) -> Done:
             replays.append((await self.restore(caller, session_id, idem)).replayed)
             return {
                 "session_id": session_id,
@@ -82,11 +104,13 @@ class LifecycleCommands(ManagerParts):
         done, failed = await archive.each(session_ids, one)
         return Outcome({"restored": done, "failed": failed}, _is_replay(replays))
 
-    async def archived(self, caller: Caller, session_id: str) -> dict[str, Any]:
+    async def archived(self, caller: Caller, session_id: str) -> ArchivedSession:
         """Return one ArchivedSession."""
         return await archive.archived(self._context, self._registry, caller, session_id)
 
-    async def list_archived(self, caller: Caller, query: SessionQuery) -> SessionList:
+    async def list_archived(
+        self, caller: Caller, query: SessionQuery
+    ) -> SessionList[ArchivedSession]:
         """Return a page of archived sessions, with the filters of sessions."""
         page = await self._registry.query(caller, replace(query, archived="only"))
         views = []
@@ -121,10 +145,10 @@ class LifecycleCommands(ManagerParts):
         options: ExportOptions,
         path: str,
         idem: Idempotency | None = None,
-    ) -> Outcome:
+    ) -> Outcome[Exported]:
         """Write a session to a file under `export_dir` (`lifecycle.export.export_to_file`)."""
 
-        async def write() -> dict[str, Any]:
+        async def write() -> Exported:
             return await export.export_to_file(
                 self._context, self._registry, caller, session_id, options, path
             )
@@ -146,7 +170,7 @@ class LifecycleCommands(ManagerParts):
         conversation: int | None = None,
         keep_id: bool = False,
         idem: Idempotency | None = None,
-    ) -> Outcome:
+    ) -> Outcome[Imported]:
         """Make a session of a document (`lifecycle.imports.import_document`)."""
         return await imports.import_document(
             self._context,
@@ -168,7 +192,7 @@ class LifecycleCommands(ManagerParts):
         format_name: str | None = None,
         keep_id: bool = False,
         idem: Idempotency | None = None,
-    ) -> AsyncGenerator[dict[str, Any]]:
+    ) -> AsyncGenerator[ImportedConversation]:
         """Begin to make a session of each conversation (`lifecycle.imports.import_all`)."""
         return await imports.import_all(
             self._context,
@@ -185,14 +209,14 @@ class LifecycleCommands(ManagerParts):
 
     async def share(
         self, caller: Caller, session_id: str, wanted: NewShare, idem: Idempotency | None = None
-    ) -> Outcome:
+    ) -> Outcome[ShareMade]:
         """Share a session, read-only (`sharing.share`)."""
         share_id = self._maker.share_id()
         return await sharing.share(
             self._context, self._transactions, caller, session_id, wanted, share_id, idem
         )
 
-    async def shares(self, caller: Caller, session_id: str) -> list[dict[str, Any]]:
+    async def shares(self, caller: Caller, session_id: str) -> list[ShareView]:
         """Return the shares of a session."""
         return await sharing.shares(self._context, self._registry, caller, session_id)
 
@@ -208,7 +232,7 @@ class LifecycleCommands(ManagerParts):
 
     async def fork(
         self, caller: Caller, session_id: str, wanted: Fork, idem: Idempotency | None = None
-    ) -> Outcome:
+    ) -> Outcome[Forked]:
         """Create a session with the beginning of another one (`lifecycle.fork.fork`)."""
         if wanted.new_id is not None:
             child_id = check_id(wanted.new_id)
@@ -224,18 +248,18 @@ class LifecycleCommands(ManagerParts):
 
     async def merge(
         self, caller: Caller, target_id: str, wanted: Merge, idem: Idempotency | None = None
-    ) -> Outcome:
+    ) -> Outcome[Merged]:
         """Merge another session's messages into this one (`lifecycle.merge.merge`)."""
         return await merge(self._context, self._transactions, caller, target_id, wanted, idem)
 
-    async def tree(self, caller: Caller, session_id: str) -> dict[str, Any]:
+    async def tree(self, caller: Caller, session_id: str) -> Tree:
         """Return the whole branch tree that the session belongs to."""
         head = await self._registry.head(caller, session_id, "read")
         return await branch_tree(self._context, self._registry, caller, head)
 
     # -- summaries --------------------------------------------------------------------------
 
-    async def summary(self, caller: Caller, session_id: str) -> dict[str, Any]:
+    async def summary(self, caller: Caller, session_id: str) -> Summary:
         """Return the present summary."""
         store = self._context.store
         return await self._registry.read(
@@ -250,7 +274,7 @@ class LifecycleCommands(ManagerParts):
         turn_count: int | None = None,
         position: Position | None = None,
         idem: Idempotency | None = None,
-    ) -> Outcome:
+    ) -> Outcome[Summary]:
         """Save a summary (`lifecycle.summaries.save_summary`)."""
         return await summaries.save_summary(
             self._context,
@@ -267,7 +291,7 @@ class LifecycleCommands(ManagerParts):
         """Delete the present summary."""
         await summaries.delete_summary(self._transactions, caller, session_id)
 
-    async def list_summaries(self, caller: Caller, query: SessionQuery) -> SessionList:
+    async def list_summaries(self, caller: Caller, query: SessionQuery) -> SessionList[Summary]:
         """Return the summaries of the sessions that match.
 
         A page covers `query.limit` sessions; sessions without a summary make it shorter.
@@ -282,7 +306,7 @@ class LifecycleCommands(ManagerParts):
 
     async def write_summary(
         self, caller: Caller, session_id: str, agent: str | None, idem: Idempotency | None = None
-    ) -> Outcome:
+    ) -> Outcome[Summary]:
         """Let an agent write the summary (`lifecycle.summaries.ask_for_summary`), and save it."""
         if kept := await self._transactions.replay(caller, session_id, idem):
             return kept
@@ -306,17 +330,17 @@ class LifecycleCommands(ManagerParts):
 
     # -- statistics -------------------------------------------------------------------------
 
-    async def statistics(self, caller: Caller, session_id: str) -> dict[str, Any]:
+    async def statistics(self, caller: Caller, session_id: str) -> Statistics:
         """Return one session's statistics."""
         head = await self._registry.head(caller, session_id, "read")
         return statistics.session_statistics(head)
 
-    async def report(self, caller: Caller, session_id: str) -> dict[str, Any]:
+    async def report(self, caller: Caller, session_id: str) -> Report:
         """Return one session's report for people."""
         head = await self._registry.head(caller, session_id)
         return statistics.session_report(self._context, head)
 
-    async def overall_statistics(self, caller: Caller) -> dict[str, Any]:
+    async def overall_statistics(self, caller: Caller) -> Overview:
         """Add up all sessions of the caller."""
         return await statistics.overall_statistics(self._context, self._registry, caller)
 
@@ -324,7 +348,7 @@ class LifecycleCommands(ManagerParts):
 
     async def clean(
         self, caller: Caller, *, before_ms: int | None = None, dry_run: bool = False
-    ) -> dict[str, Any]:
+    ) -> CleanupStats:
         """Delete sessions whose retention has passed, or all inactive since `before_ms`."""
         return await retention.clean(
             self._context, self._transactions, caller, before_ms=before_ms, dry_run=dry_run
@@ -332,11 +356,11 @@ class LifecycleCommands(ManagerParts):
 
     # -- extension data ---------------------------------------------------------------------
 
-    async def extensions(self, caller: Caller, session_id: str) -> dict[str, Any]:
+    async def extensions(self, caller: Caller, session_id: str) -> ExtensionData:
         """Return the session's ExtensionData."""
         return extension_view(await self._registry.head(caller, session_id))
 
-    async def extension(self, caller: Caller, session_id: str, name: str) -> dict[str, Any]:
+    async def extension(self, caller: Caller, session_id: str, name: str) -> ExtensionState:
         """Return one extension's state."""
         return named_extension(await self._registry.head(caller, session_id), name)
 
@@ -346,13 +370,13 @@ class LifecycleCommands(ManagerParts):
         session_id: str,
         change: Change,
         idem: Idempotency | None = None,
-    ) -> dict[str, Any]:
+    ) -> ExtensionData:
         """Apply one of the changes of `extensions`. Return the ExtensionData after it."""
         return await change_extensions(self._transactions, caller, session_id, change, idem)
 
     # -- diagnostics ------------------------------------------------------------------------
 
-    async def diagnostics(self, caller: Caller) -> dict[str, Any]:
+    async def diagnostics(self, caller: Caller) -> Diagnostics:
         """Check everything that the gateway depends on (`diagnostics.check_gateway`)."""
         del caller  # the checks are about the process, not about a session
         return await diagnostics.check_gateway(

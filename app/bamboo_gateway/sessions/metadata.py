@@ -16,10 +16,12 @@ from bamboo_gateway.domain.limits import EXTENSION_DATA_BYTES_MAX, METADATA_BYTE
 from bamboo_gateway.domain.message_assembler import message_draft
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.positions import Position
-from bamboo_gateway.domain.projections import PATCHABLE, fold, session_view
+from bamboo_gateway.domain.projections import PATCHABLE, fold
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.tool_order import in_order, still_open
+from bamboo_gateway.domain.views import SessionView, session_view
 from bamboo_gateway.sessions.access import id_taken, own
+from bamboo_gateway.sessions.answers import MessagesAdded
 from bamboo_gateway.sessions.commands import Idempotency, NewSession, Outcome
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.runs.client_ids import ClientIds
@@ -30,7 +32,7 @@ from bamboo_gateway.sessions.transaction import Decision, Transactions
 _BYTES_MAX = {"metadata": METADATA_BYTES_MAX, "extension_data": EXTENSION_DATA_BYTES_MAX}
 
 
-def view_of(context: Context, head: SessionHead) -> dict[str, Any]:
+def view_of(context: Context, head: SessionHead) -> SessionView:
     """Return the contract's Session of a head, as of now."""
     states = context.states
     return session_view(head, states.state_of(head), states.expires_at(head))
@@ -49,7 +51,7 @@ async def create(
     session_id: str,
     new: NewSession,
     idem: Idempotency | None,
-) -> Outcome:
+) -> Outcome[SessionView]:
     """Create a session.
 
     Raises:
@@ -58,7 +60,7 @@ async def create(
     """
     new = own(caller, new)
 
-    def decide(writer: SessionWriter) -> Decision:
+    def decide(writer: SessionWriter) -> Decision[SessionView]:
         if writer.head.seq:
             raise id_taken(session_id)
         return _creation(context, writer, new)
@@ -68,11 +70,11 @@ async def create(
 
 async def get_or_create(
     context: Context, transactions: Transactions, caller: Caller, session_id: str, new: NewSession
-) -> dict[str, Any]:
+) -> SessionView:
     """Return the session of that id; create it if there is none."""
     new = own(caller, new)
 
-    def decide(writer: SessionWriter) -> Decision:
+    def decide(writer: SessionWriter) -> Decision[SessionView]:
         if writer.head.seq:
             return Decision([], view_of(context, writer.head))
         return _creation(context, writer, new)
@@ -80,14 +82,16 @@ async def get_or_create(
     return (await transactions.run(caller, session_id, decide, create=True)).answer
 
 
-def _creation(context: Context, writer: SessionWriter, new: NewSession) -> Decision:
+def _creation(context: Context, writer: SessionWriter, new: NewSession) -> Decision[SessionView]:
     context.quotas.check_session(new.user_id)
     draft = created_draft(new, context.settings.default_ttl_seconds)
     check_sizes(draft.fields)
     return answer_after(context, writer, [draft])
 
 
-def answer_after(context: Context, writer: SessionWriter, drafts: list[Draft]) -> Decision:
+def answer_after(
+    context: Context, writer: SessionWriter, drafts: list[Draft]
+) -> Decision[SessionView]:
     """Return the decision that answers with the session as the drafts leave it."""
     head = writer.head.copy()
     now_ms = context.clock.now_ms()
@@ -174,14 +178,14 @@ async def close(
     caller: Caller,
     session_id: str,
     idem: Idempotency | None,
-) -> Outcome:
+) -> Outcome[SessionView]:
     """Close a session, so that it is read-only. A closed session stays as it is.
 
     Raises:
         RunActive: A run is executing or queued.
     """
 
-    def decide(writer: SessionWriter) -> Decision:
+    def decide(writer: SessionWriter) -> Decision[SessionView]:
         head = writer.head
         if head.logged_state == "closed":
             return Decision([], view_of(context, head))
@@ -199,14 +203,14 @@ async def reopen(
     session_id: str,
     idem: Idempotency | None,
     ttl_seconds: int | Literal["keep"] | None = "keep",
-) -> Outcome:
+) -> Outcome[SessionView]:
     """Open a closed or expired session; one that is open changes only its time to live.
 
     This opens an expired session too: the appended event is activity, from which the time to live
     is counted again.
     """
 
-    def decide(writer: SessionWriter) -> Decision:
+    def decide(writer: SessionWriter) -> Decision[SessionView]:
         head = writer.head
         drafts: list[Draft] = []
         state = context.states.state_of(head)
@@ -227,7 +231,7 @@ async def add_messages(
     names: ClientIds,
     close: Callable[[str], Message] | None,
     idem: Idempotency | None,
-) -> Outcome:
+) -> Outcome[MessagesAdded]:
     """Append messages, all or none.
 
     Args:
@@ -244,7 +248,7 @@ async def add_messages(
         Refused: The open tool calls need other messages, or results have no open call.
     """
 
-    def decide(writer: SessionWriter) -> Decision:
+    def decide(writer: SessionWriter) -> Decision[MessagesAdded]:
         names.check(writer)
         head = writer.head
         if head.active and head.open_calls:

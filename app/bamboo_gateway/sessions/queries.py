@@ -9,8 +9,8 @@ from bamboo_gateway.domain.errors import InvalidCursor, NotFound
 from bamboo_gateway.domain.ids import message_cursor
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX, SCAN_BYTES_MAX
 from bamboo_gateway.domain.positions import Position
-from bamboo_gateway.domain.projections import run_view
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.domain.views import RunView, run_view
 from bamboo_gateway.sessions.commands import EventPage, MessagePage, RunList
 from bamboo_gateway.sessions.history import history_page
 from bamboo_gateway.storage.base import Found, Record, SessionStore
@@ -194,7 +194,7 @@ async def event_page_descending(
     return EventPage(bodies, Position(head.epoch, before), has_more=before > 1)
 
 
-async def find_run(store: SessionStore, session_id: str, epoch: int, run_id: str) -> dict[str, Any]:
+async def find_run(store: SessionStore, session_id: str, epoch: int, run_id: str) -> RunView:
     """Return one run, folded from its own events.
 
     Raises:

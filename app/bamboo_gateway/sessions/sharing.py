@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from hmac import compare_digest
 from secrets import token_urlsafe
-from typing import Any, Final
+from typing import Final
 
 from typing_extensions import override
 
@@ -22,7 +22,8 @@ from bamboo_gateway.domain.events import Draft
 from bamboo_gateway.domain.limits import SHARES_MAX
 from bamboo_gateway.domain.sessions import Share
 from bamboo_gateway.sessions.access import may_read
-from bamboo_gateway.sessions.commands import Idempotency, Outcome
+from bamboo_gateway.sessions.answers import LinkToken, ShareMade, ShareView
+from bamboo_gateway.sessions.commands import AnswerT, Idempotency, Outcome
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.lifecycle import archive
 from bamboo_gateway.sessions.registry import SessionRegistry
@@ -55,7 +56,7 @@ async def share(
     wanted: NewShare,
     share_id: str,
     idem: Idempotency | None,
-) -> Outcome:
+) -> Outcome[ShareMade]:
     """Share a session. A share with a user replaces an earlier one with the same user.
 
     Returns:
@@ -67,7 +68,7 @@ async def share(
     """
     token = _make_token(session_id) if wanted.user_id is None else None
 
-    def decide(writer: SessionWriter) -> Decision:
+    def decide(writer: SessionWriter) -> Decision[ShareView]:
         head, now_ms = writer.head, context.clock.now_ms()
         if wanted.user_id is not None and wanted.user_id == head.user_id:
             raise InvalidInput("The session is this user's own; share it with another.")
@@ -83,17 +84,17 @@ async def share(
             now_ms + seconds * 1000 if seconds is not None else None,
             _digest(token) if token is not None else None,
         )
-        fields = {"share": share_view(made) | {"token_sha256": made.token_sha256}}
+        fields = {"share": {**share_view(made), "token_sha256": made.token_sha256}}
         return Decision([Draft("session_shared", fields)], share_view(made))
 
     outcome = await _change(context, transactions, caller, session_id, decide, idem)
-    with_token = {"token": token} if token is not None and not outcome.replayed else {}
-    return Outcome(outcome.answer | with_token, outcome.replayed)
+    told: LinkToken = {"token": token} if token is not None and not outcome.replayed else {}
+    return Outcome({**outcome.answer, **told}, outcome.replayed)
 
 
 async def shares(
     context: Context, registry: SessionRegistry, caller: Caller, session_id: str
-) -> list[dict[str, Any]]:
+) -> list[ShareView]:
     """Return the valid shares, the oldest first."""
     head = await registry.head(caller, session_id)
     now_ms = context.clock.now_ms()
@@ -138,9 +139,9 @@ async def _change(
     transactions: Transactions,
     caller: Caller,
     session_id: str,
-    decide: Decide,
+    decide: Decide[AnswerT],
     idem: Idempotency | None,
-) -> Outcome:
+) -> Outcome[AnswerT]:
     """Change the shares of a session. Those of a read-only one can be changed too."""
     is_archived = False
 
@@ -161,7 +162,7 @@ async def _change(
             await archive.pack_again(context, transactions.registry, session_id)
 
 
-def share_view(share: Share) -> dict[str, Any]:
+def share_view(share: Share) -> ShareView:
     """Return a share as clients see it; one without a user is a link."""
     return {
         "id": share.id,

@@ -1,12 +1,12 @@
 """Statistics and reports, computed on request from what the heads have counted."""
 
 from collections import Counter
-from typing import Any
 
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.domain.events import Usage
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.sessions.answers import Overview, Report, RunCounts, SessionInBrief, Statistics
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.registry import SessionRegistry
 from bamboo_gateway.storage.base import SessionQuery
@@ -15,15 +15,17 @@ _MOST_ACTIVE = 10
 """How many of the most active sessions the overview lists."""
 
 
-def session_statistics(head: SessionHead) -> dict[str, Any]:
+def session_statistics(head: SessionHead) -> Statistics:
     """Return one session's statistics. They are exact, also after a compaction."""
     counts = head.counts
-    runs = dict.fromkeys(
-        ("queued", "running", "completed", "failed", "cancelled", "interrupted"), 0
-    )
-    runs |= counts.runs
-    runs["queued"] = len(head.queue)
-    runs["running"] = 1 if head.active else 0
+    runs: RunCounts = {
+        "queued": len(head.queue),
+        "running": 1 if head.active else 0,
+        "completed": counts.runs.get("completed", 0),
+        "failed": counts.runs.get("failed", 0),
+        "cancelled": counts.runs.get("cancelled", 0),
+        "interrupted": counts.runs.get("interrupted", 0),
+    }
     first, last = counts.first_message_at, counts.last_message_at
     return {
         "session_id": head.id,
@@ -42,7 +44,7 @@ def session_statistics(head: SessionHead) -> dict[str, Any]:
     }
 
 
-def session_report(context: Context, head: SessionHead) -> dict[str, Any]:
+def session_report(context: Context, head: SessionHead) -> Report:
     """Return a SessionSummary for people: who, what, how long, how much."""
     return {
         "session_id": head.id,
@@ -60,7 +62,7 @@ def session_report(context: Context, head: SessionHead) -> dict[str, Any]:
     }
 
 
-def report_markdown(report: dict[str, Any]) -> str:
+def report_markdown(report: Report) -> str:
     """Return a report as Markdown. Values are escaped, so that none becomes structure."""
     statistics = report["statistics"]
     rows = [
@@ -96,7 +98,7 @@ def _plain(value: object) -> str:
 
 async def overall_statistics(
     context: Context, registry: SessionRegistry, caller: Caller
-) -> dict[str, Any]:
+) -> Overview:
     """Add up all sessions of the caller. The cost grows with the sessions, not the messages."""
     by_type: Counter[str] = Counter()
     by_state: Counter[str] = Counter()
@@ -124,17 +126,17 @@ async def overall_statistics(
         "by_type": dict(by_type),
         "by_state": dict(by_state),
         "by_day": dict(sorted(by_day.items())),
-        **{name: totals[name] for name in ("total_messages", "tool_calls", "runs")},
+        "total_messages": totals["total_messages"],
+        "tool_calls": totals["tool_calls"],
+        "runs": totals["runs"],
         **usage.to_json(),
-        "oldest": _brief(oldest),
-        "newest": _brief(newest),
+        "oldest": _brief(oldest) if oldest is not None else None,
+        "newest": _brief(newest) if newest is not None else None,
         "most_active": [_brief(head) for head in most],
     }
 
 
-def _brief(head: SessionHead | None) -> dict[str, Any] | None:
-    if head is None:
-        return None
+def _brief(head: SessionHead) -> SessionInBrief:
     return {
         "session_id": head.id,
         "title": head.title,

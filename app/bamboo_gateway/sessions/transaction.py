@@ -28,7 +28,7 @@ interrupted run ends. Nobody sends a key, and the session is in memory. So these
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Generic, Literal, TypeVar, cast
 
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import BambooError
@@ -36,7 +36,7 @@ from bamboo_gateway.domain.events import Draft
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.observability.tracing import span
 from bamboo_gateway.sessions.access import Need, check_made, unknown_session
-from bamboo_gateway.sessions.commands import Idempotency, Outcome
+from bamboo_gateway.sessions.commands import AnswerT, Idempotency, Outcome
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.idempotency import (
     KeptAnswer,
@@ -80,7 +80,7 @@ class Effect:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Generic[AnswerT]):
     """The result of a command's `decide`.
 
     Attributes:
@@ -91,12 +91,12 @@ class Decision:
     """
 
     drafts: Sequence[Draft]
-    answer: dict[str, Any]
+    answer: AnswerT
     effects: tuple[Effect, ...] = ()
     reserve: bool = False
 
 
-Decide = Callable[[SessionWriter], Decision]
+Decide = Callable[[SessionWriter], Decision[AnswerT]]
 """Pure: it reads the session's head in memory, and changes nothing.
 
 With one exception. The decision about posted events (`ingest`) feeds each event to the unfinished
@@ -127,14 +127,14 @@ class Transactions:
         self,
         caller: Caller,
         session_id: str,
-        decide: Decide,
+        decide: Decide[AnswerT],
         need: Need = "own",
         *,
         create: bool = False,
         accepts: Accepts = "open",
         prepare: Prepare | None = None,
         idem: Idempotency | None = None,
-    ) -> Outcome:
+    ) -> Outcome[AnswerT]:
         """Make a decision durable and return its answer, once for each idempotency key.
 
         Args:
@@ -151,7 +151,7 @@ class Transactions:
             BambooError: What `decide` refused, or why the decision could not be stored.
         """
 
-        async def command(writer: SessionWriter, key: RequestKey | None) -> Outcome:
+        async def command(writer: SessionWriter, key: RequestKey | None) -> Outcome[AnswerT]:
             if writer.head.seq and need != "make":
                 self._check_accepted(writer.head, accepts)
             if prepare is not None:
@@ -177,8 +177,12 @@ class Transactions:
             )
 
     async def _make_durable(
-        self, caller: Caller, writer: SessionWriter, decision: Decision, key: RequestKey | None
-    ) -> Outcome:
+        self,
+        caller: Caller,
+        writer: SessionWriter,
+        decision: Decision[AnswerT],
+        key: RequestKey | None,
+    ) -> Outcome[AnswerT]:
         if writer.head.seq == 0 and decision.drafts:
             check_made(caller, decision.drafts[0].fields.get("user_id"))
         # The log of an archived session takes nothing, not even a note.
@@ -269,7 +273,7 @@ class Transactions:
         need: Need = "own",
         *,
         create: bool = False,
-    ) -> OutcomeT | Outcome:
+    ) -> OutcomeT:
         """Return the first answer to a key, or what `work` returns when there is none.
 
         These are steps 1 to 3, for `run` and for each command that `run` cannot carry out. Such a
@@ -280,9 +284,10 @@ class Transactions:
         """
         key = request_key(caller, idem)
 
-        async def look(writer: SessionWriter) -> OutcomeT | Outcome:
+        async def look(writer: SessionWriter) -> OutcomeT:
             if kept := await self.first_answer(writer, key):
-                return Outcome(kept.answer, replayed=True)
+                # The same command made this answer, which is read from the log.
+                return cast("OutcomeT", Outcome(kept.answer, replayed=True))
             return await work(writer, key)
 
         return await self.registry.within(caller, session_id, look, need, create=create)
@@ -330,7 +335,7 @@ class Transactions:
     ) -> Outcome | None:
         """Return the first answer to a key, if there is one."""
 
-        async def nothing(_writer: SessionWriter, _key: RequestKey | None) -> None:
+        async def nothing(_writer: SessionWriter, _key: RequestKey | None) -> Outcome | None:
             return None
 
         if idem is None:
@@ -342,8 +347,8 @@ class Transactions:
         caller: Caller,
         session_id: str,
         idem: Idempotency | None,
-        work: Callable[[], Awaitable[dict[str, Any]]],
-    ) -> Outcome:
+        work: Callable[[], Awaitable[AnswerT]],
+    ) -> Outcome[AnswerT]:
         """Do work that is no decision, and keep its answer for the key afterwards.
 
         After a crash in between, a repeat does the work again: so it is for work that may be done

@@ -47,7 +47,7 @@ def exchange(*call_ids: str) -> list[NewMessage]:
     ]
 
 
-def answer(outcome: Outcome) -> dict[str, Any]:
+def answer(outcome: Outcome) -> Any:
     return outcome.answer
 
 

@@ -14,7 +14,7 @@ from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway
 
 async def fork(gate: Gateway, child: str, parent: str = "s", **wanted: object) -> dict[str, object]:
     outcome = await gate.manager.fork(ME, parent, Fork(new_id=child, **wanted))  # type: ignore[arg-type]
-    return outcome.answer
+    return {**outcome.answer}
 
 
 async def test_a_fork_has_everything_unless_told_where_to_cut(gate: Gateway) -> None:

@@ -18,7 +18,7 @@ async def merge(
     gate: Gateway, target: str, source: str, strategy: str = "append", **more: str
 ) -> dict[str, object]:
     wanted = Merge(source, strategy, **more)  # type: ignore[arg-type]
-    return (await gate.manager.merge(ME, target, wanted)).answer
+    return {**(await gate.manager.merge(ME, target, wanted)).answer}
 
 
 async def branch(gate: Gateway) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from bamboo_gateway.domain.errors import BambooError, InvalidInput, NotFound, SessionExpired
 from bamboo_gateway.domain.events import Complete, Token, Usage
+from bamboo_gateway.sessions.answers import TreeNode
 from bamboo_gateway.sessions.commands import Idempotency, NewMessage
 from bamboo_gateway.sessions.lifecycle.fork import ANCESTORS_MAX, Fork
 from bamboo_gateway.sessions.lifecycle.merge_plan import Merge
@@ -22,7 +23,7 @@ from tests.support.gateways import ME, Gateway, eventually
 DAY = 24 * 3600
 
 
-def flat(node: dict[str, Any]) -> dict[str, Any]:
+def flat(node: TreeNode) -> dict[str, TreeNode]:
     """Return a tree's sessions by id."""
     found = {node["session_id"]: node}
     for branch in node["branches"]:
@@ -65,7 +66,8 @@ async def test_a_chain_of_forks_ends_at_its_bound(gate: Gateway) -> None:
         await life.fork(ME, f"f{number}", Fork(new_id=f"f{number + 1}", new_name="x"))
     with pytest.raises(InvalidInput):
         await life.fork(ME, f"f{ANCESTORS_MAX}", Fork(new_id="deeper"))
-    node, depth = await life.tree(ME, "f7"), 0
+    node: TreeNode = await life.tree(ME, "f7")
+    depth = 0
     while node["branches"]:
         (node,) = node["branches"]
         depth += 1

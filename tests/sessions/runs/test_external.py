@@ -17,6 +17,7 @@ from bamboo_gateway.domain.errors import (
     StorageFailed,
 )
 from bamboo_gateway.domain.events import TERMINAL_TYPES, Complete
+from bamboo_gateway.domain.views import RunView
 from bamboo_gateway.sessions.commands import Idempotency, NewMessage, NewSession, Outcome
 from tests.domain.histories import accepted_by_upstreams
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, crash, eventually, gateway, quiet
@@ -70,6 +71,7 @@ async def check_whole(gate: Gateway) -> None:
     assert said[0]["content"][1] == {"type": "text", "text": "Let me look. "}
     assert [event["type"] for event in log if event["type"] in TERMINAL_TYPES] == ["complete"]
     run = await gate.manager.run(ME, "s", "x")
+    assert run["usage"] is not None
     assert (run["status"], run["usage"]["total_tokens"]) == ("completed", 3)
 
 
@@ -218,7 +220,7 @@ async def test_a_cancelled_run_takes_nothing_more(how: str, gate: Gateway) -> No
     await post(gate, *of("x", STEPS[1], STEPS[3]))
     with anyio.fail_after(DEADLINE_SECONDS):
         if how == "cancel":
-            run = (await gate.manager.cancel_run(ME, "s", "x")).answer
+            run: RunView = (await gate.manager.cancel_run(ME, "s", "x")).answer
         else:
             await gate.chat(run_id="next", on_busy="interrupt")
             gate.agent.do("next", Complete())

@@ -1,7 +1,6 @@
 """R5: every run ends in exactly one terminal event, whatever happens to it."""
 
 import asyncio
-from typing import Any
 
 import anyio
 import pytest
@@ -25,6 +24,7 @@ from bamboo_gateway.domain.events import (
     Usage,
 )
 from bamboo_gateway.domain.message_assembler import MessageAssembler
+from bamboo_gateway.sessions.answers import RunCancelled
 from bamboo_gateway.sessions.commands import NewMessage, NewSession
 from bamboo_gateway.storage.base import Event
 from tests.support.agents import RETURN, Step
@@ -214,7 +214,7 @@ async def test_a_run_whose_start_is_not_durable_yet_is_cancelled(gate: Gateway):
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(gate.chat, "s", "hi", "r")
         await eventually(lambda: gate.store.held)
-        answers: list[dict[str, Any]] = []
+        answers: list[RunCancelled] = []
 
         async def cancel() -> None:
             answers.append((await gate.manager.cancel_run(ME, "s", "r")).answer)
@@ -233,7 +233,7 @@ async def test_ten_cancels_at_once_write_one_terminal_event(gate: Gateway):
     await gate.chat(run_id="r")
     gate.agent.do("r", Token("a"))
     await gate.agent.script("r").started.wait()
-    answers: list[dict[str, Any]] = []
+    answers: list[RunCancelled] = []
 
     async def cancel() -> None:
         answers.append((await gate.manager.cancel_run(ME, "s", "r")).answer)
@@ -268,7 +268,7 @@ async def test_cancel_while_the_end_waits_for_the_disk_answers_how_it_ended(gate
     gate.store.hold_appends()
     gate.agent.do("r", Complete())
     await eventually(lambda: gate.store.held)
-    answers: list[dict[str, Any]] = []
+    answers: list[RunCancelled] = []
 
     async def cancel() -> None:
         answers.append((await gate.manager.cancel_run(ME, "s", "r")).answer)
@@ -299,7 +299,7 @@ async def test_cancel_answers_in_time_when_the_agent_does_not_let_go():
         with anyio.fail_after(DEADLINE_SECONDS):
             run_of = gate.manager.cancel_run
             async with anyio.create_task_group() as tasks:
-                answers: list[dict[str, Any]] = []
+                answers: list[RunCancelled] = []
 
                 async def cancel() -> None:
                     answers.append((await run_of(ME, "s", "r")).answer)
@@ -519,6 +519,7 @@ async def test_a_run_that_a_crash_cuts_is_closed_as_interrupted_with_what_was_sa
     async with gateway(left) as again:
         run = await again.manager.run(ME, "s", "r")
         assert run["status"] == "interrupted"
+        assert run["error"] is not None
         assert run["error"]["code"] == "interrupted"
         said = (await again.messages())[-1]
         assert (said["id"], said["content"], said["status"]) == (

@@ -32,7 +32,8 @@ from bamboo_gateway.api.security.rights import SessionRoute
 from bamboo_gateway.api.urls import chat_answer, run_url
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.positions import parse_position
-from bamboo_gateway.sessions.commands import Chat, ChatTurn, Outcome, StreamRequest
+from bamboo_gateway.sessions.answers import ChatTurn
+from bamboo_gateway.sessions.commands import Chat, Outcome, StreamRequest
 from bamboo_gateway.sessions.manager import SessionManager
 from bamboo_gateway.sessions.streaming.hub import StreamPlace
 

@@ -39,6 +39,7 @@ from bamboo_gateway.api.schemas.export import (
 from bamboo_gateway.api.security.rights import SessionRoute
 from bamboo_gateway.api.urls import session_answer, session_url
 from bamboo_gateway.domain.codec import encode
+from bamboo_gateway.sessions.answers import ImportedConversation
 from bamboo_gateway.sessions.lifecycle.export import ZIP_DISPOSITION, ExportOptions
 
 router = APIRouter(prefix="/api/v1", tags=["export"], route_class=SessionRoute)
@@ -254,7 +255,7 @@ async def import_session(
 
 
 async def _lines(
-    request: Request, first: dict[str, Any], rest: AsyncGenerator[dict[str, Any]]
+    request: Request, first: ImportedConversation, rest: AsyncGenerator[ImportedConversation]
 ) -> AsyncGenerator[bytes]:
     async with aclosing(rest):
         yield _line(first)
@@ -264,11 +265,11 @@ async def _lines(
             yield _line(line)
 
 
-def _line(result: dict[str, Any]) -> bytes:
-    if "session" in result:
-        result = {**result, "session": session_answer(result["session"])}
-    return encode(result) + b"\n"
+def _line(result: ImportedConversation) -> bytes:
+    if "session" not in result:
+        return encode(result) + b"\n"
+    return encode({**result, "session": session_answer(result["session"])}) + b"\n"
 
 
-def _made(line: dict[str, Any]) -> list[str]:
+def _made(line: ImportedConversation) -> list[str]:
     return [line["session"]["id"]] if "session" in line else []

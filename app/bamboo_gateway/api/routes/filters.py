@@ -1,6 +1,6 @@
 """The filters, sorting and paging that all lists of sessions have."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Query
@@ -13,7 +13,7 @@ from bamboo_gateway.api.responses import json_response
 from bamboo_gateway.api.schemas.fields import SessionTypeName
 from bamboo_gateway.domain.errors import InvalidInput
 from bamboo_gateway.domain.sessions import SessionState
-from bamboo_gateway.sessions.commands import SessionList, SessionQuery
+from bamboo_gateway.sessions.commands import AnswerT, SessionList, SessionQuery
 
 _Time = Annotated[str | None, Query(description="An RFC 3339 time.")]
 
@@ -78,10 +78,10 @@ Filters = Annotated[SessionQuery, Depends(_session_query)]
 
 
 def session_page(
-    page: SessionList,
+    page: SessionList[AnswerT],
     query: SessionQuery,
     name: str,
-    shown: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    shown: Callable[[AnswerT], Mapping[str, Any]],
 ) -> Response:
     """Answer with a page of a list; its entries are the member `name`, as `shown` makes them."""
     body: dict[str, Any] = {

@@ -1,6 +1,6 @@
 """Branches: fork, merge, and the tree of sessions."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Body
 from starlette.responses import Response
@@ -24,6 +24,7 @@ from bamboo_gateway.api.schemas.fork import Forked, ForkInput, Merged, MergeInpu
 from bamboo_gateway.api.security.rights import SessionRoute
 from bamboo_gateway.api.urls import session_answer, session_url
 from bamboo_gateway.domain.codec import encode
+from bamboo_gateway.sessions.answers import TreeNode
 
 router = APIRouter(prefix="/api/v1", tags=["branches"], route_class=SessionRoute)
 
@@ -105,10 +106,10 @@ async def get_session_tree(manager: Manager, who: Who, session_id: SessionId) ->
     return Response(_nested(await manager.tree(who, session_id)), media_type="application/json")
 
 
-def _nested(tree: dict[str, Any]) -> bytes:
+def _nested(tree: TreeNode) -> bytes:
     """Encode a tree of any depth: the encoder refuses to nest as deep as forks may."""
     parts: list[bytes] = []
-    todo: list[dict[str, Any] | bytes] = [tree]
+    todo: list[TreeNode | bytes] = [tree]
     while todo:
         node = todo.pop()
         if isinstance(node, bytes):

@@ -40,6 +40,7 @@ from bamboo_gateway.api.schemas.sessions import (
 from bamboo_gateway.api.security.rights import SessionRoute, takes_ticket
 from bamboo_gateway.api.security.url_credentials import with_url_credential
 from bamboo_gateway.api.urls import session_answer, session_url
+from bamboo_gateway.domain.views import SessionView
 from bamboo_gateway.sessions.commands import NewSession, Outcome
 
 router = APIRouter(prefix="/api/v1", tags=["sessions"], route_class=SessionRoute)
@@ -275,5 +276,5 @@ async def reopen_session(
     )
 
 
-def _changed(outcome: Outcome) -> Response:
+def _changed(outcome: Outcome[SessionView]) -> Response:
     return json_response(session_answer(outcome.answer), headers=outcome_headers(outcome))

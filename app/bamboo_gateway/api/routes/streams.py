@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response
@@ -28,6 +28,7 @@ from bamboo_gateway.api.sse import StreamResponse
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import InvalidCursor
 from bamboo_gateway.domain.positions import Position, parse_position
+from bamboo_gateway.sessions.answers import Connection
 from bamboo_gateway.sessions.commands import StreamRequest
 from bamboo_gateway.sessions.streaming.subscription import Subscription
 
@@ -193,7 +194,7 @@ async def list_connections(
     return json_response({"connections": shown, "next_cursor": next_cursor, "has_more": has_more})
 
 
-def _place_of(connection: dict[str, Any]) -> tuple[str, str]:
+def _place_of(connection: Connection) -> tuple[str, str]:
     return connection["since"], connection["connection_id"]
 
 

@@ -126,7 +126,7 @@ async def delete_summary(manager: Manager, who: Who, session_id: SessionId) -> R
 )
 async def list_summaries(manager: Manager, who: Who, query: Filters) -> Response:
     """List summaries, with the filters of sessions. A page may be shorter than `limit`."""
-    return session_page(await manager.list_summaries(who, query), query, "summaries")
+    return session_page(await manager.list_summaries(who, query), query, "summaries", dict)
 
 
 @router.get(

@@ -6,7 +6,6 @@ after a crash in between, the next start does it.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import anyio
 import structlog
@@ -26,7 +25,9 @@ from bamboo_gateway.domain.errors import (
 from bamboo_gateway.domain.events import SHARE_TYPES, Draft
 from bamboo_gateway.domain.ids import check_id
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.domain.views import SessionView
 from bamboo_gateway.sessions.access import unknown_session
+from bamboo_gateway.sessions.answers import ArchivedSession, Done, NotDone
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.metadata import answer_after, view_of
@@ -46,7 +47,7 @@ async def archive(
     caller: Caller,
     session_id: str,
     idem: Idempotency | None = None,
-) -> Outcome:
+) -> Outcome[ArchivedSession]:
     """Archive a session. An archived session stays as it is.
 
     Raises:
@@ -64,7 +65,7 @@ async def archive(
     outcome = await transactions.run(caller, session_id, decide, accepts="any", idem=idem)
     await pack_again(context, transactions.registry, session_id)
 
-    async def view(head: SessionHead) -> dict[str, Any]:
+    async def view(head: SessionHead) -> ArchivedSession:
         # Without a check that it is archived: it may have been restored since.
         return archived_view(context, head)
 
@@ -118,7 +119,7 @@ async def restore(
     caller: Caller,
     session_id: str,
     idem: Idempotency | None = None,
-) -> Outcome:
+) -> Outcome[SessionView]:
     """Bring an archived session back, with the same id, dates, links, events and positions.
 
     Raises:
@@ -134,13 +135,13 @@ async def restore(
             await context.store.unpack(session_id, writer.epoch)
             await writer.ready()
 
-    def decide(writer: SessionWriter) -> Decision:
+    def decide(writer: SessionWriter) -> Decision[SessionView]:
         if writer.head.logged_state != "archived":
             raise Refused("The session is not archived.", code="not-archived")
         change = {"from": "archived", "to": back_to}
         return answer_after(context, writer, [Draft("state_change", change)])
 
-    async def unpack(writer: SessionWriter) -> Outcome:
+    async def unpack(writer: SessionWriter) -> Outcome[SessionView]:
         # Packing and restoring exclude each other: nothing could ever be appended to a log that
         # is packed right after it was restored.
         async with writer.packing:
@@ -153,14 +154,14 @@ async def restore(
 
 async def archived(
     context: Context, registry: SessionRegistry, caller: Caller, session_id: str
-) -> dict[str, Any]:
+) -> ArchivedSession:
     """Return one ArchivedSession.
 
     Raises:
         NotFound: There is no archived session of that id.
     """
 
-    async def look(head: SessionHead) -> dict[str, Any]:
+    async def look(head: SessionHead) -> ArchivedSession:
         check_archived(head)
         return archived_view(context, head)
 
@@ -190,7 +191,7 @@ def check_archived(head: SessionHead) -> None:
         raise NotFound(f"No archived session {head.id!r}.", code="archive-not-found")
 
 
-def archived_view(context: Context, head: SessionHead) -> dict[str, Any]:
+def archived_view(context: Context, head: SessionHead) -> ArchivedSession:
     """Return the contract's ArchivedSession.
 
     Raises:
@@ -206,11 +207,11 @@ def archived_view(context: Context, head: SessionHead) -> dict[str, Any]:
 
 
 async def each(
-    session_ids: list[str], command: Callable[[str], Awaitable[dict[str, Any]]]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    session_ids: list[str], command: Callable[[str], Awaitable[Done]]
+) -> tuple[list[Done], list[NotDone]]:
     """Apply a command to each session by itself. Return what was done and what failed."""
-    done: list[dict[str, Any]] = []
-    failed: list[dict[str, Any]] = []
+    done: list[Done] = []
+    failed: list[NotDone] = []
     for session_id in session_ids:
         try:
             done.append(await command(check_id(session_id)))

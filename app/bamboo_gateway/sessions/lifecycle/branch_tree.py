@@ -5,6 +5,7 @@ from typing import Any
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.sessions.answers import Tree, TreeNode
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.registry import SessionRegistry
 from bamboo_gateway.storage.base import SessionQuery
@@ -15,7 +16,7 @@ TREE_SESSIONS_MAX = 10_000
 
 async def branch_tree(
     context: Context, registry: SessionRegistry, caller: Caller, head: SessionHead
-) -> dict[str, Any]:
+) -> Tree:
     """Return the whole tree from its root. Deleted sessions and other users' ones are stubs.
 
     Each session keeps its whole ancestor path, so a deleted one is known from its descendants. The
@@ -24,13 +25,13 @@ async def branch_tree(
     """
     path = head.ancestors
     root_id = path[0]["session_id"] if path else head.id
-    nodes: dict[str, dict[str, Any]] = {}
+    nodes: dict[str, TreeNode] = {}
     heads = await _family(registry, caller, root_id)
     # The session itself is there too when it was cut off, or deleted since.
     for one in [*heads, head]:
         _place(context, caller, nodes, one)
     tree = nodes[root_id]
-    return tree | {"current": head.id, "truncated": len(heads) >= TREE_SESSIONS_MAX}
+    return {**tree, "current": head.id, "truncated": len(heads) >= TREE_SESSIONS_MAX}
 
 
 async def _family(registry: SessionRegistry, caller: Caller, root_id: str) -> list[SessionHead]:
@@ -50,10 +51,8 @@ async def _family(registry: SessionRegistry, caller: Caller, root_id: str) -> li
     return list(found.values())
 
 
-def _place(
-    context: Context, caller: Caller, nodes: dict[str, dict[str, Any]], head: SessionHead
-) -> None:
-    above: dict[str, Any] | None = None
+def _place(context: Context, caller: Caller, nodes: dict[str, TreeNode], head: SessionHead) -> None:
+    above: TreeNode | None = None
     is_own = caller.is_owner(head.user_id)
     for ancestor in head.ancestors:
         node = nodes.get(ancestor["session_id"])
@@ -79,7 +78,7 @@ def _place(
     }
 
 
-def _stub(ancestor: dict[str, Any]) -> dict[str, Any]:
+def _stub(ancestor: dict[str, Any]) -> TreeNode:
     return {
         "session_id": ancestor["session_id"],
         "title": ancestor.get("title"),

@@ -4,10 +4,10 @@ The store writes the new log aside, in pages, and publishes it with one record (
 never passes through the journal, and is never in memory as a whole.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 from anyio import to_thread
 
@@ -19,7 +19,7 @@ from bamboo_gateway.domain.events import Draft
 from bamboo_gateway.domain.projections import fold
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.access import check_made, id_taken
-from bamboo_gateway.sessions.commands import Idempotency, Outcome
+from bamboo_gateway.sessions.commands import AnswerT, Idempotency, Outcome
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.history import bulk_limiter
 from bamboo_gateway.sessions.idempotency import RequestKey
@@ -63,13 +63,13 @@ class HistoryWriter:
             events.append(Event(self.head.seq, kind, body))
         return events
 
-    def note(self, key: RequestKey, answer: dict[str, Any]) -> Note:
+    def note(self, key: RequestKey, answer: Mapping[str, Any]) -> Note:
         """Return the note that keeps an answer for an idempotency key."""
         return Note(self.head.seq, *key.note(answer, self._now_ms))
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class History(Generic[AnswerT]):
     """The history of a new session.
 
     Attributes:
@@ -78,7 +78,7 @@ class History:
     """
 
     pages: Callable[[int], AsyncIterator[list[Draft]]]
-    answer: Callable[[SessionHead], dict[str, Any]]
+    answer: Callable[[SessionHead], AnswerT]
 
 
 async def create_whole(
@@ -86,9 +86,9 @@ async def create_whole(
     transactions: Transactions,
     caller: Caller,
     session_id: str,
-    prepare: Callable[[], Awaitable[History]],
+    prepare: Callable[[], Awaitable[History[AnswerT]]],
     idem: Idempotency | None,
-) -> Outcome:
+) -> Outcome[AnswerT]:
     """Publish a session with all its history or not at all, once for each idempotency key.
 
     Args:
@@ -104,7 +104,7 @@ async def create_whole(
         LimitReached, StorageFull, StorageFailed, TooLarge: Nothing of it is stored.
     """
 
-    async def write(writer: SessionWriter, key: RequestKey | None) -> Outcome:
+    async def write(writer: SessionWriter, key: RequestKey | None) -> Outcome[AnswerT]:
         history = await prepare()
         head = await _publish(context, caller, writer, history, key)
         return Outcome(history.answer(head))

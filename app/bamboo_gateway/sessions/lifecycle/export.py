@@ -1,6 +1,6 @@
 """Export: one session as a document, or many as a zip."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from bamboo_gateway.exporters.factory import make_exporter
 from bamboo_gateway.exporters.names import content_disposition, file_name, folder_name
 from bamboo_gateway.exporters.sessions_zip import stream_zip
 from bamboo_gateway.exporters.target import ExportDirectory
+from bamboo_gateway.sessions.answers import Exported
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.history import bulk_limiter, history_page
 from bamboo_gateway.sessions.metadata import view_of
@@ -49,12 +50,13 @@ async def export(
     """
     exporter = make_exporter(options.format)
 
-    async def look(head: SessionHead) -> tuple[SessionHead, dict[str, Any] | None]:
+    async def look(head: SessionHead) -> tuple[SessionHead, Mapping[str, Any] | None]:
         summary = await load_summary(context.store, head)
         if summary is not None and head.summary is not None:
             # Positions mean nothing after an import; the number of messages still does.
-            summary["covers_messages"] = await _count(context.store, head, head.summary.covers_seq)
-        return head, summary
+            covered = await _count(context.store, head, head.summary.covers_seq)
+            return head, {**summary, "covers_messages": covered}
+        return head, None
 
     head, summary = await registry.read(caller, session_id, look, "read")
     view = view_of(context, head)
@@ -100,7 +102,7 @@ async def export_to_file(
     session_id: str,
     options: ExportOptions,
     path: str,
-) -> dict[str, Any]:
+) -> Exported:
     """Write one session to a file under `export_dir`, whole or not at all.
 
     Each user has a folder below it, `users/<user>`, and the user's paths are relative to that.

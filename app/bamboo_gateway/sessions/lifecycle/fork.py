@@ -15,7 +15,9 @@ from bamboo_gateway.domain.message_assembler import message_draft
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.domain.views import SessionView
 from bamboo_gateway.sessions.access import owner_of_copy
+from bamboo_gateway.sessions.answers import CutMoved, Forked
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.history import PAGE, bulk_limiter, history_page
@@ -71,7 +73,7 @@ async def fork(
     child_id: str,
     wanted: Fork,
     idem: Idempotency | None,
-) -> Outcome:
+) -> Outcome[Forked]:
     """Create the child, whole or not at all. Then an event of the parent names the child.
 
     Raises:
@@ -85,7 +87,7 @@ async def fork(
     async def look(head: SessionHead) -> tuple[SessionHead, _Cut]:
         return head, await _find_cut(context.store, head, wanted)
 
-    async def prepare() -> History:
+    async def prepare() -> History[Forked]:
         parent, cut = await transactions.registry.read(caller, session_id, look, "read")
         if len(parent.ancestors) >= ANCESTORS_MAX:
             raise InvalidInput(f"A branch is at most {ANCESTORS_MAX} forks deep.")
@@ -100,15 +102,15 @@ async def fork(
     return outcome
 
 
-def _answer(context: Context, head: SessionHead, cut: _Cut) -> dict[str, Any]:
-    answer = view_of(context, head)
+def _answer(context: Context, head: SessionHead, cut: _Cut) -> Forked:
+    moved: CutMoved = {}
     if cut.moved:
-        answer |= {
+        moved = {
             "cut_moved": True,
             "cut_message_id": cut.message_id,
             "detail": "The cut was moved so that a tool call and its results stay together.",
         }
-    return answer
+    return {**view_of(context, head), **moved}
 
 
 async def _find_cut(store: SessionStore, parent: SessionHead, wanted: Fork) -> _Cut:
@@ -269,8 +271,9 @@ def _drafts_of(page: list[Record]) -> list[Draft]:
 
 
 async def _notify_parent(
-    transactions: Transactions, caller: Caller, parent_id: str, child: dict[str, Any]
+    transactions: Transactions, caller: Caller, parent_id: str, child: SessionView
 ) -> None:
+    assert child["parent"] is not None  # a fork has one
     fields = {
         "child_id": child["id"],
         "title": child["title"],

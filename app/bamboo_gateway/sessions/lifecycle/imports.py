@@ -19,6 +19,7 @@ from bamboo_gateway.domain.tool_order import settled
 from bamboo_gateway.exporters.factory import read_import
 from bamboo_gateway.exporters.imported import ImportedDocument, ImportedSession, Note
 from bamboo_gateway.sessions.access import owner_of_copy
+from bamboo_gateway.sessions.answers import Imported, ImportedConversation
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.history import PAGE, bulk_limiter
@@ -44,7 +45,7 @@ async def import_document(
     keep_id: bool,
     maker: Maker,
     idem: Idempotency | None,
-) -> Outcome:
+) -> Outcome[Imported]:
     """Create one session from a document: all of it, or nothing.
 
     Args:
@@ -87,7 +88,7 @@ async def import_all(
     keep_id: bool,
     maker: Maker,
     idem: Idempotency | None,
-) -> AsyncGenerator[dict[str, Any]]:
+) -> AsyncGenerator[ImportedConversation]:
     """Begin to create a session from each conversation of a document, each by itself.
 
     The generator yields a result for each conversation in turn: `{conversation, of, notes,
@@ -101,10 +102,9 @@ async def import_all(
 
     make = _Import(context, transactions, caller, document, keep_id=keep_id, maker=maker)
 
-    async def each() -> AsyncGenerator[dict[str, Any]]:
+    async def each() -> AsyncGenerator[ImportedConversation]:
         count = len(document.sessions)
         for number in range(1, count + 1):
-            result: dict[str, Any] = {"conversation": number, "of": count}
             key = replace(idem, key=f"{idem.key}#{number}") if idem else None
             # A note names the conversation that it is about: all notes come with the first one.
             notes = document.notes if number == 1 else ()
@@ -112,10 +112,17 @@ async def import_all(
                 outcome = await make.session(number, notes, key)
             except BambooError as error:
                 noted = [note.to_json() for note in notes]
-                yield result | {"notes": noted, "code": error.code, "detail": error.detail}
+                yield {
+                    "conversation": number,
+                    "of": count,
+                    "notes": noted,
+                    "code": error.code,
+                    "detail": error.detail,
+                }
                 continue
-            session = dict(outcome.answer)
-            yield result | {"notes": session.pop("notes"), "session": session}
+            session = outcome.answer.copy()
+            said = session.pop("notes")
+            yield {"conversation": number, "of": count, "notes": said, "session": session}
 
     return each()
 
@@ -140,7 +147,7 @@ class _Import:
 
     async def session(
         self, number: int, notes: tuple[Note, ...], idem: Idempotency | None
-    ) -> Outcome:
+    ) -> Outcome[Imported]:
         """Create the session of a conversation, counted from 1."""
         imported = self.document.sessions[number - 1]
         if self.keep_id and not imported.session.get("id"):
@@ -155,15 +162,15 @@ class _Import:
         imported, renamed = await to_thread.run_sync(_distinct, imported, limiter=bulk_limiter)
         all_notes = [note.to_json() for note in (*notes, *closed, *renamed)]
         user_id = owner_of_copy(self.caller, imported.session.get("user_id"))
-        history = History(
+        history: History[Imported] = History(
             pages=lambda epoch: _history(imported, user_id, epoch),
-            answer=lambda head: view_of(self.context, head) | {"notes": all_notes},
+            answer=lambda head: {**view_of(self.context, head), "notes": all_notes},
         )
 
-        async def prepared() -> History:
+        async def prepared() -> History[Imported]:
             return history
 
-        async def create(session_id: str) -> Outcome:
+        async def create(session_id: str) -> Outcome[Imported]:
             return await create_whole(
                 self.context, self.transactions, self.caller, session_id, prepared, idem
             )

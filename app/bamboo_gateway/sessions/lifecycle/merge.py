@@ -25,6 +25,7 @@ from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.tool_order import open_after, still_open
 from bamboo_gateway.observability.tracing import span
+from bamboo_gateway.sessions.answers import Merged, Noted
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.history import bulk_limiter
@@ -56,7 +57,7 @@ async def merge(
     target_id: str,
     wanted: Merge,
     idem: Idempotency | None,
-) -> Outcome:
+) -> Outcome[Merged]:
     """Merge `wanted.source_id` into the target.
 
     Raises:
@@ -70,7 +71,7 @@ async def merge(
         raise InvalidInput("A session cannot be merged into itself.", code="self-merge")
     registry = transactions.registry
 
-    async def write(writer: SessionWriter, key: RequestKey | None) -> Outcome:
+    async def write(writer: SessionWriter, key: RequestKey | None) -> Outcome[Merged]:
         async with registry.holding(writer):
             return await _merge(context, registry, caller, writer, wanted, key)
 
@@ -84,7 +85,7 @@ async def _merge(
     writer: SessionWriter,
     wanted: Merge,
     key: RequestKey | None,
-) -> Outcome:
+) -> Outcome[Merged]:
     target, store = writer.head, context.store
     context.states.check_writable(target)
     writer.check_not_busy("The target is executing a run; cancel it or wait for its end.")
@@ -102,9 +103,10 @@ async def _merge(
                     history_writer.events, drafts, limiter=bulk_limiter
                 )
                 await extension.write(events)
-        answer = view_of(context, history_writer.head)
+        noted: Noted = {}
         if plan.closed:
-            answer["notes"] = [closing_note(plan.calls_closed, plan.closed).to_json()]
+            noted = {"notes": [closing_note(plan.calls_closed, plan.closed).to_json()]}
+        answer: Merged = {**view_of(context, history_writer.head), **noted}
         if key is not None:
             await extension.write((), [history_writer.note(key, answer)])
         elif history_writer.head.seq == target.seq:

@@ -10,7 +10,6 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import anyio
 import structlog
@@ -19,6 +18,7 @@ from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import BambooError, Conflict, NotFound
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.observability.audit import AuditLog, AuditRecord
+from bamboo_gateway.sessions.answers import CleanupStats
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.registry import SessionRegistry
 from bamboo_gateway.sessions.transaction import Transactions
@@ -42,7 +42,7 @@ async def clean(
     dry_run: bool = False,
     sessions_max: int | None = None,
     on_deleted: Callable[[str], Awaitable[None]] | None = None,
-) -> dict[str, Any]:
+) -> CleanupStats:
     """Delete the caller's sessions that are due.
 
     Sessions with a run or an open stream stay. Each session is deleted by itself: a failure is

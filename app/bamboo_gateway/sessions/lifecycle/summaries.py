@@ -1,7 +1,6 @@
 """Summaries: a text that replaces the beginning of a long conversation for an agent."""
 
 from contextlib import aclosing
-from typing import Any
 
 import anyio
 
@@ -12,6 +11,7 @@ from bamboo_gateway.domain.errors import InvalidInput, NotFound, Unavailable
 from bamboo_gateway.domain.events import Complete, Draft, Failed, Token
 from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.sessions.answers import Summary
 from bamboo_gateway.sessions.commands import Idempotency, NewMessage, Outcome
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.metadata import view_of
@@ -33,7 +33,7 @@ SUMMARY_REQUEST = (
 )
 
 
-async def require_summary(store: SessionStore, head: SessionHead) -> dict[str, Any]:
+async def require_summary(store: SessionStore, head: SessionHead) -> Summary:
     """Return the present summary.
 
     Raises:
@@ -54,14 +54,14 @@ async def save_summary(
     turn_count: int | None,
     position: Position | None,
     idem: Idempotency | None,
-) -> Outcome:
+) -> Outcome[Summary]:
     """Save a summary of everything up to `position`; None means the end of the log.
 
     Raises:
         InvalidInput: The position is not in this log.
     """
 
-    def decide(writer: SessionWriter) -> Decision:
+    def decide(writer: SessionWriter) -> Decision[Summary]:
         head = writer.head
         covered = position or head.position
         if covered.epoch != head.epoch or not 0 < covered.seq <= head.seq:
@@ -69,14 +69,16 @@ async def save_summary(
                 "`position` must be a position of this session's log.", code="invalid-position"
             )
         turns = turn_count if turn_count is not None else head.counts.by_role.get("user", 0)
-        fields = {
+        saved: Summary = {
+            "session_id": head.id,
             "summary": summary,
             "turn_count": turns,
             "position": str(covered),
             # Not the event's own time, which is a moment later.
             "created_at": format_ms(context.clock.now_ms()),
         }
-        return Decision([Draft("summary_saved", fields)], {"session_id": head.id, **fields})
+        fields = {name: value for name, value in saved.items() if name != "session_id"}
+        return Decision([Draft("summary_saved", fields)], saved)
 
     return await transactions.run(caller, session_id, decide, idem=idem)
 

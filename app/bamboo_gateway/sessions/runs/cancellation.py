@@ -8,6 +8,8 @@ from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.codec import decode
 from bamboo_gateway.domain.errors import BambooError
 from bamboo_gateway.domain.events import Cancelled, Draft
+from bamboo_gateway.domain.views import RunView
+from bamboo_gateway.sessions.answers import CancelRequested, RunCancelled, SessionCancelled
 from bamboo_gateway.sessions.commands import RunWait
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.history import last_of_run
@@ -29,7 +31,7 @@ class Cancellation:
         self._registry = transactions.registry
         self._external = external
 
-    async def cancel_run(self, caller: Caller, session_id: str, run_id: str) -> dict[str, Any]:
+    async def cancel_run(self, caller: Caller, session_id: str, run_id: str) -> RunCancelled:
         """Cancel one run. Return it once its terminal event is durable.
 
         Raises:
@@ -37,16 +39,16 @@ class Cancellation:
             StorageFailed: The end of a run that this process does not execute could not be stored.
         """
 
-        async def cancel(writer: SessionWriter) -> dict[str, Any]:
+        async def cancel(writer: SessionWriter) -> RunCancelled:
             self._context.states.check_not_expired(writer.head)
             return await self._cancel(writer, run_id)
 
         return await self._registry.within(caller, session_id, cancel)
 
-    async def cancel_session(self, caller: Caller, session_id: str) -> dict[str, Any]:
+    async def cancel_session(self, caller: Caller, session_id: str) -> SessionCancelled:
         """Cancel the active run and all queued ones."""
 
-        async def cancel(writer: SessionWriter) -> dict[str, Any]:
+        async def cancel(writer: SessionWriter) -> SessionCancelled:
             self._context.states.check_not_expired(writer.head)
             head = writer.head
             # The queue first: else its next run would start while the active one ends.
@@ -64,7 +66,7 @@ class Cancellation:
 
         return await self._registry.within(caller, session_id, cancel)
 
-    async def _cancel(self, writer: SessionWriter, run_id: str) -> dict[str, Any]:
+    async def _cancel(self, writer: SessionWriter, run_id: str) -> RunCancelled:
         ended = anyio.Event()
         forget = writer.on_run_end(run_id, ended.set)
         try:
@@ -89,9 +91,8 @@ class Cancellation:
         except BambooError:
             await writer.ready()
         run = await find_run(self._context.store, writer.id, writer.epoch, run_id)
-        if run["ended_at"] is None:
-            run["cancel_requested"] = True
-        return run
+        requested: CancelRequested = {"cancel_requested": True} if run["ended_at"] is None else {}
+        return {**run, **requested}
 
     async def wait_run(
         self, caller: Caller, session_id: str, run_id: str, seconds: float
@@ -111,9 +112,7 @@ class Cancellation:
         # Without a place in memory: the run that is waited for has one.
         return await self._registry.within(caller, session_id, wait, place=False)
 
-    async def _wait_end(
-        self, writer: SessionWriter, run_id: str, deadline: float
-    ) -> dict[str, Any]:
+    async def _wait_end(self, writer: SessionWriter, run_id: str, deadline: float) -> RunView:
         while True:
             ended = anyio.Event()
             # Registered before the look-up, so that an end in between is not missed.
@@ -129,9 +128,7 @@ class Cancellation:
             finally:
                 forget()
 
-    async def _last_answer(
-        self, writer: SessionWriter, run: dict[str, Any]
-    ) -> dict[str, Any] | None:
+    async def _last_answer(self, writer: SessionWriter, run: RunView) -> dict[str, Any] | None:
         run_id = run["run_id"]
         store = self._context.store
         [first] = await store.find(writer.id, writer.epoch, "run", key=run_id, limit=1)

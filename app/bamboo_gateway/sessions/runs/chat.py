@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import LimitReached, SessionExists
@@ -11,7 +11,8 @@ from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.tool_order import in_order
 from bamboo_gateway.observability.tracing import here
 from bamboo_gateway.sessions.access import own
-from bamboo_gateway.sessions.commands import Chat, ChatTurn, Idempotency, Outcome
+from bamboo_gateway.sessions.answers import ChatTurn
+from bamboo_gateway.sessions.commands import Chat, Idempotency, Outcome
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.runs.client_ids import ClientIds
 from bamboo_gateway.sessions.runs.external import ExternalRuns
@@ -57,11 +58,8 @@ class ChatService:
             idem=idem,
         )
         if chat.session.id is not None:
-            outcome = await run(chat.session.id)
-        else:
-            outcome = await self.maker.under_new_id(caller, idem, run)
-        # `decide` made the answer, now or earlier; an earlier one is read from the log.
-        return cast("Outcome[ChatTurn]", outcome)
+            return await run(chat.session.id)
+        return await self.maker.under_new_id(caller, idem, run)
 
 
 class _ChatCommand:
@@ -87,7 +85,7 @@ class _ChatCommand:
             raise SessionExists(f"A session {writer.id!r} exists already. Choose another id.")
         await self._ids.prepare(writer)
 
-    def decide(self, writer: SessionWriter) -> Decision:
+    def decide(self, writer: SessionWriter) -> Decision[ChatTurn]:
         """Decide whether the run begins, waits or is refused."""
         self._service.scheduler.agents[self._agent].check_options(self._chat.options)
         self._ids.check(writer)
@@ -110,7 +108,7 @@ class _ChatCommand:
             "status": "queued" if is_busy else "running",
             "position": position,
         }
-        return Decision([*created, *drafts], dict(turn), (effect,))
+        return Decision([*created, *drafts], turn, (effect,))
 
     def _session(self) -> Draft:
         session = self._chat.session

@@ -21,6 +21,7 @@ from bamboo_gateway.domain.codec import decode, encode
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX, KiB
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.sessions.answers import Summary
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.history import history_page
 from bamboo_gateway.sessions.registry import SessionRegistry
@@ -48,7 +49,7 @@ _CONTINUE = (
 )
 
 
-async def load_summary(store: SessionStore, head: SessionHead) -> dict[str, Any] | None:
+async def load_summary(store: SessionStore, head: SessionHead) -> Summary | None:
     """Return the present SummaryCacheData, or None when there is no summary."""
     if head.summary is None:
         return None
@@ -155,7 +156,7 @@ def _in_memory(recent: EventQueue | None, after: int, before: int) -> list[bytes
     return bodies if len(bodies) <= _FIRST_PAGE else None
 
 
-def _in_place_of_covered(summary: dict[str, Any]) -> Message:
+def _in_place_of_covered(summary: Summary) -> Message:
     return Message(
         id=f"summary-{summary['position']}",
         role="system",
@@ -192,7 +193,7 @@ async def _left_out(
 
 async def _uncovered(
     store: SessionStore, head: SessionHead, before: int
-) -> tuple[dict[str, Any] | None, int]:
+) -> tuple[Summary | None, int]:
     """Return the summary, if there is one, and the seq after which it covers no message.
 
     What a summary covers never ends inside a tool exchange: an agent cannot use results without
@@ -261,7 +262,7 @@ async def resume(
         SessionExpired: The session has expired.
     """
 
-    async def look(head: SessionHead) -> tuple[SessionHead, dict[str, Any] | None, int]:
+    async def look(head: SessionHead) -> tuple[SessionHead, Summary | None, int]:
         return head, *await _uncovered(context.store, head, head.seq + 1)
 
     head, summary, after = await registry.read(caller, session_id, look, "read")
@@ -290,7 +291,7 @@ async def resume(
 async def _resumed(
     store: SessionStore,
     head: SessionHead,
-    summary: dict[str, Any] | None,
+    summary: Summary | None,
     after: int,
     *,
     interactive: bool,

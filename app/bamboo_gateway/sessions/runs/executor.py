@@ -27,7 +27,7 @@ from bamboo_gateway.domain.events import (
 )
 from bamboo_gateway.domain.limits import RUN_AHEAD_EVENTS_YIELD
 from bamboo_gateway.domain.message_assembler import MessageAssembler
-from bamboo_gateway.domain.projections import session_view
+from bamboo_gateway.domain.views import session_view
 from bamboo_gateway.observability.tracing import Parent, span_under
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.runs.conversation import Conversation, agent_conversation

@@ -31,8 +31,8 @@ from bamboo_gateway.domain.events import (
     Token,
     parse_agent_event,
 )
-from bamboo_gateway.domain.projections import run_view
 from bamboo_gateway.domain.sessions import ActiveRun
+from bamboo_gateway.domain.views import RunView, run_view
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.history import last_of_run
@@ -220,7 +220,7 @@ class ExternalRuns:
 
     async def open(
         self, caller: Caller, session_id: str, run_id: str | None, idem: Idempotency | None
-    ) -> Outcome:
+    ) -> Outcome[RunView]:
         """Open a run whose events an external program posts.
 
         Raises:
@@ -230,7 +230,7 @@ class ExternalRuns:
         name = run_id or self._maker.run_id()
         names = ClientIds(self._context.store, self.hold, run_id)
 
-        def decide(writer: SessionWriter) -> Decision:
+        def decide(writer: SessionWriter) -> Decision[RunView]:
             names.check(writer)
             head = writer.head
             self._context.drain.check()
@@ -347,7 +347,7 @@ class ExternalRuns:
                     return
                 posted = self.posted(writer)
                 posted.feed(run.run_id, terminal)
-                decision = Decision(posted.drafts, {}, (posted,), reserve=True)
+                decision: Decision = Decision(posted.drafts, {}, (posted,), reserve=True)
                 await self._transactions.commit(writer, decision)
             except (Vanished, RunEnded):
                 return

@@ -21,7 +21,7 @@ from bamboo_gateway.domain.message_assembler import MessageAssembler, message_dr
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.sessions import ActiveRun
 from bamboo_gateway.domain.tool_order import UNANSWERED
-from bamboo_gateway.sessions.commands import Idempotency, NewMessage, NewSession, Outcome
+from bamboo_gateway.sessions.commands import AnswerT, Idempotency, NewMessage, NewSession, Outcome
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 from bamboo_gateway.storage.base import SessionStore
@@ -54,8 +54,8 @@ class Maker:
         self,
         caller: Caller,
         idem: Idempotency | None,
-        make: Callable[[str], Awaitable[Outcome]],
-    ) -> Outcome:
+        make: Callable[[str], Awaitable[Outcome[AnswerT]]],
+    ) -> Outcome[AnswerT]:
         """Make a session under a new id. With a key, each repeat gets the same id.
 
         A key is forgotten after a day, and its session is not. The key then means a new session,

@@ -92,5 +92,5 @@ class Recovery:
             log.exception("a run's messages cannot be read", session_id=writer.id)
             assembler = self._maker.assembler(active.run_id)
         await writer.ready()
-        end = Decision(end_interrupted(assembler), {}, reserve=True)
+        end: Decision = Decision(end_interrupted(assembler), {}, reserve=True)
         await self._transactions.commit(writer, end)

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol, Self, TypeVar, get_args
+from typing import NamedTuple, Protocol, Self, TypeVar, get_args
 
 import structlog
 
@@ -13,6 +13,7 @@ from bamboo_gateway.domain.limits import ENDED_CONNECTIONS_MAX
 from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.access import Need
+from bamboo_gateway.sessions.answers import Connection
 from bamboo_gateway.sessions.commands import StreamRequest
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.streaming.channel import Channel
@@ -317,7 +318,7 @@ class StreamHub:
             lags += [end - connection.cursor for connection in channel.connections.values()]
         return lags
 
-    async def connections(self, caller: Caller, session_id: str) -> list[dict[str, Any]]:
+    async def connections(self, caller: Caller, session_id: str) -> list[Connection]:
         """Return the open streams of a session."""
         await self._sessions.head(caller, session_id)
         channel = self._channels.get(session_id)

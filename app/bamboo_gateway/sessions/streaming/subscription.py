@@ -8,7 +8,7 @@ reads in its own task, so a slow one delays nobody and costs one chunk (R7).
 from asyncio import Future, get_running_loop
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import Clock, format_ms
@@ -16,6 +16,7 @@ from bamboo_gateway.domain.errors import Conflict, PositionGone
 from bamboo_gateway.domain.limits import SEND_BYTES_MAX
 from bamboo_gateway.domain.positions import After, Position, in_epoch
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.sessions.answers import Connection
 from bamboo_gateway.sessions.commands import StreamRequest
 from bamboo_gateway.sessions.metrics import Tally
 from bamboo_gateway.sessions.streaming.event_queue import EventQueue
@@ -287,7 +288,7 @@ class Subscription:
         on_close, self._on_close = self._on_close, _closed
         on_close(self)
 
-    def view(self) -> dict[str, Any]:
+    def view(self) -> Connection:
         """Return the contract's Connection."""
         return {
             "connection_id": self.id,
