@@ -29,7 +29,7 @@ from benchmarks.loadclient import request
 from benchmarks.peers.group_commit import FILE_BYTES, GroupCommit
 
 if TYPE_CHECKING:
-    from bamboo_gateway.storage.base import Event
+    from bamboo_gateway.storage.commits import Event
 
 TITLE = "Durable append, in events/s"
 _NAMES = ("gateway", "handwritten")
@@ -202,7 +202,7 @@ async def _serve_child(config: dict[str, Any]) -> None:
     from bamboo_gateway.domain.clock import SystemClock
     from bamboo_gateway.domain.sessions import SessionHead
     from bamboo_gateway.settings import load_settings
-    from bamboo_gateway.storage.base import Commit
+    from bamboo_gateway.storage.commits import Commit
     from bamboo_gateway.storage.factory import make_store
 
     settings = load_settings(storage_url=config["storage"], data_dir=directory)
@@ -252,7 +252,7 @@ def _stored_lines(line: bytes, count: int, first: int) -> bytes:
 
 def _events(line: bytes, count: int, first: int) -> "list[Event]":
     """Events as the session's writer would give them: of these the store makes the same lines."""
-    from bamboo_gateway.storage.base import Event
+    from bamboo_gateway.storage.commits import Event
 
     body = b"{" + line[line.index(b'"type"') : -1]
     kind = body[9 : body.index(b'"', 9)].decode()

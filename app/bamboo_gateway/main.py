@@ -47,8 +47,8 @@ from bamboo_gateway.observability.metrics import Measures
 from bamboo_gateway.sessions.manager import SessionManager
 from bamboo_gateway.sessions.metrics import measure_recovery
 from bamboo_gateway.settings import Settings, load_settings
-from bamboo_gateway.storage.base import RecoveryReport
 from bamboo_gateway.storage.factory import make_store
+from bamboo_gateway.storage.reports import RecoveryReport
 
 log = structlog.get_logger(__name__)
 

@@ -5,7 +5,8 @@ import pytest
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.errors import BambooError, Conflict, Unavailable
 from bamboo_gateway.observability.histogram import Histogram
-from bamboo_gateway.storage.base import Done, Found, Record, SessionStore
+from bamboo_gateway.storage.base import Done, SessionStore
+from bamboo_gateway.storage.commits import Found, Record
 from tests.contract.conftest import Reopen, both_paths
 from tests.storage.writing import (
     StepClock,

@@ -5,7 +5,8 @@ import pytest
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.errors import Conflict
-from bamboo_gateway.storage.base import SessionQuery, SessionStore
+from bamboo_gateway.storage.base import SessionStore
+from bamboo_gateway.storage.reports import SessionQuery
 from tests.contract.conftest import Reopen, both_paths
 from tests.contract.test_session_store_trees import state_change, state_of
 from tests.storage.writing import (

@@ -10,7 +10,9 @@ from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.domain.errors import Conflict, Unavailable
 from bamboo_gateway.domain.projections import fold
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.base import Event, Note, SessionQuery, SessionStore
+from bamboo_gateway.storage.base import SessionStore
+from bamboo_gateway.storage.commits import Event, Note
+from bamboo_gateway.storage.reports import SessionQuery
 from tests.contract.conftest import Reopen, both_paths
 from tests.contract.test_session_store_lists import state_of
 from tests.storage.writing import (

@@ -6,7 +6,8 @@ import anyio
 import pytest
 
 from bamboo_gateway.domain.errors import Conflict, Unavailable
-from bamboo_gateway.storage.base import Commit, SessionCreation, SessionStore
+from bamboo_gateway.storage.base import SessionCreation, SessionStore
+from bamboo_gateway.storage.commits import Commit
 from tests.contract.conftest import Reopen, both_paths
 from tests.storage.writing import (
     Writer,

@@ -7,7 +7,8 @@ import pytest
 
 from bamboo_gateway.domain.errors import InvalidInput
 from bamboo_gateway.domain.sessions import SessionHead, SessionState
-from bamboo_gateway.storage.base import SessionPage, SessionQuery, SessionStore
+from bamboo_gateway.storage.base import SessionStore
+from bamboo_gateway.storage.reports import SessionPage, SessionQuery
 from tests.contract.conftest import Reopen, both_paths
 from tests.storage.writing import T0, Writer, committed, message, run_start, token
 

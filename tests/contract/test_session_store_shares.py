@@ -4,7 +4,8 @@ from typing import Any
 
 from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.domain.sessions import SessionHead, SessionState
-from bamboo_gateway.storage.base import SessionQuery, SessionStore
+from bamboo_gateway.storage.base import SessionStore
+from bamboo_gateway.storage.reports import SessionQuery
 from tests.contract.conftest import Reopen, both_paths
 from tests.storage.writing import T0, Writer, committed, message
 

@@ -5,7 +5,8 @@ from typing import Any, Literal
 import pytest
 
 from bamboo_gateway.domain.sessions import SessionHead, SessionState
-from bamboo_gateway.storage.base import SessionQuery, SessionStore
+from bamboo_gateway.storage.base import SessionStore
+from bamboo_gateway.storage.reports import SessionQuery
 from tests.contract.conftest import Reopen, both_paths
 from tests.contract.test_session_store_lists import all_pages, ids
 from tests.storage.writing import T0, Writer, committed

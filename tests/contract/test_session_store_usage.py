@@ -2,7 +2,8 @@
 
 import random
 
-from bamboo_gateway.storage.base import SessionQuery, SessionStore, StoreUsage
+from bamboo_gateway.storage.base import SessionStore
+from bamboo_gateway.storage.reports import SessionQuery, StoreUsage
 from tests.contract.conftest import Reopen
 from tests.contract.test_session_store_trees import state_change, state_of
 from tests.storage.writing import Writer, committed, entries_of, message, size_of, token

@@ -20,8 +20,8 @@ from typing_extensions import override
 from bamboo_gateway import main
 from bamboo_gateway.server import server
 from bamboo_gateway.settings import Settings
-from bamboo_gateway.storage.base import RecoveryReport
 from bamboo_gateway.storage.memory import MemoryStore
+from bamboo_gateway.storage.reports import RecoveryReport
 from tests.api.serving import SECONDS, Served, refused, serving
 from tests.faults.wire import Wire, metric
 from tests.support.waiting import until

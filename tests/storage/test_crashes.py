@@ -16,7 +16,7 @@ from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.errors import Conflict
 from bamboo_gateway.domain.projections import fold
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.base import Commit, Record
+from bamboo_gateway.storage.commits import Commit, Record
 from bamboo_gateway.storage.jsonl.store import JsonlStore
 from tests.storage.faults import VolatileFileSystem, abandon
 from tests.storage.writing import (

@@ -14,10 +14,11 @@ from typing_extensions import override
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.errors import Conflict
-from bamboo_gateway.storage.base import SessionQuery, StoreBusy
+from bamboo_gateway.storage.base import StoreBusy
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.paths import file_name
 from bamboo_gateway.storage.jsonl.store import JsonlStore
+from bamboo_gateway.storage.reports import SessionQuery
 from tests.storage.conftest import Opener
 from tests.storage.faults import FaultyFileSystem, VolatileFileSystem, abandon, write_out
 from tests.storage.writing import (

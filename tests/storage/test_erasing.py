@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from bamboo_gateway.storage.base import SessionQuery
 from bamboo_gateway.storage.jsonl.paths import Paths
 from bamboo_gateway.storage.jsonl.quarantine import set_aside
 from bamboo_gateway.storage.jsonl.store import JsonlStore
+from bamboo_gateway.storage.reports import SessionQuery
 from tests.storage.conftest import Opener
 from tests.storage.faults import FaultyFileSystem, VolatileFileSystem, abandon
 from tests.storage.writing import StepClock, Writer, committed, everything, message

@@ -18,7 +18,6 @@ import pytest
 from typing_extensions import override
 
 from bamboo_gateway.domain.errors import BambooError, Conflict, StorageFailed, Unavailable
-from bamboo_gateway.storage.base import SessionQuery
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile
 from bamboo_gateway.storage.jsonl.index.catalog_lines import EntryState
@@ -26,6 +25,7 @@ from bamboo_gateway.storage.jsonl.journal.committer import Job
 from bamboo_gateway.storage.jsonl.log.log import Log
 from bamboo_gateway.storage.jsonl.paths import Paths
 from bamboo_gateway.storage.jsonl.store import JsonlStore
+from bamboo_gateway.storage.reports import SessionQuery
 from tests.storage.conftest import Opener
 from tests.storage.faults import FaultyFileSystem, abandon, write_out
 from tests.storage.writing import (

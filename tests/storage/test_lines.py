@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.events import DELTA_TYPES, TERMINAL_TYPES
-from bamboo_gateway.storage.base import Commit, Event, Note
+from bamboo_gateway.storage.commits import Commit, Event, Note
 from bamboo_gateway.storage.jsonl.line_commit import LineCommit, line_commit
 from bamboo_gateway.storage.lines import body_of, delta_bytes, is_intact, mark_of_line, to_line
 from tests.storage.conftest import Opener

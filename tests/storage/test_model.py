@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from typing_extensions import override
 
-from bamboo_gateway.storage.base import Commit, MarkKind, SessionQuery
+from bamboo_gateway.storage.commits import Commit, MarkKind
 from bamboo_gateway.storage.jsonl.store import JsonlStore
+from bamboo_gateway.storage.reports import SessionQuery
 from tests.storage.faults import VolatileFileSystem, abandon
 from tests.storage.writing import (
     DEADLINE_SECONDS,

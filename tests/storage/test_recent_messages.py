@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from bamboo_gateway.domain.errors import BambooError, Conflict
-from bamboo_gateway.storage.base import Found, SessionStore
+from bamboo_gateway.storage.base import SessionStore
+from bamboo_gateway.storage.commits import Found
 from bamboo_gateway.storage.jsonl import recent_messages
 from bamboo_gateway.storage.jsonl.reads import Reads
 from bamboo_gateway.storage.jsonl.store import JsonlStore

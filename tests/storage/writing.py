@@ -13,7 +13,8 @@ from bamboo_gateway.domain.events import DELTA_TYPES, TERMINAL_TYPES
 from bamboo_gateway.domain.projections import fold
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.idempotency import RequestKey
-from bamboo_gateway.storage.base import Commit, Event, MarkKind, Note, Record, SessionStore
+from bamboo_gateway.storage.base import SessionStore
+from bamboo_gateway.storage.commits import Commit, Event, MarkKind, Note, Record
 
 # Patience with a slow machine: it costs nothing where all goes well.
 DEADLINE_SECONDS = 60

@@ -11,18 +11,12 @@ from typing_extensions import override
 from bamboo_gateway.domain.errors import BambooError, StorageFailed, Unavailable
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.base import (
-    Commit,
-    Done,
-    Found,
-    MarkKind,
-    Record,
+from bamboo_gateway.storage.base import Done, SessionCreation, SessionStore, StateOf
+from bamboo_gateway.storage.commits import Commit, Found, MarkKind, Record
+from bamboo_gateway.storage.reports import (
     RecoveryReport,
-    SessionCreation,
     SessionPage,
     SessionQuery,
-    SessionStore,
-    StateOf,
     StoredSize,
     StoreUsage,
 )

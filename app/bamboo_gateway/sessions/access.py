@@ -19,7 +19,7 @@ from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import Forbidden, NotFound, SessionExists
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.commands import NewSession
-from bamboo_gateway.storage.base import SessionQuery
+from bamboo_gateway.storage.reports import SessionQuery
 
 Need = Literal["own", "read", "make"]
 """What a command needs: a session of the caller's own, one that it may read, or a new one."""

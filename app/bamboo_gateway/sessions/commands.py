@@ -14,7 +14,7 @@ from bamboo_gateway.domain.messages import Role
 from bamboo_gateway.domain.positions import After, Position
 from bamboo_gateway.domain.sessions import SessionType
 from bamboo_gateway.domain.views import RunView, SessionView
-from bamboo_gateway.storage.base import SessionQuery
+from bamboo_gateway.storage.reports import SessionQuery
 
 __all__ = [
     "Chat",

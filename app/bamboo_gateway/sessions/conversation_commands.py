@@ -44,7 +44,7 @@ from bamboo_gateway.sessions.runs.client_ids import ClientIds
 from bamboo_gateway.sessions.streaming.hub import StreamPlace
 from bamboo_gateway.sessions.streaming.rendering import Renderer
 from bamboo_gateway.sessions.streaming.subscription import Subscription
-from bamboo_gateway.storage.base import SessionQuery
+from bamboo_gateway.storage.reports import SessionQuery
 
 
 class ConversationCommands(ManagerParts):

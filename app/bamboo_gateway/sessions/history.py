@@ -6,7 +6,8 @@ from bamboo_gateway.domain.errors import Conflict
 from bamboo_gateway.domain.limits import BULK_PAGE_BYTES_MAX
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.access import unknown_session
-from bamboo_gateway.storage.base import Record, SessionStore
+from bamboo_gateway.storage.base import SessionStore
+from bamboo_gateway.storage.commits import Record
 
 BULK_WORKERS_MAX = 2
 """Threads that encode and pack for bulk work: they must leave threads to the cold reads (R7)."""

@@ -54,7 +54,7 @@ from bamboo_gateway.sessions.lifecycle.merge_plan import Merge
 from bamboo_gateway.sessions.manager_parts import ManagerParts
 from bamboo_gateway.sessions.runs import conversation
 from bamboo_gateway.sessions.sharing import NewShare
-from bamboo_gateway.storage.base import SessionQuery
+from bamboo_gateway.storage.reports import SessionQuery
 
 
 class LifecycleCommands(ManagerParts):

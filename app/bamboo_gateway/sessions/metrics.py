@@ -22,7 +22,8 @@ from bamboo_gateway.observability.histogram import (
     Histogram,
 )
 from bamboo_gateway.observability.metrics import Measures
-from bamboo_gateway.storage.base import RecoveryReport, SessionStore
+from bamboo_gateway.storage.base import SessionStore
+from bamboo_gateway.storage.reports import RecoveryReport
 
 UNSTARTED: Final = "unstarted"
 """The agent's name for runs that ended while they were queued."""

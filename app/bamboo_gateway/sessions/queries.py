@@ -13,7 +13,8 @@ from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.views import RunView, run_view
 from bamboo_gateway.sessions.commands import EventPage, MessagePage, RunList
 from bamboo_gateway.sessions.history import history_page
-from bamboo_gateway.storage.base import Found, Record, SessionStore
+from bamboo_gateway.storage.base import SessionStore
+from bamboo_gateway.storage.commits import Found, Record
 
 _MESSAGE_MEMBER = b'"message":{'
 _MESSAGE_ID = re.compile(rb'"message_id":("(?:[^"\\]|\\.)*")')

@@ -39,7 +39,7 @@ from bamboo_gateway.sessions.streaming.session_writer import (
     SessionWriter,
     Vanished,
 )
-from bamboo_gateway.storage.base import SessionPage, SessionQuery
+from bamboo_gateway.storage.reports import SessionPage, SessionQuery
 
 _PAGE_HEADS = 250
 """Heads that `each` makes before it yields to the event loop: some 5 ms of work."""

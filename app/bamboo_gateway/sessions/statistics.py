@@ -9,7 +9,7 @@ from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.answers import Overview, Report, RunCounts, SessionInBrief, Statistics
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.registry import SessionRegistry
-from bamboo_gateway.storage.base import SessionQuery
+from bamboo_gateway.storage.reports import SessionQuery
 
 _MOST_ACTIVE = 10
 """How many of the most active sessions the overview lists."""

@@ -8,6 +8,8 @@ Some entries of a log are marked, and `find` finds them by kind and key: `messag
 message id; `run_queued`, `run_start` and terminal events (kind `run`) by the run id; notes by their
 own key. The store takes an event's key from its body.
 
+`commits` has the types of events and commits, `reports` those of lists and findings.
+
 A store promises:
 
 * **Order and atomicity.** The store applies the commits of one session in the order they were
@@ -25,196 +27,23 @@ abandons the answer: the call then either happened as a whole or not at all.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 from bamboo_gateway.domain.errors import BambooError, Unavailable
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.sessions import SessionHead, SessionState
-
-MarkKind = Literal["message", "run", "note"]
-
-
-class Event(NamedTuple):
-    """An event on its way into the log.
-
-    A tuple, since one is made for every event that is streamed.
-
-    Attributes:
-        seq: The place of the event in the log.
-        type: The type of the event, as in the body.
-        body: The event as a JSON object; `type` is the first member, `seq` the second.
-    """
-
-    seq: int
-    type: str
-    body: bytes
-
-
-class Note(NamedTuple):
-    """A note on its way into the log.
-
-    Attributes:
-        seq: The seq of the event before the note; 0 before the first event.
-        key: The key that the note is found by; also `key` in the body.
-        body: The note as a JSON object; `note` is the first member, `key` the second.
-    """
-
-    seq: int
-    key: str
-    body: bytes
-
-
-class Record(NamedTuple):
-    """An entry of a log: an event, or a note with the seq of the event before it."""
-
-    seq: int
-    body: bytes
-
-    @property
-    def type(self) -> str:
-        """The event's type, read without decoding the body: it is the first member."""
-        return self.body[9 : self.body.index(b'"', 9)].decode()
-
-
-class Found(list[Record]):
-    """The result of one `SessionStore.find`.
-
-    Attributes:
-        has_more: Whether a search beyond the last of these may find more. False is certain. After
-            True a further search may still find nothing. An empty result always has False.
-    """
-
-    __slots__ = ("has_more",)
-
-    def __init__(self, records: Iterable[Record] = (), *, has_more: bool = False) -> None:
-        super().__init__(records)
-        self.has_more = has_more
-
-
-class Commit(NamedTuple):
-    """Events (and notes) of one session that become durable together.
-
-    A tuple, since one is made, carried and taken apart for every event that is streamed.
-
-    Attributes:
-        session_id: The session whose log is appended to.
-        epoch: The epoch that the log must have.
-        first_seq: The seq of the first event; the head must be `first_seq - 1`. With `create` it
-            is 1.
-        events: The events, with consecutive seqs; none when the commit has only notes.
-        notes: The notes, in their order.
-        head: The session's head after the commit. None when only `seq` and `last_activity_at`
-            have moved (the commit has nothing but deltas). The store owns the head from here.
-        time_ms: The time of the events; `last_activity_at` moves to it.
-        create: The session must not exist; its log begins with this commit and has `epoch`.
-        reserve: Whether the commit may use the space kept back for endings when the disk is full.
-    """
-
-    session_id: str
-    epoch: int
-    first_seq: int
-    events: Sequence[Event]
-    notes: Sequence[Note] = ()
-    head: SessionHead | None = None
-    time_ms: int = 0
-    create: bool = False
-    reserve: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class SessionQuery:
-    """The filters, order and page of a list of sessions. Times are in ms; `None` does not filter.
-
-    `parent_id` selects the forks of a session; `root_id` selects a whole tree: the session itself
-    and those whose first ancestor it is. `shared_with` selects sessions with a share for that user
-    that is valid at `shared_at`. `archived` includes or excludes archived sessions; with
-    `state == "archived"` they are listed in any case.
-
-    A page filtered by one of these or by `user_id` costs as much as the sessions they select, not
-    the number of all sessions. A page filtered by `state` costs the same where the states are
-    `SupportsNoted`, plus the sessions that have to be asked about. The other filters look at every
-    session. One of them is `id_prefix`: it selects the sessions whose ids begin with it.
-
-    `cursor` is the `next_cursor` of the page before. It names the last entry shown (its sort value
-    and id), so pages neither repeat nor skip entries while sessions come and go. `offset` counts
-    from the start instead.
-    """
-
-    user_id: str | None = None
-    state: SessionState | None = None
-    session_type: str | None = None
-    created_after: int | None = None
-    created_before: int | None = None
-    active_after: int | None = None
-    title_contains: str | None = None
-    id_prefix: str | None = None
-    parent_id: str | None = None
-    root_id: str | None = None
-    shared_with: str | None = None
-    shared_at: int = 0
-    archived: Literal["exclude", "only", "include"] = "exclude"
-    sort_by: Literal["last_activity_at", "created_at", "updated_at", "message_count", "title"] = (
-        "last_activity_at"
-    )
-    descending: bool = True
-    cursor: str | None = None
-    offset: int | None = None
-    limit: int = 100
-    count: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class SessionPage:
-    """A page of heads. `total` counts the sessions that match, or is None when not asked for."""
-
-    heads: list[SessionHead]
-    next_cursor: str | None
-    has_more: bool
-    total: int | None
-
-
-class StoredSize(NamedTuple):
-    """The bytes that a session's log takes as it is stored now, and those it takes unpacked."""
-
-    stored_bytes: int
-    original_bytes: int
-
-
-class StoreUsage(NamedTuple):
-    """How many sessions a user has stored, archived ones included, and the bytes of their logs.
-
-    Bytes are counted as they are stored now: for an archived session those of its bundle. Files
-    made of the logs (snapshots, indexes) and the shared journal are not counted.
-    """
-
-    sessions: int
-    stored_bytes: int
-
-
-@dataclass(slots=True)
-class RecoveryReport:
-    """What the store found and did when it was opened; logged in one line."""
-
-    sessions: int = 0
-    clean: bool = True
-    journal_records: int = 0
-    replayed_events: int = 0
-    torn_bytes: int = 0
-    damaged: list[str] = field(default_factory=list)
-    quarantined: list[str] = field(default_factory=list)
-    catalog_rebuilt: bool = False
-    new_epochs: int = 0
-    # Sessions whose index of messages did not match their log, as earlier versions could leave it.
-    mended_indexes: int = 0
-    # Sessions whose logs cannot be written, and whether the reason is a full disk.
-    unwritten: list[str] = field(default_factory=list)
-    disk_full: bool = False
-    seconds: float = 0.0
-
+from bamboo_gateway.storage.commits import Commit, Event, Found, MarkKind, Note, Record
+from bamboo_gateway.storage.reports import (
+    Examination,
+    RecoveryReport,
+    SessionPage,
+    SessionQuery,
+    StoredSize,
+    StoreUsage,
+)
 
 Done = Callable[[BambooError | None], None]
 StateOf = Callable[[SessionHead], SessionState]
@@ -548,25 +377,6 @@ class SessionStore(ABC):
         `disk_bytes_<kind>` (logs, journal, snapshots, archive, quarantine) is the disk space by
         kind; `disk_bytes_logs` and `…_archive` are the sessions themselves.
         """
-
-
-@dataclass(frozen=True, slots=True)
-class Examination:
-    """What a running store found in its own files.
-
-    Attributes:
-        missing: Sessions whose files are missing.
-        strays: The names of files that belong to no session.
-        looked_at: How many sessions were read completely.
-        damaged: The problems of those: `(session, problem)`.
-        journal_seconds: How long the oldest record has waited for a checkpoint.
-    """
-
-    missing: list[str]
-    strays: list[str]
-    looked_at: int
-    damaged: list[tuple[str, str]]
-    journal_seconds: float
 
 
 @runtime_checkable

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from zlib import crc32
 
 from bamboo_gateway.domain.events import DELTA_TYPES
-from bamboo_gateway.storage.base import Event, Note
+from bamboo_gateway.storage.commits import Event, Note
 from bamboo_gateway.storage.marks import MARKED_STARTS, Mark, mark_of
 
 LINE_PREFIX_BYTES = len(b'{"crc":"00000000",')

@@ -13,7 +13,8 @@ from typing import Any, Literal, NamedTuple
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.errors import InvalidCursor
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.base import SessionPage, SessionQuery, StateOf
+from bamboo_gateway.storage.base import StateOf
+from bamboo_gateway.storage.reports import SessionPage, SessionQuery
 
 SortKey = tuple[int | str, str]
 

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.events import TERMINAL_TYPES
-from bamboo_gateway.storage.base import MarkKind
+from bamboo_gateway.storage.commits import MarkKind
 
 _RUN_TYPES = TERMINAL_TYPES | {"run_start", "run_queued"}
 MARKED_TYPES: Final = _RUN_TYPES | {"message"}

@@ -18,26 +18,18 @@ from bamboo_gateway.domain.errors import BambooError, Conflict, Unavailable
 from bamboo_gateway.domain.events import DELTA_TYPES
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.base import (
-    Commit,
-    Done,
-    Event,
-    Found,
-    MarkKind,
-    Note,
-    Record,
-    RecoveryReport,
-    SessionCreation,
-    SessionPage,
-    SessionQuery,
-    SessionStore,
-    StateOf,
-    StoredSize,
-    StoreUsage,
-)
+from bamboo_gateway.storage.base import Done, SessionCreation, SessionStore, StateOf
+from bamboo_gateway.storage.commits import Commit, Event, Found, MarkKind, Note, Record
 from bamboo_gateway.storage.lines import LINE_EXTRA_BYTES, in_log_order
 from bamboo_gateway.storage.listing import list_page
 from bamboo_gateway.storage.marks import Mark, mark_of
+from bamboo_gateway.storage.reports import (
+    RecoveryReport,
+    SessionPage,
+    SessionQuery,
+    StoredSize,
+    StoreUsage,
+)
 
 
 @dataclass(slots=True)

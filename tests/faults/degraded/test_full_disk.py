@@ -11,12 +11,13 @@ from typing_extensions import override
 
 from bamboo_gateway.domain.errors import StorageFailed, StorageFull
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.base import SessionQuery, StoreUnusable
+from bamboo_gateway.storage.base import StoreUnusable
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile
 from bamboo_gateway.storage.jsonl.index.catalog_lines import EntryState
 from bamboo_gateway.storage.jsonl.paths import Paths
 from bamboo_gateway.storage.jsonl.store import JsonlStore
+from bamboo_gateway.storage.reports import SessionQuery
 from tests.faults.degraded.disks import FullDisk, findings, ids, turn
 from tests.storage.conftest import Opener
 from tests.storage.faults import FaultyFileSystem, abandon, write_out

@@ -8,7 +8,8 @@ from typing import Any
 from typing_extensions import override
 
 from bamboo_gateway.domain.errors import StorageFailed
-from bamboo_gateway.storage.base import Commit, Done, Event, Note, SessionCreation, SessionStore
+from bamboo_gateway.storage.base import Done, SessionCreation, SessionStore
+from bamboo_gateway.storage.commits import Commit, Event, Note
 
 _PLAIN = {
     "next_epoch",

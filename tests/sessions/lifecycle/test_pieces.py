@@ -13,7 +13,7 @@ from bamboo_gateway.sessions.commands import NewMessage
 from bamboo_gateway.sessions.lifecycle.export import ExportOptions
 from bamboo_gateway.sessions.lifecycle.fork import Fork
 from bamboo_gateway.sessions.lifecycle.merge_plan import Merge
-from bamboo_gateway.storage.base import Found
+from bamboo_gateway.storage.commits import Found
 from bamboo_gateway.storage.factory import make_store
 from tests.sessions.lifecycle.faults import NthFault
 from tests.sessions.lifecycle.talk import ids, say, talk

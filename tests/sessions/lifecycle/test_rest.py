@@ -14,7 +14,7 @@ from bamboo_gateway.sessions.answers import TreeNode
 from bamboo_gateway.sessions.commands import Idempotency, NewMessage
 from bamboo_gateway.sessions.lifecycle.fork import ANCESTORS_MAX, Fork
 from bamboo_gateway.sessions.lifecycle.merge_plan import Merge
-from bamboo_gateway.storage.base import SessionQuery
+from bamboo_gateway.storage.reports import SessionQuery
 from tests.api.serving import SECONDS, refused, serving
 from tests.sessions.lifecycle.talk import create, exchange, resumed_message, say, talk
 from tests.support.clients import local_client

@@ -26,7 +26,7 @@ from bamboo_gateway.domain.events import (
 from bamboo_gateway.domain.message_assembler import MessageAssembler
 from bamboo_gateway.sessions.answers import RunCancelled
 from bamboo_gateway.sessions.commands import NewMessage, NewSession
-from bamboo_gateway.storage.base import Event
+from bamboo_gateway.storage.commits import Event
 from tests.support.agents import RETURN, Step
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, crash, eventually, gateway, quiet
 from tests.support.stores import FaultyStore

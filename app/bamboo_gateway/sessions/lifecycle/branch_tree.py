@@ -8,7 +8,7 @@ from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.answers import Tree, TreeNode
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.registry import SessionRegistry
-from bamboo_gateway.storage.base import SessionQuery
+from bamboo_gateway.storage.reports import SessionQuery
 
 TREE_SESSIONS_MAX = 10_000
 """A tree is one answer: a larger one is cut, and says so (`truncated`)."""

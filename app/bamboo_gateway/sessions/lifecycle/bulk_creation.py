@@ -25,7 +25,7 @@ from bamboo_gateway.sessions.history import bulk_limiter
 from bamboo_gateway.sessions.idempotency import RequestKey
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 from bamboo_gateway.sessions.transaction import Transactions
-from bamboo_gateway.storage.base import Event, Note
+from bamboo_gateway.storage.commits import Event, Note
 
 
 class HistoryWriter:

@@ -23,7 +23,8 @@ from bamboo_gateway.sessions.history import bulk_limiter, history_page
 from bamboo_gateway.sessions.metadata import view_of
 from bamboo_gateway.sessions.registry import SessionRegistry
 from bamboo_gateway.sessions.runs.conversation import load_summary
-from bamboo_gateway.storage.base import Record, SessionStore
+from bamboo_gateway.storage.base import SessionStore
+from bamboo_gateway.storage.commits import Record
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ from bamboo_gateway.sessions.history import PAGE, bulk_limiter, history_page
 from bamboo_gateway.sessions.lifecycle.bulk_creation import History, create_whole
 from bamboo_gateway.sessions.metadata import view_of
 from bamboo_gateway.sessions.transaction import Decision, Transactions
-from bamboo_gateway.storage.base import Record, SessionStore
+from bamboo_gateway.storage.base import SessionStore
+from bamboo_gateway.storage.commits import Record
 
 ANCESTORS_MAX = 250
 """How deep forks of forks go; each keeps its whole ancestor path. A deeper tree's JSON would be

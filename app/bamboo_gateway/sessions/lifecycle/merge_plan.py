@@ -18,7 +18,8 @@ from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.tool_order import Settler
 from bamboo_gateway.sessions.history import bulk_limiter, history_page
 from bamboo_gateway.sessions.lifecycle.fork import open_calls_at
-from bamboo_gateway.storage.base import Record, SessionStore
+from bamboo_gateway.storage.base import SessionStore
+from bamboo_gateway.storage.commits import Record
 
 MERGE_MESSAGES_MAX = 300_000
 """Different messages of both sessions together. Memory holds some 100 bytes of each, however long

@@ -22,7 +22,7 @@ from bamboo_gateway.sessions.answers import CleanupStats
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.registry import SessionRegistry
 from bamboo_gateway.sessions.transaction import Transactions
-from bamboo_gateway.storage.base import SessionQuery
+from bamboo_gateway.storage.reports import SessionQuery
 
 log = structlog.get_logger(__name__)
 

@@ -38,7 +38,8 @@ from bamboo_gateway.sessions.metrics import Tally
 from bamboo_gateway.sessions.streaming.channel import Channel
 from bamboo_gateway.sessions.streaming.rendering import GoodbyeReason
 from bamboo_gateway.sessions.streaming.subscription import EndedRun
-from bamboo_gateway.storage.base import Commit, Event, Note, SessionStore
+from bamboo_gateway.storage.base import SessionStore
+from bamboo_gateway.storage.commits import Commit, Event, Note
 
 Waiter = Callable[[BambooError | None], None]
 _MARKED_RUN_TYPES = TERMINAL_TYPES | {"run_queued", "run_start"}

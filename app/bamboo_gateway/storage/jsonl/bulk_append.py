@@ -14,7 +14,8 @@ from typing_extensions import override
 
 from bamboo_gateway.domain.errors import BambooError, Conflict
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.base import Commit, Done, Event, Note, SessionCreation
+from bamboo_gateway.storage.base import Done, SessionCreation
+from bamboo_gateway.storage.commits import Commit, Event, Note
 from bamboo_gateway.storage.jsonl.bulk_threads import BulkThreads
 from bamboo_gateway.storage.jsonl.file_swap import FileSwapper
 from bamboo_gateway.storage.jsonl.index.catalog import Entry

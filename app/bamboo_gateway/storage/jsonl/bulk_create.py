@@ -17,7 +17,8 @@ from typing_extensions import override
 
 from bamboo_gateway.domain.errors import Conflict, Unavailable
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.base import Event, Note, SessionCreation
+from bamboo_gateway.storage.base import SessionCreation
+from bamboo_gateway.storage.commits import Event, Note
 from bamboo_gateway.storage.jsonl.bulk_threads import BulkThreads, Pacer
 from bamboo_gateway.storage.jsonl.files import FileSystem, failure_of
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry

@@ -13,7 +13,8 @@ from typing import Literal
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import InvalidId
 from bamboo_gateway.domain.ids import check_id
-from bamboo_gateway.storage.base import MarkKind, StoreUnusable
+from bamboo_gateway.storage.base import StoreUnusable
+from bamboo_gateway.storage.commits import MarkKind
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile

@@ -3,7 +3,6 @@
 import random
 from collections.abc import Callable
 
-from bamboo_gateway.storage.base import Examination
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
 from bamboo_gateway.storage.jsonl.log.log import Log, LogReplacedError, LogWriter, OutdatedError
@@ -12,6 +11,7 @@ from bamboo_gateway.storage.jsonl.log.table import LogTable
 from bamboo_gateway.storage.jsonl.paths import Paths
 from bamboo_gateway.storage.jsonl.reads import Reads
 from bamboo_gateway.storage.jsonl.verify import check_lines, compare, problem_of_bundle
+from bamboo_gateway.storage.reports import Examination
 
 
 class Examiner:

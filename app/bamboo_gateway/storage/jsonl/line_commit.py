@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from bamboo_gateway.domain.events import DELTA_TYPES
-from bamboo_gateway.storage.base import Commit, Done, Note
+from bamboo_gateway.storage.base import Done
+from bamboo_gateway.storage.commits import Commit, Note
 from bamboo_gateway.storage.lines import in_log_order, to_line
 from bamboo_gateway.storage.marks import MARKED_TYPES, Mark, mark_of
 

@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from bamboo_gateway.storage.base import Found, MarkKind, Record
+from bamboo_gateway.storage.commits import Found, MarkKind, Record
 from bamboo_gateway.storage.jsonl.bundle import BundleView, PackedMarks
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.log.log import Log, LogView, LogWriter, OutdatedError

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from operator import attrgetter
 
 from bamboo_gateway.domain.limits import KiB, MiB
-from bamboo_gateway.storage.base import Event, Found, Record
+from bamboo_gateway.storage.commits import Event, Found, Record
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.mark_search import Search
 

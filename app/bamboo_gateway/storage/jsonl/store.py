@@ -18,23 +18,8 @@ from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import Conflict, StorageFull, Unavailable
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.base import (
-    Commit,
-    Done,
-    Examination,
-    Found,
-    MarkKind,
-    Record,
-    RecoveryReport,
-    SessionCreation,
-    SessionPage,
-    SessionQuery,
-    SessionStore,
-    StateOf,
-    StoredSize,
-    StoreUnusable,
-    StoreUsage,
-)
+from bamboo_gateway.storage.base import Done, SessionCreation, SessionStore, StateOf, StoreUnusable
+from bamboo_gateway.storage.commits import Commit, Found, MarkKind, Record
 from bamboo_gateway.storage.jsonl.bulk_append import BulkAppend
 from bamboo_gateway.storage.jsonl.bulk_create import BulkCreator
 from bamboo_gateway.storage.jsonl.bulk_threads import BulkThreads
@@ -66,6 +51,14 @@ from bamboo_gateway.storage.jsonl.paths import Paths, root_of
 from bamboo_gateway.storage.jsonl.reads import Reads
 from bamboo_gateway.storage.jsonl.recent_messages import RecentMessages
 from bamboo_gateway.storage.jsonl.swaps import Swaps
+from bamboo_gateway.storage.reports import (
+    Examination,
+    RecoveryReport,
+    SessionPage,
+    SessionQuery,
+    StoredSize,
+    StoreUsage,
+)
 
 # The most log files kept open for writing; sockets need the rest of the process's limit.
 _LOG_FILES_MAX = 1024

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.base import Commit, StoreUsage
+from bamboo_gateway.storage.commits import Commit
 from bamboo_gateway.storage.listing import HeadState, Relations, head_state_of
+from bamboo_gateway.storage.reports import StoreUsage
 
 
 class Entry:

@@ -10,7 +10,7 @@ import anyio.lowlevel
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.base import SessionPage, SessionQuery, StateOf
+from bamboo_gateway.storage.base import StateOf
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
 from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile
 from bamboo_gateway.storage.jsonl.index.catalog_lines import ErasedError
@@ -24,6 +24,7 @@ from bamboo_gateway.storage.listing import (
     read_cursor,
     sort_key,
 )
+from bamboo_gateway.storage.reports import SessionPage, SessionQuery
 
 # As in `views`: the heads looked at before yielding to the loop.
 _BATCH_ENTRIES = 1000

@@ -5,9 +5,9 @@ A session that is shared is listed under `shared_with` for each user that it is 
 The views update this index on the loop's thread, from the ids that changed since its last use.
 """
 
-from bamboo_gateway.storage.base import SessionQuery
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog
 from bamboo_gateway.storage.listing import Relations
+from bamboo_gateway.storage.reports import SessionQuery
 
 # A field of the relations and its value, by which sessions are grouped; None for all sessions.
 Scope = tuple[str, str] | None

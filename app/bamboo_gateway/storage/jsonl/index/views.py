@@ -17,7 +17,7 @@ from sortedcontainers import SortedList
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.sessions import SessionHead, SessionState
-from bamboo_gateway.storage.base import SessionPage, SessionQuery, StateOf, SupportsNoted
+from bamboo_gateway.storage.base import StateOf, SupportsNoted
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
 from bamboo_gateway.storage.jsonl.index.relations import RelationIndex, Scope, is_within
 from bamboo_gateway.storage.listing import (
@@ -34,6 +34,7 @@ from bamboo_gateway.storage.listing import (
     read_cursor,
     sort_key,
 )
+from bamboo_gateway.storage.reports import SessionPage, SessionQuery
 
 # About 10 ms of decoding: the longest time that a list keeps the loop from its streams.
 _BATCH_ENTRIES = 1000

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 from zlib import crc32
 
 from bamboo_gateway.domain.errors import BambooError, Conflict, StorageFull
-from bamboo_gateway.storage.base import Commit
+from bamboo_gateway.storage.commits import Commit
 from bamboo_gateway.storage.jsonl.journal.segments import (
     RECORD_OVERHEAD_BYTES,
     Description,

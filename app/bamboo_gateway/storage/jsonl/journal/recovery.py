@@ -21,7 +21,6 @@ from typing import Any
 
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.base import RecoveryReport
 from bamboo_gateway.storage.jsonl.files import FULL_ERRNOS, FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile
@@ -38,6 +37,7 @@ from bamboo_gateway.storage.jsonl.paths import Paths, file_name
 from bamboo_gateway.storage.jsonl.quarantine import set_aside
 from bamboo_gateway.storage.jsonl.rebuild import Rebuilder
 from bamboo_gateway.storage.jsonl.upgrade import Upgrade
+from bamboo_gateway.storage.reports import RecoveryReport
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from hashlib import blake2b
 from pathlib import Path
 from zlib import crc32
 
-from bamboo_gateway.storage.base import MarkKind
+from bamboo_gateway.storage.commits import MarkKind
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.log.log import LogView
 from bamboo_gateway.storage.jsonl.log.reader import lines_from, seq_of

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from zlib import crc32
 
-from bamboo_gateway.storage.base import Record
+from bamboo_gateway.storage.commits import Record
 from bamboo_gateway.storage.jsonl.log.log import LogView
 from bamboo_gateway.storage.lines import LINE_PREFIX_BYTES, is_intact
 

@@ -1,0 +1,116 @@
+"""Lists of sessions and their filters, sizes, and what a store has found in its own files."""
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from bamboo_gateway.domain.sessions import SessionHead, SessionState
+
+
+@dataclass(frozen=True, slots=True)
+class SessionQuery:
+    """The filters, order and page of a list of sessions. Times are in ms; `None` does not filter.
+
+    `parent_id` selects the forks of a session; `root_id` selects a whole tree: the session itself
+    and those whose first ancestor it is. `shared_with` selects sessions with a share for that user
+    that is valid at `shared_at`. `archived` includes or excludes archived sessions; with
+    `state == "archived"` they are listed in any case.
+
+    A page filtered by one of these or by `user_id` costs as much as the sessions they select, not
+    the number of all sessions. A page filtered by `state` costs the same where the states are
+    `SupportsNoted`, plus the sessions that have to be asked about. The other filters look at every
+    session. One of them is `id_prefix`: it selects the sessions whose ids begin with it.
+
+    `cursor` is the `next_cursor` of the page before. It names the last entry shown (its sort value
+    and id), so pages neither repeat nor skip entries while sessions come and go. `offset` counts
+    from the start instead.
+    """
+
+    user_id: str | None = None
+    state: SessionState | None = None
+    session_type: str | None = None
+    created_after: int | None = None
+    created_before: int | None = None
+    active_after: int | None = None
+    title_contains: str | None = None
+    id_prefix: str | None = None
+    parent_id: str | None = None
+    root_id: str | None = None
+    shared_with: str | None = None
+    shared_at: int = 0
+    archived: Literal["exclude", "only", "include"] = "exclude"
+    sort_by: Literal["last_activity_at", "created_at", "updated_at", "message_count", "title"] = (
+        "last_activity_at"
+    )
+    descending: bool = True
+    cursor: str | None = None
+    offset: int | None = None
+    limit: int = 100
+    count: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPage:
+    """A page of heads. `total` counts the sessions that match, or is None when not asked for."""
+
+    heads: list[SessionHead]
+    next_cursor: str | None
+    has_more: bool
+    total: int | None
+
+
+class StoredSize(NamedTuple):
+    """The bytes that a session's log takes as it is stored now, and those it takes unpacked."""
+
+    stored_bytes: int
+    original_bytes: int
+
+
+class StoreUsage(NamedTuple):
+    """How many sessions a user has stored, archived ones included, and the bytes of their logs.
+
+    Bytes are counted as they are stored now: for an archived session those of its bundle. Files
+    made of the logs (snapshots, indexes) and the shared journal are not counted.
+    """
+
+    sessions: int
+    stored_bytes: int
+
+
+@dataclass(slots=True)
+class RecoveryReport:
+    """What the store found and did when it was opened; logged in one line."""
+
+    sessions: int = 0
+    clean: bool = True
+    journal_records: int = 0
+    replayed_events: int = 0
+    torn_bytes: int = 0
+    damaged: list[str] = field(default_factory=list)
+    quarantined: list[str] = field(default_factory=list)
+    catalog_rebuilt: bool = False
+    new_epochs: int = 0
+    # Sessions whose index of messages did not match their log, as earlier versions could leave it.
+    mended_indexes: int = 0
+    # Sessions whose logs cannot be written, and whether the reason is a full disk.
+    unwritten: list[str] = field(default_factory=list)
+    disk_full: bool = False
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What a running store found in its own files.
+
+    Attributes:
+        missing: Sessions whose files are missing.
+        strays: The names of files that belong to no session.
+        looked_at: How many sessions were read completely.
+        damaged: The problems of those: `(session, problem)`.
+        journal_seconds: How long the oldest record has waited for a checkpoint.
+    """
+
+    missing: list[str]
+    strays: list[str]
+    looked_at: int
+    damaged: list[tuple[str, str]]
+    journal_seconds: float
