@@ -191,7 +191,7 @@ async def test_a_connection_of_no_further_use_is_not_used_again(first: Script) -
 async def test_what_a_server_says_between_two_requests_is_no_answer(unasked: bytes) -> None:
     """The next request may be another user's."""
     is_read = anyio.Event()
-    first = [*whole(200, 1), is_read, unasked, anyio.Event()]
+    first: Script = [*whole(200, 1), is_read, unasked, anyio.Event()]
     async with playing(first, whole(200, 2)) as (upstream, server):
         assert await answer_of(upstream) == b"1"
         is_read.set()
