@@ -50,7 +50,7 @@ def hold_the_loop(store: JsonlStore) -> None:
     them runs as late as possible.
     """
     done = threading.Event()
-    store._committer._queue.put(Job(done.set))
+    store._committer._put(Job(done.set))
     assert done.wait(DEADLINE_SECONDS)
 
 
@@ -756,6 +756,42 @@ async def test_without_an_index_no_head_stays_in_memory_after_a_release_during_a
     assert await running
     assert await store.checkpoint()
     assert not store._catalog.entries["s-1"].has_head
+
+
+async def test_the_commits_of_one_turn_of_the_loop_are_one_batch(opener: Opener) -> None:
+    store = await opener()
+    writer = Writer("s-1", store.next_epoch())
+    await committed(store, writer.commit(message("m1")))
+    before = store._committer.batches
+    waiting = [append(store, writer.commit(token(f"{number} "))) for number in range(20)]
+    for answer in waiting:
+        assert await answer_to(answer) is None
+    assert store._committer.batches == before + 1
+
+
+async def test_a_job_of_the_same_turn_of_the_loop_runs_behind_its_commits(opener: Opener) -> None:
+    store = await opener()
+    writer = Writer("s-1", store.next_epoch())
+    await committed(store, writer.commit(message("m1")))
+    committer = store._committer
+    waiting = append(store, writer.commit(token("a ")))
+    counted = committer.send(lambda: committer.commits)
+    behind = append(store, writer.commit(token("b ")))
+    assert await counted == 2
+    assert [await answer_to(waiting), await answer_to(behind)] == [None, None]
+
+
+async def test_one_turn_of_the_loop_hands_over_no_more_than_a_batch_may_have(
+    opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R11."""
+    monkeypatch.setattr("bamboo_gateway.storage.jsonl.journal.committer._BATCH_BYTES", 1)
+    store = await opener()
+    writer = Writer("s-1", store.next_epoch())
+    waiting = [append(store, writer.commit(message(f"m{number}"))) for number in range(5)]
+    for answer in waiting:
+        assert await answer_to(answer) is None
+    assert store._committer.batches == 5
 
 
 async def test_closing_answers_all_earlier_requests(opener: Opener) -> None:

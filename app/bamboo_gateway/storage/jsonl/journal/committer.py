@@ -81,7 +81,8 @@ class Rotation:
 
 _WRITING = "Writing the journal"
 
-_Item = Request | Job
+# The commits of one turn of the loop with the bytes of their lines, or something else by itself.
+_Item = tuple[list[LineCommit], int] | Deletion | Job
 T = TypeVar("T")
 
 
@@ -113,6 +114,9 @@ class Committer:
         # costs nothing that was acknowledged.
         self._thread = Thread(target=self._run, name="bamboo-committer", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
+        # The commits of this turn of the loop.
+        self._given: list[LineCommit] = []
+        self._given_bytes = 0
         self._on_answers: Callable[[list[Answer]], None] = _ignore
         self._on_due: Callable[[], None] = _ignore_due
         self._closing = False
@@ -158,12 +162,33 @@ class Committer:
         return self._journal.has_records or bool(self._journal.closed)
 
     def append(self, commit: LineCommit) -> None:
-        """Queue a commit."""
-        self._queue.put(commit)
+        """Queue a commit.
+
+        The commits of one turn of the loop are queued together at its end. So a busy loop wakes the
+        thread once a turn, and neither of them interrupts the other for each commit.
+        """
+        if not self._given:
+            loop = self._loop
+            assert loop is not None
+            loop.call_soon(self._hand_over)
+        self._given.append(commit)
+        self._given_bytes += len(commit.data)
+        if self._given_bytes >= _BATCH_BYTES:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        if self._given:
+            self._queue.put((self._given, self._given_bytes))
+            self._given, self._given_bytes = [], 0
+
+    def _put(self, item: Deletion | Job | None) -> None:
+        """Queue an item behind all commits."""
+        self._hand_over()
+        self._queue.put(item)
 
     def delete(self, deletion: Deletion) -> None:
         """Queue a deletion, in order with the commits."""
-        self._queue.put(deletion)
+        self._put(deletion)
 
     def send(self, function: Callable[[], T]) -> "asyncio.Future[T]":
         """Run a function on the thread, in order with the commits; the future is the loop's.
@@ -182,7 +207,7 @@ class Committer:
             else:
                 self._call_loop(_set_result, future, result)
 
-        self._queue.put(Job(run))
+        self._put(Job(run))
         return future
 
     def change(self, function: Callable[[], T], answer: Callable[[T | Exception], None]) -> None:
@@ -200,7 +225,7 @@ class Committer:
             else:
                 self._call_loop(answer, result)
 
-        self._queue.put(Job(run))
+        self._put(Job(run))
 
     def note_changed(self, log: Log) -> None:
         """Have the next checkpoint sync the log and its file name. Call it in a change only."""
@@ -216,7 +241,7 @@ class Committer:
 
     def stop(self) -> None:
         """Let the thread end after everything queued before."""
-        self._queue.put(None)
+        self._put(None)
 
     def join(self) -> None:
         """Wait for the end of the thread. Do not call it on the loop's thread."""
@@ -278,14 +303,17 @@ class Committer:
         with contextlib.suppress(Empty):
             item = self._queue.get(timeout=self._timeout())
             while True:
-                if type(item) is LineCommit:
-                    data_bytes += len(item.data)
+                if isinstance(item, tuple):
+                    commits, size = item
+                    batch += commits
+                    data_bytes += size
                 elif item is None:
                     self._closing = True
                     break
-                elif type(item) is Job:
+                elif isinstance(item, Job):
                     return batch, data_bytes, item
-                batch.append(item)
+                else:
+                    batch.append(item)
                 if data_bytes >= _BATCH_BYTES or len(batch) >= _BATCH_COMMITS:
                     break
                 item = take()
@@ -393,8 +421,8 @@ class Committer:
     def _refuse_closed(self, item: _Item | None) -> None:
         closed = Unavailable("The store is closed.")
         match item:
-            case LineCommit():
-                self._call_loop(self._answer, [(item, closed, 0)], [])
+            case (commits, _):
+                self._call_loop(self._answer, [(commit, closed, 0) for commit in commits], [])
             case Deletion():
                 item.error = closed
                 self._call_loop(self._answer, [], [item])
