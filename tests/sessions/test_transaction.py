@@ -296,21 +296,21 @@ async def test_a_fork_looks_each_session_up_once(gate: Gateway, monkeypatch: pyt
     await gate.manager.add_messages(ME, "s", [NewMessage("user", "hi")])
     looked_up: list[tuple[str, str]] = []
     manager = gate.manager
-    use, head = manager._registry.use, manager._registry.head
+    find, head = manager._registry._find, manager._registry.head
 
-    def using(caller: Any, session_id: str, *more: Any, **named: Any) -> Any:
-        looked_up.append(("use", session_id))
-        return use(caller, session_id, *more, **named)
+    async def finding(caller: Any, session_id: str, *more: Any) -> Any:
+        looked_up.append(("find", session_id))
+        return await find(caller, session_id, *more)
 
     async def heading(caller: Any, session_id: str, *more: Any) -> Any:
         looked_up.append(("head", session_id))
         return await head(caller, session_id, *more)
 
-    monkeypatch.setattr(manager._registry, "use", using)
+    monkeypatch.setattr(manager._registry, "_find", finding)
     monkeypatch.setattr(manager._registry, "head", heading)
     await manager.fork(ME, "s", Fork(new_id="child"))
     # The child is made, of what its parent is; and an event tells the parent.
-    assert looked_up == [("use", "child"), ("head", "s"), ("use", "s")]
+    assert looked_up == [("find", "child"), ("head", "s"), ("find", "s")]
 
 
 async def test_a_new_chat_and_its_stream_search_no_log(gate: Gateway):
