@@ -4,7 +4,7 @@ import re
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException
 from structlog.contextvars import merge_contextvars
 
 from tests.api.serving import SECONDS, Served, check_answer, raw, refused, serving
@@ -379,3 +379,20 @@ def test_an_unknown_part_is_refused_with_the_parts_there_are(
         assert re.search(rf"\b{name}\b", problem["detail"])
     # Within the length to which texts are cut.
     assert not problem["detail"].endswith("…")
+
+
+def test_a_program_that_embeds_the_app_may_add_routes() -> None:
+    def prepare(app: FastAPI) -> None:
+        @app.get("/mine/{name}")
+        async def mine(name: str, shout: bool = False) -> dict[str, str]:
+            if name == "nobody":
+                raise HTTPException(418, "a teapot")
+            return {"name": name.upper() if shout else name}
+
+    with serving(prepare) as served, httpx.Client(base_url=served.url, timeout=SECONDS) as client:
+        assert client.get("/mine/ann?shout=true").json() == {"name": "ANN"}
+        assert client.get("/mine/nobody").status_code == 418
+        assert client.get("/mine").status_code == 404
+        assert client.get("/api/v1/health/live").status_code == 200
+        # The gateway's checks hold for them as well.
+        assert client.get("/mine/ann", headers={"Host": "example.com"}).status_code == 403
