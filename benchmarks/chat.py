@@ -101,13 +101,10 @@ def _tokens(bench: Bench, chats: Chats, servers: list[Server], count: int) -> Ro
     words = bench.pick(_WORDS, _WORDS, 10)
     found = _rounds(runs, chats, servers, count, begins=_BEGINS, words=words)
     us = {name: [_us_a_word(answer) for answer in found[name]] for name in found}
-    return Row(
+    return _beside(
         _TOKEN_CASE.format(count),
         "us",
-        median(us["gateway"]),
-        median(us[_BY_HAND]),
-        ratio=median_ratio(us["gateway"], us[_BY_HAND]),
-        of=_BESIDE,
+        us,
         goal=_TOKEN_GOALS.get(count),
         runs=runs,
         notes=[_medians("us", us), *_lags(found), *_limits(found)],
@@ -124,13 +121,10 @@ def _begins(bench: Bench, chats: Chats, servers: list[Server]) -> list[Row]:
     p99 = {name: [a["first_p99_ms"] for a in found[name]] for name in found}
     bounds = [theirs + 2 * sync for theirs, sync in zip(p50[_BY_HAND], syncs, strict=True)]
     rows = [
-        Row(
+        _beside(
             _CHAT_CASE,
             "us",
-            median(us["gateway"]),
-            median(us[_BY_HAND]),
-            ratio=median_ratio(us["gateway"], us[_BY_HAND]),
-            of=_BESIDE,
+            us,
             goal="<= 1.0",
             runs=bench.runs,
             notes=[_medians("us", us), *_limits(found)],
@@ -147,13 +141,10 @@ def _begins(bench: Bench, chats: Chats, servers: list[Server]) -> list[Row]:
             runs=bench.runs,
             notes=[_medians("ms", p50), f"one sync of the disk: {median(syncs):.2f} ms"],
         ),
-        Row(
+        _beside(
             f"{_FIRST_CASE}: p99",
             "ms",
-            median(p99["gateway"]),
-            median(p99[_BY_HAND]),
-            ratio=median_ratio(p99["gateway"], p99[_BY_HAND]),
-            of=_BESIDE,
+            p99,
             runs=bench.runs,
             notes=[_medians("ms", p99)],
         ),
@@ -164,17 +155,27 @@ def _begins(bench: Bench, chats: Chats, servers: list[Server]) -> list[Row]:
 def _alone(bench: Bench, chats: Chats, servers: list[Server]) -> Row:
     found = _rounds(bench.runs, chats, servers, 1, begins=1, words=100)
     p50 = {name: [answer["p50_ms"] for answer in found[name]] for name in found}
-    return Row(
+    return _beside(
         _ALONE_CASE,
         "ms",
-        median(p50["gateway"]),
-        median(p50[_BY_HAND]),
-        ratio=median_ratio(p50["gateway"], p50[_BY_HAND]),
-        of=_BESIDE,
+        p50,
         goal=f"<= {_ALONE_MS_MAX}",
         goal_is_absolute=True,
         runs=bench.runs,
         notes=_lags(found),
+    )
+
+
+def _beside(case: str, unit: str, found: dict[str, list[float]], **more: Any) -> Row:
+    """Return the row that compares the gateway with the relay by hand; `more` is `Row`'s."""
+    return Row(
+        case,
+        unit,
+        median(found["gateway"]),
+        median(found[_BY_HAND]),
+        ratio=median_ratio(found["gateway"], found[_BY_HAND]),
+        of=_BESIDE,
+        **more,
     )
 
 
@@ -224,13 +225,10 @@ def _capacity(bench: Bench, chats: Chats, servers: list[Server]) -> Row:
             count, answer = _most_chats(bench, chats, server)
             most[server.name].append(count)
             found.append(answer)
-    return Row(
+    return _beside(
         _CAPACITY_CASE,
         "chats",
-        median(most["gateway"]),
-        median(most[_BY_HAND]),
-        ratio=median_ratio(most["gateway"], most[_BY_HAND]),
-        of=_BESIDE,
+        most,
         goal=">= 2.0",
         runs=runs,
         notes=[_medians("chats", most), *client_notes(found)],

@@ -90,7 +90,7 @@ class Pace:
 
 
 class StartSignal:
-    """Tells all producers that wait for it to keep a pace, or to end."""
+    """The signal that gives all waiting producers their next pace, or ends them."""
 
     def __init__(self) -> None:
         self._waiting: list[asyncio.Future[Pace | None]] = []

@@ -46,7 +46,28 @@ def compiled(name: str, directory: Path) -> Path | None:
     return binary if built.returncode == 0 else None
 
 
-class Readers:
+class _Program:
+    """A load program that runs. A context manager, which ends it."""
+
+    _process: subprocess.Popen[Any]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the program, and so close its connections."""
+        _end(self._process)
+
+
+class Readers(_Program):
     """Open streams, one per path. A context manager: leaving it closes them."""
 
     def __init__(
@@ -72,17 +93,6 @@ class Readers:
             self.close()
             raise ClientFailed(f"{self.opening['least']} of {self.count} streams were opened")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def loop(self, control: int, burst: int, seconds: float) -> dict[str, Any]:
         """Let the producer send bursts, each once every reader has the one before."""
         return self._checked(self._ask(f"loop {control} {burst} {seconds}\n"))
@@ -90,10 +100,6 @@ class Readers:
     def listen(self, warmup: float, seconds: float) -> dict[str, Any]:
         """Count what comes by itself."""
         return self._checked(self._ask(f"listen {warmup} {seconds}\n"))
-
-    def close(self) -> None:
-        """Closes all streams."""
-        _end(self._process)
 
     def _ask(self, command: str) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -112,23 +118,12 @@ class Readers:
         return answer
 
 
-class Chats:
+class Chats(_Program):
     """The clients of chats, and the model server behind `upstream`. A context manager."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.upstream: int = self._answer()["upstream"]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        _end(self._process)
 
     def play(
         self,
@@ -161,7 +156,7 @@ class Chats:
         return answer
 
 
-class Feeders:
+class Feeders(_Program):
     """Programs that post events as streamed NDJSON, as `feeders.c` says. A context manager."""
 
     def __init__(
@@ -182,17 +177,6 @@ class Feeders:
         assert self._process.stdin is not None
         self._process.stdin.write("".join(f"{path}\n{line}\n" for path, line in posts) + "\n")
         self._process.stdin.flush()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        _end(self._process)
 
     def wait(self) -> dict[str, Any]:
         """Wait until all are answered."""

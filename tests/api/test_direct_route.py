@@ -147,7 +147,7 @@ def _errors(error: BambooError | RequestValidationError) -> list[Any]:
 
 
 class _AnyName(dict[str, bool]):
-    """Says of every query parameter that it is known and may be repeated."""
+    """The names of a route that knows every query parameter, each of which may be repeated."""
 
     @override
     def __contains__(self, name: object) -> bool:
