@@ -18,8 +18,8 @@ from bamboo_gateway.api.routing import create_openapi
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.main import create_app
 from bamboo_gateway.server.server import GatewayServer
-from bamboo_gateway.settings import Settings
 from tests.support.clients import local_client
+from tests.support.settings import given_settings
 
 SECONDS = 60.0
 """The deadline of every wait: what nothing takes, however busy the machine is."""
@@ -63,7 +63,7 @@ def serving(
     # stood still.
     quiet = {"loop_lag_warning_seconds": 3600}
     defaults = {"storage_url": "memory:", "drain_timeout_seconds": 0, **quiet}
-    app = create_app(Settings(**{**defaults, **settings}), clock)
+    app = create_app(given_settings(**{**defaults, **settings}), clock)
     if prepare is not None:
         prepare(app)
     started = threading.Event()

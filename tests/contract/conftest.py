@@ -9,6 +9,7 @@ from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import SessionStore
 from bamboo_gateway.storage.factory import make_store
 from tests.storage.writing import StepClock
+from tests.support.settings import given_settings
 
 STORES = ("memory", "jsonl", "jsonl-os", "jsonl-noindex")
 Reopen = Callable[[SessionStore], Awaitable[SessionStore]]
@@ -22,7 +23,7 @@ def store_name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def settings(store_name: str, tmp_path: Path) -> Settings:
-    return Settings(
+    return given_settings(
         data_dir=tmp_path / "data",
         storage_url=f"{store_name.split('-')[0]}:",
         durability="os" if store_name == "jsonl-os" else "fsync",

@@ -31,6 +31,7 @@ from bamboo_gateway.storage.factory import make_store
 from tests.support.agents import ScriptedAgent
 from tests.support.clocks import FakeClock
 from tests.support.frames import Frame, logged, parse_frames
+from tests.support.settings import given_settings
 from tests.support.stores import FaultyStore
 
 # Patience with a slow machine: it costs nothing where all goes well.
@@ -62,7 +63,7 @@ async def quiet() -> None:
 
 def settings_of(**changed: Any) -> Settings:
     """Return settings for tests: nothing of the environment, small waits."""
-    return Settings(
+    return given_settings(
         **{
             "storage_url": "memory:",
             "drain_timeout_seconds": 0,
