@@ -14,12 +14,11 @@ from typing import Any
 import httpx
 import pytest
 
-from bamboo_gateway.api.routing import create_openapi
-from tests.api.serving import SECONDS, Served, refused
+from tests.api.serving import CONTRACT, SECONDS, Served, refused
 from tests.api.users import serving_users, user
 from tests.support.clients import local_client
 
-DOCUMENT = create_openapi()
+DOCUMENT = CONTRACT.document
 OPERATIONS = [
     (method.upper(), path)
     for path, operations in DOCUMENT["paths"].items()

@@ -8,15 +8,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bamboo_gateway.api.routing import create_openapi
 from bamboo_gateway.api.security.share_links import SHARED_PATHS
 from bamboo_gateway.credentials.keyfile import KeyFile
 from bamboo_gateway.domain.callers import Caller
 from tests.api.keyed import Keyed, add_key, bearer, keyed, watching
-from tests.api.serving import refused
+from tests.api.serving import CONTRACT, refused
 from tests.support.frames import Frame, parse_frames
 
-DOCUMENT = create_openapi()
+DOCUMENT = CONTRACT.document
 ABOUT_ONE = [
     (method.upper(), path, operation)
     for path, operations in DOCUMENT["paths"].items()

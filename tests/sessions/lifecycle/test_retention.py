@@ -8,11 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from bamboo_gateway.api.routing import create_openapi
 from bamboo_gateway.domain.errors import NotFound, SessionExpired
 from bamboo_gateway.sessions.commands import Idempotency
 from bamboo_gateway.storage.factory import make_store
-from tests.api.serving import refused, serving
+from tests.api.serving import CONTRACT, refused, serving
 from tests.sessions.lifecycle.talk import create, said, talk
 from tests.support.clocks import FakeClock
 from tests.support.gateways import ME, Gateway, eventually, gateway, settings_of
@@ -20,7 +19,7 @@ from tests.support.logs import captured_logs
 
 DAY = 24 * 3600
 
-DOCUMENT = create_openapi()
+DOCUMENT = CONTRACT.document
 ABOUT_ONE = [
     (method.upper(), path)
     for path, operations in DOCUMENT["paths"].items()
