@@ -21,6 +21,7 @@ from tests.agents.scripted_server import scripted, stream
 from tests.agents.test_openai import HELLO, call, delta
 from tests.agents.turns import events_of, said, turn_of
 from tests.processes import REPOSITORY, environment, free_port, lacking
+from tests.support.clients import local_client
 from tests.support.gateways import ME, gateway
 from tests.support.waiting import until
 
@@ -74,21 +75,22 @@ def proxy(tmp_path_factory: pytest.TempPathFactory, relay_port: int) -> Iterator
             stderr=log,
         )
     try:
-        until(
-            lambda: _is_alive(process, url),
-            lambda: "LiteLLM answers: " + (folder / "log").read_text("utf-8")[-2000:],
-            START_SECONDS,
-        )
+        with local_client(base_url=url) as http:
+            until(
+                lambda: _is_alive(process, http),
+                lambda: "LiteLLM answers: " + (folder / "log").read_text("utf-8")[-2000:],
+                START_SECONDS,
+            )
         yield url
     finally:
         process.kill()
         process.wait(20)
 
 
-def _is_alive(process: "subprocess.Popen[bytes]", url: str) -> bool:
+def _is_alive(process: "subprocess.Popen[bytes]", http: httpx.Client) -> bool:
     assert process.poll() is None, "LiteLLM has ended"
     try:
-        return httpx.get(f"{url}/health/liveliness", trust_env=False).is_success
+        return http.get("/health/liveliness").is_success
     except httpx.TransportError:
         return False
 

@@ -18,7 +18,7 @@ from bamboo_gateway.credentials.keys import ApiKey, make_key
 from bamboo_gateway.domain.callers import Right
 from bamboo_gateway.domain.clock import SystemClock
 from tests.api.serving import SECONDS, Served, check_answer, serving
-from tests.support.clients import local_client
+from tests.support.clients import local_client, local_request
 from tests.support.frames import Frame, parse_frames
 from tests.support.waiting import until
 
@@ -61,14 +61,8 @@ class Keyed:
     def ask(
         self, method: str, path: str, headers: dict[str, str] | None = None, **more: Any
     ) -> httpx.Response:
-        response = httpx.request(
-            method,
-            f"{self.served.url}/api/v1{path}",
-            headers=headers,
-            trust_env=False,
-            timeout=SECONDS,
-            **more,
-        )
+        url = f"{self.served.url}/api/v1{path}"
+        response = local_request(method, url, headers=headers, timeout=SECONDS, **more)
         check_answer(response)
         return response
 

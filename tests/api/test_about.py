@@ -13,13 +13,14 @@ import pytest
 from bamboo_gateway import __version__
 from tests.api.keyed import keyed
 from tests.api.serving import CONTRACT, SECONDS, Served, refused
+from tests.support.clients import local_client
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
 
 @pytest.fixture
 def http(served: Served) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=served.url, trust_env=False, timeout=SECONDS) as client:
+    with local_client(base_url=served.url, timeout=SECONDS) as client:
         yield client
 
 

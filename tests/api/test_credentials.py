@@ -21,6 +21,7 @@ from bamboo_gateway.main import create_app
 from bamboo_gateway.settings import Settings
 from tests.api.keyed import SECRET, Keyed, LateClock, bearer, keyed, serving_with, token, watching
 from tests.api.serving import SECONDS, Served, check_answer, raw, refused
+from tests.support.clients import local_request
 from tests.support.logs import captured_logs
 from tests.support.waiting import until
 
@@ -160,12 +161,11 @@ def test_a_missing_right_is_403_before_anything_is_looked_up(
     path = route.path.format(
         **dict.fromkeys(route.param_convertors, "not-there")  # 404 to whoever may look
     )
-    answer = httpx.request(
+    answer = local_request(
         method,
         f"{gateway.served.url}{path}",
         headers=rightless[str(route.right)],
         content=b"{ no JSON" if method != "GET" else None,
-        trust_env=False,
         timeout=SECONDS,
     )
     if route.right is None:

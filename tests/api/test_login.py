@@ -15,6 +15,7 @@ from tests.api.serving import SECONDS, refused, serving
 from tests.e2e.watchers import HttpxSse
 from tests.faults.wire import hanging
 from tests.processes import Gateway
+from tests.support.clients import local_request
 from tests.support.waiting import until
 
 
@@ -130,11 +131,10 @@ def test_a_ticket_opens_no_other_route(gateway: Keyed, route: APIRoute, method: 
     names = {"session_id": "mine", "run_id": "r", "connection_id": "c", "name": "n"}
     names["share_id"] = "share-1"
     path = route.path.format(**{name: names[name] for name in route.param_convertors})
-    answer = httpx.request(
+    answer = local_request(
         method,
         gateway.served.url + with_ticket(path, ticket),
         content=b"{ no JSON" if method != "GET" else None,
-        trust_env=False,
         timeout=SECONDS,
     )
     refused(answer, 403, "forbidden")

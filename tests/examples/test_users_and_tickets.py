@@ -16,6 +16,7 @@ import pytest
 from typing_extensions import override
 
 from tests.processes import BAMBOO, REPOSITORY, Gateway, environment, free_port, program
+from tests.support.clients import local_request
 from tests.support.waiting import until
 
 EXAMPLE = REPOSITORY / "examples" / "users_and_tickets"
@@ -44,7 +45,7 @@ def application(gateway: Gateway, directory: Path, port: int) -> Iterator[str]:
 def _answers(server: subprocess.Popen[bytes], url: str) -> bool:
     assert server.poll() is None
     try:
-        return httpx.get(url, trust_env=False).is_success
+        return local_request("GET", url).is_success
     except httpx.TransportError:
         return False
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.api.serving import SECONDS, Served
+from tests.support.clients import local_request
 
 
 class Series(NamedTuple):
@@ -20,7 +20,7 @@ class Scrape:
     """The answer of `/metrics` at one moment."""
 
     def __init__(self, served: Served) -> None:
-        self.text = httpx.get(f"{served.url}/metrics", trust_env=False, timeout=SECONDS).text
+        self.text = local_request("GET", f"{served.url}/metrics", timeout=SECONDS).text
         self.kinds = {
             family.name: family.type for family in text_string_to_metric_families(self.text)
         }
