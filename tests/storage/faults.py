@@ -158,6 +158,11 @@ class Image:
         return content
 
 
+def files_of(root: Path) -> frozenset[tuple[Path, bytes]]:
+    """Return all files below a directory: two images that leave the same prove the same."""
+    return frozenset((path, path.read_bytes()) for path in root.rglob("*") if path.is_file())
+
+
 def _mixed(durable: bytes, current: bytes, chance: random.Random) -> bytes:
     size = chance.choice([len(durable), len(current), chance.randint(0, len(current))])
     size = max(size, min(len(durable), len(current)))
@@ -171,6 +176,8 @@ def _mixed(durable: bytes, current: bytes, chance: random.Random) -> bytes:
 class VolatileFileSystem(FileSystem):
     """Record what was synced; take an `Image` before the Nth change, or when asked.
 
+    `before_change` is called before every change.
+
     It does not really sync, so it is also fast.
     """
 
@@ -181,6 +188,7 @@ class VolatileFileSystem(FileSystem):
         self.changes = 0
         self.image: Image | None = None
         self.on_crash: Callable[[], None] = lambda: None
+        self.before_change: Callable[[], None] = lambda: None
         self._lock = RLock()
         self._names: dict[Path, _Node] = {}
         self._durable_names: dict[Path, _Node] = {}
@@ -211,6 +219,7 @@ class VolatileFileSystem(FileSystem):
         if self.changes == self.crash_at:
             self.image = self.take_image()
             self.on_crash()
+        self.before_change()
 
     @override
     def open(self, path: Path, flags: int) -> int:

@@ -1,14 +1,15 @@
 """R1, R3, R9, R10: the store crashes at every one of its changes to the disk.
 
-The script runs once for each of its changes. Right before that change (or in the middle of a write)
-the test keeps the files as `kill -9` would leave them, as a power loss would, and as a power loss
-in the middle of the kernel's own writing would.
+Right before each change of a script (or in the middle of a write) the test keeps the files as
+`kill -9` would leave them, as a power loss would, and as a power loss in the middle of the kernel's
+own writing would. Files that several crashes leave alike, with the same promises, are checked once.
 """
 
 import asyncio
+import copy
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -18,7 +19,7 @@ from bamboo_gateway.domain.projections import fold
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.commits import Commit, Record
 from bamboo_gateway.storage.jsonl.store import JsonlStore
-from tests.storage.faults import VolatileFileSystem, abandon
+from tests.storage.faults import Image, VolatileFileSystem, abandon, files_of
 from tests.storage.writing import (
     DEADLINE_SECONDS,
     StepClock,
@@ -48,6 +49,12 @@ class History:
 
     def freeze(self) -> None:
         self.frozen = (dict(self.acked), set(self.deleted))
+
+    def at_crash(self) -> Self:
+        """Return what was acknowledged until now, beside what is requested until the end."""
+        crashed = copy.copy(self)
+        crashed.freeze()
+        return crashed
 
     async def commit(self, store: JsonlStore, commit: Commit) -> None:
         key = (commit.session_id, commit.epoch)
@@ -86,17 +93,16 @@ async def script(store: JsonlStore, clock: StepClock, history: History) -> None:
     await history.commit(store, again.commit(message("m5")))
 
 
-async def run_until(root: Path, crash_at: int | None) -> tuple[VolatileFileSystem, History]:
-    fs, clock, history = VolatileFileSystem(root, crash_at), StepClock(), History()
-    fs.on_crash = history.freeze
+async def crashes(root: Path) -> list[tuple[Image, History]]:
+    """Run the script; return what each crash leaves, from the first change to the last."""
+    fs, clock, history = VolatileFileSystem(root), StepClock(), History()
+    found: list[tuple[Image, History]] = []
+    fs.before_change = lambda: found.append((fs.take_image(), history.at_crash()))
     store = JsonlStore(root, clock, fs=fs)
     await store.open()
     await script(store, clock, history)
-    if crash_at is None:
-        await store.aclose()
-    else:
-        await abandon(store)
-    return fs, history
+    await store.aclose()
+    return found
 
 
 async def check(root: Path, history: History, *, new_epochs: bool = False) -> None:
@@ -180,11 +186,6 @@ async def check_going_on(store: JsonlStore) -> None:
         assert isinstance(await append(store, late.commit(token())), Conflict)
 
 
-def changes_of_script(tmp_path_factory: pytest.TempPathFactory) -> int:
-    fs, _ = asyncio.run(run_until(tmp_path_factory.mktemp("whole") / "data", None))
-    return fs.changes
-
-
 @pytest.fixture(params=[0, DEADLINE_SECONDS], ids=["written", "lagging"], autouse=True)
 def logs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The committer writes logs whenever it is idle, or checkpoints alone write them."""
@@ -195,23 +196,26 @@ def logs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("part", range(4))
 def test_a_crash_after_any_disk_change_keeps_acknowledged_commits_whole(
-    tmp_path_factory: pytest.TempPathFactory, part: int
+    tmp_path: Path, part: int
 ) -> None:
-    changes = changes_of_script(tmp_path_factory)
-    assert changes > 80
-    base = tmp_path_factory.mktemp("crashes")
-    for crash_at in range(1 + part, changes + 1, 4):
-        root = base / str(crash_at) / "data"
-        fs, history = asyncio.run(run_until(root, crash_at))
-        if fs.image is None:
-            continue
+    root = tmp_path / "data"
+    found = asyncio.run(crashes(root))
+    assert len(found) > 80
+    seen = set()
+    # Neighbours leave the same files most often.
+    for crash_at in range(len(found) * part // 4, len(found) * (part + 1) // 4):
+        image, history = found[crash_at]
         ways: list[dict[str, Any]] = [
             {"power_lost": False},
             {"power_lost": True},
             {"power_lost": True, "chance": random.Random(crash_at)},
         ]
         for way in ways:
-            fs.image.restore(root, **way)
+            image.restore(root, **way)
+            left = (files_of(root), str(history.frozen))
+            if left in seen:
+                continue
+            seen.add(left)
             try:
                 asyncio.run(check(root, history))
             except BaseException as error:
@@ -220,17 +224,12 @@ def test_a_crash_after_any_disk_change_keeps_acknowledged_commits_whole(
 
 
 @pytest.mark.parametrize("part", range(2))
-def test_a_crash_during_recovery_changes_nothing(
-    tmp_path_factory: pytest.TempPathFactory, part: int
-) -> None:
-    changes = changes_of_script(tmp_path_factory)
-    base = tmp_path_factory.mktemp("crashes")
-    for crash_at in range(3 + 5 * part, changes, 10):
-        root = base / str(crash_at) / "data"
-        fs, history = asyncio.run(run_until(root, crash_at))
-        if fs.image is None:
-            continue
-        fs.image.restore(root, power_lost=True, chance=random.Random(crash_at))
+def test_a_crash_during_recovery_changes_nothing(tmp_path: Path, part: int) -> None:
+    root = tmp_path / "data"
+    found = asyncio.run(crashes(root))
+    for crash_at in range(3 + 5 * part, len(found), 10):
+        image, history = found[crash_at]
+        image.restore(root, power_lost=True, chance=random.Random(crash_at))
         asyncio.run(recover_in_pieces(root))
         try:
             asyncio.run(check(root, history))
