@@ -1,7 +1,6 @@
 """The library in a program of one's own: it opens in a line, and the program always ends."""
 
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +18,7 @@ from bamboo_gateway.domain.events import AgentEvent, Token
 from bamboo_gateway.embedded import EmbeddedGateway, open_gateway
 from bamboo_gateway.settings import SettingsError
 from tests.processes import REPOSITORY, environment
+from tests.support import prefork
 
 DEADLINE_SECONDS = 60
 """How long a program may take that should end by itself, however busy the machine is."""
@@ -71,15 +71,7 @@ WAYS = {
 
 def ended(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a program to its end."""
-    return subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        cwd=REPOSITORY,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_SECONDS,
-        check=False,
-    )
+    return prefork.run(arguments, environment(), REPOSITORY, timeout=DEADLINE_SECONDS, text=program)
 
 
 @pytest.mark.parametrize("way", WAYS)

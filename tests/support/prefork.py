@@ -2,9 +2,9 @@
 
 A start of the gateway takes a second of a core, and all of that is imports. So each process that
 runs tests keeps one nursery: an interpreter that has imported the program and started nothing. For
-each command it forks a child, which runs `python -m bamboo_gateway` as a fresh interpreter would: a
-process of its own, with its own arguments, environment, directory and streams, that can be sent
-every signal and killed.
+each command it forks a child, which runs `python -m bamboo_gateway`, or a text as `python -c` does,
+as a fresh interpreter would: a process of its own, with its own arguments, environment, directory
+and streams, that can be sent every signal and killed.
 
 What a child has imported tells nothing about what the program imports by itself, and its memory is
 shared with the nursery. Tests of these start a fresh interpreter.
@@ -28,6 +28,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
@@ -83,14 +84,19 @@ def start(
     environment: Mapping[str, str],
     directory: Path,
     streams: tuple[IO[bytes], IO[bytes], IO[bytes]],
+    text: str | None = None,
 ) -> Child:
-    """Start `python -m bamboo_gateway`; `streams` become its stdin, stdout and stderr."""
+    """Start `python -m bamboo_gateway`; `streams` become its stdin, stdout and stderr.
+
+    With a `text`, start `python -c TEXT`.
+    """
     nursery = _nursery()
     ours, theirs = socket.socketpair()
     request = {
         "arguments": list(arguments),
         "environment": dict(environment),
         "directory": str(directory),
+        "text": text,
     }
     files = [*(stream.fileno() for stream in streams), theirs.fileno()]
     with theirs, _lock:
@@ -105,11 +111,13 @@ def run(
     *,
     timeout: float,
     stdin: str = "",
+    text: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; none of its streams is a terminal."""
+    """Run a command, or a `text`, to its end; none of its streams is a terminal."""
     if not can_start(environment):
+        what = ["-m", "bamboo_gateway"] if text is None else ["-c", text]
         return subprocess.run(
-            [sys.executable, "-m", "bamboo_gateway", *arguments],
+            [sys.executable, *what, *arguments],
             cwd=directory,
             env=environment,
             input=stdin,
@@ -125,7 +133,7 @@ def run(
     ):
         given.write(stdin.encode())
         given.seek(0)
-        child = start(arguments, environment, directory, (given, out, err))
+        child = start(arguments, environment, directory, (given, out, err), text)
         try:
             code = child.wait(timeout)
         finally:
@@ -212,14 +220,19 @@ def _guard(child: int, streams: Sequence[int], answers: socket.socket) -> None:
 
 
 def _become(request: Mapping[str, Any]) -> None:
-    """Go on as `python -m bamboo_gateway` with what the request says."""
+    """Go on as `python -m bamboo_gateway`, or `python -c`, with what the request says."""
     os.environ.clear()
     os.environ.update(request["environment"])
     time.tzset()
     os.chdir(request["directory"])
     sys.path[0] = request["directory"]
     sys.argv[1:] = request["arguments"]
-    runpy.run_module("bamboo_gateway", run_name="__main__", alter_sys=True)
+    if (text := request["text"]) is None:
+        runpy.run_module("bamboo_gateway", run_name="__main__", alter_sys=True)
+        return
+    sys.path[0], sys.argv[0] = "", "-c"
+    module = sys.modules["__main__"] = ModuleType("__main__")
+    exec(compile(text, "<string>", "exec"), vars(module))
 
 
 def _import_everything() -> None:
