@@ -9,8 +9,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 # Passed to pytest as they are: make test PYTEST_ARGS="-k resume"
 PYTEST_ARGS ?=
-# A process on each core. Each begins with a run of whole modules, whose tests share what is dear to
-# start, and takes tests from the others when it has none left. `-n 0` in PYTEST_ARGS undoes it.
+# Two processes more than cores (tests/conftest.py says why). Each begins with a run of whole modules,
+# whose tests share what is dear to start, and takes tests from the others when it has none left.
+# `-n 0` in PYTEST_ARGS undoes it.
 PYTEST_PROCESSES := --numprocesses=logical --dist=worksteal
 BENCH_ARGS ?=
 

@@ -16,7 +16,7 @@ sys.dont_write_bytecode = False
 
 # Tests sync files tens of thousands of times. Waiting for a disk proves nothing, since none of them
 # cuts the power: so their files are in memory, where that has room and lets programs run. Two
-# processes of the suite hold up to 2 GB at a time.
+# processes of the suite hold up to 2 GB at a time, four of them twice that.
 _MEMORY, _MEMORY_BYTES_MIN = Path("/dev/shm"), 6_000_000_000
 if os.access(_MEMORY, os.W_OK):
     _status = os.statvfs(_MEMORY)
@@ -37,6 +37,16 @@ _PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("same", _PATIENT, derandomize=True, database=None)
 settings.register_profile("new", _PATIENT)
 settings.load_profile("same")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes `make test` takes: two more than there are cores.
+
+    Tests that start programs wait for timers, files and each other's exits a third of their time,
+    and one that waits leaves its core to the others.
+    """
+    return (os.cpu_count() or 1) + 2
 
 
 @pytest.hookimpl(trylast=True)
