@@ -113,3 +113,47 @@ def test_a_data_dir_that_is_a_storage_url_is_refused(data_dir: str, hint: str) -
 @pytest.mark.parametrize("data_dir", ["sessions", "~/a:b", "./x/memory:", "C:/sessions", "a:b"])
 def test_a_data_dir_with_a_colon_is_a_directory(data_dir: str) -> None:
     assert load_settings(data_dir=data_dir).data_dir == Path(data_dir)
+
+
+@pytest.mark.parametrize(
+    ("root_path", "reason"),
+    [
+        ("bamboo", "a prefix begins with a slash, like /bamboo"),
+        ("http://host/bamboo", "a prefix begins with a slash, like /bamboo"),
+        ("/bamboo/", "a prefix ends without a slash, like /bamboo"),
+        ("/", "a prefix ends without a slash, like /bamboo"),
+        *(
+            (bad, "a prefix has segments of letters, digits and `-._~`, none empty, `.` or `..`, ")
+            for bad in (
+                *("/bam boo", "/bamboo ", "/b?x", "/b#x", "//b", "/a//b", "/a/../b"),
+                *("/.", "/b;c", "/b%20c", "/\nb", "/b\n", "/ü", '/b"c', "/b\\c", "/*"),
+            )
+        ),
+        ("/" + 256 * "b", "a prefix has at most 256 characters"),
+        ("/api", "the gateway's own paths begin with /api; choose another prefix"),
+        ("/docs/x", "the gateway's own paths begin with /docs; choose another prefix"),
+    ],
+)
+def test_a_root_path_that_is_none_is_refused_in_one_line(root_path: str, reason: str) -> None:
+    assert refusal(root_path=root_path).startswith(f"root_path: {reason}")
+
+
+@pytest.mark.parametrize(
+    "root_path", ["", "/bamboo", "/a/b", "/apis", "/~me/x-1.2_3", "/" + 255 * "b"]
+)
+def test_a_root_path_is_a_path(root_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAMBOO_ROOT_PATH", root_path)
+    assert load_settings().root_path == root_path
+
+
+def test_trusted_proxies_are_addresses_and_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAMBOO_TRUSTED_PROXIES", "127.0.0.1, 10.0.0.0/8, fd00::/8,::1")
+    assert load_settings().trusted_proxies == ("127.0.0.1", "10.0.0.0/8", "fd00::/8", "::1")
+
+
+@pytest.mark.parametrize("wrong", ["proxy.example", "10.0.0.1/8", "10.0.0.0/33", "*", "10.0.0"])
+def test_a_trusted_proxy_that_is_no_address_is_refused_in_one_line(wrong: str) -> None:
+    line = refusal(trusted_proxies=f"127.0.0.1,{wrong}")
+    assert line == (
+        f"trusted_proxies: {wrong!r} is no address or network, like 127.0.0.1 or 10.0.0.0/8"
+    )

@@ -15,6 +15,7 @@ once, messages may be plain strings, and answers are the JSON objects of the HTT
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, assert_never
@@ -112,12 +113,13 @@ async def open_gateway(
     log_as_a_library()
     wanted = load_settings(config, data_dir=data_dir, **settings)
     clock = clock or SystemClock()
+    session_of = partial(session_answer, prefix=wanted.root_path)
     given: Mapping[str, Agent | str] = wanted.agents if agents is None else agents
     async with AsyncExitStack() as stack:
         made: dict[str, Agent] = {}
         for name, agent in given.items():
             if isinstance(agent, str):
-                made[name] = make_agent(name, agent, wanted, session_answer)
+                made[name] = make_agent(name, agent, wanted, session_of)
                 stack.push_async_callback(made[name].aclose)
             else:
                 made[name] = agent  # its owner closes it

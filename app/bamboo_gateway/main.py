@@ -30,14 +30,15 @@ from bamboo_gateway.api.audit import AuditTrail
 from bamboo_gateway.api.body_memory import BodyMemory
 from bamboo_gateway.api.dispatch import GatewayApp
 from bamboo_gateway.api.middleware import Admission, RequestContext
-from bamboo_gateway.api.routing import add_routes, create_openapi
+from bamboo_gateway.api.prefix import PathPrefix
+from bamboo_gateway.api.routing import OpenapiJson, add_routes, create_openapi
 from bamboo_gateway.api.security.authentication import Authentication
 from bamboo_gateway.api.security.origins import OriginGuard
 from bamboo_gateway.api.security.rate_limits import FailureLimit, RateLimit
 from bamboo_gateway.api.urls import session_answer
 from bamboo_gateway.credentials.gate import Gate
 from bamboo_gateway.domain.clock import Clock, SystemClock
-from bamboo_gateway.domain.codec import encode, encode_pretty
+from bamboo_gateway.domain.codec import encode_pretty
 from bamboo_gateway.domain.ids import IdMaker
 from bamboo_gateway.observability import tracing
 from bamboo_gateway.observability.audit import AuditLog
@@ -108,9 +109,9 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     )
     audit = AuditLog(settings.audit_path) if settings.audit_path is not None else None
     spans = make_spans(settings.otel_endpoint) if settings.otel_endpoint else None
+    session_of = functools.partial(session_answer, prefix=settings.root_path)
     agents = {
-        name: make_agent(name, url, settings, session_answer)
-        for name, url in settings.agents.items()
+        name: make_agent(name, url, settings, session_of) for name, url in settings.agents.items()
     }
     store = make_store(settings, clock)
     gate = Gate(settings, clock)
@@ -151,6 +152,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
                 audit=AuditTrail(audit, clock) if audit is not None else None,
                 make_id=lambda: ids.make("req_", clock.now_ms()),
                 recovered=recovered,
+                path_prefix=PathPrefix(settings),
                 origins=OriginGuard(settings, gate),
             ),
             *_cors(settings),
@@ -176,7 +178,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     app.state.audit = audit
     app.state.start = _BUILD
     add_routes(app)
-    app.state.openapi_json = functools.cache(lambda: encode(create_openapi()))
+    app.state.openapi_json = OpenapiJson()
     app.openapi = create_openapi  # type: ignore[method-assign] # FastAPI's documented way
     return app
 

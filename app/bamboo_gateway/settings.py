@@ -8,6 +8,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -25,6 +26,7 @@ from pydantic_settings import (
 )
 from typing_extensions import override
 
+from bamboo_gateway.domain.path_prefix import check_prefix
 from bamboo_gateway.domain.suggestions import nearest_name
 
 MiB = 1024 * 1024
@@ -59,6 +61,16 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    root_path: str = Field(
+        "",
+        description="The path below which a proxy serves the gateway, like `/bamboo`: every URL in "
+        "answers begins with it. Requests may have it or not.",
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Addresses and networks of proxies, comma-separated: their "
+        "`X-Forwarded-Prefix` counts in place of `root_path`. Others' never counts.",
+    )
     insecure: bool = Field(
         False,
         description="Allows a non-loopback `host` without credentials: everybody there is served.",
@@ -374,11 +386,28 @@ class Settings(BaseSettings):
             )
         return value
 
-    @field_validator("api_keys", "cors_origins", mode="before")
+    @field_validator("api_keys", "cors_origins", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("root_path")
+    @classmethod
+    def _root_path(cls, value: str) -> str:
+        return check_prefix(value) if value else value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for each in value:
+            try:
+                ip_network(each)
+            except ValueError as error:
+                raise ValueError(
+                    f"{each!r} is no address or network, like 127.0.0.1 or 10.0.0.0/8"
+                ) from error
         return value
 
     @field_validator("max_active_sessions_per_user")

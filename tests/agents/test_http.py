@@ -27,6 +27,7 @@ from bamboo_gateway.domain.events import (
     ToolStart,
     Usage,
 )
+from bamboo_gateway.embedded import open_gateway
 from bamboo_gateway.settings import Settings
 from tests.agents.scripted_server import (
     CUT,
@@ -213,6 +214,15 @@ async def test_the_session_in_the_request_is_that_of_the_api() -> None:
         ("stream_url", "/api/v1/stream/s-1?after=1-4"),
         ("position", "1-9"),
     ]
+
+
+async def test_the_session_in_the_request_has_the_prefix_of_the_gateway() -> None:
+    async with scripted(whole(200, "Hi")) as server:
+        agents = {"default": f"{server.url}/agent"}
+        async with open_gateway(storage_url="memory:", root_path="/a/b", agents=agents) as gateway:
+            await gateway.chat("s-1", "Hello", wait_seconds=60)
+    url = server.requests[0].json["session"]["stream_url"]
+    assert url.startswith("/a/b/api/v1/stream/s-1?after=")
 
 
 async def test_the_request_is_signed_when_there_is_a_secret() -> None:

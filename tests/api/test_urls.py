@@ -33,7 +33,7 @@ def test_a_session_has_its_stream_url_in_its_place() -> None:
 
 
 def test_a_run_has_its_stream_url_behind_its_own_members() -> None:
-    assert list(run_answer(RUN)) == [
+    assert list(run_answer(RUN, "")) == [
         "run_id",
         "session_id",
         "position",
@@ -41,14 +41,27 @@ def test_a_run_has_its_stream_url_behind_its_own_members() -> None:
         "stream_url",
         "cancel_requested",
     ]
-    assert run_answer(RUN)["stream_url"] == OF_RUN
-    assert members(chat_answer(TURN))[-1] == ("stream_url", OF_RUN)
+    assert run_answer(RUN, "")["stream_url"] == OF_RUN
+    assert members(chat_answer(TURN, ""))[-1] == ("stream_url", OF_RUN)
 
 
-@pytest.mark.parametrize(
+KEPT = pytest.mark.parametrize(
     ("answer", "view"), [(session_answer, SESSION), (run_answer, RUN), (chat_answer, TURN)]
 )
+
+
+@KEPT
 def test_an_answer_that_was_kept_with_its_url_stays_as_it_was(answer: Any, view: Any) -> None:
     """An idempotency key's first answer may be older than this version."""
-    kept = json.dumps(answer(view))
-    assert json.dumps(answer(json.loads(kept))) == kept
+    kept = json.dumps(answer(view, ""))
+    assert json.dumps(answer(json.loads(kept), "")) == kept
+
+
+@KEPT
+def test_an_answer_that_was_kept_with_its_url_gets_the_prefix_of_the_request_that_asks(
+    answer: Any, view: Any
+) -> None:
+    kept = json.dumps(answer(view, ""))
+    asked = json.dumps(answer(view, "/a/b"))
+    assert '"/a/b/api/v1/stream/s?' in asked
+    assert json.dumps(answer(json.loads(kept), "/a/b")) == asked

@@ -6,13 +6,16 @@ import pytest
 
 from tests.processes import Gateway
 
+PREFIX = "/a/b"
+"""The commands call the gateway as they do behind a proxy."""
+
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with Gateway(tmp_path_factory.mktemp("gateway")) as running:
+    with Gateway(tmp_path_factory.mktemp("gateway"), {"BAMBOO_ROOT_PATH": PREFIX}) as running:
         yield running
 
 
 @pytest.fixture
 def url(gateway: Gateway) -> str:
-    return gateway.url
+    return f"{gateway.url}{PREFIX}"

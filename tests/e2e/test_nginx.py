@@ -46,21 +46,28 @@ class Proxy(NamedTuple):
                 process.kill()
 
 
-@contextmanager
-def proxy(gateway: Gateway, directory: Path) -> Iterator[Proxy]:
-    """Run nginx with the example's configuration, on ports and with files of the test's own."""
-    nginx, openssl = program("nginx"), program("openssl")
-    program("curl")
-    certificate, key, log = (directory / name for name in ("tls.crt", "tls.key", "nginx.log"))
+def self_signed(directory: Path) -> tuple[Path, Path]:
+    """Make a certificate of `localhost`; return its file, and that of its key."""
+    certificate, key = directory / "tls.crt", directory / "tls.key"
     subprocess.run(
         [
-            *[openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"],
+            *[program("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"],
             *["-keyout", str(key), "-out", str(certificate)],
             *["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
         ],
         check=True,
         capture_output=True,
     )
+    return certificate, key
+
+
+@contextmanager
+def proxy(gateway: Gateway, directory: Path) -> Iterator[Proxy]:
+    """Run nginx with the example's configuration, on ports and with files of the test's own."""
+    nginx = program("nginx")
+    program("curl")
+    certificate, key = self_signed(directory)
+    log = directory / "nginx.log"
     port, plain_port = free_port(), free_port()
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     own_files = "".join(f"    {kind}_temp_path {directory / kind};\n" for kind in kinds)

@@ -12,13 +12,13 @@ gateway does not have is left to FastAPI then.
 from collections.abc import Sequence
 
 from fastapi import FastAPI
-from starlette._utils import get_route_path
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import override
 
 from bamboo_gateway.api.detached_response import run_detached
+from bamboo_gateway.api.prefix import put_back
 from bamboo_gateway.api.problem_responses import error_response
 from bamboo_gateway.api.problems import PROBLEMS, EdgeError
 from bamboo_gateway.api.route_table import Found, RouteTable
@@ -71,8 +71,9 @@ class Dispatch:
         if scope["type"] != "http":
             await self._router(scope, receive, send)
             return
-        found = self._table.find(scope["method"], get_route_path(scope))
+        found = self._table.find(scope["method"], scope["path"])
         if found is None and self._others is not None:
+            put_back(scope)
             await self._others(scope, receive, send)
             return
         request = Request(scope, receive, send)

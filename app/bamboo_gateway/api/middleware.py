@@ -21,6 +21,7 @@ from bamboo_gateway.api.audit import MORE_TARGETS, AuditTrail
 from bamboo_gateway.api.body_memory import free_reservation
 from bamboo_gateway.api.caller import CALLER, NOBODY
 from bamboo_gateway.api.limits import REQUEST_ID_CHARS_MAX
+from bamboo_gateway.api.prefix import PathPrefix
 from bamboo_gateway.api.problem_responses import internal_problem, problem_response
 from bamboo_gateway.api.security.authentication import OPEN_PATHS, Authentication
 from bamboo_gateway.api.security.origins import OriginGuard
@@ -43,7 +44,7 @@ class RequestContext:
     """Give the request an id, serve HEAD as GET without a body, and answer every error.
 
     This is the outermost middleware. It moves the credentials of a URL into the scope before
-    anything can log them.
+    anything can log them, and takes the prefix from the path before anything looks at that.
 
     Args:
         app: The next ASGI app.
@@ -51,6 +52,7 @@ class RequestContext:
         audit: Records the audited requests; None without an audit log.
         make_id: Returns a new request id.
         recovered: Set when the sessions are recovered.
+        path_prefix: Takes the prefix from the path of each request.
         origins: Refuses requests of foreign pages.
     """
 
@@ -61,6 +63,7 @@ class RequestContext:
         audit: AuditTrail | None,
         make_id: Callable[[], str],
         recovered: anyio.Event,
+        path_prefix: PathPrefix,
         origins: OriginGuard,
     ) -> None:
         self._app = app
@@ -68,6 +71,7 @@ class RequestContext:
         self._audit = audit
         self._make_id = make_id
         self._recovered = recovered
+        self._path_prefix = path_prefix
         self._origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,6 +82,7 @@ class RequestContext:
         take_credentials(scope)
         record = RequestRecord(scope["method"], self._request_id(scope), self._request_log.now())
         scope[REQUEST_ID] = record.request_id
+        scope, refused = self._path_prefix.stripped(scope)
         if scope["method"] == "HEAD":
             # Every GET route answers HEAD (RFC 9110, 9.1); the server leaves the body out.
             scope = {**scope, "method": "GET", IS_HEAD: True}
@@ -104,7 +109,7 @@ class RequestContext:
             try:
                 if not self._recovered.is_set():
                     await self._wait_for_recovery(scope)
-                if (refusal := self._refusal(scope)) is not None:
+                if (refusal := self._refusal(scope, refused)) is not None:
                     await refusal(scope, receive, send_named)
                 else:
                     await self._app(scope, receive, send_named)
@@ -134,9 +139,11 @@ class RequestContext:
         if scope["path"] not in OPEN_PATHS | METRICS_PATHS:
             await self._recovered.wait()
 
-    def _refusal(self, scope: Scope) -> Response | None:
+    def _refusal(self, scope: Scope, refused: BambooError | None) -> Response | None:
         try:
             self._origins.check(scope)
+            if refused is not None:
+                raise refused
         except BambooError as error:
             return problem_response(error, scope)
         return None

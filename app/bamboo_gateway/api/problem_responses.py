@@ -14,6 +14,7 @@ from starlette.types import Scope
 
 from bamboo_gateway.api.limits import DETAIL_CHARS_MAX, ERRORS_MAX
 from bamboo_gateway.api.misspelt_fields import no_such_field
+from bamboo_gateway.api.prefix import prefix_of
 from bamboo_gateway.api.problems import (
     MEDIA_TYPE,
     PROBLEM,
@@ -129,9 +130,9 @@ def _forget_frames(error: object) -> None:
 
 
 def instance_of(scope: Scope) -> str:
-    """Return the request's path as the client sent it."""
+    """Return the request's path as the client sent it, with the prefix that URLs have."""
     raw: bytes = scope.get("raw_path") or scope["path"].encode()
-    return raw.decode("latin-1")[:_INSTANCE_CHARS_MAX]
+    return (prefix_of(scope) + raw.decode("latin-1"))[:_INSTANCE_CHARS_MAX]
 
 
 def _classify(error: BambooError) -> tuple[str, Problem]:

@@ -1,10 +1,11 @@
 """All routes: which there are, and the document that describes them."""
 
+from functools import cache, lru_cache
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
 
-from bamboo_gateway.api.openapi.document import describe_routes
+from bamboo_gateway.api.openapi.document import describe_routes, servers_of
 from bamboo_gateway.api.routes import (
     about,
     archive,
@@ -26,6 +27,7 @@ from bamboo_gateway.api.routes import (
     summaries,
 )
 from bamboo_gateway.api.security.rights import GuardedRoute
+from bamboo_gateway.domain.codec import encode
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
     chat.router,
@@ -78,3 +80,19 @@ def guarded_routes() -> list[GuardedRoute]:
 def create_openapi() -> dict[str, Any]:
     """Build the OpenAPI 3.1 document of all routes."""
     return describe_routes(guarded_routes())
+
+
+class OpenapiJson:
+    """The encoded OpenAPI document of a gateway behind a prefix."""
+
+    def __init__(self) -> None:
+        self._document = cache(create_openapi)
+        # Few proxies are in front of one gateway; each document takes 1 MB.
+        self._encoded = lru_cache(maxsize=4)(self._encode)
+
+    def __call__(self, prefix: str) -> bytes:
+        """Return the document for requests with a prefix; it is empty without one."""
+        return self._encoded(prefix)
+
+    def _encode(self, prefix: str) -> bytes:
+        return encode({**self._document(), "servers": servers_of(prefix)})

@@ -330,6 +330,7 @@ def _welcome(settings: Settings, port: int, *, asks_for_key: bool) -> str:
     if host in {"0.0.0.0", "::"}:  # noqa: S104 - shown, not bound
         host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
     base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    base += settings.root_path
     key = "-H 'Authorization: Bearer YOUR-KEY' " if asks_for_key else ""
     return (
         f"Bamboo Gateway {__version__} serves {base} - try:\n"

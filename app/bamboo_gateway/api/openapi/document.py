@@ -74,7 +74,7 @@ def describe_routes(routes: Sequence[GuardedRoute]) -> dict[str, Any]:
         routes=routes,
         tags=_TAGS,
         license_info={"name": "MIT", "identifier": "MIT"},
-        servers=[{"url": "/", "description": "This gateway."}],
+        servers=servers_of(""),
     )
     for route in routes:
         _restore_examples(document["paths"], route)
@@ -112,6 +112,11 @@ def describe_routes(routes: Sequence[GuardedRoute]) -> dict[str, Any]:
                 for response in operation["responses"].values():
                     response["headers"] = {**response.get("headers", {}), **_RATE_HEADERS}
     return document
+
+
+def servers_of(prefix: str) -> list[dict[str, Any]]:
+    """Return the document's `servers`: the gateway itself, behind a prefix if that is not empty."""
+    return [{"url": prefix or "/", "description": "This gateway."}]
 
 
 def _unreferenced() -> dict[str, Any]:

@@ -15,6 +15,7 @@ from starlette.responses import FileResponse, Response
 from bamboo_gateway import __version__
 from bamboo_gateway.api.accept import prefers
 from bamboo_gateway.api.openapi.responses import EDGE, OPEN_EDGE, TEXT, answer, problems
+from bamboo_gateway.api.prefix import prefix_of
 from bamboo_gateway.api.problems import EdgeError
 from bamboo_gateway.api.responses import bytes_response, json_response
 from bamboo_gateway.api.schemas.about import About, OpenapiDocument
@@ -57,26 +58,32 @@ async def get_about(request: Request) -> Response:
     stranger does not learn which version to attack.
     """
     gate: Gate = request.app.state.gate
-    about = {**_EXAMPLE, "version": __version__ if gate.is_open else None}
+    prefix = prefix_of(request.scope)
+    about = {
+        **_EXAMPLE,
+        "version": __version__ if gate.is_open else None,
+        "links": {name: prefix + path for name, path in _LINKS.items()},
+    }
     headers = {"Vary": "Accept"}
     if prefers(request, _HTML):
-        # Relative links, so that the page works behind a prefix too.
-        root = "" if request.scope["path"] == "/" else "../"
-        return _page(_about_html(about["version"], root), headers)
+        # Relative links, so that the page works behind a prefix that nobody has named.
+        relative = "" if request.scope["path"] == "/" else "../"
+        root = f"{prefix}/" if prefix else relative
+        return _page(_about_html(about["version"], root, prefix), headers)
     return json_response(about, headers=headers)
 
 
-def _about_html(version: object, root: str) -> str:
+def _about_html(version: object, root: str, prefix: str) -> str:
     title = escape(f"{_NAME} {version or ''}".strip())
     links = "".join(
-        f'<li><a href="{root}{path.removeprefix("/")}">{path}</a> ({name})</li>'
+        f'<li><a href="{root}{path.removeprefix("/")}">{prefix}{path}</a> ({name})</li>'
         for name, path in _LINKS.items()
         if name != "api"
     )
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         f"<h1>{title}</h1><p>{escape(_DESCRIPTION)}</p>"
-        f"<p>The API is below <code>{_LINKS['api']}</code>.</p><ul>{links}</ul></html>\n"
+        f"<p>The API is below <code>{prefix}{_LINKS['api']}</code>.</p><ul>{links}</ul></html>\n"
     )
 
 
@@ -96,7 +103,8 @@ def _about_html(version: object, root: str) -> str:
 async def get_openapi(request: Request) -> Response:
     """Return the document that describes this API (OpenAPI 3.1)."""
     # In a thread: it is put together once, and that takes longer than others should wait (R12).
-    return bytes_response(await to_thread.run_sync(request.app.state.openapi_json))
+    describe = request.app.state.openapi_json
+    return bytes_response(await to_thread.run_sync(describe, prefix_of(request.scope)))
 
 
 _POLICY: Final = (

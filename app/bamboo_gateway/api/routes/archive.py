@@ -1,5 +1,6 @@
 """The archive: sessions that are out of the lists, read-only and compressed, and back."""
 
+from functools import partial
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Body, Request
@@ -18,6 +19,7 @@ from bamboo_gateway.api.openapi.responses import (
     nothing,
     problems,
 )
+from bamboo_gateway.api.prefix import prefix_of
 from bamboo_gateway.api.request_headers import Key, SentJson, idempotency
 from bamboo_gateway.api.responses import json_response, outcome_headers
 from bamboo_gateway.api.routes.filters import Filters, session_page
@@ -51,13 +53,16 @@ _ARCHIVED: Final = ("archive-not-found", *SESSION)
         **problems(*EDGE, *SESSION, *WRITE, *KEYED, "run-active"),
     },
 )
-async def archive_session(manager: Manager, who: Who, session_id: SessionId, key: Key) -> Response:
+async def archive_session(
+    request: Request, manager: Manager, who: Who, session_id: SessionId, key: Key
+) -> Response:
     """Take the session out of the lists, make it read-only and compress it.
 
     It can still be read, exported and forked. Its streams end with `goodbye closed`.
     """
     outcome = await manager.archive(who, session_id, idempotency(key, "POST /archive", None))
-    return json_response(archived_answer(outcome.answer), headers=outcome_headers(outcome))
+    shown = archived_answer(outcome.answer, prefix_of(request.scope))
+    return json_response(shown, headers=outcome_headers(outcome))
 
 
 @router.post(
@@ -70,10 +75,13 @@ async def archive_session(manager: Manager, who: Who, session_id: SessionId, key
         **problems(*EDGE, *SESSION, *WRITE, *KEYED, "not-archived"),
     },
 )
-async def restore_session(manager: Manager, who: Who, session_id: SessionId, key: Key) -> Response:
+async def restore_session(
+    request: Request, manager: Manager, who: Who, session_id: SessionId, key: Key
+) -> Response:
     """Bring the session back: with the same id, dates, links, events and positions."""
     outcome = await manager.restore(who, session_id, idempotency(key, "POST /restore", None))
-    return json_response(session_answer(outcome.answer), headers=outcome_headers(outcome))
+    shown = session_answer(outcome.answer, prefix_of(request.scope))
+    return json_response(shown, headers=outcome_headers(outcome))
 
 
 @router.post(
@@ -158,10 +166,13 @@ async def restore_sessions(
         **problems(*EDGE, "invalid-id", "invalid-cursor"),
     },
 )
-async def list_archived_sessions(manager: Manager, who: Who, query: Filters) -> Response:
+async def list_archived_sessions(
+    request: Request, manager: Manager, who: Who, query: Filters
+) -> Response:
     """List the archived sessions, with the filters and paging of sessions."""
     page = await manager.list_archived(who, query)
-    return session_page(page, query, "archives", archived_answer)
+    shown = partial(archived_answer, prefix=prefix_of(request.scope))
+    return session_page(page, query, "archives", shown)
 
 
 @router.get(
@@ -172,9 +183,12 @@ async def list_archived_sessions(manager: Manager, who: Who, query: Filters) -> 
         **problems(*EDGE, *_ARCHIVED),
     },
 )
-async def get_archived_session(manager: Manager, who: Who, session_id: SessionId) -> Response:
+async def get_archived_session(
+    request: Request, manager: Manager, who: Who, session_id: SessionId
+) -> Response:
     """Return the session, and how many bytes it has on the disk."""
-    return json_response(archived_answer(await manager.archived(who, session_id)))
+    archived = await manager.archived(who, session_id)
+    return json_response(archived_answer(archived, prefix_of(request.scope)))
 
 
 @router.delete(

@@ -24,6 +24,7 @@ from bamboo_gateway.api.openapi.responses import (
     problems,
     stream,
 )
+from bamboo_gateway.api.prefix import prefix_of
 from bamboo_gateway.api.request_headers import Key, Prefer, SentJson, idempotency
 from bamboo_gateway.api.responses import json_response, outcome_headers
 from bamboo_gateway.api.routes.streams import remote_address, stream_response
@@ -126,7 +127,8 @@ async def chat(
             outcome = await manager.chat(who, command, idem)
             return await _streamed(request, manager, who, outcome, place)
     outcome = await manager.chat(who, command, idem)
-    turn, headers = chat_answer(outcome.answer), _headers(outcome)
+    prefix = prefix_of(request.scope)
+    turn, headers = chat_answer(outcome.answer, prefix), _headers(outcome, prefix)
     session_id, run_id = turn["session_id"], turn["run_id"]
     if prefer.wait_seconds is None:
         return json_response(turn, 202, headers)
@@ -147,7 +149,7 @@ async def _streamed(
     outcome: Outcome[ChatTurn],
     place: StreamPlace,
 ) -> Response:
-    headers = _headers(outcome)
+    headers = _headers(outcome, prefix_of(request.scope))
     session_id, run_id = outcome.answer["session_id"], outcome.answer["run_id"]
     wanted = StreamRequest(
         after=parse_position(outcome.answer["position"]),
@@ -160,10 +162,10 @@ async def _streamed(
     return stream_response(request, connection, headers)
 
 
-def _headers(outcome: Outcome[ChatTurn]) -> dict[str, str]:
+def _headers(outcome: Outcome[ChatTurn], prefix: str) -> dict[str, str]:
     session_id, run_id = outcome.answer["session_id"], outcome.answer["run_id"]
     bind_contextvars(session_id=session_id, run_id=run_id)
     return {
-        "Location": run_url(session_id, run_id),
+        "Location": run_url(session_id, run_id, prefix),
         **outcome_headers(outcome),
     }

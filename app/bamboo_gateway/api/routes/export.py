@@ -25,6 +25,7 @@ from bamboo_gateway.api.openapi.responses import (
     lines_of,
     problems,
 )
+from bamboo_gateway.api.prefix import prefix_of
 from bamboo_gateway.api.request_headers import Key, SentJson, idempotency, idempotency_of_bytes
 from bamboo_gateway.api.responses import DocumentResponse, json_response, outcome_headers
 from bamboo_gateway.api.schemas.export import (
@@ -247,28 +248,30 @@ async def import_session(
         idem=idem,
     )
     name_targets(request, [outcome.answer["id"]])
+    prefix = prefix_of(request.scope)
     headers = {
-        "Location": session_url(outcome.answer["id"]),
+        "Location": session_url(outcome.answer["id"], prefix),
         **outcome_headers(outcome),
     }
-    return json_response(session_answer(outcome.answer), 201, headers)
+    return json_response(session_answer(outcome.answer, prefix), 201, headers)
 
 
 async def _lines(
     request: Request, first: ImportedConversation, rest: AsyncGenerator[ImportedConversation]
 ) -> AsyncGenerator[bytes]:
+    prefix = prefix_of(request.scope)
     async with aclosing(rest):
-        yield _line(first)
+        yield _line(first, prefix)
         async for line in rest:
             if made := _made(line):
                 name_more_targets(request, made)
-            yield _line(line)
+            yield _line(line, prefix)
 
 
-def _line(result: ImportedConversation) -> bytes:
+def _line(result: ImportedConversation, prefix: str) -> bytes:
     if "session" not in result:
         return encode(result) + b"\n"
-    return encode({**result, "session": session_answer(result["session"])}) + b"\n"
+    return encode({**result, "session": session_answer(result["session"], prefix)}) + b"\n"
 
 
 def _made(line: ImportedConversation) -> list[str]:

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Body, Request
 from starlette.responses import Response
 
 from bamboo_gateway.api.dependencies import Manager, SessionId, Who
@@ -18,6 +18,7 @@ from bamboo_gateway.api.openapi.responses import (
     answer,
     problems,
 )
+from bamboo_gateway.api.prefix import prefix_of
 from bamboo_gateway.api.request_headers import Key, SentJson, idempotency
 from bamboo_gateway.api.responses import json_response, outcome_headers
 from bamboo_gateway.api.schemas.fork import Forked, ForkInput, Merged, MergeInput, Tree
@@ -41,6 +42,7 @@ router = APIRouter(prefix="/api/v1", tags=["branches"], route_class=SessionRoute
     },
 )  # fmt: skip
 async def fork_session(
+    request: Request,
     manager: Manager,
     who: Who,
     session_id: SessionId,
@@ -59,11 +61,12 @@ async def fork_session(
         (body or ForkInput()).to_fork(),
         idempotency(key, f"POST /sessions/{session_id}/fork", sent),
     )
+    prefix = prefix_of(request.scope)
     headers = {
-        "Location": session_url(outcome.answer["id"]),
+        "Location": session_url(outcome.answer["id"], prefix),
         **outcome_headers(outcome),
     }
-    return json_response(session_answer(outcome.answer), 201, headers)
+    return json_response(session_answer(outcome.answer, prefix), 201, headers)
 
 
 @router.post(
@@ -76,6 +79,7 @@ async def fork_session(
     },
 )  # fmt: skip
 async def merge_session(
+    request: Request,
     body: Annotated[MergeInput, Body(openapi_examples=lifecycle.MERGES)],
     manager: Manager,
     who: Who,
@@ -90,7 +94,8 @@ async def merge_session(
     outcome = await manager.merge(
         who, session_id, body.to_merge(), idempotency(key, "POST /merge", sent)
     )
-    return json_response(session_answer(outcome.answer), headers=outcome_headers(outcome))
+    shown = session_answer(outcome.answer, prefix_of(request.scope))
+    return json_response(shown, headers=outcome_headers(outcome))
 
 
 @router.get(

@@ -10,6 +10,7 @@ from bamboo_gateway.api.caller import CALLER, NOBODY, unauthorized
 from bamboo_gateway.api.dependencies import Manager, SessionId, Who
 from bamboo_gateway.api.openapi.examples import conversation
 from bamboo_gateway.api.openapi.responses import EDGE, OPEN_EDGE, SESSION, answer, problems
+from bamboo_gateway.api.prefix import prefix_of
 from bamboo_gateway.api.responses import json_response
 from bamboo_gateway.api.schemas.access import Ticket
 from bamboo_gateway.api.security.authentication import COOKIE, caller_by_cookie, has_cookie
@@ -50,7 +51,7 @@ async def create_ticket(
     detail = await manager.get_session(who, session_id)
     gate: Gate = request.app.state.gate
     ticket = gate.make_ticket(who, session_id)
-    url = session_answer(detail.session)["stream_url"]
+    url = session_answer(detail.session, prefix_of(request.scope))["stream_url"]
     made = {
         "ticket": ticket.text,
         "expires_at": format_ms(ticket.expires_at),
@@ -109,14 +110,22 @@ async def log_out(request: Request) -> Response:
 
 
 def _set_cookie(request: Request, response: Response, text: str, seconds: int) -> None:
-    response.set_cookie(
-        COOKIE,
-        text,
-        max_age=seconds,
-        httponly=True,
-        samesite="strict",
-        secure=_is_https(request),
-    )
+    """Set the cookie for the paths of this gateway, or remove it after 0 seconds."""
+    path = prefix_of(request.scope) or "/"
+    values = [(path, text, seconds)]
+    if path != "/" and has_cookie(request.scope):
+        # It may be one of the time before the prefix: a browser would send it as well.
+        values.append(("/", "", 0))
+    for path, value, age in values:
+        response.set_cookie(
+            COOKIE,
+            value,
+            max_age=age,
+            path=path,
+            httponly=True,
+            samesite="strict",
+            secure=_is_https(request),
+        )
 
 
 def _is_https(request: Request) -> bool:

@@ -20,6 +20,7 @@ from bamboo_gateway.api.openapi.responses import (
     answers,
     problems,
 )
+from bamboo_gateway.api.prefix import prefix_of
 from bamboo_gateway.api.request_headers import Key, SentJson, idempotency
 from bamboo_gateway.api.responses import bytes_response, joined, json_response, outcome_headers
 from bamboo_gateway.api.schemas.messages import (
@@ -105,7 +106,9 @@ async def list_messages(
         "has_more": page.has_more,
         "position": str(page.position),
         "stream_url": with_url_credential(
-            request.scope, who, stream_url(session_id, page.stream_after)
+            request.scope,
+            who,
+            stream_url(session_id, page.stream_after, prefix_of(request.scope)),
         ),
     }
     return bytes_response(joined("messages", page.messages, rest))

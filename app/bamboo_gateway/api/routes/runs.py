@@ -27,6 +27,7 @@ from bamboo_gateway.api.openapi.responses import (
     answer,
     problems,
 )
+from bamboo_gateway.api.prefix import prefix_of
 from bamboo_gateway.api.request_headers import Key, Prefer, SentJson, idempotency
 from bamboo_gateway.api.responses import json_response, outcome_headers
 from bamboo_gateway.api.schemas.runs import (
@@ -57,6 +58,7 @@ router = APIRouter(prefix="/api/v1", tags=["runs"], route_class=SessionRoute)
     },
 )
 async def list_runs(
+    request: Request,
     manager: Manager,
     who: Who,
     session_id: SessionId,
@@ -68,9 +70,10 @@ async def list_runs(
     page = await manager.runs(
         who, session_id, limit=limit, cursor=cursor, descending=order == "desc"
     )
+    prefix = prefix_of(request.scope)
     return json_response(
         {
-            "runs": [run_answer(run) for run in page.runs],
+            "runs": [run_answer(run, prefix) for run in page.runs],
             "next_cursor": page.next_cursor,
             "has_more": page.has_more,
         }
@@ -104,6 +107,7 @@ async def list_runs(
     },
 )
 async def open_run(
+    request: Request,
     body: Annotated[RunInput, Body(openapi_examples=conversation.NEW_RUNS)],
     manager: Manager,
     who: Who,
@@ -119,9 +123,10 @@ async def open_run(
     outcome = await manager.open_run(
         who, session_id, body.run_id, idempotency(key, "POST /runs", sent)
     )
-    run = run_answer(outcome.answer)
+    prefix = prefix_of(request.scope)
+    run = run_answer(outcome.answer, prefix)
     headers = {
-        "Location": run_url(session_id, run["run_id"]),
+        "Location": run_url(session_id, run["run_id"], prefix),
         **outcome_headers(outcome),
     }
     return json_response(run, 201, headers)
@@ -150,12 +155,13 @@ async def get_run(
     prefer: Prefer,
 ) -> Response:
     """Return the run as it is now. `Prefer: wait=N` first waits up to N seconds for its end."""
+    prefix = prefix_of(request.scope)
     if prefer.wait_seconds is None:
-        return json_response(run_answer(await manager.run(who, session_id, run_id)))
+        return json_response(run_answer(await manager.run(who, session_id, run_id), prefix))
     waited = await unless_disconnected(
         request, manager.wait_run(who, session_id, run_id, prefer.wait_seconds)
     )
-    body = run_answer(waited.run)
+    body = run_answer(waited.run, prefix)
     if waited.ended:
         body["message"] = waited.message
     return json_response(body, headers=prefer.headers)
@@ -176,7 +182,7 @@ async def get_run(
     },
 )
 async def cancel_run(
-    manager: Manager, who: Who, session_id: SessionId, run_id: RunId, key: Key
+    request: Request, manager: Manager, who: Who, session_id: SessionId, run_id: RunId, key: Key
 ) -> Response:
     """End the run and keep the messages so far.
 
@@ -185,7 +191,8 @@ async def cancel_run(
     """
     idem = idempotency(key, f"POST /runs/{run_id}/cancel", None)
     outcome = await manager.cancel_run(who, session_id, run_id, idem)
-    return json_response(run_answer(outcome.answer), headers=outcome_headers(outcome))
+    shown = run_answer(outcome.answer, prefix_of(request.scope))
+    return json_response(shown, headers=outcome_headers(outcome))
 
 
 _CANCELLED = {
@@ -205,17 +212,22 @@ _CANCELLED = {
     summary="Cancel all runs of a session",
     responses=_CANCELLED,
 )
-async def cancel_session(manager: Manager, who: Who, session_id: SessionId, key: Key) -> Response:
+async def cancel_session(
+    request: Request, manager: Manager, who: Who, session_id: SessionId, key: Key
+) -> Response:
     """Cancel the active run and all queued ones."""
     outcome = await manager.cancel_session(who, session_id, idempotency(key, "POST /cancel", None))
     cancelled = outcome.answer
-    runs = [run_answer(run) for run in cancelled["runs"]]
+    prefix = prefix_of(request.scope)
+    runs = [run_answer(run, prefix) for run in cancelled["runs"]]
     return json_response({**cancelled, "runs": runs}, headers=outcome_headers(outcome))
 
 
 @router.post(
     "/stop/{session_id}", summary="Cancel all runs of a session (alias)", responses=_CANCELLED
 )
-async def stop_session(manager: Manager, who: Who, session_id: SessionId, key: Key) -> Response:
+async def stop_session(
+    request: Request, manager: Manager, who: Who, session_id: SessionId, key: Key
+) -> Response:
     """Cancel the active run and all queued ones, as `/sessions/{session_id}/cancel` does."""
-    return await cancel_session(manager, who, session_id, key)
+    return await cancel_session(request, manager, who, session_id, key)

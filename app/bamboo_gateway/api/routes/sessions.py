@@ -1,6 +1,7 @@
 """Sessions: creating, finding, changing, closing and deleting them."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Header, Query, Request
@@ -20,6 +21,7 @@ from bamboo_gateway.api.openapi.responses import (
     nothing,
     problems,
 )
+from bamboo_gateway.api.prefix import prefix_of
 from bamboo_gateway.api.request_headers import Key, SentJson, idempotency
 from bamboo_gateway.api.responses import (
     etag_matches,
@@ -79,6 +81,7 @@ _IfMatch = Annotated[
     },
 )
 async def create_session(
+    request: Request,
     manager: Manager,
     who: Who,
     key: Key,
@@ -91,11 +94,12 @@ async def create_session(
         body.to_new() if body else NewSession(),
         idempotency(key, "POST /sessions", sent),
     )
+    prefix = prefix_of(request.scope)
     headers = {
-        "Location": session_url(outcome.answer["id"]),
+        "Location": session_url(outcome.answer["id"], prefix),
         **outcome_headers(outcome),
     }
-    return json_response(session_answer(outcome.answer), 201, headers)
+    return json_response(session_answer(outcome.answer, prefix), 201, headers)
 
 
 @router.get(
@@ -117,6 +121,7 @@ async def create_session(
     },
 )
 async def list_sessions(
+    request: Request,
     manager: Manager,
     who: Who,
     query: Filters,
@@ -134,7 +139,8 @@ async def list_sessions(
         # Nothing is shared with the operator, who sees everything.
         query = replace(query, shared_with=who.user_id or "")
     page = await manager.list_sessions(who, query)
-    return session_page(page, query, "sessions", session_answer)
+    shown = partial(session_answer, prefix=prefix_of(request.scope))
+    return session_page(page, query, "sessions", shown)
 
 
 @router.get(
@@ -167,7 +173,7 @@ async def get_session(
     headers = {"ETag": etag}
     if if_none_match is not None and messages is None and etag_matches(if_none_match, etag):
         return Response(status_code=304, headers=headers)
-    session = session_answer(view)
+    session = session_answer(view, prefix_of(request.scope))
     session["stream_url"] = with_url_credential(request.scope, who, session["stream_url"])
     if messages is not None:
         return await streamed(with_list(session, "messages", messages), headers)
@@ -192,6 +198,7 @@ async def get_session(
     },
 )
 async def update_session(
+    request: Request,
     body: Annotated[SessionPatch, Body(openapi_examples=conversation.PATCHES)],
     manager: Manager,
     who: Who,
@@ -201,7 +208,8 @@ async def update_session(
     """Apply a JSON merge patch (RFC 7396): null removes a member, also inside `metadata`."""
     patch = body.model_dump(exclude_unset=True)
     session, etag, _ = await manager.update_session(who, session_id, patch, if_match)
-    return json_response(session_answer(session), headers={"ETag": etag})
+    shown = session_answer(session, prefix_of(request.scope))
+    return json_response(shown, headers={"ETag": etag})
 
 
 @router.delete(
@@ -238,11 +246,12 @@ async def delete_session(
         **problems(*EDGE, *SESSION, *WRITE, *KEYED, "session-archived", "run-active"),
     },
 )
-async def close_session(manager: Manager, who: Who, session_id: SessionId, key: Key) -> Response:
+async def close_session(
+    request: Request, manager: Manager, who: Who, session_id: SessionId, key: Key
+) -> Response:
     """Make the session read-only. Its streams end with `goodbye closed`."""
-    return _changed(
-        await manager.close_session(who, session_id, idempotency(key, "POST /close", None))
-    )
+    closed = await manager.close_session(who, session_id, idempotency(key, "POST /close", None))
+    return _changed(request, closed)
 
 
 @router.post(
@@ -254,6 +263,7 @@ async def close_session(manager: Manager, who: Who, session_id: SessionId, key: 
     },
 )
 async def reopen_session(
+    request: Request,
     manager: Manager,
     who: Who,
     session_id: SessionId,
@@ -269,12 +279,12 @@ async def reopen_session(
     """
     given = body.model_dump(exclude_unset=True) if body is not None else {}
     promise = idempotency(key, "POST /reopen", sent)
-    return _changed(
-        await manager.reopen_session(
-            who, session_id, promise, ttl_seconds=given.get("ttl_seconds", "keep")
-        )
+    reopened = await manager.reopen_session(
+        who, session_id, promise, ttl_seconds=given.get("ttl_seconds", "keep")
     )
+    return _changed(request, reopened)
 
 
-def _changed(outcome: Outcome[SessionView]) -> Response:
-    return json_response(session_answer(outcome.answer), headers=outcome_headers(outcome))
+def _changed(request: Request, outcome: Outcome[SessionView]) -> Response:
+    shown = session_answer(outcome.answer, prefix_of(request.scope))
+    return json_response(shown, headers=outcome_headers(outcome))

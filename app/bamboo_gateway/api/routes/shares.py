@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Body, Request
 from starlette.responses import Response
 
 from bamboo_gateway.api.dependencies import Manager, SessionId, ShareId, Who
@@ -17,6 +17,7 @@ from bamboo_gateway.api.openapi.responses import (
     nothing,
     problems,
 )
+from bamboo_gateway.api.prefix import prefix_of
 from bamboo_gateway.api.request_headers import Key, SentJson, idempotency
 from bamboo_gateway.api.responses import json_response, outcome_headers
 from bamboo_gateway.api.schemas.shares import NewShareAnswer, ShareInput, SharePage
@@ -37,6 +38,7 @@ router = APIRouter(prefix="/api/v1", tags=["sharing"], route_class=SessionRoute)
     },
 )  # fmt: skip
 async def share_session(
+    request: Request,
     body: Annotated[ShareInput, Body(openapi_examples=lifecycle.SHARES)],
     manager: Manager,
     who: Who,
@@ -54,7 +56,7 @@ async def share_session(
         who, session_id, body.to_new(), idempotency(key, "POST /shares", sent)
     )
     headers = {
-        "Location": share_url(session_id, outcome.answer["id"]),
+        "Location": share_url(session_id, outcome.answer["id"], prefix_of(request.scope)),
         **outcome_headers(outcome),
     }
     return json_response(outcome.answer, 201, headers)
