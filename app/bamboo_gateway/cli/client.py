@@ -77,6 +77,8 @@ class GatewayClient:
             raise CommandError(
                 f"--url {url}: an address begins with http:// or https://", ExitCode.USAGE
             )
+        if "?" in self.url or "#" in self.url:
+            raise CommandError(f"--url {url}: an address ends with its path", ExitCode.USAGE)
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._http = httpx.Client(
             headers=headers,
