@@ -33,6 +33,7 @@ class FrontEnd:
     def watch(self, url: str) -> Iterator[dict]:
         """Yield the events from where it left off, and remember each as it comes."""
         headers = {"Last-Event-ID": self.last_id} if self.last_id else {}
+        url = self.http.base_url.join(url)  # it begins with the path of the base, if that has one
         with self.http.stream("GET", url, headers=headers) as stream:
             if stream.status_code == httpx.codes.NO_CONTENT:
                 return  # there is nothing more to come
