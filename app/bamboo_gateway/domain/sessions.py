@@ -4,6 +4,7 @@ Lists, catalog lines and snapshots hold it, and decisions are made on it. It can
 from the log whenever it is lost.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
 from typing import Any, Literal
@@ -177,6 +178,40 @@ class SessionHead:
             known["shares"] = [Share(**share) for share in known["shares"]]
         known["queue"] = [QueuedRun(**queued) for queued in known.get("queue", ())]
         return SessionHead(**known)
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """What the state of a session depends on besides its head, as of one moment.
+
+    Attributes:
+        now_ms: The time.
+        watched: The sessions with an open stream.
+        disconnected: The sessions whose last stream ended not longer ago than
+            `disconnect_retention_seconds`.
+    """
+
+    now_ms: int
+    watched: Collection[str] = ()
+    disconnected: Collection[str] = ()
+
+
+def state_of(head: SessionHead, presence: Presence) -> SessionState:
+    """Return the state of a session at a moment.
+
+    A closed session expires like any other. An archived one does not: it has a retention of its
+    own.
+    """
+    if head.logged_state == "archived":
+        return "archived"
+    if head.logged_state is None and (head.active or head.id in presence.watched):
+        return "active"
+    expires_at = head.expires_at
+    if expires_at is not None and expires_at <= presence.now_ms and not head.queue:
+        return "expired"
+    if head.logged_state is not None:
+        return head.logged_state
+    return "disconnected" if head.id in presence.disconnected else "idle"
 
 
 _NAMES = tuple(f.name for f in fields(SessionHead))

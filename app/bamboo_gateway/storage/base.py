@@ -34,11 +34,13 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 from bamboo_gateway.domain.errors import BambooError, Unavailable
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
-from bamboo_gateway.domain.sessions import SessionHead, SessionState
+from bamboo_gateway.domain.sessions import Presence, SessionHead
 from bamboo_gateway.storage.commits import Commit, Event, Found, MarkKind, Note, Record
 from bamboo_gateway.storage.reports import (
     Examination,
     RecoveryReport,
+    SearchPage,
+    SearchQuery,
     SessionPage,
     SessionQuery,
     StoredSize,
@@ -46,23 +48,6 @@ from bamboo_gateway.storage.reports import (
 )
 
 Done = Callable[[BambooError | None], None]
-StateOf = Callable[[SessionHead], SessionState]
-
-
-@runtime_checkable
-class SupportsNoted(Protocol):
-    """A `StateOf` that names the sessions whose state depends on more than the head.
-
-    For every other session the head alone decides, and the store need not ask: the state is
-    `logged_state`, unless that is `closed` with a time to live; and a session without
-    `logged_state`, run, queue and time to live is idle.
-    """
-
-    def __call__(self, head: SessionHead, /) -> SessionState:
-        """Compute the state."""
-
-    def noted(self) -> Collection[str]:
-        """Return the sessions whose state depends on more than the head."""
 
 
 class SessionCreation(ABC):
@@ -290,7 +275,7 @@ class SessionStore(ABC):
         """
 
     @abstractmethod
-    def delta_bytes(self, session_id: str) -> int:
+    async def delta_bytes(self, session_id: str) -> int:
         """Return about how many bytes of deltas a session's log has: what `compact` may free.
 
         The count survives a restart. After a repair, and when an index was lost, it has only the
@@ -298,21 +283,21 @@ class SessionStore(ABC):
         """
 
     @abstractmethod
-    def holding_deltas(self, bytes_min: int) -> dict[str, int]:
+    async def holding_deltas(self, bytes_min: int) -> dict[str, int]:
         """Return the last activity, in ms, of each session with at least this many `delta_bytes`.
 
-        It looks at all sessions: call it at a start, not in a request.
+        It may look at all sessions: call it at a start, not in a request.
         """
 
     @abstractmethod
-    def unpacked_archives(self) -> list[str]:
+    async def unpacked_archives(self) -> list[str]:
         """List the sessions that are archived and not packed yet.
 
-        It looks at all sessions: call it at a start, not in a request.
+        It may look at all sessions: call it at a start, not in a request.
         """
 
     @abstractmethod
-    def size(self, session_id: str) -> StoredSize:
+    async def size(self, session_id: str) -> StoredSize:
         """Return the size of a session's log as of its last commit.
 
         Raises:
@@ -320,10 +305,10 @@ class SessionStore(ABC):
         """
 
     @abstractmethod
-    async def query(self, query: SessionQuery, state_of: StateOf) -> SessionPage:
-        """List sessions; `state_of` computes the state that `query.state` filters by.
+    async def query(self, query: SessionQuery, presence: Presence) -> SessionPage:
+        """List sessions; `domain.sessions.state_of` defines the state that `query.state` is.
 
-        The heads in the page are copies of the durable ones. They are ordered by sort value and
+        `query.terms` selects sessions with a message that `search` finds. The heads in the page are copies of the durable ones. They are ordered by sort value and
         id, both reversed when descending; a title of None sorts as "". `…_after` and `…_before`
         exclude the moment itself; `title_contains` ignores case.
 
@@ -332,11 +317,21 @@ class SessionStore(ABC):
         """
 
     @abstractmethod
-    def count(self) -> int:
-        """Return the number of sessions."""
+    async def search(self, query: SearchQuery) -> SearchPage:
+        """Find messages by their text, the newest first.
+
+        A message matches when its folded text (`domain.search.searched_text`) has every term of
+        the query as a substring. It is found at the latest `checkpoint_interval_seconds` after its
+        commit; the messages of a deleted session are not found from the deletion on. The messages
+        are ordered by time, then session id and seq, all descending. The cost is that of the
+        matches on the page and of candidates that are looked at for them, not of all messages.
+
+        Raises:
+            InvalidCursor: The cursor was not made by this store.
+        """
 
     @abstractmethod
-    def usage(self, user_id: str | None = None) -> StoreUsage:
+    async def usage(self, user_id: str | None = None) -> StoreUsage:
         """Return what a user's sessions take, or all sessions, as of their last commits.
 
         The store counts with each change, so the call costs the same for any number of sessions.
@@ -350,7 +345,7 @@ class SessionStore(ABC):
         """
 
     @abstractmethod
-    def unfinished(self) -> list[str]:
+    async def unfinished(self) -> list[str]:
         """List the sessions whose head has an active or queued run."""
 
     @abstractmethod
@@ -371,7 +366,7 @@ class SessionStore(ABC):
         return None
 
     @abstractmethod
-    def stats(self) -> dict[str, Any]:
+    async def stats(self) -> dict[str, Any]:
         """Return the values for /metrics: counters since opening (`…_total`), levels, histograms.
 
         `disk_bytes_<kind>` (logs, journal, snapshots, archive, quarantine) is the disk space by

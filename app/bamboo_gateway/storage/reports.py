@@ -15,10 +15,11 @@ class SessionQuery:
     that is valid at `shared_at`. `archived` includes or excludes archived sessions; with
     `state == "archived"` they are listed in any case.
 
-    A page filtered by one of these or by `user_id` costs as much as the sessions they select, not
-    the number of all sessions. A page filtered by `state` costs the same where the states are
-    `SupportsNoted`, plus the sessions that have to be asked about. The other filters look at every
-    session. One of them is `id_prefix`: it selects the sessions whose ids begin with it.
+    `id_prefix` selects the sessions whose ids begin with it, `terms` those with a message that
+    `SearchQuery.terms` finds.
+
+    A page that is continued by `cursor`, without `count`, costs about what it shows, whatever it is
+    filtered by and however many sessions there are.
 
     `cursor` is the `next_cursor` of the page before. It names the last entry shown (its sort value
     and id), so pages neither repeat nor skip entries while sessions come and go. `offset` counts
@@ -32,6 +33,7 @@ class SessionQuery:
     created_before: int | None = None
     active_after: int | None = None
     title_contains: str | None = None
+    terms: tuple[str, ...] = ()
     id_prefix: str | None = None
     parent_id: str | None = None
     root_id: str | None = None
@@ -56,6 +58,51 @@ class SessionPage:
     next_cursor: str | None
     has_more: bool
     total: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchQuery:
+    """A search for messages: filters and page. Times are in ms; `None` does not filter.
+
+    Attributes:
+        terms: The folded terms (`domain.search.fold`); a message has to have every one of them.
+        user_id: The owner of the session.
+        role: The role of the message.
+        session_id: The session of the message.
+        created_after, created_before: The time of the message, excluding the moment itself.
+        archived: Whether messages of archived sessions are found.
+        cursor: The `next_cursor` of the page before.
+        limit: The most messages of a page.
+    """
+
+    terms: tuple[str, ...]
+    user_id: str | None = None
+    role: str | None = None
+    session_id: str | None = None
+    created_after: int | None = None
+    created_before: int | None = None
+    archived: Literal["exclude", "only", "include"] = "exclude"
+    cursor: str | None = None
+    limit: int = 20
+
+
+class SearchHit(NamedTuple):
+    """A message that a search found. `body` is its `message` event, as `find` returns it."""
+
+    session_id: str
+    epoch: int
+    title: str | None
+    seq: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPage:
+    """A page of found messages, the newest first."""
+
+    hits: list[SearchHit]
+    next_cursor: str | None
+    has_more: bool
 
 
 class StoredSize(NamedTuple):
