@@ -3,11 +3,16 @@
 import gc
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from tests.support.postgres import GivenServer, PostgresServer
 
 # Tests start hundreds of interpreters. Where the environment forbids bytecode, each of them would
 # compile the gateway again, and each run of pytest all tests.
@@ -65,3 +70,43 @@ def pytest_collection_finish() -> None:
 def anyio_backend() -> str:
     """The gateway runs under uvicorn, so asyncio is the only backend there is."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> "Iterator[PostgresServer | GivenServer]":
+    """PostgreSQL for all tests of this process; none of them ends it."""
+    from tests.support.postgres import shared_server
+
+    with shared_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def own_postgres() -> "Iterator[PostgresServer]":
+    """PostgreSQL for one module, whose tests may end it; each leaves it running."""
+    from tests.support.postgres import own_server
+
+    with own_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def pgbouncer_port(postgres_server: "PostgresServer | GivenServer") -> Iterator[int]:
+    """The port of a PgBouncer in front of `postgres_server`."""
+    from tests.support.pgbouncer import pgbouncer
+
+    with pgbouncer(postgres_server) as port:
+        yield port
+
+
+@pytest.fixture
+def postgres_database(postgres_server: "PostgresServer | GivenServer") -> Iterator[str]:
+    """The name of an empty database of one test."""
+    with postgres_server.database() as name:
+        yield name
+
+
+@pytest.fixture
+def postgres_url(postgres_server: "PostgresServer | GivenServer", postgres_database: str) -> str:
+    """The URL of an empty database of one test."""
+    return postgres_server.url(postgres_database)
