@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterable
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, assert_never
 
 from limits import parse_many
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
@@ -27,6 +27,7 @@ from pydantic_settings import (
 from typing_extensions import override
 
 from bamboo_gateway.domain.path_prefix import check_prefix
+from bamboo_gateway.domain.storage_url import StorageUrl
 from bamboo_gateway.domain.suggestions import nearest_name
 
 MiB = 1024 * 1024
@@ -49,15 +50,24 @@ class Settings(BaseSettings):
     """The settings of one gateway, frozen, read once at the start."""
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, frozen=True, extra="forbid", validate_default=True
+        env_prefix=_PREFIX,
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        # A wrong value may be a password, or have one.
+        hide_input_in_errors=True,
     )
 
     data_dir: Path = Field(
         Path("~/.bamboo/sessions"), description="The directory of sessions; created with mode 0700."
     )
+    # Not in the settings' repr: it may have a password.
     storage_url: str = Field(
         "jsonl:",
-        description="The store: `jsonl:` (files in `data_dir`) or `memory:` (nothing is kept).",
+        repr=False,
+        description="The store: `jsonl:` (files in `data_dir`, or in another directory: "
+        "`jsonl:/directory`), `sqlite:` (one file in `data_dir`) or `sqlite:///file`, "
+        "`postgresql://user@host/database`, or `memory:` (nothing is kept).",
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
@@ -354,6 +364,25 @@ class Settings(BaseSettings):
     )
 
     @property
+    def storage(self) -> StorageUrl:
+        """The parsed `storage_url`."""
+        return StorageUrl.parse(self.storage_url)
+
+    @property
+    def storage_dir(self) -> Path | None:
+        """The directory of this machine that has the sessions; None if the store has none."""
+        storage = self.storage
+        match storage.scheme:
+            case "jsonl":
+                return storage.path or self.data_dir.expanduser()
+            case "sqlite":
+                return storage.path.parent if storage.path else self.data_dir.expanduser()
+            case "postgresql" | "memory":
+                return None
+            case _:
+                assert_never(storage.scheme)
+
+    @property
     def keys_path(self) -> Path | None:
         """The path of the keys file; None if the store has no directory and no path is set."""
         return self._kept_in(self.api_keys_file, "keys.json")
@@ -371,16 +400,22 @@ class Settings(BaseSettings):
     def _kept_in(self, named: Path | None, file_name: str) -> Path | None:
         if named is not None:
             return named.expanduser()
-        if self.storage_url.startswith("memory:"):
+        if self.storage.scheme == "memory":
             return None
         return self.data_dir.expanduser() / file_name
+
+    @field_validator("storage_url")
+    @classmethod
+    def _storage_url(cls, value: str) -> str:
+        StorageUrl.parse(value)
+        return value
 
     @field_validator("data_dir")
     @classmethod
     def _no_storage_url(cls, value: Path) -> Path:
         if url := _STORAGE_URL.fullmatch(value.as_posix()):
             # The rest of another store's URL may have a password.
-            hint = url[1] if url[1] in {"jsonl:", "memory:"} else f"{url[1]}…"
+            hint = url[1] if url[1] in {"jsonl:", "sqlite:", "memory:"} else f"{url[1]}…"
             raise ValueError(
                 f'this is a storage URL and not a directory; write storage_url="{hint}"'
             )

@@ -43,7 +43,7 @@ async def test_a_created_session_is_loaded_and_read_back_by_a_second_path(
             "message",
             "token",
         ]
-        assert seen.count() == 1
+        assert (await seen.usage()).sessions == 1
 
 
 async def test_load_gives_an_own_copy(store: SessionStore) -> None:
@@ -321,7 +321,7 @@ async def test_a_deleted_session_is_gone_for_good(store: SessionStore, second_pa
     assert await store.delete("s-1", writer.head.epoch) >= size_of(*commits)
     async for seen in both_paths(store, second_path):
         assert await seen.load("s-1") is None
-        assert seen.count() == 0
+        assert (await seen.usage()).sessions == 0
         assert isinstance(await refused(seen.delete("s-1", writer.head.epoch)), Conflict)
 
 
@@ -412,7 +412,7 @@ async def test_sessions_with_an_open_or_queued_run_are_unfinished(
     event = {"type": "run_queued", "run_id": "run_9", "agent": "default", "messages": []}
     await committed(store, queued.commit(event))
     async for seen in both_paths(store, second_path):
-        assert sorted(seen.unfinished()) == ["open", "queued"]
+        assert sorted(await seen.unfinished()) == ["open", "queued"]
 
 
 async def test_a_released_session_comes_back_on_demand(store: SessionStore) -> None:
@@ -453,7 +453,7 @@ async def test_ids_that_differ_in_case_only_are_two_sessions(
 async def test_stats_are_names_to_numbers_and_histograms(store: SessionStore) -> None:
     writer = Writer("s-1", store.next_epoch())
     await committed(store, writer.commit(message("m1")))
-    stats = store.stats()
+    stats = await store.stats()
     assert all(isinstance(value, int | float | Histogram) for value in stats.values())
     assert stats["sessions"] == 1
     assert stats["events_total"] == 2

@@ -8,9 +8,10 @@ from bamboo_gateway.domain.errors import Conflict
 from bamboo_gateway.storage.base import SessionStore
 from bamboo_gateway.storage.reports import SessionQuery
 from tests.contract.conftest import Reopen, both_paths
-from tests.contract.test_session_store_trees import state_change, state_of
+from tests.contract.test_session_store_trees import state_change
 from tests.storage.writing import (
     DEADLINE_SECONDS,
+    NOBODY,
     Writer,
     answer_to,
     append,
@@ -41,7 +42,7 @@ async def look(store: SessionStore, writer: Writer) -> list[object]:
     """All that can be seen of a session, in every way there is."""
     name, epoch = writer.head.id, writer.head.epoch
     seen: list[object] = [await store.load(name), await everything(store, name)]
-    seen.append((await store.query(SessionQuery(archived="only"), state_of)).heads)
+    seen.append((await store.query(SessionQuery(archived="only"), NOBODY)).heads)
     seen += [
         await store.read(name, epoch, after, limit=5, max_bytes=2000)
         for after in range(0, writer.head.seq + 2, 7)
@@ -68,7 +69,7 @@ async def test_a_packed_session_reads_as_before_by_every_way(
     await store.pack("s-1", writer.head.epoch)
     async for seen in both_paths(store, second_path):
         assert await look(seen, writer) == before
-        assert seen.count() == 1
+        assert (await seen.usage()).sessions == 1
 
 
 async def test_an_unpacked_session_is_what_it_was_and_goes_on(
@@ -113,7 +114,7 @@ async def test_packing_what_is_not_there_is_a_conflict(store: SessionStore) -> N
             with pytest.raises(Conflict):
                 await verb(name, epoch)
     with pytest.raises(Conflict):
-        store.size("nobody")
+        await store.size("nobody")
 
 
 async def test_archives_that_wait_to_be_packed_are_listed(
@@ -122,27 +123,27 @@ async def test_archives_that_wait_to_be_packed_are_listed(
     writers = [await chat(store, name, runs=1) for name in ("b", "a", "c")]
     idle = Writer("idle", store.next_epoch())
     await committed(store, idle.commit(message("m1")))
-    assert store.unpacked_archives() == ["a", "b", "c"]
+    assert await store.unpacked_archives() == ["a", "b", "c"]
     await store.pack("b", writers[0].head.epoch)
     async for seen in both_paths(store, second_path):
-        assert seen.unpacked_archives() == ["a", "c"]
+        assert await seen.unpacked_archives() == ["a", "c"]
     await seen.unpack("b", writers[0].head.epoch)
-    assert seen.unpacked_archives() == ["a", "b", "c"]
+    assert await seen.unpacked_archives() == ["a", "b", "c"]
 
 
 async def test_the_size_of_a_session_is_known_packed_or_not(
     store: SessionStore, second_path: Reopen
 ) -> None:
     writer = await chat(store)
-    plain = store.size("s-1")
+    plain = await store.size("s-1")
     assert plain.stored_bytes == plain.original_bytes > 10_000
     await store.pack("s-1", writer.head.epoch)
     async for seen in both_paths(store, second_path):
-        packed = seen.size("s-1")
+        packed = await seen.size("s-1")
         assert packed.original_bytes == plain.original_bytes
         assert 0 < packed.stored_bytes <= plain.stored_bytes
     await seen.unpack("s-1", writer.head.epoch)
-    assert seen.size("s-1") == plain
+    assert await seen.size("s-1") == plain
 
 
 async def test_a_packed_session_is_deleted_for_good(
@@ -151,11 +152,11 @@ async def test_a_packed_session_is_deleted_for_good(
     """R9."""
     writer = await chat(store)
     await store.pack("s-1", writer.head.epoch)
-    size = store.size("s-1")
+    size = await store.size("s-1")
     assert await store.delete("s-1", writer.head.epoch) >= size.stored_bytes
     async for seen in both_paths(store, second_path):
         assert await seen.load("s-1") is None
-        assert seen.unpacked_archives() == []
+        assert await seen.unpacked_archives() == []
     again = await chat(seen, runs=1)
     assert again.head.epoch > writer.head.epoch
     await seen.pack("s-1", again.head.epoch)

@@ -51,7 +51,7 @@ async def test_deltas_leave_and_everything_else_stays_at_its_position(
     kept = [record for record in before if codec.decode(record.body)["type"] not in DELTA_TYPES]
     messages = await store.find("s-1", epoch, "message")
     runs = await store.find("s-1", epoch, "run")
-    size = store.size("s-1").original_bytes
+    size = (await store.size("s-1")).original_bytes
     freed = await store.compact("s-1", epoch, writer.head.seq)
     assert freed > 0
     async for seen in both_paths(store, second_path):
@@ -65,8 +65,8 @@ async def test_deltas_leave_and_everything_else_stays_at_its_position(
         for after in range(writer.head.seq + 1):
             page = await seen.read("s-1", epoch, after, limit=4, max_bytes=1 << 20)
             assert page == [record for record in kept if record.seq > after][:4]
-        assert size - freed <= seen.size("s-1").original_bytes <= size
-        assert seen.delta_bytes("s-1") == 0
+        assert size - freed <= (await seen.size("s-1")).original_bytes <= size
+        assert await seen.delta_bytes("s-1") == 0
     assert await seen.compact("s-1", epoch, writer.head.seq) == 0
 
 
@@ -105,7 +105,7 @@ async def test_what_is_appended_after_a_compaction_follows_it(
         assert found.seq == head + 8
         [found] = await seen.find("s-1", writer.head.epoch, "message", key="a1")
         assert b'"a1"' in found.body
-        assert seen.delta_bytes("s-1") > 0
+        assert await seen.delta_bytes("s-1") > 0
 
 
 async def test_the_bytes_of_deltas_are_counted_as_they_come_and_go(
@@ -119,13 +119,13 @@ async def test_the_bytes_of_deltas_are_counted_as_they_come_and_go(
         if codec.decode(record.body)["type"] in DELTA_TYPES
     )
     async for seen in both_paths(store, second_path):
-        assert deltas <= seen.delta_bytes("s-1") < 2 * deltas
-        held = seen.delta_bytes("s-1")
-        assert seen.holding_deltas(held) == {"s-1": writer.head.last_activity_at}
-        assert seen.holding_deltas(held + 1) == {}
+        assert deltas <= await seen.delta_bytes("s-1") < 2 * deltas
+        held = await seen.delta_bytes("s-1")
+        assert await seen.holding_deltas(held) == {"s-1": writer.head.last_activity_at}
+        assert await seen.holding_deltas(held + 1) == {}
     await seen.compact("s-1", writer.head.epoch, 30)
-    assert 0 < seen.delta_bytes("s-1") < deltas
-    assert seen.delta_bytes("nobody") == 0
+    assert 0 < await seen.delta_bytes("s-1") < deltas
+    assert await seen.delta_bytes("nobody") == 0
 
 
 async def test_a_packed_session_is_not_compacted_and_strangers_are_refused(

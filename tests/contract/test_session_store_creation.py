@@ -14,8 +14,8 @@ from bamboo_gateway.storage.base import SessionStore
 from bamboo_gateway.storage.commits import Event, Note
 from bamboo_gateway.storage.reports import SessionQuery
 from tests.contract.conftest import Reopen, both_paths
-from tests.contract.test_session_store_lists import state_of
 from tests.storage.writing import (
+    NOBODY,
     T0,
     Writer,
     committed,
@@ -80,7 +80,7 @@ async def test_a_published_session_is_whole_and_goes_on_like_any_other(
         assert len(await seen.find("s-1", epoch, "run", key="run_1")) == 2
         [note] = await seen.find("s-1", epoch, "note", key="key")
         assert note.seq == 34
-        page = await seen.query(SessionQuery(user_id="u"), state_of)
+        page = await seen.query(SessionQuery(user_id="u"), NOBODY)
         assert page.heads == [history.head]
     fresh = seen
     writer = Writer.of(history.head)
@@ -120,10 +120,10 @@ async def test_nothing_is_seen_of_a_creation_that_is_left(
     async with store.creation("s-2", history.head.epoch):
         pass
     async for seen in both_paths(store, second_path):
-        assert seen.count() == 0
+        assert (await seen.usage()).sessions == 0
         assert await seen.load("s-1") is None
     await create(seen, "s-1")
-    assert seen.count() == 1
+    assert (await seen.usage()).sessions == 1
 
 
 async def test_a_cancelled_creation_leaves_nothing(
@@ -138,7 +138,7 @@ async def test_a_cancelled_creation_leaves_nothing(
             await creation.write(*history.page(message("m2")))
             await creation.publish(history.head)
     fresh = await second_path(store)
-    assert fresh.count() == 0
+    assert (await fresh.usage()).sessions == 0
 
 
 async def test_publishing_what_exists_is_refused_with_its_head(
@@ -184,7 +184,7 @@ async def test_creations_of_many_sessions_go_on_at_once_beside_commits(
         for _ in range(20):
             await committed(store, writer.commit(token()))
     async for seen in both_paths(store, second_path):
-        assert seen.count() == 9
+        assert (await seen.usage()).sessions == 9
         assert len(await seqs(seen, "chat")) == 21
         for number in range(8):
             assert len(await seqs(seen, f"s-{number}")) == 34

@@ -68,8 +68,8 @@ async def test_what_is_published_is_whole_and_the_session_goes_on(
         for key, seq in (("k-before", 3), ("k", 15)):
             [note] = await seen.find("s-1", epoch, "note", key=key)
             assert note.seq == seq
-        assert seen.size("s-1").stored_bytes > 12 * chars
-        assert seen.usage("u").stored_bytes == seen.size("s-1").stored_bytes
+        assert (await seen.size("s-1")).stored_bytes > 12 * chars
+        assert (await seen.usage("u")).stored_bytes == (await seen.size("s-1")).stored_bytes
     await committed(seen, writer.commit(message("after")))
     await extend(seen, writer, chars, 3)
     await committed(seen, writer.commit(token()))

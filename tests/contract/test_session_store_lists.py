@@ -6,15 +6,11 @@ from typing import Any
 import pytest
 
 from bamboo_gateway.domain.errors import InvalidInput
-from bamboo_gateway.domain.sessions import SessionHead, SessionState
+from bamboo_gateway.domain.sessions import Presence, SessionState, state_of
 from bamboo_gateway.storage.base import SessionStore
 from bamboo_gateway.storage.reports import SessionPage, SessionQuery
 from tests.contract.conftest import Reopen, both_paths
-from tests.storage.writing import T0, Writer, committed, message, run_start, token
-
-
-def state_of(head: SessionHead) -> SessionState:
-    return "active" if head.active else "idle"
+from tests.storage.writing import NOBODY, T0, Writer, committed, message, run_start, token
 
 
 async def fill(store: SessionStore, count: int = 25) -> dict[str, Writer]:
@@ -47,7 +43,7 @@ async def all_pages(store: SessionStore, limit: int, **options) -> list[str]:
     found: list[str] = []
     cursor = None
     while True:
-        page = await store.query(SessionQuery(cursor=cursor, limit=limit, **options), state_of)
+        page = await store.query(SessionQuery(cursor=cursor, limit=limit, **options), NOBODY)
         found += ids(page)
         assert page.has_more == (page.next_cursor is not None)
         if not page.has_more:
@@ -104,7 +100,7 @@ async def test_filters_admit_exactly_what_they_say(
     expected = [name for n, name in enumerate(writers) if admitted(n)]
     options = {"sort_by": "created_at", "descending": False, **filters}
     async for seen in both_paths(store, second_path):
-        page = await seen.query(SessionQuery(**options), state_of)
+        page = await seen.query(SessionQuery(**options), NOBODY)
         assert ids(page) == expected
         assert page.total == len(expected)
         assert page.heads == [writers[name].head for name in expected]
@@ -116,7 +112,7 @@ async def test_cursor_pages_neither_repeat_nor_skip_while_sessions_come_and_go(
 ) -> None:
     writers = await fill(store)
     query = SessionQuery(sort_by="created_at", descending=False, limit=5)
-    page = await store.query(query, state_of)
+    page = await store.query(query, NOBODY)
     assert ids(page) == [f"s-{n:03d}" for n in range(5)]
     # The entry the cursor stands for goes, one before it comes, one after it moves elsewhere.
     await store.delete("s-004", writers["s-004"].head.epoch)
@@ -134,7 +130,7 @@ async def all_pages_from(store: SessionStore, query: SessionQuery, cursor) -> li
             SessionQuery(
                 sort_by=query.sort_by, descending=query.descending, limit=4, cursor=cursor
             ),
-            state_of,
+            NOBODY,
         )
         found += ids(page)
         cursor = page.next_cursor
@@ -143,29 +139,29 @@ async def all_pages_from(store: SessionStore, query: SessionQuery, cursor) -> li
 
 async def test_a_list_follows_what_was_committed_since(store: SessionStore) -> None:
     writers = await fill(store, 6)
-    newest = await store.query(SessionQuery(limit=1), state_of)
+    newest = await store.query(SessionQuery(limit=1), NOBODY)
     assert ids(newest) == ["s-005"]
     writer = writers["s-002"]
     writer.now_ms = T0 + 99_000
     await committed(store, writer.commit(message("m9")))
-    assert ids(await store.query(SessionQuery(limit=1), state_of)) == ["s-002"]
+    assert ids(await store.query(SessionQuery(limit=1), NOBODY)) == ["s-002"]
     store.touch("s-001", writers["s-001"].head.epoch, T0 + 100_000)
-    assert ids(await store.query(SessionQuery(limit=1), state_of)) == ["s-001"]
+    assert ids(await store.query(SessionQuery(limit=1), NOBODY)) == ["s-001"]
     await store.delete("s-001", writers["s-001"].head.epoch)
-    page = await store.query(SessionQuery(limit=1), state_of)
+    page = await store.query(SessionQuery(limit=1), NOBODY)
     assert ids(page) == ["s-002"]
     assert page.total == 5
-    mine = await store.query(SessionQuery(user_id="odd"), state_of)
+    mine = await store.query(SessionQuery(user_id="odd"), NOBODY)
     assert sorted(ids(mine)) == ["s-003", "s-005"]
 
 
 async def test_offset_counts_from_the_start(store: SessionStore) -> None:
     await fill(store, 10)
     query = SessionQuery(sort_by="created_at", descending=False, offset=8, limit=5)
-    page = await store.query(query, state_of)
+    page = await store.query(query, NOBODY)
     assert ids(page) == ["s-008", "s-009"]
     assert (page.total, page.has_more, page.next_cursor) == (10, False, None)
-    page = await store.query(SessionQuery(offset=80, count=False), state_of)
+    page = await store.query(SessionQuery(offset=80, count=False), NOBODY)
     assert (page.heads, page.total, page.has_more) == ([], None, False)
 
 
@@ -175,42 +171,23 @@ async def test_a_cursor_that_the_store_did_not_make_is_refused(
 ) -> None:
     await fill(store, 3)
     with pytest.raises(InvalidInput):
-        await store.query(SessionQuery(cursor=cursor), state_of)
+        await store.query(SessionQuery(cursor=cursor), NOBODY)
 
 
 async def test_a_cursor_of_another_order_is_refused(store: SessionStore) -> None:
     await fill(store, 3)
-    page = await store.query(SessionQuery(limit=1), state_of)
+    page = await store.query(SessionQuery(limit=1), NOBODY)
     for options in ({"sort_by": "title"}, {"descending": False}):
         with pytest.raises(InvalidInput):
-            await store.query(SessionQuery(cursor=page.next_cursor, **options), state_of)
+            await store.query(SessionQuery(cursor=page.next_cursor, **options), NOBODY)
 
 
 async def test_heads_in_a_page_are_copies(store: SessionStore) -> None:
     await fill(store, 1)
-    [head] = (await store.query(SessionQuery(), state_of)).heads
+    [head] = (await store.query(SessionQuery(), NOBODY)).heads
     head.title = "changed"
-    [again] = (await store.query(SessionQuery(), state_of)).heads
+    [again] = (await store.query(SessionQuery(), NOBODY)).heads
     assert again.title is None
-
-
-class Knowing:
-    """As the pool does: some sessions are connected or were, whatever their heads say."""
-
-    def __init__(self, **noted: SessionState) -> None:
-        self._noted = noted
-
-    def __call__(self, head: SessionHead) -> SessionState:
-        if head.logged_state is not None:
-            return head.logged_state
-        if head.active:
-            return "active"
-        if head.ttl_seconds is not None and head.ttl_seconds < 100:
-            return "expired"
-        return self._noted.get(head.id.replace("-", "_"), "idle")
-
-    def noted(self) -> list[str]:
-        return [name.replace("_", "-") for name in self._noted]
 
 
 async def fill_with_states(store: SessionStore) -> dict[str, Writer]:
@@ -226,45 +203,63 @@ async def fill_with_states(store: SessionStore) -> dict[str, Writer]:
     return writers
 
 
+PRESENCE = Presence(
+    # Half of the times to live have passed.
+    now_ms=T0 + 110_000,
+    # Some of these are closed, expired or active anyway, and one does not exist.
+    watched=["s-000", "s-004", "s-013", "s-021", "s-042", "s-999"],
+    disconnected={"s-001", "s-005", "s-006", "s-017", "s-044", "s-998"},
+)
+
+
+async def expected_of(store: SessionStore, query: SessionQuery) -> list[str]:
+    """Return what a list by state has to show, from all heads and the definition of the state."""
+    everything = replace(query, state=None, archived="include", cursor=None, limit=1000)
+    heads = (await store.query(everything, PRESENCE)).heads
+    return [head.id for head in heads if state_of(head, PRESENCE) == query.state]
+
+
 @pytest.mark.parametrize(
     "state", ["idle", "active", "disconnected", "closed", "expired", "archived"]
 )
 @pytest.mark.parametrize("turn", [1, 1000])
-async def test_lists_by_state_are_the_same_whether_each_session_is_asked_about_or_only_some(
-    store: SessionStore, state: SessionState, turn: int, monkeypatch: pytest.MonkeyPatch
+async def test_lists_by_state_have_the_sessions_of_which_the_definition_says_so(
+    store: SessionStore,
+    second_path: Reopen,
+    state: SessionState,
+    turn: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("bamboo_gateway.storage.jsonl.index.views._BATCH_ENTRIES", turn)
     writers = await fill_with_states(store)
-    knowing = Knowing(
-        s_000="active", s_001="disconnected", s_004="active", s_005="disconnected", s_013="active",
-        s_044="disconnected", s_999="active",
-    )  # fmt: skip
+    assert (await store.query(SessionQuery(state=state), PRESENCE)).heads
 
-    assert (await store.query(SessionQuery(state=state), knowing)).heads
-
-    async def compare() -> None:
-        for user_id in (None, "odd"):
+    async def compare(seen: SessionStore) -> None:
+        filters: list[dict[str, Any]] = [
+            {},
+            {"user_id": "odd"},
+            {"user_id": "odd", "parent_id": "s-000"},
+            {"session_type": "user", "active_after": T0 + 8000},
+        ]
+        for options in filters:
             for descending in (True, False):
                 query = SessionQuery(
-                    state=state, user_id=user_id, descending=descending, sort_by="title", limit=7
+                    state=state, descending=descending, sort_by="title", limit=7, **options
                 )
-                seen = 0
+                expected = await expected_of(seen, query)
+                pages: list[str] = []
                 while True:
-                    asked = await store.query(query, lambda head: knowing(head))
-                    assert await store.query(query, knowing) == asked
-                    seen += len(asked.heads)
-                    if not asked.has_more:
+                    page = await seen.query(query, PRESENCE)
+                    assert page.total == len(expected)
+                    pages += ids(page)
+                    if not page.has_more:
                         break
-                    query = replace(query, cursor=asked.next_cursor)
-                assert seen == asked.total
+                    query = replace(query, cursor=page.next_cursor)
+                assert pages == expected
                 skipping = replace(query, cursor=None, offset=3, count=False)
-                asked = await store.query(skipping, lambda head: knowing(head))
-                assert await store.query(skipping, knowing) == asked
-        parent = SessionQuery(state=state, user_id="odd", parent_id="s-000")
-        asked = await store.query(parent, lambda head: knowing(head))
-        assert await store.query(parent, knowing) == asked
+                assert ids(await seen.query(skipping, PRESENCE)) == expected[3:10]
 
-    await compare()
+    await compare(store)
     # Sessions come, go, and change their states while the lists are kept.
     await committed(store, writers["s-003"].commit(run_start("run_2")))
     await committed(
@@ -277,4 +272,30 @@ async def test_lists_by_state_are_the_same_whether_each_session_is_asked_about_o
     )
     await store.delete("s-014", writers["s-014"].head.epoch)
     await committed(store, Writer("s-new", store.next_epoch()).commit())
-    await compare()
+    await compare(store)
+    await compare(await second_path(store))
+
+
+async def test_an_open_stream_keeps_a_session_from_expiring_and_so_does_a_queued_run(
+    store: SessionStore,
+) -> None:
+    ttl = {"type": "session_created", "user_id": "u", "title": None, "ttl_seconds": 1}
+    queued = {"type": "run_queued", "run_id": "r", "agent": "a", "messages": [], "options": {}}
+    for name in ("alone", "queued", "seen", "watched"):
+        writer = Writer(name, store.next_epoch())
+        await committed(store, writer.commit(ttl))
+        if name == "queued":
+            await committed(store, writer.commit(queued))
+    later = Presence(T0 + 1000, watched={"watched"}, disconnected={"seen"})
+    expected: dict[SessionState, list[str]] = {
+        "expired": ["alone", "seen"],
+        "active": ["watched"],
+        "idle": ["queued"],
+        "disconnected": [],
+    }
+    for state, names in expected.items():
+        page = await store.query(SessionQuery(state=state), later)
+        assert sorted(ids(page)) == names
+    before = Presence(T0 + 999, disconnected={"seen"})
+    page = await store.query(SessionQuery(state="disconnected"), before)
+    assert ids(page) == ["seen"]

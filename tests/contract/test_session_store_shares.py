@@ -3,11 +3,10 @@
 from typing import Any
 
 from bamboo_gateway.domain.clock import format_ms
-from bamboo_gateway.domain.sessions import SessionHead, SessionState
 from bamboo_gateway.storage.base import SessionStore
 from bamboo_gateway.storage.reports import SessionQuery
 from tests.contract.conftest import Reopen, both_paths
-from tests.storage.writing import T0, Writer, committed, message
+from tests.storage.writing import NOBODY, T0, Writer, committed, message
 
 ENDS = T0 + 60_000
 
@@ -23,13 +22,9 @@ def shared(share_id: str, user_id: str | None, expires_at: int | None = None) ->
     return {"type": "session_shared", "share": share}
 
 
-def state_of(_: SessionHead) -> SessionState:
-    return "idle"
-
-
 async def with_user(store: SessionStore, user: str, now_ms: int = T0, **more: Any) -> list[str]:
     query = SessionQuery(shared_with=user, shared_at=now_ms, sort_by="created_at", **more)
-    page = await store.query(query, state_of)
+    page = await store.query(query, NOBODY)
     assert page.total == len(page.heads)
     return sorted(head.id for head in page.heads)
 

@@ -4,16 +4,11 @@ from typing import Any, Literal
 
 import pytest
 
-from bamboo_gateway.domain.sessions import SessionHead, SessionState
 from bamboo_gateway.storage.base import SessionStore
 from bamboo_gateway.storage.reports import SessionQuery
 from tests.contract.conftest import Reopen, both_paths
 from tests.contract.test_session_store_lists import all_pages, ids
-from tests.storage.writing import T0, Writer, committed
-
-
-def state_of(head: SessionHead) -> SessionState:
-    return head.logged_state or "idle"
+from tests.storage.writing import NOBODY, T0, Writer, committed
 
 
 def state_change(to: str) -> dict[str, Any]:
@@ -71,7 +66,7 @@ async def test_trees_parents_and_archives_are_listed_as_asked(
     writers = await grow(store)
     options = {"sort_by": "created_at", "descending": False, **filters}
     async for seen in both_paths(store, second_path):
-        page = await seen.query(SessionQuery(**options), state_of)
+        page = await seen.query(SessionQuery(**options), NOBODY)
         assert ids(page) == admitted
         assert page.total == len(admitted)
         assert page.heads == [writers[name].head for name in admitted]
@@ -87,9 +82,9 @@ async def test_archived_sessions_are_out_of_lists_unless_asked_for(
         modes: list[tuple[Literal["exclude", "only", "include"], int]]
         modes = [("exclude", 21), ("only", 9), ("include", 30)]
         for mode, total in modes:
-            page = await seen.query(SessionQuery(archived=mode), state_of)
+            page = await seen.query(SessionQuery(archived=mode), NOBODY)
             assert page.total == len(page.heads) == total
-        page = await seen.query(SessionQuery(state="archived"), state_of)
+        page = await seen.query(SessionQuery(state="archived"), NOBODY)
         assert page.total == 9
 
 
@@ -98,7 +93,7 @@ async def test_a_tree_follows_what_was_forked_archived_and_deleted_since(
 ) -> None:
     writers = await grow(store)
     query = SessionQuery(root_id="oak-0", sort_by="created_at", descending=False)
-    assert len(ids(await store.query(query, state_of))) == 7
+    assert len(ids(await store.query(query, NOBODY))) == 7
     await committed(store, writers["oak-0"].commit(state_change("idle")))
     await committed(store, writers["oak-9"].commit(state_change("archived")))
     await store.delete("oak-5", writers["oak-5"].head.epoch)
@@ -106,6 +101,6 @@ async def test_a_tree_follows_what_was_forked_archived_and_deleted_since(
     ancestors = [{"session_id": "oak-0", "title": None, "forked_at": None}]
     created = {"type": "session_created", "user_id": "u", "ancestors": ancestors}
     await committed(store, late.commit(created))
-    page = await store.query(query, state_of)
+    page = await store.query(query, NOBODY)
     assert ids(page) == ["oak-0", "oak-1", "oak-2", "oak-6", "oak-7", "oak-8", "late"]
     assert page.total == 7

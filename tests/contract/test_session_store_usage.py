@@ -5,8 +5,8 @@ import random
 from bamboo_gateway.storage.base import SessionStore
 from bamboo_gateway.storage.reports import SessionQuery, StoreUsage
 from tests.contract.conftest import Reopen
-from tests.contract.test_session_store_trees import state_change, state_of
-from tests.storage.writing import Writer, committed, entries_of, message, size_of, token
+from tests.contract.test_session_store_trees import state_change
+from tests.storage.writing import NOBODY, Writer, committed, entries_of, message, size_of, token
 
 USERS = ("ann", "bob", None)
 
@@ -18,14 +18,14 @@ def created(user_id: str | None) -> dict[str, object]:
 async def counted(store: SessionStore, user_id: str | None = None) -> StoreUsage:
     """Count by a second path: the list, and the size of each."""
     query = SessionQuery(user_id=user_id, archived="include", limit=1000)
-    heads = (await store.query(query, state_of)).heads
-    return StoreUsage(len(heads), sum(store.size(head.id).stored_bytes for head in heads))
+    heads = (await store.query(query, NOBODY)).heads
+    return StoreUsage(len(heads), sum([(await store.size(head.id)).stored_bytes for head in heads]))
 
 
 async def check(store: SessionStore) -> None:
     for user_id in ("ann", "bob", "nobody"):
-        assert store.usage(user_id) == await counted(store, user_id)
-    assert store.usage() == await counted(store)
+        assert await store.usage(user_id) == await counted(store, user_id)
+    assert await store.usage() == await counted(store)
 
 
 async def test_usage_is_that_of_the_sessions_there_are_whatever_happened_to_them(
@@ -55,7 +55,7 @@ async def test_usage_is_that_of_the_sessions_there_are_whatever_happened_to_them
                 case _:
                     await committed(store, writer.commit(message(f"m{number}"), note=f"k{number}"))
         await check(store)
-    assert all(store.usage(user).sessions for user in USERS)
+    assert all([(await store.usage(user)).sessions for user in USERS])
     await check(await second_path(store))
 
 
@@ -66,8 +66,8 @@ async def test_a_session_made_whole_counts_when_it_is_there_and_not_before(
     commit = writer.commit(created("ann"), message("m"))
     async with store.creation("s", writer.head.epoch) as creation:
         await creation.write(*entries_of(commit))
-        assert store.usage("ann") == StoreUsage(0, 0)
+        assert await store.usage("ann") == StoreUsage(0, 0)
         await creation.publish(writer.head.copy())
-    assert store.usage("ann").sessions == 1
-    assert store.usage("ann").stored_bytes >= size_of(commit)
+    assert (await store.usage("ann")).sessions == 1
+    assert (await store.usage("ann")).stored_bytes >= size_of(commit)
     await check(await second_path(store))

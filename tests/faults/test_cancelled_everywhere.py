@@ -116,7 +116,7 @@ async def at_rest(gate: Gateway) -> None:
 
 async def picture(gate: Gateway) -> dict[str, Any]:
     """Return every session as the store has it, without what a parent is told of its forks."""
-    found: dict[str, Any] = {"sessions": gate.store.count()}
+    found: dict[str, Any] = {"sessions": (await gate.store.usage()).sessions}
     for name in ("s", "other", "kept", "new"):
         head = await gate.store.inner.load(name)
         if head is None:
@@ -267,7 +267,7 @@ async def test_r6_r7_a_stream_cancelled_while_it_opens_leaves_no_connection(
             assert not was_cancelled
             reader.close()
         await at_rest(gate)
-        assert gate.manager.stats()["streams_open"] == 0
+        assert (await gate.manager.stats())["streams_open"] == 0
         assert await gate.manager.connections(ME, "s") == []
         assert await gate.log("s") == log
         async with await gate.reader("s", from_start=True) as again:

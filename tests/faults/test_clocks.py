@@ -342,10 +342,10 @@ async def test_r7_stream_deadlines_use_the_monotonic_clock() -> None:
                 # The clock of all streams has looked at both since.
                 while reader.types.count("heartbeat") < count + 2:
                     await reader.take()
-            assert gate.manager.stats()["streams_slow_total"] == 0
+            assert (await gate.manager.stats())["streams_slow_total"] == 0
             gate.clock.seconds += 1001
             await reader.take_until("goodbye")
             assert reader.goodbye == {"type": "goodbye", "reason": "lifetime", "retry": True}
-            assert gate.manager.stats()["streams_slow_total"] == 1
+            assert (await gate.manager.stats())["streams_slow_total"] == 1
         stuck.close()
         await eventually(lambda: not gate.leftovers())

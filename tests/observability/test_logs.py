@@ -235,7 +235,7 @@ def test_requests_that_asked_to_wait_are_never_slow() -> None:
 async def test_a_blocked_event_loop_is_counted_and_logged_as_a_warning() -> None:
     with captured_logs() as logs:
         async with gateway(heartbeat_interval_seconds=0.15) as gate:
-            lag = gate.manager.stats()["loop_lag_seconds"]
+            lag = (await gate.manager.stats())["loop_lag_seconds"]
             await eventually(lambda: lag.count, "a tick")
             assert not [line for line in logs if "held up" in line["event"]]
             gate.clock.advance(3)  # all that the loop's clock sees of a blocking call

@@ -1,5 +1,6 @@
 """`/metrics`: complete, true, and bounded whatever clients send."""
 
+import asyncio
 import gc
 import re
 import secrets
@@ -70,7 +71,7 @@ def test_names_follow_the_conventions_of_prometheus() -> None:
 
 
 def test_whatever_the_store_counts_has_a_family(served: Served) -> None:
-    assert set(served.app.state.manager.stats()) <= set(FAMILIES)
+    assert set(asyncio.run(served.app.state.manager.stats())) <= set(FAMILIES)
 
 
 # -- true -------------------------------------------------------------------------------------
@@ -165,17 +166,17 @@ async def test_readers_behind_the_event_queue_are_seen_as_lag_and_as_reads_of_th
         await gate.ended("r")
         seq = gate.live().durable_seq
         late, there = await gate.reader(from_start=True), await gate.reader()
-        lag = gate.manager.stats()["stream_lag_events"]
+        lag = (await gate.manager.stats())["stream_lag_events"]
         assert lag == {("0.5",): 0, ("0.9",): seq, ("0.99",): seq, ("1",): seq}
-        assert gate.manager.stats()["stream_log_reads_total"] == 0
+        assert (await gate.manager.stats())["stream_log_reads_total"] == 0
         gate.live().channel.queue._bodies.clear()  # as if much had followed
         await late.take()
         await late.take()
-        assert gate.manager.stats()["stream_log_reads_total"] == 1
-        assert gate.manager.stats()["stream_lag_events"]["1",] == 0
+        assert (await gate.manager.stats())["stream_log_reads_total"] == 1
+        assert (await gate.manager.stats())["stream_lag_events"]["1",] == 0
         late.close()
         there.close()
-        assert gate.manager.stats()["stream_lag_events"]["1",] == 0
+        assert (await gate.manager.stats())["stream_lag_events"]["1",] == 0
 
 
 async def test_a_scrape_calls_nothing_for_each_stream() -> None:
@@ -186,7 +187,7 @@ async def test_a_scrape_calls_nothing_for_each_stream() -> None:
         for _ in range(2):
             readers += [await gate.reader() for _ in range(20)]
             calls.append(calls_of(gate.manager.stats))
-        assert gate.manager.stats()["streams_open"] == 40
+        assert (await gate.manager.stats())["streams_open"] == 40
         assert calls[0] == calls[1]
         for reader in readers:
             reader.close()
@@ -214,7 +215,7 @@ async def test_runs_take_as_long_as_the_clock_says_and_end_once_however_they_end
         gate.store.fail_append()  # the end's first commit: told once it is stored, and once only
         gate.agent.do("first", Complete())
         await gate.ended("first")
-        stats = gate.manager.stats()
+        stats = await gate.manager.stats()
         assert sum(stats["runs_started_total"].values()) == 1
         assert sum(stats["runs_ended_total"].values()) == 2
         assert stats["runs_ended_total"]["unstarted", "cancelled"] == 1

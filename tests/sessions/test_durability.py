@@ -138,7 +138,7 @@ async def test_a_session_whose_creation_failed_leaves_nothing(gate: Gateway):
     await quiet()
     with pytest.raises(NotFound):
         await gate.manager.get_session(ME, "s")
-    assert gate.manager.stats()["sessions_in_memory"] == 0
+    assert (await gate.manager.stats())["sessions_in_memory"] == 0
     await gate.chat(run_id="r")
     gate.agent.do("r", Complete())
     assert (await gate.ended("r"))["status"] == "completed"

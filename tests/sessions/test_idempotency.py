@@ -48,7 +48,7 @@ async def test_a_chat_repeated_with_its_key_runs_once(gate: Gateway):
     """A known failure elsewhere: a retried POST runs the tools again."""
     answers = [await gate.chat(None, key="k") for _ in range(3)]
     assert answers[0] == answers[1] == answers[2]
-    assert gate.store.count() == 1
+    assert (await gate.store.usage()).sessions == 1
     await quiet()
     assert len(gate.agent.asked) == 1
 
@@ -299,7 +299,7 @@ async def test_a_creation_repeated_with_its_key_is_one_session(gate: Gateway):
     one = await gate.manager.create_session(ME, NewSession(), idem)
     two = await gate.manager.create_session(ME, NewSession(), idem)
     assert one.answer == two.answer
-    assert gate.store.count() == 1
+    assert (await gate.store.usage()).sessions == 1
 
 
 async def test_the_answer_of_a_request_that_changed_nothing_is_kept_too(gate: Gateway):
@@ -496,7 +496,7 @@ async def test_a_chat_whose_key_was_forgotten_begins_another_session(gate: Gatew
     await gate.manager.close_session(ME, again["session_id"])
     gate.clock.advance(24 * 3600 + 1)
     third = await gate.chat(None, key="k", run_id="r1")
-    assert gate.store.count() == 3
+    assert (await gate.store.usage()).sessions == 3
     assert third["session_id"] not in {first["session_id"], again["session_id"]}
 
 

@@ -47,11 +47,9 @@ async def refused(code: str, setting: str, call: Any) -> None:
 
 def counted(gate: Gateway) -> dict[str, tuple[int, dict[str, int]]]:
     quotas = gate.manager._context.quotas
-    return {
-        name: (tally.total, dict(tally._by_user))
-        for name in ("_runs", "_queued", "_unborn", "_places", "_streams")
-        for tally in [getattr(quotas, name)]
-    }
+    tallies = {name: getattr(quotas, name) for name in ("_runs", "_queued", "_places", "_streams")}
+    tallies |= {"_unborn": quotas.stored.unborn, "_aside": quotas.stored._aside}
+    return {name: (tally.total, dict(tally._by_user)) for name, tally in tallies.items()}
 
 
 def expected(gate: Gateway) -> dict[str, tuple[int, dict[str, int]]]:
@@ -215,7 +213,7 @@ async def test_a_session_created_in_pieces_counts_toward_the_limit_all_the_time(
             await gate.manager.create_session(BOB, NewSession(id="b1"))
             more.set()
         assert counted(gate)["_places"] == (0, {})
-        assert gate.store.usage("ann").sessions == 1
+        assert (await gate.store.usage("ann")).sessions == 1
 
 
 def test_a_user_has_a_quarter_of_the_places_if_nothing_else_is_said() -> None:
@@ -266,7 +264,7 @@ async def test_of_many_sessions_made_at_once_exactly_as_many_are_as_there_are_pl
             for number in range(20):
                 tasks.start_soon(one, number)
         assert sorted(made) == ["made"] * 3 + ["too-many-sessions"] * 17
-        assert gate.store.usage("ann").sessions == 4
+        assert (await gate.store.usage("ann")).sessions == 4
         assert counted(gate)["_unborn"] == (0, {})
 
 
@@ -275,7 +273,7 @@ async def test_a_full_store_refuses_what_adds_and_lets_what_ends_and_frees() -> 
         manager = gate.manager
         await chat(gate, "a1", "ann", "r1")
         event = {"type": "custom", "name": "n", "value": "x" * 1000}
-        while gate.store.usage("ann").stored_bytes < 3000:
+        while (await gate.store.usage("ann")).stored_bytes < 3000:
             await manager.append_events(ME, "a1", [event])
         limited = ("storage-quota-reached", "max_stored_bytes_per_user")
 
@@ -297,7 +295,7 @@ async def test_a_full_store_refuses_what_adds_and_lets_what_ends_and_frees() -> 
         assert (await manager.messages(ME, "a1")).messages
         await manager.close_session(ME, "a1")
         await manager.reopen_session(ME, "a1")
-        while gate.store.usage().stored_bytes < 6000:
+        while (await gate.store.usage()).stored_bytes < 6000:
             await manager.add_messages(ME, await session_of_bob(gate), [message])
         await refused(
             "storage-quota-reached",
@@ -325,7 +323,7 @@ async def test_lines_end_where_the_room_does_and_the_answer_says_where() -> None
         assert 1 < len(stored) < 20
         assert caught.value.extra["line"] == len(stored) + 1
         assert caught.value.extra["appended"]["count"] == len(stored)
-        assert gate.store.usage().stored_bytes < 2000 + 500
+        assert (await gate.store.usage()).stored_bytes < 2000 + 500
 
 
 async def session_of_bob(gate: Gateway) -> str:

@@ -269,7 +269,7 @@ async def test_a_reading_call_takes_no_place(gate: Gateway):
     gate.manager._registry.evict_idle()
     await gate.manager.get_session(ME, "s")
     await gate.manager.messages(ME, "s")
-    assert gate.manager.stats()["sessions_in_memory"] == 0
+    assert (await gate.manager.stats())["sessions_in_memory"] == 0
 
 
 async def test_the_least_recently_used_idle_session_makes_room():
@@ -347,7 +347,7 @@ async def test_max_sessions_holds_for_creations_at_once():
             for _ in range(10):
                 tasks.start_soon(create)
         assert sum(isinstance(outcome, LimitReached) for outcome in outcomes) == 7
-        assert gate.store.count() == 3
+        assert (await gate.store.usage()).sessions == 3
 
 
 async def test_a_session_that_is_opened_by_many_at_once_is_loaded_once(gate: Gateway):

@@ -31,6 +31,11 @@ from tests.storage.writing import (
 from tests.support.waiting import until_true
 
 
+async def snapshots_made(store: JsonlStore, count: int) -> bool:
+    made: bool = (await store.stats())["snapshots_total"] == count
+    return made
+
+
 async def long_session(
     store: JsonlStore, session_id: str = "Long", messages: int = 3000
 ) -> History:
@@ -61,7 +66,7 @@ async def test_unpacking_restores_exactly_the_bytes_that_were_packed(
     history = await long_session(store)
     assert await store.checkpoint()
     # The checkpoint has begun a snapshot, and does not wait for it.
-    await until_true(lambda: store.stats()["snapshots_total"] == 1)
+    await until_true(lambda: snapshots_made(store, 1))
     before = files(data_dir, "events", "index/marks")
     assert len(before) == 2
     assert files(data_dir, "sessions")
@@ -86,7 +91,7 @@ async def test_the_zstd_tool_reads_the_log_in_a_bundle(opener: Opener, data_dir:
     assert len(bundle) < len(log) / 3
     reader = zstandard.ZstdDecompressor().stream_reader(bundle, read_across_frames=True)
     assert reader.read(len(log) + 1) == log
-    assert store.size("Long") == (len(bundle), len(log))
+    assert await store.size("Long") == (len(bundle), len(log))
 
 
 class CountingFileSystem(FileSystem):
@@ -108,7 +113,7 @@ async def test_reading_by_position_costs_about_a_block_and_not_the_bundle(
     history = await long_session(store, messages=10_000)
     epoch = history.head.epoch
     await store.pack("Long", epoch)
-    size = store.size("Long")
+    size = await store.size("Long")
     assert size.original_bytes > 20 * BLOCK_BYTES
     for after in (0, 17, 5000, 9999):
         fs.read_bytes = 0
@@ -145,7 +150,7 @@ async def test_a_lost_catalog_is_rebuilt_from_bundles_and_compacted_logs(
         assert await everything(fresh, name) == records
     assert await fresh.load("packed") == packed.head
     assert await fresh.load("chat") == chat.head
-    assert fresh.size("packed").stored_bytes < fresh.size("packed").original_bytes
+    assert (await fresh.size("packed")).stored_bytes < (await fresh.size("packed")).original_bytes
     assert len(await fresh.find("packed", packed.head.epoch, "message")) == 1000
 
 
@@ -206,7 +211,7 @@ async def test_deleting_returns_the_bytes_of_all_files_of_a_session(
     for commit in commits:
         await committed(store, commit)
     # Not yet brought up: in the log, and in the journal.
-    size = store.size("chat").stored_bytes
+    size = (await store.size("chat")).stored_bytes
     data = sum(len(stored_lines(commit.events, commit.notes)) for commit in commits)
     assert await store.delete("chat", chat.head.epoch) == size + data
     assert files(data_dir, "events", "archive", "sessions", "index/marks") == {}
@@ -215,9 +220,9 @@ async def test_deleting_returns_the_bytes_of_all_files_of_a_session(
 async def test_disk_use_is_counted_by_kind(opener: Opener, data_dir: Path) -> None:
     """R11: the sum is counted as it changes, without reading the disk."""
 
-    def said(store: JsonlStore) -> dict[str, int]:
-        kinds = ("logs", "archive", "snapshots")
-        return {kind: store.stats()[f"disk_bytes_{kind}"] for kind in kinds}
+    async def said(store: JsonlStore) -> dict[str, int]:
+        stats = await store.stats()
+        return {kind: stats[f"disk_bytes_{kind}"] for kind in ("logs", "archive", "snapshots")}
 
     def real() -> dict[str, int]:
         folders = {"logs": "events", "archive": "archive", "snapshots": "sessions"}
@@ -228,7 +233,10 @@ async def test_disk_use_is_counted_by_kind(opener: Opener, data_dir: Path) -> No
 
     async def agree(store: JsonlStore) -> None:
         # Lines are acknowledged by the journal; their files have them a moment later.
-        await until_true(lambda: said(store) == real())
+        async def is_right() -> bool:
+            return await said(store) == real()
+
+        await until_true(is_right)
 
     store = await opener()
     one, two = await long_session(store, "one"), await long_session(store, "two")
@@ -239,19 +247,19 @@ async def test_disk_use_is_counted_by_kind(opener: Opener, data_dir: Path) -> No
     await store.release("one")
     await store.release("chat")
     await agree(store)
-    assert 0 < said(store)["snapshots"] <= said(store)["logs"] + 4096
+    assert 0 < (await said(store))["snapshots"] <= (await said(store))["logs"] + 4096
     await store.pack("one", one.head.epoch)
     await store.compact("chat", chat.head.epoch, 100)
     await agree(store)
-    assert said(store)["archive"] == store.size("one").stored_bytes
+    assert (await said(store))["archive"] == (await store.size("one")).stored_bytes
     await store.aclose()
     store = await opener()
     await agree(store)
     await store.delete("two", two.head.epoch)
     await store.unpack("one", one.head.epoch)
     await agree(store)
-    assert store.stats()["disk_bytes_quarantine"] == 0
-    assert store.stats()["disk_bytes_journal"] > 0
+    assert (await store.stats())["disk_bytes_quarantine"] == 0
+    assert (await store.stats())["disk_bytes_journal"] > 0
 
 
 async def test_the_first_line_of_a_compacted_log_still_names_its_session(
@@ -299,7 +307,7 @@ async def test_creating_packing_unpacking_and_compacting_take_bounded_memory(
         finally:
             tracemalloc.stop()
         assert peak < 5 * 1024 * 1024, name
-    assert store.size("Long").original_bytes > 6 * 1024 * 1024
+    assert (await store.size("Long")).original_bytes > 6 * 1024 * 1024
 
 
 async def test_the_doctor_checks_bundles(opener: Opener, data_dir: Path, clock: StepClock) -> None:

@@ -150,7 +150,7 @@ async def check_log(store: JsonlStore, head: SessionHead, given: list[Commit], a
     for record in records:
         fold(folded, codec.decode(record.body))
     assert head == folded
-    assert (head.id in store.unfinished()) == bool(head.active)
+    assert (head.id in await store.unfinished()) == bool(head.active)
     expected = marked(given[: matches[-1]])
     notes = {key for kind, key in expected if kind == "note"}
     for kind, key in expected:

@@ -105,7 +105,7 @@ def test_files_that_can_be_rebuilt_may_be_torn_anywhere_or_missing(
         assert note.seq == 2
         run = await store.find("one", head.epoch, "run", key="r1")
         assert [record.seq for record in run] == [3, 8]
-        assert store.unfinished() == []
+        assert await store.unfinished() == []
         assert head.message_count == 3
         assert store.next_epoch() > head.epoch
         await abandon(store)
@@ -247,7 +247,7 @@ async def test_a_log_of_an_unknown_session_is_quarantined_and_the_store_opens(
     assert report.catalog_rebuilt
     assert len(report.quarantined) >= 1
     assert await seqs(fresh, "good") == [1, 2]
-    assert fresh.count() == 1
+    assert (await fresh.usage()).sessions == 1
     kept = b"".join(path.read_bytes() for path in (data_dir / "quarantine").glob("log-*.jsonl"))
     assert b"no log at all" in kept
 

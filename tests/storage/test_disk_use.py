@@ -82,7 +82,7 @@ async def test_the_journal_stays_bounded_while_commits_go_on(
     seen = 0
     for number in range(20):
         await committed(store, writer.commit(message(f"m{number}", "x" * (7 * MIB))))
-        seen = max(seen, store.stats()["disk_bytes_journal"])
+        seen = max(seen, (await store.stats())["disk_bytes_journal"])
         if number % 2:
             assert await store.checkpoint()
             assert len(segment_files(root_of(data_dir))) <= SEGMENTS_MAX

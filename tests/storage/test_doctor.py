@@ -10,10 +10,10 @@ import pytest
 from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import StoreBusy, StoreUnusable
 from bamboo_gateway.storage.factory import check_store
-from bamboo_gateway.storage.jsonl.doctor import Finding
 from bamboo_gateway.storage.jsonl.store import JsonlStore
 from bamboo_gateway.storage.lines import mark_of_line
 from bamboo_gateway.storage.marks import Mark
+from bamboo_gateway.storage.reports import Finding
 from tests.storage.faults import abandon
 from tests.storage.test_damage import flip
 from tests.storage.writing import (

@@ -21,8 +21,10 @@ from bamboo_gateway.storage.jsonl.store import JsonlStore
 from bamboo_gateway.storage.reports import SessionQuery
 from tests.storage.conftest import Opener
 from tests.storage.faults import FaultyFileSystem, VolatileFileSystem, abandon, write_out
+from tests.storage.test_bundles import snapshots_made
 from tests.storage.writing import (
     DEADLINE_SECONDS,
+    NOBODY,
     StepClock,
     Writer,
     answer_to,
@@ -141,7 +143,7 @@ async def test_the_index_survives_a_restart_without_reading_any_log(
 
     fresh = await opener(Watching())
     assert fresh.report.clean  # type: ignore[attr-defined]
-    page = await fresh.query(SessionQuery(), lambda head: "idle")
+    page = await fresh.query(SessionQuery(), NOBODY)
     assert sorted(head.id for head in page.heads) == [f"s-{number}" for number in range(5)]
     assert not any("/events/" in path or "/sessions/" in path for path in read)
 
@@ -160,7 +162,7 @@ async def test_without_an_index_in_memory_lists_follow_the_rewritten_catalog(
         assert await store.checkpoint()
         for writer in writers:
             assert await store.load(writer.head.id) == writer.head
-        page = await store.query(SessionQuery(sort_by="title"), lambda head: "idle")
+        page = await store.query(SessionQuery(sort_by="title"), NOBODY)
         assert {head.id: head.seq for head in page.heads} == {
             writer.head.id: writer.head.seq for writer in writers
         }
@@ -330,7 +332,7 @@ async def test_snapshots_of_many_grown_sessions_are_written_one_by_one_and_delay
         assert len(began) == 1
     finally:
         may_go_on.set()
-    await until_true(lambda: store.stats()["snapshots_total"] == 5)
+    await until_true(lambda: snapshots_made(store, 5))
 
 
 async def test_epochs_rise_also_when_the_clock_steps_back_and_all_sessions_are_deleted(
@@ -381,7 +383,7 @@ async def test_logs_beyond_the_limit_of_open_files_are_closed_and_come_back(
         for writer in writers:
             await committed(store, writer.commit(token()))
         await write_out(store)
-        assert store.stats()["open_logs"] == 4
+        assert (await store.stats())["open_logs"] == 4
     for writer in writers:
         assert len(await seqs(store, writer.head.id)) == 4
 
@@ -395,7 +397,7 @@ async def test_a_session_at_rest_leaves_memory_and_its_file_is_closed(opener: Op
     assert await store.checkpoint()
     assert await store.checkpoint()
     assert store._table.logs == {}
-    assert store.stats()["open_logs"] == 0
+    assert (await store.stats())["open_logs"] == 0
     assert await seqs(store, "s-1") == [1, 2]
     await committed(store, writer.commit(run_start("r"), complete("r")))
     assert await store.load("s-1") == writer.head
@@ -412,7 +414,7 @@ async def test_the_journal_is_checkpointed_when_a_segment_is_full(
         await committed(store, writer.commit(token("x" * 500)))
     while store._maintenance._running is not None:
         await store._maintenance._running
-    assert store.stats()["checkpoints_total"] >= 2
+    assert (await store.stats())["checkpoints_total"] >= 2
     assert len(list((data_dir / "index").glob("journal-*"))) <= 5
     await abandon(store)
     fresh = await opener()

@@ -13,7 +13,7 @@ from bamboo_gateway.storage.jsonl.store import JsonlStore
 from bamboo_gateway.storage.reports import SessionQuery
 from tests.storage.conftest import Opener
 from tests.storage.faults import FaultyFileSystem, VolatileFileSystem, abandon
-from tests.storage.writing import StepClock, Writer, committed, everything, message
+from tests.storage.writing import NOBODY, StepClock, Writer, committed, everything, message
 
 SECRET = b"zz-secret"
 
@@ -68,7 +68,7 @@ async def test_the_next_checkpoint_erases_every_line_of_a_deleted_session_in_the
     await store.aclose()
     fresh = await opener(index_enabled=index_enabled)
     assert fresh.report.clean  # type: ignore[attr-defined]
-    page = await fresh.query(SessionQuery(sort_by="title"), lambda head: "idle")
+    page = await fresh.query(SessionQuery(sort_by="title"), NOBODY)
     assert {head.id: head.title for head in page.heads} == {
         other.head.id: f"title of {other.head.id}" for other in others
     }
@@ -134,7 +134,7 @@ async def test_a_catalog_that_cannot_be_written_is_tried_again(
         await store.aclose()
         fresh = await opener(root=data_dir / str(nth))
         assert fresh.report.clean  # type: ignore[attr-defined]
-        assert fresh.count() == 1
+        assert (await fresh.usage()).sessions == 1
         assert await fresh.load("two") == kept.head
 
 

@@ -215,7 +215,7 @@ async def test_a_full_disk_refuses_writes_but_not_endings_deletions_and_reads(
     await store.aclose()
     fresh = await opener()
     assert await seqs(fresh, "s-1") == list(range(1, head.seq + 3))
-    assert fresh.unfinished() == []
+    assert await fresh.unfinished() == []
     assert await fresh.load("s-2") is None
 
 

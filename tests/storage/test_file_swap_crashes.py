@@ -425,6 +425,10 @@ def test_each_file_system_call_may_fail_once_and_a_retry_succeeds(
 
 async def summary(store: JsonlStore) -> list[object]:
     return [
-        (await store.load(name), await everything(store, name), name in store.unpacked_archives())
+        (
+            await store.load(name),
+            await everything(store, name),
+            name in await store.unpacked_archives(),
+        )
         for name in sorted(store._catalog.entries)
     ]

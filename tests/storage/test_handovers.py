@@ -30,6 +30,7 @@ from tests.storage.conftest import Opener
 from tests.storage.faults import FaultyFileSystem, abandon, write_out
 from tests.storage.writing import (
     DEADLINE_SECONDS,
+    NOBODY,
     Writer,
     answer_to,
     append,
@@ -60,9 +61,14 @@ async def found_in(store: JsonlStore, session_id: str) -> dict[str, list[object]
     assert head is not None
     records = await everything(store, session_id)
     shown: dict[str, list[object]] = {
-        "head": [head.epoch, head.seq, head.message_count, store.size(session_id).original_bytes],
+        "head": [
+            head.epoch,
+            head.seq,
+            head.message_count,
+            (await store.size(session_id)).original_bytes,
+        ],
         "log": [record.seq for record in records],
-        "deltas": [store.delta_bytes(session_id)],
+        "deltas": [await store.delta_bytes(session_id)],
     }
     for kind in ("message", "run", "note"):
         for reverse in (False, True):
@@ -702,7 +708,7 @@ async def test_a_snapshot_is_counted_although_a_compaction_reaches_the_loop_with
     await releasing
     assert await compacting > 0
     size = store._paths.snapshot_of("s-1").stat().st_size
-    assert store.stats()["disk_bytes_snapshots"] == size
+    assert (await store.stats())["disk_bytes_snapshots"] == size
 
 
 async def test_a_head_read_before_a_commit_is_not_returned_after_it(
@@ -733,7 +739,7 @@ async def test_a_list_shows_the_current_heads_of_sessions_that_changed_while_it_
     await committed(store, writer.commit())
     assert await store.checkpoint()
     gate = fs.gate("read", "catalog.jsonl")
-    listing = asyncio.ensure_future(store.query(query, lambda _: "idle"))
+    listing = asyncio.ensure_future(store.query(query, NOBODY))
     await gate.comes()
     await committed(store, writer.commit({"type": "session_updated", "title": "new"}))
     gate.opened.set()

@@ -24,6 +24,7 @@ from bamboo_gateway.storage.reports import SessionQuery
 from tests.storage.faults import VolatileFileSystem, abandon
 from tests.storage.writing import (
     DEADLINE_SECONDS,
+    NOBODY,
     StepClock,
     Writer,
     append,
@@ -183,8 +184,8 @@ class StoreMachine(RuleBasedStateMachine):
     def sessions_are_those_of_the_model(self) -> None:
         if not hasattr(self, "store"):
             return
-        assert self.store.count() == len(self.writers)
-        page = self.run(self.store.query(SessionQuery(sort_by="title"), lambda head: "idle"))
+        assert self.run(self.store.usage()).sessions == len(self.writers)
+        page = self.run(self.store.query(SessionQuery(sort_by="title"), NOBODY))
         assert {head.id: head for head in page.heads} == {
             name: writer.head for name, writer in self.writers.items()
         }

@@ -170,7 +170,7 @@ async def test_a_log_that_could_not_be_written_in_time_is_written_by_the_checkpo
     fails = False
     assert await store.checkpoint()
     assert lines_in(data_dir / "events" / "s-1.jsonl") == 2
-    assert store.stats()["quarantined"] == 0
+    assert (await store.stats())["quarantined"] == 0
 
 
 @pytest.mark.usefixtures("never_at_rest")

@@ -11,7 +11,7 @@ from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.domain.errors import BambooError
 from bamboo_gateway.domain.events import DELTA_TYPES, TERMINAL_TYPES
 from bamboo_gateway.domain.projections import fold
-from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.domain.sessions import Presence, SessionHead
 from bamboo_gateway.sessions.idempotency import RequestKey
 from bamboo_gateway.storage.base import SessionStore
 from bamboo_gateway.storage.commits import Commit, Event, MarkKind, Note, Record
@@ -19,6 +19,8 @@ from bamboo_gateway.storage.commits import Commit, Event, MarkKind, Note, Record
 # Patience with a slow machine: it costs nothing where all goes well.
 DEADLINE_SECONDS = 60
 T0 = 1_763_661_234_567
+# Nobody reads: states follow from the heads alone.
+NOBODY = Presence(T0)
 
 
 class StepClock:

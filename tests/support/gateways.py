@@ -1,7 +1,7 @@
 """The application without HTTP: a manager on a store, and a client that follows a stream."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -43,10 +43,10 @@ _ROUNDS = 60
 
 
 async def eventually(true: Callable[[], Any], what: str = "") -> None:
-    """Let others run until something is so."""
+    """Let others run until something is so; `true` may be a coroutine function."""
     try:
         with anyio.fail_after(DEADLINE_SECONDS):
-            while not true():
+            while not (await answer if isinstance(answer := true(), Awaitable) else answer):
                 await checkpoint()
     except TimeoutError:
         raise AssertionError(f"never came true: {what or true}") from None

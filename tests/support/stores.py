@@ -10,11 +10,13 @@ from typing_extensions import override
 
 from bamboo_gateway.domain.errors import BambooError, StorageFailed, Unavailable
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
-from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.base import Done, SessionCreation, SessionStore, StateOf
+from bamboo_gateway.domain.sessions import Presence, SessionHead
+from bamboo_gateway.storage.base import Done, SessionCreation, SessionStore
 from bamboo_gateway.storage.commits import Commit, Found, MarkKind, Record
 from bamboo_gateway.storage.reports import (
     RecoveryReport,
+    SearchPage,
+    SearchQuery,
     SessionPage,
     SessionQuery,
     StoredSize,
@@ -271,41 +273,43 @@ class FaultyStore(SessionStore):
         return freed
 
     @override
-    def delta_bytes(self, session_id: str) -> int:
-        return self.inner.delta_bytes(session_id)
+    async def delta_bytes(self, session_id: str) -> int:
+        return await self.inner.delta_bytes(session_id)
 
     @override
-    def holding_deltas(self, bytes_min: int) -> dict[str, int]:
-        return self.inner.holding_deltas(bytes_min)
+    async def holding_deltas(self, bytes_min: int) -> dict[str, int]:
+        return await self.inner.holding_deltas(bytes_min)
 
     @override
-    def unpacked_archives(self) -> list[str]:
-        return self.inner.unpacked_archives()
+    async def unpacked_archives(self) -> list[str]:
+        return await self.inner.unpacked_archives()
 
     @override
-    def size(self, session_id: str) -> StoredSize:
-        return self.inner.size(session_id)
+    async def size(self, session_id: str) -> StoredSize:
+        return await self.inner.size(session_id)
 
     @override
-    async def query(self, query: SessionQuery, state_of: StateOf) -> SessionPage:
-        page: SessionPage = await self._gated("query", lambda: self.inner.query(query, state_of))
+    async def query(self, query: SessionQuery, presence: Presence) -> SessionPage:
+        page: SessionPage = await self._gated("query", lambda: self.inner.query(query, presence))
         return page
 
     @override
-    def count(self) -> int:
-        return self.inner.count()
+    async def search(self, query: SearchQuery) -> SearchPage:
+        page: SearchPage = await self._gated("search", lambda: self.inner.search(query))
+        return page
 
     @override
-    def usage(self, user_id: str | None = None) -> StoreUsage:
-        return self.inner.usage(user_id)
+    async def usage(self, user_id: str | None = None) -> StoreUsage:
+        usage: StoreUsage = await self._gated("usage", lambda: self.inner.usage(user_id))
+        return usage
 
     @override
     def touch(self, session_id: str, epoch: int, activity_ms: int) -> None:
         self.inner.touch(session_id, epoch, activity_ms)
 
     @override
-    def unfinished(self) -> list[str]:
-        return self.inner.unfinished()
+    async def unfinished(self) -> list[str]:
+        return await self.inner.unfinished()
 
     @override
     async def release(self, session_id: str) -> None:
@@ -322,8 +326,8 @@ class FaultyStore(SessionStore):
         return self.inner.refusal
 
     @override
-    def stats(self) -> dict[str, Any]:
-        return self.inner.stats()
+    async def stats(self) -> dict[str, Any]:
+        return await self.inner.stats()
 
 
 def _passing(name: str) -> Any:

@@ -1,7 +1,7 @@
 """Waiting for what other threads and processes do: they send no signal, so a test has to look."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import anyio
@@ -33,8 +33,15 @@ def until(condition: Callable[[], T], what: str | Callable[[], str], seconds: fl
     return result
 
 
-async def until_true(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
-    """Wait until `condition` returns true, while the event loop goes on."""
+async def until_true(
+    condition: Callable[[], bool | Awaitable[bool]], seconds: float = SECONDS
+) -> None:
+    """Wait until `condition` returns true, or is awaited so, while the event loop goes on."""
     with anyio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110 - threads set no event that could be awaited
+        while not await _is_true(condition):  # noqa: ASYNC110 - threads set no event to await
             await anyio.sleep(0.005)
+
+
+async def _is_true(condition: Callable[[], bool | Awaitable[bool]]) -> bool:
+    answer = condition()
+    return await answer if isinstance(answer, Awaitable) else answer

@@ -27,7 +27,8 @@ def serve(
     ] = None,
     durability: Annotated[str | None, typer.Option(help="`fsync` or `os`.", metavar="MODE")] = None,
     storage_url: Annotated[
-        str | None, typer.Option(help="`jsonl:` or `memory:`.", metavar="URL")
+        str | None,
+        typer.Option(help="`jsonl:`, `sqlite:`, `postgresql://…` or `memory:`.", metavar="URL"),
     ] = None,
     insecure: Annotated[
         bool | None,

@@ -24,19 +24,15 @@ from bamboo_gateway.sessions.metadata import view_of
 from bamboo_gateway.sessions.registry import SessionRegistry
 from bamboo_gateway.sessions.runs.factory import Agents
 from bamboo_gateway.sessions.statistics import session_statistics
-from bamboo_gateway.storage.base import SessionStore, SupportsDirectory, SupportsExamination
+from bamboo_gateway.storage.base import SessionStore, SupportsChecks, SupportsDirectory
 
 _FREE_BYTES_WARN = 1024 * 1024 * 1024
 _FREE_BYTES_FAIL = 64 * 1024 * 1024
 """Below this, little more fits than the journal's reserve for the ends of runs."""
 _NEAR = 0.9
 """The part of a limit from which on it counts as nearly reached."""
-_JOURNAL_BYTES_WARN = 256 * 1024 * 1024
-"""A checkpoint begins at 16 MiB of journal: a journal of this size means that they fail."""
 _EARLIEST_MS = 1_735_689_600_000
 """2025: an earlier clock was never set, and new ids and epochs would not rise."""
-_JOURNAL_SECONDS_WARN = 60
-"""A checkpoint runs every few seconds: a record that waits for a minute means that they fail."""
 _SAMPLE_SESSIONS = 20
 _SAMPLE_BYTES = 16 * 1024 * 1024
 """Bytes of sampled sessions to read: well below a second of disk time."""
@@ -83,9 +79,9 @@ async def check_gateway(
     if isinstance(store, SupportsDirectory):
         directory = store.directory
         checks += await to_thread.run_sync(lambda: list(_directory_checks(directory)))
-    checks += [_writing(store), _journal(store), _quarantine(store), *await _files(context)]
+    checks += [_writing(store), *await _store_checks(store)]
     checks += [
-        *_limits(context, registry, streams),
+        *await _limits(context, registry, streams),
         _agents(list(agents)),
         *await _reachable(agents),
     ]
@@ -140,53 +136,20 @@ def _writing(store: SessionStore) -> Check:
         return Check("writing", "ok", "every session's log can be written")
     some = [f"{session_id}: {why}" for session_id, why in sorted(failed.items())[:3]]
     seen = f"{len(failed)} sessions whose logs cannot be written; {'; '.join(some)}"
-    action = "make their files in events/ writable; nothing that was acknowledged is lost"
+    action = "remove what the reasons name; nothing that was acknowledged is lost"
     return Check("writing", "fail", seen, action)
 
 
 def unwritable(store: SessionStore) -> dict[str, str]:
     """Return the sessions whose logs cannot be written, and why."""
-    return store.unwritable() if isinstance(store, SupportsExamination) else {}
+    return store.unwritable() if isinstance(store, SupportsChecks) else {}
 
 
-def _journal(store: SessionStore) -> Check:
-    size = int(store.stats().get("disk_bytes_journal", 0))
-    failures = int(store.stats().get("checkpoint_failures_total", 0))
-    seen = f"{size} bytes of journal, {failures} failed checkpoints"
-    if failures or size > _JOURNAL_BYTES_WARN:
-        return Check("journal", "warn", seen, "look in the log why checkpoints fail")
-    return Check("journal", "ok", seen)
-
-
-async def _files(context: Context) -> list[Check]:
-    """Compare the catalog with the files, and read some sessions to their last byte."""
-    store = context.store
-    if not isinstance(store, SupportsExamination):
+async def _store_checks(store: SessionStore) -> list[Check]:
+    """Return what the store checks by itself: each kind depends on other things."""
+    if not isinstance(store, SupportsChecks):
         return []
-    found = await store.examine(_SAMPLE_SESSIONS, _SAMPLE_BYTES)
-    checks = [Check("catalog", "ok", f"{store.count()} sessions, each with its files")]
-    if found.missing or found.strays:
-        seen = f"{len(found.missing)} sessions without their files{_some(found.missing)}, "
-        seen += f"{len(found.strays)} files of no session{_some(found.strays)}"
-        checks = [Check("catalog", "fail", seen, "stop, then run bamboo doctor")]
-    seen = f"{found.looked_at} sessions were read, chosen at random"
-    if found.damaged:
-        wrong = [f"{session_id}: {problem}" for session_id, problem in found.damaged]
-        action = "stop, then run bamboo doctor --repair"
-        checks.append(Check("records", "fail", f"{seen}; {'; '.join(wrong[:3])}", action))
-    else:
-        checks.append(Check("records", "ok", f"{seen}, every checksum is right"))
-    waits = round(found.journal_seconds)
-    limit = max(_JOURNAL_SECONDS_WARN, 10 * context.settings.checkpoint_interval_seconds)
-    seen = f"the oldest journal record has waited {waits} s for its log"
-    action = "look in the log why checkpoints fail"
-    is_late = found.journal_seconds > limit
-    checks.append(Check("journal age", *(("warn", seen, action) if is_late else ("ok", seen))))
-    return checks
-
-
-def _some(names: Sequence[str]) -> str:
-    return f" ({', '.join(names[:3])}{' …' if len(names) > 3 else ''})" if names else ""
+    return [Check(*check) for check in await store.check(_SAMPLE_SESSIONS, _SAMPLE_BYTES)]
 
 
 async def _reachable(agents: Agents) -> list[Check]:
@@ -210,35 +173,30 @@ async def _reachable(agents: Agents) -> list[Check]:
     return [checks[name] for name in agents]
 
 
-def _quarantine(store: SessionStore) -> Check:
-    count = int(store.stats().get("quarantined", 0))
-    if count:
-        return Check(
-            "quarantine", "warn", f"{count} files were set aside", "stop, then run bamboo doctor"
-        )
-    return Check("quarantine", "ok", "nothing was set aside since the start")
-
-
-def _limits(context: Context, registry: SessionRegistry, streams: int) -> Iterator[Check]:
+async def _limits(context: Context, registry: SessionRegistry, streams: int) -> list[Check]:
     settings = context.settings
     sessions = registry.sessions
     idle = sum(writer.is_idle for writer in sessions)
+    stored = (await context.store.usage()).sessions if settings.max_sessions is not None else 0
     uses = (
-        ("max_sessions", context.store.count(), settings.max_sessions),
+        ("max_sessions", stored, settings.max_sessions),
         # Idle sessions make room for others.
         ("max_active_sessions", len(sessions) - idle, settings.max_active_sessions),
         ("max_connections", streams, settings.max_connections),
     )
+    checks: list[Check] = []
     for name, used, most in uses:
         if most is None:
             continue
         seen = f"{used} of {most}"
         if used >= most:
-            yield Check(name, "fail", seen, f"raise {name}, or use less: more is refused")
+            action = f"raise {name}, or use less: more is refused"
+            checks.append(Check(name, "fail", seen, action))
         elif used >= most * _NEAR:
-            yield Check(name, "warn", seen, f"raise {name} soon")
+            checks.append(Check(name, "warn", seen, f"raise {name} soon"))
         else:
-            yield Check(name, "ok", seen)
+            checks.append(Check(name, "ok", seen))
+    return checks
 
 
 def _agents(agents: Sequence[str]) -> Check:

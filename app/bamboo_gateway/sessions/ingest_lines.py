@@ -86,6 +86,7 @@ async def append_event_lines(
 
     async def take(writer: SessionWriter) -> Outcome[EventsAppended]:
         context.states.check_writable(writer.head)
+        await context.quotas.stored.check_bytes(writer.head.user_id)
         post = partial(_Post, context, transactions, external, writer, key)
         if key is None:
             return await post(None).run(batches)
@@ -171,7 +172,10 @@ class _Post:
     async def _take_all(self, batches: AsyncIterator[list[bytes]]) -> BambooError | None:
         """Decide all batches, up to the first bad line. Return what is wrong with that line."""
         try:
+            quotas = self._context.quotas.stored
             async for lines in batches:
+                if quotas.limits_bytes:
+                    await quotas.check_bytes(self._writer.head.user_id)
                 while not self._can_decide:
                     await self._prepare()
                 if self._failure is not None:
@@ -197,10 +201,7 @@ class _Post:
 
     def _take(self, lines: list[bytes]) -> BambooError | None:
         """Decide a batch up to its first bad line. Return what is wrong with that line."""
-        try:
-            self._context.states.check_writable(self._writer.head)
-        except LimitReached as full:
-            return full
+        self._context.states.check_writable(self._writer.head)
         posted = self._external.posted(self._writer)
         bad: BambooError | None = None
         try:

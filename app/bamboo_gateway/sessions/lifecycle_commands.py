@@ -98,7 +98,7 @@ class LifecycleCommands(ManagerParts):
             replays.append((await self.restore(caller, session_id, idem)).replayed)
             return {
                 "session_id": session_id,
-                "bytes": self._context.store.size(session_id).stored_bytes,
+                "bytes": (await self._context.store.size(session_id)).stored_bytes,
             }
 
         done, failed = await archive.each(session_ids, one)
@@ -116,7 +116,7 @@ class LifecycleCommands(ManagerParts):
         views = []
         for head in page.heads:
             with suppress(Conflict):  # deleted since
-                views.append(archive.archived_view(self._context, head))
+                views.append(await archive.archived_view(self._context, head))
         return SessionList(views, page.next_cursor, page.has_more, page.total)
 
     async def delete_archived(self, caller: Caller, session_id: str) -> None:
@@ -313,6 +313,7 @@ class LifecycleCommands(ManagerParts):
 
         async def write(head: SessionHead) -> tuple[str, Position]:
             self._context.states.check_writable(head)
+            await self._context.quotas.stored.check_bytes(head.user_id)
             return await summaries.ask_for_summary(
                 self._context, self._agents, self._maker, head, agent
             ), head.position

@@ -116,7 +116,7 @@ class SessionManager(ConversationCommands, LifecycleCommands):
             clock=clock,
             ids=IdMaker(),
             quotas=quotas,
-            states=SessionStates(settings, clock, quotas, channels),
+            states=SessionStates(clock, channels),
             tally=Tally((*self._agents, EXTERNAL)),
             tasks=tasks,
             drain=Drain(),
@@ -210,7 +210,7 @@ class SessionManager(ConversationCommands, LifecycleCommands):
         self._context.drain.begin()
         self._scheduler.give_up()
 
-    def stats(self) -> dict[str, Any]:
+    async def stats(self) -> dict[str, Any]:
         """Return the counters and levels of the application and of the store, for /metrics."""
         sessions = self._registry.sessions
         levels = Levels(
@@ -220,7 +220,7 @@ class SessionManager(ConversationCommands, LifecycleCommands):
             streams_open=self._hub.open,
             stream_lags=self._hub.lags(),
         )
-        measures = measure(self._context.tally, self._store, levels)
+        measures = await measure(self._context.tally, self._store, levels)
         return {"ready": float(self.is_ready), **measures}
 
     async def _keep_house(self) -> None:

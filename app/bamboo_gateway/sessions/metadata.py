@@ -27,7 +27,7 @@ from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.runs.client_ids import ClientIds
 from bamboo_gateway.sessions.runs.factory import created_draft
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
-from bamboo_gateway.sessions.transaction import Decision, Transactions
+from bamboo_gateway.sessions.transaction import Decision, Prepare, Transactions
 
 _BYTES_MAX = {"metadata": METADATA_BYTES_MAX, "extension_data": EXTENSION_DATA_BYTES_MAX}
 
@@ -65,7 +65,8 @@ async def create(
             raise id_taken(session_id)
         return _creation(context, writer, new)
 
-    return await transactions.run(caller, session_id, decide, "make", idem=idem)
+    prepare = _look_up(context, new)
+    return await transactions.run(caller, session_id, decide, "make", prepare=prepare, idem=idem)
 
 
 async def get_or_create(
@@ -79,11 +80,26 @@ async def get_or_create(
             return Decision([], view_of(context, writer.head))
         return _creation(context, writer, new)
 
-    return (await transactions.run(caller, session_id, decide, create=True)).answer
+    prepare = _look_up(context, new)
+    return (await transactions.run(caller, session_id, decide, create=True, prepare=prepare)).answer
+
+
+def _look_up(context: Context, new: NewSession) -> Prepare | None:
+    """Return what looks up the quotas of stored sessions; None when there are no limits."""
+    quotas = context.quotas.stored
+    if not quotas.limits_creation:
+        return None
+
+    async def prepare(writer: SessionWriter) -> None:
+        if not writer.head.seq:
+            await quotas.look_up(new.user_id)
+            await writer.ready()
+
+    return prepare
 
 
 def _creation(context: Context, writer: SessionWriter, new: NewSession) -> Decision[SessionView]:
-    context.quotas.check_session(new.user_id)
+    context.quotas.stored.check_sessions(new.user_id)
     draft = created_draft(new, context.settings.default_ttl_seconds)
     check_sizes(draft.fields)
     return answer_after(context, writer, [draft])

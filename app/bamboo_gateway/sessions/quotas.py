@@ -1,5 +1,7 @@
 """Quotas: how much each user, and all users together, may run, open and store.
 
+`stored` has the quotas of what is stored (`stored_quotas`).
+
 A session counts toward the limits of the user that it belongs to (`user_id`), no matter who caused
 the work in it. Sessions without a user count only toward the global limits. A stream counts toward
 the limits of the caller who opened it; the operator, who sees everything, has no limit.
@@ -8,22 +10,18 @@ Every counter is updated when something changes, so a check takes constant time.
 checks a limit acts on it before the next `await`, so that two calls cannot take the last place.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import LimitReached
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.sessions.stored_quotas import CountByUser, StoredQuotas
 from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import SessionStore
 
 _RUN_SECONDS = 5
 """When to retry for a place that a run or a stream holds: those end by themselves."""
-
-_STORED_SECONDS = 60
-"""When to retry for what only a deletion frees."""
 
 
 class CountedSession(Protocol):
@@ -36,26 +34,6 @@ class CountedSession(Protocol):
     @property
     def is_unborn(self) -> bool:
         """Whether no event of it is durable yet."""
-
-
-class _ByUser:
-    """A counter with a total and a count for each user."""
-
-    def __init__(self) -> None:
-        self.total = 0
-        self._by_user: Counter[str] = Counter()
-
-    def add(self, user_id: str | None, change: int) -> None:
-        if not change:
-            return
-        self.total += change
-        if user_id is not None:
-            self._by_user[user_id] += change
-            if not self._by_user[user_id]:
-                del self._by_user[user_id]
-
-    def of(self, user_id: str | None) -> int:
-        return self._by_user[user_id] if user_id is not None else 0
 
 
 class _Share(NamedTuple):
@@ -74,17 +52,19 @@ class _Share(NamedTuple):
 
 
 class Quotas:
-    """Counts what is in use, and refuses what would go over a limit."""
+    """Counts what is in use, and refuses what would go over a limit.
+
+    Attributes:
+        stored: The quotas of sessions and their bytes.
+    """
 
     def __init__(self, store: SessionStore, settings: Settings) -> None:
-        self._store = store
+        self.stored = StoredQuotas(store, settings)
         self._settings = settings
-        self._runs = _ByUser()
-        self._queued = _ByUser()
-        # Sessions whose creation is decided, and not durable yet.
-        self._unborn = _ByUser()
-        self._streams = _ByUser()
-        self._places = _ByUser()
+        self._runs = CountByUser()
+        self._queued = CountByUser()
+        self._streams = CountByUser()
+        self._places = CountByUser()
         self._shares: dict[CountedSession, _Share] = {}
 
     # -- counting ---------------------------------------------------------------------------
@@ -103,30 +83,22 @@ class Quotas:
         )
         former = self._shares.get(writer)
         if share != former:
+            was_unborn = 0
             if former is not None:
                 self._count(former, -1)
+                was_unborn = former.unborn
             self._count(share, 1)
             self._shares[writer] = share
+            if share.unborn != was_unborn:
+                self.stored.count_unborn(share.user_id, share.unborn - was_unborn)
 
     def forget(self, writer: CountedSession) -> None:
         """Take a session out of the counters: it has left memory, or is deleted."""
         share = self._shares.pop(writer, None)
         if share is not None:
             self._count(share, -1)
-
-    @contextmanager
-    def creating(self, user_id: str | None) -> Iterator[None]:
-        """Count a session that is written to the store without a session writer, until it exists.
-
-        Raises:
-            LimitReached: As `check_session`.
-        """
-        self.check_session(user_id)
-        self._unborn.add(user_id, 1)
-        try:
-            yield
-        finally:
-            self._unborn.add(user_id, -1)
+            if share.unborn:
+                self.stored.count_unborn(share.user_id, -1)
 
     def stream_opened(self, caller: Caller) -> None:
         """Count a stream that is being opened."""
@@ -137,11 +109,10 @@ class Quotas:
         self._streams.add(_viewer(caller), -1)
 
     def _count(self, share: _Share, sign: int) -> None:
-        user_id, runs, queued, unborn, places = share
-        if runs or queued or unborn:
+        user_id, runs, queued, _, places = share
+        if runs or queued:
             self._runs.add(user_id, sign * runs)
             self._queued.add(user_id, sign * queued)
-            self._unborn.add(user_id, sign * unborn)
         self._places.add(user_id, sign * places)
 
     def take_place(self, writer: CountedSession, *, within_share: bool) -> None:
@@ -209,44 +180,6 @@ class Quotas:
             _RUN_SECONDS,
             max_connections_per_user=lambda: self._streams.of(_viewer(caller)),
         )
-
-    def check_session(self, user_id: str | None) -> None:
-        """Refuse one more session, also when the storage quota is used up.
-
-        Raises:
-            LimitReached: The user has `max_sessions_per_user`, or as `check_stored`.
-        """
-        self._check(
-            "too-many-sessions",
-            "Delete a session",
-            _STORED_SECONDS,
-            max_sessions_per_user=lambda: self._sessions_of(user_id),
-        )
-        self.check_stored(user_id)
-
-    def check_stored(self, user_id: str | None) -> None:
-        """Refuse to store more.
-
-        The last write may go over the limit, and so may a run that has begun: it is not cut off.
-
-        Raises:
-            LimitReached: `max_stored_bytes`, or the user's `max_stored_bytes_per_user`, is reached.
-        """
-        self._check(
-            "storage-quota-reached",
-            "Delete or archive sessions",
-            _STORED_SECONDS,
-            max_stored_bytes_per_user=lambda: self._bytes_of(user_id),
-            max_stored_bytes=lambda: self._store.usage().stored_bytes,
-        )
-
-    def _sessions_of(self, user_id: str | None) -> int:
-        if user_id is None:
-            return 0
-        return self._store.usage(user_id).sessions + self._unborn.of(user_id)
-
-    def _bytes_of(self, user_id: str | None) -> int:
-        return 0 if user_id is None else self._store.usage(user_id).stored_bytes
 
     def _check(self, code: str, remedy: str, seconds: int, **used: Callable[[], int]) -> None:
         for setting, count in used.items():

@@ -19,9 +19,9 @@ from typing import TypeVar
 from anyio.lowlevel import checkpoint
 
 from bamboo_gateway.domain.callers import GATEWAY, Caller
-from bamboo_gateway.domain.errors import BambooError, Conflict, LimitReached, Unavailable
+from bamboo_gateway.domain.errors import BambooError, Conflict, Unavailable
 from bamboo_gateway.domain.limits import KEYS_IN_MEMORY_MAX
-from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.domain.sessions import Presence, SessionHead
 from bamboo_gateway.sessions.access import (
     Need,
     check_access,
@@ -32,6 +32,7 @@ from bamboo_gateway.sessions.access import (
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.idempotency import KeyCount, KeyLedger
 from bamboo_gateway.sessions.reloader import Reloader
+from bamboo_gateway.sessions.stored_quotas import DoubtfulError
 from bamboo_gateway.sessions.streaming.channel import Channel
 from bamboo_gateway.sessions.streaming.channels import Channels
 from bamboo_gateway.sessions.streaming.session_writer import (
@@ -110,8 +111,7 @@ class SessionRegistry:
             NotFound: There is no such session for this caller, and none is to be created.
             SessionExists, Forbidden: The caller has no access (`access.check_access`).
             Unavailable: Busy sessions take all places.
-            LimitReached: There would be more than `max_sessions`, or the session's user has
-                `max_active_sessions_per_user` busy ones.
+            LimitReached: The session's user has `max_active_sessions_per_user` busy ones.
             Vanished: The session was deleted meanwhile.
         """
         writer = await self._find(caller, session_id, need, create or need == "make", place)
@@ -131,7 +131,8 @@ class SessionRegistry:
         """Return what `work` returns for a session that `use` holds.
 
         `work` is called again, with the session as it is then, whenever it raises `LookAgain`:
-        the session was deleted meanwhile, or what `work` saw of it was undone.
+        the session was deleted meanwhile, or what `work` saw of it was undone. So it is when it
+        raises `DoubtfulError`: whether there is room for a new session has to be looked up again.
 
         Raises:
             BambooError: As `use`, and what `work` raises.
@@ -142,7 +143,7 @@ class SessionRegistry:
                 writer = await self._find(caller, session_id, need, create or need == "make", place)
                 with self._using(caller, writer, place=place):
                     return await work(writer)
-            except LookAgain:
+            except (LookAgain, DoubtfulError):
                 continue
 
     @contextmanager
@@ -234,7 +235,10 @@ class SessionRegistry:
             return SessionPage([], None, has_more=False, total=0 if query.count else None)
         if wanted.shared_with is not None:
             wanted = replace(wanted, shared_at=self._context.clock.now_ms())
-        return await self._store.query(wanted, self._context.states)
+        # Only lists by state ask for more than the time: most queries copy nothing.
+        states = self._context.states
+        now = Presence(self._context.clock.now_ms())
+        return await self._store.query(wanted, states.presence() if wanted.state else now)
 
     async def each(self, caller: Caller, query: SessionQuery) -> AsyncIterator[SessionHead]:
         """Iterate over all matches in order, yielding to the event loop after each page.
@@ -311,7 +315,6 @@ class SessionRegistry:
             if place or head is None or head.active or head.queue:
                 self._make_room(1)
             if head is None:
-                self._check_count()
                 return self._add(None, session_id, channel, caller.user_id)
             return self._add(head, session_id, channel, None)
         finally:
@@ -362,18 +365,6 @@ class SessionRegistry:
         writer = self._writers.get(channel.id)
         if writer is not None and writer.channel is channel:
             writer.lost()
-
-    def _check_count(self) -> None:
-        limit = self._settings.max_sessions
-        if limit is None:
-            return
-        unborn = sum(writer.is_unborn for writer in self._writers.values())
-        if self._store.count() + unborn >= limit:
-            raise LimitReached(
-                f"Limit reached: {limit} sessions (max_sessions). Delete a session and retry.",
-                code="too-many-sessions",
-                retry_after_seconds=60,
-            )
 
     def holding(self, writer: SessionWriter) -> AbstractAsyncContextManager[None]:
         """Keep a session unchanged while a call writes to its log (`Reloader.holding`)."""

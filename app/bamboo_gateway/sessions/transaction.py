@@ -122,6 +122,7 @@ class Transactions:
         self._context = context
         self._store = context.store
         self._clock = context.clock
+        self._quotas = context.quotas.stored
 
     async def run(
         self,
@@ -154,6 +155,12 @@ class Transactions:
         async def command(writer: SessionWriter, key: RequestKey | None) -> Outcome[AnswerT]:
             if writer.head.seq and need != "make":
                 self._check_accepted(writer.head, accepts)
+                if accepts == "open" and self._quotas.limits_bytes:
+                    await self._quotas.check_bytes(writer.head.user_id)
+                    await writer.ready()
+                    if not self._is_first(writer, key):
+                        raise LookAgain
+                    self._check_accepted(writer.head, accepts)
             if prepare is not None:
                 await prepare(writer)
                 if not self._is_first(writer, key):

@@ -37,12 +37,12 @@ from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.sessions import Presence, SessionHead
 from bamboo_gateway.storage.commits import Commit, Event, Found, MarkKind, Note, Record
 from bamboo_gateway.storage.reports import (
-    Examination,
     RecoveryReport,
     SearchPage,
     SearchQuery,
     SessionPage,
     SessionQuery,
+    StoreCheck,
     StoredSize,
     StoreUsage,
 )
@@ -308,9 +308,10 @@ class SessionStore(ABC):
     async def query(self, query: SessionQuery, presence: Presence) -> SessionPage:
         """List sessions; `domain.sessions.state_of` defines the state that `query.state` is.
 
-        `query.terms` selects sessions with a message that `search` finds. The heads in the page are copies of the durable ones. They are ordered by sort value and
-        id, both reversed when descending; a title of None sorts as "". `…_after` and `…_before`
-        exclude the moment itself; `title_contains` ignores case.
+        `query.terms` selects sessions with a message that `search` finds. The heads in the page are
+        copies of the durable ones. They are ordered by sort value and id, both reversed when
+        descending; a title of None sorts as "". `…_after` and `…_before` exclude the moment itself;
+        `title_contains` ignores case.
 
         Raises:
             InvalidCursor: The cursor was not made by this store, or for another order.
@@ -335,6 +336,7 @@ class SessionStore(ABC):
         """Return what a user's sessions take, or all sessions, as of their last commits.
 
         The store counts with each change, so the call costs the same for any number of sessions.
+        The answer has every session whose commit was acknowledged before the call.
         """
 
     @abstractmethod
@@ -370,18 +372,23 @@ class SessionStore(ABC):
         """Return the values for /metrics: counters since opening (`…_total`), levels, histograms.
 
         `disk_bytes_<kind>` (logs, journal, snapshots, archive, quarantine) is the disk space by
-        kind; `disk_bytes_logs` and `…_archive` are the sessions themselves.
+        kind; `disk_bytes_logs` and `…_archive` are the sessions themselves. A level that cannot be
+        read at present is missing; nothing is raised.
         """
 
 
 @runtime_checkable
-class SupportsExamination(Protocol):
-    """A store that can examine its own files while it runs."""
+class SupportsChecks(Protocol):
+    """A store that can check its own parts while it runs."""
 
-    async def examine(self, sessions_max: int, bytes_max: int) -> Examination:
-        """Compare files and sessions, and read some sessions completely, chosen at random.
+    async def check(self, sessions_max: int, bytes_max: int) -> list[StoreCheck]:
+        """Check what this kind of store depends on, and read some sessions, chosen at random.
 
         It changes nothing: a damaged log is repaired when it is next read, or by `doctor`.
+
+        Args:
+            sessions_max: The most sessions that are read completely.
+            bytes_max: The most bytes read; the first session is read in any case.
         """
 
     def unwritable(self) -> dict[str, str]:

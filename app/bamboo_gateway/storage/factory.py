@@ -1,41 +1,43 @@
-"""Make the store that `storage_url` names. A new backend is one package and one line here."""
+"""Make the store that `storage_url` names. A new backend is one package and a case here."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import SessionStore, StoreUnusable
 
 if TYPE_CHECKING:
-    from bamboo_gateway.storage.jsonl.doctor import Finding
+    from bamboo_gateway.storage.reports import Finding
 
 
 def make_store(settings: Settings, clock: Clock) -> SessionStore:
     """Make the store that `storage_url` names; do not open it yet.
 
     Raises:
-        StoreUnusable: The URL names no known store.
+        StoreUnusable: This build has no such store.
     """
-    match settings.storage_url:
-        case "jsonl:":
+    scheme = settings.storage.scheme
+    match scheme:
+        case "jsonl":
             from bamboo_gateway.storage.jsonl.store import JsonlStore
 
+            assert settings.storage_dir is not None
             return JsonlStore(
-                settings.data_dir,
+                settings.storage_dir,
                 clock,
                 durability=settings.durability,
                 checkpoint_interval_seconds=settings.checkpoint_interval_seconds,
                 index_enabled=settings.index_enabled,
             )
-        case "memory:":
+        case "sqlite" | "postgresql":
+            raise StoreUnusable(f"storage_url `{scheme}:` is not supported yet.")
+        case "memory":
             from bamboo_gateway.storage.memory import MemoryStore
 
             return MemoryStore(clock)
-        case unknown:
-            raise StoreUnusable(
-                f"storage_url {unknown!r} is not supported: use `jsonl:` (files) or `memory:`."
-            )
+        case _:
+            assert_never(scheme)
 
 
 def check_store(
@@ -46,12 +48,12 @@ def check_store(
     new_epochs: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> "list[Finding]":
-    """Examine the files of the store that `storage_url` names; no process may have it open.
+    """Check the store that `storage_url` names; no process may have it open.
 
     This blocks: it is for `bamboo doctor`, which runs in a process of its own.
 
     Args:
-        settings: Name the store and its directory.
+        settings: Name the store.
         clock: The clock for new epochs.
         repair: Repair what is found.
         new_epochs: Give every session a new epoch, after a backup was restored.
@@ -59,20 +61,26 @@ def check_store(
 
     Raises:
         StoreBusy: A process owns the data.
-        StoreUnusable: There is no such store, or it keeps no files.
+        StoreUnusable: There is no such store, or it keeps nothing.
     """
-    match settings.storage_url:
-        case "jsonl:":
+    scheme = settings.storage.scheme
+    match scheme:
+        case "jsonl":
             from bamboo_gateway.storage.jsonl.doctor import check
 
+            assert settings.storage_dir is not None
             return check(
-                settings.data_dir,
+                settings.storage_dir,
                 clock,
                 repair=repair,
                 new_epochs=new_epochs,
                 progress=progress,
             )
-        case other:
+        case "sqlite" | "postgresql":
+            raise StoreUnusable(f"storage_url `{scheme}:` is not supported yet.")
+        case "memory":
             raise StoreUnusable(
-                f"storage_url {other!r} keeps no files, so there is nothing to examine."
+                "storage_url `memory:` keeps nothing, so there is nothing to check."
             )
+        case _:
+            assert_never(scheme)

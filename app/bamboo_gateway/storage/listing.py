@@ -12,8 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.errors import InvalidCursor
-from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.base import StateOf
+from bamboo_gateway.domain.sessions import Presence, SessionHead, state_of
 from bamboo_gateway.storage.reports import SessionPage, SessionQuery
 
 SortKey = tuple[int | str, str]
@@ -22,12 +21,12 @@ SortKey = tuple[int | str, str]
 _CURSOR_BYTES_MAX = 64 * 1024
 
 
-def list_page(heads: Iterable[SessionHead], query: SessionQuery, state_of: StateOf) -> SessionPage:
+def list_page(heads: Iterable[SessionHead], query: SessionQuery, presence: Presence) -> SessionPage:
     """List sessions in one pass, for stores that hold all heads in memory and have few of them."""
     start = read_cursor(query)
     found = [(sort_key(head, query.sort_by), head) for head in heads if admits(query, head)]
     if query.state is not None:
-        found = [pair for pair in found if state_of(pair[1]) == query.state]
+        found = [pair for pair in found if state_of(pair[1], presence) == query.state]
     found.sort(key=lambda pair: pair[0])
     total = len(found) if query.count else None
     if start is not None:

@@ -17,14 +17,16 @@ from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import BambooError, Conflict, Unavailable
 from bamboo_gateway.domain.events import DELTA_TYPES
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
-from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.base import Done, SessionCreation, SessionStore, StateOf
+from bamboo_gateway.domain.sessions import Presence, SessionHead
+from bamboo_gateway.storage.base import Done, SessionCreation, SessionStore
 from bamboo_gateway.storage.commits import Commit, Event, Found, MarkKind, Note, Record
 from bamboo_gateway.storage.lines import LINE_EXTRA_BYTES, in_log_order
 from bamboo_gateway.storage.listing import list_page
 from bamboo_gateway.storage.marks import Mark, mark_of
 from bamboo_gateway.storage.reports import (
     RecoveryReport,
+    SearchPage,
+    SearchQuery,
     SessionPage,
     SessionQuery,
     StoredSize,
@@ -252,27 +254,25 @@ class MemoryStore(SessionStore):
         return 0 if session.packed else _compact(session, min(upto, session.head.seq - 1))
 
     @override
-    def delta_bytes(self, session_id: str) -> int:
+    async def delta_bytes(self, session_id: str) -> int:
         session = self._sessions.get(session_id)
-        if session is None:
-            return 0
-        return sum(_size_of(entry) for entry in session.entries if _is_delta(entry))
+        return _delta_bytes(session) if session is not None else 0
 
     @override
-    def holding_deltas(self, bytes_min: int) -> dict[str, int]:
+    async def holding_deltas(self, bytes_min: int) -> dict[str, int]:
         return {
-            head.id: head.last_activity_at
-            for head in self._heads()
-            if self.delta_bytes(head.id) >= bytes_min
+            session.head.id: session.head.last_activity_at
+            for session in self._sessions.values()
+            if _delta_bytes(session) >= bytes_min
         }
 
     @override
-    def unpacked_archives(self) -> list[str]:
+    async def unpacked_archives(self) -> list[str]:
         sessions = sorted(self._sessions.items())
         return [name for name, s in sessions if s.head.logged_state == "archived" and not s.packed]
 
     @override
-    def size(self, session_id: str) -> StoredSize:
+    async def size(self, session_id: str) -> StoredSize:
         session = self._sessions.get(session_id)
         if session is None:
             raise Conflict("There is no such session.", head=None)
@@ -280,15 +280,17 @@ class MemoryStore(SessionStore):
         return StoredSize(session.bytes, session.bytes)
 
     @override
-    async def query(self, query: SessionQuery, state_of: StateOf) -> SessionPage:
-        return list_page(self._heads(), query, state_of)
+    async def query(self, query: SessionQuery, presence: Presence) -> SessionPage:
+        if query.terms:
+            raise NotImplementedError("`memory:` does not search yet.")
+        return list_page(self._heads(), query, presence)
 
     @override
-    def count(self) -> int:
-        return len(self._sessions)
+    async def search(self, query: SearchQuery) -> SearchPage:
+        raise NotImplementedError("`memory:` does not search yet.")
 
     @override
-    def usage(self, user_id: str | None = None) -> StoreUsage:
+    async def usage(self, user_id: str | None = None) -> StoreUsage:
         # Added up at each call: a store in memory is small.
         sessions = self._sessions.values()
         own = [s.bytes for s in sessions if user_id is None or s.head.user_id == user_id]
@@ -302,7 +304,7 @@ class MemoryStore(SessionStore):
             head.last_activity_at = max(head.last_activity_at, activity_ms)
 
     @override
-    def unfinished(self) -> list[str]:
+    async def unfinished(self) -> list[str]:
         return [head.id for head in self._heads() if head.active or head.queue]
 
     @override
@@ -315,7 +317,7 @@ class MemoryStore(SessionStore):
         return True
 
     @override
-    def stats(self) -> dict[str, Any]:
+    async def stats(self) -> dict[str, Any]:
         return {
             "sessions": len(self._sessions),
             "commits_total": self._commits,
@@ -404,6 +406,10 @@ def _add(session: _Session, events: Sequence[Event], notes: Sequence[Note]) -> N
 
 def _is_delta(entry: Event | Note) -> bool:
     return isinstance(entry, Event) and entry.type in DELTA_TYPES
+
+
+def _delta_bytes(session: _Session) -> int:
+    return sum(_size_of(entry) for entry in session.entries if _is_delta(entry))
 
 
 def _size_of(entry: Event | Note) -> int:

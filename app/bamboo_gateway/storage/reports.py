@@ -144,20 +144,41 @@ class RecoveryReport:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Examination:
-    """What a running store found in its own files.
+class StoreCheck(NamedTuple):
+    """The result of one check of a running store: what it saw, and what to do unless it is `ok`.
 
-    Attributes:
-        missing: Sessions whose files are missing.
-        strays: The names of files that belong to no session.
-        looked_at: How many sessions were read completely.
-        damaged: The problems of those: `(session, problem)`.
-        journal_seconds: How long the oldest record has waited for a checkpoint.
+    No text has a path of the machine or a password: clients may see it.
     """
 
-    missing: list[str]
-    strays: list[str]
-    looked_at: int
-    damaged: list[tuple[str, str]]
-    journal_seconds: float
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    seen: str
+    action: str = ""
+
+
+Severity = Literal["note", "warn", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What `bamboo doctor` found: a problem, or a fact that a person may want to know.
+
+    Attributes:
+        severity: `fail` when something was lost or is at risk, `warn` when the store repairs it by
+            itself, `note` when nothing is wrong any more.
+        subject: A session's id, or the part of the store: a file, a table.
+        problem: What is wrong.
+        action: What is done about it, or would be done with `repair`.
+        repaired: Whether it was done.
+    """
+
+    severity: Severity
+    subject: str
+    problem: str
+    action: str
+    repaired: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something is still wrong."""
+        return not self.repaired and self.severity != "note"

@@ -10,7 +10,6 @@ import pytest
 from typing_extensions import override
 
 from bamboo_gateway.domain.errors import StorageFailed, StorageFull
-from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.base import StoreUnusable
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile
@@ -22,6 +21,7 @@ from tests.faults.degraded.disks import FullDisk, findings, ids, turn
 from tests.storage.conftest import Opener
 from tests.storage.faults import FaultyFileSystem, abandon, write_out
 from tests.storage.writing import (
+    NOBODY,
     StepClock,
     Writer,
     answer_to,
@@ -36,10 +36,6 @@ from tests.support.logs import captured_logs
 
 # What the sessions of a script have said in the end, as far as it was acknowledged.
 Said = dict[str, list[str]]
-
-
-def idle(_: SessionHead) -> str:
-    return "idle"
 
 
 async def talk(store: JsonlStore, said: Said) -> None:
@@ -62,7 +58,7 @@ async def talk(store: JsonlStore, said: Said) -> None:
 async def check_said(store: JsonlStore, said: Said) -> None:
     for name, expected in said.items():
         assert await ids(store, name) == expected
-    page = await store.query(SessionQuery(), idle)  # type: ignore[arg-type]
+    page = await store.query(SessionQuery(), NOBODY)
     assert sorted(head.id for head in page.heads) == sorted(said)
 
 
@@ -100,7 +96,7 @@ async def test_a_gateway_starts_on_a_full_disk_and_goes_on_by_itself_when_there_
         else:
             said["fresh"] = []
         # R5: what the last process left open is closed from the reserve; deletions are taken.
-        assert again.unfinished() == ["gone"]
+        assert await again.unfinished() == ["gone"]
         head = await again.load("gone")
         assert head is not None
         await committed(again, Writer.of(head).commit(complete("r"), reserve=True))
@@ -122,7 +118,7 @@ async def test_a_gateway_starts_on_a_full_disk_and_goes_on_by_itself_when_there_
     await again.aclose()
     fresh = await opener(index_enabled=index_enabled)
     await check_said(fresh, said)
-    assert fresh.unfinished() == []
+    assert await fresh.unfinished() == []
     await fresh.aclose()
     assert findings(data_dir) == []
 

@@ -63,7 +63,7 @@ async def test_what_was_acknowledged_is_there_after_a_restart_and_what_was_not_i
     assert isinstance(refused, StorageFailed)
     assert refused.retry_after_seconds
     assert list(store.unwritable()) == ["bad"]
-    assert store.stats()["failed_logs"] == store.stats()["log_failures_total"] == 1
+    assert (await store.stats())["failed_logs"] == (await store.stats())["log_failures_total"] == 1
     # Others go on; so do an ending of a run, and reads.
     await committed(store, good.commit(message("m3")))
     await committed(store, Writer.of(durable).commit(complete("r"), reserve=True))
@@ -142,7 +142,7 @@ async def test_a_log_that_can_be_written_again_is_found_out_without_being_asked(
     said = [line for line in logs if line.get("session_id") == "bad"]
     assert [line["event"] for line in said] == ["log cannot be written", "log is written again"]
     assert "errno 5" in said[0]["why"]
-    assert store.stats()["log_failures_total"] == 1
+    assert (await store.stats())["log_failures_total"] == 1
     await abandon(store)
     fresh = await opener()
     assert await ids(fresh, "bad") == ["m1", "m2", "m3", "m4"]

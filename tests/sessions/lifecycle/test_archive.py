@@ -104,9 +104,9 @@ async def test_what_could_not_be_packed_is_archived_and_packed_later(gate: Gatew
     gate.store.fail("pack", StorageFull("No space."))
     answer = (await gate.manager.archive(ME, "s")).answer
     assert answer["session"]["state"] == "archived"
-    if gate.store.unpacked_archives():
+    if await gate.store.unpacked_archives():
         await gate.manager.archive(ME, "s")
-    assert gate.store.unpacked_archives() == []
+    assert await gate.store.unpacked_archives() == []
 
 
 async def test_many_are_archived_each_by_itself(gate: Gateway) -> None:

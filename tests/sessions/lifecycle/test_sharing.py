@@ -368,7 +368,7 @@ async def test_what_is_read_only_is_shared_and_revoked_too(gate: Gateway):
     assert await reads(gate, CAROL)
     view = await gate.manager.archived(ALICE, "s")
     assert (view["session"]["state"], view["archived_at"]) == ("archived", archived_at)
-    assert gate.store.inner.unpacked_archives() == [], "it is compressed again"
+    assert await gate.store.inner.unpacked_archives() == [], "it is compressed again"
     restored = (await gate.manager.restore(ALICE, "s")).answer
     assert restored["state"] == "closed", "as it was before it was archived"
     assert await reads(gate, CAROL)

@@ -389,7 +389,7 @@ async def test_a_thousand_runs_at_once_each_end_once() -> None:
         async with anyio.create_task_group() as tasks:
             for number in range(1000):
                 tasks.start_soon(gate.chat, f"s{number}", "hi", f"r{number}")
-        assert gate.manager.stats()["runs_active"] == 1000
+        assert (await gate.manager.stats())["runs_active"] == 1000
         for number in range(1000):
             gate.agent.do(f"r{number}", Token("Hel"), Token("lo"), Complete())
         for number in range(1000):

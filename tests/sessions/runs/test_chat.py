@@ -211,7 +211,7 @@ async def test_an_unknown_agent_is_refused_and_creates_nothing(gate: Gateway):
     with pytest.raises(InvalidInput) as caught:
         await gate.chat(agent="nobody")
     assert caught.value.code == "unknown-agent"
-    assert gate.store.count() == 0
+    assert (await gate.store.usage()).sessions == 0
 
 
 async def test_an_agent_that_is_not_configured_any_more_fails_its_queued_run():

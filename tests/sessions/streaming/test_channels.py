@@ -99,7 +99,7 @@ async def test_readers_of_many_more_sessions_than_places_get_everything_once_in_
             await gate.manager.create_session(ME, NewSession(id=name))
             readers[name] = await gate.reader(name)
         assert len(in_memory(gate)) == places
-        assert gate.manager.stats()["streams_open"] == sessions
+        assert (await gate.manager.stats())["streams_open"] == sessions
         rounds: list[list[tuple[str, int | str]]] = [[] for _ in range(4)]
         for name in names:
             mine = chance.choice(rounds)
@@ -321,7 +321,7 @@ async def test_a_session_at_rest_is_seen_with_its_streams(gate: Gateway):
         gate.clock.advance(10 * 3600)
         stats = await manager.clean(ME, before_ms=gate.clock.now_ms() + 1)
         assert stats["session_ids"] == []
-        assert manager.stats()["streams_open"] == 1
+        assert (await manager.stats())["streams_open"] == 1
         await manager.disconnect(ME, "s", "tab")
         await reader.take_all()
         assert reader.goodbye == {"type": "goodbye", "reason": "superseded", "retry": False}

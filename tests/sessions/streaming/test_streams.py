@@ -555,7 +555,7 @@ async def test_more_connections_than_allowed_are_refused():
         readers.append(await gate.reader())
         for reader in readers:
             reader.close()
-        assert gate.manager.stats()["streams_open"] == 0
+        assert (await gate.manager.stats())["streams_open"] == 0
 
 
 # -- how a stream is ended ------------------------------------------------------------------------
@@ -710,7 +710,7 @@ async def test_a_send_that_is_stuck_is_cut_and_counted_once():
                 await eventually(lambda: cuts)
                 await anyio.sleep(0.02)
             assert cuts == [1]
-            assert gate.manager.stats()["streams_slow_total"] == 1
+            assert (await gate.manager.stats())["streams_slow_total"] == 1
             reader.connection.sending_since = None
             await reader.take_until("goodbye")
             assert reader.goodbye == {"type": "goodbye", "reason": "slow", "retry": True}

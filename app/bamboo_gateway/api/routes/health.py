@@ -97,7 +97,7 @@ async def get_metrics(request: Request) -> Response:
     """Return the gateway's metrics in Prometheus's text format."""
     state = request.app.state
     manager: SessionManager | None = state.manager
-    inside = manager.stats() if manager is not None else {"ready": 0.0}  # it is recovering
+    inside = await manager.stats() if manager is not None else {"ready": 0.0}  # it is recovering
     audit: AuditLog | None = state.audit
     losses = {
         "log_lines_lost_total": HandOver.lost,
@@ -106,11 +106,8 @@ async def get_metrics(request: Request) -> Response:
     edge = {**state.request_log.measures(), **state.body_memory.measures()}
     measures = {**state.start, **inside, **edge, **losses}
     settings: Settings = state.settings
-    on_disk = settings.storage_url.startswith("jsonl")
     # In a thread: the process's own numbers are read from files (R12).
-    text = await to_thread.run_sync(
-        render_metrics, measures, settings.data_dir.expanduser() if on_disk else None
-    )
+    text = await to_thread.run_sync(render_metrics, measures, settings.storage_dir)
     return Response(
         text,
         headers={"Cache-Control": "no-store", "Content-Type": CONTENT_TYPE},

@@ -67,7 +67,7 @@ async def archive(
 
     async def view(head: SessionHead) -> ArchivedSession:
         # Without a check that it is archived: it may have been restored since.
-        return archived_view(context, head)
+        return await archived_view(context, head)
 
     answer = await transactions.registry.read(caller, session_id, view)
     return Outcome(answer, outcome.replayed)
@@ -103,7 +103,12 @@ async def pack(context: Context, registry: SessionRegistry, session_id: str) -> 
 async def pack_left_over(context: Context, registry: SessionRegistry) -> None:
     """Keep packing archived sessions that a crash or a full disk left uncompressed."""
     while True:
-        for session_id in context.store.unpacked_archives():
+        try:
+            left_over = await context.store.unpacked_archives()
+        except BambooError as error:
+            log.warning("no look for archives to pack", code=error.code)
+            left_over = []
+        for session_id in left_over:
             try:
                 await pack(context, registry, session_id)
             except NotFound:
@@ -163,7 +168,7 @@ async def archived(
 
     async def look(head: SessionHead) -> ArchivedSession:
         check_archived(head)
-        return archived_view(context, head)
+        return await archived_view(context, head)
 
     return await registry.read(caller, session_id, look)
 
@@ -191,13 +196,13 @@ def check_archived(head: SessionHead) -> None:
         raise NotFound(f"No archived session {head.id!r}.", code="archive-not-found")
 
 
-def archived_view(context: Context, head: SessionHead) -> ArchivedSession:
+async def archived_view(context: Context, head: SessionHead) -> ArchivedSession:
     """Return the contract's ArchivedSession.
 
     Raises:
         Conflict: The session was deleted since the head was read.
     """
-    size = context.store.size(head.id)
+    size = await context.store.size(head.id)
     return {
         "session": view_of(context, head),
         "archived_at": format_ms(head.archived_at or head.updated_at),

@@ -7,7 +7,7 @@ never passes through the journal, and is never in memory as a whole.
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 from anyio import to_thread
 
@@ -26,6 +26,9 @@ from bamboo_gateway.sessions.idempotency import RequestKey
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 from bamboo_gateway.sessions.transaction import Transactions
 from bamboo_gateway.storage.commits import Event, Note
+
+if TYPE_CHECKING:
+    from bamboo_gateway.sessions.stored_quotas import Aside
 
 
 class HistoryWriter:
@@ -131,6 +134,8 @@ async def _publish(
         raise id_taken(writer.id)
     writer.hold()
     place = ExitStack()
+    quotas = context.quotas.stored
+    counted: Aside | None = None
     try:
         unborn = SessionHead(writer.id, writer.epoch)
         now_ms, size_max = context.clock.now_ms(), context.settings.max_event_bytes
@@ -138,7 +143,9 @@ async def _publish(
         async with context.store.creation(writer.id, writer.epoch) as creation:
             async for drafts in history.pages(writer.epoch):
                 if history_writer.head.seq == 0:
-                    place.enter_context(context.quotas.creating(drafts[0].fields["user_id"]))
+                    user_id = drafts[0].fields["user_id"]
+                    await quotas.look_up(user_id)
+                    counted = place.enter_context(quotas.aside(user_id))
                 await creation.write(
                     await to_thread.run_sync(history_writer.events, drafts, limiter=bulk_limiter)
                 )
@@ -146,6 +153,8 @@ async def _publish(
             if key is not None:
                 answer = history.answer(history_writer.head)
                 await creation.write((), [history_writer.note(key, answer)])
+            if counted is not None:
+                counted.publishing()
             await creation.publish(history_writer.head.copy())
     except BaseException:
         writer.vanish("deleted")

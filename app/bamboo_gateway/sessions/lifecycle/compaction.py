@@ -44,7 +44,10 @@ class Compaction:
 
     async def run(self) -> None:
         """Keep compacting the logs that become due."""
-        self._find_left_over()
+        try:
+            await self._find_left_over()
+        except BambooError as error:  # the next start finds them
+            log.warning("no look for logs to compact", code=error.code)
         retention = self._context.settings.delta_retention_seconds
         while True:
             await anyio.sleep(min(_LOOK_SECONDS_MAX, max(retention / 4, 0.05)))
@@ -57,7 +60,7 @@ class Compaction:
     async def compact(self, session_id: str) -> int:
         """Compact one session as far as it is due. Return the bytes freed."""
         store = self._context.store
-        if store.delta_bytes(session_id) < COMPACT_BYTES_MIN:
+        if await store.delta_bytes(session_id) < COMPACT_BYTES_MIN:
             return 0
         head = await store.load(session_id)
         if head is None or head.logged_state == "archived":
@@ -99,8 +102,8 @@ class Compaction:
             before = page[-1].seq
         return 0
 
-    def _find_left_over(self) -> None:
+    async def _find_left_over(self) -> None:
         """Find what earlier processes left to compact."""
-        found = self._context.store.holding_deltas(COMPACT_BYTES_MIN)
+        found = await self._context.store.holding_deltas(COMPACT_BYTES_MIN)
         for session_id in sorted(found, key=found.__getitem__):
             self._waiting.setdefault(session_id, found[session_id])

@@ -88,6 +88,7 @@ async def _merge(
 ) -> Outcome[Merged]:
     target, store = writer.head, context.store
     context.states.check_writable(target)
+    await context.quotas.stored.check_bytes(target.user_id)
     writer.check_not_busy("The target is executing a run; cancel it or wait for its end.")
 
     async def look(head: SessionHead) -> tuple[SessionHead, Plan]:

@@ -69,7 +69,7 @@ async def clean(
             break
         if dry_run:
             try:
-                freed += context.store.size(head.id).stored_bytes
+                freed += (await context.store.size(head.id)).stored_bytes
             except Conflict:
                 continue  # somebody deleted it since
         else:

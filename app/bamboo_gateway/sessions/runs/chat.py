@@ -80,9 +80,12 @@ class _ChatCommand:
         )
 
     async def prepare(self, writer: SessionWriter) -> None:
-        """Look up the ids that the client names."""
+        """Look up the ids that the client names, and the quotas if the session is new."""
         if writer.head.seq and self._chat.session.id is None:
             raise SessionExists(f"A session {writer.id!r} exists already. Choose another id.")
+        quotas = self._context.quotas.stored
+        if quotas.limits_creation and not writer.head.seq:
+            await quotas.look_up(self._chat.session.user_id)
         await self._ids.prepare(writer)
 
     def decide(self, writer: SessionWriter) -> Decision[ChatTurn]:
@@ -112,7 +115,7 @@ class _ChatCommand:
 
     def _session(self) -> Draft:
         session = self._chat.session
-        self._context.quotas.check_session(session.user_id)
+        self._context.quotas.stored.check_sessions(session.user_id)
         return created_draft(session, self._context.settings.default_ttl_seconds)
 
     def _begin(

@@ -33,7 +33,7 @@ class Recovery:
 
     async def recover(self) -> int:
         """Close the open runs. Return how many; a background task then starts queued ones."""
-        sessions = self._context.store.unfinished()
+        sessions = await self._context.store.unfinished()
         # Each close takes a place in memory: more at once than there are places would be refused.
         at_once = min(RECOVERY_CONCURRENCY, self._context.settings.max_active_sessions)
         limiter = anyio.Semaphore(at_once)

@@ -35,14 +35,19 @@ class Channels:
         channel = self.open.get(session_id)
         return channel is not None and bool(channel.connections)
 
-    def disconnected_at(self, session_id: str) -> float | None:
-        """Return when the session's last stream ended (monotonic), if that is remembered."""
-        return self._disconnected_at.get(session_id)
+    def is_disconnected(self, session_id: str) -> bool:
+        """Return whether its last stream ended within `disconnect_retention_seconds`."""
+        ended = self._disconnected_at.get(session_id)
+        return ended is not None and self._is_remembered(ended)
 
-    def noted(self) -> set[str]:
-        """Return the ids of sessions that have an open stream, or had one a moment ago."""
-        connected = (channel.id for channel in self.open.values() if channel.connections)
-        return {*connected, *self._disconnected_at}
+    def watched(self) -> set[str]:
+        """Return the ids of all sessions with an open stream."""
+        return {channel.id for channel in self.open.values() if channel.connections}
+
+    def disconnected(self) -> set[str]:
+        """Return the ids of all sessions for which `is_disconnected` is true."""
+        self.forget_old()
+        return set(self._disconnected_at)
 
     def note_disconnect(self, channel: Channel) -> None:
         """Remember that the session's last stream has ended."""
@@ -62,9 +67,12 @@ class Channels:
 
     def forget_old(self) -> None:
         """Forget the disconnects that are older than `disconnect_retention_seconds`."""
-        now = self._clock.monotonic()
         while self._disconnected_at:
             session_id, ended = next(iter(self._disconnected_at.items()))
-            if now - ended < self._settings.disconnect_retention_seconds:
+            if self._is_remembered(ended):
                 break
             del self._disconnected_at[session_id]
+
+    def _is_remembered(self, ended: float) -> bool:
+        retention = self._settings.disconnect_retention_seconds
+        return self._clock.monotonic() - ended < retention

@@ -6,9 +6,7 @@ unreadable bytes go into quarantine.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import InvalidId
@@ -37,34 +35,9 @@ from bamboo_gateway.storage.jsonl.rebuild import Rebuilder
 from bamboo_gateway.storage.jsonl.snapshots import is_whole, read_snapshot_head
 from bamboo_gateway.storage.jsonl.verify import check_lines, names_on_disk, problem_of_bundle
 from bamboo_gateway.storage.marks import Mark
+from bamboo_gateway.storage.reports import Finding, Severity
 
 Progress = Callable[[int, int], None]
-Severity = Literal["note", "warn", "fail"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One problem, or one fact that a person may want to know.
-
-    Attributes:
-        severity: `fail` when something was lost or is at risk, `warn` when the store repairs it by
-            itself, `note` when nothing is wrong any more.
-        subject: A session's id, or the name of a file below the data directory.
-        problem: What is wrong.
-        action: What is done about it, or would be done with `repair`.
-        repaired: Whether it was done.
-    """
-
-    severity: Severity
-    subject: str
-    problem: str
-    action: str
-    repaired: bool = False
-
-    @property
-    def is_open(self) -> bool:
-        """Whether something is still wrong."""
-        return not self.repaired and self.severity != "note"
 
 
 def check(

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
@@ -11,7 +12,25 @@ from bamboo_gateway.storage.jsonl.log.table import LogTable
 from bamboo_gateway.storage.jsonl.paths import Paths
 from bamboo_gateway.storage.jsonl.reads import Reads
 from bamboo_gateway.storage.jsonl.verify import check_lines, compare, problem_of_bundle
-from bamboo_gateway.storage.reports import Examination
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What a running store found in its own files.
+
+    Attributes:
+        missing: Sessions whose files are missing.
+        strays: The names of files that belong to no session.
+        looked_at: How many sessions were read completely.
+        damaged: The problems of those: `(session, problem)`.
+        journal_seconds: How long the oldest record has waited for a checkpoint.
+    """
+
+    missing: list[str]
+    strays: list[str]
+    looked_at: int
+    damaged: list[tuple[str, str]]
+    journal_seconds: float
 
 
 class Examiner:
@@ -36,7 +55,7 @@ class Examiner:
     async def examine(
         self, sessions_max: int, bytes_max: int, journal_seconds: Callable[[], float]
     ) -> Examination:
-        """Examine files as `SupportsExamination` describes.
+        """Compare files and sessions, and read some sessions completely, chosen at random.
 
         Args:
             sessions_max: The most sessions whose logs are read.

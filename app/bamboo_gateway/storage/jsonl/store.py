@@ -17,13 +17,14 @@ from typing_extensions import override
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import Conflict, StorageFull, Unavailable
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
-from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.base import Done, SessionCreation, SessionStore, StateOf, StoreUnusable
+from bamboo_gateway.domain.sessions import Presence, SessionHead
+from bamboo_gateway.storage.base import Done, SessionCreation, SessionStore, StoreUnusable
 from bamboo_gateway.storage.commits import Commit, Found, MarkKind, Record
 from bamboo_gateway.storage.jsonl.bulk_append import BulkAppend
 from bamboo_gateway.storage.jsonl.bulk_create import BulkCreator
 from bamboo_gateway.storage.jsonl.bulk_threads import BulkThreads
 from bamboo_gateway.storage.jsonl.bundle import BundleView
+from bamboo_gateway.storage.jsonl.checks import store_checks
 from bamboo_gateway.storage.jsonl.examination import Examiner
 from bamboo_gateway.storage.jsonl.file_swap import FileSwapper
 from bamboo_gateway.storage.jsonl.files import FileSystem, failure_of
@@ -52,10 +53,12 @@ from bamboo_gateway.storage.jsonl.reads import Reads
 from bamboo_gateway.storage.jsonl.recent_messages import RecentMessages
 from bamboo_gateway.storage.jsonl.swaps import Swaps
 from bamboo_gateway.storage.reports import (
-    Examination,
     RecoveryReport,
+    SearchPage,
+    SearchQuery,
     SessionPage,
     SessionQuery,
+    StoreCheck,
     StoredSize,
     StoreUsage,
 )
@@ -67,7 +70,7 @@ T = TypeVar("T")
 
 
 class JsonlStore(SessionStore):
-    """The store of `jsonl:`, a `SessionStore` that also supports examination."""
+    """The store of `jsonl:`, a `SessionStore` that also supports checks."""
 
     def __init__(
         self,
@@ -83,6 +86,7 @@ class JsonlStore(SessionStore):
         self._paths = paths = Paths(root_of(data_dir))
         self._clock = clock
         self._durability = durability
+        self._checkpoint_interval_seconds = checkpoint_interval_seconds
         self._lock = DirectoryLock(fs, paths)
         self._catalog = Catalog()
         self._catalog_file = CatalogFile(fs, paths, keeps_heads=index_enabled)
@@ -359,12 +363,14 @@ class JsonlStore(SessionStore):
         """The data directory."""
         return self._paths.root
 
-    async def examine(self, sessions_max: int, bytes_max: int) -> Examination:
-        """Examine files as `SupportsExamination` describes."""
+    async def check(self, sessions_max: int, bytes_max: int) -> list[StoreCheck]:
+        """Check journal and files, as `SupportsChecks` describes."""
         maintenance = self._maintenance
-        return await self._examiner.examine(
+        found = await self._examiner.examine(
             sessions_max, bytes_max, lambda: maintenance.journal_seconds
         )
+        interval = self._checkpoint_interval_seconds
+        return store_checks(await self.stats(), found, checkpoint_interval_seconds=interval)
 
     @override
     async def delete(self, session_id: str, epoch: int) -> int:
@@ -391,39 +397,41 @@ class JsonlStore(SessionStore):
         return deletion.bytes
 
     @override
-    def delta_bytes(self, session_id: str) -> int:
+    async def delta_bytes(self, session_id: str) -> int:
         entry = self._catalog.entries.get(session_id)
         return entry.deltas if entry is not None else 0
 
     @override
-    def holding_deltas(self, bytes_min: int) -> dict[str, int]:
+    async def holding_deltas(self, bytes_min: int) -> dict[str, int]:
         entries = self._catalog.entries.values()
         return {e.id: e.activity for e in entries if e.deltas >= bytes_min}
 
     @override
-    def unpacked_archives(self) -> list[str]:
+    async def unpacked_archives(self) -> list[str]:
         entries = self._catalog.entries.values()
         return sorted(e.id for e in entries if e.relations.is_archived and not e.bundle)
 
     @override
-    def size(self, session_id: str) -> StoredSize:
+    async def size(self, session_id: str) -> StoredSize:
         entry = self._catalog.entries.get(session_id)
         if entry is None:
             raise Conflict("There is no such session.", head=None)
         return StoredSize(entry.bundle or entry.size, entry.size)
 
     @override
-    async def query(self, query: SessionQuery, state_of: StateOf) -> SessionPage:
+    async def query(self, query: SessionQuery, presence: Presence) -> SessionPage:
+        if query.terms:
+            raise NotImplementedError("`jsonl:` does not search yet.")
         if self._index_enabled:
-            return await self._views.query(query, state_of)
-        return await list_cold(self._catalog, self._catalog_file, query, state_of, self._reads.run)
+            return await self._views.query(query, presence)
+        return await list_cold(self._catalog, self._catalog_file, query, presence, self._reads.run)
 
     @override
-    def count(self) -> int:
-        return len(self._catalog.entries)
+    async def search(self, query: SearchQuery) -> SearchPage:
+        raise NotImplementedError("`jsonl:` does not search yet.")
 
     @override
-    def usage(self, user_id: str | None = None) -> StoreUsage:
+    async def usage(self, user_id: str | None = None) -> StoreUsage:
         use = self._catalog.use
         if user_id is not None:
             return use.of_user(user_id)
@@ -434,7 +442,7 @@ class JsonlStore(SessionStore):
         self._catalog.touch(session_id, epoch, activity_ms)
 
     @override
-    def unfinished(self) -> list[str]:
+    async def unfinished(self) -> list[str]:
         return sorted(self._catalog.unfinished)
 
     @override
@@ -465,11 +473,11 @@ class JsonlStore(SessionStore):
         return health.refusal
 
     def unwritable(self) -> dict[str, str]:
-        """Return the sessions whose logs cannot be written, as `SupportsExamination` describes."""
+        """Return the sessions whose logs cannot be written, as `SupportsChecks` describes."""
         return self._write_health.problems()
 
     @override
-    def stats(self) -> dict[str, Any]:
+    async def stats(self) -> dict[str, Any]:
         committer, done, use = self._committer, self._maintenance.counters, self._catalog.use
         return {
             "sessions": len(self._catalog.entries),

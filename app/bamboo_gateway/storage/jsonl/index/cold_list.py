@@ -2,15 +2,14 @@
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from functools import partial
+from dataclasses import replace
 from heapq import nlargest, nsmallest
 from typing import Any
 
 import anyio.lowlevel
 
 from bamboo_gateway.domain import codec
-from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.base import StateOf
+from bamboo_gateway.domain.sessions import Presence, SessionHead, state_of
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
 from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile
 from bamboo_gateway.storage.jsonl.index.catalog_lines import ErasedError
@@ -18,6 +17,7 @@ from bamboo_gateway.storage.listing import (
     SortKey,
     admits,
     admits_relations,
+    archived_mode,
     is_filtered,
     list_page,
     make_page,
@@ -34,7 +34,7 @@ async def list_cold(
     catalog: Catalog,
     catalog_file: CatalogFile,
     query: SessionQuery,
-    state_of: StateOf,
+    presence: Presence,
     reading: Callable[..., Awaitable[Any]],
 ) -> SessionPage:
     """List as `SessionStore.query` does; `reading` runs a function in the readers' pool."""
@@ -50,8 +50,9 @@ async def list_cold(
     heads += [head for head in fresh.values() if admits(query, head)]
     heads = [head for head in heads if head.id in catalog.entries]
     if query.state is not None:
-        heads = await _in_state(heads, query, state_of)
-    return await reading(partial(list_page, heads, query, _already_filtered(query)))  # type: ignore[no-any-return]
+        heads = await _in_state(heads, query, presence)
+        query = replace(query, state=None, archived=archived_mode(query))
+    return await reading(list_page, heads, query, presence)  # type: ignore[no-any-return]
 
 
 async def _list_by_keys(
@@ -136,16 +137,11 @@ def _admitted(
 
 
 async def _in_state(
-    heads: list[SessionHead], query: SessionQuery, state_of: StateOf
+    heads: list[SessionHead], query: SessionQuery, presence: Presence
 ) -> list[SessionHead]:
     found: list[SessionHead] = []
     for start in range(0, len(heads), _BATCH_ENTRIES):
         batch = heads[start : start + _BATCH_ENTRIES]
-        found += [head for head in batch if state_of(head) == query.state]
+        found += [head for head in batch if state_of(head, presence) == query.state]
         await anyio.lowlevel.checkpoint()
     return found
-
-
-def _already_filtered(query: SessionQuery) -> StateOf:
-    state = query.state or "idle"
-    return lambda _: state

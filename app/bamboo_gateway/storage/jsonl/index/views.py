@@ -16,8 +16,7 @@ import anyio.lowlevel
 from sortedcontainers import SortedList
 
 from bamboo_gateway.domain import codec
-from bamboo_gateway.domain.sessions import SessionHead, SessionState
-from bamboo_gateway.storage.base import StateOf, SupportsNoted
+from bamboo_gateway.domain.sessions import Presence, SessionHead, SessionState, state_of
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
 from bamboo_gateway.storage.jsonl.index.relations import RelationIndex, Scope, is_within
 from bamboo_gateway.storage.listing import (
@@ -72,11 +71,11 @@ class SessionViews:
         self._relations = RelationIndex(catalog)
         self._views: OrderedDict[_ViewName, _View] = OrderedDict()
 
-    async def query(self, query: SessionQuery, state_of: StateOf) -> SessionPage:
+    async def query(self, query: SessionQuery, presence: Presence) -> SessionPage:
         """List sessions as `SessionStore.query` does."""
         start = read_cursor(query)
-        if isinstance(state_of, SupportsNoted) and not is_filtered_by_content(query):
-            page = await self._in_state(query, query.state, state_of, start)
+        if query.state is not None and not is_filtered_by_content(query):
+            page = await self._in_state(query, query.state, presence, start)
             if page is not None:
                 return page
         scope, [view] = await self._current(query, None)
@@ -86,32 +85,31 @@ class SessionViews:
             wanted = islice(keys, skipped, skipped + query.limit + 1)
             heads = [self._head(session_id) for _, session_id in wanted]
             return make_page(heads, query, len(view.keys) if query.count else None)
-        return await self._filtered(view, query, state_of, start)
+        return await self._filtered(view, query, presence, start)
 
     async def _in_state(
         self,
         query: SessionQuery,
-        state: SessionState | None,
-        state_of: SupportsNoted,
+        state: SessionState,
+        presence: Presence,
         start: SortKey | None,
     ) -> SessionPage | None:
-        """List by state: some heads decide it alone, `state_of` decides the others.
+        """List by state: some heads decide it alone, `presence` decides the others.
 
         Returns:
-            None when no state is asked for, or when owner or tree filter more than a view does.
+            None when owner or tree filter more than a view does.
         """
-        if state is None:
-            return None
+        noted = {*presence.watched, *presence.disconnected}
         head_state = _HEAD_STATE_OF.get(state)
         answers: dict[str, bool] = {}
         while True:
             scope, [asked, sure] = await self._current(query, "open", head_state or "open")
             if not _is_covered(query, scope):
                 return None
-            missing = [name for name in {*asked.by_id, *state_of.noted()} if name not in answers]
+            missing = [name for name in {*asked.by_id, *noted} if name not in answers]
             for name in missing[:_BATCH_ENTRIES]:
                 entry = self._catalog.entries.get(name)
-                answers[name] = entry is not None and state_of(entry.own_head()) == state
+                answers[name] = entry is not None and state_of(entry.own_head(), presence) == state
             if len(missing) <= _BATCH_ENTRIES:
                 break
             await anyio.lowlevel.checkpoint()
@@ -147,7 +145,7 @@ class SessionViews:
         return _key_of(entry, query.sort_by)
 
     async def _filtered(
-        self, view: _View, query: SessionQuery, state_of: StateOf, start: SortKey | None
+        self, view: _View, query: SessionQuery, presence: Presence, start: SortKey | None
     ) -> SessionPage:
         heads: list[SessionHead] = []
         total = 0
@@ -156,7 +154,7 @@ class SessionViews:
         while True:
             batch = list(islice(_keys(view, query.descending, place), _BATCH_ENTRIES))
             for key in batch:
-                if not self._is_admitted(key[1], query, state_of):
+                if not self._is_admitted(key[1], query, presence):
                     continue
                 total += 1
                 if start is not None and not _is_behind(key, start, query.descending):
@@ -171,7 +169,7 @@ class SessionViews:
             place = batch[-1]
             await anyio.lowlevel.checkpoint()
 
-    def _is_admitted(self, session_id: str, query: SessionQuery, state_of: StateOf) -> bool:
+    def _is_admitted(self, session_id: str, query: SessionQuery, presence: Presence) -> bool:
         """Return whether the filters admit a session.
 
         Do not make its head where possible: most sessions are only counted, or not even that.
@@ -185,7 +183,9 @@ class SessionViews:
             is_admitted = admits_stored(query, codec.decode(entry.raw), entry.activity)
         else:
             is_admitted = admits_content(query, entry.own_head())
-        return is_admitted and (query.state is None or state_of(entry.own_head()) == query.state)
+        return is_admitted and (
+            query.state is None or state_of(entry.own_head(), presence) == query.state
+        )
 
     def _head(self, session_id: str) -> SessionHead:
         return self._catalog.entries[session_id].own_head()
