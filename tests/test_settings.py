@@ -1,5 +1,6 @@
 """Names that are no setting: refused with the nearest name there is, never with their value."""
 
+import traceback
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,50 @@ def test_a_data_dir_that_is_a_storage_url_is_refused(data_dir: str, hint: str) -
 @pytest.mark.parametrize("data_dir", ["sessions", "~/a:b", "./x/memory:", "C:/sessions", "a:b"])
 def test_a_data_dir_with_a_colon_is_a_directory(data_dir: str) -> None:
     assert load_settings(data_dir=data_dir).data_dir == Path(data_dir)
+
+
+@pytest.mark.parametrize(
+    "storage_url",
+    [
+        f"postgresql://me:{SECRET}@host/db",
+        f"postgres://me:{SECRET}@host/db",
+        f"mysql://me:{SECRET}@host/db",
+        f"postgresql://me:{SECRET}@[host/db",
+    ],
+)
+def test_the_password_of_a_storage_url_is_never_shown(storage_url: str) -> None:
+    try:
+        settings = load_settings(storage_url=storage_url)
+    except SettingsError as error:
+        shown = "".join(traceback.format_exception(error))
+    else:
+        shown = f"{settings} {settings!r} {settings.storage} {settings.storage!r}"
+    assert SECRET not in shown
+    # Another setting is wrong: what is said of it says nothing of this one.
+    with pytest.raises(SettingsError) as caught:
+        load_settings(storage_url=storage_url, port=-1)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("storage_url", "directory"),
+    [
+        ("jsonl:", "/data"),
+        ("jsonl:/other", "/other"),
+        ("sqlite:", "/data"),
+        ("sqlite:///other/x.db", "/other"),
+        ("postgresql://host/db", None),
+        ("memory:", None),
+    ],
+)
+def test_the_directory_of_the_sessions_is_that_of_the_store(
+    storage_url: str, directory: str | None
+) -> None:
+    settings = load_settings(storage_url=storage_url, data_dir=Path("/data"))
+    assert settings.storage_dir == (Path(directory) if directory else None)
+    # Keys, the ticket secret and the audit log stay in `data_dir`.
+    kept = None if storage_url == "memory:" else Path("/data/keys.json")
+    assert settings.keys_path == kept
 
 
 @pytest.mark.parametrize(

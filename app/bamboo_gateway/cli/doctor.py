@@ -1,4 +1,4 @@
-"""`bamboo doctor`: check and repair the files of sessions while no gateway runs."""
+"""`bamboo doctor`: check and repair a store while no gateway runs."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,12 +48,17 @@ def doctor(
     data_dir: Annotated[
         Path | None, typer.Option(help="Where sessions are kept.", metavar="DIR")
     ] = None,
+    storage_url: Annotated[
+        str | None, typer.Option(help="The store, as the setting of that name.", metavar="URL")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file with settings.", metavar="FILE")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, one object a finding.")] = False,
 ) -> None:
-    """Check every checksum, snapshot and catalog entry while no gateway runs.
+    """Check all that a store holds while no gateway runs.
+
+    For files: every checksum, snapshot and catalog entry.
 
     Exit codes: 0 nothing is wrong, or everything was repaired; 1 something is wrong;
     2 the check could not run. What was put into quarantine earlier counts as no fault.
@@ -64,7 +69,7 @@ def doctor(
     from bamboo_gateway.storage.factory import check_store
 
     try:
-        settings = load_settings(config, data_dir=data_dir)
+        settings = load_settings(config, data_dir=data_dir, storage_url=storage_url)
         with _progress() as advance:
             findings = check_store(
                 settings, SystemClock(), repair=repair, new_epochs=new_epochs, progress=advance

@@ -90,8 +90,8 @@ def _path_of(scheme: str, rest: str) -> Path:
 
 def _check_database(text: str) -> None:
     try:
-        parts = urlsplit(text)
-        if parts.scheme == "postgresql" and parts.netloc and (True):
+        _ = urlsplit(text).port
+        if text.lower().startswith("postgresql://"):
             return
     except ValueError:
         pass  # its text may repeat a part of the password

@@ -77,7 +77,10 @@ def test_a_bug_report_says_what_happened_and_no_secret(api: httpx.Client) -> Non
 def test_the_checks_say_what_was_seen_and_what_to_do(api: httpx.Client) -> None:
     found = api.get("/diagnostics").json()
     names = {check["name"] for check in found["checks"]}
-    assert {"versions", "clock", "journal", "quarantine", "agents", "max_connections"} <= names
+    assert {"versions", "clock", "writing", "agents", "max_connections"} <= names
+    # Each store checks what it has.
+    assert ({"journal", "quarantine", "catalog"} <= names) == ("disk space" in names)
+    assert ("journal" in names) == ("disk space" in names)
     assert all(check["seen"] for check in found["checks"])
     assert all(check["status"] == "ok" or check["action"] for check in found["checks"])
     # No path of the server in it.
