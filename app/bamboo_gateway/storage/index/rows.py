@@ -1,28 +1,42 @@
 """The columns of a session's row that follow from its head."""
 
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.listing import HeadState, Relations, head_state_of
+from bamboo_gateway.storage.listing import Relations
 
 # A slot of time is 2^14 ms, about 16 s. The sessions of one slot are sorted for each page that
 # begins in it: they are those that were active within these seconds.
 SLOT_BITS: Final = 14
 
-# What `sessions.head_state` has for each state; a database has these numbers, so none changes.
-HEAD_STATES: Final[dict[HeadState, int]] = {
-    "idle": 0,
-    "open": 1,
-    "closed": 2,
-    "expired": 3,
-    "archived": 4,
-}
+# What a head decides of the session's state, so that a list by state looks at few sessions:
+# `running` sessions are active, or wait with a queue; `timed` ones have a time to live, and so have
+# `closing` ones, which are closed. The state of all but the last three depends on the moment.
+Group = Literal["idle", "running", "timed", "closing", "closed", "expired", "archived"]
+GROUPS: Final[tuple[Group, ...]] = get_args(Group)
+
+# What `sessions.head_state` has for each group. Databases have these numbers, so none changes.
+HEAD_STATES: Final[dict[Group, int]] = {group: number for number, group in enumerate(GROUPS)}
+
+
+def group_of(head: SessionHead) -> Group:
+    """Return the group of a head."""
+    match head.logged_state:
+        case None:
+            if head.active is not None or head.queue:
+                return "running"
+            return "idle" if head.ttl_seconds is None else "timed"
+        case "closed":
+            # What waits in a queue keeps a session from expiring.
+            return "closed" if head.ttl_seconds is None or head.queue else "closing"
+        case logged:
+            return logged
 
 
 def row_of(head: SessionHead) -> dict[str, Any]:
     """Return the columns that follow from a head, by name.
 
-    Not `key`, `epoch`, `version`, `head` and the bytes. `moved` has those that move without a head.
+    `key`, `epoch`, `version`, `head` and the bytes are not among them.
     """
     relations = Relations.of(head)
     title = head.title or ""
@@ -32,17 +46,21 @@ def row_of(head: SessionHead) -> dict[str, Any]:
         "session_type": head.session_type,
         "parent_id": relations.parent_id,
         "root_id": relations.root_id,
-        "head_state": HEAD_STATES[head_state_of(head)],
-        "logged_state": head.logged_state,
+        "head_state": HEAD_STATES[group_of(head)],
         "has_active": head.active is not None,
         "has_queue": bool(head.queue),
         "created_at": head.created_at,
         "updated_at": head.updated_at,
         "message_count": head.message_count,
-        "title_key": title.encode(),
-        "title_folded": title.casefold().encode(),
+        "title_key": title_bytes(title),
+        "title_folded": title_bytes(title.casefold()),
         **moved(head.seq, head.last_activity_at, head.ttl_seconds),
     }
+
+
+def title_bytes(title: str) -> bytes:
+    """Return a title, or a part of one, as the columns have it: ordered as strings are."""
+    return title.encode("utf-8", "surrogatepass")
 
 
 def moved(seq: int, activity_ms: int, ttl_seconds: int | None) -> dict[str, Any]:
@@ -64,6 +82,8 @@ def shares_of(head: SessionHead) -> dict[str, int | None]:
         if share.user_id is None:
             continue
         known = ends.get(share.user_id, 0)
-        if known is not None:
-            ends[share.user_id] = None if share.expires_at is None else max(known, share.expires_at)
+        if share.expires_at is None or known is None:
+            ends[share.user_id] = None
+        else:
+            ends[share.user_id] = max(known, share.expires_at)
     return ends

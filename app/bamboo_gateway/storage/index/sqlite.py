@@ -5,15 +5,15 @@ text with named parameters, and apsw executes that.
 """
 
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import apsw
 
+from bamboo_gateway.storage.index.statement import Statement, sql_dialect
+
 if TYPE_CHECKING:
-    from sqlalchemy import ClauseElement, MetaData
-    from sqlalchemy.sql.compiler import SQLCompiler
+    from sqlalchemy import MetaData, Table
 
 # A page of the database is read and written as a whole; heads of sessions take 200 to 2,000 bytes.
 _PAGE_BYTES = 4096
@@ -24,23 +24,6 @@ _WAL_BYTES_MAX = 4 * 1024 * 1024
 # How long a connection waits for another one's lock. One process owns the database, so only a
 # short lock of its other connection can be in the way.
 _BUSY_MS = 5000
-# The compiled statements that are kept: more than there are shapes of lists in use.
-_STATEMENTS_MAX = 1024
-
-
-class Statement:
-    """A compiled statement: its text, and the values that it has itself."""
-
-    __slots__ = ("defaults", "names", "text")
-
-    def __init__(self, text: str, defaults: Mapping[str, Any]) -> None:
-        self.text = text
-        self.names = tuple(defaults)
-        self.defaults = {name: value for name, value in defaults.items() if value is not None}
-
-    def with_values(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all parameters; a name without a value is NULL."""
-        return {name: values.get(name, self.defaults.get(name)) for name in self.names}
 
 
 def open_database(
@@ -96,31 +79,20 @@ def truncate_wal(connection: apsw.Connection) -> bool:
 
 
 def create_tables(connection: apsw.Connection, metadata: "MetaData") -> None:
-    """Create the tables and their indexes; the caller has begun a transaction."""
-    from sqlalchemy.schema import CreateIndex, CreateTable  # noqa: PLC0415 - see `compiled`
-
+    """Create all tables and their indexes; the caller has begun a transaction."""
     for table in metadata.sorted_tables:
-        connection.execute(str(CreateTable(table).compile(dialect=_dialect())))
-        for index in sorted(table.indexes, key=lambda index: str(index.name)):
-            connection.execute(str(CreateIndex(index).compile(dialect=_dialect())))
+        create_table(connection, table)
 
 
-@lru_cache(_STATEMENTS_MAX)
-def compiled(statement: "ClauseElement") -> Statement:
-    """Compile a Core statement for apsw. The same object is compiled once.
+def create_table(connection: apsw.Connection, table: "Table", *, is_listed: bool = True) -> None:
+    """Create a table, with the indexes of lists if it is listed, else only the unique ones."""
+    from sqlalchemy.schema import CreateIndex, CreateTable  # noqa: PLC0415 - see `statement`
 
-    A list of values has to be one parameter (`json_each`): one that expands is no fixed text.
-    """
-    compiler: SQLCompiler = statement.compile(dialect=_dialect())  # type: ignore[assignment]
-    return Statement(str(compiler), compiler.params)
-
-
-@lru_cache(1)
-def _dialect() -> Any:
-    # Imported late: it costs the start of a gateway 0.15 s or more, and nothing needs it there.
-    from sqlalchemy.dialects import sqlite  # noqa: PLC0415
-
-    return sqlite.dialect(paramstyle="named")
+    dialect = sql_dialect("sqlite")
+    connection.execute(str(CreateTable(table).compile(dialect=dialect)))
+    for index in sorted(table.indexes, key=lambda index: str(index.name)):
+        if index.unique or is_listed:
+            connection.execute(str(CreateIndex(index).compile(dialect=dialect)))
 
 
 def execute_all(

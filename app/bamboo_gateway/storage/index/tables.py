@@ -1,12 +1,12 @@
 """The tables that lists need: sessions and their shares.
 
 Several columns follow from `head`, which is the session's stored head (`SessionHead.to_json`, as
-JSON): whoever writes it writes them too (`row_of` makes them). Texts that people wrote are bytes in
+JSON): whoever writes it writes them too (`rows` makes them). Texts that people wrote are bytes in
 UTF-8: PostgreSQL's text refuses NUL, and bytes have the order of Python's strings, whatever the
 locale of the database. Ids are ASCII.
 
-`head_state` groups the sessions by what their heads decide of their state. Each index of a list
-begins with it, because lists without archived sessions, or by state, ask for some of the groups.
+`head_state` has the group of each session: what its head decides of its state (`rows.Group`). Each
+index of a list begins with it: lists without archived sessions, or by state, ask for some groups.
 
 `last_activity_at` and `expires_at` move with every commit. No index has them: it has slots of
 `SLOT_BITS` bits less, which stay the same for 16 s. So most commits change no index, and
@@ -58,7 +58,6 @@ sessions = Table(
     # The first ancestor, or the session itself.
     Column("root_id", IdText, nullable=False),
     Column("head_state", SmallInteger, nullable=False),
-    Column("logged_state", IdText),
     Column("has_active", Boolean, nullable=False),
     Column("has_queue", Boolean, nullable=False),
     # In ms, as all times; null without a time to live.
@@ -108,13 +107,22 @@ SORT_COLUMNS = {
 
 Index(None, sessions.c.id, unique=True)
 for _column in SORT_COLUMNS.values():
-    Index(None, sessions.c.head_state, _column, sessions.c.id)
-    Index(None, sessions.c.user_id, sessions.c.head_state, _column, sessions.c.id)
+    # The last column tells which sessions have expired, for lists by state.
+    Index(None, sessions.c.head_state, _column, sessions.c.id, sessions.c.expires_slot)
+    Index(
+        None,
+        sessions.c.user_id,
+        sessions.c.head_state,
+        _column,
+        sessions.c.id,
+        sessions.c.expires_slot,
+    )
 Index(None, sessions.c.root_id)
-Index(None, sessions.c.session_type, sessions.c.head_state, sessions.c.activity_slot)
+Index(None, sessions.c.session_type, sessions.c.head_state)
+# Read as a whole, instead of the table, for parts of titles.
+Index(None, sessions.c.title_folded, sessions.c.head_state)
 for _column, _condition in (
     (sessions.c.parent_id, sessions.c.parent_id.is_not(None)),
-    (sessions.c.expires_slot, sessions.c.expires_slot.is_not(None)),
     # Sessions with an open or queued run.
     (sessions.c.has_active, sessions.c.has_active | sessions.c.has_queue),
 ):
