@@ -28,15 +28,17 @@ abandons the answer: the call then either happened as a whole or not at all.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
-from bamboo_gateway.domain.errors import BambooError, Unavailable
+from bamboo_gateway.domain.errors import BambooError, Conflict, Unavailable
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.sessions import Presence, SessionHead
 from bamboo_gateway.storage.commits import Commit, Event, Found, MarkKind, Note, Record
 from bamboo_gateway.storage.reports import (
+    Erased,
     RecoveryReport,
     SearchPage,
     SearchQuery,
@@ -304,6 +306,17 @@ class SessionStore(ABC):
             Conflict: There is no such session.
         """
 
+    async def sizes(self, session_ids: Collection[str]) -> dict[str, StoredSize]:
+        """Return the sizes of some sessions' logs, for a page of a list.
+
+        Sessions that do not exist are left out.
+        """
+        found: dict[str, StoredSize] = {}
+        for session_id in session_ids:
+            with suppress(Conflict):
+                found[session_id] = await self.size(session_id)
+        return found
+
     @abstractmethod
     async def query(self, query: SessionQuery, presence: Presence) -> SessionPage:
         """List sessions; `domain.sessions.state_of` defines the state that `query.state` is.
@@ -325,7 +338,9 @@ class SessionStore(ABC):
         the query as a substring. It is found at the latest `checkpoint_interval_seconds` after its
         commit; the messages of a deleted session are not found from the deletion on. The messages
         are ordered by time, then session id and seq, all descending. The cost is that of the
-        matches on the page and of candidates that are looked at for them, not of all messages.
+        matches on the page and of candidates that are looked at for them, not of all messages. So a
+        page may have fewer matches than `limit`, or none, although `has_more` says that a search
+        from its cursor may find more. It also ends at about `PAGE_BYTES_MAX` of bodies.
 
         Raises:
             InvalidCursor: The cursor was not made by this store.
@@ -402,6 +417,65 @@ class SupportsDirectory(Protocol):
     @property
     def directory(self) -> Path:
         """The directory."""
+
+
+@runtime_checkable
+class SupportsMigration(Protocol):
+    """A store that the sessions of another one can be copied into (`storage.migration`).
+
+    From `begin_migration` to `end_migration` the store is unfinished. That survives every crash:
+    `open` refuses the store with `StoreUnusable` until the same migration has gone on to its end.
+    """
+
+    async def check_vacant(self, origin: str) -> None:
+        """Refuse what `begin_migration` would, as far as it can be seen without changing anything.
+
+        Raises:
+            StoreUnusable: The store has sessions, or cannot be used.
+        """
+
+    async def begin_migration(self, origin: str) -> RecoveryReport:
+        """Open the store as `open` does, to be filled.
+
+        Args:
+            origin: What the sessions come from, without a password.
+
+        Raises:
+            StoreBusy: Another process owns the data.
+            StoreUnusable: It has sessions and is not unfinished, or from another origin; nothing
+                has changed. Or it cannot be used.
+        """
+
+    async def end_migration(self, last_epoch: int) -> None:
+        """Make the store one like others, durably; call it once everything is durable.
+
+        From then on `next_epoch` returns epochs above `last_epoch`: one that the other store has
+        used is not given again.
+        """
+
+
+@runtime_checkable
+class SupportsErasure(Protocol):
+    """A store that can remove what it keeps longer than it needs, when a user is erased."""
+
+    async def remove_events(self, session_id: str, epoch: int, seqs: Collection[int]) -> None:
+        """Remove these events from a log; its last event stays.
+
+        They are no longer read, and no copy of them stays beside the log. Every other position
+        keeps its meaning, as after `compact`; so does the head, which the caller has changed
+        before by other events. All or nothing. Idempotent.
+
+        Raises:
+            Conflict: There is no session of this epoch, or it is packed.
+            StorageFull, StorageFailed: The log is unchanged.
+        """
+
+    async def vacuum(self) -> list[Erased]:
+        """Overwrite or remove what is left of deleted sessions and removed events.
+
+        Returns:
+            Each part of the store, and when nothing of them is in it any more.
+        """
 
 
 class StoreBusy(BambooError):

@@ -6,7 +6,7 @@ It is a verified fake: it passes the same contract suite as the durable stores, 
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,14 +23,25 @@ from bamboo_gateway.storage.commits import Commit, Event, Found, MarkKind, Note,
 from bamboo_gateway.storage.lines import LINE_EXTRA_BYTES, in_log_order
 from bamboo_gateway.storage.listing import list_page
 from bamboo_gateway.storage.marks import Mark, mark_of
+from bamboo_gateway.storage.migration.unfinished import check_target, unfinished
 from bamboo_gateway.storage.reports import (
+    Erased,
     RecoveryReport,
+    SearchHit,
     SearchPage,
     SearchQuery,
     SessionPage,
     SessionQuery,
     StoredSize,
     StoreUsage,
+)
+from bamboo_gateway.storage.searching import (
+    SearchKey,
+    UnsearchableError,
+    admits_message,
+    admits_session,
+    search_page,
+    searched_message,
 )
 
 
@@ -62,11 +73,32 @@ class MemoryStore(SessionStore):
         self._last_epoch = 0
         self._commits = 0
         self._events = 0
+        # What is being copied into this store, if anything is.
+        self._origin: str | None = None
 
     @override
     async def open(self) -> RecoveryReport:
+        if self._origin is not None:
+            raise unfinished("The store in memory", self._origin)
         self._loop = asyncio.get_running_loop()
         return RecoveryReport(sessions=len(self._sessions))
+
+    async def check_vacant(self, origin: str) -> None:
+        """Refuse a store with sessions, as `SupportsMigration` describes."""
+        check_target("The store in memory", origin, self._origin, len(self._sessions))
+
+    async def begin_migration(self, origin: str) -> RecoveryReport:
+        """Open the store to be filled, as `SupportsMigration` describes."""
+        await self.check_vacant(origin)
+        self._origin = None
+        report = await self.open()
+        self._origin = origin
+        return report
+
+    async def end_migration(self, last_epoch: int) -> None:
+        """Make the store one like others, as `SupportsMigration` describes."""
+        self._last_epoch = max(self._last_epoch, last_epoch)
+        self._origin = None
 
     @override
     async def aclose(self) -> None:
@@ -253,6 +285,18 @@ class MemoryStore(SessionStore):
         session = self._session(session_id, epoch)
         return 0 if session.packed else _compact(session, min(upto, session.head.seq - 1))
 
+    async def remove_events(self, session_id: str, epoch: int, seqs: Collection[int]) -> None:
+        """Remove events as `SupportsErasure` describes."""
+        self._apply_waiting()
+        session = self._session(session_id, epoch)
+        if session.packed:
+            raise Conflict("The session is packed.", head=session.head.seq)
+        _compact(session, 0, frozenset(seqs) - {session.head.seq})
+
+    async def vacuum(self) -> list[Erased]:
+        """Do nothing: nobody keeps what was removed."""
+        return [Erased("memory", "sessions", "now")]
+
     @override
     async def delta_bytes(self, session_id: str) -> int:
         session = self._sessions.get(session_id)
@@ -281,13 +325,38 @@ class MemoryStore(SessionStore):
 
     @override
     async def query(self, query: SessionQuery, presence: Presence) -> SessionPage:
+        heads = self._heads()
         if query.terms:
-            raise NotImplementedError("`memory:` does not search yet.")
-        return list_page(self._heads(), query, presence)
+            found = SearchQuery(query.terms, archived="include")
+            heads = [head for head in heads if any(self._messages(found, head.id))]
+        return list_page(heads, query, presence)
 
     @override
     async def search(self, query: SearchQuery) -> SearchPage:
-        raise NotImplementedError("`memory:` does not search yet.")
+        return search_page(
+            (pair for session_id in self._sessions for pair in self._messages(query, session_id)),
+            query,
+        )
+
+    def _messages(
+        self, query: SearchQuery, session_id: str
+    ) -> Iterator[tuple[SearchKey, SearchHit]]:
+        """Look at all messages of a session, one after the other: it says what a search finds."""
+        session = self._sessions[session_id]
+        head = session.head
+        if not admits_session(query, head):
+            return
+        for mark, index in session.marks:
+            if mark.kind != "message" or mark.seq <= head.history_from:
+                continue
+            body = session.entries[index].body
+            try:
+                message = searched_message(body)
+            except UnsearchableError:
+                continue
+            if message is not None and admits_message(query, message):
+                key = SearchKey(message.created_at, head.id, mark.seq)
+                yield key, SearchHit(head.id, head.epoch, head.title, mark.seq, body)
 
     @override
     async def usage(self, user_id: str | None = None) -> StoreUsage:
@@ -363,13 +432,14 @@ class _Creation(SessionCreation):
         self._session = None
 
 
-def _compact(session: _Session, upto: int) -> int:
+def _compact(session: _Session, upto: int, without: frozenset[int] = frozenset()) -> int:
     freed = 0
     seq = 0
     kept: list[Event | Note] = []
     places: dict[int, int] = {}
     for index, entry in enumerate(session.entries):
-        if _is_delta(entry) and entry.seq <= upto:
+        is_removed = isinstance(entry, Event) and entry.seq in without
+        if is_removed or (_is_delta(entry) and entry.seq <= upto):
             freed += _size_of(entry)
             continue
         # A note has the seq of the event before it.
@@ -377,7 +447,9 @@ def _compact(session: _Session, upto: int) -> int:
         places[index] = len(kept)
         kept.append(entry._replace(seq=seq))
     session.marks = [
-        (mark._replace(seq=kept[places[index]].seq), places[index]) for mark, index in session.marks
+        (mark._replace(seq=kept[places[index]].seq), places[index])
+        for mark, index in session.marks
+        if index in places
     ]
     session.entries = kept
     session.bytes -= freed

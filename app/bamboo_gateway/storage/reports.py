@@ -67,7 +67,8 @@ class SearchQuery:
     Attributes:
         terms: The folded terms (`domain.search.fold`); a message has to have every one of them.
         user_id: The owner of the session.
-        role: The role of the message.
+        role: The role of the message. None: every role but `tool`, since results of tools are long
+            and many.
         session_id: The session of the message.
         created_after, created_before: The time of the message, excluding the moment itself.
         archived: Whether messages of archived sessions are found.
@@ -110,6 +111,20 @@ class StoredSize(NamedTuple):
 
     stored_bytes: int
     original_bytes: int
+
+
+class Erased(NamedTuple):
+    """A part of a store, and when nothing of an erased user is in it any more.
+
+    Attributes:
+        store: The store.
+        what: What was in it.
+        gone: When it is gone: `now`, or under which condition.
+    """
+
+    store: str
+    what: str
+    gone: str
 
 
 class StoreUsage(NamedTuple):
