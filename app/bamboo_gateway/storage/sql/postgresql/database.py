@@ -1,0 +1,355 @@
+"""`PostgresDatabase`: a database that one gateway process uses through a few connections."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, Final
+
+import psycopg
+import structlog
+from typing_extensions import override
+
+from bamboo_gateway.domain.errors import BambooError, StorageFailed, Unavailable
+from bamboo_gateway.storage.base import StoreUnusable
+from bamboo_gateway.storage.reports import StoreCheck
+from bamboo_gateway.storage.sql import leftovers
+from bamboo_gateway.storage.sql.database import Connection, Database, Opened
+from bamboo_gateway.storage.sql.postgresql import schema
+from bamboo_gateway.storage.sql.postgresql.checks import server_checks
+from bamboo_gateway.storage.sql.postgresql.connection import PostgresConnection
+from bamboo_gateway.storage.sql.postgresql.connections import (
+    Connections,
+    Driver,
+    connect,
+)
+from bamboo_gateway.storage.sql.postgresql.errors import (
+    RETRY_SECONDS,
+    is_lost,
+    translating,
+    unusable,
+)
+from bamboo_gateway.storage.sql.postgresql.group_commit import GroupCommit
+from bamboo_gateway.storage.sql.postgresql.ownership import (
+    DEAD_SECONDS,
+    RENEW_SECONDS,
+    Ownership,
+)
+from bamboo_gateway.storage.sql.postgresql.statements import CHANGE_SLOT
+from bamboo_gateway.storage.sql.postgresql.target import Target
+from bamboo_gateway.storage.sql.prepared import PreparedCommit
+from bamboo_gateway.storage.sql.reads import scope_of
+from bamboo_gateway.storage.sql.rows import find_session
+
+log = structlog.get_logger(__name__)
+
+SERVER_VERSION_MIN: Final = 14
+
+# A server that starts or recovers says so; it is waited for this long before the start fails.
+_STARTING_SECONDS: Final = 60.0
+_STARTING: Final = "57P03"
+# How long a change waits for a database that went away at its COMMIT.
+_OUTCOME_SECONDS: Final = 30.0
+_PAUSE_SECONDS: Final = 0.05
+
+# What a transaction of several statements waits for at most: a lock; its own next statement; one
+# statement. A connection that this process forgot would hold its locks for good otherwise.
+_LIMITS: Final = (
+    "SET LOCAL lock_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '30s';"
+    " SET LOCAL statement_timeout = '60s'"
+)
+_BEGIN: Final = f"BEGIN; {_LIMITS}"
+_BEGIN_LOOSE: Final = f"{_BEGIN}; SET LOCAL synchronous_commit = off"
+_BEGIN_SNAPSHOT: Final = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_LIMITS}"
+
+_FACTS: Final = """\
+SELECT current_setting('server_version_num')::int / 10000, current_setting('server_encoding'),
+  pg_is_in_recovery(), current_setting('fsync'), current_setting('synchronous_commit'),
+  current_setting('full_page_writes'), current_setting('synchronous_standby_names')"""
+_COUNT_USAGE: Final = f"""\
+INSERT INTO usage (scope, slot, sessions, stored_bytes)
+VALUES (%s, {CHANGE_SLOT}, %s, %s)
+ON CONFLICT (scope, slot) DO UPDATE SET sessions = usage.sessions + excluded.sessions,
+  stored_bytes = usage.stored_bytes + excluded.stored_bytes"""  # noqa: S608 - a number of ours
+
+
+def make_database(url: str, password_file: Path | None) -> "PostgresDatabase":
+    """Make the database that a URL names; nothing is connected.
+
+    Raises:
+        StoreUnusable: It is no URL of a PostgreSQL database.
+    """
+    return PostgresDatabase(Target(url, password_file), token_hex(16))
+
+
+class PostgresDatabase(Database):
+    """A PostgreSQL database."""
+
+    name = "PostgreSQL"
+    dialect = "postgresql"
+
+    def __init__(
+        self,
+        target: Target,
+        claim_id: str,
+        *,
+        renew_seconds: float = RENEW_SECONDS,
+        dead_seconds: float = DEAD_SECONDS,
+    ) -> None:
+        """Name the database; it is opened by `open`.
+
+        Args:
+            target: The database.
+            claim_id: A new id, for this process's claim to the database.
+            renew_seconds: How often the claim is renewed.
+            dead_seconds: How long a claim that is not renewed holds.
+        """
+        self._target = target
+        self._ownership = Ownership(claim_id, dead_seconds)
+        self._connections = Connections(target, renew_seconds, self._ownership.renew)
+        self._commits = GroupCommit(self._connections, self._ownership.owner)
+        self._is_open = False
+
+    @override
+    def open(self) -> Opened:
+        try:
+            with self._first_connection() as connection:
+                self._check_server(connection)
+                revision = schema.revision_of(connection)
+                if revision is None:
+                    schema.move(lambda: connect(self._target))
+                else:
+                    schema.check(revision)
+                is_clean = self._ownership.take(connection)
+                row = connection.execute(
+                    "SELECT (SELECT count(*) FROM sessions),"
+                    " (SELECT number FROM meta WHERE name = 'last_epoch')"
+                ).fetchone()
+        except psycopg.Error as error:
+            raise unusable(self._target.shown, error) from error
+        assert row is not None
+        self._connections.open()
+        self._is_open = True
+        return Opened(int(row[0]), int(row[1] or 0), is_clean=is_clean)
+
+    @override
+    def look(self) -> tuple[str | None, int] | None:
+        try:
+            with self._first_connection() as connection:
+                revision = schema.revision_of(connection)
+                if revision is None:
+                    return None
+                schema.check(revision)
+                row = connection.execute(
+                    "SELECT (SELECT text FROM meta WHERE name = 'migration'),"
+                    " (SELECT count(*) FROM sessions)"
+                ).fetchone()
+        except psycopg.Error as error:
+            raise unusable(self._target.shown, error) from error
+        assert row is not None
+        return row[0], int(row[1])
+
+    @override
+    def close(self) -> None:
+        was_open, self._is_open = self._is_open, False
+        if was_open:
+            # It would find that the database is not this process's any more.
+            self._connections.stop_watching()
+            # The next process sees by it that this one ended in order. Without it, it waits.
+            with suppress(BambooError, psycopg.Error), self._connections.lend() as connection:
+                self._ownership.release(connection)
+        self._connections.close()
+
+    @override
+    def stop_waiting(self) -> None:
+        self._connections.stop_waiting()
+
+    @override
+    def when_away(self, tell: Callable[[Unavailable], None]) -> None:
+        self._connections.when_away(tell)
+
+    @override
+    def commit(self, batch: Sequence[PreparedCommit]) -> list[BambooError | None]:
+        return self._commits.commit(batch, self._make_room)
+
+    @override
+    @contextmanager
+    def reading(self, *, snapshot: bool = False) -> Iterator[Connection]:
+        with translating(), self._connections.lend() as driver:
+            connection = PostgresConnection(driver)
+            try:
+                if snapshot:
+                    driver.execute(_BEGIN_SNAPSHOT)
+                yield connection
+            finally:
+                connection.end_statements()
+                if snapshot:
+                    driver.rollback()
+
+    @override
+    @contextmanager
+    def writing(self, *, durable: bool = True) -> Iterator[Connection]:
+        if self._ownership.is_lost:
+            raise _taken_over()
+        with translating(), self._connections.lend() as driver:
+            connection = PostgresConnection(driver)
+            transaction = _begin(driver, _BEGIN if durable else _BEGIN_LOOSE)
+            try:
+                yield connection
+                connection.end_statements()
+            except BaseException:
+                with suppress(psycopg.Error):
+                    connection.end_statements()
+                    driver.rollback()
+                raise
+            try:
+                driver.execute("COMMIT")
+            except psycopg.Error as error:
+                if not is_lost(error):
+                    raise
+                self._connections.suspect()
+                if not self._was_committed(transaction):
+                    raise
+
+    def _was_committed(self, transaction: str) -> bool:
+        """Find out whether a transaction was committed whose connection broke at COMMIT."""
+        give_up = time.monotonic() + _OUTCOME_SECONDS
+        while self._connections.until_answers(give_up - time.monotonic()):
+            with suppress(BambooError, psycopg.Error), self._connections.lend() as driver:
+                row = driver.execute("SELECT pg_xact_status(%s::xid8)", [transaction]).fetchone()
+                match row and row[0]:
+                    case "committed":
+                        return True
+                    case "in progress":
+                        # The server has not noticed yet that nobody is there any more.
+                        time.sleep(_PAUSE_SECONDS)
+                    case _:
+                        return False
+        raise Unavailable(
+            "The database went away while it stored this: the outcome is unknown. Look again in a "
+            "moment.",
+            retry_after_seconds=RETRY_SECONDS,
+        )
+
+    @override
+    def count_usage(
+        self, connection: Connection, user_id: str | None, sessions: int, stored_bytes: int
+    ) -> None:
+        assert isinstance(connection, PostgresConnection)
+        for scope in sorted({scope_of(None), scope_of(user_id)}):
+            connection.driver.execute(_COUNT_USAGE, [scope, sessions, stored_bytes])
+
+    @override
+    def dead_leftovers(self, connection: Connection, now_ms: int) -> list[int]:
+        # One process owns the database, so nobody else works on them.
+        assert isinstance(connection, PostgresConnection)
+        found = connection.driver.execute("SELECT number FROM leftovers ORDER BY number")
+        return [int(number) for (number,) in found]
+
+    @override
+    def checks(self) -> list[StoreCheck]:
+        with self.reading() as connection:
+            assert isinstance(connection, PostgresConnection)
+            return server_checks(connection.driver)
+
+    @override
+    def stats(self) -> dict[str, Any]:
+        return {
+            **self._connections.stats(),
+            "unknown_outcomes_total": self._commits.unknown_outcomes,
+        }
+
+    @property
+    @override
+    def refusal(self) -> Unavailable | None:
+        if self._ownership.is_lost:
+            return _taken_over()
+        return self._connections.refusal
+
+    def _make_room(self, prepared: PreparedCommit) -> bool:
+        """Remove rows of an extension that is not published; return whether there was one."""
+        with self.writing(durable=False) as connection:
+            session = find_session(connection, prepared.commit.session_id)
+            if session is None:
+                return False
+            numbers = leftovers.rivals(connection, "extension", session.key)
+        for number in numbers:
+            leftovers.remove(self, number)
+        return bool(numbers)
+
+    # -- opening ----------------------------------------------------------------------------
+
+    def _first_connection(self) -> Driver:
+        """Connect; wait for a server that is starting."""
+        give_up = time.monotonic() + _STARTING_SECONDS
+        while True:
+            try:
+                return connect(self._target)
+            except psycopg.OperationalError as error:
+                if not _is_starting(error) or time.monotonic() > give_up:
+                    raise
+            log.info("PostgreSQL is starting; waiting for it")
+            time.sleep(1)
+
+    def _check_server(self, connection: Driver) -> None:
+        row = connection.execute(_FACTS).fetchone()
+        assert row is not None
+        version, encoding, is_standby, fsync, synchronous, full_pages, standbys = row
+        if version < SERVER_VERSION_MIN:
+            raise StoreUnusable(
+                f"{self._target.shown} is PostgreSQL {version}; the gateway needs "
+                f"{SERVER_VERSION_MIN} or newer."
+            )
+        if encoding != "UTF8":
+            raise StoreUnusable(
+                f"{self._target.shown} has the encoding {encoding}; create the database with "
+                "ENCODING 'UTF8' TEMPLATE template0."
+            )
+        if is_standby:
+            raise StoreUnusable(
+                f"{self._target.shown} is a standby, which is read-only; name the primary."
+            )
+        _say_what_durable_means(fsync, synchronous, full_pages, standbys)
+
+
+def _begin(driver: Driver, statements: str) -> str:
+    """Begin a transaction and return its id, by which its outcome can be looked up."""
+    cursor = driver.execute(f"{statements}; SELECT pg_current_xact_id()::text")
+    while cursor.nextset():
+        pass
+    row = cursor.fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def _taken_over() -> StorageFailed:
+    return StorageFailed("Another process owns the database now: this one has to end.")
+
+
+def _is_starting(error: psycopg.Error) -> bool:
+    # libpq gives an error of connecting no SQLSTATE, only the server's words.
+    return error.sqlstate == _STARTING or any(
+        words in str(error)
+        for words in ("the database system is starting up", "the database system is shutting down")
+    )
+
+
+def _say_what_durable_means(fsync: str, synchronous: str, full_pages: str, standbys: str) -> None:
+    """Log what the server's settings promise, as a warning where that is less than people think."""
+    risks = []
+    if fsync != "on":
+        risks.append("fsync is off: a crash of the server's machine may destroy the database")
+    if full_pages != "on":
+        risks.append("full_page_writes is off: a power loss may damage the database")
+    if synchronous == "off":
+        risks.append("synchronous_commit is off: a crash of the server may lose the last commits")
+    facts = {"fsync": fsync, "synchronous_commit": synchronous}
+    if risks:
+        log.warning("PostgreSQL may lose what it has acknowledged", reasons=risks, **facts)
+        return
+    if not standbys or synchronous == "local":
+        promise = "on the disk of the server; a failover may lose the last commits"
+    else:
+        promise = f"on the disk of the server and {synchronous} on synchronous standbys"
+    log.info("PostgreSQL: an acknowledged commit is durable", means=promise, **facts)

@@ -1,0 +1,402 @@
+"""The statement of the group commit, and the one that looks for the reason of a refusal.
+
+They are written by hand: most of the gateway's writes go through here. A batch's commits go to the
+server as arrays, one for each column, and become rows there (`unnest`). One statement is one
+transaction, so it needs one round trip, and behind PgBouncer no connection of its own.
+
+A commit is a row of `unit`. Its session's row is locked (`locked`), in the order of ids, and only
+if it is what the commit expects. All else follows from what was locked or created (`applied`), so
+a commit whose session is not as expected changes nothing at all. Parts that a batch does not need
+are left out.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import BigInteger, Boolean, LargeBinary, SmallInteger
+
+from bamboo_gateway.storage.index.rows import SLOT_BITS, shares_of
+from bamboo_gateway.storage.index.search_code import owner_mark
+from bamboo_gateway.storage.index.tables import sessions
+from bamboo_gateway.storage.sql.postgresql.arrays import (
+    BoolArray,
+    ByteaArray,
+    Int8Array,
+    TextArray,
+)
+from bamboo_gateway.storage.sql.prepared import HeadRow, PreparedCommit
+from bamboo_gateway.storage.sql.rows import HEAD_COLUMNS
+
+COMMIT_SLOT: Final = 0
+"""The `usage.slot` that commits count in."""
+CHANGE_SLOT: Final = 1
+"""The slot for everything else, so that neither waits for the other's lock."""
+
+_MOVED = ("seq", "last_activity_at", "activity_slot", "expires_at", "expires_slot")
+# What a head's row sets besides the columns that every commit moves.
+_HEAD_ONLY = tuple(name for name in HEAD_COLUMNS if name not in _MOVED)
+_HEAD_ARRAYS = (*_HEAD_ONLY, "last_activity_at", "expires_at")
+
+
+class Parts(NamedTuple):
+    """What a batch has, and so its statement."""
+
+    heads: bool = False
+    creations: bool = False
+    events: bool = False
+    marks: bool = False
+    notes: bool = False
+    unsearched: bool = False
+    shares: bool = False
+
+    @staticmethod
+    def of(batch: Sequence[PreparedCommit]) -> "Parts":
+        """Return the parts that a batch needs."""
+        heads = [one.head for one in batch if one.head is not None]
+        return Parts(
+            heads=any(not one.commit.create for one in batch if one.head is not None),
+            creations=any(one.commit.create for one in batch),
+            events=any(one.events for one in batch),
+            marks=any(one.marks for one in batch),
+            notes=any(one.notes for one in batch),
+            unsearched=any(one.unsearched for one in batch),
+            shares=any(row.head.shares for row in heads),
+        )
+
+
+@cache
+def group_commit(parts: Parts, *, waits: bool = False) -> str:
+    """Return the text of the statement; its rows are the numbers of the commits that applied.
+
+    Args:
+        parts: What the batch has.
+        waits: Wait for sessions that are locked, instead of leaving them out.
+    """
+    has_heads = parts.heads or parts.creations
+    clauses = [_UNIT]
+    if has_heads:
+        clauses.append(_HEAD)
+    clauses.append(_LOCKED.format(or_skip="" if waits else "SKIP LOCKED"))
+    clauses.append(_MOVED_ROWS.format(without_heads="AND NOT l.has_head" if parts.heads else ""))
+    applied = [_APPLIED_MOVED]
+    if parts.heads:
+        clauses.append(_CHANGED)
+        applied.append(_APPLIED_CHANGED)
+    if parts.creations:
+        clauses.append(_CREATED)
+        applied.append(_APPLIED_CREATED)
+    clauses.append("applied AS MATERIALIZED ({})".format(" UNION ALL ".join(applied)))
+    if parts.events:
+        clauses.append(_EVENTS)
+    if parts.marks:
+        clauses.append(_MARKS)
+    if parts.notes:
+        clauses.append(_NOTES)
+    if parts.unsearched:
+        clauses.append(_UNSEARCHED)
+    if parts.heads:
+        clauses.append(_OWNERS)
+        clauses.append(_OLD_SHARES.format(not_new=_NOT_NEW if parts.shares else ""))
+    if parts.shares:
+        clauses.append(_SHARES)
+    clauses.append(_USAGE)
+    if parts.creations:
+        clauses.append(_EPOCH)
+    return "WITH {}\nSELECT number FROM applied".format(",\n".join(clauses))
+
+
+def parameters(batch: Sequence[PreparedCommit], parts: Parts, owner: str) -> dict[str, Any]:
+    """Return the parameters of `group_commit`; no two commits are of one session."""
+    numbers = Int8Array.of(range(len(batch)))
+    found: dict[str, Any] = {
+        "owner": owner,
+        "number": numbers,
+        "id": TextArray.of([one.commit.session_id for one in batch]),
+        "epoch": Int8Array.of([one.commit.epoch for one in batch]),
+        "first_seq": Int8Array.of([one.commit.first_seq for one in batch]),
+        "version": Int8Array.of([one.version for one in batch]),
+        "is_new": BoolArray.of([one.commit.create for one in batch]),
+        "has_head": BoolArray.of([one.head is not None for one in batch]),
+        "seq": Int8Array.of([one.last_seq for one in batch]),
+        "time": Int8Array.of([one.commit.time_ms for one in batch]),
+        "bytes": Int8Array.of([one.stored_bytes for one in batch]),
+        "delta_bytes": Int8Array.of([one.delta_bytes for one in batch]),
+        "commit_id": Int8Array.of([one.commit_id for one in batch]),
+    }
+    if parts.heads or parts.creations:
+        found |= _head_parameters(
+            [(number, one.head) for number, one in enumerate(batch) if one.head is not None],
+            has_shares=parts.shares,
+        )
+    if parts.events:
+        names = ("number", "seq", "is_delta", "body")
+        found |= _columns("event", names, _EVENT_TYPES, _numbered(one.events for one in batch))
+    if parts.marks:
+        names = ("number", "kind", "seq", "key")
+        found |= _columns("mark", names, _MARK_TYPES, _numbered(one.marks for one in batch))
+    if parts.notes:
+        columns = ("number", "seq", "place", "key", "body")
+        found |= _columns("note", columns, _NOTE_TYPES, _numbered(one.notes for one in batch))
+    if parts.unsearched:
+        rows = [(number, seq) for number, one in enumerate(batch) for seq in one.unsearched]
+        found |= _columns("unsearched", ("number", "seq"), (Int8Array, Int8Array), rows)
+    return found
+
+
+def reason_parameters(batch: Sequence[PreparedCommit]) -> dict[str, Any]:
+    """Return the parameters of `REASON`."""
+    return {
+        "id": TextArray.of([one.commit.session_id for one in batch]),
+        "seq": Int8Array.of([one.last_seq for one in batch]),
+        "note_seq": Int8Array.of([one.notes[0].seq if one.notes else None for one in batch]),
+        "commit_id": Int8Array.of([one.commit_id for one in batch]),
+    }
+
+
+def _head_parameters(heads: Sequence[tuple[int, HeadRow]], *, has_shares: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "head_number": Int8Array.of([number for number, _ in heads]),
+        "head_body": ByteaArray.of([row.body for _, row in heads]),
+        "head_mark": TextArray.of([owner_mark(row.columns["user_id"]) for _, row in heads]),
+    }
+    for name in _HEAD_ARRAYS:
+        values = [row.columns[name] for _, row in heads]
+        found[f"head_{name}"] = _array_of(name).of(values)
+    if has_shares:
+        rows = [
+            (number, user_id, end)
+            for number, row in heads
+            for user_id, end in shares_of(row.head).items()
+        ]
+        names = ("number", "user_id", "expires_at")
+        found |= _columns("share", names, (Int8Array, TextArray, Int8Array), rows)
+    return found
+
+
+_EVENT_TYPES = (Int8Array, Int8Array, BoolArray, ByteaArray)
+_MARK_TYPES = (Int8Array, Int8Array, Int8Array, ByteaArray)
+_NOTE_TYPES = (Int8Array, Int8Array, Int8Array, ByteaArray, ByteaArray)
+
+
+def _numbered(rows_of_each: Iterable[Sequence[tuple[Any, ...]]]) -> list[tuple[Any, ...]]:
+    """Return all rows, each behind the number of its commit."""
+    return [(number, *row) for number, rows in enumerate(rows_of_each) for row in rows]
+
+
+def _columns(
+    prefix: str, names: Sequence[str], types: Sequence[Any], rows: Iterable[Sequence[Any]]
+) -> dict[str, Any]:
+    columns = list(zip(*rows, strict=True)) or [()] * len(names)
+    return {
+        f"{prefix}_{name}": kind.of(column)
+        for name, kind, column in zip(names, types, columns, strict=True)
+    }
+
+
+def _array_of(name: str) -> Any:
+    kind = sessions.c[name].type
+    if isinstance(kind, Boolean):
+        return BoolArray
+    if isinstance(kind, BigInteger | SmallInteger):
+        return Int8Array
+    return ByteaArray if isinstance(kind, LargeBinary) else TextArray
+
+
+def _cast(name: str) -> str:
+    return "::smallint" if isinstance(sessions.c[name].type, SmallInteger) else ""
+
+
+# -- the parts of the statement -------------------------------------------------------------
+
+_UNIT = """\
+unit AS MATERIALIZED (
+  SELECT * FROM unnest(
+    %(number)s, %(id)s, %(epoch)s, %(first_seq)s, %(version)s, %(is_new)s, %(has_head)s, %(seq)s,
+    %(time)s, %(bytes)s, %(delta_bytes)s, %(commit_id)s
+  ) AS u (number, id, epoch, first_seq, version, is_new, has_head, seq, time, bytes, delta_bytes,
+    commit_id)
+  WHERE EXISTS (SELECT FROM meta WHERE name = 'owner' AND text = %(owner)s)
+)"""
+
+_HEAD = """\
+head AS MATERIALIZED (
+  SELECT * FROM unnest(%(head_number)s, %(head_body)s, %(head_mark)s, {values})
+  AS h (number, head, mark, {names})
+)""".format(
+    values=", ".join(f"%(head_{name})s" for name in _HEAD_ARRAYS), names=", ".join(_HEAD_ARRAYS)
+)
+
+_LOCKED = """\
+locked AS MATERIALIZED (
+  SELECT u.*, s.key, s.user_id AS old_user, s.stored_bytes AS old_bytes
+  FROM unit u JOIN sessions s ON s.id = u.id
+  WHERE NOT u.is_new AND s.epoch = u.epoch AND s.seq = u.first_seq - 1 AND NOT s.is_packed
+    AND (u.version IS NULL OR s.version = u.version)
+  ORDER BY s.id
+  FOR NO KEY UPDATE OF s {or_skip}
+)"""
+
+_COUNTED = """\
+    version = s.version + 1, seq = l.seq, log_bytes = s.log_bytes + l.bytes,
+    stored_bytes = s.stored_bytes + l.bytes, delta_bytes = s.delta_bytes + l.delta_bytes"""
+
+# The last activity moves forward only, and the end of the time to live with it.
+_MOVED_ROWS = f"""\
+moved AS (
+  UPDATE sessions s SET {_COUNTED},
+    last_activity_at = greatest(s.last_activity_at, l.time),
+    activity_slot = greatest(s.last_activity_at, l.time) >> {SLOT_BITS},
+    expires_at = s.expires_at + greatest(l.time - s.last_activity_at, 0),
+    expires_slot = (s.expires_at + greatest(l.time - s.last_activity_at, 0)) >> {SLOT_BITS}
+  FROM locked l WHERE s.key = l.key {{without_heads}}
+  RETURNING l.number, s.key, s.version, s.user_id
+)"""
+_APPLIED_MOVED = """\
+SELECT m.number, m.key, m.version, m.user_id, m.user_id AS old_user, 0::bigint AS old_bytes,
+  l.bytes, l.commit_id, l.epoch, 0 AS added
+  FROM moved m JOIN locked l USING (number)"""
+
+_ACTIVITY = "greatest(s.last_activity_at, h.last_activity_at)"
+_EXPIRES = "h.expires_at + greatest(s.last_activity_at - h.last_activity_at, 0)"
+_CHANGED = """\
+changed AS (
+  UPDATE sessions s SET {counted}, {columns}, head = h.head,
+    last_activity_at = {activity}, activity_slot = ({activity}) >> {bits},
+    expires_at = {expires}, expires_slot = ({expires}) >> {bits}
+  FROM locked l JOIN head h USING (number) WHERE s.key = l.key
+  RETURNING l.number, s.key, s.version, s.user_id
+)""".format(
+    counted=_COUNTED,
+    columns=", ".join(f"{name} = h.{name}{_cast(name)}" for name in _HEAD_ONLY),
+    activity=_ACTIVITY,
+    expires=_EXPIRES,
+    bits=SLOT_BITS,
+)
+_APPLIED_CHANGED = """\
+SELECT c.number, c.key, c.version, c.user_id, l.old_user, l.old_bytes, l.bytes, l.commit_id,
+  l.epoch, 0 FROM changed c JOIN locked l USING (number)"""
+
+_CREATED = """\
+created AS (
+  INSERT INTO sessions (id, epoch, version, seq, log_bytes, stored_bytes, delta_bytes, is_packed,
+    {names}, last_activity_at, activity_slot, expires_at, expires_slot, head)
+  SELECT u.id, u.epoch, 1, u.seq, u.bytes, u.bytes, u.delta_bytes, false,
+    {values}, h.last_activity_at, h.last_activity_at >> {bits}, h.expires_at,
+    h.expires_at >> {bits}, h.head
+  FROM unit u JOIN head h USING (number) WHERE u.is_new ORDER BY u.id
+  ON CONFLICT (id) DO NOTHING
+  RETURNING id, key, version, user_id
+)""".format(
+    names=", ".join(_HEAD_ONLY),
+    values=", ".join(f"h.{name}{_cast(name)}" for name in _HEAD_ONLY),
+    bits=SLOT_BITS,
+)
+_APPLIED_CREATED = """\
+SELECT u.number, c.key, c.version, c.user_id, NULL::text, 0::bigint, u.bytes, u.commit_id, u.epoch,
+  1 FROM created c JOIN unit u USING (id)"""
+
+_EVENTS = """\
+new_events AS (
+  INSERT INTO events (session_key, seq, is_delta, commit_id, body)
+  SELECT a.key, e.seq, e.is_delta, a.commit_id, e.body
+  FROM unnest(%(event_number)s, %(event_seq)s, %(event_is_delta)s, %(event_body)s)
+    AS e (number, seq, is_delta, body)
+  JOIN applied a USING (number)
+)"""
+_MARKS = """\
+new_marks AS (
+  INSERT INTO marks (session_key, kind, seq, key)
+  SELECT a.key, e.kind, e.seq, e.key
+  FROM unnest(%(mark_number)s, %(mark_kind)s, %(mark_seq)s, %(mark_key)s)
+    AS e (number, kind, seq, key)
+  JOIN applied a USING (number)
+)"""
+_NOTES = """\
+new_notes AS (
+  INSERT INTO notes (session_key, seq, version, number, key, commit_id, body)
+  SELECT a.key, e.seq, a.version, e.place, e.key, a.commit_id, e.body
+  FROM unnest(%(note_number)s, %(note_seq)s, %(note_place)s, %(note_key)s, %(note_body)s)
+    AS e (number, seq, place, key, body)
+  JOIN applied a USING (number)
+)"""
+
+_UNSEARCHED = """\
+new_unsearched AS (
+  INSERT INTO unsearched (session_key, seq)
+  SELECT a.key, e.seq
+  FROM unnest(%(unsearched_number)s, %(unsearched_seq)s) AS e (number, seq)
+  JOIN applied a USING (number)
+  ON CONFLICT DO NOTHING
+)"""
+
+# Nobody finds the messages any more who does not own them: `search_statements.own_statement`, for
+# many sessions.
+_OWNERS = """\
+new_owners AS (
+  UPDATE search_messages m SET user_id = c.user_id,
+    code = substr(m.code, 1, strpos(m.code || 'W', 'W') - 1) || h.mark
+  FROM changed c JOIN locked l USING (number) JOIN head h USING (number)
+  WHERE m.session_key = c.key AND c.user_id IS DISTINCT FROM l.old_user
+)"""
+
+_SHARE = "unnest(%(share_number)s, %(share_user_id)s, %(share_expires_at)s)"
+_NOT_NEW = f"""
+    AND NOT EXISTS (
+      SELECT FROM {_SHARE} AS e (number, user_id, expires_at)
+      WHERE e.number = c.number AND e.user_id = o.user_id
+    )"""
+_OLD_SHARES = """\
+old_shares AS (
+  DELETE FROM session_shares o USING changed c WHERE o.key = c.key{not_new}
+)"""
+_SHARES = f"""\
+new_shares AS (
+  INSERT INTO session_shares (user_id, key, expires_at)
+  SELECT e.user_id, a.key, e.expires_at
+  FROM {_SHARE} AS e (number, user_id, expires_at) JOIN applied a USING (number)
+  ON CONFLICT (user_id, key) DO UPDATE SET expires_at = excluded.expires_at
+)"""
+
+# A session that changes its owner is taken from the one and given to the other, with all bytes.
+_USAGE = f"""\
+counted AS (
+  INSERT INTO usage (scope, slot, sessions, stored_bytes)
+  SELECT scope, {COMMIT_SLOT}, sum(sessions), sum(stored_bytes) FROM (
+    SELECT ''::bytea AS scope, added AS sessions, bytes AS stored_bytes FROM applied
+    UNION ALL
+    SELECT '\\x75'::bytea || convert_to(user_id, 'UTF8'),
+      (user_id IS DISTINCT FROM old_user)::int,
+      bytes + CASE WHEN user_id IS DISTINCT FROM old_user THEN old_bytes ELSE 0 END
+      FROM applied WHERE user_id IS NOT NULL
+    UNION ALL
+    SELECT '\\x75'::bytea || convert_to(old_user, 'UTF8'), -1, -old_bytes
+      FROM applied WHERE old_user IS NOT NULL AND user_id IS DISTINCT FROM old_user
+  ) AS part
+  GROUP BY scope ORDER BY scope
+  ON CONFLICT (scope, slot) DO UPDATE SET
+    sessions = usage.sessions + excluded.sessions,
+    stored_bytes = usage.stored_bytes + excluded.stored_bytes
+)"""
+
+_EPOCH = """\
+used_epoch AS (
+  UPDATE meta SET number = new.epoch
+  FROM (SELECT max(epoch) AS epoch FROM applied WHERE added = 1) AS new
+  WHERE name = 'last_epoch' AND number < new.epoch
+)"""
+
+REASON: Final = """\
+SELECT s.epoch, s.seq, s.version, s.is_packed,
+  EXISTS (
+    SELECT FROM events e
+    WHERE e.session_key = s.key AND e.seq = u.seq AND e.commit_id = u.commit_id
+  ) OR EXISTS (
+    SELECT FROM notes n
+    WHERE n.session_key = s.key AND n.seq = u.note_seq AND n.commit_id = u.commit_id
+  )
+FROM unnest(%(id)s, %(seq)s, %(note_seq)s, %(commit_id)s) WITH ORDINALITY
+  AS u (id, seq, note_seq, commit_id, place)
+LEFT JOIN sessions s ON s.id = u.id
+ORDER BY u.place"""
+"""For each commit its session's row, all null without one, and whether the commit is stored."""
