@@ -231,6 +231,15 @@ def binaries() -> Path:
     )
 
 
+def client_program(name: str) -> Path:
+    """Return a program of PostgreSQL's clients, as `pg_dump`, or end the test for lack of it."""
+    beside = found_binaries()
+    if beside is not None and (beside / name).is_file():
+        return beside / name
+    on_path = shutil.which(name)
+    return Path(on_path) if on_path else lacking(f"{name}: install PostgreSQL's client programs")
+
+
 def _version_in(directory: Path) -> int:
     number = re.search(r"(\d+)$", directory.parent.name)
     return int(number[1]) if number else 0

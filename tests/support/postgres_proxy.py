@@ -84,6 +84,10 @@ class PostgresProxy:
         self._refuses = True
         self.cut_all()
 
+    def refuse_new(self) -> None:
+        """End new connections at once; those that there are stay."""
+        self._refuses = True
+
     def hold(self) -> None:
         """Let nothing pass, in both directions, as a network that loses every packet."""
         self._flows.clear()
@@ -101,7 +105,7 @@ class PostgresProxy:
             except TimeoutError:
                 continue
             if self._refuses:
-                _cut(client)
+                client.close()
                 continue
             threading.Thread(target=self._serve, args=[client], daemon=True).start()
 
@@ -110,7 +114,7 @@ class PostgresProxy:
         try:
             server = socket.create_connection(("127.0.0.1", self._server_port))
         except OSError:
-            _cut(client)
+            client.close()
             return
         for one in (client, server):
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

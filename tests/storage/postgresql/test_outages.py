@@ -1,0 +1,283 @@
+"""What a store says and does while PostgreSQL is gone, full, read-only or another owner's."""
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from bamboo_gateway.domain.errors import BambooError, StorageFull, Unavailable
+from bamboo_gateway.storage.base import StoreBusy, StoreUnusable
+from bamboo_gateway.storage.sql.store import SqlStore
+from tests.storage.postgresql.conftest import make_store, open_store
+from tests.storage.writing import (
+    DEADLINE_SECONDS,
+    T0,
+    Writer,
+    answer_to,
+    append,
+    bodies_of,
+    committed,
+    everything,
+    message,
+    token,
+)
+from tests.support.postgres import PostgresServer, execute
+from tests.support.postgres_proxy import Cut, PostgresProxy
+from tests.support.waiting import until_true
+
+
+@pytest.fixture
+def own_url(own_postgres: PostgresServer) -> Iterator[str]:
+    with own_postgres.database() as name:
+        yield own_postgres.url(name)
+
+
+async def answers_again(store: SqlStore) -> None:
+    await until_true(lambda: store.refusal is None, DEADLINE_SECONDS)
+
+
+def assert_retryable(error: BambooError | None) -> None:
+    assert isinstance(error, Unavailable), error
+    assert error.retry_after_seconds
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT, signal.SIGKILL])
+async def test_nothing_acknowledged_is_lost_when_the_server_ends_and_comes_back(
+    own_postgres: PostgresServer, own_url: str, how: signal.Signals
+):
+    writer = Writer("s1", T0)
+    first = writer.commit(message("m1"))
+    async with open_store(own_url) as store:
+        await committed(store, first)
+        own_postgres.stop(how)
+        refused = writer.commit(message("m2"))
+        assert_retryable(await answer_to(append(store, refused)))
+        with pytest.raises(Unavailable) as error:
+            await store.load("s1")
+        assert_retryable(error.value)
+        own_postgres.start()
+        await answers_again(store)
+        assert [record.body for record in await everything(store, "s1")] == bodies_of(first)
+        # Refused means that nothing of it is there: the same commit is taken now.
+        await committed(store, refused)
+        found = [record.body for record in await everything(store, "s1")]
+        assert found == bodies_of(first, refused)
+
+
+async def test_metrics_are_there_while_the_database_is_away(
+    through_proxy: str, proxy: PostgresProxy
+):
+    async with open_store(through_proxy) as store:
+        await committed(store, Writer("s1", T0).commit(message("m1")))
+        before = await store.stats()
+        proxy.refuse()
+        await until_true(lambda: store.refusal is not None, DEADLINE_SECONDS)
+        stats = await store.stats()
+        assert stats["commits_total"] == before["commits_total"] == 1
+        assert stats["database_outages_total"] == 1
+        levels = {"sessions", "search_backlog", "disk_bytes_logs", "disk_bytes_archive"}
+        assert before.keys() - stats.keys() == levels
+        proxy.heal()
+        await answers_again(store)
+        assert (await store.stats())["sessions"] == 1
+
+
+async def test_a_commit_whose_answer_is_lost_waits_for_the_truth_and_others_do_not(
+    through_proxy: str, proxy: PostgresProxy
+):
+    one, other = Writer("one", T0), Writer("other", T0)
+    async with open_store(through_proxy) as store:
+        await committed(store, one.commit(message("m1")))
+        lost = one.commit(message("m2"))
+
+        def cut_and_refuse(statement: bytes) -> Cut | None:
+            if b"unnest" not in statement:
+                return None
+            proxy.refuse_new()
+            return Cut.AFTER
+
+        proxy.cut_when(cut_and_refuse)
+        answer = append(store, lost)
+        await until_true(lambda: store.refusal is not None, DEADLINE_SECONDS)
+        behind = append(store, other.commit(message("n1")))
+        assert_retryable(await answer_to(behind))
+        assert not answer.done()
+        proxy.heal()
+        assert await answer_to(answer) is None
+        assert len(await everything(store, "one")) == 3
+        assert await store.load("other") is None
+
+
+async def test_a_store_closes_though_the_database_is_gone(
+    through_proxy: str, proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("bamboo_gateway.storage.sql.store._CLOSING_SECONDS", 0.2)
+    writer = Writer("s1", T0)
+    store = make_store(through_proxy)
+    await store.open()
+
+    def cut_and_refuse(_: bytes) -> Cut:
+        proxy.refuse_new()
+        return Cut.AFTER
+
+    proxy.cut_when(cut_and_refuse)
+    answer = append(store, writer.commit(message("m1")))
+    await until_true(lambda: store.refusal is not None, DEADLINE_SECONDS)
+    await store.aclose()
+    error = await answer_to(answer)
+    assert error is not None
+    assert "unknown" in error.detail
+
+
+async def test_a_statement_that_takes_too_long_is_refused_whole(
+    postgres_url: str, postgres_database: str
+):
+    writer = Writer("s1", T0)
+    async with open_store(postgres_url) as store:
+        await committed(store, writer.commit(message("m1")))
+        slow = (
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN PERFORM pg_sleep(60); RETURN NEW; END $$; "
+            "CREATE TRIGGER slow BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION slow()"
+        )
+        execute(postgres_url, slow)
+        execute(postgres_url, f"ALTER DATABASE {postgres_database} SET statement_timeout = '100ms'")
+        _end_other_connections(postgres_url)
+        late = writer.commit(token())
+        assert_retryable(await answer_to(append(store, late)))
+        execute(postgres_url, "DROP TRIGGER slow ON events")
+        await answers_again(store)
+        await committed(store, late)
+        assert len(await everything(store, "s1")) == 3
+
+
+async def test_a_read_only_database_serves_reads_and_refuses_writes(
+    postgres_url: str, postgres_database: str
+):
+    writer = Writer("s1", T0)
+    async with open_store(postgres_url) as store:
+        await committed(store, writer.commit(message("m1")))
+        name = postgres_database
+        execute(postgres_url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        _end_other_connections(postgres_url)
+        await until_true(lambda: store.refusal is not None, DEADLINE_SECONDS)
+        refused = writer.commit(message("m2"))
+        assert_retryable(await answer_to(append(store, refused)))
+        assert len(await everything(store, "s1")) == 2
+        writable = f"{postgres_url}?options=-cdefault_transaction_read_only%3Doff"
+        execute(writable, f"ALTER DATABASE {name} RESET ALL")
+        await answers_again(store)
+        await committed(store, refused)
+
+
+async def test_a_row_that_cannot_be_written_fails_its_own_commit_alone(postgres_url: str):
+    writers = [Writer(f"s{number}", T0) for number in range(5)]
+    async with open_store(postgres_url) as store:
+        for writer in writers:
+            await committed(store, writer.commit(message("m1")))
+        execute(
+            postgres_url,
+            "ALTER TABLE events ADD CONSTRAINT bad CHECK (position('evil'::bytea IN body) = 0)",
+        )
+        answers = [
+            append(store, writer.commit(token("evil" if number == 3 else "good")))
+            for number, writer in enumerate(writers)
+        ]
+        errors = [await answer_to(answer) for answer in answers]
+        assert [error is None for error in errors] == [True, True, True, False, True]
+        assert [len(await everything(store, writer.head.id)) for writer in writers] == [
+            3,
+            3,
+            3,
+            2,
+            3,
+        ]
+
+
+async def test_a_full_disk_refuses_writes_and_serves_reads(postgres_url: str):
+    # The server itself says so, as it does when a file cannot be extended.
+    full = (
+        "CREATE FUNCTION is_full() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'no space' USING ERRCODE = '53100'; END $$; "
+        "CREATE TRIGGER is_full BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION is_full()"
+    )
+    writer = Writer("s1", T0)
+    async with open_store(postgres_url) as store:
+        await committed(store, writer.commit(message("m1")))
+        execute(postgres_url, full)
+        refused = writer.commit(message("m2"))
+        assert isinstance(await answer_to(append(store, refused)), StorageFull)
+        assert len(await everything(store, "s1")) == 2
+        execute(postgres_url, "DROP TRIGGER is_full ON events")
+        await committed(store, refused)
+
+
+# -- who owns the database --------------------------------------------------------------------
+
+
+async def test_a_second_process_is_refused_while_the_first_one_lives(postgres_url: str):
+    async with open_store(postgres_url) as store:
+        with pytest.raises(StoreBusy, match="gateway that runs: process"):
+            await make_store(postgres_url).open()
+        await committed(store, Writer("s1", T0).commit(message("m1")))
+
+
+async def test_a_database_is_taken_over_from_an_owner_that_is_silent(postgres_url: str):
+    first = make_store(postgres_url)
+    await first.open()
+    await committed(first, Writer("s1", T0).commit(message("m1")))
+    # It lives, and says nothing any more: a machine that is suspended.
+    first._database._connections.stop_waiting()  # type: ignore[attr-defined]
+    async with open_store(postgres_url) as second:
+        assert await second.load("s1") is not None
+        # What it still tries to write is refused by the statement itself.
+        error = await answer_to(append(first, Writer("s2", T0).commit(message("m2"))))
+        assert isinstance(error, Unavailable)
+        assert "Another process" in error.detail
+        assert await second.load("s2") is None
+        await first.aclose()
+
+
+async def test_an_owner_that_died_on_this_machine_is_not_waited_for(postgres_url: str):
+    async with open_store(postgres_url):
+        pass
+    dead = '{"claim":"c","host":"h","pid":999999999,"machine":"%s","started":"1"}'
+    from bamboo_gateway.storage.sql.postgresql import ownership
+
+    text = dead % ownership._machine()
+    execute(postgres_url, f"INSERT INTO meta (name, number, text) VALUES ('owner', 5, '{text}')")
+    store = make_store(postgres_url, dead_seconds=10_000)
+    report = await store.open()
+    assert not report.clean
+    await store.aclose()
+
+
+# -- what cannot be opened --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("postgresql://bamboo:wrong-secret@127.0.0.1:{port}/postgres", "password authentication"),
+        ("postgresql://127.0.0.1:1/none", "cannot be used"),
+        ("{good}-none", "does not exist"),
+    ],
+)
+async def test_what_cannot_be_opened_is_said_in_one_line_without_a_secret(
+    own_postgres: PostgresServer, url: str, reason: str
+):
+    text = url.format(port=own_postgres.port, good=own_postgres.url("missing"))
+    with pytest.raises(StoreUnusable, match=reason) as error:
+        await make_store(text).open()
+    assert "\n" not in error.value.detail
+    assert "secret" not in error.value.detail
+    assert "a%20pass" not in error.value.detail
+
+
+def _end_other_connections(url: str) -> None:
+    """End all connections to the database, so that its new settings hold."""
+    execute(
+        url,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    )
