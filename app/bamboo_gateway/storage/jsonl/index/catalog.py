@@ -165,6 +165,8 @@ class Catalog:
         # The changes that the list views do not have yet; they take them right before they are
         # used.
         self.changed: set[str] = set()
+        # The sessions whose logs changed otherwise than by commits, for the search index.
+        self.rewritten: set[str] = set()
         self.unfinished: set[str] = set()
         self.use = DiskUse()
 
@@ -218,6 +220,7 @@ class Catalog:
         if dirty:
             self.dirty[entry.id] = entry
         self.changed.add(entry.id)
+        self.rewritten.add(entry.id)
 
     def remove(self, session_id: str) -> None:
         """Apply a deletion that became durable."""
@@ -228,6 +231,7 @@ class Catalog:
         self.dirty.pop(session_id, None)
         self.deleted.add(session_id)
         self.changed.add(session_id)
+        self.rewritten.add(session_id)
 
     def touch(self, session_id: str, epoch: int, activity_ms: int) -> None:
         """Set a later last activity."""

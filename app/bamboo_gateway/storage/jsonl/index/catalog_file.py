@@ -76,6 +76,8 @@ class CatalogFile:
         self._has_torn_end = False
         # After a failed write or sync the end of the file is unknown: the file is then rewritten.
         self._is_sound = False
+        # Somebody waits for former lines to go, however few they are.
+        self.is_rewrite_wanted = False
 
     def load(self) -> CatalogContents:
         """Read the whole file."""
@@ -231,13 +233,15 @@ class CatalogFile:
         self._rewrite()
 
     def rewrite_if_due(self) -> None:
-        """Rewrite the file when former lines take more space than the lines that count.
+        """Rewrite the file when that is wanted, or former lines take more space than others.
 
         Raises:
             OSError: The file is unchanged.
         """
-        if self._is_sound and self._size > 2 * self._live_bytes + _SMALL_BYTES:
+        is_large = self._size > 2 * self._live_bytes + _SMALL_BYTES
+        if self._is_sound and (is_large or self.is_rewrite_wanted):
             self._rewrite()
+            self.is_rewrite_wanted = False
 
     def _rewrite(self) -> None:
         data = self._fs.read(self._paths.catalog) or b""

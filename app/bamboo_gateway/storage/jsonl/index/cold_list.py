@@ -74,7 +74,7 @@ async def _list_by_keys(
             heads.append(entry.own_head())
             continue
         with suppress(ErasedError):
-            heads.append(await reading(_head, catalog_file, entry))
+            heads.append(await reading(head_now, catalog_file, entry))
     return make_page(heads, query, len(entries) if query.count else None)
 
 
@@ -103,10 +103,10 @@ def _keys(catalog_file: CatalogFile, entries: list[Entry], sort_by: str) -> Iter
         del missing[entry.id]
     for entry in missing.values():
         with suppress(ErasedError):
-            yield sort_key(_head(catalog_file, entry), sort_by)
+            yield sort_key(head_now(catalog_file, entry), sort_by)
 
 
-def _head(catalog_file: CatalogFile, entry: Entry) -> SessionHead:
+def head_now(catalog_file: CatalogFile, entry: Entry) -> SessionHead:
     """Return a head from memory or file; it may come into memory and leave it at any moment.
 
     Raises:
