@@ -1,0 +1,1 @@
+"""Migration of all sessions from one store to another: `bamboo migrate data`."""
