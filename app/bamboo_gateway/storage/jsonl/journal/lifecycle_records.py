@@ -91,6 +91,8 @@ class LifecycleRecords:
                 adopt(result)
                 done.set_result(result)
 
+        # A caller who was cancelled never asks for the exception; asyncio would report it as lost.
+        done.add_done_callback(lambda ended: ended.exception())
         self.committer.change(function, answer)
         # Shielded: the change goes on when the caller is cancelled.
         return await asyncio.shield(done)

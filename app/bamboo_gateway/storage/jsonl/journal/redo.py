@@ -59,7 +59,7 @@ class Redo:
         target = self.paths.archive_of(name) if is_pack else self.paths.log_of(name)
         if self.fs.size(aside) is not None:
             self.fs.rename(aside, target)
-        elif not self._is_in_place(name, record, about.get("token")):
+        elif not self.is_in_place(name, record, about.get("token")):
             return None
         if (mark_file := about.get("sidecar")) and self.fs.size(self.paths.aside / mark_file):
             self.fs.rename(self.paths.aside / mark_file, self.paths.marks_of(name))
@@ -73,7 +73,8 @@ class Redo:
             entry.bundle = self.fs.size(target) or 0
         return entry
 
-    def _is_in_place(self, name: str, record: JournalRecord, token: str | None) -> bool:
+    def is_in_place(self, name: str, record: JournalRecord, token: str | None) -> bool:
+        """Return whether the session has the files of this record."""
         if record.kind == "pack":
             try:
                 BundleView(self.fs, self.paths.archive_of(name), record.epoch).close()
