@@ -1,7 +1,9 @@
 """The gate: it verifies credentials, names their callers, and knows which are still valid."""
 
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -9,8 +11,15 @@ import anyio
 import structlog
 from anyio import to_thread
 
-from bamboo_gateway.credentials.keyfile import check_owner, parse_keys
-from bamboo_gateway.credentials.keys import KeyTable, PlainKeys, looks_like_key, user_caller
+from bamboo_gateway.credentials.errors import CredentialsUnusable
+from bamboo_gateway.credentials.keyfile import KeyFile, check_owner, parse_keys
+from bamboo_gateway.credentials.keys import (
+    ApiKey,
+    KeyTable,
+    PlainKeys,
+    looks_like_key,
+    user_caller,
+)
 from bamboo_gateway.credentials.refusals import Refusal, RefusalLog
 from bamboo_gateway.credentials.signing import (
     WITHOUT_CREDENTIAL,
@@ -175,6 +184,37 @@ class Gate:
             return self._tokens is not None
         in_file = self._keys is not None and self._keys.value.is_live(root, now_ms)
         return in_file or self._plain.is_live(root)
+
+    async def forget_keys_of(self, user_id: str, *, dry_run: bool = False) -> int:
+        """Remove a user's keys from the keys file, revoked ones too; return how many there are.
+
+        What was made with them (tickets, cookies, streams) ends with them.
+
+        Raises:
+            Unavailable: The keys file cannot be changed.
+        """
+        keys = self._keys
+        if keys is None or not keys.exists:
+            return 0
+        return await to_thread.run_sync(partial(self._forget_keys, keys, user_id, dry_run=dry_run))
+
+    def _forget_keys(self, keys: WatchedFile[KeyTable], user_id: str, *, dry_run: bool) -> int:
+        file, found = KeyFile(keys.path), 0
+
+        def others(known: Sequence[ApiKey]) -> Sequence[ApiKey]:
+            nonlocal found
+            kept = [key for key in known if key.user_id != user_id]
+            found = len(known) - len(kept)
+            return kept
+
+        try:
+            others(file.read())
+            if found and not dry_run:
+                file.change(others)
+                keys.refresh()
+        except CredentialsUnusable as error:
+            raise Unavailable(f"The user's keys are still there: {error.detail}.") from error
+        return found
 
     def _why_no_bearer(self, sent: bytes) -> Refusal:
         if self._tokens is None and looks_like_token(sent):

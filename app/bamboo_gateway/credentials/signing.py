@@ -184,6 +184,8 @@ def kept_secret(path: Path) -> bytes:
 
 def _make_secret(path: Path) -> bytes:
     data = token_hex(SECRET_BYTES_MIN).encode()
+    # With the sessions in a database, this may be the first file of `data_dir`.
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fd, name = mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
     with os.fdopen(fd, "wb") as file:
         file.write(data + b"\n")

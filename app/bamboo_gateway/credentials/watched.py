@@ -27,6 +27,7 @@ class WatchedFile(Generic[T]):
         missing: The value without a file; None if the file has to exist.
 
     Attributes:
+        path: The path of the file.
         value: The value of the last valid content.
 
     Raises:
@@ -36,7 +37,7 @@ class WatchedFile(Generic[T]):
     def __init__(
         self, path: Path, parse: Callable[[bytes], T], missing: Callable[[], T] | None = None
     ) -> None:
-        self._path = path
+        self.path = path
         self._parse = parse
         self._missing = missing
         self._stamp = self._look()
@@ -63,26 +64,26 @@ class WatchedFile(Generic[T]):
         except CredentialsUnusable as error:
             log.warning("credentials stay as they were", problem=error.detail)
             return False
-        log.info("credentials were read again", file=self._path.name)
+        log.info("credentials were read again", file=self.path.name)
         return True
 
     def _look(self) -> _Stamp:
         try:
-            found = self._path.stat()
+            found = self.path.stat()
         except OSError:
             return None
         return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
     def _read(self) -> T:
         try:
-            with self._path.open("rb") as file:
+            with self.path.open("rb") as file:
                 data = file.read(_BYTES_MAX)
             return self._parse(data)  # a larger file is cut, and then no JSON
         except (FileNotFoundError, NotADirectoryError) as error:
             if self._missing is not None:
                 return self._missing()
-            raise CredentialsUnusable(f"{self._path} is not there") from error
+            raise CredentialsUnusable(f"{self.path} is not there") from error
         except OSError as error:
-            raise CredentialsUnusable(f"{self._path} cannot be read: {error.strerror}") from error
+            raise CredentialsUnusable(f"{self.path} cannot be read: {error.strerror}") from error
         except ValueError as error:
-            raise CredentialsUnusable(f"{self._path} is not usable: {error}") from error
+            raise CredentialsUnusable(f"{self.path} is not usable: {error}") from error

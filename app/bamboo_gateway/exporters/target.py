@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import secrets
+import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -57,6 +58,31 @@ class ExportDirectory:
                 raise StorageFull("There is no space in export_dir.") from error
             raise StorageFailed("The file could not be written to export_dir.") from error
 
+    async def remove(self, *, dry_run: bool = False) -> int:
+        """Remove the folder of `within` with all files; return how many files it has.
+
+        Raises:
+            StorageFailed: Some files could not be removed.
+        """
+        try:
+            return await to_thread.run_sync(lambda: self._remove(dry_run=dry_run))
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
+        except OSError as error:
+            raise StorageFailed("Files in export_dir could not be removed.") from error
+
+    def _remove(self, *, dry_run: bool) -> int:
+        *above, name = self._within
+        folder = self._open_folder(list(above), is_new=False)
+        try:
+            files = sum(len(names) for _, _, names, _ in os.fwalk(name, dir_fd=folder))
+            if not dry_run:
+                shutil.rmtree(name, dir_fd=folder)
+                os.fsync(folder)
+        finally:
+            os.close(folder)
+        return files
+
     async def _write(self, parts: list[str], chunks: AsyncIterator[bytes]) -> int:
         folder = await to_thread.run_sync(self._open_folder, [*self._within, *parts[:-1]])
         # Each writer has its own, since two may write the same file.
@@ -84,13 +110,15 @@ class ExportDirectory:
             os.close(folder)
         return size
 
-    def _open_folder(self, parts: list[str]) -> int:
-        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def _open_folder(self, parts: list[str], *, is_new: bool = True) -> int:
+        if is_new:
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
         for part in parts:
             try:
-                with suppress(FileExistsError):
-                    os.mkdir(part, 0o700, dir_fd=folder)
+                if is_new:
+                    with suppress(FileExistsError):
+                        os.mkdir(part, 0o700, dir_fd=folder)
                 # A link that somebody planted here would lead out of the directory.
                 flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
                 inner = os.open(part, flags, dir_fd=folder)

@@ -74,6 +74,11 @@ class RateLimit:
         refusal = self._refusal(exceeded, dict(policies)[exceeded]) if exceeded else None
         return self._fields(policies), refusal
 
+    def forget(self, caller: Caller) -> None:
+        """Forget how often a caller has asked."""
+        for policy in self._own:
+            self._counter.forget(policy.item, caller.id)
+
     def _policies_of(self, caller: Caller) -> list[tuple[Policy, str]]:
         """Return the policies that a caller's request counts against, each with its key."""
         policies = [(policy, _ALL) for policy in self._shared]

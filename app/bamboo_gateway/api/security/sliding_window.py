@@ -71,6 +71,10 @@ class SlidingWindowCounter:
         """Return whether the rate leaves room for one more request, without counting it."""
         return self._read(item, item.key_for(key)).used < item.amount
 
+    def forget(self, item: RateLimitItem, key: str) -> None:
+        """Forget a key."""
+        self._counts.pop(item.key_for(key), None)
+
     def remaining(self, item: RateLimitItem, key: str) -> int:
         """Return how many more requests the rate allows now."""
         return max(0, item.amount - floor(self._read(item, item.key_for(key)).used))
