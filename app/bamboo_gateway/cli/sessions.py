@@ -39,6 +39,10 @@ def list_sessions(
     title_contains: Annotated[
         str | None, typer.Option(help="Only sessions with this in the title; ignores case.")
     ] = None,
+    q: Annotated[
+        str | None,
+        typer.Option("--search", "-q", help="Only sessions with these words in a message."),
+    ] = None,
     created_after: Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339.")] = None,
     created_before: Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339.")] = None,
     active_after: Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339.")] = None,
@@ -67,6 +71,7 @@ def list_sessions(
         "state": state,
         "session_type": session_type,
         "title_contains": title_contains,
+        "q": q,
         "created_after": created_after,
         "created_before": created_before,
         "active_after": active_after,
@@ -77,7 +82,7 @@ def list_sessions(
     with GatewayClient(url, api_key) as client:
         if parent_id is not None:
             filters["parent_id"] = whole_id(client, parent_id)
-        found = _pages(client, "/sessions", "sessions", filters, limit)
+        found = pages(client, "/sessions", "sessions", filters, limit)
         if json:
             for session in found:
                 print_json(session)
@@ -101,7 +106,7 @@ def show_session(
     with GatewayClient(url, api_key) as client:
         path = f"/sessions/{whole_id(client, session)}"
         found = client.call("GET", path)
-        said = _pages(client, f"{path}/messages", "messages", {}, None) if messages else iter(())
+        said = pages(client, f"{path}/messages", "messages", {}, None) if messages else iter(())
         if json:
             print_json({**found, "messages": list(said)} if messages else found)
             return
@@ -182,7 +187,7 @@ def _print_changed(session: dict[str, Any], *, json: bool) -> None:
         print_line(f"{session['id']}  {session['state']}")
 
 
-def _pages(
+def pages(
     client: "GatewayClient",
     path: str,
     name: str,

@@ -12,19 +12,20 @@ from bamboo_gateway.api.limits import OFFSET_MAX, QUERY_TEXT_CHARS_MAX, USER_ID_
 from bamboo_gateway.api.responses import json_response
 from bamboo_gateway.api.schemas.fields import SessionTypeName
 from bamboo_gateway.domain.errors import InvalidInput
+from bamboo_gateway.domain.search import QUERY_CHARS_MAX, parse
 from bamboo_gateway.domain.sessions import SessionState
 from bamboo_gateway.sessions.commands import AnswerT, SessionList, SessionQuery
 
-_Time = Annotated[str | None, Query(description="An RFC 3339 time.")]
+Time = Annotated[str | None, Query(description="An RFC 3339 time.")]
 
 
 def _session_query(
     user_id: Annotated[str | None, Query(max_length=USER_ID_CHARS_MAX)] = None,
     state: SessionState | None = None,
     session_type: SessionTypeName | None = None,
-    created_after: _Time = None,
-    created_before: _Time = None,
-    active_after: _Time = None,
+    created_after: Time = None,
+    created_before: Time = None,
+    active_after: Time = None,
     title_contains: Annotated[
         str | None, Query(max_length=QUERY_TEXT_CHARS_MAX, description="Case is ignored.")
     ] = None,
@@ -32,6 +33,14 @@ def _session_query(
         str | None, Query(description="Only sessions whose ids begin with this.")
     ] = None,
     parent_id: str | None = None,
+    q: Annotated[
+        str | None,
+        Query(
+            min_length=1,
+            max_length=QUERY_CHARS_MAX,
+            description="Only sessions with a message that `GET /search` finds for this.",
+        ),
+    ] = None,
     sort_by: Literal[
         "last_activity_at", "created_at", "updated_at", "message_count", "title"
     ] = "last_activity_at",
@@ -63,6 +72,7 @@ def _session_query(
         created_before=checked_time(created_before, "created_before"),
         active_after=checked_time(active_after, "active_after"),
         title_contains=title_contains,
+        terms=parse(q) if q is not None else (),
         id_prefix=id_prefix,
         parent_id=parent_id,
         sort_by=sort_by,
