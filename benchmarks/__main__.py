@@ -17,9 +17,12 @@ BENCHMARKS = {
     "stalled": "many readers and a writer beside one that is stuck",
     "ingest": "streamed events of external runs",
     "append": "durable append, through HTTP and below",
+    "stores": "the store beside a bare insert, reads as a log grows",
     "connections": "memory, tasks and opening of idle streams",
     "history": "replay, last messages, lists and cold start as data grow",
+    "lists": "a page of sessions by every filter and order",
     "start": "bamboo serve until its first answer, bamboo --help",
+    "search": "searches of many messages, on SQLite and PostgreSQL",
     "rest": "small calls beside bare FastAPI",
 }
 
@@ -74,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         "--case",
         metavar="TEXT",
         default="",
-        help="only cases whose name holds this, in `chat`",
+        help="only cases whose name holds this, in `chat` and `search`",
     )
     parser.add_argument(
         "--gateway-python",
