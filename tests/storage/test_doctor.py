@@ -22,6 +22,7 @@ from tests.storage.writing import (
     committed,
     complete,
     entries_of,
+    everything,
     message,
     run_start,
     seqs,
@@ -307,6 +308,71 @@ def test_a_restored_backup_gets_new_epochs(data_dir: Path) -> None:
     assert epoch_of(data_dir, "one") > writer.head.epoch
     assert read(data_dir, "one") == [1, 2, 3, 4, 5]
     assert check(data_dir) == []
+
+
+def test_an_archived_session_of_a_restored_backup_gets_a_new_epoch_too(data_dir: Path) -> None:
+    """R3: it may have been restored and continued since."""
+    before = pack(data_dir, make_data(data_dir))
+    check(data_dir, new_epochs=True)
+    assert check(data_dir) == []
+    epoch, bodies, found = packed_log(data_dir)
+    assert epoch > before[0]
+    assert (bodies, found) == before[1:]
+    # The last epoch is one of those that are noted as used.
+    check(data_dir, new_epochs=True)
+    assert packed_log(data_dir)[0] > epoch
+    assert check(data_dir) == []
+    # What is unpacked goes on under that epoch.
+    epoch = packed_log(data_dir, unpacks=True)[0]
+    assert packed_log(data_dir) == (epoch, *before[1:])
+
+
+def test_a_lost_index_is_made_again_from_an_archive_with_a_new_epoch(data_dir: Path) -> None:
+    before = pack(data_dir, make_data(data_dir))
+    check(data_dir, new_epochs=True)
+    shutil.rmtree(data_dir / "index")
+    epoch, bodies, found = packed_log(data_dir)
+    assert epoch > before[0]
+    assert (bodies, found) == before[1:]
+
+
+Log = tuple[int, list[bytes], list[bytes]]
+
+
+def pack(root: Path, writer: Writer) -> Log:
+    """Archive and pack the session of a writer, and return its log."""
+
+    async def packed() -> None:
+        store = JsonlStore(root, StepClock())
+        await store.open()
+        archived = {"type": "state_change", "from": "idle", "to": "archived"}
+        await committed(store, writer.commit(archived))
+        await store.pack(writer.head.id, writer.head.epoch)
+        await store.aclose()
+
+    asyncio.run(packed())
+    return packed_log(root)
+
+
+def packed_log(root: Path, *, unpacks: bool = False) -> Log:
+    """Return the epoch, the events and the messages of the session that `pack` has packed."""
+
+    async def look() -> Log:
+        store = JsonlStore(root, StepClock())
+        await store.open()
+        assert (root / "archive" / "one.zst").exists() or unpacks
+        head = await store.load("one")
+        assert head is not None
+        if unpacks:
+            await store.unpack("one", head.epoch)
+        bodies = [record.body for record in await everything(store, "one")]
+        found = await store.find("one", head.epoch, "message")
+        if unpacks:
+            await store.pack("one", head.epoch)
+        await store.aclose()
+        return head.epoch, bodies, [record.body for record in found]
+
+    return asyncio.run(look())
 
 
 def test_a_directory_in_use_is_left_alone(data_dir: Path) -> None:

@@ -13,6 +13,7 @@ from bamboo_gateway.domain.errors import InvalidId
 from bamboo_gateway.domain.ids import check_id
 from bamboo_gateway.storage.base import StoreUnusable
 from bamboo_gateway.storage.commits import MarkKind
+from bamboo_gateway.storage.jsonl.bundle_renewal import renew_bundle
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile
@@ -343,25 +344,44 @@ class _Examination:
                 self._find("note", subject, "bytes were quarantined", action, repaired=False)
 
     def _renew(self) -> None:
-        # A bundle is read-only: no position in it can be given to other content.
-        loose = [entry for entry in self._entries.values() if not entry.bundle]
-        for entry in loose:
+        entries = list(self._entries.values())
+        for entry in entries:
             if file_name(entry.id) in self._in_journal:
                 raise StoreUnusable(
                     f"The log of session {entry.id} cannot be written, so the session cannot get "
                     "a new epoch. Make the file writable, then repeat."
                 )
-        for entry in loose:
-            self._rebuilder.renew(entry, self._next_epoch())
-        count = len(loose)
+        for entry in entries:
+            if entry.bundle:
+                self._renew_bundle(entry)
+            else:
+                self._rebuilder.renew(entry, self._next_epoch())
+        count = len(entries)
         self._find("warn", "sessions", f"{count} sessions had old epochs", "gave them new epochs")
+
+    def _renew_bundle(self, entry: Entry) -> None:
+        # An archived session may have been restored and continued where the directory comes from.
+        fs, paths, epoch = self._fs, self._paths, self._next_epoch()
+        path, written = paths.archive_of(file_name(entry.id)), paths.aside / "renewed"
+        unpacked = paths.aside / "unpacked"
+        try:
+            head, size, done = renew_bundle(fs, path, written, unpacked, epoch, entry.own_head())
+        except BaseException:
+            fs.unlink(written)
+            raise
+        fs.rename(written, path)
+        entry.epoch = epoch
+        entry.set_head(head)
+        entry.size, entry.bundle = size, done.size
+        entry.marks, entry.deltas = done.marks, done.deltas
 
     def _next_epoch(self) -> int:
         self._last_epoch = max(self._clock.now_ms(), self._last_epoch + 1)
         return self._last_epoch
 
     def _write_catalog(self) -> None:
-        for directory in (self._paths.events, self._paths.snapshots, self._paths.marks):
+        paths = self._paths
+        for directory in (paths.events, paths.archive, paths.snapshots, paths.marks):
             self._fs.sync_directory(directory)
         states = [EntryState.of(entry) for entry in self._entries.values()]
         self._catalog_file.start_anew(states, self._lsn, self._last_epoch)

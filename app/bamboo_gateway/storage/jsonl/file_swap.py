@@ -223,6 +223,7 @@ class FileSwapper:
             entry.deltas, entry.bundle = swap.deltas, swap.bundle
             entry.snapshot = min(entry.snapshot, swap.size)
             if swap.kind == "extend":
+                self._catalog.rewritten.add(entry.id)
                 entry.set_head(swap.head.copy())
                 self._catalog.changed.add(entry.id)
             if swap.bundle:
@@ -233,6 +234,18 @@ class FileSwapper:
         with suppress(OSError):
             self._fs.sync_directory(self._target(swap).parent)
         self.remove(swap.leftovers)
+
+    async def forget_snapshot(self, entry: Entry) -> None:
+        """Remove a session's snapshot, which may have what its log lost; a later one is made.
+
+        Raises:
+            OSError: It could not be removed.
+        """
+        with self._catalog.changing_files(entry):
+            entry.snapshot = entry.snapshot_bytes = 0
+        path = self._paths.snapshot_of(file_name(entry.id))
+        await self._bulk.run(lambda: self._fs.unlink(path))
+        await self._bulk.run(lambda: self._fs.sync_directory(path.parent))
 
     def remove(self, files: Iterable[Path]) -> None:
         """Remove files; the next start removes those that cannot be removed now."""

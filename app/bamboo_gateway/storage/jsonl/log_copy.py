@@ -41,6 +41,7 @@ class LogCopy:
         writer: Opens logs for reading.
         log: The log at the beginning of the copy.
         upto: Deltas up to this seq are removed.
+        without: The seqs of further events that are removed.
         swap: The file swap that the copy prepares.
         covered: The bytes of the old log that were copied or skipped.
     """
@@ -51,6 +52,7 @@ class LogCopy:
     upto: int
     swap: FileSwap
     covered: int = 0
+    without: frozenset[int] = frozenset()
     _seq: int = 0
     _lines: list[bytes] = field(default_factory=list)
     _pending_bytes: int = 0
@@ -160,6 +162,9 @@ class LogCopy:
                 pacer.took(len(part))
             if is_new:
                 fold_data(swap.head, part)
+            if self.without and seq_of(part) in self.without:
+                swap.freed += len(part) + 1
+                continue
             if is_delta(part):
                 seq = seq_of(part)
                 if seq is not None and seq <= self.upto:

@@ -89,6 +89,16 @@ class Paths:
         return self.index / "catalog.jsonl"
 
     @property
+    def migration(self) -> Path:
+        """The file that a directory has while sessions are being copied into it."""
+        return self.root / "MIGRATION"
+
+    @property
+    def search_database(self) -> Path:
+        """The messages of all sessions, for searches; beside it are `-wal` and `-shm`."""
+        return self.index / "search.sqlite"
+
+    @property
     def reserve(self) -> Path:
         """Space that is kept free for terminal events when the disk is full."""
         return self.index / "reserve"

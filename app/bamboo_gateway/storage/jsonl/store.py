@@ -47,12 +47,16 @@ from bamboo_gateway.storage.jsonl.log_copy import LogCopy
 from bamboo_gateway.storage.jsonl.maintenance import Maintenance
 from bamboo_gateway.storage.jsonl.mark_files import MarkFiles
 from bamboo_gateway.storage.jsonl.mark_search import NO_END, MarkSearch, Search
+from bamboo_gateway.storage.jsonl.migration_mark import MigrationMark
 from bamboo_gateway.storage.jsonl.online_repair import OnlineRepair
 from bamboo_gateway.storage.jsonl.paths import Paths, root_of
 from bamboo_gateway.storage.jsonl.reads import Reads
 from bamboo_gateway.storage.jsonl.recent_messages import RecentMessages
+from bamboo_gateway.storage.jsonl.search_index import SearchIndex
+from bamboo_gateway.storage.jsonl.searches import Searches
 from bamboo_gateway.storage.jsonl.swaps import Swaps
 from bamboo_gateway.storage.reports import (
+    Erased,
     RecoveryReport,
     SearchPage,
     SearchQuery,
@@ -153,10 +157,25 @@ class JsonlStore(SessionStore):
         )
         self._examiner = Examiner(fs, paths, self._catalog, self._table, self._writer, self._reads)
         self._views = SessionViews(self._catalog)
+        self._search_index = SearchIndex(
+            paths,
+            self._catalog,
+            self._catalog_file,
+            self._table,
+            self._writer,
+            mark_search,
+            self._lock.check,
+        )
+        self._searches = Searches(
+            self._catalog, self._catalog_file, self._reads, self._search_index
+        )
         self._index_enabled = index_enabled
         self._last_epoch = 0
         self._events = 0
         self._is_open = False
+        self._mark = MigrationMark(fs, paths)
+        # What is being copied into this store, if anything is.
+        self._origin: str | None = None
 
     @override
     async def open(self) -> RecoveryReport:
@@ -175,7 +194,7 @@ class JsonlStore(SessionStore):
         )
         self._take_over_unwritten(recovered)
         loop = asyncio.get_running_loop()
-        self._committer.start(loop, self._take_answers, self._maintenance.due)
+        self._committer.start(loop, self._take_answers, self._due)
         self._is_open = True
         recovered.report.seconds = self._clock.monotonic() - started
         return recovered.report
@@ -183,22 +202,55 @@ class JsonlStore(SessionStore):
     def _open_files(self) -> Recovered:
         fs, paths = self._fs, self._paths
         try:
+            if self._origin is not None:
+                self._mark.check_vacant(self._origin)
             for directory in paths.directories():
                 fs.make_directory(directory)
             self._lock.take()
+            if self._origin is None:
+                self._mark.check_absent()
             recovered = Recovery(
                 fs, paths, self._catalog_file, self._clock, previous=self._lock.previous
             ).run()
+            if self._origin is not None:
+                self._mark.set(self._origin, len(recovered.entries))
             lsn = recovered.covered_lsn
             self._lock.write(self._lock_content(recovered.last_epoch, lsn, clean=False))
             self._journal.keep_reserve()
             self._checkpointer.measure_quarantine()
         except OSError as error:
-            where = f" ({error.filename})" if error.filename else ""
-            raise StoreUnusable(
-                f"The data directory {paths.root} cannot be used: {error.strerror}{where}."
-            ) from error
+            raise self._unusable(error) from error
         return recovered
+
+    async def check_vacant(self, origin: str) -> None:
+        """Refuse a directory with sessions, as `SupportsMigration` describes."""
+        try:
+            await self._in_thread(lambda: self._mark.check_vacant(origin))
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    async def begin_migration(self, origin: str) -> RecoveryReport:
+        """Open the directory to be filled, as `SupportsMigration` describes."""
+        self._origin = origin
+        return await self.open()
+
+    async def end_migration(self, last_epoch: int) -> None:
+        """Make the directory one like others, as `SupportsMigration` describes."""
+        self._last_epoch = max(self._last_epoch, last_epoch)
+        content = self._lock_content(
+            self._last_epoch, self._lock.previous.get("lsn", 0), clean=False
+        )
+        try:
+            await self._in_thread(lambda: self._lock.write(content))
+            await self._in_thread(self._mark.remove)
+        except OSError as error:
+            raise failure_of(error, "Ending the migration") from error
+
+    def _unusable(self, error: OSError) -> StoreUnusable:
+        where = f" ({error.filename})" if error.filename else ""
+        return StoreUnusable(
+            f"The data directory {self._paths.root} cannot be used: {error.strerror}{where}."
+        )
 
     def _take_over_unwritten(self, recovered: Recovered) -> None:
         """Keep lines that logs lack in memory, as if writing them had failed just now."""
@@ -233,6 +285,7 @@ class JsonlStore(SessionStore):
             await self._reads.finish_repairs()
             in_use = [self._catalog.entries.get(name) for name in list(self._table.logs)]
             await self._maintenance.snapshot([entry for entry in in_use if entry is not None])
+            await self._search_index.aclose()
             is_clean = await self._maintenance.checkpoint(final=True)
             self._committer.stop()
             await self._in_thread(lambda: self._finish(is_clean=is_clean))
@@ -249,6 +302,7 @@ class JsonlStore(SessionStore):
 
     def _close_files(self) -> None:
         self._reads.close()
+        self._search_index.stop()
         self._journal.close_current()
         self._writer.close()
         self._catalog_file.close()
@@ -288,6 +342,8 @@ class JsonlStore(SessionStore):
         for (commit, done, _, marks, delta_bytes), error, size in answers:
             if error is None:
                 apply(commit, delta_bytes, size)
+                if commit.head is not None:
+                    self._search_index.committed(commit)
                 self._events += len(commit.events)
                 if marks:
                     entry = self._catalog.entries[commit.session_id]
@@ -358,6 +414,27 @@ class JsonlStore(SessionStore):
     async def compact(self, session_id: str, epoch: int, upto: int) -> int:
         return await self._swaps.compact(session_id, epoch, upto)
 
+    async def remove_events(self, session_id: str, epoch: int, seqs: Collection[int]) -> None:
+        """Remove events as `SupportsErasure` describes."""
+        await self._swaps.remove_events(session_id, epoch, seqs)
+        self._recent.forget(session_id)
+
+    async def vacuum(self) -> list[Erased]:
+        """Make a checkpoint, as `SupportsErasure` describes."""
+        self._catalog_file.is_rewrite_wanted = True
+        is_done = await self._maintenance.checkpoint()
+        is_search_done = await self._search_index.erase()
+        later = f"within {self._checkpoint_interval_seconds:g} s, when a checkpoint succeeds"
+        return [
+            Erased("jsonl", "logs, archives, snapshots and what was in quarantine", "now"),
+            Erased("jsonl", "the journal and the index", "now" if is_done else later),
+            Erased(
+                "jsonl",
+                "the search index",
+                "now" if is_search_done else "when the next call succeeds",
+            ),
+        ]
+
     @property
     def directory(self) -> Path:
         """The data directory."""
@@ -421,14 +498,14 @@ class JsonlStore(SessionStore):
     @override
     async def query(self, query: SessionQuery, presence: Presence) -> SessionPage:
         if query.terms:
-            raise NotImplementedError("`jsonl:` does not search yet.")
+            return await self._searches.query(query, presence)
         if self._index_enabled:
             return await self._views.query(query, presence)
         return await list_cold(self._catalog, self._catalog_file, query, presence, self._reads.run)
 
     @override
     async def search(self, query: SearchQuery) -> SearchPage:
-        raise NotImplementedError("`jsonl:` does not search yet.")
+        return await self._searches.search(query)
 
     @override
     async def usage(self, user_id: str | None = None) -> StoreUsage:
@@ -457,7 +534,13 @@ class JsonlStore(SessionStore):
 
     async def checkpoint(self) -> bool:
         """Make a checkpoint now; return whether it succeeded."""
-        return await self._maintenance.checkpoint()
+        succeeded = await self._maintenance.checkpoint()
+        await self._search_index.caught_up()
+        return succeeded
+
+    def _due(self) -> None:
+        self._maintenance.due()
+        self._search_index.write()
 
     @property
     @override
@@ -500,6 +583,11 @@ class JsonlStore(SessionStore):
             "disk_bytes_snapshots": use.snapshots,
             "disk_bytes_journal": self._journal.disk_bytes,
             "disk_bytes_quarantine": self._checkpointer.quarantine_bytes,
+            "disk_bytes_search": self._search_index.disk_bytes,
+            "search_backlog": self._search_index.backlog,
+            "search_working": int(self._search_index.is_working),
+            "search_failures_total": self._search_index.failures,
+            "search_skipped_total": self._search_index.skipped,
         }
 
     async def _in_thread(self, function: Callable[[], T]) -> T:

@@ -3,7 +3,7 @@
 Each prepares new files aside, and `file_swap` puts them in the place of the old ones.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
@@ -152,11 +152,35 @@ class Swaps:
             finally:
                 self._table.unpin(log)
 
-    async def _compact(self, log: Log, entry: Entry, head: SessionHead, upto: int) -> int:
+    async def remove_events(self, session_id: str, epoch: int, seqs: Collection[int]) -> None:
+        """Remove events of a session as `SupportsErasure.remove_events` does."""
+        async with self._lock_of(session_id):
+            entry = self._reads.entry(session_id, epoch)
+            log = await self._reads.pin(session_id, epoch)
+            try:
+                head = await self._head_of(entry)
+                if log.packed:
+                    raise Conflict("The session is packed.", head=head.seq)
+                without = frozenset(seqs) - {head.seq}
+                async with self.failing_as(entry, "Removing events"):
+                    await self._compact(log, entry, head, 0, without)
+                    await self._swapper.forget_snapshot(entry)
+            finally:
+                self._table.unpin(log)
+
+    async def _compact(
+        self,
+        log: Log,
+        entry: Entry,
+        head: SessionHead,
+        upto: int,
+        without: frozenset[int] = frozenset(),
+    ) -> int:
         if log.packed:
             return 0
         aside = self._swapper.aside("compact")
         compaction = LogCopy.of(self._fs, self._writer, log, entry, head, upto, aside)
+        compaction.without = without
         swap = compaction.swap
         await self._bulk.run(compaction.copy)
         if swap.freed == 0:
