@@ -15,6 +15,7 @@ from bamboo_gateway.domain.errors import (
     SessionExists,
     StorageFailed,
     StorageFull,
+    Unavailable,
 )
 from bamboo_gateway.domain.events import Complete, Token
 from bamboo_gateway.sessions.commands import NewMessage, NewSession, SessionQuery
@@ -119,6 +120,37 @@ async def test_what_could_not_be_stored_was_never_there(change: str, gate: Gatew
     assert NEW in await everything_shown(gate)
     log = await gate.log()
     assert [event["seq"] for event in log] == list(range(1, len(log) + 1))
+
+
+CALLS: dict[str, Callable[[Gateway], Awaitable[Any]]] = {
+    **CHANGES,
+    "a cancel": lambda g: g.manager.cancel_run(ME, "s", "a"),
+    "a wait": lambda g: g.manager.wait_run(ME, "s", "a", 60),
+    "an archive": lambda g: g.manager.archive(ME, "s"),
+    "a keyed chat": lambda g: g.chat(text=NEW, key="k"),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_while_no_head_can_be_loaded_calls_are_refused_and_the_run_goes_on(
+    call: str, gate: Gateway
+):
+    """A database that is away: whoever calls is told so, and what the agent says is kept."""
+    await gate.chat(run_id="a")
+    await gate.agent.script("a").started.wait()
+    away = Unavailable("The database is away.", retry_after_seconds=2)
+    gate.store.fail_append(1)
+    gate.store.fail("load", *[away] * 1000)
+    with pytest.raises(StorageFailed):
+        await CHANGES["a message"](gate)
+    gate.agent.do("a", Token("x"), Complete())
+    with anyio.fail_after(DEADLINE_SECONDS), pytest.raises(Unavailable, match="is away"):
+        await CALLS[call](gate)
+    gate.store.forgive()
+    await eventually(lambda: gate.live().is_ready)
+    assert (await gate.ended("a"))["status"] == "completed"
+    types = [event["type"] for event in await gate.log()]
+    assert types.count("token") == types.count("complete") == 1
 
 
 async def test_a_session_whose_creation_is_not_durable_is_not_there(gate: Gateway):

@@ -19,7 +19,7 @@ from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import Forbidden, NotFound, SessionExists
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.commands import NewSession
-from bamboo_gateway.storage.reports import SessionQuery
+from bamboo_gateway.storage.reports import SearchQuery, SessionQuery
 
 Need = Literal["own", "read", "make"]
 """What a command needs: a session of the caller's own, one that it may read, or a new one."""
@@ -112,6 +112,24 @@ def scoped(caller: Caller, query: SessionQuery) -> SessionQuery | None:
         return query
     if query.shared_with is not None:
         return query if query.shared_with == caller.user_id else None
+    if query.user_id not in {None, caller.user_id}:
+        return None
+    return replace(query, user_id=caller.user_id)
+
+
+def scoped_search(caller: Caller, query: SearchQuery) -> SearchQuery | None:
+    """Narrow a search to the messages of the caller's own sessions.
+
+    Returns:
+        The narrowed query, or None when it can find nothing.
+
+    Raises:
+        Forbidden: The caller's credential is for one session.
+    """
+    if caller.session_id is not None:
+        raise Forbidden("Your credential is for one session; it cannot search.")
+    if caller.user_id is None:
+        return query
     if query.user_id not in {None, caller.user_id}:
         return None
     return replace(query, user_id=caller.user_id)

@@ -40,6 +40,38 @@ class MessagesAdded(TypedDict):
     position: str
 
 
+class SearchResult(TypedDict):
+    """A message that a search found.
+
+    Attributes:
+        session_id: Its session.
+        title: The title of the session.
+        message_id: The message.
+        role: Who said it.
+        created_at: When it was said.
+        position: The position of its event.
+        snippet: The part of its text around the first hit.
+        ranges: The start and end of each hit in the snippet, in characters.
+    """
+
+    session_id: str
+    title: str | None
+    message_id: str
+    role: str
+    created_at: str
+    position: str
+    snippet: str
+    ranges: list[tuple[int, int]]
+
+
+class SearchResults(TypedDict):
+    """A page of found messages, the newest first."""
+
+    results: list[SearchResult]
+    next_cursor: str | None
+    has_more: bool
+
+
 class EventsAppended(TypedDict):
     """The positions of the first and the last event; None when there are none.
 
@@ -338,6 +370,47 @@ class CleanupStats(TypedDict):
     bytes_freed: int
     session_ids: list[str]
     dry_run: bool
+
+
+class FailedErasure(TypedDict):
+    """A session that could not be deleted, or whose share could not be removed, for now."""
+
+    session_id: str
+    code: str
+
+
+class ErasedPart(TypedDict):
+    """A part of what the gateway keeps, and when nothing of the user is in it any more."""
+
+    store: str
+    what: str
+    gone: str
+
+
+class Remaining(TypedDict):
+    """What an erasure leaves, where, and until when."""
+
+    where: str
+    what: str
+    until: str
+
+
+class UserErasure(TypedDict):
+    """The receipt of an erasure: what of one user has gone, or with `dry_run` would go."""
+
+    user_id: str
+    dry_run: bool
+    complete: bool
+    sessions: int
+    archives: int
+    bytes_freed: int
+    shares: int
+    keys: int
+    exports: int
+    sessions_left: int
+    failed: list[FailedErasure]
+    stores: list[ErasedPart]
+    remains: list[Remaining]
 
 
 class ExtensionState(TypedDict):

@@ -14,7 +14,7 @@ from bamboo_gateway.domain.messages import Role
 from bamboo_gateway.domain.positions import After, Position
 from bamboo_gateway.domain.sessions import SessionType
 from bamboo_gateway.domain.views import RunView, SessionView
-from bamboo_gateway.storage.reports import SessionQuery
+from bamboo_gateway.storage.reports import SearchQuery, SessionQuery
 
 __all__ = [
     "Chat",
@@ -27,6 +27,7 @@ __all__ = [
     "Outcome",
     "RunList",
     "RunWait",
+    "SearchQuery",
     "SessionDetail",
     "SessionList",
     "SessionQuery",

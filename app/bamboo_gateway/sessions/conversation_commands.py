@@ -15,6 +15,7 @@ from bamboo_gateway.sessions.answers import (
     EventsAppended,
     MessagesAdded,
     RunCancelled,
+    SearchResults,
     SessionCancelled,
 )
 from bamboo_gateway.sessions.commands import (
@@ -41,10 +42,11 @@ from bamboo_gateway.sessions.queries import (
     run_page,
 )
 from bamboo_gateway.sessions.runs.client_ids import ClientIds
+from bamboo_gateway.sessions.search import search_results
 from bamboo_gateway.sessions.streaming.hub import StreamPlace
 from bamboo_gateway.sessions.streaming.rendering import Renderer
 from bamboo_gateway.sessions.streaming.subscription import Subscription
-from bamboo_gateway.storage.reports import SessionQuery
+from bamboo_gateway.storage.reports import SearchQuery, SessionQuery
 
 
 class ConversationCommands(ManagerParts):
@@ -97,6 +99,11 @@ class ConversationCommands(ManagerParts):
         page = await self._registry.query(caller, query)
         views = [metadata.view_of(self._context, head) for head in page.heads]
         return SessionList(views, page.next_cursor, page.has_more, page.total)
+
+    async def search(self, caller: Caller, query: SearchQuery) -> SearchResults:
+        """Return a page of the messages with all terms of the query, the newest first."""
+        page = await self._registry.search(caller, query)
+        return await search_results(page, query.terms)
 
     async def update_session(
         self, caller: Caller, session_id: str, patch: dict[str, Any], if_match: str | None = None

@@ -106,8 +106,8 @@ def _directory_checks(directory: Path) -> Iterator[Check]:
         free = shutil.disk_usage(directory).free
         mode = stat.S_IMODE(directory.stat().st_mode)
     except OSError as error:
-        seen = f"data_dir cannot be read: {error.strerror}"
-        yield Check("disk space", "fail", seen, "put data_dir back in its place")
+        seen = f"the directory of the sessions cannot be read: {error.strerror}"
+        yield Check("disk space", "fail", seen, "put the directory back in its place")
         return
     seen = f"{free // (1024 * 1024)} MiB free"
     if free < _FREE_BYTES_FAIL:
@@ -117,10 +117,10 @@ def _directory_checks(directory: Path) -> Iterator[Check]:
     else:
         yield Check("disk space", "ok", seen)
     if mode & 0o077:
-        action = "run chmod 700 on data_dir"
-        yield Check("directory modes", "warn", f"others may enter data_dir ({mode:o})", action)
+        seen = f"others may enter the directory of the sessions ({mode:o})"
+        yield Check("directory modes", "warn", seen, "run chmod 700 on it, or move them to another")
     else:
-        yield Check("directory modes", "ok", f"data_dir has mode {mode:o}")
+        yield Check("directory modes", "ok", f"the directory of the sessions has mode {mode:o}")
 
 
 def _writing(store: SessionStore) -> Check:

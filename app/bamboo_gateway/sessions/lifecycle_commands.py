@@ -15,7 +15,7 @@ from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.views import SessionView
 from bamboo_gateway.exporters.base import Export
-from bamboo_gateway.sessions import diagnostics, sharing, statistics
+from bamboo_gateway.sessions import diagnostics, erasure, sharing, statistics
 from bamboo_gateway.sessions.answers import (
     ArchivedSession,
     BulkArchived,
@@ -37,6 +37,7 @@ from bamboo_gateway.sessions.answers import (
     Statistics,
     Summary,
     Tree,
+    UserErasure,
 )
 from bamboo_gateway.sessions.commands import Idempotency, Outcome, SessionList
 from bamboo_gateway.sessions.extensions import (
@@ -113,10 +114,12 @@ class LifecycleCommands(ManagerParts):
     ) -> SessionList[ArchivedSession]:
         """Return a page of archived sessions, with the filters of sessions."""
         page = await self._registry.query(caller, replace(query, archived="only"))
-        views = []
-        for head in page.heads:
-            with suppress(Conflict):  # deleted since
-                views.append(await archive.archived_view(self._context, head))
+        sizes = await self._context.store.sizes([head.id for head in page.heads])
+        views = [
+            archive.archived_view(self._context, head, sizes[head.id])
+            for head in page.heads
+            if head.id in sizes  # else it was deleted since
+        ]
         return SessionList(views, page.next_cursor, page.has_more, page.total)
 
     async def delete_archived(self, caller: Caller, session_id: str) -> None:
@@ -353,6 +356,12 @@ class LifecycleCommands(ManagerParts):
         """Delete sessions whose retention has passed, or all inactive since `before_ms`."""
         return await retention.clean(
             self._context, self._transactions, caller, before_ms=before_ms, dry_run=dry_run
+        )
+
+    async def erase_user(self, user_id: str, *, dry_run: bool = False) -> UserErasure:
+        """Delete everything of one user (`erasure.erase`); for the operator alone."""
+        return await erasure.erase(
+            self._context, self._transactions, user_id, self._forget_keys, dry_run=dry_run
         )
 
     # -- extension data ---------------------------------------------------------------------

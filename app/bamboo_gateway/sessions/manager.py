@@ -19,6 +19,7 @@ from bamboo_gateway.domain.ids import IdMaker
 from bamboo_gateway.observability.audit import AuditLog
 from bamboo_gateway.sessions.context import BackgroundTasks, Context, Drain
 from bamboo_gateway.sessions.conversation_commands import ConversationCommands
+from bamboo_gateway.sessions.erasure import ForgetKeys, no_keys
 from bamboo_gateway.sessions.lifecycle import archive, retention
 from bamboo_gateway.sessions.lifecycle.compaction import Compaction
 from bamboo_gateway.sessions.lifecycle_commands import LifecycleCommands
@@ -58,6 +59,7 @@ class SessionManager(ConversationCommands, LifecycleCommands):
         clock: The only source of time.
         may_stay: Called every second for each open stream: whether its caller's right still holds.
         audit: Where scheduled deletions are recorded; None: nowhere.
+        forget_keys: Removes the keys of a user who is erased.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class SessionManager(ConversationCommands, LifecycleCommands):
         clock: Clock,
         may_stay: Callable[[Caller], bool] = lambda _: True,
         audit: AuditLog | None = None,
+        forget_keys: ForgetKeys = no_keys,
     ) -> None:
         self._store = store
         self._agents = Agents(agents)
@@ -75,6 +78,7 @@ class SessionManager(ConversationCommands, LifecycleCommands):
         self._clock = clock
         self._may_stay = may_stay
         self._audit = audit
+        self._forget_keys = forget_keys
         self._is_ready = False
         self._stack = AsyncExitStack()
 

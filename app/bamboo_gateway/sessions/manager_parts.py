@@ -1,6 +1,7 @@
 """The objects that the parts of `SessionManager` share."""
 
 from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.erasure import ForgetKeys
 from bamboo_gateway.sessions.registry import SessionRegistry
 from bamboo_gateway.sessions.runs.cancellation import Cancellation
 from bamboo_gateway.sessions.runs.chat import ChatService
@@ -29,3 +30,4 @@ class ManagerParts:
     _chats: ChatService
     _cancellation: Cancellation
     _hub: StreamHub
+    _forget_keys: ForgetKeys

@@ -27,6 +27,7 @@ from bamboo_gateway.sessions.access import (
     check_access,
     check_may_make,
     scoped,
+    scoped_search,
     unknown_session,
 )
 from bamboo_gateway.sessions.context import Context
@@ -40,7 +41,7 @@ from bamboo_gateway.sessions.streaming.session_writer import (
     SessionWriter,
     Vanished,
 )
-from bamboo_gateway.storage.reports import SessionPage, SessionQuery
+from bamboo_gateway.storage.reports import SearchPage, SearchQuery, SessionPage, SessionQuery
 
 _PAGE_HEADS = 250
 """Heads that `each` makes before it yields to the event loop: some 5 ms of work."""
@@ -239,6 +240,18 @@ class SessionRegistry:
         states = self._context.states
         now = Presence(self._context.clock.now_ms())
         return await self._store.query(wanted, states.presence() if wanted.state else now)
+
+    async def search(self, caller: Caller, query: SearchQuery) -> SearchPage:
+        """Return a page of messages of the sessions that belong to the caller.
+
+        Raises:
+            InvalidInput: The cursor does not belong to a search.
+            Forbidden: The caller's credential is for one session.
+        """
+        wanted = scoped_search(caller, query)
+        if wanted is None:
+            return SearchPage([], None, has_more=False)
+        return await self._store.search(wanted)
 
     async def each(self, caller: Caller, query: SessionQuery) -> AsyncIterator[SessionHead]:
         """Iterate over all matches in order, yielding to the event loop after each page.

@@ -55,13 +55,16 @@ class Reloader:
         writer.resume()
 
     def later(self, writer: SessionWriter) -> None:
-        """Load the head in a background task. The session's gate is closed until then."""
+        """Load the head in a background task. The session's gate is closed until then.
+
+        When the store cannot load it, requests get the error instead of waiting for the next try.
+        """
         if writer not in self._reloading:
             self._reloading.add(writer)
             self._context.tasks.spawn(self._reload, writer, name=f"reload {writer.id}")
 
     async def _reload(self, writer: SessionWriter) -> None:
-        head = await self._load_patiently(writer.id)
+        head = await self._load_patiently(writer)
         self._reloading.discard(writer)
         if head is None or head.epoch != writer.epoch:
             # The log has another epoch: clients reconnect and get `reset`.
@@ -72,10 +75,11 @@ class Reloader:
         writer.resume(head)
         self._on_loaded(writer)
 
-    async def _load_patiently(self, session_id: str) -> SessionHead | None:
+    async def _load_patiently(self, writer: SessionWriter) -> SessionHead | None:
         while True:
             try:
-                return await self._context.store.load(session_id)
+                return await self._context.store.load(writer.id)
             except BambooError as error:
-                log.warning("head not loaded, trying again", session_id=session_id, code=error.code)
+                log.warning("head not loaded, trying again", session_id=writer.id, code=error.code)
+                writer.not_loaded(error)
                 await anyio.sleep(_RELOAD_RETRY_SECONDS)

@@ -4,8 +4,11 @@ import io
 import json
 import socket
 import zipfile
+from contextlib import closing
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
+import apsw
 import httpx
 import pytest
 
@@ -17,6 +20,8 @@ from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.jsonl.store import JsonlStore
 from tests.api.serving import SECONDS, refused, serving
 from tests.sessions.lifecycle.talk import create
+from tests.support.postgres import PostgresServer, execute
+from tests.support.waiting import until
 
 SECRETS = [
     "sk-abcdefghijklmnop1234",
@@ -151,6 +156,89 @@ def test_the_catalog_is_held_against_the_files_and_records_against_their_checksu
         assert "bamboo doctor" in found["records"]["action"]
         # Looking has changed nothing.
         assert checks_of(api)["records"]["seen"].count("one: ") == 1
+
+
+def test_a_sqlite_database_and_its_sessions_are_checked(tmp_path: Path) -> None:
+    with serving(
+        storage_url="sqlite:", data_dir=tmp_path / "data"
+    ) as served, served.client() as api:  # fmt: skip
+        for name in ("one", "two", "three"):
+            create(api, name, "hello")
+        api.post("/sessions/three/archive")
+        found = checks_of(api)
+        assert {name: found[name]["status"] for name in (*DATABASE, *FILE)} == dict.fromkeys(
+            (*DATABASE, *FILE), "ok"
+        )
+        assert found["database"]["seen"].startswith("SQLite 3.")
+        assert "durability = fsync" in found["durability"]["seen"]
+        assert "0 failed checkpoints" in found["write-ahead log"]["seen"]
+        assert found["records"]["seen"].startswith("3 sessions were read")
+        change(tmp_path / "data" / "sessions.db", DAMAGE)
+        assert_damage_is_said(api)
+
+
+def test_a_postgresql_database_and_its_sessions_are_checked(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    with serving(
+        storage_url=postgres_url, data_dir=tmp_path / "data"
+    ) as served, served.client() as api:  # fmt: skip
+        for name in ("one", "two", "three"):
+            create(api, name, "hello")
+        api.post("/sessions/three/archive")
+        answer = api.get("/diagnostics")
+        password = urlsplit(postgres_url).password
+        assert password is None or unquote(password) not in answer.text
+        found = checks_of(api)
+        assert {found[name]["status"] for name in DATABASE} == {"ok"}
+        [(version, fsync)] = execute(
+            postgres_url, "SELECT current_setting('server_version'), current_setting('fsync')"
+        )
+        assert found["database"]["seen"] == f"PostgreSQL {version} answers"
+        assert f"fsync = {fsync}," in found["durability"]["seen"]
+        assert found["durability"]["status"] == ("ok" if fsync == "on" else "warn")
+        # A server's disk is not this machine's.
+        assert not FILE & found.keys()
+        assert found["records"]["seen"].startswith("3 sessions were read")
+        execute(postgres_url, DAMAGE)
+        assert_damage_is_said(api)
+
+
+def test_a_database_that_does_not_answer_is_said(
+    tmp_path: Path, own_postgres: PostgresServer
+) -> None:
+    with own_postgres.database() as name, serving(
+        storage_url=own_postgres.url(name), data_dir=tmp_path / "data"
+    ) as served, served.client() as api:  # fmt: skip
+        create(api, "one", "hello")
+        own_postgres.stop()
+        try:
+            found = checks_of(api)
+            assert found["database"]["status"] == "fail"
+            assert "does not answer" in found["database"]["seen"]
+        finally:
+            own_postgres.start()
+        until(lambda: checks_of(api)["database"]["status"] == "ok", "it answers", SECONDS)
+
+
+DATABASE = {"database", "database size", "leftovers", "search", "records"}
+FILE = {"write-ahead log", "disk space", "directory modes"}
+DAMAGE = "UPDATE events SET body = '{' WHERE session_key = 1 AND seq = 2"
+
+
+def assert_damage_is_said(api: httpx.Client) -> None:
+    for _ in range(2):
+        # Looking has changed nothing.
+        records = checks_of(api)["records"]
+        assert records["status"] == "fail"
+        assert "one: 1 events are damaged" in records["seen"]
+        assert "bamboo doctor --repair" in records["action"]
+
+
+def change(path: Path, text: str) -> None:
+    with closing(apsw.Connection(str(path))) as connection:
+        connection.execute(text)
+        assert connection.total_changes()
 
 
 def test_agents_that_cannot_be_reached_are_said(

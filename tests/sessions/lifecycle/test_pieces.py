@@ -29,19 +29,19 @@ class Pages(NthFault):
 
     def __init__(self, inner: Any) -> None:
         super().__init__(inner)
-        self.sizes: list[int] = []
+        self.page_bytes: list[int] = []
 
     @override
     async def find(self, *args: Any, **named: Any) -> Found:
         if self.strike():
             raise StorageFailed("Broken on purpose.")
         page = await self.inner.find(*args, **named)
-        self.sizes.append(sum(len(record.body) for record in page))
+        self.page_bytes.append(sum(len(record.body) for record in page))
         return page
 
     def of_messages(self) -> list[int]:
         """Return the sizes of the pages since it was asked last, empty ones left out."""
-        sizes, self.sizes = self.sizes, []
+        sizes, self.page_bytes = self.page_bytes, []
         return [size for size in sizes if size]
 
 
@@ -62,7 +62,7 @@ async def gate(store: Pages, tmp_path: Path) -> AsyncIterator[Gateway]:
         for start in range(0, MESSAGES, 10):
             said = [NewMessage("user", f"{number} {text}") for number in range(start, start + 10)]
             await say(gate, "s", *said)
-        store.sizes.clear()
+        store.page_bytes.clear()
         yield gate
 
 
@@ -124,7 +124,7 @@ async def test_a_fork_at_an_index_reads_no_more_than_lies_before_it(
     gate: Gateway, store: Pages
 ) -> None:
     for index in (0, 1, 12):
-        store.sizes.clear()
+        store.page_bytes.clear()
         await gate.manager.fork(ME, "s", Fork(new_id=f"c{index}", message_index=index))
         sizes = store.of_messages()
         assert max(sizes) <= BULK_PAGE_BYTES_MAX
@@ -142,7 +142,7 @@ async def test_a_merge_reads_both_in_pages_of_bytes_and_is_seen_at_once(
     gate.clock.advance(1)
     await say(gate, "t", NewMessage("user", "after"))
     earlier = await ids(gate, "t")
-    store.sizes.clear()
+    store.page_bytes.clear()
     answer = (await gate.manager.merge(ME, "t", Merge("s", strategy))).answer  # type: ignore[arg-type]
     sizes = store.of_messages()
     assert max(sizes) <= BULK_PAGE_BYTES_MAX

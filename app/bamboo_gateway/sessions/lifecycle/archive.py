@@ -34,6 +34,7 @@ from bamboo_gateway.sessions.metadata import answer_after, view_of
 from bamboo_gateway.sessions.registry import SessionRegistry
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 from bamboo_gateway.sessions.transaction import Decision, Transactions
+from bamboo_gateway.storage.reports import StoredSize
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +68,7 @@ async def archive(
 
     async def view(head: SessionHead) -> ArchivedSession:
         # Without a check that it is archived: it may have been restored since.
-        return await archived_view(context, head)
+        return await _archived_view(context, head)
 
     answer = await transactions.registry.read(caller, session_id, view)
     return Outcome(answer, outcome.replayed)
@@ -168,7 +169,7 @@ async def archived(
 
     async def look(head: SessionHead) -> ArchivedSession:
         check_archived(head)
-        return await archived_view(context, head)
+        return await _archived_view(context, head)
 
     return await registry.read(caller, session_id, look)
 
@@ -196,13 +197,17 @@ def check_archived(head: SessionHead) -> None:
         raise NotFound(f"No archived session {head.id!r}.", code="archive-not-found")
 
 
-async def archived_view(context: Context, head: SessionHead) -> ArchivedSession:
-    """Return the contract's ArchivedSession.
+async def _archived_view(context: Context, head: SessionHead) -> ArchivedSession:
+    """Return an ArchivedSession.
 
     Raises:
         Conflict: The session was deleted since the head was read.
     """
-    size = await context.store.size(head.id)
+    return archived_view(context, head, await context.store.size(head.id))
+
+
+def archived_view(context: Context, head: SessionHead, size: StoredSize) -> ArchivedSession:
+    """Return the contract's ArchivedSession."""
     return {
         "session": view_of(context, head),
         "archived_at": format_ms(head.archived_at or head.updated_at),

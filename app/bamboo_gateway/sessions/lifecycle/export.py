@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from anyio import to_thread
@@ -118,10 +119,25 @@ async def export_to_file(
             "This gateway has no export_dir. Leave out `path`.", code="no-export-dir"
         )
     document = await export(context, registry, caller, session_id, options)
-    within = () if caller.user_id is None else ("users", folder_name(caller.user_id))
+    directory = _directory_of(root, caller.user_id)
     async with aclosing(document.chunks) as chunks:
-        size = await ExportDirectory(root.expanduser(), within).write(path, chunks)
+        size = await directory.write(path, chunks)
     return {"path": path, "bytes": size}
+
+
+async def remove_exports(context: Context, user_id: str, *, dry_run: bool = False) -> int:
+    """Remove the files that a user has exported to `export_dir`; return their number.
+
+    Raises:
+        StorageFailed: Some of them are still there.
+    """
+    root = context.settings.export_dir
+    return 0 if root is None else await _directory_of(root, user_id).remove(dry_run=dry_run)
+
+
+def _directory_of(root: Path, user_id: str | None) -> ExportDirectory:
+    within = () if user_id is None else ("users", folder_name(user_id))
+    return ExportDirectory(root.expanduser(), within)
 
 
 ZIP_DISPOSITION = content_disposition("sessions.zip")

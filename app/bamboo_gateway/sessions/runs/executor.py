@@ -211,7 +211,7 @@ class RunExecutor:
                         self._said = event
                         return
                 if not self.writer.is_ready:
-                    await self.writer.ready()
+                    await self.writer.ready_at_last()
                 self._emit(event)
                 if self._since_yield >= RUN_AHEAD_EVENTS_YIELD or self.writer.is_ahead:
                     self._since_yield = 0
@@ -237,14 +237,14 @@ class RunExecutor:
         drafts: list[Draft] | None = None
         while True:
             try:
-                await self.writer.ready()
+                await self.writer.ready_at_last()
                 if self._failure is not None and self._last_seq:
                     # The assembler has events that were undone with the failed commit.
                     self._assembler = await restored(
                         self._context.store, self._maker, self.writer, self.run_id
                     )
                     self._last_seq, drafts = 0, None
-                    await self.writer.ready()
+                    await self.writer.ready_at_last()
                 if not self._has_slot():
                     return  # the end was stored, although the store reported a failure
                 drafts = drafts or self._assembler.end(self._final(otherwise))

@@ -171,6 +171,7 @@ class SessionWriter:
         "_flying_since",
         "_id_watchers",
         "_joined_bytes_max",
+        "_load_error",
         "_max_event_bytes",
         "_open_gate",
         "_reload_wanted",
@@ -234,6 +235,7 @@ class SessionWriter:
         self._flying: _Batch | None = None
         self._flying_since = 0.0
         self._open_gate: anyio.Event | None = None
+        self._load_error: BambooError | None = None
         self._reload_wanted: Callable[[SessionWriter], None] | None = None
         self._counted: Callable[[SessionWriter], None] | None = None
         self._run_waiters: dict[str, list[Callable[[], None]]] = {}
@@ -243,6 +245,20 @@ class SessionWriter:
 
     async def ready(self) -> None:
         """Wait until decisions can be made: not while the head is being loaded again.
+
+        Raises:
+            Vanished: The session does not exist any more.
+            BambooError: The store could not load the head. It is asked again and again.
+        """
+        while self._open_gate is not None:
+            if self._load_error is not None:
+                raise self._load_error.with_traceback(None)
+            await self._open_gate.wait()
+        if self.gone:
+            raise Vanished
+
+    async def ready_at_last(self) -> None:
+        """Wait as `ready`, for as long as the store cannot load the head: for runs, not requests.
 
         Raises:
             Vanished: The session does not exist any more.
@@ -637,6 +653,13 @@ class SessionWriter:
         if self._open_gate is None:
             self._open_gate = anyio.Event()
 
+    def not_loaded(self, error: BambooError) -> None:
+        """Let everybody in `ready` fail with this error, from now until `resume`."""
+        self._load_error = error
+        if self._open_gate is not None:
+            self._open_gate.set()
+            self._open_gate = anyio.Event()
+
     def resume(self, head: SessionHead | None = None) -> None:
         """Open the gate; `head` is the durable head, when it was loaded again."""
         if head is not None:
@@ -647,6 +670,7 @@ class SessionWriter:
             self._count()
             if head.seq != self.durable_seq:
                 self._catch_up()
+        self._load_error = None
         if self._open_gate is not None:
             self._open_gate.set()
             self._open_gate = None
