@@ -10,7 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NoReturn, Self
 
@@ -160,6 +161,16 @@ class Gateway:
         assert self.process is not None
         self.process.kill()
         self.process.wait(EXIT_SECONDS)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let it stand still for a while (SIGSTOP, SIGCONT)."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def interrupt(self) -> None:
         """Ask it to end (SIGTERM), without waiting."""

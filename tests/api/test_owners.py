@@ -295,6 +295,20 @@ def _statistics(world: World) -> None:
     assert world.alice.get("/statistics").json()["sessions"] >= len(STATES)
 
 
+def _search(world: World) -> None:
+    text = {"role": "user", "content": "plans of bob's"}
+    assert world.bob.post(f"/sessions/{world.bobs}/messages", json=text).status_code == 201
+    for role in ("user", "assistant", "tool"):
+        for query in ({}, {"user_id": "alice"}, {"session_id": world.sessions["live"]}):
+            asked = {"q": "s", "role": role, "archived": "include", **query}
+            found = world.bob.get("/search", params=asked).json()
+            mine = [world.bobs] if role == "user" and not query else []
+            assert [one["session_id"] for one in found["results"]] == mine
+            assert (found["has_more"], found["next_cursor"]) == (False, None)
+    first = {"q": "secret", "archived": "include", "limit": "1"}
+    assert world.alice.get("/search", params=first).json()["results"]
+
+
 def _cleanup(world: World) -> None:
     for dry_run in (True, False):
         wanted = {"before": "2099-01-01T00:00:00Z", "dry_run": dry_run}
@@ -320,6 +334,12 @@ def _cookie(path: str) -> Plan:
     return plan
 
 
+def _erase(world: World) -> None:
+    for whose in ("alice", "bob"):
+        for client in (world.alice, world.bob):
+            refused(client.delete(f"/users/{whose}"), 403, "forbidden")
+
+
 PLANS: dict[tuple[str, str], Plan] = {
     ("POST", "/api/v1/login"): _cookie("/login"),
     ("POST", "/api/v1/logout"): _cookie("/logout"),
@@ -333,7 +353,9 @@ PLANS: dict[tuple[str, str], Plan] = {
     ("POST", "/api/v1/export"): _export,
     ("POST", "/api/v1/import"): _import,
     ("GET", "/api/v1/statistics"): _statistics,
+    ("GET", "/api/v1/search"): _search,
     ("POST", "/api/v1/cleanup"): _cleanup,
+    ("DELETE", "/api/v1/users/{user_id}"): _erase,
     **{
         ("GET", path): _process_wide(path)
         for path in (
@@ -364,7 +386,7 @@ def test_routes_over_many_sessions_exclude_those_of_other_users(
 
 def test_a_session_credential_lists_and_creates_nothing(world: World):
     with user(world.served, "alice", only_session=world.sessions["live"]) as ticket:
-        for path in ("/sessions", "/archive", "/summaries", "/statistics"):
+        for path in ("/sessions", "/archive", "/summaries", "/statistics", "/search?q=a"):
             refused(ticket.get(path), 403, "forbidden")
         new = world.unknown()
         refused(ticket.post("/sessions", json={"id": new}), 403, "forbidden")

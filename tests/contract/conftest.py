@@ -9,9 +9,19 @@ from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import SessionStore
 from bamboo_gateway.storage.factory import make_store
 from tests.storage.writing import StepClock
+from tests.support.postgres import GivenServer, PostgresServer
 from tests.support.settings import given_settings
 
-STORES = ("memory", "jsonl", "jsonl-os", "jsonl-noindex")
+STORES = (
+    "memory",
+    "jsonl",
+    "jsonl-os",
+    "jsonl-noindex",
+    "sqlite",
+    "sqlite-os",
+    "postgresql",
+    "postgresql-pgbouncer",
+)
 Reopen = Callable[[SessionStore], Awaitable[SessionStore]]
 
 
@@ -22,13 +32,24 @@ def store_name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def settings(store_name: str, tmp_path: Path) -> Settings:
+def settings(request: pytest.FixtureRequest, store_name: str, tmp_path: Path) -> Settings:
     return given_settings(
         data_dir=tmp_path / "data",
-        storage_url=f"{store_name.split('-')[0]}:",
-        durability="os" if store_name == "jsonl-os" else "fsync",
+        storage_url=storage_url(request, store_name),
+        durability="os" if store_name.endswith("-os") else "fsync",
         index_enabled=store_name != "jsonl-noindex",
     )
+
+
+def storage_url(request: pytest.FixtureRequest, store_name: str) -> str:
+    """Return the URL of a store of this kind that has nothing in it."""
+    if not store_name.startswith("postgresql"):
+        return f"{store_name.split('-')[0]}:"
+    # Asked for here, so that tests of other stores start no server.
+    server: PostgresServer | GivenServer = request.getfixturevalue("postgres_server")
+    is_pooled = store_name == "postgresql-pgbouncer"
+    port: int | None = request.getfixturevalue("pgbouncer_port") if is_pooled else None
+    return server.url(request.getfixturevalue("postgres_database"), port)
 
 
 @pytest.fixture

@@ -146,6 +146,17 @@ async def test_the_size_of_a_session_is_known_packed_or_not(
     assert await seen.size("s-1") == plain
 
 
+async def test_the_sizes_of_a_page_of_sessions_are_found_at_once(store: SessionStore) -> None:
+    names = [f"s-{number}" for number in range(60)]
+    for name in names:
+        await committed(store, Writer(name, store.next_epoch()).commit(message("m1", name)))
+    assert await store.sizes([]) == {}
+    assert await store.sizes(["nobody"]) == {}
+    expected = {name: await store.size(name) for name in names}
+    assert await store.sizes([*names, "nobody"]) == expected
+    assert list(await store.sizes(names[:1])) == names[:1]
+
+
 async def test_a_packed_session_is_deleted_for_good(
     store: SessionStore, second_path: Reopen
 ) -> None:

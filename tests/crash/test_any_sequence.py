@@ -1,4 +1,4 @@
-"""Whatever sequence of calls, stops and kills a gateway goes through, its files are in order.
+"""Whatever sequence of calls, stops and kills a gateway goes through, its store is in order.
 
 After each stop `bamboo doctor` finds nothing, and people see what the calls have made, by every
 way there is to look at it. R1: what was acknowledged is there. R9: also what makes, moves and takes
@@ -6,6 +6,8 @@ away whole sessions.
 """
 
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from hypothesis.stateful import (
 from typing_extensions import override
 
 from tests.processes import Gateway
+from tests.support.postgres import GivenServer, PostgresServer
 from tests.support.seen import check_files, check_session, check_what_people_see
 
 NAMES = ["a", "B", "c.d"]
@@ -42,15 +45,23 @@ keyed = st.booleans()
 
 
 class Gateways(RuleBasedStateMachine):
-    """One data directory and whoever serves it; and what was acknowledged."""
+    """One store and whoever serves it; and what was acknowledged."""
 
     durability = "fsync"
+    new_store: "staticmethod[[], AbstractContextManager[str]]"
+    """Makes an empty store, and yields its URL."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._directory = tempfile.TemporaryDirectory(prefix="bamboo-")
-        environment = _SETTINGS | {"BAMBOO_DURABILITY": self.durability}
-        self._gateway = Gateway(Path(self._directory.name), environment)
+        with ExitStack() as stack:
+            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="bamboo-"))
+            self._storage_url = stack.enter_context(self.new_store())
+            environment = {
+                "BAMBOO_DURABILITY": self.durability,
+                "BAMBOO_STORAGE_URL": self._storage_url,
+            }
+            self._gateway = Gateway(Path(directory), _SETTINGS | environment)
+            self._opened = stack.pop_all()
         self._count = 0
         # Of each session that is there the texts that were said in it, in order.
         self._said: dict[str, list[str]] = {}
@@ -69,7 +80,7 @@ class Gateways(RuleBasedStateMachine):
     @rule(looks=st.booleans())
     def stop_and_start(self, looks: bool) -> None:
         assert self._gateway.stop() == 0
-        check_files(self._gateway.data_dir)
+        check_files(self._gateway.data_dir, self._storage_url)
         self._gateway.start()
         if looks:
             self._look(copies=False)
@@ -186,10 +197,10 @@ class Gateways(RuleBasedStateMachine):
             if self._gateway.process is not None:
                 self._look(copies=True)
                 assert self._gateway.stop() == 0
-                check_files(self._gateway.data_dir)
+                check_files(self._gateway.data_dir, self._storage_url)
         finally:
             self._gateway.__exit__(None)
-            self._directory.cleanup()
+            self._opened.close()
 
     # -- means ------------------------------------------------------------------------------
 
@@ -241,8 +252,28 @@ class Gateways(RuleBasedStateMachine):
             check_session(self._gateway.http, name, [self._said[name]])
 
 
-def go_through(durability: str, *, examples: int, steps: int) -> None:
-    machine = type("Gateways", (Gateways,), {"durability": durability})
+NewStore = Callable[[], AbstractContextManager[str]]
+STORES = ["jsonl", "sqlite", "postgresql"]
+
+
+@pytest.fixture
+def new_store(request: pytest.FixtureRequest, storage: str) -> NewStore:
+    """Return what makes an empty store of this kind, and yields its URL."""
+    if storage != "postgresql":
+        return lambda: nullcontext(f"{storage}:")
+    server: PostgresServer | GivenServer = request.getfixturevalue("postgres_server")
+
+    @contextmanager
+    def new_database() -> Iterator[str]:
+        with server.database() as name:
+            yield server.url(name)
+
+    return new_database
+
+
+def go_through(new_store: NewStore, durability: str, *, examples: int, steps: int) -> None:
+    attributes = {"durability": durability, "new_store": staticmethod(new_store)}
+    machine = type("Gateways", (Gateways,), attributes)
     run_state_machine_as_test(
         machine,
         settings=settings(
@@ -257,15 +288,21 @@ def go_through(durability: str, *, examples: int, steps: int) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("durability", ["fsync", "os"])
-def test_whatever_happens_doctor_finds_nothing_and_people_see_all_of_it(durability: str) -> None:
-    go_through(durability, examples=4, steps=10)
+@pytest.mark.parametrize(
+    ("storage", "durability", "examples"),
+    [("jsonl", "fsync", 4), ("jsonl", "os", 4), ("sqlite", "fsync", 3), ("postgresql", "fsync", 3)],
+)
+def test_whatever_happens_doctor_finds_nothing_and_people_see_all_of_it(
+    new_store: NewStore, durability: str, examples: int
+) -> None:
+    go_through(new_store, durability, examples=examples, steps=10)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("durability", ["fsync", "os"])
+@pytest.mark.parametrize("storage", STORES)
 def test_whatever_happens_for_long_doctor_finds_nothing_and_people_see_all_of_it(
-    durability: str,
+    new_store: NewStore, durability: str
 ) -> None:
-    go_through(durability, examples=60, steps=40)
+    go_through(new_store, durability, examples=60, steps=40)

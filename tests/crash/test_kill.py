@@ -11,7 +11,7 @@ checkpoint hands over between the loop and the committer comes late, and each ki
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from tests.support.seen import check_files, check_what_people_see
 from tests.support.waiting import until
 
 TERMINAL_TYPES = {"complete", "error", "cancelled"}
+STORES = ["jsonl:", "sqlite:"]
 SESSIONS = 6
 IDLE_SESSIONS = 150
 ONLOOKERS = 2
@@ -35,27 +36,51 @@ READERS_PER_SESSION = 1
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("durability", ["fsync", "os"])
+@pytest.mark.parametrize("storage_url", STORES)
 def test_a_gateway_that_is_killed_loses_doubles_and_reorders_nothing(
-    tmp_path: Path, durability: str
+    tmp_path: Path, storage_url: str, durability: str
 ) -> None:
-    live_through_kills(tmp_path, rounds=2, durability=durability, checkpoint_seconds="0.1")
+    live_through_kills(
+        tmp_path,
+        rounds=2,
+        storage_url=storage_url,
+        durability=durability,
+        checkpoint_seconds="0.1",
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("checkpoint_seconds", ["0.1", "1"])
 @pytest.mark.parametrize("durability", ["fsync", "os"])
+@pytest.mark.parametrize("storage_url", STORES)
 def test_a_gateway_that_is_killed_a_hundred_times_loses_doubles_and_reorders_nothing(
-    tmp_path: Path, durability: str, checkpoint_seconds: str
+    tmp_path: Path, storage_url: str, durability: str, checkpoint_seconds: str
 ) -> None:
     live_through_kills(
-        tmp_path, rounds=50, durability=durability, checkpoint_seconds=checkpoint_seconds
+        tmp_path,
+        rounds=50,
+        storage_url=storage_url,
+        durability=durability,
+        checkpoint_seconds=checkpoint_seconds,
     )
 
 
+def killed(gateway: Gateway) -> None:
+    gateway.kill()
+    gateway.start()
+
+
 def live_through_kills(
-    directory: Path, *, rounds: int, durability: str, checkpoint_seconds: str
+    directory: Path,
+    *,
+    rounds: int,
+    storage_url: str,
+    durability: str,
+    checkpoint_seconds: str,
+    strike: Callable[[Gateway], None] = killed,
 ) -> None:
+    """Strike again and again: kill the gateway, or what it needs; afterwards all run again."""
     seed = int(os.environ.get("CRASH_SEED") or random.randrange(2**32))
     print(f"CRASH_SEED={seed} brings the same moments back")
     dice = random.Random(seed)
@@ -65,6 +90,7 @@ def live_through_kills(
             Gateway(
                 directory,
                 {
+                    "BAMBOO_STORAGE_URL": storage_url,
                     "BAMBOO_DURABILITY": durability,
                     "BAMBOO_CHECKPOINT_INTERVAL_SECONDS": checkpoint_seconds,
                     "BAMBOO_LOG_LEVEL": "warning",
@@ -95,8 +121,7 @@ def live_through_kills(
         try:
             for _ in range(rounds):
                 progress(gateway, names, dice)
-                gateway.kill()
-                gateway.start()
+                strike(gateway)
             progress(gateway, names, dice)
         finally:
             for producer in everybody:
@@ -124,12 +149,12 @@ def live_through_kills(
         # And once more, from what is on the disk alone.
         before = {name: gateway.events(name) for name in names}
         assert gateway.stop() == 0
-        check_files(gateway.data_dir)
+        check_files(gateway.data_dir, storage_url)
         gateway.start()
         assert {name: gateway.events(name) for name in names} == before
         check_what_people_see(gateway.http, told, copies=False)
         assert gateway.stop() == 0
-        check_files(gateway.data_dir)
+        check_files(gateway.data_dir, storage_url)
 
 
 def progress(gateway: Gateway, names: list[str], dice: random.Random) -> None:

@@ -26,6 +26,7 @@ def test_runs_that_wait_cost_no_memory_and_a_killed_gateway_answers_them_in_orde
         pid, resident = gateway.process.pid, 0
         for number, text in enumerate(said):
             if number == BEFORE:  # from here on the process has what it needs to work at all
+                assert gateway.call("GET", "/search?q=first")["results"]
                 resident = resident_bytes(pid)
             answer = gateway.call(
                 "POST", "/chat", json={"session_id": "s", "message": text, "options": SHORT}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -29,6 +29,19 @@ from tests.observability.scraping import Scrape, Series
 from tests.support.clocks import FakeClock
 from tests.support.gateways import ME, Reader, gateway
 from tests.support.waiting import until
+
+if TYPE_CHECKING:
+    from tests.support.postgres import PostgresServer
+
+# Those that files do not have, and where they are.
+OF_DATABASES = {
+    "store_commit_failures_total": "both",
+    "store_database_bytes": "sqlite",
+    "store_database_connections": "postgresql",
+    "store_database_connections_idle": "postgresql",
+    "store_database_outages_total": "postgresql",
+    "store_unknown_outcomes_total": "postgresql",
+}
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +72,51 @@ def test_every_family_there_is_is_shown_and_no_other(served: Served) -> None:
         raw(served.port, b"GET / HTTP/1.1\r\nX: " + b"y" * http1.HEAD_BYTES_MAX + b"\r\n\r\n")
     scrape = Scrape(served)
     shown = {name for name in scrape.kinds if not name.startswith("process_")}
-    assert shown == {PREFIX + name.removesuffix("_total") for name in FAMILIES}
-    for name, family in FAMILIES.items():
+    here = {name: family for name, family in FAMILIES.items() if name not in OF_DATABASES}
+    assert shown == {PREFIX + name.removesuffix("_total") for name in here}
+    for name, family in here.items():
         assert scrape.kinds[PREFIX + name.removesuffix("_total")] == family.kind
     assert scrape.values[Series("process_open_fds", ())] > 0
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgresql"])
+def test_databases_show_theirs(tmp_path: Path, store: str, request: pytest.FixtureRequest) -> None:
+    url = "sqlite:" if store == "sqlite" else request.getfixturevalue("postgres_url")
+    with serving(storage_url=url, data_dir=tmp_path) as running, running.client() as api:
+        say(api, "one")
+        scrape = Scrape(running)
+        counted = set(asyncio.run(running.app.state.manager.stats()))
+    assert counted <= set(FAMILIES)
+    of_this = {name for name, where in OF_DATABASES.items() if where in {store, "both"}}
+    assert counted & OF_DATABASES.keys() == of_this
+    for name in of_this:
+        assert scrape.kinds[PREFIX + name.removesuffix("_total")] == FAMILIES[name].kind
+    assert scrape.get("sessions") == 1
+    assert scrape.get("store_disk_bytes", kind="logs") > 0
+    assert scrape.get("store_commit_failures_total") == 0
+    at_work = "store_database_bytes" if store == "sqlite" else "store_database_connections"
+    assert scrape.get(at_work) > 0
+
+
+def test_a_database_that_is_away_hides_only_what_is_read_from_it(
+    tmp_path: Path, own_postgres: "PostgresServer"
+) -> None:
+    with own_postgres.database() as name, serving(
+        storage_url=own_postgres.url(name), data_dir=tmp_path
+    ) as running, running.client() as api:  # fmt: skip
+        say(api, "one")
+        own_postgres.stop()
+        try:
+            until(
+                lambda: Scrape(running).get("store_database_outages_total") == 1,
+                "the outage is counted",
+            )
+            scrape = Scrape(running)
+        finally:
+            own_postgres.start()
+        assert "bamboo_sessions" not in scrape.kinds
+        assert scrape.get("store_commits_total") > 0
+        until(lambda: Scrape(running).get("sessions") == 1, "the database is back")
 
 
 def test_names_follow_the_conventions_of_prometheus() -> None:

@@ -34,6 +34,9 @@ def plain_uvicorn(log: Path, *arguments: str, **settings: str) -> Iterator[subpr
     ):
         try:
             yield process
+        except BaseException:
+            print("The server's log:", log.read_text(encoding="utf-8"), sep="\n")
+            raise
         finally:
             if process.poll() is None:
                 process.kill()

@@ -114,7 +114,6 @@ def test_requests_during_recovery_wait_and_health_reports_it(
 @pytest.mark.parametrize(
     ("values", "exit_code"),
     [
-        ({"storage_url": "punched-cards:"}, 2),
         ({"agents": {"default": "telepathy:"}}, 2),
         ({"storage_url": "jsonl:", "data_dir": Path("/dev/null/x")}, 1),
     ],

@@ -21,6 +21,7 @@ from bamboo_gateway.sessions.commands import (
     OnBusy,
     StreamRequest,
 )
+from bamboo_gateway.sessions.erasure import ForgetKeys, no_keys
 from bamboo_gateway.sessions.lifecycle.bulk_creation import History, create_whole
 from bamboo_gateway.sessions.manager import SessionManager
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
@@ -302,6 +303,7 @@ async def gateway(
     *,
     clock: FakeClock | None = None,
     agents: Mapping[str, Agent] | None = None,
+    forget_keys: ForgetKeys = no_keys,
     **changed: Any,
 ) -> AsyncIterator[Gateway]:
     """Run a manager; with a store given, the one a process before has left behind."""
@@ -312,7 +314,13 @@ async def gateway(
         store = make_store(settings, clock)
         await store.open()
     faulty = store if isinstance(store, FaultyStore) else FaultyStore(store)
-    manager = SessionManager(faulty, {"default": agent, **(agents or {})}, settings, clock)
+    manager = SessionManager(
+        faulty,
+        {"default": agent, **(agents or {})},
+        settings,
+        clock,
+        forget_keys=forget_keys,
+    )
     async with manager:
         yield Gateway(manager, faulty, agent, clock, settings)
 

@@ -11,9 +11,10 @@ from typing_extensions import override
 from bamboo_gateway.domain.errors import BambooError, StorageFailed, Unavailable
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.sessions import Presence, SessionHead
-from bamboo_gateway.storage.base import Done, SessionCreation, SessionStore
+from bamboo_gateway.storage.base import Done, SessionCreation, SessionStore, SupportsErasure
 from bamboo_gateway.storage.commits import Commit, Found, MarkKind, Record
 from bamboo_gateway.storage.reports import (
+    Erased,
     RecoveryReport,
     SearchPage,
     SearchQuery,
@@ -328,6 +329,15 @@ class FaultyStore(SessionStore):
     @override
     async def stats(self) -> dict[str, Any]:
         return await self.inner.stats()
+
+    async def remove_events(self, session_id: str, epoch: int, seqs: Collection[int]) -> None:
+        assert isinstance(self.inner, SupportsErasure)
+        inner = self.inner
+        await self._gated("remove_events", lambda: inner.remove_events(session_id, epoch, seqs))
+
+    async def vacuum(self) -> list[Erased]:
+        assert isinstance(self.inner, SupportsErasure)
+        return await self.inner.vacuum()
 
 
 def _passing(name: str) -> Any:
