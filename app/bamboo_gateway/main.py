@@ -48,6 +48,7 @@ from bamboo_gateway.observability.metrics import Measures
 from bamboo_gateway.sessions.manager import SessionManager
 from bamboo_gateway.sessions.metrics import measure_recovery
 from bamboo_gateway.settings import Settings, load_settings
+from bamboo_gateway.storage.base import StoreUnusable
 from bamboo_gateway.storage.factory import make_store
 from bamboo_gateway.storage.reports import RecoveryReport
 
@@ -113,6 +114,9 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     agents = {
         name: make_agent(name, url, settings, session_of) for name, url in settings.agents.items()
     }
+    rates = None
+    if settings.rate_limit_per_caller or settings.rate_limit_in_all:
+        rates = RateLimit(settings, clock)
     store = make_store(settings, clock)
     gate = Gate(settings, clock)
     recovered = anyio.Event()
@@ -125,6 +129,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
                 stack.push_async_callback(to_thread.run_sync, tracing.closing(spans))
             stack.push_async_callback(store.aclose)
             report = await store.open()
+            await to_thread.run_sync(_make_data_dir, settings)
             _log_recovery(report)
             _log_retention(settings)
             app.state.start = {**_BUILD, **measure_recovery(report)}
@@ -132,7 +137,9 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
             for agent in agents.values():
                 stack.push_async_callback(agent.aclose)
             app.state.manager = await stack.enter_async_context(
-                SessionManager(store, agents, settings, clock, gate.is_live, audit)
+                SessionManager(
+                    store, agents, settings, clock, gate.is_live, audit, gate.forget_keys_of
+                )
             )
             recovered.set()
             if is_whole_program:
@@ -162,9 +169,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
                 if settings.auth_failures_per_address
                 else None,
                 authentication=Authentication(settings, gate),
-                rates=RateLimit(settings, clock)
-                if settings.rate_limit_per_caller or settings.rate_limit_in_all
-                else None,
+                rates=rates,
             ),
         ],
     )
@@ -172,6 +177,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     app.state.settings = settings
     app.state.gate = gate
     app.state.clock = clock
+    app.state.rates = rates
     app.state.request_log = request_log
     app.state.body_memory = BodyMemory(settings)
     app.state.problems = request_log.problems
@@ -181,6 +187,23 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     app.state.openapi_json = OpenapiJson()
     app.openapi = create_openapi  # type: ignore[method-assign] # FastAPI's documented way
     return app
+
+
+def _make_data_dir(settings: Settings) -> None:
+    """Make the directory of keys, ticket secret and audit log, if the store lies elsewhere.
+
+    Raises:
+        StoreUnusable: It cannot be made.
+    """
+    if settings.storage.scheme == "memory":
+        return  # nothing is kept
+    directory = settings.data_dir.expanduser()
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnusable(
+            f"The data directory {directory} cannot be used: {error.strerror}."
+        ) from error
 
 
 @asynccontextmanager

@@ -69,6 +69,11 @@ class Settings(BaseSettings):
         "`jsonl:/directory`), `sqlite:` (one file in `data_dir`) or `sqlite:///file`, "
         "`postgresql://user@host/database`, or `memory:` (nothing is kept).",
     )
+    storage_password_file: Path | None = Field(
+        None,
+        description="The file with the password of the database's user; it is read for each "
+        "connection.",
+    )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     root_path: str = Field(
@@ -381,6 +386,22 @@ class Settings(BaseSettings):
                 return None
             case _:
                 assert_never(storage.scheme)
+
+    @property
+    def storage_place(self) -> str:
+        """Where the sessions are, as text without a password: the same for the same place."""
+        storage, directory = self.storage, self.storage_dir
+        if directory is None:
+            return str(storage)
+        return f"{storage.scheme}:{os.path.realpath(self.sqlite_file or directory)}"
+
+    @property
+    def sqlite_file(self) -> Path | None:
+        """The file of the database of `sqlite:`; None with another store."""
+        storage = self.storage
+        if storage.scheme != "sqlite":
+            return None
+        return storage.path or self.data_dir.expanduser() / "sessions.db"
 
     @property
     def keys_path(self) -> Path | None:

@@ -32,6 +32,7 @@ ACTIONS: Final = {
     ("DELETE", "/api/v1/sessions/{session_id}/shares/{share_id}"): "revoke-share",
     ("POST", "/api/v1/import"): "import",
     ("POST", "/api/v1/cleanup"): "cleanup",
+    ("DELETE", "/api/v1/users/{user_id}"): "erase-user",
     ("GET", "/api/v1/diagnostics"): "diagnose",
     ("GET", "/api/v1/sessions/{session_id}/diagnostics"): "bug-report",
 }

@@ -5,7 +5,12 @@ from typing import Final, Literal
 
 from bamboo_gateway.domain.clock import parse_ms
 from bamboo_gateway.domain.errors import InvalidId, InvalidInput
-from bamboo_gateway.domain.ids import check_connection_id, check_id, message_cursor
+from bamboo_gateway.domain.ids import (
+    check_connection_id,
+    check_id,
+    check_user_id,
+    message_cursor,
+)
 from bamboo_gateway.domain.positions import After, parse_after
 
 _TIME: Final = re.compile(
@@ -34,6 +39,18 @@ def checked_connection_id(text: str, loc: tuple[str, ...]) -> str:
     """
     try:
         return check_connection_id(text)
+    except InvalidId as error:
+        raise _placed(error, loc) from error
+
+
+def checked_user_id(text: str, loc: tuple[str, ...]) -> str:
+    """Return a valid user id.
+
+    Raises:
+        InvalidId: It is not valid; `errors` has its place.
+    """
+    try:
+        return check_user_id(text)
     except InvalidId as error:
         raise _placed(error, loc) from error
 

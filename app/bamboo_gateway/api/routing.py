@@ -20,11 +20,13 @@ from bamboo_gateway.api.routes import (
     maintenance,
     messages,
     runs,
+    search,
     sessions,
     shares,
     statistics,
     streams,
     summaries,
+    users,
 )
 from bamboo_gateway.api.security.rights import GuardedRoute
 from bamboo_gateway.domain.codec import encode
@@ -36,6 +38,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     runs.router,
     messages.router,
     sessions.router,
+    search.router,
     archive.router,
     export.router,
     shares.router,
@@ -44,6 +47,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     statistics.router,
     extensions.router,
     maintenance.router,
+    users.router,
     login.router,
     login.open_router,
     diagnostics.gateway_router,

@@ -1,8 +1,9 @@
 """The `bamboo` command line.
 
-Most commands speak HTTP to a gateway (`--url`, `BAMBOO_URL`). The exceptions are `serve` and
-`doctor`, which own the data directory; `openapi`, which needs only the code; `keys`, which owns the
-keys file; and `new-agent`, which only writes a file.
+Most commands speak HTTP to a gateway (`--url`, `BAMBOO_URL`). The exceptions are `serve`, `doctor`
+and `migrate`, which own the data, and `restore` of a backup; `backup`, which reads it; `openapi`,
+which needs only the code; `keys`, which owns the keys file; and `new-agent`, which only writes a
+file.
 
 A run imports the module of its command alone, and a command imports heavy libraries inside its
 function, so that nobody waits for what others need.
@@ -25,8 +26,9 @@ COMMANDS: Final = {
     "serve": ("serve", "serve"),
     "chat": ("chat", "chat"),
     "tail": ("tail", "tail"),
+    "search": ("search", "search"),
     "archive": ("lifecycle", "archive"),
-    "restore": ("lifecycle", "restore"),
+    "restore": ("backup", "restore"),
     "export": ("documents", "export"),
     "import": ("documents", "import_"),
     "fork": ("lifecycle", "fork"),
@@ -39,11 +41,14 @@ COMMANDS: Final = {
     "cleanup": ("lifecycle", "cleanup"),
     "diagnose": ("inspection", "diagnose"),
     "doctor": ("doctor", "doctor"),
+    "migrate": ("migrate", "commands"),
+    "backup": ("backup", "backup"),
     "openapi": ("openapi", "openapi"),
     "new-agent": ("new_agent", "new_agent"),
     "sessions": ("sessions", "commands"),
     "share": ("share", "commands"),
     "keys": ("keys", "commands"),
+    "users": ("users", "commands"),
 }
 """The module of each command in this package, and the command's name in it."""
 

@@ -58,16 +58,21 @@ def doctor(
 ) -> None:
     """Check all that a store holds while no gateway runs.
 
-    For files: every checksum, snapshot and catalog entry.
+    For files: every checksum, snapshot and catalog entry. For databases: every session's events
+    against its head, marks and counts; for SQLite also every page. PostgreSQL's pages and indexes
+    are for its own pg_amcheck.
 
     Exit codes: 0 nothing is wrong, or everything was repaired; 1 something is wrong;
     2 the check could not run. What was put into quarantine earlier counts as no fault.
     """
     from bamboo_gateway.domain.clock import SystemClock
     from bamboo_gateway.domain.errors import BambooError
+    from bamboo_gateway.observability.logs import log_as_a_library
     from bamboo_gateway.settings import SettingsError, load_settings
     from bamboo_gateway.storage.factory import check_store
 
+    # Stdout is for the findings.
+    log_as_a_library()
     try:
         settings = load_settings(config, data_dir=data_dir, storage_url=storage_url)
         with _progress() as advance:

@@ -71,13 +71,8 @@ def archive(
             _bulk(client, "/archive", "archived", sessions, json=json)
 
 
-def restore(
-    sessions: Ids,
-    json: JsonOption = False,
-    url: UrlOption = DEFAULT_URL,
-    api_key: ApiKeyOption = None,
-) -> None:
-    """Bring archived sessions back, with everything they had."""
+def restore_archived(sessions: Sequence[str], *, json: bool, url: str, api_key: str | None) -> None:
+    """Bring archived sessions back, with everything they had: a part of `bamboo restore`."""
     from bamboo_gateway.cli.client import GatewayClient
 
     with GatewayClient(url, api_key) as client:

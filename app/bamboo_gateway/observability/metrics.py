@@ -92,10 +92,17 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "store_commits_total": Family("counter", "Commits stored."),
     "store_batches_total": Family("counter", "Batches of commits written."),
     "store_batch_failures_total": Family("counter", "Batches refused: the journal failed."),
+    "store_commit_failures_total": Family(
+        "counter", "Databases: commits that could not be stored; conflicts do not count."
+    ),
     "store_batch_commits": Family("histogram", "Commits in a batch."),
-    "store_sync_seconds": Family("histogram", "Writing and syncing a batch to the journal."),
+    "store_sync_seconds": Family(
+        "histogram", "Making a batch durable: writing and syncing the journal, or the transaction."
+    ),
     "store_journal_bytes_total": Family("counter", "Bytes written to the journal."),
-    "store_checkpoints_total": Family("counter", "Checkpoints: logs synced, journal dropped."),
+    "store_checkpoints_total": Family(
+        "counter", "Checkpoints: logs synced, journal dropped; or a WAL written to its database."
+    ),
     "store_checkpoint_failures_total": Family("counter", "Checkpoints that failed."),
     "store_snapshots_total": Family("counter", "Snapshots of sessions written."),
     "store_quarantined": Family("gauge", "Files put into quarantine since the start."),
@@ -104,7 +111,30 @@ FAMILIES: Final[Mapping[str, Family]] = {
     ),
     "store_failed_logs": Family("gauge", "Logs that cannot be written now."),
     "store_open_logs": Family("gauge", "Logs held open for writing."),
-    "store_disk_bytes": Family("gauge", "Bytes of the sessions' files.", ("kind",)),
+    "store_search_backlog": Family("gauge", "Sessions that searches do not find yet."),
+    "store_disk_bytes": Family(
+        "gauge",
+        "Bytes of the sessions' files; in a database those of their rows (`logs`, `archive`) and, "
+        "of SQLite, of its WAL (`journal`).",
+        ("kind",),
+    ),
+    "store_database_bytes": Family("gauge", "SQLite: bytes of the file, free pages included."),
+    "store_database_connections": Family("gauge", "PostgreSQL: open connections for calls."),
+    "store_database_connections_idle": Family("gauge", "PostgreSQL: those that nothing uses."),
+    "store_database_outages_total": Family("counter", "PostgreSQL: how often it did not answer."),
+    "store_unknown_outcomes_total": Family(
+        "counter",
+        "PostgreSQL: commits whose connection broke; the database was asked what happened.",
+    ),
+    "store_search_working": Family(
+        "gauge", "Whether messages get into the search index (1), or its last write failed (0)."
+    ),
+    "store_search_failures_total": Family(
+        "counter", "Writes of the search index that failed; they are tried again."
+    ),
+    "store_search_skipped_total": Family(
+        "counter", "Messages and sessions left out of the search index: they cannot be searched."
+    ),
     "disk_free_bytes": Family("gauge", "Free bytes on the disk of the data directory."),
     "loop_lag_seconds": Family("histogram", "How late the event loop was, measured every second."),
     "log_lines_lost_total": Family(

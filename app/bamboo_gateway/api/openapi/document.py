@@ -46,6 +46,7 @@ _TAGS: Final = [
     {"name": "runs", "description": "The turns of agents."},
     {"name": "messages", "description": "The history."},
     {"name": "sessions", "description": "Conversations with their whole history."},
+    {"name": "search", "description": "Messages by the words in them."},
     {"name": "archive", "description": "Sessions out of the lists, compressed, and back."},
     {"name": "export", "description": "Sessions as documents, and documents as sessions."},
     {"name": "sharing", "description": "Let others read a session."},

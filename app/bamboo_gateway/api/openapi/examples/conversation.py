@@ -49,6 +49,27 @@ ASSISTANT_MESSAGE: Final[dict[str, Any]] = {
     "metadata": {},
 }
 
+SEARCHED: Final[dict[str, Any]] = {
+    "words": {"summary": "Both words, anywhere", "value": "help hello"},
+    "phrase": {"summary": "A phrase", "value": '"can I help"'},
+}
+FOUND: Final[dict[str, Any]] = {
+    "results": [
+        {
+            "session_id": SESSION_ID,
+            "title": SESSION["title"],
+            "message_id": ASSISTANT_MESSAGE["id"],
+            "role": "assistant",
+            "created_at": ASSISTANT_MESSAGE["created_at"],
+            "position": POSITION,
+            "snippet": ASSISTANT_MESSAGE["content"],
+            "ranges": [[0, 5], [17, 21]],
+        }
+    ],
+    "next_cursor": None,
+    "has_more": False,
+}
+
 CHATS: Final[dict[str, Any]] = {
     "words": {
         "summary": "In a session; it is created when there is none",

@@ -192,6 +192,36 @@ CLEANED: Final[dict[str, Any]] = {
     "dry_run": False,
 }
 
+ERASED: Final[dict[str, Any]] = {
+    "user_id": "user-123",
+    "dry_run": False,
+    "complete": True,
+    "sessions": 12,
+    "archives": 3,
+    "bytes_freed": 184_320,
+    "shares": 1,
+    "keys": 2,
+    "exports": 4,
+    "sessions_left": 0,
+    "failed": [],
+    "stores": [
+        {"store": "keys", "what": "the user's keys", "gone": "now"},
+        {
+            "store": "jsonl",
+            "what": "logs, archives, snapshots and what was in quarantine",
+            "gone": "now",
+        },
+        {"store": "jsonl", "what": "the journal and the index", "gone": "now"},
+    ],
+    "remains": [
+        {
+            "where": "backups",
+            "what": "everything of the user that was there when they were made",
+            "until": "you delete the backups made before; erase the user again after a restore",
+        }
+    ],
+}
+
 EXTENSION: Final[dict[str, Any]] = {
     "name": "memory",
     "config": {"scope": "project"},
