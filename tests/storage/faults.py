@@ -324,6 +324,13 @@ async def abandon(store: JsonlStore) -> None:
     store._committer.stop()
     await store._in_thread(store._committer.join)
     await store._in_thread(store._maintenance.close)
+    # A process that was killed writes nothing later: neither a write of the index that goes on in
+    # its thread, nor SQLite, when the connection is collected.
+    index = store._search_index
+    index._is_closed = True
+    await store._in_thread(index._pool.shutdown)
+    if index._database is not None:
+        await store._in_thread(index._database.close)
     store._close_files()
 
 
