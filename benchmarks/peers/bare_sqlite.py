@@ -28,7 +28,6 @@ class BareSqlite:
         self._connection = opened(path)
         self._thread = Thread(target=self._run)
         self._thread.start()
-        self.batches = 0
 
     def append(self, rows: list[tuple[int, int, bytes]], done: Done) -> None:
         """Take rows; `done(None)` is called on the loop once they are on the disk."""
@@ -52,7 +51,6 @@ class BareSqlite:
             connection.execute("BEGIN IMMEDIATE")
             connection.executemany(_INSERT, [row for rows, _ in batch for row in rows])
             connection.execute("COMMIT")
-            self.batches += 1
             self._loop.call_soon_threadsafe(_answer, [done for _, done in batch])
             if more is None:
                 return

@@ -21,8 +21,10 @@ def fake_server(answer: Answer) -> Iterator[str]:
 
         def do_POST(self) -> None:
             # Read first: closing with unread bytes would reset the connection.
-            self.rfile.read(int(self.headers["Content-Length"]))
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
             answer(self)
+
+        do_PUT = do_PATCH = do_DELETE = do_POST  # noqa: N815
 
         @override
         def log_message(self, format: str, *args: object) -> None:

@@ -1,18 +1,17 @@
 """`--url http://host/a/b`: every command that calls a gateway calls it below that path."""
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import AbstractContextManager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 import typer.main
-from typing_extensions import override
 
 from bamboo_gateway.cli import make_program
+from tests.cli.fake_servers import fake_server
 from tests.cli.running import bamboo
 
 SESSION = "s-1"
@@ -42,35 +41,18 @@ def commands() -> Iterator[tuple[str, click.Command]]:
 COMMANDS = dict(sorted(commands()))
 
 
-@contextmanager
-def recording(asked: list[str]) -> Iterator[str]:
+def recording(asked: list[str]) -> AbstractContextManager[str]:
     """Answer every request with a small object, and keep the paths; yield the address."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def _answer(self) -> None:
-            asked.append(self.path)
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            body = b'{"detail":"There is none.","code":"session-not-found"}'
-            self.send_response(404)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        asked.append(request.path)
+        body = b'{"detail":"There is none.","code":"session-not-found"}'
+        request.send_response(404)
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        request.wfile.write(body)
 
-        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer  # noqa: N815
-
-        @override
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join(60)
-        server.server_close()
+    return fake_server(answer)
 
 
 def test_there_are_many_commands_with_a_url() -> None:

@@ -4,13 +4,12 @@ apsw is no DBAPI, so SQLAlchemy does not execute anything: its dialect compiles 
 text with named parameters, and apsw executes that.
 """
 
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import apsw
 
-from bamboo_gateway.storage.index.statement import Statement, sql_dialect
+from bamboo_gateway.storage.index.statement import sql_dialect
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData, Table
@@ -93,10 +92,3 @@ def create_table(connection: apsw.Connection, table: "Table", *, is_listed: bool
     for index in sorted(table.indexes, key=lambda index: str(index.name)):
         if index.unique or is_listed:
             connection.execute(str(CreateIndex(index).compile(dialect=dialect)))
-
-
-def execute_all(
-    connection: apsw.Connection, statement: Statement, rows: Iterable[Mapping[str, Any]]
-) -> None:
-    """Execute a statement for each row of values."""
-    connection.executemany(statement.text, map(statement.with_values, rows))

@@ -1,4 +1,4 @@
-"""Gives a bundle a new epoch: the same log, whose first line has another one."""
+"""Gives a bundle a new epoch: copies its log with another epoch in the first line."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
