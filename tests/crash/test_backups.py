@@ -5,7 +5,6 @@ gateway that went on. Sessions are archived, restored, forked, deleted, created 
 all the while.
 """
 
-import copy
 import json
 import os
 import re
@@ -274,9 +273,7 @@ def back_up_now(
     producers: dict[str, list[Producer]],
     churn: Churn,
 ) -> Made:
-    promises = {
-        name: [copy.deepcopy(one.promises) for one in some] for name, some in producers.items()
-    }
+    promises = {name: [one.promises.now() for one in some] for name, some in producers.items()}
     # Lists that only grow; what was deleted is noted behind what was said.
     gone = list(churn.gone)
     said = {name: list(texts) for name, texts in list(churn.said.items())}
@@ -299,8 +296,11 @@ def check_restored(
         }
         assert listed.keys() == positions.keys()
         for name, last in positions.items():
-            log = [event for event in events_of(gateway.http, name) if event["seq"] <= last]
-            assert log[-1]["seq"] == last
+            whole = events_of(gateway.http, name)
+            # Its last ones may be deltas of a run that was at work: the start ended that run and
+            # compacted it. Whether something else is missing is seen beside the log's origin.
+            assert whole[-1]["seq"] >= last
+            log = [event for event in whole if event["seq"] <= last]
             if name in origin and log[0] == origin[name][0]:
                 check_prefix(log, origin[name], last)
             texts = texts_in(messages_in(log))

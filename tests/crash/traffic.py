@@ -33,6 +33,12 @@ class Promises:
     inputs: list[str] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
 
+    def now(self) -> Self:
+        """Return what is promised at this moment, while its producer goes on."""
+        return type(self)(
+            dict(self.values), list(self.messages), list(self.inputs), list(self.runs)
+        )
+
 
 class Onlooker:
     """Somebody who lists all sessions and loads large answers, one after the other, without end.
