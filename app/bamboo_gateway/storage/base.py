@@ -38,6 +38,7 @@ from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.sessions import Presence, SessionHead
 from bamboo_gateway.storage.commits import Commit, Event, Found, MarkKind, Note, Record
 from bamboo_gateway.storage.reports import (
+    ChangePage,
     Erased,
     RecoveryReport,
     SearchPage,
@@ -47,9 +48,16 @@ from bamboo_gateway.storage.reports import (
     StoreCheck,
     StoredSize,
     StoreUsage,
+    ValueChange,
 )
 
 Done = Callable[[BambooError | None], None]
+
+GONE_SESSIONS_MAX = 100_000
+"""The deletions that a store keeps for those who ask what has changed: about 20 MB."""
+
+VALUE_KEY_CHARS_MAX = 512
+"""The characters of the kind and the key of a value. Two ids and a name fit."""
 
 
 class SessionCreation(ABC):
@@ -346,6 +354,60 @@ class SessionStore(ABC):
             InvalidCursor: The cursor was not made by this store.
         """
 
+    async def changes(self, feed: str, after: int, limit: int) -> ChangePage:
+        """Return the sessions that have changed after a change number, each with its last change.
+
+        A change is a commit with an event that is no delta, a published creation or extension, or
+        a deletion. It has its number when `done` is called, and every lower number is visible to
+        this call by then. So whoever asks again from the `last` of a page misses nothing. Numbers
+        survive restarts. The cost is that of the answer, not of the number of sessions.
+
+        The last `GONE_SESSIONS_MAX` deletions are kept.
+
+        Args:
+            feed: The `change_feed` that the number is from.
+            after: The number.
+            limit: The most changes of a page.
+
+        Raises:
+            ChangesLost: The number is from another feed, is not reached yet, or so old that a
+                deletion since then may be forgotten.
+        """
+        raise NotImplementedError
+
+    async def last_change(self) -> tuple[str, int]:
+        """Return the store's `change_feed`, and the number of the last change.
+
+        The feed has a random name. It gets another one whenever numbers may be given again: the
+        data was restored, copied, or their count was lost.
+        """
+        raise NotImplementedError
+
+    async def write_values(self, changes: Sequence[ValueChange]) -> None:
+        """Write and remove small values that the gateway keeps beside the sessions.
+
+        All or nothing, and durable on return. Values of one key are written in the order of the
+        calls. `kind` says what a value is (`webhook`, `file` …) and is part of its key; both are
+        ASCII, at most `VALUE_KEY_CHARS_MAX` characters together.
+
+        Raises:
+            StorageFull, StorageFailed, Unavailable: Nothing was changed.
+        """
+        raise NotImplementedError
+
+    async def value(self, kind: str, key: str) -> bytes | None:
+        """Return a value, or None."""
+        raise NotImplementedError
+
+    async def values(
+        self, kind: str, *, prefix: str = "", after: str = "", limit: int = 1000
+    ) -> list[tuple[str, bytes]]:
+        """Return the values whose keys begin with `prefix` and follow `after`, ordered by key.
+
+        Keys are ordered by code point. The cost is that of the answer.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     async def usage(self, user_id: str | None = None) -> StoreUsage:
         """Return what a user's sessions take, or all sessions, as of their last commits.
@@ -476,6 +538,12 @@ class SupportsErasure(Protocol):
         Returns:
             Each part of the store, and when nothing of them is in it any more.
         """
+
+
+class ChangesLost(BambooError):
+    """The changes after this number are not known any more: look at all sessions again."""
+
+    code = "changes-lost"
 
 
 class StoreBusy(BambooError):

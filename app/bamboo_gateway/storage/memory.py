@@ -5,6 +5,8 @@ It is a verified fake: it passes the same contract suite as the durable stores, 
 """
 
 import asyncio
+import secrets
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,14 +20,23 @@ from bamboo_gateway.domain.errors import BambooError, Conflict, Unavailable
 from bamboo_gateway.domain.events import DELTA_TYPES
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.sessions import Presence, SessionHead
-from bamboo_gateway.storage.base import Done, SessionCreation, SessionStore
+from bamboo_gateway.storage.base import (
+    GONE_SESSIONS_MAX,
+    ChangesLost,
+    Done,
+    SessionCreation,
+    SessionStore,
+)
 from bamboo_gateway.storage.commits import Commit, Event, Found, MarkKind, Note, Record
 from bamboo_gateway.storage.lines import LINE_EXTRA_BYTES, in_log_order
-from bamboo_gateway.storage.listing import list_page
+from bamboo_gateway.storage.listing import Relations, list_page
 from bamboo_gateway.storage.marks import Mark, mark_of
 from bamboo_gateway.storage.migration.unfinished import check_target, unfinished
 from bamboo_gateway.storage.reports import (
+    Change,
+    ChangePage,
     Erased,
+    GoneSession,
     RecoveryReport,
     SearchHit,
     SearchPage,
@@ -34,6 +45,7 @@ from bamboo_gateway.storage.reports import (
     SessionQuery,
     StoredSize,
     StoreUsage,
+    ValueChange,
 )
 from bamboo_gateway.storage.searching import (
     SearchKey,
@@ -73,6 +85,12 @@ class MemoryStore(SessionStore):
         self._last_epoch = 0
         self._commits = 0
         self._events = 0
+        self._feed = secrets.token_hex(8)
+        # The last change of each session in the order of the numbers; a deleted one has its rest.
+        self._changes: dict[str, tuple[int, GoneSession | None]] = {}
+        self._last_change = 0
+        self._forgotten = 0
+        self._values: dict[tuple[str, str], bytes] = {}
         # What is being copied into this store, if anything is.
         self._origin: str | None = None
 
@@ -142,6 +160,8 @@ class MemoryStore(SessionStore):
         elif session.head.seq != commit.first_seq - 1:
             return Conflict("The head has moved.", head=session.head.seq)
         _extend(session, commit)
+        if any(event.type not in DELTA_TYPES for event in commit.events):
+            self._changed(commit.session_id)
         self._commits += 1
         self._events += len(commit.events)
         return None
@@ -159,6 +179,7 @@ class MemoryStore(SessionStore):
         if existing is not None:
             raise Conflict("The session exists.", head=existing.head.seq)
         self._sessions[session.head.id] = session
+        self._changed(session.head.id)
         self._events += session.events
 
     @override
@@ -179,6 +200,7 @@ class MemoryStore(SessionStore):
         activity = max(session.head.last_activity_at, added.head.last_activity_at)
         session.head = added.head
         session.head.last_activity_at = activity
+        self._changed(session.head.id)
         self._events += added.events
 
     def _session(self, session_id: str, epoch: int) -> _Session:
@@ -197,7 +219,68 @@ class MemoryStore(SessionStore):
         self._apply_waiting()
         session = self._session(session_id, epoch)
         del self._sessions[session_id]
+        relations = Relations.of(session.head)
+        self._changed(
+            session_id,
+            GoneSession(
+                relations.user_id,
+                session.head.session_type,
+                relations.parent_id,
+                relations.shared_with,
+            ),
+        )
         return session.bytes
+
+    def _changed(self, session_id: str, gone: GoneSession | None = None) -> None:
+        self._changes.pop(session_id, None)
+        self._last_change += 1
+        self._changes[session_id] = (self._last_change, gone)
+        if gone is not None:
+            deleted = [name for name, (_, rest) in self._changes.items() if rest is not None]
+            for name in deleted[:-GONE_SESSIONS_MAX]:
+                self._forgotten, _ = self._changes.pop(name)
+
+    @override
+    async def changes(self, feed: str, after: int, limit: int) -> ChangePage:
+        if feed != self._feed or not self._forgotten <= after <= self._last_change:
+            raise ChangesLost("These changes are not known any more.")
+        changes = [
+            Change(number, name, self._sessions[name].head.copy() if gone is None else None, gone)
+            for name, (number, gone) in self._changes.items()
+        ]
+        begin = bisect_right(changes, after, key=lambda change: change.number)
+        shown = changes[begin : begin + limit]
+        has_more = len(changes) > begin + limit
+        return ChangePage(shown, shown[-1].number if has_more else self._last_change, has_more)
+
+    @override
+    async def last_change(self) -> tuple[str, int]:
+        return self._feed, self._last_change
+
+    @override
+    async def write_values(self, changes: Sequence[ValueChange]) -> None:
+        if self._loop is None:
+            raise Unavailable("The store is closed.")
+        for change in changes:
+            if change.value is None:
+                self._values.pop((change.kind, change.key), None)
+            else:
+                self._values[change.kind, change.key] = change.value
+
+    @override
+    async def value(self, kind: str, key: str) -> bytes | None:
+        return self._values.get((kind, key))
+
+    @override
+    async def values(
+        self, kind: str, *, prefix: str = "", after: str = "", limit: int = 1000
+    ) -> list[tuple[str, bytes]]:
+        found = sorted(
+            (key, value)
+            for (of, key), value in self._values.items()
+            if of == kind and key.startswith(prefix) and key > after
+        )
+        return found[:limit]
 
     @override
     async def read(

@@ -106,6 +106,55 @@ class SearchPage:
     has_more: bool
 
 
+class GoneSession(NamedTuple):
+    """A deleted session: what decides who is told that it is gone."""
+
+    user_id: str | None
+    session_type: str
+    parent_id: str | None
+    shared_with: tuple[str, ...] = ()
+
+
+class Change(NamedTuple):
+    """The last change of a session.
+
+    Attributes:
+        number: The number of the change; a later change of any session has a higher one.
+        session_id: The session.
+        head: Its head as of reading; None when it was deleted.
+        gone: What is still known of it when it was deleted; None otherwise.
+    """
+
+    number: int
+    session_id: str
+    head: SessionHead | None
+    gone: GoneSession | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChangePage:
+    """Changes in the order of their numbers.
+
+    Attributes:
+        changes: The changes.
+        last: The number to go on from: that of the last change of the page, or a higher one when
+            there is nothing in between.
+        has_more: Whether there are changes behind `last` already.
+    """
+
+    changes: list[Change]
+    last: int
+    has_more: bool
+
+
+class ValueChange(NamedTuple):
+    """A value that is written, or removed (None)."""
+
+    kind: str
+    key: str
+    value: bytes | None
+
+
 class StoredSize(NamedTuple):
     """The bytes that a session's log takes as it is stored now, and those it takes unpacked."""
 
