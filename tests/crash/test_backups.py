@@ -27,7 +27,7 @@ import pytest
 
 from tests.cli.running import COMMAND_SECONDS, bamboo
 from tests.crash.traffic import Producer, Promises
-from tests.processes import BAMBOO, REPOSITORY, Gateway, environment
+from tests.processes import BAMBOO, CALL_SECONDS, REPOSITORY, Gateway, environment
 from tests.support.clients import local_client
 from tests.support.postgres import GivenServer, PostgresServer, client_program, execute
 from tests.support.seen import call, check_session, events_of, messages_in, sessions_of
@@ -159,7 +159,7 @@ class Churn:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        http = local_client(base_url=f"{self.url}/api/v1", timeout=60)
+        http = local_client(base_url=f"{self.url}/api/v1", timeout=CALL_SECONDS)
         acts = [self._move, self._fork_and_delete, self._talk_long]
         threads = [
             threading.Thread(target=self._repeat, args=(http, act), name=act.__name__)

@@ -31,7 +31,7 @@ from tests.support.waiting import until
 
 URL_VARIABLE = "TEST_POSTGRES_URL"
 USER, PASSWORD = "bamboo", "a pass/word%"
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 
 # Small, since several servers run at a time. `full_page_writes` and `fsync` are for power cuts,
 # which no test makes: killing a server leaves what it has given to the kernel.
