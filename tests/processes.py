@@ -22,8 +22,10 @@ from tests.support import prefork
 from tests.support.clients import local_client
 from tests.support.waiting import until
 
-START_SECONDS = 60.0
-EXIT_SECONDS = 60.0
+START_SECONDS = 120.0
+EXIT_SECONDS = 120.0
+# Longer than a request may ask the gateway to wait (`Prefer: wait=60`), which it then answers.
+CALL_SECONDS = 120.0
 LOG_CHARS_SHOWN = 8000
 BAMBOO = (sys.executable, "-m", "bamboo_gateway")
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -116,7 +118,7 @@ class Gateway:
         self.port = free_port()
         self.data_dir = directory / "data"
         self.url = f"http://127.0.0.1:{self.port}"
-        self.http = local_client(base_url=f"{self.url}/api/v1", timeout=60)
+        self.http = local_client(base_url=f"{self.url}/api/v1", timeout=CALL_SECONDS)
         self.process: subprocess.Popen[bytes] | prefork.Child | None = None
         self._log_path = directory / "gateway.log"
         self._environment = environment(**dict(settings or {}))

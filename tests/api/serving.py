@@ -21,7 +21,7 @@ from bamboo_gateway.server.server import GatewayServer
 from tests.support.clients import local_client
 from tests.support.settings import given_settings
 
-SECONDS = 60.0
+SECONDS = 120.0
 """The deadline of every wait: what nothing takes, however busy the machine is."""
 
 

@@ -67,8 +67,16 @@ async def test_a_list_follows_what_is_shared_and_revoked(
     await committed(store, writer.commit({"type": "share_revoked", "share_id": "1"}))
     assert await with_user(store, "bob") == ["s"]
     await committed(store, writer.commit({"type": "share_revoked", "share_id": "3"}))
+    ended = writer.head.updated_at
+    assert await with_user(store, "bob", ended) == []
+    await committed(store, writer.commit(shared("4", "carol")))
+    await committed(store, writer.commit({"type": "share_revoked", "share_id": "4"}))
+    assert await with_user(store, "carol", 0) == ["s"]
+    await committed(store, writer.commit({"type": "share_revoked", "share_id": "4"}))
     async for seen in both_paths(store, second_path):
-        assert await with_user(seen, "bob") == []
+        assert await with_user(seen, "bob", ended) == []
+        assert await with_user(seen, "bob", 0) == ["s"], "an erasure asks for ended ones too"
+        assert await with_user(seen, "carol", 0) == [], "revoked again: forgotten"
         head = await seen.load("s")
         assert head is not None
-        assert [share.id for share in head.shares] == ["2"]
+        assert [share.id for share in head.shares] == ["2", "3"]

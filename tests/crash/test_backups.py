@@ -27,7 +27,7 @@ import pytest
 
 from tests.cli.running import COMMAND_SECONDS, bamboo
 from tests.crash.traffic import Producer, Promises
-from tests.processes import BAMBOO, REPOSITORY, Gateway, environment
+from tests.processes import BAMBOO, CALL_SECONDS, REPOSITORY, Gateway, environment
 from tests.support.clients import local_client
 from tests.support.postgres import GivenServer, PostgresServer, client_program, execute
 from tests.support.seen import call, check_session, events_of, messages_in, sessions_of
@@ -159,7 +159,7 @@ class Churn:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        http = local_client(base_url=f"{self.url}/api/v1", timeout=60)
+        http = local_client(base_url=f"{self.url}/api/v1", timeout=CALL_SECONDS)
         acts = [self._move, self._fork_and_delete, self._talk_long]
         threads = [
             threading.Thread(target=self._repeat, args=(http, act), name=act.__name__)
@@ -358,9 +358,10 @@ def test_a_command_that_is_killed_leaves_no_backup_and_no_half_store(tmp_path: P
         for moment in range(6):
             run_and_kill(["backup", str(backup), "--data-dir", data_dir], tmp_path, moment)
             if not backup.exists():
-                refused = bamboo("restore", str(tmp_path / ".backup.unfinished"))
-                assert refused.returncode == 2
-                assert "no whole backup" in refused.stderr
+                refused = bamboo("restore", str(tmp_path / ".backup.unfinished"), "--verify-only")
+                # It may be whole, and lack its name alone.
+                assert refused.returncode in {0, 2}
+                assert refused.returncode == 0 or "no whole backup" in refused.stderr
             else:
                 assert bamboo("restore", f"{backup}/", "--verify-only").returncode == 0
                 shutil.rmtree(backup)

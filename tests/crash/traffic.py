@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import httpx
 
+from tests.processes import CALL_SECONDS
 from tests.support.clients import local_client
 
 PAUSE_SECONDS = 0.05
@@ -51,7 +52,7 @@ class Onlooker:
         self.failure: str | None = None
         self._sessions = session_ids
         self._over = threading.Event()
-        self._http = local_client(base_url=f"{url}/api/v1", timeout=60)
+        self._http = local_client(base_url=f"{url}/api/v1", timeout=CALL_SECONDS)
         self._thread = threading.Thread(target=self._look, name="onlooker")
 
     def __enter__(self) -> Self:
@@ -98,7 +99,7 @@ class Producer:
         self._random = random.Random(seed)
         self._count = 0
         self._over = threading.Event()
-        self._http = local_client(base_url=f"{url}/api/v1", timeout=60)
+        self._http = local_client(base_url=f"{url}/api/v1", timeout=CALL_SECONDS)
         self._thread = threading.Thread(target=self._produce, name=f"producer {name}")
 
     def start(self) -> None:

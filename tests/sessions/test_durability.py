@@ -20,6 +20,7 @@ from bamboo_gateway.domain.errors import (
 from bamboo_gateway.domain.events import Complete, Token
 from bamboo_gateway.sessions.commands import NewMessage, NewSession, SessionQuery
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, eventually, gateway, quiet
+from tests.support.logs import captured_logs
 
 NEW = "NOT-DURABLE"
 
@@ -151,6 +152,30 @@ async def test_while_no_head_can_be_loaded_calls_are_refused_and_the_run_goes_on
     assert (await gate.ended("a"))["status"] == "completed"
     types = [event["type"] for event in await gate.log()]
     assert types.count("token") == types.count("complete") == 1
+
+
+async def test_an_outage_is_logged_once_and_its_end_with_a_count(gate: Gateway):
+    """A log with two lines a second for each session hides what else happens."""
+    away = Unavailable("The database is away.", retry_after_seconds=2)
+    sessions = ["one", "two", "three"]
+    for session_id in sessions:
+        await gate.manager.create_session(ME, NewSession(id=session_id))
+    with captured_logs() as lines:
+        gate.store.fail_appends()
+        gate.store.fail("load", *[away] * 1000)
+        for session_id in sessions:
+            with pytest.raises(StorageFailed):
+                await gate.manager.update_session(ME, session_id, {"title": NEW})
+        await eventually(lambda: gate.store.failed["load"] > 2 * len(sessions))
+        assert [line["event"] for line in lines if "head" in line["event"]] == [
+            "heads not loaded, trying again"
+        ]
+        gate.store.heal()
+        gate.store.forgive()
+        await eventually(lambda: all(gate.live(name).is_ready for name in sessions))
+    last = lines[-1]
+    assert (last["event"], last["code"], last["sessions"]) == ("heads loaded again", away.code, 3)
+    assert last["tries"] == gate.store.failed["load"]
 
 
 async def test_a_session_whose_creation_is_not_durable_is_not_there(gate: Gateway):

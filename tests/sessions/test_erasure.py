@@ -2,6 +2,7 @@
 
 import pytest
 
+from bamboo_gateway.domain import projections
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import NotFound, StorageFailed, Unavailable
 from bamboo_gateway.domain.sessions import Presence
@@ -78,6 +79,51 @@ async def test_a_run_ends_with_its_session(gate: Gateway) -> None:
     assert len(gate.agent.asked) == 1
 
 
+@pytest.mark.parametrize("how", ["revoked", "replaced and revoked", "expired", "archived"])
+async def test_shares_that_have_ended_leave_the_logs_of_others_too(how: str, gate: Gateway) -> None:
+    await gate.manager.create_session(BOB, NewSession(id="b"))
+    expires = 60 if how == "expired" else None
+    share = (await gate.manager.share(BOB, "b", NewShare("alice", expires))).answer
+    if how == "replaced and revoked":
+        share = (await gate.manager.share(BOB, "b", NewShare("alice"))).answer
+    if how == "expired":
+        gate.clock.advance(61)
+        # A later share does not forget who had one before.
+        await gate.manager.share(BOB, "b", NewShare("carol"))
+    else:
+        await gate.manager.revoke_share(BOB, "b", share["id"])
+    if how == "archived":
+        await gate.manager.archive(BOB, "b")
+    with pytest.raises(NotFound):
+        await gate.manager.revoke_share(BOB, "b", share["id"])
+    assert "alice" in str(await gate.log("b"))
+    dry = await gate.manager.erase_user("alice", dry_run=True)
+    receipt = await gate.manager.erase_user("alice")
+    assert dry["shares"] == receipt["shares"] == 1
+    assert "alice" not in str(await gate.log("b"))
+    head = await gate.store.load("b")
+    assert head is not None
+    assert "alice" not in str(head.to_json())
+    assert [share.user_id for share in head.shares] == (["carol"] if how == "expired" else [])
+    assert (await gate.manager.erase_user("alice"))["shares"] == 0
+
+
+async def test_a_session_remembers_a_bounded_number_of_ended_shares(
+    gate: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projections, "ENDED_SHARES_MAX", 3)
+    await gate.manager.create_session(BOB, NewSession(id="b"))
+    await gate.manager.share(BOB, "b", NewShare("stays"))
+    for number in range(6):
+        share = (await gate.manager.share(BOB, "b", NewShare(f"user-{number}"))).answer
+        await gate.manager.revoke_share(BOB, "b", share["id"])
+    await gate.manager.share(BOB, "b", NewShare())
+    head = await gate.store.load("b")
+    assert head is not None
+    named = [share.user_id for share in head.shares]
+    assert named == ["stays", "user-3", "user-4", "user-5", None]
+
+
 async def test_shares_leave_the_logs_of_others_and_no_other_event_does(gate: Gateway) -> None:
     await fill(gate)
     await gate.manager.add_messages(BOB, "b-0", [NewMessage("user", "of bob")])
@@ -89,7 +135,8 @@ async def test_shares_leave_the_logs_of_others_and_no_other_event_does(gate: Gat
         kept = [event for event in log if event["type"] != "session_shared"]
         now = await gate.log(name)
         assert now[: len(kept)] == kept
-        assert [event["type"] for event in now[len(kept) :]] == ["share_revoked"]
+        # Once to end it, and once to forget it.
+        assert [event["type"] for event in now[len(kept) :]] == ["share_revoked"] * 2
         assert "alice" not in str(now)
     view = (await gate.manager.get_session(BOB, "b-1")).session
     assert view["state"] == "archived"

@@ -209,7 +209,7 @@ COMMANDS: dict[str, tuple[Step, Step]] = {
     "metadata.update": (opened, lambda gate: gate.manager.update_session(ME, "s", {"title": "t"})),
     "runs.chat._ChatCommand": (opened, lambda gate: gate.chat(run_id="r")),
     "runs.external.ExternalRuns": (opened, lambda gate: gate.manager.open_run(ME, "s", "x")),
-    "sharing.revoke": (shared, revoke),
+    "sharing._end": (shared, revoke),
     "sharing.share": (opened, lambda gate: gate.manager.share(ME, "s", NewShare())),
     "transaction.Transactions": (
         opened,

@@ -10,6 +10,8 @@ from typing import Any
 import anyio
 import pytest
 
+from bamboo_gateway.storage.backup import target
+from bamboo_gateway.storage.backup.source import BackupSource
 from bamboo_gateway.storage.backup.target import BackupRefused
 from bamboo_gateway.storage.base import StoreUnusable
 from bamboo_gateway.storage.jsonl import backup as live_backup
@@ -71,6 +73,31 @@ async def test_lines_that_only_the_journal_has_are_in_the_backup(
     back_up(data_dir, tmp_path / "backup-2")
     log = await everything(store, "new")
     assert (await restored(tmp_path / "backup-2", tmp_path / "again-2"))["new"] == log
+
+
+async def test_a_backup_has_a_manifest_only_when_it_is_whole(
+    opener: Opener, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that is killed while it writes the manifest leaves no damaged backup."""
+    await talk(await opener(), "s")
+    unfinished = tmp_path / ".backup.unfinished"
+    write = target.NewFile.write
+    seen: list[str] = []
+
+    def write_slowly(file: target.NewFile, data: bytes | bytearray) -> None:
+        if file.path.name.startswith("backup.json"):
+            for piece in (data[:0], data[: len(data) // 2]):
+                write(file, piece)
+                with pytest.raises(BackupRefused, match="no whole backup") as refused:
+                    BackupSource(unfinished)
+                seen.append(refused.value.code)
+            data = data[len(data) // 2 :]
+        write(file, data)
+
+    monkeypatch.setattr(target.NewFile, "write", write_slowly)
+    back_up(data_dir, tmp_path / "backup")
+    assert len(seen) == 2
+    assert BackupSource(tmp_path / "backup").manifest.sessions == 1
 
 
 async def test_lines_of_a_log_that_cannot_be_written_are_in_the_backup(

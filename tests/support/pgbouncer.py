@@ -15,7 +15,7 @@ from tests.support.kept import Kept, ordinary_directory
 from tests.support.postgres import GivenServer, PostgresServer, execute
 from tests.support.waiting import until
 
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 
 # Transactions of different clients share few connections, so that session state, if the gateway
 # used any, would be seen by the wrong client. `max_prepared_statements` is 0 as it was the default

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import count
@@ -31,7 +31,7 @@ from tests.support.waiting import until
 
 URL_VARIABLE = "TEST_POSTGRES_URL"
 USER, PASSWORD = "bamboo", "a pass/word%"
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 
 # Small, since several servers run at a time. `full_page_writes` and `fsync` are for power cuts,
 # which no test makes: killing a server leaves what it has given to the kernel.
@@ -56,8 +56,14 @@ class PostgresServer:
         directory: The directory of its data, its socket and its log; the socket asks no password.
     """
 
-    def __init__(self, directory: Path, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        settings: Mapping[str, str] | None = None,
+        initdb_options: Sequence[str] = (),
+    ) -> None:
         self.directory = directory
+        self._initdb_options = initdb_options
         self.port = free_port()
         self._binaries = binaries()
         self._data = directory / "data"
@@ -77,6 +83,11 @@ class PostgresServer:
     def log(self) -> str:
         """What the server has written about itself."""
         return (self.directory / "log").read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has been started and has not ended by itself since."""
+        return self._kept is not None and self._kept.is_running
 
     def start(self, settings: Mapping[str, str] | None = None) -> Self:
         """Start it, and return when it answers (also when it answers read-only)."""
@@ -125,7 +136,9 @@ class PostgresServer:
         user: list[str | Path] = ["-U", USER, "--pwfile", password]
         flags = ["--encoding=UTF8", "--locale=C", "--no-sync"]
         rights = ["--auth-local=trust", "--auth-host=scram-sha-256"]
-        run_as_ordinary_user([*command, *user, *flags, *rights], self.directory)
+        run_as_ordinary_user(
+            [*command, *user, *flags, *rights, *self._initdb_options], self.directory
+        )
 
     def _answers(self) -> bool:
         if self._kept is None or not self._kept.is_running:

@@ -2,6 +2,7 @@
 
 import asyncio
 from abc import update_abstractmethods
+from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -30,8 +31,9 @@ class FaultyStore(SessionStore):
 
     Commits: `fail_append(n)` refuses the nth from now on (1 is the next); `hold_appends` keeps them
     from being stored until `release_appends`; `hold_acks` stores them and keeps the answers back.
+    `known_refusal` is what the store says of itself, whatever it does with commits.
     Reads: `hold(name)` computes the answer at once and gives it only after `let_go(name)`, so that
-    it is as old as can be; `fail(name, error)` lets the next ones fail.
+    it is as old as can be; `fail(name, error)` lets the next ones fail, and `failed` counts them.
     """
 
     def __init__(self, inner: SessionStore) -> None:
@@ -44,6 +46,8 @@ class FaultyStore(SessionStore):
         self._held_acks: list[Callable[[], None]] | None = None
         self._gates: dict[str, anyio.Event] = {}
         self._read_failures: dict[str, list[BambooError]] = {}
+        self.failed: Counter[str] = Counter()
+        self.known_refusal: Unavailable | None = None
         self.waiting: dict[str, int] = {}
 
     # -- orders -----------------------------------------------------------------------------
@@ -149,6 +153,7 @@ class FaultyStore(SessionStore):
     async def _gated(self, name: str, call: Callable[[], Any]) -> Any:
         failures = self._read_failures.get(name)
         if failures:
+            self.failed[name] += 1
             raise failures.pop(0)
         answer: Any = None
         error: BambooError | None = None
@@ -324,7 +329,7 @@ class FaultyStore(SessionStore):
     @property
     @override
     def refusal(self) -> Unavailable | None:
-        return self.inner.refusal
+        return self.known_refusal or self.inner.refusal
 
     @override
     async def stats(self) -> dict[str, Any]:

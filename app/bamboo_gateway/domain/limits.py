@@ -41,6 +41,10 @@ EXTENSION_DATA_BYTES_MAX = 256 * KiB
 SHARES_MAX = 100
 """The most valid shares of one session. They are part of its head, which every list returns."""
 
+ENDED_SHARES_MAX = 100
+"""The most ended shares whose users a session's head remembers, the latest. The erasure of a user
+does not find the logs that have forgotten the user."""
+
 SHARE_SECONDS_MAX = 10 * 365 * 24 * 3600
 """The longest lifetime of a share. For a longer one, create a share without an end."""
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from bamboo_gateway.domain.clock import parse_ms
 from bamboo_gateway.domain.events import CODE_INTERRUPTED, DELTA_TYPES, TERMINAL_TYPES, Usage
+from bamboo_gateway.domain.limits import ENDED_SHARES_MAX
 from bamboo_gateway.domain.positions import parse_position
 from bamboo_gateway.domain.sessions import ActiveRun, QueuedRun, SessionHead, Share, SummaryRef
 from bamboo_gateway.domain.tool_order import OPEN_CALLS_MAX, open_after
@@ -161,18 +162,29 @@ def _on_shared(head: SessionHead, event: dict[str, Any], now: int) -> None:
         parse_ms(expires_at) if expires_at else None,
         given.get("token_sha256"),
     )
-    # A share for a user replaces that user's earlier one; expired shares are removed.
+    # A share for a user replaces that user's earlier one. One that has ended is kept by the user's
+    # name: an erasure of the user has to find this log.
     others = [
         one
         for one in head.shares
-        if one.holds_at(now) and (share.user_id is None or one.user_id != share.user_id)
+        if (one.holds_at(now) if one.user_id is None else one.user_id != share.user_id)
     ]
+    ended = [one for one in others if not one.holds_at(now)]
+    for oldest in ended[: max(0, len(ended) - ENDED_SHARES_MAX)]:
+        others.remove(oldest)
     head.shares = [*others, share]
 
 
 def _on_share_revoked(head: SessionHead, event: dict[str, Any], now: int) -> None:
-    del now
-    head.shares = [share for share in head.shares if share.id != event["share_id"]]
+    # A share with a user only ends, and stays as in `_on_shared`. The erasure of the user revokes
+    # it again, which removes it.
+    shares: list[Share] = []
+    for share in head.shares:
+        if share.id != event["share_id"]:
+            shares.append(share)
+        elif share.user_id is not None and share.holds_at(now):
+            shares.append(replace(share, expires_at=now))
+    head.shares = shares
 
 
 _STEPS: dict[str, Callable[[SessionHead, dict[str, Any], int], None]] = {

@@ -185,8 +185,11 @@ async def _erase_shares(
     *,
     dry_run: bool,
 ) -> None:
-    """End the shares that others gave to the user, and take them out of the others' logs."""
-    # At the time 0 no share has expired yet, so the list has all.
+    """End the shares that others gave to the user, and take them out of the others' logs.
+
+    Those that have ended are taken out too.
+    """
+    # At the time 0 no share has ended yet, so the list has all.
     shared = SessionQuery(shared_with=user_id, shared_at=0, archived="include", count=False)
     heads = [head async for head in transactions.registry.each(GATEWAY, shared)]
     for head in heads:
@@ -200,7 +203,7 @@ async def _erase_shares(
             continue
         try:
             for share in shares:
-                await sharing.revoke(context, transactions, GATEWAY, head.id, share.id)
+                await sharing.forget(context, transactions, head.id, share)
             await _take_out(context, transactions, head, user_id)
         except (NotFound, Gone):
             continue  # deleted or revoked since

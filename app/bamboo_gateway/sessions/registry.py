@@ -234,7 +234,7 @@ class SessionRegistry:
         wanted = scoped(caller, query)
         if wanted is None:
             return SessionPage([], None, has_more=False, total=0 if query.count else None)
-        if wanted.shared_with is not None:
+        if wanted.shared_with is not None and caller is not GATEWAY:
             wanted = replace(wanted, shared_at=self._context.clock.now_ms())
         # Only lists by state ask for more than the time: most queries copy nothing.
         states = self._context.states

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 import anyio
 import structlog
@@ -15,6 +16,21 @@ log = structlog.get_logger(__name__)
 
 _RELOAD_RETRY_SECONDS = 0.5
 """How long to wait before the store is asked again for a head that it could not load."""
+
+
+@dataclass(slots=True)
+class _Outage:
+    """The heads that the store could not load for one reason.
+
+    Attributes:
+        waiting: The sessions that are still waited for.
+        sessions: How many there were in all.
+        tries: How many times the store was asked in vain.
+    """
+
+    waiting: set[str] = field(default_factory=set)
+    sessions: int = 0
+    tries: int = 0
 
 
 class Reloader:
@@ -36,6 +52,7 @@ class Reloader:
         self._on_gone = on_gone
         self._on_loaded = on_loaded
         self._reloading: set[SessionWriter] = set()
+        self._outages: dict[str, _Outage] = {}
 
     @asynccontextmanager
     async def holding(self, writer: SessionWriter) -> AsyncIterator[None]:
@@ -78,8 +95,32 @@ class Reloader:
     async def _load_patiently(self, writer: SessionWriter) -> SessionHead | None:
         while True:
             try:
-                return await self._context.store.load(writer.id)
+                head = await self._context.store.load(writer.id)
             except BambooError as error:
-                log.warning("head not loaded, trying again", session_id=writer.id, code=error.code)
+                self._note_failure(writer.id, error.code)
                 writer.not_loaded(error)
                 await anyio.sleep(_RELOAD_RETRY_SECONDS)
+            else:
+                self._note_success(writer.id)
+                return head
+
+    def _note_failure(self, session_id: str, code: str) -> None:
+        """Log the first failure of an outage; count the others, which come twice a second."""
+        outage = self._outages.get(code)
+        if outage is None:
+            outage = self._outages[code] = _Outage()
+            log.warning("heads not loaded, trying again", code=code, session_id=session_id)
+        if session_id not in outage.waiting:
+            outage.waiting.add(session_id)
+            outage.sessions += 1
+        outage.tries += 1
+
+    def _note_success(self, session_id: str) -> None:
+        """Log the end of each outage in which this session was the last one that waited."""
+        for code, outage in list(self._outages.items()):
+            if session_id in outage.waiting:
+                outage.waiting.remove(session_id)
+                if not outage.waiting:
+                    del self._outages[code]
+                    counts = {"sessions": outage.sessions, "tries": outage.tries}
+                    log.info("heads loaded again", code=code, **counts)

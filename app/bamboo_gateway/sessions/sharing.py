@@ -7,6 +7,7 @@ who made it. `access` decides what a share opens.
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from hmac import compare_digest
@@ -121,12 +122,41 @@ async def revoke(
 ) -> None:
     """End a share, and the streams that were opened with it.
 
+    The session remembers that it was shared with the user until the user is erased (`forget`).
+
+    Raises:
+        NotFound: The session has no such share, or it has ended.
+    """
+    await _end(context, transactions, caller, session_id, share_id, is_ended=False)
+
+
+async def forget(
+    context: Context, transactions: Transactions, session_id: str, share: Share
+) -> None:
+    """End a share if it has not ended, and forget with whom it was.
+
     Raises:
         NotFound: The session has no such share.
     """
+    if share.holds_at(context.clock.now_ms()):
+        with suppress(NotFound):
+            await revoke(context, transactions, GATEWAY, session_id, share.id)
+    await _end(context, transactions, GATEWAY, session_id, share.id, is_ended=True)
 
+
+async def _end(
+    context: Context,
+    transactions: Transactions,
+    caller: Caller,
+    session_id: str,
+    share_id: str,
+    *,
+    is_ended: bool,
+) -> None:
     def decide(writer: SessionWriter) -> Decision:
-        if not any(one.id == share_id for one in writer.head.shares):
+        now_ms = context.clock.now_ms()
+        found = [one for one in writer.head.shares if one.id == share_id]
+        if not any(is_ended or one.holds_at(now_ms) for one in found):
             raise NotFound(f"No share {share_id!r} of this session.", code="share-not-found")
         drafts = [Draft("share_revoked", {"share_id": share_id})]
         return Decision(drafts, {}, (_EndStreams(context, writer),))

@@ -198,7 +198,8 @@ async def test_shared_sessions_have_a_list_of_their_own(gate: Gateway):
     gate.clock.advance(61)
     assert await shown(BOB) == []
     assert not await reads(gate, BOB)
-    await gate.manager.revoke_share(ALICE, "s", share_id)
+    with pytest.raises(NotFound):
+        await gate.manager.revoke_share(ALICE, "s", share_id)
 
 
 async def test_revoking_ends_the_streams_that_stood_on_the_share_and_no_other(gate: Gateway):

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from bamboo_gateway.agents.base import Agent, Turn
 from bamboo_gateway.agents.python import PythonAgent
-from bamboo_gateway.domain.errors import LimitReached
+from bamboo_gateway.domain.errors import LimitReached, StorageFull, Unavailable
 from bamboo_gateway.domain.events import (
     TERMINAL_TYPES,
     AgentEvent,
@@ -22,6 +22,7 @@ from bamboo_gateway.domain.events import (
     ToolStart,
 )
 from bamboo_gateway.sessions.commands import Chat, NewMessage, NewSession
+from bamboo_gateway.sessions.runs import cancellation
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 from tests.domain.histories import accepted_by_upstreams
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, eventually, gateway, quiet
@@ -137,6 +138,49 @@ async def test_interrupts_that_race_leave_one_end_each_and_the_last_one_runs(gat
     assert any(found[name] == ["complete"] for name in names)
     await quiet()
     assert gate.leftovers() == []
+
+
+@pytest.mark.parametrize("how", ["run", "session"])
+async def test_a_cancel_is_refused_soon_while_the_store_takes_no_writes(how: str) -> None:
+    away = Unavailable("The database is away.", code="away", retry_after_seconds=2)
+    # Longer than the test may take.
+    async with gateway(cancel_timeout_seconds=10 * DEADLINE_SECONDS) as gate:
+        await gate.chat(run_id="r")
+        script = gate.agent.script("r")
+        await script.started.wait()
+        # The outcome of a commit is unknown, as of one whose answer was lost.
+        gate.store.hold_appends()
+        gate.agent.do("r", Token("half"))
+        await eventually(lambda: gate.store.held)
+        gate.store.known_refusal = away
+        with anyio.fail_after(DEADLINE_SECONDS), pytest.raises(Unavailable) as error:
+            await (
+                gate.manager.cancel_run(ME, "s", "r")
+                if how == "run"
+                else gate.manager.cancel_session(ME, "s")
+            )
+        assert (error.value.code, error.value.retry_after_seconds) == ("away", 2)
+        # The agent has stopped, and the end is stored when that is possible.
+        await script.finished.wait()
+        gate.store.known_refusal = None
+        gate.store.release_appends()
+        assert (await gate.ended("r"))["status"] == "cancelled"
+        assert await ends(gate) == {"r": ["cancelled"]}
+
+
+async def test_a_cancel_with_a_full_disk_waits_for_the_end_that_has_a_reserve() -> None:
+    async with gateway() as gate:
+        await gate.chat(run_id="r")
+        await gate.agent.script("r").started.wait()
+        gate.store.known_refusal = StorageFull("The disk is full.")
+        gate.store.hold_appends()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(gate.manager.cancel_run, ME, "s", "r")
+            await eventually(lambda: gate.store.held)
+            # Longer than the call looks for a refusal.
+            await anyio.sleep(2 * cancellation._LOOK_SECONDS)
+            gate.store.release_appends()
+        assert await ends(gate) == {"r": ["cancelled"]}
 
 
 # -- agents that do not stop ----------------------------------------------------------------------

@@ -616,6 +616,30 @@ async def test_a_drain_ends_idle_streams_now_and_others_after_their_run():
         busy.close()
 
 
+@pytest.mark.parametrize("is_whole", [True, False], ids=["drain", "its begin"])
+async def test_a_drain_waits_for_an_end_that_is_on_its_way_to_the_disk(is_whole: bool):
+    """A stream whose run has just ended gets the terminal event, and then the farewell."""
+    async with gateway() as gate:
+        await gate.chat(run_id="r")
+        await gate.agent.script("r").started.wait()
+        reader = await gate.reader()
+        await reader.take_what_is_there()
+        gate.store.hold_appends()
+        gate.agent.do("r", Complete())
+        await eventually(lambda: gate.store.held)
+        async with anyio.create_task_group() as tasks:
+            if is_whole:
+                tasks.start_soon(gate.manager.drain)
+            else:
+                gate.manager.begin_drain()
+            await reader.take_what_is_there()
+            assert reader.goodbye is None
+            gate.store.release_appends()
+        await reader.take_all()
+        assert reader.types[-2:] == ["complete", "goodbye"]
+        reader.close()
+
+
 async def test_a_drain_ends_streams_of_runs_that_never_end(gate: Gateway):
     """R11: a disk that takes nothing keeps no stream open for ever."""
     async with gateway(cancel_timeout_seconds=0.05) as stuck:

@@ -3,10 +3,14 @@
 import signal
 from collections.abc import Iterator
 
+import anyio
+import psycopg
 import pytest
 
 from bamboo_gateway.domain.errors import BambooError, StorageFull, Unavailable
 from bamboo_gateway.storage.base import StoreBusy, StoreUnusable
+from bamboo_gateway.storage.sql.postgresql import connections, group_commit
+from bamboo_gateway.storage.sql.postgresql.errors import not_there
 from bamboo_gateway.storage.sql.store import SqlStore
 from tests.storage.postgresql.conftest import make_store, open_store
 from tests.storage.writing import (
@@ -106,6 +110,60 @@ async def test_a_commit_whose_answer_is_lost_waits_for_the_truth_and_others_do_n
         assert await answer_to(answer) is None
         assert len(await everything(store, "one")) == 3
         assert await store.load("other") is None
+
+
+async def test_a_commit_whose_first_statement_still_goes_on_is_not_refused(
+    postgres_url: str,
+    through_proxy: str,
+    proxy: PostgresProxy,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """R1, R3: the server executes a statement to its end though its connection is gone."""
+    monkeypatch.setattr(group_commit, "_BEGIN_WAITING", "BEGIN; SET LOCAL lock_timeout = 50")
+    writer = Writer("s1", T0)
+    slow = (
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "PERFORM pg_advisory_xact_lock_shared(42); RETURN NEW; END $$; "
+        "CREATE TRIGGER wait BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION wait()"
+    )
+    async with open_store(through_proxy) as store:
+        await committed(store, writer.commit(message("m1")))
+        execute(postgres_url, slow)
+        with psycopg.connect(postgres_url, autocommit=True) as holder:
+            holder.execute("SELECT pg_advisory_lock(42)")
+            proxy.cut_when(lambda statement: Cut.BETWEEN if b"unnest" in statement else None)
+            lost = writer.commit(message("m2"))
+            answer = append(store, lost)
+            await until_true(lambda: bool(proxy.cuts), DEADLINE_SECONDS)
+            proxy.heal()
+            # It is sent again, and finds the session locked by itself, again and again.
+            sent = proxy.statements
+            await until_true(lambda: proxy.statements > sent + 20, DEADLINE_SECONDS)
+            assert not answer.done()
+        assert await answer_to(answer) is None
+        assert len(await everything(store, "s1")) == 3
+
+
+async def test_nobody_waits_for_a_connection_once_the_database_is_known_to_be_away(
+    through_proxy: str, proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(connections, "_WAIT_SECONDS", 1000.0)
+    async with open_store(through_proxy) as store:
+        pool = store._database._connections  # type: ignore[attr-defined]
+        # Nobody has noticed yet that there is no database.
+        pool.stop_watching()
+        proxy.refuse()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_refused, store)
+            await until_true(
+                lambda: pool._pool.get_stats().get("requests_waiting", 0) > 0, DEADLINE_SECONDS
+            )
+            pool._found(answers=False, refusal=not_there())
+
+
+async def _refused(store: SqlStore) -> None:
+    with anyio.fail_after(DEADLINE_SECONDS), pytest.raises(Unavailable):
+        await store.load("s1")
 
 
 async def test_a_store_closes_though_the_database_is_gone(

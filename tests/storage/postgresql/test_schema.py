@@ -144,6 +144,37 @@ async def test_the_tables_of_another_program_are_left_alone(postgres_url: str):
     assert tables_of(postgres_url) == {"sessions"}
 
 
+async def test_an_empty_table_of_versions_is_an_empty_database(postgres_url: str):
+    """As a downgrade to nothing leaves it, or a program that was uninstalled."""
+    execute(postgres_url, "CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)")
+    with connect(Target(postgres_url)) as connection:
+        assert schema.revision_of(connection) is None
+    async with open_store(postgres_url) as store:
+        assert (await store.stats())["sessions"] == 0
+    assert differences(postgres_url) == []
+
+
+@pytest.mark.parametrize("what", ["DELETE FROM alembic_version", "DROP TABLE alembic_version"])
+async def test_tables_whose_version_was_lost_are_not_taken_for_those_of_another_program(
+    what: str, postgres_url: str
+):
+    migrate(Target(postgres_url), None, is_dry=False)
+    execute(postgres_url, what)
+    with pytest.raises(StoreUnusable, match=r"alembic_version.*[Rr]estore"):
+        await make_store(postgres_url).open()
+    with pytest.raises(StoreUnusable, match=r"alembic_version.*[Rr]estore"):
+        migrate(Target(postgres_url), None, is_dry=False)
+    assert len(tables_of(postgres_url)) > 1
+
+
+async def test_versions_of_another_program_are_left_alone(postgres_url: str):
+    execute(postgres_url, "CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)")
+    execute(postgres_url, "INSERT INTO alembic_version VALUES ('ae1027a6acf')")
+    with pytest.raises(StoreUnusable, match="another program"):
+        await make_store(postgres_url).open()
+    assert tables_of(postgres_url) == {"alembic_version"}
+
+
 async def test_a_failed_upgrade_changes_nothing(
     postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -6,7 +6,7 @@ import anyio
 
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.codec import decode
-from bamboo_gateway.domain.errors import BambooError
+from bamboo_gateway.domain.errors import BambooError, StorageFull, Unavailable
 from bamboo_gateway.domain.events import Cancelled, Draft
 from bamboo_gateway.domain.views import RunView
 from bamboo_gateway.sessions.answers import CancelRequested, RunCancelled, SessionCancelled
@@ -18,6 +18,9 @@ from bamboo_gateway.sessions.runs.external import ExternalRuns
 from bamboo_gateway.sessions.runs.factory import EXTERNAL
 from bamboo_gateway.sessions.streaming.session_writer import LookAgain, SessionWriter
 from bamboo_gateway.sessions.transaction import Decision, Transactions
+
+_LOOK_SECONDS = 0.25
+"""How often a cancel call that waits asks whether the store still takes writes."""
 
 
 class Cancellation:
@@ -37,6 +40,8 @@ class Cancellation:
         Raises:
             NotFound: There is no such run.
             StorageFailed: The end of a run that this process does not execute could not be stored.
+            Unavailable: The store takes no writes at present. The run's agent has been told to
+                stop; its terminal event is stored once the store takes writes again.
         """
 
         async def cancel(writer: SessionWriter) -> RunCancelled:
@@ -81,8 +86,7 @@ class Cancellation:
                     writer.run.cancel(terminal)
                 elif head.active.agent == EXTERNAL:
                     await self._external.end(writer, terminal)
-                with anyio.move_on_after(self._context.settings.cancel_timeout_seconds):
-                    await ended.wait()
+                await self._await_end(ended)
         finally:
             forget()
         await writer.ready()
@@ -93,6 +97,27 @@ class Cancellation:
         run = await find_run(self._context.store, writer.id, writer.epoch, run_id)
         requested: CancelRequested = {"cancel_requested": True} if run["ended_at"] is None else {}
         return {**run, **requested}
+
+    async def _await_end(self, ended: anyio.Event) -> None:
+        """Wait for a run's end, as long as one can be stored.
+
+        Raises:
+            Unavailable: The store takes no writes at present.
+        """
+        give_up = anyio.current_time() + self._context.settings.cancel_timeout_seconds
+        while (left := give_up - anyio.current_time()) > 0:
+            # Before the first look: a refusal may be that of an earlier write, and over.
+            with anyio.move_on_after(min(left, _LOOK_SECONDS)):
+                await ended.wait()
+                return
+            refusal = self._context.store.refusal
+            # A full disk keeps space for the ends of runs.
+            if refusal is not None and not isinstance(refusal, StorageFull):
+                raise Unavailable(
+                    refusal.detail,
+                    code=refusal.code,
+                    retry_after_seconds=refusal.retry_after_seconds,
+                )
 
     async def wait_run(
         self, caller: Caller, session_id: str, run_id: str, seconds: float

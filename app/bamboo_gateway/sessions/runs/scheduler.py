@@ -233,9 +233,13 @@ class RunScheduler:
 
     async def _all_ended(self) -> None:
         for writer in self._registry.sessions:
-            if writer.run is not None and writer.head.active is not None:
+            if writer.run is not None:
                 ended = anyio.Event()
-                writer.on_run_end(writer.head.active.run_id, ended.set)
+                if writer.head.active is not None:
+                    writer.on_run_end(writer.head.active.run_id, ended.set)
+                else:
+                    # The terminal event is decided and not durable yet.
+                    writer.when_settled(ended.set)
                 await ended.wait()
 
 

@@ -365,11 +365,13 @@ def _dismiss(writer: SessionWriter | None, connection: Subscription, *, at_once:
     EventSource reconnects after the end of a stream, but gives up for good after a 503.
     """
     end = partial(connection.end, "shutdown", after_rest=True)
-    active = writer.head.active if writer is not None else None
-    if writer is not None and writer.run is not None and active is not None and not at_once:
-        writer.on_run_end(active.run_id, end)
-    else:
+    if writer is None or at_once:
         end()
+    elif writer.run is not None and writer.head.active is not None:
+        writer.on_run_end(writer.head.active.run_id, end)
+    else:
+        # The terminal event may be decided and not durable yet.
+        writer.when_settled(end)
 
 
 def _resume_seq(connection: Subscription) -> int:

@@ -417,11 +417,21 @@ class SessionWriter:
         Raises:
             BambooError: A commit failed, and what was decided is undone.
         """
-        batch = self._batch if self._batch.size else self._flying
-        if batch is not None:
+        if (batch := self._last_batch) is not None:
             done = _Completion()
             batch.with_extras().waiters.append(done)
             await done.wait()
+
+    def when_settled(self, call: Callable[[], None]) -> None:
+        """Call back once everything decided so far is durable or undone; now, if it is."""
+        if (batch := self._last_batch) is not None:
+            batch.with_extras().waiters.append(lambda _: call())
+        else:
+            call()
+
+    @property
+    def _last_batch(self) -> _Batch | None:
+        return self._batch if self._batch.size else self._flying
 
     async def drained(self) -> None:
         """Wait while the producer is too far ahead of the disk (R11)."""

@@ -32,7 +32,8 @@ class BackupTarget:
     """A new backup. Use it as `with BackupTarget(path, …) as target:`.
 
     Leaving it without `finish` removes what was written. A process that is killed leaves a
-    directory `.NAME.unfinished`, which has no manifest, and which the next backup removes.
+    directory `.NAME.unfinished`, which the next backup removes. It has a manifest only when the
+    backup is whole and lacks nothing but its name.
     """
 
     def __init__(self, path: Path, store: str, clock: Clock) -> None:
@@ -154,12 +155,14 @@ class BackupTarget:
             tuple(self._files),
         )
         sync_tree(self.directory)
-        file = NewFile(self.directory / NAME)
+        file = NewFile(self.directory / f"{NAME}{_SUFFIX}")
         try:
             file.write(manifest.encoded())
         finally:
             file.close()
-        sync_tree(self.directory, [NAME])
+        _sync(file.path)
+        file.path.rename(self.directory / NAME)
+        _sync(self.directory)
         try:
             # Refused when somebody has made it since, with a file in it.
             self.directory.rename(self.path)

@@ -10,6 +10,7 @@ give each transaction another one.
 
 import logging
 import select
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Condition, Thread
@@ -17,7 +18,7 @@ from typing import Any, Final
 
 import psycopg
 import structlog
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from bamboo_gateway.domain.errors import BambooError, Unavailable
 from bamboo_gateway.storage.sql.postgresql import arrays
@@ -82,7 +83,6 @@ class Connections:
             kwargs=lambda: _parameters(target),
             min_size=1,
             max_size=_CONNECTIONS_MAX,
-            timeout=_WAIT_SECONDS,
             reconnect_timeout=_RECONNECT_SECONDS,
             configure=arrays.register,
             name="bamboo-postgresql",
@@ -180,11 +180,18 @@ class Connections:
         }
 
     def _get(self) -> Driver:
+        give_up = time.monotonic() + _WAIT_SECONDS
         while True:
             if not self._answers:
                 raise not_there()
             with translating():
-                connection = self._pool.getconn()
+                try:
+                    # The pool does not end a wait because the database has gone away meanwhile.
+                    connection = self._pool.getconn(_PROBE_SECONDS)
+                except PoolTimeout:
+                    if time.monotonic() < give_up:
+                        continue
+                    raise
             if not _is_spoken_to(connection):
                 return connection
             # Not by the pool's `check`, which waits a second after each such connection.

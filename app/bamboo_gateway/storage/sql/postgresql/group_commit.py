@@ -44,7 +44,7 @@ _BEGIN_WAITING: Final = (
 
 
 class Lost(Exception):
-    """The connection broke; what was sent may have been committed."""
+    """The connection broke; what was sent may have been committed, or may be so later."""
 
 
 class GroupCommit:
@@ -155,6 +155,10 @@ class GroupCommit:
             if is_lost(error):
                 raise
             connection.rollback()
+            if is_again:
+                # What holds the lock may be the statement whose answer was lost: the server
+                # executes it to its end though nobody is there any more.
+                raise Lost from error
             return translated(error)
         if applied:
             return None

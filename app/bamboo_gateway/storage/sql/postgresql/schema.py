@@ -26,7 +26,8 @@ REVISIONS: Final = ("0001",)
 """All revisions that this version knows, the oldest first; `bamboo serve` needs the last one."""
 
 _TABLES = """\
-SELECT to_regclass('alembic_version') IS NOT NULL, to_regclass('sessions') IS NOT NULL"""
+SELECT to_regclass('alembic_version') IS NOT NULL, to_regclass('sessions') IS NOT NULL,
+  to_regclass('leftovers') IS NOT NULL"""
 
 
 # Alembic keeps what it works on in a module's variables.
@@ -37,21 +38,32 @@ def revision_of(connection: Driver) -> str | None:
     """Return the revision of a database, None for an empty one.
 
     Raises:
-        StoreUnusable: The tables are those of another program.
+        StoreUnusable: The tables are those of another program, or have lost their revision.
     """
     row = connection.execute(_TABLES).fetchone()
     assert row is not None
-    has_version, has_sessions = row
-    if has_version:
+    has_versions, has_sessions, has_leftovers = row
+    if has_versions:
         found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-        if found is not None:
+        if found is not None and has_sessions:
             return str(found[0])
-    if has_sessions:
+        if found is not None:
+            raise _foreign("alembic_version")
+    if has_sessions and has_leftovers:
         raise StoreUnusable(
-            "The database has a table `sessions` of another program; give the gateway a database "
-            "of its own."
+            "The database has the gateway's tables, but no row in the table `alembic_version`, as "
+            "after a restore that was not finished. Restore it again into an empty database."
         )
+    if has_sessions:
+        raise _foreign("sessions")
     return None
+
+
+def _foreign(table: str) -> StoreUnusable:
+    return StoreUnusable(
+        f"The database has a table `{table}` of another program; give the gateway a database of "
+        "its own."
+    )
 
 
 def check(revision: str) -> None:
