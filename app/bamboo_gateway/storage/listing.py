@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.errors import InvalidCursor
-from bamboo_gateway.domain.sessions import Presence, SessionHead, state_of
-from bamboo_gateway.storage.reports import SessionPage, SessionQuery
+from bamboo_gateway.domain.sessions import Presence, SessionHead, Share, state_of
+from bamboo_gateway.storage.reports import GoneSession, SessionPage, SessionQuery
 
 SortKey = tuple[int | str, str]
 
@@ -82,6 +82,45 @@ class Relations(NamedTuple):
             shape.get("logged_state") == "archived",
             tuple(user for share in shape.get("shares", ()) if (user := share.get("user_id"))),
         )
+
+
+def shares_of(head: SessionHead) -> dict[str, int | None]:
+    """Return when the last share with each user ends; None when one of them does not end."""
+    return ends_with_users(head.shares)
+
+
+def ends_with_users(shares: Iterable[Share]) -> dict[str, int | None]:
+    """Return of some shares when the last one with each user ends."""
+    ends: dict[str, int | None] = {}
+    for share in shares:
+        if share.user_id is None:
+            continue
+        known = ends.get(share.user_id, 0)
+        if share.expires_at is None or known is None:
+            ends[share.user_id] = None
+        else:
+            ends[share.user_id] = max(known, share.expires_at)
+    return ends
+
+
+def gone_of(head: SessionHead) -> GoneSession:
+    """Return what is kept of a session that is deleted, for those who ask what has changed."""
+    relations = Relations.of(head)
+    return GoneSession(
+        relations.user_id, head.session_type, relations.parent_id, relations.shared_with
+    )
+
+
+def ends_of(head: SessionHead) -> list[int]:
+    """Return the moments, in ms, at which something of a session ends by itself, ascending.
+
+    They are the end of its time to live, unless it is archived, and the ends of what is shared with
+    users: for each of them the last one.
+    """
+    ends = set(shares_of(head).values())
+    if head.logged_state != "archived":
+        ends.add(head.expires_at)
+    return sorted(end for end in ends if end is not None)
 
 
 # The state of a session as far as its head decides it. It is the logged state if there is one, else

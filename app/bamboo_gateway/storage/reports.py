@@ -147,6 +147,20 @@ class ChangePage:
     has_more: bool
 
 
+class Expiry(NamedTuple):
+    """A session of which something ends by itself: its time to live, or a share with a user.
+
+    Attributes:
+        at: When it ends, in ms.
+        session_id: The session.
+        head: Its head as of reading.
+    """
+
+    at: int
+    session_id: str
+    head: SessionHead
+
+
 class ValueChange(NamedTuple):
     """A value that is written, or removed (None)."""
 

@@ -3,7 +3,12 @@
 from typing import Any, Final, Literal, get_args
 
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.listing import Relations
+from bamboo_gateway.storage.listing import Relations, shares_of
+
+__all__ = [
+    "GROUPS", "HEAD_STATES", "SLOT_BITS", "Group", "group_of", "moved", "row_of", "shares_of",
+    "title_bytes",
+]  # fmt: skip
 
 # A slot of time is 2^14 ms, about 16 s. The sessions of one slot are sorted for each page that
 # begins in it: they are those that were active within these seconds.
@@ -73,17 +78,3 @@ def moved(seq: int, activity_ms: int, ttl_seconds: int | None) -> dict[str, Any]
         "expires_at": expires_at,
         "expires_slot": None if expires_at is None else expires_at >> SLOT_BITS,
     }
-
-
-def shares_of(head: SessionHead) -> dict[str, int | None]:
-    """Return when the last share with each user ends; None when one of them does not end."""
-    ends: dict[str, int | None] = {}
-    for share in head.shares:
-        if share.user_id is None:
-            continue
-        known = ends.get(share.user_id, 0)
-        if share.expires_at is None or known is None:
-            ends[share.user_id] = None
-        else:
-            ends[share.user_id] = max(known, share.expires_at)
-    return ends

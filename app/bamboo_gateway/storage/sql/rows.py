@@ -78,7 +78,7 @@ INSERT_SESSION = insert(sessions).values(
         name: bindparam(name)
         for name in (
             "key", "id", "epoch", "version", "log_bytes", "stored_bytes", "delta_bytes",
-            "is_packed", "head", *HEAD_COLUMNS,
+            "is_packed", "head", "change_number", *HEAD_COLUMNS,
         )
     }
 )  # fmt: skip
@@ -87,7 +87,10 @@ EXTEND_SESSION = (
     .where(sessions.c.key == bindparam("session_key"))
     .values(
         {
-            **{name: bindparam(name) for name in ("version", "head", *HEAD_COLUMNS)},
+            **{
+                name: bindparam(name)
+                for name in ("version", "head", "change_number", *HEAD_COLUMNS)
+            },
             "log_bytes": sessions.c.log_bytes + bindparam("added_bytes"),
             "stored_bytes": sessions.c.stored_bytes + bindparam("added_bytes"),
             "delta_bytes": sessions.c.delta_bytes + bindparam("added_delta_bytes"),

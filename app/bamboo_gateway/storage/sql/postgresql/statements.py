@@ -49,6 +49,7 @@ class Parts(NamedTuple):
     notes: bool = False
     unsearched: bool = False
     shares: bool = False
+    changes: bool = False
 
     @staticmethod
     def of(batch: Sequence[PreparedCommit]) -> "Parts":
@@ -62,6 +63,7 @@ class Parts(NamedTuple):
             notes=any(one.notes for one in batch),
             unsearched=any(one.unsearched for one in batch),
             shares=any(row.head.shares for row in heads),
+            changes=any(one.is_change for one in batch),
         )
 
 
@@ -78,13 +80,15 @@ def group_commit(parts: Parts, *, waits: bool = False) -> str:
     if has_heads:
         clauses.append(_HEAD)
     clauses.append(_LOCKED.format(or_skip="" if waits else "SKIP LOCKED"))
+    if parts.changes:
+        clauses.append(_NUMBERED)
     clauses.append(_MOVED_ROWS.format(without_heads="AND NOT l.has_head" if parts.heads else ""))
     applied = [_APPLIED_MOVED]
     if parts.heads:
-        clauses.append(_CHANGED)
+        clauses.append(_CHANGED.replace("$change", _CHANGE if parts.changes else ""))
         applied.append(_APPLIED_CHANGED)
     if parts.creations:
-        clauses.append(_CREATED)
+        clauses.append(_CREATED.replace("$number", _NUMBER if parts.changes else "0"))
         applied.append(_APPLIED_CREATED)
     clauses.append("applied AS MATERIALIZED ({})".format(" UNION ALL ".join(applied)))
     if parts.events:
@@ -123,7 +127,10 @@ def parameters(batch: Sequence[PreparedCommit], parts: Parts, owner: str) -> dic
         "bytes": Int8Array.of([one.stored_bytes for one in batch]),
         "delta_bytes": Int8Array.of([one.delta_bytes for one in batch]),
         "commit_id": Int8Array.of([one.commit_id for one in batch]),
+        "is_change": BoolArray.of([one.is_change for one in batch]),
     }
+    if parts.changes:
+        found["numbers"] = len(batch)
     if parts.heads or parts.creations:
         found |= _head_parameters(
             [(number, one.head) for number, one in enumerate(batch) if one.head is not None],
@@ -213,9 +220,9 @@ _UNIT = """\
 unit AS MATERIALIZED (
   SELECT * FROM unnest(
     %(number)s, %(id)s, %(epoch)s, %(first_seq)s, %(version)s, %(is_new)s, %(has_head)s, %(seq)s,
-    %(time)s, %(bytes)s, %(delta_bytes)s, %(commit_id)s
+    %(time)s, %(bytes)s, %(delta_bytes)s, %(commit_id)s, %(is_change)s
   ) AS u (number, id, epoch, first_seq, version, is_new, has_head, seq, time, bytes, delta_bytes,
-    commit_id)
+    commit_id, is_change)
   WHERE EXISTS (SELECT FROM meta WHERE name = 'owner' AND text = %(owner)s)
 )"""
 
@@ -236,6 +243,19 @@ locked AS MATERIALIZED (
   ORDER BY s.id
   FOR NO KEY UPDATE OF s {or_skip}
 )"""
+
+# A number for each commit, whether it applies or not. The row stays locked until the end, so it is
+# taken behind the locks of sessions (see `change_feed`).
+_NUMBERED = """\
+numbered AS MATERIALIZED (
+  UPDATE meta SET number = number + %(numbers)s
+  WHERE name = 'last_change' AND (SELECT count(*) FROM locked) >= 0
+  RETURNING number - %(numbers)s + 1 AS first
+)"""
+_NUMBER = "CASE WHEN u.is_change THEN (SELECT first FROM numbered) + u.number ELSE 0 END"
+_CHANGE = """,
+    change_number = CASE WHEN l.is_change THEN (SELECT first FROM numbered) + l.number
+      ELSE s.change_number END"""
 
 _COUNTED = """\
     version = s.version + 1, seq = l.seq, log_bytes = s.log_bytes + l.bytes,
@@ -263,7 +283,7 @@ _CHANGED = """\
 changed AS (
   UPDATE sessions s SET {counted}, {columns}, head = h.head,
     last_activity_at = {activity}, activity_slot = ({activity}) >> {bits},
-    expires_at = {expires}, expires_slot = ({expires}) >> {bits}
+    expires_at = {expires}, expires_slot = ({expires}) >> {bits}$change
   FROM locked l JOIN head h USING (number) WHERE s.key = l.key
   RETURNING l.number, s.key, s.version, s.user_id
 )""".format(
@@ -280,10 +300,10 @@ SELECT c.number, c.key, c.version, c.user_id, l.old_user, l.old_bytes, l.bytes, 
 _CREATED = """\
 created AS (
   INSERT INTO sessions (id, epoch, version, seq, log_bytes, stored_bytes, delta_bytes, is_packed,
-    {names}, last_activity_at, activity_slot, expires_at, expires_slot, head)
+    {names}, last_activity_at, activity_slot, expires_at, expires_slot, head, change_number)
   SELECT u.id, u.epoch, 1, u.seq, u.bytes, u.bytes, u.delta_bytes, false,
     {values}, h.last_activity_at, h.last_activity_at >> {bits}, h.expires_at,
-    h.expires_at >> {bits}, h.head
+    h.expires_at >> {bits}, h.head, $number
   FROM unit u JOIN head h USING (number) WHERE u.is_new ORDER BY u.id
   ON CONFLICT (id) DO NOTHING
   RETURNING id, key, version, user_id
