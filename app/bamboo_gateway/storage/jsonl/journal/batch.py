@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from bamboo_gateway.storage.marks import Mark
 
-# A commit, the error or None, and without an error the end of its log and its record's number.
+# A commit, the error or None; without an error the end of its log, and its record's number.
 Answer = tuple[LineCommit, BambooError | None, int, int]
 Request = LineCommit | Deletion
 
