@@ -253,7 +253,7 @@ class Catalog:
             self.dirty[entry.id] = entry
 
     def _note_runs(self, session_id: str, head: SessionHead) -> None:
-        if head.active or head.queue:
+        if head.is_unfinished:
             self.unfinished.add(session_id)
         else:
             self.unfinished.discard(session_id)
