@@ -15,6 +15,7 @@ before. The calls that requests name stay open during the round, and only they.
 from collections.abc import Callable
 from typing import Final, Literal
 
+from bamboo_gateway.domain.errors import Refused
 from bamboo_gateway.domain.events import Draft
 from bamboo_gateway.domain.message_assembler import message_draft
 from bamboo_gateway.domain.messages import Message
@@ -57,6 +58,21 @@ def end_round(
         *(close_draft(one.request_id, reason) for one in head.open_requests),
         *(message_draft(result_of(call_id, words)) for call_id in calls_of_round(head)),
     ]
+
+
+def check_not_asked(head: SessionHead) -> None:
+    """Refuse what would come between a request for input and its answer.
+
+    Raises:
+        Refused: `input-required`: a request is open.
+    """
+    if head.open_requests:
+        names = [one.request_id for one in head.open_requests]
+        raise Refused(
+            "The session waits for an answer. Answer it, cancel it, or chat instead.",
+            code="input-required",
+            extra={"request_ids": names},
+        )
 
 
 def close_draft(request_id: str, reason: CloseReason) -> Draft:

@@ -222,6 +222,7 @@ def _on_shared(head: SessionHead, event: dict[str, Any], now: int) -> None:
         parse_ms(given["created_at"]),
         parse_ms(expires_at) if expires_at else None,
         given.get("token_sha256"),
+        given.get("scope", "read"),
     )
     # A share for a user replaces that user's earlier one; expired shares are removed.
     others = [

@@ -14,6 +14,7 @@ from bamboo_gateway.domain.positions import Position
 
 SessionType = Literal["user", "sub_agent", "scheduled"]
 SESSION_TYPES = ("user", "sub_agent", "scheduled")
+ShareScope = Literal["read", "answer"]
 LoggedState = Literal["closed", "expired", "archived"]
 SessionState = Literal[
     "active", "needs_input", "idle", "disconnected", "closed", "expired", "archived"
@@ -97,6 +98,8 @@ class SummaryRef:
 class Share:
     """Permission to read the session, for one user or for everyone with the token of a link.
 
+    With the scope `answer` it also permits to answer requests for input.
+
     Times are milliseconds since 1970. Of a token only the SHA-256 is kept, in hex.
     """
 
@@ -105,6 +108,7 @@ class Share:
     created_at: int
     expires_at: int | None = None
     token_sha256: str | None = None
+    scope: ShareScope = "read"
 
     def holds_at(self, now_ms: int) -> bool:
         """Return whether the share is valid at this time."""

@@ -33,6 +33,20 @@ class ChatTurn(TypedDict):
     position: str
 
 
+class InputsTaken(TypedDict):
+    """Answers to requests for input, as they are stored.
+
+    Attributes:
+        session_id: The session.
+        position: The position just before their events: a stream from here shows them all.
+        run_id: The run that has started with them; absent while other requests are open.
+    """
+
+    session_id: str
+    position: str
+    run_id: NotRequired[str]
+
+
 class MessagesAdded(TypedDict):
     """Messages as they are stored, and the position of the last one."""
 
