@@ -6,7 +6,8 @@ idempotency keys). The gateway answers 404 for sessions that belong to another u
 an unknown id. It does its own work as `GATEWAY`.
 
 A user or link that a session is shared with may read it: the session, its messages, events,
-streams, export, statistics, branch tree and resume message. A user may also fork it. The session's
+streams, export, statistics, branch tree and resume message. A user may also fork it. With the scope
+`answer` a share also lets them answer the session's requests for input. The session's
 existence is no secret then, so everything else is refused as `forbidden`.
 
 One thing cannot be hidden: that an id which a client chose is taken (`session-exists`).

@@ -8,7 +8,7 @@ Optional members have a type of their own (`total=False`), which an answer is pu
 
 from typing import Any, Literal, NotRequired, TypedDict
 
-from bamboo_gateway.domain.sessions import SessionState
+from bamboo_gateway.domain.sessions import SessionState, ShareScope
 from bamboo_gateway.domain.views import RunView, SessionView
 from bamboo_gateway.exporters.imported import ImportNote
 
@@ -219,6 +219,7 @@ class ShareView(TypedDict):
     user_id: str | None
     created_at: str
     expires_at: str | None
+    scope: ShareScope
 
 
 class LinkToken(TypedDict, total=False):

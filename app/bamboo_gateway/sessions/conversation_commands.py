@@ -336,15 +336,21 @@ class ConversationCommands(ManagerParts):
         return await self._registry.read(caller, session_id, read)
 
     async def wait_run(
-        self, caller: Caller, session_id: str, run_id: str, seconds: float
+        self,
+        caller: Caller,
+        session_id: str,
+        run_id: str,
+        seconds: float,
+        need: Literal["own", "answer"] = "own",
     ) -> RunWait:
-        """Wait for a run's end, for at most this many seconds.
+        """Wait for a run's end, for at most this many seconds; `answer`: the run of an answer.
 
         Raises:
             NotFound: There is no such session or run.
         """
-        await self.run(caller, session_id, run_id)
-        return await self._cancellation.wait_run(caller, session_id, run_id, seconds)
+        if need == "own":
+            await self.run(caller, session_id, run_id)
+        return await self._cancellation.wait_run(caller, session_id, run_id, seconds, need)
 
     async def cancel_run(
         self, caller: Caller, session_id: str, run_id: str, idem: Idempotency | None = None

@@ -10,6 +10,7 @@ from bamboo_gateway.domain.errors import BambooError
 from bamboo_gateway.domain.events import Cancelled, Draft
 from bamboo_gateway.domain.input_requests import end_round
 from bamboo_gateway.domain.views import RunView
+from bamboo_gateway.sessions.access import Need
 from bamboo_gateway.sessions.answers import CancelRequested, RunCancelled, SessionCancelled
 from bamboo_gateway.sessions.commands import RunWait
 from bamboo_gateway.sessions.context import Context
@@ -117,7 +118,7 @@ class Cancellation:
         await self._transactions.commit(writer, Decision(drafts, {}, (freed,), reserve=True))
 
     async def wait_run(
-        self, caller: Caller, session_id: str, run_id: str, seconds: float
+        self, caller: Caller, session_id: str, run_id: str, seconds: float, need: Need = "own"
     ) -> RunWait:
         """Wait for a run's end, for at most this many seconds.
 
@@ -132,7 +133,7 @@ class Cancellation:
             return RunWait(run, run["ended_at"] is not None, message)
 
         # Without a place in memory: the run that is waited for has one.
-        return await self._registry.within(caller, session_id, wait, place=False)
+        return await self._registry.within(caller, session_id, wait, need, place=False)
 
     async def _wait_end(self, writer: SessionWriter, run_id: str, deadline: float) -> RunView:
         while True:
