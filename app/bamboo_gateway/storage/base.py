@@ -5,8 +5,9 @@ chooses the form (lines, rows). It returns the bodies that it was given, byte fo
 events a log has notes: they are no events, and only `find` returns them.
 
 Some entries of a log are marked, and `find` finds them by kind and key: `message` events by the
-message id; `run_queued`, `run_start` and terminal events (kind `run`) by the run id; notes by their
-own key. The store takes an event's key from its body.
+message id; `run_queued`, `run_start` and terminal events (kind `run`) by the run id; requests for
+input, their answers and ends (kind `input`) by the request's id; notes by their own key. The store
+takes an event's key from its body.
 
 `commits` has the types of events and commits, `reports` those of lists and findings.
 
@@ -451,7 +452,7 @@ class SessionStore(ABC):
 
     @abstractmethod
     async def unfinished(self) -> list[str]:
-        """List the sessions whose head has an active or queued run."""
+        """List the sessions whose head is unfinished (`SessionHead.is_unfinished`)."""
 
     @abstractmethod
     async def release(self, session_id: str) -> None:

@@ -472,7 +472,7 @@ class MemoryStore(SessionStore):
 
     @override
     async def unfinished(self) -> list[str]:
-        return [head.id for head in self._heads() if head.active or head.queue]
+        return [head.id for head in self._heads() if head.is_unfinished]
 
     @override
     async def release(self, session_id: str) -> None:

@@ -53,7 +53,8 @@ def row_of(head: SessionHead) -> dict[str, Any]:
         "root_id": relations.root_id,
         "head_state": HEAD_STATES[group_of(head)],
         "has_active": head.active is not None,
-        "has_queue": bool(head.queue),
+        # Both columns together say whether the gateway has to act (`SessionHead.is_unfinished`).
+        "has_queue": bool(head.queue) or head.request_expires_at is not None,
         "created_at": head.created_at,
         "updated_at": head.updated_at,
         "message_count": head.message_count,

@@ -39,7 +39,7 @@ __all__ = [
 ]  # fmt: skip
 
 # What `marks.kind` has; a database has these numbers, so none changes. Notes have their own table.
-MARK_KINDS: Final[dict[MarkKind, int]] = {"message": 1, "run": 2}
+MARK_KINDS: Final[dict[MarkKind, int]] = {"message": 1, "run": 2, "input": 3}
 
 events = Table(
     "events",

@@ -295,7 +295,7 @@ class Catalog:
             self.dirty[entry.id] = entry
 
     def _note_head(self, entry: Entry, head: SessionHead) -> None:
-        if head.active or head.queue:
+        if head.is_unfinished:
             self.unfinished.add(entry.id)
         else:
             self.unfinished.discard(entry.id)

@@ -33,7 +33,7 @@ from contextlib import suppress
 from threading import Lock
 
 from bamboo_gateway.domain import codec
-from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.domain.sessions import SessionHead, is_stored_unfinished
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.index.catalog_lines import (
@@ -138,7 +138,7 @@ class CatalogFile:
                     entry.raw = line[line.index(HEAD) + len(HEAD) : -2]
                 entries[entry.id] = entry
                 contents.gone.pop(entry.id, None)
-                if "active" in head or "queue" in head:
+                if is_stored_unfinished(head):
                     unfinished.add(entry.id)
                 else:
                     unfinished.discard(entry.id)

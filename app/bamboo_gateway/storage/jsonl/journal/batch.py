@@ -44,8 +44,8 @@ class Batch:
         self._requests = requests
         self._data_bytes = data_bytes
         self._replaced: list[tuple[str, Log | None]] = []
-        # The accepted requests: the log of each, and the bytes of its record, in two lists of the same
-        # order. A deletion has no log here, since nothing is written to it any more.
+        # The accepted requests: the log of each, and the bytes of its record, in two lists of the
+        # same order. A deletion has no log here, since nothing is written to it any more.
         self._logs: list[Log | None] = []
         self._lines: list[bytes] = []
         self._marks: list[tuple[Log, int, Sequence[tuple[Mark, int]]]] = []

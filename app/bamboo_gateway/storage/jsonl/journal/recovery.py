@@ -264,7 +264,7 @@ class Recovery:
         self._changed[entry.id] = entry
         unfinished = self._result.unfinished
         head = self._head_of(entry)
-        if head is not None and (head.active or head.queue):
+        if head is not None and head.is_unfinished:
             unfinished.add(entry.id)
         else:
             unfinished.discard(entry.id)
