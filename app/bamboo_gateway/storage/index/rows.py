@@ -3,6 +3,7 @@
 from typing import Any, Final, Literal, get_args
 
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.storage.index.metadata_pairs import digest_of
 from bamboo_gateway.storage.listing import Relations, shares_of
 
 __all__ = [
@@ -16,8 +17,12 @@ SLOT_BITS: Final = 14
 
 # What a head decides of the session's state, so that a list by state looks at few sessions:
 # `running` sessions are active, or wait with a queue; `timed` ones have a time to live, and so have
-# `closing` ones, which are closed. The state of all but the last three depends on the moment.
-Group = Literal["idle", "running", "timed", "closing", "closed", "expired", "archived"]
+# `closing` ones, which are closed. `asking` ones have an open request for input, and so have
+# `asking_timed` ones, which expire. The state of `closed`, `expired` and `archived` ones alone does
+# not depend on the moment.
+Group = Literal[
+    "idle", "running", "timed", "closing", "closed", "expired", "archived", "asking", "asking_timed"
+]
 GROUPS: Final[tuple[Group, ...]] = get_args(Group)
 
 # What `sessions.head_state` has for each group. Databases have these numbers, so none changes.
@@ -28,6 +33,9 @@ def group_of(head: SessionHead) -> Group:
     """Return the group of a head."""
     match head.logged_state:
         case None:
+            if head.open_requests:
+                expires = head.ttl_seconds is not None and not (head.active or head.queue)
+                return "asking_timed" if expires else "asking"
             if head.active is not None or head.queue:
                 return "running"
             return "idle" if head.ttl_seconds is None else "timed"
@@ -58,6 +66,7 @@ def row_of(head: SessionHead) -> dict[str, Any]:
         "created_at": head.created_at,
         "updated_at": head.updated_at,
         "message_count": head.message_count,
+        "metadata_digest": digest_of(head.metadata),
         "title_key": title_bytes(title),
         "title_folded": title_bytes(title.casefold()),
         **moved(head.seq, head.last_activity_at, head.ttl_seconds),

@@ -70,6 +70,8 @@ sessions = Table(
     Column("message_count", BigInteger, nullable=False),
     # The number of the last commit with an event that is no delta.
     Column("change_number", BigInteger, nullable=False, server_default=text("0")),
+    # A digest of what `session_metadata` has of it; empty when that is nothing.
+    Column("metadata_digest", LargeBinary, nullable=False, server_default=text("''")),
     # The title, and the title casefolded; empty without a title.
     Column("title_key", LargeBinary, nullable=False),
     Column("title_folded", LargeBinary, nullable=False),
@@ -95,6 +97,16 @@ session_shares = Table(
     # When the last share with this user ends; null when one of them does not end.
     Column("expires_at", BigInteger),
     PrimaryKeyConstraint("user_id", "key"),
+    sqlite_with_rowid=False,
+)
+
+# The pairs of key and value that a session's metadata has, as digests (`metadata_pairs`).
+session_metadata = Table(
+    "session_metadata",
+    metadata,
+    Column("pair", LargeBinary, nullable=False),
+    Column("key", RowKey, nullable=False),
+    PrimaryKeyConstraint("pair", "key"),
     sqlite_with_rowid=False,
 )
 
@@ -132,5 +144,6 @@ for _column, _condition in (
 ):
     Index(None, _column, postgresql_where=_condition, sqlite_where=_condition)
 Index(None, session_shares.c.key)
+Index(None, session_metadata.c.key)
 _ends = session_shares.c.expires_at.is_not(None)
 Index(None, session_shares.c.expires_at, postgresql_where=_ends, sqlite_where=_ends)

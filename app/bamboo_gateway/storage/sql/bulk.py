@@ -160,6 +160,7 @@ class BulkWrite(SessionCreation):
         values["change_number"] = change_number
         connection.run(rows.INSERT_SESSION, row.columns | values)
         rows.write_shares(connection, self._key, row, is_new=True)
+        rows.write_metadata(connection, self._key, row, is_new=True)
         rows.raise_epoch(connection, self._epoch)
         self._database.count_usage(connection, head.user_id, 1, self._bytes)
 
@@ -175,6 +176,7 @@ class BulkWrite(SessionCreation):
         columns = {name: row.columns[name] for name in rows.HEAD_COLUMNS}
         connection.run(rows.EXTEND_SESSION, columns | values)
         rows.write_shares(connection, self._key, row, is_new=False)
+        rows.write_metadata(connection, self._key, row, is_new=False)
         if head.history_from:
             rows.note_merge(connection, self._key)
         if head.user_id == session.user_id:

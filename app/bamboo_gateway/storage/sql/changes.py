@@ -170,7 +170,7 @@ class Changes:
             note_gone(connection, key, session_id, take_number(connection))
             self._feed.forget_some(connection)
             connection.run(_DELETE_SESSION, {"session_key": key})
-            rows.delete_shares(connection, key)
+            rows.delete_filters(connection, key)
             self._database.count_usage(connection, session.user_id, -1, -stored)
             number = leftovers.begin(connection, "deletion", self._clock.now_ms(), key)
         return stored, number

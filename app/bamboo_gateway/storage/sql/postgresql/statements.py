@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import BigInteger, Boolean, LargeBinary, SmallInteger
 
+from bamboo_gateway.storage.index.metadata_pairs import pairs_of
 from bamboo_gateway.storage.index.rows import SLOT_BITS, shares_of
 from bamboo_gateway.storage.index.search_code import owner_mark
 from bamboo_gateway.storage.index.tables import sessions
@@ -50,6 +51,7 @@ class Parts(NamedTuple):
     unsearched: bool = False
     shares: bool = False
     changes: bool = False
+    pairs: bool = False
 
     @staticmethod
     def of(batch: Sequence[PreparedCommit]) -> "Parts":
@@ -64,6 +66,7 @@ class Parts(NamedTuple):
             unsearched=any(one.unsearched for one in batch),
             shares=any(row.head.shares for row in heads),
             changes=any(one.is_change for one in batch),
+            pairs=any(row.columns["metadata_digest"] for row in heads),
         )
 
 
@@ -91,6 +94,16 @@ def group_commit(parts: Parts, *, waits: bool = False) -> str:
         clauses.append(_CREATED.replace("$number", _NUMBER if parts.changes else "0"))
         applied.append(_APPLIED_CREATED)
     clauses.append("applied AS MATERIALIZED ({})".format(" UNION ALL ".join(applied)))
+    clauses += _rows_of(parts)
+    clauses.append(_USAGE)
+    if parts.creations:
+        clauses.append(_EPOCH)
+    return "WITH {}\nSELECT number FROM applied".format(",\n".join(clauses))
+
+
+def _rows_of(parts: Parts) -> list[str]:
+    """Return the clauses that write the rows beside the sessions."""
+    clauses = []
     if parts.events:
         clauses.append(_EVENTS)
     if parts.marks:
@@ -102,12 +115,12 @@ def group_commit(parts: Parts, *, waits: bool = False) -> str:
     if parts.heads:
         clauses.append(_OWNERS)
         clauses.append(_OLD_SHARES.format(not_new=_NOT_NEW if parts.shares else ""))
+        clauses.append(_OLD_PAIRS.format(kept=_KEPT_PAIR if parts.pairs else ""))
     if parts.shares:
         clauses.append(_SHARES)
-    clauses.append(_USAGE)
-    if parts.creations:
-        clauses.append(_EPOCH)
-    return "WITH {}\nSELECT number FROM applied".format(",\n".join(clauses))
+    if parts.pairs:
+        clauses.append(_PAIRS)
+    return clauses
 
 
 def parameters(batch: Sequence[PreparedCommit], parts: Parts, owner: str) -> dict[str, Any]:
@@ -135,6 +148,7 @@ def parameters(batch: Sequence[PreparedCommit], parts: Parts, owner: str) -> dic
         found |= _head_parameters(
             [(number, one.head) for number, one in enumerate(batch) if one.head is not None],
             has_shares=parts.shares,
+            has_pairs=parts.pairs,
         )
     if parts.events:
         names = ("number", "seq", "is_delta", "body")
@@ -161,7 +175,9 @@ def reason_parameters(batch: Sequence[PreparedCommit]) -> dict[str, Any]:
     }
 
 
-def _head_parameters(heads: Sequence[tuple[int, HeadRow]], *, has_shares: bool) -> dict[str, Any]:
+def _head_parameters(
+    heads: Sequence[tuple[int, HeadRow]], *, has_shares: bool, has_pairs: bool
+) -> dict[str, Any]:
     found: dict[str, Any] = {
         "head_number": Int8Array.of([number for number, _ in heads]),
         "head_body": ByteaArray.of([row.body for _, row in heads]),
@@ -178,6 +194,9 @@ def _head_parameters(heads: Sequence[tuple[int, HeadRow]], *, has_shares: bool) 
         ]
         names = ("number", "user_id", "expires_at")
         found |= _columns("share", names, (Int8Array, TextArray, Int8Array), rows)
+    if has_pairs:
+        pairs = [(number, pair) for number, row in heads for pair in pairs_of(row.head.metadata)]
+        found |= _columns("pair", ("number", "digest"), (Int8Array, ByteaArray), pairs)
     return found
 
 
@@ -236,7 +255,8 @@ head AS MATERIALIZED (
 
 _LOCKED = """\
 locked AS MATERIALIZED (
-  SELECT u.*, s.key, s.user_id AS old_user, s.stored_bytes AS old_bytes
+  SELECT u.*, s.key, s.user_id AS old_user, s.stored_bytes AS old_bytes,
+    s.metadata_digest AS old_digest
   FROM unit u JOIN sessions s ON s.id = u.id
   WHERE NOT u.is_new AND s.epoch = u.epoch AND s.seq = u.first_seq - 1 AND NOT s.is_packed
     AND (u.version IS NULL OR s.version = u.version)
@@ -376,6 +396,29 @@ new_shares AS (
   SELECT e.user_id, a.key, e.expires_at
   FROM {_SHARE} AS e (number, user_id, expires_at) JOIN applied a USING (number)
   ON CONFLICT (user_id, key) DO UPDATE SET expires_at = excluded.expires_at
+)"""
+
+# Metadata seldom changes; then all pairs that the session has no more go, and those that it has
+# come. What is the same on both sides is in neither: one statement cannot do both with a row.
+_PAIR = "unnest(%(pair_number)s, %(pair_digest)s)"
+_OLD_PAIRS = """\
+old_pairs AS (
+  DELETE FROM session_metadata o USING changed c JOIN locked l USING (number)
+    JOIN head h USING (number)
+  WHERE o.key = c.key AND h.metadata_digest <> l.old_digest{kept}
+)"""
+_KEPT_PAIR = f"""
+    AND NOT EXISTS (
+      SELECT FROM {_PAIR} AS e (number, pair) WHERE e.number = c.number AND e.pair = o.pair
+    )"""
+_PAIRS = f"""\
+new_pairs AS (
+  INSERT INTO session_metadata (pair, key)
+  SELECT e.pair, a.key
+  FROM {_PAIR} AS e (number, pair) JOIN applied a USING (number) JOIN head h USING (number)
+    LEFT JOIN locked l USING (number)
+  WHERE l.old_digest IS DISTINCT FROM h.metadata_digest
+  ON CONFLICT DO NOTHING
 )"""
 
 # A session that changes its owner is taken from the one and given to the other, with all bytes.

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from bamboo_gateway.domain.errors import Conflict
+from bamboo_gateway.storage.index.metadata_pairs import pairs_of
 from bamboo_gateway.storage.index.rows import SLOT_BITS, shares_of
 from bamboo_gateway.storage.index.search_code import owner_mark
 from bamboo_gateway.storage.index.search_statements import own_statement
@@ -35,6 +36,8 @@ _INSERT_NOTE = (
 _INSERT_UNSEARCHED = "INSERT OR IGNORE INTO unsearched (session_key, seq) VALUES (?, ?)"
 _DELETE_SHARES = "DELETE FROM session_shares WHERE key = ?"
 _INSERT_SHARE = "INSERT INTO session_shares (user_id, key, expires_at) VALUES (?, ?, ?)"
+_DELETE_METADATA = "DELETE FROM session_metadata WHERE key = ?"
+_INSERT_METADATA = "INSERT INTO session_metadata (pair, key) VALUES (?, ?)"
 _COUNT_USAGE = (
     "INSERT INTO usage (scope, slot, sessions, stored_bytes) VALUES (?, 0, ?, ?) ON CONFLICT DO"
     " UPDATE SET sessions = sessions + excluded.sessions,"
@@ -186,6 +189,7 @@ class GroupCommit:
         del values["head"], values["id"]
         if head.head.shares:
             self._write_shares(key, head)
+        self._write_metadata(key, head)
         return _Row(values)
 
     def _update(self, row: _Row) -> None:
@@ -200,6 +204,9 @@ class GroupCommit:
             parameters.append(row.head.body)
             self._connection.execute(_DELETE_SHARES, (row.key,))
             self._write_shares(row.key, row.head)
+            if "metadata_digest" in changed:
+                self._connection.execute(_DELETE_METADATA, (row.key,))
+                self._write_metadata(row.key, row.head)
         parameters.append(row.key)
         text = self._updates.get(names)
         if text is None:
@@ -219,6 +226,10 @@ class GroupCommit:
     def _write_shares(self, key: int, row: HeadRow) -> None:
         for user_id, end in shares_of(row.head).items():
             self._connection.execute(_INSERT_SHARE, (user_id, key, end))
+
+    def _write_metadata(self, key: int, row: HeadRow) -> None:
+        for pair in pairs_of(row.head.metadata):
+            self._connection.execute(_INSERT_METADATA, (pair, key))
 
 
 def _refusal(prepared: PreparedCommit, row: _Row | None) -> Refused | None:

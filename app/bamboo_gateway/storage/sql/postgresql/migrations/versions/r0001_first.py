@@ -15,6 +15,7 @@ _TABLES = (
     "meta",
     "notes",
     "search_messages",
+    "session_metadata",
     "session_shares",
     "sessions",
     "unsearched",
@@ -111,6 +112,13 @@ CREATE TABLE search_messages (
     " (user_id, created_at, session_id, seq)",
     "CREATE INDEX ix_search_messages_time ON search_messages (created_at, session_id, seq)",
     """\
+CREATE TABLE session_metadata (
+  pair BYTEA NOT NULL,
+  key BIGINT NOT NULL,
+  CONSTRAINT pk_session_metadata PRIMARY KEY (pair, key)
+)""",
+    "CREATE INDEX ix_session_metadata_key ON session_metadata (key)",
+    """\
 CREATE TABLE session_shares (
   user_id TEXT COLLATE "C" NOT NULL,
   key BIGINT NOT NULL,
@@ -142,6 +150,7 @@ CREATE TABLE sessions (
   activity_slot BIGINT NOT NULL,
   message_count BIGINT NOT NULL,
   change_number BIGINT DEFAULT 0 NOT NULL,
+  metadata_digest BYTEA DEFAULT '' NOT NULL,
   title_key BYTEA NOT NULL,
   title_folded BYTEA NOT NULL,
   log_bytes BIGINT DEFAULT 0 NOT NULL,
