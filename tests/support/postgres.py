@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import count
@@ -60,10 +60,8 @@ class PostgresServer:
         self,
         directory: Path,
         settings: Mapping[str, str] | None = None,
-        initdb_options: Sequence[str] = (),
     ) -> None:
         self.directory = directory
-        self._initdb_options = initdb_options
         self.port = free_port()
         self._binaries = binaries()
         self._data = directory / "data"
@@ -83,11 +81,6 @@ class PostgresServer:
     def log(self) -> str:
         """What the server has written about itself."""
         return (self.directory / "log").read_text(encoding="utf-8", errors="replace")
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it has been started and has not ended by itself since."""
-        return self._kept is not None and self._kept.is_running
 
     def start(self, settings: Mapping[str, str] | None = None) -> Self:
         """Start it, and return when it answers (also when it answers read-only)."""
@@ -136,9 +129,7 @@ class PostgresServer:
         user: list[str | Path] = ["-U", USER, "--pwfile", password]
         flags = ["--encoding=UTF8", "--locale=C", "--no-sync"]
         rights = ["--auth-local=trust", "--auth-host=scram-sha-256"]
-        run_as_ordinary_user(
-            [*command, *user, *flags, *rights, *self._initdb_options], self.directory
-        )
+        run_as_ordinary_user([*command, *user, *flags, *rights], self.directory)
 
     def _answers(self) -> bool:
         if self._kept is None or not self._kept.is_running:

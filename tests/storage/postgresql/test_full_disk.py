@@ -16,8 +16,6 @@ from tests.support.waiting import until
 
 # An empty database has 8 MB.
 TABLES_MIB = 32
-# A new server has 24 MB and its first segment of the write-ahead log.
-SERVER_MIB = 96
 FILLER_MIB = 12
 LARGE = "x" * 100_000
 # All of a small disk, several times.
@@ -93,24 +91,3 @@ def test_tables_without_space_refuse_writes_and_serve_reads(
                 assert len(writing.said) > acknowledged
                 writing.check()
         execute(own_postgres.url(), "DROP TABLESPACE small")
-
-
-def test_a_server_without_any_space_loses_nothing_and_goes_on_when_there_is_some(
-    tmp_path: Path,
-) -> None:
-    """The write-ahead log has no space either: the server ends, if it cannot write there."""
-    small = {"max_wal_size": "4MB", "min_wal_size": "2MB", "wal_recycle": "off"}
-    with small_disk(SERVER_MIB) as disk, PostgresServer(disk, small, ["--wal-segsize=1"]) as server:
-        filler = disk / "filler"
-        filler.write_bytes(bytes(FILLER_MIB << 20))
-        with (
-            server.database() as name,
-            Gateway(tmp_path, {"BAMBOO_STORAGE_URL": server.url(name)}) as gateway,
-        ):
-            writing = Writing(gateway)
-            assert writing.until_refused() in {(503, "storage-full"), (503, "unavailable")}
-            filler.unlink()
-            if not server.is_running:
-                server.start()
-            until(lambda: writing.say()[0] == 201, "it goes on when there is space")
-            writing.check()
