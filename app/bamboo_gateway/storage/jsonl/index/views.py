@@ -43,6 +43,8 @@ _VIEWS_MAX = 32
 
 # Scope, archived mode, sort order, and the `HeadState` if the view has only one.
 _ViewName = tuple[Scope, str, str, HeadState | None]
+# How a pair of metadata may be written in a stored head: as a text, or as another scalar.
+_Needles = tuple[tuple[bytes, bytes], ...]
 # The `HeadState` of each state that the head alone decides.
 _HEAD_STATE_OF: dict[SessionState, HeadState] = {
     "needs_input": "needs_input",
@@ -152,9 +154,14 @@ class SessionViews:
         total = 0
         skipped = query.offset or 0 if start is None else 0
         place = None if query.count else start
+        needles = _needles_of(query.metadata)
+        if needles is None:
+            return make_page([], query, 0 if query.count else None)
         while True:
             batch = list(islice(_keys(view, query.descending, place), _BATCH_ENTRIES))
             for key in batch:
+                if needles and not self._may_have(key[1], needles):
+                    continue
                 if not self._is_admitted(key[1], query, presence):
                     continue
                 total += 1
@@ -170,6 +177,10 @@ class SessionViews:
             place = batch[-1]
             await anyio.lowlevel.checkpoint()
 
+    def _may_have(self, session_id: str, needles: _Needles) -> bool:
+        entry = self._catalog.entries.get(session_id)
+        return entry is not None and (entry.raw is None or _may_have(entry.raw, needles))
+
     def _is_admitted(self, session_id: str, query: SessionQuery, presence: Presence) -> bool:
         """Return whether the filters admit a session.
 
@@ -179,8 +190,6 @@ class SessionViews:
         if entry is None or not admits_relations(query, entry.id, entry.relations):
             return False
         if query.active_after is not None and entry.activity <= query.active_after:
-            return False
-        if query.metadata and not _may_have_metadata(entry, query.metadata):
             return False
         if entry.raw is not None and query.shared_with is None:
             is_admitted = admits_stored(query, codec.decode(entry.raw), entry.activity)
@@ -254,18 +263,26 @@ class SessionViews:
             await anyio.lowlevel.checkpoint()
 
 
-def _may_have_metadata(entry: Entry, wanted: tuple[tuple[str, str], ...]) -> bool:
-    """Return whether an entry may have these pairs: decoding a stored head takes far longer."""
-    raw = entry.raw
-    if raw is None:
-        return True
+def _needles_of(wanted: tuple[tuple[str, str], ...]) -> _Needles | None:
+    """Return what a stored head has when its metadata has these pairs; None when none can have it.
+
+    Looking for bytes takes a tenth of the time of decoding a head.
+    """
     try:
-        return all(codec.encode(key) + b":" in raw for key, _ in wanted) and all(
-            codec.encode(value)[1:-1] in raw for _, value in wanted
+        return tuple(
+            (
+                b"%b:%b" % (codec.encode(key), codec.encode(value)),
+                b"%b:%b" % (codec.encode(key), value.encode()),
+            )
+            for key, value in wanted
         )
-    except TypeError:
+    except (TypeError, UnicodeEncodeError):
         # No stored text is like that.
-        return False
+        return None
+
+
+def _may_have(raw: bytes, needles: _Needles) -> bool:
+    return all(text in raw or scalar in raw for text, scalar in needles)
 
 
 def _is_covered(query: SessionQuery, scope: Scope) -> bool:
