@@ -18,6 +18,7 @@ from sortedcontainers import SortedList
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.sessions import Presence, SessionHead, SessionState, state_of
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
+from bamboo_gateway.storage.jsonl.index.pairs import PairIndex
 from bamboo_gateway.storage.jsonl.index.relations import RelationIndex, Scope, is_within
 from bamboo_gateway.storage.listing import (
     HeadState,
@@ -43,8 +44,6 @@ _VIEWS_MAX = 32
 
 # Scope, archived mode, sort order, and the `HeadState` if the view has only one.
 _ViewName = tuple[Scope, str, str, HeadState | None]
-# How a pair of metadata may be written in a stored head: as a text, or as another scalar.
-_Needles = tuple[tuple[bytes, bytes], ...]
 # The `HeadState` of each state that the head alone decides.
 _HEAD_STATE_OF: dict[SessionState, HeadState] = {
     "needs_input": "needs_input",
@@ -72,6 +71,7 @@ class SessionViews:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._relations = RelationIndex(catalog)
+        self._pairs = PairIndex(catalog)
         self._views: OrderedDict[_ViewName, _View] = OrderedDict()
 
     async def query(self, query: SessionQuery, presence: Presence) -> SessionPage:
@@ -154,13 +154,12 @@ class SessionViews:
         total = 0
         skipped = query.offset or 0 if start is None else 0
         place = None if query.count else start
-        needles = _needles_of(query.metadata)
-        if needles is None:
-            return make_page([], query, 0 if query.count else None)
+        # As of now: what changes from here on is looked at again below.
+        having = self._pairs.ids_of(query.metadata) if query.metadata else None
         while True:
             batch = list(islice(_keys(view, query.descending, place), _BATCH_ENTRIES))
             for key in batch:
-                if needles and not self._may_have(key[1], needles):
+                if having is not None and key[1] not in having:
                     continue
                 if not self._is_admitted(key[1], query, presence):
                     continue
@@ -176,10 +175,6 @@ class SessionViews:
                 return make_page(heads, query, total if query.count else None)
             place = batch[-1]
             await anyio.lowlevel.checkpoint()
-
-    def _may_have(self, session_id: str, needles: _Needles) -> bool:
-        entry = self._catalog.entries.get(session_id)
-        return entry is not None and (entry.raw is None or _may_have(entry.raw, needles))
 
     def _is_admitted(self, session_id: str, query: SessionQuery, presence: Presence) -> bool:
         """Return whether the filters admit a session.
@@ -208,7 +203,10 @@ class SessionViews:
         """Return current views of the query: no `await` follows the last update of any of them."""
         while True:
             self._distribute_changes()
-            if not self._relations.update(_BATCH_ENTRIES):
+            is_current = self._relations.update(_BATCH_ENTRIES)
+            if query.metadata:
+                is_current = self._pairs.update(_BATCH_ENTRIES) and is_current
+            if not is_current:
                 await anyio.lowlevel.checkpoint()
                 continue
             scope = self._relations.scope_of(query)
@@ -236,6 +234,7 @@ class SessionViews:
         changed = self._catalog.changed
         if changed:
             self._relations.note(changed)
+            self._pairs.note(changed)
             for view in self._views.values():
                 view.stale |= changed
             changed.clear()
@@ -261,28 +260,6 @@ class SessionViews:
         view.keys.update(fresh)
         if view.stale:
             await anyio.lowlevel.checkpoint()
-
-
-def _needles_of(wanted: tuple[tuple[str, str], ...]) -> _Needles | None:
-    """Return what a stored head has when its metadata has these pairs; None when none can have it.
-
-    Looking for bytes takes a tenth of the time of decoding a head.
-    """
-    try:
-        return tuple(
-            (
-                b"%b:%b" % (codec.encode(key), codec.encode(value)),
-                b"%b:%b" % (codec.encode(key), value.encode()),
-            )
-            for key, value in wanted
-        )
-    except (TypeError, UnicodeEncodeError):
-        # No stored text is like that.
-        return None
-
-
-def _may_have(raw: bytes, needles: _Needles) -> bool:
-    return all(text in raw or scalar in raw for text, scalar in needles)
 
 
 def _is_covered(query: SessionQuery, scope: Scope) -> bool:
