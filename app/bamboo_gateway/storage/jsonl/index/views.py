@@ -115,7 +115,11 @@ class SessionViews:
             missing = [name for name in {*asked.by_id, *noted} if name not in answers]
             for name in missing[:_BATCH_ENTRIES]:
                 entry = self._catalog.entries.get(name)
-                answers[name] = entry is not None and state_of(entry.own_head(), presence) == state
+                answers[name] = (
+                    entry is not None
+                    and (state != "needs_input" or _may_ask(entry))
+                    and state_of(entry.own_head(), presence) == state
+                )
             if len(missing) <= _BATCH_ENTRIES:
                 break
             await anyio.lowlevel.checkpoint()
@@ -265,6 +269,11 @@ class SessionViews:
         view.keys.update(fresh)
         if view.stale:
             await anyio.lowlevel.checkpoint()
+
+
+def _may_ask(entry: Entry) -> bool:
+    """Return whether an entry may have open requests: decoding a stored head takes far longer."""
+    return entry.raw is None or b'"open_requests":' in entry.raw
 
 
 def _part_of(view: _View, session_ids: set[str]) -> _View:
