@@ -170,8 +170,8 @@ _EVENTS: Mapping[str, str] = {
     "complete": "Terminal: the run completed.",
     "error": "Terminal: the run failed. `code` is `interrupted` when the gateway ended first.",
     "cancelled": "Terminal: the run was cancelled.",
-    "input_required": "The run asks people. It ends with `complete`, `input_required`, and the next "
-    "run gets the answers.",
+    "input_required": "The run asks people. It ends with `complete`, `input_required`, and the "
+    "next run gets the answers.",
     "input_given": "A request was answered; `run_id` is the run that starts with it, if one does.",
     "input_closed": "A request ended without an answer: `superseded`, `cancelled` or `expired`.",
     "state_change": "The session was closed, reopened, expired or archived.",

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from typing_extensions import override
 
 from tests.processes import Gateway
 from tests.support.clients import local_client
@@ -151,6 +152,7 @@ class Insistent(threading.Thread):
         self._body = {"answers": {request_id: value}}
         self.begun = threading.Event()
 
+    @override
     def run(self) -> None:
         with local_client(base_url=f"{self._url}/api/v1", timeout=60) as http:
             while self.outcome is None:
