@@ -41,6 +41,9 @@ EXTENSION_DATA_BYTES_MAX = 256 * KiB
 SHARES_MAX = 100
 """The most valid shares of one session. They are part of its head, which every list returns."""
 
+FORMER_READERS_MAX = 100
+"""The users that a session's head remembers of shares that have ended: as many as it has shares."""
+
 SHARE_SECONDS_MAX = 10 * 365 * 24 * 3600
 """The longest lifetime of a share. For a longer one, create a share without an end."""
 

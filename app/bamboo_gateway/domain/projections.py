@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from bamboo_gateway.domain.clock import parse_ms
 from bamboo_gateway.domain.events import CODE_INTERRUPTED, DELTA_TYPES, TERMINAL_TYPES, Usage
+from bamboo_gateway.domain.limits import FORMER_READERS_MAX
 from bamboo_gateway.domain.positions import parse_position
 from bamboo_gateway.domain.sessions import ActiveRun, QueuedRun, SessionHead, Share, SummaryRef
 from bamboo_gateway.domain.tool_order import OPEN_CALLS_MAX, open_after
@@ -167,12 +168,26 @@ def _on_shared(head: SessionHead, event: dict[str, Any], now: int) -> None:
         for one in head.shares
         if one.holds_at(now) and (share.user_id is None or one.user_id != share.user_id)
     ]
+    _remember_readers(head, [one for one in head.shares if one not in others])
     head.shares = [*others, share]
+    if share.user_id in head.former_readers:
+        head.former_readers = [user for user in head.former_readers if user != share.user_id]
 
 
 def _on_share_revoked(head: SessionHead, event: dict[str, Any], now: int) -> None:
     del now
-    head.shares = [share for share in head.shares if share.id != event["share_id"]]
+    revoked = [share for share in head.shares if share.id == event["share_id"]]
+    if not event.get("erased"):
+        _remember_readers(head, revoked)
+    head.shares = [share for share in head.shares if share not in revoked]
+
+
+def _remember_readers(head: SessionHead, ended: list[Share]) -> None:
+    """Remember the users of shares that have ended: they are told that the session is gone."""
+    users = [share.user_id for share in ended if share.user_id is not None]
+    if users:
+        others = [user for user in head.former_readers if user not in users]
+        head.former_readers = [*others, *users][-FORMER_READERS_MAX:]
 
 
 _STEPS: dict[str, Callable[[SessionHead, dict[str, Any], int], None]] = {

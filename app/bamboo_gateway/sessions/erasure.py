@@ -200,7 +200,7 @@ async def _erase_shares(
             continue
         try:
             for share in shares:
-                await sharing.revoke(context, transactions, GATEWAY, head.id, share.id)
+                await sharing.revoke(context, transactions, GATEWAY, head.id, share.id, erased=True)
             await _take_out(context, transactions, head, user_id)
         except (NotFound, Gone):
             continue  # deleted or revoked since

@@ -117,9 +117,23 @@ class _EndStreams(Effect):
 
 
 async def revoke(
-    context: Context, transactions: Transactions, caller: Caller, session_id: str, share_id: str
+    context: Context,
+    transactions: Transactions,
+    caller: Caller,
+    session_id: str,
+    share_id: str,
+    *,
+    erased: bool = False,
 ) -> None:
     """End a share, and the streams that were opened with it.
+
+    Args:
+        context: Has the store and the clock.
+        transactions: Change the session.
+        caller: Who revokes it.
+        session_id: The session.
+        share_id: The share.
+        erased: The share's user is being erased, and is not remembered.
 
     Raises:
         NotFound: The session has no such share.
@@ -128,7 +142,8 @@ async def revoke(
     def decide(writer: SessionWriter) -> Decision:
         if not any(one.id == share_id for one in writer.head.shares):
             raise NotFound(f"No share {share_id!r} of this session.", code="share-not-found")
-        drafts = [Draft("share_revoked", {"share_id": share_id})]
+        fields = {"share_id": share_id, **({"erased": True} if erased else {})}
+        drafts = [Draft("share_revoked", fields)]
         return Decision(drafts, {}, (_EndStreams(context, writer),))
 
     await _change(context, transactions, caller, session_id, decide, None)

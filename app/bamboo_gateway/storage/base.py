@@ -40,6 +40,7 @@ from bamboo_gateway.storage.commits import Commit, Event, Found, MarkKind, Note,
 from bamboo_gateway.storage.reports import (
     ChangePage,
     Erased,
+    Expiry,
     RecoveryReport,
     SearchPage,
     SearchQuery,
@@ -362,7 +363,8 @@ class SessionStore(ABC):
         this call by then. So whoever asks again from the `last` of a page misses nothing. Numbers
         survive restarts. The cost is that of the answer, not of the number of sessions.
 
-        The last `GONE_SESSIONS_MAX` deletions are kept.
+        The last `GONE_SESSIONS_MAX` deletions are kept, each with what decides who is told of it
+        (`listing.gone_of`).
 
         Args:
             feed: The `change_feed` that the number is from.
@@ -380,6 +382,24 @@ class SessionStore(ABC):
 
         The feed has a random name. It gets another one whenever numbers may be given again: the
         data was restored, copied, or their count was lost.
+        """
+        raise NotImplementedError
+
+    async def expiries(self, after: tuple[int, str], until: int, limit: int) -> list[Expiry]:
+        """Return the sessions of which something ends by itself in a span of time.
+
+        What ends is the session's time to live, or a share with a user. The durable heads decide;
+        runs and open streams do not count here. A time to live that ends has no commit, so
+        `changes` does not have it. The cost is that of the answer, not of the number of sessions.
+
+        Args:
+            after: The moment in ms that the span begins behind, and a session's id: of that very
+                moment the sessions with a greater id are returned.
+            until: The last moment of the span.
+            limit: The most entries of a page. Another one begins after its last entry.
+
+        Returns:
+            The entries, ordered by moment and session id. A session has one for each moment.
         """
         raise NotImplementedError
 

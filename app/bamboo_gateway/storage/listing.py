@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.errors import InvalidCursor
 from bamboo_gateway.domain.sessions import Presence, SessionHead, state_of
-from bamboo_gateway.storage.reports import SessionPage, SessionQuery
+from bamboo_gateway.storage.reports import GoneSession, SessionPage, SessionQuery
 
 SortKey = tuple[int | str, str]
 
@@ -82,6 +82,28 @@ class Relations(NamedTuple):
             shape.get("logged_state") == "archived",
             tuple(user for share in shape.get("shares", ()) if (user := share.get("user_id"))),
         )
+
+
+def gone_of(head: SessionHead) -> GoneSession:
+    """Return what is kept of a session that is deleted, for those who ask what has changed."""
+    parent = head.parent
+    return GoneSession(
+        head.user_id,
+        head.session_type,
+        parent.get("session_id") if parent else None,
+        head.readers,
+    )
+
+
+def ends_of(head: SessionHead) -> list[int]:
+    """Return the moments, in ms, at which something of a session ends by itself, ascending.
+
+    They are the end of its time to live, unless it is archived, and of its shares with users.
+    """
+    ends = {share.expires_at for share in head.shares if share.user_id is not None}
+    if head.logged_state != "archived":
+        ends.add(head.expires_at)
+    return sorted(end for end in ends if end is not None)
 
 
 # The state of a session as far as its head decides it. It is the logged state if there is one, else

@@ -107,7 +107,10 @@ class SearchPage:
 
 
 class GoneSession(NamedTuple):
-    """A deleted session: what decides who is told that it is gone."""
+    """A deleted session: what decides who is told that it is gone.
+
+    `shared_with` are all users who may have seen it (`SessionHead.readers`).
+    """
 
     user_id: str | None
     session_type: str
@@ -145,6 +148,20 @@ class ChangePage:
     changes: list[Change]
     last: int
     has_more: bool
+
+
+class Expiry(NamedTuple):
+    """A session of which something ends by itself: its time to live, or a share with a user.
+
+    Attributes:
+        at: When it ends, in ms.
+        session_id: The session.
+        head: Its head as of reading.
+    """
+
+    at: int
+    session_id: str
+    head: SessionHead
 
 
 class ValueChange(NamedTuple):

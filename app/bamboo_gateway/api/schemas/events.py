@@ -244,6 +244,9 @@ class ShareRevokedEvent(_LogEvent):
 
     type: Literal["share_revoked"]
     share_id: str
+    erased: Annotated[
+        bool, Field(description="Whether the share ended because its user was erased.")
+    ] = False
 
 
 class CustomEvent(_LogEvent):
