@@ -16,6 +16,7 @@ from bamboo_gateway.api.routes import (
     extensions,
     fork,
     health,
+    joint_streams,
     login,
     maintenance,
     messages,
@@ -34,6 +35,7 @@ from bamboo_gateway.domain.codec import encode
 ROUTERS: Final[tuple[APIRouter, ...]] = (
     chat.router,
     streams.router,
+    joint_streams.router,
     events.router,
     runs.router,
     messages.router,

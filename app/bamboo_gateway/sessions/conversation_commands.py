@@ -44,7 +44,9 @@ from bamboo_gateway.sessions.queries import (
 from bamboo_gateway.sessions.runs.client_ids import ClientIds
 from bamboo_gateway.sessions.search import search_results
 from bamboo_gateway.sessions.streaming.hub import StreamPlace
-from bamboo_gateway.sessions.streaming.rendering import Renderer
+from bamboo_gateway.sessions.streaming.joint_opening import Wanted
+from bamboo_gateway.sessions.streaming.joint_stream import JointStream
+from bamboo_gateway.sessions.streaming.rendering import JointRenderer, Renderer
 from bamboo_gateway.sessions.streaming.subscription import Subscription
 from bamboo_gateway.storage.reports import SearchQuery, SessionQuery
 
@@ -358,6 +360,12 @@ class ConversationCommands(ManagerParts):
     ) -> Subscription | None:
         """Open a stream. Return None when no event can follow (`StreamHub.connect`)."""
         return await self._hub.connect(caller, session_id, request, renderer, place)
+
+    async def connect_joint(
+        self, caller: Caller, wanted: Wanted, renderer: JointRenderer
+    ) -> JointStream | None:
+        """Open one stream of several sessions (`JointStreams.connect`)."""
+        return await self._joint_streams.connect(caller, wanted, renderer)
 
     async def connections(self, caller: Caller, session_id: str) -> list[Connection]:
         """Return the open streams of a session."""

@@ -35,6 +35,7 @@ from bamboo_gateway.sessions.runs.scheduler import RunScheduler
 from bamboo_gateway.sessions.session_state import SessionStates
 from bamboo_gateway.sessions.streaming.channels import Channels
 from bamboo_gateway.sessions.streaming.hub import StreamHub
+from bamboo_gateway.sessions.streaming.joint_opening import JointStreams
 from bamboo_gateway.sessions.transaction import Transactions
 from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import SessionStore
@@ -137,6 +138,7 @@ class SessionManager(ConversationCommands, LifecycleCommands):
         )
         self._cancellation = Cancellation(self._context, self._transactions, self._external)
         self._hub = StreamHub(self._context, self._registry, channels, self._may_stay)
+        self._joint_streams = JointStreams(self._context, self._registry, channels, self._hub)
         self._compaction = Compaction(self._context, self._registry)
 
     async def __aexit__(

@@ -9,6 +9,7 @@ from bamboo_gateway.sessions.runs.external import ExternalRuns
 from bamboo_gateway.sessions.runs.factory import Agents, Maker
 from bamboo_gateway.sessions.runs.scheduler import RunScheduler
 from bamboo_gateway.sessions.streaming.hub import StreamHub
+from bamboo_gateway.sessions.streaming.joint_opening import JointStreams
 from bamboo_gateway.sessions.transaction import Transactions
 
 
@@ -30,4 +31,5 @@ class ManagerParts:
     _chats: ChatService
     _cancellation: Cancellation
     _hub: StreamHub
+    _joint_streams: JointStreams
     _forget_keys: ForgetKeys

@@ -13,7 +13,7 @@ from bamboo_gateway.api.problems import MEDIA_TYPE, PROBLEMS
 from bamboo_gateway.api.schemas.export import ImportedConversation
 from bamboo_gateway.api.schemas.posted_events import PostedEvent
 from bamboo_gateway.api.schemas.problems import Problem
-from bamboo_gateway.api.schemas.streams import StreamEvent, StreamFrame
+from bamboo_gateway.api.schemas.streams import JointStreamFrame, StreamEvent, StreamFrame
 from bamboo_gateway.api.security.rights import SECURITY_SCHEMES, GuardedRoute, security_of
 from bamboo_gateway.domain.codec import encode
 
@@ -60,7 +60,14 @@ _TAGS: Final = [
     {"name": "about", "description": "The gateway itself."},
 ]
 
-_UNREFERENCED: Final = (ImportedConversation, PostedEvent, Problem, StreamEvent, StreamFrame)
+_UNREFERENCED: Final = (
+    ImportedConversation,
+    JointStreamFrame,
+    PostedEvent,
+    Problem,
+    StreamEvent,
+    StreamFrame,
+)
 """Schemas that no JSON body has, or that the responses name by reference."""
 
 

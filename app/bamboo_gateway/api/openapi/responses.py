@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from bamboo_gateway.api.openapi.examples.conversation import STREAM
+from bamboo_gateway.api.openapi.examples.conversation import JOINT_STREAM, STREAM
 from bamboo_gateway.api.problems import MEDIA_TYPE, PROBLEMS, problem_document
 
 Responses = dict[int | str, dict[str, Any]]
@@ -137,6 +137,20 @@ def stream(description: str, *headers: str) -> dict[str, Any]:
         "description": description,
         "content": {"text/event-stream": EVENT_STREAM},
         "headers": {name: HEADERS[name] for name in ("Connection-Id", *headers)},
+    }
+
+
+def joint_stream(description: str) -> dict[str, Any]:
+    """Describe the stream of several sessions."""
+    frames = {
+        **EVENT_STREAM,
+        "example": JOINT_STREAM,
+        "x-oai-itemSchema": {"$ref": "#/components/schemas/JointStreamFrame"},
+    }
+    return {
+        "description": description,
+        "content": {"text/event-stream": frames},
+        "headers": {"Connection-Id": HEADERS["Connection-Id"]},
     }
 
 

@@ -222,6 +222,23 @@ TICKET: Final[dict[str, Any]] = {
     "stream_url": f"/api/v1/stream/{SESSION_ID}?after={POSITION}&ticket={_TICKET}",
 }
 
+JOINT_STREAM: Final = (
+    "id: AY0vkqkK4MbW7sOzxjI.H.A\n"
+    "retry: 1000\n"
+    f'data: {{"type":"open","session_id":"{SESSION_ID}",'
+    f'"connection_id":"c_01kag8v3c0d6q0w1x2y3z4a5b6",'
+    f'"position":"{POSITION}","active_run_id":null}}\n'
+    "\n"
+    "id: AY0vkqkK4MbW7sOzxjI.I.A\n"
+    f'data: {{"session_id":"{SESSION_ID}","type":"custom","seq":8,'
+    '"time":"2026-11-20T17:26:00.000Z","name":"progress","value":{"percent":40}}\n'
+    "\n"
+    "id: AY0vkqkK4MbW7sOzxjI.I.A\n"
+    'data: {"type":"goodbye","session_id":"s-2","reason":"deleted","retry":false}\n'
+    "\n"
+    ": ping\n"
+)
+
 STREAM: Final = (
     f"id: {POSITION}\n"
     "retry: 1000\n"
