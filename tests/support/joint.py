@@ -1,17 +1,22 @@
 """A client that follows several sessions over one stream."""
 
-from typing import Any
+from typing import Any, cast
 
 from bamboo_gateway.api.joint_frames import JointFrames
 from bamboo_gateway.api.routes.joint_streams import joint_requests
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.sessions.commands import StreamRequest
+from bamboo_gateway.sessions.streaming.joint_stream import JointStream
 from tests.support.frames import CONTROL_TYPES, Frame, parse_frames
 from tests.support.gateways import ME, Gateway, Reader
 
 
 class JointReader(Reader):
     """A reader of a joint stream."""
+
+    def __init__(self, stream: JointStream) -> None:
+        super().__init__(cast(Any, stream))
+        self.stream = stream
 
     def of(self, session_id: str) -> list[dict[str, Any]]:
         """Return the events of one session, as its log has them."""

@@ -9,6 +9,7 @@ from bamboo_gateway.api.openapi.document import describe_routes, servers_of
 from bamboo_gateway.api.routes import (
     about,
     archive,
+    changes,
     chat,
     diagnostics,
     events,
@@ -36,6 +37,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     chat.router,
     streams.router,
     joint_streams.router,
+    changes.router,
     events.router,
     runs.router,
     messages.router,

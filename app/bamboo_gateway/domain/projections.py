@@ -4,7 +4,7 @@ Only `fold` knows how an event changes a session's head. The session writer, the
 and `doctor` all use it, so they cannot disagree.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -168,26 +168,33 @@ def _on_shared(head: SessionHead, event: dict[str, Any], now: int) -> None:
         for one in head.shares
         if one.holds_at(now) and (share.user_id is None or one.user_id != share.user_id)
     ]
-    _remember_readers(head, [one for one in head.shares if one not in others])
+    _remember_readers(head, [one for one in head.shares if one not in others], now)
     head.shares = [*others, share]
     if share.user_id in head.former_readers:
-        head.former_readers = [user for user in head.former_readers if user != share.user_id]
+        head.former_readers = _without(head.former_readers, [share.user_id])
 
 
 def _on_share_revoked(head: SessionHead, event: dict[str, Any], now: int) -> None:
-    del now
     revoked = [share for share in head.shares if share.id == event["share_id"]]
     if not event.get("erased"):
-        _remember_readers(head, revoked)
+        _remember_readers(head, revoked, now)
     head.shares = [share for share in head.shares if share not in revoked]
 
 
-def _remember_readers(head: SessionHead, ended: list[Share]) -> None:
+def _remember_readers(head: SessionHead, ended: list[Share], now: int) -> None:
     """Remember the users of shares that have ended: they are told that the session is gone."""
-    users = [share.user_id for share in ended if share.user_id is not None]
-    if users:
-        others = [user for user in head.former_readers if user not in users]
-        head.former_readers = [*others, *users][-FORMER_READERS_MAX:]
+    ends = {
+        share.user_id: now if share.holds_at(now) else share.expires_at or now
+        for share in ended
+        if share.user_id is not None
+    }
+    if ends:
+        remembered = [*_without(head.former_readers, ends).items(), *ends.items()]
+        head.former_readers = dict(remembered[-FORMER_READERS_MAX:])
+
+
+def _without(readers: dict[str, int], users: Collection[str | None]) -> dict[str, int]:
+    return {user: end for user, end in readers.items() if user not in users}
 
 
 _STEPS: dict[str, Callable[[SessionHead, dict[str, Any], int], None]] = {

@@ -88,7 +88,8 @@ class SessionHead:
     Messages up to the seq `history_from` are not part of the conversation any more: a merge has
     replaced them. `open_calls` are tool calls that wait for a result (`tool_order`). `system_seqs`
     are the seqs of the conversation's system messages, as long as there are few. `former_readers`
-    are the users whose share has ended, the latest last: they are told that the session is gone.
+    are the users whose share has ended, each with when, the latest last: they are told that the
+    session is gone.
     """
 
     id: str
@@ -119,7 +120,7 @@ class SessionHead:
     active: ActiveRun | None = None
     queue: list[QueuedRun] = field(default_factory=list)
     shares: list[Share] = field(default_factory=list)
-    former_readers: list[str] = field(default_factory=list)
+    former_readers: dict[str, int] = field(default_factory=dict)
 
     @property
     def knows_system_messages(self) -> bool:
@@ -139,10 +140,13 @@ class SessionHead:
         return self.last_activity_at + self.ttl_seconds * 1000
 
     @property
-    def readers(self) -> tuple[str, ...]:
-        """The users who may read the session by a share, or could read it before."""
-        sharing = [share.user_id for share in self.shares if share.user_id is not None]
-        return (*sharing, *(user for user in self.former_readers if user not in sharing))
+    def readers(self) -> dict[str, int | None]:
+        """The users whom a share lets read the session, or did before.
+
+        Each has the time in ms at which its share ends or has ended; None: it does not end.
+        """
+        sharing = {one.user_id: one.expires_at for one in self.shares if one.user_id is not None}
+        return {**self.former_readers, **sharing}
 
     def is_shared_with(self, user_id: str, now_ms: int) -> bool:
         """Return whether the session is shared with this user at this time."""

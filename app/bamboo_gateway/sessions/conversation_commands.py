@@ -18,6 +18,14 @@ from bamboo_gateway.sessions.answers import (
     SearchResults,
     SessionCancelled,
 )
+from bamboo_gateway.sessions.changes.page import ChangeCursor, ChangeFilter, ChangesPage
+from bamboo_gateway.sessions.changes.stream import (
+    ChangesRenderer,
+    ChangesRequest,
+    ChangeStream,
+    open_changes,
+)
+from bamboo_gateway.sessions.changes.waiting import poll_changes
 from bamboo_gateway.sessions.commands import (
     Chat,
     EventPage,
@@ -366,6 +374,29 @@ class ConversationCommands(ManagerParts):
     ) -> JointStream | None:
         """Open one stream of several sessions (`JointStreams.connect`)."""
         return await self._joint_streams.connect(caller, wanted, renderer)
+
+    # -- changes ----------------------------------------------------------------------------
+
+    async def changes(
+        self,
+        caller: Caller,
+        wanted: ChangeFilter,
+        cursor: ChangeCursor | None,
+        limit: int,
+        wait_seconds: float,
+    ) -> ChangesPage:
+        """Return which sessions have changed (`changes.waiting.poll_changes`)."""
+        return await poll_changes(
+            self._context, self._feed, caller, wanted, cursor, limit, wait_seconds
+        )
+
+    async def follow_changes(
+        self, caller: Caller, request: ChangesRequest, renderer: ChangesRenderer
+    ) -> ChangeStream:
+        """Open a stream of changes (`changes.stream.open_changes`)."""
+        return await open_changes(self._context, self._feed, self._hub, caller, request, renderer)
+
+    # -- connections ------------------------------------------------------------------------
 
     async def connections(self, caller: Caller, session_id: str) -> list[Connection]:
         """Return the open streams of a session."""

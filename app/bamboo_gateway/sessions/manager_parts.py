@@ -1,5 +1,6 @@
 """The objects that the parts of `SessionManager` share."""
 
+from bamboo_gateway.sessions.changes.feed import ChangeFeed
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.erasure import ForgetKeys
 from bamboo_gateway.sessions.registry import SessionRegistry
@@ -32,4 +33,5 @@ class ManagerParts:
     _cancellation: Cancellation
     _hub: StreamHub
     _joint_streams: JointStreams
+    _feed: ChangeFeed
     _forget_keys: ForgetKeys

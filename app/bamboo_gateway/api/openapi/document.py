@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 from bamboo_gateway import __version__
 from bamboo_gateway.api.openapi.responses import PROBLEM_REF, example_problem
 from bamboo_gateway.api.problems import MEDIA_TYPE, PROBLEMS
+from bamboo_gateway.api.schemas.changes import ChangeEvent, ChangeFrame
 from bamboo_gateway.api.schemas.export import ImportedConversation
 from bamboo_gateway.api.schemas.posted_events import PostedEvent
 from bamboo_gateway.api.schemas.problems import Problem
@@ -61,6 +62,8 @@ _TAGS: Final = [
 ]
 
 _UNREFERENCED: Final = (
+    ChangeEvent,
+    ChangeFrame,
     ImportedConversation,
     JointStreamFrame,
     PostedEvent,

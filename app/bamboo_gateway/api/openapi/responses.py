@@ -5,7 +5,11 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from bamboo_gateway.api.openapi.examples.conversation import JOINT_STREAM, STREAM
+from bamboo_gateway.api.openapi.examples.conversation import (
+    CHANGE_STREAM,
+    JOINT_STREAM,
+    STREAM,
+)
 from bamboo_gateway.api.problems import MEDIA_TYPE, PROBLEMS, problem_document
 
 Responses = dict[int | str, dict[str, Any]]
@@ -152,6 +156,16 @@ def joint_stream(description: str) -> dict[str, Any]:
         "content": {"text/event-stream": frames},
         "headers": {"Connection-Id": HEADERS["Connection-Id"]},
     }
+
+
+def change_stream(description: str) -> dict[str, Any]:
+    """Describe the stream of changes, to be put beside JSON."""
+    frames = {
+        **EVENT_STREAM,
+        "example": CHANGE_STREAM,
+        "x-oai-itemSchema": {"$ref": "#/components/schemas/ChangeFrame"},
+    }
+    return {"description": description, "content": {"text/event-stream": frames}}
 
 
 def problems(*codes: str) -> Responses:

@@ -222,6 +222,35 @@ TICKET: Final[dict[str, Any]] = {
     "stream_url": f"/api/v1/stream/{SESSION_ID}?after={POSITION}&ticket={_TICKET}",
 }
 
+CHANGES: Final = {
+    "changes": [
+        {
+            "type": "session_changed",
+            "session_id": SESSION_ID,
+            "position": POSITION,
+            "state": "active",
+            "title": "My chat",
+            "preview": "Hello!",
+            "updated_at": "2026-11-20T17:25:00.123Z",
+            "active_run_id": RUN_ID,
+        },
+        {"type": "session_gone", "session_id": "s-2"},
+    ],
+    "next": "WyJmODFkNGZhZTdkZWMxMWQwIiw0MiwxNzYzNjYxMjM0NTY3LCIiXQ",
+    "has_more": False,
+}
+
+CHANGE_STREAM: Final = (
+    "id: WyJmODFkNGZhZTdkZWMxMWQwIiw0MSwxNzYzNjYxMjM0NTY3LCIiXQ\n"
+    "retry: 1000\n"
+    'data: {"type":"open","connection_id":"c_01kag8v3c0d6q0w1x2y3z4a5b6"}\n'
+    "\n"
+    "id: WyJmODFkNGZhZTdkZWMxMWQwIiw0MiwxNzYzNjYxMjM0NTY3LCIiXQ\n"
+    'data: {"type":"session_gone","session_id":"s-2"}\n'
+    "\n"
+    ": ping\n"
+)
+
 JOINT_STREAM: Final = (
     "id: AY0vkqkK4MbW7sOzxjI.H.A\n"
     "retry: 1000\n"
