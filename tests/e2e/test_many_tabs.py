@@ -205,9 +205,11 @@ def test_a_browser_without_shared_workers_shows_the_same(tmp_path: Path) -> None
     with opened(tmp_path, 2, "alone=1") as (tabs, gateway, _):
         for name in ("s-0", "s-1"):
             until(
-                lambda name=name: httpx.get(  # type: ignore[misc]
-                    f"{gateway.url}/api/v1/sessions/{name}", trust_env=False
-                ).is_success,
+                lambda name=name: (
+                    httpx.get(  # type: ignore[misc]
+                        f"{gateway.url}/api/v1/sessions/{name}", trust_env=False
+                    ).is_success
+                ),
                 "the page has made its session",
             )
             say(gateway, name, f"only {name}")

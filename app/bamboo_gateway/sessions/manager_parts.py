@@ -8,6 +8,8 @@ from bamboo_gateway.sessions.runs.cancellation import Cancellation
 from bamboo_gateway.sessions.runs.chat import ChatService
 from bamboo_gateway.sessions.runs.external import ExternalRuns
 from bamboo_gateway.sessions.runs.factory import Agents, Maker
+from bamboo_gateway.sessions.runs.input_expiry import InputExpiry
+from bamboo_gateway.sessions.runs.inputs import InputService
 from bamboo_gateway.sessions.runs.scheduler import RunScheduler
 from bamboo_gateway.sessions.streaming.hub import StreamHub
 from bamboo_gateway.sessions.streaming.joint_opening import JointStreams
@@ -30,6 +32,8 @@ class ManagerParts:
     _external: ExternalRuns
     _scheduler: RunScheduler
     _chats: ChatService
+    _inputs: InputService
+    _input_expiry: InputExpiry
     _cancellation: Cancellation
     _hub: StreamHub
     _joint_streams: JointStreams

@@ -56,6 +56,7 @@ from bamboo_gateway.storage.searching import (
     search_page,
     searched_message,
 )
+from bamboo_gateway.storage.values import check_keys
 
 
 @dataclass(slots=True)
@@ -263,6 +264,7 @@ class MemoryStore(SessionStore):
     async def write_values(self, changes: Sequence[ValueChange]) -> None:
         if self._loop is None:
             raise Unavailable("The store is closed.")
+        check_keys(changes)
         for change in changes:
             if change.value is None:
                 self._values.pop((change.kind, change.key), None)
@@ -283,6 +285,10 @@ class MemoryStore(SessionStore):
             if of == kind and key.startswith(prefix) and key > after
         )
         return found[:limit]
+
+    @override
+    async def value_kinds(self) -> list[str]:
+        return sorted({kind for kind, _ in self._values})
 
     @override
     async def read(
@@ -379,7 +385,14 @@ class MemoryStore(SessionStore):
         _compact(session, 0, frozenset(seqs) - {session.head.seq})
 
     async def vacuum(self) -> list[Erased]:
-        """Do nothing: nobody keeps what was removed."""
+        """Forget deletions, which name users: nobody keeps anything else that was removed."""
+        self._last_change += 1
+        gone = [
+            (name, number) for name, (number, rest) in self._changes.items() if rest is not None
+        ]
+        for name, number in gone:
+            self._forgotten = number
+            del self._changes[name]
         return [Erased("memory", "sessions", "now")]
 
     @override
@@ -459,7 +472,7 @@ class MemoryStore(SessionStore):
 
     @override
     async def unfinished(self) -> list[str]:
-        return [head.id for head in self._heads() if head.active or head.queue]
+        return [head.id for head in self._heads() if head.is_unfinished]
 
     @override
     async def release(self, session_id: str) -> None:

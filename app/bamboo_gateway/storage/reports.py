@@ -6,6 +6,9 @@ from typing import Literal, NamedTuple
 
 from bamboo_gateway.domain.sessions import SessionHead, SessionState
 
+METADATA_FILTERS_MAX = 5
+"""The pairs that a list of sessions may be filtered by."""
+
 
 @dataclass(frozen=True, slots=True)
 class SessionQuery:
@@ -15,6 +18,10 @@ class SessionQuery:
     and those whose first ancestor it is. `shared_with` selects sessions with a share for that user
     that is valid at `shared_at`. `archived` includes or excludes archived sessions; with
     `state == "archived"` they are listed in any case.
+
+    `metadata` selects the sessions whose metadata has each of these keys with this value. A text is
+    compared as it is, a number, `true`, `false` or `null` as its JSON text. What is nested in a key
+    (an object, an array) never matches. At most `METADATA_FILTERS_MAX` pairs.
 
     `id_prefix` selects the sessions whose ids begin with it, `terms` those with a message that
     `SearchQuery.terms` finds.
@@ -34,6 +41,7 @@ class SessionQuery:
     created_before: int | None = None
     active_after: int | None = None
     title_contains: str | None = None
+    metadata: tuple[tuple[str, str], ...] = ()
     terms: tuple[str, ...] = ()
     id_prefix: str | None = None
     parent_id: str | None = None
