@@ -67,6 +67,7 @@ def page_server(tabs: Tabs) -> Iterator[str]:
     """Serve the example's files; yield their origin."""
 
     class Handler(SimpleHTTPRequestHandler):
+        @override
         def do_GET(self) -> None:
             if self.path.partition("?")[0] != "/":
                 super().do_GET()
