@@ -9,6 +9,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -52,7 +53,9 @@ class Tabs:
         return [one for one in answer.json() if one["type"] == "page"]
 
     def open(self, url: str) -> None:
-        httpx.put(f"{self.debugger}/json/new?{url}", trust_env=False, timeout=60).raise_for_status()
+        # The whole query is the address of the page.
+        opening = f"{self.debugger}/json/new?{quote(url, safe='')}"
+        httpx.put(opening, trust_env=False, timeout=60).raise_for_status()
 
     def close(self, session: str) -> None:
         """Close the tab of a session."""
