@@ -51,7 +51,8 @@ async def joint(
     """Open a joint stream as the route does; None: there is nothing to wait for."""
     wanted = joint_requests(sessions, after, last_event_id, StreamRequest(**rest))
     frames = JointFrames([name for name, _ in wanted])
-    stream = await gate.manager.connect_joint(caller, wanted, frames)
+    comes_back = after is not None or last_event_id is not None
+    stream = await gate.manager.connect_joint(caller, wanted, frames, comes_back=comes_back)
     return JointReader(stream) if stream is not None else None
 
 

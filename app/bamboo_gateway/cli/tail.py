@@ -30,9 +30,7 @@ _COLUMNS = ("type", "seq", "time")
 def tail(
     sessions: Annotated[
         list[str],
-        typer.Argument(
-            help=f"{WHICH_SESSION} Several share a connection.", metavar="ID..."
-        ),
+        typer.Argument(help=f"{WHICH_SESSION} Several share a connection.", metavar="ID..."),
     ],
     after: Annotated[
         str | None,

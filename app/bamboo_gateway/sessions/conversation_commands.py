@@ -394,10 +394,10 @@ class ConversationCommands(ManagerParts):
         return await self._hub.connect(caller, session_id, request, renderer, place)
 
     async def connect_joint(
-        self, caller: Caller, wanted: Wanted, renderer: JointRenderer
+        self, caller: Caller, wanted: Wanted, renderer: JointRenderer, *, comes_back: bool = False
     ) -> JointStream | None:
         """Open one stream of several sessions (`JointStreams.connect`)."""
-        return await self._joint_streams.connect(caller, wanted, renderer)
+        return await self._joint_streams.connect(caller, wanted, renderer, comes_back=comes_back)
 
     # -- changes ----------------------------------------------------------------------------
 

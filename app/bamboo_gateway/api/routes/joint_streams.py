@@ -94,10 +94,11 @@ async def stream_sessions(
     """
     if connection_id is not None:
         checked_connection_id(connection_id, ("query", "connection_id"))
+    seen = last_event_id or last_event_id_in_url
     wanted = joint_requests(
         session_id,
         after,
-        last_event_id or last_event_id_in_url,
+        seen,
         StreamRequest(
             from_start=from_ is not None,
             connection_id=connection_id,
@@ -106,7 +107,9 @@ async def stream_sessions(
         ),
     )
     frames = JointFrames([name for name, _ in wanted])
-    return stream_response(request, await manager.connect_joint(who, wanted, frames))
+    comes_back = after is not None or bool(seen)
+    stream = await manager.connect_joint(who, wanted, frames, comes_back=comes_back)
+    return stream_response(request, stream)
 
 
 def joint_requests(

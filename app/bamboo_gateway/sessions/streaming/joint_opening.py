@@ -46,9 +46,15 @@ class JointStreams:
         self._hub = hub
 
     async def connect(
-        self, caller: Caller, wanted: Wanted, renderer: JointRenderer
+        self, caller: Caller, wanted: Wanted, renderer: JointRenderer, *, comes_back: bool
     ) -> JointStream | None:
         """Open a joint stream. It takes the place of one stream.
+
+        Args:
+            caller: Who reads.
+            wanted: The sessions.
+            renderer: Makes the bytes of this response.
+            comes_back: The client has a cursor, so it was told already what cannot be read.
 
         Returns:
             The stream, or None when a client comes back and none of its sessions can be read.
@@ -77,11 +83,7 @@ class JointStreams:
                 for strand in joint.strands:
                     strand.aclose()
                 raise
-            has_come_back = any(
-                request.after is not None or request.last_event_id is not None
-                for _, request in wanted
-            )
-            if not joint.strands and has_come_back:
+            if not joint.strands and comes_back:
                 return None
             place.is_used = True
             self._hub.clock.responses.add(joint)
