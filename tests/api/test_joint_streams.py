@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from jsonschema_rs import Draft202012Validator
+from typing_extensions import override
 
 from tests.api.serving import CONTRACT, SECONDS, Served, refused, serving
 from tests.api.test_streams import Watcher, custom
@@ -27,6 +28,7 @@ class JointWatcher(Watcher):
     """Reads a stream of several sessions, and checks each frame."""
 
     @property
+    @override
     def frames(self) -> list[tuple[str | None, dict[str, Any]]]:
         return checked(self.text)
 
@@ -35,6 +37,7 @@ class ChangesWatcher(Watcher):
     """Reads a stream of changes, and checks each frame."""
 
     @property
+    @override
     def frames(self) -> list[tuple[str | None, dict[str, Any]]]:
         frames = parse_frames(whole(self.text))[0]
         for frame in frames:

@@ -101,10 +101,12 @@ def test_every_change_is_told_through_kills(tmp_path: Path, storage_url: str) ->
                 ask()
             gateway.kill()
             gateway.start()
-        until(
-            lambda: ask(1) or all(known[f"ends-{life}"]["state"] == "expired" for life in range(3)),
-            "what ended by itself is told",
-        )
+
+        def all_have_ended() -> bool:
+            ask(1)
+            return all(known[f"ends-{life}"]["state"] == "expired" for life in range(3))
+
+        until(all_have_ended, "what ended by itself is told")
         listed = {one["id"]: one for one in gateway.call("GET", "/sessions")["sessions"]}
         for life in range(3):
             assert known[f"s-{life}-1"]["type"] == "session_gone"
