@@ -2,7 +2,7 @@
 
 import asyncio
 from abc import update_abstractmethods
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import anyio
@@ -24,6 +24,7 @@ from bamboo_gateway.storage.reports import (
     SessionQuery,
     StoredSize,
     StoreUsage,
+    ValueChange,
 )
 
 
@@ -319,6 +320,25 @@ class FaultyStore(SessionStore):
             "expiries", lambda: self.inner.expiries(after, until, limit)
         )
         return ends
+
+    @override
+    async def write_values(self, changes: Sequence[ValueChange]) -> None:
+        await self._gated("write_values", lambda: self.inner.write_values(changes))
+
+    @override
+    async def value(self, kind: str, key: str) -> bytes | None:
+        found: bytes | None = await self._gated("value", lambda: self.inner.value(kind, key))
+        return found
+
+    @override
+    async def values(
+        self, kind: str, *, prefix: str = "", after: str = "", limit: int = 1000
+    ) -> list[tuple[str, bytes]]:
+        return await self.inner.values(kind, prefix=prefix, after=after, limit=limit)
+
+    @override
+    async def value_kinds(self) -> list[str]:
+        return await self.inner.value_kinds()
 
     @override
     async def usage(self, user_id: str | None = None) -> StoreUsage:
