@@ -65,7 +65,16 @@ class JointFrames:
         session_ids: The sessions, in the order of the request.
     """
 
-    __slots__ = ("_begin", "_epochs", "_retry", "_seqs", "_session_ids", "_shared")
+    __slots__ = (
+        "_around",
+        "_around_place",
+        "_begin",
+        "_epochs",
+        "_retry",
+        "_seqs",
+        "_session_ids",
+        "_shared",
+    )
 
     def __init__(self, session_ids: Sequence[str]) -> None:
         self._session_ids = session_ids
@@ -73,6 +82,10 @@ class JointFrames:
         self._epochs = [NOWHERE.epoch for _ in session_ids]
         self._seqs = [write_seq(NOWHERE.seq) for _ in session_ids]
         self._begin: bytes | None = None
+        # What stands around a session's seq, kept while no other session moves: one of them is
+        # often the only busy one.
+        self._around = (b"", b"")
+        self._around_place = -1
         self._retry = b"retry: %d\n" % RETRY_MS
 
     def shared(self, place: int, /) -> Renderer:
@@ -82,22 +95,22 @@ class JointFrames:
     def move(self, place: int, position: Position, /) -> None:
         """Set the position of a session that the next frames carry."""
         epoch, seq = position
-        if self._epochs[place] != epoch:
-            self._epochs[place] = epoch
-            self._begin = None
+        self._set_epoch(place, epoch)
         self._seqs[place] = write_seq(seq)
+        self._around_place = -1
 
     def events(
         self, place: int, epoch: int, seqs: Iterable[int], rendered: Sequence[bytes], /
     ) -> bytes:
         """Join the frames of a session's events, and move its position behind each of them."""
-        if self._epochs[place] != epoch:
-            self._epochs[place] = epoch
-            self._begin = None
+        self._set_epoch(place, epoch)
         known = self._seqs
-        # Of the cursor only this session's seq changes from one frame to the next.
-        front = b".".join([b"id: " + self._epochs_text(), *known[:place], b""])
-        back = b".".join([b"", *known[place + 1 :]]) + b"\n"
+        if self._around_place != place:
+            # Of the cursor only this session's seq changes from one frame to the next.
+            front = b".".join([b"id: " + self._epochs_text(), *known[:place], b""])
+            back = b".".join([b"", *known[place + 1 :]]) + b"\n"
+            self._around, self._around_place = (front, back), place
+        front, back = self._around
         chunk: list[bytes] = []
         text = known[place]
         for seq, frame in zip(seqs, rendered, strict=True):
@@ -116,6 +129,12 @@ class JointFrames:
     def heartbeat(self, *, is_event: bool) -> bytes:
         """Return a comment, or the frame of a `heartbeat` event."""
         return self._id() + _data({"type": "heartbeat"}) if is_event else PING
+
+    def _set_epoch(self, place: int, epoch: int) -> None:
+        if self._epochs[place] != epoch:
+            self._epochs[place] = epoch
+            self._begin = None
+            self._around_place = -1
 
     def _id(self) -> bytes:
         return b"id: %b\n" % b".".join([self._epochs_text(), *self._seqs])

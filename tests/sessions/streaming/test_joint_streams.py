@@ -694,3 +694,23 @@ async def test_the_cursor_costs_less_than_an_event():
     assert sizes[1] <= 24
     assert sizes[10] <= 100
     assert sizes[32] <= 300
+
+
+@given(data=st.data(), ids=IDS)
+def test_each_frame_has_the_positions_behind_it_whatever_moved_before(
+    data: st.DataObject, ids: list[str]
+):
+    frames = JointFrames(ids)
+    positions = [Position(0, 0)] * len(ids)
+    steps = st.tuples(st.integers(0, len(ids) - 1), st.sampled_from((7, 8)), st.integers(1, 9999))
+    for place, epoch, seq in data.draw(st.lists(steps, max_size=12)):
+        if data.draw(st.booleans()):
+            frames.move(place, Position(epoch, seq))
+            positions[place] = Position(epoch, seq)
+            continue
+        chunk = frames.events(place, epoch, [seq, seq + 1], [b"data: {}\n\n"] * 2)
+        for last in (seq, seq + 1):
+            positions[place] = Position(epoch, last)
+            line, _, chunk = chunk.partition(b"\n")
+            assert read_cursor(line.removeprefix(b"id: ").decode(), ids) == positions
+            chunk = chunk.removeprefix(b"data: {}\n\n")
