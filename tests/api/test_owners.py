@@ -309,6 +309,42 @@ def _search(world: World) -> None:
     assert world.alice.get("/search", params=first).json()["results"]
 
 
+def _follow(world: World) -> None:
+    """Her sessions end as one that is not there, at any position."""
+    unknown = world.unknown()
+    told: list[str] = []
+    for asked in (*world.sessions.values(), unknown):
+        for name in (asked, f"{asked}@0"):
+            answer = world.bob.get("/stream", params={"session_id": name})
+            assert answer.status_code == 200
+            data = [line for line in answer.text.splitlines() if line.startswith("data: ")]
+            told.append("".join(data).replace(asked, "<id>"))
+            cursor = answer.text.splitlines()[0].removeprefix("id: ")
+            again = world.bob.get("/stream", params={"session_id": asked, "after": cursor})
+            assert (again.status_code, again.content) == (204, b"")
+    assert set(told) == {
+        'data: {"type":"goodbye","session_id":"<id>","reason":"deleted","retry":false}'
+    }
+
+
+def _changes(world: World) -> None:
+    cursor = world.bob.get("/changes").json()["next"]
+    hers = world.alice.get("/changes").json()["next"]
+    gone = world.unknown()
+    assert world.alice.post("/sessions", json={"id": gone}).status_code == 201
+    assert world.alice.delete(f"/sessions/{gone}").status_code == 204
+    world.bob.patch(f"/sessions/{world.bobs}", json={"title": "mine"})
+    for query in ({}, {"user_id": "alice"}, {"parent_id": world.sessions["live"]}):
+        page = world.bob.get("/changes", params={"after": cursor, **query}).json()
+        told = [change["session_id"] for change in page["changes"]]
+        assert told == ([] if query else [world.bobs])
+    # A cursor is a place in the changes of all, and no right.
+    page = world.bob.get("/changes", params={"after": hers}).json()
+    assert [change["session_id"] for change in page["changes"]] == [world.bobs]
+    page = world.alice.get("/changes", params={"after": cursor}).json()
+    assert page["changes"] == [{"type": "session_gone", "session_id": gone}]
+
+
 def _cleanup(world: World) -> None:
     for dry_run in (True, False):
         wanted = {"before": "2099-01-01T00:00:00Z", "dry_run": dry_run}
@@ -354,6 +390,8 @@ PLANS: dict[tuple[str, str], Plan] = {
     ("POST", "/api/v1/import"): _import,
     ("GET", "/api/v1/statistics"): _statistics,
     ("GET", "/api/v1/search"): _search,
+    ("GET", "/api/v1/stream"): _follow,
+    ("GET", "/api/v1/changes"): _changes,
     ("POST", "/api/v1/cleanup"): _cleanup,
     ("DELETE", "/api/v1/users/{user_id}"): _erase,
     **{
@@ -386,7 +424,14 @@ def test_routes_over_many_sessions_exclude_those_of_other_users(
 
 def test_a_session_credential_lists_and_creates_nothing(world: World):
     with user(world.served, "alice", only_session=world.sessions["live"]) as ticket:
-        for path in ("/sessions", "/archive", "/summaries", "/statistics", "/search?q=a"):
+        for path in (
+            "/sessions",
+            "/archive",
+            "/summaries",
+            "/statistics",
+            "/search?q=a",
+            "/changes",
+        ):
             refused(ticket.get(path), 403, "forbidden")
         new = world.unknown()
         refused(ticket.post("/sessions", json={"id": new}), 403, "forbidden")

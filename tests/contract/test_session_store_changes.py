@@ -103,7 +103,7 @@ async def test_a_deletion_tells_who_could_see_the_session(
     follower = await following(store)
     await store.delete("s", writer.head.epoch)
     gone = gone_of(writer.head)
-    assert (gone.user_id, gone.shared_with) == ("ann", ("bob", "cid"))
+    assert (gone.user_id, gone.shared_with) == ("ann", {"bob": None, "cid": None})
     [change] = await follower.follow(store)
     assert (change.session_id, change.head, change.gone) == ("s", None, gone)
     again = await second_path(store)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Self
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -221,7 +221,7 @@ class Reader:
         self.bytes = b""
         self.ended = False
 
-    async def __aenter__(self) -> "Reader":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc: object) -> None:

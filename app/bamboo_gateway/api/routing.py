@@ -9,6 +9,7 @@ from bamboo_gateway.api.openapi.document import describe_routes, servers_of
 from bamboo_gateway.api.routes import (
     about,
     archive,
+    changes,
     chat,
     diagnostics,
     events,
@@ -17,6 +18,7 @@ from bamboo_gateway.api.routes import (
     fork,
     health,
     inputs,
+    joint_streams,
     login,
     maintenance,
     messages,
@@ -35,6 +37,8 @@ from bamboo_gateway.domain.codec import encode
 ROUTERS: Final[tuple[APIRouter, ...]] = (
     chat.router,
     streams.router,
+    joint_streams.router,
+    changes.router,
     events.router,
     runs.router,
     inputs.router,

@@ -18,9 +18,9 @@ Two tasks are left: the server's, which sends, and one that waits until the clie
 a client that went away keeps returning without an error). They take 15 KB.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 import anyio
 import structlog
@@ -32,7 +32,7 @@ from bamboo_gateway.api.detached_response import DETACH_SLOT
 from bamboo_gateway.api.disconnect import absorb_cancellation, wait_for_disconnect
 from bamboo_gateway.api.middleware import IS_HEAD
 from bamboo_gateway.domain.clock import Clock
-from bamboo_gateway.sessions.streaming.subscription import Subscription
+from bamboo_gateway.sessions.streaming.rendering import GoodbyeReason
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +49,28 @@ has one. The function takes the bytes; it returns False and sends nothing when `
 end."""
 
 
+class OpenStream(Protocol):
+    """What a response drains: a `Subscription`, a `JointStream`, a `ChangeStream`."""
+
+    id: str
+    sending_since: float | None
+    cancel_slow: Callable[[], None] | None
+    send_now: Callable[[bytes], bool] | None
+
+    @property
+    def session_id(self) -> str:
+        """What it shows, for the log."""
+
+    async def next(self) -> bytes | None:
+        """Wait for the next chunk, and return it; None at the end."""
+
+    def end(self, reason: GoodbyeReason) -> None:
+        """End it with `goodbye`."""
+
+    def aclose(self) -> None:
+        """Unregister it. Idempotent."""
+
+
 class StreamResponse(EventSourceResponse):
     """A response with the chunks of a subscription, until it ends, is stuck, or the client leaves.
 
@@ -56,7 +78,7 @@ class StreamResponse(EventSourceResponse):
     """
 
     def __init__(
-        self, subscription: Subscription, clock: Clock, headers: Mapping[str, str] | None = None
+        self, subscription: OpenStream, clock: Clock, headers: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(
             _OWN_LOOP,
@@ -101,7 +123,7 @@ class FrameLoop:
 
     __slots__ = ("_clock", "_done", "_subscription")
 
-    def __init__(self, subscription: Subscription, clock: Clock) -> None:
+    def __init__(self, subscription: OpenStream, clock: Clock) -> None:
         self._subscription = subscription
         self._clock = clock
         self._done = False

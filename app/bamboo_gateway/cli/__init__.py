@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "serve": ("serve", "serve"),
     "chat": ("chat", "chat"),
     "tail": ("tail", "tail"),
+    "changes": ("changes", "changes"),
     "search": ("search", "search"),
     "archive": ("lifecycle", "archive"),
     "restore": ("backup", "restore"),

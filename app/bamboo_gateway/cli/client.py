@@ -165,7 +165,7 @@ class GatewayClient:
 
     @contextmanager
     def stream(
-        self, path: str, params: Mapping[str, str], headers: Mapping[str, str]
+        self, path: str, params: Mapping[str, Any], headers: Mapping[str, str]
     ) -> Iterator[httpx.Response]:
         """Open a stream below `/api/v1`; reading its body raises `httpx.TransportError` as well.
 

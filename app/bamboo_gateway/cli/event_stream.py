@@ -78,7 +78,7 @@ class EventStream:
         self.goodbye: str | None = None
         self._client = client
         self._path = f"/stream/{session_id}"
-        self._params = {
+        self._params: dict[str, Any] = {
             name: value
             for name, value in {
                 "after": after,
@@ -136,13 +136,19 @@ class EventStream:
                         pass
                     case "goodbye":
                         self._lost_because = f"goodbye {event['reason']}"
-                        if not event.get("retry", True):
-                            self.goodbye = event["reason"]
-                            self._ended = True
+                        if self._leaves(event):
+                            return
                     case _:
                         yield Received(self.position or "", event, data)
             # Only with `until` does the gateway end a stream after a terminal event.
             self._ended |= "until" in self._params and kind in TERMINAL_TYPES
+
+    def _leaves(self, goodbye: dict[str, Any]) -> bool:
+        """Take a `goodbye`; return whether the connection is of no more use."""
+        if not goodbye.get("retry", True):
+            self.goodbye = goodbye["reason"]
+            self._ended = True
+        return False
 
     def _frames(self, response: httpx.Response) -> Iterator[str]:
         reader = SseReader(_EVENT_BYTES_MAX, self.position)

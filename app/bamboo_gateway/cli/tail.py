@@ -1,4 +1,4 @@
-"""`bamboo tail`: follow a session's events."""
+"""`bamboo tail`: follow the events of sessions."""
 
 from typing import Annotated, Any
 
@@ -11,7 +11,14 @@ from bamboo_gateway.cli.options import (
     JsonOption,
     UrlOption,
 )
-from bamboo_gateway.cli.output import ExitCode, notice, one_line, print_json, print_line
+from bamboo_gateway.cli.output import (
+    CommandError,
+    ExitCode,
+    notice,
+    one_line,
+    print_json,
+    print_line,
+)
 from bamboo_gateway.cli.session_ids import whole_id
 from bamboo_gateway.domain import codec
 
@@ -21,12 +28,16 @@ _COLUMNS = ("type", "seq", "time")
 
 
 def tail(
-    session: Annotated[str, typer.Argument(help=WHICH_SESSION, metavar="ID")],
+    sessions: Annotated[
+        list[str],
+        typer.Argument(help=f"{WHICH_SESSION} Several share a connection.", metavar="ID..."),
+    ],
     after: Annotated[
         str | None,
         typer.Option(
             help="Begin after this position (0: from the start). "
-            "Default: before the active run's first event, or now.",
+            "Default: before the active run's first event, or now. "
+            "Of several sessions: the cursor that the command said at its end.",
             metavar="POSITION",
         ),
     ] = None,
@@ -37,15 +48,18 @@ def tail(
     url: UrlOption = DEFAULT_URL,
     api_key: ApiKeyOption = None,
 ) -> None:
-    """Follow a session's events, each once and in order; reconnect when a connection is lost.
+    """Follow the events of sessions, each once and in order; reconnect when a connection is lost.
 
     Watching starts nothing and stops nothing. Ctrl-C exits.
     """
     from bamboo_gateway.cli.client import GatewayClient
     from bamboo_gateway.cli.event_stream import EventStream
 
+    if len(sessions) > 1:
+        _tail_many(sessions, after, until_complete, json, url, api_key)
+        return
     with GatewayClient(url, api_key) as client:
-        session = whole_id(client, session)
+        session = whole_id(client, sessions[0])
         stream = EventStream(
             client,
             session,
@@ -65,6 +79,35 @@ def tail(
             raise typer.Exit(ExitCode.INTERRUPTED) from None
         if stream.goodbye:
             notice(f"The gateway ended the stream: {stream.goodbye}.")
+
+
+def _tail_many(
+    sessions: list[str],
+    after: str | None,
+    until_complete: bool,
+    json: bool,
+    url: str,
+    api_key: str | None,
+) -> None:
+    from bamboo_gateway.cli.client import GatewayClient
+    from bamboo_gateway.cli.joint_event_stream import JointEventStream
+
+    if until_complete:
+        raise CommandError("--until-complete goes with one session.", ExitCode.USAGE)
+    with GatewayClient(url, api_key) as client:
+        wanted = list(dict.fromkeys(whole_id(client, session) for session in sessions))
+        stream = JointEventStream(client, wanted, after=after, notify=notice)
+        width = max(map(len, wanted))
+        try:
+            for _, event, data in stream:
+                if json:
+                    print_json(data)
+                else:
+                    session = event.pop("session_id")
+                    _print_event(f"{session:<{width}}  {event.get('seq', '')!s:>6}", event)
+        except KeyboardInterrupt:
+            notice(f"Continue with: bamboo tail {' '.join(wanted)} --after {stream.position}")
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
 def _say_idle(session: str, after: str | None) -> None:

@@ -10,6 +10,10 @@ reader that is only a little late does not read the disk."""
 SEND_BYTES_MAX = 256 * KiB
 """The most that one send joins, so that the cost of a reader stays bounded (R7)."""
 
+JOINT_SESSIONS_MAX = 32
+"""The sessions of one joint stream. Every frame has the positions of all, so more would cost more
+than a second stream; a page seldom shows as many."""
+
 RUN_AHEAD_BYTES_MAX = 256 * KiB
 """How much of an agent's deltas may wait for a commit before the agent has to wait."""
 

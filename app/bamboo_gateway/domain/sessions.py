@@ -136,7 +136,8 @@ class SessionHead:
     replaced them. `open_calls` are tool calls that wait for a result (`tool_order`). `system_seqs`
     are the seqs of the conversation's system messages, as long as there are few. `open_requests`
     wait for people, in the order in which they were asked; `settled_requests` are those of the same
-    run that wait no longer (`input_requests`).
+    run that wait no longer (`input_requests`). `shares` has ended ones too, as long as their users are
+    remembered: these users are told that the session is gone.
     """
 
     id: str
@@ -186,6 +187,21 @@ class SessionHead:
         if self.ttl_seconds is None:
             return None
         return self.last_activity_at + self.ttl_seconds * 1000
+
+    @property
+    def readers(self) -> dict[str, int | None]:
+        """The users whom a share lets read the session, or did before.
+
+        Each has the time in ms at which the last share ends or has ended; None: it does not end.
+        """
+        readers: dict[str, int | None] = {}
+        for share in self.shares:
+            if share.user_id is None:
+                continue
+            known = readers.get(share.user_id, 0)
+            is_endless = share.expires_at is None or known is None
+            readers[share.user_id] = None if is_endless else max(known or 0, share.expires_at or 0)
+        return readers
 
     @property
     def request_expires_at(self) -> int | None:

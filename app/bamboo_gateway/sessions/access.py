@@ -13,6 +13,7 @@ existence is no secret then, so everything else is refused as `forbidden`.
 One thing cannot be hidden: that an id which a client chose is taken (`session-exists`).
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -61,6 +62,27 @@ def may_read(caller: Caller, head: SessionHead, now_ms: int) -> bool:
     if caller.user_id in {None, head.user_id}:
         return True
     return head.is_shared_with(caller.user_id, now_ms)
+
+
+def may_be_told_gone(
+    caller: Caller, user_id: str | None, readers: Mapping[str, int | None], since_ms: int
+) -> bool:
+    """Return whether a caller is told that a session is gone: it could read it lately.
+
+    Args:
+        caller: Who asks.
+        user_id: The session's user.
+        readers: The users that it is shared with, or was before (`SessionHead.readers`).
+        since_ms: Whose share ended before was told so, and learns nothing more of the session.
+    """
+    if caller.session_id is not None:
+        return False
+    if caller.user_id in {None, user_id}:
+        return True
+    if caller.user_id not in readers:
+        return False
+    end = readers[caller.user_id]
+    return end is None or end >= since_ms
 
 
 def may_answer(caller: Caller, head: SessionHead, now_ms: int) -> bool:

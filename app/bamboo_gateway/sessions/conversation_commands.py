@@ -19,6 +19,14 @@ from bamboo_gateway.sessions.answers import (
     SearchResults,
     SessionCancelled,
 )
+from bamboo_gateway.sessions.changes.page import ChangeCursor, ChangeFilter, ChangesPage
+from bamboo_gateway.sessions.changes.stream import (
+    ChangesRenderer,
+    ChangesRequest,
+    ChangeStream,
+    open_changes,
+)
+from bamboo_gateway.sessions.changes.waiting import poll_changes
 from bamboo_gateway.sessions.commands import (
     Chat,
     EventPage,
@@ -47,7 +55,9 @@ from bamboo_gateway.sessions.runs.inputs import Inputs
 from bamboo_gateway.sessions.runs.rounds import load_round
 from bamboo_gateway.sessions.search import search_results
 from bamboo_gateway.sessions.streaming.hub import StreamPlace
-from bamboo_gateway.sessions.streaming.rendering import Renderer
+from bamboo_gateway.sessions.streaming.joint_opening import Wanted
+from bamboo_gateway.sessions.streaming.joint_stream import JointStream
+from bamboo_gateway.sessions.streaming.rendering import JointRenderer, Renderer
 from bamboo_gateway.sessions.streaming.subscription import Subscription
 from bamboo_gateway.storage.reports import SearchQuery, SessionQuery
 
@@ -382,6 +392,35 @@ class ConversationCommands(ManagerParts):
     ) -> Subscription | None:
         """Open a stream. Return None when no event can follow (`StreamHub.connect`)."""
         return await self._hub.connect(caller, session_id, request, renderer, place)
+
+    async def connect_joint(
+        self, caller: Caller, wanted: Wanted, renderer: JointRenderer, *, comes_back: bool = False
+    ) -> JointStream | None:
+        """Open one stream of several sessions (`JointStreams.connect`)."""
+        return await self._joint_streams.connect(caller, wanted, renderer, comes_back=comes_back)
+
+    # -- changes ----------------------------------------------------------------------------
+
+    async def changes(
+        self,
+        caller: Caller,
+        wanted: ChangeFilter,
+        cursor: ChangeCursor | None,
+        limit: int,
+        wait_seconds: float,
+    ) -> ChangesPage:
+        """Return which sessions have changed (`changes.waiting.poll_changes`)."""
+        return await poll_changes(
+            self._context, self._feed, caller, wanted, cursor, limit, wait_seconds
+        )
+
+    async def follow_changes(
+        self, caller: Caller, request: ChangesRequest, renderer: ChangesRenderer
+    ) -> ChangeStream:
+        """Open a stream of changes (`changes.stream.open_changes`)."""
+        return await open_changes(self._context, self._feed, self._hub, caller, request, renderer)
+
+    # -- connections ------------------------------------------------------------------------
 
     async def connections(self, caller: Caller, session_id: str) -> list[Connection]:
         """Return the open streams of a session."""

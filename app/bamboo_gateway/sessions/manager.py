@@ -17,6 +17,7 @@ from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import Draining, StorageFull, Unavailable
 from bamboo_gateway.domain.ids import IdMaker
 from bamboo_gateway.observability.audit import AuditLog
+from bamboo_gateway.sessions.changes.feed import ChangeFeed
 from bamboo_gateway.sessions.context import BackgroundTasks, Context, Drain
 from bamboo_gateway.sessions.conversation_commands import ConversationCommands
 from bamboo_gateway.sessions.erasure import ForgetKeys, no_keys
@@ -37,6 +38,7 @@ from bamboo_gateway.sessions.runs.scheduler import RunScheduler
 from bamboo_gateway.sessions.session_state import SessionStates
 from bamboo_gateway.sessions.streaming.channels import Channels
 from bamboo_gateway.sessions.streaming.hub import StreamHub
+from bamboo_gateway.sessions.streaming.joint_opening import JointStreams
 from bamboo_gateway.sessions.transaction import Transactions
 from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import SessionStore
@@ -98,6 +100,7 @@ class SessionManager(ConversationCommands, LifecycleCommands):
                 log.info("closed runs that were interrupted", runs=closed)
             for name, call, args in (
                 ("stream clock", self._hub.clock.run, ()),
+                ("change feed", self._feed.run, ()),
                 ("housekeeping", self._keep_house, ()),
                 ("compaction", self._compaction.run, ()),
                 (
@@ -128,6 +131,8 @@ class SessionManager(ConversationCommands, LifecycleCommands):
             drain=Drain(),
         )
         self._registry = SessionRegistry(self._context, channels)
+        self._feed = ChangeFeed(self._context)
+        self._registry.on_change = self._feed.changed
         self._transactions = Transactions(self._context, self._registry)
         self._maker = Maker(self._context)
         self._external = ExternalRuns(self._context, self._transactions, self._maker)
@@ -147,6 +152,7 @@ class SessionManager(ConversationCommands, LifecycleCommands):
             self._context, self._transactions, self._maker, self._external
         )
         self._hub = StreamHub(self._context, self._registry, channels, self._may_stay)
+        self._joint_streams = JointStreams(self._context, self._registry, channels, self._hub)
         self._compaction = Compaction(self._context, self._registry)
 
     async def __aexit__(
@@ -212,6 +218,7 @@ class SessionManager(ConversationCommands, LifecycleCommands):
             self._hub.farewell()
             for channel in self._channels.all():
                 channel.wake_waiters()
+            self._feed.wake_all()
 
     async def drain(self) -> None:
         """End the runs within `drain_timeout_seconds`, and every stream after its run."""

@@ -1,5 +1,6 @@
 """The objects that the parts of `SessionManager` share."""
 
+from bamboo_gateway.sessions.changes.feed import ChangeFeed
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.erasure import ForgetKeys
 from bamboo_gateway.sessions.registry import SessionRegistry
@@ -11,6 +12,7 @@ from bamboo_gateway.sessions.runs.input_expiry import InputExpiry
 from bamboo_gateway.sessions.runs.inputs import InputService
 from bamboo_gateway.sessions.runs.scheduler import RunScheduler
 from bamboo_gateway.sessions.streaming.hub import StreamHub
+from bamboo_gateway.sessions.streaming.joint_opening import JointStreams
 from bamboo_gateway.sessions.transaction import Transactions
 
 
@@ -34,4 +36,6 @@ class ManagerParts:
     _input_expiry: InputExpiry
     _cancellation: Cancellation
     _hub: StreamHub
+    _joint_streams: JointStreams
+    _feed: ChangeFeed
     _forget_keys: ForgetKeys

@@ -38,6 +38,7 @@ from bamboo_gateway.sessions.streaming.channel import Channel
 from bamboo_gateway.sessions.streaming.channels import Channels
 from bamboo_gateway.sessions.streaming.session_writer import (
     LookAgain,
+    OnChange,
     SessionWriter,
     Vanished,
 )
@@ -62,11 +63,14 @@ class SessionRegistry:
     Attributes:
         channels: The channels that have readers.
         on_slot_free: Called with each session whose slot for a run may have become free.
+        on_change: Called with the events of each durable commit, and without events when a session
+            changed in another way.
     """
 
     def __init__(self, context: Context, channels: Channels) -> None:
         self.channels = channels
         self.on_slot_free: list[Callable[[SessionWriter], None]] = []
+        self.on_change: OnChange | None = None
         self._context = context
         self._store = context.store
         self._settings = context.settings
@@ -360,6 +364,8 @@ class SessionRegistry:
         )
         writer.when_broken(self._reloader.later)
         writer.when_counted(self._quotas.note)
+        if self.on_change is not None:
+            writer.when_changed(self.on_change)
         self._writers[session_id] = writer
         return writer
 

@@ -106,9 +106,7 @@ def ends_with_users(shares: Iterable[Share]) -> dict[str, int | None]:
 def gone_of(head: SessionHead) -> GoneSession:
     """Return what is kept of a session that is deleted, for those who ask what has changed."""
     relations = Relations.of(head)
-    return GoneSession(
-        relations.user_id, head.session_type, relations.parent_id, relations.shared_with
-    )
+    return GoneSession(relations.user_id, head.session_type, relations.parent_id, head.readers)
 
 
 def ends_of(head: SessionHead) -> list[int]:

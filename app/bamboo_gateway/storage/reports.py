@@ -1,5 +1,6 @@
 """Lists of sessions and their filters, sizes, and what a store has found in its own files."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -115,12 +116,15 @@ class SearchPage:
 
 
 class GoneSession(NamedTuple):
-    """A deleted session: what decides who is told that it is gone."""
+    """A deleted session: what decides who is told that it is gone.
+
+    `shared_with` are the users that it was shared with, as `SessionHead.readers` has them.
+    """
 
     user_id: str | None
     session_type: str
     parent_id: str | None
-    shared_with: tuple[str, ...] = ()
+    shared_with: Mapping[str, int | None] = {}
 
 
 class Change(NamedTuple):

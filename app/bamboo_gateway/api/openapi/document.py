@@ -10,10 +10,11 @@ from pydantic.json_schema import models_json_schema
 from bamboo_gateway import __version__
 from bamboo_gateway.api.openapi.responses import PROBLEM_REF, example_problem
 from bamboo_gateway.api.problems import MEDIA_TYPE, PROBLEMS
+from bamboo_gateway.api.schemas.changes import ChangeEvent, ChangeFrame
 from bamboo_gateway.api.schemas.export import ImportedConversation
 from bamboo_gateway.api.schemas.posted_events import PostedEvent
 from bamboo_gateway.api.schemas.problems import Problem
-from bamboo_gateway.api.schemas.streams import StreamEvent, StreamFrame
+from bamboo_gateway.api.schemas.streams import JointStreamFrame, StreamEvent, StreamFrame
 from bamboo_gateway.api.security.rights import SECURITY_SCHEMES, GuardedRoute, security_of
 from bamboo_gateway.domain.codec import encode
 
@@ -61,7 +62,16 @@ _TAGS: Final = [
     {"name": "about", "description": "The gateway itself."},
 ]
 
-_UNREFERENCED: Final = (ImportedConversation, PostedEvent, Problem, StreamEvent, StreamFrame)
+_UNREFERENCED: Final = (
+    ChangeEvent,
+    ChangeFrame,
+    ImportedConversation,
+    JointStreamFrame,
+    PostedEvent,
+    Problem,
+    StreamEvent,
+    StreamFrame,
+)
 """Schemas that no JSON body has, or that the responses name by reference."""
 
 

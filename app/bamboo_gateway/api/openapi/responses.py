@@ -5,7 +5,11 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from bamboo_gateway.api.openapi.examples.conversation import STREAM
+from bamboo_gateway.api.openapi.examples.conversation import (
+    CHANGE_STREAM,
+    JOINT_STREAM,
+    STREAM,
+)
 from bamboo_gateway.api.problems import MEDIA_TYPE, PROBLEMS, problem_document
 
 Responses = dict[int | str, dict[str, Any]]
@@ -141,6 +145,30 @@ def stream(description: str, *headers: str) -> dict[str, Any]:
         "content": {"text/event-stream": EVENT_STREAM},
         "headers": {name: HEADERS[name] for name in ("Connection-Id", *headers)},
     }
+
+
+def joint_stream(description: str) -> dict[str, Any]:
+    """Describe the stream of several sessions."""
+    frames = {
+        **EVENT_STREAM,
+        "example": JOINT_STREAM,
+        "x-oai-itemSchema": {"$ref": "#/components/schemas/JointStreamFrame"},
+    }
+    return {
+        "description": description,
+        "content": {"text/event-stream": frames},
+        "headers": {"Connection-Id": HEADERS["Connection-Id"]},
+    }
+
+
+def change_stream(description: str) -> dict[str, Any]:
+    """Describe the stream of changes, to be put beside JSON."""
+    frames = {
+        **EVENT_STREAM,
+        "example": CHANGE_STREAM,
+        "x-oai-itemSchema": {"$ref": "#/components/schemas/ChangeFrame"},
+    }
+    return {"description": description, "content": {"text/event-stream": frames}}
 
 
 def problems(*codes: str) -> Responses:

@@ -24,13 +24,12 @@ from bamboo_gateway.api.openapi.responses import EDGE, SESSION, answer, nothing,
 from bamboo_gateway.api.responses import json_response
 from bamboo_gateway.api.schemas.streams import ConnectionPage
 from bamboo_gateway.api.security.rights import SessionRoute, takes_ticket
-from bamboo_gateway.api.sse import StreamResponse
+from bamboo_gateway.api.sse import OpenStream, StreamResponse
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import InvalidCursor
 from bamboo_gateway.domain.positions import Position, parse_position
 from bamboo_gateway.sessions.answers import Connection
 from bamboo_gateway.sessions.commands import StreamRequest
-from bamboo_gateway.sessions.streaming.subscription import Subscription
 
 router = APIRouter(prefix="/api/v1", tags=["streams"], route_class=SessionRoute)
 
@@ -110,7 +109,7 @@ def _last_event_id(text: str) -> Position | Literal["malformed"]:
 
 _Wanted = Annotated[StreamRequest, Depends(_wanted)]
 
-_RESPONSES = {
+RESPONSES = {
     200: stream("The events, as they become durable, until the stream's end."),
     **nothing(204, "There is nothing to wait for; EventSource stops on this."),
     **problems(
@@ -128,7 +127,7 @@ _RESPONSES = {
     "/stream/{session_id}",
     summary="Follow a session",
     response_class=Response,
-    responses=_RESPONSES,
+    responses=RESPONSES,
 )
 @takes_ticket
 async def stream_session(
@@ -147,7 +146,7 @@ async def stream_session(
     "/reconnect/{session_id}",
     summary="Reconnect to a stream",
     response_class=Response,
-    responses=_RESPONSES,
+    responses=RESPONSES,
 )
 @takes_ticket
 async def reconnect_session(
@@ -223,7 +222,7 @@ async def disconnect(
 
 
 def stream_response(
-    request: Request, connection: Subscription | None, headers: dict[str, str] | None = None
+    request: Request, connection: OpenStream | None, headers: dict[str, str] | None = None
 ) -> Response:
     """Answer with a connection's stream, or 204 when there is nothing to wait for."""
     if connection is None:

@@ -77,6 +77,37 @@ class StreamFrame(Described):
     ]
 
 
+class JointStreamFrame(Described):
+    """One frame of a stream of several sessions. There is never an `event` line."""
+
+    id: Annotated[
+        str,
+        Field(
+            description="The positions in all sessions, as one text that a client sends back: in "
+            "`Last-Event-ID`, or in `after`."
+        ),
+    ]
+    retry: Annotated[
+        int, Field(description="Milliseconds to wait before a reconnect; only in the first frame.")
+    ] = 0
+    data: Annotated[
+        str,
+        Field(
+            description="A `StreamEvent` as JSON, with the `session_id` of its session. Only a "
+            "`heartbeat` has none.",
+            json_schema_extra={
+                "contentMediaType": "application/json",
+                "contentSchema": {
+                    "allOf": [
+                        {"$ref": "#/components/schemas/StreamEvent"},
+                        {"properties": {"session_id": {"type": "string"}}},
+                    ]
+                },
+            },
+        ),
+    ]
+
+
 class Connection(Answer):
     """An open stream."""
 

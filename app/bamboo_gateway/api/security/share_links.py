@@ -12,6 +12,7 @@ from bamboo_gateway.sessions.manager import SessionManager, not_recovered
 
 SHARED_PATHS: Final = frozenset(
     {
+        "/api/v1/stream",
         "/api/v1/stream/{session_id}",
         "/api/v1/reconnect/{session_id}",
         "/api/v1/sessions/{session_id}",

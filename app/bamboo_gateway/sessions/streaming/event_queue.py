@@ -80,6 +80,42 @@ class EventQueue:
         rendered.joined = (cursor, cursor + len(parts), chunk)
         return chunk, cursor + len(parts)
 
+    def frames(
+        self, cursor: int, renderer: Renderer, bytes_max: int, *, at_least_one: bool
+    ) -> list[bytes] | None:
+        """Return the rendered events after `cursor` one by one, up to `bytes_max`.
+
+        Args:
+            cursor: The seq that they begin after.
+            renderer: Renders those that it has not rendered before.
+            bytes_max: The most bytes of all together.
+            at_least_one: Return one event however large it is.
+
+        Returns:
+            The rendered events, none when nothing waits or fits, or None when the cursor is before
+            the oldest event kept: the log has to be read.
+        """
+        if cursor >= self.head:
+            return []
+        first = len(self._bodies) - (self.head - cursor)
+        if first < 0:
+            return None
+        if self._rendered is None:
+            self._rendered = {}
+        rendered = self._rendered.get(renderer)
+        if rendered is None:
+            rendered = self._rendered[renderer] = _Rendered()
+        parts: list[bytes] = []
+        # Rendering one may remove the oldest events, so places are counted from the end.
+        for seq in range(cursor + 1, self.head + 1):
+            place = len(self._bodies) - 1 - (self.head - seq)
+            part = self._part(renderer, rendered, place, seq)
+            bytes_max -= len(part)
+            if bytes_max < 0 and (parts or not at_least_one):
+                break
+            parts.append(part)
+        return parts
+
     def _part(self, renderer: Renderer, rendered: "_Rendered", place: int, seq: int) -> bytes:
         """Return one rendered event. Most streams take one at a time."""
         known = rendered.parts

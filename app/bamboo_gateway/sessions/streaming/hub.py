@@ -145,9 +145,10 @@ class StreamHub:
                 retry_after_seconds=5,
             )
         self._quotas.check_stream(caller)
-        return self._take_place(caller)
+        return self.take_place(caller)
 
-    def _take_place(self, caller: Caller) -> StreamPlace:
+    def take_place(self, caller: Caller) -> StreamPlace:
+        """Take the place of one more stream without a check: it replaces another one."""
         self.open += 1
         self._quotas.stream_opened(caller)
         return StreamPlace(caller, self._free_place)
@@ -219,7 +220,7 @@ class StreamHub:
         place: StreamPlace | None,
     ) -> Subscription | None:
         channel = writer.channel
-        start = self._start_of(channel, request)
+        start = self.start_of(channel, request)
         stop = Stop()
         if request.until_complete:
             stop = await find_stop(self._store, writer, start.cursor, request.run_id)
@@ -232,11 +233,11 @@ class StreamHub:
         ended = writer.head.logged_state is not None and start.cursor >= channel.durable_seq
         if ended and start.reset is None:
             return None
-        connection_id = self._name_of(caller, writer, request)
+        connection_id = self.name_of(caller, writer, request)
         older = channel.connections.get(connection_id)
         if place is None:
             # A client that reconnects takes the place of its old stream, which may be half open.
-            place = self.reserve(caller) if older is None else self._take_place(caller)
+            place = self.reserve(caller) if older is None else self.take_place(caller)
         connection = Subscription(
             connection_id,
             channel,
@@ -252,19 +253,25 @@ class StreamHub:
         connection.stop_seq = stop.seq
         connection.until_run = stop.run_id
         connection.until_next = stop.next_run
-        if older is not None:
-            older.end("superseded")
         place.is_used = True
+        self.attach(writer, connection)
+        self._tally.streams_opened += 1
+        return connection
+
+    def attach(self, writer: SessionWriter, connection: Subscription) -> None:
+        """Let a new stream read from its session's channel, in the place of one of its name."""
+        channel = writer.channel
+        if (older := channel.connections.get(connection.id)) is not None:
+            older.end("superseded")
         channel.add(connection)
-        self._ended.pop((writer.id, connection_id), None)
+        self._ended.pop((writer.id, connection.id), None)
         if writer.head.logged_state is not None:
             connection.end("closed", after_rest=True)
         elif self._context.drain.has_begun:
             _dismiss(writer, connection, at_once=self._runs_are_over)
-        self._tally.streams_opened += 1
-        return connection
 
-    def _name_of(self, caller: Caller, writer: SessionWriter, request: StreamRequest) -> str:
+    def name_of(self, caller: Caller, writer: SessionWriter, request: StreamRequest) -> str:
+        """Return the id of a new connection: the one that the request names, or a new one."""
         name = request.connection_id
         older = writer.channel.connections.get(name) if name is not None else None
         is_anothers = older is not None and older.caller.id != caller.id
@@ -273,7 +280,8 @@ class StreamHub:
             return self._context.ids.make("c_", self._clock.now_ms())
         return name
 
-    def _start_of(self, channel: Channel, request: StreamRequest) -> Start:
+    def start_of(self, channel: Channel, request: StreamRequest) -> Start:
+        """Return where a stream begins."""
         has_position = (
             request.after is not None or request.from_start or request.last_event_id is not None
         )
@@ -300,6 +308,10 @@ class StreamHub:
                 reason=connection.ended_by,
                 seconds=round(self._clock.monotonic() - connection.opened_at, 1),
             )
+        self.detach(channel, connection)
+
+    def detach(self, channel: Channel, connection: Subscription) -> None:
+        """Unregister an ended stream, and remember where it was for `/reconnect`."""
         if channel.remove(connection):
             self._ended[channel.id, connection.id] = _EndedConnection(
                 self._clock.monotonic(), channel.epoch, _resume_seq(connection)

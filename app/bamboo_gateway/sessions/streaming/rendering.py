@@ -4,6 +4,7 @@ The core decides what a stream shows. A renderer, which belongs to the client's 
 how. The code that opens the stream passes the renderer to `StreamHub.connect`.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -13,6 +14,14 @@ ResetReason = Literal["unknown_position", "epoch_changed"]
 GoodbyeReason = Literal[
     "shutdown", "superseded", "deleted", "closed", "slow", "lifetime", "unauthorized"
 ]
+
+
+_COMES_BACK = frozenset({"shutdown", "slow", "lifetime", "unauthorized"})
+
+
+def comes_back(reason: GoodbyeReason) -> bool:
+    """Return whether a client whose stream ended for this reason should reconnect."""
+    return reason in _COMES_BACK
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +78,32 @@ class Renderer(Protocol):
 
     def control(self, shown: Control, /) -> bytes:
         """Render an item that is not in the log."""
+
+
+class JointRenderer(Protocol):
+    """Turns what a joint stream shows into the bytes of one protocol.
+
+    Each response has one of its own: it keeps the positions of all sessions, which every frame
+    repeats as its cursor. A session is named by its place in the request. The events themselves
+    are rendered by `shared`, once for all joint streams.
+    """
+
+    def shared(self, place: int, /) -> Renderer:
+        """Return the renderer of a session's events, equal in all joint streams of the session."""
+
+    def move(self, place: int, position: Position, /) -> None:
+        """Set the position of a session that the next frames carry."""
+
+    def events(
+        self, place: int, epoch: int, seqs: Iterable[int], rendered: Sequence[bytes], /
+    ) -> bytes:
+        """Join the rendered events of a session, and move its position behind each of them."""
+
+    def control(self, place: int, shown: Open | Reset | Goodbye, /) -> bytes:
+        """Render an item of one session that is not in the log.
+
+        A `Reset` moves the session to its position; the others leave it where it is.
+        """
+
+    def heartbeat(self, *, is_event: bool) -> bytes:
+        """Render a heartbeat of the whole stream: an event, or what other clients skip."""

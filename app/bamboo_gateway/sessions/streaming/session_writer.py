@@ -50,6 +50,10 @@ _JOINED_TEXT_BYTES = 80
 lists. Texts of a few bytes would run far ahead of the disk otherwise (R11)."""
 
 
+OnChange = Callable[[Sequence[Event]], None]
+"""Called with the events of a durable commit, or without events after any other change."""
+
+
 class Runner(Protocol):
     """The task of the active run, as the session writer sees it."""
 
@@ -164,6 +168,7 @@ class SessionWriter:
     # The attributes are too many for a shared key table, and each event reads many of them.
     __slots__ = (
         "_batch",
+        "_changed",
         "_clock",
         "_counted",
         "_exists",
@@ -237,6 +242,7 @@ class SessionWriter:
         self._open_gate: anyio.Event | None = None
         self._load_error: BambooError | None = None
         self._reload_wanted: Callable[[SessionWriter], None] | None = None
+        self._changed: OnChange = _ignore
         self._counted: Callable[[SessionWriter], None] | None = None
         self._run_waiters: dict[str, list[Callable[[], None]]] = {}
         self._id_watchers: list[Callable[[str], None]] = []
@@ -639,6 +645,7 @@ class SessionWriter:
             self.run.abandon()
         self._release_waiters()
         self.channel.vanish(reason)
+        self._changed(())
 
     def born(self, head: SessionHead) -> None:
         """Adopt a session that was published under this id without going through this writer."""
@@ -647,6 +654,7 @@ class SessionWriter:
         self.keys.forget()
         self._exists = True
         self._count()
+        self._changed(())
 
     def grown(self, head: SessionHead) -> None:
         """Adopt events that were published without going through this writer.
@@ -657,6 +665,7 @@ class SessionWriter:
         self.channel.begin(head)
         self.keys.forget()
         self.channel.wake()
+        self._changed(())
 
     def hold(self) -> None:
         """Close the gate: `ready` waits until `resume`."""
@@ -701,6 +710,10 @@ class SessionWriter:
     def when_broken(self, call: Callable[["SessionWriter"], None]) -> None:
         """Register the callback that loads the head again after a failed commit."""
         self._reload_wanted = call
+
+    def when_changed(self, call: OnChange) -> None:
+        """Register the callback for durable commits, and without events for all other changes."""
+        self._changed = call
 
     def when_counted(self, call: Callable[["SessionWriter"], None]) -> None:
         """Register the callback that counts the session and its runs, and call it once now."""
@@ -774,6 +787,7 @@ class SessionWriter:
             self._announce(batch.extras)
         if batch.events:
             self.channel.wake()
+            self._changed(batch.events)
 
     def _announce(self, extras: _Extras) -> None:
         connections = self.channel.connections
@@ -812,6 +826,10 @@ class SessionWriter:
         self._run_waiters = {}
         for call in waiting:
             call()
+
+
+def _ignore(_: Sequence[Event]) -> None:
+    """Do nothing: nobody asks for changes."""
 
 
 class _Completion:

@@ -5,6 +5,7 @@ right has ended.
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 import anyio
 import structlog
@@ -15,6 +16,7 @@ from bamboo_gateway.sessions.access import may_read
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.streaming.channel import Channel
 from bamboo_gateway.sessions.streaming.channels import Channels
+from bamboo_gateway.sessions.streaming.rendering import GoodbyeReason
 from bamboo_gateway.sessions.streaming.subscription import Subscription
 
 log = structlog.get_logger(__name__)
@@ -26,6 +28,26 @@ _STREAMS_PER_YIELD = 1000
 """Streams that the clock looks at before it yields to the event loop: less than a ms of work."""
 
 
+class WatchedResponse(Protocol):
+    """An open response that is not the stream of one session (`JointStream`, `ChangeStream`).
+
+    Its attributes and methods mean the same as those of `Subscription`.
+    """
+
+    caller: Caller
+    opened_at: float
+    sending_since: float | None
+    cancel_slow: Callable[[], None] | None
+    is_slow: bool
+    quiet_ticks: int
+
+    def end(self, reason: GoodbyeReason, *, after_rest: bool = False) -> None:
+        """End it with `goodbye`."""
+
+    def beat(self) -> None:
+        """Make it send a heartbeat."""
+
+
 class StreamClock:
     """Ticks for all streams; `run` is a background task.
 
@@ -34,6 +56,9 @@ class StreamClock:
         channels: The channels that have readers.
         may_stay: Called every second for each open stream: whether its caller's right still holds.
         on_tick: Called with the time of each tick.
+
+    Attributes:
+        responses: The open responses that are not the stream of one session.
     """
 
     def __init__(
@@ -49,6 +74,7 @@ class StreamClock:
         self._channels = channels
         self._may_stay = may_stay
         self._on_tick = on_tick
+        self.responses: set[WatchedResponse] = set()
 
     async def run(self) -> None:
         """Run the shared clock: heartbeats, stuck sends, lifetimes, rights, ended streams.
@@ -79,6 +105,12 @@ class StreamClock:
                     await checkpoint()
                 if channel.connections.get(connection.id) is connection:  # not ended meanwhile
                     self._watch_one(channel, connection, now, ticks_per_beat)
+        for response in list(self.responses):
+            seen += 1
+            if seen % _STREAMS_PER_YIELD == 0:
+                await checkpoint()
+            if response in self.responses:
+                self._watch_response(response, now, ticks_per_beat)
 
     def _note_lag(self, seconds: float) -> None:
         """Measure how late the clock's tick was: so long do all tasks of the loop wait."""
@@ -89,26 +121,40 @@ class StreamClock:
     def _watch_one(
         self, channel: Channel, connection: Subscription, now: float, ticks_per_beat: int
     ) -> None:
-        settings = self._settings
-        sending_since = connection.sending_since
-        if sending_since is not None:
-            if now - sending_since > settings.send_timeout_seconds and not connection.is_slow:
-                connection.is_slow = True
-                self._tally.streams_slow += 1
-                connection.end("slow")
-                if connection.cancel_slow is not None:
-                    connection.cancel_slow()
+        if self._is_sending(connection, now):
             return
         caller = connection.caller
-        may_read_on = may_read(caller, channel.head, self._clock.now_ms())
-        if not may_read_on or not self._may_stay(caller):
+        if not may_read(caller, channel.head, self._clock.now_ms()):
             connection.end("unauthorized")
-            return
-        lifetime = settings.stream_lifetime_seconds
-        if lifetime is not None and now - connection.opened_at > lifetime:
-            connection.end("lifetime", after_rest=True)
-        connection.quiet_ticks += 1
-        if connection.quiet_ticks >= ticks_per_beat:
+        elif self._is_quiet(connection, now, ticks_per_beat):
             connection.beat()
             # An open stream is activity: it keeps the session from expiring.
             self._channels.touch(channel)
+
+    def _watch_response(self, response: WatchedResponse, now: float, ticks_per_beat: int) -> None:
+        if not self._is_sending(response, now) and self._is_quiet(response, now, ticks_per_beat):
+            response.beat()
+
+    def _is_sending(self, response: WatchedResponse, now: float) -> bool:
+        """Return whether a send is under way. End a response whose send is stuck."""
+        sending_since = response.sending_since
+        if sending_since is None:
+            return False
+        if now - sending_since > self._settings.send_timeout_seconds and not response.is_slow:
+            response.is_slow = True
+            self._tally.streams_slow += 1
+            response.end("slow")
+            if response.cancel_slow is not None:
+                response.cancel_slow()
+        return True
+
+    def _is_quiet(self, response: WatchedResponse, now: float, ticks_per_beat: int) -> bool:
+        """Return whether a heartbeat is due. End a response whose right or time has ended."""
+        if not self._may_stay(response.caller):
+            response.end("unauthorized")
+            return False
+        lifetime = self._settings.stream_lifetime_seconds
+        if lifetime is not None and now - response.opened_at > lifetime:
+            response.end("lifetime", after_rest=True)
+        response.quiet_ticks += 1
+        return response.quiet_ticks >= ticks_per_beat

@@ -29,10 +29,10 @@ from bamboo_gateway.sessions.streaming.rendering import (
     Renderer,
     Reset,
     ResetReason,
+    comes_back,
 )
 from bamboo_gateway.storage.base import SessionStore
 
-_COMES_BACK = frozenset({"shutdown", "slow", "lifetime", "unauthorized"})
 _PAGE_EVENTS = 2000
 """Events read at once when catching up: with `SEND_BYTES_MAX` it bounds one read."""
 
@@ -332,7 +332,7 @@ class Subscription:
         self._ended = True
         reason = self._goodbye or "shutdown"
         self.ended_by = reason
-        return self._renderer.control(Goodbye(reason, retry=reason in _COMES_BACK))
+        return self._renderer.control(Goodbye(reason, retry=comes_back(reason)))
 
     async def _read(self) -> bytes:
         self._tally.log_reads += 1

@@ -534,7 +534,7 @@ class JsonlStore(SessionStore):
         return before._replace(
             user_id=relations.user_id,
             parent_id=relations.parent_id,
-            shared_with=relations.shared_with,
+            shared_with=dict.fromkeys(relations.shared_with),
         )
 
     @override

@@ -139,7 +139,7 @@ def note_gone(connection: Connection, session_key: int, session_id: str, number:
     connection.run(_FORGET_FORMER, {"of_id": session_id})
     names: dict[str, Any] = {"of_id": session_id, "change": number, "owner": gone.user_id}
     names |= {"of_type": gone.session_type, "parent": gone.parent_id}
-    names["shares"] = codec.encode(list(gone.shared_with))
+    names["shares"] = codec.encode({**gone.shared_with})
     connection.run(_NOTE_GONE, names)
 
 
@@ -232,6 +232,6 @@ def _change(row: Sequence[Any]) -> Change:
 
 def _deletion(row: Sequence[Any]) -> Change:
     number, session_id, user_id, session_type, parent_id, shared_with = row
-    shares = tuple(codec.decode(bytes(shared_with)))
+    shares: dict[str, int | None] = codec.decode(bytes(shared_with))
     gone = GoneSession(user_id, str(session_type), parent_id, shares)
     return Change(int(number), str(session_id), None, gone)

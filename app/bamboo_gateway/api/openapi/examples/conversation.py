@@ -264,6 +264,52 @@ TICKET: Final[dict[str, Any]] = {
     "stream_url": f"/api/v1/stream/{SESSION_ID}?after={POSITION}&ticket={_TICKET}",
 }
 
+CHANGES: Final = {
+    "changes": [
+        {
+            "type": "session_changed",
+            "session_id": SESSION_ID,
+            "position": POSITION,
+            "state": "active",
+            "title": "My chat",
+            "preview": "Hello!",
+            "updated_at": "2026-11-20T17:25:00.123Z",
+            "active_run_id": RUN_ID,
+        },
+        {"type": "session_gone", "session_id": "s-2"},
+    ],
+    "next": "WyJmODFkNGZhZTdkZWMxMWQwIiw0MiwxNzYzNjYxMjM0NTY3LCIiXQ",
+    "has_more": False,
+}
+
+CHANGE_STREAM: Final = (
+    "id: WyJmODFkNGZhZTdkZWMxMWQwIiw0MSwxNzYzNjYxMjM0NTY3LCIiXQ\n"
+    "retry: 1000\n"
+    'data: {"type":"open","connection_id":"c_01kag8v3c0d6q0w1x2y3z4a5b6"}\n'
+    "\n"
+    "id: WyJmODFkNGZhZTdkZWMxMWQwIiw0MiwxNzYzNjYxMjM0NTY3LCIiXQ\n"
+    'data: {"type":"session_gone","session_id":"s-2"}\n'
+    "\n"
+    ": ping\n"
+)
+
+JOINT_STREAM: Final = (
+    "id: AY0vkqkK4MbW7sOzxjI.H.A\n"
+    "retry: 1000\n"
+    f'data: {{"type":"open","session_id":"{SESSION_ID}",'
+    f'"connection_id":"c_01kag8v3c0d6q0w1x2y3z4a5b6",'
+    f'"position":"{POSITION}","active_run_id":null}}\n'
+    "\n"
+    "id: AY0vkqkK4MbW7sOzxjI.I.A\n"
+    f'data: {{"session_id":"{SESSION_ID}","type":"custom","seq":8,'
+    '"time":"2026-11-20T17:26:00.000Z","name":"progress","value":{"percent":40}}\n'
+    "\n"
+    "id: AY0vkqkK4MbW7sOzxjI.I.A\n"
+    'data: {"type":"goodbye","session_id":"s-2","reason":"deleted","retry":false}\n'
+    "\n"
+    ": ping\n"
+)
+
 STREAM: Final = (
     f"id: {POSITION}\n"
     "retry: 1000\n"

@@ -138,7 +138,7 @@ def gone_to_json(gone: GoneSession) -> dict[str, Any]:
     if gone.parent_id is not None:
         shape["parent_id"] = gone.parent_id
     if gone.shared_with:
-        shape["shared_with"] = list(gone.shared_with)
+        shape["shared_with"] = {**gone.shared_with}
     return shape
 
 
@@ -148,7 +148,7 @@ def gone_of_json(shape: Mapping[str, Any]) -> GoneSession:
         shape.get("user_id"),
         shape["type"],
         shape.get("parent_id"),
-        tuple(shape.get("shared_with", ())),
+        dict(shape.get("shared_with", {})),
     )
 
 

@@ -1,0 +1,1 @@
+"""What has changed in the sessions of a caller: pages, and a feed for those who wait."""
