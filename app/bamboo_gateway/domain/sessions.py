@@ -136,7 +136,7 @@ class SessionHead:
     replaced them. `open_calls` are tool calls that wait for a result (`tool_order`). `system_seqs`
     are the seqs of the conversation's system messages, as long as there are few. `open_requests`
     wait for people, in the order in which they were asked; `settled_requests` are those of the same
-    run that wait no longer (`input_requests`). `shares` has ended ones too, as long as their users are
+    run that wait no longer (`input_requests`). `shares` has ended ones too, while their users are
     remembered: these users are told that the session is gone.
     """
 
