@@ -323,7 +323,7 @@ async def test_the_token_of_a_share_link_is_shown_once_and_stored_nowhere(
     assert again.replayed
     assert again.answer == {k: v for k, v in first.answer.items() if k != "token"}
     (listed,) = await gate.manager.shares(ALICE, "s")
-    assert set(listed) == {"id", "user_id", "created_at", "expires_at"}
+    assert set(listed) == {"id", "user_id", "created_at", "expires_at", "scope"}
     secret = token.split(".")[1]
     document = await gate.manager.export(ALICE, "s", ExportOptions("json"))
     exported = b"".join([chunk async for chunk in document.chunks])

@@ -24,7 +24,7 @@ from bamboo_gateway.domain.events import (
     ToolResult,
     ToolStart,
 )
-from bamboo_gateway.sessions.commands import Idempotency, NewMessage
+from bamboo_gateway.sessions.commands import Idempotency, NewMessage, NewSession
 from bamboo_gateway.sessions.lifecycle.fork import Fork
 from bamboo_gateway.sessions.runs.inputs import Inputs
 from tests.support.agents import RETURN
@@ -295,6 +295,25 @@ async def test_an_expired_request_waits_for_the_answers_to_others(gate: Gateway)
         "q1": "expired",
         "q2": "answered",
     }
+
+
+async def test_a_session_that_has_expired_itself_is_left_alone_until_it_is_reopened(
+    gate: Gateway,
+) -> None:
+    await gate.manager.create_session(ME, NewSession(id="s", ttl_seconds=5))
+    await ask(gate, expiring(10))
+    gate.clock.advance(20)
+    for _ in range(3):
+        gate.manager._input_expiry.expire_due()
+        await quiet()
+    assert not gate.manager._input_expiry._due
+    assert await closings(gate) == []
+    await gate.manager.reopen_session(ME, "s", ttl_seconds=None)
+    gate.manager._input_expiry.expire_due()
+    await eventually(lambda: gate.live().active_run_id)
+    await quiet()
+    assert await closings(gate) == [("q1", "expired")]
+    gate.agent.do(gate.live().active_run_id or "", RETURN)
 
 
 async def test_the_timer_survives_a_restart(gate: Gateway) -> None:
