@@ -27,11 +27,11 @@ def test_tail_shows_the_events_of_several_sessions_and_goes_on_where_it_was(
         note(gateway, "many-b", "second")
         terminal.until("second")
         terminal.type("\x03")
-        terminal.until("--after")
+        terminal.until_line("--after")
     said = terminal.screen.split("--after ")[1].split()[0]
     note(gateway, "many-a", "third")
     with Terminal("tail", "many-a", "many-b", "--after", said, "--json", url=url) as terminal:
-        terminal.until("third")
+        terminal.until_line("third")
         (line,) = [one for one in terminal.screen.splitlines() if one.startswith("{")]
         assert json.loads(line)["session_id"] == "many-a"
         gateway.call("DELETE", "/sessions/many-a")
