@@ -22,22 +22,22 @@ def test_tail_shows_the_events_of_several_sessions_and_goes_on_where_it_was(
     make(gateway, "many-a", "many-b")
     with Terminal("tail", "many-a", "many-b", "--after", "0", url=url) as terminal:
         terminal.until("session_created")
-        note(gateway, "many-a", "first")
-        terminal.until("first")
-        note(gateway, "many-b", "second")
-        terminal.until("second")
+        note(gateway, "many-a", "alpha")
+        terminal.until("alpha")
+        note(gateway, "many-b", "beta")
+        terminal.until("beta")
         terminal.type("\x03")
-        terminal.until("--after")
+        terminal.until_line("--after")
     said = terminal.screen.split("--after ")[1].split()[0]
-    note(gateway, "many-a", "third")
+    note(gateway, "many-a", "gamma")
     with Terminal("tail", "many-a", "many-b", "--after", said, "--json", url=url) as terminal:
-        terminal.until("third")
+        terminal.until_line("gamma")
         (line,) = [one for one in terminal.screen.splitlines() if one.startswith("{")]
         assert json.loads(line)["session_id"] == "many-a"
         gateway.call("DELETE", "/sessions/many-a")
         terminal.until("many-a: deleted")
-        note(gateway, "many-b", "fourth")
-        terminal.until("fourth")
+        note(gateway, "many-b", "delta")
+        terminal.until("delta")
         gateway.call("DELETE", "/sessions/many-b")
         assert terminal.exit_code() == 0
 
