@@ -10,6 +10,7 @@ from bamboo_gateway.sessions.runs.factory import Agents, Maker
 from bamboo_gateway.sessions.runs.scheduler import RunScheduler
 from bamboo_gateway.sessions.streaming.hub import StreamHub
 from bamboo_gateway.sessions.transaction import Transactions
+from bamboo_gateway.sessions.webhooks.service import Webhooks
 
 
 class ManagerParts:
@@ -31,3 +32,4 @@ class ManagerParts:
     _cancellation: Cancellation
     _hub: StreamHub
     _forget_keys: ForgetKeys
+    _webhooks: Webhooks
