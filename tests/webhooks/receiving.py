@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
@@ -66,12 +68,14 @@ def receiver(
             with suppress(OSError):  # the gateway may have gone
                 running.answer(self)
 
+        @override
         def log_message(self, *_: Any) -> None:
             pass
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
 
+        @override
         def handle_error(self, *_: Any) -> None:
             pass
 

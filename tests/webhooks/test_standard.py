@@ -11,7 +11,7 @@ from svix.webhooks import WebhookVerificationError as SvixVerificationError
 from bamboo_gateway.domain.webhooks import Secret, Webhook, new_secret
 from bamboo_gateway.webhooks.standard import payload, signed_headers
 
-BODY = payload("run.ended", "2026-11-20T17:25:00.123Z", {"session_id": "s-1", "text": "ü–\u2028"})
+BODY = payload("run.ended", "2026-11-20T17:25:00.123Z", {"session_id": "s-1", "text": "ü\u2028"})
 
 
 def webhook(*secrets: Secret) -> Webhook:
