@@ -47,6 +47,7 @@ COMMANDS: Final = {
     "new-agent": ("new_agent", "new_agent"),
     "sessions": ("sessions", "commands"),
     "share": ("share", "commands"),
+    "webhooks": ("webhooks", "commands"),
     "keys": ("keys", "commands"),
     "users": ("users", "commands"),
 }

@@ -129,10 +129,7 @@ class Webhooks:
             self.tally,
             self._disable,
         )
-        try:
-            webhooks = [Webhook.read(value) async for _, value in each_value(self._store, WEBHOOK)]
-        except NotImplementedError:
-            return
+        webhooks = [Webhook.read(value) async for _, value in each_value(self._store, WEBHOOK)]
         if not webhooks:
             return
         await remove_leftovers(self._store, {one.id for one in webhooks})
