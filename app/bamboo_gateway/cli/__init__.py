@@ -46,6 +46,7 @@ COMMANDS: Final = {
     "openapi": ("openapi", "openapi"),
     "new-agent": ("new_agent", "new_agent"),
     "sessions": ("sessions", "commands"),
+    "inputs": ("inputs", "commands"),
     "share": ("share", "commands"),
     "webhooks": ("webhooks", "commands"),
     "keys": ("keys", "commands"),
