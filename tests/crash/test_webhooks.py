@@ -1,4 +1,4 @@
-"""Gateway and receiver are killed again and again: every end of a run is told, in order (R1, R2)."""
+"""Gateway and receiver are killed again and again: every run's end is told, in order (R1, R2)."""
 
 import json
 import random

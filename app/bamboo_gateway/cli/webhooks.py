@@ -138,9 +138,7 @@ def rotate(
     webhook: Which,
     overlap: Annotated[
         int,
-        typer.Option(
-            min=0, help="How long the present secret signs as well.", metavar="SECONDS"
-        ),
+        typer.Option(min=0, help="How long the present secret signs as well.", metavar="SECONDS"),
     ] = 24 * 3600,
     json: JsonOption = False,
     url: UrlOption = DEFAULT_URL,

@@ -132,7 +132,11 @@ class Hooked:
         return (await self.manager.create_webhook(caller, new)).answer["id"]
 
     async def run(
-        self, session_id: str = "s", user_id: str | None = None, *end: Any, run_id: str | None = None
+        self,
+        session_id: str = "s",
+        user_id: str | None = None,
+        *end: Any,
+        run_id: str | None = None,
     ) -> str:
         """Let a run begin and end; return its id."""
         self.runs += 1

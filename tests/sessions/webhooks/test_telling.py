@@ -161,7 +161,9 @@ async def test_a_clock_that_is_set_back_or_forward_delays_and_loses_nothing(hook
     await hooks.looked()
     hooks.clock.step_back(86_400)
     await hooks.looked()
-    await eventually(lambda: all(one.webhook.since < hooks.clock.ms for one in hooks.couriers.values()))
+    await eventually(
+        lambda: all(one.webhook.since < hooks.clock.ms for one in hooks.couriers.values())
+    )
     hooks.sender.answer = lambda _: failed()
     run_id = await hooks.run("old")
     await hooks.tells(1)
@@ -218,8 +220,7 @@ async def test_more_than_an_entry_holds_is_read_from_the_log(hooks: Hooked) -> N
     hooks.sender.answer = lambda _: failed()
     runs = [await hooks.run("s")]
     await hooks.tells(1)
-    for _ in range(3 * WEBHOOK_NOTICES_MAX):
-        runs.append(await hooks.run("s"))
+    runs += [await hooks.run("s") for _ in range(3 * WEBHOOK_NOTICES_MAX)]
     await hooks.looked()
     (courier,) = hooks.couriers.values()
     assert courier.outbox.entries["s"].more is not None
