@@ -160,6 +160,7 @@ class SessionManager(ConversationCommands, LifecycleCommands, WebhookCommands):
         self._hub = StreamHub(self._context, self._registry, channels, self._may_stay)
         self._compaction = Compaction(self._context, self._registry)
         self._webhooks = Webhooks(self._context, self._sender, self._link, self._audit)
+        self._transactions.before_deletion = self._webhooks.before_deletion
 
     async def __aexit__(
         self,

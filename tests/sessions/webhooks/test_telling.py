@@ -5,7 +5,7 @@ import pytest
 
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import StorageFull
-from bamboo_gateway.domain.events import Cancelled, Complete, Failed
+from bamboo_gateway.domain.events import Cancelled, Complete, Failed, InputRequired
 from bamboo_gateway.domain.limits import WEBHOOK_IN_FLIGHT_MAX, WEBHOOK_NOTICES_MAX
 from bamboo_gateway.sessions.lifecycle.fork import Fork
 from bamboo_gateway.sessions.webhooks import outbox
@@ -19,6 +19,7 @@ from tests.sessions.webhooks.hooked import (
     failed,
     hooked,
 )
+from tests.support.agents import RETURN
 from tests.support.clocks import FakeClock
 from tests.support.gateways import eventually, quiet
 
@@ -61,9 +62,13 @@ async def test_every_end_of_a_run_is_told(
 
 async def test_a_run_that_asks_is_told_as_ended_and_as_asking(hooks: Hooked) -> None:
     await hooks.hook("run.ended", "input.required")
-    run_id = await hooks.run("s", None, Complete(finish_reason="input_required"))
+    asks = InputRequired("May I delete the file?", "question", request_id="q-1")
+    run_id = await hooks.run("s", None, asks, RETURN)
     assert await hooks.settles() == [("run.ended", run_id), ("input.required", run_id)]
-    assert hooks.sender.sent[1].data["status"] == "needs_input"
+    asked = hooks.sender.sent[1].data
+    assert asked["status"] == "needs_input"
+    assert asked["requests"] == [{"request_id": "q-1", "kind": "question"}]
+    assert "delete the file" not in str(hooks.sender.sent)
     assert len({one.id for one in hooks.sender.sent}) == 2
 
 
@@ -274,6 +279,30 @@ async def test_what_a_deleted_session_had_to_tell_is_still_told(hooks: Hooked) -
         *(("run.ended", run_id) for run_id in runs),
         ("session.deleted", "s"),
     ]
+
+
+async def test_what_ended_right_before_the_deletion_is_told(hooks: Hooked) -> None:
+    await hooks.hook()
+    runs = []
+    for number in range(5):
+        runs.append((f"s{number}", await hooks.run(f"s{number}"), await hooks.run(f"s{number}")))
+        await hooks.manager.delete_session(ME, f"s{number}")
+    await hooks.settles()
+    for session_id, *ended in runs:
+        assert [one.about for one in hooks.sender.by_session()[session_id]] == [
+            ("session.created", session_id),
+            *(("run.ended", run_id) for run_id in ended),
+            ("session.deleted", session_id),
+        ]
+
+
+async def test_a_full_disk_keeps_nobody_from_deleting(hooks: Hooked) -> None:
+    await hooks.hook()
+    await hooks.run("s")
+    hooks.store.failing = StorageFull("full")
+    await hooks.manager.delete_session(ME, "s")
+    hooks.store.failing = None
+    await eventually(lambda: hooks.told()[-1:] == [("session.deleted", "s")])
 
 
 async def test_an_id_that_is_given_again_is_another_session(hooks: Hooked) -> None:

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Final
 
+import anyio
 import structlog
 
 from bamboo_gateway.domain.clock import Clock
@@ -65,6 +66,7 @@ class Feed:
         self._couriers = couriers
         self._cursor: Cursor | None = None
         self._seen: OrderedDict[str, Seen] = OrderedDict()
+        self._lock = anyio.Lock()
 
     async def begin(self) -> None:
         """Remember that everything so far is known; before the first webhook is created."""
@@ -93,6 +95,25 @@ class Feed:
         Raises:
             Unavailable: The store cannot be read or written; nothing was passed over.
         """
+        async with self._lock:
+            return await self._look()
+
+    async def look_at(self, session_id: str) -> None:
+        """Look at one session out of turn: it is about to be deleted, with its log.
+
+        Raises:
+            Unavailable: The store cannot be read or written.
+        """
+        async with self._lock:
+            head, cursor = await self._store.load(session_id), self._cursor
+            assert cursor is not None
+            if head is not None:
+                news = _News()
+                await self._note(news, Change(cursor.number, session_id, head), cursor.feed)
+                if news.additions:
+                    await self._write(news, cursor)
+
+    async def _look(self) -> bool:
         cursor = self._cursor
         assert cursor is not None
         if cursor.phase is not None:

@@ -351,6 +351,22 @@ class Webhooks:
             "has_more": following is not None,
         }
 
+    async def before_deletion(self, session_id: str) -> None:
+        """Write down what a session has still to tell, before its log is deleted.
+
+        A store that cannot be written keeps nobody from deleting.
+        """
+        if not self._couriers:
+            return
+        try:
+            await self._feed.look_at(session_id)
+        except BambooError as error:
+            log.warning(
+                "events of a deleted session may not be told",
+                session_id=session_id,
+                code=error.code,
+            )
+
     async def forget_user(self, user_id: str, *, dry_run: bool = False) -> int:
         """Delete a user's webhooks, and what others were to be told or were told of the user.
 
