@@ -113,7 +113,7 @@ def disable(webhook: Which, url: UrlOption = DEFAULT_URL, api_key: ApiKeyOption 
 
 
 @commands.command("test")
-def test(
+def send_test(
     webhook: Which,
     json: JsonOption = False,
     url: UrlOption = DEFAULT_URL,

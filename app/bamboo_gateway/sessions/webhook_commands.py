@@ -15,7 +15,7 @@ from bamboo_gateway.sessions.webhooks.views import (
 
 
 class WebhookCommands(ManagerParts):
-    """Commands about webhooks; each is that of `webhooks.service.Webhooks`."""
+    """Commands about webhooks; each is one of `webhooks.service.Webhooks`."""
 
     async def create_webhook(
         self, caller: Caller, new: NewWebhook, idem: Idempotency | None = None
