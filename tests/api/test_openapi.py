@@ -180,9 +180,9 @@ def documented_codes(operation: dict[str, Any]) -> set[str]:
 def test_every_error_code_in_the_source_has_a_status() -> None:
     """Codes of errors are literals, so they can be found; each is in the table."""
     internal = {"head-conflict", "store-busy", "store-unusable", "agent-config", "internal"}
+    internal |= {"changes-lost"}  # which is answered with `reset`
     # Of commands that own the data; no request meets them.
     internal |= {"backup-refused", "backup-damaged", "migration-failed"}
-    internal |= {"changes-lost"}  # which is answered with `reset`
     found: set[str] = set()
     loaded = [
         Path(module.__file__ or "")

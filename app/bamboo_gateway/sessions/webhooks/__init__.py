@@ -26,10 +26,10 @@ under the same id. Nothing behind it was sent before. So nothing is lost, and no
 order: the first sending of each event comes after the acknowledgement of the event before.
 
 **Sessions that are deleted.** Before the log goes, the feed looks at it out of turn
-(`Webhooks.before_deletion`), so that the ends of runs that nobody has read yet are written down. The
-deletion itself is a change without a head. What an entry has by itself (up to `WEBHOOK_NOTICES_MAX`
-notices, and a page more) is still sent, then `session.deleted`. What it would have read from the log
-is gone; that is logged.
+(`Webhooks.before_deletion`), so that the ends of runs that nobody has read yet are written down.
+The deletion itself is a change without a head. What an entry has by itself (up to
+`WEBHOOK_NOTICES_MAX` notices, and a page more) is still sent, then `session.deleted`. What it
+would have read from the log is gone; that is logged.
 
 **Sessions that the feed has not seen.** A webhook is told of events since its creation. The first
 time that the feed meets a session it compares times of events with `Webhook.since`. When the clock
