@@ -2,7 +2,7 @@
 
 import asyncio
 from abc import update_abstractmethods
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import anyio
@@ -14,7 +14,9 @@ from bamboo_gateway.domain.sessions import Presence, SessionHead
 from bamboo_gateway.storage.base import Done, SessionCreation, SessionStore, SupportsErasure
 from bamboo_gateway.storage.commits import Commit, Found, MarkKind, Record
 from bamboo_gateway.storage.reports import (
+    ChangePage,
     Erased,
+    Expiry,
     RecoveryReport,
     SearchPage,
     SearchQuery,
@@ -22,6 +24,7 @@ from bamboo_gateway.storage.reports import (
     SessionQuery,
     StoredSize,
     StoreUsage,
+    ValueChange,
 )
 
 
@@ -298,6 +301,44 @@ class FaultyStore(SessionStore):
     async def search(self, query: SearchQuery) -> SearchPage:
         page: SearchPage = await self._gated("search", lambda: self.inner.search(query))
         return page
+
+    @override
+    async def changes(self, feed: str, after: int, limit: int) -> ChangePage:
+        page: ChangePage = await self._gated(
+            "changes", lambda: self.inner.changes(feed, after, limit)
+        )
+        return page
+
+    @override
+    async def last_change(self) -> tuple[str, int]:
+        last: tuple[str, int] = await self._gated("last_change", self.inner.last_change)
+        return last
+
+    @override
+    async def expiries(self, after: tuple[int, str], until: int, limit: int) -> list[Expiry]:
+        ends: list[Expiry] = await self._gated(
+            "expiries", lambda: self.inner.expiries(after, until, limit)
+        )
+        return ends
+
+    @override
+    async def write_values(self, changes: Sequence[ValueChange]) -> None:
+        await self._gated("write_values", lambda: self.inner.write_values(changes))
+
+    @override
+    async def value(self, kind: str, key: str) -> bytes | None:
+        found: bytes | None = await self._gated("value", lambda: self.inner.value(kind, key))
+        return found
+
+    @override
+    async def values(
+        self, kind: str, *, prefix: str = "", after: str = "", limit: int = 1000
+    ) -> list[tuple[str, bytes]]:
+        return await self.inner.values(kind, prefix=prefix, after=after, limit=limit)
+
+    @override
+    async def value_kinds(self) -> list[str]:
+        return await self.inner.value_kinds()
 
     @override
     async def usage(self, user_id: str | None = None) -> StoreUsage:

@@ -428,7 +428,7 @@ class Transactions:
             raise unknown_session(session_id) from None
 
 
-async def _nothing(session_id: str) -> None:  # noqa: ARG001 - a `before_deletion`
+async def _nothing(session_id: str) -> None:
     """Do nothing."""
 
 

@@ -380,10 +380,19 @@ class Webhooks:
             return len(theirs)
         for courier in theirs:
             await self._remove(courier)
+        await self._catch_up()
         for courier in list(self._couriers.values()):
             if courier.webhook.is_about(user_id):
                 await self._forget_user_in(courier, user_id)
         return len(theirs)
+
+    async def _catch_up(self) -> None:
+        """Look at all changes now: the store is about to forget deletions, which name the user."""
+        try:
+            while self._couriers and await self._feed.look():
+                pass
+        except BambooError as error:
+            log.warning("webhooks wait for the store", code=error.code)
 
     # -- for reports ------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from sortedcontainers import SortedList
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.sessions import Presence, SessionHead, SessionState, state_of
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
+from bamboo_gateway.storage.jsonl.index.pairs import PairIndex
 from bamboo_gateway.storage.jsonl.index.relations import RelationIndex, Scope, is_within
 from bamboo_gateway.storage.listing import (
     HeadState,
@@ -70,6 +71,7 @@ class SessionViews:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._relations = RelationIndex(catalog)
+        self._pairs = PairIndex(catalog)
         self._views: OrderedDict[_ViewName, _View] = OrderedDict()
 
     async def query(self, query: SessionQuery, presence: Presence) -> SessionPage:
@@ -152,9 +154,13 @@ class SessionViews:
         total = 0
         skipped = query.offset or 0 if start is None else 0
         place = None if query.count else start
+        # As of now: what changes from here on is looked at again below.
+        having = self._pairs.ids_of(query.metadata) if query.metadata else None
         while True:
             batch = list(islice(_keys(view, query.descending, place), _BATCH_ENTRIES))
             for key in batch:
+                if having is not None and key[1] not in having:
+                    continue
                 if not self._is_admitted(key[1], query, presence):
                     continue
                 total += 1
@@ -180,8 +186,6 @@ class SessionViews:
             return False
         if query.active_after is not None and entry.activity <= query.active_after:
             return False
-        if query.metadata and not _may_have_metadata(entry, query.metadata):
-            return False
         if entry.raw is not None and query.shared_with is None:
             is_admitted = admits_stored(query, codec.decode(entry.raw), entry.activity)
         else:
@@ -199,7 +203,10 @@ class SessionViews:
         """Return current views of the query: no `await` follows the last update of any of them."""
         while True:
             self._distribute_changes()
-            if not self._relations.update(_BATCH_ENTRIES):
+            is_current = self._relations.update(_BATCH_ENTRIES)
+            if query.metadata:
+                is_current = self._pairs.update(_BATCH_ENTRIES) and is_current
+            if not is_current:
                 await anyio.lowlevel.checkpoint()
                 continue
             scope = self._relations.scope_of(query)
@@ -227,6 +234,7 @@ class SessionViews:
         changed = self._catalog.changed
         if changed:
             self._relations.note(changed)
+            self._pairs.note(changed)
             for view in self._views.values():
                 view.stale |= changed
             changed.clear()
@@ -252,20 +260,6 @@ class SessionViews:
         view.keys.update(fresh)
         if view.stale:
             await anyio.lowlevel.checkpoint()
-
-
-def _may_have_metadata(entry: Entry, wanted: tuple[tuple[str, str], ...]) -> bool:
-    """Return whether an entry may have these pairs: decoding a stored head takes far longer."""
-    raw = entry.raw
-    if raw is None:
-        return True
-    try:
-        return all(codec.encode(key) + b":" in raw for key, _ in wanted) and all(
-            codec.encode(value)[1:-1] in raw for _, value in wanted
-        )
-    except TypeError:
-        # No stored text is like that.
-        return False
 
 
 def _is_covered(query: SessionQuery, scope: Scope) -> bool:
