@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.processes import REPOSITORY, Gateway, environment, free_port
+from tests.processes import BAMBOO, REPOSITORY, Gateway, environment, free_port
 from tests.support.waiting import until
 
 SECONDS = 120.0
@@ -154,3 +154,44 @@ def test_killed_at_random_moments_everything_is_told_in_order(
 def busy(gateway: Gateway, session_id: str) -> bool:
     answer = gateway.http.get(f"/sessions/{session_id}")
     return answer.status_code == 200 and answer.json()["active_run_id"] is not None
+
+
+def test_what_waits_is_told_after_a_move_to_another_store(tmp_path: Path) -> None:
+    """Webhooks, and what they have not been told, are moved with the sessions."""
+    port = free_port()
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    after.mkdir()
+    with Gateway(before, SETTINGS) as gateway:
+        body = {"url": f"http://127.0.0.1:{port}/", "events": ["run.ended", "session.created"]}
+        made = gateway.call("POST", "/webhooks", json=body)
+        for session_id in SESSIONS:
+            gateway.call("POST", "/chat", json={"session_id": session_id, "message": "hi"})
+        until(lambda: not any(busy(gateway, one) for one in SESSIONS), "the runs end", SECONDS)
+        expected = {one: [end["run_id"] for end in ends(gateway, one)] for one in SESSIONS}
+        assert gateway.stop() == 0
+        source = f"jsonl:{gateway.data_dir}"
+    settings = {**SETTINGS, "BAMBOO_STORAGE_URL": "sqlite:"}
+    moved = Gateway(after, settings)
+    moved.data_dir.mkdir()
+    target = f"sqlite:///{moved.data_dir}/sessions.db"
+    done = subprocess.run(
+        [*BAMBOO, "migrate", "data", source, target],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    with moved, receiving(port, made["secret"], tmp_path, 0) as receiver:
+        until(
+            lambda: (
+                {one: len(runs) for one, runs in firsts(receiver.told()).items()}
+                == {one: len(runs) for one, runs in expected.items()}
+            ),
+            "everything is told",
+            SECONDS,
+        )
+        told = firsts(receiver.told())
+    assert {one: [run["run_id"] for run in runs] for one, runs in told.items()} == expected

@@ -211,6 +211,9 @@ class Courier:
                 "a webhook's delivery was not kept", webhook_id=self.webhook.id, code=error.code
             )
             wait = _STORE_SECONDS
+        except Exception:  # one message must not end the gateway
+            log.exception("a webhook's delivery failed", webhook_id=self.webhook.id)
+            wait = _BACK_SECONDS
         finally:
             self._in_flight.discard(entry.session_id)
         # Another entry may have taken its place meanwhile.

@@ -17,6 +17,9 @@ DELIVERY: Final = "webhook-delivery"
 
 CURSOR_KEY: Final = "feed"
 PAGE: Final = 500
+UNREADABLE: Final = (ValueError, TypeError, KeyError)
+"""What reading a value raises that is not one of this version."""
+
 _AFTER_SLASH: Final = "0"
 """The character after `/`: what follows all keys of a webhook."""
 

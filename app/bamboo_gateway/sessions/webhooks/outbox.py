@@ -8,7 +8,7 @@ import structlog
 
 from bamboo_gateway.domain.limits import WEBHOOK_ENTRIES_IN_MEMORY, WEBHOOK_NOTICES_MAX
 from bamboo_gateway.domain.webhooks import Entry, Notice
-from bamboo_gateway.sessions.webhooks.kept import DUE, PAGE, due_change
+from bamboo_gateway.sessions.webhooks.kept import DUE, PAGE, UNREADABLE, due_change
 from bamboo_gateway.storage.base import SessionStore
 from bamboo_gateway.storage.reports import ValueChange
 
@@ -69,7 +69,12 @@ class Outbox:
                         continue
                     if len(self.entries) >= WEBHOOK_ENTRIES_IN_MEMORY:
                         return loaded
-                    entry = self.entries[session_id] = Entry.read(value)
+                    try:
+                        entry = Entry.read(value)
+                    except UNREADABLE:
+                        log.exception("what waits cannot be read", session_id=session_id)
+                        continue
+                    self.entries[session_id] = entry
                     loaded.append(entry)
                 self.is_all_in_memory = len(page) < PAGE
                 after = page[-1][0] if page else after

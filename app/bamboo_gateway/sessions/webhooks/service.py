@@ -46,6 +46,7 @@ from bamboo_gateway.sessions.webhooks.kept import (
     DELIVERY,
     DUE,
     SEEN,
+    UNREADABLE,
     WEBHOOK,
     each_value,
     remove_all,
@@ -129,10 +130,18 @@ class Webhooks:
             self.tally,
             self._disable,
         )
-        webhooks = [Webhook.read(value) async for _, value in each_value(self._store, WEBHOOK)]
+        webhooks: list[Webhook] = []
+        kept: set[str] = set()
+        async for webhook_id, value in each_value(self._store, WEBHOOK):
+            kept.add(webhook_id)
+            try:
+                webhooks.append(Webhook.read(value))
+            except UNREADABLE:
+                # It stays as it is, for a version that can read it; the others go on (R10).
+                log.exception("a webhook cannot be read", webhook_id=webhook_id)
         if not webhooks:
             return
-        await remove_leftovers(self._store, {one.id for one in webhooks})
+        await remove_leftovers(self._store, kept)
         await self._feed.load()
         for webhook in webhooks:
             self._add(webhook)
@@ -173,6 +182,9 @@ class Webhooks:
             except BambooError as error:
                 log.warning("webhooks wait for the store", code=error.code)
                 wait = min(2 * wait, _STORE_SECONDS_MAX)
+            except Exception:  # what one session's log has must not end the gateway
+                log.exception("webhooks cannot go on")
+                wait = _STORE_SECONDS_MAX
             await anyio.sleep(wait)
         self._is_looking = False
 
