@@ -172,6 +172,10 @@ _EVENTS: Mapping[str, str] = {
     "complete": "Terminal: the run completed.",
     "error": "Terminal: the run failed. `code` is `interrupted` when the gateway ended first.",
     "cancelled": "Terminal: the run was cancelled.",
+    "input_required": "The run asks people. It ends with `complete`, `input_required`, and the "
+    "next run gets the answers.",
+    "input_given": "A request was answered; `run_id` is the run that starts with it, if one does.",
+    "input_closed": "A request ended without an answer: `superseded`, `cancelled` or `expired`.",
     "state_change": "The session was closed, reopened, expired or archived.",
     "session_created": "The session's first event.",
     "session_updated": "The session's metadata changed.",
@@ -185,7 +189,9 @@ _EVENTS: Mapping[str, str] = {
 }
 _GATEWAY_FIELDS: Mapping[str, tuple[str, ...]] = {
     "run_queued": ("agent", "messages"),
-    "run_start": ("agent", "message_ids"),
+    "run_start": ("agent", "message_ids", "request_ids?", "tool_call_ids?"),
+    "input_given": ("request_id", "answer", "user_id", "run_id?", "position"),
+    "input_closed": ("request_id", "reason"),
     "state_change": ("from", "to"),
     "session_shared": ("share",),
     "share_revoked": ("share_id",),
@@ -217,6 +223,7 @@ _OPENAI: Mapping[str, str] = {
     "own may need none.",
     "media_origins": "Origins of images whose addresses are passed on to the server; comma-"
     "separated. Empty: none.",
+    "ask_before": "Tools of the client that people approve before they run; comma-separated.",
     "stream_usage": "Ask for the usage. A few servers reject the question.",
     "connect_timeout_seconds": "How long connecting may take.",
     "first_byte_timeout_seconds": "How long the server may think before its first byte.",

@@ -152,6 +152,20 @@ def test_python_agent(tmp_path: Path) -> None:
     assert [event["value"]["name"] for event in events if event["type"] == "custom"] == ["oslo"]
 
 
+def test_paying_agent(tmp_path: Path) -> None:
+    flags = ["--agent", "default=python:examples.paying_agent:answer"]
+    waits = {"Prefer": "wait=30"}
+    with Gateway(tmp_path, flags=flags) as gateway:
+        for session, approved, said in (("yes", True, "Paid."), ("no", False, "I did not pay")):
+            chat = {"session_id": session, "message": "Pay it"}
+            gateway.call("POST", "/chat", json=chat, headers=waits)
+            [request] = gateway.call("GET", f"/sessions/{session}/inputs")["inputs"]
+            body = {"answers": {request["request_id"]: {"approved": approved}}}
+            path = f"/sessions/{session}/inputs"
+            ended = gateway.call("POST", path, json=body, headers=waits)
+            assert ended["message"]["content"].startswith(said)
+
+
 @contextmanager
 def node_agent() -> Iterator[str]:
     port = free_port()

@@ -31,16 +31,20 @@ def create(
         int | None,
         typer.Option(min=1, help="The share expires after this many seconds.", metavar="SECONDS"),
     ] = None,
+    scope: Annotated[
+        str | None,
+        typer.Option(help="`read` (default), or `answer`: also answer requests.", metavar="SCOPE"),
+    ] = None,
     json: JsonOption = False,
     url: UrlOption = DEFAULT_URL,
     api_key: ApiKeyOption = None,
 ) -> None:
-    """Share a session, read-only. A link's token is printed only once."""
+    """Share a session, read-only or to answer. A link's token is printed only once."""
     from bamboo_gateway.cli.client import API, GatewayClient
 
     if (user is None) != link:
         raise CommandError("Give --user USER, or --link.", ExitCode.USAGE)
-    given = {"user_id": user, "link": link or None, "expires_in": expires_in}
+    given = {"user_id": user, "link": link or None, "expires_in": expires_in, "scope": scope}
     body = {name: value for name, value in given.items() if value is not None}
     with GatewayClient(url, api_key) as client:
         one = whole_id(client, session)

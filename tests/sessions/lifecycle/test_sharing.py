@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -42,12 +43,12 @@ async def make(gate: Gateway, session_id: str = "s") -> None:
     await gate.manager.add_messages(ALICE, session_id, [NewMessage("user", "hi")])
 
 
-async def share_with(gate: Gateway, user_id: str, **more: int) -> str:
+async def share_with(gate: Gateway, user_id: str, **more: Any) -> str:
     wanted = NewShare(user_id, **more)
     return str((await gate.manager.share(ALICE, "s", wanted)).answer["id"])
 
 
-async def link(gate: Gateway, session_id: str = "s", **more: int) -> tuple[str, str]:
+async def link(gate: Gateway, session_id: str = "s", **more: Any) -> tuple[str, str]:
     made = (await gate.manager.share(ALICE, session_id, NewShare(None, **more))).answer
     return made["id"], made["token"]
 

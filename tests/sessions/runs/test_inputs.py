@@ -1,9 +1,11 @@
 """Asking people: answers exactly once, the next run by itself, and every way around an answer."""
 
+from dataclasses import replace
 from typing import Any
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.domain.errors import (
@@ -22,7 +24,7 @@ from bamboo_gateway.domain.events import (
     ToolResult,
     ToolStart,
 )
-from bamboo_gateway.sessions.commands import Idempotency, NewMessage
+from bamboo_gateway.sessions.commands import Idempotency, NewMessage, NewSession
 from bamboo_gateway.sessions.lifecycle.fork import Fork
 from bamboo_gateway.sessions.runs.inputs import Inputs
 from tests.support.agents import RETURN
@@ -246,8 +248,12 @@ async def test_a_queued_run_starts_once_nobody_is_asked_any_more(gate: Gateway, 
     assert not gate.live().head.open_requests
 
 
+def at(seconds: float) -> str:
+    return format_ms(T0_MS + int(seconds * 1000))
+
+
 def expiring(seconds: float, name: str = "q1") -> InputRequired:
-    return InputRequired("?", request_id=name, expires_at=format_ms(T0_MS + int(seconds * 1000)))
+    return InputRequired("?", request_id=name, expires_at=at(seconds))
 
 
 async def test_a_request_expires_and_a_run_starts_with_that(gate: Gateway) -> None:
@@ -289,6 +295,25 @@ async def test_an_expired_request_waits_for_the_answers_to_others(gate: Gateway)
         "q1": "expired",
         "q2": "answered",
     }
+
+
+async def test_a_session_that_has_expired_itself_is_left_alone_until_it_is_reopened(
+    gate: Gateway,
+) -> None:
+    await gate.manager.create_session(ME, NewSession(id="s", ttl_seconds=5))
+    await ask(gate, expiring(10))
+    gate.clock.advance(20)
+    for _ in range(3):
+        gate.manager._input_expiry.expire_due()
+        await quiet()
+    assert not gate.manager._input_expiry._due
+    assert await closings(gate) == []
+    await gate.manager.reopen_session(ME, "s", ttl_seconds=None)
+    gate.manager._input_expiry.expire_due()
+    await eventually(lambda: gate.live().active_run_id)
+    await quiet()
+    assert await closings(gate) == [("q1", "expired")]
+    gate.agent.do(gate.live().active_run_id or "", RETURN)
 
 
 async def test_the_timer_survives_a_restart(gate: Gateway) -> None:
@@ -457,3 +482,64 @@ async def test_a_copy_of_a_session_that_asks_has_no_half_exchange(gate: Gateway)
     taken = await answer(gate, {"q1": YES})
     gate.agent.do(taken["run_id"], Complete())
     await gate.ended(taken["run_id"])
+
+
+@pytest.mark.parametrize("answer_first", [True, False])
+@pytest.mark.parametrize("rival", ["cancel", "cancel run", "chat", "expiry", "queued"])
+async def test_an_answer_that_races_something_else_counts_whole_or_not_at_all(
+    gate: Gateway, rival: str, answer_first: bool
+) -> None:
+    """Both are decided while the store has acknowledged neither; then it does (R1, R5)."""
+    gate.agent.do("r1", ToolStart("c1", "pay"), replace(APPROVE, expires_at=at(10)), RETURN)
+    await gate.chat(run_id="r1")
+    if rival == "queued":
+        await gate.chat(run_id="rq", text="next")
+    await gate.ended("r1")
+    await quiet()
+    told: list[Any] = []
+
+    async def one() -> None:
+        try:
+            told.append(await answer(gate, {"q1": YES}, run_id="ra"))
+        except BambooError as refused:
+            told.append(refused)
+
+    async def other() -> None:
+        if rival == "cancel":
+            await gate.manager.cancel_session(ME, "s")
+        elif rival == "cancel run":
+            await gate.manager.cancel_run(ME, "s", "r1")
+        elif rival in ("chat", "queued"):
+            await gate.chat(run_id="rc", text="instead")
+        else:
+            gate.clock.advance(10)
+            gate.manager._input_expiry.expire_due()
+
+    gate.store.hold_acks()
+    async with anyio.create_task_group() as tasks:
+        for task in (one, other) if answer_first else (other, one):
+            tasks.start_soon(task)
+            await quiet()
+        gate.store.release_acks()
+        await quiet()
+        while not told:
+            await checkpoint()
+    await quiet()
+    log = await gate.log()
+    given = [event for event in log if event["type"] == "input_given"]
+    closed = await closings(gate)
+    assert len(given) + len(closed) == 1
+    assert bool(given) == isinstance(told[0], dict)
+    if not given:
+        assert isinstance(told[0], Refused | Gone)
+    starts = [event["run_id"] for event in log if event["type"] == "run_start"]
+    assert len(set(starts)) == len(starts)
+    assert ("ra" in starts) == bool(given)
+    results = [one for one in await gate.messages() if one["role"] == "tool"]
+    assert len(results) <= 1
+    for run_id in starts:
+        gate.agent.do(run_id, RETURN)
+    await gate.finish_runs()
+    results = [one for one in await gate.messages() if one["role"] == "tool"]
+    assert [one["tool_call_id"] for one in results] == ["c1"]
+    assert not gate.live().head.open_requests

@@ -82,7 +82,10 @@ class InputExpiry:
         try:
             async with self._registry.use(GATEWAY, session_id) as writer:
                 await self._close_expired(writer)
-                self.note(writer)
+                at = writer.head.request_expires_at
+                # What could not be closed now (the session has expired) is noted when that ends.
+                if at is not None and at > self._context.clock.now_ms():
+                    self.note(writer)
         except (NotFound, Vanished):
             pass  # deleted meanwhile
         except BambooError as error:
