@@ -86,8 +86,8 @@ def firsts(told: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 @pytest.mark.parametrize(
     ("storage", "rounds"),
     [
-        pytest.param("jsonl:", 12, id="files"),
-        pytest.param("sqlite:", 8, id="sqlite"),
+        pytest.param("jsonl:", 10, id="files"),
+        pytest.param("sqlite:", 5, id="sqlite"),
         pytest.param("jsonl:", 100, id="files-long", marks=pytest.mark.slow),
         pytest.param("sqlite:", 100, id="sqlite-long", marks=pytest.mark.slow),
     ],
