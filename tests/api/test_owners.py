@@ -359,7 +359,7 @@ def _webhooks(world: World) -> None:
 def _one_webhook(method: str, path: str) -> Plan:
     def plan(world: World) -> None:
         made = world.alice.post("/webhooks", json=_NEW_WEBHOOK).json()["id"]
-        sent = {} if method in {"PATCH", "POST"} else None
+        sent: dict[str, str] | None = {} if method in {"PATCH", "POST"} else None
         try:
             for webhook_id in (made, "wh_none"):
                 where = path.removeprefix("/api/v1").format(webhook_id=webhook_id)

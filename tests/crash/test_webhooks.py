@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +89,16 @@ def firsts(told: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     [
         pytest.param("jsonl:", 10, id="files"),
         pytest.param("sqlite:", 5, id="sqlite"),
+        pytest.param("postgresql:", 5, id="postgresql", marks=pytest.mark.external_service),
         pytest.param("jsonl:", 100, id="files-long", marks=pytest.mark.slow),
         pytest.param("sqlite:", 100, id="sqlite-long", marks=pytest.mark.slow),
     ],
 )
 def test_killed_at_random_moments_everything_is_told_in_order(
-    tmp_path: Path, storage: str, rounds: int
+    tmp_path: Path, storage: str, rounds: int, request: pytest.FixtureRequest
 ) -> None:
+    if storage == "postgresql:":
+        storage = request.getfixturevalue("postgres_url")
     seed = random.SystemRandom().randrange(2**32)
     print("seed", seed)
     chance = random.Random(seed)
@@ -121,11 +125,7 @@ def test_killed_at_random_moments_everything_is_told_in_order(
                     receiver.start()
             expected = {}
             for session_id in SESSIONS:
-                until(
-                    lambda session_id=session_id: not busy(gateway, session_id),
-                    "the runs have ended",
-                    SECONDS,
-                )
+                until(partial(is_quiet, gateway, session_id), "the runs have ended", SECONDS)
                 expected[session_id] = [one["run_id"] for one in ends(gateway, session_id)]
 
             def all_told() -> bool:
@@ -151,9 +151,9 @@ def test_killed_at_random_moments_everything_is_told_in_order(
     assert sum(map(len, expected.values())) >= rounds
 
 
-def busy(gateway: Gateway, session_id: str) -> bool:
+def is_quiet(gateway: Gateway, session_id: str) -> bool:
     answer = gateway.http.get(f"/sessions/{session_id}")
-    return answer.status_code == 200 and answer.json()["active_run_id"] is not None
+    return answer.status_code == 404 or answer.json()["active_run_id"] is None
 
 
 def test_what_waits_is_told_after_a_move_to_another_store(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_what_waits_is_told_after_a_move_to_another_store(tmp_path: Path) -> Non
         made = gateway.call("POST", "/webhooks", json=body)
         for session_id in SESSIONS:
             gateway.call("POST", "/chat", json={"session_id": session_id, "message": "hi"})
-        until(lambda: not any(busy(gateway, one) for one in SESSIONS), "the runs end", SECONDS)
+        until(lambda: all(is_quiet(gateway, one) for one in SESSIONS), "the runs end", SECONDS)
         expected = {one: [end["run_id"] for end in ends(gateway, one)] for one in SESSIONS}
         assert gateway.stop() == 0
         source = f"jsonl:{gateway.data_dir}"
