@@ -64,6 +64,8 @@ def _default(value: Any) -> str:
     match value:
         case None | ():
             return ""
+        case tuple():
+            return f"`{','.join(f'{each:g}' for each in value)}`"
         case bool():
             return f"`{str(value).lower()}`"
         case Path() | str():

@@ -35,7 +35,7 @@ from bamboo_gateway.api.routing import OpenapiJson, add_routes, create_openapi
 from bamboo_gateway.api.security.authentication import Authentication
 from bamboo_gateway.api.security.origins import OriginGuard
 from bamboo_gateway.api.security.rate_limits import FailureLimit, RateLimit
-from bamboo_gateway.api.urls import session_answer
+from bamboo_gateway.api.urls import session_answer, session_url
 from bamboo_gateway.credentials.gate import Gate
 from bamboo_gateway.domain.clock import Clock, SystemClock
 from bamboo_gateway.domain.codec import encode_pretty
@@ -51,6 +51,7 @@ from bamboo_gateway.settings import Settings, load_settings
 from bamboo_gateway.storage.base import StoreUnusable
 from bamboo_gateway.storage.factory import make_store
 from bamboo_gateway.storage.reports import RecoveryReport
+from bamboo_gateway.webhooks.factory import make_sender
 
 log = structlog.get_logger(__name__)
 
@@ -138,7 +139,17 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
                 stack.push_async_callback(agent.aclose)
             app.state.manager = await stack.enter_async_context(
                 SessionManager(
-                    store, agents, settings, clock, gate.is_live, audit, gate.forget_keys_of
+                    store,
+                    agents,
+                    settings,
+                    clock,
+                    gate.is_live,
+                    audit,
+                    gate.forget_keys_of,
+                    make_sender(settings),
+                    functools.partial(
+                        session_url, prefix=settings.public_url or settings.root_path
+                    ),
                 )
             )
             recovered.set()

@@ -34,6 +34,8 @@ MiB = 1024 * 1024
 
 _PREFIX: Final = "BAMBOO_"
 
+_RETRY_SECONDS_MAX: Final = 7 * 24 * 3600
+
 _COMMAND_VARIABLES: Final = frozenset({"BAMBOO_URL", "BAMBOO_API_KEY"})
 """The variables of the commands that call a gateway (`cli.options`); both may be set together."""
 
@@ -333,6 +335,39 @@ class Settings(BaseSettings):
     max_event_bytes: int = Field(
         1 * MiB, ge=1024, description="The largest event, message or line of NDJSON."
     )
+    public_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s?#]+$",
+        description="The URL at which clients reach the gateway, like `https://chat.example.com` "
+        "or `https://example.com/bamboo`: links in webhooks begin with it. Unset: they are paths.",
+    )
+    max_webhooks: int = Field(
+        100, ge=0, description="The most webhooks of all callers; more: 429. 0: there are none."
+    )
+    max_webhooks_per_user: int = Field(
+        10,
+        ge=0,
+        description="The most webhooks of one user; more: 429. 0: only the operator has some.",
+    )
+    webhook_private_addresses: bool = Field(
+        False,
+        description="Allows webhooks to private and loopback addresses, to any port, and over "
+        "`http`: for tests, and where all users are trusted.",
+    )
+    webhook_timeout_seconds: float = Field(
+        15, gt=0, le=300, description="How long a request to a webhook may take."
+    )
+    webhook_retry_seconds: Annotated[tuple[float, ...], NoDecode] = Field(
+        (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400),
+        description="How long to wait before each repeat of a request that was not acknowledged, "
+        "comma-separated; the last one repeats. A fifth more at random.",
+    )
+    webhook_disable_after_days: float = Field(
+        5,
+        gt=0,
+        description="A webhook that fails for this long without a success is disabled; a message "
+        "that fails for this long while others succeed is given up.",
+    )
     export_dir: Path | None = Field(
         None, description="The directory for exports to a file; unset: they are refused."
     )
@@ -447,6 +482,20 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("webhook_retry_seconds", mode="before")
+    @classmethod
+    def _waits(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("webhook_retry_seconds")
+    @classmethod
+    def _some_waits(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or not all(0 < wait <= _RETRY_SECONDS_MAX for wait in value):
+            raise ValueError("give some waits above 0, each of 7 days at most")
         return value
 
     @field_validator("root_path")

@@ -376,7 +376,44 @@ def _erase(world: World) -> None:
             refused(client.delete(f"/users/{whose}"), 403, "forbidden")
 
 
+_NEW_WEBHOOK = {"url": "https://hooks.example.com/", "events": ["run.ended"]}
+
+
+def _webhooks(world: World) -> None:
+    """A user makes and sees webhooks of its own, which are about its own sessions."""
+    refused(
+        world.bob.post("/webhooks", json={**_NEW_WEBHOOK, "user_id": "alice"}), 403, "forbidden"
+    )
+    made = world.alice.post("/webhooks", json=_NEW_WEBHOOK).json()
+    try:
+        assert made["user_id"] == "alice"
+        assert world.bob.get("/webhooks").json()["webhooks"] == []
+    finally:
+        assert world.alice.delete(f"/webhooks/{made['id']}").status_code == 204
+
+
+def _one_webhook(method: str, path: str) -> Plan:
+    def plan(world: World) -> None:
+        made = world.alice.post("/webhooks", json=_NEW_WEBHOOK).json()["id"]
+        sent: dict[str, str] | None = {} if method in {"PATCH", "POST"} else None
+        try:
+            for webhook_id in (made, "wh_none"):
+                where = path.removeprefix("/api/v1").format(webhook_id=webhook_id)
+                refused(world.bob.request(method, where, json=sent), 404, "webhook-not-found")
+        finally:
+            assert world.alice.delete(f"/webhooks/{made}").status_code == 204
+
+    return plan
+
+
 PLANS: dict[tuple[str, str], Plan] = {
+    **{
+        (method, path): _one_webhook(method, path)
+        for method, path in OTHERS
+        if path.startswith("/api/v1/webhooks/{webhook_id}")
+    },
+    ("POST", "/api/v1/webhooks"): _webhooks,
+    ("GET", "/api/v1/webhooks"): _webhooks,
     ("POST", "/api/v1/login"): _cookie("/login"),
     ("POST", "/api/v1/logout"): _cookie("/logout"),
     ("POST", "/api/v1/chat"): _chat,

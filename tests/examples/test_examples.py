@@ -401,3 +401,35 @@ def test_every_example_is_in_their_readme_and_no_other() -> None:
     shown = {name for name in files if f"`{name}`" in page}
     assert files - {"README.md"} == shown
     assert os.access(EXAMPLES / "external_producer.sh", os.X_OK)
+
+
+def test_webhook_receiver(tmp_path: Path) -> None:
+    port = free_port()
+    with Gateway(tmp_path, {"BAMBOO_WEBHOOK_PRIVATE_ADDRESSES": "true"}) as gateway:
+        body = {"url": f"http://127.0.0.1:{port}/", "events": ["run.ended", "session.created"]}
+        made = gateway.call("POST", "/webhooks", json=body)
+        settings = {
+            "WEBHOOK_SECRET": made["secret"],
+            "WEBHOOK_DATABASE": str(tmp_path / "webhooks.db"),
+            "PORT": str(port),
+        }
+        printed = tmp_path / "printed"
+        with printed.open("wb") as out:
+            process = subprocess.Popen(
+                (sys.executable, "examples/webhook_receiver.py"),
+                cwd=REPOSITORY,
+                env=environment(**settings),
+                stdout=out,
+                stderr=out,
+            )
+        try:
+            path = f"/webhooks/{made['id']}/test"
+            until(lambda: gateway.call("POST", path)["status"] == 204, "it acknowledges")
+            gateway.call("POST", "/chat", json={"session_id": "s-1", "message": "hi"})
+            until(lambda: "run.ended" in printed.read_text("utf-8"), "it is told")
+        finally:
+            process.kill()
+            process.wait()
+    lines = printed.read_text("utf-8").splitlines()
+    told = [line for line in lines if not line.startswith("webhook.test")]
+    assert told == ["session.created s-1 created", "run.ended s-1 completed"]

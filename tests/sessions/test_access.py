@@ -41,6 +41,9 @@ _DOORS = {
     "lifecycle/compaction.py": {"load"},
     # Looks again at a head that the registry has listed.
     "erasure.py": {"load"},
+    # Looks at everybody's sessions; `Webhook.is_about` says which webhooks are told of one.
+    "webhooks/feed.py": {"load", "query"},
+    "webhooks/courier.py": {"load"},
 }
 """Where the store is asked for heads: by the registry, and for what the gateway does by itself."""
 

@@ -33,6 +33,10 @@ ACTIONS: Final = {
     ("POST", "/api/v1/import"): "import",
     ("POST", "/api/v1/cleanup"): "cleanup",
     ("DELETE", "/api/v1/users/{user_id}"): "erase-user",
+    ("POST", "/api/v1/webhooks"): "create-webhook",
+    ("PATCH", "/api/v1/webhooks/{webhook_id}"): "change-webhook",
+    ("DELETE", "/api/v1/webhooks/{webhook_id}"): "delete-webhook",
+    ("POST", "/api/v1/webhooks/{webhook_id}/rotate"): "rotate-webhook",
     ("GET", "/api/v1/diagnostics"): "diagnose",
     ("GET", "/api/v1/sessions/{session_id}/diagnostics"): "bug-report",
 }

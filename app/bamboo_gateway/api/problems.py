@@ -66,6 +66,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "extension-not-found": Problem(404, "No such extension", "No extension 'x' in this session."),
     "request-not-found": Problem(404, "No such request for input", "No request for input 'req_1'."),
     "share-not-found": Problem(404, "No such share", "No share 'share_1' of this session."),
+    "webhook-not-found": Problem(404, "No such webhook", "No webhook 'wh_1'."),
     "todo-not-found": Problem(404, "No todo list", "The session has no todo list; PUT one first."),
     "archive-not-found": Problem(404, "No such archive", "No archived session 's-1'."),
     "method-not-allowed": Problem(
@@ -190,6 +191,9 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "invalid-cursor": Problem(
         422, "Invalid cursor", "The cursor belongs to another list or sort order."
     ),
+    "webhook-url-refused": Problem(
+        422, "The URL is refused", "The URL of a webhook begins with https://."
+    ),
     "unknown-agent": Problem(422, "Unknown agent", "No agent 'bob' is configured."),
     "option-refused": Problem(
         422,
@@ -245,6 +249,12 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         429,
         "Too many sessions",
         "Limit reached: 1000 sessions (max_sessions). Delete a session and retry.",
+        True,
+    ),
+    "too-many-webhooks": Problem(
+        429,
+        "Too many webhooks",
+        "Limit reached: 10 webhooks (max_webhooks_per_user). Delete a webhook and retry.",
         True,
     ),
     "internal": Problem(

@@ -30,6 +30,7 @@ from bamboo_gateway.api.routes import (
     streams,
     summaries,
     users,
+    webhooks,
 )
 from bamboo_gateway.api.security.rights import GuardedRoute
 from bamboo_gateway.domain.codec import encode
@@ -48,6 +49,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     archive.router,
     export.router,
     shares.router,
+    webhooks.router,
     fork.router,
     summaries.router,
     statistics.router,

@@ -22,6 +22,11 @@ def share_url(session_id: str, share_id: str, prefix: str) -> str:
     return f"{session_url(session_id, prefix)}/shares/{share_id}"
 
 
+def webhook_url(webhook_id: str, prefix: str) -> str:
+    """Return the path of a webhook."""
+    return f"{prefix}{API}/webhooks/{webhook_id}"
+
+
 def run_url(session_id: str, run_id: str, prefix: str) -> str:
     """Return the path of a run."""
     return f"{session_url(session_id, prefix)}/runs/{run_id}"

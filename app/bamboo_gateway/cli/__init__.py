@@ -49,6 +49,7 @@ COMMANDS: Final = {
     "sessions": ("sessions", "commands"),
     "inputs": ("inputs", "commands"),
     "share": ("share", "commands"),
+    "webhooks": ("webhooks", "commands"),
     "keys": ("keys", "commands"),
     "users": ("users", "commands"),
 }

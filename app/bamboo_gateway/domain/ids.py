@@ -104,8 +104,13 @@ class IdMaker:
 
 def derived_session_id(*parts: str) -> str:
     """Return the session id derived from an idempotency key: always the same for the same parts."""
+    return digest_id("s-k", *parts)
+
+
+def digest_id(prefix: str, *parts: str) -> str:
+    """Return an id made of parts: always the same for the same parts."""
     digest = sha256("\0".join(parts).encode()).digest()
-    return "s-k" + _base32(int.from_bytes(digest[:16], "big"))
+    return prefix + _base32(int.from_bytes(digest[:16], "big"))
 
 
 _PAIRS = [one + other for one in _CROCKFORD for other in _CROCKFORD]

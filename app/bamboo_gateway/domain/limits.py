@@ -67,3 +67,30 @@ unused sessions leave memory, and are read from the log when a request needs the
 
 COMPACT_BYTES_MIN = 64 * KiB
 """A log with fewer bytes of deltas is not compacted: that would cost more than it frees."""
+
+WEBHOOK_DELIVERIES_KEPT = 200
+"""Attempts of one webhook that can be listed: enough to see what is wrong with a receiver."""
+
+WEBHOOK_PAYLOAD_BYTES_MAX = 20 * KiB
+"""The largest body of a webhook's request, as Standard Webhooks recommends. Bodies have ids and no
+content, so that they have about 500 bytes."""
+
+WEBHOOK_ANSWER_BYTES_MAX = 16 * KiB
+"""How much of a receiver's answer is read. Nothing of it is used but its status."""
+
+WEBHOOK_IN_FLIGHT_MAX = 8
+"""Requests to one webhook at a time, each of another session: a small receiver can answer them."""
+
+WEBHOOK_IN_FLIGHT_IN_ALL = 64
+"""Requests to all webhooks at a time, so that receivers that hang take few connections."""
+
+WEBHOOK_NOTICES_MAX = 50
+"""Notices of one session that are kept for a webhook by themselves, so that they outlive the
+session. What follows is read from the log when it is its turn."""
+
+WEBHOOK_ENTRIES_IN_MEMORY = 2000
+"""Sessions of one webhook with something to tell that are in memory: about 2 MB. More wait in the
+store."""
+
+WEBHOOK_OVERLAP_SECONDS_MAX = 7 * 24 * 3600
+"""The longest time that a secret signs after it was replaced."""

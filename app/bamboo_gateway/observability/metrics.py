@@ -84,6 +84,22 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "session_lookups_total": Family(
         "counter", "Lookups of sessions: in memory (`hit`) or not.", ("result",)
     ),
+    "webhooks": Family("gauge", "Webhooks, by whether they are enabled.", ("state",)),
+    "webhook_attempts_total": Family(
+        "counter", "Requests to webhooks: `acknowledged`, or why they failed.", ("result",)
+    ),
+    "webhook_backlog": Family(
+        "gauge", "Sessions that enabled webhooks have not been told everything of."
+    ),
+    "webhook_backlog_age_seconds": Family(
+        "gauge", "The age of the oldest event that an enabled webhook has not acknowledged."
+    ),
+    "webhook_given_up_total": Family(
+        "counter", "Messages to webhooks that were given up (`webhook_disable_after_days`)."
+    ),
+    "webhooks_disabled_total": Family(
+        "counter", "Webhooks disabled because of their receiver.", ("reason",)
+    ),
     "commit_seconds": Family(
         "histogram", "From a decision to the durable acknowledgement of its commit."
     ),

@@ -421,6 +421,7 @@ class UserErasure(TypedDict):
     bytes_freed: int
     shares: int
     keys: int
+    webhooks: int
     exports: int
     sessions_left: int
     failed: list[FailedErasure]

@@ -64,7 +64,11 @@ class Check:
 
 
 async def check_gateway(
-    context: Context, registry: SessionRegistry, streams: int, agents: Agents
+    context: Context,
+    registry: SessionRegistry,
+    streams: int,
+    agents: Agents,
+    webhooks: tuple[CheckStatus, str, str],
 ) -> Diagnostics:
     """Check everything that a running gateway depends on. It changes nothing.
 
@@ -73,6 +77,7 @@ async def check_gateway(
         registry: Knows the sessions in memory.
         streams: How many streams are open.
         agents: The configured agents.
+        webhooks: How webhooks fare (`webhooks.reports.check_webhooks`).
     """
     store = context.store
     checks = [_versions(), _clock(context)]
@@ -82,6 +87,7 @@ async def check_gateway(
     checks += [_writing(store), *await _store_checks(store)]
     checks += [
         *await _limits(context, registry, streams),
+        Check("webhooks", *webhooks),
         _agents(list(agents)),
         *await _reachable(agents),
     ]

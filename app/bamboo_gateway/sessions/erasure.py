@@ -1,14 +1,14 @@
 """Erasure: everything of one user goes, and a receipt says what went and what is left where.
 
-A call first removes the user's keys, then deletes the user's sessions, and then ends the shares
-that others gave to the user, and removes the files that the user has exported. It deletes a bounded
-number of sessions; what is left goes with the next call, and so does what failed. So a repeat
-continues, and after the last one changes nothing. Running agents are ended by the deletion of their
-session.
+A call first removes the user's keys and webhooks, then deletes the user's sessions, and then ends
+the shares that others gave to the user, and removes the files that the user has exported. It
+deletes a bounded number of sessions; what is left goes with the next call, and so does what
+failed. So a repeat continues, and after the last one changes nothing. Running agents are ended by
+the deletion of their session.
 
-At the end the store overwrites what its files keep longer (`SupportsErasure.vacuum`). A share is an
-event of another user's log; the event with the user's name is taken out of that log, as compaction
-takes deltas out.
+At the end the store overwrites what its files keep longer (`SupportsErasure.vacuum`). A share is
+an event of another user's log; the event with the user's name is taken out of that log, as
+compaction takes deltas out.
 """
 
 from collections.abc import AsyncIterator
@@ -36,10 +36,10 @@ _TRIES: Final = 5
 
 
 class ForgetKeys(Protocol):
-    """Removes the keys of a user (`credentials.gate.Gate.forget_keys_of`)."""
+    """Removes the keys of a user (`credentials.gate.Gate.forget_keys_of`), or the webhooks."""
 
     async def __call__(self, user_id: str, *, dry_run: bool = False) -> int:
-        """Return how many keys the user has; without `dry_run` they are gone."""
+        """Return how many the user has; without `dry_run` they are gone."""
 
 
 async def no_keys(user_id: str, *, dry_run: bool = False) -> int:  # noqa: ARG001 - a `ForgetKeys`
@@ -73,6 +73,7 @@ async def erase(
     transactions: Transactions,
     user_id: str,
     forget_keys: ForgetKeys,
+    forget_webhooks: ForgetKeys,
     *,
     dry_run: bool = False,
 ) -> UserErasure:
@@ -83,6 +84,7 @@ async def erase(
         transactions: Delete the sessions and change the shares.
         user_id: The user.
         forget_keys: Removes the user's keys.
+        forget_webhooks: Removes the user's webhooks, and what others are told of the user.
         dry_run: Change nothing; answer what would go.
 
     Raises:
@@ -91,9 +93,14 @@ async def erase(
     """
     # First: with a key the user could go on creating sessions.
     keys = await forget_keys(user_id, dry_run=dry_run)
+    # Also first: nothing of the user is sent any more, but that the sessions are deleted.
+    webhooks = await forget_webhooks(user_id, dry_run=dry_run)
     tally = _Tally()
     await _erase_sessions(context, transactions, user_id, tally, dry_run=dry_run)
     await _erase_shares(context, transactions, user_id, tally, dry_run=dry_run)
+    if not dry_run:
+        # What ended meanwhile; that the sessions are deleted is still told.
+        await forget_webhooks(user_id)
     exports = await export.remove_exports(context, user_id, dry_run=dry_run)
     stores = [] if dry_run else await _vacuum(context)
     return {
@@ -105,6 +112,7 @@ async def erase(
         "bytes_freed": tally.bytes_freed,
         "shares": tally.shares,
         "keys": keys,
+        "webhooks": webhooks,
         "exports": exports,
         "sessions_left": tally.left,
         "failed": tally.failed,
@@ -121,7 +129,9 @@ async def _vacuum(context: Context) -> list[ErasedPart]:
         until = "when the database uses their space again"
         parts = [{"store": context.settings.storage.scheme, "what": "sessions", "gone": until}]
     keys = {"store": "keys", "what": "the user's keys", "gone": "now"}
-    return [cast("ErasedPart", part) for part in (keys, *parts)]
+    what = "the user's webhooks, and what others were told of the user's sessions"
+    webhooks = {"store": "webhooks", "what": what, "gone": "now"}
+    return [cast("ErasedPart", part) for part in (keys, webhooks, *parts)]
 
 
 async def _erase_sessions(
@@ -268,6 +278,11 @@ def _remains(context: Context, tally: _Tally) -> list[Remaining]:
             "where": "logs of the gateway",
             "what": "ids, and no content",
             "until": "you delete them",
+        },
+        {
+            "where": "receivers of webhooks",
+            "what": "the ids that they were told; they are told that the sessions are deleted",
+            "until": "their owners delete them",
         },
         {
             "where": "tokens of the identity provider",

@@ -55,6 +55,7 @@ from bamboo_gateway.sessions.lifecycle.merge_plan import Merge
 from bamboo_gateway.sessions.manager_parts import ManagerParts
 from bamboo_gateway.sessions.runs import conversation
 from bamboo_gateway.sessions.sharing import NewShare
+from bamboo_gateway.sessions.webhooks.reports import check_webhooks
 from bamboo_gateway.storage.reports import SessionQuery
 
 
@@ -361,7 +362,12 @@ class LifecycleCommands(ManagerParts):
     async def erase_user(self, user_id: str, *, dry_run: bool = False) -> UserErasure:
         """Delete everything of one user (`erasure.erase`); for the operator alone."""
         return await erasure.erase(
-            self._context, self._transactions, user_id, self._forget_keys, dry_run=dry_run
+            self._context,
+            self._transactions,
+            user_id,
+            self._forget_keys,
+            self._webhooks.forget_user,
+            dry_run=dry_run,
         )
 
     # -- extension data ---------------------------------------------------------------------
@@ -390,7 +396,11 @@ class LifecycleCommands(ManagerParts):
         """Check everything that the gateway depends on (`diagnostics.check_gateway`)."""
         del caller  # the checks are about the process, not about a session
         return await diagnostics.check_gateway(
-            self._context, self._registry, self._hub.open, self._agents
+            self._context,
+            self._registry,
+            self._hub.open,
+            self._agents,
+            check_webhooks(self._webhooks),
         )
 
     async def bug_report(self, caller: Caller, session_id: str) -> AsyncGenerator[bytes]:

@@ -40,8 +40,12 @@ from bamboo_gateway.sessions.streaming.channels import Channels
 from bamboo_gateway.sessions.streaming.hub import StreamHub
 from bamboo_gateway.sessions.streaming.joint_opening import JointStreams
 from bamboo_gateway.sessions.transaction import Transactions
+from bamboo_gateway.sessions.webhook_commands import WebhookCommands
+from bamboo_gateway.sessions.webhooks.reports import measure_webhooks
+from bamboo_gateway.sessions.webhooks.service import Webhooks
 from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import SessionStore
+from bamboo_gateway.webhooks.base import Sender
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +53,7 @@ _HOUSEKEEPING_SECONDS = 1.0
 """How long to wait between two checks for idle sessions and silent external runs."""
 
 
-class SessionManager(ConversationCommands, LifecycleCommands):
+class SessionManager(ConversationCommands, LifecycleCommands, WebhookCommands):
     """Creates, finds, changes and streams sessions, and owns the runs in them.
 
     There is one in a process. It is an async context manager: entering recovers the runs that the
@@ -64,6 +68,8 @@ class SessionManager(ConversationCommands, LifecycleCommands):
         may_stay: Called every second for each open stream: whether its caller's right still holds.
         audit: Where scheduled deletions are recorded; None: nowhere.
         forget_keys: Removes the keys of a user who is erased.
+        sender: Sends webhooks; None: there are none.
+        link: Returns the URL of a session for the receivers of webhooks.
     """
 
     def __init__(
@@ -75,6 +81,8 @@ class SessionManager(ConversationCommands, LifecycleCommands):
         may_stay: Callable[[Caller], bool] = lambda _: True,
         audit: AuditLog | None = None,
         forget_keys: ForgetKeys = no_keys,
+        sender: Sender | None = None,
+        link: Callable[[str], str] = str,
     ) -> None:
         self._store = store
         self._agents = Agents(agents)
@@ -83,6 +91,8 @@ class SessionManager(ConversationCommands, LifecycleCommands):
         self._may_stay = may_stay
         self._audit = audit
         self._forget_keys = forget_keys
+        self._sender = sender
+        self._link = link
         self._is_ready = False
         self._stack = AsyncExitStack()
 
@@ -111,6 +121,7 @@ class SessionManager(ConversationCommands, LifecycleCommands):
                 ("packing archives", archive.pack_left_over, (context, registry)),
             ):
                 tasks.spawn(call, *args, name=name)
+            await self._webhooks.start()
             self._is_ready = True
             self._stack = stack.pop_all()
         return self
@@ -154,6 +165,8 @@ class SessionManager(ConversationCommands, LifecycleCommands):
         self._hub = StreamHub(self._context, self._registry, channels, self._may_stay)
         self._joint_streams = JointStreams(self._context, self._registry, channels, self._hub)
         self._compaction = Compaction(self._context, self._registry)
+        self._webhooks = Webhooks(self._context, self._sender, self._link, self._audit)
+        self._transactions.before_deletion = self._webhooks.before_deletion
 
     async def __aexit__(
         self,
@@ -216,6 +229,7 @@ class SessionManager(ConversationCommands, LifecycleCommands):
         """Refuse new work, and end the streams that wait for nothing."""
         if self._is_ready and self._context.drain.begin():
             self._hub.farewell()
+            self._webhooks.begin_drain()
             for channel in self._channels.all():
                 channel.wake_waiters()
             self._feed.wake_all()
@@ -223,8 +237,10 @@ class SessionManager(ConversationCommands, LifecycleCommands):
     async def drain(self) -> None:
         """End the runs within `drain_timeout_seconds`, and every stream after its run."""
         self.begin_drain()
+        until = self._clock.monotonic() + self._settings.drain_timeout_seconds
         await self._scheduler.finish(self._settings.drain_timeout_seconds)
         self._hub.farewell(runs_are_over=True)
+        await self._webhooks.finish(max(0, until - self._clock.monotonic()))
 
     def _give_up(self) -> None:
         """Start no more runs, and leave those that have not ended to the next start."""
@@ -242,7 +258,8 @@ class SessionManager(ConversationCommands, LifecycleCommands):
             stream_lags=self._hub.lags(),
         )
         measures = await measure(self._context.tally, self._store, levels)
-        return {"ready": float(self.is_ready), **measures}
+        webhooks = measure_webhooks(self._webhooks)
+        return {"ready": float(self.is_ready), **measures, **webhooks}
 
     async def _keep_house(self) -> None:
         while True:

@@ -14,6 +14,7 @@ from bamboo_gateway.sessions.runs.scheduler import RunScheduler
 from bamboo_gateway.sessions.streaming.hub import StreamHub
 from bamboo_gateway.sessions.streaming.joint_opening import JointStreams
 from bamboo_gateway.sessions.transaction import Transactions
+from bamboo_gateway.sessions.webhooks.service import Webhooks
 
 
 class ManagerParts:
@@ -39,3 +40,4 @@ class ManagerParts:
     _joint_streams: JointStreams
     _feed: ChangeFeed
     _forget_keys: ForgetKeys
+    _webhooks: Webhooks

@@ -129,10 +129,12 @@ class Transactions:
 
     Attributes:
         registry: Where commands that change more than one session look the others up.
+        before_deletion: Awaited before the log of a session is deleted; it raises nothing.
     """
 
     def __init__(self, context: Context, registry: SessionRegistry) -> None:
         self.registry = registry
+        self.before_deletion: Callable[[str], Awaitable[None]] = _nothing
         self._context = context
         self._store = context.store
         self._clock = context.clock
@@ -417,12 +419,17 @@ class Transactions:
                 if (spare_used and writer.users > 1) or (only_if and not only_if(writer.head)):
                     return None
                 async with self.registry.holding(writer):
+                    await self.before_deletion(session_id)
                     freed = await self._store.delete(session_id, writer.epoch)
                     writer.vanish("deleted")
                 self.registry.channels.forget(session_id)
                 return freed
         except Vanished:
             raise unknown_session(session_id) from None
+
+
+async def _nothing(session_id: str) -> None:
+    """Do nothing."""
 
 
 async def _confirm(writer: SessionWriter, refusal: BambooError) -> None:

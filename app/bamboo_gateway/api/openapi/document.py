@@ -52,6 +52,7 @@ _TAGS: Final = [
     {"name": "archive", "description": "Sessions out of the lists, compressed, and back."},
     {"name": "export", "description": "Sessions as documents, and documents as sessions."},
     {"name": "sharing", "description": "Let others read a session."},
+    {"name": "webhooks", "description": "Have other programs told what happens."},
     {"name": "branches", "description": "Fork, merge, and the tree of sessions."},
     {"name": "summaries", "description": "Summaries in place of a long conversation's beginning."},
     {"name": "statistics", "description": "Counts and reports."},

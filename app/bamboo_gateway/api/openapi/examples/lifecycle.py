@@ -202,6 +202,7 @@ ERASED: Final[dict[str, Any]] = {
     "bytes_freed": 184_320,
     "shares": 1,
     "keys": 2,
+    "webhooks": 1,
     "exports": 4,
     "sessions_left": 0,
     "failed": [],

@@ -1,0 +1,1 @@
+"""What sends webhooks: HTTP requests to servers that users have named."""
