@@ -87,7 +87,8 @@ class SessionHead:
 
     Messages up to the seq `history_from` are not part of the conversation any more: a merge has
     replaced them. `open_calls` are tool calls that wait for a result (`tool_order`). `system_seqs`
-    are the seqs of the conversation's system messages, as long as there are few.
+    are the seqs of the conversation's system messages, as long as there are few. `files` are the
+    ids of the files that its messages name, also those of queued runs.
     """
 
     id: str
@@ -118,6 +119,7 @@ class SessionHead:
     active: ActiveRun | None = None
     queue: list[QueuedRun] = field(default_factory=list)
     shares: list[Share] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
 
     @property
     def knows_system_messages(self) -> bool:

@@ -37,6 +37,7 @@ from bamboo_gateway.domain.errors import BambooError, Conflict, Unavailable
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.sessions import Presence, SessionHead
 from bamboo_gateway.storage.commits import Commit, Event, Found, MarkKind, Note, Record
+from bamboo_gateway.storage.files.base import ContentStore
 from bamboo_gateway.storage.reports import (
     ChangePage,
     Erased,
@@ -406,6 +407,11 @@ class SessionStore(ABC):
 
         Keys are ordered by code point. The cost is that of the answer.
         """
+        raise NotImplementedError
+
+    @property
+    def contents(self) -> ContentStore:
+        """The contents of files, which are there while the store is open."""
         raise NotImplementedError
 
     @abstractmethod

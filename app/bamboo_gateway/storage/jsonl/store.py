@@ -20,6 +20,8 @@ from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.sessions import Presence, SessionHead
 from bamboo_gateway.storage.base import Done, SessionCreation, SessionStore, StoreUnusable
 from bamboo_gateway.storage.commits import Commit, Found, MarkKind, Record
+from bamboo_gateway.storage.files.base import ContentStore
+from bamboo_gateway.storage.files.disk import DiskContents
 from bamboo_gateway.storage.jsonl.bulk_append import BulkAppend
 from bamboo_gateway.storage.jsonl.bulk_create import BulkCreator
 from bamboo_gateway.storage.jsonl.bulk_threads import BulkThreads
@@ -173,6 +175,7 @@ class JsonlStore(SessionStore):
         self._last_epoch = 0
         self._events = 0
         self._is_open = False
+        self._contents = DiskContents(paths.files, fs)
         self._mark = MigrationMark(fs, paths)
         # What is being copied into this store, if anything is.
         self._origin: str | None = None
@@ -218,6 +221,7 @@ class JsonlStore(SessionStore):
             self._lock.write(self._lock_content(recovered.last_epoch, lsn, clean=False))
             self._journal.keep_reserve()
             self._checkpointer.measure_quarantine()
+            self._contents.open()
         except OSError as error:
             raise self._unusable(error) from error
         return recovered
@@ -353,6 +357,11 @@ class JsonlStore(SessionStore):
             except Exception as failure:  # noqa: BLE001 - the others' answers do not depend on it
                 context = {"message": "taking a commit's answer failed", "exception": failure}
                 asyncio.get_running_loop().call_exception_handler(context)
+
+    @property
+    @override
+    def contents(self) -> ContentStore:
+        return self._contents
 
     @override
     async def load(self, session_id: str) -> SessionHead | None:
