@@ -13,7 +13,9 @@ OWNER = "0" * 31 + "a"
 OTHER = "0" * 31 + "b"
 
 
-async def stored(contents: ContentStore, data: bytes, owner: str = OWNER, step: int = 100_000) -> ContentName:
+async def stored(
+    contents: ContentStore, data: bytes, owner: str = OWNER, step: int = 100_000
+) -> ContentName:
     async with contents.writer() as writer:
         for start in range(0, len(data), step):
             await writer.write(data[start : start + step])

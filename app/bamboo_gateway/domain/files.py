@@ -31,8 +31,8 @@ DEFAULT_TYPE: Final = "application/octet-stream"
 PICTURES: Final = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp", "image/avif"})
 """The media types that a browser shows in the page: pictures without scripts. SVG is not one."""
 
-_TOKEN = r"[A-Za-z0-9!#$&^_.+-]{1,127}"  # RFC 6838, 4.2
-_MEDIA_TYPE = re.compile(rf"({_TOKEN}/{_TOKEN})(?:[ \t]*;[ -~\t]*)?")
+_WORD = r"[A-Za-z0-9!#$&^_.+-]{1,127}"  # RFC 6838, 4.2
+_MEDIA_TYPE = re.compile(rf"({_WORD}/{_WORD})(?:[ \t]*;[ -~\t]*)?")
 _SUFFIXES: Final = {
     "image/png": ".png", "image/jpeg": ".jpg", "image/gif": ".gif", "image/webp": ".webp",
     "image/avif": ".avif", "application/pdf": ".pdf", "text/plain": ".txt",
@@ -95,8 +95,8 @@ class FileRecord:
 def safe_name(text: str | None, media_type: str) -> str:
     """Return a name for people that is no path and has no hidden character.
 
-    Of a path the last part counts, as browsers on Windows send `C:\\fakepath\\a.png`. A name that
-    is too long keeps its suffix.
+    Of a path the last part counts: some browsers send the whole. A name that is too long keeps its
+    suffix.
     """
     last = re.split(r"[/\\]", text or "")[-1]
     plain = "".join(one for one in last if unicodedata.category(one) not in _HIDDEN)

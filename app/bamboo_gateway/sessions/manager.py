@@ -20,6 +20,9 @@ from bamboo_gateway.observability.audit import AuditLog
 from bamboo_gateway.sessions.context import BackgroundTasks, Context, Drain
 from bamboo_gateway.sessions.conversation_commands import ConversationCommands
 from bamboo_gateway.sessions.erasure import ForgetKeys, no_keys
+from bamboo_gateway.sessions.file_commands import FileCommands
+from bamboo_gateway.sessions.file_shelf.shelf import FileShelf
+from bamboo_gateway.sessions.files import sweep
 from bamboo_gateway.sessions.lifecycle import archive, retention
 from bamboo_gateway.sessions.lifecycle.compaction import Compaction
 from bamboo_gateway.sessions.lifecycle_commands import LifecycleCommands
@@ -45,7 +48,7 @@ _HOUSEKEEPING_SECONDS = 1.0
 """How long to wait between two checks for idle sessions and silent external runs."""
 
 
-class SessionManager(ConversationCommands, LifecycleCommands):
+class SessionManager(ConversationCommands, LifecycleCommands, FileCommands):
     """Creates, finds, changes and streams sessions, and owns the runs in them.
 
     There is one in a process. It is an async context manager: entering recovers the runs that the
@@ -103,6 +106,7 @@ class SessionManager(ConversationCommands, LifecycleCommands):
                     retention.schedule,
                     (context, self._transactions, GATEWAY, self._audit),
                 ),
+                ("sweeping files", sweep.schedule, (context,)),
                 ("packing archives", archive.pack_left_over, (context, registry)),
             ):
                 tasks.spawn(call, *args, name=name)
@@ -113,13 +117,15 @@ class SessionManager(ConversationCommands, LifecycleCommands):
     def _build(self, tasks: BackgroundTasks) -> None:
         store, settings, clock = self._store, self._settings, self._clock
         channels = self._channels = Channels(store, settings, clock)
-        quotas = Quotas(store, settings)
+        files = FileShelf(store, clock)
+        quotas = Quotas(store, settings, files.usage)
         self._context = Context(
             store=store,
             settings=settings,
             clock=clock,
             ids=IdMaker(),
             quotas=quotas,
+            files=files,
             states=SessionStates(clock, channels),
             tally=Tally((*self._agents, EXTERNAL)),
             tasks=tasks,

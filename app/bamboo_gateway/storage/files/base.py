@@ -2,7 +2,7 @@
 
 A content is bytes with a name: the key of its owner, and the digest of the bytes. So an owner has
 each content once, and a name never has other bytes. What a file is called, what it is, and which
-sessions name it are values of the session store (`sessions.files`); this store knows none of it.
+sessions name it are values of the session store (`sessions.file_shelf`).
 
 A store promises:
 
@@ -33,7 +33,7 @@ class ContentName(NamedTuple):
     """The name of a content. Both parts are lower-case hexadecimal digits, never a client's text.
 
     Attributes:
-        owner: The key of its owner (`sessions.files.records.owner_key`).
+        owner: The key of its owner (`sessions.file_shelf.records.owner_key`).
         digest: The SHA-256 of the bytes.
     """
 

@@ -12,6 +12,7 @@ import os
 import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -140,8 +141,8 @@ class DiskContents(ContentStore):
         try:
             place = start
             while place < end:
-                size, at = min(PIECE_BYTES, end - place), place
-                piece = await self.run(lambda: os.pread(fd, size, at), "Reading a file")
+                read = partial(os.pread, fd, min(PIECE_BYTES, end - place), place)
+                piece = await self.run(read, "Reading a file")
                 if not piece:
                     raise ContentLost
                 place += len(piece)
