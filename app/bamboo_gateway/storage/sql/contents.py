@@ -40,7 +40,7 @@ from bamboo_gateway.storage.files.base import (
     StoredContent,
 )
 from bamboo_gateway.storage.sql.database import Connection, Database
-from bamboo_gateway.storage.sql.threads import Threads
+from bamboo_gateway.storage.threads import Threads
 
 _THREADS = 2
 """Fewer than the connections of the pool by far: large files delay no commit and no read (R7)."""
