@@ -16,6 +16,7 @@ import anyio
 
 from bamboo_gateway.agents.allowed import ANY_OPTIONS, AllowedOptions
 from bamboo_gateway.agents.tool_calls import ToolCall
+from bamboo_gateway.agents.turn_files import OpenFile, no_files
 from bamboo_gateway.domain.codec import size_left
 from bamboo_gateway.domain.errors import BambooError
 from bamboo_gateway.domain.events import AgentEvent
@@ -57,6 +58,8 @@ class Turn:
         cancelled: Is set when the run has to end. The agent's task is cancelled as well, so only
             agents that work outside that task (threads, processes) need to check it.
         left_out: How much before `messages` was not read.
+        open_file: Returns a file that a message of the session names: `await
+            turn.open_file(part["file_id"])` (`turn_files.TurnFile`).
     """
 
     run_id: str
@@ -65,6 +68,7 @@ class Turn:
     options: Mapping[str, Any] = field(default_factory=dict)
     cancelled: anyio.Event = field(default_factory=anyio.Event)
     left_out: LeftOut = NOTHING_LEFT_OUT
+    open_file: OpenFile = field(default=no_files, repr=False, compare=False)
     _call_numbers: Iterator[int] = field(default_factory=count, repr=False, compare=False)
 
     @property

@@ -406,6 +406,7 @@ class UserErasure(TypedDict):
     bytes_freed: int
     shares: int
     keys: int
+    files: int
     exports: int
     sessions_left: int
     failed: list[FailedErasure]

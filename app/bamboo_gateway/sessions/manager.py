@@ -4,7 +4,7 @@ Each method names its caller. Arguments, answers and errors are plain data witho
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,7 +14,7 @@ import structlog
 from bamboo_gateway.agents.base import Agent
 from bamboo_gateway.domain.callers import GATEWAY, Caller
 from bamboo_gateway.domain.clock import Clock
-from bamboo_gateway.domain.errors import Draining, StorageFull, Unavailable
+from bamboo_gateway.domain.errors import BambooError, Draining, StorageFull, Unavailable
 from bamboo_gateway.domain.ids import IdMaker
 from bamboo_gateway.observability.audit import AuditLog
 from bamboo_gateway.sessions.context import BackgroundTasks, Context, Drain
@@ -223,7 +223,11 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands):
     async def stats(self) -> dict[str, Any]:
         """Return the counters and levels of the application and of the store, for /metrics."""
         sessions = self._registry.sessions
+        files: tuple[int, int] | None = None
+        with suppress(BambooError):
+            files = await self._context.files.usage.totals()
         levels = Levels(
+            files=files,
             sessions_in_memory=len(sessions),
             runs_active=sum(writer.run is not None for writer in sessions),
             runs_queued=sum(len(writer.head.queue) for writer in sessions),

@@ -3,8 +3,10 @@
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from bamboo_gateway.agents.turn_files import FileRefused, TurnFile, no_files
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import BambooError, Forbidden, Gone, NotFound, Refused
 from bamboo_gateway.domain.files import FileRecord
@@ -13,6 +15,7 @@ from bamboo_gateway.sessions.access import may_read
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.file_shelf.records import content_of
 from bamboo_gateway.sessions.registry import SessionRegistry
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 from bamboo_gateway.storage.files.base import ContentLost
 
 _SHOWN_MAX = 20
@@ -44,19 +47,35 @@ async def open_file(
     record = await context.files.records.find(file_id)
     if record is None or not await _may_read(context, registry, caller, record):
         raise unknown(file_id)
-    name = content_of(record)
-    if await context.store.contents.size(name) != record.size:
+    if await context.store.contents.size(content_of(record)) != record.size:
         raise damaged(file_id)
+    return OpenFile(record, partial(_pieces, context, record))
 
-    async def read(start: int, end: int) -> AsyncGenerator[bytes]:
-        async with aclosing(context.store.contents.read(name, start, end)) as pieces:
-            try:
-                async for piece in pieces:
-                    yield piece
-            except ContentLost:
-                raise damaged(file_id) from None
 
-    return OpenFile(record, read)
+async def open_for_agent(context: Context, writer: SessionWriter, file_id: str) -> TurnFile:
+    """Return a file for the agent of a run: one that its session names.
+
+    Raises:
+        FileRefused: The session names no such file, or it is gone or damaged.
+    """
+    record = await context.files.records.find(file_id) if file_id in writer.head.files else None
+    if record is None:
+        return await no_files(file_id)
+    if await context.store.contents.size(content_of(record)) != record.size:
+        raise FileRefused(damaged(file_id).detail, code="file_damaged")
+    pieces = partial(_pieces, context, record, 0, record.size)
+    return TurnFile(record.id, record.name, record.media_type, record.size, pieces)
+
+
+async def _pieces(
+    context: Context, record: FileRecord, start: int, end: int
+) -> AsyncGenerator[bytes]:
+    async with aclosing(context.store.contents.read(content_of(record), start, end)) as pieces:
+        try:
+            async for piece in pieces:
+                yield piece
+        except ContentLost:
+            raise damaged(record.id) from None
 
 
 async def _may_read(

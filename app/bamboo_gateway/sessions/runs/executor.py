@@ -7,6 +7,7 @@ are dropped.
 """
 
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import anyio
@@ -39,6 +40,7 @@ from bamboo_gateway.domain.message_assembler import MessageAssembler
 from bamboo_gateway.domain.views import session_view
 from bamboo_gateway.observability.tracing import Parent, span_under
 from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.files.downloads import open_for_agent
 from bamboo_gateway.sessions.runs.conversation import Conversation, agent_conversation
 from bamboo_gateway.sessions.runs.detached_task import DetachedTask
 from bamboo_gateway.sessions.runs.factory import Maker, restored
@@ -172,7 +174,15 @@ class RunExecutor:
             self.writer.channel.queue,
         )
         view = session_view(head, "active", self._context.states.expires_at(head))
-        return Turn(self.run_id, read.messages, view, self._options, self._cancelled, read.left_out)
+        return Turn(
+            self.run_id,
+            read.messages,
+            view,
+            self._options,
+            self._cancelled,
+            read.left_out,
+            partial(open_for_agent, self._context, self.writer),
+        )
 
     async def _execute(self) -> None:
         otherwise: TerminalEvent = Complete()

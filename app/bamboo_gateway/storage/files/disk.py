@@ -161,6 +161,8 @@ class DiskContents(ContentStore):
     async def delete(self, name: ContentName) -> int:
         def delete() -> int:
             path = self.path_of(name)
+            # What `bamboo doctor` has set aside of it goes too.
+            self._calls.unlink(set_aside_as(self._directory.parent / "quarantine", name))
             size = _size_of(path)
             if size is None:
                 return 0
@@ -269,6 +271,11 @@ def files_beside(database: Path) -> Path:
     Beside it, and with its name: two databases in one directory have different files.
     """
     return database.with_name(database.name + "-files")
+
+
+def set_aside_as(quarantine: Path, name: ContentName) -> Path:
+    """Return where `bamboo doctor` puts a content that is damaged."""
+    return quarantine / f"file-{name.owner}-{name.digest}"
 
 
 def list_contents(

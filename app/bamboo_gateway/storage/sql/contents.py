@@ -16,6 +16,7 @@ import anyio
 from sqlalchemy import (
     BigInteger,
     Column,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -46,26 +47,27 @@ _THREADS = 2
 """Fewer than the connections of the pool by far: large files delay no commit and no read (R7)."""
 
 # Not in the metadata of the other tables: a SQLite file has its contents beside it.
-_metadata: Final = MetaData()
+files_metadata: Final = MetaData()
 _AsciiText: Final = Text(collation="C")
 
 contents = Table(
     "file_contents",
-    _metadata,
+    files_metadata,
     Column("owner", _AsciiText, nullable=False),
     Column("digest", _AsciiText, nullable=False),
     Column("upload", _AsciiText, nullable=False),
     Column("size", BigInteger, nullable=False),
-    PrimaryKeyConstraint("owner", "digest"),
+    PrimaryKeyConstraint("owner", "digest", name="pk_file_contents"),
+    Index("ix_file_contents_upload", "upload", unique=True),
 )
 pieces = Table(
     "file_pieces",
-    _metadata,
+    files_metadata,
     Column("upload", _AsciiText, nullable=False),
     Column("number", Integer, nullable=False),
     # All but the last piece of an upload have `PIECE_BYTES`.
     Column("body", LargeBinary, nullable=False),
-    PrimaryKeyConstraint("upload", "number"),
+    PrimaryKeyConstraint("upload", "number", name="pk_file_pieces"),
 )
 
 _NAMED = (contents.c.owner == bindparam("of")) & (contents.c.digest == bindparam("named"))

@@ -201,6 +201,7 @@ ERASED: Final[dict[str, Any]] = {
     "bytes_freed": 184_320,
     "shares": 1,
     "keys": 2,
+    "files": 3,
     "exports": 4,
     "sessions_left": 0,
     "failed": [],
