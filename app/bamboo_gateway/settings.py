@@ -174,6 +174,9 @@ class Settings(BaseSettings):
     max_file_bytes: int = Field(
         20 * MiB, ge=1, description="The largest file; a larger one is refused with 413."
     )
+    max_import_bytes: int = Field(
+        512 * MiB, ge=1024, description="The largest zip of a session with files to import."
+    )
     max_uploads: int = Field(
         100, ge=1, description="The most files that are being uploaded at a time; more: 503."
     )

@@ -1,5 +1,8 @@
 """Files at a running gateway: uploads, names in messages, downloads, who may read them."""
 
+import io
+import json
+import zipfile
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -304,12 +307,93 @@ class TestRanges:
 
 
 def test_quotas_count_contents_once(tmp_path: Path) -> None:
-    with serving_users(max_stored_bytes_per_user=20_000, data_dir=tmp_path / "data") as running:
-        with user(running, "alice") as alice, user(running, "bob") as bob:
-            first = upload(alice, b"x" * 9_000, "text/plain")
-            upload(alice, b"x" * 9_000, "text/plain")
-            full = alice.post("/files", content=b"y" * 12_000)
-            refused(full, 429, "storage-quota-reached")
-            upload(bob, b"y" * 12_000, "text/plain")
-            alice.post("/sessions", json={"id": "q"})
-            assert name_in(alice, "q", first["file_id"], "file").status_code == 201
+    settings = {"max_stored_bytes_per_user": 20_000, "data_dir": tmp_path / "data"}
+    with (
+        serving_users(**settings) as running,
+        user(running, "alice") as alice,
+        user(running, "bob") as bob,
+    ):
+        first = upload(alice, b"x" * 9_000, "text/plain")
+        upload(alice, b"x" * 9_000, "text/plain")
+        full = alice.post("/files", content=b"y" * 12_000)
+        refused(full, 429, "storage-quota-reached")
+        upload(bob, b"y" * 12_000, "text/plain")
+        alice.post("/sessions", json={"id": "q"})
+        assert name_in(alice, "q", first["file_id"], "file").status_code == 201
+
+
+class TestExports:
+    """A session goes out with its files, and comes back."""
+
+    @pytest.fixture
+    def zipped(self, alice: httpx.Client) -> bytes:
+        picture, text = (
+            upload(alice, PNG + b"zip"),
+            upload(alice, b"t" * 9_000, "text/plain", "t.txt"),
+        )
+        alice.delete("/sessions/zips")
+        alice.post("/sessions", json={"id": "zips"})
+        parts = [
+            {"type": "text", "text": "see"},
+            {"type": "image", "file_id": picture["file_id"]},
+            {"type": "file", "file_id": text["file_id"]},
+        ]
+        alice.post("/sessions/zips/messages", json={"role": "user", "content": parts})
+        answer = alice.get(
+            "/sessions/zips/export", params={"format": "json", "include_files": True}
+        )
+        assert answer.headers["content-type"] == "application/zip"
+        return answer.content
+
+    def test_a_zip_has_each_content_by_its_digest(self, zipped: bytes) -> None:
+        with zipfile.ZipFile(io.BytesIO(zipped)) as archive:
+            names = archive.namelist()
+            assert names[0] == "session.json"
+            assert archive.read("files/" + sha256(PNG + b"zip").hexdigest()) == PNG + b"zip"
+            [message] = json.loads(archive.read("session.json"))["messages"]
+        assert [part.get("sha256") for part in message["content"][1:]] == [
+            sha256(PNG + b"zip").hexdigest(),
+            sha256(b"t" * 9_000).hexdigest(),
+        ]
+
+    def test_another_user_gets_files_of_their_own_with_the_zip(
+        self, zipped: bytes, bob: httpx.Client
+    ) -> None:
+        kind = {"Content-Type": "application/zip"}
+        made = bob.post("/import", content=zipped, headers=kind)
+        assert made.status_code == 201, made.text
+        assert made.json()["notes"] == []
+        [message] = bob.get(f"/sessions/{made.json()['id']}/messages").json()["messages"]
+        shown = [bob.get(f"/files/{part['file_id']}").content for part in message["content"][1:]]
+        assert shown == [PNG + b"zip", b"t" * 9_000]
+        assert message["content"][1]["type"] == "image"
+        kept = bob.post("/import", params={"id": "keep"}, content=zipped, headers=kind)
+        refused(kept, 409, "session-exists")
+
+    def test_without_the_zip_another_user_gets_the_names_and_the_owner_the_files(
+        self, zipped: bytes, alice: httpx.Client, bob: httpx.Client
+    ) -> None:
+        with zipfile.ZipFile(io.BytesIO(zipped)) as archive:
+            document = archive.read("session.json")
+        kind = {"Content-Type": "application/json"}
+        theirs = bob.post("/import", content=document, headers=kind).json()
+        assert [note["place"] for note in theirs["notes"]] == ["files"]
+        [message] = bob.get(f"/sessions/{theirs['id']}/messages").json()["messages"]
+        assert message["content"][1] == {
+            "type": "text",
+            "text": "[a.png: image/png, not in the import]",
+        }
+        own = alice.post("/import", content=document, headers=kind).json()
+        assert own["notes"] == []
+        [message] = alice.get(f"/sessions/{own['id']}/messages").json()["messages"]
+        assert alice.get(f"/files/{message['content'][1]['file_id']}").content == PNG + b"zip"
+
+    def test_forks_and_merges_name_the_same_files(self, zipped: bytes, alice: httpx.Client) -> None:
+        child = alice.post("/sessions/zips/fork", json={}).json()["id"]
+        alice.post("/sessions", json={"id": f"{child}-target"})
+        merged = alice.post(f"/sessions/{child}-target/merge", json={"source_id": child})
+        assert merged.status_code == 200, merged.text
+        [message] = alice.get(f"/sessions/{child}/messages").json()["messages"]
+        file_id = message["content"][1]["file_id"]
+        problem = refused(alice.delete(f"/files/{file_id}"), 409, "file-in-use")
+        assert {child, f"{child}-target", "zips"} <= set(problem["session_ids"])

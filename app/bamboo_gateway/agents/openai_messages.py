@@ -151,12 +151,9 @@ def _stored(part: dict[str, Any], images: Mapping[str, str] | None) -> dict[str,
         url = "data:," if images is None else images.get(part["file_id"])
         if url is not None:
             return {"type": "image_url", "image_url": {"url": url}}
-    size, kind = part.get("bytes", 0), part.get("media_type", "")
+    name, size, kind = part.get("name", ""), part.get("bytes", 0), part.get("media_type", "")
     # The API has no links to files; the model is told that there is one.
-    return {
-        "type": "text",
-        "text": f"[{part['type']} {part.get('name', '')}: {kind}, {size} bytes]",
-    }
+    return {"type": "text", "text": f"[{part['type']} {name}: {kind}, {size} bytes]"}
 
 
 def _url(part: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """The bodies of uploads: a raw body, or the one file of a form, in pieces as they arrive."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Final
 
 import anyio
@@ -16,7 +16,7 @@ from bamboo_gateway.domain.errors import Malformed, TooLarge
 from bamboo_gateway.sessions.files.uploads import NewFile, Received
 from bamboo_gateway.settings import Settings
 
-_HELD_BYTES: Final = 512 * 1024
+HELD_BYTES: Final = 512 * 1024
 """What an upload holds in memory at most: the server's buffer, a piece that is joined, and its
 copy in the thread that writes it."""
 
@@ -45,8 +45,12 @@ async def file_body(request: Request) -> AsyncGenerator[Received]:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > body_max:
         raise _too_large(size_max)
-    await reservation_of(request.scope).hold(_HELD_BYTES)
-    pieces = _pieces(request, settings.upload_timeout_seconds, body_max, size_max)
+    await reservation_of(request.scope).hold(HELD_BYTES)
+
+    def refusal() -> TooLarge:
+        return _too_large(size_max)
+
+    pieces = pieces_of(request, settings.upload_timeout_seconds, body_max, refusal)
     if not is_form:
         async for piece in pieces:
             yield piece
@@ -58,9 +62,16 @@ async def file_body(request: Request) -> AsyncGenerator[Received]:
     form.end()
 
 
-async def _pieces(
-    request: Request, seconds: float, body_max: int, size_max: int
+async def pieces_of(
+    request: Request, seconds: float, bytes_max: int, refusal: Callable[[], TooLarge]
 ) -> AsyncIterator[bytes]:
+    """Yield a body as it arrives.
+
+    Raises:
+        ClientDisconnect: The client has broken off.
+        EdgeError: Its credential became invalid, or it took longer than `seconds`.
+        TooLarge: `refusal`: it has more than `bytes_max`.
+    """
     is_allowed = still_allowed(request)
     ends_at = anyio.current_time() + seconds
     size, more = 0, True
@@ -77,8 +88,8 @@ async def _pieces(
         more = message.get("more_body", False)
         piece: bytes = message.get("body", b"")
         size += len(piece)
-        if size > body_max:
-            raise _too_large(size_max)
+        if size > bytes_max:
+            raise refusal()
         if piece:
             yield piece
 

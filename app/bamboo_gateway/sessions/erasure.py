@@ -1,10 +1,10 @@
 """Erasure: everything of one user goes, and a receipt says what went and what is left where.
 
 A call first removes the user's keys, then deletes the user's sessions, and then ends the shares
-that others gave to the user, and removes the user's files, and those that the user has exported. It deletes a bounded
-number of sessions; what is left goes with the next call, and so does what failed. So a repeat
-continues, and after the last one changes nothing. Running agents are ended by the deletion of their
-session.
+that others gave to the user, and removes the user's files, and those that the user has exported. It
+deletes a bounded number of sessions; what is left goes with the next call, and so does what failed.
+So a repeat continues, and after the last one changes nothing. Running agents are ended by the
+deletion of their session.
 
 At the end the store overwrites what its files keep longer (`SupportsErasure.vacuum`). A share is an
 event of another user's log; the event with the user's name is taken out of that log, as compaction

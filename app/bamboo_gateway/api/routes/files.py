@@ -71,8 +71,9 @@ _CONTENT: Final[dict[int | str, dict[str, Any]]] = {
     responses={
         **answer(201, File, "The file.", FILE, "Location", "Idempotency-Replayed"),
         **problems(
-            *EDGE, *WRITE, *STORED, "limit-reached", "malformed", "file-too-large", "not-an-image", "too-many-uploads",
-            "too-many-uploads-in-all", "upload-timeout", "idempotency-key-reused", "invalid-id",
+            *EDGE, *WRITE, *STORED, "limit-reached", "malformed", "file-too-large",
+            "not-an-image", "too-many-uploads", "too-many-uploads-in-all", "upload-timeout",
+            "idempotency-key-reused", "invalid-id",
         ),
     },
 )  # fmt: skip

@@ -49,7 +49,7 @@ async def open_file(
         raise unknown(file_id)
     if await context.store.contents.size(content_of(record)) != record.size:
         raise damaged(file_id)
-    return OpenFile(record, partial(_pieces, context, record))
+    return OpenFile(record, partial(read_content, context, record))
 
 
 async def open_for_agent(context: Context, writer: SessionWriter, file_id: str) -> TurnFile:
@@ -63,13 +63,18 @@ async def open_for_agent(context: Context, writer: SessionWriter, file_id: str) 
         return await no_files(file_id)
     if await context.store.contents.size(content_of(record)) != record.size:
         raise FileRefused(damaged(file_id).detail, code="file_damaged")
-    pieces = partial(_pieces, context, record, 0, record.size)
+    pieces = partial(read_content, context, record, 0, record.size)
     return TurnFile(record.id, record.name, record.media_type, record.size, pieces)
 
 
-async def _pieces(
+async def read_content(
     context: Context, record: FileRecord, start: int, end: int
 ) -> AsyncGenerator[bytes]:
+    """Yield the bytes of a file from `start` up to `end`, in pieces.
+
+    Raises:
+        Gone: They are not all there.
+    """
     async with aclosing(context.store.contents.read(content_of(record), start, end)) as pieces:
         try:
             async for piece in pieces:

@@ -13,8 +13,15 @@ from typing import Any
 
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.codec import canonical, decode, encode
-from bamboo_gateway.domain.errors import Forbidden, IdempotencyKeyReused, LimitReached, TooLarge
+from bamboo_gateway.domain.errors import (
+    Forbidden,
+    IdempotencyKeyReused,
+    InvalidInput,
+    LimitReached,
+    TooLarge,
+)
 from bamboo_gateway.domain.files import (
+    DEFAULT_TYPE,
     SNIFF_BYTES,
     FileRecord,
     checked_media_type,
@@ -90,26 +97,60 @@ async def upload(
             await stack.enter_async_context(context.files.locks.hold([_key_name(caller, new.key)]))
         async with context.store.contents.writer() as writer:
             received = await _receive(context, writer, new, body)
-            media_type = stored_type(
-                checked_media_type(received.new.media_type), received.beginning
-            )
-            digest = await writer.finish()
-            now_ms = context.clock.now_ms()
-            record = FileRecord(
-                id=context.ids.make("file_", now_ms),
-                user_id=user_id,
-                name=safe_name(received.new.name, media_type),
-                media_type=media_type,
-                size=writer.size,
-                sha256=digest,
-                created_at=now_ms,
-                unnamed_since=now_ms,
-            )
+            declared = checked_media_type(received.new.media_type)
+            media_type = stored_type(declared, received.beginning)
+            name = received.new.name
+            record = _record(context, writer, await writer.finish(), user_id, name, media_type)
             key = None if new.key is None else _Key(caller, new.key, record)
             if key is not None and (kept := await _kept(context, key)) is not None:
                 return Outcome(kept, replayed=True)
             await _store(context, writer, record, key)
     return Outcome(record.view())
+
+
+async def store_content(
+    context: Context,
+    writer: ContentWriter,
+    user_id: str | None,
+    name: str | None,
+    media_type: str,
+    beginning: bytes,
+) -> FileRecord:
+    """Store a content that was written and finished as a new file of a user.
+
+    What says that it is a picture and is none becomes a plain file.
+
+    Raises:
+        LimitReached, StorageFull, StorageFailed, Unavailable: Nothing of it is stored.
+    """
+    try:
+        media_type = stored_type(media_type, beginning)
+    except InvalidInput:
+        media_type = DEFAULT_TYPE
+    record = _record(context, writer, await writer.finish(), user_id, name, media_type)
+    await _store(context, writer, record, None)
+    return record
+
+
+def _record(
+    context: Context,
+    writer: ContentWriter,
+    digest: str,
+    user_id: str | None,
+    name: str | None,
+    media_type: str,
+) -> FileRecord:
+    now_ms = context.clock.now_ms()
+    return FileRecord(
+        id=context.ids.make("file_", now_ms),
+        user_id=user_id,
+        name=safe_name(name, media_type),
+        media_type=media_type,
+        size=writer.size,
+        sha256=digest,
+        created_at=now_ms,
+        unnamed_since=now_ms,
+    )
 
 
 async def _receive(
