@@ -2,7 +2,7 @@
 
 import asyncio
 from abc import update_abstractmethods
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import anyio
@@ -13,6 +13,7 @@ from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.sessions import Presence, SessionHead
 from bamboo_gateway.storage.base import Done, SessionCreation, SessionStore, SupportsErasure
 from bamboo_gateway.storage.commits import Commit, Found, MarkKind, Record
+from bamboo_gateway.storage.files.base import ContentStore
 from bamboo_gateway.storage.reports import (
     Erased,
     RecoveryReport,
@@ -22,6 +23,7 @@ from bamboo_gateway.storage.reports import (
     SessionQuery,
     StoredSize,
     StoreUsage,
+    ValueChange,
 )
 
 
@@ -298,6 +300,30 @@ class FaultyStore(SessionStore):
     async def search(self, query: SearchQuery) -> SearchPage:
         page: SearchPage = await self._gated("search", lambda: self.inner.search(query))
         return page
+
+    @override
+    async def write_values(self, changes: Sequence[ValueChange]) -> None:
+        await self._gated("write_values", lambda: self.inner.write_values(changes))
+
+    @override
+    async def value(self, kind: str, key: str) -> bytes | None:
+        found: bytes | None = await self._gated("value", lambda: self.inner.value(kind, key))
+        return found
+
+    @override
+    async def values(
+        self, kind: str, *, prefix: str = "", after: str = "", limit: int = 1000
+    ) -> list[tuple[str, bytes]]:
+        return await self.inner.values(kind, prefix=prefix, after=after, limit=limit)
+
+    @override
+    async def value_kinds(self) -> list[str]:
+        return await self.inner.value_kinds()
+
+    @property
+    @override
+    def contents(self) -> ContentStore:
+        return self.inner.contents
 
     @override
     async def usage(self, user_id: str | None = None) -> StoreUsage:
