@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-
 from bamboo_gateway.domain.errors import BambooError
 from bamboo_gateway.domain.files import files_in
 from bamboo_gateway.sessions.commands import NewMessage, NewSession
@@ -119,9 +118,12 @@ async def live(kind: str, directory: Path, killer: Killer, acks: Path) -> None:
     os._exit(0)
 
 
-async def look(kind: str, directory: Path, acks: Path) -> None:
+def read_acks(acks: Path) -> list[list[str]]:
     lines = acks.read_text(encoding="utf-8").splitlines() if acks.exists() else []
-    said = [json.loads(line) for line in lines]
+    return [json.loads(line) for line in lines]
+
+
+async def look(kind: str, directory: Path, said: list[list[str]]) -> None:
     store = store_of(kind, directory, None)
     await store.open()
     clock = FakeClock()
@@ -174,7 +176,7 @@ def main(root: Path, kind: str) -> None:
                 assert os.WEXITSTATUS(status) == 0, f"the child failed at {nth}"
                 break
             kills += 1
-            asyncio.run(look(kind, directory, acks))
+            asyncio.run(look(kind, directory, read_acks(acks)))
         else:
             raise AssertionError("the child never came to its end")
     print(kills)
