@@ -248,9 +248,15 @@ async def opened_again(directory: Path) -> SessionStore:
     return store
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize(
+    ("number", "expected"), [(errno.EIO, StorageFailed), (errno.ENOSPC, StorageFull)]
+)
 async def test_an_upload_whose_nth_call_fails_leaves_nothing_and_can_be_repeated(
-    on_disk: Gateway, fs: FaultyFileSystem, tmp_path: Path, number: int
+    on_disk: Gateway,
+    fs: FaultyFileSystem,
+    tmp_path: Path,
+    number: int,
+    expected: type[BambooError],
 ):
     """R9: the Nth call of an upload fails, for each N, until none does."""
     failed = 0
@@ -268,7 +274,7 @@ async def test_an_upload_whose_nth_call_fails_leaves_nothing_and_can_be_repeated
         data = PNG + b"%d" % failed
         try:
             await upload(on_disk, data)
-        except StorageFull if number == errno.ENOSPC else StorageFailed:
+        except expected:
             fs.should_fail = lambda *_: None
         else:
             break
