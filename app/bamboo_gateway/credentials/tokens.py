@@ -54,7 +54,7 @@ _CLAIMS: Final = (
 )
 """The reason in the log for an error in the claims."""
 
-_RIGHTS: Final[tuple[Right, ...]] = ("read", "write", "admin")
+_RIGHTS: Final[tuple[Right, ...]] = ("read", "answer", "write", "admin")
 
 
 class VerifyingKey(NamedTuple):

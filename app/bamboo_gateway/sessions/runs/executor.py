@@ -6,6 +6,7 @@ event (R5). An agent that ignores its cancellation is left behind after a while;
 are dropped.
 """
 
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ import anyio
 import structlog
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from bamboo_gateway.agents.base import Agent, AgentError, Turn
+from bamboo_gateway.agents.base import Agent, AgentError, Answer, Turn
 from bamboo_gateway.domain.errors import (
     BambooError,
     InvalidEvent,
@@ -30,6 +31,7 @@ from bamboo_gateway.domain.events import (
     DeltaEvent,
     Draft,
     Failed,
+    InputRequired,
     MessageSaid,
     TerminalEvent,
     check_encodable,
@@ -63,6 +65,7 @@ class RunExecutor:
 
     __slots__ = (
         "_agent",
+        "_answers",
         "_assembler",
         "_cancelled",
         "_context",
@@ -94,6 +97,8 @@ class RunExecutor:
         agent: Agent,
         options: dict[str, Any],
         parent: Parent = None,
+        answers: Mapping[str, Answer] | None = None,
+        open_calls: Sequence[str] = (),
     ) -> None:
         self.writer = writer
         self.run_id = run_id
@@ -104,7 +109,9 @@ class RunExecutor:
         self._options = options
         self._parent = parent
         self._conversation: Conversation | None = None
+        self._answers = answers or {}
         self._assembler = maker.assembler(run_id)
+        self._assembler.carry(open_calls)
         self._scope = anyio.CancelScope()
         self._end_scope = anyio.CancelScope(shield=True)
         self._foreign = DetachedTask(context.settings.agent_abandon_seconds)
@@ -181,6 +188,7 @@ class RunExecutor:
             self._options,
             self._cancelled,
             read.left_out,
+            self._answers,
             partial(open_for_agent, self._context, self.writer),
         )
 
@@ -265,7 +273,11 @@ class RunExecutor:
                 _, self._last_seq = self.writer.decide(before)
             self._last_seq = self.writer.decide_delta(delta, may_join=self._agent.coalesce)
         else:
-            _, self._last_seq = self.writer.decide(self._assembler.feed(event))
+            drafts = self._assembler.feed(event)
+            if isinstance(event, InputRequired) and self._options:
+                # The run that gets the answers has them too.
+                drafts[0].fields["options"] = self._options
+            _, self._last_seq = self.writer.decide(drafts)
 
     async def _end(self, otherwise: TerminalEvent) -> None:
         delay = 0.05
