@@ -17,7 +17,7 @@ from bamboo_gateway.domain.limits import MiB
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.sessions.commands import Chat, NewMessage, NewSession
 from bamboo_gateway.sessions.files.uploads import NewFile
-from tests.support.gateways import ME, Gateway, eventually, gateway
+from tests.support.gateways import ME, Gateway, gateway
 
 TIME = "2026-01-01T00:00:00.000Z"
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels" * 10
@@ -123,13 +123,8 @@ async def chat(gate: Gateway, file_id: str, run_id: str) -> str:
         ME, Chat(session, [NewMessage("user", said)], agent="reader", run_id=run_id)
     )
 
-    async def status() -> str | None:
-        run = await gate.manager.run(ME, "s", run_id)
-        return run["status"] if run["ended_at"] else None
-
-    while (found := await status()) is None:
-        await eventually(lambda: True)
-    return found
+    status: str = (await gate.ended(run_id))["status"]
+    return status
 
 
 async def test_an_agent_reads_files_of_its_session_and_names_those_of_its_user() -> None:
