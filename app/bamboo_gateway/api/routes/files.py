@@ -35,7 +35,8 @@ _FILE_BODY: Final[dict[str, Any]] = {
                     "type": "object",
                     "required": ["file"],
                     "properties": {"file": {"type": "string", "format": "binary"}},
-                }
+                },
+                "example": {"file": "hello"},
             },
         },
     }
