@@ -205,7 +205,10 @@ def test_readers_of_a_session_read_its_files_and_no_others(
     assert bob.get(path(shown)).content == PNG + b"1"
     refused(bob.get(path(hidden)), 404, "file-not-found")
     with user(gateway, "alice", only_session="shared") as ticket:
-        assert ticket.get(path(shown)).content == PNG + b"1"
+        answer = ticket.get(path(shown))
+        assert answer.content == PNG + b"1"
+        # An `<img>` of a page elsewhere may show it: that page was given the ticket.
+        assert answer.headers["cross-origin-resource-policy"] == "cross-origin"
         refused(ticket.get(path(hidden)), 404, "file-not-found")
     alice.delete("/sessions/shared")
     refused(bob.get(path(shown)), 404, "file-not-found")

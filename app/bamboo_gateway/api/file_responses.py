@@ -14,8 +14,10 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import Response
 
+from bamboo_gateway.api.caller import CALLER
 from bamboo_gateway.api.problems import EdgeError
 from bamboo_gateway.api.responses import DocumentResponse, etag_matches
+from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.files import FileRecord
 from bamboo_gateway.sessions.files.downloads import OpenFile
 
@@ -25,7 +27,6 @@ _NOT_PLAIN: Final = re.compile(r"[^A-Za-z0-9._ -]+")
 _SAFE: Final = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; sandbox; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-site",
     "Referrer-Policy": "no-referrer",
     # The content of an id never changes; who may see it does, so it is asked for each time.
     "Cache-Control": "private, no-cache",
@@ -46,7 +47,7 @@ def file_response(request: Request, file: OpenFile, *, as_file: bool) -> Respons
         EdgeError: The range begins behind the end: 416.
     """
     record = file.record
-    headers = _headers(record, as_file=as_file)
+    headers = _headers(record, request.scope[CALLER], as_file=as_file)
     etag = headers["ETag"]
     if (wanted := request.headers.get("if-none-match")) is not None:
         if etag_matches(wanted, etag):
@@ -77,10 +78,14 @@ async def _pieces(file: OpenFile, span: _Span) -> AsyncGenerator[bytes]:
         await pieces.aclose()
 
 
-def _headers(record: FileRecord, *, as_file: bool) -> dict[str, str]:
+def _headers(record: FileRecord, caller: Caller, *, as_file: bool) -> dict[str, str]:
     inline = record.is_picture and not as_file
+    # A ticket or link in the URL is given to a page of any site on purpose; what a cookie opens is
+    # for pages of this site only.
+    policy = "same-site" if caller.session_id is None else "cross-origin"
     return {
         **_SAFE,
+        "Cross-Origin-Resource-Policy": policy,
         "Content-Disposition": disposition(record.name, inline=inline),
         "ETag": f'"{record.sha256}"',
         "Last-Modified": formatdate(record.created_at // 1000, usegmt=True),
