@@ -61,7 +61,8 @@ def differences(url: str) -> list[Any]:
                 "include_object": lambda _, name, *__: name != "ix_search_messages_code",
             },
         )
-        found: list[Any] = compare_metadata(context, [metadata, files_metadata])
+        both: Any = [metadata, files_metadata]
+        found: list[Any] = compare_metadata(context, both)
     engine.dispose()
     return found
 
