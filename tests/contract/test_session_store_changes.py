@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -308,3 +310,51 @@ async def test_what_ends_by_itself_is_found_by_its_moment(
         assert [one.session_id for one in spanned] == ["s07", "s01"]
         assert await seen.expiries((T0 + 30_000, "s10"), T0 + 60_000, 9) == []
         seen = await second_path(store) if seen is store else seen
+
+
+async def test_a_reader_misses_nothing_while_many_write(store: SessionStore) -> None:
+    """Commits, creations, extensions and deletions run beside one another, and beside the pages."""
+    follower = await following(store)
+    heads: dict[str, SessionHead | None] = {}
+
+    async def live(number: int) -> None:
+        name = f"s-{number}"
+        for round_ in range(3):
+            writer = Writer(name, store.next_epoch())
+            commit = writer.commit(created("u"), message(f"m{round_}"))
+            if (number + round_) % 3 == 0:
+                async with store.creation(name, writer.head.epoch) as creation:
+                    await creation.write(*entries_of(commit))
+                    await creation.publish(writer.head.copy())
+            else:
+                await committed(store, commit)
+            await committed(store, writer.commit(token("x")))
+            after = writer.head.seq
+            async with store.extension(name, writer.head.epoch, after) as extension:
+                await extension.write(*entries_of(writer.commit(message("e"))))
+                await extension.publish(writer.head.copy())
+            await committed(store, writer.commit(message("last")))
+            heads[name] = writer.head
+            if round_ < 2 or number % 2:
+                await store.delete(name, writer.head.epoch)
+                heads[name] = None
+
+    async with anyio.create_task_group() as tasks:
+        writing = anyio.CancelScope()
+
+        async def follow() -> None:
+            with writing:
+                while True:
+                    await follower.follow(store, 3)
+                    await anyio.lowlevel.checkpoint()
+
+        tasks.start_soon(follow)
+        async with anyio.create_task_group() as writers:
+            for number in range(12):
+                writers.start_soon(live, number)
+        writing.cancel()
+    await follower.follow(store, 3)
+    told = {
+        name: one if isinstance(one, SessionHead) else None for name, one in follower.known.items()
+    }
+    assert told == heads

@@ -128,6 +128,7 @@ async def test_a_filter_by_metadata_finds_what_looking_at_each_session_finds(
     store: SessionStore, second_path: Reopen, monkeypatch: pytest.MonkeyPatch, led_max: int
 ) -> None:
     monkeypatch.setattr("bamboo_gateway.storage.index.plan.LED_MAX", led_max)
+    monkeypatch.setattr("bamboo_gateway.storage.jsonl.index.views._SORTED_MAX", led_max)
     writers = await fill(store, random.Random(5))
     await compare(store, writers, led_max)
     if led_max:

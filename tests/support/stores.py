@@ -15,7 +15,9 @@ from bamboo_gateway.storage.base import Done, SessionCreation, SessionStore, Sup
 from bamboo_gateway.storage.commits import Commit, Found, MarkKind, Record
 from bamboo_gateway.storage.files.base import ContentStore
 from bamboo_gateway.storage.reports import (
+    ChangePage,
     Erased,
+    Expiry,
     RecoveryReport,
     SearchPage,
     SearchQuery,
@@ -300,6 +302,25 @@ class FaultyStore(SessionStore):
     async def search(self, query: SearchQuery) -> SearchPage:
         page: SearchPage = await self._gated("search", lambda: self.inner.search(query))
         return page
+
+    @override
+    async def changes(self, feed: str, after: int, limit: int) -> ChangePage:
+        page: ChangePage = await self._gated(
+            "changes", lambda: self.inner.changes(feed, after, limit)
+        )
+        return page
+
+    @override
+    async def last_change(self) -> tuple[str, int]:
+        last: tuple[str, int] = await self._gated("last_change", self.inner.last_change)
+        return last
+
+    @override
+    async def expiries(self, after: tuple[int, str], until: int, limit: int) -> list[Expiry]:
+        ends: list[Expiry] = await self._gated(
+            "expiries", lambda: self.inner.expiries(after, until, limit)
+        )
+        return ends
 
     @override
     async def write_values(self, changes: Sequence[ValueChange]) -> None:

@@ -116,7 +116,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "store_disk_bytes": Family(
         "gauge",
         "Bytes of the sessions' files, and of uploaded ones (`files`); in a database those of "
-        "their rows (`logs`, `archive`) and, of SQLite, of its WAL (`journal`).",
+        "their rows (`logs`, `archive`, `values`) and, of SQLite, of its WAL (`journal`).",
         ("kind",),
     ),
     "store_database_bytes": Family("gauge", "SQLite: bytes of the file, free pages included."),

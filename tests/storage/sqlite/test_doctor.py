@@ -7,7 +7,7 @@ import pytest
 
 from bamboo_gateway.domain.errors import StorageFailed
 from bamboo_gateway.settings import Settings
-from bamboo_gateway.storage.base import StoreUnusable
+from bamboo_gateway.storage.base import ChangesLost, StoreUnusable
 from bamboo_gateway.storage.factory import check_store
 from tests.storage.sqlite.support import bodies, doctor, opened, overwrite_page, page_of
 from tests.storage.writing import StepClock, Writer, committed, message, seqs, token
@@ -137,3 +137,53 @@ async def test_every_session_gets_a_new_epoch_when_asked(tmp_path: Path) -> None
             assert head is not None
             assert head.epoch > max(other.head.epoch for other in writers.values())
             assert head.seq == writer.head.seq
+
+
+async def test_new_epochs_begin_a_new_feed_of_changes(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    async with opened(path) as store:
+        writer = Writer("s", store.next_epoch())
+        await committed(store, writer.commit())
+        known = await store.last_change()
+    assert doctor(path) == []
+    async with opened(path) as store:
+        assert await store.last_change() == known
+    doctor(path, new_epochs=True)
+    async with opened(path) as store:
+        with pytest.raises(ChangesLost):
+            await store.changes(*known, 10)
+
+
+async def test_a_count_of_changes_that_is_behind_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    async with opened(path) as store:
+        await committed(store, Writer("s", store.next_epoch()).commit())
+        known = await store.last_change()
+    connection = apsw.Connection(str(path))
+    connection.execute("UPDATE meta SET number = 0 WHERE name = 'last_change'")
+    connection.close()
+    assert [finding.subject for finding in doctor(path)] == ["meta"]
+    doctor(path, repair=True)
+    assert doctor(path) == []
+    async with opened(path) as store:
+        assert (await store.last_change())[1] >= known[1]
+        with pytest.raises(ChangesLost):
+            await store.changes(*known, 10)
+
+
+async def test_only_so_many_deletions_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bamboo_gateway.storage.sql.change_feed.GONE_SESSIONS_MAX", 3)
+    monkeypatch.setattr("bamboo_gateway.storage.sql.change_feed._SLACK", 1)
+    async with opened(tmp_path / "s.db") as store:
+        numbers = [await store.last_change()]
+        for number in range(6):
+            writer = Writer(f"s{number}", store.next_epoch())
+            await committed(store, writer.commit())
+            await store.delete(f"s{number}", writer.head.epoch)
+            numbers.append(await store.last_change())
+        with pytest.raises(ChangesLost):
+            await store.changes(*numbers[1], 10)
+        page = await store.changes(*numbers[3], 10)
+        assert [change.session_id for change in page.changes] == ["s3", "s4", "s5"]

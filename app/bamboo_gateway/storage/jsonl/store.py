@@ -607,14 +607,24 @@ class JsonlStore(SessionStore):
 
     @override
     async def expiries(self, after: tuple[int, str], until: int, limit: int) -> list[Expiry]:
-        found: list[tuple[int, str]] = []
-        for place, session_id in enumerate(list(self._catalog.ending), 1):
-            entry = self._catalog.entries.get(session_id)
-            if entry is not None:
-                ends = entry.ends
-                found += [(end, session_id) for end in ends if after[0] <= end <= until]
-            if place % _ENTRIES_AT_ONCE == 0:
-                await anyio.lowlevel.checkpoint()
+        found: set[tuple[int, str]] = set()
+        first, ending = after[0], list(self._catalog.ending.values())
+        for start in range(0, len(ending), _ENTRIES_AT_ONCE):
+            some = ending[start : start + _ENTRIES_AT_ONCE]
+            found.update(
+                (at, entry.id)
+                for entry in some
+                if entry.ttl is not None
+                and first <= (at := entry.activity + entry.ttl * 1000) <= until
+            )
+            found.update(
+                (at, entry.id)
+                for entry in some
+                if entry.share_ends
+                for at in entry.share_ends
+                if first <= at <= until
+            )
+            await anyio.lowlevel.checkpoint()
         page = sorted(key for key in found if key > after)[:limit]
         heads = [(at, name, await self._head_now(name)) for at, name in page]
         return [Expiry(at, name, head) for at, name, head in heads if head is not None]

@@ -143,7 +143,7 @@ def note_gone(connection: Connection, session_key: int, session_id: str, number:
     connection.run(_NOTE_GONE, names)
 
 
-def forget_gone(connection: Connection, kept: int = GONE_SESSIONS_MAX) -> None:
+def forget_gone(connection: Connection, kept: int) -> None:
     """Forget the oldest deletions, all but so many; older numbers are lost then."""
     for (upto,) in connection.rows(_OLDEST_KEPT, {"kept": kept}):
         connection.run(_FORGET, {"upto": upto})
@@ -182,7 +182,7 @@ class ChangeFeed:
         """Forget the oldest deletions once in a while; call it with each deletion."""
         self._deletions += 1
         if self._deletions % _SLACK == 0:
-            forget_gone(connection)
+            forget_gone(connection, GONE_SESSIONS_MAX)
 
     def forget_all(self) -> None:
         """Forget all deletions: they name users that may have been erased."""

@@ -94,13 +94,6 @@ class Entry:
         if head.shares or self.share_ends:
             self.share_ends = tuple(end for end in shares_of(head).values() if end is not None)
 
-    @property
-    def ends(self) -> set[int]:
-        """The moments at which something ends by itself (`listing.ends_of`)."""
-        if self.ttl is None:
-            return set(self.share_ends)
-        return {self.activity + self.ttl * 1000, *self.share_ends}
-
     def own_head(self) -> SessionHead:
         """Return a copy of the durable head; only when `has_head`."""
         if self.head is not None:
@@ -190,7 +183,7 @@ class Catalog:
         self.rewritten: set[str] = set()
         self.unfinished: set[str] = set()
         # The sessions of which something ends by itself.
-        self.ending: set[str] = set()
+        self.ending: dict[str, Entry] = {}
         self.changes = ChangeLog()
         self.use = DiskUse()
 
@@ -201,7 +194,7 @@ class Catalog:
         for entry in entries.values():
             self.use.add(entry)
             if entry.ttl is not None or entry.share_ends:
-                self.ending.add(entry.id)
+                self.ending[entry.id] = entry
 
     def apply(self, commit: Commit, delta_bytes: int, size: int, lsn: int) -> None:
         """Apply a commit that became durable.
@@ -268,7 +261,7 @@ class Catalog:
         if former is not None:
             self.use.remove(former)
             self.changes.removed(session_id, former.changed, gone)
-        self.ending.discard(session_id)
+        self.ending.pop(session_id, None)
         self.unfinished.discard(session_id)
         self.dirty.pop(session_id, None)
         self.deleted.add(session_id)
@@ -300,6 +293,6 @@ class Catalog:
         else:
             self.unfinished.discard(entry.id)
         if entry.ttl is not None or entry.share_ends:
-            self.ending.add(entry.id)
+            self.ending[entry.id] = entry
         else:
-            self.ending.discard(entry.id)
+            self.ending.pop(entry.id, None)

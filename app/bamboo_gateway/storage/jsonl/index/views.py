@@ -18,6 +18,7 @@ from sortedcontainers import SortedList
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.sessions import Presence, SessionHead, SessionState, state_of
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
+from bamboo_gateway.storage.jsonl.index.pairs import PairIndex
 from bamboo_gateway.storage.jsonl.index.relations import RelationIndex, Scope, is_within
 from bamboo_gateway.storage.listing import (
     HeadState,
@@ -40,6 +41,9 @@ _BATCH_ENTRIES = 1000
 # A view of 100,000 sessions takes about 25 MB. A scope that is not among the last few dozen gets a
 # new view.
 _VIEWS_MAX = 32
+
+# Sorting these takes less time than looking for them in a view of 100,000 sessions.
+_SORTED_MAX = 3000
 
 # Scope, archived mode, sort order, and the `HeadState` if the view has only one.
 _ViewName = tuple[Scope, str, str, HeadState | None]
@@ -70,6 +74,7 @@ class SessionViews:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._relations = RelationIndex(catalog)
+        self._pairs = PairIndex(catalog)
         self._views: OrderedDict[_ViewName, _View] = OrderedDict()
 
     async def query(self, query: SessionQuery, presence: Presence) -> SessionPage:
@@ -110,7 +115,11 @@ class SessionViews:
             missing = [name for name in {*asked.by_id, *noted} if name not in answers]
             for name in missing[:_BATCH_ENTRIES]:
                 entry = self._catalog.entries.get(name)
-                answers[name] = entry is not None and state_of(entry.own_head(), presence) == state
+                answers[name] = (
+                    entry is not None
+                    and (state != "needs_input" or _may_ask(entry))
+                    and state_of(entry.own_head(), presence) == state
+                )
             if len(missing) <= _BATCH_ENTRIES:
                 break
             await anyio.lowlevel.checkpoint()
@@ -152,9 +161,15 @@ class SessionViews:
         total = 0
         skipped = query.offset or 0 if start is None else 0
         place = None if query.count else start
+        # As of now: what changes from here on is looked at again below.
+        having = self._pairs.ids_of(query.metadata) if query.metadata else None
+        if having is not None and len(having) <= _SORTED_MAX:
+            view, having = _part_of(view, having), None
         while True:
             batch = list(islice(_keys(view, query.descending, place), _BATCH_ENTRIES))
             for key in batch:
+                if having is not None and key[1] not in having:
+                    continue
                 if not self._is_admitted(key[1], query, presence):
                     continue
                 total += 1
@@ -180,8 +195,6 @@ class SessionViews:
             return False
         if query.active_after is not None and entry.activity <= query.active_after:
             return False
-        if query.metadata and not _may_have_metadata(entry, query.metadata):
-            return False
         if entry.raw is not None and query.shared_with is None:
             is_admitted = admits_stored(query, codec.decode(entry.raw), entry.activity)
         else:
@@ -199,7 +212,10 @@ class SessionViews:
         """Return current views of the query: no `await` follows the last update of any of them."""
         while True:
             self._distribute_changes()
-            if not self._relations.update(_BATCH_ENTRIES):
+            is_current = self._relations.update(_BATCH_ENTRIES)
+            if query.metadata:
+                is_current = self._pairs.update(_BATCH_ENTRIES) and is_current
+            if not is_current:
                 await anyio.lowlevel.checkpoint()
                 continue
             scope = self._relations.scope_of(query)
@@ -227,6 +243,7 @@ class SessionViews:
         changed = self._catalog.changed
         if changed:
             self._relations.note(changed)
+            self._pairs.note(changed)
             for view in self._views.values():
                 view.stale |= changed
             changed.clear()
@@ -254,18 +271,16 @@ class SessionViews:
             await anyio.lowlevel.checkpoint()
 
 
-def _may_have_metadata(entry: Entry, wanted: tuple[tuple[str, str], ...]) -> bool:
-    """Return whether an entry may have these pairs: decoding a stored head takes far longer."""
-    raw = entry.raw
-    if raw is None:
-        return True
-    try:
-        return all(codec.encode(key) + b":" in raw for key, _ in wanted) and all(
-            codec.encode(value)[1:-1] in raw for _, value in wanted
-        )
-    except TypeError:
-        # No stored text is like that.
-        return False
+def _may_ask(entry: Entry) -> bool:
+    """Return whether an entry may have open requests: decoding a stored head takes far longer."""
+    return entry.raw is None or b'"open_requests":' in entry.raw
+
+
+def _part_of(view: _View, session_ids: set[str]) -> _View:
+    """Return the part of a view with these sessions."""
+    part = _View()
+    part.keys.update(key for name in session_ids if (key := view.by_id.get(name)) is not None)
+    return part
 
 
 def _is_covered(query: SessionQuery, scope: Scope) -> bool:
