@@ -218,6 +218,7 @@ _OPENAI: Mapping[str, str] = {
     "model": "The model; in the URL it is the part before the query.",
     "allow": "What clients may set in `options`, with bounds.",
     "coalesce": "Whether pieces of a text may become one event while the disk is busy.",
+    "max_image_bytes": "The largest uploaded picture that is sent; others are only named.",
     "base_url": "The URL before `/chat/completions`.",
     "api_key_env": "The environment variable that holds the key. A server at a `base_url` of its "
     "own may need none.",

@@ -35,6 +35,7 @@ from bamboo_gateway.api.routing import OpenapiJson, add_routes, create_openapi
 from bamboo_gateway.api.security.authentication import Authentication
 from bamboo_gateway.api.security.origins import OriginGuard
 from bamboo_gateway.api.security.rate_limits import FailureLimit, RateLimit
+from bamboo_gateway.api.upload_limits import UploadCount
 from bamboo_gateway.api.urls import session_answer, session_url
 from bamboo_gateway.credentials.gate import Gate
 from bamboo_gateway.domain.clock import Clock, SystemClock
@@ -191,6 +192,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     app.state.rates = rates
     app.state.request_log = request_log
     app.state.body_memory = BodyMemory(settings)
+    app.state.uploads = UploadCount()
     app.state.problems = request_log.problems
     app.state.audit = audit
     app.state.start = _BUILD

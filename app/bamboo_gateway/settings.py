@@ -173,6 +173,32 @@ class Settings(BaseSettings):
         ge=1,
         description="The most bytes of the sessions of one user, counted in the same way.",
     )
+    max_file_bytes: int = Field(
+        20 * MiB, ge=1, description="The largest file; a larger one is refused with 413."
+    )
+    max_import_bytes: int = Field(
+        512 * MiB, ge=1024, description="The largest zip of a session with files to import."
+    )
+    max_uploads: int = Field(
+        100, ge=1, description="The most files that are being uploaded at a time; more: 503."
+    )
+    max_uploads_per_caller: int = Field(
+        20,
+        ge=1,
+        description="The same for one caller (without credentials: one address); more: 429.",
+    )
+    upload_timeout_seconds: float = Field(
+        600,
+        gt=0,
+        description="How long the upload of a file may take. 600 s are enough for 20 MiB at 35 "
+        "KiB/s.",
+    )
+    file_retention_seconds: float = Field(
+        24 * 3600,
+        ge=0,
+        description="How long a file is kept that no session names; then the next cleanup removes "
+        "it.",
+    )
     cleanup_interval_seconds: float = Field(
         3600, gt=0, description="How often the gateway looks for sessions to clean."
     )

@@ -370,6 +370,24 @@ def _cookie(path: str) -> Plan:
     return plan
 
 
+def _upload(world: World) -> None:
+    refused(world.bob.post("/files", params={"user_id": "alice"}, content=b"x"), 403, "forbidden")
+    assert "alice" not in world.bob.post("/files", content=b"x").text
+
+
+def _foreign_file(method: str) -> Plan:
+    def plan(world: World) -> None:
+        theirs = world.alice.post("/files", content=b"alice's").json()["file_id"]
+        foreign = refused(world.bob.request(method, f"/files/{theirs}"), 404, "file-not-found")
+        missing = refused(world.bob.request(method, "/files/file_none"), 404, "file-not-found")
+        assert json.dumps(foreign).replace(theirs, "file_none") == json.dumps(missing)
+        listed = world.bob.get("/files", params={"limit": 1000}).json()["files"]
+        assert theirs not in {one["file_id"] for one in listed}
+        assert world.alice.get(f"/files/{theirs}").content == b"alice's"
+
+    return plan
+
+
 def _erase(world: World) -> None:
     for whose in ("alice", "bob"):
         for client in (world.alice, world.bob):
@@ -429,6 +447,10 @@ PLANS: dict[tuple[str, str], Plan] = {
     ("GET", "/api/v1/search"): _search,
     ("GET", "/api/v1/stream"): _follow,
     ("GET", "/api/v1/changes"): _changes,
+    ("POST", "/api/v1/files"): _upload,
+    ("GET", "/api/v1/files"): _foreign_file("GET"),
+    ("GET", "/api/v1/files/{file_id}"): _foreign_file("GET"),
+    ("DELETE", "/api/v1/files/{file_id}"): _foreign_file("DELETE"),
     ("POST", "/api/v1/cleanup"): _cleanup,
     ("DELETE", "/api/v1/users/{user_id}"): _erase,
     **{

@@ -102,7 +102,7 @@ async def test_a_chat_is_decided_without_changing_anything(
         await gate.chat(run_id="a")
     manager = gate.manager
     chat = Chat(NewSession(id="s"), [NewMessage("user", "hi")], run_id="r", on_busy=on_busy)
-    command = _ChatCommand(manager._chats, chat)
+    command = _ChatCommand(manager._chats, ME, chat)
     async with manager._registry.use(ME, "s") as live:
         await live.settled()
         await command.prepare(live)

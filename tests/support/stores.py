@@ -14,6 +14,7 @@ from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.sessions import Presence, SessionHead
 from bamboo_gateway.storage.base import Done, SessionCreation, SessionStore, SupportsErasure
 from bamboo_gateway.storage.commits import Commit, Found, MarkKind, Record
+from bamboo_gateway.storage.files.base import ContentStore
 from bamboo_gateway.storage.reports import (
     ChangePage,
     Erased,
@@ -344,6 +345,11 @@ class FaultyStore(SessionStore):
     @override
     async def value_kinds(self) -> list[str]:
         return await self.inner.value_kinds()
+
+    @property
+    @override
+    def contents(self) -> ContentStore:
+        return self.inner.contents
 
     @override
     async def usage(self, user_id: str | None = None) -> StoreUsage:

@@ -16,6 +16,7 @@ import anyio
 
 from bamboo_gateway.agents.allowed import ANY_OPTIONS, AllowedOptions
 from bamboo_gateway.agents.tool_calls import ToolCall
+from bamboo_gateway.agents.turn_files import OpenFile, no_files
 from bamboo_gateway.domain.codec import size_left
 from bamboo_gateway.domain.errors import BambooError
 from bamboo_gateway.domain.events import AgentEvent, InputRequired
@@ -98,6 +99,8 @@ class Turn:
         left_out: How much before `messages` was not read.
         answers: What became of the requests for input of the run before, by their ids. A turn with
             answers has no input message; the calls that the requests name wait for this run.
+        open_file: Returns a file that a message of the session names: `await
+            turn.open_file(part["file_id"])` (`turn_files.TurnFile`).
     """
 
     run_id: str
@@ -107,6 +110,7 @@ class Turn:
     cancelled: anyio.Event = field(default_factory=anyio.Event)
     left_out: LeftOut = NOTHING_LEFT_OUT
     answers: Mapping[str, Answer] = field(default_factory=dict)
+    open_file: OpenFile = field(default=no_files, repr=False, compare=False)
     _call_numbers: Iterator[int] = field(default_factory=count, repr=False, compare=False)
 
     @property

@@ -7,6 +7,7 @@ The query may have:
 | `base_url` | `https://api.openai.com/v1` | the URL before `/chat/completions` |
 | `api_key_env` | `OPENAI_API_KEY` | the variable with the key; with a `base_url` it may be unset |
 | `media_origins` | `*` | origins of image URLs that are passed on, separated by commas |
+| `max_image_bytes` | 5242880 | the largest uploaded picture that is sent; others are only named |
 | `stream_usage` | true | asks for the usage chunk; a few servers reject that |
 | `connect_timeout_seconds` | 10 | |
 | `first_byte_timeout_seconds` | 120 | models think before they answer |
@@ -63,6 +64,7 @@ from bamboo_gateway.agents.base import Agent, AgentError, Turn
 from bamboo_gateway.agents.media_urls import ANYWHERE, MediaOrigins
 from bamboo_gateway.agents.openai_chunks import ChunkReader, invalid
 from bamboo_gateway.agents.openai_context import trim
+from bamboo_gateway.agents.openai_images import Images, images_of
 from bamboo_gateway.agents.openai_messages import to_openai
 from bamboo_gateway.agents.options import (
     AgentAddress,
@@ -78,6 +80,7 @@ from bamboo_gateway.agents.sse_reader import LineTooLongError, SseReader
 from bamboo_gateway.agents.upstream import Answer, Upstream, Waits
 from bamboo_gateway.domain.codec import decode, encode_with
 from bamboo_gateway.domain.events import AgentEvent, Complete, Custom
+from bamboo_gateway.domain.limits import MiB
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.settings import Settings
 
@@ -121,6 +124,7 @@ class OpenAIQuery(_Sampling, Waits, AgentQuery):
     base_url: str | None = None
     api_key_env: VariableName | None = None
     media_origins: MediaOrigins = ANYWHERE
+    max_image_bytes: Annotated[int, Field(ge=0)] = 5 * MiB
     stream_usage: bool = True
     ask_before: str | None = None
 
@@ -153,6 +157,7 @@ class OpenAIAgent(Agent):
         self._defaults = query.model_dump(include=set(_Sampling.model_fields), exclude_none=True)
         self._stream_usage = query.stream_usage
         self._media_origins = query.media_origins
+        self._image_bytes_max = query.max_image_bytes
         names = (name.strip() for name in (query.ask_before or "").split(","))
         self._ask_before = frozenset(name for name in names if name)
         self._event_bytes_max = event_bytes_max
@@ -237,10 +242,14 @@ class OpenAIAgent(Agent):
                     yield passed
 
     async def _answered(self, turn: Turn) -> AsyncGenerator[AgentEvent, None]:
-        if turn.is_short:
-            body, trimmed = self._request(turn)
+        images = await images_of(turn, self._image_bytes_max)
+        if turn.is_short and not images:
+            body, trimmed = self._request(turn, images)
         else:
-            body, trimmed = await to_thread.run_sync(self._request, turn, abandon_on_cancel=True)
+            body, trimmed = await to_thread.run_sync(
+                self._request, turn, images, abandon_on_cancel=True
+            )
+        del images
         if trimmed is not None:
             yield trimmed
         reader = ChunkReader(turn.run_id, self._event_bytes_max, self._secrets)
@@ -271,10 +280,10 @@ class OpenAIAgent(Agent):
         """Close the connections."""
         await self._upstream.aclose()
 
-    def _request(self, turn: Turn) -> tuple[bytes, Custom | None]:
+    def _request(self, turn: Turn, images: Images) -> tuple[bytes, Custom | None]:
         """Return the request's body, and the event that says what it leaves out."""
         options = self._options(turn.options)
-        messages = self._messages(turn.messages, options)
+        messages = self._messages(turn.messages, options, images)
         tokens_max = options.pop("context_tokens", None)
         event = None
         if tokens_max is not None:
@@ -292,9 +301,9 @@ class OpenAIAgent(Agent):
         return {"model": self._model} | self._defaults | read
 
     def _messages(
-        self, messages: Iterable[Message], options: Mapping[str, Any]
+        self, messages: Iterable[Message], options: Mapping[str, Any], images: Images | None = None
     ) -> list[dict[str, Any]]:
-        return to_openai(messages, options.get("system"), self._media_origins)
+        return to_openai(messages, options.get("system"), self._media_origins, images)
 
 
 class _Stream:

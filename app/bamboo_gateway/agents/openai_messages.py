@@ -11,7 +11,7 @@ So this repairs, in the request only, what a server would refuse:
   of many models require alternating turns and one system message.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bamboo_gateway.agents.media_urls import ANYWHERE, may_lead_to
@@ -21,7 +21,10 @@ from bamboo_gateway.domain.tool_order import INTERRUPTED
 
 
 def to_openai(
-    messages: Iterable[Message], system: str | None = None, media_origins: str = ANYWHERE
+    messages: Iterable[Message],
+    system: str | None = None,
+    media_origins: str = ANYWHERE,
+    images: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
     """Return the request's `messages`.
 
@@ -29,6 +32,8 @@ def to_openai(
         messages: The messages of the session.
         system: A system message to put before all others.
         media_origins: The origins from which the server may fetch images.
+        images: The data URLs of uploaded pictures, by file id; others are named in words. None:
+            only the length of the request matters, and every picture counts as one.
     """
     request: list[dict[str, Any]] = []
     waiting: dict[str, dict[str, Any]] = {}
@@ -39,7 +44,7 @@ def to_openai(
             case "system":
                 _append(request, {"role": "system", "content": message.text})
             case "user":
-                content = _user_content(message.content, media_origins)
+                content = _user_content(message.content, media_origins, images)
                 _append(request, {"role": "user", "content": content})
             case "assistant":
                 _append_assistant(request, waiting, message)
@@ -106,19 +111,23 @@ def _arguments(value: Any) -> str:
 
 
 def _user_content(
-    content: str | list[dict[str, Any]], media_origins: str
+    content: str | list[dict[str, Any]], media_origins: str, images: Mapping[str, str] | None
 ) -> str | list[dict[str, Any]]:
     if isinstance(content, str):
         return content
-    parts = [part for given in content if (part := _part(given, media_origins)) is not None]
+    parts = [part for given in content if (part := _part(given, media_origins, images)) is not None]
     if all(part["type"] == "text" for part in parts):
         # Every server accepts a plain string.
         return "".join(part["text"] for part in parts)
     return parts
 
 
-def _part(part: dict[str, Any], media_origins: str) -> dict[str, Any] | None:
+def _part(
+    part: dict[str, Any], media_origins: str, images: Mapping[str, str] | None
+) -> dict[str, Any] | None:
     match part["type"]:
+        case "image" | "file" if isinstance(part.get("file_id"), str):
+            return _stored(part, images)
         case "text" if part.get("text"):
             return {"type": "text", "text": part["text"]}
         case "image" if part.get("url") and not may_lead_to(part["url"], media_origins):
@@ -134,6 +143,17 @@ def _part(part: dict[str, Any], media_origins: str) -> dict[str, Any] | None:
             return {"type": "text", "text": f"[file {part.get('name') or ''}: {part.get('url')}]"}
         case _:
             return None
+
+
+def _stored(part: dict[str, Any], images: Mapping[str, str] | None) -> dict[str, Any]:
+    """Return the part of an uploaded file: a picture with its content, others in words."""
+    if part["type"] == "image":
+        url = "data:," if images is None else images.get(part["file_id"])
+        if url is not None:
+            return {"type": "image_url", "image_url": {"url": url}}
+    name, size, kind = part.get("name", ""), part.get("bytes", 0), part.get("media_type", "")
+    # The API has no links to files; the model is told that there is one.
+    return {"type": "text", "text": f"[{part['type']} {name}: {kind}, {size} bytes]"}
 
 
 def _url(part: dict[str, Any]) -> str:

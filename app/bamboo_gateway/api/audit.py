@@ -30,6 +30,7 @@ ACTIONS: Final = {
     ("POST", "/api/v1/sessions/{session_id}/ticket"): "ticket",
     ("POST", "/api/v1/sessions/{session_id}/shares"): "share",
     ("DELETE", "/api/v1/sessions/{session_id}/shares/{share_id}"): "revoke-share",
+    ("DELETE", "/api/v1/files/{file_id}"): "delete-file",
     ("POST", "/api/v1/import"): "import",
     ("POST", "/api/v1/cleanup"): "cleanup",
     ("DELETE", "/api/v1/users/{user_id}"): "erase-user",

@@ -93,8 +93,22 @@ def _share_id(
     return checked_id(share_id, "share id", ("path", "share_id"))
 
 
+def _file_id(
+    file_id: Annotated[
+        str,
+        Path(
+            description="The file.",
+            openapi_examples={"file": {"value": "file_01kag8v3c0d6q0w1x2y3z4a5b6"}},
+            json_schema_extra={"pattern": _ID_PATTERN},
+        ),
+    ],
+) -> str:
+    return checked_id(file_id, "file id", ("path", "file_id"))
+
+
 SessionId = Annotated[str, Depends(_session_id)]
 ShareId = Annotated[str, Depends(_share_id)]
+FileId = Annotated[str, Depends(_file_id)]
 RunId = Annotated[str, Depends(_run_id)]
 ConnectionId = Annotated[str, Depends(_connection_id)]
 

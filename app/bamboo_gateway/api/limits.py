@@ -19,6 +19,9 @@ PATH_CHARS_MAX: Final = 4_096
 NAME_CHARS_MAX: Final = 256
 """Names of tools, models, agents, tool calls and files: other systems choose them."""
 
+FILE_NAME_CHARS_MAX: Final = 4_096
+"""The name of an upload, which may be a whole path: it is cut to its last part."""
+
 URL_CHARS_MAX: Final = 8_192
 """The longest URL that common servers and proxies accept; signed links have some thousands."""
 

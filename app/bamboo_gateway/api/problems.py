@@ -67,12 +67,19 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "request-not-found": Problem(404, "No such request for input", "No request for input 'req_1'."),
     "share-not-found": Problem(404, "No such share", "No share 'share_1' of this session."),
     "webhook-not-found": Problem(404, "No such webhook", "No webhook 'wh_1'."),
+    "file-not-found": Problem(404, "No such file", "No file 'file_1'."),
     "todo-not-found": Problem(404, "No todo list", "The session has no todo list; PUT one first."),
     "archive-not-found": Problem(404, "No such archive", "No archived session 's-1'."),
     "method-not-allowed": Problem(
         405,
         "Method not allowed",
         "This route has no method PUT; the Allow header lists its methods.",
+    ),
+    "file-in-use": Problem(
+        409, "A message names the file", "A message names this file. It goes with its session."
+    ),
+    "too-many-files": Problem(
+        409, "Too many files", "A session names at most 500 files. Begin another session."
     ),
     "conflict": Problem(
         409, "Not possible now", "The state of the session or run does not allow this request."
@@ -135,6 +142,23 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "precondition-failed": Problem(
         412, "Changed meanwhile", "If-Match names another version. Read the session again."
     ),
+    "file-damaged": Problem(
+        410,
+        "The file is damaged",
+        "The content of the file 'file_1' is damaged. Upload the same content again: that repairs "
+        "it.",
+    ),
+    "file-too-large": Problem(
+        413,
+        "The file is too large",
+        "The file is larger than 20971520 bytes (max_file_bytes).",
+    ),
+    "range-not-satisfiable": Problem(
+        416, "No such range", "The range begins behind the end of the file."
+    ),
+    "upload-timeout": Problem(
+        408, "The upload took too long", "The upload took longer than upload_timeout_seconds.", True
+    ),
     "too-large": Problem(
         413,
         "Too large",
@@ -194,6 +218,17 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "webhook-url-refused": Problem(
         422, "The URL is refused", "The URL of a webhook begins with https://."
     ),
+    "unknown-file": Problem(
+        422,
+        "No such file",
+        "A message names the file 'file_1', which does not exist or is not yours. Upload it first.",
+    ),
+    "not-an-image": Problem(
+        422,
+        "No image",
+        "The content is no picture, although its media type is image/png. Send its real media "
+        "type.",
+    ),
     "unknown-agent": Problem(422, "Unknown agent", "No agent 'bob' is configured."),
     "option-refused": Problem(
         422,
@@ -231,6 +266,15 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         "Too many streams",
         "Limit reached: 1000 (max_connections_per_user). Close a stream and retry.",
         True,
+    ),
+    "too-many-uploads": Problem(
+        429,
+        "Too many uploads",
+        "Limit reached: 20 uploads at a time per caller (max_uploads_per_caller).",
+        True,
+    ),
+    "too-many-uploads-in-all": Problem(
+        503, "Too many uploads", "Limit reached: 100 uploads at a time (max_uploads).", True
     ),
     "storage-quota-reached": Problem(
         429,

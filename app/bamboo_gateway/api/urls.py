@@ -32,6 +32,16 @@ def run_url(session_id: str, run_id: str, prefix: str) -> str:
     return f"{session_url(session_id, prefix)}/runs/{run_id}"
 
 
+def file_url(file_id: str, prefix: str) -> str:
+    """Return the path of a file."""
+    return f"{prefix}{API}/files/{file_id}"
+
+
+def file_answer(view: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return the contract's File: with its `url`."""
+    return {**view, "url": file_url(view["file_id"], prefix)}
+
+
 def stream_url(
     session_id: str, after: Position | str, prefix: str, run_id: str | None = None
 ) -> str:

@@ -47,6 +47,7 @@ COMMANDS: Final = {
     "openapi": ("openapi", "openapi"),
     "new-agent": ("new_agent", "new_agent"),
     "sessions": ("sessions", "commands"),
+    "files": ("files", "commands"),
     "inputs": ("inputs", "commands"),
     "share": ("share", "commands"),
     "webhooks": ("webhooks", "commands"),

@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
@@ -10,6 +11,7 @@ from bamboo_gateway.cli.options import DEFAULT_URL, ApiKeyOption, UrlOption
 from bamboo_gateway.cli.output import CommandError, ExitCode, complain, notice
 from bamboo_gateway.cli.session_ids import session_to_chat_in
 from bamboo_gateway.domain import codec
+from bamboo_gateway.domain.files import PICTURES
 
 if TYPE_CHECKING:
     from bamboo_gateway.cli.client import GatewayClient
@@ -35,6 +37,12 @@ def chat(
             metavar="NAME=VALUE",
         ),
     ] = None,
+    attach: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--attach", help="A file to send with the message. Repeatable.", metavar="PATH"
+        ),
+    ] = None,
     url: UrlOption = DEFAULT_URL,
     api_key: ApiKeyOption = None,
 ) -> None:
@@ -52,13 +60,28 @@ def chat(
         if session is not None:
             session = _announced(session, session_to_chat_in(client, session))
         if message is None:
+            if attach:
+                raise CommandError("--attach needs a MESSAGE.", ExitCode.USAGE)
             _converse(client, session, agent, options)
             return
         if not message.strip():
             raise CommandError("The message is empty.", ExitCode.USAGE)
-        ended = _turn(client, message, session, agent, options).ended
+        said = _with_files(client, message, attach) if attach else message
+        ended = _turn(client, said, session, agent, options).ended
         if ended != "complete":
             raise typer.Exit(ExitCode.INTERRUPTED if ended == "cancelled" else ExitCode.FAILED)
+
+
+def _with_files(client: "GatewayClient", text: str, paths: list[Path]) -> dict[str, Any]:
+    """Upload files, and return a message that names them."""
+    from bamboo_gateway.cli.files import upload_file
+
+    parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
+    for path in paths:
+        file = upload_file(client, path)
+        kind = "image" if file["media_type"] in PICTURES else "file"
+        parts.append({"type": kind, "file_id": file["file_id"]})
+    return {"role": "user", "content": parts}
 
 
 def _announced(typed: str, session: str) -> str:
@@ -76,7 +99,7 @@ class Turned(NamedTuple):
 
 def _turn(
     client: "GatewayClient",
-    message: str,
+    message: str | dict[str, Any],
     session: str | None,
     agent: str | None,
     options: dict[str, Any],

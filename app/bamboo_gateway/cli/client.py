@@ -101,7 +101,7 @@ class GatewayClient:
         json: Mapping[str, Any] | None = None,
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
-        content: bytes | None = None,
+        content: bytes | Iterator[bytes] | None = None,
     ) -> Any:
         """Call `path` below `/api/v1` and return the JSON answer, None where the body is empty.
 
@@ -129,6 +129,25 @@ class GatewayClient:
             return codec.decode(response.content)
         except ValueError as error:
             raise CommandError(f"{self.url} does not answer like a gateway: not JSON") from error
+
+    def upload(
+        self,
+        path: str,
+        pieces: Iterator[bytes],
+        *,
+        params: Mapping[str, Any],
+        headers: Mapping[str, str],
+    ) -> dict[str, Any]:
+        """Post a body in pieces, and return the JSON answer.
+
+        Raises:
+            RefusedError: The gateway answered with an error.
+            UnreachableError: The gateway did not answer.
+        """
+        answer: dict[str, Any] = self.call(
+            "POST", path, params=params, headers=headers, content=pieces
+        )
+        return answer
 
     @contextmanager
     def download(

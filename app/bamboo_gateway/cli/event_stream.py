@@ -178,4 +178,4 @@ def _decoded(data: str) -> dict[str, Any]:
         event["type"]
     except (ValueError, TypeError, KeyError) as error:
         raise CommandError("This does not answer like a gateway: a frame is no event.") from error
-    return cast(dict[str, Any], event)
+    return cast("dict[str, Any]", event)

@@ -38,7 +38,7 @@ class ChatRequest:
         session_id: The session's id, chosen here as well when the session is new.
     """
 
-    message: str
+    message: str | Mapping[str, Any]
     session_id: str
     agent: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from bamboo_gateway.cli.output import (
 
 commands = typer.Typer(help="Delete everything of one user.", no_args_is_help=True)
 
-_COUNTED = ("sessions", "archives", "bytes_freed", "shares", "keys", "exports")
+_COUNTED = ("sessions", "archives", "bytes_freed", "shares", "keys", "files", "exports")
 _TRIES_MAX = 100
 """Calls that may bring nothing forward, before the command gives up."""
 
@@ -77,7 +77,7 @@ def _in_words(receipt: dict[str, Any]) -> str:
     done = "would be deleted" if receipt["dry_run"] else "deleted"
     return (
         "{sessions} sessions, {archives} archives ({bytes_freed} bytes), {shares} shares, {keys} "
-        "keys and {exports} exported files ".format(**counts)
+        "keys, {files} files and {exports} exported files ".format(**counts)
         + f"of {one_line(receipt['user_id'])} {done}"
     )
 

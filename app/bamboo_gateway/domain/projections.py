@@ -16,6 +16,7 @@ from bamboo_gateway.domain.events import (
     TERMINAL_TYPES,
     Usage,
 )
+from bamboo_gateway.domain.files import with_files
 from bamboo_gateway.domain.limits import ENDED_SHARES_MAX
 from bamboo_gateway.domain.positions import parse_position
 from bamboo_gateway.domain.sessions import (
@@ -67,6 +68,7 @@ def fold(head: SessionHead, event: dict[str, Any], time_ms: int | None = None) -
 def _on_message(head: SessionHead, event: dict[str, Any], now: int) -> None:
     message = event["message"]
     head.message_count += 1
+    head.files = with_files(head.files, message.get("content"))
     head.open_calls = open_after(head.open_calls, message)[:OPEN_CALLS_MAX]
     if message["role"] == "system" and len(head.system_seqs) < SYSTEM_SEQS_MAX:
         head.system_seqs = [*head.system_seqs, head.seq]
@@ -98,6 +100,8 @@ def _on_run_start(head: SessionHead, event: dict[str, Any], now: int) -> None:
 
 def _on_run_queued(head: SessionHead, event: dict[str, Any], now: int) -> None:
     del now
+    for message in event["messages"]:
+        head.files = with_files(head.files, message.get("content"))
     queued = QueuedRun(event["run_id"], head.seq)
     head.queue = [queued, *head.queue] if event.get("front") else [*head.queue, queued]
 

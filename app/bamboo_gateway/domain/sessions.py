@@ -137,7 +137,8 @@ class SessionHead:
     are the seqs of the conversation's system messages, as long as there are few. `open_requests`
     wait for people, in the order in which they were asked; `settled_requests` are those of the same
     run that wait no longer (`input_requests`). `shares` has ended ones too, while their users are
-    remembered: these users are told that the session is gone.
+    remembered: these users are told that the session is gone. `files` are the ids of the files that
+    its messages name, also those of queued runs.
     """
 
     id: str
@@ -170,6 +171,7 @@ class SessionHead:
     open_requests: list[OpenRequest] = field(default_factory=list)
     settled_requests: list[SettledRequest] = field(default_factory=list)
     shares: list[Share] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
 
     @property
     def knows_system_messages(self) -> bool:

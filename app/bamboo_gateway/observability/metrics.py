@@ -79,6 +79,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
     ),
     "run_seconds": Family("histogram", "From a run's start to its end.", ("agent",)),
     "sessions": Family("gauge", "Sessions in the store."),
+    "files": Family("gauge", "Contents of files that are stored; each owner has each once."),
     "sessions_in_memory": Family("gauge", "Sessions held in memory."),
     "sessions_evicted_total": Family("counter", "Sessions that left memory."),
     "session_lookups_total": Family(
@@ -130,8 +131,8 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "store_search_backlog": Family("gauge", "Sessions that searches do not find yet."),
     "store_disk_bytes": Family(
         "gauge",
-        "Bytes of the sessions' files; in a database those of their rows (`logs`, `archive`, "
-        "`values`) and, of SQLite, of its WAL (`journal`).",
+        "Bytes of the sessions' files, and of uploaded ones (`files`); in a database those of "
+        "their rows (`logs`, `archive`, `values`) and, of SQLite, of its WAL (`journal`).",
         ("kind",),
     ),
     "store_database_bytes": Family("gauge", "SQLite: bytes of the file, free pages included."),

@@ -422,6 +422,7 @@ class UserErasure(TypedDict):
     shares: int
     keys: int
     webhooks: int
+    files: int
     exports: int
     sessions_left: int
     failed: list[FailedErasure]

@@ -13,6 +13,7 @@ from anyio.abc import TaskGroup
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import Draining
 from bamboo_gateway.domain.ids import IdMaker
+from bamboo_gateway.sessions.file_shelf.shelf import FileShelf
 from bamboo_gateway.sessions.metrics import Tally
 from bamboo_gateway.sessions.quotas import Quotas
 from bamboo_gateway.sessions.session_state import SessionStates
@@ -68,6 +69,7 @@ class Context:
         clock: The only source of time.
         ids: Makes new ids.
         quotas: Count what each user has in use, and refuse what goes over a limit.
+        files: The files that messages name.
         states: Computes the state of a session as of now.
         tally: Counts what happens, for /metrics.
         tasks: Starts background tasks.
@@ -79,6 +81,7 @@ class Context:
     clock: Clock
     ids: IdMaker
     quotas: Quotas
+    files: FileShelf
     states: SessionStates
     tally: Tally
     tasks: BackgroundTasks

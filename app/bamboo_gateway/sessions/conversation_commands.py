@@ -223,10 +223,15 @@ class ConversationCommands(ManagerParts):
         """
         ids = [message.id for message in messages]
         names = ClientIds(self._context.store, self._external.hold, message_ids=ids)
-        made = [self._maker.new_message(message) for message in messages]
-        close = self._maker.close_passed_over
         return await metadata.add_messages(
-            self._transactions, caller, session_id, made, names, close, idem
+            self._context,
+            self._transactions,
+            caller,
+            session_id,
+            messages,
+            self._maker,
+            names,
+            idem,
         )
 
     async def events(
@@ -266,7 +271,7 @@ class ConversationCommands(ManagerParts):
     ) -> Outcome[EventsAppended]:
         """Append events that an external program posts, all or none."""
         return await ingest.append_events(
-            self._transactions, self._external, caller, session_id, events, idem
+            self._context, self._transactions, self._external, caller, session_id, events, idem
         )
 
     async def append_event_lines(

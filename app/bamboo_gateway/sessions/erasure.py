@@ -1,10 +1,10 @@
 """Erasure: everything of one user goes, and a receipt says what went and what is left where.
 
 A call first removes the user's keys and webhooks, then deletes the user's sessions, and then ends
-the shares that others gave to the user, and removes the files that the user has exported. It
-deletes a bounded number of sessions; what is left goes with the next call, and so does what
-failed. So a repeat continues, and after the last one changes nothing. Running agents are ended by
-the deletion of their session.
+the shares that others gave to the user, and removes the user's files, and those that the user has
+exported. It deletes a bounded number of sessions; what is left goes with the next call, and so does
+what failed. So a repeat continues, and after the last one changes nothing. Running agents are ended
+by the deletion of their session.
 
 At the end the store overwrites what its files keep longer (`SupportsErasure.vacuum`). A share is
 an event of another user's log; the event with the user's name is taken out of that log, as
@@ -23,6 +23,7 @@ from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions import sharing
 from bamboo_gateway.sessions.answers import ErasedPart, FailedErasure, Remaining, UserErasure
 from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.file_shelf.records import content_of, owner_key
 from bamboo_gateway.sessions.lifecycle import archive, export
 from bamboo_gateway.sessions.transaction import Transactions
 from bamboo_gateway.storage.base import SessionStore, SupportsErasure
@@ -30,6 +31,8 @@ from bamboo_gateway.storage.reports import SessionQuery
 
 SESSIONS_MAX: Final = 1000
 """The most sessions that one call deletes: some seconds, so that no proxy gives the call up."""
+
+_PAGE_FILES: Final = 200
 
 _TRIES: Final = 5
 """How often a share's event is looked for again when the log got other files meanwhile."""
@@ -101,6 +104,7 @@ async def erase(
     if not dry_run:
         # What ended meanwhile; that the sessions are deleted is still told.
         await forget_webhooks(user_id)
+    files = await _erase_files(context, user_id, tally, dry_run=dry_run)
     exports = await export.remove_exports(context, user_id, dry_run=dry_run)
     stores = [] if dry_run else await _vacuum(context)
     return {
@@ -113,6 +117,7 @@ async def erase(
         "shares": tally.shares,
         "keys": keys,
         "webhooks": webhooks,
+        "files": files,
         "exports": exports,
         "sessions_left": tally.left,
         "failed": tally.failed,
@@ -177,6 +182,22 @@ async def _size(context: Context, head: SessionHead) -> int:
         return (await context.store.size(head.id)).stored_bytes
     except Conflict:
         return 0  # deleted since
+
+
+async def _erase_files(context: Context, user_id: str, tally: _Tally, *, dry_run: bool) -> int:
+    """Remove the user's files, also those that other users' forks name; return their number."""
+    shelf, after, count = context.files, "", 0
+    while page := await shelf.records.page(user_id, after, _PAGE_FILES, all_users=False):
+        for record in page:
+            count += 1
+            if dry_run:
+                continue
+            async with shelf.locks.hold([content_of(record)]):
+                tally.bytes_freed += await shelf.remove(record)
+        after = page[-1].id
+    if dry_run:
+        tally.bytes_freed += await shelf.usage.bytes_of(owner_key(user_id))
+    return count
 
 
 async def _forks_of_others(transactions: Transactions, head: SessionHead) -> int:

@@ -1,12 +1,16 @@
 """Ingest: events that external programs post in one request; `ingest_lines` has streamed ones."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import BambooError, InvalidEvent
+from bamboo_gateway.domain.files import FileRecord
 from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.sessions.answers import EventsAppended
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
+from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.named_files import known_files, with_known_files
 from bamboo_gateway.sessions.runs.external import (
     ExternalRuns,
     OutsideEvent,
@@ -19,6 +23,7 @@ from bamboo_gateway.sessions.transaction import Decision, Transactions
 
 
 async def append_events(
+    context: Context,
     transactions: Transactions,
     external: ExternalRuns,
     caller: Caller,
@@ -39,13 +44,15 @@ async def append_events(
         except InvalidEvent as error:
             error.extra["index"] = number
             raise
+    known: dict[str, FileRecord] = {}
     run_ids = {run_id for run_id, _ in events if run_id is not None}
 
     async def prepare(writer: SessionWriter) -> None:
+        known.update(await known_files(context, caller, writer, [event for _, event in events]))
         await external.hold(writer, run_ids)
 
     def decide(writer: SessionWriter) -> Decision[EventsAppended]:
-        posted = _fed(external, writer, events)
+        posted = _fed(external, writer, events, known)
         drafts = posted.drafts
         first = writer.head.seq + 1
         answer: EventsAppended = {
@@ -58,14 +65,19 @@ async def append_events(
     return await transactions.run(caller, session_id, decide, prepare=prepare, idem=idem)
 
 
-def _fed(external: ExternalRuns, writer: SessionWriter, events: list[OutsideEvent]) -> PostedEvents:
+def _fed(
+    external: ExternalRuns,
+    writer: SessionWriter,
+    events: list[OutsideEvent],
+    known: Mapping[str, FileRecord],
+) -> PostedEvents:
     """Feed all events or none."""
     posted = external.posted(writer)
     for number, (run_id, event) in enumerate(events):
         try:
             if run_id is not None and run_id == writer.posting:
                 raise busy_with_another_post()
-            posted.feed(run_id, event)
+            posted.feed(run_id, with_known_files(event, known))
         except BambooError as error:
             # Events before this one were fed, and will not be stored.
             writer.drop_external()

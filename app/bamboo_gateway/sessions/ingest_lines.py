@@ -11,7 +11,7 @@ from copy import copy
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import anyio
 
@@ -36,6 +36,7 @@ from bamboo_gateway.sessions.answers import EventsAppended
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.idempotency import KeptAnswer, RequestKey, request_key
+from bamboo_gateway.sessions.named_files import known_files, with_known_files
 from bamboo_gateway.sessions.runs.external import (
     ExternalRuns,
     OutsideEvent,
@@ -46,6 +47,9 @@ from bamboo_gateway.sessions.runs.external import (
 )
 from bamboo_gateway.sessions.streaming.session_writer import LookAgain, SessionWriter, Vanished
 from bamboo_gateway.sessions.transaction import Decision, Transactions
+
+if TYPE_CHECKING:
+    from bamboo_gateway.domain.files import FileRecord
 
 _GROWTH_MAX = 5
 """How much longer JSON may become when it is encoded again: `1e15` is `1000000000000000.0`."""
@@ -59,6 +63,9 @@ _ENVELOPE_BYTES = 256
 _AHEAD_LINES_MAX = 1024
 """How many lines of a streamed request may be decided and not durable, besides their bytes
 (`RUN_AHEAD_BYTES_MAX`): an event in memory takes some 600 bytes however short its line is."""
+
+_FILE_ID: Final = b'"file_id"'
+"""What a line has whose message names a file. One that hides it behind an escape is refused."""
 
 _NOTHING: Final[EventsAppended] = {"first": None, "last": None, "count": 0}
 """The answer to a streamed request that has appended nothing."""
@@ -87,7 +94,7 @@ async def append_event_lines(
     async def take(writer: SessionWriter) -> Outcome[EventsAppended]:
         context.states.check_writable(writer.head)
         await context.quotas.stored.check_bytes(writer.head.user_id)
-        post = partial(_Post, context, transactions, external, writer, key)
+        post = partial(_Post, context, caller, transactions, external, writer, key)
         if key is None:
             return await post(None).run(batches)
         if (first_try := writer.streaming_keys.get(key.digest)) is not None:
@@ -125,6 +132,7 @@ class _Post:
     def __init__(
         self,
         context: Context,
+        caller: Caller,
         transactions: Transactions,
         external: ExternalRuns,
         writer: SessionWriter,
@@ -132,6 +140,8 @@ class _Post:
         kept: KeptAnswer | None,
     ) -> None:
         self._context = context
+        self._caller = caller
+        self._files: dict[str, FileRecord] = {}
         self._transactions = transactions
         self._external = external
         self._writer = writer
@@ -176,6 +186,8 @@ class _Post:
             async for lines in batches:
                 if quotas.limits_bytes:
                     await quotas.check_bytes(self._writer.head.user_id)
+                if any(_FILE_ID in line for line in lines):
+                    await self._look_up_files(lines)
                 while not self._can_decide:
                     await self._prepare()
                 if self._failure is not None:
@@ -187,6 +199,15 @@ class _Post:
         except (LimitReached, Unavailable) as full:  # there is no room for the line
             return full
         return None
+
+    async def _look_up_files(self, lines: list[bytes]) -> None:
+        """Look up the files that messages name; a line that names another one is refused."""
+        events = []
+        for line in lines:
+            with suppress(BambooError, ValueError):
+                if _FILE_ID in line:
+                    events.append(outside_event(decode(line))[1])
+        self._files = await known_files(self._context, self._caller, self._writer, events)
 
     @property
     def _can_decide(self) -> bool:
@@ -210,7 +231,7 @@ class _Post:
                     run_id, said = event
                     if run_id is not None and run_id != self._run_id:
                         self._hold_run(run_id)
-                    posted.feed(run_id, said)
+                    posted.feed(run_id, with_known_files(said, self._files))
                 self._lines.take(line)
         except BambooError as error:
             bad = error

@@ -7,6 +7,7 @@ data, diagnostics.
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import replace
+from typing import BinaryIO
 
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import Conflict, InvalidId
@@ -183,6 +184,20 @@ class LifecycleCommands(ManagerParts):
             data,
             format_name=format_name,
             conversation=conversation,
+            keep_id=keep_id,
+            maker=self._maker,
+            idem=idem,
+        )
+
+    async def import_zip(
+        self, caller: Caller, file: BinaryIO, *, keep_id: bool = False, idem: Idempotency | None
+    ) -> Outcome[Imported]:
+        """Make a session of an export with files (`lifecycle.imports.import_zip`)."""
+        return await imports.import_zip(
+            self._context,
+            self._transactions,
+            caller,
+            file,
             keep_id=keep_id,
             maker=self._maker,
             idem=idem,

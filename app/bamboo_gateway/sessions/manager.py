@@ -4,7 +4,7 @@ Each method names its caller. Arguments, answers and errors are plain data witho
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,13 +14,16 @@ import structlog
 from bamboo_gateway.agents.base import Agent
 from bamboo_gateway.domain.callers import GATEWAY, Caller
 from bamboo_gateway.domain.clock import Clock
-from bamboo_gateway.domain.errors import Draining, StorageFull, Unavailable
+from bamboo_gateway.domain.errors import BambooError, Draining, StorageFull, Unavailable
 from bamboo_gateway.domain.ids import IdMaker
 from bamboo_gateway.observability.audit import AuditLog
 from bamboo_gateway.sessions.changes.feed import ChangeFeed
 from bamboo_gateway.sessions.context import BackgroundTasks, Context, Drain
 from bamboo_gateway.sessions.conversation_commands import ConversationCommands
 from bamboo_gateway.sessions.erasure import ForgetKeys, no_keys
+from bamboo_gateway.sessions.file_commands import FileCommands
+from bamboo_gateway.sessions.file_shelf.shelf import FileShelf
+from bamboo_gateway.sessions.files import sweep
 from bamboo_gateway.sessions.lifecycle import archive, retention
 from bamboo_gateway.sessions.lifecycle.compaction import Compaction
 from bamboo_gateway.sessions.lifecycle_commands import LifecycleCommands
@@ -53,7 +56,7 @@ _HOUSEKEEPING_SECONDS = 1.0
 """How long to wait between two checks for idle sessions and silent external runs."""
 
 
-class SessionManager(ConversationCommands, LifecycleCommands, WebhookCommands):
+class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, WebhookCommands):
     """Creates, finds, changes and streams sessions, and owns the runs in them.
 
     There is one in a process. It is an async context manager: entering recovers the runs that the
@@ -118,6 +121,7 @@ class SessionManager(ConversationCommands, LifecycleCommands, WebhookCommands):
                     retention.schedule,
                     (context, self._transactions, GATEWAY, self._audit),
                 ),
+                ("sweeping files", sweep.schedule, (context,)),
                 ("packing archives", archive.pack_left_over, (context, registry)),
             ):
                 tasks.spawn(call, *args, name=name)
@@ -129,13 +133,15 @@ class SessionManager(ConversationCommands, LifecycleCommands, WebhookCommands):
     def _build(self, tasks: BackgroundTasks) -> None:
         store, settings, clock = self._store, self._settings, self._clock
         channels = self._channels = Channels(store, settings, clock)
-        quotas = Quotas(store, settings)
+        files = FileShelf(store, clock)
+        quotas = Quotas(store, settings, files.usage)
         self._context = Context(
             store=store,
             settings=settings,
             clock=clock,
             ids=IdMaker(),
             quotas=quotas,
+            files=files,
             states=SessionStates(clock, channels),
             tally=Tally((*self._agents, EXTERNAL)),
             tasks=tasks,
@@ -250,7 +256,11 @@ class SessionManager(ConversationCommands, LifecycleCommands, WebhookCommands):
     async def stats(self) -> dict[str, Any]:
         """Return the counters and levels of the application and of the store, for /metrics."""
         sessions = self._registry.sessions
+        files: tuple[int, int] | None = None
+        with suppress(BambooError):
+            files = await self._context.files.usage.totals()
         levels = Levels(
+            files=files,
             sessions_in_memory=len(sessions),
             runs_active=sum(writer.run is not None for writer in sessions),
             runs_queued=sum(len(writer.head.queue) for writer in sessions),

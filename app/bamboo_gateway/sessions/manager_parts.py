@@ -20,9 +20,9 @@ from bamboo_gateway.sessions.webhooks.service import Webhooks
 class ManagerParts:
     """The objects behind the methods of `SessionManager`, which makes them when it is entered.
 
-    The methods are in two classes, one for each group, so that a reader finds them:
-    `ConversationCommands` and `LifecycleCommands`. They are thin: each calls the module that does
-    the work.
+    The methods are in three classes, one for each group, so that a reader finds them:
+    `ConversationCommands`, `LifecycleCommands` and `FileCommands`. They are thin: each calls the
+    module that does the work.
     """
 
     _context: Context

@@ -1,9 +1,8 @@
 """Commands that change a session without starting a run."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.codec import canonical, encode
@@ -16,7 +15,6 @@ from bamboo_gateway.domain.events import Draft
 from bamboo_gateway.domain.input_requests import check_not_asked
 from bamboo_gateway.domain.limits import EXTENSION_DATA_BYTES_MAX, METADATA_BYTES_MAX
 from bamboo_gateway.domain.message_assembler import message_draft
-from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.domain.projections import PATCHABLE, fold
 from bamboo_gateway.domain.sessions import SessionHead
@@ -24,12 +22,16 @@ from bamboo_gateway.domain.tool_order import in_order, still_open
 from bamboo_gateway.domain.views import SessionView, session_view
 from bamboo_gateway.sessions.access import id_taken, own
 from bamboo_gateway.sessions.answers import MessagesAdded
-from bamboo_gateway.sessions.commands import Idempotency, NewSession, Outcome
+from bamboo_gateway.sessions.commands import Idempotency, NewMessage, NewSession, Outcome
 from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.named_files import named_files
 from bamboo_gateway.sessions.runs.client_ids import ClientIds
-from bamboo_gateway.sessions.runs.factory import created_draft
+from bamboo_gateway.sessions.runs.factory import Maker, created_draft
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 from bamboo_gateway.sessions.transaction import Decision, Prepare, SlotFreed, Transactions
+
+if TYPE_CHECKING:
+    from bamboo_gateway.domain.messages import Message
 
 _BYTES_MAX = {"metadata": METADATA_BYTES_MAX, "extension_data": EXTENSION_DATA_BYTES_MAX}
 
@@ -244,29 +246,38 @@ async def reopen(
 
 
 async def add_messages(
+    context: Context,
     transactions: Transactions,
     caller: Caller,
     session_id: str,
-    messages: list[Message],
+    new: list[NewMessage],
+    maker: Maker,
     names: ClientIds,
-    close: Callable[[str], Message] | None,
     idem: Idempotency | None,
 ) -> Outcome[MessagesAdded]:
     """Append messages, all or none.
 
     Args:
+        context: Has the files that they may name.
         transactions: Runs the command.
         caller: Who calls.
         session_id: The session.
-        messages: The messages.
+        new: The messages.
+        maker: Makes their ids and times.
         names: Their ids, those that the client chose.
-        close: As in `domain.tool_order.in_order`.
         idem: The request's idempotency key.
 
     Raises:
         MessageExists: The session has a message of one of the ids.
         Refused: The open tool calls need other messages, or results have no open call.
     """
+    close = maker.close_passed_over
+    messages: list[Message] = []
+
+    async def prepare(writer: SessionWriter) -> None:
+        named = await named_files(context, caller, writer, new)
+        messages[:] = [maker.new_message(one) for one in named]
+        await names.prepare(writer)
 
     def decide(writer: SessionWriter) -> Decision[MessagesAdded]:
         names.check(writer)
@@ -282,4 +293,4 @@ async def add_messages(
         position = Position(writer.epoch, writer.head.seq + len(drafts))
         return Decision(drafts, {"messages": shapes, "position": str(position)})
 
-    return await transactions.run(caller, session_id, decide, idem=idem, prepare=names.prepare)
+    return await transactions.run(caller, session_id, decide, idem=idem, prepare=prepare)

@@ -126,6 +126,7 @@ class Levels:
         runs_active: Runs that an agent of this process is executing.
         runs_queued: Runs that wait for their session's slot.
         streams_open: Streams that are open.
+        files: How many contents of files are stored, and their bytes; None: not known at present.
         stream_lags: How many events each open stream is behind; below 0 counts as 0.
     """
 
@@ -134,15 +135,20 @@ class Levels:
     runs_queued: int
     streams_open: int
     stream_lags: list[int]
+    files: tuple[int, int] | None
 
 
 async def measure(tally: Tally, store: SessionStore, levels: Levels) -> dict[str, Any]:
     """Return the families of `observability.metrics` that sessions and their store have."""
     stored = await store.stats()
     sessions = {"sessions": stored.pop("sessions")} if "sessions" in stored else {}
+    files = {}
+    if levels.files is not None:
+        files, stored["disk_bytes_files"] = {"files": levels.files[0]}, levels.files[1]
     disk = {(name[len(_DISK) :],): stored[name] for name in stored if name.startswith(_DISK)}
     return {
         **sessions,
+        **files,
         "sessions_in_memory": levels.sessions_in_memory,
         "sessions_evicted_total": tally.evictions,
         "session_lookups_total": {("hit",): tally.hits, ("miss",): tally.misses},

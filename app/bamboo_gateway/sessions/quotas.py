@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import LimitReached
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.sessions.file_shelf.usage import FileUsage
 from bamboo_gateway.sessions.stored_quotas import CountByUser, StoredQuotas
 from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import SessionStore
@@ -58,8 +59,8 @@ class Quotas:
         stored: The quotas of sessions and their bytes.
     """
 
-    def __init__(self, store: SessionStore, settings: Settings) -> None:
-        self.stored = StoredQuotas(store, settings)
+    def __init__(self, store: SessionStore, settings: Settings, files: FileUsage) -> None:
+        self.stored = StoredQuotas(store, settings, files)
         self._settings = settings
         self._runs = CountByUser()
         self._queued = CountByUser()

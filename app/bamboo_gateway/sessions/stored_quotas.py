@@ -22,6 +22,8 @@ from contextlib import contextmanager
 import anyio
 
 from bamboo_gateway.domain.errors import LimitReached
+from bamboo_gateway.sessions.file_shelf.records import owner_key
+from bamboo_gateway.sessions.file_shelf.usage import FileUsage
 from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import SessionStore
 
@@ -42,8 +44,9 @@ class StoredQuotas:
         limits_bytes: Whether their bytes are limited.
     """
 
-    def __init__(self, store: SessionStore, settings: Settings) -> None:
+    def __init__(self, store: SessionStore, settings: Settings, files: FileUsage) -> None:
         self._store = store
+        self._files = files
         self._settings = settings
         self.limits_bytes = (
             settings.max_stored_bytes is not None or settings.max_stored_bytes_per_user is not None
@@ -133,12 +136,21 @@ class StoredQuotas:
             own = settings.max_stored_bytes_per_user
             limits.insert(0, (user_id, "max_stored_bytes_per_user", own))
         for whose, setting, limit in limits:
-            if limit is not None and (await self._store.usage(whose)).stored_bytes >= limit:
+            if limit is not None and await self.stored_bytes(whose) >= limit:
                 raise LimitReached(
                     f"Limit reached: {limit} ({setting}). Delete or archive sessions and retry.",
                     code="storage-quota-reached",
                     retry_after_seconds=_RETRY_SECONDS,
                 )
+
+    async def stored_bytes(self, whose: str | None) -> int:
+        """Return the bytes of a user's sessions and files; with None those of all.
+
+        Raises:
+            Unavailable, StorageFailed: The store cannot answer at present.
+        """
+        files = await self._files.bytes_of(None if whose is None else owner_key(whose))
+        return (await self._store.usage(whose)).stored_bytes + files
 
     def count_unborn(self, user_id: str | None, change: int) -> None:
         """Count a session that is decided, or with -1 one whose outcome is known."""

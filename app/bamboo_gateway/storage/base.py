@@ -38,6 +38,7 @@ from bamboo_gateway.domain.errors import BambooError, Conflict, Unavailable
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.sessions import Presence, SessionHead
 from bamboo_gateway.storage.commits import Commit, Event, Found, MarkKind, Note, Record
+from bamboo_gateway.storage.files.base import ContentStore
 from bamboo_gateway.storage.reports import (
     ChangePage,
     Erased,
@@ -434,6 +435,11 @@ class SessionStore(ABC):
     @abstractmethod
     async def value_kinds(self) -> list[str]:
         """Return the kinds that there are values of, ordered. It may look at all values."""
+
+    @property
+    def contents(self) -> ContentStore:
+        """The contents of files, which are there while the store is open."""
+        raise NotImplementedError
 
     @abstractmethod
     async def usage(self, user_id: str | None = None) -> StoreUsage:

@@ -28,6 +28,8 @@ from bamboo_gateway.storage.base import (
     SessionStore,
 )
 from bamboo_gateway.storage.commits import Commit, Event, Found, MarkKind, Note, Record
+from bamboo_gateway.storage.files.base import ContentStore
+from bamboo_gateway.storage.files.memory import MemoryContents
 from bamboo_gateway.storage.lines import LINE_EXTRA_BYTES, in_log_order
 from bamboo_gateway.storage.listing import ends_of, gone_of, list_page
 from bamboo_gateway.storage.marks import Mark, mark_of
@@ -93,6 +95,7 @@ class MemoryStore(SessionStore):
         self._last_change = 0
         self._forgotten = 0
         self._values: dict[tuple[str, str], bytes] = {}
+        self._contents = MemoryContents()
         # What is being copied into this store, if anything is.
         self._origin: str | None = None
 
@@ -285,6 +288,11 @@ class MemoryStore(SessionStore):
             if of == kind and key.startswith(prefix) and key > after
         )
         return found[:limit]
+
+    @property
+    @override
+    def contents(self) -> ContentStore:
+        return self._contents
 
     @override
     async def value_kinds(self) -> list[str]:

@@ -16,6 +16,7 @@ from sqlalchemy import create_engine, pool
 
 from bamboo_gateway.storage.base import StoreBusy, StoreUnusable
 from bamboo_gateway.storage.index.tables import metadata
+from bamboo_gateway.storage.sql.contents import files_metadata
 from bamboo_gateway.storage.sql.postgresql import schema
 from bamboo_gateway.storage.sql.postgresql.connections import connect
 from bamboo_gateway.storage.sql.postgresql.migrate import migrate
@@ -60,7 +61,8 @@ def differences(url: str) -> list[Any]:
                 "include_object": lambda _, name, *__: name != "ix_search_messages_code",
             },
         )
-        found: list[Any] = compare_metadata(context, metadata)
+        both: Any = [metadata, files_metadata]
+        found: list[Any] = compare_metadata(context, both)
     engine.dispose()
     return found
 

@@ -56,6 +56,9 @@ OPEN: Final = ("session-closed", "session-archived", *STORED)
 NEW: Final = ("too-many-sessions", *STORED)
 """Problems of a route that creates a session."""
 
+NAMED: Final = ("unknown-file", "not-an-image", "too-many-files")
+"""Problems of a route that takes messages: they may name files."""
+
 TOOLS: Final = ("open-tool-calls", "no-open-tool-call")
 """Problems of a route that takes messages: a tool call and its result belong together."""
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body, Query, Request
 from starlette.responses import Response
 
 from bamboo_gateway.api.audit import name_more_targets, name_targets
-from bamboo_gateway.api.bodies import read_body
+from bamboo_gateway.api.bodies import media_type, read_body
 from bamboo_gateway.api.dependencies import Manager, SessionId, Who
 from bamboo_gateway.api.openapi.examples import conversation, lifecycle
 from bamboo_gateway.api.openapi.responses import (
@@ -38,10 +38,14 @@ from bamboo_gateway.api.schemas.export import (
     ImportedSession,
 )
 from bamboo_gateway.api.security.rights import SessionRoute
+from bamboo_gateway.api.spooled_bodies import spooled_body
 from bamboo_gateway.api.urls import session_answer, session_url
+from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.codec import encode
 from bamboo_gateway.sessions.answers import ImportedConversation
+from bamboo_gateway.sessions.commands import Idempotency
 from bamboo_gateway.sessions.lifecycle.export import ZIP_DISPOSITION, ExportOptions
+from bamboo_gateway.sessions.manager import SessionManager
 
 router = APIRouter(prefix="/api/v1", tags=["export"], route_class=SessionRoute)
 
@@ -64,6 +68,7 @@ _DOCUMENT: Final[dict[int | str, dict[str, Any]]] = {
                 "schema": {"$ref": f"#/components/schemas/{ExportDocument.__name__}"},
                 "examples": {"yaml": {"value": _EXPORTED}},
             },
+            "application/zip": bytes_of("PK\u0003\u0004"),
         },
         "headers": {
             "Content-Disposition": {"description": "A safe file name.", **TEXT},
@@ -87,6 +92,7 @@ _IMPORT: Final[dict[str, Any]] = {
             "application/yaml": {**TEXT, "example": "bamboo_export: 1\n"},
             "application/x-ndjson": lines_of({}, '{"type":"session_meta","payload":{}}\n'),
             "application/octet-stream": bytes_of('{"bamboo_export":1}'),
+            "application/zip": bytes_of("PK\u0003\u0004"),
         },
     }
 }
@@ -116,9 +122,17 @@ async def export_session(
     format: Format = "markdown",  # noqa: A002 - the contract's name
     include_metadata: bool = True,
     include_tool_calls: bool = True,
+    include_files: Annotated[
+        bool,
+        Query(description="A zip with the document and the files that messages name, by digest."),
+    ] = False,
 ) -> Response:
-    """Return the session as a document: Markdown for people, JSON or YAML without loss."""
-    options = ExportOptions(format, include_metadata, include_tool_calls)
+    """Return the session as a document: Markdown for people, JSON or YAML without loss.
+
+    A part that names a file has its `sha256`. With `include_files` the document is `session.json`
+    (or `.yaml`, `.md`) of a zip, and each content is in it once, as `files/<sha256>`.
+    """
+    options = ExportOptions(format, include_metadata, include_tool_calls, include_files)
     document = await manager.export(who, session_id, options)
     headers = {"Content-Disposition": document.disposition}
     return DocumentResponse(document.chunks, document.media_type, headers)
@@ -192,7 +206,8 @@ async def export_sessions(
         ),
         **problems(
             *EDGE, "malformed", *HELD, *WRITE, *KEYED, "invalid-id", "session-exists",
-            "several-conversations", "event-too-large", *NEW,
+            "several-conversations", "event-too-large", *NEW, "too-many-files", "too-many-uploads",
+            "too-many-uploads-in-all", "upload-timeout",
         ),
     },
 )  # fmt: skip
@@ -225,9 +240,14 @@ async def import_session(
     ChatGPT's `conversations.json`, or a session of goose. `notes` lists what the gateway did not
     understand.
 
+    An export with files is sent back as `application/zip`: its files become the caller's, and the
+    session names them. Without the zip, messages keep the names of files that the caller has not.
+
     With `conversation=all` each conversation of the document becomes a session by itself. The
     answer is NDJSON then: a line for each conversation, as soon as it is imported.
     """
+    if media_type(request) == "application/zip":
+        return await _import_zip(request, manager, who, key, keep_id=id == "keep")
     data = await read_body(request)
     route = f"POST /import?id={id}&format={format}&conversation={conversation}"
     idem = idempotency_of_bytes(key, route, data)
@@ -253,6 +273,20 @@ async def import_session(
         "Location": session_url(outcome.answer["id"], prefix),
         **outcome_headers(outcome),
     }
+    return json_response(session_answer(outcome.answer, prefix), 201, headers)
+
+
+async def _import_zip(
+    request: Request, manager: SessionManager, who: Caller, key: str | None, *, keep_id: bool
+) -> Response:
+    async with spooled_body(request) as (file, digest):
+        idem = None
+        if key is not None:
+            idem = Idempotency(key, f"POST /import.zip?keep={keep_id}", digest)
+        outcome = await manager.import_zip(who, file, keep_id=keep_id, idem=idem)
+    name_targets(request, [outcome.answer["id"]])
+    prefix = prefix_of(request.scope)
+    headers = {"Location": session_url(outcome.answer["id"], prefix), **outcome_headers(outcome)}
     return json_response(session_answer(outcome.answer, prefix), 201, headers)
 
 

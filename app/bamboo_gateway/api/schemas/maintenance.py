@@ -62,6 +62,7 @@ class UserErasure(Described):
     shares: int = Field(description="The shares in other users' sessions that were ended.")
     keys: int = Field(description="The keys that were removed, revoked ones too.")
     webhooks: int = Field(description="The user's webhooks that were deleted.")
+    files: int = Field(description="The user's files that were removed.")
     exports: int = Field(description="The files below `export_dir` that were removed.")
     sessions_left: int = Field(description="The user's sessions that wait for the next call.")
     failed: list[FailedErasure]

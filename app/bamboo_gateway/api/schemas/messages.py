@@ -33,22 +33,40 @@ class MediaPart(Input):
         return self
 
 
+class FilePart(Input):
+    """An image or a file that was uploaded: `POST /files` answers its `file_id`.
+
+    The gateway adds what it knows of the file (`name`, `media_type`, `bytes`); what a client sends
+    of it is ignored. Its content is at `/files/{file_id}`.
+    """
+
+    type: Literal["image", "file"]
+    file_id: Id
+    name: str | None = None
+    media_type: str | None = None
+    bytes: int | None = None
+
+
 _PART_KINDS = {"text": "<text>", "thinking": "<text>", "image": "<media>", "file": "<media>"}
 
 
 def _part_kind(value: Any) -> str | None:
     # The value may be anything, also something without a hash.
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return _PART_KINDS.get(kind) if isinstance(kind, str) else None
+    tag = _PART_KINDS.get(kind) if isinstance(kind, str) else None
+    has_file = "file_id" in value if isinstance(value, dict) else hasattr(value, "file_id")
+    return "<stored>" if tag == "<media>" and has_file else tag
 
 
 Part = Annotated[
-    Annotated[TextPart, Tag("<text>")] | Annotated[MediaPart, Tag("<media>")],
+    Annotated[TextPart, Tag("<text>")]
+    | Annotated[MediaPart, Tag("<media>")]
+    | Annotated[FilePart, Tag("<stored>")],
     Discriminator(
         _part_kind,
         custom_error_type="unknown_part",
         custom_error_message="a part's `type` is one of: text, thinking (both with `text`), image, "
-        "file (both with `media_type`, and `url` or `data`)",
+        "file (both with `file_id`, or with `media_type` and `url` or `data`)",
     ),
 ]
 

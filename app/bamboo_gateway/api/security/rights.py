@@ -64,7 +64,7 @@ _TICKET_ENDPOINTS: Final[set[Callable[..., Any]]] = set()
 
 
 def takes_ticket(endpoint: _Endpoint) -> _Endpoint:
-    """Mark an endpoint of one session that a ticket for the session opens."""
+    """Mark an endpoint that a ticket opens for its session, or for a file that it names."""
     _TICKET_ENDPOINTS.add(endpoint)
     return endpoint
 

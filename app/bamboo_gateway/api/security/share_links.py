@@ -23,6 +23,7 @@ SHARED_PATHS: Final = frozenset(
         "/api/v1/sessions/{session_id}/resume",
         "/api/v1/sessions/{session_id}/statistics",
         "/api/v1/sessions/{session_id}/tree",
+        "/api/v1/files/{file_id}",
     }
 )
 """Routes that a share link opens for GET, and for answers with the scope `answer`;

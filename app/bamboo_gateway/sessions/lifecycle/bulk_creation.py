@@ -153,6 +153,7 @@ async def _publish(
             if key is not None:
                 answer = history.answer(history_writer.head)
                 await creation.write((), [history_writer.note(key, answer)])
+            await context.files.keep(history_writer.head)
             if counted is not None:
                 counted.publishing()
             await creation.publish(history_writer.head.copy())

@@ -12,14 +12,17 @@ from anyio import to_thread
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.codec import decode
 from bamboo_gateway.domain.errors import InvalidInput
+from bamboo_gateway.domain.files import files_in
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.exporters.base import Export, ExportSource
 from bamboo_gateway.exporters.factory import make_exporter
 from bamboo_gateway.exporters.names import content_disposition, file_name, folder_name
+from bamboo_gateway.exporters.session_zip import ExportedFile, stream_session_zip
 from bamboo_gateway.exporters.sessions_zip import stream_zip
 from bamboo_gateway.exporters.target import ExportDirectory
 from bamboo_gateway.sessions.answers import Exported
 from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.files.downloads import read_content
 from bamboo_gateway.sessions.history import bulk_limiter, history_page
 from bamboo_gateway.sessions.metadata import view_of
 from bamboo_gateway.sessions.registry import SessionRegistry
@@ -35,6 +38,7 @@ class ExportOptions:
     format: Literal["markdown", "json", "yaml"] = "markdown"
     include_metadata: bool = True
     include_tool_calls: bool = True
+    include_files: bool = False
 
 
 async def export(
@@ -64,7 +68,7 @@ async def export(
     view = view_of(context, head)
     source = ExportSource(
         session=view,
-        messages=_message_pages(context.store, head),
+        messages=_with_digests(context, _message_pages(context.store, head)),
         summary=summary,
         lineage={"ancestors": head.ancestors, "merged_from": head.merged_from},
         include_metadata=options.include_metadata,
@@ -72,7 +76,42 @@ async def export(
     )
     name = file_name(view, exporter.suffix)
     chunks = exporter.stream(source, limiter=bulk_limiter)
-    return Export(name, content_disposition(name), exporter.media_type, chunks)
+    document = Export(name, content_disposition(name), exporter.media_type, chunks)
+    if not options.include_files:
+        return document
+    name = file_name(view, ".zip")
+    files = _files_of(context, head)
+    zipped = stream_session_zip(document, files, bulk_limiter)
+    return Export(name, content_disposition(name), "application/zip", zipped)
+
+
+async def _files_of(context: Context, head: SessionHead) -> AsyncGenerator[ExportedFile]:
+    for file_id in head.files:
+        record = await context.files.records.find(file_id)
+        if record is not None:
+            pieces = partial(read_content, context, record, 0, record.size)
+            yield ExportedFile(record.sha256, pieces)
+
+
+async def _with_digests(
+    context: Context, pages: AsyncGenerator[list[dict[str, Any]]]
+) -> AsyncGenerator[list[dict[str, Any]]]:
+    """Add the digest of its content to each part that names a file: an id means nothing elsewhere.
+
+    A file that is gone has none.
+    """
+    known: dict[str, str | None] = {}
+    async with aclosing(pages):
+        async for page in pages:
+            for message in page:
+                for file_id in files_in(message["content"]):
+                    if file_id not in known:
+                        record = await context.files.records.find(file_id)
+                        known[file_id] = record.sha256 if record is not None else None
+                for part in message["content"] if known else ():
+                    if isinstance(part, dict) and (digest := known.get(part.get("file_id", ""))):
+                        part["sha256"] = digest
+            yield page
 
 
 async def _message_pages(

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, BinaryIO
 
 from anyio import to_thread
 
@@ -10,6 +10,7 @@ from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import parse_ms
 from bamboo_gateway.domain.errors import BambooError, InvalidId, InvalidInput
 from bamboo_gateway.domain.events import COUNT_MAX, Draft
+from bamboo_gateway.domain.files import FILES_PER_SESSION_MAX
 from bamboo_gateway.domain.ids import check_id
 from bamboo_gateway.domain.message_assembler import message_draft
 from bamboo_gateway.domain.messages import Message, distinct
@@ -18,6 +19,7 @@ from bamboo_gateway.domain.sessions import SESSION_TYPES
 from bamboo_gateway.domain.tool_order import settled
 from bamboo_gateway.exporters.factory import read_import
 from bamboo_gateway.exporters.imported import ImportedDocument, ImportedSession, Note
+from bamboo_gateway.exporters.session_zip import SessionZip
 from bamboo_gateway.sessions.access import owner_of_copy
 from bamboo_gateway.sessions.answers import Imported, ImportedConversation
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
@@ -25,6 +27,7 @@ from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.history import PAGE, bulk_limiter
 from bamboo_gateway.sessions.lifecycle.bulk_creation import History, create_whole
 from bamboo_gateway.sessions.lifecycle.fork import ANCESTORS_MAX
+from bamboo_gateway.sessions.lifecycle.imported_files import with_own_files
 from bamboo_gateway.sessions.lifecycle.summaries import SUMMARY_CHARS_MAX
 from bamboo_gateway.sessions.metadata import view_of
 from bamboo_gateway.sessions.runs.factory import Maker
@@ -45,6 +48,7 @@ async def import_document(
     keep_id: bool,
     maker: Maker,
     idem: Idempotency | None,
+    source: SessionZip | None = None,
 ) -> Outcome[Imported]:
     """Create one session from a document: all of it, or nothing.
 
@@ -58,6 +62,7 @@ async def import_document(
         keep_id: Whether the session gets the id that the document names.
         maker: Makes its id otherwise.
         idem: The request's idempotency key.
+        source: The zip that the document came in, with files.
 
     Raises:
         InvalidInput: The document has no known format, or does not hold a single conversation.
@@ -74,8 +79,52 @@ async def import_document(
     number = conversation or 1
     if number > count:
         raise InvalidInput(f"The document holds {count} conversations.")
-    make = _Import(context, transactions, caller, document, keep_id=keep_id, maker=maker)
+    make = _Import(
+        context, transactions, caller, document, keep_id=keep_id, maker=maker, source=source
+    )
     return await make.session(number, document.notes, idem)
+
+
+async def import_zip(
+    context: Context,
+    transactions: Transactions,
+    caller: Caller,
+    file: BinaryIO,
+    *,
+    keep_id: bool,
+    maker: Maker,
+    idem: Idempotency | None,
+) -> Outcome[Imported]:
+    """Create one session from an export with files: all of it, or nothing.
+
+    Raises:
+        InvalidInput, TooLarge: The zip is damaged, no export, or larger than a session may be.
+        LimitReached: There is no room for its files.
+        SessionExists: The session's id is taken.
+    """
+    settings = context.settings
+
+    def opened() -> SessionZip:
+        return SessionZip(
+            file,
+            document_bytes_max=settings.max_body_bytes,
+            file_bytes_max=settings.max_file_bytes,
+            files_max=FILES_PER_SESSION_MAX,
+        )
+
+    source = await to_thread.run_sync(opened, limiter=bulk_limiter)
+    return await import_document(
+        context,
+        transactions,
+        caller,
+        source.document,
+        format_name=None,
+        conversation=None,
+        keep_id=keep_id,
+        maker=maker,
+        idem=idem,
+        source=source,
+    )
 
 
 async def import_all(
@@ -144,6 +193,7 @@ class _Import:
     document: ImportedDocument
     keep_id: bool
     maker: Maker
+    source: SessionZip | None = None
 
     async def session(
         self, number: int, notes: tuple[Note, ...], idem: Idempotency | None
@@ -162,15 +212,15 @@ class _Import:
             limiter=bulk_limiter,
         )
         imported, renamed = await to_thread.run_sync(_distinct, imported, limiter=bulk_limiter)
-        all_notes = [note.to_json() for note in (*notes, *closed, *renamed)]
         user_id = owner_of_copy(self.caller, imported.session.get("user_id"))
-        history: History[Imported] = History(
-            pages=lambda epoch: _history(imported, user_id, epoch),
-            answer=lambda head: {**view_of(self.context, head), "notes": all_notes},
-        )
 
         async def prepared() -> History[Imported]:
-            return history
+            own, missing = await with_own_files(self.context, imported, user_id, self.source)
+            all_notes = [note.to_json() for note in (*notes, *closed, *renamed, *missing)]
+            return History(
+                pages=lambda epoch: _history(own, user_id, epoch),
+                answer=lambda head: {**view_of(self.context, head), "notes": all_notes},
+            )
 
         async def create(session_id: str) -> Outcome[Imported]:
             return await create_whole(

@@ -114,6 +114,7 @@ async def _merge(
             await extension.write((), [history_writer.note(key, answer)])
         elif history_writer.head.seq == target.seq:
             return Outcome(answer)
+        await context.files.keep(history_writer.head, target.files)
         count = history_writer.head.seq - target.seq
         with anyio.CancelScope(shield=True), span("commit", session_id=writer.id, events=count):
             # Also when the caller leaves: until this has ended, the session's head is unknown.

@@ -15,6 +15,7 @@ from bamboo_gateway.sessions.access import own
 from bamboo_gateway.sessions.answers import ChatTurn
 from bamboo_gateway.sessions.commands import Chat, Idempotency, Outcome
 from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.named_files import named_files
 from bamboo_gateway.sessions.runs.client_ids import ClientIds
 from bamboo_gateway.sessions.runs.external import ExternalRuns
 from bamboo_gateway.sessions.runs.factory import Maker, beginning, created_draft
@@ -49,7 +50,7 @@ class ChatService:
             Draining: The gateway is shutting down.
         """
         chat = replace(chat, session=own(caller, chat.session))
-        command = _ChatCommand(self, chat)
+        command = _ChatCommand(self, caller, chat)
         run = partial(
             self.transactions.run,
             caller,
@@ -66,11 +67,13 @@ class ChatService:
 class _ChatCommand:
     """One chat on its way through a transaction."""
 
-    def __init__(self, service: ChatService, chat: Chat) -> None:
+    def __init__(self, service: ChatService, caller: Caller, chat: Chat) -> None:
         self._service = service
         self._context = service.context
         self._maker = service.maker
+        self._caller = caller
         self._chat = chat
+        self._messages = chat.messages
         self._agent = service.scheduler.agents.named(chat.agent)
         self._run_id = chat.run_id or service.maker.run_id()
         self._ids = ClientIds(
@@ -81,12 +84,13 @@ class _ChatCommand:
         )
 
     async def prepare(self, writer: SessionWriter) -> None:
-        """Look up the ids that the client names, and the quotas if the session is new."""
+        """Look up the ids and files that the client names, and the quotas of a new session."""
         if writer.head.seq and self._chat.session.id is None:
             raise SessionExists(f"A session {writer.id!r} exists already. Choose another id.")
         quotas = self._context.quotas.stored
         if quotas.limits_creation and not writer.head.seq:
             await quotas.look_up(self._chat.session.user_id)
+        self._messages = await named_files(self._context, self._caller, writer, self._chat.messages)
         await self._ids.prepare(writer)
 
     def decide(self, writer: SessionWriter) -> Decision[ChatTurn]:
@@ -99,7 +103,7 @@ class _ChatCommand:
         if self._chat.on_busy == "reject":
             writer.check_not_busy(f"The session is executing the run {writer.active_run_id!r}.")
         position = str(head.position)
-        messages = [self._maker.new_message(given) for given in self._chat.messages]
+        messages = [self._maker.new_message(given) for given in self._messages]
         created = [] if head.seq else [self._session()]
         # A chat instead of an answer. While the run that asks is active, nobody was asked yet.
         closed = (

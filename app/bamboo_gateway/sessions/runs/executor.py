@@ -8,6 +8,7 @@ are dropped.
 
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import anyio
@@ -15,7 +16,14 @@ import structlog
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from bamboo_gateway.agents.base import Agent, AgentError, Answer, Turn
-from bamboo_gateway.domain.errors import BambooError, InvalidEvent, StorageFull, TooLarge
+from bamboo_gateway.domain.errors import (
+    BambooError,
+    InvalidEvent,
+    InvalidInput,
+    Refused,
+    StorageFull,
+    TooLarge,
+)
 from bamboo_gateway.domain.events import (
     CODE_INTERRUPTED,
     AgentEvent,
@@ -24,14 +32,17 @@ from bamboo_gateway.domain.events import (
     Draft,
     Failed,
     InputRequired,
+    MessageSaid,
     TerminalEvent,
     check_encodable,
 )
+from bamboo_gateway.domain.files import files_in
 from bamboo_gateway.domain.limits import RUN_AHEAD_EVENTS_YIELD
 from bamboo_gateway.domain.message_assembler import MessageAssembler
 from bamboo_gateway.domain.views import session_view
 from bamboo_gateway.observability.tracing import Parent, span_under
 from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.files.downloads import open_for_agent
 from bamboo_gateway.sessions.runs.conversation import Conversation, agent_conversation
 from bamboo_gateway.sessions.runs.detached_task import DetachedTask
 from bamboo_gateway.sessions.runs.factory import Maker, restored
@@ -178,6 +189,7 @@ class RunExecutor:
             self._cancelled,
             read.left_out,
             self._answers,
+            partial(open_for_agent, self._context, self.writer),
         )
 
     async def _execute(self) -> None:
@@ -225,12 +237,28 @@ class RunExecutor:
                     if isinstance(event, TerminalEvent):
                         self._said = event
                         return
+                    if isinstance(event, MessageSaid):
+                        event = await self._with_files(event)
                 if not self.writer.is_ready:
                     await self.writer.ready_at_last()
                 self._emit(event)
                 if self._since_yield >= RUN_AHEAD_EVENTS_YIELD or self.writer.is_ahead:
                     self._since_yield = 0
                     await self.writer.drained()
+
+    async def _with_files(self, said: MessageSaid) -> MessageSaid:
+        """Refer to the files that an agent's message names: of the session, or of its user."""
+        content: Any = said.message.get("content")
+        if not any(True for _ in files_in(content)):
+            return said
+        head = self.writer.head
+        try:
+            [named] = await self._context.files.named(
+                head.id, head.files, [content], lambda record: record.user_id == head.user_id
+            )
+        except (InvalidInput, Refused) as error:
+            raise AgentError(error.detail, code=error.code.replace("-", "_")) from error
+        return MessageSaid({**said.message, "content": named})
 
     def _emit(self, event: AgentEvent) -> None:
         if self._failure is not None:

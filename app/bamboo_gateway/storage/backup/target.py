@@ -138,6 +138,11 @@ class BackupTarget:
             file.keep()
         return True
 
+    @property
+    def last_file(self) -> BackupFile:
+        """The file that was copied last."""
+        return self._files[-1]
+
     def finish(self, *, sessions: int, last_epoch: int) -> Manifest:
         """Sync everything, write the manifest, and give the directory the target's name.
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bamboo_gateway.domain.positions import Position
+from bamboo_gateway.storage.backup.contents import copy_contents
 from bamboo_gateway.storage.backup.target import CHUNK_BYTES, BackupTarget, NewFile
 from bamboo_gateway.storage.base import StoreUnusable
 from bamboo_gateway.storage.jsonl.bundle import BundleView
@@ -101,6 +102,7 @@ class _LiveCopy:
             self._copy(name)
         self._copy_quarantine()
         copy_values(self._paths.values, self._target)
+        copy_contents(self._paths.files, self._target)
         return self._sessions, self._last_epoch
 
     def _names(self) -> set[str]:

@@ -13,6 +13,7 @@ from bamboo_gateway.domain.errors import InvalidId
 from bamboo_gateway.domain.ids import check_id
 from bamboo_gateway.storage.base import StoreUnusable
 from bamboo_gateway.storage.commits import MarkKind
+from bamboo_gateway.storage.files.examination import check_contents
 from bamboo_gateway.storage.jsonl.bundle_renewal import renew_bundle
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
@@ -100,6 +101,9 @@ class _Examination:
             self._check_sessions(progress)
             self._check_strays()
             self._check_values()
+            self._findings += check_contents(
+                self._paths.files, self._paths.quarantine, repair=self._repairs
+            )
             self._list_quarantine()
             if new_epochs:
                 self._renew()

@@ -84,6 +84,11 @@ class Paths:
         return self.root / "quarantine"
 
     @property
+    def files(self) -> Path:
+        """The contents of files."""
+        return self.root / "files"
+
+    @property
     def catalog(self) -> Path:
         """The catalog: the heads of all sessions."""
         return self.index / "catalog.jsonl"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.storage.backup import unfinished
+from bamboo_gateway.storage.backup.contents import content_of
 from bamboo_gateway.storage.backup.manifest import FILES, BackupDamaged, BackupFile
 from bamboo_gateway.storage.backup.source import BackupSource
 from bamboo_gateway.storage.backup.target import BackupRefused, sync_tree
@@ -132,6 +133,10 @@ class _Restore:
             self._fs.write_pieces(target, self._renewed(file))
         elif directory == "archive":
             self._restore_bundle(file, target)
+        elif (content := content_of(file)) is not None:
+            target = self._paths.files / content.owner / content.digest
+            self._fs.make_directory(target.parent)
+            self._fs.write_pieces(target, self._source.pieces(file))
         elif directory == "quarantine" or file.path in (*FILES, self._paths.values.name):
             self._fs.write_pieces(target, self._source.pieces(file))
         else:

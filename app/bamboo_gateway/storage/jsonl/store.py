@@ -22,6 +22,8 @@ from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.sessions import Presence, SessionHead
 from bamboo_gateway.storage.base import Done, SessionCreation, SessionStore, StoreUnusable
 from bamboo_gateway.storage.commits import Commit, Found, MarkKind, Record
+from bamboo_gateway.storage.files.base import ContentStore
+from bamboo_gateway.storage.files.disk import DiskContents
 from bamboo_gateway.storage.jsonl.bulk_append import BulkAppend
 from bamboo_gateway.storage.jsonl.bulk_create import BulkCreator
 from bamboo_gateway.storage.jsonl.bulk_threads import BulkThreads
@@ -188,6 +190,7 @@ class JsonlStore(SessionStore):
         self._last_epoch = 0
         self._events = 0
         self._is_open = False
+        self._contents = DiskContents(paths.files, fs)
         self._values = ValuesFile(fs, paths, clock, self._lock.check)
         # One thread for each keeps the order of the calls, and has a connection to itself.
         self._value_writes = Threads(1)
@@ -247,6 +250,7 @@ class JsonlStore(SessionStore):
             recovered.changed_ids = in_order(numbers, recovered.gone)
             self._journal.keep_reserve()
             self._checkpointer.measure_quarantine()
+            self._contents.open()
         except OSError as error:
             raise self._unusable(error) from error
         return recovered
@@ -385,6 +389,11 @@ class JsonlStore(SessionStore):
             except Exception as failure:  # noqa: BLE001 - the others' answers do not depend on it
                 context = {"message": "taking a commit's answer failed", "exception": failure}
                 asyncio.get_running_loop().call_exception_handler(context)
+
+    @property
+    @override
+    def contents(self) -> ContentStore:
+        return self._contents
 
     @override
     async def load(self, session_id: str) -> SessionHead | None:

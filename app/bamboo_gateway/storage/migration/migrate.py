@@ -21,6 +21,7 @@ import anyio
 from bamboo_gateway.domain.errors import BambooError, Conflict, StorageFailed
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.base import SessionStore, StoreUnusable, SupportsMigration
+from bamboo_gateway.storage.migration.contents import copy_contents, count_contents
 from bamboo_gateway.storage.migration.reading import (
     READ_TRIES,
     LogReader,
@@ -155,6 +156,7 @@ class _Migration:
         self._progress("copying", 0, total)
         await _each(sessions_of(self._source), one)
         await copy_values(self._source, target)
+        await copy_contents(self._source, target)
 
     async def compare(self, target: SessionStore) -> Migrated:
         """Read both sides completely.
@@ -193,6 +195,11 @@ class _Migration:
         if await values_digest(target) != values:
             raise MigrationFailed(
                 "The values beside the sessions differ between source and target. The target stays "
+                "unfinished: run the same command again."
+            )
+        if await count_contents(target) != await count_contents(self._source):
+            raise MigrationFailed(
+                "The contents of files differ between source and target. The target stays "
                 "unfinished: run the same command again."
             )
         return self._summed(found, values)

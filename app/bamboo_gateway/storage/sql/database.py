@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bamboo_gateway.domain.errors import BambooError, Unavailable
+from bamboo_gateway.storage.files.base import ContentStore
 from bamboo_gateway.storage.index.statement import DialectName, Statement
 from bamboo_gateway.storage.reports import Erased, StoreCheck
 from bamboo_gateway.storage.sql.prepared import PreparedCommit
@@ -172,6 +173,10 @@ class Database(ABC):
         changed, or that `outcome is unknown` is in the detail: only work that may be repeated
         goes through here.
         """
+
+    @abstractmethod
+    def make_contents(self) -> ContentStore:
+        """Make the store of files' contents that belongs to this database."""
 
     @abstractmethod
     def count_usage(

@@ -14,6 +14,7 @@ from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.sessions import Presence, SessionHead
 from bamboo_gateway.storage.base import Done, SessionCreation, SessionStore
 from bamboo_gateway.storage.commits import Commit, Found, MarkKind, Record
+from bamboo_gateway.storage.files.base import ContentStore
 from bamboo_gateway.storage.migration.unfinished import check_target
 from bamboo_gateway.storage.reports import (
     ChangePage,
@@ -72,6 +73,7 @@ class SqlStore(SessionStore):
         self._writer = Writer(database, clock, self._on_interval, checkpoint_interval_seconds)
         self._read_threads = Threads(_READ_THREADS)
         self._bulk_threads = Threads(_BULK_THREADS)
+        self._contents = database.make_contents()
         # One thread keeps the order of the calls.
         self._value_threads = Threads(1)
         self._values = Values(database)
@@ -89,6 +91,7 @@ class SqlStore(SessionStore):
             opened = await self._bulk_threads.run(self._database.open)
             await self._bulk_threads.run(lambda: self._check_mark(opened.sessions))
             await self._bulk_threads.run(self._changes.remove_leftovers)
+            await self._bulk_threads.run(self._contents.open)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._database.close)
@@ -138,6 +141,7 @@ class SqlStore(SessionStore):
             self._database.stop_waiting()
             await self._writer.drained()
             await anyio.to_thread.run_sync(self._search.stop)
+            await self._contents.aclose()
             await self._value_threads.aclose()
             await self._bulk_threads.aclose()
             await self._read_threads.aclose()
@@ -179,6 +183,11 @@ class SqlStore(SessionStore):
         if not self._is_open:
             raise Unavailable("The store is closed.")
         await self._writer.drained()
+
+    @property
+    @override
+    def contents(self) -> ContentStore:
+        return self._contents
 
     @override
     async def load(self, session_id: str) -> SessionHead | None:

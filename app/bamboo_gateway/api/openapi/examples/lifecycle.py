@@ -203,6 +203,7 @@ ERASED: Final[dict[str, Any]] = {
     "shares": 1,
     "keys": 2,
     "webhooks": 1,
+    "files": 3,
     "exports": 4,
     "sessions_left": 0,
     "failed": [],

@@ -13,8 +13,10 @@ from typing_extensions import override
 
 from bamboo_gateway.domain.errors import BambooError, StorageFailed, Unavailable
 from bamboo_gateway.storage.base import StoreUnusable
+from bamboo_gateway.storage.files.base import ContentStore
 from bamboo_gateway.storage.reports import StoreCheck
 from bamboo_gateway.storage.sql import leftovers
+from bamboo_gateway.storage.sql.contents import RowContents
 from bamboo_gateway.storage.sql.database import Connection, Database, Opened
 from bamboo_gateway.storage.sql.postgresql import schema
 from bamboo_gateway.storage.sql.postgresql.checks import server_checks
@@ -231,6 +233,10 @@ class PostgresDatabase(Database):
             "moment.",
             retry_after_seconds=RETRY_SECONDS,
         )
+
+    @override
+    def make_contents(self) -> ContentStore:
+        return RowContents(self)
 
     @override
     def count_usage(

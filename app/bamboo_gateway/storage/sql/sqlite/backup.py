@@ -7,6 +7,7 @@ commits of the gateway go on and change nothing of it. Only the WAL grows until 
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -16,10 +17,12 @@ import apsw
 
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.storage.backup import unfinished
+from bamboo_gateway.storage.backup.contents import content_of, copy_contents
 from bamboo_gateway.storage.backup.manifest import FILES, BackupDamaged
 from bamboo_gateway.storage.backup.source import BackupSource
 from bamboo_gateway.storage.backup.target import BackupRefused, BackupTarget, sync_tree, write_all
 from bamboo_gateway.storage.base import StoreBusy, StoreUnusable
+from bamboo_gateway.storage.files.disk import files_beside
 from bamboo_gateway.storage.index.sqlite import open_database, truncate_wal
 from bamboo_gateway.storage.sql.sqlite import schema
 from bamboo_gateway.storage.sql.sqlite.database import give_new_epochs
@@ -55,11 +58,13 @@ def copy_database(
         ):
             schema.check(source, path)
             _copy(source, copy, progress)
-            return _check(copy, path)
+            found = _check(copy, path)
+        copy_contents(files_beside(path), target)
     except apsw.FullError as error:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target.path)) from error
     except apsw.Error as error:
         raise StoreUnusable(f"The database {path} cannot be copied: {error}.") from error
+    return found
 
 
 def _copy(source: apsw.Connection, copy: Path, progress: Progress | None) -> None:
@@ -157,6 +162,7 @@ def _take_mark(directory: Path) -> tuple[int, bool]:
 
 def _what_is_there(source: BackupSource, path: Path) -> Path | None:
     files = [path.with_name(path.name + suffix) for suffix in _SUFFIXES]
+    files.append(files_beside(path))
     files += [path.with_name(one.path) for one in source.manifest.files if one.path in FILES]
     return next((file for file in files if os.path.lexists(file)), None)
 
@@ -172,6 +178,9 @@ def _fill(source: BackupSource, path: Path, clock: Clock, progress: Progress | N
             target = aside
         elif file.path in FILES:
             target = path.with_name(file.path)
+        elif (content := content_of(file)) is not None:
+            target = files_beside(path) / content.owner / content.digest
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         else:
             raise BackupDamaged(f"The manifest names a file that no backup has: {file.path!r}.")
         fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -185,6 +194,8 @@ def _fill(source: BackupSource, path: Path, clock: Clock, progress: Progress | N
         finally:
             os.close(fd)
     _renew(aside, source, clock)
+    if files_beside(path).is_dir():
+        sync_tree(files_beside(path))
     aside.rename(path)
     sync_tree(path.parent, ())
 
@@ -207,3 +218,4 @@ def _remove(path: Path) -> None:
             file.with_name(file.name + suffix).unlink(missing_ok=True)
     for name in FILES:
         path.with_name(name).unlink(missing_ok=True)
+    shutil.rmtree(files_beside(path), ignore_errors=True)

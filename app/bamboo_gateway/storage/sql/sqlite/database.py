@@ -30,6 +30,8 @@ from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import BambooError, StorageFailed, StorageFull, Unavailable
 from bamboo_gateway.domain.limits import MiB
 from bamboo_gateway.storage.base import StoreUnusable
+from bamboo_gateway.storage.files.base import ContentStore
+from bamboo_gateway.storage.files.disk import DiskContents, files_beside
 from bamboo_gateway.storage.index.search_tables import SQLITE_MERGE
 from bamboo_gateway.storage.index.sqlite import open_database
 from bamboo_gateway.storage.reports import Erased, StoreCheck
@@ -367,6 +369,10 @@ class SqliteDatabase(Database):
             except apsw.FullError:
                 self._refusal = StorageFull(FULL)
                 raise
+
+    @override
+    def make_contents(self) -> ContentStore:
+        return DiskContents(files_beside(self.path))
 
     @override
     def count_usage(

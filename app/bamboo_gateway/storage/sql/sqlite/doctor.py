@@ -15,6 +15,8 @@ from sqlalchemy import select
 
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.storage.base import StoreUnusable
+from bamboo_gateway.storage.files.disk import files_beside
+from bamboo_gateway.storage.files.examination import check_contents
 from bamboo_gateway.storage.index.sqlite import open_database
 from bamboo_gateway.storage.index.tables import sessions
 from bamboo_gateway.storage.reports import Finding, Severity
@@ -65,6 +67,8 @@ def check(
         before = lock.previous
         examination = _Examination(path, clock, repairs=repair or new_epochs)
         findings = examination.run(progress, new_epochs=new_epochs)
+        quarantine = path.parent / "quarantine"
+        findings += check_contents(files_beside(path), quarantine, repair=repair or new_epochs)
         if repair or new_epochs:
             lock.write(str(before.get("durability", "fsync")), clean=True)
     except OSError as error:

@@ -50,7 +50,7 @@ def salvage(path: Path, clock: Clock) -> str:
             order = [column.name for column in table.primary_key.columns]
             if table.name in _PER_SESSION:
                 for (key,) in new.execute("SELECT key FROM sessions").fetchall():
-                    key = cast(int, key)
+                    key = cast("int", key)
                     copied, is_whole = _copy(old, new, table.name, names, order, key)
                     count += copied
                     if not is_whole:

@@ -1,0 +1,1 @@
+"""Commands of files: uploads, downloads, and the sweep that removes what no session names."""

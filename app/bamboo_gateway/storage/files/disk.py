@@ -1,0 +1,326 @@
+"""Contents as files of a directory: those of `jsonl:` and `sqlite:`.
+
+    <directory>/<owner>/<digest>    a content
+    <directory>/aside/<random>      one that is being written; emptied at the start
+
+A content is written aside and synced, then renamed, then the directories are synced. No name comes
+from a client. A content that somebody reads may be deleted: its bytes go when the reader closes it.
+"""
+
+import errno
+import os
+import secrets
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import anyio
+from anyio import to_thread
+from typing_extensions import override
+
+from bamboo_gateway.domain.errors import StorageFailed, StorageFull, Unavailable
+from bamboo_gateway.storage.files.base import (
+    PIECE_BYTES,
+    ContentLost,
+    ContentName,
+    ContentStore,
+    ContentWriter,
+    StoredContent,
+)
+
+_ASIDE = "aside"
+_THREADS = 4
+"""Threads for contents, apart from those of sessions: a disk that is slow with large files delays
+no commit and no cold read (R7)."""
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_HEX = frozenset("0123456789abcdef")
+
+T = TypeVar("T")
+
+
+class FileCalls(Protocol):
+    """The calls to the file system that change something; tests fail the Nth of them."""
+
+    def open(self, path: Path, flags: int) -> int:
+        """Open a file, never through a link, and return its descriptor."""
+
+    def close(self, fd: int) -> None:
+        """Close a descriptor."""
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> None:
+        """Write all of `data`, or raise."""
+
+    def sync(self, fd: int) -> None:
+        """Make the file's content durable."""
+
+    def sync_directory(self, path: Path) -> None:
+        """Make the names in a directory durable."""
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Rename a file, replacing the target."""
+
+    def unlink(self, path: Path) -> None:
+        """Remove a file, if it is there."""
+
+    def make_directory(self, path: Path) -> None:
+        """Create a directory, mode 0700; leave an existing one."""
+
+
+class PlainFileCalls:
+    """The calls as the system has them."""
+
+    def open(self, path: Path, flags: int) -> int:
+        """Open a file, never through a link, and return its descriptor."""
+        return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+    def close(self, fd: int) -> None:
+        """Close a descriptor."""
+        os.close(fd)
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> None:
+        """Write all of `data`, or raise."""
+        done = 0
+        while done < len(data):
+            done += os.pwrite(fd, memoryview(data)[done:], offset + done)
+
+    def sync(self, fd: int) -> None:
+        """Make the file's content durable."""
+        os.fsync(fd)
+
+    def sync_directory(self, path: Path) -> None:
+        """Make the names in a directory durable."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Rename a file, replacing the target."""
+        source.replace(target)
+
+    def unlink(self, path: Path) -> None:
+        """Remove a file, if it is there."""
+        path.unlink(missing_ok=True)
+
+    def make_directory(self, path: Path) -> None:
+        """Create a directory, mode 0700; leave an existing one."""
+        path.mkdir(mode=0o700, exist_ok=True)
+
+
+class DiskContents(ContentStore):
+    """Contents in a directory, which belongs to this process while the session store is open."""
+
+    def __init__(self, directory: Path, calls: FileCalls | None = None) -> None:
+        self._directory = directory
+        self._calls: FileCalls = calls or PlainFileCalls()
+        self._limiter: anyio.CapacityLimiter | None = None
+
+    @override
+    def open(self) -> None:
+        # The directory itself is made with the first file: most gateways have none.
+        with suppress(FileNotFoundError):
+            for left in (self._directory / _ASIDE).iterdir():
+                self._calls.unlink(left)
+
+    @override
+    def writer(self) -> ContentWriter:
+        return _DiskWriter(self)
+
+    @override
+    async def size(self, name: ContentName) -> int | None:
+        return await self.run(lambda: _size_of(self.path_of(name)), "Looking for a file")
+
+    @override
+    async def read(self, name: ContentName, start: int, end: int) -> AsyncGenerator[bytes]:
+        fd = await self.run(lambda: self._open_to_read(self.path_of(name)), "Reading a file")
+        try:
+            place = start
+            while place < end:
+                read = partial(os.pread, fd, min(PIECE_BYTES, end - place), place)
+                piece = await self.run(read, "Reading a file")
+                if not piece:
+                    raise ContentLost
+                place += len(piece)
+                yield piece
+        finally:
+            # Closing what was only read waits for nothing.
+            os.close(fd)
+
+    def _open_to_read(self, path: Path) -> int:
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            raise ContentLost from None
+
+    @override
+    async def delete(self, name: ContentName) -> int:
+        def delete() -> int:
+            path = self.path_of(name)
+            # What `bamboo doctor` has set aside of it goes too.
+            self._calls.unlink(set_aside_as(self._directory.parent / "quarantine", name))
+            size = _size_of(path)
+            if size is None:
+                return 0
+            self._calls.unlink(path)
+            self._calls.sync_directory(path.parent)
+            return size
+
+        return await self.run(delete, "Deleting a file")
+
+    @override
+    async def contents(
+        self, after: ContentName | None = None, limit: int = 1000
+    ) -> list[StoredContent]:
+        return await self.run(
+            lambda: list_contents(self._directory, after, limit), "Listing the files"
+        )
+
+    def path_of(self, name: ContentName) -> Path:
+        """Return the path of a content."""
+        # A last guard: whoever makes a name of a client's text would find it out here.
+        if not is_name(name):
+            raise ValueError("a content's name has hexadecimal digits only")
+        return self._directory / name.owner / name.digest
+
+    async def run(self, function: Callable[[], T], doing: str) -> T:
+        """Run blocking work in the threads of contents, and translate its errors."""
+        if self._limiter is None:
+            # Made here, in the event loop that it belongs to.
+            self._limiter = anyio.CapacityLimiter(_THREADS)
+        try:
+            return await to_thread.run_sync(function, limiter=self._limiter)
+        except OSError as error:
+            raise _failure(error, doing) from error
+
+
+class _DiskWriter(ContentWriter):
+    def __init__(self, store: DiskContents) -> None:
+        self._store = store
+        self._calls = store._calls  # noqa: SLF001 - of one module
+        self._root = store._directory  # noqa: SLF001
+        self._aside = self._root / _ASIDE / secrets.token_hex(16)
+        self._digest = sha256()
+        self._fd: int | None = None
+
+    @override
+    async def write(self, data: bytes) -> None:
+        def write() -> None:
+            fd = self._opened()
+            self._calls.pwrite(fd, data, self.size)
+            self._digest.update(data)
+
+        await self._store.run(write, "Writing a file")
+        self.size += len(data)
+
+    def _opened(self) -> int:
+        if self._fd is None:
+            self._calls.make_directory(self._root)
+            self._calls.make_directory(self._aside.parent)
+            self._fd = self._calls.open(self._aside, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        return self._fd
+
+    @override
+    async def finish(self) -> str:
+        def finish() -> None:
+            self._calls.sync(self._opened())
+
+        await self._store.run(finish, "Writing a file")
+        return self._digest.hexdigest()
+
+    @override
+    async def publish(self, owner: str) -> ContentName:
+        name = ContentName(owner, self._digest.hexdigest())
+        path = self._store.path_of(name)
+
+        def publish() -> None:
+            if not path.parent.exists():
+                self._calls.make_directory(path.parent)
+                self._calls.sync_directory(self._root)
+                # The root itself may be new too.
+                self._calls.sync_directory(self._root.parent)
+            self._calls.rename(self._aside, path)
+            self._calls.sync_directory(path.parent)
+
+        await self._store.run(publish, "Storing a file")
+        return name
+
+    @override
+    async def discard(self) -> None:
+        def discard() -> None:
+            fd, self._fd = self._fd, None
+            if fd is None:
+                return
+            # A leftover goes at the next start.
+            with suppress(OSError):
+                self._calls.close(fd)
+            with suppress(OSError):
+                self._calls.unlink(self._aside)
+
+        with anyio.CancelScope(shield=True):
+            await self._store.run(discard, "Discarding a file")
+
+
+def files_beside(database: Path) -> Path:
+    """Return the directory of the files that belong to a database of one file.
+
+    Beside it, and with its name: two databases in one directory have different files.
+    """
+    return database.with_name(database.name + "-files")
+
+
+def set_aside_as(quarantine: Path, name: ContentName) -> Path:
+    """Return where `bamboo doctor` puts a content that is damaged."""
+    return quarantine / f"file-{name.owner}-{name.digest}"
+
+
+def list_contents(
+    directory: Path, after: ContentName | None = None, limit: int | None = None
+) -> list[StoredContent]:
+    """Return the contents of a directory that follow `after`, ordered by name. This blocks."""
+    found: list[StoredContent] = []
+    for owner in _names(directory):
+        if owner == _ASIDE or (after is not None and owner < after.owner):
+            continue
+        for digest in _names(directory / owner):
+            name = ContentName(owner, digest)
+            if (after is None or name > after) and is_name(name):
+                size = _size_of(directory / owner / digest)
+                if size is not None:
+                    found.append(StoredContent(name, size))
+                if limit is not None and len(found) >= limit:
+                    return found
+    return found
+
+
+def is_name(name: ContentName) -> bool:
+    """Return whether both parts of a name have the form that this gateway makes."""
+    return (
+        len(name.owner) == 32
+        and len(name.digest) == 64
+        and _HEX.issuperset(name.owner + name.digest)
+    )
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))  # noqa: PTH208 - names, not 100,000 Path objects
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _size_of(path: Path) -> int | None:
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError:
+        return None
+
+
+def _failure(error: OSError, doing: str) -> Unavailable:
+    if error.errno in _FULL:
+        return StorageFull("The disk is full: nothing can be written until there is space again.")
+    return StorageFailed(f"{doing} failed: {error.strerror or 'input/output error'}.")
