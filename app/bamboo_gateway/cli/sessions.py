@@ -220,7 +220,7 @@ def _print_sessions(found: list[dict[str, Any]]) -> None:
                 session["state"],
                 session["last_activity_at"],
                 str(session["message_count"]),
-                session["title"] or "",
+                session["title"] or session.get("preview") or "",
             )
             for session in found
         ],

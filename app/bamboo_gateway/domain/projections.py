@@ -12,6 +12,7 @@ from bamboo_gateway.domain.clock import parse_ms
 from bamboo_gateway.domain.events import CODE_INTERRUPTED, DELTA_TYPES, TERMINAL_TYPES, Usage
 from bamboo_gateway.domain.positions import parse_position
 from bamboo_gateway.domain.sessions import ActiveRun, QueuedRun, SessionHead, Share, SummaryRef
+from bamboo_gateway.domain.short_text import preview_of
 from bamboo_gateway.domain.tool_order import OPEN_CALLS_MAX, open_after
 
 SYSTEM_SEQS_MAX = 64
@@ -49,6 +50,7 @@ def fold(head: SessionHead, event: dict[str, Any], time_ms: int | None = None) -
 def _on_message(head: SessionHead, event: dict[str, Any], now: int) -> None:
     message = event["message"]
     head.message_count += 1
+    head.preview = preview_of(message) or head.preview
     head.open_calls = open_after(head.open_calls, message)[:OPEN_CALLS_MAX]
     if message["role"] == "system" and len(head.system_seqs) < SYSTEM_SEQS_MAX:
         head.system_seqs = [*head.system_seqs, head.seq]
@@ -125,6 +127,7 @@ def _on_merged(head: SessionHead, event: dict[str, Any], now: int) -> None:
         # The event comes first in its commit; the messages that count from now on follow it.
         head.history_from = head.seq
         head.message_count = 0
+        head.preview = None
         head.open_calls = []
         head.system_seqs = []
         head.summary = None

@@ -87,7 +87,8 @@ class SessionHead:
 
     Messages up to the seq `history_from` are not part of the conversation any more: a merge has
     replaced them. `open_calls` are tool calls that wait for a result (`tool_order`). `system_seqs`
-    are the seqs of the conversation's system messages, as long as there are few.
+    are the seqs of the conversation's system messages, as long as there are few. `preview` is the
+    beginning of the last text of a person or the assistant (`short_text`).
     """
 
     id: str
@@ -104,6 +105,7 @@ class SessionHead:
     updated_at: int = 0
     last_activity_at: int = 0
     message_count: int = 0
+    preview: str | None = None
     usage: Usage = field(default_factory=Usage)
     counts: Counts = field(default_factory=Counts)
     parent: dict[str, Any] | None = None

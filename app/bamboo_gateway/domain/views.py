@@ -21,6 +21,7 @@ class SessionView(TypedDict):
         state: The state when the view was made, also considering open streams and runs.
         expires_at: When the session expires, considering open streams and runs; None: never.
         ttl_seconds: The time to live after the last activity; None: without end.
+        preview: The beginning of the last message with text, for lists.
         parent: The `session_id`, `message_id` and `position` that the session was forked from.
         position: The end of the log.
         stream_after: A stream that begins after this position shows everything that is not in the
@@ -39,6 +40,7 @@ class SessionView(TypedDict):
     expires_at: str | None
     ttl_seconds: int | None
     message_count: int
+    preview: str | None
     usage: UsageCounts
     metadata: dict[str, Any]
     extension_data: dict[str, Any]
@@ -104,6 +106,7 @@ def session_view(head: SessionHead, state: SessionState, expires_at: int | None)
         "expires_at": format_ms(expires_at) if expires_at is not None else None,
         "ttl_seconds": head.ttl_seconds,
         "message_count": head.message_count,
+        "preview": head.preview,
         "usage": head.usage.to_json(),
         "metadata": head.metadata,
         "extension_data": head.extension_data,

@@ -21,6 +21,7 @@ SESSION: Final[dict[str, Any]] = {
     "expires_at": None,
     "ttl_seconds": None,
     "message_count": 2,
+    "preview": "Hello! How can I help?",
     "usage": USAGE,
     "metadata": {"project": "bamboo"},
     "extension_data": {},
