@@ -10,7 +10,7 @@ drafts that were returned: `replay` restores it from the log for a run that a cr
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
 from bamboo_gateway.domain.agent_messages import checked_message
@@ -33,6 +33,7 @@ from bamboo_gateway.domain.events import (
     ToolDelta,
     ToolError,
     ToolStart,
+    Usage,
 )
 from bamboo_gateway.domain.messages import Message, Status
 from bamboo_gateway.domain.tool_order import INTERRUPTED, OPEN_CALLS_MAX, OrderedMessages, too_many
@@ -42,6 +43,9 @@ _ENVELOPE_BYTES = 640
 
 _PART_BYTES = 40
 """The bytes of a part of a message beside its text."""
+
+MODEL_CHARS_MAX = 200
+"""The longest name of a model that is kept; agents name their models themselves."""
 
 _WORDS_CHARS_MAX = 2000
 """The longest reason or error of a terminal event, which must always fit into an event."""
@@ -91,6 +95,7 @@ class MessageAssembler:
     __slots__ = (
         "_called",
         "_make_id",
+        "_model",
         "_now",
         "_open",
         "_order",
@@ -107,11 +112,13 @@ class MessageAssembler:
         make_id: Callable[[], str],
         now: Callable[[], str],
         event_bytes_max: int,
+        model: str | None = None,
     ) -> None:
         self._run_id = run_id
         self._make_id = make_id
         self._now = now
         self._size_max = max(event_bytes_max - _ENVELOPE_BYTES, event_bytes_max // 3)
+        self._model = model
         self._pending: _Pending | None = None
         self._called: dict[str, str] = {}
         self._open: dict[str, None] = {}
@@ -179,7 +186,12 @@ class MessageAssembler:
         Calls without a result are closed, unless the run completes with `tool_calls`: then the
         client answers the calls of the last message.
         """
-        drafts = self._flush("complete" if isinstance(event, Complete) else "incomplete")
+        if isinstance(event, Complete):
+            if event.model:
+                self._model = event.model[:MODEL_CHARS_MAX]
+            drafts = self._flush("complete", event.usage)
+        else:
+            drafts = self._flush("incomplete")
         for_client = isinstance(event, Complete) and event.finish_reason == "tool_calls"
         while self._order.waiting and (self._order.is_holding or not for_client):
             unanswered = {"tool_call_id": self._order.waiting[0], "error": INTERRUPTED}
@@ -189,6 +201,8 @@ class MessageAssembler:
                 fields = self._of(None, finish_reason=self._cut(event.finish_reason))
                 if event.usage is not None:
                     fields["usage"] = event.usage.to_json()
+                if event.model:
+                    fields["model"] = self._model
             case Failed():
                 words = {"message": self._cut(event.message), "code": self._cut(event.code)}
                 fields = self._of(None, **words)
@@ -285,7 +299,7 @@ class MessageAssembler:
             pending.id if pending else self._make_id(),
             created_at=self._now(),
             run_id=self._run_id,
-            **shape,
+            **self._with_model(shape),
         )
         self._check_size("message", shape)
         new = [call["id"] for call in message.tool_calls or () if call["id"] not in self._open]
@@ -329,9 +343,18 @@ class MessageAssembler:
     def _comes_next(self, call_id: Any) -> bool:
         return self._holds(call_id) and not self._order.waiting
 
-    def _flush(self, status: Status) -> list[Draft]:
+    def _with_model(self, shape: dict[str, Any]) -> dict[str, Any]:
+        if self._model is None or shape["role"] != "assistant" or shape.get("model"):
+            return shape
+        return shape | {"model": self._model}
+
+    def _flush(self, status: Status, usage: Usage | None = None) -> list[Draft]:
         message = self._taken(status)
-        return self._put(message) if message is not None else []
+        if message is None:
+            return []
+        if usage is not None:
+            message = replace(message, usage={**usage.to_json()})
+        return self._put(message)
 
     def _taken(self, status: Status) -> Message | None:
         pending, self._pending = self._pending, None
@@ -345,6 +368,7 @@ class MessageAssembler:
             status=status,
             tool_calls=list(pending.calls.values()) or None,
             run_id=self._run_id,
+            model=self._model,
         )
 
     def _put(self, message: Message) -> list[Draft]:

@@ -14,6 +14,7 @@ from bamboo_gateway.domain.positions import parse_position
 from bamboo_gateway.domain.sessions import ActiveRun, QueuedRun, SessionHead, Share, SummaryRef
 from bamboo_gateway.domain.short_text import preview_of
 from bamboo_gateway.domain.tool_order import OPEN_CALLS_MAX, open_after
+from bamboo_gateway.domain.usage_parts import UsageParts
 
 SYSTEM_SEQS_MAX = 64
 """The most system messages that a head names. Agents that read only the end of a conversation get
@@ -75,7 +76,7 @@ def _on_run_start(head: SessionHead, event: dict[str, Any], now: int) -> None:
     head.queue = [queued for queued in head.queue if queued.run_id != run_id]
     # The input messages are directly before it, in the same commit.
     before = head.seq - len(event["message_ids"]) - 1
-    head.active = ActiveRun(run_id, event["agent"], head.seq, before, now)
+    head.active = ActiveRun(run_id, event["agent"], head.seq, before, now, event.get("model"))
 
 
 def _on_run_queued(head: SessionHead, event: dict[str, Any], now: int) -> None:
@@ -86,6 +87,7 @@ def _on_run_queued(head: SessionHead, event: dict[str, Any], now: int) -> None:
 
 def _on_terminal(head: SessionHead, event: dict[str, Any], now: int) -> None:
     run_id = event.get("run_id")
+    active = head.active
     counts = replace(head.counts, runs=_plus_one(head.counts.runs, status_of(event)))
     if head.active and head.active.run_id == run_id:
         if event.get("finish_reason") != "tool_calls":
@@ -97,7 +99,11 @@ def _on_terminal(head: SessionHead, event: dict[str, Any], now: int) -> None:
         head.queue = [queued for queued in head.queue if queued.run_id != run_id]
     head.counts = counts
     if event.get("usage"):
-        head.usage += Usage.of(event["usage"])
+        usage = Usage.of(event["usage"])
+        agent = active.agent if active and active.run_id == run_id else None
+        model = event.get("model") or (active.model if active and agent else None)
+        head.usage += usage
+        head.usage_parts = head.usage_parts.plus(usage, agent, model)
 
 
 def _on_created(head: SessionHead, event: dict[str, Any], now: int) -> None:
@@ -107,6 +113,7 @@ def _on_created(head: SessionHead, event: dict[str, Any], now: int) -> None:
     head.ancestors = event.get("ancestors", [])
     head.merged_from = event.get("merged_from", [])
     head.usage = Usage.of(event.get("usage_total"))
+    head.usage_parts = UsageParts.of(event.get("usage_parts"))
     _on_patch(head, event, now)
 
 
@@ -136,6 +143,7 @@ def _on_merged(head: SessionHead, event: dict[str, Any], now: int) -> None:
         )
     if "usage_total" in event:
         head.usage = Usage.of(event["usage_total"])
+        head.usage_parts = UsageParts.of(event.get("usage_parts"))
 
 
 def _on_summary(head: SessionHead, event: dict[str, Any], now: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from bamboo_gateway.domain.events import Usage
 from bamboo_gateway.domain.positions import Position
+from bamboo_gateway.domain.usage_parts import UsageParts
 
 SessionType = Literal["user", "sub_agent", "scheduled"]
 SESSION_TYPES = ("user", "sub_agent", "scheduled")
@@ -23,7 +24,8 @@ class ActiveRun:
     """The active run of the session, which has at most one.
 
     `start_seq` is the seq of its `run_start`. `before_seq` is the seq before its input messages: a
-    client that has loaded the messages begins to stream there. `started_at` is in ms.
+    client that has loaded the messages begins to stream there. `started_at` is in ms. `model` is
+    the model that answers, if that is known at the start.
     """
 
     run_id: str
@@ -31,6 +33,7 @@ class ActiveRun:
     start_seq: int
     before_seq: int
     started_at: int = 0
+    model: str | None = None
 
 
 @dataclass(slots=True)
@@ -107,6 +110,7 @@ class SessionHead:
     message_count: int = 0
     preview: str | None = None
     usage: Usage = field(default_factory=Usage)
+    usage_parts: UsageParts = field(default_factory=UsageParts)
     counts: Counts = field(default_factory=Counts)
     parent: dict[str, Any] | None = None
     ancestors: list[dict[str, Any]] = field(default_factory=list)
@@ -170,6 +174,8 @@ class SessionHead:
         known = {name: shape[name] for name in _NAMES if name in shape}
         if "usage" in known:
             known["usage"] = Usage(**known["usage"])
+        if "usage_parts" in known:
+            known["usage_parts"] = UsageParts.of(known["usage_parts"])
         if "counts" in known:
             known["counts"] = Counts(**known["counts"])
         if known.get("summary"):

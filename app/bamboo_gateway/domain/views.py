@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
 from bamboo_gateway.domain.clock import format_ms
-from bamboo_gateway.domain.events import UsageCounts
+from bamboo_gateway.domain.events import Usage, UsageCounts
 from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.domain.projections import RunEnd, status_of
 from bamboo_gateway.domain.sessions import SessionHead, SessionState, SessionType
@@ -151,7 +151,9 @@ def run_view(session_id: str, epoch: int, events: Sequence[dict[str, Any]]) -> R
             run["started_at"] = event["time"]
         elif kind != "run_queued":
             run["ended_at"] = event["time"]
-            run["usage"] = event.get("usage")
+            given = event.get("usage")
+            # Events of earlier versions have fewer counts.
+            run["usage"] = Usage.of(given).to_json() if given else None
             run["finish_reason"] = event.get("finish_reason")
             run["status"] = status_of(event)
             if kind == "error":

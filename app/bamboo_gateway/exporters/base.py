@@ -18,8 +18,10 @@ from bamboo_gateway.domain.limits import SEND_BYTES_MAX
 
 JsonObject = dict[str, Any]
 
-MOMENTARY = frozenset({"state", "expires_at", "active_run_id", "stream_after", "messages"})
-"""Members of a Session that are true only now and only in this gateway."""
+MOMENTARY = frozenset(
+    {"state", "expires_at", "active_run_id", "stream_after", "messages", "preview"}
+)
+"""Members of a Session that are true only now and only in this gateway, or said by others."""
 
 BARE_SESSION = frozenset({"id", "title", "created_at", "updated_at", "last_activity_at"})
 """Members of a Session that a document without metadata has. The list names what stays, so that a

@@ -8,6 +8,7 @@ Optional members have a type of their own (`total=False`), which an answer is pu
 
 from typing import Any, Literal, NotRequired, TypedDict
 
+from bamboo_gateway.domain.events import UsageCounts
 from bamboo_gateway.domain.sessions import SessionState
 from bamboo_gateway.domain.views import RunView, SessionView
 from bamboo_gateway.exporters.imported import ImportNote
@@ -308,7 +309,11 @@ class Statistics(TypedDict):
     runs: RunCounts
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
     total_tokens: int
+    by_agent: dict[str, UsageCounts]
+    by_model: dict[str, UsageCounts]
     duration_seconds: float
     active_seconds: float
     first_message_at: str | None
@@ -353,7 +358,11 @@ class Overview(TypedDict):
     runs: int
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
     total_tokens: int
+    by_agent: dict[str, UsageCounts]
+    by_model: dict[str, UsageCounts]
     oldest: SessionInBrief | None
     newest: SessionInBrief | None
     most_active: list[SessionInBrief]

@@ -15,7 +15,7 @@ from bamboo_gateway.api.schemas.fields import (
     SessionTypeName,
     no_default,
 )
-from bamboo_gateway.api.schemas.messages import Message, Usage
+from bamboo_gateway.api.schemas.messages import Message, Usage, UsageParts
 from bamboo_gateway.api.schemas.sessions import Parent
 from bamboo_gateway.api.schemas.shares import Share
 
@@ -115,6 +115,7 @@ class RunStartEvent(_RunEvent):
     position: Annotated[
         str, Field(description="Just before the run's first event; absent when it was queued.")
     ] = ""
+    model: Annotated[str, Field(description="The model that answers, if that is known.")] = ""
 
 
 class CompleteEvent(_RunEvent):
@@ -123,6 +124,7 @@ class CompleteEvent(_RunEvent):
     type: Literal["complete"]
     finish_reason: str
     usage: Usage | None = None
+    model: Annotated[str, Field(description="The model that answered, if the agent said so.")] = ""
 
 
 class ErrorEvent(_RunEvent):
@@ -164,6 +166,7 @@ class SessionCreatedEvent(_LogEvent):
     ancestors: list[dict[str, Any]] = []
     merged_from: list[dict[str, Any]] = []
     usage_total: Usage | None = None
+    usage_parts: UsageParts | None = None
 
 
 class SessionUpdatedEvent(_LogEvent):
@@ -194,6 +197,7 @@ class MergeSource(Described):
     title: str | None
     position: str
     counted_usage: Usage | None = None
+    counted_parts: UsageParts | None = None
 
 
 class SessionMergedEvent(_LogEvent):
@@ -207,6 +211,7 @@ class SessionMergedEvent(_LogEvent):
     metadata: dict[str, Any] = {}
     extension_data: dict[str, Any] = {}
     usage_total: Usage | None = None
+    usage_parts: UsageParts | None = None
 
 
 class SummarySavedEvent(_LogEvent):

@@ -77,6 +77,8 @@ class UsageInput(Input):
 
     prompt_tokens: int = Field(0, ge=0, le=COUNT_MAX)
     completion_tokens: int = Field(0, ge=0, le=COUNT_MAX)
+    cached_tokens: int = Field(0, ge=0, le=COUNT_MAX)
+    reasoning_tokens: int = Field(0, ge=0, le=COUNT_MAX)
     total_tokens: int = Field(0, ge=0, le=COUNT_MAX)
 
 
@@ -144,7 +146,20 @@ class Usage(Answer):
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: Annotated[
+        int, Field(description="The part of `prompt_tokens` that came from the server's cache.")
+    ] = 0
+    reasoning_tokens: Annotated[
+        int, Field(description="The part of `completion_tokens` that is reasoning.")
+    ] = 0
     total_tokens: int
+
+
+class UsageParts(Described):
+    """The usage that was counted, by the agent and by the model that it was used for."""
+
+    by_agent: dict[str, Usage] = {}
+    by_model: dict[str, Usage] = {}
 
 
 class ToolCall(Answer):

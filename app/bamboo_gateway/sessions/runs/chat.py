@@ -129,7 +129,8 @@ class _ChatCommand:
         start = self._service.scheduler.start_of(
             writer, self._run_id, self._agent, self._chat.options, here()
         )
-        return beginning(self._run_id, self._agent, ordered, position), start
+        model = self._service.scheduler.agents[self._agent].model_of(self._chat.options)
+        return beginning(self._run_id, self._agent, ordered, position, model), start
 
     def _queue(self, writer: SessionWriter, messages: list[Message]) -> tuple[list[Draft], Effect]:
         head = writer.head

@@ -93,7 +93,7 @@ class RunExecutor:
         self._options = options
         self._parent = parent
         self._conversation: Conversation | None = None
-        self._assembler = maker.assembler(run_id)
+        self._assembler = maker.assembler(run_id, agent.model_of(options))
         self._scope = anyio.CancelScope()
         self._end_scope = anyio.CancelScope(shield=True)
         self._foreign = DetachedTask(context.settings.agent_abandon_seconds)

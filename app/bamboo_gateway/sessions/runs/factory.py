@@ -97,14 +97,20 @@ class Maker:
         new = NewMessage("tool", UNANSWERED, tool_call_id=call_id, metadata={"closed": True})
         return self.new_message(new)
 
-    def assembler(self, run_id: str) -> MessageAssembler:
-        """Make the assembler of a run's messages, without messages yet."""
+    def assembler(self, run_id: str, model: str | None = None) -> MessageAssembler:
+        """Make the assembler of a run's messages, without messages yet.
+
+        Args:
+            run_id: The run.
+            model: The model that answers, if that is known.
+        """
         clock = self._clock
         return MessageAssembler(
             run_id,
             lambda: self._ids.make("msg_", clock.now_ms()),
             lambda: format_ms(clock.now_ms()),
             self._settings.max_event_bytes,
+            model,
         )
 
 
@@ -156,7 +162,11 @@ def created_draft(session: NewSession, default_ttl_seconds: int | None) -> Draft
 
 
 def beginning(
-    run_id: str, agent: str, messages: list[Message], position: str | None
+    run_id: str,
+    agent: str,
+    messages: list[Message],
+    position: str | None,
+    model: str | None = None,
 ) -> list[Draft]:
     """Return the events that a run begins with; they belong in one commit."""
     fields: dict[str, Any] = {
@@ -164,6 +174,8 @@ def beginning(
         "agent": agent,
         "message_ids": [message.id for message in messages],
     }
+    if model is not None:
+        fields["model"] = model
     if position is not None:
         # Only a run that never waited has a position: a queued one begins at its `run_queued`.
         fields["position"] = position
@@ -174,9 +186,10 @@ async def restored(
     store: SessionStore, maker: Maker, writer: SessionWriter, run_id: str
 ) -> MessageAssembler:
     """Make the assembler of the active run again from the log."""
-    assembler = maker.assembler(run_id)
     active = writer.head.active
-    if active is not None and active.run_id == run_id:
+    is_active = active is not None and active.run_id == run_id
+    assembler = maker.assembler(run_id, active.model if active and is_active else None)
+    if active is not None and is_active:
         await _replay(store, writer, active, assembler)
     return assembler
 

@@ -180,7 +180,8 @@ class RunScheduler:
         except (Refused, InvalidInput) as error:
             return not_begun(error.detail, error.code.replace("-", "_"))
         start = self.start_of(writer, queued.run_id, agent, options)
-        return Decision(beginning(queued.run_id, agent, messages, None), {}, (start,))
+        model = self.agents[agent].model_of(options)
+        return Decision(beginning(queued.run_id, agent, messages, None, model), {}, (start,))
 
     async def _next_input(self, writer: SessionWriter) -> tuple[QueuedRun | None, dict[str, Any]]:
         """Return the first queued run and its input, with the session ready for a decision.

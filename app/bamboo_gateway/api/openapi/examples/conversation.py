@@ -6,7 +6,13 @@ SESSION_ID: Final = "s-1"
 RUN_ID: Final = "run_01kag8v3c0d6q0w1x2y3z4a5b6"
 POSITION: Final = "1763661234567-7"
 STREAM_URL: Final = f"/api/v1/stream/{SESSION_ID}?after=1763661234567-3"
-USAGE: Final = {"prompt_tokens": 12, "completion_tokens": 30, "total_tokens": 42}
+USAGE: Final = {
+    "prompt_tokens": 12,
+    "completion_tokens": 30,
+    "cached_tokens": 0,
+    "reasoning_tokens": 0,
+    "total_tokens": 42,
+}
 
 SESSION: Final[dict[str, Any]] = {
     "id": SESSION_ID,
