@@ -383,22 +383,24 @@ class SessionStore(ABC):
         """
         raise NotImplementedError
 
+    @abstractmethod
     async def write_values(self, changes: Sequence[ValueChange]) -> None:
         """Write and remove small values that the gateway keeps beside the sessions.
 
         All or nothing, and durable on return. Values of one key are written in the order of the
         calls. `kind` says what a value is (`webhook`, `file` …) and is part of its key; both are
-        ASCII, at most `VALUE_KEY_CHARS_MAX` characters together.
+        printable ASCII, at most `VALUE_KEY_CHARS_MAX` characters together.
 
         Raises:
             StorageFull, StorageFailed, Unavailable: Nothing was changed.
+            ValueError: A key has other characters, or too many.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     async def value(self, kind: str, key: str) -> bytes | None:
         """Return a value, or None."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def values(
         self, kind: str, *, prefix: str = "", after: str = "", limit: int = 1000
     ) -> list[tuple[str, bytes]]:
@@ -406,7 +408,10 @@ class SessionStore(ABC):
 
         Keys are ordered by code point. The cost is that of the answer.
         """
-        raise NotImplementedError
+
+    @abstractmethod
+    async def value_kinds(self) -> list[str]:
+        """Return the kinds that there are values of, ordered. It may look at all values."""
 
     @abstractmethod
     async def usage(self, user_id: str | None = None) -> StoreUsage:

@@ -55,6 +55,7 @@ from bamboo_gateway.storage.searching import (
     search_page,
     searched_message,
 )
+from bamboo_gateway.storage.values import check_keys
 
 
 @dataclass(slots=True)
@@ -261,6 +262,7 @@ class MemoryStore(SessionStore):
     async def write_values(self, changes: Sequence[ValueChange]) -> None:
         if self._loop is None:
             raise Unavailable("The store is closed.")
+        check_keys(changes)
         for change in changes:
             if change.value is None:
                 self._values.pop((change.kind, change.key), None)
@@ -281,6 +283,10 @@ class MemoryStore(SessionStore):
             if of == kind and key.startswith(prefix) and key > after
         )
         return found[:limit]
+
+    @override
+    async def value_kinds(self) -> list[str]:
+        return sorted({kind for kind, _ in self._values})
 
     @override
     async def read(

@@ -33,7 +33,7 @@ async def copy_store(
     await made.open()
     try:
         found = await survey(made)
-        if not found.sessions:
+        if not found.sessions and not found.values:
             raise StoreUnusable(f"{source.storage} has no sessions: there is nothing to copy.")
         if is_dry:
             return found

@@ -23,6 +23,7 @@ from bamboo_gateway.storage.jsonl.log.log import LogReplacedError, read_header
 from bamboo_gateway.storage.jsonl.log.reader import DamagedError, is_note, seq_of
 from bamboo_gateway.storage.jsonl.paths import Paths, file_name, root_of
 from bamboo_gateway.storage.jsonl.pending_lines import PendingLines, read_exactly, read_pending
+from bamboo_gateway.storage.jsonl.values_backup import copy_values
 from bamboo_gateway.storage.jsonl.verify import check_lines, names_on_disk, problem_of_bundle
 from bamboo_gateway.storage.lines import is_intact
 
@@ -99,6 +100,7 @@ class _LiveCopy:
         for name in sorted(self._names() - names):
             self._copy(name)
         self._copy_quarantine()
+        copy_values(self._paths.values, self._target)
         return self._sessions, self._last_epoch
 
     def _names(self) -> set[str]:

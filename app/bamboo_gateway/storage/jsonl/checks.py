@@ -67,5 +67,13 @@ def _journal_age(found: Examination, checkpoint_interval_seconds: float) -> Stor
     return StoreCheck("journal age", "ok", seen)
 
 
+def values_check(damage: str | None, disk_bytes: int) -> StoreCheck:
+    """Judge the values beside the sessions."""
+    if damage is not None:
+        action = "restart the gateway, which sets the file aside; then look into quarantine/"
+        return StoreCheck("values", "fail", "values.sqlite was found damaged", action)
+    return StoreCheck("values", "ok", f"{disk_bytes} bytes of values")
+
+
 def _some(names: Sequence[str]) -> str:
     return f" ({', '.join(names[:3])}{' …' if len(names) > 3 else ''})" if names else ""

@@ -34,6 +34,7 @@ from bamboo_gateway.storage.jsonl.paths import Paths, file_name, root_of
 from bamboo_gateway.storage.jsonl.quarantine import set_aside
 from bamboo_gateway.storage.jsonl.rebuild import Rebuilder
 from bamboo_gateway.storage.jsonl.snapshots import is_whole, read_snapshot_head
+from bamboo_gateway.storage.jsonl.values_file import ValuesFile, problem_of
 from bamboo_gateway.storage.jsonl.verify import check_lines, names_on_disk, problem_of_bundle
 from bamboo_gateway.storage.marks import Mark
 from bamboo_gateway.storage.reports import Finding, Severity
@@ -98,6 +99,7 @@ class _Examination:
                 self._check_index()
             self._check_sessions(progress)
             self._check_strays()
+            self._check_values()
             self._list_quarantine()
             if new_epochs:
                 self._renew()
@@ -335,6 +337,17 @@ class _Examination:
                 self._find("warn", subject, "it belongs to no session", "quarantine it")
                 if self._repairs:
                     self._set_aside(directory / file, f"stray-{name}", "it belongs to no session")
+
+    def _check_values(self) -> None:
+        if self._fs.size(self._paths.values) is None:
+            return
+        problem = problem_of(self._paths.values, is_thorough=True)
+        if problem is None:
+            return
+        action = "quarantine it; keep what can be read in a new file"
+        self._find("fail", self._paths.values.name, problem, action)
+        if self._repairs:
+            ValuesFile(self._fs, self._paths, self._clock, self._lock.check).mend(problem)
 
     def _list_quarantine(self) -> None:
         for name in self._fs.names(self._paths.quarantine):

@@ -94,6 +94,16 @@ class Paths:
         return self.root / "MIGRATION"
 
     @property
+    def values(self) -> Path:
+        """The values beside the sessions, a database; beside it are `-wal` and `-shm`."""
+        return self.root / "values.sqlite"
+
+    @property
+    def mended_values(self) -> Path:
+        """What could be read of damaged values, until it has taken their place."""
+        return self.root / "values.sqlite-mended"
+
+    @property
     def search_database(self) -> Path:
         """The messages of all sessions, for searches; beside it are `-wal` and `-shm`."""
         return self.index / "search.sqlite"

@@ -132,7 +132,7 @@ class _Restore:
             self._fs.write_pieces(target, self._renewed(file))
         elif directory == "archive":
             self._restore_bundle(file, target)
-        elif directory == "quarantine" or file.path in FILES:
+        elif directory == "quarantine" or file.path in (*FILES, self._paths.values.name):
             self._fs.write_pieces(target, self._source.pieces(file))
         else:
             raise BackupDamaged(f"The manifest names a file that no backup has: {file.path!r}.")

@@ -6,7 +6,7 @@ committer, checkpoints, snapshots and reads, each in a bounded pool of its own.
 
 import asyncio
 import resource
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from bamboo_gateway.storage.jsonl.bulk_append import BulkAppend
 from bamboo_gateway.storage.jsonl.bulk_create import BulkCreator
 from bamboo_gateway.storage.jsonl.bulk_threads import BulkThreads
 from bamboo_gateway.storage.jsonl.bundle import BundleView
-from bamboo_gateway.storage.jsonl.checks import store_checks
+from bamboo_gateway.storage.jsonl.checks import store_checks, values_check
 from bamboo_gateway.storage.jsonl.examination import Examiner
 from bamboo_gateway.storage.jsonl.file_swap import FileSwapper
 from bamboo_gateway.storage.jsonl.files import FileSystem, failure_of
@@ -55,6 +55,7 @@ from bamboo_gateway.storage.jsonl.recent_messages import RecentMessages
 from bamboo_gateway.storage.jsonl.search_index import SearchIndex
 from bamboo_gateway.storage.jsonl.searches import Searches
 from bamboo_gateway.storage.jsonl.swaps import Swaps
+from bamboo_gateway.storage.jsonl.values_file import ValuesFile
 from bamboo_gateway.storage.reports import (
     Erased,
     RecoveryReport,
@@ -65,7 +66,10 @@ from bamboo_gateway.storage.reports import (
     StoreCheck,
     StoredSize,
     StoreUsage,
+    ValueChange,
 )
+from bamboo_gateway.storage.threads import Threads
+from bamboo_gateway.storage.values import ValueWriter
 
 # The most log files kept open for writing; sockets need the rest of the process's limit.
 _LOG_FILES_MAX = 1024
@@ -173,6 +177,11 @@ class JsonlStore(SessionStore):
         self._last_epoch = 0
         self._events = 0
         self._is_open = False
+        self._values = ValuesFile(fs, paths, clock, self._lock.check)
+        # One thread for each keeps the order of the calls, and has a connection to itself.
+        self._value_writes = Threads(1)
+        self._value_reads = Threads(1)
+        self._value_writer = ValueWriter(self._value_writes.run, self._values.write)
         self._mark = MigrationMark(fs, paths)
         # What is being copied into this store, if anything is.
         self._origin: str | None = None
@@ -212,6 +221,9 @@ class JsonlStore(SessionStore):
             recovered = Recovery(
                 fs, paths, self._catalog_file, self._clock, previous=self._lock.previous
             ).run()
+            if (kept := self._values.open(durability=self._durability)) is not None:
+                recovered.report.damaged.append(f"values.sqlite: {self._values.damage}")
+                recovered.report.quarantined.append(kept)
             if self._origin is not None:
                 self._mark.set(self._origin, len(recovered.entries))
             lsn = recovered.covered_lsn
@@ -286,6 +298,8 @@ class JsonlStore(SessionStore):
             in_use = [self._catalog.entries.get(name) for name in list(self._table.logs)]
             await self._maintenance.snapshot([entry for entry in in_use if entry is not None])
             await self._search_index.aclose()
+            await self._value_writes.aclose()
+            await self._value_reads.aclose()
             is_clean = await self._maintenance.checkpoint(final=True)
             self._committer.stop()
             await self._in_thread(lambda: self._finish(is_clean=is_clean))
@@ -303,6 +317,7 @@ class JsonlStore(SessionStore):
     def _close_files(self) -> None:
         self._reads.close()
         self._search_index.stop()
+        self._values.close()
         self._journal.close_current()
         self._writer.close()
         self._catalog_file.close()
@@ -424,6 +439,7 @@ class JsonlStore(SessionStore):
         self._catalog_file.is_rewrite_wanted = True
         is_done = await self._maintenance.checkpoint()
         is_search_done = await self._search_index.erase()
+        is_values_done = await self._value_writes.run(self._values.vacuum)
         later = f"within {self._checkpoint_interval_seconds:g} s, when a checkpoint succeeds"
         return [
             Erased("jsonl", "logs, archives, snapshots and what was in quarantine", "now"),
@@ -433,6 +449,7 @@ class JsonlStore(SessionStore):
                 "the search index",
                 "now" if is_search_done else "when the next call succeeds",
             ),
+            Erased("jsonl", "values", "now" if is_values_done else "when the next call succeeds"),
         ]
 
     @property
@@ -447,7 +464,8 @@ class JsonlStore(SessionStore):
             sessions_max, bytes_max, lambda: maintenance.journal_seconds
         )
         interval = self._checkpoint_interval_seconds
-        return store_checks(await self.stats(), found, checkpoint_interval_seconds=interval)
+        checks = store_checks(await self.stats(), found, checkpoint_interval_seconds=interval)
+        return [*checks, values_check(self._values.damage, self._values.disk_bytes)]
 
     @override
     async def delete(self, session_id: str, epoch: int) -> int:
@@ -506,6 +524,28 @@ class JsonlStore(SessionStore):
     @override
     async def search(self, query: SearchQuery) -> SearchPage:
         return await self._searches.search(query)
+
+    @override
+    async def write_values(self, changes: Sequence[ValueChange]) -> None:
+        if not self._is_open:
+            raise Unavailable("The store is closed.")
+        await self._value_writer.write(changes)
+
+    @override
+    async def value(self, kind: str, key: str) -> bytes | None:
+        return await self._value_reads.run(lambda: self._values.value(kind, key))
+
+    @override
+    async def values(
+        self, kind: str, *, prefix: str = "", after: str = "", limit: int = 1000
+    ) -> list[tuple[str, bytes]]:
+        return await self._value_reads.run(
+            lambda: self._values.values(kind, prefix=prefix, after=after, limit=limit)
+        )
+
+    @override
+    async def value_kinds(self) -> list[str]:
+        return await self._value_reads.run(self._values.kinds)
 
     @override
     async def usage(self, user_id: str | None = None) -> StoreUsage:
@@ -584,6 +624,7 @@ class JsonlStore(SessionStore):
             "disk_bytes_journal": self._journal.disk_bytes,
             "disk_bytes_quarantine": self._checkpointer.quarantine_bytes,
             "disk_bytes_search": self._search_index.disk_bytes,
+            "disk_bytes_values": self._values.disk_bytes,
             "search_backlog": self._search_index.backlog,
             "search_working": int(self._search_index.is_working),
             "search_failures_total": self._search_index.failures,

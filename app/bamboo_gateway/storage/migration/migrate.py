@@ -27,6 +27,7 @@ from bamboo_gateway.storage.migration.reading import (
     SessionDigest,
     sessions_of,
 )
+from bamboo_gateway.storage.migration.values import ValuesDigest, copy_values, values_digest
 
 _AT_ONCE: Final = 8
 """Sessions that are copied at once: a store makes several durable with one sync."""
@@ -50,10 +51,11 @@ class Migrated:
         notes: The answers that are kept for idempotency keys.
         stored_bytes: The bytes that the source takes for the sessions.
         events: The events; 0 before they were counted.
+        values: The values that the gateway keeps beside the sessions.
         kept: How many sessions an interrupted migration had copied before.
         beside: The files that were copied besides (`beside`).
         digests: The digest of each session, by id: the same on both sides.
-        sha256: The digest of these digests.
+        sha256: The digest of these digests, and of the values if there are any.
     """
 
     sessions: int = 0
@@ -61,6 +63,7 @@ class Migrated:
     notes: int = 0
     stored_bytes: int = 0
     events: int = 0
+    values: int = 0
     kept: int = 0
     beside: list[str] = field(default_factory=list)
     digests: list[SessionDigest] = field(default_factory=list)
@@ -83,6 +86,7 @@ async def survey(source: SessionStore) -> Migrated:
             found.sessions += 1
             found.archives += reader.is_packed(head)
             found.notes += await reader.note_count(head)
+    found.values = (await values_digest(source)).values
     return found
 
 
@@ -150,6 +154,7 @@ class _Migration:
 
         self._progress("copying", 0, total)
         await _each(sessions_of(self._source), one)
+        await copy_values(self._source, target)
 
     async def compare(self, target: SessionStore) -> Migrated:
         """Read both sides completely.
@@ -184,7 +189,13 @@ class _Migration:
         there = (await target.usage()).sessions
         if wrong or there != len(found.digests):
             raise _differing(sorted(wrong), len(found.digests), there)
-        return self._summed(found)
+        values = await values_digest(self._source)
+        if await values_digest(target) != values:
+            raise MigrationFailed(
+                "The values beside the sessions differ between source and target. The target stays "
+                "unfinished: run the same command again."
+            )
+        return self._summed(found, values)
 
     async def _remove_strays(self, target: SessionStore) -> None:
         """Remove what an interrupted migration has copied and the source has no more."""
@@ -235,14 +246,16 @@ class _Migration:
             await self._copy(target, head, await target.load(session_id))
             await theirs.refresh()
 
-    def _summed(self, found: Migrated) -> Migrated:
+    def _summed(self, found: Migrated, values: ValuesDigest) -> Migrated:
         digests = sorted(found.digests, key=lambda digest: digest.session_id)
         found.digests, found.sessions, found.kept = digests, len(digests), len(self._kept)
         for digest in digests:
             found.events += digest.events
             found.notes += digest.notes
             found.archives += digest.is_packed
-        found.sha256 = sha256("".join(digest.sha256 for digest in digests).encode()).hexdigest()
+        found.values = values.values
+        sums = [digest.sha256 for digest in digests] + ([values.sha256] if values.values else [])
+        found.sha256 = sha256("".join(sums).encode()).hexdigest()
         return found
 
 

@@ -1,7 +1,7 @@
 """`SqlStore`: sessions in a SQL database. The package's docstring describes how its parts work."""
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from bamboo_gateway.storage.reports import (
     StoreCheck,
     StoredSize,
     StoreUsage,
+    ValueChange,
 )
 from bamboo_gateway.storage.searching import with_bodies
 from bamboo_gateway.storage.sql.bulk import BulkWrite
@@ -34,9 +35,11 @@ from bamboo_gateway.storage.sql.database import Database
 from bamboo_gateway.storage.sql.migration_mark import MigrationMark
 from bamboo_gateway.storage.sql.reads import NO_END, Reads, Search
 from bamboo_gateway.storage.sql.search_index import SearchIndex
-from bamboo_gateway.storage.sql.threads import Threads
 from bamboo_gateway.storage.sql.touches import Touches
+from bamboo_gateway.storage.sql.values import Values
 from bamboo_gateway.storage.sql.writer import Writer
+from bamboo_gateway.storage.threads import Threads
+from bamboo_gateway.storage.values import ValueWriter
 
 # Reads are short, and each may hold a page of some MiB in memory.
 _READ_THREADS = 8
@@ -64,6 +67,10 @@ class SqlStore(SessionStore):
         self._writer = Writer(database, clock, self._on_interval, checkpoint_interval_seconds)
         self._read_threads = Threads(_READ_THREADS)
         self._bulk_threads = Threads(_BULK_THREADS)
+        # One thread keeps the order of the calls.
+        self._value_threads = Threads(1)
+        self._values = Values(database)
+        self._value_writer = ValueWriter(self._value_threads.run, self._values.write)
         self._last_epoch = 0
         self._is_open = False
         self._mark = MigrationMark(database)
@@ -126,6 +133,7 @@ class SqlStore(SessionStore):
             self._database.stop_waiting()
             await self._writer.drained()
             await anyio.to_thread.run_sync(self._search.stop)
+            await self._value_threads.aclose()
             await self._bulk_threads.aclose()
             await self._read_threads.aclose()
             await anyio.to_thread.run_sync(self._writer.stop)
@@ -283,6 +291,28 @@ class SqlStore(SessionStore):
         return await with_bodies(found, self)
 
     @override
+    async def write_values(self, changes: Sequence[ValueChange]) -> None:
+        if not self._is_open:
+            raise Unavailable("The store is closed.")
+        await self._value_writer.write(changes)
+
+    @override
+    async def value(self, kind: str, key: str) -> bytes | None:
+        return await self._read_threads.run(lambda: self._values.value(kind, key))
+
+    @override
+    async def values(
+        self, kind: str, *, prefix: str = "", after: str = "", limit: int = 1000
+    ) -> list[tuple[str, bytes]]:
+        return await self._read_threads.run(
+            lambda: self._values.values(kind, prefix=prefix, after=after, limit=limit)
+        )
+
+    @override
+    async def value_kinds(self) -> list[str]:
+        return await self._read_threads.run(self._values.kinds)
+
+    @override
     async def usage(self, user_id: str | None = None) -> StoreUsage:
         return await self._read_threads.run(lambda: self._reads.usage(user_id))
 
@@ -351,6 +381,7 @@ class SqlStore(SessionStore):
                 "search_backlog": self._search.backlog(),
                 "disk_bytes_logs": all_sessions.stored_bytes - packed,
                 "disk_bytes_archive": packed,
+                "disk_bytes_values": self._values.stored_bytes(),
             }
         return {}
 

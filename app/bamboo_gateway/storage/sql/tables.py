@@ -34,8 +34,8 @@ from bamboo_gateway.storage.index.search_tables import search_messages
 from bamboo_gateway.storage.index.tables import IdText, RowKey, metadata
 
 __all__ = [
-    "MARK_KINDS", "archives", "events", "leftovers", "marks", "meta", "notes", "search_messages",
-    "unsearched", "usage",
+    "MARK_KINDS", "archives", "events", "kept_values", "leftovers", "marks", "meta", "notes",
+    "search_messages", "unsearched", "usage",
 ]  # fmt: skip
 
 # What `marks.kind` has; a database has these numbers, so none changes. Notes have their own table.
@@ -141,6 +141,17 @@ leftovers = Table(
     sqlite_autoincrement=True,
 )
 Index(None, leftovers.c.session_key)
+
+# Small values that the gateway keeps beside the sessions, of each kind by a key.
+kept_values = Table(
+    "kept_values",
+    metadata,
+    Column("kind", IdText, nullable=False),
+    Column("key", IdText, nullable=False),
+    Column("value", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("kind", "key"),
+    sqlite_with_rowid=False,
+)
 
 # Single values, by name: `last_epoch`, the greatest epoch that a session was created with.
 meta = Table(

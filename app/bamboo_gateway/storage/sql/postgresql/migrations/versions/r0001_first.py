@@ -8,6 +8,7 @@ down_revision = None
 _TABLES = (
     "archives",
     "events",
+    "kept_values",
     "leftovers",
     "marks",
     "meta",
@@ -35,6 +36,13 @@ CREATE TABLE events (
   commit_id BIGINT,
   body BYTEA NOT NULL,
   CONSTRAINT pk_events PRIMARY KEY (session_key, seq)
+)""",
+    """\
+CREATE TABLE kept_values (
+  kind TEXT COLLATE "C" NOT NULL,
+  key TEXT COLLATE "C" NOT NULL,
+  value BYTEA NOT NULL,
+  CONSTRAINT pk_kept_values PRIMARY KEY (kind, key)
 )""",
     """\
 CREATE TABLE leftovers (
