@@ -8,6 +8,7 @@ from fastapi import APIRouter, FastAPI
 from bamboo_gateway.api.openapi.document import describe_routes, servers_of
 from bamboo_gateway.api.routes import (
     about,
+    agents,
     archive,
     chat,
     diagnostics,
@@ -33,6 +34,7 @@ from bamboo_gateway.domain.codec import encode
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
     chat.router,
+    agents.router,
     streams.router,
     events.router,
     runs.router,

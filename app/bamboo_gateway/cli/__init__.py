@@ -46,6 +46,7 @@ COMMANDS: Final = {
     "openapi": ("openapi", "openapi"),
     "new-agent": ("new_agent", "new_agent"),
     "sessions": ("sessions", "commands"),
+    "agents": ("agents", "commands"),
     "share": ("share", "commands"),
     "keys": ("keys", "commands"),
     "users": ("users", "commands"),

@@ -353,7 +353,7 @@ class MessageAssembler:
         if message is None:
             return []
         if usage is not None:
-            message = replace(message, usage={**usage.to_json()})
+            message = replace(message, usage=dict[str, int](**usage.to_json()))
         return self._put(message)
 
     def _taken(self, status: Status) -> Message | None:

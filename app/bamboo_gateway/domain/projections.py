@@ -115,6 +115,7 @@ def _on_created(head: SessionHead, event: dict[str, Any], now: int) -> None:
     head.usage = Usage.of(event.get("usage_total"))
     head.usage_parts = UsageParts.of(event.get("usage_parts"))
     _on_patch(head, event, now)
+    head.title_given = event.get("title") is not None
 
 
 def _on_patch(head: SessionHead, event: dict[str, Any], now: int) -> None:
@@ -122,6 +123,8 @@ def _on_patch(head: SessionHead, event: dict[str, Any], now: int) -> None:
     for name in PATCHABLE:
         if name in event:
             setattr(head, name, event[name])
+    if "title" in event:
+        head.title_given = True
 
 
 def _on_merged(head: SessionHead, event: dict[str, Any], now: int) -> None:

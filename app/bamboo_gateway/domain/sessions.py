@@ -91,7 +91,8 @@ class SessionHead:
     Messages up to the seq `history_from` are not part of the conversation any more: a merge has
     replaced them. `open_calls` are tool calls that wait for a result (`tool_order`). `system_seqs`
     are the seqs of the conversation's system messages, as long as there are few. `preview` is the
-    beginning of the last text of a person or the assistant (`short_text`).
+    beginning of the last text of a person or the assistant (`short_text`). `title_given` says
+    whether somebody, or the gateway, has set the title, perhaps to none.
     """
 
     id: str
@@ -109,6 +110,7 @@ class SessionHead:
     last_activity_at: int = 0
     message_count: int = 0
     preview: str | None = None
+    title_given: bool = False
     usage: Usage = field(default_factory=Usage)
     usage_parts: UsageParts = field(default_factory=UsageParts)
     counts: Counts = field(default_factory=Counts)

@@ -34,6 +34,23 @@ class ChatTurn(TypedDict):
     position: str
 
 
+class AgentView(TypedDict):
+    """An agent that a chat may name.
+
+    Attributes:
+        kind: How the gateway reaches it: the scheme of its URL.
+        model: The model that answers, as far as it is known.
+        options: The JSON Schema of the options that a chat may set.
+    """
+
+    name: str
+    kind: str
+    model: str | None
+    description: str | None
+    is_default: bool
+    options: dict[str, Any]
+
+
 class MessagesAdded(TypedDict):
     """Messages as they are stored, and the position of the last one."""
 

@@ -16,6 +16,7 @@ from bamboo_gateway.domain.ids import IdMaker
 from bamboo_gateway.sessions.metrics import Tally
 from bamboo_gateway.sessions.quotas import Quotas
 from bamboo_gateway.sessions.session_state import SessionStates
+from bamboo_gateway.sessions.token_budget import TokenBudget
 from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import SessionStore
 
@@ -68,6 +69,7 @@ class Context:
         clock: The only source of time.
         ids: Makes new ids.
         quotas: Count what each user has in use, and refuse what goes over a limit.
+        budget: Counts the tokens that each user's runs use in a day.
         states: Computes the state of a session as of now.
         tally: Counts what happens, for /metrics.
         tasks: Starts background tasks.
@@ -79,6 +81,7 @@ class Context:
     clock: Clock
     ids: IdMaker
     quotas: Quotas
+    budget: TokenBudget
     states: SessionStates
     tally: Tally
     tasks: BackgroundTasks

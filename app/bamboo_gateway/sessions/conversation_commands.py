@@ -10,6 +10,7 @@ from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.views import RunView, SessionView
 from bamboo_gateway.sessions import ingest, ingest_lines, metadata
 from bamboo_gateway.sessions.answers import (
+    AgentView,
     ChatTurn,
     Connection,
     EventsAppended,
@@ -194,6 +195,11 @@ class ConversationCommands(ManagerParts):
         )
         return await self._registry.read(caller, session_id, read, "read")
 
+    def agents(self, caller: Caller) -> list[AgentView]:
+        """Return the agents that a chat may name, by name. Everybody who may read sees the same."""
+        del caller
+        return self._agents.views()
+
     async def add_messages(
         self,
         caller: Caller,
@@ -213,7 +219,14 @@ class ConversationCommands(ManagerParts):
         made = [self._maker.new_message(message) for message in messages]
         close = self._maker.close_passed_over
         return await metadata.add_messages(
-            self._transactions, caller, session_id, made, names, close, idem
+            self._transactions,
+            caller,
+            session_id,
+            made,
+            names,
+            close,
+            self._context.settings.titles,
+            idem,
         )
 
     async def events(

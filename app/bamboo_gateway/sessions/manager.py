@@ -35,6 +35,8 @@ from bamboo_gateway.sessions.runs.scheduler import RunScheduler
 from bamboo_gateway.sessions.session_state import SessionStates
 from bamboo_gateway.sessions.streaming.channels import Channels
 from bamboo_gateway.sessions.streaming.hub import StreamHub
+from bamboo_gateway.sessions.titles import Titles
+from bamboo_gateway.sessions.token_budget import TokenBudget
 from bamboo_gateway.sessions.transaction import Transactions
 from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import SessionStore
@@ -98,6 +100,7 @@ class SessionManager(ConversationCommands, LifecycleCommands):
                 ("stream clock", self._hub.clock.run, ()),
                 ("housekeeping", self._keep_house, ()),
                 ("compaction", self._compaction.run, ()),
+                ("titles that are owed", self._titles.take_up, ()),
                 (
                     "scheduled cleanup",
                     retention.schedule,
@@ -120,6 +123,7 @@ class SessionManager(ConversationCommands, LifecycleCommands):
             clock=clock,
             ids=IdMaker(),
             quotas=quotas,
+            budget=TokenBudget(store, settings, clock),
             states=SessionStates(clock, channels),
             tally=Tally((*self._agents, EXTERNAL)),
             tasks=tasks,
@@ -129,8 +133,14 @@ class SessionManager(ConversationCommands, LifecycleCommands):
         self._transactions = Transactions(self._context, self._registry)
         self._maker = Maker(self._context)
         self._external = ExternalRuns(self._context, self._transactions, self._maker)
+        self._titles = Titles(self._context, self._transactions, self._agents)
         self._scheduler = RunScheduler(
-            self._context, self._transactions, self._agents, self._maker, self._external
+            self._context,
+            self._transactions,
+            self._agents,
+            self._maker,
+            self._external,
+            self._titles,
         )
         self._chats = ChatService(
             self._context, self._transactions, self._maker, self._external, self._scheduler
@@ -225,7 +235,8 @@ class SessionManager(ConversationCommands, LifecycleCommands):
             stream_lags=self._hub.lags(),
         )
         measures = await measure(self._context.tally, self._store, levels)
-        return {"ready": float(self.is_ready), **measures}
+        refused = {"budget_refusals_total": self._context.budget.refusals}
+        return {"ready": float(self.is_ready), **refused, **measures}
 
     async def _keep_house(self) -> None:
         while True:

@@ -27,6 +27,7 @@ from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.runs.client_ids import ClientIds
 from bamboo_gateway.sessions.runs.factory import created_draft
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
+from bamboo_gateway.sessions.titles import first_message_titles
 from bamboo_gateway.sessions.transaction import Decision, Prepare, Transactions
 
 _BYTES_MAX = {"metadata": METADATA_BYTES_MAX, "extension_data": EXTENSION_DATA_BYTES_MAX}
@@ -246,6 +247,7 @@ async def add_messages(
     messages: list[Message],
     names: ClientIds,
     close: Callable[[str], Message] | None,
+    titles: str,
     idem: Idempotency | None,
 ) -> Outcome[MessagesAdded]:
     """Append messages, all or none.
@@ -257,6 +259,7 @@ async def add_messages(
         messages: The messages.
         names: Their ids, those that the client chose.
         close: As in `domain.tool_order.in_order`.
+        titles: The setting of titles.
         idem: The request's idempotency key.
 
     Raises:
@@ -274,6 +277,7 @@ async def add_messages(
         shapes = [message.to_json() for message in messages]
         drafts = [message_draft(message) for message in ordered]
         position = Position(writer.epoch, writer.head.seq + len(drafts))
+        drafts += first_message_titles(titles, head, ordered)
         return Decision(drafts, {"messages": shapes, "position": str(position)})
 
     return await transactions.run(caller, session_id, decide, idem=idem, prepare=names.prepare)

@@ -19,6 +19,7 @@ from bamboo_gateway.sessions.runs.external import ExternalRuns
 from bamboo_gateway.sessions.runs.factory import Maker, beginning, created_draft
 from bamboo_gateway.sessions.runs.scheduler import RunScheduler
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
+from bamboo_gateway.sessions.titles import first_message_titles
 from bamboo_gateway.sessions.transaction import Decision, Effect, Transactions
 
 
@@ -44,7 +45,7 @@ class ChatService:
             RunActive: The session is busy and `on_busy` is `reject`.
             Refused: The run id is taken, the open tool calls need other messages, or results have
                 no open call.
-            LimitReached: `max_queued_runs` wait already.
+            LimitReached: `max_queued_runs` wait already, or the user's tokens of the day are spent.
             Draining: The gateway is shutting down.
         """
         chat = replace(chat, session=own(caller, chat.session))
@@ -86,7 +87,11 @@ class _ChatCommand:
         quotas = self._context.quotas.stored
         if quotas.limits_creation and not writer.head.seq:
             await quotas.look_up(self._chat.session.user_id)
+        await self._context.budget.look_up(self._user_of(writer))
         await self._ids.prepare(writer)
+
+    def _user_of(self, writer: SessionWriter) -> str | None:
+        return writer.head.user_id if writer.head.seq else self._chat.session.user_id
 
     def decide(self, writer: SessionWriter) -> Decision[ChatTurn]:
         """Decide whether the run begins, waits or is refused."""
@@ -122,7 +127,8 @@ class _ChatCommand:
         self, writer: SessionWriter, messages: list[Message], position: str
     ) -> tuple[list[Draft], Effect]:
         head = writer.head
-        self._context.quotas.check_run(head.user_id if head.seq else self._chat.session.user_id)
+        self._context.budget.check(self._user_of(writer))
+        self._context.quotas.check_run(self._user_of(writer))
         ordered = in_order(
             head.open_calls, messages, close=self._maker.close_passed_over, all_answered=True
         )
@@ -130,7 +136,10 @@ class _ChatCommand:
             writer, self._run_id, self._agent, self._chat.options, here()
         )
         model = self._service.scheduler.agents[self._agent].model_of(self._chat.options)
-        return beginning(self._run_id, self._agent, ordered, position, model), start
+        drafts = beginning(self._run_id, self._agent, ordered, position, model)
+        if head.seq or self._chat.session.title is None:
+            drafts += first_message_titles(self._context.settings.titles, head, ordered)
+        return drafts, start
 
     def _queue(self, writer: SessionWriter, messages: list[Message]) -> tuple[list[Draft], Effect]:
         head = writer.head
@@ -141,6 +150,7 @@ class _ChatCommand:
                 code="too-many-queued-runs",
                 retry_after_seconds=5,
             )
+        self._context.budget.check(head.user_id)
         self._context.quotas.check_queue(head.user_id)
         fields: dict[str, Any] = {
             "run_id": self._run_id,

@@ -235,6 +235,7 @@ class RunExecutor:
     async def _end(self, otherwise: TerminalEvent) -> None:
         delay = 0.05
         drafts: list[Draft] | None = None
+        is_counted = False
         while True:
             try:
                 await self.writer.ready_at_last()
@@ -247,7 +248,12 @@ class RunExecutor:
                     await self.writer.ready_at_last()
                 if not self._has_slot():
                     return  # the end was stored, although the store reported a failure
-                drafts = drafts or self._assembler.end(self._final(otherwise))
+                final = self._final(otherwise)
+                if not is_counted and isinstance(final, Complete):
+                    # Before the end is stored, so that a crash between the two forgets nothing.
+                    await self._context.budget.spend(self.writer.head.user_id, final.usage)
+                    is_counted = True
+                drafts = drafts or self._assembler.end(final)
                 await self.writer.commit(drafts, waiters=[self._ended], reserve=True)
             except Vanished:
                 return

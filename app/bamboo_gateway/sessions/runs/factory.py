@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from itertools import count
 from typing import Any
 
+from typing_extensions import override
+
 from bamboo_gateway.agents.base import Agent
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import format_ms
@@ -21,6 +23,7 @@ from bamboo_gateway.domain.message_assembler import MessageAssembler, message_dr
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.sessions import ActiveRun
 from bamboo_gateway.domain.tool_order import UNANSWERED
+from bamboo_gateway.sessions.answers import AgentView
 from bamboo_gateway.sessions.commands import AnswerT, Idempotency, NewMessage, NewSession, Outcome
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
@@ -114,21 +117,42 @@ class Maker:
         )
 
 
-class Agents:
+class Agents(Mapping[str, Agent]):
     """The configured agents, by name. `default`, or else the first, answers when none is named."""
 
     def __init__(self, agents: Mapping[str, Agent]) -> None:
         self._agents = agents
         self._default = "default" if "default" in agents else next(iter(agents), "default")
 
-    def __contains__(self, name: str) -> bool:
+    @override
+    def __contains__(self, name: object) -> bool:
         return name in self._agents
 
+    @override
+    def __len__(self) -> int:
+        return len(self._agents)
+
+    @override
     def __getitem__(self, name: str) -> Agent:
         return self._agents[name]
 
+    @override
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._agents))
+
+    def views(self) -> list[AgentView]:
+        """Return what clients see of the agents."""
+        return [
+            {
+                "name": name,
+                "kind": self._agents[name].kind,
+                "model": self._agents[name].model,
+                "description": self._agents[name].description,
+                "is_default": name == self._default,
+                "options": self._agents[name].options_schema(),
+            }
+            for name in self
+        ]
 
     def named(self, name: str | None) -> str:
         """Return the name of the agent that is meant.

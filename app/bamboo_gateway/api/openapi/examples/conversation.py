@@ -56,6 +56,23 @@ ASSISTANT_MESSAGE: Final[dict[str, Any]] = {
     "metadata": {},
 }
 
+AGENTS: Final[dict[str, Any]] = {
+    "agents": [
+        {
+            "name": "default",
+            "kind": "openai",
+            "model": "gpt-4o-mini",
+            "description": "Answers questions about the shop.",
+            "is_default": True,
+            "options": {
+                "type": "object",
+                "properties": {"temperature": {"type": "number", "minimum": 0, "maximum": 2}},
+                "additionalProperties": False,
+            },
+        }
+    ]
+}
+
 SEARCHED: Final[dict[str, Any]] = {
     "words": {"summary": "Both words, anywhere", "value": "help hello"},
     "phrase": {"summary": "A phrase", "value": '"can I help"'},
