@@ -2,9 +2,9 @@
 
 A task reads the set at the start and again when its cache headers say so, within bounds. A token
 with an unknown `kid` has it read at once, at most every `_UNKNOWN_SECONDS`: a provider signs with a
-new key soon after it has published it. While the provider is down or answers nonsense, the keys that
-were read last stay in force for `jwks_max_stale_seconds`; then no token is accepted any more. So a
-removed key ends with the next good answer, and in any case within that time.
+new key soon after it has published it. While the provider is down or answers nonsense, the last
+keys stay in force for `jwks_max_stale_seconds`; then no token is accepted any more. So a removed
+key ends with the next good answer, and in any case within that time.
 
 Everything about an answer is bounded: its time, its bytes, its redirects (none).
 """

@@ -32,10 +32,10 @@ from bamboo_gateway.sessions.runs.external import ExternalRuns
 from bamboo_gateway.sessions.runs.factory import EXTERNAL, Agents, Maker
 from bamboo_gateway.sessions.runs.recovery import Recovery
 from bamboo_gateway.sessions.runs.scheduler import RunScheduler
+from bamboo_gateway.sessions.runs.titling import Titles, check_titles
 from bamboo_gateway.sessions.session_state import SessionStates
 from bamboo_gateway.sessions.streaming.channels import Channels
 from bamboo_gateway.sessions.streaming.hub import StreamHub
-from bamboo_gateway.sessions.titles import Titles
 from bamboo_gateway.sessions.token_budget import TokenBudget
 from bamboo_gateway.sessions.transaction import Transactions
 from bamboo_gateway.settings import Settings
@@ -62,6 +62,9 @@ class SessionManager(ConversationCommands, LifecycleCommands):
         may_stay: Called every second for each open stream: whether its caller's right still holds.
         audit: Where scheduled deletions are recorded; None: nowhere.
         forget_keys: Removes the keys of a user who is erased.
+
+    Raises:
+        AgentConfigError: `titles` names an agent that there is not.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class SessionManager(ConversationCommands, LifecycleCommands):
     ) -> None:
         self._store = store
         self._agents = Agents(agents)
+        check_titles(settings.titles, self._agents)
         self._settings = settings
         self._clock = clock
         self._may_stay = may_stay

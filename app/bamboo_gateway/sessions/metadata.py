@@ -18,6 +18,7 @@ from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.domain.projections import PATCHABLE, fold
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.domain.titles import first_message_titles
 from bamboo_gateway.domain.tool_order import in_order, still_open
 from bamboo_gateway.domain.views import SessionView, session_view
 from bamboo_gateway.sessions.access import id_taken, own
@@ -27,7 +28,6 @@ from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.runs.client_ids import ClientIds
 from bamboo_gateway.sessions.runs.factory import created_draft
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
-from bamboo_gateway.sessions.titles import first_message_titles
 from bamboo_gateway.sessions.transaction import Decision, Prepare, Transactions
 
 _BYTES_MAX = {"metadata": METADATA_BYTES_MAX, "extension_data": EXTENSION_DATA_BYTES_MAX}

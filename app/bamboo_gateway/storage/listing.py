@@ -7,7 +7,7 @@ that session no longer exists.
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from bamboo_gateway.domain import codec
@@ -144,6 +144,8 @@ def admits_content(query: SessionQuery, head: SessionHead) -> bool:
         query.shared_with, query.shared_at
     ):
         return False
+    if not has_metadata(head.metadata, query.metadata):
+        return False
     return _admits_values(
         query, head.session_type, head.created_at, head.last_activity_at, head.title
     )
@@ -154,6 +156,8 @@ def admits_stored(query: SessionQuery, shape: dict[str, Any], activity: int) -> 
 
     Do not look at the filter by share.
     """
+    if not has_metadata(shape.get("metadata") or {}, query.metadata):
+        return False
     return _admits_values(
         query,
         shape.get("session_type", "user"),
@@ -161,6 +165,18 @@ def admits_stored(query: SessionQuery, shape: dict[str, Any], activity: int) -> 
         activity,
         shape.get("title"),
     )
+
+
+def has_metadata(metadata: Mapping[str, Any], wanted: Iterable[tuple[str, str]]) -> bool:
+    """Return whether metadata has each key with its value, as `SessionQuery.metadata` says."""
+    return all(key in metadata and _text_of(metadata[key]) == value for key, value in wanted)
+
+
+def _text_of(value: Any) -> str | None:
+    """Return a text as it is, another scalar as JSON; None for objects and arrays."""
+    if isinstance(value, str):
+        return value
+    return None if isinstance(value, dict | list) else codec.encode(value).decode()
 
 
 def _admits_values(
@@ -197,6 +213,7 @@ def is_filtered_by_content(query: SessionQuery) -> bool:
             query.created_before,
             query.active_after,
             query.title_contains,
+            query.metadata or None,
             query.shared_with,
         )
     )

@@ -10,6 +10,9 @@ from bamboo_gateway.domain.sessions import SessionHead, SessionState
 class SessionQuery:
     """The filters, order and page of a list of sessions. Times are in ms; `None` does not filter.
 
+    `metadata` has pairs of a key and the value that the session's metadata has there: a text as it
+    is, another scalar as its JSON; objects and arrays match nothing.
+
     `parent_id` selects the forks of a session; `root_id` selects a whole tree: the session itself
     and those whose first ancestor it is. `shared_with` selects sessions with a share for that user
     that is valid at `shared_at`. `archived` includes or excludes archived sessions; with
@@ -37,6 +40,7 @@ class SessionQuery:
     id_prefix: str | None = None
     parent_id: str | None = None
     root_id: str | None = None
+    metadata: tuple[tuple[str, str], ...] = ()
     shared_with: str | None = None
     shared_at: int = 0
     archived: Literal["exclude", "only", "include"] = "exclude"

@@ -49,7 +49,8 @@ class Authentication:
 
         Raises:
             EdgeError: The request has no valid credential, or a page may not use its cookie.
-            Forbidden, InvalidId, Unavailable: `Gate.prepare_bearer`, `Gate.bearer` and `caller_by_share_link` say when.
+            Forbidden, InvalidId, Unavailable: `Gate.bearer`, `Gate.prepare_bearer` and
+                `caller_by_share_link` say when.
         """
         gate, acting_for = self._gate, None
         if not gate.is_open:

@@ -8,6 +8,7 @@ from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import LimitReached, SessionExists
 from bamboo_gateway.domain.events import Draft
 from bamboo_gateway.domain.messages import Message
+from bamboo_gateway.domain.titles import first_message_titles
 from bamboo_gateway.domain.tool_order import in_order
 from bamboo_gateway.observability.tracing import here
 from bamboo_gateway.sessions.access import own
@@ -19,7 +20,6 @@ from bamboo_gateway.sessions.runs.external import ExternalRuns
 from bamboo_gateway.sessions.runs.factory import Maker, beginning, created_draft
 from bamboo_gateway.sessions.runs.scheduler import RunScheduler
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
-from bamboo_gateway.sessions.titles import first_message_titles
 from bamboo_gateway.sessions.transaction import Decision, Effect, Transactions
 
 

@@ -13,14 +13,15 @@ from bamboo_gateway.domain.events import CODE_INTERRUPTED, Cancelled, Failed
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.sessions import ActiveRun, QueuedRun
+from bamboo_gateway.domain.titles import first_message_titles
 from bamboo_gateway.domain.tool_order import in_order
 from bamboo_gateway.observability.tracing import Parent
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.runs.executor import RunExecutor
 from bamboo_gateway.sessions.runs.external import ExternalRuns
 from bamboo_gateway.sessions.runs.factory import EXTERNAL, Agents, Maker, beginning
+from bamboo_gateway.sessions.runs.titling import Titles
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
-from bamboo_gateway.sessions.titles import Titles, first_message_titles
 from bamboo_gateway.sessions.transaction import Decision, Effect, Transactions
 
 log = structlog.get_logger(__name__)

@@ -1,12 +1,12 @@
-"""Titles that the gateway gives to sessions, once; a title that somebody gave stays.
+"""Titles that an agent writes (`titles = "agent:NAME"`), each once.
 
-`titles = "first_message"` takes the beginning of the first message of the user; it is in the same
-commit as the message. `titles = "agent:NAME"` asks an agent after the first answer, beside the
-session: nothing of that is in the log but the title. A value of the store names each session that
-waits for such a title, so that a crash loses none and no start looks at all sessions.
+The agent is asked after the first answer, beside the session: nothing of that is in the log but the
+title. When the agent fails or takes too long, the first message gives the title
+(`domain.titles`). A value of the store names each session that waits for its title, so that a crash
+loses none and no start looks at all sessions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping
 from contextlib import aclosing
 from typing import Final
 
@@ -22,6 +22,7 @@ from bamboo_gateway.domain.events import Draft, MessageSaid, TerminalEvent, Toke
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.short_text import title_of
+from bamboo_gateway.domain.titles import is_untitled
 from bamboo_gateway.domain.views import session_view
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.runs.detached_task import DetachedTask
@@ -57,26 +58,15 @@ _ASK: Final = (
 )
 
 
-def first_message_titles(
-    titles: str, head: SessionHead, messages: Sequence[Message]
-) -> list[Draft]:
-    """Return the event that gives a session the title of its first message, or nothing.
+def check_titles(titles: str, agents: Container[str]) -> None:
+    """Check that the agent of the setting exists.
 
-    Args:
-        titles: The setting.
-        head: The session before the messages.
-        messages: What is being said.
+    Raises:
+        AgentConfigError: It does not.
     """
-    if titles != "first_message" or not is_untitled(head) or head.counts.by_role.get("user"):
-        return []
-    first = next((message for message in messages if message.role == "user"), None)
-    title = title_of(first.text) if first is not None else None
-    return [Draft("session_updated", {"title": title})] if title else []
-
-
-def is_untitled(head: SessionHead) -> bool:
-    """Return whether nobody has given the session a title, and nobody has taken one away."""
-    return head.title is None and not head.title_given
+    name = titles.removeprefix(_AGENT)
+    if titles.startswith(_AGENT) and name not in agents:
+        raise AgentConfigError(f"titles: there is no agent {name!r}")
 
 
 class Titles:
@@ -90,10 +80,7 @@ class Titles:
         self._transactions = transactions
         self._agent: Agent | None = None
         if titles.startswith(_AGENT):
-            name = titles.removeprefix(_AGENT)
-            if name not in agents:
-                raise AgentConfigError(f"titles: there is no agent {name!r}")
-            self._agent = agents[name]
+            self._agent = agents[titles.removeprefix(_AGENT)]
         self._at_once = anyio.Semaphore(_AT_ONCE)
         self._asking: set[str] = set()
         transactions.registry.on_slot_free.append(self.run_ended)
@@ -145,6 +132,8 @@ class Titles:
         except BambooError as error:
             # Closed, or the disk is full. The next run or start tries again.
             log.warning("no title could be given", session_id=session_id, code=error.code)
+        except Exception:  # the boundary: a damaged message must not end the gateway
+            log.exception("no title could be given", session_id=session_id)
         finally:
             self._asking.discard(session_id)
 
@@ -186,7 +175,7 @@ class Titles:
             after=head.history_from,
             limit=3 * _MESSAGES_MAX,  # results of tools may stand between
         )
-        said = (Message.of(decode(record.body)["message"]) for record in found.records)
+        said = (Message.of(decode(event.body)["message"]) for event in found)
         spoken = [one for one in said if one.role in ("user", "assistant") and one.text.strip()]
         return [
             Message(one.id, one.role, one.text[:_SAID_CHARS_MAX], one.created_at)
