@@ -236,7 +236,7 @@ def read_query(raw: bytes, known: Mapping[str, bool]) -> dict[str, list[str]]:
     for name, value in parse_qsl(raw.decode("latin-1"), keep_blank_values=True):
         if name not in known and not _is_in_family(name, known):
             errors.append({"loc": ["query", name], "msg": "no such parameter"})
-        elif name in query and not known.get(name):
+        elif name in query and not (known.get(name)):
             errors.append({"loc": ["query", name], "msg": "given more than once"})
         query.setdefault(name, []).append(value)
     if errors:

@@ -12,9 +12,10 @@ Everything about an answer is bounded: its time, its bytes, its redirects (none)
 import os
 import re
 import ssl
+from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from ipaddress import ip_address
-from socket import SHUT_RDWR
+from socket import SHUT_RDWR, socket
 from time import monotonic
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
@@ -179,7 +180,7 @@ class _Fetch:
 
     def __init__(self, parts: SplitResult) -> None:
         self._parts = parts
-        self._connection: HTTPConnection | None = None
+        self._socket: socket | None = None
         self._until = monotonic() + FETCH_SECONDS
         self._is_aborted = False
 
@@ -190,33 +191,32 @@ class _Fetch:
             _FetchError: It cannot be read.
         """
         try:
-            connection = self._connection = _connection_to(self._parts)
-            target = self._parts.path or "/"
-            if self._parts.query:
-                target += "?" + self._parts.query
-            connection.request("GET", target, headers=_HEADERS)
-            response = connection.getresponse()
-            if response.status != 200:
-                raise _FetchError(f"the provider answered with the status {response.status}")
-            data = self._body(response)
+            with closing(_connection_to(self._parts)) as connection:
+                connection.connect()
+                # The connection forgets its socket when the answer is its last one.
+                self._socket = connection.sock
+                target = self._parts.path or "/"
+                if self._parts.query:
+                    target += "?" + self._parts.query
+                connection.request("GET", target, headers=_HEADERS)
+                with connection.getresponse() as response:
+                    if response.status != 200:
+                        raise _FetchError(f"the provider answered with status {response.status}")
+                    data = self._body(response)
+                    caching = response.getheader("Cache-Control") or ""
         except (OSError, HTTPException, ValueError) as error:
             raise _FetchError(f"the provider cannot be read: {type(error).__name__}") from error
-        finally:
-            self._close()
         try:
-            return _Answer(key_set(data), _fresh_seconds(response.getheader("Cache-Control") or ""))
+            return _Answer(key_set(data), _fresh_seconds(caching))
         except ValueError as error:
             raise _FetchError(f"the answer is not usable: {error}") from error
 
     def abort(self) -> None:
         """End a request that nobody waits for any more."""
         self._is_aborted = True
-        sock = self._connection.sock if self._connection is not None else None
-        if sock is not None:
-            try:
-                sock.shutdown(SHUT_RDWR)
-            except OSError:
-                return  # it has ended
+        if self._socket is not None:
+            with suppress(OSError):  # it has ended
+                self._socket.shutdown(SHUT_RDWR)
 
     def _body(self, response: HTTPResponse) -> bytes:
         data = bytearray()
@@ -229,11 +229,6 @@ class _Fetch:
         if response.length:
             raise _FetchError("the answer was cut")
         return bytes(data)
-
-    def _close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
 
 
 _HEADERS: Final = {"Accept": "application/json, application/jwk-set+json", "Connection": "close"}
