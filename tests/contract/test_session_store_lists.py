@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.domain.errors import InvalidInput
 from bamboo_gateway.domain.sessions import Presence, SessionState, state_of
 from bamboo_gateway.storage.base import SessionStore
@@ -200,14 +201,33 @@ async def fill_with_states(store: SessionStore) -> dict[str, Writer]:
         elif number % 5 == 2:
             ttl = {"type": "session_updated", "ttl_seconds": 50 + number * 2}
             await committed(store, writer.commit(ttl))
+        elif number % 5 == 3:
+            await committed(store, writer.commit(*asking(number // 5 % 4, 50 + number * 2)))
     return writers
+
+
+def asking(variant: int, ttl_seconds: int) -> list[dict[str, Any]]:
+    """Return the events of a run that asks: it is still active, or waits in several ways."""
+    asked = {
+        "type": "input_required",
+        "request_id": "req",
+        "kind": "confirm",
+        "run_id": "run_asks",
+        "prompt": "May I?",
+        "expires_at": format_ms(T0 + 10_000_000) if variant % 2 else None,
+    }
+    ended = {"type": "complete", "run_id": "run_asks", "finish_reason": "input_required"}
+    ttl = {"type": "session_updated", "ttl_seconds": ttl_seconds}
+    queued = {"type": "run_queued", "run_id": "r2", "agent": "a", "messages": [], "options": {}}
+    begun = [run_start("run_asks"), asked]
+    return [*begun, *([], [ended], [ended, ttl], [ended, ttl, queued])[variant]]
 
 
 PRESENCE = Presence(
     # Half of the times to live have passed.
     now_ms=T0 + 110_000,
     # Some of these are closed, expired or active anyway, and one does not exist.
-    watched=["s-000", "s-004", "s-013", "s-021", "s-042", "s-999"],
+    watched=["s-000", "s-004", "s-013", "s-021", "s-033", "s-042", "s-999"],
     disconnected={"s-001", "s-005", "s-006", "s-017", "s-044", "s-998"},
 )
 
@@ -220,7 +240,7 @@ async def expected_of(store: SessionStore, query: SessionQuery) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "state", ["idle", "active", "disconnected", "closed", "expired", "archived"]
+    "state", ["idle", "active", "needs_input", "disconnected", "closed", "expired", "archived"]
 )
 @pytest.mark.parametrize("turn", [1, 1000])
 async def test_lists_by_state_have_the_sessions_of_which_the_definition_says_so(
@@ -299,3 +319,23 @@ async def test_an_open_stream_keeps_a_session_from_expiring_and_so_does_a_queued
     before = Presence(T0 + 999, disconnected={"seen"})
     page = await store.query(SessionQuery(state="disconnected"), before)
     assert ids(page) == ["seen"]
+
+
+async def test_sessions_whose_requests_expire_are_unfinished(
+    store: SessionStore, second_path: Reopen
+) -> None:
+    for variant in range(4):
+        writer = Writer(f"asks-{variant}", store.next_epoch())
+        await committed(store, writer.commit(*asking(variant, 600)))
+    # The first has a run, the last a queue; the request of the second expires.
+    unfinished = ["asks-0", "asks-1", "asks-3"]
+    assert sorted(await store.unfinished()) == unfinished
+    store = await second_path(store)
+    assert sorted(await store.unfinished()) == unfinished
+    waiting = await store.query(SessionQuery(state="needs_input"), NOBODY)
+    assert sorted(ids(waiting)) == ["asks-1", "asks-2", "asks-3"]
+    writer = Writer.of(waiting.heads[0])
+    given = {"type": "input_given", "request_id": "req", "value": True}
+    await committed(store, writer.commit(given))
+    page = await store.query(SessionQuery(state="needs_input"), NOBODY)
+    assert len(page.heads) == 2

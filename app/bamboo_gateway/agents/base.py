@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import anyio
 
@@ -18,7 +18,7 @@ from bamboo_gateway.agents.allowed import ANY_OPTIONS, AllowedOptions
 from bamboo_gateway.agents.tool_calls import ToolCall
 from bamboo_gateway.domain.codec import size_left
 from bamboo_gateway.domain.errors import BambooError
-from bamboo_gateway.domain.events import AgentEvent
+from bamboo_gateway.domain.events import AgentEvent, InputRequired
 from bamboo_gateway.domain.limits import KiB
 from bamboo_gateway.domain.messages import Message
 
@@ -44,6 +44,45 @@ NOTHING_LEFT_OUT = LeftOut()
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a request for input of the run before.
+
+    Attributes:
+        request: The request, as that run made it; its `request_id` is never None.
+        status: Whether somebody answered it, or its time has passed.
+        value: The answer, which fits the request's schema; None when it has expired.
+        user_id: The user who answered, if the credential names one.
+        given_at: When it was answered, or has expired: an RFC 3339 time.
+    """
+
+    request: InputRequired
+    status: Literal["answered", "expired"]
+    value: Any = None
+    user_id: str | None = None
+    given_at: str = ""
+
+    @property
+    def approved(self) -> bool:
+        """Whether this is an approval that was given."""
+        return isinstance(self.value, dict) and self.value.get("approved") is True
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the answer as services get it."""
+        request = {
+            name: value
+            for name in InputRequired.__dataclass_fields__
+            if name != "type" and (value := getattr(self.request, name)) is not None
+        }
+        return {
+            "request": request,
+            "status": self.status,
+            "answer": self.value,
+            "user_id": self.user_id,
+            "given_at": self.given_at,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """The input of an agent: the conversation, ending with the messages to answer.
 
@@ -57,6 +96,8 @@ class Turn:
         cancelled: Is set when the run has to end. The agent's task is cancelled as well, so only
             agents that work outside that task (threads, processes) need to check it.
         left_out: How much before `messages` was not read.
+        answers: What became of the requests for input of the run before, by their ids. A turn with
+            answers has no input message; the calls that the requests name wait for this run.
     """
 
     run_id: str
@@ -65,6 +106,7 @@ class Turn:
     options: Mapping[str, Any] = field(default_factory=dict)
     cancelled: anyio.Event = field(default_factory=anyio.Event)
     left_out: LeftOut = NOTHING_LEFT_OUT
+    answers: Mapping[str, Answer] = field(default_factory=dict)
     _call_numbers: Iterator[int] = field(default_factory=count, repr=False, compare=False)
 
     @property

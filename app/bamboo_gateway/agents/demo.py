@@ -9,6 +9,7 @@ input always gives the same events. These options may be in the query and, above
 | `text` | | the text to stream instead of the script |
 | `tokens` | | streams exactly this many tokens, repeating or cutting the words |
 | `thinking`, `tool` | true | whether it thinks and calls its tool |
+| `ask` | false | asks for an approval of its tool call, and goes on with the answer |
 | `hold` | | waits at `start`, `tool`, `middle` or `end` until it is cancelled |
 | `fail` | | fails at the end with this code (snake_case) |
 
@@ -29,7 +30,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from bamboo_gateway.agents.allowed import ANY_OPTIONS, AllowedOptions
-from bamboo_gateway.agents.base import Agent, AgentError, Turn
+from bamboo_gateway.agents.base import Agent, AgentError, Answer, Turn
 from bamboo_gateway.agents.options import (
     AgentAddress,
     AgentQuery,
@@ -42,9 +43,11 @@ from bamboo_gateway.agents.options import (
 from bamboo_gateway.domain.events import (
     AgentEvent,
     Complete,
+    InputRequired,
     Thinking,
     Token,
     ToolComplete,
+    ToolError,
     ToolResult,
     ToolStart,
     Usage,
@@ -65,6 +68,7 @@ class DemoOptions(Options):
     tokens: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     thinking: bool = True
     tool: bool = True
+    ask: bool = False
     hold: Literal["start", "tool", "middle", "end"] | None = None
     fail: Annotated[str, Field(pattern=r"\A[a-z][a-z0-9_]{0,63}\z")] | None = None
 
@@ -133,17 +137,22 @@ class DemoAgent(Agent):
         pause = _Pause(options)
         said = _last_words_of_user(turn)
         await pause.at("start")
-        if options.thinking:
+        if turn.answers:
+            for answer in turn.answers.values():
+                yield _result_after(answer, said)
+        elif options.thinking:
             for word in _words("Let me see how many words that was. "):
                 yield Thinking(word)
                 await pause.between()
-        if options.tool:
+        if options.tool and not turn.answers:
             call_id = f"call_{turn.run_id}"
             yield ToolStart(call_id, _TOOL_NAME, {"text": said[:_ECHO_CHARS_MAX]})
             await pause.between()
             await pause.at("tool")
-            counted = {"words": len(said.split()), "characters": len(said)}
-            yield ToolComplete(call_id, ToolResult(success=True, content=counted))
+            if options.ask:
+                yield InputRequired("May I count the words?", "approval", call_id)
+                return
+            yield _counted(call_id, said)
         words = _words(_script(said) if options.text is None else options.text)
         count = len(words) if options.tokens is None else options.tokens
         if count and not words:
@@ -158,6 +167,21 @@ class DemoAgent(Agent):
             raise AgentError("The demo was asked to fail.", code=options.fail)
         prompt = len(said.split())
         yield Complete(Usage(prompt, count, prompt + count))
+
+
+def _counted(call_id: str, said: str) -> ToolComplete:
+    counted = {"words": len(said.split()), "characters": len(said)}
+    return ToolComplete(call_id, ToolResult(success=True, content=counted))
+
+
+def _result_after(answer: Answer, said: str) -> AgentEvent:
+    """Return the result of the call that was asked about."""
+    call_id = answer.request.tool_call_id
+    assert call_id is not None  # the demo asks about its call alone
+    if answer.approved:
+        return _counted(call_id, said)
+    reason = answer.value.get("reason") if answer.status == "answered" else "no answer in time"
+    return ToolError(call_id, f"Not approved: {reason or 'no reason given'}.")
 
 
 class _Pause:

@@ -4,8 +4,14 @@ Each turn is one `POST` to the URL, with the JSON body
 
     {"version": 1, "run_id": "run_…", "session": Session, "messages": [Message, …], "options": {…}}
 
-in the shapes of the gateway's API. The conversation ends with the input to answer. The service
-answers with status 200 and one of
+in the shapes of the gateway's API. The conversation ends with the input to answer. A turn that goes
+on after people were asked (`input_required`) has no input, and the answers instead:
+
+    "answers": {"req_…": {"request": {"request_id": "req_…", "kind": "approval", "prompt": "…", …},
+                          "status": "answered", "answer": {"approved": true}, "user_id": "…",
+                          "given_at": "…"}}
+
+The service answers with status 200 and one of
 
 * `text/event-stream`: the `data` of each event is one JSON event (`{"type": "token", "content":
   "Hel"}` …); `[DONE]` is ignored;
@@ -195,6 +201,8 @@ class HttpAgent(Agent):
             "session": self._session_answer(turn.session),
             "options": dict(turn.options),
         }
+        if turn.answers:
+            rest["answers"] = {name: one.to_json() for name, one in turn.answers.items()}
         return encode_with(rest, "messages", (message.to_json() for message in turn.messages))
 
     def _headers(self, turn: Turn, body: bytes) -> dict[str, str]:

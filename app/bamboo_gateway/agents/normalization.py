@@ -16,8 +16,10 @@ from bamboo_gateway.domain.codec import encode
 from bamboo_gateway.domain.errors import InvalidEvent
 from bamboo_gateway.domain.events import (
     COUNT_MAX,
+    REASON_INPUT,
     AgentEvent,
     Complete,
+    InputRequired,
     TerminalEvent,
     Thinking,
     Token,
@@ -77,6 +79,8 @@ async def normalized(
     """Yield the events for all of `values`, up to and including the terminal one.
 
     * `Usage` is added up and becomes part of `Complete`, which is made if the agent yields none.
+    * If the agent has asked people (`InputRequired`) and completes, the calls that it asks about
+      stay open, and the others without a result get a `ToolError`.
     * If the agent returns, or completes with `tool_calls`, the client answers the calls that have
       no result. However else it ends, also by raising, these calls get a `ToolError`.
     * An agent that returns after it was cancelled has not completed: no terminal event is made.
@@ -121,6 +125,7 @@ class _Account:
 
     def __init__(self) -> None:
         self._open_calls: dict[str, None] = {}
+        self._asked: set[str | None] = set()
         self._usage: Usage | None = None
 
     def add(self, usage: Usage) -> None:
@@ -134,6 +139,8 @@ class _Account:
             self._open_calls[event.tool_call_id] = None
         elif isinstance(event, _ToolEnd):
             self._open_calls.pop(event.tool_call_id, None)
+        elif isinstance(event, InputRequired):
+            self._asked.add(event.tool_call_id)
 
     def close(self, words: str) -> Iterator[ToolError]:
         while self._open_calls:
@@ -141,6 +148,10 @@ class _Account:
 
     def end(self, given: TerminalEvent | None) -> Iterator[AgentEvent]:
         ending = given or Complete(finish_reason="tool_calls" if self._open_calls else "stop")
+        if self._asked and isinstance(ending, Complete):
+            # The calls that are asked about wait for the answers, and for the next turn.
+            ending = Complete(ending.usage, REASON_INPUT)
+            self._open_calls = {name: None for name in self._open_calls if name not in self._asked}
         if isinstance(ending, Complete) and ending.usage is None:
             ending = replace(ending, usage=self._usage)
         if not (isinstance(ending, Complete) and ending.finish_reason == "tool_calls"):

@@ -12,6 +12,7 @@ The query may have:
 | `first_byte_timeout_seconds` | 120 | models think before they answer |
 | `idle_timeout_seconds` | 120 | the longest silence inside an answer; comments end it |
 | `retries_max` | 3 | before the first byte only |
+| `ask_before` | | tools of the client that people approve first, separated by commas |
 | `coalesce` | true | see `base.Agent` |
 | `allow` | below | which of the options below a chat may set, and their bounds; see `allowed` |
 | the options below but `tools`, `tool_choice`, `stop`, `response_format` | | for every chat |
@@ -37,6 +38,7 @@ The key is read once, at the start. It appears in no message, log line or error.
 """
 
 from collections.abc import (
+    AsyncGenerator,
     AsyncIterator,
     Awaitable,
     Callable,
@@ -44,6 +46,8 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from contextlib import aclosing
+from dataclasses import replace
 from math import inf
 from typing import Annotated, Any
 from urllib.parse import unquote
@@ -54,6 +58,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from bamboo_gateway.agents.allowed import ANY_OPTIONS, AllowedOptions, Bounds
+from bamboo_gateway.agents.ask_before import ApprovalGate, as_messages, denials
 from bamboo_gateway.agents.base import Agent, AgentError, Turn
 from bamboo_gateway.agents.media_urls import ANYWHERE, MediaOrigins
 from bamboo_gateway.agents.openai_chunks import ChunkReader, invalid
@@ -72,7 +77,7 @@ from bamboo_gateway.agents.options import (
 from bamboo_gateway.agents.sse_reader import LineTooLongError, SseReader
 from bamboo_gateway.agents.upstream import Answer, Upstream, Waits
 from bamboo_gateway.domain.codec import decode, encode_with
-from bamboo_gateway.domain.events import AgentEvent, Custom
+from bamboo_gateway.domain.events import AgentEvent, Complete, Custom
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.settings import Settings
 
@@ -117,6 +122,7 @@ class OpenAIQuery(_Sampling, Waits, AgentQuery):
     api_key_env: VariableName | None = None
     media_origins: MediaOrigins = ANYWHERE
     stream_usage: bool = True
+    ask_before: str | None = None
 
 
 class OpenAIAgent(Agent):
@@ -149,6 +155,8 @@ class OpenAIAgent(Agent):
         self._defaults = query.model_dump(include=set(_Sampling.model_fields), exclude_none=True)
         self._stream_usage = query.stream_usage
         self._media_origins = query.media_origins
+        names = (name.strip() for name in (query.ask_before or "").split(","))
+        self._ask_before = frozenset(name for name in names if name)
         self._event_bytes_max = event_bytes_max
         self._secrets = (api_key,) if api_key else ()
         self._headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
@@ -218,8 +226,28 @@ class OpenAIAgent(Agent):
         return trim(self._messages(messages, given), tokens_max, given.get("tools")).turns > 0
 
     @override
-    async def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:
+    def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:
         """Ask the server and yield its answer as it comes."""
+        if turn.answers or self._ask_before:
+            return self._with_approvals(turn)
+        return self._answered(turn)
+
+    async def _with_approvals(self, turn: Turn) -> AsyncIterator[AgentEvent]:
+        refused = denials(turn.answers)
+        for denial in refused:
+            yield denial
+        if len(refused) < len(turn.answers):
+            # The client runs the approved calls, and sends their results.
+            yield Complete(finish_reason="tool_calls")
+            return
+        turn = replace(turn, messages=[*turn.messages, *as_messages(refused)])
+        gate = ApprovalGate(self._ask_before)
+        async with aclosing(self._answered(turn)) as events:
+            async for event in events:
+                for passed in gate.passed(event):
+                    yield passed
+
+    async def _answered(self, turn: Turn) -> AsyncGenerator[AgentEvent, None]:
         if turn.is_short:
             body, trimmed = self._request(turn)
         else:

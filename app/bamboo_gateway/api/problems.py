@@ -64,6 +64,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "connection-not-found": Problem(404, "No such connection", "No connection 'c_1'."),
     "summary-not-found": Problem(404, "No summary", "The session has no summary; PUT one first."),
     "extension-not-found": Problem(404, "No such extension", "No extension 'x' in this session."),
+    "request-not-found": Problem(404, "No such request for input", "No request for input 'req_1'."),
     "share-not-found": Problem(404, "No such share", "No share 'share_1' of this session."),
     "todo-not-found": Problem(404, "No todo list", "The session has no todo list; PUT one first."),
     "archive-not-found": Problem(404, "No such archive", "No archived session 's-1'."),
@@ -98,6 +99,17 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         409, "Tool calls are open", "The session waits for the results of 1 tool calls: call_1."
     ),
     "no-open-tool-call": Problem(409, "No such open tool call", "No open tool call 'call_1'."),
+    "input-required": Problem(
+        409,
+        "The session waits for an answer",
+        "The session waits for an answer. Answer it, cancel it, or chat instead.",
+    ),
+    "already-answered": Problem(
+        409, "Answered already", "The request 'req_1' has another answer already."
+    ),
+    "input-closed": Problem(
+        409, "Nobody waits for it", "Nobody waits for an answer to 'req_1' any more."
+    ),
     "append-in-progress": Problem(
         409, "Another request appends", "Another request is appending events of this run."
     ),
@@ -109,6 +121,9 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         410,
         "The position is gone",
         "The log does not have this position. Load the messages and open their `stream_url`.",
+    ),
+    "input-expired": Problem(
+        410, "The request has expired", "The request for input 'req_1' has expired."
     ),
     "session-expired": Problem(
         410,
@@ -143,6 +158,11 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     ),
     "invalid-event": Problem(
         422, "Invalid event", "Not a valid event: custom.name: Field required"
+    ),
+    "invalid-answer": Problem(
+        422,
+        "The answer does not fit",
+        'The answer req_1.approved does not fit: the value is not of type "boolean".',
     ),
     "invalid-position": Problem(
         422,

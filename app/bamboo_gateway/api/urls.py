@@ -71,6 +71,18 @@ def run_answer(run: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return shown
 
 
+def inputs_answer(taken: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return the contract's answer to answers that were accepted."""
+    run_id = taken.get("run_id")
+    url = stream_url(taken["session_id"], taken["position"], prefix, run_id)
+    return {
+        "session_id": taken["session_id"],
+        "run_id": run_id,
+        "position": taken["position"],
+        "stream_url": url,
+    }
+
+
 def chat_answer(turn: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Return the contract's answer to a turn that was accepted."""
     url = stream_url(turn["session_id"], turn["position"], prefix, turn["run_id"])

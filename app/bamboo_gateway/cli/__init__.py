@@ -47,6 +47,7 @@ COMMANDS: Final = {
     "new-agent": ("new_agent", "new_agent"),
     "sessions": ("sessions", "commands"),
     "agents": ("agents", "commands"),
+    "inputs": ("inputs", "commands"),
     "share": ("share", "commands"),
     "keys": ("keys", "commands"),
     "users": ("users", "commands"),

@@ -84,6 +84,7 @@ def _turn(
     from bamboo_gateway.cli.runs import CancelOnInterrupt, ChatRequest, new_id, send, show
     from bamboo_gateway.cli.transcript import Transcript
 
+    transcript = Transcript()
     request = ChatRequest(message, session or new_id("s-"), agent, options)
     try:
         with CancelOnInterrupt(client, request.session_id, request.run_id) as interrupt:
@@ -91,10 +92,46 @@ def _turn(
             interrupt.begun()
             if session is None:
                 notice(f"session {request.session_id}")
-            return Turned(request.session_id, show(client, run, Transcript()))
+            ended = show(client, run, transcript)
+        if transcript.waits:
+            ended = _answered(client, request.session_id, ended)
+        return Turned(request.session_id, ended)
     except KeyboardInterrupt:
         notice(f"Stopped watching; the run may continue in session {request.session_id}.")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+def _answered(client: "GatewayClient", session: str, ended: str) -> str:
+    """Ask what the session waits for, and show the run with the answers, until nothing is open.
+
+    Returns:
+        The type of the last run's terminal event.
+    """
+    from bamboo_gateway.cli.questions import ask
+    from bamboo_gateway.cli.runs import CancelOnInterrupt, new_id, show
+    from bamboo_gateway.cli.transcript import Transcript
+
+    path = f"/sessions/{session}/inputs"
+    while ended == "complete" and (waiting := client.call("GET", path)["inputs"]):
+        if not sys.stdin.isatty():
+            notice(f"The agent waits for an answer: bamboo inputs answer {session}")
+            break
+        try:
+            answers = {one["request_id"]: ask(one) for one in waiting}
+        except (EOFError, KeyboardInterrupt):
+            typer.echo()
+            notice(f"Not answered. Answer later: bamboo inputs answer {session}")
+            break
+        run_id = new_id("run_")
+        try:
+            taken = client.call("POST", path, json={"answers": answers, "run_id": run_id})
+        except CommandError as failure:
+            complain(failure)
+            continue
+        if taken["run_id"] is not None:
+            with CancelOnInterrupt(client, session, taken["run_id"]):
+                ended = show(client, taken, Transcript())
+    return ended
 
 
 def _converse(
@@ -133,6 +170,7 @@ def _take_up(client: "GatewayClient", session: str | None) -> None:
         notice("The active run:")
         with CancelOnInterrupt(client, session, run_id):
             show(client, client.call("GET", f"/sessions/{session}/runs/{run_id}"), Transcript())
+    _answered(client, session, "complete")
 
 
 def _read_message() -> str | None:

@@ -191,12 +191,17 @@ def _key_file(settings: "Settings") -> "KeyFile":
 
 
 def _rights(text: str) -> "frozenset[Right]":
-    from bamboo_gateway.domain.callers import ALL_RIGHTS
+    from typing import get_args
 
+    from bamboo_gateway.domain.callers import Right
+
+    rights: tuple[Right, ...] = get_args(Right)
     named = {part.strip() for part in text.split(",")}
-    if not named <= ALL_RIGHTS:
-        raise CommandError("--rights are some of read, write and admin", ExitCode.USAGE)
-    return frozenset(right for right in ALL_RIGHTS if right in named)
+    if not named <= set(rights):
+        raise CommandError("--rights are some of read, answer, write and admin", ExitCode.USAGE)
+    if named == {"answer"}:
+        named.add("read")  # nobody can answer what they cannot read
+    return frozenset(right for right in rights if right in named)
 
 
 def _expiry(text: str, now_ms: int) -> int:

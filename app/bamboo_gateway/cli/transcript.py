@@ -4,6 +4,7 @@ from typing import Any
 
 from bamboo_gateway.cli.output import harmless, notice, one_line, print_line, write
 from bamboo_gateway.domain import codec
+from bamboo_gateway.domain.events import REASON_INPUT
 
 THINKING_STYLE = "dim italic"
 TOOL_STYLE = "cyan"
@@ -13,9 +14,14 @@ TOOL_TEXT_CHARS = 160
 
 
 class Transcript:
-    """Prints a conversation to stdout as it grows, and notices on lines of their own to stderr."""
+    """Prints a conversation to stdout as it grows, and notices on lines of their own to stderr.
+
+    Attributes:
+        waits: Whether the run has ended and waits for answers.
+    """
 
     def __init__(self) -> None:
+        self.waits = False
         self._kind = ""
         self._at_line_start = True
         self._shown_messages: set[str] = set()
@@ -49,6 +55,7 @@ class Transcript:
             case "cancelled":
                 self._line(f"The run was cancelled: {event['reason']}", ERROR_STYLE)
             case "complete":
+                self.waits = event["finish_reason"] == REASON_INPUT
                 self.end_line()
             case _:
                 pass

@@ -50,7 +50,7 @@ _CLAIMS: Final = (
 )
 """The reason in the log for an error in the claims."""
 
-_RIGHTS: Final[tuple[Right, ...]] = ("read", "write", "admin")
+_RIGHTS: Final[tuple[Right, ...]] = ("read", "answer", "write", "admin")
 
 
 _TOKEN: Final = re.compile(rb"eyJ[\w-]+\.[\w-]+\.[\w-]*")

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Right = Literal["read", "write", "admin"]
-"""What a caller may do: look at sessions, change them, or run the gateway."""
+Right = Literal["read", "answer", "write", "admin"]
+"""What a caller may do: look at sessions, answer requests for input, change sessions, or run the
+gateway. Who may write may answer too."""
 
 ALL_RIGHTS: Final[frozenset[Right]] = frozenset({"read", "write", "admin"})
 

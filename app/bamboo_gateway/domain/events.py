@@ -6,9 +6,11 @@ Agents yield the frozen classes below. External programs send JSON objects of th
 """
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypedDict, get_args
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Discriminator,
@@ -18,8 +20,10 @@ from pydantic import (
     with_config,
 )
 
+from bamboo_gateway.domain.clock import format_ms, parse_ms
 from bamboo_gateway.domain.codec import encode, nests_deeper, object_in
 from bamboo_gateway.domain.errors import InvalidEvent
+from bamboo_gateway.domain.ids import is_id
 
 DELTA_TYPES: Final = frozenset({"token", "thinking", "tool_delta"})
 TERMINAL_TYPES: Final = frozenset({"complete", "error", "cancelled"})
@@ -38,16 +42,22 @@ SESSION_EVENT_TYPES: Final = frozenset(
     }
 )
 SHARE_TYPES: Final = frozenset({"session_shared", "share_revoked"})
+INPUT_TYPES: Final = frozenset({"input_required", "input_given", "input_closed"})
+"""A request for input, its answer, and its end without one; `input_requests` says which follows."""
 EVENT_TYPES: Final = (
     DELTA_TYPES
     | TERMINAL_TYPES
     | RUN_EVENT_TYPES
     | SESSION_EVENT_TYPES
     | SHARE_TYPES
+    | INPUT_TYPES
     | {"message", "run_queued", "run_start", "custom"}
 )
 
 CODE_INTERRUPTED: Final = "interrupted"
+
+REASON_INPUT: Final = "input_required"
+"""The `finish_reason` of a run that has asked for input and waits for it in no memory."""
 
 
 def _as_object(arguments: Any) -> Any:
@@ -56,6 +66,26 @@ def _as_object(arguments: Any) -> Any:
     if read is None or nests_deeper(read, _ARGUMENTS_DEPTH_MAX):
         return arguments
     return read
+
+
+def _as_time(value: Any) -> Any:
+    """Write a time, or a datetime with its zone, as the API writes times."""
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ValueError("a datetime needs its zone, as that of `datetime.now(UTC)`")
+        return format_ms(round(value.timestamp() * 1000))
+    if isinstance(value, str):
+        try:
+            return format_ms(parse_ms(value))
+        except (ValueError, OverflowError):
+            raise ValueError("not a time like 2026-11-20T17:25:00Z") from None
+    return value
+
+
+def _an_id(value: str) -> str:
+    if not is_id(value):
+        raise ValueError("1 to 128 characters of [A-Za-z0-9._-], a letter or digit first")
+    return value
 
 
 class Draft(NamedTuple):
@@ -72,6 +102,9 @@ COUNT_MAX: Final = 2**53 - 1
 
 _ARGUMENTS_DEPTH_MAX = 200
 """The encoder cannot write an event that nests deeper than 254 levels."""
+
+PROMPT_CHARS_MAX: Final = 8_000
+"""The longest prompt of a request for input: a question for people, and no document."""
 
 _Count = Annotated[int, Field(ge=0, le=COUNT_MAX)]
 
@@ -234,6 +267,36 @@ class MessageSaid:
     type: Literal["message"] = "message"
 
 
+RequestKind = Literal["approval", "question", "form"]
+
+
+@with_config(_EXACT)
+@dataclass(frozen=True, slots=True)
+class InputRequired:
+    """A request for input: the agent asks people, and ends. The answers come with the next turn.
+
+    Attributes:
+        prompt: The question, for people.
+        kind: `approval` is answered with `{"approved": bool, "reason"?: str}`, `question` with a
+            text and `form` with an object, unless `schema` says otherwise.
+        tool_call_id: The call that the question is about. It stays open, and the turn that gets
+            the answer yields its result.
+        schema: The JSON Schema of the answer (`answer_schema` has its limits); not of an approval.
+        expires_at: When the request ends without an answer: an RFC 3339 time, or a datetime with
+            its zone. None: never.
+        request_id: A name for the request, with the characters of an id; None: the gateway makes
+            one.
+    """
+
+    prompt: Annotated[str, Field(min_length=1, max_length=PROMPT_CHARS_MAX)]
+    kind: RequestKind = "question"
+    tool_call_id: str | None = None
+    schema: dict[str, Any] | None = None
+    expires_at: Annotated[str | None, BeforeValidator(_as_time)] = None
+    request_id: Annotated[str, AfterValidator(_an_id)] | None = None
+    type: Literal["input_required"] = "input_required"
+
+
 @with_config(_EXACT)
 @dataclass(frozen=True, slots=True)
 class Complete:
@@ -284,6 +347,7 @@ AgentEvent = (
     | ToolComplete
     | ToolError
     | MessageSaid
+    | InputRequired
     | Custom
     | TerminalEvent
 )

@@ -3,21 +3,24 @@
 Text, thinking and tool starts up to the first tool result become one assistant message. Each result
 becomes one tool message; then a new assistant message begins. A message gets its id when it begins,
 so that deltas and the authoritative message have the same id. Messages enter the log in the order
-of `tool_order`. At the end of the run, calls without a result are closed.
+of `tool_order`. At the end of the run, calls without a result are closed. A run that asks for input
+leaves the calls that it asks about to the run that gets the answers, which goes on with them.
 
 A refused event changes nothing, so everything before it is kept. The state is a fold over the
 drafts that were returned: `replay` restores it from the log for a run that a crash interrupted.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
 from bamboo_gateway.domain.agent_messages import checked_message
+from bamboo_gateway.domain.answer_schema import check_schema
 from bamboo_gateway.domain.codec import encode
 from bamboo_gateway.domain.deltas import Delta, DeltaStem, encoded_text
 from bamboo_gateway.domain.errors import InvalidEvent, TooLarge
 from bamboo_gateway.domain.events import (
+    REASON_INPUT,
     AgentEvent,
     Cancelled,
     Complete,
@@ -25,6 +28,7 @@ from bamboo_gateway.domain.events import (
     DeltaEvent,
     Draft,
     Failed,
+    InputRequired,
     MessageSaid,
     TerminalEvent,
     Thinking,
@@ -36,7 +40,12 @@ from bamboo_gateway.domain.events import (
     Usage,
 )
 from bamboo_gateway.domain.messages import Message, Status
-from bamboo_gateway.domain.tool_order import INTERRUPTED, OPEN_CALLS_MAX, OrderedMessages, too_many
+from bamboo_gateway.domain.tool_order import (
+    INTERRUPTED,
+    OPEN_CALLS_MAX,
+    OrderedMessages,
+    too_many,
+)
 
 _ENVELOPE_BYTES = 640
 """The bytes that the gateway adds to a text: ids of at most 128 characters, times, names."""
@@ -46,6 +55,9 @@ _PART_BYTES = 40
 
 MODEL_CHARS_MAX = 200
 """The longest name of a model that is kept; agents name their models themselves."""
+
+REQUESTS_MAX = 64
+"""The most requests for input of one run, all in the head. A form asks for many values at once."""
 
 _WORDS_CHARS_MAX = 2000
 """The longest reason or error of a terminal event, which must always fit into an event."""
@@ -90,11 +102,14 @@ class MessageAssembler:
         now: Returns the present time as the API writes it.
         event_bytes_max: The largest event. Text that does not fit into one message is split into
             several, so that nothing is lost however much the agent says.
+        make_request_id: Returns a new id of a request for input.
     """
 
     __slots__ = (
+        "_asked",
         "_called",
         "_make_id",
+        "_make_request_id",
         "_model",
         "_now",
         "_open",
@@ -112,10 +127,12 @@ class MessageAssembler:
         make_id: Callable[[], str],
         now: Callable[[], str],
         event_bytes_max: int,
+        make_request_id: Callable[[], str] | None = None,
         model: str | None = None,
     ) -> None:
         self._run_id = run_id
         self._make_id = make_id
+        self._make_request_id = make_request_id or make_id
         self._now = now
         self._size_max = max(event_bytes_max - _ENVELOPE_BYTES, event_bytes_max // 3)
         self._model = model
@@ -123,6 +140,8 @@ class MessageAssembler:
         self._called: dict[str, str] = {}
         self._open: dict[str, None] = {}
         self._order = OrderedMessages()
+        # The requests for input of this run, with the call that each names.
+        self._asked: dict[str, str | None] = {}
         # The stem of the last delta, and what it was made for.
         self._stem: DeltaStem | None = None
         self._stem_of: tuple[str, str, str | None] | None = None
@@ -150,6 +169,8 @@ class MessageAssembler:
                 return self._tool_result("tool_error", failed, event.error)
             case MessageSaid():
                 return self._said(checked_message(event.message))
+            case InputRequired():
+                return [self._input_required(event)]
             case Custom():
                 return [Draft("custom", self._of(None, name=event.name, value=event.value))]
             case Complete() | Failed() | Cancelled():
@@ -173,29 +194,46 @@ class MessageAssembler:
             raise self._too_large(kind)
         if isinstance(event, ToolDelta):
             call_id = event.tool_call_id
-            message_id = self._called.get(call_id) or self._begun().id
+            message_id = self._called.get(call_id)
+            if message_id is None:
+                message_id = self._begun().id
             return [], Delta(self._stem_for(kind, message_id, call_id), text)
         before = self._make_room(size)
         pending = self._begun()
         pending.add("text" if kind == "token" else "thinking", content, size)
         return before, Delta(self._stem_for(kind, pending.id), text)
 
+    def carry(self, call_ids: Sequence[str]) -> None:
+        """Take over the open calls of an earlier run; this one gives their results.
+
+        Their message is in the log, so nothing else is said before they have results.
+        """
+        self._called |= dict.fromkeys(call_ids, "")
+        self._open |= dict.fromkeys(call_ids)
+        self._order.take_over(call_ids)
+
     def end(self, event: TerminalEvent) -> list[Draft]:
         """Return the messages that are not in the log yet, and the terminal event after them.
 
-        Calls without a result are closed, unless the run completes with `tool_calls`: then the
-        client answers the calls of the last message.
+        Calls without a result are closed. Two kinds stay open: when the run completes with
+        `tool_calls`, those of the last message, which the client answers; when it completes and has
+        asked for input, those that it asks about. Requests of a run that ends otherwise are closed.
         """
+        event = self._final(event)
         if isinstance(event, Complete):
             if event.model:
                 self._model = event.model[:MODEL_CHARS_MAX]
             drafts = self._flush("complete", event.usage)
         else:
             drafts = self._flush("incomplete")
-        for_client = isinstance(event, Complete) and event.finish_reason == "tool_calls"
-        while self._order.waiting and (self._order.is_holding or not for_client):
-            unanswered = {"tool_call_id": self._order.waiting[0], "error": INTERRUPTED}
+        while (call_id := self._to_close(event)) is not None:
+            unanswered = {"tool_call_id": call_id, "error": INTERRUPTED}
             drafts += self._tool_result("tool_error", unanswered, INTERRUPTED)
+        if not _asks(event):
+            drafts += [
+                Draft("input_closed", {"request_id": name, "reason": "cancelled"})
+                for name in self._asked
+            ]
         match event:
             case Complete():
                 fields = self._of(None, finish_reason=self._cut(event.finish_reason))
@@ -235,8 +273,35 @@ class MessageAssembler:
                 self._replay_result(event)
             case "message":
                 self._note(Message.of(event["message"]))
+            case "input_required":
+                self._asked[event["request_id"]] = event.get("tool_call_id")
+            case "run_start":
+                self.carry(event.get("tool_call_ids") or ())
             case _:
                 pass
+
+    def _final(self, event: TerminalEvent) -> TerminalEvent:
+        """Return how the run ends, as far as what it has asked decides it."""
+        if not self._asked or not isinstance(event, Complete):
+            return event
+        # Messages behind a call are stored behind its result, and this one comes in another run.
+        says_more = self._order.is_holding or self._pending is not None
+        if says_more and not self._calls_asked().isdisjoint(self._order.waiting):
+            return Failed(_SAID_TOO_LATE, "invalid_event")
+        return replace(event, finish_reason=REASON_INPUT)
+
+    def _to_close(self, event: TerminalEvent) -> str | None:
+        """Return the next call that is closed at the end of the run."""
+        waiting = self._order.waiting
+        if _asks(event):
+            asked = self._calls_asked()
+            waiting = [call_id for call_id in waiting if call_id not in asked]
+        elif isinstance(event, Complete) and event.finish_reason == "tool_calls":
+            waiting = waiting if self._order.is_holding else ()
+        return waiting[0] if waiting else None
+
+    def _calls_asked(self) -> set[str]:
+        return {call_id for call_id in self._asked.values() if call_id in self._open}
 
     # -- events of the agent ------------------------------------------------------------------
 
@@ -275,6 +340,26 @@ class MessageAssembler:
         before = self._flush("complete") if self._holds(call_id) else []
         del self._open[call_id]
         return [*before, Draft(kind, self._of(message.id, **fields)), *self._put(message)]
+
+    def _input_required(self, event: InputRequired) -> Draft:
+        name = event.request_id or self._make_request_id()
+        if name in self._asked:
+            raise InvalidEvent(f"input_required: the run has asked {name!r} already")
+        if len(self._asked) >= REQUESTS_MAX:
+            raise InvalidEvent(f"input_required: a run asks at most {REQUESTS_MAX} times")
+        if event.tool_call_id is not None and event.tool_call_id not in self._open:
+            raise InvalidEvent(f"input_required: no open call {event.tool_call_id!r}")
+        if event.schema is not None:
+            if event.kind == "approval":
+                raise InvalidEvent("input_required: an approval has no schema")
+            check_schema(event.schema)
+        fields = self._of(None, request_id=name, kind=event.kind, prompt=event.prompt)
+        for member in ("tool_call_id", "schema", "expires_at"):
+            if (value := getattr(event, member)) is not None:
+                fields[member] = value
+        self._check_size(event.type, fields)
+        self._asked[name] = event.tool_call_id
+        return Draft(event.type, fields)
 
     def _said(self, shape: dict[str, Any]) -> list[Draft]:
         role, call_id = shape["role"], shape.get("tool_call_id")
@@ -453,6 +538,16 @@ class MessageAssembler:
 
     def _cut(self, words: str) -> str:
         return words[: min(_WORDS_CHARS_MAX, self._size_max // 8)]
+
+
+_SAID_TOO_LATE = (
+    "The agent said something after the results of other calls, while a call waits for an answer. "
+    "Say it in the prompt, or before the calls."
+)
+
+
+def _asks(event: TerminalEvent) -> bool:
+    return isinstance(event, Complete) and event.finish_reason == REASON_INPUT
 
 
 def _size_of(value: Any) -> int:

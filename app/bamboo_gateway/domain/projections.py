@@ -9,9 +9,23 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from bamboo_gateway.domain.clock import parse_ms
-from bamboo_gateway.domain.events import CODE_INTERRUPTED, DELTA_TYPES, TERMINAL_TYPES, Usage
+from bamboo_gateway.domain.events import (
+    CODE_INTERRUPTED,
+    DELTA_TYPES,
+    REASON_INPUT,
+    TERMINAL_TYPES,
+    Usage,
+)
 from bamboo_gateway.domain.positions import parse_position
-from bamboo_gateway.domain.sessions import ActiveRun, QueuedRun, SessionHead, Share, SummaryRef
+from bamboo_gateway.domain.sessions import (
+    ActiveRun,
+    OpenRequest,
+    QueuedRun,
+    SessionHead,
+    SettledRequest,
+    Share,
+    SummaryRef,
+)
 from bamboo_gateway.domain.short_text import preview_of
 from bamboo_gateway.domain.tool_order import OPEN_CALLS_MAX, open_after
 from bamboo_gateway.domain.usage_parts import UsageParts
@@ -19,6 +33,9 @@ from bamboo_gateway.domain.usage_parts import UsageParts
 SYSTEM_SEQS_MAX = 64
 """The most system messages that a head names. Agents that read only the end of a conversation get
 these as well; of a session with more they read everything."""
+
+_PROMPT_CHARS_MAX = 200
+"""How much of a prompt a head keeps: lists show it, and each commit copies the head."""
 
 RunEnd = Literal["completed", "failed", "cancelled", "interrupted"]
 
@@ -77,6 +94,8 @@ def _on_run_start(head: SessionHead, event: dict[str, Any], now: int) -> None:
     # The input messages are directly before it, in the same commit.
     before = head.seq - len(event["message_ids"]) - 1
     head.active = ActiveRun(run_id, event["agent"], head.seq, before, now, event.get("model"))
+    # It has got the answers.
+    head.settled_requests = []
 
 
 def _on_run_queued(head: SessionHead, event: dict[str, Any], now: int) -> None:
@@ -90,9 +109,17 @@ def _on_terminal(head: SessionHead, event: dict[str, Any], now: int) -> None:
     active = head.active
     counts = replace(head.counts, runs=_plus_one(head.counts.runs, status_of(event)))
     if head.active and head.active.run_id == run_id:
-        if event.get("finish_reason") != "tool_calls":
-            # The calls that it left open get no result any more; see `MessageAssembler.end`.
-            head.open_calls = []
+        reason = event.get("finish_reason")
+        if reason == REASON_INPUT:
+            asked = {one.tool_call_id for one in head.open_requests}
+            head.open_calls = [call_id for call_id in head.open_calls if call_id in asked]
+        else:
+            # What it asked gets no answer any more, also when the events that say so are lost.
+            head.open_requests = []
+            head.settled_requests = []
+            if reason != "tool_calls":
+                # The calls that it left open get no result any more; see `MessageAssembler.end`.
+                head.open_calls = []
         counts = replace(counts, active_ms=counts.active_ms + max(0, now - head.active.started_at))
         head.active = None
     else:
@@ -104,6 +131,39 @@ def _on_terminal(head: SessionHead, event: dict[str, Any], now: int) -> None:
         model = event.get("model") or (active.model if active and agent else None)
         head.usage += usage
         head.usage_parts = head.usage_parts.plus(usage, agent, model)
+
+
+def _on_input_required(head: SessionHead, event: dict[str, Any], now: int) -> None:
+    if head.active is None:
+        return  # no gateway writes it outside of a run
+    expires_at = event.get("expires_at")
+    request = OpenRequest(
+        event["request_id"],
+        event["kind"],
+        event["run_id"],
+        head.active.agent,
+        head.seq,
+        now,
+        event["prompt"][:_PROMPT_CHARS_MAX],
+        event.get("tool_call_id"),
+        parse_ms(expires_at) if expires_at else None,
+    )
+    head.open_requests = [*head.open_requests, request]
+
+
+def _on_input_settled(head: SessionHead, event: dict[str, Any], now: int) -> None:
+    del now
+    name = event["request_id"]
+    settled = [one for one in head.open_requests if one.request_id == name]
+    head.open_requests = [one for one in head.open_requests if one.request_id != name]
+    if event.get("reason") in ("superseded", "cancelled"):
+        # The whole round has ended: no run gets the answers that were given in it.
+        head.settled_requests = []
+        return
+    head.settled_requests = [
+        *head.settled_requests,
+        *(SettledRequest(name, one.seq, head.seq, one.tool_call_id) for one in settled),
+    ]
 
 
 def _on_created(head: SessionHead, event: dict[str, Any], now: int) -> None:
@@ -139,6 +199,8 @@ def _on_merged(head: SessionHead, event: dict[str, Any], now: int) -> None:
         head.message_count = 0
         head.preview = None
         head.open_calls = []
+        head.open_requests = []
+        head.settled_requests = []
         head.system_seqs = []
         head.summary = None
         head.counts = replace(
@@ -174,6 +236,7 @@ def _on_shared(head: SessionHead, event: dict[str, Any], now: int) -> None:
         parse_ms(given["created_at"]),
         parse_ms(expires_at) if expires_at else None,
         given.get("token_sha256"),
+        given.get("scope", "read"),
     )
     # A share for a user replaces that user's earlier one; expired shares are removed.
     others = [
@@ -195,6 +258,9 @@ _STEPS: dict[str, Callable[[SessionHead, dict[str, Any], int], None]] = {
     "run_start": _on_run_start,
     "run_queued": _on_run_queued,
     **dict.fromkeys(TERMINAL_TYPES, _on_terminal),
+    "input_required": _on_input_required,
+    "input_given": _on_input_settled,
+    "input_closed": _on_input_settled,
     "session_created": _on_created,
     "session_updated": _on_patch,
     "extensions_updated": _on_patch,

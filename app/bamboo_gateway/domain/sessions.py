@@ -9,14 +9,17 @@ from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
 from typing import Any, Literal
 
-from bamboo_gateway.domain.events import Usage
+from bamboo_gateway.domain.events import RequestKind, Usage
 from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.domain.usage_parts import UsageParts
 
 SessionType = Literal["user", "sub_agent", "scheduled"]
 SESSION_TYPES = ("user", "sub_agent", "scheduled")
+ShareScope = Literal["read", "answer"]
 LoggedState = Literal["closed", "expired", "archived"]
-SessionState = Literal["active", "idle", "disconnected", "closed", "expired", "archived"]
+SessionState = Literal[
+    "active", "needs_input", "idle", "disconnected", "closed", "expired", "archived"
+]
 
 
 @dataclass(slots=True)
@@ -45,6 +48,47 @@ class QueuedRun:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenRequest:
+    """A request for input that has no answer yet; its whole event is in the log at `seq`.
+
+    Attributes:
+        request_id: Its name.
+        kind: The kind of answer.
+        run_id: The run that asked.
+        agent: The agent of that run; it gets the answers.
+        seq: The seq of its `input_required` event.
+        asked_at: When it was asked, in ms.
+        prompt: The begin of the question, for lists.
+        tool_call_id: The call that it is about.
+        expires_at: When it ends without an answer, in ms.
+    """
+
+    request_id: str
+    kind: RequestKind
+    run_id: str
+    agent: str
+    seq: int
+    asked_at: int
+    prompt: str = ""
+    tool_call_id: str | None = None
+    expires_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SettledRequest:
+    """A request that was answered, or has expired, while others of its run are still open.
+
+    The next run of the session gets it. `asked_seq` is the seq of its `input_required`, `seq` that
+    of its `input_given` or `input_closed`.
+    """
+
+    request_id: str
+    asked_seq: int
+    seq: int
+    tool_call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SummaryRef:
     """The current summary: the seq of its event, the last seq it covers, its number of turns."""
 
@@ -57,6 +101,8 @@ class SummaryRef:
 class Share:
     """Permission to read the session, for one user or for everyone with the token of a link.
 
+    With the scope `answer` it also permits to answer requests for input.
+
     Times are milliseconds since 1970. Of a token only the SHA-256 is kept, in hex.
     """
 
@@ -65,6 +111,7 @@ class Share:
     created_at: int
     expires_at: int | None = None
     token_sha256: str | None = None
+    scope: ShareScope = "read"
 
     def holds_at(self, now_ms: int) -> bool:
         """Return whether the share is valid at this time."""
@@ -92,7 +139,9 @@ class SessionHead:
     replaced them. `open_calls` are tool calls that wait for a result (`tool_order`). `system_seqs`
     are the seqs of the conversation's system messages, as long as there are few. `preview` is the
     beginning of the last text of a person or the assistant (`short_text`). `title_given` says
-    whether somebody, or the gateway, has set the title, perhaps to none.
+    whether somebody, or the gateway, has set the title, perhaps to none. `open_requests` wait for
+    people, in the order in which they were asked; `settled_requests` are those of the same run that
+    wait no longer (`input_requests`).
     """
 
     id: str
@@ -125,6 +174,8 @@ class SessionHead:
     logged_state: LoggedState | None = None
     active: ActiveRun | None = None
     queue: list[QueuedRun] = field(default_factory=list)
+    open_requests: list[OpenRequest] = field(default_factory=list)
+    settled_requests: list[SettledRequest] = field(default_factory=list)
     shares: list[Share] = field(default_factory=list)
 
     @property
@@ -143,6 +194,18 @@ class SessionHead:
         if self.ttl_seconds is None:
             return None
         return self.last_activity_at + self.ttl_seconds * 1000
+
+    @property
+    def request_expires_at(self) -> int | None:
+        """When the first open request expires, in ms; None when none does."""
+        return min((one.expires_at for one in self.open_requests if one.expires_at), default=None)
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether the gateway has to act by itself: on a run, or when a request expires."""
+        if self.active is not None or self.queue:
+            return True
+        return bool(self.open_requests) and self.request_expires_at is not None
 
     def is_shared_with(self, user_id: str, now_ms: int) -> bool:
         """Return whether the session is shared with this user at this time."""
@@ -186,6 +249,10 @@ class SessionHead:
             known["active"] = ActiveRun(**known["active"])
         if "shares" in known:
             known["shares"] = [Share(**share) for share in known["shares"]]
+        if "open_requests" in known:
+            known["open_requests"] = [OpenRequest(**one) for one in known["open_requests"]]
+        if "settled_requests" in known:
+            known["settled_requests"] = [SettledRequest(**one) for one in known["settled_requests"]]
         known["queue"] = [QueuedRun(**queued) for queued in known.get("queue", ())]
         return SessionHead(**known)
 
@@ -209,19 +276,31 @@ class Presence:
 def state_of(head: SessionHead, presence: Presence) -> SessionState:
     """Return the state of a session at a moment.
 
-    A closed session expires like any other. An archived one does not: it has a retention of its
-    own.
+    An active run comes first, then what waits for people, then an open stream. A closed session
+    expires like any other. An archived one does not: it has a retention of its own.
     """
     if head.logged_state == "archived":
         return "archived"
-    if head.logged_state is None and (head.active or head.id in presence.watched):
-        return "active"
+    if head.logged_state is None:
+        if head.active:
+            return "active"
+        if head.id in presence.watched:
+            return "needs_input" if head.open_requests else "active"
     expires_at = head.expires_at
     if expires_at is not None and expires_at <= presence.now_ms and not head.queue:
         return "expired"
     if head.logged_state is not None:
         return head.logged_state
+    if head.open_requests:
+        return "needs_input"
     return "disconnected" if head.id in presence.disconnected else "idle"
+
+
+def is_stored_unfinished(shape: dict[str, Any]) -> bool:
+    """Return `is_unfinished` of a stored head, which omits members with their default value."""
+    if "active" in shape or "queue" in shape:
+        return True
+    return any(one.get("expires_at") for one in shape.get("open_requests", ()))
 
 
 _NAMES = tuple(f.name for f in fields(SessionHead))

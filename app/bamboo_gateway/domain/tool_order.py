@@ -189,6 +189,10 @@ class OrderedMessages:
         """Return whether a message with this id is held back."""
         return any(held.id == message_id for held in self._held)
 
+    def take_over(self, call_ids: Iterable[str]) -> None:
+        """Wait for calls of a message that is in the log from before this run."""
+        self._waiting = [*self._waiting, *call_ids]
+
     def put(self, message: Message) -> list[Message]:
         """Add the next message; return those that may enter the log now, in order."""
         self._held.append(message)

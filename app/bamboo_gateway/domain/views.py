@@ -8,10 +8,29 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
 from bamboo_gateway.domain.clock import format_ms
-from bamboo_gateway.domain.events import Usage, UsageCounts
+from bamboo_gateway.domain.events import RequestKind, Usage, UsageCounts
 from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.domain.projections import RunEnd, status_of
-from bamboo_gateway.domain.sessions import SessionHead, SessionState, SessionType
+from bamboo_gateway.domain.sessions import OpenRequest, SessionHead, SessionState, SessionType
+
+
+class OpenRequestView(TypedDict):
+    """A request for input that has no answer yet, as lists show it.
+
+    Attributes:
+        prompt: The begin of the question; the event has all of it, and the schema of the answer.
+        run_id: The run that asked.
+        tool_call_id: The call that it is about.
+        expires_at: When it ends without an answer.
+    """
+
+    request_id: str
+    kind: RequestKind
+    prompt: str
+    run_id: str
+    tool_call_id: str | None
+    asked_at: str
+    expires_at: str | None
 
 
 class SessionView(TypedDict):
@@ -24,6 +43,7 @@ class SessionView(TypedDict):
         preview: The beginning of the last message with text, for lists.
         parent: The `session_id`, `message_id` and `position` that the session was forked from.
         position: The end of the log.
+        open_requests: The requests for input that wait for an answer, in order.
         stream_after: A stream that begins after this position shows everything that is not in the
             messages yet.
     """
@@ -47,6 +67,7 @@ class SessionView(TypedDict):
     parent: dict[str, Any] | None
     position: str
     active_run_id: str | None
+    open_requests: list[OpenRequestView]
     stream_after: str
 
 
@@ -113,7 +134,21 @@ def session_view(head: SessionHead, state: SessionState, expires_at: int | None)
         "parent": head.parent,
         "position": str(head.position),
         "active_run_id": head.active.run_id if head.active else None,
+        "open_requests": [_request_view(one) for one in head.open_requests],
         "stream_after": str(Position(head.epoch, begin)),
+    }
+
+
+def _request_view(request: OpenRequest) -> OpenRequestView:
+    expires_at = request.expires_at
+    return {
+        "request_id": request.request_id,
+        "kind": request.kind,
+        "prompt": request.prompt,
+        "run_id": request.run_id,
+        "tool_call_id": request.tool_call_id,
+        "asked_at": format_ms(request.asked_at),
+        "expires_at": format_ms(expires_at) if expires_at is not None else None,
     }
 
 

@@ -6,7 +6,8 @@ idempotency keys). The gateway answers 404 for sessions that belong to another u
 an unknown id. It does its own work as `GATEWAY`.
 
 A user or link that a session is shared with may read it: the session, its messages, events,
-streams, export, statistics, branch tree and resume message. A user may also fork it. The session's
+streams, export, statistics, branch tree and resume message. A user may also fork it. With the scope
+`answer` a share also lets them answer the session's requests for input. The session's
 existence is no secret then, so everything else is refused as `forbidden`.
 
 One thing cannot be hidden: that an id which a client chose is taken (`session-exists`).
@@ -21,8 +22,9 @@ from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.commands import NewSession
 from bamboo_gateway.storage.reports import SearchQuery, SessionQuery
 
-Need = Literal["own", "read", "make"]
-"""What a command needs: a session of the caller's own, one that it may read, or a new one."""
+Need = Literal["own", "answer", "read", "make"]
+"""What a command needs: a session of the caller's own, one whose requests for input it may answer,
+one that it may read, or a new one."""
 
 _NOT_YOURS = "A session that you create is yours: leave out `user_id`."
 
@@ -41,6 +43,8 @@ def check_access(caller: Caller, head: SessionHead, need: Need, now_ms: int) -> 
         raise id_taken(head.id)
     if not may_read(caller, head, now_ms):
         raise unknown_session(head.id)
+    if need == "answer" and may_answer(caller, head, now_ms):
+        return
     if need != "read":
         raise Forbidden("You may read this session, and nothing else.")
 
@@ -57,6 +61,19 @@ def may_read(caller: Caller, head: SessionHead, now_ms: int) -> bool:
     if caller.user_id in {None, head.user_id}:
         return True
     return head.is_shared_with(caller.user_id, now_ms)
+
+
+def may_answer(caller: Caller, head: SessionHead, now_ms: int) -> bool:
+    """Return whether a share with the scope `answer` lets a caller answer requests for input."""
+    if caller.share_id is None and (caller.session_id is not None or caller.user_id is None):
+        return False
+    return any(
+        one.scope == "answer"
+        and one.holds_at(now_ms)
+        and (one.id == caller.share_id if caller.share_id else one.user_id == caller.user_id)
+        for one in head.shares
+        if caller.session_id in {None, head.id}
+    )
 
 
 def check_may_make(caller: Caller) -> None:

@@ -9,7 +9,7 @@ Optional members have a type of their own (`total=False`), which an answer is pu
 from typing import Any, Literal, NotRequired, TypedDict
 
 from bamboo_gateway.domain.events import UsageCounts
-from bamboo_gateway.domain.sessions import SessionState
+from bamboo_gateway.domain.sessions import SessionState, ShareScope
 from bamboo_gateway.domain.views import RunView, SessionView
 from bamboo_gateway.exporters.imported import ImportNote
 
@@ -49,6 +49,20 @@ class AgentView(TypedDict):
     description: str | None
     is_default: bool
     options: dict[str, Any]
+
+
+class InputsTaken(TypedDict):
+    """Answers to requests for input, as they are stored.
+
+    Attributes:
+        session_id: The session.
+        position: The position just before their events: a stream from here shows them all.
+        run_id: The run that has started with them; absent while other requests are open.
+    """
+
+    session_id: str
+    position: str
+    run_id: NotRequired[str]
 
 
 class MessagesAdded(TypedDict):
@@ -223,6 +237,7 @@ class ShareView(TypedDict):
     user_id: str | None
     created_at: str
     expires_at: str | None
+    scope: ShareScope
 
 
 class LinkToken(TypedDict, total=False):

@@ -14,6 +14,7 @@ from bamboo_gateway.sessions.answers import (
     ChatTurn,
     Connection,
     EventsAppended,
+    InputsTaken,
     MessagesAdded,
     RunCancelled,
     SearchResults,
@@ -43,6 +44,8 @@ from bamboo_gateway.sessions.queries import (
     run_page,
 )
 from bamboo_gateway.sessions.runs.client_ids import ClientIds
+from bamboo_gateway.sessions.runs.inputs import Inputs
+from bamboo_gateway.sessions.runs.rounds import load_round
 from bamboo_gateway.sessions.search import search_results
 from bamboo_gateway.sessions.streaming.hub import StreamPlace
 from bamboo_gateway.sessions.streaming.rendering import Renderer
@@ -289,6 +292,21 @@ class ConversationCommands(ManagerParts):
         """Begin a run that answers messages, or queue it (`ChatService.chat`)."""
         return await self._chats.chat(caller, chat, idem)
 
+    async def answer_inputs(
+        self, caller: Caller, session_id: str, inputs: Inputs, idem: Idempotency | None = None
+    ) -> Outcome[InputsTaken]:
+        """Answer requests for input (`InputService.answer`)."""
+        return await self._inputs.answer(caller, session_id, inputs, idem)
+
+    async def open_inputs(self, caller: Caller, session_id: str) -> list[dict[str, Any]]:
+        """Return the `input_required` events of the open requests, in order."""
+
+        async def read(head: SessionHead) -> list[dict[str, Any]]:
+            found = await load_round(self._context.store, head)
+            return [found.asked[one.request_id] for one in head.open_requests]
+
+        return await self._registry.read(caller, session_id, read, "read")
+
     async def open_run(
         self,
         caller: Caller,
@@ -331,15 +349,21 @@ class ConversationCommands(ManagerParts):
         return await self._registry.read(caller, session_id, read)
 
     async def wait_run(
-        self, caller: Caller, session_id: str, run_id: str, seconds: float
+        self,
+        caller: Caller,
+        session_id: str,
+        run_id: str,
+        seconds: float,
+        need: Literal["own", "answer"] = "own",
     ) -> RunWait:
-        """Wait for a run's end, for at most this many seconds.
+        """Wait for a run's end, for at most this many seconds; `answer`: the run of an answer.
 
         Raises:
             NotFound: There is no such session or run.
         """
-        await self.run(caller, session_id, run_id)
-        return await self._cancellation.wait_run(caller, session_id, run_id, seconds)
+        if need == "own":
+            await self.run(caller, session_id, run_id)
+        return await self._cancellation.wait_run(caller, session_id, run_id, seconds, need)
 
     async def cancel_run(
         self, caller: Caller, session_id: str, run_id: str, idem: Idempotency | None = None

@@ -30,6 +30,8 @@ from bamboo_gateway.sessions.runs.cancellation import Cancellation
 from bamboo_gateway.sessions.runs.chat import ChatService
 from bamboo_gateway.sessions.runs.external import ExternalRuns
 from bamboo_gateway.sessions.runs.factory import EXTERNAL, Agents, Maker
+from bamboo_gateway.sessions.runs.input_expiry import InputExpiry
+from bamboo_gateway.sessions.runs.inputs import InputService
 from bamboo_gateway.sessions.runs.recovery import Recovery
 from bamboo_gateway.sessions.runs.scheduler import RunScheduler
 from bamboo_gateway.sessions.runs.titling import Titles, check_titles
@@ -149,7 +151,15 @@ class SessionManager(ConversationCommands, LifecycleCommands):
         self._chats = ChatService(
             self._context, self._transactions, self._maker, self._external, self._scheduler
         )
-        self._cancellation = Cancellation(self._context, self._transactions, self._external)
+        self._inputs = InputService(
+            self._context, self._transactions, self._maker, self._external, self._scheduler
+        )
+        self._input_expiry = InputExpiry(
+            self._context, self._transactions, self._maker, self._scheduler
+        )
+        self._cancellation = Cancellation(
+            self._context, self._transactions, self._maker, self._external
+        )
         self._hub = StreamHub(self._context, self._registry, channels, self._may_stay)
         self._compaction = Compaction(self._context, self._registry)
 
@@ -247,6 +257,7 @@ class SessionManager(ConversationCommands, LifecycleCommands):
             await anyio.sleep(_HOUSEKEEPING_SECONDS)
             self._registry.evict_idle()
             self._external.end_silent()
+            self._input_expiry.expire_due()
 
 
 def not_recovered() -> Unavailable:

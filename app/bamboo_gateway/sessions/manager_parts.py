@@ -7,6 +7,8 @@ from bamboo_gateway.sessions.runs.cancellation import Cancellation
 from bamboo_gateway.sessions.runs.chat import ChatService
 from bamboo_gateway.sessions.runs.external import ExternalRuns
 from bamboo_gateway.sessions.runs.factory import Agents, Maker
+from bamboo_gateway.sessions.runs.input_expiry import InputExpiry
+from bamboo_gateway.sessions.runs.inputs import InputService
 from bamboo_gateway.sessions.runs.scheduler import RunScheduler
 from bamboo_gateway.sessions.streaming.hub import StreamHub
 from bamboo_gateway.sessions.transaction import Transactions
@@ -28,6 +30,8 @@ class ManagerParts:
     _external: ExternalRuns
     _scheduler: RunScheduler
     _chats: ChatService
+    _inputs: InputService
+    _input_expiry: InputExpiry
     _cancellation: Cancellation
     _hub: StreamHub
     _forget_keys: ForgetKeys

@@ -1,6 +1,7 @@
 """Commands that change a session without starting a run."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from bamboo_gateway.domain.errors import (
     TooLarge,
 )
 from bamboo_gateway.domain.events import Draft
+from bamboo_gateway.domain.input_requests import check_not_asked
 from bamboo_gateway.domain.limits import EXTENSION_DATA_BYTES_MAX, METADATA_BYTES_MAX
 from bamboo_gateway.domain.message_assembler import message_draft
 from bamboo_gateway.domain.messages import Message
@@ -28,7 +30,7 @@ from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.runs.client_ids import ClientIds
 from bamboo_gateway.sessions.runs.factory import created_draft
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
-from bamboo_gateway.sessions.transaction import Decision, Prepare, Transactions
+from bamboo_gateway.sessions.transaction import Decision, Prepare, SlotFreed, Transactions
 
 _BYTES_MAX = {"metadata": METADATA_BYTES_MAX, "extension_data": EXTENSION_DATA_BYTES_MAX}
 
@@ -235,7 +237,9 @@ async def reopen(
             drafts.append(Draft("state_change", {"from": state, "to": "idle"}))
         if ttl_seconds not in {"keep", head.ttl_seconds}:
             drafts.append(Draft("session_updated", {"ttl_seconds": ttl_seconds}))
-        return answer_after(context, writer, drafts)
+        decision = answer_after(context, writer, drafts)
+        # What has expired meanwhile is closed now.
+        return replace(decision, effects=(SlotFreed(transactions.registry, writer),))
 
     return await transactions.run(caller, session_id, decide, accepts="expired", idem=idem)
 
@@ -270,6 +274,8 @@ async def add_messages(
     def decide(writer: SessionWriter) -> Decision[MessagesAdded]:
         names.check(writer)
         head = writer.head
+        if head.active is None:
+            check_not_asked(head)
         if head.active and head.open_calls:
             # The run executes these calls, and their results come from the run.
             raise still_open(head.open_calls)

@@ -54,7 +54,7 @@ class SessionStates:
         """Return when the session expires if nothing more happens; an open stream is activity."""
         if head.ttl_seconds is None or head.logged_state == "archived":
             return None
-        if self.state_of(head) == "active":
+        if head.active or self.is_watched(head.id):
             return self._clock.now_ms() + head.ttl_seconds * 1000
         return head.expires_at
 

@@ -1,4 +1,6 @@
-"""Sharing: read-only grants, to one user or to anyone with a link's token. Each can be revoked.
+"""Sharing: grants to read, and perhaps to answer, to one user or to anyone with a link's token.
+
+Each can be revoked.
 
 A share is an event of the session's log, folded into its head, so it holds exactly as long as the
 log says. The log holds only a digest of a link's token: the token is returned once, to the caller
@@ -20,7 +22,7 @@ from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.domain.errors import Gone, InvalidInput, LimitReached, NotFound
 from bamboo_gateway.domain.events import Draft
 from bamboo_gateway.domain.limits import SHARES_MAX
-from bamboo_gateway.domain.sessions import Share
+from bamboo_gateway.domain.sessions import Share, ShareScope
 from bamboo_gateway.sessions.access import may_read
 from bamboo_gateway.sessions.answers import LinkToken, ShareMade, ShareView
 from bamboo_gateway.sessions.commands import AnswerT, Idempotency, Outcome
@@ -42,10 +44,12 @@ class NewShare:
     Attributes:
         user_id: With whom the session is shared; None makes a link.
         expires_in_seconds: When the share ends; None: not by itself.
+        scope: Whether it also permits to answer requests for input.
     """
 
     user_id: str | None = None
     expires_in_seconds: int | None = None
+    scope: ShareScope = "read"
 
 
 async def share(
@@ -83,6 +87,7 @@ async def share(
             now_ms,
             now_ms + seconds * 1000 if seconds is not None else None,
             _digest(token) if token is not None else None,
+            wanted.scope,
         )
         fields = {"share": {**share_view(made), "token_sha256": made.token_sha256}}
         return Decision([Draft("session_shared", fields)], share_view(made))
@@ -169,6 +174,7 @@ def share_view(share: Share) -> ShareView:
         "user_id": share.user_id,
         "created_at": format_ms(share.created_at),
         "expires_at": format_ms(share.expires_at) if share.expires_at is not None else None,
+        "scope": share.scope,
     }
 
 
@@ -187,7 +193,7 @@ async def link_caller(context: Context, registry: SessionRegistry, token: str) -
         if one.token_sha256 and compare_digest(one.token_sha256, digest) and one.holds_at(now_ms):
             return Caller(
                 f"link:{one.id}",
-                rights=frozenset({"read"}),
+                rights=frozenset({"read", "answer"} if one.scope == "answer" else {"read"}),
                 session_id=session_id,
                 credential=f"link:{one.id}",
                 expires_at=one.expires_at,

@@ -30,6 +30,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar, cast
 
+from typing_extensions import override
+
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import BambooError
 from bamboo_gateway.domain.events import Draft
@@ -77,6 +79,18 @@ class Effect:
 
     def undone(self) -> None:
         """Run when the decision was not stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotFreed(Effect):
+    """Let whatever waits for the session's slot go on, and look at its timers."""
+
+    registry: SessionRegistry
+    writer: SessionWriter
+
+    @override
+    def committed(self) -> None:
+        self.registry.slot_free(self.writer)
 
 
 @dataclass(frozen=True, slots=True)

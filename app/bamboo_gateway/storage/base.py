@@ -5,8 +5,9 @@ chooses the form (lines, rows). It returns the bodies that it was given, byte fo
 events a log has notes: they are no events, and only `find` returns them.
 
 Some entries of a log are marked, and `find` finds them by kind and key: `message` events by the
-message id; `run_queued`, `run_start` and terminal events (kind `run`) by the run id; notes by their
-own key. The store takes an event's key from its body.
+message id; `run_queued`, `run_start` and terminal events (kind `run`) by the run id; requests for
+input, their answers and ends (kind `input`) by the request's id; notes by their own key. The store
+takes an event's key from its body.
 
 `commits` has the types of events and commits, `reports` those of lists and findings.
 
@@ -40,6 +41,7 @@ from bamboo_gateway.storage.commits import Commit, Event, Found, MarkKind, Note,
 from bamboo_gateway.storage.reports import (
     ChangePage,
     Erased,
+    Expiry,
     RecoveryReport,
     SearchPage,
     SearchQuery,
@@ -354,6 +356,7 @@ class SessionStore(ABC):
             InvalidCursor: The cursor was not made by this store.
         """
 
+    @abstractmethod
     async def changes(self, feed: str, after: int, limit: int) -> ChangePage:
         """Return the sessions that have changed after a change number, each with its last change.
 
@@ -362,7 +365,8 @@ class SessionStore(ABC):
         this call by then. So whoever asks again from the `last` of a page misses nothing. Numbers
         survive restarts. The cost is that of the answer, not of the number of sessions.
 
-        The last `GONE_SESSIONS_MAX` deletions are kept.
+        The last `GONE_SESSIONS_MAX` deletions are kept, each with what decides who is told of it
+        (`listing.gone_of`); `SupportsErasure.vacuum` forgets all of them.
 
         Args:
             feed: The `change_feed` that the number is from.
@@ -373,15 +377,33 @@ class SessionStore(ABC):
             ChangesLost: The number is from another feed, is not reached yet, or so old that a
                 deletion since then may be forgotten.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     async def last_change(self) -> tuple[str, int]:
         """Return the store's `change_feed`, and the number of the last change.
 
         The feed has a random name. It gets another one whenever numbers may be given again: the
         data was restored, copied, or their count was lost.
         """
-        raise NotImplementedError
+
+    @abstractmethod
+    async def expiries(self, after: tuple[int, str], until: int, limit: int) -> list[Expiry]:
+        """Return the sessions of which something ends by itself in a span of time.
+
+        What ends is the session's time to live, or a share with a user (`listing.ends_of`). The
+        durable heads decide; runs and open streams do not count here. A time to live that ends has
+        no commit, so `changes` does not have it. The cost is that of the answer; a store of files
+        looks at all sessions that have such an end, in memory.
+
+        Args:
+            after: The moment in ms that the span begins behind, and a session's id: of that very
+                moment the sessions with a greater id are returned.
+            until: The last moment of the span.
+            limit: The most entries of a page. Another one begins after its last entry.
+
+        Returns:
+            The entries, ordered by moment and session id. A session has one for each moment.
+        """
 
     @abstractmethod
     async def write_values(self, changes: Sequence[ValueChange]) -> None:
@@ -430,7 +452,7 @@ class SessionStore(ABC):
 
     @abstractmethod
     async def unfinished(self) -> list[str]:
-        """List the sessions whose head has an active or queued run."""
+        """List the sessions whose head is unfinished (`SessionHead.is_unfinished`)."""
 
     @abstractmethod
     async def release(self, session_id: str) -> None:

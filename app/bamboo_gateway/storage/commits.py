@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 from bamboo_gateway.domain.sessions import SessionHead
 
-MarkKind = Literal["message", "run", "note"]
+MarkKind = Literal["message", "run", "note", "input"]
 
 
 class Event(NamedTuple):

@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.errors import InvalidCursor
-from bamboo_gateway.domain.sessions import Presence, SessionHead, state_of
-from bamboo_gateway.storage.reports import SessionPage, SessionQuery
+from bamboo_gateway.domain.sessions import Presence, SessionHead, Share, state_of
+from bamboo_gateway.storage.reports import GoneSession, SessionPage, SessionQuery
 
 SortKey = tuple[int | str, str]
 
@@ -84,16 +84,58 @@ class Relations(NamedTuple):
         )
 
 
+def shares_of(head: SessionHead) -> dict[str, int | None]:
+    """Return when the last share with each user ends; None when one of them does not end."""
+    return ends_with_users(head.shares)
+
+
+def ends_with_users(shares: Iterable[Share]) -> dict[str, int | None]:
+    """Return of some shares when the last one with each user ends."""
+    ends: dict[str, int | None] = {}
+    for share in shares:
+        if share.user_id is None:
+            continue
+        known = ends.get(share.user_id, 0)
+        if share.expires_at is None or known is None:
+            ends[share.user_id] = None
+        else:
+            ends[share.user_id] = max(known, share.expires_at)
+    return ends
+
+
+def gone_of(head: SessionHead) -> GoneSession:
+    """Return what is kept of a session that is deleted, for those who ask what has changed."""
+    relations = Relations.of(head)
+    return GoneSession(
+        relations.user_id, head.session_type, relations.parent_id, relations.shared_with
+    )
+
+
+def ends_of(head: SessionHead) -> list[int]:
+    """Return the moments, in ms, at which something of a session ends by itself, ascending.
+
+    They are the end of its time to live, unless it is archived, and the ends of what is shared with
+    users: for each of them the last one.
+    """
+    ends = set(shares_of(head).values())
+    if head.logged_state != "archived":
+        ends.add(head.expires_at)
+    return sorted(end for end in ends if end is not None)
+
+
 # The state of a session as far as its head decides it. It is the logged state if there is one, else
-# `idle`; or `open`, when the state also depends on the time and on who is connected. A closed
-# session with a time to live is `open` too: it may have expired since.
-HeadState = Literal["closed", "expired", "archived", "idle", "open"]
+# `needs_input` or `idle`; or `open`, when the state also depends on the time and on who is
+# connected. A closed session with a time to live is `open` too: it may have expired since.
+HeadState = Literal["closed", "expired", "archived", "needs_input", "idle", "open"]
 
 
 def head_state_of(head: SessionHead) -> HeadState:
     """Return the state that a head decides."""
     if head.logged_state is not None and (head.logged_state != "closed" or not head.ttl_seconds):
         return head.logged_state
+    if head.logged_state is None and head.open_requests and not head.active:
+        # It expires like any other, and not as long as a run is queued.
+        return "open" if head.ttl_seconds is not None and not head.queue else "needs_input"
     return "open" if head.active or head.queue or head.ttl_seconds is not None else "idle"
 
 
@@ -102,6 +144,8 @@ def stored_head_state(shape: dict[str, Any]) -> HeadState:
     logged: HeadState | None = shape.get("logged_state")
     if logged is not None and (logged != "closed" or "ttl_seconds" not in shape):
         return logged
+    if logged is None and "open_requests" in shape and "active" not in shape:
+        return "open" if "ttl_seconds" in shape and "queue" not in shape else "needs_input"
     return "open" if shape.keys() & {"active", "queue", "ttl_seconds"} else "idle"
 
 
@@ -170,6 +214,12 @@ def admits_stored(query: SessionQuery, shape: dict[str, Any], activity: int) -> 
 def has_metadata(metadata: Mapping[str, Any], wanted: Iterable[tuple[str, str]]) -> bool:
     """Return whether metadata has each key with its value, as `SessionQuery.metadata` says."""
     return all(key in metadata and _text_of(metadata[key]) == value for key, value in wanted)
+
+
+def metadata_pairs(metadata: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """Return all keys and values that a filter by metadata may name."""
+    texts = ((key, _text_of(value)) for key, value in metadata.items())
+    return ((key, text) for key, text in texts if text is not None)
 
 
 def _text_of(value: Any) -> str | None:

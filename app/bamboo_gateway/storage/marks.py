@@ -8,17 +8,20 @@ import re
 from typing import Final, NamedTuple
 
 from bamboo_gateway.domain import codec
-from bamboo_gateway.domain.events import TERMINAL_TYPES
+from bamboo_gateway.domain.events import INPUT_TYPES, TERMINAL_TYPES
 from bamboo_gateway.storage.commits import MarkKind
 
 _RUN_TYPES = TERMINAL_TYPES | {"run_start", "run_queued"}
-MARKED_TYPES: Final = _RUN_TYPES | {"message"}
+MARKED_TYPES: Final = _RUN_TYPES | INPUT_TYPES | {"message"}
 """The event types that have a mark."""
 
 NOTE_BODY: Final = b'{"note":'
 """The first bytes of every note's body; no event's body begins with them."""
 
-_MARKED_BODIES = tuple(b'{"type":"%b"' % name.encode() for name in ("message", *sorted(_RUN_TYPES)))
+_MARKED_BODIES = tuple(
+    b'{"type":"%b"' % name.encode()
+    for name in ("message", *sorted(_RUN_TYPES), *sorted(INPUT_TYPES))
+)
 MARKED_STARTS: Final = tuple(body[1:] for body in (NOTE_BODY, *_MARKED_BODIES))
 """The first bytes, after the brace, of the bodies of notes and of marked events."""
 
@@ -40,7 +43,8 @@ class Mark(NamedTuple):
     """The mark of one event or note of a log.
 
     The key of a `message` event is its message id. The key of `run_queued`, `run_start` and
-    terminal events (kind `run`) is the run id. A note is marked with its own key, and with the seq
+    terminal events (kind `run`) is the run id, that of requests for input, their answers and ends
+    (kind `input`) the id of the request. A note is marked with its own key, and with the seq
     of the event before it.
     """
 
@@ -65,5 +69,7 @@ def mark_of(body: bytes, seq_before: int) -> Mark | None:
     event = codec.decode(body)
     if event["type"] == "message":
         return Mark("message", event["message"]["id"], event["seq"])
+    if event["type"] in INPUT_TYPES:
+        return Mark("input", event["request_id"], event["seq"])
     run_id = event.get("run_id")
     return Mark("run", run_id, event["seq"]) if isinstance(run_id, str) else None

@@ -29,13 +29,14 @@ from bamboo_gateway.storage.base import (
 )
 from bamboo_gateway.storage.commits import Commit, Event, Found, MarkKind, Note, Record
 from bamboo_gateway.storage.lines import LINE_EXTRA_BYTES, in_log_order
-from bamboo_gateway.storage.listing import Relations, list_page
+from bamboo_gateway.storage.listing import ends_of, gone_of, list_page
 from bamboo_gateway.storage.marks import Mark, mark_of
 from bamboo_gateway.storage.migration.unfinished import check_target, unfinished
 from bamboo_gateway.storage.reports import (
     Change,
     ChangePage,
     Erased,
+    Expiry,
     GoneSession,
     RecoveryReport,
     SearchHit,
@@ -220,16 +221,7 @@ class MemoryStore(SessionStore):
         self._apply_waiting()
         session = self._session(session_id, epoch)
         del self._sessions[session_id]
-        relations = Relations.of(session.head)
-        self._changed(
-            session_id,
-            GoneSession(
-                relations.user_id,
-                session.head.session_type,
-                relations.parent_id,
-                relations.shared_with,
-            ),
-        )
+        self._changed(session_id, gone_of(session.head))
         return session.bytes
 
     def _changed(self, session_id: str, gone: GoneSession | None = None) -> None:
@@ -257,6 +249,16 @@ class MemoryStore(SessionStore):
     @override
     async def last_change(self) -> tuple[str, int]:
         return self._feed, self._last_change
+
+    @override
+    async def expiries(self, after: tuple[int, str], until: int, limit: int) -> list[Expiry]:
+        found = [
+            Expiry(end, head.id, head.copy())
+            for head in self._heads()
+            for end in ends_of(head)
+            if after < (end, head.id) and end <= until
+        ]
+        return sorted(found, key=lambda one: one[:2])[:limit]
 
     @override
     async def write_values(self, changes: Sequence[ValueChange]) -> None:
@@ -383,7 +385,14 @@ class MemoryStore(SessionStore):
         _compact(session, 0, frozenset(seqs) - {session.head.seq})
 
     async def vacuum(self) -> list[Erased]:
-        """Do nothing: nobody keeps what was removed."""
+        """Forget deletions, which name users: nobody keeps anything else that was removed."""
+        self._last_change += 1
+        gone = [
+            (name, number) for name, (number, rest) in self._changes.items() if rest is not None
+        ]
+        for name, number in gone:
+            self._forgotten = number
+            del self._changes[name]
         return [Erased("memory", "sessions", "now")]
 
     @override
@@ -463,7 +472,7 @@ class MemoryStore(SessionStore):
 
     @override
     async def unfinished(self) -> list[str]:
-        return [head.id for head in self._heads() if head.active or head.queue]
+        return [head.id for head in self._heads() if head.is_unfinished]
 
     @override
     async def release(self, session_id: str) -> None:

@@ -5,18 +5,22 @@ from typing import Literal, NamedTuple
 
 from bamboo_gateway.domain.sessions import SessionHead, SessionState
 
+METADATA_FILTERS_MAX = 5
+"""The pairs that a list of sessions may be filtered by."""
+
 
 @dataclass(frozen=True, slots=True)
 class SessionQuery:
     """The filters, order and page of a list of sessions. Times are in ms; `None` does not filter.
 
-    `metadata` has pairs of a key and the value that the session's metadata has there: a text as it
-    is, another scalar as its JSON; objects and arrays match nothing.
-
     `parent_id` selects the forks of a session; `root_id` selects a whole tree: the session itself
     and those whose first ancestor it is. `shared_with` selects sessions with a share for that user
     that is valid at `shared_at`. `archived` includes or excludes archived sessions; with
     `state == "archived"` they are listed in any case.
+
+    `metadata` selects the sessions whose metadata has each of these keys with this value. A text is
+    compared as it is, a number, `true`, `false` or `null` as its JSON text. What is nested in a key
+    (an object, an array) never matches. At most `METADATA_FILTERS_MAX` pairs.
 
     `id_prefix` selects the sessions whose ids begin with it, `terms` those with a message that
     `SearchQuery.terms` finds.
@@ -36,6 +40,7 @@ class SessionQuery:
     created_before: int | None = None
     active_after: int | None = None
     title_contains: str | None = None
+    metadata: tuple[tuple[str, str], ...] = ()
     terms: tuple[str, ...] = ()
     id_prefix: str | None = None
     parent_id: str | None = None
@@ -149,6 +154,20 @@ class ChangePage:
     changes: list[Change]
     last: int
     has_more: bool
+
+
+class Expiry(NamedTuple):
+    """A session of which something ends by itself: its time to live, or a share with a user.
+
+    Attributes:
+        at: When it ends, in ms.
+        session_id: The session.
+        head: Its head as of reading.
+    """
+
+    at: int
+    session_id: str
+    head: SessionHead
 
 
 class ValueChange(NamedTuple):

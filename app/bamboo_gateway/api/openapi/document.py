@@ -45,6 +45,7 @@ _TAGS: Final = [
     {"name": "streams", "description": "Follow a session (Server-Sent Events)."},
     {"name": "events", "description": "The log behind everything."},
     {"name": "runs", "description": "The turns of agents."},
+    {"name": "inputs", "description": "What agents ask people, and the answers."},
     {"name": "messages", "description": "The history."},
     {"name": "sessions", "description": "Conversations with their whole history."},
     {"name": "search", "description": "Messages by the words in them."},

@@ -55,6 +55,9 @@ NEW: Final = ("too-many-sessions", *STORED)
 TOOLS: Final = ("open-tool-calls", "no-open-tool-call")
 """Problems of a route that takes messages: a tool call and its result belong together."""
 
+ASKED: Final = ("input-required",)
+"""Problems of a route that changes the conversation and is no answer to what an agent asks."""
+
 KEYED: Final = ("idempotency-key-reused", "storage-failed")
 """Problems of a route that takes an `Idempotency-Key`."""
 

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from bamboo_gateway.api.dependencies import Manager, SessionId, Who
 from bamboo_gateway.api.openapi.examples import conversation, lifecycle
 from bamboo_gateway.api.openapi.responses import (
+    ASKED,
     BODY,
     EDGE,
     KEYED,
@@ -74,8 +75,8 @@ async def fork_session(
     summary="Merge another session into this one",
     responses={
         **answer(200, Merged, "The target.", conversation.SESSION, "Idempotency-Replayed"),
-        **problems(*EDGE, *BODY, *SESSION, *OPEN, *WRITE, *KEYED, "self-merge", "run-active",
-                   "open-tool-calls", "event-too-large", "metadata-too-large"),
+        **problems(*EDGE, *BODY, *SESSION, *OPEN, *WRITE, *KEYED, *ASKED, "self-merge",
+                   "run-active", "open-tool-calls", "event-too-large", "metadata-too-large"),
     },
 )  # fmt: skip
 async def merge_session(

@@ -9,6 +9,7 @@ from bamboo_gateway.api.checks import checked_message_cursor
 from bamboo_gateway.api.dependencies import PAGE, Limit, Manager, Order, SessionId, Who
 from bamboo_gateway.api.openapi.examples import conversation
 from bamboo_gateway.api.openapi.responses import (
+    ASKED,
     BODY,
     EDGE,
     KEYED,
@@ -128,6 +129,7 @@ async def list_messages(
             *WRITE,
             *KEYED,
             *TOOLS,
+            *ASKED,
             "message-exists",
             "event-too-large",
             "metadata-too-large",

@@ -18,6 +18,7 @@ from bamboo_gateway.api.dependencies import (
 from bamboo_gateway.api.long_requests import unless_disconnected
 from bamboo_gateway.api.openapi.examples import conversation
 from bamboo_gateway.api.openapi.responses import (
+    ASKED,
     BODY,
     EDGE,
     KEYED,
@@ -100,6 +101,7 @@ async def list_runs(
             *OPEN,
             *WRITE,
             *KEYED,
+            *ASKED,
             "run-active",
             "run-exists",
             "too-many-runs",

@@ -18,6 +18,7 @@ from bamboo_gateway.api.schemas.fields import (
 from bamboo_gateway.api.schemas.messages import Message, Usage, UsageParts
 from bamboo_gateway.api.schemas.sessions import Parent
 from bamboo_gateway.api.schemas.shares import Share
+from bamboo_gateway.domain.events import RequestKind
 
 
 class _LogEvent(Described):
@@ -116,6 +117,12 @@ class RunStartEvent(_RunEvent):
         str, Field(description="Just before the run's first event; absent when it was queued.")
     ] = ""
     model: Annotated[str, Field(description="The model that answers, if that is known.")] = ""
+    request_ids: Annotated[
+        list[str], Field(description="The requests for input whose answers the run gets.")
+    ] = []
+    tool_call_ids: Annotated[
+        list[str], Field(description="The open calls of the run that asked; this one goes on.")
+    ] = []
 
 
 class CompleteEvent(_RunEvent):
@@ -140,6 +147,44 @@ class CancelledEvent(_RunEvent):
 
     type: Literal["cancelled"]
     reason: str
+
+
+class InputRequiredEvent(_RunEvent):
+    """The run asks people for input, and ends with `finish_reason: "input_required"`."""
+
+    type: Literal["input_required"]
+    request_id: str
+    kind: RequestKind
+    prompt: Annotated[str, Field(description="The question, for people.")]
+    tool_call_id: Annotated[
+        str, Field(description="The call that it is about, which stays open.")
+    ] = ""
+    schema_: Annotated[
+        dict[str, Any], Field(alias="schema", description="The JSON Schema of the answer.")
+    ] = {}
+    expires_at: Annotated[str, Field(description="When it ends without an answer.")] = ""
+    options: Annotated[
+        dict[str, Any], Field(description="Those of the run, for the run that gets the answers.")
+    ] = {}
+
+
+class InputGivenEvent(_LogEvent):
+    """A request was answered. The last answer's commit also starts the run that gets them all."""
+
+    type: Literal["input_given"]
+    request_id: str
+    answer: Any
+    user_id: str | None
+    run_id: Annotated[str, Field(description="The run that starts with it, if one does.")] = ""
+    position: Annotated[str, Field(description="Just before the first answer of the commit.")]
+
+
+class InputClosedEvent(_LogEvent):
+    """A request has ended without an answer."""
+
+    type: Literal["input_closed"]
+    request_id: str
+    reason: Literal["superseded", "cancelled", "expired"]
 
 
 class StateChangeEvent(_LogEvent):
@@ -273,6 +318,9 @@ LogEvent = (
     | CompleteEvent
     | ErrorEvent
     | CancelledEvent
+    | InputRequiredEvent
+    | InputGivenEvent
+    | InputClosedEvent
     | StateChangeEvent
     | SessionCreatedEvent
     | SessionUpdatedEvent

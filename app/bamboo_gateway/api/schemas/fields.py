@@ -96,7 +96,9 @@ ExtensionData = Annotated[dict[str, Any], _fits(EXTENSION_DATA_BYTES_MAX)]
 Options = Annotated[dict[str, Any], _fits(OPTIONS_BYTES_MAX)]
 Ttl = Annotated[int, Field(ge=1, le=TTL_SECONDS_MAX)]
 SessionTypeName = Literal["user", "sub_agent", "scheduled"]
-StateName = Literal["active", "idle", "disconnected", "closed", "expired", "archived"]
+StateName = Literal[
+    "active", "needs_input", "idle", "disconnected", "closed", "expired", "archived"
+]
 
 
 def no_default(schema: dict[str, Any]) -> None:

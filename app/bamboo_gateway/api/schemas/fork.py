@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from bamboo_gateway.api.schemas.export import ImportNote
-from bamboo_gateway.api.schemas.fields import Described, Id, Input, Title
+from bamboo_gateway.api.schemas.fields import Described, Id, Input, StateName, Title
 from bamboo_gateway.api.schemas.sessions import Session
 from bamboo_gateway.sessions.lifecycle.fork import Fork
 from bamboo_gateway.sessions.lifecycle.merge_plan import Merge
@@ -68,7 +68,7 @@ class TreeNode(Described):
 
     session_id: str
     title: str | None
-    state: Literal["active", "idle", "disconnected", "closed", "expired", "archived", "deleted"]
+    state: StateName | Literal["deleted"]
     created_at: str | None
     forked_at: str | None
     merged_from: list[str]

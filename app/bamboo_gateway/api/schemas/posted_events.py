@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field
 
 from bamboo_gateway.api.schemas.fields import Described, DescribedUnion
-from bamboo_gateway.domain.events import COUNT_MAX
+from bamboo_gateway.domain.events import COUNT_MAX, PROMPT_CHARS_MAX, RequestKind
 
 _Count = Annotated[int, Field(ge=0, le=COUNT_MAX)]
 
@@ -93,6 +93,23 @@ class PostedUsage(_Posted):
     reasoning_tokens: _Count = 0
 
 
+class PostedInputRequired(_OfRun):
+    """A request for input. The run ends with its terminal event, and the next one gets the answers.
+
+    `expires_at` is an RFC 3339 time. Without a `request_id` the gateway makes one.
+    """
+
+    type: Literal["input_required"]
+    prompt: Annotated[str, Field(min_length=1, max_length=PROMPT_CHARS_MAX)]
+    kind: RequestKind = "question"
+    tool_call_id: str | None = None
+    schema_: Annotated[
+        dict[str, Any] | None, Field(alias="schema", description="The JSON Schema of the answer.")
+    ] = None
+    expires_at: str | None = None
+    request_id: str | None = None
+
+
 class PostedComplete(_OfRun):
     """Terminal: the run completed."""
 
@@ -134,6 +151,7 @@ PostedEventType = (
     | PostedToolComplete
     | PostedToolError
     | PostedMessage
+    | PostedInputRequired
     | PostedComplete
     | PostedError
     | PostedCancelled

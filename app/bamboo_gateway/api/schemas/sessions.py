@@ -20,6 +20,7 @@ from bamboo_gateway.api.schemas.fields import (
     no_default,
 )
 from bamboo_gateway.api.schemas.messages import Message, Usage
+from bamboo_gateway.domain.events import RequestKind
 from bamboo_gateway.sessions.commands import NewSession
 
 
@@ -76,6 +77,18 @@ class Parent(Answer):
     position: str | None
 
 
+class OpenRequest(Answer):
+    """A request for input that waits for an answer; `prompt` is the begin of the question."""
+
+    request_id: str
+    kind: RequestKind
+    prompt: str
+    run_id: str
+    tool_call_id: str | None
+    asked_at: str
+    expires_at: str | None
+
+
 class Session(Answer):
     """A conversation with its whole history."""
 
@@ -103,6 +116,7 @@ class Session(Answer):
     parent: Parent | None
     position: str
     active_run_id: str | None
+    open_requests: list[OpenRequest]
     stream_url: str
 
 

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from bamboo_gateway.api.schemas.fields import Described, Input, UserId
 from bamboo_gateway.domain.limits import SHARE_SECONDS_MAX
+from bamboo_gateway.domain.sessions import ShareScope
 from bamboo_gateway.sessions.sharing import NewShare
 
 
@@ -18,6 +19,10 @@ class ShareInput(Input):
         None, description="Seconds until the share ends; absent: until it is revoked."
     )
 
+    scope: ShareScope = Field(
+        "read", description="`answer`: they may also answer the session's requests for input."
+    )
+
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
         if (self.user_id is None) != self.link:
@@ -26,16 +31,17 @@ class ShareInput(Input):
 
     def to_new(self) -> NewShare:
         """Return the share as the command takes it."""
-        return NewShare(self.user_id, self.expires_in)
+        return NewShare(self.user_id, self.expires_in, self.scope)
 
 
 class Share(Described):
-    """A grant to read a session; without a `user_id` it is a link."""
+    """A grant to read a session, or also to answer; without a `user_id` it is a link."""
 
     id: str
     user_id: str | None
     created_at: str
     expires_at: str | None
+    scope: ShareScope = "read"
 
 
 class NewShareAnswer(Share):

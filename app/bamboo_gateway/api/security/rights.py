@@ -1,9 +1,10 @@
 """The right that a caller needs for each route: the class of its router's routes declares it.
 
 `OpenRoute` needs none, `ReadRoute` needs `read`, `SessionRoute` needs `read` for GET and `write`
-for everything else, `OperatorRoute` needs `admin`. With a route without such a class the app does
-not start. A caller whose credential is for one session reaches few routes: with a ticket those that
-`takes_ticket` marks, with a share link those of `SHARED_PATHS`.
+for everything else, `AnswerRoute` needs `answer` instead of `write`, `OperatorRoute` needs `admin`.
+With a route without such a class the app does not start. A caller whose credential is for one
+session reaches few routes: with a ticket those that `takes_ticket` marks, with a share link those
+of `SHARED_PATHS`.
 """
 
 from collections.abc import Callable, Set
@@ -33,7 +34,7 @@ SECURITY_SCHEMES: Final[dict[str, Any]] = {
         "scheme": "bearer",
         "bearerFormat": "JWT",
         "description": "A JSON Web Token of the configured issuer. `sub` is the user; `scope` or "
-        "`scp` may name the rights, which are `read` and `write` otherwise.",
+        "`scp` may name the rights (`answer` is one too), which are `read` and `write` otherwise.",
     },
     "cookie": {
         "type": "apiKey",
@@ -89,7 +90,7 @@ class GuardedRoute(DirectRoute):
     @property
     def takes_share_link(self) -> bool:
         """Whether a share link opens this route for its session."""
-        return self.path in SHARED_PATHS and self.right == "read"
+        return self.path in SHARED_PATHS and self.right in {"read", "answer"}
 
     @override
     async def respond(self, request: Request) -> Response:
@@ -101,8 +102,8 @@ class GuardedRoute(DirectRoute):
                 takes = self.takes_ticket if caller.share_id is None else self.takes_share_link
                 if not takes:
                     raise Forbidden(
-                        "A ticket or share link opens its own session for reading, and not this "
-                        "route."
+                        "A ticket or share link opens its own session for reading, or answering, "
+                        "and not this route."
                     )
         return await super().respond(request)
 
@@ -134,6 +135,15 @@ class SessionRoute(GuardedRoute):
         return "read" if methods <= {"GET", "HEAD"} else "write"
 
 
+class AnswerRoute(SessionRoute):
+    """Routes about requests for input: GET needs `read`, everything else `answer`."""
+
+    @classmethod
+    @override
+    def right_for(cls, methods: Set[str]) -> Right | None:
+        return "read" if methods <= {"GET", "HEAD"} else "answer"
+
+
 class OperatorRoute(GuardedRoute):
     """Routes for the operator."""
 
@@ -149,7 +159,7 @@ def check_right(caller: Caller, right: Right) -> None:
     Raises:
         Forbidden: The credential lacks the right.
     """
-    if right not in caller.rights:
+    if right not in caller.rights and not (right == "answer" and "write" in caller.rights):
         has = ", ".join(f"`{name}`" for name in sorted(caller.rights)) or "no right"
         raise Forbidden(f"This request needs the right `{right}`; the credential has {has}.")
 

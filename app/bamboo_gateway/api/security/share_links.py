@@ -17,13 +17,15 @@ SHARED_PATHS: Final = frozenset(
         "/api/v1/sessions/{session_id}",
         "/api/v1/sessions/{session_id}/messages",
         "/api/v1/sessions/{session_id}/events",
+        "/api/v1/sessions/{session_id}/inputs",
         "/api/v1/sessions/{session_id}/export",
         "/api/v1/sessions/{session_id}/resume",
         "/api/v1/sessions/{session_id}/statistics",
         "/api/v1/sessions/{session_id}/tree",
     }
 )
-"""Routes that a share link opens for GET; `sessions.access` decides each request."""
+"""Routes that a share link opens for GET, and for answers with the scope `answer`;
+`sessions.access` decides each request."""
 
 
 async def caller_by_share_link(scope: Scope) -> Caller | None:

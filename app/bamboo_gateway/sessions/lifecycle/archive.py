@@ -6,6 +6,7 @@ after a crash in between, the next start does it.
 """
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import anyio
 import structlog
@@ -33,7 +34,7 @@ from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.metadata import answer_after, view_of
 from bamboo_gateway.sessions.registry import SessionRegistry
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
-from bamboo_gateway.sessions.transaction import Decision, Transactions
+from bamboo_gateway.sessions.transaction import Decision, SlotFreed, Transactions
 from bamboo_gateway.storage.reports import StoredSize
 
 log = structlog.get_logger(__name__)
@@ -145,7 +146,9 @@ async def restore(
         if writer.head.logged_state != "archived":
             raise Refused("The session is not archived.", code="not-archived")
         change = {"from": "archived", "to": back_to}
-        return answer_after(context, writer, [Draft("state_change", change)])
+        decision = answer_after(context, writer, [Draft("state_change", change)])
+        # What has expired meanwhile is closed now.
+        return replace(decision, effects=(SlotFreed(transactions.registry, writer),))
 
     async def unpack(writer: SessionWriter) -> Outcome[SessionView]:
         # Packing and restoring exclude each other: nothing could ever be appended to a log that

@@ -20,6 +20,7 @@ from anyio import to_thread
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import InvalidInput
 from bamboo_gateway.domain.events import Draft, Usage
+from bamboo_gateway.domain.input_requests import check_not_asked
 from bamboo_gateway.domain.message_assembler import message_draft
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.sessions import SessionHead
@@ -91,6 +92,7 @@ async def _merge(
     context.states.check_writable(target)
     await context.quotas.stored.check_bytes(target.user_id)
     writer.check_not_busy("The target is executing a run; cancel it or wait for its end.")
+    check_not_asked(target)
 
     async def look(head: SessionHead) -> tuple[SessionHead, Plan]:
         return head, await plan_merge(store, target, head, wanted)

@@ -8,31 +8,40 @@ from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.codec import decode
 from bamboo_gateway.domain.errors import BambooError
 from bamboo_gateway.domain.events import Cancelled, Draft
+from bamboo_gateway.domain.input_requests import end_round
 from bamboo_gateway.domain.views import RunView
+from bamboo_gateway.sessions.access import Need
 from bamboo_gateway.sessions.answers import CancelRequested, RunCancelled, SessionCancelled
 from bamboo_gateway.sessions.commands import RunWait
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.history import last_of_run
 from bamboo_gateway.sessions.queries import find_run
 from bamboo_gateway.sessions.runs.external import ExternalRuns
-from bamboo_gateway.sessions.runs.factory import EXTERNAL
+from bamboo_gateway.sessions.runs.factory import EXTERNAL, Maker
 from bamboo_gateway.sessions.streaming.session_writer import LookAgain, SessionWriter
-from bamboo_gateway.sessions.transaction import Decision, Transactions
+from bamboo_gateway.sessions.transaction import Decision, SlotFreed, Transactions
 
 
 class Cancellation:
     """Cancels runs, and waits for their ends."""
 
     def __init__(
-        self, context: Context, transactions: Transactions, external: ExternalRuns
+        self,
+        context: Context,
+        transactions: Transactions,
+        maker: Maker,
+        external: ExternalRuns,
     ) -> None:
         self._context = context
         self._transactions = transactions
         self._registry = transactions.registry
+        self._maker = maker
         self._external = external
 
     async def cancel_run(self, caller: Caller, session_id: str, run_id: str) -> RunCancelled:
         """Cancel one run. Return it once its terminal event is durable.
+
+        A run that has ended and waits for answers stays as it has ended, and gets none any more.
 
         Raises:
             NotFound: There is no such run.
@@ -41,12 +50,15 @@ class Cancellation:
 
         async def cancel(writer: SessionWriter) -> RunCancelled:
             self._context.states.check_not_expired(writer.head)
-            return await self._cancel(writer, run_id)
+            cancelled = await self._cancel(writer, run_id)
+            if any(one.run_id == run_id for one in writer.head.open_requests):
+                await self._end_round(writer)
+            return cancelled
 
         return await self._registry.within(caller, session_id, cancel)
 
     async def cancel_session(self, caller: Caller, session_id: str) -> SessionCancelled:
-        """Cancel the active run and all queued ones."""
+        """Cancel the active run, all queued ones, and what waits for answers."""
 
         async def cancel(writer: SessionWriter) -> SessionCancelled:
             self._context.states.check_not_expired(writer.head)
@@ -62,6 +74,7 @@ class Cancellation:
                     # It was undone: there is something to cancel again.
                     raise LookAgain from None
             runs = [await self._cancel(writer, run_id) for run_id in run_ids]
+            await self._end_round(writer)
             return {"session_id": session_id, "runs": runs}
 
         return await self._registry.within(caller, session_id, cancel)
@@ -94,8 +107,18 @@ class Cancellation:
         requested: CancelRequested = {"cancel_requested": True} if run["ended_at"] is None else {}
         return {**run, **requested}
 
+    async def _end_round(self, writer: SessionWriter) -> None:
+        """Close the open requests for input, unless their run is still active."""
+        await writer.ready()
+        head = writer.head
+        if head.active is not None or head.logged_state is not None or not head.open_requests:
+            return
+        drafts = end_round(head, "cancelled", self._maker.closed_call)
+        freed = SlotFreed(self._registry, writer)
+        await self._transactions.commit(writer, Decision(drafts, {}, (freed,), reserve=True))
+
     async def wait_run(
-        self, caller: Caller, session_id: str, run_id: str, seconds: float
+        self, caller: Caller, session_id: str, run_id: str, seconds: float, need: Need = "own"
     ) -> RunWait:
         """Wait for a run's end, for at most this many seconds.
 
@@ -110,7 +133,7 @@ class Cancellation:
             return RunWait(run, run["ended_at"] is not None, message)
 
         # Without a place in memory: the run that is waited for has one.
-        return await self._registry.within(caller, session_id, wait, place=False)
+        return await self._registry.within(caller, session_id, wait, need, place=False)
 
     async def _wait_end(self, writer: SessionWriter, run_id: str, deadline: float) -> RunView:
         while True:

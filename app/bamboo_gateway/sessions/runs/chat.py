@@ -7,6 +7,7 @@ from typing import Any
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import LimitReached, SessionExists
 from bamboo_gateway.domain.events import Draft
+from bamboo_gateway.domain.input_requests import calls_of_round, end_round
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.titles import first_message_titles
 from bamboo_gateway.domain.tool_order import in_order
@@ -105,6 +106,10 @@ class _ChatCommand:
         position = str(head.position)
         messages = [self._maker.new_message(given) for given in self._chat.messages]
         created = [] if head.seq else [self._session()]
+        # A chat instead of an answer. While the run that asks is active, nobody was asked yet.
+        closed = (
+            end_round(head, "superseded", self._maker.closed_call) if head.active is None else []
+        )
         if is_busy:
             drafts, effect = self._queue(writer, messages)
         else:
@@ -116,7 +121,7 @@ class _ChatCommand:
             "status": "queued" if is_busy else "running",
             "position": position,
         }
-        return Decision([*created, *drafts], turn, (effect,))
+        return Decision([*created, *closed, *drafts], turn, (effect,))
 
     def _session(self) -> Draft:
         session = self._chat.session
@@ -129,8 +134,10 @@ class _ChatCommand:
         head = writer.head
         self._context.budget.check(self._user_of(writer))
         self._context.quotas.check_run(self._user_of(writer))
+        asked = calls_of_round(head)
+        open_calls = [call_id for call_id in head.open_calls if call_id not in asked]
         ordered = in_order(
-            head.open_calls, messages, close=self._maker.close_passed_over, all_answered=True
+            open_calls, messages, close=self._maker.close_passed_over, all_answered=True
         )
         start = self._service.scheduler.start_of(
             writer, self._run_id, self._agent, self._chat.options, here()

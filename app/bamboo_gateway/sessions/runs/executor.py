@@ -6,6 +6,7 @@ event (R5). An agent that ignores its cancellation is left behind after a while;
 are dropped.
 """
 
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -13,7 +14,7 @@ import anyio
 import structlog
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from bamboo_gateway.agents.base import Agent, AgentError, Turn
+from bamboo_gateway.agents.base import Agent, AgentError, Answer, Turn
 from bamboo_gateway.domain.errors import BambooError, InvalidEvent, StorageFull, TooLarge
 from bamboo_gateway.domain.events import (
     CODE_INTERRUPTED,
@@ -22,6 +23,7 @@ from bamboo_gateway.domain.events import (
     DeltaEvent,
     Draft,
     Failed,
+    InputRequired,
     TerminalEvent,
     check_encodable,
 )
@@ -52,6 +54,7 @@ class RunExecutor:
 
     __slots__ = (
         "_agent",
+        "_answers",
         "_assembler",
         "_cancelled",
         "_context",
@@ -83,6 +86,8 @@ class RunExecutor:
         agent: Agent,
         options: dict[str, Any],
         parent: Parent = None,
+        answers: Mapping[str, Answer] | None = None,
+        open_calls: Sequence[str] = (),
     ) -> None:
         self.writer = writer
         self.run_id = run_id
@@ -93,7 +98,9 @@ class RunExecutor:
         self._options = options
         self._parent = parent
         self._conversation: Conversation | None = None
+        self._answers = answers or {}
         self._assembler = maker.assembler(run_id, agent.model_of(options))
+        self._assembler.carry(open_calls)
         self._scope = anyio.CancelScope()
         self._end_scope = anyio.CancelScope(shield=True)
         self._foreign = DetachedTask(context.settings.agent_abandon_seconds)
@@ -163,7 +170,15 @@ class RunExecutor:
             self.writer.channel.queue,
         )
         view = session_view(head, "active", self._context.states.expires_at(head))
-        return Turn(self.run_id, read.messages, view, self._options, self._cancelled, read.left_out)
+        return Turn(
+            self.run_id,
+            read.messages,
+            view,
+            self._options,
+            self._cancelled,
+            read.left_out,
+            self._answers,
+        )
 
     async def _execute(self) -> None:
         otherwise: TerminalEvent = Complete()
@@ -230,7 +245,11 @@ class RunExecutor:
                 _, self._last_seq = self.writer.decide(before)
             self._last_seq = self.writer.decide_delta(delta, may_join=self._agent.coalesce)
         else:
-            _, self._last_seq = self.writer.decide(self._assembler.feed(event))
+            drafts = self._assembler.feed(event)
+            if isinstance(event, InputRequired) and self._options:
+                # The run that gets the answers has them too.
+                drafts[0].fields["options"] = self._options
+            _, self._last_seq = self.writer.decide(drafts)
 
     async def _end(self, otherwise: TerminalEvent) -> None:
         delay = 0.05

@@ -33,6 +33,7 @@ from bamboo_gateway.domain.events import (
     Usage,
     parse_agent_event,
 )
+from bamboo_gateway.domain.input_requests import check_not_asked
 from bamboo_gateway.domain.sessions import ActiveRun
 from bamboo_gateway.domain.views import RunView, run_view
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
@@ -224,6 +225,10 @@ class ExternalRuns:
         """Report that an external run of the session may have ended."""
         self._registry.slot_free(writer)
 
+    def opened(self, writer: SessionWriter) -> Effect:
+        """Return the effect of a decision that begins an external run."""
+        return _Opened(writer)
+
     async def open(
         self, caller: Caller, session_id: str, run_id: str | None, idem: Idempotency | None
     ) -> Outcome[RunView]:
@@ -243,6 +248,7 @@ class ExternalRuns:
             self._context.drain.check()
             writer.check_not_busy("A run is executing or queued in this session.")
             self._context.budget.check(head.user_id)
+            check_not_asked(head)
             self._context.quotas.check_run(head.user_id)
             drafts = beginning(name, EXTERNAL, [], str(head.position))
             kind, fields = drafts[0]

@@ -97,7 +97,11 @@ class Maker:
 
     def unanswered(self, call_id: str) -> Message:
         """Make the message that takes the place of a tool call's missing result."""
-        new = NewMessage("tool", UNANSWERED, tool_call_id=call_id, metadata={"closed": True})
+        return self.closed_call(call_id, UNANSWERED)
+
+    def closed_call(self, call_id: str, words: str) -> Message:
+        """Make the message that takes the place of a call's result, which nobody gives any more."""
+        new = NewMessage("tool", words, tool_call_id=call_id, metadata={"closed": True})
         return self.new_message(new)
 
     def assembler(self, run_id: str, model: str | None = None) -> MessageAssembler:
@@ -113,6 +117,7 @@ class Maker:
             lambda: self._ids.make("msg_", clock.now_ms()),
             lambda: format_ms(clock.now_ms()),
             self._settings.max_event_bytes,
+            lambda: self._ids.make("req_", clock.now_ms()),
             model,
         )
 
@@ -191,6 +196,7 @@ def beginning(
     messages: list[Message],
     position: str | None,
     model: str | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> list[Draft]:
     """Return the events that a run begins with; they belong in one commit."""
     fields: dict[str, Any] = {
@@ -203,6 +209,7 @@ def beginning(
     if position is not None:
         # Only a run that never waited has a position: a queued one begins at its `run_queued`.
         fields["position"] = position
+    fields |= more or {}
     return [*(message_draft(message, run_id) for message in messages), Draft("run_start", fields)]
 
 
@@ -221,7 +228,8 @@ async def restored(
 async def _replay(
     store: SessionStore, writer: SessionWriter, active: ActiveRun, assembler: MessageAssembler
 ) -> None:
-    cursor = active.start_seq
+    # With the `run_start`, which names the calls that the run has taken over.
+    cursor = active.start_seq - 1
     while records := await store.read(
         writer.id, writer.epoch, cursor, limit=5000, max_bytes=PAGE_BYTES_MAX
     ):

@@ -1,5 +1,6 @@
 """RunScheduler: starts runs once they are durable, and queued ones when their turn comes."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ import anyio
 import structlog
 from typing_extensions import override
 
+from bamboo_gateway.agents.base import Answer
 from bamboo_gateway.domain.codec import decode
 from bamboo_gateway.domain.errors import BambooError, Conflict, InvalidInput, LimitReached, Refused
 from bamboo_gateway.domain.events import CODE_INTERRUPTED, Cancelled, Failed
@@ -22,7 +24,7 @@ from bamboo_gateway.sessions.runs.external import ExternalRuns
 from bamboo_gateway.sessions.runs.factory import EXTERNAL, Agents, Maker, beginning
 from bamboo_gateway.sessions.runs.titling import Titles
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
-from bamboo_gateway.sessions.transaction import Decision, Effect, Transactions
+from bamboo_gateway.sessions.transaction import Decision, Effect, SlotFreed, Transactions
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +68,8 @@ class RunScheduler:
         agent: str,
         options: dict[str, Any],
         parent: Parent = None,
+        answers: Mapping[str, Answer] | None = None,
+        open_calls: Sequence[str] = (),
     ) -> Effect:
         """Return the effect that executes a run once its `run_start` is durable.
 
@@ -75,9 +79,20 @@ class RunScheduler:
             agent: The name of a configured agent.
             options: What the chat passes to the agent.
             parent: The span of the request that the run answers, if it is traced.
+            answers: The answers that the run gets.
+            open_calls: The calls that it takes over from the run that asked.
         """
         run = RunExecutor(
-            self._context, self._maker, writer, run_id, agent, self.agents[agent], options, parent
+            self._context,
+            self._maker,
+            writer,
+            run_id,
+            agent,
+            self.agents[agent],
+            options,
+            parent,
+            answers,
+            open_calls,
         )
         return _StartRun(self, writer, run)
 
@@ -89,6 +104,14 @@ class RunScheduler:
             interrupts: The run that ends for it, if that is still the active one.
         """
         return _StartWhenFree(self, writer, interrupts)
+
+    def external_opened(self, writer: SessionWriter) -> Effect:
+        """Return the effect of an external run that begins with answers."""
+        return self._external.opened(writer)
+
+    def slot_freed(self, writer: SessionWriter) -> Effect:
+        """Return the effect that starts the next run, as of a run that has ended."""
+        return SlotFreed(self._registry, writer)
 
     def start(self, writer: SessionWriter, run: RunExecutor) -> None:
         """Execute a run whose `run_start` is durable."""
@@ -126,6 +149,8 @@ class RunScheduler:
             or writer.run is not None
         ):
             return
+        if head.open_requests:
+            return  # people come first
         if head.active is None and head.queue and head.logged_state is None:
             writer.claim_start()
             self._context.tasks.spawn(self._start_queued, writer, name=f"start next in {writer.id}")
@@ -148,7 +173,7 @@ class RunScheduler:
             queued, given = await self._next_input(writer)
             head = writer.head
             is_over = self._context.drain.has_begun
-            if is_over or head.active or head.logged_state or queued is None:
+            if head.open_requests or is_over or head.active or head.logged_state or queued is None:
                 return False
             await self._transactions.commit(writer, self._start_decision(writer, queued, given))
         except BambooError as error:

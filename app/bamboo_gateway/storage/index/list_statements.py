@@ -31,7 +31,12 @@ from bamboo_gateway.storage.index.plan import Branch, Condition, Leader, Shape
 from bamboo_gateway.storage.index.rows import HEAD_STATES
 from bamboo_gateway.storage.index.search_statements import has_message
 from bamboo_gateway.storage.index.statement import DialectName, Statement, compiled
-from bamboo_gateway.storage.index.tables import SORT_COLUMNS, session_shares, sessions
+from bamboo_gateway.storage.index.tables import (
+    SORT_COLUMNS,
+    session_metadata,
+    session_shares,
+    sessions,
+)
 
 # Lists have few shapes; a client that tries all combinations of filters only makes them slower.
 _SHAPES_MAX = 512
@@ -141,6 +146,8 @@ class _Builder:
                 return [_c.key.in_(_shared())]
             case "found":
                 return [self._is_in(_c.key, "found", BigInteger())]
+            case _ if leader.startswith("metadata_"):
+                return [_c.key.in_(_with_pair(leader))]
             case "title_contains":
                 return [self._has_title()]
             case "created" | "active_after":
@@ -159,6 +166,8 @@ class _Builder:
                 return [_shared(key=_c.key).exists()]
             case "found":
                 return [self._is_in(_unindexed(_c.key), "found", BigInteger())]
+            case _ if name.startswith("metadata_"):
+                return [_with_pair(name, key=_c.key).exists()]
             case _ if name.startswith("terms_"):
                 return [has_message(int(name.removeprefix("terms_")), self._dialect)]
             case _:
@@ -196,6 +205,8 @@ class _Builder:
                 return self._is_in(_c.id, "disconnected")
             case "absent":
                 return ~self._is_in(_c.id, "present")
+            case "watched_or_unexpired":
+                return or_(self._is_in(_c.id, "watched"), self._condition("unexpired"))
             # The slots are in the index that a scan uses; then most rows are not looked at.
             case "expired":
                 return and_(
@@ -254,6 +265,13 @@ def _shared(key: _Sql | None = None) -> Select[Any]:
         or_(shares.expires_at.is_(None), shares.expires_at > bindparam("shared_at")),
     )
     return query if key is None else query.where(shares.key == key)
+
+
+def _with_pair(name: str, key: _Sql | None = None) -> Select[Any]:
+    """Select the keys of the sessions with a pair of metadata, or only the one given."""
+    pairs = session_metadata.c
+    query = select(pairs.key).where(pairs.pair == bindparam(name, type_=pairs.pair.type))
+    return query if key is None else query.where(pairs.key == key)
 
 
 def _plain_filter(name: str, of: Callable[[_Sql], _Sql]) -> list[_Sql]:

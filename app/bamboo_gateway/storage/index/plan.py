@@ -6,14 +6,15 @@ filter that few sessions pass, and sorts them. The number of sessions that a fil
 counted first, but only up to `LED_MAX`.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
 from bamboo_gateway.domain.sessions import Presence, SessionState
+from bamboo_gateway.storage.index.metadata_pairs import pair_of
 from bamboo_gateway.storage.index.rows import GROUPS, SLOT_BITS, Group, title_bytes
 from bamboo_gateway.storage.index.search import term_values
 from bamboo_gateway.storage.listing import archived_mode, read_cursor
-from bamboo_gateway.storage.reports import SessionQuery
+from bamboo_gateway.storage.reports import METADATA_FILTERS_MAX, SessionQuery
 
 # Sorting these takes about as long as looking for a full page among 100,000 sessions of which as
 # many match: each looks at some 3,000 rows.
@@ -22,14 +23,25 @@ LED_MAX: Final = 3000
 # A condition beside the group. Those about presence: `watched`, `disconnected`, neither (`absent`).
 Condition = Literal[
     "active", "inactive", "active_or_watched", "watched", "unwatched", "expired", "unexpired",
-    "disconnected", "absent",
+    "disconnected", "absent", "watched_or_unexpired",
 ]  # fmt: skip
 
 # `domain.sessions.state_of` by groups: all conditions of a group hold in the state.
 _STATES: Final[Mapping[SessionState, Mapping[Group, tuple[Condition, ...]]]] = {
     "archived": {"archived": ()},
-    "active": {"idle": ("watched",), "running": ("active_or_watched",), "timed": ("watched",)},
-    "expired": {"timed": ("unwatched", "expired"), "closing": ("expired",), "expired": ()},
+    "active": {
+        "idle": ("watched",),
+        "running": ("active_or_watched",),
+        "timed": ("watched",),
+        "asking": ("active",),
+    },
+    "needs_input": {"asking": ("inactive",), "asking_timed": ("watched_or_unexpired",)},
+    "expired": {
+        "timed": ("unwatched", "expired"),
+        "closing": ("expired",),
+        "expired": (),
+        "asking_timed": ("unwatched", "expired"),
+    },
     "closed": {"closing": ("unexpired",), "closed": ()},
     "disconnected": {
         "idle": ("unwatched", "disconnected"),
@@ -47,6 +59,7 @@ _STATES: Final[Mapping[SessionState, Mapping[Group, tuple[Condition, ...]]]] = {
 LEADERS: Final = (
     "found",
     "parent_id", "root_id", "shared_with", "id_prefix", "session_type", "created", "active_after",
+    *(f"metadata_{number}" for number in range(METADATA_FILTERS_MAX)),
     "title_contains", "user_id",
 )  # fmt: skip
 Leader = str
@@ -153,8 +166,12 @@ class ListPlan:
         return Shape(self.filters, tuple(branches), query.sort_by, query.descending, is_continued)
 
 
+def _has_pair(number: int) -> Callable[[SessionQuery], bool]:
+    return lambda query: len(query.metadata) > number
+
+
 # Whether a query filters by it. The filters by archive and state are in the groups.
-FILTERS: Final = {
+FILTERS: Final[dict[str, Callable[[SessionQuery], bool]]] = {
     "user_id": lambda query: query.user_id is not None,
     "session_type": lambda query: query.session_type is not None,
     "created": lambda query: (query.created_after, query.created_before) != (None, None),
@@ -164,6 +181,7 @@ FILTERS: Final = {
     "parent_id": lambda query: query.parent_id is not None,
     "root_id": lambda query: query.root_id is not None,
     "shared_with": lambda query: query.shared_with is not None,
+    **{f"metadata_{number}": _has_pair(number) for number in range(METADATA_FILTERS_MAX)},
 }  # fmt: skip
 
 # Beyond every time, in ms, and within 64 bits.
@@ -198,6 +216,8 @@ def _known(conditions: Collection[Condition], presence: Presence) -> tuple[Condi
                 pass
             case "active_or_watched" if not presence.watched:
                 left.append("active")
+            case "watched_or_unexpired" if not presence.watched:
+                left.append("unexpired")
             case _:
                 left.append(condition)
     return tuple(left)
@@ -232,6 +252,8 @@ def _values(
         "skipped": query.offset or 0 if start is None else 0,
         "led": LED_MAX + 1,
     }
+    for number, pair in enumerate(query.metadata):
+        values[f"metadata_{number}"] = pair_of(*pair)
     if start is not None:
         value, session_id = start
         values["from_id"] = session_id

@@ -3,7 +3,13 @@
 from typing import Any, Final, Literal, get_args
 
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.listing import Relations
+from bamboo_gateway.storage.index.metadata_pairs import digest_of
+from bamboo_gateway.storage.listing import Relations, shares_of
+
+__all__ = [
+    "GROUPS", "HEAD_STATES", "SLOT_BITS", "Group", "group_of", "moved", "row_of", "shares_of",
+    "title_bytes",
+]  # fmt: skip
 
 # A slot of time is 2^14 ms, about 16 s. The sessions of one slot are sorted for each page that
 # begins in it: they are those that were active within these seconds.
@@ -11,8 +17,12 @@ SLOT_BITS: Final = 14
 
 # What a head decides of the session's state, so that a list by state looks at few sessions:
 # `running` sessions are active, or wait with a queue; `timed` ones have a time to live, and so have
-# `closing` ones, which are closed. The state of all but the last three depends on the moment.
-Group = Literal["idle", "running", "timed", "closing", "closed", "expired", "archived"]
+# `closing` ones, which are closed. `asking` ones have an open request for input, and so have
+# `asking_timed` ones, which expire. The state of `closed`, `expired` and `archived` ones alone does
+# not depend on the moment.
+Group = Literal[
+    "idle", "running", "timed", "closing", "closed", "expired", "archived", "asking", "asking_timed"
+]
 GROUPS: Final[tuple[Group, ...]] = get_args(Group)
 
 # What `sessions.head_state` has for each group. Databases have these numbers, so none changes.
@@ -23,6 +33,9 @@ def group_of(head: SessionHead) -> Group:
     """Return the group of a head."""
     match head.logged_state:
         case None:
+            if head.open_requests:
+                expires = head.ttl_seconds is not None and not (head.active or head.queue)
+                return "asking_timed" if expires else "asking"
             if head.active is not None or head.queue:
                 return "running"
             return "idle" if head.ttl_seconds is None else "timed"
@@ -48,10 +61,12 @@ def row_of(head: SessionHead) -> dict[str, Any]:
         "root_id": relations.root_id,
         "head_state": HEAD_STATES[group_of(head)],
         "has_active": head.active is not None,
-        "has_queue": bool(head.queue),
+        # Both columns together say whether the gateway has to act (`SessionHead.is_unfinished`).
+        "has_queue": bool(head.queue) or head.request_expires_at is not None,
         "created_at": head.created_at,
         "updated_at": head.updated_at,
         "message_count": head.message_count,
+        "metadata_digest": digest_of(head.metadata),
         "title_key": title_bytes(title),
         "title_folded": title_bytes(title.casefold()),
         **moved(head.seq, head.last_activity_at, head.ttl_seconds),
@@ -73,17 +88,3 @@ def moved(seq: int, activity_ms: int, ttl_seconds: int | None) -> dict[str, Any]
         "expires_at": expires_at,
         "expires_slot": None if expires_at is None else expires_at >> SLOT_BITS,
     }
-
-
-def shares_of(head: SessionHead) -> dict[str, int | None]:
-    """Return when the last share with each user ends; None when one of them does not end."""
-    ends: dict[str, int | None] = {}
-    for share in head.shares:
-        if share.user_id is None:
-            continue
-        known = ends.get(share.user_id, 0)
-        if share.expires_at is None or known is None:
-            ends[share.user_id] = None
-        else:
-            ends[share.user_id] = max(known, share.expires_at)
-    return ends

@@ -68,6 +68,10 @@ sessions = Table(
     Column("last_activity_at", BigInteger, nullable=False),
     Column("activity_slot", BigInteger, nullable=False),
     Column("message_count", BigInteger, nullable=False),
+    # The number of the last commit with an event that is no delta.
+    Column("change_number", BigInteger, nullable=False, server_default=text("0")),
+    # A digest of what `session_metadata` has of it; empty when that is nothing.
+    Column("metadata_digest", LargeBinary, nullable=False, server_default=text("''")),
     # The title, and the title casefolded; empty without a title.
     Column("title_key", LargeBinary, nullable=False),
     Column("title_folded", LargeBinary, nullable=False),
@@ -96,6 +100,16 @@ session_shares = Table(
     sqlite_with_rowid=False,
 )
 
+# The pairs of key and value that a session's metadata has, as digests (`metadata_pairs`).
+session_metadata = Table(
+    "session_metadata",
+    metadata,
+    Column("pair", LargeBinary, nullable=False),
+    Column("key", RowKey, nullable=False),
+    PrimaryKeyConstraint("pair", "key"),
+    sqlite_with_rowid=False,
+)
+
 # The column that a list is sorted by first; `last_activity_at` is sorted within its slot.
 SORT_COLUMNS = {
     "last_activity_at": sessions.c.activity_slot,
@@ -117,14 +131,19 @@ for _column in SORT_COLUMNS.values():
         sessions.c.id,
         sessions.c.expires_slot,
     )
+Index(None, sessions.c.change_number)
 Index(None, sessions.c.root_id)
 Index(None, sessions.c.session_type, sessions.c.head_state)
 # Read as a whole, instead of the table, for parts of titles.
 Index(None, sessions.c.title_folded, sessions.c.head_state)
 for _column, _condition in (
     (sessions.c.parent_id, sessions.c.parent_id.is_not(None)),
+    (sessions.c.expires_slot, sessions.c.expires_slot.is_not(None)),
     # Sessions with an open or queued run.
     (sessions.c.has_active, sessions.c.has_active | sessions.c.has_queue),
 ):
     Index(None, _column, postgresql_where=_condition, sqlite_where=_condition)
 Index(None, session_shares.c.key)
+Index(None, session_metadata.c.key)
+_ends = session_shares.c.expires_at.is_not(None)
+Index(None, session_shares.c.expires_at, postgresql_where=_ends, sqlite_where=_ends)

@@ -108,7 +108,8 @@ class BulkCreator:
         if existing is not None:
             raise Conflict("The session exists.", head=existing.seq)
         about = publication(entry, written.path.name)
-        self._lifecycle.record("publish", entry.id, entry.epoch, entry.seq, entry.size, about)
+        record = self._lifecycle.record
+        entry.changed = record("publish", entry.id, entry.epoch, entry.seq, entry.size, about)
 
 
 def publication(entry: Entry, aside: str) -> dict[str, Any]:

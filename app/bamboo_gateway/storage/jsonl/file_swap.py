@@ -43,6 +43,7 @@ class FileSwap:
         deltas: The bytes of its delta lines.
         bundle: The bytes of the bundle; 0 when there is none.
         token: A text in the first line of a compacted log, which identifies it.
+        lsn: The number of its record.
         freed: The bytes that the log lost.
         leftovers: The new names of the replaced files, which are removed later.
     """
@@ -58,6 +59,7 @@ class FileSwap:
     deltas: int = 0
     bundle: int = 0
     token: str | None = None
+    lsn: int = 0
     freed: int = 0
     leftovers: list[Path] = field(default_factory=list)
 
@@ -169,7 +171,8 @@ class FileSwapper:
         elif log.seq != swap.head.seq or log.size != swap.size:
             raise Conflict("The session has been appended to.", head=log.seq)
         seq = swap.seq_after(log)
-        self._lifecycle.record(swap.kind, entry.id, entry.epoch, seq, swap.size, swap.about())
+        record = self._lifecycle.record
+        swap.lsn = record(swap.kind, entry.id, entry.epoch, seq, swap.size, swap.about())
         return log
 
     def _fresh(self, swap: FileSwap, log: Log) -> Log:
@@ -225,7 +228,7 @@ class FileSwapper:
             if swap.kind == "extend":
                 self._catalog.rewritten.add(entry.id)
                 entry.set_head(swap.head.copy())
-                self._catalog.changed.add(entry.id)
+                self._catalog.note_change(entry, swap.lsn)
             if swap.bundle:
                 entry.snapshot = entry.snapshot_bytes = 0
 

@@ -122,7 +122,9 @@ class Maintenance:
         dirty, self._catalog.dirty = self._catalog.dirty, {}
         deleted, self._catalog.deleted = self._catalog.deleted, set()
         states = [EntryState.of(entry) for entry in dirty.values()]
-        work = Work(rotation, states, sorted(deleted))
+        changes = self._catalog.changes
+        gone, changes.unsaved = changes.unsaved, {}
+        work = Work(rotation, states, sorted(deleted), changes.feed, gone)
         loop = asyncio.get_running_loop()
         working = loop.run_in_executor(self._checkpoint_pool, self._checkpointer.run, work)
         working.add_done_callback(lambda future: self._checkpointed(future, work))
@@ -135,6 +137,7 @@ class Maintenance:
             still = {e.id: e for e in entries if catalog.entries.get(e.id) is e}
             catalog.dirty = {**still, **catalog.dirty}
             catalog.deleted |= set(work.deleted)
+            catalog.changes.put_back(work.gone)
             giving = self._committer.send(lambda: self._committer.take_back(work.rotation))
             giving.add_done_callback(_take_result)
             self._finish(error)

@@ -111,6 +111,7 @@ class OnlineRepair:
         entry = Entry(prepared.session_id, prepared.epoch)
         entry.set_head(prepared.head)
         entry.size, entry.marks = prepared.size, -1
+        entry.changed = self._journal.lsn
         fresh = self._table.log_from(entry)
         fresh.journal_bytes, fresh.held_end = log.journal_bytes, log.held_end
         self._table.put(fresh)

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
+import anyio.lowlevel
 from typing_extensions import override
 
+from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.clock import Clock
-from bamboo_gateway.domain.errors import Conflict, StorageFull, Unavailable
+from bamboo_gateway.domain.errors import BambooError, Conflict, StorageFull, Unavailable
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.sessions import Presence, SessionHead
 from bamboo_gateway.storage.base import Done, SessionCreation, SessionStore, StoreUnusable
@@ -30,6 +32,7 @@ from bamboo_gateway.storage.jsonl.file_swap import FileSwapper
 from bamboo_gateway.storage.jsonl.files import FileSystem, failure_of
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
 from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile
+from bamboo_gateway.storage.jsonl.index.change_log import Gone, gone_to_json, in_order
 from bamboo_gateway.storage.jsonl.index.cold_list import list_cold
 from bamboo_gateway.storage.jsonl.index.views import SessionViews
 from bamboo_gateway.storage.jsonl.journal.batch import Answer
@@ -56,8 +59,13 @@ from bamboo_gateway.storage.jsonl.search_index import SearchIndex
 from bamboo_gateway.storage.jsonl.searches import Searches
 from bamboo_gateway.storage.jsonl.swaps import Swaps
 from bamboo_gateway.storage.jsonl.values_file import ValuesFile
+from bamboo_gateway.storage.listing import gone_of
 from bamboo_gateway.storage.reports import (
+    Change,
+    ChangePage,
     Erased,
+    Expiry,
+    GoneSession,
     RecoveryReport,
     SearchPage,
     SearchQuery,
@@ -73,6 +81,9 @@ from bamboo_gateway.storage.values import ValueWriter
 
 # The most log files kept open for writing; sockets need the rest of the process's limit.
 _LOG_FILES_MAX = 1024
+# The heads that are decoded, and the entries that are looked at, before yielding to the loop.
+_HEADS_AT_ONCE = 200
+_ENTRIES_AT_ONCE = 10_000
 
 T = TypeVar("T")
 
@@ -195,6 +206,10 @@ class JsonlStore(SessionStore):
             await self._in_thread(self._close_files)
             raise
         self._catalog.begin(recovered.entries, recovered.unfinished)
+        changes = self._catalog.changes
+        changes.begin(recovered.feed, recovered.lsn, recovered.changed_ids, recovered.gone)
+        if recovered.full is not None:
+            changes.put_back(recovered.gone)
         self._catalog.dirty |= recovered.changed
         self._catalog.deleted |= recovered.deleted
         self._last_epoch = recovered.last_epoch
@@ -228,6 +243,8 @@ class JsonlStore(SessionStore):
                 self._mark.set(self._origin, len(recovered.entries))
             lsn = recovered.covered_lsn
             self._lock.write(self._lock_content(recovered.last_epoch, lsn, clean=False))
+            numbers = ((entry.changed, entry.id) for entry in recovered.entries.values())
+            recovered.changed_ids = in_order(numbers, recovered.gone)
             self._journal.keep_reserve()
             self._checkpointer.measure_quarantine()
         except OSError as error:
@@ -354,9 +371,9 @@ class JsonlStore(SessionStore):
 
     def _take_answers(self, answers: list[Answer]) -> None:
         apply = self._catalog.apply
-        for (commit, done, _, marks, delta_bytes), error, size in answers:
+        for (commit, done, _, marks, delta_bytes), error, size, lsn in answers:
             if error is None:
-                apply(commit, delta_bytes, size)
+                apply(commit, delta_bytes, size, lsn)
                 if commit.head is not None:
                     self._search_index.committed(commit)
                 self._events += len(commit.events)
@@ -436,6 +453,7 @@ class JsonlStore(SessionStore):
 
     async def vacuum(self) -> list[Erased]:
         """Make a checkpoint, as `SupportsErasure` describes."""
+        self._catalog.changes.forget_all()
         self._catalog_file.is_rewrite_wanted = True
         is_done = await self._maintenance.checkpoint()
         is_search_done = await self._search_index.erase()
@@ -471,16 +489,20 @@ class JsonlStore(SessionStore):
     async def delete(self, session_id: str, epoch: int) -> int:
         if not self._is_open:
             raise Unavailable("The store is closed.")
+        gone = await self._gone_of(session_id)
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def answer(deletion: Deletion) -> None:
             if deletion.error is None:
-                self._catalog.remove(session_id)
+                self._catalog.remove(
+                    session_id, Gone(deletion.lsn, self._gone_now(session_id, gone))
+                )
                 self._recent.forget(session_id)
             if not answered.done():
                 answered.set_result(None)
 
-        deletion = Deletion(session_id, epoch, answer)
+        data = codec.encode(gone_to_json(gone)) + b"\n"
+        deletion = Deletion(session_id, epoch, answer, data)
         self._committer.delete(deletion)
         await answered
         if deletion.error is not None:
@@ -490,6 +512,30 @@ class JsonlStore(SessionStore):
         except OSError as error:
             raise failure_of(error, "Removing the files of a deleted session") from error
         return deletion.bytes
+
+    async def _gone_of(self, session_id: str) -> GoneSession:
+        """Return what is kept of a session that is about to be deleted."""
+        entry = self._catalog.entries.get(session_id)
+        if entry is not None and not entry.has_head:
+            # A session whose head cannot be read can be deleted too.
+            with suppress(BambooError):
+                head = await self._reads.load(session_id)
+                if head is not None:
+                    return gone_of(head)
+        return self._gone_now(session_id, GoneSession(None, "user", None))
+
+    def _gone_now(self, session_id: str, before: GoneSession) -> GoneSession:
+        entry = self._catalog.entries.get(session_id)
+        if entry is None:
+            return before
+        if entry.has_head:
+            return gone_of(entry.own_head())
+        relations = entry.relations
+        return before._replace(
+            user_id=relations.user_id,
+            parent_id=relations.parent_id,
+            shared_with=relations.shared_with,
+        )
 
     @override
     async def delta_bytes(self, session_id: str) -> int:
@@ -524,6 +570,45 @@ class JsonlStore(SessionStore):
     @override
     async def search(self, query: SearchQuery) -> SearchPage:
         return await self._searches.search(query)
+
+    @override
+    async def changes(self, feed: str, after: int, limit: int) -> ChangePage:
+        found = self._catalog.changes.page(feed, after, limit)
+        last, has_more = self._catalog.changes.last, len(found) > limit
+        changes: list[Change] = []
+        for place, (number, session_id, gone) in enumerate(found[:limit], 1):
+            if gone is not None:
+                changes.append(Change(number, session_id, None, gone.session))
+            elif (head := await self._head_now(session_id)) is not None:
+                changes.append(Change(number, session_id, head))
+            # Otherwise it was deleted meanwhile, which is a later change.
+            if place % _HEADS_AT_ONCE == 0:
+                await anyio.lowlevel.checkpoint()
+        return ChangePage(changes, found[limit - 1][0] if has_more else last, has_more)
+
+    async def _head_now(self, session_id: str) -> SessionHead | None:
+        entry = self._catalog.entries.get(session_id)
+        if entry is not None and entry.has_head:
+            return entry.own_head()
+        return await self._reads.load(session_id)
+
+    @override
+    async def last_change(self) -> tuple[str, int]:
+        return self._catalog.changes.feed.name, self._catalog.changes.last
+
+    @override
+    async def expiries(self, after: tuple[int, str], until: int, limit: int) -> list[Expiry]:
+        found: list[tuple[int, str]] = []
+        for place, session_id in enumerate(list(self._catalog.ending), 1):
+            entry = self._catalog.entries.get(session_id)
+            if entry is not None:
+                ends = entry.ends
+                found += [(end, session_id) for end in ends if after[0] <= end <= until]
+            if place % _ENTRIES_AT_ONCE == 0:
+                await anyio.lowlevel.checkpoint()
+        page = sorted(key for key in found if key > after)[:limit]
+        heads = [(at, name, await self._head_now(name)) for at, name in page]
+        return [Expiry(at, name, head) for at, name, head in heads if head is not None]
 
     @override
     async def write_values(self, changes: Sequence[ValueChange]) -> None:

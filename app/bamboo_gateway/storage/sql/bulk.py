@@ -19,6 +19,7 @@ from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.base import SessionCreation
 from bamboo_gateway.storage.commits import Event, Note
 from bamboo_gateway.storage.sql import leftovers, rows
+from bamboo_gateway.storage.sql.change_feed import take_number
 from bamboo_gateway.storage.sql.database import Connection, Database
 from bamboo_gateway.storage.sql.prepared import (
     EventRow,
@@ -150,27 +151,32 @@ class BulkWrite(SessionCreation):
         existing = rows.find_session(connection, self._id)
         if existing is not None:
             raise Conflict("The session exists.", head=existing.seq)
+        change_number = take_number(connection)
         self._check(connection)
         row = head_row(head)
         values: dict[str, Any] = {"key": self._key, "epoch": self._epoch, "version": self._version}
         values |= {"log_bytes": self._bytes, "stored_bytes": self._bytes}
         values |= {"delta_bytes": self._delta_bytes, "is_packed": False, "head": row.body}
+        values["change_number"] = change_number
         connection.run(rows.INSERT_SESSION, row.columns | values)
         rows.write_shares(connection, self._key, row, is_new=True)
+        rows.write_metadata(connection, self._key, row, is_new=True)
         rows.raise_epoch(connection, self._epoch)
         self._database.count_usage(connection, head.user_id, 1, self._bytes)
 
     def _extend(self, connection: Connection, head: SessionHead) -> None:
         session = self._check(connection)
         assert session is not None
+        change_number = take_number(connection)
         head.last_activity_at = max(head.last_activity_at, session.activity_ms)
         row = head_row(head)
         values: dict[str, Any] = {"session_key": self._key, "version": self._version}
         values |= {"head": row.body, "added_bytes": self._bytes}
-        values["added_delta_bytes"] = self._delta_bytes
+        values |= {"added_delta_bytes": self._delta_bytes, "change_number": change_number}
         columns = {name: row.columns[name] for name in rows.HEAD_COLUMNS}
         connection.run(rows.EXTEND_SESSION, columns | values)
         rows.write_shares(connection, self._key, row, is_new=False)
+        rows.write_metadata(connection, self._key, row, is_new=False)
         if head.history_from:
             rows.note_merge(connection, self._key)
         if head.user_id == session.user_id:

@@ -13,6 +13,7 @@ from bamboo_gateway.domain.errors import BambooError, Conflict, StorageFailed, S
 from bamboo_gateway.storage.index.tables import sessions
 from bamboo_gateway.storage.lines import LINE_EXTRA_BYTES
 from bamboo_gateway.storage.sql import leftovers, rows
+from bamboo_gateway.storage.sql.change_feed import ChangeFeed, note_gone, take_number
 from bamboo_gateway.storage.sql.database import Database
 from bamboo_gateway.storage.sql.packing import PIECE_BYTES, pack_piece, unpack_piece
 from bamboo_gateway.storage.sql.prepared import EventRow
@@ -138,9 +139,10 @@ _MOVE_NOTES = (
 class Changes:
     """What changes a whole session. All of it blocks."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, feed: ChangeFeed) -> None:
         self._database = database
         self._clock = clock
+        self._feed = feed
 
     def remove_leftovers(self) -> None:
         """End what processes that died had begun."""
@@ -165,8 +167,10 @@ class Changes:
         with self._database.writing() as connection:
             session = rows.lock_session(connection, session_id, epoch)
             key, stored = session.key, int(session.stored_bytes)
+            note_gone(connection, key, session_id, take_number(connection))
+            self._feed.forget_some(connection)
             connection.run(_DELETE_SESSION, {"session_key": key})
-            rows.delete_shares(connection, key)
+            rows.delete_filters(connection, key)
             self._database.count_usage(connection, session.user_id, -1, -stored)
             number = leftovers.begin(connection, "deletion", self._clock.now_ms(), key)
         return stored, number

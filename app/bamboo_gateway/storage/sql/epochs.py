@@ -6,6 +6,7 @@ from sqlalchemy import bindparam, select, update
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.storage.index.tables import sessions
+from bamboo_gateway.storage.sql.change_feed import renew_feed
 from bamboo_gateway.storage.sql.database import Connection
 from bamboo_gateway.storage.sql.tables import meta
 
@@ -42,8 +43,10 @@ def give_new_epochs(
 ) -> int:
     """Give sessions a new epoch, all of them or those of the keys; return how many these are.
 
-    A session whose head is damaged stays as it is: it cannot be loaded.
+    A session whose head is damaged stays as it is: it cannot be loaded. The numbers of changes may
+    be given again too, so there is a new feed.
     """
+    renew_feed(connection)
     epoch = next_epoch(connection, now_ms)
     count, after = 0, -1
     while heads := connection.rows(_HEADS, {"after": after}):

@@ -15,6 +15,7 @@ from bamboo_gateway.storage.index.statement import DialectName
 from bamboo_gateway.storage.index.tables import sessions
 from bamboo_gateway.storage.sql.database import Connection, Database
 from bamboo_gateway.storage.sql.tables import (
+    MARK_KINDS,
     archives,
     events,
     leftovers,
@@ -145,7 +146,11 @@ def _removals(
 
 
 def _beyond(key: int, seq: int, version: int) -> list[Removal]:
-    return [_events(key, seq), *(_marks(key, kind, seq) for kind in (1, 2)), _notes(key, version)]
+    return [
+        _events(key, seq),
+        *(_marks(key, kind, seq) for kind in MARK_KINDS.values()),
+        _notes(key, version),
+    ]
 
 
 def _portion_of(table: Any, column: Any, size: Any, *conditions: Any) -> Any:

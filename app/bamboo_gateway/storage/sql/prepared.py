@@ -67,6 +67,7 @@ class PreparedCommit(NamedTuple):
         stored_bytes: What the commit adds to the bytes of the log.
         delta_bytes: Those of its deltas.
         head: The head's row, or None when only seq and last activity move.
+        is_change: Whether it has an event that is no delta.
     """
 
     commit: Commit
@@ -80,6 +81,7 @@ class PreparedCommit(NamedTuple):
     stored_bytes: int
     delta_bytes: int
     head: HeadRow | None
+    is_change: bool
 
 
 def prepare(commit: Commit, commit_id: int) -> PreparedCommit:
@@ -107,6 +109,7 @@ def prepare(commit: Commit, commit_id: int) -> PreparedCommit:
         size_of(events) + size_of(notes),
         delta_bytes,
         row,
+        row is not None and not all(event.is_delta for event in events),
     )
 
 

@@ -6,8 +6,9 @@ from typing import Any
 from sqlalchemy import bindparam, delete, insert, select, update
 
 from bamboo_gateway.domain.errors import Conflict
+from bamboo_gateway.storage.index.metadata_pairs import pairs_of
 from bamboo_gateway.storage.index.rows import shares_of
-from bamboo_gateway.storage.index.tables import session_shares, sessions
+from bamboo_gateway.storage.index.tables import session_metadata, session_shares, sessions
 from bamboo_gateway.storage.sql.database import Connection
 from bamboo_gateway.storage.sql.prepared import EventRow, HeadRow, MarkRow, NoteRow
 from bamboo_gateway.storage.sql.tables import MARK_KINDS, events, marks, meta, notes, unsearched
@@ -60,6 +61,10 @@ _INSERT_SHARE = insert(session_shares).values(
     key=bindparam("session_key"),
     expires_at=bindparam("share_end"),
 )
+DELETE_METADATA = delete(session_metadata).where(session_metadata.c.key == bindparam("session_key"))
+INSERT_METADATA = insert(session_metadata).values(
+    pair=bindparam("pair"), key=bindparam("session_key")
+)
 _RAISE_EPOCH = (
     update(meta)
     .where(meta.c.name == "last_epoch", meta.c.number < bindparam("epoch"))
@@ -69,7 +74,8 @@ _RAISE_EPOCH = (
 # The columns of a session that follow from its head, and change with it. Its id does not.
 HEAD_COLUMNS = (
     "user_id", "session_type", "parent_id", "root_id", "head_state", "has_active",
-    "has_queue", "created_at", "updated_at", "message_count", "title_key", "title_folded", "seq",
+    "has_queue", "created_at", "updated_at", "message_count", "metadata_digest", "title_key",
+    "title_folded", "seq",
     "last_activity_at", "activity_slot", "expires_at", "expires_slot",
 )  # fmt: skip
 
@@ -78,7 +84,7 @@ INSERT_SESSION = insert(sessions).values(
         name: bindparam(name)
         for name in (
             "key", "id", "epoch", "version", "log_bytes", "stored_bytes", "delta_bytes",
-            "is_packed", "head", *HEAD_COLUMNS,
+            "is_packed", "head", "change_number", *HEAD_COLUMNS,
         )
     }
 )  # fmt: skip
@@ -87,7 +93,10 @@ EXTEND_SESSION = (
     .where(sessions.c.key == bindparam("session_key"))
     .values(
         {
-            **{name: bindparam(name) for name in ("version", "head", *HEAD_COLUMNS)},
+            **{
+                name: bindparam(name)
+                for name in ("version", "head", "change_number", *HEAD_COLUMNS)
+            },
             "log_bytes": sessions.c.log_bytes + bindparam("added_bytes"),
             "stored_bytes": sessions.c.stored_bytes + bindparam("added_bytes"),
             "delta_bytes": sessions.c.delta_bytes + bindparam("added_delta_bytes"),
@@ -192,9 +201,19 @@ def write_shares(connection: Connection, key: int, row: HeadRow, *, is_new: bool
         )
 
 
-def delete_shares(connection: Connection, key: int) -> None:
-    """Delete the shares of a session."""
+def write_metadata(connection: Connection, key: int, row: HeadRow, *, is_new: bool) -> None:
+    """Write the pairs of a session's metadata."""
+    if not is_new:
+        connection.run(DELETE_METADATA, {"session_key": key})
+    pairs = [{"pair": pair, "session_key": key} for pair in pairs_of(row.head.metadata)]
+    if pairs:
+        connection.run_each(INSERT_METADATA, pairs)
+
+
+def delete_filters(connection: Connection, key: int) -> None:
+    """Delete the shares of a session, and the pairs of its metadata."""
     connection.run(_DELETE_SHARES, {"session_key": key})
+    connection.run(DELETE_METADATA, {"session_key": key})
 
 
 def raise_epoch(connection: Connection, epoch: int) -> None:

@@ -6,6 +6,7 @@ from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from bamboo_gateway.storage.index.tables import sessions
 from bamboo_gateway.storage.reports import Finding
+from bamboo_gateway.storage.sql.change_feed import is_behind, renew_feed
 from bamboo_gateway.storage.sql.database import Connection
 from bamboo_gateway.storage.sql.reads import scope_of
 from bamboo_gateway.storage.sql.tables import (
@@ -121,3 +122,14 @@ def check_epoch(connection: Connection, *, repairs: bool) -> list[Finding]:
         connection.run(_NOTE_LAST if last else _ADD_LAST, {"new_epoch": greatest})
     problem = "a session has a later epoch than the last one given"
     return [Finding("warn", "meta", problem, "the later one counts", repairs)]
+
+
+def check_changes(connection: Connection, *, repairs: bool) -> list[Finding]:
+    """Check that no number of a change is given again; begin a new feed with `repairs`."""
+    if not is_behind(connection):
+        return []
+    if repairs:
+        renew_feed(connection)
+    problem = "a session has a later change than the last one counted"
+    action = "who asks for changes lists all sessions again"
+    return [Finding("warn", "meta", problem, action, repairs)]

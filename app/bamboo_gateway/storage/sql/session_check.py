@@ -9,8 +9,9 @@ from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.events import DELTA_TYPES
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.storage.index.metadata_pairs import pairs_of
 from bamboo_gateway.storage.index.rows import row_of, shares_of
-from bamboo_gateway.storage.index.tables import session_shares, sessions
+from bamboo_gateway.storage.index.tables import session_metadata, session_shares, sessions
 from bamboo_gateway.storage.lines import LINE_EXTRA_BYTES
 from bamboo_gateway.storage.marks import mark_of
 from bamboo_gateway.storage.reports import Finding, Severity
@@ -18,7 +19,12 @@ from bamboo_gateway.storage.sql.database import Connection
 from bamboo_gateway.storage.sql.epochs import next_epoch
 from bamboo_gateway.storage.sql.packing import unpack_piece
 from bamboo_gateway.storage.sql.prepared import EventRow, head_row
-from bamboo_gateway.storage.sql.rows import HEAD_COLUMNS, INSERT_MARK
+from bamboo_gateway.storage.sql.rows import (
+    DELETE_METADATA,
+    HEAD_COLUMNS,
+    INSERT_MARK,
+    INSERT_METADATA,
+)
 from bamboo_gateway.storage.sql.tables import MARK_KINDS, archives, events, marks, notes
 
 SetAside = Callable[[int, bytes], None]
@@ -50,6 +56,7 @@ _MARKS = select(marks.c.kind, marks.c.seq, marks.c.key).where(
 _SHARES = select(session_shares.c.user_id, session_shares.c.expires_at).where(
     session_shares.c.key == bindparam("session_key")
 )
+_PAIRS = select(session_metadata.c.pair).where(session_metadata.c.key == bindparam("session_key"))
 _DELETE_MARKS = delete(marks).where(
     marks.c.session_key == bindparam("session_key"), marks.c.seq <= bindparam("upto")
 )
@@ -142,17 +149,10 @@ class SessionCheck:
                 "log_bytes": log_bytes, "stored_bytes": stored, "delta_bytes": log.delta_bytes
             }  # fmt: skip
             self._do(_COUNT_BYTES, {"session_key": key, **counted})
-        wanted = row_of(head)
         columns = dict(zip(HEAD_COLUMNS, rows[0][len(_FIRST) :], strict=True))
-        is_wrong = any(columns[name] != wanted[name] for name in _FOLLOWING)
-        if is_wrong or self._shares_of(key) != shares_of(head):
+        if not self._fits_head(key, head, columns):
             found("warn", "its columns do not fit its head", "they are made again from the head")
-            following = {name: wanted[name] for name in _FOLLOWING}
-            self._do(_FOLLOW_HEAD, {"session_key": key, **following})
-            self._do(_DELETE_SHARES, {"session_key": key})
-            for user_id, end in shares_of(head).items():
-                share = {"share_user": user_id, "session_key": key, "share_end": end}
-                self._do(_INSERT_SHARE, share)
+            self._follow(key, head)
         return findings
 
     def _read(self, key: int, seq: int, version: int, *, is_packed: bool) -> _Log:
@@ -200,6 +200,30 @@ class SessionCheck:
     def _shares_of(self, key: int) -> dict[str, int | None]:
         rows = self._connection.rows(_SHARES, {"session_key": key})
         return {user_id: end for user_id, end in rows}  # noqa: C416 - rows are of any length
+
+    def _fits_head(self, key: int, head: SessionHead, columns: dict[str, Any]) -> bool:
+        wanted = row_of(head)
+        return (
+            all(columns[name] == wanted[name] for name in _FOLLOWING)
+            and self._shares_of(key) == shares_of(head)
+            and self._pairs_of(key) == pairs_of(head.metadata)
+        )
+
+    def _follow(self, key: int, head: SessionHead) -> None:
+        """Make the columns again that follow from the head, and the rows beside them."""
+        wanted = row_of(head)
+        self._do(_FOLLOW_HEAD, {"session_key": key, **{name: wanted[name] for name in _FOLLOWING}})
+        self._do(_DELETE_SHARES, {"session_key": key})
+        for user_id, end in shares_of(head).items():
+            share = {"share_user": user_id, "session_key": key, "share_end": end}
+            self._do(_INSERT_SHARE, share)
+        self._do(DELETE_METADATA, {"session_key": key})
+        for pair in pairs_of(head.metadata):
+            self._do(INSERT_METADATA, {"session_key": key, "pair": pair})
+
+    def _pairs_of(self, key: int) -> list[bytes]:
+        rows = self._connection.rows(_PAIRS, {"session_key": key})
+        return sorted(bytes(pair) for (pair,) in rows)
 
     def _give_up(self, key: int, session_id: str, log: _Log, head: SessionHead) -> None:
         """Remove damaged events, and give the session a new epoch, at which clients reload."""

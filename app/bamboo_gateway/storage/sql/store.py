@@ -16,7 +16,9 @@ from bamboo_gateway.storage.base import Done, SessionCreation, SessionStore
 from bamboo_gateway.storage.commits import Commit, Found, MarkKind, Record
 from bamboo_gateway.storage.migration.unfinished import check_target
 from bamboo_gateway.storage.reports import (
+    ChangePage,
     Erased,
+    Expiry,
     RecoveryReport,
     SearchPage,
     SearchQuery,
@@ -29,9 +31,11 @@ from bamboo_gateway.storage.reports import (
 )
 from bamboo_gateway.storage.searching import with_bodies
 from bamboo_gateway.storage.sql.bulk import BulkWrite
+from bamboo_gateway.storage.sql.change_feed import ChangeFeed
 from bamboo_gateway.storage.sql.changes import Changes
 from bamboo_gateway.storage.sql.checks import store_checks
 from bamboo_gateway.storage.sql.database import Database
+from bamboo_gateway.storage.sql.expiries import expiries
 from bamboo_gateway.storage.sql.migration_mark import MigrationMark
 from bamboo_gateway.storage.sql.reads import NO_END, Reads, Search
 from bamboo_gateway.storage.sql.search_index import SearchIndex
@@ -62,7 +66,8 @@ class SqlStore(SessionStore):
         self._clock = clock
         self._touches = Touches(database)
         self._reads = Reads(database)
-        self._changes = Changes(database, clock)
+        self._feed = ChangeFeed(database)
+        self._changes = Changes(database, clock, self._feed)
         self._search = SearchIndex(database, self._reads, checkpoint_interval_seconds)
         self._writer = Writer(database, clock, self._on_interval, checkpoint_interval_seconds)
         self._read_threads = Threads(_READ_THREADS)
@@ -251,6 +256,7 @@ class SqlStore(SessionStore):
 
     async def vacuum(self) -> list[Erased]:
         """Clean the database's files as `SupportsErasure` describes."""
+        await self._change(self._feed.forget_all)
         return await self._change(self._database.vacuum)
 
     @override
@@ -289,6 +295,29 @@ class SqlStore(SessionStore):
     async def search(self, query: SearchQuery) -> SearchPage:
         found = await self._read_threads.run(lambda: self._search.search(query))
         return await with_bodies(found, self)
+
+    @override
+    async def changes(self, feed: str, after: int, limit: int) -> ChangePage:
+        page = await self._read_threads.run(lambda: self._feed.changes(feed, after, limit))
+        await self._writer.settled([change.session_id for change in page.changes])
+        for change in page.changes:
+            if change.head is not None:
+                self._touches.apply(change.head)
+        return page
+
+    @override
+    async def last_change(self) -> tuple[str, int]:
+        return await self._read_threads.run(self._feed.last_change)
+
+    @override
+    async def expiries(self, after: tuple[int, str], until: int, limit: int) -> list[Expiry]:
+        def found() -> list[Expiry]:
+            self._touches.write()
+            return expiries(self._database, after, until, limit)
+
+        page = await self._read_threads.run(found)
+        await self._writer.settled([one.session_id for one in page])
+        return page
 
     @override
     async def write_values(self, changes: Sequence[ValueChange]) -> None:

@@ -34,12 +34,12 @@ from bamboo_gateway.storage.index.search_tables import search_messages
 from bamboo_gateway.storage.index.tables import IdText, RowKey, metadata
 
 __all__ = [
-    "MARK_KINDS", "archives", "events", "kept_values", "leftovers", "marks", "meta", "notes",
-    "search_messages", "unsearched", "usage",
+    "MARK_KINDS", "archives", "events", "gone_sessions", "kept_values", "leftovers", "marks",
+    "meta", "notes", "search_messages", "unsearched", "usage",
 ]  # fmt: skip
 
 # What `marks.kind` has; a database has these numbers, so none changes. Notes have their own table.
-MARK_KINDS: Final[dict[MarkKind, int]] = {"message": 1, "run": 2}
+MARK_KINDS: Final[dict[MarkKind, int]] = {"message": 1, "run": 2, "input": 3}
 
 events = Table(
     "events",
@@ -142,6 +142,21 @@ leftovers = Table(
 )
 Index(None, leftovers.c.session_key)
 
+# The last deletions, for those who ask what has changed: at most one of each id.
+gone_sessions = Table(
+    "gone_sessions",
+    metadata,
+    Column("session_id", IdText, primary_key=True),
+    Column("change_number", BigInteger, nullable=False),
+    Column("user_id", IdText),
+    Column("session_type", IdText, nullable=False),
+    Column("parent_id", IdText),
+    # The users that it was shared with, as JSON.
+    Column("shared_with", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+Index(None, gone_sessions.c.change_number)
+
 # Small values that the gateway keeps beside the sessions, of each kind by a key.
 kept_values = Table(
     "kept_values",
@@ -153,7 +168,8 @@ kept_values = Table(
     sqlite_with_rowid=False,
 )
 
-# Single values, by name: `last_epoch`, the greatest epoch that a session was created with.
+# Single values, by name: `last_epoch`, the greatest epoch that a session was created with;
+# `last_change`, `forgotten_changes` and `change_feed` (see `change_feed`).
 meta = Table(
     "meta",
     metadata,

@@ -34,6 +34,7 @@ SESSION: Final[dict[str, Any]] = {
     "parent": None,
     "position": POSITION,
     "active_run_id": None,
+    "open_requests": [],
     "stream_url": f"/api/v1/stream/{SESSION_ID}?after={POSITION}",
 }
 
@@ -160,6 +161,47 @@ NEW_RUNS: Final[dict[str, Any]] = {
         "summary": "A run whose events an external program posts",
         "value": {"agent": "external"},
     }
+}
+
+INPUTS: Final[dict[str, Any]] = {
+    "approval": {
+        "summary": "Approve a tool call",
+        "value": {"answers": {"req_01kag8v3c0d6q0w1x2y3z4a5c1": {"approved": True}}},
+    },
+    "refusal": {
+        "summary": "Refuse one request, and answer another",
+        "value": {
+            "answers": {
+                "req_01kag8v3c0d6q0w1x2y3z4a5c1": {"approved": False, "reason": "Too expensive"},
+                "colour": "blue",
+            }
+        },
+    },
+}
+
+OPEN_INPUT: Final[dict[str, Any]] = {
+    "request_id": "req_01kag8v3c0d6q0w1x2y3z4a5c1",
+    "kind": "approval",
+    "prompt": "Pay 9 EUR to ACME?",
+    "run_id": RUN_ID,
+    "tool_call_id": "call_1",
+    "schema": None,
+    "asked_at": "2026-11-20T17:25:02.000Z",
+    "expires_at": None,
+}
+
+INPUTS_ACCEPTED: Final[dict[str, Any]] = {
+    "session_id": SESSION_ID,
+    "run_id": RUN_ID,
+    "position": "1763661234567-3",
+    "stream_url": f"{STREAM_URL}&run_id={RUN_ID}",
+}
+
+INPUTS_COMPLETED: Final[dict[str, Any]] = INPUTS_ACCEPTED | {
+    "status": "completed",
+    "usage": USAGE,
+    "error": None,
+    "message": ASSISTANT_MESSAGE,
 }
 
 CHAT_ACCEPTED: Final[dict[str, Any]] = {

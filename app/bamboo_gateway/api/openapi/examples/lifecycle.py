@@ -52,6 +52,7 @@ SHARE: Final[dict[str, Any]] = {
     "user_id": "user-456",
     "created_at": "2026-11-20T17:25:00.123Z",
     "expires_at": None,
+    "scope": "read",
 }
 LINK_SHARE: Final[dict[str, Any]] = SHARE | {
     "user_id": None,

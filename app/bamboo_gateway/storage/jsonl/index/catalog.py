@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bamboo_gateway.domain import codec
+from bamboo_gateway.domain.events import DELTA_TYPES
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.commits import Commit
-from bamboo_gateway.storage.listing import HeadState, Relations, head_state_of
+from bamboo_gateway.storage.jsonl.index.change_log import ChangeLog, Gone
+from bamboo_gateway.storage.listing import HeadState, Relations, head_state_of, shares_of
 from bamboo_gateway.storage.reports import StoreUsage
 
 
@@ -23,6 +25,9 @@ class Entry:
         activity: `last_activity_at`, which deltas and open streams move without a new head.
         size: The bytes of the log as of `seq`.
         marks: The number of marks in its mark file; -1 when the file has to be rebuilt.
+        changed: The number of its last change (`change_log`); 0 before the feed began.
+        ttl: The seconds of its time to live, and None when it is archived.
+        share_ends: When what is shared with users ends, in ms.
         snapshot: The size of the log when its snapshot was written; 0 without a snapshot.
         snapshot_bytes: The size of the snapshot file.
         deltas: The bytes of delta lines that no compaction has removed.
@@ -39,6 +44,7 @@ class Entry:
     __slots__ = (
         "activity",
         "bundle",
+        "changed",
         "committer_generation",
         "deltas",
         "epoch",
@@ -50,9 +56,11 @@ class Entry:
         "raw",
         "relations",
         "seq",
+        "share_ends",
         "size",
         "snapshot",
         "snapshot_bytes",
+        "ttl",
     )
 
     def __init__(self, session_id: str, epoch: int, relations: Relations | None = None) -> None:
@@ -66,6 +74,9 @@ class Entry:
         self.marks = 0
         self.snapshot = self.snapshot_bytes = 0
         self.deltas = 0
+        self.changed = 0
+        self.ttl: int | None = None
+        self.share_ends: tuple[int, ...] = ()
         self.bundle = 0
         self.generation = self.committer_generation = 0
         self.head: SessionHead | None = None
@@ -79,6 +90,16 @@ class Entry:
         self.activity = max(self.activity, head.last_activity_at)
         self.relations = Relations.of(head)
         self.head_state = head_state_of(head)
+        self.ttl = None if head.logged_state == "archived" else head.ttl_seconds
+        if head.shares or self.share_ends:
+            self.share_ends = tuple(end for end in shares_of(head).values() if end is not None)
+
+    @property
+    def ends(self) -> set[int]:
+        """The moments at which something ends by itself (`listing.ends_of`)."""
+        if self.ttl is None:
+            return set(self.share_ends)
+        return {self.activity + self.ttl * 1000, *self.share_ends}
 
     def own_head(self) -> SessionHead:
         """Return a copy of the durable head; only when `has_head`."""
@@ -168,6 +189,9 @@ class Catalog:
         # The sessions whose logs changed otherwise than by commits, for the search index.
         self.rewritten: set[str] = set()
         self.unfinished: set[str] = set()
+        # The sessions of which something ends by itself.
+        self.ending: set[str] = set()
+        self.changes = ChangeLog()
         self.use = DiskUse()
 
     def begin(self, entries: dict[str, Entry], unfinished: set[str]) -> None:
@@ -176,14 +200,17 @@ class Catalog:
         self.unfinished |= unfinished
         for entry in entries.values():
             self.use.add(entry)
+            if entry.ttl is not None or entry.share_ends:
+                self.ending.add(entry.id)
 
-    def apply(self, commit: Commit, delta_bytes: int, size: int) -> None:
+    def apply(self, commit: Commit, delta_bytes: int, size: int, lsn: int) -> None:
         """Apply a commit that became durable.
 
         Args:
             commit: The commit.
             delta_bytes: The bytes of its lines of deltas.
             size: The size of the log after it.
+            lsn: The number of its record.
         """
         session_id, epoch, first, events, _, head, time_ms, create, _ = commit
         if create:
@@ -200,7 +227,9 @@ class Catalog:
             entry.size = size
             entry.set_head(head)
             self.use.add(entry)
-            self._note_runs(session_id, head)
+            self._note_head(entry, head)
+            if any(event.type not in DELTA_TYPES for event in events):
+                self.note_change(entry, lsn)
         if time_ms > entry.activity:
             entry.activity = time_ms
         # Last: the committer may evict a log once this seq is equal to its own.
@@ -216,17 +245,30 @@ class Catalog:
         self.use.add(entry)
         self.entries[entry.id] = entry
         if entry.head is not None:
-            self._note_runs(entry.id, entry.head)
+            self._note_head(entry, entry.head)
+        before = former.changed if former is not None else 0
+        if entry.changed > before:
+            self.changes.moved(entry.id, before, entry.changed)
+        else:
+            entry.changed = before
         if dirty:
             self.dirty[entry.id] = entry
         self.changed.add(entry.id)
         self.rewritten.add(entry.id)
 
-    def remove(self, session_id: str) -> None:
+    def note_change(self, entry: Entry, lsn: int) -> None:
+        """Note a change of a session that is no delta."""
+        self.changes.moved(entry.id, entry.changed, lsn)
+        entry.changed = lsn
+        self.changed.add(entry.id)
+
+    def remove(self, session_id: str, gone: Gone) -> None:
         """Apply a deletion that became durable."""
         former = self.entries.pop(session_id, None)
         if former is not None:
             self.use.remove(former)
+            self.changes.removed(session_id, former.changed, gone)
+        self.ending.discard(session_id)
         self.unfinished.discard(session_id)
         self.dirty.pop(session_id, None)
         self.deleted.add(session_id)
@@ -252,8 +294,12 @@ class Catalog:
             self.use.add(entry)
             self.dirty[entry.id] = entry
 
-    def _note_runs(self, session_id: str, head: SessionHead) -> None:
-        if head.active or head.queue:
-            self.unfinished.add(session_id)
+    def _note_head(self, entry: Entry, head: SessionHead) -> None:
+        if head.is_unfinished:
+            self.unfinished.add(entry.id)
         else:
-            self.unfinished.discard(session_id)
+            self.unfinished.discard(entry.id)
+        if entry.ttl is not None or entry.share_ends:
+            self.ending.add(entry.id)
+        else:
+            self.ending.discard(entry.id)

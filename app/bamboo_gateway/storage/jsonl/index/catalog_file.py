@@ -5,7 +5,12 @@ position, and syncs; only then does it drop journal segments. The last line of a
 
     {"crc":"…","id":"s-1","epoch":…,"seq":…,"activity":…,"size":…,"marks":…,"snapshot":…,"head":{…}}
     {"crc":"…","gone":[<offset of a deleted session's line>,…]}
-    {"crc":"…","checkpoint":<lsn>,"epoch":<last epoch given out>,"format":2}
+    {"crc":"…","deleted":"s-1","changed":<lsn>,"type":"user","user_id":…}
+    {"crc":"…","checkpoint":<lsn>,"epoch":<the last one>,"format":2,"feed":"…","forgotten":<lsn>}
+
+A session's line also has `changed`, the number of its last change. A `deleted` line tells those who
+ask for changes that a session is gone; it counts until the session is created again, or a
+checkpoint's `forgotten` reaches its number (see `change_log`).
 
 The format tells which gateway wrote last. Without it (format 1) it was one whose mark files may not
 fit their logs, so the next start checks all of them (see `upgrade`).
@@ -23,11 +28,12 @@ but nothing has to be repaired.
 
 import errno
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from threading import Lock
 
 from bamboo_gateway.domain import codec
-from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.domain.sessions import SessionHead, is_stored_unfinished
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.index.catalog_lines import (
@@ -42,8 +48,10 @@ from bamboo_gateway.storage.jsonl.index.catalog_lines import (
     head_in,
     is_blank,
     make_checkpoint_line,
+    make_gone_line,
     make_line,
 )
+from bamboo_gateway.storage.jsonl.index.change_log import Feed, Gone, gone_of_json
 from bamboo_gateway.storage.jsonl.paths import Paths
 from bamboo_gateway.storage.lines import is_intact, to_line
 
@@ -70,6 +78,8 @@ class CatalogFile:
         self._last: dict[str, Place] = {}
         self._former: dict[str, list[int]] = {}
         self._live_bytes = 0
+        # The numbers and lines of deletions, in the order of the numbers.
+        self._deletions: dict[str, tuple[int, Place]] = {}
         self._last_checkpoint = b""
         # Lines named in a `gone` line that are not overwritten with blanks yet.
         self._unerased: list[Place] = []
@@ -96,6 +106,10 @@ class CatalogFile:
         if contents.problem is None:
             self._size = end
             self._live_bytes = sum(length for _, length in self._last.values())
+            self._live_bytes += sum(length for _, (_, length) in self._deletions.values())
+            if contents.feed is not None:
+                self._forget_deletions(contents.feed.forgotten)
+                contents.gone = {name: contents.gone[name] for name in self._deletions}
             self._last_checkpoint = data[data.rfind(b"\n", 0, end - 1) + 1 : end]
             self._unerased = [place for place in gone.items() if not is_blank(data, place)]
             self._has_torn_end = contents.torn_bytes > 0
@@ -123,7 +137,8 @@ class CatalogFile:
                 if keeps_heads:
                     entry.raw = line[line.index(HEAD) + len(HEAD) : -2]
                 entries[entry.id] = entry
-                if "active" in head or "queue" in head:
+                contents.gone.pop(entry.id, None)
+                if is_stored_unfinished(head):
                     unfinished.add(entry.id)
                 else:
                     unfinished.discard(entry.id)
@@ -131,9 +146,23 @@ class CatalogFile:
                 contents.lsn = shape["checkpoint"]
                 contents.last_epoch = max(contents.last_epoch, shape["epoch"])
                 contents.format = shape.get("format", 1)
+                name = shape.get("feed")
+                contents.feed = Feed(name, shape["forgotten"]) if name else None
+            elif "deleted" in shape:
+                deletion = Gone(shape["changed"], gone_of_json(shape))
+                self._note_deletion(shape["deleted"], deletion.number, (start, len(line)))
+                contents.gone.pop(shape["deleted"], None)
+                contents.gone[shape["deleted"]] = deletion
 
     def append(
-        self, states: list[EntryState], deleted: list[str], lsn: int, last_epoch: int
+        self,
+        states: list[EntryState],
+        deleted: list[str],
+        lsn: int,
+        last_epoch: int,
+        *,
+        feed: Feed | None = None,
+        gone: Mapping[str, Gone] | None = None,
     ) -> None:
         """Add the changes of a checkpoint, sync, and erase the lines of deleted sessions.
 
@@ -142,24 +171,31 @@ class CatalogFile:
             deleted: The deleted sessions; a new session with the same id may be among `states`.
             lsn: The last record that the checkpoint covers.
             last_epoch: The last epoch given out.
+            feed: The feed of changes.
+            gone: The deletions that those are told of who ask for changes.
 
         Raises:
             OSError: It failed; the same changes have to be added again.
         """
         if not self._is_sound:
             self._repair_end()
-        gone = [place for name in deleted for place in self._places_of(name)]
+        erased = [place for name in deleted for place in self._places_of(name)]
         lines = [self._line_of(state) for state in states]
-        gone_line = [make_line({"gone": [at for at, _ in gone]})] if gone else []
-        checkpoint = make_checkpoint_line(lsn, last_epoch)
-        data = b"".join([*lines, *gone_line, checkpoint])
+        gone_line = [make_line({"gone": [at for at, _ in erased]})] if erased else []
+        gone = gone or {}
+        deletions = [make_gone_line(name, one) for name, one in gone.items()]
+        checkpoint = make_checkpoint_line(lsn, last_epoch, feed)
+        data = b"".join([*deletions, *lines, *gone_line, checkpoint])
         self._write_at_end(data)
         for name in deleted:
             self._forget_lines(name)
-        self._note_lines(states, lines, self._size)
+        offset = self._note_deletions(gone, deletions, self._size)
+        self._note_lines(states, lines, offset)
+        if feed is not None:
+            self._forget_deletions(feed.forgotten)
         self._size += len(data)
         self._last_checkpoint = checkpoint
-        self._unerased += gone
+        self._unerased += erased
         self.erase()
 
     def _write_at_end(self, data: bytes) -> None:
@@ -177,7 +213,29 @@ class CatalogFile:
             self._note_line(state.entry.id, (offset, len(line)))
             offset += len(line)
 
+    def _note_deletions(self, gone: Mapping[str, Gone], lines: list[bytes], offset: int) -> int:
+        for (session_id, one), line in zip(gone.items(), lines, strict=True):
+            self._note_deletion(session_id, one.number, (offset, len(line)))
+            self._live_bytes += len(line)
+            offset += len(line)
+        return offset
+
+    def _note_deletion(self, session_id: str, number: int, place: Place) -> None:
+        self._deletions.pop(session_id, None)
+        self._deletions[session_id] = number, place
+
+    def _forget_deletions(self, upto: int) -> None:
+        """Forget the lines of deletions up to a number; a rewrite leaves them out."""
+        while self._deletions:
+            session_id, (number, place) = next(iter(self._deletions.items()))
+            if number > upto:
+                return
+            del self._deletions[session_id]
+            self._live_bytes -= place[1]
+
     def _note_line(self, session_id: str, place: Place) -> None:
+        if self._deletions and (deletion := self._deletions.pop(session_id, None)):
+            self._live_bytes -= deletion[1][1]
         former = self._last.get(session_id)
         if former is not None:
             self._former.setdefault(session_id, []).append(former[0])
@@ -252,9 +310,14 @@ class CatalogFile:
             parts.append(data[start : start + length])
             last[session_id] = (offset, length)
             offset += length
+        deletions: dict[str, tuple[int, Place]] = {}
+        for session_id, (number, (start, length)) in self._deletions.items():
+            parts.append(data[start : start + length])
+            deletions[session_id] = number, (offset, length)
+            offset += length
         with self._places_lock:
             self._replace(b"".join([*parts, self._last_checkpoint]))
-            self._last, self._live_bytes = last, offset
+            self._last, self._deletions, self._live_bytes = last, deletions, offset
         self._settle_name()
 
     def _replace(self, data: bytes) -> None:
@@ -266,20 +329,23 @@ class CatalogFile:
         self.close()
         self._size = len(data)
         self._last, self._former, self._live_bytes, self._unerased = {}, {}, 0, []
+        self._deletions = {}
         self._has_torn_end = False
 
     def _settle_name(self) -> None:
         self._fs.sync_directory(self._paths.index)
         self._is_sound = True
 
-    def start_anew(self, states: list[EntryState], lsn: int, last_epoch: int) -> None:
-        """Write a whole new file with these entries.
+    def start_anew(
+        self, states: list[EntryState], lsn: int, last_epoch: int, feed: Feed | None = None
+    ) -> None:
+        """Write a whole new file with these entries; without a feed the next start begins one.
 
         Raises:
             OSError: It failed; the file is rewritten before it is used.
         """
         lines = [self._line_of(state) for state in states]
-        checkpoint = make_checkpoint_line(lsn, last_epoch)
+        checkpoint = make_checkpoint_line(lsn, last_epoch, feed)
         self._replace(b"".join([*lines, checkpoint]))
         # Not before: a rewrite of the former file must not end with the checkpoint line of this
         # one.
@@ -307,6 +373,8 @@ class CatalogFile:
         }
         if state.bundle:
             shape["bundle"] = state.bundle
+        if state.changed:
+            shape["changed"] = state.changed
         return to_line(b"%b,%b%b}" % (codec.encode(shape)[:-1], HEAD, raw))
 
     def head_of(self, entry: Entry) -> SessionHead | None:

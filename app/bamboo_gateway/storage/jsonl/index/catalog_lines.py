@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bamboo_gateway.domain import codec
-from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.domain.sessions import SessionHead, Share
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
+from bamboo_gateway.storage.jsonl.index.change_log import Feed, Gone, gone_to_json
 from bamboo_gateway.storage.lines import LINE_PREFIX_BYTES, is_intact, to_line
-from bamboo_gateway.storage.listing import Relations, stored_head_state
+from bamboo_gateway.storage.listing import Relations, ends_with_users, stored_head_state
 
 # The format that this gateway writes; see `catalog_file`.
 FORMAT = 2
@@ -39,6 +40,7 @@ class EntryState:
     snapshot_bytes: int
     deltas: int
     bundle: int
+    changed: int
     head: SessionHead | None
     raw: bytes | None
 
@@ -54,6 +56,7 @@ class EntryState:
             entry.snapshot_bytes,
             entry.deltas,
             entry.bundle,
+            entry.changed,
             entry.head,
             entry.raw,
         )
@@ -75,6 +78,8 @@ class CatalogContents:
     last_epoch: int = 0
     torn_bytes: int = 0
     format: int = FORMAT
+    feed: Feed | None = None
+    gone: dict[str, Gone] = field(default_factory=dict)
     problem: str | None = None
 
 
@@ -91,6 +96,13 @@ def entry_of(shape: dict[str, Any]) -> Entry:
     entry.snapshot_bytes = shape.get("snapshot_bytes", 0)
     entry.deltas = shape.get("deltas", 0)
     entry.bundle = shape.get("bundle", 0)
+    entry.changed = shape.get("changed", 0)
+    head = shape["head"]
+    if head.get("logged_state") != "archived":
+        entry.ttl = head.get("ttl_seconds")
+    if "shares" in head:
+        shares = (Share(**share) for share in head["shares"])
+        entry.share_ends = tuple(e for e in ends_with_users(shares).values() if e is not None)
     return entry
 
 
@@ -99,9 +111,17 @@ def make_line(shape: dict[str, Any]) -> bytes:
     return to_line(codec.encode(shape))
 
 
-def make_checkpoint_line(lsn: int, last_epoch: int) -> bytes:
+def make_checkpoint_line(lsn: int, last_epoch: int, feed: Feed | None) -> bytes:
     """Return the line that ends a checkpoint."""
-    return make_line({"checkpoint": lsn, "epoch": last_epoch, "format": FORMAT})
+    shape: dict[str, Any] = {"checkpoint": lsn, "epoch": last_epoch, "format": FORMAT}
+    if feed is not None:
+        shape |= {"feed": feed.name, "forgotten": feed.forgotten}
+    return make_line(shape)
+
+
+def make_gone_line(session_id: str, gone: Gone) -> bytes:
+    """Return the line of a deletion that those are told of who ask what has changed."""
+    return make_line({"deleted": session_id, "changed": gone.number, **gone_to_json(gone.session)})
 
 
 def is_blank(data: bytes, place: Place) -> bool:

@@ -238,6 +238,8 @@ class SearchDatabase:
 
     def _insert(self, head: SessionHead) -> int:
         row = {"epoch": head.epoch, "head": b"", **row_of(head)}
+        # Databases of earlier gateways have no such column, and searches do not look at it.
+        del row["metadata_digest"]
         names, values = ", ".join(row), ", ".join(f":{name}" for name in row)
         self._db.execute(f"INSERT INTO sessions ({names}) VALUES ({values})", row)  # noqa: S608 - names of columns
         return self._db.last_insert_rowid()

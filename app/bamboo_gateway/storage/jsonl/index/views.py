@@ -45,6 +45,7 @@ _VIEWS_MAX = 32
 _ViewName = tuple[Scope, str, str, HeadState | None]
 # The `HeadState` of each state that the head alone decides.
 _HEAD_STATE_OF: dict[SessionState, HeadState] = {
+    "needs_input": "needs_input",
     "idle": "idle",
     "closed": "closed",
     "expired": "expired",
@@ -179,6 +180,8 @@ class SessionViews:
             return False
         if query.active_after is not None and entry.activity <= query.active_after:
             return False
+        if query.metadata and not _may_have_metadata(entry, query.metadata):
+            return False
         if entry.raw is not None and query.shared_with is None:
             is_admitted = admits_stored(query, codec.decode(entry.raw), entry.activity)
         else:
@@ -249,6 +252,20 @@ class SessionViews:
         view.keys.update(fresh)
         if view.stale:
             await anyio.lowlevel.checkpoint()
+
+
+def _may_have_metadata(entry: Entry, wanted: tuple[tuple[str, str], ...]) -> bool:
+    """Return whether an entry may have these pairs: decoding a stored head takes far longer."""
+    raw = entry.raw
+    if raw is None:
+        return True
+    try:
+        return all(codec.encode(key) + b":" in raw for key, _ in wanted) and all(
+            codec.encode(value)[1:-1] in raw for _, value in wanted
+        )
+    except TypeError:
+        # No stored text is like that.
+        return False
 
 
 def _is_covered(query: SessionQuery, scope: Scope) -> bool:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from bamboo_gateway.storage.marks import Mark
 
-# A commit, the error or None, and the end of its log when there was no error.
-Answer = tuple[LineCommit, BambooError | None, int]
+# A commit, the error or None; without an error the end of its log, and its record's number.
+Answer = tuple[LineCommit, BambooError | None, int, int]
 Request = LineCommit | Deletion
 
 
@@ -44,8 +44,9 @@ class Batch:
         self._requests = requests
         self._data_bytes = data_bytes
         self._replaced: list[tuple[str, Log | None]] = []
-        # The accepted commits: the log of each, and its lines, in two lists of the same order.
-        self._logs: list[Log] = []
+        # The accepted requests: the log of each, and the bytes of its record, in two lists of the
+        # same order. A deletion has no log here, since nothing is written to it any more.
+        self._logs: list[Log | None] = []
         self._lines: list[bytes] = []
         self._marks: list[tuple[Log, int, Sequence[tuple[Mark, int]]]] = []
         self.before: dict[Log, tuple[int, int]] = {}
@@ -61,7 +62,7 @@ class Batch:
     def reserve_size(self) -> int:
         """The most bytes of the records that may use the reserve."""
         return sum(
-            RECORD_OVERHEAD_BYTES + (0 if isinstance(request, Deletion) else len(request.data))
+            RECORD_OVERHEAD_BYTES + len(request.data)
             for request in self._requests
             if isinstance(request, Deletion) or request.commit.reserve
         )
@@ -89,7 +90,7 @@ class Batch:
         takers, lines = self._logs, self._lines
         for request in self._requests:
             if type(request) is Deletion:
-                records += self._admit_deletion(request)
+                self._admit_deletion(request, journal.lsn + len(records) + 1, records)
                 continue
             commit, _, data, marks, _ = request
             session_id, epoch, first, events, _, _, time_ms, create, _ = commit
@@ -106,7 +107,7 @@ class Batch:
             ):
                 log_or_error = self._log_for(commit, is_full)
                 if isinstance(log_or_error, BambooError):
-                    answers.append((request, log_or_error, 0))
+                    answers.append((request, log_or_error, 0, 0))
                     continue
                 log = log_or_error
             at, size = log.size, len(data)
@@ -119,7 +120,7 @@ class Batch:
             records.append((session_id, epoch, first, count, kind, time_ms, at, size, crc32(data)))
             takers.append(log)
             lines.append(data)
-            answers.append((request, None, end))
+            answers.append((request, None, end, journal.lsn + len(records)))
             if marks:
                 self._marks.append((log, at, marks))
             if create and epoch > journal.last_epoch:
@@ -170,21 +171,27 @@ class Batch:
         self._replaced.append((session_id, logs.get(session_id)))
         logs[session_id] = log
 
-    def _admit_deletion(self, deletion: Deletion) -> list[Description]:
+    def _admit_deletion(self, deletion: Deletion, lsn: int, records: list[Description]) -> None:
         log = self._table.log_of(deletion.session_id)
         if log is None or log.epoch != deletion.epoch:
             deletion.error = Conflict("There is no such session of that epoch.", head=None)
-            return []
+            return
         # The tombstone stays until the loop knows of the deletion; a new log replaces it.
         log.deleted = True
         self.gone[log] = deletion
-        return [(log.session_id, log.epoch, log.seq + 1, 0, "delete", 0, log.size, 0, 0)]
+        deletion.lsn = lsn
+        data, at, count = deletion.data, log.size, len(deletion.data)
+        record = (log.session_id, log.epoch, log.seq + 1, 0, "delete", 0, at, count, crc32(data))
+        records.append(record)
+        self._logs.append(None)
+        self._lines.append(data)
 
     def settle(self) -> None:
         """Hand the lines to their logs: they are durable."""
         with self._table.writer.lock:
-            for log, lines in zip(self._logs, self._lines, strict=True):
-                log.tail.append(lines)
+            for taker, lines in zip(self._logs, self._lines, strict=True):
+                if taker is not None:
+                    taker.tail.append(lines)
             for log, at, marks in self._marks:
                 log.marks += [(mark, at + offset) for mark, offset in marks]
         for log, (_, size) in self.before.items():
@@ -207,7 +214,7 @@ class Batch:
         self.gone = {}
         self.before = {}
         self.answers = [
-            (request, error, 0) for request in self._requests if isinstance(request, LineCommit)
+            (request, error, 0, 0) for request in self._requests if isinstance(request, LineCommit)
         ]
         for deletion in self.deletions:
             deletion.error = error

@@ -16,6 +16,7 @@ from pathlib import Path
 from bamboo_gateway.storage.jsonl.files import FULL_ERRNOS, FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile
 from bamboo_gateway.storage.jsonl.index.catalog_lines import EntryState
+from bamboo_gateway.storage.jsonl.index.change_log import Feed, Gone
 from bamboo_gateway.storage.jsonl.journal.committer import Rotation
 from bamboo_gateway.storage.jsonl.journal.reader import JournalRecord, read_journal
 from bamboo_gateway.storage.jsonl.journal.redo import effective_records
@@ -39,6 +40,8 @@ class Work:
     rotation: Rotation
     states: list[EntryState]
     deleted: list[str]
+    feed: Feed
+    gone: dict[str, Gone]
     failed: set[Log] = field(default_factory=set)
     _by_epoch: dict[tuple[str, int], EntryState] = field(default_factory=dict)
 
@@ -101,7 +104,12 @@ class Checkpointer:
         self._write_held(work)
         self._remove_held(log for log in logs if log not in work.failed)
         self._catalog_file.append(
-            work.states, work.deleted, work.rotation.lsn, work.rotation.last_epoch
+            work.states,
+            work.deleted,
+            work.rotation.lsn,
+            work.rotation.last_epoch,
+            feed=work.feed,
+            gone=work.gone,
         )
         self.measure_quarantine()
         self._drop(work.rotation)

@@ -314,6 +314,7 @@ class Committer:
                     return batch, data_bytes, item
                 else:
                     batch.append(item)
+                    data_bytes += len(item.data)
                 if data_bytes >= _BATCH_BYTES or len(batch) >= _BATCH_COMMITS:
                     break
                 item = take()
@@ -422,7 +423,7 @@ class Committer:
         closed = Unavailable("The store is closed.")
         match item:
             case (commits, _):
-                self._call_loop(self._answer, [(commit, closed, 0) for commit in commits], [])
+                self._call_loop(self._answer, [(commit, closed, 0, 0) for commit in commits], [])
             case Deletion():
                 item.error = closed
                 self._call_loop(self._answer, [], [item])

@@ -33,8 +33,8 @@ class LifecycleRecords:
 
     def record(
         self, kind: str, session_id: str, epoch: int, seq: int, size: int, about: dict[str, Any]
-    ) -> None:
-        """Write a record and sync it.
+    ) -> int:
+        """Write a record and sync it; return its number.
 
         Args:
             kind: What happens to the session's files.
@@ -63,8 +63,9 @@ class LifecycleRecords:
             journal.abandon()
             raise
         journal.last_epoch = max(journal.last_epoch, epoch)
+        return journal.lsn
 
-    def revoke(self, undo: Callable[[], None], files: Iterable[Path]) -> None:
+    def revoke(self, undo: Callable[[], object], files: Iterable[Path]) -> None:
         """Revoke a durable record whose renames failed, as if it had not been written.
 
         `undo` writes the record that revokes it. A replay that does not find the files comes to the

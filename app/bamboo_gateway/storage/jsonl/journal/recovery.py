@@ -19,12 +19,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from sortedcontainers import SortedDict
+
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.jsonl.files import FULL_ERRNOS, FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile
 from bamboo_gateway.storage.jsonl.index.catalog_lines import FORMAT, CatalogContents, EntryState
+from bamboo_gateway.storage.jsonl.index.change_log import Feed, Gone, gone_in_record
 from bamboo_gateway.storage.jsonl.journal.reader import (
     JournalContents,
     JournalRecord,
@@ -37,6 +40,8 @@ from bamboo_gateway.storage.jsonl.paths import Paths, file_name
 from bamboo_gateway.storage.jsonl.quarantine import set_aside
 from bamboo_gateway.storage.jsonl.rebuild import Rebuilder
 from bamboo_gateway.storage.jsonl.upgrade import Upgrade
+from bamboo_gateway.storage.lines import delta_bytes
+from bamboo_gateway.storage.listing import gone_of
 from bamboo_gateway.storage.reports import RecoveryReport
 
 
@@ -58,6 +63,9 @@ class Recovered:
         changed: The entries missing in the catalog file because segments were kept.
         deleted: The sessions that the catalog file still has because segments were kept.
         full: Why the segments were kept.
+        feed: The feed of changes.
+        gone: The deletions that those are told of who ask for changes.
+        changed_ids: The sessions by the numbers of their last changes.
     """
 
     report: RecoveryReport
@@ -73,6 +81,9 @@ class Recovered:
     changed: dict[str, Entry] = field(default_factory=dict)
     deleted: set[str] = field(default_factory=set)
     full: OSError | None = None
+    feed: Feed = field(default_factory=lambda: Feed("", 0))
+    gone: dict[str, Gone] = field(default_factory=dict)
+    changed_ids: "SortedDict[int, str]" = field(default_factory=SortedDict)
 
 
 class Recovery:
@@ -111,6 +122,8 @@ class Recovery:
         self._replayer = Replayer(fs, paths, self._rebuilder, self._next_epoch)
         self._changed: dict[str, Entry] = {}
         self._deleted: set[str] = set()
+        self._gone: dict[str, Gone] = {}
+        self._has_new_feed = False
         self._held: dict[str, Held | None] = {}
         self._result = Recovered(RecoveryReport())
 
@@ -148,6 +161,7 @@ class Recovery:
                 by_session.setdefault(record.session, []).append(record)
         is_rebuilt = contents.problem is not None
         is_former = contents.format < FORMAT
+        self._begin_feed(contents)
         if is_rebuilt:
             self._rebuild(by_session, contents.problem or "")
         elif is_former:
@@ -182,6 +196,15 @@ class Recovery:
         report.quarantined += self._rebuilder.quarantined
         result.last_epoch = self._last_epoch
         return result
+
+    def _begin_feed(self, contents: CatalogContents) -> None:
+        """Go on with the feed of changes, or begin a new one when numbers may be given again."""
+        result = self._result
+        is_known = contents.feed is not None and contents.problem is None and not self._lost_power
+        if contents.feed is not None and is_known:
+            result.feed, result.gone = contents.feed, contents.gone
+        else:
+            result.feed, self._has_new_feed = Feed.begin(result.lsn), True
 
     def _next_epoch(self) -> int:
         self._last_epoch = max(self._clock.now_ms(), self._last_epoch + 1)
@@ -241,14 +264,14 @@ class Recovery:
         self._changed[entry.id] = entry
         unfinished = self._result.unfinished
         head = self._head_of(entry)
-        if head is not None and (head.active or head.queue):
+        if head is not None and head.is_unfinished:
             unfinished.add(entry.id)
         else:
             unfinished.discard(entry.id)
 
     def _replay(self, session_id: str, records: list[JournalRecord]) -> None:
         result = self._result
-        entry = result.entries.get(session_id)
+        former = entry = result.entries.get(session_id)
         name = file_name(session_id)
         try:
             entry = self._current_entry(entry, name)
@@ -269,12 +292,37 @@ class Recovery:
             return
         if any(record.kind == "delete" for record in records):
             self._deleted.add(session_id)
+        self._note_change(session_id, records, former, entry)
         if entry is not None:
             self._adopt(entry)
         elif session_id in result.entries:
             del result.entries[session_id]
             result.unfinished.discard(session_id)
             self._deleted.add(session_id)
+
+    def _note_change(
+        self,
+        session_id: str,
+        records: list[JournalRecord],
+        former: Entry | None,
+        entry: Entry | None,
+    ) -> None:
+        """Give a replayed session the number of its last change, or note its deletion."""
+        if entry is not None:
+            before = former.changed if former is not None else 0
+            entry.changed = max([before, *(one.lsn for one in records if _is_change(one))])
+            self._result.gone.pop(session_id, None)
+            self._gone.pop(session_id, None)
+            return
+        for record in reversed(records):
+            if record.kind == "delete" and not self._has_new_feed:
+                rest = gone_in_record(record.data)
+                if rest is None and former is not None and former.has_head:
+                    rest = gone_of(former.own_head())
+                if rest is not None:
+                    gone = Gone(record.lsn, rest)
+                    self._result.gone[session_id] = self._gone[session_id] = gone
+                return
 
     def _renew(self, entry: Entry) -> None:
         unwritten = self._replayer.unwritten.get(entry.id)
@@ -360,11 +408,17 @@ class Recovery:
         result = self._result
         if is_anew:
             states = [EntryState.of(entry) for entry in result.entries.values()]
-            self._catalog_file.start_anew(states, result.lsn, self._last_epoch)
-        elif self._changed or self._deleted or result.lsn != covered_lsn:
+            self._catalog_file.start_anew(states, result.lsn, self._last_epoch, result.feed)
+        elif self._changed or self._deleted or result.lsn != covered_lsn or self._has_new_feed:
             states = [EntryState.of(entry) for entry in self._changed.values()]
-            deleted = sorted(self._deleted)
-            self._catalog_file.append(states, deleted, result.lsn, self._last_epoch)
+            self._catalog_file.append(
+                states,
+                sorted(self._deleted),
+                result.lsn,
+                self._last_epoch,
+                feed=result.feed,
+                gone=dict(sorted(self._gone.items(), key=lambda one: one[1].number)),
+            )
         else:
             # Finish the erasing that a crash interrupted in the last checkpoint.
             self._catalog_file.erase()
@@ -414,3 +468,12 @@ class Recovery:
         for name in self._fs.names(self._paths.aside):
             if name.startswith(prefixes):
                 self._fs.unlink(self._paths.aside / name)
+
+
+def _is_change(record: JournalRecord) -> bool:
+    """Return whether a record has more than deltas; one whose data are lost may have had more."""
+    match record.kind:
+        case "create" | "append":
+            return record.is_lost or delta_bytes(record.data) < len(record.data)
+        case kind:
+            return kind in ("publish", "extend", "replace")

@@ -36,7 +36,8 @@ _FINDS_MAX = 16
 _SCAN_ENTRIES = 32 * 1024
 # One read of 16 KiB: it contains a page of the last fifty messages, with all marks between them.
 _BLOCK_ENTRIES = 512
-_KINDS: tuple[MarkKind, ...] = ("message", "run", "note")
+# The files have their places: a new kind comes last.
+_KINDS: tuple[MarkKind, ...] = ("message", "run", "note", "input")
 _KIND_NUMBER = {kind: number for number, kind in enumerate(_KINDS)}
 
 

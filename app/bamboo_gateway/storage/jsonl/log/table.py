@@ -25,6 +25,8 @@ class Deletion:
         session_id: The session.
         epoch: Its epoch.
         answer: Called on the loop when the deletion is durable, or refused.
+        data: What the record says of the session that is gone (`change_log`).
+        lsn: The number of the record.
         error: Why it was refused.
         bytes: The bytes that the session's files took.
         leftovers: The new names of its files, which are removed later.
@@ -34,6 +36,8 @@ class Deletion:
     session_id: str
     epoch: int
     answer: Callable[["Deletion"], None]
+    data: bytes = b""
+    lsn: int = 0
     error: BambooError | None = None
     bytes: int = 0
     leftovers: list[Path] = field(default_factory=list)

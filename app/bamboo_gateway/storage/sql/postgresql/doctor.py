@@ -97,6 +97,7 @@ class _Examination:
             found += rows_check.list_leftovers(connection)
             found += rows_check.check_usage(connection, repairs=repairs)
             found += rows_check.check_epoch(connection, repairs=repairs)
+            found += rows_check.check_changes(connection, repairs=repairs)
             if new_epochs:
                 count = give_new_epochs(connection, self._clock.now_ms())
                 problem = f"{count} sessions had their old epochs"

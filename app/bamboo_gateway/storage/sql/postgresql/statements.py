@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import BigInteger, Boolean, LargeBinary, SmallInteger
 
+from bamboo_gateway.storage.index.metadata_pairs import pairs_of
 from bamboo_gateway.storage.index.rows import SLOT_BITS, shares_of
 from bamboo_gateway.storage.index.search_code import owner_mark
 from bamboo_gateway.storage.index.tables import sessions
@@ -49,6 +50,8 @@ class Parts(NamedTuple):
     notes: bool = False
     unsearched: bool = False
     shares: bool = False
+    changes: bool = False
+    pairs: bool = False
 
     @staticmethod
     def of(batch: Sequence[PreparedCommit]) -> "Parts":
@@ -62,6 +65,8 @@ class Parts(NamedTuple):
             notes=any(one.notes for one in batch),
             unsearched=any(one.unsearched for one in batch),
             shares=any(row.head.shares for row in heads),
+            changes=any(one.is_change for one in batch),
+            pairs=any(row.columns["metadata_digest"] for row in heads),
         )
 
 
@@ -78,15 +83,27 @@ def group_commit(parts: Parts, *, waits: bool = False) -> str:
     if has_heads:
         clauses.append(_HEAD)
     clauses.append(_LOCKED.format(or_skip="" if waits else "SKIP LOCKED"))
+    if parts.changes:
+        clauses.append(_NUMBERED)
     clauses.append(_MOVED_ROWS.format(without_heads="AND NOT l.has_head" if parts.heads else ""))
     applied = [_APPLIED_MOVED]
     if parts.heads:
-        clauses.append(_CHANGED)
+        clauses.append(_CHANGED.replace("$change", _CHANGE if parts.changes else ""))
         applied.append(_APPLIED_CHANGED)
     if parts.creations:
-        clauses.append(_CREATED)
+        clauses.append(_CREATED.replace("$number", _NUMBER if parts.changes else "0"))
         applied.append(_APPLIED_CREATED)
     clauses.append("applied AS MATERIALIZED ({})".format(" UNION ALL ".join(applied)))
+    clauses += _rows_of(parts)
+    clauses.append(_USAGE)
+    if parts.creations:
+        clauses.append(_EPOCH)
+    return "WITH {}\nSELECT number FROM applied".format(",\n".join(clauses))
+
+
+def _rows_of(parts: Parts) -> list[str]:
+    """Return the clauses that write the rows beside the sessions."""
+    clauses = []
     if parts.events:
         clauses.append(_EVENTS)
     if parts.marks:
@@ -98,12 +115,12 @@ def group_commit(parts: Parts, *, waits: bool = False) -> str:
     if parts.heads:
         clauses.append(_OWNERS)
         clauses.append(_OLD_SHARES.format(not_new=_NOT_NEW if parts.shares else ""))
+        clauses.append(_OLD_PAIRS.format(kept=_KEPT_PAIR if parts.pairs else ""))
     if parts.shares:
         clauses.append(_SHARES)
-    clauses.append(_USAGE)
-    if parts.creations:
-        clauses.append(_EPOCH)
-    return "WITH {}\nSELECT number FROM applied".format(",\n".join(clauses))
+    if parts.pairs:
+        clauses.append(_PAIRS)
+    return clauses
 
 
 def parameters(batch: Sequence[PreparedCommit], parts: Parts, owner: str) -> dict[str, Any]:
@@ -123,11 +140,15 @@ def parameters(batch: Sequence[PreparedCommit], parts: Parts, owner: str) -> dic
         "bytes": Int8Array.of([one.stored_bytes for one in batch]),
         "delta_bytes": Int8Array.of([one.delta_bytes for one in batch]),
         "commit_id": Int8Array.of([one.commit_id for one in batch]),
+        "is_change": BoolArray.of([one.is_change for one in batch]),
     }
+    if parts.changes:
+        found["numbers"] = len(batch)
     if parts.heads or parts.creations:
         found |= _head_parameters(
             [(number, one.head) for number, one in enumerate(batch) if one.head is not None],
             has_shares=parts.shares,
+            has_pairs=parts.pairs,
         )
     if parts.events:
         names = ("number", "seq", "is_delta", "body")
@@ -154,7 +175,9 @@ def reason_parameters(batch: Sequence[PreparedCommit]) -> dict[str, Any]:
     }
 
 
-def _head_parameters(heads: Sequence[tuple[int, HeadRow]], *, has_shares: bool) -> dict[str, Any]:
+def _head_parameters(
+    heads: Sequence[tuple[int, HeadRow]], *, has_shares: bool, has_pairs: bool
+) -> dict[str, Any]:
     found: dict[str, Any] = {
         "head_number": Int8Array.of([number for number, _ in heads]),
         "head_body": ByteaArray.of([row.body for _, row in heads]),
@@ -171,6 +194,9 @@ def _head_parameters(heads: Sequence[tuple[int, HeadRow]], *, has_shares: bool) 
         ]
         names = ("number", "user_id", "expires_at")
         found |= _columns("share", names, (Int8Array, TextArray, Int8Array), rows)
+    if has_pairs:
+        pairs = [(number, pair) for number, row in heads for pair in pairs_of(row.head.metadata)]
+        found |= _columns("pair", ("number", "digest"), (Int8Array, ByteaArray), pairs)
     return found
 
 
@@ -213,9 +239,9 @@ _UNIT = """\
 unit AS MATERIALIZED (
   SELECT * FROM unnest(
     %(number)s, %(id)s, %(epoch)s, %(first_seq)s, %(version)s, %(is_new)s, %(has_head)s, %(seq)s,
-    %(time)s, %(bytes)s, %(delta_bytes)s, %(commit_id)s
+    %(time)s, %(bytes)s, %(delta_bytes)s, %(commit_id)s, %(is_change)s
   ) AS u (number, id, epoch, first_seq, version, is_new, has_head, seq, time, bytes, delta_bytes,
-    commit_id)
+    commit_id, is_change)
   WHERE EXISTS (SELECT FROM meta WHERE name = 'owner' AND text = %(owner)s)
 )"""
 
@@ -229,13 +255,27 @@ head AS MATERIALIZED (
 
 _LOCKED = """\
 locked AS MATERIALIZED (
-  SELECT u.*, s.key, s.user_id AS old_user, s.stored_bytes AS old_bytes
+  SELECT u.*, s.key, s.user_id AS old_user, s.stored_bytes AS old_bytes,
+    s.metadata_digest AS old_digest
   FROM unit u JOIN sessions s ON s.id = u.id
   WHERE NOT u.is_new AND s.epoch = u.epoch AND s.seq = u.first_seq - 1 AND NOT s.is_packed
     AND (u.version IS NULL OR s.version = u.version)
   ORDER BY s.id
   FOR NO KEY UPDATE OF s {or_skip}
 )"""
+
+# A number for each commit, whether it applies or not. The row stays locked until the end, so it is
+# taken behind the locks of sessions (see `change_feed`).
+_NUMBERED = """\
+numbered AS MATERIALIZED (
+  UPDATE meta SET number = number + %(numbers)s
+  WHERE name = 'last_change' AND (SELECT count(*) FROM locked) >= 0
+  RETURNING number - %(numbers)s + 1 AS first
+)"""
+_NUMBER = "CASE WHEN u.is_change THEN (SELECT first FROM numbered) + u.number ELSE 0 END"
+_CHANGE = """,
+    change_number = CASE WHEN l.is_change THEN (SELECT first FROM numbered) + l.number
+      ELSE s.change_number END"""
 
 _COUNTED = """\
     version = s.version + 1, seq = l.seq, log_bytes = s.log_bytes + l.bytes,
@@ -263,7 +303,7 @@ _CHANGED = """\
 changed AS (
   UPDATE sessions s SET {counted}, {columns}, head = h.head,
     last_activity_at = {activity}, activity_slot = ({activity}) >> {bits},
-    expires_at = {expires}, expires_slot = ({expires}) >> {bits}
+    expires_at = {expires}, expires_slot = ({expires}) >> {bits}$change
   FROM locked l JOIN head h USING (number) WHERE s.key = l.key
   RETURNING l.number, s.key, s.version, s.user_id
 )""".format(
@@ -280,10 +320,10 @@ SELECT c.number, c.key, c.version, c.user_id, l.old_user, l.old_bytes, l.bytes, 
 _CREATED = """\
 created AS (
   INSERT INTO sessions (id, epoch, version, seq, log_bytes, stored_bytes, delta_bytes, is_packed,
-    {names}, last_activity_at, activity_slot, expires_at, expires_slot, head)
+    {names}, last_activity_at, activity_slot, expires_at, expires_slot, head, change_number)
   SELECT u.id, u.epoch, 1, u.seq, u.bytes, u.bytes, u.delta_bytes, false,
     {values}, h.last_activity_at, h.last_activity_at >> {bits}, h.expires_at,
-    h.expires_at >> {bits}, h.head
+    h.expires_at >> {bits}, h.head, $number
   FROM unit u JOIN head h USING (number) WHERE u.is_new ORDER BY u.id
   ON CONFLICT (id) DO NOTHING
   RETURNING id, key, version, user_id
@@ -356,6 +396,29 @@ new_shares AS (
   SELECT e.user_id, a.key, e.expires_at
   FROM {_SHARE} AS e (number, user_id, expires_at) JOIN applied a USING (number)
   ON CONFLICT (user_id, key) DO UPDATE SET expires_at = excluded.expires_at
+)"""
+
+# Metadata seldom changes; then all pairs that the session has no more go, and those that it has
+# come. What is the same on both sides is in neither: one statement cannot do both with a row.
+_PAIR = "unnest(%(pair_number)s, %(pair_digest)s)"
+_OLD_PAIRS = """\
+old_pairs AS (
+  DELETE FROM session_metadata o USING changed c JOIN locked l USING (number)
+    JOIN head h USING (number)
+  WHERE o.key = c.key AND h.metadata_digest <> l.old_digest{kept}
+)"""
+_KEPT_PAIR = f"""
+    AND NOT EXISTS (
+      SELECT FROM {_PAIR} AS e (number, pair) WHERE e.number = c.number AND e.pair = o.pair
+    )"""
+_PAIRS = f"""\
+new_pairs AS (
+  INSERT INTO session_metadata (pair, key)
+  SELECT e.pair, a.key
+  FROM {_PAIR} AS e (number, pair) JOIN applied a USING (number) JOIN head h USING (number)
+    LEFT JOIN locked l USING (number)
+  WHERE l.old_digest IS DISTINCT FROM h.metadata_digest
+  ON CONFLICT DO NOTHING
 )"""
 
 # A session that changes its owner is taken from the one and given to the other, with all bytes.

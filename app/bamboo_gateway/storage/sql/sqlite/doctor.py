@@ -185,6 +185,7 @@ class _Examination:
         self._findings += rows_check.list_leftovers(connection)
         self._findings += rows_check.check_usage(connection, repairs=self._repairs)
         self._findings += rows_check.check_epoch(connection, repairs=self._repairs)
+        self._findings += rows_check.check_changes(connection, repairs=self._repairs)
 
     def _set_aside(self, key: int, lines: bytes) -> None:
         name = f"{self._path.name}-{key}-{self._clock.now_ms()}.jsonl"

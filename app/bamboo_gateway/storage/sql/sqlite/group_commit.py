@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from bamboo_gateway.domain.errors import Conflict
+from bamboo_gateway.storage.index.metadata_pairs import pairs_of
 from bamboo_gateway.storage.index.rows import SLOT_BITS, shares_of
 from bamboo_gateway.storage.index.search_code import owner_mark
 from bamboo_gateway.storage.index.search_statements import own_statement
@@ -21,9 +22,9 @@ from bamboo_gateway.storage.sql.rows import HEAD_COLUMNS
 # What every commit may move. The columns with an index are set only when their value changes:
 # SQLite writes an index whenever a statement names its column.
 _COUNTED = ("version", "log_bytes", "stored_bytes", "delta_bytes")
-_COLUMNS = ("key", "epoch", "is_packed", *_COUNTED, *HEAD_COLUMNS)
+_COLUMNS = ("key", "epoch", "is_packed", "change_number", *_COUNTED, *HEAD_COLUMNS)
 _FIND = f"SELECT {', '.join(_COLUMNS)} FROM sessions WHERE id = ?"  # noqa: S608 - names of ours
-_INSERTED = ("id", "epoch", "is_packed", *_COUNTED, *HEAD_COLUMNS, "head")
+_INSERTED = ("id", "epoch", "is_packed", "change_number", *_COUNTED, *HEAD_COLUMNS, "head")
 _INSERT_SESSION = "INSERT INTO sessions ({}) VALUES ({})".format(  # noqa: S608 - names of ours
     ", ".join(_INSERTED), ", ".join("?" * len(_INSERTED))
 )
@@ -35,11 +36,15 @@ _INSERT_NOTE = (
 _INSERT_UNSEARCHED = "INSERT OR IGNORE INTO unsearched (session_key, seq) VALUES (?, ?)"
 _DELETE_SHARES = "DELETE FROM session_shares WHERE key = ?"
 _INSERT_SHARE = "INSERT INTO session_shares (user_id, key, expires_at) VALUES (?, ?, ?)"
+_DELETE_METADATA = "DELETE FROM session_metadata WHERE key = ?"
+_INSERT_METADATA = "INSERT INTO session_metadata (pair, key) VALUES (?, ?)"
 _COUNT_USAGE = (
     "INSERT INTO usage (scope, slot, sessions, stored_bytes) VALUES (?, 0, ?, ?) ON CONFLICT DO"
     " UPDATE SET sessions = sessions + excluded.sessions,"
     " stored_bytes = stored_bytes + excluded.stored_bytes"
 )
+_LAST_CHANGE = "SELECT number FROM meta WHERE name = 'last_change'"
+_NOTE_CHANGES = "UPDATE meta SET number = ? WHERE name = 'last_change'"
 _RAISE_EPOCH = "UPDATE meta SET number = max(number, ?) WHERE name = 'last_epoch'"
 # `UPDATE` statements by the columns that they set: there are few sets that occur.
 _UPDATES_MAX = 1024
@@ -89,6 +94,9 @@ class GroupCommit:
         usage: dict[bytes, list[int]] = {}
         answers: list[Refused | None] = []
         last_epoch = 0
+        # A batch of deltas alone reads and writes nothing for it.
+        has_changes = any(prepared.is_change for prepared in batch)
+        change = self._connection.execute(_LAST_CHANGE).get if has_changes else 0
         for prepared in batch:
             commit = prepared.commit
             session_id = commit.session_id
@@ -98,14 +106,17 @@ class GroupCommit:
             if refused is not None:
                 rows[session_id] = row
                 continue
+            change += prepared.is_change
             if row is None:
-                row = self._insert(prepared)
+                row = self._insert(prepared, change if prepared.is_change else 0)
                 last_epoch = max(last_epoch, commit.epoch)
                 _count(usage, row.values["user_id"], 1, prepared.stored_bytes)
             else:
                 owner = row.values["user_id"]
                 stored_before = row.values["stored_bytes"]
                 _apply(row, prepared)
+                if prepared.is_change:
+                    row.values["change_number"] = change
                 if row.values["user_id"] == owner:
                     _count(usage, owner, 0, prepared.stored_bytes)
                 else:
@@ -124,6 +135,8 @@ class GroupCommit:
         if unsearched:
             self._connection.executemany(_INSERT_UNSEARCHED, unsearched)
         self._write(rows, events, marks, notes, usage, last_epoch)
+        if has_changes:
+            self._connection.execute(_NOTE_CHANGES, (change,))
         return answers
 
     def _write(
@@ -156,13 +169,14 @@ class GroupCommit:
             return _Row(dict(zip(_COLUMNS, values, strict=True)))
         return None
 
-    def _insert(self, prepared: PreparedCommit) -> _Row:
+    def _insert(self, prepared: PreparedCommit, change: int) -> _Row:
         head = prepared.head
         assert head is not None, "a commit that creates has a head"
         values = {
             **head.columns,
             "epoch": prepared.commit.epoch,
             "is_packed": False,
+            "change_number": change,
             "version": 1,
             "log_bytes": prepared.stored_bytes,
             "stored_bytes": prepared.stored_bytes,
@@ -175,6 +189,7 @@ class GroupCommit:
         del values["head"], values["id"]
         if head.head.shares:
             self._write_shares(key, head)
+        self._write_metadata(key, head)
         return _Row(values)
 
     def _update(self, row: _Row) -> None:
@@ -189,6 +204,9 @@ class GroupCommit:
             parameters.append(row.head.body)
             self._connection.execute(_DELETE_SHARES, (row.key,))
             self._write_shares(row.key, row.head)
+            if "metadata_digest" in changed:
+                self._connection.execute(_DELETE_METADATA, (row.key,))
+                self._write_metadata(row.key, row.head)
         parameters.append(row.key)
         text = self._updates.get(names)
         if text is None:
@@ -208,6 +226,10 @@ class GroupCommit:
     def _write_shares(self, key: int, row: HeadRow) -> None:
         for user_id, end in shares_of(row.head).items():
             self._connection.execute(_INSERT_SHARE, (user_id, key, end))
+
+    def _write_metadata(self, key: int, row: HeadRow) -> None:
+        for pair in pairs_of(row.head.metadata):
+            self._connection.execute(_INSERT_METADATA, (pair, key))
 
 
 def _refusal(prepared: PreparedCommit, row: _Row | None) -> Refused | None:

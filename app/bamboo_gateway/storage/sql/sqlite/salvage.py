@@ -61,7 +61,7 @@ def salvage(path: Path, clock: Clock) -> str:
             "INSERT OR IGNORE INTO meta (name, number) VALUES ('last_epoch', 0), ('fence', 0)"
         )
         new.execute(_SEARCH_AGAIN)
-        # Clients that know the lost events load these sessions again (R4).
+        # Clients that know the lost events load these sessions again (R4); a new feed begins.
         give_new_epochs(new, clock.now_ms(), torn)
         new.execute("COMMIT")
         new.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)

@@ -11,6 +11,8 @@ import apsw
 from bamboo_gateway.storage.base import StoreUnusable
 from bamboo_gateway.storage.index.search_tables import SQLITE_DDL
 from bamboo_gateway.storage.index.sqlite import create_tables
+from bamboo_gateway.storage.sql.change_feed import renew_feed
+from bamboo_gateway.storage.sql.sqlite.connection import SqliteConnection
 from bamboo_gateway.storage.sql.tables import events
 
 APPLICATION_ID: Final = int.from_bytes(b"Bamb")
@@ -34,6 +36,7 @@ def create(connection: apsw.Connection) -> None:
         for statement in SQLITE_DDL:
             connection.execute(statement)
         connection.execute("INSERT INTO meta (name, number) VALUES ('last_epoch', 0), ('fence', 0)")
+        renew_feed(SqliteConnection(connection))
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")

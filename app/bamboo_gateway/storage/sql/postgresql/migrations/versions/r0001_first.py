@@ -8,12 +8,14 @@ down_revision = None
 _TABLES = (
     "archives",
     "events",
+    "gone_sessions",
     "kept_values",
     "leftovers",
     "marks",
     "meta",
     "notes",
     "search_messages",
+    "session_metadata",
     "session_shares",
     "sessions",
     "unsearched",
@@ -37,6 +39,17 @@ CREATE TABLE events (
   body BYTEA NOT NULL,
   CONSTRAINT pk_events PRIMARY KEY (session_key, seq)
 )""",
+    """\
+CREATE TABLE gone_sessions (
+  session_id TEXT COLLATE "C" NOT NULL,
+  change_number BIGINT NOT NULL,
+  user_id TEXT COLLATE "C",
+  session_type TEXT COLLATE "C" NOT NULL,
+  parent_id TEXT COLLATE "C",
+  shared_with BYTEA NOT NULL,
+  CONSTRAINT pk_gone_sessions PRIMARY KEY (session_id)
+)""",
+    "CREATE INDEX ix_gone_sessions_change_number ON gone_sessions (change_number)",
     """\
 CREATE TABLE kept_values (
   kind TEXT COLLATE "C" NOT NULL,
@@ -99,12 +112,21 @@ CREATE TABLE search_messages (
     " (user_id, created_at, session_id, seq)",
     "CREATE INDEX ix_search_messages_time ON search_messages (created_at, session_id, seq)",
     """\
+CREATE TABLE session_metadata (
+  pair BYTEA NOT NULL,
+  key BIGINT NOT NULL,
+  CONSTRAINT pk_session_metadata PRIMARY KEY (pair, key)
+)""",
+    "CREATE INDEX ix_session_metadata_key ON session_metadata (key)",
+    """\
 CREATE TABLE session_shares (
   user_id TEXT COLLATE "C" NOT NULL,
   key BIGINT NOT NULL,
   expires_at BIGINT,
   CONSTRAINT pk_session_shares PRIMARY KEY (user_id, key)
 )""",
+    "CREATE INDEX ix_session_shares_expires_at ON session_shares (expires_at)"
+    " WHERE expires_at IS NOT NULL",
     "CREATE INDEX ix_session_shares_key ON session_shares (key)",
     """\
 CREATE TABLE sessions (
@@ -127,6 +149,8 @@ CREATE TABLE sessions (
   last_activity_at BIGINT NOT NULL,
   activity_slot BIGINT NOT NULL,
   message_count BIGINT NOT NULL,
+  change_number BIGINT DEFAULT 0 NOT NULL,
+  metadata_digest BYTEA DEFAULT '' NOT NULL,
   title_key BYTEA NOT NULL,
   title_folded BYTEA NOT NULL,
   log_bytes BIGINT DEFAULT 0 NOT NULL,
@@ -137,6 +161,9 @@ CREATE TABLE sessions (
   CONSTRAINT pk_sessions PRIMARY KEY (key)
 )
  WITH (fillfactor = 80)""",
+    "CREATE INDEX ix_sessions_change_number ON sessions (change_number)",
+    "CREATE INDEX ix_sessions_expires_slot ON sessions (expires_slot)"
+    " WHERE expires_slot IS NOT NULL",
     "CREATE INDEX ix_sessions_has_active ON sessions (has_active) WHERE has_active OR has_queue",
     "CREATE INDEX ix_sessions_head_state_activity_slot_id_expires_slot ON sessions"
     " (head_state, activity_slot, id, expires_slot)",
@@ -179,7 +206,10 @@ CREATE TABLE usage (
 )""",
     "CREATE EXTENSION IF NOT EXISTS pg_trgm",
     "CREATE INDEX ix_search_messages_code ON search_messages USING gin (code gin_trgm_ops)",
-    "INSERT INTO meta (name, number) VALUES ('last_epoch', 0)",
+    "INSERT INTO meta (name, number) VALUES"
+    " ('last_epoch', 0), ('last_change', 0), ('forgotten_changes', 0)",
+    "INSERT INTO meta (name, text) VALUES"
+    " ('change_feed', replace(gen_random_uuid()::text, '-', ''))",
 )
 
 
