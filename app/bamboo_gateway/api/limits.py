@@ -58,9 +58,6 @@ CURSOR_CHARS_MAX: Final = 4_096
 QUERY_TEXT_CHARS_MAX: Final = 1_000
 """The text of `title_contains`: no longer than a title."""
 
-METADATA_FILTERS_MAX: Final = 5
-"""The most keys of `metadata.KEY=VALUE`: each costs a look at the sessions that others leave."""
-
 EVENT_WAIT_SECONDS_MAX: Final = 60.0
 """The contract's bound of a long poll: shorter than the idle timeout of common proxies."""
 

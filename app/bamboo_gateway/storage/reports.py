@@ -45,7 +45,6 @@ class SessionQuery:
     id_prefix: str | None = None
     parent_id: str | None = None
     root_id: str | None = None
-    metadata: tuple[tuple[str, str], ...] = ()
     shared_with: str | None = None
     shared_at: int = 0
     archived: Literal["exclude", "only", "include"] = "exclude"

@@ -10,7 +10,6 @@ from bamboo_gateway.api.checks import checked_id, checked_time
 from bamboo_gateway.api.dependencies import PAGE, Cursor, Limit
 from bamboo_gateway.api.direct_route import FAMILY
 from bamboo_gateway.api.limits import (
-    METADATA_FILTERS_MAX,
     OFFSET_MAX,
     QUERY_TEXT_CHARS_MAX,
     USER_ID_CHARS_MAX,
@@ -20,7 +19,12 @@ from bamboo_gateway.api.schemas.fields import SessionTypeName
 from bamboo_gateway.domain.errors import InvalidInput
 from bamboo_gateway.domain.search import QUERY_CHARS_MAX, parse
 from bamboo_gateway.domain.sessions import SessionState
-from bamboo_gateway.sessions.commands import AnswerT, SessionList, SessionQuery
+from bamboo_gateway.sessions.commands import (
+    METADATA_FILTERS_MAX,
+    AnswerT,
+    SessionList,
+    SessionQuery,
+)
 
 Time = Annotated[str | None, Query(description="An RFC 3339 time.")]
 
