@@ -165,6 +165,7 @@ async def test_a_title_given_while_the_agent_writes_stays() -> None:
 async def test_a_session_that_is_deleted_meanwhile_leaves_nothing() -> None:
     titler = Titler()
     titler.may_answer = anyio.Event()
+    gate: Gateway
     async with with_titler(titler) as gate:
         await answered(gate, "r")
         await eventually(lambda: titler.turns)
@@ -200,7 +201,7 @@ async def test_a_failing_store_of_values_costs_no_run() -> None:
         async def fail(_: object) -> None:
             raise StorageFailed("no")
 
-        gate.store.inner.write_values = fail  # type: ignore[method-assign]
+        gate.store.inner.write_values = fail
         await answered(gate, "r")
         await eventually(lambda: title(gate))
 

@@ -95,7 +95,7 @@ async def test_one_value_is_written_for_each_ended_run_and_none_for_its_tokens()
             writes.append(changes)
             await inner(changes)
 
-        gate.store.inner.write_values = watched  # type: ignore[method-assign]
+        gate.store.inner.write_values = watched
         await gate.chat(run_id="r1")
         gate.agent.do("r1", *[Token("x")] * 50, Complete(Usage(1, 1, 2)))
         await gate.ended("r1")
@@ -131,7 +131,7 @@ async def test_a_store_that_takes_no_value_costs_no_run() -> None:
         async def fail(_: object) -> None:
             raise BambooError("no")
 
-        gate.store.inner.write_values = fail  # type: ignore[method-assign]
+        gate.store.inner.write_values = fail
         await used(gate, "r1", LIMIT)
         with pytest.raises(LimitReached):
             await gate.chat(run_id="r2")

@@ -105,7 +105,11 @@ async def play(steps: list[str]) -> None:
                 await gate.manager.fork(ME, name, Fork(new_id=new))
                 names.append(new)
             elif step in ("append", "replace") and len(names) > 1:
-                merge = Merge(names[0], step, "merge" if step == "append" else "source")
+                merge = (
+                    Merge(names[0], "append", "merge")
+                    if step == "append"
+                    else Merge(names[0], "replace", "source")
+                )
                 await gate.manager.merge(ME, name, merge)
             elif step == "import":
                 export = await gate.manager.export(ME, name, ExportOptions("json"))
@@ -120,10 +124,10 @@ async def play(steps: list[str]) -> None:
                 await gate.manager.archive(ME, name)
                 await gate.manager.restore(ME, name)
         totals = [await check(gate, name) for name in names]
-        overview = await gate.manager.overall_statistics(ME)
+        overview: dict[str, Any] = {**await gate.manager.overall_statistics(ME)}
         for name in NAMES:
-            assert dict(overview)[name] == sum(one[name] for one in totals)
-            assert sum(p[name] for p in dict(overview)["by_agent"].values()) == dict(overview)[name]
+            assert overview[name] == sum(one[name] for one in totals)
+            assert sum(p[name] for p in overview["by_agent"].values()) == overview[name]
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
@@ -158,10 +162,8 @@ def test_a_log_of_an_earlier_version_counts_its_three_numbers_as_unknown() -> No
     head = SessionHead("s", 1)
     time = "2026-11-20T17:25:00.123Z"
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
-    for seq, event in enumerate(
-        [{"type": "session_created"}, {"type": "complete", "run_id": "r", "usage": usage}], 1
-    ):
-        fold(head, {**event, "seq": seq, "time": time})
+    fold(head, {"type": "session_created", "seq": 1, "time": time})
+    fold(head, {"type": "complete", "run_id": "r", "usage": usage, "seq": 2, "time": time})
     statistics = session_statistics(head)
     assert statistics["total_tokens"] == 3
     assert statistics["cached_tokens"] == 0
