@@ -95,6 +95,8 @@ async def erase(
     await _erase_sessions(context, transactions, user_id, tally, dry_run=dry_run)
     await _erase_shares(context, transactions, user_id, tally, dry_run=dry_run)
     exports = await export.remove_exports(context, user_id, dry_run=dry_run)
+    if not dry_run:
+        await context.budget.forget(user_id)
     stores = [] if dry_run else await _vacuum(context)
     return {
         "user_id": user_id,
