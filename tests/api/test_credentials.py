@@ -182,6 +182,7 @@ def rightless(gateway: Keyed) -> dict[str, dict[str, str]]:
     return {
         "read": bearer(gateway.make("r", "write", "admin")[1]),
         "write": bearer(gateway.make("w", "read", "admin")[1]),
+        "answer": bearer(gateway.make("w", "read", "admin")[1]),
         "admin": bearer(gateway.make("a", "read", "write")[1]),
         "None": {},
     }

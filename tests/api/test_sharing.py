@@ -182,6 +182,7 @@ def test_a_grantee_lists_and_forks_a_shared_session(
         "user_id",
         "created_at",
         "expires_at",
+        "scope",
     }
     shown = bob.get("/sessions?shared=true").json()["sessions"]
     assert session_id in {session["id"] for session in shown}

@@ -25,5 +25,6 @@ def test_sessions_are_listed_by_metadata(gateway: Gateway, url: str) -> None:
 
 def test_a_filter_without_a_value_is_wrong_usage(gateway: Gateway, url: str) -> None:
     del gateway
-    result = bamboo("sessions", "list", "--metadata", "project", url=url, exit_code=2)
+    result = bamboo("sessions", "list", "--metadata", "project", url=url)
+    assert result.returncode == 2
     assert "KEY=VALUE" in result.stderr

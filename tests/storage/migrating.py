@@ -9,6 +9,7 @@ from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import SessionStore
 from bamboo_gateway.storage.factory import make_store
+from bamboo_gateway.storage.reports import ValueChange
 from tests.storage.writing import (
     T0,
     StepClock,
@@ -55,7 +56,11 @@ class Place:
 
 
 async def fill(store: SessionStore) -> None:
-    """Store sessions of all kinds."""
+    """Store sessions of all kinds, and values beside them."""
+    some = [
+        ValueChange(kind, f"key {n:04}", bytes([n % 256]) * n) for n in range(700) for kind in "xy"
+    ]
+    await store.write_values([*some, ValueChange("x", "", b"no key")])
     writers = {
         name: Writer(name, store.next_epoch(), T0 + number)
         for number, name in enumerate(

@@ -55,6 +55,10 @@ async def contents(store: SessionStore) -> dict[str, Any]:
     found: dict[str, Any] = {"usage": (await store.usage()).sessions}
     found["unfinished"] = sorted(await store.unfinished())
     found["unpacked"] = await store.unpacked_archives()
+    found["values"] = {
+        kind: await store.values(kind, limit=10_000) for kind in await store.value_kinds()
+    }
+    found["no key"] = await store.value("x", "")
     async for head in sessions_of(store):
         assert await store.load(head.id) == head
         marked: dict[MarkKind, list[Record]] = {}
@@ -80,10 +84,13 @@ async def test_everything_arrives_as_it_was(source: Place, target: Place) -> Non
         await fill(store)
         foretold = await survey(store)
         expected = await contents(store)
+        feed, _ = await store.last_change()
         done = await migrate(store, target.make, "there", lambda *step: steps.append(step))
         assert await contents(store) == expected, "the source stays as it is"
     async with target.opened() as store:
         assert await contents(store) == expected
+        # Numbers of the source mean nothing here.
+        assert (await store.last_change())[0] != feed
         reader = LogReader(store)
         await reader.refresh()
         assert [await reader.digest(one.session_id) for one in done.digests] == done.digests
@@ -91,6 +98,7 @@ async def test_everything_arrives_as_it_was(source: Place, target: Place) -> Non
     sessions = expected["usage"]
     assert (foretold.sessions, foretold.archives, foretold.notes) == (sessions, 2 - 1, done.notes)
     assert (done.sessions, done.archives, done.kept) == (sessions, 1, 0)
+    assert (foretold.values, done.values) == (1401, 1401)
     assert done.events == sum(len(one[1]) for one in expected.values() if isinstance(one, tuple))
     assert steps[0] == ("copying", 0, sessions)
     assert steps[-1] == ("comparing", sessions, sessions)

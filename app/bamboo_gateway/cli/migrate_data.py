@@ -90,8 +90,9 @@ def _print(done: "Migrated", target: "Settings", *, as_json: bool, dry_run: bool
         )
         return
     kept = f"; {done.kept} of them were there already" if done.kept else ""
+    values = f", {done.values} values beside them" if done.values else ""
     lines = [
-        f"Copied {what}: {done.events} events and {done.notes} kept answers{kept}.",
+        f"Copied {what}: {done.events} events and {done.notes} kept answers{kept}{values}.",
         f"Both sides were read afterwards, and are equal: sha256 {done.sha256}.",
     ]
     if done.beside:

@@ -23,6 +23,10 @@ MOMENTARY = frozenset(
 )
 """Members of a Session that are true only now and only in this gateway, or said by others."""
 
+IF_ANY = frozenset({"open_requests"})
+"""Members of a Session that a document has only when they are not empty. An import closes the calls
+that the requests name: nobody answers them in the copy."""
+
 BARE_SESSION = frozenset({"id", "title", "created_at", "updated_at", "last_activity_at"})
 """Members of a Session that a document without metadata has. The list names what stays, so that a
 member that is added later stays out until somebody decides."""
@@ -156,7 +160,11 @@ class Exporter(ABC):
 
 def _head_of(source: ExportSource) -> DocumentHead:
     if source.include_metadata:
-        session = {name: value for name, value in source.session.items() if name not in MOMENTARY}
+        session = {
+            name: value
+            for name, value in source.session.items()
+            if name not in MOMENTARY and (value or name not in IF_ANY)
+        }
         return DocumentHead(session, source.summary, source.lineage)
     bare = {name: value for name, value in source.session.items() if name in BARE_SESSION}
     return DocumentHead(bare, None, None, include_metadata=False)

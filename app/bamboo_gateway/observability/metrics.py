@@ -120,8 +120,8 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "store_search_backlog": Family("gauge", "Sessions that searches do not find yet."),
     "store_disk_bytes": Family(
         "gauge",
-        "Bytes of the sessions' files; in a database those of their rows (`logs`, `archive`) and, "
-        "of SQLite, of its WAL (`journal`).",
+        "Bytes of the sessions' files; in a database those of their rows (`logs`, `archive`, "
+        "`values`) and, of SQLite, of its WAL (`journal`).",
         ("kind",),
     ),
     "store_database_bytes": Family("gauge", "SQLite: bytes of the file, free pages included."),

@@ -14,6 +14,7 @@ import pytest
 
 from bamboo_gateway.domain.errors import BambooError, StorageFailed, StorageFull
 from bamboo_gateway.storage.base import StoreUnusable
+from bamboo_gateway.storage.reports import ValueChange
 from bamboo_gateway.storage.sql.store import SqlStore
 from tests.storage.sqlite.support import bodies, doctor, make, opened
 from tests.storage.sqlite.vfs import OPERATIONS, Faults, faults, image_of
@@ -39,6 +40,7 @@ class Expected:
         self.bodies: dict[str, list[bytes]] = {}
         # Deletions and creations whose call failed: either is right.
         self.unsure: set[str] = set()
+        self.values: dict[str, bytes] = {}
 
     async def commit(self, writer: Writer, number: int) -> None:
         before = writer.head.copy()
@@ -51,6 +53,15 @@ class Expected:
         else:
             assert isinstance(error, StorageFailed | StorageFull), error
             writer.head, writer.created = before, was_created
+
+    async def write(self, changes: dict[str, bytes | None]) -> None:
+        made = [ValueChange("kind", key, value) for key, value in changes.items()]
+        try:
+            await self.store.write_values(made)
+        except (StorageFailed, StorageFull):
+            return
+        kept = {**self.values, **changes}
+        self.values = {key: value for key, value in kept.items() if value is not None}
 
 
 async def scenario(store: SqlStore, expected: Expected) -> None:
@@ -78,7 +89,10 @@ async def scenario(store: SqlStore, expected: Expected) -> None:
         async with store.creation("history", history.head.epoch) as creation:
             await creation.write(*entries_of(commit))
             await creation.publish(history.head)
+    await expected.write({f"v{number}": b"x" * 2000 * number for number in range(5)})
+    await expected.write({"v1": None, "v2": b"y" * 9000, "v9": b"z"})
     store._database.on_interval()
+    await expected.write({"v2": None, "v3": b""})
     await expected.commit(one, 9)
 
 
@@ -96,6 +110,7 @@ async def assert_kept(path: Path, expected: Expected) -> None:
             head = await store.load(name)
             assert head is not None
             assert head.message_count == len(lasting) - 1
+        assert dict(await store.values("kind")) == expected.values
         history = await bodies(store, "history")
         assert len(history) in {0, 11}
 

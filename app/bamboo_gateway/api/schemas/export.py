@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 from bamboo_gateway.api.limits import PATH_CHARS_MAX
 from bamboo_gateway.api.schemas.fields import Described, Input, SessionIds, SessionTypeName
 from bamboo_gateway.api.schemas.messages import Message, Usage, UsageParts
-from bamboo_gateway.api.schemas.sessions import Parent, Session
+from bamboo_gateway.api.schemas.sessions import OpenRequest, Parent, Session
 from bamboo_gateway.api.schemas.summaries import Summary
 from bamboo_gateway.sessions.lifecycle.export import ExportOptions
 
@@ -64,6 +64,7 @@ class ExportedSession(Described):
     extension_data: dict[str, Any] = {}
     parent: Parent | None = None
     position: str | None = None
+    open_requests: list[OpenRequest] = []
 
     model_config = ConfigDict(extra="forbid")
 

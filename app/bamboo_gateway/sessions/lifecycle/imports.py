@@ -155,9 +155,11 @@ class _Import:
             raise InvalidInput("The document names no id that could be kept; use id=new.")
         _check_head(imported)
         is_own = self.document.format in {"json", "yaml"}
+        asks = bool(imported.session.get("open_requests"))
         imported, closed = await to_thread.run_sync(
-            # The last calls of one of our own sessions may still get their results.
-            lambda: _settled(imported, at_end=not is_own),
+            # The last calls of one of our own sessions may still get their results, unless they
+            # wait for people: nobody is asked in the copy.
+            lambda: _settled(imported, at_end=not is_own or asks),
             limiter=bulk_limiter,
         )
         imported, renamed = await to_thread.run_sync(_distinct, imported, limiter=bulk_limiter)

@@ -45,6 +45,10 @@ async def values_digest(store: SessionStore) -> ValuesDigest:
 
 
 async def _pages(store: SessionStore, kind: str) -> AsyncGenerator[list[tuple[str, bytes]]]:
+    # The empty key is behind no other one.
+    first = await store.value(kind, "")
+    if first is not None:
+        yield [("", first)]
     after = ""
     while page := await store.values(kind, after=after, limit=_PAGE_VALUES):
         yield page

@@ -191,7 +191,10 @@ class Database(ABC):
 
     def vacuum(self) -> list[Erased]:
         """Remove what is left of deleted rows, and say when it is gone from the files."""
-        what = "rows of deleted sessions, their words in the search index, the write-ahead log"
+        what = (
+            "rows of deleted sessions, removed values, their words in the search index, the "
+            "write-ahead log"
+        )
         gone = "after the next VACUUM, and when the write-ahead log is used again"
         return [Erased(self.dialect, what, gone)]
 
