@@ -234,9 +234,10 @@ def read_query(raw: bytes, known: Mapping[str, bool]) -> dict[str, list[str]]:
     query: dict[str, list[str]] = {}
     errors: list[dict[str, Any]] = []
     for name, value in parse_qsl(raw.decode("latin-1"), keep_blank_values=True):
-        if name not in known and not _is_in_family(name, known):
+        is_known = name in known
+        if not is_known and not _is_in_family(name, known):
             errors.append({"loc": ["query", name], "msg": "no such parameter"})
-        elif name in query and not (known.get(name)):
+        elif name in query and not (is_known and known[name]):
             errors.append({"loc": ["query", name], "msg": "given more than once"})
         query.setdefault(name, []).append(value)
     if errors:
