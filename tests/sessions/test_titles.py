@@ -160,6 +160,20 @@ async def test_a_title_given_while_the_agent_writes_stays() -> None:
         titler.may_answer.set()
         await quiet()
         assert await title(gate) == "Mine"
+        assert await gate.store.values("untitled") == []
+
+
+async def test_a_title_given_during_the_first_run_leaves_nothing_to_do() -> None:
+    titler = Titler()
+    async with with_titler(titler) as gate:
+        await gate.chat(run_id="r")
+        await quiet()
+        await gate.manager.update_session(ME, "s", {"title": "Mine"})
+        gate.agent.do("r", Token("x"), Complete())
+        await gate.ended("r")
+        await quiet()
+        assert titler.turns == []
+        assert await gate.store.values("untitled") == []
 
 
 async def test_a_session_that_is_deleted_meanwhile_leaves_nothing() -> None:

@@ -215,7 +215,10 @@ class SessionCreatedEvent(_LogEvent):
 
 
 class SessionUpdatedEvent(_LogEvent):
-    """A client has changed the session: the members that changed, with their new values."""
+    """The session was changed: the members that changed, with their new values.
+
+    Clients change them, and the gateway gives a title to a session without one.
+    """
 
     type: Literal["session_updated"]
     title: str | None = None

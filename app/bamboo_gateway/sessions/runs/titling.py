@@ -83,6 +83,8 @@ class Titles:
             self._agent = agents[titles.removeprefix(_AGENT)]
         self._at_once = anyio.Semaphore(_AT_ONCE)
         self._asking: set[str] = set()
+        # Those that this process has noted in the store. A run may end with a title of somebody.
+        self._noted: set[str] = set()
         transactions.registry.on_slot_free.append(self.run_ended)
 
     async def expect(self, writer: SessionWriter) -> None:
@@ -91,6 +93,7 @@ class Titles:
             return
         try:
             await self._context.store.write_values([ValueChange(_KIND, writer.id, b"1")])
+            self._noted.add(writer.id)
         except BambooError as error:
             # The conversation is what matters; without the note only a crash loses the title.
             log.warning("a title may be lost", session_id=writer.id, code=error.code)
@@ -100,7 +103,7 @@ class Titles:
         head = writer.head
         if self._agent is None or head.active is not None or not head.counts.runs:
             return
-        if is_untitled(head) and not writer.gone:
+        if writer.id in self._noted or (is_untitled(head) and not writer.gone):
             self._ask_later(writer.id)
 
     async def take_up(self) -> None:
@@ -127,6 +130,7 @@ class Titles:
                 if title is not None:
                     await self._write(session_id, title)
             await self._context.store.write_values([ValueChange(_KIND, session_id, None)])
+            self._noted.discard(session_id)
         except (NotFound, Vanished, Conflict):
             await self._forget(session_id)  # deleted since
         except BambooError as error:
@@ -138,6 +142,7 @@ class Titles:
             self._asking.discard(session_id)
 
     async def _forget(self, session_id: str) -> None:
+        self._noted.discard(session_id)
         try:
             await self._context.store.write_values([ValueChange(_KIND, session_id, None)])
         except BambooError as error:
