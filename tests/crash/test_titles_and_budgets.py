@@ -20,7 +20,7 @@ class Titler:
 
         import anyio
 
-        if not Path(os.environ["TITLER_MAY"]).exists():
+        if not await anyio.Path(os.environ["TITLER_MAY"]).exists():
             await anyio.sleep_forever()
         return "A fine title"
 

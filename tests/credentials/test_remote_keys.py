@@ -20,6 +20,7 @@ from bamboo_gateway.credentials.remote_keys import RemoteKeys
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import Unavailable
 from bamboo_gateway.settings import Settings
+from tests.api.serving import serving
 from tests.credentials.test_tokens import hs256, jwk, pem, raw_token, rsa_key, signed
 from tests.support.clocks import FakeClock
 
@@ -77,7 +78,7 @@ def provider() -> Iterator[Provider]:
 
 
 @contextmanager
-def running() -> Iterator[Provider]:
+def running(port: int = 0) -> Iterator[Provider]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             one.requests += 1
@@ -90,7 +91,7 @@ def running() -> Iterator[Provider]:
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     one = Provider(server.server_address[1])
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
@@ -211,6 +212,31 @@ async def test_a_slow_provider_is_waited_for_by_those_with_new_keys_alone(
             assert done == []
         assert done == [None]
         assert "no whole answer" in str(gate.remote_keys and gate.remote_keys.problem)
+
+
+def test_over_http_a_token_is_asked_to_come_again_until_the_provider_is_there() -> None:
+    """A 401 would log everybody out while the provider restarts."""
+    with running() as gone:
+        url = gone.url
+    clock, key = Clock(), "k" * 40
+    operator = {"Authorization": f"Bearer {key}"}
+    user = {"Authorization": f"Bearer {OLD_TOKEN.decode()}"}
+    with serving(jwks_url=url, api_keys=key, clock=clock) as served, served.client() as api:
+        answer = api.get("/sessions", headers=user)
+        assert answer.json()["code"] == "unavailable"
+        assert answer.status_code == 503
+        assert int(answer.headers["Retry-After"]) > 0
+        assert api.get("/health/ready").status_code == 200
+        found = api.get("/diagnostics", headers=operator).json()
+        assert found["status"] == "fail"
+        assert found["checks"][-1]["name"] == "identity provider"
+        with running(int(url.rpartition(":")[2].partition("/")[0])):
+            clock.advance(60)
+            assert api.get("/sessions", headers=user).status_code == 200
+        assert api.get("/sessions", headers=user).status_code == 200
+        forged = {"Authorization": f"Bearer {NEW_TOKEN.decode()}"}
+        assert api.get("/sessions", headers=forged).status_code == 401
+        assert 'jwks_fetches_total{end="ok"} 1' in api.get("/metrics", headers=operator).text
 
 
 def endless(request: BaseHTTPRequestHandler) -> None:
