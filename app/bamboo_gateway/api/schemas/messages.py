@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from bamboo_gateway.api.limits import ITEMS_MAX, PARTS_MAX, URL_CHARS_MAX
 from bamboo_gateway.api.schemas.fields import Answer, Described, Id, Input, Metadata, Name
@@ -142,7 +142,7 @@ MessageOrList = Annotated[
 
 
 class Usage(Answer):
-    """Tokens of the model."""
+    """Tokens of the model. Messages and events of earlier versions lack the details, which are 0."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -153,6 +153,8 @@ class Usage(Answer):
         int, Field(description="The part of `completion_tokens` that is reasoning.")
     ] = 0
     total_tokens: int
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=False)
 
 
 class UsageParts(Described):
