@@ -142,7 +142,7 @@ MessageOrList = Annotated[
 
 
 class Usage(Answer):
-    """Tokens of the model. Messages and events of earlier versions lack the details, which are 0."""
+    """Tokens of the model. In messages and events of earlier versions the details are absent."""
 
     prompt_tokens: int
     completion_tokens: int
