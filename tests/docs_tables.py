@@ -217,6 +217,7 @@ def _events() -> Iterator[str]:
 _OPENAI: Mapping[str, str] = {
     "model": "The model; in the URL it is the part before the query.",
     "allow": "What clients may set in `options`, with bounds.",
+    "description": "What the agent does, for lists of agents.",
     "coalesce": "Whether pieces of a text may become one event while the disk is busy.",
     "max_image_bytes": "The largest uploaded picture that is sent; others are only named.",
     "base_url": "The URL before `/chat/completions`.",

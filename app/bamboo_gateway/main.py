@@ -48,6 +48,7 @@ from bamboo_gateway.observability.logs import configure_logs
 from bamboo_gateway.observability.metrics import Measures
 from bamboo_gateway.sessions.manager import SessionManager
 from bamboo_gateway.sessions.metrics import measure_recovery
+from bamboo_gateway.sessions.runs.titling import check_titles
 from bamboo_gateway.settings import Settings, load_settings
 from bamboo_gateway.storage.base import StoreUnusable
 from bamboo_gateway.storage.factory import make_store
@@ -116,6 +117,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     agents = {
         name: make_agent(name, url, settings, session_of) for name, url in settings.agents.items()
     }
+    check_titles(settings.titles, agents)
     rates = None
     if settings.rate_limit_per_caller or settings.rate_limit_in_all:
         rates = RateLimit(settings, clock)

@@ -109,6 +109,18 @@ class Settings(BaseSettings):
     jwt_jwks_file: Path | None = Field(
         None, description="A JSON Web Key Set that verifies tokens, by their `kid`."
     )
+    jwks_url: str | None = Field(
+        None,
+        description="The URL of an identity provider's JSON Web Key Set that verifies tokens: "
+        "https, or http on this machine. It is read again when the provider changes its keys.",
+    )
+    jwks_max_stale_seconds: float = Field(
+        24 * 3600,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long the keys of `jwks_url` stay in force while the provider cannot be "
+        "read; then no token is accepted.",
+    )
     jwt_issuer: str | None = Field(
         None, min_length=1, description="The `iss` that a token must have."
     )
@@ -287,6 +299,19 @@ class Settings(BaseSettings):
     )
     max_active_runs_per_user: int = Field(
         100, ge=1, description="The most sessions of one user with an active run; more: 429."
+    )
+    max_tokens_per_user_day: int | None = Field(
+        None,
+        ge=1,
+        description="The most tokens that runs in the sessions of one user may use in a day (UTC); "
+        "then runs are refused with 429 until the next day. A run that is executing goes on. "
+        "Sessions without a user count together.",
+    )
+    titles: Annotated[str, Field(pattern=r"\A(first_message|off|agent:.+)\z")] = Field(
+        "first_message",
+        description="The title of a session that got none: `first_message` (the beginning of the "
+        "user's first message), `agent:NAME` (that agent writes it after the first answer), or "
+        "`off`.",
     )
     on_open_tool_calls: Literal["reject", "close"] = Field(
         "reject",

@@ -214,7 +214,7 @@ def test_an_incomplete_line_of_a_lost_client_is_not_appended(
 def test_events_are_paged_filtered_and_read_backwards(api: httpx.Client, session_id: str) -> None:
     path = f"/sessions/{session_id}/events"
     api.post(path, json=[custom(name) for name in "abc"])
-    api.post(f"/sessions/{session_id}/messages", json={"role": "user", "content": "x"})
+    api.post(f"/sessions/{session_id}/messages", json={"role": "assistant", "content": "x"})
     page = api.get(path, params={"limit": 2}).json()
     assert [event["seq"] for event in page["events"]] == [1, 2]
     assert page["has_more"]

@@ -207,7 +207,15 @@ async def test_a_turn_is_streamed_and_waited_for(gateway: EmbeddedGateway) -> No
             types.append(event["type"])
             if event["type"] == "complete":
                 break
-    assert types == ["message", "run_start", "token", "token", "message", "complete"]
+    assert types == [
+        "message",
+        "run_start",
+        "session_updated",
+        "token",
+        "token",
+        "message",
+        "complete",
+    ]
     assert said(await gateway.get_session_history("s")) == ["one two", "one two "]
 
 

@@ -67,6 +67,8 @@ def settings_of(**changed: Any) -> Settings:
     return given_settings(
         **{
             "storage_url": "memory:",
+            # Most tests compare whole logs and are about something else; tests of titles set it.
+            "titles": "off",
             "drain_timeout_seconds": 0,
             "cancel_timeout_seconds": 30,
             **changed,

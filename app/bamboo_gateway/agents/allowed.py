@@ -26,7 +26,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from bamboo_gateway.domain.codec import encode
+from bamboo_gateway.domain.codec import decode, encode
 from bamboo_gateway.domain.errors import InvalidInput
 
 _NUMBER = r"-?\d+(?:\.\d+)?"
@@ -59,6 +59,23 @@ class Bounds:
         if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
             return False
         return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+
+    def narrowed(self, schema: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the JSON Schema of the values that are within these bounds and fit `schema`."""
+        found = dict(schema)
+        if self.choices:
+            values = [value for choice in self.choices for value in _values_of(choice)]
+            if kinds := _TYPES.get(found.get("type", "")):
+                values = [value for value in values if type(value) in kinds]
+            return found | {"enum": values}
+        if self.low is None and self.high is None:
+            return found
+        found.setdefault("type", "number")
+        if self.low is not None:
+            found["minimum"] = max(self.low, found.get("minimum", self.low))
+        if self.high is not None:
+            found["maximum"] = min(self.high, found.get("maximum", self.high))
+        return found
 
     @override
     def __str__(self) -> str:
@@ -144,6 +161,23 @@ class AllowedOptions:
             first = errors[0]
             raise refuse_options(f"{first['loc'][-1]!r}: {first['msg']}. {self}", errors)
 
+    def json_schema(self, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the JSON Schema of the options that clients may set.
+
+        Args:
+            known: The schemas of the options that the agent knows, from pydantic; None if it
+                accepts any.
+        """
+        properties = {
+            name: bounds.narrowed(_plain_schema((known or {}).get(name, {})))
+            for name, bounds in sorted(self._bounds.items())
+        }
+        return {
+            "type": "object",
+            "properties": properties,
+            "additionalProperties": self._others,
+        }
+
     @override
     def __str__(self) -> str:
         """Return a sentence that lists the options clients may set."""
@@ -173,6 +207,38 @@ def _bounds_of(name: str, text: str) -> Bounds:
     if ".." in text or not all(choices):
         raise ValueError(f"{name!r}: write a range of numbers like `0..1`, or choices like `a|b`")
     return Bounds(choices=choices)
+
+
+_TYPES = {
+    "string": (str,),
+    "number": (int, float),
+    "integer": (int,),
+    "boolean": (bool,),
+}
+
+
+def _values_of(choice: str) -> list[Any]:
+    """Return the values that a choice admits: its text, and what it is as JSON."""
+    try:
+        value = decode(choice.encode())
+    except ValueError:
+        return [choice]
+    is_itself = not isinstance(value, str) and encode(value).decode() == choice
+    return [choice, value] if is_itself else [choice]
+
+
+def _plain_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema without what pydantic adds: the title, the default, and null for unset."""
+    kept = {name: value for name, value in schema.items() if name not in ("title", "default")}
+    choices = [one for one in kept.pop("anyOf", ()) if one.get("type") != "null"]
+    if len(choices) == 1:
+        kept |= choices[0]
+    elif choices:
+        kept["anyOf"] = choices
+    if isinstance(pattern := kept.get("pattern"), str):
+        # The anchors of JSON Schema's patterns, which are JavaScript's.
+        kept["pattern"] = pattern.replace(r"\A", "^").replace(r"\z", "$")
+    return kept
 
 
 NO_OPTIONS = AllowedOptions({})

@@ -150,12 +150,19 @@ class Agent(ABC):
     Attributes:
         allowed: The `options` of a chat that clients may set. An agent with a URL takes them from
             `allow` of the URL, or has the default of its kind.
+        kind: The kind of its URL, for lists of agents.
+        model: The model that answers, if it is always the same and known.
+        description: What the agent does, in a sentence for people. An agent with a URL takes this
+            from `description` of the URL.
         coalesce: Whether consecutive deltas of one text may become one event while the store is
             busy. What the text is, and when a client sees it, stays the same. An agent with a URL
             takes this from `coalesce` of the URL.
     """
 
     allowed: AllowedOptions = ANY_OPTIONS
+    kind: str = "python"
+    model: str | None = None
+    description: str | None = None
     coalesce: bool = True
 
     def check_options(self, options: Mapping[str, Any]) -> None:
@@ -168,6 +175,18 @@ class Agent(ABC):
             InvalidInput: With code `option-refused`; `errors` lists each option.
         """
         self.allowed.check(options)
+
+    def options_schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of the `options` that clients may set."""
+        return self.allowed.json_schema()
+
+    def model_of(self, options: Mapping[str, Any]) -> str | None:
+        """Return the model that answers a chat with these options; None if only the code knows.
+
+        Messages and statistics name it, unless the agent names another one in `Complete`.
+        """
+        del options
+        return self.model
 
     @abstractmethod
     def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:

@@ -93,6 +93,7 @@ class DemoAgent(Agent):
         *,
         coalesce: bool = True,
     ) -> None:
+        self.kind = "demo"
         self._defaults = defaults or DemoOptions()
         self.allowed = allowed
         self.coalesce = coalesce
@@ -115,7 +116,13 @@ class DemoAgent(Agent):
         known = DemoOptions.model_fields
         # All options: a demo costs nothing and has no secret.
         allowed = read_allowed(address, query.allow, AllowedOptions.parse("*", known), known)
-        return DemoAgent(query, allowed, coalesce=query.coalesce)
+        agent = DemoAgent(query, allowed, coalesce=query.coalesce)
+        agent.description = query.description or "A scripted agent that shows what agents can do."
+        return agent
+
+    @override
+    def options_schema(self) -> dict[str, Any]:
+        return self.allowed.json_schema(DemoOptions.model_json_schema()["properties"])
 
     def is_enough(self, messages: Sequence[Message], options: Mapping[str, Any]) -> bool:
         """Return whether the user's last message is among `messages`; see `SupportsWindow`."""

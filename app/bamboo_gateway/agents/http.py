@@ -106,7 +106,9 @@ class HttpAgent(Agent):
         clock: Clock | None = None,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
+        self.kind = url.partition(":")[0]
         self.coalesce = query.coalesce
+        self.description = query.description
         self._secret = secret.encode() if secret else None
         self._session_answer = session_answer
         self._event_bytes_max = settings.max_event_bytes
@@ -236,7 +238,12 @@ def _whole(value: Any) -> Iterator[Any]:
     elif isinstance(value, dict) and "type" not in value:
         yield MessageSaid({"role": "assistant"} | value)
         reason = "tool_calls" if value.get("tool_calls") else "stop"
-        yield {"type": "complete", "usage": value.pop("usage", None), "finish_reason": reason}
+        yield {
+            "type": "complete",
+            "usage": value.get("usage"),
+            "finish_reason": reason,
+            "model": value.get("model"),
+        }
     else:
         yield value
 

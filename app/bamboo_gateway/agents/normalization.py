@@ -7,6 +7,7 @@ an event cannot be stored, the run would lose its end as well.
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AbstractContextManager, aclosing, nullcontext
+from dataclasses import replace
 from typing import Any, get_args
 
 import anyio
@@ -128,7 +129,7 @@ class _Account:
         self._usage: Usage | None = None
 
     def add(self, usage: Usage) -> None:
-        counts = (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens)
+        counts = usage.to_json().values()
         if not all(type(count) is int and 0 <= count <= COUNT_MAX for count in counts):
             raise InvalidEvent("Not a valid event: usage: counts are whole numbers from 0 up")
         self._usage = usage if self._usage is None else self._usage + usage
@@ -152,7 +153,7 @@ class _Account:
             ending = Complete(ending.usage, REASON_INPUT)
             self._open_calls = {name: None for name in self._open_calls if name not in self._asked}
         if isinstance(ending, Complete) and ending.usage is None:
-            ending = Complete(self._usage, ending.finish_reason)
+            ending = replace(ending, usage=self._usage)
         if not (isinstance(ending, Complete) and ending.finish_reason == "tool_calls"):
             yield from self.close("The agent ended before this call's result.")
         yield ending

@@ -153,7 +153,9 @@ class OpenAIAgent(Agent):
     ) -> None:
         self.allowed = allowed
         self.coalesce = query.coalesce
-        self._model = model
+        self.kind = "openai"
+        self.model = model
+        self.description = query.description
         self._defaults = query.model_dump(include=set(_Sampling.model_fields), exclude_none=True)
         self._stream_usage = query.stream_usage
         self._media_origins = query.media_origins
@@ -207,6 +209,15 @@ class OpenAIAgent(Agent):
     def check_options(self, options: Mapping[str, Any]) -> None:
         super().check_options(options)
         check_values(OpenAIOptions, options)
+
+    @override
+    def model_of(self, options: Mapping[str, Any]) -> str | None:
+        named = options.get("model")
+        return named if isinstance(named, str) else self.model
+
+    @override
+    def options_schema(self) -> dict[str, Any]:
+        return self.allowed.json_schema(OpenAIOptions.model_json_schema()["properties"])
 
     def is_enough(self, messages: Sequence[Message], options: Mapping[str, Any]) -> bool:
         """Return whether `messages` fill `context_tokens`; see `SupportsWindow`.
@@ -298,7 +309,7 @@ class OpenAIAgent(Agent):
 
     def _options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         read = read_options(OpenAIOptions, given).model_dump(exclude_none=True)
-        return {"model": self._model} | self._defaults | read
+        return {"model": self.model} | self._defaults | read
 
     def _messages(
         self, messages: Iterable[Message], options: Mapping[str, Any], images: Images | None = None

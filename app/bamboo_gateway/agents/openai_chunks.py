@@ -215,10 +215,14 @@ def _arguments(text: str) -> dict[str, Any] | str:
 
 
 def _usage(given: Mapping[str, Any]) -> Usage:
-    def count(name: str) -> int:
-        value = given.get(name)
-        return min(max(0, int(value)), COUNT_MAX) if isinstance(value, int | float) else 0
+    def count(name: str, holder: Any = given) -> int:
+        value = holder.get(name) if isinstance(holder, dict) else None
+        if not isinstance(value, int | float) or value != value:  # NaN is not itself
+            return 0
+        return int(min(max(0, value), COUNT_MAX))
 
     prompt, completion = count("prompt_tokens"), count("completion_tokens")
     total = count("total_tokens") or min(prompt + completion, COUNT_MAX)
-    return Usage(prompt, completion, total)
+    cached = count("cached_tokens", given.get("prompt_tokens_details"))
+    reasoning = count("reasoning_tokens", given.get("completion_tokens_details"))
+    return Usage(prompt, completion, total, cached, reasoning)

@@ -16,6 +16,9 @@ from bamboo_gateway.agents.allowed import AllowedOptions, refuse_options
 from bamboo_gateway.agents.base import AgentConfigError, AgentError
 from bamboo_gateway.domain.suggestions import nearest_name
 
+DESCRIPTION_CHARS_MAX = 500
+"""The longest description of an agent: a sentence or two of a menu."""
+
 KINDS = "demo:, openai:, python:, http: or https:"
 """The kinds of agents, for errors; `factory` has a case for each."""
 
@@ -81,10 +84,12 @@ class AgentQuery(Options):
 
     Attributes:
         allow: The `options` that clients may set (module `allowed`); None for the default.
+        description: What the agent does, in a sentence, for lists of agents.
         coalesce: As `Agent.coalesce`.
     """
 
     allow: str | None = None
+    description: Annotated[str, Field(max_length=DESCRIPTION_CHARS_MAX)] | None = None
     coalesce: bool = True
 
 

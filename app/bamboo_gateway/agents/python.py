@@ -42,7 +42,13 @@ from typing_extensions import override
 from bamboo_gateway.agents.allowed import ANY_OPTIONS, NO_OPTIONS, AllowedOptions
 from bamboo_gateway.agents.base import Agent, AgentError, Turn
 from bamboo_gateway.agents.normalization import normalized
-from bamboo_gateway.agents.options import AgentAddress, AgentQuery, read_allowed, read_query
+from bamboo_gateway.agents.options import (
+    DESCRIPTION_CHARS_MAX,
+    AgentAddress,
+    AgentQuery,
+    read_allowed,
+    read_query,
+)
 from bamboo_gateway.agents.threaded import Returned, items_from_thread
 from bamboo_gateway.domain.errors import BambooError, InvalidEvent
 from bamboo_gateway.domain.events import AgentEvent
@@ -88,6 +94,7 @@ class PythonAgent(Agent):
         self.coalesce = coalesce
         self._target = target() if isinstance(target, type) else target
         self._function = _function_of(self._target)
+        self.description = _description_of(self._target)
         self._slots = anyio.Semaphore(threads_max)
 
     @staticmethod
@@ -105,11 +112,13 @@ class PythonAgent(Agent):
         allowed = read_allowed(address, query.allow, NO_OPTIONS, known=None)
         try:
             target = _imported(module, path)
-            return PythonAgent(target, query.threads_max, allowed, coalesce=query.coalesce)
+            agent = PythonAgent(target, query.threads_max, allowed, coalesce=query.coalesce)
         except UnusableError as error:
             raise address.refuse(str(error)) from error
         except (Exception, SystemExit) as error:
             raise address.refuse(f"{address.target}: {_one_line(error)}") from error
+        agent.description = query.description or agent.description
+        return agent
 
     @override
     def run(self, turn: Turn) -> AsyncIterator[AgentEvent]:
@@ -209,6 +218,16 @@ def _function_of(target: Any) -> Callable[[Turn], Any]:
         # A callable object: its method tells which kind of function it is.
         function = function.__call__
     return cast("Callable[[Turn], Any]", function)
+
+
+def _description_of(target: Any) -> str | None:
+    """Return the first line of what the user has written about a function or an object's class."""
+    if isinstance(target, partial):
+        target = target.func
+    words = target.__doc__ if inspect.isroutine(target) else type(target).__doc__
+    if not isinstance(words, str) or not words.strip():
+        return None
+    return _safe(words.strip().splitlines()[0].strip())[:DESCRIPTION_CHARS_MAX]
 
 
 def _one_line(error: BaseException) -> str:

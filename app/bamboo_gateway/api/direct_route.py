@@ -41,6 +41,10 @@ _CANNOT_READ: Final = (
 """What a FastAPI route could declare and a `DirectRoute` cannot."""
 
 
+FAMILY: Final = ".*"
+"""The end of the alias of a family of query parameters: `metadata.*` takes `metadata.KEY=VALUE` for
+each KEY, once. Its value is a list: each KEY, then its VALUE."""
+
 _DECLARING: Final = RLock()
 """Held while FastAPI reads a declaration: the document is made in a thread."""
 
@@ -153,6 +157,8 @@ def _path_parameter(field: ModelField) -> _Reader:
 
 
 def _query_parameter(field: ModelField) -> _Reader:
+    if field.alias.endswith(FAMILY):
+        return _parameter(field, "query", lambda sent: _members_of(field.alias, sent.query))
     if _takes_many(field):
         return _parameter(field, "query", lambda sent: sent.query.get(field.alias))
 
@@ -228,9 +234,10 @@ def read_query(raw: bytes, known: Mapping[str, bool]) -> dict[str, list[str]]:
     query: dict[str, list[str]] = {}
     errors: list[dict[str, Any]] = []
     for name, value in parse_qsl(raw.decode("latin-1"), keep_blank_values=True):
-        if name not in known:
+        is_known = name in known
+        if not is_known and not _is_in_family(name, known):
             errors.append({"loc": ["query", name], "msg": "no such parameter"})
-        elif name in query and not known[name]:
+        elif name in query and not (is_known and known[name]):
             errors.append({"loc": ["query", name], "msg": "given more than once"})
         query.setdefault(name, []).append(value)
     if errors:
@@ -240,9 +247,26 @@ def read_query(raw: bytes, known: Mapping[str, bool]) -> dict[str, list[str]]:
     return query
 
 
+def _is_in_family(name: str, known: Mapping[str, bool]) -> bool:
+    prefix, dot, member = name.partition(".")
+    return bool(dot and member) and prefix + FAMILY in known
+
+
+def _members_of(alias: str, query: Mapping[str, list[str]]) -> list[str] | None:
+    """Return the members of a family with their values, in turn: each member, then its value."""
+    prefix = alias.removesuffix("*")
+    found = [
+        part
+        for name, values in query.items()
+        if name.startswith(prefix)
+        for part in (name.removeprefix(prefix), values[-1])
+    ]
+    return found or None
+
+
 def _query_names(dependant: Dependant) -> Iterator[tuple[str, bool]]:
     for field in dependant.query_params:
-        yield field.alias, _takes_many(field)
+        yield field.alias, _takes_many(field) and not field.alias.endswith(FAMILY)
     for child in dependant.dependencies:
         yield from _query_names(child)
 

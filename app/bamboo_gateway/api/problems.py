@@ -254,6 +254,13 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         "retry.",
         True,
     ),
+    "budget-reached": Problem(
+        429,
+        "Token budget reached",
+        "Limit reached: 1000000 tokens a day (max_tokens_per_user_day). Retry when the next day "
+        "begins, in UTC.",
+        True,
+    ),
     "too-many-busy-sessions": Problem(
         429,
         "Too many busy sessions",

@@ -8,6 +8,7 @@ from fastapi import APIRouter, FastAPI
 from bamboo_gateway.api.openapi.document import describe_routes, servers_of
 from bamboo_gateway.api.routes import (
     about,
+    agents,
     archive,
     changes,
     chat,
@@ -38,6 +39,7 @@ from bamboo_gateway.domain.codec import encode
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
     chat.router,
+    agents.router,
     streams.router,
     joint_streams.router,
     changes.router,

@@ -48,6 +48,7 @@ COMMANDS: Final = {
     "new-agent": ("new_agent", "new_agent"),
     "sessions": ("sessions", "commands"),
     "files": ("files", "commands"),
+    "agents": ("agents", "commands"),
     "inputs": ("inputs", "commands"),
     "share": ("share", "commands"),
     "webhooks": ("webhooks", "commands"),

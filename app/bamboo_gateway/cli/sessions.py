@@ -47,6 +47,12 @@ def list_sessions(
     created_before: Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339.")] = None,
     active_after: Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339.")] = None,
     parent_id: Annotated[str | None, typer.Option(help="Only forks of this session.")] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="Only sessions with this in their metadata; repeatable."
+        ),
+    ] = None,
     shared: Annotated[
         bool,
         typer.Option(
@@ -79,6 +85,11 @@ def list_sessions(
         "sort_by": sort_by,
         "sort_order": sort_order,
     }
+    for pair in metadata or ():
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise CommandError(f"--metadata: write KEY=VALUE, not {pair!r}", ExitCode.USAGE)
+        filters[f"metadata.{key}"] = value
     with GatewayClient(url, api_key) as client:
         if parent_id is not None:
             filters["parent_id"] = whole_id(client, parent_id)
@@ -220,7 +231,7 @@ def _print_sessions(found: list[dict[str, Any]]) -> None:
                 session["state"],
                 session["last_activity_at"],
                 str(session["message_count"]),
-                session["title"] or "",
+                session["title"] or session.get("preview") or "",
             )
             for session in found
         ],

@@ -21,6 +21,7 @@ from bamboo_gateway.credentials.keys import (
     user_caller,
 )
 from bamboo_gateway.credentials.refusals import Refusal, RefusalLog
+from bamboo_gateway.credentials.remote_keys import RemoteKeys
 from bamboo_gateway.credentials.signing import (
     WITHOUT_CREDENTIAL,
     Signed,
@@ -65,7 +66,7 @@ class Gate:
         self.refusals = RefusalLog(clock)
         self._clock = clock
         self._plain = PlainKeys(settings.api_keys)
-        self._tokens = make_verifier(settings)
+        self._tokens = make_verifier(settings, clock)
         path = settings.keys_path
         self._keys: WatchedFile[KeyTable] | None = None
         if path is not None:
@@ -94,6 +95,8 @@ class Gate:
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
             tasks.start_soon(self._watch, name="credential files")
+            if self._tokens is not None and self._tokens.remote is not None:
+                tasks.start_soon(self._tokens.remote.run, name="keys of the identity provider")
             self._stack = stack.pop_all()
         return self
 
@@ -114,6 +117,22 @@ class Gate:
         to the file.
         """
         return self._is_open
+
+    @property
+    def remote_keys(self) -> RemoteKeys | None:
+        """The keys that come from an identity provider's URL, if any do."""
+        return self._tokens.remote if self._tokens is not None else None
+
+    async def prepare_bearer(self, sent: bytes) -> None:
+        """Get ready for `bearer`: a token may be signed with a key that is new.
+
+        Only a request with such a token waits, and no longer than `remote_keys.FETCH_SECONDS`.
+
+        Raises:
+            Unavailable: The identity provider cannot be reached, and no key is known.
+        """
+        if self._tokens is not None and self._tokens.remote is not None:
+            await self._tokens.look_for_key_of(sent)
 
     def bearer(self, sent: bytes, acting_for: str | None) -> Caller | None:
         """Return the caller with a key or token; None if the credential is invalid.

@@ -8,28 +8,24 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from hashlib import sha256
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import jwt
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from bamboo_gateway.credentials.errors import CredentialsUnusable
+from bamboo_gateway.credentials.key_sets import KeySet, VerifyingKey, key_set, public_key
 from bamboo_gateway.credentials.keys import user_caller
 from bamboo_gateway.credentials.refusals import Refusal
+from bamboo_gateway.credentials.remote_keys import RemoteKeys
 from bamboo_gateway.credentials.watched import WatchedFile
 from bamboo_gateway.domain.callers import Caller, Right
-from bamboo_gateway.domain.codec import decode
+from bamboo_gateway.domain.clock import Clock, SystemClock
+from bamboo_gateway.domain.errors import Unavailable
 from bamboo_gateway.domain.ids import check_user_id
 from bamboo_gateway.settings import Settings
 
 SECRET_BYTES_MIN: Final = 32
 """The shortest secret of HS256: as long as the digest (RFC 7518, 3.2)."""
-
-RSA_BITS_MIN: Final = 2048
-"""The smallest RSA key (RFC 7518, 3.3)."""
 
 TOKEN_CHARS_MAX: Final = 8_192
 """The largest token that is read; tokens with many groups have some thousands of bytes."""
@@ -57,16 +53,6 @@ _CLAIMS: Final = (
 _RIGHTS: Final[tuple[Right, ...]] = ("read", "answer", "write", "admin")
 
 
-class VerifyingKey(NamedTuple):
-    """A key and its one algorithm."""
-
-    algorithm: str
-    key: Any
-
-
-KeySet = Mapping[str | None, VerifyingKey]
-"""Keys by the `kid` of their tokens. A single key, for any `kid`, is stored under None."""
-
 _TOKEN: Final = re.compile(rb"eyJ[\w-]+\.[\w-]+\.[\w-]*")
 """Three parts in base64url; the first is a JSON object, whose `{"` becomes `eyJ`."""
 
@@ -76,7 +62,7 @@ def looks_like_token(sent: bytes) -> bool:
     return _TOKEN.fullmatch(sent) is not None
 
 
-def make_verifier(settings: Settings) -> "TokenVerifier | None":
+def make_verifier(settings: Settings, clock: Clock | None = None) -> "TokenVerifier | None":
     """Return the verifier for the settings; None if they name no key.
 
     Raises:
@@ -84,15 +70,15 @@ def make_verifier(settings: Settings) -> "TokenVerifier | None":
     """
     given = [
         name
-        for name in ("jwt_secret", "jwt_public_key_file", "jwt_jwks_file")
+        for name in ("jwt_secret", "jwt_public_key_file", "jwt_jwks_file", "jwks_url")
         if getattr(settings, name) is not None
     ]
     if not given:
         for name in ("jwt_issuer", "jwt_audience"):
             if getattr(settings, name) is not None:
                 raise CredentialsUnusable(
-                    f"{name} is set, and no key: set jwt_secret, jwt_public_key_file or "
-                    "jwt_jwks_file"
+                    f"{name} is set, and no key: set jwt_secret, jwt_public_key_file, "
+                    "jwt_jwks_file or jwks_url"
                 )
         return None
     if len(given) > 1:
@@ -102,6 +88,11 @@ def make_verifier(settings: Settings) -> "TokenVerifier | None":
     if settings.jwt_secret is not None:
         keys = _secret_keys(settings.jwt_secret.get_secret_value())
         return TokenVerifier(settings, lambda: keys)
+    if settings.jwks_url is not None:
+        remote = RemoteKeys(
+            settings.jwks_url, settings.jwks_max_stale_seconds, clock or SystemClock()
+        )
+        return TokenVerifier(settings, lambda: remote.value, remote=remote)
     if settings.jwt_public_key_file is not None:
         file = WatchedFile(settings.jwt_public_key_file.expanduser(), public_key)
     else:
@@ -115,6 +106,7 @@ class TokenVerifier:
 
     Attributes:
         file: The file of the keys, if they come from one.
+        remote: The keys of the provider's URL, if they come from one.
     """
 
     def __init__(
@@ -122,8 +114,10 @@ class TokenVerifier:
         settings: Settings,
         keys: Callable[[], KeySet],
         file: WatchedFile[KeySet] | None = None,
+        remote: RemoteKeys | None = None,
     ) -> None:
         self.file = file
+        self.remote = remote
         self._keys = keys
         self._issuer = settings.jwt_issuer
         self._audience = settings.jwt_audience
@@ -133,6 +127,26 @@ class TokenVerifier:
         self._options: Any = {"require": required}
         self._verified = OrderedDict[str, Caller]()
         self._verified_with: KeySet | None = None
+
+    async def look_for_key_of(self, sent: bytes) -> None:
+        """Have the provider's keys read again if a token names one that is not known.
+
+        Raises:
+            Unavailable: There are no keys at all: whoever comes has to come again.
+        """
+        if self.remote is None or len(sent) > TOKEN_CHARS_MAX or not looks_like_token(sent):
+            return
+        try:
+            kid = jwt.get_unverified_header(sent).get("kid")
+        except jwt.PyJWTError:
+            return
+        await self.remote.look_for(kid if isinstance(kid, str) else None)
+        if not self.remote.value:
+            raise Unavailable(
+                "The keys of the identity provider cannot be read; try again in a moment.",
+                retry_after_seconds=5,
+                extra={"check": "identity provider"},
+            )
 
     def verify(self, sent: bytes) -> Caller | None:
         """Return the user of a valid token; None for any other text.
@@ -232,72 +246,3 @@ def _secret_keys(secret: str) -> KeySet:
     if len(data) < SECRET_BYTES_MIN:
         raise CredentialsUnusable(f"jwt_secret has {len(data)} bytes; it needs {SECRET_BYTES_MIN}")
     return {None: VerifyingKey("HS256", data)}
-
-
-def public_key(data: bytes) -> KeySet:
-    """Read a public key in PEM.
-
-    Raises:
-        ValueError: The text is no public key, or one of a kind or size that is not accepted.
-    """
-    if b"PRIVATE KEY" in data:
-        raise ValueError("it holds a private key; the gateway needs the public one alone")
-    try:
-        return {None: _verifying(load_pem_public_key(data))}
-    except (ValueError, UnsupportedAlgorithm) as error:
-        if isinstance(error, _UnusableKey):
-            raise
-        raise ValueError("it holds no public key in PEM (-----BEGIN PUBLIC KEY-----)") from error
-
-
-def key_set(data: bytes) -> KeySet:
-    """Read a JSON Web Key Set (RFC 7517). Keys that are not for RS256 or ES256 are left out.
-
-    Raises:
-        ValueError: The text is no key set, holds a secret, or has no key that can be used.
-    """
-    document = decode(data)
-    entries = document.get("keys") if isinstance(document, dict) else None
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ValueError("it is no JSON Web Key Set: an object with a list `keys`")
-    keys: dict[str | None, VerifyingKey] = {}
-    for entry in entries:
-        if entry.get("kty") == "oct" or "d" in entry:
-            raise ValueError("it holds a secret or private key; the gateway needs public ones")
-        known = _key_of(entry)
-        if known is None:
-            continue
-        kid = entry.get("kid")
-        if not isinstance(kid, str) or not kid or kid in keys:
-            raise ValueError("each of its keys needs a `kid` of its own")
-        keys[kid] = known
-    if not keys:
-        raise ValueError("it holds no key for RS256 or ES256")
-    return keys
-
-
-def _key_of(entry: dict[str, Any]) -> VerifyingKey | None:
-    algorithm = {"RSA": "RS256", "EC": "ES256"}.get(str(entry.get("kty")))
-    is_other = entry.get("use", "sig") != "sig" or entry.get("alg", algorithm) != algorithm
-    if algorithm is None or is_other or entry.get("crv", "P-256") != "P-256":
-        return None
-    try:
-        return _verifying(jwt.PyJWK.from_dict(entry, algorithm=algorithm).key)
-    except jwt.PyJWTError as error:
-        raise ValueError(f"its key {entry.get('kid')!r} is broken") from error
-
-
-def _verifying(key: object) -> VerifyingKey:
-    match key:
-        case RSAPublicKey():
-            if key.key_size < RSA_BITS_MIN:
-                raise _UnusableKey(f"an RSA key needs {RSA_BITS_MIN} bits, not {key.key_size}")
-            return VerifyingKey("RS256", key)
-        case EllipticCurvePublicKey() if isinstance(key.curve, SECP256R1):
-            return VerifyingKey("ES256", key)
-        case _:
-            raise _UnusableKey("only RSA and P-256 keys are taken (RS256, ES256)")
-
-
-class _UnusableKey(ValueError):
-    """The key is of a kind or size that is not accepted."""

@@ -114,23 +114,47 @@ class UsageCounts(TypedDict):
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
     total_tokens: int
 
 
 @with_config(_EXACT)
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The cost of a run, in tokens of the model."""
+    """The cost of a run, in tokens of the model.
+
+    Attributes:
+        prompt_tokens: What the model read.
+        completion_tokens: What it wrote.
+        total_tokens: Both.
+        cached_tokens: The part of `prompt_tokens` that the model server had read before.
+        reasoning_tokens: The part of `completion_tokens` that is reasoning.
+    """
 
     prompt_tokens: _Count = 0
     completion_tokens: _Count = 0
     total_tokens: _Count = 0
+    cached_tokens: _Count = 0
+    reasoning_tokens: _Count = 0
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
             min(self.prompt_tokens + other.prompt_tokens, COUNT_MAX),
             min(self.completion_tokens + other.completion_tokens, COUNT_MAX),
             min(self.total_tokens + other.total_tokens, COUNT_MAX),
+            min(self.cached_tokens + other.cached_tokens, COUNT_MAX),
+            min(self.reasoning_tokens + other.reasoning_tokens, COUNT_MAX),
+        )
+
+    def __sub__(self, other: "Usage") -> "Usage":
+        """Return what is left; no count is below 0."""
+        return Usage(
+            max(self.prompt_tokens - other.prompt_tokens, 0),
+            max(self.completion_tokens - other.completion_tokens, 0),
+            max(self.total_tokens - other.total_tokens, 0),
+            max(self.cached_tokens - other.cached_tokens, 0),
+            max(self.reasoning_tokens - other.reasoning_tokens, 0),
         )
 
     def to_json(self) -> UsageCounts:
@@ -138,6 +162,8 @@ class Usage:
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
+            "cached_tokens": self.cached_tokens,
+            "reasoning_tokens": self.reasoning_tokens,
             "total_tokens": self.total_tokens,
         }
 
@@ -146,8 +172,16 @@ class Usage:
         """Read a stored usage; absent or null counts are 0."""
         if not isinstance(value, dict):
             return Usage()
-        names = ("prompt_tokens", "completion_tokens", "total_tokens")
-        return Usage(*(int(value.get(name) or 0) for name in names))
+        return Usage(*(int(value.get(name) or 0) for name in _COUNTS))
+
+
+_COUNTS: Final = (
+    "prompt_tokens",
+    "completion_tokens",
+    "total_tokens",
+    "cached_tokens",
+    "reasoning_tokens",
+)
 
 
 @with_config(_EXACT)
@@ -266,10 +300,11 @@ class InputRequired:
 @with_config(_EXACT)
 @dataclass(frozen=True, slots=True)
 class Complete:
-    """Terminal: the run completed."""
+    """Terminal: the run completed. `model` is the model that answered, if the agent knows it."""
 
     usage: Usage | None = None
     finish_reason: str = "stop"
+    model: str | None = None
     type: Literal["complete"] = "complete"
 
 

@@ -11,7 +11,7 @@ drafts that were returned: `replay` restores it from the log for a run that a cr
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
 from bamboo_gateway.domain.agent_messages import checked_message
@@ -37,6 +37,7 @@ from bamboo_gateway.domain.events import (
     ToolDelta,
     ToolError,
     ToolStart,
+    Usage,
 )
 from bamboo_gateway.domain.messages import Message, Status
 from bamboo_gateway.domain.tool_order import (
@@ -51,6 +52,9 @@ _ENVELOPE_BYTES = 640
 
 _PART_BYTES = 40
 """The bytes of a part of a message beside its text."""
+
+MODEL_CHARS_MAX = 200
+"""The longest name of a model that is kept; agents name their models themselves."""
 
 REQUESTS_MAX = 64
 """The most requests for input of one run, all in the head. A form asks for many values at once."""
@@ -106,6 +110,7 @@ class MessageAssembler:
         "_called",
         "_make_id",
         "_make_request_id",
+        "_model",
         "_now",
         "_open",
         "_order",
@@ -123,12 +128,14 @@ class MessageAssembler:
         now: Callable[[], str],
         event_bytes_max: int,
         make_request_id: Callable[[], str] | None = None,
+        model: str | None = None,
     ) -> None:
         self._run_id = run_id
         self._make_id = make_id
         self._make_request_id = make_request_id or make_id
         self._now = now
         self._size_max = max(event_bytes_max - _ENVELOPE_BYTES, event_bytes_max // 3)
+        self._model = model
         self._pending: _Pending | None = None
         self._called: dict[str, str] = {}
         self._open: dict[str, None] = {}
@@ -213,7 +220,12 @@ class MessageAssembler:
         asked for input, those that it asks about. Requests of a run that ends otherwise are closed.
         """
         event = self._final(event)
-        drafts = self._flush("complete" if isinstance(event, Complete) else "incomplete")
+        if isinstance(event, Complete):
+            if event.model:
+                self._model = event.model[:MODEL_CHARS_MAX]
+            drafts = self._flush("complete", event.usage)
+        else:
+            drafts = self._flush("incomplete")
         while (call_id := self._to_close(event)) is not None:
             unanswered = {"tool_call_id": call_id, "error": INTERRUPTED}
             drafts += self._tool_result("tool_error", unanswered, INTERRUPTED)
@@ -227,6 +239,8 @@ class MessageAssembler:
                 fields = self._of(None, finish_reason=self._cut(event.finish_reason))
                 if event.usage is not None:
                     fields["usage"] = event.usage.to_json()
+                if event.model:
+                    fields["model"] = self._model
             case Failed():
                 words = {"message": self._cut(event.message), "code": self._cut(event.code)}
                 fields = self._of(None, **words)
@@ -274,7 +288,7 @@ class MessageAssembler:
         says_more = self._order.is_holding or self._pending is not None
         if says_more and not self._calls_asked().isdisjoint(self._order.waiting):
             return Failed(_SAID_TOO_LATE, "invalid_event")
-        return Complete(event.usage, REASON_INPUT)
+        return replace(event, finish_reason=REASON_INPUT)
 
     def _to_close(self, event: TerminalEvent) -> str | None:
         """Return the next call that is closed at the end of the run."""
@@ -370,7 +384,7 @@ class MessageAssembler:
             pending.id if pending else self._make_id(),
             created_at=self._now(),
             run_id=self._run_id,
-            **shape,
+            **self._with_model(shape),
         )
         self._check_size("message", shape)
         new = [call["id"] for call in message.tool_calls or () if call["id"] not in self._open]
@@ -414,9 +428,18 @@ class MessageAssembler:
     def _comes_next(self, call_id: Any) -> bool:
         return self._holds(call_id) and not self._order.waiting
 
-    def _flush(self, status: Status) -> list[Draft]:
+    def _with_model(self, shape: dict[str, Any]) -> dict[str, Any]:
+        if self._model is None or shape["role"] != "assistant" or shape.get("model"):
+            return shape
+        return shape | {"model": self._model}
+
+    def _flush(self, status: Status, usage: Usage | None = None) -> list[Draft]:
         message = self._taken(status)
-        return self._put(message) if message is not None else []
+        if message is None:
+            return []
+        if usage is not None:
+            message = replace(message, usage=dict[str, int](**usage.to_json()))
+        return self._put(message)
 
     def _taken(self, status: Status) -> Message | None:
         pending, self._pending = self._pending, None
@@ -430,6 +453,7 @@ class MessageAssembler:
             status=status,
             tool_calls=list(pending.calls.values()) or None,
             run_id=self._run_id,
+            model=self._model,
         )
 
     def _put(self, message: Message) -> list[Draft]:

@@ -69,9 +69,14 @@ class Message:
     @property
     def text(self) -> str:
         """The text of the message: the string, or the text parts joined."""
-        if isinstance(self.content, str):
-            return self.content
-        return "".join(part.get("text", "") for part in self.content if part["type"] == "text")
+        return self.text_of(self.content)
+
+    @staticmethod
+    def text_of(content: str | list[dict[str, Any]]) -> str:
+        """Return the text of a message with this content."""
+        if isinstance(content, str):
+            return content
+        return "".join(part.get("text", "") for part in content if part["type"] == "text")
 
 
 def distinct(messages: Iterable[Message]) -> list[Message]:

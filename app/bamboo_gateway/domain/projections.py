@@ -28,7 +28,9 @@ from bamboo_gateway.domain.sessions import (
     Share,
     SummaryRef,
 )
+from bamboo_gateway.domain.short_text import preview_of
 from bamboo_gateway.domain.tool_order import OPEN_CALLS_MAX, open_after
+from bamboo_gateway.domain.usage_parts import UsageParts
 
 SYSTEM_SEQS_MAX = 64
 """The most system messages that a head names. Agents that read only the end of a conversation get
@@ -69,6 +71,7 @@ def _on_message(head: SessionHead, event: dict[str, Any], now: int) -> None:
     message = event["message"]
     head.message_count += 1
     head.files = with_files(head.files, message.get("content"))
+    head.preview = preview_of(message) or head.preview
     head.open_calls = open_after(head.open_calls, message)[:OPEN_CALLS_MAX]
     if message["role"] == "system" and len(head.system_seqs) < SYSTEM_SEQS_MAX:
         head.system_seqs = [*head.system_seqs, head.seq]
@@ -93,7 +96,7 @@ def _on_run_start(head: SessionHead, event: dict[str, Any], now: int) -> None:
     head.queue = [queued for queued in head.queue if queued.run_id != run_id]
     # The input messages are directly before it, in the same commit.
     before = head.seq - len(event["message_ids"]) - 1
-    head.active = ActiveRun(run_id, event["agent"], head.seq, before, now)
+    head.active = ActiveRun(run_id, event["agent"], head.seq, before, now, event.get("model"))
     # It has got the answers.
     head.settled_requests = []
 
@@ -108,6 +111,7 @@ def _on_run_queued(head: SessionHead, event: dict[str, Any], now: int) -> None:
 
 def _on_terminal(head: SessionHead, event: dict[str, Any], now: int) -> None:
     run_id = event.get("run_id")
+    active = head.active
     counts = replace(head.counts, runs=_plus_one(head.counts.runs, status_of(event)))
     if head.active and head.active.run_id == run_id:
         reason = event.get("finish_reason")
@@ -127,7 +131,11 @@ def _on_terminal(head: SessionHead, event: dict[str, Any], now: int) -> None:
         head.queue = [queued for queued in head.queue if queued.run_id != run_id]
     head.counts = counts
     if event.get("usage"):
-        head.usage += Usage.of(event["usage"])
+        usage = Usage.of(event["usage"])
+        agent = active.agent if active and active.run_id == run_id else None
+        model = event.get("model") or (active.model if active and agent else None)
+        head.usage += usage
+        head.usage_parts = head.usage_parts.plus(usage, agent, model)
 
 
 def _on_input_required(head: SessionHead, event: dict[str, Any], now: int) -> None:
@@ -170,7 +178,9 @@ def _on_created(head: SessionHead, event: dict[str, Any], now: int) -> None:
     head.ancestors = event.get("ancestors", [])
     head.merged_from = event.get("merged_from", [])
     head.usage = Usage.of(event.get("usage_total"))
+    head.usage_parts = UsageParts.of(event.get("usage_parts"))
     _on_patch(head, event, now)
+    head.title_given = event.get("title") is not None
 
 
 def _on_patch(head: SessionHead, event: dict[str, Any], now: int) -> None:
@@ -178,6 +188,8 @@ def _on_patch(head: SessionHead, event: dict[str, Any], now: int) -> None:
     for name in PATCHABLE:
         if name in event:
             setattr(head, name, event[name])
+    if "title" in event:
+        head.title_given = True
 
 
 def _on_merged(head: SessionHead, event: dict[str, Any], now: int) -> None:
@@ -190,6 +202,7 @@ def _on_merged(head: SessionHead, event: dict[str, Any], now: int) -> None:
         # The event comes first in its commit; the messages that count from now on follow it.
         head.history_from = head.seq
         head.message_count = 0
+        head.preview = None
         head.open_calls = []
         head.open_requests = []
         head.settled_requests = []
@@ -200,6 +213,7 @@ def _on_merged(head: SessionHead, event: dict[str, Any], now: int) -> None:
         )
     if "usage_total" in event:
         head.usage = Usage.of(event["usage_total"])
+        head.usage_parts = UsageParts.of(event.get("usage_parts"))
 
 
 def _on_summary(head: SessionHead, event: dict[str, Any], now: int) -> None:

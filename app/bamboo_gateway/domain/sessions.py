@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from bamboo_gateway.domain.events import RequestKind, Usage
 from bamboo_gateway.domain.positions import Position
+from bamboo_gateway.domain.usage_parts import UsageParts
 
 SessionType = Literal["user", "sub_agent", "scheduled"]
 SESSION_TYPES = ("user", "sub_agent", "scheduled")
@@ -26,7 +27,8 @@ class ActiveRun:
     """The active run of the session, which has at most one.
 
     `start_seq` is the seq of its `run_start`. `before_seq` is the seq before its input messages: a
-    client that has loaded the messages begins to stream there. `started_at` is in ms.
+    client that has loaded the messages begins to stream there. `started_at` is in ms. `model` is
+    the model that answers, if that is known at the start.
     """
 
     run_id: str
@@ -34,6 +36,7 @@ class ActiveRun:
     start_seq: int
     before_seq: int
     started_at: int = 0
+    model: str | None = None
 
 
 @dataclass(slots=True)
@@ -134,9 +137,11 @@ class SessionHead:
 
     Messages up to the seq `history_from` are not part of the conversation any more: a merge has
     replaced them. `open_calls` are tool calls that wait for a result (`tool_order`). `system_seqs`
-    are the seqs of the conversation's system messages, as long as there are few. `open_requests`
-    wait for people, in the order in which they were asked; `settled_requests` are those of the same
-    run that wait no longer (`input_requests`). `shares` has ended ones too, while their users are
+    are the seqs of the conversation's system messages, as long as there are few. `preview` is the
+    beginning of the last text of a person or the assistant (`short_text`). `title_given` says
+    whether somebody, or the gateway, has set the title, perhaps to none. `open_requests` wait for
+    people, in the order in which they were asked; `settled_requests` are those of the same run that
+    wait no longer (`input_requests`). `shares` has ended ones too, while their users are
     remembered: these users are told that the session is gone. `files` are the ids of the files that
     its messages name, also those of queued runs.
     """
@@ -155,7 +160,10 @@ class SessionHead:
     updated_at: int = 0
     last_activity_at: int = 0
     message_count: int = 0
+    preview: str | None = None
+    title_given: bool = False
     usage: Usage = field(default_factory=Usage)
+    usage_parts: UsageParts = field(default_factory=UsageParts)
     counts: Counts = field(default_factory=Counts)
     parent: dict[str, Any] | None = None
     ancestors: list[dict[str, Any]] = field(default_factory=list)
@@ -249,6 +257,8 @@ class SessionHead:
         known = {name: shape[name] for name in _NAMES if name in shape}
         if "usage" in known:
             known["usage"] = Usage(**known["usage"])
+        if "usage_parts" in known:
+            known["usage_parts"] = UsageParts.of(known["usage_parts"])
         if "counts" in known:
             known["counts"] = Counts(**known["counts"])
         if known.get("summary"):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
 from bamboo_gateway.domain.clock import format_ms
-from bamboo_gateway.domain.events import RequestKind, UsageCounts
+from bamboo_gateway.domain.events import RequestKind, Usage, UsageCounts
 from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.domain.projections import RunEnd, status_of
 from bamboo_gateway.domain.sessions import OpenRequest, SessionHead, SessionState, SessionType
@@ -40,6 +40,7 @@ class SessionView(TypedDict):
         state: The state when the view was made, also considering open streams and runs.
         expires_at: When the session expires, considering open streams and runs; None: never.
         ttl_seconds: The time to live after the last activity; None: without end.
+        preview: The beginning of the last message with text, for lists.
         parent: The `session_id`, `message_id` and `position` that the session was forked from.
         position: The end of the log.
         open_requests: The requests for input that wait for an answer, in order.
@@ -59,6 +60,7 @@ class SessionView(TypedDict):
     expires_at: str | None
     ttl_seconds: int | None
     message_count: int
+    preview: str | None
     usage: UsageCounts
     metadata: dict[str, Any]
     extension_data: dict[str, Any]
@@ -125,6 +127,7 @@ def session_view(head: SessionHead, state: SessionState, expires_at: int | None)
         "expires_at": format_ms(expires_at) if expires_at is not None else None,
         "ttl_seconds": head.ttl_seconds,
         "message_count": head.message_count,
+        "preview": head.preview,
         "usage": head.usage.to_json(),
         "metadata": head.metadata,
         "extension_data": head.extension_data,
@@ -183,7 +186,9 @@ def run_view(session_id: str, epoch: int, events: Sequence[dict[str, Any]]) -> R
             run["started_at"] = event["time"]
         elif kind != "run_queued":
             run["ended_at"] = event["time"]
-            run["usage"] = event.get("usage")
+            given = event.get("usage")
+            # Events of earlier versions have fewer counts.
+            run["usage"] = Usage.of(given).to_json() if given else None
             run["finish_reason"] = event.get("finish_reason")
             run["status"] = status_of(event)
             if kind == "error":

@@ -18,8 +18,10 @@ from bamboo_gateway.domain.limits import SEND_BYTES_MAX
 
 JsonObject = dict[str, Any]
 
-MOMENTARY = frozenset({"state", "expires_at", "active_run_id", "stream_after", "messages"})
-"""Members of a Session that are true only now and only in this gateway."""
+MOMENTARY = frozenset(
+    {"state", "expires_at", "active_run_id", "stream_after", "messages", "preview"}
+)
+"""Members of a Session that are true only now and only in this gateway, or said by others."""
 
 IF_ANY = frozenset({"open_requests"})
 """Members of a Session that a document has only when they are not empty. An import closes the calls

@@ -144,11 +144,18 @@ def _table(head: DocumentHead) -> Iterator[str]:
 def _about(message: JsonObject) -> list[list[str]]:
     about = [inline(str(message["model"]))] if message.get("model") else []
     if message.get("usage"):
-        about.append(f"{message['usage'].get('total_tokens', 0)} tokens")
+        about.append(_tokens(message["usage"]))
     blocks = [[f"*{' · '.join(about)}*"]] if about else []
     if message.get("metadata"):
         blocks += _folded("Metadata", _json_block(message["metadata"]))
     return blocks
+
+
+def _tokens(usage: JsonObject) -> str:
+    parts = (("cached_tokens", "cached"), ("reasoning_tokens", "reasoning"))
+    named = [f"{count} {word}" for name, word in parts if (count := usage.get(name))]
+    details = f" ({', '.join(named)})" if named else ""
+    return f"{usage.get('total_tokens', 0)} tokens{details}"
 
 
 def _content(content: Any) -> list[list[str]]:

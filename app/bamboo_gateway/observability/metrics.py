@@ -73,6 +73,12 @@ FAMILIES: Final[Mapping[str, Family]] = {
     ),
     "runs_active": Family("gauge", "Runs that agents of this process are executing."),
     "runs_queued": Family("gauge", "Runs that wait in sessions in memory."),
+    "jwks_fetches_total": Family(
+        "counter", "Reads of the identity provider's keys, with `jwks_url`.", ("end",)
+    ),
+    "budget_refusals_total": Family(
+        "counter", "Runs that were refused because their user's tokens of the day were spent."
+    ),
     "runs_started_total": Family("counter", "Runs started.", ("agent",)),
     "runs_ended_total": Family(
         "counter", "Runs ended; `unstarted` ones never had an agent.", ("agent", "end")

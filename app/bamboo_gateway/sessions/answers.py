@@ -8,6 +8,7 @@ Optional members have a type of their own (`total=False`), which an answer is pu
 
 from typing import Any, Literal, NotRequired, TypedDict
 
+from bamboo_gateway.domain.events import UsageCounts
 from bamboo_gateway.domain.sessions import SessionState, ShareScope
 from bamboo_gateway.domain.views import RunView, SessionView
 from bamboo_gateway.exporters.imported import ImportNote
@@ -31,6 +32,23 @@ class ChatTurn(TypedDict):
     message_ids: list[str]
     status: Literal["running", "queued"]
     position: str
+
+
+class AgentView(TypedDict):
+    """An agent that a chat may name.
+
+    Attributes:
+        kind: How the gateway reaches it: the scheme of its URL.
+        model: The model that answers, as far as it is known.
+        options: The JSON Schema of the options that a chat may set.
+    """
+
+    name: str
+    kind: str
+    model: str | None
+    description: str | None
+    is_default: bool
+    options: dict[str, Any]
 
 
 class InputsTaken(TypedDict):
@@ -323,7 +341,11 @@ class Statistics(TypedDict):
     runs: RunCounts
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
     total_tokens: int
+    by_agent: dict[str, UsageCounts]
+    by_model: dict[str, UsageCounts]
     duration_seconds: float
     active_seconds: float
     first_message_at: str | None
@@ -368,7 +390,11 @@ class Overview(TypedDict):
     runs: int
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
     total_tokens: int
+    by_agent: dict[str, UsageCounts]
+    by_model: dict[str, UsageCounts]
     oldest: SessionInBrief | None
     newest: SessionInBrief | None
     most_active: list[SessionInBrief]

@@ -14,9 +14,10 @@ from bamboo_gateway.domain.messages import Role
 from bamboo_gateway.domain.positions import After, Position
 from bamboo_gateway.domain.sessions import SessionType
 from bamboo_gateway.domain.views import RunView, SessionView
-from bamboo_gateway.storage.reports import SearchQuery, SessionQuery
+from bamboo_gateway.storage.reports import METADATA_FILTERS_MAX, SearchQuery, SessionQuery
 
 __all__ = [
+    "METADATA_FILTERS_MAX",
     "Chat",
     "EventPage",
     "Idempotency",

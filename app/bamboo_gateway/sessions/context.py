@@ -17,6 +17,7 @@ from bamboo_gateway.sessions.file_shelf.shelf import FileShelf
 from bamboo_gateway.sessions.metrics import Tally
 from bamboo_gateway.sessions.quotas import Quotas
 from bamboo_gateway.sessions.session_state import SessionStates
+from bamboo_gateway.sessions.token_budget import TokenBudget
 from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import SessionStore
 
@@ -70,6 +71,7 @@ class Context:
         ids: Makes new ids.
         quotas: Count what each user has in use, and refuse what goes over a limit.
         files: The files that messages name.
+        budget: Counts the tokens that each user's runs use in a day.
         states: Computes the state of a session as of now.
         tally: Counts what happens, for /metrics.
         tasks: Starts background tasks.
@@ -82,6 +84,7 @@ class Context:
     ids: IdMaker
     quotas: Quotas
     files: FileShelf
+    budget: TokenBudget
     states: SessionStates
     tally: Tally
     tasks: BackgroundTasks

@@ -10,6 +10,7 @@ from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.views import RunView, SessionView
 from bamboo_gateway.sessions import ingest, ingest_lines, metadata
 from bamboo_gateway.sessions.answers import (
+    AgentView,
     ChatTurn,
     Connection,
     EventsAppended,
@@ -206,6 +207,11 @@ class ConversationCommands(ManagerParts):
             descending=descending,
         )
         return await self._registry.read(caller, session_id, read, "read")
+
+    def agents(self, caller: Caller) -> list[AgentView]:
+        """Return the agents that a chat may name, by name. Everybody who may read sees the same."""
+        del caller
+        return self._agents.views()
 
     async def add_messages(
         self,

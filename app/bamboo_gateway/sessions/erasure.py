@@ -106,6 +106,8 @@ async def erase(
         await forget_webhooks(user_id)
     files = await _erase_files(context, user_id, tally, dry_run=dry_run)
     exports = await export.remove_exports(context, user_id, dry_run=dry_run)
+    if not dry_run:
+        await context.budget.forget(user_id)
     stores = [] if dry_run else await _vacuum(context)
     return {
         "user_id": user_id,

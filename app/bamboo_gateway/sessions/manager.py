@@ -38,10 +38,12 @@ from bamboo_gateway.sessions.runs.input_expiry import InputExpiry
 from bamboo_gateway.sessions.runs.inputs import InputService
 from bamboo_gateway.sessions.runs.recovery import Recovery
 from bamboo_gateway.sessions.runs.scheduler import RunScheduler
+from bamboo_gateway.sessions.runs.titling import Titles, check_titles
 from bamboo_gateway.sessions.session_state import SessionStates
 from bamboo_gateway.sessions.streaming.channels import Channels
 from bamboo_gateway.sessions.streaming.hub import StreamHub
 from bamboo_gateway.sessions.streaming.joint_opening import JointStreams
+from bamboo_gateway.sessions.token_budget import TokenBudget
 from bamboo_gateway.sessions.transaction import Transactions
 from bamboo_gateway.sessions.webhook_commands import WebhookCommands
 from bamboo_gateway.sessions.webhooks.reports import measure_webhooks
@@ -73,6 +75,9 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
         forget_keys: Removes the keys of a user who is erased.
         sender: Sends webhooks; None: there are none.
         link: Returns the URL of a session for the receivers of webhooks.
+
+    Raises:
+        AgentConfigError: `titles` names an agent that there is not.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
     ) -> None:
         self._store = store
         self._agents = Agents(agents)
+        check_titles(settings.titles, self._agents)
         self._settings = settings
         self._clock = clock
         self._may_stay = may_stay
@@ -116,6 +122,7 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
                 ("change feed", self._feed.run, ()),
                 ("housekeeping", self._keep_house, ()),
                 ("compaction", self._compaction.run, ()),
+                ("titles that are owed", self._titles.take_up, ()),
                 (
                     "scheduled cleanup",
                     retention.schedule,
@@ -142,6 +149,7 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
             ids=IdMaker(),
             quotas=quotas,
             files=files,
+            budget=TokenBudget(store, settings, clock),
             states=SessionStates(clock, channels),
             tally=Tally((*self._agents, EXTERNAL)),
             tasks=tasks,
@@ -153,8 +161,14 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
         self._transactions = Transactions(self._context, self._registry)
         self._maker = Maker(self._context)
         self._external = ExternalRuns(self._context, self._transactions, self._maker)
+        self._titles = Titles(self._context, self._transactions, self._agents)
         self._scheduler = RunScheduler(
-            self._context, self._transactions, self._agents, self._maker, self._external
+            self._context,
+            self._transactions,
+            self._agents,
+            self._maker,
+            self._external,
+            self._titles,
         )
         self._chats = ChatService(
             self._context, self._transactions, self._maker, self._external, self._scheduler
@@ -268,8 +282,9 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
             stream_lags=self._hub.lags(),
         )
         measures = await measure(self._context.tally, self._store, levels)
+        refused = {"budget_refusals_total": self._context.budget.refusals}
         webhooks = measure_webhooks(self._webhooks)
-        return {"ready": float(self.is_ready), **measures, **webhooks}
+        return {"ready": float(self.is_ready), **refused, **measures, **webhooks}
 
     async def _keep_house(self) -> None:
         while True:

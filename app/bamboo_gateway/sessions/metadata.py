@@ -18,6 +18,7 @@ from bamboo_gateway.domain.message_assembler import message_draft
 from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.domain.projections import PATCHABLE, fold
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.domain.titles import first_message_titles
 from bamboo_gateway.domain.tool_order import in_order, still_open
 from bamboo_gateway.domain.views import SessionView, session_view
 from bamboo_gateway.sessions.access import id_taken, own
@@ -291,6 +292,7 @@ async def add_messages(
         shapes = [message.to_json() for message in messages]
         drafts = [message_draft(message) for message in ordered]
         position = Position(writer.epoch, writer.head.seq + len(drafts))
+        drafts += first_message_titles(context.settings.titles, head, ordered)
         return Decision(drafts, {"messages": shapes, "position": str(position)})
 
     return await transactions.run(caller, session_id, decide, idem=idem, prepare=prepare)

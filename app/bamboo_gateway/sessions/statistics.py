@@ -6,6 +6,7 @@ from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.domain.events import Usage
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.domain.usage_parts import UsageParts
 from bamboo_gateway.sessions.answers import Overview, Report, RunCounts, SessionInBrief, Statistics
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.registry import SessionRegistry
@@ -27,6 +28,7 @@ def session_statistics(head: SessionHead) -> Statistics:
         "interrupted": counts.runs.get("interrupted", 0),
     }
     first, last = counts.first_message_at, counts.last_message_at
+    by_agent, by_model = head.usage_parts.shown(head.usage)
     return {
         "session_id": head.id,
         "total_messages": head.message_count,
@@ -37,6 +39,8 @@ def session_statistics(head: SessionHead) -> Statistics:
         "tool_errors": counts.tool_errors,
         "runs": runs,
         **head.usage.to_json(),
+        "by_agent": by_agent,
+        "by_model": by_model,
         "duration_seconds": (last - first) / 1000 if first and last else 0.0,
         "active_seconds": counts.active_ms / 1000,
         "first_message_at": format_ms(first) if first else None,
@@ -65,6 +69,7 @@ def session_report(context: Context, head: SessionHead) -> Report:
 def report_markdown(report: Report) -> str:
     """Return a report as Markdown. Values are escaped, so that none becomes structure."""
     statistics = report["statistics"]
+    by_model = statistics["by_model"]
     rows = [
         ("Session", report["session_id"]),
         ("State", report["state"]),
@@ -80,12 +85,15 @@ def report_markdown(report: Report) -> str:
         ("Runs completed", statistics["runs"]["completed"]),
         ("Runs failed", statistics["runs"]["failed"]),
         ("Tokens", statistics["total_tokens"]),
+        ("from a cache", statistics["cached_tokens"] or None),
+        ("of reasoning", statistics["reasoning_tokens"] or None),
+        *((f"Tokens of {name}", part["total_tokens"]) for name, part in by_model.items()),
         ("Duration", f"{statistics['duration_seconds']:.0f} s"),
         ("Active", f"{statistics['active_seconds']:.1f} s"),
     ]
     title = _plain(report["title"] or report["session_id"])
     lines = [f"# {title}", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {_plain(value)} |" for name, value in rows if value is not None]
+    lines += [f"| {_plain(name)} | {_plain(value)} |" for name, value in rows if value is not None]
     return "\n".join(lines) + "\n"
 
 
@@ -104,7 +112,7 @@ async def overall_statistics(
     by_state: Counter[str] = Counter()
     by_day: Counter[str] = Counter()
     totals: Counter[str] = Counter()
-    usage = Usage()
+    usage, parts = Usage(), UsageParts()
     oldest: SessionHead | None = None
     newest: SessionHead | None = None
     most: list[SessionHead] = []
@@ -116,11 +124,13 @@ async def overall_statistics(
         totals["tool_calls"] += head.counts.tool_calls
         totals["runs"] += sum(head.counts.runs.values())
         usage += head.usage
+        parts += head.usage_parts
         if oldest is None or head.created_at < oldest.created_at:
             oldest = head
         if newest is None or head.created_at > newest.created_at:
             newest = head
         most = sorted([*most, head], key=lambda one: (-one.message_count, one.id))[:_MOST_ACTIVE]
+    by_agent, by_model = parts.shown(usage)
     return {
         "sessions": sum(by_type.values()),
         "by_type": dict(by_type),
@@ -130,6 +140,8 @@ async def overall_statistics(
         "tool_calls": totals["tool_calls"],
         "runs": totals["runs"],
         **usage.to_json(),
+        "by_agent": by_agent,
+        "by_model": by_model,
         "oldest": _brief(oldest) if oldest is not None else None,
         "newest": _brief(newest) if newest is not None else None,
         "most_active": [_brief(head) for head in most],

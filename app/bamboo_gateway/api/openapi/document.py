@@ -8,6 +8,7 @@ from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
 from bamboo_gateway import __version__
+from bamboo_gateway.api.direct_route import FAMILY
 from bamboo_gateway.api.openapi.responses import PROBLEM_REF, example_problem
 from bamboo_gateway.api.problems import MEDIA_TYPE, PROBLEMS
 from bamboo_gateway.api.schemas.changes import ChangeEvent, ChangeFrame
@@ -91,6 +92,12 @@ def describe_routes(routes: Sequence[GuardedRoute]) -> dict[str, Any]:
     )
     for route in routes:
         _restore_examples(document["paths"], route)
+    for path in document["paths"].values():
+        for operation in path.values():
+            for parameter in operation.get("parameters", ()):
+                if parameter["name"].endswith(FAMILY):
+                    # A list only inside: each member of the family is a parameter with one value.
+                    parameter["schema"] = {"type": "string"}
     components = document["components"]
     components["schemas"] = dict(sorted((components["schemas"] | _unreferenced()).items()))
     for schema in components["schemas"].values():

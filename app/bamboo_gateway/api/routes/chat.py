@@ -91,6 +91,7 @@ _COMPLETED[200]["headers"] = _STREAM["headers"] | {
             "message-exists",
             *NEW,
             "too-many-runs",
+            "budget-reached",
             "too-many-queued-runs",
             "too-many-streams",
             "too-many-connections",

@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from fastapi import APIRouter
+from starlette.requests import Request
 from starlette.responses import Response
 
 from bamboo_gateway.api.dependencies import Manager, SessionId, Who
@@ -11,6 +12,8 @@ from bamboo_gateway.api.openapi.responses import EDGE, SESSION, answer, bytes_of
 from bamboo_gateway.api.responses import DocumentResponse, json_response
 from bamboo_gateway.api.schemas.maintenance import Diagnostics
 from bamboo_gateway.api.security.rights import OperatorRoute, SessionRoute
+from bamboo_gateway.credentials.remote_keys import RemoteKeys
+from bamboo_gateway.sessions.answers import CheckResult
 
 router = APIRouter(prefix="/api/v1", tags=["maintenance"], route_class=SessionRoute)
 gateway_router = APIRouter(prefix="/api/v1", tags=["maintenance"], route_class=OperatorRoute)
@@ -35,9 +38,28 @@ _ZIP: Final[dict[int | str, dict[str, Any]]] = {
         **problems(*EDGE),
     },
 )
-async def get_diagnostics(manager: Manager, who: Who) -> Response:
-    """Check disk, clock, journal, limits and agents; nothing is changed."""
-    return json_response(await manager.diagnostics(who))
+async def get_diagnostics(request: Request, manager: Manager, who: Who) -> Response:
+    """Check disk, clock, journal, limits, agents and identity provider; nothing is changed."""
+    found = await manager.diagnostics(who)
+    remote = request.app.state.gate.remote_keys
+    if remote is not None:
+        check = _identity_provider(remote)
+        found["checks"].append(check)
+        if check["status"] == "fail" or found["status"] == "ok":
+            found["status"] = check["status"]
+    return json_response(found)
+
+
+def _identity_provider(keys: RemoteKeys) -> CheckResult:
+    name, age = "identity provider", keys.age_seconds
+    action = "see that the provider answers at jwks_url"
+    if not keys.value:
+        seen = f"no keys: {keys.problem or 'not read yet'}; tokens are refused"
+        return {"name": name, "status": "fail", "seen": seen, "action": action}
+    if keys.problem is not None:
+        seen = f"keys of {age:.0f} s ago: {keys.problem}"
+        return {"name": name, "status": "warn", "seen": seen, "action": action}
+    return {"name": name, "status": "ok", "seen": f"{len(keys.value)} keys", "action": ""}
 
 
 @router.get(

@@ -1,6 +1,6 @@
 """The filters, sorting and paging that all lists of sessions have."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Query
@@ -8,13 +8,23 @@ from starlette.responses import Response
 
 from bamboo_gateway.api.checks import checked_id, checked_time
 from bamboo_gateway.api.dependencies import PAGE, Cursor, Limit
-from bamboo_gateway.api.limits import OFFSET_MAX, QUERY_TEXT_CHARS_MAX, USER_ID_CHARS_MAX
+from bamboo_gateway.api.direct_route import FAMILY
+from bamboo_gateway.api.limits import (
+    OFFSET_MAX,
+    QUERY_TEXT_CHARS_MAX,
+    USER_ID_CHARS_MAX,
+)
 from bamboo_gateway.api.responses import json_response
 from bamboo_gateway.api.schemas.fields import SessionTypeName
 from bamboo_gateway.domain.errors import InvalidInput
 from bamboo_gateway.domain.search import QUERY_CHARS_MAX, parse
 from bamboo_gateway.domain.sessions import SessionState
-from bamboo_gateway.sessions.commands import AnswerT, SessionList, SessionQuery
+from bamboo_gateway.sessions.commands import (
+    METADATA_FILTERS_MAX,
+    AnswerT,
+    SessionList,
+    SessionQuery,
+)
 
 Time = Annotated[str | None, Query(description="An RFC 3339 time.")]
 
@@ -39,6 +49,15 @@ def _session_query(
             min_length=1,
             max_length=QUERY_CHARS_MAX,
             description="Only sessions with a message that `GET /search` finds for this.",
+        ),
+    ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        Query(
+            alias="metadata" + FAMILY,
+            description="`metadata.KEY=VALUE`: only sessions whose metadata has KEY with this "
+            "value. A text is compared as it is, a number, `true`, `false` and `null` by their "
+            f"JSON. Up to {METADATA_FILTERS_MAX} keys; a session has all of them.",
         ),
     ] = None,
     sort_by: Literal[
@@ -75,6 +94,7 @@ def _session_query(
         terms=parse(q) if q is not None else (),
         id_prefix=id_prefix,
         parent_id=parent_id,
+        metadata=_metadata_filters(metadata or ()),
         sort_by=sort_by,
         descending=sort_order == "desc",
         cursor=cursor,
@@ -82,6 +102,26 @@ def _session_query(
         limit=limit,
         count=count,
     )
+
+
+def _metadata_filters(given: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return pairs of a key and a value.
+
+    Raises:
+        InvalidInput: There are too many, or one is too long.
+    """
+    pairs = tuple(zip(given[::2], given[1::2], strict=True))
+    problem = None
+    if len(pairs) > METADATA_FILTERS_MAX:
+        problem = f"at most {METADATA_FILTERS_MAX} keys"
+    elif any(max(map(len, pair)) > QUERY_TEXT_CHARS_MAX for pair in pairs):
+        problem = f"a key or value is longer than {QUERY_TEXT_CHARS_MAX} characters"
+    elif any("\0" in text for pair in pairs for text in pair):
+        problem = "a key or value has a character that cannot be stored"
+    if problem is not None:
+        errors = [{"loc": ["query", "metadata.*"], "msg": problem}]
+        raise InvalidInput(f"`metadata.KEY=VALUE`: {problem}.", errors=errors)
+    return pairs
 
 
 Filters = Annotated[SessionQuery, Depends(_session_query)]

@@ -13,7 +13,7 @@ from bamboo_gateway.api.security.rights import OpenRoute, OperatorRoute
 from bamboo_gateway.observability.audit import AuditLog
 from bamboo_gateway.observability.factory import render_metrics
 from bamboo_gateway.observability.logs import HandOver
-from bamboo_gateway.observability.metrics import CONTENT_TYPE
+from bamboo_gateway.observability.metrics import CONTENT_TYPE, Measure
 from bamboo_gateway.sessions.manager import SessionManager
 from bamboo_gateway.settings import Settings
 
@@ -99,10 +99,13 @@ async def get_metrics(request: Request) -> Response:
     manager: SessionManager | None = state.manager
     inside = await manager.stats() if manager is not None else {"ready": 0.0}  # it is recovering
     audit: AuditLog | None = state.audit
-    losses = {
+    losses: dict[str, Measure] = {
         "log_lines_lost_total": HandOver.lost,
         "audit_failures_total": audit.failures if audit is not None else 0,
     }
+    remote = state.gate.remote_keys
+    if remote is not None:
+        losses["jwks_fetches_total"] = {(end,): count for end, count in remote.fetches.items()}
     edge = {**state.request_log.measures(), **state.body_memory.measures()}
     measures = {**state.start, **inside, **edge, **losses}
     settings: Settings = state.settings

@@ -105,6 +105,7 @@ async def list_runs(
             "run-active",
             "run-exists",
             "too-many-runs",
+            "budget-reached",
         ),
     },
 )

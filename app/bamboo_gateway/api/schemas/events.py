@@ -15,7 +15,7 @@ from bamboo_gateway.api.schemas.fields import (
     SessionTypeName,
     no_default,
 )
-from bamboo_gateway.api.schemas.messages import Message, Usage
+from bamboo_gateway.api.schemas.messages import Message, Usage, UsageParts
 from bamboo_gateway.api.schemas.sessions import Parent
 from bamboo_gateway.api.schemas.shares import Share
 from bamboo_gateway.domain.events import RequestKind
@@ -116,6 +116,7 @@ class RunStartEvent(_RunEvent):
     position: Annotated[
         str, Field(description="Just before the run's first event; absent when it was queued.")
     ] = ""
+    model: Annotated[str, Field(description="The model that answers, if that is known.")] = ""
     request_ids: Annotated[
         list[str], Field(description="The requests for input whose answers the run gets.")
     ] = []
@@ -130,6 +131,7 @@ class CompleteEvent(_RunEvent):
     type: Literal["complete"]
     finish_reason: str
     usage: Usage | None = None
+    model: Annotated[str, Field(description="The model that answered, if the agent said so.")] = ""
 
 
 class ErrorEvent(_RunEvent):
@@ -209,10 +211,14 @@ class SessionCreatedEvent(_LogEvent):
     ancestors: list[dict[str, Any]] = []
     merged_from: list[dict[str, Any]] = []
     usage_total: Usage | None = None
+    usage_parts: UsageParts | None = None
 
 
 class SessionUpdatedEvent(_LogEvent):
-    """A client has changed the session: the members that changed, with their new values."""
+    """The session was changed: the members that changed, with their new values.
+
+    Clients change them, and the gateway gives a title to a session without one.
+    """
 
     type: Literal["session_updated"]
     title: str | None = None
@@ -239,6 +245,7 @@ class MergeSource(Described):
     title: str | None
     position: str
     counted_usage: Usage | None = None
+    counted_parts: UsageParts | None = None
 
 
 class SessionMergedEvent(_LogEvent):
@@ -252,6 +259,7 @@ class SessionMergedEvent(_LogEvent):
     metadata: dict[str, Any] = {}
     extension_data: dict[str, Any] = {}
     usage_total: Usage | None = None
+    usage_parts: UsageParts | None = None
 
 
 class SummarySavedEvent(_LogEvent):

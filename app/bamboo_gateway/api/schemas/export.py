@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field
 
 from bamboo_gateway.api.limits import PATH_CHARS_MAX
 from bamboo_gateway.api.schemas.fields import Described, Input, SessionIds, SessionTypeName
-from bamboo_gateway.api.schemas.messages import Message, Usage
+from bamboo_gateway.api.schemas.messages import Message, Usage, UsageParts
 from bamboo_gateway.api.schemas.sessions import OpenRequest, Parent, Session
 from bamboo_gateway.api.schemas.summaries import Summary
 from bamboo_gateway.sessions.lifecycle.export import ExportOptions
@@ -96,6 +96,9 @@ class ExportedLineage(Described):
 
     ancestors: list[dict[str, Any]]
     merged_from: list[dict[str, Any]]
+    usage_parts: Annotated[
+        UsageParts | None, Field(description="The usage of `session`, by agent and by model.")
+    ] = None
 
 
 class ExportDocument(Described):

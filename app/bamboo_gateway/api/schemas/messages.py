@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from bamboo_gateway.api.limits import ITEMS_MAX, PARTS_MAX, URL_CHARS_MAX
 from bamboo_gateway.api.schemas.fields import Answer, Described, Id, Input, Metadata, Name
@@ -95,6 +95,8 @@ class UsageInput(Input):
 
     prompt_tokens: int = Field(0, ge=0, le=COUNT_MAX)
     completion_tokens: int = Field(0, ge=0, le=COUNT_MAX)
+    cached_tokens: int = Field(0, ge=0, le=COUNT_MAX)
+    reasoning_tokens: int = Field(0, ge=0, le=COUNT_MAX)
     total_tokens: int = Field(0, ge=0, le=COUNT_MAX)
 
 
@@ -158,11 +160,26 @@ MessageOrList = Annotated[
 
 
 class Usage(Answer):
-    """Tokens of the model."""
+    """Tokens of the model. In messages and events of earlier versions the details are absent."""
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: Annotated[
+        int, Field(description="The part of `prompt_tokens` that came from the server's cache.")
+    ] = 0
+    reasoning_tokens: Annotated[
+        int, Field(description="The part of `completion_tokens` that is reasoning.")
+    ] = 0
     total_tokens: int
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=False)
+
+
+class UsageParts(Described):
+    """The usage that was counted, by the agent and by the model that it was used for."""
+
+    by_agent: dict[str, Usage] = {}
+    by_model: dict[str, Usage] = {}
 
 
 class ToolCall(Answer):

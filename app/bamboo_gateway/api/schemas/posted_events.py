@@ -89,6 +89,8 @@ class PostedUsage(_Posted):
     prompt_tokens: _Count = 0
     completion_tokens: _Count = 0
     total_tokens: _Count = 0
+    cached_tokens: _Count = 0
+    reasoning_tokens: _Count = 0
 
 
 class PostedInputRequired(_OfRun):
@@ -114,6 +116,7 @@ class PostedComplete(_OfRun):
     type: Literal["complete"]
     usage: PostedUsage | None = None
     finish_reason: str = "stop"
+    model: str | None = None
 
 
 class PostedError(_OfRun):

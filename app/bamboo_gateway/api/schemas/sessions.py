@@ -104,6 +104,12 @@ class Session(Answer):
     expires_at: str | None
     ttl_seconds: int | None
     message_count: int
+    preview: str | None = Field(
+        description=(
+            "The first 120 characters of the last text that the user or the assistant said; "
+            "whitespace is folded. Null: there is none, or none since an upgrade."
+        )
+    )
     usage: Usage
     metadata: dict[str, Any]
     extension_data: dict[str, Any]

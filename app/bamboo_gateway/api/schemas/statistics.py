@@ -3,6 +3,7 @@
 from typing import Any
 
 from bamboo_gateway.api.schemas.fields import Described
+from bamboo_gateway.api.schemas.messages import Usage
 
 
 class RunCounts(Described):
@@ -29,7 +30,11 @@ class Statistics(Described):
     runs: RunCounts
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
     total_tokens: int
+    by_agent: dict[str, Usage]
+    by_model: dict[str, Usage]
     duration_seconds: float
     active_seconds: float
     first_message_at: str | None
@@ -74,7 +79,11 @@ class Overview(Described):
     runs: int
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
     total_tokens: int
+    by_agent: dict[str, Usage]
+    by_model: dict[str, Usage]
     oldest: SessionInBrief | None
     newest: SessionInBrief | None
     most_active: list[SessionInBrief]

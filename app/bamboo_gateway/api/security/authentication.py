@@ -49,7 +49,8 @@ class Authentication:
 
         Raises:
             EdgeError: The request has no valid credential, or a page may not use its cookie.
-            Forbidden, InvalidId, Unavailable: `Gate.bearer` and `caller_by_share_link` say when.
+            Forbidden, InvalidId, Unavailable: `Gate.bearer`, `Gate.prepare_bearer` and
+                `caller_by_share_link` say when.
         """
         gate, acting_for = self._gate, None
         if not gate.is_open:
@@ -59,7 +60,10 @@ class Authentication:
                 is_bearer = len(sent) == 1 and scheme.lower() == b"bearer"
                 if not is_bearer:
                     gate.refusals.note(Refusal("header", "no_bearer"))
-                return _known(gate.bearer(credential.strip(), acting_for) if is_bearer else None)
+                    return _known(None)
+                credential = credential.strip()
+                await gate.prepare_bearer(credential)
+                return _known(gate.bearer(credential, acting_for))
         if (ticket := scope.get(TICKET)) is not None:
             return _known(gate.ticket(ticket, acting_for))
         if (caller := await caller_by_share_link(scope)) is not None:

@@ -14,6 +14,7 @@ from bamboo_gateway.domain.codec import decode
 from bamboo_gateway.domain.errors import InvalidInput
 from bamboo_gateway.domain.files import files_in
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.domain.usage_parts import UsageParts
 from bamboo_gateway.exporters.base import Export, ExportSource
 from bamboo_gateway.exporters.factory import make_exporter
 from bamboo_gateway.exporters.names import content_disposition, file_name, folder_name
@@ -66,11 +67,14 @@ async def export(
 
     head, summary = await registry.read(caller, session_id, look, "read")
     view = view_of(context, head)
+    lineage: dict[str, Any] = {"ancestors": head.ancestors, "merged_from": head.merged_from}
+    if head.usage_parts != UsageParts():
+        lineage["usage_parts"] = head.usage_parts.to_json()
     source = ExportSource(
         session=view,
         messages=_with_digests(context, _message_pages(context.store, head)),
         summary=summary,
-        lineage={"ancestors": head.ancestors, "merged_from": head.merged_from},
+        lineage=lineage,
         include_metadata=options.include_metadata,
         include_tool_calls=options.include_tool_calls,
     )

@@ -12,11 +12,12 @@ from bamboo_gateway.domain.errors import BambooError, InvalidId, InvalidInput
 from bamboo_gateway.domain.events import COUNT_MAX, Draft
 from bamboo_gateway.domain.files import FILES_PER_SESSION_MAX
 from bamboo_gateway.domain.ids import check_id
-from bamboo_gateway.domain.message_assembler import message_draft
+from bamboo_gateway.domain.message_assembler import MODEL_CHARS_MAX, message_draft
 from bamboo_gateway.domain.messages import Message, distinct
 from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.domain.sessions import SESSION_TYPES
 from bamboo_gateway.domain.tool_order import settled
+from bamboo_gateway.domain.usage_parts import PARTS_MAX, UsageParts
 from bamboo_gateway.exporters.factory import read_import
 from bamboo_gateway.exporters.imported import ImportedDocument, ImportedSession, Note
 from bamboo_gateway.exporters.session_zip import SessionZip
@@ -292,6 +293,8 @@ async def _history(
         "merged_from": lineage.get("merged_from") or [],
         "usage_total": session.get("usage"),
     }
+    if lineage.get("usage_parts"):
+        created["usage_parts"] = UsageParts.of(lineage["usage_parts"]).to_json()
     yield [Draft("session_created", created)]
     for start in range(0, len(imported.messages), PAGE):
         page = imported.messages[start : start + PAGE]
@@ -326,6 +329,8 @@ def _check_head(imported: ImportedSession) -> None:
         links = lineage.get(name) or []
         _check(f"lineage.{name}", isinstance(links, list) and len(links) <= most)
         _check(f"lineage.{name}", all(map(_is_link, links)))
+    parts = lineage.get("usage_parts") or {}
+    _check("lineage.usage_parts", isinstance(parts, dict) and all(map(_are_usages, parts.values())))
     summary = imported.summary
     if summary is None:
         return
@@ -355,6 +360,19 @@ def _is_link(value: Any) -> bool:
 
 def _is_count(value: Any) -> bool:
     return value is None or (type(value) is int and 0 <= value <= COUNT_MAX)
+
+
+def _are_usages(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and len(value) <= PARTS_MAX + 1
+        and all(
+            len(name) <= MODEL_CHARS_MAX
+            and isinstance(usage, dict)
+            and all(map(_is_count, usage.values()))
+            for name, usage in value.items()
+        )
+    )
 
 
 def _is_time(value: Any) -> bool:

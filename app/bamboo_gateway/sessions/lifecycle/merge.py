@@ -25,6 +25,7 @@ from bamboo_gateway.domain.message_assembler import message_draft
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.tool_order import open_after, still_open
+from bamboo_gateway.domain.usage_parts import UsageParts
 from bamboo_gateway.observability.tracing import span
 from bamboo_gateway.sessions.answers import Merged, Noted
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
@@ -227,24 +228,30 @@ def _merged(
         "replaces": plan.replaces,
     }
     counted = Usage.of(before.get("counted_usage")) if before else Usage()
+    counted_parts = UsageParts.of(before.get("counted_parts")) if before else UsageParts()
     match wanted.metadata_strategy:
         case "target":
             pass
         case "source":
-            counted = source.usage
+            counted, counted_parts = source.usage, source.usage_parts
             fields |= {"metadata": source.metadata, "extension_data": source.extension_data}
             fields["usage_total"] = source.usage.to_json()
+            fields["usage_parts"] = source.usage_parts.to_json()
         case "merge":
             # An earlier merge of the same source has added a part of its usage already.
-            usage = target.usage + _more(source.usage, counted)
-            counted = source.usage
+            usage = target.usage + (source.usage - counted)
+            parts = target.usage_parts + (source.usage_parts - counted_parts)
+            counted, counted_parts = source.usage, source.usage_parts
             fields |= {
                 "metadata": target.metadata | source.metadata,
                 "extension_data": target.extension_data | source.extension_data,
                 "usage_total": usage.to_json(),
+                "usage_parts": parts.to_json(),
             }
     if counted != Usage():
         source_ref["counted_usage"] = counted.to_json()
+    if counted_parts != UsageParts():
+        source_ref["counted_parts"] = counted_parts.to_json()
     check_sizes(fields)
     return Draft("session_merged", fields)
 
@@ -289,11 +296,3 @@ class _Order:
     def _check_answered(self) -> None:
         if self._waiting:
             raise still_open(sorted(self._waiting))
-
-
-def _more(usage: Usage, counted: Usage) -> Usage:
-    return Usage(
-        max(0, usage.prompt_tokens - counted.prompt_tokens),
-        max(0, usage.completion_tokens - counted.completion_tokens),
-        max(0, usage.total_tokens - counted.total_tokens),
-    )

@@ -9,6 +9,7 @@ from bamboo_gateway.domain.errors import LimitReached, SessionExists
 from bamboo_gateway.domain.events import Draft
 from bamboo_gateway.domain.input_requests import calls_of_round, end_round
 from bamboo_gateway.domain.messages import Message
+from bamboo_gateway.domain.titles import first_message_titles
 from bamboo_gateway.domain.tool_order import in_order
 from bamboo_gateway.observability.tracing import here
 from bamboo_gateway.sessions.access import own
@@ -46,7 +47,7 @@ class ChatService:
             RunActive: The session is busy and `on_busy` is `reject`.
             Refused: The run id is taken, the open tool calls need other messages, or results have
                 no open call.
-            LimitReached: `max_queued_runs` wait already.
+            LimitReached: `max_queued_runs` wait already, or the user's tokens of the day are spent.
             Draining: The gateway is shutting down.
         """
         chat = replace(chat, session=own(caller, chat.session))
@@ -91,7 +92,11 @@ class _ChatCommand:
         if quotas.limits_creation and not writer.head.seq:
             await quotas.look_up(self._chat.session.user_id)
         self._messages = await named_files(self._context, self._caller, writer, self._chat.messages)
+        await self._context.budget.look_up(self._user_of(writer))
         await self._ids.prepare(writer)
+
+    def _user_of(self, writer: SessionWriter) -> str | None:
+        return writer.head.user_id if writer.head.seq else self._chat.session.user_id
 
     def decide(self, writer: SessionWriter) -> Decision[ChatTurn]:
         """Decide whether the run begins, waits or is refused."""
@@ -131,7 +136,8 @@ class _ChatCommand:
         self, writer: SessionWriter, messages: list[Message], position: str
     ) -> tuple[list[Draft], Effect]:
         head = writer.head
-        self._context.quotas.check_run(head.user_id if head.seq else self._chat.session.user_id)
+        self._context.budget.check(self._user_of(writer))
+        self._context.quotas.check_run(self._user_of(writer))
         asked = calls_of_round(head)
         open_calls = [call_id for call_id in head.open_calls if call_id not in asked]
         ordered = in_order(
@@ -140,7 +146,11 @@ class _ChatCommand:
         start = self._service.scheduler.start_of(
             writer, self._run_id, self._agent, self._chat.options, here()
         )
-        return beginning(self._run_id, self._agent, ordered, position), start
+        model = self._service.scheduler.agents[self._agent].model_of(self._chat.options)
+        drafts = beginning(self._run_id, self._agent, ordered, position, model)
+        if head.seq or self._chat.session.title is None:
+            drafts += first_message_titles(self._context.settings.titles, head, ordered)
+        return drafts, start
 
     def _queue(self, writer: SessionWriter, messages: list[Message]) -> tuple[list[Draft], Effect]:
         head = writer.head
@@ -151,6 +161,7 @@ class _ChatCommand:
                 code="too-many-queued-runs",
                 retry_after_seconds=5,
             )
+        self._context.budget.check(head.user_id)
         self._context.quotas.check_queue(head.user_id)
         fields: dict[str, Any] = {
             "run_id": self._run_id,

@@ -110,7 +110,7 @@ class RunExecutor:
         self._parent = parent
         self._conversation: Conversation | None = None
         self._answers = answers or {}
-        self._assembler = maker.assembler(run_id)
+        self._assembler = maker.assembler(run_id, agent.model_of(options))
         self._assembler.carry(open_calls)
         self._scope = anyio.CancelScope()
         self._end_scope = anyio.CancelScope(shield=True)
@@ -282,6 +282,7 @@ class RunExecutor:
     async def _end(self, otherwise: TerminalEvent) -> None:
         delay = 0.05
         drafts: list[Draft] | None = None
+        is_counted = False
         while True:
             try:
                 await self.writer.ready_at_last()
@@ -294,7 +295,12 @@ class RunExecutor:
                     await self.writer.ready_at_last()
                 if not self._has_slot():
                     return  # the end was stored, although the store reported a failure
-                drafts = drafts or self._assembler.end(self._final(otherwise))
+                final = self._final(otherwise)
+                if not is_counted and isinstance(final, Complete):
+                    # Before the end is stored, so that a crash between the two forgets nothing.
+                    await self._context.budget.spend(self.writer.head.user_id, final.usage)
+                    is_counted = True
+                drafts = drafts or self._assembler.end(final)
                 await self.writer.commit(drafts, waiters=[self._ended], reserve=True)
             except Vanished:
                 return

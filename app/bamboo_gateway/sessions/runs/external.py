@@ -23,12 +23,14 @@ from bamboo_gateway.domain.errors import (
 from bamboo_gateway.domain.events import (
     TERMINAL_TYPES,
     AgentEvent,
+    Complete,
     Custom,
     Draft,
     Failed,
     TerminalEvent,
     Thinking,
     Token,
+    Usage,
     parse_agent_event,
 )
 from bamboo_gateway.domain.input_requests import check_not_asked
@@ -118,7 +120,7 @@ class PostedEvents(Effect):
         count: How many events these are.
     """
 
-    __slots__ = ("_ended", "_fed", "_now", "_runs", "_writer", "count", "drafts")
+    __slots__ = ("_ended", "_fed", "_now", "_runs", "_usage", "_writer", "count", "drafts")
 
     def __init__(self, runs: "ExternalRuns", writer: SessionWriter, now: float) -> None:
         self.drafts: list[Draft] = []
@@ -128,6 +130,7 @@ class PostedEvents(Effect):
         self._now = now
         self._fed: ExternalRun | None = None
         self._ended: str | None = None
+        self._usage: Usage | None = None
 
     def feed(self, run_id: str | None, event: AgentEvent) -> None:
         """Add an event.
@@ -143,6 +146,7 @@ class PostedEvents(Effect):
             self._fed = self._writer.external
             if event.type in TERMINAL_TYPES:
                 self._ended = run_id
+                self._usage = event.usage if isinstance(event, Complete) else None
 
     @override
     def decided(self) -> None:
@@ -153,6 +157,8 @@ class PostedEvents(Effect):
 
     @override
     def committed(self) -> None:
+        if self._usage is not None:
+            self._runs.spend(self._writer, self._usage)
         if self._ended is not None:
             self._runs.slot_free(self._writer)
 
@@ -231,6 +237,7 @@ class ExternalRuns:
         Raises:
             RunActive: A run is executing or queued already.
             Refused: The session has a run of that id.
+            LimitReached: The user's tokens of the day are spent.
         """
         name = run_id or self._maker.run_id()
         names = ClientIds(self._context.store, self.hold, run_id)
@@ -240,6 +247,7 @@ class ExternalRuns:
             head = writer.head
             self._context.drain.check()
             writer.check_not_busy("A run is executing or queued in this session.")
+            self._context.budget.check(head.user_id)
             check_not_asked(head)
             self._context.quotas.check_run(head.user_id)
             drafts = beginning(name, EXTERNAL, [], str(head.position))
@@ -248,9 +256,17 @@ class ExternalRuns:
             event = {"type": kind, "seq": head.seq + 1, "time": time, **fields}
             return Decision(drafts, run_view(writer.id, writer.epoch, [event]), (_Opened(writer),))
 
-        return await self._transactions.run(
-            caller, session_id, decide, prepare=names.prepare, idem=idem
-        )
+        async def prepare(writer: SessionWriter) -> None:
+            await self._context.budget.look_up(writer.head.user_id)
+            await names.prepare(writer)
+
+        return await self._transactions.run(caller, session_id, decide, prepare=prepare, idem=idem)
+
+    def spend(self, writer: SessionWriter, usage: Usage) -> None:
+        """Count what an external run has used; its end is stored already."""
+        spend = self._context.budget.spend
+        if self._context.budget.is_limited:
+            self._context.tasks.spawn(spend, writer.head.user_id, usage, name=f"spend {writer.id}")
 
     def posted(self, writer: SessionWriter) -> PostedEvents:
         """Begin a commit of events that are posted now. `hold` comes before."""

@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from itertools import count
 from typing import Any
 
+from typing_extensions import override
+
 from bamboo_gateway.agents.base import Agent
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import format_ms
@@ -21,6 +23,7 @@ from bamboo_gateway.domain.message_assembler import MessageAssembler, message_dr
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.sessions import ActiveRun
 from bamboo_gateway.domain.tool_order import UNANSWERED
+from bamboo_gateway.sessions.answers import AgentView
 from bamboo_gateway.sessions.commands import AnswerT, Idempotency, NewMessage, NewSession, Outcome
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
@@ -101,8 +104,13 @@ class Maker:
         new = NewMessage("tool", words, tool_call_id=call_id, metadata={"closed": True})
         return self.new_message(new)
 
-    def assembler(self, run_id: str) -> MessageAssembler:
-        """Make the assembler of a run's messages, without messages yet."""
+    def assembler(self, run_id: str, model: str | None = None) -> MessageAssembler:
+        """Make the assembler of a run's messages, without messages yet.
+
+        Args:
+            run_id: The run.
+            model: The model that answers, if that is known.
+        """
         clock = self._clock
         return MessageAssembler(
             run_id,
@@ -110,24 +118,46 @@ class Maker:
             lambda: format_ms(clock.now_ms()),
             self._settings.max_event_bytes,
             lambda: self._ids.make("req_", clock.now_ms()),
+            model,
         )
 
 
-class Agents:
+class Agents(Mapping[str, Agent]):
     """The configured agents, by name. `default`, or else the first, answers when none is named."""
 
     def __init__(self, agents: Mapping[str, Agent]) -> None:
         self._agents = agents
         self._default = "default" if "default" in agents else next(iter(agents), "default")
 
-    def __contains__(self, name: str) -> bool:
+    @override
+    def __contains__(self, name: object) -> bool:
         return name in self._agents
 
+    @override
+    def __len__(self) -> int:
+        return len(self._agents)
+
+    @override
     def __getitem__(self, name: str) -> Agent:
         return self._agents[name]
 
+    @override
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._agents))
+
+    def views(self) -> list[AgentView]:
+        """Return what clients see of the agents."""
+        return [
+            {
+                "name": name,
+                "kind": self._agents[name].kind,
+                "model": self._agents[name].model,
+                "description": self._agents[name].description,
+                "is_default": name == self._default,
+                "options": self._agents[name].options_schema(),
+            }
+            for name in self
+        ]
 
     def named(self, name: str | None) -> str:
         """Return the name of the agent that is meant.
@@ -165,6 +195,7 @@ def beginning(
     agent: str,
     messages: list[Message],
     position: str | None,
+    model: str | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> list[Draft]:
     """Return the events that a run begins with; they belong in one commit."""
@@ -173,6 +204,8 @@ def beginning(
         "agent": agent,
         "message_ids": [message.id for message in messages],
     }
+    if model is not None:
+        fields["model"] = model
     if position is not None:
         # Only a run that never waited has a position: a queued one begins at its `run_queued`.
         fields["position"] = position
@@ -184,9 +217,10 @@ async def restored(
     store: SessionStore, maker: Maker, writer: SessionWriter, run_id: str
 ) -> MessageAssembler:
     """Make the assembler of the active run again from the log."""
-    assembler = maker.assembler(run_id)
     active = writer.head.active
-    if active is not None and active.run_id == run_id:
+    is_active = active is not None and active.run_id == run_id
+    assembler = maker.assembler(run_id, active.model if active and is_active else None)
+    if active is not None and is_active:
         await _replay(store, writer, active, assembler)
     return assembler
 

@@ -90,7 +90,7 @@ class Recovery:
             raise
         except Exception:  # one damaged session must not keep the gateway from starting (R10)
             log.exception("a run's messages cannot be read", session_id=writer.id)
-            assembler = self._maker.assembler(active.run_id)
+            assembler = self._maker.assembler(active.run_id, active.model)
         await writer.ready()
         end: Decision = Decision(end_interrupted(assembler), {}, reserve=True)
         await self._transactions.commit(writer, end)

@@ -126,7 +126,8 @@ def next_run(
     fields: dict[str, Any] = {"request_ids": list(answers)}
     if calls:
         fields["tool_call_ids"] = calls
-    drafts = beginning(run_id, agent, [], position, fields)
+    model = scheduler.agents[agent].model_of(options) if agent in scheduler.agents else None
+    drafts = beginning(run_id, agent, [], position, model, fields)
     if agent == EXTERNAL:
         return drafts, (scheduler.external_opened(writer),)
     if agent not in scheduler.agents:

@@ -10,17 +10,19 @@ from typing_extensions import override
 
 from bamboo_gateway.agents.base import Answer
 from bamboo_gateway.domain.codec import decode
-from bamboo_gateway.domain.errors import BambooError, Conflict, InvalidInput, Refused
+from bamboo_gateway.domain.errors import BambooError, Conflict, InvalidInput, LimitReached, Refused
 from bamboo_gateway.domain.events import CODE_INTERRUPTED, Cancelled, Failed
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.sessions import ActiveRun, QueuedRun
+from bamboo_gateway.domain.titles import first_message_titles
 from bamboo_gateway.domain.tool_order import in_order
 from bamboo_gateway.observability.tracing import Parent
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.runs.executor import RunExecutor
 from bamboo_gateway.sessions.runs.external import ExternalRuns
 from bamboo_gateway.sessions.runs.factory import EXTERNAL, Agents, Maker, beginning
+from bamboo_gateway.sessions.runs.titling import Titles
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
 from bamboo_gateway.sessions.transaction import Decision, Effect, SlotFreed, Transactions
 
@@ -44,8 +46,10 @@ class RunScheduler:
         agents: Agents,
         maker: Maker,
         external: ExternalRuns,
+        titles: Titles,
     ) -> None:
         self.agents = agents
+        self._titles = titles
         self._context = context
         self._transactions = transactions
         self._registry = transactions.registry
@@ -125,6 +129,7 @@ class RunScheduler:
     async def _execute(self, writer: SessionWriter, run: RunExecutor) -> None:
         self._running.add(run)
         try:
+            await self._titles.expect(writer)
             await run.execute()
         finally:
             self._running.discard(run)
@@ -164,6 +169,7 @@ class RunScheduler:
     async def _start_one(self, writer: SessionWriter) -> bool:
         """Try once to start the next run. Return whether to try again."""
         try:
+            await self._context.budget.look_up(writer.head.user_id)
             queued, given = await self._next_input(writer)
             head = writer.head
             is_over = self._context.drain.has_begun
@@ -195,6 +201,7 @@ class RunScheduler:
         try:
             # What the operator allows may have changed since the run was queued.
             self.agents[agent].check_options(options)
+            self._context.budget.check(writer.head.user_id)
             # No client waits that could be refused: close the calls that the run before left open.
             messages = in_order(
                 writer.head.open_calls,
@@ -202,10 +209,13 @@ class RunScheduler:
                 close=self._maker.unanswered,
                 all_answered=True,
             )
-        except (Refused, InvalidInput) as error:
+        except (Refused, InvalidInput, LimitReached) as error:
             return not_begun(error.detail, error.code.replace("-", "_"))
         start = self.start_of(writer, queued.run_id, agent, options)
-        return Decision(beginning(queued.run_id, agent, messages, None), {}, (start,))
+        model = self.agents[agent].model_of(options)
+        drafts = beginning(queued.run_id, agent, messages, None, model)
+        drafts += first_message_titles(self._context.settings.titles, writer.head, messages)
+        return Decision(drafts, {}, (start,))
 
     async def _next_input(self, writer: SessionWriter) -> tuple[QueuedRun | None, dict[str, Any]]:
         """Return the first queued run and its input, with the session ready for a decision.

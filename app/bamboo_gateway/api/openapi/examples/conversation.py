@@ -6,7 +6,13 @@ SESSION_ID: Final = "s-1"
 RUN_ID: Final = "run_01kag8v3c0d6q0w1x2y3z4a5b6"
 POSITION: Final = "1763661234567-7"
 STREAM_URL: Final = f"/api/v1/stream/{SESSION_ID}?after=1763661234567-3"
-USAGE: Final = {"prompt_tokens": 12, "completion_tokens": 30, "total_tokens": 42}
+USAGE: Final = {
+    "prompt_tokens": 12,
+    "completion_tokens": 30,
+    "cached_tokens": 0,
+    "reasoning_tokens": 0,
+    "total_tokens": 42,
+}
 
 SESSION: Final[dict[str, Any]] = {
     "id": SESSION_ID,
@@ -21,6 +27,7 @@ SESSION: Final[dict[str, Any]] = {
     "expires_at": None,
     "ttl_seconds": None,
     "message_count": 2,
+    "preview": "Hello! How can I help?",
     "usage": USAGE,
     "metadata": {"project": "bamboo"},
     "extension_data": {},
@@ -48,6 +55,23 @@ ASSISTANT_MESSAGE: Final[dict[str, Any]] = {
     "run_id": RUN_ID,
     "created_at": "2026-11-20T17:25:02.000Z",
     "metadata": {},
+}
+
+AGENTS: Final[dict[str, Any]] = {
+    "agents": [
+        {
+            "name": "default",
+            "kind": "openai",
+            "model": "gpt-4o-mini",
+            "description": "Answers questions about the shop.",
+            "is_default": True,
+            "options": {
+                "type": "object",
+                "properties": {"temperature": {"type": "number", "minimum": 0, "maximum": 2}},
+                "additionalProperties": False,
+            },
+        }
+    ]
 }
 
 SEARCHED: Final[dict[str, Any]] = {
