@@ -1,4 +1,4 @@
-"""Chat: the command behind POST /chat. It begins a run, or queues one."""
+"""Chat: the command behind POST /chat and `regenerate`. It begins a run, or queues one."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,8 +12,9 @@ from bamboo_gateway.domain.tool_order import in_order
 from bamboo_gateway.observability.tracing import here
 from bamboo_gateway.sessions.access import own
 from bamboo_gateway.sessions.answers import ChatTurn
-from bamboo_gateway.sessions.commands import Chat, Idempotency, Outcome
+from bamboo_gateway.sessions.commands import Chat, Idempotency, NewSession, Outcome, Regenerate
 from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.runs.branching import Branching, Resolve, in_place_of, to_answer
 from bamboo_gateway.sessions.runs.client_ids import ClientIds
 from bamboo_gateway.sessions.runs.external import ExternalRuns
 from bamboo_gateway.sessions.runs.factory import Maker, beginning, created_draft
@@ -42,31 +43,64 @@ class ChatService:
                 same id.
             MessageExists: The session has a message of an id that the caller names.
             RunActive: The session is busy and `on_busy` is `reject`.
-            Refused: The run id is taken, the open tool calls need other messages, or results have
-                no open call.
+            Refused: The run id is taken, the open tool calls need other messages, results have
+                no open call, or there are `max_branches`.
             LimitReached: `max_queued_runs` wait already.
             Draining: The gateway is shutting down.
         """
         chat = replace(chat, session=own(caller, chat.session))
-        command = _ChatCommand(self, chat)
+        branching = None
+        if chat.edit_message_id is not None:
+            branching = self._branching(in_place_of(chat.edit_message_id))
+        command = _ChatCommand(self, chat, branching)
         run = partial(
             self.transactions.run,
             caller,
             decide=command.decide,
             prepare=command.prepare,
-            create=True,
+            create=branching is None,
             idem=idem,
         )
         if chat.session.id is not None:
             return await run(chat.session.id)
         return await self.maker.under_new_id(caller, idem, run)
 
+    async def regenerate(
+        self, caller: Caller, session_id: str, wanted: Regenerate, idem: Idempotency | None
+    ) -> Outcome[ChatTurn]:
+        """Begin a run that answers a turn again in a new branch, or queue it.
+
+        Raises:
+            NotFound: There is no such session or message.
+            InvalidInput: There is nothing to answer, or as `chat`.
+            RunActive, Refused, LimitReached, Draining: As `chat`.
+        """
+        chat = Chat(
+            NewSession(session_id),
+            [],
+            wanted.agent,
+            wanted.options,
+            wanted.run_id,
+            wanted.on_busy,
+        )
+        command = _ChatCommand(self, chat, self._branching(to_answer(wanted.message_id)))
+        return await self.transactions.run(
+            caller, session_id, command.decide, prepare=command.prepare, idem=idem
+        )
+
+    def _branching(self, resolve: Resolve) -> Branching:
+        branches_max = self.context.settings.max_branches
+        return Branching(self.context.store, self.maker, resolve, branches_max)
+
 
 class _ChatCommand:
     """One chat on its way through a transaction."""
 
-    def __init__(self, service: ChatService, chat: Chat) -> None:
+    def __init__(
+        self, service: ChatService, chat: Chat, branching: Branching | None = None
+    ) -> None:
         self._service = service
+        self._branching = branching
         self._context = service.context
         self._maker = service.maker
         self._chat = chat
@@ -80,13 +114,20 @@ class _ChatCommand:
         )
 
     async def prepare(self, writer: SessionWriter) -> None:
-        """Look up the ids that the client names, and the quotas if the session is new."""
+        """Look up what the client names, and the quotas if the session is new."""
         if writer.head.seq and self._chat.session.id is None:
             raise SessionExists(f"A session {writer.id!r} exists already. Choose another id.")
         quotas = self._context.quotas.stored
         if quotas.limits_creation and not writer.head.seq:
             await quotas.look_up(self._chat.session.user_id)
-        await self._ids.prepare(writer)
+        if self._branching is None:
+            await self._ids.prepare(writer)
+            return
+        while True:
+            await self._branching.prepare(writer)
+            await self._ids.prepare(writer)
+            if self._branching.is_fresh(writer):
+                return
 
     def decide(self, writer: SessionWriter) -> Decision[ChatTurn]:
         """Decide whether the run begins, waits or is refused."""
@@ -107,11 +148,16 @@ class _ChatCommand:
         turn: ChatTurn = {
             "session_id": writer.id,
             "run_id": self._run_id,
-            "message_ids": [message.id for message in messages],
+            "message_ids": [message.id for message in messages] or self._answered(),
             "status": "queued" if is_busy else "running",
             "position": position,
         }
         return Decision([*created, *drafts], turn, (effect,))
+
+    def _answered(self) -> list[str]:
+        """Return the message that a run without input of its own answers."""
+        answered = self._branching.from_message_id if self._branching is not None else None
+        return [answered] if answered is not None else []
 
     def _session(self) -> Draft:
         session = self._chat.session
@@ -123,13 +169,19 @@ class _ChatCommand:
     ) -> tuple[list[Draft], Effect]:
         head = writer.head
         self._context.quotas.check_run(head.user_id if head.seq else self._chat.session.user_id)
+        branch = self._branching.drafts(writer) if self._branching is not None else []
         ordered = in_order(
-            head.open_calls, messages, close=self._maker.close_passed_over, all_answered=True
+            [] if branch else head.open_calls,
+            messages,
+            close=self._maker.close_passed_over,
+            all_answered=True,
         )
         start = self._service.scheduler.start_of(
             writer, self._run_id, self._agent, self._chat.options, here()
         )
-        return beginning(self._run_id, self._agent, ordered, position), start
+        answered = next(iter(self._answered()), None)
+        begun = beginning(self._run_id, self._agent, ordered, position, answered)
+        return [*branch, *begun], start
 
     def _queue(self, writer: SessionWriter, messages: list[Message]) -> tuple[list[Draft], Effect]:
         head = writer.head
@@ -147,6 +199,10 @@ class _ChatCommand:
             "messages": [message.to_json() for message in messages],
             "options": self._chat.options,
         }
+        if self._branching is not None:
+            self._branching.check(writer)
+            # What waits attaches to the tip of its time, but this one has a place already.
+            fields["branch_from"] = {"message_id": self._branching.from_message_id}
         interrupts = None
         if self._chat.on_busy == "interrupt":
             fields["front"] = True

@@ -42,6 +42,14 @@ class Maker:
         """Make the id of a run."""
         return self._ids.make("run_", self._clock.now_ms())
 
+    def branch_id(self) -> str:
+        """Make the id of a branch."""
+        return self._ids.make("branch_", self._clock.now_ms())
+
+    def message_id(self) -> str:
+        """Make the id of a message."""
+        return self._ids.make("msg_", self._clock.now_ms())
+
     def share_id(self) -> str:
         """Make the id of a share."""
         return self._ids.make("share_", self._clock.now_ms())
@@ -92,9 +100,9 @@ class Maker:
         may_close = self._settings.on_open_tool_calls == "close"
         return self.unanswered if may_close else None
 
-    def unanswered(self, call_id: str) -> Message:
+    def unanswered(self, call_id: str, says: str = UNANSWERED) -> Message:
         """Make the message that takes the place of a tool call's missing result."""
-        new = NewMessage("tool", UNANSWERED, tool_call_id=call_id, metadata={"closed": True})
+        new = NewMessage("tool", says, tool_call_id=call_id, metadata={"closed": True})
         return self.new_message(new)
 
     def assembler(self, run_id: str) -> MessageAssembler:
@@ -156,13 +164,25 @@ def created_draft(session: NewSession, default_ttl_seconds: int | None) -> Draft
 
 
 def beginning(
-    run_id: str, agent: str, messages: list[Message], position: str | None
+    run_id: str,
+    agent: str,
+    messages: list[Message],
+    position: str | None,
+    answers: str | None = None,
 ) -> list[Draft]:
-    """Return the events that a run begins with; they belong in one commit."""
+    """Return the events that a run begins with; they belong in one commit.
+
+    Args:
+        run_id: The run.
+        agent: Who answers.
+        messages: The run's input, which enters the log with it.
+        position: The position before them.
+        answers: Without input of its own the message that the run answers.
+    """
     fields: dict[str, Any] = {
         "run_id": run_id,
         "agent": agent,
-        "message_ids": [message.id for message in messages],
+        "message_ids": [message.id for message in messages] or ([answers] if answers else []),
     }
     if position is not None:
         # Only a run that never waited has a position: a queued one begins at its `run_queued`.

@@ -8,7 +8,7 @@ import structlog
 from typing_extensions import override
 
 from bamboo_gateway.domain.codec import decode
-from bamboo_gateway.domain.errors import BambooError, Conflict, InvalidInput, Refused
+from bamboo_gateway.domain.errors import BambooError, Conflict, InvalidInput, NotFound, Refused
 from bamboo_gateway.domain.events import CODE_INTERRUPTED, Cancelled, Failed
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.messages import Message
@@ -16,6 +16,7 @@ from bamboo_gateway.domain.sessions import ActiveRun, QueuedRun
 from bamboo_gateway.domain.tool_order import in_order
 from bamboo_gateway.observability.tracing import Parent
 from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.runs.branching import Branching, behind
 from bamboo_gateway.sessions.runs.executor import RunExecutor
 from bamboo_gateway.sessions.runs.external import ExternalRuns
 from bamboo_gateway.sessions.runs.factory import EXTERNAL, Agents, Maker, beginning
@@ -140,11 +141,21 @@ class RunScheduler:
         """Try once to start the next run. Return whether to try again."""
         try:
             queued, given = await self._next_input(writer)
+            branching = self._branching(given)
+            if branching is not None and not writer.head.active:
+                try:
+                    await branching.prepare(writer)
+                except NotFound:
+                    await writer.ready()
+                    given = {}
+                if (writer.head.queue[0] if writer.head.queue else None) != queued:
+                    return True
             head = writer.head
             is_over = self._context.drain.has_begun
             if is_over or head.active or head.logged_state or queued is None:
                 return False
-            await self._transactions.commit(writer, self._start_decision(writer, queued, given))
+            decision = self._start_decision(writer, queued, given, branching)
+            await self._transactions.commit(writer, decision)
         except BambooError as error:
             if isinstance(error, Conflict):
                 writer.lost()
@@ -152,8 +163,20 @@ class RunScheduler:
             return True
         return False
 
+    def _branching(self, given: dict[str, Any]) -> Branching | None:
+        """Return the branch that a queued run begins, if it named the message before it."""
+        if "branch_from" not in given:
+            return None
+        branches_max = self._context.settings.max_branches
+        resolve = behind(given["branch_from"]["message_id"])
+        return Branching(self._context.store, self._maker, resolve, branches_max)
+
     def _start_decision(
-        self, writer: SessionWriter, queued: QueuedRun, given: dict[str, Any]
+        self,
+        writer: SessionWriter,
+        queued: QueuedRun,
+        given: dict[str, Any],
+        branching: Branching | None,
     ) -> Decision:
         """Return how a queued run begins, or how it ends without having begun."""
 
@@ -170,9 +193,10 @@ class RunScheduler:
         try:
             # What the operator allows may have changed since the run was queued.
             self.agents[agent].check_options(options)
+            branch = branching.drafts(writer) if branching is not None else []
             # No client waits that could be refused: close the calls that the run before left open.
             messages = in_order(
-                writer.head.open_calls,
+                [] if branch else writer.head.open_calls,
                 [Message.of(shape) for shape in given["messages"]],
                 close=self._maker.unanswered,
                 all_answered=True,
@@ -180,7 +204,9 @@ class RunScheduler:
         except (Refused, InvalidInput) as error:
             return not_begun(error.detail, error.code.replace("-", "_"))
         start = self.start_of(writer, queued.run_id, agent, options)
-        return Decision(beginning(queued.run_id, agent, messages, None), {}, (start,))
+        answers = branching.from_message_id if branching is not None else None
+        begun = beginning(queued.run_id, agent, messages, None, answers)
+        return Decision([*branch, *begun], {}, (start,))
 
     async def _next_input(self, writer: SessionWriter) -> tuple[QueuedRun | None, dict[str, Any]]:
         """Return the first queued run and its input, with the session ready for a decision.
