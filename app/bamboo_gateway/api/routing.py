@@ -9,6 +9,7 @@ from bamboo_gateway.api.openapi.document import describe_routes, servers_of
 from bamboo_gateway.api.routes import (
     about,
     archive,
+    branches,
     chat,
     diagnostics,
     events,
@@ -37,6 +38,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     events.router,
     runs.router,
     messages.router,
+    branches.router,
     sessions.router,
     search.router,
     archive.router,
