@@ -182,6 +182,9 @@ _EVENTS: Mapping[str, str] = {
     "session_forked": "The session is a fork of another one.",
     "session_merged": "Another session was merged into this one.",
     "summary_saved": "The session's summary was saved or deleted.",
+    "branch_started": "A branch has begun behind a message (null: before the first one) and is the "
+    "current one. Clients cut what they show behind that message.",
+    "branch_selected": "Another branch is the current one. Clients load the messages again.",
     "extensions_updated": "The session's extension data changed.",
     "session_shared": "The session was shared; without the token. Clients may ignore it.",
     "share_revoked": "A share ended. Clients may ignore it.",
@@ -193,6 +196,8 @@ _GATEWAY_FIELDS: Mapping[str, tuple[str, ...]] = {
     "input_given": ("request_id", "answer", "user_id", "run_id?", "position"),
     "input_closed": ("request_id", "reason"),
     "state_change": ("from", "to"),
+    "branch_started": ("branch_id", "from_message_id", "parent_branch_id", "path"),
+    "branch_selected": ("branch_id",),
     "session_shared": ("share",),
     "share_revoked": ("share_id",),
 }

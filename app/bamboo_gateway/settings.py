@@ -285,6 +285,12 @@ class Settings(BaseSettings):
     max_queued_runs: int = Field(
         100, ge=0, description="The most queued runs of one session; more: 429."
     )
+    max_branches: int = Field(
+        200,
+        ge=1,
+        description="The most branches of one session, with the first; more: 409. Each takes some "
+        "hundred bytes of what is written with every message.",
+    )
     max_queued_runs_per_user: int = Field(
         1000, ge=1, description="The most queued runs in all sessions of one user; more: 429."
     )

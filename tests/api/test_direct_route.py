@@ -29,7 +29,9 @@ from bamboo_gateway.settings import Settings
 ROUTES = guarded_routes()
 SETTINGS = Settings(storage_url="memory:")
 GOOD: dict[str, str] = {"session_id": "s-1", "name": "a", "run_id": "run-1"}
-BAD = dict.fromkeys(["session_id", "name", "run_id", "connection_id", "share_id"], "-not an id!")
+BAD = dict.fromkeys(
+    ["session_id", "name", "run_id", "connection_id", "share_id", "branch_id"], "-not an id!"
+)
 QUERIES = (
     b"",
     b"limit=10",

@@ -129,7 +129,7 @@ def test_a_ticket_opens_no_other_route(gateway: Keyed, route: APIRoute, method: 
     assert {"ticket": ["read"]} not in documented
     ticket = ticket_of(gateway, bearer(token()))["ticket"]
     names = {"session_id": "mine", "run_id": "r", "connection_id": "c", "name": "n"}
-    names |= {"share_id": "share-1", "user_id": "alice"}
+    names |= {"share_id": "share-1", "branch_id": "main", "user_id": "alice"}
     path = route.path.format(**{name: names[name] for name in route.param_convertors})
     answer = local_request(
         method,

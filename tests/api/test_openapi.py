@@ -270,6 +270,8 @@ REQUIRED_OF_EVENTS = {
     "session_forked": {"child_id", "title", "message_id"},
     "session_merged": {"source", "strategy", "message_count", "replaces"},
     "summary_saved": {"summary", "turn_count", "position"},
+    "branch_started": {"branch_id", "from_message_id", "parent_branch_id", "path"},
+    "branch_selected": {"branch_id"},
     "extensions_updated": {"extension_data"},
     "session_shared": {"share"},
     "share_revoked": {"share_id"},

@@ -118,7 +118,12 @@ def _body(method: str, path: str) -> dict[str, Any]:
 
 def _ask(client: httpx.Client, world: World, method: str, path: str, of: str) -> httpx.Response:
     filled = path.removeprefix("/api/v1").format(
-        session_id=of, run_id=world.run_id, connection_id="c-1", name="x", share_id="share-1"
+        session_id=of,
+        run_id=world.run_id,
+        connection_id="c-1",
+        name="x",
+        share_id="share-1",
+        branch_id="main",
     )
     body = _body(method, path)
     if path.endswith("/merge"):

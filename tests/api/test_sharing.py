@@ -78,7 +78,12 @@ def share(alice: httpx.Client, session_id: str, **body: object) -> dict[str, str
 
 def filled(path: str, session_id: str) -> str:
     return path.removeprefix("/api/v1").format(
-        session_id=session_id, run_id="r", connection_id="c", name="x", share_id="share-1"
+        session_id=session_id,
+        run_id="r",
+        connection_id="c",
+        name="x",
+        share_id="share-1",
+        branch_id="main",
     )
 
 

@@ -22,6 +22,7 @@ MORE = {
     "share create": [SESSION, "--link"],
     "share revoke": [SESSION, "share_1"],
     "merge": [SESSION, "s-2"],
+    "branches select": [SESSION, "main"],
 }
 """The arguments of commands that take other ones than sessions."""
 

@@ -81,6 +81,8 @@ _LOOKS_AT_ONE = [
     "/runs?limit=1&order=asc",
     "/messages",
     "/messages?order=desc&limit=2",
+    "/messages?branch=all",
+    "/branches",
     "/export?format=json",
     "/export?format=yaml",
     "/export?format=markdown",
@@ -166,11 +168,12 @@ def go_along_the_routes(gateway: Gateway) -> list[Answer]:
     _talk(script)
     _change(script)
     _copy(script)
+    _branch(script)
     until(lambda: _found(gateway, "seven") == _SEVENS, "what was said is found")
     script.look(["a", "b", "f"])
     _die_in_a_chat(script, gateway)
     until(lambda: _found(gateway, "seven") == _SEVENS + 2, "what was said is found again")
-    script.look(["a", "b", "f", "killed"])
+    script.look(["a", "b", "f", "t", "killed"])
     _leave(script)
     script.look(["a"])
     return script.answers
@@ -240,6 +243,38 @@ def _copy(script: Script) -> None:
     call("POST", "/sessions/c/messages", {"role": "user", "content": "old"})
     call("POST", "/sessions/c/archive")
     call("POST", "/sessions/c/messages", {"role": "user", "content": "too late"})
+
+
+def _branch(script: Script) -> None:
+    call = script.call
+    chat = {"session_id": "t", "message": "one", "run_id": "t1"}
+    first = call("POST", "/chat", chat, Prefer="wait=60")
+    asked = first["message_ids"][0]
+    again = {"run_id": "t2"}
+    call("POST", "/sessions/t/regenerate", again, Prefer="wait=60", Idempotency_Key="again")
+    call("POST", "/sessions/t/regenerate", again, Prefer="wait=60", Idempotency_Key="again")
+    more = {"session_id": "t", "message": "two", "run_id": "t3"}
+    call("POST", "/chat", more, Prefer="wait=60")
+    edit = {"session_id": "t", "message": "One", "edit_message_id": asked, "run_id": "t4"}
+    call("POST", "/chat", edit, Prefer="wait=60")
+    call("POST", "/sessions/t/regenerate", {"message_id": "none"})
+    call("PUT", "/sessions/t/summary", {"summary": "Of the edit"})
+    call("POST", "/sessions/t/branches/main/select", Idempotency_Key="select")
+    call("POST", "/sessions/t/branches/none/select")
+    call("PUT", "/sessions/t/summary", {"summary": "Of the first"})
+    call("POST", "/sessions", {"id": "w"})
+    call("POST", "/sessions/w/messages", {"role": "user", "content": "instead"})
+    call("POST", "/sessions/t/merge", {"source_id": "w", "strategy": "replace"})
+    branches = call("GET", "/sessions/t/branches")["branches"]
+    call("POST", f"/sessions/t/branches/{branches[1]['branch_id']}/select")
+    call("POST", "/sessions/t/messages", {"role": "user", "content": "three"})
+    for branch in branches:
+        call("GET", f"/sessions/t/messages?branch={branch['branch_id']}&limit=2&order=desc")
+    exported = script.call("GET", "/sessions/t/export?format=json")
+    call("POST", "/import?id=new", json.dumps(exported).encode())
+    call("POST", "/sessions/t/fork", {"new_id": "u", "from_message_id": first["message"]["id"]})
+    call("GET", "/sessions/u/messages")
+    script.stream("/stream/t?from=start&until=complete&run_id=t1")
 
 
 def _die_in_a_chat(script: Script, gateway: Gateway) -> None:

@@ -373,6 +373,34 @@ def test_browser_opened_in_mid_answer_shows_the_answer_from_its_beginning(tmp_pa
         page.gateway.call("POST", "/sessions/browser/runs/held/cancel")
 
 
+# Going back is refused while the run is active: the reader tries again.
+_ASKS_AGAIN_AND_GOES_BACK = b"""<script>
+  let asked = false;
+  const press = (title) => {
+    const button = [...document.querySelectorAll("p button")].find((one) => one.title === title);
+    button?.click();
+    return Boolean(button);
+  };
+  setInterval(() => (asked ? press("\\u2039") : (asked = press("again"))), 300);
+</script>"""
+
+
+@pytest.mark.external_service
+def test_browser_asks_again_and_goes_back(tmp_path: Path) -> None:
+    def prepare(gateway: Gateway) -> None:
+        chat = {"session_id": "browser", "message": "Before"}
+        gateway.call("POST", "/chat", json=chat, headers={"Prefer": "wait=30"})
+
+    with page_of(tmp_path, prepare, _ASKS_AGAIN_AND_GOES_BACK) as page:
+
+        def is_back() -> bool:
+            found = page.gateway.call("GET", "/sessions/browser/branches")["branches"]
+            return len(found) == 2 and bool(found[0]["current"])
+
+        until(is_back, "the first answer is the current one again")
+        page.shows("user: Before", "assistant: ")
+
+
 @pytest.mark.external_service
 def test_a_page_that_streams_from_position_would_miss_the_answers_beginning(
     tmp_path: Path,

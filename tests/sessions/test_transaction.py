@@ -20,6 +20,7 @@ from bamboo_gateway.sessions.commands import (
     Idempotency,
     NewMessage,
     NewSession,
+    Regenerate,
     StreamRequest,
 )
 from bamboo_gateway.sessions.extensions import put_extension
@@ -142,6 +143,13 @@ async def spoken(gate: Gateway) -> None:
     await gate.manager.add_messages(ME, "s", [NewMessage("user", "hi")])
 
 
+async def branched(gate: Gateway) -> None:
+    await spoken(gate)
+    await gate.manager.regenerate(ME, "s", Regenerate(run_id="again"))
+    gate.agent.do("again", Complete())
+    await gate.ended("again")
+
+
 async def summed_up(gate: Gateway) -> None:
     await spoken(gate)
     await gate.manager.save_summary(ME, "s", "short")
@@ -166,6 +174,10 @@ Step = Callable[[Gateway], Awaitable[Any]]
 KEY = Idempotency("k", "POST /x", "body")
 
 COMMANDS: dict[str, tuple[Step, Step]] = {
+    "branches.select": (
+        branched,
+        lambda gate: gate.manager.select_branch(ME, "s", "main"),
+    ),
     "extensions.change_extensions": (
         opened,
         lambda gate: gate.manager.change_extensions(

@@ -55,7 +55,9 @@ def check_session(http: httpx.Client, session_id: str, writers: Writers = ()) ->
     log = events_of(http, session_id)
     assert all(one["seq"] < next_one["seq"] for one, next_one in pairwise(log))
     said = messages_in(log)
-    ids = [message["id"] for message in said]
+    ids = [event["message_id"] for event in log if event["type"] == "message"]
+    if any(event.get("replaces") for event in log):
+        ids = [message["id"] for message in said]
     assert not (Counter(ids) - Counter(set(ids))), f"twice in the log of {session_id}"
     session = call(http, "GET", path, params={"include_messages": "true"})
     assert session["messages"] == said
@@ -64,6 +66,7 @@ def check_session(http: httpx.Client, session_id: str, writers: Writers = ()) ->
     for limit in (PAGE, len(said) // 7 + 1):
         assert pages_of(http, session_id, limit, "asc") == said
         assert pages_of(http, session_id, limit, "desc") == said[::-1]
+    check_branches(http, session_id, log)
     check_runs(http, session_id, log)
     check_statistics(http, session_id, log, said)
     check_kept(said, writers)
@@ -82,6 +85,21 @@ def check_kept(said: list[Event], writers: Writers) -> None:
         assert not lost, f"acknowledged and lost: {lost[:5]} of {len(lost)}"
         assert all(len(place) == 1 for place in found), "acknowledged once and there twice"
         assert found == sorted(found)
+
+
+def check_branches(http: httpx.Client, session_id: str, log: list[Event]) -> None:
+    """Check each branch against the log."""
+    tree = Tree(log)
+    listed = call(http, "GET", f"/sessions/{session_id}/branches")["branches"]
+    assert {one["branch_id"]: one["tip_message_id"] for one in listed} == tree.tips
+    assert [one["branch_id"] for one in listed if one["current"]] == [tree.current]
+    for branch in listed:
+        path = tree.path(branch["branch_id"])
+        assert branch["message_count"] == len(path)
+        if len(listed) > 1:
+            asked = {"branch": branch["branch_id"], "limit": str(PAGE)}
+            page = call(http, "GET", f"/sessions/{session_id}/messages", params=asked)
+            assert page["messages"] == path[:PAGE]
 
 
 def check_runs(http: httpx.Client, session_id: str, log: list[Event]) -> None:
@@ -121,14 +139,15 @@ def check_copies(http: httpx.Client, session_id: str, said: list[Event]) -> None
     exported = http.get(f"/sessions/{session_id}/export", params={"format": "json"})
     assert exported.is_success, exported.text
     document = json.loads(exported.content)
-    assert document["messages"] == said
+    if "branches" not in document:
+        assert bare(document["messages"]) == bare(said)
     imported = http.post("/import", params={"id": "new"}, content=exported.content)
     assert imported.status_code == 201, imported.text
     assert imported.json()["notes"] == []
     forked = call(http, "POST", f"/sessions/{session_id}/fork", json={})
     assert not forked.get("cut_moved"), forked
     for copy in (imported.json()["id"], forked["id"]):
-        assert check_session(http, copy) == said
+        assert bare(check_session(http, copy)) == bare(said)
         assert http.delete(f"/sessions/{copy}").status_code == 204
 
 
@@ -143,14 +162,61 @@ def check_files(data_dir: Path, storage_url: str = "jsonl:") -> None:
 
 
 def messages_in(log: list[Event]) -> list[Event]:
-    """Fold the messages out of a log."""
-    said: list[Event] = []
-    for event in log:
-        if event["type"] == "message":
-            said.append(event["message"])
-        elif event["type"] == "session_merged" and event.get("replaces"):
-            said = []
-    return said
+    """Fold the messages of the current branch out of a log."""
+    tree = Tree(log)
+    return tree.path(tree.current)
+
+
+class Tree:
+    """The messages of a log with their places, folded by themselves."""
+
+    def __init__(self, log: list[Event]) -> None:
+        self._parents: dict[str, str | None] = {}
+        self._messages: dict[str, Event] = {}
+        self.tips: dict[str, str | None] = {"main": None}
+        self.current = "main"
+        for event in log:
+            self._take(event)
+
+    def _take(self, event: Event) -> None:
+        match event["type"]:
+            case "message":
+                message, parent = event["message"], self.tips[self.current]
+                place = {"parent_id": parent, "branch_id": self.current}
+                assert {**message, **place} == {**place, **message}
+                self._messages[message["id"]] = {**message, **place}
+                self._parents[message["id"]] = parent
+                self.tips[self.current] = message["id"]
+            case "branch_started":
+                self.current = event["branch_id"]
+                self.tips[self.current] = event["from_message_id"]
+            case "branch_selected":
+                self.current = event["branch_id"]
+            case "session_merged" if event.get("replaces"):
+                self.tips, self.current = {"main": None}, "main"
+            case _:
+                pass
+
+    def path(self, branch_id: str) -> list[Event]:
+        """Return the messages of a branch's path, as readers see them."""
+        path: list[Event] = []
+        at = self.tips[branch_id]
+        while at is not None:
+            path.append(self._shown(at))
+            at = self._parents[at]
+        return path[::-1]
+
+    def _shown(self, message_id: str) -> Event:
+        parent = self._parents[message_id]
+        siblings = [one for one, above in self._parents.items() if above == parent]
+        message = self._messages[message_id]
+        return message if len(siblings) == 1 else message | {"siblings": siblings}
+
+
+def bare(messages: list[Event]) -> list[Event]:
+    """Return messages without their places in the tree."""
+    place = ("parent_id", "branch_id", "siblings")
+    return [{name: one[name] for name in one if name not in place} for one in messages]
 
 
 def runs_in(log: list[Event]) -> dict[str, tuple[str, list[str]]]:

@@ -67,6 +67,19 @@ def _run_id(
     return run_id
 
 
+def _branch_id(
+    branch_id: Annotated[
+        str,
+        Path(
+            description="The branch.",
+            openapi_examples={"branch": {"value": "branch_01kag8v3c0d6q0w1x2y3z4a5b6"}},
+            json_schema_extra={"pattern": _ID_PATTERN},
+        ),
+    ],
+) -> str:
+    return checked_id(branch_id, "branch id", ("path", "branch_id"))
+
+
 def _connection_id(
     connection_id: Annotated[
         str,
@@ -107,6 +120,7 @@ def _file_id(
 
 
 SessionId = Annotated[str, Depends(_session_id)]
+BranchId = Annotated[str, Depends(_branch_id)]
 ShareId = Annotated[str, Depends(_share_id)]
 FileId = Annotated[str, Depends(_file_id)]
 RunId = Annotated[str, Depends(_run_id)]

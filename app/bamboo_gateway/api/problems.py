@@ -61,6 +61,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "session-not-found": Problem(404, "No such session", "No session 's-1'."),
     "run-not-found": Problem(404, "No such run", "No run 'run_1' in this session."),
     "message-not-found": Problem(404, "No such message", "No message 'msg_1' in this session."),
+    "branch-not-found": Problem(404, "No such branch", "No branch 'branch_1' in this session."),
     "connection-not-found": Problem(404, "No such connection", "No connection 'c_1'."),
     "summary-not-found": Problem(404, "No summary", "The session has no summary; PUT one first."),
     "extension-not-found": Problem(404, "No such extension", "No extension 'x' in this session."),
@@ -102,6 +103,12 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "run-exists": Problem(409, "The run exists", "The session already has a run 'run_1'."),
     "run-active": Problem(
         409, "A run is active", "The session has an active run. Wait for its end, or cancel it."
+    ),
+    "too-many-branches": Problem(
+        409,
+        "Too many branches",
+        "Limit reached: 200 branches in this session (max_branches), or 2000 changes between them. "
+        "Fork the session to go on.",
     ),
     "open-tool-calls": Problem(
         409, "Tool calls are open", "The session waits for the results of 1 tool calls: call_1."
@@ -211,6 +218,16 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         "The document has 3 conversations. Choose one with `conversation`, counted from 1.",
     ),
     "nothing-said": Problem(422, "No messages", "The session has no messages to summarize."),
+    "nothing-to-answer": Problem(
+        422,
+        "Nothing to answer again",
+        "There is no user's message to answer again. Send one with POST /chat.",
+    ),
+    "not-a-user-message": Problem(
+        422,
+        "Not a user's message",
+        "The message 'msg_1' is not a user's: only those can be edited.",
+    ),
     "self-merge": Problem(422, "Merge with itself", "A session cannot be merged into itself."),
     "invalid-cursor": Problem(
         422, "Invalid cursor", "The cursor belongs to another list or sort order."

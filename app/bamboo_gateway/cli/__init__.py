@@ -25,6 +25,8 @@ from bamboo_gateway.cli.output import CommandError, complain
 COMMANDS: Final = {
     "serve": ("serve", "serve"),
     "chat": ("chat", "chat"),
+    "regenerate": ("branches", "regenerate"),
+    "branches": ("branches", "commands"),
     "tail": ("tail", "tail"),
     "changes": ("changes", "changes"),
     "search": ("search", "search"),

@@ -44,9 +44,49 @@ class ChatRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
     run_id: str = field(default_factory=lambda: new_id("run_"))
 
+    @property
+    def path(self) -> str:
+        """The route that takes it."""
+        return "/chat"
+
+    def body(self) -> dict[str, Any]:
+        """Return what is posted."""
+        body: dict[str, Any] = {
+            "message": self.message,
+            "session_id": self.session_id,
+            "run_id": self.run_id,
+        }
+        if self.agent is not None:
+            body["agent"] = self.agent
+        if self.options:
+            body["options"] = self.options
+        return body
+
+
+@dataclass(frozen=True, slots=True)
+class RegenerateRequest:
+    """A message to answer again: an answer, the user's message, or by default the last message."""
+
+    session_id: str
+    message_id: str | None = None
+    agent: str | None = None
+    run_id: str = field(default_factory=lambda: new_id("run_"))
+
+    @property
+    def path(self) -> str:
+        """The route that takes it."""
+        return f"/sessions/{self.session_id}/regenerate"
+
+    def body(self) -> dict[str, Any]:
+        """Return what is posted."""
+        given = {"message_id": self.message_id, "agent": self.agent, "run_id": self.run_id}
+        return {name: value for name, value in given.items() if value is not None}
+
 
 def send(
-    client: GatewayClient, request: ChatRequest, pause: Callable[[float], None] = time.sleep
+    client: GatewayClient,
+    request: ChatRequest | RegenerateRequest,
+    pause: Callable[[float], None] = time.sleep,
 ) -> dict[str, Any]:
     """Post a request until the gateway answers; the idempotency key makes all attempts one run.
 
@@ -54,20 +94,12 @@ def send(
         RefusedError: The gateway refused the request.
         UnreachableError: No gateway answered, or it stayed away for all attempts.
     """
-    body: dict[str, Any] = {
-        "message": request.message,
-        "session_id": request.session_id,
-        "run_id": request.run_id,
-    }
-    if request.agent is not None:
-        body["agent"] = request.agent
-    if request.options:
-        body["options"] = request.options
+    body = request.body()
     headers = {"Idempotency-Key": request.run_id}
     for attempt in range(SEND_ATTEMPTS_MAX):
         wanted: float | None = None
         try:
-            answer: dict[str, Any] = client.call("POST", "/chat", json=body, headers=headers)
+            answer: dict[str, Any] = client.call("POST", request.path, json=body, headers=headers)
         except UnreachableError as error:
             if not client.reached or attempt == SEND_ATTEMPTS_MAX - 1:
                 raise

@@ -37,6 +37,8 @@ SESSION_EVENT_TYPES: Final = frozenset(
         "session_forked",
         "session_merged",
         "summary_saved",
+        "branch_started",
+        "branch_selected",
         "extensions_updated",
         "state_change",
     }

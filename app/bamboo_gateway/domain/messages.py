@@ -18,6 +18,8 @@ class Message:
 
     `content` is a string, or a list of parts (`{"type": "text", "text": …}`, `thinking`, `image`,
     `file`); a string comes back as a string. `tool_calls` are `{"id", "name", "arguments"}`.
+    `copied_from` is the id of the message that a merge has copied it from. The place in the tree
+    (`parent_id`, `branch_id`) belongs to the log, and not to the message: `branch_folds.linked`.
     """
 
     id: str
@@ -30,6 +32,7 @@ class Message:
     run_id: str | None = None
     usage: dict[str, int] | None = None
     model: str | None = None
+    copied_from: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -39,7 +42,7 @@ class Message:
             if (value := getattr(self, name)) is not None:
                 shape[name] = value
         shape["status"] = self.status
-        for name in ("run_id", "usage", "model"):
+        for name in ("run_id", "usage", "model", "copied_from"):
             if (value := getattr(self, name)) is not None:
                 shape[name] = value
         shape["created_at"] = self.created_at
@@ -65,6 +68,11 @@ class Message:
             if name not in taken:
                 return replace(self, id=name)
         raise AssertionError  # `count` has no end
+
+    @property
+    def origin_id(self) -> str:
+        """The id of the message that this one is, or was first copied from."""
+        return self.copied_from or self.id
 
     @property
     def text(self) -> str:

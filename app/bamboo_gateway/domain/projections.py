@@ -8,6 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
+from bamboo_gateway.domain.branch_folds import (
+    forget_branches,
+    note_message,
+    note_summary,
+    select_branch,
+    start_branch,
+)
 from bamboo_gateway.domain.clock import parse_ms
 from bamboo_gateway.domain.events import (
     CODE_INTERRUPTED,
@@ -69,6 +76,7 @@ def fold(head: SessionHead, event: dict[str, Any], time_ms: int | None = None) -
 
 def _on_message(head: SessionHead, event: dict[str, Any], now: int) -> None:
     message = event["message"]
+    note_message(head, message["id"])
     head.message_count += 1
     head.files = with_files(head.files, message.get("content"))
     head.preview = preview_of(message) or head.preview
@@ -200,7 +208,9 @@ def _on_merged(head: SessionHead, event: dict[str, Any], now: int) -> None:
     head.merged_from = [*others, source]
     if event.get("replaces"):
         # The event comes first in its commit; the messages that count from now on follow it.
+        # Earlier versions wrote such merges; today they begin a branch.
         head.history_from = head.seq
+        forget_branches(head)
         head.message_count = 0
         head.preview = None
         head.open_calls = []
@@ -219,11 +229,12 @@ def _on_merged(head: SessionHead, event: dict[str, Any], now: int) -> None:
 def _on_summary(head: SessionHead, event: dict[str, Any], now: int) -> None:
     del now
     if event["summary"] is None:
-        head.summary = None
+        note_summary(head, None)
         return
     covered = parse_position(event["position"])
     assert covered is not None  # the gateway wrote it
-    head.summary = SummaryRef(head.seq, covered.seq, event["turn_count"])
+    message_seq = event.get("message_seq")
+    note_summary(head, SummaryRef(head.seq, covered.seq, event["turn_count"], message_seq))
 
 
 def _on_state_change(head: SessionHead, event: dict[str, Any], now: int) -> None:
@@ -282,6 +293,8 @@ _STEPS: dict[str, Callable[[SessionHead, dict[str, Any], int], None]] = {
     "extensions_updated": _on_patch,
     "session_merged": _on_merged,
     "summary_saved": _on_summary,
+    "branch_started": start_branch,
+    "branch_selected": select_branch,
     "state_change": _on_state_change,
     "session_shared": _on_shared,
     "share_revoked": _on_share_revoked,

@@ -7,7 +7,7 @@ from the log whenever it is lost.
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from bamboo_gateway.domain.events import RequestKind, Usage
 from bamboo_gateway.domain.positions import Position
@@ -90,11 +90,21 @@ class SettledRequest:
 
 @dataclass(frozen=True, slots=True)
 class SummaryRef:
-    """The current summary: the seq of its event, the last seq it covers, its number of turns."""
+    """The current summary: the seq of its event, the last seq it covers, its number of turns.
+
+    `message_seq` is the seq of the last message that it covers, 0 when it covers none. Summaries of
+    earlier versions have None: their sessions have one branch.
+    """
 
     seq: int
     covers_seq: int
     turn_count: int
+    message_seq: int | None = None
+
+    @property
+    def end_seq(self) -> int:
+        """The seq of the last message that it covers, or one behind it that covers no more."""
+        return self.covers_seq if self.message_seq is None else self.message_seq
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +141,65 @@ class Counts:
     last_message_at: int | None = None
 
 
+MAIN_BRANCH: Final = "main"
+"""The id of the branch that every session begins with."""
+
+OPEN_SPAN: Final = -1
+"""The end of the span that still grows: the last one of the current branch."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathState:
+    """What a head has of one path through the conversation, as of the tip of a branch.
+
+    The members are those of `Counts` and `SessionHead` with the same names.
+    """
+
+    message_count: int = 0
+    by_role: dict[str, int] = field(default_factory=dict)
+    tool_calls: int = 0
+    first_message_at: int | None = None
+    last_message_at: int | None = None
+    system_seqs: list[int] = field(default_factory=list)
+    tip_id: str | None = None
+    summary: SummaryRef | None = None
+    preview: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A branch of the conversation (`domain.paths`).
+
+    Attributes:
+        id: Its id.
+        created_at: When it began, in ms.
+        parent_id: The branch that has the message which it begins behind; None for one that begins
+            before the first message.
+        from_id: That message.
+        from_seq: The seq of that message, or 0.
+        spans: Where its own messages are: behind the first seq, up to the second.
+        state: Of the current branch the state when it became current, of the others the present
+            one.
+    """
+
+    id: str
+    created_at: int
+    parent_id: str | None = None
+    from_id: str | None = None
+    from_seq: int = 0
+    spans: tuple[tuple[int, int], ...] = ()
+    state: PathState = field(default_factory=PathState)
+
+    @staticmethod
+    def of(shape: dict[str, Any]) -> "Branch":
+        """Read the stored form."""
+        state = shape["state"]
+        if state.get("summary"):
+            state = state | {"summary": SummaryRef(**state["summary"])}
+        spans = tuple((after, upto) for after, upto in shape["spans"])
+        return Branch(**{**shape, "spans": spans, "state": PathState(**state)})
+
+
 @dataclass(slots=True)
 class SessionHead:
     """The head of a session. Times are milliseconds since 1970; `seq` is the last event folded.
@@ -144,6 +213,12 @@ class SessionHead:
     wait no longer (`input_requests`). `shares` has ended ones too, while their users are
     remembered: these users are told that the session is gone. `files` are the ids of the files that
     its messages name, also those of queued runs.
+
+    Messages, their counts, `open_calls`, `system_seqs`, `preview` and `summary` are those of the
+    current path. `tip_id` is its last message; None when there is none, or in heads of earlier
+    versions until the next message. `branches` is empty until a second branch begins.
+    `branch_points` has, for each message that branches begin behind (`""`: before the first), the
+    messages that follow it.
     """
 
     id: str
@@ -172,6 +247,10 @@ class SessionHead:
     open_calls: list[str] = field(default_factory=list)
     system_seqs: list[int] = field(default_factory=list)
     summary: SummaryRef | None = None
+    tip_id: str | None = None
+    branch_id: str = MAIN_BRANCH
+    branches: tuple[Branch, ...] = ()
+    branch_points: dict[str, list[str]] = field(default_factory=dict)
     archived_at: int | None = None
     logged_state: LoggedState | None = None
     active: ActiveRun | None = None
@@ -263,6 +342,8 @@ class SessionHead:
             known["counts"] = Counts(**known["counts"])
         if known.get("summary"):
             known["summary"] = SummaryRef(**known["summary"])
+        if "branches" in known:
+            known["branches"] = tuple(map(Branch.of, known["branches"]))
         if known.get("active"):
             known["active"] = ActiveRun(**known["active"])
         if "shares" in known:

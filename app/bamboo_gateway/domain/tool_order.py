@@ -14,6 +14,7 @@ from bamboo_gateway.domain.messages import Message
 
 INTERRUPTED = "The call was interrupted before it gave a result."
 UNANSWERED = "The conversation went on without a result of this call."
+SUPERSEDED = "The conversation went on in another branch before this call had a result."
 
 OPEN_CALLS_MAX = 128
 """The most calls that wait for a result, all in the head; OpenAI allows as many in a message."""

@@ -48,6 +48,7 @@ class ExportSource:
             however the document ends.
         summary: The saved summary, if there is one; written unchanged.
         lineage: Ancestors and merges, which the session's `parent` lacks; written unchanged.
+        branches: The branches, when `messages` has those of all of them; written unchanged.
         include_metadata: Whether the document holds more than the session's id, title and times and
             what was said. Without it the document names no owner, directory, summary, lineage,
             model, usage or run.
@@ -59,6 +60,7 @@ class ExportSource:
     messages: AsyncGenerator[Sequence[JsonObject]]
     summary: Mapping[str, Any] | None = None
     lineage: JsonObject | None = None
+    branches: JsonObject | None = None
     include_metadata: bool = True
     include_tool_calls: bool = True
 
@@ -90,6 +92,7 @@ class DocumentHead:
     session: dict[str, Any]
     summary: Mapping[str, Any] | None
     lineage: JsonObject | None
+    branches: JsonObject | None = None
     include_metadata: bool = True
 
 
@@ -165,7 +168,7 @@ def _head_of(source: ExportSource) -> DocumentHead:
             for name, value in source.session.items()
             if name not in MOMENTARY and (value or name not in IF_ANY)
         }
-        return DocumentHead(session, source.summary, source.lineage)
+        return DocumentHead(session, source.summary, source.lineage, source.branches)
     bare = {name: value for name, value in source.session.items() if name in BARE_SESSION}
     return DocumentHead(bare, None, None, include_metadata=False)
 

@@ -20,8 +20,10 @@ ERRORS_MAX = 20
 NAME_CHARS_MAX = 60
 """The most characters of a member's name that an error repeats."""
 
-_MEMBERS = frozenset({MARK, "session", "summary", "lineage", "messages", "message_count"})
-_MESSAGE_MEMBERS = frozenset(Message.__slots__)
+_MEMBERS = frozenset(
+    {MARK, "session", "summary", "lineage", "branches", "messages", "message_count"}
+)
+_MESSAGE_MEMBERS = frozenset(Message.__slots__) | {"parent_id", "branch_id"}
 _ROLES = ("system", "user", "assistant", "tool")
 _DEFAULTS: dict[str, Any] = {
     "title": None,
@@ -61,7 +63,9 @@ def read_document(value: Any, *, counted: bool) -> ImportedSession:
         message if "metadata" in message else message | {"metadata": {}}
         for message in value["messages"]
     ]
-    return ImportedSession(session, messages, value.get("summary"), value.get("lineage"))
+    return ImportedSession(
+        session, messages, value.get("summary"), value.get("lineage"), value.get("branches")
+    )
 
 
 _Error = tuple[list[str | int], str]
@@ -70,6 +74,9 @@ _Error = tuple[list[str | int], str]
 def _errors(value: dict[str, Any], counted: bool) -> Iterator[_Error]:
     for name in value.keys() - _MEMBERS:
         yield [name[:NAME_CHARS_MAX]], "is not a member of an export"
+    if not isinstance(value.get("branches"), dict | None):
+        yield ["branches"], "must be an object or null"
+    yield from _bounded(value.get("branches"), ["branches"], None)
     for name in ("summary", "lineage"):
         if not isinstance(value.get(name), dict | None):
             yield [name], "must be an object or null"
@@ -143,7 +150,7 @@ def _member_errors(message: dict[str, Any]) -> Iterator[_Error]:
         yield ["created_at"], "must be an RFC 3339 time"
     if message.get("status", "complete") not in ("complete", "incomplete"):
         yield ["status"], "must be complete or incomplete"
-    for name in ("tool_call_id", "run_id", "model"):
+    for name in ("tool_call_id", "run_id", "model", "copied_from", "parent_id", "branch_id"):
         if not isinstance(message.get(name), str | None):
             yield [name], "must be a string"
     if not _are_calls(message.get("tool_calls")):

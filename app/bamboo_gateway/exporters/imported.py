@@ -60,12 +60,14 @@ class ImportedSession:
             formats an id may occur twice, because earlier versions allowed that.
         summary: The saved summary, as an export wrote it.
         lineage: The ancestors and merges, as an export wrote them.
+        branches: The branches, as an export wrote them. Then `messages` are those of all branches.
     """
 
     session: dict[str, Any]
     messages: list[dict[str, Any]]
     summary: dict[str, Any] | None = None
     lineage: dict[str, Any] | None = None
+    branches: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,41 @@ class MessagesAdded(TypedDict):
     position: str
 
 
+class BranchView(TypedDict):
+    """A branch of a conversation.
+
+    Attributes:
+        branch_id: Its id; that of the first one is `main`.
+        parent_branch_id: The branch that has the message it begins behind; None for one that
+            begins before the first message.
+        from_message_id: That message.
+        tip_message_id: The last message of its path; None: there is none.
+        message_count: The messages of its path.
+        created_at: When it began.
+        current: Whether it is the current one.
+    """
+
+    branch_id: str
+    parent_branch_id: str | None
+    from_message_id: str | None
+    tip_message_id: str | None
+    message_count: int
+    created_at: str
+    current: bool
+
+
+class Branches(TypedDict):
+    """All branches of a session, in the order in which they began."""
+
+    branches: list[BranchView]
+
+
+class BranchSelected(BranchView):
+    """The branch that is current now, and the end of the log."""
+
+    position: str
+
+
 class SearchResult(TypedDict):
     """A message that a search found.
 
@@ -304,12 +339,17 @@ class Tree(TreeNode):
 
 
 class Summary(TypedDict):
-    """A summary of everything up to `position`; `turn_count` is its number of turns."""
+    """A summary of everything up to `position`; `turn_count` is its number of turns.
+
+    `message_id` is the last message that it covers. None: it covers none, or an earlier version has
+    saved it.
+    """
 
     session_id: str
     summary: str
     turn_count: int
     position: str
+    message_id: str | None
     created_at: str
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "NewSession",
     "OnBusy",
     "Outcome",
+    "Regenerate",
     "RunList",
     "RunWait",
     "SearchQuery",
@@ -86,11 +87,28 @@ class Chat:
     """One turn: input messages, and the agent and options that answer them.
 
     `session.id` names the session; None means a new one. The other fields of `session` count only
-    when the session is created.
+    when the session is created. With `edit_message_id` the messages take the place of that user's
+    message, in a new branch.
     """
 
     session: NewSession
     messages: list[NewMessage]
+    agent: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    run_id: str | None = None
+    on_busy: OnBusy = "enqueue"
+    edit_message_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Regenerate:
+    """A turn that is answered again, in a new branch.
+
+    `message_id` is an answer, or the user's message; None means the last message of the current
+    path.
+    """
+
+    message_id: str | None = None
     agent: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     run_id: str | None = None

@@ -11,6 +11,8 @@ from bamboo_gateway.domain.views import RunView, SessionView
 from bamboo_gateway.sessions import ingest, ingest_lines, metadata
 from bamboo_gateway.sessions.answers import (
     AgentView,
+    Branches,
+    BranchSelected,
     ChatTurn,
     Connection,
     EventsAppended,
@@ -20,6 +22,7 @@ from bamboo_gateway.sessions.answers import (
     SearchResults,
     SessionCancelled,
 )
+from bamboo_gateway.sessions.branches import list_branches, select
 from bamboo_gateway.sessions.changes.page import ChangeCursor, ChangeFilter, ChangesPage
 from bamboo_gateway.sessions.changes.stream import (
     ChangesRenderer,
@@ -36,6 +39,7 @@ from bamboo_gateway.sessions.commands import (
     NewMessage,
     NewSession,
     Outcome,
+    Regenerate,
     RunList,
     RunWait,
     SessionDetail,
@@ -192,11 +196,13 @@ class ConversationCommands(ManagerParts):
         before: str | None = None,
         after: str | None = None,
         descending: bool = False,
+        branch: str | None = None,
     ) -> MessagePage:
-        """Return a page of messages.
+        """Return a page of the messages of a branch's path; without `branch` of the current one.
 
         Raises:
-            NotFound: There is no such session, or `before` or `after` is no message of it.
+            NotFound: There is no such session or branch, or `before` or `after` is no message of
+                the path.
         """
         read = partial(
             message_page,
@@ -205,6 +211,7 @@ class ConversationCommands(ManagerParts):
             before=before,
             after=after,
             descending=descending,
+            branch=branch,
         )
         return await self._registry.read(caller, session_id, read, "read")
 
@@ -212,6 +219,25 @@ class ConversationCommands(ManagerParts):
         """Return the agents that a chat may name, by name. Everybody who may read sees the same."""
         del caller
         return self._agents.views()
+
+    async def branches(self, caller: Caller, session_id: str) -> Branches:
+        """Return the branches of a session."""
+        read = partial(list_branches, self._context.store)
+        return await self._registry.read(caller, session_id, read, "read")
+
+    async def select_branch(
+        self, caller: Caller, session_id: str, branch_id: str, idem: Idempotency | None = None
+    ) -> Outcome[BranchSelected]:
+        """Make a branch the current one (`branches.select`)."""
+        return await select(
+            self._context,
+            self._transactions,
+            self._maker,
+            caller,
+            session_id,
+            branch_id,
+            idem,
+        )
 
     async def add_messages(
         self,
@@ -314,6 +340,16 @@ class ConversationCommands(ManagerParts):
             return [found.asked[one.request_id] for one in head.open_requests]
 
         return await self._registry.read(caller, session_id, read, "read")
+
+    async def regenerate(
+        self,
+        caller: Caller,
+        session_id: str,
+        wanted: Regenerate,
+        idem: Idempotency | None = None,
+    ) -> Outcome[ChatTurn]:
+        """Answer a turn again in a new branch (`ChatService.regenerate`)."""
+        return await self._chats.regenerate(caller, session_id, wanted, idem)
 
     async def open_run(
         self,

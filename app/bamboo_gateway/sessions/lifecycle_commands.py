@@ -269,7 +269,9 @@ class LifecycleCommands(ManagerParts):
         self, caller: Caller, target_id: str, wanted: Merge, idem: Idempotency | None = None
     ) -> Outcome[Merged]:
         """Merge another session's messages into this one (`lifecycle.merge.merge`)."""
-        return await merge(self._context, self._transactions, caller, target_id, wanted, idem)
+        return await merge(
+            self._context, self._transactions, self._maker, caller, target_id, wanted, idem
+        )
 
     async def tree(self, caller: Caller, session_id: str) -> Tree:
         """Return the whole branch tree that the session belongs to."""

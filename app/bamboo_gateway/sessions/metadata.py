@@ -4,6 +4,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 
+from bamboo_gateway.domain.branch_folds import linked
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.codec import canonical, encode
 from bamboo_gateway.domain.errors import (
@@ -289,8 +290,9 @@ async def add_messages(
             # The run executes these calls, and their results come from the run.
             raise still_open(head.open_calls)
         ordered = in_order(head.open_calls, messages, close=close, all_answered=False)
-        shapes = [message.to_json() for message in messages]
-        drafts = [message_draft(message) for message in ordered]
+        drafts = [*linked(head, [message_draft(message) for message in ordered])]
+        by_id = {draft.fields["message_id"]: draft.fields["message"] for draft in drafts}
+        shapes = [by_id[message.id] for message in messages]
         position = Position(writer.epoch, writer.head.seq + len(drafts))
         drafts += first_message_titles(context.settings.titles, head, ordered)
         return Decision(drafts, {"messages": shapes, "position": str(position)})

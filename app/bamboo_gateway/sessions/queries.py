@@ -1,4 +1,4 @@
-"""Reading a session's log in pages. Stored events are cut and joined, and not parsed."""
+"""Reading a session's log in pages. Stored events are cut and joined, and mostly not parsed."""
 
 import re
 from collections.abc import AsyncGenerator
@@ -8,15 +8,19 @@ from bamboo_gateway.domain.codec import decode
 from bamboo_gateway.domain.errors import InvalidCursor, NotFound
 from bamboo_gateway.domain.ids import message_cursor
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX, SCAN_BYTES_MAX
+from bamboo_gateway.domain.paths import Path, every_path, path_of
 from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.views import RunView, run_view
 from bamboo_gateway.sessions.commands import EventPage, MessagePage, RunList
-from bamboo_gateway.sessions.history import history_page
+from bamboo_gateway.sessions.history import find_on_path, history_page
+from bamboo_gateway.sessions.shown_messages import shown_messages
 from bamboo_gateway.storage.base import SessionStore
 from bamboo_gateway.storage.commits import Found, Record
 
-_MESSAGE_MEMBER = b'"message":{'
+ALL_BRANCHES = "all"
+"""In the place of a branch: the messages of all branches, in the order of the log."""
+
 _MESSAGE_ID = re.compile(rb'"message_id":("(?:[^"\\]|\\.)*")')
 
 
@@ -28,25 +32,29 @@ async def message_page(
     before: str | None,
     after: str | None,
     descending: bool,
+    branch: str | None = None,
 ) -> MessagePage:
-    """Return a page of messages, from either end.
+    """Return a page of the messages of a path, from either end.
+
+    The path is that of `branch`: None means the current one, `ALL_BRANCHES` every message.
 
     `before` and `after` are cursors as in `domain.ids.message_cursor`. Of several messages with the
     same id, `after` means the last and `before` the first: so a client that names the end of its
     page always goes on behind it.
 
     Raises:
-        NotFound: `before` or `after` names no message of this session.
+        NotFound: There is no such branch, or `before` or `after` names no message of the path.
     """
+    path = _named_path(head, branch)
     first, last = head.history_from, head.seq + 1
     if after is not None:
-        first = await _seq_of_message(store, head, after, last=True)
+        first = await _seq_of_message(store, head, path, after, last=True)
     if before is not None:
-        last = await _seq_of_message(store, head, before, last=False)
-    shown = await store.find(
-        head.id,
-        head.epoch,
-        "message",
+        last = await _seq_of_message(store, head, path, before, last=False)
+    shown = await find_on_path(
+        store,
+        head,
+        path,
         after=first,
         before=last,
         limit=limit,
@@ -55,7 +63,7 @@ async def message_page(
     )
     begin = head.active.before_seq if head.active else head.seq
     return MessagePage(
-        messages=[message_of(record.body) for record in shown],
+        messages=await shown_messages(store, head, shown, descending=descending),
         next_cursor=_cursor_of(shown[-1]) if shown.has_more else None,
         has_more=shown.has_more,
         position=head.position,
@@ -64,20 +72,30 @@ async def message_page(
 
 
 async def message_pages(store: SessionStore, head: SessionHead) -> AsyncGenerator[list[bytes]]:
-    """Yield all messages, a page at a time.
+    """Yield all messages of the current path, a page at a time.
 
     Raises:
         NotFound: The session was deleted meanwhile.
     """
     after = head.history_from
     while page := await history_page(store, head, after=after, before=head.seq + 1):
-        yield [message_of(record.body) for record in page]
+        yield await shown_messages(store, head, page)
         after = page[-1].seq
 
 
-def message_of(body: bytes) -> bytes:
-    """Cut the message out of its event: `message` is the event's last member."""
-    return body[body.index(_MESSAGE_MEMBER) + len(_MESSAGE_MEMBER) - 1 : -1]
+def unknown_branch(branch_id: str) -> NotFound:
+    """Return the error for a branch that a session does not have."""
+    return NotFound(f"No branch {branch_id!r} in this session.", code="branch-not-found")
+
+
+def _named_path(head: SessionHead, branch: str | None) -> Path:
+    if branch == ALL_BRANCHES:
+        return every_path(head)
+    try:
+        return path_of(head, branch)
+    except KeyError:
+        assert branch is not None
+        raise unknown_branch(branch) from None
 
 
 def _cursor_of(record: Record) -> str:
@@ -88,7 +106,7 @@ def _cursor_of(record: Record) -> str:
 
 
 async def _seq_of_message(
-    store: SessionStore, head: SessionHead, cursor: str, *, last: bool
+    store: SessionStore, head: SessionHead, path: Path, cursor: str, *, last: bool
 ) -> int:
     """Return the seq of the message that a cursor names: of several, the last or the first.
 
@@ -113,8 +131,9 @@ async def _seq_of_message(
             head.id, head.epoch, "message", after=after, before=seq + 1, limit=1
         )
         found = Found(record for record in found if _cursor_of(record) == cursor)
-    if not found:
-        raise NotFound(f"No message {message_id!r} in this session.", code="message-not-found")
+    if not found or found[0].seq not in path:
+        where = "in this session" if not head.branches else "on this path of the session"
+        raise NotFound(f"No message {message_id!r} {where}.", code="message-not-found")
     return found[0].seq
 
 

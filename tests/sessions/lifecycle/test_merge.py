@@ -88,10 +88,42 @@ async def test_exchanges_stay_whole_when_interleaved(gate: Gateway) -> None:
 async def test_replace_puts_the_sources_messages_in_place(gate: Gateway) -> None:
     await branch(gate)
     await merge(gate, "s", "c", "replace")
-    assert await ids(gate, "s") == await ids(gate, "c")
+    copies = await gate.messages("s")
+    assert [one["copied_from"] for one in copies] == await ids(gate, "c")
+    assert await texts(gate, "s") == await texts(gate, "c")
+    assert not {one["id"] for one in copies} & set(await ids(gate, "c"))
     await talk(gate, "empty")
     await merge(gate, "s", "empty", "replace")
     assert await ids(gate, "s") == []
+
+
+async def test_what_a_merge_replaces_stays_in_its_branch(gate: Gateway) -> None:
+    await branch(gate)
+    before = await texts(gate, "s")
+    await merge(gate, "s", "c", "interleave")
+    interleaved = await texts(gate, "s")
+    assert (await gate.messages("s"))[0]["siblings"][1] == (await ids(gate, "s"))[0]
+    branches = (await gate.manager.branches(ME, "s"))["branches"]
+    assert [one["message_count"] for one in branches] == [4, 5]
+    await gate.manager.select_branch(ME, "s", "main")
+    assert await texts(gate, "s") == before
+    # The copies are the same messages as the ones that they were copied from.
+    await gate.manager.select_branch(ME, "s", branches[1]["branch_id"])
+    log = await gate.log("s")
+    await merge(gate, "s", "c", "append")
+    assert await gate.log("s") == log
+    assert await texts(gate, "s") == interleaved
+
+
+async def test_a_merge_into_a_session_with_as_many_branches_as_it_may_have_is_refused(
+    gate: Gateway,
+) -> None:
+    await branch(gate)
+    gate.settings.__dict__["max_branches"] = 1
+    with pytest.raises(Refused) as refusal:
+        await merge(gate, "s", "c", "replace")
+    assert refusal.value.code == "too-many-branches"
+    assert await texts(gate, "s") == ["a", "b", "s1", "s2"]
 
 
 async def run_of(gate: Gateway, session_id: str, run_id: str, tokens: int) -> None:

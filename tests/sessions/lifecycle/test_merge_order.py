@@ -10,7 +10,7 @@ from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.domain.errors import Refused, TooLarge
 from bamboo_gateway.domain.events import Draft
 from bamboo_gateway.domain.message_assembler import message_draft
-from bamboo_gateway.domain.messages import Message, distinct
+from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.tool_order import settled
 from bamboo_gateway.sessions import history as pages
 from bamboo_gateway.sessions.commands import NewSession
@@ -69,29 +69,24 @@ async def store(gate: Gateway, session_id: str, messages: list[Message]) -> None
 def expected(ours: list[Message], source: list[Message], strategy: str) -> list[Message]:
     """Return the target's messages after the merge, the simple way."""
     theirs, _ = settled(without_open_calls(source), at_end=False)
-    known: dict[str, list[Message]] = {}
-    for message in ours:
-        known.setdefault(message.id, []).append(message)
+    if strategy == "replace" and ours:
+        return theirs
+    known = {said_as(name, one) for one in ours for name in (one.id, one.origin_id)}
     new: list[Message] = []
     for message in theirs:
-        same_id = known.get(message.id, [])
-        if any(message.says_the_same(one) for one in same_id):
+        if said_as(message.id, message) in known or said_as(message.origin_id, message) in known:
             continue
-        one = message.renamed(()) if same_id else message
-        if same_id and one.id in known:
-            continue
-        known.setdefault(one.id, []).append(one)
-        new.append(one)
-    if strategy == "append":
-        return [*ours, *new]
-    if strategy == "interleave":
-        said = in_time_order(ours, new) if new else ours
-        return said if said[: len(ours)] == ours else distinct(said)
-    theirs = distinct(theirs)
-    same = [one.id for one in ours] == [one.id for one in theirs] and all(
-        one.says_the_same(other) for one, other in zip(ours, theirs, strict=True)
-    )
-    return ours if same else theirs
+        known.add(said_as(message.origin_id, message))
+        new.append(message)
+    if strategy == "interleave" and new:
+        return in_time_order(ours, new)
+    return [*ours, *new]
+
+
+def said_as(name: str, message: Message) -> str:
+    """Return what makes a message the same one: where it comes from, and what it says."""
+    said = (name, message.role, message.content, message.tool_calls, message.tool_call_id)
+    return repr(said)
 
 
 def without_open_calls(messages: list[Message]) -> list[Message]:
@@ -134,8 +129,14 @@ async def test_any_two_histories_are_merged_as_if_they_were_held_in_memory(
                 await gate.manager.merge(ME, target, Merge(source, strategy))
             except Refused:
                 said = ours  # calls of the target wait: nothing has changed
+            before = ours
             ours = [Message.of(shape) for shape in await gate.messages(target)]
-            assert ours == said
+            assert [said_as(one.origin_id, one) for one in ours] == [
+                said_as(one.origin_id, one) for one in said
+            ]
+            assert [one.created_at for one in ours] == [one.created_at for one in said]
+            if strategy == "append":
+                assert ours[: len(before)] == before
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

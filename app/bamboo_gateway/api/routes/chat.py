@@ -1,6 +1,8 @@
 """`POST /chat`: one turn of a conversation, answered in one of three ways."""
 
-from typing import Annotated
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Body, Request
 from starlette.responses import Response
@@ -26,7 +28,7 @@ from bamboo_gateway.api.openapi.responses import (
     stream,
 )
 from bamboo_gateway.api.prefix import prefix_of
-from bamboo_gateway.api.request_headers import Key, Prefer, SentJson, idempotency
+from bamboo_gateway.api.request_headers import Key, Prefer, Preference, SentJson, idempotency
 from bamboo_gateway.api.responses import json_response, outcome_headers
 from bamboo_gateway.api.routes.streams import remote_address, stream_response
 from bamboo_gateway.api.schemas.chat import ChatAccepted, ChatCompleted, ChatInput
@@ -41,7 +43,7 @@ from bamboo_gateway.sessions.streaming.hub import StreamPlace
 
 router = APIRouter(prefix="/api/v1", tags=["chat"], route_class=SessionRoute)
 
-_COMPLETED = answer(
+COMPLETED: Final = answer(
     200,
     ChatCompleted,
     "`application/json` with `Prefer: wait`: the run has ended. `text/event-stream` with "
@@ -49,10 +51,22 @@ _COMPLETED = answer(
     conversation.CHAT_COMPLETED,
 )
 _STREAM = stream("", "Location", "Session-Id", "Run-Id", "Idempotency-Replayed")
-_COMPLETED[200]["content"] |= _STREAM["content"]
-_COMPLETED[200]["headers"] = _STREAM["headers"] | {
+COMPLETED[200]["content"] |= _STREAM["content"]
+COMPLETED[200]["headers"] = _STREAM["headers"] | {
     "Preference-Applied": HEADERS["Preference-Applied"]
 }
+
+
+ACCEPTED: Final = answer(
+    202,
+    ChatAccepted,
+    "The turn is stored and its run executes or waits, also when the client leaves. After "
+    "`Prefer: wait`: the run has not ended in time.",
+    conversation.CHAT_ACCEPTED,
+    "Location",
+    "Idempotency-Replayed",
+    "Preference-Applied",
+)
 
 
 @router.post(
@@ -60,17 +74,8 @@ _COMPLETED[200]["headers"] = _STREAM["headers"] | {
     status_code=202,
     summary="Send a message and have it answered",
     responses={
-        **answer(
-            202,
-            ChatAccepted,
-            "The turn is stored and its run executes or waits, also when the client leaves. After "
-            "`Prefer: wait`: the run has not ended in time.",
-            conversation.CHAT_ACCEPTED,
-            "Location",
-            "Idempotency-Replayed",
-            "Preference-Applied",
-        ),
-        **_COMPLETED,
+        **ACCEPTED,
+        **COMPLETED,
         **problems(
             *EDGE,
             *BODY,
@@ -89,6 +94,9 @@ _COMPLETED[200]["headers"] = _STREAM["headers"] | {
             "run-active",
             "run-exists",
             "message-exists",
+            "message-not-found",
+            "not-a-user-message",
+            "too-many-branches",
             *NEW,
             "too-many-runs",
             "budget-reached",
@@ -114,6 +122,9 @@ async def chat(
     itself, which ends with the run. With `Prefer: wait=N` the gateway waits up to N seconds for the
     run's end: 200 with the assistant's message, or 202 when the run has not ended by then.
     Closing the request never stops the run.
+
+    With `edit_message_id` the message takes the place of that user's message, in a new branch that
+    begins behind the message before it; the old message and all that followed stay in their branch.
     """
     command = Chat(
         session=body.session(),
@@ -122,14 +133,28 @@ async def chat(
         options=body.options,
         run_id=body.run_id,
         on_busy=body.on_busy,
+        edit_message_id=body.edit_message_id,
     )
     idem = idempotency(key, "POST /chat", sent)
+    return await turn_response(
+        request, manager, who, prefer, partial(manager.chat, who, command, idem)
+    )
+
+
+async def turn_response(
+    request: Request,
+    manager: SessionManager,
+    who: Caller,
+    prefer: Preference,
+    begin: Callable[[], Awaitable[Outcome[ChatTurn]]],
+) -> Response:
+    """Begin a turn, and answer in the way that the request asks for."""
     if prefers(request, "text/event-stream"):
         # Before the chat: a client that gets no stream has not started a run either.
         with manager.reserve_stream(who) as place:
-            outcome = await manager.chat(who, command, idem)
+            outcome = await begin()
             return await _streamed(request, manager, who, outcome, place)
-    outcome = await manager.chat(who, command, idem)
+    outcome = await begin()
     prefix = prefix_of(request.scope)
     turn, headers = chat_answer(outcome.answer, prefix), _headers(outcome, prefix)
     session_id, run_id = turn["session_id"], turn["run_id"]

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Query, Request
 from starlette.responses import Response
 
-from bamboo_gateway.api.checks import checked_message_cursor
+from bamboo_gateway.api.checks import checked_id, checked_message_cursor
 from bamboo_gateway.api.dependencies import PAGE, Limit, Manager, Order, SessionId, Who
 from bamboo_gateway.api.openapi.examples import conversation
 from bamboo_gateway.api.openapi.responses import (
@@ -43,6 +43,14 @@ _Place = Annotated[
     Query(description="A message id, or the `next_cursor` of a page; not in the page itself."),
 ]
 
+_Branch = Annotated[
+    str | None,
+    Query(
+        description="A branch, or `all`. Absent: the current one.",
+        json_schema_extra={"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"},
+    ),
+]
+
 _ADDED = answers(
     201,
     Message,
@@ -75,7 +83,7 @@ _ADDED[201]["model"] = Message | MessagesAdded
                 "stream_url": conversation.SESSION["stream_url"],
             },
         ),
-        **problems(*EDGE, *SESSION, "message-not-found"),
+        **problems(*EDGE, *SESSION, "message-not-found", "branch-not-found"),
     },
 )
 @takes_ticket
@@ -88,8 +96,12 @@ async def list_messages(
     before: _Place = None,
     after: _Place = None,
     order: Order = "asc",
+    branch: _Branch = None,
 ) -> Response:
     """Return messages from the beginning, or with `order=desc` from the end.
+
+    They are those of the current branch's path, or with `branch` of another one's; with
+    `branch=all` every message, in the order of the log.
 
     To show a conversation, load it with `order=desc` and then open `stream_url`: nothing is missed.
     While a run is active, `stream_url` begins just before the run's first event, and otherwise at
@@ -101,7 +113,13 @@ async def list_messages(
     checked_message_cursor(before, "before")
     checked_message_cursor(after, "after")
     page = await manager.messages(
-        who, session_id, limit=limit, before=before, after=after, descending=order == "desc"
+        who,
+        session_id,
+        limit=limit,
+        before=before,
+        after=after,
+        descending=order == "desc",
+        branch=branch if branch is None else checked_id(branch, "branch id", ("query", "branch")),
     )
     rest = {
         "next_cursor": page.next_cursor,

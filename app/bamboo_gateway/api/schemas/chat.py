@@ -1,8 +1,8 @@
 """`POST /chat`: the request, and the two JSON answers."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from bamboo_gateway.api.schemas.fields import (
     Answer,
@@ -64,6 +64,18 @@ class ChatInput(Input):
         "first.",
     )
 
+    edit_message_id: Id | None = Field(
+        None,
+        description="A user's message of the session. The new message takes its place, in a new "
+        "branch; the old one stays in its own.",
+    )
+
+    @model_validator(mode="after")
+    def _edits_a_session(self) -> Self:
+        if self.edit_message_id is not None and self.session_id is None:
+            raise ValueError("`edit_message_id` needs `session_id`")
+        return self
+
     def messages(self) -> list[NewMessage]:
         """Return the turn's messages."""
         if isinstance(self.message, str):
@@ -82,6 +94,27 @@ class ChatInput(Input):
             working_dir=self.working_dir,
             metadata=self.metadata,
         )
+
+
+class RegenerateInput(Input):
+    """What is answered again, and how."""
+
+    message_id: Id | None = Field(
+        None,
+        description="An answer, or the user's message itself. Absent: the last message of the "
+        "current branch.",
+    )
+    agent: Name | None = Field(None, description="Which configured agent answers.")
+    options: Options = Field(
+        default_factory=dict,
+        description="Options for the agent: those that its `allow` names, within its bounds.",
+    )
+    run_id: Id | None = Field(None, description="The client's own name for the run.")
+    on_busy: Literal["enqueue", "reject", "interrupt"] = Field(
+        "enqueue",
+        description="When a run is active: wait for its end, answer 409, or cancel it and go "
+        "first.",
+    )
 
 
 class ChatAccepted(Answer):

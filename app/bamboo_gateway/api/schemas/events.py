@@ -105,10 +105,14 @@ class RunQueuedEvent(_RunEvent):
     messages: list[Message]
     options: dict[str, Any] = {}
     front: Annotated[bool, Field(description="The run goes before the others that wait.")] = False
+    branch_from: Annotated[
+        dict[str, Any],
+        Field(description="`message_id`: the run begins a branch behind that message."),
+    ] = {}
 
 
 class RunStartEvent(_RunEvent):
-    """A run has started; `message_ids` is its input."""
+    """A run has started; `message_ids` is its input, or the message that it answers again."""
 
     type: Literal["run_start"]
     agent: str
@@ -255,7 +259,10 @@ class SessionMergedEvent(_LogEvent):
     source: MergeSource
     strategy: Literal["append", "interleave", "replace"]
     message_count: int
-    replaces: Annotated[bool, Field(description="The messages before are no longer the history.")]
+    replaces: Annotated[
+        bool,
+        Field(description="The messages before count no more: only in logs of earlier versions."),
+    ]
     metadata: dict[str, Any] = {}
     extension_data: dict[str, Any] = {}
     usage_total: Usage | None = None
@@ -269,7 +276,34 @@ class SummarySavedEvent(_LogEvent):
     summary: str | None
     turn_count: int
     position: str
+    message_id: Annotated[str | None, Field(description="The last message that it covers.")] = None
+    message_seq: Annotated[int, Field(description="The seq of that message, or 0.")] = 0
     created_at: str = ""
+
+
+class BranchStartedEvent(_LogEvent):
+    """A branch has begun behind `from_message_id` (null: before the first message).
+
+    It is the current one: cut the shown messages behind that message, and go on from there.
+    """
+
+    type: Literal["branch_started"]
+    branch_id: str
+    from_message_id: str | None
+    parent_branch_id: Annotated[
+        str | None, Field(description="The branch that `from_message_id` belongs to.")
+    ]
+    created_at: Annotated[str, Field(description="Of an import: when it first began.")] = ""
+    path: Annotated[
+        dict[str, Any], Field(description="What the gateway counts of the path. Skip it.")
+    ]
+
+
+class BranchSelectedEvent(_LogEvent):
+    """Another branch is the current one: load the messages again."""
+
+    type: Literal["branch_selected"]
+    branch_id: str
 
 
 class ExtensionsUpdatedEvent(_LogEvent):
@@ -330,6 +364,8 @@ LogEvent = (
     | SessionForkedEvent
     | SessionMergedEvent
     | SummarySavedEvent
+    | BranchStartedEvent
+    | BranchSelectedEvent
     | ExtensionsUpdatedEvent
     | SessionSharedEvent
     | ShareRevokedEvent

@@ -101,16 +101,44 @@ class ExportedLineage(Described):
     ] = None
 
 
+class ExportedBranch(Described):
+    """A branch as it is exported."""
+
+    branch_id: str
+    parent_branch_id: str | None
+    from_message_id: str | None
+    created_at: str
+
+
+class ExportedBranchSummary(Described):
+    """A summary that counts on the paths with `message_id`."""
+
+    summary: str
+    turn_count: int
+    message_id: str | None
+    created_at: str
+
+
+class ExportedBranches(Described):
+    """The branches of a session that has several."""
+
+    current: str
+    branches: list[ExportedBranch]
+    summaries: list[ExportedBranchSummary]
+
+
 class ExportDocument(Described):
     """A session, without loss. `bamboo_export` is the version of this format.
 
-    With `include_metadata=false` it has neither `summary` nor `lineage`.
+    With `include_metadata=false` it has neither `summary` nor `lineage`. With `branches` the
+    messages are those of all branches, in the order of the log.
     """
 
     bamboo_export: Literal[1]
     session: ExportedSession
     summary: ExportedSummary | None = None
     lineage: ExportedLineage | None = None
+    branches: ExportedBranches | None = None
     messages: list[ExportedMessage]
     message_count: Annotated[
         int, Field(description="The last member: it is there when the document is whole.")

@@ -191,11 +191,26 @@ class ToolCall(Answer):
 
 
 class _MessageOptional(Described):
+    parent_id: Annotated[
+        str | None,
+        Field(description="The message before it; null: it is the first one of its path."),
+    ] = None
+    branch_id: Annotated[str, Field(description="The branch that it belongs to.")] = ""
+    siblings: Annotated[
+        list[str],
+        Field(
+            description="At a branching point: all messages with the same parent, itself "
+            "included, oldest first. Only where messages are read, never in events."
+        ),
+    ] = []
     tool_calls: list[ToolCall] = []
     tool_call_id: str = ""
     run_id: str = ""
     usage: Usage | None = None
     model: str = ""
+    copied_from: Annotated[
+        str, Field(description="The message that a merge has copied it from.")
+    ] = ""
 
 
 class Message(_MessageOptional):

@@ -10,7 +10,7 @@ from bamboo_gateway.sessions.lifecycle.summaries import SUMMARY_CHARS_MAX
 
 
 class SummaryInput(Input):
-    """A summary of everything up to `position` (default: the log's end)."""
+    """A summary of the current path up to `position` (default: the log's end)."""
 
     summary: Annotated[str, Field(min_length=1, max_length=SUMMARY_CHARS_MAX)]
     turn_count: Annotated[int, Field(ge=0)] | None = None
@@ -30,6 +30,9 @@ class Summary(Described):
     summary: str
     turn_count: int
     position: str
+    message_id: Annotated[
+        str | None, Field(description="The last message that it covers; null: not known, or none.")
+    ] = None
     created_at: str
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from anyio import to_thread
 
+from bamboo_gateway.domain.branch_folds import linked
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.domain.codec import encode
@@ -53,7 +54,8 @@ class HistoryWriter:
             TooLarge: An event is over `max_event_bytes`.
         """
         events: list[Event] = []
-        for kind, fields in drafts:
+        for draft in drafts:
+            [(kind, fields)] = linked(self.head, [draft])
             event: dict[str, Any] = {"type": kind, "seq": self.head.seq + 1, "time": self._time}
             event |= fields
             body = encode(event)

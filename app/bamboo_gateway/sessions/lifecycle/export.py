@@ -9,10 +9,14 @@ from typing import Any, Literal
 
 from anyio import to_thread
 
+from bamboo_gateway.domain import paths
+from bamboo_gateway.domain.branch_folds import known_summaries
 from bamboo_gateway.domain.callers import Caller
+from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.domain.codec import decode
 from bamboo_gateway.domain.errors import InvalidInput
 from bamboo_gateway.domain.files import files_in
+from bamboo_gateway.domain.paths import branches_of, every_path, path_of
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.usage_parts import UsageParts
 from bamboo_gateway.exporters.base import Export, ExportSource
@@ -24,7 +28,7 @@ from bamboo_gateway.exporters.target import ExportDirectory
 from bamboo_gateway.sessions.answers import Exported
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.files.downloads import read_content
-from bamboo_gateway.sessions.history import bulk_limiter, history_page
+from bamboo_gateway.sessions.history import bulk_limiter, count_on_path, history_page
 from bamboo_gateway.sessions.metadata import view_of
 from bamboo_gateway.sessions.registry import SessionRegistry
 from bamboo_gateway.sessions.runs.conversation import load_summary
@@ -61,19 +65,24 @@ async def export(
         summary = await load_summary(context.store, head)
         if summary is not None and head.summary is not None:
             # Positions mean nothing after an import; the number of messages still does.
-            covered = await _count(context.store, head, head.summary.covers_seq)
+            covered = await _count(context.store, head, head.summary.end_seq)
             return head, {**summary, "covers_messages": covered}
         return head, None
 
     head, summary = await registry.read(caller, session_id, look, "read")
     view = view_of(context, head)
+    is_whole = options.include_metadata and options.include_tool_calls
+    # What is left out of a document could be the message that a branch begins behind.
+    has_all = bool(head.branches) and is_whole and options.format != "markdown"
+    pages = _message_pages(context.store, head, every_path(head) if has_all else None)
     lineage: dict[str, Any] = {"ancestors": head.ancestors, "merged_from": head.merged_from}
     if head.usage_parts != UsageParts():
         lineage["usage_parts"] = head.usage_parts.to_json()
     source = ExportSource(
         session=view,
-        messages=_with_digests(context, _message_pages(context.store, head)),
+        messages=_with_digests(context, pages),
         summary=summary,
+        branches=await _branches(context.store, head) if has_all else None,
         lineage=lineage,
         include_metadata=options.include_metadata,
         include_tool_calls=options.include_tool_calls,
@@ -119,10 +128,10 @@ async def _with_digests(
 
 
 async def _message_pages(
-    store: SessionStore, head: SessionHead
+    store: SessionStore, head: SessionHead, path: paths.Path | None
 ) -> AsyncGenerator[list[dict[str, Any]]]:
     after = head.history_from
-    while page := await history_page(store, head, after=after, before=head.seq + 1):
+    while page := await history_page(store, head, after=after, before=head.seq + 1, path=path):
         after = page[-1].seq
         decoding = to_thread.run_sync(_messages_of, page, limiter=bulk_limiter)
         # While the consumer is slow, this generator holds neither the page nor what is made of it.
@@ -135,9 +144,27 @@ def _messages_of(page: list[Record]) -> list[dict[str, Any]]:
 
 
 async def _count(store: SessionStore, head: SessionHead, upto: int) -> int:
-    return await store.count_marks(
-        head.id, head.epoch, "message", after=head.history_from, before=upto + 1
-    )
+    return await count_on_path(store, head, path_of(head), head.history_from, upto + 1)
+
+
+async def _branches(store: SessionStore, head: SessionHead) -> dict[str, Any]:
+    """Return what a document says of the branches (`exporters.document`)."""
+    summaries: list[dict[str, Any]] = []
+    for ref in known_summaries(head):
+        saved = await load_summary(store, head, ref)
+        assert saved is not None  # it was asked for by its reference
+        kept = ("summary", "turn_count", "message_id", "created_at")
+        summaries.append({name: value for name, value in saved.items() if name in kept})
+    branches = [
+        {
+            "branch_id": branch.id,
+            "parent_branch_id": branch.parent_id,
+            "from_message_id": branch.from_id,
+            "created_at": format_ms(branch.created_at),
+        }
+        for branch in branches_of(head)
+    ]
+    return {"current": head.branch_id, "branches": branches, "summaries": summaries}
 
 
 async def export_to_file(

@@ -13,6 +13,7 @@ from bamboo_gateway.domain.events import Draft
 from bamboo_gateway.domain.limits import BULK_PAGE_BYTES_MAX
 from bamboo_gateway.domain.message_assembler import message_draft
 from bamboo_gateway.domain.messages import Message
+from bamboo_gateway.domain.paths import Path, owner_of, path_of
 from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.views import SessionView
@@ -20,9 +21,16 @@ from bamboo_gateway.sessions.access import owner_of_copy
 from bamboo_gateway.sessions.answers import CutMoved, Forked
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
 from bamboo_gateway.sessions.context import Context
-from bamboo_gateway.sessions.history import PAGE, bulk_limiter, history_page
+from bamboo_gateway.sessions.history import (
+    PAGE,
+    bulk_limiter,
+    find_on_path,
+    history_page,
+    last_on_path,
+)
 from bamboo_gateway.sessions.lifecycle.bulk_creation import History, create_whole
 from bamboo_gateway.sessions.metadata import view_of
+from bamboo_gateway.sessions.runs.branching import named_message
 from bamboo_gateway.sessions.transaction import Decision, Transactions
 from bamboo_gateway.storage.base import SessionStore
 from bamboo_gateway.storage.commits import Record
@@ -56,11 +64,13 @@ class _Cut:
     """Where the child ends.
 
     Attributes:
+        path: The path that has the child's messages: that of the branch of its last one.
         seq: The parent's last event that the child gets.
         message_id: The last message among them.
         moved: Whether the cut was moved out of a tool exchange.
     """
 
+    path: Path
     seq: int
     message_id: str | None
     moved: bool
@@ -115,58 +125,39 @@ def _answer(context: Context, head: SessionHead, cut: _Cut) -> Forked:
 
 
 async def _find_cut(store: SessionStore, parent: SessionHead, wanted: Fork) -> _Cut:
-    if wanted.message_id is not None or wanted.message_index is not None:
-        seq, message_id = await _named(store, parent, wanted)
-        end = seq
-    else:
-        last = await _message_before(store, parent, parent.seq + 1)
-        if last is None:
-            return _Cut(parent.seq, None, moved=False)
-        seq, message_id = last
-        end = parent.seq
-    moved_to = await _whole_exchange(store, parent, seq)
-    if moved_to is not None:
-        return _Cut(*moved_to, moved=True)
-    return _Cut(end, message_id, moved=False)
-
-
-async def _message_before(
-    store: SessionStore, parent: SessionHead, before: int
-) -> tuple[int, str] | None:
-    found = await store.find(
-        parent.id,
-        parent.epoch,
-        "message",
-        after=parent.history_from,
-        before=before,
-        limit=1,
-        reverse=True,
-    )
-    return (found[0].seq, decode(found[0].body)["message_id"]) if found else None
-
-
-async def _named(store: SessionStore, parent: SessionHead, wanted: Fork) -> tuple[int, str]:
+    path = path_of(parent)
     if wanted.message_id is not None:
-        # A merge may write a message again under its id: the last one counts.
-        found = await store.find(
-            parent.id, parent.epoch, "message", key=wanted.message_id, limit=1, reverse=True
-        )
-        record = found[0] if found else None
+        record = await named_message(store, parent, wanted.message_id)
+        path = path_of(parent, owner_of(parent, record.seq))
+        end = record.seq
+    elif wanted.message_index is not None:
+        record = await _at_index(store, parent, path, wanted.message_index)
+        end = record.seq
     else:
-        record = await _at_index(store, parent, wanted.message_index or 0)
-    if record is None or record.seq <= parent.history_from:
-        raise NotFound("The session has no such message.", code="message-not-found")
-    return record.seq, decode(record.body)["message_id"]
+        last = await last_on_path(store, parent, path, parent.seq + 1)
+        if last is None:
+            return _Cut(path, parent.seq, None, moved=False)
+        record, end = last, parent.seq
+    moved_to = await _whole_exchange(store, parent, path, record.seq)
+    if moved_to is not None:
+        return _Cut(path, *moved_to, moved=True)
+    return _Cut(path, end, _id_of(record), moved=False)
 
 
-async def _at_index(store: SessionStore, parent: SessionHead, index: int) -> Record | None:
+def _id_of(record: Record) -> str:
+    message_id: str = decode(record.body)["message_id"]
+    return message_id
+
+
+async def _at_index(store: SessionStore, parent: SessionHead, path: Path, index: int) -> Record:
     """Return the message at an index. It reads the messages before it, and none behind."""
     after = parent.history_from
-    while page := await store.find(
-        parent.id,
-        parent.epoch,
-        "message",
+    while page := await find_on_path(
+        store,
+        parent,
+        path,
         after=after,
+        before=parent.seq + 1,
         limit=min(index + 1, PAGE),
         max_bytes=BULK_PAGE_BYTES_MAX,
     ):
@@ -174,31 +165,32 @@ async def _at_index(store: SessionStore, parent: SessionHead, index: int) -> Rec
             return page[index]
         index -= len(page)
         after = page[-1].seq
-    return None
+    raise NotFound("The session has no such message.", code="message-not-found")
 
 
 async def _whole_exchange(
-    store: SessionStore, parent: SessionHead, seq: int
+    store: SessionStore, parent: SessionHead, path: Path, seq: int
 ) -> tuple[int, str | None] | None:
     """Return where the cut has to move, so that the calls before it have their results.
 
     It moves behind the results, or before the calls when results are still missing.
     """
-    open_calls, called_at = await open_calls_at(store, parent, seq)
+    open_calls, called_at = await open_calls_at(store, parent, path, seq)
     moved: tuple[int, str | None] | None = None
     after = seq
     while open_calls:
-        page = await store.find(
-            parent.id,
-            parent.epoch,
-            "message",
+        page = await find_on_path(
+            store,
+            parent,
+            path,
             after=after,
             before=parent.seq + 1,
             limit=50,
             max_bytes=BULK_PAGE_BYTES_MAX,
         )
         if not page:
-            return await _message_before(store, parent, called_at) or (called_at - 1, None)
+            last = await last_on_path(store, parent, path, called_at)
+            return (last.seq, _id_of(last)) if last is not None else (called_at - 1, None)
         for record in page:
             message = decode(record.body)["message"]
             if message["role"] != "tool":
@@ -211,15 +203,16 @@ async def _whole_exchange(
     return moved
 
 
-async def open_calls_at(store: SessionStore, parent: SessionHead, seq: int) -> tuple[set[str], int]:
+async def open_calls_at(
+    store: SessionStore, parent: SessionHead, path: Path, seq: int
+) -> tuple[set[str], int]:
     """Return the unanswered calls of the exchange that ends at `seq`, and where they were made."""
     answered: set[str] = set()
     before = seq + 1
-    while page := await store.find(
-        parent.id,
-        parent.epoch,
-        "message",
-        after=parent.history_from,
+    while page := await find_on_path(
+        store,
+        parent,
+        path,
         before=before,
         limit=50,
         max_bytes=BULK_PAGE_BYTES_MAX,
@@ -262,7 +255,7 @@ async def _history(
     }
     yield [Draft("session_created", created)]
     after = parent.history_from
-    while page := await history_page(store, parent, after=after, before=cut.seq + 1):
+    while page := await history_page(store, parent, after=after, before=cut.seq + 1, path=cut.path):
         yield await to_thread.run_sync(_drafts_of, page, limiter=bulk_limiter)
         after = page[-1].seq
 

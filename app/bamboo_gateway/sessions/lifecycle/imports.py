@@ -28,6 +28,7 @@ from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.history import PAGE, bulk_limiter
 from bamboo_gateway.sessions.lifecycle.bulk_creation import History, create_whole
 from bamboo_gateway.sessions.lifecycle.fork import ANCESTORS_MAX
+from bamboo_gateway.sessions.lifecycle.import_branches import BranchedHistory
 from bamboo_gateway.sessions.lifecycle.imported_files import with_own_files
 from bamboo_gateway.sessions.lifecycle.summaries import SUMMARY_CHARS_MAX
 from bamboo_gateway.sessions.metadata import view_of
@@ -204,6 +205,9 @@ class _Import:
         if self.keep_id and not imported.session.get("id"):
             raise InvalidInput("The document names no id that could be kept; use id=new.")
         _check_head(imported)
+        branches_max = self.context.settings.max_branches
+        if imported.branches is not None:
+            BranchedHistory(imported.branches, branches_max)  # refuses wrong shapes
         is_own = self.document.format in {"json", "yaml"}
         asks = bool(imported.session.get("open_requests"))
         imported, closed = await to_thread.run_sync(
@@ -219,7 +223,7 @@ class _Import:
             own, missing = await with_own_files(self.context, imported, user_id, self.source)
             all_notes = [note.to_json() for note in (*notes, *closed, *renamed, *missing)]
             return History(
-                pages=lambda epoch: _history(own, user_id, epoch),
+                pages=lambda epoch: _history(own, user_id, epoch, branches_max),
                 answer=lambda head: {**view_of(self.context, head), "notes": all_notes},
             )
 
@@ -234,7 +238,12 @@ class _Import:
 
 
 def _settled(imported: ImportedSession, *, at_end: bool) -> tuple[ImportedSession, list[Note]]:
-    """Close the tool calls that were passed over: agents cannot go on from such a history."""
+    """Close the tool calls that were passed over: agents cannot go on from such a history.
+
+    A history with branches is one of ours, and has closed each tip that was left.
+    """
+    if imported.branches is not None:
+        return imported, []
     messages, added = settled(map(Message.of, imported.messages), at_end=at_end)
     if not added:
         return imported, []
@@ -254,6 +263,8 @@ def _distinct(imported: ImportedSession) -> tuple[ImportedSession, list[Note]]:
     """Give new ids to messages whose id occurs before: a session has each id once."""
     if len({shape["id"] for shape in imported.messages}) == len(imported.messages):
         return imported, []
+    if imported.branches is not None:
+        raise InvalidInput("The export is not valid: two messages have the same id.")
     messages = distinct(map(Message.of, imported.messages))
     shapes = [message.to_json() for message in messages]
     renamed = [
@@ -274,7 +285,10 @@ def closing_note(first: list[str], count: int) -> Note:
 
 
 async def _history(
-    imported: ImportedSession, user_id: str | None, epoch: int
+    imported: ImportedSession,
+    user_id: str | None,
+    epoch: int,
+    branches_max: int,
 ) -> AsyncIterator[list[Draft]]:
     session = imported.session
     kind = session.get("session_type")
@@ -296,18 +310,29 @@ async def _history(
     if lineage.get("usage_parts"):
         created["usage_parts"] = UsageParts.of(lineage["usage_parts"]).to_json()
     yield [Draft("session_created", created)]
+    branched = None
+    if imported.branches is not None:
+        branched = BranchedHistory(imported.branches, branches_max)
     for start in range(0, len(imported.messages), PAGE):
         page = imported.messages[start : start + PAGE]
-        yield [message_draft(Message.of(shape)) for shape in page]
+        if branched is not None:
+            yield list(branched.messages(page))
+        else:
+            yield [message_draft(Message.of(shape)) for shape in page]
     summary = imported.summary
-    if summary is not None:
+    if branched is not None:
+        yield list(branched.end(epoch))
+    elif summary is not None:
         covered = summary.get("covers_messages")
         count = len(imported.messages) if covered is None else covered
+        count = min(count, len(imported.messages))
         fields = {
             "summary": summary["summary"],
             "turn_count": summary.get("turn_count", 0),
             # `session_created` is the first event, the messages follow it without a gap.
-            "position": str(Position(epoch, 1 + min(count, len(imported.messages)))),
+            "position": str(Position(epoch, 1 + count)),
+            "message_id": imported.messages[count - 1]["id"] if count else None,
+            "message_seq": 1 + count if count else 0,
         }
         if "created_at" in summary:
             fields["created_at"] = summary["created_at"]

@@ -1,9 +1,11 @@
 """Merge: writes the messages of one session into another, each once.
 
 Messages that both sessions have already (the same message under the same id, by a fork or an
-earlier merge) are left out, so that merging again adds nothing. Another message under an id that
-the target has gets an id derived from it. Everything that is added is published at once. The source
-does not change.
+earlier merge, or a copy of it) are left out, so that merging again adds nothing. `append` writes
+behind the tip of the target's current path; a message whose id the target has already gets a new
+one. `interleave` and `replace` write copies with new ids as a new branch, so that what the target
+had stays. A message with a new id names the one it was copied from. Everything that is added is
+published at once. The source does not change.
 
 Both sessions are read in pages, twice: `merge_plan` plans what to write, and this module writes it.
 The target accepts no other write meanwhile.
@@ -12,6 +14,7 @@ The target accepts no other write meanwhile.
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -37,7 +40,6 @@ from bamboo_gateway.sessions.lifecycle.imports import closing_note
 from bamboo_gateway.sessions.lifecycle.merge_plan import (
     NEW,
     SHARED,
-    Distinct,
     GroupClock,
     Merge,
     Plan,
@@ -47,6 +49,8 @@ from bamboo_gateway.sessions.lifecycle.merge_plan import (
 )
 from bamboo_gateway.sessions.metadata import check_sizes, view_of
 from bamboo_gateway.sessions.registry import SessionRegistry
+from bamboo_gateway.sessions.runs.branching import check_room, root_branch
+from bamboo_gateway.sessions.runs.factory import Maker
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 from bamboo_gateway.sessions.transaction import Transactions
 from bamboo_gateway.storage.base import SessionStore
@@ -55,6 +59,7 @@ from bamboo_gateway.storage.base import SessionStore
 async def merge(
     context: Context,
     transactions: Transactions,
+    maker: Maker,
     caller: Caller,
     target_id: str,
     wanted: Merge,
@@ -66,7 +71,7 @@ async def merge(
         InvalidInput: Source and target are the same.
         NotFound: There is no such source or target.
         RunActive: In the target a run is executing, queued, or about to start.
-        Refused: The target waits for results of tool calls.
+        Refused: The target waits for results of tool calls, or it has `max_branches`.
         TooLarge: There are more messages than `MERGE_MESSAGES_MAX`.
     """
     if wanted.source_id == target_id:
@@ -75,7 +80,7 @@ async def merge(
 
     async def write(writer: SessionWriter, key: RequestKey | None) -> Outcome[Merged]:
         async with registry.holding(writer):
-            return await _merge(context, registry, caller, writer, wanted, key)
+            return await _merge(context, registry, maker, caller, writer, wanted, key)
 
     return await transactions.unless_answered(caller, target_id, idem, write)
 
@@ -83,6 +88,7 @@ async def merge(
 async def _merge(
     context: Context,
     registry: SessionRegistry,
+    maker: Maker,
     caller: Caller,
     writer: SessionWriter,
     wanted: Merge,
@@ -98,10 +104,12 @@ async def _merge(
         return head, await plan_merge(store, target, head, wanted)
 
     source, plan = await registry.read(caller, wanted.source_id, look)
+    if plan.branches:
+        check_room(target, context.settings.max_branches)
     now_ms, size_max = context.clock.now_ms(), context.settings.max_event_bytes
     history_writer = HistoryWriter(target.copy(), now_ms, size_max)
     async with store.extension(writer.id, writer.epoch, target.seq) as extension:
-        async with aclosing(_drafts(store, target, source, plan, wanted)) as pages:
+        async with aclosing(_drafts(store, maker, target, source, plan, wanted)) as pages:
             async for drafts in pages:
                 events = await to_thread.run_sync(
                     history_writer.events, drafts, limiter=bulk_limiter
@@ -125,7 +133,7 @@ async def _merge(
 
 
 async def _new(
-    store: SessionStore, source: SessionHead, plan: Plan
+    store: SessionStore, maker: Maker, source: SessionHead, plan: Plan
 ) -> AsyncGenerator[list[Message]]:
     """Yield the messages of the source that are written."""
     place = 0
@@ -134,12 +142,16 @@ async def _new(
             choices = plan.choices[place : place + len(page)]
             place += len(page)
             new = [
-                one.message if choice == NEW else one.message.renamed(())
+                one.message if choice == NEW else _copied(maker, one.message)
                 for one, choice in zip(page, choices, strict=True)
                 if choice != SHARED
             ]
             if new:
                 yield new
+
+
+def _copied(maker: Maker, message: Message) -> Message:
+    return replace(message, id=maker.message_id(), copied_from=message.origin_id)
 
 
 async def _in_time_order(
@@ -186,24 +198,29 @@ class _Side:
 
 
 async def _drafts(
-    store: SessionStore, target: SessionHead, source: SessionHead, plan: Plan, wanted: Merge
+    store: SessionStore,
+    maker: Maker,
+    target: SessionHead,
+    source: SessionHead,
+    plan: Plan,
+    wanted: Merge,
 ) -> AsyncGenerator[list[Draft]]:
     before = next(
         (one for one in reversed(target.merged_from) if one["session_id"] == source.id), None
     )
-    if not plan.written and not plan.replaces and before is not None:
+    if not plan.written and not plan.branches and before is not None:
         return
-    yield [_merged(target, source, before, plan, wanted)]
+    begun = root_branch(maker, target, plan.first_id, plan.last_id) if plan.branches else []
+    yield [_merged(target, source, before, plan, wanted), *begun]
     order = _Order(target.open_calls, plan)
-    distinct = Distinct()
     async with (
-        aclosing(_new(store, source, plan)) as new,
+        aclosing(_new(store, maker, source, plan)) as new,
         aclosing(messages_of(store, target, target.seq + 1)) as ours,
         aclosing(_in_time_order(ours, new) if plan.is_interleaved else new) as pages,
     ):
         async for page in pages:
-            messages = [distinct.take(message) for message in page] if plan.replaces else page
-            order.take(messages)
+            order.take(page)
+            messages = [_copied(maker, one) for one in page] if plan.is_interleaved else page
             yield [message_draft(message) for message in messages]
     order.end()
 
@@ -225,7 +242,8 @@ def _merged(
         "source": source_ref,
         "strategy": wanted.strategy,
         "message_count": plan.written,
-        "replaces": plan.replaces,
+        # Only logs of earlier versions have merges after which what was there counts no more.
+        "replaces": False,
     }
     counted = Usage.of(before.get("counted_usage")) if before else Usage()
     counted_parts = UsageParts.of(before.get("counted_parts")) if before else UsageParts()
@@ -263,7 +281,7 @@ class _Order:
         self._open_calls = open_calls
         self._plan = plan
         self._waiting = set(open_calls)
-        self._is_leading = not plan.replaces
+        self._is_leading = not plan.branches
         self._open: list[str] = []
 
     def take(self, page: list[Message]) -> None:

@@ -14,6 +14,7 @@ from anyio import to_thread
 from bamboo_gateway.domain.codec import canonical, decode
 from bamboo_gateway.domain.errors import TooLarge
 from bamboo_gateway.domain.messages import Message
+from bamboo_gateway.domain.paths import Path, every_path, path_of
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.tool_order import Settler
 from bamboo_gateway.sessions.history import bulk_limiter, history_page
@@ -37,8 +38,9 @@ class Merge:
 
     Attributes:
         source_id: The session whose messages are merged into the target.
-        strategy: `append` them after the target's messages; `interleave` both by time, for which
-            the target's messages are written again in their new order; or `replace` the target's.
+        strategy: `append` them after the tip of the target's current path; `interleave` both by
+            time, for which copies of both are written as a new branch; or `replace` the target's
+            by a new branch of copies.
         metadata_strategy: Whose metadata and usage totals the target has afterwards: its own, the
             source's, or both (the source's metadata wins, usages are added).
     """
@@ -57,7 +59,9 @@ class Plan:
             results are still missing does not.
         choices: What to do with each of them, and with each message that closes a passed-over call.
         written: How many messages are written.
-        replaces: Whether they replace the target's messages.
+        branches: Whether they are copies in a new branch.
+        first_id: The first message of the target's current path.
+        last_id: The last one.
         is_interleaved: Whether the target's messages are written among them.
         closed: How many of them close calls.
         calls_closed: The first of those calls.
@@ -66,13 +70,15 @@ class Plan:
     before: int
     choices: bytearray = field(default_factory=bytearray)
     written: int = 0
-    replaces: bool = False
+    branches: bool = False
+    first_id: str | None = None
+    last_id: str | None = None
     is_interleaved: bool = False
     closed: int = 0
     calls_closed: list[str] = field(default_factory=list)
 
 
-SHARED, NEW, RENAMED = range(3)
+SHARED, NEW, COPIED = range(3)
 
 
 class Theirs(NamedTuple):
@@ -90,9 +96,14 @@ async def plan_merge(
     Raises:
         TooLarge: There are more messages than `MERGE_MESSAGES_MAX`.
     """
-    open_calls, called_at = await open_calls_at(store, source, source.seq)
+    open_calls, called_at = await open_calls_at(store, source, path_of(source), source.seq)
     plan = Plan(called_at if open_calls else source.seq + 1)
     comparison = _Comparison(plan, wanted)
+    if target.branches:
+        every = every_path(target)
+        async with aclosing(messages_of(store, target, target.seq + 1, every)) as logged:
+            async for page in logged:
+                await _in_thread(comparison.take_logged, page)
     async with aclosing(messages_of(store, target, target.seq + 1)) as ours:
         async for page in ours:
             await _in_thread(comparison.take_ours, page)
@@ -104,29 +115,41 @@ async def plan_merge(
 
 
 class _Comparison:
-    """Compares both sessions, and keeps a digest of each message."""
+    """Compares both sessions, and keeps digests of each message.
+
+    A message is the same in both when its content and its origin are: its own id, or that of the
+    message that it was first copied from.
+    """
 
     def __init__(self, plan: Plan, wanted: Merge) -> None:
         self._plan = plan
         self._strategy = wanted.strategy
-        # Maps the digest of a message's id to the digest of its content. `_doubles` has further
-        # messages with the same id, as sessions of earlier versions may hold. Two ids with the same
-        # digest count as one id with two different messages, so nothing is lost by that.
-        self._known: dict[int, int] = {}
-        self._doubles: set[tuple[int, int]] = set()
+        # The ids of the target's log, on any branch. Two ids with the same digest count as one id
+        # that is taken, so nothing is lost by that.
+        self._taken: set[int] = set()
+        # What is on the target's current path: a digest of each origin with its content.
+        self._said: set[int] = set()
         self._ours = _Sequence()
         self._all_theirs = _Sequence()
-        self._distinct = Distinct()
         self._clock = GroupClock()
         self._first_new_at: str | None = None
         self._closings: list[list[str]] = [[], []]
         self._closing_counts = [0, 0]
 
+    def take_logged(self, page: list[Message]) -> None:
+        for message in page:
+            self._learn(_digest_of_id(message.id))
+
     def take_ours(self, page: list[Message]) -> None:
         for message in page:
-            key, content = _digest_of_id(message.id), _digest_of(message)
-            self._learn(key, content)
-            self._ours.add(key, content)
+            origin, content = _digest_of_id(message.origin_id), _digest_of(message)
+            self._plan.first_id = self._plan.first_id or message.id
+            self._plan.last_id = message.id
+            self._learn(_digest_of_id(message.id))
+            self._said.add(origin ^ content)
+            # Merges of earlier versions gave a derived id, and no origin.
+            self._said.add(_digest_of_id(message.id) ^ content)
+            self._ours.add(origin, content)
             self._clock.time_of(message)
 
     def take_theirs(self, page: list[Theirs]) -> None:
@@ -141,52 +164,49 @@ class _Comparison:
                     if len(self._closings[which]) < _CALLS_TOLD:
                         self._closings[which].append(str(message.tool_call_id))
             if self._strategy == "replace":
-                one = self._distinct.take(message)
-                self._all_theirs.add(_digest_of_id(one.id), _digest_of(one))
+                self._all_theirs.add(_digest_of_id(message.origin_id), _digest_of(message))
 
     def _choice(self, message: Message) -> int:
         key, content = _digest_of_id(message.id), _digest_of(message)
-        if key not in self._known:
-            self._learn(key, content)
-            return NEW
-        if self._known[key] == content or (key, content) in self._doubles:
+        origin = _digest_of_id(message.origin_id)
+        if key ^ content in self._said or origin ^ content in self._said:
             return SHARED
-        renamed = _digest_of_id(message.renamed(()).id)
-        if renamed in self._known:
-            return SHARED  # an earlier merge has added it
-        self._learn(renamed, content)
-        return RENAMED
+        is_taken = key in self._taken
+        if is_taken and _digest_of_id(message.renamed(()).id) ^ content in self._said:
+            return SHARED  # a merge of an earlier version has added it
+        self._said.add(origin ^ content)
+        self._learn(key)
+        return COPIED if is_taken else NEW
 
-    def _learn(self, key: int, content: int) -> None:
-        if self._known.setdefault(key, content) != content:
-            self._doubles.add((key, content))
-        if len(self._known) + len(self._doubles) > MERGE_MESSAGES_MAX:
+    def _learn(self, key: int) -> None:
+        self._taken.add(key)
+        if len(self._taken) > MERGE_MESSAGES_MAX:
             raise TooLarge(f"A merge takes at most {MERGE_MESSAGES_MAX} messages.")
 
     def conclude(self) -> None:
         """Complete the plan."""
         plan = self._plan
         ours, new = self._ours.count, len(plan.choices) - plan.choices.count(SHARED)
-        said_all = False
+        says_all = False
         match self._strategy:
             case "append":
                 plan.written = new
             case "interleave":
                 # When every message keeps its place, nothing has to be written again.
-                plan.is_interleaved = bool(
+                plan.is_interleaved = plan.branches = bool(
                     ours and self._first_new_at and self._first_new_at < self._clock.latest
                 )
-                plan.replaces = plan.is_interleaved
                 plan.written = new + (ours if plan.is_interleaved else 0)
+            case "replace" if not ours:
+                plan.written = new
             case "replace" if self._ours.digest() != self._all_theirs.digest():
-                said_all = plan.replaces = True
+                says_all = plan.branches = True
                 plan.written = len(plan.choices)
+                plan.choices = bytearray([COPIED]) * len(plan.choices)
             case "replace":
                 plan.choices = bytearray(len(plan.choices))
-        if said_all:
-            plan.choices = bytearray([NEW]) * len(plan.choices)
         if plan.written:
-            which = 0 if said_all else 1
+            which = 0 if says_all else 1
             plan.closed, plan.calls_closed = self._closing_counts[which], self._closings[which]
 
 
@@ -203,22 +223,6 @@ class _Sequence:
 
     def digest(self) -> bytes:
         return self._digest.digest()
-
-
-class Distinct:
-    """Makes ids distinct, as `domain.messages.distinct`, but message by message."""
-
-    def __init__(self) -> None:
-        self._seen: set[int] = set()
-
-    def __contains__(self, message_id: object) -> bool:
-        return _digest_of_id(str(message_id)) in self._seen
-
-    def take(self, message: Message) -> Message:
-        """Return the message, with a new id if its own occurred before."""
-        one = message.renamed(self) if message.id in self else message
-        self._seen.add(_digest_of_id(one.id))
-        return one
 
 
 class GroupClock:
@@ -255,11 +259,11 @@ async def _in_thread(function: Callable[[Any], T], page: Any) -> T:
 
 
 async def messages_of(
-    store: SessionStore, head: SessionHead, before: int
+    store: SessionStore, head: SessionHead, before: int, path: Path | None = None
 ) -> AsyncGenerator[list[Message]]:
-    """Yield the messages of a session before a seq, a page at a time."""
+    """Yield the messages of a path before a seq, a page at a time; by default the current one."""
     after = head.history_from
-    while page := await history_page(store, head, after=after, before=before):
+    while page := await history_page(store, head, after=after, before=before, path=path):
         after = page[-1].seq
         yield await _in_thread(_decoded, page)
 

@@ -7,13 +7,16 @@ import anyio
 from bamboo_gateway.agents.base import Agent, AgentError, Turn
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import format_ms
-from bamboo_gateway.domain.errors import InvalidInput, NotFound, Unavailable
+from bamboo_gateway.domain.codec import decode
+from bamboo_gateway.domain.errors import BambooError, InvalidInput, NotFound, Unavailable
 from bamboo_gateway.domain.events import Complete, Draft, Failed, Token
+from bamboo_gateway.domain.paths import path_of
 from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.answers import Summary
 from bamboo_gateway.sessions.commands import Idempotency, NewMessage, Outcome
 from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.history import last_on_path
 from bamboo_gateway.sessions.metadata import view_of
 from bamboo_gateway.sessions.runs.conversation import agent_conversation, load_summary
 from bamboo_gateway.sessions.runs.factory import Agents, Maker
@@ -55,11 +58,12 @@ async def save_summary(
     position: Position | None,
     idem: Idempotency | None,
 ) -> Outcome[Summary]:
-    """Save a summary of everything up to `position`; None means the end of the log.
+    """Save a summary of the current path up to `position`; None means the end of the log.
 
     Raises:
         InvalidInput: The position is not in this log.
     """
+    end = _End(context.store, position)
 
     def decide(writer: SessionWriter) -> Decision[Summary]:
         head = writer.head
@@ -74,13 +78,48 @@ async def save_summary(
             "summary": summary,
             "turn_count": turns,
             "position": str(covered),
+            "message_id": end.message_id,
             # Not the event's own time, which is a moment later.
             "created_at": format_ms(context.clock.now_ms()),
         }
         fields = {name: value for name, value in saved.items() if name != "session_id"}
+        fields["message_seq"] = end.seq
         return Decision([Draft("summary_saved", fields)], saved)
 
-    return await transactions.run(caller, session_id, decide, idem=idem)
+    return await transactions.run(caller, session_id, decide, prepare=end.prepare, idem=idem)
+
+
+class _End:
+    """The last message that a summary covers."""
+
+    def __init__(self, store: SessionStore, position: Position | None) -> None:
+        self.message_id: str | None = None
+        self.seq = 0
+        self._store = store
+        self._position = position
+
+    async def prepare(self, writer: SessionWriter) -> None:
+        """Read it; on return no message has come since."""
+        while True:
+            await writer.ready()
+            try:
+                await writer.settled()
+            except BambooError:
+                continue
+            await writer.ready()
+            head, seen = writer.head.copy(), _seen(writer)
+            before = (self._position.seq if self._position is not None else head.seq) + 1
+            last = await last_on_path(self._store, head, path_of(head), before)
+            self.message_id, self.seq = None, 0
+            if last is not None:
+                self.message_id, self.seq = decode(last.body)["message"]["id"], last.seq
+            if writer.is_ready and seen == _seen(writer):
+                return
+
+
+def _seen(writer: SessionWriter) -> object:
+    head = writer.head
+    return id(head), head.branch_id, head.message_count, head.tip_id
 
 
 async def delete_summary(transactions: Transactions, caller: Caller, session_id: str) -> None:

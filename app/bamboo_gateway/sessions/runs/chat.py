@@ -1,4 +1,4 @@
-"""Chat: the command behind POST /chat. It begins a run, or queues one."""
+"""Chat: the command behind POST /chat and `regenerate`. It begins a run, or queues one."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,9 +14,10 @@ from bamboo_gateway.domain.tool_order import in_order
 from bamboo_gateway.observability.tracing import here
 from bamboo_gateway.sessions.access import own
 from bamboo_gateway.sessions.answers import ChatTurn
-from bamboo_gateway.sessions.commands import Chat, Idempotency, Outcome
+from bamboo_gateway.sessions.commands import Chat, Idempotency, NewSession, Outcome, Regenerate
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.named_files import named_files
+from bamboo_gateway.sessions.runs.branching import Branching, Resolve, in_place_of, to_answer
 from bamboo_gateway.sessions.runs.client_ids import ClientIds
 from bamboo_gateway.sessions.runs.external import ExternalRuns
 from bamboo_gateway.sessions.runs.factory import Maker, beginning, created_draft
@@ -45,31 +46,68 @@ class ChatService:
                 same id.
             MessageExists: The session has a message of an id that the caller names.
             RunActive: The session is busy and `on_busy` is `reject`.
-            Refused: The run id is taken, the open tool calls need other messages, or results have
-                no open call.
+            Refused: The run id is taken, the open tool calls need other messages, results have
+                no open call, or there are `max_branches`.
             LimitReached: `max_queued_runs` wait already, or the user's tokens of the day are spent.
             Draining: The gateway is shutting down.
         """
         chat = replace(chat, session=own(caller, chat.session))
-        command = _ChatCommand(self, caller, chat)
+        branching = None
+        if chat.edit_message_id is not None:
+            branching = self._branching(in_place_of(chat.edit_message_id))
+        command = _ChatCommand(self, caller, chat, branching)
         run = partial(
             self.transactions.run,
             caller,
             decide=command.decide,
             prepare=command.prepare,
-            create=True,
+            create=branching is None,
             idem=idem,
         )
         if chat.session.id is not None:
             return await run(chat.session.id)
         return await self.maker.under_new_id(caller, idem, run)
 
+    async def regenerate(
+        self, caller: Caller, session_id: str, wanted: Regenerate, idem: Idempotency | None
+    ) -> Outcome[ChatTurn]:
+        """Begin a run that answers a turn again in a new branch, or queue it.
+
+        Raises:
+            NotFound: There is no such session or message.
+            InvalidInput: There is nothing to answer, or as `chat`.
+            RunActive, Refused, LimitReached, Draining: As `chat`.
+        """
+        chat = Chat(
+            NewSession(session_id),
+            [],
+            wanted.agent,
+            wanted.options,
+            wanted.run_id,
+            wanted.on_busy,
+        )
+        command = _ChatCommand(self, caller, chat, self._branching(to_answer(wanted.message_id)))
+        return await self.transactions.run(
+            caller, session_id, command.decide, prepare=command.prepare, idem=idem
+        )
+
+    def _branching(self, resolve: Resolve) -> Branching:
+        branches_max = self.context.settings.max_branches
+        return Branching(self.context.store, self.maker, resolve, branches_max)
+
 
 class _ChatCommand:
     """One chat on its way through a transaction."""
 
-    def __init__(self, service: ChatService, caller: Caller, chat: Chat) -> None:
+    def __init__(
+        self,
+        service: ChatService,
+        caller: Caller,
+        chat: Chat,
+        branching: Branching | None = None,
+    ) -> None:
         self._service = service
+        self._branching = branching
         self._context = service.context
         self._maker = service.maker
         self._caller = caller
@@ -85,7 +123,7 @@ class _ChatCommand:
         )
 
     async def prepare(self, writer: SessionWriter) -> None:
-        """Look up the ids and files that the client names, and the quotas of a new session."""
+        """Look up what the client names, and the quotas if the session is new."""
         if writer.head.seq and self._chat.session.id is None:
             raise SessionExists(f"A session {writer.id!r} exists already. Choose another id.")
         quotas = self._context.quotas.stored
@@ -93,7 +131,14 @@ class _ChatCommand:
             await quotas.look_up(self._chat.session.user_id)
         self._messages = await named_files(self._context, self._caller, writer, self._chat.messages)
         await self._context.budget.look_up(self._user_of(writer))
-        await self._ids.prepare(writer)
+        if self._branching is None:
+            await self._ids.prepare(writer)
+            return
+        while True:
+            await self._branching.prepare(writer)
+            await self._ids.prepare(writer)
+            if self._branching.is_fresh(writer):
+                return
 
     def _user_of(self, writer: SessionWriter) -> str | None:
         return writer.head.user_id if writer.head.seq else self._chat.session.user_id
@@ -110,10 +155,10 @@ class _ChatCommand:
         position = str(head.position)
         messages = [self._maker.new_message(given) for given in self._messages]
         created = [] if head.seq else [self._session()]
-        # A chat instead of an answer. While the run that asks is active, nobody was asked yet.
-        closed = (
-            end_round(head, "superseded", self._maker.closed_call) if head.active is None else []
-        )
+        # A chat instead of an answer. While the run that asks is active, nobody was asked yet. And
+        # whoever leaves the tip for a branch closes all that waits there.
+        is_instead = head.active is None and (is_busy or self._branching is None)
+        closed = end_round(head, "superseded", self._maker.closed_call) if is_instead else []
         if is_busy:
             drafts, effect = self._queue(writer, messages)
         else:
@@ -121,11 +166,16 @@ class _ChatCommand:
         turn: ChatTurn = {
             "session_id": writer.id,
             "run_id": self._run_id,
-            "message_ids": [message.id for message in messages],
+            "message_ids": [message.id for message in messages] or self._answered(),
             "status": "queued" if is_busy else "running",
             "position": position,
         }
         return Decision([*created, *closed, *drafts], turn, (effect,))
+
+    def _answered(self) -> list[str]:
+        """Return the message that a run without input of its own answers."""
+        answered = self._branching.from_message_id if self._branching is not None else None
+        return [answered] if answered is not None else []
 
     def _session(self) -> Draft:
         session = self._chat.session
@@ -138,19 +188,24 @@ class _ChatCommand:
         head = writer.head
         self._context.budget.check(self._user_of(writer))
         self._context.quotas.check_run(self._user_of(writer))
+        branch = self._branching.drafts(writer) if self._branching is not None else []
         asked = calls_of_round(head)
         open_calls = [call_id for call_id in head.open_calls if call_id not in asked]
         ordered = in_order(
-            open_calls, messages, close=self._maker.close_passed_over, all_answered=True
+            [] if branch else open_calls,
+            messages,
+            close=self._maker.close_passed_over,
+            all_answered=True,
         )
         start = self._service.scheduler.start_of(
             writer, self._run_id, self._agent, self._chat.options, here()
         )
         model = self._service.scheduler.agents[self._agent].model_of(self._chat.options)
-        drafts = beginning(self._run_id, self._agent, ordered, position, model)
+        answered = next(iter(self._answered()), None)
+        drafts = beginning(self._run_id, self._agent, ordered, position, model, answers=answered)
         if head.seq or self._chat.session.title is None:
             drafts += first_message_titles(self._context.settings.titles, head, ordered)
-        return drafts, start
+        return [*branch, *drafts], start
 
     def _queue(self, writer: SessionWriter, messages: list[Message]) -> tuple[list[Draft], Effect]:
         head = writer.head
@@ -169,6 +224,10 @@ class _ChatCommand:
             "messages": [message.to_json() for message in messages],
             "options": self._chat.options,
         }
+        if self._branching is not None:
+            self._branching.check(writer)
+            # What waits attaches to the tip of its time, but this one has a place already.
+            fields["branch_from"] = {"message_id": self._branching.from_message_id}
         interrupts = None
         if self._chat.on_busy == "interrupt":
             fields["front"] = True

@@ -20,10 +20,15 @@ from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.domain.codec import decode, encode
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX, KiB
 from bamboo_gateway.domain.messages import Message
-from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.domain.paths import path_of
+from bamboo_gateway.domain.sessions import SessionHead, SummaryRef
 from bamboo_gateway.sessions.answers import Summary
 from bamboo_gateway.sessions.context import Context
-from bamboo_gateway.sessions.history import history_page
+from bamboo_gateway.sessions.history import (
+    count_on_path,
+    find_on_path,
+    history_page,
+)
 from bamboo_gateway.sessions.registry import SessionRegistry
 from bamboo_gateway.sessions.streaming.event_queue import EventQueue
 from bamboo_gateway.storage.base import SessionStore
@@ -49,19 +54,21 @@ _CONTINUE = (
 )
 
 
-async def load_summary(store: SessionStore, head: SessionHead) -> Summary | None:
-    """Return the present SummaryCacheData, or None when there is no summary."""
-    if head.summary is None:
+async def load_summary(
+    store: SessionStore, head: SessionHead, ref: SummaryRef | None = None
+) -> Summary | None:
+    """Return the present SummaryCacheData, or that of `ref`; None when there is no summary."""
+    ref = ref or head.summary
+    if ref is None:
         return None
-    records = await store.read(
-        head.id, head.epoch, head.summary.seq - 1, limit=1, max_bytes=PAGE_BYTES_MAX
-    )
+    records = await store.read(head.id, head.epoch, ref.seq - 1, limit=1, max_bytes=PAGE_BYTES_MAX)
     event = decode(records[0].body)
     return {
         "session_id": head.id,
         "summary": event["summary"],
         "turn_count": event["turn_count"],
         "position": event["position"],
+        "message_id": event.get("message_id"),
         "created_at": event.get("created_at", event["time"]),
     }
 
@@ -115,7 +122,9 @@ async def agent_conversation(
     """
     summary, after = await _uncovered(store, head, before)
     first = [] if summary is None else [_in_place_of_covered(summary)]
-    if (bodies := _in_memory(recent, after, before)) is not None:
+    path = path_of(head)
+    is_in_one = path.is_whole(after, before)
+    if is_in_one and (bodies := _in_memory(recent, after, before)) is not None:
         page = await _in_turn(sum(map(len, bodies)), _messages_of, bodies)
         return Conversation([*first, *page], NOTHING_LEFT_OUT, [page])
     window = agent if isinstance(agent, SupportsWindow) and head.knows_system_messages else None
@@ -124,8 +133,8 @@ async def agent_conversation(
     edge = before
     while True:
         limit = min(max(_FIRST_PAGE, count), _PAGE) if window is not None else _PAGE
-        found = await store.find(
-            head.id, head.epoch, "message", after=after, before=edge, limit=limit, reverse=True
+        found = await find_on_path(
+            store, head, path, after=after, before=edge, limit=limit, reverse=True
         )
         if found:
             bodies = [record.body for record in reversed(found)]
@@ -182,7 +191,7 @@ async def _system_messages(
 async def _left_out(
     store: SessionStore, head: SessionHead, after: int, before: int, given: list[Message]
 ) -> LeftOut:
-    count = await store.count_marks(head.id, head.epoch, "message", after=after, before=before)
+    count = await count_on_path(store, head, path_of(head), after, before)
     count -= sum(after < seq < before for seq in head.system_seqs)
     covered = head.summary.turn_count if head.summary else 0
     users = head.counts.by_role.get("user", 0) - covered
@@ -202,8 +211,9 @@ async def _uncovered(
     summary = await load_summary(store, head)
     if summary is None or head.summary is None:
         return None, head.history_from
-    after = max(head.history_from, head.summary.covers_seq)
-    first = await store.find(head.id, head.epoch, "message", after=after, before=before, limit=1)
+    after = max(head.history_from, head.summary.end_seq)
+    path = path_of(head)
+    first = await find_on_path(store, head, path, after=after, before=before, limit=1)
     if first and _role_of(first[0].body) == "tool":
         after = await _exchange_before(store, head, after)
     return summary, after
@@ -211,20 +221,12 @@ async def _uncovered(
 
 async def _exchange_before(store: SessionStore, head: SessionHead, seq: int) -> int:
     """Return the seq before the tool exchange that goes on behind `seq`."""
-    before = seq + 1
-    while page := await store.find(
-        head.id,
-        head.epoch,
-        "message",
-        after=head.history_from,
-        before=before,
-        limit=50,
-        reverse=True,
-    ):
+    path, edge = path_of(head), seq + 1
+    while page := await find_on_path(store, head, path, before=edge, limit=50, reverse=True):
         for record in page:
             if _role_of(record.body) != "tool":
                 return record.seq - 1
-        before = page[-1].seq
+        edge = page[-1].seq
     return head.history_from
 
 

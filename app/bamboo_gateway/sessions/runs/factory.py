@@ -45,6 +45,14 @@ class Maker:
         """Make the id of a run."""
         return self._ids.make("run_", self._clock.now_ms())
 
+    def branch_id(self) -> str:
+        """Make the id of a branch."""
+        return self._ids.make("branch_", self._clock.now_ms())
+
+    def message_id(self) -> str:
+        """Make the id of a message."""
+        return self._ids.make("msg_", self._clock.now_ms())
+
     def share_id(self) -> str:
         """Make the id of a share."""
         return self._ids.make("share_", self._clock.now_ms())
@@ -197,12 +205,23 @@ def beginning(
     position: str | None,
     model: str | None = None,
     more: Mapping[str, Any] | None = None,
+    answers: str | None = None,
 ) -> list[Draft]:
-    """Return the events that a run begins with; they belong in one commit."""
+    """Return the events that a run begins with; they belong in one commit.
+
+    Args:
+        run_id: The run.
+        agent: Who answers.
+        messages: The run's input, which enters the log with it.
+        position: The position before them.
+        model: The model that answers, if that is known.
+        more: Further fields of `run_start`.
+        answers: Without input of its own the message that the run answers.
+    """
     fields: dict[str, Any] = {
         "run_id": run_id,
         "agent": agent,
-        "message_ids": [message.id for message in messages],
+        "message_ids": [message.id for message in messages] or ([answers] if answers else []),
     }
     if model is not None:
         fields["model"] = model

@@ -10,7 +10,14 @@ from typing_extensions import override
 
 from bamboo_gateway.agents.base import Answer
 from bamboo_gateway.domain.codec import decode
-from bamboo_gateway.domain.errors import BambooError, Conflict, InvalidInput, LimitReached, Refused
+from bamboo_gateway.domain.errors import (
+    BambooError,
+    Conflict,
+    InvalidInput,
+    LimitReached,
+    NotFound,
+    Refused,
+)
 from bamboo_gateway.domain.events import CODE_INTERRUPTED, Cancelled, Failed
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.messages import Message
@@ -19,6 +26,7 @@ from bamboo_gateway.domain.titles import first_message_titles
 from bamboo_gateway.domain.tool_order import in_order
 from bamboo_gateway.observability.tracing import Parent
 from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.runs.branching import Branching, behind
 from bamboo_gateway.sessions.runs.executor import RunExecutor
 from bamboo_gateway.sessions.runs.external import ExternalRuns
 from bamboo_gateway.sessions.runs.factory import EXTERNAL, Agents, Maker, beginning
@@ -171,11 +179,21 @@ class RunScheduler:
         try:
             await self._context.budget.look_up(writer.head.user_id)
             queued, given = await self._next_input(writer)
+            branching = self._branching(given)
+            if branching is not None and not writer.head.active:
+                try:
+                    await branching.prepare(writer)
+                except NotFound:
+                    await writer.ready()
+                    given = {}
+                if (writer.head.queue[0] if writer.head.queue else None) != queued:
+                    return True
             head = writer.head
             is_over = self._context.drain.has_begun
             if head.open_requests or is_over or head.active or head.logged_state or queued is None:
                 return False
-            await self._transactions.commit(writer, self._start_decision(writer, queued, given))
+            decision = self._start_decision(writer, queued, given, branching)
+            await self._transactions.commit(writer, decision)
         except BambooError as error:
             if isinstance(error, Conflict):
                 writer.lost()
@@ -183,8 +201,20 @@ class RunScheduler:
             return True
         return False
 
+    def _branching(self, given: dict[str, Any]) -> Branching | None:
+        """Return the branch that a queued run begins, if it named the message before it."""
+        if "branch_from" not in given:
+            return None
+        branches_max = self._context.settings.max_branches
+        resolve = behind(given["branch_from"]["message_id"])
+        return Branching(self._context.store, self._maker, resolve, branches_max)
+
     def _start_decision(
-        self, writer: SessionWriter, queued: QueuedRun, given: dict[str, Any]
+        self,
+        writer: SessionWriter,
+        queued: QueuedRun,
+        given: dict[str, Any],
+        branching: Branching | None,
     ) -> Decision:
         """Return how a queued run begins, or how it ends without having begun."""
 
@@ -202,9 +232,10 @@ class RunScheduler:
             # What the operator allows may have changed since the run was queued.
             self.agents[agent].check_options(options)
             self._context.budget.check(writer.head.user_id)
+            branch = branching.drafts(writer) if branching is not None else []
             # No client waits that could be refused: close the calls that the run before left open.
             messages = in_order(
-                writer.head.open_calls,
+                [] if branch else writer.head.open_calls,
                 [Message.of(shape) for shape in given["messages"]],
                 close=self._maker.unanswered,
                 all_answered=True,
@@ -213,9 +244,10 @@ class RunScheduler:
             return not_begun(error.detail, error.code.replace("-", "_"))
         start = self.start_of(writer, queued.run_id, agent, options)
         model = self.agents[agent].model_of(options)
-        drafts = beginning(queued.run_id, agent, messages, None, model)
+        answers = branching.from_message_id if branching is not None else None
+        drafts = beginning(queued.run_id, agent, messages, None, model, answers=answers)
         drafts += first_message_titles(self._context.settings.titles, writer.head, messages)
-        return Decision(drafts, {}, (start,))
+        return Decision([*branch, *drafts], {}, (start,))
 
     async def _next_input(self, writer: SessionWriter) -> tuple[QueuedRun | None, dict[str, Any]]:
         """Return the first queued run and its input, with the session ready for a decision.

@@ -20,11 +20,13 @@ from bamboo_gateway.domain.codec import decode
 from bamboo_gateway.domain.errors import BambooError, Conflict, NotFound
 from bamboo_gateway.domain.events import Draft, MessageSaid, TerminalEvent, Token
 from bamboo_gateway.domain.messages import Message
+from bamboo_gateway.domain.paths import path_of
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.short_text import title_of
 from bamboo_gateway.domain.titles import is_untitled
 from bamboo_gateway.domain.views import session_view
 from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.history import find_on_path
 from bamboo_gateway.sessions.runs.detached_task import DetachedTask
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
 from bamboo_gateway.sessions.transaction import Decision, Transactions
@@ -173,11 +175,11 @@ class Titles:
         return title_of(first.text)
 
     async def _beginning_of(self, head: SessionHead) -> list[Message]:
-        found = await self._context.store.find(
-            head.id,
-            head.epoch,
-            "message",
-            after=head.history_from,
+        found = await find_on_path(
+            self._context.store,
+            head,
+            path_of(head),
+            before=head.seq + 1,
             limit=3 * _MESSAGES_MAX,  # results of tools may stand between
         )
         said = (Message.of(decode(event.body)["message"]) for event in found)

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import anyio
 from anyio.lowlevel import checkpoint
 
+from bamboo_gateway.domain.branch_folds import linked
 from bamboo_gateway.domain.clock import Clock, format_ms
 from bamboo_gateway.domain.codec import encode
 from bamboo_gateway.domain.deltas import Delta, DeltaStem, joined
@@ -303,6 +304,7 @@ class SessionWriter:
         now_ms = self._clock.now_ms()
         time = format_ms(now_ms)
         first = head.seq + 1
+        drafts = linked(head, drafts)
         try:
             bodies = self._encoded(drafts, first, time)
         except BambooError as error:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.clock import format_ms
+from bamboo_gateway.domain.paths import path_of
 from bamboo_gateway.domain.projections import fold
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.jsonl.files import FileSystem
@@ -106,10 +107,12 @@ def make_log(
             messages.append(seq)
         if seq > folded and not is_note(line):
             fold(head, codec.decode(line))
-    # A merge that replaces the history leaves the former messages in the log; they no longer count.
-    head.message_count = sum(seq > head.history_from for seq in messages)
+    # Messages of other branches, and those that a merge of an earlier version has replaced, stay in
+    # the log and do not count.
     # Lost events keep their seqs: the head never goes back, so that positions stay in order.
     head.seq = max(head.seq, folded)
+    path = path_of(head)
+    head.message_count = sum(seq in path for seq in messages)
     data = b"".join([make_header(session_id, epoch, head.created_at), *(line for _, line in lines)])
     return data, head
 

@@ -10,6 +10,7 @@ fit, and has the snapshots made from them written again.
 from contextlib import suppress
 from dataclasses import dataclass
 
+from bamboo_gateway.domain.paths import path_of
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
@@ -53,6 +54,7 @@ class Upgrade:
             return True
         path = self.paths.marks_of(file_name(entry.id))
         messages, last = 0, -1
+        current = path_of(head)
         try:
             marks = MarksFile(self.fs, path, entry.epoch, entry.marks)
             try:
@@ -60,7 +62,7 @@ class Upgrade:
                     if offset <= last:
                         return False
                     last = offset
-                    messages += kind == "message" and seq > head.history_from
+                    messages += kind == "message" and seq in current
             finally:
                 marks.close()
         except StaleMarksError:

@@ -40,6 +40,8 @@ SESSION: Final[dict[str, Any]] = {
 
 USER_MESSAGE: Final[dict[str, Any]] = {
     "id": "msg_01kag8v3c0d6q0w1x2y3z4a5b7",
+    "parent_id": None,
+    "branch_id": "main",
     "role": "user",
     "content": "Hello!",
     "status": "complete",
@@ -49,6 +51,8 @@ USER_MESSAGE: Final[dict[str, Any]] = {
 
 ASSISTANT_MESSAGE: Final[dict[str, Any]] = {
     "id": "msg_01kag8v3c0d6q0w1x2y3z4a5b8",
+    "parent_id": "msg_01kag8v3c0d6q0w1x2y3z4a5b7",
+    "branch_id": "main",
     "role": "assistant",
     "content": "Hello! How can I help?",
     "status": "complete",
@@ -72,6 +76,33 @@ AGENTS: Final[dict[str, Any]] = {
             },
         }
     ]
+}
+BRANCHES: Final[list[dict[str, Any]]] = [
+    {
+        "branch_id": "main",
+        "parent_branch_id": None,
+        "from_message_id": None,
+        "tip_message_id": ASSISTANT_MESSAGE["id"],
+        "message_count": 2,
+        "created_at": "2026-11-20T17:25:00.123Z",
+        "current": False,
+    },
+    {
+        "branch_id": "branch_01kag8v3c0d6q0w1x2y3z4a5b9",
+        "parent_branch_id": "main",
+        "from_message_id": USER_MESSAGE["id"],
+        "tip_message_id": "msg_01kag8v3c0d6q0w1x2y3z4a5ba",
+        "message_count": 2,
+        "created_at": "2026-11-20T17:27:00.000Z",
+        "current": True,
+    },
+]
+REGENERATIONS: Final[dict[str, Any]] = {
+    "last": {"summary": "The last answer", "value": {}},
+    "named": {
+        "summary": "An earlier answer, by another agent",
+        "value": {"message_id": ASSISTANT_MESSAGE["id"], "agent": "other"},
+    },
 }
 
 SEARCHED: Final[dict[str, Any]] = {
@@ -107,6 +138,14 @@ CHATS: Final[dict[str, Any]] = {
             "user_id": "user-123",
             "title": "My chat",
             "metadata": {"project": "bamboo"},
+        },
+    },
+    "edit": {
+        "summary": "In the place of a user's message, in a new branch",
+        "value": {
+            "session_id": SESSION_ID,
+            "message": "Good morning!",
+            "edit_message_id": USER_MESSAGE["id"],
         },
     },
     "tool": {
