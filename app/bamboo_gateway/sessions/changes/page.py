@@ -219,7 +219,7 @@ def _view(
         "position": str(head.position),
         "state": context.states.state_of(head),
         "title": head.title,
-        "preview": getattr(head, "preview", None),
+        "preview": head.preview,
         "updated_at": format_ms(head.updated_at),
         "active_run_id": head.active.run_id if head.active is not None else None,
     }
