@@ -4,7 +4,7 @@ Times are RFC 3339 strings in UTC with milliseconds; positions are `<epoch>-<seq
 URL: only the API knows their form.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 from bamboo_gateway.domain.clock import format_ms
@@ -169,7 +169,7 @@ def run_view(session_id: str, epoch: int, events: Sequence[dict[str, Any]]) -> R
         "agent": first["agent"],
         "status": "queued",
         "position": str(Position(epoch, first["seq"] - 1)) if was_queued else first["position"],
-        "message_ids": [message["id"] for message in first["messages"]] if was_queued else [],
+        "message_ids": _queued_input(first) if was_queued else [],
         "created_at": first["time"],
         "started_at": None,
         "ended_at": None,
@@ -194,3 +194,12 @@ def run_view(session_id: str, epoch: int, events: Sequence[dict[str, Any]]) -> R
             if kind == "error":
                 run["error"] = {"code": event["code"], "message": event["message"]}
     return run
+
+
+def _queued_input(queued: Mapping[str, Any]) -> list[str]:
+    """Return the ids of a queued run's input, or of the message that it answers again."""
+    if messages := queued["messages"]:
+        return [message["id"] for message in messages]
+    branch_from = queued.get("branch_from") or {}
+    answered = branch_from.get("message_id")
+    return [answered] if answered is not None else []
