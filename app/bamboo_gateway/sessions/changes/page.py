@@ -9,7 +9,7 @@ more (`has_more`).
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypedDict
+from typing import Final, Literal, NamedTuple, TypedDict
 
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import format_ms
@@ -41,6 +41,10 @@ class ChangeCursor(NamedTuple):
     number: int
     moment: int
     session_id: str = ""
+
+
+NO_CURSOR: Final = ChangeCursor("", 0, 0)
+"""A cursor of no store: it is never served."""
 
 
 @dataclass(frozen=True, slots=True)
