@@ -34,6 +34,9 @@ MiB = 1024 * 1024
 
 _PREFIX: Final = "BAMBOO_"
 
+WIRES: Final = ("durable-streams",)
+"""The wires that there are (`wires.factory`)."""
+
 _COMMAND_VARIABLES: Final = frozenset({"BAMBOO_URL", "BAMBOO_API_KEY"})
 """The variables of the commands that call a gateway (`cli.options`); both may be set together."""
 
@@ -336,6 +339,11 @@ class Settings(BaseSettings):
     export_dir: Path | None = Field(
         None, description="The directory for exports to a file; unset: they are refused."
     )
+    wires: Annotated[tuple[str, ...], NoDecode] = Field(
+        WIRES,
+        description="The further protocols that sessions are served in, comma-separated; empty: "
+        "none.",
+    )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Origins of web pages that may call, comma-separated."
     )
@@ -442,12 +450,20 @@ class Settings(BaseSettings):
             )
         return value
 
-    @field_validator("api_keys", "cors_origins", "trusted_proxies", mode="before")
+    @field_validator("api_keys", "cors_origins", "trusted_proxies", "wires", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("wires")
+    @classmethod
+    def _known_wires(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for each in value:
+            if each not in WIRES:
+                raise ValueError(f"there is no wire {each!r}; there is {', '.join(WIRES)}")
+        return tuple(dict.fromkeys(value))
 
     @field_validator("root_path")
     @classmethod
