@@ -23,6 +23,7 @@ from bamboo_gateway.observability.histogram import Histogram
 from bamboo_gateway.observability.metrics import FAMILIES, PREFIX
 from bamboo_gateway.observability.prometheus import render_metrics
 from bamboo_gateway.server import http1
+from bamboo_gateway.wires.factory import wire_routers
 from tests.api.serving import Served, raw, serving
 from tests.faults.wire import Wire, hanging, rest_of
 from tests.observability.scraping import Scrape, Series
@@ -371,7 +372,7 @@ def test_no_text_of_a_client_becomes_a_label(served: Served) -> None:
     for series in scrape.own():
         for name, value in series.labels:
             values.setdefault(name, set()).add(value)
-    routes = [route for router in ROUTERS for route in router.routes]
+    routes = [route for router in (*ROUTERS, *wire_routers()) for route in router.routes]
     templates = {route.path for route in routes if isinstance(route, APIRoute)}
     assert values["route"] <= templates | {"unmatched"}
     assert values["method"] <= {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"}
