@@ -176,8 +176,8 @@ async def read_durable_stream(
         return _polled(page, parse_cursor(cursor))
     page = await manager.events(who, session_id, after=after, limit=PAGE_MAX)
     # Weak: compaction may remove deltas in between, which says the same.
-    etag = f'W/"{offset or START}:{offset_of(page.next)}"'
-    named, is_up_to_date = {"ETag": etag}, not page.has_more
+    etag = f'"{offset or START}:{offset_of(page.next)}"'
+    named, is_up_to_date = {"ETag": f"W/{etag}"}, not page.has_more
     if if_none_match is not None and etag_matches(if_none_match, etag):
         return _page(None, page.next, named, is_up_to_date=is_up_to_date, status=304)
     return _page(_messages(page), page.next, named, is_up_to_date=is_up_to_date)
