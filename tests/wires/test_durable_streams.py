@@ -285,14 +285,14 @@ def test_a_client_at_the_end_of_a_closed_session_sees_it_reopened(
 
 def test_the_limits_and_clocks_of_streams_hold() -> None:
     with (
-        serving(max_connections_per_user=1, heartbeat_interval_seconds=0.05) as served,
+        serving(max_connections=1, heartbeat_interval_seconds=0.05) as served,
         served.client() as api,
     ):
         api.post("/sessions", json={"id": "s"})
         with live(served, "s") as watcher:
             watcher.until(": ping\n")
             answer = api.get("/ds/s?live=sse&offset=-1")
-            refused(answer, 429, "too-many-streams")
+            refused(answer, 503, "too-many-connections")
             assert answer.headers["x-content-type-options"] == "nosniff"
             api.delete(f"/sessions/s/connections/{watcher.headers['connection-id']}")
             watcher.ended()
