@@ -70,6 +70,8 @@ def _default(value: Any) -> str:
             return f"`{str(value).lower()}`"
         case Path() | str():
             return f"`{value}`"
+        case tuple():
+            return f"`{','.join(value)}`"
         case dict():
             return f"`{json.dumps(value)}`"
         case _:

@@ -60,6 +60,7 @@ from bamboo_gateway.sessions.lifecycle.fork import Fork
 from bamboo_gateway.sessions.lifecycle.merge_plan import Merge
 from bamboo_gateway.sessions.manager import SessionManager
 from bamboo_gateway.sessions.streaming.rendering import (
+    CaughtUp,
     Control,
     Goodbye,
     Heartbeat,
@@ -489,7 +490,7 @@ class _Lines(Renderer):
                 line = {"type": "reset", "reason": reason, "position": str(position)}
             case Goodbye(reason, retry):
                 line = {"type": "goodbye", "reason": reason, "retry": retry}
-            case Open() | Heartbeat() | Ping():
+            case Open() | CaughtUp() | Heartbeat() | Ping():
                 return b""  # only clients on a network need these
             case _:
                 assert_never(shown)

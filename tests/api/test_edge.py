@@ -311,7 +311,7 @@ def test_pipelined_requests_are_answered_in_order(served: Served) -> None:
 @pytest.mark.parametrize(
     ("path", "has"),
     [
-        ("/sessions/x/messages?untill=now", "after, before, limit, order"),
+        ("/sessions/x/messages?untill=now", "after, before, branch, limit, order"),
         ("/sessions/x/runs?untill=now&order=asc", "cursor, limit, order"),
         ("/sessions/x/summary?untill=now", "none"),
     ],

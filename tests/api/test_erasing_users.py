@@ -271,7 +271,10 @@ def test_the_command_asks_first_and_prints_the_receipt(house: House) -> None:
     asked = users_delete("--dry-run")
     assert asked.returncode == 0, asked.stderr
     assert asked.stdout.startswith("5 sessions, 0 archives (")
-    assert f"0 shares, 2 keys and 0 exported files of {USER} would be deleted\n" in asked.stdout
+    assert (
+        f"0 shares, 2 keys, 0 files and 0 exported files of {USER} would be deleted\n"
+        in asked.stdout
+    )
     refused = users_delete(stdin="n\n")
     assert refused.returncode == 1
     assert "nothing was deleted" in refused.stderr

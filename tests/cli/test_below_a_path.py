@@ -18,6 +18,7 @@ SESSION = "s-1"
 MORE = {
     "chat": ["Hello"],
     "import": ["FILE"],
+    "files upload": ["FILE"],
     "sessions delete": [SESSION, "--yes"],
     "share create": [SESSION, "--link"],
     "share revoke": [SESSION, "share_1"],

@@ -5,6 +5,7 @@ from typing import Any, Final, assert_never
 from bamboo_gateway.domain.codec import encode
 from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.sessions.streaming.rendering import (
+    CaughtUp,
     Control,
     Goodbye,
     Heartbeat,
@@ -34,6 +35,8 @@ class NativeFrames:
         match shown:
             case Ping():
                 return PING
+            case CaughtUp():
+                return b""  # `open` and the positions of events say it
             case Heartbeat(position):
                 return _frame(position, {"type": "heartbeat"})
             case Open(position):

@@ -52,6 +52,10 @@ function describe(event: StreamEvent): string {
       return event.summary ?? event.position;
     case "extensions_updated":
       return Object.keys(event.extension_data).join();
+    case "branch_started":
+      return `${event.branch_id} ${event.from_message_id}`;
+    case "branch_selected":
+      return event.branch_id;
     case "session_shared":
       return event.share.id;
     case "share_revoked":

@@ -49,6 +49,13 @@ class Reset:
 
 
 @dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """The stream has shown everything that the log has, for the first time since it was opened."""
+
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat:
     """A heartbeat for clients that see events only."""
 
@@ -68,7 +75,7 @@ class Goodbye:
     retry: bool
 
 
-Control = Open | Reset | Heartbeat | Ping | Goodbye
+Control = Open | Reset | CaughtUp | Heartbeat | Ping | Goodbye
 
 
 class Renderer(Protocol):
@@ -83,7 +90,7 @@ class Renderer(Protocol):
         """Render an event of the log; `body` is its JSON."""
 
     def control(self, shown: Control, /) -> bytes:
-        """Render an item that is not in the log."""
+        """Render an item that is not in the log; empty when the protocol does not show it."""
 
 
 class JointRenderer(Protocol):

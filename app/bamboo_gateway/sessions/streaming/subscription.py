@@ -21,6 +21,7 @@ from bamboo_gateway.sessions.commands import StreamRequest
 from bamboo_gateway.sessions.metrics import Tally
 from bamboo_gateway.sessions.streaming.event_queue import EventQueue
 from bamboo_gateway.sessions.streaming.rendering import (
+    CaughtUp,
     Goodbye,
     GoodbyeReason,
     Heartbeat,
@@ -144,6 +145,7 @@ class Subscription:
         "_goodbye",
         "_goodbye_after_rest",
         "_greeted",
+        "_has_caught_up",
         "_heartbeat_due",
         "_on_close",
         "_renderer",
@@ -208,6 +210,7 @@ class Subscription:
         self._tally = tally
         self._on_close = on_close
         self._greeted = False
+        self._has_caught_up = False
         self._goodbye: GoodbyeReason | None = None
         self._goodbye_after_rest = False
         self._ended = False
@@ -218,7 +221,8 @@ class Subscription:
         self.quiet_ticks = 0
         if not self._greeted:
             self._greeted = True
-            return self._greeting()
+            if chunk := self._greeting():
+                return chunk
         while not self._ended:
             if self._goodbye is not None and not self._goodbye_after_rest:
                 return self._farewell()
@@ -237,11 +241,8 @@ class Subscription:
             if chunk:
                 self.written_from = begin
                 return chunk
-            if self._goodbye is not None:
-                return self._farewell()
-            if self._heartbeat_due:
-                self._heartbeat_due = False
-                return self._heartbeat()
+            if (shown := self._when_read_to_the_end()) is not None:
+                return shown
             self._waiter = get_running_loop().create_future()
             try:
                 await self._waiter
@@ -346,6 +347,19 @@ class Subscription:
         if self.start.reset is not None:
             chunk += self._renderer.control(Reset(self._position, self.start.reset))
         return chunk
+
+    def _when_read_to_the_end(self) -> bytes | None:
+        """Return what the stream shows when no event waits; None: nothing."""
+        if not self._has_caught_up:
+            self._has_caught_up = True
+            if chunk := self._renderer.control(CaughtUp(self._position)):
+                return chunk
+        if self._goodbye is not None:
+            return self._farewell()
+        if self._heartbeat_due:
+            self._heartbeat_due = False
+            return self._heartbeat()
+        return None
 
     def _heartbeat(self) -> bytes:
         self.written_from = self.cursor
