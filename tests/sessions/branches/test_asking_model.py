@@ -13,6 +13,7 @@ import anyio
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typing_extensions import override
 
 from bamboo_gateway.domain.errors import BambooError, Refused, RunActive
 from bamboo_gateway.domain.events import Complete, Token, ToolStart
@@ -25,7 +26,7 @@ from tests.sessions.branches.tree import Said, Tree
 from tests.sessions.lifecycle.talk import say, talk
 from tests.sessions.runs.test_inputs_model import Model, World
 from tests.support.clocks import FakeClock
-from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, crash, eventually, gateway, quiet
+from tests.support.gateways import DEADLINE_SECONDS, ME, crash, eventually, gateway, quiet
 
 VERBS = [
     "chat",
@@ -56,9 +57,7 @@ VERBS = [
     "replace",
     "archive",
 ]
-STEPS = st.lists(
-    st.tuples(st.sampled_from(VERBS), st.integers(0, 1000)), min_size=3, max_size=16
-)
+STEPS = st.lists(st.tuples(st.sampled_from(VERBS), st.integers(0, 1000)), min_size=3, max_size=16)
 
 
 class Asked(Model):
@@ -82,7 +81,7 @@ class Mixed(World):
 
     model: Asked
 
-    async def do(self, verb: str, number: int, run: int) -> None:
+    async def do(self, verb: str, number: int, run: int) -> None:  # noqa: C901
         gate, model, tree = self.gate, self.model, self.model.tree
         run_id, active = f"r{run}", self.gate.live().active_run_id or ""
         is_busy = model.active or bool(model.queue)
@@ -230,6 +229,7 @@ class Mixed(World):
         assert event["message_ids"][-1:] in ([], [tree.tip.id])
         assert bool(event["message_ids"]) != ("request_ids" in event)
 
+    @override
     async def check(self) -> None:
         await self.take_new()
         gate, model, tree = self.gate, self.model, self.model.tree

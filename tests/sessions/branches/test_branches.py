@@ -220,7 +220,9 @@ async def test_a_queued_chat_attaches_to_the_tip_of_its_start_and_an_edit_keeps_
 
 async def test_a_queued_regeneration_of_the_answer_that_is_being_written(gate: Gateway) -> None:
     answer = await gate.chat("s", "a", run_id="r1")
-    await regenerate(gate, "r2", answer["message_ids"][0])
+    again_of = await regenerate(gate, "r2", answer["message_ids"][0])
+    waiting = await gate.manager.run(ME, "s", "r2")
+    assert (waiting["status"], waiting["message_ids"]) == ("queued", again_of["message_ids"])
     gate.agent.do("r1", Token("one"), Complete())
     gate.agent.do("r2", Token("two"), Complete())
     await gate.ended("r2")

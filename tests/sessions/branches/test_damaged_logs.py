@@ -1,4 +1,4 @@
-"""R10: a line of a log with branches is damaged, whichever; the rest opens, and counts are right."""
+"""R10: whichever line of a branched log is damaged, the rest opens, and its counts are right."""
 
 from typing import Any
 
