@@ -64,8 +64,6 @@ def _default(value: Any) -> str:
     match value:
         case None | ():
             return ""
-        case tuple():
-            return f"`{','.join(f'{each:g}' for each in value)}`"
         case bool():
             return f"`{str(value).lower()}`"
         case Path() | str():

@@ -284,5 +284,8 @@ def test_the_command_asks_first_and_prints_the_receipt(house: House) -> None:
     receipt = json.loads(done.stdout)
     assert (receipt["sessions"], receipt["keys"], receipt["complete"]) == (5, 2, True)
     again = users_delete("--yes")
-    assert "0 sessions, 0 archives (0 bytes), 0 shares, 0 keys and 0 exported files" in again.stdout
+    assert (
+        "0 sessions, 0 archives (0 bytes), 0 shares, 0 keys, 0 files and 0 exported files"
+        in again.stdout
+    )
     assert "remains in backups: " in again.stdout

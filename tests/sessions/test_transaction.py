@@ -18,7 +18,6 @@ from bamboo_gateway.sessions.access import check_access
 from bamboo_gateway.sessions.commands import (
     Chat,
     Idempotency,
-    Inputs,
     NewMessage,
     NewSession,
     Regenerate,
@@ -27,6 +26,7 @@ from bamboo_gateway.sessions.commands import (
 from bamboo_gateway.sessions.extensions import put_extension
 from bamboo_gateway.sessions.lifecycle.fork import Fork
 from bamboo_gateway.sessions.runs.chat import _ChatCommand
+from bamboo_gateway.sessions.runs.inputs import Inputs
 from bamboo_gateway.sessions.sharing import NewShare
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 from bamboo_gateway.sessions.transaction import Decide, Decision, Effect
