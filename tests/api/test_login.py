@@ -112,11 +112,13 @@ def test_a_ticket_gets_404_for_other_sessions_whether_they_exist_or_not(
 )
 def test_a_ticket_opens_no_other_route(gateway: Keyed, route: APIRoute, method: str) -> None:
     takes = {
+        "/api/v1/stream",
         "/api/v1/stream/{session_id}",
         "/api/v1/reconnect/{session_id}",
         "/api/v1/sessions/{session_id}",
         "/api/v1/sessions/{session_id}/messages",
         "/api/v1/sessions/{session_id}/events",
+        "/api/v1/files/{file_id}",
     }
     from tests.api.serving import CONTRACT
 
@@ -130,6 +132,7 @@ def test_a_ticket_opens_no_other_route(gateway: Keyed, route: APIRoute, method: 
     ticket = ticket_of(gateway, bearer(token()))["ticket"]
     names = {"session_id": "mine", "run_id": "r", "connection_id": "c", "name": "n"}
     names |= {"share_id": "share-1", "branch_id": "main", "user_id": "alice"}
+    names |= {"file_id": "file_none", "webhook_id": "wh_none"}
     path = route.path.format(**{name: names[name] for name in route.param_convertors})
     answer = local_request(
         method,
