@@ -153,6 +153,15 @@ UNSERVABLE: list[tuple[Any, str | None]] = [
     (lambda epoch, end: {"last_event_id": f"{epoch}-1\n"}, "unknown_position"),
     (lambda epoch, end: {"last_event_id": "-1", "after": f"{epoch}-1"}, "unknown_position"),
     (lambda epoch, end: {"last_event_id": f"{epoch}-{'9' * 40}"}, "unknown_position"),
+    (lambda epoch, end: {"after": f"{epoch}-1", "last_event_id": "0-0"}, "unknown_position"),
+    (
+        lambda epoch, end: {"after": f"{epoch}-1", "last_event_id": f"{epoch}-{'9' * 40}"},
+        "unknown_position",
+    ),
+    (
+        lambda epoch, end: {"after": f"{epoch}-{end + 1}", "last_event_id": f"{epoch}-1"},
+        "unknown_position",
+    ),
 ]
 """Requests at an epoch and an end, and the reason of their `reset`."""
 
@@ -212,6 +221,11 @@ async def test_a_reset_is_not_lost_at_whatever_byte_its_stream_is_cut(
                 async with await gate.reader(**again) as reader:
                     await reader.take_what_is_there()
                     types = shown[str(again)] = reader.types
+                # Cut behind `open`, time after time, it is where it was.
+                again["last_event_id"] = reader.frames[0].id
+                async with await gate.reader(**again) as reader:
+                    await reader.take_what_is_there()
+                    assert reader.types == types
             was_told = any(frame.type == "reset" for frame in seen) and not is_beyond_end
             assert types == ["open"] + ["reset"] * (not was_told), (cut, again)
 

@@ -94,6 +94,8 @@ def choose_start(channel: Source, request: StreamRequest) -> Start:
     # Events that are decided and not durable yet must not be skipped: begin before them.
     fresh = min(active.before_seq if active else channel.durable_seq, channel.durable_seq)
     has = claimed(request, channel.epoch)
+    if has.epoch == channel.epoch and has.seq <= channel.durable_seq:
+        has = NOWHERE  # only its other position cannot be served
     if request.last_event_id in {"malformed", NOWHERE}:
         # `NOWHERE` is what such a client was given instead, until it reads its `reset`.
         return Start(fresh, "unknown_position", has)
@@ -113,13 +115,13 @@ def claimed(request: StreamRequest, epoch: int = 0) -> Position:
 
     `epoch` is the one that a bare seq means; 0: none.
     """
-    if request.last_event_id == "malformed":
+    has = request.last_event_id
+    if has == "malformed":
         return NOWHERE
-    for has in (request.last_event_id, request.after):
-        position = Position(epoch, has) if isinstance(has, int) else has
-        if position is not None and position.epoch and max(position) < _NUMBER_MAX:
-            return position
-    return NOWHERE
+    if has is None:
+        has = in_epoch(request.after, epoch) if request.after is not None else NOWHERE
+    # Not `after` instead: it may be one that can be served, and then nobody tells of the `reset`.
+    return has if has.epoch and max(has) < _NUMBER_MAX else NOWHERE
 
 
 class Subscription:
