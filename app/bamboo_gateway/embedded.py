@@ -36,11 +36,13 @@ from bamboo_gateway.observability.logs import log_as_a_library
 from bamboo_gateway.sessions.answers import (
     ArchivedSession,
     BulkArchived,
+    ChatTurn,
     CleanupStats,
     EventsAppended,
     ExtensionData,
     Forked,
     Imported,
+    InputsTaken,
     Merged,
     Report,
     Statistics,
@@ -51,6 +53,7 @@ from bamboo_gateway.sessions.commands import (
     Chat,
     NewMessage,
     NewSession,
+    Regenerate,
     SessionList,
     SessionQuery,
     StreamRequest,
@@ -59,6 +62,7 @@ from bamboo_gateway.sessions.lifecycle.export import ExportOptions
 from bamboo_gateway.sessions.lifecycle.fork import Fork
 from bamboo_gateway.sessions.lifecycle.merge_plan import Merge
 from bamboo_gateway.sessions.manager import SessionManager
+from bamboo_gateway.sessions.runs.inputs import Inputs
 from bamboo_gateway.sessions.streaming.rendering import (
     CaughtUp,
     Control,
@@ -269,6 +273,20 @@ class EmbeddedGateway:
         run = waited.run
         ended = {"usage": run["usage"], "error": run["error"], "message": waited.message}
         return {**turn, "status": run["status"], **(ended if waited.ended else {})}
+
+    async def open_inputs(self, session_id: str) -> list[JsonObject]:
+        """Return what agents ask people in a session: the `input_required` events, in order."""
+        return await self.manager.open_inputs(self._caller, session_id)
+
+    async def answer_inputs(self, session_id: str, answers: JsonObject) -> InputsTaken:
+        """Answer what agents ask, each by its `request_id`; the last answer starts a run."""
+        given = Inputs(answers)
+        return (await self.manager.answer_inputs(self._caller, session_id, given)).answer
+
+    async def regenerate(self, session_id: str, message_id: str | None = None) -> ChatTurn:
+        """Have a message answered again, in a new branch; None: the last one."""
+        wanted = Regenerate(message_id)
+        return (await self.manager.regenerate(self._caller, session_id, wanted)).answer
 
     async def append_event(self, session_id: str, event: JsonObject) -> EventsAppended:
         """Append a `custom` event, or an event of an open external run."""

@@ -45,3 +45,6 @@ def test_a_webhook_is_created_tested_rotated_and_deleted(open_gateway: Gateway) 
     gone = bamboo("webhooks", "show", webhook, url=url)
     assert gone.returncode == 1
     assert "(webhook-not-found)" in gone.stderr
+    unreadable = bamboo("webhooks", "show", "a/b", url=url)
+    assert unreadable.returncode == 2
+    assert "webhook id" in unreadable.stderr

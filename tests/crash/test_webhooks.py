@@ -175,15 +175,7 @@ def test_what_waits_is_told_after_a_move_to_another_store(tmp_path: Path) -> Non
     moved = Gateway(after, settings)
     moved.data_dir.mkdir()
     target = f"sqlite:///{moved.data_dir}/sessions.db"
-    done = subprocess.run(
-        [*BAMBOO, "migrate", "data", source, target],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=SECONDS,
-    )
-    assert done.returncode == 0, done.stderr
+    run([*BAMBOO, "migrate", "data", source, target])
     with moved, receiving(port, made["secret"], tmp_path, 0) as receiver:
         until(
             lambda: (
@@ -195,3 +187,46 @@ def test_what_waits_is_told_after_a_move_to_another_store(tmp_path: Path) -> Non
         )
         told = firsts(receiver.told())
     assert {one: [run["run_id"] for run in runs] for one, runs in told.items()} == expected
+
+
+def test_what_waits_in_a_backup_is_told_after_it_is_restored(tmp_path: Path) -> None:
+    """A restored gateway tells what its backup had still to tell, each event once, in order."""
+    port = free_port()
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    after.mkdir()
+    backup = tmp_path / "backup"
+    again = Gateway(after, SETTINGS)
+    with Gateway(before, SETTINGS) as gateway:
+        body = {"url": f"http://127.0.0.1:{port}/", "events": ["run.ended"]}
+        made = gateway.call("POST", "/webhooks", json=body)
+        for session_id in SESSIONS * 2:
+            gateway.call("POST", "/chat", json={"session_id": session_id, "message": "hi"})
+        until(lambda: all(is_quiet(gateway, one) for one in SESSIONS), "the runs end", SECONDS)
+        expected = {one: [end["run_id"] for end in ends(gateway, one)] for one in SESSIONS}
+        run([*BAMBOO, "backup", str(backup), "--data-dir", str(gateway.data_dir)])
+    files = [each for each in backup.rglob("*") if each.is_file()]
+    assert any(made["secret"].encode() in each.read_bytes() for each in files)
+    assert {each.stat().st_mode & 0o777 for each in files} == {0o600}
+    run([*BAMBOO, "restore", str(backup), "--data-dir", str(again.data_dir)])
+    with again, receiving(port, made["secret"], tmp_path, 0) as receiver:
+
+        def told() -> dict[str, list[str]]:
+            found = firsts(receiver.told())
+            return {one: [run["run_id"] for run in runs] for one, runs in found.items()}
+
+        until(lambda: sum(map(len, told().values())) >= 8, "everything is told", SECONDS)
+        assert told() == expected
+
+
+def run(command: list[str]) -> None:
+    """Run a command to its good end."""
+    done = subprocess.run(
+        command,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, done.stderr

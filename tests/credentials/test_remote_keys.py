@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -161,6 +162,50 @@ async def test_unknown_keys_have_the_set_read_once_and_seldom(provider: Provider
         clock.advance(60)
         assert await caller_of(gate, NEW_TOKEN) is None
         assert provider.requests == before + 2
+
+
+async def test_a_key_that_rotates_under_a_hundred_requests_is_read_once_for_all(
+    provider: Provider,
+) -> None:
+    """R11: all wait for the one answer, and none of them is refused."""
+    clock = Clock()
+    async with gate_of(provider, clock) as gate:
+        assert await caller_of(gate, OLD_TOKEN)
+        provider.answer = sends(document(new=NEW))
+        clock.advance(60)
+        before, callers = provider.requests, []
+
+        async def ask() -> None:
+            callers.append(await caller_of(gate, NEW_TOKEN))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(100):
+                tasks.start_soon(ask)
+        assert [caller and caller.user_id for caller in callers] == ["alice"] * 100
+        assert provider.requests == before + 1
+
+
+async def test_a_flood_of_made_up_keys_asks_the_provider_seldom_and_holds_up_no_known_one(
+    provider: Provider,
+) -> None:
+    """R11: each token of the flood names a key of its own."""
+    clock = Clock()
+    async with gate_of(provider, clock) as gate:
+        assert await caller_of(gate, OLD_TOKEN)
+        clock.advance(60)
+        before = provider.requests
+        async with anyio.create_task_group() as tasks:
+            for number in range(200):
+                tasks.start_soon(caller_of, gate, signed(NEW, "ES256", f"made-up-{number}"))
+            assert await caller_of(gate, OLD_TOKEN)
+        assert provider.requests == before + 1
+
+
+@pytest.mark.parametrize("header", [b"[" * 3000, b'{"a":' * 1000, b"\xff", b"1", b'{"kid":1}'])
+async def test_a_header_that_is_no_header_is_no_failure(provider: Provider, header: bytes) -> None:
+    async with gate_of(provider, Clock()) as gate:
+        token = b".".join(urlsafe_b64encode(part).rstrip(b"=") for part in (header, b"{}", b"x"))
+        assert await caller_of(gate, token) is None
 
 
 async def test_a_provider_that_is_down_stops_no_start_and_its_tokens_come_again() -> None:

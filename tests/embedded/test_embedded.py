@@ -219,6 +219,17 @@ async def test_a_turn_is_streamed_and_waited_for(gateway: EmbeddedGateway) -> No
     assert said(await gateway.get_session_history("s")) == ["one two", "one two "]
 
 
+async def test_what_an_agent_asks_is_answered_and_an_answer_made_again() -> None:
+    async with open_gateway(storage_url="memory:", agents={"default": "demo:"}) as gateway:
+        turn = await gateway.chat("s", "hi", options={"ask": True}, wait_seconds=60)
+        (asked,) = await gateway.open_inputs("s")
+        taken = await gateway.answer_inputs("s", {asked["request_id"]: {"approved": True}})
+        await gateway.manager.wait_run(gateway._caller, "s", taken["run_id"], 60)
+        assert await gateway.open_inputs("s") == []
+        again = await gateway.regenerate("s")
+        assert again["run_id"] not in {turn["run_id"], taken["run_id"]}
+
+
 async def test_a_lost_stream_goes_on_where_it_was(gateway: EmbeddedGateway) -> None:
     await gateway.create_session("s")
     events = await gateway.connect_session("s", "conn-001")

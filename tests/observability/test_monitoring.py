@@ -167,6 +167,24 @@ CASES: dict[str, tuple[Values, Values]] = {
         {"bamboo_audit_failures_total": "0x18 1x12"},
         {"bamboo_audit_failures_total": "1x30"},
     ),
+    "BambooWebhooksLate": (
+        {"bamboo_webhook_backlog_age_seconds": "3500+60x30"},
+        {"bamboo_webhook_backlog_age_seconds": "3500x30"},
+    ),
+    "BambooWebhookDisabled": (
+        {'bamboo_webhooks_disabled_total{reason="gone"}': "0x18 1x12"},
+        {'bamboo_webhooks_disabled_total{reason="gone"}': "1x30"},
+    ),
+    "BambooIdentityKeysFail": (
+        {
+            'bamboo_jwks_fetches_total{end="failed"}': "0+1x30",
+            'bamboo_jwks_fetches_total{end="ok"}': "3x30",
+        },
+        {
+            'bamboo_jwks_fetches_total{end="failed"}': "0+1x30",
+            'bamboo_jwks_fetches_total{end="ok"}': "0+1x30",
+        },
+    ),
 }
 
 

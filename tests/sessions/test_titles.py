@@ -10,7 +10,10 @@ from typing_extensions import override
 from bamboo_gateway.agents.base import Agent, AgentConfigError, AgentError, Turn
 from bamboo_gateway.domain.errors import StorageFailed
 from bamboo_gateway.domain.events import AgentEvent, Complete, Failed, Token
-from bamboo_gateway.sessions.commands import NewMessage, NewSession
+from bamboo_gateway.sessions.commands import NewMessage, NewSession, Regenerate
+from bamboo_gateway.sessions.lifecycle.export import ExportOptions
+from bamboo_gateway.sessions.lifecycle.fork import Fork
+from bamboo_gateway.sessions.lifecycle.merge_plan import Merge
 from bamboo_gateway.sessions.runs import titling
 from tests.support.gateways import ME, Gateway, eventually, gateway, quiet
 
@@ -43,6 +46,10 @@ async def answered(gate: Gateway, run_id: str, text: str = "How do I bake bread?
     await gate.chat(run_id=run_id, text=text)
     gate.agent.do(run_id, Token("With flour."), Complete())
     await gate.ended(run_id)
+
+
+async def first_message(gate: Gateway) -> str:
+    return next(str(e["message_id"]) for e in await gate.log() if e["type"] == "message")
 
 
 async def titles_in_log(gate: Gateway) -> list[Any]:
@@ -224,3 +231,59 @@ async def test_a_setting_that_names_no_agent_stops_the_start() -> None:
     with pytest.raises(AgentConfigError):
         async with gateway(titles="agent:nobody"):
             pass
+
+
+async def test_a_title_that_the_first_message_gave_stays_when_that_message_is_edited() -> None:
+    """A title is given once: people know the session by it. In all branches it is the same."""
+    async with gateway(titles="first_message") as gate:
+        await answered(gate, "r")
+        first = await first_message(gate)
+        await gate.chat(run_id="edit", text="And cake?", edit_message_id=first)
+        gate.agent.do("edit", Token("With eggs."), Complete())
+        await gate.ended("edit")
+        await gate.manager.regenerate(ME, "s", Regenerate(run_id="again"))
+        gate.agent.do("again", Token("With more eggs."), Complete())
+        await gate.ended("again")
+        assert await title(gate) == "How do I bake bread?"
+        assert await titles_in_log(gate) == ["How do I bake bread?"]
+
+
+async def test_a_title_that_was_taken_away_does_not_come_back_with_an_edited_message() -> None:
+    async with gateway(titles="first_message") as gate:
+        await answered(gate, "r")
+        await gate.manager.update_session(ME, "s", {"title": None})
+        first = await first_message(gate)
+        await gate.chat(run_id="edit", text="And cake?", edit_message_id=first)
+        gate.agent.do("edit", Complete())
+        await gate.ended("edit")
+        assert await title(gate) is None
+
+
+async def test_forks_imports_and_merges_keep_the_title_they_were_made_with() -> None:
+    async with gateway(titles="first_message") as gate:
+        await answered(gate, "r")
+        await gate.manager.fork(ME, "s", Fork(new_id="f"))
+        forked = await title(gate, "f")
+        await gate.chat("f", run_id="f1", text="Something else")
+        gate.agent.do("f1", Complete())
+        await gate.ended("f1", "f")
+        assert await title(gate, "f") == forked
+        export = await gate.manager.export(ME, "s", ExportOptions("json"))
+        body = b"".join([chunk async for chunk in export.chunks])
+        made = (await gate.manager.import_document(ME, body)).answer["id"]
+        assert await title(gate, made) == "How do I bake bread?"
+        await gate.manager.create_session(ME, NewSession(id="m"))
+        await gate.chat("m", run_id="m1", text="My own words")
+        gate.agent.do("m1", Complete())
+        await gate.ended("m1", "m")
+        await gate.manager.merge(ME, "m", Merge("s", "append", "merge"))
+        assert await title(gate, "m") == "My own words"
+
+
+async def test_a_stream_has_the_title_as_an_event_of_its_turn() -> None:
+    async with gateway(titles="first_message") as gate:
+        await answered(gate, "r")
+        reader = await gate.reader(after="0", until_complete=True, run_id="r")
+        assert [
+            frame.type for frame in await reader.take_all() if "seq" in frame.data
+        ] == await gate.types()

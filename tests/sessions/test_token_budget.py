@@ -7,7 +7,7 @@ import pytest
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import BambooError, LimitReached
 from bamboo_gateway.domain.events import Complete, Token, Usage
-from bamboo_gateway.sessions.commands import NewSession
+from bamboo_gateway.sessions.commands import NewSession, Regenerate
 from tests.support.clocks import FakeClock
 from tests.support.gateways import ME, Gateway, crash, eventually, gateway, quiet
 
@@ -142,3 +142,62 @@ async def test_without_a_limit_nothing_is_counted() -> None:
     async with gateway() as gate:
         await used(gate, "r1", LIMIT)
         assert await gate.store.values("tokens") == []
+
+
+async def test_other_answers_and_edited_messages_count_and_are_refused_like_new_ones() -> None:
+    async with budget() as gate:
+        await used(gate, "r1", LIMIT // 2)
+        first = next(e["message_id"] for e in await gate.log() if e["type"] == "message")
+        await gate.manager.regenerate(ME, "s", Regenerate(run_id="r2"))
+        gate.agent.do("r2", Complete(Usage(0, 0, LIMIT // 2)))
+        await gate.ended("r2")
+        log = await gate.log()
+        with pytest.raises(LimitReached):
+            await gate.manager.regenerate(ME, "s", Regenerate(run_id="r3"))
+        with pytest.raises(LimitReached):
+            await gate.chat(text="else", run_id="r3", edit_message_id=first)
+        assert await gate.log() == log, "no branch begins without its run"
+
+
+async def test_runs_that_end_side_by_side_all_count() -> None:
+    """A store that answers late mixes up nothing: each write has the whole count."""
+    async with budget() as gate:
+        sessions = [f"s{number}" for number in range(10)]
+        for number, session_id in enumerate(sessions):
+            await gate.chat(session_id, run_id=f"r{number}")
+        gate.store.hold("write_values")
+        for number in range(10):
+            gate.agent.do(f"r{number}", Complete(Usage(0, 0, LIMIT // 10)))
+        await quiet()
+        gate.store.let_go("write_values")
+        for number, session_id in enumerate(sessions):
+            await gate.ended(f"r{number}", session_id)
+        with pytest.raises(LimitReached):
+            await gate.chat("more", run_id="m")
+        store = await crash(gate)
+    async with budget(store=store) as again:
+        with pytest.raises(LimitReached):
+            await again.chat("more", run_id="m")
+
+
+async def test_a_run_over_midnight_counts_for_the_day_on_which_it_ends() -> None:
+    clock = FakeClock()
+    async with budget(clock=clock) as gate:
+        await used(gate, "r1", LIMIT - 1)
+        await gate.chat(run_id="r2")
+        clock.advance(86400 - clock.now_ms() / 1000 % 86400)
+        gate.agent.do("r2", Complete(Usage(0, 0, LIMIT - 1)))
+        await gate.ended("r2")
+        await used(gate, "r3", 1)
+        with pytest.raises(LimitReached):
+            await gate.chat(run_id="r4")
+
+
+async def test_a_clock_that_is_set_back_over_midnight_gives_no_second_budget() -> None:
+    clock = FakeClock()
+    async with budget(clock=clock) as gate:
+        clock.advance(86400 - clock.now_ms() / 1000 % 86400 + 1)
+        await used(gate, "r1", LIMIT)
+        clock.step_back(10)
+        with pytest.raises(LimitReached):
+            await gate.chat(run_id="r2")

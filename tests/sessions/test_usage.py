@@ -21,7 +21,7 @@ from bamboo_gateway.domain.events import (
 from bamboo_gateway.domain.projections import fold
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.usage_parts import OTHER, PARTS_MAX, UNKNOWN, UsageParts
-from bamboo_gateway.sessions.commands import NewSession
+from bamboo_gateway.sessions.commands import NewSession, Regenerate
 from bamboo_gateway.sessions.lifecycle.export import ExportOptions
 from bamboo_gateway.sessions.lifecycle.fork import Fork
 from bamboo_gateway.sessions.lifecycle.merge_plan import Merge
@@ -85,8 +85,28 @@ async def answered(gate: Gateway, session_id: str, number: int, model: str | Non
     await gate.ended(run_id, session_id)
 
 
+async def answered_again(gate: Gateway, session_id: str, number: int, *, edit: bool) -> None:
+    """Begin a branch: another answer to the last turn, or another first message."""
+    found = (await gate.manager.messages(ME, session_id)).messages
+    messages = [decode(message) for message in found]
+    asked = next((one["id"] for one in messages if one["role"] == "user"), None)
+    if asked is None:
+        return
+    run_id = f"r{number}"
+    if edit:
+        await gate.chat(session_id, "else", run_id=run_id, edit_message_id=asked)
+    else:
+        wanted = Regenerate(run_id=run_id, agent="default")
+        await gate.manager.regenerate(ME, session_id, wanted)
+    usage = Usage(number, 2 * number, 3 * number, number // 2, number // 3)
+    gate.agent.do(run_id, Token("y"), Complete(usage, model=f"m{number % 3}"))
+    await gate.ended(run_id, session_id)
+
+
+KINDS = ("run", "model run", "regenerate", "edit", "compact")
+MOVES = ("fork", "append", "replace", "import", "archive")
 STEPS = st.lists(
-    st.sampled_from(["run", "model run", "fork", "append", "replace", "import", "archive"]),
+    st.sampled_from((*KINDS, *MOVES)),
     min_size=1,
     max_size=8,
 )
@@ -101,6 +121,11 @@ async def play(steps: list[str]) -> None:
             new = f"s{number}"
             if step.endswith("run"):
                 await answered(gate, name, number, f"m{number % 3}" if "model" in step else None)
+            elif step in ("regenerate", "edit"):
+                await answered_again(gate, name, number, edit=step == "edit")
+            elif step == "compact":
+                gate.clock.advance(1)
+                await gate.manager._compaction.compact(name)
             elif step == "fork":
                 await gate.manager.fork(ME, name, Fork(new_id=new))
                 names.append(new)

@@ -100,7 +100,7 @@ def answer(
         one = whole_id(client, session)
         waiting = {each["request_id"]: each for _, each in _open(client, one)}
         if request is not None:
-            session_id(request)
+            session_id(request, "request id")
         names = [request] if request is not None else list(waiting)
         if not names:
             raise CommandError(f"Session {one} waits for no answer.", ExitCode.FAILED)

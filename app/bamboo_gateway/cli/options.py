@@ -71,13 +71,13 @@ ApiKeyOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 
 
-def session_id(text: str) -> str:
+def session_id(text: str, what: str = "session id") -> str:
     """Return `text` when it can be an id, so that it may be put into a URL.
 
     Raises:
         CommandError: `text` cannot be an id.
     """
     try:
-        return check_id(text)
+        return check_id(text, what)
     except InvalidId as error:
         raise CommandError(error.detail, ExitCode.USAGE) from error

@@ -180,7 +180,7 @@ def deliveries(
 
 
 def _path(webhook: str) -> str:
-    return f"/webhooks/{session_id(webhook)}"
+    return f"/webhooks/{session_id(webhook, 'webhook id')}"
 
 
 def _change(webhook: str, body: dict[str, Any], url: str, api_key: str | None) -> None:

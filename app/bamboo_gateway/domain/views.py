@@ -4,7 +4,7 @@ Times are RFC 3339 strings in UTC with milliseconds; positions are `<epoch>-<seq
 URL: only the API knows their form.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
 from bamboo_gateway.domain.clock import format_ms

@@ -1,8 +1,9 @@
 """TokenBudget: how many tokens each user's runs have used today, durable across restarts.
 
 A day is one of UTC. Tokens count on the day on which their run ends, for the user of the session;
-sessions without a user count together. One value of the store for each user keeps the count; it is
-written once for each run that ends, before the run's end is.
+sessions without a user count together. When the clock is set back over midnight, the day that has
+begun goes on. One value of the store for each user keeps the count; it is written once for each run
+that ends, before the run's end is, and of an external run after it.
 """
 
 from collections import OrderedDict
@@ -83,7 +84,7 @@ class TokenBudget:
         if self._limit is None:
             return
         used = self._used.get(_key_of(user_id))
-        if used is None or used.day != self._today or used.tokens < self._limit:
+        if used is None or used.day < self._today or used.tokens < self._limit:
             return
         self.refusals += 1
         left_ms = _DAY_MS - self._clock.now_ms() % _DAY_MS
@@ -107,7 +108,7 @@ class TokenBudget:
             log.warning("tokens are counted in memory alone", code=error.code)
         key, today = _key_of(user_id), self._today
         used = self._used.setdefault(key, _Used(today))
-        if used.day != today:
+        if used.day < today:
             used.day, used.tokens = today, 0
         used.tokens = min(used.tokens + tokens, COUNT_MAX)
         value = encode({"day": used.day, "tokens": used.tokens})
