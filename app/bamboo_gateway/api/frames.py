@@ -44,7 +44,10 @@ class NativeFrames:
                     "position": str(position),
                     "active_run_id": shown.active_run_id,
                 }
-                return b"id: %d-%d\nretry: %d\ndata: %b\n\n" % (*position, RETRY_MS, encode(data))
+                # With an id in any case: by the letter of the HTML standard, a first frame without
+                # one erases the id that a client has kept.
+                head = b"id: %d-%d\nretry: %d\n" % (*shown.resumes_after, RETRY_MS)
+                return b"%bdata: %b\n\n" % (head, encode(data))
             case Reset(position, reason):
                 return _frame(
                     position, {"type": "reset", "reason": reason, "position": str(position)}

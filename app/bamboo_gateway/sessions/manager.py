@@ -3,7 +3,7 @@
 Each method names its caller. Arguments, answers and errors are plain data without any HTTP.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
@@ -46,10 +46,12 @@ from bamboo_gateway.sessions.streaming.joint_opening import JointStreams
 from bamboo_gateway.sessions.token_budget import TokenBudget
 from bamboo_gateway.sessions.transaction import Transactions
 from bamboo_gateway.sessions.webhook_commands import WebhookCommands
+from bamboo_gateway.sessions.webhooks.commands import WebhookService
 from bamboo_gateway.sessions.webhooks.reports import measure_webhooks
 from bamboo_gateway.sessions.webhooks.service import Webhooks
 from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import SessionStore
+from bamboo_gateway.storage.commits import Event
 from bamboo_gateway.webhooks.base import Sender
 
 log = structlog.get_logger(__name__)
@@ -157,7 +159,7 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
         )
         self._registry = SessionRegistry(self._context, channels)
         self._feed = ChangeFeed(self._context)
-        self._registry.on_change = self._feed.changed
+        self._registry.on_change = self._changed
         self._transactions = Transactions(self._context, self._registry)
         self._maker = Maker(self._context)
         self._external = ExternalRuns(self._context, self._transactions, self._maker)
@@ -186,6 +188,7 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
         self._joint_streams = JointStreams(self._context, self._registry, channels, self._hub)
         self._compaction = Compaction(self._context, self._registry)
         self._webhooks = Webhooks(self._context, self._sender, self._link, self._audit)
+        self._webhook_service = WebhookService(self._context, self._webhooks)
         self._transactions.before_deletion = self._webhooks.before_deletion
 
     async def __aexit__(
@@ -285,6 +288,10 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
         refused = {"budget_refusals_total": self._context.budget.refusals}
         webhooks = measure_webhooks(self._webhooks)
         return {"ready": float(self.is_ready), **refused, **measures, **webhooks}
+
+    def _changed(self, events: Sequence[Event]) -> None:
+        self._feed.changed(events)
+        self._webhooks.changed(events)
 
     async def _keep_house(self) -> None:
         while True:

@@ -14,6 +14,7 @@ from bamboo_gateway.sessions.runs.scheduler import RunScheduler
 from bamboo_gateway.sessions.streaming.hub import StreamHub
 from bamboo_gateway.sessions.streaming.joint_opening import JointStreams
 from bamboo_gateway.sessions.transaction import Transactions
+from bamboo_gateway.sessions.webhooks.commands import WebhookService
 from bamboo_gateway.sessions.webhooks.service import Webhooks
 
 
@@ -41,3 +42,4 @@ class ManagerParts:
     _feed: ChangeFeed
     _forget_keys: ForgetKeys
     _webhooks: Webhooks
+    _webhook_service: WebhookService

@@ -17,8 +17,8 @@ from bamboo_gateway.domain.webhook_urls import target_of
 from bamboo_gateway.domain.webhooks import WEBHOOK_EVENTS
 from bamboo_gateway.sessions.commands import Chat, NewMessage, NewSession
 from bamboo_gateway.sessions.manager import SessionManager
+from bamboo_gateway.sessions.webhooks.commands import NewWebhook
 from bamboo_gateway.sessions.webhooks.courier import Courier
-from bamboo_gateway.sessions.webhooks.service import NewWebhook
 from bamboo_gateway.storage.memory import MemoryStore
 from bamboo_gateway.storage.reports import ValueChange
 from bamboo_gateway.webhooks.base import Attempt, Sender
@@ -118,7 +118,7 @@ class Hooked:
 
     @property
     def couriers(self) -> dict[str, Courier]:
-        return self.manager._webhooks._couriers
+        return self.manager._webhooks.couriers
 
     async def hook(
         self,

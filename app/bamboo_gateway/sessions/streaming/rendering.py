@@ -26,12 +26,18 @@ def comes_back(reason: GoodbyeReason) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """The first item of every stream: which session it shows, and from which position on."""
+    """The first item of every stream: which session it shows, and from which position on.
+
+    `resumes_after` is what a client comes back with when it loses the stream behind this item. It
+    is `position`, unless a `Reset` follows: then it cannot be served either, so that a client which
+    has not read the `Reset` gets it again.
+    """
 
     position: Position
     session_id: str
     connection_id: str
     active_run_id: str | None
+    resumes_after: Position
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import Clock, format_ms
 from bamboo_gateway.domain.errors import Conflict, PositionGone
 from bamboo_gateway.domain.limits import SEND_BYTES_MAX
-from bamboo_gateway.domain.positions import After, Position, in_epoch
+from bamboo_gateway.domain.positions import NOWHERE, After, Position, in_epoch
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.answers import Connection
 from bamboo_gateway.sessions.commands import StreamRequest
@@ -35,6 +35,9 @@ from bamboo_gateway.storage.base import SessionStore
 
 _PAGE_EVENTS = 2000
 """Events read at once when catching up: with `SEND_BYTES_MAX` it bounds one read."""
+
+_NUMBER_MAX = 1 << 53
+"""Epochs and seqs are below it. A greater one in a client's position was never sent."""
 
 
 class EndedRun(NamedTuple):
@@ -66,10 +69,12 @@ class Start:
     Attributes:
         cursor: The seq that it begins after.
         reset: Why the client's own position cannot be served, or None.
+        claimed: With `reset`: that position, or `NOWHERE`.
     """
 
     cursor: int
     reset: ResetReason | None = None
+    claimed: Position = NOWHERE
 
 
 def choose_start(channel: Source, request: StreamRequest) -> Start:
@@ -87,17 +92,33 @@ def choose_start(channel: Source, request: StreamRequest) -> Start:
     active = channel.head.active
     # Events that are decided and not durable yet must not be skipped: begin before them.
     fresh = min(active.before_seq if active else channel.durable_seq, channel.durable_seq)
-    if request.last_event_id == "malformed":
-        return Start(fresh, "unknown_position")
+    has = claimed(request, channel.epoch)
+    if request.last_event_id in {"malformed", NOWHERE}:
+        # `NOWHERE` is what such a client was given instead, until it reads its `reset`.
+        return Start(fresh, "unknown_position", has)
     if not candidates:
         return Start(fresh)
     current = [position.seq for position in candidates if position.epoch == channel.epoch]
     if not current:
-        return Start(fresh, "epoch_changed")
+        return Start(fresh, "epoch_changed", has)
     latest = max(current)
     if latest > channel.durable_seq:
-        return Start(fresh, "unknown_position")
+        return Start(fresh, "unknown_position", has)
     return Start(latest)
+
+
+def claimed(request: StreamRequest, epoch: int = 0) -> Position:
+    """Return the position that a client has, although it cannot be served; `NOWHERE`: none.
+
+    `epoch` is the one that a bare seq means; 0: none.
+    """
+    if request.last_event_id == "malformed":
+        return NOWHERE
+    for has in (request.last_event_id, request.after):
+        position = Position(epoch, has) if isinstance(has, int) else has
+        if position is not None and position.epoch and max(position) < _NUMBER_MAX:
+            return position
+    return NOWHERE
 
 
 class Subscription:
@@ -106,6 +127,7 @@ class Subscription:
     Attributes:
         id: The connection id, unique in the session.
         caller: Who reads.
+        start: Where it began.
         cursor: The seq of the last event handed out.
         written_from: The cursor before the last chunk, which may never have arrived.
         sending_since: When the response began to send (monotonic seconds), or None. The hub finds
@@ -139,10 +161,10 @@ class Subscription:
         "opened_at",
         "quiet_ticks",
         "remote_address",
-        "reset",
         "send_now",
         "sending_since",
         "since_ms",
+        "start",
         "stop_seq",
         "until_next",
         "until_run",
@@ -166,7 +188,7 @@ class Subscription:
         self.caller = caller
         self.channel = channel
         self.cursor = self.written_from = start.cursor
-        self.reset = start.reset
+        self.start = start
         self.heartbeat_events = request.heartbeat_events
         self.remote_address = request.remote_address
         self.since_ms = clock.now_ms()
@@ -308,19 +330,21 @@ class Subscription:
     def _position(self) -> Position:
         return Position(self.channel.epoch, self.cursor)
 
-    def _greeting(self) -> bytes:
+    @property
+    def told(self) -> Position:
+        """The position that the client has before the first event."""
+        return self._position if self.start.reset is None else self.start.claimed
+
+    def _opening(self) -> Open:
         active = self.channel.head.active
         visible = active is not None and active.start_seq <= self.channel.durable_seq
-        chunk = self._renderer.control(
-            Open(
-                self._position,
-                self.session_id,
-                self.id,
-                active.run_id if active and visible else None,
-            )
-        )
-        if self.reset is not None:
-            chunk += self._renderer.control(Reset(self._position, self.reset))
+        run_id = active.run_id if active and visible else None
+        return Open(self._position, self.session_id, self.id, run_id, self.told)
+
+    def _greeting(self) -> bytes:
+        chunk = self._renderer.control(self._opening())
+        if self.start.reset is not None:
+            chunk += self._renderer.control(Reset(self._position, self.start.reset))
         return chunk
 
     def _heartbeat(self) -> bytes:

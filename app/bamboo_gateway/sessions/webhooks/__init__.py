@@ -4,10 +4,11 @@
 the same for every attempt and after every crash; the events of one session in their order, of
 which each waits until the one before is acknowledged. Sessions do not wait for each other.
 
-**The log is the truth.** No commit of a session knows webhooks, so nothing is paid when there are
-none. Who looks is the `Feed`: twice a second it asks the store which sessions have changed
-(`SessionStore.changes`), reads the ends of runs that are new in their logs, and writes what is to
-be told. `Courier`s send it, one for each webhook.
+**The log is the truth.** No commit of a session waits for webhooks, and nothing is paid when there
+are none. The `Feed` asks the store which sessions have changed (`SessionStore.changes`), reads the
+ends of runs that are new in their logs, and writes what is to be told. The `Looker` has it do so
+after a commit that webhooks may be told of, and each second. `Courier`s send, one for each webhook.
+`Webhooks` has all of them; `WebhookService` has the commands of callers.
 
 **What is kept** are values beside the sessions (`SessionStore.write_values`):
 

@@ -12,11 +12,11 @@ import structlog
 from anyio.abc import TaskGroup
 
 from bamboo_gateway.domain.clock import Clock, format_ms
-from bamboo_gateway.domain.errors import BambooError, Conflict
+from bamboo_gateway.domain.errors import BambooError, Conflict, NotFound
 from bamboo_gateway.domain.limits import WEBHOOK_IN_FLIGHT_MAX, WEBHOOK_PAYLOAD_BYTES_MAX
 from bamboo_gateway.domain.webhooks import DisabledReason, Entry, Notice, Webhook
 from bamboo_gateway.sessions.webhooks.deliveries import Deliveries
-from bamboo_gateway.sessions.webhooks.kept import WEBHOOK
+from bamboo_gateway.sessions.webhooks.kept import webhook_change
 from bamboo_gateway.sessions.webhooks.outbox import Outbox
 from bamboo_gateway.sessions.webhooks.reading import read_after
 from bamboo_gateway.sessions.webhooks.tally import WebhookTally
@@ -156,6 +156,15 @@ class Courier:
         longest = max(*self._post.settings.webhook_retry_seconds, _RETRY_AFTER_SECONDS_MAX)
         wait = min(max(0, wait_ms) / 1000, longest * (1 + _JITTER))
         self._schedule_at(entry.session_id, self._post.clock.monotonic() + wait)
+
+    def check_there(self) -> None:
+        """Refuse a webhook that was deleted while somebody waited for it.
+
+        Raises:
+            NotFound: It was deleted.
+        """
+        if self.outbox.removed:
+            raise unknown_webhook(self.webhook.id)
 
     # -- its task ---------------------------------------------------------------------------
 
@@ -308,7 +317,7 @@ class Courier:
             if webhook.failing_since is not None:
                 return []
             self.webhook = replace(webhook, failing_since=now_ms)
-        return [ValueChange(WEBHOOK, webhook.id, self.webhook.stored())]
+        return [webhook_change(self.webhook)]
 
     def _bring_forward(self) -> None:
         """Send soon what waits for a receiver that is back."""
@@ -336,3 +345,8 @@ class Courier:
             days = self._post.settings.webhook_disable_after_days
             if now_ms - webhook.failing_since > days * _DAY_MS:
                 await self._post.disable(webhook.id, "failing")
+
+
+def unknown_webhook(webhook_id: str) -> NotFound:
+    """Return the refusal of a webhook that the caller does not have."""
+    return NotFound(f"No webhook {webhook_id!r}.", code="webhook-not-found")

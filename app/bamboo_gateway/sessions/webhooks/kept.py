@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from bamboo_gateway.domain.codec import decode, encode
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.domain.webhooks import Webhook
 from bamboo_gateway.storage.base import SessionStore
 from bamboo_gateway.storage.reports import ValueChange
 
@@ -81,6 +82,11 @@ class Cursor:
     def change(self) -> ValueChange:
         """Return the change that keeps it."""
         return ValueChange(CURSOR, CURSOR_KEY, encode(self))
+
+
+def webhook_change(webhook: Webhook) -> ValueChange:
+    """Return the change that keeps a webhook as it is now."""
+    return ValueChange(WEBHOOK, webhook.id, webhook.stored())
 
 
 def due_change(webhook_id: str, session_id: str, value: bytes | None) -> ValueChange:
