@@ -117,7 +117,9 @@ def test_a_queued_run_names_the_message_that_it_answers_again(api: httpx.Client)
     asked = turn(api, "queued", "One")["message_ids"]
     held = {"session_id": "queued", "message": "x", "options": {"hold": "start"}}
     assert api.post("/chat", json=held).status_code == 202
-    queued = api.post("/sessions/queued/regenerate", json={"message_id": asked[0], "run_id": "mine"})
+    queued = api.post(
+        "/sessions/queued/regenerate", json={"message_id": asked[0], "run_id": "mine"}
+    )
     assert (queued.json()["status"], queued.json()["message_ids"]) == ("queued", asked)
     assert api.get("/sessions/queued/runs/mine").json()["message_ids"] == asked
     api.post("/sessions/queued/cancel")
