@@ -223,8 +223,6 @@ class Follower:
             ):
                 got = b""
                 for chunk in response.iter_raw() if response.status_code == 200 else ():
-                    if not self._is_open:
-                        return
                     got += chunk
                     end = got.rfind(b"\n\n") + 2
                     if end > 1:
