@@ -64,12 +64,12 @@ def _default(value: Any) -> str:
     match value:
         case None | ():
             return ""
-        case tuple():
-            return f"`{','.join(f'{each:g}' for each in value)}`"
         case bool():
             return f"`{str(value).lower()}`"
         case Path() | str():
             return f"`{value}`"
+        case tuple():
+            return f"`{','.join(value)}`"
         case dict():
             return f"`{json.dumps(value)}`"
         case _:

@@ -64,6 +64,7 @@ from bamboo_gateway.sessions.lifecycle.merge_plan import Merge
 from bamboo_gateway.sessions.manager import SessionManager
 from bamboo_gateway.sessions.runs.inputs import Inputs
 from bamboo_gateway.sessions.streaming.rendering import (
+    CaughtUp,
     Control,
     Goodbye,
     Heartbeat,
@@ -507,7 +508,7 @@ class _Lines(Renderer):
                 line = {"type": "reset", "reason": reason, "position": str(position)}
             case Goodbye(reason, retry):
                 line = {"type": "goodbye", "reason": reason, "retry": retry}
-            case Open() | Heartbeat() | Ping():
+            case Open() | CaughtUp() | Heartbeat() | Ping():
                 return b""  # only clients on a network need these
             case _:
                 assert_never(shown)

@@ -54,6 +54,7 @@ from bamboo_gateway.storage.base import StoreUnusable
 from bamboo_gateway.storage.factory import make_store
 from bamboo_gateway.storage.reports import RecoveryReport
 from bamboo_gateway.webhooks.factory import make_sender
+from bamboo_gateway.wires.factory import wire_routers
 
 log = structlog.get_logger(__name__)
 
@@ -64,15 +65,20 @@ _CORS_HEADERS = (
     "Idempotency-Key",
     "If-Match",
     "If-None-Match",
+    "If-Range",
     "Last-Event-ID",
     "Prefer",
+    "Range",
     "X-Request-Id",
     "X-User-Id",
     "traceparent",
     "tracestate",
 )
 _CORS_EXPOSED = (
+    "Accept-Ranges",
     "Connection-Id",
+    "Content-Disposition",
+    "Content-Range",
     "ETag",
     "Idempotency-Replayed",
     "Location",
@@ -82,6 +88,9 @@ _CORS_EXPOSED = (
     "Retry-After",
     "Run-Id",
     "Session-Id",
+    "Stream-Cursor",  # of the wire Durable Streams, as the two below
+    "Stream-Next-Offset",
+    "Stream-Up-To-Date",
     "X-Request-Id",
 )
 
@@ -198,9 +207,10 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     app.state.problems = request_log.problems
     app.state.audit = audit
     app.state.start = _BUILD
-    add_routes(app)
-    app.state.openapi_json = OpenapiJson()
-    app.openapi = create_openapi  # type: ignore[method-assign] # FastAPI's documented way
+    wires = wire_routers(settings.wires)
+    add_routes(app, wires)
+    app.state.openapi_json = OpenapiJson(wires)
+    app.openapi = functools.partial(create_openapi, wires)  # type: ignore[method-assign] # FastAPI's documented way
     return app
 
 
@@ -270,7 +280,7 @@ def _before_signal_handlers(call: Callable[[], object]) -> Iterator[None]:
 
 def openapi_document() -> bytes:
     """Return the OpenAPI document as it is committed."""
-    return encode_pretty(create_openapi())
+    return encode_pretty(create_openapi(wire_routers()))
 
 
 def _cors(settings: Settings) -> list[Middleware]:

@@ -35,6 +35,8 @@ MiB = 1024 * 1024
 _PREFIX: Final = "BAMBOO_"
 
 _RETRY_SECONDS_MAX: Final = 7 * 24 * 3600
+WIRES: Final = ("durable-streams",)
+"""The wires that there are (`wires.factory`)."""
 
 _COMMAND_VARIABLES: Final = frozenset({"BAMBOO_URL", "BAMBOO_API_KEY"})
 """The variables of the commands that call a gateway (`cli.options`); both may be set together."""
@@ -428,6 +430,11 @@ class Settings(BaseSettings):
     export_dir: Path | None = Field(
         None, description="The directory for exports to a file; unset: they are refused."
     )
+    wires: Annotated[tuple[str, ...], NoDecode] = Field(
+        WIRES,
+        description="The further protocols that sessions are served in, comma-separated; empty: "
+        "none.",
+    )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Origins of web pages that may call, comma-separated."
     )
@@ -534,7 +541,7 @@ class Settings(BaseSettings):
             )
         return value
 
-    @field_validator("api_keys", "cors_origins", "trusted_proxies", mode="before")
+    @field_validator("api_keys", "cors_origins", "trusted_proxies", "wires", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -554,6 +561,14 @@ class Settings(BaseSettings):
         if not value or not all(0 < wait <= _RETRY_SECONDS_MAX for wait in value):
             raise ValueError("give some waits above 0, each of 7 days at most")
         return value
+
+    @field_validator("wires")
+    @classmethod
+    def _known_wires(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for each in value:
+            if each not in WIRES:
+                raise ValueError(f"there is no wire {each!r}; there is {', '.join(WIRES)}")
+        return tuple(dict.fromkeys(value))
 
     @field_validator("root_path")
     @classmethod

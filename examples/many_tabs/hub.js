@@ -75,7 +75,8 @@ export class Hub {
       const event = JSON.parse(data);
       const session = event.session_id;
       if (event.type === "goodbye") return this.left(session, event);
-      if (event.position) this.positions.set(session, event.position); // open, reset
+      // Not `open`, where a position is known: a `reset` may follow, and must not be missed.
+      if (event.type === "reset" || !this.positions.has(session)) this.positions.set(session, event.position);
       if (event.seq) {
         const [epoch] = this.positions.get(session).split("-");
         this.positions.set(session, `${epoch}-${event.seq}`);

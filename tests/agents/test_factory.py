@@ -52,9 +52,12 @@ async def test_a_server_of_ones_own_needs_no_key() -> None:
         ("python:m:f?thread_max=3", "did you mean 'threads_max'?"),
         (
             "python:m:f?qqqq=3",
-            "query: 'qqqq' is not known here. Known are: allow, coalesce, threads_max.",
+            "query: 'qqqq' is not known here. Known are: allow, coalesce, description, threads_max.",
         ),
-        ("demo:?delay=secret", "did you mean 'delay_ms'? Known are: allow, coalesce, delay_ms, "),
+        (
+            "demo:?delay=secret",
+            "did you mean 'delay_ms'? Known are: allow, ask, coalesce, delay_ms, ",
+        ),
         ("gpt-4o", "no kind; use demo:, openai:, python:, http: or https:"),
         ("teapot:", "no known kind; use demo:, openai:, python:, http: or https:"),
     ],

@@ -582,9 +582,9 @@ async def test_only_a_short_request_is_encoded_on_the_event_loop(
     async with playing(stream(HELLO)) as (agent, _):
         request = agent._request  # type: ignore[attr-defined]
 
-        def watched(turn: Turn) -> Any:
+        def watched(turn: Turn, images: Any) -> Any:
             threads.append(threading.get_ident())
-            return request(turn)
+            return request(turn, images)
 
         agent._request = watched  # type: ignore[attr-defined]
         assert await events_of(agent, turn_of(*messages, **options)) == HELLO_EVENTS

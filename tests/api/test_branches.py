@@ -113,8 +113,22 @@ def test_what_cannot_be_done_is_refused(api: httpx.Client) -> None:
     assert len(api.get("/sessions/refusals/branches").json()["branches"]) == 1
 
 
+def test_a_queued_run_names_the_message_that_it_answers_again(api: httpx.Client) -> None:
+    asked = turn(api, "queued", "One")["message_ids"]
+    held = {"session_id": "queued", "message": "x", "options": {"hold": "start"}}
+    assert api.post("/chat", json=held).status_code == 202
+    queued = api.post(
+        "/sessions/queued/regenerate", json={"message_id": asked[0], "run_id": "mine"}
+    )
+    assert (queued.json()["status"], queued.json()["message_ids"]) == ("queued", asked)
+    assert api.get("/sessions/queued/runs/mine").json()["message_ids"] == asked
+    api.post("/sessions/queued/cancel")
+    assert api.get("/sessions/queued/runs/mine").json()["message_ids"] == asked
+
+
 def test_markdown_shows_the_current_branch_and_json_all(api: httpx.Client) -> None:
-    turn(api, "export", "first words")
+    # A session without a title is called after its first message, in Markdown too.
+    turn(api, "export", "first words", title="Export")
     asked = said(api, "export")[0]["id"]
     turn(api, "export", "second words", edit_message_id=asked)
     markdown = api.get("/sessions/export/export?format=markdown").text

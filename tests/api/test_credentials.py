@@ -19,6 +19,7 @@ from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.codec import encode_pretty
 from bamboo_gateway.main import create_app
 from bamboo_gateway.settings import Settings
+from bamboo_gateway.wires.factory import wire_routers
 from tests.api.keyed import SECRET, Keyed, LateClock, bearer, keyed, serving_with, token, watching
 from tests.api.serving import SECONDS, Served, check_answer, raw, refused
 from tests.support.clients import local_request
@@ -136,16 +137,16 @@ def test_every_wrong_credential_gets_the_same_answer(gateway: Keyed, tmp_path: P
 
 REACHED = [
     pytest.param(route, method, id=f"{method} {route.path}")
-    for route in guarded_routes()
+    for route in guarded_routes(wire_routers())
     for method in sorted(route.methods or ())
 ]
 
 
 def test_every_route_but_the_open_ones_needs_a_right() -> None:
-    classes = {type(route) for route in guarded_routes()}
+    classes = {type(route) for route in guarded_routes(wire_routers())}
     assert classes
     assert GuardedRoute not in classes
-    for route in guarded_routes():
+    for route in guarded_routes(wire_routers()):
         if isinstance(route, OpenRoute):
             is_meant = "/health/" in route.path
             is_meant |= route.path in {"/", "/api/v1", "/api/v1/logout"}

@@ -121,6 +121,9 @@ async def test_a_route_gets_the_arguments_and_errors_that_fastapi_would_find(
         called.append(arguments)
         return Response()
 
+    assert (
+        route.dependant is not None
+    )  # read with its own endpoint: other tests call the route as well
     monkeypatch.setattr(route, "endpoint", endpoint)
     # Names that the route does not have are refused before either reads anything.
     monkeypatch.setattr(route, "_query_names", _AnyName())

@@ -91,6 +91,19 @@ def test_listed_origins_get_cors_headers_and_others_are_refused() -> None:
         )
         assert preflight.status_code == 200
         assert "POST" in preflight.headers["access-control-allow-methods"]
+        asked = {
+            "Access-Control-Request-Method": "GET",
+            "Access-Control-Request-Headers": "authorization,if-none-match,if-range,range",
+        }
+        preflight = httpx.options(
+            f"{served.url}/api/v1/files/file_1",
+            headers=headers | asked,
+            trust_env=False,
+            timeout=SECONDS,
+        )
+        assert preflight.status_code == 200
+        exposed = set(answer.headers["access-control-expose-headers"].split(", "))
+        assert {"Accept-Ranges", "Content-Disposition", "Content-Range"} <= exposed
         other = api.get("/sessions", headers={"Origin": "https://other.example"})
         refused(other, 403, "origin-not-allowed")
 
@@ -298,7 +311,7 @@ def test_pipelined_requests_are_answered_in_order(served: Served) -> None:
 @pytest.mark.parametrize(
     ("path", "has"),
     [
-        ("/sessions/x/messages?untill=now", "after, before, limit, order"),
+        ("/sessions/x/messages?untill=now", "after, before, branch, limit, order"),
         ("/sessions/x/runs?untill=now&order=asc", "cursor, limit, order"),
         ("/sessions/x/summary?untill=now", "none"),
     ],

@@ -137,6 +137,15 @@ def settle(house: House) -> None:
         name = "bobs" if client is bob else "plain"
         body = {"format": "json", "path": "reports/mine.json"}
         call(client, "POST", f"/sessions/{name}/export", json=body)
+    sent = alice.post(
+        "/files",
+        params={"name": f"{SAID}.txt"},
+        content=f"{SAID} in a file",
+        headers={"Content-Type": "text/plain", "Idempotency-Key": "file"},
+    )
+    assert sent.status_code == 201, sent.text
+    part = {"type": "file", "file_id": sent.json()["file_id"]}
+    call(alice, "POST", "/sessions/plain/messages", json={"role": "user", "content": [part]})
     call(alice, "PATCH", "/sessions/expired", json={"ttl_seconds": 1})
     until(lambda: alice.get("/sessions/expired").status_code == 410, "it has expired")
 
@@ -271,7 +280,8 @@ def test_the_command_asks_first_and_prints_the_receipt(house: House) -> None:
     asked = users_delete("--dry-run")
     assert asked.returncode == 0, asked.stderr
     assert asked.stdout.startswith("5 sessions, 0 archives (")
-    assert f"0 shares, 2 keys and 0 exported files of {USER} would be deleted\n" in asked.stdout
+    counted = f"0 shares, 2 keys, 0 files and 0 exported files of {USER} would be deleted\n"
+    assert counted in asked.stdout
     refused = users_delete(stdin="n\n")
     assert refused.returncode == 1
     assert "nothing was deleted" in refused.stderr
@@ -281,5 +291,6 @@ def test_the_command_asks_first_and_prints_the_receipt(house: House) -> None:
     receipt = json.loads(done.stdout)
     assert (receipt["sessions"], receipt["keys"], receipt["complete"]) == (5, 2, True)
     again = users_delete("--yes")
-    assert "0 sessions, 0 archives (0 bytes), 0 shares, 0 keys and 0 exported files" in again.stdout
+    nothing = "0 sessions, 0 archives (0 bytes), 0 shares, 0 keys, 0 files and 0 exported files"
+    assert nothing in again.stdout
     assert "remains in backups: " in again.stdout

@@ -86,7 +86,11 @@ def test_a_form_with_one_file_is_an_upload(alice: httpx.Client) -> None:
         "t\u00e4bel.csv",
         "text/csv",
     )
-    assert alice.get(path(file)).content == data
+    whole = alice.get(path(file))
+    assert whole.content == data
+    # Nobody knows its charset.
+    assert whole.headers["content-type"] == "text/csv"
+    assert alice.head(path(file)).headers["content-type"] == "text/csv"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from bamboo_gateway.api.routing import guarded_routes
+from bamboo_gateway.wires.factory import wire_routers
 from tests.api.keyed import SECRET, Keyed, LateClock, bearer, keyed, serving_with, token, watching
 from tests.api.serving import SECONDS, refused, serving
 from tests.e2e.watchers import HttpxSse
@@ -105,7 +106,7 @@ def test_a_ticket_gets_404_for_other_sessions_whether_they_exist_or_not(
     ("route", "method"),
     [
         pytest.param(route, method, id=f"{method} {route.path}")
-        for route in guarded_routes()
+        for route in guarded_routes(wire_routers())
         for method in sorted(route.methods or ())
         if route.right is not None
     ],
@@ -117,6 +118,9 @@ def test_a_ticket_opens_no_other_route(gateway: Keyed, route: APIRoute, method: 
         "/api/v1/sessions/{session_id}",
         "/api/v1/sessions/{session_id}/messages",
         "/api/v1/sessions/{session_id}/events",
+        "/api/v1/ds/{session_id}",
+        "/api/v1/stream",
+        "/api/v1/files/{file_id}",
     }
     from tests.api.serving import CONTRACT
 
@@ -130,6 +134,7 @@ def test_a_ticket_opens_no_other_route(gateway: Keyed, route: APIRoute, method: 
     ticket = ticket_of(gateway, bearer(token()))["ticket"]
     names = {"session_id": "mine", "run_id": "r", "connection_id": "c", "name": "n"}
     names |= {"share_id": "share-1", "branch_id": "main", "user_id": "alice"}
+    names |= {"file_id": "file_1", "webhook_id": "wh_1"}
     path = route.path.format(**{name: names[name] for name in route.param_convertors})
     answer = local_request(
         method,

@@ -20,6 +20,7 @@ from bamboo_gateway.domain import errors
 from bamboo_gateway.domain.events import EVENT_TYPES, AgentEvent
 from bamboo_gateway.main import openapi_document
 from bamboo_gateway.sessions.streaming.rendering import GoodbyeReason
+from bamboo_gateway.wires.factory import wire_routers
 from tests.api.serving import CONTRACT
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +47,7 @@ def test_the_document_is_valid() -> None:
 def test_every_route_is_in_the_document() -> None:
     routes = {
         (route.path, method.lower())
-        for router in ROUTERS
+        for router in (*ROUTERS, *wire_routers())
         for route in router.routes
         if isinstance(route, APIRoute) and route.include_in_schema
         for method in route.methods or ()

@@ -463,6 +463,7 @@ PLANS: dict[tuple[str, str], Plan] = {
         for path in (
             "/",
             "/api/v1/openapi.json",
+            "/api/v1/agents",
             "/api/v1/diagnostics",
             "/api/v1/metrics",
             "/metrics",

@@ -6,8 +6,9 @@ from starlette.routing import Match
 from bamboo_gateway.api.route_table import RouteTable
 from bamboo_gateway.api.routing import guarded_routes
 from bamboo_gateway.api.security.rights import GuardedRoute
+from bamboo_gateway.wires.factory import wire_routers
 
-ROUTES = guarded_routes()
+ROUTES = guarded_routes(wire_routers())
 TABLE = RouteTable(ROUTES)
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 PATHS = sorted(

@@ -126,12 +126,15 @@ def test_filters_by_time_and_archive(api: httpx.Client, free_id: str) -> None:
     assert found(api, free_id, archived="include") == []
 
 
-def test_what_a_merge_replaced_is_not_found(api: httpx.Client, free_id: str) -> None:
+def test_what_a_merge_replaced_is_found_in_its_own_branch(api: httpx.Client, free_id: str) -> None:
     say(api, free_id, f"{free_id} before")
     say(api, f"{free_id}-2", f"{free_id} after")
     wanted = {"source_id": f"{free_id}-2", "strategy": "replace"}
     assert api.post(f"/sessions/{free_id}/merge", json=wanted).status_code == 200
-    assert found(api, free_id, session_id=free_id) == [f"{free_id} after"]
+    assert found(api, free_id, session_id=free_id) == [
+        f"{free_id} after",
+        f"{free_id} before",
+    ]
 
 
 def test_an_imported_message_keeps_its_place_in_time(api: httpx.Client, free_id: str) -> None:

@@ -113,5 +113,7 @@ def shorten(case: Any) -> None:
     """Leave out what makes an answer wait."""
     for wait in ("wait", "heartbeat"):
         (case.query or {}).pop(wait, None)
+    if (case.query or {}).get("live") == "long-poll":
+        del case.query["live"]
     for name in [name for name in case.headers or {} if name.lower() == "prefer"]:
         del case.headers[name]

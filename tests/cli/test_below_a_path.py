@@ -18,11 +18,13 @@ SESSION = "s-1"
 MORE = {
     "chat": ["Hello"],
     "import": ["FILE"],
+    "files upload": ["FILE"],
     "sessions delete": [SESSION, "--yes"],
     "share create": [SESSION, "--link"],
     "share revoke": [SESSION, "share_1"],
     "merge": [SESSION, "s-2"],
     "branches select": [SESSION, "main"],
+    "files upload": ["FILE"],
 }
 """The arguments of commands that take other ones than sessions."""
 

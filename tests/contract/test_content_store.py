@@ -67,6 +67,19 @@ async def test_an_owner_has_a_content_once_and_another_owner_has_its_own(
     assert await read(again.contents, other, 0, 8) == b"the same"
 
 
+async def test_who_reads_a_content_reads_on_while_it_is_uploaded_again(store: SessionStore) -> None:
+    data = bytes(range(256)) * (PIECE_BYTES // 100)
+    name = await stored(store.contents, data)
+    async with aclosing(store.contents.read(name, 0, len(data))) as pieces:
+        found = await anext(pieces)
+        assert await stored(store.contents, data) == name
+        async for piece in pieces:
+            found += piece
+            if len(found) < 2 * PIECE_BYTES + 1:
+                assert await stored(store.contents, data, step=77_777) == name
+    assert found == data
+
+
 async def test_what_is_not_published_is_never_there(
     store: SessionStore, second_path: Reopen
 ) -> None:

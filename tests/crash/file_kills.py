@@ -1,9 +1,9 @@
 """A program that is killed at one call of an upload after the other, and looks at what is left.
 
-`python -m tests.crash.file_kills DIRECTORY KIND` forks a child for each call that changes a file or
-a database. The child uploads, names its files in messages, and deletes one; it is killed right
-before that call, and in a second round right after it. Then the parent opens the store and checks
-that what was acknowledged is there, and that the sweep leaves nothing behind.
+`python -m tests.crash.file_kills DIRECTORY KIND [URL]` forks a child for each call that changes a
+file or a database. The child uploads, names its files in messages, and deletes one; it is killed
+right before that call, and in a second round right after it. Then the parent opens the store and
+checks that what was acknowledged is there, and that the sweep leaves nothing behind.
 """
 
 import asyncio
@@ -11,7 +11,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,13 @@ from bamboo_gateway.storage.base import SessionStore
 from bamboo_gateway.storage.files.disk import DiskContents
 from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.store import JsonlStore
+from bamboo_gateway.storage.sql.database import Database
 from bamboo_gateway.storage.sql.sqlite.database import SqliteDatabase
 from bamboo_gateway.storage.sql.sqlite.store import SqliteStore
+from tests.storage.postgresql.conftest import make_store
 from tests.support.clocks import FakeClock
 from tests.support.gateways import ME, Gateway, gateway
+from tests.support.postgres import execute
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels" * 20_000
 FILES = 2
@@ -70,6 +74,11 @@ def _watched(kind: type, killer: Killer) -> Any:
 
 def store_of(kind: str, directory: Path, killer: Killer | None) -> SessionStore:
     clock = FakeClock()
+    if kind == "postgresql":
+        rows = make_store(sys.argv[3])
+        if killer is not None:
+            _watch(rows._database, killer)
+        return rows
     if kind == "jsonl":
         fs = _watched(FileSystem, killer) if killer else FileSystem()
         return JsonlStore(directory, clock, fs=fs)
@@ -78,15 +87,25 @@ def store_of(kind: str, directory: Path, killer: Killer | None) -> SessionStore:
         contents = store.contents
         assert isinstance(contents, DiskContents)
         contents._calls = _watched(type(contents._calls), killer)
-        database = store._database
-        for name in ("commit", "writing"):
-            real = getattr(database, name)
-
-            def call(*args: Any, real: Any = real, **named: Any) -> Any:
-                return killer.around(lambda: real(*args, **named))
-
-            setattr(database, name, call)
+        _watch(store._database, killer)
     return store
+
+
+def _watch(database: Database, killer: Killer) -> None:
+    """Let the transactions of a database pass the killer: each is killed in front of its end too.
+
+    One that is killed inside is as one that never began; right behind it nothing else has happened.
+    """
+    commit, writing = database.commit, database.writing
+
+    @contextmanager
+    def call(*args: Any, **named: Any) -> Iterator[Any]:
+        with killer.around(lambda: writing(*args, **named)) as connection:
+            yield connection
+            killer.around(lambda: None)
+
+    database.commit = lambda *args: killer.around(lambda: commit(*args))  # type: ignore[method-assign]
+    database.writing = call  # type: ignore[method-assign]
 
 
 async def body() -> AsyncIterator[bytes]:
@@ -167,6 +186,9 @@ def main(root: Path, kind: str) -> None:
         for nth in range(1, TICKS_MAX):
             directory = root / f"{kind}-{nth}-{after}"
             directory.mkdir()
+            if kind == "postgresql":
+                execute(sys.argv[3], "DROP SCHEMA public CASCADE")
+                execute(sys.argv[3], "CREATE SCHEMA public")
             acks = root / f"{kind}-{nth}-{after}.acks"
             child = os.fork()
             if child == 0:

@@ -10,11 +10,14 @@ from tests.processes import REPOSITORY, environment
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", ["jsonl", "sqlite"])
-def test_an_upload_that_is_killed_anywhere_is_whole_or_gone(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["jsonl", "sqlite", "postgresql"])
+def test_an_upload_that_is_killed_anywhere_is_whole_or_gone(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
     """What was acknowledged is there, no message lacks its file, and the sweep leaves nothing."""
+    url = [request.getfixturevalue("postgres_url")] if kind == "postgresql" else []
     done = subprocess.run(
-        [sys.executable, "-m", "tests.crash.file_kills", str(tmp_path), kind],
+        [sys.executable, "-m", "tests.crash.file_kills", str(tmp_path), kind, *url],
         cwd=REPOSITORY,
         env=environment(),
         capture_output=True,

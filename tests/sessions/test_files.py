@@ -15,13 +15,14 @@ from bamboo_gateway.domain.errors import (
     BambooError,
     Gone,
     InvalidInput,
+    LimitReached,
     NotFound,
     Refused,
     StorageFailed,
     StorageFull,
 )
 from bamboo_gateway.sessions.commands import NewMessage, NewSession
-from bamboo_gateway.sessions.files.sweep import sweep
+from bamboo_gateway.sessions.files.sweep import pause_seconds, sweep
 from bamboo_gateway.sessions.files.uploads import NewFile
 from bamboo_gateway.sessions.lifecycle.fork import Fork
 from bamboo_gateway.storage.base import SessionStore
@@ -31,6 +32,7 @@ from bamboo_gateway.storage.jsonl.store import JsonlStore
 from tests.storage.faults import FaultyFileSystem
 from tests.support.clocks import FakeClock
 from tests.support.gateways import ME, Gateway, gateway
+from tests.support.settings import given_settings
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels" * 100
 DAY_MS = 24 * 3600 * 1000
@@ -224,6 +226,121 @@ async def test_an_erased_user_has_no_file_left_and_others_keep_theirs(gate: Gate
         await gate.manager.open_file(ME, mine)
     assert await contents(gate) == 1
     assert await read(gate, theirs, OTHER) == PNG
+
+
+async def test_an_erased_user_leaves_no_name_of_a_file_and_no_content(gate: Gateway):
+    """Neither in what is kept for repeats, nor what an upload that failed has left behind."""
+    one = Caller("one", user_id="one")
+    await gate.manager.upload_file(one, NewFile("secret name", key="k"), body(b"a"))
+    await gate.manager.upload_file(OTHER, NewFile("kept name", key="k"), body(b"a"))
+    gate.store.fail("write_values", StorageFailed("The disk is broken."))
+    with pytest.raises(StorageFailed):
+        await upload(gate, caller=one)
+    assert await contents(gate) == 3
+    receipt = await gate.manager.erase_user("one")
+    assert receipt["bytes_freed"] == 1 + len(PNG)
+    said = [
+        value
+        for kind in await gate.store.value_kinds()
+        for _, value in await gate.store.values(kind, limit=1000)
+    ]
+    assert not [value for value in said if b"secret name" in value]
+    again = await gate.manager.upload_file(OTHER, NewFile("kept name", key="k"), body(b"a"))
+    assert again.replayed
+    assert await contents(gate) == 1
+    assert await context(gate).files.usage.totals() == (1, 1)
+
+
+async def test_of_uploads_at_the_same_time_only_those_that_fit_take_the_last_room():
+    async with gateway(max_stored_bytes_per_user=2_500, max_stored_bytes=4_600) as gate:
+        done: list[str] = []
+        refused: list[str] = []
+
+        async def one(caller: Caller, number: int) -> None:
+            try:
+                done.append(await upload(gate, PNG[:8] + bytes([number]) * 992, caller))
+            except LimitReached as error:
+                refused.append(error.code)
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(10):
+                tasks.start_soon(one, Caller("one", user_id="one"), number)
+                tasks.start_soon(one, OTHER, number)
+        assert len(done) == 4
+        assert set(refused) == {"storage-quota-reached"}
+        assert await context(gate).files.usage.totals() == (4, 4_000)
+
+
+async def test_a_repeat_is_answered_also_when_the_first_has_used_up_the_quota():
+    """R9."""
+    async with gateway(max_stored_bytes_per_user=len(PNG)) as gate:
+        one = Caller("one", user_id="one")
+        first = await upload(gate, caller=one, key="k")
+        with pytest.raises(LimitReached):
+            await upload(gate, caller=one, key="another")
+        assert await upload(gate, caller=one, key="k") == first
+        gate.clock.advance(DAY_MS // 1000 + 1)
+        with pytest.raises(LimitReached):
+            await upload(gate, caller=one, key="k")
+
+
+async def test_a_count_sees_no_half_of_an_upload(gate: Gateway, monkeypatch: pytest.MonkeyPatch):
+    """The content is there, and its upload waits for the disk: a count waits for its end."""
+    usage = context(gate).files.usage
+    is_there, may_end = anyio.Event(), anyio.Event()
+    publish = type(gate.store.contents.writer()).publish
+
+    async def slowly(writer: Any, owner: str) -> Any:
+        name = await publish(writer, owner)
+        is_there.set()
+        await may_end.wait()
+        return name
+
+    monkeypatch.setattr(type(gate.store.contents.writer()), "publish", slowly)
+    counted: list[tuple[int, int]] = []
+
+    async def count() -> None:
+        counted.append(await usage.totals())
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(upload, gate)
+        await is_there.wait()
+        tasks.start_soon(count)
+        await anyio.wait_all_tasks_blocked()
+        may_end.set()
+    assert counted == [(1, len(PNG))]
+    assert await usage.totals() == (1, len(PNG))
+
+
+async def test_a_count_is_made_again_after_an_upload_of_unknown_outcome(
+    gate: Gateway, monkeypatch: pytest.MonkeyPatch
+):
+    usage = context(gate).files.usage
+    assert await usage.totals() == (0, 0)
+    publish = type(gate.store.contents.writer()).publish
+
+    async def lost(writer: Any, owner: str) -> Any:
+        await publish(writer, owner)
+        raise StorageFailed("The answer was lost.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(gate.store.contents.writer()), "publish", lost)
+        with pytest.raises(StorageFailed):
+            await upload(gate)
+    assert await usage.totals() == (1, len(PNG))
+    await sweep(context(gate))
+    assert await usage.totals() == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("retention", "cleanup", "expected"),
+    [(86_400, 300, 3600), (86_400, 7_200, 7_200), (2_400, 60, 100), (0, 60, 60)],
+)
+def test_sweeps_come_seldom_beside_what_they_wait_for(
+    retention: int, cleanup: int, expected: float
+):
+    settings = given_settings(file_retention_seconds=retention, cleanup_interval_seconds=cleanup)
+    assert pause_seconds(settings) == expected
 
 
 @pytest.fixture

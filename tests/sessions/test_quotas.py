@@ -295,8 +295,9 @@ async def test_a_full_store_refuses_what_adds_and_lets_what_ends_and_frees() -> 
         assert (await manager.messages(ME, "a1")).messages
         await manager.close_session(ME, "a1")
         await manager.reopen_session(ME, "a1")
+        bob = await session_of_bob(gate)
         while (await gate.store.usage()).stored_bytes < 6000:
-            await manager.add_messages(ME, await session_of_bob(gate), [message])
+            await manager.add_messages(ME, bob, [message])
         await refused(
             "storage-quota-reached",
             "max_stored_bytes",

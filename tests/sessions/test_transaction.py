@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from bamboo_gateway.api.frames import NATIVE
 from bamboo_gateway.domain.errors import LimitReached, StorageFailed, Unavailable
-from bamboo_gateway.domain.events import Complete, Draft
+from bamboo_gateway.domain.events import Complete, Draft, InputRequired
 from bamboo_gateway.sessions import registry as registry_module
 from bamboo_gateway.sessions import transaction
 from bamboo_gateway.sessions.access import check_access
@@ -26,6 +26,7 @@ from bamboo_gateway.sessions.commands import (
 from bamboo_gateway.sessions.extensions import put_extension
 from bamboo_gateway.sessions.lifecycle.fork import Fork
 from bamboo_gateway.sessions.runs.chat import _ChatCommand
+from bamboo_gateway.sessions.runs.inputs import Inputs
 from bamboo_gateway.sessions.sharing import NewShare
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 from bamboo_gateway.sessions.transaction import Decide, Decision, Effect
@@ -150,6 +151,12 @@ async def branched(gate: Gateway) -> None:
     await gate.ended("again")
 
 
+async def asked(gate: Gateway) -> None:
+    gate.agent.do("r1", InputRequired("Pay?", request_id="q1"), Complete(finish_reason="stop"))
+    await gate.chat(run_id="r1")
+    await gate.ended("r1")
+
+
 async def summed_up(gate: Gateway) -> None:
     await spoken(gate)
     await gate.manager.save_summary(ME, "s", "short")
@@ -220,6 +227,11 @@ COMMANDS: dict[str, tuple[Step, Step]] = {
     "metadata.reopen": (closed, lambda gate: gate.manager.reopen_session(ME, "s")),
     "metadata.update": (opened, lambda gate: gate.manager.update_session(ME, "s", {"title": "t"})),
     "runs.chat._ChatCommand": (opened, lambda gate: gate.chat(run_id="r")),
+    "runs.inputs._Command": (
+        asked,
+        lambda gate: gate.manager.answer_inputs(ME, "s", Inputs({"q1": "yes"})),
+    ),
+    "runs.titling.Titles": (spoken, lambda gate: gate.manager._titles._write("s", "A title")),
     "runs.external.ExternalRuns": (opened, lambda gate: gate.manager.open_run(ME, "s", "x")),
     "sharing._end": (shared, revoke),
     "sharing.share": (opened, lambda gate: gate.manager.share(ME, "s", NewShare())),

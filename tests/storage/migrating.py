@@ -14,6 +14,8 @@ from tests.storage.writing import (
     T0,
     StepClock,
     Writer,
+    answer_to,
+    append,
     committed,
     complete,
     message,
@@ -58,7 +60,10 @@ class Place:
 async def fill(store: SessionStore) -> None:
     """Store sessions of all kinds, and values beside them."""
     some = [
-        ValueChange(kind, f"key {n:04}", bytes([n % 256]) * n) for n in range(700) for kind in "xy"
+        ValueChange(kind, f"key {n:04}", bytes([n % 256]) * n)
+        # Those of one kind are more than a page of a migration.
+        for kind, count in (("x", 520), ("y", 20))
+        for n in range(count)
     ]
     await store.write_values([*some, ValueChange("x", "", b"no key")])
     writers = {
@@ -99,6 +104,7 @@ async def fill(store: SessionStore) -> None:
 async def _note(store: SessionStore, writer: Writer) -> None:
     """Give a session many notes of one seq, more than a search returns at once."""
     for round_ in range(3):
-        for number in range(700):
-            await committed(store, writer.commit(note=f"{round_}-{number}"))
+        # At once: they wait for a few syncs, and not each for one.
+        answers = [append(store, writer.commit(note=f"{round_}-{number}")) for number in range(700)]
+        assert {await answer_to(answer) for answer in answers} == {None}
         await committed(store, writer.commit(message(f"m{round_}"), note=f"last-{round_}"))

@@ -56,3 +56,19 @@ def parse_frames(stream: bytes) -> tuple[list[Frame], list[str]]:
 def logged(frames: list[Frame]) -> list[Frame]:
     """Return the frames that stand in the log; each has its position as id."""
     return [frame for frame in frames if frame.type not in CONTROL_TYPES]
+
+
+def frame_ends(stream: bytes) -> list[int]:
+    """Return where each frame of a stream ends."""
+    ends = []
+    at = stream.find(b"\n\n")
+    while at >= 0:
+        ends.append(at + 2)
+        at = stream.find(b"\n\n", at + 2)
+    return ends
+
+
+def whole_frames(stream: bytes, cut: int) -> list[Frame]:
+    """Return the frames that a client has read of a stream that was cut off."""
+    ends = [end for end in frame_ends(stream) if end <= cut]
+    return parse_frames(stream[: ends[-1]])[0] if ends else []

@@ -7,7 +7,7 @@ from bamboo_gateway.api.routes.joint_streams import joint_requests
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.sessions.commands import StreamRequest
 from bamboo_gateway.sessions.streaming.joint_stream import JointStream
-from tests.support.frames import CONTROL_TYPES, Frame, parse_frames
+from tests.support.frames import CONTROL_TYPES, Frame
 from tests.support.gateways import ME, Gateway, Reader
 
 
@@ -61,19 +61,3 @@ async def joint_reader(gate: Gateway, *sessions: str, **request: Any) -> JointRe
     reader = await joint(gate, *sessions, **request)
     assert reader is not None
     return reader
-
-
-def frame_ends(stream: bytes) -> list[int]:
-    """Return where each frame of a stream ends."""
-    ends = []
-    at = stream.find(b"\n\n")
-    while at >= 0:
-        ends.append(at + 2)
-        at = stream.find(b"\n\n", at + 2)
-    return ends
-
-
-def whole_frames(stream: bytes, cut: int) -> list[Frame]:
-    """Return the frames that a client has read of a stream that was cut off."""
-    ends = [end for end in frame_ends(stream) if end <= cut]
-    return parse_frames(stream[: ends[-1]])[0] if ends else []

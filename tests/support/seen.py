@@ -226,7 +226,9 @@ def runs_in(log: list[Event]) -> dict[str, tuple[str, list[str]]]:
         run_id: str = event.get("run_id", "")
         match event["type"]:
             case "run_queued":
-                runs[run_id] = ("queued", [message["id"] for message in event["messages"]])
+                said = [message["id"] for message in event["messages"]]
+                again = event.get("branch_from", {}).get("message_id")
+                runs[run_id] = ("queued", said or [again])
             case "run_start":
                 assert runs.get(run_id, ("queued",))[0] == "queued"
                 runs[run_id] = ("running", event["message_ids"])

@@ -80,6 +80,10 @@ class DirectRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         return self.respond
 
+    def query_of(self, raw: bytes, known: Mapping[str, bool]) -> dict[str, list[str]]:
+        """Read the query (`read_query`). A route of another protocol may have its rules."""
+        return read_query(raw, known)
+
     async def respond(self, request: Request) -> Response:
         """Return the response to a request for this route.
 
@@ -90,7 +94,7 @@ class DirectRoute(APIRoute):
         """
         scope = request.scope
         raw_query: bytes = scope["query_string"]
-        query = read_query(raw_query, self._query_names) if raw_query else {}
+        query = self.query_of(raw_query, self._query_names) if raw_query else {}
         if self._takes_body:
             request = await JsonRequest.read(request)
         # Of a header that is sent twice the first one counts, as everywhere in the framework.

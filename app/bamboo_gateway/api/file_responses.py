@@ -63,7 +63,7 @@ def file_response(request: Request, file: OpenFile, *, as_file: bool) -> Respons
         headers["Content-Range"] = f"bytes {span.start}-{span.end - 1}/{record.size}"
     headers["Content-Length"] = str(span.end - span.start)
     if request.method == "HEAD":
-        return Response(status_code=status, headers=headers, media_type=record.media_type)
+        return Response(status_code=status, headers=headers)
     response = DocumentResponse(_pieces(file, span), record.media_type, headers)
     response.status_code = status
     return response
@@ -85,6 +85,8 @@ def _headers(record: FileRecord, caller: Caller, *, as_file: bool) -> dict[str, 
     policy = "same-site" if caller.session_id is None else "cross-origin"
     return {
         **_SAFE,
+        # As a header, since a media type given to a response gets a charset that nobody knows.
+        "Content-Type": record.media_type,
         "Cross-Origin-Resource-Policy": policy,
         "Content-Disposition": disposition(record.name, inline=inline),
         "ETag": f'"{record.sha256}"',

@@ -5,6 +5,7 @@ from typing import Any, Final, assert_never
 from bamboo_gateway.domain.codec import encode
 from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.sessions.streaming.rendering import (
+    CaughtUp,
     Control,
     Goodbye,
     Heartbeat,
@@ -34,6 +35,8 @@ class NativeFrames:
         match shown:
             case Ping():
                 return PING
+            case CaughtUp():
+                return b""  # `open` and the positions of events say it
             case Heartbeat(position):
                 return _frame(position, {"type": "heartbeat"})
             case Open(position):
@@ -44,7 +47,10 @@ class NativeFrames:
                     "position": str(position),
                     "active_run_id": shown.active_run_id,
                 }
-                return b"id: %d-%d\nretry: %d\ndata: %b\n\n" % (*position, RETRY_MS, encode(data))
+                # With an id in any case: by the letter of the HTML standard, a first frame without
+                # one erases the id that a client has kept.
+                head = b"id: %d-%d\nretry: %d\n" % (*shown.resumes_after, RETRY_MS)
+                return b"%bdata: %b\n\n" % (head, encode(data))
             case Reset(position, reason):
                 return _frame(
                     position, {"type": "reset", "reason": reason, "position": str(position)}

@@ -76,6 +76,9 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         "Method not allowed",
         "This route has no method PUT; the Allow header lists its methods.",
     ),
+    "upload-timeout": Problem(
+        408, "The upload took too long", "The upload took longer than upload_timeout_seconds.", True
+    ),
     "file-in-use": Problem(
         409, "A message names the file", "A message names this file. It goes with its session."
     ),
@@ -146,25 +149,19 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         "The session's time to live has passed. Reopen the session, with a new `ttl_seconds` if "
         "you like, or delete it.",
     ),
-    "precondition-failed": Problem(
-        412, "Changed meanwhile", "If-Match names another version. Read the session again."
-    ),
     "file-damaged": Problem(
         410,
         "The file is damaged",
         "The content of the file 'file_1' is damaged. Upload the same content again: that repairs "
         "it.",
     ),
+    "precondition-failed": Problem(
+        412, "Changed meanwhile", "If-Match names another version. Read the session again."
+    ),
     "file-too-large": Problem(
         413,
         "The file is too large",
         "The file is larger than 20971520 bytes (max_file_bytes).",
-    ),
-    "range-not-satisfiable": Problem(
-        416, "No such range", "The range begins behind the end of the file."
-    ),
-    "upload-timeout": Problem(
-        408, "The upload took too long", "The upload took longer than upload_timeout_seconds.", True
     ),
     "too-large": Problem(
         413,
@@ -181,6 +178,9 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     ),
     "unsupported-media-type": Problem(
         415, "Not JSON", "Send the body as JSON, with `Content-Type: application/json`."
+    ),
+    "range-not-satisfiable": Problem(
+        416, "No such range", "The range begins behind the end of the file."
     ),
     "invalid": Problem(422, "Invalid request", "body.title: Input should be a valid string"),
     "invalid-id": Problem(
@@ -297,9 +297,6 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         "Limit reached: 20 uploads at a time per caller (max_uploads_per_caller).",
         True,
     ),
-    "too-many-uploads-in-all": Problem(
-        503, "Too many uploads", "Limit reached: 100 uploads at a time (max_uploads).", True
-    ),
     "storage-quota-reached": Problem(
         429,
         "Storage quota reached",
@@ -329,6 +326,9 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         500,
         "Internal error",
         "The request failed. The gateway's log has the reason under this request_id.",
+    ),
+    "too-many-uploads-in-all": Problem(
+        503, "Too many uploads", "Limit reached: 100 uploads at a time (max_uploads).", True
     ),
     "unavailable": Problem(
         503, "Unavailable", "The gateway cannot answer this request now. Retry later.", True

@@ -1,6 +1,7 @@
 """All routes: which there are, and the document that describes them."""
 
-from functools import cache, lru_cache
+from collections.abc import Sequence
+from functools import cache, lru_cache, partial
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
@@ -73,19 +74,19 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
 )
 
 
-def add_routes(app: FastAPI) -> None:
-    """Add all routes to the app."""
-    app.router.routes.extend(guarded_routes())
+def add_routes(app: FastAPI, wires: Sequence[APIRouter] = ()) -> None:
+    """Add all routes to the app, with those of these wires."""
+    app.router.routes.extend(guarded_routes(wires))
 
 
-def guarded_routes() -> list[GuardedRoute]:
-    """Return all routes.
+def guarded_routes(wires: Sequence[APIRouter] = ()) -> list[GuardedRoute]:
+    """Return all routes, with those of these wires.
 
     Raises:
         TypeError: A route does not declare which right it needs.
     """
     routes = []
-    for router in ROUTERS:
+    for router in (*ROUTERS, *wires):
         for route in router.routes:
             if not isinstance(route, GuardedRoute):
                 raise TypeError(
@@ -95,16 +96,16 @@ def guarded_routes() -> list[GuardedRoute]:
     return routes
 
 
-def create_openapi() -> dict[str, Any]:
-    """Build the OpenAPI 3.1 document of all routes."""
-    return describe_routes(guarded_routes())
+def create_openapi(wires: Sequence[APIRouter] = ()) -> dict[str, Any]:
+    """Build the OpenAPI 3.1 document of all routes, with those of these wires."""
+    return describe_routes(guarded_routes(wires))
 
 
 class OpenapiJson:
     """The encoded OpenAPI document of a gateway behind a prefix."""
 
-    def __init__(self) -> None:
-        self._document = cache(create_openapi)
+    def __init__(self, wires: Sequence[APIRouter] = ()) -> None:
+        self._document = cache(partial(create_openapi, wires))
         # Few proxies are in front of one gateway; each document takes 1 MB.
         self._encoded = lru_cache(maxsize=4)(self._encode)
 

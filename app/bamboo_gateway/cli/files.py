@@ -147,10 +147,12 @@ def upload_file(
 @contextmanager
 def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
     columns = (
-        one_line(name).replace("[", "\\["),
+        # A name is no format: it may have braces.
+        "{task.description}",
         BarColumn(),
         DownloadColumn(),
         TimeRemainingColumn(),
@@ -159,7 +161,7 @@ def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
-        task = bar.add_task("", total=total)
+        task = bar.add_task(escape(one_line(name)), total=total)
         yield lambda size: bar.advance(task, size)
 
 

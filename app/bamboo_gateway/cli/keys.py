@@ -52,7 +52,9 @@ def create_key(
     ] = False,
     rights: Annotated[
         str,
-        typer.Option(help="Some of read, write and admin, separated by commas.", metavar="RIGHTS"),
+        typer.Option(
+            help="Some of read, answer, write and admin, separated by commas.", metavar="RIGHTS"
+        ),
     ] = "read,write",
     name: Annotated[str, typer.Option(help="A name for the list.", metavar="NAME")] = "",
     expires: Annotated[

@@ -13,7 +13,7 @@ from typing import Any
 
 from bamboo_gateway.domain.clock import parse_ms
 from bamboo_gateway.domain.events import Draft
-from bamboo_gateway.domain.paths import branch_of, path_of
+from bamboo_gateway.domain.paths import branch_of, owner_of, path_of
 from bamboo_gateway.domain.sessions import (
     MAIN_BRANCH,
     OPEN_SPAN,
@@ -33,6 +33,10 @@ def start_branch(head: SessionHead, event: dict[str, Any], now: int) -> None:
     summaries = _summaries(head)
     _leave(head, seq, path.get("left_id"))
     parent = branch_of(head, parent_id) if parent_id is not None else None
+    if parent_id is not None and parent is None:
+        # The begin of the parent is lost (a damaged log): the message is where it counts now.
+        parent_id = owner_of(head, path["seq"])
+        parent = branch_of(head, parent_id) if parent_id is not None else None
     known = parent.state.system_seqs if parent is not None else []
     state = PathState(
         path["message_count"],
@@ -61,9 +65,11 @@ def start_branch(head: SessionHead, event: dict[str, Any], now: int) -> None:
 def select_branch(head: SessionHead, event: dict[str, Any], now: int) -> None:
     """Fold `branch_selected`."""
     del now
+    if branch_of(head, event["branch_id"]) is None:
+        return  # its begin is lost (a damaged log): what it said goes on behind the present tip
     _leave(head, event["seq"], None)
     branch = branch_of(head, event["branch_id"])
-    assert branch is not None  # the gateway has checked it
+    assert branch is not None  # as before
     _enter(head, branch, event["seq"])
 
 
@@ -139,6 +145,18 @@ def linked(head: SessionHead, drafts: Sequence[Draft]) -> Sequence[Draft]:
 
 
 _PLACE = frozenset({"id", "parent_id", "branch_id"})
+
+
+def recount(head: SessionHead, messages: Sequence[int]) -> None:
+    """Count the messages of every path again, from the seqs of all messages of a log."""
+    branches: list[Branch] = []
+    for branch in head.branches:
+        path = path_of(head, branch.id)
+        count = sum(seq in path for seq in messages)
+        branches.append(replace(branch, state=replace(branch.state, message_count=count)))
+    head.branches = tuple(branches)
+    path = path_of(head)
+    head.message_count = sum(seq in path for seq in messages)
 
 
 def present_state(head: SessionHead) -> PathState:

@@ -34,7 +34,11 @@ def preview_of(message: dict[str, Any]) -> str | None:
     """
     if message["role"] not in ("user", "assistant"):
         return None
-    return shortened(Message.text_of(message["content"]), PREVIEW_CHARS_MAX) or None
+    try:
+        text = Message.text_of(message["content"])
+    except (AttributeError, KeyError, TypeError):
+        return None  # a log may have messages of a shape that is not known
+    return shortened(text, PREVIEW_CHARS_MAX) or None
 
 
 def title_of(text: str) -> str | None:

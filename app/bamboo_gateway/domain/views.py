@@ -152,6 +152,12 @@ def _request_view(request: OpenRequest) -> OpenRequestView:
     }
 
 
+def _input_of(queued: dict[str, Any]) -> list[str]:
+    """Return the ids of a queued run's input; without any, of the message that it answers again."""
+    again = queued.get("branch_from", {}).get("message_id")
+    return [message["id"] for message in queued["messages"]] or ([again] if again else [])
+
+
 def run_view(session_id: str, epoch: int, events: Sequence[dict[str, Any]]) -> RunView:
     """Return what clients see of a run.
 
@@ -169,7 +175,7 @@ def run_view(session_id: str, epoch: int, events: Sequence[dict[str, Any]]) -> R
         "agent": first["agent"],
         "status": "queued",
         "position": str(Position(epoch, first["seq"] - 1)) if was_queued else first["position"],
-        "message_ids": [message["id"] for message in first["messages"]] if was_queued else [],
+        "message_ids": _input_of(first) if was_queued else [],
         "created_at": first["time"],
         "started_at": None,
         "ended_at": None,

@@ -65,6 +65,9 @@ FAMILIES: Final[Mapping[str, Family]] = {
         ("reason",),
     ),
     "streams_slow_total": Family("counter", "Streams closed because the client did not read."),
+    "change_feed_failures_total": Family(
+        "counter", "Faults after which the feed of changes began again."
+    ),
     "stream_lag_events": Family(
         "gauge", "How many events the open streams are behind now, as quantiles.", ("quantile",)
     ),

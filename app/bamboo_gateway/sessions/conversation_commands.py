@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, Literal
 
 from bamboo_gateway.domain.callers import Caller
-from bamboo_gateway.domain.positions import After
+from bamboo_gateway.domain.positions import After, Position
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.views import RunView, SessionView
 from bamboo_gateway.sessions import ingest, ingest_lines, metadata
@@ -293,6 +293,10 @@ class ConversationCommands(ManagerParts):
             wait_seconds=wait_seconds,
             descending=descending,
         )
+
+    async def log_end(self, caller: Caller, session_id: str) -> Position:
+        """Return the position of the last durable event."""
+        return (await self._registry.head(caller, session_id, "read")).position
 
     async def append_events(
         self,

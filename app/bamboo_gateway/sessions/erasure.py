@@ -197,8 +197,13 @@ async def _erase_files(context: Context, user_id: str, tally: _Tally, *, dry_run
             async with shelf.locks.hold([content_of(record)]):
                 tally.bytes_freed += await shelf.remove(record)
         after = page[-1].id
+    owner = owner_key(user_id)
     if dry_run:
-        tally.bytes_freed += await shelf.usage.bytes_of(owner_key(user_id))
+        tally.bytes_freed += await shelf.usage.bytes_of(owner)
+        return count
+    # What uploads that failed have left, and the answers to keys, which have names of files.
+    tally.bytes_freed += sum(await shelf.delete_strays(owner))
+    await shelf.records.forget_keys(lambda kept: kept.get("owner") == owner)
     return count
 
 

@@ -49,6 +49,7 @@ class Tally:
         streams_opened: Streams that were opened.
         streams_slow: Streams that were cut off because their client did not read.
         streams_ended: Streams that have ended, by reason.
+        feed_failures: Faults after which the feed of changes began again.
         log_reads: Pages read for streams that were behind the event queue.
         hits: Calls that found their session in memory.
         misses: Calls that had to load it.
@@ -63,6 +64,7 @@ class Tally:
         "commit_seconds",
         "compacted_bytes",
         "evictions",
+        "feed_failures",
         "hits",
         "log_reads",
         "loop_lag_seconds",
@@ -82,7 +84,7 @@ class Tally:
         self.runs_ended = Counter[tuple[str, ...]](dict.fromkeys(product(self._agents, _ENDS), 0))
         self.run_seconds = defaultdict[tuple[str, ...], Histogram](lambda: Histogram(RUN_SECONDS))
         self.streams_ended = Counter[tuple[str, ...]]()
-        self.streams_opened = self.streams_slow = 0
+        self.streams_opened = self.streams_slow = self.feed_failures = 0
         self.log_reads = self.hits = self.misses = self.evictions = self.compacted_bytes = 0
         self.commit_seconds = Histogram(DISK_SECONDS)
         self.loop_lag_seconds = Histogram(REQUEST_SECONDS)
@@ -161,6 +163,7 @@ async def measure(tally: Tally, store: SessionStore, levels: Levels) -> dict[str
         "streams_opened_total": tally.streams_opened,
         "streams_ended_total": dict(tally.streams_ended),
         "streams_slow_total": tally.streams_slow,
+        "change_feed_failures_total": tally.feed_failures,
         "stream_lag_events": _quantiles(levels.stream_lags),
         "stream_log_reads_total": tally.log_reads,
         "commit_seconds": tally.commit_seconds,

@@ -52,6 +52,16 @@ function describe(event: StreamEvent): string {
       return event.summary ?? event.position;
     case "extensions_updated":
       return Object.keys(event.extension_data).join();
+    case "input_required":
+      return `${event.request_id} ${event.kind} ${event.prompt}`;
+    case "input_given":
+      return `${event.request_id} ${JSON.stringify(event.answer)}`;
+    case "input_closed":
+      return `${event.request_id} ${event.reason}`;
+    case "branch_started":
+      return `${event.branch_id} ${event.from_message_id}`;
+    case "branch_selected":
+      return event.branch_id;
     case "session_shared":
       return event.share.id;
     case "share_revoked":

@@ -8,7 +8,7 @@ import pytest
 
 from bamboo_gateway.domain.codec import encode
 from bamboo_gateway.domain.errors import InvalidInput, NotFound, Refused, RunActive
-from bamboo_gateway.domain.events import Complete, Failed, Token
+from bamboo_gateway.domain.events import Complete, Failed, InputRequired, Token, ToolStart
 from bamboo_gateway.domain.tool_order import SUPERSEDED
 from bamboo_gateway.sessions.commands import (
     Chat,
@@ -18,6 +18,7 @@ from bamboo_gateway.sessions.commands import (
     OnBusy,
     Regenerate,
 )
+from bamboo_gateway.sessions.lifecycle.export import ExportOptions
 from tests.sessions.lifecycle.talk import ids, say, talk, texts
 from tests.support.frames import Frame
 from tests.support.gateways import ME, Gateway, crash, eventually, gateway, quiet
@@ -219,7 +220,9 @@ async def test_a_queued_chat_attaches_to_the_tip_of_its_start_and_an_edit_keeps_
 
 async def test_a_queued_regeneration_of_the_answer_that_is_being_written(gate: Gateway) -> None:
     answer = await gate.chat("s", "a", run_id="r1")
-    await regenerate(gate, "r2", answer["message_ids"][0])
+    again_of = await regenerate(gate, "r2", answer["message_ids"][0])
+    waiting = await gate.manager.run(ME, "s", "r2")
+    assert (waiting["status"], waiting["message_ids"]) == ("queued", again_of["message_ids"])
     gate.agent.do("r1", Token("one"), Complete())
     gate.agent.do("r2", Token("two"), Complete())
     await gate.ended("r2")
@@ -498,3 +501,37 @@ async def test_searches_find_every_branch_and_messages_of_another_can_be_forked_
     await gate.manager.chat(ME, chat)
     gate.agent.do("f1", Complete())
     await gate.ended("f1", "f")
+
+
+async def test_a_branch_behind_a_message_without_text_keeps_the_preview_of_its_path(
+    gate: Gateway,
+) -> None:
+    await talk(gate, "s", "who is it?")
+    await say(gate, "s", NewMessage("user", [{"type": "image_url", "image_url": {"url": "x:"}}]))
+    await regenerate(gate, "r1")
+    assert (await gate.manager.get_session(ME, "s")).session["preview"] == "who is it?"
+    gate.agent.do("r1", Failed("no"))
+    await gate.ended("r1")
+    # A branch that says nothing of its own, in a copy too.
+    exported = await gate.manager.export(ME, "s", ExportOptions("json"))
+    document = b"".join([chunk async for chunk in exported.chunks])
+    copy = (await gate.manager.import_document(ME, document)).answer
+    assert copy["preview"] == "who is it?"
+
+
+async def test_a_copy_of_a_branch_where_somebody_is_asked_asks_nobody(gate: Gateway) -> None:
+    """The call that waits for people is closed on the branch that has it."""
+    await turn(gate, "a", "r1")
+    await regenerate(gate, "r2")
+    asks = InputRequired("Pay?", "approval", "call", request_id="q")
+    gate.agent.do("r2", ToolStart("call", "pay"), asks, Complete(finish_reason="input_required"))
+    await gate.ended("r2")
+    exported = await gate.manager.export(ME, "s", ExportOptions("json"))
+    document = b"".join([chunk async for chunk in exported.chunks])
+    copy = (await gate.manager.import_document(ME, document)).answer
+    assert [note["place"] for note in copy["notes"]] == ["tool calls"]
+    shown = await gate.messages(copy["id"])
+    assert [message["role"] for message in shown] == ["user", "assistant", "tool"]
+    await gate.chat(copy["id"], run_id="r3")  # nothing is in its way
+    await gate.manager.select_branch(ME, "s", "main")
+    assert [message["role"] for message in await gate.messages()] == ["user", "assistant"]

@@ -4,11 +4,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
+from unittest.mock import Mock
 
 import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from bamboo_gateway.api.change_frames import (
     CHANGE_CURSOR_CHARS_MAX,
@@ -27,6 +29,7 @@ from bamboo_gateway.sessions.changes.stream import ChangesRequest, ChangeStream
 from bamboo_gateway.sessions.commands import NewSession
 from bamboo_gateway.sessions.lifecycle.fork import Fork
 from bamboo_gateway.sessions.sharing import NewShare
+from tests.support.frames import whole_frames
 from tests.support.gateways import (
     DEADLINE_SECONDS,
     ME,
@@ -529,6 +532,44 @@ async def test_a_store_that_fails_for_a_moment_costs_a_follower_nothing(gate: Ga
     assert [entry.view["session_id"] for entry in pages[0].entries] == ["a"]
 
 
+@pytest.mark.parametrize("what", ["store", "view"])
+async def test_a_fault_of_the_feed_ends_neither_the_gateway_nor_the_waits(
+    gate: Gateway, monkeypatch: pytest.MonkeyPatch, what: str
+):
+    """R10: it is logged once and counted, and nothing is lost."""
+    monkeypatch.setattr(feed_module, "_FAILED_SECONDS", 0)
+    feed, tally = gate.manager._feed, gate.manager._context.tally
+    asking = await client(gate)
+    assert asking.cursor is not None
+    with feed.following(ME, NO_FILTER, asking.cursor) as follower, capture_logs() as logs:
+        await eventually(lambda: feed._tip is not None)
+        assert await follower.take(10) is None
+        place: tuple[Any, str] = (
+            (gate.store, "changes") if what == "store" else (feed_module, "view_of_change")
+        )
+        whole = getattr(*place)
+        monkeypatch.setattr(*place, Mock(side_effect=ZeroDivisionError))
+        await make(gate, ME, "a")
+        await eventually(lambda: tally.feed_failures >= (3 if what == "store" else 1))
+        monkeypatch.setattr(*place, whole)
+        told: list[str] = []
+        while not told:
+            page = await follower.take(10)
+            if page is None:
+                await follower.wait()
+                continue
+            told += [entry.view["session_id"] for entry in page.entries]
+        assert told == ["a"]
+        await eventually(lambda: feed._tip is not None and not feed._has_failed)
+        assert [entry["event"] for entry in logs].count("the feed of changes begins again") == 1
+    stats = await gate.manager.stats()
+    assert stats["change_feed_failures_total"] == tally.feed_failures
+    assert await asking.told() == [("a", "idle")]
+    async with waiting(asking) as pages:
+        await make(gate, ME, "b")
+    assert [entry.view["session_id"] for entry in pages[0].entries] == ["b"]
+
+
 # -- streams --------------------------------------------------------------------------------------
 
 
@@ -577,6 +618,27 @@ async def test_a_stream_tells_changes_and_is_resumed_after_any_frame(gate: Gatew
             assert {**known, **dict(again.told)} == dict(whole)
             assert len(again.told) == len(set(dict(again.told)))
     assert gate.leftovers() == []
+
+
+async def test_a_reset_of_changes_is_not_lost_at_whatever_byte_its_stream_is_cut(gate: Gateway):
+    """R4."""
+    foreign = write_change_cursor(ChangeCursor("other", 1, 1))
+    for begin in ({"is_malformed": True}, {"last_id": foreign}):
+        async with await follow(gate, **cast(Any, begin)) as reader:
+            await reader.take_until("reset")
+        shown: dict[str, list[str]] = {}
+        for cut in range(len(reader.bytes) + 1):
+            seen = whole_frames(reader.bytes, cut)
+            if not seen:
+                continue  # it asks as before
+            last = seen[-1].id
+            assert last is not None
+            if last not in shown:
+                async with await follow(gate, last_id=last) as again:
+                    await again.take_what_is_there()
+                    shown[last] = again.types
+            told = any(frame.type == "reset" for frame in seen)
+            assert shown[last] == ["open"] + ["reset"] * (not told), cut
 
 
 async def test_a_stream_with_a_cursor_that_cannot_be_served_begins_with_reset(gate: Gateway):

@@ -74,7 +74,7 @@ def test_a_bug_report_says_what_happened_and_no_secret(api: httpx.Client) -> Non
     assert "hunter" not in whole
     for secret in SECRETS:
         assert json.dumps(secret)[1:-1] not in whole
-    assert len(events) == 2 + len(SECRETS)
+    assert len(events) == 3 + len(SECRETS)  # it was created, "hello", its title
     assert sum(told["masked"].values()) >= len(SECRETS)
     refused(api.get("/sessions/nobody/diagnostics"), 404, "session-not-found")
 

@@ -250,27 +250,31 @@ async def test_cleanup_takes_what_is_due_and_nothing_else(gate: Gateway) -> None
     assert await gate.store.load("running") is not None
 
 
-async def test_nothing_of_a_cleaned_session_stays_on_the_disk(tmp_path: Path) -> None:
+async def test_nothing_of_a_cleaned_session_stays_on_the_disk_but_that_it_is_gone(
+    tmp_path: Path,
+) -> None:
+    """Whoever asks for changes is told of the deletion, so its id stays, and nothing it said."""
     with serving(
         storage_url="jsonl:",
         data_dir=tmp_path / "data",
         audit_log=tmp_path / "audit.jsonl",  # it names what was deleted: that is what it is for
         checkpoint_interval_seconds=0.05,
     ) as served, served.client() as api:  # fmt: skip
-        create(api, "zz-gone", "zz-gone said", title="zz-gone")
-        api.put("/sessions/zz-gone/summary", json={"summary": "zz-gone summary"})
+        create(api, "zz-gone", "zz-said", title="zz-titled", metadata={"k": "zz-noted"})
+        api.put("/sessions/zz-gone/summary", json={"summary": "zz-summed"})
         keyed = {"Idempotency-Key": "k"}
         chat = {"message": "x", "session_id": "zz-gone", "on_busy": "reject"}
         api.post("/chat", json=chat, headers={**keyed, "Prefer": "wait=60"})
-        create(api, "zz-gone-archived", "zz-gone said")
+        create(api, "zz-gone-archived", "zz-said")
         api.post("/sessions/zz-gone-archived/archive")
         looked = api.post("/cleanup", json={"before": "2999-01-01T00:00:00Z", "dry_run": True})
         done = api.post("/cleanup", json={"before": "2999-01-01T00:00:00Z"}).json()
         assert done["sessions_cleaned"] == 1
         assert done["archives_cleaned"] == 1
         assert done["bytes_freed"] >= looked.json()["bytes_freed"] * 0.5
-    assert files_naming(tmp_path / "data", "zz-gone") == []
-    assert files_naming(tmp_path, "zz-gone said") == []
+    assert files_naming(tmp_path / "data", "zz-gone") == ["index/catalog.jsonl"]
+    for text in ("zz-said", "zz-titled", "zz-summed", "zz-noted"):
+        assert files_naming(tmp_path, text) == []
 
 
 async def test_a_cleanup_that_is_repeated_touches_nothing_made_or_used_since(

@@ -171,7 +171,12 @@ def _body(method: str, path: str) -> dict[str, Any]:
 
 def _ask(api: httpx.Client, method: str, path: str) -> httpx.Response:
     filled = path.removeprefix("/api/v1").format(
-        session_id="s", run_id="r", connection_id="c", name="x", share_id="share-1"
+        session_id="s",
+        run_id="r",
+        connection_id="c",
+        name="x",
+        share_id="share-1",
+        branch_id="main",
     )
     body = _body(method, path)
     if path.endswith("/merge"):

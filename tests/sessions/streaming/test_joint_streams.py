@@ -18,9 +18,9 @@ from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.sessions.commands import NewSession, StreamRequest
 from bamboo_gateway.sessions.sharing import NewShare
 from tests.support.clocks import FakeClock
-from tests.support.frames import parse_frames
+from tests.support.frames import frame_ends, parse_frames, whole_frames
 from tests.support.gateways import ME, Gateway, crash, eventually, gateway, quiet
-from tests.support.joint import JointReader, frame_ends, joint, joint_reader, whole_frames
+from tests.support.joint import JointReader, joint, joint_reader
 
 READ_ONLY: frozenset[Right] = frozenset({"read"})
 

@@ -8,8 +8,10 @@ import pytest
 
 from bamboo_gateway.domain.errors import InvalidInput, NotFound, StorageFailed, Unavailable
 from bamboo_gateway.domain.events import Complete, Token
+from bamboo_gateway.domain.positions import NOWHERE, in_epoch, parse_after
 from bamboo_gateway.sessions.commands import Chat, Idempotency, NewMessage, NewSession
 from bamboo_gateway.sessions.streaming import stream_clock
+from tests.support.frames import whole_frames
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, Reader, eventually, gateway, quiet
 
 
@@ -139,22 +141,32 @@ async def test_of_several_candidates_the_latest_of_this_epoch_counts(gate: Gatew
             assert reader.events[0].seq == begin + 1
 
 
-@pytest.mark.parametrize(
-    ("request_of", "reason"),
-    [
-        (lambda epoch, end: {"after": f"{epoch - 1}-1"}, "epoch_changed"),
-        (lambda epoch, end: {"last_event_id": f"{epoch + 1}-1"}, "epoch_changed"),
-        (lambda epoch, end: {"after": f"{epoch}-{end + 1}"}, "unknown_position"),
-        (lambda epoch, end: {"after": "9" * 16}, "unknown_position"),
-        (lambda epoch, end: {"after": f"{epoch}-1", "last_event_id": f"{epoch}-{end + 9}"}, None),
-        (lambda epoch, end: {"last_event_id": "rubbish"}, "unknown_position"),
-        (lambda epoch, end: {"last_event_id": "42"}, "unknown_position"),
-        (lambda epoch, end: {"last_event_id": f"{epoch}-1 "}, "unknown_position"),
-        (lambda epoch, end: {"last_event_id": f"{epoch}-1\n"}, "unknown_position"),
-        (lambda epoch, end: {"last_event_id": "-1", "after": f"{epoch}-1"}, "unknown_position"),
-        (lambda epoch, end: {"last_event_id": f"{epoch}-{'9' * 40}"}, "unknown_position"),
-    ],
-)
+UNSERVABLE: list[tuple[Any, str | None]] = [
+    (lambda epoch, end: {"after": f"{epoch - 1}-1"}, "epoch_changed"),
+    (lambda epoch, end: {"last_event_id": f"{epoch + 1}-1"}, "epoch_changed"),
+    (lambda epoch, end: {"after": f"{epoch}-{end + 1}"}, "unknown_position"),
+    (lambda epoch, end: {"after": "9" * 16}, "unknown_position"),
+    (lambda epoch, end: {"after": f"{epoch}-1", "last_event_id": f"{epoch}-{end + 9}"}, None),
+    (lambda epoch, end: {"last_event_id": "rubbish"}, "unknown_position"),
+    (lambda epoch, end: {"last_event_id": "42"}, "unknown_position"),
+    (lambda epoch, end: {"last_event_id": f"{epoch}-1 "}, "unknown_position"),
+    (lambda epoch, end: {"last_event_id": f"{epoch}-1\n"}, "unknown_position"),
+    (lambda epoch, end: {"last_event_id": "-1", "after": f"{epoch}-1"}, "unknown_position"),
+    (lambda epoch, end: {"last_event_id": f"{epoch}-{'9' * 40}"}, "unknown_position"),
+    (lambda epoch, end: {"after": f"{epoch}-1", "last_event_id": "0-0"}, "unknown_position"),
+    (
+        lambda epoch, end: {"after": f"{epoch}-1", "last_event_id": f"{epoch}-{'9' * 40}"},
+        "unknown_position",
+    ),
+    (
+        lambda epoch, end: {"after": f"{epoch}-{end + 1}", "last_event_id": f"{epoch}-1"},
+        "unknown_position",
+    ),
+]
+"""Requests at an epoch and an end, and the reason of their `reset`."""
+
+
+@pytest.mark.parametrize(("request_of", "reason"), UNSERVABLE)
 async def test_a_position_that_cannot_be_served_is_answered_with_reset(
     request_of: Any, reason: str | None, gate: Gateway
 ):
@@ -174,6 +186,48 @@ async def test_a_position_that_cannot_be_served_is_answered_with_reset(
         assert reset.id == position
         await gate.manager.append_events(ME, "s", [{"type": "custom", "name": "x"}])
         await reader.take_until("custom")
+
+
+@pytest.mark.parametrize("request_of", [row[0] for row in UNSERVABLE])
+@pytest.mark.parametrize("keeps_id", [True, False], ids=["browser", "by the letter"])
+async def test_a_reset_is_not_lost_at_whatever_byte_its_stream_is_cut(
+    request_of: Any, keeps_id: bool, gate: Gateway
+):
+    """R4: until the client has read `reset`, it comes back with a position that is not served.
+
+    Browsers keep their last id across connections. By the letter of the HTML standard a new
+    connection begins without one, so the first frame without an `id` erases it.
+    """
+    log = await three_runs(gate)
+    epoch = gate.live().epoch
+    asked = request_of(epoch, len(log))
+    async with await gate.reader(**asked) as reader:
+        await reader.take_what_is_there()
+        whole = reader.bytes
+    shown: dict[str, list[str]] = {}
+    # A client that goes on from its last id alone, and one that repeats its URL as EventSource.
+    for url in ({}, {name: asked[name] for name in ("after", "from_start") if name in asked}):
+        begin = in_epoch(parse_after(url["after"]), epoch) if "after" in url else NOWHERE
+        is_beyond_end = begin.epoch == epoch and begin.seq > len(log)  # counts each time
+        for cut in range(len(whole) + 1):
+            had = asked.get("last_event_id") if keeps_id else None
+            seen = whole_frames(whole, cut)
+            for frame in seen:
+                had = frame.id if frame.id is not None or not keeps_id else had
+            if not seen:
+                continue  # it asks as before
+            again = {**url, **({"last_event_id": had} if had else {})}
+            if (types := shown.get(str(again))) is None:
+                async with await gate.reader(**again) as reader:
+                    await reader.take_what_is_there()
+                    types = shown[str(again)] = reader.types
+                # Cut behind `open`, time after time, it is where it was.
+                again["last_event_id"] = reader.frames[0].id
+                async with await gate.reader(**again) as reader:
+                    await reader.take_what_is_there()
+                    assert reader.types == types
+            was_told = any(frame.type == "reset" for frame in seen) and not is_beyond_end
+            assert types == ["open"] + ["reset"] * (not was_told), (cut, again)
 
 
 async def test_a_reset_during_a_run_goes_on_from_before_the_run(gate: Gateway):

@@ -60,6 +60,7 @@ _TAGS: Final = [
     {"name": "extensions", "description": "Enabled extensions, todo list, custom values."},
     {"name": "maintenance", "description": "Cleanup, checks and bug reports."},
     {"name": "access", "description": "Credentials for web pages."},
+    {"name": "wires", "description": "Sessions in other protocols, for their clients."},
     {"name": "health", "description": "For service managers and monitoring."},
     {"name": "about", "description": "The gateway itself."},
 ]

@@ -29,7 +29,7 @@ _FILE_BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
         "content": {
-            "*/*": bytes_of("hello"),
+            "application/octet-stream": bytes_of("hello"),
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
@@ -45,7 +45,7 @@ _CONTENT: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "description": "The content. Pictures (PNG, JPEG, GIF, WebP, AVIF) may be shown in a page, "
         "everything else is saved as a file.",
-        "content": {"*/*": bytes_of("hello")},
+        "content": {"application/octet-stream": bytes_of("hello")},
         "headers": {
             name: {"description": text, "schema": {"type": "string"}}
             for name, text in (
@@ -57,7 +57,7 @@ _CONTENT: Final[dict[int | str, dict[str, Any]]] = {
     },
     206: {
         "description": "The range that `Range` asked for.",
-        "content": {"*/*": bytes_of("ell")},
+        "content": {"application/octet-stream": bytes_of("ell")},
         "headers": {"Content-Range": {"description": "Which bytes.", "schema": {"type": "string"}}},
     },
     304: {"description": "`If-None-Match` names the content: nothing has changed."},

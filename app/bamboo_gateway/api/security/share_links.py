@@ -15,6 +15,7 @@ SHARED_PATHS: Final = frozenset(
         "/api/v1/stream",
         "/api/v1/stream/{session_id}",
         "/api/v1/reconnect/{session_id}",
+        "/api/v1/ds/{session_id}",
         "/api/v1/sessions/{session_id}",
         "/api/v1/sessions/{session_id}/messages",
         "/api/v1/sessions/{session_id}/events",

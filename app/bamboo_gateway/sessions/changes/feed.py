@@ -47,6 +47,9 @@ ten thousand commits a second are read twenty times."""
 _TICK_SECONDS = 1.0
 """How often the feed looks without a commit: for what ends by itself, and for other processes."""
 
+_FAILED_SECONDS = 1.0
+"""How long the feed waits after a fault of its own before it looks again."""
+
 _PENDING_MAX = 250
 """The changed sessions that wait for a follower: some 100 KB. With more it reads the store."""
 
@@ -190,6 +193,7 @@ class ChangeFeed:
         self._is_followed = asyncio.Event()
         self._by_user: dict[str, set[Follower]] = {}
         self._of_all: set[Follower] = set()
+        self._has_failed = False
 
     @property
     def followers(self) -> list[Follower]:
@@ -256,7 +260,22 @@ class ChangeFeed:
                 # The boundary for a store that cannot be read now: followers wait for the next
                 # look, and the feed reads on from the same place.
                 log.warning("changes cannot be read", error=error.detail)
+            except Exception:
+                # The boundary for a fault: it must not end the gateway. Followers read from the
+                # store what the feed may not have handed over. The log has the first of several.
+                if not self._has_failed:
+                    log.exception("the feed of changes begins again")
+                await self._recover()
+                continue
             await anyio.sleep(_LOOK_SECONDS)
+
+    async def _recover(self) -> None:
+        """Begin again after a fault."""
+        self._context.tally.feed_failures += 1
+        self._has_failed = True
+        self._tip = None
+        self._read_again()
+        await anyio.sleep(_FAILED_SECONDS)
 
     async def _look(self) -> None:
         store = self._context.store
@@ -289,6 +308,7 @@ class ChangeFeed:
                 break
             tip = tip._replace(moment=ends[-1].at, session_id=ends[-1].session_id)
             self._come_to(tip)
+        self._has_failed = False
 
     def _come_to(self, tip: ChangeCursor) -> None:
         self._tip = tip

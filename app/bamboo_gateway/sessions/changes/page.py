@@ -9,7 +9,7 @@ more (`has_more`).
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypedDict
+from typing import Final, Literal, NamedTuple, TypedDict
 
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import format_ms
@@ -41,6 +41,10 @@ class ChangeCursor(NamedTuple):
     number: int
     moment: int
     session_id: str = ""
+
+
+NO_CURSOR: Final = ChangeCursor("", 0, 0)
+"""A cursor of no store: it is never served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +223,7 @@ def _view(
         "position": str(head.position),
         "state": context.states.state_of(head),
         "title": head.title,
-        "preview": getattr(head, "preview", None),
+        "preview": head.preview,
         "updated_at": format_ms(head.updated_at),
         "active_run_id": head.active.run_id if head.active is not None else None,
     }

@@ -10,6 +10,7 @@ from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import Unavailable
 from bamboo_gateway.sessions.changes.feed import ChangeFeed
 from bamboo_gateway.sessions.changes.page import (
+    NO_CURSOR,
     ChangeCursor,
     ChangeEntry,
     ChangeFilter,
@@ -113,8 +114,10 @@ class ChangeStream:
         shown, follower = self._renderer, self._follower
         if not self._greeted:
             self._greeted = True
-            chunk = shown.open(self._told, self.id)
-            return chunk + shown.reset(self._told) if self._begins_with_reset else chunk
+            if not self._begins_with_reset:
+                return shown.open(self._told, self.id)
+            # A client that does not get to the `reset` comes back with what is none, and gets it.
+            return shown.open(NO_CURSOR, self.id) + shown.reset(self._told)
         while not self._ended:
             if self._context.drain.has_begun:
                 self.end("shutdown")

@@ -1,6 +1,6 @@
 """Records and references of files, as small values of the session store."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from hashlib import sha256
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ NAMED: Final = "file-content"
 REFERENCE: Final = "file-session"
 """References, by `<file id>/<session id>`; the value has the time when it was written."""
 KEPT: Final = "file-key"
-"""First answers to idempotency keys."""
+"""First answers to idempotency keys, with the owner of the file."""
 
 _PAGE: Final = 500
 _THERE: Final = b"1"
@@ -86,6 +86,15 @@ class FileRecords:
             REFERENCE, prefix=prefix, after=prefix + after if after else "", limit=limit
         )
         return [(key.removeprefix(prefix), int(decode(value))) for key, value in page]
+
+    async def forget_keys(self, of: Callable[[dict[str, Any]], bool]) -> None:
+        """Remove those first answers to idempotency keys for which `of` holds."""
+        after = ""
+        while page := await self._store.values(KEPT, after=after, limit=_PAGE):
+            await self.write(
+                [ValueChange(KEPT, key, None) for key, value in page if of(decode(value))]
+            )
+            after = page[-1][0]
 
 
 def added(record: FileRecord) -> list[ValueChange]:

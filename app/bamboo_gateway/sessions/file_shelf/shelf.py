@@ -27,6 +27,7 @@ from bamboo_gateway.sessions.file_shelf.records import (
 )
 from bamboo_gateway.sessions.file_shelf.usage import FileUsage
 from bamboo_gateway.storage.base import SessionStore
+from bamboo_gateway.storage.files.base import ContentName
 
 REFERENCE_FRESH_MS: Final = 5 * 60 * 1000
 """How long a reference counts although no message bears it out: the message may be on its way."""
@@ -172,10 +173,39 @@ class FileShelf:
         name = content_of(record)
         if await self.records.has_content(name):
             return 0
-        size = await self._store.contents.delete(name)
-        if size:
-            self.usage.add(name.owner, -1, -size)
+        return await self.delete_content(name)
+
+    async def delete_content(self, name: ContentName) -> int:
+        """Delete a content, and count it. Its lock is held. Return the bytes freed."""
+        async with self.usage.changing():
+            # An empty content frees nothing, and counts as one.
+            is_there = await self._store.contents.size(name) is not None
+            size = await self._store.contents.delete(name)
+            self.usage.add(name.owner, -int(is_there), -size)
         return size
+
+    async def delete_strays(self, owner: str | None = None) -> list[int]:
+        """Delete the contents that no file has, of one owner or of all.
+
+        An upload that ended between content and record leaves one.
+
+        Returns:
+            The bytes that each has freed.
+        """
+        freed: list[int] = []
+        after = None if owner is None else ContentName(owner, "")
+        while page := await self._store.contents.contents(after):
+            for one in page:
+                if owner not in {None, one.name.owner}:
+                    return freed
+                if await self.records.has_content(one.name):
+                    continue
+                async with self.locks.hold([one.name]):
+                    # An upload holds the lock from before the content to after the record.
+                    if not await self.records.has_content(one.name):
+                        freed.append(await self.delete_content(one.name))
+            after = page[-1].name
+        return freed
 
 
 def too_many_files() -> Refused:

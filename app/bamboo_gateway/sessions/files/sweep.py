@@ -6,27 +6,28 @@ loses its files. Each step holds the lock of the content and looks again: a mess
 file in between keeps it.
 """
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Final
 
 import anyio
 import structlog
 from anyio.lowlevel import checkpoint
 
-from bamboo_gateway.domain.codec import decode
 from bamboo_gateway.domain.errors import BambooError
 from bamboo_gateway.domain.files import FileRecord
 from bamboo_gateway.domain.limits import IDEMPOTENCY_RETENTION_MS
 from bamboo_gateway.sessions.context import Context
-from bamboo_gateway.sessions.file_shelf.records import KEPT, changed, content_of, referred
+from bamboo_gateway.sessions.file_shelf.records import changed, content_of, referred
 from bamboo_gateway.sessions.file_shelf.shelf import REFERENCE_FRESH_MS
-from bamboo_gateway.storage.reports import ValueChange
-
-if TYPE_CHECKING:
-    from bamboo_gateway.storage.files.base import ContentName
+from bamboo_gateway.settings import Settings
 
 log = structlog.get_logger(__name__)
+
+
+_LOOKS_IN_RETENTION: Final = 24
+_PAUSE_MAX_SECONDS: Final = 3600
+"""The longest pause between two sweeps. Each reads what is known of all files, so it does not come
+with each cleanup: a file that is kept for a day may go an hour later."""
 
 
 @dataclass(slots=True)
@@ -40,9 +41,9 @@ class Swept:
 
 
 async def schedule(context: Context) -> None:
-    """Sweep every `cleanup_interval_seconds`, as long as the gateway runs."""
+    """Sweep every hour (`pause_seconds`), as long as the gateway runs."""
     while True:
-        await anyio.sleep(context.settings.cleanup_interval_seconds)
+        await anyio.sleep(pause_seconds(context.settings))
         try:
             swept = await sweep(context)
         except BambooError as error:
@@ -50,6 +51,12 @@ async def schedule(context: Context) -> None:
             continue
         if swept.files or swept.contents:
             log.info("removed files that no session names", files=swept.files)
+
+
+def pause_seconds(settings: Settings) -> float:
+    """Return how long to wait before a sweep: never less than `cleanup_interval_seconds`."""
+    pause = min(settings.file_retention_seconds / _LOOKS_IN_RETENTION, _PAUSE_MAX_SECONDS)
+    return max(pause, settings.cleanup_interval_seconds)
 
 
 async def sweep(context: Context) -> Swept:
@@ -62,7 +69,9 @@ async def sweep(context: Context) -> Swept:
     async for record in context.files.records.each():
         await _sweep_file(context, record.id, swept)
         await checkpoint()
-    await _sweep_contents(context, swept)
+    freed = await context.files.delete_strays()
+    swept.contents += len(freed)
+    swept.bytes_freed += sum(freed)
     await _sweep_keys(context)
     return swept
 
@@ -107,33 +116,6 @@ async def _references(context: Context, record: FileRecord) -> tuple[bool, list[
     return is_named, stale
 
 
-async def _sweep_contents(context: Context, swept: Swept) -> None:
-    """Delete the contents that no file has: an upload ended between content and record."""
-    shelf, contents = context.files, context.store.contents
-    after: ContentName | None = None
-    while page := await contents.contents(after):
-        for one in page:
-            if await shelf.records.has_content(one.name):
-                continue
-            async with shelf.locks.hold([one.name]):
-                # An upload holds the lock from before the content to after the record.
-                if not await shelf.records.has_content(one.name):
-                    freed = await contents.delete(one.name)
-                    shelf.usage.add(one.name.owner, -1, -freed)
-                    swept.contents += 1
-                    swept.bytes_freed += freed
-        after = page[-1].name
-
-
 async def _sweep_keys(context: Context) -> None:
-    async for page in _kept_keys(context):
-        oldest = context.clock.now_ms() - IDEMPOTENCY_RETENTION_MS
-        old = [ValueChange(KEPT, key, None) for key, kept in page if kept["at"] <= oldest]
-        await context.files.records.write(old)
-
-
-async def _kept_keys(context: Context) -> AsyncIterator[list[tuple[str, dict[str, Any]]]]:
-    after = ""
-    while page := await context.store.values(KEPT, after=after, limit=500):
-        yield [(key, decode(value)) for key, value in page]
-        after = page[-1][0]
+    oldest = context.clock.now_ms() - IDEMPOTENCY_RETENTION_MS
+    await context.files.records.forget_keys(lambda kept: kept["at"] <= oldest)

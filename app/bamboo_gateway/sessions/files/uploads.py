@@ -32,7 +32,7 @@ from bamboo_gateway.domain.limits import IDEMPOTENCY_RETENTION_MS
 from bamboo_gateway.sessions.access import owner_of_copy
 from bamboo_gateway.sessions.commands import Outcome
 from bamboo_gateway.sessions.context import Context
-from bamboo_gateway.sessions.file_shelf.records import KEPT, added, content_of
+from bamboo_gateway.sessions.file_shelf.records import KEPT, added, content_of, owner_key
 from bamboo_gateway.storage.files.base import PIECE_BYTES, ContentWriter
 from bamboo_gateway.storage.reports import ValueChange
 
@@ -90,11 +90,14 @@ async def upload(
     if caller.user_id is not None and new.user_id not in {None, caller.user_id}:
         raise Forbidden("This belongs to another user; your credential is for your own sessions.")
     user_id = owner_of_copy(caller, new.user_id)
-    await context.quotas.stored.check_bytes(user_id)
     async with AsyncExitStack() as stack:
         if new.key is not None:
             # Repeats wait: of requests at the same time with one key, one stores the file.
-            await stack.enter_async_context(context.files.locks.hold([_key_name(caller, new.key)]))
+            lock = _key_name(caller, new.key)
+            await stack.enter_async_context(context.files.locks.hold([lock]))
+        if new.key is None or await _kept(context, _key_name(caller, new.key)[1]) is None:
+            # A repeat stores nothing: it is answered also when its first has used up the quota.
+            await context.quotas.stored.check_bytes(user_id)
         async with context.store.contents.writer() as writer:
             received = await _receive(context, writer, new, body)
             declared = checked_media_type(received.new.media_type)
@@ -102,8 +105,8 @@ async def upload(
             name = received.new.name
             record = _record(context, writer, await writer.finish(), user_id, name, media_type)
             key = None if new.key is None else _Key(caller, new.key, record)
-            if key is not None and (kept := await _kept(context, key)) is not None:
-                return Outcome(kept, replayed=True)
+            if key is not None and (kept := await _kept(context, key.name)) is not None:
+                return Outcome(key.answer_of(kept), replayed=True)
             await _store(context, writer, record, key)
     return Outcome(record.view())
 
@@ -184,10 +187,14 @@ async def _store(
     shelf, name = context.files, content_of(record)
     async with shelf.locks.hold([name]):
         before = await context.store.contents.size(name)
-        if before is None:
-            await _check_room(context, record)
-        await writer.publish(name.owner)
-        shelf.usage.add(name.owner, int(before is None), record.size - (before or 0))
+        async with AsyncExitStack() as stack:
+            if before is None:
+                async with shelf.usage.deciding:
+                    await _check_room(context, record)
+                    stack.enter_context(shelf.usage.reserved(name.owner, record.size))
+            async with shelf.usage.changing():
+                await writer.publish(name.owner)
+                shelf.usage.add(name.owner, int(before is None), record.size - (before or 0))
         changes = added(record)
         if key is not None:
             changes.append(key.change(record.view(), context.clock.now_ms()))
@@ -246,20 +253,37 @@ class _Key:
     def change(self, answer: dict[str, Any], now_ms: int) -> ValueChange:
         """Return the change that keeps the answer."""
         return ValueChange(
-            KEPT, self.name, encode({"at": now_ms, "digest": self.digest, "answer": answer})
+            KEPT,
+            self.name,
+            encode(
+                {
+                    "at": now_ms,
+                    "owner": owner_key(self.record.user_id),
+                    "digest": self.digest,
+                    "answer": answer,
+                }
+            ),
         )
 
+    def answer_of(self, kept: dict[str, Any]) -> dict[str, Any]:
+        """Return the first answer.
 
-async def _kept(context: Context, key: _Key) -> dict[str, Any] | None:
-    value = await context.store.value(KEPT, key.name)
+        Raises:
+            IdempotencyKeyReused: It was the answer to another file.
+        """
+        if kept["digest"] != self.digest:
+            raise IdempotencyKeyReused(
+                "This Idempotency-Key was used for another file. Use a new key for a new file."
+            )
+        answer: dict[str, Any] = kept["answer"]
+        return answer
+
+
+async def _kept(context: Context, name: str) -> dict[str, Any] | None:
+    """Return what is kept of the first request with a key, or None."""
+    value = await context.store.value(KEPT, name)
     if value is None:
         return None
-    kept = decode(value)
-    if kept["at"] + IDEMPOTENCY_RETENTION_MS <= context.clock.now_ms():
-        return None
-    if kept["digest"] != key.digest:
-        raise IdempotencyKeyReused(
-            "This Idempotency-Key was used for another file. Use a new key for a new file."
-        )
-    answer: dict[str, Any] = kept["answer"]
-    return answer
+    kept: dict[str, Any] = decode(value)
+    is_old = kept["at"] + IDEMPOTENCY_RETENTION_MS <= context.clock.now_ms()
+    return None if is_old else kept

@@ -4,7 +4,7 @@ The messages are in the order of the log, and name their branches. So the new lo
 where its first message comes, and selects another one where the next message is on another one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +16,8 @@ from bamboo_gateway.domain.message_assembler import message_draft
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.domain.sessions import MAIN_BRANCH
+from bamboo_gateway.domain.short_text import preview_of
+from bamboo_gateway.domain.tool_order import Settler
 
 _MEMBERS = frozenset({"branch_id", "parent_branch_id", "from_message_id", "created_at"})
 
@@ -31,6 +33,7 @@ class _Said:
     tool_calls: int = 0
     first_at: int | None = None
     last_at: int | None = None
+    preview: str | None = None
 
     def and_then(self, message: Message, seq: int) -> "_Said":
         said_at = parse_ms(message.created_at)
@@ -43,6 +46,7 @@ class _Said:
             self.tool_calls + len(message.tool_calls or ()),
             min(self.first_at or said_at, said_at),
             max(self.last_at or said_at, said_at),
+            preview_of(message.to_json()) or self.preview,
         )
 
 
@@ -115,6 +119,7 @@ class BranchedHistory:
             "tool_calls": said.tool_calls,
             "first_message_at": format_ms(said.first_at) if said.first_at is not None else None,
             "last_message_at": format_ms(said.last_at) if said.last_at is not None else None,
+            "preview": said.preview,
         }
         self._tips[name] = replace(said, branch_id=name)
         self._current = name
@@ -133,6 +138,22 @@ class BranchedHistory:
         if said is None:
             raise _wrong("branches", f"there is no message {message_id!r} before what names it")
         return said
+
+
+def closing_at_tip(given: dict[str, Any], shapes: Sequence[dict[str, Any]]) -> list[Message]:
+    """Return the messages that close the calls which wait at the tip of the current branch.
+
+    A branch that has said nothing yet has none: what it begins behind is not an open call.
+
+    Args:
+        given: The member `branches` of the document, with a right shape.
+        shapes: The messages of the document.
+    """
+    settler = Settler()
+    for shape in shapes:
+        if (shape.get("branch_id") or MAIN_BRANCH) == given["current"]:
+            settler.take(Message.of(shape))
+    return settler.end()
 
 
 def _check_shape(given: dict[str, Any], branches_max: int) -> None:

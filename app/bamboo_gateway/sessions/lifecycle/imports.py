@@ -1,6 +1,6 @@
 """Import: creates sessions from documents, our own and those of other tools."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
@@ -28,7 +28,7 @@ from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.history import PAGE, bulk_limiter
 from bamboo_gateway.sessions.lifecycle.bulk_creation import History, create_whole
 from bamboo_gateway.sessions.lifecycle.fork import ANCESTORS_MAX
-from bamboo_gateway.sessions.lifecycle.import_branches import BranchedHistory
+from bamboo_gateway.sessions.lifecycle.import_branches import BranchedHistory, closing_at_tip
 from bamboo_gateway.sessions.lifecycle.imported_files import with_own_files
 from bamboo_gateway.sessions.lifecycle.summaries import SUMMARY_CHARS_MAX
 from bamboo_gateway.sessions.metadata import view_of
@@ -240,10 +240,15 @@ class _Import:
 def _settled(imported: ImportedSession, *, at_end: bool) -> tuple[ImportedSession, list[Note]]:
     """Close the tool calls that were passed over: agents cannot go on from such a history.
 
-    A history with branches is one of ours, and has closed each tip that was left.
+    A history with branches is one of ours, and has closed each tip that was left. Its last calls
+    are those of the current branch.
     """
     if imported.branches is not None:
-        return imported, []
+        if not at_end:
+            return imported, []
+        tail = closing_at_tip(imported.branches, imported.messages)
+        shapes = [{**one.to_json(), "branch_id": imported.branches["current"]} for one in tail]
+        return replace(imported, messages=[*imported.messages, *shapes]), _notes_of(tail)
     messages, added = settled(map(Message.of, imported.messages), at_end=at_end)
     if not added:
         return imported, []
@@ -254,9 +259,14 @@ def _settled(imported: ImportedSession, *, at_end: bool) -> tuple[ImportedSessio
         kept = [place for place, message in enumerate(messages, 1) if id(message) not in new]
         summary = summary | {"covers_messages": kept[min(covered, len(kept)) - 1]}
     shapes = [message.to_json() for message in messages]
-    return replace(imported, messages=shapes, summary=summary), [
-        closing_note([str(message.tool_call_id) for message in added[:3]], len(added))
-    ]
+    return replace(imported, messages=shapes, summary=summary), _notes_of(added)
+
+
+def _notes_of(added: Sequence[Message]) -> list[Note]:
+    """Return the note about messages that close calls; none without any."""
+    if not added:
+        return []
+    return [closing_note([str(message.tool_call_id) for message in added[:3]], len(added))]
 
 
 def _distinct(imported: ImportedSession) -> tuple[ImportedSession, list[Note]]:

@@ -228,7 +228,22 @@ class Branching:
             covered = path_of(head)
             last = await last_on_path(self._store, head, covered, summary.covers_seq + 1)
             path["summary_message_seq"] = last.seq if last is not None else 0
-        return path | self._counts(head, owner, read)
+        path |= self._counts(head, owner, read)
+        if point.message_id is not None:
+            path["preview"] = point.preview or await self._preview_before(head, owner)
+        return path
+
+    async def _preview_before(self, head: SessionHead, owner: str) -> str | None:
+        """Return the preview that an earlier message gives, as one does on a path that goes on."""
+        path, edge = path_of(head, owner), self._point.seq
+        while page := await find_on_path(
+            self._store, head, path, before=edge, limit=50, reverse=True
+        ):
+            for found in page:
+                if preview := preview_of(decode(found.body)["message"]):
+                    return preview
+            edge = page[-1].seq
+        return None
 
     async def _read_behind(
         self, head: SessionHead, owner: str, read: "_Behind", *, only_first: bool
@@ -257,7 +272,6 @@ class Branching:
             "first_message_at": format_ms(first) if first is not None else said_at,
             # Messages are said one after the other.
             "last_message_at": said_at,
-            "preview": point.preview,
         }
 
 

@@ -16,10 +16,11 @@ from bamboo_gateway.sessions.commands import StreamRequest
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.streaming.channels import Channels
 from bamboo_gateway.sessions.streaming.hub import Sessions, StreamHub, StreamPlace
-from bamboo_gateway.sessions.streaming.joint_stream import Absent, JointStream, Strand, claimed
+from bamboo_gateway.sessions.streaming.joint_stream import Absent, JointStream
 from bamboo_gateway.sessions.streaming.rendering import GoodbyeReason, JointRenderer
 from bamboo_gateway.sessions.streaming.session_writer import LookAgain, SessionWriter
-from bamboo_gateway.sessions.streaming.subscription import Subscription
+from bamboo_gateway.sessions.streaming.strand import Strand
+from bamboo_gateway.sessions.streaming.subscription import Subscription, claimed
 
 log = structlog.get_logger(__name__)
 

@@ -1,10 +1,8 @@
 """Joint streams: one response with the events of several sessions.
 
-Each session of a joint stream is a `Strand`: a subscription like that of a stream of its own, in
-the session's channel, with a cursor and no queue. So presence, access, deletion and shutdown reach
-it as they reach any stream. The joint stream visits the strands that have something to show in
-turns. A turn gives each of them an equal part of one send, so a burst of one session delays the
-others by one send at most, and a reader costs one send, however many sessions it has (R7).
+Each session of a joint stream is a `Strand`. The joint stream visits those that have something to
+show in turns. A turn gives each of them an equal part of one send, so a burst of one session delays
+the others by one send at most, and a reader costs one send, however many sessions it has (R7).
 
 Every frame carries the positions of all sessions as they are behind that frame. A position that
 cannot be served stays in them until its `reset` is shown, so a client that is cut off in between is
@@ -16,36 +14,22 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from typing_extensions import override
-
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import Clock
-from bamboo_gateway.domain.errors import Conflict
 from bamboo_gateway.domain.limits import SEND_BYTES_MAX
-from bamboo_gateway.domain.positions import NOWHERE, Position
-from bamboo_gateway.sessions.commands import StreamRequest
-from bamboo_gateway.sessions.metrics import Tally
+from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.sessions.streaming.rendering import (
     Goodbye,
     GoodbyeReason,
     JointRenderer,
-    Open,
-    Renderer,
-    Reset,
     comes_back,
 )
-from bamboo_gateway.sessions.streaming.subscription import Source, Start, Subscription
-from bamboo_gateway.storage.base import SessionStore
+from bamboo_gateway.sessions.streaming.strand import Strand
+from bamboo_gateway.sessions.streaming.subscription import Subscription
 
 _TURN_BYTES_MIN = 16 * 1024
 """The least that a session may show in its turn: a page of a log that is read for less costs more
 than it brings."""
-
-_PAGE_EVENTS = 500
-"""Events read from a log in one turn: a page of the smallest events fits a turn."""
-
-_NUMBER_MAX = 1 << 53
-"""Epochs and seqs are below it. A greater one in a client's position was never sent."""
 
 
 class Absent(NamedTuple):
@@ -53,145 +37,6 @@ class Absent(NamedTuple):
 
     place: int
     reason: GoodbyeReason
-
-
-class Strand(Subscription):
-    """One session of a joint stream.
-
-    Attributes:
-        joint: The stream that it is a part of.
-        place: Its place in the request.
-        is_waiting: Whether it is in the line of those that have something to show.
-        told: The position that the client has before the first frame.
-    """
-
-    __slots__ = ("is_waiting", "joint", "place", "told")
-
-    def __init__(
-        self,
-        joint: "JointStream",
-        place: int,
-        connection_id: str,
-        channel: Source,
-        store: SessionStore,
-        clock: Clock,
-        tally: Tally,
-        start: Start,
-        request: StreamRequest,
-        caller: Caller,
-        renderer: Renderer,
-        on_close: Callable[[Subscription], None],
-    ) -> None:
-        self.joint = joint
-        self.place = place
-        self.is_waiting = False
-        super().__init__(
-            connection_id, channel, store, clock, tally, start, request, caller, renderer, on_close
-        )
-        self.told = self._position if start.reset is None else claimed(request, channel.epoch)
-
-    @override
-    def wake(self) -> None:
-        if not self._ended:
-            self.joint.wake(self)
-
-    @override
-    def beat(self) -> None:
-        # The joint stream has the one heartbeat of the response.
-        self.quiet_ticks = 0
-
-    @property
-    def has_more(self) -> bool:
-        """Whether it has something to show."""
-        return not self._ended and (self._goodbye is not None or self.cursor < self._source_end)
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether its part of the stream has ended."""
-        return self._ended
-
-    @property
-    def is_leaving(self) -> bool:
-        """Whether it says `goodbye` next, or after the events that the log has."""
-        return self._goodbye is not None
-
-    @property
-    def _source_end(self) -> int:
-        return self.channel.queue.head
-
-    def opening(self, shown: JointRenderer) -> bytes:
-        """Return its first frames: `open`, and `reset` when the position cannot be served."""
-        active = self.channel.head.active
-        visible = active is not None and active.start_seq <= self.channel.durable_seq
-        run_id = active.run_id if active and visible else None
-        chunk = shown.control(self.place, Open(self._position, self.session_id, self.id, run_id))
-        if self.reset is not None:
-            chunk += shown.control(self.place, Reset(self._position, self.reset))
-        return chunk
-
-    def take(self, shown: JointRenderer, room: int, *, at_least_one: bool) -> bytes | None:
-        """Return what it has to show, at most `room` bytes; None: its log has to be read."""
-        if self._ended:
-            return b""
-        if self._goodbye is not None and not self._goodbye_after_rest:
-            return self._leave(shown)
-        begin = self.cursor
-        frames = self.channel.queue.frames(begin, self._renderer, room, at_least_one=at_least_one)
-        if frames is None:
-            return None
-        if frames:
-            self.quiet_ticks = 0
-            self.written_from, self.cursor = begin, begin + len(frames)
-            seqs = range(begin + 1, self.cursor + 1)
-            return shown.events(self.place, self.channel.epoch, seqs, frames)
-        if self._goodbye is not None and begin >= self._source_end:
-            return self._leave(shown)
-        return b""
-
-    async def read(self, shown: JointRenderer, room: int) -> bytes:
-        """Return the next events from the log: at most about `room` bytes."""
-        self._tally.log_reads += 1
-        begin, epoch = self.cursor, self.channel.epoch
-        try:
-            records = await self._store.read(
-                self.session_id, epoch, begin, limit=_PAGE_EVENTS, max_bytes=room
-            )
-        except Conflict:
-            # The log has another epoch, or is gone: the client comes back, and gets `reset`.
-            self.channel.lost()
-            self.end("deleted" if self.channel.gone else "shutdown")
-            return b""
-        stop = self.channel.durable_seq
-        found = [record for record in records if record.seq <= stop]
-        if not found:
-            # Compaction removed everything between the cursor and the queue: skip it.
-            self.cursor = max(self.cursor, min(stop, self.channel.queue.start))
-            return b""
-        self.quiet_ticks = 0
-        self.written_from, self.cursor = begin, found[-1].seq
-        render = self._renderer.event
-        frames = [render(epoch, seq, body) for seq, body in found]
-        return shown.events(self.place, epoch, [record.seq for record in found], frames)
-
-    def _leave(self, shown: JointRenderer) -> bytes:
-        reason = self._goodbye or "shutdown"
-        self.ended_by = reason
-        self.aclose()
-        return shown.control(self.place, Goodbye(reason, retry=comes_back(reason)))
-
-
-def claimed(request: StreamRequest, epoch: int = 0) -> Position:
-    """Return the position that a client has, although it cannot be served; `NOWHERE`: none.
-
-    `epoch` is the one that a bare seq means; 0: none.
-    """
-    if request.last_event_id == "malformed":
-        return NOWHERE
-    for has in (request.last_event_id, request.after):
-        position = Position(epoch, has) if isinstance(has, int) else has
-        if position is not None and position.epoch and max(position) < _NUMBER_MAX:
-            return position
-    return NOWHERE
 
 
 class JointStream:

@@ -26,12 +26,18 @@ def comes_back(reason: GoodbyeReason) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """The first item of every stream: which session it shows, and from which position on."""
+    """The first item of every stream: which session it shows, and from which position on.
+
+    `resumes_after` is what a client comes back with when it loses the stream behind this item. It
+    is `position`, unless a `Reset` follows: then it cannot be served either, so that a client which
+    has not read the `Reset` gets it again.
+    """
 
     position: Position
     session_id: str
     connection_id: str
     active_run_id: str | None
+    resumes_after: Position
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,13 @@ class Reset:
 
     position: Position
     reason: ResetReason
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """The stream has shown everything that the log has, for the first time since it was opened."""
+
+    position: Position
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +75,7 @@ class Goodbye:
     retry: bool
 
 
-Control = Open | Reset | Heartbeat | Ping | Goodbye
+Control = Open | Reset | CaughtUp | Heartbeat | Ping | Goodbye
 
 
 class Renderer(Protocol):
@@ -77,7 +90,7 @@ class Renderer(Protocol):
         """Render an event of the log; `body` is its JSON."""
 
     def control(self, shown: Control, /) -> bytes:
-        """Render an item that is not in the log."""
+        """Render an item that is not in the log; empty when the protocol does not show it."""
 
 
 class JointRenderer(Protocol):

@@ -14,13 +14,14 @@ from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import Clock, format_ms
 from bamboo_gateway.domain.errors import Conflict, PositionGone
 from bamboo_gateway.domain.limits import SEND_BYTES_MAX
-from bamboo_gateway.domain.positions import After, Position, in_epoch
+from bamboo_gateway.domain.positions import NOWHERE, After, Position, in_epoch
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.answers import Connection
 from bamboo_gateway.sessions.commands import StreamRequest
 from bamboo_gateway.sessions.metrics import Tally
 from bamboo_gateway.sessions.streaming.event_queue import EventQueue
 from bamboo_gateway.sessions.streaming.rendering import (
+    CaughtUp,
     Goodbye,
     GoodbyeReason,
     Heartbeat,
@@ -35,6 +36,9 @@ from bamboo_gateway.storage.base import SessionStore
 
 _PAGE_EVENTS = 2000
 """Events read at once when catching up: with `SEND_BYTES_MAX` it bounds one read."""
+
+_NUMBER_MAX = 1 << 53
+"""Epochs and seqs are below it. A greater one in a client's position was never sent."""
 
 
 class EndedRun(NamedTuple):
@@ -66,10 +70,12 @@ class Start:
     Attributes:
         cursor: The seq that it begins after.
         reset: Why the client's own position cannot be served, or None.
+        claimed: With `reset`: that position, or `NOWHERE`.
     """
 
     cursor: int
     reset: ResetReason | None = None
+    claimed: Position = NOWHERE
 
 
 def choose_start(channel: Source, request: StreamRequest) -> Start:
@@ -87,17 +93,35 @@ def choose_start(channel: Source, request: StreamRequest) -> Start:
     active = channel.head.active
     # Events that are decided and not durable yet must not be skipped: begin before them.
     fresh = min(active.before_seq if active else channel.durable_seq, channel.durable_seq)
-    if request.last_event_id == "malformed":
-        return Start(fresh, "unknown_position")
+    has = claimed(request, channel.epoch)
+    if has.epoch == channel.epoch and has.seq <= channel.durable_seq:
+        has = NOWHERE  # only its other position cannot be served
+    if request.last_event_id in {"malformed", NOWHERE}:
+        # `NOWHERE` is what such a client was given instead, until it reads its `reset`.
+        return Start(fresh, "unknown_position", has)
     if not candidates:
         return Start(fresh)
     current = [position.seq for position in candidates if position.epoch == channel.epoch]
     if not current:
-        return Start(fresh, "epoch_changed")
+        return Start(fresh, "epoch_changed", has)
     latest = max(current)
     if latest > channel.durable_seq:
-        return Start(fresh, "unknown_position")
+        return Start(fresh, "unknown_position", has)
     return Start(latest)
+
+
+def claimed(request: StreamRequest, epoch: int = 0) -> Position:
+    """Return the position that a client has, although it cannot be served; `NOWHERE`: none.
+
+    `epoch` is the one that a bare seq means; 0: none.
+    """
+    has = request.last_event_id
+    if has == "malformed":
+        return NOWHERE
+    if has is None:
+        has = in_epoch(request.after, epoch) if request.after is not None else NOWHERE
+    # Not `after` instead: it may be one that can be served, and then nobody tells of the `reset`.
+    return has if has.epoch and max(has) < _NUMBER_MAX else NOWHERE
 
 
 class Subscription:
@@ -106,6 +130,7 @@ class Subscription:
     Attributes:
         id: The connection id, unique in the session.
         caller: Who reads.
+        start: Where it began.
         cursor: The seq of the last event handed out.
         written_from: The cursor before the last chunk, which may never have arrived.
         sending_since: When the response began to send (monotonic seconds), or None. The hub finds
@@ -122,6 +147,7 @@ class Subscription:
         "_goodbye",
         "_goodbye_after_rest",
         "_greeted",
+        "_has_caught_up",
         "_heartbeat_due",
         "_on_close",
         "_renderer",
@@ -139,10 +165,10 @@ class Subscription:
         "opened_at",
         "quiet_ticks",
         "remote_address",
-        "reset",
         "send_now",
         "sending_since",
         "since_ms",
+        "start",
         "stop_seq",
         "until_next",
         "until_run",
@@ -166,7 +192,7 @@ class Subscription:
         self.caller = caller
         self.channel = channel
         self.cursor = self.written_from = start.cursor
-        self.reset = start.reset
+        self.start = start
         self.heartbeat_events = request.heartbeat_events
         self.remote_address = request.remote_address
         self.since_ms = clock.now_ms()
@@ -186,6 +212,7 @@ class Subscription:
         self._tally = tally
         self._on_close = on_close
         self._greeted = False
+        self._has_caught_up = False
         self._goodbye: GoodbyeReason | None = None
         self._goodbye_after_rest = False
         self._ended = False
@@ -196,7 +223,8 @@ class Subscription:
         self.quiet_ticks = 0
         if not self._greeted:
             self._greeted = True
-            return self._greeting()
+            if chunk := self._greeting():
+                return chunk
         while not self._ended:
             if self._goodbye is not None and not self._goodbye_after_rest:
                 return self._farewell()
@@ -215,11 +243,8 @@ class Subscription:
             if chunk:
                 self.written_from = begin
                 return chunk
-            if self._goodbye is not None:
-                return self._farewell()
-            if self._heartbeat_due:
-                self._heartbeat_due = False
-                return self._heartbeat()
+            if (shown := self._when_read_to_the_end()) is not None:
+                return shown
             self._waiter = get_running_loop().create_future()
             try:
                 await self._waiter
@@ -308,20 +333,35 @@ class Subscription:
     def _position(self) -> Position:
         return Position(self.channel.epoch, self.cursor)
 
-    def _greeting(self) -> bytes:
+    @property
+    def told(self) -> Position:
+        """The position that the client has before the first event."""
+        return self._position if self.start.reset is None else self.start.claimed
+
+    def _opening(self) -> Open:
         active = self.channel.head.active
         visible = active is not None and active.start_seq <= self.channel.durable_seq
-        chunk = self._renderer.control(
-            Open(
-                self._position,
-                self.session_id,
-                self.id,
-                active.run_id if active and visible else None,
-            )
-        )
-        if self.reset is not None:
-            chunk += self._renderer.control(Reset(self._position, self.reset))
+        run_id = active.run_id if active and visible else None
+        return Open(self._position, self.session_id, self.id, run_id, self.told)
+
+    def _greeting(self) -> bytes:
+        chunk = self._renderer.control(self._opening())
+        if self.start.reset is not None:
+            chunk += self._renderer.control(Reset(self._position, self.start.reset))
         return chunk
+
+    def _when_read_to_the_end(self) -> bytes | None:
+        """Return what the stream shows when no event waits; None: nothing."""
+        if not self._has_caught_up:
+            self._has_caught_up = True
+            if chunk := self._renderer.control(CaughtUp(self._position)):
+                return chunk
+        if self._goodbye is not None:
+            return self._farewell()
+        if self._heartbeat_due:
+            self._heartbeat_due = False
+            return self._heartbeat()
+        return None
 
     def _heartbeat(self) -> bytes:
         self.written_from = self.cursor

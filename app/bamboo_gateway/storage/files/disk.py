@@ -36,6 +36,9 @@ _THREADS = 4
 """Threads for contents, apart from those of sessions: a disk that is slow with large files delays
 no commit and no cold read (R7)."""
 
+_OWNERS_MAX = 10_000
+"""Owners that memory holds: 1 MB. A directory that is synced once more costs a millisecond."""
+
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _HEX = frozenset("0123456789abcdef")
 
@@ -119,6 +122,8 @@ class DiskContents(ContentStore):
         self._directory = directory
         self._calls: FileCalls = calls or PlainFileCalls()
         self._limiter: anyio.CapacityLimiter | None = None
+        # Owners whose directory this process has seen to be durable.
+        self.durable_owners: set[str] = set()
 
     @override
     def open(self) -> None:
@@ -238,13 +243,18 @@ class _DiskWriter(ContentWriter):
         path = self._store.path_of(name)
 
         def publish() -> None:
-            if not path.parent.exists():
-                self._calls.make_directory(path.parent)
-                self._calls.sync_directory(self._root)
-                # The root itself may be new too.
-                self._calls.sync_directory(self._root.parent)
+            self._calls.make_directory(path.parent)
             self._calls.rename(self._aside, path)
             self._calls.sync_directory(path.parent)
+            if owner in self._store.durable_owners:
+                return
+            # That the directory exists is not enough: whoever made it may not have synced it yet,
+            # or have been killed before. The root itself may be new too.
+            self._calls.sync_directory(self._root)
+            self._calls.sync_directory(self._root.parent)
+            if len(self._store.durable_owners) >= _OWNERS_MAX:
+                self._store.durable_owners.clear()
+            self._store.durable_owners.add(owner)
 
         await self._store.run(publish, "Storing a file")
         return name

@@ -9,8 +9,8 @@ in the seqs stay: they are legal, and nothing is renumbered.
 from dataclasses import dataclass, field
 
 from bamboo_gateway.domain import codec
+from bamboo_gateway.domain.branch_folds import recount
 from bamboo_gateway.domain.clock import format_ms
-from bamboo_gateway.domain.paths import path_of
 from bamboo_gateway.domain.projections import fold
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.jsonl.files import FileSystem
@@ -111,8 +111,7 @@ def make_log(
     # the log and do not count.
     # Lost events keep their seqs: the head never goes back, so that positions stay in order.
     head.seq = max(head.seq, folded)
-    path = path_of(head)
-    head.message_count = sum(seq in path for seq in messages)
+    recount(head, messages)
     data = b"".join([make_header(session_id, epoch, head.created_at), *(line for _, line in lines)])
     return data, head
 

@@ -121,7 +121,7 @@ class RowContents(ContentStore):
     async def _find(self, name: ContentName) -> tuple[str, int] | None:
         def find() -> tuple[str, int] | None:
             with self._database.reading() as connection:
-                return _find(connection, name)
+                return find_content(connection, name)
 
         return await self._threads.run(find)
 
@@ -136,15 +136,19 @@ class RowContents(ContentStore):
             body = await self._threads.run(self._piece(upload, number))
             piece = body[skip : skip + end - place]
             if not piece:
-                raise ContentLost
+                # Uploaded again meanwhile, perhaps: the same bytes are in other rows then.
+                found = await self._find(name)
+                if found is None or found[0] == upload:
+                    raise ContentLost
+                upload = found[0]
+                continue
             place += len(piece)
             yield piece
 
     def _piece(self, upload: str, number: int) -> Callable[[], bytes]:
         def read() -> bytes:
             with self._database.reading() as connection:
-                rows = connection.rows(_PIECE, {"upload": upload, "number": number})
-            return bytes(rows[0][0]) if rows else b""
+                return piece_of(connection, upload, number) or b""
 
         return read
 
@@ -152,12 +156,7 @@ class RowContents(ContentStore):
     async def delete(self, name: ContentName) -> int:
         def remove() -> int:
             with self._database.writing() as connection:
-                found = _find(connection, name, locked=True)
-                if found is None:
-                    return 0
-                connection.run(_REMOVE, {"of": name.owner, "named": name.digest})
-                connection.run(_REMOVE_PIECES, {"of_upload": found[0]})
-                return found[1]
+                return remove_content(connection, name)
 
         return await self._threads.run(remove)
 
@@ -165,12 +164,9 @@ class RowContents(ContentStore):
     async def contents(
         self, after: ContentName | None = None, limit: int = 1000
     ) -> list[StoredContent]:
-        owner, digest = after or ("", "")
-
         def listed() -> list[StoredContent]:
             with self._database.reading() as connection:
-                rows = connection.rows(_LIST, {"of": owner, "named": digest, "most": limit})
-            return [StoredContent(ContentName(of, named), size) for of, named, size in rows]
+                return list_page(connection, after, limit)
 
         return await self._threads.run(listed)
 
@@ -221,10 +217,7 @@ class _RowWriter(ContentWriter):
 
         def publish() -> None:
             with self._database.writing() as connection:
-                before = _find(connection, name, locked=True)
-                if before is not None:
-                    connection.run(_REMOVE, {"of": owner, "named": name.digest})
-                    connection.run(_REMOVE_PIECES, {"of_upload": before[0]})
+                remove_content(connection, name)
                 connection.run(_ADD, values)
 
         await self._threads.run(publish)
@@ -248,9 +241,33 @@ class _RowWriter(ContentWriter):
             await self._threads.run(remove)
 
 
-def _find(
+def list_page(connection: Connection, after: ContentName | None, limit: int) -> list[StoredContent]:
+    """Return the contents that follow `after`, ordered by name."""
+    owner, digest = after or ("", "")
+    rows = connection.rows(_LIST, {"of": owner, "named": digest, "most": limit})
+    return [StoredContent(ContentName(of, named), size) for of, named, size in rows]
+
+
+def piece_of(connection: Connection, upload: str, number: int) -> bytes | None:
+    """Return a piece of an upload, or None."""
+    rows = connection.rows(_PIECE, {"upload": upload, "number": number})
+    return bytes(rows[0][0]) if rows else None
+
+
+def remove_content(connection: Connection, name: ContentName) -> int:
+    """Remove a content with its pieces. Return its size; 0 when there is none of this name."""
+    found = find_content(connection, name, locked=True)
+    if found is None:
+        return 0
+    connection.run(_REMOVE, {"of": name.owner, "named": name.digest})
+    connection.run(_REMOVE_PIECES, {"of_upload": found[0]})
+    return found[1]
+
+
+def find_content(
     connection: Connection, name: ContentName, *, locked: bool = False
 ) -> tuple[str, int] | None:
+    """Return the upload and the size of a content, or None."""
     statement = _FIND_LOCKED if locked else _FIND
     rows = connection.rows(statement, {"of": name.owner, "named": name.digest})
     return (str(rows[0][0]), int(rows[0][1])) if rows else None

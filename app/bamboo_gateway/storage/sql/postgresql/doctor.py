@@ -1,4 +1,4 @@
-"""`bamboo doctor` on a PostgreSQL database that no gateway owns: every row and count.
+"""`bamboo doctor` on a PostgreSQL database that no gateway owns: every row, count and content.
 
 The pages and indexes are the server's own matter (`pg_amcheck`). What follows from other rows is
 checked and repaired as in SQLite. While it works the database is its own, as it is a gateway's, so
@@ -20,6 +20,7 @@ from bamboo_gateway.storage.base import StoreUnusable
 from bamboo_gateway.storage.index.tables import sessions
 from bamboo_gateway.storage.reports import Finding
 from bamboo_gateway.storage.sql import rows_check
+from bamboo_gateway.storage.sql.contents_check import check_contents
 from bamboo_gateway.storage.sql.epochs import give_new_epochs
 from bamboo_gateway.storage.sql.postgresql.connection import PostgresConnection
 from bamboo_gateway.storage.sql.postgresql.database import PostgresDatabase
@@ -103,6 +104,7 @@ class _Examination:
                 problem = f"{count} sessions had their old epochs"
                 action = "every session has a new epoch"
                 found.append(Finding("note", "database", problem, action, repaired=True))
+        found += check_contents(self._transaction, self._quarantine, repair=repairs)
         return found
 
     def _check_sessions(self, progress: Progress | None) -> None:

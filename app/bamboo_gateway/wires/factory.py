@@ -1,0 +1,24 @@
+"""Wires by name. A wire's module is imported when the gateway is made with it."""
+
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Final
+
+from fastapi import APIRouter
+
+from bamboo_gateway.settings import WIRES
+from bamboo_gateway.wires.base import Wire
+
+_MODULES: Final = {"durable-streams": "bamboo_gateway.wires.durable_streams.wire"}
+"""The module of each wire; its `WIRE` is the wire."""
+
+
+def make_wire(name: str) -> Wire:
+    """Return the wire of a name of `settings.WIRES`."""
+    wire: Wire = import_module(_MODULES[name]).WIRE
+    return wire
+
+
+def wire_routers(names: Iterable[str] = WIRES) -> list[APIRouter]:
+    """Return the routers of these wires."""
+    return [router for name in names for router in make_wire(name).routers]
