@@ -52,7 +52,8 @@ async def test_a_server_of_ones_own_needs_no_key() -> None:
         ("python:m:f?thread_max=3", "did you mean 'threads_max'?"),
         (
             "python:m:f?qqqq=3",
-            "query: 'qqqq' is not known here. Known are: allow, coalesce, description, threads_max.",
+            "query: 'qqqq' is not known here. "
+            "Known are: allow, coalesce, description, threads_max.",
         ),
         (
             "demo:?delay=secret",

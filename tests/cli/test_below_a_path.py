@@ -24,7 +24,6 @@ MORE = {
     "share revoke": [SESSION, "share_1"],
     "merge": [SESSION, "s-2"],
     "branches select": [SESSION, "main"],
-    "files upload": ["FILE"],
 }
 """The arguments of commands that take other ones than sessions."""
 
