@@ -69,7 +69,7 @@ def _default(value: Any) -> str:
         case Path() | str():
             return f"`{value}`"
         case tuple():
-            return f"`{','.join(str(each) if isinstance(each, str) else f'{each:g}' for each in value)}`"
+            return f"`{','.join(each if isinstance(each, str) else f'{each:g}' for each in value)}`"
         case dict():
             return f"`{json.dumps(value)}`"
         case _:
