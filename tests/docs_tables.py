@@ -69,7 +69,8 @@ def _default(value: Any) -> str:
         case Path() | str():
             return f"`{value}`"
         case tuple():
-            return f"`{','.join(each if isinstance(each, str) else f'{each:g}' for each in value)}`"
+            parts = (one if isinstance(one, str) else f"{one:g}" for one in value)
+            return f"`{','.join(parts)}`"
         case dict():
             return f"`{json.dumps(value)}`"
         case _:
