@@ -46,7 +46,7 @@ from bamboo_gateway.sessions.streaming.joint_opening import JointStreams
 from bamboo_gateway.sessions.token_budget import TokenBudget
 from bamboo_gateway.sessions.transaction import Transactions
 from bamboo_gateway.sessions.webhook_commands import WebhookCommands
-from bamboo_gateway.sessions.webhooks.commands import WebhookService
+from bamboo_gateway.sessions.webhooks.administration import WebhookService
 from bamboo_gateway.sessions.webhooks.reports import measure_webhooks
 from bamboo_gateway.sessions.webhooks.service import Webhooks
 from bamboo_gateway.settings import Settings

@@ -14,7 +14,7 @@ from bamboo_gateway.sessions.runs.scheduler import RunScheduler
 from bamboo_gateway.sessions.streaming.hub import StreamHub
 from bamboo_gateway.sessions.streaming.joint_opening import JointStreams
 from bamboo_gateway.sessions.transaction import Transactions
-from bamboo_gateway.sessions.webhooks.commands import WebhookService
+from bamboo_gateway.sessions.webhooks.administration import WebhookService
 from bamboo_gateway.sessions.webhooks.service import Webhooks
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
 from bamboo_gateway.sessions.manager_parts import ManagerParts
-from bamboo_gateway.sessions.webhooks.commands import NewWebhook
+from bamboo_gateway.sessions.webhooks.administration import NewWebhook
 from bamboo_gateway.sessions.webhooks.views import (
     Delivery,
     DeliveryPage,
@@ -15,7 +15,7 @@ from bamboo_gateway.sessions.webhooks.views import (
 
 
 class WebhookCommands(ManagerParts):
-    """Commands about webhooks; each is one of `webhooks.commands.WebhookService`."""
+    """Commands about webhooks; each is one of `webhooks.administration.WebhookService`."""
 
     async def create_webhook(
         self, caller: Caller, new: NewWebhook, idem: Idempotency | None = None

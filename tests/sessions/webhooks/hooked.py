@@ -17,7 +17,7 @@ from bamboo_gateway.domain.webhook_urls import target_of
 from bamboo_gateway.domain.webhooks import WEBHOOK_EVENTS
 from bamboo_gateway.sessions.commands import Chat, NewMessage, NewSession
 from bamboo_gateway.sessions.manager import SessionManager
-from bamboo_gateway.sessions.webhooks.commands import NewWebhook
+from bamboo_gateway.sessions.webhooks.administration import NewWebhook
 from bamboo_gateway.sessions.webhooks.courier import Courier
 from bamboo_gateway.storage.memory import MemoryStore
 from bamboo_gateway.storage.reports import ValueChange

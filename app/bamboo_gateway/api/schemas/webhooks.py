@@ -8,7 +8,7 @@ from bamboo_gateway.api.schemas.fields import Answer, Described, Input, UserId, 
 from bamboo_gateway.domain.limits import WEBHOOK_OVERLAP_SECONDS_MAX
 from bamboo_gateway.domain.webhook_urls import URL_CHARS_MAX
 from bamboo_gateway.domain.webhooks import WEBHOOK_EVENTS, WebhookEvent
-from bamboo_gateway.sessions.webhooks.commands import NewWebhook
+from bamboo_gateway.sessions.webhooks.administration import NewWebhook
 
 
 def _once(events: list[WebhookEvent]) -> list[WebhookEvent]:
