@@ -363,8 +363,11 @@ class Screen:
         event = frame.data
         if event["type"] == "branch_started":
             behind = event["from_message_id"]
-            at = self.shown.index(behind) + 1 if behind is not None else 0
-            self.shown = self.shown[:at]
+            if behind is None or behind in self.shown:
+                at = self.shown.index(behind) + 1 if behind is not None else 0
+                self.shown = self.shown[:at]
+            else:  # it begins on a branch that the page does not show
+                self.shown = await ids(gate, "s")
         elif event["type"] == "branch_selected" and now:
             self.shown = await ids(gate, "s")
         elif event["type"] == "message" and event["message_id"] not in self.shown:
