@@ -262,16 +262,16 @@ class ChangeFeed:
                 log.warning("changes cannot be read", error=error.detail)
             except Exception:
                 # The boundary for a fault: it must not end the gateway. Followers read from the
-                # store what the feed may not have handed over.
+                # store what the feed may not have handed over. The log has the first of several.
+                if not self._has_failed:
+                    log.exception("the feed of changes begins again")
                 await self._recover()
                 continue
             await anyio.sleep(_LOOK_SECONDS)
 
     async def _recover(self) -> None:
-        """Begin again after a fault; the log has the first of several in a row."""
+        """Begin again after a fault."""
         self._context.tally.feed_failures += 1
-        if not self._has_failed:
-            log.exception("the feed of changes begins again")
         self._has_failed = True
         self._tip = None
         self._read_again()
