@@ -25,10 +25,13 @@ TABS = 8
 # Appended to the page: reports what is shown.
 _REPORTER = b"""<script type="module">
   const session = new URLSearchParams(location.search).get("session");
-  const report = () => {
+  // One after the other: of two at once the earlier one may come last.
+  let told = Promise.resolve();
+  const tell = () => {
     const shown = { session, messages: messages.innerText, changes: changes.innerText };
-    fetch("/seen", { method: "POST", body: JSON.stringify(shown), keepalive: true });
+    return fetch("/seen", { method: "POST", body: JSON.stringify(shown) });
   };
+  const report = () => (told = told.then(tell, tell));
   new MutationObserver(report).observe(document.body, { childList: true, subtree: true });
 </script>"""
 

@@ -129,7 +129,7 @@ def run_with_a_fault(
     with ExitStack() as stack:
         served = stack.enter_context(gateway_on(root, fs, end, monkeypatch))
         ask = FrontEnd(stack.enter_context(served.client()))
-        ask.made("POST", "/sessions", json={"id": "other", "title": "other"})
+        ask.made("POST", "/sessions", json={"id": "other"})
         reader = Wire(served.port, "/stream/other")
         stack.callback(reader.sock.close)
         reader.take_until(b"\r\n\r\n")

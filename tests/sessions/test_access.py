@@ -44,7 +44,8 @@ _DOORS = {
     # Looks at everybody's sessions; `Webhook.is_about` says which webhooks are told of one.
     "webhooks/feed.py": {"load", "query"},
     "webhooks/courier.py": {"load"},
-    # Whether sessions still name the files that nobody asks for.
+    # Which sessions name a file: for what reads it, which asks `access` for each, and the sweep.
+    "file_shelf/shelf.py": {"load"},
     "files/sweep.py": {"load"},
 }
 """Where the store is asked for heads: by the registry, and for what the gateway does by itself."""
