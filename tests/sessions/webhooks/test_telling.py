@@ -530,7 +530,7 @@ async def test_erasing_a_user_leaves_no_word_of_the_user_but_that_the_sessions_a
     assert {kind for kind, _ in hooks.told()[erased:]} == {"session.deleted"}
     assert theirs not in hooks.couriers
     known = deleted | {("run.ended", "b"), ("session.created", "b")}
-    about: set[tuple[str, str]] = set()
+    about: set[tuple[str, str | None]] = set()
     with anyio.fail_after(DEADLINE_SECONDS):
         while not deleted <= about:  # a delivery is noted behind its request
             await quiet()
