@@ -47,6 +47,8 @@ _DOORS = {
     # Which sessions name a file: for what reads it, which asks `access` for each, and the sweep.
     "file_shelf/shelf.py": {"load"},
     "files/sweep.py": {"load"},
+    # The gateway itself gives titles: a session that somebody has just spoken in.
+    "runs/titling.py": {"load"},
 }
 """Where the store is asked for heads: by the registry, and for what the gateway does by itself."""
 
