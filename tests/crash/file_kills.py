@@ -22,8 +22,8 @@ from bamboo_gateway.sessions.commands import NewMessage, NewSession
 from bamboo_gateway.sessions.files.sweep import sweep
 from bamboo_gateway.sessions.files.uploads import NewFile
 from bamboo_gateway.storage.base import SessionStore
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.files.disk import DiskContents
-from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.store import JsonlStore
 from bamboo_gateway.storage.sql.database import Database
 from bamboo_gateway.storage.sql.sqlite.database import SqliteDatabase
@@ -58,17 +58,16 @@ class Killer:
         return answer
 
 
-def _watched(kind: type, killer: Killer) -> Any:
-    """Return an object of this kind whose changing calls pass the killer."""
-    made = kind()
+def _watched(killer: Killer) -> FileSystem:
+    """Return a file system whose changing calls pass the killer."""
+    made = FileSystem()
     for name in ("pwrite", "pwrite_synced", "sync", "sync_directory", "rename", "unlink"):
-        real = getattr(made, name, None)
-        if real is not None:
+        real = getattr(made, name)
 
-            def call(*args: Any, real: Any = real) -> Any:
-                return killer.around(lambda: real(*args))
+        def call(*args: Any, real: Any = real) -> Any:
+            return killer.around(lambda: real(*args))
 
-            setattr(made, name, call)
+        setattr(made, name, call)
     return made
 
 
@@ -80,13 +79,13 @@ def store_of(kind: str, directory: Path, killer: Killer | None) -> SessionStore:
             _watch(rows._database, killer)
         return rows
     if kind == "jsonl":
-        fs = _watched(FileSystem, killer) if killer else FileSystem()
+        fs = _watched(killer) if killer else FileSystem()
         return JsonlStore(directory, clock, fs=fs)
     store = SqliteStore(SqliteDatabase(directory / "sessions.db", clock), clock)
     if killer is not None:
         contents = store.contents
         assert isinstance(contents, DiskContents)
-        contents._calls = _watched(type(contents._calls), killer)
+        contents._fs = _watched(killer)
         _watch(store._database, killer)
     return store
 

@@ -18,7 +18,7 @@ import pytest
 from bamboo_gateway.domain.clock import SystemClock
 from bamboo_gateway.domain.events import TERMINAL_TYPES
 from bamboo_gateway.storage.factory import check_store
-from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.file_system import FileSystem
 from tests.api.serving import Served, check_problem, serving
 from tests.faults.wire import Wire
 from tests.storage.faults import FaultyFileSystem, copy_of

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.store import JsonlStore
 from tests.storage.faults import abandon
 from tests.storage.writing import StepClock

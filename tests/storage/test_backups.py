@@ -14,9 +14,9 @@ from bamboo_gateway.storage.backup import target
 from bamboo_gateway.storage.backup.source import BackupSource
 from bamboo_gateway.storage.backup.target import BackupRefused
 from bamboo_gateway.storage.base import StoreUnusable
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl import backup as live_backup
 from bamboo_gateway.storage.jsonl import pending_lines
-from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.log.log import read_header
 from bamboo_gateway.storage.jsonl.paths import Paths
 from bamboo_gateway.storage.jsonl.pending_lines import PendingLines, read_pending

@@ -9,9 +9,9 @@ from typing_extensions import override
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.errors import Conflict
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl import doctor
 from bamboo_gateway.storage.jsonl.bundle import BLOCK_BYTES, BundleView
-from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.store import JsonlStore
 from bamboo_gateway.storage.lines import is_intact, stored_lines
 from tests.contract.test_session_store_creation import CREATED, History

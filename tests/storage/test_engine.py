@@ -15,7 +15,7 @@ from typing_extensions import override
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.errors import Conflict
 from bamboo_gateway.storage.base import StoreBusy
-from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.paths import file_name
 from bamboo_gateway.storage.jsonl.store import JsonlStore
 from bamboo_gateway.storage.reports import SessionQuery

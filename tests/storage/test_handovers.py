@@ -18,7 +18,7 @@ import pytest
 from typing_extensions import override
 
 from bamboo_gateway.domain.errors import BambooError, Conflict, StorageFailed, Unavailable
-from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile
 from bamboo_gateway.storage.jsonl.index.catalog_lines import EntryState
 from bamboo_gateway.storage.jsonl.journal.committer import Job

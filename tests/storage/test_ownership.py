@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from bamboo_gateway.domain.errors import StorageFailed
 from bamboo_gateway.storage.base import StoreBusy
-from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.store import JsonlStore
 from tests.storage.conftest import Opener
 from tests.storage.faults import abandon

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.sessions.idempotency import RequestKey
-from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.log.log import LogView, make_header
 from bamboo_gateway.storage.jsonl.log.reader import DamagedError, LineReader, find_after, read_page
 from bamboo_gateway.storage.lines import to_line

@@ -18,8 +18,8 @@ from bamboo_gateway.storage.backup.source import BackupSource
 from bamboo_gateway.storage.backup.target import BackupRefused
 from bamboo_gateway.storage.base import StoreBusy, StoreUnusable
 from bamboo_gateway.storage.factory import check_store, make_store
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.bundle import about_bundle
-from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.store import JsonlStore
 from tests.storage.backups import back_up, restore
 from tests.storage.conftest import Opener

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.jsonl.files import WRITE_BYTES, FileSystem
+from bamboo_gateway.storage.file_system import WRITE_BYTES, FileSystem
 from bamboo_gateway.storage.jsonl.paths import Paths, root_of
 from bamboo_gateway.storage.jsonl.snapshots import (
     is_whole,

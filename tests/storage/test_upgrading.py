@@ -8,7 +8,7 @@ import pytest
 from typing_extensions import override
 
 from bamboo_gateway.domain import codec
-from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile
 from bamboo_gateway.storage.jsonl.index.catalog_lines import FORMAT, EntryState
 from bamboo_gateway.storage.jsonl.paths import Paths

@@ -15,8 +15,8 @@ from typing_extensions import override
 
 from bamboo_gateway.domain.errors import StorageFailed
 from bamboo_gateway.storage.base import StoreUnusable
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.doctor import check as examine
-from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.store import JsonlStore
 from tests.api.serving import refused, serving
 from tests.faults.degraded.disks import findings, ids, turn

@@ -19,7 +19,7 @@ from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.projections import SYSTEM_SEQS_MAX
 from bamboo_gateway.sessions.commands import NewMessage, NewSession
 from bamboo_gateway.sessions.runs import conversation
-from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.file_system import FileSystem
 from tests.support.gateways import ME, Gateway, gateway
 
 

@@ -7,7 +7,6 @@ A content is written aside and synced, then renamed, then the directories are sy
 from a client. A content that somebody reads may be deleted: its bytes go when the reader closes it.
 """
 
-import errno
 import os
 import secrets
 from collections.abc import AsyncGenerator, Callable
@@ -15,13 +14,13 @@ from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import anyio
 from anyio import to_thread
 from typing_extensions import override
 
-from bamboo_gateway.domain.errors import StorageFailed, StorageFull, Unavailable
+from bamboo_gateway.storage.file_system import FileSystem, failure_of
 from bamboo_gateway.storage.files.base import (
     PIECE_BYTES,
     ContentLost,
@@ -39,88 +38,17 @@ no commit and no cold read (R7)."""
 _OWNERS_MAX = 10_000
 """Owners that memory holds: 1 MB. A directory that is synced once more costs a millisecond."""
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _HEX = frozenset("0123456789abcdef")
 
 T = TypeVar("T")
 
 
-class FileCalls(Protocol):
-    """The calls to the file system that change something; tests fail the Nth of them."""
-
-    def open(self, path: Path, flags: int) -> int:
-        """Open a file, never through a link, and return its descriptor."""
-
-    def close(self, fd: int) -> None:
-        """Close a descriptor."""
-
-    def pwrite(self, fd: int, data: bytes, offset: int) -> None:
-        """Write all of `data`, or raise."""
-
-    def sync(self, fd: int) -> None:
-        """Make the file's content durable."""
-
-    def sync_directory(self, path: Path) -> None:
-        """Make the names in a directory durable."""
-
-    def rename(self, source: Path, target: Path) -> None:
-        """Rename a file, replacing the target."""
-
-    def unlink(self, path: Path) -> None:
-        """Remove a file, if it is there."""
-
-    def make_directory(self, path: Path) -> None:
-        """Create a directory, mode 0700; leave an existing one."""
-
-
-class PlainFileCalls:
-    """The calls as the system has them."""
-
-    def open(self, path: Path, flags: int) -> int:
-        """Open a file, never through a link, and return its descriptor."""
-        return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-
-    def close(self, fd: int) -> None:
-        """Close a descriptor."""
-        os.close(fd)
-
-    def pwrite(self, fd: int, data: bytes, offset: int) -> None:
-        """Write all of `data`, or raise."""
-        done = 0
-        while done < len(data):
-            done += os.pwrite(fd, memoryview(data)[done:], offset + done)
-
-    def sync(self, fd: int) -> None:
-        """Make the file's content durable."""
-        os.fsync(fd)
-
-    def sync_directory(self, path: Path) -> None:
-        """Make the names in a directory durable."""
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-    def rename(self, source: Path, target: Path) -> None:
-        """Rename a file, replacing the target."""
-        source.replace(target)
-
-    def unlink(self, path: Path) -> None:
-        """Remove a file, if it is there."""
-        path.unlink(missing_ok=True)
-
-    def make_directory(self, path: Path) -> None:
-        """Create a directory, mode 0700; leave an existing one."""
-        path.mkdir(mode=0o700, exist_ok=True)
-
-
 class DiskContents(ContentStore):
     """Contents in a directory, which belongs to this process while the session store is open."""
 
-    def __init__(self, directory: Path, calls: FileCalls | None = None) -> None:
+    def __init__(self, directory: Path, fs: FileSystem | None = None) -> None:
         self._directory = directory
-        self._calls: FileCalls = calls or PlainFileCalls()
+        self._fs = fs or FileSystem()
         self._limiter: anyio.CapacityLimiter | None = None
         # Owners whose directory this process has seen to be durable.
         self.durable_owners: set[str] = set()
@@ -130,7 +58,7 @@ class DiskContents(ContentStore):
         # The directory itself is made with the first file: most gateways have none.
         with suppress(FileNotFoundError):
             for left in (self._directory / _ASIDE).iterdir():
-                self._calls.unlink(left)
+                self._fs.unlink(left)
 
     @override
     def writer(self) -> ContentWriter:
@@ -138,7 +66,7 @@ class DiskContents(ContentStore):
 
     @override
     async def size(self, name: ContentName) -> int | None:
-        return await self.run(lambda: _size_of(self.path_of(name)), "Looking for a file")
+        return await self.run(lambda: self._fs.size(self.path_of(name)), "Looking for a file")
 
     @override
     async def read(self, name: ContentName, start: int, end: int) -> AsyncGenerator[bytes]:
@@ -167,12 +95,12 @@ class DiskContents(ContentStore):
         def delete() -> int:
             path = self.path_of(name)
             # What `bamboo doctor` has set aside of it goes too.
-            self._calls.unlink(set_aside_as(self._directory.parent / "quarantine", name))
-            size = _size_of(path)
+            self._fs.unlink(set_aside_as(self._directory.parent / "quarantine", name))
+            size = self._fs.size(path)
             if size is None:
                 return 0
-            self._calls.unlink(path)
-            self._calls.sync_directory(path.parent)
+            self._fs.unlink(path)
+            self._fs.sync_directory(path.parent)
             return size
 
         return await self.run(delete, "Deleting a file")
@@ -200,13 +128,13 @@ class DiskContents(ContentStore):
         try:
             return await to_thread.run_sync(function, limiter=self._limiter)
         except OSError as error:
-            raise _failure(error, doing) from error
+            raise failure_of(error, doing) from error
 
 
 class _DiskWriter(ContentWriter):
     def __init__(self, store: DiskContents) -> None:
         self._store = store
-        self._calls = store._calls  # noqa: SLF001 - of one module
+        self._fs = store._fs  # noqa: SLF001 - of one module
         self._root = store._directory  # noqa: SLF001
         self._aside = self._root / _ASIDE / secrets.token_hex(16)
         self._digest = sha256()
@@ -216,7 +144,7 @@ class _DiskWriter(ContentWriter):
     async def write(self, data: bytes) -> None:
         def write() -> None:
             fd = self._opened()
-            self._calls.pwrite(fd, data, self.size)
+            self._fs.pwrite(fd, data, self.size)
             self._digest.update(data)
 
         await self._store.run(write, "Writing a file")
@@ -224,15 +152,15 @@ class _DiskWriter(ContentWriter):
 
     def _opened(self) -> int:
         if self._fd is None:
-            self._calls.make_directory(self._root)
-            self._calls.make_directory(self._aside.parent)
-            self._fd = self._calls.open(self._aside, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            self._fs.make_directory(self._root)
+            self._fs.make_directory(self._aside.parent)
+            self._fd = self._fs.open(self._aside, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         return self._fd
 
     @override
     async def finish(self) -> str:
         def finish() -> None:
-            self._calls.sync(self._opened())
+            self._fs.sync(self._opened())
 
         await self._store.run(finish, "Writing a file")
         return self._digest.hexdigest()
@@ -243,15 +171,15 @@ class _DiskWriter(ContentWriter):
         path = self._store.path_of(name)
 
         def publish() -> None:
-            self._calls.make_directory(path.parent)
-            self._calls.rename(self._aside, path)
-            self._calls.sync_directory(path.parent)
+            self._fs.make_directory(path.parent)
+            self._fs.rename(self._aside, path)
+            self._fs.sync_directory(path.parent)
             if owner in self._store.durable_owners:
                 return
             # That the directory exists is not enough: whoever made it may not have synced it yet,
             # or have been killed before. The root itself may be new too.
-            self._calls.sync_directory(self._root)
-            self._calls.sync_directory(self._root.parent)
+            self._fs.sync_directory(self._root)
+            self._fs.sync_directory(self._root.parent)
             if len(self._store.durable_owners) >= _OWNERS_MAX:
                 self._store.durable_owners.clear()
             self._store.durable_owners.add(owner)
@@ -267,9 +195,9 @@ class _DiskWriter(ContentWriter):
                 return
             # A leftover goes at the next start.
             with suppress(OSError):
-                self._calls.close(fd)
+                self._fs.close(fd)
             with suppress(OSError):
-                self._calls.unlink(self._aside)
+                self._fs.unlink(self._aside)
 
         with anyio.CancelScope(shield=True):
             await self._store.run(discard, "Discarding a file")
@@ -293,13 +221,14 @@ def list_contents(
 ) -> list[StoredContent]:
     """Return the contents of a directory that follow `after`, ordered by name. This blocks."""
     found: list[StoredContent] = []
+    fs = FileSystem()
     for owner in _names(directory):
         if owner == _ASIDE or (after is not None and owner < after.owner):
             continue
         for digest in _names(directory / owner):
             name = ContentName(owner, digest)
             if (after is None or name > after) and is_name(name):
-                size = _size_of(directory / owner / digest)
+                size = fs.size(directory / owner / digest)
                 if size is not None:
                     found.append(StoredContent(name, size))
                 if limit is not None and len(found) >= limit:
@@ -321,16 +250,3 @@ def _names(directory: Path) -> list[str]:
         return sorted(os.listdir(directory))  # noqa: PTH208 - names, not 100,000 Path objects
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _size_of(path: Path) -> int | None:
-    try:
-        return path.lstat().st_size
-    except FileNotFoundError:
-        return None
-
-
-def _failure(error: OSError, doing: str) -> Unavailable:
-    if error.errno in _FULL:
-        return StorageFull("The disk is full: nothing can be written until there is space again.")
-    return StorageFailed(f"{doing} failed: {error.strerror or 'input/output error'}.")

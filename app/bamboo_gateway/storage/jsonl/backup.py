@@ -18,8 +18,8 @@ from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.storage.backup.contents import copy_contents
 from bamboo_gateway.storage.backup.target import CHUNK_BYTES, BackupTarget, NewFile
 from bamboo_gateway.storage.base import StoreUnusable
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.bundle import BundleView
-from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.log.log import LogReplacedError, read_header
 from bamboo_gateway.storage.jsonl.log.reader import DamagedError, is_note, seq_of
 from bamboo_gateway.storage.jsonl.paths import Paths, file_name, root_of

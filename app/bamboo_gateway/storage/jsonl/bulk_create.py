@@ -19,8 +19,8 @@ from bamboo_gateway.domain.errors import Conflict, Unavailable
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.base import SessionCreation
 from bamboo_gateway.storage.commits import Event, Note
+from bamboo_gateway.storage.file_system import FileSystem, failure_of
 from bamboo_gateway.storage.jsonl.bulk_threads import BulkThreads, Pacer
-from bamboo_gateway.storage.jsonl.files import FileSystem, failure_of
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
 from bamboo_gateway.storage.jsonl.journal.lifecycle_records import LifecycleRecords
 from bamboo_gateway.storage.jsonl.log.log import make_header

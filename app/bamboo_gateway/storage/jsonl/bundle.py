@@ -24,8 +24,8 @@ import zstandard
 from typing_extensions import override
 
 from bamboo_gateway.domain import codec
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.bulk_threads import Pacer
-from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.log.log import LogReplacedError, LogView
 from bamboo_gateway.storage.jsonl.log.marks import ENTRY_BYTES, MarksFile, pack_header, pack_marks
 from bamboo_gateway.storage.jsonl.log.reader import DamagedError, lines_from, seq_of

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.bundle import Bundled, BundleView, BundleWriter
-from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.log.log import LogView, make_header, read_header
 from bamboo_gateway.storage.jsonl.log.reader import DamagedError
 from bamboo_gateway.storage.lines import body_of

@@ -13,9 +13,9 @@ from bamboo_gateway.domain.errors import InvalidId
 from bamboo_gateway.domain.ids import check_id
 from bamboo_gateway.storage.base import StoreUnusable
 from bamboo_gateway.storage.commits import MarkKind
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.files.examination import check_contents
 from bamboo_gateway.storage.jsonl.bundle_renewal import renew_bundle
-from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile
 from bamboo_gateway.storage.jsonl.index.catalog_lines import EntryState

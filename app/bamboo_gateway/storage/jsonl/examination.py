@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
 from bamboo_gateway.storage.jsonl.log.log import Log, LogReplacedError, LogWriter, OutdatedError
 from bamboo_gateway.storage.jsonl.log.reader import DamagedError

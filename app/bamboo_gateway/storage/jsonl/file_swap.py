@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from bamboo_gateway.domain.errors import Conflict
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.bulk_threads import BulkThreads
-from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
 from bamboo_gateway.storage.jsonl.journal.lifecycle_records import LifecycleRecords
 from bamboo_gateway.storage.jsonl.log.log import Log

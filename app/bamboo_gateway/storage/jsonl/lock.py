@@ -21,7 +21,7 @@ from typing import Any
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.storage.base import StoreBusy
-from bamboo_gateway.storage.jsonl.files import FULL_ERRNOS, FileSystem
+from bamboo_gateway.storage.file_system import FULL_ERRNOS, FileSystem
 from bamboo_gateway.storage.jsonl.paths import Paths
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.bulk_threads import Pacer
 from bamboo_gateway.storage.jsonl.file_swap import FileSwap, Kind
-from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.log.log import Log, LogView, LogWriter, make_header
 from bamboo_gateway.storage.jsonl.log.marks import ENTRY_BYTES, pack_header, pack_marks

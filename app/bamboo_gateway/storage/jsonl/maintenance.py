@@ -15,7 +15,7 @@ from typing import Any
 
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
 from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile
 from bamboo_gateway.storage.jsonl.index.catalog_lines import EntryState

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from threading import Lock
 
-from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.log.log import Log, LogWriter
 from bamboo_gateway.storage.jsonl.log.marks import (

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from bamboo_gateway.storage.commits import Found, MarkKind, Record
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.bundle import BundleView, PackedMarks
-from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.log.log import Log, LogView, LogWriter, OutdatedError
 from bamboo_gateway.storage.jsonl.log.marks import MarksFile, StaleMarksError, digests_of
 from bamboo_gateway.storage.jsonl.log.reader import LineReader, LongLineError, seq_of

@@ -8,7 +8,7 @@ import os
 from contextlib import suppress
 
 from bamboo_gateway.domain import codec
-from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.paths import Paths
 from bamboo_gateway.storage.migration.unfinished import check_target, unfinished
 

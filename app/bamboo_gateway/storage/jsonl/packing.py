@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.bundle import BundleView, BundleWriter
 from bamboo_gateway.storage.jsonl.file_swap import FileSwap
-from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.log.log import Log, LogWriter
 

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.storage.base import StoreUnusable
-from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.journal.reader import (
     JournalContents,
     JournalRecord,

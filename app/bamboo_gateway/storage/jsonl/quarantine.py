@@ -9,7 +9,7 @@ from typing import Any
 from zlib import crc32
 
 from bamboo_gateway.domain import codec
-from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.paths import Paths
 
 

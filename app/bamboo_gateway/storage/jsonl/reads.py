@@ -20,7 +20,7 @@ from bamboo_gateway.domain.errors import Conflict, StorageFailed, Unavailable
 from bamboo_gateway.domain.limits import KiB
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.commits import Found, MarkKind, Record
-from bamboo_gateway.storage.jsonl.files import FileSystem, failure_of
+from bamboo_gateway.storage.file_system import FileSystem, failure_of
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
 from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile
 from bamboo_gateway.storage.jsonl.index.catalog_lines import ErasedError

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.bundle import about_bundle, salvage_bundle
-from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.log.log import HEADER_BYTES_MAX, LogView, read_header
 from bamboo_gateway.storage.jsonl.log.reader import DamagedError, find_after, is_note, lines_from

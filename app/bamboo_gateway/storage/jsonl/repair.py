@@ -13,7 +13,7 @@ from bamboo_gateway.domain.branch_folds import recount
 from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.domain.projections import fold
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.log.log import make_header, read_header
 from bamboo_gateway.storage.jsonl.log.reader import is_note, seq_of
 from bamboo_gateway.storage.jsonl.paths import Paths

@@ -17,8 +17,8 @@ from bamboo_gateway.storage.backup.contents import content_of
 from bamboo_gateway.storage.backup.manifest import FILES, BackupDamaged, BackupFile
 from bamboo_gateway.storage.backup.source import BackupSource
 from bamboo_gateway.storage.backup.target import BackupRefused, sync_tree
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.bundle_renewal import header_of_epoch, renew_bundle
-from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.lock import DirectoryLock, boot_id
 from bamboo_gateway.storage.jsonl.log.log import (
     HEADER_BYTES_MAX,

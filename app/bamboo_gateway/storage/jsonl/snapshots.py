@@ -14,8 +14,8 @@ from zlib import crc32
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.bulk_threads import Pacer
-from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.log.reader import seq_of
 from bamboo_gateway.storage.jsonl.paths import Paths
 from bamboo_gateway.storage.lines import LINE_PREFIX_BYTES, is_intact

@@ -22,6 +22,7 @@ from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.sessions import Presence, SessionHead
 from bamboo_gateway.storage.base import Done, SessionCreation, SessionStore, StoreUnusable
 from bamboo_gateway.storage.commits import Commit, Found, MarkKind, Record
+from bamboo_gateway.storage.file_system import FileSystem, failure_of
 from bamboo_gateway.storage.files.base import ContentStore
 from bamboo_gateway.storage.files.disk import DiskContents
 from bamboo_gateway.storage.jsonl.bulk_append import BulkAppend
@@ -31,7 +32,6 @@ from bamboo_gateway.storage.jsonl.bundle import BundleView
 from bamboo_gateway.storage.jsonl.checks import store_checks, values_check
 from bamboo_gateway.storage.jsonl.examination import Examiner
 from bamboo_gateway.storage.jsonl.file_swap import FileSwapper
-from bamboo_gateway.storage.jsonl.files import FileSystem, failure_of
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
 from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile
 from bamboo_gateway.storage.jsonl.index.change_log import Gone, gone_to_json, in_order

@@ -11,9 +11,9 @@ import anyio
 
 from bamboo_gateway.domain.errors import Conflict
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.storage.file_system import FileSystem, failure_of
 from bamboo_gateway.storage.jsonl.bulk_threads import BulkThreads
 from bamboo_gateway.storage.jsonl.file_swap import FileSwap, FileSwapper
-from bamboo_gateway.storage.jsonl.files import FileSystem, failure_of
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
 from bamboo_gateway.storage.jsonl.journal.committer import Committer
 from bamboo_gateway.storage.jsonl.log.log import Log, LogWriter, OutdatedError

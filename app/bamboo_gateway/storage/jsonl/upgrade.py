@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from bamboo_gateway.domain.paths import path_of
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.log.marks import MarksFile, StaleMarksError
 from bamboo_gateway.storage.jsonl.paths import Paths, file_name

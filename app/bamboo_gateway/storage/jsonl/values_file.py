@@ -27,8 +27,8 @@ from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import StorageFailed, StorageFull
 from bamboo_gateway.storage.base import StoreUnusable
+from bamboo_gateway.storage.file_system import FileSystem, failure_of
 from bamboo_gateway.storage.index.sqlite import open_database, truncate_wal
-from bamboo_gateway.storage.jsonl.files import FileSystem, failure_of
 from bamboo_gateway.storage.jsonl.paths import Paths
 from bamboo_gateway.storage.reports import ValueChange
 from bamboo_gateway.storage.values import end_of

@@ -4,8 +4,8 @@ from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.bundle import BundleView
-from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.log.log import LogReplacedError, LogView
 from bamboo_gateway.storage.jsonl.log.reader import DamagedError, is_note, lines_from, seq_of
 from bamboo_gateway.storage.jsonl.paths import Paths, file_name

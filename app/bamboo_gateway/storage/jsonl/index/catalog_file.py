@@ -34,7 +34,7 @@ from threading import Lock
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.sessions import SessionHead, is_stored_unfinished
-from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.index.catalog_lines import (
     HEAD,

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bamboo_gateway.storage.jsonl.files import FULL_ERRNOS, FileSystem
+from bamboo_gateway.storage.file_system import FULL_ERRNOS, FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile
 from bamboo_gateway.storage.jsonl.index.catalog_lines import EntryState
 from bamboo_gateway.storage.jsonl.index.change_log import Feed, Gone

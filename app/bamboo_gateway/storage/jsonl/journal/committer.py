@@ -28,7 +28,7 @@ from typing import TypeVar, final
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import BambooError, StorageFailed, StorageFull, Unavailable
 from bamboo_gateway.observability.histogram import COUNTS, DISK_SECONDS, Histogram
-from bamboo_gateway.storage.jsonl.files import failure_of
+from bamboo_gateway.storage.file_system import failure_of
 from bamboo_gateway.storage.jsonl.journal.batch import Answer, Batch, Request
 from bamboo_gateway.storage.jsonl.journal.segments import SEGMENT_BYTES, SPARES_MAX, Journal
 from bamboo_gateway.storage.jsonl.line_commit import LineCommit

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.errors import StorageFull
-from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.journal.committer import Committer
 from bamboo_gateway.storage.jsonl.journal.segments import RECORD_OVERHEAD_BYTES, Journal, pack
 

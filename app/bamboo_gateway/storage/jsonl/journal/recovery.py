@@ -23,7 +23,7 @@ from sortedcontainers import SortedDict
 
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.jsonl.files import FULL_ERRNOS, FileSystem
+from bamboo_gateway.storage.file_system import FULL_ERRNOS, FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.index.catalog_file import CatalogFile
 from bamboo_gateway.storage.jsonl.index.catalog_lines import FORMAT, CatalogContents, EntryState

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.bundle import BundleView
-from bamboo_gateway.storage.jsonl.files import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.journal.reader import JournalRecord
 from bamboo_gateway.storage.jsonl.log.log import (

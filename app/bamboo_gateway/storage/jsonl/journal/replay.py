@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bamboo_gateway.domain.sessions import SessionHead
-from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Entry
 from bamboo_gateway.storage.jsonl.journal.reader import JournalRecord
 from bamboo_gateway.storage.jsonl.journal.redo import KINDS, Redo, effective_records

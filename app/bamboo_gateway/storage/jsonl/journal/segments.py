@@ -34,7 +34,7 @@ from zlib import crc32
 
 from bamboo_gateway.domain import codec
 from bamboo_gateway.domain.errors import StorageFull, Unavailable
-from bamboo_gateway.storage.jsonl.files import FULL_ERRNOS, NOT_SUPPORTED_ERRNOS, FileSystem
+from bamboo_gateway.storage.file_system import FULL_ERRNOS, NOT_SUPPORTED_ERRNOS, FileSystem
 from bamboo_gateway.storage.jsonl.paths import Paths
 from bamboo_gateway.storage.lines import to_line
 

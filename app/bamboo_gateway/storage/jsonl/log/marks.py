@@ -18,7 +18,7 @@ from pathlib import Path
 from zlib import crc32
 
 from bamboo_gateway.storage.commits import MarkKind
-from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.log.log import LogView
 from bamboo_gateway.storage.jsonl.log.reader import lines_from, seq_of
 from bamboo_gateway.storage.lines import LINE_PREFIX_BYTES

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import final
 
 from bamboo_gateway.domain.errors import BambooError
-from bamboo_gateway.storage.jsonl.files import FileSystem
+from bamboo_gateway.storage.file_system import FileSystem
 from bamboo_gateway.storage.jsonl.index.catalog import Catalog, Entry
 from bamboo_gateway.storage.jsonl.log.log import Log, LogWriter
 from bamboo_gateway.storage.jsonl.paths import Paths, file_name

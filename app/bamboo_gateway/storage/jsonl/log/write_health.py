@@ -16,7 +16,7 @@ import structlog
 
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import StorageFull, Unavailable
-from bamboo_gateway.storage.jsonl.files import FULL_ERRNOS, failure_of
+from bamboo_gateway.storage.file_system import FULL_ERRNOS, failure_of
 from bamboo_gateway.storage.jsonl.log.log import Log, LogWriter
 
 logger = structlog.get_logger(__name__)
