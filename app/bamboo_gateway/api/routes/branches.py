@@ -20,10 +20,11 @@ from bamboo_gateway.api.openapi.responses import (
 )
 from bamboo_gateway.api.request_headers import Key, Prefer, SentJson, idempotency
 from bamboo_gateway.api.responses import json_response, outcome_headers
-from bamboo_gateway.api.routes.chat import ACCEPTED, COMPLETED, turn_response
+from bamboo_gateway.api.routes.chat import ACCEPTED, COMPLETED, run_response
 from bamboo_gateway.api.schemas.branches import Branches, BranchSelected
 from bamboo_gateway.api.schemas.chat import RegenerateInput
 from bamboo_gateway.api.security.rights import SessionRoute
+from bamboo_gateway.api.urls import chat_answer
 from bamboo_gateway.sessions.commands import Regenerate
 
 router = APIRouter(prefix="/api/v1", tags=["branches"], route_class=SessionRoute)
@@ -81,7 +82,7 @@ async def regenerate(
     wanted = Regenerate(given.message_id, given.agent, given.options, given.run_id, given.on_busy)
     idem = idempotency(key, "POST /regenerate", sent)
     begin = partial(manager.regenerate, who, session_id, wanted, idem)
-    return await turn_response(request, manager, who, prefer, begin)
+    return await run_response(request, manager, who, prefer, begin, chat_answer)
 
 
 @router.get(

@@ -1,8 +1,8 @@
 """`POST /chat`: one turn of a conversation, answered in one of three ways."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Body, Request
 from starlette.responses import Response
@@ -36,10 +36,12 @@ from bamboo_gateway.api.security.rights import SessionRoute
 from bamboo_gateway.api.urls import chat_answer, run_url
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.positions import parse_position
-from bamboo_gateway.sessions.answers import ChatTurn
+from bamboo_gateway.sessions.answers import ChatTurn, InputsTaken
 from bamboo_gateway.sessions.commands import Chat, Outcome, StreamRequest
 from bamboo_gateway.sessions.manager import SessionManager
 from bamboo_gateway.sessions.streaming.hub import StreamPlace
+
+Begun = Outcome[ChatTurn] | Outcome[InputsTaken]
 
 router = APIRouter(prefix="/api/v1", tags=["chat"], route_class=SessionRoute)
 
@@ -136,46 +138,60 @@ async def chat(
         edit_message_id=body.edit_message_id,
     )
     idem = idempotency(key, "POST /chat", sent)
-    return await turn_response(
-        request, manager, who, prefer, partial(manager.chat, who, command, idem)
-    )
+    begin = partial(manager.chat, who, command, idem)
+    return await run_response(request, manager, who, prefer, begin, chat_answer)
 
 
-async def turn_response(
+async def run_response(
     request: Request,
     manager: SessionManager,
     who: Caller,
     prefer: Preference,
-    begin: Callable[[], Awaitable[Outcome[ChatTurn]]],
+    begin: Callable[[], Awaitable[Begun]],
+    shown: Callable[[Mapping[str, Any], str], dict[str, Any]],
+    need: Literal["own", "answer"] = "own",
 ) -> Response:
-    """Begin a turn, and answer in the way that the request asks for."""
+    """Begin a run, and answer in the way that the request asks for.
+
+    202 at once, the run's stream, or with `Prefer: wait` its end. A command that starts no run
+    (answers, while other requests are open) is answered with 202 in any case.
+
+    Args:
+        request: The request.
+        manager: Runs the command.
+        who: Who asks.
+        prefer: The request's `Prefer`.
+        begin: The command.
+        shown: Makes the accepted answer of the command's, for a prefix.
+        need: What waiting for the run needs of the session.
+    """
     if prefers(request, "text/event-stream"):
-        # Before the chat: a client that gets no stream has not started a run either.
+        # Before the command: a client that gets no stream has not started a run either.
         with manager.reserve_stream(who) as place:
             outcome = await begin()
-            return await _streamed(request, manager, who, outcome, place)
-    outcome = await begin()
+            if outcome.answer.get("run_id") is not None:
+                return await _streamed(request, manager, who, outcome, place)
+    else:
+        outcome = await begin()
     prefix = prefix_of(request.scope)
-    turn, headers = chat_answer(outcome.answer, prefix), _headers(outcome, prefix)
-    session_id, run_id = turn["session_id"], turn["run_id"]
-    if prefer.wait_seconds is None:
-        return json_response(turn, 202, headers)
+    accepted, headers = shown(outcome.answer, prefix), _headers(outcome, prefix)
+    session_id, run_id = accepted["session_id"], accepted["run_id"]
+    if prefer.wait_seconds is None or run_id is None:
+        return json_response(accepted, 202, headers)
     headers |= prefer.headers
     waited = await unless_disconnected(
-        request, manager.wait_run(who, session_id, run_id, prefer.wait_seconds)
+        request, manager.wait_run(who, session_id, run_id, prefer.wait_seconds, need)
     )
     if not waited.ended:
-        return json_response({**turn, "status": waited.run["status"]}, 202, headers)
+        if "status" in accepted:
+            accepted["status"] = waited.run["status"]
+        return json_response(accepted, 202, headers)
     ending = {name: waited.run[name] for name in ("status", "usage", "error")}
-    return json_response({**turn, **ending, "message": waited.message}, 200, headers)
+    return json_response({**accepted, **ending, "message": waited.message}, 200, headers)
 
 
 async def _streamed(
-    request: Request,
-    manager: SessionManager,
-    who: Caller,
-    outcome: Outcome[ChatTurn],
-    place: StreamPlace,
+    request: Request, manager: SessionManager, who: Caller, outcome: Begun, place: StreamPlace
 ) -> Response:
     headers = _headers(outcome, prefix_of(request.scope))
     session_id, run_id = outcome.answer["session_id"], outcome.answer["run_id"]
@@ -190,10 +206,11 @@ async def _streamed(
     return stream_response(request, connection, headers)
 
 
-def _headers(outcome: Outcome[ChatTurn], prefix: str) -> dict[str, str]:
-    session_id, run_id = outcome.answer["session_id"], outcome.answer["run_id"]
-    bind_contextvars(session_id=session_id, run_id=run_id)
-    return {
-        "Location": run_url(session_id, run_id, prefix),
-        **outcome_headers(outcome),
-    }
+def _headers(outcome: Begun, prefix: str) -> dict[str, str]:
+    session_id, run_id = outcome.answer["session_id"], outcome.answer.get("run_id")
+    bind_contextvars(session_id=session_id)
+    headers = outcome_headers(outcome)
+    if run_id is not None:
+        bind_contextvars(run_id=run_id)
+        headers["Location"] = run_url(session_id, run_id, prefix)
+    return headers
