@@ -6,7 +6,7 @@ values that keep to the contract.
 
 from typing import Annotated, Final, Literal
 
-from fastapi import Depends, Path, Query, Request
+from fastapi import Depends, Header, Path, Query, Request
 from structlog.contextvars import bind_contextvars
 
 from bamboo_gateway.api.caller import CALLER
@@ -119,12 +119,46 @@ def _file_id(
     return checked_id(file_id, "file id", ("path", "file_id"))
 
 
+def _own_connection_id(
+    connection_id: Annotated[
+        str | None, Query(description="The client's own name for this connection.")
+    ] = None,
+) -> str | None:
+    if connection_id is not None:
+        checked_connection_id(connection_id, ("query", "connection_id"))
+    return connection_id
+
+
+def _last_seen(
+    last_event_id: Annotated[
+        str | None,
+        Header(description="The last `id` that the client has seen; EventSource sends it."),
+    ] = None,
+    last_event_id_in_url: Annotated[
+        str | None,
+        Query(
+            alias="lastEventId",
+            description="`Last-Event-ID` for clients that send no header of that name, as the npm "
+            "package event-source-polyfill. The header counts when both are given.",
+        ),
+    ] = None,
+) -> str | None:
+    return last_event_id or last_event_id_in_url or None
+
+
 SessionId = Annotated[str, Depends(_session_id)]
 BranchId = Annotated[str, Depends(_branch_id)]
 ShareId = Annotated[str, Depends(_share_id)]
 FileId = Annotated[str, Depends(_file_id)]
 RunId = Annotated[str, Depends(_run_id)]
 ConnectionId = Annotated[str, Depends(_connection_id)]
+# Of streams: the name that the client gives its connection, and the last `id` that it has seen.
+OwnConnectionId = Annotated[str | None, Depends(_own_connection_id)]
+LastSeen = Annotated[str | None, Depends(_last_seen)]
+Heartbeat = Annotated[
+    Literal["event"] | None,
+    Query(description="`event`: heartbeats are events, for clients that cannot see comments."),
+]
 
 Limit = Annotated[int, Query(ge=1, le=PAGE_MAX, description="Entries of one page.")]
 Order = Annotated[Literal["asc", "desc"], Query(description="`asc`: oldest first.")]

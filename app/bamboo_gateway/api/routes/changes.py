@@ -1,8 +1,8 @@
 """Changes: which sessions of a caller have changed."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from bamboo_gateway.api.accept import prefers
@@ -13,7 +13,7 @@ from bamboo_gateway.api.change_frames import (
     write_change_cursor,
 )
 from bamboo_gateway.api.checks import checked_id
-from bamboo_gateway.api.dependencies import PAGE, Limit, Manager, Who
+from bamboo_gateway.api.dependencies import PAGE, Heartbeat, LastSeen, Limit, Manager, Who
 from bamboo_gateway.api.limits import EVENT_WAIT_SECONDS_MAX, USER_ID_CHARS_MAX
 from bamboo_gateway.api.long_requests import unless_disconnected
 from bamboo_gateway.api.openapi.examples import conversation
@@ -53,6 +53,7 @@ async def list_changes(
     request: Request,
     manager: Manager,
     who: Who,
+    seen: LastSeen,
     after: Annotated[
         str | None,
         Query(description="The `next` of the answer before, or the `id` of a frame; absent: now."),
@@ -70,21 +71,7 @@ async def list_changes(
     user_id: Annotated[str | None, Query(max_length=USER_ID_CHARS_MAX)] = None,
     session_type: SessionType | None = None,
     parent_id: str | None = None,
-    heartbeat: Annotated[
-        Literal["event"] | None,
-        Query(description="`event`: heartbeats are events, for clients that cannot see comments."),
-    ] = None,
-    last_event_id: Annotated[
-        str | None,
-        Header(description="The last `id` that the client has seen; EventSource sends it."),
-    ] = None,
-    last_event_id_in_url: Annotated[
-        str | None,
-        Query(
-            alias="lastEventId",
-            description="`Last-Event-ID` for clients that send no header of that name.",
-        ),
-    ] = None,
+    heartbeat: Heartbeat = None,
 ) -> Response:
     """Tell which of the caller's sessions have changed after a cursor, each as it is now.
 
@@ -98,7 +85,6 @@ async def list_changes(
     wanted = ChangeFilter(user_id, session_type, parent_id)
     cursor = _read_after(after)
     if prefers(request, _EVENT_STREAM):
-        seen = last_event_id or last_event_id_in_url
         is_malformed = False
         if seen:
             try:

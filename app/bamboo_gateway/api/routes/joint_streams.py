@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Final, Literal
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from bamboo_gateway.api.checks import checked_connection_id, checked_id
-from bamboo_gateway.api.dependencies import Manager, Who
+from bamboo_gateway.api.checks import checked_id
+from bamboo_gateway.api.dependencies import Heartbeat, LastSeen, Manager, OwnConnectionId, Who
 from bamboo_gateway.api.joint_cursor import CURSOR_CHARS_MAX, OtherList, read_cursor
 from bamboo_gateway.api.joint_frames import JointFrames
 from bamboo_gateway.api.limits import POSITION_CHARS_MAX
@@ -58,6 +58,8 @@ async def stream_sessions(
             openapi_examples={"sessions": {"value": ["s-1"]}},
         ),
     ],
+    connection_id: OwnConnectionId,
+    seen: LastSeen,
     after: Annotated[
         str | None,
         Query(description="The `id` of a frame of a stream with the same list of sessions."),
@@ -66,24 +68,7 @@ async def stream_sessions(
         Literal["start"] | None,
         Query(alias="from", description="`start`: before the first event of each session."),
     ] = None,
-    connection_id: Annotated[
-        str | None, Query(description="The client's own name for this connection.")
-    ] = None,
-    heartbeat: Annotated[
-        Literal["event"] | None,
-        Query(description="`event`: heartbeats are events, for clients that cannot see comments."),
-    ] = None,
-    last_event_id: Annotated[
-        str | None,
-        Header(description="The last `id` that the client has seen; EventSource sends it."),
-    ] = None,
-    last_event_id_in_url: Annotated[
-        str | None,
-        Query(
-            alias="lastEventId",
-            description="`Last-Event-ID` for clients that send no header of that name.",
-        ),
-    ] = None,
+    heartbeat: Heartbeat = None,
 ) -> Response:
     """Stream the events of up to 32 sessions over one connection (Server-Sent Events).
 
@@ -92,9 +77,6 @@ async def stream_sessions(
     all sessions. A session that is unknown, deleted or not yours ends with its own `goodbye`, and
     the stream goes on for the others.
     """
-    if connection_id is not None:
-        checked_connection_id(connection_id, ("query", "connection_id"))
-    seen = last_event_id or last_event_id_in_url
     wanted = joint_requests(
         session_id,
         after,

@@ -4,16 +4,19 @@ import re
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
-from bamboo_gateway.api.checks import checked_connection_id, checked_id, read_after
+from bamboo_gateway.api.checks import checked_id, read_after
 from bamboo_gateway.api.dependencies import (
     PAGE,
     ConnectionId,
     Cursor,
+    Heartbeat,
+    LastSeen,
     Limit,
     Manager,
+    OwnConnectionId,
     SessionId,
     Who,
 )
@@ -48,6 +51,8 @@ def remote_address(request: Request) -> str | None:
 
 def _wanted(
     request: Request,
+    connection_id: OwnConnectionId,
+    seen: LastSeen,
     after: Annotated[
         str | None,
         Query(description="A position: the stream begins after it. A bare seq works too."),
@@ -64,32 +69,11 @@ def _wanted(
         str | None,
         Query(description="The run that `until` means; absent: the active run, else the next."),
     ] = None,
-    connection_id: Annotated[
-        str | None, Query(description="The client's own name for this connection.")
-    ] = None,
-    heartbeat: Annotated[
-        Literal["event"] | None,
-        Query(description="`event`: heartbeats are events, for clients that cannot see comments."),
-    ] = None,
-    last_event_id: Annotated[
-        str | None,
-        Header(description="The last `id` that the client has seen; EventSource sends it."),
-    ] = None,
-    last_event_id_in_url: Annotated[
-        str | None,
-        Query(
-            alias="lastEventId",
-            description="`Last-Event-ID` for clients that send no header of that name, as the npm "
-            "package event-source-polyfill. The header counts when both are given.",
-        ),
-    ] = None,
+    heartbeat: Heartbeat = None,
 ) -> StreamRequest:
     """Return what a request to either stream route asks for."""
     if run_id is not None:
         checked_id(run_id, "run id", ("query", "run_id"))
-    if connection_id is not None:
-        checked_connection_id(connection_id, ("query", "connection_id"))
-    seen = last_event_id or last_event_id_in_url
     return StreamRequest(
         after=read_after(after),
         from_start=from_ is not None,
