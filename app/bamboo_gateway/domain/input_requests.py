@@ -38,6 +38,12 @@ def calls_of_round(head: SessionHead) -> list[str]:
     return [call_id for call_id in head.open_calls if call_id in named]
 
 
+def calls_of_others(head: SessionHead) -> list[str]:
+    """Return the open calls that no request waits for: tools that the client runs."""
+    asked = calls_of_round(head) if head.open_requests else []
+    return [call_id for call_id in head.open_calls if call_id not in asked]
+
+
 def end_round(
     head: SessionHead, reason: EndReason, result_of: Callable[[str, str], Message]
 ) -> list[Draft]:

@@ -17,7 +17,7 @@ from bamboo_gateway.domain.clock import format_ms, parse_ms
 from bamboo_gateway.domain.codec import decode
 from bamboo_gateway.domain.errors import BambooError, InvalidInput, NotFound, Refused
 from bamboo_gateway.domain.events import Draft
-from bamboo_gateway.domain.input_requests import calls_of_round, end_round
+from bamboo_gateway.domain.input_requests import calls_of_others, end_round
 from bamboo_gateway.domain.message_assembler import message_draft
 from bamboo_gateway.domain.paths import (
     BRANCH_SPANS_MAX,
@@ -323,11 +323,12 @@ def closing_of_tip(maker: Maker, head: SessionHead) -> list[Draft]:
 
     Whatever waits there gets no answer any more: the conversation goes on elsewhere.
     """
-    asked = calls_of_round(head) if head.open_requests else []
-    others = [call_id for call_id in head.open_calls if call_id not in asked]
     return [
         *end_round(head, "superseded", maker.closed_call),
-        *(message_draft(maker.closed_call(call_id, SUPERSEDED)) for call_id in others),
+        *(
+            message_draft(maker.closed_call(call_id, SUPERSEDED))
+            for call_id in calls_of_others(head)
+        ),
     ]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import LimitReached, SessionExists
 from bamboo_gateway.domain.events import Draft
-from bamboo_gateway.domain.input_requests import calls_of_round, end_round
+from bamboo_gateway.domain.input_requests import calls_of_others, end_round
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.titles import first_message_titles
 from bamboo_gateway.domain.tool_order import in_order
@@ -189,10 +189,8 @@ class _ChatCommand:
         self._context.budget.check(self._user_of(writer))
         self._context.quotas.check_run(self._user_of(writer))
         branch = self._branching.drafts(writer) if self._branching is not None else []
-        asked = calls_of_round(head)
-        open_calls = [call_id for call_id in head.open_calls if call_id not in asked]
         ordered = in_order(
-            [] if branch else open_calls,
+            [] if branch else calls_of_others(head),
             messages,
             close=self._maker.close_passed_over,
             all_answered=True,
