@@ -95,7 +95,7 @@ async def pieces_of(
 
 
 class _Form:
-    """Takes the first file out of a form, as its pieces come.
+    """Parser of a form: its first file, piece by piece as the body arrives.
 
     The first part with a file name is the file. Others are read and dropped.
     """

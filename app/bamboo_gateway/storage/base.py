@@ -437,9 +437,9 @@ class SessionStore(ABC):
         """Return the kinds that there are values of, ordered. It may look at all values."""
 
     @property
+    @abstractmethod
     def contents(self) -> ContentStore:
         """The contents of files, which are there while the store is open."""
-        raise NotImplementedError
 
     @abstractmethod
     async def usage(self, user_id: str | None = None) -> StoreUsage:

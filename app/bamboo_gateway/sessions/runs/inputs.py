@@ -50,7 +50,7 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class InputService:
-    """Takes answers."""
+    """Runs the command of answers to requests for input."""
 
     context: Context
     transactions: Transactions

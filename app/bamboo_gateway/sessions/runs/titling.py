@@ -72,7 +72,7 @@ def check_titles(titles: str, agents: Container[str]) -> None:
 
 
 class Titles:
-    """Gives sessions the titles that an agent writes."""
+    """Asks an agent for the titles of sessions, and writes them."""
 
     def __init__(
         self, context: Context, transactions: Transactions, agents: Mapping[str, Agent]

@@ -32,7 +32,7 @@ _TOLD_TYPES: Final = TERMINAL_TYPES | {"session_created"}
 
 
 class Looker:
-    """Has the feed look, while there are webhooks.
+    """Calls the feed after commits and once a second, while there are webhooks.
 
     Args:
         store: Where everything is kept.
