@@ -6,7 +6,7 @@ import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import anyio
@@ -25,6 +25,7 @@ from bamboo_gateway.settings import Settings
 from tests.api.serving import serving
 from tests.credentials.test_tokens import hs256, jwk, pem, raw_token, rsa_key, signed
 from tests.support.clocks import FakeClock
+from tests.support.http_servers import http_server
 
 DEADLINE_SECONDS = 60
 
@@ -93,17 +94,12 @@ def running(port: int = 0) -> Iterator[Provider]:
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    one = Provider(server.server_address[1])
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield one
-    finally:
-        one.may_end.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with http_server(Handler, port) as listening:
+        one = Provider(listening)
+        try:
+            yield one
+        finally:
+            one.may_end.set()
 
 
 class Clock(FakeClock):

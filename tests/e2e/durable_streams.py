@@ -13,9 +13,8 @@ import durable_streams
 import httpx
 from typing_extensions import override
 
-from tests.e2e.watchers import NODE_DIR, Seen, ThreadWatcher, Watcher
+from tests.e2e.watchers import NODE_DIR, OverHttpx, Seen, Watcher
 from tests.processes import environment, lacking, program
-from tests.support.clients import local_client
 
 Live = Literal["false", "long-poll", "sse"]
 
@@ -61,36 +60,20 @@ class NpmClient(Watcher):
         self._thread.join(60)
 
 
-class PythonClient(ThreadWatcher):
+class PythonClient(OverHttpx):
     """`durable-streams` of PyPI. It leaves coming back to its user, also in the live modes."""
 
     def __init__(self, live: Live, begin: str = "-1") -> None:
         super().__init__()
         self._live = live
         self._begin = begin
-        self._http = local_client(timeout=60)
 
     @override
-    def one_stream(self, url: str, last_id: str | None) -> Iterator[Seen]:
+    def read(self, url: str, last_id: str | None) -> Iterator[Seen]:
         live: Any = False if self._live == "false" else self._live
-        try:
-            with durable_streams.stream(
-                url, offset=last_id or self._begin, live=live, client=self._http
-            ) as response:
-                for batch in response.iter_events("json"):
-                    for one in batch.data:
-                        yield Seen(batch.next_offset, json.dumps(one))
-        except httpx.TransportError:
-            return
-        except Exception:
-            # Closed under it by `stop`: httpx has no one error for that.
-            if not self._over.is_set():
-                raise
-
-    @override
-    def stop(self) -> None:
-        self._over.set()
-        if not (self.seen and self.seen[-1].is_end):
-            self._http.close()  # it waits for bytes that nobody will send
-        super().stop()
-        self._http.close()
+        with durable_streams.stream(
+            url, offset=last_id or self._begin, live=live, client=self._http
+        ) as response:
+            for batch in response.iter_events("json"):
+                for one in batch.data:
+                    yield Seen(batch.next_offset, json.dumps(one))

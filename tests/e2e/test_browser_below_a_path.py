@@ -4,9 +4,8 @@ import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from tests.e2e.fronts import PATH, changed, nginx, nginx_serving, recipe
 from tests.e2e.test_docs_page import check_page
 from tests.e2e.test_nginx import self_signed
 from tests.processes import Gateway, environment, free_port, program
+from tests.support.http_servers import http_server
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.external_service
@@ -83,15 +83,8 @@ def page_server(seen: list[dict[str, Any]]) -> Iterator[int]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, name="page")
-    thread.start()
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        thread.join(60)
-        server.server_close()
+    with http_server(Handler) as port:
+        yield port
 
 
 @contextmanager

@@ -5,9 +5,8 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from urllib.parse import quote
 
@@ -16,6 +15,7 @@ import pytest
 from typing_extensions import override
 
 from tests.processes import REPOSITORY, Gateway, environment, program
+from tests.support.http_servers import http_server
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.external_service
@@ -94,15 +94,8 @@ def page_server(tabs: Tabs) -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(EXAMPLE)))
-    thread = Thread(target=server.serve_forever, name="page")
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join(60)
-        server.server_close()
+    with http_server(partial(Handler, directory=str(EXAMPLE))) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @contextmanager

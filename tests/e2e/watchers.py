@@ -134,21 +134,25 @@ class Curl(ThreadWatcher):
         super().stop()
 
 
-class HttpxSse(ThreadWatcher):
-    """httpx-sse, the usual client in Python programs."""
+class OverHttpx(ThreadWatcher):
+    """A Python package that reads through an httpx client."""
+
+    breaks: tuple[type[Exception], ...] = (httpx.TransportError,)
+    """What a stream that breaks off raises."""
 
     def __init__(self) -> None:
         super().__init__()
         self._http = local_client(timeout=60)
 
+    def read(self, url: str, last_id: str | None) -> Iterator[Seen]:
+        """Read one stream."""
+        raise NotImplementedError
+
     @override
     def one_stream(self, url: str, last_id: str | None) -> Iterator[Seen]:
-        headers = {"Last-Event-ID": last_id} if last_id else {}
         try:
-            with httpx_sse.connect_sse(self._http, "GET", url, headers=headers) as source:
-                for message in source.iter_sse():
-                    yield Seen(message.id, message.data)
-        except (httpx.TransportError, httpx_sse.SSEError):
+            yield from self.read(url, last_id)
+        except self.breaks:
             return
         except Exception:
             # Closed under it by `stop`: httpx has no one error for that.
@@ -162,6 +166,19 @@ class HttpxSse(ThreadWatcher):
             self._http.close()  # it waits for bytes that nobody will send
         super().stop()
         self._http.close()
+
+
+class HttpxSse(OverHttpx):
+    """httpx-sse, the usual client in Python programs."""
+
+    breaks = (httpx.TransportError, httpx_sse.SSEError)
+
+    @override
+    def read(self, url: str, last_id: str | None) -> Iterator[Seen]:
+        headers = {"Last-Event-ID": last_id} if last_id else {}
+        with httpx_sse.connect_sse(self._http, "GET", url, headers=headers) as source:
+            for message in source.iter_sse():
+                yield Seen(message.id, message.data)
 
 
 class NodeEventSource(Watcher):

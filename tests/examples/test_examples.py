@@ -4,10 +4,9 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from typing_extensions import override
 
 from tests.processes import REPOSITORY, Gateway, environment, free_port, lacking, program
 from tests.support.clients import local_client
+from tests.support.http_servers import http_server
 from tests.support.waiting import until
 
 EXAMPLES = REPOSITORY / "examples"
@@ -253,15 +253,8 @@ def served_page(seen: list[str], acts: bytes) -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, name="page")
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join(60)
-        server.server_close()
+    with http_server(Handler) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @contextmanager

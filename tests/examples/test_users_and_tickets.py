@@ -6,9 +6,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import httpx
@@ -17,6 +16,7 @@ from typing_extensions import override
 
 from tests.processes import BAMBOO, REPOSITORY, Gateway, environment, free_port, program
 from tests.support.clients import local_request
+from tests.support.http_servers import http_server
 from tests.support.waiting import until
 
 EXAMPLE = REPOSITORY / "examples" / "users_and_tickets"
@@ -124,15 +124,8 @@ def listener(seen: list[str]) -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, name="listener")
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join(60)
-        server.server_close()
+    with http_server(Handler) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.mark.external_service

@@ -5,9 +5,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from queue import Queue
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -25,6 +24,7 @@ from bamboo_gateway.observability.otel import OtelSpans
 from bamboo_gateway.settings import Settings
 from tests.api.serving import SECONDS, Served, serving
 from tests.processes import REPOSITORY, environment
+from tests.support.http_servers import http_server
 from tests.support.waiting import until
 
 TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -50,15 +50,8 @@ def service(answer: bytes, media_type: str) -> Iterator[tuple[str, Queue[tuple[A
         def log_message(self, *args: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with http_server(Handler) as port:
+        yield f"http://127.0.0.1:{port}", asked
 
 
 ANSWER = b'{"type":"token","content":"Hi."}\n{"type":"complete"}\n'
