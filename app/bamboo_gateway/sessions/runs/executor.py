@@ -50,6 +50,9 @@ from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vani
 
 log = structlog.get_logger(__name__)
 
+_RETRY_SECONDS = 0.05
+"""How long to wait before a terminal event that could not be stored is first tried again."""
+
 _RETRY_SECONDS_MAX = 30.0
 """The longest wait before a terminal event that could not be stored is tried again."""
 
@@ -280,7 +283,7 @@ class RunExecutor:
             _, self._last_seq = self.writer.decide(drafts)
 
     async def _end(self, otherwise: TerminalEvent) -> None:
-        delay = 0.05
+        delay = _RETRY_SECONDS
         drafts: list[Draft] | None = None
         is_counted = False
         while True:
