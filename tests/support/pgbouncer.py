@@ -33,6 +33,7 @@ pool_mode = transaction
 default_pool_size = 4
 max_client_conn = 200
 server_reset_query_always = 0
+server_login_retry = 1
 """
 
 

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from bamboo_gateway.domain.ids import IdMaker
+from bamboo_gateway.storage.sql.postgresql.connections import SILENT_SECONDS
 from bamboo_gateway.storage.sql.postgresql.database import PostgresDatabase
 from bamboo_gateway.storage.sql.postgresql.target import Target
 from bamboo_gateway.storage.sql.store import SqlStore
@@ -18,20 +19,23 @@ RENEW_SECONDS = 0.2
 DEAD_SECONDS = 2.0
 
 
-def make_store(url: str, dead_seconds: float = DEAD_SECONDS) -> SqlStore:
+def make_store(
+    url: str, dead_seconds: float = DEAD_SECONDS, silent_seconds: float = SILENT_SECONDS
+) -> SqlStore:
     """Make a store whose claim to the database is renewed, and given up, sooner than usual."""
     database = PostgresDatabase(
         Target(url),
         IdMaker().make("claim_", T0),
         renew_seconds=RENEW_SECONDS,
         dead_seconds=dead_seconds,
+        silent_seconds=silent_seconds,
     )
     return SqlStore(database, StepClock())
 
 
 @asynccontextmanager
-async def open_store(url: str) -> AsyncIterator[SqlStore]:
-    store = make_store(url)
+async def open_store(url: str, **timing: float) -> AsyncIterator[SqlStore]:
+    store = make_store(url, **timing)
     await store.open()
     try:
         yield store

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from threading import Event
 
 import anyio
 import psycopg
@@ -160,6 +161,38 @@ async def test_nobody_waits_for_a_connection_once_the_database_is_known_to_be_aw
                 lambda: pool._pool.get_stats().get("requests_waiting", 0) > 0, DEADLINE_SECONDS
             )
             pool._found(answers=False, refusal=not_there())
+
+
+@pytest.mark.parametrize("connects", [False, True], ids=["lost packets", "kept statements"])
+async def test_nobody_waits_for_a_database_that_says_nothing(
+    through_proxy: str, proxy: PostgresProxy, connects: bool
+):
+    """R1: reads are refused, a commit that was sent waits for the truth, and all goes on by itself.
+
+    PgBouncer lets clients connect and keeps their statements while it looks for a server.
+    """
+    writer = Writer("s1", T0)
+    flows = Event()
+    async with open_store(through_proxy, silent_seconds=1.0) as store:
+        await committed(store, writer.commit(message("m1")))
+        if connects:
+
+            def keep(_: bytes) -> None:
+                flows.wait()
+
+            proxy.cut_when(keep)
+        else:
+            proxy.hold()
+        answer = append(store, writer.commit(message("m2")))
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(_refused, store)
+        assert_retryable(store.refusal)
+        flows.set()
+        proxy.heal()
+        outcome = await answer_to(answer)
+        await answers_again(store)
+        assert len(await everything(store, "s1")) == (3 if outcome is None else 2)
 
 
 async def _refused(store: SqlStore) -> None:

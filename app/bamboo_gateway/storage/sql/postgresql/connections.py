@@ -4,16 +4,22 @@ While the database does not answer, nobody waits for it: a watcher asks for it t
 everybody else gets `Unavailable` at once. Only who must know the outcome of a commit waits
 (`until_answers`).
 
+A database may be away without a word: the network loses every packet, the server hangs, PgBouncer
+keeps statements until it finds a server again. So the watcher waits for `SILENT_SECONDS` at most,
+and when it finds no database it breaks the connections of everybody who waits for it too.
+
 Connections have no state of their own (no prepared statements, no SET, no LISTEN), so PgBouncer may
 give each transaction another one.
 """
 
 import logging
+import os
 import select
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from threading import Condition, Thread
+from threading import Condition, Lock, Thread, Timer
 from typing import Any, Final
 
 import psycopg
@@ -36,6 +42,9 @@ log = structlog.get_logger(__name__)
 logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 Driver = psycopg.Connection[tuple[Any, ...]]
+
+SILENT_SECONDS: Final = 10.0
+"""How long the watcher waits for a word of the database."""
 
 # The store's threads (8 read, 2 do bulk work, 1 commits), and one that is being replaced.
 _CONNECTIONS_MAX: Final = 12
@@ -67,7 +76,11 @@ class Connections:
     """A pool that nobody waits for while the database does not answer."""
 
     def __init__(
-        self, target: Target, every_seconds: float, renew: Callable[[Driver], None]
+        self,
+        target: Target,
+        every_seconds: float,
+        renew: Callable[[Driver], None],
+        silent_seconds: float,
     ) -> None:
         """Make it; nothing is connected before `open`.
 
@@ -75,10 +88,14 @@ class Connections:
             target: The database.
             every_seconds: How often `renew` is called.
             renew: Called by the watcher while the database answers, with a connection of its own.
+            silent_seconds: How long the watcher waits for a word of the database.
         """
         self._target = target
         self._renew = renew
         self._every = every_seconds
+        self._silent_seconds = silent_seconds
+        self._lent: set[Driver] = set()
+        self._lent_lock = Lock()
         self._pool: ConnectionPool[Driver] = ConnectionPool(
             kwargs=lambda: _parameters(target),
             min_size=1,
@@ -132,7 +149,12 @@ class Connections:
             Unavailable: The database does not answer.
         """
         connection = self._get()
+        with self._lent_lock:
+            self._lent.add(connection)
         try:
+            # Those that are lent before are broken, those after find it here.
+            if not self._answers:
+                raise not_there()
             yield connection
         except psycopg.Error as error:
             if is_lost(error):
@@ -143,6 +165,8 @@ class Connections:
                 self.suspect()
             raise
         finally:
+            with self._lent_lock:
+                self._lent.remove(connection)
             # The pool rolls back what is open, and replaces what is closed.
             self._pool.putconn(connection)
 
@@ -222,11 +246,12 @@ class Connections:
         try:
             if connection is not None and not connection.closed:
                 # The end of an old connection says nothing about a new one.
-                with suppress(psycopg.Error):
+                with suppress(psycopg.Error), self._breaking_silence(connection):
                     return self._ask(connection)
                 connection.close()
             connection = connect(self._target)
-            return self._ask(connection)
+            with self._breaking_silence(connection):
+                return self._ask(connection)
         except (psycopg.Error, BambooError) as error:
             if connection is not None:
                 connection.close()
@@ -246,6 +271,23 @@ class Connections:
             self._found(answers=True, refusal=None)
         return connection
 
+    @contextmanager
+    def _breaking_silence(self, connection: Driver) -> Iterator[None]:
+        """Find that the database is away, and break the connection, if the block takes too long."""
+
+        def give_up() -> None:
+            reason = f"it has said nothing for {self._silent_seconds:g} seconds"
+            self._found(answers=False, refusal=not_there(), reason=reason)
+            _break(connection)
+
+        timer = Timer(self._silent_seconds, give_up)
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
+
     def _found(self, *, answers: bool, refusal: Unavailable | None, reason: str = "") -> None:
         if not answers and self._answers:
             self.outages += 1
@@ -260,8 +302,19 @@ class Connections:
         with self._changed:
             self._answers, self._refusal = answers, refusal
             self._changed.notify_all()
-        if not answers and refusal is not None and self._when_away is not None:
+        if answers:
+            return
+        with self._lent_lock:
+            for connection in self._lent:
+                _break(connection)
+        if refusal is not None and self._when_away is not None:
             self._when_away(refusal)
+
+
+def _break(connection: Driver) -> None:
+    """End what another thread waits for on a connection: it gets the driver's error."""
+    with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as end:
+        end.shutdown(socket.SHUT_RDWR)
 
 
 def _is_spoken_to(connection: Driver) -> bool:

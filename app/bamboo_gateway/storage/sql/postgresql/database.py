@@ -22,6 +22,7 @@ from bamboo_gateway.storage.sql.postgresql import schema
 from bamboo_gateway.storage.sql.postgresql.checks import server_checks
 from bamboo_gateway.storage.sql.postgresql.connection import PostgresConnection
 from bamboo_gateway.storage.sql.postgresql.connections import (
+    SILENT_SECONDS,
     Connections,
     Driver,
     connect,
@@ -98,6 +99,7 @@ class PostgresDatabase(Database):
         *,
         renew_seconds: float = RENEW_SECONDS,
         dead_seconds: float = DEAD_SECONDS,
+        silent_seconds: float = SILENT_SECONDS,
     ) -> None:
         """Name the database; it is opened by `open`.
 
@@ -106,10 +108,13 @@ class PostgresDatabase(Database):
             claim_id: A new id, for this process's claim to the database.
             renew_seconds: How often the claim is renewed.
             dead_seconds: How long a claim that is not renewed holds.
+            silent_seconds: How long a database that says nothing is waited for.
         """
         self._target = target
         self._ownership = Ownership(claim_id, dead_seconds)
-        self._connections = Connections(target, renew_seconds, self._ownership.renew)
+        self._connections = Connections(
+            target, renew_seconds, self._ownership.renew, silent_seconds
+        )
         self._commits = GroupCommit(self._connections, self._ownership.owner)
         self._is_open = False
 
