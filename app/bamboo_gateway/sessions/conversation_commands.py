@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, Literal
 
 from bamboo_gateway.domain.callers import Caller
+from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.positions import After, Position
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.views import RunView, SessionView
@@ -55,6 +56,7 @@ from bamboo_gateway.sessions.queries import (
     run_cursor,
     run_page,
 )
+from bamboo_gateway.sessions.runs.branching import named_message
 from bamboo_gateway.sessions.runs.client_ids import ClientIds
 from bamboo_gateway.sessions.runs.inputs import Inputs
 from bamboo_gateway.sessions.runs.rounds import load_round
@@ -64,6 +66,15 @@ from bamboo_gateway.sessions.streaming.joint_opening import Wanted
 from bamboo_gateway.sessions.streaming.joint_stream import JointStream
 from bamboo_gateway.sessions.streaming.rendering import JointRenderer, Renderer
 from bamboo_gateway.sessions.streaming.subscription import Subscription
+from bamboo_gateway.sessions.turns import (
+    InputRun,
+    Turns,
+    input_run,
+    known_messages,
+    last_turns,
+    run_of_input,
+    users_message,
+)
 from bamboo_gateway.storage.reports import SearchQuery, SessionQuery
 
 
@@ -354,6 +365,51 @@ class ConversationCommands(ManagerParts):
     ) -> Outcome[ChatTurn]:
         """Answer a turn again in a new branch (`ChatService.regenerate`)."""
         return await self._chats.regenerate(caller, session_id, wanted, idem)
+
+    # -- turns ------------------------------------------------------------------------------
+
+    async def turns(
+        self, caller: Caller, session_id: str, *, limit: int, before: str | None = None
+    ) -> Turns:
+        """Return the last turns of the current path, or those before a message (`turns`).
+
+        Raises:
+            NotFound: There is no such session, or `before` is no message of it.
+        """
+
+        async def read(head: SessionHead) -> Turns:
+            seq = None
+            if before is not None:
+                seq = (await named_message(self._context.store, head, before)).seq
+            return await last_turns(self._context.store, head, limit=limit, before=seq)
+
+        return await self._registry.read(caller, session_id, read, "read")
+
+    async def run_of_input(
+        self, caller: Caller, session_id: str, message_id: str
+    ) -> InputRun | None:
+        """Return the run that a message is the input of, if there is one."""
+        read = partial(run_of_input, self._context.store, message_id=message_id)
+        return await self._registry.read(caller, session_id, read)
+
+    async def known_messages(
+        self, caller: Caller, session_id: str, message_ids: frozenset[str]
+    ) -> frozenset[str]:
+        """Return those of these ids that messages of the session have, on any branch."""
+        read = partial(known_messages, self._context.store, message_ids=message_ids)
+        return await self._registry.read(caller, session_id, read)
+
+    async def input_run(self, caller: Caller, session_id: str, run_id: str) -> InputRun:
+        """Return where a run begins, and whether it has ended."""
+        read = partial(input_run, self._context.store, run_id=run_id)
+        return await self._registry.read(caller, session_id, read)
+
+    async def users_message(
+        self, caller: Caller, session_id: str, message_id: str, alias: str
+    ) -> Message | None:
+        """Return the user's message that a client knows by an id (`turns.users_message`)."""
+        read = partial(users_message, self._context.store, message_id=message_id, alias=alias)
+        return await self._registry.read(caller, session_id, read)
 
     async def open_run(
         self,

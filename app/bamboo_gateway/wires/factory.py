@@ -9,7 +9,10 @@ from fastapi import APIRouter
 from bamboo_gateway.settings import WIRES
 from bamboo_gateway.wires.base import Wire
 
-_MODULES: Final = {"durable-streams": "bamboo_gateway.wires.durable_streams.wire"}
+_MODULES: Final = {
+    "ai-sdk": "bamboo_gateway.wires.ai_sdk.wire",
+    "durable-streams": "bamboo_gateway.wires.durable_streams.wire",
+}
 """The module of each wire; its `WIRE` is the wire."""
 
 
