@@ -72,6 +72,7 @@ from bamboo_gateway.sessions.turns import (
     input_run,
     known_messages,
     last_turns,
+    run_at,
     run_of_input,
     users_message,
 )
@@ -391,6 +392,11 @@ class ConversationCommands(ManagerParts):
         """Return the run that a message is the input of, if there is one."""
         read = partial(run_of_input, self._context.store, message_id=message_id)
         return await self._registry.read(caller, session_id, read)
+
+    async def run_at(self, caller: Caller, session_id: str, position: Position) -> InputRun | None:
+        """Return the run that was executing at a position, whether or not it has ended since."""
+        read = partial(run_at, self._context.store, position=position)
+        return await self._registry.read(caller, session_id, read, "read")
 
     async def known_messages(
         self, caller: Caller, session_id: str, message_ids: frozenset[str]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from anyio import to_thread
 
 from bamboo_gateway.domain.codec import decode
+from bamboo_gateway.domain.events import TERMINAL_TYPES
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.paths import path_of
@@ -142,6 +143,26 @@ async def run_of_input(store: SessionStore, head: SessionHead, message_id: str) 
             event = decode(records[0].body)
             if any(message["id"] == message_id for message in event.get("messages", ())):
                 return await _input_run(store, head, queued.run_id)
+    return None
+
+
+async def run_at(store: SessionStore, head: SessionHead, position: Position) -> InputRun | None:
+    """Return the run that was executing at a position; None: no run, or no such position."""
+    if position.epoch != head.epoch:
+        return None
+    ended: set[str] = set()
+    edge = min(position.seq, head.seq) + 1
+    while page := await store.find(
+        head.id, head.epoch, "run", before=edge, limit=_PAGE, reverse=True
+    ):
+        for record in page:
+            event = decode(record.body)
+            if event["type"] == "run_start":
+                run_id = event["run_id"]
+                return None if run_id in ended else await _input_run(store, head, run_id)
+            if event["type"] in TERMINAL_TYPES:
+                ended.add(event["run_id"])
+        edge = page[-1].seq
     return None
 
 

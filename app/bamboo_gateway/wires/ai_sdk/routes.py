@@ -8,6 +8,7 @@ from structlog.contextvars import bind_contextvars
 
 from bamboo_gateway.api.checks import checked_id
 from bamboo_gateway.api.dependencies import Limit, Manager, SessionId, Who
+from bamboo_gateway.api.limits import POSITION_CHARS_MAX
 from bamboo_gateway.api.openapi.examples import conversation
 from bamboo_gateway.api.openapi.responses import (
     BODY,
@@ -35,8 +36,8 @@ from bamboo_gateway.api.security.rights import SessionRoute
 from bamboo_gateway.api.urls import run_answer
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.codec import decode
-from bamboo_gateway.domain.errors import NotFound
-from bamboo_gateway.domain.positions import Position
+from bamboo_gateway.domain.errors import InvalidInput, NotFound
+from bamboo_gateway.domain.positions import Position, parse_position
 from bamboo_gateway.sessions.commands import StreamRequest
 from bamboo_gateway.sessions.manager import SessionManager
 from bamboo_gateway.sessions.streaming.hub import StreamPlace
@@ -122,6 +123,7 @@ _RESUMED: Final[Responses] = {
         *EDGE,
         "session-expired",
         "storage-failed",
+        "invalid-position",
         "too-many-streams",
         "too-many-connections",
         "too-many-active-sessions",
@@ -171,11 +173,27 @@ def router_of(version: Version) -> APIRouter:
         responses=_RESUMED,
     )
     async def stream(
-        request: Request, manager: Manager, who: Who, session_id: SessionId
+        request: Request,
+        manager: Manager,
+        who: Who,
+        session_id: SessionId,
+        after: Annotated[
+            str | None,
+            Query(
+                description="The `Stream-After` of the messages that the page has loaded: an "
+                "answer that has ended since then is streamed too."
+            ),
+        ] = None,
     ) -> Response:
-        """Stream the UI message that is being made: what it has so far, and all that follows."""
+        """Stream the UI message that is being made: what it has so far, and all that follows.
+
+        Without `after` a page misses an answer that ends between its two requests, and shows it
+        when it is loaded again.
+        """
+        loaded = _position(after)
+        prefix = prefix_of(request.scope)
         try:
-            found = await resume(manager, who, session_id, version, prefix_of(request.scope))
+            found = await resume(manager, who, session_id, version, prefix, loaded)
         except NotFound:
             return Response(status_code=204)  # a page of a chat that has no message yet
         if found is None:
@@ -244,7 +262,10 @@ def router_of(version: Version) -> APIRouter:
         shown = ui.messages
         if before is None and turns.active is not None and ui.assistant is not None:
             shown = shown[:-1]
-        headers = {"Has-More": "true" if turns.has_more else "false"}
+        headers = {
+            "Has-More": "true" if turns.has_more else "false",
+            "Stream-After": str(turns.position),
+        }
         return json_response(shown, headers=headers)
 
     return router
@@ -300,11 +321,29 @@ async def _followed(
         found.run_id,
         found.begin,
         opening,
-        is_active=True,
+        is_active=found.is_active,
     )
     wanted = _wanted(request, found.position, found.run_id)
     connection = await manager.connect(who, session_id, wanted, reader)
     return stream_response(request, connection, STREAM_HEADERS)
+
+
+def _position(text: str | None) -> Position | None:
+    """Return the position of `after`.
+
+    Raises:
+        InvalidInput: It is none.
+    """
+    if text is None:
+        return None
+    position = parse_position(text[:POSITION_CHARS_MAX])
+    if position is None:
+        raise InvalidInput(
+            "`after` must be the `Stream-After` of loaded messages.",
+            code="invalid-position",
+            errors=[{"loc": ["query", "after"], "msg": "not a position"}],
+        )
+    return position
 
 
 def _wanted(request: Request, position: Position, run_id: str) -> StreamRequest:

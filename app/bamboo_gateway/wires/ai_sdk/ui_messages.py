@@ -123,6 +123,10 @@ class UiMessages:
             part = parts.call_part(call)
             self._calls[call["id"]] = part
             shown.append(part)
+            # A request comes before the message with its call, which ends with the run.
+            for name, asked in self.requests.items():
+                if asked.get("tool_call_id") == call["id"] and is_approval(asked, self._version):
+                    _ask(part, name)
             if (early := self._early.pop(call["id"], None)) is not None:
                 self._put_output(call["id"], early)
 
@@ -158,12 +162,10 @@ class UiMessages:
 
     def _asked(self, event: Mapping[str, Any]) -> None:
         self.requests[event["request_id"]] = dict(event)
-        call = self._calls.get(event.get("tool_call_id") or "")
-        if is_approval(event, self._version) and call is not None:
-            call["state"] = "approval-requested"
-            call["approval"] = {"id": event["request_id"]}
-        else:
+        if not is_approval(event, self._version):
             self._add(parts.request_part(event))
+        elif (call := self._calls.get(event["tool_call_id"])) is not None:
+            _ask(call, event["request_id"])
 
     def _answered(self, event: Mapping[str, Any]) -> None:
         asked = self.requests.pop(event["request_id"], None)
@@ -178,6 +180,11 @@ class UiMessages:
             approval["reason"] = answer["reason"]
         call["state"] = "approval-responded"
         call["approval"] = approval
+
+
+def _ask(call: dict[str, Any], request_id: str) -> None:
+    call["state"] = "approval-requested"
+    call["approval"] = {"id": request_id}
 
 
 def is_approval(event: Mapping[str, Any], version: Version) -> bool:
