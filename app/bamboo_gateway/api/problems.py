@@ -196,6 +196,11 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         "The answer does not fit",
         'The answer req_1.approved does not fit: the value is not of type "boolean".',
     ),
+    "invalid-client-tools": Problem(
+        422,
+        "The client's tools are refused",
+        "Tool 0: `parameters` is not a JSON Schema.",
+    ),
     "invalid-position": Problem(
         422,
         "Invalid position",

@@ -104,6 +104,9 @@ class RunQueuedEvent(_RunEvent):
     agent: str
     messages: list[Message]
     options: dict[str, Any] = {}
+    client_tools: Annotated[
+        list[dict[str, Any]], Field(description="The tools that the client brought, and runs.")
+    ] = []
     front: Annotated[bool, Field(description="The run goes before the others that wait.")] = False
     branch_from: Annotated[
         dict[str, Any],
@@ -170,6 +173,10 @@ class InputRequiredEvent(_RunEvent):
     options: Annotated[
         dict[str, Any], Field(description="Those of the run, for the run that gets the answers.")
     ] = {}
+    client_tools: Annotated[
+        list[dict[str, Any]],
+        Field(description="Those of the run, in its first request, for the run with the answers."),
+    ] = []
 
 
 class InputGivenEvent(_LogEvent):

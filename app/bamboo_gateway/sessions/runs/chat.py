@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from bamboo_gateway.domain.callers import Caller
+from bamboo_gateway.domain.client_tools import check_client_tools
 from bamboo_gateway.domain.errors import LimitReached, SessionExists
 from bamboo_gateway.domain.events import Draft
 from bamboo_gateway.domain.input_requests import calls_of_others, end_round
@@ -42,8 +43,8 @@ class ChatService:
         Raises:
             Forbidden: The chat names another user for a session that would be created.
             NotFound: The session exists, and the caller may not see it.
-            InvalidInput: The agent is unknown, an option is not allowed, or two messages have the
-                same id.
+            InvalidInput: The agent is unknown, an option is not allowed, a tool of the client's
+                is none, or two messages have the same id.
             MessageExists: The session has a message of an id that the caller names.
             RunActive: The session is busy and `on_busy` is `reject`.
             Refused: The run id is taken, the open tool calls need other messages, results have
@@ -85,6 +86,7 @@ class ChatService:
             wanted.options,
             wanted.run_id,
             wanted.on_busy,
+            client_tools=wanted.client_tools,
         )
         command = _ChatCommand(self, caller, chat, self._branching(to_answer(wanted.message_id)))
         return await self.transactions.run(
@@ -107,6 +109,7 @@ class _ChatCommand:
         branching: Branching | None = None,
     ) -> None:
         self._service = service
+        check_client_tools(chat.client_tools)
         self._branching = branching
         self._context = service.context
         self._maker = service.maker
@@ -196,7 +199,12 @@ class _ChatCommand:
             all_answered=True,
         )
         start = self._service.scheduler.start_of(
-            writer, self._run_id, self._agent, self._chat.options, here()
+            writer,
+            self._run_id,
+            self._agent,
+            self._chat.options,
+            here(),
+            client_tools=self._chat.client_tools,
         )
         model = self._service.scheduler.agents[self._agent].model_of(self._chat.options)
         answered = next(iter(self._answered()), None)
@@ -222,6 +230,8 @@ class _ChatCommand:
             "messages": [message.to_json() for message in messages],
             "options": self._chat.options,
         }
+        if self._chat.client_tools:
+            fields["client_tools"] = list(self._chat.client_tools)
         if self._branching is not None:
             self._branching.check(writer)
             # What waits attaches to the tip of its time, but this one has a place already.
