@@ -54,7 +54,7 @@ from bamboo_gateway.storage.base import StoreUnusable
 from bamboo_gateway.storage.factory import make_store
 from bamboo_gateway.storage.reports import RecoveryReport
 from bamboo_gateway.webhooks.factory import make_sender
-from bamboo_gateway.wires.factory import wire_routers
+from bamboo_gateway.wires.factory import error_forms, wire_routers
 
 log = structlog.get_logger(__name__)
 
@@ -205,6 +205,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     app.state.body_memory = BodyMemory(settings)
     app.state.uploads = UploadCount()
     app.state.problems = request_log.problems
+    app.state.error_forms = error_forms(settings.wires)
     app.state.audit = audit
     app.state.start = _BUILD
     wires = wire_routers(settings.wires)

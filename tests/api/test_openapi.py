@@ -273,6 +273,8 @@ REQUIRED_OF_EVENTS = {
     "summary_saved": {"summary", "turn_count", "position"},
     "branch_started": {"branch_id", "from_message_id", "parent_branch_id", "path"},
     "branch_selected": {"branch_id"},
+    "message_hidden": {"message_id"},
+    "run_hidden": {"run_id"},
     "extensions_updated": {"extension_data"},
     "session_shared": {"share"},
     "share_revoked": {"share_id"},

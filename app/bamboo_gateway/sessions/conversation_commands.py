@@ -6,10 +6,11 @@ from typing import Any, Literal
 
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.messages import Message
+from bamboo_gateway.domain.codec import decode
 from bamboo_gateway.domain.positions import After, Position
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.views import RunView, SessionView
-from bamboo_gateway.sessions import ingest, ingest_lines, metadata
+from bamboo_gateway.sessions import hiding, ingest, ingest_lines, metadata
 from bamboo_gateway.sessions.answers import (
     AgentView,
     Branches,
@@ -56,6 +57,7 @@ from bamboo_gateway.sessions.queries import (
     run_cursor,
     run_page,
 )
+from bamboo_gateway.sessions.run_records import RunRecord, read_record
 from bamboo_gateway.sessions.runs.branching import named_message
 from bamboo_gateway.sessions.runs.client_ids import ClientIds
 from bamboo_gateway.sessions.runs.inputs import Inputs
@@ -251,6 +253,26 @@ class ConversationCommands(ManagerParts):
             idem,
         )
 
+    async def message(self, caller: Caller, session_id: str, message_id: str) -> dict[str, Any]:
+        """Return one message, of any branch.
+
+        Raises:
+            NotFound: There is no such session or message.
+        """
+
+        async def read(head: SessionHead) -> dict[str, Any]:
+            record = await named_message(self._context.store, head, message_id)
+            message: dict[str, Any] = decode(record.body)["message"]
+            return message
+
+        return await self._registry.read(caller, session_id, read, "read")
+
+    async def hide_message(self, caller: Caller, session_id: str, message_id: str) -> None:
+        """Take the last message out of the current path (`hiding.hide_message`)."""
+        await hiding.hide_message(
+            self._context, self._transactions, self._maker, caller, session_id, message_id
+        )
+
     async def add_messages(
         self,
         caller: Caller,
@@ -438,6 +460,19 @@ class ConversationCommands(ManagerParts):
             session_id,
             lambda head: find_run(self._context.store, session_id, head.epoch, run_id),
         )
+
+    async def run_record(self, caller: Caller, session_id: str, run_id: str) -> RunRecord:
+        """Return a run with its messages (`run_records.read_record`)."""
+        return await self._registry.read(
+            caller,
+            session_id,
+            lambda head: read_record(self._context.store, head, run_id),
+            "read",
+        )
+
+    async def hide_run(self, caller: Caller, session_id: str, run_id: str) -> None:
+        """Hide a run that has ended (`hiding.hide_run`)."""
+        await hiding.hide_run(self._context, self._transactions, caller, session_id, run_id)
 
     async def runs(
         self,
