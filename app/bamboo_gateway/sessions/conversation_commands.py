@@ -5,8 +5,8 @@ from functools import partial
 from typing import Any, Literal
 
 from bamboo_gateway.domain.callers import Caller
-from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.codec import decode
+from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.positions import After, Position
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.views import RunView, SessionView
