@@ -32,6 +32,7 @@ class Player:
     def __init__(self, gateway: ContractGateway, conversation: Conversation) -> None:
         self._gateway = gateway
         self._conversation = conversation
+        self._others_spoke = False
 
     def play(self, speaker: Speaker, *, after_each: Callable[[], None] = lambda: None) -> None:
         """Go through all steps. `after_each` is called whenever nothing is being answered."""
@@ -58,6 +59,9 @@ class Player:
                 speaker.edit(step.number, spoken(step.text))
             case Release():
                 self._release(speaker)
+                if self._others_spoke:  # not all protocols tell a page what others say
+                    speaker.settle()
+                    speaker.reload()
             case Cancel():
                 speaker.cancel()
                 self._until_idle(speaker)
@@ -70,6 +74,7 @@ class Player:
             case Queue():
                 body = {"session_id": speaker.session_id, "message": spoken(step.text)}
                 self._gateway.call("POST", "/chat", json=body)
+                self._others_spoke = True
                 return True
             case Compact():
                 self._gateway.compact(speaker.session_id)
