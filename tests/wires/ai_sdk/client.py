@@ -63,7 +63,8 @@ def plain(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     shown = []
     for message in messages:
-        others, data = [], []
+        others: list[dict[str, Any]] = []
+        data: list[dict[str, Any]] = []
         for part in message["parts"]:
             if part["type"] == "reasoning":
                 part = {k: v for k, v in part.items() if k != "id"}
