@@ -129,7 +129,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         409, "Nobody waits for it", "Nobody waits for an answer to 'req_1' any more."
     ),
     "not-the-last-message": Problem(
-        409,
+        400,
         "Not the last message",
         "The message 'msg_1' is not the last one of the conversation.",
     ),

@@ -78,4 +78,13 @@ def refusals(*codes: str) -> Responses:
             response["headers"] = {
                 "WWW-Authenticate": {"description": "How to authenticate.", **TEXT}
             }
-    return dict(sorted(responses.items(), key=lambda item: int(item[0])))
+    other = example_problem("not-found") | {"retryable": False}
+    responses = dict(sorted(responses.items(), key=lambda item: int(item[0])))
+    responses["default"] = {
+        "description": "Any other error, in the same form.",
+        "model": OpenAIError,
+        "content": {
+            "application/json": {"examples": {"other": {"value": openai_error_body(other)[1]}}}
+        },
+    }
+    return responses

@@ -26,7 +26,7 @@ from bamboo_gateway.api.responses import json_response
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import parse_ms
 from bamboo_gateway.domain.codec import decode
-from bamboo_gateway.domain.errors import NotFound, Refused
+from bamboo_gateway.domain.errors import NotFound
 from bamboo_gateway.domain.tool_order import OPEN_CALLS_MAX
 from bamboo_gateway.domain.views import SessionView
 from bamboo_gateway.sessions.commands import NewMessage, NewSession
@@ -263,7 +263,14 @@ async def get_openai_item(
     responses={
         **_ONE,
         **refusals(
-            *EDGE, *SESSION, *OPEN, *WRITE, "message-not-found", "run-active", "too-many-branches"
+            *EDGE,
+            *SESSION,
+            *OPEN,
+            *WRITE,
+            "message-not-found",
+            "not-the-last-message",
+            "run-active",
+            "too-many-branches",
         ),
     },
 )
@@ -277,12 +284,7 @@ async def delete_openai_item(
         raise no_item()
     if len(own) > 1:
         raise wrong("item_id", "is one of several items of a message.")
-    try:
-        await manager.hide_message(who, session_id, message_id)
-    except Refused as error:
-        if error.code != "not-the-last-message":
-            raise
-        raise wrong("item_id", "is not the last item of the conversation.") from error
+    await manager.hide_message(who, session_id, message_id)
     return json_response(await _conversation(manager, who, conversation_id))
 
 

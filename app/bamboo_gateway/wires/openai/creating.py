@@ -80,12 +80,10 @@ class Creation:
             if not isinstance(body.get(name), bool | None):
                 raise wrong(name, "is not a boolean.")
         model = body.get("model")
-        if not isinstance(model, str | None):
-            raise wrong("model", "is not a text.")
+        if not isinstance(model, str) or not model:
+            raise wrong("model", "is missing: the name of an agent.")
         views = manager.agents(who)
-        agent = next(
-            (one for one in views if (one["name"] == model if model else one["is_default"])), None
-        )
+        agent = next((one for one in views if one["name"] == model), None)
         parameters = read_parameters(body, agent)
         given = read_input(body.get("input"))
         if given.instructed_by and agent is not None and not may_instruct(agent):

@@ -223,8 +223,8 @@ class ResponseFrames:
                 self._said(event["message"])
             case "input_required":
                 shown = self._calls.get(event.get("tool_call_id", ""))
-                call = shown.call if shown is not None else None
-                self._whole(approval(event, self._label, call))
+                about = shown.call if shown is not None else None
+                self._whole(approval(event, self._label, about))
             case _:
                 pass
         if self.number < self._last_number - FRAMES_PER_EVENT + 1:

@@ -18,6 +18,11 @@ router = APIRouter(prefix=PREFIX, tags=["wires"], route_class=OpenAIRoute)
 
 _OWNER: Final = "bamboo"
 
+ModelName = Annotated[
+    str,
+    Path(description="The agent's name.", json_schema_extra={"pattern": "^[A-Za-z0-9_.-]+$"}),
+]
+
 
 @router.get(
     "/models",
@@ -41,10 +46,8 @@ async def list_openai_models(manager: Manager, who: Who) -> Response:
         **refusals(*EDGE, "not-found"),
     },
 )
-async def get_openai_model(
-    manager: Manager, who: Who, model: Annotated[str, Path(description="The agent's name.")]
-) -> Response:
-    """Return one agent."""
+async def get_openai_model(manager: Manager, who: Who, model: ModelName) -> Response:
+    """Return one agent, which a response may name as `model`."""
     if not any(agent["name"] == model for agent in manager.agents(who)):
         raise NotFound("There is no such model.", code="not-found")
     return json_response(_model(model))

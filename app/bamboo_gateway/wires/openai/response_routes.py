@@ -21,7 +21,7 @@ from bamboo_gateway.api.openapi.responses import (
     WRITE,
     answer,
 )
-from bamboo_gateway.api.request_headers import Key, SentJson
+from bamboo_gateway.api.request_headers import Key, SentJson, idempotency
 from bamboo_gateway.api.responses import json_response
 from bamboo_gateway.api.routes.streams import remote_address
 from bamboo_gateway.api.sse import StreamResponse
@@ -37,7 +37,6 @@ from bamboo_gateway.wires.openai.answers import refusals
 from bamboo_gateway.wires.openai.creating import Creation, is_kept
 from bamboo_gateway.wires.openai.errors import wrong
 from bamboo_gateway.wires.openai.frames import ResponseFrames
-from bamboo_gateway.wires.openai.ids import response_id as id_of
 from bamboo_gateway.wires.openai.items import stored_items
 from bamboo_gateway.wires.openai.lines import LINES
 from bamboo_gateway.wires.openai.responses import asked_of, response_of, tool_names
@@ -182,13 +181,16 @@ async def get_openai_response(
 @router.post(
     "/responses/{response_id}/cancel",
     summary="Cancel a response (OpenAI)",
-    responses={**_ONE, **refusals(*EDGE, *SESSION, *WRITE, "run-not-found")},
+    responses={**_ONE, **refusals(*EDGE, *SESSION, *WRITE, *KEYED, "run-not-found")},
 )
-async def cancel_openai_response(manager: Manager, who: Who, response_id: ResponseId) -> Response:
+async def cancel_openai_response(
+    manager: Manager, who: Who, response_id: ResponseId, key: Key
+) -> Response:
     """End the run of a response; one that has ended stays as it is."""
     session_id, run_id = named_run(response_id)
     await _record(manager, who, response_id)
-    await manager.cancel_run(who, session_id, run_id)
+    idem = idempotency(key, "POST /openai/v1/responses/{id}/cancel", run_id)
+    await manager.cancel_run(who, session_id, run_id, idem)
     return json_response(response_of(await manager.run_record(who, session_id, run_id)))
 
 
@@ -291,7 +293,7 @@ async def _stream(
     )
     stream = ResponseStream(connection, frames, ended)
     clock = request.app.state.clock
-    return StreamResponse(stream, clock, {"X-Response-Id": id_of(run["session_id"], run["run_id"])})
+    return StreamResponse(stream, clock)
 
 
 def _tries(request: Request) -> int | None:

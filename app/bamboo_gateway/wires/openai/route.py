@@ -19,9 +19,27 @@ LIST_DEFAULT: Final = 20
 LIST_MAX: Final = 100
 """OpenAI's own sizes of a page of items."""
 
-ResponseId = Annotated[str, Path(description="The response.")]
-ConversationId = Annotated[str, Path(description="The conversation.")]
-ItemId = Annotated[str, Path(description="The item.")]
+ResponseId = Annotated[
+    str,
+    Path(
+        description="The response.",
+        json_schema_extra={"pattern": "^resp_[A-Za-z0-9_-]{1,395}$"},
+    ),
+]
+ConversationId = Annotated[
+    str,
+    Path(
+        description="The conversation.",
+        json_schema_extra={"pattern": "^conv_[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"},
+    ),
+]
+ItemId = Annotated[
+    str,
+    Path(
+        description="The item.",
+        json_schema_extra={"pattern": "^[A-Za-z0-9][A-Za-z0-9._~-]{0,143}$"},
+    ),
+]
 ListLimit = Annotated[int, Query(ge=1, le=LIST_MAX, description="Items of one page.")]
 ListOrder = Annotated[Literal["asc", "desc"], Query(description="`desc`: the latest first.")]
 ListAfter = Annotated[str | None, Query(description="The last item of the page before.")]

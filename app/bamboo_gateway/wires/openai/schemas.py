@@ -16,9 +16,7 @@ class _Given(BaseModel):
 class ResponseCreate(_Given):
     """A request for a response. Members that are not here are in the how-to page."""
 
-    model: Annotated[Any, Field(description="The name of an agent; absent: the default one.")] = (
-        None
-    )
+    model: Annotated[Any, Field(description="The name of an agent.")] = None
     input: Annotated[Any, Field(description="A text, or a list of items.")] = None
     stream: Annotated[Any, Field(description="Answer with the stream of the response.")] = None
     background: Annotated[Any, Field(description="Answer at once, without its end.")] = None
