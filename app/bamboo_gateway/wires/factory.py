@@ -10,7 +10,10 @@ from bamboo_gateway.api.error_forms import ErrorForms
 from bamboo_gateway.settings import WIRES
 from bamboo_gateway.wires.base import Wire
 
-_MODULES: Final = {"durable-streams": "bamboo_gateway.wires.durable_streams.wire"}
+_MODULES: Final = {
+    "ag-ui": "bamboo_gateway.wires.ag_ui.wire",
+    "durable-streams": "bamboo_gateway.wires.durable_streams.wire",
+}
 """The module of each wire; its `WIRE` is the wire."""
 
 
