@@ -18,13 +18,21 @@ _SCHEMAS: Final[Mapping[str, dict[str, Any]]] = {
 """The schema of an answer that has none of its own."""
 
 
+_REASONS: Final[Mapping[str, str]] = {
+    "approval": "confirmation",
+    "question": "input_required",
+    "form": "input_required",
+}
+"""The protocol's own reasons; a request about a call is a `tool_call`."""
+
+
 def interrupt_of(event: Mapping[str, Any]) -> dict[str, Any]:
     """Return the interrupt of an `input_required` event."""
     kind = event["kind"]
     return present(
         {
             "id": event["request_id"],
-            "reason": kind,
+            "reason": "tool_call" if event.get("tool_call_id") else _REASONS[kind],
             "message": event["prompt"],
             "toolCallId": event.get("tool_call_id"),
             "responseSchema": event.get("schema") or _SCHEMAS[kind],

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+from bamboo_gateway.api.limits import OPTIONS_BYTES_MAX
 from bamboo_gateway.domain.callers import Caller
+from bamboo_gateway.domain.codec import encode
 from bamboo_gateway.domain.errors import (
     Forbidden,
     InvalidInput,
@@ -161,12 +163,20 @@ class Threads:
             wishes |= given.forwarded_props
         if given.state:
             wishes["state"] = given.state
+        if given.forwarded_props:
+            wishes["forwarded_props"] = given.forwarded_props
         if given.context:
             wishes["context"] = [one.model_dump() for one in given.context]
         options = self.manager.options_in(self.who, agent, wishes)
         if text := instructions(given.messages):
             # Never dropped in silence: an agent that does not allow it refuses it by its name.
             options["system"] = text
+        if options and (size := len(encode(options))) > OPTIONS_BYTES_MAX:
+            raise InvalidInput(
+                f"State, context and properties have {size} bytes as JSON; {OPTIONS_BYTES_MAX} are "
+                "allowed.",
+                errors=[{"loc": ["body", "state"], "msg": "too large"}],
+            )
         return options
 
     async def _resume(
