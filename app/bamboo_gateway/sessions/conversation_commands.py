@@ -1,6 +1,6 @@
 """The part of `SessionManager` for conversations: sessions, messages, events, runs, streams."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -59,7 +59,7 @@ from bamboo_gateway.sessions.queries import (
 )
 from bamboo_gateway.sessions.run_records import RunRecord, read_record
 from bamboo_gateway.sessions.runs.branching import named_message
-from bamboo_gateway.sessions.runs.client_ids import ClientIds
+from bamboo_gateway.sessions.runs.client_ids import ClientIds, KnownIds
 from bamboo_gateway.sessions.runs.inputs import Inputs
 from bamboo_gateway.sessions.runs.rounds import load_round
 from bamboo_gateway.sessions.search import search_results
@@ -67,6 +67,7 @@ from bamboo_gateway.sessions.streaming.hub import StreamPlace
 from bamboo_gateway.sessions.streaming.joint_opening import Wanted
 from bamboo_gateway.sessions.streaming.joint_stream import JointStream
 from bamboo_gateway.sessions.streaming.rendering import JointRenderer, Renderer
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 from bamboo_gateway.sessions.streaming.subscription import Subscription
 from bamboo_gateway.sessions.turns import (
     InputRun,
@@ -234,6 +235,16 @@ class ConversationCommands(ManagerParts):
         del caller
         return self._agents.views()
 
+    def options_in(self, caller: Caller, agent: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of a client's values that are options which it may set for this agent.
+
+        Raises:
+            InvalidInput: There is no such agent.
+        """
+        del caller
+        allowed = self._agents[self._agents.named(agent)].allowed
+        return {name: value for name, value in given.items() if name in allowed}
+
     async def branches(self, caller: Caller, session_id: str) -> Branches:
         """Return the branches of a session."""
         read = partial(list_branches, self._context.store)
@@ -272,6 +283,28 @@ class ConversationCommands(ManagerParts):
         await hiding.hide_message(
             self._context, self._transactions, self._maker, caller, session_id, message_id
         )
+
+    async def known_ids(
+        self,
+        caller: Caller,
+        session_id: str,
+        message_ids: Collection[str],
+        run_id: str | None = None,
+    ) -> KnownIds:
+        """Return which of these ids the session has: protocols send whole conversations again.
+
+        Raises:
+            NotFound: There is no such session.
+        """
+        ids = ClientIds(
+            self._context.store, self._external.hold, run_id, tuple(frozenset(message_ids))
+        )
+
+        async def look(writer: SessionWriter) -> KnownIds:
+            await ids.prepare(writer)
+            return ids.known(writer)
+
+        return await self._registry.within(caller, session_id, look, place=False)
 
     async def add_messages(
         self,

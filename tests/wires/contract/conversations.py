@@ -13,9 +13,7 @@ Event = dict[str, Any]
 Reply = tuple[Event, ...]
 
 HOLD: Event = {"hold": True}
-PIXEL = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
 @dataclass(frozen=True)
@@ -166,7 +164,9 @@ class Conversation:
 
     @property
     def is_held(self) -> bool:
-        return any(is_hold(event) for replies in self.replies.values() for r in replies for event in r)
+        return any(
+            is_hold(event) for replies in self.replies.values() for r in replies for event in r
+        )
 
 
 def is_hold(event: Event) -> bool:
@@ -228,7 +228,7 @@ _AWKWARD = "a\u2028b\u2029c\u0085d\r\ne\rf\n\ndata: [DONE]\n\nevent: x\nid: 1\n\
 _SCRIPTS = "Grüße, 你好，世界 العربية שלום हिन्दी ภาษาไทย 한국어 ὀδυσσεύς ǅ"
 _EMOJI = "👩\u200d💻👍🏽🇩🇪 e\u0301 \u1112\u1161\u11ab \U0001f38b\U0010fffd"
 _CONTROL = "nul:\u0001 esc:\u001b[31m del:\u007f \u0000 zwsp:\u200b rtl:\u202eabc\u202c"
-_MARKUP = "```js\n</script><b>&amp;\"quoted\" 'x' \\n \\u0041 {\"a\": [1]}\n```"
+_MARKUP = '```js\n</script><b>&amp;"quoted" \'x\' \\n \\u0041 {"a": [1]}\n```'
 _IMAGE = File("image/png", PIXEL, "pixel.png")
 _NOTE = File("text/plain", "SGVsbG8sIGZpbGUh", "note.txt")
 _OBJECT = {"type": "object", "properties": {"size": {"type": "integer"}}, "required": ["size"]}
@@ -360,11 +360,16 @@ _ALL = (
         Results({"r2": "two"}, text("Thanks.")),
         Say("And?", text("Nothing.")),
     ),
-    _conversation("usage", Say("Cost?", (*text("Nine."), complete(prompt_tokens=4, completion_tokens=5)))),
+    _conversation(
+        "usage", Say("Cost?", (*text("Nine."), complete(prompt_tokens=4, completion_tokens=5)))
+    ),
     _conversation("image", Say("What is this?", text("A pixel."), files=(_IMAGE,))),
     _conversation("two files", Say("Compare", text("Differ."), files=(_IMAGE, _NOTE))),
     _conversation(
-        "cancelled", Say("Talk", (*text("On and", " on"), HOLD)), Cancel(), Say("Go on", text("No."))
+        "cancelled",
+        Say("Talk", (*text("On and", " on"), HOLD)),
+        Cancel(),
+        Say("Go on", text("No.")),
     ),
     _conversation("cancelled before a word", Say("Talk", (HOLD,)), Cancel()),
     _conversation(
@@ -389,13 +394,19 @@ _ALL = (
     ),
     _conversation(
         "approved",
-        Say("Pay", (*text("May I?"), call("a1", "pay", eur=9), asks("q1", "Pay?", tool_call_id="a1"))),
+        Say(
+            "Pay",
+            (*text("May I?"), call("a1", "pay", eur=9), asks("q1", "Pay?", tool_call_id="a1")),
+        ),
         Answer({"q1": {"approved": True}}, (result("a1", "paid"), *text("Paid."))),
     ),
     _conversation(
         "denied",
         Say("Pay", (call("n1", "pay", eur=9), asks("q2", "Pay?", tool_call_id="n1"))),
-        Answer({"q2": {"approved": False, "reason": "too much"}}, (failed_call("n1", "denied"), *text("Not paid."))),
+        Answer(
+            {"q2": {"approved": False, "reason": "too much"}},
+            (failed_call("n1", "denied"), *text("Not paid.")),
+        ),
     ),
     _conversation(
         "question and form",
@@ -470,7 +481,9 @@ _ALL = (
         Say(f"{_SCRIPTS} {_EMOJI}", (*thinking(_SCRIPTS), *text(*_EMOJI, _SCRIPTS))),
         Say(_MARKUP, (call("x1", "echo", text=_EMOJI), result("x1", _SCRIPTS), *text(_MARKUP))),
     ),
-    _conversation("line ends", Say(f"Lines {_AWKWARD}", text(_AWKWARD, "\n", "\r", "\n\n", _AWKWARD))),
+    _conversation(
+        "line ends", Say(f"Lines {_AWKWARD}", text(_AWKWARD, "\n", "\r", "\n\n", _AWKWARD))
+    ),
     _conversation("control characters", Say("Control", text(_CONTROL, *_CONTROL))),
     _conversation(
         "custom events",

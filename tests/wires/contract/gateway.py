@@ -33,9 +33,11 @@ class ContractGateway(Gateway):
         self._environment[_RETENTION] = "0"
         self.start()
         until(
-            lambda: not self.call(
-                "GET", f"/sessions/{session_id}/events", params={"type": _DELTAS}
-            )["events"],
+            lambda: (
+                not self.call("GET", f"/sessions/{session_id}/events", params={"type": _DELTAS})[
+                    "events"
+                ]
+            ),
             "the deltas have left the log",
         )
         self.stop()

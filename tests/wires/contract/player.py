@@ -26,6 +26,7 @@ from tests.wires.contract.conversations import (
 from tests.wires.contract.gateway import ContractGateway
 from tests.wires.contract.speaker import Speaker
 
+
 class Player:
     """Plays one conversation."""
 

@@ -56,9 +56,7 @@ def as_text(result: Any) -> str | None:
     return json.dumps(result, ensure_ascii=False, separators=(",", ":"))
 
 
-def said_in(
-    messages: Iterable[Mapping[str, Any]], content_of: Callable[[str], str] = str
-) -> Said:
+def said_in(messages: Iterable[Mapping[str, Any]], content_of: Callable[[str], str] = str) -> Said:
     """Return what the messages of the native API say.
 
     Args:
