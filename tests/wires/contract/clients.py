@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing_extensions import override
 
 from tests.processes import Gateway
+from tests.wires.contract.ag_ui import AgUiSpeaker
 from tests.wires.contract.ai_sdk import AiSdk5, AiSdk5First, AiSdk6, AiSdk6First, AiSdk7
 from tests.wires.contract.durable_streams import LongPollReader, PythonReader
 from tests.wires.contract.native import NativeSpeaker
@@ -43,6 +44,7 @@ CLIENTS = (
     Client("ai-sdk", "ai 6.0.41", AiSdk6First),
     Client("ai-sdk", "ai 6.0.326", AiSdk6),
     Client("ai-sdk", "ai 7.0.173", AiSdk7, quick=True),
+    Client("ag-ui", "@ag-ui/client 1.0.0", AgUiSpeaker, quick=True),
 )
 
 QUICK = ("several steps", "cancelled", "failed", "killed", "reloaded in a tool round", "unicode")

@@ -2,13 +2,16 @@
 
 import itertools
 import json
+import queue
 import subprocess
+import threading
 from collections.abc import Sequence
 from typing import Any
 
 from tests.processes import environment
 from tests.wires import official
 
+_CALL_SECONDS = 8.0
 _EXIT_SECONDS = 30
 
 
@@ -26,16 +29,21 @@ class NodeProcess:
             encoding="utf-8",
         )
         self._numbers = itertools.count()
+        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, name="node")
+        self._reader.start()
 
     def call(self, speaker: str, method: str, **options: Any) -> Any:
         """Call a method of a speaker, and return its result."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         number = next(self._numbers)
         line = {"id": number, "speaker": speaker, "method": method, "options": options}
         self._process.stdin.write(json.dumps(line) + "\n")
         self._process.stdin.flush()
-        text = self._process.stdout.readline()
+        try:
+            text = self._answers.get(timeout=_CALL_SECONDS)
+        except queue.Empty:
+            raise AssertionError(f"no answer to {method} of {speaker}") from None
         assert text, f"the client ended with {self._process.poll()}"
         answer = json.loads(text)
         assert answer["id"] == number
@@ -44,7 +52,20 @@ class NodeProcess:
 
     def close(self) -> None:
         """End the process."""
-        self._process.communicate(timeout=_EXIT_SECONDS)
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(_EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        self._reader.join(_EXIT_SECONDS)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                self._answers.put(line)
+        self._answers.put("")
 
 
 _processes: dict[tuple[str, ...], NodeProcess] = {}

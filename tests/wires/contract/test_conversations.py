@@ -5,6 +5,7 @@ natively is read through the wire, and the client ends with what the authoritati
 also when its stream was cut.
 """
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -56,7 +57,7 @@ def _native(gateway: ContractGateway, spoken: dict[str, str], conversation: Conv
 
 def _speaker(client: Client, gateway: ContractGateway, *parts: object) -> Speaker:
     name = "-".join(str(part) for part in (client.wire, client.name, *parts))
-    return client.speaker(gateway, name.replace(" ", "-"))
+    return client.speaker(gateway, re.sub(r"[^a-z0-9.-]+", "-", name))
 
 
 def _excepted(speaker: Speaker, conversation: Conversation) -> None:
