@@ -27,6 +27,9 @@ OPERATIONS = [
 ]
 ABOUT_ONE = [(method, path) for method, path in OPERATIONS if "{session_id}" in path]
 OTHERS = [(method, path) for method, path in OPERATIONS if "{session_id}" not in path]
+QUIET = {f"/api/v1/ai-sdk/{version}chat/{{session_id}}/stream" for version in ("", "v6/", "v7/")}
+"""These say of any session without a run that nothing is streamed, also of one that is not there:
+pages of this protocol ask before they have sent the first message, and 404 is an error to them."""
 STATES = ("live", "busy", "closed", "archived", "expiring")
 _OF_THE_REQUEST = ("x-request-id", "date", "server")
 
@@ -147,7 +150,7 @@ def test_a_session_of_another_user_is_404_as_one_that_does_not_exist(
     expected = _bare(_ask(world.bob, world, method, path, unknown), unknown)
     for state, session_id in world.sessions.items():
         answer = _ask(world.bob, world, method, path, session_id)
-        assert answer.status_code == 404, (state, answer.text)
+        assert answer.status_code == (204 if path in QUIET else 404), (state, answer.text)
         assert _bare(answer, session_id) == expected, state
     assert world.seen_by_alice() == before
 
@@ -208,6 +211,24 @@ def _chat(world: World) -> None:
     named = {"session_id": world.unknown(), "message": "hi", "user_id": "alice"}
     refused(world.bob.post("/chat", json=named), 403, "forbidden")
     refused(world.bob.get(f"/sessions/{named['session_id']}"), 404, "session-not-found")
+
+
+def _ai_sdk(path: str) -> Plan:
+    def plan(world: World) -> None:
+        said = {"id": "u-1", "role": "user", "parts": [{"type": "text", "text": "hi"}]}
+        for state, session_id in world.sessions.items():
+            for more in (
+                {"messages": [said]},
+                {"message": said, "messageId": "u-1"},
+                {"messages": [said, said | {"id": "a-1", "role": "assistant"}]},
+                {"messages": [said | {"role": "system"}, said]},
+                {"trigger": "regenerate-message"},
+            ):
+                answer = world.bob.post(path, json={"id": session_id, **more})
+                problem = refused(answer, 404, "session-not-found")
+                assert problem["detail"] == f"No session {session_id!r}.", (state, more)
+
+    return plan
 
 
 def _create(world: World) -> None:
@@ -506,6 +527,10 @@ PLANS: dict[tuple[str, str], Plan] = {
     ("GET", "/api/v1/webhooks"): _webhooks,
     ("POST", "/api/v1/login"): _cookie("/login"),
     ("POST", "/api/v1/logout"): _cookie("/logout"),
+    **{
+        ("POST", f"/api/v1/ai-sdk/{version}chat"): _ai_sdk(f"/ai-sdk/{version}chat")
+        for version in ("", "v6/", "v7/")
+    },
     ("POST", "/api/v1/chat"): _chat,
     ("POST", "/api/v1/sessions"): _create,
     ("GET", "/api/v1/sessions"): _list("/sessions", "sessions"),

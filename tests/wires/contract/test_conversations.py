@@ -1,0 +1,122 @@
+"""The same conversations on every wire, with the official clients of each (R2, R5, R6).
+
+What is said through a wire stands in `/messages` as if it had been said natively, what is said
+natively is read through the wire, and the client ends with what the authoritative messages say,
+also when its stream was cut.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.wires.contract.clients import CLIENTS, QUICK, Client
+from tests.wires.contract.conversations import CONVERSATIONS, Conversation, Queue
+from tests.wires.contract.gateway import ContractGateway
+from tests.wires.contract.native import NativeSpeaker
+from tests.wires.contract.player import Player
+from tests.wires.contract.said import Said
+from tests.wires.contract.speaker import Speaker, native_said
+
+_CUTS = (1, 2, 4, 7)
+
+
+def _cases(of: tuple[Client, ...]) -> list[object]:
+    return [
+        pytest.param(
+            client,
+            conversation,
+            id=f"{client}-{conversation.name}",
+            marks=[]
+            if (client.quick and not conversation.slow) or conversation.name in QUICK
+            else [pytest.mark.slow],
+        )
+        for client in of
+        for conversation in CONVERSATIONS.values()
+    ]
+
+
+_OTHERS = tuple(client for client in CLIENTS if client.wire != "native")
+
+
+@pytest.fixture(scope="module")
+def spoken(gateway: ContractGateway) -> Iterator[dict[str, str]]:
+    """Return the sessions in which conversations were spoken natively, by conversation."""
+    yield {}
+
+
+def _native(gateway: ContractGateway, spoken: dict[str, str], conversation: Conversation) -> str:
+    """Return the id of the session in which the conversation was spoken natively."""
+    name = conversation.name
+    if name not in spoken:
+        speaker = NativeSpeaker(gateway, f"spoken-{name.replace(' ', '-')}")
+        Player(gateway, conversation).play(speaker)
+        spoken[name] = speaker.session_id
+    return spoken[name]
+
+
+def _speaker(client: Client, gateway: ContractGateway, *parts: object) -> Speaker:
+    name = "-".join(str(part) for part in (client.wire, client.name, *parts))
+    return client.speaker(gateway, name.replace(" ", "-"))
+
+
+def _excepted(speaker: Speaker, conversation: Conversation) -> None:
+    if reason := speaker.exceptions.get(conversation.name):
+        speaker.close()
+        pytest.skip(reason)
+
+
+def _check(speaker: Speaker) -> None:
+    authoritative = native_said(speaker.gateway, speaker.session_id)
+    assert speaker.said() == speaker.as_seen(authoritative)
+
+
+@pytest.mark.parametrize(("client", "conversation"), _cases(CLIENTS))
+def test_what_is_said_through_a_wire_is_what_the_messages_say(
+    gateway: ContractGateway,
+    spoken: dict[str, str],
+    client: Client,
+    conversation: Conversation,
+) -> None:
+    speaker = _speaker(client, gateway, conversation.name)
+    _excepted(speaker, conversation)
+    try:
+        Player(gateway, conversation).play(speaker, after_each=lambda: _check(speaker))
+        said = native_said(gateway, speaker.session_id)
+        speaker.reload()
+        speaker.settle()
+        assert speaker.said() == speaker.as_seen(said)
+    finally:
+        speaker.close()
+    natively = native_said(gateway, _native(gateway, spoken, conversation))
+    assert speaker.as_kept(natively) == said
+
+
+@pytest.mark.parametrize(("client", "conversation"), _cases(_OTHERS))
+def test_what_is_said_natively_is_read_through_a_wire(
+    gateway: ContractGateway,
+    spoken: dict[str, str],
+    client: Client,
+    conversation: Conversation,
+) -> None:
+    session_id = _native(gateway, spoken, conversation)
+    speaker = client.speaker(gateway, session_id)
+    try:
+        speaker.reload()
+        speaker.settle()
+        _check(speaker)
+    finally:
+        speaker.close()
+
+
+@pytest.mark.parametrize("cut", _CUTS)
+@pytest.mark.parametrize(("client", "conversation"), _cases(CLIENTS))
+def test_a_stream_that_is_cut_ends_with_the_same_messages(
+    gateway: ContractGateway, client: Client, conversation: Conversation, cut: int
+) -> None:
+    speaker = _speaker(client, gateway, conversation.name, cut)
+    _excepted(speaker, conversation)
+    speaker.cut_after = cut
+    try:
+        Player(gateway, conversation).play(speaker, after_each=lambda: _check(speaker))
+    finally:
+        speaker.close()
