@@ -195,20 +195,24 @@ async def list_openai_items(
         place = _message_of(after)
         own = await _items_of(manager, who, session_id, place)
         items += behind(own[::-1] if descending else own, after)
-    page = await manager.messages(
-        who,
-        session_id,
-        limit=limit,
-        before=place if descending else None,
-        after=None if descending else place,
-        descending=descending,
-    )
-    messages = [decode(message) for message in page.messages]
-    ascending = messages[::-1] if descending else messages
-    later = await _results_behind(manager, who, session_id, ascending)
-    shown = stored_items(ascending, later)
-    items += shown[::-1] if descending else shown
-    return json_response(page_of(items[:limit], page.has_more or len(items) > limit))
+    has_more = True
+    # Some messages are no items of their own: results that are part of the call's item.
+    while has_more and len(items) <= limit:
+        page = await manager.messages(
+            who,
+            session_id,
+            limit=limit,
+            before=place if descending else None,
+            after=None if descending else place,
+            descending=descending,
+        )
+        messages = [decode(message) for message in page.messages]
+        ascending = messages[::-1] if descending else messages
+        later = await _results_behind(manager, who, session_id, ascending)
+        shown = stored_items(ascending, later)
+        items += shown[::-1] if descending else shown
+        place, has_more = page.next_cursor, page.has_more
+    return json_response(page_of(items[:limit], len(items) > limit))
 
 
 @router.post(

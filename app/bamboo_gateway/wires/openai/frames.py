@@ -2,7 +2,8 @@
 
 A run's events are read in the order of the log, from its first one on. Each becomes no frame or
 several. `sequence_number` is made of the place of the event behind the run's begin: `place * 10000`
-and the number of the frame among those of the event. So a number means the same for ever, whoever
+and the number of the frame among those of the event. Of a message the first half of these numbers
+are for items that deltas would have shown before. So a number means the same for ever, whoever
 reads the response, and whatever compaction has removed.
 
 Deltas open an item, and the `message` that replaces them closes it. A message whose deltas are gone
@@ -122,6 +123,7 @@ class ResponseFrames:
         self._messages: dict[str, _Message] = {}
         self._calls: dict[str, _Call] = {}
         self._is_inside = False
+        self._boundary = -1
         self._last_number = 0
         # Of the last delta: its kind with its ids, its part, and its frame up to the number.
         self._hot: tuple[bytes, bytes] = (b"", b"")
@@ -197,22 +199,12 @@ class ResponseFrames:
         self._hot_part = None
         match event["type"]:
             case "run_queued":
-                for name in ("created", "queued"):
-                    self._frame(f"response.{name}", response=self._shown("queued"))
+                self._lifecycle("queued", "created", "queued")
             case "run_start":
                 names = ("created", "in_progress") if before < 0 else ("in_progress",)
-                for name in names:
-                    self._frame(f"response.{name}", response=self._shown("in_progress"))
+                self._lifecycle("in_progress", *names)
             case "tool_start":
-                message = self._message_of(event["message_id"])
-                call = {
-                    "id": event["tool_call_id"],
-                    "name": event["tool_name"],
-                    "arguments": event["arguments"],
-                }
-                if call["id"] not in self._calls:
-                    self._call(event["message_id"], message.calls, call)
-                    message.calls += 1
+                self._tool_start(event)
             case "tool_complete":
                 content = event["result"]["content"]
                 text = content if isinstance(content, str) else encode(content).decode()
@@ -229,11 +221,25 @@ class ResponseFrames:
                 pass
         if self.number < self._last_number - FRAMES_PER_EVENT + 1:
             self.number = before  # it has no frame
+        if event["type"] in _BOUNDARIES:
+            self._boundary = self.number
+
+    def _lifecycle(self, status: str, *names: str) -> None:
+        for name in names:
+            self._frame(f"response.{name}", response=self._shown(status))
+
+    def _tool_start(self, event: Mapping[str, Any]) -> None:
+        message = self._message_of(event["message_id"])
+        name = event["tool_call_id"]
+        call = {"id": name, "name": event["tool_name"], "arguments": event["arguments"]}
+        if name not in self._calls:
+            self._call(event["message_id"], message.calls, call)
+            message.calls += 1
 
     def _begin_frames(self) -> None:
         first = (self._seq - self._begin) * FRAMES_PER_EVENT
-        # The reader has frames that are gone: between the last one that there is and this event.
-        self._is_inside = self.number < self._after < first
+        # A message whose deltas are gone began behind the boundary. So did a reader who is there.
+        self._is_inside = self._boundary < self._after < first
         self._last_number = first + FRAMES_PER_EVENT - 1
         self.number = first - 1
 
@@ -243,6 +249,7 @@ class ResponseFrames:
         if run_id.decode() != self.run_id:
             return
         self._begin_frames()
+        self._is_inside = False
         name = message_id.decode()
         message = self._message_of(name)
         part = message.open
@@ -270,17 +277,29 @@ class ResponseFrames:
         if said["role"] != "assistant" or said.get("run_id") != self.run_id:
             return
         message = self._messages.pop(said["id"], None) or _Message()
+        if message.places:
+            self._is_inside = False  # its deltas are there
         part = message.open
-        for placed in placed_items(said, self._tools, self._label, Results(())):
-            if placed.kind == "call":
-                continue
-            if part is not None and part.item_id == placed.item["id"]:
-                self._close(part, placed.item)
-                part = None
-            elif placed.item["id"] not in self._indexes:
-                self._whole(placed.item)
+        # What deltas would have opened, and closed, before this event is numbered first.
+        end = self._last_number
+        self._last_number = behind = end - FRAMES_PER_EVENT // 2
+        items = [
+            placed.item
+            for placed in placed_items(said, self._tools, self._label, Results(()))
+            if placed.kind != "call"
+        ]
+        last: _Part | None = None
+        for item in items:
+            if item["id"] not in self._indexes:
+                if last is not None:
+                    self._close(last)
+                last = self._shown_whole(item)
+        self._last_number, self.number = end, behind
         if part is not None:
-            self._close(part)
+            final = next((item for item in items if item["id"] == part.item_id), None)
+            self._close(part, final)
+        if last is not None:
+            self._close(last, items[-1] if items[-1]["id"] == last.item_id else None)
         for place, call in enumerate(said.get("tool_calls") or ()):
             if call["id"] not in self._calls:
                 self._call(said["id"], place, call)
@@ -336,24 +355,27 @@ class ResponseFrames:
         self._frame("response.output_item.done", output_index=part.index, item=item)
 
     def _whole(self, item: Item) -> None:
-        """Show an item that had no deltas, or has them no more."""
-        kind, index = item["type"], self._index(item["id"])
-        if kind not in {"message", "reasoning"}:
-            self._frame("response.output_item.added", opens=True, output_index=index, item=item)
-            self._frame("response.output_item.done", output_index=index, item=item)
-            return
-        is_text = kind == "message"
+        """Show an item that never has deltas."""
+        index = self._index(item["id"])
+        self._frame("response.output_item.added", output_index=index, item=item)
+        self._frame("response.output_item.done", output_index=index, item=item)
+
+    def _shown_whole(self, item: Item) -> _Part:
+        """Open a text or a reasoning, and show all of it as one delta."""
+        is_text = item["type"] == "message"
         # Its place is in its id.
         message_id, _, place = item["id"].removeprefix("" if is_text else "rs_").partition("~")
         part = self._open(message_id, int(place or 0), "token" if is_text else "thinking")
-        at: dict[str, Any] = {"item_id": part.item_id, "output_index": index}
+        at: dict[str, Any] = {"item_id": part.item_id, "output_index": part.index}
         if is_text:
             text = item["content"][0]["text"]
             at |= {"content_index": 0, "delta": text, "logprobs": []}
         else:
-            at |= {"summary_index": 0, "delta": item["summary"][0]["text"]}
+            text = item["summary"][0]["text"]
+            at |= {"summary_index": 0, "delta": text}
+        part.texts.append(encode(text))
         self._frame(_DELTAS[part.kind].decode(), opens=True, **at)
-        self._close(part, item)
+        return part
 
     def _call(self, message_id: str, place: int, call: Mapping[str, Any]) -> None:
         is_client = call["name"] in self._tools
@@ -407,6 +429,10 @@ class ResponseFrames:
         event = {"type": kind, "sequence_number": self.number, **fields}
         self._out.append(b"event: %b\ndata: %b\n\n" % (kind.encode(), encode(event)))
 
+
+_BOUNDARIES: Final = frozenset({"run_start", "message", "tool_complete", "tool_error"})
+"""The events before which no part of a later message begins. (One may, while two calls run at the
+same time: a reader who comes back there after compaction may see an item begin again.)"""
 
 _DELTAS: Final[Mapping[str, bytes]] = {
     "token": b"response.output_text.delta",

@@ -158,7 +158,9 @@ def placed_items(
                 "thinking", place, reasoning_item(reasoning_id(message["id"], place), text)
             )
         elif text:
-            yield Placed("text", place, text_item(text_id(message["id"], place), text, status))
+            # What was cut off is at the end.
+            state = status if place == len(parts) - 1 else "completed"
+            yield Placed("text", place, text_item(text_id(message["id"], place), text, state))
     for place, call in enumerate(message.get("tool_calls") or ()):
         result = results.of(call["id"])
         is_client = call["name"] in tools
