@@ -23,7 +23,6 @@ export async function makeSpeaker({ url, session }) { return new AgUiSpeaker(url
 
 class AgUiSpeaker {
   cutAfter = null;
-  pending = Promise.resolve();
 
   constructor(url, session) {
     Object.assign(this, { url, session, fetch: cuttingFetch(this) });
@@ -35,13 +34,14 @@ class AgUiSpeaker {
   }
 
   begin(method, parameters) {
-    this.hasEnded = false;
-    this.errors = [];
-    const ended = () => { this.hasEnded = true; };
+    // Of this stream alone: those of a page that was left may go on.
+    const stream = { hasEnded: false, errors: [] };
+    const ended = () => { stream.hasEnded = true; };
     const watcher = { onRunFinishedEvent: ended, onRunErrorEvent: ended };
-    this.pending = this.agent[method](parameters, watcher).catch(error => {
-      this.errors.push(String(error?.stack ?? error));
+    stream.done = this.agent[method](parameters, watcher).catch(error => {
+      stream.errors.push(String(error?.stack ?? error));
     });
+    this.stream = stream;
   }
 
   run(parameters = {}) { this.begin('runAgent', { tools: this.tools, ...parameters }); }
@@ -88,15 +88,15 @@ class AgUiSpeaker {
 
   async settle() {
     for (let round = 0; round < RELOADS_MAX; round += 1) {
-      await this.pending;
-      const refused = this.errors.find(error => error.includes('HTTP '));
+      const { stream } = this;
+      await stream.done;
+      const refused = stream.errors.find(error => error.includes('HTTP '));
       if (refused) throw new Error(refused);
-      if (this.hasEnded || this.pending === this.checked) return this.errors;
+      if (stream.hasEnded || (stream.isJoined && !stream.errors.length)) return;
       this.reload();
-      await this.pending;
-      if (!this.errors.length) this.checked = this.pending;
+      this.stream.isJoined = true;
     }
-    throw new Error(`never whole: ${this.errors}`);
+    throw new Error('never whole');
   }
 
   cut({ after }) { this.cutAfter = after; }

@@ -1,4 +1,4 @@
-"""A process of Node.js that runs the speakers of an official client, for many conversations."""
+"""Processes that run the speakers of an official client, each for many conversations."""
 
 import itertools
 import json
@@ -6,22 +6,23 @@ import queue
 import subprocess
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tests.processes import environment
 from tests.wires import official
 
-_CALL_SECONDS = 8.0
+_CALL_SECONDS = 60.0
 _EXIT_SECONDS = 30
 
 
-class NodeProcess:
-    """`speak.mjs` with one module and its arguments."""
+class ClientProcess:
+    """A program that takes a line of JSON for each call of a speaker, and answers with another."""
 
-    def __init__(self, module: str, arguments: Sequence[str] = ()) -> None:
+    def __init__(self, command: Sequence[str], directory: Path) -> None:
         self._process = subprocess.Popen(
-            [official.node(), "speak.mjs", module, *arguments],
-            cwd=official.NODE_DIR,
+            command,
+            cwd=directory,
             env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -68,15 +69,23 @@ class NodeProcess:
         self._answers.put("")
 
 
-_processes: dict[tuple[str, ...], NodeProcess] = {}
+_processes: dict[tuple[str, ...], ClientProcess] = {}
 
 
-def node_process(module: str, *arguments: str) -> NodeProcess:
-    """Return the process with this module, which lives until `close_all`."""
-    key = (module, *arguments)
-    if key not in _processes:
-        _processes[key] = NodeProcess(module, arguments)
-    return _processes[key]
+def node_process(module: str, *arguments: str) -> ClientProcess:
+    """Return the process of `speak.mjs` with this module, which lives until `close_all`."""
+    return _process(official.node(), "speak.mjs", module, *arguments)
+
+
+def python_process(script: str) -> ClientProcess:
+    """Return the process of a script in the environment of the Python clients."""
+    return _process(str(official.python()), str(official.PYTHON_DIR / script))
+
+
+def _process(*command: str) -> ClientProcess:
+    if command not in _processes:
+        _processes[command] = ClientProcess(command, official.NODE_DIR)
+    return _processes[command]
 
 
 def close_all() -> None:
