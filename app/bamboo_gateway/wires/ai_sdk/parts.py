@@ -140,6 +140,12 @@ def call_part(call: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def call_of(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tool call of a part, in the gateway's form."""
+    name = part["type"].removeprefix("tool-")
+    return {"id": part["toolCallId"], "name": name, "arguments": part["input"]}
+
+
 def output_of(event: Mapping[str, Any]) -> dict[str, Any]:
     """Return the result of a call, as a tool part has it, from any event that has one."""
     if event["type"] == "tool_error":
@@ -240,9 +246,7 @@ def _text_id(part: Mapping[str, Any], number: int) -> bytes:
 
 def _call_frames(part: Mapping[str, Any], version: Version) -> Iterator[bytes]:
     call_id, approval = part["toolCallId"], part.get("approval")
-    yield input_frame(
-        {"id": call_id, "name": part["type"].removeprefix("tool-"), "arguments": part["input"]}
-    )
+    yield input_frame(call_of(part))
     if approval is not None:
         yield approval_frame(approval["id"], call_id)
         if "approved" in approval and version.has_responses:
