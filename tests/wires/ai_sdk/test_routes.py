@@ -304,6 +304,8 @@ def test_a_result_that_is_no_text_and_a_failed_call_come_back_as_they_were(
     ends: tuple[dict[str, Any], ...] = (
         {"state": "output-available", "output": {"rich": [1, None, "ü"]}},
         {"state": "output-available", "output": None},
+        {"state": "output-available", "output": '{"a": 1}'},
+        {"state": "output-available", "output": "[1"},
         {"state": "output-error", "errorText": "no network"},
     )
     for number, end in enumerate(ends):
