@@ -31,7 +31,7 @@ async def answer(turn: Turn) -> AsyncIterator[AgentEvent]:
         yield Complete(Usage(4, 2, 6))
         return
     match last.text:
-        case "weather" if turn.client_tools:
+        case words if "weather" in words and turn.client_tools:
             yield Token("Let me ask. ")
             for place in ("Rome", "Oslo"):
                 name = turn.client_tools[0]["name"]

@@ -1,6 +1,7 @@
 """The official clients of OpenAI's protocol, unchanged: Python, Node.js, agents, the AI SDK."""
 
 import json
+import re
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -55,6 +56,26 @@ def test_openai_agents_runs_its_tools_and_goes_on(served: Served) -> None:
 def test_the_node_clients_read_what_they_expect(served: Served) -> None:
     found = run([node(), "openai.mjs", base_url(served.url)], NODE_DIR)
     assert found["ai"] == "Results: sun, sun."
+
+
+def test_the_page_shows_what_the_compliance_tests_say(served: Served) -> None:
+    command = [str(python().parent / "llm-comply"), "-u", base_url(served.url), "-k", "key"]
+    done = subprocess.run(
+        [*command, "-m", "default", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    results = json.loads(done.stdout)["results"]
+    page = (REPOSITORY / "docs" / "how-to" / "openai-clients.md").read_text()
+    shown = dict(
+        re.findall(r"^\| `([a-z-]+)` \| (passed|not served|skipped)\b", page, re.MULTILINE)
+    )
+    named = {"passed": "passed", "failed": "not served", "skipped": "skipped"}
+    assert {one["id"]: named[one["status"]] for one in results} == shown
+    not_served = [one["errors"][0] for one in results if one["status"] == "failed"]
+    assert all(error.startswith("HTTP 405") for error in not_served)
 
 
 def test_r2_a_client_resumes_by_number_after_the_gateway_was_killed_in_mid_answer(

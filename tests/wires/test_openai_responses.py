@@ -530,6 +530,30 @@ def test_a_gateway_key_is_the_key_of_the_sdk(tmp_path_factory: pytest.TempPathFa
             refusal(answer, 401, None, "invalid_api_key")
 
 
+def test_a_page_of_a_listed_origin_may_send_what_the_sdk_sends() -> None:
+    origin = "https://app.example"
+    names = ["authorization", "content-type", "x-stainless-os", "x-stainless-retry-count"]
+    with serving(agents=AGENTS, cors_origins=(origin,)) as served, served.client() as api:
+        with local_client(base_url=api.base_url) as page:
+            asked = {
+                "Origin": origin,
+                "Access-Control-Request-Method": "POST",
+                "Access-Control-Request-Headers": ", ".join(names),
+            }
+            assert page.options(RESPONSES, headers=asked).status_code == 200
+            asked["Origin"] = "https://evil.example"
+            assert page.options(RESPONSES, headers=asked).status_code == 403
+            refusal(
+                page.post(RESPONSES, json={}, headers={"Origin": "https://evil.example"}),
+                403,
+                None,
+                "origin_not_allowed",
+            )
+        answer = send(api, "x", {"Origin": origin}, top_logprobs=1)
+        assert answer.headers["access-control-allow-origin"] == origin
+        assert "X-Should-Retry" in answer.headers["access-control-expose-headers"]
+
+
 # -- repeats ----------------------------------------------------------------------------------
 
 

@@ -125,29 +125,33 @@ class ResponseFrames:
         self._is_inside = False
         self._boundary = -1
         self._last_number = 0
-        # Of the last delta: its kind with its ids, its part, and its frame up to the number.
-        self._hot: tuple[bytes, bytes] = (b"", b"")
+        # Of the last delta: the begin of its line, its ids, its part, its frame around the number.
+        self._hot_begin = self._hot_stem = b""
         self._hot_part: _Part | None = None
         self._hot_frame: tuple[bytes, bytes] = (b"", b"")
 
     def feed(self, line: bytes) -> None:
         """Take the next event of the session's log; those of other runs say nothing."""
+        part, begin = self._hot_part, self._hot_begin
+        if part is not None and line.startswith(begin):
+            # The text of a JSON string cannot hold the stem: its quotation marks are escaped.
+            stem = self._hot_stem
+            if (at := line.find(stem)) > 0:
+                seq = int(line[len(begin) : line.index(b",", len(begin))])
+                if seq > self._seq:
+                    self._seq = seq
+                    content = line[at + len(stem) : -1]
+                    part.texts.append(content)
+                    self.number = number = (seq - self._begin) * FRAMES_PER_EVENT
+                    if number > self._after:
+                        before, behind = self._hot_frame
+                        self._out.append(b"%b%d%b%b}\n\n" % (before, number, behind, content))
+                return
         found = _DELTA.fullmatch(line)
         if found is not None:
-            kind, digits, stem, content = found.group(1, 2, 3, 6)
-            seq = int(digits)
-            if seq <= self._seq:
-                return
-            part = self._hot_part
-            if part is None or (kind, stem) != self._hot:
+            seq = int(found[2])
+            if seq > self._seq:
                 self._first_delta(found, seq)
-            else:
-                self._seq = seq
-                part.texts.append(content)
-                self.number = number = (seq - self._begin) * FRAMES_PER_EVENT
-                if number > self._after:
-                    before, behind = self._hot_frame
-                    self._out.append(b"%b%d%b%b}\n\n" % (before, number, behind, content))
             return
         event = decode(line)
         if event["seq"] <= self._seq:
@@ -264,7 +268,9 @@ class ResponseFrames:
         ids = encode({"item_id": part.item_id, "output_index": part.index})[1:-1]
         before = b'event: %b\ndata: {"type":"%b","sequence_number":' % (event, event)
         behind = b",%b,%b," % (ids, _PLACES[part.kind]) + b'"delta":'
-        self._hot, self._hot_part, self._hot_frame = (kind, stem), part, (before, behind)
+        self._hot_begin = b'{"type":"%b","seq":' % kind
+        self._hot_stem = b'%b,"content":' % stem
+        self._hot_part, self._hot_frame = part, (before, behind)
         self.number = min(self.number + 1, self._last_number)
         if self.number > self._after:
             self._out.append(b"%b%d%b%b}\n\n" % (before, self.number, behind, content))
