@@ -49,6 +49,7 @@ class RunState(NamedTuple):
         input_ids: The run's input.
         closings: What is shown behind RUN_STARTED otherwise.
         part: The message that is being made.
+        unsettled: Other messages that were shown and have not come whole: they wait for results.
         open_calls: The calls that were shown, or that an earlier run has made, without a result.
         results: The calls whose results were shown, and whose messages have not come yet.
         interrupts: What the run has asked, encoded.
@@ -66,6 +67,7 @@ class RunState(NamedTuple):
     input_ids: tuple[str, ...] = ()
     closings: tuple[Closing, ...] = ()
     part: Part | None = None
+    unsettled: tuple[Part, ...] = ()
     open_calls: tuple[str, ...] = ()
     results: tuple[str, ...] = ()
     interrupts: tuple[bytes, ...] = ()

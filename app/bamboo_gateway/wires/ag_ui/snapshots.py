@@ -5,7 +5,7 @@ run's pieces to that part. The snapshot before them has only the earlier message
 drops its part first.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from anyio import to_thread
@@ -70,7 +70,7 @@ async def snapshot_of(shapes: Sequence[Mapping[str, Any]]) -> bytes:
     """Return the snapshot with these messages."""
     size = size_left(_INLINE_BYTES, shapes)
     return await _in_reach(
-        _INLINE_BYTES if size < 0 else 0, lambda: frames.messages_snapshot(_encoded(shapes))
+        _INLINE_BYTES if size < 0 else 0, lambda: frames.messages_snapshot(to_ag_ui(shapes))
     )
 
 
@@ -122,10 +122,6 @@ async def _has_thought(
     thinking = frozenset({"thinking"})
     page = await manager.events(who, thread_id, after=after, limit=1, types=thinking)
     return bool(page.events)
-
-
-def _encoded(shapes: Iterable[Mapping[str, Any]]) -> list[bytes]:
-    return [encoded for shape in shapes for _, encoded in to_ag_ui(shape)]
 
 
 async def _in_reach(size: int, work: Callable[[], T]) -> T:
