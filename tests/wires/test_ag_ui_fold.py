@@ -120,12 +120,17 @@ def test_every_cut_of_every_log_gives_the_authoritative_messages(
         if at < compacted_from or event["type"] not in DELTAS
     ]
     expected = authoritative(events)
-    for stream in (folded(b"".join(lines)), folded(*lines), folded(*pieces), folded(*kept)):
+    assert sorted(Client().read(folded(*kept)).shown()) == sorted(expected)
+    for stream in (folded(b"".join(lines)), folded(*lines), folded(*pieces)):
         client = Client().read(stream)
         assert sorted(client.shown()) == sorted(expected)
         if not _has_late_thoughts(events):
             assert client.shown() == expected
     assert folded(b"".join(lines)) == folded(*lines)
+    compacted = lines_of([event for event in events if event["type"] not in DELTAS])
+    for stored in (lines, compacted):
+        replay = folded(b"".join(stored), state=RunState("run_1", is_over=True))
+        assert Client().read(replay).shown() == expected
 
 
 def _has_late_thoughts(events: list[dict[str, Any]]) -> bool:

@@ -104,6 +104,7 @@ class _Work:
         return RunState(
             self._run_id,
             self._from.shows_earlier,
+            self._from.is_over,
             self._has_begun,
             self._has_ended,
             self.waits_for,
@@ -298,6 +299,8 @@ class _Work:
         call_id = event["tool_call_id"]
         if call_id in self._open_calls:
             return  # it goes on, and its arguments were shown
+        if self._from.is_over:
+            return
         self._begin(event["message_id"])
         self._end_reasoning()
         self._show_call(call_id, event["tool_name"], event["arguments"])

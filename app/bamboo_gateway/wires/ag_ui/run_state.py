@@ -41,6 +41,8 @@ class RunState(NamedTuple):
     Attributes:
         run_id: The run; None: the next one that begins.
         shows_earlier: Whether the earlier messages follow RUN_STARTED.
+        is_over: Whether the run has ended before: its pieces may have left the log, so its calls
+            are shown with their message, behind what was said before them.
         has_begun: Whether RUN_STARTED was sent.
         has_ended: Whether the terminal event was sent.
         waits_for: Which messages have to be shown before the stream goes on: the earlier ones, or
@@ -60,6 +62,7 @@ class RunState(NamedTuple):
 
     run_id: str | None
     shows_earlier: bool = False
+    is_over: bool = False
     has_begun: bool = False
     has_ended: bool = False
     waits_for: Literal["earlier", "all"] | None = None
