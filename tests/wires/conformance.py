@@ -4,6 +4,7 @@ The page says what passed. A test compares its clients, versions and exceptions 
 can only be out of date in its counts.
 
     python -m tests.wires.conformance            runs everything, and writes the page
+    python -m tests.wires.conformance -k openai  only some clients; of others the page stays as it is
     python -m tests.wires.conformance --lock     pins the newest versions of all clients
 """
 
@@ -108,13 +109,23 @@ def conversations_list() -> str:
 Outcomes = dict[tuple[str, str], Counter[str]]
 
 
-def results_table(outcomes: Outcomes) -> Iterator[str]:
-    """Yield the lines of the table of what was run."""
+def results_table(outcomes: Outcomes, before: str) -> Iterator[str]:
+    """Yield the lines of the table of what was run.
+
+    Args:
+        outcomes: How tests ended.
+        before: The page as it was, for clients that were not run now.
+    """
     yield "| protocol | client | spoken, and read natively | spoken natively, and read | cut |"
     yield "|---|---|---|---|---|"
     for client in CLIENTS:
-        shown = (_shown(outcomes[str(client), test]) for test in _TESTS)
-        yield f"| {client.wire} | {client.name} | {' | '.join(shown)} |"
+        begin = f"| {client.wire} | {client.name} | "
+        counts = [outcomes[str(client), test] for test in _TESTS]
+        old = [line for line in before.splitlines() if line.startswith(begin)]
+        if not any(counts) and old:
+            yield old[0]
+        else:
+            yield f"{begin}{' | '.join(map(_shown, counts))} |"
 
 
 def _shown(counts: Counter[str]) -> str:
@@ -169,7 +180,7 @@ def main(arguments: list[str]) -> int:
         )
         outcomes = outcomes_in(report)
     page = PAGE.read_text("utf-8")
-    page = filled(page, "results", results_table(outcomes))
+    page = filled(page, "results", results_table(outcomes, page))
     PAGE.write_text(refreshed(page), "utf-8")
     return done.returncode
 

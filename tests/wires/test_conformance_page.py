@@ -1,6 +1,8 @@
 """The page of conformance names the clients, versions and exceptions that there are."""
 
-from tests.wires.conformance import PAGE, refreshed
+import re
+
+from tests.wires.conformance import PACKAGES, PAGE, refreshed, version_of
 from tests.wires.contract.clients import CLIENTS
 
 
@@ -16,3 +18,11 @@ def test_the_page_has_results_of_every_client_and_no_failure() -> None:
         [row] = [row for row in rows if row.startswith(f"| {client.wire} | {client.name} |")]
         assert "passed" in row
         assert "failed" not in row
+
+
+def test_the_names_of_clients_have_the_versions_that_are_pinned() -> None:
+    pinned = {version_of(package) for package in PACKAGES}
+    for client in CLIENTS:
+        if client.wire != "native":
+            [version] = re.findall(r"\b\d+\.\d+\.\d+\b", client.name)
+            assert version in pinned, client

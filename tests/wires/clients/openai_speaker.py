@@ -60,6 +60,10 @@ class Speaker:
         self.view = View()
         self.thread: threading.Thread | None = None
 
+    def name(self) -> str:
+        """Return the conversation's id."""
+        return self.conversation
+
     # -- verbs --------------------------------------------------------------------------------
 
     def say(self, content: Any, tools: list[str]) -> None:
@@ -248,7 +252,6 @@ def main() -> None:
             result: Any = None
             if method == "make":
                 speakers[name] = Speaker(**options)
-                result = speakers[name].conversation
             elif method == "drop":
                 del speakers[name]
             elif method == "cut":

@@ -9,7 +9,7 @@ from tests.wires.contract.ag_ui import AgUiSpeaker
 from tests.wires.contract.ai_sdk import AiSdk5, AiSdk5First, AiSdk6, AiSdk6First, AiSdk7
 from tests.wires.contract.durable_streams import LongPollReader, PythonReader
 from tests.wires.contract.native import NativeSpeaker
-from tests.wires.contract.openai import OpenAISpeaker
+from tests.wires.contract.openai import OpenAINodeSpeaker, OpenAISpeaker
 from tests.wires.contract.speaker import Speaker
 
 
@@ -44,15 +44,16 @@ class Client:
 
 CLIENTS = (
     Client("native", "httpx", NativeSpeaker, quick=True),
-    Client("durable-streams", "python-sse", PythonReader, quick=True),
-    Client("durable-streams", "python-long-poll", LongPollReader),
+    Client("durable-streams", "durable-streams 0.1.0 of PyPI, sse", PythonReader, quick=True),
+    Client("durable-streams", "durable-streams 0.1.0 of PyPI, long-poll", LongPollReader),
     Client("ai-sdk", "ai 5.0.34", AiSdk5First),
     Client("ai-sdk", "ai 5.0.277", AiSdk5),
     Client("ai-sdk", "ai 6.0.41", AiSdk6First),
     Client("ai-sdk", "ai 6.0.326", AiSdk6),
     Client("ai-sdk", "ai 7.0.173", AiSdk7, quick=True),
     Client("ag-ui", "@ag-ui/client 1.0.0", AgUiSpeaker, quick=True),
-    Client("openai", "openai 3.52.0", OpenAISpeaker, quick=True),
+    Client("openai", "openai 3.52.0 of PyPI", OpenAISpeaker, quick=True),
+    Client("openai", "openai 7.59.0 of npm", OpenAINodeSpeaker),
 )
 
 SAMPLES = ("several steps", "cancelled", "failed", "killed", "reloaded in a tool round", "unicode")

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from tests.processes import Gateway
 from tests.wires.contract.conversations import File
-from tests.wires.contract.processes import python_process
+from tests.wires.contract.processes import ClientProcess, node_process, python_process
 from tests.wires.contract.said import Said, Telling
 from tests.wires.contract.speaker import Speaker, content_of
 
@@ -16,7 +16,7 @@ _NO_ROOT = "a branch begins behind a response (`previous_response_id`), and befo
 
 
 class OpenAISpeaker(Speaker):
-    """A conversation of the protocol, with streamed responses."""
+    """A conversation of the protocol, with streamed responses, at the Python client."""
 
     exceptions: ClassVar[Mapping[str, str]] = {
         "regenerated": _NO_ROOT,
@@ -28,14 +28,18 @@ class OpenAISpeaker(Speaker):
         super().__init__(gateway, session_id)
         self._name = session_id
         self._answered: str | None = None
-        self._process = python_process("openai_speaker.py")
+        self._process = self.start()
         exists = gateway.http.get(f"/sessions/{session_id}").status_code != 404
-        conversation = self._call(
+        self._call(
             "make",
             base_url=f"{gateway.url}/api/v1/openai/v1",
             conversation=f"conv_{session_id}" if exists else None,
         )
-        self.session_id = conversation.removeprefix("conv_")
+        self.session_id = self._call("name").removeprefix("conv_")
+
+    def start(self) -> ClientProcess:
+        """Return the process of the client."""
+        return python_process("openai_speaker.py")
 
     @override
     def say(self, text: str, files: Sequence[File] = (), tools: Sequence[str] = ()) -> None:
@@ -152,3 +156,11 @@ class OpenAISpeaker(Speaker):
             return content_of(self.gateway, part["file_id"])
         url: str = part.get("image_url") or part.get("file_data") or part.get("file_url") or ""
         return url.partition(",")[2]
+
+
+class OpenAINodeSpeaker(OpenAISpeaker):
+    """The same at the Node.js client."""
+
+    @override
+    def start(self) -> ClientProcess:
+        return node_process("./openai_speaker.mjs")

@@ -20,8 +20,9 @@ from tests.wires.contract.speaker import Speaker, native_said
 
 SLOW = pytest.mark.slow
 _QUICK_CUT = 3
-_CUTS = (1, 2, 4, 7, 12)
-"""Behind which frames streams are cut where slow tests run; in the default run behind one."""
+_CUTS = (1, _QUICK_CUT, 7)
+"""Behind which frames streams are cut where slow tests run; of clients that are much like another
+one, and in the default run, behind one frame."""
 
 
 def _cases(is_quick: Callable[[Client, Conversation], bool], *, native: bool = True) -> list[Any]:
@@ -48,8 +49,21 @@ def _is_quickly_read(client: Client, conversation: Conversation) -> bool:
     return (client.quick and not conversation.slow) or conversation.name == "compacted"
 
 
-def _is_quickly_cut(client: Client, conversation: Conversation) -> bool:
-    return client.quick and conversation.name in SAMPLES
+def _cut_cases() -> list[Any]:
+    return [
+        pytest.param(
+            client,
+            conversation,
+            cut,
+            id=f"{client}-{conversation.name}-{cut}",
+            marks=client.marks
+            if client.quick and conversation.name in SAMPLES and cut == _QUICK_CUT
+            else [*client.marks, SLOW],
+        )
+        for client in CLIENTS
+        for conversation in CONVERSATIONS.values()
+        for cut in (_CUTS if client.quick else (_QUICK_CUT,))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +136,7 @@ def test_what_is_said_natively_is_read_through_a_wire(
         speaker.close()
 
 
-@pytest.mark.parametrize("cut", [_QUICK_CUT, *(pytest.param(cut, marks=SLOW) for cut in _CUTS)])
-@pytest.mark.parametrize(("client", "conversation"), _cases(_is_quickly_cut))
+@pytest.mark.parametrize(("client", "conversation", "cut"), _cut_cases())
 def test_a_stream_that_is_cut_ends_with_the_same_messages(
     gateway: ContractGateway, client: Client, conversation: Conversation, cut: int
 ) -> None:
