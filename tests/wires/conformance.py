@@ -4,7 +4,7 @@ The page says what passed. A test compares its clients, versions and exceptions 
 can only be out of date in its counts.
 
     python -m tests.wires.conformance            runs everything, and writes the page
-    python -m tests.wires.conformance -k openai  only some clients; of others the page stays as it is
+    python -m tests.wires.conformance -k openai  only some clients; others keep their rows
     python -m tests.wires.conformance --lock     pins the newest versions of all clients
 """
 
