@@ -64,6 +64,10 @@ class Speaker:
         """Return the conversation's id."""
         return self.conversation
 
+    def was_cut(self) -> bool:
+        """Return whether a stream was cut."""
+        return self.cut_after is None
+
     # -- verbs --------------------------------------------------------------------------------
 
     def say(self, content: Any, tools: list[str]) -> None:

@@ -86,6 +86,10 @@ class AgUiSpeaker(Speaker):
         return telling.said
 
     @override
+    def was_cut(self) -> bool:
+        return bool(self._call("was_cut"))
+
+    @override
     def close(self) -> None:
         self._call("drop")
 

@@ -93,6 +93,10 @@ class AiSdkSpeaker(Speaker):
         ]
 
     @override
+    def was_cut(self) -> bool:
+        return bool(self._call("was_cut"))
+
+    @override
     def close(self) -> None:
         self._call("drop")
 

@@ -106,6 +106,10 @@ class OpenAISpeaker(Speaker):
         return self._without_ids(said)
 
     @override
+    def was_cut(self) -> bool:
+        return bool(self._call("was_cut"))
+
+    @override
     def close(self) -> None:
         self._call("drop")
 

@@ -34,6 +34,10 @@ class Speaker(ABC):
         self.session_id = session_id
         self.cut_after: int | None = None
 
+    def was_cut(self) -> bool:
+        """Return whether a stream was cut."""
+        return self.cut_after is None
+
     def is_cut(self, frames: int) -> bool:
         """Return whether a stream is cut behind its frame of this number; once."""
         if self.cut_after != frames:

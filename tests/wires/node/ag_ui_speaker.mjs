@@ -101,5 +101,7 @@ class AgUiSpeaker {
 
   cut({ after }) { this.cutAfter = after; }
 
+  was_cut() { return this.cutAfter === null; }
+
   messages() { return this.agent.messages; }
 }

@@ -113,5 +113,7 @@ class AiSdkSpeaker {
 
   cut({ after }) { this.cutAfter = after; }
 
+  was_cut() { return this.cutAfter === null; }
+
   messages() { return this.chat.messages; }
 }

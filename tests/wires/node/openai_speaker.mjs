@@ -87,6 +87,8 @@ class OpenAISpeaker {
 
   cut({ after }) { this.cutAfter = after; }
 
+  was_cut() { return this.cutAfter === null; }
+
   // -- streams ------------------------------------------------------------------------------------
 
   begin(input, place = { conversation: this.conversation }) {
