@@ -7,7 +7,7 @@ from typing_extensions import override
 
 from tests.wires.contract.ag_ui import AgUiSpeaker
 from tests.wires.contract.ai_sdk import AiSdk5, AiSdk5First, AiSdk6, AiSdk6First, AiSdk7
-from tests.wires.contract.durable_streams import LongPollReader, PythonReader
+from tests.wires.contract.durable_streams import LongPollReader, NpmReader, PythonReader
 from tests.wires.contract.native import NativeSpeaker
 from tests.wires.contract.openai import OpenAINodeSpeaker, OpenAISpeaker
 from tests.wires.contract.speaker import Speaker
@@ -46,6 +46,7 @@ CLIENTS = (
     Client("native", "httpx", NativeSpeaker, quick=True),
     Client("durable-streams", "durable-streams 0.1.0 of PyPI, sse", PythonReader, quick=True),
     Client("durable-streams", "durable-streams 0.1.0 of PyPI, long-poll", LongPollReader),
+    Client("durable-streams", "@durable-streams/client 0.2.7 of npm, sse", NpmReader),
     Client("ai-sdk", "ai 5.0.34", AiSdk5First),
     Client("ai-sdk", "ai 5.0.277", AiSdk5),
     Client("ai-sdk", "ai 6.0.41", AiSdk6First),

@@ -5,7 +5,9 @@ from typing import Any, ClassVar, Literal
 import durable_streams
 from typing_extensions import override
 
+from tests.processes import Gateway
 from tests.wires.contract.native import TERMINAL, NativeSpeaker
+from tests.wires.contract.processes import node_process
 
 
 class PythonReader(NativeSpeaker):
@@ -52,3 +54,42 @@ class LongPollReader(PythonReader):
     """`durable-streams` of PyPI, over long polls."""
 
     mode = "long-poll"
+
+
+class NpmReader(PythonReader):
+    """`@durable-streams/client` of npm, over SSE."""
+
+    is_httpx = False
+
+    def __init__(self, gateway: Gateway, session_id: str) -> None:
+        super().__init__(gateway, session_id)
+        self._node = node_process("./durable_streams_speaker.mjs")
+        self._node.call(session_id, "make")
+
+    @override
+    def read(self, run_id: str) -> bool:
+        batches = self._read(self.mode, run_id)
+        if len(batches) == self.cut_after:
+            self.cut_after = None
+        ended = [self._take(one["items"], one["offset"], run_id) for one in batches]
+        return any(ended)
+
+    @override
+    def catch_up(self) -> None:
+        for one in self._read(False, None):
+            self._take(one["items"], one["offset"], None)
+
+    @override
+    def close(self) -> None:
+        self._node.call(self.session_id, "drop")
+
+    def _read(self, live: Literal["sse", "long-poll", False], run_id: str | None) -> Any:
+        return self._node.call(
+            self.session_id,
+            "read",
+            url=f"{self.gateway.url}/api/v1/ds/{self.session_id}",
+            offset=self.position or "-1",
+            live=live,
+            run_id=run_id,
+            cut_after=self.cut_after,
+        )
