@@ -428,9 +428,9 @@ def test_nothing_is_rendered_twice_for_readers_of_one_run_and_nothing_is_kept_af
     rendered: list[int] = []
     render = RunFrames.event
 
-    def counted(self: RunFrames, seq: int, body: bytes) -> bytes:
+    def counted(self: RunFrames, epoch: int, seq: int, body: bytes) -> bytes:
         rendered.append(seq)
-        return render(self, seq, body)
+        return render(self, epoch, seq, body)
 
     monkeypatch.setattr(RunFrames, "event", counted)
     queues: list[Any] = []
