@@ -80,6 +80,7 @@ _CORS_EXPOSED = (
     "Content-Disposition",
     "Content-Range",
     "ETag",
+    "Has-More",  # of the wire AI SDK, as `Stream-After`
     "Idempotency-Replayed",
     "Location",
     "Preference-Applied",
@@ -88,6 +89,7 @@ _CORS_EXPOSED = (
     "Retry-After",
     "Run-Id",
     "Session-Id",
+    "Stream-After",
     "Stream-Cursor",  # of the wire Durable Streams, as the two below
     "Stream-Next-Offset",
     "Stream-Up-To-Date",
