@@ -96,6 +96,7 @@ _CORS_EXPOSED = (
     "Content-Disposition",
     "Content-Range",
     "ETag",
+    "Has-More",  # of the wire AI SDK, as `Stream-After`
     "Idempotency-Replayed",
     "Location",
     "Preference-Applied",
@@ -104,6 +105,7 @@ _CORS_EXPOSED = (
     "Retry-After",
     "Run-Id",
     "Session-Id",
+    "Stream-After",
     "Stream-Cursor",  # of the wire Durable Streams, as the two below
     "Stream-Next-Offset",
     "Stream-Up-To-Date",

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from anyio import to_thread
 
 from bamboo_gateway.domain.codec import decode
+from bamboo_gateway.domain.errors import TooLarge
 from bamboo_gateway.domain.events import TERMINAL_TYPES
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.messages import Message
@@ -35,6 +36,9 @@ TURN_TYPES = frozenset(
 
 TURNS_BYTES_MAX = 4 * PAGE_BYTES_MAX
 """The most bytes of the messages of one page of turns; one turn may have more."""
+
+TURN_BYTES_MAX = 16 * PAGE_BYTES_MAX
+"""The most bytes of events that are read at once: of a turn that is longer than a page of them."""
 
 _PAGE = 200
 
@@ -70,7 +74,11 @@ class InputRun(NamedTuple):
 async def last_turns(
     store: SessionStore, head: SessionHead, *, limit: int, before: int | None = None
 ) -> Turns:
-    """Return the last turns of the current path, at most `limit`; with `before`, up to that seq."""
+    """Return the last turns of the current path, at most `limit`; with `before`, up to that seq.
+
+    Raises:
+        TooLarge: The last turn has more than `TURN_BYTES_MAX`.
+    """
     path, end = path_of(head), head.seq + 1 if before is None else before
     begin, size, count, edge = head.history_from, 0, 0, end
     has_more = False
@@ -93,8 +101,11 @@ async def last_turns(
     else:
         has_more = bool(await find_on_path(store, head, path, before=begin + 1, limit=1))
     events: list[bytes] = []
+    left = TURN_BYTES_MAX
     for first, last in path.between(begin, end):
-        events += await _between(store, head, first, last)
+        found = await _between(store, head, first, last, left)
+        left -= sum(map(len, found))
+        events += found
     return Turns(
         events,
         head.position,
@@ -118,14 +129,27 @@ _INLINE = 64 * 1024
 """Messages of this size are decoded on the event loop."""
 
 
-async def _between(store: SessionStore, head: SessionHead, after: int, last: int) -> list[bytes]:
-    """Return the events of a span that stay in the log: behind the first seq, up to the second."""
+async def _between(
+    store: SessionStore, head: SessionHead, after: int, last: int, bytes_max: int
+) -> list[bytes]:
+    """Return the events of a span that stay in the log: behind the first seq, up to the second.
+
+    Raises:
+        TooLarge: They have more than `bytes_max`.
+    """
     found: list[bytes] = []
+    size = 0
     while after < last:
         records = await store.read(head.id, head.epoch, after, limit=2000, max_bytes=PAGE_BYTES_MAX)
         if not records:
             break
-        found += [one.body for one in records if one.seq <= last and one.type in TURN_TYPES]
+        new = [one.body for one in records if one.seq <= last and one.type in TURN_TYPES]
+        size += sum(map(len, new))
+        if size > bytes_max:
+            raise TooLarge(
+                f"The turn has more than {TURN_BYTES_MAX} bytes. Read the session by its messages."
+            )
+        found += new
         after = records[-1].seq
     return found
 

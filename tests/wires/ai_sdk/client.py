@@ -47,7 +47,7 @@ def speak(url: str, jobs: Iterable[Job]) -> dict[str, dict[str, Any]]:
         capture_output=True,
         text=True,
         cwd=official.NODE_DIR,
-        timeout=SECONDS * 2,
+        timeout=SECONDS * 4,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

@@ -101,7 +101,7 @@ def test_every_conversation_survives_two_cuts_anywhere(gateway: Served, version:
         )
         for place, name in enumerate(_known_to(version))
         for cut in range(FRAMES)
-        for again in (0, 3, 9)
+        for again in (3,)
     ]
     results = speak(gateway.url, jobs)
     for job in jobs:

@@ -9,7 +9,9 @@ from zlib import crc32
 import httpx
 import pytest
 
+from bamboo_gateway.sessions import turns
 from bamboo_gateway.sessions.streaming import subscription
+from bamboo_gateway.wires.ai_sdk import folding
 from tests.api.serving import SECONDS, Served, refused, serving
 from tests.support.waiting import until
 from tests.wires.ai_sdk.client import AGENT, V5, V6, V7
@@ -428,9 +430,9 @@ def test_nothing_is_rendered_twice_for_readers_of_one_run_and_nothing_is_kept_af
     rendered: list[int] = []
     render = RunFrames.event
 
-    def counted(self: RunFrames, seq: int, body: bytes) -> bytes:
+    def counted(self: RunFrames, epoch: int, seq: int, body: bytes) -> bytes:
         rendered.append(seq)
-        return render(self, seq, body)
+        return render(self, epoch, seq, body)
 
     monkeypatch.setattr(RunFrames, "event", counted)
     queues: list[Any] = []
@@ -456,3 +458,54 @@ def test_nothing_is_rendered_twice_for_readers_of_one_run_and_nothing_is_kept_af
     until(lambda: len(queues) == 5, "all streams are closed")
     assert len(rendered) == len(set(rendered))
     assert not any(queues[-1]._rendered or {})
+
+
+def test_a_message_that_waits_for_another_run_gets_its_own_answer_alone(
+    gateway: Served, api: httpx.Client, chat_id: str
+) -> None:
+    answers: dict[str, httpx.Response] = {}
+
+    def tab(name: str, text: str, **more: Any) -> None:
+        with gateway.client() as client:
+            answers[name] = submit(client, chat_id, said(text, name), version=7, **more)
+
+    first = threading.Thread(target=tab, args=("u-1", "steps"), kwargs={"agent": "script"})
+    first.start()
+    until(lambda: api.get(f"/sessions/{chat_id}").status_code == 200, "the first run has begun")
+    others = [threading.Thread(target=tab, args=(f"u-{n}", f"text {n}")) for n in (2, 3)]
+    for one in others:
+        one.start()
+    for one in (first, *others):
+        one.join(SECONDS)
+    messages = loaded(api, chat_id, 7)
+    assert [one["role"] for one in messages] == ["user", "assistant"] * 3
+    for asked, answer in zip(messages[::2], messages[1::2], strict=True):
+        reader = Reader(7).read(answers[asked["id"]].text)
+        assert (reader.message, reader.ended_with) == (answer, "finish")
+
+
+def test_a_turn_that_is_too_large_is_refused_and_not_cut(
+    api: httpx.Client, chat_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(api, chat_id, said("hi"))
+    monkeypatch.setattr(turns, "TURN_BYTES_MAX", 500)
+    refused(api.get(f"{path()}/{chat_id}/messages"), 413, "too-large")
+
+
+def test_a_long_history_is_folded_beside_the_loop_and_read_backwards(
+    api: httpx.Client, chat_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folding, "_INLINE", 0)
+    for number in range(4):
+        submit(api, chat_id, said(f"n {number}", f"u-{number}"))
+    whole = loaded(api, chat_id)
+    seen: list[dict[str, Any]] = []
+    more: dict[str, Any] = {"limit": 1}
+    for _ in range(4):
+        page = api.get(f"{path()}/{chat_id}/messages", params=more)
+        seen = [*page.json(), *seen]
+        more["before"] = seen[0]["id"]
+        assert page.headers["has-more"] == ("true" if len(seen) < len(whole) else "false")
+    assert seen == whole
+    monkeypatch.setattr(turns, "TURNS_BYTES_MAX", 1)
+    assert loaded(api, chat_id) == whole[-2:]

@@ -98,11 +98,16 @@ class Renderer(Protocol):
 class RunRenderer(ABC):
     """A renderer for the readers of one run, whose frames depend on the earlier events of the run.
 
-    Each stream has one of its own, and calls it in the order of the log. Renderers that are equal
-    return the same frames for the same event, so that the event queue shares them as any others.
+    Each stream has one of its own, and calls it in the order of the log. What comes from the event
+    queue is rendered by `shared`, which all streams with the same frames have in common.
     """
 
     __slots__ = ()
+
+    @property
+    @abstractmethod
+    def shared(self) -> Renderer:
+        """The renderer of the event queue."""
 
     @abstractmethod
     def event(self, epoch: int, seq: int, body: bytes, /) -> bytes:
@@ -118,7 +123,7 @@ class RunRenderer(ABC):
 
     @abstractmethod
     def left(self) -> bool:
-        """Take note of the end of this stream; return whether no equal renderer has a stream."""
+        """Take note of the end of this stream; return whether `shared` has no stream any more."""
 
 
 class JointRenderer(Protocol):

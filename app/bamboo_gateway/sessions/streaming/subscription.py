@@ -153,6 +153,7 @@ class Subscription:
         "_greeted",
         "_has_caught_up",
         "_heartbeat_due",
+        "_in_queue",
         "_on_close",
         "_renderer",
         "_store",
@@ -212,6 +213,7 @@ class Subscription:
         self.quiet_ticks = 0
         self._heartbeat_due = False
         self._renderer = renderer
+        self._in_queue = renderer.shared if isinstance(renderer, RunRenderer) else renderer
         self._store = store
         self._tally = tally
         self._on_close = on_close
@@ -235,7 +237,7 @@ class Subscription:
             if self.stop_seq is not None and self.cursor >= self.stop_seq:
                 self.ended_by = "complete"
                 break
-            taken = self.channel.queue.take(self.cursor, self._renderer, self.stop_seq)
+            taken = self.channel.queue.take(self.cursor, self._in_queue, self.stop_seq)
             begin = self.cursor
             if taken is None:
                 chunk = await self._read()
@@ -276,7 +278,7 @@ class Subscription:
         if self.stop_seq is not None:
             return False
         queue = self.channel.queue
-        taken = queue.take(self.cursor, self._renderer)
+        taken = queue.take(self.cursor, self._in_queue)
         if taken is None or not self.send_now(taken[0]):
             return False
         self.written_from, self.cursor = self.cursor, taken[1]
@@ -318,7 +320,7 @@ class Subscription:
         on_close(self)
         renderer = self._renderer
         if on_close is not _closed and isinstance(renderer, RunRenderer) and renderer.left():
-            self.channel.queue.forget(renderer)
+            self.channel.queue.forget(self._in_queue)
 
     def view(self) -> Connection:
         """Return the contract's Connection."""

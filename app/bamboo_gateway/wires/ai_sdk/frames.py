@@ -16,24 +16,26 @@ from bamboo_gateway.sessions.streaming.rendering import (
     RunRenderer,
 )
 from bamboo_gateway.wires.ai_sdk import parts
-from bamboo_gateway.wires.ai_sdk.run_frames import LostTrack, RunFrames
-
-CUT: Final = "The stream was cut; the run goes on. Load the messages and resume."
-ENDED: Final = "The session was deleted or closed while the answer was streamed."
+from bamboo_gateway.wires.ai_sdk.run_frames import RunFrames
 
 _ENDINGS: Final = frozenset({"deleted", "closed"})
 
 
 class SharedFrames:
-    """The frames of one run, and the streams that show them."""
+    """The frames of one run, and the streams that show them: the renderer in the event queue."""
 
-    __slots__ = ("__weakref__", "frames", "is_shared", "readers")
+    __slots__ = ("__weakref__", "event", "frames", "is_shared", "readers")
 
     def __init__(self, frames: RunFrames, *, is_shared: bool) -> None:
         self.frames = frames
+        self.event = frames.event
         self.is_shared = is_shared
-        # By identity: all of them are equal.
-        self.readers: set[int] = set()
+        self.readers: set[RunReader] = set()
+
+    def control(self, shown: Control, /) -> bytes:
+        """Return nothing: each stream shows that itself."""
+        del shown
+        return b""
 
 
 RunKey = tuple[object, ...]
@@ -72,24 +74,14 @@ class RunReader(RunRenderer):
         self._opening = opening
         self._is_lost = False
 
+    @property
     @override
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, RunReader) and other._run is self._run
-
-    @override
-    def __hash__(self) -> int:
-        return id(self._run)
+    def shared(self) -> SharedFrames:
+        return self._run
 
     @override
     def event(self, epoch: int, seq: int, body: bytes, /) -> bytes:
-        del epoch
-        if self._is_lost:
-            return parts.error(CUT) + parts.DONE
-        try:
-            return self._run.frames.event(seq, body)
-        except LostTrack:
-            self._is_lost = True
-            return parts.error(CUT) + parts.DONE
+        return parts.LOST if self._is_lost else self._run.event(epoch, seq, body)
 
     @override
     def skipped(self) -> None:
@@ -98,22 +90,22 @@ class RunReader(RunRenderer):
 
     @override
     def left(self) -> bool:
-        self._run.readers.discard(id(self))
+        self._run.readers.discard(self)
         return not self._run.readers
 
     @override
     def control(self, shown: Control, /) -> bytes:
         match shown:
             case Open():
-                self._run.readers.add(id(self))
+                self._run.readers.add(self)
                 return self._opening
             case Ping() | Heartbeat():
                 return b": ping\n"
             case CaughtUp():
                 return b""
             case Reset():
-                return parts.error(CUT) + parts.DONE
+                return parts.LOST
             case Goodbye(reason):
-                return parts.error(ENDED if reason in _ENDINGS else CUT) + parts.DONE
+                return parts.ENDED if reason in _ENDINGS else parts.LOST
             case _:
                 assert_never(shown)

@@ -89,6 +89,11 @@ def error(text: str) -> bytes:
     return frame({"type": "error", "errorText": text})
 
 
+LOST: Final = error("The stream was cut; the run goes on. Load the messages and resume.") + DONE
+ENDED: Final = error("The session was deleted or closed while the answer was streamed.") + DONE
+"""How a stream ends that the gateway ends before its run."""
+
+
 # -- parts of a UI message --------------------------------------------------------------------
 
 

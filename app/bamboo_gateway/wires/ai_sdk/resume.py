@@ -1,6 +1,7 @@
 """Resuming: the UI message that is being made, from its begin, whatever run makes it now."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from bamboo_gateway.domain.callers import Caller
@@ -9,8 +10,8 @@ from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.sessions.manager import SessionManager
 from bamboo_gateway.sessions.turns import Turns
 from bamboo_gateway.wires.ai_sdk import parts
+from bamboo_gateway.wires.ai_sdk.folding import beside_loop, folded
 from bamboo_gateway.wires.ai_sdk.run_frames import Begin
-from bamboo_gateway.wires.ai_sdk.ui_messages import UiMessages
 from bamboo_gateway.wires.ai_sdk.versions import Version
 
 _TURNS: Final = 2
@@ -63,7 +64,10 @@ async def resume(
         then = await manager.run_at(caller, session_id, loaded)
         if then is not None:
             found = Resumed(then.run_id, then.position, not then.has_ended)
-    return None if found is None else _with_begin(found, turns, version, prefix)
+    if found is None:
+        return None
+    work = partial(_with_begin, found, turns, version, prefix)
+    return await beside_loop(turns.events, work)
 
 
 def _present_run(turns: Turns) -> Resumed | None:
@@ -88,13 +92,13 @@ def _is_users(event: Mapping[str, Any]) -> bool:
 
 def _with_begin(found: Resumed, turns: Turns, version: Version, prefix: str) -> Resumed:
     """Add what earlier runs have made of the UI message, unless the run begins it."""
-    ui = UiMessages(version, prefix)
-    for body in turns.events:
-        event = decode(body)
-        if event["seq"] <= found.position.seq:
-            ui.take(event)
-        elif event.get("run_id") == found.run_id and _is_users(event):
-            return found
+    ui = folded(turns.events, version, prefix, found.position)
+    if any(
+        event.get("run_id") == found.run_id and _is_users(event)
+        for event in map(decode, turns.events)
+        if event["seq"] > found.position.seq
+    ):
+        return found
     if ui.assistant is None:
         return found
     opening = tuple(parts.frames_of(ui.assistant, version))

@@ -29,13 +29,13 @@ from bamboo_gateway.api.openapi.responses import (
 )
 from bamboo_gateway.api.prefix import prefix_of
 from bamboo_gateway.api.request_headers import Key, SentJson, idempotency
-from bamboo_gateway.api.responses import json_response, outcome_headers
+from bamboo_gateway.api.responses import bytes_response, json_response, outcome_headers
 from bamboo_gateway.api.routes.streams import remote_address, stream_response
 from bamboo_gateway.api.schemas.runs import SessionCancelled
 from bamboo_gateway.api.security.rights import SessionRoute
 from bamboo_gateway.api.urls import run_answer
 from bamboo_gateway.domain.callers import Caller
-from bamboo_gateway.domain.codec import decode
+from bamboo_gateway.domain.codec import encode
 from bamboo_gateway.domain.errors import InvalidInput, NotFound
 from bamboo_gateway.domain.positions import Position, parse_position
 from bamboo_gateway.sessions.commands import StreamRequest
@@ -43,12 +43,12 @@ from bamboo_gateway.sessions.manager import SessionManager
 from bamboo_gateway.sessions.streaming.hub import StreamPlace
 from bamboo_gateway.wires.ai_sdk import examples, parts
 from bamboo_gateway.wires.ai_sdk.bodies import ChatRequest
+from bamboo_gateway.wires.ai_sdk.folding import beside_loop, folded
 from bamboo_gateway.wires.ai_sdk.frames import RunReader, frames_of_run
 from bamboo_gateway.wires.ai_sdk.resume import Resumed, resume
 from bamboo_gateway.wires.ai_sdk.run_frames import Begin, RunFrames
 from bamboo_gateway.wires.ai_sdk.schemas import UiMessageList
 from bamboo_gateway.wires.ai_sdk.submits import Begun, Submit
-from bamboo_gateway.wires.ai_sdk.ui_messages import UiMessages
 from bamboo_gateway.wires.ai_sdk.versions import Version
 from bamboo_gateway.wires.base import WireRoute
 
@@ -123,6 +123,7 @@ _RESUMED: Final[Responses] = {
         *EDGE,
         "session-expired",
         "storage-failed",
+        "too-large",
         "invalid-position",
         "too-many-streams",
         "too-many-connections",
@@ -234,7 +235,7 @@ def router_of(version: Version) -> APIRouter:
         summary=f"Load the messages ({client})",
         responses={
             **answer(200, UiMessageList, "The messages.", [examples.USER, examples.ASSISTANT]),
-            **problems(*EDGE, *SESSION, "message-not-found"),
+            **problems(*EDGE, *SESSION, "message-not-found", "too-large"),
         },
     )
     async def messages(
@@ -257,16 +258,19 @@ def router_of(version: Version) -> APIRouter:
             known = await manager.users_message(who, session_id, before, parts.ALIAS)
             before = known.id if known is not None else before
         turns = await manager.turns(who, session_id, limit=limit, before=before)
-        ui = UiMessages(version, prefix_of(request.scope))
-        ui.take_all(decode(body) for body in turns.events)
-        shown = ui.messages
-        if before is None and turns.active is not None and ui.assistant is not None:
-            shown = shown[:-1]
+        prefix, is_whole = prefix_of(request.scope), before is not None or turns.active is None
+
+        def encoded() -> bytes:
+            ui = folded(turns.events, version, prefix)
+            is_being_made = not is_whole and ui.assistant is not None
+            return encode(ui.messages[:-1] if is_being_made else ui.messages)
+
         headers = {
             "Has-More": "true" if turns.has_more else "false",
             "Stream-After": str(turns.position),
         }
-        return json_response(shown, headers=headers)
+        body = await beside_loop(turns.events, encoded)
+        return bytes_response(body, headers=headers)
 
     return router
 

@@ -24,8 +24,12 @@ _NOTHING: Final = b""
 _KINDS: Final = {b"token": b"text", b"thinking": b"reasoning"}
 
 
-class LostTrack(Exception):
-    """The frames of this event are not known any more."""
+_NO_TEXT: Final = (b"\0", b"", b"")
+"""In the place of what the deltas of an open text begin with, have in common, and become."""
+
+_STEM_FROM: Final = 20
+_STEM_TO: Final = 100
+"""Where a delta has what follows its seq and time, by far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,8 @@ class RunFrames:
         self._held: list[dict[str, Any]] = []
         self._step: bytes | None = None
         self._text: tuple[bytes, bytes] | None = None
+        self._texts: list[bytes] = []
+        self._goes_on = _NO_TEXT
         self._said: dict[bytes, list[tuple[bytes, list[bytes]]]] = {}
         self._calls = set(begin.calls)
         self._earlier = begin.calls
@@ -97,14 +103,22 @@ class RunFrames:
         self._requests = dict(begin.requests)
         self._denied = set(begin.denied)
 
-    def event(self, seq: int, body: bytes) -> bytes:
+    def event(self, epoch: int, seq: int, body: bytes, /) -> bytes:
         """Return the frames of an event; empty for one of another run.
 
-        New events come in the order of the log. Earlier ones may come again.
-
-        Raises:
-            LostTrack: The event was rendered too long ago.
+        New events come in the order of the log. Earlier ones may come again; one that was rendered
+        too long ago ends the reader's stream.
         """
+        del epoch
+        if seq > self._seq and body.startswith(self._goes_on[0]):
+            # Most events: the open text goes on. Its members are where they are in each delta.
+            _, stem, frame = self._goes_on
+            at = body.find(stem, _STEM_FROM, _STEM_TO + len(stem))
+            if at > 0:
+                self._seq = seq
+                text = body[at + len(stem) :]
+                self._texts.append(text[1:-2])
+                return b"%b%b\n\n" % (frame, text)
         delta = self._delta.fullmatch(body)
         if seq <= self._seq:
             return self._again(seq, delta)
@@ -118,12 +132,12 @@ class RunFrames:
         if self._text != (kind, message_id):
             before = self._begin_text(kind, message_id)
             self._keep(seq, before)
-        self._said[message_id][-1][1].append(text[1:-1])
+        self._texts.append(text[1:-1])
         return before + parts.text_delta(kind, message_id, text)
 
     def _again(self, seq: int, delta: re.Match[bytes] | None) -> bytes:
         if seq <= self._forgotten:
-            raise LostTrack
+            return parts.LOST
         kept = self._kept.get(seq, _NOTHING)
         if delta is None:
             return kept
@@ -163,12 +177,18 @@ class RunFrames:
 
     def _begin_text(self, kind: bytes, message_id: bytes) -> bytes:
         frames = self._begin_step(message_id) + self._end_text()
-        self._text = (kind, message_id)
-        self._said.setdefault(message_id, []).append((kind, []))
+        self._text, self._texts = (kind, message_id), []
+        self._said.setdefault(message_id, []).append((kind, self._texts))
+        event = b"token" if kind == b"text" else b"thinking"
+        self._goes_on = (
+            b'{"type":"%b","seq":' % event,
+            b'%b,"message_id":"%b","content":' % (self._named, message_id),
+            b'data: {"type":"%b-delta","id":"%b","delta":' % (kind, message_id),
+        )
         return frames + parts.text_start(kind, message_id)
 
     def _end_text(self) -> bytes:
-        text, self._text = self._text, None
+        text, self._text, self._goes_on = self._text, None, _NO_TEXT
         return parts.text_end(*text) if text is not None else _NOTHING
 
     # -- events that are no deltas --------------------------------------------------------------
@@ -255,7 +275,7 @@ class RunFrames:
             # What the agent says at the end is not what it said on the way.
             missing = [], b""
             if self._version.has_responses and self._step == message_id:
-                self._text = None
+                self._text, self._goes_on = None, _NO_TEXT
                 frames += parts.RESET_STEP
                 frames += b"".join(map(parts.input_frame, calls))
                 missing = content, b""

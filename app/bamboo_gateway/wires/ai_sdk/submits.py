@@ -4,7 +4,9 @@ Clients of this protocol repeat requests without a key. So a message is sent onc
 again: its id says whether the session has it, and then the answer is that message's run.
 """
 
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -35,6 +37,7 @@ from bamboo_gateway.wires.ai_sdk.bodies import (
     results_of,
     users_message,
 )
+from bamboo_gateway.wires.ai_sdk.folding import beside_loop, folded
 from bamboo_gateway.wires.ai_sdk.run_frames import Begin
 from bamboo_gateway.wires.ai_sdk.ui_messages import UiMessages
 from bamboo_gateway.wires.ai_sdk.versions import Version
@@ -242,7 +245,7 @@ class Submit:
     async def _go_on(self, message: UiMessage, options: dict[str, Any]) -> Begun:
         """Take results of tools and answers to approvals from a message of the assistant."""
         turns = await self.manager.turns(self.caller, self.asked.id, limit=1)
-        ui = _folded(turns, self.version)
+        ui = await _folded(turns, self.version)
         given = approvals_of(message)
         if answers := {name: given[name] for name in ui.requests if name in given}:
             return await self._answer(turns, answers)
@@ -263,38 +266,42 @@ class Submit:
         given = Inputs(answers, client_tools=self._tools() or None)
         outcome = await self.manager.answer_inputs(self.caller, self.asked.id, given, self.idem)
         position = _position(outcome.answer["position"])
-        begin = Begin.of(_folded(turns, self.version, before=position))
+        begin = Begin.of(await _folded(turns, self.version, position))
         return Begun(outcome.answer.get("run_id"), position, begin, is_active=True)
 
     async def _known_results(self, turns: Turns, message: UiMessage) -> Begun:
         """Return the last run that got results or answers of this message before."""
         sent = {part["toolCallId"] for part in message.calls()}
         answered = approvals_of(message)
-        run_id: str | None = None
-        for body in turns.events:
-            event = decode(body)
-            if event["type"] == "input_given" and event["request_id"] in answered:
-                run_id = event.get("run_id", run_id)
-            elif event["type"] == "message" and event["message"].get("tool_call_id") in sent:
-                # A result that an agent has given itself is not an input of its run.
-                is_input = event["message"].get("run_id") is None
-                run_id = event.get("run_id", run_id) if is_input else run_id
+        run_id = await beside_loop(turns.events, partial(_last_run, turns.events, sent, answered))
         if run_id is None:
             raise InvalidInput(
                 "The message has no result that a tool call of the session waits for.",
                 code="nothing-to-answer",
             )
         found = await self.manager.input_run(self.caller, self.asked.id, run_id)
-        begin = Begin.of(_folded(turns, self.version, before=found.position))
+        begin = Begin.of(await _folded(turns, self.version, found.position))
         return _again(found)._replace(begin=begin)
 
 
-def _folded(turns: Turns, version: Version, before: Position | None = None) -> UiMessages:
-    """Return the UI messages of turns, up to a position."""
-    ui = UiMessages(version, "")
-    events = (decode(body) for body in turns.events)
-    ui.take_all(one for one in events if before is None or one["seq"] <= before.seq)
-    return ui
+def _last_run(
+    events: Sequence[bytes], call_ids: Container[str], request_ids: Container[str]
+) -> str | None:
+    """Return the last run that has got a result of these calls or an answer to these requests."""
+    run_id: str | None = None
+    for event in map(decode, events):
+        if event["type"] == "input_given" and event["request_id"] in request_ids:
+            run_id = event.get("run_id", run_id)
+        elif event["type"] == "message" and event["message"].get("tool_call_id") in call_ids:
+            # A result that an agent has given itself is not an input of its run.
+            is_input = event["message"].get("run_id") is None
+            run_id = event.get("run_id", run_id) if is_input else run_id
+    return run_id
+
+
+async def _folded(turns: Turns, version: Version, upto: Position | None = None) -> UiMessages:
+    work = partial(folded, turns.events, version, upto=upto)
+    return await beside_loop(turns.events, work)
 
 
 def _again(found: InputRun) -> Begun:
