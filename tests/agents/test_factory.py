@@ -57,7 +57,7 @@ async def test_a_server_of_ones_own_needs_no_key() -> None:
         ),
         (
             "demo:?delay=secret",
-            "did you mean 'delay_ms'? Known are: allow, ask, coalesce, delay_ms, ",
+            "did you mean 'delay_ms'? Known are: allow, ask, client_tool, coalesce, delay_ms, ",
         ),
         (
             "gpt-4o",

@@ -152,7 +152,7 @@ def test_every_post_that_changes_something_takes_an_idempotency_key_but_cleanup(
     }
     # Nothing of these is kept: what was not received is asked for again.
     change_nothing = {"/login", "/logout", "/sessions/{session_id}/ticket", "/export",
-                      "/webhooks/{webhook_id}/test"}  # fmt: skip
+                      "/webhooks/{webhook_id}/test", "/ag-ui/{agent}/connect"}  # fmt: skip
     # It replaces the metadata, so a repeat is the same; the gateway's own way is a PATCH.
     replaces = {"/openai/v1/conversations/{conversation_id}"}
     assert without == change_nothing | replaces | {"/cleanup"}

@@ -231,6 +231,32 @@ def _ai_sdk(path: str) -> Plan:
     return plan
 
 
+def _ag_ui(below: str) -> Plan:
+    """A thread of another user is one that does not exist, whatever the client says of it."""
+
+    def plan(world: World) -> None:
+        said = {"id": "u-1", "role": "user", "content": "hi"}
+        resume = [{"interruptId": "req_1", "status": "cancelled"}]
+        unknown = world.unknown()
+        for more, status in (
+            ({"messages": []}, 404 if below else 422),
+            ({"resume": resume}, 404),
+            ({"messages": [said], "runId": world.run_id}, 404),
+        ):
+            answers = set()
+            for session_id in (*world.sessions.values(), unknown):
+                if session_id == unknown and not below and more.get("messages"):
+                    continue  # a new thread, which is Bob's
+                body = {"threadId": session_id, "runId": "run-9", "messages": [], **more}
+                where = f"/ag-ui/default{below}".format(threadId=session_id)
+                answer = world.bob.post(where, json=None if "stop" in below else body)
+                assert answer.status_code == status, answer.text
+                answers.add(answer.text.replace(session_id, "ID"))
+            assert len(answers) == 1, more
+
+    return plan
+
+
 def _create(world: World) -> None:
     for session_id in world.sessions.values():
         taken = world.bob.post("/sessions", json={"id": session_id, "title": "mine now"})
@@ -531,6 +557,9 @@ PLANS: dict[tuple[str, str], Plan] = {
         ("POST", f"/api/v1/ai-sdk/{version}chat"): _ai_sdk(f"/ai-sdk/{version}chat")
         for version in ("", "v6/", "v7/")
     },
+    ("POST", "/api/v1/ag-ui/{agent}"): _ag_ui(""),
+    ("POST", "/api/v1/ag-ui/{agent}/connect"): _ag_ui("/connect"),
+    ("POST", "/api/v1/ag-ui/{agent}/stop/{threadId}"): _ag_ui("/stop/{threadId}"),
     ("POST", "/api/v1/chat"): _chat,
     ("POST", "/api/v1/sessions"): _create,
     ("GET", "/api/v1/sessions"): _list("/sessions", "sessions"),

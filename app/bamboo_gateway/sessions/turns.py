@@ -29,6 +29,7 @@ TURN_TYPES = frozenset(
         "input_required",
         "input_given",
         "input_closed",
+        "complete",
     }
 )
 

@@ -113,6 +113,10 @@ _CONVERSATIONS: dict[str, Callable[[str], list[AgentEvent]]] = {
         ToolStart(call, "remove", {"path": "a"}),
         InputRequired("Remove a?", "approval", call),
     ],
+    "approved page": lambda call: [
+        ToolStart(call, "ask_page", {"q": 2}),
+        InputRequired("Ask the page?", "approval", call),
+    ],
     "question": lambda _: [Token("Tell me."), InputRequired("Which colour?", "question")],
 }
 
@@ -125,6 +129,8 @@ def _continued(turn: Turn) -> list[AgentEvent] | None:
             call_id = answer.request.tool_call_id
             if call_id is None:
                 events.append(Token(f"Answered: {answer.value}"))
+            elif answer.approved and answer.request.prompt == "Ask the page?":
+                events.append(Complete(finish_reason="tool_calls"))
             elif answer.approved:
                 events += [_done(call_id, {"removed": True}), Token("Removed.")]
             else:

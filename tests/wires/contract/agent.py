@@ -28,7 +28,7 @@ async def answer(turn: Turn) -> AsyncIterator[Any]:
     directory = Path(os.environ[DIRECTORY_VARIABLE])
     for event in _reply(turn, directory):
         if is_hold(event):
-            while not (directory / f"go-{turn.run_id}").exists():  # noqa: ASYNC110, ASYNC240
+            while not (directory / f"go-{turn.run_id}").exists():  # noqa: ASYNC110
                 await anyio.sleep(_POLL_SECONDS)
         else:
             yield event

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from tests.processes import Gateway
 from tests.wires.contract.conversations import File
-from tests.wires.contract.node import node_process
+from tests.wires.contract.processes import node_process
 from tests.wires.contract.said import Said, Telling
 from tests.wires.contract.speaker import Speaker, content_of
 

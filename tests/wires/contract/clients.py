@@ -1,14 +1,15 @@
 """The official clients that the contract suite drives, by the name of their wire and their own."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
+import pytest
 from typing_extensions import override
 
-from tests.processes import Gateway
+from tests.wires.contract.ag_ui import AgUiSpeaker
 from tests.wires.contract.ai_sdk import AiSdk5, AiSdk5First, AiSdk6, AiSdk6First, AiSdk7
 from tests.wires.contract.durable_streams import LongPollReader, PythonReader
 from tests.wires.contract.native import NativeSpeaker
+from tests.wires.contract.openai import OpenAISpeaker
 from tests.wires.contract.speaker import Speaker
 
 
@@ -20,14 +21,21 @@ class Client:
         wire: The wire's name.
         name: The client's name, as the docs have it.
         speaker: Makes a speaker for a session of this id.
-        quick: Whether all conversations are played in the default run. Of others only those of
-            `QUICK` are; all are where slow tests run, and by `make conformance`.
+        quick: Whether the default run plays all conversations with it, but for slow ones.
+        samples: Whether it plays at least those of `SAMPLES`. All of them are played by all clients
+            where slow tests run, and by `make conformance`.
     """
 
     wire: str
     name: str
-    speaker: type[Speaker] | Callable[[Gateway, str], Speaker]
+    speaker: type[Speaker]
     quick: bool = False
+    samples: bool = True
+
+    @property
+    def marks(self) -> list[pytest.MarkDecorator]:
+        """The marks of its tests."""
+        return [] if self.speaker.is_httpx else [pytest.mark.external_service]
 
     @override
     def __str__(self) -> str:
@@ -39,10 +47,12 @@ CLIENTS = (
     Client("durable-streams", "python-sse", PythonReader, quick=True),
     Client("durable-streams", "python-long-poll", LongPollReader),
     Client("ai-sdk", "ai 5.0.34", AiSdk5First),
-    Client("ai-sdk", "ai 5.0.277", AiSdk5, quick=True),
+    Client("ai-sdk", "ai 5.0.277", AiSdk5),
     Client("ai-sdk", "ai 6.0.41", AiSdk6First),
     Client("ai-sdk", "ai 6.0.326", AiSdk6),
     Client("ai-sdk", "ai 7.0.173", AiSdk7, quick=True),
+    Client("ag-ui", "@ag-ui/client 1.0.0", AgUiSpeaker, quick=True),
+    Client("openai", "openai 3.52.0", OpenAISpeaker, quick=True),
 )
 
-QUICK = ("several steps", "cancelled", "failed", "killed", "reloaded in a tool round", "unicode")
+SAMPLES = ("several steps", "cancelled", "failed", "killed", "reloaded in a tool round", "unicode")

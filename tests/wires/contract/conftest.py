@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.wires.contract.gateway import ContractGateway
-from tests.wires.contract.node import close_all
+from tests.wires.contract.processes import close_all
 
 
 @pytest.fixture(scope="module")

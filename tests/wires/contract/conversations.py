@@ -13,7 +13,10 @@ Event = dict[str, Any]
 Reply = tuple[Event, ...]
 
 HOLD: Event = {"hold": True}
-PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGA"
+    "WjR9awAAAABJRU5ErkJggg=="
+)
 
 
 @dataclass(frozen=True)
@@ -225,7 +228,8 @@ def complete(**usage: int) -> Event:
 FAILS: Event = {"type": "error", "message": "The model is on fire.", "code": "on_fire"}
 
 _AWKWARD = "a\u2028b\u2029c\u0085d\r\ne\rf\n\ndata: [DONE]\n\nevent: x\nid: 1\n\ttab \ufeff bom"
-_SCRIPTS = "Grüße, 你好，世界 العربية שלום हिन्दी ภาษาไทย 한국어 ὀδυσσεύς ǅ"
+# Of many scripts.
+_SCRIPTS = "Grüße, 你好，世界 العربية שלום हिन्दी ภาษาไทย 한국어 ὀδυσσεύς ǅ"  # noqa: RUF001
 _EMOJI = "👩\u200d💻👍🏽🇩🇪 e\u0301 \u1112\u1161\u11ab \U0001f38b\U0010fffd"
 _CONTROL = "nul:\u0001 esc:\u001b[31m del:\u007f \u0000 zwsp:\u200b rtl:\u202eabc\u202c"
 _MARKUP = '```js\n</script><b>&amp;"quoted" \'x\' \\n \\u0041 {"a": [1]}\n```'
@@ -475,6 +479,7 @@ _ALL = (
         ),
         Compact(),
         Say("More", text("D", "E")),
+        slow=True,
     ),
     _conversation(
         "unicode",

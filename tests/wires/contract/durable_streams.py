@@ -1,6 +1,5 @@
 """Durable Streams: read only, so what is said is said natively, and read with official clients."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import durable_streams
@@ -11,8 +10,6 @@ from tests.wires.contract.native import TERMINAL, NativeSpeaker
 
 class PythonReader(NativeSpeaker):
     """`durable-streams` of PyPI, over SSE while an answer is made, and catching up besides."""
-
-    exceptions: ClassVar[Mapping[str, str]] = {}
 
     mode: ClassVar[Literal["sse", "long-poll"]] = "sse"
 

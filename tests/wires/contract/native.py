@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import httpx_sse
 from typing_extensions import override
@@ -20,7 +20,7 @@ TERMINAL = {"complete", "error", "cancelled"}
 class NativeSpeaker(Speaker):
     """`POST /chat` and its stream, folded as `docs/how-to/front-ends.md` tells pages to do."""
 
-    exceptions: ClassVar[Mapping[str, str]] = {}
+    is_httpx = True
 
     def __init__(self, gateway: Gateway, session_id: str) -> None:
         super().__init__(gateway, session_id)

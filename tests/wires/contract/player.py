@@ -1,8 +1,7 @@
 """Plays a conversation with a speaker: what the person does, and what happens around it."""
 
 from collections.abc import Callable
-
-from typing_extensions import assert_never
+from typing import assert_never
 
 from tests.support.waiting import until
 from tests.wires.contract.conversations import (
@@ -58,22 +57,30 @@ class Player:
                 speaker.regenerate()
             case Edit():
                 speaker.edit(step.number, spoken(step.text))
+            case Cancel():
+                speaker.cancel()
+                self._until_idle(speaker)
+            case Reload():
+                speaker.reload()
+                return True
+            case _:
+                return self._happen(speaker, step)
+        return False
+
+    def _happen(self, speaker: Speaker, step: Release | Kill | Queue | Compact) -> bool:
+        """Play a step that is not the person's; return whether a run is held now."""
+        match step:
             case Release():
                 self._release(speaker)
                 if self._others_spoke:  # not all protocols tell a page what others say
                     speaker.settle()
                     speaker.reload()
-            case Cancel():
-                speaker.cancel()
-                self._until_idle(speaker)
             case Kill():
                 self._gateway.kill()
                 self._gateway.start()
-            case Reload():
-                speaker.reload()
-                return True
             case Queue():
-                body = {"session_id": speaker.session_id, "message": spoken(step.text)}
+                text = self._conversation.spoken(step.text)
+                body = {"session_id": speaker.session_id, "message": text}
                 self._gateway.call("POST", "/chat", json=body)
                 self._others_spoke = True
                 return True

@@ -4,7 +4,7 @@ A list of tuples, in order:
 
     ("user", text, ((media_type, data), …))      what a person said, with its files
     ("thinking", text)    ("text", text)         what the assistant thought and said
-    ("call", id, name, arguments, result)        a tool call with its result's text, None: it has none
+    ("call", id, name, arguments, result)        a tool call with its result's text, or None
 
 Each protocol cuts an answer into messages in its own way, so the cuts do not show: neighbours of
 one kind are one, and a result stands at its call.

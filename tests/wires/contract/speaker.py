@@ -20,12 +20,14 @@ class Speaker(ABC):
     Attributes:
         exceptions: What the protocol or its client cannot do, by the name of a conversation, with
             the reason. They are in `docs/reference/conformance.md`.
+        is_httpx: Whether the client is part of the development dependencies.
         session_id: The session's id at the gateway; empty until it is known.
         cut_after: After how many frames each stream of the client is cut, the first time that it
             has so many; None: never. The client comes back as its protocol does.
     """
 
     exceptions: ClassVar[Mapping[str, str]] = {}
+    is_httpx: ClassVar[bool] = False
 
     def __init__(self, gateway: Gateway, session_id: str) -> None:
         self.gateway = gateway
@@ -98,6 +100,7 @@ class Speaker(ABC):
 
     def close(self) -> None:
         """Release what the client holds."""
+        return
 
 
 def native_said(gateway: Gateway, session_id: str) -> Said:

@@ -5,43 +5,57 @@ natively is read through the wire, and the client ends with what the authoritati
 also when its stream was cut.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from tests.wires.contract.clients import CLIENTS, QUICK, Client
-from tests.wires.contract.conversations import CONVERSATIONS, Conversation, Queue
+from tests.wires.contract.clients import CLIENTS, SAMPLES, Client
+from tests.wires.contract.conversations import CONVERSATIONS, Conversation
 from tests.wires.contract.gateway import ContractGateway
 from tests.wires.contract.native import NativeSpeaker
 from tests.wires.contract.player import Player
-from tests.wires.contract.said import Said
 from tests.wires.contract.speaker import Speaker, native_said
 
-_CUTS = (1, 2, 4, 7)
+SLOW = pytest.mark.slow
+_QUICK_CUT = 3
+_CUTS = (1, 2, 4, 7, 12)
+"""Behind which frames streams are cut where slow tests run; in the default run behind one."""
 
 
-def _cases(of: tuple[Client, ...]) -> list[object]:
+def _cases(is_quick: Callable[[Client, Conversation], bool], *, native: bool = True) -> list[Any]:
     return [
         pytest.param(
             client,
             conversation,
             id=f"{client}-{conversation.name}",
-            marks=[]
-            if (client.quick and not conversation.slow) or conversation.name in QUICK
-            else [pytest.mark.slow],
+            marks=client.marks if is_quick(client, conversation) else [*client.marks, SLOW],
         )
-        for client in of
+        for client in CLIENTS
+        if native or client.wire != "native"
         for conversation in CONVERSATIONS.values()
     ]
 
 
-_OTHERS = tuple(client for client in CLIENTS if client.wire != "native")
+def _is_quick(client: Client, conversation: Conversation) -> bool:
+    if client.quick:
+        return not conversation.slow
+    return client.samples and conversation.name in SAMPLES
+
+
+def _is_quickly_read(client: Client, conversation: Conversation) -> bool:
+    return (client.quick and not conversation.slow) or conversation.name == "compacted"
+
+
+def _is_quickly_cut(client: Client, conversation: Conversation) -> bool:
+    return client.quick and conversation.name in SAMPLES
 
 
 @pytest.fixture(scope="module")
-def spoken(gateway: ContractGateway) -> Iterator[dict[str, str]]:
+def spoken() -> dict[str, str]:
     """Return the sessions in which conversations were spoken natively, by conversation."""
-    yield {}
+    return {}
 
 
 def _native(gateway: ContractGateway, spoken: dict[str, str], conversation: Conversation) -> str:
@@ -56,7 +70,7 @@ def _native(gateway: ContractGateway, spoken: dict[str, str], conversation: Conv
 
 def _speaker(client: Client, gateway: ContractGateway, *parts: object) -> Speaker:
     name = "-".join(str(part) for part in (client.wire, client.name, *parts))
-    return client.speaker(gateway, name.replace(" ", "-"))
+    return client.speaker(gateway, re.sub(r"[^a-z0-9.-]+", "-", name))
 
 
 def _excepted(speaker: Speaker, conversation: Conversation) -> None:
@@ -70,7 +84,7 @@ def _check(speaker: Speaker) -> None:
     assert speaker.said() == speaker.as_seen(authoritative)
 
 
-@pytest.mark.parametrize(("client", "conversation"), _cases(CLIENTS))
+@pytest.mark.parametrize(("client", "conversation"), _cases(_is_quick))
 def test_what_is_said_through_a_wire_is_what_the_messages_say(
     gateway: ContractGateway,
     spoken: dict[str, str],
@@ -91,7 +105,7 @@ def test_what_is_said_through_a_wire_is_what_the_messages_say(
     assert speaker.as_kept(natively) == said
 
 
-@pytest.mark.parametrize(("client", "conversation"), _cases(_OTHERS))
+@pytest.mark.parametrize(("client", "conversation"), _cases(_is_quickly_read, native=False))
 def test_what_is_said_natively_is_read_through_a_wire(
     gateway: ContractGateway,
     spoken: dict[str, str],
@@ -108,8 +122,8 @@ def test_what_is_said_natively_is_read_through_a_wire(
         speaker.close()
 
 
-@pytest.mark.parametrize("cut", _CUTS)
-@pytest.mark.parametrize(("client", "conversation"), _cases(CLIENTS))
+@pytest.mark.parametrize("cut", [_QUICK_CUT, *(pytest.param(cut, marks=SLOW) for cut in _CUTS)])
+@pytest.mark.parametrize(("client", "conversation"), _cases(_is_quickly_cut))
 def test_a_stream_that_is_cut_ends_with_the_same_messages(
     gateway: ContractGateway, client: Client, conversation: Conversation, cut: int
 ) -> None:

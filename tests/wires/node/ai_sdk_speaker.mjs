@@ -35,7 +35,9 @@ class AiSdkSpeaker {
   open(messages, after) {
     const { api, fetch } = this;
     class Chat extends this.sdk.AbstractChat {}
-    this.errors = [];
+    // Of this page alone: the stream of one that was left may go on.
+    const errors = [];
+    this.errors = errors;
     this.chat = new Chat({
       id: this.session,
       state: new State(messages),
@@ -46,11 +48,14 @@ class AiSdkSpeaker {
           api: `${api}/${id}/stream${after ? `?after=${after}` : ''}`,
         }),
       }),
-      onError: error => this.errors.push(error),
+      onError: error => errors.push(error),
     });
   }
 
-  begin(promise) { this.pending = promise.catch(error => { this.errors.push(error); }); }
+  begin(promise) {
+    const { errors } = this;
+    this.pending = promise.catch(error => { errors.push(error); });
+  }
 
   say({ text, files, tools }) {
     const shown = files.map(({ media_type, url, name }) => ({

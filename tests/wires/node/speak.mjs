@@ -10,6 +10,13 @@ const [module, ...given] = process.argv.slice(2);
 const { makeSpeaker } = await import(module);
 const speakers = new Map();
 
+// A client may throw a lost connection into nowhere; in a page that is a line in the console.
+process.on('uncaughtException', error => {
+  if (error instanceof TypeError || error?.cause?.code) return;
+  console.error(error);
+  process.exit(1);
+});
+
 const tell = answer => process.stdout.write(JSON.stringify(answer) + '\n');
 
 for await (const line of createInterface({ input: process.stdin })) {
@@ -23,3 +30,4 @@ for await (const line of createInterface({ input: process.stdin })) {
     error => tell({ id, failure: String(error?.stack ?? error) }),
   );
 }
+process.exit(0);

@@ -44,20 +44,34 @@ def client_id(message: Mapping[str, Any]) -> str:
     return given if isinstance(given, str) else message["id"]
 
 
-def to_ag_ui(message: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
-    """Yield the AG-UI messages of one message, encoded, each with its id, in a client's order."""
-    name, role, content = client_id(message), message["role"], message["content"]
-    if role == "assistant":
-        yield from _assistant(name, message)
-        return
-    shape: dict[str, Any] = {"id": name, "role": role}
-    if role == "tool":
-        shape["toolCallId"] = message["tool_call_id"]
-    shape["content"] = Message.text_of(content) if role == "system" else _content(content)
-    yield name, encode(shape)
+def to_ag_ui(messages: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
+    """Yield the AG-UI messages of a conversation, encoded, in the order of a client that saw it.
+
+    A client puts results directly behind the message with their calls, before reasoning that came
+    after its text.
+    """
+    late: list[bytes] = []
+    for message in messages:
+        name, role, content = client_id(message), message["role"], message["content"]
+        if role != "tool":
+            yield from late
+            late = []
+        if role == "assistant":
+            before, own, late = _assistant(name, message)
+            yield from (*before, *own)
+            continue
+        shape: dict[str, Any] = {"id": name, "role": role}
+        if role == "tool":
+            shape["toolCallId"] = message["tool_call_id"]
+        shape["content"] = Message.text_of(content) if role == "system" else _content(content)
+        yield encode(shape)
+    yield from late
 
 
-def _assistant(name: str, message: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
+def _assistant(
+    name: str, message: Mapping[str, Any]
+) -> tuple[list[bytes], list[bytes], list[bytes]]:
+    """Return the reasoning before a message's text, the message, and the reasoning behind that."""
     parts = parts_of(message["content"])
     texts = [number for number, (kind, _) in enumerate(parts) if kind == "token"]
     first = texts[0] if texts else len(parts)
@@ -66,9 +80,6 @@ def _assistant(name: str, message: Mapping[str, Any]) -> Iterator[tuple[str, byt
         for number, (kind, text) in enumerate(parts)
         if kind == "thinking"
     ]
-    for number, shape in reasoning:
-        if number < first:
-            yield reasoning_id(name, number), shape
     text = "".join(text for kind, text in parts if kind == "token")
     calls = [
         {
@@ -78,23 +89,18 @@ def _assistant(name: str, message: Mapping[str, Any]) -> Iterator[tuple[str, byt
         }
         for call in message.get("tool_calls") or ()
     ]
-    if text or calls:
-        yield (
-            name,
-            encode(
-                present(
-                    {
-                        "id": name,
-                        "role": "assistant",
-                        "content": text or None,
-                        "toolCalls": calls or None,
-                    }
-                )
-            ),
-        )
-    for number, shape in reasoning:
-        if number > first:
-            yield reasoning_id(name, number), shape
+    members = {
+        "id": name,
+        "role": "assistant",
+        "content": text or None,
+        "toolCalls": calls or None,
+    }
+    own = [encode(present(members))] if text or calls else []
+    return (
+        [shape for number, shape in reasoning if number < first],
+        own,
+        [shape for number, shape in reasoning if number > first],
+    )
 
 
 def arguments_text(arguments: Any) -> str:

@@ -21,7 +21,6 @@ from bamboo_gateway.api.openapi.responses import (
     TOOLS,
     WRITE,
     answer,
-    problems,
 )
 from bamboo_gateway.api.request_headers import Key, SentJson, idempotency
 from bamboo_gateway.api.responses import json_response
@@ -29,6 +28,7 @@ from bamboo_gateway.api.routes.streams import remote_address, stream_response
 from bamboo_gateway.api.security.rights import ReadRoute, SessionRoute, takes_ticket
 from bamboo_gateway.api.urls import API
 from bamboo_gateway.wires.ag_ui import frames
+from bamboo_gateway.wires.ag_ui.errors import refusals
 from bamboo_gateway.wires.ag_ui.schemas import ConnectInput, RunAgentInput, Stopped
 from bamboo_gateway.wires.ag_ui.threads import Shown, Threads
 from bamboo_gateway.wires.base import WireRoute
@@ -104,7 +104,7 @@ _ThreadId = Annotated[
     response_class=Response,
     responses={
         **_STREAM,
-        **problems(
+        **refusals(
             *EDGE,
             *BODY,
             *SESSION,
@@ -166,7 +166,7 @@ async def run_ag_ui_agent(
     response_class=Response,
     responses={
         **_STREAM,
-        **problems(
+        **refusals(
             *EDGE,
             *BODY,
             *SESSION,
@@ -210,7 +210,7 @@ async def connect_ag_ui_thread(
             {"stopped": True, "threadId": "s-1", "runIds": ["run-1"]},
             "Idempotency-Replayed",
         ),
-        **problems(*EDGE, *SESSION, *WRITE, *KEYED),
+        **refusals(*EDGE, *SESSION, *WRITE, *KEYED),
     },
 )
 async def stop_ag_ui_thread(

@@ -85,6 +85,7 @@ class _Work:
         self._steps = state.steps
         self._model = state.model
         self._is_stale = state.is_stale
+        self._unsettled = state.unsettled
         self._set_part(state.part)
 
     def _set_part(self, part: Part | None) -> None:
@@ -100,34 +101,38 @@ class _Work:
 
     def state(self, rest: bytes) -> RunState:
         """Return the state as it is now, with the lines that were not taken."""
-        part = None
-        if self._message_id:
-            part = Part(
-                self._message_id,
-                self._kind,
-                self._number,
-                self._size,
-                self._digest,
-                self._text_is_open,
-                self._reasoning_is_open,
-                self._calls,
-            )
         return RunState(
             self._run_id,
             self._from.shows_earlier,
+            self._from.is_over,
             self._has_begun,
             self._has_ended,
             self.waits_for,
             rest,
             self._input_ids,
             self._closings,
-            part,
+            self._present(),
+            self._unsettled,
             self._open_calls,
             self._results,
             self._interrupts,
             self._steps,
             self._model,
             self._is_stale,
+        )
+
+    def _present(self) -> Part | None:
+        if not self._message_id:
+            return None
+        return Part(
+            self._message_id,
+            self._kind,
+            self._number,
+            self._size,
+            self._digest,
+            self._text_is_open,
+            self._reasoning_is_open,
+            self._calls,
         )
 
     def take(self, line: bytes) -> bool:
@@ -175,9 +180,14 @@ class _Work:
         self._say(kind, text)
 
     def _begin(self, message_id: str) -> None:
-        if message_id != self._message_id:
-            self._close()
-            self._set_part(Part(message_id))
+        """Go on with a message, which may have begun before."""
+        if message_id == self._message_id:
+            return
+        self._close()
+        known = next((one for one in self._unsettled if one.message_id == message_id), None)
+        if known is not None:
+            self._unsettled = tuple(one for one in self._unsettled if one is not known)
+        self._set_part(known or Part(message_id))
 
     def _say(self, kind: str, text: bytes, role: str = "assistant") -> None:
         """Add text to the message that is being made."""
@@ -204,13 +214,20 @@ class _Work:
             self._reasoning_is_open = False
             self.out.append(frames.reasoning_end(reasoning_id(self._message_id, self._number)))
 
-    def _close(self) -> None:
-        """Close what is open of the message that is being made."""
+    def _close(self, *, is_whole: bool = False) -> None:
+        """Close what is open of the message that is being made.
+
+        A message that waits for results comes whole behind them, and other messages in between.
+        """
         if not self._message_id:
             return
         self._end_reasoning()
         if self._text_is_open:
+            self._text_is_open = False
             self.out.append(frames.message_end(self._message_id))
+        part = self._present()
+        if part is not None and not is_whole:
+            self._unsettled = (*self._unsettled, part)
         self._set_part(None)
 
     # -- other events -------------------------------------------------------------------------
@@ -282,6 +299,8 @@ class _Work:
         call_id = event["tool_call_id"]
         if call_id in self._open_calls:
             return  # it goes on, and its arguments were shown
+        if self._from.is_over:
+            return
         self._begin(event["message_id"])
         self._end_reasoning()
         self._show_call(call_id, event["tool_name"], event["arguments"])
@@ -315,14 +334,14 @@ class _Work:
             self._close()
             self._set_part(Part(client_id(message)))
             self._rest(parts_of(message["content"]), role)
-            self._close()
+            self._close(is_whole=True)
             return
         self._begin(message["id"])
         self._rest(parts_of(message["content"]))
         for call in message.get("tool_calls") or ():
             if call["id"] not in self._calls:
                 self._show_call(call["id"], call["name"], call["arguments"])
-        self._close()
+        self._close(is_whole=True)
 
     def _rest(self, parts: list[tuple[str, str]], role: str = "assistant") -> None:
         """Say what was not said of a message's text and reasoning."""

@@ -41,6 +41,8 @@ class RunState(NamedTuple):
     Attributes:
         run_id: The run; None: the next one that begins.
         shows_earlier: Whether the earlier messages follow RUN_STARTED.
+        is_over: Whether the run has ended before: its pieces may have left the log, so its calls
+            are shown with their message, behind what was said before them.
         has_begun: Whether RUN_STARTED was sent.
         has_ended: Whether the terminal event was sent.
         waits_for: Which messages have to be shown before the stream goes on: the earlier ones, or
@@ -49,6 +51,7 @@ class RunState(NamedTuple):
         input_ids: The run's input.
         closings: What is shown behind RUN_STARTED otherwise.
         part: The message that is being made.
+        unsettled: Other messages that were shown and have not come whole: they wait for results.
         open_calls: The calls that were shown, or that an earlier run has made, without a result.
         results: The calls whose results were shown, and whose messages have not come yet.
         interrupts: What the run has asked, encoded.
@@ -59,6 +62,7 @@ class RunState(NamedTuple):
 
     run_id: str | None
     shows_earlier: bool = False
+    is_over: bool = False
     has_begun: bool = False
     has_ended: bool = False
     waits_for: Literal["earlier", "all"] | None = None
@@ -66,6 +70,7 @@ class RunState(NamedTuple):
     input_ids: tuple[str, ...] = ()
     closings: tuple[Closing, ...] = ()
     part: Part | None = None
+    unsettled: tuple[Part, ...] = ()
     open_calls: tuple[str, ...] = ()
     results: tuple[str, ...] = ()
     interrupts: tuple[bytes, ...] = ()

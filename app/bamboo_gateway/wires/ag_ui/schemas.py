@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from bamboo_gateway.api.limits import NAME_CHARS_MAX
-from bamboo_gateway.api.schemas.fields import Answer, Id
+from bamboo_gateway.api.schemas.fields import Answer, Described, Id
 
 _CLIENT_ID_CHARS_MAX = 1024
 _MESSAGES_MAX = 100_000
@@ -116,3 +116,16 @@ class Stopped(Answer):
     stopped: Annotated[bool, Field(description="Whether there was one.")]
     threadId: str  # noqa: N815  the protocol's spelling
     runIds: list[str]  # noqa: N815  the protocol's spelling
+
+
+class Refusal(Described):
+    """A refused request: the protocol's RUN_ERROR, with the members of the gateway's problem."""
+
+    type: Literal["RUN_ERROR"]
+    message: str
+    title: str
+    status: int
+    detail: str
+    code: Annotated[str, Field(description="As in a problem of the gateway.")]
+    retryable: bool
+    errors: list[dict[str, Any]] = []

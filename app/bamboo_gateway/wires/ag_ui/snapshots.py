@@ -5,7 +5,7 @@ run's pieces to that part. The snapshot before them has only the earlier message
 drops its part first.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from anyio import to_thread
@@ -70,7 +70,7 @@ async def snapshot_of(shapes: Sequence[Mapping[str, Any]]) -> bytes:
     """Return the snapshot with these messages."""
     size = size_left(_INLINE_BYTES, shapes)
     return await _in_reach(
-        _INLINE_BYTES if size < 0 else 0, lambda: frames.messages_snapshot(_encoded(shapes))
+        _INLINE_BYTES if size < 0 else 0, lambda: frames.messages_snapshot(to_ag_ui(shapes))
     )
 
 
@@ -86,46 +86,24 @@ async def snapshot_around(
         shapes = shapes[: ends[-1] + 1]
     if state.waits_for == "all":
         return await snapshot_of(shapes)
-    own = [shape for shape in shapes if shape.get("run_id") == state.run_id]
-    shapes = [shape for shape in shapes if shape.get("run_id") != state.run_id]
-    clearing = b""
-    if not any(map(_has_reasoning, shapes)) and shapes:
-        after = conversation.stream_after
-        if any(map(_has_reasoning, own)) or await _has_thought(manager, who, thread_id, after):
-            clearing = _clearing(shapes[0])
-    return clearing + await snapshot_of(shapes)
+    return await whole_snapshot([shape for shape in shapes if shape.get("run_id") != state.run_id])
 
 
-def _clearing(first: Mapping[str, Any]) -> bytes:
-    """Return the snapshot before the real one that lets a client drop the run's reasoning.
+async def whole_snapshot(shapes: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return the snapshots after which a client has these messages, in this order, and no others.
 
-    A client keeps all its reasoning when a snapshot has none, and drops what a snapshot with some
-    does not name. So one message is reasoning for a moment; the real snapshot replaces it.
+    A client keeps the place of messages that it has, and all its reasoning when a snapshot has
+    none. So the first snapshot has the first message alone, as reasoning: everything else is
+    dropped. The second one replaces it.
     """
-    shape = {"id": client_id(first), "role": "reasoning", "content": ""}
-    return frames.messages_snapshot([encode(shape)])
+    if not shapes:
+        return frames.messages_snapshot([])
+    first = {"id": client_id(shapes[0]), "role": "reasoning", "content": ""}
+    return frames.messages_snapshot([encode(first)]) + await snapshot_of(shapes)
 
 
 def _is_of(shape: Mapping[str, Any], state: RunState) -> bool:
     return shape.get("run_id") == state.run_id or shape["id"] in state.input_ids
-
-
-def _has_reasoning(shape: Mapping[str, Any]) -> bool:
-    content = shape["content"]
-    return isinstance(content, list) and any(part["type"] == "thinking" for part in content)
-
-
-async def _has_thought(
-    manager: SessionManager, who: Caller, thread_id: str, after: Position
-) -> bool:
-    """Return whether the run that executes has reasoning that is in no message yet."""
-    thinking = frozenset({"thinking"})
-    page = await manager.events(who, thread_id, after=after, limit=1, types=thinking)
-    return bool(page.events)
-
-
-def _encoded(shapes: Iterable[Mapping[str, Any]]) -> list[bytes]:
-    return [encoded for shape in shapes for _, encoded in to_ag_ui(shape)]
 
 
 async def _in_reach(size: int, work: Callable[[], T]) -> T:

@@ -30,7 +30,7 @@ from bamboo_gateway.wires.ag_ui.schemas import RunAgentInput, SentMessage
 from bamboo_gateway.wires.ag_ui.snapshots import (
     read_conversation,
     snapshot_around,
-    snapshot_of,
+    whole_snapshot,
 )
 from bamboo_gateway.wires.ag_ui.turns import (
     Replay,
@@ -254,7 +254,8 @@ class Threads:
             return await self._at_rest(thread_id, run_id or thread_id)
         position = parse_position(run["position"])
         assert position is not None  # a run always has one
-        state = RunState(run["run_id"], shows_earlier=True)
+        is_over = run["ended_at"] is not None
+        state = RunState(run["run_id"], shows_earlier=True, is_over=is_over)
         return await self._stream(thread_id, position, state, is_replayed=True)
 
     async def _named_run(self, thread_id: str, run_id: str | None) -> RunView | None:
@@ -327,7 +328,7 @@ class Threads:
             outcome["pendingToolCallIds"] = calls
         whole = (
             frames.run_started(thread_id, name)
-            + await snapshot_of(conversation.shapes)
+            + await whole_snapshot(conversation.shapes)
             + frames.run_finished(thread_id, name, outcome)
         )
         return Shown(None, whole, name, is_replayed=True)

@@ -261,7 +261,8 @@ def _result(part: Mapping[str, Any]) -> NewMessage | None:
         return None
     output = part.get("output")
     if isinstance(output, str):
-        return _checked(_tool(call_id, output, {}))
+        is_json = parts.is_structured(output)
+        return _checked(_tool(call_id, output, {parts.JSON_OUTPUT: False} if is_json else {}))
     return _checked(_tool(call_id, encode(output).decode(), {parts.JSON_OUTPUT: True}))
 
 

@@ -19,7 +19,8 @@ KINDS: Final = {"text": b"text", "thinking": b"reasoning"}
 """The name of a text in frames, by its name in the gateway's messages."""
 
 JSON_OUTPUT: Final = "ai_sdk_json"
-"""In the metadata of a tool message: its content is JSON, since the client's output was no text."""
+"""In the metadata of a tool message: whether its content is JSON, since the client's output was no
+text. Without it an object or a list is taken for one."""
 
 ERROR_OUTPUT: Final = "ai_sdk_error"
 """In the metadata of a tool message: the client says that the call failed."""
@@ -140,6 +141,12 @@ def call_part(call: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def call_of(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tool call of a part, in the gateway's form."""
+    name = part["type"].removeprefix("tool-")
+    return {"id": part["toolCallId"], "name": name, "arguments": part["input"]}
+
+
 def output_of(event: Mapping[str, Any]) -> dict[str, Any]:
     """Return the result of a call, as a tool part has it, from any event that has one."""
     if event["type"] == "tool_error":
@@ -155,10 +162,22 @@ def output_of(event: Mapping[str, Any]) -> dict[str, Any]:
     metadata, text = message.get("metadata") or {}, _text_of(message.get("content"))
     if metadata.get(ERROR_OUTPUT) or metadata.get("closed"):
         return {"state": "output-error", "errorText": text}
-    if metadata.get(JSON_OUTPUT):
-        read = object_in(f'{{"v":{text}}}')
-        return {"state": "output-available", "output": text if read is None else read.get("v")}
-    return {"state": "output-available", "output": text}
+    if metadata.get(JSON_OUTPUT) is False:
+        return {"state": "output-available", "output": text}
+    return {"state": "output-available", "output": _value(text, any_kind=JSON_OUTPUT in metadata)}
+
+
+def is_structured(text: str) -> bool:
+    """Return whether a text is the JSON of an object or a list."""
+    return _value(text, any_kind=False) is not text
+
+
+def _value(text: str, *, any_kind: bool) -> Any:
+    """Return what a text is as JSON, or the text: messages hold results of any kind as text."""
+    if not any_kind and text[:1] not in {"{", "["}:
+        return text
+    read = object_in(f'{{"v":{text}}}')
+    return text if read is None or len(read) != 1 else read["v"]
 
 
 def _text_of(content: Any) -> str:
@@ -240,9 +259,7 @@ def _text_id(part: Mapping[str, Any], number: int) -> bytes:
 
 def _call_frames(part: Mapping[str, Any], version: Version) -> Iterator[bytes]:
     call_id, approval = part["toolCallId"], part.get("approval")
-    yield input_frame(
-        {"id": call_id, "name": part["type"].removeprefix("tool-"), "arguments": part["input"]}
-    )
+    yield input_frame(call_of(part))
     if approval is not None:
         yield approval_frame(approval["id"], call_id)
         if "approved" in approval and version.has_responses:

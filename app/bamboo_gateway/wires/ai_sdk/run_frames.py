@@ -34,13 +34,13 @@ class Begin:
 
     Attributes:
         message_id: Its id; None when the run begins it.
-        calls: Its tool calls.
+        calls: Its tool calls, each as its part.
         requests: Its open requests for input, with the call that each is about, or "".
         denied: The calls whose approval was denied.
     """
 
     message_id: str | None = None
-    calls: frozenset[str] = frozenset()
+    calls: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     requests: Mapping[str, str] = field(default_factory=dict)
     denied: frozenset[str] = frozenset()
 
@@ -51,7 +51,7 @@ class Begin:
             return Begin()
         return Begin(
             ui.assistant["id"],
-            frozenset(ui.calls),
+            dict(ui.calls),
             {name: asked.get("tool_call_id") or "" for name, asked in ui.requests.items()},
             frozenset(call_id for call_id, answer in ui.answers.items() if is_denied(answer)),
         )
@@ -91,6 +91,8 @@ class RunFrames:
         self._text: tuple[bytes, bytes] | None = None
         self._said: dict[bytes, list[tuple[bytes, list[bytes]]]] = {}
         self._calls = set(begin.calls)
+        self._earlier = begin.calls
+        self._approved: list[str] = []
         self._results: set[str] = set()
         self._requests = dict(begin.requests)
         self._denied = set(begin.denied)
@@ -196,8 +198,8 @@ class RunFrames:
                 return _NOTHING
 
     def _call(self, call: Mapping[str, Any], message_id: bytes) -> bytes:
-        if call["id"] in self._calls:  # the agent says its arguments again
-            return parts.input_frame(call)
+        if call["id"] in self._calls:  # said again, the first time counts
+            return _NOTHING
         self._calls.add(call["id"])
         return self._begin_step(message_id) + parts.input_frame(call)
 
@@ -231,6 +233,8 @@ class RunFrames:
             return _NOTHING
         if is_denied(answer):
             self._denied.add(call_id)
+        else:
+            self._approved.append(call_id)
         if self._version.has_responses and isinstance(answer, dict) and "approved" in answer:
             return parts.approved_frame(event["request_id"], answer)
         return _NOTHING
@@ -280,12 +284,23 @@ class RunFrames:
             frames += b"".join(parts.frame(part | {"transient": True}) for part in self._held)
         match event["type"]:
             case "complete":
-                frames += parts.finish(self._version, event.get("finish_reason") or "stop")
+                reason = event.get("finish_reason") or "stop"
+                if reason == "tool_calls":
+                    frames += self._left_to_client()
+                frames += parts.finish(self._version, reason)
             case "cancelled":
                 frames += parts.abort(self._version, event.get("reason") or "cancelled")
             case _:
                 frames += parts.error(event.get("message") or "The run failed.")
         return frames + parts.DONE
+
+    def _left_to_client(self) -> bytes:
+        """Return the frames that let the client run the calls that were approved."""
+        return b"".join(
+            parts.input_frame(parts.call_of(self._earlier[call_id]))
+            for call_id in self._approved
+            if call_id in self._earlier and call_id not in self._results
+        )
 
 
 def _missing(

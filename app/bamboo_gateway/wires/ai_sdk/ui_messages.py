@@ -70,6 +70,8 @@ class UiMessages:
                 self._answered(event)
             case "input_closed":
                 self.requests.pop(event["request_id"], None)
+            case "complete" if event.get("finish_reason") == "tool_calls":
+                self._left_to_client()
             case _:
                 pass
 
@@ -166,6 +168,12 @@ class UiMessages:
             self._add(parts.request_part(event))
         elif (call := self._calls.get(event["tool_call_id"])) is not None:
             _ask(call, event["request_id"])
+
+    def _left_to_client(self) -> None:
+        """Note that the client runs the calls that were approved: the run has not."""
+        for call in self._calls.values():
+            if call["state"] == "approval-responded" and call["approval"]["approved"]:
+                call["state"] = "input-available"
 
     def _answered(self, event: Mapping[str, Any]) -> None:
         asked = self.requests.pop(event["request_id"], None)
