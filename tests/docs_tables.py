@@ -186,8 +186,8 @@ _EVENTS: Mapping[str, str] = {
     "branch_started": "A branch has begun behind a message (null: before the first one) and is the "
     "current one. Clients cut what they show behind that message.",
     "branch_selected": "Another branch is the current one. Clients load the messages again.",
-    "message_hidden": "The last message was taken back: the branch that began just before is without "
-    "it.",
+    "message_hidden": "The last message was taken back: the branch that began just before is "
+    "without it.",
     "run_hidden": "A client has deleted the response of a run, in a protocol that shows runs by "
     "themselves.",
     "extensions_updated": "The session's extension data changed.",

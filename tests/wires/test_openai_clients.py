@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from tests.api.serving import Served, serving
 from tests.processes import REPOSITORY, Gateway
+from tests.support.seen import check_files, check_what_people_see
 from tests.wires.official import NODE_DIR, node, python
 from tests.wires.openai_agent import URL
 
@@ -170,3 +171,44 @@ def test_a_repeat_after_a_restart_begins_no_second_run(tmp_path: Path) -> None:
         assert again["id"] == first["id"]
         assert again["status"] == "failed"
         assert len(gateway.call("GET", "/sessions")["sessions"]) == 1
+
+
+@pytest.mark.parametrize("storage_url", ["jsonl:", "sqlite:"])
+def test_r9_what_was_deleted_stays_deleted_over_a_kill_and_people_see_the_same(
+    tmp_path: Path, storage_url: str
+) -> None:
+    settings = {
+        "BAMBOO_AGENTS": json.dumps({"default": "demo:?delay_ms=0&tool=false&thinking=false"}),
+        "BAMBOO_STORAGE_URL": storage_url,
+    }
+    with Gateway(tmp_path, settings) as gateway:
+
+        def create(words: str, **more: Any) -> Any:
+            body = {"model": "default", "input": words, **more}
+            return gateway.call("POST", "/openai/v1/responses", json=body)
+
+        first = create("one")
+        second = create("two", previous_response_id=first["id"])
+        other = create("three", previous_response_id=first["id"])
+        conversation = f"/openai/v1/conversations/{first['conversation']['id']}"
+        items = gateway.call("GET", f"{conversation}/items")["data"]
+        gateway.call("DELETE", f"{conversation}/items/{items[0]['id']}")
+        gateway.call("DELETE", f"/openai/v1/responses/{second['id']}")
+        session_id = first["conversation"]["id"].removeprefix("conv_")
+        path = f"/sessions/{session_id}/messages"
+        said = gateway.call("GET", path)["messages"]
+        streams = {
+            name: gateway.http.get(f"/openai/v1/responses/{name}?stream=true").text
+            for name in (first["id"], other["id"])
+        }
+        gateway.kill()
+        gateway.start()
+        assert gateway.call("GET", path)["messages"] == said
+        left = gateway.call("GET", f"{conversation}/items")["data"]
+        assert left == items[1:]
+        assert gateway.http.get(f"/openai/v1/responses/{second['id']}").status_code == 404
+        for name, text in streams.items():
+            assert gateway.http.get(f"/openai/v1/responses/{name}?stream=true").text == text
+        check_what_people_see(gateway.http, {session_id: ()})
+        gateway.stop()
+    check_files(gateway.data_dir, storage_url)

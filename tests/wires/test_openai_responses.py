@@ -599,6 +599,30 @@ def test_an_idempotency_key_holds_as_everywhere(api: httpx.Client) -> None:
     assert runs_in(api, session_id_of(first)) == 1
 
 
+@pytest.mark.parametrize("asked", [5, [], {"tools": 1}, {"tools": [1, {}, {"name": 2}]}, {"x": 1}])
+def test_metadata_of_a_native_client_breaks_no_response(api: httpx.Client, asked: Any) -> None:
+    message = {"role": "user", "content": "tools", "metadata": {"openai": asked}}
+    turn = api.post("/chat", json={"message": message}, headers={"Prefer": "wait=60"}).json()
+    url = f"{RESPONSES}/{response_id(turn['session_id'], turn['run_id'])}"
+    assert api.get(url).json()["status"] == "completed"
+    shown(frames_of(api.get(f"{url}?stream=true").text)).check_end()
+
+
+def test_a_queued_response_that_is_cancelled_has_an_end(api: httpx.Client) -> None:
+    first = create(api, "x", model="held", background=True)
+    waits = create(api, "y", conversation=first["conversation"], background=True)
+    url = f"{RESPONSES}/{waits['id']}"
+    assert api.post(f"{url}/cancel").json()["status"] == "cancelled"
+    kinds = [one["type"] for one in frames_of(api.get(f"{url}?stream=true").text)]
+    assert kinds == ["response.created", "response.queued", "response.incomplete"]
+    assert [one["role"] for one in api.get(f"{url}/input_items").json()["data"]] == ["user"]
+    assert api.get(f"{RESPONSES}/{first['id']}").json()["status"] == "in_progress"
+    # The end of the other run is none of this stream's.
+    api.post(f"{RESPONSES}/{first['id']}/cancel")
+    end = frames_of(api.get(f"{RESPONSES}/{first['id']}?stream=true").text)[-1]
+    assert end["response"]["id"] == first["id"]
+
+
 # -- the session's whole life -------------------------------------------------------------------
 
 

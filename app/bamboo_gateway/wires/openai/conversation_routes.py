@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Body, Request
 from starlette.responses import Response
 from structlog.contextvars import bind_contextvars
 
+from bamboo_gateway.api.audit import name_targets
 from bamboo_gateway.api.dependencies import Manager, Who
 from bamboo_gateway.api.openapi.responses import (
     ASKED,
@@ -161,10 +162,12 @@ async def update_openai_conversation(
     },
 )
 async def delete_openai_conversation(
-    manager: Manager, who: Who, conversation_id: ConversationId
+    request: Request, manager: Manager, who: Who, conversation_id: ConversationId
 ) -> Response:
     """Delete the session with everything in it."""
-    await manager.delete_session(who, _named(conversation_id))
+    session_id = _named(conversation_id)
+    name_targets(request, [session_id])
+    await manager.delete_session(who, session_id)
     return json_response({"id": conversation_id, "object": "conversation.deleted", "deleted": True})
 
 

@@ -55,8 +55,14 @@ def asked_of(record: RunRecord) -> dict[str, Any]:
 
 
 def tool_names(asked: Mapping[str, Any]) -> frozenset[str]:
-    """Return the names of the tools that the client brought."""
-    return frozenset(tool["name"] for tool in asked.get("tools") or ())
+    """Return the names of the tools that the client brought.
+
+    Clients of the gateway's own API may write into metadata what they like.
+    """
+    tools = asked.get("tools")
+    given = tools if isinstance(tools, list) else []
+    names = [tool.get("name") for tool in given if isinstance(tool, dict)]
+    return frozenset(name for name in names if isinstance(name, str))
 
 
 def response_of(record: RunRecord, output: list[Item] | None = None) -> dict[str, Any]:
