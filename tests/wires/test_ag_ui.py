@@ -228,7 +228,7 @@ def test_a_chat_instead_of_an_answer_closes_the_call_for_the_client_too(
     [interrupt] = client.last["outcome"]["interrupts"]
     client.messages.append(user("Never mind", "u2"))
     resume = [{"interruptId": interrupt["id"], "status": "cancelled"}]
-    more = {"resume": [{**resume[0], "interruptId": "req_unknown"}]}
+    more: Any = {"resume": [{**resume[0], "interruptId": "req_unknown"}]}
     client.read(run(api, free_id, client.messages, "run-2", **more).text)
     assert client.shown() == native(messages_of(api, free_id))
 
@@ -252,7 +252,7 @@ def test_an_answer_that_does_not_fit_or_is_another_one_is_refused(
 def test_properties_and_state_reach_agents_that_allow_them_and_others_ignore_them(
     api: httpx.Client, free_id: str
 ) -> None:
-    more = {
+    more: Any = {
         "forwardedProps": {"text": "One two", "nonsense": 1},
         "state": {"a": 1},
         "context": [{"description": "d", "value": "v"}],
