@@ -124,7 +124,9 @@ def streams_of(served: Served, prefix: str) -> list[str]:
 
 def test_the_protocols_validator_finds_nothing(served: Served, tmp_path: Path) -> None:
     validator = official.python().parent / "ag-ui-validate"
-    for number, text in enumerate(streams_of(served, "valid")):
+    # Each agent's run, and one thread that is seen again.
+    streams = streams_of(served, "valid")
+    for number, text in enumerate([*streams[::3], *streams[1:3]]):
         stream = tmp_path / f"{number}.sse"
         stream.write_text(text, encoding="utf-8")
         done = subprocess.run(

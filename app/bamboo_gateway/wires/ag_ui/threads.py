@@ -25,7 +25,7 @@ from bamboo_gateway.wires.ag_ui import frames
 from bamboo_gateway.wires.ag_ui.messages import open_calls
 from bamboo_gateway.wires.ag_ui.requests import interrupt_outcome
 from bamboo_gateway.wires.ag_ui.run_fold import RunFold
-from bamboo_gateway.wires.ag_ui.run_state import RunState
+from bamboo_gateway.wires.ag_ui.run_state import Place, RunState
 from bamboo_gateway.wires.ag_ui.schemas import RunAgentInput, SentMessage
 from bamboo_gateway.wires.ag_ui.snapshots import (
     read_conversation,
@@ -50,7 +50,7 @@ _LOOK_UP: Final = 32
 _TRIES: Final = 3
 """How often a request is read again because another one with the same messages came first."""
 
-_MEMOS: Final[FoldMemos[RunState]] = FoldMemos()
+_MEMOS: Final[FoldMemos[Place]] = FoldMemos()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Shown:
         is_replayed: Whether the request began nothing.
     """
 
-    stream: FoldedStream[RunState] | None
+    stream: FoldedStream[Place] | None
     whole: bytes = b""
     run_id: str | None = None
     is_replayed: bool = False
@@ -297,21 +297,22 @@ class Threads:
             return Shown(None, run_id=run_id, is_replayed=is_replayed)
         memo = _MEMOS.of((id(self.manager), thread_id), partial(RunFold, thread_id))
         complete = partial(self._complete, thread_id)
-        stream = FoldedStream(inner, memo, state, complete)
+        stream = FoldedStream(inner, memo, Place(state), complete)
         return Shown(stream, run_id=run_id, is_replayed=is_replayed)
 
-    async def _complete(self, thread_id: str, state: RunState) -> Folded[RunState]:
+    async def _complete(self, thread_id: str, place: Place) -> Folded[Place]:
         """Return the messages that a state waits for, and the frames behind them."""
         parts: list[bytes] = []
         fold = RunFold(thread_id)
-        while fold.waits(state):
+        while fold.waits(place):
+            state = place.state
             parts.append(await snapshot_around(self.manager, self.who, thread_id, state))
             is_stale = state.is_stale and state.waits_for != "all"
             ready = state._replace(waits_for=None, rest=b"", is_stale=is_stale)
-            folded = fold.feed(ready, state.rest)
+            folded = fold.feed(place._replace(state=ready), state.rest)
             parts.append(folded.frames)
-            state = folded.state
-        return Folded(b"".join(parts), state)
+            place = folded.state
+        return Folded(b"".join(parts), place)
 
     async def _at_rest(self, thread_id: str, run_id: str | None) -> Shown:
         """Return a thread in which no run executes or waits: its messages, and what it waits for.
