@@ -19,6 +19,7 @@ AGENTS = {
     "open": "demo:?delay_ms=0&allow=text,tokens",
     "echo": "python:tests.wires.ag_ui_agent:echo?allow=*",
     "state": "python:tests.wires.ag_ui_agent:state",
+    "question": "python:tests.wires.ag_ui_agent:question",
 }
 LOOK = {"name": "look", "description": "Looks.", "parameters": {"type": "object"}}
 
@@ -231,6 +232,24 @@ def test_a_chat_instead_of_an_answer_closes_the_call_for_the_client_too(
     more: Any = {"resume": [{**resume[0], "interruptId": "req_unknown"}]}
     client.read(run(api, free_id, client.messages, "run-2", **more).text)
     assert client.shown() == native(messages_of(api, free_id))
+
+
+def test_a_question_that_is_cancelled_is_closed_and_waits_no_more(
+    api: httpx.Client, free_id: str
+) -> None:
+    client = Client(user()).read(run(api, free_id, [user()], agent="question").text)
+    [interrupt] = client.last["outcome"]["interrupts"]
+    resume = [{"interruptId": interrupt["id"], "status": "cancelled"}]
+    client.read(run(api, free_id, client.messages, "run-2", "question", resume=resume).text)
+    assert client.last["outcome"] == {"type": "cancelled"}
+    assert client.shown() == native(messages_of(api, free_id))
+    for text in (
+        connect(api, free_id).text,
+        run(api, free_id, [user()], agent="question").text,
+        run(api, free_id, client.messages, "run-3", "question", resume=resume).text,
+    ):
+        assert Client().read(text).last["outcome"] == {"type": "success"}
+    assert api.get(f"/sessions/{free_id}").json()["open_requests"] == []
 
 
 def test_an_answer_that_does_not_fit_or_is_another_one_is_refused(
