@@ -1,11 +1,11 @@
-"""Agents of the tests of AG-UI: one shows its options, one writes state and steps."""
+"""Agents of the tests of AG-UI: they show options, write state and steps, and ask."""
 
 from collections.abc import AsyncIterator
 from typing import Any
 
 from bamboo_gateway.agents.base import Turn
 from bamboo_gateway.domain.codec import encode
-from bamboo_gateway.domain.events import AgentEvent, Custom, Token
+from bamboo_gateway.domain.events import AgentEvent, Custom, InputRequired, Token
 
 
 async def echo(turn: Turn) -> AsyncIterator[AgentEvent]:
@@ -25,3 +25,11 @@ async def state(turn: Turn) -> AsyncIterator[AgentEvent]:
         yield Custom("ag_ui", shown)
     yield Custom("progress", 0.5)
     yield Token("Done.")
+
+
+async def question(turn: Turn) -> AsyncIterator[AgentEvent]:
+    """Ask a question, and say the answer."""
+    if not turn.answers:
+        yield InputRequired("Which colour?")
+        return
+    yield Token(", ".join(str(answer.value) for answer in turn.answers.values()))

@@ -19,6 +19,7 @@ AGENTS = {
     "open": "demo:?delay_ms=0&allow=text,tokens",
     "echo": "python:tests.wires.ag_ui_agent:echo?allow=*",
     "state": "python:tests.wires.ag_ui_agent:state",
+    "question": "python:tests.wires.ag_ui_agent:question",
 }
 LOOK = {"name": "look", "description": "Looks.", "parameters": {"type": "object"}}
 
@@ -228,9 +229,27 @@ def test_a_chat_instead_of_an_answer_closes_the_call_for_the_client_too(
     [interrupt] = client.last["outcome"]["interrupts"]
     client.messages.append(user("Never mind", "u2"))
     resume = [{"interruptId": interrupt["id"], "status": "cancelled"}]
-    more = {"resume": [{**resume[0], "interruptId": "req_unknown"}]}
+    more: Any = {"resume": [{**resume[0], "interruptId": "req_unknown"}]}
     client.read(run(api, free_id, client.messages, "run-2", **more).text)
     assert client.shown() == native(messages_of(api, free_id))
+
+
+def test_a_question_that_is_cancelled_is_closed_and_waits_no_more(
+    api: httpx.Client, free_id: str
+) -> None:
+    client = Client(user()).read(run(api, free_id, [user()], agent="question").text)
+    [interrupt] = client.last["outcome"]["interrupts"]
+    resume = [{"interruptId": interrupt["id"], "status": "cancelled"}]
+    client.read(run(api, free_id, client.messages, "run-2", "question", resume=resume).text)
+    assert client.last["outcome"] == {"type": "cancelled"}
+    assert client.shown() == native(messages_of(api, free_id))
+    for text in (
+        connect(api, free_id).text,
+        run(api, free_id, [user()], agent="question").text,
+        run(api, free_id, client.messages, "run-3", "question", resume=resume).text,
+    ):
+        assert Client().read(text).last["outcome"] == {"type": "success"}
+    assert api.get(f"/sessions/{free_id}").json()["open_requests"] == []
 
 
 def test_an_answer_that_does_not_fit_or_is_another_one_is_refused(
@@ -252,7 +271,7 @@ def test_an_answer_that_does_not_fit_or_is_another_one_is_refused(
 def test_properties_and_state_reach_agents_that_allow_them_and_others_ignore_them(
     api: httpx.Client, free_id: str
 ) -> None:
-    more = {
+    more: Any = {
         "forwardedProps": {"text": "One two", "nonsense": 1},
         "state": {"a": 1},
         "context": [{"description": "d", "value": "v"}],

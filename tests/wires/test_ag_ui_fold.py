@@ -28,7 +28,7 @@ from bamboo_gateway.domain.events import (
 )
 from bamboo_gateway.domain.message_assembler import MessageAssembler
 from bamboo_gateway.wires.ag_ui.run_fold import RunFold
-from bamboo_gateway.wires.ag_ui.run_state import RunState
+from bamboo_gateway.wires.ag_ui.run_state import Place, RunState
 from tests.wires.ag_ui_client import Client, events_of, native
 
 DELTAS = ("token", "thinking", "tool_delta")
@@ -56,13 +56,13 @@ def lines_of(events: list[dict[str, Any]]) -> list[bytes]:
 
 def folded(*pieces: bytes, state: RunState | None = None) -> str:
     """Return the frames of a stream that gets these pieces."""
-    state = state or RunState("run_1")
+    place = Place(state or RunState("run_1"))
     frames: list[bytes] = []
     for piece in pieces:
-        made = FOLD.feed(state, piece)
+        made = FOLD.feed(place, piece)
         frames.append(made.frames)
-        state = made.state
-    frames.append(FOLD.end(state))
+        place = made.state
+    frames.append(FOLD.end(place))
     return b"".join(frames).decode()
 
 
@@ -157,14 +157,13 @@ def test_a_message_that_differs_from_its_pieces_waits_for_a_snapshot_before_the_
     events = log_of(
         Token("secret"), MessageSaid({"role": "assistant", "content": "••••"}), Complete()
     )
-    made = FOLD.feed(RunState("run_1"), b"".join(lines_of(events)))
+    made = FOLD.feed(Place(RunState("run_1")), b"".join(lines_of(events)))
     assert FOLD.waits(made.state)
-    assert made.state.waits_for == "all"
+    state = made.state.state
+    assert state.waits_for == "all"
     assert b"RUN_FINISHED" not in made.frames
-    ready = made.state._replace(waits_for=None, rest=b"", is_stale=False)
-    assert (
-        events_of(FOLD.feed(ready, made.state.rest).frames.decode())[-1]["type"] == "RUN_FINISHED"
-    )
+    ready = Place(state._replace(waits_for=None, rest=b"", is_stale=False))
+    assert events_of(FOLD.feed(ready, state.rest).frames.decode())[-1]["type"] == "RUN_FINISHED"
 
 
 def test_what_other_runs_say_is_not_shown() -> None:
@@ -271,7 +270,7 @@ def test_readers_at_one_place_share_what_was_made(monkeypatch: pytest.MonkeyPatc
     memo, calls = FoldMemo(FOLD), list[bytes]()
     feed: Callable[..., Any] = RunFold.feed
 
-    def counted(fold: RunFold, state: RunState, lines: bytes) -> Any:
+    def counted(fold: RunFold, state: Place, lines: bytes) -> Any:
         calls.append(lines)
         return feed(fold, state, lines)
 
@@ -279,7 +278,7 @@ def test_readers_at_one_place_share_what_was_made(monkeypatch: pytest.MonkeyPatc
     memo.readers = 2
     frames = b""
     lines = lines_of(log_of(Token("a"), Token("b"), Complete()))
-    states = [RunState("run_1"), RunState("run_1")]
+    states = [Place(RunState("run_1")), Place(RunState("run_1"))]
     for line in lines:
         results = [memo.feed(state, line) for state in states]
         assert results[0] is results[1]

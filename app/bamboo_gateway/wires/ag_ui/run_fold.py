@@ -17,7 +17,7 @@ from bamboo_gateway.wires.ag_ui import frames
 from bamboo_gateway.wires.ag_ui.messages import client_id, parts_of, reasoning_id
 from bamboo_gateway.wires.ag_ui.protocol_events import PROTOCOL_EVENT, protocol_event
 from bamboo_gateway.wires.ag_ui.requests import interrupt_of
-from bamboo_gateway.wires.ag_ui.run_state import Closing, Part, RunState
+from bamboo_gateway.wires.ag_ui.run_state import Closing, Part, Place, RunState, Unsettled
 from bamboo_gateway.wires.folded_streams import (
     GOODBYE_LINE,
     PING_LINE,
@@ -27,7 +27,8 @@ from bamboo_gateway.wires.folded_streams import (
 )
 
 _CONTENT: Final = b'"content":"'
-_DELTAS: Final = {b'{"type":"token",': "token", b'{"type":"thinking' + b'"': "thinking"}
+_STEM: Final = b'"run_id":"%b","message_id":"%b","content":"'
+_PREFIXES: Final = {"token": b'{"type":"token",', "thinking": b'{"type":"thinking",'}
 _USAGE: Final = {
     "inputTokens": "prompt_tokens",
     "outputTokens": "completion_tokens",
@@ -37,7 +38,7 @@ _USAGE: Final = {
 }
 
 
-class RunFold(Fold[RunState]):
+class RunFold(Fold[Place]):
     """The fold of the runs of one thread."""
 
     __slots__ = ("_thread_id",)
@@ -46,32 +47,65 @@ class RunFold(Fold[RunState]):
         self._thread_id = thread_id
 
     @override
-    def feed(self, state: RunState, lines: bytes) -> Folded[RunState]:
-        work = _Work(self._thread_id, state)
-        at = 0
+    def feed(self, state: Place, lines: bytes) -> Folded[Place]:
+        state, out, at = _further_pieces(state, lines)
+        if at == len(lines):
+            return Folded(b"".join(out), state)
+        work = _Work(self._thread_id, state, out)
         while at < len(lines) and work.waits_for is None:
             end = lines.index(b"\n", at)
             if work.take(lines[at:end]):
                 at = end + 1
-        return Folded(b"".join(work.out), work.state(lines[at:]))
+        return Folded(b"".join(work.out), work.place(lines[at:]))
 
     @override
-    def end(self, state: RunState) -> bytes:
-        if state.has_ended:
+    def end(self, state: Place) -> bytes:
+        if state.state.has_ended:
             return b""
         # The log does not have the end: a client must not take what it has for a whole answer.
         return frames.run_error("The stream ended before the run did; connect again.", "stream_cut")
 
     @override
-    def waits(self, state: RunState) -> bool:
-        return state.waits_for is not None
+    def waits(self, state: Place) -> bool:
+        return state.state.waits_for is not None
+
+
+def _further_pieces(place: Place, lines: bytes) -> tuple[Place, list[bytes], int]:
+    """Take the pieces that continue the present part; most lines are such.
+
+    A text is used as it is encoded: it is the last member, behind ids, which have no quotation
+    mark.
+
+    Returns:
+        The place behind them, their frames, and where the other lines begin.
+    """
+    state, size, digest = place
+    out: list[bytes] = []
+    at = 0
+    part = state.part
+    if part is None or not part.stem or state.waits_for is not None or state.has_ended:
+        return place, out, 0
+    prefix, stem, begin = _PREFIXES[part.kind], part.stem, part.begin
+    while lines.startswith(prefix, at):
+        end = lines.index(b"\n", at)
+        text_at = lines.find(stem, at, end)
+        if text_at < 0:
+            break
+        text = lines[text_at + len(stem) : end - 2]
+        if text:
+            size += len(text)
+            digest = crc32(text, digest)
+            out += (begin, text, frames.CONTENT_END)
+        at = end + 1
+    return (Place(state, size, digest) if out else place), out, at
 
 
 class _Work:
     """A state that changes while lines are taken."""
 
-    def __init__(self, thread_id: str, state: RunState) -> None:
-        self.out: list[bytes] = []
+    def __init__(self, thread_id: str, place: Place, out: list[bytes]) -> None:
+        state, size, digest = place
+        self.out = out
         self._thread_id = thread_id
         self._from = state
         self._run_id = state.run_id
@@ -86,22 +120,23 @@ class _Work:
         self._model = state.model
         self._is_stale = state.is_stale
         self._unsettled = state.unsettled
-        self._set_part(state.part)
+        self._stem = self._frame_begin = b""
+        self._set_part(state.part, size, digest)
 
-    def _set_part(self, part: Part | None) -> None:
-        self._part = part
+    def _set_part(self, part: Part | None, size: int = 0, digest: int = 0) -> None:
+        self._size, self._digest = size, digest
         if part is None:
-            self._message_id, self._kind = "", ""
+            self._message_id, self._kind, self._stem = "", "", b""
             return
-        self._message_id, self._kind = part.message_id, part.kind
-        self._number, self._size, self._digest = part.number, part.size, part.digest
+        self._stem, self._frame_begin = part.stem, part.begin
+        self._message_id, self._kind, self._number = part.message_id, part.kind, part.number
         self._text_is_open = part.text_is_open
         self._reasoning_is_open = part.reasoning_is_open
         self._calls = part.calls
 
-    def state(self, rest: bytes) -> RunState:
-        """Return the state as it is now, with the lines that were not taken."""
-        return RunState(
+    def place(self, rest: bytes) -> Place:
+        """Return the place as it is now, with the lines that were not taken."""
+        state = RunState(
             self._run_id,
             self._from.shows_earlier,
             self._from.is_over,
@@ -120,6 +155,7 @@ class _Work:
             self._model,
             self._is_stale,
         )
+        return Place(state, self._size, self._digest)
 
     def _present(self) -> Part | None:
         if not self._message_id:
@@ -128,12 +164,19 @@ class _Work:
             self._message_id,
             self._kind,
             self._number,
-            self._size,
-            self._digest,
             self._text_is_open,
             self._reasoning_is_open,
             self._calls,
+            self._stem,
+            self._frame_begin,
         )
+
+    @property
+    def _name(self) -> str:
+        """The id of what the present part is for the client: the message, or its reasoning."""
+        if self._kind == "token":
+            return self._message_id
+        return reasoning_id(self._message_id, self._number)
 
     def take(self, line: bytes) -> bool:
         """Add the frames of a line. Return False when it has to be taken again, after a wait."""
@@ -141,8 +184,10 @@ class _Work:
             self._control(line)
         elif self._has_ended:
             pass
-        elif (kind := _DELTAS.get(line[:16]) or _DELTAS.get(line[:18])) is not None:
-            self._delta(kind, line)
+        elif line.startswith(_PREFIXES["token"]):
+            self._delta("token", line)
+        elif line.startswith(_PREFIXES["thinking"]):
+            self._delta("thinking", line)
         else:
             event = decode(line)
             is_last = event["type"] in TERMINAL_TYPES and event.get("run_id") == self._run_id
@@ -164,11 +209,10 @@ class _Work:
     # -- pieces -------------------------------------------------------------------------------
 
     def _delta(self, kind: str, line: bytes) -> None:
-        """Add the frame of a piece of text; most lines are one.
-
-        Its text is used as it is encoded: it is the last member, behind ids, which hold no
-        quotation mark.
-        """
+        """Add the frame of a piece."""
+        if kind == self._kind and self._stem and (at := line.find(self._stem)) > 0:
+            self._add(line[at + len(self._stem) : -2])
+            return
         at = line.find(_CONTENT)
         run_id, message_id = _ids_of(line[:at]) if at > 0 and line.endswith(b'"}') else ("", "")
         if not message_id or run_id != self._run_id or not self._has_begun:
@@ -184,35 +228,41 @@ class _Work:
         if message_id == self._message_id:
             return
         self._close()
-        known = next((one for one in self._unsettled if one.message_id == message_id), None)
-        if known is not None:
-            self._unsettled = tuple(one for one in self._unsettled if one is not known)
-        self._set_part(known or Part(message_id))
+        for known in self._unsettled:
+            if known.part.message_id == message_id:
+                self._unsettled = tuple(one for one in self._unsettled if one is not known)
+                self._set_part(*known)
+                return
+        self._set_part(Part(message_id))
 
     def _say(self, kind: str, text: bytes, role: str = "assistant") -> None:
         """Add text to the message that is being made."""
-        name = self._message_id
         if kind != self._kind:
             self._end_reasoning()
-            self._kind, self._number, self._size = kind, self._number + 1, 0
+            self._kind, self._number, self._size, self._stem = kind, self._number + 1, 0, b""
             self._digest = crc32(kind.encode(), self._digest)
         if kind == "token":
             if not self._text_is_open:
                 self._text_is_open = True
-                self.out.append(frames.message_start(name, role))
-        else:
-            name = reasoning_id(name, self._number)
-            if not self._reasoning_is_open:
-                self._reasoning_is_open = True
-                self.out.append(frames.reasoning_start(name))
-        self._size += len(text)
-        self._digest = crc32(text, self._digest)
-        self.out += (frames.content_begin(kind, name), text, frames.CONTENT_END)
+                self.out.append(frames.message_start(self._message_id, role))
+        elif not self._reasoning_is_open:
+            self._reasoning_is_open = True
+            self.out.append(frames.reasoning_start(self._name))
+        if not self._stem:
+            self._stem = _STEM % (str(self._run_id).encode(), self._message_id.encode())
+            self._frame_begin = frames.content_begin(kind, self._name)
+        self._add(text)
+
+    def _add(self, text: bytes) -> None:
+        if text:
+            self._size += len(text)
+            self._digest = crc32(text, self._digest)
+            self.out += (self._frame_begin, text, frames.CONTENT_END)
 
     def _end_reasoning(self) -> None:
         if self._message_id and self._reasoning_is_open:
-            self._reasoning_is_open = False
-            self.out.append(frames.reasoning_end(reasoning_id(self._message_id, self._number)))
+            self._reasoning_is_open, self._stem = False, b""
+            self.out.append(frames.reasoning_end(self._name))
 
     def _close(self, *, is_whole: bool = False) -> None:
         """Close what is open of the message that is being made.
@@ -223,11 +273,11 @@ class _Work:
             return
         self._end_reasoning()
         if self._text_is_open:
-            self._text_is_open = False
+            self._text_is_open, self._stem = False, b""
             self.out.append(frames.message_end(self._message_id))
         part = self._present()
         if part is not None and not is_whole:
-            self._unsettled = (*self._unsettled, part)
+            self._unsettled = (*self._unsettled, Unsettled(part, self._size, self._digest))
         self._set_part(None)
 
     # -- other events -------------------------------------------------------------------------

@@ -4,27 +4,35 @@ from typing import Literal, NamedTuple
 
 
 class Part(NamedTuple):
-    """What was shown of the message that is being made.
+    """The message that is being made, and the part of it that was shown last.
 
     Attributes:
         message_id: Its id.
         kind: What the last piece was: `token` or `thinking`; empty while only calls were shown.
         number: The number of the part that it belongs to.
-        size: How much of that part was shown, in bytes of its encoded text.
-        digest: A checksum of everything that was shown.
         text_is_open: Whether TEXT_MESSAGE_START was sent.
         reasoning_is_open: Whether the part is reasoning that has begun and not ended.
         calls: The calls of the message that were shown.
+        stem: What the event of a further piece of the part has before its text.
+        begin: What its frame has there.
     """
 
     message_id: str
     kind: str = ""
     number: int = -1
-    size: int = 0
-    digest: int = 0
     text_is_open: bool = False
     reasoning_is_open: bool = False
     calls: tuple[str, ...] = ()
+    stem: bytes = b""
+    begin: bytes = b""
+
+
+class Unsettled(NamedTuple):
+    """A message that was shown and has not come whole, with `size` and `digest` of a `Place`."""
+
+    part: Part
+    size: int
+    digest: int
 
 
 class Closing(NamedTuple):
@@ -70,10 +78,24 @@ class RunState(NamedTuple):
     input_ids: tuple[str, ...] = ()
     closings: tuple[Closing, ...] = ()
     part: Part | None = None
-    unsettled: tuple[Part, ...] = ()
+    unsettled: tuple[Unsettled, ...] = ()
     open_calls: tuple[str, ...] = ()
     results: tuple[str, ...] = ()
     interrupts: tuple[bytes, ...] = ()
     steps: tuple[str, ...] = ()
     model: str | None = None
     is_stale: bool = False
+
+
+class Place(NamedTuple):
+    """Where a stream is, with what changes at each piece of text apart from the rest.
+
+    Attributes:
+        state: What changes seldom.
+        size: How much of the present part was shown, in bytes of its encoded text.
+        digest: A checksum of everything that was shown of the message.
+    """
+
+    state: RunState
+    size: int = 0
+    digest: int = 0

@@ -14,6 +14,7 @@ from bamboo_gateway.domain.errors import (
     NotFound,
     Refused,
 )
+from bamboo_gateway.domain.events import REASON_INPUT
 from bamboo_gateway.domain.positions import Position, parse_position
 from bamboo_gateway.domain.views import RunView
 from bamboo_gateway.sessions.commands import Chat, Idempotency, Regenerate, StreamRequest
@@ -25,7 +26,7 @@ from bamboo_gateway.wires.ag_ui import frames
 from bamboo_gateway.wires.ag_ui.messages import open_calls
 from bamboo_gateway.wires.ag_ui.requests import interrupt_outcome
 from bamboo_gateway.wires.ag_ui.run_fold import RunFold
-from bamboo_gateway.wires.ag_ui.run_state import RunState
+from bamboo_gateway.wires.ag_ui.run_state import Place, RunState
 from bamboo_gateway.wires.ag_ui.schemas import RunAgentInput, SentMessage
 from bamboo_gateway.wires.ag_ui.snapshots import (
     read_conversation,
@@ -33,6 +34,7 @@ from bamboo_gateway.wires.ag_ui.snapshots import (
     whole_snapshot,
 )
 from bamboo_gateway.wires.ag_ui.turns import (
+    Cancelled,
     Replay,
     Turn,
     answers_of,
@@ -50,7 +52,7 @@ _LOOK_UP: Final = 32
 _TRIES: Final = 3
 """How often a request is read again because another one with the same messages came first."""
 
-_MEMOS: Final[FoldMemos[RunState]] = FoldMemos()
+_MEMOS: Final[FoldMemos[Place]] = FoldMemos()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class Shown:
         is_replayed: Whether the request began nothing.
     """
 
-    stream: FoldedStream[RunState] | None
+    stream: FoldedStream[Place] | None
     whole: bytes = b""
     run_id: str | None = None
     is_replayed: bool = False
@@ -95,6 +97,9 @@ class Threads:
             turn = await self._turn(agent, given, known, last, new)
             if isinstance(turn, Replay):
                 return await self._replay(given.thread_id, turn.run_id or given.run_id)
+            if isinstance(turn, Cancelled):
+                await self.manager.cancel_session(self.who, given.thread_id)
+                return await self._at_rest(given.thread_id, given.run_id, {"type": "cancelled"})
             try:
                 begun = await self._begin(given, turn, idem)
             except (MessageExists, Refused) as error:
@@ -189,7 +194,7 @@ class Threads:
         asked = await self.manager.open_inputs(self.who, given.thread_id)
         kinds = {event["request_id"]: event["kind"] for event in asked}
         answers = answers_of(given, kinds)
-        if answers is not None:
+        if isinstance(answers, Inputs):
             if new:
                 raise InvalidInput(
                     "Answers to interrupts and new messages do not go together. Send the messages "
@@ -199,9 +204,7 @@ class Threads:
             return answers
         if new:
             return chat_of(given, agent, options, new)  # which closes what was asked
-        if kinds:
-            await self.manager.cancel_session(self.who, given.thread_id)
-        return Replay(None)
+        return answers
 
     async def _run_of(self, thread_id: str, message_id: str) -> RunView | None:
         """Return the latest run that a message is the input of, or else the latest one.
@@ -252,11 +255,17 @@ class Threads:
         run = await self._named_run(thread_id, run_id)
         if run is None:
             return await self._at_rest(thread_id, run_id or thread_id)
+        if run["finish_reason"] == REASON_INPUT and await self._is_settled(thread_id):
+            return await self._at_rest(thread_id, run["run_id"])
         position = parse_position(run["position"])
         assert position is not None  # a run always has one
         is_over = run["ended_at"] is not None
         state = RunState(run["run_id"], shows_earlier=True, is_over=is_over)
         return await self._stream(thread_id, position, state, is_replayed=True)
+
+    async def _is_settled(self, thread_id: str) -> bool:
+        """Return whether nothing waits for an answer: an interrupt of the log is a past one."""
+        return not await self.manager.open_inputs(self.who, thread_id)
 
     async def _named_run(self, thread_id: str, run_id: str | None) -> RunView | None:
         if run_id is not None:
@@ -297,32 +306,37 @@ class Threads:
             return Shown(None, run_id=run_id, is_replayed=is_replayed)
         memo = _MEMOS.of((id(self.manager), thread_id), partial(RunFold, thread_id))
         complete = partial(self._complete, thread_id)
-        stream = FoldedStream(inner, memo, state, complete)
+        stream = FoldedStream(inner, memo, Place(state), complete)
         return Shown(stream, run_id=run_id, is_replayed=is_replayed)
 
-    async def _complete(self, thread_id: str, state: RunState) -> Folded[RunState]:
+    async def _complete(self, thread_id: str, place: Place) -> Folded[Place]:
         """Return the messages that a state waits for, and the frames behind them."""
         parts: list[bytes] = []
         fold = RunFold(thread_id)
-        while fold.waits(state):
+        while fold.waits(place):
+            state = place.state
             parts.append(await snapshot_around(self.manager, self.who, thread_id, state))
             is_stale = state.is_stale and state.waits_for != "all"
             ready = state._replace(waits_for=None, rest=b"", is_stale=is_stale)
-            folded = fold.feed(ready, state.rest)
+            folded = fold.feed(place._replace(state=ready), state.rest)
             parts.append(folded.frames)
-            state = folded.state
-        return Folded(b"".join(parts), state)
+            place = folded.state
+        return Folded(b"".join(parts), place)
 
-    async def _at_rest(self, thread_id: str, run_id: str | None) -> Shown:
+    async def _at_rest(
+        self, thread_id: str, run_id: str | None, end: dict[str, Any] | None = None
+    ) -> Shown:
         """Return a thread in which no run executes or waits: its messages, and what it waits for.
 
-        The frames are those of a run that has nothing more to say.
+        The frames are those of a run that has nothing more to say; `end` is its outcome.
         """
         conversation = await read_conversation(self.manager, self.who, thread_id)
         asked = await self.manager.open_inputs(self.who, thread_id)
         name = run_id or await self._last_run_id(thread_id) or thread_id
         outcome: dict[str, Any] = {"type": "success"}
-        if asked:
+        if end is not None:
+            outcome = end
+        elif asked:
             outcome = interrupt_outcome(asked)
         elif calls := open_calls(conversation.shapes):
             outcome["pendingToolCallIds"] = calls

@@ -38,7 +38,12 @@ class Replay:
     run_id: str | None = None
 
 
-Turn = Chat | Regenerate | Inputs | Replay
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The client cancels what the agent has asked, and says nothing else."""
+
+
+Turn = Chat | Regenerate | Inputs | Replay | Cancelled
 
 
 def stored_id(client_id: str) -> str:
@@ -94,8 +99,10 @@ def regenerate_of(
     )
 
 
-def answers_of(given: RunAgentInput, kinds: dict[str, str]) -> Inputs | None:
-    """Return the answers of `resume`; None when the client cancels instead of answering.
+def answers_of(given: RunAgentInput, kinds: dict[str, str]) -> Inputs | Cancelled | Replay:
+    """Return the answers of `resume`, or that the client cancels instead of answering.
+
+    An approval is denied then. What is cancelled and not open any more needs no answer.
 
     Args:
         given: What the client sent.
@@ -108,9 +115,9 @@ def answers_of(given: RunAgentInput, kinds: dict[str, str]) -> Inputs | None:
         elif kinds.get(one.interrupt_id) == "approval":
             answers[one.interrupt_id] = _denial(one)
         elif one.interrupt_id in kinds:
-            return None
+            return Cancelled()
     if not answers:
-        return None
+        return Replay()
     tools = client_tools(given.tools)
     return Inputs(answers, given.run_id, client_tools=tools or None)
 
