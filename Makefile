@@ -33,28 +33,32 @@ VENV_STAMP := $(VENV)/.stamp-venv
 RUNTIME_STAMP := $(VENV)/.stamp-runtime
 DEV_STAMP := $(VENV)/.stamp-dev
 
-# The Node.js clients of the end-to-end tests; nothing to do where they or npm are absent.
+# Clients that others wrote, in Node.js: those of the end-to-end tests, and the official ones of the
+# wires' protocols. Nothing to do where npm is absent.
 NODE_DIR := tests/e2e/node
-NODE_MANIFESTS := $(wildcard $(NODE_DIR)/package.json $(NODE_DIR)/package-lock.json)
-ifneq ($(NODE_MANIFESTS),)
+WIRES_NODE_DIR := tests/wires/node
 ifneq ($(shell command -v npm 2>/dev/null),)
-NODE_STAMP := $(NODE_DIR)/node_modules/.stamp
+NODE_STAMPS := $(NODE_DIR)/node_modules/.stamp $(WIRES_NODE_DIR)/node_modules/.stamp
 endif
-endif
+
+# The official Python clients of the wires' protocols. They need an environment of their own.
+WIRES_PYTHON := $(VENV)/wires
+WIRES_PYTHON_LOCK := tests/wires/clients/requirements.txt
+WIRES_PYTHON_STAMP := $(WIRES_PYTHON)/.stamp
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve test check audit format coverage torture bench bench-peers openapi readme docs docs-serve lock clean
+.PHONY: help setup serve test check audit format coverage torture wires-clients conformance bench bench-peers openapi readme docs docs-serve lock lock-clients clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(DEV_STAMP) ## Create .venv with everything to develop and test
 
 serve: $(RUNTIME_STAMP) ## Run the gateway (PORT=, HOST=, DATA_DIR=)
 	@exec $(BIN)/bamboo serve $(SERVE_HOST) $(SERVE_PORT) $(SERVE_DATA_DIR)
 
-test: $(DEV_STAMP) $(NODE_STAMP) ## Run the tests on all cores (PYTEST_ARGS="-k resume")
+test: $(DEV_STAMP) $(NODE_STAMPS) $(WIRES_PYTHON_STAMP) ## Run the tests on all cores (PYTEST_ARGS="-k resume")
 	$(BIN)/python -m pytest $(PYTEST_PROCESSES) $(PYTEST_ARGS)
 
 check: $(DEV_STAMP) ## Formatting, lint, types, the architecture's import rules, the locks' hashes
@@ -71,7 +75,7 @@ format: $(DEV_STAMP) ## Format the code and fix what can be fixed safely
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-coverage: $(DEV_STAMP) $(NODE_STAMP) ## Run the tests and report branch coverage
+coverage: $(DEV_STAMP) $(NODE_STAMPS) $(WIRES_PYTHON_STAMP) ## Run the tests and report branch coverage
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
 	$(BIN)/coverage combine --quiet
@@ -79,6 +83,11 @@ coverage: $(DEV_STAMP) $(NODE_STAMP) ## Run the tests and report branch coverage
 
 torture: $(DEV_STAMP) ## Run the long crash, fault and soak tests
 	$(BIN)/python -m pytest -m slow --hypothesis-profile=new $(PYTEST_ARGS)
+
+wires-clients: $(DEV_STAMP) $(NODE_STAMPS) $(WIRES_PYTHON_STAMP) ## Install the official clients of the wires' protocols
+
+conformance: $(DEV_STAMP) $(NODE_STAMPS) $(WIRES_PYTHON_STAMP) ## Run every official client of the wires, and write docs/reference/conformance.md
+	$(BIN)/python -m tests.wires.conformance $(PYTEST_ARGS)
 
 bench: $(DEV_STAMP) ## Run the benchmarks (BENCH_ARGS=)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
@@ -117,8 +126,11 @@ lock: $(DEV_STAMP) ## Pin the dependencies again (LOCK_ARGS=--upgrade for newer 
 	$(LOCK) $(LOCK_ARGS) --group dev --constraints requirements.lock --output-file requirements-dev.lock
 	@! grep -n '://' requirements.lock requirements-dev.lock || { echo 'error: a lock names a host' >&2; exit 1; }
 
+lock-clients: $(DEV_STAMP) ## Pin the newest official clients of the wires
+	$(BIN)/python -m tests.wires.conformance --lock
+
 clean: ## Remove the venv and everything the tools made
-	rm -rf $(VENV) $(NODE_DIR)/node_modules build/docs .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.*
+	rm -rf $(VENV) $(NODE_DIR)/node_modules $(WIRES_NODE_DIR)/node_modules build/docs .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.*
 
 # --clear, because a venv without this stamp is one whose creation was interrupted.
 $(VENV_STAMP):
@@ -144,7 +156,16 @@ $(DEV_STAMP): requirements-dev.lock requirements.lock pyproject.toml | $(VENV_ST
 	@$(INSTALL_PROJECT)
 	@touch $(RUNTIME_STAMP) $@
 
+# --no-deps: the lock holds everything, and pip 23 takes a pin for missing where a package asks for
+# its extra as soon as a newer release is out.
+$(WIRES_PYTHON_STAMP): $(WIRES_PYTHON_LOCK) | $(VENV_STAMP)
+	@echo 'Installing the official clients of the wires into $(WIRES_PYTHON)'
+	@$(BIN)/python -m venv --clear $(WIRES_PYTHON)
+	@$(WIRES_PYTHON)/bin/python -m pip --disable-pip-version-check install -qq --no-compile \
+		--no-deps --require-hashes -r $(WIRES_PYTHON_LOCK)
+	@touch $@
+
 # Install scripts stay off: the tests need the packages' own files and nothing they would fetch.
-$(NODE_DIR)/node_modules/.stamp: $(NODE_MANIFESTS)
-	cd $(NODE_DIR) && npm $(if $(filter %package-lock.json,$(NODE_MANIFESTS)),ci,install --no-package-lock) --ignore-scripts --no-audit --no-fund
+%/node_modules/.stamp: %/package.json %/package-lock.json
+	cd $* && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@

@@ -22,6 +22,7 @@ LOCKS = (
     "examples/requirements.txt",
     "tests/agents/litellm/requirements.txt",
     "tests/e2e/api_clients/requirements.txt",
+    "tests/wires/clients/requirements.txt",
 )
 
 _PIN = re.compile(

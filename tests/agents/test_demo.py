@@ -1,5 +1,6 @@
 """The demo agent."""
 
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -103,6 +104,25 @@ async def test_options_it_does_not_know_are_refused(options: dict[str, Any]) -> 
     with pytest.raises(AgentError) as caught:
         await events_of(demo(), turn_of(**options))
     assert caught.value.code == "invalid_option"
+
+
+async def test_it_calls_a_tool_of_the_client_and_quotes_the_result() -> None:
+    agent = demo("demo:?delay_ms=0&client_tool=*&thinking=false&tool=false")
+    look: Any = {"name": "look", "parameters": {}}
+    brought = replace(turn_of(), client_tools=(look,))
+    start, end = await events_of(agent, brought)
+    assert start == ToolStart("call_run_1_look", "look", {"text": "Hello there"})
+    assert end == Complete(finish_reason="tool_calls")
+    result = said("tool", "sunny", tool_call_id="call_run_1_look")
+    after = replace(brought, messages=[*brought.messages, result])
+    assert text_of(await events_of(agent, after)) == "The tool answered: “sunny”."
+
+
+@pytest.mark.parametrize("names", [(), ("other",)])
+async def test_it_ignores_a_wish_for_a_tool_that_the_client_has_not_brought(names: Any) -> None:
+    agent = demo("demo:?delay_ms=0&client_tool=look")
+    tools: Any = tuple({"name": name, "parameters": {}} for name in names)
+    assert "You said" in text_of(await events_of(agent, replace(turn_of(), client_tools=tools)))
 
 
 @pytest.mark.parametrize(

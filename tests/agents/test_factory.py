@@ -57,10 +57,13 @@ async def test_a_server_of_ones_own_needs_no_key() -> None:
         ),
         (
             "demo:?delay=secret",
-            "did you mean 'delay_ms'? Known are: allow, ask, coalesce, delay_ms, ",
+            "did you mean 'delay_ms'? Known are: allow, ask, client_tool, coalesce, delay_ms, ",
         ),
-        ("gpt-4o", "no kind; use demo:, openai:, python:, http: or https:"),
-        ("teapot:", "no known kind; use demo:, openai:, python:, http: or https:"),
+        (
+            "gpt-4o",
+            "no kind; use demo:, openai:, python:, http:, https:, agui+http: or agui+https:",
+        ),
+        ("teapot:", "no known kind; use demo:, openai:, python:, http:, https:, agui+http: or"),
     ],
 )
 def test_a_url_that_cannot_be_used_is_refused(url: str, words: str) -> None:

@@ -120,6 +120,13 @@ async def failure_of(*scripts: Script, **query: Any) -> AgentError:
     return caught.value
 
 
+async def test_the_service_gets_the_tools_of_the_client() -> None:
+    look: Any = {"name": "look", "parameters": {"type": "object"}}
+    async with playing((head(), chunk(sse(SPOKEN)), END)) as (agent, server):
+        await events_of(agent, replace(turn_of(), client_tools=(look,)))
+    assert server.requests[0].json["client_tools"] == [look]
+
+
 @pytest.mark.parametrize("done", [True, False])
 async def test_events_are_read_from_an_event_stream(done: bool) -> None:
     assert await answer_to(head(), *bytewise(sse(SPOKEN, done=done)), END) == HEARD

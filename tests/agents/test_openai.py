@@ -4,6 +4,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -140,6 +141,17 @@ async def test_the_request_is_what_the_api_says() -> None:
         "tools": tools,
         "stop": ["x"],
     }
+
+
+async def test_tools_of_the_client_are_passed_beside_configured_ones() -> None:
+    configured = [{"type": "function", "function": {"name": "look", "strict": True}}]
+    brought: Any = ({"name": "look", "parameters": {}}, {"name": "wait", "parameters": {}})
+    for options, expected in (({}, [*brought]), ({"tools": configured}, [brought[1]])):
+        async with playing(stream(HELLO)) as (agent, server):
+            turn = replace(turn_of(**options), client_tools=brought)
+            await events_of(agent, turn)
+        own = [{"type": "function", "function": tool} for tool in expected]
+        assert server.requests[0].json["tools"] == [*options.get("tools", []), *own]
 
 
 async def test_turns_that_do_not_fit_into_the_context_are_left_out_and_reported() -> None:

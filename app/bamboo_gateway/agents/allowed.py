@@ -139,6 +139,10 @@ class AllowedOptions:
             return AllowedOptions({name: bounds.get(name, Bounds()) for name in sorted(names)})
         return AllowedOptions(bounds, others=others)
 
+    def __contains__(self, name: str) -> bool:
+        """Return whether clients may set this option, to some value."""
+        return self._others or name in self._bounds
+
     def check(self, options: Mapping[str, Any]) -> None:
         """Refuse options that are not allowed, all in one error.
 

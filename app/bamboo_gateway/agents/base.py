@@ -17,6 +17,7 @@ import anyio
 from bamboo_gateway.agents.allowed import ANY_OPTIONS, AllowedOptions
 from bamboo_gateway.agents.tool_calls import ToolCall
 from bamboo_gateway.agents.turn_files import OpenFile, no_files
+from bamboo_gateway.domain.client_tools import ClientTools
 from bamboo_gateway.domain.codec import size_left
 from bamboo_gateway.domain.errors import BambooError
 from bamboo_gateway.domain.events import AgentEvent, InputRequired
@@ -101,6 +102,9 @@ class Turn:
             answers has no input message; the calls that the requests name wait for this run.
         open_file: Returns a file that a message of the session names: `await
             turn.open_file(part["file_id"])` (`turn_files.TurnFile`).
+        client_tools: Tools that the client brought: `{"name", "description"?, "parameters"}`, with
+            a JSON Schema. The agent may call them with a `ToolStart` and no result; the client runs
+            them, and the result begins the next turn. An agent that cannot use them ignores them.
     """
 
     run_id: str
@@ -111,6 +115,7 @@ class Turn:
     left_out: LeftOut = NOTHING_LEFT_OUT
     answers: Mapping[str, Answer] = field(default_factory=dict)
     open_file: OpenFile = field(default=no_files, repr=False, compare=False)
+    client_tools: ClientTools = ()
     _call_numbers: Iterator[int] = field(default_factory=count, repr=False, compare=False)
 
     @property
@@ -119,7 +124,7 @@ class Turn:
 
         The event loop must not wait for a longer one.
         """
-        left = size_left(_SHORT, [dict(self.options), self.metadata])
+        left = size_left(_SHORT, [dict(self.options), self.metadata, list(self.client_tools)])
         for message in self.messages:
             left -= _MESSAGE
             for value in (message.content, message.tool_calls, message.metadata):

@@ -10,6 +10,7 @@ input always gives the same events. These options may be in the query and, above
 | `tokens` | | streams exactly this many tokens, repeating or cutting the words |
 | `thinking`, `tool` | true | whether it thinks and calls its tool |
 | `ask` | false | asks for an approval of its tool call, and goes on with the answer |
+| `client_tool` | | calls this tool of the client's (`*`: the first), if the client brings it |
 | `hold` | | waits at `start`, `tool`, `middle` or `end` until it is cancelled |
 | `fail` | | fails at the end with this code (snake_case) |
 
@@ -17,6 +18,10 @@ input always gives the same events. These options may be in the query and, above
 else. A chat may set all of these options, unless `allow` in the query names some. Without a delay
 some words become one event, unless the query has `coalesce=false`. Usage counts words: those of the
 user's message, and the streamed tokens.
+
+With `client_tool` the turn ends with the call of the client's tool, instead of words; its arguments
+are `{"text": …}`, as of the demo's own tool. A turn that begins with a result of the client's
+quotes it, and neither thinks nor calls a tool.
 """
 
 import re
@@ -69,6 +74,7 @@ class DemoOptions(Options):
     thinking: bool = True
     tool: bool = True
     ask: bool = False
+    client_tool: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     hold: Literal["start", "tool", "middle", "end"] | None = None
     fail: Annotated[str, Field(pattern=r"\A[a-z][a-z0-9_]{0,63}\z")] | None = None
 
@@ -136,15 +142,16 @@ class DemoAgent(Agent):
         options = self._defaults.model_copy(update=given.model_dump(exclude_unset=True))
         pause = _Pause(options)
         said = _last_words_of_user(turn)
+        result = _result_of_client(turn)
         await pause.at("start")
         if turn.answers:
             for answer in turn.answers.values():
                 yield _result_after(answer, said)
-        elif options.thinking:
+        elif options.thinking and result is None:
             for word in _words("Let me see how many words that was. "):
                 yield Thinking(word)
                 await pause.between()
-        if options.tool and not turn.answers:
+        if options.tool and not turn.answers and result is None:
             call_id = f"call_{turn.run_id}"
             yield ToolStart(call_id, _TOOL_NAME, {"text": said[:_ECHO_CHARS_MAX]})
             await pause.between()
@@ -153,7 +160,13 @@ class DemoAgent(Agent):
                 yield InputRequired("May I count the words?", "approval", call_id)
                 return
             yield _counted(call_id, said)
-        words = _words(_script(said) if options.text is None else options.text)
+        if result is None and (tool := _called_of_client(turn, options.client_tool)) is not None:
+            call_id = f"call_{turn.run_id}_{tool}"
+            yield ToolStart(call_id, tool, {"text": said[:_ECHO_CHARS_MAX]})
+            yield Complete(finish_reason="tool_calls")
+            return
+        script = _script(said) if result is None else f"The tool answered: “{result}”."
+        words = _words(script if options.text is None else options.text)
         count = len(words) if options.tokens is None else options.tokens
         if count and not words:
             raise AgentError("options: tokens needs a text with words in it", code="invalid_option")
@@ -209,6 +222,20 @@ def _last_words_of_user(turn: Turn) -> str:
         if message.role == "user":
             return message.text
     return ""
+
+
+def _result_of_client(turn: Turn) -> str | None:
+    """Return the beginning of the result with which the client goes on, if the turn begins so."""
+    last = turn.messages[-1] if turn.messages else None
+    if turn.answers or last is None or last.role != "tool":
+        return None
+    return last.text[:_ECHO_CHARS_MAX]
+
+
+def _called_of_client(turn: Turn, wanted: str | None) -> str | None:
+    """Return the name of the client's tool to call, if it brings the one that is wanted."""
+    names = [tool["name"] for tool in turn.client_tools]
+    return next((name for name in names if wanted in (name, "*")), None)
 
 
 def _script(said: str) -> str:

@@ -10,8 +10,8 @@ def make_agent(name: str, url: str, settings: Settings, session_answer: SessionA
 
     Args:
         name: The name of the agent in the settings.
-        url: `demo:`, `openai:MODEL?…`, `python:module:object`, `https://…`; the module of each kind
-            describes its URLs.
+        url: `demo:`, `openai:MODEL?…`, `python:module:object`, `https://…`, `agui+https://…`; the
+            module of each kind describes its URLs.
         settings: Limits for agents (`max_event_bytes`).
         session_answer: Makes the API's Session for agents that are services.
 
@@ -36,6 +36,10 @@ def make_agent(name: str, url: str, settings: Settings, session_answer: SessionA
             from bamboo_gateway.agents.http import HttpAgent
 
             return HttpAgent.from_address(address, settings, session_answer)
+        case "agui+http" | "agui+https":
+            from bamboo_gateway.agents.agui import AgUiAgent
+
+            return AgUiAgent.from_address(address, settings)
         case _:
             # Without the kind itself: it may be a key, pasted in the wrong place.
             raise address.refuse(f"its URL is of no known kind; use {KINDS}")

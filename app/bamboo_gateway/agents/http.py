@@ -11,6 +11,9 @@ on after people were asked (`input_required`) has no input, and the answers inst
                           "status": "answered", "answer": {"approved": true}, "user_id": "…",
                           "given_at": "…"}}
 
+Tools that the client brought (`base.Turn`) are in `"client_tools": [{"name", "description"?,
+"parameters"}, …]`, if there are any.
+
 The service answers with status 200 and one of
 
 * `text/event-stream`: the `data` of each event is one JSON event (`{"type": "token", "content":
@@ -203,6 +206,8 @@ class HttpAgent(Agent):
         }
         if turn.answers:
             rest["answers"] = {name: one.to_json() for name, one in turn.answers.items()}
+        if turn.client_tools:
+            rest["client_tools"] = list(turn.client_tools)
         return encode_with(rest, "messages", (message.to_json() for message in turn.messages))
 
     def _headers(self, turn: Turn, body: bytes) -> dict[str, str]:

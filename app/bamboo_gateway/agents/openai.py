@@ -31,6 +31,9 @@ the oldest whole turns are left out, and the run begins with the event
     {"type": "custom", "name": "context_trimmed", "value": {"dropped_turns": 3,
      "dropped_messages": 8, "estimated_tokens": 7411, "context_tokens": 8000}}
 
+Tools that the client brought (`base.Turn`) are passed beside `tools`. Of two tools of one name
+the configured one counts.
+
 The session keeps everything; of a long session no more is read than that needs. A summary (`PUT
 /sessions/{id}/summary`) is part of the first system message, replaces what it covers, and is never
 left out.
@@ -78,6 +81,7 @@ from bamboo_gateway.agents.options import (
 )
 from bamboo_gateway.agents.sse_reader import LineTooLongError, SseReader
 from bamboo_gateway.agents.upstream import Answer, Upstream, Waits
+from bamboo_gateway.domain.client_tools import ClientTools
 from bamboo_gateway.domain.codec import decode, encode_with
 from bamboo_gateway.domain.events import AgentEvent, Complete, Custom
 from bamboo_gateway.domain.limits import MiB
@@ -294,6 +298,8 @@ class OpenAIAgent(Agent):
     def _request(self, turn: Turn, images: Images) -> tuple[bytes, Custom | None]:
         """Return the request's body, and the event that says what it leaves out."""
         options = self._options(turn.options)
+        if turn.client_tools:
+            options["tools"] = _with_client_tools(options.get("tools") or [], turn.client_tools)
         messages = self._messages(turn.messages, options, images)
         tokens_max = options.pop("context_tokens", None)
         event = None
@@ -381,6 +387,14 @@ def _decoded(data: bytes, *, at_end: bool = False) -> Any:
 
 def _incomplete() -> AgentError:
     return AgentError("The model server broke off its answer.", code="upstream_incomplete")
+
+
+def _with_client_tools(configured: list[dict[str, Any]], tools: ClientTools) -> list[Any]:
+    names = {(tool.get("function") or {}).get("name") for tool in configured}
+    brought = [
+        {"type": "function", "function": tool} for tool in tools if tool["name"] not in names
+    ]
+    return [*configured, *brought]
 
 
 def _allowed_by_default(query: OpenAIQuery) -> AllowedOptions:

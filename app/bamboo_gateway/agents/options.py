@@ -19,7 +19,7 @@ from bamboo_gateway.domain.suggestions import nearest_name
 DESCRIPTION_CHARS_MAX = 500
 """The longest description of an agent: a sentence or two of a menu."""
 
-KINDS = "demo:, openai:, python:, http: or https:"
+KINDS = "demo:, openai:, python:, http:, https:, agui+http: or agui+https:"
 """The kinds of agents, for errors; `factory` has a case for each."""
 
 

@@ -1,4 +1,4 @@
-"""Responses for errors: RFC 9457 problem documents.
+"""Responses for errors: RFC 9457 problem documents, or below a wire's path its own form.
 
 An error whose `code` is not in `PROBLEMS` is answered as the nearest class of its family
 (`domain.errors`), so that a new code cannot become a 500 by accident.
@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from bamboo_gateway.api.error_forms import ErrorForms
 from bamboo_gateway.api.limits import DETAIL_CHARS_MAX, ERRORS_MAX
 from bamboo_gateway.api.misspelt_fields import no_such_field
 from bamboo_gateway.api.prefix import prefix_of
@@ -52,7 +53,7 @@ def problem_response(error: BambooError, scope: Scope) -> Response:
     scope["app"].state.problems[code] += 1
     for name, value in error.extra.items():
         document.setdefault(name, value)
-    return _response(document, headers)
+    return _response(document, headers, scope)
 
 
 def internal_problem(scope: Scope, request_id: str) -> Response:
@@ -63,7 +64,7 @@ def internal_problem(scope: Scope, request_id: str) -> Response:
     document["request_id"] = request_id
     scope[PROBLEM] = "internal"
     scope["app"].state.problems["internal"] += 1
-    return _response(document, {})
+    return _response(document, {}, scope)
 
 
 def error_response(error: Exception, request: Request) -> Response | None:
@@ -145,10 +146,10 @@ def _classify(error: BambooError) -> tuple[str, Problem]:
     return "internal", PROBLEMS["internal"]
 
 
-def _response(document: dict[str, Any], headers: dict[str, str]) -> Response:
-    return Response(
-        encode(document),
-        document["status"],
-        {"Cache-Control": "no-store", **headers},
-        media_type=MEDIA_TYPE,
-    )
+def _response(document: dict[str, Any], headers: dict[str, str], scope: Scope) -> Response:
+    headers = {"Cache-Control": "no-store", **headers}
+    forms: ErrorForms = scope["app"].state.error_forms
+    form = forms.of(scope)
+    if form is not None:
+        return form(document, headers)
+    return Response(encode(document), document["status"], headers, media_type=MEDIA_TYPE)

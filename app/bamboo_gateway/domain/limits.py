@@ -68,6 +68,21 @@ unused sessions leave memory, and are read from the log when a request needs the
 COMPACT_BYTES_MIN = 64 * KiB
 """A log with fewer bytes of deltas is not compacted: that would cost more than it frees."""
 
+CLIENT_TOOLS_MAX = 128
+"""The most tools that a client brings with a chat, as of OpenAI's models."""
+
+CLIENT_TOOLS_BYTES_MAX = 64 * KiB
+"""The largest list of a client's tools, encoded. It is kept with each run that waits."""
+
+CLIENT_TOOL_NAME_CHARS_MAX = 128
+"""The longest name of a client's tool; model servers allow 64 to 128 characters."""
+
+CLIENT_TOOL_LEVELS_MAX = 32
+"""How deep the schema of a client's tool nests: as deep as an answer's."""
+
+HIDDEN_RUNS_MAX = 1000
+"""The most runs of a session that are hidden; their ids are in its head."""
+
 WEBHOOK_DELIVERIES_KEPT = 200
 """Attempts of one webhook that can be listed: enough to see what is wrong with a receiver."""
 

@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, NamedTuple
 
 from typing_extensions import TypeVar
 
+from bamboo_gateway.domain.client_tools import ClientTools
 from bamboo_gateway.domain.messages import Role
 from bamboo_gateway.domain.positions import After, Position
 from bamboo_gateway.domain.sessions import SessionType
@@ -88,7 +89,9 @@ class Chat:
 
     `session.id` names the session; None means a new one. The other fields of `session` count only
     when the session is created. With `edit_message_id` the messages take the place of that user's
-    message, in a new branch.
+    message, in a new branch. With `after_message_id` they follow that message: it is the end of the
+    current path, or else a new branch begins behind it. `client_tools` are tools that the client
+    runs.
     """
 
     session: NewSession
@@ -98,6 +101,8 @@ class Chat:
     run_id: str | None = None
     on_busy: OnBusy = "enqueue"
     edit_message_id: str | None = None
+    after_message_id: str | None = None
+    client_tools: ClientTools = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,7 @@ class Regenerate:
     options: dict[str, Any] = field(default_factory=dict)
     run_id: str | None = None
     on_busy: OnBusy = "enqueue"
+    client_tools: ClientTools = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from typing_extensions import override
 
+from bamboo_gateway.api.error_forms import ErrorForm
 from bamboo_gateway.api.problem_responses import error_response
 from bamboo_gateway.api.security.rights import GuardedRoute
 
@@ -25,6 +26,15 @@ class Wire(ABC):
     @abstractmethod
     def routers(self) -> Sequence[APIRouter]:
         """The routes, below `/api/v1`. Their `route_class` is a `WireRoute` with a right."""
+
+    @property
+    def error_form(self) -> tuple[str, ErrorForm] | None:
+        """The path that all routes of the wire are below, and the form of errors there.
+
+        What is refused before a route is found (credentials, rates, foreign pages, unknown paths)
+        has this form too. None: errors are the gateway's problems.
+        """
+        return None
 
 
 class WireRoute(GuardedRoute):
@@ -41,10 +51,9 @@ class WireRoute(GuardedRoute):
             return self.completed(response)
 
     def refusal(self, error: Exception, request: Request) -> Response | None:
-        """Return an error in the protocol's form; None for one that nobody raised on purpose.
+        """Return the response to an error; None for one that nobody raised on purpose.
 
-        By default it is the gateway's own problem. What is refused before a route is found
-        (credentials, rates, foreign pages) is a problem in every protocol.
+        It has the form of `Wire.error_form`. A route may turn one error into another here.
         """
         return error_response(error, request)
 

@@ -104,6 +104,9 @@ class RunQueuedEvent(_RunEvent):
     agent: str
     messages: list[Message]
     options: dict[str, Any] = {}
+    client_tools: Annotated[
+        list[dict[str, Any]], Field(description="The tools that the client brought, and runs.")
+    ] = []
     front: Annotated[bool, Field(description="The run goes before the others that wait.")] = False
     branch_from: Annotated[
         dict[str, Any],
@@ -170,6 +173,10 @@ class InputRequiredEvent(_RunEvent):
     options: Annotated[
         dict[str, Any], Field(description="Those of the run, for the run that gets the answers.")
     ] = {}
+    client_tools: Annotated[
+        list[dict[str, Any]],
+        Field(description="Those of the run, in its first request, for the run with the answers."),
+    ] = []
 
 
 class InputGivenEvent(_LogEvent):
@@ -306,6 +313,20 @@ class BranchSelectedEvent(_LogEvent):
     branch_id: str
 
 
+class MessageHiddenEvent(_LogEvent):
+    """The last message was taken back: the branch that began just before it is without it."""
+
+    type: Literal["message_hidden"]
+    message_id: str
+
+
+class RunHiddenEvent(_LogEvent):
+    """A client has deleted the response of a run in a protocol that shows runs by themselves."""
+
+    type: Literal["run_hidden"]
+    run_id: str
+
+
 class ExtensionsUpdatedEvent(_LogEvent):
     """The extension data has changed; all of it is here."""
 
@@ -366,6 +387,8 @@ LogEvent = (
     | SummarySavedEvent
     | BranchStartedEvent
     | BranchSelectedEvent
+    | MessageHiddenEvent
+    | RunHiddenEvent
     | ExtensionsUpdatedEvent
     | SessionSharedEvent
     | ShareRevokedEvent

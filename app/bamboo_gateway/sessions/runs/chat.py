@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from bamboo_gateway.domain.callers import Caller
+from bamboo_gateway.domain.client_tools import check_client_tools
 from bamboo_gateway.domain.errors import LimitReached, SessionExists
 from bamboo_gateway.domain.events import Draft
 from bamboo_gateway.domain.input_requests import calls_of_others, end_round
@@ -17,7 +18,13 @@ from bamboo_gateway.sessions.answers import ChatTurn
 from bamboo_gateway.sessions.commands import Chat, Idempotency, NewSession, Outcome, Regenerate
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.named_files import named_files
-from bamboo_gateway.sessions.runs.branching import Branching, Resolve, in_place_of, to_answer
+from bamboo_gateway.sessions.runs.branching import (
+    Branching,
+    Resolve,
+    behind,
+    in_place_of,
+    to_answer,
+)
 from bamboo_gateway.sessions.runs.client_ids import ClientIds
 from bamboo_gateway.sessions.runs.external import ExternalRuns
 from bamboo_gateway.sessions.runs.factory import Maker, beginning, created_draft
@@ -42,8 +49,8 @@ class ChatService:
         Raises:
             Forbidden: The chat names another user for a session that would be created.
             NotFound: The session exists, and the caller may not see it.
-            InvalidInput: The agent is unknown, an option is not allowed, or two messages have the
-                same id.
+            InvalidInput: The agent is unknown, an option is not allowed, a tool of the client's
+                is none, or two messages have the same id.
             MessageExists: The session has a message of an id that the caller names.
             RunActive: The session is busy and `on_busy` is `reject`.
             Refused: The run id is taken, the open tool calls need other messages, results have
@@ -55,6 +62,8 @@ class ChatService:
         branching = None
         if chat.edit_message_id is not None:
             branching = self._branching(in_place_of(chat.edit_message_id))
+        elif chat.after_message_id is not None:
+            branching = self._branching(behind(chat.after_message_id))
         command = _ChatCommand(self, caller, chat, branching)
         run = partial(
             self.transactions.run,
@@ -85,6 +94,7 @@ class ChatService:
             wanted.options,
             wanted.run_id,
             wanted.on_busy,
+            client_tools=wanted.client_tools,
         )
         command = _ChatCommand(self, caller, chat, self._branching(to_answer(wanted.message_id)))
         return await self.transactions.run(
@@ -107,7 +117,8 @@ class _ChatCommand:
         branching: Branching | None = None,
     ) -> None:
         self._service = service
-        self._branching = branching
+        check_client_tools(chat.client_tools)
+        self._asked_branching = self._branching = branching
         self._context = service.context
         self._maker = service.maker
         self._caller = caller
@@ -131,13 +142,14 @@ class _ChatCommand:
             await quotas.look_up(self._chat.session.user_id)
         self._messages = await named_files(self._context, self._caller, writer, self._chat.messages)
         await self._context.budget.look_up(self._user_of(writer))
-        if self._branching is None:
+        branching = self._asked_branching
+        if branching is None:
             await self._ids.prepare(writer)
             return
         while True:
-            await self._branching.prepare(writer)
+            await branching.prepare(writer)
             await self._ids.prepare(writer)
-            if self._branching.is_fresh(writer):
+            if branching.is_fresh(writer):
                 return
 
     def _user_of(self, writer: SessionWriter) -> str | None:
@@ -150,6 +162,8 @@ class _ChatCommand:
         self._context.drain.check()
         head = writer.head
         is_busy = writer.is_busy
+        goes_on = head.tip_id is not None and head.tip_id == self._chat.after_message_id
+        self._branching = None if goes_on and not is_busy else self._asked_branching
         if self._chat.on_busy == "reject":
             writer.check_not_busy(f"The session is executing the run {writer.active_run_id!r}.")
         position = str(head.position)
@@ -196,7 +210,12 @@ class _ChatCommand:
             all_answered=True,
         )
         start = self._service.scheduler.start_of(
-            writer, self._run_id, self._agent, self._chat.options, here()
+            writer,
+            self._run_id,
+            self._agent,
+            self._chat.options,
+            here(),
+            client_tools=self._chat.client_tools,
         )
         model = self._service.scheduler.agents[self._agent].model_of(self._chat.options)
         answered = next(iter(self._answered()), None)
@@ -222,6 +241,8 @@ class _ChatCommand:
             "messages": [message.to_json() for message in messages],
             "options": self._chat.options,
         }
+        if self._chat.client_tools:
+            fields["client_tools"] = list(self._chat.client_tools)
         if self._branching is not None:
             self._branching.check(writer)
             # What waits attaches to the tip of its time, but this one has a place already.

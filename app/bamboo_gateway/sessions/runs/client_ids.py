@@ -6,6 +6,7 @@ two simultaneous requests with the same id one is refused.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 import anyio
 from anyio import to_thread
@@ -20,6 +21,24 @@ from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 from bamboo_gateway.storage.base import SessionStore
 
 HoldRuns = Callable[[SessionWriter, set[str]], Awaitable[None]]
+
+
+class KnownIds(NamedTuple):
+    """What a session has of the ids in a request, for a client that sends its messages again.
+
+    Attributes:
+        message_ids: Those of the messages that the log, the queue or the active run has.
+        has_run: Whether a run has, or had, the request's run id.
+        under_way: The runs that execute or wait, in order.
+        tip_id: The last message of the current path, if it is known.
+        open_requests: The ids of the requests for input that wait for an answer.
+    """
+
+    message_ids: frozenset[str] = frozenset()
+    has_run: bool = False
+    under_way: tuple[str, ...] = ()
+    tip_id: str | None = None
+    open_requests: tuple[str, ...] = ()
 
 
 class ClientIds:
@@ -104,6 +123,21 @@ class ClientIds:
         present |= {queued.run_id for queued in head.queue}
         if self._run_id is not None and (self._run_taken or self._run_id in present):
             raise Refused(f"The session already has a run {self._run_id!r}.", code="run-exists")
+
+    def known(self, writer: SessionWriter) -> KnownIds:
+        """Return which of the ids the session has, right behind `prepare`."""
+        head = writer.head
+        running = [head.active.run_id] if head.active else []
+        running += [queued.run_id for queued in head.queue]
+        return KnownIds(
+            frozenset(
+                name for name in self._message_ids if name in self._taken or writer.is_making(name)
+            ),
+            self._run_id is not None and (self._run_taken or self._run_id in running),
+            tuple(running),
+            head.tip_id,
+            tuple(one.request_id for one in head.open_requests),
+        )
 
     def _note(self, message_id: str) -> None:
         if message_id in self._message_ids:

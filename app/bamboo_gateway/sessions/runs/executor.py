@@ -16,6 +16,7 @@ import structlog
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from bamboo_gateway.agents.base import Agent, AgentError, Answer, Turn
+from bamboo_gateway.domain.client_tools import ClientTools
 from bamboo_gateway.domain.errors import (
     BambooError,
     InvalidEvent,
@@ -71,12 +72,14 @@ class RunExecutor:
         "_answers",
         "_assembler",
         "_cancelled",
+        "_client_tools",
         "_context",
         "_conversation",
         "_end_scope",
         "_ending",
         "_failure",
         "_foreign",
+        "_has_kept_tools",
         "_last_seq",
         "_maker",
         "_options",
@@ -102,6 +105,7 @@ class RunExecutor:
         parent: Parent = None,
         answers: Mapping[str, Answer] | None = None,
         open_calls: Sequence[str] = (),
+        client_tools: ClientTools = (),
     ) -> None:
         self.writer = writer
         self.run_id = run_id
@@ -110,6 +114,7 @@ class RunExecutor:
         self._maker = maker
         self._agent = agent
         self._options = options
+        self._client_tools = client_tools
         self._parent = parent
         self._conversation: Conversation | None = None
         self._answers = answers or {}
@@ -124,6 +129,7 @@ class RunExecutor:
         self._failure: BambooError | None = None
         self._last_seq = 0
         self._ending = False
+        self._has_kept_tools = False
         self._since_yield = 0
 
     def cancel(self, terminal: TerminalEvent) -> None:
@@ -193,6 +199,7 @@ class RunExecutor:
             read.left_out,
             self._answers,
             partial(open_for_agent, self._context, self.writer),
+            self._client_tools,
         )
 
     async def _execute(self) -> None:
@@ -277,10 +284,17 @@ class RunExecutor:
             self._last_seq = self.writer.decide_delta(delta, may_join=self._agent.coalesce)
         else:
             drafts = self._assembler.feed(event)
-            if isinstance(event, InputRequired) and self._options:
-                # The run that gets the answers has them too.
-                drafts[0].fields["options"] = self._options
+            if isinstance(event, InputRequired):
+                self._keep_for_next_run(drafts[0])
             _, self._last_seq = self.writer.decide(drafts)
+
+    def _keep_for_next_run(self, request: Draft) -> None:
+        """Add what the run that gets the answer has too; tools only once, as they may be large."""
+        if self._options:
+            request.fields["options"] = self._options
+        if self._client_tools and not self._has_kept_tools:
+            request.fields["client_tools"] = list(self._client_tools)
+            self._has_kept_tools = True
 
     async def _end(self, otherwise: TerminalEvent) -> None:
         delay = _RETRY_SECONDS

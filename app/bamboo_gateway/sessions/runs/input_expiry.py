@@ -118,6 +118,7 @@ class InputExpiry:
                 answers,
                 self._options(head, known),
                 str(head.position),
+                known.client_tools,
             )
             decision = Decision([*closings, *begun], {}, effects)
         await self._transactions.commit(writer, decision)

@@ -13,6 +13,7 @@ from anyio import to_thread
 
 from bamboo_gateway.domain.answer_schema import problems_of
 from bamboo_gateway.domain.callers import Caller
+from bamboo_gateway.domain.client_tools import ClientTools, check_client_tools
 from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.domain.codec import canonical, decode, size_left
 from bamboo_gateway.domain.errors import BambooError, Gone, InvalidInput, NotFound, Refused
@@ -41,11 +42,13 @@ class Inputs:
         answers: Each answer, by the id of its request.
         run_id: The client's own name for the run that gets them, if one starts.
         options: The options of that run; None: those of the run that asked.
+        client_tools: The tools that the client runs; None: those of the run that asked.
     """
 
     answers: dict[str, Any]
     run_id: str | None = None
     options: dict[str, Any] | None = None
+    client_tools: ClientTools | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +71,11 @@ class InputService:
             Gone: A request has expired.
             Refused: `already-answered`: with another answer. `input-closed`: nobody waits for the
                 answer any more. `run-active`: the run that asks has not ended yet.
-            InvalidInput: An answer does not fit its schema, or an option is not allowed.
+            InvalidInput: An answer does not fit its schema, an option is not allowed, or a tool of
+                the client's is none.
             LimitReached: Too many runs are executing.
         """
+        check_client_tools(given.client_tools or ())
         command = _Command(self, caller, given)
         return await self.transactions.run(
             caller,
@@ -240,8 +245,16 @@ class _Command:
             service.scheduler.agents[agent].check_options(options)
         time = format_ms(now_ms)
         answers = self.round.answers({name: {**one, "time": time} for name, one in given.items()})
+        tools = self.given.client_tools
         begun, effects = next_run(
-            service.scheduler, service.maker, writer, run_id, answers, options, position
+            service.scheduler,
+            service.maker,
+            writer,
+            run_id,
+            answers,
+            options,
+            position,
+            self.round.client_tools if tools is None else tools,
         )
         return Decision([*drafts, *begun], taken, effects)
 

@@ -1,7 +1,8 @@
 """Rounds of requests for input: what the log has of one, and how the next run begins with it.
 
 A round is the requests of one run (`domain.input_requests`). Its answers become part of the next
-run's turn; that run gets the options of the run that asked, unless the answers name others.
+run's turn; that run gets the options and the client's tools of the run that asked, unless the
+answers name others.
 """
 
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bamboo_gateway.agents.base import Answer
+from bamboo_gateway.domain.client_tools import ClientTools
 from bamboo_gateway.domain.codec import decode
 from bamboo_gateway.domain.errors import StorageFailed
 from bamboo_gateway.domain.events import Draft, Failed, InputRequired, parse_agent_event
@@ -42,6 +44,13 @@ class Round:
             options: dict[str, Any] = event.get("options") or {}
             return options
         return {}
+
+    @property
+    def client_tools(self) -> ClientTools:
+        """The tools that the client of the run that asked brought."""
+        for event in self.asked.values():
+            return tuple(event.get("client_tools") or ())
+        return ()
 
     def answers(self, more: Mapping[str, dict[str, Any]]) -> dict[str, Answer]:
         """Return the answers as an agent gets them; `more` are events that are being decided."""
@@ -106,6 +115,7 @@ def next_run(
     answers: Mapping[str, Answer],
     options: dict[str, Any],
     position: str,
+    client_tools: ClientTools = (),
 ) -> tuple[list[Draft], tuple[Effect, ...]]:
     """Return how the run begins that gets the answers of a round, and what executes it.
 
@@ -120,6 +130,7 @@ def next_run(
         answers: What the agent gets.
         options: Its options.
         position: The position before the first event of the commit.
+        client_tools: The tools of the client's.
     """
     agent = writer.head.open_requests[0].agent
     calls = calls_of_round(writer.head)
@@ -136,6 +147,13 @@ def next_run(
         failed = Failed(f"The agent {agent!r} is not configured any more.", "unknown_agent")
         return [*drafts, *assembler.end(failed)], (scheduler.slot_freed(writer),)
     start = scheduler.start_of(
-        writer, run_id, agent, options, here(), answers=answers, open_calls=calls
+        writer,
+        run_id,
+        agent,
+        options,
+        here(),
+        answers=answers,
+        open_calls=calls,
+        client_tools=client_tools,
     )
     return drafts, (start,)

@@ -9,6 +9,7 @@ import structlog
 from typing_extensions import override
 
 from bamboo_gateway.agents.base import Answer
+from bamboo_gateway.domain.client_tools import ClientTools
 from bamboo_gateway.domain.codec import decode
 from bamboo_gateway.domain.errors import (
     BambooError,
@@ -78,6 +79,7 @@ class RunScheduler:
         parent: Parent = None,
         answers: Mapping[str, Answer] | None = None,
         open_calls: Sequence[str] = (),
+        client_tools: ClientTools = (),
     ) -> Effect:
         """Return the effect that executes a run once its `run_start` is durable.
 
@@ -89,6 +91,7 @@ class RunScheduler:
             parent: The span of the request that the run answers, if it is traced.
             answers: The answers that the run gets.
             open_calls: The calls that it takes over from the run that asked.
+            client_tools: The tools that the client brought.
         """
         run = RunExecutor(
             self._context,
@@ -101,6 +104,7 @@ class RunScheduler:
             parent,
             answers,
             open_calls,
+            client_tools,
         )
         return _StartRun(self, writer, run)
 
@@ -242,7 +246,8 @@ class RunScheduler:
             )
         except (Refused, InvalidInput, LimitReached) as error:
             return not_begun(error.detail, error.code.replace("-", "_"))
-        start = self.start_of(writer, queued.run_id, agent, options)
+        client_tools = tuple(given.get("client_tools") or ())
+        start = self.start_of(writer, queued.run_id, agent, options, client_tools=client_tools)
         model = self.agents[agent].model_of(options)
         answers = branching.from_message_id if branching is not None else None
         drafts = beginning(queued.run_id, agent, messages, None, model, answers=answers)
