@@ -42,6 +42,12 @@ NODE_STAMP := $(NODE_DIR)/node_modules/.stamp
 endif
 endif
 
+# The compiler of the TypeScript client, and what its tests need; the same where npm is absent.
+TS_DIR := clients/typescript
+ifneq ($(shell command -v npm 2>/dev/null),)
+TS_STAMP := $(TS_DIR)/node_modules/.stamp
+endif
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup serve test check audit format coverage torture bench bench-peers openapi readme docs docs-serve lock clean
@@ -54,7 +60,7 @@ setup: $(DEV_STAMP) ## Create .venv with everything to develop and test
 serve: $(RUNTIME_STAMP) ## Run the gateway (PORT=, HOST=, DATA_DIR=)
 	@exec $(BIN)/bamboo serve $(SERVE_HOST) $(SERVE_PORT) $(SERVE_DATA_DIR)
 
-test: $(DEV_STAMP) $(NODE_STAMP) ## Run the tests on all cores (PYTEST_ARGS="-k resume")
+test: $(DEV_STAMP) $(NODE_STAMP) $(TS_STAMP) ## Run the tests on all cores (PYTEST_ARGS="-k resume")
 	$(BIN)/python -m pytest $(PYTEST_PROCESSES) $(PYTEST_ARGS)
 
 check: $(DEV_STAMP) ## Formatting, lint, types, the architecture's import rules, the locks' hashes
@@ -71,7 +77,7 @@ format: $(DEV_STAMP) ## Format the code and fix what can be fixed safely
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-coverage: $(DEV_STAMP) $(NODE_STAMP) ## Run the tests and report branch coverage
+coverage: $(DEV_STAMP) $(NODE_STAMP) $(TS_STAMP) ## Run the tests and report branch coverage
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
 	$(BIN)/coverage combine --quiet
@@ -93,9 +99,10 @@ bench-peers: $(DEV_STAMP) ## Install what `make bench` compares chats with besid
 	$(VENV)/litellm/bin/python -m pip --disable-pip-version-check install -qq \
 		--no-deps --require-hashes -r tests/agents/litellm/requirements.txt
 
-openapi: $(DEV_STAMP) ## Regenerate openapi/openapi.json
+openapi: $(DEV_STAMP) $(TS_STAMP) ## Regenerate openapi/openapi.json, and the client's types where npm is
 	@mkdir -p openapi
 	$(BIN)/bamboo openapi --output openapi/openapi.json
+	$(if $(TS_STAMP),cd $(TS_DIR) && npm run --silent types)
 
 readme: $(DEV_STAMP) ## Refresh the tables, files and command output that README.md and docs/ show
 	$(BIN)/python -m tests.e2e.shown_commands
@@ -118,7 +125,7 @@ lock: $(DEV_STAMP) ## Pin the dependencies again (LOCK_ARGS=--upgrade for newer 
 	@! grep -n '://' requirements.lock requirements-dev.lock || { echo 'error: a lock names a host' >&2; exit 1; }
 
 clean: ## Remove the venv and everything the tools made
-	rm -rf $(VENV) $(NODE_DIR)/node_modules build/docs .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.*
+	rm -rf $(VENV) $(NODE_DIR)/node_modules $(TS_DIR)/node_modules $(TS_DIR)/dist build/docs .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.*
 
 # --clear, because a venv without this stamp is one whose creation was interrupted.
 $(VENV_STAMP):
@@ -147,4 +154,8 @@ $(DEV_STAMP): requirements-dev.lock requirements.lock pyproject.toml | $(VENV_ST
 # Install scripts stay off: the tests need the packages' own files and nothing they would fetch.
 $(NODE_DIR)/node_modules/.stamp: $(NODE_MANIFESTS)
 	cd $(NODE_DIR) && npm $(if $(filter %package-lock.json,$(NODE_MANIFESTS)),ci,install --no-package-lock) --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+$(TS_DIR)/node_modules/.stamp: $(TS_DIR)/package.json $(TS_DIR)/package-lock.json
+	cd $(TS_DIR) && npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
