@@ -93,6 +93,7 @@ export class Conversation {
 
   /** Put older messages, which were loaded later, before all others. */
   prepend(messages: readonly Message[]): void {
+    this.#shown = undefined;
     const newer = this.#settled;
     this.#settled = [];
     this.#places.clear();

@@ -1,7 +1,7 @@
 /** A stream that is read as one sequence of events, however often its connection is lost. */
 import { ApiError, BambooError, ConnectionError } from "./errors.js";
 import { FrameParser, type Frame } from "./frames.js";
-import { linked, onWake, pause, pauseMs } from "./pauses.js";
+import { linked, onNetwork, pause, pauseMs } from "./pauses.js";
 import type { Transport } from "./transport.js";
 import type { StreamEvent } from "./types.js";
 
@@ -185,11 +185,13 @@ export class EventStream<E extends AnyEvent = StreamEvent> implements AsyncItera
     return event.run_id === this.#runId || (ended && this.#runId === undefined);
   }
 
-  /** Wait before the next attempt; a page that comes online does not wait. */
+  /** Wait before the next attempt; a page that comes online, or is shown again, does not wait. */
   async #pause(failures: number, afterMs: number, signal: AbortSignal): Promise<void> {
     const { minMs = this.#retryMs, maxMs = 30_000 } = this.#transport.backoff;
     const { controller, release } = linked(signal);
-    const unwatch = onWake(() => controller.abort(WOKEN));
+    const unwatch = onNetwork((change) => {
+      if (change !== "offline") controller.abort(WOKEN);
+    });
     const ms = Math.max(afterMs, pauseMs(failures, Math.min(minMs, maxMs), maxMs));
     try {
       await pause(ms, controller.signal);
@@ -237,10 +239,10 @@ class Connection {
     this.#linked = linked(signal);
     this.#silenceMs = silenceMs;
     this.#watch();
-    this.#unwatch = onWake((online) => {
-      if (!online && Date.now() - this.#heardAt < silenceMs) return;
-      this.isWoken = true;
-      this.#cut("The page has a network again.");
+    this.#unwatch = onNetwork((change) => {
+      if (change === "shown" && Date.now() - this.#heardAt < silenceMs) return;
+      this.isWoken = change !== "offline";
+      this.#cut(`The page is ${change}.`);
     });
   }
 

@@ -91,6 +91,7 @@ export class LiveSession {
     if (this.#running !== undefined) return;
     const running = new AbortController();
     this.#running = running;
+    this.#connection = "connecting";
     void this.#follow(running.signal);
   }
 

@@ -45,21 +45,23 @@ export function linked(signal: AbortSignal | undefined): {
   return { controller, release: () => signal?.removeEventListener("abort", follow) };
 }
 
-/**
- * Call back when the page is likely to have a network again: it came online, or is shown again after
- * a sleep. Outside of browsers nothing happens.
- */
-export function onWake(wake: (online: boolean) => void): () => void {
+/** What a page learns of its network: it is lost, there again, or may be (shown after a sleep). */
+export type NetworkChange = "offline" | "online" | "shown";
+
+/** Call back when the page learns of its network. Outside of browsers nothing happens. */
+export function onNetwork(told: (change: NetworkChange) => void): () => void {
   const target = globalThis as Partial<Pick<Window, "addEventListener" | "removeEventListener">>;
   const page = (globalThis as { document?: Document }).document;
-  const online = (): void => wake(true);
+  const tell = (event: Event): void => told(event.type as NetworkChange);
   const shown = (): void => {
-    if (page?.visibilityState === "visible") wake(false);
+    if (page?.visibilityState === "visible") told("shown");
   };
-  target.addEventListener?.("online", online);
+  target.addEventListener?.("online", tell);
+  target.addEventListener?.("offline", tell);
   page?.addEventListener("visibilitychange", shown);
   return () => {
-    target.removeEventListener?.("online", online);
+    target.removeEventListener?.("online", tell);
+    target.removeEventListener?.("offline", tell);
     page?.removeEventListener("visibilitychange", shown);
   };
 }

@@ -185,25 +185,29 @@ test("an abort throws its reason, close ends quietly, and both cut the connectio
   assert.equal(cut, 3);
 });
 
-test("a page that comes online does not wait for its next attempt, and drops the old connection", async () => {
-  const listeners = new Set();
-  globalThis.addEventListener = (name, listener) => name === "online" && listeners.add(listener);
-  globalThis.removeEventListener = (_, listener) => listeners.delete(listener);
-  const online = () => [...listeners].forEach((listener) => listener());
+test("a page that comes online does not wait, and one that goes offline drops its connection", async () => {
+  const page = new EventTarget();
+  globalThis.addEventListener = page.addEventListener.bind(page);
+  globalThis.removeEventListener = page.removeEventListener.bind(page);
+  const tell = (name) => setTimeout(() => page.dispatchEvent(new Event(name)), 5);
   try {
     const gateway = new FakeGateway(({ signal }, call) => {
       if (call === 0) throw new TypeError("offline");
-      if (call === 1) return stream([open("7-0")], "silent", signal);
+      if (call < 3) return stream([open("7-0")], "silent", signal);
       return new Response(null, { status: 204 });
     });
     const hour = 3_600_000;
     const client = gateway.client({ backoff: { minMs: hour, maxMs: hour } });
+    const states = [];
     const onConnection = (state) => {
-      if (state === "reconnecting" || state === "open") setTimeout(online, 5);
+      states.push(state);
+      if (state === "reconnecting") tell("online");
+      if (state === "open") tell(states.length === 3 ? "offline" : "online");
     };
     await collect(client.session("s").stream({ onConnection }));
-    assert.equal(gateway.asked.length, 3);
-    assert.equal(listeners.size, 0);
+    const lost = ["reconnecting", "open"];
+    assert.deepEqual(states, ["connecting", ...lost, ...lost, "reconnecting", "ended"]);
+    assert.equal(gateway.asked.length, 4);
   } finally {
     delete globalThis.addEventListener;
     delete globalThis.removeEventListener;
