@@ -106,7 +106,9 @@ class Stage:
         if kind == "each_cut":
             self._each_cut(what, step["route"])
             return
-        kept = {name: step.pop(name) for name in ("expect", "error", "save") if name in step}
+        kept: dict[str, Any] = {
+            name: step.pop(name) for name in ("expect", "error", "save") if name in step
+        }
         arguments = self._filled(step)
         match kind:
             case "client" if what == "connect":
@@ -126,6 +128,8 @@ class Stage:
                 self._proxy.add(Fault(what, **arguments))
             case "check":
                 getattr(self, f"_check_{what}")(**arguments)
+            case _:
+                raise AssertionError(kind)
 
     def _client(self, do: str, arguments: dict[str, Any], kept: Mapping[str, Any]) -> None:
         answer = self._driver.ask(do, arguments)
@@ -196,9 +200,7 @@ class Stage:
         ]
 
     def _check_messages(self, *, session: str, **named: str) -> None:
-        page = self._gateway.call(
-            "GET", f"/sessions/{session}/messages", params={"limit": 1000}
-        )
+        page = self._gateway.call("GET", f"/sessions/{session}/messages", params={"limit": 1000})
         assert self._read(named["as"])["messages"] == page["messages"]
         # And by a second path: folded out of the log by other code.
         tree = Tree(self._gateway.events(session))
@@ -238,9 +240,7 @@ def holds(value: Any, expected: Any) -> None:
 
 def scenarios() -> dict[str, Path]:
     """Return the scenarios by their names."""
-    return {
-        path.stem: path for path in sorted(SCENARIOS.glob("*.json")) if path.stem != "drivers"
-    }
+    return {path.stem: path for path in sorted(SCENARIOS.glob("*.json")) if path.stem != "drivers"}
 
 
 def drivers() -> dict[str, list[str]]:

@@ -8,7 +8,7 @@ import json
 import socket
 import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
@@ -84,7 +84,8 @@ class HttpProxy:
 
     def down(self) -> None:
         """Refuse connections, and end those that there are."""
-        self._is_up = False
+        with self._lock:
+            self._is_up = False
         if self._acceptor is not None:
             self._acceptor.join(60)
         with self._lock:
@@ -119,7 +120,7 @@ class HttpProxy:
     def _serve(self, client: socket.socket) -> None:
         client.settimeout(None)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with self._kept(client), suppress(OSError):
+        with suppress(OSError), self._kept(client):
             head, rest = _read_head(client)
             if not head:
                 return
@@ -161,19 +162,26 @@ class HttpProxy:
         self.answered_bytes[line] = sent
 
     def _kept(self, one: socket.socket) -> "_Kept":
-        return _Kept(one, self._sockets, self._lock)
+        return _Kept(one, self._sockets, self._lock, lambda: self._is_up)
 
 
 class _Kept:
     """Closes a socket at the end of a block; meanwhile `down` can end it."""
 
     def __init__(
-        self, one: socket.socket, sockets: set[socket.socket], lock: threading.Lock
+        self,
+        one: socket.socket,
+        sockets: set[socket.socket],
+        lock: threading.Lock,
+        is_up: Callable[[], bool],
     ) -> None:
-        self._socket, self._sockets, self._lock = one, sockets, lock
+        self._socket, self._sockets, self._lock, self._is_up = one, sockets, lock, is_up
 
     def __enter__(self) -> None:
         with self._lock:
+            if not self._is_up():
+                self._socket.close()
+                raise ConnectionAbortedError
             self._sockets.add(self._socket)
 
     def __exit__(self, *_: object) -> None:

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import anyio
 import anyio.from_thread
 
 from bamboo_gateway_client import (
