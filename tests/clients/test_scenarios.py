@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.clients import typescript
 from tests.clients.stage import Driver, Stage, drivers, scenarios
 from tests.processes import Gateway
 from tests.support.http_proxy import HttpProxy
@@ -35,7 +36,10 @@ def play(name: str, driver: str, shared: Gateway, directory: Path, cut_step: int
 
 
 def act(scenario: dict[str, Any], driver: str, gateway: Gateway, cut_step: int) -> None:
-    with HttpProxy(gateway.port) as proxy, Driver(drivers()[driver]) as client:
+    command = drivers()[driver]
+    if command[0] == "node":
+        typescript.built()
+    with HttpProxy(gateway.port) as proxy, Driver(command) as client:
         stage = Stage(gateway, proxy, client, cut_step)
         stage.connect()
         stage.play(scenario["steps"])

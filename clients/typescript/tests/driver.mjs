@@ -64,16 +64,16 @@ function streamed(stream) {
 }
 
 function followed(sessionId) {
-  const live = client.session(sessionId).follow({
-    onEvent: (event) => {
-      if (!CONTROLS.has(event.type)) reading.events.push(event);
-      if (event.type === "goodbye") reading.goodbye = event.reason;
-      reading.changed();
-    },
-  });
+  // An event counts as seen once what came of it is shown.
+  const applied = [];
+  const live = client.session(sessionId).follow({ onEvent: (event) => applied.push(event) });
   const reading = new Reading(() => live.stop());
   live.subscribe(() => {
     const { messages, status, connection, error } = live.getSnapshot();
+    for (const event of applied.splice(0)) {
+      if (!CONTROLS.has(event.type)) reading.events.push(event);
+      if (event.type === "goodbye") reading.goodbye = event.reason;
+    }
     reading.messages = messages;
     if (status === "error") reading.error = error;
     reading.ended = connection === "ended";
@@ -214,6 +214,7 @@ const verbs = {
     await reading.until(() => reading.ended);
     return reading.seen;
   },
+  read: ({ as }) => readings.get(as).seen,
   stop({ as }) {
     const reading = readings.get(as);
     reading.stop();
