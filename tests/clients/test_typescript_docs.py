@@ -63,7 +63,9 @@ def test_what_the_documentation_shows_compiles_and_runs(tmp_path: Path) -> None:
 
     with http_server(Handler) as port:
         origin = f"http://127.0.0.1:{port}"
-        with Gateway(tmp_path, {"BAMBOO_CORS_ORIGINS": origin}) as gateway:
+        agents = json.dumps({"default": "demo:?delay_ms=0"})
+        settings = {"BAMBOO_CORS_ORIGINS": origin, "BAMBOO_AGENTS": agents}
+        with Gateway(tmp_path, settings) as gateway:
             sources = dict(shown(gateway.url))
             assert len(sources) >= 8
             for name, text in sources.items():

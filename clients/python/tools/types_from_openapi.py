@@ -1,13 +1,12 @@
 """Write `types.py` from `openapi/openapi.json`: a TypedDict for each schema, unions for choices.
 
-    python clients/python/tools/types_from_openapi.py > …/bamboo_gateway_client/types.py
+    python clients/python/tools/types_from_openapi.py
 
 `make clients` does it, and a test fails when the file is not what this program writes.
 """
 
 import json
 import keyword
-import sys
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -94,10 +93,17 @@ def _doc(schema: Mapping[str, Any], indent: str) -> str:
     return f'{indent}"""' + f"\n{indent}".join(wrapped) + f'\n{indent}"""\n'
 
 
-def main() -> None:
-    """Print the source for the repository's document."""
+def made() -> tuple[Path, str]:
+    """Return the module's file, and the source that it must have."""
     document = json.loads((REPOSITORY / "openapi" / "openapi.json").read_text("utf-8"))
-    sys.stdout.write(source_of(document))
+    package = REPOSITORY / "clients" / "python" / "src" / "bamboo_gateway_client"
+    return package / "types.py", source_of(document)
+
+
+def main() -> None:
+    """Write the file."""
+    path, source = made()
+    path.write_text(source, "utf-8")
 
 
 if __name__ == "__main__":

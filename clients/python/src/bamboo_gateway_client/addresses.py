@@ -9,6 +9,7 @@ import httpx
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from ssl import SSLContext
 
 API = "/api/v1"
 
@@ -38,6 +39,16 @@ def is_loopback(url: str) -> bool:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
+
+
+def trust_of(url: str) -> SSLContext | bool:
+    """Return whose certificates count, for `verify` of an HTTP client."""
+    if url.startswith("https:"):
+        # Whom the environment trusts (SSL_CERT_FILE) holds for every host, this machine included.
+        return httpx.create_ssl_context()
+    # Reading the certificates of all authorities takes 30 ms. To this machine no TLS is spoken;
+    # to others a proxy may speak it.
+    return not is_loopback(url)
 
 
 def given(**values: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from bamboo_gateway_client._sync.pause import pause
-from bamboo_gateway_client.addresses import API, checked_url, given, is_loopback
+from bamboo_gateway_client.addresses import API, checked_url, given, is_loopback, trust_of
 from bamboo_gateway_client.errors import (
     GatewayError,
     NotFoundError,
@@ -65,8 +65,7 @@ class Transport:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
             # A proxy of the environment must not be asked for this machine itself.
             trust_env=not is_loopback(self.url),
-            # Reading the certificates of all authorities takes 30 ms, which no TLS needs.
-            verify=not (is_loopback(self.url) and self.url.startswith("http:")),
+            verify=trust_of(self.url),
         )
 
     def close(self) -> None:
