@@ -31,7 +31,7 @@ createRoot(document.body).render(createElement(Chat, { sessionId: "shown" }));
 
 
 def shown(gateway_url: str) -> Iterator[tuple[str, str]]:
-    for page in [*pages(), PACKAGE / "README.md"]:
+    for page in [*(page for page in pages() if page.name != "README.md"), PACKAGE / "README.md"]:
         for number, (language, text) in enumerate(_FENCE.findall(page.read_text("utf-8")), 1):
             name = f"{page.parent.name}-{page.stem}-{number}.{language}"
             yield name, text.replace(_ADDRESS, gateway_url)

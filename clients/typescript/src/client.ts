@@ -127,7 +127,7 @@ export class BambooClient {
 
   /** Upload a file; messages name it: `{ type: "file", file_id }`. */
   upload(
-    content: Blob | ArrayBuffer | Uint8Array<ArrayBuffer> | string,
+    content: Blob | BufferSource | string,
     options: ChangeOptions & { name?: string; mediaType?: string; timeoutMs?: number } = {},
   ): Promise<GatewayFile> {
     const { signal, idempotencyKey = true, timeoutMs: extraMs = 300_000 } = options;

@@ -262,6 +262,9 @@ export class LiveSession {
     for await (const event of stream) {
       conversation.apply(event);
       if (event.type === "message" || event.type === "run_queued") this.#forgetSent();
+      // A branch from the very begin: nothing is before what follows.
+      const isEmpty = conversation.messages.length === 0;
+      if (event.type === "branch_started" && isEmpty) this.#hasOlder = false;
       this.#options.onEvent?.(event);
       this.#showSoon();
       if (event.type === "reset" || conversation.needsReload) return true;
