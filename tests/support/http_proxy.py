@@ -187,7 +187,7 @@ class _Kept:
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._sockets.discard(self._socket)
-        # Another thread may wait in it: closing alone would leave the connection open. Shut down for
+        # Another thread may wait in it: closing alone would leave it open. Shut down for
         # reading alone, a connection that is to be reset is not ended before.
         with suppress(OSError):
             linger = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)
