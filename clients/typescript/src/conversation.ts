@@ -116,8 +116,8 @@ export class Conversation {
    * Events up to the loaded position may come again: they change nothing.
    */
   apply(event: LogEvent | { type: string }): void {
-    this.#shown = undefined;
     if (!("seq" in event)) return;
+    this.#shown = undefined;
     const isLoaded = event.seq <= this.#loadedSeq;
     switch (event.type) {
       case "token":

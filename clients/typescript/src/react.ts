@@ -1,5 +1,5 @@
 /** A React hook over one session. */
-import { useEffect, useMemo, useSyncExternalStore } from "react";
+import { useEffect, useMemo, useRef, useSyncExternalStore } from "react";
 import type { BambooClient } from "./client.js";
 import type { LiveOptions, LiveSession, LiveSnapshot } from "./live-session.js";
 
@@ -34,12 +34,16 @@ export function useSession(
   options: LiveOptions = {},
 ): UseSession {
   const { pageSize, onEvent } = options;
+  // A function that is written in the component is another one at each render: the last one counts.
+  const told = useRef(onEvent);
+  useEffect(() => {
+    told.current = onEvent;
+  });
   const live = useMemo(() => {
-    const given: LiveOptions = {};
+    const given: LiveOptions = { onEvent: (event) => told.current?.(event) };
     if (pageSize !== undefined) given.pageSize = pageSize;
-    if (onEvent !== undefined) given.onEvent = onEvent;
     return client.session(sessionId).follow(given);
-  }, [client, sessionId, pageSize, onEvent]);
+  }, [client, sessionId, pageSize]);
   useEffect(() => {
     live.start();
     return () => live.stop();

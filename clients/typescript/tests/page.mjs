@@ -11,7 +11,10 @@ if (asked.has("token")) options.token = asked.get("token");
 const client = new BambooClient({ ...options, backoff: { minMs: 10, maxMs: 100 } });
 
 function Chat() {
-  const session = useSession(client, asked.get("session"), { pageSize: 4 });
+  const session = useSession(client, asked.get("session"), {
+    pageSize: 4,
+    onEvent: (event) => (window.events = [...(window.events ?? []), event.type]),
+  });
   window.chat = session;
   window.renders = (window.renders ?? 0) + 1;
   const { messages, status, connection, error, inputs, lastRun, title, hasOlder } = session;
