@@ -7,6 +7,7 @@ COPY requirements.lock ./
 RUN /opt/bamboo/bin/pip install --require-hashes -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY app ./app
+COPY clients/python/src ./clients/python/src
 # The build backend is in the lock too, so nothing is fetched here.
 RUN /opt/bamboo/bin/pip install --no-index --no-deps --no-build-isolation .
 

@@ -34,11 +34,13 @@ RUNTIME_STAMP := $(VENV)/.stamp-runtime
 DEV_STAMP := $(VENV)/.stamp-dev
 
 # Clients that others wrote, in Node.js: those of the end-to-end tests, and the official ones of the
-# wires' protocols. Nothing to do where npm is absent.
+# wires' protocols; and the compiler of the TypeScript client, with what its tests need. Nothing to do
+# where npm is absent.
 NODE_DIR := tests/e2e/node
 WIRES_NODE_DIR := tests/wires/node
+TS_DIR := clients/typescript
 ifneq ($(shell command -v npm 2>/dev/null),)
-NODE_STAMPS := $(NODE_DIR)/node_modules/.stamp $(WIRES_NODE_DIR)/node_modules/.stamp
+NODE_STAMPS := $(NODE_DIR)/node_modules/.stamp $(WIRES_NODE_DIR)/node_modules/.stamp $(TS_DIR)/node_modules/.stamp
 endif
 
 # The official Python clients of the wires' protocols. They need an environment of their own.
@@ -48,7 +50,7 @@ WIRES_PYTHON_STAMP := $(WIRES_PYTHON)/.stamp
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve test check audit format coverage torture wires-clients conformance bench bench-peers openapi readme docs docs-serve lock lock-clients clean
+.PHONY: help setup serve test check audit format coverage torture wires-clients conformance bench bench-peers openapi clients readme docs docs-serve lock lock-clients clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -102,9 +104,14 @@ bench-peers: $(DEV_STAMP) ## Install what `make bench` compares chats with besid
 	$(VENV)/litellm/bin/python -m pip --disable-pip-version-check install -qq \
 		--no-deps --require-hashes -r tests/agents/litellm/requirements.txt
 
-openapi: $(DEV_STAMP) ## Regenerate openapi/openapi.json
+openapi: $(DEV_STAMP) $(TS_STAMP) ## Regenerate openapi/openapi.json, and the client's types where npm is
 	@mkdir -p openapi
 	$(BIN)/bamboo openapi --output openapi/openapi.json
+	$(if $(TS_STAMP),cd $(TS_DIR) && npm run --silent types)
+
+clients: $(DEV_STAMP) ## Make the Python client's types and its synchronous half again
+	$(BIN)/python clients/python/tools/types_from_openapi.py
+	$(BIN)/python clients/python/tools/sync_from_async.py
 
 readme: $(DEV_STAMP) ## Refresh the tables, files and command output that README.md and docs/ show
 	$(BIN)/python -m tests.e2e.shown_commands
@@ -130,7 +137,7 @@ lock-clients: $(DEV_STAMP) ## Pin the newest official clients of the wires
 	$(BIN)/python -m tests.wires.conformance --lock
 
 clean: ## Remove the venv and everything the tools made
-	rm -rf $(VENV) $(NODE_DIR)/node_modules $(WIRES_NODE_DIR)/node_modules build/docs .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.*
+	rm -rf $(VENV) $(NODE_DIR)/node_modules $(WIRES_NODE_DIR)/node_modules $(TS_DIR)/node_modules $(TS_DIR)/dist build/docs .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.*
 
 # --clear, because a venv without this stamp is one whose creation was interrupted.
 $(VENV_STAMP):
