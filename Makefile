@@ -40,7 +40,8 @@ NODE_DIR := tests/e2e/node
 WIRES_NODE_DIR := tests/wires/node
 TS_DIR := clients/typescript
 ifneq ($(shell command -v npm 2>/dev/null),)
-NODE_STAMPS := $(NODE_DIR)/node_modules/.stamp $(WIRES_NODE_DIR)/node_modules/.stamp $(TS_DIR)/node_modules/.stamp
+TS_STAMP := $(TS_DIR)/node_modules/.stamp
+NODE_STAMPS := $(NODE_DIR)/node_modules/.stamp $(WIRES_NODE_DIR)/node_modules/.stamp $(TS_STAMP)
 endif
 
 # The official Python clients of the wires' protocols. They need an environment of their own.
