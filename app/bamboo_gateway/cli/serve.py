@@ -1,45 +1,36 @@
 """`bamboo serve`: run the gateway."""
 
 import gc
-from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from bamboo_gateway.cli.output import CommandError, ExitCode
+from bamboo_gateway.cli.serve_options import (
+    AgentOption,
+    ConfigOption,
+    DataDirOption,
+    DurabilityOption,
+    HostOption,
+    InsecureOption,
+    LogFormatOption,
+    LogLevelOption,
+    PortOption,
+    StorageUrlOption,
+    read_agents,
+)
 
 
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where sessions are kept.", metavar="DIR")
-    ] = None,
-    agent: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="An agent and its URL: demo:, openai:MODEL?base_url=… Repeatable.",
-            metavar="NAME=URL",
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="TOML file with settings.", metavar="FILE")
-    ] = None,
-    durability: Annotated[str | None, typer.Option(help="`fsync` or `os`.", metavar="MODE")] = None,
-    storage_url: Annotated[
-        str | None,
-        typer.Option(help="`jsonl:`, `sqlite:`, `postgresql://…` or `memory:`.", metavar="URL"),
-    ] = None,
-    insecure: Annotated[
-        bool | None,
-        typer.Option("--insecure", help="Serve a non-loopback address without API keys."),
-    ] = None,
-    log_format: Annotated[
-        str | None, typer.Option(help="`console` or `json`.", metavar="FORMAT")
-    ] = None,
-    log_level: Annotated[
-        str | None, typer.Option(help="`debug`, `info`, `warning` or `error`.", metavar="LEVEL")
-    ] = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    data_dir: DataDirOption = None,
+    agent: AgentOption = None,
+    config: ConfigOption = None,
+    durability: DurabilityOption = None,
+    storage_url: StorageUrlOption = None,
+    insecure: InsecureOption = None,
+    log_format: LogFormatOption = None,
+    log_level: LogLevelOption = None,
 ) -> None:
     """Run the gateway until SIGTERM or Ctrl-C.
 
@@ -58,7 +49,7 @@ def serve(
             host=host,
             port=port,
             data_dir=data_dir,
-            agents=_agents(agent),
+            agents=read_agents(agent),
             durability=durability,
             storage_url=storage_url,
             insecure=insecure,
@@ -68,15 +59,3 @@ def serve(
     except SettingsError as error:
         raise CommandError(str(error), ExitCode.USAGE) from error
     raise typer.Exit(run_server(settings))
-
-
-def _agents(pairs: list[str] | None) -> dict[str, str] | None:
-    if not pairs:
-        return None
-    agents: dict[str, str] = {}
-    for pair in pairs:
-        name, equals, url = pair.partition("=")
-        if not (name and equals and url):
-            raise CommandError(f"--agent {pair}: write NAME=URL", ExitCode.USAGE)
-        agents[name] = url
-    return agents
