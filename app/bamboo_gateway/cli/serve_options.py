@@ -51,6 +51,14 @@ LogLevelOption = Annotated[
     typer.Option("--log-level", help="`debug`, `info`, `warning` or `error`.", metavar="LEVEL"),
 ]
 
+ReloadOption = Annotated[
+    bool,
+    typer.Option(
+        "--reload",
+        help="For those who write agents: start again when their code or the settings change.",
+    ),
+]
+
 
 def read_agents(pairs: list[str] | None) -> dict[str, str] | None:
     """Return the setting `agents` that the flags `--agent NAME=URL` give.
