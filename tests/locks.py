@@ -22,6 +22,7 @@ LOCKS = (
     "examples/requirements.txt",
     "tests/agents/litellm/requirements.txt",
     "tests/e2e/api_clients/requirements.txt",
+    "tests/release/tools/requirements.txt",
 )
 
 _PIN = re.compile(
