@@ -75,12 +75,17 @@ def build_again(first: Distributions, directory: Path, **environment: str) -> It
 
 
 def tracked_files() -> set[str]:
-    """Return the files of the repository; without git, those that are there."""
+    """Return the files that git has or would add; without git, those that are there."""
+    kinds = ["--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(
-        ["git", "ls-files", "-z", *SOURCES], cwd=REPOSITORY, capture_output=True, check=False
+        ["git", "ls-files", "-z", *kinds, *SOURCES],
+        cwd=REPOSITORY,
+        capture_output=True,
+        check=False,
     )
     if listed.returncode == 0 and listed.stdout:
-        return {name for name in listed.stdout.decode().split("\0") if name}
+        names = set(listed.stdout.decode().split("\0")) - {""}
+        return {name for name in names if (REPOSITORY / name).is_file()}
     return {
         str(path.relative_to(REPOSITORY))
         for source in SOURCES
@@ -97,7 +102,9 @@ def wheel_faults(built: Distributions) -> Iterator[str]:
     expected = {_in_wheel(name) for name in tracked_files()}
     names = {name for name in members if not name.startswith(info)}
     yield from (f"the wheel lacks {name}" for name in sorted(expected - names))
-    yield from (f"the wheel has {name}, which is not tracked" for name in sorted(names - expected))
+    yield from (
+        f"the wheel has {name}, which git does not have" for name in sorted(names - expected)
+    )
     for package in {name.partition("/")[0] for name in names}:
         if f"{package}/py.typed" not in names:
             yield f"the wheel lacks {package}/py.typed"
