@@ -33,10 +33,6 @@ VENV_STAMP := $(VENV)/.stamp-venv
 RUNTIME_STAMP := $(VENV)/.stamp-runtime
 DEV_STAMP := $(VENV)/.stamp-dev
 
-# The tools of a release, in an environment of their own.
-RELEASE_LOCK := tests/release/tools/requirements.txt
-RELEASE_STAMP := $(VENV)/release/.stamp
-
 # The Node.js clients of the end-to-end tests; nothing to do where they or npm are absent.
 NODE_DIR := tests/e2e/node
 NODE_MANIFESTS := $(wildcard $(NODE_DIR)/package.json $(NODE_DIR)/package-lock.json)
@@ -48,7 +44,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve test check release-check audit format coverage torture bench bench-peers openapi readme docs docs-serve lock clean
+.PHONY: help setup serve test check audit format coverage torture bench bench-peers openapi readme docs docs-serve lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -68,8 +64,21 @@ check: $(DEV_STAMP) ## Formatting, lint, types, the architecture's import rules,
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m tests.locks
 
+# The tools of a release, in an environment of their own.
+RELEASE_LOCK := tests/release/tools/requirements.txt
+RELEASE_STAMP := $(VENV)/release/.stamp
+.PHONY: release-check
+
 release-check: $(DEV_STAMP) $(RELEASE_STAMP) ## Build, install and check what a release publishes (RELEASE_ARGS=--quick)
 	$(BIN)/python -m tests.release.check $(RELEASE_ARGS)
+
+# --no-deps: the lock holds everything (see bench-peers).
+$(RELEASE_STAMP): $(RELEASE_LOCK) | $(VENV_STAMP)
+	@echo 'Installing the tools of a release into $(VENV)/release'
+	@$(BIN)/python -m venv --clear $(VENV)/release
+	@$(VENV)/release/bin/python -m pip --disable-pip-version-check install -qq \
+		--no-deps --require-hashes -r $(RELEASE_LOCK)
+	@touch $@
 
 audit: $(DEV_STAMP) ## Ask whether any pinned dependency is known to be vulnerable (needs a network)
 	$(BIN)/python -m tests.locks audit
@@ -150,14 +159,6 @@ $(DEV_STAMP): requirements-dev.lock requirements.lock pyproject.toml | $(VENV_ST
 	@$(PIP) install -qq --require-hashes -r requirements-dev.lock
 	@$(INSTALL_PROJECT)
 	@touch $(RUNTIME_STAMP) $@
-
-# --no-deps: the lock holds everything (see bench-peers).
-$(RELEASE_STAMP): $(RELEASE_LOCK) | $(VENV_STAMP)
-	@echo 'Installing the tools of a release into $(VENV)/release'
-	@$(BIN)/python -m venv --clear $(VENV)/release
-	@$(VENV)/release/bin/python -m pip --disable-pip-version-check install -qq \
-		--no-deps --require-hashes -r $(RELEASE_LOCK)
-	@touch $@
 
 # Install scripts stay off: the tests need the packages' own files and nothing they would fetch.
 $(NODE_DIR)/node_modules/.stamp: $(NODE_MANIFESTS)

@@ -18,11 +18,11 @@ from tests.processes import REPOSITORY
 LOCKS = (
     "requirements.lock",
     "requirements-dev.lock",
+    "tests/release/tools/requirements.txt",
     "benchmarks/peers/requirements.txt",
     "examples/requirements.txt",
     "tests/agents/litellm/requirements.txt",
     "tests/e2e/api_clients/requirements.txt",
-    "tests/release/tools/requirements.txt",
 )
 
 _PIN = re.compile(
