@@ -5,8 +5,8 @@ WORKDIR /src
 # The dependencies alone first: this layer is built again only when the lock changes.
 COPY requirements.lock ./
 RUN /opt/bamboo/bin/pip install --require-hashes -r requirements.lock
-COPY pyproject.toml versioning.py README.md LICENSE ./
-COPY app ./app
+# What .dockerignore lets through, and no more.
+COPY . .
 # The tag of a release; git and its tags are not in here.
 ARG VERSION=
 # The build backend is in the lock too, so nothing is fetched here.

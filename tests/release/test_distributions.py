@@ -15,6 +15,7 @@ from tests.release.distributions import (
     sdist_faults,
     wheel_faults,
 )
+from versioning import VARIABLE
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +48,22 @@ def test_what_is_missing_or_too_much_is_found(built: Distributions, tmp_path: Pa
     assert "the wheel lacks bamboo_gateway/py.typed" in found
     assert "the wheel has tests/test_x.py, which git does not have" in found
     assert "the wheel has bamboo_gateway/__pycache__/x.pyc" in found
+
+
+def test_the_image_is_built_from_everything_that_the_wheel_has(
+    built: Distributions, tmp_path: Path
+) -> None:
+    ignored = (REPOSITORY / ".dockerignore").read_text("utf-8").splitlines()
+    assert ignored[1] == "*", "nothing but what is named"
+    assert "\nCOPY . .\n" in (REPOSITORY / "Dockerfile").read_text("utf-8")
+    context = tmp_path / "context"
+    for name in (line[1:] for line in ignored if line.startswith("!")):
+        source, target = REPOSITORY / name, context / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        elif source.exists():
+            shutil.copyfile(source, target)
+    image = build(context, tmp_path / "dist", **{VARIABLE: "1.2.3"})
+    assert image.version == "1.2.3"
+    assert list(wheel_faults(image)) == []
