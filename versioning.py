@@ -82,7 +82,13 @@ def _checked(text: str, source: str) -> str:
 def _git(root: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, check=False, timeout=60
+            # It may run beside a commit, and has nothing to write.
+            ["git", "--no-optional-locks", *arguments],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
