@@ -17,6 +17,7 @@ from tests.upgrade.conversations import ARCHIVED, SETTINGS, seen
 from tests.upgrade.make import BYTES_MAX, DATA, STORES
 
 FILES = sorted(DATA.glob("*.tar.gz"))
+UNRELEASED = sorted((DATA.parent / "unreleased").glob("*.tar.gz"))
 
 _OF_NOW = frozenset({"state", "connections", "last_activity_at", "updated_at"})
 """What a session says of the present moment, not of its log."""
@@ -27,8 +28,8 @@ def store_of(file: Path) -> str:
 
 
 @pytest.fixture
-def upgraded(request: pytest.FixtureRequest, tmp_path: Path, file: Path) -> Gateway:
-    """Unpack the data of a version, and return a gateway of today that is not started yet."""
+def unpacked(request: pytest.FixtureRequest, tmp_path: Path, file: Path) -> dict[str, str]:
+    """Unpack the data of a version, and return the settings of a gateway for them."""
     settings = dict(SETTINGS)
     with tarfile.open(file) as archive:
         archive.extractall(tmp_path / "data", filter="data")
@@ -41,11 +42,18 @@ def upgraded(request: pytest.FixtureRequest, tmp_path: Path, file: Path) -> Gate
             with psycopg.connect(url, autocommit=True) as connection:
                 connection.execute((tmp_path / "data" / "dump.sql").read_bytes())
             settings["BAMBOO_STORAGE_URL"] = url
-            ended = bamboo("migrate", "schema", **settings)
-            assert ended.returncode == 0, ended.stderr
         case _:
             pass
-    return Gateway(tmp_path, settings)
+    return settings
+
+
+@pytest.fixture
+def upgraded(unpacked: dict[str, str], tmp_path: Path) -> Gateway:
+    """Return a gateway of today over data of a version; it is not started yet."""
+    if "postgresql" in unpacked.get("BAMBOO_STORAGE_URL", ""):
+        ended = bamboo("migrate", "schema", **unpacked)
+        assert ended.returncode == 0, ended.stderr
+    return Gateway(tmp_path, unpacked)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name.removesuffix(".tar.gz"))
@@ -65,6 +73,19 @@ def test_r1_every_session_message_and_position_of_an_earlier_version_is_there(
         for session_id, was in now.items():
             check_session(again[session_id], was)
         check_that_it_goes_on(gateway, then)
+
+
+@pytest.mark.parametrize("file", UNRELEASED, ids=store_of)
+def test_a_database_from_before_the_first_schema_is_refused_with_what_to_do(
+    unpacked: dict[str, str], tmp_path: Path
+) -> None:
+    unpacked["BAMBOO_DATA_DIR"] = str(tmp_path / "data")
+    for command in (("serve", "--port", "0"), ("doctor",)):
+        ended = bamboo(*command, **unpacked)
+        assert ended.returncode in {1, 2}
+        line = ended.stderr.strip().splitlines()[-1]
+        assert "development version from before the first release" in line
+        assert "bamboo migrate data FROM jsonl:/directory" in line
 
 
 def check_session(now: dict[str, Any], was: dict[str, Any]) -> None:
