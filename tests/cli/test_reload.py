@@ -9,7 +9,7 @@ import pytest
 
 from bamboo_gateway.cli.watched_code import code_of
 from tests.cli.running import bamboo
-from tests.processes import FreshGateway
+from tests.processes import FreshGateway, Gateway
 from tests.support.waiting import until
 
 AGENT = """
@@ -35,19 +35,26 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory
 
 
-def served(tmp_path: Path, project: Path, *flags: str) -> FreshGateway:
-    agent = ("--agent", "default=python:my_agent:answer")
-    return FreshGateway(tmp_path, flags=("--reload", *agent, *flags), working_directory=project)
+def served(tmp_path: Path, project: Path, *flags: str, kind: type[Gateway] = Gateway) -> Gateway:
+    flags = ("--reload", "--agent", "default=python:my_agent:answer", *flags)
+    return kind(tmp_path, flags=flags, working_directory=project)
 
 
-def ask(gateway: FreshGateway, session_id: str = "s", message: str = "Hi") -> str:
+def change(file: Path, text: str) -> None:
+    """Write a file as editors do, so that nobody sees a part of it."""
+    aside = file.with_suffix(".aside")
+    aside.write_text(text, "utf-8")
+    aside.replace(file)
+
+
+def ask(gateway: Gateway, session_id: str = "s", message: str = "Hi") -> str:
     body = {"session_id": session_id, "message": message}
     answer = gateway.call("POST", "/chat", json=body, headers={"Prefer": "wait=60"})
     assert answer["status"] == "completed", answer
     return str(answer["message"]["content"])
 
 
-def started_again(gateway: FreshGateway, times: int, file: str) -> None:
+def started_again(gateway: Gateway, times: int, file: str) -> None:
     """Wait until it is ready after a change; each start prints how to try it."""
     line = f"{file} has changed; starting again"
     until(lambda: line in gateway.log, lambda: f"{line}: {gateway.log}")
@@ -60,7 +67,7 @@ def started_again(gateway: FreshGateway, times: int, file: str) -> None:
 def test_r6_a_running_answer_ends_in_order_and_the_next_one_comes_from_the_new_code(
     tmp_path: Path, project: Path
 ) -> None:
-    with served(tmp_path, project) as gateway:
+    with served(tmp_path, project, kind=FreshGateway) as gateway:
         assert ask(gateway) == "word one end"
         slow = gateway.call("POST", "/chat", json={"session_id": "slow", "message": "slowly"})
         until(
@@ -68,7 +75,7 @@ def test_r6_a_running_answer_ends_in_order_and_the_next_one_comes_from_the_new_c
             "the answer has begun",
         )
         before = gateway.events("s")
-        (project / "my_agent.py").write_text(AGENT.format(version="two"), "utf-8")
+        change(project / "my_agent.py", AGENT.format(version="two"))
         until(lambda: gateway.http.get("/health/ready").status_code == 503, "the drain has begun")
         (project / "go").touch()
         started_again(gateway, 1, "my_agent.py")
@@ -85,9 +92,9 @@ def test_what_the_agent_imports_of_its_project_starts_it_again_and_nothing_else_
     tmp_path: Path, project: Path
 ) -> None:
     with served(tmp_path, project) as gateway:
-        (project / "other.py").write_text("OTHER = 1\n", "utf-8")
-        (project / "notes.txt").write_text("text", "utf-8")
-        (project / "words.py").write_text("WORD = 'another'\n", "utf-8")
+        change(project / "other.py", "OTHER = 1\n")
+        change(project / "notes.txt", "text")
+        change(project / "words.py", "WORD = 'another'\n")
         started_again(gateway, 1, "words.py")
         assert ask(gateway) == "another one end"
         assert gateway.log.count("has changed") == 1
@@ -96,10 +103,10 @@ def test_what_the_agent_imports_of_its_project_starts_it_again_and_nothing_else_
 
 def test_code_that_cannot_start_waits_for_the_next_change(tmp_path: Path, project: Path) -> None:
     with served(tmp_path, project) as gateway:
-        (project / "my_agent.py").write_text("def answer(:\n", "utf-8")
+        change(project / "my_agent.py", "def answer(:\n")
         until(lambda: "it starts again after a change" in gateway.log, lambda: gateway.log)
         assert "SyntaxError" in gateway.log
-        (project / "my_agent.py").write_text(AGENT.format(version="three"), "utf-8")
+        change(project / "my_agent.py", AGENT.format(version="three"))
         until(lambda: gateway.log.count(" - try:") == 2, lambda: gateway.log)
         assert ask(gateway) == "word three end"
         assert gateway.stop() == 0
@@ -107,11 +114,11 @@ def test_code_that_cannot_start_waits_for_the_next_change(tmp_path: Path, projec
 
 def test_a_change_of_the_settings_starts_it_again(tmp_path: Path, project: Path) -> None:
     config = project / "bamboo.toml"
-    config.write_text('log_level = "info"\n', "utf-8")
+    change(config, 'log_level = "info"\n')
     with served(tmp_path, project, "--config", str(config)) as gateway:
-        config.write_text('log_level = "loud"\n', "utf-8")
+        change(config, 'log_level = "loud"\n')
         until(lambda: "error: log_level" in gateway.log, lambda: gateway.log)
-        config.write_text('max_queued_runs = 1\nlog_level = "info"\n', "utf-8")
+        change(config, 'max_queued_runs = 1\nlog_level = "info"\n')
         until(lambda: gateway.log.count(" - try:") == 2, lambda: gateway.log)
         assert ask(gateway) == "word one end"
         gateway.stop()
