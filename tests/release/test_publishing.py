@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from bamboo_gateway.settings import Settings
-from tests.processes import BAMBOO, REPOSITORY, program
+from tests.processes import BAMBOO, REPOSITORY, environment, program
 
 WORKFLOWS = sorted((REPOSITORY / ".github" / "workflows").glob("*.yml"))
 UNIT = REPOSITORY / "examples" / "systemd" / "bamboo-gateway.service"
@@ -72,8 +72,28 @@ def test_the_unit_waits_for_the_drain_and_sets_only_what_there_is() -> None:
     assert int(seconds) > Settings.model_fields["drain_timeout_seconds"].default + 5
     for name in re.findall(r"BAMBOO_(\w+)", unit):
         assert name.lower() in Settings.model_fields
-    # Exit code 2 says that the settings are wrong: to start again would not help.
+    # Exit code 2 says that the settings are wrong: to start again would not help. systemd asks
+    # that of the main process alone.
     assert "RestartPreventExitStatus=2" in unit
+    assert "ExecStartPre" not in unit
+
+
+def test_the_units_command_ends_with_the_code_of_a_wrong_configuration(tmp_path: Path) -> None:
+    (command,) = re.findall(
+        r"^ExecStart=/bin/sh -ec '(.*)'$", UNIT.read_text("utf-8"), re.MULTILINE
+    )
+    bamboo = f"{' '.join(BAMBOO)}"
+    ended = subprocess.run(
+        ["/bin/sh", "-ec", command.replace("/opt/bamboo/bin/bamboo", bamboo)],
+        env=environment(BAMBOO_PORT="many", BAMBOO_DURABILITY="maybe"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert [line.partition(":")[0] for line in ended.stdout.splitlines()] == ["port", "durability"]
 
 
 @pytest.mark.external_service
