@@ -44,7 +44,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve test check audit format coverage torture bench bench-peers openapi readme docs docs-serve lock clean
+.PHONY: help setup serve test check audit format coverage torture bench bench-peers openapi clients readme docs docs-serve lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -112,6 +112,10 @@ bench-peers: $(DEV_STAMP) ## Install what `make bench` compares chats with besid
 openapi: $(DEV_STAMP) ## Regenerate openapi/openapi.json
 	@mkdir -p openapi
 	$(BIN)/bamboo openapi --output openapi/openapi.json
+
+clients: $(DEV_STAMP) ## Make the Python client's types and its synchronous half again
+	$(BIN)/python clients/python/tools/types_from_openapi.py
+	$(BIN)/python clients/python/tools/sync_from_async.py
 
 readme: $(DEV_STAMP) ## Refresh the tables, files and command output that README.md and docs/ show
 	$(BIN)/python -m tests.e2e.shown_commands

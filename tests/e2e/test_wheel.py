@@ -115,18 +115,22 @@ def version_of(wheel: Path) -> str:
     return wheel.name.split("-")[1]
 
 
-def test_the_wheel_has_one_package_with_every_file_of_the_repository(wheel: Path) -> None:
+def test_the_wheel_has_both_packages_with_every_file_of_the_repository(wheel: Path) -> None:
     names = set(names_in(wheel))
     info = f"bamboo_gateway-{version_of(wheel)}.dist-info"
-    assert {name.partition("/")[0] for name in names} == {"bamboo_gateway", info}
-    source = REPOSITORY / "app"
+    assert {name.partition("/")[0] for name in names} == {
+        "bamboo_gateway",
+        "bamboo_gateway_client",
+        info,
+    }
     kept = {
         str(path.relative_to(source))
-        for path in (source / "bamboo_gateway").rglob("*")
+        for source in (REPOSITORY / "app", REPOSITORY / "clients" / "python" / "src")
+        for path in source.glob("bamboo_gateway*/**/*")
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert {name for name in names if not name.startswith(info)} == kept
-    assert "bamboo_gateway/py.typed" in names
+    assert {"bamboo_gateway/py.typed", "bamboo_gateway_client/py.typed"} <= names
     assert f"{info}/licenses/LICENSE" in names
 
 

@@ -52,6 +52,38 @@ def test_basic_usage(url: str) -> None:
     assert shown.count("  user ") == 2
 
 
+def test_python_client(url: str) -> None:
+    shown = run(sys.executable, "examples/python_client.py", BAMBOO_URL=url)
+    assert "[count_words {" in shown
+    assert "Again: " in shown
+    assert "Asked: " in shown
+    assert "Approved: " in shown
+    assert "Failed: no_luck" in shown
+    assert "  user      And these?" in shown
+
+
+def test_python_client_async(url: str) -> None:
+    with local_client(base_url=f"{url}/api/v1", timeout=60) as http:
+        http.post("/sessions", json={"id": "watched"})
+        http.post("/sessions/watched/messages", json={"role": "user", "content": "Before"})
+        with subprocess.Popen(
+            [sys.executable, "-u", "examples/python_client_async.py", "watched"],
+            cwd=REPOSITORY,
+            env=environment(BAMBOO_URL=url),
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as watching:
+            try:
+                assert watching.stdout is not None
+                assert watching.stdout.readline() == "user: Before\n"
+                http.post("/sessions/watched/messages", json={"role": "user", "content": "After"})
+                assert watching.stdout.readline() == "user: After\n"
+                http.post("/sessions/watched/close")
+                assert watching.wait(60) == 0
+            finally:
+                watching.kill()
+
+
 @pytest.mark.parametrize("where", ["in memory", "in a directory"])
 def test_session_manager(where: str, tmp_path: Path) -> None:
     shown = ""

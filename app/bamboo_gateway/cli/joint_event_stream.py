@@ -1,15 +1,12 @@
 """The events of several sessions over one connection, and the changes of all sessions."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-from typing_extensions import override
 
 from bamboo_gateway.cli.client import GatewayClient
-from bamboo_gateway.cli.event_stream import EventStream
+from bamboo_gateway.cli.event_stream import Events, hooks
 
 
-class JointEventStream(EventStream):
+class JointEventStream(Events):
     """Iterates over the events of several sessions; `position` is the cursor in all of them.
 
     Args:
@@ -27,26 +24,18 @@ class JointEventStream(EventStream):
         after: str | None,
         notify: Callable[[str], None],
     ) -> None:
-        super().__init__(client, sessions[0], after=after if after != "0" else None, notify=notify)
-        self._path = "/stream"
-        self._params["session_id"] = list(sessions)
-        if after == "0":
-            self._params["from"] = "start"
-        self._left: set[str] = set()
-
-    @override
-    def _leaves(self, goodbye: dict[str, Any]) -> bool:
-        if goodbye.get("retry", True):
-            return True  # this session goes on over a new connection, and so do the others
-        session = goodbye["session_id"]
-        if session not in self._left:
-            self._left.add(session)
-            self._notify(f"The gateway ended the stream of {session}: {goodbye['reason']}.")
-        self._ended = self._left.issuperset(self._params["session_id"])
-        return self._ended
+        from_start = after == "0"
+        super().__init__(
+            client.gateway.stream(
+                sessions,
+                after=None if from_start else after,
+                from_start=from_start,
+                hooks=hooks(notify),
+            )
+        )
 
 
-class ChangeEvents(EventStream):
+class ChangeEvents(Events):
     """Iterates over the changes of sessions; `position` is the cursor behind the last one.
 
     Args:
@@ -64,6 +53,4 @@ class ChangeEvents(EventStream):
         after: str | None,
         notify: Callable[[str], None],
     ) -> None:
-        super().__init__(client, "", after=after, notify=notify)
-        self._path = "/changes"
-        self._params |= {name: value for name, value in filters.items() if value is not None}
+        super().__init__(client.gateway.changes(after=after, hooks=hooks(notify), **filters))

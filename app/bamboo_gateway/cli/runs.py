@@ -9,12 +9,14 @@ from types import FrameType
 from typing import Any, Self
 
 from bamboo_gateway.cli.client import GatewayClient, RefusedError, UnreachableError
-from bamboo_gateway.cli.event_stream import RETRY_SECONDS, RETRY_SECONDS_MAX, EventStream
+from bamboo_gateway.cli.event_stream import EventStream
 from bamboo_gateway.cli.output import CommandError, notice
 from bamboo_gateway.cli.transcript import Transcript
 from bamboo_gateway.domain.clock import SystemClock
 from bamboo_gateway.domain.events import TERMINAL_TYPES
 from bamboo_gateway.domain.ids import IdMaker
+from bamboo_gateway_client.retries import SECONDS_MAX as RETRY_SECONDS_MAX
+from bamboo_gateway_client.streaming import RETRY_SECONDS
 
 # About three minutes together: longer than a restart with a recovery, and shorter than people's
 # patience.

@@ -5,12 +5,12 @@ import json
 import pkgutil
 import sys
 
-import bamboo_gateway_client
-from bamboo_gateway_client import Client
-from bamboo_gateway_client.api.chat import chat
-from bamboo_gateway_client.api.events import list_events
-from bamboo_gateway_client.api.sessions import get_session
-from bamboo_gateway_client.models import (
+import bamboo_gateway_api
+from bamboo_gateway_api import Client
+from bamboo_gateway_api.api.chat import chat
+from bamboo_gateway_api.api.events import list_events
+from bamboo_gateway_api.api.sessions import get_session
+from bamboo_gateway_api.models import (
     ChatAccepted,
     ChatCompleted,
     ChatInput,
@@ -25,7 +25,7 @@ from bamboo_gateway_client.models import (
 
 modules = [
     importlib.import_module(found.name)
-    for found in pkgutil.walk_packages(bamboo_gateway_client.__path__, "bamboo_gateway_client.")
+    for found in pkgutil.walk_packages(bamboo_gateway_api.__path__, "bamboo_gateway_api.")
 ]
 client = Client(base_url=sys.argv[1])
 

@@ -1,0 +1,79 @@
+"""Files, which messages name."""
+
+from __future__ import annotations
+
+import mimetypes
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bamboo_gateway_client._async.pause import read
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from bamboo_gateway_client._async.transport import AsyncTransport
+    from bamboo_gateway_client.types import File, FileList
+
+
+class AsyncFiles:
+    """The files of the caller."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def upload(
+        self,
+        content: bytes | Path,
+        *,
+        name: str | None = None,
+        media_type: str | None = None,
+        user_id: str | None = None,
+    ) -> File:
+        """Upload a file; a chat takes what this returns in `files`.
+
+        Args:
+            content: Its bytes, or where they are.
+            name: Its name; default: the path's.
+            media_type: Its type; default: what the name says.
+            user_id: Whose file it is, for keys that act for users.
+        """
+        if isinstance(content, Path):
+            name = name or content.name
+            content = await read(content)
+        if media_type is None:
+            media_type = mimetypes.guess_type(name or "")[0] or "application/octet-stream"
+        answer: File = await self._transport.call(
+            "POST",
+            "/files",
+            params={"name": name, "user_id": user_id},
+            headers={"Content-Type": media_type},
+            content=content,
+        )
+        return answer
+
+    async def list(self) -> AsyncIterator[File]:
+        """Iterate over the files, page by page."""
+        cursor: str | None = None
+        while True:
+            page: FileList = await self._transport.call("GET", "/files", params={"cursor": cursor})
+            for file in page["files"]:
+                yield file
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
+    async def read(self, file_id: str) -> bytes:
+        """Return the content of a file."""
+        response = await self._transport.send("GET", f"/files/{file_id}")
+        return response.content
+
+    @asynccontextmanager
+    async def open(self, file_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Open a file, and yield an iterator over its content in pieces."""
+        async with self._transport.open("GET", f"/files/{file_id}") as response:
+            yield response.aiter_bytes()
+
+    async def delete(self, file_id: str) -> None:
+        """Delete a file."""
+        await self._transport.call("DELETE", f"/files/{file_id}")

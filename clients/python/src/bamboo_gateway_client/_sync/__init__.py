@@ -1,0 +1,1 @@
+# Made from _async/__init__.py by tools/sync_from_async.py. Do not edit: `make clients`.

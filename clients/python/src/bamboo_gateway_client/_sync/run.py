@@ -1,0 +1,127 @@
+# Made from _async/run.py by tools/sync_from_async.py. Do not edit: `make clients`.
+"""A run: one turn of an agent."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING, Any, cast
+
+from bamboo_gateway_client._sync.pause import pause
+from bamboo_gateway_client._sync.stream import EventStream
+from bamboo_gateway_client.errors import ProblemError, RunFailedError, UnreachableError
+from bamboo_gateway_client.events import text_of
+from bamboo_gateway_client.streaming import RETRY_SECONDS, StreamHooks, StreamState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from bamboo_gateway_client._sync.transport import Transport
+    from bamboo_gateway_client.events import StreamedEvent
+    from bamboo_gateway_client.types import RunCancelled, RunWaited
+
+# One request waits so long for the run's end; below the idle limits of the usual proxies.
+WAIT_SECONDS = 25
+
+
+class Run:
+    """A handle on a run. The run belongs to its session: it goes on when this program ends.
+
+    Iterating gives the run's events from its first to its terminal one, as often as it is done.
+
+    Attributes:
+        id: The run.
+        session_id: Its session.
+        position: The position just before its first event.
+        message_ids: Its input.
+    """
+
+    def __init__(self, transport: Transport, accepted: Mapping[str, Any]) -> None:
+        self.id: str = accepted["run_id"]
+        self.session_id: str = accepted["session_id"]
+        self.position: str | None = accepted.get("position")
+        self.message_ids: list[str] = list(accepted.get("message_ids") or ())
+        self._transport = transport
+        self._path = f"/sessions/{self.session_id}/runs/{self.id}"
+
+    def stream(self, *, hooks: StreamHooks | None = None) -> EventStream[StreamedEvent]:
+        """Return the session's stream from before the run's first event to its terminal event.
+
+        It also has what others do in the session meanwhile.
+        """
+        params = {"after": self.position, "run_id": self.id, "until": "complete"}
+        state = StreamState(
+            self._transport.retries,
+            after=self.position,
+            run_id=self.id,
+            until_complete=True,
+            hooks=hooks,
+        )
+        return EventStream(self._transport, f"/stream/{self.session_id}", params, state)
+
+    def __iter__(self) -> Iterator[StreamedEvent]:
+        if self.position is None:
+            self.position = (self.get())["position"]
+        with self.stream() as stream:
+            for event in stream:
+                if event["type"] == "reset" or self._is_mine(cast("Mapping[str, Any]", event)):
+                    yield event
+
+    def _is_mine(self, event: Mapping[str, Any]) -> bool:
+        return event.get("run_id") == self.id or event.get("message_id") in self.message_ids
+
+    def get(self) -> RunWaited:
+        """Return the run as it stands, once it has ended also its last message."""
+        answer: RunWaited = self._transport.call("GET", self._path)
+        return answer
+
+    def wait(self, timeout_seconds: float | None = None) -> RunWaited:
+        """Wait for the run's end and return it, however it ended: `status` and `error` say.
+
+        It waits through restarts of the gateway.
+
+        Raises:
+            TimeoutError: It has not ended after so many seconds. It goes on.
+            ProblemError: The gateway refused, for example because the session was deleted.
+            UnreachableError: The gateway has never answered.
+        """
+        deadline = None if timeout_seconds is None else monotonic() + timeout_seconds
+        failures = 0
+        while True:
+            left = WAIT_SECONDS if deadline is None else deadline - monotonic()
+            # Whole seconds, at least one: without `Prefer` the answer has no message.
+            headers = {"Prefer": f"wait={max(1, min(WAIT_SECONDS, int(left)))}"}
+            seconds = 0.0
+            try:
+                run: RunWaited = self._transport.call(
+                    "GET", self._path, headers=headers, attempts=1
+                )
+            except (UnreachableError, ProblemError) as failure:
+                is_passing = not isinstance(failure, ProblemError) or failure.is_passing
+                if not is_passing or not self._transport.reached:
+                    raise
+                seconds = self._transport.retries.backoff(RETRY_SECONDS, failures)
+                failures += 1
+            else:
+                failures = 0
+                if run["ended_at"] is not None:
+                    return run
+            if deadline is not None and monotonic() + seconds >= deadline:
+                raise TimeoutError(f"The run {self.id} has not ended after {timeout_seconds} s.")
+            pause(seconds)
+
+    def text(self, timeout_seconds: float | None = None) -> str:
+        """Wait for the run's end and return the text of its last message.
+
+        Raises:
+            RunFailedError: It did not complete; `run` has what was said until then.
+            TimeoutError, ProblemError, UnreachableError: As `wait`.
+        """
+        run = self.wait(timeout_seconds)
+        if run["status"] != "completed":
+            raise RunFailedError(run)
+        return text_of(run.get("message"))
+
+    def cancel(self) -> RunCancelled:
+        """Cancel the run and return it; one that has ended stays as it is."""
+        answer: RunCancelled = self._transport.call("POST", f"{self._path}/cancel")
+        return answer
