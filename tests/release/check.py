@@ -9,9 +9,11 @@ materials, and checks the workflows. The files are in `dist/`. `--quick` install
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
@@ -31,6 +33,7 @@ from tests.release.installs import PYTHONS, bare_install_faults, install_faults,
 
 TOOLS: Final = REPOSITORY / ".venv" / "release" / "bin"
 DIST: Final = REPOSITORY / "dist"
+CLIENT: Final = REPOSITORY / "clients" / "python"
 WORKFLOWS: Final = REPOSITORY / ".github" / "workflows"
 
 
@@ -56,6 +59,8 @@ def main(arguments: list[str]) -> int:
     step("what the wheel has", wheel_faults(built))
     step("what the sdist has", sdist_faults(built))
     step("twine check", _tool("twine", "check", "--strict", str(built.wheel), str(built.sdist)))
+    if CLIENT.is_dir():
+        step("the client's own distributions", _client_faults(variables))
     step("bill of materials", _bill_of_materials(built))
     step("changelog", _tool("towncrier", "build", "--draft", "--version", built.version))
     step("workflows", _workflow_faults())
@@ -87,6 +92,23 @@ def _version_faults(built: Distributions) -> Iterable[str]:
     tag = os.environ.get("GITHUB_REF_NAME", "")
     if os.environ.get("GITHUB_REF_TYPE") == "tag" and tag.removeprefix("v") != built.version:
         yield f"the tag is {tag}, and the version {built.version}"
+
+
+def _client_faults(variables: dict[str, str]) -> Iterable[str]:
+    """Build the client's package beside the gateway's, and yield what is wrong with it."""
+    with tempfile.TemporaryDirectory() as directory:
+        built = build(CLIENT, Path(directory), **variables)
+        with zipfile.ZipFile(built.wheel) as archive:
+            names = set(archive.namelist())
+        sources = (CLIENT / "src").rglob("*.py")
+        expected = {str(path.relative_to(CLIENT / "src")) for path in sources}
+        for name in sorted({*expected, "bamboo_gateway_client/py.typed"} - names):
+            yield f"the client's wheel lacks {name}"
+        if built.version != versioning.release():
+            yield f"the client is {built.version}, and RELEASE is {versioning.release()}"
+        yield from _tool("twine", "check", "--strict", str(built.wheel), str(built.sdist))
+        for file in built:
+            shutil.copy(file, DIST)
 
 
 def _bill_of_materials(built: Distributions) -> Iterable[str]:
