@@ -5,11 +5,12 @@ WORKDIR /src
 # The dependencies alone first: this layer is built again only when the lock changes.
 COPY requirements.lock ./
 RUN /opt/bamboo/bin/pip install --require-hashes -r requirements.lock
-COPY pyproject.toml README.md LICENSE ./
-COPY app ./app
-COPY clients/python/src ./clients/python/src
+# What .dockerignore lets through, and no more.
+COPY . .
+# The tag of a release; git and its tags are not in here.
+ARG VERSION=
 # The build backend is in the lock too, so nothing is fetched here.
-RUN /opt/bamboo/bin/pip install --no-index --no-deps --no-build-isolation .
+RUN GATEWAY_BUILD_VERSION="$VERSION" /opt/bamboo/bin/pip install --no-index --no-deps --no-build-isolation .
 
 FROM python:3.13-slim
 # A fixed number, so that a directory bound to /data can be given to it: chown 10001:10001.

@@ -71,6 +71,22 @@ check: $(DEV_STAMP) ## Formatting, lint, types, the architecture's import rules,
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m tests.locks
 
+# The tools of a release, in an environment of their own.
+RELEASE_LOCK := tests/release/tools/requirements.txt
+RELEASE_STAMP := $(VENV)/release/.stamp
+.PHONY: release-check
+
+release-check: $(DEV_STAMP) $(RELEASE_STAMP) ## Build, install and check what a release publishes (RELEASE_ARGS=--quick)
+	$(BIN)/python -m tests.release.check $(RELEASE_ARGS)
+
+# --no-deps: the lock holds everything (see bench-peers).
+$(RELEASE_STAMP): $(RELEASE_LOCK) | $(VENV_STAMP)
+	@echo 'Installing the tools of a release into $(VENV)/release'
+	@$(BIN)/python -m venv --clear $(VENV)/release
+	@$(VENV)/release/bin/python -m pip --disable-pip-version-check install -qq \
+		--no-deps --require-hashes -r $(RELEASE_LOCK)
+	@touch $@
+
 audit: $(DEV_STAMP) ## Ask whether any pinned dependency is known to be vulnerable (needs a network)
 	$(BIN)/python -m tests.locks audit
 

@@ -6,6 +6,7 @@ A page marks a table with `<!-- table: NAME -->` … `<!-- end of table -->`, an
 
 import json
 import re
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from functools import cache
@@ -25,6 +26,7 @@ from tests.processes import REPOSITORY
 
 README = REPOSITORY / "README.md"
 DOCS = REPOSITORY / "docs"
+LLMS = REPOSITORY / "llms.txt"
 
 _TABLE = re.compile(r"(<!-- table: ([\w ]+) -->\n).*?(?=<!-- end of table -->)", re.DOTALL)
 _FILE = re.compile(r"(<!-- file: (\S+) -->\n\n?```\w+\n).*?(?=^```$)", re.DOTALL | re.MULTILINE)
@@ -33,6 +35,44 @@ _FILE = re.compile(r"(<!-- file: (\S+) -->\n\n?```\w+\n).*?(?=^```$)", re.DOTALL
 def pages() -> list[Path]:
     """Return every page of the documentation, and those at the top of the repository."""
     return [*sorted(REPOSITORY.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
+
+
+def llms_text() -> str:
+    """Return `llms.txt`: every page with what it is about, for programs that read documentation."""
+    navigation = tomllib.loads((REPOSITORY / "zensical.toml").read_text("utf-8"))["project"]["nav"]
+    lines = [f"# {_title(DOCS / 'index.md')}", "", f"> {_summary(DOCS / 'index.md')}", ""]
+    for section in navigation:
+        ((name, listed),) = section.items()
+        if isinstance(listed, str):
+            continue  # the home page, which lists the others
+        lines += [f"## {name}", "", *(_line(DOCS / page) for page in listed), ""]
+    lines += ["## Beside the documentation", ""]
+    lines += [f"- [{title}]({path}): {about}" for path, title, about in _BESIDE]
+    return "\n".join(lines) + "\n"
+
+
+_BESIDE = (
+    ("openapi/openapi.json", "OpenAPI document", "every route, shape and error, with examples."),
+    ("examples/README.md", "Examples", "programs that run as they stand."),
+    ("ARCHITECTURE.md", "Architecture", "the packages, the way of an event, the rules."),
+    ("CHANGELOG.md", "Changelog", "what users notice of each release."),
+)
+
+
+def _line(page: Path) -> str:
+    return f"- [{_title(page)}]({page.relative_to(REPOSITORY)}): {_summary(page)}"
+
+
+def _title(page: Path) -> str:
+    return page.read_text("utf-8").split("\n", 1)[0].removeprefix("# ")
+
+
+def _summary(page: Path) -> str:
+    """Return the first sentence of a page's first paragraph, without its links."""
+    paragraphs = page.read_text("utf-8").split("\n\n")[1:]
+    text = next(one for one in paragraphs if re.match(r"[A-Za-z`*\[]", one))
+    plain = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", " ".join(text.split()))
+    return re.split(r"(?<=[.:])\s", plain, maxsplit=1)[0].rstrip(":")
 
 
 def refresh_tables(page: str) -> str:

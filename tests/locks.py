@@ -18,6 +18,7 @@ from tests.processes import REPOSITORY
 LOCKS = (
     "requirements.lock",
     "requirements-dev.lock",
+    "tests/release/tools/requirements.txt",
     "benchmarks/peers/requirements.txt",
     "examples/requirements.txt",
     "tests/agents/litellm/requirements.txt",

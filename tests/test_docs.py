@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs_tables import DOCS, README, TABLES, pages, refresh_tables, table_names
+from tests.docs_tables import (
+    DOCS,
+    LLMS,
+    README,
+    TABLES,
+    llms_text,
+    pages,
+    refresh_tables,
+    table_names,
+)
 from tests.processes import REPOSITORY
 
 ARCHITECTURE = (REPOSITORY / "ARCHITECTURE.md").read_text("utf-8")
@@ -43,6 +52,16 @@ def test_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text("utf-8"))
     found = [(page.parent / target).resolve() for target in targets]
     assert [path for path in found if not (path.exists() and path.is_relative_to(root))] == []
+
+
+def test_llms_txt_names_every_page_and_leads_somewhere() -> None:
+    text = LLMS.read_text("utf-8")
+    assert text == llms_text(), f"llms.txt is stale; run {REFRESH}"
+    targets = re.findall(r"^- \[[^\]]+\]\(([^)]+)\): \S", text, re.MULTILINE)
+    assert len(targets) == len(re.findall(r"^- ", text, re.MULTILINE))
+    assert [target for target in targets if not (REPOSITORY / target).is_file()] == []
+    missing = {name(page) for page in DOCS.rglob("*.md")} - set(targets)
+    assert missing == {"docs/index.md"}
 
 
 def test_every_page_of_the_docs_is_in_the_navigation_once() -> None:

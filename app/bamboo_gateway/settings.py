@@ -7,7 +7,7 @@ defaults. A wrong value or an unknown name stops the start with one line.
 import os
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, assert_never
@@ -16,6 +16,7 @@ from limits import parse_many
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -625,6 +626,19 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     Raises:
         SettingsError: The file cannot be read, a name is unknown, or a value is wrong.
     """
+    settings, faults = examine_settings(config, **flags)
+    if settings is None or faults:
+        raise SettingsError(faults[0])
+    return settings
+
+
+def examine_settings(config: Path | None = None, **flags: Any) -> tuple[Settings | None, list[str]]:
+    """Read the settings as `load_settings` does, and return every fault.
+
+    Returns:
+        The settings, or None where they have none because of a fault; and one line for each fault,
+        which begins with the name of the setting or variable and never has its value.
+    """
 
     class Sources(Settings):
         @classmethod
@@ -644,31 +658,55 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
             return sources
 
     if config is not None and not config.is_file():
-        raise SettingsError(f"config: {config} is not a file")
+        return None, [f"config: {config} is not a file"]
     try:
-        settings = Sources(**{name: value for name, value in flags.items() if value is not None})
+        settings = Sources(**_given(flags))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"]) or "settings"
-        if first["type"] == "extra_forbidden":
-            hint = _hint(nearest_name(name, Settings.model_fields))
-            raise SettingsError(f"{name}: there is no such setting{hint}") from error
-        msg = first["msg"].removeprefix("Value error, ")
-        raise SettingsError(f"{name}: {msg}") from error
-    except (SettingsSourceError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(str(error)) from error
-    _check_variables(settings.agents.values())
-    return settings
+        faults = [_fault(one["type"], one["loc"], one["msg"]) for one in error.errors()]
+        # Which variables agents read is unknown, when the agents are not.
+        return None, faults + _unknown_variables(())
+    except (SettingsSourceError, tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as error:
+        return None, [str(error).replace("\n", " ")]
+    return settings, _unknown_variables(settings.agents.values())
 
 
-def _check_variables(agent_urls: Iterable[str]) -> None:
-    """Refuse a `BAMBOO_…` variable that nobody reads: it is a misspelt setting.
+Origin = Literal["flag", "environment", "file", "default"]
+"""Where the value of a setting comes from."""
+
+
+def origins(config: Path | None = None, **flags: Any) -> dict[str, Origin]:
+    """Return where each setting's value comes from, for settings without a fault."""
+    in_file = TomlConfigSettingsSource(Settings, config)() if config is not None else {}
+    places: tuple[tuple[Origin, Iterable[str]], ...] = (
+        ("flag", _given(flags)),
+        ("environment", EnvSettingsSource(Settings)()),
+        ("file", in_file),
+        ("default", Settings.model_fields),
+    )
+    return {
+        name: next(origin for origin, names in places if name in names)
+        for name in Settings.model_fields
+    }
+
+
+def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def _fault(kind: str, location: tuple[int | str, ...], message: str) -> str:
+    name = ".".join(str(part) for part in location) or "settings"
+    if kind == "extra_forbidden":
+        return f"{name}: there is no such setting{_hint(nearest_name(name, Settings.model_fields))}"
+    return f"{name}: {message.removeprefix('Value error, ')}"
+
+
+def _unknown_variables(agent_urls: Iterable[str]) -> list[str]:
+    """Return a line for each `BAMBOO_…` variable that nobody reads: it is a misspelt setting.
 
     A variable that an agent's URL names (`api_key_env=BAMBOO_MODEL_KEY`) is read by that agent.
-
-    Raises:
-        SettingsError: With the variable's name and the nearest known one, never with its value.
+    A line has the variable's name and the nearest known one, never its value.
     """
+    faults: list[str] = []
     named = {name for url in agent_urls for name in re.findall(rf"\b{_PREFIX}\w+", url)}
     for name, value in os.environ.items():
         if name in named or is_known_variable(name) or _is_service_link(name, value):
@@ -677,7 +715,8 @@ def _check_variables(agent_urls: Iterable[str]) -> None:
             known = [*Settings.model_fields, *(one[len(_PREFIX) :] for one in _COMMAND_VARIABLES)]
             nearest = nearest_name(name[len(_PREFIX) :], known)
             hint = _hint(nearest and f"{_PREFIX}{nearest.upper()}")
-            raise SettingsError(f"{name}: there is no such variable{hint}")
+            faults.append(f"{name}: there is no such variable{hint}")
+    return faults
 
 
 def _is_service_link(name: str, value: str) -> bool:

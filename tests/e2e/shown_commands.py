@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.docs_tables import pages, refresh_tables
+from tests.docs_tables import LLMS, llms_text, pages, refresh_tables
 from tests.processes import REPOSITORY, Gateway, environment
 
 COMMAND_SECONDS = 100
@@ -202,3 +202,4 @@ if __name__ == "__main__":
         sys.exit(f"error: the tour needs {' and '.join(missing)} (httpie); no page is changed")
     for one in pages():
         _refresh_page(one)
+    LLMS.write_text(llms_text(), "utf-8")

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bamboo_gateway import __version__
+from bamboo_gateway import RELEASE
 from tests.processes import REPOSITORY, Gateway, environment, free_port
 from tests.support.clients import local_client
 from tests.support.waiting import until
@@ -111,9 +111,13 @@ def names_in(wheel: Path) -> Iterator[str]:
         yield from archive.namelist()
 
 
+def version_of(wheel: Path) -> str:
+    return wheel.name.split("-")[1]
+
+
 def test_the_wheel_has_both_packages_with_every_file_of_the_repository(wheel: Path) -> None:
     names = set(names_in(wheel))
-    info = f"bamboo_gateway-{__version__}.dist-info"
+    info = f"bamboo_gateway-{version_of(wheel)}.dist-info"
     assert {name.partition("/")[0] for name in names} == {
         "bamboo_gateway",
         "bamboo_gateway_client",
@@ -134,13 +138,14 @@ def test_its_metadata_name_the_version_the_pages_and_both_programs(
     wheel: Path, metadata: Message
 ) -> None:
     assert metadata["Name"] == "bamboo-gateway"
-    assert metadata["Version"] == __version__
+    assert metadata["Version"] == version_of(wheel)
+    assert version_of(wheel).startswith(RELEASE)
     pages = dict(url.split(", ") for url in metadata.get_all("Project-URL", []))
     assert set(pages) == {"Documentation", "Source", "Changelog", "Issues"}
     assert all(url.startswith("https://") for url in pages.values())
     with zipfile.ZipFile(wheel) as archive:
         entry_points = archive.read(
-            f"bamboo_gateway-{__version__}.dist-info/entry_points.txt"
+            f"bamboo_gateway-{version_of(wheel)}.dist-info/entry_points.txt"
         ).decode()
     assert entry_points.split("\n")[:3] == [
         "[console_scripts]",
@@ -150,14 +155,14 @@ def test_its_metadata_name_the_version_the_pages_and_both_programs(
 
 
 def test_every_way_to_start_the_installed_program_is_that_program(
-    installed: Path, tmp_path: Path
+    installed: Path, wheel: Path, tmp_path: Path
 ) -> None:
     for program in (
         [installed / "bamboo"],
         [installed / "bamboo-gateway"],
         [installed / "python", "-m", "bamboo_gateway"],
     ):
-        assert ran([*program, "--version"], tmp_path) == f"bamboo {__version__}\n"
+        assert ran([*program, "--version"], tmp_path) == f"bamboo {version_of(wheel)}\n"
     where = ran([installed / "python", "-c", "import bamboo_gateway as b; print(b.__file__)"])
     assert Path(where).is_relative_to(installed.parent), "the installed copy, not the sources"
 

@@ -126,7 +126,7 @@ def test_an_unusable_setting_stops_the_start_with_one_line(
 
 
 def test_localhost_is_served_on_every_loopback_address_of_one_port() -> None:
-    addresses = server._resolve(settings(host="localhost"))
+    addresses = server.resolve(settings(host="localhost"))
     sockets = server._bind(settings(host="localhost"), addresses)
     try:
         assert len({sock.getsockname()[1] for sock in sockets}) == 1

@@ -2,8 +2,8 @@
 
 Most commands speak HTTP to a gateway (`--url`, `BAMBOO_URL`). The exceptions are `serve`, `doctor`
 and `migrate`, which own the data, and `restore` of a backup; `backup`, which reads it; `openapi`,
-which needs only the code; `keys`, which owns the keys file; and `new-agent`, which only writes a
-file.
+which needs only the code; `config`, which looks at the settings; `keys`, which owns the keys file;
+and `new-agent`, which only writes a file.
 
 A run imports the module of its command alone, and a command imports heavy libraries inside its
 function, so that nobody waits for what others need.
@@ -44,6 +44,7 @@ COMMANDS: Final = {
     "cleanup": ("lifecycle", "cleanup"),
     "diagnose": ("inspection", "diagnose"),
     "doctor": ("doctor", "doctor"),
+    "config": ("config", "commands"),
     "migrate": ("migrate", "commands"),
     "backup": ("backup", "backup"),
     "openapi": ("openapi", "openapi"),

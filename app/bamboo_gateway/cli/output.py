@@ -103,8 +103,12 @@ def print_line(text: str, style: str = "") -> None:
     stdout().print(styled(text, style), soft_wrap=True)
 
 
-def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], *, last_is_whole: bool = False
+) -> None:
     """Print rows below bold headers. Only the last column is cut: the others hold ids to copy.
+
+    Unless `last_is_whole`: then that one holds values to copy, too.
 
     The last column gets the width that the terminal has left. A terminal that is too narrow for the
     other columns wraps the lines itself.
@@ -114,7 +118,9 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(cell_len, column)) for column in safe]
     left = stdout().width - sum(widths) - len(_GAP) * len(widths)
     room = min(max(left, _TEXT_CHARS_MIN), _TEXT_CHARS_MAX)
-    texts = [one_line(text, room if stdout().is_terminal else _TEXT_CHARS_MAX) for text in last]
+    if not stdout().is_terminal:
+        room = _TEXT_CHARS_MAX
+    texts = [one_line(text, len(text) + 1 if last_is_whole else room) for text in last]
     for number, text in enumerate(texts):
         cells = [
             set_cell_size(column[number], width) for column, width in zip(safe, widths, strict=True)

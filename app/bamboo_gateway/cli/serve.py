@@ -1,82 +1,84 @@
 """`bamboo serve`: run the gateway."""
 
 import gc
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from bamboo_gateway.cli.output import CommandError, ExitCode
+from bamboo_gateway.cli.serve_options import (
+    AgentOption,
+    ConfigOption,
+    DataDirOption,
+    DurabilityOption,
+    HostOption,
+    InsecureOption,
+    LogFormatOption,
+    LogLevelOption,
+    PortOption,
+    ReloadOption,
+    StorageUrlOption,
+    read_agents,
+)
+
+if TYPE_CHECKING:
+    from bamboo_gateway.settings import Settings
 
 
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where sessions are kept.", metavar="DIR")
-    ] = None,
-    agent: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="An agent and its URL: demo:, openai:MODEL?base_url=… Repeatable.",
-            metavar="NAME=URL",
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="TOML file with settings.", metavar="FILE")
-    ] = None,
-    durability: Annotated[str | None, typer.Option(help="`fsync` or `os`.", metavar="MODE")] = None,
-    storage_url: Annotated[
-        str | None,
-        typer.Option(help="`jsonl:`, `sqlite:`, `postgresql://…` or `memory:`.", metavar="URL"),
-    ] = None,
-    insecure: Annotated[
-        bool | None,
-        typer.Option("--insecure", help="Serve a non-loopback address without API keys."),
-    ] = None,
-    log_format: Annotated[
-        str | None, typer.Option(help="`console` or `json`.", metavar="FORMAT")
-    ] = None,
-    log_level: Annotated[
-        str | None, typer.Option(help="`debug`, `info`, `warning` or `error`.", metavar="LEVEL")
-    ] = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    data_dir: DataDirOption = None,
+    agent: AgentOption = None,
+    config: ConfigOption = None,
+    durability: DurabilityOption = None,
+    storage_url: StorageUrlOption = None,
+    insecure: InsecureOption = None,
+    log_format: LogFormatOption = None,
+    log_level: LogLevelOption = None,
+    reload: ReloadOption = False,
 ) -> None:
     """Run the gateway until SIGTERM or Ctrl-C.
 
     Flags win over BAMBOO_… variables, those over the file of --config. Every setting has a
     variable; the documentation lists them (docs/reference/settings.md).
     """
+    flags = {
+        "host": host,
+        "port": port,
+        "data_dir": data_dir,
+        "agents": read_agents(agent),
+        "durability": durability,
+        "storage_url": storage_url,
+        "insecure": insecure,
+        "log_format": log_format,
+        "log_level": log_level,
+    }
+    if reload:
+        from bamboo_gateway.cli.reloading import Reloader, check_reload
+
+        check_reload(_settings(config, flags), config)
+        reloader = Reloader(partial(_settings, config, flags), partial(_run, config, flags), config)
+        raise typer.Exit(reloader.serve())
+    raise typer.Exit(_run(config, flags))
+
+
+def _run(config: Path | None, flags: Mapping[str, Any]) -> int:
     # Objects made during the start stay alive. Collecting garbage among them again and again would
     # take a quarter of the time of the imports below, and of loading 100,000 sessions.
     gc.disable()
     from bamboo_gateway.server.server import serve as run_server
+
+    return run_server(_settings(config, flags))
+
+
+def _settings(config: Path | None, flags: Mapping[str, Any]) -> "Settings":
     from bamboo_gateway.settings import SettingsError, load_settings
 
     try:
-        settings = load_settings(
-            config,
-            host=host,
-            port=port,
-            data_dir=data_dir,
-            agents=_agents(agent),
-            durability=durability,
-            storage_url=storage_url,
-            insecure=insecure,
-            log_format=log_format,
-            log_level=log_level,
-        )
+        return load_settings(config, **flags)
     except SettingsError as error:
         raise CommandError(str(error), ExitCode.USAGE) from error
-    raise typer.Exit(run_server(settings))
-
-
-def _agents(pairs: list[str] | None) -> dict[str, str] | None:
-    if not pairs:
-        return None
-    agents: dict[str, str] = {}
-    for pair in pairs:
-        name, equals, url = pair.partition("=")
-        if not (name and equals and url):
-            raise CommandError(f"--agent {pair}: write NAME=URL", ExitCode.USAGE)
-        agents[name] = url
-    return agents

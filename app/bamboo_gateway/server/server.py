@@ -84,10 +84,10 @@ def serve(settings: Settings) -> int:
     share_one_heap()  # before the log starts its thread
     configure_logs(settings.log_format, settings.log_level)
     try:
-        addresses = _resolve(settings)
+        addresses = resolve(settings)
         app = _create(settings)
         gate: Gate = app.state.gate
-        _check_reach(settings, gate, addresses)
+        check_reach(settings, gate, addresses)
         server = GatewayServer(app, partial(_started, settings, gate))
         _raise_file_limit()
         with ExitStack() as stack:
@@ -217,7 +217,12 @@ class _Address(NamedTuple):
     host: str
 
 
-def _resolve(settings: Settings) -> list[_Address]:
+def resolve(settings: Settings) -> list[_Address]:
+    """Return the addresses of `host`.
+
+    Raises:
+        StartError: It is no address of this machine.
+    """
     try:
         found = socket.getaddrinfo(
             settings.host or None, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -227,7 +232,12 @@ def _resolve(settings: Settings) -> list[_Address]:
     return list(dict.fromkeys(_Address(entry[0], str(entry[4][0])) for entry in found))
 
 
-def _check_reach(settings: Settings, gate: Gate, addresses: list[_Address]) -> None:
+def check_reach(settings: Settings, gate: Gate, addresses: list[_Address]) -> None:
+    """Check that nobody else reaches a gateway without credentials, unless that is meant.
+
+    Raises:
+        StartError: Other machines would.
+    """
     if not gate.is_open or settings.insecure:
         return
     if not all(_is_loopback(address.host) for address in addresses):

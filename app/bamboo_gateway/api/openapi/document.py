@@ -7,7 +7,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
-from bamboo_gateway import __version__
+from bamboo_gateway import RELEASE
 from bamboo_gateway.api.direct_route import FAMILY
 from bamboo_gateway.api.openapi.responses import PROBLEM_REF, example_problem
 from bamboo_gateway.api.problems import MEDIA_TYPE, PROBLEMS
@@ -83,7 +83,7 @@ def describe_routes(routes: Sequence[GuardedRoute]) -> dict[str, Any]:
     routes = [route for route in routes if route.include_in_schema]
     document = get_openapi(
         title="Bamboo Gateway",
-        version=__version__,
+        version=RELEASE,
         summary="Durable, resumable conversations between agents and web front ends.",
         description=_DESCRIPTION,
         routes=routes,

@@ -12,7 +12,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, Response
 
-from bamboo_gateway import __version__
+from bamboo_gateway import RELEASE, __version__
 from bamboo_gateway.api.accept import prefers
 from bamboo_gateway.api.openapi.responses import EDGE, OPEN_EDGE, TEXT, answer, problems
 from bamboo_gateway.api.prefix import prefix_of
@@ -38,7 +38,7 @@ _LINKS: Final = {
 _EXAMPLE: Final = {
     "name": _NAME,
     "description": _DESCRIPTION,
-    "version": __version__,
+    "version": RELEASE,
     "links": _LINKS,
 }
 _ABOUT = answer(200, About, "What this is; HTML by `Accept`.", _EXAMPLE)
@@ -95,7 +95,7 @@ def _about_html(version: object, root: str, prefix: str) -> str:
             200,
             OpenapiDocument,
             "This document.",
-            {"openapi": "3.1.0", "info": {"title": _NAME, "version": __version__}, "paths": {}},
+            {"openapi": "3.1.0", "info": {"title": _NAME, "version": RELEASE}, "paths": {}},
         ),
         **problems(*EDGE),
     },

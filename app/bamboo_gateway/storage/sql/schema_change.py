@@ -1,6 +1,13 @@
 """What `bamboo migrate schema` answers, for every SQL database."""
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+UNRELEASED: Final = (
+    "has the tables of a development version from before the first release, when they were still "
+    "changing. Let that version copy the sessions (`bamboo migrate data FROM jsonl:/directory`); "
+    "this one opens that directory."
+)
+"""Ends a refusal, behind what has these tables."""
 
 
 class SchemaChange(NamedTuple):

@@ -16,6 +16,7 @@ import structlog
 
 from bamboo_gateway.storage.base import StoreUnusable
 from bamboo_gateway.storage.sql.postgresql.connections import Driver
+from bamboo_gateway.storage.sql.schema_change import UNRELEASED
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -27,7 +28,7 @@ REVISIONS: Final = ("0001",)
 
 _TABLES = """\
 SELECT to_regclass('alembic_version') IS NOT NULL, to_regclass('sessions') IS NOT NULL,
-  to_regclass('leftovers') IS NOT NULL"""
+  to_regclass('leftovers') IS NOT NULL, to_regclass('file_pieces') IS NOT NULL"""
 
 
 # Alembic keeps what it works on in a module's variables.
@@ -38,14 +39,17 @@ def revision_of(connection: Driver) -> str | None:
     """Return the revision of a database, None for an empty one.
 
     Raises:
-        StoreUnusable: The tables are those of another program, or have lost their revision.
+        StoreUnusable: The tables are those of another program or of a development version, or have
+            lost their revision.
     """
     row = connection.execute(_TABLES).fetchone()
     assert row is not None
-    has_versions, has_sessions, has_leftovers = row
+    has_versions, has_sessions, has_leftovers, has_last_table = row
     if has_versions:
         found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         if found is not None and has_sessions:
+            if has_leftovers and not has_last_table:
+                raise StoreUnusable(f"The database {UNRELEASED}")
             return str(found[0])
         if found is not None:
             raise _foreign("alembic_version")

@@ -12,12 +12,16 @@ from bamboo_gateway.storage.base import StoreUnusable
 from bamboo_gateway.storage.index.search_tables import SQLITE_DDL
 from bamboo_gateway.storage.index.sqlite import create_tables
 from bamboo_gateway.storage.sql.change_feed import renew_feed
+from bamboo_gateway.storage.sql.schema_change import UNRELEASED
 from bamboo_gateway.storage.sql.sqlite.connection import SqliteConnection
 from bamboo_gateway.storage.sql.tables import events
 
 APPLICATION_ID: Final = int.from_bytes(b"Bamb")
 VERSION: Final = 1
 """The version of the schema that `tables` has."""
+
+# The table that was added last while the first schema was still changing.
+_HAS_LAST_TABLE: Final = "SELECT count(*) FROM sqlite_schema WHERE name = 'session_metadata'"
 
 # What leads from each version to the next: version -> statements. A released one never changes.
 MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {}
@@ -77,6 +81,8 @@ def check(connection: apsw.Connection, path: Path) -> None:
             f"{path} has schema {version} of an older version of the gateway; run "
             "`bamboo migrate schema` to upgrade it."
         )
+    if not connection.execute(_HAS_LAST_TABLE).get:
+        raise StoreUnusable(f"{path} {UNRELEASED}")
 
 
 def upgrade(connection: apsw.Connection, upto: int = VERSION) -> list[int]:
