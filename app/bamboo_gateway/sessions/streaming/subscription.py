@@ -100,6 +100,8 @@ def choose_start(channel: Source, request: StreamRequest) -> Start:
         has = NOWHERE  # only its other position cannot be served
     if has.epoch == channel.epoch and has.seq <= channel.durable_seq:
         has = NOWHERE  # only its other position cannot be served
+    if has.epoch == channel.epoch and has.seq <= channel.durable_seq:
+        has = NOWHERE  # only its other position cannot be served
     if request.last_event_id in {"malformed", NOWHERE}:
         # `NOWHERE` is what such a client was given instead, until it reads its `reset`.
         return Start(fresh, "unknown_position", has)
