@@ -48,7 +48,7 @@ WIRES_PYTHON_STAMP := $(WIRES_PYTHON)/.stamp
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve test check audit format coverage torture wires-clients bench bench-peers openapi readme docs docs-serve lock clean
+.PHONY: help setup serve test check audit format coverage torture wires-clients conformance bench bench-peers openapi readme docs docs-serve lock lock-clients clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -86,6 +86,9 @@ torture: $(DEV_STAMP) ## Run the long crash, fault and soak tests
 
 wires-clients: $(DEV_STAMP) $(NODE_STAMPS) $(WIRES_PYTHON_STAMP) ## Install the official clients of the wires' protocols
 
+conformance: $(DEV_STAMP) $(NODE_STAMPS) $(WIRES_PYTHON_STAMP) ## Run every official client of the wires, and write docs/reference/conformance.md
+	$(BIN)/python -m tests.wires.conformance $(PYTEST_ARGS)
+
 bench: $(DEV_STAMP) ## Run the benchmarks (BENCH_ARGS=)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
@@ -122,6 +125,9 @@ lock: $(DEV_STAMP) ## Pin the dependencies again (LOCK_ARGS=--upgrade for newer 
 	$(LOCK) $(LOCK_ARGS) --output-file requirements.lock
 	$(LOCK) $(LOCK_ARGS) --group dev --constraints requirements.lock --output-file requirements-dev.lock
 	@! grep -n '://' requirements.lock requirements-dev.lock || { echo 'error: a lock names a host' >&2; exit 1; }
+
+lock-clients: $(DEV_STAMP) ## Pin the newest official clients of the wires
+	$(BIN)/python -m tests.wires.conformance --lock
 
 clean: ## Remove the venv and everything the tools made
 	rm -rf $(VENV) $(NODE_DIR)/node_modules $(WIRES_NODE_DIR)/node_modules build/docs .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.*

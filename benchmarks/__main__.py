@@ -24,6 +24,7 @@ BENCHMARKS = {
     "start": "bamboo serve until its first answer, bamboo --help",
     "search": "searches of many messages, on SQLite and PostgreSQL",
     "rest": "small calls beside bare FastAPI",
+    "wires": "a frame of each protocol beside the native stream, and a fan-out",
 }
 
 

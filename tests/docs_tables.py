@@ -186,6 +186,10 @@ _EVENTS: Mapping[str, str] = {
     "branch_started": "A branch has begun behind a message (null: before the first one) and is the "
     "current one. Clients cut what they show behind that message.",
     "branch_selected": "Another branch is the current one. Clients load the messages again.",
+    "message_hidden": "The last message was taken back: the branch that began just before is "
+    "without it.",
+    "run_hidden": "A client has deleted the response of a run, in a protocol that shows runs by "
+    "themselves.",
     "extensions_updated": "The session's extension data changed.",
     "session_shared": "The session was shared; without the token. Clients may ignore it.",
     "share_revoked": "A share ended. Clients may ignore it.",
@@ -199,6 +203,8 @@ _GATEWAY_FIELDS: Mapping[str, tuple[str, ...]] = {
     "state_change": ("from", "to"),
     "branch_started": ("branch_id", "from_message_id", "parent_branch_id", "path"),
     "branch_selected": ("branch_id",),
+    "message_hidden": ("message_id",),
+    "run_hidden": ("run_id",),
     "session_shared": ("share",),
     "share_revoked": ("share_id",),
 }

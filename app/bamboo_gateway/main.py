@@ -58,6 +58,21 @@ from bamboo_gateway.wires.factory import error_forms, wire_routers
 
 log = structlog.get_logger(__name__)
 
+_SDK_HEADERS: Final = (
+    "Arch",
+    "Custom-Poll-Interval",
+    "Helper-Method",
+    "Lang",
+    "OS",
+    "Package-Version",
+    "Poll-Helper",
+    "Retry-Count",
+    "Runtime",
+    "Runtime-Version",
+    "Timeout",
+)
+"""What OpenAI's SDK says of itself in a browser, each behind `X-Stainless-`."""
+
 _CORS_HEADERS = (
     "Authorization",
     "Cache-Control",  # the npm package eventsource, up to its version 2
@@ -71,6 +86,7 @@ _CORS_HEADERS = (
     "Range",
     "X-Request-Id",
     "X-User-Id",
+    *(f"X-Stainless-{name}" for name in _SDK_HEADERS),
     "traceparent",
     "tracestate",
 )
@@ -80,6 +96,7 @@ _CORS_EXPOSED = (
     "Content-Disposition",
     "Content-Range",
     "ETag",
+    "Has-More",  # of the wire AI SDK, as `Stream-After`
     "Idempotency-Replayed",
     "Location",
     "Preference-Applied",
@@ -88,10 +105,12 @@ _CORS_EXPOSED = (
     "Retry-After",
     "Run-Id",
     "Session-Id",
+    "Stream-After",
     "Stream-Cursor",  # of the wire Durable Streams, as the two below
     "Stream-Next-Offset",
     "Stream-Up-To-Date",
     "X-Request-Id",
+    "X-Should-Retry",  # of the wire OpenAI
 )
 
 _BUILD: Final[Measures] = {"build_info": {(__version__, platform.python_version()): 1.0}}

@@ -35,7 +35,7 @@ MiB = 1024 * 1024
 _PREFIX: Final = "BAMBOO_"
 
 _RETRY_SECONDS_MAX: Final = 7 * 24 * 3600
-WIRES: Final = ("ag-ui", "durable-streams")
+WIRES: Final = ("ag-ui", "ai-sdk", "durable-streams", "openai")
 """The wires that there are (`wires.factory`)."""
 
 _COMMAND_VARIABLES: Final = frozenset({"BAMBOO_URL", "BAMBOO_API_KEY"})

@@ -228,7 +228,9 @@ def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
     """Return the problem of an answer; fail when it is another one."""
     assert response.status_code == status, response.text
     problem: dict[str, Any] = response.json()
-    assert problem["code"] == code, problem
+    # Below the wire of OpenAI an error has its form, and a code with underscores.
+    said = problem["error"]["code"].replace("_", "-") if "error" in problem else problem["code"]
+    assert said == code, problem
     return problem
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from bamboo_gateway.wires.openai.ids import conversation_id, response_id
 from tests.api.serving import CONTRACT, SECONDS, Served, refused
 from tests.api.users import serving_users, user
 from tests.support.clients import local_client
@@ -26,6 +27,9 @@ OPERATIONS = [
 ]
 ABOUT_ONE = [(method, path) for method, path in OPERATIONS if "{session_id}" in path]
 OTHERS = [(method, path) for method, path in OPERATIONS if "{session_id}" not in path]
+QUIET = {f"/api/v1/ai-sdk/{version}chat/{{session_id}}/stream" for version in ("", "v6/", "v7/")}
+"""These say of any session without a run that nothing is streamed, also of one that is not there:
+pages of this protocol ask before they have sent the first message, and 404 is an error to them."""
 STATES = ("live", "busy", "closed", "archived", "expiring")
 _OF_THE_REQUEST = ("x-request-id", "date", "server")
 
@@ -146,7 +150,7 @@ def test_a_session_of_another_user_is_404_as_one_that_does_not_exist(
     expected = _bare(_ask(world.bob, world, method, path, unknown), unknown)
     for state, session_id in world.sessions.items():
         answer = _ask(world.bob, world, method, path, session_id)
-        assert answer.status_code == 404, (state, answer.text)
+        assert answer.status_code == (204 if path in QUIET else 404), (state, answer.text)
         assert _bare(answer, session_id) == expected, state
     assert world.seen_by_alice() == before
 
@@ -207,6 +211,24 @@ def _chat(world: World) -> None:
     named = {"session_id": world.unknown(), "message": "hi", "user_id": "alice"}
     refused(world.bob.post("/chat", json=named), 403, "forbidden")
     refused(world.bob.get(f"/sessions/{named['session_id']}"), 404, "session-not-found")
+
+
+def _ai_sdk(path: str) -> Plan:
+    def plan(world: World) -> None:
+        said = {"id": "u-1", "role": "user", "parts": [{"type": "text", "text": "hi"}]}
+        for state, session_id in world.sessions.items():
+            for more in (
+                {"messages": [said]},
+                {"message": said, "messageId": "u-1"},
+                {"messages": [said, said | {"id": "a-1", "role": "assistant"}]},
+                {"messages": [said | {"role": "system"}, said]},
+                {"trigger": "regenerate-message"},
+            ):
+                answer = world.bob.post(path, json={"id": session_id, **more})
+                problem = refused(answer, 404, "session-not-found")
+                assert problem["detail"] == f"No session {session_id!r}.", (state, more)
+
+    return plan
 
 
 def _ag_ui(below: str) -> Plan:
@@ -455,7 +477,73 @@ def _one_webhook(method: str, path: str) -> Plan:
     return plan
 
 
+def _openai(method: str, path: str) -> Plan:
+    """What is named by ids of OpenAI's protocol: another's is answered as what is not there."""
+    below = path.removeprefix("/api/v1")
+
+    def plan(world: World) -> None:
+        body = _body(method, path)
+        unknown = world.unknown()
+        answers = []
+        for session_id in (*world.sessions.values(), unknown):
+            run_id = world.run_id if session_id == world.sessions["busy"] else "run_1"
+            messages = world.alice.get(f"/sessions/{session_id}/messages").json()
+            item = messages["messages"][0]["id"] if "messages" in messages else "msg_1"
+            names = {
+                "response_id": response_id(session_id, run_id),
+                "conversation_id": conversation_id(session_id),
+                "item_id": item,
+            }
+            answer = world.bob.request(method, below.format(**names), **body)
+            assert answer.status_code == 404, answer.text
+            answers.append(_bare(answer, session_id))
+        assert all(answer == answers[-1] for answer in answers)
+
+    return plan
+
+
+def _openai_creates(world: World) -> None:
+    """Nothing of another's is gone on with."""
+    url, unknown = "/openai/v1/responses", world.unknown()
+    for session_id in (*world.sessions.values(), unknown):
+        body = {"model": "default", "input": "hi", "conversation": conversation_id(session_id)}
+        answer = world.bob.post(url, json=body)
+        assert answer.status_code == (200 if session_id == unknown else 404), answer.text
+    before = response_id(world.sessions["busy"], world.run_id)
+    body = {"model": "default", "input": "hi", "previous_response_id": before}
+    answer = world.bob.post(url, json=body)
+    refused(answer, 400, "invalid-value")
+    body["previous_response_id"] = response_id(unknown, "run_1")
+    assert answer.json() == world.bob.post(url, json=body).json()
+
+
+def _openai_conversation(world: World) -> None:
+    made = world.bob.post("/openai/v1/conversations", json={}).json()
+    session_id = made["id"].removeprefix("conv_")
+    assert world.bob.get(f"/sessions/{session_id}").json()["user_id"] == "bob"
+
+
+def _openai_models(world: World) -> None:
+    """Agents are the gateway's: everybody who may read sees the same."""
+    seen = [one.get("/openai/v1/models").json() for one in (world.alice, world.bob)]
+    assert seen[0] == seen[1]
+
+
 PLANS: dict[tuple[str, str], Plan] = {
+    **{
+        (method, path): _openai(method, path)
+        for method, path in OTHERS
+        if path.startswith(
+            (
+                "/api/v1/openai/v1/responses/",
+                "/api/v1/openai/v1/conversations/",
+            )
+        )
+    },
+    ("POST", "/api/v1/openai/v1/responses"): _openai_creates,
+    ("POST", "/api/v1/openai/v1/conversations"): _openai_conversation,
+    ("GET", "/api/v1/openai/v1/models"): _openai_models,
+    ("GET", "/api/v1/openai/v1/models/{model}"): _openai_models,
     **{
         (method, path): _one_webhook(method, path)
         for method, path in OTHERS
@@ -465,6 +553,10 @@ PLANS: dict[tuple[str, str], Plan] = {
     ("GET", "/api/v1/webhooks"): _webhooks,
     ("POST", "/api/v1/login"): _cookie("/login"),
     ("POST", "/api/v1/logout"): _cookie("/logout"),
+    **{
+        ("POST", f"/api/v1/ai-sdk/{version}chat"): _ai_sdk(f"/ai-sdk/{version}chat")
+        for version in ("", "v6/", "v7/")
+    },
     ("POST", "/api/v1/ag-ui/{agent}"): _ag_ui(""),
     ("POST", "/api/v1/ag-ui/{agent}/connect"): _ag_ui("/connect"),
     ("POST", "/api/v1/ag-ui/{agent}/stop/{threadId}"): _ag_ui("/stop/{threadId}"),

@@ -12,6 +12,7 @@ import pytest
 from bamboo_gateway.api.audit import ACTIONS
 from bamboo_gateway.api.routing import ROUTERS
 from bamboo_gateway.domain.codec import encode
+from bamboo_gateway.wires.factory import wire_routers
 from tests.api.keyed import LateClock
 from tests.api.serving import SECONDS, Served, serving
 from tests.observability.scraping import Scrape
@@ -75,6 +76,9 @@ def test_each_action_is_recorded_before_its_answer_is_read(
     assert (last()["action"], last()["targets"]) == ("import", [made.json()["id"]])
     api.delete("/sessions/three")
     assert (last()["action"], last()["targets"]) == ("delete", ["three"])
+    api.post("/sessions", json={"id": "four"})
+    api.delete("/openai/v1/conversations/conv_four")
+    assert (last()["action"], last()["targets"]) == ("delete", ["four"])
     api.post("/cleanup", json={"before": "2000-01-01T00:00:00Z", "dry_run": True})
     assert (last()["action"], last()["targets"]) == ("cleanup", [])
     api.post("/cleanup", json={"before": "2100-01-01T00:00:00Z"})
@@ -204,7 +208,7 @@ def test_a_record_that_cannot_be_written_is_counted_and_the_action_stands(tmp_pa
 def test_every_audited_route_is_there() -> None:
     routes = {
         (method, route.path)  # type: ignore[attr-defined]
-        for router in ROUTERS
+        for router in (*ROUTERS, *wire_routers())
         for route in router.routes
         for method in route.methods  # type: ignore[attr-defined]
     }

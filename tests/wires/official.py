@@ -9,7 +9,8 @@ from pathlib import Path
 from tests.processes import REPOSITORY, lacking, program
 
 NODE_DIR = REPOSITORY / "tests" / "wires" / "node"
-_PYTHON_DIR = REPOSITORY / ".venv" / "wires"
+PYTHON_DIR = REPOSITORY / "tests" / "wires" / "clients"
+_PYTHON = REPOSITORY / ".venv" / "wires"
 _HINT = "(`make wires-clients` installs them)"
 
 
@@ -23,6 +24,6 @@ def node() -> str:
 
 def python() -> Path:
     """Return the Python whose environment has the official clients; or end the test."""
-    if not (_PYTHON_DIR / ".stamp").is_file():
+    if not (_PYTHON / ".stamp").is_file():
         lacking(f"the Python clients of the wires {_HINT}")
-    return _PYTHON_DIR / "bin" / "python"
+    return _PYTHON / "bin" / "python"

@@ -20,6 +20,7 @@ from bamboo_gateway.observability.audit import AuditLog, AuditRecord
 
 ACTIONS: Final = {
     ("DELETE", "/api/v1/sessions/{session_id}"): "delete",
+    ("DELETE", "/api/v1/openai/v1/conversations/{conversation_id}"): "delete",
     ("POST", "/api/v1/sessions/{session_id}/archive"): "archive",
     ("POST", "/api/v1/sessions/{session_id}/restore"): "restore",
     ("POST", "/api/v1/archive"): "archive",

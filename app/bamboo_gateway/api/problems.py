@@ -128,6 +128,14 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "input-closed": Problem(
         409, "Nobody waits for it", "Nobody waits for an answer to 'req_1' any more."
     ),
+    "not-the-last-message": Problem(
+        400,
+        "Not the last message",
+        "The message 'msg_1' is not the last one of the conversation.",
+    ),
+    "too-many-hidden-runs": Problem(
+        409, "Too many hidden runs", "Limit reached: 1000 hidden runs in this session."
+    ),
     "append-in-progress": Problem(
         409, "Another request appends", "Another request is appending events of this run."
     ),

@@ -39,6 +39,8 @@ SESSION_EVENT_TYPES: Final = frozenset(
         "summary_saved",
         "branch_started",
         "branch_selected",
+        "message_hidden",
+        "run_hidden",
         "extensions_updated",
         "state_change",
     }

@@ -80,6 +80,9 @@ CLIENT_TOOL_NAME_CHARS_MAX = 128
 CLIENT_TOOL_LEVELS_MAX = 32
 """How deep the schema of a client's tool nests: as deep as an answer's."""
 
+HIDDEN_RUNS_MAX = 1000
+"""The most runs of a session that are hidden; their ids are in its head."""
+
 WEBHOOK_DELIVERIES_KEPT = 200
 """Attempts of one webhook that can be listed: enough to see what is wrong with a receiver."""
 

@@ -200,6 +200,11 @@ def _on_patch(head: SessionHead, event: dict[str, Any], now: int) -> None:
         head.title_given = True
 
 
+def _on_run_hidden(head: SessionHead, event: dict[str, Any], now: int) -> None:
+    del now
+    head.hidden_runs = [*head.hidden_runs, event["run_id"]]
+
+
 def _on_merged(head: SessionHead, event: dict[str, Any], now: int) -> None:
     _on_patch(head, event, now)
     source = event["source"]
@@ -295,6 +300,7 @@ _STEPS: dict[str, Callable[[SessionHead, dict[str, Any], int], None]] = {
     "summary_saved": _on_summary,
     "branch_started": start_branch,
     "branch_selected": select_branch,
+    "run_hidden": _on_run_hidden,
     "state_change": _on_state_change,
     "session_shared": _on_shared,
     "share_revoked": _on_share_revoked,

@@ -212,7 +212,9 @@ class SessionHead:
     people, in the order in which they were asked; `settled_requests` are those of the same run that
     wait no longer (`input_requests`). `shares` has ended ones too, while their users are
     remembered: these users are told that the session is gone. `files` are the ids of the files that
-    its messages name, also those of queued runs.
+    its messages name, also those of
+    queued runs. `hidden_runs` are runs that a client has deleted in a protocol which shows runs by
+    themselves.
 
     Messages, their counts, `open_calls`, `system_seqs`, `preview` and `summary` are those of the
     current path. `tip_id` is its last message; None when there is none, or in heads of earlier
@@ -259,6 +261,7 @@ class SessionHead:
     settled_requests: list[SettledRequest] = field(default_factory=list)
     shares: list[Share] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
+    hidden_runs: list[str] = field(default_factory=list)
 
     @property
     def knows_system_messages(self) -> bool:

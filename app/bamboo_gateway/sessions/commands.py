@@ -89,7 +89,9 @@ class Chat:
 
     `session.id` names the session; None means a new one. The other fields of `session` count only
     when the session is created. With `edit_message_id` the messages take the place of that user's
-    message, in a new branch. `client_tools` are tools that the client runs.
+    message, in a new branch. With `after_message_id` they follow that message: it is the end of the
+    current path, or else a new branch begins behind it. `client_tools` are tools that the client
+    runs.
     """
 
     session: NewSession
@@ -99,6 +101,7 @@ class Chat:
     run_id: str | None = None
     on_busy: OnBusy = "enqueue"
     edit_message_id: str | None = None
+    after_message_id: str | None = None
     client_tools: ClientTools = ()
 
 

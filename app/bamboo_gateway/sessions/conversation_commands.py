@@ -5,10 +5,12 @@ from functools import partial
 from typing import Any, Literal
 
 from bamboo_gateway.domain.callers import Caller
+from bamboo_gateway.domain.codec import decode
+from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.positions import After, Position
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.views import RunView, SessionView
-from bamboo_gateway.sessions import ingest, ingest_lines, metadata
+from bamboo_gateway.sessions import hiding, ingest, ingest_lines, metadata
 from bamboo_gateway.sessions.answers import (
     AgentView,
     Branches,
@@ -55,6 +57,8 @@ from bamboo_gateway.sessions.queries import (
     run_cursor,
     run_page,
 )
+from bamboo_gateway.sessions.run_records import RunRecord, read_record
+from bamboo_gateway.sessions.runs.branching import named_message
 from bamboo_gateway.sessions.runs.client_ids import ClientIds, KnownIds
 from bamboo_gateway.sessions.runs.inputs import Inputs
 from bamboo_gateway.sessions.runs.rounds import load_round
@@ -65,6 +69,16 @@ from bamboo_gateway.sessions.streaming.joint_stream import JointStream
 from bamboo_gateway.sessions.streaming.rendering import JointRenderer, Renderer
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 from bamboo_gateway.sessions.streaming.subscription import Subscription
+from bamboo_gateway.sessions.turns import (
+    InputRun,
+    Turns,
+    input_run,
+    known_messages,
+    last_turns,
+    run_at,
+    run_of_input,
+    users_message,
+)
 from bamboo_gateway.storage.reports import SearchQuery, SessionQuery
 
 
@@ -250,6 +264,26 @@ class ConversationCommands(ManagerParts):
             idem,
         )
 
+    async def message(self, caller: Caller, session_id: str, message_id: str) -> dict[str, Any]:
+        """Return one message, of any branch.
+
+        Raises:
+            NotFound: There is no such session or message.
+        """
+
+        async def read(head: SessionHead) -> dict[str, Any]:
+            record = await named_message(self._context.store, head, message_id)
+            message: dict[str, Any] = decode(record.body)["message"]
+            return message
+
+        return await self._registry.read(caller, session_id, read, "read")
+
+    async def hide_message(self, caller: Caller, session_id: str, message_id: str) -> None:
+        """Take the last message out of the current path (`hiding.hide_message`)."""
+        await hiding.hide_message(
+            self._context, self._transactions, self._maker, caller, session_id, message_id
+        )
+
     async def known_ids(
         self,
         caller: Caller,
@@ -388,6 +422,56 @@ class ConversationCommands(ManagerParts):
         """Answer a turn again in a new branch (`ChatService.regenerate`)."""
         return await self._chats.regenerate(caller, session_id, wanted, idem)
 
+    # -- turns ------------------------------------------------------------------------------
+
+    async def turns(
+        self, caller: Caller, session_id: str, *, limit: int, before: str | None = None
+    ) -> Turns:
+        """Return the last turns of the current path, or those before a message (`turns`).
+
+        Raises:
+            NotFound: There is no such session, or `before` is no message of it.
+        """
+
+        async def read(head: SessionHead) -> Turns:
+            seq = None
+            if before is not None:
+                seq = (await named_message(self._context.store, head, before)).seq
+            return await last_turns(self._context.store, head, limit=limit, before=seq)
+
+        return await self._registry.read(caller, session_id, read, "read")
+
+    async def run_of_input(
+        self, caller: Caller, session_id: str, message_id: str
+    ) -> InputRun | None:
+        """Return the run that a message is the input of, if there is one."""
+        read = partial(run_of_input, self._context.store, message_id=message_id)
+        return await self._registry.read(caller, session_id, read)
+
+    async def run_at(self, caller: Caller, session_id: str, position: Position) -> InputRun | None:
+        """Return the run that was executing at a position, whether or not it has ended since."""
+        read = partial(run_at, self._context.store, position=position)
+        return await self._registry.read(caller, session_id, read, "read")
+
+    async def known_messages(
+        self, caller: Caller, session_id: str, message_ids: frozenset[str]
+    ) -> frozenset[str]:
+        """Return those of these ids that messages of the session have, on any branch."""
+        read = partial(known_messages, self._context.store, message_ids=message_ids)
+        return await self._registry.read(caller, session_id, read)
+
+    async def input_run(self, caller: Caller, session_id: str, run_id: str) -> InputRun:
+        """Return where a run begins, and whether it has ended."""
+        read = partial(input_run, self._context.store, run_id=run_id)
+        return await self._registry.read(caller, session_id, read)
+
+    async def users_message(
+        self, caller: Caller, session_id: str, message_id: str, alias: str
+    ) -> Message | None:
+        """Return the user's message that a client knows by an id (`turns.users_message`)."""
+        read = partial(users_message, self._context.store, message_id=message_id, alias=alias)
+        return await self._registry.read(caller, session_id, read)
+
     async def open_run(
         self,
         caller: Caller,
@@ -409,6 +493,19 @@ class ConversationCommands(ManagerParts):
             session_id,
             lambda head: find_run(self._context.store, session_id, head.epoch, run_id),
         )
+
+    async def run_record(self, caller: Caller, session_id: str, run_id: str) -> RunRecord:
+        """Return a run with its messages (`run_records.read_record`)."""
+        return await self._registry.read(
+            caller,
+            session_id,
+            lambda head: read_record(self._context.store, head, run_id),
+            "read",
+        )
+
+    async def hide_run(self, caller: Caller, session_id: str, run_id: str) -> None:
+        """Hide a run that has ended (`hiding.hide_run`)."""
+        await hiding.hide_run(self._context, self._transactions, caller, session_id, run_id)
 
     async def runs(
         self,

@@ -12,7 +12,9 @@ from bamboo_gateway.wires.base import Wire
 
 _MODULES: Final = {
     "ag-ui": "bamboo_gateway.wires.ag_ui.wire",
+    "ai-sdk": "bamboo_gateway.wires.ai_sdk.wire",
     "durable-streams": "bamboo_gateway.wires.durable_streams.wire",
+    "openai": "bamboo_gateway.wires.openai.wire",
 }
 """The module of each wire; its `WIRE` is the wire."""
 

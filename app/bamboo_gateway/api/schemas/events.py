@@ -313,6 +313,20 @@ class BranchSelectedEvent(_LogEvent):
     branch_id: str
 
 
+class MessageHiddenEvent(_LogEvent):
+    """The last message was taken back: the branch that began just before it is without it."""
+
+    type: Literal["message_hidden"]
+    message_id: str
+
+
+class RunHiddenEvent(_LogEvent):
+    """A client has deleted the response of a run in a protocol that shows runs by themselves."""
+
+    type: Literal["run_hidden"]
+    run_id: str
+
+
 class ExtensionsUpdatedEvent(_LogEvent):
     """The extension data has changed; all of it is here."""
 
@@ -373,6 +387,8 @@ LogEvent = (
     | SummarySavedEvent
     | BranchStartedEvent
     | BranchSelectedEvent
+    | MessageHiddenEvent
+    | RunHiddenEvent
     | ExtensionsUpdatedEvent
     | SessionSharedEvent
     | ShareRevokedEvent

@@ -18,7 +18,13 @@ from bamboo_gateway.sessions.answers import ChatTurn
 from bamboo_gateway.sessions.commands import Chat, Idempotency, NewSession, Outcome, Regenerate
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.named_files import named_files
-from bamboo_gateway.sessions.runs.branching import Branching, Resolve, in_place_of, to_answer
+from bamboo_gateway.sessions.runs.branching import (
+    Branching,
+    Resolve,
+    behind,
+    in_place_of,
+    to_answer,
+)
 from bamboo_gateway.sessions.runs.client_ids import ClientIds
 from bamboo_gateway.sessions.runs.external import ExternalRuns
 from bamboo_gateway.sessions.runs.factory import Maker, beginning, created_draft
@@ -56,6 +62,8 @@ class ChatService:
         branching = None
         if chat.edit_message_id is not None:
             branching = self._branching(in_place_of(chat.edit_message_id))
+        elif chat.after_message_id is not None:
+            branching = self._branching(behind(chat.after_message_id))
         command = _ChatCommand(self, caller, chat, branching)
         run = partial(
             self.transactions.run,
@@ -110,7 +118,7 @@ class _ChatCommand:
     ) -> None:
         self._service = service
         check_client_tools(chat.client_tools)
-        self._branching = branching
+        self._asked_branching = self._branching = branching
         self._context = service.context
         self._maker = service.maker
         self._caller = caller
@@ -134,13 +142,14 @@ class _ChatCommand:
             await quotas.look_up(self._chat.session.user_id)
         self._messages = await named_files(self._context, self._caller, writer, self._chat.messages)
         await self._context.budget.look_up(self._user_of(writer))
-        if self._branching is None:
+        branching = self._asked_branching
+        if branching is None:
             await self._ids.prepare(writer)
             return
         while True:
-            await self._branching.prepare(writer)
+            await branching.prepare(writer)
             await self._ids.prepare(writer)
-            if self._branching.is_fresh(writer):
+            if branching.is_fresh(writer):
                 return
 
     def _user_of(self, writer: SessionWriter) -> str | None:
@@ -153,6 +162,8 @@ class _ChatCommand:
         self._context.drain.check()
         head = writer.head
         is_busy = writer.is_busy
+        goes_on = head.tip_id is not None and head.tip_id == self._chat.after_message_id
+        self._branching = None if goes_on and not is_busy else self._asked_branching
         if self._chat.on_busy == "reject":
             writer.check_not_busy(f"The session is executing the run {writer.active_run_id!r}.")
         position = str(head.position)

@@ -1,0 +1,254 @@
+"""Messages of a session as items of the protocol.
+
+Reasoning, text and tool calls of one message are items of their own. A call of a tool that the
+client brought is a `function_call`. A call of an agent's own tool is an `mcp_call` with its result:
+clients run every `function_call` that they get, and this one was run already.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from bamboo_gateway.domain.codec import encode
+from bamboo_gateway.domain.messages import Message
+from bamboo_gateway.wires.openai.ids import APPROVAL, call_id, reasoning_id, text_id
+
+Item = dict[str, Any]
+
+
+class Placed(NamedTuple):
+    """An item of a message of the assistant.
+
+    Attributes:
+        kind: `text`, `thinking`, or `call`.
+        place: Its place among the parts of the message, or among the calls.
+        item: The whole item.
+    """
+
+    kind: str
+    place: int
+    item: Item
+
+
+def text_item(item_id: str, text: str, status: str = "completed") -> Item:
+    """Return a text of the assistant."""
+    return {
+        "id": item_id,
+        "type": "message",
+        "status": status,
+        "role": "assistant",
+        "content": [output_text(text)],
+    }
+
+
+def output_text(text: str) -> dict[str, Any]:
+    """Return the content part of a text of the assistant."""
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def reasoning_item(item_id: str, text: str) -> Item:
+    """Return reasoning. It is a summary: the one form that all clients show."""
+    return {"id": item_id, "type": "reasoning", "summary": [summary_text(text)]}
+
+
+def summary_text(text: str) -> dict[str, Any]:
+    """Return the part of a reasoning."""
+    return {"type": "summary_text", "text": text}
+
+
+def arguments_text(arguments: Any) -> str:
+    """Return the arguments of a call as the JSON text that the protocol has."""
+    return arguments if isinstance(arguments, str) else encode(arguments).decode()
+
+
+def function_call(item_id: str, call: Mapping[str, Any], status: str = "completed") -> Item:
+    """Return the call of a tool that the client runs."""
+    return {
+        "id": item_id,
+        "type": "function_call",
+        "status": status,
+        "call_id": call["id"],
+        "name": call["name"],
+        "arguments": arguments_text(call["arguments"]),
+    }
+
+
+def tool_run(
+    item_id: str,
+    call: Mapping[str, Any],
+    label: str,
+    status: str,
+    output: str | None = None,
+    error: str | None = None,
+) -> Item:
+    """Return the call of a tool that the agent runs itself."""
+    return {
+        "id": item_id,
+        "type": "mcp_call",
+        "status": status,
+        "server_label": label,
+        "name": call["name"],
+        "arguments": arguments_text(call["arguments"]),
+        "output": output,
+        "error": error,
+        "approval_request_id": None,
+    }
+
+
+def call_output(message: Mapping[str, Any]) -> Item:
+    """Return the result of a client's tool."""
+    return {
+        "id": message["id"],
+        "type": "function_call_output",
+        "status": "completed",
+        "call_id": message["tool_call_id"],
+        "output": Message.text_of(message["content"]),
+    }
+
+
+def approval(request: Mapping[str, Any], label: str, call: Mapping[str, Any] | None = None) -> Item:
+    """Return a request for input as the request of an approval.
+
+    Args:
+        request: The event.
+        label: The agent.
+        call: The tool call that it is about.
+    """
+    asked = {"prompt": request["prompt"]}
+    return {
+        "id": APPROVAL + request["request_id"],
+        "type": "mcp_approval_request",
+        "server_label": label,
+        "name": call["name"] if call is not None else request["kind"],
+        "arguments": arguments_text(call["arguments"] if call is not None else asked),
+    }
+
+
+class Results:
+    """The results of calls in a list of messages, by the call."""
+
+    def __init__(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        self._by_call = {
+            message["tool_call_id"]: message for message in messages if message["role"] == "tool"
+        }
+
+    def of(self, call_id: str) -> Mapping[str, Any] | None:
+        """Return the message with the result of a call that a run has made itself."""
+        message = self._by_call.get(call_id)
+        return message if message is not None and message.get("run_id") else None
+
+
+def placed_items(
+    message: Mapping[str, Any], tools: Collection[str], label: str, results: Results
+) -> Iterator[Placed]:
+    """Yield the items of a message of the assistant.
+
+    Args:
+        message: The message.
+        tools: The names of the tools that the client brought.
+        label: The agent.
+        results: The results of its calls.
+    """
+    status = "completed" if message.get("status", "complete") == "complete" else "incomplete"
+    content = message["content"]
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    for place, part in enumerate(parts):
+        text = part.get("text") or ""
+        if part["type"] == "thinking":
+            yield Placed(
+                "thinking", place, reasoning_item(reasoning_id(message["id"], place), text)
+            )
+        elif text:
+            # What was cut off is at the end.
+            state = status if place == len(parts) - 1 else "completed"
+            yield Placed("text", place, text_item(text_id(message["id"], place), text, state))
+    for place, call in enumerate(message.get("tool_calls") or ()):
+        result = results.of(call["id"])
+        is_client = call["name"] in tools
+        item_id = call_id(message["id"], place, is_client=is_client)
+        if is_client:
+            yield Placed("call", place, function_call(item_id, call, status))
+        else:
+            state = "completed" if result is not None else "incomplete"
+            output = Message.text_of(result["content"]) if result is not None else None
+            yield Placed("call", place, tool_run(item_id, call, label, state, output))
+
+
+def output_items(
+    messages: Sequence[Mapping[str, Any]],
+    requests: Sequence[Mapping[str, Any]],
+    tools: Collection[str],
+    label: str,
+) -> list[Item]:
+    """Return the items that a run has made, in order."""
+    results, found = Results(messages), list[Item]()
+    calls = {call["id"]: call for one in messages for call in one.get("tool_calls") or ()}
+    for message in messages:
+        if message["role"] == "assistant":
+            found += [one.item for one in placed_items(message, tools, label, results)]
+        elif message["role"] == "tool":
+            call = calls.get(message["tool_call_id"])
+            if call is not None and call["name"] in tools:
+                found.append(call_output(message))
+    for request in requests:
+        found.append(approval(request, label, calls.get(request.get("tool_call_id"))))
+    return found
+
+
+def stored_items(
+    messages: Sequence[Mapping[str, Any]], later: Sequence[Mapping[str, Any]] = ()
+) -> list[Item]:
+    """Return the items of messages of a conversation, in order.
+
+    Args:
+        messages: The messages.
+        later: The messages behind them, as far as they may be results of their calls.
+    """
+    results, found = Results([*messages, *later]), list[Item]()
+    for message in messages:
+        match message["role"]:
+            case "assistant":
+                calls = message.get("tool_calls") or ()
+                # A call without a result of the gateway's is one that a client runs.
+                tools = {call["name"] for call in calls if results.of(call["id"]) is None}
+                label = message.get("model") or "agent"
+                found += [one.item for one in placed_items(message, tools, label, results)]
+            case "tool":
+                if not message.get("run_id"):
+                    found.append(call_output(message))
+            case _:
+                found.append(input_item(message))
+    return found
+
+
+def input_item(message: Mapping[str, Any]) -> Item:
+    """Return a message of a user or the system."""
+    content = message["content"]
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    return {
+        "id": message["id"],
+        "type": "message",
+        "status": "completed",
+        "role": message["role"],
+        "content": [_input_part(part) for part in parts],
+    }
+
+
+def _input_part(part: Mapping[str, Any]) -> dict[str, Any]:
+    url = part.get("url")
+    if url is None and "data" in part:
+        url = f"data:{part['media_type']};base64,{part['data']}"
+    match part["type"]:
+        case "image":
+            return {
+                "type": "input_image",
+                "detail": "auto",
+                "image_url": url,
+                "file_id": part.get("file_id"),
+            }
+        case "file":
+            shown = {"type": "input_file", "filename": part.get("name")}
+            if "file_id" in part:
+                return {**shown, "file_id": part["file_id"]}
+            return {**shown, ("file_url" if part.get("url") else "file_data"): url}
+        case _:
+            return {"type": "input_text", "text": part.get("text") or ""}

@@ -1,0 +1,74 @@
+"""An agent for the clients of OpenAI's protocol: it can all that a response may show."""
+
+from collections.abc import AsyncIterator
+
+from bamboo_gateway.agents.base import AgentError, Turn
+from bamboo_gateway.domain.events import (
+    AgentEvent,
+    Complete,
+    Custom,
+    MessageSaid,
+    Thinking,
+    Token,
+    ToolComplete,
+    ToolDelta,
+    ToolError,
+    ToolResult,
+    ToolStart,
+    Usage,
+)
+
+ALLOW = "allow=system,temperature,tool_choice,max_tokens,response_format"
+URL = f"python:tests.wires.openai_agent:answer?{ALLOW}"
+
+
+async def answer(turn: Turn) -> AsyncIterator[AgentEvent]:
+    """Do what the user's last words say, or repeat them."""
+    last = turn.messages[-1]
+    if last.role == "tool":
+        results = [one.text for one in turn.messages if one.role == "tool"]
+        yield Token(f"Results: {', '.join(results)}.")
+        yield Complete(Usage(4, 2, 6))
+        return
+    match last.text:
+        case words if "weather" in words and turn.client_tools:
+            yield Token("Let me ask. ")
+            for place in ("Rome", "Oslo"):
+                name = turn.client_tools[0]["name"]
+                yield ToolStart(f"call_{turn.run_id}_{place}", name, {"city": place})
+            yield Complete(Usage(7, 3, 10), finish_reason="tool_calls")
+        case "tools":
+            yield Thinking("First ")
+            yield Thinking("this. ")
+            yield Token("Two tools: ")
+            for name in ("one", "two"):
+                yield ToolStart(f"call_{turn.run_id}_{name}", name, {"n": 1})
+                yield ToolDelta(f"call_{turn.run_id}_{name}", "working")
+            yield Thinking("Both run.")
+            yield ToolComplete(f"call_{turn.run_id}_two", ToolResult(True, {"found": [2]}))
+            yield ToolError(f"call_{turn.run_id}_one", "it broke")
+            yield Custom("progress", 50)
+            yield Thinking("So.")
+            yield Token("Done \U0001f600 «ß»\n")
+            yield Token('"quoted" \\ text')
+            yield Complete(Usage(7, 3, 10, 2, 1))
+        case "whole":
+            parts = [
+                {"type": "thinking", "text": "Hm."},
+                {"type": "text", "text": "All at once."},
+            ]
+            yield MessageSaid({"role": "assistant", "content": parts})
+        case "fail":
+            yield Token("I begin, ")
+            raise AgentError("and it broke.", code="model_gone")
+        case "long":
+            yield Token("As far as")
+            yield Complete(finish_reason="length")
+        case "system":
+            yield Token(f"My instructions: {turn.options.get('system')}")
+        case "history":
+            yield Token(" | ".join(f"{one.role}: {one.text}" for one in turn.messages))
+        case words:
+            for word in words.split(" "):
+                yield Token(f"{word} ")
+            yield Complete(Usage(1, 1, 2))
