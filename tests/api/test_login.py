@@ -135,6 +135,7 @@ def test_a_ticket_opens_no_other_route(gateway: Keyed, route: APIRoute, method: 
     names = {"session_id": "mine", "run_id": "r", "connection_id": "c", "name": "n"}
     names |= {"share_id": "share-1", "branch_id": "main", "user_id": "alice"}
     names |= {"file_id": "file_1", "webhook_id": "wh_1"}
+    names |= {"agent": "default", "threadId": "mine"}
     names |= {"response_id": "resp_1", "conversation_id": "conv_1", "item_id": "i", "model": "m"}
     path = route.path.format(**{name: names[name] for name in route.param_convertors})
     answer = local_request(

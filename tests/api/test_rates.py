@@ -12,6 +12,7 @@ from limits import parse
 from starlette.types import Message, Receive, Scope, Send
 
 from bamboo_gateway.api.caller import CALLER
+from bamboo_gateway.api.error_forms import NO_FORMS
 from bamboo_gateway.api.middleware import Admission
 from bamboo_gateway.api.security.rate_limits import FailureLimit, RateLimit
 from bamboo_gateway.api.security.sliding_window import SlidingWindowCounter
@@ -75,7 +76,9 @@ class Asked:
             "path": path,
             "client": (host, 1),
             "headers": [(k.lower().encode(), v.encode()) for k, v in (headers or {}).items()],
-            "app": SimpleNamespace(state=SimpleNamespace(problems=self.problems)),
+            "app": SimpleNamespace(
+                state=SimpleNamespace(problems=self.problems, error_forms=NO_FORMS)
+            ),
         }
         if ticket is not None:
             scope[TICKET] = ticket

@@ -410,6 +410,16 @@ WRONG: list[tuple[Any, int, str]] = [
 ]
 
 
+WRONG += [
+    (
+        {"threadId": "t", "runId": "r", "messages": [user(name=f"u{at}") for at in range(count)]},
+        422,
+        "invalid",
+    )
+    for count in (1001, 10_001)
+]
+
+
 @pytest.mark.parametrize(("body", "status", "code"), WRONG)
 def test_a_wrong_request_is_a_run_error_and_stores_nothing(
     api: httpx.Client, body: Any, status: int, code: str

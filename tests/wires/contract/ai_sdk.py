@@ -86,6 +86,15 @@ class AiSdkSpeaker(Speaker):
         return telling.said
 
     @override
+    def customs(self) -> list[tuple[str, Any]]:
+        parts = [part for message in self._call("messages") for part in message["parts"]]
+        return [
+            (part["type"].removeprefix("data-"), part["data"])
+            for part in parts
+            if part["type"].startswith("data-") and part["type"] != "data-input-required"
+        ]
+
+    @override
     def as_seen(self, said: Said) -> Said:
         return [
             (*one[:4], DENIED) if one[0] == "call" and one[1] in self._denied else one

@@ -20,6 +20,7 @@ class Folding:
         self._shown: dict[str, Event] = {}
         self._path: list[str] = []
         self._deltas: dict[str, str] = {}
+        self.customs: list[tuple[str, Any]] = []
 
     def take(self, event: Event) -> None:
         match event["type"]:
@@ -28,6 +29,8 @@ class Folding:
                 self._deltas[name] = self._deltas.get(name, "") + event["content"]
             case "message":
                 self._message(event["message"])
+            case "custom":
+                self.customs.append((event["name"], event["value"]))
             case "branch_started":
                 self._cut(event["from_message_id"])
             case _:

@@ -76,6 +76,10 @@ class NativeSpeaker(Speaker):
         self.catch_up()
         return self.folding.said()
 
+    @override
+    def customs(self) -> list[tuple[str, Any]]:
+        return self.folding.customs
+
     def _chat(self, body: dict[str, Any]) -> None:
         self._begin("/chat", {"session_id": self.session_id, **body})
 

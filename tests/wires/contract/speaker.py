@@ -90,6 +90,10 @@ class Speaker(ABC):
     def said(self) -> Said:
         """Return what the client shows now, without asking the gateway for more."""
 
+    def customs(self) -> list[tuple[str, Any]] | None:
+        """Return the names and values of `custom` events; None: the client shows none."""
+        return None
+
     def as_seen(self, said: Said) -> Said:
         """Return what a conversation looks like in this protocol, where it can say less."""
         return said

@@ -96,6 +96,10 @@ def _excepted(speaker: Speaker, conversation: Conversation) -> None:
 def _check(speaker: Speaker) -> None:
     authoritative = native_said(speaker.gateway, speaker.session_id)
     assert speaker.said() == speaker.as_seen(authoritative)
+    if (shown := speaker.customs()) is not None:
+        path = f"/sessions/{speaker.session_id}/events?type=custom"
+        events = speaker.gateway.call("GET", path)["events"]
+        assert shown == [(event["name"], event["value"]) for event in events]
 
 
 @pytest.mark.parametrize(("client", "conversation"), _cases(_is_quick))

@@ -25,7 +25,7 @@ from bamboo_gateway.api.openapi.responses import (
 from bamboo_gateway.api.request_headers import Key, SentJson, idempotency
 from bamboo_gateway.api.responses import json_response
 from bamboo_gateway.api.routes.streams import remote_address, stream_response
-from bamboo_gateway.api.security.rights import ReadRoute, SessionRoute, takes_ticket
+from bamboo_gateway.api.security.rights import ReadRoute, SessionRoute
 from bamboo_gateway.api.urls import API
 from bamboo_gateway.wires.ag_ui import frames
 from bamboo_gateway.wires.ag_ui.errors import refusals
@@ -176,7 +176,6 @@ async def run_ag_ui_agent(
         ),
     },
 )
-@takes_ticket
 async def connect_ag_ui_thread(
     request: Request,
     agent: _Agent,

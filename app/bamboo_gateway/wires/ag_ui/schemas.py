@@ -12,8 +12,8 @@ from bamboo_gateway.api.limits import NAME_CHARS_MAX
 from bamboo_gateway.api.schemas.fields import Answer, Described, Id
 
 _CLIENT_ID_CHARS_MAX = 1024
-_MESSAGES_MAX = 100_000
-"""Clients send the whole conversation with each turn; the body's size is the real bound."""
+_MESSAGES_MAX = 10_000
+"""Clients send the whole conversation with each turn. To read so many takes some 30 ms."""
 _CONTEXT_MAX = 1000
 _RESUME_MAX = 64
 

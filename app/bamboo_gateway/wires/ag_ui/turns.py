@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from bamboo_gateway.api.limits import ITEMS_MAX
 from bamboo_gateway.api.schemas.messages import MessageInput
 from bamboo_gateway.domain.codec import encode, object_in
 from bamboo_gateway.domain.errors import InvalidInput
@@ -74,8 +75,11 @@ def chat_of(
     """Return the chat with the client's new messages.
 
     Raises:
-        InvalidInput: A message or tool cannot be read.
+        InvalidInput: A message or tool cannot be read, or there are too many new messages.
     """
+    if len(new) > ITEMS_MAX:
+        detail = f"{len(new)} messages are new; {ITEMS_MAX} are allowed at once."
+        raise InvalidInput(detail, errors=[{"loc": ["body", "messages"], "msg": detail}])
     return Chat(
         NewSession(id=given.thread_id),
         [_message(message, at) for at, message in enumerate(new)],
