@@ -174,6 +174,12 @@ def test_what_is_no_gateway_is_said_so() -> None:
     with pytest.raises(ProtocolError):
         list(gateway(page).session("s").stream())
 
+    def elsewhere(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(308, headers={"Location": "https://elsewhere/"})
+
+    with pytest.raises(ProtocolError, match="https://elsewhere/"):
+        gateway(elsewhere).session("s").chat("Hi")
+
     def nothing(_: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("[Errno 111] Connection refused")
 
