@@ -1,4 +1,4 @@
-"""Every client plays every scenario of clients/scenarios against a real gateway process."""
+"""R2, R4: every client plays every scenario of clients/scenarios against a real gateway."""
 
 import json
 from collections.abc import Iterator
