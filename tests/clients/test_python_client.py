@@ -231,7 +231,7 @@ def test_the_asynchronous_client_works_in_both_event_loops(backend: str) -> None
 
 
 def test_the_messages_that_are_shown_are_the_logs_at_every_position(tmp_path: Path) -> None:
-    """R3 for people: what is folded out of a stream is what `/messages` had answered there."""
+    """R2 for people: what is folded out of a stream is what `/messages` had answered there."""
     with GatewayProcess(tmp_path) as process, Gateway(process.url) as client:
         session = client.sessions.create("s")
         session.chat("One", options={"delay_ms": 0}).wait()
