@@ -174,6 +174,12 @@ def test_what_is_no_gateway_is_said_so() -> None:
     with pytest.raises(ProtocolError):
         list(gateway(page).session("s").stream())
 
+    def elsewhere(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(308, headers={"Location": "https://elsewhere/"})
+
+    with pytest.raises(ProtocolError, match="https://elsewhere/"):
+        gateway(elsewhere).session("s").chat("Hi")
+
     def nothing(_: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("[Errno 111] Connection refused")
 
@@ -225,7 +231,7 @@ def test_the_asynchronous_client_works_in_both_event_loops(backend: str) -> None
 
 
 def test_the_messages_that_are_shown_are_the_logs_at_every_position(tmp_path: Path) -> None:
-    """R3 for people: what is folded out of a stream is what `/messages` had answered there."""
+    """R2 for people: what is folded out of a stream is what `/messages` had answered there."""
     with GatewayProcess(tmp_path) as process, Gateway(process.url) as client:
         session = client.sessions.create("s")
         session.chat("One", options={"delay_ms": 0}).wait()

@@ -1,4 +1,4 @@
-"""Every client plays every scenario of clients/scenarios against a real gateway process."""
+"""R2, R4: every client plays every scenario of clients/scenarios against a real gateway."""
 
 import json
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ from tests.support.http_proxy import HttpProxy
 
 # A prime: the cuts of an answer fall on all places of its lines.
 CUT_STEP = 67
+SLOW_PARTS = 16
 
 
 @pytest.fixture(scope="module")
@@ -23,24 +24,28 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         yield gateway
 
 
-def play(name: str, driver: str, shared: Gateway, directory: Path, cut_step: int) -> None:
+def play(
+    name: str, driver: str, shared: Gateway, directory: Path, cut_step: int, cut_first: int = 0
+) -> None:
     scenario = json.loads(scenarios()[name].read_text("utf-8"))
     own = "gateway" in scenario or any(
         step.get("gateway", "call") != "call" for step in scenario["steps"]
     )
     if not own:
-        act(scenario, driver, shared, cut_step)
+        act(scenario, driver, shared, cut_step, cut_first)
         return
     with Gateway(directory, scenario.get("gateway")) as gateway:
-        act(scenario, driver, gateway, cut_step)
+        act(scenario, driver, gateway, cut_step, cut_first)
 
 
-def act(scenario: dict[str, Any], driver: str, gateway: Gateway, cut_step: int) -> None:
+def act(
+    scenario: dict[str, Any], driver: str, gateway: Gateway, cut_step: int, cut_first: int
+) -> None:
     command = drivers()[driver]
     if command[0] == "node":
         typescript.built()
     with HttpProxy(gateway.port) as proxy, Driver(command) as client:
-        stage = Stage(gateway, proxy, client, cut_step)
+        stage = Stage(gateway, proxy, client, cut_step, cut_first)
         stage.connect()
         stage.play(scenario["steps"])
 
@@ -53,8 +58,11 @@ def test_the_client_passes_the_scenario(
     play(name, driver, shared, tmp_path, CUT_STEP)
 
 
+# Each part has some hundred streams.
 @pytest.mark.slow
-@pytest.mark.timeout(1800)  # some thousand streams
+@pytest.mark.parametrize("part", range(SLOW_PARTS))
 @pytest.mark.parametrize("driver", drivers())
-def test_a_stream_is_cut_at_every_byte(driver: str, shared: Gateway, tmp_path: Path) -> None:
-    play("cut_at_every_byte", driver, shared, tmp_path, 1)
+def test_a_stream_is_cut_at_every_byte(
+    part: int, driver: str, shared: Gateway, tmp_path: Path
+) -> None:
+    play("cut_at_every_byte", driver, shared, tmp_path, SLOW_PARTS, part)

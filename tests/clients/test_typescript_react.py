@@ -298,3 +298,24 @@ def test_words_that_come_together_are_rendered_together(
     # The function that is told events is another one at each render, and the stream goes on.
     assert chat.page.value("events.filter((type) => type === 'open').length") < 5
     chat.is_true_to_the_gateway()
+
+
+def test_a_title_and_the_end_of_a_session_are_shown(
+    browser: Chromium, gateway: Gateway, origin: str
+) -> None:
+    gateway.call("POST", "/sessions", json={"id": "closing", "title": "Before"})
+    chat = Chat(browser, gateway, origin, "closing")
+    chat.page.until("document.querySelector('h1').textContent === 'Before'")
+    gateway.call("PATCH", "/sessions/closing", json={"title": "After"})
+    chat.page.until("document.querySelector('h1').textContent === 'After'")
+    gateway.call("POST", "/sessions/closing/close")
+    chat.has("status", "closed")
+    assert chat.do("send('Too late', {id: 'late'})") == "session-closed"
+    chat.shows("Too late")
+    chat.page.value("chat.discard('late')")
+    chat.shows()
+    gateway.call("POST", "/sessions/closing/reopen")
+    chat.page.value("chat.reload()")
+    chat.has("status", "idle")
+    assert chat.do("send('Hello', {options: {text: 'Open again.'}})") is None
+    chat.shows("Hello", "Open again.")

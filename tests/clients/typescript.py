@@ -52,6 +52,7 @@ def built() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         digest = _digest()
         if not dist.is_dir() or not stamp.exists() or stamp.read_text("utf-8") != digest:
+            stamp.unlink(missing_ok=True)  # until it is whole
             shutil.rmtree(dist, ignore_errors=True)
             run([node, compiler, "--project", PACKAGE])
             stamp.write_text(digest, "utf-8")

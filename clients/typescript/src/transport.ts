@@ -140,12 +140,18 @@ export class Transport {
    * Send one request. A refused credential that a function gave is asked for again, once.
    *
    * @throws {ApiError} The gateway refused.
+   * @throws {BambooError} The address redirects.
    */
   async send(method: string, path: string, call: Call): Promise<Response> {
     let response = await this.#fetch(method, path, call);
     if (response.status === 401 && this.forgetCredentials()) {
       await response.body?.cancel();
       response = await this.#fetch(method, path, call);
+    }
+    // Followed, a POST would become a GET, and the credential would be left out.
+    if (response.type === "opaqueredirect" || (response.status >= 300 && response.status < 400)) {
+      await response.body?.cancel();
+      throw new BambooError(`${this.#base} redirects: give the address that it leads to.`);
     }
     if (!response.ok) throw await errorOf(response);
     return response;
@@ -172,7 +178,7 @@ export class Transport {
     set("Prefer", call.wait === undefined ? undefined : `wait=${call.wait}`);
     for (const [name, value] of Object.entries(call.headers ?? {})) set(name, value);
     const inUrl = { share, ticket: ticket === undefined ? undefined : await this.#valueOf(ticket) };
-    const init: RequestInit = { method, headers, cache: "no-store" };
+    const init: RequestInit = { method, headers, cache: "no-store", redirect: "manual" };
     if (this.#options.credentials !== undefined) init.credentials = this.#options.credentials;
     if (call.signal !== undefined) init.signal = call.signal;
     if (call.json !== undefined) init.body = JSON.stringify(call.json);

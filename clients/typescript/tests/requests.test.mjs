@@ -58,6 +58,14 @@ test("an answer that is no problem document is an error all the same", async () 
   assert.deepEqual([error.status, error.code], [404, "http-404"]);
 });
 
+test("a redirect is an error that names the address", async () => {
+  const headers = { Location: "https://elsewhere" };
+  const gateway = new FakeGateway(() => new Response(null, { status: 308, headers }));
+  const error = await gateway.client().session("s").chat("x").catch((reason) => reason);
+  assert.match(error.message, /http:\/\/gateway.* redirects/);
+  assert.equal(gateway.asked.length, 1);
+});
+
 test("a deletion whose answer was lost is a deletion", async () => {
   const gateway = new FakeGateway((_, call) => {
     if (call === 0) throw new TypeError("fetch failed");
