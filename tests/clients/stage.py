@@ -14,7 +14,7 @@ from tests.support.http_proxy import Fault, HttpProxy
 from tests.support.seen import Tree
 
 SCENARIOS = REPOSITORY / "clients" / "scenarios"
-ANSWER_SECONDS = 60.0
+ANSWER_SECONDS = 120.0
 RETRY_SECONDS_MAX = 0.05
 CONTROL = frozenset({"open", "heartbeat", "goodbye"})
 _CONTROL_STEPS = ("client", "gateway", "network", "check", "each_cut")

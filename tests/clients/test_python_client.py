@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from typing_extensions import override
 
 from bamboo_gateway_client import (
     AsyncGateway,
@@ -54,6 +55,7 @@ class CutStream(httpx.SyncByteStream):
     def __init__(self, body: bytes, at: int) -> None:
         self._body, self._at = body, at
 
+    @override
     def __iter__(self) -> Iterator[bytes]:
         yield self._body[: self._at]
         if self._at < len(self._body):
@@ -146,18 +148,18 @@ def test_a_pause_that_is_too_long_is_an_error_at_once() -> None:
 
 
 def test_a_delete_whose_answer_was_lost_is_done() -> None:
-    answers = iter([httpx.ReadError("lost"), httpx.Response(404, json={"code": "gone"})])
-
-    def answer(_: httpx.Request) -> httpx.Response:
-        one = next(answers)
-        if isinstance(one, Exception):
-            raise one
-        return one
-
-    gateway(answer).session("s").delete()
-
     def missing(_: httpx.Request) -> httpx.Response:
         return httpx.Response(404, json={"code": "session-not-found"})
+
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        if len(asked) == 1:
+            raise httpx.ReadError("lost")
+        return missing(request)
+
+    gateway(answer).session("s").delete()
 
     with pytest.raises(NotFoundError):
         gateway(missing).session("s").delete()
@@ -171,6 +173,12 @@ def test_what_is_no_gateway_is_said_so() -> None:
         gateway(page).sessions.get("s")
     with pytest.raises(ProtocolError):
         list(gateway(page).session("s").stream())
+
+    def elsewhere(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(308, headers={"Location": "https://elsewhere/"})
+
+    with pytest.raises(ProtocolError, match="https://elsewhere/"):
+        gateway(elsewhere).session("s").chat("Hi")
 
     def nothing(_: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("[Errno 111] Connection refused")

@@ -50,6 +50,7 @@ def test_the_client_passes_the_scenario(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # some thousand streams
 @pytest.mark.parametrize("driver", drivers())
 def test_a_stream_is_cut_at_every_byte(driver: str, shared: Gateway, tmp_path: Path) -> None:
     play("cut_at_every_byte", driver, shared, tmp_path, 1)

@@ -187,12 +187,12 @@ class _Kept:
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._sockets.discard(self._socket)
-        # Another thread may wait in it: closing alone would leave the connection open.
+        # Another thread may wait in it: closing alone would leave it open. Shut down for
+        # reading alone, a connection that is to be reset is not ended before.
         with suppress(OSError):
-            if self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8) != struct.pack(
-                "ii", 1, 0
-            ):
-                self._socket.shutdown(socket.SHUT_RDWR)
+            linger = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)
+            is_reset = linger == struct.pack("ii", 1, 0)
+            self._socket.shutdown(socket.SHUT_RD if is_reset else socket.SHUT_RDWR)
         self._socket.close()
 
 

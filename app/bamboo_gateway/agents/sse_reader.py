@@ -1,9 +1,9 @@
 r"""Read lines and server-sent events from bytes, wherever those are cut.
 
-Agents read model servers and HTTP agents with it, and the commands read the gateway with it. It is
-own code, because the libraries lose data. `httpx`'s line decoder also breaks lines at
-U+2028 and its like, which JSON may hold unescaped. `httpx-sse` (0.4) drops the last event when no
-blank line follows it, and its buffer has no bound: an endless line fills the memory.
+Agents read model servers and HTTP agents with it. It is own code, because the libraries lose data.
+`httpx`'s line decoder also breaks lines at U+2028 and its like, which JSON may hold unescaped.
+`httpx-sse` (0.4) drops the last event when no blank line follows it, and its buffer has no bound:
+an endless line fills the memory.
 
 The rules are those of the HTML standard, section 9.2.6 ("Interpreting an event stream"). `flush` is
 the one deliberate difference: an event at the stream's end counts without its blank line, since

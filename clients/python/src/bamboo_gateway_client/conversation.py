@@ -241,9 +241,12 @@ class _Draft:
         self._parts[-1][1].append(text)
 
     def _content(self) -> str | list[dict[str, Any]]:
+        for _, texts in self._parts:
+            # Joined once: a page asks after each delta.
+            texts[:] = ["".join(texts)]
         if all(kind == "text" for kind, _ in self._parts):
-            return "".join(text for _, texts in self._parts for text in texts)
-        return [{"type": kind, "text": "".join(texts)} for kind, texts in self._parts]
+            return "".join(texts[0] for _, texts in self._parts)
+        return [{"type": kind, "text": texts[0]} for kind, texts in self._parts]
 
 
 def _text(content: Any) -> str:

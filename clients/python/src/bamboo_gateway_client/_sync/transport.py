@@ -224,6 +224,10 @@ class Transport:
 
 
 def _checked(response: httpx.Response) -> httpx.Response:
+    if response.has_redirect_location:
+        # Followed, the key would go where nobody meant it to.
+        where = response.headers["Location"]
+        raise ProtocolError(f"This does not answer like a gateway: it redirects to {where}.")
     if response.is_error:
         raise problem_of(
             response.status_code,
