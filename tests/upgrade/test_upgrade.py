@@ -41,7 +41,8 @@ def unpacked(request: pytest.FixtureRequest, tmp_path: Path, file: Path) -> dict
             url = server.url(request.getfixturevalue("postgres_database"))
             with psycopg.connect(url, autocommit=True) as connection:
                 connection.execute((tmp_path / "data" / "dump.sql").read_bytes())
-            settings["BAMBOO_STORAGE_URL"] = url
+            # The default of 5 s is too short for a start on a machine that is busy with tests.
+            settings["BAMBOO_STORAGE_URL"] = f"{url}?connect_timeout=120"
         case _:
             pass
     return settings
