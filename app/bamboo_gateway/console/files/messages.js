@@ -108,7 +108,7 @@ function calls(message, outcomes, body) {
 
 /** Show any JSON value. @param {any} content */
 export function value(content) {
-  const text = typeof content === "string" ? content : (JSON.stringify(content, null, 2) ?? "");
+  const text = pretty(content);
   const pre = h("pre", { tabindex: 0, role: "region", "aria-label": "Value" }, text.slice(0, SHOWN_CHARS));
   if (text.length <= SHOWN_CHARS) return pre;
   const more = h("button", { type: "button", class: "quiet", on: { click: () => {
@@ -116,6 +116,17 @@ export function value(content) {
     more.remove();
   } } }, `Show all ${text.length.toLocaleString()} characters`);
   return h("div", {}, pre, more);
+}
+
+/** Return a value as text; tools often answer with JSON that is a text already. @param {any} content @returns {string} */
+function pretty(content) {
+  if (typeof content !== "string") return JSON.stringify(content, null, 2) ?? "";
+  if (!/^\s*[[{]/.test(content)) return content;
+  try {
+    return JSON.stringify(JSON.parse(content), null, 2);
+  } catch {
+    return content;
+  }
 }
 
 /** @param {Message} message @param {Acting | null} acting @returns {Node[]} */
