@@ -52,6 +52,12 @@ def show(tab: Tab, gateway: Gateway, path: str) -> Page:
     return tab.page
 
 
+def wait_for_index(gateway: Gateway, words: str) -> None:
+    """Wait until a message with the words is found: the index follows the log."""
+    query = {"q": words}
+    until(lambda: gateway.call("GET", "/search", params=query)["results"], f"{words} is found")
+
+
 def answered(page: Page, count: int) -> None:
     """Wait until so many messages are shown, and the last one is whole."""
     expect(page.locator(".message")).to_have_count(count)
@@ -156,11 +162,7 @@ def test_a_search_shows_where_the_words_stand(tab: Tab, gateway: Gateway) -> Non
     gateway.call("POST", "/sessions", json={"id": "found", "title": "Animals"})
     gateway.call("POST", "/sessions/found/messages", json=message)
 
-    def is_indexed() -> bool:
-        found = gateway.call("GET", "/search", params={"q": "okapi"})["results"]
-        return bool(found)
-
-    until(is_indexed, "the message is found")
+    wait_for_index(gateway, "okapi")
     page = show(tab, gateway, "/")
     page.get_by_label("Search in messages").fill("okapi")
     expect(page.locator(".hits mark")).to_have_text("okapi")
@@ -259,6 +261,7 @@ def test_what_users_and_agents_write_never_becomes_markup(tab: Tab, gateway: Gat
     page.locator(".events summary").first.click()
     page.locator("details.tool summary").click()
     check_harmless(page)
+    wait_for_index(gateway, "window.hacked")
     show(tab, gateway, "/?q=window.hacked")
     expect(page.locator(".hits li").first).to_be_visible()
     check_harmless(page)

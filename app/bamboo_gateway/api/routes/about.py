@@ -79,7 +79,7 @@ async def get_about(request: Request) -> Response:
 
 def _about_html(version: object, links: dict[str, str], root: str, prefix: str) -> str:
     title = escape(f"{_NAME} {version or ''}".strip())
-    links = "".join(
+    items = "".join(
         f'<li><a href="{root}{path.removeprefix("/")}">{prefix}{path}</a> ({name})</li>'
         for name, path in links.items()
         if name != "api"
@@ -87,7 +87,7 @@ def _about_html(version: object, links: dict[str, str], root: str, prefix: str) 
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         f"<h1>{title}</h1><p>{escape(_DESCRIPTION)}</p>"
-        f"<p>The API is below <code>{prefix}{_LINKS['api']}</code>.</p><ul>{links}</ul></html>\n"
+        f"<p>The API is below <code>{prefix}{_LINKS['api']}</code>.</p><ul>{items}</ul></html>\n"
     )
 
 
