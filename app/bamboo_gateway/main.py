@@ -32,11 +32,12 @@ from bamboo_gateway.api.dispatch import GatewayApp
 from bamboo_gateway.api.middleware import Admission, RequestContext
 from bamboo_gateway.api.prefix import PathPrefix
 from bamboo_gateway.api.routing import OpenapiJson, add_routes, create_openapi
-from bamboo_gateway.api.security.authentication import Authentication
+from bamboo_gateway.api.security.authentication import OPEN_PATHS, Authentication
 from bamboo_gateway.api.security.origins import OriginGuard
 from bamboo_gateway.api.security.rate_limits import FailureLimit, RateLimit
 from bamboo_gateway.api.upload_limits import UploadCount
 from bamboo_gateway.api.urls import session_answer, session_url
+from bamboo_gateway.console.factory import make_console
 from bamboo_gateway.credentials.gate import Gate
 from bamboo_gateway.domain.clock import Clock, SystemClock
 from bamboo_gateway.domain.codec import encode_pretty
@@ -151,6 +152,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         rates = RateLimit(settings, clock)
     store = make_store(settings, clock)
     gate = Gate(settings, clock)
+    console = make_console(enabled=settings.console)
     recovered = anyio.Event()
 
     @asynccontextmanager
@@ -212,6 +214,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
                 else None,
                 authentication=Authentication(settings, gate),
                 rates=rates,
+                open_paths=OPEN_PATHS | console.open_paths,
             ),
         ],
     )
@@ -228,7 +231,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     app.state.audit = audit
     app.state.start = _BUILD
     wires = wire_routers(settings.wires)
-    add_routes(app, wires)
+    add_routes(app, [*wires, *console.routers])
     app.state.openapi_json = OpenapiJson(wires)
     app.openapi = functools.partial(create_openapi, wires)  # type: ignore[method-assign] # FastAPI's documented way
     return app

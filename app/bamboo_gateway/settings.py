@@ -436,6 +436,10 @@ class Settings(BaseSettings):
         description="The further protocols that sessions are served in, comma-separated; empty: "
         "none.",
     )
+    console: bool = Field(
+        True,
+        description="Whether the console, a page for browsers, is served at `/console/`.",
+    )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Origins of web pages that may call, comma-separated."
     )

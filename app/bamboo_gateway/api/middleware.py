@@ -7,7 +7,7 @@ A stream leaves all of it when its response has begun (`api.detached_response`).
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Final
 
 import anyio
@@ -157,6 +157,7 @@ class Admission:
         failures: Refuses addresses that guess; None without that limit.
         authentication: Finds the caller.
         rates: Refuses callers that ask too often; None without such limits.
+        open_paths: Paths that need no credential.
     """
 
     def __init__(
@@ -165,8 +166,10 @@ class Admission:
         failures: FailureLimit | None,
         authentication: Authentication,
         rates: RateLimit | None,
+        open_paths: Set[str] = OPEN_PATHS,
     ) -> None:
         self._app = app
+        self._open_paths = open_paths
         self._failures = failures
         self._authentication = authentication
         self._rates = rates
@@ -175,7 +178,7 @@ class Admission:
         """Handle one ASGI scope."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif scope["path"] in OPEN_PATHS:
+        elif scope["path"] in self._open_paths:
             scope[CALLER] = NOBODY
             await self._app(scope, receive, send)
         else:

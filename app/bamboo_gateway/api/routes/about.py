@@ -30,6 +30,7 @@ _NAME: Final = "Bamboo Gateway"
 _DESCRIPTION: Final = "Durable conversations between AI agents and their front ends."
 _LINKS: Final = {
     "api": "/api/v1",
+    "console": "/console/",
     "docs": "/docs",
     "openapi": "/api/v1/openapi.json",
     "live": "/health/live",
@@ -59,31 +60,34 @@ async def get_about(request: Request) -> Response:
     """
     gate: Gate = request.app.state.gate
     prefix = prefix_of(request.scope)
+    links = dict(_LINKS)
+    if not request.app.state.settings.console:
+        del links["console"]
     about = {
         **_EXAMPLE,
         "version": __version__ if gate.is_open else None,
-        "links": {name: prefix + path for name, path in _LINKS.items()},
+        "links": {name: prefix + path for name, path in links.items()},
     }
     headers = {"Vary": "Accept"}
     if prefers(request, _HTML):
         # Relative links, so that the page works behind a prefix that nobody has named.
         relative = "" if request.scope["path"] == "/" else "../"
         root = f"{prefix}/" if prefix else relative
-        return _page(_about_html(about["version"], root, prefix), headers)
+        return _page(_about_html(about["version"], links, root, prefix), headers)
     return json_response(about, headers=headers)
 
 
-def _about_html(version: object, root: str, prefix: str) -> str:
+def _about_html(version: object, links: dict[str, str], root: str, prefix: str) -> str:
     title = escape(f"{_NAME} {version or ''}".strip())
-    links = "".join(
+    items = "".join(
         f'<li><a href="{root}{path.removeprefix("/")}">{prefix}{path}</a> ({name})</li>'
-        for name, path in _LINKS.items()
+        for name, path in links.items()
         if name != "api"
     )
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         f"<h1>{title}</h1><p>{escape(_DESCRIPTION)}</p>"
-        f"<p>The API is below <code>{prefix}{_LINKS['api']}</code>.</p><ul>{links}</ul></html>\n"
+        f"<p>The API is below <code>{prefix}{_LINKS['api']}</code>.</p><ul>{items}</ul></html>\n"
     )
 
 
