@@ -487,6 +487,58 @@ export interface components {
             edit_message_id?: string | null;
         };
         /**
+         * ChatRequest
+         * @description A request of `DefaultChatTransport`, or of one that sends the last message alone.
+         */
+        ChatRequest: {
+            /**
+             * Id
+             * @description The chat: the session, which is created when there is none.
+             */
+            id: string;
+            /**
+             * Messages
+             * @description The client's messages. Those that the session has already count nothing.
+             */
+            messages?: components["schemas"]["UiMessage"][] | null;
+            /** @description In the place of `messages`: the last one alone. */
+            message?: components["schemas"]["UiMessage"] | null;
+            /**
+             * Trigger
+             * @description Default: `"submit-message"`.
+             * @enum {string}
+             */
+            trigger?: "submit-message" | "regenerate-message";
+            /**
+             * Messageid
+             * @description With `submit-message` the user's message whose place the last one takes, or the assistant's message with results of tools or approvals. With `regenerate-message` the message that is answered again; absent: the last.
+             */
+            messageId?: string | null;
+            /**
+             * Agent
+             * @description Which configured agent answers.
+             */
+            agent?: string | null;
+            /**
+             * Options
+             * @description Options for the agent: those that its `allow` names, within its bounds.
+             */
+            options?: {
+                [key: string]: unknown;
+            };
+            /**
+             * Tools
+             * @description Tools that the client runs: a list of `{name, description, parameters}`, or an object by name. `inputSchema` is read as `parameters`.
+             */
+            tools?: {
+                [key: string]: unknown;
+            }[] | {
+                [key: string]: {
+                    [key: string]: unknown;
+                };
+            } | null;
+        };
+        /**
          * Check
          * @description One check: what it saw, and what to do when it is not `ok`.
          */
@@ -564,6 +616,22 @@ export interface components {
             model?: string;
         };
         /**
+         * ConnectInput
+         * @description What a client sends to see a thread: RunAgentInput, of which only the thread counts.
+         */
+        ConnectInput: {
+            /**
+             * Threadid
+             * @description The session.
+             */
+            threadId: string;
+            /**
+             * Runid
+             * @description Names the answer when the thread has had no run.
+             */
+            runId?: string | null;
+        };
+        /**
          * Connection
          * @description An open stream.
          */
@@ -592,6 +660,37 @@ export interface components {
             next_cursor: string | null;
             /** Has More */
             has_more: boolean;
+        };
+        /**
+         * ConversationCreate
+         * @description A new conversation.
+         */
+        ConversationCreate: {
+            /**
+             * Items
+             * @description Messages that it begins with.
+             */
+            items?: unknown;
+            /**
+             * Metadata
+             * @description Up to 16 texts.
+             */
+            metadata?: unknown;
+        } & {
+            [key: string]: unknown;
+        };
+        /**
+         * ConversationUpdate
+         * @description Changes of a conversation.
+         */
+        ConversationUpdate: {
+            /**
+             * Metadata
+             * @description Replaces what there is.
+             */
+            metadata?: unknown;
+        } & {
+            [key: string]: unknown;
         };
         /**
          * CustomEvent
@@ -733,7 +832,7 @@ export interface components {
          * Event
          * @description One event of a session's log. `type` says which; a client skips types it does not know.
          */
-        Event: components["schemas"]["MessageEvent"] | components["schemas"]["TokenEvent"] | components["schemas"]["ThinkingEvent"] | components["schemas"]["ToolStartEvent"] | components["schemas"]["ToolDeltaEvent"] | components["schemas"]["ToolCompleteEvent"] | components["schemas"]["ToolErrorEvent"] | components["schemas"]["RunQueuedEvent"] | components["schemas"]["RunStartEvent"] | components["schemas"]["CompleteEvent"] | components["schemas"]["ErrorEvent"] | components["schemas"]["CancelledEvent"] | components["schemas"]["InputRequiredEvent"] | components["schemas"]["InputGivenEvent"] | components["schemas"]["InputClosedEvent"] | components["schemas"]["StateChangeEvent"] | components["schemas"]["SessionCreatedEvent"] | components["schemas"]["SessionUpdatedEvent"] | components["schemas"]["SessionForkedEvent"] | components["schemas"]["SessionMergedEvent"] | components["schemas"]["SummarySavedEvent"] | components["schemas"]["BranchStartedEvent"] | components["schemas"]["BranchSelectedEvent"] | components["schemas"]["ExtensionsUpdatedEvent"] | components["schemas"]["SessionSharedEvent"] | components["schemas"]["ShareRevokedEvent"] | components["schemas"]["CustomEvent"];
+        Event: components["schemas"]["MessageEvent"] | components["schemas"]["TokenEvent"] | components["schemas"]["ThinkingEvent"] | components["schemas"]["ToolStartEvent"] | components["schemas"]["ToolDeltaEvent"] | components["schemas"]["ToolCompleteEvent"] | components["schemas"]["ToolErrorEvent"] | components["schemas"]["RunQueuedEvent"] | components["schemas"]["RunStartEvent"] | components["schemas"]["CompleteEvent"] | components["schemas"]["ErrorEvent"] | components["schemas"]["CancelledEvent"] | components["schemas"]["InputRequiredEvent"] | components["schemas"]["InputGivenEvent"] | components["schemas"]["InputClosedEvent"] | components["schemas"]["StateChangeEvent"] | components["schemas"]["SessionCreatedEvent"] | components["schemas"]["SessionUpdatedEvent"] | components["schemas"]["SessionForkedEvent"] | components["schemas"]["SessionMergedEvent"] | components["schemas"]["SummarySavedEvent"] | components["schemas"]["BranchStartedEvent"] | components["schemas"]["BranchSelectedEvent"] | components["schemas"]["MessageHiddenEvent"] | components["schemas"]["RunHiddenEvent"] | components["schemas"]["ExtensionsUpdatedEvent"] | components["schemas"]["SessionSharedEvent"] | components["schemas"]["ShareRevokedEvent"] | components["schemas"]["CustomEvent"];
         /**
          * EventPage
          * @description A page of events; the next page begins after `next`.
@@ -1539,6 +1638,13 @@ export interface components {
             options?: {
                 [key: string]: unknown;
             };
+            /**
+             * Client Tools
+             * @description Those of the run, in its first request, for the run with the answers.
+             */
+            client_tools?: {
+                [key: string]: unknown;
+            }[];
         };
         /**
          * InputsAccepted
@@ -1597,6 +1703,19 @@ export interface components {
             options?: {
                 [key: string]: unknown;
             } | null;
+        };
+        /**
+         * ItemsCreate
+         * @description Items for a conversation.
+         */
+        ItemsCreate: {
+            /**
+             * Items
+             * @description Messages, calls and their results.
+             */
+            items?: unknown;
+        } & {
+            [key: string]: unknown;
         };
         /**
          * JointStreamFrame
@@ -1815,6 +1934,29 @@ export interface components {
             message: components["schemas"]["Message"];
         };
         /**
+         * MessageHiddenEvent
+         * @description The last message was taken back: the branch that began just before it is without it.
+         */
+        MessageHiddenEvent: {
+            /**
+             * Seq
+             * @description Counts 1, 2, 3 … in one session.
+             */
+            seq: number;
+            /**
+             * Time
+             * @description When it was appended: RFC 3339, in UTC.
+             */
+            time: string;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "message_hidden";
+            /** Message Id */
+            message_id: string;
+        };
+        /**
          * MessageInput
          * @description A message as a client sends it. A tool message is the result of its `tool_call_id`.
          */
@@ -1962,6 +2104,159 @@ export interface components {
             code: string;
             /** Detail */
             detail: string;
+        };
+        /**
+         * OpenAIConversation
+         * @description OpenAI's Conversation; a session.
+         */
+        OpenAIConversation: {
+            /** Id */
+            id: string;
+            /**
+             * Object
+             * @constant
+             */
+            object: "conversation";
+            /** Created At */
+            created_at: number;
+            /** Metadata */
+            metadata: {
+                [key: string]: unknown;
+            };
+        } & {
+            [key: string]: unknown;
+        };
+        /**
+         * OpenAIDeleted
+         * @description What was deleted.
+         */
+        OpenAIDeleted: {
+            /** Id */
+            id: string;
+            /** Object */
+            object: string;
+            /**
+             * Deleted
+             * @constant
+             */
+            deleted: true;
+        } & {
+            [key: string]: unknown;
+        };
+        /**
+         * OpenAIError
+         * @description An error in OpenAI's form.
+         */
+        OpenAIError: {
+            error: components["schemas"]["OpenAIErrorDetail"];
+        };
+        /**
+         * OpenAIErrorDetail
+         * @description What was wrong.
+         */
+        OpenAIErrorDetail: {
+            /** Message */
+            message: string;
+            /** Type */
+            type: string;
+            /** Param */
+            param: string | null;
+            /** Code */
+            code: string | null;
+        };
+        /**
+         * OpenAIItem
+         * @description An item of a conversation.
+         */
+        OpenAIItem: {
+            /** Id */
+            id: string;
+            /** Type */
+            type: string;
+        } & {
+            [key: string]: unknown;
+        };
+        /**
+         * OpenAIItems
+         * @description A page of items.
+         */
+        OpenAIItems: {
+            /**
+             * Object
+             * @constant
+             */
+            object: "list";
+            /** Data */
+            data: {
+                [key: string]: unknown;
+            }[];
+            /** First Id */
+            first_id: string | null;
+            /** Last Id */
+            last_id: string | null;
+            /** Has More */
+            has_more: boolean;
+        } & {
+            [key: string]: unknown;
+        };
+        /**
+         * OpenAIModel
+         * @description OpenAI's Model; an agent.
+         */
+        OpenAIModel: {
+            /** Id */
+            id: string;
+            /**
+             * Object
+             * @constant
+             */
+            object: "model";
+            /** Created */
+            created: number;
+            /** Owned By */
+            owned_by: string;
+        } & {
+            [key: string]: unknown;
+        };
+        /**
+         * OpenAIModels
+         * @description All agents.
+         */
+        OpenAIModels: {
+            /**
+             * Object
+             * @constant
+             */
+            object: "list";
+            /** Data */
+            data: components["schemas"]["OpenAIModel"][];
+        } & {
+            [key: string]: unknown;
+        };
+        /**
+         * OpenAIResponse
+         * @description OpenAI's Response; a run.
+         */
+        OpenAIResponse: {
+            /** Id */
+            id: string;
+            /**
+             * Object
+             * @constant
+             */
+            object: "response";
+            /** Created At */
+            created_at: number;
+            /** Status */
+            status: string;
+            /** Model */
+            model: string;
+            /** Output */
+            output: {
+                [key: string]: unknown;
+            }[];
+        } & {
+            [key: string]: unknown;
         };
         /**
          * OpenEvent
@@ -2453,6 +2748,36 @@ export interface components {
             msg: string;
         };
         /**
+         * Refusal
+         * @description A refused request: the protocol's RUN_ERROR, with the members of the gateway's problem.
+         */
+        Refusal: {
+            /**
+             * Type
+             * @constant
+             */
+            type: "RUN_ERROR";
+            /** Message */
+            message: string;
+            /** Title */
+            title: string;
+            /** Status */
+            status: number;
+            /** Detail */
+            detail: string;
+            /**
+             * Code
+             * @description As in a problem of the gateway.
+             */
+            code: string;
+            /** Retryable */
+            retryable: boolean;
+            /** Errors */
+            errors?: {
+                [key: string]: unknown;
+            }[];
+        };
+        /**
          * RegenerateInput
          * @description What is answered again, and how.
          */
@@ -2563,6 +2888,64 @@ export interface components {
             position: string;
         };
         /**
+         * ResponseCreate
+         * @description A request for a response. Members that are not here are in the how-to page.
+         */
+        ResponseCreate: {
+            /**
+             * Model
+             * @description The name of an agent.
+             */
+            model?: unknown;
+            /**
+             * Input
+             * @description A text, or a list of items.
+             */
+            input?: unknown;
+            /**
+             * Stream
+             * @description Answer with the stream of the response.
+             */
+            stream?: unknown;
+            /**
+             * Background
+             * @description Answer at once, without its end.
+             */
+            background?: unknown;
+            /**
+             * Store
+             * @description `false`: it cannot be retrieved.
+             */
+            store?: unknown;
+            /**
+             * Previous Response Id
+             * @description Go on behind this response.
+             */
+            previous_response_id?: unknown;
+            /**
+             * Conversation
+             * @description Go on in this conversation.
+             */
+            conversation?: unknown;
+            /**
+             * Instructions
+             * @description Needs `allow=system` of the agent.
+             */
+            instructions?: unknown;
+            /**
+             * Tools
+             * @description Functions that the client runs.
+             */
+            tools?: unknown;
+            /**
+             * Metadata
+             * @description Up to 16 texts that the response keeps.
+             */
+            metadata?: unknown;
+        } & {
+            [key: string]: unknown;
+        };
+        /**
          * Resumed
          * @description The message that carries a conversation into a new context.
          */
@@ -2612,6 +2995,52 @@ export interface components {
             error: components["schemas"]["RunError"] | null;
             /** Stream Url */
             stream_url: string;
+        };
+        /**
+         * RunAgentInput
+         * @description RunAgentInput of AG-UI 1.0.
+         */
+        RunAgentInput: {
+            /**
+             * Threadid
+             * @description The session.
+             */
+            threadId: string;
+            /**
+             * Runid
+             * @description The run. A repeat with the same one starts no other.
+             */
+            runId: string;
+            /**
+             * State
+             * @description Passed to agents that allow the option `state`; else ignored.
+             */
+            state?: unknown;
+            /**
+             * Messages
+             * @description The conversation. Known messages are ignored, new ones at its end appended.
+             */
+            messages?: components["schemas"]["SentMessage"][];
+            /**
+             * Tools
+             * @description Tools that the client runs.
+             */
+            tools?: components["schemas"]["SentTool"][] | null;
+            /**
+             * Context
+             * @description Passed to agents that allow the option `context`; else ignored.
+             */
+            context?: components["schemas"]["SentContext"][] | null;
+            /**
+             * Forwardedprops
+             * @description Members that are options which the agent allows are set; others ignored.
+             */
+            forwardedProps?: unknown;
+            /**
+             * Resume
+             * @description Answers to the interrupts of the run before.
+             */
+            resume?: components["schemas"]["SentAnswer"][] | null;
         };
         /**
          * RunCancelled
@@ -2677,6 +3106,29 @@ export interface components {
             message: string;
         };
         /**
+         * RunHiddenEvent
+         * @description A client has deleted the response of a run in a protocol that shows runs by themselves.
+         */
+        RunHiddenEvent: {
+            /**
+             * Seq
+             * @description Counts 1, 2, 3 … in one session.
+             */
+            seq: number;
+            /**
+             * Time
+             * @description When it was appended: RFC 3339, in UTC.
+             */
+            time: string;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "run_hidden";
+            /** Run Id */
+            run_id: string;
+        };
+        /**
          * RunInput
          * @description An external run to open.
          */
@@ -2734,6 +3186,13 @@ export interface components {
             options?: {
                 [key: string]: unknown;
             };
+            /**
+             * Client Tools
+             * @description The tools that the client brought, and runs.
+             */
+            client_tools?: {
+                [key: string]: unknown;
+            }[];
             /**
              * Front
              * @description The run goes before the others that wait.
@@ -2876,6 +3335,64 @@ export interface components {
             next_cursor: string | null;
             /** Has More */
             has_more: boolean;
+        };
+        /**
+         * SentAnswer
+         * @description The answer to an interrupt.
+         */
+        SentAnswer: {
+            /** Interruptid */
+            interruptId: string;
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "resolved" | "cancelled";
+            /** Payload */
+            payload?: unknown;
+        };
+        /**
+         * SentContext
+         * @description Something that the agent should know.
+         */
+        SentContext: {
+            /** Description */
+            description: string;
+            /** Value */
+            value: string;
+        };
+        /**
+         * SentMessage
+         * @description A message of the client's conversation.
+         */
+        SentMessage: {
+            /** Id */
+            id: string;
+            /**
+             * Role
+             * @enum {string}
+             */
+            role: "user" | "assistant" | "system" | "developer" | "tool" | "reasoning" | "activity";
+            /** Content */
+            content?: unknown;
+            /** Toolcalls */
+            toolCalls?: {
+                [key: string]: unknown;
+            }[] | null;
+            /** Toolcallid */
+            toolCallId?: string | null;
+        };
+        /**
+         * SentTool
+         * @description A tool of the client's.
+         */
+        SentTool: {
+            /** Name */
+            name: string;
+            /** Description */
+            description?: string | null;
+            /** Parameters */
+            parameters?: unknown;
         };
         /**
          * Session
@@ -3501,10 +4018,25 @@ export interface components {
             last_message_at: string | null;
         };
         /**
+         * Stopped
+         * @description The runs of a thread that were stopped.
+         */
+        Stopped: {
+            /**
+             * Stopped
+             * @description Whether there was one.
+             */
+            stopped: boolean;
+            /** Threadid */
+            threadId: string;
+            /** Runids */
+            runIds: string[];
+        };
+        /**
          * StreamEvent
          * @description The `data` of one frame of a stream: an event of the log, or one of the stream itself.
          */
-        StreamEvent: components["schemas"]["MessageEvent"] | components["schemas"]["TokenEvent"] | components["schemas"]["ThinkingEvent"] | components["schemas"]["ToolStartEvent"] | components["schemas"]["ToolDeltaEvent"] | components["schemas"]["ToolCompleteEvent"] | components["schemas"]["ToolErrorEvent"] | components["schemas"]["RunQueuedEvent"] | components["schemas"]["RunStartEvent"] | components["schemas"]["CompleteEvent"] | components["schemas"]["ErrorEvent"] | components["schemas"]["CancelledEvent"] | components["schemas"]["InputRequiredEvent"] | components["schemas"]["InputGivenEvent"] | components["schemas"]["InputClosedEvent"] | components["schemas"]["StateChangeEvent"] | components["schemas"]["SessionCreatedEvent"] | components["schemas"]["SessionUpdatedEvent"] | components["schemas"]["SessionForkedEvent"] | components["schemas"]["SessionMergedEvent"] | components["schemas"]["SummarySavedEvent"] | components["schemas"]["BranchStartedEvent"] | components["schemas"]["BranchSelectedEvent"] | components["schemas"]["ExtensionsUpdatedEvent"] | components["schemas"]["SessionSharedEvent"] | components["schemas"]["ShareRevokedEvent"] | components["schemas"]["CustomEvent"] | components["schemas"]["OpenEvent"] | components["schemas"]["HeartbeatEvent"] | components["schemas"]["ResetEvent"] | components["schemas"]["GoodbyeEvent"];
+        StreamEvent: components["schemas"]["MessageEvent"] | components["schemas"]["TokenEvent"] | components["schemas"]["ThinkingEvent"] | components["schemas"]["ToolStartEvent"] | components["schemas"]["ToolDeltaEvent"] | components["schemas"]["ToolCompleteEvent"] | components["schemas"]["ToolErrorEvent"] | components["schemas"]["RunQueuedEvent"] | components["schemas"]["RunStartEvent"] | components["schemas"]["CompleteEvent"] | components["schemas"]["ErrorEvent"] | components["schemas"]["CancelledEvent"] | components["schemas"]["InputRequiredEvent"] | components["schemas"]["InputGivenEvent"] | components["schemas"]["InputClosedEvent"] | components["schemas"]["StateChangeEvent"] | components["schemas"]["SessionCreatedEvent"] | components["schemas"]["SessionUpdatedEvent"] | components["schemas"]["SessionForkedEvent"] | components["schemas"]["SessionMergedEvent"] | components["schemas"]["SummarySavedEvent"] | components["schemas"]["BranchStartedEvent"] | components["schemas"]["BranchSelectedEvent"] | components["schemas"]["MessageHiddenEvent"] | components["schemas"]["RunHiddenEvent"] | components["schemas"]["ExtensionsUpdatedEvent"] | components["schemas"]["SessionSharedEvent"] | components["schemas"]["ShareRevokedEvent"] | components["schemas"]["CustomEvent"] | components["schemas"]["OpenEvent"] | components["schemas"]["HeartbeatEvent"] | components["schemas"]["ResetEvent"] | components["schemas"]["GoodbyeEvent"];
         /**
          * StreamFrame
          * @description One frame of a stream (Server-Sent Events). There is never an `event` line.
@@ -3932,6 +4464,51 @@ export interface components {
             merged_from: string[];
             /** Branches */
             branches: components["schemas"]["TreeNode"][];
+        };
+        /**
+         * UiMessage
+         * @description A message of the AI SDK (`UIMessage`).
+         */
+        UiMessage: {
+            /** Id */
+            id?: string;
+            /**
+             * Role
+             * @enum {string}
+             */
+            role: "system" | "user" | "assistant";
+            /** Parts */
+            parts: {
+                [key: string]: unknown;
+            }[];
+            /** Metadata */
+            metadata?: unknown;
+        };
+        /**
+         * UiMessageList
+         * @description The messages of a path, in order.
+         */
+        UiMessageList: components["schemas"]["UiMessageShown"][];
+        /**
+         * UiMessageShown
+         * @description A message of the AI SDK. Its parts are those of the client's version.
+         */
+        UiMessageShown: {
+            /** Id */
+            id: string;
+            /**
+             * Role
+             * @enum {string}
+             */
+            role: "system" | "user" | "assistant";
+            /** Parts */
+            parts: {
+                [key: string]: unknown;
+            }[];
+            /** Metadata */
+            metadata?: {
+                [key: string]: unknown;
+            };
         };
         /**
          * Usage
@@ -4602,6 +5179,90 @@ export interface operations {
         requestBody?: never;
         responses: never;
     };
+    aiSdkStream: {
+        parameters: {
+            query?: {
+                /** @description The `Stream-After` of the messages that the page has loaded: an answer that has ended since then is streamed too. */
+                after?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: never;
+    };
+    aiSdkMessages: {
+        parameters: {
+            query?: {
+                /** @description Entries of one page. */
+                limit?: number;
+                /** @description The id of a user's message: only turns before it. */
+                before?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: never;
+    };
+    aiSdkSixStream: {
+        parameters: {
+            query?: {
+                /** @description The `Stream-After` of the messages that the page has loaded: an answer that has ended since then is streamed too. */
+                after?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: never;
+    };
+    aiSdkSixMessages: {
+        parameters: {
+            query?: {
+                /** @description Entries of one page. */
+                limit?: number;
+                /** @description The id of a user's message: only turns before it. */
+                before?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: never;
+    };
+    aiSdkSevenStream: {
+        parameters: {
+            query?: {
+                /** @description The `Stream-After` of the messages that the page has loaded: an answer that has ended since then is streamed too. */
+                after?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: never;
+    };
+    aiSdkSevenMessages: {
+        parameters: {
+            query?: {
+                /** @description Entries of one page. */
+                limit?: number;
+                /** @description The id of a user's message: only turns before it. */
+                before?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: never;
+    };
     readDurableStream: {
         parameters: {
             query?: {
@@ -4611,6 +5272,55 @@ export interface operations {
                 live?: "long-poll" | "sse";
                 /** @description The `Stream-Cursor` of the answer before. */
                 cursor?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: never;
+    };
+    getOpenaiResponse: {
+        parameters: {
+            query?: {
+                /** @description `true`: its events, from the first one to its end. */
+                stream?: boolean;
+                /** @description With `stream`: behind this `sequence_number`. */
+                starting_after?: number | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: never;
+    };
+    listOpenaiInputItems: {
+        parameters: {
+            query?: {
+                /** @description Items of one page. */
+                limit?: number;
+                /** @description `desc`: the latest first. */
+                order?: "asc" | "desc";
+                /** @description The last item of the page before. */
+                after?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: never;
+    };
+    listOpenaiItems: {
+        parameters: {
+            query?: {
+                /** @description Items of one page. */
+                limit?: number;
+                /** @description `desc`: the latest first. */
+                order?: "asc" | "desc";
+                /** @description The last item of the page before. */
+                after?: string | null;
             };
             header?: never;
             path?: never;

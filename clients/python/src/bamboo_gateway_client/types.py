@@ -236,6 +236,31 @@ class ChatInput(TypedDict):
     """
 
 
+class ChatRequest(TypedDict):
+    """A request of `DefaultChatTransport`, or of one that sends the last message alone."""
+    id: str
+    """The chat: the session, which is created when there is none."""
+    messages: NotRequired[list[UiMessage] | None]
+    """The client's messages. Those that the session has already count nothing."""
+    message: NotRequired[UiMessage | None]
+    """In the place of `messages`: the last one alone."""
+    trigger: NotRequired[Literal["submit-message", "regenerate-message"]]
+    """Default: `"submit-message"`."""
+    messageId: NotRequired[str | None]
+    """With `submit-message` the user's message whose place the last one takes, or the assistant's
+    message with results of tools or approvals. With `regenerate-message` the message that is
+    answered again; absent: the last.
+    """
+    agent: NotRequired[str | None]
+    """Which configured agent answers."""
+    options: NotRequired[dict[str, Any]]
+    """Options for the agent: those that its `allow` names, within its bounds."""
+    tools: NotRequired[list[dict[str, Any]] | dict[str, dict[str, Any]] | None]
+    """Tools that the client runs: a list of `{name, description, parameters}`, or an object by
+    name. `inputSchema` is read as `parameters`.
+    """
+
+
 class Check(TypedDict):
     """One check: what it saw, and what to do when it is not `ok`."""
     name: str
@@ -274,6 +299,14 @@ class CompleteEvent(TypedDict):
     """The model that answered, if the agent said so."""
 
 
+class ConnectInput(TypedDict):
+    """What a client sends to see a thread: RunAgentInput, of which only the thread counts."""
+    threadId: str
+    """The session."""
+    runId: NotRequired[str | None]
+    """Names the answer when the thread has had no run."""
+
+
 class Connection(TypedDict):
     """An open stream."""
     connection_id: str
@@ -289,6 +322,20 @@ class ConnectionPage(TypedDict):
     connections: list[Connection]
     next_cursor: str | None
     has_more: bool
+
+
+class ConversationCreate(TypedDict):
+    """A new conversation."""
+    items: NotRequired[Any]
+    """Messages that it begins with."""
+    metadata: NotRequired[Any]
+    """Up to 16 texts."""
+
+
+class ConversationUpdate(TypedDict):
+    """Changes of a conversation."""
+    metadata: NotRequired[Any]
+    """Replaces what there is."""
 
 
 class CustomEvent(TypedDict):
@@ -750,6 +797,8 @@ class InputRequiredEvent(TypedDict):
     """When it ends without an answer."""
     options: NotRequired[dict[str, Any]]
     """Those of the run, for the run that gets the answers."""
+    client_tools: NotRequired[list[dict[str, Any]]]
+    """Those of the run, in its first request, for the run with the answers."""
 
 
 class InputsAccepted(TypedDict):
@@ -779,6 +828,12 @@ class InputsInput(TypedDict):
     """The client's own name for the run that starts with the last answer."""
     options: NotRequired[dict[str, Any] | None]
     """Options for the agent of that run. Absent: those of the run that asked."""
+
+
+class ItemsCreate(TypedDict):
+    """Items for a conversation."""
+    items: NotRequired[Any]
+    """Messages, calls and their results."""
 
 
 class JointStreamFrame(TypedDict):
@@ -886,6 +941,16 @@ class MessageEvent(TypedDict):
     message: Message
 
 
+class MessageHiddenEvent(TypedDict):
+    """The last message was taken back: the branch that began just before it is without it."""
+    seq: int
+    """Counts 1, 2, 3 … in one session."""
+    time: str
+    """When it was appended: RFC 3339, in UTC."""
+    type: Literal["message_hidden"]
+    message_id: str
+
+
 class MessageInput(TypedDict):
     """A message as a client sends it. A tool message is the result of its `tool_call_id`."""
     role: Literal["system", "user", "assistant", "tool"]
@@ -960,6 +1025,73 @@ class NotDone(TypedDict):
     session_id: str
     code: str
     detail: str
+
+
+class OpenAIConversation(TypedDict):
+    """OpenAI's Conversation; a session."""
+    id: str
+    object: Literal["conversation"]
+    created_at: int
+    metadata: dict[str, Any]
+
+
+class OpenAIDeleted(TypedDict):
+    """What was deleted."""
+    id: str
+    object: str
+    deleted: Literal[true]
+
+
+class OpenAIError(TypedDict):
+    """An error in OpenAI's form."""
+    error: OpenAIErrorDetail
+
+
+class OpenAIErrorDetail(TypedDict):
+    """What was wrong."""
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIItem(TypedDict):
+    """An item of a conversation."""
+    id: str
+    type: str
+
+
+class OpenAIItems(TypedDict):
+    """A page of items."""
+    object: Literal["list"]
+    data: list[dict[str, Any]]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class OpenAIModel(TypedDict):
+    """OpenAI's Model; an agent."""
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class OpenAIModels(TypedDict):
+    """All agents."""
+    object: Literal["list"]
+    data: list[OpenAIModel]
+
+
+class OpenAIResponse(TypedDict):
+    """OpenAI's Response; a run."""
+    id: str
+    object: Literal["response"]
+    created_at: int
+    status: str
+    model: str
+    output: list[dict[str, Any]]
 
 
 class OpenEvent(TypedDict):
@@ -1185,6 +1317,19 @@ class ProblemPlace(TypedDict):
     msg: str
 
 
+class Refusal(TypedDict):
+    """A refused request: the protocol's RUN_ERROR, with the members of the gateway's problem."""
+    type: Literal["RUN_ERROR"]
+    message: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    """As in a problem of the gateway."""
+    retryable: bool
+    errors: NotRequired[list[dict[str, Any]]]
+
+
 class RegenerateInput(TypedDict):
     """What is answered again, and how."""
     message_id: NotRequired[str | None]
@@ -1239,6 +1384,30 @@ class ResetEvent(TypedDict):
     position: str
 
 
+class ResponseCreate(TypedDict):
+    """A request for a response. Members that are not here are in the how-to page."""
+    model: NotRequired[Any]
+    """The name of an agent."""
+    input: NotRequired[Any]
+    """A text, or a list of items."""
+    stream: NotRequired[Any]
+    """Answer with the stream of the response."""
+    background: NotRequired[Any]
+    """Answer at once, without its end."""
+    store: NotRequired[Any]
+    """`false`: it cannot be retrieved."""
+    previous_response_id: NotRequired[Any]
+    """Go on behind this response."""
+    conversation: NotRequired[Any]
+    """Go on in this conversation."""
+    instructions: NotRequired[Any]
+    """Needs `allow=system` of the agent."""
+    tools: NotRequired[Any]
+    """Functions that the client runs."""
+    metadata: NotRequired[Any]
+    """Up to 16 texts that the response keeps."""
+
+
 class Resumed(TypedDict):
     """The message that carries a conversation into a new context."""
     message: Message
@@ -1265,6 +1434,26 @@ class Run(TypedDict):
     finish_reason: str | None
     error: RunError | None
     stream_url: str
+
+
+class RunAgentInput(TypedDict):
+    """RunAgentInput of AG-UI 1.0."""
+    threadId: str
+    """The session."""
+    runId: str
+    """The run. A repeat with the same one starts no other."""
+    state: NotRequired[Any]
+    """Passed to agents that allow the option `state`; else ignored."""
+    messages: NotRequired[list[SentMessage]]
+    """The conversation. Known messages are ignored, new ones at its end appended."""
+    tools: NotRequired[list[SentTool] | None]
+    """Tools that the client runs."""
+    context: NotRequired[list[SentContext] | None]
+    """Passed to agents that allow the option `context`; else ignored."""
+    forwardedProps: NotRequired[Any]
+    """Members that are options which the agent allows are set; others ignored."""
+    resume: NotRequired[list[SentAnswer] | None]
+    """Answers to the interrupts of the run before."""
 
 
 class RunCancelled(TypedDict):
@@ -1301,6 +1490,16 @@ class RunError(TypedDict):
     message: str
 
 
+class RunHiddenEvent(TypedDict):
+    """A client has deleted the response of a run in a protocol that shows runs by themselves."""
+    seq: int
+    """Counts 1, 2, 3 … in one session."""
+    time: str
+    """When it was appended: RFC 3339, in UTC."""
+    type: Literal["run_hidden"]
+    run_id: str
+
+
 class RunInput(TypedDict):
     """An external run to open."""
     agent: Literal["external"]
@@ -1326,6 +1525,8 @@ class RunQueuedEvent(TypedDict):
     agent: str
     messages: list[Message]
     options: NotRequired[dict[str, Any]]
+    client_tools: NotRequired[list[dict[str, Any]]]
+    """The tools that the client brought, and runs."""
     front: NotRequired[bool]
     """The run goes before the others that wait."""
     branch_from: NotRequired[dict[str, Any]]
@@ -1391,6 +1592,35 @@ class SearchResults(TypedDict):
     results: list[SearchResult]
     next_cursor: str | None
     has_more: bool
+
+
+class SentAnswer(TypedDict):
+    """The answer to an interrupt."""
+    interruptId: str
+    status: Literal["resolved", "cancelled"]
+    payload: NotRequired[Any]
+
+
+class SentContext(TypedDict):
+    """Something that the agent should know."""
+    description: str
+    value: str
+
+
+class SentMessage(TypedDict):
+    """A message of the client's conversation."""
+    id: str
+    role: Literal["user", "assistant", "system", "developer", "tool", "reasoning", "activity"]
+    content: NotRequired[Any]
+    toolCalls: NotRequired[list[dict[str, Any]] | None]
+    toolCallId: NotRequired[str | None]
+
+
+class SentTool(TypedDict):
+    """A tool of the client's."""
+    name: str
+    description: NotRequired[str | None]
+    parameters: NotRequired[Any]
 
 
 class Session(TypedDict):
@@ -1676,6 +1906,14 @@ class Statistics(TypedDict):
     last_message_at: str | None
 
 
+class Stopped(TypedDict):
+    """The runs of a thread that were stopped."""
+    stopped: bool
+    """Whether there was one."""
+    threadId: str
+    runIds: list[str]
+
+
 class StreamFrame(TypedDict):
     """One frame of a stream (Server-Sent Events). There is never an `event` line."""
     id: NotRequired[str]
@@ -1881,6 +2119,22 @@ class TreeNode(TypedDict):
     branches: list[TreeNode]
 
 
+class UiMessage(TypedDict):
+    """A message of the AI SDK (`UIMessage`)."""
+    id: NotRequired[str]
+    role: Literal["system", "user", "assistant"]
+    parts: list[dict[str, Any]]
+    metadata: NotRequired[Any]
+
+
+class UiMessageShown(TypedDict):
+    """A message of the AI SDK. Its parts are those of the client's version."""
+    id: str
+    role: Literal["system", "user", "assistant"]
+    parts: list[dict[str, Any]]
+    metadata: NotRequired[dict[str, Any]]
+
+
 class Usage(TypedDict):
     """Tokens of the model. In messages and events of earlier versions the details are absent."""
     prompt_tokens: int
@@ -1993,11 +2247,14 @@ class WriteSummaryInput(TypedDict):
 ChangeEvent = SessionChanged | SessionGone | ChangesReset | ChangesOpen | HeartbeatEvent | GoodbyeEvent
 """The `data` of one frame of a stream of changes."""
 
-Event = MessageEvent | TokenEvent | ThinkingEvent | ToolStartEvent | ToolDeltaEvent | ToolCompleteEvent | ToolErrorEvent | RunQueuedEvent | RunStartEvent | CompleteEvent | ErrorEvent | CancelledEvent | InputRequiredEvent | InputGivenEvent | InputClosedEvent | StateChangeEvent | SessionCreatedEvent | SessionUpdatedEvent | SessionForkedEvent | SessionMergedEvent | SummarySavedEvent | BranchStartedEvent | BranchSelectedEvent | ExtensionsUpdatedEvent | SessionSharedEvent | ShareRevokedEvent | CustomEvent
+Event = MessageEvent | TokenEvent | ThinkingEvent | ToolStartEvent | ToolDeltaEvent | ToolCompleteEvent | ToolErrorEvent | RunQueuedEvent | RunStartEvent | CompleteEvent | ErrorEvent | CancelledEvent | InputRequiredEvent | InputGivenEvent | InputClosedEvent | StateChangeEvent | SessionCreatedEvent | SessionUpdatedEvent | SessionForkedEvent | SessionMergedEvent | SummarySavedEvent | BranchStartedEvent | BranchSelectedEvent | MessageHiddenEvent | RunHiddenEvent | ExtensionsUpdatedEvent | SessionSharedEvent | ShareRevokedEvent | CustomEvent
 """One event of a session's log. `type` says which; a client skips types it does not know."""
 
 PostedEvent = PostedToken | PostedThinking | PostedToolStart | PostedToolDelta | PostedToolComplete | PostedToolError | PostedMessage | PostedInputRequired | PostedComplete | PostedError | PostedCancelled | PostedCustom
 """An event to append. All but `custom` belong to an open external run."""
 
-StreamEvent = MessageEvent | TokenEvent | ThinkingEvent | ToolStartEvent | ToolDeltaEvent | ToolCompleteEvent | ToolErrorEvent | RunQueuedEvent | RunStartEvent | CompleteEvent | ErrorEvent | CancelledEvent | InputRequiredEvent | InputGivenEvent | InputClosedEvent | StateChangeEvent | SessionCreatedEvent | SessionUpdatedEvent | SessionForkedEvent | SessionMergedEvent | SummarySavedEvent | BranchStartedEvent | BranchSelectedEvent | ExtensionsUpdatedEvent | SessionSharedEvent | ShareRevokedEvent | CustomEvent | OpenEvent | HeartbeatEvent | ResetEvent | GoodbyeEvent
+StreamEvent = MessageEvent | TokenEvent | ThinkingEvent | ToolStartEvent | ToolDeltaEvent | ToolCompleteEvent | ToolErrorEvent | RunQueuedEvent | RunStartEvent | CompleteEvent | ErrorEvent | CancelledEvent | InputRequiredEvent | InputGivenEvent | InputClosedEvent | StateChangeEvent | SessionCreatedEvent | SessionUpdatedEvent | SessionForkedEvent | SessionMergedEvent | SummarySavedEvent | BranchStartedEvent | BranchSelectedEvent | MessageHiddenEvent | RunHiddenEvent | ExtensionsUpdatedEvent | SessionSharedEvent | ShareRevokedEvent | CustomEvent | OpenEvent | HeartbeatEvent | ResetEvent | GoodbyeEvent
 """The `data` of one frame of a stream: an event of the log, or one of the stream itself."""
+
+UiMessageList = list[UiMessageShown]
+"""The messages of a path, in order."""
