@@ -85,7 +85,9 @@ class Reader:
         else:
             assert kind in self.known, f"an unknown part {kind}"
             assert members <= self.known[kind], chunk
-        assert self.started or kind in {"start", "error"}, f"{kind} before start"
+        ends = {"error", "finish", "abort"}
+        is_first = kind == "start" or kind in ends or chunk.get("transient")
+        assert self.started or is_first, f"{kind} before start"
         self._apply(kind, chunk)
 
     def _apply(self, kind: str, chunk: dict[str, Any]) -> None:

@@ -44,11 +44,9 @@ def frame(part: Mapping[str, Any]) -> bytes:
     return b"data: %b\n\n" % encode(part)
 
 
-def start(message_id: str | None) -> bytes:
+def start(message_id: str) -> bytes:
     """Return the frame that begins a UI message, or goes on with it."""
-    return frame(
-        {"type": "start"} if message_id is None else {"type": "start", "messageId": message_id}
-    )
+    return frame({"type": "start", "messageId": message_id})
 
 
 def text_start(kind: bytes, text_id: bytes) -> bytes:

@@ -299,9 +299,8 @@ class RunFrames:
     def _end(self, event: Mapping[str, Any]) -> bytes:
         frames = self._end_step()
         if not self._started:
-            # Without a message of the gateway the client makes none: it is only told.
-            frames = parts.start(None)
-            frames += b"".join(parts.frame(part | {"transient": True}) for part in self._held)
+            # There is no message: at a `start` some clients would make an empty one.
+            frames = b"".join(parts.frame(part | {"transient": True}) for part in self._held)
         match event["type"]:
             case "complete":
                 reason = event.get("finish_reason") or "stop"
