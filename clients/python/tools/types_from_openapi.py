@@ -62,9 +62,9 @@ def _type(schema: Mapping[str, Any]) -> str:
     if "$ref" in schema:
         return str(schema["$ref"].rpartition("/")[2])
     if "const" in schema:
-        return f"Literal[{json.dumps(schema['const'])}]"
+        return f"Literal[{_literal(schema['const'])}]"
     if "enum" in schema:
-        return f"Literal[{', '.join(map(json.dumps, schema['enum']))}]"
+        return f"Literal[{', '.join(map(_literal, schema['enum']))}]"
     for choice in ("anyOf", "oneOf"):
         if choice in schema:
             return " | ".join(dict.fromkeys(map(_type, schema[choice])))
@@ -78,6 +78,10 @@ def _type(schema: Mapping[str, Any]) -> str:
             return _SIMPLE[kind]
         case _:
             return "Any"
+
+
+def _literal(value: object) -> str:
+    return json.dumps(value) if isinstance(value, str) else repr(value)
 
 
 def _doc(schema: Mapping[str, Any], indent: str) -> str:

@@ -1039,7 +1039,7 @@ class OpenAIDeleted(TypedDict):
     """What was deleted."""
     id: str
     object: str
-    deleted: Literal[true]
+    deleted: Literal[True]
 
 
 class OpenAIError(TypedDict):
