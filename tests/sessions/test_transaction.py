@@ -176,6 +176,7 @@ async def ran(gate: Gateway) -> None:
 async def take_back(gate: Gateway) -> None:
     async with gate.manager._registry.use(ME, "s") as live:
         last = live.head.tip_id
+    assert last is not None
     await gate.manager.hide_message(ME, "s", last)
 
 
