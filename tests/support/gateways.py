@@ -92,6 +92,7 @@ class Gateway:
         self.agent = agent
         self.clock = clock
         self.settings = settings
+        self.has_crashed = False
 
     async def chat(
         self,
@@ -324,7 +325,11 @@ async def gateway(
         forget_keys=forget_keys,
     )
     async with manager:
-        yield Gateway(manager, faulty, agent, clock, settings)
+        running = Gateway(manager, faulty, agent, clock, settings)
+        yield running
+        if running.has_crashed:
+            # Nobody looks at this manager any more, and what is held would hold up its end.
+            faulty.release_appends()
 
 
 async def crash(gate: Gateway) -> SessionStore:
@@ -335,6 +340,7 @@ async def crash(gate: Gateway) -> SessionStore:
     left = _copy(gate.store.inner)
     await left.open()
     gate.store.hold_appends()
+    gate.has_crashed = True
     return left
 
 
