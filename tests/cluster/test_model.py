@@ -36,6 +36,7 @@ BOUNDS = {
         (), tokens=0, has_clock=True, outages=2, silent_rounds=4, with_run=True
     ),
     "a rolling restart": Bounds((CHAT,), terms=1, spawns=1, with_run=True),
+    "a row removed in a long stop": Bounds((CHAT,), stops=1, reaps=1, losses=1),
     "a loop that hangs": Bounds((CHAT,), hangs=1, with_run=True),
 }
 
@@ -134,6 +135,15 @@ BROKEN = {
         Bounds((), with_run=True, stops=1),
         "run r was closed, and A, its executor, is well",
     ),
+    "judged_counter": (
+        Bounds((), tokens=0, has_clock=True, stops=1, with_run=True),
+        "run r was closed, and A, its executor, is well",
+    ),
+    "start_needs_row": (
+        Bounds((CHAT,), stops=1, reaps=1),
+        "run c was closed, and A, its executor, is well",
+    ),
+    "new_row": (Bounds((CHAT,), stops=1, reaps=1), "no quiet end can be reached"),
     "own_renewals": (
         Bounds((), tokens=0, has_clock=True, outages=1, with_run=True),
         "run r was closed, and A, its executor, is well",

@@ -12,7 +12,8 @@ def execute(state: State, rules: Rules, commit: Commit) -> tuple[State, Outcome]
     """Execute a statement. Return the database after it, and what its answer says.
 
     `conflict`: the head is another one. `gone`: there is no session of that epoch. `broken`: the
-    transaction had locked the row, and the database has ended it since.
+    transaction had locked the row, and the database has ended it since; or it starts a run for an
+    executor that has no row.
     """
     session = state.session
     if commit.kind == "create":
@@ -20,6 +21,8 @@ def execute(state: State, rules: Rules, commit: Commit) -> tuple[State, Outcome]
             return state, "conflict"
         if rules.tombstone and commit.epoch <= state.tombstone.epoch:
             return state, "gone"
+        if rules.start_needs_row and _has_no_row(state, commit):
+            return state, "broken"
         made = Session(commit.epoch, commit.entries)
         last = max(state.last_epoch, commit.epoch)
         return state._replace(session=made, last_epoch=last), "stored"
@@ -40,6 +43,8 @@ def execute(state: State, rules: Rules, commit: Commit) -> tuple[State, Outcome]
         return state, "conflict"
     if rules.second_check and commit.dead in state.executors and not commit.is_fresh:
         return state, "conflict"
+    if rules.start_needs_row and _has_no_row(state, commit):
+        return state, "broken"
     wrong = _closes_a_healthy_run(state, commit)
     after = Session(session.epoch, session.log + commit.entries)
     return state._replace(session=after, wrong=state.wrong or wrong), "stored"
@@ -57,6 +62,12 @@ def is_stored(state: State, rules: Rules, commit: Commit) -> bool:
     if fold(session.log).is_packed:
         return False  # the rows of events are compressed, and have no ids of commits
     return session.log[commit.base : commit.base + len(commit.entries)] == commit.entries
+
+
+def _has_no_row(state: State, commit: Commit) -> bool:
+    """Return whether a commit starts a run for an executor whose row was removed."""
+    starts = [entry for entry in commit.entries if entry.kind == "start"]
+    return any(entry.detail not in state.executors for entry in starts)
 
 
 def _closes_a_healthy_run(state: State, commit: Commit) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from tests.cluster.model.database import execute
 from tests.cluster.model.replicas import Step, answered, shown, stored
 from tests.cluster.model.rules import Bounds, Rules
-from tests.cluster.model.state import Commit, Process, State
+from tests.cluster.model.state import Commit, Process, State, fold
 
 _GHOSTS_MAX = 2
 
@@ -41,6 +41,8 @@ def _database(state: State, rules: Rules) -> Iterator[Step]:
         yield Step("the database goes away", down, is_fault=True)
     if state.lock >= 0 and rules.lock_timeout:
         yield Step("the database ends the transaction that locks", state._replace(lock=-1))
+    if state.faults.reaps:
+        yield from _reaps(state)
     for place, ghost in enumerate(state.ghosts):
         rest = state._replace(ghosts=state.ghosts[:place] + state.ghosts[place + 1 :])
         yield Step(f"a statement without a sender vanishes: {shown(ghost)}", rest)
@@ -48,6 +50,17 @@ def _database(state: State, rules: Rules) -> Iterator[Step]:
             after, outcome = execute(rest, rules, ghost)
             if outcome == "stored":
                 yield Step(f"a statement without a sender is executed: {shown(ghost)}", after)
+
+
+def _reaps(state: State) -> Iterator[Step]:
+    """Remove the row of an executor that has not moved for an hour and has no run."""
+    in_use = fold(state.session.log).executor if state.session else 0
+    for process in state.processes:
+        executor = process.executor
+        if process.is_sick and executor in state.executors and executor != in_use:
+            rows = tuple(one for one in state.executors if one != executor)
+            after = state.with_fault("reaps")._replace(executors=rows)
+            yield Step(f"the row of executor {executor} is removed", after, is_fault=True)
 
 
 def _strikes(state: State, rules: Rules, number: int, process: Process) -> Iterator[Step]:

@@ -21,7 +21,9 @@ def steps(state: State, rules: Rules, bounds: Bounds) -> Iterator[Step]:
         is_wanted = process.is_due or not rules.paced if bounds.has_clock else process.is_sick
         if runs and is_wanted:
             if state.is_up:
-                yield Step(f"{process.name}: renews", _renewed(state, bounds, number, process))
+                yield Step(
+                    f"{process.name}: renews", _renewed(state, rules, bounds, number, process)
+                )
             elif bounds.has_clock:
                 after = state.with_process(number, _failed(process, rules, bounds))
                 yield Step(f"{process.name}: cannot renew", after)
@@ -34,9 +36,11 @@ def steps(state: State, rules: Rules, bounds: Bounds) -> Iterator[Step]:
         yield from _next_round(state, rules, bounds)
 
 
-def _renewed(state: State, bounds: Bounds, number: int, process: Process) -> State:
+def _renewed(state: State, rules: Rules, bounds: Bounds, number: int, process: Process) -> State:
     """Move the counter of a process, and let it look at the others'."""
     me = process.executor
+    if me not in state.executors:
+        return _with_new_row(state, rules, number, process)
     processes = [
         other._replace(
             flight=_after_move(other.flight, me) if other.flight else None,
@@ -62,6 +66,17 @@ def _renewed(state: State, bounds: Bounds, number: int, process: Process) -> Sta
     )
     ghosts = tuple(sorted(_after_move(ghost, me) for ghost in state.ghosts))
     return state._replace(processes=tuple(processes), ghosts=ghosts)
+
+
+def _with_new_row(state: State, rules: Rules, number: int, process: Process) -> State:
+    """Let a process begin anew whose row somebody has removed."""
+    process = process._replace(is_sick=False, is_due=False)
+    if not rules.new_row:
+        return state.with_process(number, process)
+    executor = max(one.executor for one in state.processes) + 1
+    fresh = process._replace(executor=executor, execution=None)
+    executors = tuple(sorted({*state.executors, executor}))
+    return state.with_process(number, fresh)._replace(executors=executors)
 
 
 def _after_move(commit: Commit, executor: int) -> Commit:
@@ -107,7 +122,9 @@ def _takeover(
     if executor in state.executors and not _seems_dead(state, rules, bounds, process, executor):
         return
     # The closing append names the counter that the observer has seen, which may be an old one.
-    is_fresh = not any(one.has_moved for one in process.watches if one.executor == executor)
+    is_fresh = not rules.judged_counter or not any(
+        watch.has_moved for watch in process.watches if watch.executor == executor
+    )
     commit = (
         decisions.on_open_run(state, process, dead=executor)
         if rules.never_again

@@ -25,6 +25,9 @@ class Rules:
         start_after_answer: An agent starts only once its `run_start` is known to be stored.
         never_again: A run of a dead executor is closed; no other executor runs it.
         second_check: The closing append checks that the counter stands where the judge saw it.
+        judged_counter: That counter is the one of the judgement, and is not read again later.
+        start_needs_row: A run starts only for an executor that has a row.
+        new_row: A process whose row is gone takes a new id, and stops its agents.
         quick_retry: A renewal that failed is tried again before the next one is due.
         own_renewals: An observer counts silence only over its own renewals that succeeded.
         new_ids: Each process has an executor id of its own.
@@ -55,6 +58,9 @@ class Rules:
     start_after_answer: bool = True
     never_again: bool = True
     second_check: bool = True
+    judged_counter: bool = True
+    start_needs_row: bool = True
+    new_row: bool = True
     quick_retry: bool = True
     own_renewals: bool = True
     new_ids: bool = True
@@ -108,6 +114,7 @@ class Bounds:
         hangs: How many event loops stop turning for good.
         terms: SIGTERM to one replica.
         spawns: Processes started in the place of one that is stopped or draining.
+        reaps: Rows of executors that do not move and have no run, removed by somebody.
         with_run: Begin with an executing run `r` of the first replica.
     """
 
@@ -122,4 +129,5 @@ class Bounds:
     hangs: int = 0
     terms: int = 0
     spawns: int = 0
+    reaps: int = 0
     with_run: bool = False

@@ -63,6 +63,7 @@ def first_state(bounds: Bounds) -> State:
         bounds.hangs,
         bounds.terms,
         bounds.spawns,
+        bounds.reaps,
     )
     return State(
         session=session,

@@ -149,6 +149,7 @@ class Faults(NamedTuple):
     hangs: int
     terms: int
     spawns: int
+    reaps: int
 
 
 class State(NamedTuple):
