@@ -29,9 +29,11 @@ is named by its epoch.
   the run is to end), `has_queue`. They are columns and no table of their own, because each append
   locks this row anyhow. Partial indexes: on `executor` where it is not null; on `has_queue` where
   `run_id` is null and it is true. Neither changes with a token, so updates stay in their page.
-* `gone_sessions`, more columns: `epoch`. And `gone_keys (session_id, digest, expires_at)`: the
-  digests of the deleted session's idempotency keys, without their answers, for the rest of their
-  24 hours.
+* `session_epochs (id PRIMARY KEY, epoch)`: the greatest epoch that a creation of this id used. It
+  is the model's tombstone: a deletion leaves it. Without a session it goes after an hour, which is
+  longer than any statement can be on its way.
+* `gone_keys (session_id, digest, expires_at)`: the digests of the deleted session's idempotency
+  keys, without their answers, for the rest of their 24 hours. The deletion writes them.
 * `events.commit_id`, `notes.commit_id`: as today. Every commit has an event or a note, or it could
   not be looked up; so a wish is stored as a note too.
 
@@ -45,13 +47,15 @@ Each is one statement, and one transaction. All but the last lock nothing beyond
 and it is not packed; insert events and notes with the commit id; set `version + 1`, `seq`, `head`,
 and the columns above. Return the numbers of what was applied, each with its `wish`.
 
-*Create*: insert the row where no session of that id exists, and no tombstone of that id has an
-epoch >= the commit's. The epoch is max(the database's ms, last + 1), drawn by a statement of its
-own. Two replicas may draw the same; then one of them is refused.
+*Create*: insert into `session_epochs`, or raise the epoch there where it is smaller than the
+commit's; and only if that changed a row, insert the session unless there is one. The epoch is
+max(the database's ms, last + 1), drawn by a statement of its own. Two replicas may draw the same;
+then one of them is refused.
 
-*Delete*: delete the row where `id` and `epoch` are as expected. In the same statement write the
-tombstone, which keeps the greater epoch, and the keys. Tombstones stay longer than any statement
-can be on its way: an hour.
+*Start* (an append or a creation that names its process as `executor`): in the same statement move
+the counter of that executor; when it has no row, nothing applies. The process then begins anew.
+
+*Delete*: delete the row where `id` and `epoch` are as expected, and write the keys.
 
 *Renew*: `UPDATE executors SET counter = counter + 1 WHERE executor = mine RETURNING counter`, and
 in the same statement read the counters of all others. No row: see above.
@@ -61,7 +65,17 @@ that I take for dead, or has no row. *Queues*: sessions with `has_queue` and no 
 one statement with a limit, after each renewal.
 
 *Close* (`purpose == "close"`): an append, with one more condition when the executor is another's:
-`NOT EXISTS (SELECT FROM executors WHERE executor = X AND counter <> seen)`.
+`NOT EXISTS (SELECT FROM executors WHERE executor = X AND counter <> seen)`. It leaves out sessions
+that are locked (`SKIP LOCKED`); the next renewal's scan finds them again.
+
+*A statement is no step of the model by itself* (`tests/cluster/test_statements.py` tries each of
+these on a server). When a statement waits for a lock, PostgreSQL looks at the locked row again, and
+at nothing else: subqueries keep the snapshot of the statement's begin. So
+  - a tombstone that a creation asks by `NOT EXISTS` does not stop one that waits for the deletion;
+    the condition on the row of `session_epochs` does;
+  - a close that waits for the session's row does not see a renewal meanwhile; so it never waits;
+  - a start that only locks the executor's row does not stop who removes that row by `NOT EXISTS
+    (session of that executor)`; so it moves the counter, which the removal has as a condition.
 
 *Locked append*: `BEGIN; SET LOCAL lock_timeout = 100 ms, idle_in_transaction_session_timeout =
 300 ms; SELECT ... FOR UPDATE`; read what the fold lacks, decide, append, `COMMIT`.
@@ -135,7 +149,7 @@ The traces are those of the tests of the same names (`-s` shows them).
 1. *A creation can come back from the dead* (`tombstone`). The answer of a creation is lost; the
    session is seen and deleted by others; the statement, sent again or still on its way, creates it
    once more, with the same epoch: positions stand twice, and what was deleted is there again.
-   Repair: the tombstone's epoch in the condition of the creation.
+   Repair: `session_epochs`.
 2. *A key dies with its session* (`gone_keys`). A chat with a key is stored, its answer is lost, the
    session is deleted, the retry creates it again and runs the agent twice. Repair: the deletion
    keeps the digests.
