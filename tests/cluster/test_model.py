@@ -20,23 +20,31 @@ ARCHIVE = Wanted("a", "archive")
 CHAT_AFTER_DELETE = Wanted("e", "chat", after="d")
 
 BOUNDS = {
-    "a write beside a run": Bounds((POST,), tokens=3, with_run=True, losses=1),
+    "a write beside a run": Bounds((POST,), tokens=3, with_run=True, losses=1, stops=1),
     "a chat sent again": Bounds((KEYED,), losses=1, kills=1, outages=1),
     "two chats, one interrupts": Bounds((KEYED, INTERRUPT), tokens=0, kills=1),
     "an executor stopped and continued": Bounds((CHAT,), with_run=True, stops=1, losses=1),
-    "a cancelled run and its successor": Bounds((CANCEL, CHAT), with_run=True, kills=1),
+    "a cancelled run and its successor": Bounds((CANCEL, CHAT), tokens=0, with_run=True, kills=1),
     "a cancellation whose answer is lost": Bounds((CANCEL,), with_run=True, losses=1, kills=1),
-    "a chat and a deletion": Bounds((KEYED, DELETE), losses=1),
-    "deleted and created again": Bounds((DELETE, CHAT_AFTER_DELETE), with_run=True, losses=1),
+    "a chat and a deletion": Bounds((KEYED, DELETE), tokens=0, losses=1, kills=1),
+    "deleted and created again": Bounds(
+        (DELETE, CHAT_AFTER_DELETE), with_run=True, losses=1, stops=1
+    ),
     "archived meanwhile": Bounds((POST, ARCHIVE), tokens=0, with_run=True, losses=1, kills=1),
     "heartbeats, a stop and an outage": Bounds(
         (), has_clock=True, stops=1, outages=1, with_run=True
     ),
+    "heartbeats, two stops and an outage": Bounds(
+        (), tokens=0, has_clock=True, stops=2, outages=1, with_run=True
+    ),
     "heartbeats, outages in a row": Bounds(
         (), tokens=0, has_clock=True, outages=2, silent_rounds=4, with_run=True
     ),
-    "a rolling restart": Bounds((CHAT,), terms=1, spawns=1, with_run=True),
-    "a row removed in a long stop": Bounds((CHAT,), stops=1, reaps=1, losses=1),
+    "a rolling restart": Bounds((CHAT,), tokens=0, terms=2, spawns=1, with_run=True),
+    "a restart and a lost answer": Bounds((CHAT,), tokens=0, terms=1, losses=1, with_run=True),
+    "a row removed in a long stop": Bounds(
+        (CHAT,), tokens=0, stops=1, reaps=1, losses=1, with_run=True
+    ),
     "a loop that hangs": Bounds((CHAT,), hangs=1, with_run=True),
 }
 
@@ -50,15 +58,17 @@ def test_the_protocol_holds_in_every_state(name: str) -> None:
 
 
 WIDE = {
-    "a write beside a run": Bounds((POST, INTERRUPT), tokens=3, with_run=True, losses=1),
+    "a write and an interruption": Bounds((POST, INTERRUPT), with_run=True, losses=1),
     "a chat sent again": Bounds((KEYED,), losses=2, kills=1, outages=1),
-    "two chats, one interrupts": Bounds((KEYED, INTERRUPT), kills=1, losses=1),
-    "an executor stopped and continued": Bounds((CHAT,), with_run=True, stops=1, losses=1, kills=1),
-    "a cancelled run and its successor": Bounds((CANCEL, CHAT), with_run=True, kills=1, losses=1),
-    "a chat and a deletion": Bounds((KEYED, DELETE, OTHER_CHAT), losses=1),
-    "deleted and created again": Bounds((DELETE, OTHER_CHAT), with_run=True, losses=1, stops=1),
-    "heartbeats": Bounds((), has_clock=True, stops=2, outages=1, kills=1, with_run=True),
-    "a rolling restart": Bounds((CHAT,), terms=2, spawns=1, losses=1, with_run=True),
+    "two chats, one interrupts": Bounds((KEYED, INTERRUPT), kills=1),
+    "an executor stopped, another killed": Bounds(
+        (CHAT,), tokens=0, with_run=True, stops=1, kills=1
+    ),
+    "a cancelled run and its successor": Bounds((CANCEL, CHAT), with_run=True, losses=1),
+    "a deletion between two chats": Bounds((KEYED, DELETE, OTHER_CHAT), tokens=0, losses=1),
+    "deleted and created at once": Bounds((DELETE, OTHER_CHAT), with_run=True, losses=1, stops=1),
+    "heartbeats": Bounds((), tokens=0, has_clock=True, stops=1, outages=1, kills=1, with_run=True),
+    "a rolling restart": Bounds((CHAT,), tokens=0, terms=2, spawns=1, losses=1, with_run=True),
 }
 
 

@@ -47,7 +47,8 @@ def _asks(state: State, bounds: Bounds) -> Iterator[Step]:
         asked = state.asked[number]
         if wanted.after and wanted.after not in answered:
             continue
-        may_repeat = asked.status == "open" and wanted.is_keyed and asked.times < 2
+        is_unsettled = asked.status in {"open", "unknown"}
+        may_repeat = is_unsettled and wanted.is_keyed and asked.times < 2
         if asked.status != "new" and not may_repeat:
             continue
         is_first = not any(other.times for other in state.asked) and not bounds.with_run

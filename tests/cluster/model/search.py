@@ -123,6 +123,8 @@ def explore(bounds: Bounds, rules: Rules | None = None, *, states_max: int = 2_0
 
 def is_quiet(state: State) -> bool:
     """Return whether everything has come to its end, as far as living processes can do it."""
+    if all(process.status in {"stopped", "hung"} for process in state.processes):
+        return True
     if not state.is_up or state.lock >= 0 or state.ghosts:
         return False
     for process in state.processes:
