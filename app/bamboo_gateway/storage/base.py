@@ -530,6 +530,18 @@ class SupportsDirectory(Protocol):
 
 
 @runtime_checkable
+class SupportsSecret(Protocol):
+    """A store that keeps the secret of tickets and cookies for all gateways that use it."""
+
+    async def keep_secret(self, proposed: bytes) -> bytes:
+        """Return the secret that is kept, durably; without one it is `proposed` from now on.
+
+        Raises:
+            Unavailable, StorageFailed: The store does not tell it now.
+        """
+
+
+@runtime_checkable
 class SupportsMigration(Protocol):
     """A store that the sessions of another one can be copied into (`storage.migration`).
 

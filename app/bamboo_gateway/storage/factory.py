@@ -53,9 +53,9 @@ def make_store(settings: Settings, clock: Clock) -> SessionStore:
         case "postgresql":
             with _driver_of_postgresql():
                 from bamboo_gateway.storage.sql.postgresql.database import make_database
-                from bamboo_gateway.storage.sql.store import SqlStore
+                from bamboo_gateway.storage.sql.postgresql.store import PostgresStore
 
-            return SqlStore(
+            return PostgresStore(
                 make_database(settings.storage.secret, settings.storage_password_file),
                 clock,
                 checkpoint_interval_seconds=settings.checkpoint_interval_seconds,

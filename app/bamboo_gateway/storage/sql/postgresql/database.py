@@ -75,6 +75,11 @@ _FACTS: Final = """\
 SELECT current_setting('server_version_num')::int / 10000, current_setting('server_encoding'),
   pg_is_in_recovery(), current_setting('fsync'), current_setting('synchronous_commit'),
   current_setting('full_page_writes'), current_setting('synchronous_standby_names')"""
+_PROPOSE: Final = (
+    "INSERT INTO meta (name, text) VALUES ('ticket_secret', %s) ON CONFLICT (name) DO NOTHING"
+)
+# A statement of its own: it sees what somebody else has put there meanwhile.
+_KEPT: Final = "SELECT text FROM meta WHERE name = 'ticket_secret'"
 _COUNT_USAGE: Final = f"""\
 INSERT INTO usage (scope, slot, sessions, stored_bytes)
 VALUES (%s, {CHANGE_SLOT}, %s, %s)
@@ -207,6 +212,21 @@ class PostgresDatabase(Database):
         with translating(), self._connections.lend() as driver:
             self._last_epoch = max(self._last_epoch, epoch := take_epoch(driver))
         return epoch
+
+    def keep_secret(self, proposed: bytes) -> bytes:
+        """Return the secret that the database keeps, as `SupportsSecret`."""
+        give_up = time.monotonic() + _OUTCOME_SECONDS
+        while True:
+            try:
+                with self.writing() as connection:
+                    assert isinstance(connection, PostgresConnection)
+                    connection.driver.execute(_PROPOSE, [proposed.hex()])
+                    [(kept,)] = connection.driver.execute(_KEPT).fetchall()
+                    return bytes.fromhex(kept)
+            except Unavailable:
+                # Nothing is wrong with doing it again, whatever became of it.
+                if not self._connections.until_answers(give_up - time.monotonic()):
+                    raise
 
     def has_other_history(self) -> bool:
         """Return whether the server may have lost commits since the epochs were given."""
