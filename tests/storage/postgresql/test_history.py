@@ -14,6 +14,7 @@ from bamboo_gateway.storage.sql.postgresql import migrate
 from bamboo_gateway.storage.sql.postgresql.database import make_database
 from bamboo_gateway.storage.sql.postgresql.doctor import check
 from bamboo_gateway.storage.sql.postgresql.history import take_epoch
+from bamboo_gateway.storage.sql.store import SqlStore
 from tests.storage.postgresql.conftest import make_store, open_store
 from tests.storage.writing import (
     DEADLINE_SECONDS,
@@ -120,6 +121,27 @@ async def test_a_server_that_does_not_tell_its_history_works_as_before(
     async with open_store(postgres_url) as store:
         await committed(store, writer.commit(message("m2")))
     assert execute(postgres_url, HISTORY) == []
+
+
+async def test_a_database_has_an_id_that_stays_until_there_are_new_epochs(postgres_url: str):
+    """A copy of the database is not taken for the original."""
+
+    async def opened() -> str:
+        database = make_database(postgres_url, None)
+        store = SqlStore(database, StepClock())
+        await store.open()
+        await store.aclose()
+        return database.deployment
+
+    first = await opened()
+    assert first
+    assert await opened() == first
+    execute(postgres_url, ELSEWHERE)
+    second = await opened()
+    assert second not in {"", first}
+    assert await opened() == second
+    migrate.give_new_epochs(make_database(postgres_url, None))
+    assert await opened() not in {"", first, second}
 
 
 async def test_the_doctor_says_it_and_changes_nothing(tmp_path: Path, postgres_url: str):

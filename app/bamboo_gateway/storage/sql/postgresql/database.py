@@ -160,6 +160,8 @@ class PostgresDatabase(Database):
         except psycopg.Error as error:
             raise unusable(self._target.shown, error) from error
         assert row is not None
+        if follows:
+            log.info("PostgreSQL: the database is open", deployment=self.deployment)
         self._connections.open()
         self._is_open = True
         self._last_epoch = int(row[1] or 0)
@@ -212,6 +214,11 @@ class PostgresDatabase(Database):
         with translating(), self._connections.lend() as driver:
             self._last_epoch = max(self._last_epoch, epoch := take_epoch(driver))
         return epoch
+
+    @property
+    def deployment(self) -> str:
+        """The id of the gateways that share this database; empty before it is open."""
+        return self._history.deployment
 
     def keep_secret(self, proposed: bytes) -> bytes:
         """Return the secret that the database keeps, as `SupportsSecret`."""

@@ -10,6 +10,7 @@ A gateway may keep running while its server changes. So each commit checks in it
 the server is still on the timeline (`statements`), and none goes through before the epochs are new.
 """
 
+from secrets import token_hex
 from typing import Final, NamedTuple
 
 import psycopg
@@ -32,6 +33,13 @@ FROM pg_control_system()"""  # noqa: S608 - texts of ours
 _LOCK: Final = "SELECT FROM meta WHERE name = 'last_epoch' FOR UPDATE"
 _NOTE: Final = """\
 INSERT INTO meta (name, text) VALUES ('history', %s)
+ON CONFLICT (name) DO UPDATE SET text = excluded.text"""
+_DEPLOYMENT: Final = "SELECT text FROM meta WHERE name = 'deployment'"
+_NAME: Final = (
+    "INSERT INTO meta (name, text) VALUES ('deployment', %s) ON CONFLICT (name) DO NOTHING"
+)
+_RENAME: Final = """\
+INSERT INTO meta (name, text) VALUES ('deployment', %s)
 ON CONFLICT (name) DO UPDATE SET text = excluded.text"""
 _NOW_MS: Final = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 _RAISE: Final = f"""\
@@ -68,10 +76,15 @@ class History:
     Attributes:
         timeline: The timeline that commits check; None before `adopt`, and where the server does
             not tell it.
+        deployment: The id of the gateways that share this database. With new epochs it is a new
+            one: what a copy or a lost server remembers elsewhere is never taken for this one's.
+            Empty before `adopt`.
     """
 
     def __init__(self) -> None:
         self.timeline: str | None = None
+        self.deployment = ""
+        self._named = ""
         self._followed: str | None = None
         self._found: _Look | None = None
 
@@ -83,7 +96,7 @@ class History:
     def is_followed(self, connection: Driver) -> bool:
         """Return whether the server has the history that this process has followed."""
         look = _look(connection)
-        return look is None or look.now == self._followed
+        return bool(self.deployment) and (look is None or look.now == self._followed)
 
     def follow(self, connection: PostgresConnection, used_epoch: int = 0) -> int:
         """Make the epochs those of the server's history, within a transaction.
@@ -98,6 +111,12 @@ class History:
             How many sessions got a new epoch.
         """
         connection.driver.execute(_LOCK)
+        connection.driver.execute(_NAME, [_new_name()])
+        count = self._give_epochs(connection, used_epoch)
+        [(self._named,)] = connection.driver.execute(_DEPLOYMENT).fetchall()
+        return count
+
+    def _give_epochs(self, connection: PostgresConnection, used_epoch: int) -> int:
         look = self._found = _look(connection.driver)
         if look is None or look.known == look.now:
             return 0
@@ -121,6 +140,7 @@ class History:
         """
         [(number,)] = connection.driver.execute(_RAISE, [used_epoch]).fetchall()
         count = give_new_epochs(connection, int(number))
+        connection.driver.execute(_RENAME, [_new_name()])
         look = _look(connection.driver)
         if look is not None:
             connection.driver.execute(_NOTE, [look.now])
@@ -128,8 +148,13 @@ class History:
 
     def adopt(self) -> None:
         """Let commits go to the timeline that was followed."""
+        self.deployment = self._named
         if self._found is not None:
             self._followed, self.timeline = self._found.now, self._found.timeline
+
+
+def _new_name() -> str:
+    return token_hex(8)
 
 
 def take_epoch(connection: Driver) -> int:
