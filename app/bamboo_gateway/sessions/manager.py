@@ -117,10 +117,10 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
             stack.callback(self._give_up)
             context, registry = self._context, self._registry
             recovery = Recovery(context, self._transactions, self._maker)
-            closed = await recovery.recover()
             self._store.when_renewed(
                 lambda: tasks.spawn(recovery.begin_again, name="sessions with new epochs")
             )
+            closed = await recovery.recover()
             if closed:
                 log.info("closed runs that were interrupted", runs=closed)
             for name, call, args in (
