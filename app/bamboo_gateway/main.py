@@ -51,7 +51,7 @@ from bamboo_gateway.sessions.manager import SessionManager
 from bamboo_gateway.sessions.metrics import measure_recovery
 from bamboo_gateway.sessions.runs.titling import check_titles
 from bamboo_gateway.settings import Settings, load_settings
-from bamboo_gateway.storage.base import StoreUnusable
+from bamboo_gateway.storage.base import StoreUnusable, SupportsSecret
 from bamboo_gateway.storage.factory import make_store
 from bamboo_gateway.storage.reports import RecoveryReport
 from bamboo_gateway.webhooks.factory import make_sender
@@ -151,7 +151,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     if settings.rate_limit_per_caller or settings.rate_limit_in_all:
         rates = RateLimit(settings, clock)
     store = make_store(settings, clock)
-    gate = Gate(settings, clock)
+    gate = Gate(settings, clock, store.keep_secret if isinstance(store, SupportsSecret) else None)
     console = make_console(enabled=settings.console)
     recovered = anyio.Event()
 

@@ -140,7 +140,7 @@ class Settings(BaseSettings):
     ticket_secret: SecretStr | None = Field(
         None,
         description="Signs tickets and cookies; at least 32 bytes. Unset: the gateway makes one, "
-        "kept as `ticket-secret` in `data_dir`.",
+        "kept as `ticket-secret` in `data_dir`, or in the database with PostgreSQL.",
     )
     ticket_ttl_seconds: int = Field(
         60,

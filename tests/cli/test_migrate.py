@@ -160,3 +160,27 @@ def test_progress_is_shown_in_a_terminal_alone(tmp_path: Path) -> None:
         assert terminal.exit_code() == 0
     assert "copying" in terminal.screen
     assert "comparing" in terminal.screen
+
+
+def test_new_epochs_are_given_by_hand_in_postgresql_alone(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    """R3: after a dump was restored, clients load again."""
+    with Gateway(tmp_path, flags=["--storage-url", postgres_url]) as gateway:
+        talk(gateway)
+        before = gateway.call("GET", "/sessions/plain")["position"]
+        refused = bamboo("migrate", "new-epochs", "--storage-url", postgres_url)
+        assert refused.returncode == 2
+        assert "belongs to a gateway that runs" in refused.stderr
+        assert gateway.stop() == 0
+        done = bamboo("migrate", "new-epochs", "--storage-url", postgres_url, "--json")
+        assert (done.returncode, json.loads(done.stdout)) == (0, {"sessions": 3})
+        gateway.start()
+        after = gateway.call("GET", "/sessions/plain")["position"]
+        epochs = [position.partition("-")[0] for position in (before, after)]
+        assert epochs == sorted(set(epochs))
+        assert before.partition("-")[2] == after.partition("-")[2]
+        assert gateway.stop() == 0
+    other = bamboo("migrate", "new-epochs", "--storage-url", f"jsonl:{tmp_path}")
+    assert other.returncode == 2
+    assert "bamboo doctor --new-epochs" in other.stderr

@@ -24,6 +24,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 import psycopg
 from psycopg import sql
+from typing_extensions import override
 
 from tests.processes import free_port, lacking
 from tests.support.kept import Kept, ordinary_directory, run_as_ordinary_user
@@ -147,6 +148,30 @@ class PostgresServer:
         return True
 
 
+class Standby(PostgresServer):
+    """A copy of a server as it is now, which gets nothing that comes later, until it is promoted.
+
+    So it is as an asynchronous standby of which the primary was lost.
+    """
+
+    def __init__(self, directory: Path, primary: PostgresServer) -> None:
+        self._primary = primary
+        super().__init__(directory)
+
+    def promote(self) -> None:
+        """Let it take writes, on a timeline of its own."""
+        self.run("SELECT pg_promote()")
+
+    @override
+    def _make_data(self) -> None:
+        program = client_program("pg_basebackup")
+        place: list[str | Path] = ["-h", self._primary.directory, "-p", str(self._primary.port)]
+        flags = ["-U", USER, "--checkpoint=fast", "--no-sync", "--no-password"]
+        data: list[str | Path] = ["-D", self._data]
+        run_as_ordinary_user([program, *place, *flags, *data], self.directory)
+        run_as_ordinary_user(["touch", self._data / "standby.signal"], self.directory)
+
+
 class GivenServer:
     """The server that `TEST_POSTGRES_URL` names: it can be used, and not ended."""
 
@@ -191,6 +216,13 @@ def own_server(settings: Mapping[str, str] | None = None) -> Iterator[PostgresSe
     binaries()
     with ordinary_directory("pg-") as directory, PostgresServer(directory, settings) as server:
         yield server
+
+
+@contextmanager
+def own_standby(primary: PostgresServer) -> Iterator[Standby]:
+    """Copy a server as it is now, and start the copy as a standby."""
+    with ordinary_directory("pg-") as directory, Standby(directory, primary) as standby:
+        yield standby
 
 
 @contextmanager

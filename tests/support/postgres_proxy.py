@@ -72,6 +72,11 @@ class PostgresProxy:
         target = self.statements + nth
         self.cut_when(lambda _: where if self.statements == target else None)
 
+    def lead_to(self, server_port: int) -> None:
+        """Lead to another server, and cut what leads to this one."""
+        self._server_port = server_port
+        self.cut_all()
+
     def cut_all(self) -> None:
         """Cut every connection now."""
         with self._lock:

@@ -3,6 +3,7 @@
 import typer
 
 from bamboo_gateway.cli.migrate_data import data
+from bamboo_gateway.cli.migrate_epochs import new_epochs
 from bamboo_gateway.cli.migrate_schema import schema
 
 commands = typer.Typer(
@@ -17,3 +18,4 @@ def _group() -> None:
 
 commands.command()(data)
 commands.command()(schema)
+commands.command("new-epochs")(new_epochs)

@@ -1,9 +1,10 @@
 """The gate: it verifies credentials, names their callers, and knows which are still valid."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -29,6 +30,7 @@ from bamboo_gateway.credentials.signing import (
     chance,
     checked_secret,
     kept_secret,
+    proposed_secret,
     root_of,
 )
 from bamboo_gateway.credentials.tokens import looks_like_token, make_verifier
@@ -48,6 +50,10 @@ _LOOK_SECONDS: Final = 1.0
 """How often files are checked, and so how soon a revoked key is refused."""
 
 
+KeepSecret = Callable[[bytes], Awaitable[bytes]]
+"""Returns the secret that a store keeps for all its gateways; without one it keeps the argument."""
+
+
 class Gate:
     """All credentials of one gateway.
 
@@ -62,7 +68,16 @@ class Gate:
         CredentialsUnusable: A file or setting of credentials cannot be used.
     """
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, keep_secret: KeepSecret | None = None
+    ) -> None:
+        """Read the files.
+
+        Args:
+            settings: Name the credentials.
+            clock: The clock for ends of credentials.
+            keep_secret: Keeps the secret of tickets in place of the file, if it is given.
+        """
         self.refusals = RefusalLog(clock)
         self._clock = clock
         self._plain = PlainKeys(settings.api_keys)
@@ -74,6 +89,7 @@ class Gate:
             if self._keys.exists:
                 check_owner(path)
         self._secret_path = settings.ticket_secret_path
+        self._keep_secret = keep_secret
         self._signer: Signer | None = None
         if settings.ticket_secret is not None:
             self._signer = Signer(checked_secret(settings.ticket_secret.get_secret_value()), clock)
@@ -88,8 +104,7 @@ class Gate:
     async def __aenter__(self) -> Self:
         if self._signer is None:
             assert self._secret_path is not None
-            secret = await to_thread.run_sync(kept_secret, self._secret_path)
-            self._signer = Signer(secret, self._clock)
+            self._signer = Signer(await self._secret(self._secret_path), self._clock)
         async with AsyncExitStack() as stack:
             stack.callback(self.refusals.close)
             tasks = await stack.enter_async_context(anyio.create_task_group())
@@ -107,6 +122,11 @@ class Gate:
         traceback: TracebackType | None,
     ) -> None:
         await self._stack.__aexit__(kind, error, traceback)
+
+    async def _secret(self, path: Path) -> bytes:
+        if self._keep_secret is None:
+            return await to_thread.run_sync(kept_secret, path)
+        return await self._keep_secret(await to_thread.run_sync(proposed_secret, path))
 
     @property
     def is_open(self) -> bool:

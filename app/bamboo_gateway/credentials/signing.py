@@ -182,6 +182,17 @@ def kept_secret(path: Path) -> bytes:
     return data
 
 
+def proposed_secret(path: Path) -> bytes:
+    """Return a secret for a store that may have one: that of the file, else a new one. Blocks.
+
+    So logins stay valid when the store begins to keep it.
+
+    Raises:
+        CredentialsUnusable: The file cannot be read, or other users can read it.
+    """
+    return kept_secret(path) if path.exists() else chance()
+
+
 def _make_secret(path: Path) -> bytes:
     data = token_hex(SECRET_BYTES_MIN).encode()
     # With the sessions in a database, this may be the first file of `data_dir`.

@@ -116,7 +116,11 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
             self._build(tasks)
             stack.callback(self._give_up)
             context, registry = self._context, self._registry
-            closed = await Recovery(context, self._transactions, self._maker).recover()
+            recovery = Recovery(context, self._transactions, self._maker)
+            self._store.when_renewed(
+                lambda: tasks.spawn(recovery.begin_again, name="sessions with new epochs")
+            )
+            closed = await recovery.recover()
             if closed:
                 log.info("closed runs that were interrupted", runs=closed)
             for name, call, args in (

@@ -12,7 +12,7 @@ calls cannot create it twice.
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from typing import TypeVar
 
@@ -329,26 +329,27 @@ class SessionRegistry:
             head = await self._store.load(session_id)
             channel = self._channel_at(session_id, head)
             self._admit(caller, session_id, head, need, create)
+            epoch = await self._store.take_epoch() if head is None else head.epoch
             if place or head is None or head.active or head.queue:
                 self._make_room(1)
             if head is None:
-                return self._add(None, session_id, channel, caller.user_id)
-            return self._add(head, session_id, channel, None)
+                made = SessionHead(session_id, epoch)
+                return self._add(made, session_id, channel, caller.user_id, exists=False)
+            return self._add(head, session_id, channel, None, exists=True)
         finally:
             del self._opening[session_id]
             opened.set()
 
     def _add(
         self,
-        head: SessionHead | None,
+        head: SessionHead,
         session_id: str,
         channel: Channel | None,
         made_for: str | None,
+        *,
+        exists: bool,
     ) -> SessionWriter:
         settings = self._settings
-        exists = head is not None
-        if head is None:
-            head = SessionHead(session_id, self._store.next_epoch())
         writer = SessionWriter(
             head,
             channel or Channel(head, self.channels.open, self._look_again),
@@ -379,6 +380,18 @@ class SessionRegistry:
         # The log has another epoch: clients reconnect and get `reset`.
         channel.vanish("deleted" if head is None else "shutdown")
         return None
+
+    async def reload_all(self) -> None:
+        """Load every head again, because sessions have new epochs; their streams end."""
+        writers = self.sessions
+        for channel in self.channels.all():
+            if channel.id not in self._writers:
+                channel.vanish("shutdown")
+        for writer in writers:
+            writer.lost()
+        for writer in writers:
+            with suppress(Vanished, BambooError):
+                await writer.ready()
 
     def _look_again(self, channel: Channel) -> None:
         writer = self._writers.get(channel.id)

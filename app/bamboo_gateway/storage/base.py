@@ -132,6 +132,21 @@ class SessionStore(ABC):
     def next_epoch(self) -> int:
         """Return an epoch greater than every one ever used: max(now in ms, last + 1)."""
 
+    async def take_epoch(self) -> int:
+        """Return an epoch as `next_epoch`, one that no other process on the same store gets.
+
+        Raises:
+            Unavailable, StorageFailed: The store does not give one now.
+        """
+        return self.next_epoch()
+
+    def when_renewed(self, call: Callable[[], None]) -> None:  # noqa: B027 - few stores call it
+        """Register what is called, on the event loop, when sessions got new epochs.
+
+        That is when the store may have lost commits while it was open. What is in memory is wrong
+        then.
+        """
+
     @abstractmethod
     def append(self, commit: Commit, done: Done) -> None:
         """Take one commit; call `done` exactly once, on the event loop, never from within.
@@ -512,6 +527,18 @@ class SupportsDirectory(Protocol):
     @property
     def directory(self) -> Path:
         """The directory."""
+
+
+@runtime_checkable
+class SupportsSecret(Protocol):
+    """A store that keeps the secret of tickets and cookies for all gateways that use it."""
+
+    async def keep_secret(self, proposed: bytes) -> bytes:
+        """Return the secret that is kept, durably; without one it is `proposed` from now on.
+
+        Raises:
+            Unavailable, StorageFailed: The store does not tell it now.
+        """
 
 
 @runtime_checkable

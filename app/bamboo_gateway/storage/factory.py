@@ -53,9 +53,9 @@ def make_store(settings: Settings, clock: Clock) -> SessionStore:
         case "postgresql":
             with _driver_of_postgresql():
                 from bamboo_gateway.storage.sql.postgresql.database import make_database
-                from bamboo_gateway.storage.sql.store import SqlStore
+                from bamboo_gateway.storage.sql.postgresql.store import PostgresStore
 
-            return SqlStore(
+            return PostgresStore(
                 make_database(settings.storage.secret, settings.storage_password_file),
                 clock,
                 checkpoint_interval_seconds=settings.checkpoint_interval_seconds,
@@ -100,6 +100,29 @@ def migrate_schema(settings: Settings, to: str | None, *, is_dry: bool) -> "Sche
             raise StoreUnusable(f"storage_url `{scheme}:` has no schema: there is nothing to do.")
         case _:
             assert_never(scheme)
+
+
+def give_new_epochs(settings: Settings) -> int:
+    """Give every session of the database that `storage_url` names a new epoch; return how many.
+
+    This blocks: it is for `bamboo migrate new-epochs`, which runs in a process of its own.
+
+    Raises:
+        StoreBusy: A gateway uses the database.
+        StoreUnusable: It cannot be used, or is no PostgreSQL database.
+    """
+    if settings.storage.scheme != "postgresql":
+        raise StoreUnusable(
+            f"storage_url is `{settings.storage.scheme}:`, and this is for PostgreSQL. "
+            "`bamboo doctor --new-epochs` gives new epochs in other stores."
+        )
+    with _driver_of_postgresql():
+        from bamboo_gateway.storage.sql.postgresql import migrate
+        from bamboo_gateway.storage.sql.postgresql.database import make_database
+
+    return migrate.give_new_epochs(
+        make_database(settings.storage.secret, settings.storage_password_file)
+    )
 
 
 @contextmanager

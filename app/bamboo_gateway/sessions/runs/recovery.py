@@ -53,6 +53,21 @@ class Recovery:
         self._context.tasks.spawn(self._take_up_all, sessions, name="start queued runs")
         return closed
 
+    async def begin_again(self) -> None:
+        """Go on as after a start: the store has given its sessions new epochs meanwhile.
+
+        Their streams end, so that clients load what is there now; the runs of this process end.
+        """
+        await self._registry.reload_all()
+        while True:
+            try:
+                await self.recover()
+            except BambooError as error:
+                log.warning("runs are not closed yet", code=error.code)
+                await anyio.sleep(_RETRY_SECONDS)
+            else:
+                return
+
     async def _take_up_all(self, waiting: list[str]) -> None:
         """Start queued runs as places become free, and close what could not be closed before."""
         delay = _RETRY_SECONDS

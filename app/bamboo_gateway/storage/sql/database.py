@@ -150,6 +150,13 @@ class Database(ABC):
         back. What waits behind that batch is better refused at once.
         """
 
+    def when_renewed(self, tell: Callable[[], object]) -> None:  # noqa: B027 - as below
+        """Register what is called, on any thread, when sessions got new epochs while it is open."""
+
+    def take_epoch(self) -> int | None:
+        """Return an epoch that no other process gets; None if the process counts them itself."""
+        return None
+
     def stop_waiting(self) -> None:  # noqa: B027 - most databases have nothing to wait for
         """Let no method wait any more for a database that does not answer: the store closes."""
 

@@ -79,6 +79,7 @@ class SqlStore(SessionStore):
         self._values = Values(database)
         self._value_writer = ValueWriter(self._value_threads.run, self._values.write)
         self._last_epoch = 0
+        self._when_renewed: Callable[[], None] | None = None
         self._is_open = False
         self._mark = MigrationMark(database)
         # What is being copied into this store, if anything is.
@@ -97,7 +98,9 @@ class SqlStore(SessionStore):
                 await anyio.to_thread.run_sync(self._database.close)
             raise
         self._last_epoch = max(self._last_epoch, opened.last_epoch)
-        self._writer.start(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        self._database.when_renewed(lambda: loop.call_soon_threadsafe(self._tell_renewed))
+        self._writer.start(loop)
         self._search.start()
         self._is_open = True
         seconds = self._clock.monotonic() - started
@@ -158,6 +161,22 @@ class SqlStore(SessionStore):
     def next_epoch(self) -> int:
         self._last_epoch = max(self._clock.now_ms(), self._last_epoch + 1)
         return self._last_epoch
+
+    @override
+    async def take_epoch(self) -> int:
+        taken = await self._read_threads.run(self._database.take_epoch)
+        if taken is None:
+            return self.next_epoch()
+        self._last_epoch = max(self._last_epoch, taken)
+        return taken
+
+    @override
+    def when_renewed(self, call: Callable[[], None]) -> None:
+        self._when_renewed = call
+
+    def _tell_renewed(self) -> None:
+        if self._when_renewed is not None:
+            self._when_renewed()
 
     @override
     def append(self, commit: Commit, done: Done) -> None:

@@ -80,6 +80,7 @@ class Connections:
         target: Target,
         every_seconds: float,
         renew: Callable[[Driver], None],
+        prepare: Callable[[Driver], object],
         silent_seconds: float,
     ) -> None:
         """Make it; nothing is connected before `open`.
@@ -88,10 +89,13 @@ class Connections:
             target: The database.
             every_seconds: How often `renew` is called.
             renew: Called by the watcher while the database answers, with a connection of its own.
+            prepare: Called after it, before others use a database that has come back. It may take
+                its time.
             silent_seconds: How long the watcher waits for a word of the database.
         """
         self._target = target
         self._renew = renew
+        self._prepare = prepare
         self._every = every_seconds
         self._silent_seconds = silent_seconds
         self._lent: set[Driver] = set()
@@ -246,12 +250,11 @@ class Connections:
         try:
             if connection is not None and not connection.closed:
                 # The end of an old connection says nothing about a new one.
-                with suppress(psycopg.Error), self._breaking_silence(connection):
+                with suppress(psycopg.Error):
                     return self._ask(connection)
                 connection.close()
             connection = connect(self._target)
-            with self._breaking_silence(connection):
-                return self._ask(connection)
+            return self._ask(connection)
         except (psycopg.Error, BambooError) as error:
             if connection is not None:
                 connection.close()
@@ -261,13 +264,17 @@ class Connections:
             return None
 
     def _ask(self, connection: Driver) -> Driver:
-        row = connection.execute(_IS_READ_ONLY).fetchone()
-        if row is not None and row[0]:
-            # The next look asks all servers of the URL.
-            connection.close()
+        with self._breaking_silence(connection):
+            row = connection.execute(_IS_READ_ONLY).fetchone()
+            if is_standby := row is not None and row[0]:
+                # The next look asks all servers of the URL.
+                connection.close()
+            else:
+                self._renew(connection)
+        if is_standby:
             self._found(answers=True, refusal=read_only())
         else:
-            self._renew(connection)
+            self._prepare(connection)
             self._found(answers=True, refusal=None)
         return connection
 

@@ -34,6 +34,7 @@ from bamboo_gateway.storage.sql.postgresql.errors import (
     unusable,
 )
 from bamboo_gateway.storage.sql.postgresql.group_commit import GroupCommit
+from bamboo_gateway.storage.sql.postgresql.history import History, take_epoch
 from bamboo_gateway.storage.sql.postgresql.ownership import (
     DEAD_SECONDS,
     RENEW_SECONDS,
@@ -62,6 +63,10 @@ _LIMITS: Final = (
     "SET LOCAL lock_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '30s';"
     " SET LOCAL statement_timeout = '60s'"
 )
+# Reading a whole table takes its time, and nobody waits for a row that it has locked.
+_NO_LIMITS: Final = (
+    "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
+)
 _BEGIN: Final = f"BEGIN; {_LIMITS}"
 _BEGIN_LOOSE: Final = f"{_BEGIN}; SET LOCAL synchronous_commit = off"
 _BEGIN_SNAPSHOT: Final = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_LIMITS}"
@@ -70,6 +75,11 @@ _FACTS: Final = """\
 SELECT current_setting('server_version_num')::int / 10000, current_setting('server_encoding'),
   pg_is_in_recovery(), current_setting('fsync'), current_setting('synchronous_commit'),
   current_setting('full_page_writes'), current_setting('synchronous_standby_names')"""
+_PROPOSE: Final = (
+    "INSERT INTO meta (name, text) VALUES ('ticket_secret', %s) ON CONFLICT (name) DO NOTHING"
+)
+# A statement of its own: it sees what somebody else has put there meanwhile.
+_KEPT: Final = "SELECT text FROM meta WHERE name = 'ticket_secret'"
 _COUNT_USAGE: Final = f"""\
 INSERT INTO usage (scope, slot, sessions, stored_bytes)
 VALUES (%s, {CHANGE_SLOT}, %s, %s)
@@ -112,14 +122,26 @@ class PostgresDatabase(Database):
         """
         self._target = target
         self._ownership = Ownership(claim_id, dead_seconds)
+        self._history = History()
         self._connections = Connections(
-            target, renew_seconds, self._ownership.renew, silent_seconds
+            target, renew_seconds, self._ownership.renew, self._follow, silent_seconds
         )
-        self._commits = GroupCommit(self._connections, self._ownership.owner)
+        self._commits = GroupCommit(self._connections, self._ownership.owner, self._history)
         self._is_open = False
+        self._follows = True
+        self._last_epoch = 0
+        self._when_renewed: Callable[[], object] | None = None
 
     @override
-    def open(self) -> Opened:
+    def open(self, *, follows: bool = True) -> Opened:
+        """Open it, as `Database.open`.
+
+        Args:
+            follows: Whether sessions get new epochs when the server's history has changed
+                (`history`). Without, nothing that needs it may be committed.
+        """
+        self._follows = follows
+        new_epochs = 0
         try:
             with self._first_connection() as connection:
                 self._check_server(connection)
@@ -129,6 +151,8 @@ class PostgresDatabase(Database):
                 else:
                     schema.check(revision)
                 is_clean = self._ownership.take(connection)
+                if follows:
+                    new_epochs = self._follow(connection)
                 row = connection.execute(
                     "SELECT (SELECT count(*) FROM sessions),"
                     " (SELECT number FROM meta WHERE name = 'last_epoch')"
@@ -136,9 +160,12 @@ class PostgresDatabase(Database):
         except psycopg.Error as error:
             raise unusable(self._target.shown, error) from error
         assert row is not None
+        if follows:
+            log.info("PostgreSQL: the database is open", deployment=self.deployment)
         self._connections.open()
         self._is_open = True
-        return Opened(int(row[0]), int(row[1] or 0), is_clean=is_clean)
+        self._last_epoch = int(row[1] or 0)
+        return Opened(int(row[0]), self._last_epoch, is_clean=is_clean, new_epochs=new_epochs)
 
     @override
     def look(self) -> tuple[str | None, int] | None:
@@ -175,6 +202,61 @@ class PostgresDatabase(Database):
     @override
     def when_away(self, tell: Callable[[Unavailable], None]) -> None:
         self._connections.when_away(tell)
+
+    @override
+    def when_renewed(self, tell: Callable[[], object]) -> None:
+        self._when_renewed = tell
+
+    @override
+    def take_epoch(self) -> int:
+        if self._ownership.is_lost:
+            raise _taken_over()
+        with translating(), self._connections.lend() as driver:
+            self._last_epoch = max(self._last_epoch, epoch := take_epoch(driver))
+        return epoch
+
+    @property
+    def deployment(self) -> str:
+        """The id of the gateways that share this database; empty before it is open."""
+        return self._history.deployment
+
+    def keep_secret(self, proposed: bytes) -> bytes:
+        """Return the secret that the database keeps, as `SupportsSecret`."""
+        give_up = time.monotonic() + _OUTCOME_SECONDS
+        while True:
+            try:
+                with self.writing() as connection:
+                    assert isinstance(connection, PostgresConnection)
+                    connection.driver.execute(_PROPOSE, [proposed.hex()])
+                    [(kept,)] = connection.driver.execute(_KEPT).fetchall()
+                    return bytes.fromhex(kept)
+            except Unavailable:
+                # Nothing is wrong with doing it again, whatever became of it.
+                if not self._connections.until_answers(give_up - time.monotonic()):
+                    raise
+
+    def has_other_history(self) -> bool:
+        """Return whether the server may have lost commits since the epochs were given."""
+        with self.reading() as connection:
+            assert isinstance(connection, PostgresConnection)
+            return self._history.has_changed(connection.driver)
+
+    def renew_epochs(self, connection: PostgresConnection) -> int:
+        """Give every session a new epoch, in a transaction; return how many these are."""
+        connection.driver.execute(_NO_LIMITS)
+        return self._history.renew(connection)
+
+    def _follow(self, connection: Driver) -> int:
+        """Follow the server's history; return how many sessions got a new epoch."""
+        if not self._follows or self._ownership.is_lost or self._history.is_followed(connection):
+            return 0
+        with connection.transaction():
+            connection.execute(_NO_LIMITS)
+            count = self._history.follow(PostgresConnection(connection), self._last_epoch)
+        self._history.adopt()
+        if self._is_open and self._when_renewed is not None:
+            self._when_renewed()
+        return count
 
     @override
     def commit(self, batch: Sequence[PreparedCommit]) -> list[BambooError | None]:

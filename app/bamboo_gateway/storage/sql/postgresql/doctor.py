@@ -21,7 +21,6 @@ from bamboo_gateway.storage.index.tables import sessions
 from bamboo_gateway.storage.reports import Finding
 from bamboo_gateway.storage.sql import rows_check
 from bamboo_gateway.storage.sql.contents_check import check_contents
-from bamboo_gateway.storage.sql.epochs import give_new_epochs
 from bamboo_gateway.storage.sql.postgresql.connection import PostgresConnection
 from bamboo_gateway.storage.sql.postgresql.database import PostgresDatabase
 from bamboo_gateway.storage.sql.session_check import SessionCheck
@@ -72,7 +71,7 @@ def check(
         raise StoreUnusable("The database has no tables of a gateway: there is nothing to check.")
     examination = _Examination(database, quarantine, clock, repairs=repair or new_epochs)
     try:
-        database.open()
+        database.open(follows=False)
         return examination.run(progress, new_epochs=new_epochs)
     except OSError as error:
         raise StoreUnusable(f"{quarantine} cannot be written: {error.strerror}.") from error
@@ -100,10 +99,14 @@ class _Examination:
             found += rows_check.check_epoch(connection, repairs=repairs)
             found += rows_check.check_changes(connection, repairs=repairs)
             if new_epochs:
-                count = give_new_epochs(connection, self._clock.now_ms())
+                count = self._database.renew_epochs(connection)
                 problem = f"{count} sessions had their old epochs"
                 action = "every session has a new epoch"
                 found.append(Finding("note", "database", problem, action, repaired=True))
+            elif self._database.has_other_history():
+                problem = "PostgreSQL was promoted, restored or replaced, and may have lost commits"
+                action = "the next start gives every session a new epoch"
+                found.append(Finding("note", "database", problem, action))
         found += check_contents(self._transaction, self._quarantine, repair=repairs)
         return found
 

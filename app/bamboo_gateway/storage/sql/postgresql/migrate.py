@@ -1,4 +1,4 @@
-"""`bamboo migrate schema` for PostgreSQL: upgrade or downgrade the tables, or say how."""
+"""`bamboo migrate schema` and `new-epochs` for PostgreSQL, while no gateway uses the database."""
 
 from secrets import token_hex
 
@@ -6,7 +6,9 @@ import psycopg
 
 from bamboo_gateway.storage.base import StoreUnusable
 from bamboo_gateway.storage.sql.postgresql import schema
+from bamboo_gateway.storage.sql.postgresql.connection import PostgresConnection
 from bamboo_gateway.storage.sql.postgresql.connections import Driver, connect
+from bamboo_gateway.storage.sql.postgresql.database import PostgresDatabase
 from bamboo_gateway.storage.sql.postgresql.errors import unusable
 from bamboo_gateway.storage.sql.postgresql.ownership import Ownership
 from bamboo_gateway.storage.sql.postgresql.target import Target
@@ -43,6 +45,24 @@ def migrate(target: Target, to: str | None, *, is_dry: bool) -> SchemaChange:
             return SchemaChange(before, after)
     except psycopg.Error as error:
         raise unusable(target.shown, error) from error
+
+
+def give_new_epochs(database: PostgresDatabase) -> int:
+    """Give every session of a database that no gateway uses a new epoch; return how many.
+
+    Raises:
+        StoreBusy: A gateway uses the database.
+        StoreUnusable: It cannot be used, or has no tables.
+    """
+    if database.look() is None:
+        raise StoreUnusable("The database has no tables of a gateway: there are no sessions.")
+    try:
+        database.open(follows=False)
+        with database.writing() as connection:
+            assert isinstance(connection, PostgresConnection)
+            return database.renew_epochs(connection)
+    finally:
+        database.close()
 
 
 def _move(connection: Driver, target: Target, before: str | None, wanted: str) -> None:

@@ -26,6 +26,7 @@ from bamboo_gateway.storage.sql.postgresql.arrays import (
     Int8Array,
     TextArray,
 )
+from bamboo_gateway.storage.sql.postgresql.history import TIMELINE
 from bamboo_gateway.storage.sql.prepared import HeadRow, PreparedCommit
 from bamboo_gateway.storage.sql.rows import HEAD_COLUMNS
 
@@ -123,11 +124,14 @@ def _rows_of(parts: Parts) -> list[str]:
     return clauses
 
 
-def parameters(batch: Sequence[PreparedCommit], parts: Parts, owner: str) -> dict[str, Any]:
+def parameters(
+    batch: Sequence[PreparedCommit], parts: Parts, owner: str, timeline: str | None
+) -> dict[str, Any]:
     """Return the parameters of `group_commit`; no two commits are of one session."""
     numbers = Int8Array.of(range(len(batch)))
     found: dict[str, Any] = {
         "owner": owner,
+        "timeline": timeline,
         "number": numbers,
         "id": TextArray.of([one.commit.session_id for one in batch]),
         "epoch": Int8Array.of([one.commit.epoch for one in batch]),
@@ -243,7 +247,8 @@ unit AS MATERIALIZED (
   ) AS u (number, id, epoch, first_seq, version, is_new, has_head, seq, time, bytes, delta_bytes,
     commit_id, is_change)
   WHERE EXISTS (SELECT FROM meta WHERE name = 'owner' AND text = %(owner)s)
-)"""
+    AND (%(timeline)s::text IS NULL OR (SELECT $timeline) = %(timeline)s)
+)""".replace("$timeline", TIMELINE)
 
 _HEAD = """\
 head AS MATERIALIZED (
