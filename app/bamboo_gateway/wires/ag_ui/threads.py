@@ -207,6 +207,8 @@ class Threads:
                     "with the next run.",
                     errors=[{"loc": ["body", "resume"], "msg": "comes with new messages"}],
                 )
+            if not kinds.keys() <= answers.answers.keys():
+                raise _answers_a_part()
             return answers
         if new:
             return chat_of(given, agent, options, new)  # which closes what was asked
@@ -235,10 +237,7 @@ class Threads:
             case Inputs():
                 taken = dict((await manager.answer_inputs(who, thread_id, turn, idem)).answer)
                 if taken.get("run_id") is None:
-                    raise InvalidInput(
-                        "`resume` has to answer all open interrupts of the thread.",
-                        errors=[{"loc": ["body", "resume"], "msg": "does not answer all"}],
-                    )
+                    raise _answers_a_part()  # others have been asked meanwhile
                 return taken
 
     # -- streams ------------------------------------------------------------------------------
@@ -359,6 +358,13 @@ class Threads:
         except Forbidden:
             return None  # whoever may only read the thread sees no list of its runs
         return page.runs[0]["run_id"] if page.runs else None
+
+
+def _answers_a_part() -> InvalidInput:
+    return InvalidInput(
+        "`resume` has to answer all open interrupts of the thread.",
+        errors=[{"loc": ["body", "resume"], "msg": "does not answer all"}],
+    )
 
 
 def _nothing_said() -> InvalidInput:
