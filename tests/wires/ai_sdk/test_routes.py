@@ -213,6 +213,23 @@ def test_another_answer_is_a_branch_whatever_id_names_it(api: httpx.Client, chat
     refused(gone, 404, "message-not-found")
 
 
+def test_the_id_of_an_answer_is_looked_up_and_not_searched_for(
+    api: httpx.Client, chat_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(api, chat_id, said("hi"))
+    name = loaded(api, chat_id)[-1]["id"]
+
+    async def searched(*_: object, **__: object) -> None:
+        raise AssertionError("the path was read, whose length has no end")
+
+    monkeypatch.setattr(turns, "find_on_path", searched)
+    for message_id in (name, "u-1"):
+        again = submit(api, chat_id, trigger="regenerate-message", messageId=message_id)
+        assert again.status_code == 200
+    edited = submit(api, chat_id, said("two"), messageId="u-1")
+    assert edited.status_code == 200
+
+
 def test_ids_of_any_form_are_known_again(api: httpx.Client, chat_id: str) -> None:
     for name in ("a b/c", "ü" * 500, "-", "x" * 128):
         first = submit(api, chat_id, said("hi", name))

@@ -134,6 +134,7 @@ class Threads:
                     given.thread_id,
                     {stored_id(message.id) for message in batch},
                     given.run_id,
+                    "answer" if given.resume else "own",
                 )
                 for message in reversed(batch):
                     if stored_id(message.id) in known.message_ids:
