@@ -267,6 +267,19 @@ def test_the_history_that_a_client_brings_to_a_new_chat_is_taken_once(
     assert len(runs_of(api, chat_id)) == 2
 
 
+def test_a_request_adds_as_many_messages_as_a_native_one(api: httpx.Client, chat_id: str) -> None:
+    calls = [
+        {"type": "tool-x", "toolCallId": f"c{at}", "state": "output-available", "output": at}
+        for at in range(1000)
+    ]
+    answer = {"id": "a-1", "role": "assistant", "parts": calls}
+    questions = [said("x", f"q-{at}") for at in range(1001)]
+    for brought in ([answer, said("hi")], questions):
+        problem = refused(submit(api, chat_id, *brought), 422, "invalid")
+        assert "1000" in problem["detail"]
+    assert api.get(f"/sessions/{chat_id}").status_code == 404
+
+
 def test_messages_that_were_never_answered_come_before_the_new_one(
     api: httpx.Client, chat_id: str
 ) -> None:
