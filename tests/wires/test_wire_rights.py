@@ -90,8 +90,12 @@ def test_whoever_may_answer_answers_over_any_wire_and_says_nothing_else(
         case "ag-ui":
             path = "/ag-ui/ask"
             body = {"threadId": free_id, "runId": "run-2", "messages": []}
-            said = {"messages": [{"id": "u-9", "role": "user", "content": "x"}]}
-            entry = {"interruptId": name, "status": "resolved", "payload": {"approved": True}}
+            said: dict[str, Any] = {"messages": [{"id": "u-9", "role": "user", "content": "x"}]}
+            entry: Any = {
+                "interruptId": name,
+                "status": "resolved",
+                "payload": {"approved": True},
+            }
             answer: dict[str, Any] = {"resume": [entry]}
         case "ai-sdk":
             path = "/ai-sdk/v6/chat"

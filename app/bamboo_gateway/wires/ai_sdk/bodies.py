@@ -213,7 +213,9 @@ def check_count(count: int) -> None:
         InvalidInput: There are too many.
     """
     if count > ITEMS_MAX:
-        raise _invalid(f"More than {ITEMS_MAX} messages are new; so many are allowed at once.", "messages")
+        raise _invalid(
+            f"More than {ITEMS_MAX} messages are new; so many are allowed at once.", "messages"
+        )
 
 
 def _assistants(message: UiMessage) -> list[NewMessage]:
