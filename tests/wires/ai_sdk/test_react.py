@@ -13,7 +13,8 @@ from urllib.parse import quote
 import pytest
 from typing_extensions import override
 
-from tests.processes import Gateway, environment, program
+from tests.processes import Gateway
+from tests.support.chromium import page_at
 from tests.support.http_servers import http_server
 from tests.support.waiting import until
 from tests.wires import official
@@ -76,31 +77,6 @@ def pages(directory: Path, told: dict[str, Any]) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-@contextmanager
-def browser(directory: Path, url: str) -> Iterator[None]:
-    """Show a page."""
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-proxy-server"]
-    flags += ["--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking"]
-    flags += ["--disable-component-update", "--disable-sync", "--remote-debugging-port=0"]
-    with (directory / "browser.log").open("ab") as log:
-        process = subprocess.Popen(
-            [
-                program("chromium", "chromium-browser", "google-chrome"),
-                *flags,
-                f"--user-data-dir={directory / 'profile'}",
-                url,
-            ],
-            env=environment(),
-            stdout=log,
-            stderr=log,
-        )
-        try:
-            yield
-        finally:
-            process.kill()
-            process.wait(SECONDS)
-
-
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_page_that_is_loaded_again_in_the_middle_of_an_answer_shows_it_once(
     tmp_path: Path, version: str
@@ -111,10 +87,7 @@ def test_a_page_that_is_loaded_again_in_the_middle_of_an_answer_shows_it_once(
     with (
         pages(tmp_path, told) as origin,
         Gateway(tmp_path, {"BAMBOO_CORS_ORIGINS": origin}) as gateway,
-        browser(
-            tmp_path,
-            f"{origin}/?version={version}&session=c&api={quote(gateway.url + api, safe='')}",
-        ),
+        page_at(f"{origin}/?version={version}&session=c&api={quote(gateway.url + api, safe='')}"),
     ):
         until(lambda: "c" in told, "the page tells what it shows")
         loaded = gateway.call("GET", f"{api.removeprefix('/api/v1')}/c/messages")
