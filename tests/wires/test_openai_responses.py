@@ -105,6 +105,16 @@ def test_ids_hold_the_gateways_own_reversibly() -> None:
 # -- responses --------------------------------------------------------------------------------
 
 
+def test_messages_obey_the_rules_of_the_gateways_own_api(api: httpx.Client) -> None:
+    url = "https://example.com/" + "a" * 9000
+    for content in ("", [{"type": "input_image", "image_url": url}]):
+        items = [{"role": "user", "content": content}]
+        words = refusal(send(api, items), 400, "input", "invalid_value")
+        assert "content" in words
+        added = api.post(CONVERSATIONS, json={"items": items})
+        refusal(added, 400, "items", "invalid_value")
+
+
 def test_a_response_is_a_run_of_a_session_that_all_others_see(api: httpx.Client) -> None:
     response = create(api, "Hello there", metadata={"a": "b"}, temperature=1)
     assert (response["status"], text_of(response)) == ("completed", "Hello there ")

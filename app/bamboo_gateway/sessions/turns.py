@@ -11,6 +11,7 @@ from anyio import to_thread
 from bamboo_gateway.domain.codec import decode
 from bamboo_gateway.domain.errors import TooLarge
 from bamboo_gateway.domain.events import TERMINAL_TYPES
+from bamboo_gateway.domain.ids import is_id
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.messages import Message
 from bamboo_gateway.domain.paths import path_of
@@ -216,6 +217,15 @@ async def users_message(
             several messages the last one counts.
     """
     path = path_of(head)
+    if is_id(message_id):
+        # Mostly it is the message's own id. On its path no other message is known by it: that would
+        # have taken its place, on another branch.
+        found = await store.find(
+            head.id, head.epoch, "message", key=message_id, limit=1, reverse=True
+        )
+        if found and found[0].seq in path:
+            named = decode(found[0].body)["message"]
+            return Message.of(named) if named["role"] == "user" else None
     edge = head.seq + 1
     while page := await find_on_path(store, head, path, before=edge, limit=_PAGE, reverse=True):
         for record, is_users in await _roles(page):

@@ -237,9 +237,10 @@ def test_the_history_that_a_client_brings_to_a_new_chat_is_taken_once(
         ],
     }
     brought = [said("old"), answer, said("new", "u-2")]
-    submit(api, chat_id, *brought)
+    streamed = submit(api, chat_id, *brought)
     messages = loaded(api, chat_id)
     assert [one["id"] for one in messages[:3]] == ["u-1", "a-1", "u-2"]
+    assert Reader(5).read(streamed.text).message == messages[3]
     assert messages[1]["parts"][2] == answer["parts"][2]
     assert messages[1]["parts"][1] == {"type": "reasoning", "text": "Hm.", "state": "done"}
     # What the client says that the assistant has said counts nothing afterwards.

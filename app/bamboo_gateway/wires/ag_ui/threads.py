@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, Final
 
 from bamboo_gateway.api.limits import OPTIONS_BYTES_MAX
+from bamboo_gateway.api.security.rights import check_right
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.codec import encode
 from bamboo_gateway.domain.errors import (
@@ -95,6 +96,8 @@ class Threads:
         for tries_left in reversed(range(_TRIES)):
             known, last, new = await self._known(given)
             turn = await self._turn(agent, given, known, last, new)
+            if isinstance(turn, Replay | Cancelled):
+                check_right(self.who, "read")  # the answer shows earlier messages
             if isinstance(turn, Replay):
                 return await self._replay(given.thread_id, turn.run_id or given.run_id)
             if isinstance(turn, Cancelled):
@@ -108,8 +111,11 @@ class Threads:
                     raise
                 continue  # the same request came twice at once
             lacks = last is not None and known.tip_id not in (None, stored_id(last.id))
+            # Another answer begins where the client's list ends.
+            lacks = lacks and not isinstance(turn, Regenerate)
             is_again = isinstance(turn, Inputs) and begun["run_id"] != given.run_id
-            return await self._begun(given.thread_id, begun, lacks=lacks or is_again)
+            lacks = (lacks or is_again) and "read" in self.who.rights
+            return await self._begun(given.thread_id, begun, lacks=lacks)
         raise AssertionError  # the last try returns or raises
 
     async def _known(
@@ -243,7 +249,7 @@ class Threads:
         Args:
             thread_id: The session.
             begun: The command's answer.
-            lacks: Whether the client does not have all earlier messages.
+            lacks: Whether the client may have all earlier messages, and does not.
         """
         run_id, position = begun["run_id"], parse_position(begun["position"])
         assert position is not None  # the command made it

@@ -89,6 +89,7 @@ class RunFrames:
         self._kept: dict[int, bytes] = {}
         # What the frames so far have made of the message: the open step and text are named by their
         # message. `_said` has the texts of messages that are not in the log yet.
+        self._has_begun = False
         self._started = begin.message_id is not None
         self._held: list[dict[str, Any]] = []
         self._step: bytes | None = None
@@ -198,6 +199,9 @@ class RunFrames:
         if event.get("run_id") != self._run_id:
             return _NOTHING
         match event["type"]:
+            case "run_start":
+                self._has_begun = True
+                return _NOTHING
             case "message":
                 return self._message(event)
             case "tool_start":
@@ -263,7 +267,9 @@ class RunFrames:
         message = event["message"]
         if message["role"] == "tool":
             return self._result(message.get("tool_call_id") or "", event)
-        if message["role"] != "assistant":
+        if message["role"] != "assistant" or not self._has_begun:
+            # Before `run_start` comes the input; a new session's may have answers, which the client
+            # has sent itself.
             return _NOTHING
         message_id = message["id"].encode()
         frames = self._begin_step(message_id) if message_id not in self._said else _NOTHING

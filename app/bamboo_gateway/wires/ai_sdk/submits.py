@@ -10,6 +10,7 @@ from functools import partial
 from hashlib import sha256
 from typing import Any, NamedTuple
 
+from bamboo_gateway.api.security.rights import check_right
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.codec import canonical, decode
 from bamboo_gateway.domain.errors import InvalidInput, MessageExists, NotFound, Refused
@@ -149,7 +150,7 @@ class Submit:
                 raise
         found = await self.manager.run_of_input(self.caller, self.asked.id, name)
         if found is not None:
-            return _again(found)
+            return self._again(found)
         wanted = Regenerate(
             name,
             self.asked.agent,
@@ -197,6 +198,15 @@ class Submit:
         turn = outcome.answer
         return Begun(turn["run_id"], _position(turn["position"]), Begin(), not outcome.replayed)
 
+    def _again(self, found: InputRun) -> Begun:
+        """Return a run that the request has not begun.
+
+        Raises:
+            Forbidden: The caller may only write.
+        """
+        check_right(self.caller, "read")
+        return Begun(found.run_id, found.position, Begin(), is_active=not found.has_ended)
+
     async def _edit(self, message: UiMessage, ui_id: str, options: dict[str, Any]) -> Begun:
         """Put a message in the place of an earlier one. The same one again is no other edit."""
         present = await self._users(ui_id)
@@ -204,7 +214,7 @@ class Submit:
         if _says_the_same(present, new):
             found = await self.manager.run_of_input(self.caller, self.asked.id, present.id)
             if found is not None:
-                return _again(found)
+                return self._again(found)
         said = canonical([present.id, new.content])
         digest = sha256(said).hexdigest()
         idem = self.idem or Idempotency(f"edit-{digest}", "POST /ai-sdk/chat", digest)
@@ -278,7 +288,7 @@ class Submit:
             )
         found = await self.manager.input_run(self.caller, self.asked.id, run_id)
         begin = Begin.of(await _folded(turns, self.version, found.position))
-        return _again(found)._replace(begin=begin)
+        return self._again(found)._replace(begin=begin)
 
 
 def _last_run(
@@ -299,10 +309,6 @@ def _last_run(
 async def _folded(turns: Turns, version: Version, upto: Position | None = None) -> UiMessages:
     work = partial(folded, turns.events, version, upto=upto)
     return await beside_loop(turns.events, work)
-
-
-def _again(found: InputRun) -> Begun:
-    return Begun(found.run_id, found.position, Begin(), is_active=not found.has_ended)
 
 
 def _position(text: str) -> Position:

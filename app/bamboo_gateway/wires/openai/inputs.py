@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pydantic import ValidationError
+
+from bamboo_gateway.api.schemas.messages import MessageInput
 from bamboo_gateway.domain.codec import encode, object_in
 from bamboo_gateway.domain.ids import is_id
 from bamboo_gateway.sessions.commands import NewMessage
@@ -165,11 +168,29 @@ def _assistant(found: Input) -> _Said:
 
 
 def finished(found: Input, name: str = "input") -> list[NewMessage]:
-    """Return the messages of an input.
+    """Return the messages of an input, by the rules of the gateway's own API.
 
     Raises:
-        InvalidInput: A message of the assistant is empty.
+        InvalidInput: A message breaks one.
     """
+    return [_checked(message, name) for message in _joined(found, name)]
+
+
+def _checked(message: NewMessage, name: str) -> NewMessage:
+    shape = {
+        member: value
+        for member in ("role", "content", "tool_calls", "tool_call_id")
+        if (value := getattr(message, member)) is not None
+    }
+    try:
+        return MessageInput.model_validate(shape).to_new()
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        place = ".".join(str(part) for part in found["loc"] if not str(part).startswith("<"))
+        raise wrong(name, f"has a message that cannot be taken: {place}: {found['msg']}") from error
+
+
+def _joined(found: Input, name: str) -> list[NewMessage]:
     done: list[NewMessage] = []
     for message in found.messages:
         if message.role != "assistant":

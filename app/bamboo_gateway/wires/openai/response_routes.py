@@ -186,12 +186,16 @@ async def get_openai_response(
 async def cancel_openai_response(
     manager: Manager, who: Who, response_id: ResponseId, key: Key
 ) -> Response:
-    """End the run of a response; one that has ended stays as it is."""
+    """End the run of a response; one that has ended stays as it is.
+
+    Who may not read gets it without its output.
+    """
     session_id, run_id = named_run(response_id)
     await _record(manager, who, response_id)
     idem = idempotency(key, "POST /openai/v1/responses/{id}/cancel", run_id)
     await manager.cancel_run(who, session_id, run_id, idem)
-    return json_response(response_of(await manager.run_record(who, session_id, run_id)))
+    record = await manager.run_record(who, session_id, run_id)
+    return json_response(response_of(record, None if "read" in who.rights else []))
 
 
 @router.delete(
