@@ -176,6 +176,10 @@ async def revoke(gate: Gateway) -> None:
     await gate.manager.revoke_share(ME, "s", share["id"])
 
 
+async def hide_last(gate: Gateway) -> None:
+    await gate.manager.hide_message(ME, "s", (await gate.messages())[-1]["id"])
+
+
 Step = Callable[[Gateway], Awaitable[Any]]
 
 KEY = Idempotency("k", "POST /x", "body")
@@ -191,6 +195,8 @@ COMMANDS: dict[str, tuple[Step, Step]] = {
             ME, "s", put_extension("memory", {"a": 1}, enabled=True)
         ),
     ),
+    "hiding.hide_message": (spoken, hide_last),
+    "hiding.hide_run": (asked, lambda gate: gate.manager.hide_run(ME, "s", "r1")),
     "ingest.append_events": (
         opened,
         lambda gate: gate.manager.append_events(

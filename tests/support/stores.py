@@ -74,8 +74,9 @@ class FaultyStore(SessionStore):
         self._failures.clear()
 
     def hold_appends(self) -> None:
-        """Keep commits from being stored."""
-        self._held = []
+        """Keep commits from being stored; those that are held already stay so."""
+        if self._held is None:
+            self._held = []
 
     @property
     def held(self) -> int:
