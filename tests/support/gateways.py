@@ -92,8 +92,7 @@ class Gateway:
         self.agent = agent
         self.clock = clock
         self.settings = settings
-        # Whether `crash` has taken its store away.
-        self.is_dead = False
+        self.has_crashed = False
 
     async def chat(
         self,
@@ -325,11 +324,11 @@ async def gateway(
         clock,
         forget_keys=forget_keys,
     )
-    gate = Gateway(manager, faulty, agent, clock, settings)
     async with manager:
-        yield gate
-        if gate.is_dead:
-            # Its manager ends in peace; otherwise it would wait for its runs' ends to be stored.
+        running = Gateway(manager, faulty, agent, clock, settings)
+        yield running
+        if running.has_crashed:
+            # Nobody looks at this manager any more, and what is held would hold up its end.
             faulty.release_appends()
 
 
@@ -341,7 +340,7 @@ async def crash(gate: Gateway) -> SessionStore:
     left = _copy(gate.store.inner)
     await left.open()
     gate.store.hold_appends()
-    gate.is_dead = True
+    gate.has_crashed = True
     return left
 
 
