@@ -33,3 +33,12 @@ async def question(turn: Turn) -> AsyncIterator[AgentEvent]:
         yield InputRequired("Which colour?")
         return
     yield Token(", ".join(str(answer.value) for answer in turn.answers.values()))
+
+
+async def questions(turn: Turn) -> AsyncIterator[AgentEvent]:
+    """Ask two questions at once, and say the answers."""
+    if not turn.answers:
+        yield InputRequired("Which colour?")
+        yield InputRequired("Which size?")
+        return
+    yield Token(", ".join(sorted(str(answer.value) for answer in turn.answers.values())))

@@ -20,6 +20,7 @@ AGENTS = {
     "echo": "python:tests.wires.ag_ui_agent:echo?allow=*",
     "state": "python:tests.wires.ag_ui_agent:state",
     "question": "python:tests.wires.ag_ui_agent:question",
+    "questions": "python:tests.wires.ag_ui_agent:questions",
 }
 LOOK = {"name": "look", "description": "Looks.", "parameters": {"type": "object"}}
 
@@ -268,6 +269,21 @@ def test_an_answer_that_does_not_fit_or_is_another_one_is_refused(
     refused(resume("yes", "run-2"), 422, "invalid-answer")
     assert resume({"approved": True}, "run-2").status_code == 200
     refused(resume({"approved": False}, "run-3"), 409, "already-answered")
+
+
+def test_a_part_of_the_answers_is_refused_and_none_is_taken(
+    api: httpx.Client, free_id: str
+) -> None:
+    client = Client(user()).read(run(api, free_id, [user()], agent="questions").text)
+    names = [one["id"] for one in client.last["outcome"]["interrupts"]]
+    assert len(names) == 2
+    resume = [{"interruptId": name, "status": "resolved", "payload": "red"} for name in names]
+    body = {"threadId": free_id, "runId": "run-2", "messages": [], "resume": resume[:1]}
+    refused(api.post("/ag-ui/questions", json=body), 422, "invalid")
+    assert api.get(f"/sessions/{free_id}/events?type=input_given").json()["events"] == []
+    resume[0]["payload"] = "blue"
+    client.read(run(api, free_id, client.messages, "run-2", "questions", resume=resume).text)
+    assert client.shown()[-1][1] == "blue, red"
 
 
 def test_properties_and_state_reach_agents_that_allow_them_and_others_ignore_them(

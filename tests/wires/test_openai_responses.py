@@ -105,6 +105,22 @@ def test_ids_hold_the_gateways_own_reversibly() -> None:
 # -- responses --------------------------------------------------------------------------------
 
 
+def test_a_conversation_is_created_with_all_its_items_or_not_at_all(api: httpx.Client) -> None:
+    present = api.get("/sessions?limit=1").json()["total"]
+    items = [{"type": "function_call_output", "call_id": "c", "output": "y"}]
+    for headers in ({}, {"Idempotency-Key": "conversation-1"}):
+        refused = api.post(CONVERSATIONS, json={"items": items}, headers=headers)
+        refusal(refused, 409, None, "no_open_tool_call")
+    assert api.get("/sessions?limit=1").json()["total"] == present
+    items = [{"role": "user", "content": "x"}]
+    made = api.post(CONVERSATIONS, json={"items": items}, headers={"Idempotency-Key": "again"})
+    assert len(api.get(f"{CONVERSATIONS}/{made.json()['id']}/items").json()["data"]) == 1
+
+
+def test_what_nobody_could_retrieve_is_not_begun(api: httpx.Client) -> None:
+    refusal(send(api, "x", background=True, store=False), 400, "background", "invalid_value")
+
+
 def test_messages_obey_the_rules_of_the_gateways_own_api(api: httpx.Client) -> None:
     url = "https://example.com/" + "a" * 9000
     for content in ("", [{"type": "input_image", "image_url": url}]):
@@ -164,8 +180,14 @@ def test_behind_an_active_run_a_response_is_queued_and_begins_its_branch_later(
     second = create(api, "x", previous_response_id=first["id"], model="held", background=True)
     waits = create(api, "history", previous_response_id=first["id"], background=True)
     assert (second["status"], waits["status"]) == ("in_progress", "queued")
-    follows = create(api, "history", previous_response_id=second["id"], background=True)
+    # What waits already would come in between.
+    between = send(api, "history", previous_response_id=second["id"], background=True)
+    refusal(between, 409, None, "run_active")
+    key = {"Idempotency-Key": f"behind-{waits['id'][-12:]}"}
+    last = {"previous_response_id": waits["id"], "background": True}
+    follows = create(api, "history", key, **last)
     assert follows["status"] == "queued"
+    assert create(api, "history", key, **last)["id"] == follows["id"]
     url = f"{RESPONSES}/{waits['id']}"
     assert api.get(url).json()["status"] == "queued"
     assert api.post(f"{RESPONSES}/{second['id']}/cancel").json()["status"] == "cancelled"
@@ -175,9 +197,10 @@ def test_behind_an_active_run_a_response_is_queued_and_begins_its_branch_later(
         "response.queued",
         "response.in_progress",
     ]
-    assert text_of(shown(frames).check_end()) == "user: one | assistant: one  | user: history"
+    history = "user: one | assistant: one  | user: history"
+    assert text_of(shown(frames).check_end()) == history
     done = frames_of(api.get(f"{RESPONSES}/{follows['id']}?stream=true").text)
-    assert done[-1]["type"] == "response.completed"
+    assert text_of(shown(done).check_end()) == f"{history} | assistant: {history} | user: history"
 
 
 def test_cancel_is_idempotent_and_a_cancelled_stream_has_an_end(api: httpx.Client) -> None:

@@ -289,8 +289,16 @@ class ConversationCommands(ManagerParts):
         session_id: str,
         message_ids: Collection[str],
         run_id: str | None = None,
+        need: Literal["own", "answer"] = "own",
     ) -> KnownIds:
         """Return which of these ids the session has: protocols send whole conversations again.
+
+        Args:
+            caller: Who asks.
+            session_id: The session.
+            message_ids: The ids of messages.
+            run_id: The id of a run.
+            need: `answer`: whoever may answer its requests for input may ask too.
 
         Raises:
             NotFound: There is no such session.
@@ -303,7 +311,7 @@ class ConversationCommands(ManagerParts):
             await ids.prepare(writer)
             return ids.known(writer)
 
-        return await self._registry.within(caller, session_id, look, place=False)
+        return await self._registry.within(caller, session_id, look, need, place=False)
 
     async def add_messages(
         self,

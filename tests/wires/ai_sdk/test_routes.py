@@ -213,6 +213,23 @@ def test_another_answer_is_a_branch_whatever_id_names_it(api: httpx.Client, chat
     refused(gone, 404, "message-not-found")
 
 
+def test_the_id_of_an_answer_is_looked_up_and_not_searched_for(
+    api: httpx.Client, chat_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(api, chat_id, said("hi"))
+    name = loaded(api, chat_id)[-1]["id"]
+
+    async def searched(*_: object, **__: object) -> None:
+        raise AssertionError("the path was read, whose length has no end")
+
+    monkeypatch.setattr(turns, "find_on_path", searched)
+    for message_id in (name, "u-1"):
+        again = submit(api, chat_id, trigger="regenerate-message", messageId=message_id)
+        assert again.status_code == 200
+    edited = submit(api, chat_id, said("two"), messageId="u-1")
+    assert edited.status_code == 200
+
+
 def test_ids_of_any_form_are_known_again(api: httpx.Client, chat_id: str) -> None:
     for name in ("a b/c", "ü" * 500, "-", "x" * 128):
         first = submit(api, chat_id, said("hi", name))
@@ -248,6 +265,19 @@ def test_the_history_that_a_client_brings_to_a_new_chat_is_taken_once(
     submit(api, chat_id, *brought, forged, said("next", "u-3"))
     assert [one["role"] for one in loaded(api, chat_id)] == ["user", "assistant"] * 3
     assert len(runs_of(api, chat_id)) == 2
+
+
+def test_a_request_adds_as_many_messages_as_a_native_one(api: httpx.Client, chat_id: str) -> None:
+    calls = [
+        {"type": "tool-x", "toolCallId": f"c{at}", "state": "output-available", "output": at}
+        for at in range(1000)
+    ]
+    answer = {"id": "a-1", "role": "assistant", "parts": calls}
+    questions = [said("x", f"q-{at}") for at in range(1001)]
+    for brought in ([answer, said("hi")], questions):
+        problem = refused(submit(api, chat_id, *brought), 422, "invalid")
+        assert "1000" in problem["detail"]
+    assert api.get(f"/sessions/{chat_id}").status_code == 404
 
 
 def test_messages_that_were_never_answered_come_before_the_new_one(

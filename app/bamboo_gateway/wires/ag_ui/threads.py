@@ -134,6 +134,7 @@ class Threads:
                     given.thread_id,
                     {stored_id(message.id) for message in batch},
                     given.run_id,
+                    "answer" if given.resume else "own",
                 )
                 for message in reversed(batch):
                     if stored_id(message.id) in known.message_ids:
@@ -207,6 +208,8 @@ class Threads:
                     "with the next run.",
                     errors=[{"loc": ["body", "resume"], "msg": "comes with new messages"}],
                 )
+            if not kinds.keys() <= answers.answers.keys():
+                raise _answers_a_part()
             return answers
         if new:
             return chat_of(given, agent, options, new)  # which closes what was asked
@@ -235,10 +238,7 @@ class Threads:
             case Inputs():
                 taken = dict((await manager.answer_inputs(who, thread_id, turn, idem)).answer)
                 if taken.get("run_id") is None:
-                    raise InvalidInput(
-                        "`resume` has to answer all open interrupts of the thread.",
-                        errors=[{"loc": ["body", "resume"], "msg": "does not answer all"}],
-                    )
+                    raise _answers_a_part()  # others have been asked meanwhile
                 return taken
 
     # -- streams ------------------------------------------------------------------------------
@@ -359,6 +359,13 @@ class Threads:
         except Forbidden:
             return None  # whoever may only read the thread sees no list of its runs
         return page.runs[0]["run_id"] if page.runs else None
+
+
+def _answers_a_part() -> InvalidInput:
+    return InvalidInput(
+        "`resume` has to answer all open interrupts of the thread.",
+        errors=[{"loc": ["body", "resume"], "msg": "does not answer all"}],
+    )
 
 
 def _nothing_said() -> InvalidInput:

@@ -188,15 +188,29 @@ def imported(messages: list[UiMessage]) -> list[NewMessage]:
     """Return the history that a client brings to a new session, in the gateway's messages.
 
     Raises:
-        InvalidInput: A part or an id is not allowed.
+        InvalidInput: A part or an id is not allowed, or there are too many messages.
     """
     said: list[NewMessage] = []
     for message in messages:
+        check_count(len(said))
         if message.role == "user":
             said.append(users_message(message))
         elif message.role == "assistant":
             said += _assistants(message)
+    check_count(len(said))
     return said
+
+
+def check_count(count: int) -> None:
+    """Check how many messages a request adds: as many as a native one may have.
+
+    Raises:
+        InvalidInput: There are too many.
+    """
+    if count > ITEMS_MAX:
+        raise _invalid(
+            f"More than {ITEMS_MAX} messages are new; so many are allowed at once.", "messages"
+        )
 
 
 def _assistants(message: UiMessage) -> list[NewMessage]:

@@ -32,6 +32,7 @@ from bamboo_gateway.wires.ai_sdk.bodies import (
     ChatRequest,
     UiMessage,
     approvals_of,
+    check_count,
     imported,
     instructions_of,
     native_id,
@@ -133,7 +134,9 @@ class Submit:
 
     async def _say(self, history: list[UiMessage], options: dict[str, Any]) -> Begun:
         """Answer the last message. Earlier ones of the user's that are unknown come before it."""
-        said = [users_message(one) for one in _last_of_user(history)]
+        last = _last_of_user(history)
+        check_count(len(last))
+        said = [users_message(one) for one in last]
         if len(said) < len(history):
             said = await self._with_history(history, said)
         name = said[-1].id

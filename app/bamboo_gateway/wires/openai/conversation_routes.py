@@ -27,7 +27,7 @@ from bamboo_gateway.api.responses import json_response
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import parse_ms
 from bamboo_gateway.domain.codec import decode
-from bamboo_gateway.domain.errors import NotFound
+from bamboo_gateway.domain.errors import BambooError, NotFound
 from bamboo_gateway.domain.tool_order import OPEN_CALLS_MAX
 from bamboo_gateway.domain.views import SessionView
 from bamboo_gateway.sessions.commands import NewMessage, NewSession
@@ -103,7 +103,12 @@ async def create_openai_conversation(
     bind_contextvars(session_id=session_id)
     if messages:
         first = idempotency(key, "POST /openai/v1/conversations items", sent)
-        await manager.add_messages(who, session_id, messages, first)
+        try:
+            await manager.add_messages(who, session_id, messages, first)
+        except BambooError:
+            if not made.replayed:
+                await manager.delete_session(who, session_id)  # all or nothing
+            raise
     return json_response(_shown(made.answer))
 
 

@@ -79,6 +79,8 @@ class Creation:
         for name in ("stream", "store", "background"):
             if not isinstance(body.get(name), bool | None):
                 raise wrong(name, "is not a boolean.")
+        if body.get("background") is True and body.get("store") is False:
+            raise wrong("background", "needs `store`: nobody could retrieve or cancel it.")
         model = body.get("model")
         if not isinstance(model, str) or not model:
             raise wrong("model", "is missing: the name of an agent.")
@@ -100,6 +102,9 @@ class Creation:
                 return known
         if given.approvals:
             return await self._answer(manager, who, given, session_id)
+        # A repeat of a key finds its own run behind the previous one.
+        if before is not None and before.run["ended_at"] is None and self.key is None:
+            await _check_goes_on(manager, who, before)
         chat = self._chat(given, parameters, session_id, before)
         outcome = await manager.chat(who, chat, self.idem)
         return Begun(outcome.answer["session_id"], outcome.answer["run_id"])
@@ -209,6 +214,22 @@ class Creation:
             if asked_of(record).get("request") == self.digest:
                 return Begun(session_id, run["run_id"])
         return None
+
+
+async def _check_goes_on(manager: SessionManager, who: Caller, before: RunRecord) -> None:
+    """Check that what is queued now begins where a response ends that has not ended.
+
+    Raises:
+        Refused: Another run waits behind that response, and would come in between.
+    """
+    session_id, run_id = before.run["session_id"], before.run["run_id"]
+    known = await manager.known_ids(who, session_id, set(), run_id)
+    if run_id in known.under_way[:-1]:
+        raise Refused(
+            "The previous response has not ended, and another one waits behind it already. Send "
+            "the request again when it has ended.",
+            code="run-active",
+        )
 
 
 def is_kept(record: RunRecord) -> bool:
