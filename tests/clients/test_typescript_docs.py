@@ -12,7 +12,7 @@ from typing_extensions import override
 from tests.clients.typescript import PACKAGE, built, npm_program, run
 from tests.docs_tables import pages
 from tests.processes import Gateway, program
-from tests.support.chromium import Chromium
+from tests.support.chromium import page_at
 from tests.support.http_servers import http_server
 
 pytestmark = pytest.mark.external_service
@@ -91,10 +91,8 @@ def test_what_the_documentation_shows_compiles_and_runs(tmp_path: Path) -> None:
             bundler = [npm_program("esbuild"), entry, "--bundle", "--format=esm"]
             mode = '--define:process.env.NODE_ENV="production"'
             script = run([*bundler, mode], folder).encode()
-            with Chromium(tmp_path) as browser:
-                page = browser.open(origin)
-                page.until("document.querySelector('input') !== null")
-                page.value("document.querySelector('input').value = 'Hello'")
-                page.value("document.querySelector('form').requestSubmit()")
-                page.until("document.querySelector('p.user.complete')?.textContent === 'Hello'")
-                page.until("document.querySelector('p.assistant.complete') !== null")
+            with page_at(origin) as page:
+                page.locator("input").fill("Hello")
+                page.evaluate("document.querySelector('form').requestSubmit()")
+                page.locator("p.user.complete", has_text="Hello").wait_for()
+                page.locator("p.assistant.complete").last.wait_for()

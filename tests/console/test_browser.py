@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.console.browser import Tab, chromium, violations
 from tests.processes import Gateway
+from tests.support.chromium import Tab, chromium, violations
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.external_service

@@ -1,7 +1,6 @@
 """A real browser below a path of nginx: the API's page, and twenty streams at once over HTTP/2."""
 
 import json
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -14,7 +13,8 @@ from typing_extensions import override
 from tests.e2e.fronts import PATH, changed, nginx, nginx_serving, recipe
 from tests.e2e.test_docs_page import check_page
 from tests.e2e.test_nginx import self_signed
-from tests.processes import Gateway, environment, free_port, program
+from tests.processes import Gateway, free_port
+from tests.support.chromium import page_at
 from tests.support.http_servers import http_server
 from tests.support.waiting import until
 
@@ -29,7 +29,7 @@ def test_the_page_of_the_api_works_below_a_path(tmp_path: Path, strips: bool) ->
         Gateway(tmp_path, {"BAMBOO_ROOT_PATH": PATH}) as gateway,
         nginx(gateway, tmp_path, strips=strips, names=False) as base,
     ):
-        asked = check_page(gateway, base, tmp_path)
+        asked = check_page(gateway, base)
     assert f"{base}/docs/swagger-ui.js" in asked
     assert f"{base}/api/v1/openapi.json" in asked
 
@@ -87,36 +87,6 @@ def page_server(seen: list[dict[str, Any]]) -> Iterator[int]:
         yield port
 
 
-@contextmanager
-def browsing(url: str, directory: Path) -> Iterator[None]:
-    """Show a page in a browser that takes any certificate."""
-    browser = program("chromium", "chromium-browser", "google-chrome")
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--no-proxy-server",
-        "--ignore-certificate-errors",
-        f"--user-data-dir={directory / 'profile'}",
-    ]
-    with (
-        (directory / "chromium.log").open("ab") as log,
-        subprocess.Popen(
-            [browser, *flags, url], env=environment(), stdout=log, stderr=log
-        ) as process,
-    ):
-        try:
-            yield
-        finally:
-            process.kill()
-
-
 @pytest.mark.parametrize("strips", [False, True], ids=["passes", "strips"])
 def test_twenty_streams_in_one_browser_at_once_over_http_2(tmp_path: Path, strips: bool) -> None:
     seen: list[dict[str, Any]] = []
@@ -137,7 +107,7 @@ def test_twenty_streams_in_one_browser_at_once_over_http_2(tmp_path: Path, strip
         )
         with (
             nginx_serving(server, f"https://localhost:{port}/nothing", tmp_path),
-            browsing(f"https://localhost:{port}/", tmp_path),
+            page_at(f"https://localhost:{port}/", ignore_https_errors=True),
         ):
             until(lambda: seen, "all streams are open, or something is wrong")
             # The cookie is not for scripts.

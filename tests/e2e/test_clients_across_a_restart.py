@@ -142,7 +142,7 @@ def test_the_eventsources_of_npm_come_back_by_themselves(
 @pytest.mark.external_service
 @pytest.mark.parametrize("ending", ["SIGKILL", "SIGTERM"])
 def test_the_eventsource_of_a_browser_comes_back_by_itself(tmp_path: Path, ending: Ending) -> None:
-    watcher = Chromium(tmp_path / "profile")
+    watcher = Chromium()
     with gateway_for(tmp_path, watcher.origin) as gateway, watching(watcher, stream_url(gateway)):
         live_through_restarts(gateway, watcher, ending)
         assert_saw_everything_once(gateway, watcher)
@@ -154,7 +154,7 @@ def test_an_eventsource_that_comes_back_while_the_gateway_drains_does_not_give_u
     tmp_path: Path, kind: Literal["npm", "browser"]
 ) -> None:
     """EventSource ends for good at every answer but 200, so a drain may not answer 503 to it."""
-    watcher = NodeEventSource() if kind == "npm" else Chromium(tmp_path / "profile")
+    watcher = NodeEventSource() if kind == "npm" else Chromium()
     origins = [watcher.origin] if isinstance(watcher, Chromium) else []
     settings = {
         "BAMBOO_DRAIN_TIMEOUT_SECONDS": "200",

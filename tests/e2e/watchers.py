@@ -5,13 +5,12 @@ and ends at the `custom` event named `end`.
 """
 
 import json
-import shutil
 import subprocess
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
@@ -19,6 +18,7 @@ import httpx_sse
 from typing_extensions import override
 
 from tests.processes import REPOSITORY, environment, lacking, program
+from tests.support.chromium import page_at
 from tests.support.clients import local_client
 from tests.support.waiting import until
 
@@ -223,10 +223,9 @@ class NodeEventSource(Watcher):
 class Chromium(Watcher):
     """A real browser: its own EventSource, in a page of another origin than the gateway's."""
 
-    def __init__(self, profile: Path) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._browser = program("chromium", "chromium-browser", "google-chrome")
-        self._profile = profile
+        self._running = ExitStack()
         self._server = _page_server(self.seen)
         self._thread = threading.Thread(target=self._server.serve_forever, name="page")
 
@@ -238,35 +237,16 @@ class Chromium(Watcher):
     @override
     def start(self, url: str) -> None:
         self._thread.start()
-        flags = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--disable-dev-shm-usage",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--no-proxy-server",
-            f"--user-data-dir={self._profile}",
-        ]
-        page = f"{self.origin}/?{httpx.QueryParams({'stream': url})}"
-        with (self._profile.parent / "chromium.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [self._browser, *flags, page], env=environment(), stdout=log, stderr=log
-            )
+        self._running.enter_context(page_at(f"{self.origin}/?{httpx.QueryParams({'stream': url})}"))
 
     @override
     def stop(self) -> None:
         try:
-            self._process.kill()
-            self._process.wait(60)
+            self._running.close()
         finally:
             self._server.shutdown()
             self._thread.join(60)
             self._server.server_close()
-            shutil.rmtree(self._profile, ignore_errors=True)
 
 
 # Each message is handed over before the next: so the order here is the order in which the browser

@@ -14,6 +14,7 @@ import pytest
 from typing_extensions import override
 
 from tests.processes import REPOSITORY, Gateway, environment, free_port, lacking, program
+from tests.support.chromium import page_at
 from tests.support.clients import local_client
 from tests.support.http_servers import http_server
 from tests.support.waiting import until
@@ -289,24 +290,6 @@ def served_page(seen: list[str], acts: bytes) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-@contextmanager
-def in_chromium(tmp_path: Path, page: str) -> Iterator[None]:
-    browser = program("chromium", "chromium-browser", "google-chrome")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-proxy-server"]
-    flags += ["--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking"]
-    profile = f"--user-data-dir={tmp_path / 'profile'}"
-    with (
-        (tmp_path / "chromium.log").open("ab") as log,
-        subprocess.Popen(
-            [browser, *flags, profile, page], env=environment(), stdout=log, stderr=log
-        ) as process,
-    ):
-        try:
-            yield
-        finally:
-            process.kill()
-
-
 class Page:
     """The example page in Chromium, and a gateway for it."""
 
@@ -335,7 +318,7 @@ def page_of(
         Gateway(tmp_path, {"BAMBOO_CORS_ORIGINS": origin}) as gateway,
     ):
         prepare(gateway)
-        with in_chromium(tmp_path, f"{origin}/browser.html?gateway={gateway.url}"):
+        with page_at(f"{origin}/browser.html?gateway={gateway.url}"):
             yield Page(gateway, seen)
 
 

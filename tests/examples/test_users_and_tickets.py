@@ -14,7 +14,8 @@ import httpx
 import pytest
 from typing_extensions import override
 
-from tests.processes import BAMBOO, REPOSITORY, Gateway, environment, free_port, program
+from tests.processes import BAMBOO, REPOSITORY, Gateway, environment, free_port
+from tests.support.chromium import page_at
 from tests.support.clients import local_request
 from tests.support.http_servers import http_server
 from tests.support.waiting import until
@@ -132,10 +133,6 @@ def listener(seen: list[str]) -> Iterator[str]:
 def test_the_page_comes_back_with_a_new_ticket_when_its_old_one_has_expired(
     tmp_path: Path,
 ) -> None:
-    browser = program("chromium", "chromium-browser", "google-chrome")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-proxy-server"]
-    flags += ["--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking"]
-    flags += [f"--user-data-dir={tmp_path / 'profile'}"]
     seen: list[str] = []
     port = free_port()
     origin = f"http://127.0.0.1:{port}"
@@ -149,28 +146,19 @@ def test_the_page_comes_back_with_a_new_ticket_when_its_old_one_has_expired(
             lambda: f"the page shows {words} at once; it shows {seen[-1:]}",
         )
 
-    with (
-        listener(seen) as where,
-        Gateway(tmp_path, settings) as gateway,
-        (tmp_path / "chromium.log").open("ab") as log,
-    ):
+    with listener(seen) as where, Gateway(tmp_path, settings) as gateway:
         page = directory / "page.html"
         page.write_text(page.read_text("utf-8") + _READER.replace("SEEN", where), "utf-8")
         with (
             application(gateway, directory, port) as url,
             logged_in(url, "alice", "wonderland") as alice,
-            subprocess.Popen(
-                [browser, *flags, url], env=environment(), stdout=log, stderr=log
-            ) as process,
+            page_at(url),
         ):
-            try:
-                shows("user: Hello from a page", "I counted 4 words")
-                # Streams end; tickets of a second's life are old when the gateway is back.
-                assert gateway.stop() == 0
-                gateway.start()
-                assert alice.post("/say", json={"message": "Still there?"}).is_success
-                shows("Hello from a page", "user: Still there?", "I counted 2 words")
-            finally:
-                process.kill()
+            shows("user: Hello from a page", "I counted 4 words")
+            # Streams end; tickets of a second's life are old when the gateway is back.
+            assert gateway.stop() == 0
+            gateway.start()
+            assert alice.post("/say", json={"message": "Still there?"}).is_success
+            shows("Hello from a page", "user: Still there?", "I counted 2 words")
     audited = (gateway.data_dir / "audit.jsonl").read_text("utf-8").splitlines()
     assert sum(json.loads(line)["action"] == "ticket" for line in audited) > 1

@@ -331,7 +331,7 @@ def test_images_and_files_become_parts_of_the_message(api: httpx.Client) -> None
     assert kinds == [
         ("text", None),
         ("image", "image/png"),
-        ("image", "image/*"),
+        ("image", "image/png"),
         ("file", "application/pdf"),
         ("file", "text/plain"),
     ]

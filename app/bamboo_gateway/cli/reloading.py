@@ -63,7 +63,7 @@ class Reloader:
         self._look_again()
         for number in _SIGNALS:
             signal.signal(number, self._pass_on)
-        notice(f"watching {len(self._watched)} files; a change starts the gateway again")
+        notice(f"files watched: {len(self._watched)}; a change starts the gateway again")
         while True:
             before = _stamps(self._watched)
             code, changed = self._run_once(before)

@@ -73,7 +73,6 @@ from bamboo_gateway.sessions.turns import (
     InputRun,
     Turns,
     input_run,
-    known_messages,
     last_turns,
     run_at,
     run_of_input,
@@ -460,13 +459,6 @@ class ConversationCommands(ManagerParts):
         """Return the run that was executing at a position, whether or not it has ended since."""
         read = partial(run_at, self._context.store, position=position)
         return await self._registry.read(caller, session_id, read, "read")
-
-    async def known_messages(
-        self, caller: Caller, session_id: str, message_ids: frozenset[str]
-    ) -> frozenset[str]:
-        """Return those of these ids that messages of the session have, on any branch."""
-        read = partial(known_messages, self._context.store, message_ids=message_ids)
-        return await self._registry.read(caller, session_id, read)
 
     async def input_run(self, caller: Caller, session_id: str, run_id: str) -> InputRun:
         """Return where a run begins, and whether it has ended."""

@@ -160,7 +160,7 @@ async def run_of_input(store: SessionStore, head: SessionHead, message_id: str) 
     found = await store.find(head.id, head.epoch, "message", key=message_id, limit=1, reverse=True)
     if found:
         run_id = decode(found[0].body).get("run_id")
-        return await _input_run(store, head, run_id) if run_id else None
+        return await input_run(store, head, run_id) if run_id else None
     for queued in head.queue:
         records = await store.read(
             head.id, head.epoch, queued.seq - 1, limit=1, max_bytes=PAGE_BYTES_MAX
@@ -168,7 +168,7 @@ async def run_of_input(store: SessionStore, head: SessionHead, message_id: str) 
         if records and records[0].seq == queued.seq:
             event = decode(records[0].body)
             if any(message["id"] == message_id for message in event.get("messages", ())):
-                return await _input_run(store, head, queued.run_id)
+                return await input_run(store, head, queued.run_id)
     return None
 
 
@@ -185,30 +185,19 @@ async def run_at(store: SessionStore, head: SessionHead, position: Position) -> 
             event = decode(record.body)
             if event["type"] == "run_start":
                 run_id = event["run_id"]
-                return None if run_id in ended else await _input_run(store, head, run_id)
+                return None if run_id in ended else await input_run(store, head, run_id)
             if event["type"] in TERMINAL_TYPES:
                 ended.add(event["run_id"])
         edge = page[-1].seq
     return None
 
 
-async def known_messages(
-    store: SessionStore, head: SessionHead, message_ids: frozenset[str]
-) -> frozenset[str]:
-    """Return those of these ids that messages of the log have, on any branch."""
-    return frozenset(await store.keys_in_use(head.id, head.epoch, "message", message_ids))
-
-
 async def input_run(store: SessionStore, head: SessionHead, run_id: str) -> InputRun:
-    """Return where a run begins.
+    """Return where a run begins, and whether it has ended.
 
     Raises:
         NotFound: There is no such run.
     """
-    return await _input_run(store, head, run_id)
-
-
-async def _input_run(store: SessionStore, head: SessionHead, run_id: str) -> InputRun:
     view = await find_run(store, head.id, head.epoch, run_id)
     position = parse_position(view["position"])
     assert position is not None  # the view has made it

@@ -13,7 +13,8 @@ from urllib.parse import quote
 import pytest
 from typing_extensions import override
 
-from tests.processes import Gateway, environment, program
+from tests.processes import Gateway
+from tests.support.chromium import page_at
 from tests.support.http_servers import http_server
 from tests.support.waiting import until
 from tests.wires import official
@@ -28,23 +29,22 @@ PAGE = b"""<!doctype html><meta charset="utf-8"><title>Chat</title><div id="root
 </script>"""
 
 
-def bundle(directory: Path) -> None:
-    """Make the page's script for each version, with its own React hook."""
-    for version, (client, _) in VERSIONS.items():
-        options = {
-            "entryPoints": ["ai_sdk_page.mjs"],
-            "outfile": str(directory / f"page-{version}.js"),
-            "bundle": True,
-            "format": "esm",
-            "target": "es2022",
-            "alias": {"ai-react": f"ai-react-{version}", "ai-transport": client},
-            "define": {"process.env.NODE_ENV": '"production"'},
-            "logLevel": "error",
-        }
-        script = f"require('esbuild').buildSync({json.dumps(options)})"
-        subprocess.run(
-            [official.node(), "-e", script], cwd=official.NODE_DIR, timeout=SECONDS, check=True
-        )
+def bundle(directory: Path, version: str) -> None:
+    """Make the page's script for a version, with its own React hook."""
+    options = {
+        "entryPoints": ["ai_sdk_page.mjs"],
+        "outfile": str(directory / f"page-{version}.js"),
+        "bundle": True,
+        "format": "esm",
+        "target": "es2022",
+        "alias": {"ai-react": f"ai-react-{version}", "ai-transport": VERSIONS[version][0]},
+        "define": {"process.env.NODE_ENV": '"production"'},
+        "logLevel": "error",
+    }
+    script = f"require('esbuild').buildSync({json.dumps(options)})"
+    subprocess.run(
+        [official.node(), "-e", script], cwd=official.NODE_DIR, timeout=SECONDS, check=True
+    )
 
 
 @contextmanager
@@ -76,45 +76,17 @@ def pages(directory: Path, told: dict[str, Any]) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-@contextmanager
-def browser(directory: Path, url: str) -> Iterator[None]:
-    """Show a page."""
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-proxy-server"]
-    flags += ["--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking"]
-    flags += ["--disable-component-update", "--disable-sync", "--remote-debugging-port=0"]
-    with (directory / "browser.log").open("ab") as log:
-        process = subprocess.Popen(
-            [
-                program("chromium", "chromium-browser", "google-chrome"),
-                *flags,
-                f"--user-data-dir={directory / 'profile'}",
-                url,
-            ],
-            env=environment(),
-            stdout=log,
-            stderr=log,
-        )
-        try:
-            yield
-        finally:
-            process.kill()
-            process.wait(SECONDS)
-
-
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_page_that_is_loaded_again_in_the_middle_of_an_answer_shows_it_once(
     tmp_path: Path, version: str
 ) -> None:
-    bundle(tmp_path)
+    bundle(tmp_path, version)
     told: dict[str, Any] = {}
     api = VERSIONS[version][1]
     with (
         pages(tmp_path, told) as origin,
         Gateway(tmp_path, {"BAMBOO_CORS_ORIGINS": origin}) as gateway,
-        browser(
-            tmp_path,
-            f"{origin}/?version={version}&session=c&api={quote(gateway.url + api, safe='')}",
-        ),
+        page_at(f"{origin}/?version={version}&session=c&api={quote(gateway.url + api, safe='')}"),
     ):
         until(lambda: "c" in told, "the page tells what it shows")
         loaded = gateway.call("GET", f"{api.removeprefix('/api/v1')}/c/messages")

@@ -43,8 +43,8 @@ from bamboo_gateway.wires.ag_ui.turns import (
     instructions,
     regenerate_of,
     said,
-    stored_id,
 )
+from bamboo_gateway.wires.client_messages import stored_id
 from bamboo_gateway.wires.folded_streams import EVENT_LINES, Folded, FoldedStream, FoldMemos
 
 _LOOK_UP: Final = 32

@@ -6,23 +6,25 @@ another answer, and any other shows the run that it is about once more (`Replay`
 session knows is a repeat of its request.
 """
 
-import mimetypes
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from typing import Any, Final
 
-from pydantic import ValidationError
-
 from bamboo_gateway.api.limits import ITEMS_MAX
-from bamboo_gateway.api.schemas.messages import MessageInput
 from bamboo_gateway.domain.codec import encode, object_in
 from bamboo_gateway.domain.errors import InvalidInput
-from bamboo_gateway.domain.ids import is_id
 from bamboo_gateway.sessions.commands import Chat, NewMessage, NewSession, Regenerate
 from bamboo_gateway.sessions.runs.inputs import Inputs
 from bamboo_gateway.wires.ag_ui.messages import METADATA
 from bamboo_gateway.wires.ag_ui.schemas import RunAgentInput, SentAnswer, SentMessage, SentTool
+from bamboo_gateway.wires.client_messages import (
+    WrongMessage,
+    approval,
+    client_tool,
+    guessed_media_type,
+    new_message,
+    stored_id,
+)
 
 SAID_ROLES: Final = frozenset({"user", "assistant", "tool"})
 """The roles of the conversation. Reasoning and activities are only shown, and instructions are an
@@ -45,13 +47,6 @@ class Cancelled:
 
 
 Turn = Chat | Regenerate | Inputs | Replay | Cancelled
-
-
-def stored_id(client_id: str) -> str:
-    """Return the id that a client's message has in the session: its own, if that can be one."""
-    if is_id(client_id):
-        return client_id
-    return "msg-" + sha256(client_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def said(messages: Iterable[SentMessage]) -> list[SentMessage]:
@@ -82,7 +77,7 @@ def chat_of(
         raise InvalidInput(detail, errors=[{"loc": ["body", "messages"], "msg": detail}])
     return Chat(
         NewSession(id=given.thread_id),
-        [_message(message, at) for at, message in enumerate(new)],
+        [_message(message) for message in new],
         agent,
         options,
         given.run_id,
@@ -127,47 +122,35 @@ def answers_of(given: RunAgentInput, kinds: dict[str, str]) -> Inputs | Cancelle
 
 
 def _denial(one: SentAnswer) -> dict[str, Any]:
-    reason = one.payload if isinstance(one.payload, str) else "cancelled"
-    return {"approved": False, "reason": reason}
+    return approval(False, one.payload if isinstance(one.payload, str) else "cancelled")
 
 
 def client_tools(tools: list[SentTool] | None) -> tuple[Any, ...]:
-    """Return tools as the gateway has them; `check_client_tools` looks at them."""
-    found: list[dict[str, Any]] = []
-    for tool in tools or ():
-        shape: dict[str, Any] = {"name": tool.name}
-        if tool.description:
-            shape["description"] = tool.description
-        no_parameters = {"type": "object", "properties": {}}
-        shape["parameters"] = no_parameters if tool.parameters is None else tool.parameters
-        found.append(shape)
-    return tuple(found)
+    """Return the tools that the client runs, as a command takes them."""
+    return tuple(
+        client_tool(tool.name, tool.description or None, tool.parameters) for tool in tools or ()
+    )
 
 
 # -- messages ---------------------------------------------------------------------------------
 
 
-def _message(message: SentMessage, at: int) -> NewMessage:
+def _message(message: SentMessage) -> NewMessage:
     name = stored_id(message.id)
-    shape: dict[str, Any] = {"role": message.role, "id": name, "content": _content(message, at)}
+    shape: dict[str, Any] = {"role": message.role, "id": name, "content": _content(message)}
     if message.role == "assistant" and message.tool_calls:
         shape["tool_calls"] = [_call(call) for call in message.tool_calls]
     if message.role == "tool":
         shape["tool_call_id"] = message.tool_call_id
     try:
-        new = MessageInput.model_validate(shape).to_new()
-    except ValidationError as error:
-        details = error.errors(include_url=False, include_input=False, include_context=False)
-        places = [part for part in details[0]["loc"] if not str(part).startswith("<")]
-        place = ".".join(str(part) for part in places)
-        raise _refused(
-            message, f"{place}: {details[0]['msg']}" if place else details[0]["msg"]
-        ) from error
+        new = new_message(shape)
+    except WrongMessage as error:
+        place = "".join(f"{part}." for part in error.place).removesuffix(".")
+        raise _refused(message, f"{place}: {error.reason}" if place else error.reason) from error
     return new if name == message.id else replace(new, metadata={METADATA: {"id": message.id}})
 
 
-def _content(message: SentMessage, at: int) -> str | list[dict[str, Any]]:
-    del at
+def _content(message: SentMessage) -> str | list[dict[str, Any]]:
     if message.content is None and message.role in ("assistant", "tool"):
         return ""
     if isinstance(message.content, str):
@@ -198,8 +181,7 @@ def _part(message: SentMessage, part: Any) -> dict[str, Any]:
     if where not in ("url", "data", "file") or not isinstance(value, str):
         raise _refused(message, f"the {kind} part has no source")
     if not isinstance(media_type, str) or not media_type:
-        guessed = mimetypes.guess_type(value)[0] if where == "url" else None
-        media_type = guessed or ("image/*" if kind == "image" else "application/octet-stream")
+        media_type = guessed_media_type(kind, value if where == "url" else None)
     is_image = kind == "image" or (kind == "binary" and media_type.startswith("image/"))
     shape: dict[str, Any] = {"type": "image" if is_image else "file"}
     if where == "file":

@@ -6,25 +6,30 @@ not need is neither read nor refused.
 
 import re
 from collections.abc import Mapping
-from hashlib import sha256
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from bamboo_gateway.api.limits import ITEMS_MAX
 from bamboo_gateway.api.schemas.fields import Id, Name, Options
-from bamboo_gateway.api.schemas.messages import MessageInput
 from bamboo_gateway.domain.codec import encode
 from bamboo_gateway.domain.errors import InvalidInput
-from bamboo_gateway.domain.ids import is_id
 from bamboo_gateway.sessions.commands import NewMessage
 from bamboo_gateway.wires.ai_sdk import parts
+from bamboo_gateway.wires.client_messages import (
+    WrongMessage,
+    approval,
+    client_tool,
+    data_url,
+    new_message,
+    stored_id,
+    text_or_parts,
+)
 
 MESSAGES_MAX: Final = 10_000
 """The most UI messages in a request: clients send all that they have. The body is bounded too."""
 
 _FILE_URL: Final = re.compile(r"(?:https?://[^/?#]+)?(?:/[^?#]*)?/api/v1/files/([A-Za-z0-9._-]+)")
-_DATA_URL: Final = re.compile(r"data:([^;,]*)((?:;[^;,]*)*?);base64,", re.IGNORECASE)
 _TOOL: Final = "tool-"
 _DYNAMIC: Final = "dynamic-tool"
 
@@ -92,22 +97,19 @@ class ChatRequest(_Open):
             raise _invalid("`messages` or `message` is missing.", "messages")
         return given
 
-    def client_tools(self) -> list[dict[str, Any]]:
-        """Return the tools that the client brings, as `Chat.client_tools` takes them."""
+    def client_tools(self) -> tuple[Any, ...]:
+        """Return the tools that the client brings, as a command takes them."""
         given = self.tools
         if isinstance(given, dict):
             given = [{"name": name, **tool} for name, tool in given.items()]
-        shown: list[dict[str, Any]] = []
+        tools: list[Any] = []
         for tool in given or ():
             schema = tool.get("parameters", tool.get("inputSchema"))
             # `jsonSchema` is the member of a schema object of the AI SDK.
             if isinstance(schema, dict) and isinstance(schema.get("jsonSchema"), dict):
                 schema = schema["jsonSchema"]
-            one = {"name": tool.get("name"), "parameters": schema or {"type": "object"}}
-            if tool.get("description") is not None:
-                one["description"] = tool["description"]
-            shown.append(one)
-        return shown
+            tools.append(client_tool(tool.get("name"), tool.get("description"), schema or None))
+        return tuple(tools)
 
 
 def instructions_of(messages: list[UiMessage]) -> str | None:
@@ -127,9 +129,7 @@ def native_id(ui_id: str) -> str | None:
 
     Clients may make ids of any form.
     """
-    if not ui_id or is_id(ui_id):
-        return ui_id or None
-    return "msg_" + sha256(ui_id.encode("utf-8", "surrogatepass")).hexdigest()[:26]
+    return stored_id(ui_id) if ui_id else None
 
 
 def users_message(message: UiMessage, *, is_edit: bool = False) -> NewMessage:
@@ -154,10 +154,9 @@ def users_message(message: UiMessage, *, is_edit: bool = False) -> NewMessage:
         raise _invalid("`metadata` must be an object.", "metadata")
     if message.id and message_id != message.id:
         metadata[parts.ALIAS] = message.id
-    is_text = len(content) == 1 and content[0]["type"] == "text" and content[0]["text"]
     shape: dict[str, Any] = {
         "role": "user",
-        "content": content[0]["text"] if is_text else content,
+        "content": text_or_parts(content),
         "metadata": metadata,
     }
     if message_id is not None:
@@ -179,13 +178,9 @@ def approvals_of(message: UiMessage) -> dict[str, dict[str, Any]]:
     """Return the answers to approvals in a message of the assistant, by the id of the request."""
     found: dict[str, dict[str, Any]] = {}
     for part in message.calls():
-        approval = part.get("approval")
-        if not isinstance(approval, dict) or not isinstance(approval.get("approved"), bool):
-            continue
-        answer: dict[str, Any] = {"approved": approval["approved"]}
-        if isinstance(approval.get("reason"), str):
-            answer["reason"] = approval["reason"]
-        found[str(approval.get("id"))] = answer
+        given = part.get("approval")
+        if isinstance(given, dict) and isinstance(given.get("approved"), bool):
+            found[str(given.get("id"))] = approval(given["approved"], given.get("reason"))
     return found
 
 
@@ -242,11 +237,7 @@ def _assistants(message: UiMessage) -> list[NewMessage]:
                 results.append(given)
         if not content and not calls:
             continue
-        is_text = len(content) == 1 and content[0]["type"] == "text"
-        shape: dict[str, Any] = {
-            "role": "assistant",
-            "content": content[0]["text"] if is_text else content or "",
-        }
+        shape: dict[str, Any] = {"role": "assistant", "content": text_or_parts(content) or ""}
         if calls:
             shape["tool_calls"] = calls
         if name is not None:
@@ -300,8 +291,8 @@ def _content_part(part: Mapping[str, Any]) -> dict[str, Any] | None:
     shown["media_type"] = media_type
     if isinstance(part.get("filename"), str) and part["filename"]:
         shown["name"] = part["filename"]
-    if (data := _DATA_URL.match(url)) is not None:
-        return shown | {"data": url[data.end() :]}
+    if (found := data_url(url)) is not None:
+        return shown | {"data": found.data}
     return shown | {"url": url}
 
 
@@ -312,14 +303,11 @@ def _checked(shape: dict[str, Any]) -> NewMessage:
         InvalidInput: It breaks one; `errors` has the place.
     """
     try:
-        return MessageInput.model_validate(shape).to_new()
-    except ValidationError as error:
-        problems = [
-            {"loc": ["body", "messages", *one["loc"]], "msg": one["msg"]}
-            for one in error.errors(include_url=False, include_input=False, include_context=False)
-        ]
+        return new_message(shape)
+    except WrongMessage as error:
         raise InvalidInput(
-            f"A message cannot be taken: {problems[0]['msg']}.", errors=problems
+            f"A message cannot be taken: {error.reason}.",
+            errors=[{"loc": ["body", "messages", *error.place], "msg": error.reason}],
         ) from error
 
 

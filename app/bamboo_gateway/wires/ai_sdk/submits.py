@@ -126,7 +126,7 @@ class Submit:
 
     async def _known(self, ids: frozenset[str]) -> frozenset[str]:
         try:
-            return await self.manager.known_messages(self.caller, self.asked.id, ids)
+            return (await self.manager.known_ids(self.caller, self.asked.id, ids)).message_ids
         except NotFound:
             return frozenset()
 
@@ -158,7 +158,7 @@ class Submit:
             name,
             self.asked.agent,
             options,
-            client_tools=self._tools(),  # it has no run yet
+            client_tools=self.asked.client_tools(),  # it has no run yet
         )
         return self._started(
             await self.manager.regenerate(self.caller, self.asked.id, wanted, self.idem)
@@ -193,12 +193,9 @@ class Submit:
             options,
             on_busy=on_busy,
             edit_message_id=edit,
-            client_tools=self._tools(),
+            client_tools=self.asked.client_tools(),
         )
         return self._started(await self.manager.chat(self.caller, command, idem or self.idem))
-
-    def _tools(self) -> Any:
-        return tuple(self.asked.client_tools())
 
     def _started(self, outcome: Any) -> Begun:
         turn = outcome.answer
@@ -247,7 +244,7 @@ class Submit:
             self.asked.agent,
             options,
             on_busy="interrupt",
-            client_tools=self._tools(),
+            client_tools=self.asked.client_tools(),
         )
         return self._started(
             await self.manager.regenerate(self.caller, self.asked.id, wanted, self.idem)
@@ -276,7 +273,7 @@ class Submit:
         return await self._known_results(turns, message)
 
     async def _answer(self, turns: Turns, answers: dict[str, Any]) -> Begun:
-        given = Inputs(answers, client_tools=self._tools() or None)
+        given = Inputs(answers, client_tools=self.asked.client_tools() or None)
         outcome = await self.manager.answer_inputs(self.caller, self.asked.id, given, self.idem)
         position = _position(outcome.answer["position"])
         begin = Begin.of(await _folded(turns, self.version, position))

@@ -15,6 +15,12 @@ from bamboo_gateway.api.schemas.messages import MessageInput
 from bamboo_gateway.domain.codec import encode, object_in
 from bamboo_gateway.domain.ids import is_id
 from bamboo_gateway.sessions.commands import NewMessage
+from bamboo_gateway.wires.client_messages import (
+    approval,
+    data_url,
+    guessed_media_type,
+    text_or_parts,
+)
 from bamboo_gateway.wires.openai.errors import unsupported, wrong
 from bamboo_gateway.wires.openai.ids import APPROVAL
 
@@ -27,9 +33,7 @@ CONTENT_PARTS_MAX: Final = 1000
 _TEXT_CHARS_MAX: Final = 256
 """The longest name or id that an item may have."""
 
-_DATA_URL: Final = re.compile(
-    r"data:([a-zA-Z0-9.+-]{1,64}/[a-zA-Z0-9.+-]{1,64})(?:;[^,;]*)*;base64,"
-)
+_MEDIA_TYPE: Final = re.compile(r"[a-z0-9.+-]{1,64}/[a-z0-9.+-]{1,64}")
 _ROLES: Final[Mapping[Any, Any]] = {
     "user": "user",
     "assistant": "assistant",
@@ -120,11 +124,10 @@ def _call_output(item: Mapping[str, Any], place: str, found: Input) -> None:
 
 def _approval(item: Mapping[str, Any], place: str, found: Input) -> None:
     request_id = _text_of(item, "approval_request_id", place).removeprefix(APPROVAL)
-    approve, reason = item.get("approve"), item.get("reason")
+    approve = item.get("approve")
     if not isinstance(approve, bool):
         raise wrong(f"{place}.approve", "is not a boolean.")
-    given = {"approved": approve}
-    found.approvals[request_id] = given | ({"reason": reason} if isinstance(reason, str) else {})
+    found.approvals[request_id] = approval(approve, item.get("reason"))
 
 
 def _shown_again(item: Mapping[str, Any], place: str, found: Input) -> None:
@@ -210,11 +213,7 @@ def _content(given: Any, place: str) -> str | list[dict[str, Any]]:
         raise wrong(place, "is neither a text nor a list of parts.")
     if len(given) > CONTENT_PARTS_MAX:
         raise wrong(place, f"has more than {CONTENT_PARTS_MAX} parts.")
-    parts = [_part(part, f"{place}[{at}]") for at, part in enumerate(given)]
-    if len(parts) == 1 and parts[0]["type"] == "text":
-        text: str = parts[0]["text"]
-        return text
-    return parts
+    return text_or_parts([_part(part, f"{place}[{at}]") for at, part in enumerate(given)])
 
 
 def _part(part: Any, place: str) -> dict[str, Any]:
@@ -244,14 +243,12 @@ def _media(kind: str, part: Mapping[str, Any], place: str, source: str) -> dict[
     given = part.get(source)
     if not isinstance(given, str) or not given:
         raise wrong(f"{place}.{source}", "is missing.")
-    found = _DATA_URL.match(given)
-    if found is not None:
-        data = given[found.end() :]
-        return {"type": kind, "data": data, "media_type": found[1].lower(), **named}
+    found = data_url(given)
+    if found is not None and _MEDIA_TYPE.fullmatch(found.media_type):
+        return {"type": kind, "data": found.data, "media_type": found.media_type, **named}
     if not given.startswith(("https://", "http://")):
         raise wrong(f"{place}.{source}", "is neither a web address nor a data URL in Base64.")
-    media_type = "image/*" if kind == "image" else "application/octet-stream"
-    return {"type": kind, "url": given, "media_type": media_type, **named}
+    return {"type": kind, "url": given, "media_type": guessed_media_type(kind, given), **named}
 
 
 def _list_of(item: Mapping[str, Any], name: str, place: str) -> Sequence[Any]:

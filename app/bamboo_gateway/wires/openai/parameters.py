@@ -13,6 +13,7 @@ from bamboo_gateway.domain.client_tools import ClientTool
 from bamboo_gateway.domain.codec import encode
 from bamboo_gateway.domain.limits import KiB
 from bamboo_gateway.sessions.answers import AgentView
+from bamboo_gateway.wires.client_messages import client_tool
 from bamboo_gateway.wires.openai.errors import unsupported, wrong
 
 ASKED_BYTES_MAX: Final = 256 * KiB
@@ -203,13 +204,9 @@ def _tools(value: Any, found: Parameters, known: Mapping[str, Any]) -> None:
         if kind != "function":
             raise unsupported(f"tools[{at}].type", "is not `function`, the one type that there is.")
         name, words = given.get("name"), given.get("description")
-        parameters = given.get("parameters") or {"type": "object", "properties": {}}
         if not isinstance(name, str):
             raise wrong(f"tools[{at}].name", "is not a text.")
-        tool: ClientTool = {"name": name, "parameters": parameters}
-        if words is not None:
-            tool["description"] = words
-        tools.append(tool)
+        tools.append(client_tool(name, words, given.get("parameters") or None))
         shown.append(
             {
                 "type": "function",
