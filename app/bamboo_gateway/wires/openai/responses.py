@@ -74,7 +74,7 @@ def response_of(record: RunRecord, output: list[Item] | None = None) -> dict[str
     """
     run, asked = record.run, asked_of(record)
     if output is None:
-        output = output_items(record.output, record.requests, tool_names(asked), run["agent"])
+        output = output_items(record, tool_names(asked))
     known = {name: asked[name] for name in _DEFAULTS if name in asked}
     completed = run["ended_at"] if run["status"] == "completed" else None
     return {
@@ -92,6 +92,12 @@ def response_of(record: RunRecord, output: list[Item] | None = None) -> dict[str
         **known,
         "conversation": {"id": conversation_id(run["session_id"])},
     }
+
+
+def begun_response(record: RunRecord, status: str) -> dict[str, Any]:
+    """Return the Response of a run that has not ended: with this status, and nothing in it."""
+    nothing = {"usage": None, "error": None, "incomplete_details": None, "completed_at": None}
+    return {**response_of(record, []), **nothing, "status": status}
 
 
 def status_of(run: RunView) -> str:
