@@ -7,6 +7,7 @@ from bamboo_gateway.domain.events import (
     AgentEvent,
     Complete,
     Custom,
+    InputRequired,
     MessageSaid,
     Thinking,
     Token,
@@ -25,6 +26,12 @@ URL = f"python:tests.wires.openai_agent:answer?{ALLOW}"
 async def answer(turn: Turn) -> AsyncIterator[AgentEvent]:
     """Do what the user's last words say, or repeat them."""
     last = turn.messages[-1]
+    if turn.answers:
+        [answer] = turn.answers.values()
+        yield ToolComplete(answer.request.tool_call_id or "", ToolResult(True, "open"))
+        yield ToolStart(f"call_{turn.run_id}", turn.client_tools[0]["name"], {"city": "Rome"})
+        yield Complete(finish_reason="tool_calls")
+        return
     if last.role == "tool":
         results = [one.text for one in turn.messages if one.role == "tool"]
         yield Token(f"Results: {', '.join(results)}.")
@@ -37,6 +44,10 @@ async def answer(turn: Turn) -> AsyncIterator[AgentEvent]:
                 name = turn.client_tools[0]["name"]
                 yield ToolStart(f"call_{turn.run_id}_{place}", name, {"city": place})
             yield Complete(Usage(7, 3, 10), finish_reason="tool_calls")
+        case "may I?":
+            yield ToolStart(f"call_{turn.run_id}", "open_door", {})
+            yield InputRequired("May I?", "approval", f"call_{turn.run_id}")
+            yield Complete()
         case "tools":
             yield Thinking("First ")
             yield Thinking("this. ")

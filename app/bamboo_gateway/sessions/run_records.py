@@ -1,6 +1,5 @@
 """All that a run has left in the log: its view, its messages, and what it has asked people."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,32 +9,18 @@ from bamboo_gateway.domain.limits import MiB
 from bamboo_gateway.domain.positions import parse_position
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.views import RunView
+from bamboo_gateway.sessions.asked_calls import (
+    PlacedCall,
+    Request,
+    answered_requests,
+    placed_calls,
+)
 from bamboo_gateway.sessions.queries import find_run
 from bamboo_gateway.storage.base import SessionStore
 from bamboo_gateway.storage.commits import MarkKind
 
 RECORD_BYTES_MAX = 64 * MiB
 """The most bytes of a run's messages that one answer has: they are all in memory meanwhile."""
-
-_NEAR = 20
-"""How many messages before a run are looked at together for the calls that it goes on with."""
-
-
-@dataclass(frozen=True, slots=True)
-class ContinuedCall:
-    """A call that an earlier run has asked people about, and whose result a run gives.
-
-    Attributes:
-        call: The call: `id`, `name`, `arguments`.
-        message_id: The message that has it.
-        place: Its place among the calls of the message.
-        request_id: The last request for input about it.
-    """
-
-    call: dict[str, Any]
-    message_id: str
-    place: int
-    request_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +32,8 @@ class RunRecord:
         input: The messages that it answers; of a queued run those that wait.
         output: Its own messages, in the order of the log.
         requests: Its `input_required` events.
-        continued: The calls that it goes on with after people were asked about them.
+        answered: The requests of an earlier run whose answers it goes on with.
+        continued: The calls that those are about, as far as they were open.
         is_hidden: Whether `hide_run` has hidden it.
         tip_id: The last message of the current path of the session.
     """
@@ -56,7 +42,8 @@ class RunRecord:
     input: list[dict[str, Any]]
     output: list[dict[str, Any]]
     requests: list[dict[str, Any]] = field(default_factory=list)
-    continued: list[ContinuedCall] = field(default_factory=list)
+    answered: list[Request] = field(default_factory=list)
+    continued: list[PlacedCall] = field(default_factory=list)
     is_hidden: bool = False
     tip_id: str | None = None
 
@@ -96,40 +83,12 @@ async def read_record(store: SessionStore, head: SessionHead, run_id: str) -> Ru
             given += [decode(record.body)["message"] for record in found]
     asked = [event for event in requests if event["type"] == "input_required"]
     begun = decode(marked[0].body)
-    continued = await _continued(store, head, begun) if begun.get("tool_call_ids") else []
-    return RunRecord(run, given, own, asked, continued, run_id in head.hidden_runs, head.tip_id)
-
-
-async def _continued(
-    store: SessionStore, head: SessionHead, begun: Mapping[str, Any]
-) -> list[ContinuedCall]:
-    """Return the calls that a run goes on with, from its `run_start`."""
-    asked: dict[str, str] = {}
-    for name in begun.get("request_ids") or ():
-        # The run that asked has named the request, and another one may have used the name.
-        for record in await store.find(
-            head.id, head.epoch, "input", key=name, before=begun["seq"], limit=2, reverse=True
-        ):
-            event = decode(record.body)
-            if event["type"] == "input_required" and "tool_call_id" in event:
-                asked[event["tool_call_id"]] = name
-    wanted = [call_id for call_id in begun["tool_call_ids"] if call_id in asked]
-    found: dict[str, ContinuedCall] = {}
-    before = begun["seq"]
-    # Between a call that waits and the run that goes on with it are results of other calls alone.
-    while len(found) < len(wanted):
-        page = await store.find(
-            head.id, head.epoch, "message", before=before, limit=_NEAR, reverse=True
-        )
-        if not page:
-            break
-        before = page[-1].seq
-        for message in (decode(record.body)["message"] for record in page):
-            for place, call in enumerate(message.get("tool_calls") or ()):
-                name = call["id"]
-                if name in asked and name not in found:
-                    found[name] = ContinuedCall(call, message["id"], place, asked[name])
-    return [found[call_id] for call_id in wanted if call_id in found]
+    names, call_ids = begun.get("request_ids") or (), begun.get("tool_call_ids") or ()
+    answered = await answered_requests(store, head, names, begun["seq"])
+    placed = await placed_calls(store, head, call_ids if names else (), begun["seq"])
+    continued = [placed[one] for one in call_ids if one in placed]
+    is_hidden = run_id in head.hidden_runs
+    return RunRecord(run, given, own, asked, answered, continued, is_hidden, head.tip_id)
 
 
 async def _events(

@@ -5,13 +5,14 @@ client brought is a `function_call`. A call of an agent's own tool is an `mcp_ca
 clients run every `function_call` that they get, and this one was run already.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bamboo_gateway.domain.codec import encode
 from bamboo_gateway.domain.messages import Message
+from bamboo_gateway.sessions.asked_calls import Request
 from bamboo_gateway.sessions.run_records import RunRecord
-from bamboo_gateway.wires.openai.ids import APPROVAL, call_id, reasoning_id, text_id
+from bamboo_gateway.wires.openai.ids import ANSWER, APPROVAL, call_id, reasoning_id, text_id
 
 Item = dict[str, Any]
 
@@ -127,6 +128,20 @@ def approval(request: Mapping[str, Any], label: str, call: Mapping[str, Any] | N
     }
 
 
+def approval_answer(given: Mapping[str, Any]) -> Item | None:
+    """Return the answer to an approval, from its `input_given`; None for another answer."""
+    answer = given.get("answer")
+    if not isinstance(answer, dict) or "approved" not in answer:
+        return None
+    return {
+        "id": ANSWER + given["request_id"],
+        "type": "mcp_approval_response",
+        "approval_request_id": APPROVAL + given["request_id"],
+        "approve": answer["approved"],
+        "reason": answer.get("reason"),
+    }
+
+
 class Results:
     """The results of calls in a list of messages, by the call."""
 
@@ -204,14 +219,9 @@ def output_items(record: RunRecord, tools: Collection[str]) -> list[Item]:
     messages, label = record.output, record.run["agent"]
     results, found = Results(messages), list[Item]()
     continued = [one for one in record.continued if one.call["name"] not in tools]
-    requests = {one.call["id"]: APPROVAL + one.request_id for one in continued}
-    requests |= {
-        one["tool_call_id"]: APPROVAL + one["request_id"]
-        for one in record.requests
-        if "tool_call_id" in one
-    }
+    requests = approvals_of([*(one.asked for one in record.answered), *record.requests])
     for one in continued:
-        request_id = requests[one.call["id"]]
+        request_id = requests.get(one.call["id"])
         found.append(run_of_call(one.message_id, one.place, one.call, label, results, request_id))
     calls = {one.call["id"]: one.call for one in continued}
     calls |= {call["id"]: call for one in messages for call in one.get("tool_calls") or ()}
@@ -228,30 +238,69 @@ def output_items(record: RunRecord, tools: Collection[str]) -> list[Item]:
     return found
 
 
+def approvals_of(asked: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the items of the approvals that calls need, by the call: the last one of each."""
+    return {
+        one["tool_call_id"]: APPROVAL + one["request_id"] for one in asked if "tool_call_id" in one
+    }
+
+
 def stored_items(
-    messages: Sequence[Mapping[str, Any]], later: Sequence[Mapping[str, Any]] = ()
+    messages: Sequence[Mapping[str, Any]],
+    later: Sequence[Mapping[str, Any]] = (),
+    requests: Sequence[Request] = (),
 ) -> list[Item]:
     """Return the items of messages of a conversation, in order.
 
     Args:
         messages: The messages.
         later: The messages behind them, as far as they may be results of their calls.
+        requests: What people were asked about their calls.
     """
     results, found = Results([*messages, *later]), list[Item]()
     for message in messages:
         match message["role"]:
             case "assistant":
-                calls = message.get("tool_calls") or ()
-                # A call without a result of the gateway's is one that a client runs.
-                tools = {call["name"] for call in calls if results.of(call["id"]) is None}
-                label = message.get("model") or "agent"
-                found += [one.item for one in placed_items(message, tools, label, results, {})]
+                found += _said_items(message, results, requests)
             case "tool":
                 if not message.get("run_id"):
                     found.append(call_output(message))
             case _:
                 found.append(input_item(message))
     return found
+
+
+def _said_items(
+    message: Mapping[str, Any], results: Results, requests: Sequence[Request]
+) -> Iterator[Item]:
+    """Yield the items of a message of the assistant: before a call what was asked about it."""
+    calls = message.get("tool_calls") or ()
+    asked_about = {
+        call["id"]: [one for one in requests if one.asked.get("tool_call_id") == call["id"]]
+        for call in calls
+    }
+    # A call without a result of the gateway's is one that a client runs, unless people were asked
+    # about it: then the run that asked knows the client's tools.
+    tools = {
+        call["name"]
+        for call in calls
+        if results.of(call["id"]) is None
+        and (not asked_about[call["id"]] or call["name"] in client_tools(asked_about[call["id"]]))
+    }
+    label, approvals = message.get("model") or "agent", approvals_of(one.asked for one in requests)
+    for placed in placed_items(message, tools, label, results, approvals):
+        if placed.kind == "call":
+            call = calls[placed.place]
+            for asked, settled in asked_about[call["id"]]:
+                yield approval(asked, label, call)
+                if settled is not None and (answer := approval_answer(settled)) is not None:
+                    yield answer
+        yield placed.item
+
+
+def client_tools(requests: Iterable[Request]) -> set[str]:
+    """Return the names of the tools that the client of the run that asked has brought."""
+    return {tool["name"] for one in requests for tool in one.asked.get("client_tools") or ()}
 
 
 def input_item(message: Mapping[str, Any]) -> Item:

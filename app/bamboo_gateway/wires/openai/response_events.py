@@ -13,7 +13,7 @@ from typing import Any, Final
 from bamboo_gateway.domain.codec import decode, encode
 from bamboo_gateway.domain.events import TERMINAL_TYPES
 from bamboo_gateway.sessions.run_records import RunRecord
-from bamboo_gateway.wires.openai.ids import APPROVAL, call_id
+from bamboo_gateway.wires.openai.ids import call_id
 from bamboo_gateway.wires.openai.item_frames import (
     DELTAS,
     PLACES,
@@ -24,6 +24,7 @@ from bamboo_gateway.wires.openai.items import (
     Item,
     Results,
     approval,
+    approvals_of,
     call_output,
     placed_items,
 )
@@ -37,7 +38,6 @@ from bamboo_gateway.wires.openai.response_state import (
     Texts,
 )
 from bamboo_gateway.wires.openai.responses import (
-    asked_of,
     begun_response,
     response_of,
     tool_names,
@@ -74,7 +74,7 @@ class ResponseEvents(ItemFrames):
         self.texts = texts
         self._record = record
         self._run_id = record.run["run_id"]
-        self._tools = tool_names(asked_of(record))
+        self._tools = tool_names(record)
         self._first = first
         self._boundary = run.boundary
         self._indexes = dict(run.indexes)
@@ -191,9 +191,7 @@ class ResponseEvents(ItemFrames):
             case "run_start":
                 names = ("created", "in_progress") if before < 0 else ("in_progress",)
                 self._lifecycle("in_progress", *names)
-                for one in self._record.continued:
-                    if one.call["name"] not in self._tools:
-                        self._call(one.message_id, one.place, one.call, APPROVAL + one.request_id)
+                self._go_on()
             case "tool_start":
                 self._tool_start(event)
             case "tool_complete":
@@ -216,6 +214,13 @@ class ResponseEvents(ItemFrames):
     def _lifecycle(self, status: str, *names: str) -> None:
         for name in names:
             self.frame(f"response.{name}", response=begun_response(self._record, status))
+
+    def _go_on(self) -> None:
+        """Show the calls that an earlier run has asked people about: this run has the results."""
+        approvals = approvals_of(one.asked for one in self._record.answered)
+        for call, message_id, place in self._record.continued:
+            if call["name"] not in self._tools:
+                self._call(message_id, place, call, approvals.get(call["id"]))
 
     def _said(self, said: Mapping[str, Any]) -> None:
         """Take an authoritative message: what its deltas have opened is closed by it."""

@@ -37,7 +37,7 @@ from bamboo_gateway.wires.openai import answers
 from bamboo_gateway.wires.openai.answers import refusals
 from bamboo_gateway.wires.openai.creating import Creation, is_kept
 from bamboo_gateway.wires.openai.errors import wrong
-from bamboo_gateway.wires.openai.items import stored_items
+from bamboo_gateway.wires.openai.items import approval_answer, stored_items
 from bamboo_gateway.wires.openai.response_fold import ResponseFold
 from bamboo_gateway.wires.openai.response_state import Place, RunState
 from bamboo_gateway.wires.openai.responses import response_of
@@ -243,7 +243,8 @@ async def list_openai_input_items(
 ) -> Response:
     """Return the items that the request of the response had, the latest first."""
     record = await _record(manager, who, response_id)
-    items = stored_items(record.input)
+    answers_given = (approval_answer(one.settled or {}) for one in record.answered)
+    items = [*stored_items(record.input), *filter(None, answers_given)]
     left = behind(items[::-1] if order == "desc" else items, after)
     return json_response(page_of(left[:limit], len(left) > limit))
 
