@@ -1,6 +1,6 @@
 """An agent for the clients of OpenAI's protocol: it can all that a response may show."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 from bamboo_gateway.agents.base import AgentError, Turn
 from bamboo_gateway.domain.events import (
@@ -26,16 +26,9 @@ URL = f"python:tests.wires.openai_agent:answer?{ALLOW}"
 async def answer(turn: Turn) -> AsyncIterator[AgentEvent]:
     """Do what the user's last words say, or repeat them."""
     last = turn.messages[-1]
-    if turn.answers:
-        [answer] = turn.answers.values()
-        yield ToolComplete(answer.request.tool_call_id or "", ToolResult(True, "open"))
-        yield ToolStart(f"call_{turn.run_id}", turn.client_tools[0]["name"], {"city": "Rome"})
-        yield Complete(finish_reason="tool_calls")
-        return
-    if last.role == "tool":
-        results = [one.text for one in turn.messages if one.role == "tool"]
-        yield Token(f"Results: {', '.join(results)}.")
-        yield Complete(Usage(4, 2, 6))
+    if turn.answers or last.role == "tool":
+        for event in _going_on(turn):
+            yield event
         return
     match last.text:
         case words if "weather" in words and turn.client_tools:
@@ -75,11 +68,29 @@ async def answer(turn: Turn) -> AsyncIterator[AgentEvent]:
         case "long":
             yield Token("As far as")
             yield Complete(finish_reason="length")
-        case "system":
-            yield Token(f"My instructions: {turn.options.get('system')}")
-        case "history":
-            yield Token(" | ".join(f"{one.role}: {one.text}" for one in turn.messages))
+        case "system" | "history":
+            yield Token(_told(turn))
         case words:
             for word in words.split(" "):
                 yield Token(f"{word} ")
             yield Complete(Usage(1, 1, 2))
+
+
+def _going_on(turn: Turn) -> Iterator[AgentEvent]:
+    """Go on with what people have answered, or with results of the client's tools."""
+    if turn.answers:
+        [answer] = turn.answers.values()
+        yield ToolComplete(answer.request.tool_call_id or "", ToolResult(True, "open"))
+        yield ToolStart(f"call_{turn.run_id}", turn.client_tools[0]["name"], {"city": "Rome"})
+        yield Complete(finish_reason="tool_calls")
+        return
+    results = [one.text for one in turn.messages if one.role == "tool"]
+    yield Token(f"Results: {', '.join(results)}.")
+    yield Complete(Usage(4, 2, 6))
+
+
+def _told(turn: Turn) -> str:
+    """Return what the agent was told."""
+    if turn.messages[-1].text == "system":
+        return f"My instructions: {turn.options.get('system')}"
+    return " | ".join(f"{one.role}: {one.text}" for one in turn.messages)

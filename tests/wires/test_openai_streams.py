@@ -11,7 +11,8 @@ from bamboo_gateway.domain.events import DELTA_TYPES
 from bamboo_gateway.sessions.run_records import RunRecord
 from bamboo_gateway.wires.folded_streams import Folded, FoldMemo
 from bamboo_gateway.wires.openai.response_fold import ResponseFold
-from bamboo_gateway.wires.openai.response_state import FRAMES_PER_EVENT, Place, RunState
+from bamboo_gateway.wires.openai.response_state import FRAMES_PER_EVENT, ResponsePlace, RunState
+from bamboo_gateway.wires.places import Place
 from tests.api.serving import Served, serving
 from tests.wires.openai_agent import URL
 from tests.wires.openai_frames import Shown, frames_of, shown
@@ -119,9 +120,9 @@ class Replayed:
 
 def made(
     fold: ResponseFold, lines: list[bytes], record: RunRecord, after: int = -1, size: int = 1000
-) -> Folded[Place]:
+) -> Folded[ResponsePlace]:
     """Fold lines in pieces, up to the run's end."""
-    place, found = Place(RunState(after)), b""
+    place, found = Place(RunState(), after), b""
     for at in range(0, len(lines), size):
         piece = b"".join(b"%b\n" % line for line in lines[at : at + size])
         frames, place = fold.feed(place, piece)

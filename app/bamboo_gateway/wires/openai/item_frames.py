@@ -8,7 +8,7 @@ response, and whatever compaction has removed.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from bamboo_gateway.domain.codec import encode
+from bamboo_gateway.domain.codec import decode, encode
 from bamboo_gateway.wires.openai.ids import reasoning_id, text_id
 from bamboo_gateway.wires.openai.items import (
     Item,
@@ -24,8 +24,8 @@ from bamboo_gateway.wires.openai.response_state import (
     FRAMES_PER_EVENT,
     Part,
     ShownCall,
-    text_of,
 )
+from bamboo_gateway.wires.places import joined
 
 DELTAS: Final[Mapping[str, bytes]] = {
     "token": b"response.output_text.delta",
@@ -131,13 +131,13 @@ class ItemFrames:
         """End a text or a reasoning; `item` is what its message says of it."""
         at: dict[str, Any] = {"item_id": part.item_id, "output_index": part.output_index}
         if part.kind == "token":
-            item = item or text_item(part.item_id, text_of(part.texts))
+            item = item or text_item(part.item_id, _text_of(part))
             [content] = item["content"]
             text = content["text"]
             self.frame("response.output_text.done", **at, content_index=0, text=text, logprobs=[])
             self.frame("response.content_part.done", **at, content_index=0, part=content)
         else:
-            item = item or reasoning_item(part.item_id, text_of(part.texts))
+            item = item or reasoning_item(part.item_id, _text_of(part))
             [content] = item["summary"]
             text = content["text"]
             self.frame("response.reasoning_summary_text.done", **at, summary_index=0, text=text)
@@ -183,3 +183,7 @@ def part_of(message_id: str, place: int, kind: str, indexes: dict[str, int]) -> 
     """Return a part that begins; its item gets the next place in the output."""
     item_id = (text_id if kind == "token" else reasoning_id)(message_id, place)
     return Part(kind, item_id, indexes.setdefault(item_id, len(indexes)))
+
+
+def _text_of(part: Part) -> str:
+    return str(decode(b'"%b"' % joined(part.texts)))

@@ -33,9 +33,9 @@ from bamboo_gateway.wires.openai.response_state import (
     Hot,
     Making,
     Part,
+    ResponsePlace,
     RunState,
     ShownCall,
-    Texts,
 )
 from bamboo_gateway.wires.openai.responses import (
     begun_response,
@@ -48,7 +48,6 @@ _DELTA: Final = re.compile(
     rb'("run_id":"([^"]*)","message_id":"([^"]*)"),"content":(".*")\}',
     re.DOTALL,
 )
-_TERMINAL: Final = re.compile(rb'\{"type":"(?:%b)"' % "|".join(TERMINAL_TYPES).encode())
 _ENDINGS: Final = {"completed": "completed", "failed": "failed"}
 """The last frame by the response's status; all others end with `response.incomplete`: the protocol
 has no frame for a response that was cancelled."""
@@ -62,47 +61,30 @@ class ResponseEvents(ItemFrames):
     """A state that changes while lines are taken."""
 
     def __init__(
-        self,
-        record: RunRecord,
-        first: int,
-        run: RunState,
-        number: int,
-        texts: Texts,
-        out: list[bytes],
+        self, record: RunRecord, first: int, place: ResponsePlace, out: list[bytes]
     ) -> None:
-        super().__init__(record.run["agent"], run.after, number, out)
-        self.texts = texts
+        super().__init__(record.run["agent"], place.after, place.number, out)
         self._record = record
         self._run_id = record.run["run_id"]
         self._tools = tool_names(record)
         self._first = first
+        self._place = place
+        self._texts = place.texts
+        run = place.run
         self._boundary = run.boundary
         self._indexes = dict(run.indexes)
         self._messages = dict(run.messages)
         self._calls = dict(run.calls)
         self._hot = run.hot
-        self._rest = run.rest
+        self._end_seq: int | None = None
 
-    def run(self) -> RunState:
-        """Return what changes seldom, as it is now."""
-        # Whatever is shown from here on, nobody has seen its begin.
-        after = self.after if self.after > self._boundary else -1
-        return RunState(
-            after,
-            self._boundary,
-            self._indexes,
-            self._messages,
-            self._calls,
-            self._hot,
-            self._rest,
-        )
-
-    def take(self, lines: bytes, at: int) -> int:
-        """Take lines up to the run's end; return where those begin that were not taken."""
-        while at < len(lines):
+    def take(self, lines: bytes) -> ResponsePlace:
+        """Take lines up to the run's end, and return the place behind them."""
+        at = 0
+        while at < len(lines) and self._end_seq is None:
             if self._hot is not None:
-                at, self.texts, self.number = self._hot.take(
-                    lines, at, self.texts, self.number, self.after, self.out
+                at, self._texts, self.number = self._hot.take(
+                    lines, at, self._texts, self.number, self.after, self.out
                 )
                 if at == len(lines):
                     break
@@ -113,16 +95,29 @@ class ResponseEvents(ItemFrames):
             elif not line.startswith(b'{"type":"tool_delta",'):
                 event = decode(line)
                 if event.get("run_id") == self._run_id:
-                    # A run that waits behind this one may be cancelled, and end, before it.
-                    if _TERMINAL.match(line) is not None:
-                        self._rest = line
-                        break
                     self._event(event)
             at = end + 1
-        return at
+        return self._behind(lines)
 
-    def end(self, seq: int, record: RunRecord) -> None:
-        """Take the run's end."""
+    def _behind(self, lines: bytes, *, has_ended: bool = False) -> ResponsePlace:
+        run = RunState(
+            self._boundary,
+            self._indexes,
+            self._messages,
+            self._calls,
+            self._hot,
+            self._end_seq,
+            has_ended,
+        )
+        place = self._place.behind(lines, run, self._texts, self.number)
+        if self._boundary >= self.after:
+            place.after = -1  # it says nothing about what follows
+        return place
+
+    def end(self, record: RunRecord) -> ResponsePlace:
+        """Make the last frames, from the run that has ended."""
+        seq = self._place.run.end_seq
+        assert seq is not None
         self._cool()
         self.begin(seq - self._first, self._boundary)
         for message in self._messages.values():
@@ -135,6 +130,7 @@ class ResponseEvents(ItemFrames):
         response["output"].sort(key=lambda item: indexes.get(item["id"], last))
         kind = _ENDINGS.get(response["status"], "incomplete")
         self.frame(f"response.{kind}", response=response)
+        return self._behind(b"", has_ended=True)
 
     # -- deltas -------------------------------------------------------------------------------
 
@@ -163,7 +159,7 @@ class ResponseEvents(ItemFrames):
         behind = b",%b,%b," % (ids, PLACES[part.kind]) + b'"delta":'
         begin = b'{"type":"%b","seq":' % kind
         self._hot = Hot(name, self._first, begin, b'%b,"content":' % stem, before, behind)
-        self.texts = (part.texts, text)
+        self._texts = (part.texts, text[1:-1])
         self.number = min(self.number + 1, self.last_number)
         if self.number > self.after:
             self.out.append(b"%b%d%b%b}\n\n" % (before, self.number, behind, text))
@@ -175,13 +171,16 @@ class ResponseEvents(ItemFrames):
             return
         message = self._messages[hot.message_id]
         assert message.open is not None
-        part = message.open._replace(texts=self.texts)
+        part = message.open._replace(texts=self._texts)
         self._messages[hot.message_id] = message._replace(open=part)
-        self.texts = None
+        self._texts = None
 
     # -- other events -------------------------------------------------------------------------
 
     def _event(self, event: Mapping[str, Any]) -> None:
+        if event["type"] in TERMINAL_TYPES:
+            self._end_seq = event["seq"]
+            return
         before = self.number
         self._cool()
         self.begin(event["seq"] - self._first, self._boundary)
@@ -266,7 +265,7 @@ class ResponseEvents(ItemFrames):
         part = part_of(message_id, int(place or 0), kind, self._indexes)
         self.open(part)
         self.delta(part, text)
-        return part._replace(texts=(None, encode(text)))
+        return part._replace(texts=(None, encode(text)[1:-1]))
 
     # -- calls --------------------------------------------------------------------------------
 

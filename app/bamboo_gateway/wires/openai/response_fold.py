@@ -6,11 +6,9 @@ all that came before.
 
 from dataclasses import replace
 from typing import Final
-from zlib import crc32
 
 from typing_extensions import override
 
-from bamboo_gateway.domain.codec import decode
 from bamboo_gateway.sessions.run_records import RunRecord
 from bamboo_gateway.wires.folded_streams import (
     GOODBYE_LINE,
@@ -21,12 +19,12 @@ from bamboo_gateway.wires.folded_streams import (
 )
 from bamboo_gateway.wires.openai.item_frames import error_frame
 from bamboo_gateway.wires.openai.response_events import ResponseEvents
-from bamboo_gateway.wires.openai.response_state import Place
+from bamboo_gateway.wires.openai.response_state import ResponsePlace
 
 _PING: Final = b": ping\n"
 
 
-class ResponseFold(Fold[Place]):
+class ResponseFold(Fold[ResponsePlace]):
     """The fold of one run.
 
     Args:
@@ -39,28 +37,25 @@ class ResponseFold(Fold[Place]):
         self.record = replace(record, output=[])  # which may be large
 
     @override
-    def feed(self, state: Place, lines: bytes) -> Folded[Place]:
-        run, number, texts = state.run, state.number, state.texts
+    def feed(self, state: ResponsePlace, lines: bytes) -> Folded[ResponsePlace]:
         if lines[:1] != b"{":
             return Folded(self._control(state, lines), state)
+        run, out, at = state.run, list[bytes](), 0
         if run.has_ended:
             return Folded(b"", state)
-        out: list[bytes] = []
-        at = 0
         if run.hot is not None:
-            at, texts, number = run.hot.take(lines, at, texts, number, run.after, out)
-        if at < len(lines):
-            work = ResponseEvents(self.record, self.first, run, number, texts, out)
-            at = work.take(lines, at)
-            run, number, texts = work.run(), work.number, work.texts
-        size, digest = state.size + at, crc32(lines[:at], state.digest)
-        return Folded(b"".join(out), Place(run, number, texts, size, digest))
+            at, texts, number = run.hot.take(lines, at, state.texts, state.number, state.after, out)
+            if at == len(lines):
+                return Folded(b"".join(out), state.behind(lines, run, texts, number))
+            state = state.behind(lines[:at], run, texts, number)
+        place = ResponseEvents(self.record, self.first, state, out).take(lines[at:])
+        return Folded(b"".join(out), place)
 
     @override
-    def waits(self, state: Place) -> bool:
-        return bool(state.run.rest)
+    def waits(self, state: ResponsePlace) -> bool:
+        return state.run.end_seq is not None
 
-    def ended(self, state: Place, record: RunRecord) -> Folded[Place]:
+    def ended(self, state: ResponsePlace, record: RunRecord) -> Folded[ResponsePlace]:
         """Make the last frames of a state that waits: the response is in them.
 
         Args:
@@ -68,20 +63,18 @@ class ResponseFold(Fold[Place]):
             record: The run, which has ended.
         """
         out: list[bytes] = []
-        work = ResponseEvents(self.record, self.first, state.run, state.number, state.texts, out)
-        work.end(decode(state.run.rest)["seq"], record)
-        run = work.run()._replace(rest=b"", has_ended=True)
-        return Folded(b"".join(out), Place(run, work.number, None, state.size, state.digest))
+        last = ResponseEvents(self.record, self.first, state, out).end(record)
+        return Folded(b"".join(out), last)
 
     @override
-    def end(self, state: Place) -> bytes:
+    def end(self, state: ResponsePlace) -> bytes:
         return b""
 
-    def _control(self, state: Place, line: bytes) -> bytes:
+    def _control(self, state: ResponsePlace, line: bytes) -> bytes:
         if line[:1] == PING_LINE:
             return _PING
         if line[:1] not in (GOODBYE_LINE, RESET_LINE) or state.run.has_ended:
             return b""
         reason = line[1:-1].decode("ascii") or "deleted"
         words = f"The stream ended before the response ({reason}). Go on with `starting_after`."
-        return error_frame(max(state.number, state.run.after, 0), "stream_ended", words)
+        return error_frame(max(state.number, state.after, 0), "stream_ended", words)

@@ -39,7 +39,7 @@ from bamboo_gateway.wires.openai.creating import Creation, is_kept
 from bamboo_gateway.wires.openai.errors import wrong
 from bamboo_gateway.wires.openai.items import approval_answer, stored_items
 from bamboo_gateway.wires.openai.response_fold import ResponseFold
-from bamboo_gateway.wires.openai.response_state import Place, RunState
+from bamboo_gateway.wires.openai.response_state import ResponsePlace, RunState
 from bamboo_gateway.wires.openai.responses import response_of
 from bamboo_gateway.wires.openai.route import (
     LIST_DEFAULT,
@@ -60,12 +60,13 @@ from bamboo_gateway.wires.openai.schemas import (
     OpenAIResponse,
     ResponseCreate,
 )
+from bamboo_gateway.wires.places import Place
 
 WAIT_SECONDS: Final = 300.0
 """How long one look at a run waits for its end; it is looked at again as long as the client is
 there. The SDKs give up after ten minutes."""
 
-_MEMOS: Final[FoldMemos[Place]] = FoldMemos()
+_MEMOS: Final[FoldMemos[ResponsePlace]] = FoldMemos()
 
 router = APIRouter(prefix=PREFIX, tags=["wires"], route_class=OpenAIRoute)
 
@@ -285,11 +286,11 @@ async def _stream(
     fold = ResponseFold(begin.seq, record)
     memo = _MEMOS.of((id(manager), run["session_id"], begin.epoch, run["run_id"]), lambda: fold)
 
-    async def complete(state: Place) -> Folded[Place]:
+    async def complete(state: ResponsePlace) -> Folded[ResponsePlace]:
         ended = await manager.run_record(who, run["session_id"], run["run_id"])
         return fold.ended(state, ended)
 
-    stream = FoldedStream(connection, memo, Place(RunState(after)), complete)
+    stream = FoldedStream(connection, memo, Place(RunState(), after), complete)
     return StreamResponse(stream, request.app.state.clock)
 
 
