@@ -26,8 +26,8 @@ URL = f"python:tests.wires.openai_agent:answer?{ALLOW}"
 async def answer(turn: Turn) -> AsyncIterator[AgentEvent]:
     """Do what the user's last words say, or repeat them."""
     last = turn.messages[-1]
-    if turn.answers or last.role == "tool":
-        for event in _going_on(turn):
+    if turn.answers or last.role == "tool" or last.text == "may I?":
+        for event in _asking(turn):
             yield event
         return
     match last.text:
@@ -37,10 +37,6 @@ async def answer(turn: Turn) -> AsyncIterator[AgentEvent]:
                 name = turn.client_tools[0]["name"]
                 yield ToolStart(f"call_{turn.run_id}_{place}", name, {"city": place})
             yield Complete(Usage(7, 3, 10), finish_reason="tool_calls")
-        case "may I?":
-            yield ToolStart(f"call_{turn.run_id}", "open_door", {})
-            yield InputRequired("May I?", "approval", f"call_{turn.run_id}")
-            yield Complete()
         case "tools":
             yield Thinking("First ")
             yield Thinking("this. ")
@@ -76,8 +72,13 @@ async def answer(turn: Turn) -> AsyncIterator[AgentEvent]:
             yield Complete(Usage(1, 1, 2))
 
 
-def _going_on(turn: Turn) -> Iterator[AgentEvent]:
-    """Go on with what people have answered, or with results of the client's tools."""
+def _asking(turn: Turn) -> Iterator[AgentEvent]:
+    """Ask people, or go on with what they have answered, or with results of the client's tools."""
+    if turn.messages[-1].text == "may I?" and not turn.answers:
+        yield ToolStart(f"call_{turn.run_id}", "open_door", {})
+        yield InputRequired("May I?", "approval", f"call_{turn.run_id}")
+        yield Complete()
+        return
     if turn.answers:
         [answer] = turn.answers.values()
         yield ToolComplete(answer.request.tool_call_id or "", ToolResult(True, "open"))

@@ -68,7 +68,6 @@ class InputRun(NamedTuple):
 
     run_id: str
     position: Position
-    has_ended: bool
 
 
 async def last_turns(
@@ -211,7 +210,7 @@ async def _input_run(store: SessionStore, head: SessionHead, run_id: str) -> Inp
     view = await find_run(store, head.id, head.epoch, run_id)
     position = parse_position(view["position"])
     assert position is not None  # the view has made it
-    return InputRun(run_id, position, view["ended_at"] is not None)
+    return InputRun(run_id, position)
 
 
 async def users_message(
