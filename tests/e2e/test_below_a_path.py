@@ -75,7 +75,8 @@ def test_streams_logins_tickets_and_shares_work_below_a_path(
 def check_pages(nobody: httpx.Client, client: httpx.Client) -> None:
     """The pages and the document lead to addresses that are there."""
     front_page = nobody.get(PATH, follow_redirects=True, headers={"Accept": "text/html"})
-    assert re.findall(r'href="([^"]+)"', front_page.text)[0] == f"{PATH}/docs"
+    linked = re.findall(r'href="([^"]+)"', front_page.text)
+    assert linked[:2] == [f"{PATH}/console/", f"{PATH}/docs"]
     links = nobody.get(f"{PATH}/").json()["links"]
     for link in links.values():
         assert nobody.get(link).status_code in {200, 401}, link

@@ -167,6 +167,19 @@ async def shared(gate: Gateway) -> None:
     await gate.manager.share(ME, "s", NewShare())
 
 
+async def ran(gate: Gateway) -> None:
+    gate.agent.do("r1", Complete())
+    await gate.chat(run_id="r1")
+    await gate.ended("r1")
+
+
+async def take_back(gate: Gateway) -> None:
+    async with gate.manager._registry.use(ME, "s") as live:
+        last = live.head.tip_id
+    assert last is not None
+    await gate.manager.hide_message(ME, "s", last)
+
+
 async def absent(_gate: Gateway) -> None:
     pass
 
@@ -191,6 +204,8 @@ COMMANDS: dict[str, tuple[Step, Step]] = {
             ME, "s", put_extension("memory", {"a": 1}, enabled=True)
         ),
     ),
+    "hiding.hide_message": (spoken, take_back),
+    "hiding.hide_run": (ran, lambda gate: gate.manager.hide_run(ME, "s", "r1")),
     "ingest.append_events": (
         opened,
         lambda gate: gate.manager.append_events(

@@ -62,6 +62,10 @@ function describe(event: StreamEvent): string {
       return `${event.branch_id} ${event.from_message_id}`;
     case "branch_selected":
       return event.branch_id;
+    case "message_hidden":
+      return event.message_id;
+    case "run_hidden":
+      return event.run_id;
     case "session_shared":
       return event.share.id;
     case "share_revoked":
