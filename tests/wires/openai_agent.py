@@ -26,7 +26,7 @@ URL = f"python:tests.wires.openai_agent:answer?{ALLOW}"
 async def answer(turn: Turn) -> AsyncIterator[AgentEvent]:
     """Do what the user's last words say, or repeat them."""
     last = turn.messages[-1]
-    if turn.answers or last.role == "tool" or last.text == "may I?":
+    if turn.answers or last.role == "tool" or last.text.startswith("may I"):
         for event in _asking(turn):
             yield event
         return
@@ -74,13 +74,18 @@ async def answer(turn: Turn) -> AsyncIterator[AgentEvent]:
 
 def _asking(turn: Turn) -> Iterator[AgentEvent]:
     """Ask people, or go on with what they have answered, or with results of the client's tools."""
-    if turn.messages[-1].text == "may I?" and not turn.answers:
+    words = turn.messages[-1].text
+    if words.startswith("may I") and not turn.answers:
         yield ToolStart(f"call_{turn.run_id}", "open_door", {})
-        yield InputRequired("May I?", "approval", f"call_{turn.run_id}")
+        yield InputRequired(words, "approval", f"call_{turn.run_id}")
         yield Complete()
         return
     if turn.answers:
         [answer] = turn.answers.values()
+        if answer.request.prompt == "may I twice?":
+            yield InputRequired("Really?", "approval", answer.request.tool_call_id)
+            yield Complete()
+            return
         yield ToolComplete(answer.request.tool_call_id or "", ToolResult(True, "open"))
         yield ToolStart(f"call_{turn.run_id}", turn.client_tools[0]["name"], {"city": "Rome"})
         yield Complete(finish_reason="tool_calls")

@@ -396,6 +396,29 @@ def test_a_clients_tool_is_the_clients_behind_an_approval_too(api: httpx.Client)
     assert "sunny" in text_of(last)
 
 
+def test_a_call_that_is_asked_about_twice_has_its_result_behind_the_second_approval(
+    api: httpx.Client,
+) -> None:
+    responses = [create(api, "may I twice?", tools=TOOLS)]
+    for _ in range(2):
+        given = approval_of(responses[-1], approve=True)
+        more = {"previous_response_id": responses[-1]["id"], "tools": TOOLS}
+        responses.append(create(api, [given], **more))
+    calls = [one["output"][0] for one in responses]
+    assert [one["status"] for one in calls] == ["incomplete", "incomplete", "completed"]
+    assert len({one["id"] for one in calls}) == 1
+    asked = [one["output"][1]["id"] for one in responses[:2]]
+    assert [one["approval_request_id"] for one in calls] == [asked[0], asked[1], asked[1]]
+    for response in responses:
+        frames = frames_of(api.get(f"{RESPONSES}/{response['id']}?stream=true").text)
+        assert shown(frames).check_end()["output"] == response["output"]
+    url = f"{CONVERSATIONS}/{responses[0]['conversation']['id']}/items?order=asc"
+    items = api.get(url).json()["data"]
+    kinds = [one["type"].removeprefix("mcp_") for one in items[1:-1]]
+    assert kinds == [*["approval_request", "approval_response"] * 2, "call"]
+    assert items[-2]["approval_request_id"] == asked[1]
+
+
 # -- conversations ----------------------------------------------------------------------------
 
 
