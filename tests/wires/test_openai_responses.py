@@ -343,16 +343,25 @@ def test_images_and_files_become_parts_of_the_message(api: httpx.Client) -> None
     assert send(api, unknown).json()["error"]["code"] == "unknown_file"
 
 
+def approval_of(asked: dict[str, Any], *, approve: bool) -> dict[str, Any]:
+    """The answer of a client to the approval that a response has."""
+    [request] = [one for one in asked["output"] if one["type"] == "mcp_approval_request"]
+    return {
+        "type": "mcp_approval_response",
+        "approval_request_id": request["id"],
+        "approve": approve,
+    }
+
+
 def test_an_approval_is_asked_for_and_given(api: httpx.Client) -> None:
     asked = create(api, "count this", model="asking")
     assert asked["status"] == "completed"
     [request] = [one for one in asked["output"] if one["type"] == "mcp_approval_request"]
     assert (request["name"], request["arguments"]) == ("count_words", '{"text":"count this"}')
-    given = {
-        "type": "mcp_approval_response",
-        "approval_request_id": request["id"],
-        "approve": True,
-    }
+    [call] = [one for one in asked["output"] if one["type"] == "mcp_call"]
+    assert (call["status"], call["output"]) == ("incomplete", None)
+    assert call["approval_request_id"] == request["id"]
+    given = approval_of(asked, approve=True)
     refusal(send(api, [given]), 400, "input", "invalid_value")
     more = {"previous_response_id": asked["id"], "model": "asking"}
     done = create(api, [given], **more)
@@ -361,8 +370,86 @@ def test_an_approval_is_asked_for_and_given(api: httpx.Client) -> None:
     # A repeat means the same run; another answer is refused.
     assert create(api, [given], **more)["id"] == done["id"]
     refusal(send(api, [{**given, "approve": False}], **more), 409, None, "already_answered")
-    frames = frames_of(api.get(f"{RESPONSES}/{asked['id']}?stream=true").text)
-    shown(frames).check_end()
+
+
+@pytest.mark.parametrize("approve", [True, False])
+def test_r2_the_response_behind_an_approval_has_the_call_with_its_result(
+    api: httpx.Client, approve: bool
+) -> None:
+    asked = create(api, "count this", model="asking")
+    given = approval_of(asked, approve=approve)
+    listed = f"{CONVERSATIONS}/{asked['conversation']['id']}/items"
+    url = f"{listed}?order=asc&limit=100"
+    waiting = api.get(url).json()["data"]
+    kinds = ["mcp_approval_request", "mcp_call"]
+    assert [one["type"] for one in waiting if one["type"].startswith("mcp")] == kinds
+    done = create(api, [given], previous_response_id=asked["id"], model="asking")
+    before = next(one for one in asked["output"] if one["type"] == "mcp_call")
+    call = done["output"][0]
+    assert call == {**before, "status": "completed", "output": call["output"]}
+    assert call["output"]
+    for response in (asked, done):
+        streamed = api.get(f"{RESPONSES}/{response['id']}?stream=true")
+        frames = frames_of(streamed.text)
+        assert shown(frames).check_end()["output"] == response["output"]
+        for place, frame in enumerate(frames):
+            after = f"&starting_after={frame['sequence_number']}"
+            rest = api.get(f"{RESPONSES}/{response['id']}?stream=true{after}")
+            assert frames_of(rest.text) == frames[place + 1 :]
+    # The conversation has the approval, its answer, and the call once.
+    items = api.get(url).json()["data"]
+    found = [one for one in items if one["type"].startswith("mcp")]
+    kinds.insert(1, "mcp_approval_response")
+    assert [one["type"] for one in found] == kinds
+    label = call["server_label"]
+    assert {**found[0], "server_label": label} in asked["output"]
+    assert (found[1]["approval_request_id"], found[1]["approve"]) == (found[0]["id"], approve)
+    assert {**found[2], "server_label": label} == call
+    for place, item in enumerate(items):
+        assert api.get(f"{listed}/{item['id']}").json() == item
+        page = api.get(f"{url}&after={item['id']}").json()["data"]
+        assert page == items[place + 1 :]
+    assert api.get(f"{listed}/mcpr_none").status_code == 404
+    [answer] = api.get(f"{RESPONSES}/{done['id']}/input_items").json()["data"]
+    assert answer == found[1]
+
+
+def test_a_clients_tool_is_the_clients_behind_an_approval_too(api: httpx.Client) -> None:
+    asked = create(api, "may I?", tools=TOOLS)
+    [call, _] = asked["output"]
+    assert (call["type"], call["name"]) == ("mcp_call", "open_door")
+    given = [approval_of(asked, approve=True)]
+    done = create(api, given, previous_response_id=asked["id"], tools=TOOLS)
+    assert [one["type"] for one in done["output"]] == ["mcp_call", "function_call"]
+    frames = frames_of(api.get(f"{RESPONSES}/{done['id']}?stream=true").text)
+    assert shown(frames).check_end()["output"] == done["output"]
+    result = {"type": "function_call_output", "output": "sunny"}
+    result["call_id"] = done["output"][1]["call_id"]
+    last = create(api, [result], previous_response_id=done["id"], tools=TOOLS)
+    assert "sunny" in text_of(last)
+
+
+def test_a_call_that_is_asked_about_twice_has_its_result_behind_the_second_approval(
+    api: httpx.Client,
+) -> None:
+    responses = [create(api, "may I twice?", tools=TOOLS)]
+    for _ in range(2):
+        given = approval_of(responses[-1], approve=True)
+        more = {"previous_response_id": responses[-1]["id"], "tools": TOOLS}
+        responses.append(create(api, [given], **more))
+    calls = [one["output"][0] for one in responses]
+    assert [one["status"] for one in calls] == ["incomplete", "incomplete", "completed"]
+    assert len({one["id"] for one in calls}) == 1
+    asked = [one["output"][1]["id"] for one in responses[:2]]
+    assert [one["approval_request_id"] for one in calls] == [asked[0], asked[1], asked[1]]
+    for response in responses:
+        frames = frames_of(api.get(f"{RESPONSES}/{response['id']}?stream=true").text)
+        assert shown(frames).check_end()["output"] == response["output"]
+    url = f"{CONVERSATIONS}/{responses[0]['conversation']['id']}/items?order=asc"
+    items = api.get(url).json()["data"]
+    kinds = [one["type"].removeprefix("mcp_") for one in items[1:-1]]
+    assert kinds == [*["approval_request", "approval_response"] * 2, "call"]
+    assert items[-2]["approval_request_id"] == asked[1]
 
 
 # -- conversations ----------------------------------------------------------------------------

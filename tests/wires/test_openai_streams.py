@@ -8,7 +8,11 @@ import pytest
 
 from bamboo_gateway.domain.codec import decode, encode
 from bamboo_gateway.domain.events import DELTA_TYPES
-from bamboo_gateway.wires.openai.frames import FRAMES_PER_EVENT, ResponseFrames, is_terminal
+from bamboo_gateway.sessions.run_records import RunRecord
+from bamboo_gateway.wires.folded_streams import Folded, FoldMemo
+from bamboo_gateway.wires.openai.response_fold import ResponseFold
+from bamboo_gateway.wires.openai.response_state import FRAMES_PER_EVENT, ResponsePlace, RunState
+from bamboo_gateway.wires.places import Place
 from tests.api.serving import Served, serving
 from tests.wires.openai_agent import URL
 from tests.wires.openai_frames import Shown, frames_of, shown
@@ -101,33 +105,32 @@ class Replayed:
         self.response = self.frames[-1]["response"]
         session_id = self.response["conversation"]["id"].removeprefix("conv_")
         [run] = api.get(f"/sessions/{session_id}/runs").json()["runs"]
-        self.run_id = run["run_id"]
         answer = api.get(f"/ds/{session_id}?offset=-1").content
-        self.lines = list(_lines(answer))
+        self.lines = [encode(event) for event in decode(answer)]
+        said = [event["message"] for event in decode(answer) if event["type"] == "message"]
+        given = [message for message in said if message["id"] in run["message_ids"]]
+        self.record = RunRecord(run, given, [one for one in said if one not in given])
+        self.fold = ResponseFold(0, self.record)
 
-    def made(self, lines: list[bytes], after: int = -1) -> list[dict[str, Any]]:
-        tools = {tool["name"] for tool in self.response["tools"]}
-        begin = dict(self.response, output=[], usage=None, error=None, incomplete_details=None)
-        frames = ResponseFrames(
-            self.run_id,
-            0,
-            after,
-            "default",
-            tools,
-            lambda status: {**begin, "completed_at": None, "status": status},
-        )
-        for line in lines:
-            if is_terminal(line):
-                kind = self.frames[-1]["type"].removeprefix("response.")
-                frames.end(line, kind, self.response)
-            else:
-                frames.feed(line)
-        return frames_of(frames.taken().decode())
+    def made(self, lines: list[bytes], after: int = -1, size: int = 1000) -> list[dict[str, Any]]:
+        """Return the frames of lines that come in pieces."""
+        text, _ = made(self.fold, lines, self.record, after, size)
+        return frames_of(text.decode())
 
 
-def _lines(body: bytes) -> Iterator[bytes]:
-    for event in decode(body):
-        yield encode(event)
+def made(
+    fold: ResponseFold, lines: list[bytes], record: RunRecord, after: int = -1, size: int = 1000
+) -> Folded[ResponsePlace]:
+    """Fold lines in pieces, up to the run's end."""
+    place, found = Place(RunState(), after), b""
+    for at in range(0, len(lines), size):
+        piece = b"".join(b"%b\n" % line for line in lines[at : at + size])
+        frames, place = fold.feed(place, piece)
+        found += frames
+        if fold.waits(place):
+            frames, place = fold.ended(place, record)
+            found += frames
+    return Folded(found, place)
 
 
 @pytest.mark.parametrize("words", WORDS)
@@ -137,6 +140,7 @@ def test_r2_after_compaction_a_part_has_one_delta_and_a_reader_inside_of_it_gets
     run = Replayed(api, words)
     whole = run.made(run.lines)
     assert whole == run.frames
+    assert run.made(run.lines, size=1) == run.made(run.lines, size=3) == whole
     kept = [line for line in run.lines if decode(line)["type"] not in DELTA_TYPES]
     assert len(kept) < len(run.lines) or words == "whole"
     compacted = run.made(kept)
@@ -171,13 +175,45 @@ def test_r2_after_compaction_a_part_has_one_delta_and_a_reader_inside_of_it_gets
 def test_a_message_with_more_items_than_an_event_has_numbers_still_ends() -> None:
     calls = [{"id": f"c{n}", "name": "t", "arguments": {}} for n in range(3000)]
     message = {"id": "m", "role": "assistant", "content": "x", "tool_calls": calls, "run_id": "r"}
-    frames = ResponseFrames("r", 0, -1, "a", {"t"}, lambda status: {"status": status})
-    frames.feed(encode({"type": "message", "seq": 1, "run_id": "r", "message": message}))
-    frames.end(encode({"type": "complete", "seq": 2, "run_id": "r"}), "completed", {"output": []})
-    made = frames_of(frames.taken().decode())
-    assert max(one["sequence_number"] for one in made[:-1]) == 2 * FRAMES_PER_EVENT - 1
-    assert made[-1]["sequence_number"] == 2 * FRAMES_PER_EVENT
-    assert len(made) > FRAMES_PER_EVENT
+    view: Any = {
+        "run_id": "r",
+        "session_id": "s",
+        "agent": "a",
+        "status": "completed",
+        "finish_reason": "stop",
+        "created_at": "2026-01-01T00:00:00.000Z",
+        "ended_at": "2026-01-01T00:00:00.000Z",
+        "error": None,
+        "usage": None,
+    }
+    asked = {"role": "user", "metadata": {"openai": {"tools": [{"name": "t"}]}}}
+    record = RunRecord(view, [asked], [])
+    lines = [
+        encode({"type": "message", "seq": 1, "run_id": "r", "message": message}),
+        encode({"type": "complete", "seq": 2, "run_id": "r"}),
+    ]
+    frames = frames_of(made(ResponseFold(0, record), lines, record).frames.decode())
+    assert max(one["sequence_number"] for one in frames[:-1]) == 2 * FRAMES_PER_EVENT - 1
+    assert frames[-1]["sequence_number"] == 2 * FRAMES_PER_EVENT
+    assert len(frames) > FRAMES_PER_EVENT
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_readers_share_what_was_made_wherever_they_began(api: httpx.Client, words: str) -> None:
+    run = Replayed(api, words)
+    seqs = [frame["sequence_number"] for frame in run.frames]
+    memo = FoldMemo(run.fold)
+    memo.readers = 2
+    for place in range(len(run.lines) - 1):
+        one = made(run.fold, run.lines[:place], run.record, size=1).state
+        # A reader who came back, and has read the begin at once.
+        other = made(run.fold, run.lines[:place], run.record, seqs[0]).state
+        line = b"%b\n" % run.lines[place]
+        if place and decode(run.lines[place - 1])["seq"] * FRAMES_PER_EVENT > seqs[1]:
+            assert memo.feed(one, line) is memo.feed(other, line)
+        # Whoever has not read the same has places of its own.
+        if place:
+            assert made(run.fold, run.lines[1 : place + 1], run.record).state != one
 
 
 def test_a_reader_who_takes_frames_one_by_one_fits_each_to_the_ones_before(

@@ -24,6 +24,11 @@ from bamboo_gateway.sessions.answers import (
     SearchResults,
     SessionCancelled,
 )
+from bamboo_gateway.sessions.asked_calls import (
+    Request,
+    message_of_request,
+    requests_of_runs,
+)
 from bamboo_gateway.sessions.branches import list_branches, select
 from bamboo_gateway.sessions.changes.page import ChangeCursor, ChangeFilter, ChangesPage
 from bamboo_gateway.sessions.changes.stream import (
@@ -418,6 +423,25 @@ class ConversationCommands(ManagerParts):
             return [found.asked[one.request_id] for one in head.open_requests]
 
         return await self._registry.read(caller, session_id, read, "read")
+
+    async def inputs_of_runs(
+        self, caller: Caller, session_id: str, run_ids: Collection[str]
+    ) -> list[Request]:
+        """Return what runs have asked, and what became of it (`asked_calls.requests_of_runs`)."""
+        return await self._registry.read(
+            caller,
+            session_id,
+            lambda head: requests_of_runs(self._context.store, head, run_ids),
+            "read",
+        )
+
+    async def message_of_input(self, caller: Caller, session_id: str, request_id: str) -> str:
+        """Return the message with the call that a request is about (`message_of_request`)."""
+        return await self._registry.read(
+            caller,
+            session_id,
+            lambda head: message_of_request(self._context.store, head, request_id),
+        )
 
     async def regenerate(
         self,

@@ -9,6 +9,12 @@ from bamboo_gateway.domain.limits import MiB
 from bamboo_gateway.domain.positions import parse_position
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.domain.views import RunView
+from bamboo_gateway.sessions.asked_calls import (
+    PlacedCall,
+    Request,
+    answered_requests,
+    placed_calls,
+)
 from bamboo_gateway.sessions.queries import find_run
 from bamboo_gateway.storage.base import SessionStore
 from bamboo_gateway.storage.commits import MarkKind
@@ -26,6 +32,8 @@ class RunRecord:
         input: The messages that it answers; of a queued run those that wait.
         output: Its own messages, in the order of the log.
         requests: Its `input_required` events.
+        answered: The requests of an earlier run whose answers it goes on with.
+        continued: The calls that those are about, as far as they were open.
         is_hidden: Whether `hide_run` has hidden it.
         tip_id: The last message of the current path of the session.
     """
@@ -34,6 +42,8 @@ class RunRecord:
     input: list[dict[str, Any]]
     output: list[dict[str, Any]]
     requests: list[dict[str, Any]] = field(default_factory=list)
+    answered: list[Request] = field(default_factory=list)
+    continued: list[PlacedCall] = field(default_factory=list)
     is_hidden: bool = False
     tip_id: str | None = None
 
@@ -72,7 +82,13 @@ async def read_record(store: SessionStore, head: SessionHead, run_id: str) -> Ru
             found = await store.find(head.id, head.epoch, "message", key=message_id, limit=1)
             given += [decode(record.body)["message"] for record in found]
     asked = [event for event in requests if event["type"] == "input_required"]
-    return RunRecord(run, given, own, asked, run_id in head.hidden_runs, head.tip_id)
+    begun = decode(marked[0].body)
+    names, call_ids = begun.get("request_ids") or (), begun.get("tool_call_ids") or ()
+    answered = await answered_requests(store, head, names, begun["seq"])
+    placed = await placed_calls(store, head, call_ids if names else (), begun["seq"])
+    continued = [placed[one] for one in call_ids if one in placed]
+    is_hidden = run_id in head.hidden_runs
+    return RunRecord(run, given, own, asked, answered, continued, is_hidden, head.tip_id)
 
 
 async def _events(

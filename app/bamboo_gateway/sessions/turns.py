@@ -69,7 +69,6 @@ class InputRun(NamedTuple):
 
     run_id: str
     position: Position
-    has_ended: bool
 
 
 async def last_turns(
@@ -201,7 +200,7 @@ async def input_run(store: SessionStore, head: SessionHead, run_id: str) -> Inpu
     view = await find_run(store, head.id, head.epoch, run_id)
     position = parse_position(view["position"])
     assert position is not None  # the view has made it
-    return InputRun(run_id, position, view["ended_at"] is not None)
+    return InputRun(run_id, position)
 
 
 async def users_message(

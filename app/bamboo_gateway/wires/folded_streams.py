@@ -141,6 +141,7 @@ class FoldedStream(Generic[S]):
         memo: The fold, with what other readers made of it.
         state: Where it begins.
         complete: Gives states what they wait for, if the fold has such states.
+        opening: What it begins with.
     """
 
     __slots__ = (
@@ -149,6 +150,7 @@ class FoldedStream(Generic[S]):
         "_inner",
         "_is_open",
         "_memo",
+        "_opening",
         "_send",
         "_state",
         "id",
@@ -160,6 +162,7 @@ class FoldedStream(Generic[S]):
         memo: FoldMemo[S],
         state: S,
         complete: Complete[S] | None = None,
+        opening: bytes = b"",
     ) -> None:
         self.id = inner.id
         self._inner = inner
@@ -168,6 +171,7 @@ class FoldedStream(Generic[S]):
         self._is_open = True
         self._state = state
         self._complete = complete
+        self._opening = opening
         self._send: Callable[[bytes], bool] | None = None
         self._has_ended = False
 
@@ -206,6 +210,9 @@ class FoldedStream(Generic[S]):
 
     async def next(self) -> bytes | None:
         """Wait for the next frames, and return them; None at the end."""
+        if opening := self._opening:
+            self._opening = b""
+            return opening
         while not self._has_ended:
             lines = await self._inner.next()
             if lines is None:

@@ -7,7 +7,6 @@ the same message; one that cannot is told.
 import itertools
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,13 +30,13 @@ from bamboo_gateway.domain.events import (
     ToolStart,
 )
 from bamboo_gateway.domain.message_assembler import MessageAssembler
-from bamboo_gateway.domain.positions import Position
-from bamboo_gateway.sessions.streaming.rendering import Goodbye, Open, Ping
-from bamboo_gateway.wires.ai_sdk import run_frames
-from bamboo_gateway.wires.ai_sdk.frames import RunReader, frames_of_run
-from bamboo_gateway.wires.ai_sdk.run_frames import Begin, RunFrames
+from bamboo_gateway.sessions.streaming.rendering import Goodbye, GoodbyeReason, Ping
+from bamboo_gateway.wires.ai_sdk.run_fold import RunFold
+from bamboo_gateway.wires.ai_sdk.run_state import Begin, Run, RunState
 from bamboo_gateway.wires.ai_sdk.ui_messages import UiMessages
 from bamboo_gateway.wires.ai_sdk.versions import V5, V6, V7, VERSIONS, Version
+from bamboo_gateway.wires.folded_streams import EVENT_LINES, Folded, FoldMemo
+from bamboo_gateway.wires.places import Place
 from tests.wires.ai_sdk.client import plain
 from tests.wires.ai_sdk.reader import Reader
 
@@ -84,9 +83,18 @@ def logged(events: list[AgentEvent], *, run_id: str = RUN, first: int = 7) -> li
     ]
 
 
-def stream(bodies: list[bytes], version: Version, frames: RunFrames | None = None) -> str:
-    frames = frames or RunFrames(RUN, version, Begin(), "")
-    return b"".join(frames.event(1, decode(body)["seq"], body) for body in bodies).decode()
+def stream(bodies: list[bytes], version: Version, size: int = 1) -> str:
+    return folded(bodies, version, size).frames.decode()
+
+
+def folded(bodies: list[bytes], version: Version, size: int) -> Folded[Place[RunState]]:
+    """What the fold makes of events that come in pieces."""
+    fold, place, found = RunFold(Run(RUN, version, {}, "")), RunState.of(Begin()), b""
+    for at in range(0, len(bodies), size):
+        piece = b"".join(b"%b\n" % body for body in bodies[at : at + size])
+        frames, place = fold.feed(place, piece)
+        found += frames
+    return Folded(found, place)
 
 
 def loaded(bodies: list[bytes], version: Version) -> list[dict[str, Any]]:
@@ -163,18 +171,28 @@ def test_a_run_without_any_of_its_deltas_says_the_same(
     assert read(stream(kept, version), version) == loaded(bodies, version)
 
 
-@given(st.lists(EVENTS, max_size=14), ENDS, VERSION, st.data())
-def test_a_reader_that_comes_later_gets_the_same_frames(
-    events: list[AgentEvent], end: AgentEvent, version: Version, data: st.DataObject
+@given(st.lists(EVENTS, max_size=14), ENDS, VERSION, st.integers(2, 30))
+def test_a_reader_that_comes_later_gets_the_same_frames_from_the_same_place_on(
+    events: list[AgentEvent], end: AgentEvent, version: Version, size: int
 ) -> None:
     bodies = logged([*events, end])
-    frames = RunFrames(RUN, version, Begin(), "")
-    cut = data.draw(st.integers(0, len(bodies)))
-    first = stream(bodies[:cut], version, frames)
-    again = stream(bodies[:cut], version, frames)
-    assert again == first
-    rest = stream(bodies[cut:], version, frames)
-    assert stream(bodies, version, frames) == first + rest == stream(bodies, version)
+    early, late = folded(bodies, version, 1), folded(bodies, version, size)
+    assert early == late
+    memo = FoldMemo(RunFold(Run(RUN, version, {}, "")))
+    memo.readers = 2
+    line = b"%b\n" % bodies[-1]
+    places = [folded(bodies[:-1], version, pieces).state for pieces in (1, size)]
+    assert memo.feed(places[0], line) is memo.feed(places[1], line)
+
+
+@given(st.lists(EVENTS, max_size=14), ENDS, VERSION)
+def test_a_reader_of_a_compacted_log_shares_no_place_with_one_that_has_read_all(
+    events: list[AgentEvent], end: AgentEvent, version: Version
+) -> None:
+    bodies = logged([*events, end])
+    kept = [body for body in bodies if decode(body)["type"] not in DELTA_TYPES]
+    if kept != bodies:
+        assert folded(kept, version, 1).state != folded(bodies, version, 1).state
 
 
 @given(st.lists(EVENTS, max_size=8), ENDS, VERSION)
@@ -204,59 +222,13 @@ def test_a_version_gets_only_the_parts_that_all_of_its_releases_know() -> None:
     assert "reset-step" in stream(other, V7)
 
 
-def test_readers_of_an_active_run_share_its_frames_and_those_of_an_ended_one_do_not() -> None:
-    def reader(*, is_active: bool, key: str = "k") -> RunReader:
-        frames = RunFrames(RUN, V5, Begin(), "")
-        return RunReader(frames_of_run((key,), frames, is_active=is_active), b"")
-
-    one, two = reader(is_active=True), reader(is_active=True)
-    assert one.shared is two.shared
-    others = (reader(is_active=True, key="other"), reader(is_active=False), reader(is_active=False))
-    assert len({id(other.shared) for other in (one, *others)}) == 4
-    opened = Open(Position(1, 0), "s", "c", None, Position(1, 0))
-    one.control(opened)
-    two.control(opened)
-    assert (one.left(), two.left()) == (False, True)
-    assert one.control(Ping()) == b": ping\n"
-
-
-@pytest.mark.parametrize("is_active", [True, False])
-def test_a_reader_whose_deltas_left_the_log_is_told_or_gets_the_message(is_active: bool) -> None:
-    bodies = logged([Token("Hel"), Token("lo"), Complete()])
-    shared = frames_of_run((is_active, 2), RunFrames(RUN, V7, Begin(), ""), is_active=is_active)
-    first, late = RunReader(shared, b""), RunReader(shared, b"")
-    if is_active:
-        for body in bodies:
-            first.event(1, decode(body)["seq"], body)
-    late.skipped()
-    kept = [body for body in bodies if decode(body)["type"] not in DELTA_TYPES]
-    text = b"".join(late.event(1, decode(body)["seq"], body) for body in kept).decode()
-    assert ("The stream was cut" in text) is is_active
-    assert ('"delta":"Hello"' in text) is not is_active
-
-
-def test_a_reader_far_behind_is_told_and_newer_ones_read_for_themselves(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(run_frames, "KEPT_BYTES_MAX", 2000)
-    events: list[AgentEvent] = []
-    for number in range(40):
-        events += [ToolStart(f"c{number}", "t"), ToolError(f"c{number}", "no")]
-    bodies = logged([*events, Complete()])
-    key = ("behind",)
-    shared = frames_of_run(key, RunFrames(RUN, V5, Begin(), ""), is_active=True)
-    ahead, behind = RunReader(shared, b""), RunReader(shared, b"")
-    text = b"".join(ahead.event(1, decode(body)["seq"], body) for body in bodies).decode()
-    assert read(text, V5) == loaded(bodies, V5)
-    told = behind.event(1, decode(bodies[2])["seq"], bodies[2]).decode()
-    assert "The stream was cut" in told
-    newer = frames_of_run(key, RunFrames(RUN, V5, Begin(), ""), is_active=True)
-    assert newer is not shared
-    assert read(stream(bodies, V5, newer.frames), V5) == loaded(bodies, V5)
-
-
 def test_a_stream_that_the_gateway_ends_says_so() -> None:
-    shared = frames_of_run(("bye",), RunFrames(RUN, V5, Begin(), ""), is_active=False)
-    reader = RunReader(shared, b"")
-    assert b"Load the messages" in reader.control(Goodbye("shutdown", retry=True))
-    assert b"deleted or closed" in reader.control(Goodbye("deleted", retry=False))
+    fold, place = RunFold(Run(RUN, V5, {}, "")), RunState.of(Begin())
+    reasons: tuple[GoodbyeReason, ...] = ("shutdown", "deleted")
+    said = [
+        fold.feed(place, EVENT_LINES.control(Goodbye(reason, retry=True))).frames
+        for reason in reasons
+    ]
+    assert b"Load the messages" in said[0]
+    assert b"deleted or closed" in said[1]
+    assert fold.feed(place, EVENT_LINES.control(Ping())) == (b": ping\n", place)

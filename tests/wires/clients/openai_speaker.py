@@ -102,9 +102,6 @@ class Speaker:
                 response["reason"] = answer["reason"]
             given.append(response)
         self._begin(given)
-        self.settle()
-        # The result of the approved call is an item of the conversation, and not of this response.
-        self.reload()
 
     def edit(self, content: str, before: int) -> None:
         """Say something else behind the response with this number."""

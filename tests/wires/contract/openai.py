@@ -143,7 +143,10 @@ class OpenAISpeaker(Speaker):
                 telling.result(item["call_id"], item["output"])
             case "mcp_call":
                 given = [item["output"]] if item["output"] is not None else []
-                telling.call(item["id"], item["name"], json.loads(item["arguments"]), *given)
+                if telling.has(item["id"]):  # people were asked about it, and it went on
+                    telling.result(item["id"], *given)
+                else:
+                    telling.call(item["id"], item["name"], json.loads(item["arguments"]), *given)
             case _:
                 pass
 

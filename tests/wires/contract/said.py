@@ -42,6 +42,10 @@ class Telling:
         self._calls[call_id] = len(self.said)
         self.said.append(("call", call_id, name, arguments, as_text(result)))
 
+    def has(self, call_id: str) -> bool:
+        """Return whether a call was said."""
+        return call_id in self._calls
+
     def result(self, call_id: str, result: Any) -> None:
         at = self._calls[call_id]
         self.said[at] = (*self.said[at][:4], as_text(result))

@@ -43,7 +43,7 @@ class OpenAISpeaker {
     })));
   }
 
-  async approve({ answers }) {
+  approve({ answers }) {
     const asked = this.items.filter(item => item.type === 'mcp_approval_request');
     this.begin(Object.entries(answers).map(([name, { approved, reason }]) => ({
       type: 'mcp_approval_response',
@@ -51,9 +51,6 @@ class OpenAISpeaker {
       approve: approved,
       ...(reason === undefined ? {} : { reason }),
     })));
-    await this.settle();
-    // The result of the approved call is an item of the conversation, and not of this response.
-    this.reload();
   }
 
   edit({ content, before }) {

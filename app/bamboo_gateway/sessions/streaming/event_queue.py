@@ -116,12 +116,6 @@ class EventQueue:
             parts.append(part)
         return parts
 
-    def forget(self, renderer: Renderer) -> None:
-        """Drop what a renderer made: nobody reads with it any more."""
-        rendered = self._rendered.pop(renderer, None) if self._rendered else None
-        if rendered is not None:
-            self._bytes -= sum(len(part) for part in rendered.parts if part is not None)
-
     def _part(self, renderer: Renderer, rendered: "_Rendered", place: int, seq: int) -> bytes:
         """Return one rendered event. Most streams take one at a time."""
         known = rendered.parts

@@ -4,7 +4,6 @@ The core decides what a stream shows. A renderer, which belongs to the client's 
 how. The code that opens the stream passes the renderer to `StreamHub.connect`.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -84,8 +83,8 @@ class Renderer(Protocol):
 
     It keeps no state, and its results depend on its arguments alone: the event queue calls it once
     for each event, and shares the result among all subscriptions with this renderer. A chunk is the
-    concatenation of results. The frames of a protocol that depend on earlier events come from a
-    `RunRenderer`.
+    concatenation of results. The frames of a protocol that depend on earlier events are folds over
+    such chunks (`wires.folded_streams`).
     """
 
     def event(self, epoch: int, seq: int, body: bytes, /) -> bytes:
@@ -93,37 +92,6 @@ class Renderer(Protocol):
 
     def control(self, shown: Control, /) -> bytes:
         """Render an item that is not in the log; empty when the protocol does not show it."""
-
-
-class RunRenderer(ABC):
-    """A renderer for the readers of one run, whose frames depend on the earlier events of the run.
-
-    Each stream has one of its own, and calls it in the order of the log. What comes from the event
-    queue is rendered by `shared`, which all streams with the same frames have in common.
-    """
-
-    __slots__ = ()
-
-    @property
-    @abstractmethod
-    def shared(self) -> Renderer:
-        """The renderer of the event queue."""
-
-    @abstractmethod
-    def event(self, epoch: int, seq: int, body: bytes, /) -> bytes:
-        """Render an event of the log; `body` is its JSON."""
-
-    @abstractmethod
-    def control(self, shown: Control, /) -> bytes:
-        """Render an item that is not in the log; empty when the protocol does not show it."""
-
-    @abstractmethod
-    def skipped(self) -> None:
-        """Take note that the log lacks events before the next one: compaction removed deltas."""
-
-    @abstractmethod
-    def left(self) -> bool:
-        """Take note of the end of this stream; return whether `shared` has no stream any more."""
 
 
 class JointRenderer(Protocol):

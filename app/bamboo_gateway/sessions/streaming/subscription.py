@@ -6,7 +6,7 @@ reads in its own task, so a slow one delays nobody and costs one chunk (R7).
 """
 
 from asyncio import Future, get_running_loop
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -30,11 +30,9 @@ from bamboo_gateway.sessions.streaming.rendering import (
     Renderer,
     Reset,
     ResetReason,
-    RunRenderer,
     comes_back,
 )
 from bamboo_gateway.storage.base import SessionStore
-from bamboo_gateway.storage.commits import Record
 
 _PAGE_EVENTS = 2000
 """Events read at once when catching up: with `SEND_BYTES_MAX` it bounds one read."""
@@ -151,7 +149,6 @@ class Subscription:
         "_greeted",
         "_has_caught_up",
         "_heartbeat_due",
-        "_in_queue",
         "_on_close",
         "_renderer",
         "_store",
@@ -211,7 +208,6 @@ class Subscription:
         self.quiet_ticks = 0
         self._heartbeat_due = False
         self._renderer = renderer
-        self._in_queue = renderer.shared if isinstance(renderer, RunRenderer) else renderer
         self._store = store
         self._tally = tally
         self._on_close = on_close
@@ -235,7 +231,7 @@ class Subscription:
             if self.stop_seq is not None and self.cursor >= self.stop_seq:
                 self.ended_by = "complete"
                 break
-            taken = self.channel.queue.take(self.cursor, self._in_queue, self.stop_seq)
+            taken = self.channel.queue.take(self.cursor, self._renderer, self.stop_seq)
             begin = self.cursor
             if taken is None:
                 chunk = await self._read()
@@ -276,7 +272,7 @@ class Subscription:
         if self.stop_seq is not None:
             return False
         queue = self.channel.queue
-        taken = queue.take(self.cursor, self._in_queue)
+        taken = queue.take(self.cursor, self._renderer)
         if taken is None or not self.send_now(taken[0]):
             return False
         self.written_from, self.cursor = self.cursor, taken[1]
@@ -316,9 +312,6 @@ class Subscription:
         self.wake()
         on_close, self._on_close = self._on_close, _closed
         on_close(self)
-        renderer = self._renderer
-        if on_close is not _closed and isinstance(renderer, RunRenderer) and renderer.left():
-            self.channel.queue.forget(self._in_queue)
 
     def view(self) -> Connection:
         """Return the contract's Connection."""
@@ -398,36 +391,14 @@ class Subscription:
             self.end("deleted" if self.channel.gone else "shutdown")
             return b""
         stop = self.stop_seq if self.stop_seq is not None else self.channel.durable_seq
-        if isinstance(self._renderer, RunRenderer):
-            return self._rendered_in_order(self._renderer, records, stop)
         epoch, render = self.channel.epoch, self._renderer.event
         parts = [render(epoch, seq, body) for seq, body in records if seq <= stop]
         if not parts:
-            self._skip_to_queue(stop)
+            # Compaction removed everything between the cursor and the queue: skip it.
+            self.cursor = max(self.cursor, min(stop, self.channel.queue.start))
             return b""
         self.cursor = records[len(parts) - 1].seq
         return b"".join(parts)
-
-    def _rendered_in_order(
-        self, renderer: RunRenderer, records: Sequence[Record], stop: int
-    ) -> bytes:
-        parts: list[bytes] = []
-        before = self.cursor
-        for seq, body in records:
-            if seq > stop:
-                break
-            if seq != self.cursor + 1:
-                renderer.skipped()
-            parts.append(renderer.event(self.channel.epoch, seq, body))
-            self.cursor = seq
-        if self.cursor == before:
-            self._skip_to_queue(stop)
-            renderer.skipped()
-        return b"".join(parts)
-
-    def _skip_to_queue(self, stop: int) -> None:
-        """Go on at the queue: compaction removed everything before it."""
-        self.cursor = max(self.cursor, min(stop, self.channel.queue.start))
 
 
 def _closed(_: Subscription) -> None:

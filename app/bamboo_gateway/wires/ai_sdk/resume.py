@@ -11,7 +11,7 @@ from bamboo_gateway.sessions.manager import SessionManager
 from bamboo_gateway.sessions.turns import Turns
 from bamboo_gateway.wires.ai_sdk import parts
 from bamboo_gateway.wires.ai_sdk.folding import beside_loop, folded
-from bamboo_gateway.wires.ai_sdk.run_frames import Begin
+from bamboo_gateway.wires.ai_sdk.run_state import Begin
 from bamboo_gateway.wires.ai_sdk.versions import Version
 
 _TURNS: Final = 2
@@ -24,14 +24,12 @@ class Resumed(NamedTuple):
     Attributes:
         run_id: The run.
         position: The position before its first event.
-        is_active: Whether it was executing or waiting a moment ago.
         begin: What earlier runs have made.
         opening: The frames of that.
     """
 
     run_id: str
     position: Position
-    is_active: bool
     begin: Begin = Begin()
     opening: tuple[bytes, ...] = ()
 
@@ -63,7 +61,7 @@ async def resume(
     if loaded is not None and (found is None or _is_later_turn(turns, loaded)):
         then = await manager.run_at(caller, session_id, loaded)
         if then is not None:
-            found = Resumed(then.run_id, then.position, not then.has_ended)
+            found = Resumed(then.run_id, then.position)
     if found is None:
         return None
     work = partial(_with_begin, found, turns, version, prefix)
@@ -73,9 +71,9 @@ async def resume(
 def _present_run(turns: Turns) -> Resumed | None:
     if turns.active is not None:
         before = Position(turns.position.epoch, turns.active.before_seq)
-        return Resumed(turns.active.run_id, before, is_active=True)
+        return Resumed(turns.active.run_id, before)
     if turns.queue and not turns.is_waiting:
-        return Resumed(turns.queue[0].run_id, turns.position, is_active=True)
+        return Resumed(turns.queue[0].run_id, turns.position)
     return None
 
 

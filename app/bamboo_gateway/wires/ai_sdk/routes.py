@@ -44,18 +44,22 @@ from bamboo_gateway.sessions.streaming.hub import StreamPlace
 from bamboo_gateway.wires.ai_sdk import examples, parts
 from bamboo_gateway.wires.ai_sdk.bodies import ChatRequest
 from bamboo_gateway.wires.ai_sdk.folding import beside_loop, folded
-from bamboo_gateway.wires.ai_sdk.frames import RunReader, frames_of_run
 from bamboo_gateway.wires.ai_sdk.resume import Resumed, resume
-from bamboo_gateway.wires.ai_sdk.run_frames import Begin, RunFrames
+from bamboo_gateway.wires.ai_sdk.run_fold import RunFold
+from bamboo_gateway.wires.ai_sdk.run_state import Run, RunState
 from bamboo_gateway.wires.ai_sdk.schemas import UiMessageList
 from bamboo_gateway.wires.ai_sdk.submits import Begun, Submit
 from bamboo_gateway.wires.ai_sdk.versions import Version
 from bamboo_gateway.wires.base import WireRoute
+from bamboo_gateway.wires.folded_streams import EVENT_LINES, FoldedStream, FoldMemos
+from bamboo_gateway.wires.places import Place
 
 STREAM_HEADERS: Final = {"x-vercel-ai-ui-message-stream": "v1"}
 
 TURNS_DEFAULT: Final = 100
 """How many turns a page loads: a chat that is longer is read backwards with `before`."""
+
+_MEMOS: Final[FoldMemos[Place[RunState]]] = FoldMemos()
 
 _NAMES: Final = {5: "aiSdk", 6: "aiSdkSix", 7: "aiSdkSeven"}
 """The begin of the operation ids of each version; they have no digits."""
@@ -291,20 +295,9 @@ async def _streamed(
         body = opening + parts.finish(version, "input_required") + parts.DONE
         return Response(body, media_type="text/event-stream", headers=STREAM_HEADERS)
     bind_contextvars(run_id=begun.run_id)
-    reader = _reader(
-        request,
-        version,
-        session_id,
-        begun.position,
-        begun.run_id,
-        begun.begin,
-        opening,
-        is_active=begun.is_active,
-    )
-    wanted = _wanted(request, begun.position, begun.run_id)
-    connection = await manager.connect(who, session_id, wanted, reader, place)
+    stream = await _stream(request, manager, who, version, session_id, begun, opening, place)
     headers = {**STREAM_HEADERS, "Session-Id": session_id, "Run-Id": begun.run_id}
-    return stream_response(request, connection, headers)
+    return stream_response(request, stream, headers)
 
 
 async def _followed(
@@ -317,19 +310,8 @@ async def _followed(
 ) -> Response:
     bind_contextvars(run_id=found.run_id)
     opening = b"".join(found.opening)
-    reader = _reader(
-        request,
-        version,
-        session_id,
-        found.position,
-        found.run_id,
-        found.begin,
-        opening,
-        is_active=found.is_active,
-    )
-    wanted = _wanted(request, found.position, found.run_id)
-    connection = await manager.connect(who, session_id, wanted, reader)
-    return stream_response(request, connection, STREAM_HEADERS)
+    stream = await _stream(request, manager, who, version, session_id, found, opening)
+    return stream_response(request, stream, STREAM_HEADERS)
 
 
 def _position(text: str | None) -> Position | None:
@@ -350,25 +332,28 @@ def _position(text: str | None) -> Position | None:
     return position
 
 
-def _wanted(request: Request, position: Position, run_id: str) -> StreamRequest:
-    return StreamRequest(
-        after=position, until_complete=True, run_id=run_id, remote_address=remote_address(request)
-    )
-
-
-def _reader(
+async def _stream(
     request: Request,
+    manager: SessionManager,
+    who: Caller,
     version: Version,
     session_id: str,
-    position: Position,
-    run_id: str,
-    begin: Begin,
+    shown: Begun | Resumed,
     opening: bytes,
-    *,
-    is_active: bool,
-) -> RunReader:
+    place: StreamPlace | None = None,
+) -> FoldedStream[Place[RunState]] | None:
+    """Return the stream of a run; None: there is nothing to wait for."""
+    run_id, position, begin = shown.run_id, shown.position, shown.begin
+    assert run_id is not None
+    wanted = StreamRequest(
+        after=position, until_complete=True, run_id=run_id, remote_address=remote_address(request)
+    )
+    connection = await manager.connect(who, session_id, wanted, EVENT_LINES, place)
+    if connection is None:
+        return None
     prefix = prefix_of(request.scope)
-    gateway = id(request.app.state.manager)
-    key = (gateway, session_id, position.epoch, run_id, version.number, prefix)
-    frames = RunFrames(run_id, version, begin, prefix)
-    return RunReader(frames_of_run(key, frames, is_active=is_active), opening)
+    # What the frames depend on.
+    key = (id(manager), session_id, position, run_id, version.number, prefix, *begin.calls)
+    run = Run(run_id, version, begin.calls, prefix)
+    memo = _MEMOS.of((*key, begin.message_id), lambda: RunFold(run))
+    return FoldedStream(connection, memo, RunState.of(begin), opening=opening)

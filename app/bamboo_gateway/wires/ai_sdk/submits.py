@@ -40,7 +40,7 @@ from bamboo_gateway.wires.ai_sdk.bodies import (
     users_message,
 )
 from bamboo_gateway.wires.ai_sdk.folding import beside_loop, folded
-from bamboo_gateway.wires.ai_sdk.run_frames import Begin
+from bamboo_gateway.wires.ai_sdk.run_state import Begin
 from bamboo_gateway.wires.ai_sdk.ui_messages import UiMessages
 from bamboo_gateway.wires.ai_sdk.versions import Version
 
@@ -52,13 +52,11 @@ class Begun(NamedTuple):
         run_id: The run; None: none began, because other requests for input are open.
         position: The position before its first event.
         begin: What the UI message has before it.
-        is_active: Whether it was active or waiting a moment ago.
     """
 
     run_id: str | None
     position: Position
     begin: Begin = Begin()
-    is_active: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +197,7 @@ class Submit:
 
     def _started(self, outcome: Any) -> Begun:
         turn = outcome.answer
-        return Begun(turn["run_id"], _position(turn["position"]), Begin(), not outcome.replayed)
+        return Begun(turn["run_id"], _position(turn["position"]))
 
     def _again(self, found: InputRun) -> Begun:
         """Return a run that the request has not begun.
@@ -208,7 +206,7 @@ class Submit:
             Forbidden: The caller may only write.
         """
         check_right(self.caller, "read")
-        return Begun(found.run_id, found.position, Begin(), is_active=not found.has_ended)
+        return Begun(found.run_id, found.position)
 
     async def _edit(self, message: UiMessage, ui_id: str, options: dict[str, Any]) -> Begun:
         """Put a message in the place of an earlier one. The same one again is no other edit."""
@@ -277,7 +275,7 @@ class Submit:
         outcome = await self.manager.answer_inputs(self.caller, self.asked.id, given, self.idem)
         position = _position(outcome.answer["position"])
         begin = Begin.of(await _folded(turns, self.version, position))
-        return Begun(outcome.answer.get("run_id"), position, begin, is_active=True)
+        return Begun(outcome.answer.get("run_id"), position, begin)
 
     async def _known_results(self, turns: Turns, message: UiMessage) -> Begun:
         """Return the last run that got results or answers of this message before."""

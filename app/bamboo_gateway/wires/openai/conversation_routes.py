@@ -28,6 +28,7 @@ from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import parse_ms
 from bamboo_gateway.domain.codec import decode
 from bamboo_gateway.domain.errors import BambooError, NotFound
+from bamboo_gateway.domain.ids import is_id
 from bamboo_gateway.domain.tool_order import OPEN_CALLS_MAX
 from bamboo_gateway.domain.views import SessionView
 from bamboo_gateway.sessions.commands import NewMessage, NewSession
@@ -37,7 +38,7 @@ from bamboo_gateway.wires.openai.answers import refusals
 from bamboo_gateway.wires.openai.creating import REQUEST
 from bamboo_gateway.wires.openai.errors import unsupported, wrong
 from bamboo_gateway.wires.openai.ids import conversation_id as id_of
-from bamboo_gateway.wires.openai.ids import message_of
+from bamboo_gateway.wires.openai.ids import message_of, request_of
 from bamboo_gateway.wires.openai.inputs import finished, read_input
 from bamboo_gateway.wires.openai.items import Item, stored_items
 from bamboo_gateway.wires.openai.parameters import read_metadata
@@ -200,7 +201,7 @@ async def list_openai_items(
     items: list[Item] = []
     place: str | None = None
     if after is not None:
-        place = _message_of(after)
+        place = await _message_of(manager, who, session_id, after)
         own = await _items_of(manager, who, session_id, place)
         items += behind(own[::-1] if descending else own, after)
     has_more = True
@@ -216,8 +217,7 @@ async def list_openai_items(
         )
         messages = [decode(message) for message in page.messages]
         ascending = messages[::-1] if descending else messages
-        later = await _results_behind(manager, who, session_id, ascending)
-        shown = stored_items(ascending, later)
+        shown = await _stored(manager, who, session_id, ascending)
         items += shown[::-1] if descending else shown
         place, has_more = page.next_cursor, page.has_more
     return json_response(page_of(items[:limit], len(items) > limit))
@@ -262,7 +262,9 @@ async def get_openai_item(
     manager: Manager, who: Who, conversation_id: ConversationId, item_id: ItemId
 ) -> Response:
     """Return one item, of any branch."""
-    own = await _items_of(manager, who, _named(conversation_id), _message_of(item_id))
+    session_id = _named(conversation_id)
+    message_id = await _message_of(manager, who, session_id, item_id)
+    own = await _items_of(manager, who, session_id, message_id)
     for item in own:
         if item["id"] == item_id:
             return json_response(item)
@@ -290,7 +292,8 @@ async def delete_openai_item(
     manager: Manager, who: Who, conversation_id: ConversationId, item_id: ItemId
 ) -> Response:
     """Hide the last message of the conversation. Anything else stays: a log is never cut."""
-    session_id, message_id = _named(conversation_id), _message_of(item_id)
+    session_id = _named(conversation_id)
+    message_id = await _message_of(manager, who, session_id, item_id)
     own = await _items_of(manager, who, session_id, message_id)
     if not any(item["id"] == item_id for item in own):
         raise no_item()
@@ -322,7 +325,15 @@ def _messages(given: Any) -> list[NewMessage]:
     return finished(found, "items")
 
 
-def _message_of(item_id: str) -> str:
+async def _message_of(manager: SessionManager, who: Caller, session_id: str, item_id: str) -> str:
+    request_id = request_of(item_id)
+    if request_id is not None and is_id(request_id):
+        try:
+            return await manager.message_of_input(who, session_id, request_id)
+        except NotFound as error:
+            if error.code != "request-not-found":
+                raise
+            raise no_item() from error
     message_id = message_of(item_id)
     if message_id is None:
         raise no_item()
@@ -349,7 +360,17 @@ async def _items_of(
     manager: SessionManager, who: Caller, session_id: str, message_id: str
 ) -> list[Item]:
     message = await manager.message(who, session_id, message_id)
-    return stored_items([message], await _results_behind(manager, who, session_id, [message]))
+    return await _stored(manager, who, session_id, [message])
+
+
+async def _stored(
+    manager: SessionManager, who: Caller, session_id: str, messages: list[dict[str, Any]]
+) -> list[Item]:
+    """Return the items of messages that follow one another."""
+    later = await _results_behind(manager, who, session_id, messages)
+    runs = {one["run_id"] for one in messages if one.get("tool_calls") and "run_id" in one}
+    requests = await manager.inputs_of_runs(who, session_id, runs) if runs else []
+    return stored_items(messages, later, requests)
 
 
 async def _results_behind(

@@ -7,7 +7,7 @@
 | `msg_…` | the message's id; text behind reasoning has `~` and its place in the message |
 | `rs_…~0` | reasoning: the message's id, `~`, and its place in the message |
 | `fc_…~0`, `mcp_…~0` | a tool call: the message's id, `~`, and its place among the calls |
-| `mcpr_…` | an approval: the id of the request for input behind `mcpr_` |
+| `mcpr_…`, `mcpa_…` | an approval, and its answer: the id of the request for input behind it |
 """
 
 import base64
@@ -19,6 +19,7 @@ from bamboo_gateway.domain.ids import is_id
 RESPONSE: Final = "resp_"
 CONVERSATION: Final = "conv_"
 APPROVAL: Final = "mcpr_"
+ANSWER: Final = "mcpa_"
 _PLACED: Final = ("rs_", "fc_", "mcp_")
 _SEPARATOR: Final = "~"
 """No id of the gateway has it."""
@@ -82,3 +83,11 @@ def message_of(item_id: str) -> str | None:
         prefix = next((one for one in _PLACED if message_id.startswith(one)), "")
         message_id = message_id.removeprefix(prefix)
     return message_id if is_id(message_id) else None
+
+
+def request_of(item_id: str) -> str | None:
+    """Return the request that an approval or its answer is of; None for other items."""
+    for prefix in (APPROVAL, ANSWER):
+        if item_id.startswith(prefix):
+            return item_id.removeprefix(prefix)
+    return None

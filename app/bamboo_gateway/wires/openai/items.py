@@ -5,12 +5,14 @@ client brought is a `function_call`. A call of an agent's own tool is an `mcp_ca
 clients run every `function_call` that they get, and this one was run already.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bamboo_gateway.domain.codec import encode
 from bamboo_gateway.domain.messages import Message
-from bamboo_gateway.wires.openai.ids import APPROVAL, call_id, reasoning_id, text_id
+from bamboo_gateway.sessions.asked_calls import Request
+from bamboo_gateway.sessions.run_records import RunRecord
+from bamboo_gateway.wires.openai.ids import ANSWER, APPROVAL, call_id, reasoning_id, text_id
 
 Item = dict[str, Any]
 
@@ -78,9 +80,12 @@ def tool_run(
     label: str,
     status: str,
     output: str | None = None,
-    error: str | None = None,
+    request_id: str | None = None,
 ) -> Item:
-    """Return the call of a tool that the agent runs itself."""
+    """Return the call of a tool that the agent runs itself.
+
+    `request_id` is the item of the approval that it needs.
+    """
     return {
         "id": item_id,
         "type": "mcp_call",
@@ -89,8 +94,8 @@ def tool_run(
         "name": call["name"],
         "arguments": arguments_text(call["arguments"]),
         "output": output,
-        "error": error,
-        "approval_request_id": None,
+        "error": None,
+        "approval_request_id": request_id,
     }
 
 
@@ -123,6 +128,20 @@ def approval(request: Mapping[str, Any], label: str, call: Mapping[str, Any] | N
     }
 
 
+def approval_answer(given: Mapping[str, Any]) -> Item | None:
+    """Return the answer to an approval, from its `input_given`; None for another answer."""
+    answer = given.get("answer")
+    if not isinstance(answer, dict) or "approved" not in answer:
+        return None
+    return {
+        "id": ANSWER + given["request_id"],
+        "type": "mcp_approval_response",
+        "approval_request_id": APPROVAL + given["request_id"],
+        "approve": answer["approved"],
+        "reason": answer.get("reason"),
+    }
+
+
 class Results:
     """The results of calls in a list of messages, by the call."""
 
@@ -138,7 +157,11 @@ class Results:
 
 
 def placed_items(
-    message: Mapping[str, Any], tools: Collection[str], label: str, results: Results
+    message: Mapping[str, Any],
+    tools: Collection[str],
+    label: str,
+    results: Results,
+    requests: Mapping[str, str],
 ) -> Iterator[Placed]:
     """Yield the items of a message of the assistant.
 
@@ -147,6 +170,7 @@ def placed_items(
         tools: The names of the tools that the client brought.
         label: The agent.
         results: The results of its calls.
+        requests: The items of the approvals that its calls need, by the call.
     """
     status = "completed" if message.get("status", "complete") == "complete" else "incomplete"
     content = message["content"]
@@ -162,62 +186,121 @@ def placed_items(
             state = status if place == len(parts) - 1 else "completed"
             yield Placed("text", place, text_item(text_id(message["id"], place), text, state))
     for place, call in enumerate(message.get("tool_calls") or ()):
-        result = results.of(call["id"])
-        is_client = call["name"] in tools
-        item_id = call_id(message["id"], place, is_client=is_client)
-        if is_client:
-            yield Placed("call", place, function_call(item_id, call, status))
+        if call["name"] in tools:
+            item_id = call_id(message["id"], place, is_client=True)
+            item = function_call(item_id, call, status)
         else:
-            state = "completed" if result is not None else "incomplete"
-            output = Message.text_of(result["content"]) if result is not None else None
-            yield Placed("call", place, tool_run(item_id, call, label, state, output))
+            request_id = requests.get(call["id"])
+            item = run_of_call(message["id"], place, call, label, results, request_id)
+        yield Placed("call", place, item)
 
 
-def output_items(
-    messages: Sequence[Mapping[str, Any]],
-    requests: Sequence[Mapping[str, Any]],
-    tools: Collection[str],
+def run_of_call(
+    message_id: str,
+    place: int,
+    call: Mapping[str, Any],
     label: str,
-) -> list[Item]:
-    """Return the items that a run has made, in order."""
+    results: Results,
+    request_id: str | None,
+) -> Item:
+    """Return the call of a tool of the agent's, with its result if there is one."""
+    result = results.of(call["id"])
+    state = "completed" if result is not None else "incomplete"
+    output = Message.text_of(result["content"]) if result is not None else None
+    item_id = call_id(message_id, place, is_client=False)
+    return tool_run(item_id, call, label, state, output, request_id)
+
+
+def output_items(record: RunRecord, tools: Collection[str]) -> list[Item]:
+    """Return the items that a run has made, in order.
+
+    A call that an earlier run has asked people about is in the output of both runs.
+    """
+    messages, label = record.output, record.run["agent"]
     results, found = Results(messages), list[Item]()
-    calls = {call["id"]: call for one in messages for call in one.get("tool_calls") or ()}
+    continued = [one for one in record.continued if one.call["name"] not in tools]
+    requests = approvals_of([*(one.asked for one in record.answered), *record.requests])
+    for one in continued:
+        request_id = requests.get(one.call["id"])
+        found.append(run_of_call(one.message_id, one.place, one.call, label, results, request_id))
+    calls = {one.call["id"]: one.call for one in continued}
+    calls |= {call["id"]: call for one in messages for call in one.get("tool_calls") or ()}
     for message in messages:
         if message["role"] == "assistant":
-            found += [one.item for one in placed_items(message, tools, label, results)]
+            placed = placed_items(message, tools, label, results, requests)
+            found += [one.item for one in placed]
         elif message["role"] == "tool":
             call = calls.get(message["tool_call_id"])
             if call is not None and call["name"] in tools:
                 found.append(call_output(message))
-    for request in requests:
-        found.append(approval(request, label, calls.get(request.get("tool_call_id"))))
+    for request in record.requests:
+        found.append(approval(request, label, calls.get(request.get("tool_call_id", ""))))
     return found
 
 
+def approvals_of(asked: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the items of the approvals that calls need, by the call: the last one of each."""
+    return {
+        one["tool_call_id"]: APPROVAL + one["request_id"] for one in asked if "tool_call_id" in one
+    }
+
+
 def stored_items(
-    messages: Sequence[Mapping[str, Any]], later: Sequence[Mapping[str, Any]] = ()
+    messages: Sequence[Mapping[str, Any]],
+    later: Sequence[Mapping[str, Any]] = (),
+    requests: Sequence[Request] = (),
 ) -> list[Item]:
     """Return the items of messages of a conversation, in order.
 
     Args:
         messages: The messages.
         later: The messages behind them, as far as they may be results of their calls.
+        requests: What people were asked about their calls.
     """
     results, found = Results([*messages, *later]), list[Item]()
     for message in messages:
         match message["role"]:
             case "assistant":
-                calls = message.get("tool_calls") or ()
-                # A call without a result of the gateway's is one that a client runs.
-                tools = {call["name"] for call in calls if results.of(call["id"]) is None}
-                label = message.get("model") or "agent"
-                found += [one.item for one in placed_items(message, tools, label, results)]
+                found += _said_items(message, results, requests)
             case "tool":
                 if not message.get("run_id"):
                     found.append(call_output(message))
             case _:
                 found.append(input_item(message))
     return found
+
+
+def _said_items(
+    message: Mapping[str, Any], results: Results, requests: Sequence[Request]
+) -> Iterator[Item]:
+    """Yield the items of a message of the assistant: before a call what was asked about it."""
+    calls = message.get("tool_calls") or ()
+    asked_about = {
+        call["id"]: [one for one in requests if one.asked.get("tool_call_id") == call["id"]]
+        for call in calls
+    }
+    # A call without a result of the gateway's is one that a client runs, unless people were asked
+    # about it: then the run that asked knows the client's tools.
+    tools = {
+        call["name"]
+        for call in calls
+        if results.of(call["id"]) is None
+        and (not asked_about[call["id"]] or call["name"] in client_tools(asked_about[call["id"]]))
+    }
+    label, approvals = message.get("model") or "agent", approvals_of(one.asked for one in requests)
+    for placed in placed_items(message, tools, label, results, approvals):
+        if placed.kind == "call":
+            call = calls[placed.place]
+            for asked, settled in asked_about[call["id"]]:
+                yield approval(asked, label, call)
+                if settled is not None and (answer := approval_answer(settled)) is not None:
+                    yield answer
+        yield placed.item
+
+
+def client_tools(requests: Iterable[Request]) -> set[str]:
+    """Return the names of the tools that the client of the run that asked has brought."""
+    return {tool["name"] for one in requests for tool in one.asked.get("client_tools") or ()}
 
 
 def input_item(message: Mapping[str, Any]) -> Item:

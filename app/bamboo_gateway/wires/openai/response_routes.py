@@ -1,6 +1,6 @@
 """The routes of responses: create, retrieve, cancel, delete, and their input."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Body, Query, Request
 from starlette.responses import Response
@@ -32,14 +32,15 @@ from bamboo_gateway.sessions.commands import StreamRequest
 from bamboo_gateway.sessions.manager import SessionManager
 from bamboo_gateway.sessions.run_records import RunRecord
 from bamboo_gateway.sessions.streaming.hub import StreamPlace
+from bamboo_gateway.wires.folded_streams import EVENT_LINES, Folded, FoldedStream, FoldMemos
 from bamboo_gateway.wires.openai import answers
 from bamboo_gateway.wires.openai.answers import refusals
 from bamboo_gateway.wires.openai.creating import Creation, is_kept
 from bamboo_gateway.wires.openai.errors import wrong
-from bamboo_gateway.wires.openai.frames import ResponseFrames
-from bamboo_gateway.wires.openai.items import stored_items
-from bamboo_gateway.wires.openai.lines import LINES
-from bamboo_gateway.wires.openai.responses import asked_of, response_of, tool_names
+from bamboo_gateway.wires.openai.items import approval_answer, stored_items
+from bamboo_gateway.wires.openai.response_fold import ResponseFold
+from bamboo_gateway.wires.openai.response_state import ResponsePlace, RunState
+from bamboo_gateway.wires.openai.responses import response_of
 from bamboo_gateway.wires.openai.route import (
     LIST_DEFAULT,
     PREFIX,
@@ -59,11 +60,13 @@ from bamboo_gateway.wires.openai.schemas import (
     OpenAIResponse,
     ResponseCreate,
 )
-from bamboo_gateway.wires.openai.stream import ResponseStream
+from bamboo_gateway.wires.places import Place
 
 WAIT_SECONDS: Final = 300.0
 """How long one look at a run waits for its end; it is looked at again as long as the client is
 there. The SDKs give up after ten minutes."""
+
+_MEMOS: Final[FoldMemos[ResponsePlace]] = FoldMemos()
 
 router = APIRouter(prefix=PREFIX, tags=["wires"], route_class=OpenAIRoute)
 
@@ -245,7 +248,8 @@ async def list_openai_input_items(
 ) -> Response:
     """Return the items that the request of the response had, the latest first."""
     record = await _record(manager, who, response_id)
-    items = stored_items(record.input)
+    answers_given = (approval_answer(one.settled or {}) for one in record.answered)
+    items = [*stored_items(record.input), *filter(None, answers_given)]
     left = behind(items[::-1] if order == "desc" else items, after)
     return json_response(page_of(left[:limit], len(left) > limit))
 
@@ -278,26 +282,20 @@ async def _stream(
         run_id=run["run_id"],
         remote_address=remote_address(request),
     )
-    connection = await manager.connect(who, run["session_id"], wanted, LINES, place)
+    connection = await manager.connect(who, run["session_id"], wanted, EVENT_LINES, place)
     if connection is None or connection.start.reset is not None:
         if connection is not None:
             connection.aclose()
         raise NotFound("There is no such response.", code="run-not-found")
+    fold = ResponseFold(begin.seq, record)
+    memo = _MEMOS.of((id(manager), run["session_id"], begin.epoch, run["run_id"]), lambda: fold)
 
-    def shown(status: str) -> dict[str, Any]:
-        empty = response_of(record, [])
-        nothing = {"usage": None, "error": None, "incomplete_details": None, "completed_at": None}
-        return {**empty, **nothing, "status": status}
+    async def complete(state: ResponsePlace) -> Folded[ResponsePlace]:
+        ended = await manager.run_record(who, run["session_id"], run["run_id"])
+        return fold.ended(state, ended)
 
-    async def ended() -> RunRecord:
-        return await manager.run_record(who, run["session_id"], run["run_id"])
-
-    frames = ResponseFrames(
-        run["run_id"], begin.seq, after, run["agent"], tool_names(asked_of(record)), shown
-    )
-    stream = ResponseStream(connection, frames, ended)
-    clock = request.app.state.clock
-    return StreamResponse(stream, clock)
+    stream = FoldedStream(connection, memo, Place(RunState(), after), complete)
+    return StreamResponse(stream, request.app.state.clock)
 
 
 def _tries(request: Request) -> int | None:

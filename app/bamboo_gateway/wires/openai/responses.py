@@ -11,7 +11,7 @@ from bamboo_gateway.domain.clock import parse_ms
 from bamboo_gateway.domain.views import RunView
 from bamboo_gateway.sessions.run_records import RunRecord
 from bamboo_gateway.wires.openai.ids import conversation_id, response_id
-from bamboo_gateway.wires.openai.items import Item, output_items
+from bamboo_gateway.wires.openai.items import Item, client_tools, output_items
 
 ASKED: Final = "openai"
 """The member of a message's metadata with what the request had."""
@@ -54,15 +54,17 @@ def asked_of(record: RunRecord) -> dict[str, Any]:
     return {}
 
 
-def tool_names(asked: Mapping[str, Any]) -> frozenset[str]:
+def tool_names(record: RunRecord) -> frozenset[str]:
     """Return the names of the tools that the client brought.
 
-    Clients of the gateway's own API may write into metadata what they like.
+    Clients of the gateway's own API may write into metadata what they like. A run that goes on with
+    answers has the tools of the run that asked.
     """
-    tools = asked.get("tools")
+    tools = asked_of(record).get("tools")
     given = tools if isinstance(tools, list) else []
     names = [tool.get("name") for tool in given if isinstance(tool, dict)]
-    return frozenset(name for name in names if isinstance(name, str))
+    own = frozenset(name for name in names if isinstance(name, str))
+    return own | client_tools(record.answered)
 
 
 def response_of(record: RunRecord, output: list[Item] | None = None) -> dict[str, Any]:
@@ -74,7 +76,7 @@ def response_of(record: RunRecord, output: list[Item] | None = None) -> dict[str
     """
     run, asked = record.run, asked_of(record)
     if output is None:
-        output = output_items(record.output, record.requests, tool_names(asked), run["agent"])
+        output = output_items(record, tool_names(record))
     known = {name: asked[name] for name in _DEFAULTS if name in asked}
     completed = run["ended_at"] if run["status"] == "completed" else None
     return {
@@ -92,6 +94,12 @@ def response_of(record: RunRecord, output: list[Item] | None = None) -> dict[str
         **known,
         "conversation": {"id": conversation_id(run["session_id"])},
     }
+
+
+def begun_response(record: RunRecord, status: str) -> dict[str, Any]:
+    """Return the Response of a run that has not ended: with this status, and nothing in it."""
+    nothing = {"usage": None, "error": None, "incomplete_details": None, "completed_at": None}
+    return {**response_of(record, []), **nothing, "status": status}
 
 
 def status_of(run: RunView) -> str:
