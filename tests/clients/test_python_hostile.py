@@ -12,11 +12,12 @@ import pytest
 from bamboo_gateway_client import (
     Conversation,
     Gateway,
+    ProtocolError,
     RateLimitedError,
     Retries,
     UnreachableError,
 )
-from tests.clients.test_python_client import gateway
+from tests.clients.test_python_client import frames, gateway
 from tests.processes import Gateway as GatewayProcess
 
 
@@ -79,6 +80,27 @@ def test_retry_after_may_be_a_date() -> None:
     with pytest.raises(RateLimitedError) as caught:
         gateway(answer).sessions.get("s")
     assert caught.value.retry_after_seconds is None
+
+
+def test_a_page_in_between_is_a_lost_connection_and_at_first_it_is_no_gateway() -> None:
+    asked: list[int] = []
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        asked.append(1)
+        if len(asked) == 1:
+            headers = {"Content-Type": "text/event-stream"}
+            return httpx.Response(200, headers=headers, content=frames(2)[:-20])
+        if len(asked) == 2:
+            return httpx.Response(200, headers={"Content-Type": "text/html"}, text="<html>")
+        return httpx.Response(204)
+
+    events = list(gateway(answer).session("s").stream())
+    assert [event["type"] for event in events] == ["token"]
+    assert len(asked) == 3
+
+    asked[:] = [0]  # the page comes first
+    with pytest.raises(ProtocolError):
+        list(gateway(answer).session("s").stream())
 
 
 def test_a_wait_with_a_deadline_does_not_wait_for_a_silent_gateway() -> None:
