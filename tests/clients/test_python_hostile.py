@@ -1,10 +1,12 @@
 """The Python client with ids, keys, servers and threads that mean no good."""
 
+import json
 import socket
 import threading
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -61,6 +63,18 @@ def test_a_key_is_read_without_its_line_end_and_never_shown() -> None:
         with pytest.raises(ValueError, match="API key") as caught:
             Gateway("http://gateway", key, http=http)
         assert "cret" not in str(caught.value)
+
+
+def test_a_drawing_goes_as_a_file_and_a_picture_as_a_picture() -> None:
+    sent: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.extend(part["type"] for part in json.loads(request.content)["message"]["content"])
+        return httpx.Response(202, json={"run_id": "r", "session_id": "s"})
+
+    files: Any = [{"file_id": "a", "media_type": kind} for kind in ("image/svg+xml", "image/png")]
+    gateway(answer).chat("See", files=files)
+    assert sent == ["text", "file", "image"]
 
 
 def test_retry_after_may_be_a_date() -> None:

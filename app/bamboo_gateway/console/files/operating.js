@@ -158,7 +158,7 @@ export class OperatingView extends HTMLElement {
     details.addEventListener("toggle", () => details.open && void this.#fill(listed, async () => {
       const { deliveries } = await get(`${path}/deliveries`, { limit: 50 });
       if (!deliveries.length) return [h("p", { class: "meta" }, "None yet.")];
-      return [table("Deliveries", ["When", "What", "Attempt", "Answer", "Next"], deliveries.map((/** @type {any} */ one) => [timeOf(one.attempted_at), one.type, one.attempt, h("span", { class: `state ${one.error ? "fail" : "ok"}` }, one.error ?? one.status), one.next_attempt_at ? timeOf(one.next_attempt_at) : ""]))];
+      return [table("Deliveries", ["When", "What", "Attempt", "Answer", "Next"], deliveries.map((/** @type {any} */ one) => [timeOf(one.attempted_at), one.type, one.attempt, h("span", { class: `state ${one.error ? "fail" : "ok"}` }, one.status ? `HTTP ${one.status}` : (one.error ?? "")), one.next_attempt_at ? timeOf(one.next_attempt_at) : ""]))];
     }));
     /** @param {string} label @param {() => Promise<any>} work @param {string} [kind] */
     const button = (label, work, kind = "quiet") => h("button", { type: "button", class: kind, on: { click: () => void attempt(() => work().then(load)) } }, label);

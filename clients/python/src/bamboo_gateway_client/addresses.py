@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
 API = "/api/v1"
+# What the gateway takes as a picture; others, such as drawings in SVG, are files.
+PICTURES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp", "image/avif"})
 
 
 def checked_url(url: str) -> str:
@@ -100,6 +102,6 @@ def body_of_message(
     for file in files:
         file_id = file if isinstance(file, str) else file["file_id"]
         media_type = "" if isinstance(file, str) else file["media_type"]
-        kind = "image" if media_type.startswith("image/") else "file"
+        kind = "image" if media_type in PICTURES else "file"
         parts.append({"type": kind, "file_id": file_id})
     return {"role": "user", "content": parts}
