@@ -251,6 +251,23 @@ def test_a_webhook_is_made_tried_switched_off_and_deleted(tab: Tab, gateway: Gat
     assert gateway.call("GET", "/webhooks")["webhooks"] == []
 
 
+def test_who_may_not_see_the_load_is_told_so_without_charts(tab: Tab, gateway: Gateway) -> None:
+    asked: list[str] = []
+
+    def refuse(route: Route) -> None:
+        asked.append(route.request.url)
+        problem = {"status": 403, "code": "forbidden", "detail": "This needs the right `admin`."}
+        route.fulfill(status=403, json=problem)
+
+    tab.page.clock.install()
+    tab.page.route("**/metrics", refuse)
+    page = show(tab, gateway, "/operating")
+    expect(page.get_by_text("This needs the right `admin`.")).to_be_visible()
+    expect(page.locator(".chart").first).to_be_hidden()
+    page.clock.run_for(20_000)
+    assert len(asked) == 1
+
+
 def test_axe_finds_nothing_in_what_is_opened_and_no_phone_is_too_narrow(
     browser: Browser, tmp_path: Path
 ) -> None:

@@ -1,6 +1,6 @@
 /** For those who run the gateway: health, load, webhooks, archives, cleanup, statistics. */
 
-import { at, call, get, newKey, post } from "./api.js";
+import { ApiError, at, call, get, newKey, post } from "./api.js";
 import { chart, readMetrics } from "./charts.js";
 import { ask, attempt, copy, counted, h, notice, size, timeOf, words } from "./dom.js";
 
@@ -82,6 +82,7 @@ export class OperatingView extends HTMLElement {
     let before = null;
     let beforeAt = 0;
     this.#every(async () => {
+      if (place.hidden) return;
       try {
         const now = readMetrics(await call("GET", "/metrics", { as: "text" }));
         const at = performance.now();
@@ -104,6 +105,8 @@ export class OperatingView extends HTMLElement {
       } catch (error) {
         failure.hidden = false;
         failure.textContent = words(error);
+        // Who may not see the metrics is told so once, without empty charts.
+        place.hidden = error instanceof ApiError && error.status === 403;
       }
     }, METRICS_MS);
     return card("Load", failure, place);
