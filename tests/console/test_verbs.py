@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, FilePayload, Page, Route, expect
 
 from tests.console.browser import Tab, chromium, violations
 from tests.console.test_browser import answered, chat, show
@@ -95,12 +95,11 @@ def test_a_file_goes_with_a_message_and_a_drawing_with_a_script_stays_a_file(
     script = "window.hacked=1"
     head = f'<svg xmlns="http://www.w3.org/2000/svg" onload="{script}">'
     svg = f"{head}<script>{script}</script></svg>".encode()
-    page.locator("input[type=file]").set_input_files(
-        [
-            {"name": "a.txt", "mimeType": "text/plain", "buffer": b"content"},
-            {"name": "b.svg", "mimeType": "image/svg+xml", "buffer": svg},
-        ]
-    )
+    files: list[FilePayload] = [
+        {"name": "a.txt", "mimeType": "text/plain", "buffer": b"content"},
+        {"name": "b.svg", "mimeType": "image/svg+xml", "buffer": svg},
+    ]
+    page.locator("input[type=file]").set_input_files(files)
     expect(page.locator(".attached li")).to_have_count(2)
     page.get_by_label("Message", exact=True).fill(
         "See [x](javascript:window.hacked=1) " + "x" * 3000
@@ -196,7 +195,12 @@ def test_events_that_come_while_the_list_is_loaded_are_in_it(tab: Tab, gateway: 
     show(tab, gateway, "/sessions/races")
     expect(page.locator(".live")).to_have_text("live")
     page.get_by_role("tab", name="Events").click()
-    until(lambda: page.wait_for_timeout(10) is None and held, "the list is asked for")
+
+    def is_held() -> bool:
+        page.wait_for_timeout(10)  # the browser's events are taken in meanwhile
+        return bool(held)
+
+    until(is_held, "the list is asked for")
     said(gateway, "races", "second")
     expect(page.locator(".message")).to_have_count(2)
     expect(page.locator(".events .type")).not_to_have_count(0)
