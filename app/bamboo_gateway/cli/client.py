@@ -65,7 +65,9 @@ class GatewayClient:
             # A command says what went wrong. Those that send again say that they do.
             self.gateway = Gateway(url, api_key, retries=Retries(attempts=1))
         except ValueError as error:
-            raise CommandError(f"--url {error}", ExitCode.USAGE) from error
+            # It begins with the address, or says that it is the key.
+            option = "--url " if url in str(error) else ""
+            raise CommandError(f"{option}{error}", ExitCode.USAGE) from error
         self.url = self.gateway.url
 
     def __enter__(self) -> Self:

@@ -1,7 +1,7 @@
 /** The client: what concerns many sessions, and the handle of one. */
 import { EventStream, type StreamOptions } from "./event-stream.js";
 import { SessionHandle } from "./session.js";
-import { Transport, type Call, type ClientOptions } from "./transport.js";
+import { segment, Transport, type Call, type ClientOptions } from "./transport.js";
 import type {
   Agent,
   ChangeEvent,
@@ -142,7 +142,7 @@ export class BambooClient {
   /** The content of a file. */
   download(fileId: string, options: CallOptions & { timeoutMs?: number } = {}): Promise<Blob> {
     const { signal, timeoutMs: extraMs = 300_000 } = options;
-    const path = `/files/${encodeURIComponent(fileId)}`;
+    const path = `/files/${segment(fileId)}`;
     return this.#transport.request("GET", path, { signal, extraMs }, (answer) => answer.blob());
   }
 
@@ -151,7 +151,7 @@ export class BambooClient {
   }
 
   deleteFile(fileId: string, options: CallOptions = {}): Promise<void> {
-    return this.#transport.json("DELETE", `/files/${encodeURIComponent(fileId)}`, options);
+    return this.#transport.json("DELETE", `/files/${segment(fileId)}`, options);
   }
 
   /** Turn the credential into a cookie that scripts cannot read. Later clients need no `token`. */

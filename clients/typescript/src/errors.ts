@@ -3,6 +3,7 @@
  *
  *     BambooError
  *     ├── ConnectionError          no gateway answered, or the answer was cut
+ *     ├── ProtocolError            what answered is no gateway: waiting does not help
  *     ├── RunFailedError           the run that was waited for did not complete
  *     └── ApiError                 the gateway refused: `status`, `code`, `detail`
  *         ├── UnauthorizedError    401
@@ -28,6 +29,11 @@ export class BambooError extends Error {
 export class ConnectionError extends BambooError {
   override name = "ConnectionError";
   override readonly retryable = true;
+}
+
+/** What answers at the address does not answer like a gateway. */
+export class ProtocolError extends BambooError {
+  override name = "ProtocolError";
 }
 
 /** The run has ended otherwise than `completed`. */

@@ -1,5 +1,5 @@
 /** A stream that is read as one sequence of events, however often its connection is lost. */
-import { ApiError, BambooError, ConnectionError } from "./errors.js";
+import { ApiError, BambooError, ConnectionError, ProtocolError } from "./errors.js";
 import { FrameParser, type Frame } from "./frames.js";
 import { linked, onNetwork, pause, pauseMs } from "./pauses.js";
 import type { Transport } from "./transport.js";
@@ -48,6 +48,7 @@ const LASTED_MS = 10_000;
  * it for good. A slow reader slows the connection down; nothing piles up.
  *
  * @throws {ApiError} The gateway refuses the stream, and waiting would not help.
+ * @throws {ProtocolError} What answers is no gateway.
  */
 export class EventStream<E extends AnyEvent = StreamEvent> implements AsyncIterable<E> {
   /** Where a later stream goes on: the id of the last event that was handed out. */
@@ -61,6 +62,7 @@ export class EventStream<E extends AnyEvent = StreamEvent> implements AsyncItera
   readonly #ending = new AbortController();
   #state: ConnectionState | undefined;
   #taken = false;
+  #wasOpen = false;
   #retryMs = RETRY_MS;
   #runId: string | undefined;
   #last: AnyEvent | undefined;
@@ -111,6 +113,7 @@ export class EventStream<E extends AnyEvent = StreamEvent> implements AsyncItera
         for await (const frame of connection.frames(response)) {
           const event = parsed<E & Goodbye>(frame.data);
           this.#retryMs = connection.retry ?? this.#retryMs;
+          this.#wasOpen = true;
           if (event.type === "open") this.#become("open");
           else failures = -1;
           const repeated = this.#note(frame, event);
@@ -154,7 +157,9 @@ export class EventStream<E extends AnyEvent = StreamEvent> implements AsyncItera
     if (response.status === 204) return undefined;
     if (!response.headers.get("Content-Type")?.startsWith("text/event-stream")) {
       await response.body?.cancel();
-      throw new ConnectionError(`GET ${path}: the answer is no stream`);
+      const said = `GET ${path}: the answer is no stream of events`;
+      // At first the address is wrong. Later a proxy, or a network that asks for a login, is in between.
+      throw this.#wasOpen ? new ConnectionError(said) : new ProtocolError(said);
     }
     return response;
   }
@@ -213,12 +218,14 @@ export class EventStream<E extends AnyEvent = StreamEvent> implements AsyncItera
 const CLOSED = new DOMException("The stream was closed.", "AbortError");
 const WOKEN = new DOMException("The page has a network again.", "AbortError");
 
-function parsed<T>(data: string): T {
+function parsed<T extends AnyEvent>(data: string): T {
   try {
-    return JSON.parse(data) as T;
-  } catch (cause) {
-    throw new ConnectionError("A frame of the stream is no JSON.", { cause });
+    const event = JSON.parse(data) as T;
+    if (typeof event.type === "string") return event;
+  } catch {
+    // No JSON, or null.
   }
+  throw new ProtocolError("A frame of the stream is no event.");
 }
 
 /** One connection of a stream, which ends when it is silent for too long or the page was asleep. */

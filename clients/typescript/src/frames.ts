@@ -1,5 +1,7 @@
 /** Reads Server-Sent Events (HTML standard, section 9.2) out of bytes as they arrive. */
 
+import { ProtocolError } from "./errors.js";
+
 export interface Frame {
   /** The last `id` up to this frame; empty when there was none. */
   id: string;
@@ -21,8 +23,9 @@ export class FrameParser {
 
   // It drops a byte order mark at the begin, and joins characters that were split.
   #decoder = new TextDecoder();
-  #rest = "";
-  #searched = 0;
+  /** The pieces of a line whose end has not come; joined once, however many there are. */
+  #rest: string[] = [];
+  #restChars = 0;
   #afterCr = false;
   #id = "";
   #data: string[] = [];
@@ -35,18 +38,23 @@ export class FrameParser {
     if (this.#afterCr && text[0] === "\n") text = text.slice(1);
     if (text !== "") this.#afterCr = text.endsWith("\r");
     else this.#afterCr = false;
-    const buffer = this.#rest + text;
     const frames: Frame[] = [];
     const ending = /\r\n|\n|\r/g;
     let begin = 0;
-    ending.lastIndex = this.#searched;
-    for (let found = ending.exec(buffer); found !== null; found = ending.exec(buffer)) {
-      this.#line(buffer.slice(begin, found.index), frames);
+    for (let found = ending.exec(text); found !== null; found = ending.exec(text)) {
+      const end = text.slice(begin, found.index);
+      this.#line(this.#rest.length === 0 ? end : this.#rest.join("") + end, frames);
+      if (this.#rest.length > 0) this.#rest = [];
       begin = ending.lastIndex;
     }
-    this.#rest = begin === 0 ? buffer : buffer.slice(begin);
-    this.#searched = this.#rest.length;
-    if (this.#size + this.#rest.length > FRAME_CHARS_MAX) throw new Error("A frame has no end.");
+    if (begin > 0) this.#restChars = 0;
+    if (begin < text.length) {
+      this.#rest.push(begin === 0 ? text : text.slice(begin));
+      this.#restChars += text.length - begin;
+    }
+    if (this.#size + this.#restChars > FRAME_CHARS_MAX) {
+      throw new ProtocolError("A frame of the stream has no end.");
+    }
     return frames;
   }
 

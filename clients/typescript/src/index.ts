@@ -11,6 +11,7 @@ export {
   GoneError,
   InvalidError,
   NotFoundError,
+  ProtocolError,
   RateLimitedError,
   RunFailedError,
   ServerError,

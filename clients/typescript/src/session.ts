@@ -3,7 +3,7 @@ import type { CallOptions, ChangeOptions, ChatOptions } from "./client.js";
 import { RunFailedError } from "./errors.js";
 import { EventStream, type StreamOptions } from "./event-stream.js";
 import { LiveSession, type LiveOptions } from "./live-session.js";
-import type { Transport } from "./transport.js";
+import { segment, type Transport } from "./transport.js";
 import type {
   Branch,
   ChatAccepted,
@@ -46,7 +46,7 @@ export class SessionHandle {
     readonly id: string,
   ) {
     this.#transport = transport;
-    this.#path = `/sessions/${encodeURIComponent(id)}`;
+    this.#path = `/sessions/${segment(id)}`;
   }
 
   // -- the conversation -----------------------------------------------------------------------
@@ -126,7 +126,7 @@ export class SessionHandle {
     } = {},
   ): EventStream {
     const { signal, onConnection, ...query } = options;
-    const path = `/stream/${encodeURIComponent(this.id)}`;
+    const path = `/stream/${segment(this.id)}`;
     const rest: StreamOptions = {};
     if (signal !== undefined) rest.signal = signal;
     if (onConnection !== undefined) rest.onConnection = onConnection;
@@ -173,12 +173,12 @@ export class SessionHandle {
   }
 
   run(runId: string, options: CallOptions = {}): Promise<Run> {
-    return this.#get(`/runs/${encodeURIComponent(runId)}`, options);
+    return this.#get(`/runs/${segment(runId)}`, options);
   }
 
   /** Wait for a run's end, however long it takes; abort the signal to stop waiting. */
   async wait(runId: string, options: CallOptions = {}): Promise<RunWaited> {
-    const path = `${this.#path}/runs/${encodeURIComponent(runId)}`;
+    const path = `${this.#path}/runs/${segment(runId)}`;
     for (;;) {
       const call = { wait: WAIT_SECONDS, signal: options.signal };
       const run = await this.#transport.json<RunWaited>("GET", path, call);
@@ -189,7 +189,7 @@ export class SessionHandle {
   /** Cancel a run; of one that has ended it answers how. */
   cancelRun(runId: string, options: ChangeOptions = {}): Promise<RunCancelled> {
     const { signal, idempotencyKey = true } = options;
-    return this.#post(`/runs/${encodeURIComponent(runId)}/cancel`, { idempotencyKey, signal });
+    return this.#post(`/runs/${segment(runId)}/cancel`, { idempotencyKey, signal });
   }
 
   /** Cancel the active run and everything that waits. */
@@ -224,7 +224,7 @@ export class SessionHandle {
   /** Make a branch the current one. */
   select(branchId: string, options: ChangeOptions = {}): Promise<unknown> {
     const { signal, idempotencyKey = true } = options;
-    const path = `/branches/${encodeURIComponent(branchId)}/select`;
+    const path = `/branches/${segment(branchId)}/select`;
     return this.#post(path, { idempotencyKey, signal });
   }
 
@@ -284,7 +284,7 @@ export class SessionHandle {
   }
 
   revokeShare(shareId: string, options: CallOptions = {}): Promise<void> {
-    const path = `${this.#path}/shares/${encodeURIComponent(shareId)}`;
+    const path = `${this.#path}/shares/${segment(shareId)}`;
     return this.#transport.json("DELETE", path, options);
   }
 

@@ -1,5 +1,5 @@
 /** One place for requests: addresses, credentials, retries, time limits, errors. */
-import { ApiError, BambooError, ConnectionError, errorOf, NotFoundError } from "./errors.js";
+import { ApiError, BambooError, ConnectionError, errorOf, NotFoundError, ProtocolError } from "./errors.js";
 import { randomId } from "./ids.js";
 import { linked, pause, pauseMs, type Backoff } from "./pauses.js";
 
@@ -87,7 +87,14 @@ export class Transport {
   async json<T>(method: string, path: string, call: Call = {}): Promise<T> {
     return this.request(method, path, call, async (response) => {
       const text = await response.text();
-      return (text === "" ? undefined : JSON.parse(text)) as T;
+      if (text === "") return undefined as T;
+      try {
+        return JSON.parse(text) as T;
+      } catch (cause) {
+        // HTTP says when an answer was cut, if it says how long it is: this one is whole, or is none.
+        if (response.headers.get("Content-Type")?.includes("json")) throw cause;
+        throw new ProtocolError(`${method} ${path}: the answer is no JSON`, { cause });
+      }
     });
   }
 
@@ -96,6 +103,7 @@ export class Transport {
    *
    * @throws {ApiError} The gateway refused.
    * @throws {ConnectionError} It did not answer.
+   * @throws {ProtocolError} What answered is no gateway.
    */
   async request<T>(
     method: string,
@@ -140,7 +148,7 @@ export class Transport {
    * Send one request. A refused credential that a function gave is asked for again, once.
    *
    * @throws {ApiError} The gateway refused.
-   * @throws {BambooError} The address redirects.
+   * @throws {ProtocolError} The address redirects.
    */
   async send(method: string, path: string, call: Call): Promise<Response> {
     let response = await this.#fetch(method, path, call);
@@ -151,7 +159,7 @@ export class Transport {
     // Followed, a POST would become a GET, and the credential would be left out.
     if (response.type === "opaqueredirect" || (response.status >= 300 && response.status < 400)) {
       await response.body?.cancel();
-      throw new BambooError(`${this.#base} redirects: give the address that it leads to.`);
+      throw new ProtocolError(`${this.#base} redirects: give the address that it leads to.`);
     }
     if (!response.ok) throw await errorOf(response);
     return response;
@@ -205,8 +213,14 @@ export class Transport {
 }
 
 /** Make the error of a request without an answer; keep one that is an error of ours already. */
-export function unreachable(cause: unknown, method: string, path: string): ConnectionError {
-  if (cause instanceof ConnectionError) return cause;
+export function unreachable(cause: unknown, method: string, path: string): BambooError {
+  if (cause instanceof BambooError) return cause;
   return new ConnectionError(`${method} ${path}: ${String(cause)}`, { cause });
 }
 
+
+/** Return an id as a part of a path; a part of no text or dots alone would lead to another route. */
+export function segment(id: string): string {
+  if (id === "" || id === "." || id === "..") throw new TypeError(`"${id}" is no id.`);
+  return encodeURIComponent(id);
+}

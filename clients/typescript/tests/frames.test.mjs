@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { FrameParser } from "../dist/index.js";
+import { FrameParser, ProtocolError } from "../dist/index.js";
 
 const encoder = new TextEncoder();
 
@@ -49,4 +49,17 @@ test("a frame whose blank line never came moves nothing", () => {
   const { frames, lastId } = framesOf("id: 1-1\ndata: a\n\nid: 1-2\ndata: b\n");
   assert.deepEqual(frames, [{ id: "1-1", data: "a" }]);
   assert.equal(lastId, "1-1");
+});
+
+test("a frame of many pieces is searched once, and one without an end is given up", () => {
+  const parser = new FrameParser();
+  const piece = encoder.encode("x".repeat(4096));
+  parser.push(encoder.encode("data: "));
+  // 32 MiB in pieces: looked through again with each piece they would be 128 GiB.
+  for (let at = 0; at < 8192; at += 1) assert.deepEqual(parser.push(piece), []);
+  const [{ data }] = parser.push(encoder.encode("\n\n"));
+  assert.equal(data.length, 8192 * 4096);
+  assert.throws(() => {
+    for (let at = 0; at < 17; at += 1) parser.push(encoder.encode("x".repeat(4 * 1024 * 1024)));
+  }, ProtocolError);
 });

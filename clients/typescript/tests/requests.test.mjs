@@ -1,14 +1,15 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ConnectionError, InvalidError, RateLimitedError, RunFailedError } from "../dist/index.js";
+import { ConnectionError, InvalidError, ProtocolError, RateLimitedError, RunFailedError } from "../dist/index.js";
 import { FakeGateway, json, problem } from "./fake-gateway.mjs";
 
+const JSON_TYPE = { "Content-Type": "application/json" };
 const ACCEPTED = { session_id: "s", run_id: "run_1", position: "7-0", status: "running" };
 
 test("a chat is sent again with the same key until its answer is there", async () => {
   const gateway = new FakeGateway((_, call) => {
     if (call === 0) throw new TypeError("fetch failed");
-    if (call === 1) return new Response('{"run_', { status: 202 });
+    if (call === 1) return new Response('{"run_', { status: 202, headers: JSON_TYPE });
     if (call === 2) return problem(503, "draining", {}, true);
     return json(ACCEPTED, 202);
   });
@@ -64,6 +65,31 @@ test("a redirect is an error that names the address", async () => {
   const error = await gateway.client().session("s").chat("x").catch((reason) => reason);
   assert.match(error.message, /http:\/\/gateway.* redirects/);
   assert.equal(gateway.asked.length, 1);
+});
+
+test("a page instead of an answer is no gateway, and is asked once", async () => {
+  const page = new FakeGateway(() => new Response("<html>", { headers: { "Content-Type": "text/html" } }));
+  await assert.rejects(page.client().session("s").info(), ProtocolError);
+  await assert.rejects(page.client().session("s").chat("x"), ProtocolError);
+  assert.equal(page.asked.length, 2);
+});
+
+test("an id never leads to another route", async () => {
+  const gateway = new FakeGateway(() => json({ session_id: "s" }));
+  const client = gateway.client();
+  for (const id of ["a/../../files", "a?limit=1", "a#b", "%2e"]) {
+    await client.session(id).delete();
+    await client.deleteFile(id);
+    await client.session("s").select(id);
+  }
+  for (const { path, query } of gateway.asked) {
+    assert.match(path, /^\/(sessions|files)\/[^/]+(\/branches\/[^/]+\/select)?$/);
+    assert.deepEqual(query, {});
+  }
+  for (const id of ["", ".", ".."]) {
+    assert.throws(() => client.session(id), TypeError);
+    assert.throws(() => client.deleteFile(id), TypeError);
+  }
 });
 
 test("a deletion whose answer was lost is a deletion", async () => {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ConnectionError, NotFoundError, UnauthorizedError } from "../dist/index.js";
+import { ConnectionError, NotFoundError, ProtocolError, UnauthorizedError } from "../dist/index.js";
 import { collect, FakeGateway, frame, json, problem, stream } from "./fake-gateway.mjs";
 
 const encoder = new TextEncoder();
@@ -127,16 +127,34 @@ test("while no gateway answers it tries again, and Retry-After is obeyed", async
     if (call === 0) throw new TypeError("fetch failed");
     if (call === 1) return problem(503, "draining", {}, true);
     if (call === 2) return problem(429, "too-many-streams", { "Retry-After": "0" });
-    if (call === 3) return new Response("<html>", { headers: { "Content-Type": "text/html" } });
+    if (call === 3) return stream([open("7-0")]);
+    // Of a network that wants a login first, for example.
+    if (call === 4) return new Response("<html>", { headers: { "Content-Type": "text/html" } });
     return new Response(null, { status: 204 });
   });
   await collect(gateway.client().session("s").stream());
-  assert.equal(gateway.asked.length, 5);
+  assert.equal(gateway.asked.length, 6);
 });
 
 test("a refusal that waiting does not change is thrown", async () => {
   const gateway = new FakeGateway(() => problem(404, "session-not-found"));
   await assert.rejects(collect(gateway.client().session("s").stream()), NotFoundError);
+});
+
+test("what is no stream of events ends the loop, since waiting does not change it", async () => {
+  const answers = [
+    () => new Response("<html>", { headers: { "Content-Type": "text/html" } }),
+    () => json({}),
+    () => stream(["data: <html>\n\n"]),
+    () => stream(["data: 5\n\n"]),
+    () => stream(["data: null\n\n"]),
+  ];
+  for (const answer of answers) {
+    const gateway = new FakeGateway(answer);
+    const reading = collect(gateway.client().session("s").stream(untilComplete));
+    await assert.rejects(reading, ProtocolError);
+    assert.equal(gateway.asked.length, 1);
+  }
 });
 
 test("a credential function is asked again after a 401 and after goodbye unauthorized, no oftener", async () => {

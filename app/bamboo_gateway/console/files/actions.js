@@ -30,7 +30,7 @@ export async function share(session) {
     return h("li", {}, one.user_id ? `User ${one.user_id}` : "Link", ` (${one.scope}), `, one.expires_at ? h("span", {}, "until ", timeOf(one.expires_at)) : "until it is ended", " ", end);
   });
   const given = await ask("Share this session", [
-    h("p", {}, "Who has the link may read this session, now and as it grows."),
+    h("p", {}, "Who has the link may read this session, now and as it grows; one user finds it at its address after a login."),
     listed.length ? h("ul", { class: "plain" }, listed) : "",
     h("label", {}, "Who", h("select", { name: "who" }, h("option", { value: "" }, "everybody who has the link"), h("option", { value: "user" }, "one user"))),
     h("label", {}, "User (for one user)", h("input", { name: "user_id", maxlength: 128 })),
@@ -48,7 +48,7 @@ export async function share(session) {
     return;
   }
   // Behind the #, so that it is in no log and no Referer.
-  const link = `${location.href.split("#")[0]}#/shared/${encodeURIComponent(session.id)}/${encodeURIComponent(made.token)}`;
+  const link = `${location.href.split("#")[0]}#/shared/${encodeURIComponent(session.id)}/${encodeURIComponent(made.token)}${given.scope === "answer" ? "/answer" : ""}`;
   const field = h("input", { readonly: true, value: link, "aria-label": "Link" });
   await ask("The link, shown once", [h("p", {}, "Keep it now: the gateway does not keep it."), field, h("div", { class: "bar" }, h("button", { type: "button", on: { click: () => void copy(link) } }, "Copy"))], { yes: "Done", no: "" });
 }

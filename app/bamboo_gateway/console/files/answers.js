@@ -42,6 +42,17 @@ export function requestForm(sessionId, request, answered) {
   return form;
 }
 
+/** Return what is asked, for those who may only read. @param {any} request */
+export function requestNote(request) {
+  return h(
+    "div",
+    { class: "card request" },
+    h("h2", {}, TITLES[request.kind] ?? TITLES.question),
+    h("p", { class: "prompt" }, request.prompt),
+    h("p", { class: "meta" }, "It waits for the answer of somebody who may write here."),
+  );
+}
+
 /** @typedef {{ name: string, label: HTMLElement, read: () => any }} Field */
 
 /** @param {any} request @returns {Field[]} */

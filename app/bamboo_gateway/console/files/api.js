@@ -8,10 +8,21 @@
 const BASE = new URL("../api/v1/", document.baseURI);
 
 let share = "";
+let shareAnswers = false;
 
-/** Use a share link's token for all calls; empty: the login. @param {string} token */
-export function useShare(token) {
+/**
+ * Use a share link's token for all calls; empty: the login.
+ * @param {string} token
+ * @param {boolean} answers Whether it may answer what the agent asks.
+ */
+export function useShare(token, answers) {
   share = token;
+  shareAnswers = answers;
+}
+
+/** Whether what the agent asks is shown with a form. */
+export function mayAnswer() {
+  return share === "" || shareAnswers;
 }
 
 /** Whether the page shows one session by a share link. */

@@ -3,6 +3,9 @@
 import { at, call, get, newKey, post } from "./api.js";
 import { attempt, h, notice, size } from "./dom.js";
 
+/** What the gateway takes as a picture; others, such as drawings in SVG, are files. */
+const PICTURES = ["image/png", "image/jpeg", "image/gif", "image/webp", "image/avif"];
+
 let made = 0;
 
 /**
@@ -53,7 +56,7 @@ export function composer(sessionId, doing) {
     for (const file of chosen.files ?? []) {
       const type = file.type || "application/octet-stream";
       const stored = await call("POST", "/files", { query: { name: file.name }, body: file, headers: { "Content-Type": type, "Idempotency-Key": newKey() } });
-      files.push({ type: type.startsWith("image/") ? "image" : "file", file_id: stored.file_id, name: stored.name, bytes: stored.bytes });
+      files.push({ type: PICTURES.includes(stored.media_type) ? "image" : "file", file_id: stored.file_id, name: stored.name, bytes: stored.bytes });
       showFiles();
     }
     chosen.value = "";

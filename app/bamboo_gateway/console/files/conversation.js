@@ -25,6 +25,9 @@ export class Conversation {
   queued = new Map();
   /** @type {string | null} Why the last run has failed. */
   failure = null;
+  /** Up to this event the messages were loaded; the stream begins with the active run, so that
+   * events before it come again. */
+  loadedSeq = 0;
 
   /** @param {Message[]} messages Older than all that are here, oldest first. */
   prepend(messages) {
@@ -49,9 +52,11 @@ export class Conversation {
    * @returns {"" | "reload" | "session" | "requests"} What else the page has to look at.
    */
   apply(event) {
+    const isLoaded = event.seq <= this.loadedSeq;
     switch (event.type) {
       case "message":
-        this.#put(event.message);
+        if (isLoaded) this.#dropOlder(event.message.id);
+        else this.#put(event.message);
         return "";
       case "token":
         this.#delta(event, "text");
@@ -80,10 +85,11 @@ export class Conversation {
         this.failure = null;
         return "session";
       case "branch_started":
+        if (isLoaded) return "";
         return this.#cut(event.from_message_id) ? "" : "reload";
       case "branch_selected":
       case "session_merged":
-        return "reload";
+        return isLoaded ? "" : "reload";
       case "input_required":
       case "input_given":
       case "input_closed":
@@ -122,6 +128,26 @@ export class Conversation {
       this.isReordered = true;
     }
     this.#note(message);
+  }
+
+  /**
+   * Take away what the words of a loaded run have made of a message that is older than the first
+   * one here: it comes with the older messages.
+   * @param {string} id
+   */
+  #dropOlder(id) {
+    const index = this.messages.findIndex((message) => message.id === id && message.status === "streaming");
+    if (index < 0) return;
+    this.messages.splice(index, 1);
+    this.isReordered = true;
+  }
+
+  /** Let go of the oldest messages, which can be loaded again. @param {number} count How many stay. */
+  trim(count) {
+    for (const message of this.messages.splice(0, Math.max(0, this.messages.length - count))) {
+      for (const call of message.tool_calls ?? []) this.outcomes.delete(call.id);
+    }
+    this.isReordered = true;
   }
 
   /** Remember the result that a message of a tool carries. @param {Message} message */

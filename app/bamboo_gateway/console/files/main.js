@@ -19,8 +19,8 @@ function route(again = false) {
   if (wanted === path && !again) return;
   const isFirst = path === "";
   path = wanted;
-  const [, kind, id, token] = path.split("/").map(decoded);
-  useShare(kind === "shared" ? (token ?? "") : "");
+  const [, kind, id, token, scope] = path.split("/").map(decoded);
+  useShare(kind === "shared" ? (token ?? "") : "", scope === "answer");
   navigation.hidden = kind === "shared";
   logout.hidden = kind === "shared" || !needsLogin;
   main.replaceChildren(viewOf(kind, id));

@@ -130,7 +130,7 @@ function code(lines, fence) {
   const closed = lines.length > 1 && FENCE.exec(last)?.[1].startsWith(fence[1]);
   const text = lines.slice(1, closed ? -1 : undefined).join("\n");
   const language = fence[2].trim().split(/\s/)[0];
-  const pre = h("pre", { tabindex: 0, role: "region", "aria-label": language ? `Code: ${language}` : "Code" }, h("code", {}, text));
+  const pre = h("pre", { tabindex: 0, role: "group", "aria-label": language ? `Code: ${language}` : "Code" }, h("code", {}, text));
   return h(
     "div",
     { class: "code" },
@@ -171,7 +171,7 @@ function table(lines) {
   const cells = (line) => line.trim().replace(/^\||\|$/g, "").split("|").map((cell) => inline(cell.trim()));
   return h(
     "div",
-    { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table" },
+    { class: "scroll", tabindex: 0, role: "group", "aria-label": "Table" },
     h(
       "table",
       {},

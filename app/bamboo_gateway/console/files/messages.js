@@ -109,7 +109,7 @@ function calls(message, outcomes, body) {
 /** Show any JSON value. @param {any} content */
 export function value(content) {
   const text = pretty(content);
-  const pre = h("pre", { tabindex: 0, role: "region", "aria-label": "Value" }, text.slice(0, SHOWN_CHARS));
+  const pre = h("pre", { tabindex: 0, role: "group", "aria-label": "Value" }, text.slice(0, SHOWN_CHARS));
   if (text.length <= SHOWN_CHARS) return pre;
   const more = h("button", { type: "button", class: "quiet", on: { click: () => {
     pre.textContent = text;

@@ -1,6 +1,6 @@
 /** For those who run the gateway: health, load, webhooks, archives, cleanup, statistics. */
 
-import { at, call, get, newKey, post } from "./api.js";
+import { ApiError, at, call, get, newKey, post } from "./api.js";
 import { chart, readMetrics } from "./charts.js";
 import { ask, attempt, copy, counted, h, notice, size, timeOf, words } from "./dom.js";
 
@@ -82,6 +82,7 @@ export class OperatingView extends HTMLElement {
     let before = null;
     let beforeAt = 0;
     this.#every(async () => {
+      if (place.hidden) return;
       try {
         const now = readMetrics(await call("GET", "/metrics", { as: "text" }));
         const at = performance.now();
@@ -104,6 +105,8 @@ export class OperatingView extends HTMLElement {
       } catch (error) {
         failure.hidden = false;
         failure.textContent = words(error);
+        // Who may not see the metrics is told so once, without empty charts.
+        place.hidden = error instanceof ApiError && error.status === 403;
       }
     }, METRICS_MS);
     return card("Load", failure, place);
@@ -158,7 +161,7 @@ export class OperatingView extends HTMLElement {
     details.addEventListener("toggle", () => details.open && void this.#fill(listed, async () => {
       const { deliveries } = await get(`${path}/deliveries`, { limit: 50 });
       if (!deliveries.length) return [h("p", { class: "meta" }, "None yet.")];
-      return [table("Deliveries", ["When", "What", "Attempt", "Answer", "Next"], deliveries.map((/** @type {any} */ one) => [timeOf(one.attempted_at), one.type, one.attempt, h("span", { class: `state ${one.error ? "fail" : "ok"}` }, one.error ?? one.status), one.next_attempt_at ? timeOf(one.next_attempt_at) : ""]))];
+      return [table("Deliveries", ["When", "What", "Attempt", "Answer", "Next"], deliveries.map((/** @type {any} */ one) => [timeOf(one.attempted_at), one.type, one.attempt, h("span", { class: `state ${one.error ? "fail" : "ok"}` }, one.status ? `HTTP ${one.status}` : (one.error ?? "")), one.next_attempt_at ? timeOf(one.next_attempt_at) : ""]))];
     }));
     /** @param {string} label @param {() => Promise<any>} work @param {string} [kind] */
     const button = (label, work, kind = "quiet") => h("button", { type: "button", class: kind, on: { click: () => void attempt(() => work().then(load)) } }, label);

@@ -140,9 +140,11 @@ export function eventsPanel(view) {
     if (mine !== generation) return;
     if (again) {
       waiting = [];
-      list.replaceChildren();
+      // What came while the page was on its way is newer than all of it, and stays.
+      const read = page.events[0]?.seq ?? 0;
+      for (const item of /** @type {HTMLElement[]} */ ([...list.children])) if (!(Number(item.dataset.seq) > read)) item.remove();
       oldest = 0;
-      newest = page.events[0]?.seq ?? 0;
+      newest = Math.max(read, Number(/** @type {HTMLElement | null} */ (list.firstElementChild)?.dataset.seq ?? 0));
     }
     for (const event of page.events) {
       if (oldest) addGap(event.seq, oldest);
@@ -160,15 +162,16 @@ export function eventsPanel(view) {
     list.append(h("li", { class: "gap" }, `${counted(after - before - 1, "position")} without an event: deltas that have left the log`));
   }
 
+  const epoch = () => (view.session?.position ?? "").split("-")[0];
+
   /** @param {LogEvent} event @param {string} [position] */
   function row(event, position) {
-    const epoch = (view.session?.position ?? "").split("-")[0];
-    const shown = position || `${epoch}-${event.seq}`;
+    const shown = position || `${epoch()}-${event.seq}`;
     const details = h("details", {}, h("summary", {}, h("code", {}, shown), h("span", { class: "type" }, event.type), h("span", { class: "brief" }, brief(event))));
     details.addEventListener("toggle", () => {
       if (details.open && details.children.length === 1) details.append(value(event));
     });
-    return h("li", {}, details);
+    return h("li", { "data-seq": event.seq }, details);
   }
 
   hides.addEventListener("change", () => void attempt(() => load(true)));
@@ -190,8 +193,12 @@ export function eventsPanel(view) {
           list.lastElementChild?.remove();
           cut = true;
         }
-        // What was cut would be missing before the older ones: the next page begins anew.
-        if (cut) older.hidden = true;
+        if (!cut) return;
+        // The older ones begin anew behind the last row.
+        while (list.lastElementChild?.className === "gap") list.lastElementChild.remove();
+        oldest = Number(/** @type {HTMLElement} */ (list.lastElementChild).dataset.seq);
+        next = `${epoch()}-${oldest}`;
+        older.hidden = false;
       });
     },
   };

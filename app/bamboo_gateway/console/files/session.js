@@ -1,8 +1,8 @@
 /** One session: its conversation, live, and beside it what is known about it. */
 
 import * as actions from "./actions.js";
-import { requestForm } from "./answers.js";
-import { address, at, get, isShared, newKey, post } from "./api.js";
+import { requestForm, requestNote } from "./answers.js";
+import { address, at, get, isShared, mayAnswer, newKey, post } from "./api.js";
 import { composer, stopRuns } from "./composer.js";
 import { Conversation } from "./conversation.js";
 import { attempt, copy, counted, fromTemplate, h, notice, stateOf, timeOf, words } from "./dom.js";
@@ -17,6 +17,9 @@ import { treePanel } from "./tree.js";
 /** How many messages are loaded at once: what a first look needs, and little to lay out. */
 const PAGE = 50;
 const AT_END_PX = 60;
+/** A page that is left open for days keeps so many messages, while their end is looked at. */
+const MESSAGES_MAX = 400;
+const MESSAGES_KEPT = 200;
 
 const PANELS = /** @type {Record<string, (session: SessionView) => { element: Node, event?: (event: LogEvent, position: string) => void, close?: () => void }>} */ ({
   runs: runsPanel,
@@ -101,7 +104,10 @@ export class SessionView extends HTMLElement {
       this.session = session;
       this.conversation = new Conversation();
       this.conversation.prepend(page.messages.reverse());
+      this.conversation.loadedSeq = Number(page.position.split("-")[1]);
       this.conversation.activeRun = session.active_run_id;
+      // After a refusal that has passed.
+      if (this.composer && !this.composer.form.isConnected) this.parts.composer.append(this.composer.form);
       this.hasOlder = page.has_more;
       this.items.clear();
       this.parts.messages.replaceChildren();
@@ -171,6 +177,10 @@ export class SessionView extends HTMLElement {
   #draw() {
     const { conversation } = this;
     const atEnd = this.#isAtEnd();
+    if (atEnd && conversation.messages.length > MESSAGES_MAX) {
+      conversation.trim(MESSAGES_KEPT);
+      this.hasOlder = true;
+    }
     if (conversation.isReordered) {
       conversation.isReordered = false;
       const callIds = new Set(conversation.messages.flatMap((message) => (message.tool_calls ?? []).map((call) => call.id)));
@@ -284,17 +294,21 @@ export class SessionView extends HTMLElement {
   async #showRequests() {
     const place = this.parts.requests;
     if (isShared() && this.session?.state === "archived") return;
-    const { inputs } = await get(at`/sessions/${this.sessionId}/inputs`).catch(() => ({ inputs: [] }));
+    const found = await get(at`/sessions/${this.sessionId}/inputs`).catch(() => null);
+    // What somebody has begun to write stays when the gateway is away.
+    if (!found || !this.isConnected) return;
+    const { inputs } = found;
+    const atEnd = this.#isAtEnd();
     const shown = new Map([...place.children].map((element) => [element.dataset.request, element]));
     // A form that somebody fills in stays.
     place.replaceChildren(...inputs.map((/** @type {any} */ request) => {
       const before = shown.get(request.request_id);
       if (before) return before;
-      const form = requestForm(this.sessionId, request, () => void this.#showRequests());
+      const form = mayAnswer() ? requestForm(this.sessionId, request, () => void this.#showRequests()) : requestNote(request);
       form.dataset.request = request.request_id;
       return form;
     }));
-    this.toEnd();
+    if (atEnd) this.toEnd();
   }
 
   #refreshSoon() {

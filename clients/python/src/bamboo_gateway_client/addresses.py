@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import httpx
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
 API = "/api/v1"
+# What the gateway takes as a picture; others, such as drawings in SVG, are files.
+PICTURES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp", "image/avif"})
 
 
 def checked_url(url: str) -> str:
@@ -30,6 +33,29 @@ def checked_url(url: str) -> str:
     if "?" in bare or "#" in bare:
         raise ValueError(f"{url}: an address ends with its path")
     return bare
+
+
+def segment(name: str) -> str:
+    """Return an id as a part of a path: whatever it holds, it leads to no other route.
+
+    Raises:
+        ValueError: No route has such a part.
+    """
+    if name in {"", ".", ".."}:
+        raise ValueError(f"{name!r} is no id")
+    return quote(name, safe="")
+
+
+def authorization(api_key: str | None) -> dict[str, str]:
+    """Return the header that carries a key, without the line end of a file that it was read from.
+
+    Raises:
+        ValueError: No key has such characters. The message does not show it.
+    """
+    key = (api_key or "").strip()
+    if any(not "!" <= letter <= "~" for letter in key):
+        raise ValueError("The API key has characters that no key has: a space, or no ASCII.")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def is_loopback(url: str) -> bool:
@@ -76,6 +102,6 @@ def body_of_message(
     for file in files:
         file_id = file if isinstance(file, str) else file["file_id"]
         media_type = "" if isinstance(file, str) else file["media_type"]
-        kind = "image" if media_type.startswith("image/") else "file"
+        kind = "image" if media_type in PICTURES else "file"
         parts.append({"type": kind, "file_id": file_id})
     return {"role": "user", "content": parts}

@@ -29,6 +29,10 @@ class Conversation:
     Args:
         session: The session's state.
         messages: Its messages, the oldest first.
+        position: The position of the stream that goes on from here. It may be before the messages,
+            so that the active run's events come again.
+        loaded_position: The position that the messages were read at: up to there, events add
+            only the words of the message that is being said.
 
     Attributes:
         session_id: The session.
@@ -43,7 +47,11 @@ class Conversation:
     """
 
     def __init__(
-        self, session: Session, messages: Sequence[Message] = (), position: str | None = None
+        self,
+        session: Session,
+        messages: Sequence[Message] = (),
+        position: str | None = None,
+        loaded_position: str | None = None,
     ) -> None:
         self.session_id = session["id"]
         self.title = session["title"]
@@ -53,6 +61,7 @@ class Conversation:
         self.open_requests: list[OpenRequest] = list(session.get("open_requests", ()))
         self.last_event: StreamedEvent | None = None
         self.is_stale = False
+        self._loaded_seq = int((loaded_position or "").partition("-")[2] or 0)
         self._whole: list[dict[str, Any]] = [dict(message) for message in messages]
         self._drafts: dict[str, _Draft] = {}
         # Which messages follow a message. Of those that were loaded, as far as `siblings` tells.
@@ -79,7 +88,13 @@ class Conversation:
         self._apply(cast("Mapping[str, Any]", event))
 
     def _apply(self, event: Mapping[str, Any]) -> None:
+        is_loaded = event.get("seq", self._loaded_seq + 1) <= self._loaded_seq
         match event["type"]:
+            case "message" if is_loaded and self._place_of(event["message"]["id"]) is None:
+                # It is before the first message that was loaded.
+                self._drafts.pop(event["message"]["id"], None)
+            case "branch_started" | "branch_selected" | "session_merged" if is_loaded:
+                pass
             case "message":
                 self._message(event["message"])
             case "token" | "thinking" | "tool_start" | "tool_complete" | "tool_error":

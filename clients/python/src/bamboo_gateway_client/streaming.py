@@ -109,7 +109,7 @@ class StreamState:
         """Take the head of an answer; return whether events follow.
 
         Raises:
-            ProtocolError: It is no event stream.
+            ProtocolError: It is no event stream, and none was there before: the address is wrong.
         """
         self.dropped = False
         self._kind = ""
@@ -118,6 +118,10 @@ class StreamState:
             self.ended = True
             return False
         if not content_type.startswith("text/event-stream"):
+            if self.position is not None:
+                # A proxy, or a network that asks for a login, is in between: it passes.
+                self._lost_because = "something else answers"
+                return False
             raise ProtocolError("This does not answer like a gateway: no event stream.")
         if self._failures and self._hooks.found:
             self._hooks.found(self.position)

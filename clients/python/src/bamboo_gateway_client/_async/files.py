@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bamboo_gateway_client._async.pause import read
+from bamboo_gateway_client.addresses import segment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -65,15 +66,15 @@ class AsyncFiles:
 
     async def read(self, file_id: str) -> bytes:
         """Return the content of a file."""
-        response = await self._transport.send("GET", f"/files/{file_id}")
+        response = await self._transport.send("GET", f"/files/{segment(file_id)}")
         return response.content
 
     @asynccontextmanager
     async def open(self, file_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
         """Open a file, and yield an iterator over its content in pieces."""
-        async with self._transport.open("GET", f"/files/{file_id}") as response:
+        async with self._transport.open("GET", f"/files/{segment(file_id)}") as response:
             yield response.aiter_bytes()
 
     async def delete(self, file_id: str) -> None:
         """Delete a file."""
-        await self._transport.call("DELETE", f"/files/{file_id}")
+        await self._transport.call("DELETE", f"/files/{segment(file_id)}")

@@ -14,7 +14,7 @@ from bamboo_gateway_client._async.transport import (
     SILENCE_SECONDS,
     AsyncTransport,
 )
-from bamboo_gateway_client.addresses import body_of_message, given
+from bamboo_gateway_client.addresses import body_of_message, given, segment
 from bamboo_gateway_client.streaming import StreamHooks, StreamState
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ class AsyncSessions:
 
     async def get(self, session_id: str) -> SessionShape:
         """Return a session as it stands."""
-        answer: SessionShape = await self._transport.call("GET", f"/sessions/{session_id}")
+        answer: SessionShape = await self._transport.call("GET", f"/sessions/{segment(session_id)}")
         return answer
 
     async def list(self, *, page_size: int = 100, **filters: Any) -> AsyncIterator[SessionShape]:
@@ -271,4 +271,4 @@ class AsyncSessions:
 
     async def delete(self, session_id: str) -> None:
         """Delete a session with everything in it."""
-        await self._transport.call("DELETE", f"/sessions/{session_id}")
+        await self._transport.call("DELETE", f"/sessions/{segment(session_id)}")

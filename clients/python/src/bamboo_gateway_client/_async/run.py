@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from bamboo_gateway_client._async.pause import pause
 from bamboo_gateway_client._async.stream import AsyncEventStream
+from bamboo_gateway_client.addresses import segment
 from bamboo_gateway_client.errors import ProblemError, RunFailedError, UnreachableError
 from bamboo_gateway_client.events import text_of
 from bamboo_gateway_client.streaming import RETRY_SECONDS, StreamHooks, StreamState
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # One request waits so long for the run's end; below the idle limits of the usual proxies.
 WAIT_SECONDS = 25
+# A gateway that is silent for so long after that does not keep a caller who has a deadline.
+LATE_SECONDS = 1.0
 
 
 class AsyncRun:
@@ -40,7 +43,7 @@ class AsyncRun:
         self.position: str | None = accepted.get("position")
         self.message_ids: list[str] = list(accepted.get("message_ids") or ())
         self._transport = transport
-        self._path = f"/sessions/{self.session_id}/runs/{self.id}"
+        self._path = f"/sessions/{segment(self.session_id)}/runs/{segment(self.id)}"
 
     def stream(self, *, hooks: StreamHooks | None = None) -> AsyncEventStream[StreamedEvent]:
         """Return the session's stream from before the run's first event to its terminal event.
@@ -55,7 +58,9 @@ class AsyncRun:
             until_complete=True,
             hooks=hooks,
         )
-        return AsyncEventStream(self._transport, f"/stream/{self.session_id}", params, state)
+        return AsyncEventStream(
+            self._transport, f"/stream/{segment(self.session_id)}", params, state
+        )
 
     async def __aiter__(self) -> AsyncIterator[StreamedEvent]:
         if self.position is None:
@@ -88,11 +93,16 @@ class AsyncRun:
         while True:
             left = WAIT_SECONDS if deadline is None else deadline - monotonic()
             # Whole seconds, at least one: without `Prefer` the answer has no message.
-            headers = {"Prefer": f"wait={max(1, min(WAIT_SECONDS, int(left)))}"}
+            asked = max(1, min(WAIT_SECONDS, int(left)))
+            headers = {"Prefer": f"wait={asked}"}
             seconds = 0.0
             try:
                 run: RunWaited = await self._transport.call(
-                    "GET", self._path, headers=headers, attempts=1
+                    "GET",
+                    self._path,
+                    headers=headers,
+                    attempts=1,
+                    answer_seconds=None if deadline is None else asked + LATE_SECONDS,
                 )
             except (UnreachableError, ProblemError) as failure:
                 is_passing = not isinstance(failure, ProblemError) or failure.is_passing

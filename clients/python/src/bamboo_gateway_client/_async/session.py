@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from bamboo_gateway_client._async.run import AsyncRun
 from bamboo_gateway_client._async.stream import AsyncEventStream
-from bamboo_gateway_client.addresses import body_of_message, given
+from bamboo_gateway_client.addresses import body_of_message, given, segment
 from bamboo_gateway_client.conversation import Conversation
 from bamboo_gateway_client.streaming import StreamHooks, StreamState
 
@@ -46,7 +46,7 @@ class AsyncSession:
     def __init__(self, transport: AsyncTransport, session_id: str) -> None:
         self.id = session_id
         self._transport = transport
-        self._path = f"/sessions/{session_id}"
+        self._path = f"/sessions/{segment(session_id)}"
 
     # -- turns ------------------------------------------------------------------------------------
 
@@ -193,7 +193,7 @@ class AsyncSession:
             until_complete=until_complete,
             hooks=hooks,
         )
-        return AsyncEventStream(self._transport, f"/stream/{self.id}", params, state)
+        return AsyncEventStream(self._transport, f"/stream/{segment(self.id)}", params, state)
 
     async def messages(
         self, *, branch: str | None = None, page_size: int = PAGE, newest_first: bool = False
@@ -233,6 +233,7 @@ class AsyncSession:
         params: dict[str, Any] = {"order": "desc", "limit": min(newest or PAGE, PAGE)}
         page = await self._transport.call("GET", f"{self._path}/messages", params=params)
         after = parse_qs(urlsplit(page["stream_url"]).query).get("after", [page["position"]])[0]
+        loaded = page["position"]
         found += page["messages"]
         while page["has_more"] and (newest is None or len(found) < newest):
             page = await self._transport.call(
@@ -242,7 +243,7 @@ class AsyncSession:
             )
             found += page["messages"]
         # After the messages: what it has more is in the stream too, where it changes nothing.
-        return Conversation(await self.get(), found[:newest][::-1], after)
+        return Conversation(await self.get(), found[:newest][::-1], after, loaded)
 
     async def follow(
         self, *, newest: int | None = None, hooks: StreamHooks | None = None
@@ -308,7 +309,7 @@ class AsyncSession:
     async def select_branch(self, branch_id: str) -> BranchSelected:
         """Make another branch the current one."""
         answer: BranchSelected = await self._transport.call(
-            "POST", f"{self._path}/branches/{branch_id}/select"
+            "POST", f"{self._path}/branches/{segment(branch_id)}/select"
         )
         return answer
 

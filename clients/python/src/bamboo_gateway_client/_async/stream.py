@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
+from bamboo_gateway_client._async.pause import hang_up
 from bamboo_gateway_client._async.pause import pause as wait
 from bamboo_gateway_client.errors import ProblemError, UnreachableError
 
@@ -53,10 +54,10 @@ class AsyncEventStream(Generic[E]):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End the stream and its connection."""
+        """End the stream and its connection; a loop elsewhere that waits for an event ends."""
         self.state.ended = True
         if self._response is not None:
-            await self._response.aclose()
+            await hang_up(self._response)
 
     @property
     def position(self) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bamboo_gateway_client._sync.pause import read
+from bamboo_gateway_client.addresses import segment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,15 +67,15 @@ class Files:
 
     def read(self, file_id: str) -> bytes:
         """Return the content of a file."""
-        response = self._transport.send("GET", f"/files/{file_id}")
+        response = self._transport.send("GET", f"/files/{segment(file_id)}")
         return response.content
 
     @contextmanager
     def open(self, file_id: str) -> Iterator[Iterator[bytes]]:
         """Open a file, and yield an iterator over its content in pieces."""
-        with self._transport.open("GET", f"/files/{file_id}") as response:
+        with self._transport.open("GET", f"/files/{segment(file_id)}") as response:
             yield response.iter_bytes()
 
     def delete(self, file_id: str) -> None:
         """Delete a file."""
-        self._transport.call("DELETE", f"/files/{file_id}")
+        self._transport.call("DELETE", f"/files/{segment(file_id)}")

@@ -15,7 +15,7 @@ from bamboo_gateway_client._sync.transport import (
     SILENCE_SECONDS,
     Transport,
 )
-from bamboo_gateway_client.addresses import body_of_message, given
+from bamboo_gateway_client.addresses import body_of_message, given, segment
 from bamboo_gateway_client.streaming import StreamHooks, StreamState
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ class Sessions:
 
     def get(self, session_id: str) -> SessionShape:
         """Return a session as it stands."""
-        answer: SessionShape = self._transport.call("GET", f"/sessions/{session_id}")
+        answer: SessionShape = self._transport.call("GET", f"/sessions/{segment(session_id)}")
         return answer
 
     def list(self, *, page_size: int = 100, **filters: Any) -> Iterator[SessionShape]:
@@ -272,4 +272,4 @@ class Sessions:
 
     def delete(self, session_id: str) -> None:
         """Delete a session with everything in it."""
-        self._transport.call("DELETE", f"/sessions/{session_id}")
+        self._transport.call("DELETE", f"/sessions/{segment(session_id)}")

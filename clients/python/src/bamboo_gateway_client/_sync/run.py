@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from bamboo_gateway_client._sync.pause import pause
 from bamboo_gateway_client._sync.stream import EventStream
+from bamboo_gateway_client.addresses import segment
 from bamboo_gateway_client.errors import ProblemError, RunFailedError, UnreachableError
 from bamboo_gateway_client.events import text_of
 from bamboo_gateway_client.streaming import RETRY_SECONDS, StreamHooks, StreamState
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 # One request waits so long for the run's end; below the idle limits of the usual proxies.
 WAIT_SECONDS = 25
+# A gateway that is silent for so long after that does not keep a caller who has a deadline.
+LATE_SECONDS = 1.0
 
 
 class Run:
@@ -41,7 +44,7 @@ class Run:
         self.position: str | None = accepted.get("position")
         self.message_ids: list[str] = list(accepted.get("message_ids") or ())
         self._transport = transport
-        self._path = f"/sessions/{self.session_id}/runs/{self.id}"
+        self._path = f"/sessions/{segment(self.session_id)}/runs/{segment(self.id)}"
 
     def stream(self, *, hooks: StreamHooks | None = None) -> EventStream[StreamedEvent]:
         """Return the session's stream from before the run's first event to its terminal event.
@@ -56,7 +59,9 @@ class Run:
             until_complete=True,
             hooks=hooks,
         )
-        return EventStream(self._transport, f"/stream/{self.session_id}", params, state)
+        return EventStream(
+            self._transport, f"/stream/{segment(self.session_id)}", params, state
+        )
 
     def __iter__(self) -> Iterator[StreamedEvent]:
         if self.position is None:
@@ -89,11 +94,16 @@ class Run:
         while True:
             left = WAIT_SECONDS if deadline is None else deadline - monotonic()
             # Whole seconds, at least one: without `Prefer` the answer has no message.
-            headers = {"Prefer": f"wait={max(1, min(WAIT_SECONDS, int(left)))}"}
+            asked = max(1, min(WAIT_SECONDS, int(left)))
+            headers = {"Prefer": f"wait={asked}"}
             seconds = 0.0
             try:
                 run: RunWaited = self._transport.call(
-                    "GET", self._path, headers=headers, attempts=1
+                    "GET",
+                    self._path,
+                    headers=headers,
+                    attempts=1,
+                    answer_seconds=None if deadline is None else asked + LATE_SECONDS,
                 )
             except (UnreachableError, ProblemError) as failure:
                 is_passing = not isinstance(failure, ProblemError) or failure.is_passing

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from bamboo_gateway_client._sync.run import Run
 from bamboo_gateway_client._sync.stream import EventStream
-from bamboo_gateway_client.addresses import body_of_message, given
+from bamboo_gateway_client.addresses import body_of_message, given, segment
 from bamboo_gateway_client.conversation import Conversation
 from bamboo_gateway_client.streaming import StreamHooks, StreamState
 
@@ -47,7 +47,7 @@ class Session:
     def __init__(self, transport: Transport, session_id: str) -> None:
         self.id = session_id
         self._transport = transport
-        self._path = f"/sessions/{session_id}"
+        self._path = f"/sessions/{segment(session_id)}"
 
     # -- turns ------------------------------------------------------------------------------------
 
@@ -194,7 +194,7 @@ class Session:
             until_complete=until_complete,
             hooks=hooks,
         )
-        return EventStream(self._transport, f"/stream/{self.id}", params, state)
+        return EventStream(self._transport, f"/stream/{segment(self.id)}", params, state)
 
     def messages(
         self, *, branch: str | None = None, page_size: int = PAGE, newest_first: bool = False
@@ -234,6 +234,7 @@ class Session:
         params: dict[str, Any] = {"order": "desc", "limit": min(newest or PAGE, PAGE)}
         page = self._transport.call("GET", f"{self._path}/messages", params=params)
         after = parse_qs(urlsplit(page["stream_url"]).query).get("after", [page["position"]])[0]
+        loaded = page["position"]
         found += page["messages"]
         while page["has_more"] and (newest is None or len(found) < newest):
             page = self._transport.call(
@@ -243,7 +244,7 @@ class Session:
             )
             found += page["messages"]
         # After the messages: what it has more is in the stream too, where it changes nothing.
-        return Conversation(self.get(), found[:newest][::-1], after)
+        return Conversation(self.get(), found[:newest][::-1], after, loaded)
 
     def follow(
         self, *, newest: int | None = None, hooks: StreamHooks | None = None
@@ -309,7 +310,7 @@ class Session:
     def select_branch(self, branch_id: str) -> BranchSelected:
         """Make another branch the current one."""
         answer: BranchSelected = self._transport.call(
-            "POST", f"{self._path}/branches/{branch_id}/select"
+            "POST", f"{self._path}/branches/{segment(branch_id)}/select"
         )
         return answer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
+from bamboo_gateway_client._sync.pause import hang_up
 from bamboo_gateway_client._sync.pause import pause as wait
 from bamboo_gateway_client.errors import ProblemError, UnreachableError
 
@@ -54,10 +55,10 @@ class EventStream(Generic[E]):
         self.close()
 
     def close(self) -> None:
-        """End the stream and its connection."""
+        """End the stream and its connection; a loop elsewhere that waits for an event ends."""
         self.state.ended = True
         if self._response is not None:
-            self._response.close()
+            hang_up(self._response)
 
     @property
     def position(self) -> str | None:

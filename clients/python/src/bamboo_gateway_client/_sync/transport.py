@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from bamboo_gateway_client._sync.pause import pause
-from bamboo_gateway_client.addresses import API, checked_url, given, is_loopback, trust_of
+from bamboo_gateway_client.addresses import (
+    API,
+    authorization,
+    checked_url,
+    given,
+    is_loopback,
+    trust_of,
+)
 from bamboo_gateway_client.errors import (
     GatewayError,
     NotFoundError,
@@ -57,7 +64,7 @@ class Transport:
         self.reached = False
         self.retries = retries or Retries()
         self.silence_seconds = silence_seconds
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._headers = authorization(api_key)
         self._timeout = httpx.Timeout(answer_seconds, connect=CONNECT_SECONDS)
         self._owns_http = http is None
         self._http = http or httpx.Client(
@@ -83,6 +90,7 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         content: Any = None,
         attempts: int | None = None,
+        answer_seconds: float | None = None,
     ) -> Any:
         """Call `path` below `/api/v1` and return the JSON of the answer; None where it is empty.
 
@@ -99,6 +107,7 @@ class Transport:
             headers=headers,
             content=content,
             attempts=attempts,
+            answer_seconds=answer_seconds,
         )
         if not response.content:
             return None
@@ -117,11 +126,13 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         content: Any = None,
         attempts: int | None = None,
+        answer_seconds: float | None = None,
     ) -> httpx.Response:
         """Send a request until it is answered, and return the answer with its body.
 
         A POST carries an `Idempotency-Key`, so that all its attempts are one to the gateway; the
         other methods are idempotent by themselves. A body that can be read only once is sent once.
+        `answer_seconds` is how long this answer may take, when that is less than usual.
 
         Raises:
             ProblemError: The gateway refused.
@@ -137,9 +148,12 @@ class Transport:
             attempts = 1
         retries = self.retries if attempts is None else Retries(attempts, self.retries.seconds_max)
         attempt, was_lost = 0, False
+        limits = self._timeout
+        if answer_seconds is not None and answer_seconds < (limits.read or answer_seconds + 1):
+            limits = httpx.Timeout(answer_seconds, connect=min(CONNECT_SECONDS, answer_seconds))
         while True:
             try:
-                return self._once(method, path, params, sent, content)
+                return self._once(method, path, params, sent, content, limits)
             except (UnreachableError, ProblemError) as failure:
                 if was_lost and method == "DELETE" and isinstance(failure, NotFoundError):
                     # The attempt whose answer was lost has deleted it.
@@ -158,6 +172,7 @@ class Transport:
         params: Mapping[str, Any] | None,
         headers: Mapping[str, str],
         content: Any,
+        limits: httpx.Timeout,
     ) -> httpx.Response:
         try:
             response = self._http.request(
@@ -166,7 +181,7 @@ class Transport:
                 params=given(**(params or {})),
                 headers=headers,
                 content=content,
-                timeout=self._timeout,
+                timeout=limits,
             )
         except httpx.RequestError as error:
             raise self._unreachable(error) from error
