@@ -463,8 +463,9 @@ def test_readers_of_one_run_share_its_frames_and_nothing_is_kept_after_them(
         streams = [reading.stream("GET", f"{path(7)}/{chat_id}/stream") for _ in range(4)]
         opened = [one.__enter__() for one in streams]
         try:
-            firsts = [next(one.iter_text()) for one in opened]
-            assert all(first.startswith("data: ") for first in firsts)
+            # An iterator that nobody keeps closes its connection.
+            texts = [one.iter_text() for one in opened]
+            assert all(next(text).startswith("data: ") for text in texts)
             # The submit that has created the session began before its first event.
             assert sorted(memo.readers for memo in memos()) == [1, 4]
         finally:
