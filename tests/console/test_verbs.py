@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, FilePayload, Page, Route, expect
-
 from tests.console.browser import Tab, chromium, violations
+
 from tests.console.test_browser import answered, chat, show
 from tests.processes import Gateway
 from tests.support.waiting import until
