@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, FilePayload, Page, Route, expect
-from tests.console.browser import Tab, chromium, violations
 
 from tests.console.test_browser import answered, chat, show
 from tests.processes import Gateway
+from tests.support.chromium import Tab, chromium, violations
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.external_service
