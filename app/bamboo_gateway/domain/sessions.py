@@ -29,6 +29,10 @@ class ActiveRun:
     `start_seq` is the seq of its `run_start`. `before_seq` is the seq before its input messages: a
     client that has loaded the messages begins to stream there. `started_at` is in ms. `model` is
     the model that answers, if that is known at the start.
+
+    Where several processes share a store, `executor` is the process that executes the run
+    (`storage.replicas`), and `wish` the terminal event that somebody elsewhere wishes it to end
+    with. Neither is in the log: the next commit of the process that has the run carries both.
     """
 
     run_id: str
@@ -37,6 +41,8 @@ class ActiveRun:
     before_seq: int
     started_at: int = 0
     model: str | None = None
+    executor: str | None = None
+    wish: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -221,6 +227,9 @@ class SessionHead:
     versions until the next message. `branches` is empty until a second branch begins.
     `branch_points` has, for each message that branches begin behind (`""`: before the first), the
     messages that follow it.
+
+    `version` counts the commits, also those of notes alone. It belongs to the row of a store that
+    several processes share, not to the stored form; other stores leave it 0.
     """
 
     id: str
@@ -262,6 +271,7 @@ class SessionHead:
     shares: list[Share] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     hidden_runs: list[str] = field(default_factory=list)
+    version: int = 0
 
     @property
     def knows_system_messages(self) -> bool:
@@ -336,7 +346,7 @@ class SessionHead:
         Raises:
             TypeError, KeyError: `shape` is no stored head.
         """
-        known = {name: shape[name] for name in _NAMES if name in shape}
+        known = {name: shape[name] for name in _STORED if name in shape}
         if "usage" in known:
             known["usage"] = Usage(**known["usage"])
         if "usage_parts" in known:
@@ -408,4 +418,5 @@ def is_stored_unfinished(shape: dict[str, Any]) -> bool:
 _NAMES = tuple(f.name for f in fields(SessionHead))
 _members = attrgetter(*_NAMES)
 _BLANK = SessionHead("", 0)
-_DEFAULTS = tuple((name, getattr(_BLANK, name)) for name in _NAMES)
+_STORED = tuple(name for name in _NAMES if name != "version")
+_DEFAULTS = tuple((name, getattr(_BLANK, name)) for name in _STORED)

@@ -32,7 +32,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from bamboo_gateway.domain.errors import BambooError, Conflict, Unavailable
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
@@ -53,6 +53,9 @@ from bamboo_gateway.storage.reports import (
     StoreUsage,
     ValueChange,
 )
+
+if TYPE_CHECKING:
+    from bamboo_gateway.storage.replicas import Replicas
 
 Done = Callable[[BambooError | None], None]
 
@@ -483,6 +486,21 @@ class SessionStore(ABC):
     @abstractmethod
     def is_writing(self) -> bool:
         """Whether commits will be answered: the store is open and its writer is alive."""
+
+    @property
+    def replicas(self) -> "Replicas | None":
+        """The other processes that use this store; None: there are none, by the store's kind.
+
+        With replicas every read is of the store: what memory has may be old.
+        """
+        return None
+
+    async def is_spent(self, session_id: str, key: str) -> bool:  # noqa: ARG002 - few stores keep any
+        """Return whether an idempotency key was used in a session of this id that was deleted.
+
+        Stores that one process uses keep no such keys, and return False.
+        """
+        return False
 
     @property
     def refusal(self) -> Unavailable | None:

@@ -82,6 +82,12 @@ class Commit(NamedTuple):
         time_ms: The time of the events; `last_activity_at` moves to it.
         create: The session must not exist; its log begins with this commit and has `epoch`.
         reserve: Whether the commit may use the space kept back for endings when the disk is full.
+        version: The version that the session must have, where several processes share the store;
+            None when the caller does not know it. Epoch and seq are compared in any case.
+        executor: This process, when the commit begins a run that it executes. Nothing is stored
+            when the others have taken the process for dead.
+        closes: The dead process whose run the commit ends. Nothing is stored when it lives after
+            all.
     """
 
     session_id: str
@@ -93,3 +99,6 @@ class Commit(NamedTuple):
     time_ms: int = 0
     create: bool = False
     reserve: bool = False
+    version: int | None = None
+    executor: str | None = None
+    closes: str | None = None

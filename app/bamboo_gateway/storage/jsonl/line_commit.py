@@ -30,7 +30,7 @@ class LineCommit(NamedTuple):
 
 def line_commit(commit: Commit, done: Done) -> LineCommit:
     """Make the lines of a commit."""
-    _, _, _, events, notes, _, _, _, _ = commit
+    _, _, _, events, notes, *_ = commit
     if len(events) == 1 and not notes:
         # Most commits: a delta of a running agent, or one posted event.
         [(seq, kind, body)] = events

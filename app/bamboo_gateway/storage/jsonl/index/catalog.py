@@ -205,7 +205,7 @@ class Catalog:
             size: The size of the log after it.
             lsn: The number of its record.
         """
-        session_id, epoch, first, events, _, head, time_ms, create, _ = commit
+        session_id, epoch, first, events, _, head, time_ms, create, *_ = commit
         if create:
             entry = self.entries[session_id] = Entry(session_id, epoch)
         else:

@@ -93,7 +93,7 @@ class Batch:
                 self._admit_deletion(request, journal.lsn + len(records) + 1, records)
                 continue
             commit, _, data, marks, _ = request
-            session_id, epoch, first, events, _, _, time_ms, create, _ = commit
+            session_id, epoch, first, events, _, _, time_ms, create, *_ = commit
             log = logs.get(session_id)
             if (
                 log is None
