@@ -11,7 +11,6 @@ from typing import Final
 
 from sqlalchemy import (
     BigInteger,
-    Boolean,
     Column,
     Index,
     LargeBinary,
@@ -110,15 +109,18 @@ presence = Table(
 )
 Index(None, presence.c.executor, postgresql_where=presence.c.wish.is_not(None))
 
-# The keys of the gateway's API (`credentials`), so that every process has the same ones.
+# The keys of the gateway's API (`credentials`), without their secrets, so that every process has
+# the same ones. `meta.keys_version` counts their changes.
 api_keys = Table(
     "api_keys",
     database_metadata,
     Column("id", IdText, primary_key=True),
-    # When the key last changed, as a count of the changes of all keys.
-    Column("version", BigInteger, nullable=False),
-    Column("is_removed", Boolean, nullable=False, server_default=false()),
-    # The key without its secret, as JSON.
-    Column("body", LargeBinary, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("user_id", Text),
+    # The names of the rights, as JSON.
+    Column("rights", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("revoked_at", BigInteger),
 )
-Index(None, api_keys.c.version)

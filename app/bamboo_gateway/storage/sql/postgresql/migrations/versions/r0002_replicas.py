@@ -48,12 +48,18 @@ CREATE TABLE presence (
     """\
 CREATE TABLE api_keys (
   id TEXT COLLATE "C" NOT NULL,
-  version BIGINT NOT NULL,
-  is_removed BOOLEAN DEFAULT false NOT NULL,
-  body BYTEA NOT NULL,
+  digest BYTEA NOT NULL,
+  user_id TEXT,
+  rights TEXT NOT NULL,
+  name TEXT NOT NULL,
+  created_at BIGINT NOT NULL,
+  expires_at BIGINT,
+  revoked_at BIGINT,
   CONSTRAINT pk_api_keys PRIMARY KEY (id)
 )""",
-    "CREATE INDEX ix_api_keys_version ON api_keys (version)",
+    "INSERT INTO meta (name, number) VALUES ('keys_version', 0)",
+    # A database had one owner until now.
+    "DELETE FROM meta WHERE name = 'owner'",
     'ALTER TABLE leftovers ADD COLUMN executor TEXT COLLATE "C"',
     'ALTER TABLE sessions ADD COLUMN executor TEXT COLLATE "C", ADD COLUMN run_id TEXT',
     # A run that was left open is one whose process is gone: it is found by an id that none has. The
@@ -76,6 +82,7 @@ _UNDONE = (
     "DROP INDEX ix_sessions_queues",
     "ALTER TABLE sessions DROP COLUMN executor, DROP COLUMN run_id",
     "ALTER TABLE leftovers DROP COLUMN executor",
+    "DELETE FROM meta WHERE name IN ('keys_version', 'leader')",
     "DROP TABLE api_keys",
     "DROP TABLE presence",
     "DROP TABLE gone_keys",
