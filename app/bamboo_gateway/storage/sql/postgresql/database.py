@@ -216,6 +216,11 @@ class PostgresDatabase(Database):
         return epoch
 
     @property
+    def shown(self) -> str:
+        """The URL without anything secret, for messages."""
+        return self._target.shown
+
+    @property
     def deployment(self) -> str:
         """The id of the gateways that share this database; empty before it is open."""
         return self._history.deployment

@@ -1,7 +1,15 @@
 """`PostgresStore`: the SQL store over a database that may outlive each machine of a gateway."""
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
 from bamboo_gateway.domain.clock import Clock
+from bamboo_gateway.storage.keys import ApiKeys
+from bamboo_gateway.storage.sql.database import Connection
+from bamboo_gateway.storage.sql.postgresql.connection import PostgresConnection
+from bamboo_gateway.storage.sql.postgresql.connections import Driver
 from bamboo_gateway.storage.sql.postgresql.database import PostgresDatabase
+from bamboo_gateway.storage.sql.postgresql.keys import KeysInDatabase
 from bamboo_gateway.storage.sql.store import SqlStore
 
 
@@ -13,7 +21,22 @@ class PostgresStore(SqlStore):
     ) -> None:
         super().__init__(database, clock, checkpoint_interval_seconds=checkpoint_interval_seconds)
         self._keeper = database
+        self._api_keys = KeysInDatabase(
+            database.shown, lambda: _lent(database.reading), lambda: _lent(database.writing)
+        )
+
+    @property
+    def api_keys(self) -> ApiKeys:
+        """The API keys, as `SupportsKeys`."""
+        return self._api_keys
 
     async def keep_secret(self, proposed: bytes) -> bytes:
         """Keep a secret, as `SupportsSecret`."""
         return await self._bulk_threads.run(lambda: self._keeper.keep_secret(proposed))
+
+
+@contextmanager
+def _lent(lend: Callable[[], AbstractContextManager[Connection]]) -> Iterator[Driver]:
+    with lend() as connection:
+        assert isinstance(connection, PostgresConnection)
+        yield connection.driver
