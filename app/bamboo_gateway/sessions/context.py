@@ -89,3 +89,9 @@ class Context:
     tally: Tally
     tasks: BackgroundTasks
     drain: Drain
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process does what one of all that share the store has to do."""
+        replicas = self.store.replicas
+        return replicas is None or replicas.is_leader

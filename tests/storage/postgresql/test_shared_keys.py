@@ -219,3 +219,21 @@ def test_a_named_keys_file_is_read_in_place_of_the_database(
     assert bamboo("keys", "create", "--user", "alice", **where).returncode == 0
     assert len(KeyFile(file).read()) == 1
     assert keys_at(postgres_url).version() == 0
+
+
+def test_keys_move_with_the_data_into_a_database_and_back(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    with Gateway(tmp_path) as gateway:
+        gateway.call("POST", "/sessions", json={"id": "s1"})
+        assert gateway.stop() == 0
+    kept = KeyFile(gateway.data_dir / "keys.json")
+    kept.change(lambda _: [made()[0]])
+    empty = ("--data-dir", str(tmp_path / "none"))
+    moved = bamboo("migrate", "data", f"jsonl:{gateway.data_dir}", postgres_url, *empty)
+    assert moved.returncode == 0, moved.stderr
+    assert "Copied too: the API keys." in moved.stdout
+    assert keys_at(postgres_url).read() == kept.read()
+    back = bamboo("migrate", "data", postgres_url, f"jsonl:{tmp_path / 'back'}", *empty)
+    assert back.returncode == 0, back.stderr
+    assert KeyFile(tmp_path / "back" / "keys.json").read() == kept.read()

@@ -3,7 +3,10 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+from typing_extensions import override
+
 from bamboo_gateway.domain.clock import Clock
+from bamboo_gateway.domain.errors import Unavailable
 from bamboo_gateway.storage.keys import ApiKeys
 from bamboo_gateway.storage.sql.database import Connection
 from bamboo_gateway.storage.sql.postgresql.connection import PostgresConnection
@@ -29,6 +32,14 @@ class PostgresStore(SqlStore):
     def api_keys(self) -> ApiKeys:
         """The API keys, as `SupportsKeys`."""
         return self._api_keys
+
+    @override
+    async def change_value(
+        self, kind: str, key: str, change: Callable[[bytes | None], bytes | None]
+    ) -> bytes | None:
+        if not self._is_open:
+            raise Unavailable("The store is closed.")
+        return await self._value_threads.run(lambda: self._values.change(kind, key, change))
 
     async def keep_secret(self, proposed: bytes) -> bytes:
         """Keep a secret, as `SupportsSecret`."""
