@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,10 @@ def made(user: str | None = "alice", name: str = "") -> tuple[ApiKey, str]:
 
 def keys_at(url: str) -> ApiKeys:
     return keys_of(Target(url))
+
+
+def _both(one: ApiKey, other: ApiKey, _: object) -> list[ApiKey]:
+    return [one, other]
 
 
 def settings(data_dir: Path) -> Settings:
@@ -103,9 +108,9 @@ def test_of_several_keys_files_one_is_taken_over_as_a_whole(
     files = [KeyFile(tmp_path / str(n) / "keys.json") for n in range(4)]
     sets = {}
     for file in files:
-        pair = [made()[0], made(None)[0]]
-        file.change(lambda _, pair=pair: pair)
-        sets[file.path] = set(pair)
+        one, other = made()[0], made(None)[0]
+        file.change(partial(_both, one, other))
+        sets[file.path] = {one, other}
     keys = keys_at(postgres_url)
     with ThreadPoolExecutor(4) as threads:
         took = list(threads.map(lambda file: take_over(keys_at(postgres_url), file.path), files))

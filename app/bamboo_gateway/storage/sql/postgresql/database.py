@@ -328,7 +328,7 @@ class PostgresDatabase(Database):
 
     @override
     def make_contents(self) -> ContentStore:
-        return RowContents(self)
+        return RowContents(self, lambda: self._ownership.owner)
 
     @override
     def count_usage(
