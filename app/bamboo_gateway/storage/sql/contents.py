@@ -4,8 +4,7 @@ A content is one row that names an upload, and the upload's pieces, a row each. 
 in transactions of their own, and are invisible until one that writes the content's row publishes
 them; so no statement ever holds more than a piece. The id of an upload begins with that of the
 process that receives it. The uploads of processes that are not there any more are removed at each
-start, and a content is not published when its pieces were removed, because the others took its
-process for dead.
+start, and a content is not published when its process is one that the others took for dead.
 """
 
 import secrets
@@ -91,9 +90,12 @@ _ADD_PIECE = insert(pieces)
 _ADD = insert(contents)
 _REMOVE = delete(contents).where(_NAMED)
 _REMOVE_PIECES = delete(pieces).where(pieces.c.upload == bindparam("of_upload"))
-_COUNT_PIECES = select(func.count()).where(pieces.c.upload == bindparam("upload"))
 _TOTALS = select(func.count(), func.coalesce(func.sum(contents.c.size), 0))
 _TOTALS_OF_OWNER = _TOTALS.where(contents.c.owner == bindparam("of"))
+# The row is not removed before the transaction ends.
+_LOCK_EXECUTOR = (
+    "SELECT 1 FROM executors WHERE executor = split_part(%(upload)s, '.', 1) FOR KEY SHARE"
+)
 # Of processes that have no row; before there were several, an upload began with no process.
 _REMOVE_LEFTOVERS = """\
 DELETE FROM file_pieces p WHERE NOT EXISTS (SELECT FROM file_contents c WHERE c.upload = p.upload)
@@ -245,8 +247,8 @@ class _RowWriter(ContentWriter):
 
         def publish() -> None:
             with self._database.writing() as connection:
-                [(count,)] = connection.rows(_COUNT_PIECES, {"upload": self._upload})
-                if count != self._number:
+                # The pieces are there as long as the process is.
+                if not connection.execute(_LOCK_EXECUTOR, {"upload": self._upload}):
                     raise Unavailable("The upload was given up: it took too long. Send it again.")
                 remove_content(connection, name)
                 connection.run(_ADD, values)

@@ -1,4 +1,4 @@
-"""`PostgresStore`: the SQL store over a database that may outlive each machine of a gateway."""
+"""`PostgresStore`: the SQL store over a database that several gateway processes share."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -8,11 +8,13 @@ from typing_extensions import override
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import Unavailable
 from bamboo_gateway.storage.keys import ApiKeys
+from bamboo_gateway.storage.reports import RecoveryReport
 from bamboo_gateway.storage.sql.database import Connection
 from bamboo_gateway.storage.sql.postgresql.connection import PostgresConnection
 from bamboo_gateway.storage.sql.postgresql.connections import Driver
 from bamboo_gateway.storage.sql.postgresql.database import PostgresDatabase
 from bamboo_gateway.storage.sql.postgresql.keys import KeysInDatabase
+from bamboo_gateway.storage.sql.postgresql.replicas import PostgresReplicas
 from bamboo_gateway.storage.sql.store import SqlStore
 
 
@@ -27,6 +29,7 @@ class PostgresStore(SqlStore):
         self._api_keys = KeysInDatabase(
             database.shown, lambda: _lent(database.reading), lambda: _lent(database.writing)
         )
+        self._replicas = PostgresReplicas(database.connections, database.heartbeat)
 
     @property
     def api_keys(self) -> ApiKeys:
@@ -40,6 +43,35 @@ class PostgresStore(SqlStore):
         if not self._is_open:
             raise Unavailable("The store is closed.")
         return await self._value_threads.run(lambda: self._values.change(kind, key, change))
+
+    @property
+    @override
+    def replicas(self) -> PostgresReplicas:
+        return self._replicas
+
+    @override
+    async def open(self) -> RecoveryReport:
+        report = await super().open()
+        self._replicas.open()
+        return report
+
+    @override
+    async def aclose(self) -> None:
+        await self._replicas.aclose()
+        await super().aclose()
+
+    @override
+    async def begin_migration(self, origin: str) -> RecoveryReport:
+        self.be_alone()
+        return await super().begin_migration(origin)
+
+    def be_alone(self) -> None:
+        """Let no gateway process be beside this one, as `SupportsAlone`; before `open`."""
+        self._keeper.be_alone()
+
+    @override
+    async def unfinished(self) -> list[str]:
+        return await self._read_threads.run(self._keeper.unfinished)
 
     async def keep_secret(self, proposed: bytes) -> bytes:
         """Keep a secret, as `SupportsSecret`."""
