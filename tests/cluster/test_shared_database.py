@@ -93,9 +93,13 @@ async def test_a_message_is_indexed_once_when_two_processes_do_it_at_once(
         await to_thread.run_sync(a._search.index)
         assert (await a.search(SearchQuery((fold("word"),)))).hits == []
         await committed(b, writer.commit(message("m3", "third word")))
+
+        async def index(store: PostgresStore) -> None:
+            await to_thread.run_sync(store._search.index)
+
         async with anyio.create_task_group() as tasks:
             for store in (a, b):
-                tasks.start_soon(to_thread.run_sync, store._search.index)
+                tasks.start_soon(index, store)
         assert [hit.seq for hit in (await a.search(SearchQuery((fold("third"),)))).hits] == [4]
         assert execute(postgres_url, "SELECT count(*) FROM unsearched") == [(0,)]
 
