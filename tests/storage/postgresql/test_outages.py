@@ -314,22 +314,6 @@ async def test_a_second_process_is_refused_while_the_first_one_lives(postgres_ur
         await committed(store, Writer("s1", T0).commit(message("m1")))
 
 
-async def test_a_database_is_taken_over_from_an_owner_that_is_silent(postgres_url: str):
-    first = make_store(postgres_url)
-    await first.open()
-    await committed(first, Writer("s1", T0).commit(message("m1")))
-    # It lives, and says nothing any more: a machine that is suspended.
-    first._database._connections.stop_waiting()  # type: ignore[attr-defined]
-    async with open_store(postgres_url) as second:
-        assert await second.load("s1") is not None
-        # What it still tries to write is refused by the statement itself.
-        error = await answer_to(append(first, Writer("s2", T0).commit(message("m2"))))
-        assert isinstance(error, Unavailable)
-        assert "Another process" in error.detail
-        assert await second.load("s2") is None
-        await first.aclose()
-
-
 async def test_an_owner_that_died_on_this_machine_is_not_waited_for(postgres_url: str):
     async with open_store(postgres_url):
         pass
