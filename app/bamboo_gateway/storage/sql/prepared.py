@@ -68,6 +68,7 @@ class PreparedCommit(NamedTuple):
         delta_bytes: Those of its deltas.
         head: The head's row, or None when only seq and last activity move.
         is_change: Whether it has an event that is no delta.
+        judged: With `Commit.closes`, the counter by which that executor was taken for dead.
     """
 
     commit: Commit
@@ -82,6 +83,7 @@ class PreparedCommit(NamedTuple):
     delta_bytes: int
     head: HeadRow | None
     is_change: bool
+    judged: int | None = None
 
 
 def prepare(commit: Commit, commit_id: int) -> PreparedCommit:
@@ -100,7 +102,7 @@ def prepare(commit: Commit, commit_id: int) -> PreparedCommit:
     return PreparedCommit(
         commit,
         commit_id,
-        None,
+        commit.version,
         last_seq,
         events,
         marks,
