@@ -35,6 +35,7 @@ from bamboo_gateway.storage.sql.postgresql.errors import (
 )
 from bamboo_gateway.storage.sql.postgresql.group_commit import ExecutorView, GroupCommit
 from bamboo_gateway.storage.sql.postgresql.history import History, take_epoch
+from bamboo_gateway.storage.sql.postgresql.locked import SessionLocks
 from bamboo_gateway.storage.sql.postgresql.ownership import (
     DEAD_SECONDS,
     RENEW_SECONDS,
@@ -133,6 +134,7 @@ class PostgresDatabase(Database):
         )
         self._executors: ExecutorView = _Alone(claim_id)
         self._commits = GroupCommit(self._connections, self._executors, self._history)
+        self.locks = SessionLocks(self._connections, self._commits, self.commit)
         self._is_open = False
         self._sweep_at = time.monotonic() + _SWEEP_SECONDS
         self._follows = True
