@@ -134,7 +134,8 @@ def move(connect: Callable[[], Driver], to: str = REVISIONS[-1]) -> None:
             run = command.downgrade if _is_earlier(to, revision) else command.upgrade
             run(config, to)
             connection.commit()
-            log.info("PostgreSQL: the schema has changed", before=revision, after=to)
+            if revision != to:
+                log.info("PostgreSQL: the schema has changed", before=revision, after=to)
     except DBAPIError as error:
         if isinstance(error.orig, psycopg.Error):
             raise error.orig from None

@@ -82,7 +82,7 @@ _UNDONE = (
     "DROP INDEX ix_sessions_queues",
     "ALTER TABLE sessions DROP COLUMN executor, DROP COLUMN run_id",
     "ALTER TABLE leftovers DROP COLUMN executor",
-    "DELETE FROM meta WHERE name IN ('keys_version', 'leader')",
+    "DELETE FROM meta WHERE name IN ('keys_version', 'leader', 'alone')",
     "DROP TABLE api_keys",
     "DROP TABLE presence",
     "DROP TABLE gone_keys",
