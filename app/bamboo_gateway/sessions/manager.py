@@ -12,6 +12,7 @@ import anyio
 import structlog
 
 from bamboo_gateway.agents.base import Agent
+from bamboo_gateway.bus.base import Bus
 from bamboo_gateway.domain.callers import GATEWAY, Caller
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import BambooError, Draining, StorageFull, Unavailable
@@ -41,8 +42,10 @@ from bamboo_gateway.sessions.runs.scheduler import RunScheduler
 from bamboo_gateway.sessions.runs.titling import Titles, check_titles
 from bamboo_gateway.sessions.session_state import SessionStates
 from bamboo_gateway.sessions.streaming.channels import Channels
+from bamboo_gateway.sessions.streaming.follower import SessionFollower
 from bamboo_gateway.sessions.streaming.hub import StreamHub
 from bamboo_gateway.sessions.streaming.joint_opening import JointStreams
+from bamboo_gateway.sessions.streaming.presences import StreamPresences
 from bamboo_gateway.sessions.token_budget import TokenBudget
 from bamboo_gateway.sessions.transaction import Transactions
 from bamboo_gateway.sessions.webhook_commands import WebhookCommands
@@ -77,6 +80,7 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
         forget_keys: Removes the keys of a user who is erased.
         sender: Sends webhooks; None: there are none.
         link: Returns the URL of a session for the receivers of webhooks.
+        bus: Says sooner what other processes that share the store have stored; None: there is none.
 
     Raises:
         AgentConfigError: `titles` names an agent that there is not.
@@ -93,6 +97,7 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
         forget_keys: ForgetKeys = no_keys,
         sender: Sender | None = None,
         link: Callable[[str], str] = str,
+        bus: Bus | None = None,
     ) -> None:
         self._store = store
         self._agents = Agents(agents)
@@ -104,6 +109,7 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
         self._forget_keys = forget_keys
         self._sender = sender
         self._link = link
+        self._bus = bus
         self._is_ready = False
         self._stack = AsyncExitStack()
 
@@ -138,6 +144,9 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
                 ("packing archives", archive.pack_left_over, (context, registry)),
             ):
                 tasks.spawn(call, *args, name=name)
+            if self._follower is not None and self._presences is not None:
+                tasks.spawn(self._follower.run, name="following other processes")
+                tasks.spawn(self._presences.run, name="presence of streams")
             await self._webhooks.start()
             self._is_ready = True
             self._stack = stack.pop_all()
@@ -160,6 +169,7 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
             tally=Tally((*self._agents, EXTERNAL)),
             tasks=tasks,
             drain=Drain(),
+            bus=self._bus,
         )
         self._registry = SessionRegistry(self._context, channels)
         self._feed = ChangeFeed(self._context)
@@ -188,7 +198,15 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
         self._cancellation = Cancellation(
             self._context, self._transactions, self._maker, self._external
         )
-        self._hub = StreamHub(self._context, self._registry, channels, self._may_stay)
+        self._presences = self._follower = None
+        if (replicas := store.replicas) is not None:
+            self._presences = StreamPresences(self._context, channels, replicas)
+            self._follower = SessionFollower(
+                self._context, channels, self._registry, replicas, self._bus
+            )
+        self._hub = StreamHub(
+            self._context, self._registry, channels, self._may_stay, self._presences
+        )
         self._joint_streams = JointStreams(self._context, self._registry, channels, self._hub)
         self._compaction = Compaction(self._context, self._registry)
         self._webhooks = Webhooks(self._context, self._sender, self._link, self._audit)

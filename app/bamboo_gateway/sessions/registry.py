@@ -42,6 +42,7 @@ from bamboo_gateway.sessions.streaming.session_writer import (
     SessionWriter,
     Vanished,
 )
+from bamboo_gateway.storage.replicas import Look
 from bamboo_gateway.storage.reports import SearchPage, SearchQuery, SessionPage, SessionQuery
 
 _PAGE_HEADS = 250
@@ -397,6 +398,23 @@ class SessionRegistry:
         writer = self._writers.get(channel.id)
         if writer is not None and writer.channel is channel:
             writer.lost()
+
+    def moved(self, session_id: str, look: Look | None) -> bool:
+        """Report what the store has of a session; None: there is no such session.
+
+        Returns:
+            Whether a writer is in memory, which then takes in what is new by itself.
+        """
+        writer = self._writers.get(session_id)
+        if writer is None:
+            return False
+        if writer.is_idle and look is not None and look.seq != writer.durable_seq:
+            self.forget(writer)
+            writer.channel.rest()
+            return False
+        if look is None and not writer.is_unborn and not writer.is_storing:
+            writer.lost()
+        return True
 
     def holding(self, writer: SessionWriter) -> AbstractAsyncContextManager[None]:
         """Keep a session unchanged while a call writes to its log (`Reloader.holding`)."""
