@@ -12,6 +12,7 @@ import anyio
 import structlog
 
 from bamboo_gateway.agents.base import Agent
+from bamboo_gateway.bus.base import Bus
 from bamboo_gateway.domain.callers import GATEWAY, Caller
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import BambooError, Draining, StorageFull, Unavailable
@@ -77,6 +78,8 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
         forget_keys: Removes the keys of a user who is erased.
         sender: Sends webhooks; None: there are none.
         link: Returns the URL of a session for the receivers of webhooks.
+        bus: Tells other gateways of commits, and this one of theirs; None: there is none. Its owner
+            enters it before, and leaves it afterwards.
 
     Raises:
         AgentConfigError: `titles` names an agent that there is not.
@@ -93,6 +96,7 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
         forget_keys: ForgetKeys = no_keys,
         sender: Sender | None = None,
         link: Callable[[str], str] = str,
+        bus: Bus | None = None,
     ) -> None:
         self._store = store
         self._agents = Agents(agents)
@@ -104,6 +108,7 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
         self._forget_keys = forget_keys
         self._sender = sender
         self._link = link
+        self._bus = bus
         self._is_ready = False
         self._stack = AsyncExitStack()
 
@@ -160,6 +165,7 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
             tally=Tally((*self._agents, EXTERNAL)),
             tasks=tasks,
             drain=Drain(),
+            bus=self._bus,
         )
         self._registry = SessionRegistry(self._context, channels)
         self._feed = ChangeFeed(self._context)
@@ -291,7 +297,8 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
         measures = await measure(self._context.tally, self._store, levels)
         refused = {"budget_refusals_total": self._context.budget.refusals}
         webhooks = measure_webhooks(self._webhooks)
-        return {"ready": float(self.is_ready), **refused, **measures, **webhooks}
+        bus = self._bus.stats() if self._bus is not None else {}
+        return {"ready": float(self.is_ready), **refused, **measures, **webhooks, **bus}
 
     def _changed(self, events: Sequence[Event]) -> None:
         self._feed.changed(events)
