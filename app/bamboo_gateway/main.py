@@ -148,11 +148,12 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         name: make_agent(name, url, settings, session_of) for name, url in settings.agents.items()
     }
     check_titles(settings.titles, agents)
-    rates = None
-    if settings.rate_limit_per_caller or settings.rate_limit_in_all:
-        rates = RateLimit(settings, clock)
     store = make_store(settings, clock)
     bus = make_bus(settings, clock, functools.partial(deployment_of, store))
+    counts = bus.counts if bus is not None else None
+    rates = None
+    if settings.rate_limit_per_caller or settings.rate_limit_in_all:
+        rates = RateLimit(settings, clock, counts)
     gate = Gate(settings, clock, store.keep_secret if isinstance(store, SupportsSecret) else None)
     console = make_console(enabled=settings.console)
     recovered = anyio.Event()
@@ -214,7 +215,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
             *_cors(settings),
             Middleware(
                 Admission,
-                failures=FailureLimit(settings, clock)
+                failures=FailureLimit(settings, clock, counts)
                 if settings.auth_failures_per_address
                 else None,
                 authentication=Authentication(settings, gate),

@@ -174,6 +174,12 @@ FAMILIES: Final[Mapping[str, Family]] = {
         "gateways find their commits in the database.",
         ("reason",),
     ),
+    "rate_checks_total": Family(
+        "counter",
+        "With a bus: requests counted for their rates by all gateways together (`redis`), or by "
+        "this one alone (`process`).",
+        ("by",),
+    ),
     "disk_free_bytes": Family("gauge", "Free bytes on the disk of the data directory."),
     "loop_lag_seconds": Family("histogram", "How late the event loop was, measured every second."),
     "log_lines_lost_total": Family(

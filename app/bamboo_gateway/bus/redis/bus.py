@@ -27,11 +27,13 @@ from bamboo_gateway.bus.base import (
     OnSwitch,
 )
 from bamboo_gateway.bus.notices import SENDER_BYTES, pack, unpack
-from bamboo_gateway.bus.redis.connections import BusSilent, Target
+from bamboo_gateway.bus.redis.connections import BusSilent, Target, first_of
+from bamboo_gateway.bus.redis.counts import RedisCounts
 from bamboo_gateway.bus.redis.link import Link, Renamed
 from bamboo_gateway.bus.redis.outbox import Outbox
 from bamboo_gateway.domain.bus_url import shown_bus_url
 from bamboo_gateway.domain.clock import Clock
+from bamboo_gateway.domain.rates import SharedCounts
 from bamboo_gateway.observability.histogram import REQUEST_SECONDS, Histogram
 
 log = structlog.get_logger(__name__)
@@ -65,6 +67,7 @@ class RedisBus(Bus):
         self._watched: set[str] = set()
         self._subscribed: list[str] = []
         self._outbox = Outbox()
+        self._counts = RedisCounts(self._target, clock, deployment)
         self._link: Link | None = None
         self._is_up = False
         self._outage: _Outage | None = _Outage(clock.monotonic())
@@ -121,6 +124,11 @@ class RedisBus(Bus):
     def when_changed(self, call: Callable[[], None]) -> None:
         self._changed = call
 
+    @property
+    @override
+    def counts(self) -> SharedCounts:
+        return self._counts
+
     @override
     def stats(self) -> Mapping[str, Any]:
         return {
@@ -130,6 +138,7 @@ class RedisBus(Bus):
             "bus_published_total": self._outbox.taken,
             "bus_received_total": self._received,
             "bus_dropped_total": {("down",): self._dropped, ("full",): self._outbox.refused},
+            **self._counts.stats(),
         }
 
     @override
@@ -138,6 +147,7 @@ class RedisBus(Bus):
             group = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(group.cancel_scope.cancel)
             group.start_soon(self._run, name="bus")
+            group.start_soon(self._counts.run, name="bus counts")
             self._stack = stack.pop_all()
         return self
 
@@ -173,7 +183,7 @@ class RedisBus(Bus):
             except* (RedisError, BusSilent, Renamed, OSError) as errors:
                 if self._is_up:
                     pause = _RETRY_SECONDS_MIN
-                self._lost(_first(errors))
+                self._lost(first_of(errors))
             # Gateways that lost one Redis together should not come back together.
             await anyio.sleep(uniform(pause / 2, pause))  # noqa: S311 - no secret
             pause = min(2 * pause, _RETRY_SECONDS_MAX)
@@ -247,13 +257,6 @@ class _Outage:
     def __init__(self, began: float) -> None:
         self.began = began
         self.is_told = False
-
-
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _nothing(*_: object) -> None:

@@ -94,6 +94,10 @@ class CommandLine:
             self._wake.set()
         return answer
 
+    def tell(self, *command: Argument) -> None:
+        """Run a command whose answer nobody waits for."""
+        self.call(*command).add_done_callback(_seen)
+
     async def run(self) -> None:
         """Run the commands, until the connection breaks.
 
@@ -123,5 +127,19 @@ class CommandLine:
             for _, answer in (*sent, *self._waiting):
                 if not answer.done():
                     answer.set_exception(RedisError("the connection broke"))
-                    answer.exception()  # whoever waits gets it; nobody has to
+                    _seen(answer)
             await disconnect(connection)
+
+
+def _seen(answer: Future[Any]) -> None:
+    """Let an error pass that nobody waits for."""
+    if not answer.cancelled():
+        answer.exception()
+
+
+def first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first error of a group, which is why its tasks ended."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
