@@ -28,6 +28,7 @@ from bamboo_gateway.domain.errors import (
 from bamboo_gateway.domain.events import (
     CODE_INTERRUPTED,
     AgentEvent,
+    Cancelled,
     Complete,
     DeltaEvent,
     Draft,
@@ -47,7 +48,7 @@ from bamboo_gateway.sessions.files.downloads import open_for_agent
 from bamboo_gateway.sessions.runs.conversation import Conversation, agent_conversation
 from bamboo_gateway.sessions.runs.detached_task import DetachedTask
 from bamboo_gateway.sessions.runs.factory import Maker, restored
-from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
+from bamboo_gateway.sessions.streaming.session_writer import HeadMoved, SessionWriter, Vanished
 
 log = structlog.get_logger(__name__)
 
@@ -154,6 +155,14 @@ class RunExecutor:
     def is_making(self, message_id: str) -> bool:
         """Return whether a message of that id has begun and is not complete yet."""
         return self._assembler.is_making(message_id)
+
+    def moved(self, last_seq: int) -> None:
+        """Note that what the run said was decided again, and where it ends now."""
+        self._last_seq = last_seq
+
+    def wished(self, terminal: dict[str, Any]) -> None:
+        """End the run as another process wishes."""
+        self.cancel(Cancelled(terminal.get("reason", "")))
 
     def leave(self) -> None:
         """Stop waiting for an agent that was cancelled."""
@@ -321,6 +330,8 @@ class RunExecutor:
                 await self.writer.commit(drafts, waiters=[self._ended], reserve=True)
             except Vanished:
                 return
+            except HeadMoved:
+                continue  # behind what the run has said before, and only if it still has the slot
             except (TooLarge, InvalidEvent):
                 # The last message does not fit into an event, and the terminal event always does:
                 # it is stored alone.
@@ -350,7 +361,7 @@ class RunExecutor:
     def _ended(self, error: BambooError | None) -> None:
         # Here, and not after `commit`: by then, other events may have the seqs of what was undone,
         # and `broken` may reach the next run.
-        if error is not None and not isinstance(error, TooLarge | InvalidEvent):
+        if error is not None and not isinstance(error, TooLarge | InvalidEvent | HeadMoved):
             self.broken(error)
 
 

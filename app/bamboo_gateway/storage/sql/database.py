@@ -33,7 +33,13 @@ Row = tuple[Any, ...]
 
 
 class Connection(ABC):
-    """A connection within one `reading` or `writing`."""
+    """A connection within one `reading` or `writing`.
+
+    Attributes:
+        executor: The id of this process, where several share the database; else None.
+    """
+
+    executor: str | None = None
 
     @abstractmethod
     def rows(
@@ -95,12 +101,12 @@ class Database(ABC):
 
     @abstractmethod
     def open(self) -> Opened:
-        """Create the tables if there are none, check their version, take ownership.
+        """Create the tables if there are none, check their version, begin to use the database.
 
         A clean-up of `leftovers` is not part of it: `SqlStore` does that (`dead_leftovers`).
 
         Raises:
-            StoreBusy: Another process owns the database, and it can have only one owner.
+            StoreBusy: Another process uses the database, and this one cannot be beside it.
             StoreUnusable: It cannot be used; `detail` is one line that says what to do.
         """
 

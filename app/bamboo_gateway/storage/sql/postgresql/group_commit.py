@@ -20,6 +20,7 @@ from bamboo_gateway.storage.sql.postgresql.errors import (
     is_repeatable,
     translated,
 )
+from bamboo_gateway.storage.sql.postgresql.heartbeat import Heartbeat
 from bamboo_gateway.storage.sql.postgresql.history import History
 from bamboo_gateway.storage.sql.postgresql.statements import (
     REASON,
@@ -51,16 +52,16 @@ class Lost(Exception):
 class GroupCommit:
     """Commits batches; one thread uses it."""
 
-    def __init__(self, connections: Connections, owner: str, history: History) -> None:
+    def __init__(self, connections: Connections, executors: Heartbeat, history: History) -> None:
         """Make it.
 
         Args:
             connections: The connections.
-            owner: The value of `meta.text` that says that this process owns the database.
+            executors: The gateway processes.
             history: Has the timeline that the server must be on.
         """
         self._connections = connections
-        self._owner = owner
+        self._executors = executors
         self._history = history
         self.unknown_outcomes = 0
 
@@ -169,8 +170,6 @@ class GroupCommit:
         answer = _answer(unit, row, is_again=is_again)
         if answer is not _LOCKED:
             return answer
-        if not connection.execute(_IS_OWNER, [self._owner]).fetchone():
-            return StorageFailed("Another process owns the database now: this one has to end.")
         if not self._history.is_followed(connection):
             # The watcher gives every session a new epoch before anything is committed.
             self._connections.suspect()
@@ -182,12 +181,11 @@ class GroupCommit:
     ) -> set[int]:
         parts = Parts.of(units)
         cursor = connection.cursor(binary=True)
-        found = parameters(units, parts, self._owner, self._history.timeline)
+        found = parameters(units, parts, self._history.timeline)
         cursor.execute(group_commit(parts, waits=waits), found)
         return {row[0] for row in cursor}
 
 
-_IS_OWNER = "SELECT 1 FROM meta WHERE name = 'owner' AND text = %s"
 _LOCKED: Final = Unavailable(
     "The session is being changed by somebody else. Retry in a moment.",
     retry_after_seconds=RETRY_SECONDS,

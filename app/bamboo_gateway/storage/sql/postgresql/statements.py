@@ -125,12 +125,11 @@ def _rows_of(parts: Parts) -> list[str]:
 
 
 def parameters(
-    batch: Sequence[PreparedCommit], parts: Parts, owner: str, timeline: str | None
+    batch: Sequence[PreparedCommit], parts: Parts, timeline: str | None
 ) -> dict[str, Any]:
     """Return the parameters of `group_commit`; no two commits are of one session."""
     numbers = Int8Array.of(range(len(batch)))
     found: dict[str, Any] = {
-        "owner": owner,
         "timeline": timeline,
         "number": numbers,
         "id": TextArray.of([one.commit.session_id for one in batch]),
@@ -246,8 +245,7 @@ unit AS MATERIALIZED (
     %(time)s, %(bytes)s, %(delta_bytes)s, %(commit_id)s, %(is_change)s
   ) AS u (number, id, epoch, first_seq, version, is_new, has_head, seq, time, bytes, delta_bytes,
     commit_id, is_change)
-  WHERE EXISTS (SELECT FROM meta WHERE name = 'owner' AND text = %(owner)s)
-    AND (%(timeline)s::text IS NULL OR (SELECT $timeline) = %(timeline)s)
+  WHERE (%(timeline)s::text IS NULL OR (SELECT $timeline) = %(timeline)s)
 )""".replace("$timeline", TIMELINE)
 
 _HEAD = """\
