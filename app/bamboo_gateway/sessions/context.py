@@ -77,7 +77,7 @@ class Context:
         tally: Counts what happens, for /metrics.
         tasks: Starts background tasks.
         drain: Whether the gateway is shutting down.
-        bus: Says sooner what other processes have stored; None: there is none.
+        bus: Where other gateways are told of commits; None: nowhere.
     """
 
     store: SessionStore

@@ -80,7 +80,8 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
         forget_keys: Removes the keys of a user who is erased.
         sender: Sends webhooks; None: there are none.
         link: Returns the URL of a session for the receivers of webhooks.
-        bus: Says sooner what other processes that share the store have stored; None: there is none.
+        bus: Tells other gateways of commits, and this one of theirs; None: there is none. Its owner
+            enters it before, and leaves it afterwards.
 
     Raises:
         AgentConfigError: `titles` names an agent that there is not.
@@ -309,7 +310,8 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
         measures = await measure(self._context.tally, self._store, levels)
         refused = {"budget_refusals_total": self._context.budget.refusals}
         webhooks = measure_webhooks(self._webhooks)
-        return {"ready": float(self.is_ready), **refused, **measures, **webhooks}
+        bus = self._bus.stats() if self._bus is not None else {}
+        return {"ready": float(self.is_ready), **refused, **measures, **webhooks, **bus}
 
     def _changed(self, events: Sequence[Event]) -> None:
         self._feed.changed(events)
