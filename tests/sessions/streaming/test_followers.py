@@ -168,7 +168,7 @@ async def test_a_share_that_another_process_revokes_ends_the_streams_it_opened()
         reader = Reader(await connected(b, BOB))
         async with reader:
             await reader.take_until("open")
-            await a.manager.revoke_share(ANN, "s", made.answer["share_id"])
+            await a.manager.revoke_share(ANN, "s", made.answer["id"])
             await reader.take_all()
             assert reader.goodbye is not None
             assert reader.goodbye["reason"] == "unauthorized"
@@ -177,7 +177,7 @@ async def test_a_share_that_another_process_revokes_ends_the_streams_it_opened()
 async def test_a_long_poll_ends_with_an_event_of_another_process(two: Replicas):
     a, b = two["a"], two["b"]
     await a.manager.create_session(ME, NewSession(id="s"))
-    end = parse_after((await b.manager.get_session(ME, "s"))["position"])
+    end = parse_after((await b.manager.get_session(ME, "s"))[0]["position"])
     pages: list[EventPage] = []
 
     async def poll() -> None:
@@ -299,7 +299,7 @@ async def test_a_session_that_is_read_elsewhere_is_active_and_then_disconnected(
     await a.manager.create_session(ME, NewSession(id="s", ttl_seconds=60))
 
     async def state() -> str:
-        return (await a.manager.get_session(ME, "s"))["state"]
+        return (await a.manager.get_session(ME, "s"))[0]["state"]
 
     async def is_active() -> bool:
         listed = await a.manager.list_sessions(ME, SessionQuery(state="active"))

@@ -8,6 +8,7 @@ long as a session without a stream is `disconnected`.
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import anyio
@@ -81,13 +82,21 @@ class StreamPresences:
         context: Has the clock and the limits.
         channels: Is told which sessions have streams elsewhere.
         replicas: The other processes.
+        touched: Called with sessions whose streams elsewhere ended, and when (ms).
     """
 
-    def __init__(self, context: Context, channels: Channels, replicas: Replicas) -> None:
+    def __init__(
+        self,
+        context: Context,
+        channels: Channels,
+        replicas: Replicas,
+        touched: Callable[[str, int], None],
+    ) -> None:
         self._clock = context.clock
         self._retention_seconds = context.settings.disconnect_retention_seconds
         self._channels = channels
         self._replicas = replicas
+        self._touched = touched
         self._open: OrderedDict[_Key, Subscription] = OrderedDict()
         self._ended: OrderedDict[_Key, Left] = OrderedDict()
         # What the store has: `stream` rows with the position that they tell, and `ended` rows.
@@ -248,13 +257,16 @@ class StreamPresences:
         open_rows = await self._replicas.present("stream", None)
         ended_rows = await self._replicas.present("ended", None)
         oldest_ms = self._clock.now_ms() - round(self._retention_seconds * 1000)
+        ended: dict[str, int] = {}
+        for one in ended_rows:
+            if one.executor != mine and (at_ms := decode(one.body)["at_ms"]) > oldest_ms:
+                ended[one.session_id] = max(at_ms, ended.get(one.session_id, 0))
+        # First: a session whose stream has just ended must not be taken for expired.
+        for session_id, at_ms in ended.items():
+            self._touched(session_id, at_ms)
+        self._channels.disconnected_elsewhere = set(ended)
         self._channels.watched_elsewhere = {
             one.session_id for one in open_rows if one.executor != mine
-        }
-        self._channels.disconnected_elsewhere = {
-            one.session_id
-            for one in ended_rows
-            if one.executor != mine and decode(one.body)["at_ms"] > oldest_ms
         }
         return len(open_rows) + len(ended_rows)
 
