@@ -29,7 +29,7 @@ from tests.support.gateways import (
     gateway,
     stream_request,
 )
-from tests.support.shared_memory import SharedMemory
+from tests.support.shared_memory import SharedMemory, SharedStore
 
 ANN, BOB = Caller("ann", "ann"), Caller("bob", "bob")
 
@@ -42,6 +42,7 @@ class Replicas:
         self.clock = clock
         self.exchange = exchange
         self.gates: dict[str, Gateway] = {}
+        self.stores: dict[str, SharedStore] = {}
 
     def __getitem__(self, name: str) -> Gateway:
         return self.gates[name]
@@ -57,7 +58,7 @@ async def replicas(*names: str, with_bus: bool = False, **changed: Any) -> Async
     async with AsyncExitStack() as stack:
         for name in names:
             bus = await stack.enter_async_context(MemoryBus(exchange)) if with_bus else None
-            store = await memory.store(name)
+            store = made.stores[name] = await memory.store(name)
             gate = gateway(store, clock=clock, bus=bus, **changed)
             made.gates[name] = await stack.enter_async_context(gate)
         yield made
@@ -345,7 +346,7 @@ async def test_a_process_that_was_taken_for_dead_tells_its_streams_again(two: Re
 
         await eventually(listed)
         two.memory.presences.clear()
-        b.store.replicas.lose("b2")
+        two.stores["b"].shared.lose("b2")
         await eventually(listed)
 
 
