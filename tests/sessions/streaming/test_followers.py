@@ -19,6 +19,7 @@ from bamboo_gateway.sessions.changes.page import ChangeFilter, ChangesPage
 from bamboo_gateway.sessions.commands import EventPage, NewSession, SessionQuery
 from bamboo_gateway.sessions.sharing import NewShare
 from bamboo_gateway.sessions.streaming.subscription import Subscription
+from bamboo_gateway.storage.factory import make_store
 from tests.support.clocks import FakeClock
 from tests.support.gateways import (
     DEADLINE_SECONDS,
@@ -27,6 +28,7 @@ from tests.support.gateways import (
     Reader,
     eventually,
     gateway,
+    settings_of,
     stream_request,
 )
 from tests.support.shared_memory import SharedMemory, SharedStore
@@ -64,10 +66,36 @@ async def replicas(*names: str, with_bus: bool = False, **changed: Any) -> Async
         yield made
 
 
-@pytest.fixture(params=["poll", "bus"])
+@pytest.fixture(params=["poll", "bus", "postgresql"])
 async def two(request: pytest.FixtureRequest) -> AsyncIterator[Replicas]:
-    """Two gateways, without and with a bus."""
+    """Two gateways: over memory without and with a bus, and over a real database."""
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres_url")
+        async with over_postgresql(url, "a", "b") as made:
+            yield made
+    else:
+        async with replicas("a", "b", with_bus=request.param == "bus") as made:
+            yield made
+
+
+@pytest.fixture(params=["poll", "bus"])
+async def two_of_memory(request: pytest.FixtureRequest) -> AsyncIterator[Replicas]:
+    """Two gateways of whose processes the test says whether they live."""
     async with replicas("a", "b", with_bus=request.param == "bus") as made:
+        yield made
+
+
+@asynccontextmanager
+async def over_postgresql(url: str, *names: str) -> AsyncIterator[Replicas]:
+    """Run several gateways over one PostgreSQL."""
+    clock = FakeClock()
+    made = Replicas(SharedMemory(clock), clock, Exchange())
+    async with AsyncExitStack() as stack:
+        for name in names:
+            store = make_store(settings_of(storage_url=url), clock)
+            await store.open()
+            stack.push_async_callback(store.aclose)
+            made.gates[name] = await stack.enter_async_context(gateway(store, clock=clock))
         yield made
 
 
@@ -318,7 +346,8 @@ async def test_a_session_that_is_read_elsewhere_is_active_and_then_disconnected(
     await eventually(is_disconnected)
 
 
-async def test_streams_of_a_dead_process_count_for_nobody(two: Replicas):
+async def test_streams_of_a_dead_process_count_for_nobody(two_of_memory: Replicas):
+    two = two_of_memory
     a, b = two["a"], two["b"]
     await a.manager.create_session(ME, NewSession(id="s"))
     async with await b.reader(connection_id="mine") as reader:
@@ -335,7 +364,8 @@ async def test_streams_of_a_dead_process_count_for_nobody(two: Replicas):
         two.memory.dead.discard("b")
 
 
-async def test_a_process_that_was_taken_for_dead_tells_its_streams_again(two: Replicas):
+async def test_a_process_that_was_taken_for_dead_tells_its_streams_again(two_of_memory: Replicas):
+    two = two_of_memory
     a, b = two["a"], two["b"]
     await a.manager.create_session(ME, NewSession(id="s"))
     async with await b.reader(connection_id="mine") as reader:

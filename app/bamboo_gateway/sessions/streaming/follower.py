@@ -38,6 +38,9 @@ _SHARE_OF_TIME = 4
 """A look that took long is not repeated before this many times as long: a process that watches
 tens of thousands of sessions leaves the store to others."""
 
+_LOOK_SESSIONS = 2000
+"""Sessions of one look: the looks of requests are sent together with it, and wait for it."""
+
 _READS_AT_ONCE = 8
 """The sessions that are read at once. Each takes a thread of the store, and readers need some."""
 
@@ -113,7 +116,7 @@ class SessionFollower:
             wanted = watched if is_full else self._due & watched
             self._due = set()
             self._stirred.clear()
-            if wanted and not await self._look(wanted):
+            if not await self._look_at_all(wanted):
                 self._due |= wanted
                 await anyio.sleep(_FAILED_SECONDS)
                 continue
@@ -144,8 +147,17 @@ class SessionFollower:
 
     # -- looking at the store -------------------------------------------------------------------
 
-    async def _look(self, session_ids: Collection[str]) -> bool:
+    async def _look_at_all(self, session_ids: Collection[str]) -> bool:
         """Look at sessions and take in what is new; return whether the store answered."""
+        waiting = list(session_ids)
+        while waiting:
+            some, waiting = waiting[:_LOOK_SESSIONS], waiting[_LOOK_SESSIONS:]
+            if not await self._look(some):
+                return False
+        return True
+
+    async def _look(self, session_ids: Collection[str]) -> bool:
+        """Look at as many sessions as fit one statement, as `_look_at_all`."""
         # A channel that is opened meanwhile may be newer than the look.
         channels = {session_id: self._channels.get(session_id) for session_id in session_ids}
         try:
