@@ -17,7 +17,7 @@ class PostgresStore(SqlStore):
     ) -> None:
         super().__init__(database, clock, checkpoint_interval_seconds=checkpoint_interval_seconds)
         self._keeper = database
-        self._replicas = PostgresReplicas(database.connections, database.heartbeat)
+        self._replicas = PostgresReplicas(database.connections, database.heartbeat, database.locks)
 
     @property
     @override
@@ -51,3 +51,8 @@ class PostgresStore(SqlStore):
     async def keep_secret(self, proposed: bytes) -> bytes:
         """Keep a secret, as `SupportsSecret`."""
         return await self._bulk_threads.run(lambda: self._keeper.keep_secret(proposed))
+
+    @property
+    def deployment(self) -> str:
+        """The id of the gateways that share the database, as `SupportsDeployment`."""
+        return self._keeper.deployment
