@@ -36,6 +36,7 @@ from bamboo_gateway.storage.sql.postgresql.errors import (
 from bamboo_gateway.storage.sql.postgresql.group_commit import GroupCommit
 from bamboo_gateway.storage.sql.postgresql.heartbeat import TIMING, Heartbeat, Timing
 from bamboo_gateway.storage.sql.postgresql.history import History, take_epoch
+from bamboo_gateway.storage.sql.postgresql.locked import SessionLocks
 from bamboo_gateway.storage.sql.postgresql.statements import change_slot, run_columns
 from bamboo_gateway.storage.sql.postgresql.target import Target
 from bamboo_gateway.storage.sql.prepared import HeadRow, PreparedCommit
@@ -80,6 +81,9 @@ _PROPOSE: Final = (
 )
 # A statement of its own: it sees what somebody else has put there meanwhile.
 _KEPT: Final = "SELECT text FROM meta WHERE name = 'ticket_secret'"
+_NOTE_RUN: Final = "UPDATE sessions SET run_id = %s, executor = %s WHERE key = %s"
+# How often each process looks for tombstones that are over; who finds some looks again at once.
+_SWEEP_SECONDS: Final = 600.0
 # Of nobody (of an earlier version), of the dead, and of those that have no row any more.
 _DEAD_LEFTOVERS: Final = """\
 SELECT l.number FROM leftovers l LEFT JOIN executors e USING (executor)
@@ -90,9 +94,6 @@ SELECT s.id FROM sessions s LEFT JOIN executors e USING (executor)
 WHERE (s.has_active OR s.has_queue)
   AND (e.executor IS NULL OR e.executor = ANY(%(dead)s) OR e.executor = %(executor)s)
 ORDER BY s.id"""
-_NOTE_RUN: Final = "UPDATE sessions SET run_id = %s, executor = %s WHERE key = %s"
-# How often each process looks for tombstones that are over; who finds some looks again at once.
-_SWEEP_SECONDS: Final = 600.0
 _COUNT_USAGE: Final = """\
 INSERT INTO usage (scope, slot, sessions, stored_bytes)
 VALUES (%s, %s, %s, %s)
@@ -137,6 +138,7 @@ class PostgresDatabase(Database):
         self._connections = Connections(target, look_seconds, self._follow, silent_seconds)
         self.heartbeat = Heartbeat(target, timing)
         self._commits = GroupCommit(self._connections, self.heartbeat, self._history)
+        self.locks = SessionLocks(self._connections, self._commits, self.commit)
         self._is_open = False
         self._sweep_at = time.monotonic() + _SWEEP_SECONDS
         self._follows = True
