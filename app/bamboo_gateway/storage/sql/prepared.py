@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from bamboo_gateway.domain import codec
+from bamboo_gateway.domain.errors import Conflict
 from bamboo_gateway.domain.events import DELTA_TYPES
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.commits import Commit, Event, Note
@@ -113,6 +114,11 @@ def prepare(commit: Commit, commit_id: int) -> PreparedCommit:
         row,
         row is not None and not all(event.is_delta for event in events),
     )
+
+
+def built_on_refused(commit: Commit) -> Conflict:
+    """Return the answer to a commit whose session's commit before it was refused."""
+    return Conflict("The commit before it was refused.", head=commit.first_seq - 1)
 
 
 def head_row(head: SessionHead) -> HeadRow:

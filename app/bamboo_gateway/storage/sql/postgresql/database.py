@@ -36,6 +36,7 @@ from bamboo_gateway.storage.sql.postgresql.errors import (
 from bamboo_gateway.storage.sql.postgresql.group_commit import GroupCommit
 from bamboo_gateway.storage.sql.postgresql.heartbeat import TIMING, Heartbeat, Timing
 from bamboo_gateway.storage.sql.postgresql.history import History, take_epoch
+from bamboo_gateway.storage.sql.postgresql.locked import SessionLocks
 from bamboo_gateway.storage.sql.postgresql.statements import change_slot, run_columns
 from bamboo_gateway.storage.sql.postgresql.target import Target
 from bamboo_gateway.storage.sql.prepared import HeadRow, PreparedCommit
@@ -137,6 +138,7 @@ class PostgresDatabase(Database):
         self._connections = Connections(target, look_seconds, self._follow, silent_seconds)
         self.heartbeat = Heartbeat(target, timing)
         self._commits = GroupCommit(self._connections, self.heartbeat, self._history)
+        self.locks = SessionLocks(self._connections, self._commits, self.commit)
         self._is_open = False
         self._sweep_at = time.monotonic() + _SWEEP_SECONDS
         self._follows = True

@@ -36,7 +36,7 @@ from bamboo_gateway.storage.sql.postgresql.statements import (
     parameters,
     reason_parameters,
 )
-from bamboo_gateway.storage.sql.prepared import PreparedCommit
+from bamboo_gateway.storage.sql.prepared import PreparedCommit, built_on_refused
 
 Answer = BambooError | None
 MakeRoom = Callable[[PreparedCommit], bool]
@@ -101,6 +101,7 @@ class GroupCommit:
             make_room: See `MakeRoom`.
         """
         answers: list[Answer] = [None] * len(batch)
+        refused: set[str] = set()
         for places in _rounds(batch):
             units: list[PreparedCommit] = []
             sent: list[int] = []
@@ -108,12 +109,15 @@ class GroupCommit:
                 unit = self._with_judgement(batch[place])
                 if unit is None:
                     answers[place] = _alive(batch[place].commit.first_seq - 1)
+                elif unit.version is not None and unit.commit.session_id in refused:
+                    answers[place] = built_on_refused(unit.commit)
                 else:
                     units.append(unit)
                     sent.append(place)
             found = self._commit(units, make_room) if units else []
             for place, answer in zip(sent, found, strict=True):
                 answers[place] = answer
+            refused |= {batch[place].commit.session_id for place in places if answers[place]}
         return answers
 
     def append_locked(self, connection: Driver, unit: PreparedCommit) -> Answer:
@@ -221,7 +225,7 @@ class GroupCommit:
                         unit = units[place]
                         answer = self._answer(unit, row, is_again=is_again)
                         # What ends the run of a dead executor is tried again later anyway.
-                        if answer is _LOCKED and (is_again or unit.commit.closes is None):
+                        if answer is LOCKED and (is_again or unit.commit.closes is None):
                             answer = self._send_alone(connection, unit, is_again=is_again)
                         answers[place] = answer
                 return answers
@@ -254,7 +258,7 @@ class GroupCommit:
             return None
         [row] = _reasons(connection, [unit])
         answer = self._answer(unit, row, is_again=is_again)
-        if answer is _LOCKED and not self._history.is_followed(connection):
+        if answer is LOCKED and not self._history.is_followed(connection):
             # The watcher gives every session a new epoch before anything is committed.
             self._connections.suspect()
             return _REPLACED
@@ -277,10 +281,11 @@ class GroupCommit:
 
 
 _LOCK: Final = "SELECT FROM sessions WHERE id = %s FOR NO KEY UPDATE"
-_LOCKED: Final = Unavailable(
+LOCKED: Final = Unavailable(
     "The session is being changed by somebody else. Retry in a moment.",
     retry_after_seconds=RETRY_SECONDS,
 )
+"""The answer to a commit whose session somebody else has locked for too long."""
 _ROWLESS: Final = Unavailable(
     "The other gateway processes have taken this one for dead, so it begins anew. Retry in a "
     "moment.",
@@ -314,7 +319,7 @@ def _reasons(connection: Driver, units: Sequence[PreparedCommit]) -> list[Reason
 
 
 def _answer(unit: PreparedCommit, found: Reason) -> Answer:
-    """Return the answer to a commit that did not apply; `_LOCKED` if it should have applied."""
+    """Return the answer to a commit that did not apply; `LOCKED` if it should have applied."""
     commit = unit.commit
     if commit.create:
         if found.epoch is not None:
@@ -333,7 +338,7 @@ def _answer(unit: PreparedCommit, found: Reason) -> Answer:
         return _ROWLESS
     if not found.may_close:
         return _alive(commit.first_seq - 1)
-    return _LOCKED
+    return LOCKED
 
 
 def _answer_again(unit: PreparedCommit, found: Reason) -> Answer:
