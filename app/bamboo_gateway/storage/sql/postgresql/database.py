@@ -422,7 +422,7 @@ class PostgresDatabase(Database):
     def checks(self) -> list[StoreCheck]:
         with self.reading() as connection:
             assert isinstance(connection, PostgresConnection)
-            return server_checks(connection.driver)
+            return [*server_checks(connection.driver), self.heartbeat.check()]
 
     @override
     def stats(self) -> dict[str, Any]:
@@ -445,7 +445,7 @@ class PostgresDatabase(Database):
                 return False
             numbers = leftovers.rivals(connection, "extension", session.key)
         for number in numbers:
-            leftovers.remove(self, number)
+            leftovers.evict(self, number)
         return bool(numbers)
 
     # -- opening ----------------------------------------------------------------------------
