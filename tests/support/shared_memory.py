@@ -26,7 +26,7 @@ from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import BambooError, Conflict, Unavailable
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.base import Done
-from bamboo_gateway.storage.commits import Commit, Note
+from bamboo_gateway.storage.commits import Commit, Event, Note
 from bamboo_gateway.storage.memory import MemoryStore, _Session
 from bamboo_gateway.storage.replicas import DueWork, Look, Presence, Replicas
 from bamboo_gateway.storage.reports import RecoveryReport
@@ -42,6 +42,7 @@ class SharedMemory:
         dead: The executors that are taken for dead.
         leader: The process that does what one of all does: the first one, until the test says so.
         conflicts: How many commits were refused, by session.
+        deleted: The events of each session that was deleted.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -52,6 +53,7 @@ class SharedMemory:
         self.presences: dict[tuple[str, str, str, str], Presence] = {}
         self.conflicts: Counter[str] = Counter()
         self.changing_value = anyio.Lock()
+        self.deleted: list[list[bytes]] = []
         self._stores: dict[str, SharedStore] = {}
 
     async def store(self, executor: str) -> SharedStore:
@@ -74,8 +76,9 @@ class SharedMemory:
 
     def renew(self) -> None:
         """Renew the counter of each living process, and call what waits for it."""
-        for executor, store in self._stores.items():
-            if executor not in self.dead:
+        for store in self._stores.values():
+            executor = store.shared.executor
+            if not self.is_gone(executor):
                 self.counters[executor] += 1
                 store.shared.renewed()
 
@@ -176,22 +179,27 @@ class _Database(MemoryStore):
         self._sessions[added.head.id].head.version = version + 1
 
     @override
-    async def delete(self, session_id: str, epoch: int) -> int:
+    async def delete(self, session_id: str, epoch: int, version: int | None = None) -> int:
         self._apply_waiting()
         session = self._session(session_id, epoch)
+        if version not in (None, session.head.version):
+            raise Conflict("The version has moved.", head=session.head.seq)
+        self._memory.deleted.append([one.body for one in session.entries if isinstance(one, Event)])
         notes = (entry for entry in session.entries if isinstance(entry, Note))
         self._spent[session_id] |= {note.key for note in notes}
         return await super().delete(session_id, epoch)
 
     @override
     async def pack(self, session_id: str, epoch: int) -> None:
+        session = self._session(session_id, epoch)
+        session.head.version += not session.packed
         await super().pack(session_id, epoch)
-        self._sessions[session_id].head.version += 1
 
     @override
     async def unpack(self, session_id: str, epoch: int) -> None:
+        session = self._session(session_id, epoch)
+        session.head.version += session.packed
         await super().unpack(session_id, epoch)
-        self._sessions[session_id].head.version += 1
 
     @override
     async def compact(self, session_id: str, epoch: int, upto: int) -> int:

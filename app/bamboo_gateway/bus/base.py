@@ -14,6 +14,8 @@ from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from bamboo_gateway.domain.rates import SharedCounts
+
 NOTICE_BYTES_MAX = 256 * 1024
 """Bytes of events in one notice. A larger commit is published without its events: it is rare, and
 its readers load it from the store in one page."""
@@ -101,6 +103,11 @@ class Bus(ABC):
 
         Many commits make few calls. This is for what waits for changes of all sessions.
         """
+
+    @property
+    def counts(self) -> SharedCounts | None:
+        """Counts that the gateways share; None when this bus has none."""
+        return None
 
     @abstractmethod
     def stats(self) -> Mapping[str, Any]:

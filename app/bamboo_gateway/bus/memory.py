@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from typing_extensions import override
 
-from bamboo_gateway.bus.base import Bus, Notice, OnMissed, OnNotice, OnSwitch
+from bamboo_gateway.bus.base import NOTICE_BYTES_MAX, Bus, Notice, OnMissed, OnNotice, OnSwitch
 
 
 class Exchange:
@@ -47,6 +47,9 @@ class MemoryBus(Bus):
 
     @override
     def publish(self, notice: Notice) -> None:
+        bodies = notice.bodies
+        if bodies and sum(map(len, bodies)) > NOTICE_BYTES_MAX:
+            notice = notice._replace(bodies=None)
         if self.is_up:
             for bus in self._exchange.buses:
                 if bus is not self:

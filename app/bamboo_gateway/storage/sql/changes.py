@@ -3,7 +3,7 @@
 A crash in between leaves a row in `leftovers`, and opening the store ends the work.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from sqlalchemy import and_, bindparam, case, delete, func, insert, select, update
@@ -144,29 +144,36 @@ class Changes:
         self._clock = clock
         self._feed = feed
 
-    def remove_leftovers(self) -> None:
-        """End what processes that died had begun."""
+    def remove_leftovers(self, is_over: Callable[[], bool] = lambda: False) -> None:
+        """End what processes that died had begun; `is_over` says when to leave the rest."""
         with self._database.writing(durable=False) as connection:
             numbers = self._database.dead_leftovers(connection, self._clock.now_ms())
         for number in numbers:
-            leftovers.remove(self._database, number)
+            if is_over():
+                return
+            leftovers.evict(self._database, number)
 
-    def delete(self, session_id: str, epoch: int) -> int:
+    def delete(self, session_id: str, epoch: int, version: int | None = None) -> int:
         """Delete a session, as `SessionStore.delete`."""
+        if not self._database.has_replicas:
+            version = None
         try:
-            stored, number = self._delete_row(session_id, epoch)
+            stored, number = self._delete_row(session_id, epoch, version)
         except StorageFull:
             # A deletion frees space, so it may use what is kept back.
             self._database.use_reserve()
-            stored, number = self._delete_row(session_id, epoch)
+            stored, number = self._delete_row(session_id, epoch, version)
         leftovers.remove(self._database, number)
         return stored
 
-    def _delete_row(self, session_id: str, epoch: int) -> tuple[int, int]:
+    def _delete_row(self, session_id: str, epoch: int, version: int | None) -> tuple[int, int]:
         """Make a session invisible; return its bytes, and the number of the work that is left."""
         with self._database.writing() as connection:
             session = rows.lock_session(connection, session_id, epoch)
+            if version is not None and session.version != version:
+                raise Conflict("The session has changed.", head=session.seq)
             key, stored = session.key, int(session.stored_bytes)
+            self._database.keep_tombstone(connection, session_id, session)
             note_gone(connection, key, session_id, take_number(connection))
             self._feed.forget_some(connection)
             connection.run(_DELETE_SESSION, {"session_key": key})
@@ -211,7 +218,7 @@ class Changes:
             # A log that is being compacted has events that do not count any more.
             before += leftovers.rivals(connection, "compaction", session.key)
         for rival in before:
-            leftovers.remove(self._database, rival)
+            leftovers.evict(self._database, rival)
         with self._database.writing(durable=False) as connection:
             session = rows.lock_session(connection, session_id, epoch)
             if session.is_packed == is_packed:
@@ -296,7 +303,7 @@ class Changes:
             session = rows.lock_session(connection, session_id, epoch)
             before = leftovers.rivals(connection, "compaction", session.key)
         for rival in before:
-            leftovers.remove(self._database, rival)
+            leftovers.evict(self._database, rival)
         with self._database.writing() as connection:
             session = rows.lock_session(connection, session_id, epoch)
             if session.is_packed:

@@ -25,6 +25,7 @@ import structlog
 
 from bamboo_gateway.domain.errors import BambooError, Unavailable
 from bamboo_gateway.storage.base import StoreBusy
+from bamboo_gateway.storage.reports import StoreCheck
 from bamboo_gateway.storage.sql.postgresql import processes, registration
 from bamboo_gateway.storage.sql.postgresql.admission import Admission
 from bamboo_gateway.storage.sql.postgresql.connections import Driver, breaking_after, connect
@@ -132,10 +133,11 @@ class Heartbeat:
     def is_leader(self) -> bool:
         """Whether this process leads, as `Replicas.is_leader`.
 
-        Who was stopped for so long that the others have taken it for dead leads no more.
+        It stops to before another one may have counted all rounds of its silence.
         """
         age = time.monotonic() - self._renewed_at
-        return self._leader == self._renewed_id and age < self._timing.dead_seconds
+        rounds_seconds = self._timing.silent_rounds * self._timing.renew_seconds
+        return self._leader == self._renewed_id and age < rounds_seconds
 
     def is_dead(self, executor: str) -> bool:
         """Return whether an executor is dead, as `Replicas.is_dead`."""
@@ -177,6 +179,16 @@ class Heartbeat:
             "heartbeat_losses_total": self.losses,
         }
 
+    def check(self) -> StoreCheck:
+        """Return what diagnostics say of the processes that share the database."""
+        dead = self._judgement.dead
+        mine = processes.shown(self._name) + (", which leads" if self.is_leader else "")
+        seen = f"{self._judgement.known + 1} gateway processes; this is {mine}"
+        if not dead:
+            return StoreCheck("replicas", "ok", seen)
+        action = "nothing, if it was stopped; else look in its log: the others close its runs"
+        return StoreCheck("replicas", "warn", f"{seen}; {len(dead)} seem dead", action)
+
     # -- its course -------------------------------------------------------------------------
 
     def begin(self, connection: Driver, *, alone: bool = False) -> bool:
@@ -194,6 +206,7 @@ class Heartbeat:
         """
         self._admission = Admission(self._timing.dead_seconds, alone=alone)
         while True:
+            began_at = time.monotonic()
             begun = registration.begin(
                 connection, self._renewed_id, self._name, self._admission.admit, alone=alone
             )
@@ -203,7 +216,7 @@ class Heartbeat:
         self.slot, self._has_row = begun.slot, True
         gone = self._look(begun.others, is_round=True)
         self._lead(connection, begun.leader, begun.others)
-        self._renewed_at = time.monotonic()
+        self._renewed_at = began_at
         self._thread.start()
         return not gone
 
@@ -252,6 +265,7 @@ class Heartbeat:
 
     def _beat(self, connection: Driver | None, *, is_round: bool) -> Driver | None:
         """Renew once; return the connection if it can be used again."""
+        began_at = time.monotonic()
         try:
             if connection is None:
                 connection = connect(self._target, connect_timeout=2)
@@ -264,7 +278,7 @@ class Heartbeat:
             if connection is not None:
                 connection.close()
             return None
-        self._renewed_at = time.monotonic()
+        self._renewed_at = began_at
         self.renewals += 1
         self._call(self._tell_renewed)
         return connection
@@ -280,15 +294,23 @@ class Heartbeat:
 
     def _begin_anew(self, connection: Driver) -> None:
         """Take a new id, and write a row for it: somebody has removed the last one."""
-        if self._has_row:
-            self._has_row = False
-            self._former.add(self._renewed_id)
-            self._renewed_id = token_hex(16)
-            self._admission = Admission(self._timing.dead_seconds, alone=False)
-            self.losses += 1
-            log.error("others have taken this process for dead; its runs end, and it begins anew")
+        if not self._has_row:
+            # The last attempt failed. Had it been successful after all, there would be a row.
+            self._register(connection)
+            return
+        self._has_row = False
+        self._former.add(self._renewed_id)
+        self._renewed_id = token_hex(16)
+        self._admission = Admission(self._timing.dead_seconds, alone=False)
+        self.losses += 1
+        log.error("others have taken this process for dead; its runs end, and it begins anew")
+        try:
+            self._register(connection)
+        finally:
+            # Behind the new row, if that can be; else at once too, for the runs have to stop.
             self._call(self._tell_lost)
-        # Had the last attempt been successful after all, the renewal would have found the row.
+
+    def _register(self, connection: Driver) -> None:
         try:
             begun = registration.begin(
                 connection, self._renewed_id, self._name, self._admission.admit
