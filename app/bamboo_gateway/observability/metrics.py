@@ -68,6 +68,15 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "change_feed_failures_total": Family(
         "counter", "Faults after which the feed of changes began again."
     ),
+    "follower_looks_total": Family(
+        "counter", "Looks at watched sessions, for what other replicas have stored in them."
+    ),
+    "follower_events_total": Family(
+        "counter",
+        "Events of other replicas that open streams took in: brought by the bus, or read from the "
+        "store.",
+        ("source",),
+    ),
     "stream_lag_events": Family(
         "gauge", "How many events the open streams are behind now, as quantiles.", ("quantile",)
     ),

@@ -42,8 +42,10 @@ from bamboo_gateway.sessions.runs.scheduler import RunScheduler
 from bamboo_gateway.sessions.runs.titling import Titles, check_titles
 from bamboo_gateway.sessions.session_state import SessionStates
 from bamboo_gateway.sessions.streaming.channels import Channels
+from bamboo_gateway.sessions.streaming.follower import SessionFollower
 from bamboo_gateway.sessions.streaming.hub import StreamHub
 from bamboo_gateway.sessions.streaming.joint_opening import JointStreams
+from bamboo_gateway.sessions.streaming.presences import StreamPresences
 from bamboo_gateway.sessions.token_budget import TokenBudget
 from bamboo_gateway.sessions.transaction import Transactions
 from bamboo_gateway.sessions.webhook_commands import WebhookCommands
@@ -143,6 +145,9 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
                 ("packing archives", archive.pack_left_over, (context, registry)),
             ):
                 tasks.spawn(call, *args, name=name)
+            if self._follower is not None and self._presences is not None:
+                tasks.spawn(self._follower.run, name="following other processes")
+                tasks.spawn(self._presences.run, name="presence of streams")
             await self._webhooks.start()
             self._is_ready = True
             self._stack = stack.pop_all()
@@ -194,7 +199,15 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
         self._cancellation = Cancellation(
             self._context, self._transactions, self._maker, self._external
         )
-        self._hub = StreamHub(self._context, self._registry, channels, self._may_stay)
+        self._presences = self._follower = None
+        if (replicas := store.replicas) is not None:
+            self._presences = StreamPresences(self._context, channels, replicas)
+            self._follower = SessionFollower(
+                self._context, channels, self._registry, replicas, self._bus
+            )
+        self._hub = StreamHub(
+            self._context, self._registry, channels, self._may_stay, self._presences
+        )
         self._joint_streams = JointStreams(self._context, self._registry, channels, self._hub)
         self._compaction = Compaction(self._context, self._registry)
         self._webhooks = Webhooks(self._context, self._sender, self._link, self._audit)
