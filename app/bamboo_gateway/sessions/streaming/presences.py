@@ -168,10 +168,10 @@ class StreamPresences:
         self.forget(self._clock.now_ms() - round(self._retention_seconds * 1000))
         await self._write()
         await self._obey()
-        if self._clock.monotonic() >= self._next_look:
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._next_look:
             rows = await self._look()
-            wait = max(_LOOK_SECONDS, rows / _ROWS_PER_SECOND)
-            self._next_look = self._clock.monotonic() + wait
+            self._next_look = loop.time() + max(_LOOK_SECONDS, rows / _ROWS_PER_SECOND)
 
     async def _write(self) -> None:
         self._note_moved()
