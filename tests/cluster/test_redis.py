@@ -1,5 +1,6 @@
 """Two gateways with one PostgreSQL and one Redis, over HTTP; and without the Redis."""
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from tests.api.serving import Served, refused, serving
+from tests.observability.test_metrics import OF_A_BUS
 from tests.support.redis import RedisServer, own_redis
 from tests.support.waiting import until
 
@@ -83,6 +85,8 @@ def test_events_reach_a_stream_at_the_other_gateway_through_redis(
             assert [event["value"] for event in events(stream, 20)] == list(range(20))
         assert metric(two, 'follower_events_total{source="bus"}') > 0
         assert metric(one, "bus_published_total") >= 21
+        measured = set(asyncio.run(one.app.state.manager.stats()))
+        assert {name for name in measured if name in OF_A_BUS} == OF_A_BUS
 
 
 def has_subscriber(redis: RedisServer) -> bool:
