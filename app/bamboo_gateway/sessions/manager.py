@@ -201,7 +201,9 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
         )
         self._presences = self._follower = None
         if (replicas := store.replicas) is not None:
-            self._presences = StreamPresences(self._context, channels, replicas)
+            self._presences = StreamPresences(
+                self._context, channels, replicas, self._registry.touched
+            )
             self._follower = SessionFollower(
                 self._context, channels, self._registry, replicas, self._bus
             )

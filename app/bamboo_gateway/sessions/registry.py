@@ -373,6 +373,12 @@ class SessionRegistry:
         writer.lost()
         return True
 
+    def touched(self, session_id: str, activity_ms: int) -> None:
+        """Take in activity without an event that another process has seen (`Channels.touch`)."""
+        writer = self._writers.get(session_id)
+        if writer is not None and writer.head.last_activity_at < activity_ms:
+            writer.head.last_activity_at = activity_ms
+
     def _admit(
         self, caller: Caller, session_id: str, head: SessionHead | None, need: Need, create: bool
     ) -> None:

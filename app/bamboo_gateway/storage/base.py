@@ -191,14 +191,20 @@ class SessionStore(ABC):
         """Return a copy of the durable head, or None when there is no such session."""
 
     @abstractmethod
-    async def delete(self, session_id: str, epoch: int) -> int:
+    async def delete(self, session_id: str, epoch: int, version: int | None = None) -> int:
         """Delete the session: its data is gone on return, and no crash brings it back.
+
+        Args:
+            session_id: The session.
+            epoch: Its epoch.
+            version: The version that it must have, where several processes share the store; None
+                when any will do. Other stores do not look at it.
 
         Returns:
             The bytes that its records took.
 
         Raises:
-            Conflict: There is no such session of this epoch.
+            Conflict: There is no such session of this epoch, or of this version.
         """
 
     @abstractmethod

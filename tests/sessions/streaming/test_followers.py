@@ -19,6 +19,7 @@ from bamboo_gateway.sessions.changes.page import ChangeFilter, ChangesPage
 from bamboo_gateway.sessions.commands import EventPage, NewSession, SessionQuery
 from bamboo_gateway.sessions.sharing import NewShare
 from bamboo_gateway.sessions.streaming.subscription import Subscription
+from bamboo_gateway.storage.factory import make_store
 from tests.support.clocks import FakeClock
 from tests.support.gateways import (
     DEADLINE_SECONDS,
@@ -27,9 +28,10 @@ from tests.support.gateways import (
     Reader,
     eventually,
     gateway,
+    settings_of,
     stream_request,
 )
-from tests.support.shared_memory import SharedMemory
+from tests.support.shared_memory import SharedMemory, SharedStore
 
 ANN, BOB = Caller("ann", "ann"), Caller("bob", "bob")
 
@@ -42,6 +44,7 @@ class Replicas:
         self.clock = clock
         self.exchange = exchange
         self.gates: dict[str, Gateway] = {}
+        self.stores: dict[str, SharedStore] = {}
 
     def __getitem__(self, name: str) -> Gateway:
         return self.gates[name]
@@ -57,16 +60,42 @@ async def replicas(*names: str, with_bus: bool = False, **changed: Any) -> Async
     async with AsyncExitStack() as stack:
         for name in names:
             bus = await stack.enter_async_context(MemoryBus(exchange)) if with_bus else None
-            store = await memory.store(name)
+            store = made.stores[name] = await memory.store(name)
             gate = gateway(store, clock=clock, bus=bus, **changed)
             made.gates[name] = await stack.enter_async_context(gate)
         yield made
 
 
-@pytest.fixture(params=["poll", "bus"])
+@pytest.fixture(params=["poll", "bus", "postgresql"])
 async def two(request: pytest.FixtureRequest) -> AsyncIterator[Replicas]:
-    """Two gateways, without and with a bus."""
+    """Two gateways: over memory without and with a bus, and over a real database."""
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres_url")
+        async with over_postgresql(url, "a", "b") as made:
+            yield made
+    else:
+        async with replicas("a", "b", with_bus=request.param == "bus") as made:
+            yield made
+
+
+@pytest.fixture(params=["poll", "bus"])
+async def two_of_memory(request: pytest.FixtureRequest) -> AsyncIterator[Replicas]:
+    """Two gateways of whose processes the test says whether they live."""
     async with replicas("a", "b", with_bus=request.param == "bus") as made:
+        yield made
+
+
+@asynccontextmanager
+async def over_postgresql(url: str, *names: str) -> AsyncIterator[Replicas]:
+    """Run several gateways over one PostgreSQL."""
+    clock = FakeClock()
+    made = Replicas(SharedMemory(clock), clock, Exchange())
+    async with AsyncExitStack() as stack:
+        for name in names:
+            store = make_store(settings_of(storage_url=url), clock)
+            await store.open()
+            stack.push_async_callback(store.aclose)
+            made.gates[name] = await stack.enter_async_context(gateway(store, clock=clock))
         yield made
 
 
@@ -168,7 +197,7 @@ async def test_a_share_that_another_process_revokes_ends_the_streams_it_opened()
         reader = Reader(await connected(b, BOB))
         async with reader:
             await reader.take_until("open")
-            await a.manager.revoke_share(ANN, "s", made.answer["share_id"])
+            await a.manager.revoke_share(ANN, "s", made.answer["id"])
             await reader.take_all()
             assert reader.goodbye is not None
             assert reader.goodbye["reason"] == "unauthorized"
@@ -177,7 +206,7 @@ async def test_a_share_that_another_process_revokes_ends_the_streams_it_opened()
 async def test_a_long_poll_ends_with_an_event_of_another_process(two: Replicas):
     a, b = two["a"], two["b"]
     await a.manager.create_session(ME, NewSession(id="s"))
-    end = parse_after((await b.manager.get_session(ME, "s"))["position"])
+    end = parse_after((await b.manager.get_session(ME, "s"))[0]["position"])
     pages: list[EventPage] = []
 
     async def poll() -> None:
@@ -299,7 +328,7 @@ async def test_a_session_that_is_read_elsewhere_is_active_and_then_disconnected(
     await a.manager.create_session(ME, NewSession(id="s", ttl_seconds=60))
 
     async def state() -> str:
-        return (await a.manager.get_session(ME, "s"))["state"]
+        return (await a.manager.get_session(ME, "s"))[0]["state"]
 
     async def is_active() -> bool:
         listed = await a.manager.list_sessions(ME, SessionQuery(state="active"))
@@ -317,7 +346,8 @@ async def test_a_session_that_is_read_elsewhere_is_active_and_then_disconnected(
     await eventually(is_disconnected)
 
 
-async def test_streams_of_a_dead_process_count_for_nobody(two: Replicas):
+async def test_streams_of_a_dead_process_count_for_nobody(two_of_memory: Replicas):
+    two = two_of_memory
     a, b = two["a"], two["b"]
     await a.manager.create_session(ME, NewSession(id="s"))
     async with await b.reader(connection_id="mine") as reader:
@@ -334,7 +364,8 @@ async def test_streams_of_a_dead_process_count_for_nobody(two: Replicas):
         two.memory.dead.discard("b")
 
 
-async def test_a_process_that_was_taken_for_dead_tells_its_streams_again(two: Replicas):
+async def test_a_process_that_was_taken_for_dead_tells_its_streams_again(two_of_memory: Replicas):
+    two = two_of_memory
     a, b = two["a"], two["b"]
     await a.manager.create_session(ME, NewSession(id="s"))
     async with await b.reader(connection_id="mine") as reader:
@@ -345,7 +376,7 @@ async def test_a_process_that_was_taken_for_dead_tells_its_streams_again(two: Re
 
         await eventually(listed)
         two.memory.presences.clear()
-        b.store.replicas.lose("b2")
+        two.stores["b"].shared.lose("b2")
         await eventually(listed)
 
 

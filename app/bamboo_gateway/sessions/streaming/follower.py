@@ -38,6 +38,9 @@ _SHARE_OF_TIME = 4
 """A look that took long is not repeated before this many times as long: a process that watches
 tens of thousands of sessions leaves the store to others."""
 
+_LOOK_SESSIONS = 2000
+"""Sessions of one look: the looks of requests are sent together with it, and wait for it."""
+
 _READS_AT_ONCE = 8
 """The sessions that are read at once. Each takes a thread of the store, and readers need some."""
 
@@ -113,7 +116,7 @@ class SessionFollower:
             wanted = watched if is_full else self._due & watched
             self._due = set()
             self._stirred.clear()
-            if wanted and not await self._look(wanted):
+            if not await self._look_at_all(wanted):
                 self._due |= wanted
                 await anyio.sleep(_FAILED_SECONDS)
                 continue
@@ -144,8 +147,17 @@ class SessionFollower:
 
     # -- looking at the store -------------------------------------------------------------------
 
-    async def _look(self, session_ids: Collection[str]) -> bool:
+    async def _look_at_all(self, session_ids: Collection[str]) -> bool:
         """Look at sessions and take in what is new; return whether the store answered."""
+        waiting = list(session_ids)
+        while waiting:
+            some, waiting = waiting[:_LOOK_SESSIONS], waiting[_LOOK_SESSIONS:]
+            if not await self._look(some):
+                return False
+        return True
+
+    async def _look(self, session_ids: Collection[str]) -> bool:
+        """Look at as many sessions as fit one statement, as `_look_at_all`."""
         # A channel that is opened meanwhile may be newer than the look.
         channels = {session_id: self._channels.get(session_id) for session_id in session_ids}
         try:
@@ -179,23 +191,34 @@ class SessionFollower:
         return look.version > channel.version or look.seq > channel.durable_seq
 
     async def _catch_up(self, channel: Channel, look: Look, at_once: anyio.CapacityLimiter) -> None:
-        """Read one page of what a channel lacks, up to what a look has seen."""
         async with at_once:
-            begin = channel.durable_seq
             try:
-                records = await self._missing(channel, look)
-                head = None
-                if changes_head(records) or (not records and look.seq > begin):
-                    head = await self._store.load(channel.id)
+                await self._absorb_page(channel, look)
             except BambooError:
                 # The next look finds what it is, as long as there are readers.
                 self._due.add(channel.id)
-                return
+            except Exception:
+                # The boundary for a session with damaged events: it takes the others nothing (R10).
+                log.exception("a watched session cannot be read", session_id=channel.id)
+                channel.vanish("shutdown")
+
+    async def _absorb_page(self, channel: Channel, look: Look) -> None:
+        """Read one page of what a channel lacks, up to what a look has seen.
+
+        Raises:
+            BambooError: The session is gone, or the store does not answer now.
+        """
+        begin, head = channel.durable_seq, None
+        records: list[Record] = []
+        if look.seq > begin:  # else a commit of notes alone, or one that the bus has brought
+            records = await missing_records(self._store, channel, look.seq)
+            if changes_head(records) or not records:
+                head = await self._store.load(channel.id)
         if self._has_moved(channel, begin) or (head is not None and head.epoch != channel.epoch):
             self._due.add(channel.id)
             return
         self._tally.follower_events["store",] += len(records)
-        if not records and head is not None:
+        if head is not None and not records:
             # Compaction has removed all up to the end: readers go on behind it.
             channel.begin(head)
             channel.wake()
@@ -204,11 +227,6 @@ class SessionFollower:
         channel.absorb(records, look.version if is_whole else channel.version, head)
         if not is_whole:
             self._look_soon(channel.id)
-
-    async def _missing(self, channel: Channel, look: Look) -> list[Record]:
-        if look.seq <= channel.durable_seq:
-            return []  # a commit of notes alone, or one that the bus has brought
-        return await missing_records(self._store, channel, look.seq)
 
     def _has_moved(self, channel: Channel, begin: int) -> bool:
         """Return whether a channel is not the follower's to extend any more."""
@@ -265,9 +283,10 @@ class SessionFollower:
             self._look_soon(session_id)
             return
         records = [Record(seq, body) for seq, body in enumerate(bodies, first_seq)]
+        is_more = changes_head(records)
         self._tally.follower_events["bus",] += len(records)
         channel.absorb(records, version, None)
-        if changes_head(records):
+        if is_more:
             # Who may read it, and its run, may have changed.
             self._old_heads.add(session_id)
             self._stirred.set()

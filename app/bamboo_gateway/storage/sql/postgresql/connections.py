@@ -46,9 +46,9 @@ Driver = psycopg.Connection[tuple[Any, ...]]
 SILENT_SECONDS: Final = 10.0
 """How long the watcher waits for a word of the database."""
 
-# The store's threads (8 read, 2 do bulk work, 1 commits, 3 are for other processes), and one that is
-# being replaced.
-_CONNECTIONS_MAX: Final = 15
+# The store's threads (8 read, 2 do bulk work, 1 commits, 3 look at others, 4 lock a session each),
+# and one that is being replaced.
+_CONNECTIONS_MAX: Final = 19
 # How long a call waits for a connection, the time of connecting included.
 _WAIT_SECONDS: Final = 10.0
 # The pool's own attempts to connect get rarer, up to minutes. So each ends soon, and the next call

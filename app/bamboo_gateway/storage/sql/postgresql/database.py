@@ -17,7 +17,7 @@ from bamboo_gateway.storage.reports import StoreCheck
 from bamboo_gateway.storage.sql import leftovers
 from bamboo_gateway.storage.sql.contents import RowContents
 from bamboo_gateway.storage.sql.database import Connection, Database, Opened
-from bamboo_gateway.storage.sql.postgresql import schema
+from bamboo_gateway.storage.sql.postgresql import schema, tombstones
 from bamboo_gateway.storage.sql.postgresql.checks import server_checks
 from bamboo_gateway.storage.sql.postgresql.connection import PostgresConnection
 from bamboo_gateway.storage.sql.postgresql.connections import (
@@ -36,11 +36,12 @@ from bamboo_gateway.storage.sql.postgresql.errors import (
 from bamboo_gateway.storage.sql.postgresql.group_commit import GroupCommit
 from bamboo_gateway.storage.sql.postgresql.heartbeat import TIMING, Heartbeat, Timing
 from bamboo_gateway.storage.sql.postgresql.history import History, take_epoch
-from bamboo_gateway.storage.sql.postgresql.statements import CHANGE_SLOT
+from bamboo_gateway.storage.sql.postgresql.locked import SessionLocks
+from bamboo_gateway.storage.sql.postgresql.statements import change_slot, run_columns
 from bamboo_gateway.storage.sql.postgresql.target import Target
-from bamboo_gateway.storage.sql.prepared import PreparedCommit
+from bamboo_gateway.storage.sql.prepared import HeadRow, PreparedCommit
 from bamboo_gateway.storage.sql.reads import scope_of
-from bamboo_gateway.storage.sql.rows import find_session
+from bamboo_gateway.storage.sql.rows import LockedSession, find_session
 
 log = structlog.get_logger(__name__)
 
@@ -57,9 +58,10 @@ _RELEASE_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 0.05
 
 # What a transaction of several statements waits for at most: a lock; its own next statement; one
-# statement. A connection that this process forgot would hold its locks for good otherwise.
+# statement. A connection that this process forgot would hold its locks for good otherwise, and the
+# other processes wait for those of one that is stopped.
 _LIMITS: Final = (
-    "SET LOCAL lock_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '30s';"
+    "SET LOCAL lock_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '5s';"
     " SET LOCAL statement_timeout = '60s'"
 )
 # Reading a whole table takes its time, and nobody waits for a row that it has locked.
@@ -79,6 +81,9 @@ _PROPOSE: Final = (
 )
 # A statement of its own: it sees what somebody else has put there meanwhile.
 _KEPT: Final = "SELECT text FROM meta WHERE name = 'ticket_secret'"
+_NOTE_RUN: Final = "UPDATE sessions SET run_id = %s, executor = %s WHERE key = %s"
+# How often each process looks for tombstones that are over; who finds some looks again at once.
+_SWEEP_SECONDS: Final = 600.0
 # Of nobody (of an earlier version), of the dead, and of those that have no row any more.
 _DEAD_LEFTOVERS: Final = """\
 SELECT l.number FROM leftovers l LEFT JOIN executors e USING (executor)
@@ -89,11 +94,11 @@ SELECT s.id FROM sessions s LEFT JOIN executors e USING (executor)
 WHERE (s.has_active OR s.has_queue)
   AND (e.executor IS NULL OR e.executor = ANY(%(dead)s) OR e.executor = %(executor)s)
 ORDER BY s.id"""
-_COUNT_USAGE: Final = f"""\
+_COUNT_USAGE: Final = """\
 INSERT INTO usage (scope, slot, sessions, stored_bytes)
-VALUES (%s, {CHANGE_SLOT}, %s, %s)
+VALUES (%s, %s, %s, %s)
 ON CONFLICT (scope, slot) DO UPDATE SET sessions = usage.sessions + excluded.sessions,
-  stored_bytes = usage.stored_bytes + excluded.stored_bytes"""  # noqa: S608 - a number of ours
+  stored_bytes = usage.stored_bytes + excluded.stored_bytes"""
 
 
 def make_database(url: str, password_file: Path | None) -> "PostgresDatabase":
@@ -110,6 +115,7 @@ class PostgresDatabase(Database):
 
     name = "PostgreSQL"
     dialect = "postgresql"
+    has_replicas = True
 
     def __init__(
         self,
@@ -132,7 +138,9 @@ class PostgresDatabase(Database):
         self._connections = Connections(target, look_seconds, self._follow, silent_seconds)
         self.heartbeat = Heartbeat(target, timing)
         self._commits = GroupCommit(self._connections, self.heartbeat, self._history)
+        self.locks = SessionLocks(self._connections, self._commits, self.commit)
         self._is_open = False
+        self._sweep_at = time.monotonic() + _SWEEP_SECONDS
         self._follows = True
         self._is_alone = False
         self._last_epoch = 0
@@ -353,7 +361,47 @@ class PostgresDatabase(Database):
     ) -> None:
         assert isinstance(connection, PostgresConnection)
         for scope in sorted({scope_of(None), scope_of(user_id)}):
-            connection.driver.execute(_COUNT_USAGE, [scope, sessions, stored_bytes])
+            values = [scope, change_slot(self.heartbeat.slot), sessions, stored_bytes]
+            connection.driver.execute(_COUNT_USAGE, values)
+
+    @override
+    def note_creation(self, connection: Connection, session_id: str, epoch: int) -> None:
+        assert isinstance(connection, PostgresConnection)
+        if self.is_filled:
+            tombstones.forget(connection.driver, session_id)
+        tombstones.note_creation(connection.driver, session_id, epoch)
+
+    @override
+    def note_run(self, connection: Connection, key: int, row: HeadRow) -> None:
+        assert isinstance(connection, PostgresConnection)
+        connection.driver.execute(_NOTE_RUN, [*run_columns(row), key])
+
+    @override
+    def keep_tombstone(
+        self, connection: Connection, session_id: str, session: LockedSession
+    ) -> None:
+        assert isinstance(connection, PostgresConnection)
+        driver = connection.driver
+        if self.is_filled:
+            tombstones.forget(driver, session_id)
+        else:
+            tombstones.keep(driver, session_id, session.epoch, session.key, session.version)
+
+    @override
+    def is_spent(self, session_id: str, key: str) -> bool:
+        with translating(), self._connections.lend() as driver:
+            return tombstones.is_spent(driver, session_id, key)
+
+    @override
+    def on_interval(self) -> None:
+        now = time.monotonic()
+        if now < self._sweep_at:
+            return
+        self._sweep_at = now + _SWEEP_SECONDS
+        with suppress(BambooError), self.writing(durable=False) as connection:
+            assert isinstance(connection, PostgresConnection)
+            if tombstones.sweep(connection.driver):
+                self._sweep_at = now
 
     @override
     def dead_leftovers(self, connection: Connection, now_ms: int) -> list[int]:

@@ -132,10 +132,11 @@ class Heartbeat:
     def is_leader(self) -> bool:
         """Whether this process leads, as `Replicas.is_leader`.
 
-        Who was stopped for so long that the others have taken it for dead leads no more.
+        It stops to before another one may have counted all rounds of its silence.
         """
         age = time.monotonic() - self._renewed_at
-        return self._leader == self._renewed_id and age < self._timing.dead_seconds
+        rounds_seconds = self._timing.silent_rounds * self._timing.renew_seconds
+        return self._leader == self._renewed_id and age < rounds_seconds
 
     def is_dead(self, executor: str) -> bool:
         """Return whether an executor is dead, as `Replicas.is_dead`."""
@@ -194,6 +195,7 @@ class Heartbeat:
         """
         self._admission = Admission(self._timing.dead_seconds, alone=alone)
         while True:
+            began_at = time.monotonic()
             begun = registration.begin(
                 connection, self._renewed_id, self._name, self._admission.admit, alone=alone
             )
@@ -203,7 +205,7 @@ class Heartbeat:
         self.slot, self._has_row = begun.slot, True
         gone = self._look(begun.others, is_round=True)
         self._lead(connection, begun.leader, begun.others)
-        self._renewed_at = time.monotonic()
+        self._renewed_at = began_at
         self._thread.start()
         return not gone
 
@@ -252,6 +254,7 @@ class Heartbeat:
 
     def _beat(self, connection: Driver | None, *, is_round: bool) -> Driver | None:
         """Renew once; return the connection if it can be used again."""
+        began_at = time.monotonic()
         try:
             if connection is None:
                 connection = connect(self._target, connect_timeout=2)
@@ -264,7 +267,7 @@ class Heartbeat:
             if connection is not None:
                 connection.close()
             return None
-        self._renewed_at = time.monotonic()
+        self._renewed_at = began_at
         self.renewals += 1
         self._call(self._tell_renewed)
         return connection

@@ -15,6 +15,7 @@ from bamboo_gateway.storage.sql.postgresql.connections import Connections, Drive
 from bamboo_gateway.storage.sql.postgresql.due_work import DueScan
 from bamboo_gateway.storage.sql.postgresql.errors import RETRY_SECONDS, translating
 from bamboo_gateway.storage.sql.postgresql.heartbeat import Heartbeat
+from bamboo_gateway.storage.sql.postgresql.locked import SessionLocks
 from bamboo_gateway.storage.threads import Threads
 
 T = TypeVar("T")
@@ -31,9 +32,10 @@ _Found = dict[str, Look]
 class PostgresReplicas(Replicas):
     """The heartbeat, and what is read and written for the others; closed before the database."""
 
-    def __init__(self, connections: Connections, heartbeat: Heartbeat) -> None:
+    def __init__(self, connections: Connections, heartbeat: Heartbeat, locks: SessionLocks) -> None:
         self._connections = connections
         self._heartbeat = heartbeat
+        self._locks = locks
         self._threads = Threads(_OTHER_THREADS)
         self._due = DueScan()
         self._looks = _Looks(self._look)
@@ -47,6 +49,7 @@ class PostgresReplicas(Replicas):
     async def aclose(self) -> None:
         """Refuse further calls, and wait for those that run."""
         await self._threads.aclose()
+        await self._locks.aclose()
         self._looks.close()
 
     @property
@@ -94,7 +97,7 @@ class PostgresReplicas(Replicas):
 
     @override
     def locked(self, session_id: str) -> AbstractAsyncContextManager[LockedSession]:
-        raise NotImplementedError
+        return self._locks.locked(session_id)
 
     @override
     async def claim(self, one: Presence) -> bool:

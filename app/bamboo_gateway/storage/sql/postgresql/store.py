@@ -17,7 +17,7 @@ class PostgresStore(SqlStore):
     ) -> None:
         super().__init__(database, clock, checkpoint_interval_seconds=checkpoint_interval_seconds)
         self._keeper = database
-        self._replicas = PostgresReplicas(database.connections, database.heartbeat)
+        self._replicas = PostgresReplicas(database.connections, database.heartbeat, database.locks)
 
     @property
     @override
