@@ -39,7 +39,7 @@ from bamboo_gateway.domain.events import DELTA_TYPES, TERMINAL_TYPES, Draft, Ter
 from bamboo_gateway.domain.limits import COALESCED_BYTES_MAX, RUN_AHEAD_BYTES_MAX
 from bamboo_gateway.domain.message_assembler import MessageAssembler
 from bamboo_gateway.domain.projections import fold
-from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.domain.sessions import ActiveRun, SessionHead
 from bamboo_gateway.sessions.idempotency import KeptNote, KeyLedger
 from bamboo_gateway.sessions.metrics import Tally
 from bamboo_gateway.sessions.streaming.channel import Channel
@@ -88,6 +88,9 @@ class Runner(Protocol):
 
     def is_making(self, message_id: str) -> bool:
         """Return whether the run has begun a message of this id and not finished it."""
+
+    def executes(self, active: ActiveRun) -> bool:
+        """Return whether the active run is this one, and no other process's."""
 
     def moved(self, last_seq: int) -> None:
         """Note that what the run said has other seqs now, up to this one: it was decided again."""
@@ -871,19 +874,19 @@ class SessionWriter:
             if self._replicas is not None:
                 self._handover = handover
                 self._has_failed = False
-                self._go_on(self._replicas.executor)
+                self._go_on()
         self._load_error = None
         if self._open_gate is not None:
             self._open_gate.set()
             self._open_gate = None
 
-    def _go_on(self, executor: str) -> None:
+    def _go_on(self) -> None:
         """Let the run of this process go on with the head that was loaded, if it may."""
         undone, self._undone = self._undone, []
         run, active = self.run, self.head.active
         if run is None:
             return
-        if active is None or active.run_id != run.run_id or active.executor != executor:
+        if active is None or not run.executes(active):
             run.abandon()  # others have ended it
             return
         if undone:
