@@ -12,8 +12,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from bamboo_gateway.domain.errors import Unavailable
+from bamboo_gateway.domain.errors import Conflict, Unavailable
 from bamboo_gateway.storage.base import StoreBusy
+from bamboo_gateway.storage.sql import leftovers
 from bamboo_gateway.storage.sql.postgresql import migrate, processes
 from bamboo_gateway.storage.sql.postgresql.doctor import check
 from bamboo_gateway.storage.sql.postgresql.heartbeat import Heartbeat, Timing
@@ -22,7 +23,7 @@ from bamboo_gateway.storage.sql.postgresql.target import Target
 from tests.cluster.processes import TIMING, member
 from tests.processes import lacking
 from tests.storage.postgresql.conftest import make_database, make_store
-from tests.storage.writing import T0, StepClock, Writer, committed, message
+from tests.storage.writing import T0, StepClock, Writer, committed, everything, message
 from tests.support.pgbouncer import pgbouncer
 from tests.support.postgres import GivenServer, PostgresServer, execute
 from tests.support.postgres_proxy import PostgresProxy
@@ -58,6 +59,20 @@ async def renewals(store: PostgresStore, more: int) -> None:
     beat = beat_of(store)
     wanted = beat.renewals + more
     await until_true(lambda: beat.renewals >= wanted)
+
+
+async def failures(store: PostgresStore, more: int) -> None:
+    """Wait until a process has failed to renew its counter this often."""
+    beat = beat_of(store)
+    wanted = beat.failures + more
+    await until_true(lambda: beat.failures >= wanted)
+
+
+async def moved(store: PostgresStore, executor: str) -> None:
+    """Wait until a process has seen the counter of another one move."""
+    judgement = beat_of(store)._judgement
+    seen = judgement._watches[executor].counter
+    await until_true(lambda: judgement._watches[executor].counter != seen)
 
 
 # -- beginning and ending ---------------------------------------------------------------------
@@ -106,7 +121,7 @@ async def test_the_row_is_there_until_the_last_commit_is_stored(
             seen.append(counts)
 
     proxy.cut_when(look)
-    answers = []
+    answers: list[object] = []
     store.append(Writer("s1", T0).commit(message("m1")), answers.append)
     await store.aclose()
     assert answers == [None]
@@ -204,12 +219,7 @@ async def test_a_process_that_stands_still_for_two_rounds_is_not_dead(
                 other.stop()
                 await renewals(store, 2)
                 other.go_on()
-                counter = beat_of(store)._judgement._watches[executor].counter
-                await until_true(
-                    lambda seen=counter: (
-                        beat_of(store)._judgement._watches[executor].counter != seen
-                    )
-                )
+                await moved(store, executor)
             assert beat_of(store).deaths == deaths
 
 
@@ -223,9 +233,8 @@ async def test_an_outage_of_the_database_leaves_nobody_dead(
             executor = other.answer()["executor"]
             await renewals(store, 2)
             for failed in (2, 4 * TIMING.silent_rounds):
-                before = beat_of(store).failures
                 proxy.refuse()
-                await until_true(lambda seen=before, n=failed: beat_of(store).failures >= seen + n)
+                await failures(store, failed)
                 assert not store.replicas.is_dead(executor)
                 proxy.heal()
                 await renewals(store, TIMING.silent_rounds + 2)
@@ -326,10 +335,12 @@ def test_a_process_that_was_stopped_as_a_whole_does_not_end_itself(
             with psycopg.connect(postgres_url) as connection:
                 connection.execute("SELECT pg_sleep(1)")
             one.go_on()
-            until(
-                lambda seen=stopped_at: execute(postgres_url, counter)[0][0] > seen + 1,
-                "it renews",
-            )
+            wanted = stopped_at + 1
+
+            def renews(wanted: int = wanted) -> bool:
+                return bool(execute(postgres_url, counter)[0][0] > wanted)
+
+            until(renews, "it renews")
         assert one.end() == 0
 
 
@@ -340,8 +351,7 @@ async def test_the_lead_goes_to_another_one_when_the_leader_ends(postgres_url: s
     first = make_store(postgres_url, TIMING)
     await first.open()
     async with open_store(postgres_url) as second:
-        assert first.replicas.is_leader
-        assert not second.replicas.is_leader
+        assert [first.replicas.is_leader, second.replicas.is_leader] == [True, False]
         await first.aclose()
         await until_true(lambda: second.replicas.is_leader)
 
@@ -354,13 +364,13 @@ async def test_the_lead_goes_to_another_one_when_the_leader_stands_still(
         assert first.ask("leads") == {"leads": True}
         async with open_store(postgres_url) as second:
             await renewals(second, 1)
-            assert not second.replicas.is_leader
+            assert second.replicas.is_leader is False
             first.stop()
             await until_true(lambda: second.replicas.is_leader)
             first.go_on()
             assert first.ask("leads") == {"leads": False}
             await renewals(second, 3)
-            assert second.replicas.is_leader
+            assert bool(second.replicas.is_leader)
             assert first.end() == 0
 
 
@@ -463,3 +473,40 @@ def test_this_process_is_not_gone_and_one_that_never_was_is() -> None:
     assert processes.is_gone(own.replace('"pid":', '"pid":9999'))
     assert not processes.is_gone("{}")
     assert not processes.is_gone("no JSON")
+
+
+async def test_the_leader_removes_what_the_dead_have_left_half_done(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Not only a process that begins: in a cluster that may be weeks later."""
+    monkeypatch.setattr("bamboo_gateway.storage.sql.postgresql.store._SWEEP_ROUNDS", 2)
+    async with open_store(postgres_url):
+        execute(
+            postgres_url,
+            "INSERT INTO leftovers (work, deltas_upto, touched_at, executor)"
+            " VALUES ('creation', 0, 0, 'gone')",
+        )
+        await until_true(lambda: execute(postgres_url, "SELECT FROM leftovers") == [])
+
+
+async def test_work_that_was_taken_from_a_process_is_not_published_by_it(postgres_url: str):
+    """It was taken for dead, and lives: half of its rows are gone already."""
+    async with open_store(postgres_url) as store, open_store(postgres_url) as other:
+        writer = Writer("s1", T0)
+        await committed(store, writer.commit(message("m1")))
+        extended = writer.commit(message("m2"))
+        assert extended.head is not None
+        async with store.extension("s1", T0, 2) as extension:
+            await extension.write(extended.events)
+            [(number,)] = execute(postgres_url, "SELECT number FROM leftovers")
+            with other._keeper.writing() as connection:
+                connection.run(leftovers._TAKE, {"claim": number, "mine": "other"})
+            with pytest.raises(Conflict):
+                await extension.publish(extended.head)
+        leftovers.evict(other._keeper, number)
+        assert execute(postgres_url, "SELECT FROM leftovers") == []
+        assert execute(postgres_url, "SELECT max(seq) FROM events") == [(2,)]
+        async with other.extension("s1", T0, 2) as extension:
+            await extension.write(extended.events)
+            await extension.publish(extended.head)
+        assert len(await everything(store, "s1")) == extended.head.seq

@@ -25,6 +25,7 @@ import structlog
 
 from bamboo_gateway.domain.errors import BambooError, Unavailable
 from bamboo_gateway.storage.base import StoreBusy
+from bamboo_gateway.storage.reports import StoreCheck
 from bamboo_gateway.storage.sql.postgresql import processes, registration
 from bamboo_gateway.storage.sql.postgresql.admission import Admission
 from bamboo_gateway.storage.sql.postgresql.connections import Driver, breaking_after, connect
@@ -178,6 +179,16 @@ class Heartbeat:
             "heartbeat_losses_total": self.losses,
         }
 
+    def check(self) -> StoreCheck:
+        """Return what diagnostics say of the processes that share the database."""
+        dead = self._judgement.dead
+        mine = processes.shown(self._name) + (", which leads" if self.is_leader else "")
+        seen = f"{self._judgement.known + 1} gateway processes; this is {mine}"
+        if not dead:
+            return StoreCheck("replicas", "ok", seen)
+        action = "nothing, if it was stopped; else look in its log: the others close its runs"
+        return StoreCheck("replicas", "warn", f"{seen}; {len(dead)} seem dead", action)
+
     # -- its course -------------------------------------------------------------------------
 
     def begin(self, connection: Driver, *, alone: bool = False) -> bool:
@@ -283,15 +294,23 @@ class Heartbeat:
 
     def _begin_anew(self, connection: Driver) -> None:
         """Take a new id, and write a row for it: somebody has removed the last one."""
-        if self._has_row:
-            self._has_row = False
-            self._former.add(self._renewed_id)
-            self._renewed_id = token_hex(16)
-            self._admission = Admission(self._timing.dead_seconds, alone=False)
-            self.losses += 1
-            log.error("others have taken this process for dead; its runs end, and it begins anew")
+        if not self._has_row:
+            # The last attempt failed. Had it been successful after all, there would be a row.
+            self._register(connection)
+            return
+        self._has_row = False
+        self._former.add(self._renewed_id)
+        self._renewed_id = token_hex(16)
+        self._admission = Admission(self._timing.dead_seconds, alone=False)
+        self.losses += 1
+        log.error("others have taken this process for dead; its runs end, and it begins anew")
+        try:
+            self._register(connection)
+        finally:
+            # Behind the new row, if that can be; else at once too, for the runs have to stop.
             self._call(self._tell_lost)
-        # Had the last attempt been successful after all, the renewal would have found the row.
+
+    def _register(self, connection: Driver) -> None:
         try:
             begun = registration.begin(
                 connection, self._renewed_id, self._name, self._admission.admit
