@@ -92,6 +92,10 @@ class SessionLocks:
                 with anyio.CancelScope(shield=True):
                     await anyio.to_thread.run_sync(lock.end)
 
+    async def aclose(self) -> None:
+        """Refuse further locks, and wait for the commits that are on their way."""
+        await self._threads.aclose()
+
     async def _append(self, lock: "_Lock", commit: Commit) -> None:
         with anyio.CancelScope(shield=True):
             answer = await self._threads.run(lambda: self._answer(lock, commit))

@@ -36,6 +36,7 @@ class PostgresReplicas(Replicas):
         self._connections = connections
         self._locks = locks
         self._heartbeat = heartbeat
+        self._locks = locks
         self._threads = Threads(_OTHER_THREADS)
         self._due = DueScan()
         self._looks = _Looks(self._look)
@@ -49,6 +50,7 @@ class PostgresReplicas(Replicas):
     async def aclose(self) -> None:
         """Refuse further calls, and wait for those that run."""
         await self._threads.aclose()
+        await self._locks.aclose()
         self._looks.close()
 
     @property
