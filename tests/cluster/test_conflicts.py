@@ -1,68 +1,24 @@
 """Several gateways on one database: who was slower looks again, and decides again."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import anyio
 import pytest
 
 from bamboo_gateway.domain.errors import NotFound, Refused, Unavailable
 from bamboo_gateway.domain.events import Complete, Draft, Token
-from bamboo_gateway.sessions.commands import Idempotency, NewMessage, NewSession
 from bamboo_gateway.sessions.streaming.session_writer import Wish
 from bamboo_gateway.storage.base import Done
 from bamboo_gateway.storage.commits import Commit, Event
-from tests.support.clocks import FakeClock
-from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, eventually, gateway, quiet
-from tests.support.shared_memory import SharedMemory, SharedStore
-
-
-class Pair(NamedTuple):
-    """Two gateways on one database."""
-
-    memory: SharedMemory
-    a: Gateway
-    b: Gateway
-
-    def store(self, gate: Gateway) -> SharedStore:
-        assert isinstance(gate.store, SharedStore)
-        return gate.store
-
-
-@asynccontextmanager
-async def running(**changed: Any) -> AsyncIterator[Pair]:
-    clock = FakeClock()
-    memory = SharedMemory(clock)
-    stores = [await memory.store("a"), await memory.store("b")]
-    async with (
-        gateway(stores[0], clock=clock, **changed) as a,
-        gateway(stores[1], clock=clock, **changed) as b,
-    ):
-        yield Pair(memory, a, b)
+from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, eventually, quiet
+from tests.support.pairs import Pair, create, running, say, texts
 
 
 @pytest.fixture
 async def pair() -> AsyncIterator[Pair]:
     async with running() as two:
         yield two
-
-
-async def create(gate: Gateway) -> None:
-    await gate.manager.create_session(ME, NewSession(id="s"))
-
-
-async def say(gate: Gateway, text: str, key: str | None = None) -> None:
-    """Add a message without a run."""
-    idem = Idempotency(key, "POST /messages", text) if key else None
-    await gate.manager.add_messages(ME, "s", [NewMessage("user", text)], idem)
-
-
-async def texts(gate: Gateway) -> list[str]:
-    return [
-        "".join(part["text"] for part in content) if isinstance(content, list) else content
-        for content in (message["content"] for message in await gate.messages())
-    ]
 
 
 async def test_each_gateway_goes_on_from_what_the_other_has_stored(pair: Pair) -> None:
