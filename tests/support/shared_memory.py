@@ -72,8 +72,9 @@ class SharedMemory:
 
     def renew(self) -> None:
         """Renew the counter of each living process, and call what waits for it."""
-        for executor, store in self._stores.items():
-            if executor not in self.dead:
+        for store in self._stores.values():
+            executor = store.shared.executor
+            if not self.is_gone(executor):
                 self.counters[executor] += 1
                 store.shared.renewed()
 

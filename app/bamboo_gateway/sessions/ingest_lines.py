@@ -58,6 +58,7 @@ from bamboo_gateway.sessions.streaming.session_writer import (
     Vanished,
 )
 from bamboo_gateway.sessions.transaction import Decision, Transactions
+from bamboo_gateway.storage.replicas import Presence, Replicas
 
 if TYPE_CHECKING:
     from bamboo_gateway.domain.files import FileRecord
@@ -174,6 +175,8 @@ class _Post:
         self._key = key
         self._kept = kept
         self._run_id: str | None = None
+        # The run that this request alone posts to among all processes, where there are others.
+        self._claimed: str | None = None
         self._lines = _Lines(kept, context.settings.max_event_bytes, is_keyed=key is not None)
         self._decided = self._durable = _Stored()
         self._in_flight = 0
@@ -214,6 +217,7 @@ class _Post:
             self._is_over = True
             if self._run_id is not None:
                 self._writer.release_posting(self._run_id)
+            await self._unclaim()
         self._lines.check_end()
         replayed = self._kept is not None and not self._has_appended
         return Outcome(self._answer(self._durable), replayed=replayed)
@@ -249,6 +253,8 @@ class _Post:
             lines = self._todo[0]
             if any(_FILE_ID in line for line in lines):
                 await self._look_up_files(lines)
+            if self._claimed is None and self._context.store.replicas is not None:
+                await self._claim(lines, self._context.store.replicas)
             if not self._can_decide:
                 with suppress(HeadMoved):
                     await self._prepare()
@@ -301,6 +307,33 @@ class _Post:
                     events.append(outside_event(decode(line))[1])
         self._files = await known_files(self._context, self._caller, self._writer, events)
 
+    async def _claim(self, lines: list[bytes], replicas: Replicas) -> None:
+        """Claim the run of these lines among all processes; all events are of one run."""
+        for line in lines:
+            with suppress(BambooError, ValueError):
+                run_id, _ = outside_event(decode(line))
+                if run_id is not None:
+                    if await self._has_claim(run_id, replicas):
+                        self._claimed = run_id
+                    return
+
+    async def _has_claim(self, run_id: str, replicas: Replicas) -> bool:
+        """Claim a run. A repeat takes it over from an earlier try, which may be cut off."""
+        body = encode({"key": self._key.digest if self._key is not None else None})
+        mine = Presence(self._writer.id, "posting", run_id, replicas.executor, body)
+        if await replicas.claim(mine):
+            return True
+        others = await replicas.present("posting", [self._writer.id])
+        return self._key is not None and all(
+            other.body == body for other in others if other.name == run_id
+        )
+
+    async def _unclaim(self) -> None:
+        replicas = self._context.store.replicas
+        if replicas is not None and self._claimed is not None:
+            with anyio.CancelScope(shield=True):
+                await replicas.unclaim(self._writer.id, "posting", self._claimed)
+
     @property
     def _is_settled(self) -> bool:
         """Whether each line that was taken is durable or refused."""
@@ -345,7 +378,8 @@ class _Post:
     def _hold_run(self, run_id: str) -> None:
         """Make this request the only producer of the run."""
         # Also when this request holds another run: all its events are of one run.
-        if not self._writer.claim_posting(run_id):
+        is_elsewhere = self._context.store.replicas is not None and run_id != self._claimed
+        if is_elsewhere or not self._writer.claim_posting(run_id):
             raise busy_with_another_post()
         self._run_id = run_id
 

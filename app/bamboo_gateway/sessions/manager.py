@@ -31,6 +31,7 @@ from bamboo_gateway.sessions.lifecycle_commands import LifecycleCommands
 from bamboo_gateway.sessions.metrics import Levels, Tally, measure
 from bamboo_gateway.sessions.quotas import Quotas
 from bamboo_gateway.sessions.registry import SessionRegistry
+from bamboo_gateway.sessions.runs.abandoned import AbandonedRuns
 from bamboo_gateway.sessions.runs.cancellation import Cancellation
 from bamboo_gateway.sessions.runs.chat import ChatService
 from bamboo_gateway.sessions.runs.external import ExternalRuns
@@ -123,13 +124,23 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
             self._build(tasks)
             stack.callback(self._give_up)
             context, registry = self._context, self._registry
-            recovery = Recovery(context, self._transactions, self._maker)
+            recovery = Recovery(
+                context,
+                self._transactions,
+                self._abandoned,
+                self._scheduler,
+                self._external,
+                self._input_expiry,
+            )
             self._store.when_renewed(
                 lambda: tasks.spawn(recovery.begin_again, name="sessions with new epochs")
             )
             closed = await recovery.recover()
             if closed:
                 log.info("closed runs that were interrupted", runs=closed)
+            if (replicas := self._store.replicas) is not None:
+                replicas.when_lost(self._scheduler.lost)
+                recovery.follow(replicas)
             for name, call, args in (
                 ("stream clock", self._hub.clock.run, ()),
                 ("change feed", self._feed.run, ()),
@@ -196,8 +207,9 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
         self._input_expiry = InputExpiry(
             self._context, self._transactions, self._maker, self._scheduler
         )
+        self._abandoned = AbandonedRuns(self._context, self._transactions, self._maker)
         self._cancellation = Cancellation(
-            self._context, self._transactions, self._maker, self._external
+            self._context, self._transactions, self._maker, self._external, self._abandoned
         )
         self._presences = self._follower = None
         if (replicas := store.replicas) is not None:

@@ -445,7 +445,7 @@ class Transactions:
                     async with self.registry.holding(writer):
                         await self.before_deletion(session_id)
                         freed = await self._store.delete(session_id, writer.epoch)
-                        writer.vanish("deleted")
+                        writer.deleted()
                     self.registry.channels.forget(session_id)
                     return freed
             except HeadMoved:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Protocol
 import anyio
 from anyio.lowlevel import checkpoint
 
+from bamboo_gateway.bus.base import Notice
 from bamboo_gateway.domain.branch_folds import linked
 from bamboo_gateway.domain.clock import Clock, format_ms
 from bamboo_gateway.domain.codec import encode
@@ -38,7 +39,7 @@ from bamboo_gateway.domain.events import DELTA_TYPES, TERMINAL_TYPES, Draft, Ter
 from bamboo_gateway.domain.limits import COALESCED_BYTES_MAX, RUN_AHEAD_BYTES_MAX
 from bamboo_gateway.domain.message_assembler import MessageAssembler
 from bamboo_gateway.domain.projections import fold
-from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.domain.sessions import ActiveRun, SessionHead
 from bamboo_gateway.sessions.idempotency import KeptNote, KeyLedger
 from bamboo_gateway.sessions.metrics import Tally
 from bamboo_gateway.sessions.streaming.channel import Channel
@@ -87,6 +88,9 @@ class Runner(Protocol):
 
     def is_making(self, message_id: str) -> bool:
         """Return whether the run has begun a message of this id and not finished it."""
+
+    def executes(self, active: ActiveRun) -> bool:
+        """Return whether the active run is this one, and no other process's."""
 
     def moved(self, last_seq: int) -> None:
         """Note that what the run said has other seqs now, up to this one: it was decided again."""
@@ -244,6 +248,7 @@ class SessionWriter:
         "_replicas",
         "_run_waiters",
         "_store",
+        "_told",
         "_undone",
         "channel",
         "epoch",
@@ -312,6 +317,7 @@ class SessionWriter:
         self._reload_wanted: Callable[[SessionWriter], None] | None = None
         self._changed: OnChange = _ignore
         self._counted: Callable[[SessionWriter], None] | None = None
+        self._told: Callable[[Notice], None] | None = None
         self._run_waiters: dict[str, list[Callable[[], None]]] = {}
         self._id_watchers: list[Callable[[str], None]] = []
 
@@ -809,8 +815,15 @@ class SessionWriter:
         self.channel.begin(head)
         self.keys.forget()
         self._exists = True
+        self._tell_to_look()
         self._count()
         self._changed(())
+
+    def deleted(self) -> None:
+        """Leave, after this process has deleted the session."""
+        if self._told is not None:
+            self._told(Notice(self.id, 0, 0, 0, None))
+        self.vanish("deleted")
 
     def grown(self, head: SessionHead) -> None:
         """Adopt events that were published without going through this writer.
@@ -819,10 +832,16 @@ class SessionWriter:
         """
         head.version = self.head.version + 1
         self.head = head
+        self._tell_to_look()
         self.channel.begin(head)
         self.keys.forget()
         self.channel.wake()
         self._changed(())
+
+    def _tell_to_look(self) -> None:
+        """Tell other processes that the session has more than they know."""
+        if self._told is not None:
+            self._told(Notice(self.id, self.epoch, 0, 0, None))
 
     def hold(self) -> None:
         """Close the gate: `ready` waits until `resume`."""
@@ -855,19 +874,19 @@ class SessionWriter:
             if self._replicas is not None:
                 self._handover = handover
                 self._has_failed = False
-                self._go_on(self._replicas.executor)
+                self._go_on()
         self._load_error = None
         if self._open_gate is not None:
             self._open_gate.set()
             self._open_gate = None
 
-    def _go_on(self, executor: str) -> None:
+    def _go_on(self) -> None:
         """Let the run of this process go on with the head that was loaded, if it may."""
         undone, self._undone = self._undone, []
         run, active = self.run, self.head.active
         if run is None:
             return
-        if active is None or active.run_id != run.run_id or active.executor != executor:
+        if active is None or not run.executes(active):
             run.abandon()  # others have ended it
             return
         if undone:
@@ -919,6 +938,10 @@ class SessionWriter:
     def when_changed(self, call: OnChange) -> None:
         """Register the callback for durable commits, and without events for all other changes."""
         self._changed = call
+
+    def when_told(self, call: Callable[[Notice], None]) -> None:
+        """Register what tells other processes of each durable commit, also of notes alone."""
+        self._told = call
 
     def when_counted(self, call: Callable[["SessionWriter"], None]) -> None:
         """Register the callback that counts the session and its runs, and call it once now."""
@@ -1001,6 +1024,9 @@ class SessionWriter:
             self.head.version += 1
             self._conflicts = 0
         self.channel.extend([event.body for event in batch.events])
+        if self._told is not None:
+            # Before the next commit is handed over: a local Redis is as fast as a local database.
+            self._told(self._notice(batch))
         if self._batch.size:
             self._flush()
         if batch.extras is not None:
@@ -1010,6 +1036,11 @@ class SessionWriter:
         if batch.events:
             self.channel.wake()
             self._changed(batch.events)
+
+    def _notice(self, batch: _Batch) -> Notice:
+        bodies = tuple([event.body for event in batch.events])
+        first_seq = self.durable_seq - len(bodies) + 1
+        return Notice(self.id, self.epoch, self.head.version, first_seq, bodies)
 
     def _announce(self, extras: _Extras) -> None:
         connections = self.channel.connections
